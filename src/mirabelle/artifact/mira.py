@@ -1,0 +1,150 @@
+"""The packed file: an ONNX model entropy-coded tensor by tensor, and decoded bit for bit.
+
+Version 0, which promises nothing yet:
+
+    "MIRA" · version, 1 byte · digest, 16 bytes, of all that follows · varints: ONNX length, skeleton length, packed skeleton
+    length · the skeleton (the ONNX graph without the bytes of its tensors), deflated · for each tensor: codec, 1 byte ·
+    length, varint · its bytes
+
+The digest is checked before anything is decoded, and every length is held against the file before memory is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper
+
+from mirabelle.codecs import Codec, Deflate, Histogram, Planes, Sparse
+from mirabelle.codecs.deflate import deflate, inflate
+from mirabelle.codecs.varint import Reader, write_varints
+from mirabelle.errors import UserError
+
+MAGIC, VERSION = b"MIRA", 0
+_DIGEST = 16
+_MOST_BYTES = 1 << 31  # of an ONNX model, by protobuf's own limit
+
+_RAW = 0
+_CODECS: dict[int, Codec] = {
+    1: Deflate(),
+    2: Histogram(),
+    3: Planes(),
+    4: Sparse(Histogram()),
+    5: Sparse(Planes()),
+}
+# Strings that most graphs hold, so that a small file need not carry them.
+_DICTIONARY = (
+    b"axis\xa0\x01\x02kernel_shape@\x05pads\x00strides@\x01dilations@\x01group\x18\x01auto_padNOTSETceil_modestorage_orderkeepdims"
+    b"transB\x18\x01alphabetaepsilonmomentumallowzeroperm\x12\x05batch\x0a\x07channel_wisemainmirabellelabels"
+    b"ReshapeTransposeConcatSoftmaxSigmoidTanhMatMulAddMulBatchNormalizationGlobalAveragePoolLayerNormalization"
+    b"MatMulIntegerDynamicQuantizeLinear\x0a\x04CastMaxPoolRelu\"\x04Relu\"\x04Gemm\"\x04Conv"
+    b".weight.bias.running_mean.running_var.codes.scale.input_scale.input_zero_point.bias_codes.bias_scale"
+    b"QuantizeLinear\"\x10DequantizeLinear"
+)
+
+
+def pack(onnx: bytes) -> bytes:
+    """The packed form of a canonical ONNX model; every tensor by the codec that takes the fewest bytes.
+
+    Raises:
+        UserError: E121 when the model is not canonical, so that it could not be given back bit for bit.
+    """
+    model = ModelProto.FromString(onnx)
+    if model.SerializeToString(deterministic=True) != onnx:
+        raise UserError("E121", "the ONNX model is not in canonical form", "export it with mirabelle")
+    sections = b""
+    for tensor in model.graph.initializer:
+        kind, body = _coded(tensor)
+        sections += bytes([kind]) + write_varints([len(body)]) + body
+        tensor.ClearField("raw_data")
+    skeleton = model.SerializeToString(deterministic=True)
+    small = deflate(skeleton, _DICTIONARY)
+    content = write_varints([len(onnx), len(skeleton), len(small)]) + small + sections
+    return MAGIC + bytes([VERSION]) + hashlib.blake2b(content, digest_size=_DIGEST).digest() + content
+
+
+def unpack(packed: bytes) -> bytes:
+    """The canonical ONNX model, bit for bit.
+
+    Raises:
+        UserError: E143 not a packed file, E142 a newer version, E141 damaged or inconsistent.
+    """
+    head = len(MAGIC) + 1 + _DIGEST
+    if packed[: len(MAGIC)] != MAGIC:
+        raise UserError("E143", "this is not a .mira file: it does not begin with MIRA", "give a file that Mirabelle packed")
+    if len(packed) > len(MAGIC) and packed[len(MAGIC)] > VERSION:
+        raise UserError("E142", f"the file has version {packed[len(MAGIC)]}, this Mirabelle reads up to {VERSION}", "upgrade Mirabelle")
+    content = packed[head:]
+    if hashlib.blake2b(content, digest_size=_DIGEST).digest() != packed[len(MAGIC) + 1 : head]:
+        raise UserError("E141", "the file is damaged: its digest does not match its content", "fetch it again")
+    try:
+        return _decoded(content)
+    except ValueError as error:
+        raise UserError("E141", f"the file is inconsistent: {error}", "fetch it again") from error
+
+
+def _decoded(content: bytes) -> bytes:
+    reader = Reader(content)
+    onnx_length, skeleton_length, small_length = reader.varint(), reader.varint(), reader.varint()
+    if not skeleton_length <= onnx_length <= _MOST_BYTES:
+        raise ValueError(f"an ONNX model of {onnx_length} bytes with a graph of {skeleton_length} cannot be")
+    model = ModelProto()
+    try:
+        model.ParseFromString(inflate(reader.bytes(small_length), skeleton_length, _DICTIONARY))
+    except Exception as error:
+        raise ValueError(f"the graph cannot be read: {error}") from error
+    budget = onnx_length
+    for tensor in model.graph.initializer:
+        budget -= _length(tensor)
+        if budget < 0:
+            raise ValueError(f'tensor "{tensor.name}" does not fit into {onnx_length} bytes')
+        kind = reader.bytes(1)[0]
+        tensor.raw_data = _bytes(tensor, kind, reader.bytes(reader.varint()))
+    if reader.left:
+        raise ValueError(f"{reader.left} bytes follow the last tensor")
+    onnx: bytes = model.SerializeToString(deterministic=True)
+    if len(onnx) != onnx_length:
+        raise ValueError(f"{onnx_length} bytes of ONNX were announced, {len(onnx)} came")
+    return onnx
+
+
+def _coded(tensor: TensorProto) -> tuple[int, bytes]:
+    """(codec, bytes) of a tensor's values, the shortest there is."""
+    best = (_RAW, tensor.raw_data)
+    dtype = _dtype(tensor)
+    values = np.frombuffer(tensor.raw_data, dtype).reshape(tuple(tensor.dims))
+    for kind, codec in _CODECS.items():
+        if dtype.name not in codec.dtypes:
+            continue
+        body = codec.encode(values)
+        if len(body) < len(best[1]):
+            best = (kind, body)
+    return best
+
+
+def _bytes(tensor: TensorProto, kind: int, body: bytes) -> bytes:
+    if kind == _RAW:
+        if len(body) != _length(tensor):
+            raise ValueError(f'tensor "{tensor.name}" has {len(body)} bytes, {_length(tensor)} are due')
+        return body
+    dtype = _dtype(tensor)
+    if kind not in _CODECS or dtype.name not in _CODECS[kind].dtypes:
+        raise ValueError(f'tensor "{tensor.name}" names codec {kind}')
+    return _CODECS[kind].decode(body, tuple(tensor.dims), dtype).tobytes()
+
+
+def _length(tensor: TensorProto) -> int:
+    if any(size < 0 for size in tensor.dims):
+        raise ValueError(f'tensor "{tensor.name}" has a negative size')
+    count = 1
+    for size in tensor.dims:
+        count *= size
+    return count * _dtype(tensor).itemsize
+
+
+def _dtype(tensor: TensorProto) -> "np.dtype[np.generic]":
+    try:
+        return np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    except KeyError as error:
+        raise ValueError(f'tensor "{tensor.name}" has type {tensor.data_type}, which is not known') from error

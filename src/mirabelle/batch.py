@@ -1,0 +1,219 @@
+"""A batch with identity, and data as indexable samples or as a stream of batches.
+
+`Samples` lie in memory: shuffled by (seed, epoch), indexed, so that a teacher's cache, a resume and a paired test speak
+of the same sample. A `Stream` is a loader that shuffles itself: it serves for everything but caching and bit-exact resume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
+
+from mirabelle.errors import UserError
+
+Inputs: TypeAlias = Any  # a tensor, or a tuple, list or dict of tensors
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples: what goes in, what should come out, which samples these are (None in a stream), and their view.
+
+    The view is the seed of the augmentation that made these inputs; 0 is the sample as it lies.
+    """
+
+    inputs: Inputs
+    targets: Tensor
+    index: Tensor | None = None
+    view: int = 0
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+def map_tensors(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+    """The same structure with every tensor changed."""
+    if isinstance(inputs, Tensor):
+        return change(inputs)
+    if isinstance(inputs, Mapping):
+        return {name: map_tensors(part, change) for name, part in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return tuple(map_tensors(part, change) for part in inputs)
+    raise UserError("E131", f"inputs must be tensors; got {type(inputs).__name__}", "give a tensor, or a tuple or dict of tensors")
+
+
+def tensors_of(inputs: Inputs) -> list[Tensor]:
+    """Every tensor of the inputs, in order."""
+    found: list[Tensor] = []
+    map_tensors(inputs, lambda tensor: (found.append(tensor), tensor)[1])
+    return found
+
+
+def call(model: Callable[..., Any], inputs: Inputs) -> Any:
+    """The model's outputs: tuples are spread over its arguments, dicts over its keywords."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        return model(*inputs)
+    return model(inputs)
+
+
+class Samples:
+    """Data in memory, indexed from 0.
+
+    Args:
+        inputs: a tensor, or a tuple or dict of tensors, each (samples, ...).
+        targets: (samples, ...).
+
+    Example:
+        >>> samples = Samples(torch.arange(6.0).reshape(3, 2), torch.tensor([0, 1, 0]))
+        >>> samples.at(torch.tensor([2])).inputs
+        tensor([[4., 5.]])
+    """
+
+    def __init__(self, inputs: Inputs, targets: Tensor) -> None:
+        lengths = {len(tensor) for tensor in (*tensors_of(inputs), targets)}
+        if len(lengths) != 1 or not len(targets):
+            raise UserError("E131", f"inputs and targets need one length above 0; got {sorted(lengths)}", "check the data")
+        for tensor in (*tensors_of(inputs), targets):
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise UserError("E131", "the data hold NaN or infinite values", "clean the data before compressing")
+        self.inputs = inputs
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def at(self, index: Tensor) -> Batch:
+        return Batch(map_tensors(self.inputs, lambda tensor: tensor[index]), self.targets[index], index)
+
+    def first(self, count: int) -> Batch:
+        return self.at(torch.arange(min(count, len(self))))
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """All samples in order; slices, so nothing is copied."""
+        for start in range(0, len(self), batch_size):
+            rows = slice(start, start + batch_size)
+            index = torch.arange(start, min(start + batch_size, len(self)))
+            yield Batch(map_tensors(self.inputs, lambda tensor, rows=rows: tensor[rows]), self.targets[rows], index)
+
+    def split(self, fraction: float, seed: int) -> tuple[Samples, Samples]:
+        """(the rest, a random `fraction`), the same for the same seed."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        held = max(1, int(fraction * len(self)))
+        first, second = self.at(order[held:]), self.at(order[:held])
+        return Samples(first.inputs, first.targets), Samples(second.inputs, second.targets)
+
+    def drawn(self, count: int, seed: int) -> Samples:
+        """`count` samples (all, if there are fewer) drawn without replacement, the same for the same seed."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        drawn = self.at(order[:count])
+        return Samples(drawn.inputs, drawn.targets)
+
+    def shuffled(self, batch_size: int, seed: int) -> Shuffled:
+        """Full batches in an order that depends on the seed alone."""
+        return Shuffled(self, batch_size, seed)
+
+    def digest(self) -> str:
+        """Tells data apart: sixteen hexadecimal digits over every value."""
+        total = hashlib.blake2b(digest_size=8)
+        for tensor in (*tensors_of(self.inputs), self.targets):
+            total.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+            total.update(np.ascontiguousarray(tensor.numpy()).data)
+        return total.hexdigest()
+
+
+class Shuffled:
+    """One epoch of samples: `self[k]` is its k-th batch, so that a resumed run goes on in the middle."""
+
+    def __init__(self, samples: Samples, batch_size: int, seed: int) -> None:
+        self._samples = samples
+        self._size = min(batch_size, len(samples))
+        self._order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
+
+    def __len__(self) -> int:
+        return len(self._samples) // self._size
+
+    def __getitem__(self, k: int) -> Batch:
+        return self._samples.at(self._order[k * self._size : (k + 1) * self._size])
+
+
+class Stream:
+    """Batches of (inputs, targets) from a loader that decides their order itself."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader.dataset)  # type: ignore[arg-type]
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """The loader's own batches; its own batch size holds."""
+        del batch_size
+        for inputs, targets in self.loader:
+            yield Batch(inputs, targets)
+
+    def first(self, count: int) -> Batch:
+        collected: list[Batch] = []
+        for batch in self.batches(count):
+            collected.append(batch)
+            if sum(map(len, collected)) >= count:
+                break
+        joined = _joined(collected)
+        return joined.at(torch.arange(min(count, len(joined))))
+
+    def drawn(self, count: int, seed: int) -> Samples:
+        """The first `count` samples that the loader gives; it shuffles by its own seed."""
+        del seed
+        first = self.first(count)
+        return Samples(first.inputs, first.targets)
+
+
+def data_of(source: Any) -> Samples | Stream:
+    """Data from `(inputs, targets)` tensors or arrays, a `Dataset` with a length, or a `DataLoader`.
+
+    A loader in sequential order, and a data set, are read once into memory; a loader that shuffles stays a stream,
+    since its data set may augment.
+
+    Raises:
+        UserError: E131 when it is none of these.
+    """
+    if isinstance(source, (Samples, Stream)):
+        return source
+    if isinstance(source, DataLoader):
+        if isinstance(source.sampler, SequentialSampler):
+            return _joined(list(Stream(source).batches(0)))
+        return Stream(source)
+    if isinstance(source, Dataset):
+        return _joined(list(Stream(DataLoader(source, batch_size=256)).batches(0)))
+    if isinstance(source, (tuple, list)) and len(source) == 2:  # noqa: PLR2004 (inputs and targets)
+        inputs, targets = source
+        return Samples(map_tensors(_as_tensors(inputs), lambda tensor: tensor), _as_tensors(targets))
+    raise UserError(
+        "E131", f"data must be (inputs, targets), a Dataset or a DataLoader; got {type(source).__name__}", "give one of these"
+    )
+
+
+def _as_tensors(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    if isinstance(value, Mapping):
+        return {name: _as_tensors(part) for name, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(_as_tensors(part) for part in value)
+    return value
+
+
+def _joined(batches: list[Batch]) -> Samples:
+    if not batches:
+        raise UserError("E131", "the loader gave no batch", "give at least one sample")
+    flat = [tensors_of(batch.inputs) for batch in batches]
+    columns = iter([torch.cat(parts) for parts in zip(*flat, strict=True)])
+    inputs = map_tensors(batches[0].inputs, lambda _: next(columns))
+    return Samples(inputs, torch.cat([batch.targets for batch in batches]))

@@ -1,0 +1,78 @@
+"""`mirabelle inspect`: a model layer by layer."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mirabelle.batch import Batch
+    from mirabelle.inspection import Layer
+
+
+@click.command("inspect")
+@click.argument("model")
+@click.option("--input", "shape", help='Shape of one input without its batch axis, such as "1x28x28": counts MACs of a factory.')
+@click.option("--json", "as_json", is_flag=True, help="Print the layers as JSON.")
+def command(model: str, shape: str | None, *, as_json: bool) -> int:
+    """Print the layers of MODEL: shape, parameters, MACs, sparsity, bytes.
+
+    MODEL is an .onnx or .mira file, the folder of a run, or a factory ("pkg.mod:function", "./file.py:function").
+    """
+    layers = _layers(model, shape)
+    if as_json:
+        click.echo(json.dumps([layer.to_data() for layer in layers], indent=2))
+        return 0
+    from mirabelle.cli.display import print_table
+
+    lines = [
+        (
+            layer.name,
+            layer.kind,
+            "×".join(map(str, layer.shape)),
+            f"{layer.parameters:,}",
+            "–" if layer.macs is None else f"{layer.macs:,}",
+            f"{layer.sparsity:.1%}",
+            f"{layer.size_bytes:,}",
+        )
+        for layer in layers
+    ]
+    known = [layer.macs for layer in layers if layer.macs is not None]
+    total = sum(layer.parameters for layer in layers)
+    lines.append(("total", "", "", f"{total:,}", f"{sum(known):,}" if known else "–", "", f"{sum(layer.size_bytes for layer in layers):,}"))
+    print_table(("layer", "kind", "shape", "parameters", "MACs", "sparsity", "bytes"), lines)
+    return 0
+
+
+def _layers(model: str, shape: str | None) -> list[Layer]:
+    from mirabelle.artifact import unpack
+    from mirabelle.errors import UserError
+    from mirabelle.inspection import layers_of_module, layers_of_onnx
+
+    path = Path(model) / "model.onnx" if Path(model).is_dir() else Path(model)
+    if path.suffix in (".onnx", ".mira"):
+        if not path.is_file():
+            raise UserError("E130", f"no file at {path}", "check the path")
+        data = path.read_bytes()
+        return layers_of_onnx(unpack(data) if path.suffix == ".mira" else data)
+    from mirabelle.sources import model_from
+
+    return layers_of_module(model_from(model, {}, Path()), _example(shape))
+
+
+def _example(shape: str | None) -> Batch | None:
+    import torch
+
+    from mirabelle.batch import Batch
+    from mirabelle.errors import UserError
+
+    if shape is None:
+        return None
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
+        raise UserError("E110", f'--input must be sizes joined by "x"; got "{shape}"', 'write --input 1x28x28, say')
+    sizes = [int(size) for size in shape.split("x")]
+    return Batch(torch.zeros(2, *sizes), torch.zeros(2))

@@ -1,0 +1,34 @@
+"""`mirabelle unpack`: the ONNX file out of a packed one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command("unpack")
+@click.argument("packed", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The ONNX file to write; by default beside PACKED.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(packed: Path, out: Path | None, *, as_json: bool) -> int:
+    """Decode PACKED (.mira) into the canonical ONNX model, bit for bit."""
+    from mirabelle import files
+    from mirabelle.artifact import unpack
+    from mirabelle.errors import UserError
+
+    if not packed.is_file():
+        raise UserError("E130", f"no file at {packed}", "check the path")
+    target = out or packed.with_suffix(".onnx")
+    data = packed.read_bytes()
+    try:
+        onnx = unpack(data)
+    except UserError as error:
+        raise error.at(str(packed)) from None
+    files.write(target, onnx)
+    if as_json:
+        click.echo(json.dumps({"onnx": str(target), "onnx_bytes": len(onnx), "packed_bytes": len(data)}))
+    else:
+        click.echo(f"{target}: {len(onnx):,} bytes, from {len(data):,} ({len(onnx) / len(data):.1f}× larger)")
+    return 0

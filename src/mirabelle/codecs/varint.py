@@ -1,0 +1,55 @@
+"""Whole numbers in as few bytes as they need: seven bits a byte, lowest first (LEB128)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_MOST_BYTES = 10
+
+
+def write_varints(values: Iterable[int]) -> bytes:
+    """Non-negative numbers, one after another.
+
+    Example:
+        >>> write_varints([1, 300]).hex()
+        '01ac02'
+    """
+    out = bytearray()
+    for value in values:
+        rest = int(value)
+        assert rest >= 0, "varints hold non-negative numbers"
+        while rest > 0x7F:
+            out.append(rest & 0x7F | 0x80)
+            rest >>= 7
+        out.append(rest)
+    return bytes(out)
+
+
+class Reader:
+    """Reads numbers and runs of bytes from the front; refuses to read past the end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    @property
+    def left(self) -> int:
+        return len(self._data) - self._at
+
+    def varint(self) -> int:
+        value = 0
+        for k in range(_MOST_BYTES):
+            byte = self.bytes(1)[0]
+            value |= (byte & 0x7F) << (7 * k)
+            if byte < 0x80:  # noqa: PLR2004 (the highest bit says that more follows)
+                return value
+        raise ValueError("a number is longer than ten bytes")
+
+    def bytes(self, count: int) -> bytes:
+        if count > self.left:
+            raise ValueError(f"{count} bytes wanted, {self.left} left")
+        self._at += count
+        return self._data[self._at - count : self._at]
+
+    def rest(self) -> bytes:
+        return self.bytes(self.left)

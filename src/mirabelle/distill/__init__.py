@@ -1,0 +1,5 @@
+"""Steps in which a teacher guides a smaller model: one file a step."""
+
+from mirabelle.distill.student import Student
+
+__all__ = ["Student"]

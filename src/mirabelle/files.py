@@ -1,0 +1,87 @@
+"""Bytes to disk so that a kill at any moment leaves the old file or the new one, never half of one.
+
+Written beside its name, flushed, renamed; the folder flushed too. Tensors go as safetensors, never as pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mirabelle.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically and durably.
+
+    Raises:
+        UserError: E202 when the disk or its permissions do not allow it; the old file is untouched.
+    """
+    beside = path.with_name(path.name + ".writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise UserError("E202", f"cannot write {path}: {error.strerror}", "free space, or choose another folder") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    write(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError("E141", f"{path} cannot be read as JSON: {error}", "restore the file, or start a new run") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as one safetensors file; equal tensors give equal bytes."""
+    from safetensors.torch import save
+
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write(path, save(contiguous, metadata=dict(metadata or {})))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: its tensors and its metadata.
+
+    Raises:
+        UserError: E130 when absent, E141 when it is no intact safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError("E130", f"no weights at {path}", "check the path; weights are read from .safetensors files")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            return tensors, dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise UserError("E141", f"{path} is not an intact safetensors file: {error}", "save it again as safetensors") from error
+
+
+def digest(*parts: bytes) -> str:
+    """Sixteen hexadecimal digits that tell contents apart (BLAKE2b, 8 bytes)."""
+    total = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        total.update(len(part).to_bytes(8, "little"))
+        total.update(part)
+    return total.hexdigest()

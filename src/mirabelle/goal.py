@@ -1,0 +1,145 @@
+"""What must hold at the end, absolute or relative to the start, and what falls short of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from mirabelle.errors import UserError
+from mirabelle.plain import record
+from mirabelle.profile import Profile
+
+_UNITS = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "ms": 1.0, "s": 1e3, "k": 1e3, "M": 1e6, "G": 1e9, "": 1.0}
+_ALLOWED = {
+    "size": ("B", "kB", "MB", "GB"),
+    "onnx_size": ("B", "kB", "MB", "GB"),
+    "latency": ("ms", "s"),
+    "macs": ("", "k", "M", "G"),
+    "parameters": ("", "k", "M", "G"),
+}
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """One part of a goal that does not hold, and by how much it was missed (same unit as the limit)."""
+
+    name: str
+    limit: float
+    value: float
+
+    @property
+    def missed_by(self) -> float:
+        return abs(self.value - self.limit)
+
+    def to_data(self) -> dict[str, Any]:
+        return {"name": self.name, "limit": self.limit, "value": self.value, "missed_by": self.missed_by}
+
+    def __str__(self) -> str:
+        side = "at least" if self.name == "metric" else "at most"
+        return f"{self.name} is {self.value:.6g}, asked {side} {self.limit:.6g}: missed by {self.missed_by:.4g}"
+
+
+@record
+class Goal:
+    """What must hold at the end of a run; judged once, on the test set.
+
+    Args:
+        max_drop: how far the metric may fall: "0.5pt" (points, hundredths) or "1%" (of the start's value).
+        metric: what the metric must reach, absolute: "99.2%" or 0.992.
+        size: of the packed file: "44 kB" (1 kB = 1000 bytes) or "5%" of the start's fp32 torch file.
+        onnx_size: of the ONNX file: absolute, or relative to the start's ONNX file.
+        latency: median of one call: "0.8 ms", or "25%" of the start's.
+        macs: multiply-accumulates of one sample: "2.3M", or "50%" of the start's.
+        parameters: non-zero parameters: "20k", or "8%" of the start's.
+
+    Example:
+        >>> Goal(max_drop="0.2pt", size="44 kB")
+        Goal(max_drop='0.2pt', metric=None, size='44 kB', onnx_size=None, latency=None, macs=None, parameters=None)
+    """
+
+    max_drop: str | None = None
+    metric: str | float | None = None
+    size: str | float | None = None
+    onnx_size: str | float | None = None
+    latency: str | float | None = None
+    macs: str | float | None = None
+    parameters: str | float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_drop is not None:
+            _drop(self.max_drop)
+        if self.metric is not None:
+            _fraction(self.metric)
+        for name in _ALLOWED:
+            if getattr(self, name) is not None:
+                _limit(name, getattr(self, name), 1.0)
+
+    def shortfalls(self, start: Profile, end: Profile) -> list[Shortfall]:
+        """The parts of this goal that do not hold at the end; empty when it is met."""
+        missed = [*self._metric_shortfalls(start, end)]
+        for name in _ALLOWED:
+            asked = getattr(self, name)
+            if asked is None:
+                continue
+            before, after = _measured(name, start, of_start=True), _measured(name, end, of_start=False)
+            limit = _limit(name, asked, before)
+            if after > limit:
+                missed.append(Shortfall(name, limit, after))
+        return missed
+
+    def _metric_shortfalls(self, start: Profile, end: Profile) -> list[Shortfall]:
+        limits = []
+        if self.metric is not None:
+            limits.append(_fraction(self.metric))
+        if self.max_drop is not None:
+            assert start.metric is not None, "a goal on the metric needs it measured"
+            amount, relative = _drop(self.max_drop)
+            limits.append(start.metric.value * (1 - amount) if relative else start.metric.value - amount)
+        if not limits:
+            return []
+        assert end.metric is not None, "a goal on the metric needs it measured"
+        limit = max(limits)
+        # A metric counted over n samples is a multiple of 1/n: rounding in the subtraction must not decide.
+        return [Shortfall("metric", limit, end.metric.value)] if end.metric.value < limit - 1e-9 else []
+
+
+def _measured(name: str, profile: Profile, *, of_start: bool) -> float:
+    """The number that a goal on `name` speaks of; the packed file is compared with the start's plain torch file."""
+    sizes = profile.size_bytes
+    value = {
+        "size": sizes.torch if of_start else sizes.packed,
+        "onnx_size": sizes.onnx,
+        "latency": profile.latency_ms.median if profile.latency_ms else None,
+        "macs": profile.macs,
+        "parameters": profile.nonzero_parameters,
+    }[name]
+    assert value is not None, f"a goal on {name} needs it measured"
+    return float(value)
+
+
+def _limit(name: str, asked: str | float, start: float) -> float:
+    if isinstance(asked, (int, float)):
+        return float(asked)
+    number, unit = _parse(name, asked, ("%", *_ALLOWED[name]))
+    return start * number / 100 if unit == "%" else number * _UNITS[unit]
+
+
+def _drop(asked: str) -> tuple[float, bool]:
+    number, unit = _parse("max_drop", asked, ("pt", "%"))
+    return number / 100, unit == "%"
+
+
+def _fraction(asked: str | float) -> float:
+    if isinstance(asked, (int, float)):
+        return float(asked)
+    number, unit = _parse("metric", asked, ("%", ""))
+    return number / 100 if unit == "%" else number
+
+
+def _parse(name: str, asked: str, units: tuple[str, ...]) -> tuple[float, str]:
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z%]*)\s*", asked) if isinstance(asked, str) else None
+    if found is None or found[2] not in units:
+        choices = ", ".join(f'"5 {unit}"'.replace(" %", "%").replace(" pt", "pt").strip() for unit in units)
+        raise UserError("E113", f"goal.{name} cannot be read; got {asked!r}", f"write a number and a unit, such as {choices}")
+    return float(found[1]), found[2]

@@ -1,0 +1,111 @@
+"""The layers of a model, one by one: of a torch module, or of an ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper, shape_inference
+from torch import nn
+
+from mirabelle.batch import Batch
+from mirabelle.measure import multiply_accumulates_by_module, weights_of
+
+_TRANSPARENT = ("DequantizeLinear", "Transpose", "Cast", "Reshape", "Identity")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer with weights: `shape` of its largest tensor, `macs` of one sample (None where unknown), `sparsity` in [0, 1]."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    macs: int | None
+    sparsity: float
+    size_bytes: int
+
+    def to_data(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def layers_of_module(model: nn.Module, example: Batch | None) -> list[Layer]:
+    """The modules that hold weights themselves; without an example their multiply-accumulates stay unknown."""
+    macs: Mapping[str, int] = multiply_accumulates_by_module(model, example) if example is not None else {}
+    grouped: dict[str, list[Any]] = {}
+    for name, tensor in weights_of(model).items():
+        grouped.setdefault(name.rpartition(".")[0], []).append(tensor.numpy())
+    return [
+        _layer(name or "model", type(model.get_submodule(name)).__name__, arrays, _macs_of(name, macs, example))
+        for name, arrays in grouped.items()
+    ]
+
+
+def layers_of_onnx(onnx: bytes) -> list[Layer]:
+    """The nodes that compute with stored weights, named for what they give."""
+    model = ModelProto.FromString(onnx)
+    for value in model.graph.input:
+        first = value.type.tensor_type.shape.dim[0]
+        first.Clear()
+        first.dim_value = 1
+    graph = shape_inference.infer_shapes(model).graph
+    shapes = {value.name: _dimensions(value) for value in (*graph.value_info, *graph.input, *graph.output)}
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    makers = {output: node for node in model.graph.node for output in node.output}
+    layers = []
+    for node in model.graph.node:
+        if node.op_type in _TRANSPARENT or node.op_type == "QuantizeLinear":
+            continue
+        stored = [tensor for name in node.input if (tensor := _stored(name, tensors, makers)) is not None]
+        weights = [numpy_helper.to_array(tensor) for tensor in stored]
+        if any(array.ndim > 1 for array in weights):
+            layers.append(_layer(node.output[0], node.op_type, weights, _onnx_macs(node, weights, shapes)))
+    return layers
+
+
+def _layer(name: str, kind: str, arrays: Sequence[Any], macs: int | None) -> Layer:
+    largest = max(arrays, key=lambda array: array.size)
+    total = sum(array.size for array in arrays)
+    nonzero = sum(int(np.count_nonzero(array)) for array in arrays)
+    return Layer(
+        name=name,
+        kind=kind,
+        shape=tuple(largest.shape),
+        parameters=total,
+        macs=macs,
+        sparsity=1 - nonzero / total if total else 0.0,
+        size_bytes=sum(array.nbytes for array in arrays),
+    )
+
+
+def _macs_of(name: str, macs: Mapping[str, int], example: Batch | None) -> int | None:
+    if example is None:
+        return None
+    return macs.get(name or "Global", 0)
+
+
+def _stored(name: str, tensors: Mapping[str, TensorProto], makers: Mapping[str, NodeProto]) -> TensorProto | None:
+    """The stored tensor that a value is, seen through dequantization and changes of layout."""
+    while name not in tensors:
+        node = makers.get(name)
+        if node is None or node.op_type not in _TRANSPARENT:
+            return None
+        name = node.input[0]
+    return tensors[name]
+
+
+def _onnx_macs(node: NodeProto, weights: Sequence[Any], shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Of one sample: every weight works once at each position of the output."""
+    output = shapes.get(node.output[0])
+    weight = max(weights, key=lambda array: array.size)
+    if output is None or 0 in output:
+        return None
+    positions = int(np.prod(output[2:])) if node.op_type == "Conv" else int(np.prod(output[:-1]))
+    return int(weight.size) * positions if node.op_type in ("Conv", "Gemm", "MatMul", "MatMulInteger") else 0
+
+
+def _dimensions(value: Any) -> tuple[int, ...]:
+    return tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim)

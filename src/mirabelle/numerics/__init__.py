@@ -1,0 +1,1 @@
+"""Formulas: tensors in, tensors out; no modules, files, devices or logs."""

@@ -1,0 +1,70 @@
+"""Where to clip activations before they are quantized: what happened -> (low, high)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Counts = npt.NDArray[np.float64]
+Edges = npt.NDArray[np.float64]
+
+
+def percentile_range(counts: Counts, edges: Edges, percentile: float) -> tuple[float, float]:
+    """The range that leaves (100 − percentile) / 2 percent of the values outside at either end.
+
+    Args:
+        counts: histogram, (bins,).
+        edges: bin edges, (bins + 1,).
+        percentile: in (0, 100].
+
+    Example:
+        >>> percentile_range(np.array([1.0, 98.0, 1.0]), np.array([-10.0, -1.0, 1.0, 10.0]), 98.0)
+        (-1.0, 1.0)
+    """
+    cumulative = np.concatenate([[0.0], np.cumsum(counts)]) / counts.sum()
+    outside = (1.0 - percentile / 100.0) / 2.0
+    # An end that holds more than its share in one bin (the zeros behind a ReLU) keeps that bin's outer edge.
+    low = edges[np.searchsorted(cumulative, outside + 1e-12, side="right") - 1]
+    high = edges[np.searchsorted(cumulative, 1.0 - outside - 1e-12, side="left")]
+    return float(low), float(high)
+
+
+def entropy_threshold(counts: Counts, edges: Edges, levels: int = 128) -> float:
+    """The threshold t that loses least information when |x| is clipped at t and rounded to `levels` levels.
+
+    t* = argmin_t KL(P_t ‖ Q_t): P_t is the histogram up to t with everything beyond counted in its last bin, Q_t the
+    histogram up to t merged into `levels` equal groups and spread evenly again over each group's occupied bins.
+
+    Args:
+        counts: histogram of |x| from 0 upwards, (bins,), with more bins than `levels`.
+        edges: bin edges, (bins + 1,).
+        levels: quantization levels of one sign.
+
+    Source: Migacz 2017, "8-bit inference with TensorRT", GTC, slides 34–38.
+    """
+    bins = len(counts)
+    assert bins > levels, f"{bins} bins cannot tell {levels} levels apart"
+    best_threshold, best_divergence = float(edges[-1]), np.inf
+    for stop in range(levels, bins + 1, max(1, (bins - levels) // 256)):
+        divergence = _clipping_divergence(counts, stop, levels)
+        if divergence < best_divergence:
+            best_threshold, best_divergence = float(edges[stop]), divergence
+    return best_threshold
+
+
+def _clipping_divergence(counts: Counts, stop: int, levels: int) -> float:
+    inside = counts[:stop]
+    reference = inside.copy()
+    reference[-1] += counts[stop:].sum()
+    group = np.arange(stop) * levels // stop
+    occupied = inside > 0
+    mass = np.bincount(group, weights=inside, minlength=levels)
+    spread = np.bincount(group, weights=occupied, minlength=levels)
+    candidate = np.where(occupied, (mass / np.maximum(spread, 1))[group], 0.0)
+    if candidate.sum() == 0:
+        return np.inf
+    p, q = reference / reference.sum(), candidate / candidate.sum()
+    # A bin that P has and Q has not costs as much as one ten-thousandth of a count in Q would.
+    q = np.where(q > 0, q, 1e-4 / max(candidate.sum(), 1.0))
+    held = p > 0
+    return float(np.sum(p[held] * np.log(p[held] / q[held])))

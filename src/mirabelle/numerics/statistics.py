@@ -1,0 +1,50 @@
+"""What a measured metric says: its 95 % interval, and whether two models on the same samples differ."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Scores = npt.NDArray[np.float64]
+
+
+def mean_interval(scores: Scores, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean of per-sample scores with its interval: (mean, low, high).
+
+    Scores that are all 0 or 1 get Wilson's interval (Wilson 1927), others Student's: mean ± t · s / √n.
+
+    Example:
+        >>> [round(x, 3) for x in mean_interval(np.array([1.0] * 98 + [0.0] * 2))]
+        [0.98, 0.93, 0.994]
+    """
+    n, mean = len(scores), float(scores.mean())
+    if np.isin(scores, (0.0, 1.0)).all():
+        interval = stats.binomtest(int(scores.sum()), n).proportion_ci(confidence, method="wilson")
+        return mean, float(interval.low), float(interval.high)
+    if n < 2 or scores.std() == 0:
+        return mean, mean, mean
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * scores.std(ddof=1) / np.sqrt(n))
+    return mean, mean - half, mean + half
+
+
+def paired_p_value(before: Scores, after: Scores) -> float:
+    """Probability of a difference at least this large between two equally good models, on the same samples.
+
+    McNemar's exact test for scores of 0 and 1: binomial on the samples that only one model gets right.
+    The paired t-test otherwise.
+
+    Example:
+        >>> paired_p_value(np.array([1.0, 1.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0, 1.0]))
+        1.0
+
+    Source: McNemar 1947, doi:10.1007/BF02295996.
+    """
+    assert before.shape == after.shape, "a paired test needs the same samples"
+    difference = after - before
+    if not difference.any():
+        return 1.0
+    if np.isin(before, (0.0, 1.0)).all() and np.isin(after, (0.0, 1.0)).all():
+        gained, lost = int((difference > 0).sum()), int((difference < 0).sum())
+        return float(stats.binomtest(gained, gained + lost, 0.5).pvalue)
+    return float(stats.ttest_rel(after, before).pvalue)

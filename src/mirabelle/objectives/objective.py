@@ -1,0 +1,119 @@
+"""The training loss as a weighted sum of terms that reads like its formula.
+
+`0.9 * SoftTargets(temperature=4) + 0.1 * TaskLoss() + 1e-4 * L1()`; in TOML a list of `{term, weight, …}` tables.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import torch
+from pydantic import PlainValidator
+from torch import Tensor, nn
+
+from mirabelle import plain
+from mirabelle.batch import Batch
+from mirabelle.errors import UserError
+from mirabelle.task import Task
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One pass of a batch through a model: everything a term may look at."""
+
+    batch: Batch
+    outputs: Tensor
+    teacher: Forward | None = None
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    progress: float = 0.0
+
+
+class Term(ABC):
+    """A differentiable part of the training loss; a frozen record that is bound to a model before it is used."""
+
+    needs_teacher: bool = False
+
+    @abstractmethod
+    def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
+        """A module that maps a `Forward` to a scalar. Its own parameters train beside the model and are dropped."""
+
+    def __rmul__(self, weight: float) -> Objective:
+        return Objective(terms=((float(weight), self),))
+
+    def __add__(self, other: Term | Objective) -> Objective:
+        return 1.0 * self + other
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A weighted sum of terms: L = Σ weight · term."""
+
+    terms: tuple[tuple[float, Term], ...]
+
+    def __add__(self, other: Term | Objective) -> Objective:
+        return Objective(self.terms + (other.terms if isinstance(other, Objective) else ((1.0, other),)))
+
+    def __rmul__(self, weight: float) -> Objective:
+        return Objective(tuple((weight * own, term) for own, term in self.terms))
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(term.needs_teacher for _, term in self.terms)
+
+    def bind(self, model: nn.Module, task: Task, example: Batch) -> BoundObjective:
+        """The loss as a module.
+
+        Raises:
+            UserError: E111 when a term needs a teacher and the task has none.
+        """
+        if self.needs_teacher and task.teacher is None:
+            names = ", ".join(type(term).__name__ for _, term in self.terms if term.needs_teacher)
+            raise UserError("E111", f"{names} needs a teacher and the task has none", "give one with task.with_teacher(model)")
+        return BoundObjective([weight for weight, _ in self.terms], [term.bind(model, task, example) for _, term in self.terms])
+
+    def to_data(self) -> list[dict[str, Any]]:
+        return [{"term": type(term).__name__, "weight": weight, **plain.to_data(term)} for weight, term in self.terms]
+
+    @staticmethod
+    def from_data(data: Any) -> Objective:
+        """From a list of `{term, weight, …}` tables.
+
+        Raises:
+            UserError: E104 no term named, E106 unknown term, E102 or E103 wrong settings.
+        """
+        if isinstance(data, Objective):
+            return data
+        if not isinstance(data, list) or not data:
+            raise UserError("E103", "an objective is a list of tables", 'write objective = [{ term = "TaskLoss", weight = 1.0 }]')
+        terms = []
+        for table in data:
+            settings = dict(table)
+            name, weight = settings.pop("term", None), settings.pop("weight", 1.0)
+            if not isinstance(name, str):
+                raise UserError("E104", 'a part of an objective needs the key "term"', 'write term = "TaskLoss", say')
+            if not isinstance(weight, (int, float)) or isinstance(weight, bool):
+                raise UserError("E103", f"the weight of {name} must be a number; got {weight!r}", "write weight = 0.5, say")
+            cls = plain.lookup("objectives", name)
+            if not issubclass(cls, Term) or cls is Term:
+                raise UserError("E106", f'"{name}" is not a term', "see the documentation of objectives")
+            terms.append((float(weight), plain.build(cls, settings, name)))
+        return Objective(tuple(terms))
+
+
+class BoundObjective(nn.Module):
+    """Terms bound to one model: maps a `Forward` to the scalar loss."""
+
+    def __init__(self, weights: list[float], terms: list[nn.Module]) -> None:
+        super().__init__()
+        self.weights = weights
+        self.terms = nn.ModuleList(terms)
+
+    def forward(self, forward: Forward) -> Tensor:
+        parts = [weight * term(forward) for weight, term in zip(self.weights, self.terms, strict=True) if weight]
+        return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
+
+
+ObjectiveField = Annotated[Objective, PlainValidator(Objective.from_data)]

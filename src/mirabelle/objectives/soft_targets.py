@@ -1,0 +1,55 @@
+"""The teacher's softened decisions as targets."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mirabelle.batch import Batch
+from mirabelle.errors import UserError, require_between
+from mirabelle.numerics.divergence import soft_target_divergence
+from mirabelle.objectives.objective import Forward, Term
+from mirabelle.plain import record
+from mirabelle.task import Task
+
+
+@record
+class SoftTargets(Term):
+    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), mean over the batch.
+
+    Args:
+        temperature: T > 0; the higher, the more the teacher's ranking of wrong classes counts.
+
+    Example:
+        >>> objective = 0.9 * SoftTargets(temperature=4.0)
+        >>> objective.needs_teacher
+        True
+
+    Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531.
+    """
+
+    temperature: float = 4.0
+    needs_teacher = True
+
+    def __post_init__(self) -> None:
+        require_between("temperature", self.temperature, 0, float("inf"), low_open=True)
+
+    def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
+        del model, task, example
+        return _BoundSoftTargets(self.temperature)
+
+
+class _BoundSoftTargets(nn.Module):
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, forward: Forward) -> Tensor:
+        assert forward.teacher is not None, "Objective.bind refuses a task without teacher"
+        student, teacher = forward.outputs, forward.teacher.outputs
+        if student.shape != teacher.shape:
+            raise UserError(
+                "E111",
+                f"student gives {tuple(student.shape[1:])} outputs a sample, the teacher {tuple(teacher.shape[1:])}",
+                "take a teacher and a student with the same classes",
+            )
+        return soft_target_divergence(student, teacher, self.temperature)

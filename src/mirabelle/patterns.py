@@ -1,0 +1,71 @@
+"""Choosing parameters and modules by the patterns of their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from mirabelle.errors import UserError, did_you_mean
+
+
+def selected(model: nn.Module, targets: tuple[str, ...], ignore: tuple[str, ...] = ()) -> dict[str, nn.Parameter]:
+    """Parameters whose names match one of `targets` and none of `ignore`; each tied parameter once.
+
+    Without targets: every weight of two or more dimensions.
+
+    Raises:
+        UserError: E112 when a pattern matches no parameter, or nothing is left.
+    """
+    parameters = dict(model.named_parameters())
+    every_pattern_matches(targets, parameters)
+    every_pattern_matches(ignore, parameters)
+    if targets:
+        chosen = {name: parameter for name, parameter in parameters.items() if matches(name, targets)}
+    else:
+        chosen = {name: parameter for name, parameter in parameters.items() if parameter.dim() > 1}
+    chosen = {name: parameter for name, parameter in chosen.items() if not matches(name, ignore)}
+    if not chosen:
+        raise UserError("E112", "targets less ignore leave no parameter", "widen `targets`, or shorten `ignore`")
+    return chosen
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a dotted name matches a shell pattern, such as "layer*.weight"; "fc1" also stands for all below it.
+
+    Example:
+        >>> matches("fc1.weight", ("fc*.weight",)), matches("fc1.bias", ("fc1",)), matches("fc10.bias", ("fc1",))
+        (True, True, False)
+    """
+    return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for pattern in patterns)
+
+
+def every_pattern_matches(patterns: tuple[str, ...], names: Iterable[str]) -> None:
+    """Raise E112 for the first pattern that matches none of the names."""
+    names = list(names)
+    for pattern in patterns:
+        if not any(matches(name, (pattern,)) for name in names):
+            raise UserError("E112", f'pattern "{pattern}" matches nothing in the model', did_you_mean(pattern, names))
+
+
+def selected_modules(
+    model: nn.Module, kinds: tuple[type[nn.Module], ...], targets: tuple[str, ...], ignore: tuple[str, ...]
+) -> dict[str, nn.Module]:
+    """Modules that are exactly of one of these kinds, match `targets` (all, if there are none) and do not match `ignore`.
+
+    Raises:
+        UserError: E112 when a pattern matches no module, or nothing is left.
+    """
+    names = [name for name, _ in model.named_modules()]
+    every_pattern_matches(targets, names)
+    every_pattern_matches(ignore, names)
+    chosen = {
+        name: module
+        for name, module in model.named_modules()
+        if type(module) in kinds and (not targets or matches(name, targets)) and not matches(name, ignore)
+    }
+    if not chosen:
+        wanted = ", ".join(kind.__name__ for kind in kinds)
+        raise UserError("E112", f"no module of kind {wanted} is left to change", "widen `targets`, or shorten `ignore`")
+    return chosen

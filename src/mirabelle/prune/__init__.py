@@ -1,0 +1,5 @@
+"""Steps that remove what matters least: one file a step."""
+
+from mirabelle.prune.weights import Weights
+
+__all__ = ["Weights"]

@@ -1,0 +1,59 @@
+"""int8 weights, activations quantized by the range of each batch as it runs: the form that suits transformers."""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar
+
+from torch import nn
+
+from mirabelle.architecture import replace_module
+from mirabelle.errors import require_between
+from mirabelle.patterns import selected_modules
+from mirabelle.plain import record
+from mirabelle.quantize.layers import LINEAR, DynamicLayer
+from mirabelle.quantize.static import left_in_floating_point
+from mirabelle.run import Run
+from mirabelle.step import Stage
+from mirabelle.task import Task
+
+
+@record
+class Dynamic:
+    """Every Linear with int8 weights (per output) and inputs rounded to 256 levels over the range of the batch at hand.
+
+    Needs no calibration. A sample's result depends on its batch, since the range does.
+
+    Args:
+        weight_bits: levels of the weights, 2 to 8; codes are stored as int8.
+        targets: patterns of module names; by default every Linear.
+        ignore: patterns of module names that stay in floating point.
+
+    Raises:
+        UserError: E110 out of range, E112 a pattern that matches nothing or no layer left.
+
+    Example:
+        >>> Dynamic(ignore=("classifier",)).stage
+        'quantize'
+
+    Source: ONNX operators DynamicQuantizeLinear and MatMulInteger.
+    """
+
+    stage: ClassVar[Stage] = "quantize"
+
+    weight_bits: int = 8
+    targets: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_between("weight_bits", self.weight_bits, 2, 8)
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        del task
+        model = copy.deepcopy(model).eval()
+        chosen = selected_modules(model, LINEAR, self.targets, self.ignore)
+        for name, dense in chosen.items():
+            layer = DynamicLayer.quantized(dense, self.weight_bits)
+            model = replace_module(model, name, layer, "quantize.DynamicLayer", layer.settings)
+        run.event("quantized", modules=list(chosen), left_alone=left_in_floating_point(model))
+        return model

@@ -1,0 +1,163 @@
+"""Dense and convolution layers whose weights are integer codes; their forward gives the quantized results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mirabelle.calibrate import Range
+from mirabelle.numerics import affine
+from mirabelle.runtime import operators
+
+LINEAR = (nn.Linear,)
+LINEAR_AND_CONVOLUTION = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+Apply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+class StaticLayer(nn.Module):
+    """y = layer(Q(x), scale · codes, bias) with Q rounding to 256 levels over a calibrated range.
+
+    Buffers: codes int8 of the weight's shape; scale (out,); input_scale and input_zero_point scalars; where the layer has a
+    bias, bias_codes int32 (out,) with bias_scale = input_scale · scale, as integer kernels want it.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    input_scale: Tensor
+    input_zero_point: Tensor
+    bias_codes: Tensor | None
+    bias_scale: Tensor | None
+
+    def __init__(self, dense: nn.Module, weight_bits: int) -> None:
+        super().__init__()
+        weight, bias = _weight(dense), _bias(dense)
+        self.settings: dict[str, Any] = {"weight_bits": weight_bits}
+        self.applied = _applied(dense)
+        self.kind = type(dense).__name__
+        out = weight.shape[0]
+        self.register_buffer("codes", torch.zeros(weight.shape, dtype=torch.int8))
+        self.register_buffer("scale", torch.ones(out))
+        self.register_buffer("input_scale", torch.ones(()))
+        self.register_buffer("input_zero_point", torch.zeros((), dtype=torch.uint8))
+        self.register_buffer("bias_codes", None if bias is None else torch.zeros(out, dtype=torch.int32))
+        self.register_buffer("bias_scale", None if bias is None else torch.ones(out))
+
+    @classmethod
+    def standing_for(cls, dense: nn.Module, **settings: Any) -> StaticLayer:
+        return cls(dense, **settings)
+
+    @classmethod
+    @torch.no_grad()
+    def quantized(cls, dense: nn.Module, weight_bits: int, inputs: Range) -> StaticLayer:
+        """The layer with its weights rounded and its input range fixed."""
+        layer = cls(dense, weight_bits)
+        codes, scale = _codes(_weight(dense), weight_bits)
+        input_scale, zero_point = affine.asymmetric_parameters(torch.tensor(inputs.low), torch.tensor(inputs.high))
+        input_scale = _rounded_up(input_scale)
+        layer.codes.copy_(codes)
+        layer.scale.copy_(scale)
+        layer.input_scale.copy_(input_scale)
+        layer.input_zero_point.copy_(zero_point)
+        bias = _bias(dense)
+        if bias is not None:
+            assert layer.bias_codes is not None and layer.bias_scale is not None, "a bias has its codes"
+            layer.bias_scale.copy_(scale * input_scale)
+            limits = torch.iinfo(torch.int32)
+            rounded = torch.round(bias.double() / layer.bias_scale.double()).clamp(limits.min, limits.max)
+            layer.bias_codes.copy_(rounded)
+        return layer
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        inputs = operators.fake_quantize(inputs, self.input_scale, self.input_zero_point)
+        weight = operators.dequantize(self.codes, self.scale)
+        bias = None
+        if self.bias_codes is not None and self.bias_scale is not None:
+            bias = operators.dequantize(self.bias_codes, self.bias_scale)
+        return self.applied(inputs, weight, bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.kind}, {tuple(self.codes.shape)}, weight_bits={self.settings['weight_bits']}"
+
+
+class DynamicLayer(nn.Module):
+    """y = Q(x) · weightᵀ + bias, x rounded to 256 levels over the range of the batch at hand.
+
+    Buffers: codes int8 (in, out); scale (out,); bias (out,).
+    """
+
+    codes: Tensor
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, dense: nn.Module, weight_bits: int) -> None:
+        super().__init__()
+        weight = _weight(dense)
+        self.settings: dict[str, Any] = {"weight_bits": weight_bits}
+        self.register_buffer("codes", torch.zeros(weight.t().shape, dtype=torch.int8))
+        self.register_buffer("scale", torch.ones(weight.shape[0]))
+        self.register_buffer("bias", torch.zeros(weight.shape[0]))
+
+    @classmethod
+    def standing_for(cls, dense: nn.Module, **settings: Any) -> DynamicLayer:
+        return cls(dense, **settings)
+
+    @classmethod
+    @torch.no_grad()
+    def quantized(cls, dense: nn.Module, weight_bits: int) -> DynamicLayer:
+        """The layer with its weights rounded."""
+        layer = cls(dense, weight_bits)
+        codes, scale = _codes(_weight(dense), weight_bits)
+        layer.codes.copy_(codes.t())
+        layer.scale.copy_(scale)
+        bias = _bias(dense)
+        if bias is not None:
+            layer.bias.copy_(bias)
+        return layer
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        result: Tensor = operators.dynamic_linear(inputs, self.codes, self.scale, self.bias)
+        return result
+
+    def extra_repr(self) -> str:
+        return f"Linear, {tuple(self.codes.shape)}, weight_bits={self.settings['weight_bits']}"
+
+
+def _codes(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Symmetric codes in ±(2^(bits−1) − 1), one scale an output; zeros stay zero."""
+    high = 2 ** (bits - 1) - 1
+    rows = weight.flatten(1).float()
+    scale = affine.symmetric_scales(rows, high)
+    step = scale[:, None]
+    return affine.quantize(rows, step, torch.zeros_like(step), -high, high).reshape(weight.shape), scale
+
+
+def _rounded_up(scale: Tensor) -> Tensor:
+    """The next bfloat16 at or above: two bytes to store, and nothing of the range is lost."""
+    near = scale.bfloat16()
+    return torch.where(near.float() >= scale, near.float(), torch.nextafter(near, torch.full_like(near, torch.inf)).float())
+
+
+def _weight(dense: nn.Module) -> Tensor:
+    weight = dense.get_parameter("weight")
+    return weight.detach()
+
+
+def _bias(dense: nn.Module) -> Tensor | None:
+    bias = getattr(dense, "bias", None)
+    return bias.detach() if isinstance(bias, Tensor) else None
+
+
+def _applied(dense: nn.Module) -> Apply:
+    """The layer's function of (inputs, weight, bias), its stride, padding and groups bound."""
+    if isinstance(dense, nn.Linear):
+        return F.linear
+    if isinstance(dense, (nn.Conv1d, nn.Conv2d)):
+        function = F.conv1d if isinstance(dense, nn.Conv1d) else F.conv2d
+        stride, padding, dilation, groups = dense.stride, dense.padding, dense.dilation, dense.groups
+        return lambda inputs, weight, bias: function(inputs, weight, bias, stride, padding, dilation, groups)  # type: ignore[operator]
+    raise AssertionError(f"{type(dense).__name__} has no quantized form")

@@ -1,0 +1,88 @@
+"""int8 weights and activations, ranges calibrated on real data beforehand: the form that suits convolutional networks."""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar
+
+from torch import nn
+
+from mirabelle.architecture import architecture_of, replace_module
+from mirabelle.batch import Batch
+from mirabelle.calibrate import Method, input_ranges
+from mirabelle.errors import UserError, require_between
+from mirabelle.patterns import selected_modules
+from mirabelle.plain import record
+from mirabelle.quantize.layers import LINEAR_AND_CONVOLUTION, StaticLayer
+from mirabelle.run import Run
+from mirabelle.step import Stage
+from mirabelle.task import Task
+
+_BATCH = 100
+
+
+@record
+class Static:
+    """Every Linear, Conv1d and Conv2d with int8 weights (per output channel) and uint8 inputs (per tensor).
+
+    x ≈ s_x · (code − z), code in 0 … 255, over the calibrated range;  w ≈ s_o · code, code in ±(2^(weight_bits − 1) − 1).
+
+    Args:
+        calibration: "min-max" (the extremes), "percentile" (tails cut), or "entropy" (least information lost).
+        percentile: the share of values kept by "percentile", in (0, 100].
+        samples: of the training data that are looked at.
+        weight_bits: levels of the weights, 2 to 8; codes are stored as int8 in ONNX, and fewer levels pack smaller.
+        targets: patterns of module names; by default all of these kinds.
+        ignore: patterns of module names that stay in floating point.
+
+    Raises:
+        UserError: E110 out of range, E112 a pattern that matches nothing or no layer left, E121 a layer that never ran.
+
+    Example:
+        >>> Static(calibration="percentile", percentile=99.99).weight_bits
+        8
+
+    Source: Jacob et al. 2018, arXiv:1712.05877; calibration: see `numerics.ranges`.
+    """
+
+    stage: ClassVar[Stage] = "quantize"
+
+    calibration: Method = "min-max"
+    percentile: float = 99.99
+    samples: int = 1000
+    weight_bits: int = 8
+    targets: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_between("percentile", self.percentile, 0, 100, low_open=True)
+        require_between("samples", self.samples, 1, float("inf"))
+        require_between("weight_bits", self.weight_bits, 2, 8)
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        model = copy.deepcopy(model).eval()
+        chosen = selected_modules(model, LINEAR_AND_CONVOLUTION, self.targets, self.ignore)
+        chosen = {name: module for name, module in chosen.items() if getattr(module, "padding_mode", "zeros") == "zeros"}
+        ranges = input_ranges(model, chosen, self._batches(task, run), self.calibration, self.percentile)
+        for name, dense in chosen.items():
+            if name not in ranges:
+                raise UserError("E121", f'layer "{name}" never ran on the calibration data', f'ignore = ["{name}"]')
+            layer = StaticLayer.quantized(dense, self.weight_bits, ranges[name])
+            model = replace_module(model, name, layer, "quantize.StaticLayer", layer.settings)
+        run.event("quantized", modules=list(chosen), left_alone=left_in_floating_point(model))
+        return model
+
+    def _batches(self, task: Task, run: Run) -> list[Batch]:
+        """`samples` of the training data, drawn with the run's seed."""
+        calibration = task.train.drawn(self.samples, run.seed_for("calibration"))
+        return list(calibration.batches(_BATCH))
+
+
+def left_in_floating_point(model: nn.Module) -> list[str]:
+    """Modules with weights of two or more dimensions that no quantized layer replaced."""
+    replaced = architecture_of(model).modules
+    return sorted(
+        name
+        for name, module in model.named_modules()
+        if name not in replaced and any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
+    )

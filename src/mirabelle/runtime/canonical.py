@@ -1,0 +1,101 @@
+"""ONNX in one canonical form: nothing of the exporter, the machine or the moment in it.
+
+Doc strings, metadata and value types are stripped, initializers hold raw bytes in order of use, values are named for the
+layer they come from ("fc1" is what layer fc1 gives, "fc1:0" an intermediate of it). Equal models give equal bytes.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_IR_VERSION = 10
+
+
+def canonical(model: ModelProto, metadata: Mapping[str, str]) -> bytes:
+    """The canonical bytes of a model, with `metadata` (input signature, labels) inside."""
+    result = ModelProto()
+    result.CopyFrom(model)
+    result.ir_version = _IR_VERSION
+    for field in ("doc_string", "producer_version", "domain", "model_version", "metadata_props"):
+        result.ClearField(field)
+    result.producer_name = "mirabelle"
+    for key in sorted(metadata):
+        result.metadata_props.add(key=key, value=metadata[key])
+    graph = result.graph
+    for field in ("doc_string", "metadata_props", "value_info", "quantization_annotation"):
+        graph.ClearField(field)
+    graph.name = "main"
+    if not any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
+        _rename(result, _layer_names(result))
+    for node in graph.node:
+        for field in ("name", "doc_string", "metadata_props"):
+            node.ClearField(field)
+    for value in (*graph.input, *graph.output):
+        value.ClearField("doc_string")
+        value.ClearField("metadata_props")
+    _order_initializers(result)
+    return result.SerializeToString(deterministic=True)
+
+
+def _layer_names(model: ModelProto) -> dict[str, str]:
+    """Old value name -> new one; inputs, outputs and initializers keep theirs."""
+    graph = model.graph
+    fixed = {value.name for value in (*graph.input, *graph.output)} | {tensor.name for tensor in graph.initializer}
+    layers = [_layer(node) for node in graph.node]
+    last = {layer: position for position, layer in enumerate(layers)}
+    names: dict[str, str] = {}
+    used: Counter[str] = Counter()
+    for position, (node, layer) in enumerate(zip(graph.node, layers, strict=True)):
+        for k, output in enumerate(node.output):
+            if not output or output in fixed:
+                continue
+            if layer and position == last[layer] and k == 0:
+                names[output] = layer
+            else:
+                names[output] = f"{layer}:{used[layer]}"
+                used[layer] += 1
+    taken = Counter(names.values())
+    return {old: new for old, new in names.items() if taken[new] == 1 and new not in fixed}
+
+
+def _layer(node: NodeProto) -> str:
+    """The module that a node was exported from, "" at the top or where the exporter did not say."""
+    scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
+    path = ast.literal_eval(scopes)
+    return str(path[-2]) if len(path) > 1 else ""
+
+
+def _rename(model: ModelProto, names: Mapping[str, str]) -> None:
+    for node in model.graph.node:
+        inputs = [names.get(name, name) for name in node.input]
+        outputs = [names.get(name, name) for name in node.output]
+        del node.input[:], node.output[:]
+        node.input.extend(inputs)
+        node.output.extend(outputs)
+
+
+def _order_initializers(model: ModelProto) -> None:
+    """In order of first use, unused ones dropped, each as raw bytes without doc strings."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    used = dict.fromkeys(name for node in model.graph.node for name in _inputs(node) if name in tensors)
+    used.update(dict.fromkeys(value.name for value in model.graph.output if value.name in tensors))
+    ordered = [_raw(tensors[name]) for name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(ordered)
+
+
+def _inputs(node: NodeProto) -> list[str]:
+    """Everything a node reads, its subgraphs included."""
+    below = [name for attribute in node.attribute for inner in attribute.g.node for name in _inputs(inner)]
+    return [*node.input, *below]
+
+
+def _raw(tensor: TensorProto) -> TensorProto:
+    values = np.ascontiguousarray(numpy_helper.to_array(tensor))
+    return TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, raw_data=values.tobytes())

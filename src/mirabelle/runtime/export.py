@@ -1,0 +1,84 @@
+"""A torch module out to canonical ONNX."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from mirabelle.batch import Batch, Inputs
+from mirabelle.errors import UserError
+from mirabelle.runtime.canonical import canonical
+from mirabelle.runtime.operators import onnx_translations
+
+_OPSET = 18
+
+
+def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = ()) -> bytes:
+    """The model as a canonical ONNX file whose first axis of every input is free.
+
+    Args:
+        model: exported in eval mode.
+        example: at least two samples.
+        labels: names of the classes, kept inside as JSON under "labels".
+
+    Raises:
+        UserError: E121 when torch cannot export the model, or its batch axis would be fixed.
+    """
+    args, keywords, shapes = _arguments(example.inputs)
+    model = model.eval()
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                model,
+                args,
+                kwargs=keywords,
+                dynamo=True,
+                dynamic_shapes=shapes,
+                custom_translation_table=onnx_translations(),
+                opset_version=_OPSET,
+                verbose=False,
+            )
+    except Exception as error:
+        first = str(error).strip().splitlines()
+        raise UserError(
+            "E121",
+            f"torch.onnx cannot export the model: {first[0] if first else type(error).__name__}",
+            "export it by hand with torch.onnx.export(..., dynamo=True) to see the whole reason",
+        ) from error
+    assert program is not None, "dynamo export returns a program"
+    proto = program.model_proto
+    for value in proto.graph.input:
+        if not value.type.tensor_type.shape.dim[0].dim_param:
+            raise UserError("E121", f'the batch axis of input "{value.name}" is fixed', "let the model take any batch size")
+    metadata = {"labels": json.dumps(labels)} if labels else {}
+    return canonical(proto, metadata)
+
+
+def _arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """(positional, keyword, their free axes)."""
+    batch = torch.export.Dim("batch")
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs), {name: {0: batch} for name in inputs}
+    positional = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    return positional, {}, tuple({0: batch} for _ in positional)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's notices about packages that are not installed and its own deprecations."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

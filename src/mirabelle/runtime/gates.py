@@ -1,0 +1,135 @@
+"""Checks that two forms of one model agree; a gate that fails says which layer differs first."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from onnx import ModelProto, ValueInfoProto
+from torch import Tensor, nn
+
+from mirabelle.batch import Batch, call
+from mirabelle.runtime.onnxruntime import Array, Session
+
+# Floating point: sums in another order. Quantized: a tie that rounds the other way moves a value by one level, and cascades.
+_EXACT, _QUANTIZED = 1e-4, 5e-2
+_AGREEING = 0.995
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The verdict of one check.
+
+    Args:
+        passed: whether the two forms agree.
+        worst: the largest difference found, relative to the largest value.
+        detail: what was compared, or which layer differs first.
+    """
+
+    passed: bool
+    worst: float
+    detail: str
+
+    def to_data(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def torch_equals_onnx(model: nn.Module, onnx: bytes, batches: list[Batch], *, quantized: bool) -> Gate:
+    """Whether torch and ONNX Runtime give the same outputs on real batches.
+
+    In floating point every value must agree to 1e-4 of the largest one. Quantized, 99.5 % of the samples must agree to 5 % of
+    the largest value and (for class scores) in their class: rounding ties may fall differently and cascade.
+    """
+    session = Session(onnx, threads=torch.get_num_threads())
+    with torch.inference_mode():
+        expected = torch.cat([_first(call(model.eval(), batch.inputs)) for batch in batches]).numpy()
+    given = session.outputs_of(batches)[0].numpy()
+    if expected.shape != given.shape:
+        return Gate(passed=False, worst=float("inf"), detail=f"torch gives {expected.shape}, ONNX {given.shape}")
+    differences = _relative(expected, given)
+    worst = float(differences.max())
+    if quantized:
+        agreeing = differences <= _QUANTIZED
+        if expected.ndim == 2:  # noqa: PLR2004 (class scores: batch, classes)
+            agreeing &= expected.argmax(1) == given.argmax(1)
+        passed, share = bool(agreeing.mean() >= _AGREEING), f"{agreeing.mean():.2%} of {len(agreeing)} samples agree"
+    else:
+        passed, share = worst <= _EXACT, f"{len(expected)} samples, worst difference {worst:.1e}"
+    if passed:
+        return Gate(passed=True, worst=worst, detail=share)
+    layer = first_differing_layer(model, onnx, batches[0], _QUANTIZED if quantized else _EXACT)
+    return Gate(passed=False, worst=worst, detail=f"{share}; the first layer that differs is {layer}")
+
+
+def same_bytes(one: bytes, other: bytes) -> Gate:
+    """Whether two files are equal to the byte."""
+    if one == other:
+        return Gate(passed=True, worst=0.0, detail=f"{len(one)} bytes are equal")
+    shared = min(len(one), len(other))
+    unequal = np.frombuffer(one[:shared], np.uint8) != np.frombuffer(other[:shared], np.uint8)
+    at = int(unequal.argmax()) if unequal.any() else shared
+    return Gate(passed=False, worst=1.0, detail=f"lengths {len(one)} and {len(other)}, first difference at byte {at}")
+
+
+def same_outputs(one: nn.Module, other: nn.Module, batch: Batch) -> Gate:
+    """Whether two modules give the same bits for a batch."""
+    with torch.inference_mode():
+        first, second = _first(call(one.eval(), batch.inputs)), _first(call(other.eval(), batch.inputs))
+    if torch.equal(first, second):
+        return Gate(passed=True, worst=0.0, detail=f"{len(batch)} samples are equal to the bit")
+    return Gate(passed=False, worst=float(_relative(first.numpy(), second.numpy()).max()), detail="outputs differ")
+
+
+def first_differing_layer(model: nn.Module, onnx: bytes, batch: Batch, tolerance: float) -> str:
+    """The first layer, in the order of the ONNX graph, whose output differs between torch and ONNX Runtime."""
+    expected = _layer_outputs(model, batch)
+    probe = ModelProto.FromString(onnx)
+    outputs = {value.name for value in probe.graph.output}
+    made = [name for node in probe.graph.node for name in node.output]
+    watched = [name for name in made if name in expected and name not in outputs]
+    probe.graph.output.extend(ValueInfoProto(name=name) for name in watched)
+    session = Session(probe.SerializeToString(), threads=torch.get_num_threads())
+    given = dict(zip(session.output_names, session.run(session.feed(batch.inputs)), strict=True))
+    for name in watched:
+        tensor, array = expected[name].numpy(), given[name]
+        if tensor.shape != array.shape or _relative(tensor, array).max() > tolerance:
+            return f'"{name}"'
+    last = [name for name, module in model.named_modules() if name and not list(module.children())]
+    return f'"{last[-1]}" or what follows it' if last else "the output"
+
+
+def _layer_outputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """What every module gives that is called just once and gives one tensor."""
+    seen: dict[str, list[Tensor]] = {}
+
+    def keep(name: str, output: Any) -> None:
+        if isinstance(output, Tensor):
+            seen.setdefault(name, []).append(output)
+
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, output, name=name: keep(name, output))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        with torch.inference_mode():
+            call(model.eval(), batch.inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: outputs[0] for name, outputs in seen.items() if len(outputs) == 1}
+
+
+def _first(outputs: Any) -> Tensor:
+    """A model's outputs, or the first of several."""
+    first: Tensor = outputs if isinstance(outputs, Tensor) else next(iter(outputs.values() if isinstance(outputs, dict) else outputs))
+    return first
+
+
+def _relative(expected: Array, given: Array) -> Array:
+    """Per sample: the largest difference over the largest expected value of all; NaN counts as infinite."""
+    scale = max(float(np.abs(expected).max(initial=0.0)), 1e-12)
+    differences = np.abs(expected.astype(np.float64) - given.astype(np.float64)).reshape(len(expected), -1)
+    return np.nan_to_num(differences.max(axis=1, initial=0.0), nan=np.inf) / scale

@@ -1,0 +1,58 @@
+"""Milliseconds of a call, measured so that a noisy machine cannot decide between two models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mirabelle.profile import Latency
+
+_WARM_UP = 5
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Time of the second over time of the first, pair by pair: median, with the 5th and 95th percentile of the pairs."""
+
+    median: float
+    low: float
+    high: float
+
+    def to_data(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], *, runtime: str, threads: int, batch: int, seconds: float = 2.0
+) -> tuple[dict[str, Latency], dict[str, Ratio]]:
+    """Call every one in turn, A B A B …, for about `seconds`.
+
+    Returns:
+        Latency by name, and by name the ratio to the first of them.
+    """
+    for _ in range(_WARM_UP):
+        for call in calls.values():
+            call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < seconds or len(times[next(iter(times))]) < _WARM_UP:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    latencies = {
+        name: Latency(float(np.median(taken)), float(np.percentile(taken, 95)), runtime, threads, batch)
+        for name, taken in times.items()
+    }
+    first = np.array(times[next(iter(times))])
+    ratios = {name: _ratio(np.array(taken) / first) for name, taken in times.items()}
+    return latencies, ratios
+
+
+def _ratio(pairs: np.ndarray[Any, np.dtype[np.float64]]) -> Ratio:
+    median, low, high = np.percentile(pairs, [50, 5, 95])
+    return Ratio(float(median), float(low), float(high))

@@ -1,0 +1,62 @@
+"""ONNX Runtime: what the exported model really gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mirabelle.batch import Batch, Inputs, Samples, Stream, tensors_of
+from mirabelle.errors import UserError
+
+Array = npt.NDArray[Any]
+NAME = "onnxruntime"
+_BATCH = 500
+
+
+class Session:
+    """A model loaded into ONNX Runtime on the CPU.
+
+    Args:
+        model: bytes of an ONNX file.
+        threads: of one operator.
+
+    Raises:
+        UserError: E141 when ONNX Runtime refuses the file.
+    """
+
+    def __init__(self, model: bytes, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise UserError("E141", f"ONNX Runtime refuses the model: {error}", "export it again") from error
+        self.threads = threads
+        self.input_names = [value.name for value in self._session.get_inputs()]
+        self.output_names = [value.name for value in self._session.get_outputs()]
+
+    def feed(self, inputs: Inputs) -> dict[str, Array]:
+        """Arrays by input name: dicts by their keys, other inputs in order."""
+        if isinstance(inputs, Mapping) and set(inputs) == set(self.input_names):
+            return {name: tensor.numpy() for name, tensor in inputs.items()}
+        return {name: tensor.numpy() for name, tensor in zip(self.input_names, tensors_of(inputs), strict=True)}
+
+    def run(self, feed: Mapping[str, Array]) -> Sequence[Array]:
+        """All outputs, in the order of `output_names`."""
+        outputs: Sequence[Array] = self._session.run(None, feed)
+        return outputs
+
+    def outputs_of(self, data: Samples | Stream | Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        """(first output, targets) of all samples, in the data's order."""
+        batches = data.batches(_BATCH) if isinstance(data, (Samples, Stream)) else data
+        pairs = [(self.run(self.feed(batch.inputs))[0], batch.targets) for batch in batches]
+        outputs = np.concatenate([outputs for outputs, _ in pairs])
+        return torch.from_numpy(outputs), torch.cat([targets for _, targets in pairs])

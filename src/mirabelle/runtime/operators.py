@@ -1,0 +1,90 @@
+"""Operators of ours: what torch computes, and what ONNX is told.
+
+`mirabelle::fake_quantize` rounds activations to uint8 levels, `mirabelle::dequantize` keeps integer codes integer in the
+exported file, and `mirabelle::dynamic_linear` quantizes its input by the range of the batch at hand, as ONNX
+DynamicQuantizeLinear does. Importing this module registers them with torch. They have no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from mirabelle.numerics import affine
+
+
+@torch.library.custom_op("mirabelle::fake_quantize", mutates_args=())
+def fake_quantize(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """`values` rounded to the levels scale · (code − zero_point), code in 0 … 255; scale a scalar, zero_point uint8."""
+    zero = zero_point.to(values.dtype)
+    return (affine.quantize(values, scale, zero, 0, 255) - zero) * scale
+
+
+@fake_quantize.register_fake
+def _(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    del scale, zero_point
+    return torch.empty_like(values)
+
+
+@torch.library.custom_op("mirabelle::dequantize", mutates_args=())
+def dequantize(codes: Tensor, scale: Tensor) -> Tensor:
+    """scale · code, `scale` one value per index of the first axis, or a single one: (1,)."""
+    return affine.dequantize(codes, scale, axis=0)
+
+
+@dequantize.register_fake
+def _(codes: Tensor, scale: Tensor) -> Tensor:
+    return torch.empty(codes.shape, dtype=scale.dtype, device=codes.device)
+
+
+@torch.library.custom_op("mirabelle::dynamic_linear", mutates_args=())
+def dynamic_linear(inputs: Tensor, codes: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """inputs · weightᵀ + bias with inputs rounded to 256 levels over their present range.
+
+    Args:
+        inputs: (..., in).
+        codes: int8 weights, (in, out).
+        scale: of the weights, (out,).
+        bias: (out,).
+    """
+    input_scale, zero_point = affine.asymmetric_parameters(*inputs.aminmax())
+    levels = affine.quantize(inputs, input_scale, zero_point, 0, 255) - zero_point
+    return (F.linear(levels, codes.to(levels.dtype).t()) * (input_scale * scale)) + bias
+
+
+@dynamic_linear.register_fake
+def _(inputs: Tensor, codes: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    del scale, bias
+    return inputs.new_empty((*inputs.shape[:-1], codes.shape[1]))
+
+
+@register_flop_formula(torch.ops.mirabelle.dynamic_linear)
+def _flops(inputs: torch.Size, codes: torch.Size, *_: Any, **__: Any) -> int:
+    return 2 * inputs.numel() * codes[1]
+
+
+def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """For torch.onnx.export: our operators in terms of ONNX's own (operator set 18)."""
+    from onnxscript import opset18 as op
+
+    def onnx_fake_quantize(values: Any, scale: Any, zero_point: Any) -> Any:
+        return op.DequantizeLinear(op.QuantizeLinear(values, scale, zero_point), scale, zero_point)
+
+    def onnx_dequantize(codes: Any, scale: Any) -> Any:
+        return op.DequantizeLinear(codes, scale, op.CastLike(op.Mul(op.Cast(scale, to=1), 0.0), codes), axis=0)
+
+    def onnx_dynamic_linear(inputs: Any, codes: Any, scale: Any, bias: Any) -> Any:
+        levels, input_scale, zero_point = op.DynamicQuantizeLinear(inputs)
+        product = op.Cast(op.MatMulInteger(levels, codes, zero_point), to=1)
+        return op.Add(op.Mul(product, op.Mul(input_scale, scale)), bias)
+
+    return {
+        torch.ops.mirabelle.fake_quantize.default: onnx_fake_quantize,
+        torch.ops.mirabelle.dequantize.default: onnx_dequantize,
+        torch.ops.mirabelle.dynamic_linear.default: onnx_dynamic_linear,
+    }

@@ -1,0 +1,101 @@
+"""Progress in [0, 1] -> how much of a change is made, in [0, 1]."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import PlainValidator
+
+from mirabelle.errors import UserError, require_between
+from mirabelle.plain import build, record
+
+ScheduleName = Literal["constant", "linear", "cubic"]
+_NAMES = ("one-shot", "constant", "linear", "cubic")
+_POWERS: dict[str, float] = {"linear": 1.0, "cubic": 3.0}
+
+
+@record
+class Gradual:
+    """Sparsity that grows while a model trains, from `initial` to `final`.
+
+    s(p) = final + (initial − final) · (1 − (p − begin) / (end − begin))^power   for begin ≤ p ≤ end
+
+    and `initial` before, `final` after. Power 1 is linear, 3 the cubic schedule; `constant` jumps at `begin`.
+
+    Args:
+        begin, end: progress of the training, in [0, 1], at which growth begins and ends.
+        initial: sparsity at `begin`, a fraction of the final one's scale, in [0, 1).
+        power: of the polynomial; infinity jumps.
+        frequency: optimizer steps from one change to the next.
+
+    Example:
+        >>> Gradual(begin=0.0, end=0.5, power=3.0).at(0.25, final=0.8)
+        0.7
+
+    Source: Zhu & Gupta 2017, arXiv:1710.01878, equation 1.
+    """
+
+    begin: float = 0.0
+    end: float = 0.6
+    initial: float = 0.0
+    power: float = 3.0
+    frequency: int = 50
+
+    def __post_init__(self) -> None:
+        require_between("schedule.begin", self.begin, 0, 1)
+        require_between("schedule.end", self.end, 0, 1)
+        require_between("schedule.initial", self.initial, 0, 1, high_open=True)
+        require_between("schedule.power", self.power, 0, float("inf"), low_open=True)
+        require_between("schedule.frequency", self.frequency, 1, float("inf"))
+        if self.begin > self.end:
+            raise UserError(
+                "E111", f"schedule.begin = {self.begin:g} lies after schedule.end = {self.end:g}", "begin earlier, or end later"
+            )
+
+    @staticmethod
+    def named(name: ScheduleName) -> Gradual:
+        """Growth by name: `constant` jumps at the start of training, the others grow over its first 60 %."""
+        return Gradual(end=0.0) if name == "constant" else Gradual(power=_POWERS[name])
+
+    def at(self, progress: float, final: float) -> float:
+        """The sparsity at `progress`."""
+        if progress < self.begin:
+            return min(self.initial, final)
+        if progress >= self.end:
+            return final
+        remaining = 1 - (progress - self.begin) / (self.end - self.begin)
+        return final + (min(self.initial, final) - final) * remaining**self.power
+
+
+def _schedule_from_data(data: Any) -> Any:
+    if isinstance(data, Gradual) or data in _NAMES:
+        return data
+    if isinstance(data, dict):
+        return build(Gradual, data, "schedule")
+    raise UserError("E103", f"schedule {data!r} is not known", f"choose {', '.join(_NAMES)}, or a table with begin and end")
+
+
+ScheduleField = Annotated[Literal["one-shot"] | ScheduleName | Gradual, PlainValidator(_schedule_from_data)]
+LearningRateSchedule = Literal["constant", "linear", "cosine", "one-cycle"]
+
+
+def learning_rate_factor(schedule: LearningRateSchedule, progress: float, warmup: float) -> float:
+    """The factor of the learning rate at `progress`: a linear rise during `warmup`, then the schedule down to 0.
+
+    cosine: ½ · (1 + cos(π q)), linear and one-cycle: 1 − q, with q = (progress − warmup) / (1 − warmup).
+    `one-cycle` rises over the first 30 % unless a longer warmup is given.
+
+    Example:
+        >>> learning_rate_factor("cosine", 0.5, warmup=0.0)
+        0.5
+
+    Source: cosine: Loshchilov & Hutter 2017, arXiv:1608.03983; one-cycle: Smith & Topin 2018, arXiv:1708.07120.
+    """
+    warmup = max(warmup, 0.3) if schedule == "one-cycle" else warmup
+    if progress < warmup:
+        return progress / warmup
+    if schedule == "constant" or warmup >= 1:
+        return 1.0
+    rest = (progress - warmup) / (1 - warmup)
+    return round(0.5 * (1 + math.cos(math.pi * rest)), 15) if schedule == "cosine" else 1 - rest

@@ -1,0 +1,48 @@
+"""The contract of a score: what matters least."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import PlainValidator
+from torch import Tensor
+
+from mirabelle import plain
+from mirabelle.errors import UserError
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a score may look at beside the tensor itself: the parameter's name."""
+
+    name: str
+
+
+class Score(ABC):
+    """How much each weight matters; a frozen record."""
+
+    @abstractmethod
+    def __call__(self, tensor: Tensor, evidence: Evidence) -> Tensor:
+        """Scores of the same shape; higher = keep."""
+
+
+def score_from_data(data: Any) -> Score:
+    """A score from its name, or from a table {use = name, ...}.
+
+    Raises:
+        UserError: E106 unknown score, E102 or E103 wrong settings.
+    """
+    if isinstance(data, Score):
+        return data
+    settings = {"use": data} if isinstance(data, str) else dict(data)
+    name = str(settings.pop("use", ""))
+    cls = plain.lookup("scores", name)
+    if not issubclass(cls, Score) or cls is Score:
+        raise UserError("E106", f'"{name}" is not a score', "Magnitude, say")
+    score: Score = plain.build(cls, settings, "score")
+    return score
+
+
+ScoreField = Annotated[Score, PlainValidator(score_from_data)]

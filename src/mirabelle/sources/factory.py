@@ -1,0 +1,74 @@
+"""Models and data from Python: "pkg.mod:function" or "./file.py:function"."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mirabelle.errors import UserError, did_you_mean
+
+
+def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Module:
+    """The module that a factory returns.
+
+    Args:
+        name: "pkg.mod:function", or "./file.py:function" relative to `folder`.
+        arguments: keywords of the factory.
+        folder: against which paths are read.
+
+    Raises:
+        UserError: E120 when the factory is not found or raises, E121 when it returns no module.
+    """
+    factory = function_from(name, folder)
+    try:
+        model = factory(**arguments)
+    except Exception as error:
+        raise UserError("E120", f"{name} raised {type(error).__name__}: {error}", "call it by hand to see why") from error
+    if not isinstance(model, nn.Module):
+        raise UserError("E121", f"{name} returned {type(model).__name__}", "return a torch.nn.Module")
+    return model
+
+
+def function_from(name: str, folder: Path) -> Callable[..., Any]:
+    """The function that a name stands for.
+
+    Raises:
+        UserError: E120 when it is not found.
+    """
+    place, _, attribute = name.partition(":")
+    if not place or not attribute:
+        raise UserError("E120", f'"{name}" names no function', 'write "package.module:function" or "./file.py:function"')
+    module = _module_of_file(folder / place) if place.endswith(".py") else _module(place)
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise UserError("E120", f'{place} has no function "{attribute}"', did_you_mean(attribute, _functions(module)))
+    found: Callable[..., Any] = function
+    return found
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError("E120", f'module "{name}" cannot be imported: {error}', "install it, or check the name") from error
+
+
+def _module_of_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise UserError("E120", f"no Python file at {path}", "paths are relative to the recipe")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError("E120", f"{path} raised {type(error).__name__}: {error}", "run it by hand to see why") from error
+    return module
+
+
+def _functions(module: Any) -> list[str]:
+    return [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]

@@ -1,0 +1,60 @@
+"""MNIST from its four canonical IDX files."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mirabelle.errors import UserError
+from mirabelle.task import Task
+
+_MEAN, _DEVIATION = 0.1307, 0.3081  # of the training pixels in [0, 1]
+_HELD_OUT = 5_000
+
+
+def mnist(folder: Path) -> Task:
+    """Images (1, 28, 28), (pixel / 255 − 0.1307) / 0.3081, ten classes; 55,000 to train, 5,000 to validate, 10,000 to test.
+
+    Args:
+        folder: holds train-images-idx3-ubyte.gz and its three siblings, or has a folder "mnist" that does.
+
+    Raises:
+        UserError: E130 when a file is missing, E131 when it is no IDX file of the right length.
+
+    Source: LeCun, Cortes, Burges 1998, "The MNIST database of handwritten digits".
+    """
+    folder = folder / "mnist" if (folder / "mnist").is_dir() else folder
+    train = _split(folder, "train", 60_000)
+    order = torch.randperm(len(train[1]), generator=torch.Generator().manual_seed(0))
+    held, rest = order[:_HELD_OUT], order[_HELD_OUT:]
+    return Task(
+        train=(train[0][rest], train[1][rest]),
+        validation=(train[0][held], train[1][held]),
+        test=_split(folder, "t10k", 10_000),
+        labels=tuple("0123456789"),
+        name="mnist",
+    )
+
+
+def _split(folder: Path, name: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    pixels = _values(folder / f"{name}-images-idx3-ubyte.gz", magic=0x803, shape=(count, 28, 28))
+    labels = _values(folder / f"{name}-labels-idx1-ubyte.gz", magic=0x801, shape=(count,))
+    images = (torch.from_numpy(pixels).unsqueeze(1).float() / 255 - _MEAN) / _DEVIATION
+    return images, torch.from_numpy(labels).long()
+
+
+def _values(path: Path, magic: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    if not path.is_file():
+        raise UserError("E130", f"no {path.name} in {path.parent}", "name the folder with --data-dir or MIRABELLE_DATA")
+    try:
+        data = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError) as error:
+        raise UserError("E131", f"{path} is damaged: {error}", "download it again") from error
+    header = np.array([magic, *shape], dtype=">u4").tobytes()
+    if data[: len(header)] != header or len(data) != len(header) + int(np.prod(shape)):
+        raise UserError("E131", f"{path} is no IDX file of shape {shape}", "download the canonical file again")
+    return np.frombuffer(data, np.uint8, offset=len(header)).reshape(shape).copy()

@@ -1,0 +1,58 @@
+"""A module's tensors out to plain data and back in: ties kept, memory layout kept, misfits named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mirabelle.errors import UserError
+from mirabelle.files import digest
+
+
+def tensors_of_module(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name; of tied tensors the first name only."""
+    found: dict[str, Tensor] = {}
+    seen: set[tuple[int, int, torch.Size]] = set()
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tensor.storage_offset(), tensor.shape)
+        if place in seen and tensor.numel():
+            continue
+        seen.add(place)
+        found[name] = tensor
+    return found
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str = "the weights") -> None:
+    """Copy tensors into the module, in place, so that ties and strides stay as they are.
+
+    Raises:
+        UserError: E140 when a tensor is missing, left over, or of another shape; nothing is copied then.
+    """
+    wanted = tensors_of_module(model)
+    missing = sorted(set(wanted) - set(tensors))
+    extra = sorted(set(tensors) - set(model.state_dict()))
+    misshaped = [
+        f"{name} is {tuple(tensors[name].shape)}, the model has {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in tensors and tensors[name].shape != wanted[name].shape
+    ]
+    faults = [f"missing {', '.join(missing)}"] * bool(missing) + [f"extra {', '.join(extra)}"] * bool(extra) + misshaped
+    if faults:
+        raise UserError("E140", f"{source} do not fit the model: {'; '.join(faults)}", "give weights of this architecture")
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(tensors[name])
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Sixteen hexadecimal digits over names, shapes and values of every tensor."""
+    parts: list[bytes] = []
+    for name, tensor in tensors_of_module(model).items():
+        parts += [f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode(), _bytes(tensor)]
+    return digest(*parts)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""

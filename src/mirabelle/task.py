@@ -1,0 +1,90 @@
+"""What a model is for: its data, its loss, its metric, and the teacher that guides it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mirabelle.batch import Batch, Samples, Stream, data_of
+from mirabelle.errors import UserError, did_you_mean
+from mirabelle.metric import Metric
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+_LOSSES: dict[str, Loss] = {"cross_entropy": F.cross_entropy, "mse": F.mse_loss}
+_HELD_OUT_SEED = 0  # the split belongs to the data, so that all seeds of a comparison share it
+
+
+class Task:
+    """Batches, loss, metric, example inputs, teacher.
+
+    Args:
+        train: `(inputs, targets)` tensors or arrays, a `Dataset`, or a `DataLoader`.
+        test: the same; looked at once, at the end.
+        validation: the same; by default `validation_fraction` of train is held out, always the same samples.
+        loss: "cross_entropy", "mse", or a function (outputs, targets) -> scalar.
+        metric: "accuracy", "negative_squared_error", or a function (outputs, targets) -> one score a sample, higher = better.
+        labels: names of the classes; kept with the artifact.
+        name: of the data, for the report.
+
+    Raises:
+        UserError: E110 unknown loss or metric; E131 data that cannot be used.
+
+    Example:
+        >>> import torch
+        >>> x, y = torch.randn(40, 3), torch.randint(0, 2, (40,))
+        >>> task = Task(train=(x, y), test=(x, y), name="noise")
+        >>> len(task.train), len(task.validation)
+        (36, 4)
+    """
+
+    def __init__(
+        self,
+        *,
+        train: Any,
+        test: Any,
+        validation: Any = None,
+        validation_fraction: float = 0.1,
+        loss: str | Loss = "cross_entropy",
+        metric: str | Callable[[Tensor, Tensor], Tensor] | Metric = "accuracy",
+        labels: tuple[str, ...] = (),
+        name: str = "data",
+    ) -> None:
+        self.train, self.test = data_of(train), data_of(test)
+        if validation is None:
+            if isinstance(self.train, Stream):
+                raise UserError("E131", "a shuffling loader cannot be split", "give `validation`, or tensors as `train`")
+            self.train, validation = self.train.split(validation_fraction, _HELD_OUT_SEED)
+        self.validation = data_of(validation)
+        self.loss = loss if callable(loss) else _known_loss(loss)
+        self.metric = Metric.of(metric)
+        self.labels = tuple(labels)
+        self.name = name
+        self.teacher: nn.Module | None = None
+
+    def with_teacher(self, teacher: nn.Module | None) -> Task:
+        """The same task under another teacher."""
+        other = copy.copy(self)
+        other.teacher = teacher
+        return other
+
+    def example(self, count: int = 2) -> Batch:
+        """The first samples of the training data, at least two, as an example of a batch."""
+        return self.train.first(count)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells these data from others: lengths and digests by split (a stream has no digest)."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {
+            name: {"samples": len(data), "digest": data.digest() if isinstance(data, Samples) else None}
+            for name, data in splits.items()
+        }
+
+
+def _known_loss(name: str) -> Loss:
+    if name not in _LOSSES:
+        raise UserError("E110", f'loss "{name}" is not known', did_you_mean(name, _LOSSES))
+    return _LOSSES[name]

@@ -1,0 +1,101 @@
+"""Several techniques in one training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import PlainValidator
+from torch import nn
+
+from mirabelle import plain
+from mirabelle.errors import UserError
+from mirabelle.objectives import Objective
+from mirabelle.plain import record
+from mirabelle.run import Run
+from mirabelle.step import STAGES, JoinsTraining, ReplacesModel, Stage, step_from_data, step_to_data
+from mirabelle.task import Task
+from mirabelle.training.loop import default_objective, fit
+from mirabelle.training.settings import Training
+
+
+class Parts(tuple[JoinsTraining, ...]):
+    """Steps that train together, in the order in which they prepare the model."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def from_data(data: Any) -> Parts:
+        if isinstance(data, Parts):
+            return data
+        steps = [step if isinstance(step, JoinsTraining) else step_from_data(step) for step in data]
+        for step in steps:
+            if not isinstance(step, JoinsTraining):
+                raise UserError("E111", f"{plain.name_of(type(step))} does not act during training", "make it a step of its own")
+        return Parts(step for step in steps if isinstance(step, JoinsTraining))
+
+    def to_data(self) -> list[dict[str, Any]]:
+        return [step_to_data(step) for step in self]  # type: ignore[arg-type]
+
+
+@record
+class Joint:
+    """One training in which several steps act: prune convolutions and dense layers each in its own way, say.
+
+    Args:
+        steps: the steps; their own `train` must be absent.
+        train: settings of the shared training.
+
+    Raises:
+        UserError: E111 when a step brings a training of its own, or cannot join one.
+
+    Example:
+        >>> from mirabelle import prune
+        >>> from mirabelle.training import Training
+        >>> joint = Joint(
+        ...     steps=(prune.Weights(sparsity=0.5, targets=("conv*",)), prune.Weights(sparsity=0.9, targets=("fc*",))),
+        ...     train=Training(epochs=2),
+        ... )
+        >>> joint.stage
+        'thin'
+    """
+
+    steps: Annotated[Sequence[JoinsTraining], PlainValidator(Parts.from_data)]
+    train: Training
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", Parts.from_data(self.steps))
+        if not self.steps:
+            raise UserError("E111", "a joint training needs at least one step", "name one under `steps`")
+        for step in self.steps:
+            if getattr(step, "train", None) is not None:
+                raise UserError("E111", f"{type(step).__name__} has a training of its own", "leave its `train` out")
+
+    @property
+    def stage(self) -> Stage:
+        return STAGES[max(STAGES.index(step.stage) for step in self.steps)]
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        return train_together(self.steps, self.train, model, task, run)
+
+    def origin(self, model: nn.Module, run: Run) -> nn.Module:
+        for step in self.steps:
+            model = step.origin(model, run) if isinstance(step, ReplacesModel) else model
+        return model
+
+
+def train_together(
+    steps: Sequence[JoinsTraining], training: Training, model: nn.Module, task: Task, run: Run
+) -> nn.Module:
+    """Prepare the model for every step, train it once with all their terms and controls, finish every step."""
+    for step in steps:
+        model = step.prepare(model, task, run)
+    objective: Objective = training.objective or default_objective(task)
+    for step in steps:
+        added = step.terms()
+        objective = objective + added if added is not None else objective
+    controls = [control for step in steps for control in step.controls(model)]
+    model = fit(model, task, training, run, objective=objective, controls=controls)
+    for step in steps:
+        model = step.finish(model)
+    return model

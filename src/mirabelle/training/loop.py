@@ -1,0 +1,258 @@
+"""The only optimization loop.
+
+Every optimizer step is a point from which a killed run goes on bit for bit: the order of the data follows from
+(seed, epoch), and what a step draws from (seed, step), so no generator's state has to be kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mirabelle.batch import Batch, Samples, Stream, call
+from mirabelle.errors import UserError
+from mirabelle.objectives import Forward, Objective, SoftTargets, TaskLoss
+from mirabelle.run import Run
+from mirabelle.schedules import learning_rate_factor
+from mirabelle.state import load_tensors, tensors_of_module
+from mirabelle.step import Control
+from mirabelle.task import Task
+from mirabelle.teacher import teacher_outputs
+from mirabelle.training.checkpoint import Checkpoint
+from mirabelle.training.evaluation import evaluate
+from mirabelle.training.execution import Execution, fastest_execution
+from mirabelle.training.optimizer import load_optimizer_tensors, optimizer_for, optimizer_tensors
+from mirabelle.training.settings import Training
+from mirabelle.training.zeros import Zeros
+
+
+@dataclass
+class Numbers:
+    """Where a training stands; plain data."""
+
+    step: int = 0
+    loss: float = 0.0  # sum over the steps of the present epoch
+    seconds: float = 0.0
+    best: float = -math.inf
+    since_best: int = 0
+    stopped: bool = False
+
+
+def default_objective(task: Task) -> Objective:
+    """The task's own loss; with a teacher 0.9 · SoftTargets(T = 4) + 0.1 · TaskLoss."""
+    return 0.9 * SoftTargets(temperature=4.0) + 0.1 * TaskLoss() if task.teacher is not None else 1.0 * TaskLoss()
+
+
+def fit(
+    model: nn.Module,
+    task: Task,
+    training: Training,
+    run: Run,
+    *,
+    objective: Objective | None = None,
+    controls: Sequence[Control] = (),
+) -> nn.Module:
+    """Train the model in place and return it, with its best (or last) weights, in eval mode.
+
+    Args:
+        model: trained in place.
+        task: its train split is learned, its validation split decides about best weights and stops.
+        training: settings.
+        run: takes the checkpoint, the events and the measured decisions.
+        objective: the loss; by default the settings' objective, else `default_objective`.
+        controls: act after every optimizer step.
+
+    Raises:
+        UserError: E201 when the loss is no longer finite; the last finite checkpoint stays.
+    """
+    loop = _Loop(model, task, training, run, objective or training.objective or default_objective(task), controls)
+    with torch.random.fork_rng(devices=[]):
+        loop.run_to_end()
+    return loop.finished_model()
+
+
+class _Loop:
+    def __init__(
+        self, model: nn.Module, task: Task, training: Training, run: Run, objective: Objective, controls: Sequence[Control]
+    ) -> None:
+        self.task, self.training, self.run = task, training, run
+        self.steps_per_epoch = _steps_per_epoch(task.train, training.batch_size)
+        self.total = training.steps or (training.epochs or 0) * self.steps_per_epoch
+        self.execution = self._decided_execution(model)
+        self.model = self.execution.laid_out(model)
+        self.loss = objective.bind(self.model, task, task.example())
+        self.optimizer = optimizer_for([*self.model.parameters(), *self.loss.parameters()], training)
+        self.teacher = None
+        if objective.needs_teacher and task.teacher is not None:
+            self.teacher = teacher_outputs(task.teacher, task.train, run)
+        self.controls = list(controls)
+        self.numbers = Numbers()
+        self.best: dict[str, Tensor] = {}
+        self.checkpoint = Checkpoint(run.folder / "checkpoint.safetensors")
+        self._take_up()
+        self.zeros = Zeros(self.model, self.optimizer)
+
+    def run_to_end(self) -> None:
+        while self.numbers.step < self.total and not self.numbers.stopped:
+            self._epoch()
+
+    def finished_model(self) -> nn.Module:
+        if self.training.keep == "best" and self.best:
+            load_tensors(self.model, self.best)
+        return self.model.to(memory_format=torch.contiguous_format).eval()
+
+    def _epoch(self) -> None:
+        numbers = self.numbers
+        epoch, done = divmod(numbers.step, self.steps_per_epoch)
+        self.model.train()
+        loss_sum = torch.tensor(numbers.loss, dtype=torch.float64)
+        begin, seconds_before = time.monotonic(), numbers.seconds
+        for batch in _epoch_of(self.task.train, self.training.batch_size, self.run.seed_for("order", epoch), done):
+            loss_sum += self._step(batch)
+            numbers.step += 1
+            if self.checkpoint.due:
+                numbers.seconds = seconds_before + time.monotonic() - begin
+                self._tell_progress(epoch)
+                if isinstance(self.task.train, Samples):
+                    numbers.loss = self._finite(loss_sum, epoch)
+                    self._write_checkpoint()
+            if numbers.step == self.total:
+                break
+        mean_loss = self._finite(loss_sum, epoch) / (numbers.step - epoch * self.steps_per_epoch)
+        numbers.loss = 0.0
+        numbers.seconds = seconds_before + time.monotonic() - begin
+        self._close_epoch(epoch, mean_loss)
+
+    def _step(self, batch: Batch) -> Tensor:
+        step = self.numbers.step
+        torch.default_generator.manual_seed(self._step_seed + step)
+        factor = learning_rate_factor(self.training.lr_schedule, step / self.total, self.training.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.training.lr * factor
+        with self.execution.autocast():
+            outputs = call(self.model, self.execution.inputs(batch.inputs))
+        guide = Forward(batch, self.teacher(batch)) if self.teacher else None
+        loss: Tensor = self.loss(Forward(batch, outputs, guide, progress=step / self.total))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.training.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
+        self.optimizer.step()
+        progress = (step + 1) / self.total
+        if any([control(self.model, progress) for control in self.controls]):  # noqa: C419 (every control must act)
+            self.zeros.refresh()
+        self.zeros.keep()
+        return loss.detach()
+
+    def _close_epoch(self, epoch: int, mean_loss: float) -> None:
+        numbers, run = self.numbers, self.run
+        begin = time.monotonic()
+        value = float(evaluate(self.model, self.task.validation, self.task).mean())
+        progress = numbers.step / self.total
+        if all(control.settled(progress) for control in self.controls):
+            self._judge(value)
+        numbers.seconds += time.monotonic() - begin
+        left = numbers.seconds * (1 - progress) / progress
+        run.event(
+            "epoch",
+            epoch=epoch + 1,
+            epochs=math.ceil(self.total / self.steps_per_epoch),
+            loss=mean_loss,
+            metric=value,
+            seconds=round(numbers.seconds, 3),
+            seconds_left=round(left, 3),
+        )
+        if self.checkpoint.due:
+            self._write_checkpoint()
+
+    def _judge(self, value: float) -> None:
+        """Keep the best weights (of equals the latest, which trained longer) and see whether it is enough."""
+        numbers, training = self.numbers, self.training
+        improved = value > numbers.best
+        if value >= numbers.best:
+            numbers.best = value
+            self.best = {name: tensor.detach().clone() for name, tensor in tensors_of_module(self.model).items()}
+        numbers.since_best = 0 if improved else numbers.since_best + 1
+        if training.until is not None and value >= training.until:
+            self._stop(f"the metric reached {training.until}")
+        elif training.patience is not None and numbers.since_best >= training.patience:
+            self._stop(f"no better metric for {training.patience} epochs")
+
+    def _stop(self, why: str) -> None:
+        self.numbers.stopped = True
+        self.run.event("stopped", why=why)
+
+    def _finite(self, loss_sum: Tensor, epoch: int) -> float:
+        value = loss_sum.item()
+        if not math.isfinite(value):
+            raise UserError(
+                "E201",
+                f"training diverged in epoch {epoch + 1}: the loss is {value} at lr = {self.training.lr:g}",
+                f"try lr = {self.training.lr / 10:g}, a warmup, or clip = 1.0",
+            )
+        return float(value)
+
+    def _tell_progress(self, epoch: int) -> None:
+        numbers = self.numbers
+        left = numbers.seconds * (self.total - numbers.step) / numbers.step
+        self.run.progress(numbers.step, self.total, seconds_left=left, text=f"epoch {epoch + 1}")
+
+    def _decided_execution(self, model: nn.Module) -> Execution:
+        training, task = self.training, self.task
+        self._step_seed = self.run.seed_for("step")
+        batch = task.example(training.batch_size)
+        return Execution.parse(
+            self.run.decide("execution", lambda: str(fastest_execution(model, batch, task.loss, training.precision)))
+        )
+
+    def _write_checkpoint(self) -> None:
+        groups = {
+            "model": tensors_of_module(self.model),
+            "objective": tensors_of_module(self.loss),
+            "optimizer": optimizer_tensors(self.optimizer),
+            "best": self.best,
+        }
+        controls = [dict(control.state_dict()) for control in self.controls]
+        self.checkpoint.write(groups, {**dataclasses.asdict(self.numbers), "best": _plain(self.numbers.best), "controls": controls})
+
+    def _take_up(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        written = self.checkpoint.read()
+        if written is None:
+            return
+        groups, numbers = written
+        load_tensors(self.model, groups.get("model", {}), source="the checkpoint")
+        load_tensors(self.loss, groups.get("objective", {}), source="the checkpoint")
+        load_optimizer_tensors(self.optimizer, groups.get("optimizer", {}))
+        self.best = groups.get("best", {})
+        for control, state in zip(self.controls, numbers.pop("controls"), strict=True):
+            control.load_state_dict(state)
+        best = numbers.pop("best")
+        self.numbers = Numbers(**numbers, best=-math.inf if best is None else best)
+        self.run.event("taken up", step=self.numbers.step, steps=self.total)
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _steps_per_epoch(data: Samples | Stream, batch_size: int) -> int:
+    if isinstance(data, Stream):
+        return len(data.loader)
+    return max(1, len(data) // batch_size)
+
+
+def _epoch_of(data: Samples | Stream, batch_size: int, seed: int, done: int) -> Iterator[Batch]:
+    """The batches of one epoch, from its `done`-th on; a stream begins its epoch again."""
+    if isinstance(data, Stream):
+        yield from data.batches(batch_size)
+        return
+    shuffled = data.shuffled(batch_size, seed)
+    for k in range(done, len(shuffled)):
+        yield shuffled[k]

@@ -1,0 +1,73 @@
+"""How a model is trained: epochs, optimizer, learning rate, objective, when to stop."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mirabelle.errors import UserError, require_between
+from mirabelle.objectives.objective import ObjectiveField
+from mirabelle.plain import record
+from mirabelle.schedules import LearningRateSchedule
+
+Precision = Literal["auto", "float32", "bfloat16"]
+_INFINITY = float("inf")
+
+
+@record
+class Training:
+    """Settings of one training.
+
+    Args:
+        epochs: passes over the training data; or
+        steps: optimizer steps, instead of epochs.
+        batch_size: samples a step.
+        optimizer: "adamw", or "sgd" with `momentum`.
+        lr: the highest learning rate.
+        lr_schedule: its course: "constant", "linear", "cosine" or "one-cycle".
+        warmup: fraction of the training over which the learning rate rises linearly, in [0, 1).
+        momentum: of SGD, in [0, 1).
+        weight_decay: decoupled for AdamW, an L2 gradient for SGD.
+        clip: largest norm of the gradient, or None.
+        objective: the loss; by default the task's own, and with a teacher 0.9 · SoftTargets(T = 4) + 0.1 · TaskLoss.
+        patience: epochs without a better validation metric after which training stops, or None.
+        until: a value of the validation metric at which training stops, or None.
+        keep: which weights come back: "best" on validation, or "last".
+        precision: of the forward pass; "auto" measures a few steps and takes what is fastest.
+
+    Raises:
+        UserError: E110 out of range, E111 both or neither of epochs and steps.
+
+    Example:
+        >>> Training(epochs=3, lr=2e-3).optimizer
+        'adamw'
+    """
+
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int = 128
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    lr_schedule: LearningRateSchedule = "cosine"
+    warmup: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    clip: float | None = None
+    objective: ObjectiveField | None = None
+    patience: int | None = None
+    until: float | None = None
+    keep: Literal["best", "last"] = "best"
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise UserError("E111", f"give epochs or steps, one of them; got epochs={self.epochs}, steps={self.steps}", "epochs = 5, say")
+        require_between("epochs or steps", self.epochs or self.steps or 0, 1, _INFINITY)
+        require_between("batch_size", self.batch_size, 1, _INFINITY)
+        require_between("lr", self.lr, 0, _INFINITY, low_open=True)
+        require_between("warmup", self.warmup, 0, 1, high_open=True)
+        require_between("momentum", self.momentum, 0, 1, high_open=True)
+        require_between("weight_decay", self.weight_decay, 0, _INFINITY)
+        if self.clip is not None:
+            require_between("clip", self.clip, 0, _INFINITY, low_open=True)
+        if self.patience is not None:
+            require_between("patience", self.patience, 1, _INFINITY)
