@@ -51,7 +51,11 @@ class Architecture:
         return replace(self, pruned=kept, modules={**self.modules, name: {"use": use, **settings}})
 
     def to_data(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, "pruned": list(self.pruned), "modules": {name: dict(kind) for name, kind in self.modules.items()}}
+        return {
+            "schema": SCHEMA,
+            "pruned": list(self.pruned),
+            "modules": {name: dict(kind) for name, kind in self.modules.items()},
+        }
 
     @staticmethod
     def from_data(data: Any) -> Architecture:
@@ -63,7 +67,9 @@ class Architecture:
         if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
             raise UserError("E141", "architecture.json has no schema number", "restore the file")
         if data["schema"] > SCHEMA:
-            raise UserError("E142", f"architecture.json has schema {data['schema']}, this version reads {SCHEMA}", "upgrade Mirabelle")
+            raise UserError(
+                "E142", f"architecture.json has schema {data['schema']}, this version reads {SCHEMA}", "upgrade Mirabelle"
+            )
         pruned, modules = data.get("pruned"), data.get("modules")
         if not isinstance(pruned, list) or not isinstance(modules, dict):
             raise UserError("E141", 'architecture.json lacks "pruned" or "modules"', "restore the file")
@@ -107,9 +113,22 @@ def replayed(dense: nn.Module, record: Architecture) -> nn.Module:
         settings = dict(kind)
         use = str(settings.pop("use", ""))
         door, _, class_name = use.partition(".")
-        if door not in _DOORS_OF_MODULES:
-            raise UserError("E141", f'architecture.json replaces "{name}" by "{use}"', "restore the file")
-        replacement = lookup(door, class_name).standing_for(names[name], **settings)
-        model = replace_module(model, name, replacement, use, settings)
+        cls = lookup(door, class_name) if door in _DOORS_OF_MODULES else None
+        if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+            raise UserError("E141", f'architecture.json replaces "{name}" by "{use}", which is no module', "restore the file")
+        model = replace_module(model, name, _standing_for(cls, name, names[name], settings), use, settings)
     attach(model, record)
     return model
+
+
+def replaced_module_names(model: nn.Module) -> list[str]:
+    """Names of the modules that are not the dense origin's, in the order in which they were replaced."""
+    return list(architecture_of(model).modules)
+
+
+def _standing_for(cls: Any, name: str, dense: nn.Module, settings: Mapping[str, Any]) -> nn.Module:
+    try:
+        replacement: nn.Module = cls.standing_for(dense, **settings)
+    except TypeError as error:
+        raise UserError("E141", f'architecture.json gives "{name}" wrong settings: {error}', "restore the file") from error
+    return replacement

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -45,13 +46,20 @@ def map_tensors(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
         return {name: map_tensors(part, change) for name, part in inputs.items()}
     if isinstance(inputs, (tuple, list)):
         return tuple(map_tensors(part, change) for part in inputs)
-    raise UserError("E131", f"inputs must be tensors; got {type(inputs).__name__}", "give a tensor, or a tuple or dict of tensors")
+    raise UserError(
+        "E131", f"inputs must be tensors; got {type(inputs).__name__}", "give a tensor, or a tuple or dict of tensors"
+    )
 
 
 def tensors_of(inputs: Inputs) -> list[Tensor]:
     """Every tensor of the inputs, in order."""
     found: list[Tensor] = []
-    map_tensors(inputs, lambda tensor: (found.append(tensor), tensor)[1])
+
+    def keep(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(inputs, keep)
     return found
 
 
@@ -99,9 +107,9 @@ class Samples:
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """All samples in order; slices, so nothing is copied."""
         for start in range(0, len(self), batch_size):
-            rows = slice(start, start + batch_size)
-            index = torch.arange(start, min(start + batch_size, len(self)))
-            yield Batch(map_tensors(self.inputs, lambda tensor, rows=rows: tensor[rows]), self.targets[rows], index)
+            count = min(batch_size, len(self) - start)
+            inputs = map_tensors(self.inputs, partial(torch.narrow, dim=0, start=start, length=count))
+            yield Batch(inputs, self.targets[start : start + count], torch.arange(start, start + count))
 
     def split(self, fraction: float, seed: int) -> tuple[Samples, Samples]:
         """(the rest, a random `fraction`), the same for the same seed."""

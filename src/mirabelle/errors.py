@@ -71,7 +71,7 @@ class UserError(Exception):
         return f"{first}\nhelp: {self.remedy}" if self.remedy else first
 
 
-class UserErrors(UserError):
+class UserErrors(UserError):  # noqa: N818 (several of the one kind)
     """Several mistakes found at once; prints each, exits as the first."""
 
     def __init__(self, errors: list[UserError]) -> None:

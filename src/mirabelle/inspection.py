@@ -18,7 +18,7 @@ _TRANSPARENT = ("DequantizeLinear", "Transpose", "Cast", "Reshape", "Identity")
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer with weights: `shape` of its largest tensor, `macs` of one sample (None where unknown), `sparsity` in [0, 1]."""
+    """One layer with weights: `shape` of its largest tensor, `macs` of one sample (None: unknown), `sparsity` in [0, 1]."""
 
     name: str
     kind: str

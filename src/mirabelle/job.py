@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mirabelle import artifact, files, plain
-from mirabelle.architecture import architecture_of
+from mirabelle.architecture import replaced_module_names
 from mirabelle.batch import map_tensors
 from mirabelle.errors import UserError
 from mirabelle.goal import Goal, Shortfall
@@ -101,44 +101,83 @@ def compress(
         >>> x, y = torch.randn(64, 8), torch.randint(0, 2, (64,))
         >>> task = mirabelle.Task(train=(x, y), test=(x, y))
         >>> result = mirabelle.compress(torch.nn.Linear(8, 2), task, [quantize.Static()], out=tempfile.mkdtemp())
-        >>> result.met, result.profile.size_bytes.packed < result.start.size_bytes.onnx
-        (True, True)
+        >>> result.met, sorted(result.gates)
+        (True, ['packed_unpacked', 'saved_loaded', 'torch_onnx'])
     """
-    recipe = recipe if isinstance(recipe, Recipe) else Recipe(recipe)
-    goal = goal if isinstance(goal, Goal) else plain.build(Goal, goal or {}, "goal")
-    dense = copy.deepcopy(model).eval()
-    document = _document(recipe, goal, task, dense, seed, baseline, teacher, teacher_train, source or {})
-    run = Run.opened(out, document, seed=seed, listener=listener, decisions=decisions)
+    order = _Order(
+        dense=copy.deepcopy(model).eval(),
+        task=task,
+        recipe=recipe if isinstance(recipe, Recipe) else Recipe(recipe),
+        goal=goal if isinstance(goal, Goal) else plain.build(Goal, goal or {}, "goal"),
+        seed=seed,
+        baseline=baseline,
+        teacher=teacher,
+        teacher_train=teacher_train,
+        source=source or {},
+    )
+    run = Run.opened(out, order.resolved(), seed=seed, listener=listener, decisions=decisions)
     if not (run.folder / "environment.json").is_file():
         files.write_json(run.folder / "environment.json", environment())
-
-    start, trail = _start(dense, task, baseline, run)
-    task = task.with_teacher(_teacher(teacher, teacher_train, task, run) or start)
-    end, origin, steps = recipe.run(start, task, run, dense=dense)
-    trail += steps
-    finished = run.folder / "report.json"
-    if finished.is_file():
+    start, trail = _start(order, run)
+    task = task.with_teacher(_teacher(order, run) or start)
+    end, origin, steps = order.recipe.run(start, task, run, dense=order.dense)
+    if (run.folder / "report.json").is_file():
         return _read_result(end, run.folder)
-    return _conclude(_Ending(start, end, origin, task, goal, trail, run))
+    return _conclude(_Ending(start, end, origin, task, order.goal, trail + steps, run))
 
 
-def _start(dense: nn.Module, task: Task, baseline: Training | None, run: Run) -> tuple[nn.Module, list[TrailEntry]]:
+@dataclass(frozen=True)
+class _Order:
+    """What was asked for."""
+
+    dense: nn.Module
+    task: Task
+    recipe: Recipe
+    goal: Goal
+    seed: int
+    baseline: Training | None
+    teacher: nn.Module | None
+    teacher_train: Training | None
+    source: Mapping[str, Any]
+
+    def resolved(self) -> dict[str, Any]:
+        """The resolved recipe: every setting, defaults included, and what tells this model and these data from others."""
+        document: dict[str, Any] = {"schema": SCHEMA, "seed": self.seed, **self.source}
+        document.setdefault("model", {"from": plain.name_of(type(self.dense))})
+        document.setdefault("task", {"data": self.task.name})
+        if self.teacher_train is not None:
+            document["teacher"] = {**document.get("teacher", {}), "train": plain.to_data(self.teacher_train)}
+        if self.baseline is not None:
+            document["baseline"] = {"train": plain.to_data(self.baseline)}
+        document["goal"] = plain.to_data(self.goal)
+        document["step"] = self.recipe.to_data()
+        document["fingerprint"] = {
+            "model": fingerprint(self.dense),
+            **({"teacher": fingerprint(self.teacher)} if self.teacher is not None else {}),
+            **{name: split["digest"] or "stream" for name, split in self.task.fingerprint().items()},
+        }
+        return document
+
+
+def _start(order: _Order, run: Run) -> tuple[nn.Module, list[TrailEntry]]:
     """The model at the start: as given, or trained first."""
-    if baseline is None:
-        return dense, []
-    place = run.within("steps/0-baseline")
-    plain_task = task.with_teacher(None)
-    start, entry = kept("baseline", place, dense, task, lambda: fit(copy.deepcopy(dense), plain_task, baseline, place))
+    if order.baseline is None:
+        return order.dense, []
+    start, entry = _trained("baseline", order.dense, order.baseline, order.task, run)
     return start, [entry]
 
 
-def _teacher(teacher: nn.Module | None, training: Training | None, task: Task, run: Run) -> nn.Module | None:
-    if teacher is None or training is None:
-        return teacher
-    place, dense = run.within("steps/0-teacher"), copy.deepcopy(teacher).eval()
-    work_task = task.with_teacher(None)
-    trained, _ = kept("teacher", place, dense, task, lambda: fit(copy.deepcopy(dense), work_task, training, place))
-    return trained
+def _teacher(order: _Order, run: Run) -> nn.Module | None:
+    """The teacher, if one was given: as given, or trained first."""
+    if order.teacher is None or order.teacher_train is None:
+        return order.teacher
+    return _trained("teacher", order.teacher, order.teacher_train, order.task, run)[0]
+
+
+def _trained(name: str, model: nn.Module, training: Training, task: Task, run: Run) -> tuple[nn.Module, TrailEntry]:
+    """A copy of the model, trained without a teacher in the run's folder steps/0-<name>."""
+    place, alone = run.within(f"steps/0-{name}"), task.with_teacher(None)
+    return kept(name, place, model, alone, lambda: fit(copy.deepcopy(model), alone, training, place))
 
 
 @dataclass(frozen=True)
@@ -196,7 +235,7 @@ def _conclude(ending: _Ending) -> Result:
 
 def _gates(ending: _Ending, after: Files) -> dict[str, Gate]:
     batches = list(ending.task.validation.drawn(_GATE_SAMPLES, seed=0).batches(_GATE_BATCH))
-    quantized = bool(architecture_of(ending.end).modules)
+    quantized = bool(replaced_module_names(ending.end))
     return {
         "torch_onnx": torch_equals_onnx(ending.end, after.onnx, batches, quantized=quantized),
         "packed_unpacked": same_bytes(after.onnx, artifact.unpack((ending.run.folder / "model.mira").read_bytes())),
@@ -204,9 +243,7 @@ def _gates(ending: _Ending, after: Files) -> dict[str, Gate]:
     }
 
 
-def _with_latency(
-    start: Profile, end: Profile, sessions: Mapping[str, Session], task: Task
-) -> tuple[Profile, Profile, Ratio]:
+def _with_latency(start: Profile, end: Profile, sessions: Mapping[str, Session], task: Task) -> tuple[Profile, Profile, Ratio]:
     """Both profiles with the milliseconds of one sample, measured in turn, and the ratio end / start."""
     one = map_tensors(task.example().inputs, lambda tensor: tensor[:1])
     feeds = {name: session.feed(one) for name, session in sessions.items()}
@@ -214,35 +251,6 @@ def _with_latency(
     threads = sessions["start"].threads
     latencies, ratios = interleaved(calls, runtime=NAME, threads=threads, batch=1)
     return replace(start, latency_ms=latencies["start"]), replace(end, latency_ms=latencies["end"]), ratios["end"]
-
-
-def _document(
-    recipe: Recipe,
-    goal: Goal,
-    task: Task,
-    dense: nn.Module,
-    seed: int,
-    baseline: Training | None,
-    teacher: nn.Module | None,
-    teacher_train: Training | None,
-    source: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The resolved recipe: every setting, defaults included, and what tells this model and these data from others."""
-    document: dict[str, Any] = {"schema": SCHEMA, "seed": seed, **source}
-    document.setdefault("model", {"from": plain.name_of(type(dense))})
-    document.setdefault("task", {"data": task.name})
-    if teacher_train is not None:
-        document["teacher"] = {**document.get("teacher", {}), "train": plain.to_data(teacher_train)}
-    if baseline is not None:
-        document["baseline"] = {"train": plain.to_data(baseline)}
-    document["goal"] = plain.to_data(goal)
-    document["step"] = recipe.to_data()
-    document["fingerprint"] = {
-        "model": fingerprint(dense),
-        **({"teacher": fingerprint(teacher)} if teacher is not None else {}),
-        **{name: split["digest"] or "stream" for name, split in task.fingerprint().items()},
-    }
-    return document
 
 
 def _read_result(end: nn.Module, folder: Path) -> Result:

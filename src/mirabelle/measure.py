@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mirabelle.architecture import architecture_of
+from mirabelle.architecture import replaced_module_names
 from mirabelle.artifact.mira import pack
 from mirabelle.batch import Batch, Samples, Stream, call, map_tensors
 from mirabelle.numerics.statistics import Scores
@@ -74,7 +74,7 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """Parameters, each tied one once, and what stands for parameters in replaced modules: codes and biases, no scales."""
     found = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    for name in architecture_of(model).modules:
+    for name in replaced_module_names(model):
         prefix = f"{name}." if name else ""
         for buffer_name, buffer in model.get_submodule(name).named_buffers(recurse=False):
             if buffer_name in ("codes", "bias_codes", "bias"):

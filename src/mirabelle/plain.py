@@ -10,13 +10,21 @@ import dataclasses
 import importlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
+from typing import Any, Protocol, TypeVar, dataclass_transform, get_args, get_type_hints, runtime_checkable
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from mirabelle.errors import UserError, UserErrors, did_you_mean
 
 R = TypeVar("R")
+
+
+@runtime_checkable
+class SaysItself(Protocol):
+    """What knows its own plain data, such as a list of tables."""
+
+    def to_data(self) -> Any:
+        """Tables, lists, numbers and strings."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -59,11 +67,10 @@ def build(cls: type[R], data: Mapping[str, Any], where: str = "") -> R:
 
 def to_data(value: Any) -> Any:
     """Plain data (tables, lists, numbers, strings) of a record; fields that are None are left out."""
-    if hasattr(value, "to_data"):
+    if isinstance(value, SaysItself):
         return value.to_data()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        pairs = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-        return {name: to_data(item) for name, item in pairs if item is not None}
+        return fields_to_data(value)
     if isinstance(value, Mapping):
         return {str(key): to_data(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -71,6 +78,12 @@ def to_data(value: Any) -> Any:
     if callable(value):
         return name_of(value)
     return value
+
+
+def fields_to_data(value: Any) -> dict[str, Any]:
+    """Plain data of a record's fields; those that are None are left out."""
+    pairs = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+    return {name: to_data(item) for name, item in pairs if item is not None}
 
 
 def name_of(function: Callable[..., Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -87,7 +88,7 @@ class Recipe:
             name = use_of(step)
             place = run.within(f"steps/{position}-{name.lower()}")
             origin = step.origin(dense, place) if isinstance(step, ReplacesModel) else dense
-            model, entry = kept(name, place, origin, task, lambda step=step, model=model, place=place: step(model, task, place))
+            model, entry = kept(name, place, origin, task, partial(step, model, task, place))
             trail.append(entry)
             dense = origin
         return model, dense, trail
@@ -114,4 +115,3 @@ def kept(name: str, run: Run, dense: nn.Module, task: Task, work: Callable[[], n
         model = artifact.load(dense, run.folder)
     data = files.read_json(done)
     return model, TrailEntry(name, Profile.from_data(data["profile"]), data["seconds"])
-

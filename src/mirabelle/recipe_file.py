@@ -126,8 +126,8 @@ def read_recipe(path: Path) -> RecipeFile:
             mistakes.append(error)
         return None
 
-    for key in set(data) - set(_KEYS) - set(_WRITTEN_BY_RUNS):
-        mistakes.append(UserError("E102", f'unknown key "{key}"', did_you_mean(key, _KEYS)))
+    unknown = sorted(set(data) - set(_KEYS) - set(_WRITTEN_BY_RUNS))
+    mistakes += [UserError("E102", f'unknown key "{key}"', did_you_mean(key, _KEYS)) for key in unknown]
     part(lambda: _schema(data))
     model = part(lambda: plain.build(ModelTable, _section(data, "model"), "model"))
     task = part(lambda: plain.build(TaskTable, _section(data, "task"), "task"))
@@ -145,7 +145,9 @@ def _schema(data: Mapping[str, Any]) -> None:
     if schema is None:
         raise UserError("E104", 'missing key "schema"', "write schema = 1 in the first line")
     if not isinstance(schema, int) or schema > _SCHEMA or schema < 1:
-        raise UserError("E142", f"schema = {schema!r} is not known; this version reads 1", "upgrade Mirabelle, or write schema = 1")
+        raise UserError(
+            "E142", f"schema = {schema!r} is not known; this version reads 1", "upgrade Mirabelle, or write schema = 1"
+        )
     seed = data.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise UserError("E103", f'"seed" must be a whole number from 0; got {seed!r}', "write seed = 0")

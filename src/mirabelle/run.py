@@ -39,7 +39,9 @@ class Journal:
             with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
         except OSError as error:
-            raise UserError("E202", f"cannot write {error.filename}: {error.strerror}", "free space, or another folder") from error
+            raise UserError(
+                "E202", f"cannot write {error.filename}: {error.strerror}", "free space, or another folder"
+            ) from error
 
     def write_recipe(self) -> None:
         document = {**self.document, "decisions": self.decisions} if self.decisions else self.document

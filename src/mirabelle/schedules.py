@@ -25,12 +25,12 @@ class Gradual:
 
     Args:
         begin, end: progress of the training, in [0, 1], at which growth begins and ends.
-        initial: sparsity at `begin`, a fraction of the final one's scale, in [0, 1).
+        initial: the amount at `begin`, in [0, 1); never more than the final one.
         power: of the polynomial; infinity jumps.
         frequency: optimizer steps from one change to the next.
 
     Example:
-        >>> Gradual(begin=0.0, end=0.5, power=3.0).at(0.25, final=0.8)
+        >>> round(Gradual(begin=0.0, end=0.5, power=3.0).at(0.25, final=0.8), 6)
         0.7
 
     Source: Zhu & Gupta 2017, arXiv:1710.01878, equation 1.
@@ -58,6 +58,11 @@ class Gradual:
         """Growth by name: `constant` jumps at the start of training, the others grow over its first 60 %."""
         return Gradual(end=0.0) if name == "constant" else Gradual(power=_POWERS[name])
 
+    @staticmethod
+    def of(schedule: ScheduleName | Gradual) -> Gradual:
+        """The schedule itself, or the one of that name."""
+        return schedule if isinstance(schedule, Gradual) else Gradual.named(schedule)
+
     def at(self, progress: float, final: float) -> float:
         """The sparsity at `progress`."""
         if progress < self.begin:
@@ -65,7 +70,7 @@ class Gradual:
         if progress >= self.end:
             return final
         remaining = 1 - (progress - self.begin) / (self.end - self.begin)
-        return final + (min(self.initial, final) - final) * remaining**self.power
+        return float(final + (min(self.initial, final) - final) * remaining**self.power)
 
 
 def _schedule_from_data(data: Any) -> Any:

@@ -38,9 +38,9 @@ _DICTIONARY = (
     b"axis\xa0\x01\x02kernel_shape@\x05pads\x00strides@\x01dilations@\x01group\x18\x01auto_padNOTSETceil_modestorage_orderkeepdims"
     b"transB\x18\x01alphabetaepsilonmomentumallowzeroperm\x12\x05batch\x0a\x07channel_wisemainmirabellelabels"
     b"ReshapeTransposeConcatSoftmaxSigmoidTanhMatMulAddMulBatchNormalizationGlobalAveragePoolLayerNormalization"
-    b"MatMulIntegerDynamicQuantizeLinear\x0a\x04CastMaxPoolRelu\"\x04Relu\"\x04Gemm\"\x04Conv"
+    b'MatMulIntegerDynamicQuantizeLinear\x0a\x04CastMaxPoolRelu"\x04Relu"\x04Gemm"\x04Conv'
     b".weight.bias.running_mean.running_var.codes.scale.input_scale.input_zero_point.bias_codes.bias_scale"
-    b"QuantizeLinear\"\x10DequantizeLinear"
+    b'QuantizeLinear"\x10DequantizeLinear'
 )
 
 
@@ -74,7 +74,9 @@ def unpack(packed: bytes) -> bytes:
     if packed[: len(MAGIC)] != MAGIC:
         raise UserError("E143", "this is not a .mira file: it does not begin with MIRA", "give a file that Mirabelle packed")
     if len(packed) > len(MAGIC) and packed[len(MAGIC)] > VERSION:
-        raise UserError("E142", f"the file has version {packed[len(MAGIC)]}, this Mirabelle reads up to {VERSION}", "upgrade Mirabelle")
+        raise UserError(
+            "E142", f"the file has version {packed[len(MAGIC)]}, this Mirabelle reads up to {VERSION}", "upgrade Mirabelle"
+        )
     content = packed[head:]
     if hashlib.blake2b(content, digest_size=_DIGEST).digest() != packed[len(MAGIC) + 1 : head]:
         raise UserError("E141", "the file is damaged: its digest does not match its content", "fetch it again")
@@ -91,7 +93,7 @@ def _decoded(content: bytes) -> bytes:
         raise ValueError(f"an ONNX model of {onnx_length} bytes with a graph of {skeleton_length} cannot be")
     model = ModelProto()
     try:
-        model.ParseFromString(inflate(reader.bytes(small_length), skeleton_length, _DICTIONARY))
+        model.ParseFromString(inflate(reader.take(small_length), skeleton_length, _DICTIONARY))
     except Exception as error:
         raise ValueError(f"the graph cannot be read: {error}") from error
     budget = onnx_length
@@ -99,8 +101,8 @@ def _decoded(content: bytes) -> bytes:
         budget -= _length(tensor)
         if budget < 0:
             raise ValueError(f'tensor "{tensor.name}" does not fit into {onnx_length} bytes')
-        kind = reader.bytes(1)[0]
-        tensor.raw_data = _bytes(tensor, kind, reader.bytes(reader.varint()))
+        kind = reader.take(1)[0]
+        tensor.raw_data = _bytes(tensor, kind, reader.take(reader.varint()))
     if reader.left:
         raise ValueError(f"{reader.left} bytes follow the last tensor")
     onnx: bytes = model.SerializeToString(deterministic=True)
@@ -143,7 +145,7 @@ def _length(tensor: TensorProto) -> int:
     return count * _dtype(tensor).itemsize
 
 
-def _dtype(tensor: TensorProto) -> "np.dtype[np.generic]":
+def _dtype(tensor: TensorProto) -> np.dtype[np.generic]:
     try:
         return np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
     except KeyError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,22 +84,30 @@ def print_table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
 
 
 def _line(event: Mapping[str, Any]) -> str:
-    kind, where = event["event"], event["where"]
-    if kind == "epoch":
-        left = duration(event["seconds_left"])
-        return (
-            f"{where}  epoch {event['epoch']}/{event['epochs']}  loss {event['loss']:.4f}  "
-            f"validation {event['metric']:.4f}  {left} left"
-        )
-    if kind == "begin":
-        return f"{where or 'run'}  {event['step']}"
-    if kind == "decision":
-        return f"{where or 'run'}  decided: {event['name']} = {event['value']}"
-    if kind == "gate":
-        return f"gate {event['name']}: {'passed' if event['passed'] else 'FAILED'} ({event['detail']})"
-    if kind == "quantized" and event["left_alone"]:
-        return f"{where}  left in floating point: {', '.join(event['left_alone'])}"
-    if kind in ("stopped", "taken up", "resumed"):
-        detail = event.get("why") or (f"at step {event['step']} of {event['steps']}" if "step" in event else "")
-        return f"{where or 'run'}  {kind} {detail}".rstrip()
-    return ""
+    """An event as one line, or nothing for events that a person need not see."""
+    words = _WORDS.get(event["event"])
+    text = words(event) if words else ""
+    return f"{event['where'] or 'run'}  {text}" if text else ""
+
+
+def _epoch(event: Mapping[str, Any]) -> str:
+    return (
+        f"epoch {event['epoch']}/{event['epochs']}  loss {event['loss']:.4f}  validation {event['metric']:.4f}  "
+        f"{duration(event['seconds_left'])} left"
+    )
+
+
+def _gate(event: Mapping[str, Any]) -> str:
+    return f"gate {event['name']}: {'passed' if event['passed'] else 'FAILED'} ({event['detail']})"
+
+
+_WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "begin": lambda event: str(event["step"]),
+    "epoch": _epoch,
+    "gate": _gate,
+    "decision": lambda event: f"decided: {event['name']} = {event['value']}",
+    "quantized": lambda event: f"left in floating point: {', '.join(event['left_alone'])}" if event["left_alone"] else "",
+    "stopped": lambda event: f"stopped: {event['why']}",
+    "taken up": lambda event: f"taken up at step {event['step']} of {event['steps']}",
+    "resumed": lambda _: "resumed",
+}

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 @click.command("inspect")
 @click.argument("model")
-@click.option("--input", "shape", help='Shape of one input without its batch axis, such as "1x28x28": counts MACs of a factory.')
+@click.option(
+    "--input", "shape", help='Shape of one input without its batch axis, such as "1x28x28": counts MACs of a factory.'
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the layers as JSON.")
 def command(model: str, shape: str | None, *, as_json: bool) -> int:
     """Print the layers of MODEL: shape, parameters, MACs, sparsity, bytes.
@@ -43,7 +45,17 @@ def command(model: str, shape: str | None, *, as_json: bool) -> int:
     ]
     known = [layer.macs for layer in layers if layer.macs is not None]
     total = sum(layer.parameters for layer in layers)
-    lines.append(("total", "", "", f"{total:,}", f"{sum(known):,}" if known else "–", "", f"{sum(layer.size_bytes for layer in layers):,}"))
+    lines.append(
+        (
+            "total",
+            "",
+            "",
+            f"{total:,}",
+            f"{sum(known):,}" if known else "–",
+            "",
+            f"{sum(layer.size_bytes for layer in layers):,}",
+        )
+    )
     print_table(("layer", "kind", "shape", "parameters", "MACs", "sparsity", "bytes"), lines)
     return 0
 
@@ -73,6 +85,6 @@ def _example(shape: str | None) -> Batch | None:
     if shape is None:
         return None
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
-        raise UserError("E110", f'--input must be sizes joined by "x"; got "{shape}"', 'write --input 1x28x28, say')
+        raise UserError("E110", f'--input must be sizes joined by "x"; got "{shape}"', "write --input 1x28x28, say")
     sizes = [int(size) for size in shape.split("x")]
     return Batch(torch.zeros(2, *sizes), torch.zeros(2))

@@ -16,7 +16,20 @@ class Deflate:
     Source: RFC 1951.
     """
 
-    dtypes = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64", "bool")
+    dtypes: tuple[str, ...] = (
+        "int8",
+        "uint8",
+        "int16",
+        "uint16",
+        "int32",
+        "uint32",
+        "int64",
+        "uint64",
+        "float16",
+        "float32",
+        "float64",
+        "bool",
+    )
 
     def encode(self, symbols: Symbols) -> bytes:
         return deflate(np.ascontiguousarray(symbols).tobytes())
@@ -28,7 +41,11 @@ class Deflate:
 
 def deflate(data: bytes, dictionary: bytes = b"") -> bytes:
     """Raw deflate; `dictionary` holds strings that both sides know beforehand."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=dictionary) if dictionary else zlib.compressobj(9, zlib.DEFLATED, -15, 9)
+    packer = (
+        zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=dictionary)
+        if dictionary
+        else zlib.compressobj(9, zlib.DEFLATED, -15, 9)
+    )
     return packer.compress(data) + packer.flush()
 
 

@@ -29,7 +29,7 @@ class Histogram:
     Source: range coding by Martin 1979; Bamler 2022, arXiv:2201.01741 (constriction).
     """
 
-    dtypes = ("int8", "uint8")
+    dtypes: tuple[str, ...] = ("int8", "uint8")
 
     def encode(self, symbols: Symbols) -> bytes:
         flat = symbols.reshape(-1).astype(np.int32)
@@ -42,7 +42,8 @@ class Histogram:
             return head
         encoder = constriction.stream.queue.RangeEncoder()
         encoder.encode(flat - low, _model(counts))
-        return head + encoder.get_compressed().astype("<u4").tobytes()
+        stream: bytes = encoder.get_compressed().astype("<u4").tobytes()
+        return head + stream
 
     def decode(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Symbols:
         size = int(np.prod(shape))
@@ -59,7 +60,7 @@ class Histogram:
         if kinds == 1:
             return np.full(shape, low, dtype)
         decoder = constriction.stream.queue.RangeDecoder(words(reader.rest()))
-        symbols = decoder.decode(_model(counts), size)
+        symbols: Symbols = decoder.decode(_model(counts), size)
         return (symbols + low).astype(dtype).reshape(shape)
 
 

@@ -22,7 +22,7 @@ class Planes:
         [0.5, 0.25, 0.5]
     """
 
-    dtypes = ("float32", "float64", "float16", "int16", "int32", "int64", "uint16", "uint32", "uint64")
+    dtypes: tuple[str, ...] = ("float32", "float64", "float16", "int16", "int32", "int64", "uint16", "uint32", "uint64")
 
     def encode(self, symbols: Symbols) -> bytes:
         little = np.ascontiguousarray(symbols.reshape(-1)).astype(symbols.dtype.newbyteorder("<"))
@@ -39,7 +39,7 @@ class Planes:
         planes = []
         for _ in range(dtype.itemsize):
             kind, length = reader.varint(), reader.varint()
-            body = reader.bytes(length)
+            body = reader.take(length)
             if kind == _CODED:
                 planes.append(Histogram().decode(body, (size,), np.dtype(np.uint8)))
             elif kind == _RAW and length == size:

@@ -40,6 +40,8 @@ class Sparse:
         self.dtypes = values.dtypes
 
     def encode(self, symbols: Symbols) -> bytes:
+        if not symbols.size:
+            return b""
         matrix = _matrix(symbols)
         # Compared as bits, so that a negative zero of a float is kept.
         mask = matrix.view(f"u{matrix.dtype.itemsize}") != 0
@@ -58,9 +60,11 @@ class Sparse:
         return b"".join([write_varints([len(part)]) + part for part in parts]) + write_varints([int(mask.sum())]) + values
 
     def decode(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Symbols:
+        if 0 in shape:
+            return np.zeros(shape, dtype)
         matrix = _matrix(np.zeros(shape, dtype))
         reader = Reader(data)
-        parts = [reader.bytes(reader.varint()) for _ in range(4)]
+        parts = [reader.take(reader.varint()) for _ in range(4)]
         classes = np.dtype(np.uint8)
         rows = Histogram().decode(parts[0], (matrix.shape[0],), classes)
         columns = Histogram().decode(parts[1], (matrix.shape[1],), classes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 _MOST_BYTES = 10
+_MORE = 0x80  # set in a byte that another follows
 
 
 def write_varints(values: Iterable[int]) -> bytes:
@@ -18,9 +19,9 @@ def write_varints(values: Iterable[int]) -> bytes:
     for value in values:
         rest = int(value)
         assert rest >= 0, "varints hold non-negative numbers"
-        while rest > 0x7F:
-            out.append(rest & 0x7F | 0x80)
-            rest >>= 7
+        while rest >= _MORE:
+            out.append(rest % _MORE + _MORE)
+            rest //= _MORE
         out.append(rest)
     return bytes(out)
 
@@ -39,17 +40,17 @@ class Reader:
     def varint(self) -> int:
         value = 0
         for k in range(_MOST_BYTES):
-            byte = self.bytes(1)[0]
-            value |= (byte & 0x7F) << (7 * k)
-            if byte < 0x80:  # noqa: PLR2004 (the highest bit says that more follows)
+            byte = self.take(1)[0]
+            value |= (byte % _MORE) << (7 * k)
+            if byte < _MORE:
                 return value
         raise ValueError("a number is longer than ten bytes")
 
-    def bytes(self, count: int) -> bytes:
+    def take(self, count: int) -> bytes:
         if count > self.left:
             raise ValueError(f"{count} bytes wanted, {self.left} left")
         self._at += count
         return self._data[self._at - count : self._at]
 
     def rest(self) -> bytes:
-        return self.bytes(self.left)
+        return self.take(self.left)

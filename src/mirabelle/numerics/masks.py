@@ -25,7 +25,7 @@ def keep_highest(scores: Tensor, sparsity: float) -> Tensor:
 def keep_highest_together(scores: Sequence[Tensor], sparsity: float) -> list[Tensor]:
     """`keep_highest` over all tensors at once: one ranking, one mask a tensor."""
     flat = keep_highest(torch.cat([score.flatten() for score in scores]), sparsity)
-    parts = flat.split([score.numel() for score in scores])
+    parts = torch.split(flat, [score.numel() for score in scores])
     return [part.reshape(score.shape) for part, score in zip(parts, scores, strict=True)]
 
 

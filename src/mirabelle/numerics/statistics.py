@@ -22,7 +22,7 @@ def mean_interval(scores: Scores, confidence: float = 0.95) -> tuple[float, floa
     if np.isin(scores, (0.0, 1.0)).all():
         interval = stats.binomtest(int(scores.sum()), n).proportion_ci(confidence, method="wilson")
         return mean, float(interval.low), float(interval.high)
-    if n < 2 or scores.std() == 0:
+    if n == 1 or scores.std() == 0:
         return mean, mean, mean
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * scores.std(ddof=1) / np.sqrt(n))
     return mean, mean - half, mean + half

@@ -87,7 +87,9 @@ class Objective:
         if isinstance(data, Objective):
             return data
         if not isinstance(data, list) or not data:
-            raise UserError("E103", "an objective is a list of tables", 'write objective = [{ term = "TaskLoss", weight = 1.0 }]')
+            raise UserError(
+                "E103", "an objective is a list of tables", 'write objective = [{ term = "TaskLoss", weight = 1.0 }]'
+            )
         terms = []
         for table in data:
             settings = dict(table)

@@ -52,7 +52,8 @@ class Weights:
     Example:
         >>> import mirabelle, torch
         >>> layer = torch.nn.Linear(4, 2)
-        >>> task = mirabelle.Task(train=(torch.randn(20, 4), torch.zeros(20).long()), test=(torch.randn(8, 4), torch.zeros(8).long()))
+        >>> x, y = torch.randn(20, 4), torch.zeros(20).long()
+        >>> task = mirabelle.Task(train=(x, y), test=(x, y))
         >>> pruned = Weights(sparsity=0.75)(layer, task, mirabelle.Run("unused"))
         >>> int((pruned.weight == 0).sum()), int((layer.weight == 0).sum())
         (6, 0)
@@ -75,7 +76,9 @@ class Weights:
     def __post_init__(self) -> None:
         given = [name for name in ("sparsity", "threshold", "quality") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise UserError("E111", f"give one of sparsity, threshold and quality; got {', '.join(given) or 'none'}", "sparsity = 0.9, say")
+            raise UserError(
+                "E111", f"give one of sparsity, threshold and quality; got {', '.join(given) or 'none'}", "sparsity = 0.9, say"
+            )
         if self.sparsity is not None:
             require_between(
                 "sparsity", self.sparsity, 0, 1, high_open=True, remedy="to remove a layer altogether, change the model"
@@ -84,7 +87,9 @@ class Weights:
             if getattr(self, name) is not None:
                 require_between(name, getattr(self, name), 0, float("inf"), low_open=True)
         if self.scope == "global" and self.sparsity is None:
-            raise UserError("E111", f'scope = "global" ranks weights, but {given[0]} does not rank', "leave scope out, or give sparsity")
+            raise UserError(
+                "E111", f'scope = "global" ranks weights, but {given[0]} does not rank', "leave scope out, or give sparsity"
+            )
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         if self.train is not None:
@@ -121,11 +126,11 @@ class Pruning:
     def __init__(self, step: Weights, model: nn.Module) -> None:
         self._step = step
         self._model = model
-        self._schedule = step.schedule if isinstance(step.schedule, Gradual) else Gradual.named("constant")
+        self._schedule = Gradual.named("constant") if step.schedule == "one-shot" else Gradual.of(step.schedule)
         chosen = selected(model, step.targets, step.ignore)
         # A tensor of zeros alone, such as a fresh bias, has nothing to rank: it trains as ever.
         self._names = [name for name, parameter in chosen.items() if bool(parameter.any())]
-        self._deviations = {name: float(chosen[name].std(correction=0)) for name in self._names}
+        self._deviations = {name: float(chosen[name].detach().std(correction=0)) for name in self._names}
         self._calls = 0
         self._prunings = 0
         self._finished = False

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle.calibrate import Range
+from mirabelle.errors import UserError
 from mirabelle.numerics import affine
 from mirabelle.runtime import operators
 
@@ -65,7 +66,8 @@ class StaticLayer(nn.Module):
         layer.input_zero_point.copy_(zero_point)
         bias = _bias(dense)
         if bias is not None:
-            assert layer.bias_codes is not None and layer.bias_scale is not None, "a bias has its codes"
+            assert layer.bias_codes is not None, "a bias has its codes"
+            assert layer.bias_scale is not None, "and their scale"
             layer.bias_scale.copy_(scale * input_scale)
             limits = torch.iinfo(torch.int32)
             rounded = torch.round(bias.double() / layer.bias_scale.double()).clamp(limits.min, limits.max)
@@ -143,8 +145,9 @@ def _rounded_up(scale: Tensor) -> Tensor:
 
 
 def _weight(dense: nn.Module) -> Tensor:
-    weight = dense.get_parameter("weight")
-    return weight.detach()
+    if not isinstance(dense, LINEAR_AND_CONVOLUTION):
+        raise UserError("E140", f"{type(dense).__name__} has no quantized form", "give the module the weights were made for")
+    return dense.weight.detach()
 
 
 def _bias(dense: nn.Module) -> Tensor | None:
@@ -156,8 +159,7 @@ def _applied(dense: nn.Module) -> Apply:
     """The layer's function of (inputs, weight, bias), its stride, padding and groups bound."""
     if isinstance(dense, nn.Linear):
         return F.linear
-    if isinstance(dense, (nn.Conv1d, nn.Conv2d)):
-        function = F.conv1d if isinstance(dense, nn.Conv1d) else F.conv2d
-        stride, padding, dilation, groups = dense.stride, dense.padding, dense.dilation, dense.groups
-        return lambda inputs, weight, bias: function(inputs, weight, bias, stride, padding, dilation, groups)  # type: ignore[operator]
-    raise AssertionError(f"{type(dense).__name__} has no quantized form")
+    assert isinstance(dense, (nn.Conv1d, nn.Conv2d)), "_weight refuses every other kind"
+    function = F.conv1d if isinstance(dense, nn.Conv1d) else F.conv2d
+    stride, padding, dilation, groups = dense.stride, dense.padding, dense.dilation, dense.groups
+    return lambda inputs, weight, bias: function(inputs, weight, bias, stride, padding, dilation, groups)

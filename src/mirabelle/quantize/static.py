@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from mirabelle.architecture import architecture_of, replace_module
+from mirabelle.architecture import replace_module, replaced_module_names
 from mirabelle.batch import Batch
 from mirabelle.calibrate import Method, input_ranges
 from mirabelle.errors import UserError, require_between
@@ -80,7 +80,7 @@ class Static:
 
 def left_in_floating_point(model: nn.Module) -> list[str]:
     """Modules with weights of two or more dimensions that no quantized layer replaced."""
-    replaced = architecture_of(model).modules
+    replaced = replaced_module_names(model)
     return sorted(
         name
         for name, module in model.named_modules()

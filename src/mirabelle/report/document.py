@@ -67,7 +67,8 @@ class Report:
     def verdict(self) -> str:
         """One sentence: what became of the model."""
         before, after = self.start, self.end
-        assert before.metric is not None and after.metric is not None, "a report measures the metric at both ends"
+        assert before.metric is not None, "a report measures the metric at the start"
+        assert after.metric is not None, "and at the end"
         assert after.size_bytes.packed is not None, "a report measures the packed file"
         points = (after.metric.value - before.metric.value) * 100
         shown = (
@@ -96,11 +97,21 @@ class Report:
                 "like any other number."
             )
         if self.comparison.latency_ratio.low > 1:
-            found.append("The compressed model is slower than the start in ONNX Runtime on this machine; ship it for its size only.")
-        if after.size_bytes.onnx is not None and before.size_bytes.onnx is not None and after.size_bytes.onnx > before.size_bytes.onnx:
+            found.append(
+                "The compressed model is slower than the start in ONNX Runtime on this machine; ship it for its size only."
+            )
+        if (
+            after.size_bytes.onnx is not None
+            and before.size_bytes.onnx is not None
+            and after.size_bytes.onnx > before.size_bytes.onnx
+        ):
             found.append("The ONNX file grew: what quantization adds to the graph outweighs what it saves in the weights.")
         found += [f"The goal on {shortfall.name} is missed: {shortfall}." for shortfall in self.shortfalls]
-        found += [f"Gate {name} FAILED: {gate.detail}. Do not ship these files." for name, gate in self.gates.items() if not gate.passed]
+        found += [
+            f"Gate {name} FAILED: {gate.detail}. Do not ship these files."
+            for name, gate in self.gates.items()
+            if not gate.passed
+        ]
         return found
 
     def to_data(self) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def rows(start: Profile, end: Profile) -> list[tuple[str, str, str, str]]:
 def _metric(profile: Profile) -> str:
     metric = profile.metric
     assert metric is not None, "asked for only where it was measured"
-    if 0 <= metric.low and metric.high <= 1:
+    if metric.low >= 0 and metric.high <= 1:
         return f"{metric.value:.2%} ({metric.low:.2%} – {metric.high:.2%})"
     return f"{metric.value:.4g} ({metric.low:.4g} – {metric.high:.4g})"
 

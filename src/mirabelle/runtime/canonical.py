@@ -40,7 +40,8 @@ def canonical(model: ModelProto, metadata: Mapping[str, str]) -> bytes:
         value.ClearField("doc_string")
         value.ClearField("metadata_props")
     _order_initializers(result)
-    return result.SerializeToString(deterministic=True)
+    data: bytes = result.SerializeToString(deterministic=True)
+    return data
 
 
 def _layer_names(model: ModelProto) -> dict[str, str]:

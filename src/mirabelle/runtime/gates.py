@@ -124,7 +124,9 @@ def _layer_outputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 def _first(outputs: Any) -> Tensor:
     """A model's outputs, or the first of several."""
-    first: Tensor = outputs if isinstance(outputs, Tensor) else next(iter(outputs.values() if isinstance(outputs, dict) else outputs))
+    first: Tensor = (
+        outputs if isinstance(outputs, Tensor) else next(iter(outputs.values() if isinstance(outputs, dict) else outputs))
+    )
     return first
 
 
@@ -132,4 +134,5 @@ def _relative(expected: Array, given: Array) -> Array:
     """Per sample: the largest difference over the largest expected value of all; NaN counts as infinite."""
     scale = max(float(np.abs(expected).max(initial=0.0)), 1e-12)
     differences = np.abs(expected.astype(np.float64) - given.astype(np.float64)).reshape(len(expected), -1)
-    return np.nan_to_num(differences.max(axis=1, initial=0.0), nan=np.inf) / scale
+    worst: Array = np.nan_to_num(differences.max(axis=1, initial=0.0), nan=np.inf) / scale
+    return worst

@@ -76,7 +76,7 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         return op.DequantizeLinear(op.QuantizeLinear(values, scale, zero_point), scale, zero_point)
 
     def onnx_dequantize(codes: Any, scale: Any) -> Any:
-        return op.DequantizeLinear(codes, scale, op.CastLike(op.Mul(op.Cast(scale, to=1), 0.0), codes), axis=0)
+        return op.DequantizeLinear(codes, scale, axis=0)
 
     def onnx_dynamic_linear(inputs: Any, codes: Any, scale: Any, bias: Any) -> Any:
         levels, input_scale, zero_point = op.DynamicQuantizeLinear(inputs)

@@ -27,6 +27,10 @@ class Score(ABC):
     def __call__(self, tensor: Tensor, evidence: Evidence) -> Tensor:
         """Scores of the same shape; higher = keep."""
 
+    def to_data(self) -> dict[str, Any]:
+        """A table {use = name, ...} from which `score_from_data` makes an equal score."""
+        return {"use": type(self).__name__, **plain.fields_to_data(self)}
+
 
 def score_from_data(data: Any) -> Score:
     """A score from its name, or from a table {use = name, ...}.

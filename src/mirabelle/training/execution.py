@@ -38,7 +38,8 @@ class Execution:
         return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def laid_out(self, model: nn.Module) -> nn.Module:
-        return model.to(memory_format=torch.channels_last) if self.channels_last else model
+        laid_out: nn.Module = model.to(memory_format=torch.channels_last) if self.channels_last else model  # type: ignore[call-overload]
+        return laid_out
 
     def inputs(self, inputs: Inputs) -> Inputs:
         return map_tensors(inputs, _channels_last) if self.channels_last else inputs
@@ -70,7 +71,7 @@ def _step_seconds(model: nn.Module, batch: Batch, loss: Callable[[Tensor, Tensor
         start = time.perf_counter()
         with execution.autocast():
             outputs = call(model, execution.inputs(batch.inputs))
-        loss(outputs.float(), batch.targets).backward()
+        loss(outputs.float(), batch.targets).backward()  # type: ignore[no-untyped-call]
         times.append(time.perf_counter() - start)
         if time.perf_counter() - begin > _SECONDS and len(times) > 1:
             break

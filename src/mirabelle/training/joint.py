@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import PlainValidator
@@ -28,10 +28,12 @@ class Parts(tuple[JoinsTraining, ...]):
     def from_data(data: Any) -> Parts:
         if isinstance(data, Parts):
             return data
-        steps = [step if isinstance(step, JoinsTraining) else step_from_data(step) for step in data]
+        steps = [step_from_data(step) if isinstance(step, Mapping) else step for step in data]
         for step in steps:
             if not isinstance(step, JoinsTraining):
-                raise UserError("E111", f"{plain.name_of(type(step))} does not act during training", "make it a step of its own")
+                raise UserError(
+                    "E111", f"{plain.name_of(type(step))} does not act during training", "make it a step of its own"
+                )
         return Parts(step for step in steps if isinstance(step, JoinsTraining))
 
     def to_data(self) -> list[dict[str, Any]]:
@@ -84,9 +86,7 @@ class Joint:
         return model
 
 
-def train_together(
-    steps: Sequence[JoinsTraining], training: Training, model: nn.Module, task: Task, run: Run
-) -> nn.Module:
+def train_together(steps: Sequence[JoinsTraining], training: Training, model: nn.Module, task: Task, run: Run) -> nn.Module:
     """Prepare the model for every step, train it once with all their terms and controls, finish every step."""
     for step in steps:
         model = step.prepare(model, task, run)

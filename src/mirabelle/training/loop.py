@@ -71,7 +71,8 @@ def fit(
     Raises:
         UserError: E201 when the loss is no longer finite; the last finite checkpoint stays.
     """
-    loop = _Loop(model, task, training, run, objective or training.objective or default_objective(task), controls)
+    objective = objective or training.objective or default_objective(task)
+    loop = _Loop(model, task, training, run, objective=objective, controls=controls)
     with torch.random.fork_rng(devices=[]):
         loop.run_to_end()
     return loop.finished_model()
@@ -79,7 +80,14 @@ def fit(
 
 class _Loop:
     def __init__(
-        self, model: nn.Module, task: Task, training: Training, run: Run, objective: Objective, controls: Sequence[Control]
+        self,
+        model: nn.Module,
+        task: Task,
+        training: Training,
+        run: Run,
+        *,
+        objective: Objective,
+        controls: Sequence[Control],
     ) -> None:
         self.task, self.training, self.run = task, training, run
         self.steps_per_epoch = _steps_per_epoch(task.train, training.batch_size)
@@ -105,7 +113,8 @@ class _Loop:
     def finished_model(self) -> nn.Module:
         if self.training.keep == "best" and self.best:
             load_tensors(self.model, self.best)
-        return self.model.to(memory_format=torch.contiguous_format).eval()
+        model: nn.Module = self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        return model.eval()
 
     def _epoch(self) -> None:
         numbers = self.numbers
@@ -145,9 +154,10 @@ class _Loop:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
         self.optimizer.step()
         progress = (step + 1) / self.total
+        self.zeros.keep()  # first, so that no control sees a pruned weight that the optimizer has moved
         if any([control(self.model, progress) for control in self.controls]):  # noqa: C419 (every control must act)
             self.zeros.refresh()
-        self.zeros.keep()
+            self.zeros.keep()
         return loss.detach()
 
     def _close_epoch(self, epoch: int, mean_loss: float) -> None:
@@ -219,7 +229,9 @@ class _Loop:
             "best": self.best,
         }
         controls = [dict(control.state_dict()) for control in self.controls]
-        self.checkpoint.write(groups, {**dataclasses.asdict(self.numbers), "best": _plain(self.numbers.best), "controls": controls})
+        self.checkpoint.write(
+            groups, {**dataclasses.asdict(self.numbers), "best": _plain(self.numbers.best), "controls": controls}
+        )
 
     def _take_up(self) -> None:
         """Go on from the checkpoint, if there is one."""

@@ -60,7 +60,9 @@ class Training:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
-            raise UserError("E111", f"give epochs or steps, one of them; got epochs={self.epochs}, steps={self.steps}", "epochs = 5, say")
+            raise UserError(
+                "E111", f"give epochs or steps, one of them; got epochs={self.epochs}, steps={self.steps}", "epochs = 5, say"
+            )
         require_between("epochs or steps", self.epochs or self.steps or 0, 1, _INFINITY)
         require_between("batch_size", self.batch_size, 1, _INFINITY)
         require_between("lr", self.lr, 0, _INFINITY, low_open=True)

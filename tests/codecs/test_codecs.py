@@ -1,0 +1,93 @@
+"""Contract of the family of codecs, run over its door, and what each gives."""
+
+from __future__ import annotations
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mirabelle import codecs
+from mirabelle.codecs import Codec, Deflate, Histogram, Planes, Sparse
+from mirabelle.codecs.deflate import deflate, inflate
+from mirabelle.codecs.varint import Reader, write_varints
+
+FAMILY: list[Codec] = [Deflate(), Histogram(), Planes(), Sparse(Histogram()), Sparse(Planes())]
+CASES = [(codec, dtype) for codec in FAMILY for dtype in codec.dtypes]
+SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=9)
+
+
+def test_every_codec_behind_the_door_is_tested() -> None:
+    classes = {name for name in codecs.__all__ if name != "Codec"}
+    assert {type(codec).__name__ for codec in FAMILY} == classes
+
+
+@pytest.mark.parametrize(
+    ("codec", "dtype"), CASES, ids=lambda value: type(value).__name__ if not isinstance(value, str) else value
+)
+def test_every_array_comes_back(codec: Codec, dtype: str) -> None:
+    @given(symbols=hnp.arrays(np.dtype(dtype), SHAPES), zeros=st.booleans())
+    @settings(max_examples=25, deadline=None)
+    def comes_back(symbols: np.ndarray, zeros: bool) -> None:
+        if zeros:
+            symbols = np.where(np.arange(symbols.size).reshape(symbols.shape) % 7 < 6, np.zeros_like(symbols), symbols)
+        decoded = codec.decode(codec.encode(symbols), symbols.shape, symbols.dtype)
+        assert decoded.dtype == symbols.dtype
+        assert decoded.tobytes() == symbols.tobytes()
+
+    comes_back()
+
+
+@pytest.mark.parametrize("codec", FAMILY, ids=lambda codec: type(codec).__name__)
+@pytest.mark.parametrize("data", [b"", b"\xff" * 3, b"\x00" * 5, b"\x80" * 20, b"\x01\x02\x03\x04\x05"])
+def test_bytes_that_cannot_be_are_refused_or_decode_to_the_right_shape(codec: Codec, data: bytes) -> None:
+    dtype = np.dtype(codec.dtypes[0])
+    try:
+        decoded = codec.decode(data, (4, 5), dtype)
+    except ValueError:
+        return
+    assert decoded.shape == (4, 5)
+    assert decoded.dtype == dtype
+
+
+def test_a_histogram_comes_near_the_entropy() -> None:
+    symbols = np.random.default_rng(0).normal(0, 6, size=50_000).round().astype(np.int8)
+    p = np.unique(symbols, return_counts=True)[1] / symbols.size
+    entropy_bytes = -(p * np.log2(p)).sum() * symbols.size / 8
+    assert len(Histogram().encode(symbols)) < 1.01 * entropy_bytes + 100
+
+
+def test_sparse_uses_that_rows_and_columns_differ_in_density() -> None:
+    generator = np.random.default_rng(0)
+    density = np.outer(generator.choice([0.0, 0.05, 0.4], 200), generator.choice([0.0, 0.1, 1.0], 300))
+    codes = np.where(generator.random((200, 300)) < density, generator.integers(1, 4, (200, 300)), 0).astype(np.int8)
+    assert len(Sparse(Histogram()).encode(codes)) < 0.75 * len(Histogram().encode(codes))
+
+
+def test_a_negative_zero_is_kept() -> None:
+    values = np.array([0.0, -0.0, 1.0], dtype=np.float32)
+    codec = Sparse(Planes())
+    assert codec.decode(codec.encode(values), (3,), values.dtype).tobytes() == values.tobytes()
+
+
+def test_inflate_gives_exactly_what_was_announced() -> None:
+    packed = deflate(b"a" * 1000, b"aaaa")
+    assert inflate(packed, 1000, b"aaaa") == b"a" * 1000
+    for size in (0, 999, 1001):
+        with pytest.raises(ValueError, match=r"wanted|invalid"):
+            inflate(packed, size, b"aaaa")
+
+
+@given(st.lists(st.integers(0, 2**63)))
+def test_varints_come_back(values: list[int]) -> None:
+    reader = Reader(write_varints(values))
+    assert [reader.varint() for _ in values] == values
+    assert reader.left == 0
+
+
+def test_a_reader_does_not_read_past_the_end() -> None:
+    with pytest.raises(ValueError, match="3 bytes wanted"):
+        Reader(b"ab").take(3)
+    with pytest.raises(ValueError, match="longer than ten"):
+        Reader(b"\xff" * 12).varint()

@@ -1,0 +1,70 @@
+"""Small models and tasks that many tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mirabelle import Run, Task
+
+
+@pytest.fixture
+def blobs() -> Task:
+    """Three classes of points in eight dimensions that a small network learns in seconds."""
+    generator = torch.Generator().manual_seed(0)
+    centers = 2.0 * torch.randn(3, 8, generator=generator)
+    targets = torch.arange(600) % 3
+    inputs = centers[targets] + torch.randn(600, 8, generator=generator)
+    return Task(
+        train=(inputs[:400], targets[:400]),
+        validation=(inputs[400:500], targets[400:500]),
+        test=(inputs[500:], targets[500:]),
+        labels=("a", "b", "c"),
+        name="blobs",
+    )
+
+
+@pytest.fixture
+def mlp() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+@pytest.fixture
+def cnn() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3))
+
+
+@pytest.fixture
+def images() -> Task:
+    """Three classes of 8×8 images: noise with a bright row, column or nothing."""
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.arange(300) % 3
+    inputs = 0.3 * torch.randn(300, 1, 8, 8, generator=generator)
+    inputs[targets == 0, :, 3, :] += 1.0
+    inputs[targets == 1, :, :, 3] += 1.0
+    return Task(
+        train=(inputs[:200], targets[:200]),
+        validation=(inputs[200:250], targets[200:250]),
+        test=(inputs[250:], targets[250:]),
+        name="images",
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path / "run")
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """Where real data sets lie; the test is skipped where they are absent."""
+    place = os.environ.get("MIRABELLE_DATA")
+    if not place or not (Path(place) / "mnist").is_dir():
+        pytest.skip("MIRABELLE_DATA does not name a folder with mnist in it")
+    return Path(place)

@@ -1,0 +1,115 @@
+"""The house itself: import order, no cycles, no vague names, no file too long, nothing heavy at start-up."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "mirabelle"
+# Imports point only upwards in this list. `__init__` re-exports lazily and is above none.
+ROOMS = [
+    "errors", "files", "plain", "numerics", "codecs", "profile", "goal", "schedules", "patterns", "metric", "batch", "task",
+    "state", "architecture", "run", "step", "runtime", "calibrate", "sources", "teacher", "objectives", "scores", "training",
+    "distill", "prune", "quantize", "artifact", "measure", "inspection", "recipe", "report", "job", "recipe_file", "cli",
+]  # fmt: skip
+VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "manager", "tools"}
+MODULES = sorted(SOURCE.rglob("*.py"))
+# objectives.objective defines what step.py's contract speaks of; it is imported there for type checking alone.
+PUBLIC_FUNCTIONS = {"compress", "load", "save", "pack", "unpack"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> list[str]:
+    """The rooms that a module imports when it runs; imports under TYPE_CHECKING do not run."""
+    found: list[str] = []
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mirabelle":
+            parts = node.module.split(".")
+            found.extend([parts[1]] if len(parts) > 1 else [alias.name for alias in node.names])
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text("utf-8")))
+    return [name for name in found if name != "__version__"]
+
+
+def test_every_room_is_in_the_order() -> None:
+    rooms = {room_of(path) for path in MODULES} - {"__init__"}
+    assert rooms == set(ROOMS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_upwards(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        return
+    below = [name for name in imports(path) if name != room and ROOMS.index(name) > ROOMS.index(room)]
+    assert not below, f"{room} imports {below}, which stand below it"
+
+
+def test_the_order_is_checked_at_all(tmp_path: Path) -> None:
+    module = tmp_path / "wrong.py"
+    module.write_text("from mirabelle.cli import main\nfrom mirabelle import job\n")
+    assert imports(module) == ["cli", "job"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_names_say_something_and_files_hold_one_idea(path: Path) -> None:
+    assert path.stem not in VAGUE
+    assert path.stem not in PUBLIC_FUNCTIONS or path.parent.name == "cli"
+    assert len(path.read_text("utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_every_module_says_what_it_is_for(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
+
+
+def test_modules_within_a_room_form_no_cycle() -> None:
+    edges = {path: _neighbours(path) for path in MODULES}
+    done: set[Path] = set()
+
+    def walk(path: Path, trail: tuple[Path, ...]) -> None:
+        assert path not in trail, f"cycle: {[str(step.relative_to(SOURCE)) for step in (*trail, path)]}"
+        if path not in done:
+            for neighbour in edges[path]:
+                walk(neighbour, (*trail, path))
+            done.add(path)
+
+    for path in MODULES:
+        walk(path, ())
+
+
+def _neighbours(path: Path) -> list[Path]:
+    """The modules of mirabelle that a module imports when it runs, doors followed to the file that is named."""
+    found = []
+    tree = ast.parse(path.read_text("utf-8"))
+    hidden = {
+        child for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in ast.walk(node)
+    }  # fmt: skip
+    for node in ast.walk(tree):
+        if node in hidden or not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("mirabelle"):
+            continue
+        place = SOURCE.joinpath(*(node.module or "").split(".")[1:])
+        for alias in node.names:
+            candidates = [place / f"{alias.name}.py", place.with_suffix(".py"), place / "__init__.py"]
+            found += [next(candidate for candidate in candidates if candidate.is_file())]
+    return [other for other in found if other not in (path, SOURCE / "__init__.py")]
+
+
+@pytest.mark.parametrize("name", ["mirabelle", "mirabelle.cli.main", "mirabelle.errors", "mirabelle.goal"])
+def test_nothing_heavy_is_imported_before_it_is_needed(name: str) -> None:
+    code = f"import sys, {name}; print(sorted({{'torch', 'onnx', 'onnxruntime', 'sklearn', 'scipy'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

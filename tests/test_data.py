@@ -1,0 +1,116 @@
+"""Batches, tasks and metrics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from mirabelle import Task
+from mirabelle.batch import Samples, Stream, call, data_of, tensors_of
+from mirabelle.errors import UserError
+from mirabelle.metric import Metric
+
+
+def points(count: int = 10) -> tuple[Tensor, Tensor]:
+    return torch.arange(count * 2.0).reshape(count, 2), torch.arange(count) % 2
+
+
+def test_an_epoch_holds_every_sample_once_in_an_order_that_the_seed_decides() -> None:
+    samples = Samples(*points(12))
+    order = [samples.shuffled(4, seed=1)[k].index.tolist() for k in range(3)]
+    assert sorted(index for batch in order for index in batch) == list(range(12))
+    assert order == [samples.shuffled(4, seed=1)[k].index.tolist() for k in range(3)]
+    assert order != [samples.shuffled(4, seed=2)[k].index.tolist() for k in range(3)]
+
+
+def test_a_batch_knows_which_samples_it_holds() -> None:
+    inputs, targets = points(12)
+    batch = Samples(inputs, targets).shuffled(5, seed=0)[1]
+    assert torch.equal(batch.inputs, inputs[batch.index])
+    assert torch.equal(batch.targets, targets[batch.index])
+
+
+def test_inputs_may_be_tuples_and_dicts() -> None:
+    inputs, targets = points()
+    for structure in ((inputs, inputs + 1), {"a": inputs, "b": inputs + 1}):
+        batch = Samples(structure, targets).first(3)
+        assert [tensor.shape for tensor in tensors_of(batch.inputs)] == [(3, 2), (3, 2)]
+        assert torch.equal(call(lambda a, b: b - a, batch.inputs), torch.ones(3, 2))
+
+
+def test_a_split_is_a_partition_and_always_the_same() -> None:
+    samples = Samples(*points(20))
+    rest, held = samples.split(0.25, seed=3)
+    assert sorted([*rest.inputs[:, 0].tolist(), *held.inputs[:, 0].tolist()]) == samples.inputs[:, 0].tolist()
+    assert len(held) == 5
+    assert torch.equal(samples.split(0.25, seed=3)[1].inputs, held.inputs)
+
+
+def test_digests_see_every_value() -> None:
+    inputs, targets = points()
+    changed = inputs.clone()
+    changed[9, 1] += 1
+    assert Samples(inputs, targets).digest() == Samples(inputs.clone(), targets).digest()
+    assert Samples(inputs, targets).digest() != Samples(changed, targets).digest()
+
+
+def test_a_sequential_loader_is_read_into_memory_and_a_shuffling_one_streams() -> None:
+    data = TensorDataset(*points())
+    assert isinstance(data_of(DataLoader(data, batch_size=3)), Samples)
+    assert torch.equal(data_of(DataLoader(data, batch_size=3)).inputs, points()[0])
+    assert torch.equal(data_of(data).targets, points()[1])
+    stream = data_of(DataLoader(data, batch_size=3, shuffle=True))
+    assert isinstance(stream, Stream)
+    assert [len(batch) for batch in stream.batches(99)] == [3, 3, 3, 1]
+    assert all(batch.index is None for batch in stream.batches(99))
+
+
+def test_arrays_are_taken_too() -> None:
+    inputs, targets = points()
+    task = Task(train=(inputs.numpy(), targets.numpy()), test=(inputs, targets))
+    assert len(task.train) + len(task.validation) == 10
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ((torch.zeros(3, 2), torch.zeros(2)), "one length"),
+        ((torch.zeros(0, 2), torch.zeros(0)), "one length above 0"),
+        ((torch.tensor([[float("nan")]]), torch.zeros(1)), "NaN"),
+        (("words", torch.zeros(1)), "must be tensors"),
+        (42, "data must be"),
+    ],
+)
+def test_data_that_cannot_be_used_are_refused(source: object, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        data_of(source)
+
+
+def test_a_shuffling_loader_needs_a_validation_split() -> None:
+    loader = DataLoader(TensorDataset(*points()), shuffle=True)
+    with pytest.raises(UserError, match="cannot be split"):
+        Task(train=loader, test=points())
+
+
+def test_an_unknown_loss_or_metric_is_named() -> None:
+    with pytest.raises(UserError, match='loss "crossentropy" is not known'):
+        Task(train=points(), test=points(), loss="crossentropy")
+    with pytest.raises(UserError, match='metric "acuracy" is not known'):
+        Task(train=points(), test=points(), metric="acuracy")
+
+
+def test_accuracy_counts_hits_and_squared_error_is_negative() -> None:
+    outputs = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    assert Metric.of("accuracy").of_samples(outputs, torch.tensor([0, 1, 1])).tolist() == [1.0, 1.0, 0.0]
+    scores = Metric.of("negative_squared_error").of_samples(torch.tensor([[1.0], [3.0]]), torch.tensor([0.0, 3.0]))
+    assert scores.tolist() == [-1.0, 0.0]
+    measured = Metric.of("accuracy").measured(np.array([1.0, 0.0]))
+    assert (measured.value, measured.n, measured.name) == (0.5, 2, "accuracy")
+
+
+def test_a_metric_that_is_not_one_score_a_sample_is_refused() -> None:
+    with pytest.raises(UserError, match="one score a sample"):
+        Metric.of(lambda outputs, targets: outputs.mean()).of_samples(torch.zeros(3, 2), torch.zeros(3))

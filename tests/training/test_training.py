@@ -1,0 +1,357 @@
+"""The one loop: it learns, stops, keeps the best, holds zeros, and goes on bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from mirabelle import Run, Task, Training, prune
+from mirabelle.architecture import Architecture, attach
+from mirabelle.errors import UserError
+from mirabelle.objectives import L1, SoftTargets, TaskLoss
+from mirabelle.state import fingerprint
+from mirabelle.training import Execution, Joint, evaluate, fastest_execution, fit
+from mirabelle.training.checkpoint import Checkpoint
+
+
+def accuracy(model: nn.Module, task: Task) -> float:
+    return float(evaluate(model, task.validation, task).mean())
+
+
+def events(run: Run, kind: str) -> list[dict[str, Any]]:
+    lines = (run.journal.folder / "events.jsonl").read_text("utf-8").splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_it_learns(mlp: nn.Module, blobs: Task, run: Run, optimizer: str) -> None:
+    model = fit(mlp, blobs, Training(epochs=8, batch_size=32, lr=0.02, optimizer=optimizer), run)
+    assert accuracy(model, blobs) > 0.9
+    assert not model.training
+    assert [event["epoch"] for event in events(run, "epoch")] == list(range(1, 9))
+
+
+def test_the_steps_are_those_of_a_bare_loop(mlp: nn.Module, blobs: Task, run: Run) -> None:
+    """The same batches, optimizer and learning rates written out by hand give the same bits."""
+    bare = copy.deepcopy(mlp)
+    training = Training(epochs=2, batch_size=64, lr=0.01, lr_schedule="constant", keep="last", precision="float32")
+    fit(mlp, blobs, training, run)
+    optimizer = torch.optim.AdamW(bare.parameters(), 0.01, weight_decay=0.0, fused=True)
+    for epoch in range(2):
+        order = torch.randperm(400, generator=torch.Generator().manual_seed(run.seed_for("order", epoch)))
+        for k in range(6):
+            index = order[k * 64 : (k + 1) * 64]
+            loss = nn.functional.cross_entropy(bare(blobs.train.inputs[index]), blobs.train.targets[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert fingerprint(mlp) == fingerprint(bare)
+
+
+def test_steps_may_be_given_instead_of_epochs(mlp: nn.Module, blobs: Task, run: Run) -> None:
+    fit(mlp, blobs, Training(steps=20, batch_size=32), run)  # 12 steps an epoch
+    assert len(events(run, "epoch")) == 2
+
+
+def test_the_best_weights_come_back(mlp: nn.Module, blobs: Task, run: Run) -> None:
+    model = fit(mlp, blobs, Training(epochs=6, batch_size=32, lr=0.02, lr_schedule="constant"), run)
+    assert accuracy(model, blobs) == max(event["metric"] for event in events(run, "epoch"))
+
+
+def test_patience_stops_a_training_that_no_longer_improves(mlp: nn.Module, blobs: Task, run: Run) -> None:
+    fit(mlp, blobs, Training(epochs=100, batch_size=32, lr=0.02, patience=3), run)
+    values = [event["metric"] for event in events(run, "epoch")]
+    assert len(values) < 100
+    assert values.index(max(values)) == len(values) - 4
+    assert "no better metric for 3 epochs" in events(run, "stopped")[0]["why"]
+
+
+def test_training_stops_when_the_metric_is_reached(mlp: nn.Module, blobs: Task, run: Run) -> None:
+    fit(mlp, blobs, Training(epochs=100, batch_size=32, lr=0.02, until=0.8), run)
+    values = [event["metric"] for event in events(run, "epoch")]
+    assert values[-1] >= 0.8
+    assert all(value < 0.8 for value in values[:-1])
+
+
+def test_a_diverging_loss_is_reported_with_a_remedy(mlp: nn.Module, blobs: Task, run: Run) -> None:
+    with pytest.raises(UserError, match=r"E201.*diverged in epoch \d+.*\n.*try lr =") as caught:
+        fit(mlp, blobs, Training(epochs=30, batch_size=32, lr=1e30, optimizer="sgd", lr_schedule="constant"), run)
+    assert caught.value.exit_status == 3
+
+
+def test_l1_shrinks_the_weights(mlp: nn.Sequential, blobs: Task, run: Run, tmp_path: Path) -> None:
+    free = fit(copy.deepcopy(mlp), blobs, Training(epochs=4, batch_size=32, lr=0.01), run)
+    objective = 1.0 * TaskLoss() + 0.01 * L1()
+    shrunk = fit(mlp, blobs, Training(epochs=4, batch_size=32, lr=0.01, objective=objective), Run(tmp_path / "other"))
+    assert shrunk[0].weight.abs().sum() < 0.8 * free[0].weight.abs().sum()
+
+
+def test_a_teacher_guides_and_its_outputs_are_computed_once(mlp: nn.Module, blobs: Task, run: Run) -> None:
+    teacher = copy.deepcopy(mlp)
+    calls = []
+    teacher.register_forward_hook(lambda module, inputs, outputs: calls.append(len(outputs)))
+    task = blobs.with_teacher(teacher)
+    fit(mlp, task, Training(epochs=3, batch_size=32, objective=1.0 * SoftTargets()), run)
+    assert sum(calls) == 400
+    kept = list((run.folder / "teacher").iterdir())
+    assert len(kept) == 1
+    fit(mlp, task, Training(epochs=1, batch_size=32, objective=1.0 * SoftTargets()), Run(run.folder))
+    assert sum(calls) == 400
+
+
+def test_the_cache_is_not_used_for_another_teacher_or_other_data(mlp: nn.Module, blobs: Task, images: Task, run: Run) -> None:
+    training = Training(epochs=1, batch_size=32, objective=1.0 * SoftTargets())
+    fit(mlp, blobs.with_teacher(copy.deepcopy(mlp)), training, run)
+    other = copy.deepcopy(mlp)
+    with torch.no_grad():
+        other[0].weight.mul_(2)
+    fit(mlp, blobs.with_teacher(other), training, run)
+    assert len(list((run.folder / "teacher").iterdir())) == 2
+
+
+def test_cached_and_live_teachers_give_the_same_gradient(mlp: nn.Module, blobs: Task, run: Run) -> None:
+    from mirabelle.teacher import teacher_outputs
+
+    look_up = teacher_outputs(mlp, blobs.train, run)
+    batch = blobs.train.at(torch.tensor([7, 3, 250]))
+    with torch.no_grad():
+        assert torch.allclose(look_up(batch), mlp(batch.inputs), atol=1e-6)
+
+
+def test_a_shuffling_loader_trains_too(mlp: nn.Module, blobs: Task, run: Run) -> None:
+    loader = DataLoader(TensorDataset(blobs.train.inputs, blobs.train.targets), batch_size=32, shuffle=True)
+    task = Task(train=loader, validation=blobs.validation, test=blobs.test).with_teacher(copy.deepcopy(mlp))
+    model = fit(mlp, task, Training(epochs=8, lr=0.02, objective=0.1 * SoftTargets() + TaskLoss()), run)
+    assert accuracy(model, task) > 0.9
+    assert "shuffles itself" in events(run, "teacher")[0]["why"]
+
+
+# What is pruned stays pruned, and only that.
+
+
+@pytest.mark.parametrize("settings", [{"optimizer": "sgd", "momentum": 0.9, "weight_decay": 1e-2}, {"optimizer": "adamw"}])
+def test_pruned_weights_stay_zero_and_fresh_zero_biases_learn(
+    mlp: nn.Sequential, blobs: Task, run: Run, settings: Mapping[str, Any]
+) -> None:
+    with torch.no_grad():
+        for layer in (mlp[0], mlp[2]):
+            layer.bias.zero_()
+    pruned = prune.Weights(sparsity=0.8)(mlp, blobs, run)
+    zeros = {name: parameter == 0 for name, parameter in pruned.named_parameters() if parameter.dim() > 1}
+    assert sum(int(mask.sum()) for mask in zeros.values()) == int(0.8 * 128) + int(0.8 * 48)
+    model = fit(copy.deepcopy(pruned), blobs, Training(epochs=5, batch_size=32, lr=0.01, **settings), run)
+    for name, mask in zeros.items():
+        assert torch.equal(model.get_parameter(name) == 0, mask)
+    connected = (model[0].weight != 0).any(dim=1) & (model[2].weight != 0).any(dim=0)
+    assert int(connected.sum()) >= 5
+    assert bool((model[0].bias[connected] != 0).all())
+    assert bool((model[2].bias != 0).all())
+
+
+def test_other_zeros_are_not_held(mlp: nn.Sequential, blobs: Task, run: Run) -> None:
+    with torch.no_grad():
+        mlp[0].weight.zero_()
+        mlp[2].weight[0].zero_()
+    attach(mlp, Architecture().with_pruned(["2.weight"]))
+    model = fit(mlp, blobs, Training(epochs=2, batch_size=32, lr=0.01), run)
+    assert bool((model[2].weight[0] == 0).all())
+    assert bool((model[0].weight != 0).any())
+
+
+def test_momentum_does_not_gather_behind_a_mask(mlp: nn.Sequential, blobs: Task, run: Run) -> None:
+    from mirabelle.training.optimizer import optimizer_for
+    from mirabelle.training.zeros import Zeros
+
+    pruned = prune.Weights(sparsity=0.5)(mlp, blobs, run)
+    optimizer = optimizer_for(pruned.parameters(), Training(epochs=1))
+    zeros = Zeros(pruned, optimizer)
+    for _ in range(3):
+        nn.functional.cross_entropy(pruned(blobs.train.inputs), blobs.train.targets).backward()
+        optimizer.step()
+        zeros.keep()
+    weight = pruned[0].weight
+    for key in ("exp_avg", "exp_avg_sq"):
+        state = optimizer.state[weight][key]
+        assert bool((state[weight == 0] == 0).all())
+        assert bool((state[weight != 0] != 0).any())
+
+
+# Killed anywhere, the same call goes on to the same bits.
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+class KilledAt:
+    """A control that raises after so many steps."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    def __call__(self, model: nn.Module, progress: float) -> bool:
+        self.left -= 1
+        if self.left == 0:
+            raise KilledError
+        return False
+
+    def settled(self, progress: float) -> bool:
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        del state
+
+
+def dropout_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(144, 3)
+    )  # fmt: skip
+
+
+@pytest.fixture
+def every_step_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Checkpoint, "due", property(lambda self: True))
+
+
+@pytest.mark.usefixtures("every_step_is_kept")
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("execution", ["float32", "float32 channels_last", "bfloat16 channels_last"])
+def test_a_killed_training_ends_with_the_same_bits(images: Task, tmp_path: Path, optimizer: str, execution: str) -> None:
+    training = Training(epochs=4, batch_size=32, optimizer=optimizer, lr=0.01, patience=10, clip=1.0)
+    step = prune.Weights(sparsity=0.7, schedule=prune_quickly(), train=training)
+    task = images.with_teacher(dropout_net())
+
+    def run_in(folder: Path) -> Run:
+        run = Run(folder)
+        run.journal.decisions["execution"] = execution
+        return run
+
+    whole = step(dropout_net(), task, run_in(tmp_path / "whole"))
+    for kill_at in (1, 6, 13):
+        folder = tmp_path / f"killed at {kill_at}"
+        model = step.prepare(dropout_net(), task, run_in(folder))
+        controls = [*step.controls(model), KilledAt(kill_at)]
+        with pytest.raises(KilledError):
+            fit(model, task, training, run_in(folder), controls=controls)
+        written = Checkpoint(folder / "checkpoint.safetensors").read()
+        if written is not None:  # the fake control is not part of the real run
+            groups, numbers = written
+            Checkpoint(folder / "checkpoint.safetensors").write(groups, {**numbers, "controls": numbers["controls"][:1]})
+        again = step(dropout_net(), task, run_in(folder))
+        assert fingerprint(again) == fingerprint(whole), f"killed at step {kill_at}"
+        assert (written is None) == (kill_at == 1)
+
+
+def prune_quickly() -> Any:
+    from mirabelle import Gradual
+
+    return Gradual(begin=0.1, end=0.6, frequency=2)
+
+
+@pytest.mark.usefixtures("every_step_is_kept")
+def test_a_checkpoint_holds_no_pickle_and_a_damaged_one_is_named(mlp: nn.Module, blobs: Task, run: Run) -> None:
+    fit(mlp, blobs, Training(epochs=1, batch_size=32), run)
+    path = run.folder / "checkpoint.safetensors"
+    assert b"pickle" not in path.read_bytes()
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UserError, match="E141"):
+        fit(mlp, blobs, Training(epochs=1, batch_size=32), run)
+
+
+def test_checkpoints_are_written_so_seldom_that_they_cost_one_percent(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "c.safetensors")
+    assert not checkpoint.due
+    checkpoint.write({"model": {"a": torch.zeros(200_000)}}, {"step": 1})
+    assert not checkpoint.due
+    assert checkpoint._pause >= 1.0
+
+
+# How it runs fastest.
+
+
+def test_the_measured_execution_is_written_down_before_it_is_used(cnn: nn.Module, images: Task, run: Run) -> None:
+    fit(cnn, images, Training(epochs=1, batch_size=32), run)
+    chosen = run.journal.decisions["execution"]
+    assert str(Execution.parse(chosen)) == chosen
+    assert f'execution = "{chosen}"' in (run.folder / "recipe.toml").read_text("utf-8")
+    assert events(run, "decision")[0]["value"] == chosen
+
+
+def test_measuring_leaves_the_model_and_the_generator_alone(cnn: nn.Module, images: Task) -> None:
+    before, state = fingerprint(cnn), torch.get_rng_state()
+    fastest_execution(cnn, images.example(32), images.loss)
+    assert fingerprint(cnn) == before
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.grad is None for parameter in cnn.parameters())
+
+
+def test_a_precision_that_was_asked_for_is_not_measured_against_others(mlp: nn.Module, blobs: Task) -> None:
+    assert fastest_execution(mlp, blobs.example(8), blobs.loss, "bfloat16") == Execution("bfloat16", channels_last=False)
+
+
+def test_bfloat16_trains_as_well(cnn: nn.Module, images: Task, run: Run) -> None:
+    model = fit(cnn, images, Training(epochs=15, batch_size=20, lr=0.01, precision="bfloat16"), run)
+    assert accuracy(model, images) > 0.85
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert all(parameter.is_contiguous() for parameter in model.parameters())
+
+
+# Several techniques in one training.
+
+
+def test_a_joint_training_prunes_each_part_in_its_own_way(mlp: nn.Sequential, blobs: Task, run: Run) -> None:
+    joint = Joint(
+        steps=(
+            prune.Weights(sparsity=0.5, targets=("0",), ignore=("*.bias",)),
+            prune.Weights(sparsity=0.75, targets=("2.weight",)),
+        ),
+        train=Training(epochs=3, batch_size=32, lr=0.01),
+    )
+    model = joint(mlp, blobs, run)
+    assert int((model[0].weight == 0).sum()) == 64
+    assert int((model[2].weight == 0).sum()) == 36
+    assert int((mlp[0].weight == 0).sum()) == 0
+
+
+def test_a_joint_training_refuses_what_cannot_join() -> None:
+    from mirabelle import quantize
+
+    with pytest.raises(UserError, match="does not act during training"):
+        Joint(steps=(quantize.Static(),), train=Training(epochs=1))
+    with pytest.raises(UserError, match="has a training of its own"):
+        Joint(steps=(prune.Weights(sparsity=0.5, train=Training(epochs=1)),), train=Training(epochs=1))
+    with pytest.raises(UserError, match="at least one step"):
+        Joint(steps=(), train=Training(epochs=1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        ({}, "E111"),
+        ({"epochs": 1, "steps": 1}, "E111"),
+        ({"epochs": 0}, "E110"),
+        ({"epochs": 1, "lr": 0.0}, "E110"),
+        ({"epochs": 1, "momentum": 1.0}, "E110"),
+        ({"epochs": 1, "batch_size": 0}, "E110"),
+        ({"epochs": 1, "warmup": 1.0}, "E110"),
+        ({"epochs": 1, "clip": 0.0}, "E110"),
+        ({"epochs": 1, "patience": 0}, "E110"),
+        ({"epochs": 1, "weight_decay": -1.0}, "E110"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: Mapping[str, Any], code: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Training(**settings)
+    assert caught.value.code == code
