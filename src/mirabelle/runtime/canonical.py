@@ -1,7 +1,8 @@
 """ONNX in one canonical form: nothing of the exporter, the machine or the moment in it.
 
 Doc strings, metadata and value types are stripped, initializers hold raw bytes in order of use, values are named for the
-layer they come from ("fc1" is what layer fc1 gives, "fc1:0" an intermediate of it). Equal models give equal bytes.
+layer they come from ("fc1" is what layer fc1 gives, "fc1:0" an intermediate of it) where the exporter says so and the graph
+has no branches. Equal models give equal bytes, and a canonical model stays as it is.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def canonical(model: ModelProto, metadata: Mapping[str, str]) -> bytes:
     for field in ("doc_string", "metadata_props", "value_info", "quantization_annotation"):
         graph.ClearField(field)
     graph.name = "main"
-    if not any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
+    branches = any(attribute.HasField("g") for node in graph.node for attribute in node.attribute)
+    if not branches and any(_layer(node) for node in graph.node):
         _rename(result, _layer_names(result))
     for node in graph.node:
         for field in ("name", "doc_string", "metadata_props"):

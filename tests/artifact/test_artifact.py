@@ -1,0 +1,160 @@
+"""The packed file bit for bit, against damage; the folder to go on in torch."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import ModelProto, TensorProto, helper
+from torch import nn
+
+from mirabelle import Run, Task, load, pack, prune, quantize, save, unpack
+from mirabelle.architecture import architecture_of
+from mirabelle.artifact.mira import MAGIC, VERSION
+from mirabelle.codecs.varint import write_varints
+from mirabelle.errors import UserError
+from mirabelle.runtime.canonical import canonical
+from mirabelle.runtime.export import export
+from mirabelle.state import fingerprint
+
+HEAD = len(MAGIC) + 1 + 16
+
+
+def sealed(content: bytes, version: int = VERSION) -> bytes:
+    """A file around this content whose digest is right."""
+    return MAGIC + bytes([version]) + hashlib.blake2b(content, digest_size=16).digest() + content
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    inputs, targets = torch.randn(40, 1, 8, 8), torch.arange(40) % 3
+    task, run = Task(train=(inputs, targets), test=(inputs, targets)), Run(tmp_path_factory.mktemp("packed"))
+    pruned = prune.Weights(sparsity=0.8)(model, task, run)
+    return pack(export(quantize.Static()(pruned, task, run), task.example()))
+
+
+@pytest.mark.parametrize("steps", [[], [prune.Weights(sparsity=0.9)], [quantize.Static()], [quantize.Dynamic()]])
+def test_the_onnx_model_comes_back_bit_for_bit(cnn: nn.Module, images: Task, run: Run, steps: list[object]) -> None:
+    model: nn.Module = cnn
+    for step in steps:
+        model = step(model, images, run)
+    onnx = export(model, images.example(), ("a", "b", "c"))
+    packed = pack(onnx)
+    assert unpack(packed) == onnx
+    assert len(packed) < len(onnx)
+    assert pack(onnx) == packed
+
+
+def test_tensors_of_every_type_and_shape_come_back() -> None:
+    generator = np.random.default_rng(0)
+    arrays = {
+        name: generator.integers(0, 2, size=shape).astype(name) * (7 if name != "bool" else 1)
+        for name in ("bool", "int8", "uint8", "int16", "int32", "int64", "float16", "float32", "float64")
+        for shape in [(3, 4)]
+    }
+    arrays |= {"empty": np.zeros((0, 3), np.float32), "scalar": np.array(2.5, np.float32), "cube": np.zeros((2, 3, 4), np.int8)}
+    tensors = [
+        helper.make_tensor(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape, a.tobytes(), raw=True)
+        for name, a in arrays.items()
+    ]
+    nodes = [helper.make_node("Identity", [name], [f"{name}_out"]) for name in arrays]
+    outputs = [helper.make_tensor_value_info(f"{name}_out", TensorProto.UNDEFINED, None) for name in arrays]
+    model = helper.make_model(helper.make_graph(nodes, "g", [], outputs, tensors))
+    onnx = canonical(model, {})
+    assert unpack(pack(onnx)) == onnx
+
+
+def test_only_canonical_models_are_packed(cnn: nn.Module, images: Task) -> None:
+    onnx = export(cnn, images.example())
+    with pytest.raises(UserError, match="canonical"):
+        pack(onnx + b"\x12\x09mirabelle")  # a field out of its order
+
+
+def test_every_changed_byte_is_noticed(packed: bytes) -> None:
+    for position in range(0, len(packed), max(1, len(packed) // 200)):
+        damaged = bytearray(packed)
+        damaged[position] ^= 0x10
+        with pytest.raises(UserError, match=r"E14[123]"):
+            unpack(bytes(damaged))
+
+
+def test_every_truncation_is_noticed(packed: bytes) -> None:
+    for length in (0, 3, 4, 5, 20, 21, 22, len(packed) // 2, len(packed) - 1):
+        with pytest.raises(UserError, match=r"E14[13]"):
+            unpack(packed[:length])
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_a_resealed_mutation_decodes_to_something_or_is_refused_in_one_line(packed: bytes, seed: int) -> None:
+    """A fuzzer that reseals the digest, so that the decoder itself is tested."""
+    generator = np.random.default_rng(seed)
+    content = bytearray(packed[HEAD:])
+    for _ in range(generator.integers(1, 4)):
+        content[generator.integers(0, min(len(content), 200 if seed % 2 else len(content)))] = generator.integers(0, 256)
+    with contextlib.suppress(UserError):
+        onnx = unpack(sealed(bytes(content)))
+        assert onnx == ModelProto.FromString(onnx).SerializeToString(deterministic=True)
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=100, deadline=None)
+def test_arbitrary_content_is_refused(content: bytes) -> None:
+    with pytest.raises(UserError, match="E141"):
+        unpack(sealed(content))
+
+
+def test_a_newer_version_is_told_from_damage() -> None:
+    with pytest.raises(UserError, match="version 1, this Mirabelle reads up to 0"):
+        unpack(sealed(b"", version=1))
+
+
+def test_a_length_that_memory_could_not_hold_is_refused_before_it_is_taken() -> None:
+    with pytest.raises(UserError, match="cannot be"):
+        unpack(sealed(write_varints([1 << 40, 1 << 39, 0])))
+    tensor = TensorProto(name="huge", data_type=TensorProto.FLOAT, dims=[1 << 20, 1 << 20])
+    graph = ModelProto()
+    graph.graph.initializer.append(tensor)
+    skeleton = graph.SerializeToString()
+    from mirabelle.artifact.mira import _DICTIONARY
+    from mirabelle.codecs.deflate import deflate
+
+    small = deflate(skeleton, _DICTIONARY)
+    content = write_varints([len(skeleton) + 100, len(skeleton), len(small)]) + small + b"\x02\x00"
+    with pytest.raises(UserError, match='"huge" does not fit'):
+        unpack(sealed(content))
+
+
+def test_a_saved_model_loads_onto_a_fresh_dense_one(cnn: nn.Module, images: Task, run: Run, tmp_path: Path) -> None:
+    fresh = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3))
+    pruned = prune.Weights(sparsity=0.8, targets=("4.weight",))(cnn, images, run)
+    for k, model in enumerate([cnn, pruned, quantize.Static()(pruned, images, run), quantize.Dynamic()(pruned, images, run)]):
+        folder = tmp_path / str(k)
+        save(model, folder)
+        loaded = load(lambda: fresh, folder)
+        assert fingerprint(loaded) == fingerprint(model)
+        assert architecture_of(loaded) == architecture_of(model)
+        with torch.inference_mode():
+            assert torch.equal(loaded(images.test.inputs), model.eval()(images.test.inputs))
+        assert {path.name for path in folder.iterdir()} == {"model.safetensors", "architecture.json"}
+    assert architecture_of(fresh) == architecture_of(cnn), "the fresh module is left as it was"
+
+
+def test_a_folder_that_does_not_fit_is_refused(mlp: nn.Module, cnn: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="E130"):
+        load(mlp, tmp_path)
+    save(mlp, tmp_path)
+    with pytest.raises(UserError, match="E140"):
+        load(cnn, tmp_path)
+    record = json.loads((tmp_path / "architecture.json").read_text())
+    (tmp_path / "architecture.json").write_text(json.dumps({**record, "schema": 7}))
+    with pytest.raises(UserError, match="E142"):
+        load(mlp, tmp_path)

@@ -1,0 +1,179 @@
+"""Contract of the family of quantizing steps, run over its door, and the truth of each."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from onnx import ModelProto, TensorProto
+from torch import nn
+
+from mirabelle import Run, Task, Training, prune, quantize
+from mirabelle.architecture import architecture_of
+from mirabelle.calibrate import Range, input_ranges
+from mirabelle.errors import UserError
+from mirabelle.quantize import DynamicLayer, StaticLayer
+from mirabelle.runtime.export import export
+from mirabelle.runtime.onnxruntime import Session
+from mirabelle.step import Step, step_from_data, step_to_data
+from mirabelle.training import evaluate, fit
+
+STEPS = [
+    getattr(quantize, name) for name in quantize.__all__ if not issubclass(getattr(quantize, name), nn.Module)
+]  # fmt: skip
+
+
+@pytest.fixture
+def trained(cnn: nn.Module, images: Task, run: Run) -> nn.Module:
+    return fit(cnn, images, Training(epochs=15, batch_size=20, lr=0.01, precision="float32"), run)
+
+
+@pytest.mark.parametrize("kind", STEPS, ids=lambda kind: kind.__name__)
+def test_every_step_gives_int8_modules_and_keeps_the_metric(
+    kind: type[Any], trained: nn.Module, images: Task, run: Run
+) -> None:
+    step: Step = kind()
+    before = copy.deepcopy(trained.state_dict())
+    model = step(trained, images, run)
+    assert all(torch.equal(before[name], tensor) for name, tensor in trained.state_dict().items())
+    codes = [buffer for name, buffer in model.named_buffers() if name.endswith("codes") and not name.endswith("bias_codes")]
+    assert {buffer.dtype for buffer in codes} == {torch.int8}
+    assert set(architecture_of(model).modules) == {
+        name.rpartition(".")[0] for name in model.state_dict() if name.endswith(".codes")
+    }
+    drop = evaluate(trained, images.validation, images).mean() - evaluate(model, images.validation, images).mean()
+    assert drop <= 0.04
+    assert step_from_data(step_to_data(step)) == step
+
+
+@pytest.mark.parametrize("kind", STEPS, ids=lambda kind: kind.__name__)
+def test_every_step_exports_with_int8_initializers_that_onnx_runtime_computes_alike(
+    kind: type[Any], trained: nn.Module, images: Task, run: Run
+) -> None:
+    model = kind()(trained, images, run)
+    onnx = export(model, images.example())
+    tensors = {tensor.name: tensor for tensor in ModelProto.FromString(onnx).graph.initializer}
+    for name in architecture_of(model).modules:
+        assert tensors[f"{name}.codes"].data_type == TensorProto.INT8
+        assert f"{name}.weight" not in tensors
+    with torch.inference_mode():
+        expected = model(images.test.inputs).numpy()
+    given = Session(onnx, threads=1).outputs_of([images.test.first(50)])[0].numpy()
+    levels = np.abs(expected - given).max() / np.abs(expected).max()
+    assert levels < 0.02  # a rounding tie that falls the other way moves an activation by one of 256 levels
+    assert (expected.argmax(1) == given.argmax(1)).mean() >= 0.98
+
+
+@pytest.mark.parametrize("kind", STEPS, ids=lambda kind: kind.__name__)
+def test_zeros_stay_zero(kind: type[Any], trained: nn.Module, images: Task, run: Run) -> None:
+    pruned = prune.Weights(sparsity=0.6)(trained, images, run)
+    model = kind()(pruned, images, run)
+    linear = next(module for name, module in model.named_modules() if name == "4")
+    codes = linear.codes if isinstance(linear, StaticLayer) else linear.codes.t()
+    assert bool((codes[pruned.get_submodule("4").weight == 0] == 0).all())
+
+
+def test_a_static_layer_computes_what_the_formula_says() -> None:
+    torch.manual_seed(0)
+    dense, inputs = nn.Linear(5, 3), torch.randn(7, 5).clamp(-1, 2)
+    layer = StaticLayer.quantized(dense, 8, Range(-1.0, 2.0))
+    s_x, zero = float(layer.input_scale), int(layer.input_zero_point)
+    codes = np.clip(np.rint(inputs.numpy() / s_x) + zero, 0, 255) - zero
+    integers = codes.astype(np.int64) @ layer.codes.numpy().astype(np.int64).T + layer.bias_codes.numpy()
+    expected = integers * (layer.scale.numpy().astype(np.float64) * s_x)
+    assert layer(inputs).numpy() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert layer(inputs).numpy() == pytest.approx(dense(inputs).detach().numpy(), abs=0.03)
+    assert s_x >= 3 / 255  # nothing of the calibrated range is lost
+
+
+def test_a_dynamic_layer_computes_what_onnx_says() -> None:
+    torch.manual_seed(0)
+    dense, inputs = nn.Linear(600, 3), torch.randn(2, 4, 600)
+    layer = DynamicLayer.quantized(dense, 8)
+    low, high = min(float(inputs.min()), 0.0), max(float(inputs.max()), 0.0)
+    scale = np.float32((high - low) / 255)
+    zero = np.rint(-low / scale)
+    codes = np.clip(np.rint(inputs.numpy() / scale) + zero, 0, 255) - zero
+    expected = (codes @ layer.codes.numpy().astype(np.float64)) * scale * layer.scale.numpy() + layer.bias.numpy()
+    assert layer(inputs).numpy() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_fewer_bits_use_fewer_levels(bits: int, trained: nn.Module, images: Task, run: Run) -> None:
+    model = quantize.Static(weight_bits=bits)(trained, images, run)
+    assert int(model.get_submodule("4").codes.abs().max()) == 2 ** (bits - 1) - 1
+
+
+@pytest.mark.parametrize("calibration", ["min-max", "percentile", "entropy"])
+def test_calibrated_ranges_lie_within_the_extremes_and_hold_most_values(
+    calibration: Any, trained: nn.Module, images: Task
+) -> None:
+    batches = list(images.train.batches(50))
+    extremes = input_ranges(trained, ["0", "4"], batches, "min-max", 100.0)
+    found = input_ranges(trained, ["0", "4"], batches, calibration, 99.0)
+    assert extremes["0"] == Range(float(images.train.inputs.min()), float(images.train.inputs.max()))
+    values = images.train.inputs.flatten()
+    inside = ((values >= found["0"].low) & (values <= found["0"].high)).float().mean()
+    assert inside >= 0.98
+    for name, limits in found.items():
+        assert extremes[name].low <= limits.low <= limits.high <= extremes[name].high
+    if calibration == "percentile":
+        assert found["0"].high < extremes["0"].high
+
+
+def test_grouped_strided_and_one_dimensional_convolutions_are_quantized(run: Run) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv1d(4, 8, 3, stride=2, padding=1, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2, bias=False)
+    )  # fmt: skip
+    inputs, targets = torch.randn(60, 4, 16), torch.arange(60) % 2
+    task = Task(train=(inputs, targets), test=(inputs, targets))
+    model = quantize.Static()(net, task, run)
+    with torch.inference_mode():
+        assert torch.allclose(model(inputs), net(inputs), atol=0.05)
+        given = Session(export(model, task.example()), 1).outputs_of([task.test.first(60)])[0]
+        assert torch.allclose(model(inputs), given, atol=0.02)
+
+
+def test_what_is_left_in_floating_point_is_named(cnn: nn.Module, images: Task, run: Run) -> None:
+    quantize.Dynamic()(cnn, images, run)
+    assert '"left_alone": ["0"]' in (run.folder / "events.jsonl").read_text("utf-8")
+
+
+def test_a_layer_that_never_runs_is_named(images: Task, run: Run) -> None:
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.idle = nn.Linear(64, 3), nn.Linear(2, 2)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.used(inputs.flatten(1))
+
+    with pytest.raises(UserError, match='"idle" never ran') as caught:
+        quantize.Static()(Idle(), images, run)
+    assert caught.value.remedy == 'ignore = ["idle"]'
+    assert list(architecture_of(quantize.Static(ignore=("idle",))(Idle(), images, run)).modules) == ["used"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "code"),
+    [
+        (quantize.Static, {"percentile": 0.0}, "E110"),
+        (quantize.Static, {"samples": 0}, "E110"),
+        (quantize.Static, {"weight_bits": 1}, "E110"),
+        (quantize.Dynamic, {"weight_bits": 9}, "E110"),
+    ],
+)
+def test_settings_out_of_range_are_refused(kind: type[Any], settings: dict[str, Any], code: str) -> None:
+    with pytest.raises(UserError) as caught:
+        kind(**settings)
+    assert caught.value.code == code
+
+
+def test_nothing_to_quantize_is_an_error(images: Task, run: Run) -> None:
+    for step in (quantize.Static(), quantize.Dynamic(), quantize.Static(targets=("fc*",))):
+        with pytest.raises(UserError, match="E112"):
+            step(nn.Flatten(), images, run)

@@ -1,0 +1,145 @@
+"""Export, its canonical form, ONNX Runtime, latency, and gates that really fail."""
+
+from __future__ import annotations
+
+import copy
+import time
+
+import numpy as np
+import pytest
+import torch
+from onnx import ModelProto, checker, numpy_helper
+from torch import Tensor, nn
+
+from mirabelle import Run, Task, quantize
+from mirabelle.batch import Batch
+from mirabelle.errors import UserError
+from mirabelle.runtime.canonical import canonical
+from mirabelle.runtime.export import export
+from mirabelle.runtime.gates import first_differing_layer, same_bytes, same_outputs, torch_equals_onnx
+from mirabelle.runtime.latency import interleaved
+from mirabelle.runtime.onnxruntime import Session
+
+
+def test_the_exported_model_is_valid_and_takes_any_batch(cnn: nn.Module, images: Task) -> None:
+    onnx = export(cnn, images.example(), labels=("row", "column", "none"))
+    model = ModelProto.FromString(onnx)
+    checker.check_model(model, full_check=True)
+    assert {entry.key: entry.value for entry in model.metadata_props} == {"labels": '["row", "column", "none"]'}
+    session = Session(onnx, threads=1)
+    for count in (1, 2, 7):
+        outputs, targets = session.outputs_of([images.test.first(count)])
+        assert outputs.shape == (count, 3)
+        assert len(targets) == count
+
+
+def test_equal_models_give_equal_bytes_free_of_the_exporter(cnn: nn.Module, images: Task) -> None:
+    onnx = export(cnn, images.example())
+    assert onnx == export(copy.deepcopy(cnn), images.example())
+    for word in (b"pytorch", b"pkg.torch", b"Traceback", b".py", b"doc_string"):
+        assert word not in onnx
+    model = ModelProto.FromString(onnx)
+    assert canonical(model, {}) == onnx
+    assert all(tensor.raw_data for tensor in model.graph.initializer)
+
+
+def test_values_are_named_for_their_layers(cnn: nn.Module, images: Task) -> None:
+    model = ModelProto.FromString(export(cnn, images.example()))
+    made = [name for node in model.graph.node for name in node.output]
+    assert [name for name in made if name in ("0", "1", "2")] == ["0", "1", "2"]
+
+
+class Two(nn.Module):
+    """Two inputs by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(3, 4), nn.Linear(5, 4)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.left(left) * self.right(right)
+
+
+@pytest.mark.parametrize("as_dict", [True, False])
+def test_several_inputs_export_by_name_or_in_order(as_dict: bool) -> None:
+    model, left, right = Two().eval(), torch.randn(4, 3), torch.randn(4, 5)
+    inputs = {"left": left, "right": right} if as_dict else (left, right)
+    session = Session(export(model, Batch(inputs, torch.zeros(4))), threads=1)
+    with torch.inference_mode():
+        assert session.run(session.feed(inputs))[0] == pytest.approx(model(left, right).numpy(), abs=1e-6)
+
+
+def test_a_model_that_cannot_be_exported_is_named() -> None:
+    class Branches(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs * 2 if inputs.sum() > 0 else inputs
+
+    with pytest.raises(UserError, match=r"E121.*cannot export"):
+        export(Branches(), Batch(torch.randn(2, 3), torch.zeros(2)))
+
+
+def test_a_file_that_is_no_model_is_refused() -> None:
+    with pytest.raises(UserError, match="E141"):
+        Session(b"no model", threads=1)
+
+
+@pytest.mark.parametrize("quantized", [True, False])
+def test_the_gate_passes_equal_models(cnn: nn.Module, images: Task, run: Run, quantized: bool) -> None:
+    model = quantize.Static()(cnn, images, run) if quantized else cnn
+    gate = torch_equals_onnx(model, export(model, images.example()), list(images.train.batches(50)), quantized=quantized)
+    assert gate.passed
+    assert gate.worst < (0.05 if quantized else 1e-5)
+
+
+@pytest.mark.parametrize("quantized", [True, False])
+@pytest.mark.parametrize("layer", ["0", "4"])
+def test_a_gate_that_fails_says_which_layer_differs_first(
+    cnn: nn.Module, images: Task, run: Run, quantized: bool, layer: str
+) -> None:
+    deep = nn.Sequential(*cnn, nn.ReLU(), nn.Linear(3, 3))
+    model = quantize.Static()(deep, images, run) if quantized else deep
+    broken = ModelProto.FromString(export(model, images.example()))
+    name = f"{layer}.bias_codes" if quantized else f"{layer}.bias"
+    for tensor in broken.graph.initializer:
+        if tensor.name == name:
+            values = numpy_helper.to_array(tensor)
+            tensor.raw_data = (values + np.abs(values).max() * 3).astype(values.dtype).tobytes()
+    gate = torch_equals_onnx(model, broken.SerializeToString(), list(images.train.batches(50)), quantized=quantized)
+    assert not gate.passed
+    assert f'first layer that differs is "{layer}"' in gate.detail
+
+
+def test_a_gate_sees_nan_and_another_shape(cnn: nn.Module, images: Task) -> None:
+    onnx, batches = export(cnn, images.example()), list(images.train.batches(50))
+    with torch.no_grad():
+        cnn.get_submodule("4").bias[0] = float("nan")
+    assert not torch_equals_onnx(cnn, onnx, batches, quantized=False).passed
+    wider = nn.Sequential(cnn, nn.Linear(3, 4)).eval()
+    assert "torch gives" in torch_equals_onnx(wider, onnx, batches, quantized=False).detail
+
+
+def test_when_only_the_end_differs_the_last_layer_is_named(cnn: nn.Module, images: Task) -> None:
+    onnx = export(cnn, images.example())
+    with torch.no_grad():
+        cnn.get_submodule("4").weight.mul_(2)
+    assert '"4"' in first_differing_layer(cnn, onnx, images.train.first(10), 1e-4)
+
+
+def test_bytes_and_modules_are_compared_exactly(mlp: nn.Module, blobs: Task) -> None:
+    assert same_bytes(b"abc", b"abc").passed
+    assert same_bytes(b"abc", b"abd").detail.endswith("first difference at byte 2")
+    assert same_bytes(b"abc", b"ab").detail.endswith("first difference at byte 2")
+    other = copy.deepcopy(mlp)
+    assert same_outputs(mlp, other, blobs.example()).passed
+    with torch.no_grad():
+        other.get_submodule("2").bias.add_(1e-6)
+    assert not same_outputs(mlp, other, blobs.example()).passed
+
+
+def test_latency_tells_a_slow_call_from_a_fast_one() -> None:
+    calls = {"fast": lambda: time.sleep(0.001), "slow": lambda: time.sleep(0.004)}
+    latencies, ratios = interleaved(calls, runtime="sleep", threads=1, batch=1, seconds=0.3)
+    assert latencies["slow"].median > 2 * latencies["fast"].median
+    assert latencies["slow"].p95 >= latencies["slow"].median
+    assert ratios["fast"].median == 1.0
+    assert ratios["slow"].low > 1.5

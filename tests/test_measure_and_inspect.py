@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import gzip
+
+import pytest
+import torch
+from onnx import ModelProto
+from torch import nn
+
+from mirabelle import Run, Task, prune, quantize, unpack
+from mirabelle.inspection import layers_of_module, layers_of_onnx
+from mirabelle.measure import count_parameters, exported, measure, multiply_accumulates
+from mirabelle.runtime.onnxruntime import Session
+from mirabelle.sources.zoo import digits_cnn, digits_mlp, lenet5, lenet300
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "parameters", "macs"),
+    [
+        (lenet300(), (1, 28, 28), 266_610, 784 * 300 + 300 * 100 + 100 * 10),
+        (lenet5(), (1, 28, 28), 431_080, 24**2 * 20 * 25 + 8**2 * 50 * 20 * 25 + 800 * 500 + 500 * 10),
+        (digits_cnn(), (1, 8, 8), 70_576, 64 * 32 * 9 + 64 * 64 * 32 * 9 + 1024 * 50 + 50 * 10),
+        (digits_mlp(hidden=16), (1, 8, 8), 75 * 16 + 10, 64 * 16 + 16 * 10),
+    ],
+    ids=["lenet300", "lenet5", "digits_cnn", "digits_mlp"],
+)
+def test_the_zoo_has_the_sizes_of_its_papers(model: nn.Module, shape: tuple[int, ...], parameters: int, macs: int) -> None:
+    from mirabelle.batch import Batch
+
+    example = Batch(torch.zeros(2, *shape), torch.zeros(2).long())
+    assert count_parameters(model) == (parameters, parameters - sum(int((p == 0).sum()) for p in model.parameters()))
+    assert multiply_accumulates(model, example) == macs
+    layers = layers_of_module(model, example)
+    assert sum(layer.parameters for layer in layers) == parameters
+    assert sum(layer.macs or 0 for layer in layers) == macs
+
+
+def test_a_profile_counts_what_is_there(cnn: nn.Module, images: Task, run: Run) -> None:
+    pruned = prune.Weights(sparsity=0.75)(cnn, images, run)
+    files = exported(pruned, images)
+    profile, scores = measure(pruned, images, images.test, files)
+    assert profile.parameters == 4 * 9 + 4 + 36 * 3 + 3
+    assert profile.nonzero_parameters == profile.parameters - 27 - 81
+    assert profile.macs == 36 * 4 * 9 + 36 * 3
+    assert profile.size_bytes.onnx == len(files.onnx)
+    assert profile.size_bytes.packed == len(files.packed)
+    assert profile.size_bytes.onnx_gzip == len(gzip.compress(files.onnx, 9, mtime=0))
+    assert profile.metric is not None
+    assert profile.metric.value == pytest.approx(
+        float((pruned(images.test.inputs).argmax(1) == images.test.targets).float().mean())
+    )
+    assert len(scores) == 50
+    session = Session(files.onnx, threads=1)
+    assert measure(pruned, images, images.test, files, session=session)[0].metric == profile.metric
+
+
+@pytest.mark.parametrize("kind", [quantize.Static, quantize.Dynamic])
+def test_a_quantized_model_keeps_its_counts(cnn: nn.Module, images: Task, run: Run, kind: type) -> None:
+    model = kind()(cnn, images, run)
+    assert count_parameters(model)[0] == count_parameters(cnn)[0]
+    assert multiply_accumulates(model, images.example()) == multiply_accumulates(cnn, images.example())
+
+
+def test_layers_of_a_file_and_of_its_module_agree(cnn: nn.Module, images: Task, run: Run) -> None:
+    for step in (None, prune.Weights(sparsity=0.5), quantize.Static(), quantize.Dynamic()):
+        model = step(cnn, images, run) if step is not None else cnn
+        files = exported(model, images)
+        from_file = layers_of_onnx(unpack(files.packed))
+        from_module = layers_of_module(model, images.example())
+        assert [layer.macs for layer in from_file] == [layer.macs for layer in from_module]
+        for one, other in zip(from_file, from_module, strict=True):
+            weights = one.shape if len(one.shape) == len(other.shape) else other.shape
+            assert sorted(weights) == sorted(other.shape)
+            if not isinstance(step, quantize.Dynamic):
+                assert (one.parameters, one.sparsity) == (other.parameters, pytest.approx(other.sparsity))
+
+
+def test_int8_makes_the_onnx_file_about_a_quarter(images: Task, run: Run) -> None:
+    model = digits_cnn()
+    dense = ModelProto.FromString(exported(model, images).onnx)
+    small = exported(quantize.Static()(model, images, run), images).onnx
+    assert len(small) / dense.ByteSize() < 0.3

@@ -1,0 +1,174 @@
+"""Recipes: their order, their files, and every mistake in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mirabelle import Recipe, Training, distill, prune, quantize
+from mirabelle.errors import UserError, UserErrors
+from mirabelle.recipe_file import read_recipe
+from mirabelle.sources.zoo import digits_mlp
+from mirabelle.training import Joint
+
+GOOD = """
+schema = 1
+[model]
+from = "mirabelle.sources.zoo:digits_mlp"
+arguments = { hidden = 8 }
+[task]
+data = "digits"
+[goal]
+size = "50%"
+[[step]]
+use = "prune.Weights"
+sparsity = 0.5
+schedule = "cubic"
+train = { epochs = 1, objective = [{ term = "SoftTargets", weight = 0.9 }, { term = "TaskLoss", weight = 0.1 }] }
+[[step]]
+use = "quantize.Static"
+"""
+
+
+def read(tmp_path: Path, text: str):
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    return read_recipe(path)
+
+
+def test_a_legal_order_is_taken_and_survives_plain_data() -> None:
+    train = Training(epochs=1)
+    recipe = Recipe(
+        [
+            distill.Student(model="a:b", train=train),
+            Joint(steps=(prune.Weights(sparsity=0.5),), train=train),
+            prune.Weights(quality=1.0, schedule="linear", train=train),
+            quantize.Static(ignore=("fc2",)),
+            quantize.Dynamic(targets=("fc2",)),
+        ]
+    )
+    assert Recipe.from_data(recipe.to_data()).steps == recipe.steps
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [quantize.Static(), prune.Weights(sparsity=0.5)],
+        [prune.Weights(sparsity=0.5), distill.Student(model="a:b")],
+        [quantize.Dynamic(), distill.Student(model="a:b")],
+    ],
+)
+def test_an_illegal_order_is_refused_with_the_legal_one(steps) -> None:
+    with pytest.raises(UserError, match="cannot follow") as caught:
+        Recipe(steps)
+    assert caught.value.code == "E105"
+    assert caught.value.remedy.startswith("legal order: ")
+
+
+def test_a_recipe_file_says_everything(tmp_path: Path) -> None:
+    file = read(tmp_path, GOOD)
+    assert file.recipe.steps[0].train.objective.needs_teacher
+    assert file.goal.size == "50%"
+    assert file.build_model().fc1.out_features == 8
+    assert file.build_task(None).name == "digits"
+    assert file.source() == {
+        "model": {"from": "mirabelle.sources.zoo:digits_mlp", "arguments": {"hidden": 8}},
+        "task": {"data": "digits", "arguments": {}},
+    }
+
+
+def test_the_seed_decides_the_first_weights(tmp_path: Path) -> None:
+    one, two, other = (read(tmp_path, GOOD.replace("schema = 1", f"schema = 1\nseed = {k}")).build_model() for k in (5, 5, 6))
+    assert torch.equal(one.fc1.weight, two.fc1.weight)
+    assert not torch.equal(one.fc1.weight, other.fc1.weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        (("schema = 1", ""), "E104", 'missing key "schema"'),
+        (("schema = 1", "schema = 2"), "E142", "schema = 2 is not known"),
+        (("schema = 1", "schema = 1\nsed = 3"), "E102", 'unknown key "sed"'),
+        (("schema = 1", "schema = 1\nseed = -3"), "E103", '"seed" must be'),
+        (('data = "digits"', "data = 3"), "E103", '"task.data"'),
+        (('data = "digits"', 'dat = "digits"'), "E102", 'unknown key "task.dat"'),
+        (("[task]", "[tsk]"), "E102", 'unknown key "tsk"'),
+        (('size = "50%"', 'sise = "50%"'), "E102", 'unknown key "goal.sise"'),
+        (('size = "50%"', 'size = "50 elephants"'), "E113", "goal.size cannot be read"),
+        (("sparsity = 0.5", "sparcity = 0.5"), "E102", 'unknown key "prune.Weights.sparcity"'),
+        (("sparsity = 0.5", 'sparsity = "0.5"'), "E103", '"prune.Weights.sparsity"'),
+        (("sparsity = 0.5", "sparsity = 1.5"), "E110", "sparsity must be a number in"),
+        (("sparsity = 0.5", ""), "E111", "give one of sparsity"),
+        (("epochs = 1,", "epoks = 1,"), "E102", 'unknown key "prune.Weights.train.epoks"'),
+        (('schedule = "cubic"', 'schedule = "qubic"'), "E103", "schedule 'qubic' is not known"),
+        (('"SoftTargets"', '"SoftTarget"'), "E106", "SoftTarget"),
+        (('"prune.Weights"', '"prune.Wheights"'), "E106", "prune.Wheights"),
+        (('"prune.Weights"', '"os.system"'), "E106", "os.system"),
+        (('"quantize.Static"', '"quantize.StaticLayer"'), "E106", "is not a step"),
+        (('use = "quantize.Static"', "bits = 8"), "E104", 'the key "use"'),
+        (("[model]", "[model"), "E101", "mend the TOML"),
+    ],
+)
+def test_each_mistake_has_its_code_and_its_place(tmp_path: Path, change: tuple[str, str], code: str, words: str) -> None:
+    assert change[0] in GOOD
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, GOOD.replace(*change))
+    codes = [error.code for error in caught.value.errors] if isinstance(caught.value, UserErrors) else [caught.value.code]
+    assert code in codes
+    assert words in str(caught.value)
+    assert "recipe.toml" in str(caught.value)
+    assert caught.value.exit_status == 2
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    text = GOOD.replace("sparsity", "sparcity").replace('data = "digits"', "data = 3").replace("size =", "sise =")
+    with pytest.raises(UserErrors) as caught:
+        read(tmp_path, text)
+    assert {error.code for error in caught.value.errors} == {"E102", "E103"}
+    assert len(caught.value.errors) >= 3
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no recipe at"):
+        read_recipe(tmp_path / "absent.toml")
+
+
+def test_weights_come_from_safetensors_beside_the_recipe(tmp_path: Path) -> None:
+    trained = digits_mlp(hidden=8)
+    save_file(trained.state_dict(), tmp_path / "trained.safetensors")
+    for text in (
+        GOOD.replace("[task]", '[baseline]\nweights = "trained.safetensors"\n[task]'),
+        GOOD.replace("arguments =", 'weights = "trained.safetensors"\narguments ='),
+    ):
+        assert torch.equal(read(tmp_path, text).build_model().fc1.weight, trained.fc1.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("w.pt", "E143"), ("w.pkl", "E143"), ("absent.safetensors", "E130"), ("w.safetensors", "E140")]
+)
+def test_weights_that_cannot_be_used_are_refused(tmp_path: Path, name: str, code: str) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
+    file = read(tmp_path, GOOD.replace("[task]", f'[baseline]\nweights = "{name}"\n[task]'))
+    with pytest.raises(UserError) as caught:
+        file.build_model()
+    assert caught.value.code == code
+
+
+def test_a_baseline_is_trained_or_loaded_not_both(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="one of them"):
+        read(tmp_path, GOOD.replace("[task]", '[baseline]\nweights = "w"\ntrain = { epochs = 1 }\n[task]'))
+
+
+def test_paths_are_relative_to_the_recipe_and_absolute_in_what_a_run_keeps(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from mirabelle.sources.zoo import digits_mlp as net\n")
+    file = read(tmp_path, GOOD.replace("mirabelle.sources.zoo:digits_mlp", "./mine.py:net"))
+    assert file.build_model().fc1.out_features == 8
+    assert file.source()["model"]["from"] == f"{tmp_path.resolve() / 'mine.py'}:net"
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("examples/*.toml")), ids=lambda path: path.stem)
+def test_every_example_is_well_formed(path: Path) -> None:
+    assert read_recipe(path).recipe.steps
