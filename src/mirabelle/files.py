@@ -53,11 +53,17 @@ def read_json(path: Path) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as one safetensors file; equal tensors give equal bytes."""
+    """Write tensors as one safetensors file."""
+    write(path, tensor_bytes(tensors, metadata))
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Tensors in the safetensors format; equal tensors give equal bytes."""
     from safetensors.torch import save
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write(path, save(contiguous, metadata=dict(metadata or {})))
+    data: bytes = save(contiguous, metadata=dict(metadata) if metadata else None)
+    return data
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -226,11 +226,16 @@ def _conclude(ending: _Ending) -> Result:
     )
     write_report(report, run.folder)
     run.event("end", met=not shortfalls, shortfalls=[str(shortfall) for shortfall in shortfalls])
-    failed = {name: gate for name, gate in gates.items() if not gate.passed}
-    if failed:
-        name, gate = next(iter(failed.items()))
-        raise UserError("E302", f"gate {name} failed: {gate.detail}", f"do not ship {run.folder}; see report.html there")
-    return Result(ending.end, end, start, shortfalls, gates, run.folder)
+    return _checked(Result(ending.end, end, start, shortfalls, gates, run.folder))
+
+
+def _checked(result: Result) -> Result:
+    """The result, unless a gate failed."""
+    for name, gate in result.gates.items():
+        if not gate.passed:
+            message, remedy = f"gate {name} failed: {gate.detail}", f"do not ship {result.folder}; see report.html there"
+            raise UserError("E302", message, remedy)
+    return result
 
 
 def _gates(ending: _Ending, after: Files) -> dict[str, Gate]:
@@ -258,4 +263,5 @@ def _read_result(end: nn.Module, folder: Path) -> Result:
     data = files.read_json(folder / "report.json")
     shortfalls = [Shortfall(entry["name"], entry["limit"], entry["value"]) for entry in data["goal"]["shortfalls"]]
     gates = {name: Gate(**gate) for name, gate in data["gates"].items()}
-    return Result(end, Profile.from_data(data["end"]), Profile.from_data(data["start"]), shortfalls, gates, folder)
+    start, final = Profile.from_data(data["start"]), Profile.from_data(data["end"])
+    return _checked(Result(end, final, start, shortfalls, gates, folder))

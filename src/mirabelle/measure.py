@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mirabelle.architecture import replaced_module_names
 from mirabelle.artifact.mira import pack
 from mirabelle.batch import Batch, Samples, Stream, call, map_tensors
+from mirabelle.files import tensor_bytes
 from mirabelle.numerics.statistics import Scores
 from mirabelle.profile import Profile, SizeBytes
 from mirabelle.runtime.export import export
@@ -60,8 +60,8 @@ def measure(
 
 def sizes(model: nn.Module, files: Files) -> SizeBytes:
     """Lengths of the files that hold the model."""
-    plain = save({name: tensor.detach().contiguous() for name, tensor in tensors_of_module(model).items()})
     zipped = gzip.compress(files.onnx, compresslevel=9, mtime=0)
+    plain = tensor_bytes(tensors_of_module(model))
     return SizeBytes(torch=len(plain), onnx=len(files.onnx), onnx_gzip=len(zipped), packed=len(files.packed))
 
 

@@ -71,3 +71,7 @@ def _status() -> int:
 def _terminate(number: int, frame: FrameType | None) -> None:
     del number, frame
     raise _Terminated
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+# make demo | test | test-slow | lint | bench | docs
+# TORCH_INDEX=<url of a package index>   takes torch from there, for example an index of CPU builds
+PYTHON ?= python3
+TORCH_INDEX ?=
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' constraints.txt)
+
+.PHONY: demo test test-slow lint bench docs clean
+
+demo: $(INSTALLED)
+	$(VENV)/bin/mirabelle demo --fresh
+
+test: $(INSTALLED)
+	$(VENV)/bin/pytest -q
+
+test-slow: $(INSTALLED)
+	$(VENV)/bin/pytest -q -m slow
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+bench: $(INSTALLED)
+	$(VENV)/bin/python benchmarks/mnist.py
+	$(VENV)/bin/python benchmarks/training_loop.py
+	$(VENV)/bin/python benchmarks/demo.py
+
+docs: $(INSTALLED)
+	$(VENV)/bin/python docs/reference.py
+
+# torch comes first and by its exact version, so that nothing else chooses another build of it.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(INSTALLED)
+
+clean:
+	rm -rf $(VENV) runs build
