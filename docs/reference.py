@@ -1,0 +1,43 @@
+"""Writes docs/reference.md from the docstrings behind the doors: `make docs`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path
+
+from mirabelle.errors import CODES
+
+TARGET = Path(__file__).with_name("reference.md")
+FAMILIES = {
+    "prune": "Steps that prune",
+    "distill": "Steps that distill",
+    "quantize": "Steps that quantize",
+    "training": "Training",
+    "objectives": "Terms of an objective",
+    "scores": "Scores",
+}
+NOT_FOR_RECIPES = {"Evidence", "Score", "Forward", "Objective", "Term", "Execution", "Zeros", "StaticLayer", "DynamicLayer"}
+
+
+def reference() -> str:
+    """The whole page."""
+    parts = ["# Reference", "", "Made by `make docs` from the docstrings; what a recipe can name, and what can go wrong.", ""]
+    for family, title in FAMILIES.items():
+        room = importlib.import_module(f"mirabelle.{family}")
+        parts += [f"## {title}", "", inspect.getdoc(room) or "", ""]
+        for name in room.__all__:
+            entry = getattr(room, name)
+            if inspect.isclass(entry) and name not in NOT_FOR_RECIPES:
+                parts += [f"### {family}.{name}", "", "```text", inspect.getdoc(entry) or "", "```", ""]
+    goal = importlib.import_module("mirabelle.goal").Goal
+    gradual = importlib.import_module("mirabelle.schedules").Gradual
+    for title, entry in (("Goal", goal), ("A schedule of one's own", gradual)):
+        parts += [f"## {title}", "", "```text", inspect.getdoc(entry) or "", "```", ""]
+    parts += ["## Errors", "", "| code | exit status | |", "|---|--:|---|"]
+    parts += [f"| {code} | {status} | {title} |" for code, (status, title) in CODES.items()]
+    return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(reference(), encoding="utf-8")
