@@ -52,7 +52,10 @@ def test_a_split_is_a_partition_and_always_the_same() -> None:
 def test_digests_see_every_value() -> None:
     inputs, targets = points()
     changed = inputs.clone()
+    samples = Samples(changed, targets)
+    before = samples.digest()
     changed[9, 1] += 1
+    assert samples.digest() != before
     assert Samples(inputs, targets).digest() == Samples(inputs.clone(), targets).digest()
     assert Samples(inputs, targets).digest() != Samples(changed, targets).digest()
 

@@ -94,6 +94,7 @@ class Samples:
                 raise UserError("E131", "the data hold NaN or infinite values", "clean the data before compressing")
         self.inputs = inputs
         self.targets = targets
+        self._known: tuple[tuple[int, ...], str] | None = None  # versions of the tensors, and their digest
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -129,7 +130,14 @@ class Samples:
         return Shuffled(self, batch_size, seed)
 
     def digest(self) -> str:
-        """Tells data apart: sixteen hexadecimal digits over every value."""
+        """Tells data apart: sixteen hexadecimal digits over every value; computed again only when a tensor has changed."""
+        tensors = (*tensors_of(self.inputs), self.targets)
+        versions = tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors)
+        if self._known is None or self._known[0] != versions:
+            self._known = (versions, self._computed_digest())
+        return self._known[1]
+
+    def _computed_digest(self) -> str:
         total = hashlib.blake2b(digest_size=8)
         for tensor in (*tensors_of(self.inputs), self.targets):
             total.update(str((tensor.dtype, tuple(tensor.shape))).encode())
