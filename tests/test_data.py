@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from mirabelle import Task
 from mirabelle.batch import Samples, Stream, call, data_of, tensors_of
 from mirabelle.errors import UserError
 from mirabelle.metric import Metric
+
+
+class Endless(IterableDataset):
+    """Samples without end."""
 
 
 def points(count: int = 10) -> tuple[Tensor, Tensor]:
@@ -85,6 +89,7 @@ def test_arrays_are_taken_too() -> None:
         ((torch.tensor([[float("nan")]]), torch.zeros(1)), "NaN"),
         (("words", torch.zeros(1)), "must be tensors"),
         (42, "data must be"),
+        (DataLoader(Endless()), "has no length"),
     ],
 )
 def test_data_that_cannot_be_used_are_refused(source: object, words: str) -> None:

@@ -68,6 +68,7 @@ def test_layers_of_a_file_and_of_its_module_agree(cnn: nn.Module, images: Task, 
         from_file = layers_of_onnx(unpack(files.packed))
         from_module = layers_of_module(model, images.example())
         assert [layer.macs for layer in from_file] == [layer.macs for layer in from_module]
+        assert [layer.name for layer in from_file] == [layer.name for layer in from_module]
         for one, other in zip(from_file, from_module, strict=True):
             weights = one.shape if len(one.shape) == len(other.shape) else other.shape
             assert sorted(weights) == sorted(other.shape)

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from mirabelle.errors import UserError
 
@@ -203,6 +203,8 @@ def data_of(source: Any) -> Samples | Stream:
     if isinstance(source, (Samples, Stream)):
         return source
     if isinstance(source, DataLoader):
+        if isinstance(source.dataset, IterableDataset):
+            raise UserError("E131", "a loader over an IterableDataset has no length", "give a Dataset with a length, or tensors")
         if isinstance(source.sampler, SequentialSampler):
             return _joined(list(Stream(source).batches(0)))
         return Stream(source)

@@ -45,7 +45,7 @@ def layers_of_module(model: nn.Module, example: Batch | None) -> list[Layer]:
 
 
 def layers_of_onnx(onnx: bytes) -> list[Layer]:
-    """The nodes that compute with stored weights, named for what they give."""
+    """The nodes that compute with stored weights, named for the module these belong to."""
     model = ModelProto.FromString(onnx)
     for value in model.graph.input:
         first = value.type.tensor_type.shape.dim[0]
@@ -62,7 +62,9 @@ def layers_of_onnx(onnx: bytes) -> list[Layer]:
         stored = [tensor for name in node.input if (tensor := _stored(name, tensors, makers)) is not None]
         weights = [numpy_helper.to_array(tensor) for tensor in stored]
         if any(array.ndim > 1 for array in weights):
-            layers.append(_layer(node.output[0], node.op_type, weights, _onnx_macs(node, weights, shapes)))
+            largest = max(stored, key=lambda tensor: int(np.prod(tensor.dims)))
+            name = largest.name.rpartition(".")[0] or node.output[0]
+            layers.append(_layer(name, node.op_type, weights, _onnx_macs(node, weights, shapes)))
     return layers
 
 

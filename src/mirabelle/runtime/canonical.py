@@ -47,22 +47,25 @@ def canonical(model: ModelProto, metadata: Mapping[str, str]) -> bytes:
 
 
 def _layer_names(model: ModelProto) -> dict[str, str]:
-    """Old value name -> new one; inputs, outputs and initializers keep theirs."""
+    """Old value name -> new one; inputs and initializers keep theirs, outputs become "output" or "output_0", "output_1", …"""
     graph = model.graph
-    fixed = {value.name for value in (*graph.input, *graph.output)} | {tensor.name for tensor in graph.initializer}
+    fixed = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    outputs = [value.name for value in graph.output]
+    results = {name: "output" if len(outputs) == 1 else f"output_{k}" for k, name in enumerate(outputs) if name not in fixed}
     layers = [_layer(node) for node in graph.node]
     last = {layer: position for position, layer in enumerate(layers)}
     names: dict[str, str] = {}
     used: Counter[str] = Counter()
     for position, (node, layer) in enumerate(zip(graph.node, layers, strict=True)):
         for k, output in enumerate(node.output):
-            if not output or output in fixed:
+            if not output or output in fixed or output in results:
                 continue
             if layer and position == last[layer] and k == 0:
                 names[output] = layer
             else:
                 names[output] = f"{layer}:{used[layer]}"
                 used[layer] += 1
+    names |= results
     taken = Counter(names.values())
     return {old: new for old, new in names.items() if taken[new] == 1 and new not in fixed}
 
@@ -81,6 +84,8 @@ def _rename(model: ModelProto, names: Mapping[str, str]) -> None:
         del node.input[:], node.output[:]
         node.input.extend(inputs)
         node.output.extend(outputs)
+    for value in model.graph.output:
+        value.name = names.get(value.name, value.name)
 
 
 def _order_initializers(model: ModelProto) -> None:
