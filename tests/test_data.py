@@ -17,6 +17,9 @@ from mirabelle.metric import Metric
 class Endless(IterableDataset):
     """Samples without end."""
 
+    def __iter__(self):
+        return iter(())
+
 
 def points(count: int = 10) -> tuple[Tensor, Tensor]:
     return torch.arange(count * 2.0).reshape(count, 2), torch.arange(count) % 2

@@ -204,7 +204,7 @@ def data_of(source: Any) -> Samples | Stream:
         return source
     if isinstance(source, DataLoader):
         if isinstance(source.dataset, IterableDataset):
-            raise UserError("E131", "a loader over an IterableDataset has no length", "give a Dataset with a length, or tensors")
+            raise UserError("E131", "an IterableDataset has no length", "give a Dataset that has one, or tensors")
         if isinstance(source.sampler, SequentialSampler):
             return _joined(list(Stream(source).batches(0)))
         return Stream(source)
