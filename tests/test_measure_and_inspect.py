@@ -11,7 +11,7 @@ from mirabelle import Run, Task, prune, quantize, unpack
 from mirabelle.inspection import layers_of_module, layers_of_onnx
 from mirabelle.measure import count_parameters, exported, measure, multiply_accumulates
 from mirabelle.runtime.onnxruntime import Session
-from mirabelle.sources.zoo import digits_cnn, digits_mlp, lenet5, lenet300
+from mirabelle.sources.zoo import digits_cnn, digits_mlp, lenet5, lenet300, vgg6
 
 
 @pytest.mark.parametrize(
@@ -19,10 +19,11 @@ from mirabelle.sources.zoo import digits_cnn, digits_mlp, lenet5, lenet300
     [
         (lenet300(), (1, 28, 28), 266_610, 784 * 300 + 300 * 100 + 100 * 10),
         (lenet5(), (1, 28, 28), 431_080, 24**2 * 20 * 25 + 8**2 * 50 * 20 * 25 + 800 * 500 + 500 * 10),
+        (vgg6(), (1, 28, 28), 329_962, 26**2 * 288 + 24**2 * 9216 + 10**2 * 18432 + 8**2 * 36864 + 1024 * 256 + 2560),
         (digits_cnn(), (1, 8, 8), 70_576, 64 * 32 * 9 + 64 * 64 * 32 * 9 + 1024 * 50 + 50 * 10),
         (digits_mlp(hidden=16), (1, 8, 8), 75 * 16 + 10, 64 * 16 + 16 * 10),
     ],
-    ids=["lenet300", "lenet5", "digits_cnn", "digits_mlp"],
+    ids=["lenet300", "lenet5", "vgg6", "digits_cnn", "digits_mlp"],
 )
 def test_the_zoo_has_the_sizes_of_its_papers(model: nn.Module, shape: tuple[int, ...], parameters: int, macs: int) -> None:
     from mirabelle.batch import Batch
