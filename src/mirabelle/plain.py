@@ -7,16 +7,19 @@ Unknown keys, wrong types and missing keys are refused, all at once, each named 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Protocol, TypeVar, dataclass_transform, get_args, get_type_hints, runtime_checkable
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from mirabelle.errors import UserError, UserErrors, did_you_mean
 
 R = TypeVar("R")
+_STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
 
 @runtime_checkable
@@ -29,9 +32,50 @@ class SaysItself(Protocol):
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def record(cls: type[R]) -> type[R]:
-    """Class decorator: a frozen, keyword-only dataclass that `build` reads strictly."""
-    cls.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)  # type: ignore[attr-defined]
+    """Class decorator: a frozen, keyword-only dataclass whose fields are held against their types whenever one is made."""
+    cls.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
+    check_ranges = cls.__dict__.get("__post_init__")
+
+    def check(self: Any) -> None:
+        _check_types(self)
+        if check_ranges is not None:
+            check_ranges(self)
+
+    cls.__post_init__ = check  # type: ignore[attr-defined]
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def _check_types(instance: Any) -> None:
+    """Raise E103 for every field whose value is not of its type; keep what the types make of the others."""
+    mistakes = []
+    for name, adapter in _adapters(type(instance)).items():  # type: ignore[arg-type]  # classes are hashable
+        value = getattr(instance, name)
+        try:
+            object.__setattr__(instance, name, adapter.validate_python(value))
+        except ValidationError as error:
+            message = error.errors(include_url=False)[0]["msg"]
+            mistakes.append(
+                UserError("E103", f'"{name}": {message}; got {value!r}', "see the docstring of " + type(instance).__name__)
+            )
+    if mistakes:
+        raise UserErrors(mistakes) if len(mistakes) > 1 else mistakes[0]
+
+
+@functools.cache
+def _adapters(cls: Hashable) -> dict[str, TypeAdapter[Any]]:
+    assert isinstance(cls, type), "records are classes"
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: _adapter(hints[field.name]) for field in dataclasses.fields(cls)}
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    """Strict about values; records in it are taken as they are. The name that a field has in files does not matter here."""
+    if any(isinstance(note, FieldInfo) for note in getattr(hint, "__metadata__", ())):
+        hint = get_args(hint)[0]
+    try:
+        return TypeAdapter(hint, config=_STRICT)
+    except PydanticUserError:  # a record alone brings its own configuration
+        return TypeAdapter(hint)
 
 
 def lookup(door: str, name: str) -> Any:

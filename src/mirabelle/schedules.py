@@ -12,6 +12,7 @@ from mirabelle.plain import build, record
 
 ScheduleName = Literal["constant", "linear", "cubic"]
 _NAMES = ("one-shot", "constant", "linear", "cubic")
+_CHANGES = 100
 _POWERS: dict[str, float] = {"linear": 1.0, "cubic": 3.0}
 
 
@@ -27,7 +28,7 @@ class Gradual:
         begin, end: progress of the training, in [0, 1], at which growth begins and ends.
         initial: the amount at `begin`, in [0, 1); never more than the final one.
         power: of the polynomial; infinity jumps.
-        frequency: optimizer steps from one change to the next.
+        frequency: optimizer steps from one change to the next; by default the growth takes about a hundred changes.
 
     Example:
         >>> round(Gradual(begin=0.0, end=0.5, power=3.0).at(0.25, final=0.8), 6)
@@ -40,14 +41,15 @@ class Gradual:
     end: float = 0.6
     initial: float = 0.0
     power: float = 3.0
-    frequency: int = 50
+    frequency: int | None = None
 
     def __post_init__(self) -> None:
         require_between("schedule.begin", self.begin, 0, 1)
         require_between("schedule.end", self.end, 0, 1)
         require_between("schedule.initial", self.initial, 0, 1, high_open=True)
         require_between("schedule.power", self.power, 0, float("inf"), low_open=True)
-        require_between("schedule.frequency", self.frequency, 1, float("inf"))
+        if self.frequency is not None:
+            require_between("schedule.frequency", self.frequency, 1, float("inf"))
         if self.begin > self.end:
             raise UserError(
                 "E111", f"schedule.begin = {self.begin:g} lies after schedule.end = {self.end:g}", "begin earlier, or end later"
@@ -62,6 +64,12 @@ class Gradual:
     def of(schedule: ScheduleName | Gradual) -> Gradual:
         """The schedule itself, or the one of that name."""
         return schedule if isinstance(schedule, Gradual) else Gradual.named(schedule)
+
+    def due(self, step: int, progress: float, last: float) -> bool:
+        """Whether a change is due at this optimizer step, the last one having come at progress `last`."""
+        if not self.begin <= progress < self.end:
+            return False
+        return step % self.frequency == 0 if self.frequency else progress - last >= (self.end - self.begin) / _CHANGES
 
     def at(self, progress: float, final: float) -> float:
         """The sparsity at `progress`."""

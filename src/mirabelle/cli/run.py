@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def run_recipe(recipe: Path, out: Path, data_dir: Path | None, seed: int | None,
     from mirabelle.run import silent
 
     file = read_recipe(recipe)
+    file = file if seed is None else dataclasses.replace(file, seed=seed)
     watcher = Watcher()
     try:
         result = compress(
@@ -41,7 +43,7 @@ def run_recipe(recipe: Path, out: Path, data_dir: Path | None, seed: int | None,
             file.recipe,
             file.goal,
             out,
-            seed=file.seed if seed is None else seed,
+            seed=file.seed,
             baseline=file.baseline.train if file.baseline else None,
             teacher=file.build_teacher(),
             teacher_train=file.teacher.train if file.teacher else None,

@@ -132,6 +132,7 @@ class Pruning:
         self._names = [name for name, parameter in chosen.items() if bool(parameter.any())]
         self._deviations = {name: float(chosen[name].detach().std(correction=0)) for name in self._names}
         self._calls = 0
+        self._last = 0.0
         self._prunings = 0
         self._finished = False
 
@@ -139,9 +140,9 @@ class Pruning:
         self._calls += 1
         schedule = self._schedule
         first_at_final = self.settled(progress) and not self._finished
-        on_the_way = schedule.begin <= progress < schedule.end and self._calls % schedule.frequency == 0
-        if not (first_at_final or on_the_way):
+        if not (first_at_final or schedule.due(self._calls, progress, self._last)):
             return False
+        self._last = progress
         self._finished = self.settled(progress)
         self.prune(model, schedule.at(progress, self._step.amount))
         return True
@@ -160,10 +161,11 @@ class Pruning:
         self._prunings += 1
 
     def state_dict(self) -> dict[str, int | float]:
-        return {"calls": self._calls, "prunings": self._prunings, "finished": int(self._finished)}
+        return {"calls": self._calls, "last": self._last, "prunings": self._prunings, "finished": int(self._finished)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._calls, self._prunings, self._finished = state["calls"], state["prunings"], bool(state["finished"])
+        self._calls, self._last = state["calls"], state["last"]
+        self._prunings, self._finished = state["prunings"], bool(state["finished"])
         if self._prunings:
             attach(self._model, architecture_of(self._model).with_pruned(self._names))
 

@@ -17,6 +17,7 @@ from mirabelle.runtime import operators
 LINEAR = (nn.Linear,)
 LINEAR_AND_CONVOLUTION = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
+_BIAS_LIMIT = 2.0**30  # biases are int32, and rounding a scale up must not carry one over the edge
 Apply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -57,21 +58,20 @@ class StaticLayer(nn.Module):
     def quantized(cls, dense: nn.Module, weight_bits: int, inputs: Range) -> StaticLayer:
         """The layer with its weights rounded and its input range fixed."""
         layer = cls(dense, weight_bits)
-        codes, scale = _codes(_weight(dense), weight_bits)
         input_scale, zero_point = affine.asymmetric_parameters(torch.tensor(inputs.low), torch.tensor(inputs.high))
         input_scale = _rounded_up(input_scale)
+        bias = _bias(dense)
+        largest = None if bias is None else bias.abs().float() / (input_scale * _BIAS_LIMIT)
+        codes, scale = _codes(_weight(dense), weight_bits, least_scale=largest)
         layer.codes.copy_(codes)
         layer.scale.copy_(scale)
         layer.input_scale.copy_(input_scale)
         layer.input_zero_point.copy_(zero_point)
-        bias = _bias(dense)
         if bias is not None:
             assert layer.bias_codes is not None, "a bias has its codes"
             assert layer.bias_scale is not None, "and their scale"
             layer.bias_scale.copy_(scale * input_scale)
-            limits = torch.iinfo(torch.int32)
-            rounded = torch.round(bias.double() / layer.bias_scale.double()).clamp(limits.min, limits.max)
-            layer.bias_codes.copy_(rounded)
+            layer.bias_codes.copy_(torch.round(bias.double() / layer.bias_scale.double()))
         return layer
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -129,11 +129,20 @@ class DynamicLayer(nn.Module):
         return f"Linear, {tuple(self.codes.shape)}, weight_bits={self.settings['weight_bits']}"
 
 
-def _codes(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Symmetric codes in ±(2^(bits−1) − 1), one scale an output; zeros stay zero."""
+def _codes(weight: Tensor, bits: int, least_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Symmetric codes in ±(2^(bits−1) − 1), one scale an output; zeros stay zero.
+
+    A row of zeros takes the largest scale of the others, which is fine enough for its bias and costs nothing to store. No
+    scale is below `least_scale`, so that the bias of a row with tiny weights still fits into its integer.
+    """
     high = 2 ** (bits - 1) - 1
     rows = weight.flatten(1).float()
     scale = affine.symmetric_scales(rows, high)
+    empty = ~rows.any(dim=1)
+    if bool(empty.any()) and not bool(empty.all()):
+        scale = torch.where(empty, scale[~empty].max(), scale)
+    if least_scale is not None:
+        scale = torch.maximum(scale, _rounded_up(least_scale))
     step = scale[:, None]
     return affine.quantize(rows, step, torch.zeros_like(step), -high, high).reshape(weight.shape), scale
 
