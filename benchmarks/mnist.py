@@ -26,7 +26,7 @@ MODELS = {
 
 def one_run(recipe: str, seed: int, out: Path, data: str) -> dict[str, Any]:
     """The report of one run and the seconds of its command; a finished run is only read."""
-    seconds_file = out / "seconds.json"
+    seconds_file, was_begun = out / "seconds.json", out.exists()
     command = [str(Path(sys.executable).parent / "mirabelle"), "run", str(ROOT / "examples" / f"{recipe}.toml")]
     command += ["--seed", str(seed), "--data-dir", data, "--out", str(out), "--json", "--quiet"]
     begin = time.monotonic()
@@ -34,7 +34,7 @@ def one_run(recipe: str, seed: int, out: Path, data: str) -> dict[str, Any]:
     if done.returncode not in (0, 4):
         raise SystemExit(done.stderr)
     if not seconds_file.is_file():
-        seconds_file.write_text(json.dumps(time.monotonic() - begin))
+        seconds_file.write_text(json.dumps(None if was_begun else time.monotonic() - begin))  # None: it was interrupted
     return {"report": json.loads(done.stdout), "seconds": json.loads(seconds_file.read_text())}
 
 
@@ -52,7 +52,7 @@ def main() -> None:
         ends = [run["report"]["end"] for run in runs]
         errors = [100 * (1 - end["metric"]["value"]) for end in ends]
         sizes = [end["size_bytes"]["packed"] for end in ends]
-        seconds = [run["seconds"] for run in runs]
+        seconds = [run["seconds"] for run in runs if run["seconds"] is not None]
         starts = [100 * (1 - run["report"]["start"]["metric"]["value"]) for run in runs]
         ratio = statistics.median(run["report"]["comparison"]["latency_ratio"]["median"] for run in runs)
         met = statistics.mean(errors) <= error_limit and statistics.mean(sizes) <= size_limit

@@ -71,7 +71,11 @@ class Architecture:
                 "E142", f"architecture.json has schema {data['schema']}, this version reads {SCHEMA}", "upgrade Mirabelle"
             )
         pruned, modules = data.get("pruned"), data.get("modules")
-        if not isinstance(pruned, list) or not isinstance(modules, dict):
+        if (
+            not isinstance(pruned, list)
+            or not isinstance(modules, dict)
+            or not all(isinstance(kind, dict) for kind in modules.values())
+        ):
             raise UserError("E141", 'architecture.json lacks "pruned" or "modules"', "restore the file")
         return Architecture(tuple(map(str, pruned)), modules)
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from mirabelle.errors import UserError
 
@@ -205,7 +205,8 @@ def data_of(source: Any) -> Samples | Stream:
     if isinstance(source, DataLoader):
         if isinstance(source.dataset, IterableDataset):
             raise UserError("E131", "an IterableDataset has no length", "give a Dataset that has one, or tensors")
-        if isinstance(source.sampler, SequentialSampler):
+        shuffles = type(source.batch_sampler) is not BatchSampler or not isinstance(source.sampler, SequentialSampler)
+        if not shuffles:
             return _joined(list(Stream(source).batches(0)))
         return Stream(source)
     if isinstance(source, Dataset):
@@ -218,9 +219,15 @@ def data_of(source: Any) -> Samples | Stream:
     )
 
 
+def held(source: Any) -> Samples:
+    """Data as samples in memory; a stream is read once, in the order that it happens to give."""
+    data = data_of(source)
+    return _joined(list(data.batches(0))) if isinstance(data, Stream) else data
+
+
 def _as_tensors(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(value)
+        return torch.from_numpy(value.astype(np.float32) if value.dtype == np.float64 else value)
     if isinstance(value, Mapping):
         return {name: _as_tensors(part) for name, part in value.items()}
     if isinstance(value, (tuple, list)):

@@ -84,7 +84,7 @@ class Goal:
                 continue
             before, after = _measured(name, start, of_start=True), _measured(name, end, of_start=False)
             limit = _limit(name, asked, before)
-            if after > limit:
+            if not after <= limit:  # so that a NaN is never taken for success
                 missed.append(Shortfall(name, limit, after))
         return missed
 
@@ -95,13 +95,13 @@ class Goal:
         if self.max_drop is not None:
             assert start.metric is not None, "a goal on the metric needs it measured"
             amount, relative = _drop(self.max_drop)
-            limits.append(start.metric.value * (1 - amount) if relative else start.metric.value - amount)
+            limits.append(start.metric.value - amount * (abs(start.metric.value) if relative else 1.0))
         if not limits:
             return []
         assert end.metric is not None, "a goal on the metric needs it measured"
         limit = max(limits)
         # A metric counted over n samples is a multiple of 1/n: rounding in the subtraction must not decide.
-        return [Shortfall("metric", limit, end.metric.value)] if end.metric.value < limit - 1e-9 else []
+        return [] if end.metric.value >= limit - 1e-9 else [Shortfall("metric", limit, end.metric.value)]
 
 
 def _measured(name: str, profile: Profile, *, of_start: bool) -> float:

@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper, shape_inference
 from torch import nn
 
 from mirabelle.batch import Batch
+from mirabelle.errors import UserError
 from mirabelle.measure import multiply_accumulates_by_module, weights_of
 
 _TRANSPARENT = ("DequantizeLinear", "Transpose", "Cast", "Reshape", "Identity")
@@ -46,7 +48,12 @@ def layers_of_module(model: nn.Module, example: Batch | None) -> list[Layer]:
 
 def layers_of_onnx(onnx: bytes) -> list[Layer]:
     """The nodes that compute with stored weights, named for the module these belong to."""
-    model = ModelProto.FromString(onnx)
+    try:
+        model = ModelProto.FromString(onnx)
+    except DecodeError as error:
+        raise UserError("E141", f"this is no ONNX model: {error}", "give an .onnx file") from error
+    if any(tensor.external_data for tensor in model.graph.initializer):
+        raise UserError("E143", "the ONNX model keeps tensors in other files, which are not read", "save it as one file")
     for value in model.graph.input:
         first = value.type.tensor_type.shape.dim[0]
         first.Clear()

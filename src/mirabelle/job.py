@@ -13,7 +13,7 @@ from torch import nn
 
 from mirabelle import artifact, files, plain
 from mirabelle.architecture import replaced_module_names
-from mirabelle.batch import map_tensors
+from mirabelle.batch import call, map_tensors, tensors_of
 from mirabelle.errors import UserError
 from mirabelle.goal import Goal, Shortfall
 from mirabelle.measure import Files, exported, measure
@@ -115,6 +115,7 @@ def compress(
         teacher_train=teacher_train,
         source=source or {},
     )
+    _try(order)
     run = Run.opened(out, order.resolved(), seed=seed, listener=listener, decisions=decisions)
     if not (run.folder / "environment.json").is_file():
         files.write_json(run.folder / "environment.json", environment())
@@ -154,9 +155,39 @@ class _Order:
         document["fingerprint"] = {
             "model": fingerprint(self.dense),
             **({"teacher": fingerprint(self.teacher)} if self.teacher is not None else {}),
+            "judged_by": f"{plain.name_of(self.task.loss)}, {self.task.metric.name}, {len(self.task.labels)} labels",
             **{name: split["digest"] or "stream" for name, split in self.task.fingerprint().items()},
         }
         return document
+
+
+def _try(order: _Order) -> None:
+    """One batch through the model, its loss and its metric, before anything is begun.
+
+    Raises:
+        UserError: E121 when the model fails on the data or gives no tensor, E131 when loss or metric fail on its outputs.
+    """
+    batch, task = order.task.example(), order.task
+    given = ", ".join(f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors_of(batch.inputs))
+    try:
+        with torch.no_grad():
+            outputs = call(copy.deepcopy(order.dense), batch.inputs)
+    except Exception as error:
+        message = f"the model fails on inputs of {given}: {error}"
+        raise UserError("E121", message.splitlines()[0], "see that shapes and types fit the model") from error
+    if not isinstance(outputs, torch.Tensor):
+        raise UserError(
+            "E121", f"the model gives {type(outputs).__name__}, not a tensor", "wrap it so that it returns its scores"
+        )
+    try:
+        task.loss(outputs.float(), batch.targets)
+        task.metric.of_samples(outputs, batch.targets)
+    except UserError:
+        raise
+    except Exception as error:
+        targets = f"{batch.targets.dtype} {tuple(batch.targets.shape)}"
+        message = f"loss or metric fail on outputs of {tuple(outputs.shape)} and targets of {targets}: {error}"
+        raise UserError("E131", message.splitlines()[0], "give class indices as int64, other targets as float32") from error
 
 
 def _start(order: _Order, run: Run) -> tuple[nn.Module, list[TrailEntry]]:
@@ -262,6 +293,6 @@ def _read_result(end: nn.Module, folder: Path) -> Result:
     """The result of a run that had ended before."""
     data = files.read_json(folder / "report.json")
     shortfalls = [Shortfall(entry["name"], entry["limit"], entry["value"]) for entry in data["goal"]["shortfalls"]]
-    gates = {name: Gate(**gate) for name, gate in data["gates"].items()}
+    gates = {name: Gate.from_data(gate) for name, gate in data["gates"].items()}
     start, final = Profile.from_data(data["start"]), Profile.from_data(data["end"])
     return _checked(Result(end, final, start, shortfalls, gates, folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -59,6 +60,10 @@ class Metric:
     def measured(self, scores: Scores) -> Measured:
         """The mean of per-sample scores with its 95 % interval."""
         mean, low, high = mean_interval(scores)
+        if not math.isfinite(mean):
+            raise UserError(
+                "E121", f"metric {self.name} is {mean} on {len(scores)} samples", "see which outputs are not finite"
+            )
         return Measured(self.name, mean, low, high, len(scores))
 
     def of_samples(self, outputs: Tensor, targets: Tensor) -> Scores:

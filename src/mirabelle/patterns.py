@@ -54,16 +54,19 @@ def selected_modules(
 ) -> dict[str, nn.Module]:
     """Modules that are exactly of one of these kinds, match `targets` (all, if there are none) and do not match `ignore`.
 
+    Those inside torch's TransformerEncoderLayer are left out: it reads its parts' weights past their forward.
+
     Raises:
         UserError: E112 when a pattern matches no module, or nothing is left.
     """
     names = [name for name, _ in model.named_modules()]
     every_pattern_matches(targets, names)
     every_pattern_matches(ignore, names)
+    opaque = tuple(name for name, module in model.named_modules() if isinstance(module, nn.TransformerEncoderLayer))
     chosen = {
         name: module
         for name, module in model.named_modules()
-        if type(module) in kinds and (not targets or matches(name, targets)) and not matches(name, ignore)
+        if type(module) in kinds and (not targets or matches(name, targets)) and not matches(name, (*ignore, *opaque))
     }
     if not chosen:
         wanted = ", ".join(kind.__name__ for kind in kinds)

@@ -15,8 +15,9 @@ from mirabelle.errors import UserError
 from mirabelle.measure import exported, measure
 from mirabelle.profile import Profile
 from mirabelle.run import Run
-from mirabelle.step import STAGES, ReplacesModel, Step, step_from_data, step_to_data, use_of
+from mirabelle.step import STAGES, NeedsTraining, ReplacesModel, Step, step_from_data, step_to_data, use_of
 from mirabelle.task import Task
+from mirabelle.training import Joint
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,18 @@ class Recipe:
         if not self.steps:
             raise UserError("E104", "a recipe needs at least one step", "add a [[step]]")
         for position, (before, after) in enumerate(zip(self.steps, self.steps[1:], strict=False), start=1):
-            if STAGES.index(after.stage) < STAGES.index(before.stage):
+            begins = after.first_stage if isinstance(after, Joint) else after.stage
+            if STAGES.index(begins) < STAGES.index(before.stage):
                 legal = sorted(self.steps, key=lambda step: STAGES.index(step.stage))
                 raise UserError(
                     "E105",
                     f"{use_of(after)} (step {position + 1}) cannot follow {use_of(before)} (step {position})",
                     f"legal order: {', '.join(use_of(step) for step in legal)}",
                 )
+
+        for step in self.steps:
+            if isinstance(step, NeedsTraining) and step.needs_training and step.train is None:
+                raise UserError("E111", f"{use_of(step)} needs a training", "give `train`, or put the step into training.Joint")
 
     @staticmethod
     def from_data(data: Any) -> Recipe:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,11 +25,21 @@ P = TypeVar("P")
 _KEYS = ("schema", "seed", "model", "task", "teacher", "baseline", "goal", "step")
 _WRITTEN_BY_RUNS = ("fingerprint", "decisions")
 _SCHEMA = 1
+_PATHS = ("from", "data", "model", "weights")  # keys that may name a file, relative to the recipe
 
 
 @record
 class ModelTable:
-    """`[model]` and `[teacher]`: where a module comes from, its weights, and (a teacher's) training."""
+    """`[model]`: where a module comes from, and its weights."""
+
+    factory: Annotated[str, Field(alias="from")]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+
+
+@record
+class TeacherTable:
+    """`[teacher]`: where it comes from, its weights or its training."""
 
     factory: Annotated[str, Field(alias="from")]
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -66,7 +75,7 @@ class RecipeFile:
     seed: int
     model: ModelTable
     task: TaskTable
-    teacher: ModelTable | None
+    teacher: TeacherTable | None
     baseline: BaselineTable | None
     goal: Goal
     recipe: Recipe
@@ -114,7 +123,7 @@ def read_recipe(path: Path) -> RecipeFile:
         data = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError("E101", f"{path}: {error}", "mend the TOML") from None
-    data = _absolute(data, path.parent.resolve())
+    data = _absolute(data, path.parent.resolve(), key="")
     mistakes: list[UserError] = []
 
     def part(read: Callable[[], P]) -> P | None:
@@ -131,10 +140,12 @@ def read_recipe(path: Path) -> RecipeFile:
     part(lambda: _schema(data))
     model = part(lambda: plain.build(ModelTable, _section(data, "model"), "model"))
     task = part(lambda: plain.build(TaskTable, _section(data, "task"), "task"))
-    teacher = part(lambda: plain.build(ModelTable, data["teacher"], "teacher")) if "teacher" in data else None
+    teacher = part(lambda: plain.build(TeacherTable, data["teacher"], "teacher")) if "teacher" in data else None
     baseline = part(lambda: plain.build(BaselineTable, data["baseline"], "baseline")) if "baseline" in data else None
     goal = part(lambda: plain.build(Goal, data.get("goal", {}), "goal"))
     recipe = part(lambda: Recipe.from_data(_section(data, "step")))
+    if model is not None and model.weights and baseline is not None and baseline.weights:
+        mistakes.append(UserError("E111", "[model] and [baseline] both name weights", "keep one of them"))
     if mistakes or model is None or task is None or goal is None or recipe is None:
         raise UserErrors([mistake.at(str(path)) for mistake in mistakes])
     return RecipeFile(path, int(data.get("seed", 0)), model, task, teacher, baseline, goal, recipe, data.get("decisions", {}))
@@ -159,7 +170,7 @@ def _section(data: Mapping[str, Any], name: str) -> Any:
     return data[name]
 
 
-def _built(table: ModelTable, weights: str | None, folder: Path, seed: int) -> nn.Module:
+def _built(table: ModelTable | TeacherTable, weights: str | None, folder: Path, seed: int) -> nn.Module:
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -181,19 +192,21 @@ def load_weights(model: nn.Module, path: Path) -> None:
     load_tensors(model, files.read_tensors(path)[0], source=str(path))
 
 
-def _table(table: ModelTable) -> dict[str, Any]:
+def _table(table: ModelTable | TeacherTable) -> dict[str, Any]:
     data: dict[str, Any] = plain.to_data(table)
     data.pop("train", None)
     return {"from": data.pop("factory"), **data}
 
 
-def _absolute(value: Any, folder: Path) -> Any:
-    """The same data with "./file.py:function" made absolute, so that a resolved recipe runs from anywhere."""
+def _absolute(value: Any, folder: Path, key: str) -> Any:
+    """The same data with the paths in it made absolute, so that a resolved recipe runs from anywhere."""
     if isinstance(value, dict):
-        return {key: _absolute(item, folder) for key, item in value.items()}
+        return {name: _absolute(item, folder, name) for name, item in value.items()}
     if isinstance(value, list):
-        return [_absolute(item, folder) for item in value]
-    if isinstance(value, str) and re.match(r"\.{1,2}/.*\.py:", value):
-        place, _, function = value.rpartition(":")
-        return f"{(folder / place).resolve()}:{function}"
-    return value
+        return [_absolute(item, folder, key) for item in value]
+    if not isinstance(value, str) or key not in _PATHS:
+        return value
+    place, colon, function = value.rpartition(":")
+    if key == "weights":
+        return str((folder / value).resolve())
+    return f"{(folder / place).resolve()}:{function}" if colon and place.endswith(".py") else value

@@ -109,12 +109,12 @@ class Run:
                     "choose another --out, or remove that folder",
                 )
             run.event("resumed")
-        elif folder.is_dir() and any(folder.iterdir()):
+        elif folder.is_dir() and any(path.suffix != ".writing" for path in folder.iterdir()):
             raise UserError("E150", f"{folder} is not empty and holds no run", "choose another --out")
         else:
             run.journal.decisions = dict(decisions or {})
             run.journal.write_recipe()
-        torch.set_num_threads(run.decide("threads", torch.get_num_threads))
+        torch.set_num_threads(_threads(run.decide("threads", torch.get_num_threads)))
         return run
 
     def within(self, name: str) -> Run:
@@ -178,6 +178,12 @@ def _processor() -> str:
         return "unknown"
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else "unknown"
+
+
+def _threads(decided: object) -> int:
+    if not isinstance(decided, int) or decided < 1:
+        raise UserError("E103", f"decisions.threads must be a whole number from 1; got {decided!r}", "mend it, or leave it out")
+    return decided
 
 
 def _earlier(folder: Path) -> dict[str, Any] | None:

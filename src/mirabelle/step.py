@@ -73,6 +73,17 @@ class ReplacesModel(Protocol):
         """The dense module on which the record of the result is replayed."""
 
 
+@runtime_checkable
+class NeedsTraining(Protocol):
+    """A step that may be unable to do its work without a training of its own or a shared one."""
+
+    @property
+    def needs_training(self) -> bool: ...
+
+    @property
+    def train(self) -> object | None: ...
+
+
 def step_from_data(data: Any) -> Step:
     """A step from plain data, `{use = "family.Class", ...}`.
 
@@ -100,5 +111,6 @@ def step_to_data(step: Step) -> dict[str, Any]:
 
 def use_of(step: object) -> str:
     """`family.Class` of a step: the door that exports it and its name."""
-    family = type(step).__module__.split(".")[1]
+    package, _, rest = type(step).__module__.partition(".")
+    family = rest.partition(".")[0] if package == "mirabelle" else package
     return f"{family}.{type(step).__name__}"

@@ -9,12 +9,19 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mirabelle.batch import Batch, Samples, Stream, data_of
+from mirabelle.batch import Batch, Samples, Stream, data_of, held
 from mirabelle.errors import UserError, did_you_mean
 from mirabelle.metric import Metric
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-_LOSSES: dict[str, Loss] = {"cross_entropy": F.cross_entropy, "mse": F.mse_loss}
+
+
+def mse(outputs: Tensor, targets: Tensor) -> Tensor:
+    """mean((output − target)²); targets (batch,) fit outputs (batch, 1)."""
+    return F.mse_loss(outputs, targets.reshape(outputs.shape).to(outputs.dtype))
+
+
+_LOSSES: dict[str, Loss] = {"cross_entropy": F.cross_entropy, "mse": mse}
 _HELD_OUT_SEED = 0  # the split belongs to the data, so that all seeds of a comparison share it
 
 
@@ -23,8 +30,8 @@ class Task:
 
     Args:
         train: `(inputs, targets)` tensors or arrays, a `Dataset`, or a `DataLoader`.
-        test: the same; looked at once, at the end.
-        validation: the same; by default `validation_fraction` of train is held out, always the same samples.
+        test: the same, read into memory once, so that all models are judged on the same samples.
+        validation: the same, read into memory once; by default `validation_fraction` of train, always the same samples.
         loss: "cross_entropy", "mse", or a function (outputs, targets) -> scalar.
         metric: "accuracy", "negative_squared_error", or a function (outputs, targets) -> one score a sample, higher = better.
         labels: names of the classes; kept with the artifact.
@@ -53,12 +60,12 @@ class Task:
         labels: tuple[str, ...] = (),
         name: str = "data",
     ) -> None:
-        self.train, self.test = data_of(train), data_of(test)
+        self.train, self.test = data_of(train), held(test)
         if validation is None:
             if isinstance(self.train, Stream):
                 raise UserError("E131", "a shuffling loader cannot be split", "give `validation`, or tensors as `train`")
             self.train, validation = self.train.split(validation_fraction, _HELD_OUT_SEED)
-        self.validation = data_of(validation)
+        self.validation = held(validation)
         self.loss = loss if callable(loss) else _known_loss(loss)
         self.metric = Metric.of(metric)
         self.labels = tuple(labels)
@@ -70,6 +77,11 @@ class Task:
         other = copy.copy(self)
         other.teacher = teacher
         return other
+
+    @property
+    def classifies(self) -> bool:
+        """Whether outputs are class scores, so that softened decisions mean something."""
+        return self.loss is F.cross_entropy
 
     def example(self, count: int = 2) -> Batch:
         """The first samples of the training data, at least two, as an example of a batch."""

@@ -6,7 +6,8 @@ Version 0, which promises nothing yet:
     length · the skeleton (the ONNX graph without the bytes of its tensors), deflated · for each tensor: codec, 1 byte ·
     length, varint · its bytes
 
-The digest is checked before anything is decoded, and every length is held against the file before memory is taken.
+The digest is checked before anything is decoded; tensors together may not exceed the announced length of the ONNX model, nor
+the limit that the reader gives.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def pack(onnx: bytes) -> bytes:
         UserError: E121 when the model is not canonical, so that it could not be given back bit for bit.
     """
     model = ModelProto.FromString(onnx)
-    if model.SerializeToString(deterministic=True) != onnx:
+    plain = all(len(tensor.raw_data) == _length(tensor) and not tensor.external_data for tensor in model.graph.initializer)
+    if not plain or model.SerializeToString(deterministic=True) != onnx:
         raise UserError("E121", "the ONNX model is not in canonical form", "export it with mirabelle")
     sections = b""
     for tensor in model.graph.initializer:
@@ -64,8 +66,12 @@ def pack(onnx: bytes) -> bytes:
     return MAGIC + bytes([VERSION]) + hashlib.blake2b(content, digest_size=_DIGEST).digest() + content
 
 
-def unpack(packed: bytes) -> bytes:
+def unpack(packed: bytes, most_bytes: int = 1 << 28) -> bytes:
     """The canonical ONNX model, bit for bit.
+
+    Args:
+        packed: content of a .mira file.
+        most_bytes: the largest ONNX model that may come out; a few bytes can stand for many, so the reader says how many.
 
     Raises:
         UserError: E143 not a packed file, E142 a newer version, E141 damaged or inconsistent.
@@ -81,16 +87,18 @@ def unpack(packed: bytes) -> bytes:
     if hashlib.blake2b(content, digest_size=_DIGEST).digest() != packed[len(MAGIC) + 1 : head]:
         raise UserError("E141", "the file is damaged: its digest does not match its content", "fetch it again")
     try:
-        return _decoded(content)
+        return _decoded(content, min(most_bytes, _MOST_BYTES))
     except ValueError as error:
         raise UserError("E141", f"the file is inconsistent: {error}", "fetch it again") from error
 
 
-def _decoded(content: bytes) -> bytes:
+def _decoded(content: bytes, most_bytes: int) -> bytes:
     reader = Reader(content)
     onnx_length, skeleton_length, small_length = reader.varint(), reader.varint(), reader.varint()
-    if not skeleton_length <= onnx_length <= _MOST_BYTES:
-        raise ValueError(f"an ONNX model of {onnx_length} bytes with a graph of {skeleton_length} cannot be")
+    if not skeleton_length <= onnx_length <= most_bytes:
+        raise ValueError(
+            f"an ONNX model of {onnx_length} bytes with a graph of {skeleton_length} cannot be, or is over the limit"
+        )
     model = ModelProto()
     try:
         model.ParseFromString(inflate(reader.take(small_length), skeleton_length, _DICTIONARY))
@@ -98,6 +106,8 @@ def _decoded(content: bytes) -> bytes:
         raise ValueError(f"the graph cannot be read: {error}") from error
     budget = onnx_length
     for tensor in model.graph.initializer:
+        if tensor.external_data or tensor.data_location != TensorProto.DEFAULT:
+            raise ValueError(f'tensor "{tensor.name}" lies outside the file')
         budget -= _length(tensor)
         if budget < 0:
             raise ValueError(f'tensor "{tensor.name}" does not fit into {onnx_length} bytes')

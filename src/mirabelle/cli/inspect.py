@@ -73,7 +73,13 @@ def _layers(model: str, shape: str | None) -> list[Layer]:
         return layers_of_onnx(unpack(data) if path.suffix == ".mira" else data)
     from mirabelle.sources import model_from
 
-    return layers_of_module(model_from(model, {}, Path()), _example(shape))
+    module = model_from(model, {}, Path())
+    try:
+        return layers_of_module(module, _example(shape))
+    except RuntimeError as error:
+        raise UserError(
+            "E121", f"the model fails on inputs of {shape}: {error}".splitlines()[0], "give --input its shape"
+        ) from error
 
 
 def _example(shape: str | None) -> Batch | None:

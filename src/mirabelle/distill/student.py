@@ -47,10 +47,13 @@ class Student:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     train: Training | None = None
 
+    @property
+    def needs_training(self) -> bool:
+        return True
+
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         if self.train is None:
             raise UserError("E111", "distill.Student has no training", "give `train`")
-        task = task if task.teacher is not None else task.with_teacher(model)
         return train_together((self,), self.train, model, task, run)
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> nn.Module:

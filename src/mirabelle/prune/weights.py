@@ -91,10 +91,15 @@ class Weights:
                 "E111", f'scope = "global" ranks weights, but {given[0]} does not rank', "leave scope out, or give sparsity"
             )
 
+    @property
+    def needs_training(self) -> bool:
+        """Whether the schedule is one that only a training can follow."""
+        return self.schedule != "one-shot"
+
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         if self.train is not None:
             return train_together((self,), self.train, model, task, run)
-        if self.schedule != "one-shot":
+        if self.needs_training:
             raise UserError("E111", "a gradual schedule needs a training", 'give `train`, or schedule = "one-shot"')
         return self.finish(self.prepare(model, task, run))
 

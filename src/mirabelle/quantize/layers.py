@@ -89,12 +89,12 @@ class StaticLayer(nn.Module):
 class DynamicLayer(nn.Module):
     """y = Q(x) · weightᵀ + bias, x rounded to 256 levels over the range of the batch at hand.
 
-    Buffers: codes int8 (in, out); scale (out,); bias (out,).
+    Buffers: codes int8 (in, out); scale (out,); where the layer has one, bias (out,).
     """
 
     codes: Tensor
     scale: Tensor
-    bias: Tensor
+    bias: Tensor | None
 
     def __init__(self, dense: nn.Module, weight_bits: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class DynamicLayer(nn.Module):
         self.settings: dict[str, Any] = {"weight_bits": weight_bits}
         self.register_buffer("codes", torch.zeros(weight.t().shape, dtype=torch.int8))
         self.register_buffer("scale", torch.ones(weight.shape[0]))
-        self.register_buffer("bias", torch.zeros(weight.shape[0]))
+        self.register_buffer("bias", None if _bias(dense) is None else torch.zeros(weight.shape[0]))
 
     @classmethod
     def standing_for(cls, dense: nn.Module, **settings: Any) -> DynamicLayer:
@@ -118,12 +118,13 @@ class DynamicLayer(nn.Module):
         layer.scale.copy_(scale)
         bias = _bias(dense)
         if bias is not None:
+            assert layer.bias is not None, "a bias has its place"
             layer.bias.copy_(bias)
         return layer
 
     def forward(self, inputs: Tensor) -> Tensor:
-        result: Tensor = operators.dynamic_linear(inputs, self.codes, self.scale, self.bias)
-        return result
+        result: Tensor = operators.dynamic_linear(inputs, self.codes, self.scale)
+        return result if self.bias is None else result + self.bias
 
     def extra_repr(self) -> str:
         return f"Linear, {tuple(self.codes.shape)}, weight_bits={self.settings['weight_bits']}"

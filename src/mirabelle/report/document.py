@@ -25,6 +25,7 @@ ARTIFACTS = {
     "card": "README.md",
 }
 _SIGNIFICANT = 0.05
+_NOTICEABLE = 0.02  # a ratio of latencies nearer to 1 than this is not worth a word
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Report:
 
     def speed(self) -> str:
         ratio = self.comparison.latency_ratio
-        if ratio.low <= 1 <= ratio.high:
+        if ratio.low <= 1 <= ratio.high or abs(ratio.median - 1) < _NOTICEABLE:
             return f"no difference in latency shown (ratio {ratio.median:.2f}, {ratio.low:.2f} to {ratio.high:.2f})"
         return f"{1 / ratio.median:.2f}× faster" if ratio.median < 1 else f"{ratio.median:.2f}× slower"
 
@@ -96,7 +97,7 @@ class Report:
                 "Zeros inside dense tensors make the packed file smaller, not the computation: ONNX Runtime multiplies them "
                 "like any other number."
             )
-        if self.comparison.latency_ratio.low > 1:
+        if self.comparison.latency_ratio.low > 1 + _NOTICEABLE:
             found.append(
                 "The compressed model is slower than the start in ONNX Runtime on this machine; ship it for its size only."
             )

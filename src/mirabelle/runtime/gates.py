@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,7 +35,13 @@ class Gate:
     detail: str
 
     def to_data(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain data; JSON knows no infinity, so a difference without bound is null."""
+        return {**asdict(self), "worst": self.worst if math.isfinite(self.worst) else None}
+
+    @staticmethod
+    def from_data(data: Mapping[str, Any]) -> Gate:
+        worst = math.inf if data["worst"] is None else data["worst"]
+        return Gate(passed=data["passed"], worst=worst, detail=data["detail"])
 
 
 def torch_equals_onnx(model: nn.Module, onnx: bytes, batches: list[Batch], *, quantized: bool) -> Gate:
@@ -59,7 +67,9 @@ def torch_equals_onnx(model: nn.Module, onnx: bytes, batches: list[Batch], *, qu
         passed, share = worst <= _EXACT, f"{len(expected)} samples, worst difference {worst:.1e}"
     if passed:
         return Gate(passed=True, worst=worst, detail=share)
-    layer = first_differing_layer(model, onnx, batches[0], _QUANTIZED if quantized else _EXACT)
+    starts = np.cumsum([0, *(len(batch) for batch in batches)])
+    worst_batch = batches[int(np.searchsorted(starts, int(differences.argmax()), side="right")) - 1]
+    layer = first_differing_layer(model, onnx, worst_batch, _QUANTIZED if quantized else _EXACT)
     return Gate(passed=False, worst=worst, detail=f"{share}; the first layer that differs is {layer}")
 
 

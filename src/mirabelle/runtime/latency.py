@@ -16,7 +16,10 @@ _WARM_UP = 5
 
 @dataclass(frozen=True)
 class Ratio:
-    """Time of the second over time of the first, pair by pair: median, with the 5th and 95th percentile of the pairs."""
+    """Time of the second over time of the first, pair by pair: the median with its 95 % interval.
+
+    The interval is that of order statistics: the values at ranks n/2 ± 0.98 · √n, whatever the distribution.
+    """
 
     median: float
     low: float
@@ -54,5 +57,6 @@ def interleaved(
 
 
 def _ratio(pairs: np.ndarray[Any, np.dtype[np.float64]]) -> Ratio:
-    median, low, high = np.percentile(pairs, [50, 5, 95])
-    return Ratio(float(median), float(low), float(high))
+    ordered, reach = np.sort(pairs), 0.98 * np.sqrt(len(pairs))
+    low, high = int(len(pairs) / 2 - reach), int(np.ceil(len(pairs) / 2 + reach))
+    return Ratio(float(np.median(pairs)), float(ordered[max(low, 0)]), float(ordered[min(high, len(pairs) - 1)]))

@@ -44,23 +44,22 @@ def _(codes: Tensor, scale: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("mirabelle::dynamic_linear", mutates_args=())
-def dynamic_linear(inputs: Tensor, codes: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """inputs · weightᵀ + bias with inputs rounded to 256 levels over their present range.
+def dynamic_linear(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    """inputs · weightᵀ with inputs rounded to 256 levels over their present range.
 
     Args:
         inputs: (..., in).
         codes: int8 weights, (in, out).
         scale: of the weights, (out,).
-        bias: (out,).
     """
     input_scale, zero_point = affine.asymmetric_parameters(*inputs.aminmax())
     levels = affine.quantize(inputs, input_scale, zero_point, 0, 255) - zero_point
-    return (F.linear(levels, codes.to(levels.dtype).t()) * (input_scale * scale)) + bias
+    return F.linear(levels, codes.to(levels.dtype).t()) * (input_scale * scale)
 
 
 @dynamic_linear.register_fake
-def _(inputs: Tensor, codes: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    del scale, bias
+def _(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    del scale
     return inputs.new_empty((*inputs.shape[:-1], codes.shape[1]))
 
 
@@ -82,10 +81,10 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         zeros = np.zeros(tuple(scale.shape), codes.dtype.numpy())
         return op.DequantizeLinear(codes, scale, op.Constant(value=numpy_helper.from_array(zeros)), axis=0)
 
-    def onnx_dynamic_linear(inputs: Any, codes: Any, scale: Any, bias: Any) -> Any:
+    def onnx_dynamic_linear(inputs: Any, codes: Any, scale: Any) -> Any:
         levels, input_scale, zero_point = op.DynamicQuantizeLinear(inputs)
         product = op.Cast(op.MatMulInteger(levels, codes, zero_point), to=1)
-        return op.Add(op.Mul(product, op.Mul(input_scale, scale)), bias)
+        return op.Mul(product, op.Mul(input_scale, scale))
 
     return {
         torch.ops.mirabelle.fake_quantize.default: onnx_fake_quantize,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,11 @@ def _module(name: str) -> Any:
 
 
 def _module_of_file(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"mirabelle_user_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise UserError("E120", f"no Python file at {path}", "paths are relative to the recipe")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickling of the user's own look a module up by its name
     try:
         spec.loader.exec_module(module)
     except Exception as error:

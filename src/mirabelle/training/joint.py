@@ -72,10 +72,19 @@ class Joint:
         for step in self.steps:
             if getattr(step, "train", None) is not None:
                 raise UserError("E111", f"{type(step).__name__} has a training of its own", "leave its `train` out")
+        stages = [STAGES.index(step.stage) for step in self.steps]
+        if stages != sorted(stages):
+            raise UserError("E105", "a joint training replaces the model first and thins it then", "put distill.Student first")
 
     @property
     def stage(self) -> Stage:
-        return STAGES[max(STAGES.index(step.stage) for step in self.steps)]
+        """The latest stage of its parts."""
+        return self.steps[-1].stage
+
+    @property
+    def first_stage(self) -> Stage:
+        """The earliest stage of its parts."""
+        return self.steps[0].stage
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         return train_together(self.steps, self.train, model, task, run)
@@ -87,7 +96,12 @@ class Joint:
 
 
 def train_together(steps: Sequence[JoinsTraining], training: Training, model: nn.Module, task: Task, run: Run) -> nn.Module:
-    """Prepare the model for every step, train it once with all their terms and controls, finish every step."""
+    """Prepare the model for every step, train it once with all their terms and controls, finish every step.
+
+    Where a step replaces the model and the task has no teacher, the model that is replaced teaches.
+    """
+    if task.teacher is None and any(isinstance(step, ReplacesModel) for step in steps):
+        task = task.with_teacher(model)
     for step in steps:
         model = step.prepare(model, task, run)
     objective: Objective = training.objective or default_objective(task)

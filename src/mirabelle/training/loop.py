@@ -45,8 +45,9 @@ class Numbers:
 
 
 def default_objective(task: Task) -> Objective:
-    """The task's own loss; with a teacher 0.9 · SoftTargets(T = 4) + 0.1 · TaskLoss."""
-    return 0.9 * SoftTargets(temperature=4.0) + 0.1 * TaskLoss() if task.teacher is not None else 1.0 * TaskLoss()
+    """The task's own loss; classifying under a teacher 0.9 · SoftTargets(T = 4) + 0.1 · TaskLoss."""
+    guided = task.teacher is not None and task.classifies
+    return 0.9 * SoftTargets(temperature=4.0) + 0.1 * TaskLoss() if guided else 1.0 * TaskLoss()
 
 
 def fit(
@@ -187,7 +188,11 @@ class _Loop:
         improved = value > numbers.best
         if value >= numbers.best:
             numbers.best = value
-            self.best = {name: tensor.detach().clone() for name, tensor in tensors_of_module(self.model).items()}
+            self.best = (
+                {}
+                if training.keep == "last"
+                else {name: tensor.detach().clone() for name, tensor in tensors_of_module(self.model).items()}
+            )
         numbers.since_best = 0 if improved else numbers.since_best + 1
         if training.until is not None and value >= training.until:
             self._stop(f"the metric reached {training.until}")
@@ -222,6 +227,9 @@ class _Loop:
         )
 
     def _write_checkpoint(self) -> None:
+        """Keep the present state, unless the last step has made a weight infinite: then the checkpoint before stays."""
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
+            return
         groups = {
             "model": tensors_of_module(self.model),
             "objective": tensors_of_module(self.loss),

@@ -28,7 +28,8 @@ class Training:
         momentum: of SGD, in [0, 1).
         weight_decay: decoupled for AdamW, an L2 gradient for SGD.
         clip: largest norm of the gradient, or None.
-        objective: the loss; by default the task's own, and with a teacher 0.9 · SoftTargets(T = 4) + 0.1 · TaskLoss.
+        objective: the loss; by default the task's own, and classifying under a teacher
+            0.9 · SoftTargets(T = 4) + 0.1 · TaskLoss.
         patience: epochs without a better validation metric after which training stops, or None.
         until: a value of the validation metric at which training stops, or None.
         keep: which weights come back: "best" on validation, or "last".
