@@ -78,6 +78,14 @@ def test_a_sequential_loader_is_read_into_memory_and_a_shuffling_one_streams() -
     assert all(batch.index is None for batch in stream.batches(99))
 
 
+def test_what_models_are_judged_on_is_read_once() -> None:
+    data = TensorDataset(*points())
+    task = Task(train=points(), validation=DataLoader(data, shuffle=True), test=DataLoader(data, shuffle=True))
+    assert isinstance(task.test, Samples)
+    assert isinstance(task.validation, Samples)
+    assert sorted(task.test.inputs[:, 0].tolist()) == points()[0][:, 0].tolist()
+
+
 def test_arrays_are_taken_too() -> None:
     inputs, targets = points()
     task = Task(train=(inputs.numpy(), targets.numpy()), test=(inputs, targets))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -36,6 +37,15 @@ def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
     (recipe,) = blocks("README.md", "toml")
     (tmp_path / "recipe.toml").write_text(recipe)
     assert len(read_recipe(tmp_path / "recipe.toml").recipe.steps) == 2
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_benchmark() -> None:
+    numbers = json.loads((ROOT / "benchmarks" / "results" / "mnist.json").read_text("utf-8"))
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for model in ("LeNet-300-100", "LeNet-5-Caffe"):
+        errors, sizes = numbers[model]["errors"], numbers[model]["packed_bytes"]
+        assert len(errors) == 3
+        assert f"| {model} | {sum(errors) / 3:.2f} % | {sum(sizes) / 3000:.1f} kB |" in readme
 
 
 def test_every_link_of_the_documents_leads_somewhere() -> None:

@@ -191,6 +191,57 @@ def test_a_step_that_dies_is_done_again_and_the_others_are_not(mlp: nn.Module, b
     assert steps == ["baseline", "prune.Weights", "quantize.Static", "quantize.Static", "gates and measurements"]
 
 
+def test_a_gate_without_bound_is_reported_too(
+    mlp: nn.Module, blobs: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        job, "torch_equals_onnx", lambda *_, **__: Gate(passed=False, worst=float("inf"), detail="shapes differ")
+    )
+    for _ in range(2):
+        with pytest.raises(UserError, match="E302"):
+            compress(mlp, blobs, [quantize.Static()], out=tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["gates"]["torch_onnx"]["worst"] is None
+
+
+@pytest.mark.parametrize("change", ["inputs", "targets", "outputs", "metric"])
+def test_one_batch_is_tried_before_anything_is_begun(mlp: nn.Sequential, blobs: Task, tmp_path: Path, change: str) -> None:
+    inputs, targets = blobs.train.inputs, blobs.train.targets
+    model: nn.Module = mlp
+    if change == "inputs":
+        inputs = inputs[:, :5]
+    elif change == "targets":
+        targets = targets.int()
+    elif change == "outputs":
+        model = nn.LSTM(8, 3)
+    metric = (lambda outputs, _: outputs.mean()) if change == "metric" else "accuracy"
+    task = Task(train=(inputs, targets), test=(inputs, targets), metric=metric)
+    with pytest.raises(UserError) as caught:
+        compress(model, task, [quantize.Static()], out=tmp_path / "run")
+    assert caught.value.code == ("E121" if change in ("inputs", "outputs") else "E131")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_regression_is_compressed_by_its_own_loss(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(400, 4, generator=generator)
+    targets = inputs @ torch.tensor([1.0, -2.0, 0.5, 0.0]) + 1
+    task = Task(
+        train=(inputs[:300], targets[:300]), test=(inputs[300:], targets[300:]), loss="mse", metric="negative_squared_error"
+    )
+    train = Training(epochs=40, batch_size=20, lr=0.02)
+    steps = [prune.Weights(sparsity=0.25, schedule="cubic", train=train), quantize.Static()]
+    result = compress(nn.Linear(4, 1), task, steps, {"max_drop": "1000pt"}, out=tmp_path / "run", baseline=train)
+    assert result.start.metric.value > -0.01
+    assert result.profile.metric.value > -0.05
+    assert int((load(nn.Linear(4, 1), tmp_path / "run" / "steps" / "1-prune.weights").weight == 0).sum()) == 1
+
+
+def test_the_first_instant_of_a_killed_run_can_be_repeated(mlp: nn.Module, blobs: Task, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.toml.writing").write_bytes(b"sche")
+    assert compress(mlp, blobs, [quantize.Dynamic()], out=tmp_path / "run").met
+
+
 def test_recipes_and_lists_of_steps_are_the_same(mlp: nn.Module, blobs: Task, tmp_path: Path) -> None:
     one = compress(mlp, blobs, Recipe([quantize.Dynamic()]), out=tmp_path / "one")
     other = compress(copy.deepcopy(mlp), blobs, [quantize.Dynamic()], out=tmp_path / "other")
@@ -204,12 +255,12 @@ from = "mirabelle.sources.zoo:digits_cnn"
 [task]
 data = "digits"
 [baseline]
-train = { epochs = 4, batch_size = 64, lr = 3e-3 }
+train = { epochs = 40, batch_size = 64, lr = 3e-3 }
 [[step]]
 use = "prune.Weights"
 sparsity = 0.8
 schedule = "cubic"
-train = { epochs = 6, batch_size = 64, lr = 3e-3 }
+train = { epochs = 50, batch_size = 64, lr = 3e-3 }
 [[step]]
 use = "quantize.Static"
 """
@@ -228,7 +279,12 @@ def test_a_run_killed_from_outside_and_repeated_ends_with_the_same_file(tmp_path
     # The machine's timings may decide otherwise in the second run; what a run decided reproduces it.
     decided.write_text((tmp_path / "whole" / "recipe.toml").read_text())
     events = tmp_path / "killed" / "events.jsonl"
-    for awaited in ('"epoch": 2,', '"where": "steps/1-prune.weights", "step"', '"epoch": 5,', '"step": "quantize.Static"'):
+    for awaited in (
+        '"epoch": 25,',
+        '"epoch": 38,',
+        '"where": "steps/1-prune.weights", "epoch": 30,',
+        '"step": "quantize.Static"',
+    ):
         process = subprocess.Popen(command(decided, "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
@@ -239,5 +295,6 @@ def test_a_run_killed_from_outside_and_repeated_ends_with_the_same_file(tmp_path
         process.wait()
         assert awaited in events.read_text(), "the run ended before it could be killed"
     subprocess.run(command(decided, "killed"), check=True, capture_output=True)
+    assert '"taken up"' in events.read_text(), "no checkpoint was ever taken up, so nothing was shown"
     for name in ("model.mira", "model.onnx", "model.safetensors"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

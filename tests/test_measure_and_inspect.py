@@ -7,7 +7,7 @@ import torch
 from onnx import ModelProto
 from torch import nn
 
-from mirabelle import Run, Task, prune, quantize, unpack
+from mirabelle import Run, Task, UserError, pack, prune, quantize, unpack
 from mirabelle.inspection import layers_of_module, layers_of_onnx
 from mirabelle.measure import count_parameters, exported, measure, multiply_accumulates
 from mirabelle.runtime.onnxruntime import Session
@@ -75,6 +75,28 @@ def test_layers_of_a_file_and_of_its_module_agree(cnn: nn.Module, images: Task, 
             assert sorted(weights) == sorted(other.shape)
             if not isinstance(step, quantize.Dynamic):
                 assert (one.parameters, one.sparsity) == (other.parameters, pytest.approx(other.sparsity))
+
+
+def test_attention_is_counted() -> None:
+    class Attention(nn.Module):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return nn.functional.scaled_dot_product_attention(inputs, inputs, inputs)
+
+    from mirabelle.batch import Batch
+
+    example = Batch(torch.randn(2, 4, 16, 8), torch.zeros(2))
+    assert multiply_accumulates(Attention(), example) == 4 * 16 * 16 * (8 + 8)
+
+
+def test_a_file_that_is_no_model_or_reaches_outside_is_refused(cnn: nn.Module, images: Task) -> None:
+    with pytest.raises(UserError, match="no ONNX model"):
+        layers_of_onnx(b"\xff\xff\xff")
+    model = ModelProto.FromString(exported(cnn, images).onnx)
+    model.graph.initializer[0].external_data.add(key="location", value="/etc/passwd")
+    with pytest.raises(UserError, match="other files"):
+        layers_of_onnx(model.SerializeToString())
+    with pytest.raises(UserError, match="canonical"):
+        pack(model.SerializeToString(deterministic=True))
 
 
 def test_int8_makes_the_onnx_file_about_a_quarter(images: Task, run: Run) -> None:

@@ -82,6 +82,14 @@ def test_rounding_does_not_decide_a_goal() -> None:
     assert Goal(max_drop="10pt").shortfalls(profile(), nearly) == []
 
 
+def test_a_nan_meets_no_goal_and_a_negative_metric_may_fall() -> None:
+    nan = profile(metric=Metric("a", float("nan"), 0, 1, 10))
+    assert Goal(max_drop="5pt").shortfalls(profile(), nan)
+    one, lower = profile(metric=Metric("a", -1.0, -2, 0, 10)), profile(metric=Metric("a", -1.005, -2, 0, 10))
+    assert Goal(max_drop="1%").shortfalls(one, lower) == []
+    assert Goal(max_drop="0.1%").shortfalls(one, lower)
+
+
 def test_a_profile_comes_back_from_plain_data() -> None:
     assert Profile.from_data(profile().to_data()) == profile()
     bare = profile(metric=None, latency_ms=None)
@@ -185,6 +193,15 @@ def test_all_mistakes_are_told_at_once_with_suggestions() -> None:
     text = str(caught.value)
     assert 'did you mean "names"?' in text
     assert 'did you mean "size"?' in text
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"rate": "fast"}, {"rate": 1.0, "kind": "c"}, {"rate": 1.0, "names": "x"}, {"rate": True}, {"rate": 1.0, "inner": 3}],
+)
+def test_types_are_held_in_python_too(settings: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="E103"):
+        Outer(**settings)
 
 
 def test_what_a_door_does_not_export_is_not_found() -> None:

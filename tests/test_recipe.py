@@ -59,6 +59,7 @@ def test_a_legal_order_is_taken_and_survives_plain_data() -> None:
         [quantize.Static(), prune.Weights(sparsity=0.5)],
         [prune.Weights(sparsity=0.5), distill.Student(model="a:b")],
         [quantize.Dynamic(), distill.Student(model="a:b")],
+        [prune.Weights(sparsity=0.5), Joint(steps=(distill.Student(model="a:b"),), train=Training(epochs=1))],
     ],
 )
 def test_an_illegal_order_is_refused_with_the_legal_one(steps) -> None:
@@ -66,6 +67,14 @@ def test_an_illegal_order_is_refused_with_the_legal_one(steps) -> None:
         Recipe(steps)
     assert caught.value.code == "E105"
     assert caught.value.remedy.startswith("legal order: ")
+
+
+def test_a_step_that_cannot_work_without_training_is_refused_before_anything_runs() -> None:
+    for step in (prune.Weights(sparsity=0.5, schedule="cubic"), distill.Student(model="a:b")):
+        with pytest.raises(UserError, match="needs a training"):
+            Recipe([step])
+    with pytest.raises(UserError, match=r"distill\.Student first"):
+        Joint(steps=(prune.Weights(sparsity=0.5), distill.Student(model="a:b")), train=Training(epochs=1))
 
 
 def test_a_recipe_file_says_everything(tmp_path: Path) -> None:
@@ -110,6 +119,7 @@ def test_the_seed_decides_the_first_weights(tmp_path: Path) -> None:
         (('"quantize.Static"', '"quantize.StaticLayer"'), "E106", "is not a step"),
         (('use = "quantize.Static"', "bits = 8"), "E104", 'the key "use"'),
         (("[model]", "[model"), "E101", "mend the TOML"),
+        (("[task]", "train = { epochs = 1 }\n[task]"), "E102", 'unknown key "model.train"'),
     ],
 )
 def test_each_mistake_has_its_code_and_its_place(tmp_path: Path, change: tuple[str, str], code: str, words: str) -> None:

@@ -117,6 +117,13 @@ def test_a_newer_version_is_told_from_damage() -> None:
         unpack(sealed(b"", version=1))
 
 
+def test_the_reader_says_how_much_may_come_out(packed: bytes) -> None:
+    size = len(unpack(packed))
+    assert len(unpack(packed, most_bytes=size)) == size
+    with pytest.raises(UserError, match="over the limit"):
+        unpack(packed, most_bytes=size - 1)
+
+
 def test_a_length_that_memory_could_not_hold_is_refused_before_it_is_taken() -> None:
     with pytest.raises(UserError, match="cannot be"):
         unpack(sealed(write_varints([1 << 40, 1 << 39, 0])))

@@ -79,6 +79,19 @@ def test_a_resolved_recipe_runs_again_to_the_same_file(ran) -> None:
     assert (folder / "again" / "model.mira").read_bytes() == (folder / "run" / "model.mira").read_bytes()
 
 
+def test_another_seed_is_another_run_and_its_recipe_gives_it_again(ran) -> None:
+    folder, _ = ran
+    for seed in ("1", "2"):
+        assert (
+            call("run", str(folder / "recipe.toml"), "--out", str(folder / f"s{seed}"), "--seed", seed, "--quiet").returncode
+            == 0
+        )
+    assert call("run", str(folder / "s1" / "recipe.toml"), "--out", str(folder / "s1b"), "--quiet").returncode == 0
+    one, again, other = ((folder / name / "model.mira").read_bytes() for name in ("s1", "s1b", "s2"))
+    assert one == again
+    assert one != other
+
+
 def test_a_goal_that_is_missed_is_exit_status_4(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("SIZE", 'size = "1 B"'))
     done = call("run", str(tmp_path / "recipe.toml"), "--out", str(tmp_path / "run"), "--quiet")

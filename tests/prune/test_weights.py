@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -86,6 +87,17 @@ def test_sparsity_follows_its_schedule(mlp: nn.Sequential, schedule: Any, half_w
     assert seen[500] == pytest.approx(half_way, abs=0.03)  # the last change may lie 50 calls back
     assert seen[1000] == int(0.8 * 128) / 128
     assert list(seen.values()) == sorted(seen.values())
+
+
+@pytest.mark.parametrize("steps", [30, 300, 3000])
+def test_growth_is_gradual_however_short_the_training(mlp: nn.Sequential, steps: int) -> None:
+    (control,) = prune.Weights(sparsity=0.8, schedule="linear", train=Training(epochs=1)).controls(mlp)
+    changes, sparsities = 0, []
+    for k in range(1, steps + 1):
+        changes += control(mlp, k / steps)
+        sparsities += [float((mlp[0].weight == 0).float().mean())]
+    assert min(17, 0.55 * steps) <= changes <= 102
+    assert max(after - before for before, after in pairwise(sparsities)) <= 0.06
 
 
 def test_changes_come_at_the_frequency_that_was_asked_for(mlp: nn.Sequential) -> None:

@@ -173,6 +173,30 @@ def test_settings_out_of_range_are_refused(kind: type[Any], settings: dict[str, 
     assert caught.value.code == code
 
 
+def test_the_bias_of_a_row_with_tiny_or_no_weights_is_kept() -> None:
+    dense = nn.Linear(4, 4)
+    with torch.no_grad():
+        dense.weight[0] = 1e-9
+        dense.weight[1] = 0
+        dense.bias[:] = torch.tensor([1.0, 0.3, -2.0, 0.0])
+    layer = StaticLayer.quantized(dense, 8, Range(-1.0, 1.0))
+    inputs = torch.rand(5, 4)
+    assert torch.allclose(layer(inputs), dense(inputs), atol=0.02)
+    assert torch.allclose(layer(inputs)[:, :2], dense(inputs)[:, :2], atol=1e-4)
+
+
+def test_parts_of_torchs_own_encoder_layer_are_left_alone_and_named(run: Run) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Flatten(), nn.Linear(40, 3))
+    inputs, targets = torch.randn(20, 5, 8), torch.arange(20) % 3
+    task = Task(train=(inputs, targets), test=(inputs, targets))
+    for step in (quantize.Static(), quantize.Dynamic()):
+        model = step(net, task, run)
+        assert list(architecture_of(model).modules) == ["2"]
+        assert model(inputs).shape == (20, 3)
+    assert '"0.linear1"' in (run.folder / "events.jsonl").read_text("utf-8")
+
+
 def test_nothing_to_quantize_is_an_error(images: Task, run: Run) -> None:
     for step in (quantize.Static(), quantize.Dynamic(), quantize.Static(targets=("fc*",))):
         with pytest.raises(UserError, match="E112"):
