@@ -171,9 +171,6 @@ def test_another_teacher_may_be_given_and_trained(mlp: nn.Module, blobs: Task, t
 def test_a_step_that_dies_is_done_again_and_the_others_are_not(mlp: nn.Module, blobs: Task, tmp_path: Path) -> None:
     whole = compress(mlp, blobs, STEPS, out=tmp_path / "whole", baseline=TRAIN)
 
-    class Dying(quantize.Static):
-        """Stands for a process that ends here."""
-
     def die(self: Any, model: nn.Module, task: Task, run: Any) -> nn.Module:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""One run: its folder, seed, device, journal, decisions and progress. The only holder of side effects."""
+"""One run: its folder, seed, journal, decisions and progress. The only holder of side effects."""
 
 from __future__ import annotations
 
@@ -75,7 +75,6 @@ class Run:
     ) -> None:
         self.folder = Path(folder)
         self.seed = seed
-        self.device = torch.device("cpu")
         self.listener = listener
         self.name = name
         self.journal = journal or Journal(self.folder)

@@ -111,9 +111,6 @@ def test_changes_come_at_the_frequency_that_was_asked_for(mlp: nn.Sequential) ->
 def test_what_the_schedule_removed_never_comes_back(mlp: nn.Sequential, blobs: Task, run: Run) -> None:
     masks: list[torch.Tensor] = []
 
-    class Watch(nn.Module):
-        """The loss, which sees the model at every step."""
-
     step = prune.Weights(sparsity=0.9, schedule=Gradual(end=0.8, frequency=3), train=Training(epochs=6, batch_size=32, lr=0.05))
     model = step.prepare(mlp, blobs, run)
     model.register_forward_pre_hook(

@@ -107,7 +107,7 @@ def test_a_teacher_guides_and_its_outputs_are_computed_once(mlp: nn.Module, blob
     assert sum(calls) == 400
 
 
-def test_the_cache_is_not_used_for_another_teacher_or_other_data(mlp: nn.Module, blobs: Task, images: Task, run: Run) -> None:
+def test_the_cache_is_not_used_for_another_teacher_or_other_data(mlp: nn.Module, blobs: Task, run: Run) -> None:
     training = Training(epochs=1, batch_size=32, objective=1.0 * SoftTargets())
     fit(mlp, blobs.with_teacher(copy.deepcopy(mlp)), training, run)
     other = copy.deepcopy(mlp)
@@ -115,6 +115,9 @@ def test_the_cache_is_not_used_for_another_teacher_or_other_data(mlp: nn.Module,
         other[0].weight.mul_(2)
     fit(mlp, blobs.with_teacher(other), training, run)
     assert len(list((run.folder / "teacher").iterdir())) == 2
+    blobs.train.inputs[3] += 1
+    fit(mlp, blobs.with_teacher(other), training, run)
+    assert len(list((run.folder / "teacher").iterdir())) == 3
 
 
 def test_cached_and_live_teachers_give_the_same_gradient(mlp: nn.Module, blobs: Task, run: Run) -> None:

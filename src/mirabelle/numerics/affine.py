@@ -19,13 +19,15 @@ def quantize(values: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: 
     return (torch.round(values / scale) + zero_point).clamp(low, high)
 
 
-def dequantize(codes: Tensor, scale: Tensor, axis: int | None = None) -> Tensor:
-    """scale · code for symmetric codes; `scale` is a scalar, or one value per index of `axis`."""
-    if axis is None:
-        return codes.to(scale.dtype) * scale
-    shape = [1] * codes.dim()
-    shape[axis] = -1
-    return codes.to(scale.dtype) * scale.reshape(shape)
+def dequantize(codes: Tensor, scale: Tensor) -> Tensor:
+    """scale · code for symmetric codes, `scale` one value per index of the first axis, or a single one: (1,).
+
+    Example:
+        >>> dequantize(torch.tensor([[1, 2], [3, 4]], dtype=torch.int8), torch.tensor([0.5, 10.0]))
+        tensor([[ 0.5000,  1.0000],
+                [30.0000, 40.0000]])
+    """
+    return codes.to(scale.dtype) * scale.reshape(-1, *[1] * (codes.dim() - 1))
 
 
 def asymmetric_parameters(low: Tensor, high: Tensor, levels: int = 256) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ def _(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 @torch.library.custom_op("mirabelle::dequantize", mutates_args=())
 def dequantize(codes: Tensor, scale: Tensor) -> Tensor:
     """scale · code, `scale` one value per index of the first axis, or a single one: (1,)."""
-    return affine.dequantize(codes, scale, axis=0)
+    return affine.dequantize(codes, scale)
 
 
 @dequantize.register_fake

@@ -93,6 +93,7 @@ class _Loop:
         self.task, self.training, self.run = task, training, run
         self.steps_per_epoch = _steps_per_epoch(task.train, training.batch_size)
         self.total = training.steps or (training.epochs or 0) * self.steps_per_epoch
+        self.step_seed = run.seed_for("step")
         self.execution = self._decided_execution(model)
         self.model = self.execution.laid_out(model)
         self.loss = objective.bind(self.model, task, task.example())
@@ -141,7 +142,7 @@ class _Loop:
 
     def _step(self, batch: Batch) -> Tensor:
         step = self.numbers.step
-        torch.default_generator.manual_seed(self._step_seed + step)
+        torch.default_generator.manual_seed(self.step_seed + step)
         factor = learning_rate_factor(self.training.lr_schedule, step / self.total, self.training.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.lr * factor
@@ -220,7 +221,6 @@ class _Loop:
 
     def _decided_execution(self, model: nn.Module) -> Execution:
         training, task = self.training, self.task
-        self._step_seed = self.run.seed_for("step")
         batch = task.example(training.batch_size)
         return Execution.parse(
             self.run.decide("execution", lambda: str(fastest_execution(model, batch, task.loss, training.precision)))
