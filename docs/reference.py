@@ -1,12 +1,15 @@
-"""Writes docs/reference.md from the docstrings behind the doors: `make docs`."""
+"""Writes docs/reference.md from the docstrings behind the doors, and the JSON Schema of recipes: `make docs`."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import json
 from pathlib import Path
 
+from mirabelle.cli.init import SCHEMA
 from mirabelle.errors import CODES
+from mirabelle.recipe_schema import recipe_schema
 
 TARGET = Path(__file__).with_name("reference.md")
 FAMILIES = {
@@ -39,5 +42,11 @@ def reference() -> str:
     return "\n".join(parts) + "\n"
 
 
+def schema() -> str:
+    """The JSON Schema that is shipped for editors."""
+    return json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
 if __name__ == "__main__":
     TARGET.write_text(reference(), encoding="utf-8")
+    SCHEMA.write_text(schema(), encoding="utf-8")

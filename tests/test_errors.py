@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mirabelle.errors import CODES, UserError, UserErrors, did_you_mean, require_between
+from mirabelle.errors import CODES, Place, UserError, UserErrors, did_you_mean, gathered, raise_all
 
 SOURCE = Path(__file__).parents[1] / "src" / "mirabelle"
 
@@ -29,17 +29,31 @@ def test_every_code_in_use_is_in_the_table_and_every_code_of_the_table_is_in_use
     assert set(CODES) - used <= {"E301"}  # a goal that is not met is an exit status, not an exception
 
 
-@pytest.mark.parametrize("value", [1.0, -0.1, "0.5", True, float("nan")])
-def test_a_number_outside_its_interval_is_refused(value: object) -> None:
-    with pytest.raises(UserError, match=r"sparsity must be a number in \[0, 1\)"):
-        require_between("sparsity", value, 0, 1, high_open=True)  # type: ignore[arg-type]
+def test_a_place_shows_its_line_with_carets_under_what_is_meant() -> None:
+    place = Place("r.toml", 12, 5, "x = 1.5 # too much", 3)
+    error = UserError("E110", "x must be less", "take less").at(place)
+    assert str(error).splitlines() == [
+        "error[E110]: r.toml:12:5: x must be less",
+        "  12 | x = 1.5 # too much",
+        "     |     ^^^",
+        "help: take less",
+    ]
+    assert str(UserError("E110", "no", "yes").at(Place("--set x=1"))) == "error[E110]: --set x=1: no\nhelp: yes"
 
 
-def test_the_ends_of_an_interval_count_unless_open() -> None:
-    require_between("x", 0, 0, 1)
-    require_between("x", 1, 0, 1)
-    with pytest.raises(UserError, match=r"\(0, 1\]"):
-        require_between("x", 0, 0, 1, low_open=True)
+def test_messages_are_one_line_whatever_is_in_them() -> None:
+    assert str(UserError("E120", "it raised\n\n  this", "a\nb")) == "error[E120]: it raised this\nhelp: a b"
+
+
+def test_gathered_mistakes_keep_their_paths_and_come_all_at_once() -> None:
+    mistakes: list[UserError] = []
+    for key in ("a", "b"):
+        with gathered(mistakes, "top", key):
+            raise UserErrors([UserError("E102", key, path=(0,)), UserError("E103", key)])
+    assert [mistake.path for mistake in mistakes] == [("top", "a", 0), ("top", "a"), ("top", "b", 0), ("top", "b")]
+    with pytest.raises(UserErrors):
+        raise_all(mistakes)
+    raise_all([])
 
 
 def test_a_near_word_is_suggested_and_a_far_one_is_not() -> None:

@@ -116,7 +116,7 @@ def test_the_seed_decides_the_first_weights(tmp_path: Path) -> None:
         (('"SoftTargets"', '"SoftTarget"'), "E106", "SoftTarget"),
         (('"prune.Weights"', '"prune.Wheights"'), "E106", "prune.Wheights"),
         (('"prune.Weights"', '"os.system"'), "E106", "os.system"),
-        (('"quantize.Static"', '"quantize.StaticLayer"'), "E106", "is not a step"),
+        (('"quantize.Static"', '"quantize.StaticLayer"'), "E106", 'step "quantize.StaticLayer" is not known'),
         (('use = "quantize.Static"', "bits = 8"), "E104", 'the key "use"'),
         (("[model]", "[model"), "E101", "mend the TOML"),
         (("[task]", "train = { epochs = 1 }\n[task]"), "E102", 'unknown key "model.train"'),

@@ -3,8 +3,9 @@
 The public names are looked up when first used, so that `import mirabelle` costs nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mirabelle.lazy import lazily
 
 if TYPE_CHECKING:
     from mirabelle import distill, objectives, prune, quantize, scores, training
@@ -13,19 +14,21 @@ if TYPE_CHECKING:
     from mirabelle.goal import Goal
     from mirabelle.job import Result, compress
     from mirabelle.recipe import Recipe
-    from mirabelle.run import Run
+    from mirabelle.run import Run, Stop
     from mirabelle.schedules import Gradual
     from mirabelle.task import Task
     from mirabelle.training import Training
 
 __version__ = "0.1.0"
 
-_ROOMS = {
+_FAMILIES = ("distill", "objectives", "prune", "quantize", "scores", "training")
+_MODULES = {
     "compress": "job",
     "Result": "job",
     "Goal": "goal",
     "Recipe": "recipe",
     "Run": "run",
+    "Stop": "run",
     "Task": "task",
     "Training": "training",
     "Gradual": "schedules",
@@ -34,8 +37,8 @@ _ROOMS = {
     "save": "artifact",
     "pack": "artifact",
     "unpack": "artifact",
+    **{family: family for family in _FAMILIES},
 }
-_FAMILIES = ("distill", "objectives", "prune", "quantize", "scores", "training")
 
 __all__ = [
     "Goal",
@@ -43,6 +46,7 @@ __all__ = [
     "Recipe",
     "Result",
     "Run",
+    "Stop",
     "Task",
     "Training",
     "UserError",
@@ -60,9 +64,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return getattr(import_module(f"mirabelle.{_ROOMS[name]}"), name)
-    if name in _FAMILIES:
-        return import_module(f"mirabelle.{name}")
-    raise AttributeError(f"module 'mirabelle' has no attribute {name!r}")
+__getattr__ = lazily("mirabelle", _MODULES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from mirabelle.batch import Batch, call
 from mirabelle.numerics.ranges import Counts, Edges, entropy_threshold, percentile_range
 
-Method = Literal["min-max", "percentile", "entropy"]
+if TYPE_CHECKING:
+    from mirabelle.quantize.static import Calibration
+
 _BINS = 2048
 
 
@@ -26,7 +28,7 @@ class Range:
 
 
 def input_ranges(
-    model: nn.Module, names: Iterable[str], batches: list[Batch], method: Method, percentile: float
+    model: nn.Module, names: Iterable[str], batches: list[Batch], method: Calibration, percentile: float
 ) -> dict[str, Range]:
     """The range of what goes into each named module, over the batches.
 
@@ -62,7 +64,7 @@ def input_ranges(
     return {name: _clipped(counts[name], extremes[name], method, percentile) for name in extremes}
 
 
-def _clipped(counts: Counts, extremes: Range, method: Method, percentile: float) -> Range:
+def _clipped(counts: Counts, extremes: Range, method: Calibration, percentile: float) -> Range:
     edges = _edges(extremes, method)
     if edges[0] == edges[-1]:
         return extremes
@@ -72,7 +74,7 @@ def _clipped(counts: Counts, extremes: Range, method: Method, percentile: float)
     return Range(max(extremes.low, -threshold), min(extremes.high, threshold))
 
 
-def _edges(extremes: Range, method: Method) -> Edges:
+def _edges(extremes: Range, method: Calibration) -> Edges:
     if method == "entropy":
         return np.linspace(0.0, max(abs(extremes.low), abs(extremes.high)), _BINS + 1)
     return np.linspace(extremes.low, extremes.high, _BINS + 1)

@@ -6,10 +6,15 @@ The code decides the exit status: 2 wrong or unsafe input, 3 the machine, 4 goal
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 
+Path = tuple[str | int, ...]  # keys and indices from the top of the data to a value
+
 CODES: dict[str, tuple[int, str]] = {
+    "E100": (2, "wrong command line"),
     "E101": (2, "not valid TOML"),
     "E102": (2, "unknown key"),
     "E103": (2, "wrong type or value in a recipe"),
@@ -24,17 +29,47 @@ CODES: dict[str, tuple[int, str]] = {
     "E121": (2, "model that cannot be used"),
     "E130": (2, "data missing"),
     "E131": (2, "data that cannot be used"),
+    "E132": (2, "labels out of range"),
     "E140": (2, "weights that do not fit"),
     "E141": (2, "damaged file"),
     "E142": (2, "file of a newer version"),
     "E143": (2, "unsafe or unknown kind of file"),
     "E150": (2, "output folder holds another run"),
     "E151": (2, "output folder cannot be used"),
+    "E152": (2, "output folder is in use"),
+    "E160": (2, "extra not installed"),
     "E201": (3, "training diverged"),
     "E202": (3, "file cannot be written"),
+    "E203": (3, "out of memory"),
     "E301": (4, "goal not met"),
     "E302": (4, "gate failed"),
 }
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a text a mistake stands: line and column count from 1, `width` characters are meant.
+
+    Line 0 means that there is no such text, as for a setting on the command line: then `file` alone is the place.
+    """
+
+    file: str
+    line: int = 0
+    column: int = 1
+    text: str = ""
+    width: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+    def shown(self) -> str:
+        """The line itself, with carets under what is meant; empty without a line."""
+        if not self.line:
+            return ""
+        number = str(self.line)
+        before = "".join("\t" if letter == "\t" else " " for letter in self.text[: self.column - 1])
+        carets = "^" * max(1, min(self.width, len(self.text) - self.column + 1))
+        return f"  {number} | {self.text}\n  {' ' * len(number)} | {before}{carets}"
 
 
 class UserError(Exception):
@@ -44,6 +79,8 @@ class UserError(Exception):
         code: a key of `CODES`.
         message: the rule that was broken and the value received, one line.
         remedy: what to do about it, one line.
+        path: keys and indices that lead to the mistake in the data that were given, such as ("step", 0, "sparsity").
+        place: where it stands in a file.
 
     Example:
         >>> print(UserError("E112", 'no parameter matches "cov*"', 'did you mean "conv*"?'))
@@ -51,24 +88,43 @@ class UserError(Exception):
         help: did you mean "conv*"?
     """
 
-    def __init__(self, code: str, message: str, remedy: str = "") -> None:
+    def __init__(self, code: str, message: str, remedy: str = "", *, path: Path = (), place: Place | None = None) -> None:
         assert code in CODES, f"{code} is not in the table of codes"
+        message, remedy = _one_line(message), _one_line(remedy)
         super().__init__(code, message, remedy)
         self.code = code
         self.message = message
         self.remedy = remedy
+        self.path = path
+        self.place = place
 
     @property
     def exit_status(self) -> int:
         return CODES[self.code][0]
 
-    def at(self, place: str) -> UserError:
-        """The same error, its message led by where it happened."""
-        return UserError(self.code, f"{place}: {self.message}", self.remedy)
+    @property
+    def errors(self) -> list[UserError]:
+        """This one, or each of several."""
+        return [self]
+
+    def at(self, place: str | Place) -> UserError:
+        """The same error, led by where it happened."""
+        if isinstance(place, Place):
+            return UserError(self.code, self.message, self.remedy, path=self.path, place=place)
+        return UserError(self.code, f"{place}: {self.message}", self.remedy, path=self.path, place=self.place)
+
+    def within(self, *keys: str | int) -> UserError:
+        """The same error, its path led by `keys`."""
+        return UserError(self.code, self.message, self.remedy, path=(*keys, *self.path), place=self.place)
 
     def __str__(self) -> str:
-        first = f"error[{self.code}]: {self.message}"
-        return f"{first}\nhelp: {self.remedy}" if self.remedy else first
+        where = f"{self.place}: " if self.place else ""
+        lines = [f"error[{self.code}]: {where}{self.message}"]
+        if self.place and self.place.line:
+            lines.append(self.place.shown())
+        if self.remedy:
+            lines.append(f"help: {self.remedy}")
+        return "\n".join(lines)
 
 
 class UserErrors(UserError):  # noqa: N818 (several of the one kind)
@@ -77,32 +133,47 @@ class UserErrors(UserError):  # noqa: N818 (several of the one kind)
     def __init__(self, errors: list[UserError]) -> None:
         assert errors, "no error to raise"
         super().__init__(errors[0].code, errors[0].message, errors[0].remedy)
-        self.errors = errors
+        self._errors = [one for error in errors for one in error.errors]
 
-    def at(self, place: str) -> UserErrors:
+    @property
+    def errors(self) -> list[UserError]:
+        return self._errors
+
+    def at(self, place: str | Place) -> UserErrors:
         return UserErrors([error.at(place) for error in self.errors])
+
+    def within(self, *keys: str | int) -> UserErrors:
+        return UserErrors([error.within(*keys) for error in self.errors])
 
     def __str__(self) -> str:
         return "\n".join(str(error) for error in self.errors)
 
 
-def require_between(
-    name: str,
-    value: float,
-    low: float,
-    high: float,
-    *,
-    low_open: bool = False,
-    high_open: bool = False,
-    remedy: str = "",
-) -> None:
-    """Raise E110 unless `value` is a number from `low` to `high` (ends included unless open)."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    above = is_number and (value > low if low_open else value >= low)
-    below = is_number and (value < high if high_open else value <= high)
-    if not (above and below):
-        interval = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
-        raise UserError("E110", f"{name} must be a number in {interval}; got {value!r}", remedy)
+@contextmanager
+def gathered(mistakes: list[UserError], *path: str | int) -> Iterator[None]:
+    """Inside, a mistake is kept in the list, its path led by `path`, instead of ending the work.
+
+    Example:
+        >>> mistakes = []
+        >>> with gathered(mistakes, "step", 0):
+        ...     raise UserError("E112", "nothing matches", path=("targets",))
+        >>> mistakes[0].path
+        ('step', 0, 'targets')
+    """
+    try:
+        yield
+    except UserError as error:
+        mistakes.extend(one.within(*path) for one in error.errors)
+
+
+def raise_all(mistakes: list[UserError]) -> None:
+    """Raise what was gathered, if anything was."""
+    if mistakes:
+        raise UserErrors(mistakes) if len(mistakes) > 1 else mistakes[0]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(part for part in (line.strip() for line in text.splitlines()) if part)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

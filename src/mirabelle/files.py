@@ -5,10 +5,12 @@ Written beside its name, flushed, renamed; the folder flushed too. Tensors go as
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +40,17 @@ def write(path: Path, data: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        raise UserError("E202", f"cannot write {path}: {error.strerror}", "free space, or choose another folder") from error
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise cannot_write(path, error, len(data)) from error
+
+
+def cannot_write(path: Path, error: OSError, size_bytes: int = 0) -> UserError:
+    """What to tell of a failed write, and what to do about it."""
+    remedy = "see that the folder can be written to; the same command goes on"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = f"free at least {max(1, size_bytes // 1_000_000)} MB; the same command goes on from what is on disk"
+    return UserError("E202", f"cannot write {path}: {error.strerror or error}", remedy)
 
 
 def write_json(path: Path, value: Any) -> None:

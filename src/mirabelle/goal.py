@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from mirabelle.errors import UserError
+from mirabelle.errors import UserError, gathered, raise_all
 from mirabelle.plain import record
 from mirabelle.profile import Profile
 
@@ -67,13 +69,14 @@ class Goal:
     parameters: str | float | None = None
 
     def __post_init__(self) -> None:
-        if self.max_drop is not None:
-            _drop(self.max_drop)
-        if self.metric is not None:
-            _fraction(self.metric)
-        for name in _ALLOWED:
-            if getattr(self, name) is not None:
-                _limit(name, getattr(self, name), 1.0)
+        readers: dict[str, Callable[[Any], object]] = {"max_drop": _drop, "metric": _fraction}
+        readers |= {name: partial(_limit, name, start=1.0) for name in _ALLOWED}
+        mistakes: list[UserError] = []
+        for name, read in readers.items():
+            with gathered(mistakes, name):
+                if getattr(self, name) is not None:
+                    read(getattr(self, name))
+        raise_all(mistakes)
 
     def shortfalls(self, start: Profile, end: Profile) -> list[Shortfall]:
         """The parts of this goal that do not hold at the end; empty when it is met."""

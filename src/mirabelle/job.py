@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+import pathlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,23 +13,24 @@ from torch import nn
 
 from mirabelle import artifact, files, plain
 from mirabelle.architecture import replaced_module_names
-from mirabelle.batch import call, map_tensors, tensors_of
-from mirabelle.errors import UserError
+from mirabelle.errors import Path, UserError
 from mirabelle.goal import Goal, Shortfall
 from mirabelle.measure import Files, exported, measure
 from mirabelle.numerics.statistics import paired_p_value
 from mirabelle.profile import Profile
-from mirabelle.recipe import Recipe, TrailEntry, kept
+from mirabelle.recipe import Recipe
 from mirabelle.report import Report, write_report
 from mirabelle.report.document import Comparison
-from mirabelle.run import Listener, Run, environment, silent
+from mirabelle.resolved import ORIGINS, Origin
+from mirabelle.run import Callback, Run, environment
 from mirabelle.runtime.gates import Gate, same_bytes, same_outputs, torch_equals_onnx
-from mirabelle.runtime.latency import Ratio, interleaved
-from mirabelle.runtime.onnxruntime import NAME, Session
+from mirabelle.runtime.onnxruntime import Session, side_by_side
 from mirabelle.state import fingerprint
 from mirabelle.step import Step
 from mirabelle.task import Task
+from mirabelle.trail import TrailEntry, kept, walk
 from mirabelle.training import Training, fit
+from mirabelle.trial import try_one_batch
 
 SCHEMA = 1
 _GATE_SAMPLES, _GATE_BATCH = 1000, 250
@@ -53,7 +54,7 @@ class Result:
     start: Profile
     shortfalls: Sequence[Shortfall]
     gates: Mapping[str, Gate]
-    folder: Path
+    folder: pathlib.Path
 
     @property
     def met(self) -> bool:
@@ -65,15 +66,14 @@ def compress(
     task: Task,
     recipe: Recipe | Sequence[Step],
     goal: Goal | Mapping[str, Any] | None = None,
-    out: str | Path = "runs/mirabelle",
+    out: str | pathlib.Path = "runs/mirabelle",
     *,
     seed: int = 0,
     baseline: Training | None = None,
     teacher: nn.Module | None = None,
     teacher_train: Training | None = None,
-    source: Mapping[str, Any] | None = None,
-    decisions: Mapping[str, Any] | None = None,
-    listener: Listener = silent,
+    callbacks: Sequence[Callback] = (),
+    source: Source | None = None,
 ) -> Result:
     """Compress a model by a recipe, judge it once on the test set, and leave the files to ship with the evidence.
 
@@ -87,13 +87,14 @@ def compress(
         baseline: trains the start first.
         teacher: guides every training; by default the model at the start.
         teacher_train: trains the teacher first.
-        source: how a recipe file names model and data; kept in the resolved recipe.
-        decisions: measured decisions of an earlier run, to reproduce it to the bit.
-        listener: called with every event and with progress.
+        callbacks: plain callables, called with every event and with progress, which they cannot change; one that returns
+            `mirabelle.Stop("why")` ends the training under way, or the recipe after the step just done. What one raises ends
+            the run, which can be gone on with.
+        source: what a recipe file knows beyond the other arguments.
 
     Raises:
         UserError: E150 the folder holds another run, E302 a gate failed (all files and the report are written before),
-            and whatever the steps raise.
+            E152 another process works in it, and whatever the steps raise.
 
     Example:
         >>> import mirabelle, tempfile, torch
@@ -104,6 +105,7 @@ def compress(
         >>> result.met, sorted(result.gates)
         (True, ['packed_unpacked', 'saved_loaded', 'torch_onnx'])
     """
+    source = source or Source()
     order = _Order(
         dense=copy.deepcopy(model).eval(),
         task=task,
@@ -113,18 +115,42 @@ def compress(
         baseline=baseline,
         teacher=teacher,
         teacher_train=teacher_train,
-        source=source or {},
+        source=source,
     )
-    _try(order)
-    run = Run.opened(out, order.resolved(), seed=seed, listener=listener, decisions=decisions)
+    try_one_batch(order.dense, task)
+    document = order.resolved()
+    origin = source.origin or order.origin()
+    run = Run.opened(out, document, seed=seed, callbacks=callbacks, decisions=source.decisions, origin=origin)
+    try:
+        return _run(order, run)
+    finally:
+        run.close()
+
+
+def _run(order: _Order, run: Run) -> Result:
     if not (run.folder / "environment.json").is_file():
         files.write_json(run.folder / "environment.json", environment())
     start, trail = _start(order, run)
-    task = task.with_teacher(_teacher(order, run) or start)
-    end, origin, steps = order.recipe.run(start, task, run, dense=order.dense)
+    task = order.task.with_teacher(_teacher(order, run) or start)
+    end, origin, steps = walk(order.recipe, start, task, run, dense=order.dense)
     if (run.folder / "report.json").is_file():
         return _read_result(end, run.folder)
     return _conclude(_Ending(start, end, origin, task, order.goal, trail + steps, run))
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a recipe file knows of a run beyond the arguments of `compress`.
+
+    Args:
+        tables: how the file names model, data and teacher; kept in the resolved recipe.
+        decisions: measured decisions of an earlier run, to reproduce it to the bit.
+        origin: path in the resolved recipe -> where the value comes from; by default told from the records' own defaults.
+    """
+
+    tables: Mapping[str, Any] = field(default_factory=dict)
+    decisions: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -139,11 +165,11 @@ class _Order:
     baseline: Training | None
     teacher: nn.Module | None
     teacher_train: Training | None
-    source: Mapping[str, Any]
+    source: Source
 
     def resolved(self) -> dict[str, Any]:
         """The resolved recipe: every setting, defaults included, and what tells this model and these data from others."""
-        document: dict[str, Any] = {"schema": SCHEMA, "seed": self.seed, **self.source}
+        document: dict[str, Any] = {"schema": SCHEMA, "seed": self.seed, **self.source.tables}
         document.setdefault("model", {"from": plain.name_of(type(self.dense))})
         document.setdefault("task", {"data": self.task.name})
         if self.teacher_train is not None:
@@ -160,34 +186,22 @@ class _Order:
         }
         return document
 
+    def origin(self) -> Origin:
+        """Where each value comes from when everything was given in Python: a default, or not."""
+        records: dict[Path, Any] = {
+            ("goal",): self.goal,
+            ("baseline", "train"): self.baseline,
+            ("teacher", "train"): self.teacher_train,
+            **{("step", position): step for position, step in enumerate(self.recipe.steps)},
+        }
+        defaults = {(*prefix, *path) for prefix, value in records.items() for path in plain.default_paths(value)}
 
-def _try(order: _Order) -> None:
-    """One batch through the model, its loss and its metric, before anything is begun.
+        def origin(path: Path) -> str:
+            if path[0] in ("fingerprint", "decisions"):
+                return ORIGINS[path[0]]
+            return "default" if any(path[:length] in defaults for length in range(len(path) + 1)) else "given"
 
-    Raises:
-        UserError: E121 when the model fails on the data or gives no tensor, E131 when loss or metric fail on its outputs.
-    """
-    batch, task = order.task.example(), order.task
-    given = ", ".join(f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors_of(batch.inputs))
-    try:
-        with torch.no_grad():
-            outputs = call(copy.deepcopy(order.dense), batch.inputs)
-    except Exception as error:
-        message = f"the model fails on inputs of {given}: {error}"
-        raise UserError("E121", message.splitlines()[0], "see that shapes and types fit the model") from error
-    if not isinstance(outputs, torch.Tensor):
-        raise UserError(
-            "E121", f"the model gives {type(outputs).__name__}, not a tensor", "wrap it so that it returns its scores"
-        )
-    try:
-        task.loss(outputs.float(), batch.targets)
-        task.metric.of_samples(outputs, batch.targets)
-    except UserError:
-        raise
-    except Exception as error:
-        targets = f"{batch.targets.dtype} {tuple(batch.targets.shape)}"
-        message = f"loss or metric fail on outputs of {tuple(outputs.shape)} and targets of {targets}: {error}"
-        raise UserError("E131", message.splitlines()[0], "give class indices as int64, other targets as float32") from error
+        return origin
 
 
 def _start(order: _Order, run: Run) -> tuple[nn.Module, list[TrailEntry]]:
@@ -237,10 +251,11 @@ def _conclude(ending: _Ending) -> Result:
         run.event("gate", name=name, **gate.to_data())
 
     threads = torch.get_num_threads()
-    sessions = {"start": Session(before.onnx, threads), "end": Session(after.onnx, threads)}
-    start, start_scores = measure(ending.start, task, task.test, before, session=sessions["start"])
-    end, end_scores = measure(ending.end, task, task.test, after, session=sessions["end"])
-    start, end, ratio = _with_latency(start, end, sessions, task)
+    first, last = Session(before.onnx, threads), Session(after.onnx, threads)
+    start, start_scores = measure(ending.start, task, task.test, before, session=first)
+    end, end_scores = measure(ending.end, task, task.test, after, session=last)
+    start_ms, end_ms, ratio = side_by_side(first, last, task.example().inputs)
+    start, end = replace(start, latency_ms=start_ms), replace(end, latency_ms=end_ms)
     shortfalls = ending.goal.shortfalls(start, end)
     report = Report(
         name=task.name,
@@ -279,17 +294,7 @@ def _gates(ending: _Ending, after: Files) -> dict[str, Gate]:
     }
 
 
-def _with_latency(start: Profile, end: Profile, sessions: Mapping[str, Session], task: Task) -> tuple[Profile, Profile, Ratio]:
-    """Both profiles with the milliseconds of one sample, measured in turn, and the ratio end / start."""
-    one = map_tensors(task.example().inputs, lambda tensor: tensor[:1])
-    feeds = {name: session.feed(one) for name, session in sessions.items()}
-    calls = {name: (lambda session=session, feed=feeds[name]: session.run(feed)) for name, session in sessions.items()}
-    threads = sessions["start"].threads
-    latencies, ratios = interleaved(calls, runtime=NAME, threads=threads, batch=1)
-    return replace(start, latency_ms=latencies["start"]), replace(end, latency_ms=latencies["end"]), ratios["end"]
-
-
-def _read_result(end: nn.Module, folder: Path) -> Result:
+def _read_result(end: nn.Module, folder: pathlib.Path) -> Result:
     """The result of a run that had ended before."""
     data = files.read_json(folder / "report.json")
     shortfalls = [Shortfall(entry["name"], entry["limit"], entry["value"]) for entry in data["goal"]["shortfalls"]]

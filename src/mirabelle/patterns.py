@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from mirabelle.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def selected(model: nn.Module, targets: tuple[str, ...], ignore: tuple[str, ...] = ()) -> dict[str, nn.Parameter]:
@@ -59,6 +61,8 @@ def selected_modules(
     Raises:
         UserError: E112 when a pattern matches no module, or nothing is left.
     """
+    from torch import nn
+
     names = [name for name, _ in model.named_modules()]
     every_pattern_matches(targets, names)
     every_pattern_matches(ignore, names)

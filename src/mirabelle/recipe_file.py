@@ -1,47 +1,66 @@
-"""A recipe file (TOML, schema 1) -> everything that `compress` needs. Every mistake in it is found in one reading."""
+"""A recipe file (TOML, schema 1) -> everything that `compress` needs. Every mistake in it is found in one reading.
+
+Nothing heavy is imported to read it; model and data are built when they are asked for.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import Field
-from torch import nn
-
-from mirabelle import files, plain
-from mirabelle.errors import UserError, UserErrors, did_you_mean
+from mirabelle import errors, plain
+from mirabelle.errors import UserError, UserErrors, did_you_mean, gathered
 from mirabelle.goal import Goal
+from mirabelle.overrides import Overrides
+from mirabelle.places import Places
 from mirabelle.plain import record
 from mirabelle.recipe import Recipe
-from mirabelle.sources import model_from, task_from
-from mirabelle.state import load_tensors
-from mirabelle.task import Task
+from mirabelle.resolved import ORIGINS
 from mirabelle.training import Training
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mirabelle.task import Task
+
 P = TypeVar("P")
-_KEYS = ("schema", "seed", "model", "task", "teacher", "baseline", "goal", "step")
+KEYS = ("schema", "seed", "model", "task", "teacher", "baseline", "goal", "step")
 _WRITTEN_BY_RUNS = ("fingerprint", "decisions")
-_SCHEMA = 1
-_PATHS = ("from", "data", "model", "weights")  # keys that may name a file, relative to the recipe
+SCHEMA = 1
+_AT_ITS_KEY = ("E102", "E104")  # mistakes that are about a key; the others are about its value
 
 
 @record
 class ModelTable:
-    """`[model]`: where a module comes from, and its weights."""
+    """`[model]`: where a module comes from, and its weights.
 
-    factory: Annotated[str, Field(alias="from")]
+    Args:
+        factory: "package.module:function" or "./file.py:function" that returns a torch module.
+        arguments: keywords of the function.
+        weights: a .safetensors file with trained weights.
+    """
+
+    factory: str = field(metadata={"key": "from"})
     arguments: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
 
 
 @record
 class TeacherTable:
-    """`[teacher]`: where it comes from, its weights or its training."""
+    """`[teacher]`: where it comes from, its weights or its training.
 
-    factory: Annotated[str, Field(alias="from")]
+    Args:
+        factory: "package.module:function" or "./file.py:function" that returns a torch module.
+        arguments: keywords of the function.
+        weights: a .safetensors file with trained weights.
+        train: how it is trained first, if it is not trained yet.
+    """
+
+    factory: str = field(metadata={"key": "from"})
     arguments: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
     train: Training | None = None
@@ -49,7 +68,12 @@ class TeacherTable:
 
 @record
 class TaskTable:
-    """`[task]`: which data."""
+    """`[task]`: which data.
+
+    Args:
+        data: a built-in set, a folder of class folders, a .csv or .npz file, or "./file.py:function" that returns a Task.
+        arguments: keywords for them.
+    """
 
     data: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -57,7 +81,12 @@ class TaskTable:
 
 @record
 class BaselineTable:
-    """`[baseline]`: how the start is trained, or where its weights lie."""
+    """`[baseline]`: how the start is trained, or where its weights lie.
+
+    Args:
+        train: how the model is trained before it is compressed; or
+        weights: a .safetensors file with trained weights.
+    """
 
     train: Training | None = None
     weights: str | None = None
@@ -80,6 +109,7 @@ class RecipeFile:
     goal: Goal
     recipe: Recipe
     decisions: Mapping[str, Any]
+    places: Places
 
     @property
     def folder(self) -> Path:
@@ -93,72 +123,137 @@ class RecipeFile:
             UserError: E120, E121 as the factory fails; E130, E140, E141, E143 as the weights do.
         """
         weights = self.model.weights or (self.baseline.weights if self.baseline else None)
-        return _built(self.model, weights, self.folder, self.seed)
+        with self._shown_at("model", "from"):
+            return _built(self.model, weights, self.folder, self.seed)
 
     def build_teacher(self) -> nn.Module | None:
-        return _built(self.teacher, self.teacher.weights, self.folder, self.seed) if self.teacher else None
+        if self.teacher is None:
+            return None
+        with self._shown_at("teacher", "from"):
+            return _built(self.teacher, self.teacher.weights, self.folder, self.seed)
 
     def build_task(self, data_folder: Path | None) -> Task:
-        return task_from(self.task.data, self.task.arguments, data_folder=data_folder, folder=self.folder)
+        from mirabelle.sources import task_from
+
+        with self._shown_at("task", "data"):
+            return task_from(self.task.data, self.task.arguments, data_folder=data_folder, folder=self.folder)
 
     def source(self) -> dict[str, Any]:
         """How the file names model, data and teacher, as the resolved recipe keeps it."""
-        tables: dict[str, Any] = {"model": _table(self.model), "task": plain.to_data(self.task)}
+        tables: dict[str, Any] = {"model": plain.to_data(self.model), "task": plain.to_data(self.task)}
         if self.teacher is not None:
-            tables["teacher"] = _table(self.teacher)
+            tables["teacher"] = plain.to_data(dataclasses.replace(self.teacher, train=None))
         if self.baseline is not None and self.baseline.weights is not None:
             tables["baseline"] = {"weights": self.baseline.weights}
         return tables
 
+    def origin(self, path: errors.Path) -> str:
+        """Where the value at `path` of the resolved recipe comes from."""
+        place = self.places.given(path)
+        if place is not None:
+            return f"{place.file}:{place.line}" if place.line else place.file
+        return ORIGINS.get(str(path[0]), "default")
 
-def read_recipe(path: Path) -> RecipeFile:
+    def _shown_at(self, *path: str) -> _ShownAt:
+        return _ShownAt(self.places, path)
+
+
+class _ShownAt:
+    """Shows a mistake that arises inside at the line that asked for it."""
+
+    def __init__(self, places: Places, path: errors.Path) -> None:
+        self._place = places.of(path)
+
+    def __enter__(self) -> None:
+        """Nothing has happened yet."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, UserError) and error.place is None:
+            raise error.at(self._place) from error.__cause__
+
+
+def read_recipe(path: Path, settings: Sequence[str] = ()) -> RecipeFile:
     """Read a recipe file strictly.
 
-    Raises:
-        UserError: E130 no such file, E101 no TOML, and every other mistake at once as `UserErrors`.
-    """
-    if not path.is_file():
-        raise UserError("E130", f"no recipe at {path}", "check the path")
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError("E101", f"{path}: {error}", "mend the TOML") from None
-    data = _absolute(data, path.parent.resolve(), key="")
-    mistakes: list[UserError] = []
+    Args:
+        path: of the file.
+        settings: what is set instead of what the file says, such as "step.1.sparsity=0.9" (steps count from 1).
 
-    def part(read: Callable[[], P]) -> P | None:
-        try:
-            return read()
-        except UserErrors as errors:
-            mistakes.extend(errors.errors)
-        except UserError as error:
-            mistakes.append(error)
+    Raises:
+        UserError: E130 no such file, E101 no TOML, E100 a setting that cannot be read, and every other mistake at once as
+            `UserErrors`, each with its place in the file.
+    """
+    text = _text(path)
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _no_toml(path, text, error) from None
+    overrides = Overrides.of(settings)
+    places = Places(text, str(path), overrides.places())
+    mistakes: list[UserError] = []
+    read = _Reading(_absolute(overrides.applied(data), path.parent.resolve(), key=""), mistakes)
+    model = read.part(lambda tables: plain.build(ModelTable, _section(tables, "model"), "model"), "model")
+    task = read.part(lambda tables: plain.build(TaskTable, _section(tables, "task"), "task"), "task")
+    teacher = read.part(lambda tables: _optional(TeacherTable, tables, "teacher"), "teacher")
+    baseline = read.part(lambda tables: _optional(BaselineTable, tables, "baseline"), "baseline")
+    goal = read.part(lambda tables: plain.build(Goal, tables.get("goal", {}), "goal"), "goal")
+    recipe = read.part(lambda tables: Recipe.from_data(_section(tables, "step")), "step")
+    read.part(lambda _: _hold_weights(model, baseline), "baseline", "weights")
+    if mistakes or model is None or task is None or goal is None or recipe is None:
+        raise UserErrors([one.at(places.of(one.path, key=one.code in _AT_ITS_KEY)) for one in mistakes])
+    decisions = read.data.get("decisions", {})
+    return RecipeFile(path, read.data.get("seed", 0), model, task, teacher, baseline, goal, recipe, decisions, places)
+
+
+class _Reading:
+    """The parts of a recipe, read one after the other; mistakes are gathered."""
+
+    def __init__(self, data: Mapping[str, Any], mistakes: list[UserError]) -> None:
+        self.data = data
+        self._mistakes = mistakes
+        unknown = sorted(set(data) - {*KEYS, *_WRITTEN_BY_RUNS})
+        mistakes += [UserError("E102", f'unknown key "{key}"', did_you_mean(key, KEYS), path=(key,)) for key in unknown]
+        self.part(_schema, "schema")
+        self.part(_seed, "seed")
+
+    def part(self, read: Callable[[Mapping[str, Any]], P], *path: str) -> P | None:
+        with gathered(self._mistakes, *path):
+            return read(self.data)
         return None
 
-    unknown = sorted(set(data) - set(_KEYS) - set(_WRITTEN_BY_RUNS))
-    mistakes += [UserError("E102", f'unknown key "{key}"', did_you_mean(key, _KEYS)) for key in unknown]
-    part(lambda: _schema(data))
-    model = part(lambda: plain.build(ModelTable, _section(data, "model"), "model"))
-    task = part(lambda: plain.build(TaskTable, _section(data, "task"), "task"))
-    teacher = part(lambda: plain.build(TeacherTable, data["teacher"], "teacher")) if "teacher" in data else None
-    baseline = part(lambda: plain.build(BaselineTable, data["baseline"], "baseline")) if "baseline" in data else None
-    goal = part(lambda: plain.build(Goal, data.get("goal", {}), "goal"))
-    recipe = part(lambda: Recipe.from_data(_section(data, "step")))
-    if model is not None and model.weights and baseline is not None and baseline.weights:
-        mistakes.append(UserError("E111", "[model] and [baseline] both name weights", "keep one of them"))
-    if mistakes or model is None or task is None or goal is None or recipe is None:
-        raise UserErrors([mistake.at(str(path)) for mistake in mistakes])
-    return RecipeFile(path, int(data.get("seed", 0)), model, task, teacher, baseline, goal, recipe, data.get("decisions", {}))
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise UserError("E130", f"no recipe at {path}", "check the path; `mirabelle init` prints a recipe to start from")
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError("E101", f"{path} is no UTF-8 text: {error.reason}", "save it as UTF-8") from None
+    except OSError as error:
+        raise UserError("E130", f"{path} cannot be read: {error.strerror}", "check its permissions") from None
+
+
+def _no_toml(path: Path, text: str, error: tomllib.TOMLDecodeError) -> UserError:
+    """The place that tomllib names, as ours."""
+    message, _, where = str(error).partition(" (at ")
+    numbers = [int(word.strip("),")) for word in where.split() if word.strip("),").isdigit()]
+    lines = text.splitlines() or [""]
+    line, column = numbers if len(numbers) == 2 else (len(lines), len(lines[-1]) + 1)  # noqa: PLR2004 (line and column)
+    place = errors.Place(str(path), line, column, lines[line - 1] if line <= len(lines) else "")
+    return UserError("E101", f"this is no TOML: {message}", "mend the line; strings stand in quotes", place=place)
 
 
 def _schema(data: Mapping[str, Any]) -> None:
     schema = data.get("schema")
     if schema is None:
         raise UserError("E104", 'missing key "schema"', "write schema = 1 in the first line")
-    if not isinstance(schema, int) or schema > _SCHEMA or schema < 1:
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema > SCHEMA or schema < 1:
         raise UserError(
             "E142", f"schema = {schema!r} is not known; this version reads 1", "upgrade Mirabelle, or write schema = 1"
         )
+
+
+def _seed(data: Mapping[str, Any]) -> None:
     seed = data.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise UserError("E103", f'"seed" must be a whole number from 0; got {seed!r}', "write seed = 0")
@@ -170,8 +265,19 @@ def _section(data: Mapping[str, Any], name: str) -> Any:
     return data[name]
 
 
+def _optional(cls: type[P], data: Mapping[str, Any], name: str) -> P | None:
+    return plain.build(cls, data[name], name) if name in data else None
+
+
+def _hold_weights(model: ModelTable | None, baseline: BaselineTable | None) -> None:
+    if model is not None and model.weights and baseline is not None and baseline.weights:
+        raise UserError("E111", "[model] and [baseline] both name weights", "keep one of them")
+
+
 def _built(table: ModelTable | TeacherTable, weights: str | None, folder: Path, seed: int) -> nn.Module:
     import torch
+
+    from mirabelle.sources import load_weights, model_from
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -181,30 +287,13 @@ def _built(table: ModelTable | TeacherTable, weights: str | None, folder: Path, 
     return model
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Copy the weights of a safetensors file into the model.
-
-    Raises:
-        UserError: E143 for a pickle, E130, E140 and E141 as the file fails.
-    """
-    if path.suffix in (".pt", ".pth", ".th", ".bin", ".pkl", ".ckpt"):
-        raise UserError("E143", f"{path} may hold code (a pickle), so it is not read", "save the state dict as safetensors")
-    load_tensors(model, files.read_tensors(path)[0], source=str(path))
-
-
-def _table(table: ModelTable | TeacherTable) -> dict[str, Any]:
-    data: dict[str, Any] = plain.to_data(table)
-    data.pop("train", None)
-    return {"from": data.pop("factory"), **data}
-
-
 def _absolute(value: Any, folder: Path, key: str) -> Any:
     """The same data with the paths in it made absolute, so that a resolved recipe runs from anywhere."""
     if isinstance(value, dict):
         return {name: _absolute(item, folder, name) for name, item in value.items()}
     if isinstance(value, list):
         return [_absolute(item, folder, key) for item in value]
-    if not isinstance(value, str) or key not in _PATHS:
+    if not isinstance(value, str) or key not in ("from", "data", "model", "weights"):
         return value
     place, colon, function = value.rpartition(":")
     if key == "weights":

@@ -1,4 +1,4 @@
-"""One run: its folder, seed, journal, decisions and progress. The only holder of side effects."""
+"""One run: its folder, seed, journal, decisions, callbacks and progress. The only holder of side effects."""
 
 from __future__ import annotations
 
@@ -6,23 +6,40 @@ import json
 import os
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
-
-import tomli_w
-import torch
 
 from mirabelle import files
 from mirabelle.errors import UserError
+from mirabelle.lock import NAMES, FolderLock
+from mirabelle.resolved import Origin, resolved_text
 
 D = TypeVar("D", str, int, float, bool)
-Listener = Callable[[Mapping[str, Any]], None]
 
 
-def silent(event: Mapping[str, Any]) -> None:
-    """A listener that shows nothing."""
+@dataclass(frozen=True)
+class Stop:
+    """What a callback returns to stop what is going on.
+
+    In answer to an event "epoch" or "progress" the training ends, as if its patience had; in answer to "profile", which comes
+    at the end of every step, the steps after it are not taken. The run goes on to its artifact and its report either way.
+
+    Args:
+        why: told in the journal and in the report.
+    """
+
+    why: str
+
+
+Callback = Callable[[Mapping[str, Any]], "Stop | None"]
+
+
+def _unknown(path: tuple[str | int, ...]) -> str:
+    del path
+    return "given"
 
 
 @dataclass
@@ -32,6 +49,7 @@ class Journal:
     folder: Path
     document: dict[str, Any] = field(default_factory=dict)
     decisions: dict[str, Any] = field(default_factory=dict)
+    origin: Origin = _unknown
 
     def append(self, event: Mapping[str, Any]) -> None:
         try:
@@ -39,13 +57,18 @@ class Journal:
             with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
         except OSError as error:
-            raise UserError(
-                "E202", f"cannot write {error.filename}: {error.strerror}", "free space, or another folder"
-            ) from error
+            raise files.cannot_write(self.folder / "events.jsonl", error) from error
+
+    def mend(self) -> None:
+        """Cut off a last line that a kill or a full disk has torn."""
+        path = self.folder / "events.jsonl"
+        data = path.read_bytes() if path.is_file() else b""
+        if data and not data.endswith(b"\n"):
+            files.write(path, data[: data.rfind(b"\n") + 1])
 
     def write_recipe(self) -> None:
         document = {**self.document, "decisions": self.decisions} if self.decisions else self.document
-        files.write(self.folder / "recipe.toml", tomli_w.dumps(document).encode())
+        files.write(self.folder / "recipe.toml", resolved_text(document, self.origin).encode())
 
 
 class Run:
@@ -54,7 +77,7 @@ class Run:
     Args:
         folder: of the run; made when first written to.
         seed: of everything random in the run (the split of the data and the augmentation have their own).
-        listener: called with every event, and with progress.
+        callbacks: called with every event, and with progress; each may return `Stop`.
         name: where in the run this is, such as "steps/1-prune.weights"; "" at the top.
 
     Example:
@@ -69,15 +92,16 @@ class Run:
         folder: str | Path,
         *,
         seed: int = 0,
-        listener: Listener = silent,
+        callbacks: Sequence[Callback] = (),
         name: str = "",
         journal: Journal | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.seed = seed
-        self.listener = listener
+        self.callbacks = tuple(callbacks)
         self.name = name
         self.journal = journal or Journal(self.folder)
+        self.lock: FolderLock | None = None
 
     @staticmethod
     def opened(
@@ -85,68 +109,99 @@ class Run:
         document: dict[str, Any],
         *,
         seed: int = 0,
-        listener: Listener = silent,
+        callbacks: Sequence[Callback] = (),
         decisions: Mapping[str, Any] | None = None,
+        origin: Origin = _unknown,
     ) -> Run:
         """A run of this resolved recipe: begun (with `decisions` taken as made), or taken up where the folder holds it.
 
+        The folder belongs to the run until `close`.
+
         Raises:
-            UserError: E150 when the folder holds another recipe, E151 when it cannot be used.
+            UserError: E150 when the folder holds another recipe, E151 when it cannot be used, E152 when it is in use.
         """
+        import torch
+
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise UserError("E151", f"{folder} is a file", "name a folder")
-        earlier = _earlier(folder)
-        run = Run(folder, seed=seed, listener=listener, journal=Journal(folder, document))
-        if earlier is not None:
-            run.journal.decisions = earlier.pop("decisions", {})
-            if earlier != json.loads(json.dumps(document)):
-                changed = sorted(key for key in {*earlier, *document} if earlier.get(key) != document.get(key))
-                raise UserError(
-                    "E150",
-                    f"{folder} holds another run: {', '.join(changed)} differ",
-                    "choose another --out, or remove that folder",
-                )
-            run.event("resumed")
-        elif folder.is_dir() and any(path.suffix != ".writing" for path in folder.iterdir()):
+        if folder.is_dir() and not (folder / "recipe.toml").is_file() and _holds_other_things(folder):
             raise UserError("E150", f"{folder} is not empty and holds no run", "choose another --out")
-        else:
-            run.journal.decisions = dict(decisions or {})
-            run.journal.write_recipe()
-        torch.set_num_threads(_threads(run.decide("threads", torch.get_num_threads)))
+        lock = FolderLock(folder)
+        try:
+            run = Run(folder, seed=seed, callbacks=callbacks, journal=Journal(folder, document, origin=origin))
+            run.lock = lock
+            run._take_up(_earlier(folder), document, decisions or {})
+            torch.set_num_threads(_threads(run.decide("threads", torch.get_num_threads)))
+        except BaseException:
+            lock.release()
+            raise
         return run
+
+    def _take_up(self, earlier: dict[str, Any] | None, document: dict[str, Any], decisions: Mapping[str, Any]) -> None:
+        """Begin, or go on with what an earlier process has left of the same recipe."""
+        self.journal.mend()
+        if earlier is None:
+            self.journal.decisions = dict(decisions)
+            self.journal.write_recipe()
+            return
+        self.journal.decisions = earlier.pop("decisions", {})
+        if earlier != json.loads(json.dumps(document)):
+            changed = sorted(key for key in {*earlier, *document} if earlier.get(key) != document.get(key))
+            message = f"{self.folder} holds another run: {', '.join(changed)} differ"
+            raise UserError("E150", message, "choose another --out, or remove that folder")
+        assert self.lock is not None, "an opened run holds its folder"
+        self.event("resumed", killed=self.lock.taken_over)
+
+    def close(self) -> None:
+        """Give the folder back."""
+        if self.lock is not None:
+            self.lock.release()
+            self.lock = None
 
     def within(self, name: str) -> Run:
         """The part of this run that lives in the folder `name`; journal and decisions are shared."""
         return Run(
             self.folder / name,
             seed=self.seed,
-            listener=self.listener,
+            callbacks=self.callbacks,
             name=f"{self.name}/{name}".strip("/"),
             journal=self.journal,
         )
 
-    def event(self, kind: str, **data: Any) -> None:
-        """Record that something happened; one JSON object a line in events.jsonl."""
+    def event(self, kind: str, **data: Any) -> Stop | None:
+        """Record that something happened, one JSON object a line in events.jsonl, and tell the callbacks."""
         event = {"time": round(time.time(), 3), "event": kind, "where": self.name, **data}
         self.journal.append(event)
-        self.listener(event)
+        return self._tell(event)
 
-    def progress(self, done: int, total: int, *, seconds_left: float, text: str) -> None:
-        """Tell the listener how far the present work is; nothing is kept."""
-        self.listener(
+    def progress(self, done: int, total: int, *, seconds_left: float, text: str) -> Stop | None:
+        """Tell the callbacks how far the present work is; nothing is kept."""
+        return self._tell(
             {"event": "progress", "where": self.name, "done": done, "total": total, "seconds_left": seconds_left, "text": text}
         )
 
+    def _tell(self, event: Mapping[str, Any]) -> Stop | None:
+        """Every callback hears of the event, which it cannot change; the first `Stop` counts."""
+        answers = [callback(_read_only(event)) for callback in self.callbacks]
+        return next((answer for answer in answers if isinstance(answer, Stop)), None)
+
     def decide(self, name: str, measure: Callable[[], D]) -> D:
         """What was decided before under this name, or what `measure` says now, written down before it is used."""
-        key = f"{self.name}/{name}".strip("/")
-        if key not in self.journal.decisions:
-            self.journal.decisions[key] = measure()
+        if self.decided(name) is None:
+            decision = measure()
+            self.journal.decisions[self._key(name)] = decision
             self.journal.write_recipe()
-            self.event("decision", name=name, value=self.journal.decisions[key])
-        decided: D = self.journal.decisions[key]
+            self.event("decision", name=name, value=decision)
+        decided: D = self.journal.decisions[self._key(name)]
         return decided
+
+    def decided(self, name: str) -> Any:
+        """What was decided before under this name, or None."""
+        return self.journal.decisions.get(self._key(name))
+
+    def _key(self, name: str) -> str:
+        return f"{self.name}/{name}".strip("/")
 
     def seed_for(self, *names: object) -> int:
         """A seed of its own for each use, below 2⁶³: from the run's seed, the place in the run, and `names`."""
@@ -157,6 +212,8 @@ def environment() -> dict[str, Any]:
     """Versions, processor and threads: the conditions of every number of the run."""
     import platform
     from importlib.metadata import version
+
+    import torch
 
     packages = ("mirabelle", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "constriction", "scikit-learn")
     return {
@@ -177,6 +234,17 @@ def _processor() -> str:
         return "unknown"
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else "unknown"
+
+
+def _read_only(value: Any) -> Any:
+    """The same data in containers that cannot be changed."""
+    if isinstance(value, Mapping):
+        return MappingProxyType({key: _read_only(item) for key, item in value.items()})
+    return tuple(_read_only(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _holds_other_things(folder: Path) -> bool:
+    return any(path.suffix != ".writing" and path.name not in NAMES for path in folder.iterdir())
 
 
 def _threads(decided: object) -> int:

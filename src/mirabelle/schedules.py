@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import PlainValidator
 
-from mirabelle.errors import UserError, require_between
-from mirabelle.plain import build, record
+from mirabelle.errors import UserError
+from mirabelle.plain import Count, Fraction, Positive, Share, build, record
 
 ScheduleName = Literal["constant", "linear", "cubic"]
 _NAMES = ("one-shot", "constant", "linear", "cubic")
@@ -37,22 +37,19 @@ class Gradual:
     Source: Zhu & Gupta 2017, arXiv:1710.01878, equation 1.
     """
 
-    begin: float = 0.0
-    end: float = 0.6
-    initial: float = 0.0
-    power: float = 3.0
-    frequency: int | None = None
+    begin: Share = 0.0
+    end: Share = 0.6
+    initial: Fraction = 0.0
+    power: Positive = 3.0
+    frequency: Count | None = None
 
     def __post_init__(self) -> None:
-        require_between("schedule.begin", self.begin, 0, 1)
-        require_between("schedule.end", self.end, 0, 1)
-        require_between("schedule.initial", self.initial, 0, 1, high_open=True)
-        require_between("schedule.power", self.power, 0, float("inf"), low_open=True)
-        if self.frequency is not None:
-            require_between("schedule.frequency", self.frequency, 1, float("inf"))
         if self.begin > self.end:
             raise UserError(
-                "E111", f"schedule.begin = {self.begin:g} lies after schedule.end = {self.end:g}", "begin earlier, or end later"
+                "E111",
+                f"schedule.begin = {self.begin:g} lies after schedule.end = {self.end:g}",
+                "begin earlier, or end later",
+                path=("begin",),
             )
 
     @staticmethod

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from torch import nn
-
 from mirabelle import plain
-from mirabelle.errors import UserError
-from mirabelle.run import Run
-from mirabelle.task import Task
+from mirabelle.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from mirabelle.objectives.objective import Objective
+    from mirabelle.run import Run
+    from mirabelle.task import Task
+    from mirabelle.training.settings import Training
 
 Stage = Literal["replace", "thin", "quantize"]
 STAGES: tuple[Stage, ...] = ("replace", "thin", "quantize")
-_DOORS = ("distill", "prune", "quantize", "training")
+DOORS = ("distill", "prune", "quantize", "training")
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a step would do, found without training.
+
+    Args:
+        model: of the shape and sparsity that the step would give; its weights are not the final ones.
+        says: what the step will do to the model at hand, in words.
+        training: the training it would run, or None.
+    """
+
+    model: nn.Module
+    says: tuple[str, ...]
+    training: Training | None = None
 
 
 @runtime_checkable
@@ -28,6 +46,9 @@ class Step(Protocol):
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         """The changed model; the given one is left as it was."""
+
+    def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        """What the call would do, in seconds and without training; raises what the call would raise at its beginning."""
 
 
 class Control(Protocol):
@@ -51,6 +72,9 @@ class JoinsTraining(Protocol):
     """A step that acts while a model trains; several may share one training (`training.Joint`)."""
 
     stage: ClassVar[Stage]
+
+    def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        """What joining the training would do, without training."""
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         """The model that trains: a changed copy."""
@@ -90,18 +114,34 @@ def step_from_data(data: Any) -> Step:
     Raises:
         UserError: E104 no `use`, E106 unknown step, E102, E103 or E110 wrong settings.
     """
-    settings = dict(data)
-    use = settings.pop("use", None)
+    settings = dict(data) if isinstance(data, Mapping) else {}
+    cls = step_class(settings.pop("use", None))
+    step: Step = plain.build(cls, settings, f"{family_of(cls)}.{cls.__name__}")
+    return step
+
+
+def step_class(use: Any) -> type:
+    """The class that `use` names.
+
+    Raises:
+        UserError: E104 when it is absent, E106 when it names no step.
+    """
     if not isinstance(use, str):
         raise UserError("E104", 'a step needs the key "use"', 'write use = "prune.Weights", say')
-    door, _, name = use.partition(".")
-    if door not in _DOORS or not name:
-        raise UserError("E106", f'step "{use}" is not known', f"steps live in {', '.join(_DOORS)}: prune.Weights, say")
-    cls = plain.lookup(door, name)
-    if not isinstance(cls, type) or not hasattr(cls, "stage"):
-        raise UserError("E106", f'"{use}" is not a step', "see the documentation of recipes")
-    step: Step = plain.build(cls, settings, use)
-    return step
+    known = steps_behind_doors()
+    if use not in known:
+        raise UserError("E106", f'step "{use}" is not known', did_you_mean(use, known), path=("use",))
+    return known[use]
+
+
+def steps_behind_doors() -> dict[str, type]:
+    """Every step by the name that a recipe gives it; what a door would only open when it is used is no step."""
+    return {
+        f"{door}.{name}": thing
+        for door in DOORS
+        for name, thing in vars(import_module(f"mirabelle.{door}")).items()
+        if isinstance(thing, type) and hasattr(thing, "stage") and not getattr(thing, "_is_protocol", False)
+    }
 
 
 def step_to_data(step: Step) -> dict[str, Any]:
@@ -111,6 +151,9 @@ def step_to_data(step: Step) -> dict[str, Any]:
 
 def use_of(step: object) -> str:
     """`family.Class` of a step: the door that exports it and its name."""
-    package, _, rest = type(step).__module__.partition(".")
-    family = rest.partition(".")[0] if package == "mirabelle" else package
-    return f"{family}.{type(step).__name__}"
+    return f"{family_of(type(step))}.{type(step).__name__}"
+
+
+def family_of(cls: type) -> str:
+    package, _, rest = cls.__module__.partition(".")
+    return rest.partition(".")[0] if package == "mirabelle" else package

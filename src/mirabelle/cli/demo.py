@@ -7,18 +7,26 @@ from pathlib import Path
 
 import click
 
+from mirabelle.cli.options import json_option, quiet_option, track_option
+
 RECIPE = Path(__file__).parent / "demo.toml"
 
 
 @click.command("demo")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True, help="Folder of the run.")
 @click.option("--fresh", is_flag=True, help="Begin anew where an earlier demo has ended.")
-@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of a table.")
-@click.option("--quiet", is_flag=True, help="No progress on standard error.")
-def command(out: Path, *, fresh: bool, as_json: bool, quiet: bool) -> int:
-    """Train, prune while distilling, quantize, pack, check and measure a small network: offline, in about a minute."""
+@track_option
+@json_option
+@quiet_option
+def command(out: Path, track: tuple[str, ...], *, fresh: bool, as_json: bool, quiet: bool) -> int:
+    """Train, prune while distilling, quantize, pack, check and measure a small network: offline, in about a minute.
+
+    \b
+    Example:
+      mirabelle demo --out runs/demo
+    """
     from mirabelle.cli.run import run_recipe
 
     if fresh and (out / "recipe.toml").is_file():
         shutil.rmtree(out)
-    return run_recipe(RECIPE, out, None, None, as_json=as_json, quiet=quiet)
+    return run_recipe(RECIPE, out, None, track=track, as_json=as_json, quiet=quiet)

@@ -17,12 +17,15 @@ from mirabelle.report.page import rows
 class Watcher:
     """A listener that prints a run's events as lines, with a bar for the training under way on a terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
         self._console = Console(stderr=True, highlight=False)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
     def __call__(self, event: Mapping[str, Any]) -> None:
+        if self._quiet:
+            return
         if event["event"] == "progress":
             self._advance(event["done"], event["total"], event["seconds_left"], f"{event['where']} {event['text']}")
             return

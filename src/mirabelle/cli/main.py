@@ -5,72 +5,77 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
 from mirabelle import __version__
-from mirabelle.errors import UserError
+from mirabelle.cli import failures
+from mirabelle.cli.options import verbose_option
+from mirabelle.errors import UserError, did_you_mean
 
-_COMMANDS = ("demo", "run", "inspect", "unpack")
-_INTERRUPTED, _TERMINATED, _BUG = 130, 143, 1
-
-
-class _Terminated(BaseException):
-    """SIGTERM came."""
+COMMANDS = ("demo", "init", "check", "run", "inspect", "unpack")
 
 
 class Commands(click.Group):
-    """Commands whose modules are imported only when they are called, so that --help answers at once."""
+    """Commands in the order in which a person meets them; their modules are light, so that --help answers at once."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
-        return list(_COMMANDS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         del ctx
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"mirabelle.cli.{cmd_name}").command
+        if all(parameter.name != "verbose" for parameter in command.params):
+            verbose_option(command)
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            raise UserError("E100", f'mirabelle has no command "{args[0]}"', did_you_mean(args[0], COMMANDS))
+        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mirabelle")
 def mirabelle() -> None:
-    """Makes trained neural networks small and fast, and proves it."""
+    """Makes trained neural networks small and fast, and proves it.
+
+    \b
+    Begin here:
+      mirabelle demo                                       see the whole job in a minute
+      mirabelle init --model ./net.py:net --data ./photos  a recipe for your own model
+      mirabelle check recipe.toml                          what it will do and cost
+      mirabelle run recipe.toml                            do it
+    """
 
 
 def main() -> NoReturn:
     """Run the command line; exits 0 done, 1 our bug, 2 wrong input, 3 the machine, 4 goal or gate, 130/143 interrupted."""
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(_status())
+    sys.exit(run(sys.argv[1:]))
 
 
-def _status() -> int:
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit status, with everything told on standard error."""
     try:
-        outcome: Any = mirabelle(standalone_mode=False)
+        outcome: Any = mirabelle.main(list(arguments), prog_name="mirabelle", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Exit as done:
         return done.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; the same command goes on from the last checkpoint", err=True)
-        return _INTERRUPTED
-    except _Terminated:
-        click.echo("terminated; the same command goes on from the last checkpoint", err=True)
-        return _TERMINATED
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except UserError as error:
-        click.echo(str(error), err=True)
-        return error.exit_status
+    except BaseException as error:  # noqa: BLE001 (each kind is told in its own way)
+        return failures.told(error, verbose=bool({"-v", "--verbose"} & set(arguments)))
     return outcome if isinstance(outcome, int) else 0
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     del number, frame
-    raise _Terminated
+    raise failures.Terminated
 
 
 if __name__ == "__main__":

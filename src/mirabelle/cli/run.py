@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
 import click
+
+from mirabelle.cli.options import data_dir_option, json_option, quiet_option, set_option, track_option
 
 _GOAL_NOT_MET = 4
 
@@ -14,28 +15,55 @@ _GOAL_NOT_MET = 4
 @click.command("run")
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; by default runs/<name of the recipe>.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where data sets lie; by default $MIRABELLE_DATA.")
+@data_dir_option
 @click.option("--seed", type=click.IntRange(min=0), help="Instead of the recipe's seed.")
-@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of a table.")
-@click.option("--quiet", is_flag=True, help="No progress on standard error.")
-def command(recipe: Path, out: Path | None, data_dir: Path | None, seed: int | None, *, as_json: bool, quiet: bool) -> int:
+@set_option
+@track_option
+@json_option
+@quiet_option
+def command(
+    *,
+    recipe: Path,
+    out: Path | None,
+    data_dir: Path | None,
+    seed: int | None,
+    settings: tuple[str, ...],
+    track: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+) -> int:
     """Compress a model as RECIPE says.
 
-    Interrupt it, and the same command goes on to the same weights.
+    Interrupt it, or kill it: the same command goes on to the same weights.
+
+    \b
+    Example:
+      mirabelle run recipe.toml --out runs/mine --set step.1.sparsity=0.7
     """
-    return run_recipe(recipe, out or Path("runs") / recipe.stem, data_dir, seed, as_json=as_json, quiet=quiet)
+    settings = settings if seed is None else (*settings, f"seed={seed}")
+    out = out or Path("runs") / recipe.stem
+    return run_recipe(recipe, out, data_dir, settings, track=track, as_json=as_json, quiet=quiet)
 
 
-def run_recipe(recipe: Path, out: Path, data_dir: Path | None, seed: int | None, *, as_json: bool, quiet: bool) -> int:
+def run_recipe(
+    recipe: Path,
+    out: Path,
+    data_dir: Path | None,
+    settings: tuple[str, ...] = (),
+    *,
+    track: tuple[str, ...] = (),
+    as_json: bool,
+    quiet: bool,
+) -> int:
     """Run a recipe file and print what came of it; returns the exit status."""
-    from mirabelle.cli.display import Watcher, print_result
-    from mirabelle.job import compress
     from mirabelle.recipe_file import read_recipe
-    from mirabelle.run import silent
 
-    file = read_recipe(recipe)
-    file = file if seed is None else dataclasses.replace(file, seed=seed)
-    watcher = Watcher()
+    file = read_recipe(recipe, settings)  # before anything heavy is imported: a mistake is told at once
+
+    from mirabelle.cli.display import Watcher, print_result
+    from mirabelle.job import Source, compress
+
+    watcher = Watcher(quiet=quiet)
     try:
         result = compress(
             file.build_model(),
@@ -47,9 +75,8 @@ def run_recipe(recipe: Path, out: Path, data_dir: Path | None, seed: int | None,
             baseline=file.baseline.train if file.baseline else None,
             teacher=file.build_teacher(),
             teacher_train=file.teacher.train if file.teacher else None,
-            source=file.source(),
-            decisions=file.decisions,
-            listener=silent if quiet else watcher,
+            callbacks=(watcher,),
+            source=Source(tables=file.source(), decisions=file.decisions, origin=file.origin),
         )
     finally:
         watcher.close()

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any, ClassVar
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mirabelle.errors import UserError
-from mirabelle.objectives import Objective
 from mirabelle.plain import record
-from mirabelle.run import Run
-from mirabelle.sources import model_from
-from mirabelle.step import Control, Stage
-from mirabelle.task import Task
-from mirabelle.training import Training, train_together
+from mirabelle.step import Control, Preview, Stage
+from mirabelle.training import Training
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mirabelle.objectives import Objective
+    from mirabelle.run import Run
+    from mirabelle.task import Task
 
 
 @record
@@ -52,6 +52,8 @@ class Student:
         return True
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        from mirabelle.training import train_together
+
         if self.train is None:
             raise UserError("E111", "distill.Student has no training", "give `train`")
         return train_together((self,), self.train, model, task, run)
@@ -62,10 +64,21 @@ class Student:
 
     def origin(self, model: nn.Module, run: Run) -> nn.Module:
         """The student as its factory makes it, drawn with the run's seed."""
+        import torch
+
+        from mirabelle.sources import model_from
+
         del model
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed_for("student"))
             return model_from(self.model, self.arguments, Path())
+
+    def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        del task
+        student = self.origin(model, run)
+        size, before = (sum(parameter.numel() for parameter in module.parameters()) for module in (student, model))
+        says = f"{self.model} takes the place of the model: {size:,} parameters instead of {before:,}"
+        return Preview(student, (says,), self.train)
 
     def terms(self) -> Objective | None:
         return None

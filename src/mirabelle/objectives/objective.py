@@ -8,16 +8,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from pydantic import PlainValidator
-from torch import Tensor, nn
 
 from mirabelle import plain
-from mirabelle.batch import Batch
-from mirabelle.errors import UserError
-from mirabelle.task import Task
+from mirabelle.errors import UserError, gathered, raise_all
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mirabelle.batch import Batch
+    from mirabelle.objectives.bound import BoundObjective
+    from mirabelle.task import Task
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Objective:
         Raises:
             UserError: E111 when a term needs a teacher and the task has none.
         """
+        from mirabelle.objectives.bound import BoundObjective
+
         if self.needs_teacher and task.teacher is None:
             names = ", ".join(type(term).__name__ for _, term in self.terms if term.needs_teacher)
             raise UserError("E111", f"{names} needs a teacher and the task has none", "give one with task.with_teacher(model)")
@@ -90,32 +95,29 @@ class Objective:
             raise UserError(
                 "E103", "an objective is a list of tables", 'write objective = [{ term = "TaskLoss", weight = 1.0 }]'
             )
-        terms = []
-        for table in data:
-            settings = dict(table)
-            name, weight = settings.pop("term", None), settings.pop("weight", 1.0)
-            if not isinstance(name, str):
-                raise UserError("E104", 'a part of an objective needs the key "term"', 'write term = "TaskLoss", say')
-            if not isinstance(weight, (int, float)) or isinstance(weight, bool):
-                raise UserError("E103", f"the weight of {name} must be a number; got {weight!r}", "write weight = 0.5, say")
-            cls = plain.lookup("objectives", name)
-            if not issubclass(cls, Term) or cls is Term:
-                raise UserError("E106", f'"{name}" is not a term', "see the documentation of objectives")
-            terms.append((float(weight), plain.build(cls, settings, name)))
+        mistakes: list[UserError] = []
+        terms: list[tuple[float, Term]] = []
+        for position, table in enumerate(data):
+            with gathered(mistakes, position):
+                terms.append(_weighted_term(table))
+        raise_all(mistakes)
         return Objective(tuple(terms))
 
 
-class BoundObjective(nn.Module):
-    """Terms bound to one model: maps a `Forward` to the scalar loss."""
-
-    def __init__(self, weights: list[float], terms: list[nn.Module]) -> None:
-        super().__init__()
-        self.weights = weights
-        self.terms = nn.ModuleList(terms)
-
-    def forward(self, forward: Forward) -> Tensor:
-        parts = [weight * term(forward) for weight, term in zip(self.weights, self.terms, strict=True) if weight]
-        return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
+def _weighted_term(table: Any) -> tuple[float, Term]:
+    settings = dict(table) if isinstance(table, Mapping) else {}
+    name, weight = settings.pop("term", None), settings.pop("weight", 1.0)
+    if not isinstance(name, str):
+        raise UserError("E104", 'a part of an objective needs the key "term"', 'write term = "TaskLoss", say')
+    if not isinstance(weight, (int, float)) or isinstance(weight, bool):
+        raise UserError(
+            "E103", f"the weight of {name} must be a number; got {weight!r}", "write weight = 0.5, say", path=("weight",)
+        )
+    try:
+        cls = plain.lookup("objectives", name, Term)
+    except UserError as error:
+        raise error.within("term") from None
+    return float(weight), plain.build(cls, settings, name)
 
 
 ObjectiveField = Annotated[Objective, PlainValidator(Objective.from_data)]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
-from mirabelle.batch import Batch
-from mirabelle.errors import UserError, require_between
-from mirabelle.numerics.divergence import soft_target_divergence
+from mirabelle.errors import UserError
 from mirabelle.objectives.objective import Forward, Term
-from mirabelle.plain import record
-from mirabelle.task import Task
+from mirabelle.plain import Positive, record
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mirabelle.batch import Batch
+    from mirabelle.task import Task
 
 
 @record
@@ -27,23 +30,18 @@ class SoftTargets(Term):
     Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531.
     """
 
-    temperature: float = 4.0
+    temperature: Positive = 4.0
     needs_teacher = True
 
-    def __post_init__(self) -> None:
-        require_between("temperature", self.temperature, 0, float("inf"), low_open=True)
-
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
+        from mirabelle.objectives.bound import Bound
+
         del model, task, example
-        return _BoundSoftTargets(self.temperature)
+        return Bound(self._divergence)
 
+    def _divergence(self, forward: Forward) -> Tensor:
+        from mirabelle.numerics.divergence import soft_target_divergence
 
-class _BoundSoftTargets(nn.Module):
-    def __init__(self, temperature: float) -> None:
-        super().__init__()
-        self.temperature = temperature
-
-    def forward(self, forward: Forward) -> Tensor:
         assert forward.teacher is not None, "Objective.bind refuses a task without teacher"
         student, teacher = forward.outputs, forward.teacher.outputs
         if student.shape != teacher.shape:

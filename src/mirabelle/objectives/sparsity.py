@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
-from mirabelle.batch import Batch
-from mirabelle.objectives.objective import Forward, Term
+from mirabelle.objectives.objective import Term
 from mirabelle.patterns import selected
-from mirabelle.plain import record
-from mirabelle.task import Task
+from mirabelle.plain import Patterns, record
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mirabelle.batch import Batch
+    from mirabelle.task import Task
 
 
 @record
@@ -24,11 +27,11 @@ class L1(Term):
         Objective(terms=((0.0001, L1(targets=('fc*.weight',))),))
     """
 
-    targets: tuple[str, ...] = ()
+    targets: Patterns = ()
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
         del task, example
-        return _Norm(model, self.targets, power=1)
+        return _norm(model, self.targets, power=1)
 
 
 @record
@@ -39,24 +42,20 @@ class L2(Term):
         targets: patterns of parameter names; by default every weight of two or more dimensions.
     """
 
-    targets: tuple[str, ...] = ()
+    targets: Patterns = ()
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
         del task, example
-        return _Norm(model, self.targets, power=2)
+        return _norm(model, self.targets, power=2)
 
 
-class _Norm(nn.Module):
-    """Σ |w|^power; the parameters stay the model's, so they are held outside this module's own."""
+def _norm(model: nn.Module, targets: Patterns, power: int) -> nn.Module:
+    """Σ |w|^power; the parameters stay the model's, so the module has none of its own."""
+    import torch
 
-    def __init__(self, model: nn.Module, targets: tuple[str, ...], power: int) -> None:
-        super().__init__()
-        self.chosen = list(selected(model, targets).values())
-        self.power = power
+    from mirabelle.objectives.bound import Bound
 
-    def forward(self, forward: Forward) -> Tensor:
-        del forward
-        return torch.stack([self._size(parameter) for parameter in self.chosen]).sum()
-
-    def _size(self, parameter: Tensor) -> Tensor:
-        return parameter.abs().sum() if self.power == 1 else parameter.square().sum()
+    chosen = list(selected(model, targets).values())
+    if power == 1:
+        return Bound(lambda _: torch.stack([parameter.abs().sum() for parameter in chosen]).sum())
+    return Bound(lambda _: torch.stack([parameter.square().sum() for parameter in chosen]).sum())

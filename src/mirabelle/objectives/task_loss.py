@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
-from mirabelle.batch import Batch
-from mirabelle.objectives.objective import Forward, Term
+from mirabelle.objectives.objective import Term
 from mirabelle.plain import record
-from mirabelle.task import Loss, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mirabelle.batch import Batch
+    from mirabelle.task import Task
 
 
 @record
@@ -20,14 +24,7 @@ class TaskLoss(Term):
     """
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
+        from mirabelle.objectives.bound import Bound
+
         del model, example
-        return _BoundTaskLoss(task.loss)
-
-
-class _BoundTaskLoss(nn.Module):
-    def __init__(self, loss: Loss) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, forward: Forward) -> Tensor:
-        return self.loss(forward.outputs.float(), forward.batch.targets)
+        return Bound(lambda forward: task.loss(forward.outputs.float(), forward.batch.targets))

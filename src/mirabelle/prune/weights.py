@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
-
-from mirabelle.architecture import architecture_of, attach
-from mirabelle.errors import UserError, require_between
-from mirabelle.numerics.masks import keep_above, keep_highest, keep_highest_together
-from mirabelle.objectives import Objective
-from mirabelle.patterns import selected
-from mirabelle.plain import record
-from mirabelle.run import Run
-from mirabelle.schedules import Gradual, ScheduleField
-from mirabelle.scores import Evidence, Magnitude
+from mirabelle.errors import UserError
+from mirabelle.plain import Fraction, Patterns, Positive, record
+from mirabelle.schedules import ScheduleField
+from mirabelle.scores import Magnitude
 from mirabelle.scores.score import ScoreField
-from mirabelle.step import Control, Stage
-from mirabelle.task import Task
-from mirabelle.training import Training, train_together
+from mirabelle.step import Control, Preview, Stage
+from mirabelle.training import Training
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mirabelle.objectives import Objective
+    from mirabelle.run import Run
+    from mirabelle.task import Task
 
 
 @record
@@ -63,12 +61,12 @@ class Weights:
 
     stage: ClassVar[Stage] = "thin"
 
-    sparsity: float | None = None
-    threshold: float | None = None
-    quality: float | None = None
+    sparsity: Fraction | None = None
+    threshold: Positive | None = None
+    quality: Positive | None = None
     scope: Literal["layer", "global"] = "layer"
-    targets: tuple[str, ...] = ()
-    ignore: tuple[str, ...] = ()
+    targets: Patterns = ()
+    ignore: Patterns = ()
     schedule: ScheduleField = "one-shot"
     score: ScoreField = Magnitude()
     train: Training | None = None
@@ -79,16 +77,12 @@ class Weights:
             raise UserError(
                 "E111", f"give one of sparsity, threshold and quality; got {', '.join(given) or 'none'}", "sparsity = 0.9, say"
             )
-        if self.sparsity is not None:
-            require_between(
-                "sparsity", self.sparsity, 0, 1, high_open=True, remedy="to remove a layer altogether, change the model"
-            )
-        for name in ("threshold", "quality"):
-            if getattr(self, name) is not None:
-                require_between(name, getattr(self, name), 0, float("inf"), low_open=True)
         if self.scope == "global" and self.sparsity is None:
             raise UserError(
-                "E111", f'scope = "global" ranks weights, but {given[0]} does not rank', "leave scope out, or give sparsity"
+                "E111",
+                f'scope = "global" ranks weights, but {given[0]} does not rank',
+                "leave scope out, or give sparsity",
+                path=("scope",),
             )
 
     @property
@@ -97,6 +91,8 @@ class Weights:
         return self.schedule != "one-shot"
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        from mirabelle.training import train_together
+
         if self.train is not None:
             return train_together((self,), self.train, model, task, run)
         if self.needs_training:
@@ -105,16 +101,28 @@ class Weights:
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         del task, run
+        return copy.deepcopy(model) if self.needs_training else self._pruned(model)
+
+    def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        del task, run
+        pruned = self._pruned(model)
+        return Preview(pruned, _removals(pruned), self.train)
+
+    def _pruned(self, model: nn.Module) -> nn.Module:
+        """A copy with all that is asked for removed at once."""
+        from mirabelle.prune.pruning import Pruning
+
         model = copy.deepcopy(model)
-        if self.schedule == "one-shot":
-            Pruning(self, model).prune(model, self.amount)
+        Pruning(self, model).prune(model, self.amount)
         return model
 
     def terms(self) -> Objective | None:
         return None
 
     def controls(self, model: nn.Module) -> Sequence[Control]:
-        return () if self.schedule == "one-shot" else (Pruning(self, model),)
+        from mirabelle.prune.pruning import Pruning
+
+        return (Pruning(self, model),) if self.needs_training else ()
 
     def finish(self, model: nn.Module) -> nn.Module:
         return model
@@ -125,62 +133,13 @@ class Weights:
         return next(float(value) for value in (self.sparsity, self.threshold, self.quality) if value is not None)
 
 
-class Pruning:
-    """The control that removes weights as its step asks, more and more as the training progresses."""
+def _removals(pruned: nn.Module) -> tuple[str, ...]:
+    """What is gone, in all and tensor by tensor."""
+    from mirabelle.architecture import architecture_of
 
-    def __init__(self, step: Weights, model: nn.Module) -> None:
-        self._step = step
-        self._model = model
-        self._schedule = Gradual.named("constant") if step.schedule == "one-shot" else Gradual.of(step.schedule)
-        chosen = selected(model, step.targets, step.ignore)
-        # A tensor of zeros alone, such as a fresh bias, has nothing to rank: it trains as ever.
-        self._names = [name for name, parameter in chosen.items() if bool(parameter.any())]
-        self._deviations = {name: float(chosen[name].detach().std(correction=0)) for name in self._names}
-        self._calls = 0
-        self._last = 0.0
-        self._prunings = 0
-        self._finished = False
-
-    def __call__(self, model: nn.Module, progress: float) -> bool:
-        self._calls += 1
-        schedule = self._schedule
-        first_at_final = self.settled(progress) and not self._finished
-        if not (first_at_final or schedule.due(self._calls, progress, self._last)):
-            return False
-        self._last = progress
-        self._finished = self.settled(progress)
-        self.prune(model, schedule.at(progress, self._step.amount))
-        return True
-
-    def settled(self, progress: float) -> bool:
-        return progress >= self._schedule.end
-
-    @torch.no_grad()
-    def prune(self, model: nn.Module, amount: float) -> None:
-        """Zero the weights of lowest score and record their tensors as pruned."""
-        parameters = dict(model.named_parameters())
-        scores = [self._step.score(parameters[name], Evidence(name)) for name in self._names]
-        for name, mask in zip(self._names, self._masks(scores, amount), strict=True):
-            parameters[name].mul_(mask)
-        attach(model, architecture_of(model).with_pruned(self._names))
-        self._prunings += 1
-
-    def state_dict(self) -> dict[str, int | float]:
-        return {"calls": self._calls, "last": self._last, "prunings": self._prunings, "finished": int(self._finished)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._calls, self._last = state["calls"], state["last"]
-        self._prunings, self._finished = state["prunings"], bool(state["finished"])
-        if self._prunings:
-            attach(self._model, architecture_of(self._model).with_pruned(self._names))
-
-    def _masks(self, scores: list[Tensor], amount: float) -> list[Tensor]:
-        step = self._step
-        if step.threshold is not None:
-            return [keep_above(score, amount) for score in scores]
-        if step.quality is not None:
-            pairs = zip(self._names, scores, strict=True)
-            return [keep_above(score, amount * self._deviations[name]) for name, score in pairs]
-        if step.scope == "global":
-            return keep_highest_together(scores, amount)
-        return [keep_highest(score, amount) for score in scores]
+    parameters = dict(pruned.named_parameters())
+    tensors = {name: parameters[name] for name in architecture_of(pruned).pruned if name in parameters}
+    zeros = {name: tensor.numel() - int(tensor.count_nonzero()) for name, tensor in tensors.items()}
+    total = sum(tensor.numel() for tensor in tensors.values())
+    shares = (f"{name} {zeros[name] / tensor.numel():.1%} of {tensor.numel():,}" for name, tensor in tensors.items())
+    return (f"{sum(zeros.values()):,} of {total:,} weights become zero", *shares)

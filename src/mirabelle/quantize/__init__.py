@@ -1,7 +1,13 @@
 """Steps that store numbers in fewer bits: one file a step."""
 
+from typing import TYPE_CHECKING
+
+from mirabelle.lazy import lazily
 from mirabelle.quantize.dynamic import Dynamic
-from mirabelle.quantize.layers import DynamicLayer, StaticLayer
 from mirabelle.quantize.static import Static
 
+if TYPE_CHECKING:
+    from mirabelle.quantize.layers import DynamicLayer, StaticLayer
+
 __all__ = ["Dynamic", "DynamicLayer", "Static", "StaticLayer"]
+__getattr__ = lazily("mirabelle.quantize", {"DynamicLayer": "layers", "StaticLayer": "layers"})

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import nn
-
-from mirabelle.architecture import replace_module
-from mirabelle.errors import require_between
-from mirabelle.patterns import selected_modules
-from mirabelle.plain import record
-from mirabelle.quantize.layers import LINEAR, DynamicLayer
-from mirabelle.quantize.static import left_in_floating_point
-from mirabelle.run import Run
+from mirabelle.plain import Patterns, record
+from mirabelle.quantize.static import Bits, left_in_floating_point
 from mirabelle.step import Stage
-from mirabelle.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mirabelle.run import Run
+    from mirabelle.task import Task
 
 
 @record
@@ -41,14 +39,15 @@ class Dynamic:
 
     stage: ClassVar[Stage] = "quantize"
 
-    weight_bits: int = 8
-    targets: tuple[str, ...] = ()
-    ignore: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        require_between("weight_bits", self.weight_bits, 2, 8)
+    weight_bits: Bits = 8
+    targets: Patterns = ()
+    ignore: Patterns = ()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        from mirabelle.architecture import replace_module
+        from mirabelle.patterns import selected_modules
+        from mirabelle.quantize.layers import LINEAR, DynamicLayer
+
         del task
         model = copy.deepcopy(model).eval()
         chosen = selected_modules(model, LINEAR, self.targets, self.ignore)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import copy
-from typing import ClassVar
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from torch import nn
+from pydantic import Field
 
-from mirabelle.architecture import replace_module, replaced_module_names
-from mirabelle.batch import Batch
-from mirabelle.calibrate import Method, input_ranges
-from mirabelle.errors import UserError, require_between
-from mirabelle.patterns import selected_modules
-from mirabelle.plain import record
-from mirabelle.quantize.layers import LINEAR_AND_CONVOLUTION, StaticLayer
-from mirabelle.run import Run
-from mirabelle.step import Stage
-from mirabelle.task import Task
+from mirabelle.errors import UserError
+from mirabelle.plain import Count, Patterns, record
+from mirabelle.step import Preview, Stage
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mirabelle.batch import Batch
+    from mirabelle.run import Run
+    from mirabelle.task import Task
+
+Calibration = Literal["min-max", "percentile", "entropy"]
+Bits = Annotated[int, Field(ge=2, le=8)]
 _BATCH = 100
 
 
@@ -47,19 +50,19 @@ class Static:
 
     stage: ClassVar[Stage] = "quantize"
 
-    calibration: Method = "min-max"
-    percentile: float = 99.99
-    samples: int = 1000
-    weight_bits: int = 8
-    targets: tuple[str, ...] = ()
-    ignore: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        require_between("percentile", self.percentile, 0, 100, low_open=True)
-        require_between("samples", self.samples, 1, float("inf"))
-        require_between("weight_bits", self.weight_bits, 2, 8)
+    calibration: Calibration = "min-max"
+    percentile: Annotated[float, Field(gt=0, le=100)] = 99.99
+    samples: Count = 1000
+    weight_bits: Bits = 8
+    targets: Patterns = ()
+    ignore: Patterns = ()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        from mirabelle.architecture import replace_module
+        from mirabelle.calibrate import input_ranges
+        from mirabelle.patterns import selected_modules
+        from mirabelle.quantize.layers import LINEAR_AND_CONVOLUTION, StaticLayer
+
         model = copy.deepcopy(model).eval()
         chosen = selected_modules(model, LINEAR_AND_CONVOLUTION, self.targets, self.ignore)
         chosen = {name: module for name, module in chosen.items() if getattr(module, "padding_mode", "zeros") == "zeros"}
@@ -72,6 +75,10 @@ class Static:
         run.event("quantized", modules=list(chosen), left_alone=left_in_floating_point(model))
         return model
 
+    def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        few = dataclasses.replace(self, samples=min(self.samples, _BATCH))
+        return Preview(few(model, task, run), ())
+
     def _batches(self, task: Task, run: Run) -> list[Batch]:
         """`samples` of the training data, drawn with the run's seed."""
         calibration = task.train.drawn(self.samples, run.seed_for("calibration"))
@@ -80,6 +87,8 @@ class Static:
 
 def left_in_floating_point(model: nn.Module) -> list[str]:
     """Modules with weights of two or more dimensions that no quantized layer replaced."""
+    from mirabelle.architecture import replaced_module_names
+
     replaced = replaced_module_names(model)
     return sorted(
         name

@@ -10,9 +10,9 @@ from mirabelle.goal import Shortfall
 from mirabelle.inspection import Layer, layers_of_onnx
 from mirabelle.measure import Files
 from mirabelle.profile import Profile
-from mirabelle.recipe import TrailEntry
 from mirabelle.runtime.gates import Gate
 from mirabelle.runtime.latency import Ratio
+from mirabelle.trail import TrailEntry
 
 SCHEMA = 1
 ARTIFACTS = {

@@ -12,6 +12,7 @@ import numpy as np
 from mirabelle.profile import Latency
 
 _WARM_UP = 5
+_NOTICEABLE = 0.02  # a ratio nearer to 1 than this is not worth a word
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,21 @@ class Ratio:
 
     def to_data(self) -> dict[str, Any]:
         return asdict(self)
+
+    def in_words(self) -> str:
+        """What the ratio says about the speed of the second.
+
+        Example:
+            >>> Ratio(0.5, 0.4, 0.625).in_words()
+            '2.00× faster (1.60 to 2.50)'
+            >>> Ratio(1.01, 0.97, 1.05).in_words()
+            'no difference shown (ratio 1.01, 0.97 to 1.05)'
+        """
+        if self.low <= 1 <= self.high or abs(self.median - 1) < _NOTICEABLE:
+            return f"no difference shown (ratio {self.median:.2f}, {self.low:.2f} to {self.high:.2f})"
+        if self.median < 1:
+            return f"{1 / self.median:.2f}× faster ({1 / self.high:.2f} to {1 / self.low:.2f})"
+        return f"{self.median:.2f}× slower ({self.low:.2f} to {self.high:.2f})"
 
 
 def interleaved(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mirabelle.batch import Batch, Inputs, Samples, Stream, tensors_of
+from mirabelle.batch import Batch, Inputs, Samples, Stream, map_tensors, tensors_of
 from mirabelle.errors import UserError
+from mirabelle.profile import Latency
+from mirabelle.runtime.latency import Ratio, interleaved
 
 Array = npt.NDArray[Any]
 NAME = "onnxruntime"
@@ -60,3 +63,12 @@ class Session:
         pairs = [(self.run(self.feed(batch.inputs))[0], batch.targets) for batch in batches]
         outputs = np.concatenate([outputs for outputs, _ in pairs])
         return torch.from_numpy(outputs), torch.cat([targets for _, targets in pairs])
+
+
+def side_by_side(start: Session, end: Session, inputs: Inputs, *, seconds: float = 2.0) -> tuple[Latency, Latency, Ratio]:
+    """Milliseconds of one sample in each, measured in turn for `seconds`, and the ratio end / start."""
+    one = map_tensors(inputs, lambda tensor: tensor[:1])
+    sessions = {"start": start, "end": end}
+    calls = {name: partial(session.run, session.feed(one)) for name, session in sessions.items()}
+    latencies, ratios = interleaved(calls, runtime=NAME, threads=start.threads, batch=1, seconds=seconds)
+    return latencies["start"], latencies["end"], ratios["end"]

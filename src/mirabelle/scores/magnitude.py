@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mirabelle.plain import record
 from mirabelle.scores.score import Evidence, Score
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @record

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mirabelle import files
 from mirabelle.plain import record
 from mirabelle.scores.score import Evidence, Score
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @record
@@ -21,5 +23,7 @@ class Random(Score):
     seed: int = 0
 
     def __call__(self, tensor: Tensor, evidence: Evidence) -> Tensor:
+        import torch
+
         seed = int(files.digest(f"{self.seed} {evidence.name}".encode()), 16) >> 1
         return torch.rand(tensor.shape, generator=torch.Generator().manual_seed(seed))

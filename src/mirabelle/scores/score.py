@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import PlainValidator
-from torch import Tensor
 
 from mirabelle import plain
-from mirabelle.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,9 @@ def score_from_data(data: Any) -> Score:
     """
     if isinstance(data, Score):
         return data
-    settings = {"use": data} if isinstance(data, str) else dict(data)
-    name = str(settings.pop("use", ""))
-    cls = plain.lookup("scores", name)
-    if not issubclass(cls, Score) or cls is Score:
-        raise UserError("E106", f'"{name}" is not a score', "Magnitude, say")
-    score: Score = plain.build(cls, settings, "score")
+    settings = {"use": data} if isinstance(data, str) else dict(data) if isinstance(data, Mapping) else {}
+    cls = plain.lookup("scores", str(settings.pop("use", "")), Score)
+    score: Score = plain.build(cls, settings, f"scores.{cls.__name__}")
     return score
 
 

@@ -1,11 +1,17 @@
 """The only optimization loop: its settings, what it measures, how it resumes, and several techniques in one training."""
 
-from mirabelle.training.evaluation import evaluate, outputs_of
-from mirabelle.training.execution import Execution, fastest_execution
-from mirabelle.training.joint import Joint, train_together
-from mirabelle.training.loop import default_objective, fit
+from typing import TYPE_CHECKING
+
+from mirabelle.lazy import lazily
+from mirabelle.training.joint import Joint
 from mirabelle.training.settings import Training
-from mirabelle.training.zeros import Zeros
+
+if TYPE_CHECKING:
+    from mirabelle.training.evaluation import evaluate, outputs_of
+    from mirabelle.training.execution import Execution, fastest_execution
+    from mirabelle.training.loop import default_objective, fit
+    from mirabelle.training.together import train_together
+    from mirabelle.training.zeros import Zeros
 
 __all__ = [
     "Execution",
@@ -19,3 +25,16 @@ __all__ = [
     "outputs_of",
     "train_together",
 ]
+__getattr__ = lazily(
+    "mirabelle.training",
+    {
+        "Execution": "execution",
+        "Zeros": "zeros",
+        "default_objective": "loop",
+        "evaluate": "evaluation",
+        "fastest_execution": "execution",
+        "fit": "loop",
+        "outputs_of": "evaluation",
+        "train_together": "together",
+    },
+)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import PlainValidator
-from torch import nn
 
-from mirabelle import plain
-from mirabelle.errors import UserError
-from mirabelle.objectives import Objective
+from mirabelle.errors import UserError, gathered, raise_all
 from mirabelle.plain import record
-from mirabelle.run import Run
-from mirabelle.step import STAGES, JoinsTraining, ReplacesModel, Stage, step_from_data, step_to_data
-from mirabelle.task import Task
-from mirabelle.training.loop import default_objective, fit
+from mirabelle.step import STAGES, JoinsTraining, Preview, ReplacesModel, Stage, step_from_data, step_to_data, use_of
 from mirabelle.training.settings import Training
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mirabelle.run import Run
+    from mirabelle.task import Task
 
 
 class Parts(tuple[JoinsTraining, ...]):
@@ -28,13 +28,18 @@ class Parts(tuple[JoinsTraining, ...]):
     def from_data(data: Any) -> Parts:
         if isinstance(data, Parts):
             return data
-        steps = [step_from_data(step) if isinstance(step, Mapping) else step for step in data]
-        for step in steps:
-            if not isinstance(step, JoinsTraining):
-                raise UserError(
-                    "E111", f"{plain.name_of(type(step))} does not act during training", "make it a step of its own"
-                )
-        return Parts(step for step in steps if isinstance(step, JoinsTraining))
+        mistakes: list[UserError] = []
+        steps: list[JoinsTraining] = []
+        for position, part in enumerate(data):
+            with gathered(mistakes, position):
+                step = step_from_data(part) if isinstance(part, Mapping) else part
+                if not isinstance(step, JoinsTraining):
+                    raise UserError(
+                        "E111", f"{use_of(step)} does not act during training", "make it a step of its own", path=("use",)
+                    )
+                steps.append(step)
+        raise_all(mistakes)
+        return Parts(steps)
 
     def to_data(self) -> list[dict[str, Any]]:
         return [step_to_data(step) for step in self]  # type: ignore[arg-type]
@@ -87,29 +92,18 @@ class Joint:
         return self.steps[0].stage
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        from mirabelle.training.together import train_together
+
         return train_together(self.steps, self.train, model, task, run)
+
+    def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        says: tuple[str, ...] = ()
+        for step in self.steps:
+            part = step.preview(model, task, run)
+            model, says = part.model, says + part.says
+        return Preview(model, says, self.train)
 
     def origin(self, model: nn.Module, run: Run) -> nn.Module:
         for step in self.steps:
             model = step.origin(model, run) if isinstance(step, ReplacesModel) else model
         return model
-
-
-def train_together(steps: Sequence[JoinsTraining], training: Training, model: nn.Module, task: Task, run: Run) -> nn.Module:
-    """Prepare the model for every step, train it once with all their terms and controls, finish every step.
-
-    Where a step replaces the model and the task has no teacher, the model that is replaced teaches.
-    """
-    if task.teacher is None and any(isinstance(step, ReplacesModel) for step in steps):
-        task = task.with_teacher(model)
-    for step in steps:
-        model = step.prepare(model, task, run)
-    objective: Objective = training.objective or default_objective(task)
-    for step in steps:
-        added = step.terms()
-        objective = objective + added if added is not None else objective
-    controls = [control for step in steps for control in step.controls(model)]
-    model = fit(model, task, training, run, objective=objective, controls=controls)
-    for step in steps:
-        model = step.finish(model)
-    return model

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mirabelle.batch import Batch, Samples, Stream, call
 from mirabelle.errors import UserError
 from mirabelle.objectives import Forward, Objective, SoftTargets, TaskLoss
-from mirabelle.run import Run
+from mirabelle.run import Run, Stop
 from mirabelle.schedules import learning_rate_factor
 from mirabelle.state import load_tensors, tensors_of_module
 from mirabelle.step import Control
@@ -70,7 +70,8 @@ def fit(
         controls: act after every optimizer step.
 
     Raises:
-        UserError: E201 when the loss is no longer finite; the last finite checkpoint stays.
+        UserError: E201 when the loss is no longer finite; the model then has its last finite weights, which the checkpoint
+            keeps.
     """
     objective = objective or training.objective or default_objective(task)
     loop = _Loop(model, task, training, run, objective=objective, controls=controls)
@@ -104,13 +105,18 @@ class _Loop:
         self.controls = list(controls)
         self.numbers = Numbers()
         self.best: dict[str, Tensor] = {}
+        self.answer: Stop | None = None
         self.checkpoint = Checkpoint(run.folder / "checkpoint.safetensors")
-        self._take_up()
+        if not self._take_up():
+            self._write_checkpoint()  # so that there are finite weights to go back to
         self.zeros = Zeros(self.model, self.optimizer)
 
     def run_to_end(self) -> None:
         while self.numbers.step < self.total and not self.numbers.stopped:
-            self._epoch()
+            try:
+                self._epoch()
+            except _DivergedError as error:
+                raise self._rolled_back(error) from None
 
     def finished_model(self) -> nn.Module:
         if self.training.keep == "best" and self.best:
@@ -129,13 +135,13 @@ class _Loop:
             numbers.step += 1
             if self.checkpoint.due:
                 numbers.seconds = seconds_before + time.monotonic() - begin
-                self._tell_progress(epoch)
                 if isinstance(self.task.train, Samples):
-                    numbers.loss = self._finite(loss_sum, epoch)
+                    numbers.loss = _finite(loss_sum)
                     self._write_checkpoint()
-            if numbers.step == self.total:
+                self.answer = self._tell_progress(epoch)
+            if numbers.step == self.total or self.answer is not None:
                 break
-        mean_loss = self._finite(loss_sum, epoch) / (numbers.step - epoch * self.steps_per_epoch)
+        mean_loss = _finite(loss_sum) / (numbers.step - epoch * self.steps_per_epoch)
         numbers.loss = 0.0
         numbers.seconds = seconds_before + time.monotonic() - begin
         self._close_epoch(epoch, mean_loss)
@@ -165,26 +171,47 @@ class _Loop:
     def _close_epoch(self, epoch: int, mean_loss: float) -> None:
         numbers, run = self.numbers, self.run
         begin = time.monotonic()
-        value = float(evaluate(self.model, self.task.validation, self.task).mean())
-        progress = numbers.step / self.total
-        if all(control.settled(progress) for control in self.controls):
-            self._judge(value)
+        value = self._validated()
         numbers.seconds += time.monotonic() - begin
+        progress = numbers.step / self.total
         left = numbers.seconds * (1 - progress) / progress
-        run.event(
+        answer = run.event(
             "epoch",
             epoch=epoch + 1,
             epochs=math.ceil(self.total / self.steps_per_epoch),
+            step=numbers.step,
             loss=mean_loss,
             metric=value,
+            metric_name=self.task.metric.name,
+            lr=self.optimizer.param_groups[0]["lr"],
             seconds=round(numbers.seconds, 3),
             seconds_left=round(left, 3),
         )
-        if self.checkpoint.due:
+        answer = answer or self.answer
+        settled = all(control.settled(progress) for control in self.controls)
+        if answer is not None and not settled:
+            self._settle()
+            value, settled = self._validated(), True
+        enough = self._judged(value) if settled else None
+        why = answer.why if answer is not None else enough
+        if why is not None:
+            numbers.stopped = True
+            run.event("stopped", why=why)
+        if why is not None or self.checkpoint.due:  # a stop is remembered, so that a resumed run need not be told again
             self._write_checkpoint()
 
-    def _judge(self, value: float) -> None:
-        """Keep the best weights (of equals the latest, which trained longer) and see whether it is enough."""
+    def _validated(self) -> float:
+        return float(evaluate(self.model, self.task.validation, self.task).mean())
+
+    def _settle(self) -> None:
+        """Bring the model to its final shape at once: who stops a training early still gets what the step asks for."""
+        for control in self.controls:
+            control(self.model, 1.0)
+        self.zeros.refresh()
+        self.zeros.keep()
+
+    def _judged(self, value: float) -> str | None:
+        """Keep the best weights (of equals the latest, which trained longer); why it is enough, if it is."""
         numbers, training = self.numbers, self.training
         improved = value > numbers.best
         if value >= numbers.best:
@@ -196,28 +223,30 @@ class _Loop:
             )
         numbers.since_best = 0 if improved else numbers.since_best + 1
         if training.until is not None and value >= training.until:
-            self._stop(f"the metric reached {training.until}")
-        elif training.patience is not None and numbers.since_best >= training.patience:
-            self._stop(f"no better metric for {training.patience} epochs")
+            return f"the metric reached {training.until}"
+        if training.patience is not None and numbers.since_best >= training.patience:
+            return f"no better metric for {training.patience} epochs"
+        return None
 
-    def _stop(self, why: str) -> None:
-        self.numbers.stopped = True
-        self.run.event("stopped", why=why)
-
-    def _finite(self, loss_sum: Tensor, epoch: int) -> float:
-        value = loss_sum.item()
-        if not math.isfinite(value):
-            raise UserError(
-                "E201",
-                f"training diverged in epoch {epoch + 1}: the loss is {value} at lr = {self.training.lr:g}",
-                f"try lr = {self.training.lr / 10:g}, a warmup, or clip = 1.0",
+    def _rolled_back(self, error: _DivergedError) -> UserError:
+        """The model gets back its last finite weights; what to tell."""
+        lr, step = self.training.lr, self.numbers.step
+        message = (
+            f"training diverged in epoch {step // self.steps_per_epoch + 1} (step {step} of {self.total}): the loss is {error}"
+        )
+        written = self.checkpoint.read()
+        if written is not None:  # it is absent only where the weights were not finite to begin with
+            groups, numbers = written
+            load_tensors(self.model, groups["model"], source="the checkpoint")
+            message += (
+                f" at lr = {lr:g}; rolled back to the last finite weights, of step {numbers['step']} ({self.checkpoint.path})"
             )
-        return float(value)
+        return UserError("E201", message, f"begin again in another folder with lr = {lr / 10:g}, a warmup, or clip = 1.0")
 
-    def _tell_progress(self, epoch: int) -> None:
+    def _tell_progress(self, epoch: int) -> Stop | None:
         numbers = self.numbers
         left = numbers.seconds * (self.total - numbers.step) / numbers.step
-        self.run.progress(numbers.step, self.total, seconds_left=left, text=f"epoch {epoch + 1}")
+        return self.run.progress(numbers.step, self.total, seconds_left=left, text=f"epoch {epoch + 1}")
 
     def _decided_execution(self, model: nn.Module) -> Execution:
         training, task = self.training, self.task
@@ -241,11 +270,11 @@ class _Loop:
             groups, {**dataclasses.asdict(self.numbers), "best": _plain(self.numbers.best), "controls": controls}
         )
 
-    def _take_up(self) -> None:
+    def _take_up(self) -> bool:
         """Go on from the checkpoint, if there is one."""
         written = self.checkpoint.read()
         if written is None:
-            return
+            return False
         groups, numbers = written
         load_tensors(self.model, groups.get("model", {}), source="the checkpoint")
         load_tensors(self.loss, groups.get("objective", {}), source="the checkpoint")
@@ -256,6 +285,18 @@ class _Loop:
         best = numbers.pop("best")
         self.numbers = Numbers(**numbers, best=-math.inf if best is None else best)
         self.run.event("taken up", step=self.numbers.step, steps=self.total)
+        return True
+
+
+class _DivergedError(Exception):
+    """The loss is no longer finite."""
+
+
+def _finite(loss_sum: Tensor) -> float:
+    value = loss_sum.item()
+    if not math.isfinite(value):
+        raise _DivergedError(value)
+    return float(value)
 
 
 def _plain(value: float) -> float | None:

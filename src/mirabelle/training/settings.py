@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mirabelle.errors import UserError, require_between
+from mirabelle.errors import UserError
 from mirabelle.objectives.objective import ObjectiveField
-from mirabelle.plain import record
+from mirabelle.plain import Count, Fraction, NotNegative, Positive, record
 from mirabelle.schedules import LearningRateSchedule
 
 Precision = Literal["auto", "float32", "bfloat16"]
-_INFINITY = float("inf")
 
 
 @record
@@ -43,18 +42,18 @@ class Training:
         'adamw'
     """
 
-    epochs: int | None = None
-    steps: int | None = None
-    batch_size: int = 128
+    epochs: Count | None = None
+    steps: Count | None = None
+    batch_size: Count = 128
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     lr_schedule: LearningRateSchedule = "cosine"
-    warmup: float = 0.0
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    clip: float | None = None
+    warmup: Fraction = 0.0
+    momentum: Fraction = 0.9
+    weight_decay: NotNegative = 0.0
+    clip: Positive | None = None
     objective: ObjectiveField | None = None
-    patience: int | None = None
+    patience: Count | None = None
     until: float | None = None
     keep: Literal["best", "last"] = "best"
     precision: Precision = "auto"
@@ -64,13 +63,3 @@ class Training:
             raise UserError(
                 "E111", f"give epochs or steps, one of them; got epochs={self.epochs}, steps={self.steps}", "epochs = 5, say"
             )
-        require_between("epochs or steps", self.epochs or self.steps or 0, 1, _INFINITY)
-        require_between("batch_size", self.batch_size, 1, _INFINITY)
-        require_between("lr", self.lr, 0, _INFINITY, low_open=True)
-        require_between("warmup", self.warmup, 0, 1, high_open=True)
-        require_between("momentum", self.momentum, 0, 1, high_open=True)
-        require_between("weight_decay", self.weight_decay, 0, _INFINITY)
-        if self.clip is not None:
-            require_between("clip", self.clip, 0, _INFINITY, low_open=True)
-        if self.patience is not None:
-            require_between("patience", self.patience, 1, _INFINITY)

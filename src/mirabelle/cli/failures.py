@@ -1,0 +1,91 @@
+"""What a person is told when a command fails, and the exit status that a script sees."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import click
+
+from mirabelle import __version__
+from mirabelle.errors import UserError
+
+BUG, USAGE, INTERRUPTED, TERMINATED, BROKEN_PIPE = 1, 2, 130, 143, 141
+# How torch, ONNX Runtime and the C++ library say that no memory is left; Python itself raises MemoryError.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Failed to allocate memory")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Terminated(BaseException):
+    """SIGTERM came."""
+
+
+def told(error: BaseException, *, verbose: bool) -> int:
+    """Print on standard error what happened, one line first, then help; returns the exit status."""
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        return _say("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
+    if isinstance(error, Terminated):
+        return _say("terminated; the same command goes on from the last checkpoint", TERMINATED)
+    if isinstance(error, BrokenPipeError):  # whoever reads our output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    mistake = _as_mistake(error)
+    if mistake is None:
+        return _say(_crash(error), BUG)
+    text = str(mistake)
+    if verbose and mistake.__cause__ is not None:
+        cause = mistake.__cause__
+        text += "\n\n" + "".join(traceback.format_exception(cause)).rstrip()
+    return _say(text, mistake.exit_status)
+
+
+def _say(text: str, status: int) -> int:
+    click.echo(text, err=True)
+    return status
+
+
+def _as_mistake(error: BaseException) -> UserError | None:
+    """The error as one that a person can mend; None when it is ours."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, click.ClickException):
+        return _usage(error)
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+        remedy = "take a smaller batch_size, or less data at a time; the same command goes on from the last checkpoint"
+        return UserError("E203", f"memory ran out: {str(error).strip() or type(error).__name__}"[:200], remedy)
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return UserError("E202", f"cannot write {error.filename or 'output'}: {error.strerror}", "free space and repeat")
+    return None
+
+
+def _usage(error: click.ClickException) -> UserError:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = context.command_path if context is not None else "mirabelle"
+    remedy = f"{path} --help tells what it takes"
+    if isinstance(error, click.NoSuchOption):
+        near = sorted(error.possibilities or [])
+        message = f'{path} has no option "{error.option_name}"'
+        return UserError("E100", message, f"did you mean {near[0]}?" if near else remedy)
+    return UserError("E100", f"{path}: {error.format_message().rstrip('.')}", remedy)
+
+
+def _crash(error: BaseException) -> str:
+    """Keep the traceback in a file; one line of what happened, then what to do."""
+    trace = "".join(traceback.format_exception(error))
+    words = f"mirabelle {__version__}, Python {platform.python_version()}, {platform.platform()}\n{sys.argv}\n\n{trace}"
+    path = Path(tempfile.gettempdir()) / f"mirabelle-crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    try:
+        path.write_text(words, encoding="utf-8")
+    except OSError:
+        return f"{trace}\ninternal error: {type(error).__name__}: {error}\nhelp: please report the lines above"
+    first = " ".join(str(error).split())[:200]
+    return (
+        f"internal error: {type(error).__name__}: {first}\n"
+        f"help: this is a mistake of Mirabelle's; please report it with {path}; the same command goes on from what is on disk"
+    )

@@ -1,0 +1,24 @@
+"""Trained weights from a file that holds data alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from mirabelle import files
+from mirabelle.errors import UserError
+from mirabelle.state import load_tensors
+
+_PICKLES = (".pt", ".pth", ".th", ".bin", ".pkl", ".pickle", ".ckpt")
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Copy the weights of a safetensors file into the model.
+
+    Raises:
+        UserError: E143 for a pickle, E130, E140 and E141 as the file fails.
+    """
+    if path.suffix in _PICKLES:
+        raise UserError("E143", f"{path} may hold code (a pickle), so it is not read", "save the state dict as safetensors")
+    load_tensors(model, files.read_tensors(path)[0], source=str(path))

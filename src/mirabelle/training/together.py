@@ -1,0 +1,34 @@
+"""One training in which several steps act."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from mirabelle.objectives import Objective
+from mirabelle.run import Run
+from mirabelle.step import JoinsTraining, ReplacesModel
+from mirabelle.task import Task
+from mirabelle.training.loop import default_objective, fit
+from mirabelle.training.settings import Training
+
+
+def train_together(steps: Sequence[JoinsTraining], training: Training, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    """Prepare the model for every step, train it once with all their terms and controls, finish every step.
+
+    Where a step replaces the model and the task has no teacher, the model that is replaced teaches.
+    """
+    if task.teacher is None and any(isinstance(step, ReplacesModel) for step in steps):
+        task = task.with_teacher(model)
+    for step in steps:
+        model = step.prepare(model, task, run)
+    objective: Objective = training.objective or default_objective(task)
+    for step in steps:
+        added = step.terms()
+        objective = objective + added if added is not None else objective
+    controls = [control for step in steps for control in step.controls(model)]
+    model = fit(model, task, training, run, objective=objective, controls=controls)
+    for step in steps:
+        model = step.finish(model)
+    return model
