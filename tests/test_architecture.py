@@ -15,7 +15,7 @@ ROOMS = [
     "errors", "files", "lock", "places", "resolved", "lazy", "plain", "numerics", "codecs", "profile", "goal", "schedules",
     "patterns", "metric", "batch", "task", "state", "architecture", "run", "step", "runtime", "calibrate", "sources", "teacher",
     "objectives", "scores", "training", "distill", "prune", "quantize", "recipe", "artifact", "measure", "inspection", "trail",
-    "report", "trial", "forecast", "job", "overrides", "recipe_file", "recipe_schema", "cli",
+    "tracking", "report", "trial", "forecast", "job", "overrides", "recipe_file", "recipe_schema", "cli",
 ]  # fmt: skip
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "manager", "tools"}
 MODULES = sorted(SOURCE.rglob("*.py"))

@@ -19,6 +19,7 @@ from torch import nn
 
 from mirabelle import Goal, Recipe, Result, Task, Training, compress, job, load, prune, quantize, unpack
 from mirabelle.errors import UserError
+from mirabelle.job import Source
 from mirabelle.runtime.gates import Gate
 from mirabelle.state import fingerprint
 
@@ -156,7 +157,7 @@ def test_decisions_of_a_run_reproduce_it_to_the_bit(done: Result, mlp: nn.Module
     decisions = tomllib.loads((done.folder / "recipe.toml").read_text())["decisions"]
     assert "threads" in decisions
     goal = {"max_drop": "5pt", "size": "200%"}
-    again = compress(mlp, blobs, STEPS, goal, out=tmp_path / "again", baseline=TRAIN, decisions=decisions)
+    again = compress(mlp, blobs, STEPS, goal, out=tmp_path / "again", baseline=TRAIN, source=Source(decisions=decisions))
     assert (again.folder / "model.mira").read_bytes() == (done.folder / "model.mira").read_bytes()
 
 

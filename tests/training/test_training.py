@@ -82,9 +82,11 @@ def test_training_stops_when_the_metric_is_reached(mlp: nn.Module, blobs: Task, 
 
 
 def test_a_diverging_loss_is_reported_with_a_remedy(mlp: nn.Module, blobs: Task, run: Run) -> None:
-    with pytest.raises(UserError, match=r"E201.*diverged in epoch \d+.*\n.*try lr =") as caught:
+    with pytest.raises(UserError, match=r"E201.*diverged in epoch \d+.*of step 0.*\n.*with lr = 1e\+29") as caught:
+        before = fingerprint(mlp)
         fit(mlp, blobs, Training(epochs=30, batch_size=32, lr=1e30, optimizer="sgd", lr_schedule="constant"), run)
     assert caught.value.exit_status == 3
+    assert fingerprint(mlp) == before, "the model is rolled back to its last finite weights"
 
 
 def test_l1_shrinks_the_weights(mlp: nn.Sequential, blobs: Task, run: Run, tmp_path: Path) -> None:
@@ -249,12 +251,12 @@ def test_a_killed_training_ends_with_the_same_bits(images: Task, tmp_path: Path,
         with pytest.raises(KilledError):
             fit(model, task, training, run_in(folder), controls=controls)
         written = Checkpoint(folder / "checkpoint.safetensors").read()
-        if written is not None:  # the fake control is not part of the real run
-            groups, numbers = written
-            Checkpoint(folder / "checkpoint.safetensors").write(groups, {**numbers, "controls": numbers["controls"][:1]})
+        assert written is not None
+        groups, numbers = written  # the fake control is not part of the real run
+        Checkpoint(folder / "checkpoint.safetensors").write(groups, {**numbers, "controls": numbers["controls"][:1]})
         again = step(dropout_net(), task, run_in(folder))
         assert fingerprint(again) == fingerprint(whole), f"killed at step {kill_at}"
-        assert (written is None) == (kill_at == 1)
+        assert (numbers["step"] == 0) == (kill_at == 1)
 
 
 def prune_quickly() -> Any:

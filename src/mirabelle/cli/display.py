@@ -52,6 +52,11 @@ class Watcher:
         self._bar.update(self._task, completed=done, description=text, left=duration(seconds_left))
 
 
+def warn(text: str) -> None:
+    """One line on standard error."""
+    Console(stderr=True, highlight=False).print(f"warning: {text}", markup=False, soft_wrap=True)
+
+
 def duration(seconds: float) -> str:
     """Hours, minutes and seconds, such as "1:02:03" or "0:07"."""
     minutes, rest = divmod(round(seconds), 60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import click
@@ -60,11 +61,18 @@ def run_recipe(
 
     file = read_recipe(recipe, settings)  # before anything heavy is imported: a mistake is told at once
 
-    from mirabelle.cli.display import Watcher, print_result
-    from mirabelle.job import Source, compress
+    from mirabelle.tracking import require
 
-    watcher = Watcher(quiet=quiet)
-    try:
+    for name in track:
+        require(name)
+
+    from mirabelle.cli.display import Watcher, print_result, warn
+    from mirabelle.job import Source, compress
+    from mirabelle.tracking import tracker_for
+
+    with ExitStack() as stack:
+        watchers = [stack.enter_context(closing(Watcher(quiet=quiet)))]
+        trackers = [stack.enter_context(closing(tracker_for(name, out, warn))) for name in track]
         result = compress(
             file.build_model(),
             file.build_task(data_dir),
@@ -75,11 +83,9 @@ def run_recipe(
             baseline=file.baseline.train if file.baseline else None,
             teacher=file.build_teacher(),
             teacher_train=file.teacher.train if file.teacher else None,
-            callbacks=(watcher,),
+            callbacks=(*watchers, *trackers),
             source=Source(tables=file.source(), decisions=file.decisions, origin=file.origin),
         )
-    finally:
-        watcher.close()
     report = (result.folder / "report.json").read_text("utf-8")
     if as_json:
         click.echo(report, nl=False)

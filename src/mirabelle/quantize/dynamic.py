@@ -6,7 +6,7 @@ import copy
 from typing import TYPE_CHECKING, ClassVar
 
 from mirabelle.plain import Patterns, record
-from mirabelle.quantize.static import Bits, left_in_floating_point
+from mirabelle.quantize.static import Bits, left_in_floating_point, quantized_in_words
 from mirabelle.step import Stage
 
 if TYPE_CHECKING:
@@ -56,3 +56,7 @@ class Dynamic:
             model = replace_module(model, name, layer, "quantize.DynamicLayer", layer.settings)
         run.event("quantized", modules=list(chosen), left_alone=left_in_floating_point(model))
         return model
+
+    def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        quantized = self(model, task, run)
+        return Preview(quantized, quantized_in_words(quantized))

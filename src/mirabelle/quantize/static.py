@@ -77,7 +77,8 @@ class Static:
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         few = dataclasses.replace(self, samples=min(self.samples, _BATCH))
-        return Preview(few(model, task, run), ())
+        quantized = few(model, task, run)
+        return Preview(quantized, quantized_in_words(quantized))
 
     def _batches(self, task: Task, run: Run) -> list[Batch]:
         """`samples` of the training data, drawn with the run's seed."""
@@ -94,4 +95,14 @@ def left_in_floating_point(model: nn.Module) -> list[str]:
         name
         for name, module in model.named_modules()
         if name not in replaced and any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
+    )
+
+
+def quantized_in_words(model: nn.Module) -> tuple[str, ...]:
+    """Which layers become integers, and which do not."""
+    from mirabelle.architecture import replaced_module_names
+
+    replaced, alone = replaced_module_names(model), left_in_floating_point(model)
+    return (f"{len(replaced)} layers become integers: {', '.join(replaced)}",) + (
+        (f"left in floating point: {', '.join(alone)}",) if alone else ()
     )

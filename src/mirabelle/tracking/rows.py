@@ -1,0 +1,122 @@
+"""Which numbers of a run's events are shown, and under which names: one table for all trackers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+Event = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The numbers of one event.
+
+    Args:
+        index: how many rows came before it in the run; the same in every process that works on the run.
+        time: seconds since 1970.
+        group: what leads the names of all its numbers; rows of one group share an axis.
+        position: on that axis: the optimizer step, the step of the recipe, or 0 for what happens once.
+        scalars: full name to value.
+    """
+
+    index: int
+    time: float
+    group: str
+    position: int
+    scalars: Mapping[str, float]
+
+    def to_data(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Rows:
+    """Numbers the rows of a run's events, each once.
+
+    A run that was killed repeats the events since its last checkpoint, with the same numbers: they are left out, so that no
+    curve is doubled.
+
+    Example:
+        >>> event = {"event": "epoch", "where": "steps/1-prune.weights", "epoch": 1, "step": 40, "loss": 0.5, "metric": 0.9}
+        >>> rows = Rows()
+        >>> row = rows.row(event)
+        >>> row.group, row.position, row.scalars
+        ('1-prune.weights', 40, {'1-prune.weights/train/loss': 0.5, '1-prune.weights/validation/metric': 0.9})
+        >>> rows.row(event) is None
+        True
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[str, int, tuple[str, ...]]] = set()
+
+    def row(self, event: Event) -> Row | None:
+        """What is shown of the event; None when there is nothing, or nothing new."""
+        found = _SHOWN[event["event"]](event) if event["event"] in _SHOWN else None
+        if found is None:
+            return None
+        group, position, values = found
+        scalars = {f"{group}/{name}": float(value) for name, value in values.items() if isinstance(value, (int, float))}
+        key = (group, position, tuple(sorted(scalars)))
+        if not scalars or key in self._seen:
+            return None
+        self._seen.add(key)
+        return Row(len(self._seen) - 1, float(event.get("time", 0.0)), group, position, scalars)
+
+
+def journal(folder: Path) -> Iterator[Event]:
+    """The events that the run's folder holds, from its beginning on; a line torn by a kill is passed over."""
+    path = folder / "events.jsonl"
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict) and "event" in event:
+                yield event
+
+
+_Found = tuple[str, int, dict[str, Any]]
+
+
+def _epoch(event: Event) -> _Found:
+    values = {
+        "train/loss": event.get("loss"),
+        f"validation/{event.get('metric_name', 'metric')}": event.get("metric"),
+        "lr": event.get("lr"),
+    }
+    return _place(event), int(event.get("step", event["epoch"])), values
+
+
+def _profile(event: Event) -> _Found:
+    profile = event["profile"]
+    metric, latency = profile.get("metric"), profile.get("latency_ms")
+    values = {name: profile.get(name) for name in ("parameters", "nonzero_parameters", "macs")}
+    values |= {f"size_bytes/{form}": size for form, size in profile.get("size_bytes", {}).items()}
+    values |= {metric["name"]: metric["value"]} if metric else {}
+    values |= {"latency_ms": latency["median"]} if latency else {}
+    # "2-quantize.static" is the second step of the recipe, "0-baseline" what it starts from. A teacher is not on the way.
+    place = _place(event)
+    number = place.partition("-")[0]
+    group = "teacher" if event.get("step") == "teacher" else "trail"
+    return group, int(number) if number.isdecimal() else 0, values
+
+
+def _gate(event: Event) -> _Found:
+    return "gates", 0, {event["name"]: event.get("passed")}
+
+
+def _end(event: Event) -> _Found:
+    return "goal", 0, {"met": event.get("met")}
+
+
+def _place(event: Event) -> str:
+    return str(event.get("where", "")).removeprefix("steps/") or "training"
+
+
+_SHOWN: dict[str, Callable[[Event], _Found]] = {"epoch": _epoch, "profile": _profile, "gate": _gate, "end": _end}
