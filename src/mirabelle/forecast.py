@@ -26,7 +26,7 @@ from mirabelle.run import Run
 from mirabelle.runtime.latency import Ratio
 from mirabelle.runtime.onnxruntime import Session, side_by_side
 from mirabelle.state import tensors_of_module
-from mirabelle.step import use_of
+from mirabelle.step import folder_of, use_of
 from mirabelle.task import Task
 from mirabelle.training import Training, fit, outputs_of
 from mirabelle.trial import try_one_batch
@@ -155,7 +155,7 @@ def _previewed(
         look("baseline", ("the model is trained",), plan.model, plan.baseline, task.with_teacher(None))
     model = plan.model
     for position, step in enumerate(plan.recipe.steps, start=1):
-        place = run.within(f"steps/{position}-{use_of(step).lower()}")
+        place = run.within(folder_of(position, step))
         begin = time.perf_counter()
         preview = step.preview(model, task, place)
         model = preview.model

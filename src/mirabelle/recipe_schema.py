@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -54,7 +55,7 @@ def _table(cls: type, **constants: str) -> dict[str, Any]:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     properties: dict[str, Any] = {key: {"const": value} for key, value in constants.items()}
     required = list(constants)
-    for name, hint in hints_of(cls).items():  # type: ignore[arg-type]  # classes are hashable
+    for name, hint in hints_of(cls).items():
         field = fields[name]
         words = described(cls, name).removeprefix(f"{name}: ")
         schema = _joint_steps() if cls is Joint and name == "steps" else _value(hint)
@@ -78,28 +79,48 @@ def _joint_steps() -> dict[str, Any]:
 
 def _value(hint: Any) -> dict[str, Any]:
     """The schema of a field's type."""
-    if hint == ObjectiveField:
-        return {"type": "array", "minItems": 1, "items": {"oneOf": [_term(cls) for cls in _exported(objectives, Term)]}}
-    if hint == ScoreField:
-        kinds = _exported(scores, Score)
-        return {"oneOf": [{"enum": [cls.__name__ for cls in kinds]}, *(_table(cls, use=cls.__name__) for cls in kinds)]}
-    if hint == ScheduleField:
-        return {"oneOf": [{"enum": _SCHEDULES}, _table(Gradual)]}
-    origin = get_origin(hint)
+    own = next((schema for field, schema in _OWN if hint == field), None)
+    if own is not None:
+        return own()
+    origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        kinds = [_value(kind) for kind in get_args(hint) if kind is not type(None)]
+        kinds = [_value(kind) for kind in parts if kind is not type(None)]
         return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
     if origin is Annotated:
-        kind, *notes = get_args(hint)
-        bounds = {_BOUNDS[key]: value for note in notes if isinstance(note, FieldInfo) for key, value in bounds_of(note)}
-        return {**_value(kind), **bounds}
+        bounds = {_BOUNDS[key]: value for note in parts[1:] if isinstance(note, FieldInfo) for key, value in bounds_of(note)}
+        return {**_value(parts[0]), **bounds}
+    return _simple(hint, origin, parts)
+
+
+def _simple(hint: Any, origin: Any, parts: tuple[Any, ...]) -> dict[str, Any]:
     if origin is Literal:
-        return {"enum": list(get_args(hint))}
+        return {"enum": list(parts)}
     if origin is tuple:
-        return {"type": "array", "items": _value(get_args(hint)[0])}
+        return {"type": "array", "items": _value(parts[0])}
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _table(hint)
     return {"type": _KINDS[hint]} if hint in _KINDS else {"type": "object"}
+
+
+def _objective() -> dict[str, Any]:
+    return {"type": "array", "minItems": 1, "items": {"oneOf": [_term(cls) for cls in _exported(objectives, Term)]}}
+
+
+def _score() -> dict[str, Any]:
+    names = {cls.__name__: cls for cls in _exported(scores, Score)}
+    return {"oneOf": [{"enum": list(names)}, *(_table(cls, use=name) for name, cls in names.items())]}
+
+
+def _schedule() -> dict[str, Any]:
+    return {"oneOf": [{"enum": _SCHEDULES}, _table(Gradual)]}
+
+
+# Fields that read themselves, and so cannot be told from their types.
+_OWN: tuple[tuple[Any, Callable[[], dict[str, Any]]], ...] = (
+    (ObjectiveField, _objective),
+    (ScoreField, _score),
+    (ScheduleField, _schedule),
+)
 
 
 def _term(cls: type) -> dict[str, Any]:

@@ -9,12 +9,12 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from mirabelle import files
 from mirabelle.errors import UserError
-from mirabelle.lock import NAMES, FolderLock
+from mirabelle.lock import FolderLock
+from mirabelle.machine import processor_name
 from mirabelle.resolved import Origin, resolved_text
 
 D = TypeVar("D", str, int, float, bool)
@@ -219,21 +219,12 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "versions": {name: version(name) for name in packages},
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return "unknown"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "unknown"
 
 
 def _read_only(value: Any) -> Any:

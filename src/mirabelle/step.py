@@ -149,6 +149,11 @@ def step_to_data(step: Step) -> dict[str, Any]:
     return {"use": use_of(step), **plain.to_data(step)}
 
 
+def folder_of(position: int, step: object) -> str:
+    """Where in a run's folder the step at this position, from 1, works: "steps/2-prune.weights"."""
+    return f"steps/{position}-{use_of(step).lower()}"
+
+
 def use_of(step: object) -> str:
     """`family.Class` of a step: the door that exports it and its name."""
     return f"{family_of(type(step))}.{type(step).__name__}"

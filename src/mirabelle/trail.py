@@ -15,7 +15,7 @@ from mirabelle.measure import exported, measure
 from mirabelle.profile import Profile
 from mirabelle.recipe import Recipe
 from mirabelle.run import Run
-from mirabelle.step import ReplacesModel, use_of
+from mirabelle.step import ReplacesModel, folder_of, use_of
 from mirabelle.task import Task
 
 
@@ -51,7 +51,7 @@ def walk(
     trail = []
     for position, step in enumerate(recipe.steps, start=1):
         name = use_of(step)
-        place = run.within(f"steps/{position}-{name.lower()}")
+        place = run.within(folder_of(position, step))
         origin = step.origin(dense, place) if isinstance(step, ReplacesModel) else dense
         model, entry = kept(name, place, origin, task, partial(step, model, task, place))
         trail.append(entry)

@@ -82,8 +82,8 @@ def test_training_stops_when_the_metric_is_reached(mlp: nn.Module, blobs: Task, 
 
 
 def test_a_diverging_loss_is_reported_with_a_remedy(mlp: nn.Module, blobs: Task, run: Run) -> None:
+    before = fingerprint(mlp)
     with pytest.raises(UserError, match=r"E201.*diverged in epoch \d+.*of step 0.*\n.*with lr = 1e\+29") as caught:
-        before = fingerprint(mlp)
         fit(mlp, blobs, Training(epochs=30, batch_size=32, lr=1e30, optimizer="sgd", lr_schedule="constant"), run)
     assert caught.value.exit_status == 3
     assert fingerprint(mlp) == before, "the model is rolled back to its last finite weights"

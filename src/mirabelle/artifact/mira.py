@@ -13,6 +13,7 @@ the limit that the reader gives.
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
@@ -25,6 +26,13 @@ from mirabelle.errors import UserError
 MAGIC, VERSION = b"MIRA", 0
 _DIGEST = 16
 _MOST_BYTES = 1 << 31  # of an ONNX model, by protobuf's own limit
+_USUAL_BYTES, _USUAL_TIMES = 1 << 28, 64  # what an honest file may become, whichever is more
+# Types of which several share a byte; ONNX packs them, and they are coded as the bytes that they are.
+_BITS = {
+    getattr(TensorProto, name): bits
+    for name, bits in (("INT4", 4), ("UINT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
+    if hasattr(TensorProto, name)
+}
 
 _RAW = 0
 _CODECS: dict[int, Codec] = {
@@ -33,6 +41,9 @@ _CODECS: dict[int, Codec] = {
     3: Planes(),
     4: Sparse(Histogram()),
     5: Sparse(Planes()),
+}
+_NOT_CODED = {
+    getattr(TensorProto, name) for name in ("UNDEFINED", "STRING", "FLOAT6E2M3", "FLOAT6E3M2") if hasattr(TensorProto, name)
 }
 # Strings that most graphs hold, so that a small file need not carry them.
 _DICTIONARY = (
@@ -52,7 +63,10 @@ def pack(onnx: bytes) -> bytes:
         UserError: E121 when the model is not canonical, so that it could not be given back bit for bit.
     """
     model = ModelProto.FromString(onnx)
-    plain = all(len(tensor.raw_data) == _length(tensor) and not tensor.external_data for tensor in model.graph.initializer)
+    try:
+        plain = all(len(tensor.raw_data) == _length(tensor) and not tensor.external_data for tensor in model.graph.initializer)
+    except ValueError as error:
+        raise UserError("E121", f"the ONNX model cannot be packed: {error}", "ship the .onnx file itself") from None
     if not plain or model.SerializeToString(deterministic=True) != onnx:
         raise UserError("E121", "the ONNX model is not in canonical form", "export it with mirabelle")
     sections = b""
@@ -66,12 +80,13 @@ def pack(onnx: bytes) -> bytes:
     return MAGIC + bytes([VERSION]) + hashlib.blake2b(content, digest_size=_DIGEST).digest() + content
 
 
-def unpack(packed: bytes, most_bytes: int = 1 << 28) -> bytes:
+def unpack(packed: bytes, most_bytes: int | None = None) -> bytes:
     """The canonical ONNX model, bit for bit.
 
     Args:
         packed: content of a .mira file.
-        most_bytes: the largest ONNX model that may come out; a few bytes can stand for many, so the reader says how many.
+        most_bytes: the largest ONNX model that may come out, since a few bytes can stand for many; by default 256 MiB, or 64
+            times the packed bytes where that is more.
 
     Raises:
         UserError: E143 not a packed file, E142 a newer version, E141 damaged or inconsistent.
@@ -86,6 +101,8 @@ def unpack(packed: bytes, most_bytes: int = 1 << 28) -> bytes:
     content = packed[head:]
     if hashlib.blake2b(content, digest_size=_DIGEST).digest() != packed[len(MAGIC) + 1 : head]:
         raise UserError("E141", "the file is damaged: its digest does not match its content", "fetch it again")
+    if most_bytes is None:
+        most_bytes = max(_USUAL_BYTES, _USUAL_TIMES * len(packed))
     try:
         return _decoded(content, min(most_bytes, _MOST_BYTES))
     except ValueError as error:
@@ -125,7 +142,7 @@ def _coded(tensor: TensorProto) -> tuple[int, bytes]:
     """(codec, bytes) of a tensor's values, the shortest there is."""
     best = (_RAW, tensor.raw_data)
     dtype = _dtype(tensor)
-    values = np.frombuffer(tensor.raw_data, dtype).reshape(tuple(tensor.dims))
+    values = np.frombuffer(tensor.raw_data, dtype).reshape(_shape(tensor))
     for kind, codec in _CODECS.items():
         if dtype.name not in codec.dtypes:
             continue
@@ -143,19 +160,26 @@ def _bytes(tensor: TensorProto, kind: int, body: bytes) -> bytes:
     dtype = _dtype(tensor)
     if kind not in _CODECS or dtype.name not in _CODECS[kind].dtypes:
         raise ValueError(f'tensor "{tensor.name}" names codec {kind}')
-    return _CODECS[kind].decode(body, tuple(tensor.dims), dtype).tobytes()
+    return _CODECS[kind].decode(body, _shape(tensor), dtype).tobytes()
 
 
 def _length(tensor: TensorProto) -> int:
+    return math.prod(_shape(tensor)) * _dtype(tensor).itemsize
+
+
+def _shape(tensor: TensorProto) -> tuple[int, ...]:
+    """Of the array that is coded: the tensor's own, or that of the bytes which several of its values share."""
     if any(size < 0 for size in tensor.dims):
         raise ValueError(f'tensor "{tensor.name}" has a negative size')
-    count = 1
-    for size in tensor.dims:
-        count *= size
-    return count * _dtype(tensor).itemsize
+    bits = _BITS.get(tensor.data_type)
+    return tuple(tensor.dims) if bits is None else ((math.prod(tensor.dims) * bits + 7) // 8,)
 
 
 def _dtype(tensor: TensorProto) -> np.dtype[np.generic]:
+    if tensor.data_type in _BITS:
+        return np.dtype(np.uint8)
+    if tensor.data_type in _NOT_CODED:
+        raise ValueError(f'tensor "{tensor.name}" has type {TensorProto.DataType.Name(tensor.data_type)}, which is not coded')
     try:
         return np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
     except KeyError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,16 +60,12 @@ def command(model: str, shape: str | None, *, as_json: bool) -> int:
 
 
 def _layers(model: str, shape: str | None) -> list[Layer]:
-    from mirabelle.artifact import unpack
+    from mirabelle.artifact.reading import onnx_of
     from mirabelle.errors import UserError
     from mirabelle.inspection import layers_of_module, layers_of_onnx
 
-    path = Path(model) / "model.onnx" if Path(model).is_dir() else Path(model)
-    if path.suffix in (".onnx", ".mira"):
-        if not path.is_file():
-            raise UserError("E130", f"no file at {path}", "check the path")
-        data = path.read_bytes()
-        return layers_of_onnx(unpack(data) if path.suffix == ".mira" else data)
+    if Path(model).is_dir() or Path(model).suffix in (".onnx", ".mira"):
+        return layers_of_onnx(onnx_of(model))
     from mirabelle.sources import model_from
 
     module = model_from(model, {}, Path())
@@ -86,11 +81,7 @@ def _example(shape: str | None) -> Batch | None:
     import torch
 
     from mirabelle.batch import Batch
-    from mirabelle.errors import UserError
+    from mirabelle.cli.arguments import sizes_of
 
-    if shape is None:
-        return None
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
-        raise UserError("E110", f'--input must be sizes joined by "x"; got "{shape}"', "write --input 1x28x28, say")
-    sizes = [int(size) for size in shape.split("x")]
-    return Batch(torch.zeros(2, *sizes), torch.zeros(2))
+    sizes = sizes_of(shape)
+    return None if sizes is None else Batch(torch.zeros(2, *sizes), torch.zeros(2))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from mirabelle.plain import Patterns, record
 from mirabelle.quantize.static import Bits, left_in_floating_point, quantized_in_words
-from mirabelle.step import Stage
+from mirabelle.step import Preview, Stage
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,7 +11,6 @@ import ast
 from collections import Counter
 from collections.abc import Mapping
 
-import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -32,7 +31,7 @@ def canonical(model: ModelProto, metadata: Mapping[str, str]) -> bytes:
     for field in ("doc_string", "metadata_props", "value_info", "quantization_annotation"):
         graph.ClearField(field)
     graph.name = "main"
-    branches = any(attribute.HasField("g") for node in graph.node for attribute in node.attribute)
+    branches = any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute)
     if not branches and any(_layer(node) for node in graph.node):
         _rename(result, _layer_names(result))
     for node in graph.node:
@@ -92,7 +91,9 @@ def _order_initializers(model: ModelProto) -> None:
     """In order of first use, unused ones dropped, each as raw bytes without doc strings."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     used = dict.fromkeys(name for node in model.graph.node for name in _inputs(node) if name in tensors)
-    used.update(dict.fromkeys(value.name for value in model.graph.output if value.name in tensors))
+    # An output may be a stored tensor, and what is listed as an input is that input's default, used or not.
+    listed = (*model.graph.output, *model.graph.input)
+    used.update(dict.fromkeys(value.name for value in listed if value.name in tensors))
     ordered = [_raw(tensors[name]) for name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(ordered)
@@ -100,10 +101,14 @@ def _order_initializers(model: ModelProto) -> None:
 
 def _inputs(node: NodeProto) -> list[str]:
     """Everything a node reads, its subgraphs included."""
-    below = [name for attribute in node.attribute for inner in attribute.g.node for name in _inputs(inner)]
-    return [*node.input, *below]
+    graphs = [graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)]
+    below = [name for graph in graphs for inner in graph.node for name in _inputs(inner)]
+    return [*node.input, *below, *(value.name for graph in graphs for value in graph.output)]
 
 
 def _raw(tensor: TensorProto) -> TensorProto:
-    values = np.ascontiguousarray(numpy_helper.to_array(tensor))
-    return TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, raw_data=values.tobytes())
+    """The tensor with its values as raw bytes, several to a byte where ONNX packs them so; text has no such form and stays."""
+    if tensor.data_type == TensorProto.STRING:
+        return TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, string_data=tensor.string_data)
+    raw = tensor.raw_data or numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data
+    return TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, raw_data=raw)

@@ -12,12 +12,13 @@ import torch
 from onnx import ModelProto, ValueInfoProto
 from torch import Tensor, nn
 
-from mirabelle.batch import Batch, call
+from mirabelle.batch import Batch, Samples, call
 from mirabelle.runtime.onnxruntime import Array, Session
 
 # Floating point: sums in another order. Quantized: a tie that rounds the other way moves a value by one level, and cascades.
 _EXACT, _QUANTIZED = 1e-4, 5e-2
 _AGREEING = 0.995
+_SAMPLES, _BATCH = 1000, 250
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Gate:
     def from_data(data: Mapping[str, Any]) -> Gate:
         worst = math.inf if data["worst"] is None else data["worst"]
         return Gate(passed=data["passed"], worst=worst, detail=data["detail"])
+
+
+def batches_to_compare(data: Samples) -> list[Batch]:
+    """Up to 1000 samples, always the same ones, on which two forms of a model are compared."""
+    return list(data.drawn(_SAMPLES, seed=0).batches(_BATCH))
 
 
 def torch_equals_onnx(model: nn.Module, onnx: bytes, batches: list[Batch], *, quantized: bool) -> Gate:
@@ -92,6 +98,18 @@ def same_outputs(one: nn.Module, other: nn.Module, batch: Batch) -> Gate:
     return Gate(passed=False, worst=float(_relative(first.numpy(), second.numpy()).max()), detail="outputs differ")
 
 
+def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Gate:
+    """Whether two sets of tensors are equal to the bit; names the first that differs."""
+    if set(one) != set(other):
+        alone = sorted(set(one) ^ set(other))
+        return Gate(passed=False, worst=math.inf, detail=f'only one of the two has tensor "{alone[0]}"')
+    for name, tensor in one.items():
+        same_kind = tensor.dtype == other[name].dtype and tensor.shape == other[name].shape
+        if not same_kind or _bits(tensor) != _bits(other[name]):
+            return Gate(passed=False, worst=math.inf, detail=f'tensor "{name}" differs')
+    return Gate(passed=True, worst=0.0, detail=f"{len(one)} tensors are equal to the bit")
+
+
 def first_differing_layer(model: nn.Module, onnx: bytes, batch: Batch, tolerance: float) -> str:
     """The first layer, in the order of the ONNX graph, whose output differs between torch and ONNX Runtime."""
     expected = _layer_outputs(model, batch)
@@ -130,6 +148,10 @@ def _layer_outputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         for hook in hooks:
             hook.remove()
     return {name: outputs[0] for name, outputs in seen.items() if len(outputs) == 1}
+
+
+def _bits(tensor: Tensor) -> bytes:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _first(outputs: Any) -> Tensor:

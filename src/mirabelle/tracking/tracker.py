@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from mirabelle.errors import UserError, did_you_mean
 from mirabelle.tracking.rows import Row, Rows, journal
@@ -44,7 +44,7 @@ def require(name: str) -> None:
         raise UserError("E160", message, f"pip install 'mirabelle[{name}]'")
 
 
-def tracker_for(name: Literal["tensorboard", "wandb"], folder: Path, warn: Callable[[str], None]) -> Tracker:
+def tracker_for(name: str, folder: Path, warn: Callable[[str], None]) -> Tracker:
     """A tracker of the run in `folder`, to be given to it as a callback and closed after it.
 
     Args:

@@ -1,0 +1,105 @@
+"""Any ONNX file -> its packed form, checked: as it is where that can be given back bit for bit, else in canonical form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto
+
+from mirabelle.artifact.mira import pack, unpack
+from mirabelle.artifact.reading import model_of
+from mirabelle.errors import UserError
+from mirabelle.runtime.canonical import canonical
+from mirabelle.runtime.gates import Gate, same_bytes
+from mirabelle.runtime.onnxruntime import Session
+from mirabelle.runtime.signature import drawn_inputs, signature_of
+
+_KEPT_METADATA = ("labels", "preprocessing")
+_BATCH = 2
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packed model.
+
+    Args:
+        packed: the content of the .mira file.
+        onnx: what unpacking gives.
+        as_it_was: whether that is the given file, byte for byte.
+        gates: unpacked_equal (unpack(packed) is `onnx`) and, where the form changed, same_outputs.
+    """
+
+    packed: bytes
+    onnx: bytes
+    as_it_was: bool
+    gates: Mapping[str, Gate]
+
+
+def pack_any(onnx: bytes, shape: Sequence[int] | None = None) -> Packed:
+    """The packed form of an ONNX model from anywhere.
+
+    Args:
+        onnx: content of an .onnx file.
+        shape: sizes of one input without its batch axis, where the model leaves some open.
+
+    Raises:
+        UserError: E141 no ONNX model, E143 tensors in other files, E121 what cannot be brought into canonical form, E110 when
+            inputs for the check need a shape.
+    """
+    model = model_of(onnx)
+    form = onnx if _restorable(model, onnx) else _canonical(model)
+    packed = pack(form)
+    gates = {"packed_unpacked": same_bytes(form, unpack(packed, len(form)))}
+    if form != onnx:
+        gates["same_outputs"] = _same_outputs(model, onnx, form, shape)
+    return Packed(packed, form, form == onnx, gates)
+
+
+def _restorable(model: ModelProto, onnx: bytes) -> bool:
+    """Whether the file would come back bit for bit: every tensor raw, the bytes in protobuf's own order."""
+    raw = all(tensor.raw_data or 0 in tensor.dims for tensor in model.graph.initializer)
+    return raw and model.SerializeToString(deterministic=True) == onnx
+
+
+def _canonical(model: ModelProto) -> bytes:
+    """Canonical form; values keep their names, since a caller may ask for outputs by name."""
+    for node in model.graph.node:
+        node.ClearField("metadata_props")  # where torch's exporter says which layer a value is of
+    metadata = {entry.key: entry.value for entry in model.metadata_props if entry.key in _KEPT_METADATA}
+    try:
+        return canonical(model, metadata)
+    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError("E121", f"the model has no canonical form: {reason}", "ship the .onnx file itself") from error
+
+
+def _same_outputs(model: ModelProto, onnx: bytes, form: bytes, shape: Sequence[int] | None) -> Gate:
+    """Whether ONNX Runtime gives equal bits for both on drawn inputs."""
+    inputs, _ = signature_of(model)
+    fixed = next((value.sizes[0] for value in inputs if value.sizes and isinstance(value.sizes[0], int)), _BATCH)
+    feed = drawn_inputs(inputs, int(fixed), shape)
+    before, after = Session(onnx, threads=1), Session(form, threads=1)
+    try:
+        pairs = list(zip(before.output_names, before.run(feed), after.run(feed), strict=True))
+    except Exception as error:
+        raise UserError("E121", f"the model fails on drawn inputs: {str(error).splitlines()[0]}", "see that it runs") from error
+    different = [name for name, one, other in pairs if not _equal(one, other)]
+    if different:
+        return Gate(passed=False, worst=float("inf"), detail=f'output "{different[0]}" differs')
+    return Gate(passed=True, worst=0.0, detail=f"{len(pairs)} outputs are equal to the bit")
+
+
+def _equal(one: object, other: object) -> bool:
+    """Arrays by their bytes, so that NaN equals NaN; sequences part by part."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(_equal(a, b) for a, b in zip(one, other, strict=True))
+    first, second = _array(one), _array(other)
+    same_kind = first.dtype == second.dtype and first.shape == second.shape
+    return same_kind and (bool(np.all(first == second)) if first.dtype == object else first.tobytes() == second.tobytes())
+
+
+def _array(value: object) -> npt.NDArray[np.generic]:
+    return np.asarray(value)

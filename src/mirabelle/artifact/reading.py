@@ -1,0 +1,102 @@
+"""A path that a person gives -> the ONNX model that lies there, safe to read: no code, nothing outside the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from mirabelle.artifact.mira import unpack
+from mirabelle.errors import UserError
+
+_MOST_BYTES = 1 << 31  # of an ONNX model, by protobuf's own limit
+
+
+def onnx_of(path: str | Path) -> bytes:
+    """The ONNX model of an .onnx file, a .mira file, or the folder of a run.
+
+    Raises:
+        UserError: E130 nothing there, E121 larger than an ONNX model can be, E141 damaged, E142 a newer version, E143 another
+            kind of file, or one that keeps tensors in other files. The message begins with the file's name.
+    """
+    path = file_of(path)
+    if path.stat().st_size >= _MOST_BYTES:
+        raise UserError("E121", f"{path} has 2 GiB or more, which no ONNX model can have in one file", "give a smaller model")
+    data = path.read_bytes()
+    try:
+        onnx = unpack(data) if path.suffix == ".mira" else data
+        model_of(onnx)
+    except UserError as error:
+        raise error.at(str(path)) from None
+    return onnx
+
+
+def file_of(path: str | Path) -> Path:
+    """The file of that model: `path` itself, or model.onnx in the folder of a run.
+
+    Raises:
+        UserError: E130 nothing there, E143 another kind of file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "model.onnx").is_file():
+            raise UserError("E130", f"no model.onnx in {path}", "name the folder of a run that has ended")
+        return path / "model.onnx"
+    if not path.is_file():
+        raise UserError("E130", f"no file at {path}", "check the path")
+    if path.suffix not in (".onnx", ".mira"):
+        raise UserError("E143", f"{path} is neither .onnx nor .mira", "give such a file, or the folder of a run")
+    return path
+
+
+def model_of(onnx: bytes) -> ModelProto:
+    """The model read, its tensors all inside.
+
+    Raises:
+        UserError: E141 no ONNX model, E143 tensors in other files.
+    """
+    try:
+        model: ModelProto = ModelProto.FromString(onnx)
+    except DecodeError as error:
+        raise UserError("E141", f"this is no ONNX model, or a damaged one: {error}", "fetch it again") from None
+    if not model.ir_version or not model.graph.output:
+        raise UserError("E141", "this is no ONNX model: it has no version or no output", "give an .onnx file")
+    for tensor in tensors_of_model(model):
+        if tensor.external_data or tensor.data_location != TensorProto.DEFAULT:
+            raise UserError(
+                "E143",
+                f'tensor "{tensor.name}" lies in another file, and such files are not read',
+                "save the model as one file",
+            )
+    return model
+
+
+def tensors_of_model(model: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor that the model holds, wherever it stands: stored, sparse, in attributes, in subgraphs, in functions."""
+    yield from _in_graph(model.graph)
+    for function in model.functions:
+        yield from _in_nodes(function.node)
+
+
+def _in_graph(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _in_nodes(graph.node)
+
+
+def _in_nodes(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for sparse in (
+                *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
+                *attribute.sparse_tensors,
+            ):
+                yield from (sparse.values, sparse.indices)
+            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _in_graph(graph)

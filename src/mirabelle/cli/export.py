@@ -1,0 +1,151 @@
+"""`mirabelle export`: a torch model out to canonical ONNX, checked before it is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mirabelle.cli.options import data_dir_option, data_option, json_option
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mirabelle.batch import Batch
+    from mirabelle.runtime.gates import Gate
+
+_DRAWN = 16
+
+
+@click.command("export")
+@click.argument("model")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The .onnx file to write.")
+@click.option("--input", "shape", help='Shape of one input of a factory\'s model without its batch axis, such as "1x28x28".')
+@data_option
+@data_dir_option
+@click.option("--weights", type=click.Path(path_type=Path), help="A .safetensors file with the weights of a factory's model.")
+@click.option("--label", "labels", multiple=True, help="Name of a class, kept inside the file; once for each, in order.")
+@json_option
+def command(
+    *,
+    model: str,
+    out: Path,
+    shape: str | None,
+    data: str | None,
+    data_dir: Path | None,
+    weights: Path | None,
+    labels: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Export MODEL to ONNX, with a batch axis of any size, and check it against torch.
+
+    MODEL is a factory ("pkg.mod:function", "./file.py:function"), with --input or --data to say what goes in, or the folder
+    of a run. Nothing is written when the two do not agree.
+
+    \b
+    Example:
+      mirabelle export ./net.py:net --input 1x8x8 --out net.onnx
+    """
+    from mirabelle import files
+    from mirabelle.errors import UserError
+
+    if out.suffix != ".onnx":
+        raise UserError("E143", f"--out must end in .onnx; got {out}", f"write --out {out.with_suffix('.onnx')}")
+    if Path(model).is_dir():
+        given = [("--input", shape), ("--weights", weights), ("--label", labels)]
+        if too_much := [name for name, value in given if value]:
+            raise UserError("E111", f"the folder of a run brings its own; got {', '.join(too_much)}", "leave that out")
+        onnx, gates = _of_run(Path(model), data, data_dir)
+    else:
+        onnx, gates = _of_factory(model, shape=shape, data=data, data_dir=data_dir, weights=weights, labels=labels)
+    for name, gate in gates.items():
+        if not gate.passed:
+            raise UserError("E302", f"{model}: gate {name} failed: {gate.detail}", "nothing was written; see the layer named")
+    files.write(out, onnx)
+    if as_json:
+        told = {"onnx": str(out), "onnx_bytes": len(onnx), "gates": {name: gate.to_data() for name, gate in gates.items()}}
+        click.echo(json.dumps(told, indent=2))
+        return 0
+    click.echo(f"{out}: {len(onnx):,} bytes")
+    for name, gate in gates.items():
+        click.echo(f"gate {name}: passed ({gate.detail})")
+    return 0
+
+
+def _of_run(folder: Path, data: str | None, data_dir: Path | None) -> tuple[bytes, dict[str, Gate]]:
+    """The model of a run on the module that its recipe names: the bytes of its model.onnx."""
+    from mirabelle.measure import exported
+    from mirabelle.rebuilding import model_of_run, recipe_of_run
+    from mirabelle.runtime.gates import batches_to_compare, same_bytes
+    from mirabelle.sources import task_from
+
+    file = recipe_of_run(folder)
+    task = task_from(data, {}, data_folder=data_dir, folder=Path()) if data else file.build_task(data_dir)
+    module = model_of_run(folder)
+    onnx = exported(module, task).onnx
+    gates = {"torch_onnx": _agree(module, onnx, batches_to_compare(task.validation))}
+    if (folder / "model.onnx").is_file():
+        gates["as_in_the_run"] = same_bytes((folder / "model.onnx").read_bytes(), onnx)
+    return onnx, gates
+
+
+def _of_factory(
+    name: str, *, shape: str | None, data: str | None, data_dir: Path | None, weights: Path | None, labels: Sequence[str]
+) -> tuple[bytes, dict[str, Gate]]:
+    """What a factory makes, on drawn inputs of that shape or on the data."""
+    import torch
+
+    from mirabelle.batch import Batch
+    from mirabelle.cli.arguments import sizes_of
+    from mirabelle.errors import UserError
+    from mirabelle.runtime.export import export
+    from mirabelle.runtime.gates import batches_to_compare
+    from mirabelle.sources import load_weights, model_from, task_from
+
+    if shape is not None and data is not None:
+        raise UserError("E111", "--input and --data both say what goes in", "give one of them")
+    sizes = sizes_of(shape)
+    torch.manual_seed(0)
+    module = model_from(name, {}, Path()).eval()
+    if weights is not None:
+        load_weights(module, weights)
+    if data is not None:
+        task = task_from(data, {}, data_folder=data_dir, folder=Path())
+        batches, labels = batches_to_compare(task.validation), labels or task.labels
+        example = task.example()
+    elif sizes is not None:
+        drawn = torch.randn(_DRAWN, *sizes, generator=torch.Generator().manual_seed(0))
+        batches = [Batch(drawn, torch.zeros(_DRAWN))]
+        example = Batch(drawn[:2], torch.zeros(2))
+    else:
+        raise UserError(
+            "E130", "what goes into the model is not known", "give --input with its shape, such as 1x28x28, or --data"
+        )
+    _try(module, example)
+    onnx = export(module, example, tuple(labels))
+    return onnx, {"torch_onnx": _agree(module, onnx, batches)}
+
+
+def _try(module: nn.Module, example: Batch) -> None:
+    import torch
+
+    from mirabelle.batch import call, tensors_of
+    from mirabelle.errors import UserError
+
+    given = ", ".join("x".join(map(str, tensor.shape[1:])) for tensor in tensors_of(example.inputs))
+    try:
+        with torch.no_grad():
+            call(module, example.inputs)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError("E121", f"the model fails on inputs of {given}: {reason}", "give the shape that it takes") from error
+
+
+def _agree(module: nn.Module, onnx: bytes, batches: list[Batch]) -> Gate:
+    from mirabelle.architecture import replaced_module_names
+    from mirabelle.runtime.gates import torch_equals_onnx
+
+    return torch_equals_onnx(module, onnx, batches, quantized=bool(replaced_module_names(module)))

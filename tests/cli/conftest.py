@@ -1,0 +1,55 @@
+"""A finished run that tests of several commands look at."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirabelle.cli.main import mirabelle
+
+RECIPE = """
+schema = 1
+[model]
+from = "mirabelle.sources.zoo:digits_mlp"
+arguments = { hidden = 24 }
+[task]
+data = "digits"
+[baseline]
+train = { epochs = 4, batch_size = 64, lr = 1e-2 }
+[[step]]
+use = "distill.Student"
+model = "mirabelle.sources.zoo:digits_mlp"
+train = { epochs = 4, batch_size = 64, lr = 1e-2 }
+[[step]]
+use = "quantize.Static"
+"""
+
+
+@pytest.fixture
+def call() -> Callable[..., int]:
+    """Call the command line in this process; gives its status, raises its errors."""
+
+    def call(*arguments: Any) -> int:
+        outcome = mirabelle(args=[str(argument) for argument in arguments], standalone_mode=False)
+        return outcome if isinstance(outcome, int) else 0
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that replaced its model and quantized it; to be left as it is."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "recipe.toml").write_text(RECIPE)
+    mirabelle(args=["run", str(folder / "recipe.toml"), "--out", str(folder / "run"), "--quiet"], standalone_mode=False)
+    return folder / "run"
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of that folder, to be damaged."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))

@@ -1,0 +1,78 @@
+"""`mirabelle bench` as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from mirabelle.errors import UserError
+from mirabelle.runtime.latency import Ratio
+from mirabelle.runtime.onnxruntime import Session
+
+
+def written(path: Path, name: str, axes: list, width: int = 8) -> Path:
+    """A model that multiplies a matrix with itself `width` wide."""
+    x, y = (helper.make_tensor_value_info(value, TensorProto.FLOAT, axes) for value in (name, "y"))
+    tensor = helper.make_tensor("w", TensorProto.FLOAT, [width, width], np.ones(width * width))
+    graph = helper.make_graph([helper.make_node("MatMul", [name, "w"], ["y"])], "g", [x], [y], [tensor])
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString())
+    return path
+
+
+def test_files_are_called_in_turn_and_compared_with_the_first(
+    call, capsys, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = written(tmp_path / "other.onnx", "another_name", ["n", 8])
+    called: list[int] = []
+    run = Session.run
+    monkeypatch.setattr(Session, "run", lambda self, feed: (called.append(id(self)), run(self, feed))[1])
+    models = [finished / "model.onnx", finished, finished / "model.mira", other]
+    assert call("bench", *models, "--seconds", "0.1", "--threads", "1", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    turn = called[: len(models)]
+    assert len(set(turn)) == len(models)
+    assert called == turn * (len(called) // len(models))
+    assert [entry["file"] for entry in told["models"]] == [str(model) for model in models]
+    assert (told["threads"], told["batch"]) == (1, 1)
+    assert told["models"][0]["ratio"]["median"] == 1
+    for entry in told["models"]:
+        assert 0 < entry["median_ms"] <= entry["p95_ms"]
+        assert entry["ratio"]["low"] <= entry["ratio"]["median"] <= entry["ratio"]["high"]
+
+
+def test_a_table_and_a_sentence_for_every_file_but_the_first(call, capsys, finished: Path) -> None:
+    assert call("bench", finished, finished / "model.mira", "--seconds", "0.1", "--batch", "4") == 0
+    told = capsys.readouterr().out
+    assert "median ms" in told
+    assert "batch 4" in told
+    sentence = told.strip().splitlines()[-1]
+    assert sentence.startswith(f"{finished / 'model.mira'}: ")
+    assert any(words in sentence for words in ("faster (", "slower (", "no difference shown ("))
+
+
+def test_the_words_of_a_ratio() -> None:
+    assert Ratio(1 / 1.62, 1 / 1.7, 1 / 1.55).in_words() == "1.62× faster (1.55 to 1.70)"
+    assert Ratio(1.5, 1.4, 1.6).in_words() == "1.50× slower (1.40 to 1.60)"
+    for ratio in (Ratio(0.8, 0.5, 1.1), Ratio(1.01, 1.005, 1.015)):
+        assert ratio.in_words().startswith("no difference shown")
+
+
+def test_a_free_axis_is_given_by_input(call, capsys, tmp_path: Path) -> None:
+    model = written(tmp_path / "free.onnx", "x", ["n", "length", 8])
+    with pytest.raises(UserError, match=r'E110.*free.onnx.*axis 1 \("length"\)'):
+        call("bench", model)
+    assert call("bench", model, "--input", "5x8", "--seconds", "0.1", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["models"]
+    with pytest.raises(UserError, match=r"E121.*fails on drawn inputs"):
+        call("bench", written(tmp_path / "wrong.onnx", "x", ["n", "length", "width"]), "--input", "5x9")
+
+
+def test_files_that_cannot_be_measured_are_told(call, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.onnx").write_bytes((finished / "model.onnx").read_bytes()[:-9])
+    for name, code in [("absent.onnx", "E130"), ("cut.onnx", "E141")]:
+        with pytest.raises(UserError, match=f"{code}.*{name}"):
+            call("bench", finished, tmp_path / name)

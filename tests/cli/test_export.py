@@ -1,0 +1,106 @@
+"""`mirabelle export` as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from mirabelle.errors import UserError
+from mirabelle.files import read_tensors, write_tensors
+from mirabelle.runtime.gates import Gate
+from mirabelle.runtime.onnxruntime import Session
+
+NET = """
+import torch
+from torch import nn
+def net():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+def broken():
+    raise RuntimeError("no disk")
+def nothing():
+    return 7
+"""
+
+
+@pytest.fixture
+def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(NET)
+    return "./net.py:net"
+
+
+def test_a_run_gives_exactly_its_own_file(call, capsys, finished: Path, tmp_path: Path) -> None:
+    assert call("export", finished, "--out", tmp_path / "m.onnx", "--json") == 0
+    assert (tmp_path / "m.onnx").read_bytes() == (finished / "model.onnx").read_bytes()
+    gates = json.loads(capsys.readouterr().out)["gates"]
+    assert {name: gate["passed"] for name, gate in gates.items()} == {"torch_onnx": True, "as_in_the_run": True}
+
+
+def test_a_run_whose_weights_were_changed_is_not_exported(call, copied: Path, tmp_path: Path) -> None:
+    tensors = read_tensors(copied / "model.safetensors")[0]
+    tensors["fc1.codes"] = -tensors["fc1.codes"]
+    write_tensors(copied / "model.safetensors", tensors)
+    with pytest.raises(UserError, match=r"E302.*as_in_the_run"):
+        call("export", copied, "--out", tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_factory_with_its_weights_gives_the_outputs_of_torch(call, capsys, factory: str, tmp_path: Path) -> None:
+    from mirabelle.sources import model_from
+
+    torch.manual_seed(5)
+    module = model_from(factory, {}, tmp_path).eval()
+    write_tensors(tmp_path / "w.safetensors", module.state_dict())
+    arguments = ("--input", "1x8x8", "--weights", "w.safetensors", "--label", "a", "--label", "b", "--label", "c")
+    assert call("export", factory, "--out", "m.onnx", *arguments) == 0
+    assert "gate torch_onnx: passed" in capsys.readouterr().out
+    exported = (tmp_path / "m.onnx").read_bytes()
+    session, inputs = Session(exported, 1), torch.randn(3, 1, 8, 8)
+    with torch.inference_mode():
+        assert session.run(session.feed(inputs))[0] == pytest.approx(module(inputs).numpy(), abs=1e-5)
+    metadata = {entry.key: entry.value for entry in onnx.ModelProto.FromString(exported).metadata_props}
+    assert json.loads(metadata["labels"]) == ["a", "b", "c"]
+
+
+def test_data_give_shape_and_labels(call, tmp_path: Path) -> None:
+    call("export", "mirabelle.sources.zoo:digits_mlp", "--data", "digits", "--out", tmp_path / "m.onnx")
+    model = onnx.load(tmp_path / "m.onnx")
+    assert [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim][1:] == [1, 8, 8]
+    assert json.loads(model.metadata_props[0].value) == list("0123456789")
+
+
+def test_a_failed_gate_leaves_no_file(call, factory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = Gate(passed=False, worst=1.0, detail='the first layer that differs is "3"')
+    monkeypatch.setattr("mirabelle.runtime.gates.torch_equals_onnx", lambda *_, **__: bad)
+    with pytest.raises(UserError, match=r"E302.*torch_onnx failed") as caught:
+        call("export", factory, "--input", "1x8x8", "--out", "m.onnx")
+    assert caught.value.exit_status == 4
+    assert not Path("m.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("./net.py:net",), "E130.*not known"),
+        (("./net.py:net", "--input", "1x9x9"), "E121.*inputs of 1x9x9"),
+        (("./net.py:net", "--input", "1,8"), "E110"),
+        (("./net.py:net", "--input", "1x8x8", "--data", "digits"), "E111"),
+        (("./net.py:net", "--input", "1x8x8", "--weights", "other.safetensors"), "E140.*missing"),
+        (("./net.py:net", "--input", "1x8x8", "--weights", "absent.safetensors"), "E130"),
+        (("./net.py:net", "--input", "1x8x8", "--weights", "pickle.pt"), "E143"),
+        (("./net.py:broken", "--input", "1x8x8"), "E120.*no disk"),
+        (("./net.py:nothing", "--input", "1x8x8"), "E121.*int"),
+        (("./absent.py:net", "--input", "1x8x8"), "E120"),
+        ((".", "--data", "digits"), "E130.*holds no run"),
+        ((".", "--input", "1x8x8"), "E111.*--input"),
+    ],
+)
+def test_mistakes_are_told_and_leave_no_file(call, factory: str, arguments: tuple[str, ...], message: str) -> None:
+    write_tensors(Path("other.safetensors"), {"0.weight": torch.zeros(4, 1, 3, 3)})
+    with pytest.raises(UserError, match=message):
+        call("export", *arguments, "--out", "m.onnx")
+    assert not Path("m.onnx").exists()

@@ -1,0 +1,185 @@
+"""`mirabelle verify`: intact artifacts pass, and every kind of damage is caught by its gate."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from onnx import ModelProto, TensorProto, helper
+from torch import nn
+
+from mirabelle import Task, compress, pack, quantize
+from mirabelle.errors import UserError
+from mirabelle.files import read_tensors, write_tensors
+from mirabelle.runtime.export import export
+from mirabelle.sources.zoo import digits_mlp
+
+
+def verdicts(call: Callable[..., int], capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, tuple[str, str]]:
+    """Gate -> (verdict, detail); that the exit status fits is checked on the way."""
+    raised, status = None, 0
+    try:
+        status = call("verify", *arguments, "--json")
+    except UserError as error:
+        raised, status = error.code, error.exit_status
+    assert raised in (None, "E302")
+    told = json.loads(capsys.readouterr().out)
+    found = {gate["gate"]: (gate["verdict"], gate["detail"]) for gate in told["gates"]}
+    failed = any(verdict == "failed" for verdict, _ in found.values())
+    assert status == (4 if failed else 0)
+    assert told["passed"] == (not failed)
+    return found
+
+
+def failed(found: dict[str, tuple[str, str]]) -> set[str]:
+    return {name for name, (verdict, _) in found.items() if verdict == "failed"}
+
+
+def test_an_intact_run_passes_every_gate(call, capsys, finished: Path) -> None:
+    found = verdicts(call, capsys, finished)
+    assert {name: verdict for name, (verdict, _) in found.items()} == dict.fromkeys(
+        ("torch_onnx", "packed_unpacked", "saved_loaded", "metric"), "passed"
+    )
+    assert call("verify", finished) == 0
+    assert "packed_unpacked  passed       " in capsys.readouterr().out
+
+
+def test_a_changed_weight_is_caught_and_its_layer_named(call, capsys, copied: Path) -> None:
+    tensors = read_tensors(copied / "model.safetensors")[0]
+    tensors["fc1.codes"] = -tensors["fc1.codes"]
+    write_tensors(copied / "model.safetensors", tensors)
+    found = verdicts(call, capsys, copied)
+    assert failed(found) == {"torch_onnx", "saved_loaded"}
+    assert 'the first layer that differs is "fc1"' in found["torch_onnx"][1]
+    assert 'tensor "fc1.codes" differs' in found["saved_loaded"][1]
+    with pytest.raises(UserError, match=r'E302.*torch_onnx failed.*"fc1"'):
+        call("verify", copied)
+
+
+def test_one_small_weight_that_changes_no_output_much_is_caught_too(call, capsys, copied: Path) -> None:
+    tensors = read_tensors(copied / "model.safetensors")[0]
+    tensors["fc1.codes"][0, 0] += 1
+    write_tensors(copied / "model.safetensors", tensors)
+    assert failed(verdicts(call, capsys, copied)) == {"saved_loaded"}
+
+
+def test_a_flipped_byte_of_the_packed_file_is_caught(call, capsys, copied: Path) -> None:
+    data = bytearray((copied / "model.mira").read_bytes())
+    data[len(data) // 2] ^= 1
+    (copied / "model.mira").write_bytes(data)
+    found = verdicts(call, capsys, copied)
+    assert failed(found) == {"packed_unpacked"}
+    assert "digest" in found["packed_unpacked"][1]
+    alone = verdicts(call, capsys, copied / "model.mira")
+    assert failed(alone) == {"decoded"}
+    assert alone["outputs"][0] == "not checked"
+
+
+def test_the_onnx_file_of_another_model_is_caught(call, capsys, copied: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    inputs = torch.rand(20, 1, 8, 8)
+    task = Task(train=(inputs, torch.arange(20) % 10), test=(inputs, torch.arange(20) % 10), labels=tuple("0123456789"))
+    (copied / "model.onnx").write_bytes(export(digits_mlp().eval(), task.example(), task.labels))
+    found = verdicts(call, capsys, copied)
+    assert failed(found) == {"torch_onnx", "packed_unpacked", "metric"}
+    assert "report.json has" in found["metric"][1]
+    wide = export(nn.Sequential(nn.Flatten(), nn.Linear(64, 12)).eval(), task.example())
+    (copied / "model.onnx").write_bytes(wide)
+    assert "torch_onnx" in failed(verdicts(call, capsys, copied))
+
+
+GATES = {
+    "model.onnx": {"torch_onnx", "packed_unpacked", "metric"},
+    "model.mira": {"packed_unpacked"},
+    "model.safetensors": {"torch_onnx", "saved_loaded"},
+    "architecture.json": {"torch_onnx", "saved_loaded"},
+}
+
+
+@pytest.mark.parametrize("name", GATES)
+@pytest.mark.parametrize("damage", ["truncated", "removed"])
+def test_what_is_truncated_or_gone_is_caught(call, capsys, copied: Path, name: str, damage: str) -> None:
+    path = copied / name
+    data = path.read_bytes()
+    path.unlink()
+    if damage == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    assert failed(verdicts(call, capsys, copied)) == GATES[name]
+
+
+def test_a_changed_report_is_caught(call, capsys, copied: Path) -> None:
+    report = json.loads((copied / "report.json").read_text())
+    report["end"]["metric"]["value"] += 0.0025
+    (copied / "report.json").write_text(json.dumps(report))
+    assert failed(verdicts(call, capsys, copied)) == {"metric"}
+
+
+def test_a_run_that_has_not_ended_is_no_failed_gate_but_a_mistake(call, copied: Path, tmp_path: Path) -> None:
+    (copied / "report.json").unlink()
+    with pytest.raises(UserError, match=r"E130.*has not ended"):
+        call("verify", copied)
+    with pytest.raises(UserError, match=r"E130.*holds no run"):
+        call("verify", tmp_path)
+    with pytest.raises(UserError, match=r"E130.*no file"):
+        call("verify", tmp_path / "absent.mira")
+    with pytest.raises(UserError, match="E143"):
+        call("verify", copied / "model.safetensors")
+
+
+def test_what_a_run_in_python_leaves_unchecked_is_told(call, capsys, mlp: nn.Module, blobs: Task, tmp_path: Path) -> None:
+    compress(mlp, blobs, [quantize.Static()], out=tmp_path / "run")
+    found = verdicts(call, capsys, tmp_path / "run")
+    assert {name: verdict for name, (verdict, _) in found.items()} == {
+        "torch_onnx": "not checked",
+        "packed_unpacked": "passed",
+        "saved_loaded": "passed",
+        "metric": "not checked",
+    }
+    assert "the data are not there" in found["torch_onnx"][1]
+
+
+def test_other_data_are_no_proof_of_the_reported_metric(call, capsys, finished: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = "import torch, mirabelle\n"
+    code += "def data():\n    x, y = torch.rand(60, 1, 8, 8), torch.arange(60) % 10\n"
+    code += "    return mirabelle.Task(train=(x, y), test=(x, y))\n"
+    Path("other.py").write_text(code)
+    found = verdicts(call, capsys, finished, "--data", "./other.py:data")
+    assert found["torch_onnx"][0] == "passed"
+    assert found["metric"][0] == "not checked"
+    assert "other test data" in found["metric"][1]
+    assert "on 60 test samples" in found["metric"][1]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.mira"])
+def test_a_file_alone_is_checked_on_drawn_inputs_or_on_data(call, capsys, finished: Path, name: str) -> None:
+    drawn = verdicts(call, capsys, finished / name)
+    assert {gate: verdict for gate, (verdict, _) in drawn.items()} == dict.fromkeys(("decoded", "valid", "outputs"), "passed")
+    data = verdicts(call, capsys, finished / name, "--data", "digits")
+    value = json.loads((finished / "report.json").read_text())["end"]["metric"]["value"]
+    assert f"accuracy {value:.6g}" in data["metric"][1]
+
+
+def test_outputs_that_are_not_finite_or_not_as_promised_are_caught(call, capsys, tmp_path: Path) -> None:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Sqrt", ["x"], ["y"])], "g", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert failed(verdicts(call, capsys, tmp_path / "m.onnx")) == {"outputs"}
+    model.graph.node[0].op_type = "Sqroot"
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert failed(verdicts(call, capsys, tmp_path / "m.onnx")) == {"valid", "outputs"}
+
+
+def test_a_packed_file_of_an_invalid_graph_is_caught(call, capsys, finished: Path, tmp_path: Path) -> None:
+    model = ModelProto.FromString((finished / "model.onnx").read_bytes())
+    del model.graph.node[0]
+    shutil.copy(finished / "model.mira", tmp_path / "m.mira")
+    (tmp_path / "m.mira").write_bytes(pack(model.SerializeToString(deterministic=True)))
+    found = verdicts(call, capsys, tmp_path / "m.mira")
+    assert found["decoded"][0] == "passed"
+    assert failed(found) == {"valid", "outputs"}
