@@ -118,7 +118,7 @@ def test_the_seed_decides_the_first_weights(tmp_path: Path) -> None:
         (('"prune.Weights"', '"os.system"'), "E106", "os.system"),
         (('"quantize.Static"', '"quantize.StaticLayer"'), "E106", 'step "quantize.StaticLayer" is not known'),
         (('use = "quantize.Static"', "bits = 8"), "E104", 'the key "use"'),
-        (("[model]", "[model"), "E101", "mend the TOML"),
+        (("[model]", "[model"), "E101", "this is no TOML"),
         (("[task]", "train = { epochs = 1 }\n[task]"), "E102", 'unknown key "model.train"'),
     ],
 )

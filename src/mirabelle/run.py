@@ -9,11 +9,12 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from mirabelle import files
 from mirabelle.errors import UserError
-from mirabelle.lock import FolderLock
+from mirabelle.lock import NAMES, FolderLock
 from mirabelle.machine import processor_name
 from mirabelle.resolved import Origin, resolved_text
 
