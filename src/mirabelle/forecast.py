@@ -18,10 +18,9 @@ from torch import nn
 
 from mirabelle.batch import Samples, tensors_of
 from mirabelle.files import tensor_bytes
-from mirabelle.goal import Goal, Shortfall
+from mirabelle.goal import Shortfall
 from mirabelle.measure import Files, count_parameters, exported, multiply_accumulates, sizes
 from mirabelle.profile import Profile
-from mirabelle.recipe import Recipe
 from mirabelle.run import Run
 from mirabelle.runtime.latency import Ratio
 from mirabelle.runtime.onnxruntime import Session, side_by_side
@@ -29,7 +28,7 @@ from mirabelle.state import tensors_of_module
 from mirabelle.step import folder_of, use_of
 from mirabelle.task import Task
 from mirabelle.training import Training, fit, outputs_of
-from mirabelle.trial import try_one_batch
+from mirabelle.trial import Plan, try_one_batch, try_steps
 
 _WARM_STEPS, _TIMED_STEPS = 2, 8
 _VALIDATED = 200  # samples on which evaluation is timed
@@ -85,19 +84,6 @@ class Forecast:
         return {**data, "shortfalls": [shortfall.to_data() for shortfall in self.shortfalls]}
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What `compress` would be given."""
-
-    model: nn.Module
-    task: Task
-    recipe: Recipe
-    goal: Goal
-    baseline: Training | None = None
-    teacher: nn.Module | None = None
-    teacher_train: Training | None = None
-
-
 def forecast(plan: Plan, *, free_memory: int | None = None, free_disk: int | None = None) -> Forecast:
     """Look ahead.
 
@@ -109,6 +95,7 @@ def forecast(plan: Plan, *, free_memory: int | None = None, free_disk: int | Non
         UserError: whatever the run would raise at its beginning, or at the beginning of any of its steps.
     """
     outputs = try_one_batch(plan.model, plan.task)
+    try_steps(plan)
     example = plan.task.example()
     task = plan.task.with_teacher(plan.teacher or plan.model)
     with tempfile.TemporaryDirectory() as folder:

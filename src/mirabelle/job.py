@@ -30,7 +30,7 @@ from mirabelle.step import Step
 from mirabelle.task import Task
 from mirabelle.trail import TrailEntry, kept, walk
 from mirabelle.training import Training, fit
-from mirabelle.trial import try_one_batch
+from mirabelle.trial import Plan, try_one_batch, try_steps
 
 SCHEMA = 1
 _GATE_SAMPLES, _GATE_BATCH = 1000, 250
@@ -80,7 +80,7 @@ def compress(
     Args:
         model: trained, or to be trained by `baseline`; left as it was.
         task: data, loss and metric.
-        recipe: steps in a legal order.
+        recipe: steps in a legal plan.
         goal: what must hold at the end; the best model is kept either way.
         out: the run's folder. A folder that holds the same run is gone on with, to bit-identical weights.
         seed: of everything random in the run.
@@ -106,36 +106,35 @@ def compress(
         (True, ['packed_unpacked', 'saved_loaded', 'torch_onnx'])
     """
     source = source or Source()
-    order = _Order(
-        dense=copy.deepcopy(model).eval(),
+    plan = Plan(
+        model=copy.deepcopy(model).eval(),
         task=task,
         recipe=recipe if isinstance(recipe, Recipe) else Recipe(recipe),
         goal=goal if isinstance(goal, Goal) else plain.build(Goal, goal or {}, "goal"),
-        seed=seed,
         baseline=baseline,
         teacher=teacher,
         teacher_train=teacher_train,
-        source=source,
     )
-    try_one_batch(order.dense, task)
-    document = order.resolved()
-    origin = source.origin or order.origin()
+    try_one_batch(plan.model, task)
+    try_steps(plan)
+    document = _resolved(plan, seed, source)
+    origin = source.origin or _origin(plan)
     run = Run.opened(out, document, seed=seed, callbacks=callbacks, decisions=source.decisions, origin=origin)
     try:
-        return _run(order, run)
+        return _run(plan, run)
     finally:
         run.close()
 
 
-def _run(order: _Order, run: Run) -> Result:
+def _run(plan: Plan, run: Run) -> Result:
     if not (run.folder / "environment.json").is_file():
         files.write_json(run.folder / "environment.json", environment())
-    start, trail = _start(order, run)
-    task = order.task.with_teacher(_teacher(order, run) or start)
-    end, origin, steps = walk(order.recipe, start, task, run, dense=order.dense)
+    start, trail = _start(plan, run)
+    task = plan.task.with_teacher(_teacher(plan, run) or start)
+    end, origin, steps = walk(plan.recipe, start, task, run, dense=plan.model)
     if (run.folder / "report.json").is_file():
         return _read_result(end, run.folder)
-    return _conclude(_Ending(start, end, origin, task, order.goal, trail + steps, run))
+    return _conclude(_Ending(start, end, origin, task, plan.goal, trail + steps, run))
 
 
 @dataclass(frozen=True)
@@ -153,70 +152,57 @@ class Source:
     origin: Origin | None = None
 
 
-@dataclass(frozen=True)
-class _Order:
-    """What was asked for."""
-
-    dense: nn.Module
-    task: Task
-    recipe: Recipe
-    goal: Goal
-    seed: int
-    baseline: Training | None
-    teacher: nn.Module | None
-    teacher_train: Training | None
-    source: Source
-
-    def resolved(self) -> dict[str, Any]:
-        """The resolved recipe: every setting, defaults included, and what tells this model and these data from others."""
-        document: dict[str, Any] = {"schema": SCHEMA, "seed": self.seed, **self.source.tables}
-        document.setdefault("model", {"from": plain.name_of(type(self.dense))})
-        document.setdefault("task", {"data": self.task.name})
-        if self.teacher_train is not None:
-            document["teacher"] = {**document.get("teacher", {}), "train": plain.to_data(self.teacher_train)}
-        if self.baseline is not None:
-            document["baseline"] = {"train": plain.to_data(self.baseline)}
-        document["goal"] = plain.to_data(self.goal)
-        document["step"] = self.recipe.to_data()
-        document["fingerprint"] = {
-            "model": fingerprint(self.dense),
-            **({"teacher": fingerprint(self.teacher)} if self.teacher is not None else {}),
-            "judged_by": f"{plain.name_of(self.task.loss)}, {self.task.metric.name}, {len(self.task.labels)} labels",
-            **{name: split["digest"] or "stream" for name, split in self.task.fingerprint().items()},
-        }
-        return document
-
-    def origin(self) -> Origin:
-        """Where each value comes from when everything was given in Python: a default, or not."""
-        records: dict[Path, Any] = {
-            ("goal",): self.goal,
-            ("baseline", "train"): self.baseline,
-            ("teacher", "train"): self.teacher_train,
-            **{("step", position): step for position, step in enumerate(self.recipe.steps)},
-        }
-        defaults = {(*prefix, *path) for prefix, value in records.items() for path in plain.default_paths(value)}
-
-        def origin(path: Path) -> str:
-            if path[0] in ("fingerprint", "decisions"):
-                return ORIGINS[path[0]]
-            return "default" if any(path[:length] in defaults for length in range(len(path) + 1)) else "given"
-
-        return origin
+def _resolved(plan: Plan, seed: int, source: Source) -> dict[str, Any]:
+    """The resolved recipe: every setting, defaults included, and what tells this model and these data from others."""
+    document: dict[str, Any] = {"schema": SCHEMA, "seed": seed, **source.tables}
+    document.setdefault("model", {"from": plain.name_of(type(plan.model))})
+    document.setdefault("task", {"data": plan.task.name})
+    if plan.teacher_train is not None:
+        document["teacher"] = {**document.get("teacher", {}), "train": plain.to_data(plan.teacher_train)}
+    if plan.baseline is not None:
+        document["baseline"] = {"train": plain.to_data(plan.baseline)}
+    document["goal"] = plain.to_data(plan.goal)
+    document["step"] = plan.recipe.to_data()
+    document["fingerprint"] = {
+        "model": fingerprint(plan.model),
+        **({"teacher": fingerprint(plan.teacher)} if plan.teacher is not None else {}),
+        "judged_by": f"{plain.name_of(plan.task.loss)}, {plan.task.metric.name}, {len(plan.task.labels)} labels",
+        **{name: split["digest"] or "stream" for name, split in plan.task.fingerprint().items()},
+    }
+    return document
 
 
-def _start(order: _Order, run: Run) -> tuple[nn.Module, list[TrailEntry]]:
+def _origin(plan: Plan) -> Origin:
+    """Where each value comes from when everything was given in Python: a default, or not."""
+    records: dict[Path, Any] = {
+        ("goal",): plan.goal,
+        ("baseline", "train"): plan.baseline,
+        ("teacher", "train"): plan.teacher_train,
+        **{("step", position): step for position, step in enumerate(plan.recipe.steps)},
+    }
+    defaults = {(*prefix, *path) for prefix, value in records.items() for path in plain.default_paths(value)}
+
+    def origin(path: Path) -> str:
+        if path[0] in ("fingerprint", "decisions"):
+            return ORIGINS[path[0]]
+        return "default" if any(path[:length] in defaults for length in range(len(path) + 1)) else "given"
+
+    return origin
+
+
+def _start(plan: Plan, run: Run) -> tuple[nn.Module, list[TrailEntry]]:
     """The model at the start: as given, or trained first."""
-    if order.baseline is None:
-        return order.dense, []
-    start, entry = _trained("baseline", order.dense, order.baseline, order.task, run)
+    if plan.baseline is None:
+        return plan.model, []
+    start, entry = _trained("baseline", plan.model, plan.baseline, plan.task, run)
     return start, [entry]
 
 
-def _teacher(order: _Order, run: Run) -> nn.Module | None:
+def _teacher(plan: Plan, run: Run) -> nn.Module | None:
     """The teacher, if one was given: as given, or trained first."""
-    if order.teacher is None or order.teacher_train is None:
-        return order.teacher
-    return _trained("teacher", order.teacher, order.teacher_train, order.task, run)[0]
+    if plan.teacher is None or plan.teacher_train is None:
+        return plan.teacher
+    return _trained("teacher", plan.teacher, plan.teacher_train, plan.task, run)[0]
 
 
 def _trained(name: str, model: nn.Module, training: Training, task: Task, run: Run) -> tuple[nn.Module, TrailEntry]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from mirabelle.errors import UserError, did_you_mean
+from mirabelle.errors import UserError, did_you_mean, raise_all
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,8 +21,8 @@ def selected(model: nn.Module, targets: tuple[str, ...], ignore: tuple[str, ...]
         UserError: E112 when a pattern matches no parameter, or nothing is left.
     """
     parameters = dict(model.named_parameters())
-    every_pattern_matches(targets, parameters)
-    every_pattern_matches(ignore, parameters)
+    every_pattern_matches("targets", targets, parameters)
+    every_pattern_matches("ignore", ignore, parameters)
     if targets:
         chosen = {name: parameter for name, parameter in parameters.items() if matches(name, targets)}
     else:
@@ -43,12 +43,21 @@ def matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for pattern in patterns)
 
 
-def every_pattern_matches(patterns: tuple[str, ...], names: Iterable[str]) -> None:
-    """Raise E112 for the first pattern that matches none of the names."""
+def every_pattern_matches(key: str, patterns: tuple[str, ...], names: Iterable[str]) -> None:
+    """Raise E112 for each pattern of the setting `key` that matches none of the names."""
     names = list(names)
-    for pattern in patterns:
-        if not any(matches(name, (pattern,)) for name in names):
-            raise UserError("E112", f'pattern "{pattern}" matches nothing in the model', did_you_mean(pattern, names))
+    raise_all(
+        [
+            UserError(
+                "E112",
+                f'pattern "{pattern}" matches nothing in the model',
+                did_you_mean(pattern, names),
+                path=(key, position),
+            )
+            for position, pattern in enumerate(patterns)
+            if not any(matches(name, (pattern,)) for name in names)
+        ]
+    )
 
 
 def selected_modules(
@@ -64,8 +73,8 @@ def selected_modules(
     from torch import nn
 
     names = [name for name, _ in model.named_modules()]
-    every_pattern_matches(targets, names)
-    every_pattern_matches(ignore, names)
+    every_pattern_matches("targets", targets, names)
+    every_pattern_matches("ignore", ignore, names)
     opaque = tuple(name for name, module in model.named_modules() if isinstance(module, nn.TransformerEncoderLayer))
     chosen = {
         name: module

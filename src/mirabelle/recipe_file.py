@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -123,19 +124,19 @@ class RecipeFile:
             UserError: E120, E121 as the factory fails; E130, E140, E141, E143 as the weights do.
         """
         weights = self.model.weights or (self.baseline.weights if self.baseline else None)
-        with self._shown_at("model", "from"):
+        with self.shown_at("model", "from"):
             return _built(self.model, weights, self.folder, self.seed)
 
     def build_teacher(self) -> nn.Module | None:
         if self.teacher is None:
             return None
-        with self._shown_at("teacher", "from"):
+        with self.shown_at("teacher", "from"):
             return _built(self.teacher, self.teacher.weights, self.folder, self.seed)
 
     def build_task(self, data_folder: Path | None) -> Task:
         from mirabelle.sources import task_from
 
-        with self._shown_at("task", "data"):
+        with self.shown_at("task", "data"):
             return task_from(self.task.data, self.task.arguments, data_folder=data_folder, folder=self.folder)
 
     def source(self) -> dict[str, Any]:
@@ -154,22 +155,17 @@ class RecipeFile:
             return f"{place.file}:{place.line}" if place.line else place.file
         return ORIGINS.get(str(path[0]), "default")
 
-    def _shown_at(self, *path: str) -> _ShownAt:
-        return _ShownAt(self.places, path)
-
-
-class _ShownAt:
-    """Shows a mistake that arises inside at the line that asked for it."""
-
-    def __init__(self, places: Places, path: errors.Path) -> None:
-        self._place = places.of(path)
-
-    def __enter__(self) -> None:
-        """Nothing has happened yet."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, UserError) and error.place is None:
-            raise error.at(self._place) from error.__cause__
+    @contextmanager
+    def shown_at(self, *path: str) -> Iterator[None]:
+        """A mistake that arises inside is shown at the line that asked for it: at its own path, else at this one."""
+        try:
+            yield
+        except UserError as error:
+            found = [
+                one.at(self.places.of(one.path or path)) if (one.path or path) and not one.place else one
+                for one in error.errors
+            ]
+            raise (UserErrors(found) if len(found) > 1 else found[0]) from error.__cause__
 
 
 def read_recipe(path: Path, settings: Sequence[str] = ()) -> RecipeFile:

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import copy
+import tempfile
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from mirabelle.batch import Batch, Samples, call, tensors_of
-from mirabelle.errors import UserError
+from mirabelle.errors import UserError, gathered, raise_all
+from mirabelle.goal import Goal
+from mirabelle.objectives import Forward
+from mirabelle.recipe import Recipe
+from mirabelle.run import Run
+from mirabelle.step import folder_of
 from mirabelle.task import Task
+from mirabelle.training import Training, default_objective
 
 _CLASS_SCORES = 2  # dimensions: batch, classes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `compress` is given, or would be."""
+
+    model: nn.Module
+    task: Task
+    recipe: Recipe
+    goal: Goal
+    baseline: Training | None = None
+    teacher: nn.Module | None = None
+    teacher_train: Training | None = None
 
 
 def try_one_batch(model: nn.Module, task: Task) -> Tensor:
@@ -30,6 +51,43 @@ def try_one_batch(model: nn.Module, task: Task) -> Tensor:
             if isinstance(data, Samples):
                 _hold_labels(name, data.targets, outputs.shape[1])
     return outputs
+
+
+def try_steps(plan: Plan) -> None:
+    """Every training and every step, tried on one batch: patterns match, terms can be bound, teacher and model fit.
+
+    Raises:
+        UserError: what a training or a step would raise at its beginning, led by the path to it in a recipe.
+    """
+    alone, taught = plan.task.with_teacher(None), plan.task.with_teacher(plan.teacher or plan.model)
+    mistakes: list[UserError] = []
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(folder)
+        if plan.teacher is not None:
+            with gathered(mistakes, "teacher"):
+                try_one_batch(plan.teacher, plan.task)
+                _try_training(plan.teacher, alone, plan.teacher_train)
+        with gathered(mistakes, "baseline"):
+            _try_training(plan.model, alone, plan.baseline)
+        model = plan.model
+        for position, step in enumerate(plan.recipe.steps):
+            with gathered(mistakes, "step", position):
+                preview = step.preview(model, taught, run.within(folder_of(position + 1, step)))
+                model = preview.model
+                _try_training(model, taught, preview.training)
+    raise_all(mistakes)
+
+
+def _try_training(model: nn.Module, task: Task, training: Training | None) -> None:
+    """The loss of one batch."""
+    if training is None:
+        return
+    batch = task.example()
+    objective = training.objective or default_objective(task)
+    with torch.no_grad():
+        loss = objective.bind(model, task, batch)
+        teacher = Forward(batch, call(task.teacher.eval(), batch.inputs)) if task.teacher is not None else None
+        loss(Forward(batch, call(copy.deepcopy(model).eval(), batch.inputs), teacher))
 
 
 def _outputs(model: nn.Module, batch: Batch) -> Tensor:

@@ -39,7 +39,8 @@ def command(
 
     import psutil
 
-    from mirabelle.forecast import Plan, folder_space, forecast
+    from mirabelle.forecast import folder_space, forecast
+    from mirabelle.trial import Plan
 
     plan = Plan(
         model=file.build_model(),
@@ -51,7 +52,8 @@ def command(
         teacher_train=file.teacher.train if file.teacher else None,
     )
     space = folder_space((out or Path("runs") / recipe.stem).absolute())
-    found = forecast(plan, free_memory=int(psutil.virtual_memory().available), free_disk=space)
+    with file.shown_at():
+        found = forecast(plan, free_memory=int(psutil.virtual_memory().available), free_disk=space)
     if as_json:
         click.echo(json.dumps(found.to_data(), indent=2))
     else:

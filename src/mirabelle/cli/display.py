@@ -17,8 +17,9 @@ from mirabelle.report.page import rows
 class Watcher:
     """A listener that prints a run's events as lines, with a bar for the training under way on a terminal."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool, verbose: bool = False) -> None:
         self._quiet = quiet
+        self._verbose = verbose
         self._console = Console(stderr=True, highlight=False)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -29,7 +30,7 @@ class Watcher:
         if event["event"] == "progress":
             self._advance(event["done"], event["total"], event["seconds_left"], f"{event['where']} {event['text']}")
             return
-        line = _line(event)
+        line = _line(event) or (_plainly(event) if self._verbose else "")
         if line:
             self._console.print(line, markup=False)
         if event["event"] not in ("epoch", "decision", "teacher", "taken up"):
@@ -98,6 +99,12 @@ def _line(event: Mapping[str, Any]) -> str:
     return f"{event['where'] or 'run'}  {text}" if text else ""
 
 
+def _plainly(event: Mapping[str, Any]) -> str:
+    """An event that has no words of its own, with all that it says."""
+    said = ", ".join(f"{key} = {value}" for key, value in event.items() if key not in ("time", "event", "where", "profile"))
+    return f"{event['where'] or 'run'}  {event['event']}: {said}"
+
+
 def _epoch(event: Mapping[str, Any]) -> str:
     return (
         f"epoch {event['epoch']}/{event['epochs']}  loss {event['loss']:.4f}  validation {event['metric']:.4f}  "
@@ -117,5 +124,6 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "quantized": lambda event: f"left in floating point: {', '.join(event['left_alone'])}" if event["left_alone"] else "",
     "stopped": lambda event: f"stopped: {event['why']}",
     "taken up": lambda event: f"taken up at step {event['step']} of {event['steps']}",
-    "resumed": lambda _: "resumed",
+    "resumed": lambda event: "resumed after a kill" if event["killed"] else "resumed",
+    "profile": lambda event: f"done in {duration(event['seconds'])}",
 }

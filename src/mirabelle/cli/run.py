@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mirabelle.cli.options import data_dir_option, json_option, quiet_option, set_option, track_option
+from mirabelle.cli.options import data_dir_option, json_option, quiet_option, set_option, track_option, verbose
 
 _GOAL_NOT_MET = 4
 
@@ -70,8 +70,8 @@ def run_recipe(
     from mirabelle.job import Source, compress
     from mirabelle.tracking import tracker_for
 
-    with ExitStack() as stack:
-        watchers = [stack.enter_context(closing(Watcher(quiet=quiet)))]
+    with ExitStack() as stack, file.shown_at():
+        watchers = [stack.enter_context(closing(Watcher(quiet=quiet, verbose=verbose())))]
         trackers = [stack.enter_context(closing(tracker_for(name, out, warn))) for name in track]
         result = compress(
             file.build_model(),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from mirabelle.objectives.objective import Forward
+if TYPE_CHECKING:
+    from mirabelle.objectives.objective import Forward
 
 
 class Bound(nn.Module):

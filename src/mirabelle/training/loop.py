@@ -232,7 +232,7 @@ class _Loop:
         """The model gets back its last finite weights; what to tell."""
         lr, step = self.training.lr, self.numbers.step
         message = (
-            f"training diverged in epoch {step // self.steps_per_epoch + 1} (step {step} of {self.total}): the loss is {error}"
+            f"training diverged in epoch {(step - 1) // self.steps_per_epoch + 1} (step {step} of {self.total}): the loss is {error}"
         )
         written = self.checkpoint.read()
         if written is not None:  # it is absent only where the weights were not finite to begin with

@@ -1,0 +1,157 @@
+"""A place with a recipe, a model and data, in which one thing at a time is wrong."""
+
+from __future__ import annotations
+
+import gzip
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mirabelle.artifact import pack
+from mirabelle.batch import Batch
+from mirabelle.runtime.export import export
+from mirabelle.sources.zoo import digits_mlp
+
+RECIPE = """\
+schema = 1
+seed = 0
+
+[model]
+from = "./parts.py:net"
+
+[task]
+data = "./parts.py:task"
+
+[baseline]
+train = { epochs = 1, batch_size = 32, lr = 0.01 }
+
+[goal]
+size = "200%"
+
+[[step]]
+use = "prune.Weights"
+sparsity = 0.5
+schedule = "cubic"
+train = { epochs = 1, batch_size = 32 }
+
+[[step]]
+use = "quantize.Static"
+samples = 50
+"""
+
+PARTS = """
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from mirabelle import Task
+
+x = torch.randn(120, 8, generator=torch.Generator().manual_seed(0))
+y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+
+def net(width=8):
+    return nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 3))
+
+def task():
+    return Task(train=(x, y), test=(x, y))
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = net()
+    def forward(self, inputs):
+        return self.inner(inputs), inputs
+
+class Images(nn.Module):
+    def forward(self, inputs):
+        return inputs.mean((2, 3))
+
+def infinite():
+    model = net()
+    with torch.no_grad():
+        model[2].bias.fill_(float("nan"))
+    return model
+
+def raises():
+    raise ZeroDivisionError("a mistake of the user's")
+
+def number():
+    return 3
+
+def high_labels():
+    return Task(train=(x, y + 1), test=(x, y))
+
+def negative_labels():
+    return Task(train=(x, y), test=(x, y - 1))
+
+def empty():
+    return Task(train=(x[:0], y[:0]), test=(x, y))
+
+def nan():
+    return Task(train=(x.masked_fill(x > 2, float("nan")), y), test=(x, y))
+
+def lengths():
+    return Task(train=(x, y[:-1]), test=(x, y))
+
+def float_targets():
+    return Task(train=(x, y.float()), test=(x, y.float()))
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield from zip(x, y)
+
+def iterable():
+    return Task(train=DataLoader(Stream()), test=(x, y))
+
+def shuffled():
+    return Task(train=DataLoader(TensorDataset(x, y), shuffle=True), test=(x, y))
+
+def strings():
+    return Task(train=(["a"], ["b"]), test=(x, y))
+
+def bad_metric():
+    return Task(train=(x, y), test=(x, y), metric="acuracy")
+
+def flat_metric():
+    return Task(train=(x, y), test=(x, y), metric=lambda outputs, targets: outputs.mean())
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder; it is also the working folder."""
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    (tmp_path / "parts.py").write_text(textwrap.dedent(PARTS))
+    (tmp_path / "broken.py").write_text("def net(:\n")
+    (tmp_path / "explodes.py").write_text("1 / 0\n")
+    (tmp_path / "notes.txt").write_text("dear diary")
+    for name, tensors in {
+        "missing": {"0.weight": torch.zeros(8, 8), "0.bias": torch.zeros(8), "2.bias": torch.zeros(3)},
+        "extra": {**digits_state(), "more": torch.zeros(1)},
+        "shapes": {**digits_state(), "2.weight": torch.zeros(3, 9)},
+    }.items():
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    (tmp_path / "torn.safetensors").write_bytes((tmp_path / "extra.safetensors").read_bytes()[:100])
+    torch.save(digits_state(), tmp_path / "weights.pt")
+    folder = tmp_path / "data" / "mnist"
+    folder.mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (folder / f"{name}-ubyte.gz").write_bytes(gzip.compress(b"not an image", mtime=0))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def digits_state() -> dict[str, torch.Tensor]:
+    return {
+        "0.weight": torch.zeros(8, 8), "0.bias": torch.zeros(8), "2.weight": torch.zeros(3, 8), "2.bias": torch.zeros(3)
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def onnx_and_packed() -> tuple[bytes, bytes]:
+    """A small model as it ships."""
+    torch.manual_seed(0)
+    onnx = export(digits_mlp(), Batch(torch.zeros(2, 1, 8, 8), torch.zeros(2)))
+    return onnx, pack(onnx)

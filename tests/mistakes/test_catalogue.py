@@ -1,0 +1,374 @@
+"""The catalogue of mistakes: each is one line first, then help, the right exit status, no traceback, and nothing lost."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from mirabelle.cli import main
+from mirabelle.errors import CODES
+
+BASELINE = "train = { epochs = 1, batch_size = 32, lr = 0.01 }"
+RUN = ("run", "recipe.toml", "--out", "out", "--quiet")
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What a person does, and what they are promised to read.
+
+    Args:
+        code: of the error.
+        says: words of the first line.
+        helps: words of the help line.
+        change: (what stands in the recipe, what stands there instead).
+        command: what is typed.
+        at: "line:column" in the recipe, where the mistake has a place there.
+    """
+
+    code: str
+    says: str
+    helps: str
+    change: tuple[str, str] = ("", "")
+    command: tuple[str, ...] = RUN
+    at: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def typed(*command: str) -> tuple[str, ...]:
+    return command
+
+
+def setting(text: str) -> tuple[str, ...]:
+    return (*RUN, "--set", text)
+
+
+MISTAKES = {
+    # the command line
+    "unknown command": Mistake("E100", 'no command "runn"', 'did you mean "run"?', command=typed("runn")),
+    "unknown option": Mistake(
+        "E100", 'no option "--sede"', "did you mean --seed?", command=typed("run", "r.toml", "--sede", "1")
+    ),
+    "argument missing": Mistake("E100", "Missing argument 'RECIPE'", "mirabelle run --help", command=typed("run")),
+    "argument too many": Mistake("E100", "unexpected extra argument", "--help", command=typed("run", "a", "b")),
+    "option without value": Mistake("E100", "requires an argument", "--help", command=typed("run", "a", "--out")),
+    "seed is no number": Mistake("E100", "'x' is not a valid integer", "--help", command=typed("run", "r", "--seed", "x")),
+    "seed is negative": Mistake("E100", "-1 is not in the range", "--help", command=typed("run", "r", "--seed", "-1")),
+    "unknown tracker": Mistake("E100", "'mlflow' is not one of", "--help", command=(*RUN, "--track", "mlflow")),
+    "setting without equals": Mistake("E100", "--set takes key=value", "--set step.1.sparsity=0.9", command=setting("goal")),
+    "setting of a step too far": Mistake("E100", "there is no number 9", "steps count from 1", command=setting("step.9.x=1")),
+    "setting inside a number": Mistake("E100", "does not stand in a table", "name the keys", command=setting("seed.x.y=1")),
+    "setting with a wrong key": Mistake(
+        "E102", "--set step.1.sparcity=1: unknown key", "sparsity", command=setting("step.1.sparcity=1")
+    ),
+    "setting out of range": Mistake("E110", "--set step.1.sparsity=2", "in [0, 1)", command=setting("step.1.sparsity=2")),
+    "shape that is none": Mistake(
+        "E110", '--input must be sizes joined by "x"', "1x28x28", command=typed("inspect", "parts.py:net", "--input", "8,8")
+    ),
+    # the text of a recipe
+    "recipe missing": Mistake("E130", "no recipe at nowhere.toml", "mirabelle init", command=typed("run", "nowhere.toml")),
+    "no TOML": Mistake("E101", "this is no TOML", "mend the line", ("[task]", "[task"), at="7:6"),
+    "string without quotes": Mistake("E101", "this is no TOML", "quotes", ('"cubic"', "cubic"), at="19:12"),
+    "key twice": Mistake("E101", "this is no TOML", "mend", ("seed = 0", "seed = 0\nseed = 1"), at="3:9"),
+    "schema missing": Mistake("E104", 'missing key "schema"', "schema = 1", ("schema = 1", "")),
+    "schema of the future": Mistake("E142", "schema = 2 is not known", "upgrade", ("schema = 1", "schema = 2"), at="1:10"),
+    "seed of a recipe": Mistake("E103", '"seed" must be a whole number', "seed = 0", ("seed = 0", "seed = 1.5"), at="2:8"),
+    "unknown table": Mistake("E102", 'unknown key "modle"', 'did you mean "model"?', ("[model]", "[modle]"), at="4:2"),
+    "no model": Mistake("E104", "missing table [model]", "add [model]", ("[model]", "[baseline.x]")),
+    "no steps": Mistake("E104", "missing table [step]", "add [[step]]", ("[[step]]", "[[goal.x]]")),
+    "step is no list": Mistake("E103", '"step" must be a list', "two brackets", command=setting("step=1")),
+    "unknown key of the task": Mistake("E102", '"task.dta"', 'did you mean "data"?', ("data =", "dta ="), at="8:1"),
+    "data is a number": Mistake("E103", '"task.data" must be a string', "data:", ('"./parts.py:task"', "3"), at="8:8"),
+    "unknown key of a step": Mistake(
+        "E102", 'unknown key "prune.Weights.sparcity"', 'did you mean "sparsity"?', ("sparsity", "sparcity"), at="18:1"
+    ),
+    "unknown key of a training": Mistake(
+        "E102",
+        'unknown key "prune.Weights.train.epoks"',
+        "epochs",
+        ("1, batch_size = 32 }\n\n[[", "1, epoks = 3 }\n\n[["),
+        at="20:23",
+    ),
+    "wrong type": Mistake(
+        "E103", '"prune.Weights.sparsity" must be a number', "fraction removed", ("0.5", '"0.5"'), at="18:12"
+    ),
+    "truth for a number": Mistake("E103", "must be a number in [0, 1); got True", "fraction", ("0.5", "true"), at="18:12"),
+    "out of range": Mistake(
+        "E110", "sparsity must be a number in [0, 1); got 1.0", "fraction removed", ("0.5", "1.0"), at="18:12"
+    ),
+    "not a number": Mistake("E110", "in [0, 1); got nan", "fraction removed", ("0.5", "nan"), at="18:12"),
+    "no epochs": Mistake(
+        "E110", "epochs must be a whole number from 1", "passes over", ("epochs = 1", "epochs = 0"), at="11:20"
+    ),
+    "negative learning rate": Mistake("E110", "lr must be a number above 0", "learning rate", ("0.01", "-0.01"), at="11:45"),
+    "unknown schedule": Mistake("E103", "schedule 'qubic' is not known", "choose one-shot", ('"cubic"', '"qubic"'), at="19:12"),
+    "schedule backwards": Mistake(
+        "E111", "begin = 0.9 lies after", "begin earlier", ('"cubic"', "{ begin = 0.9, end = 0.1 }"), at="19:22"
+    ),
+    "schedule's key": Mistake("E102", '"schedule.power2"', "power", ('"cubic"', "{ power2 = 1 }"), at="19:14"),
+    "unknown step": Mistake(
+        "E106", 'step "prune.Wieghts" is not known', "prune.Weights", ("prune.Weights", "prune.Wieghts"), at="17:7"
+    ),
+    "code for a step": Mistake(
+        "E106", 'step "os.system" is not known', "known here", ("prune.Weights", "os.system"), at="17:7"
+    ),
+    "step without use": Mistake("E104", 'the key "use"', "prune.Weights", ('use = "quantize.Static"', ""), at="22:3"),
+    "unknown score": Mistake(
+        "E106", '"scores.Magnitud"', "Magnitude", ("sparsity = 0.5", 'sparsity = 0.5\nscore = "Magnitud"'), at="19:9"
+    ),
+    "unknown term": Mistake(
+        "E106", '"objectives.SoftTarget"', "SoftTargets", ("lr = 0.01", 'objective = [{ term = "SoftTarget" }]'), at="11:62"
+    ),
+    "term without name": Mistake(
+        "E104", 'needs the key "term"', "TaskLoss", ("lr = 0.01", "objective = [{ weight = 1.0 }]"), at="11:53"
+    ),
+    "weight of a term": Mistake(
+        "E103",
+        "the weight of L1 must be a number",
+        "0.5",
+        ("lr = 0.01", 'objective = [{ term = "L1", weight = "x" }]'),
+        at="11:77",
+    ),
+    "temperature of a term": Mistake(
+        "E110",
+        "SoftTargets.temperature must be a number above 0",
+        "temperature:",
+        ("lr = 0.01", 'objective = [{ term = "SoftTargets", temperature = 0 }]'),
+        at="11:91",
+    ),
+    "goal without unit": Mistake(
+        "E113", "goal.max_drop cannot be read", "5pt", ('size = "200%"', 'max_drop = "1"'), at="14:12"
+    ),
+    "goal in elephants": Mistake("E113", "goal.size cannot be read", "5 kB", ('"200%"', '"2 elephants"'), at="14:8"),
+    "two amounts": Mistake(
+        "E111", "give one of sparsity, threshold", "say", ("sparsity = 0.5", "sparsity = 0.5\nthreshold = 1.0"), at="16:3"
+    ),
+    "scope of a threshold": Mistake(
+        "E111", "threshold does not rank", "leave scope out", ("sparsity = 0.5", 'threshold = 0.1\nscope = "global"'), at="19:9"
+    ),
+    "epochs and steps": Mistake(
+        "E111", "give epochs or steps", "epochs = 5", ("epochs = 1, batch_size = 32, lr", "epochs = 1, steps = 2, lr")
+    ),
+    "baseline of both kinds": Mistake(
+        "E111", "`train` or `weights`", "say", ("[goal]", 'weights = "w.safetensors"\n[goal]'), at="10:2"
+    ),
+    "weights named twice": Mistake(
+        "E111",
+        "both name weights",
+        "keep one",
+        (
+            '\n[task]\ndata = "./parts.py:task"\n\n[baseline]\ntrain = { epochs = 1, batch_size = 32, lr = 0.01 }',
+            'weights = "a.safetensors"\n[task]\ndata = "./parts.py:task"\n[baseline]\nweights = "b.safetensors"',
+        ),
+        at="10:11",
+    ),
+    "gradual without training": Mistake(
+        "E111",
+        "prune.Weights needs a training",
+        "give `train`",
+        ("train = { epochs = 1, batch_size = 32 }\n\n[[", "[["),
+        at="16:3",
+    ),
+    "student without training": Mistake(
+        "E111",
+        "distill.Student needs a training",
+        "give `train`",
+        (
+            'use = "prune.Weights"\nsparsity = 0.5\nschedule = "cubic"\ntrain = { epochs = 1, batch_size = 32 }',
+            'use = "distill.Student"\nmodel = "a:b"',
+        ),
+        at="16:3",
+    ),
+    "illegal order": Mistake(
+        "E105",
+        "prune.Weights (step 2) cannot follow quantize.Static (step 1)",
+        "legal order: prune.Weights, quantize.Static",
+        ('[[step]]\nuse = "prune', '[[step]]\nuse = "quantize.Static"\n[[step]]\nuse = "prune'),
+        at="19:7",
+    ),
+    "joint with its own training": Mistake(
+        "E111",
+        "has a training of its own",
+        "leave its `train` out",
+        (
+            'use = "quantize.Static"\nsamples = 50',
+            'use = "training.Joint"\ntrain = { epochs = 1 }\nsteps = [{ use = "prune.Weights", sparsity = 0.1, train = { epochs = 1 } }]',
+        ),
+    ),
+    "quantize in a joint training": Mistake(
+        "E111",
+        "quantize.Static does not act during training",
+        "a step of its own",
+        (
+            'use = "quantize.Static"\nsamples = 50',
+            'use = "training.Joint"\ntrain = { epochs = 1 }\nsteps = [{ use = "quantize.Static" }]',
+        ),
+        at="25:18",
+    ),
+    # models
+    "name without function": Mistake("E120", "names no function", "file.py:function", ("./parts.py:net", "parts"), at="5:8"),
+    "module not found": Mistake(
+        "E120", 'module "no.such" cannot be imported', "install it", ("./parts.py:net", "no.such:net"), at="5:8"
+    ),
+    "file not found": Mistake(
+        "E120", "no Python file at", "relative to the recipe", ("./parts.py:net", "./part.py:net"), at="5:8"
+    ),
+    "function not found": Mistake(
+        "E120", 'has no function "nett"', 'did you mean "net"?', ("parts.py:net", "parts.py:nett"), at="5:8"
+    ),
+    "file is no Python": Mistake("E120", "raised SyntaxError", "by hand", ("./parts.py:net", "./broken.py:net"), at="5:8"),
+    "file raises": Mistake("E120", "raised ZeroDivisionError", "by hand", ("./parts.py:net", "./explodes.py:net"), at="5:8"),
+    "factory raises": Mistake(
+        "E120", "raised ZeroDivisionError: a mistake", "by hand", ("parts.py:net", "parts.py:raises"), at="5:8"
+    ),
+    "factory gives no module": Mistake(
+        "E121", "returned int", "torch.nn.Module", ("parts.py:net", "parts.py:number"), at="5:8"
+    ),
+    "factory's arguments": Mistake(
+        "E120", "unexpected keyword argument", "by hand", ('net"', 'net"\narguments = { depth = 3 }'), at="5:8"
+    ),
+    "model on other shapes": Mistake(
+        "E121", "the model fails on inputs of torch.float32 (2, 8)", "shapes", ("parts.py:net", "parts.py:Images")
+    ),
+    "model that gives a pair": Mistake("E121", "gives tuple, not a tensor", "wrap it", ("parts.py:net", "parts.py:Pair")),
+    "model of NaN": Mistake(
+        "E121", 'NaN or infinite values; its tensor "2.bias"', "weights that work", ("parts.py:net", "parts.py:infinite")
+    ),
+    "pattern that matches nothing": Mistake(
+        "E112", 'pattern "conv*"', "known here: ", ("50\n", '50\ntargets = ["0", "conv*"]\n'), at="25:17"
+    ),
+    # data
+    "unknown data": Mistake("E130", 'data "didgits"', 'did you mean "digits"?', ("./parts.py:task", "didgits"), at="8:8"),
+    "place of the data unknown": Mistake(
+        "E130", 'the place of "mnist" is not known', "--data-dir", ("./parts.py:task", "mnist"), at="8:8"
+    ),
+    "data not in their place": Mistake(
+        "E130",
+        "no train-images-idx3-ubyte.gz",
+        "--data-dir",
+        ("./parts.py:task", "mnist"),
+        (*RUN, "--data-dir", "nowhere"),
+        at="8:8",
+    ),
+    "data damaged": Mistake(
+        "E131", "is no IDX file", "download", ("./parts.py:task", "mnist"), (*RUN, "--data-dir", "data"), at="8:8"
+    ),
+    "task raises": Mistake("E120", "raised ZeroDivisionError", "by hand", ("parts.py:task", "parts.py:raises"), at="8:8"),
+    "task is none": Mistake("E131", "returned int", "mirabelle.Task", ("parts.py:task", "parts.py:number"), at="8:8"),
+    "labels too high": Mistake(
+        "E132", "labels must be in [0, 2], one", "number the classes", ("parts.py:task", "parts.py:high_labels")
+    ),
+    "labels negative": Mistake("E132", "test has -1 to 1", "number the classes", ("parts.py:task", "parts.py:negative_labels")),
+    "data empty": Mistake("E131", "one length above 0", "check the data", ("parts.py:task", "parts.py:empty"), at="8:8"),
+    "data with NaN": Mistake("E131", "NaN", "clean", ("parts.py:task", "parts.py:nan"), at="8:8"),
+    "data of two lengths": Mistake("E131", "one length", "check", ("parts.py:task", "parts.py:lengths"), at="8:8"),
+    "targets of a wrong type": Mistake("E131", "loss or metric fail", "int64", ("parts.py:task", "parts.py:float_targets")),
+    "data without length": Mistake(
+        "E131", "IterableDataset has no length", "Dataset", ("parts.py:task", "parts.py:iterable"), at="8:8"
+    ),
+    "shuffled and unsplit": Mistake(
+        "E131", "shuffling loader cannot be split", "validation", ("parts.py:task", "parts.py:shuffled"), at="8:8"
+    ),
+    "data of strings": Mistake("E131", "inputs must be tensors", "tensor", ("parts.py:task", "parts.py:strings"), at="8:8"),
+    "unknown metric": Mistake(
+        "E110", 'metric "acuracy"', 'did you mean "accuracy"?', ("parts.py:task", "parts.py:bad_metric"), at="8:8"
+    ),
+    "metric of one number": Mistake(
+        "E131", "gave shape () for", "one score a sample", ("parts.py:task", "parts.py:flat_metric")
+    ),
+    # weights
+    "weights missing": Mistake("E130", "no weights at", "safetensors", (BASELINE, 'weights = "w.safetensors"')),
+    "tensor missing": Mistake(
+        "E140", "missing 2.weight", "of this architecture", (BASELINE, 'weights = "missing.safetensors"')
+    ),
+    "tensor left over": Mistake("E140", "extra more", "of this architecture", (BASELINE, 'weights = "extra.safetensors"')),
+    "tensor of another shape": Mistake(
+        "E140", "2.weight is (3, 9), the model has (3, 8)", "architecture", (BASELINE, 'weights = "shapes.safetensors"')
+    ),
+    "weights damaged": Mistake(
+        "E141", "not an intact safetensors file", "save it again", (BASELINE, 'weights = "torn.safetensors"')
+    ),
+    "pickle offered": Mistake("E143", "may hold code (a pickle)", "safetensors", (BASELINE, 'weights = "weights.pt"')),
+    # other commands
+    "init of a model that is not there": Mistake(
+        "E120", "no Python file", "check", command=typed("init", "--model", "./no.py:net")
+    ),
+    "init of a function that is not there": Mistake(
+        "E120", "no function", "net", command=typed("init", "--model", "./parts.py:nett")
+    ),
+    "init of data that are not there": Mistake(
+        "E130", "no data at photos", "check", command=typed("init", "--data", "./photos")
+    ),
+    "inspect of nothing": Mistake("E130", "no file at no.onnx", "check", command=typed("inspect", "no.onnx")),
+    "inspect of a text": Mistake("E120", "names no function", "write", command=typed("inspect", "notes.txt")),
+    "check of a bad recipe": Mistake(
+        "E102", "unknown key", "did you mean", ("sparsity", "sparcity"), typed("check", "recipe.toml"), at="18:1"
+    ),
+    "report of no run": Mistake("E130", "data holds no run", "folder of a run", command=typed("report", "data")),
+    "verify of no run": Mistake("E130", "data holds no run", "folder of a run", command=typed("verify", "data")),
+    "bench of a text": Mistake("E143", "neither .onnx nor .mira", "give", command=typed("bench", "notes.txt")),
+    "unpack of a text": Mistake("E143", "notes.txt: this is not a .mira file", "packed", command=typed("unpack", "notes.txt")),
+    "folder is a file": Mistake(
+        "E151", "notes.txt is a file", "name a folder", command=typed("run", "recipe.toml", "--out", "notes.txt")
+    ),
+    "folder is someone's": Mistake(
+        "E150", "data is not empty and holds no run", "--out", command=typed("run", "recipe.toml", "--out", "data")
+    ),
+    "folder cannot be made": Mistake(
+        "E151", "cannot be used", "--out", command=typed("run", "recipe.toml", "--out", "/proc/run")
+    ),
+    "run without data": Mistake("E130", "no data at", "check", ("./parts.py:task", "./photos"), at="8:8"),
+}
+
+
+def digest(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
+    return {str(path): hashlib.blake2b(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told_as_promised(name: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    mistake = MISTAKES[name]
+    monkeypatch.delenv("MIRABELLE_DATA", raising=False)
+    recipe = place / "recipe.toml"
+    assert mistake.change[0] in recipe.read_text()
+    recipe.write_text(recipe.read_text().replace(*mistake.change, 1 if mistake.change[0] != "[[step]]" else -1))
+    before = digest(place)
+    status = main.run(mistake.command)
+    out, told = capsys.readouterr()
+    first, *rest = told.splitlines()
+    assert "Traceback" not in told
+    assert first.startswith("error[E"), told
+    ours = [
+        k for k, line in enumerate(told.splitlines()) if line.startswith(f"error[{mistake.code}]: ") and mistake.says in line
+    ]
+    assert ours, told
+    assert status == CODES[mistake.code][0] == 2, told
+    block = told.splitlines()[ours[0] :]
+    assert mistake.helps in next(line for line in block if line.startswith("help: ")), told
+    if mistake.at:
+        assert f"recipe.toml:{mistake.at}: " in block[0], told
+        assert set(block[2].partition("|")[2].strip()) == {"^"}, told
+        line, column = map(int, mistake.at.split(":"))
+        assert block[1].partition(" | ")[2] == recipe.read_text().splitlines()[line - 1]
+        assert block[2].partition(" | ")[2].index("^") == column - 1
+    assert out == ""
+    assert digest(place) == before, "a mistake leaves everything as it was"
+    assert rest, "one line alone is no help"
+
+
+def test_the_catalogue_is_long_enough() -> None:
+    assert len(MISTAKES) >= 60
+
+
+def test_all_mistakes_of_a_recipe_are_told_at_once(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = place / "recipe.toml"
+    text = recipe.read_text().replace("seed = 0", "seed = -1").replace("data =", "dat =").replace('"200%"', '"x"')
+    recipe.write_text(text.replace("sparsity = 0.5", "sparsity = 5").replace("samples = 50", "sample = 50"))
+    assert main.run(RUN) == 2
+    told = capsys.readouterr().err
+    codes = [line[6:10] for line in told.splitlines() if line.startswith("error[")]
+    assert sorted(codes) == ["E102", "E102", "E103", "E104", "E110", "E113"]
+    assert told.count("help: ") == len(codes)
