@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pathlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,12 +15,12 @@ from mirabelle import artifact, files, plain
 from mirabelle.architecture import replaced_module_names
 from mirabelle.errors import Path, UserError
 from mirabelle.goal import Goal, Shortfall
+from mirabelle.inspection import layers_of_onnx
 from mirabelle.measure import Files, exported, measure
-from mirabelle.numerics.statistics import paired_p_value
+from mirabelle.numerics.statistics import paired_difference, paired_p_value
 from mirabelle.profile import Profile
 from mirabelle.recipe import Recipe
-from mirabelle.report import Report, write_report
-from mirabelle.report.document import Comparison
+from mirabelle.report import Comparison, Difference, Report, curves, read_events, read_report, write_report
 from mirabelle.resolved import ORIGINS, Origin
 from mirabelle.run import Callback, Run, environment
 from mirabelle.runtime.gates import Gate, same_bytes, same_outputs, torch_equals_onnx
@@ -243,18 +243,19 @@ def _conclude(ending: _Ending) -> Result:
     start_ms, end_ms, ratio = side_by_side(first, last, task.example().inputs)
     start, end = replace(start, latency_ms=start_ms), replace(end, latency_ms=end_ms)
     shortfalls = ending.goal.shortfalls(start, end)
-    report = Report(
+    difference = Difference(*paired_difference(start_scores, end_scores))
+    report = Report.of(
         name=task.name,
-        recipe=run.journal.document,
-        decisions=run.journal.decisions,
+        recipe={**run.journal.document, "decisions": run.journal.decisions},
         environment=files.read_json(run.folder / "environment.json"),
         start=start,
         end=end,
         trail=ending.trail,
         gates=gates,
         shortfalls=shortfalls,
-        comparison=Comparison(paired_p_value(start_scores, end_scores), ratio),
-        files=after,
+        comparison=Comparison(paired_p_value(start_scores, end_scores), ratio, difference),
+        layers=layers_of_onnx(after.onnx),
+        curves=curves(read_events(run.folder)),
     )
     write_report(report, run.folder)
     run.event("end", met=not shortfalls, shortfalls=[str(shortfall) for shortfall in shortfalls])
@@ -282,8 +283,6 @@ def _gates(ending: _Ending, after: Files) -> dict[str, Gate]:
 
 def _read_result(end: nn.Module, folder: pathlib.Path) -> Result:
     """The result of a run that had ended before."""
-    data = files.read_json(folder / "report.json")
-    shortfalls = [Shortfall(entry["name"], entry["limit"], entry["value"]) for entry in data["goal"]["shortfalls"]]
-    gates = {name: Gate.from_data(gate) for name, gate in data["gates"].items()}
-    start, final = Profile.from_data(data["start"]), Profile.from_data(data["end"])
-    return _checked(Result(end, final, start, shortfalls, gates, folder))
+    report = read_report(folder)
+    gates = {name: Gate.from_data(asdict(gate)) for name, gate in report.gates.items()}
+    return _checked(Result(end, report.end, report.start, report.goal.shortfalls, gates, folder))

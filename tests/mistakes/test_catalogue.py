@@ -194,7 +194,7 @@ MISTAKES = {
         "leave its `train` out",
         (
             'use = "quantize.Static"\nsamples = 50',
-            'use = "training.Joint"\ntrain = { epochs = 1 }\nsteps = [{ use = "prune.Weights", sparsity = 0.1, train = { epochs = 1 } }]',
+            'use = "training.Joint"\ntrain.epochs = 1\n[[step.steps]]\nuse = "prune.Weights"\nsparsity = 0.1\ntrain.epochs = 1',
         ),
     ),
     "quantize in a joint training": Mistake(

@@ -134,3 +134,55 @@ def test_real_scores_get_the_paired_t_test() -> None:
     before = generator.normal(size=30)
     after = before + generator.normal(0.5, 0.1, size=30)
     assert statistics.paired_p_value(before, after) == pytest.approx(stats.ttest_rel(after, before).pvalue)
+
+
+@pytest.mark.parametrize(("n", "gained", "lost"), [(400, 3, 5), (100, 0, 6), (1000, 40, 12)])
+def test_the_interval_of_a_difference_of_zeros_and_ones_is_the_textbooks(n: int, gained: int, lost: int) -> None:
+    before, after = np.ones(n), np.ones(n)
+    before[:gained], after[gained : gained + lost] = 0, 0
+    difference, low, high = statistics.paired_difference(before, after)
+    # The same from the variance of the n differences: b + c - n d² is n times their variance with divisor n.
+    half = stats.norm.ppf(0.975) * np.sqrt(np.var(after - before) / n) + 1 / n
+    assert difference == pytest.approx((gained - lost) / n)
+    assert (low, high) == pytest.approx((difference - half, difference + half))
+
+
+def test_the_interval_and_the_exact_test_agree_on_whether_a_difference_is_shown() -> None:
+    n, disputed = 1000, []
+    for changed in range(1, 41):
+        for gained in range(changed + 1):
+            before, after = np.ones(n), np.ones(n)
+            before[:gained], after[gained:changed] = 0, 0
+            _, low, high = statistics.paired_difference(before, after)
+            p_value = statistics.paired_p_value(before, after)
+            if (p_value < 0.05) != (low > 0 or high < 0):
+                disputed.append(p_value)
+    assert all(0.045 < p_value < 0.055 for p_value in disputed)
+    assert len(disputed) <= 4
+
+
+def test_the_interval_of_a_difference_covers_the_true_one() -> None:
+    generator, n, covered = np.random.default_rng(0), 300, 0
+    for _ in range(400):
+        before = (generator.random(n) < 0.9).astype(float)
+        after = np.where(generator.random(n) < 0.05, 1 - before, before)  # true difference: 0.05 · (0.1 - 0.9)
+        _, low, high = statistics.paired_difference(before, after)
+        covered += low <= -0.04 <= high
+    assert covered >= 0.93 * 400  # 95 % asked; two standard errors of 400 draws are 2.2 %
+
+
+def test_without_a_change_the_difference_is_bounded_by_what_was_never_seen() -> None:
+    same = np.array([1.0] * 390 + [0.0] * 10)
+    difference, low, high = statistics.paired_difference(same, same)
+    upper = stats.binomtest(0, 400).proportion_ci(0.95, method="exact").high  # Clopper and Pearson's
+    assert (difference, low, high) == pytest.approx((0.0, -upper, upper))
+
+
+def test_other_scores_get_the_interval_of_the_paired_t_test() -> None:
+    generator = np.random.default_rng(4)
+    before = generator.normal(size=40)
+    after = before + 0.2 + 0.5 * generator.normal(size=40)
+    difference, low, high = statistics.paired_difference(before, after)
+    expected = stats.ttest_rel(after, before).confidence_interval(0.95)
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+    assert difference == pytest.approx((after - before).mean())

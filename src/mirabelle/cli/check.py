@@ -63,7 +63,7 @@ def command(
 
 def _print(found: Forecast) -> None:
     from mirabelle.cli.display import duration, print_table
-    from mirabelle.report.page import rows
+    from mirabelle.report.table import costs
 
     samples = ", ".join(f"{count:,} {split}" for split, count in found.samples.items())
     click.echo(f"one batch: {found.inputs} in, {found.outputs} out; samples: {samples}\n")
@@ -73,7 +73,7 @@ def _print(found: Forecast) -> None:
         for words in step.says:
             click.echo(f"  {words}")
     click.echo("")
-    print_table(("", "before", "after", "less by"), rows(found.start, found.end))
+    print_table(("", "before", "after", "less by"), costs(found.start, found.end, found.latency))
     click.echo("(after: the model as previewed; its weights are not trained yet, so bytes and milliseconds are estimates)\n")
     click.echo(
         f"time about {duration(found.seconds)}, memory about {found.memory_bytes / 1e9:.2f} GB, "

@@ -9,9 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
-from mirabelle.job import Result
-from mirabelle.report.page import rows
+from mirabelle.report import Report, Standing
+from mirabelle.report.table import rows, value
 
 
 class Watcher:
@@ -65,31 +66,53 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def print_result(result: Result, verdict: str) -> None:
-    """The verdict, the before/after table, the gates, and where everything lies."""
-    console = Console(highlight=False)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for title in ("before", "after", "less by"):
-        table.add_column(title, justify="right")
-    for row in rows(result.start, result.profile):
-        table.add_row(*row)
-    console.print(table)
-    passed = ", ".join(f"{name} {'passed' if gate.passed else 'FAILED'}" for name, gate in result.gates.items())
-    console.print(f"\n{verdict}\ngates: {passed}", markup=False, soft_wrap=True)
-    for shortfall in result.shortfalls:
-        console.print(f"goal not met: {shortfall}", markup=False, soft_wrap=True)
-    console.print(f"report: {Path(result.folder) / 'report.html'}", markup=False, soft_wrap=True)
+def print_report(report: Report, page: Path) -> None:
+    """The before/after table, the verdict, the gates, what of the goal is missed, and where the page lies."""
+    print_table(("", "before", "after", "less by"), rows(report), numbers_from=1)
+    passed = ", ".join(f"{name} {'passed' if gate.passed else 'FAILED'}" for name, gate in report.gates.items())
+    lines = ["", report.verdict, f"gates: {passed}"]
+    lines += [f"goal not met: {shortfall}" for shortfall in report.goal.shortfalls]
+    _print_lines([*lines, f"report: {page}"])
 
 
-def print_table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """A table whose first column is text and whose others are numbers."""
+def print_standing(found: Standing) -> None:
+    """How far a run has come that has not ended."""
+    titles = ("step", "metric", "non-zero", "packed, bytes", "seconds")
+    lines = [
+        (
+            entry.step,
+            value(entry.profile.metric),
+            f"{entry.profile.nonzero_parameters:,}",
+            f"{entry.profile.size_bytes.packed or 0:,}",
+            f"{entry.seconds:.1f}",
+        )
+        for entry in found.done
+    ]
+    if lines:
+        print_table(titles, lines, numbers_from=1)
+    now = f"{found.now}"
+    if found.epoch is not None:
+        now += f", epoch {found.epoch}/{found.epochs}"
+    if found.seconds_left is not None:
+        now += f", {duration(found.seconds_left)} left of it"
+    done = f"{len(found.done)} of {len(found.done) + len(found.ahead)} steps done; now: {now}"
+    then = f"then: {', '.join(found.ahead[1:])}"
+    told = ["This run has not ended. If it was interrupted, the same command goes on from here."]
+    _print_lines([*([""] if lines else []), done, *([then] if found.ahead[1:] else []), *told])
+
+
+def print_table(titles: Sequence[str], lines: Sequence[Sequence[str]], *, numbers_from: int = 2) -> None:
+    """A table whose columns from `numbers_from` on are numbers, and whose others are text."""
     table = Table(box=None, pad_edge=False)
     for position, title in enumerate(titles):
-        table.add_column(title, justify="right" if position > 1 else "left", overflow="fold")
+        table.add_column(title, justify="right" if position >= numbers_from else "left", overflow="fold")
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*(Text(cell) for cell in line))
     Console(highlight=False).print(table)
+
+
+def _print_lines(lines: Sequence[str]) -> None:
+    Console(highlight=False).print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 def _line(event: Mapping[str, Any]) -> str:

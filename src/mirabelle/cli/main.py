@@ -16,7 +16,7 @@ from mirabelle.cli import failures
 from mirabelle.cli.options import verbose_option
 from mirabelle.errors import UserError, did_you_mean
 
-COMMANDS = ("demo", "init", "check", "run", "inspect", "bench", "verify", "export", "pack", "unpack", "doctor")
+COMMANDS = ("demo", "init", "check", "run", "inspect", "bench", "verify", "export", "pack", "unpack", "report", "doctor")
 
 
 class Commands(click.Group):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -66,8 +65,9 @@ def run_recipe(
     for name in track:
         require(name)
 
-    from mirabelle.cli.display import Watcher, print_result, warn
+    from mirabelle.cli.display import Watcher, print_report, warn
     from mirabelle.job import Source, compress
+    from mirabelle.report import read_report
     from mirabelle.tracking import tracker_for
 
     with ExitStack() as stack, file.shown_at():
@@ -86,9 +86,8 @@ def run_recipe(
             callbacks=(*watchers, *trackers),
             source=Source(tables=file.source(), decisions=file.decisions, origin=file.origin),
         )
-    report = (result.folder / "report.json").read_text("utf-8")
     if as_json:
-        click.echo(report, nl=False)
+        click.echo((result.folder / "report.json").read_text("utf-8"), nl=False)
     else:
-        print_result(result, json.loads(report)["verdict"])
+        print_report(read_report(result.folder), result.folder / "report.html")
     return 0 if result.met else _GOAL_NOT_MET

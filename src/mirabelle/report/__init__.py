@@ -1,16 +1,30 @@
-"""Trail and profiles -> report.json, report.html and the model card."""
+"""What a run found out -> report.json, report.html and the model card; how far one has come that has not ended."""
 
 from pathlib import Path
 
 from mirabelle import files
-from mirabelle.report.document import Report
-from mirabelle.report.page import card, page
+from mirabelle.report.curves import Curve, curves, read_events
+from mirabelle.report.document import Comparison, Difference, Report, read_report
+from mirabelle.report.page import write_pages
+from mirabelle.report.standing import Standing, standing
 
-__all__ = ["Report", "write_report"]
+__all__ = [
+    "Comparison",
+    "Curve",
+    "Difference",
+    "Report",
+    "Standing",
+    "curves",
+    "read_events",
+    "read_report",
+    "standing",
+    "write_pages",
+    "write_report",
+]
 
 
 def write_report(report: Report, folder: Path) -> None:
     """Write README.md, report.html and, last, report.json: where it stands, the run has ended."""
-    files.write(folder / "README.md", card(report).encode())
-    files.write(folder / "report.html", page(report).encode())
-    files.write_json(folder / "report.json", report.to_data())
+    data = report.to_data()
+    write_pages(Report.from_data(data), folder)
+    files.write_json(folder / "report.json", data)

@@ -1,18 +1,28 @@
-"""Everything a run has to say, as data: `report.json`, schema 1."""
+"""Everything a run has to say, as data: `report.json`, schema 1. Page, card and table are made of this alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from mirabelle import files
+from mirabelle.errors import UserError
 from mirabelle.goal import Shortfall
-from mirabelle.inspection import Layer, layers_of_onnx
-from mirabelle.measure import Files
 from mirabelle.profile import Profile
-from mirabelle.runtime.gates import Gate
+from mirabelle.report.curves import Curve
+from mirabelle.report.verdict import remarks, verdict
 from mirabelle.runtime.latency import Ratio
-from mirabelle.trail import TrailEntry
+
+if TYPE_CHECKING:
+    from mirabelle.inspection import Layer
+    from mirabelle.runtime.gates import Gate
+    from mirabelle.trail import TrailEntry
 
 SCHEMA = 1
 ARTIFACTS = {
@@ -25,15 +35,24 @@ ARTIFACTS = {
     "card": "README.md",
 }
 _SIGNIFICANT = 0.05
-_NOTICEABLE = 0.02  # a ratio of latencies nearer to 1 than this is not worth a word
+
+
+@dataclass(frozen=True)
+class Difference:
+    """End - start of the metric on the same samples, with its 95 % interval [low, high]."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """End against start on the same samples: the paired test's p-value, and the ratio of their latencies."""
+    """End against start on the same samples: the paired test's p-value, the ratio of latencies, the metric's difference."""
 
     p_value: float
     latency_ratio: Ratio
+    difference: Difference | None = None
 
     @property
     def different(self) -> bool:
@@ -41,101 +60,149 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Report:
-    """All that a run found out."""
+class Judgement:
+    """The goal as it was asked for, and the parts of it that do not hold."""
 
-    name: str
-    recipe: Mapping[str, Any]
-    decisions: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    start: Profile
-    end: Profile
-    trail: Sequence[TrailEntry]
-    gates: Mapping[str, Gate]
-    shortfalls: Sequence[Shortfall]
-    comparison: Comparison
-    files: Files
+    asked: Mapping[str, Any]
+    shortfalls: tuple[Shortfall, ...]
 
     @property
-    def goal(self) -> Mapping[str, Any]:
-        asked: Mapping[str, Any] = self.recipe.get("goal", {})
-        return asked
+    def met(self) -> bool:
+        return not self.shortfalls
 
-    def layers(self) -> list[Layer]:
-        """The layers of the file that ships."""
-        return layers_of_onnx(self.files.onnx)
 
+@dataclass(frozen=True)
+class Milestone:
+    """One step of the trail: its name, the model's profile after it (metric on validation), and the seconds it took."""
+
+    step: str
+    profile: Profile
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a gate said; `worst` is None where the difference is without bound."""
+
+    passed: bool
+    worst: float | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Share:
+    """One layer of the file that ships."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    macs: int | None
+    sparsity: float
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a run found out; `recipe` holds the decisions, `name` is the task's."""
+
+    start: Profile
+    end: Profile
+    comparison: Comparison
+    goal: Judgement
+    gates: Mapping[str, Outcome]
+    trail: tuple[Milestone, ...]
+    layers: tuple[Share, ...]
+    recipe: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    name: str = "model"
+    curves: tuple[Curve, ...] = ()
+
+    @staticmethod
+    def of(
+        *,
+        name: str,
+        recipe: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        start: Profile,
+        end: Profile,
+        comparison: Comparison,
+        shortfalls: Iterable[Shortfall],
+        trail: Iterable[TrailEntry],
+        gates: Mapping[str, Gate],
+        layers: Iterable[Layer],
+        curves: Iterable[Curve],
+    ) -> Report:
+        """The report of what a run measured."""
+        return Report(
+            start=start,
+            end=end,
+            comparison=comparison,
+            goal=Judgement(dict(recipe.get("goal", {})), tuple(shortfalls)),
+            gates={gate: Outcome(**verdict.to_data()) for gate, verdict in gates.items()},
+            trail=tuple(Milestone(entry.step, entry.profile, round(entry.seconds, 3)) for entry in trail),
+            layers=tuple(Share(**layer.to_data()) for layer in layers),
+            recipe=dict(recipe),
+            environment=dict(environment),
+            name=name,
+            curves=tuple(curves),
+        )
+
+    @property
     def verdict(self) -> str:
-        """One sentence: what became of the model."""
-        before, after = self.start, self.end
-        assert before.metric is not None, "a report measures the metric at the start"
-        assert after.metric is not None, "and at the end"
-        assert after.size_bytes.packed is not None, "a report measures the packed file"
-        points = (after.metric.value - before.metric.value) * 100
-        shown = (
-            f"changed by {points:+.2f} points (paired test p = {self.comparison.p_value:.2g})"
-            if self.comparison.different
-            else f"shows no difference ({points:+.2f} points, paired test p = {self.comparison.p_value:.2g})"
-        )
-        return (
-            f"{before.size_bytes.torch / after.size_bytes.packed:.1f}× smaller to ship and "
-            f"{self.speed()} in ONNX Runtime; {after.metric.name} {shown}."
-        )
+        return verdict(self.start, self.end, self.comparison)
 
-    def speed(self) -> str:
-        ratio = self.comparison.latency_ratio
-        if ratio.low <= 1 <= ratio.high or abs(ratio.median - 1) < _NOTICEABLE:
-            return f"no difference in latency shown (ratio {ratio.median:.2f}, {ratio.low:.2f} to {ratio.high:.2f})"
-        return f"{1 / ratio.median:.2f}× faster" if ratio.median < 1 else f"{ratio.median:.2f}× slower"
-
+    @property
     def remarks(self) -> list[str]:
-        """What did not pay here, in words."""
-        found = []
-        before, after = self.start, self.end
-        if after.nonzero_parameters < 0.9 * after.parameters:
-            found.append(
-                "Zeros inside dense tensors make the packed file smaller, not the computation: ONNX Runtime multiplies them "
-                "like any other number."
-            )
-        if self.comparison.latency_ratio.low > 1 + _NOTICEABLE:
-            found.append(
-                "The compressed model is slower than the start in ONNX Runtime on this machine; ship it for its size only."
-            )
-        if (
-            after.size_bytes.onnx is not None
-            and before.size_bytes.onnx is not None
-            and after.size_bytes.onnx > before.size_bytes.onnx
-        ):
-            found.append("The ONNX file grew: what quantization adds to the graph outweighs what it saves in the weights.")
-        found += [f"The goal on {shortfall.name} is missed: {shortfall}." for shortfall in self.shortfalls]
-        found += [
-            f"Gate {name} FAILED: {gate.detail}. Do not ship these files."
-            for name, gate in self.gates.items()
-            if not gate.passed
-        ]
-        return found
+        return remarks(self.start, self.end, self.comparison, self.goal.shortfalls, self.gates)
 
     def to_data(self) -> dict[str, Any]:
-        return {
-            "schema": SCHEMA,
-            "verdict": self.verdict(),
-            "remarks": self.remarks(),
-            "recipe": {**self.recipe, "decisions": dict(self.decisions)},
-            "environment": dict(self.environment),
-            "goal": {
-                "asked": dict(self.goal),
-                "met": not self.shortfalls,
-                "shortfalls": [shortfall.to_data() for shortfall in self.shortfalls],
-            },
-            "start": self.start.to_data(),
-            "end": self.end.to_data(),
-            "comparison": {
-                "p_value": self.comparison.p_value,
-                "different": self.comparison.different,
-                "latency_ratio": self.comparison.latency_ratio.to_data(),
-            },
-            "trail": [entry.to_data() for entry in self.trail],
-            "layers": [layer.to_data() for layer in self.layers()],
-            "gates": {name: gate.to_data() for name, gate in self.gates.items()},
-            "artifacts": dict(ARTIFACTS),
+        """What report.json holds: the fields, and what follows from them for those who read no Python."""
+        plain = {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__}
+        plain["comparison"]["different"] = self.comparison.different
+        plain["goal"] = {
+            "asked": dict(self.goal.asked),
+            "met": self.goal.met,
+            "shortfalls": [shortfall.to_data() for shortfall in self.goal.shortfalls],
         }
+        said = {"schema": SCHEMA, "name": self.name, "verdict": self.verdict, "remarks": self.remarks}
+        return {**said, **plain, "artifacts": dict(ARTIFACTS)}
+
+    @staticmethod
+    def from_data(data: Mapping[str, Any], source: str = "report.json") -> Report:
+        """The report whose data this is.
+
+        Raises:
+            UserError: E141 when it is no report's data, E142 when a newer Mirabelle wrote it.
+        """
+        schema = data.get("schema") if isinstance(data, Mapping) else None
+        if isinstance(schema, int) and schema > SCHEMA:
+            message = f"{source} has schema {schema}, which is newer than {SCHEMA}"
+            raise UserError("E142", message, "read it with a newer Mirabelle")
+        try:
+            return TypeAdapter(Report).validate_json(json.dumps(data), strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the document"
+            message = f"{source} is damaged at {place}: {first['msg']}"
+            raise UserError("E141", message, "restore the file, or do the run again in a new folder") from None
+
+
+def read_report(folder: Path) -> Report:
+    """The report of a run that has ended.
+
+    Raises:
+        UserError: E141 when report.json is damaged, E142 when a newer Mirabelle wrote it.
+    """
+    path = folder / "report.json"
+    return Report.from_data(files.read_json(path), str(path))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value

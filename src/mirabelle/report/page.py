@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
-from mirabelle.profile import Profile
+from mirabelle import files
+from mirabelle.report.charts import loss_chart, metric_chart, spans, trail_chart
 from mirabelle.report.document import Report
+from mirabelle.report.table import NAMES, conditions, rows, value
+from mirabelle.report.verdict import change, in_points, metrics, signed
+
+
+def write_pages(report: Report, folder: Path, page_at: Path | None = None) -> Path:
+    """Write README.md and report.html into the folder, or the page alone to `page_at`; returns where the page lies."""
+    if page_at is None:
+        files.write(folder / "README.md", card(report).encode())
+    place = page_at or folder / "report.html"
+    files.write(place, page(report).encode())
+    return place
 
 
 def page(report: Report) -> str:
     """One HTML file: no request, no script, every name escaped."""
-    return _rendered("page.html.jinja", report)
+    drawings = {"loss": loss_chart(report), "metric": metric_chart(report), "trail": trail_chart(report)}
+    return _rendered(
+        "page.html.jinja",
+        report,
+        # Text in a drawing was escaped when it was drawn.
+        charts={name: Markup(svg) for name, svg in drawings.items()},  # noqa: S704
+        spans=spans(report.curves),
+        tiles=tiles(report),
+        layer_bytes=max(sum(layer.size_bytes for layer in report.layers), 1),
+        recipe=tomli_w.dumps(dict(report.recipe)),
+    )
 
 
 def card(report: Report) -> str:
@@ -21,41 +47,60 @@ def card(report: Report) -> str:
     return _rendered("card.md.jinja", report)
 
 
-def rows(start: Profile, end: Profile) -> list[tuple[str, str, str, str]]:
-    """The before/after table: what, before, after, how many times less."""
-    before, after = start.size_bytes, end.size_bytes
-    pairs = [
-        ("parameters", start.parameters, end.parameters),
-        ("non-zero parameters", start.nonzero_parameters, end.nonzero_parameters),
-        ("multiply-accumulates", start.macs, end.macs),
-        ("torch file, bytes", before.torch, after.torch),
-        ("ONNX file, bytes", before.onnx, after.onnx),
-        ("ONNX file after gzip, bytes", before.onnx_gzip, after.onnx_gzip),
-        ("packed file, bytes", before.packed, after.packed),
-    ]
-    table = [(name, f"{old or 0:,}", f"{new or 0:,}", _factor(old or 0, new or 0)) for name, old, new in pairs]
-    if start.metric is not None and end.metric is not None:
-        table.insert(0, (f"{end.metric.name} (95 % interval)", _metric(start), _metric(end), ""))
+@dataclass(frozen=True)
+class Row:
+    """A line of a tile; `share` is the length of its bar in percent."""
+
+    name: str
+    text: str
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One answer at a glance: of what, the figure, its unit, and what stands behind it."""
+
+    title: str
+    figure: str
+    unit: str
+    rows: tuple[Row, ...]
+
+
+def tiles(report: Report) -> list[Tile]:
+    """Size, latency where it was measured, and the metric."""
+    start, end, ratio = report.start, report.end, report.comparison.latency_ratio
+    torch, packed = start.size_bytes.torch, end.size_bytes.packed or 0
+    smaller = packed <= torch
+    size = torch / max(packed, 1) if smaller else packed / torch
+    bars = _bars(f"{torch:,} bytes", f"{packed:,} bytes", packed / torch)
+    found = [Tile("Size", f"{size:.1f}×", "smaller to ship" if smaller else "larger to ship", bars)]
     if start.latency_ms is not None and end.latency_ms is not None:
-        old_ms, new_ms = start.latency_ms.median, end.latency_ms.median
-        name = f"latency, ms ({end.latency_ms.runtime}, batch {end.latency_ms.batch}, {end.latency_ms.threads} threads)"
-        table.append((name, f"{old_ms:.4f}", f"{new_ms:.4f}", _factor(old_ms, new_ms)))
-    return table
+        old, new = f"{start.latency_ms.median:.4g} ms", f"{end.latency_ms.median:.4g} ms"
+        figure = max(ratio.median, 1 / ratio.median)
+        unit = "no difference shown" if ratio.unchanged else "faster" if ratio.median < 1 else "slower"
+        found.append(Tile("Latency", f"{figure:.2f}×", unit, _bars(old, new, ratio.median)))
+    return [*found, _metric_tile(report)]
 
 
-def _metric(profile: Profile) -> str:
-    metric = profile.metric
-    assert metric is not None, "asked for only where it was measured"
-    if metric.low >= 0 and metric.high <= 1:
-        return f"{metric.value:.2%} ({metric.low:.2%} – {metric.high:.2%})"
-    return f"{metric.value:.4g} ({metric.low:.4g} – {metric.high:.4g})"
+def _bars(before: str, after: str, ratio: float) -> tuple[Row, ...]:
+    """Two lines with bars, the longer one full; `ratio` is after / before."""
+    longest = max(ratio, 1.0)
+    return (Row("before", before, 100 / longest), Row("after", after, 100 * ratio / longest))
 
 
-def _factor(old: float, new: float) -> str:
-    return f"{old / new:.2f}×" if old and new else ""
+def _metric_tile(report: Report) -> Tile:
+    before, after = metrics(report.start, report.end)
+    points = " points" if in_points(before, after) else ""
+    lines = [Row("before", value(before)), Row("after", value(after))]
+    interval = report.comparison.difference
+    if interval is not None:
+        scale = 100 if points else 1
+        lines.append(Row("95 %", f"{signed(interval.low * scale, points)} to {signed(interval.high * scale, points)}{points}"))
+    lines.append(Row("test", "a difference is shown" if report.comparison.different else "no difference shown"))
+    return Tile(after.name, signed(change(report.start, report.end, report.comparison), points), points.strip(), tuple(lines))
 
 
-def _rendered(template: str, report: Report) -> str:
+def _rendered(template: str, report: Report, **more: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=template.endswith(".html.jinja"),
@@ -64,5 +109,27 @@ def _rendered(template: str, report: Report) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    recipe = tomli_w.dumps({**report.recipe, "decisions": dict(report.decisions)})
-    return environment.get_template(template).render(report=report, rows=rows(report.start, report.end), recipe=recipe)
+    environment.filters |= {"value": value, "count": _count, "markdown": _markdown, "asides": _asides}
+    machine = report.environment
+    latency = report.end.latency_ms
+    known = {
+        "processor": machine.get("processor", "an unknown processor"),
+        "runtime": NAMES.get(latency.runtime, latency.runtime) if latency else None,
+    }
+    table = rows(report)
+    told = conditions(report.end, known["processor"])
+    return environment.get_template(template).render(report=report, rows=table, conditions=told, **known, **more)
+
+
+def _count(number: float | None) -> str:
+    return "–" if number is None else f"{number:,}"
+
+
+def _markdown(text: object) -> str:
+    """A name as plain text in Markdown, on one line: no tag, no link, no column, no emphasis."""
+    return re.sub(r"([\\`*\[\]<>|#!])", r"\\\1", " ".join(str(text).split()))
+
+
+def _asides(text: str) -> Markup:
+    """Escaped, with what stands in parentheses set apart."""
+    return Markup(re.sub(r"(\([^()]*\))", r"<span>\1</span>", str(escape(text))))  # noqa: S704 (escaped before)

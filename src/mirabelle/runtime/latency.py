@@ -29,6 +29,11 @@ class Ratio:
     def to_data(self) -> dict[str, Any]:
         return asdict(self)
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether no difference is shown, or none worth a word."""
+        return self.low <= 1 <= self.high or abs(self.median - 1) < _NOTICEABLE
+
     def in_words(self) -> str:
         """What the ratio says about the speed of the second.
 
@@ -38,7 +43,7 @@ class Ratio:
             >>> Ratio(1.01, 0.97, 1.05).in_words()
             'no difference shown (ratio 1.01, 0.97 to 1.05)'
         """
-        if self.low <= 1 <= self.high or abs(self.median - 1) < _NOTICEABLE:
+        if self.unchanged:
             return f"no difference shown (ratio {self.median:.2f}, {self.low:.2f} to {self.high:.2f})"
         if self.median < 1:
             return f"{1 / self.median:.2f}× faster ({1 / self.high:.2f} to {1 / self.low:.2f})"

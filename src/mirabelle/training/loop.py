@@ -231,9 +231,8 @@ class _Loop:
     def _rolled_back(self, error: _DivergedError) -> UserError:
         """The model gets back its last finite weights; what to tell."""
         lr, step = self.training.lr, self.numbers.step
-        message = (
-            f"training diverged in epoch {(step - 1) // self.steps_per_epoch + 1} (step {step} of {self.total}): the loss is {error}"
-        )
+        epoch = (step - 1) // self.steps_per_epoch + 1
+        message = f"training diverged in epoch {epoch} (step {step} of {self.total}): the loss is {error}"
         written = self.checkpoint.read()
         if written is not None:  # it is absent only where the weights were not finite to begin with
             groups, numbers = written
