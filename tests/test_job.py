@@ -240,6 +240,21 @@ def test_the_first_instant_of_a_killed_run_can_be_repeated(mlp: nn.Module, blobs
     assert compress(mlp, blobs, [quantize.Dynamic()], out=tmp_path / "run").met
 
 
+def test_what_a_kill_left_half_written_is_cleared_away(done: Result, mlp: nn.Module, blobs: Task) -> None:
+    folder = done.folder
+    names = {path for path in folder.rglob("*") if path.is_file()}
+    (folder / "report.json").unlink()
+    (folder / "steps" / "0-baseline" / "checkpoint.safetensors").write_bytes(b"written before profile.json, not yet removed")
+    (folder / "steps" / "0-baseline" / "checkpoint.safetensors.writing").write_bytes(b"half of")
+    (folder / "model.onnx.writing").write_bytes(b"")
+    with (folder / "events.jsonl").open("a") as file:
+        file.write('{"time": 1, "ev')
+    compress(mlp, blobs, STEPS, {"max_drop": "5pt", "size": "200%"}, out=folder, baseline=TRAIN)
+    assert {path for path in folder.rglob("*") if path.is_file()} == names
+    told = [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text("utf-8").splitlines()]
+    assert told.index("resumed") == told.index("end") + 1
+
+
 def test_recipes_and_lists_of_steps_are_the_same(mlp: nn.Module, blobs: Task, tmp_path: Path) -> None:
     one = compress(mlp, blobs, Recipe([quantize.Dynamic()]), out=tmp_path / "one")
     other = compress(copy.deepcopy(mlp), blobs, [quantize.Dynamic()], out=tmp_path / "other")

@@ -61,7 +61,9 @@ class Journal:
             raise files.cannot_write(self.folder / "events.jsonl", error) from error
 
     def mend(self) -> None:
-        """Cut off a last line that a kill or a full disk has torn."""
+        """Clear away what a killed process was writing: files beside their names, and a last line that is torn."""
+        for beside in self.folder.rglob("*.writing"):
+            beside.unlink(missing_ok=True)
         path = self.folder / "events.jsonl"
         data = path.read_bytes() if path.is_file() else b""
         if data and not data.endswith(b"\n"):

@@ -77,9 +77,9 @@ def kept(name: str, run: Run, dense: nn.Module, task: Task, work: Callable[[], n
         profile, _ = measure(model, task, task.validation, exported(model, task))
         _tell(run, name, profile, seconds)
         files.write_json(done, {"profile": profile.to_data(), "seconds": seconds})
-        (run.folder / "checkpoint.safetensors").unlink(missing_ok=True)
     else:
         model = artifact.load(dense, run.folder)
+    (run.folder / "checkpoint.safetensors").unlink(missing_ok=True)  # here, since a kill may have come before it
     data = files.read_json(done)
     return model, TrailEntry(name, Profile.from_data(data["profile"]), data["seconds"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +257,31 @@ def test_a_killed_training_ends_with_the_same_bits(images: Task, tmp_path: Path,
         again = step(dropout_net(), task, run_in(folder))
         assert fingerprint(again) == fingerprint(whole), f"killed at step {kill_at}"
         assert (numbers["step"] == 0) == (kill_at == 1)
+
+
+@pytest.mark.usefixtures("every_step_is_kept")
+@pytest.mark.parametrize("steps", [None, 16])
+def test_an_epoch_that_dies_before_it_is_judged_is_judged_by_the_next_run(
+    images: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int | None
+) -> None:
+    training = Training(epochs=None if steps else 4, steps=steps, batch_size=32, lr=0.05, patience=1)
+    whole = fit(dropout_net(), images, training, Run(tmp_path / "whole"))
+    judged = [event["metric"] for event in events(Run(tmp_path / "whole"), "epoch")]
+    for dies in range(1, len(judged) + 1):
+        run, calls = Run(tmp_path / f"dies at {dies}"), iter(range(1, dies + 1))
+
+        def dying(*arguments: Any, calls: Iterator[int] = calls, dies: int = dies) -> Any:
+            if next(calls) == dies:
+                raise KilledError
+            return evaluate(*arguments)
+
+        monkeypatch.setattr("mirabelle.training.loop.evaluate", dying)
+        with pytest.raises(KilledError):
+            fit(dropout_net(), images, training, run)
+        monkeypatch.setattr("mirabelle.training.loop.evaluate", evaluate)
+        again = fit(dropout_net(), images, training, run)
+        assert [event["metric"] for event in events(run, "epoch")] == judged
+        assert fingerprint(again) == fingerprint(whole)
 
 
 def prune_quickly() -> Any:

@@ -14,16 +14,13 @@ from pathlib import Path
 import click
 
 from mirabelle import __version__
+from mirabelle.cli.signals import Terminated
 from mirabelle.errors import UserError
 
 BUG, USAGE, INTERRUPTED, TERMINATED, BROKEN_PIPE = 1, 2, 130, 143, 141
 # How torch, ONNX Runtime and the C++ library say that no memory is left; Python itself raises MemoryError.
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Failed to allocate memory")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class Terminated(BaseException):
-    """SIGTERM came."""
 
 
 def told(error: BaseException, *, verbose: bool) -> int:

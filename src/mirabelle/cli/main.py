@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -14,6 +12,7 @@ import click
 from mirabelle import __version__
 from mirabelle.cli import failures
 from mirabelle.cli.options import verbose_option
+from mirabelle.cli.signals import Asked, behind
 from mirabelle.errors import UserError, did_you_mean
 
 COMMANDS = ("demo", "init", "check", "run", "inspect", "bench", "verify", "export", "pack", "unpack", "report", "doctor")
@@ -57,7 +56,7 @@ def mirabelle() -> None:
 
 def main() -> NoReturn:
     """Run the command line; exits 0 done, 1 our bug, 2 wrong input, 3 the machine, 4 goal or gate, 130/143 interrupted."""
-    signal.signal(signal.SIGTERM, _terminate)
+    Asked().listen()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -69,13 +68,8 @@ def run(arguments: Sequence[str]) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except BaseException as error:  # noqa: BLE001 (each kind is told in its own way)
-        return failures.told(error, verbose=bool({"-v", "--verbose"} & set(arguments)))
+        return failures.told(behind(error), verbose=bool({"-v", "--verbose"} & set(arguments)))
     return outcome if isinstance(outcome, int) else 0
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    del number, frame
-    raise failures.Terminated
 
 
 if __name__ == "__main__":

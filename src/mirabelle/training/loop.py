@@ -135,7 +135,7 @@ class _Loop:
             numbers.step += 1
             if self.checkpoint.due:
                 numbers.seconds = seconds_before + time.monotonic() - begin
-                if isinstance(self.task.train, Samples):
+                if isinstance(self.task.train, Samples) and not self._epoch_is_over:
                     numbers.loss = _finite(loss_sum)
                     self._write_checkpoint()
                 self.answer = self._tell_progress(epoch)
@@ -145,6 +145,12 @@ class _Loop:
         numbers.loss = 0.0
         numbers.seconds = seconds_before + time.monotonic() - begin
         self._close_epoch(epoch, mean_loss)
+
+    @property
+    def _epoch_is_over(self) -> bool:
+        """A checkpoint of its last step must hold its judgement, too: who went on from there would never make it."""
+        step = self.numbers.step
+        return step == self.total or step % self.steps_per_epoch == 0
 
     def _step(self, batch: Batch) -> Tensor:
         step = self.numbers.step

@@ -1,0 +1,59 @@
+"""Ctrl-C and SIGTERM, once, and through whatever stands between them and the way out."""
+
+from __future__ import annotations
+
+import signal
+
+import click
+import pytest
+
+from mirabelle.cli import main
+from mirabelle.cli.signals import Asked, Terminated, behind
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_a_signal_raises_once_and_not_again_right_after(number: signal.Signals, kind: type[BaseException]) -> None:
+    asked = Asked()
+    with pytest.raises(kind):
+        asked(number, None)
+    asked(number, None)
+    asked._last -= 2.0
+    with pytest.raises(kind):
+        asked(number, None)
+
+
+def test_signals_that_the_caller_ignores_stay_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = []
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
+    monkeypatch.setattr(signal, "signal", lambda number, _: answered.append(number))
+    Asked().listen()
+    assert answered == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "word"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (Terminated(), 143, "terminated"), (ValueError("ours"), None, "")],
+)
+def test_an_interruption_is_told_as_such_whatever_it_became(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], reason: BaseException, status: int | None, word: str
+) -> None:
+    def fails(**_: object) -> None:
+        try:
+            raise reason  # noqa: TRY301
+        except BaseException as error:
+            raise SystemError("returned a result with an exception set") from error
+
+    monkeypatch.setattr(main, "mirabelle", fails)
+    if status is None:
+        with pytest.raises(SystemError):
+            main._status()
+        return
+    assert main._status() == status
+    assert capsys.readouterr().err == f"{word}; the same command goes on from the last checkpoint\n"
+
+
+def test_errors_that_nobody_interrupted_stay_what_they_are() -> None:
+    error = ValueError("no more")
+    error.__context__ = click.UsageError("wrong")
+    error.__context__.__context__ = error
+    assert behind(error) is error

@@ -1,0 +1,154 @@
+"""A process that has imported everything and forks a run for every line it reads: `python server.py`.
+
+A command costs three seconds of imports before its first write; a fork of this process has them behind it. What runs in the
+fork is the command itself: its arguments, its signal handlers, its exit status. The server itself never computes in parallel,
+since a fork has no threads but its own.
+
+Reads one JSON object a line: {id, argv, folder, log, signal, signals_after, every, kill_at, points}, the last five as needed.
+Writes one for each run that has ended: {id, status, seconds}; a status below zero is a signal's.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from faults import install
+
+_POLL_SECONDS = 0.001
+
+
+@dataclass
+class Alive:
+    """A run that has not ended."""
+
+    order: dict[str, Any]
+    begun: float
+    signals_at: list[float]
+
+
+def serve() -> None:
+    """Run what standard input asks for until it closes."""
+    warm_up()
+    alive: dict[int, Alive] = {}
+    waiting, buffer = True, b""
+    _say({"ready": True})
+    while waiting or alive:
+        if waiting and select.select([0], [], [], _POLL_SECONDS if alive else None)[0]:
+            read = os.read(0, 1 << 16)
+            waiting = bool(read)
+            if not waiting:
+                for pid in alive:
+                    os.kill(pid, signal.SIGKILL)  # nobody is left to tell
+            *lines, buffer = (buffer + read).split(b"\n")
+            for line in lines:
+                order = json.loads(line)
+                pid, begun = _forked(order), time.monotonic()
+                alive[pid] = Alive(order, begun, [begun + seconds for seconds in order.get("signals_after", [])])
+        elif not waiting:
+            time.sleep(_POLL_SECONDS)
+        for pid, run in list(alive.items()):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                del alive[pid]
+                seconds = time.monotonic() - run.begun
+                _say({"id": run.order["id"], "status": os.waitstatus_to_exitcode(status), "seconds": seconds})
+            elif run.signals_at and time.monotonic() >= run.signals_at[0]:
+                del run.signals_at[0]
+                os.kill(pid, run.order["signal"])
+
+
+def warm_up() -> None:
+    """Import what a run imports, and export once: torch makes its tables of operators then."""
+    warnings.simplefilter("ignore")
+    import torch
+
+    import mirabelle.cli.display
+    import mirabelle.cli.run
+    import mirabelle.job
+    import mirabelle.recipe_file
+    from mirabelle.measure import exported, measure
+    from mirabelle.runtime import latency
+
+    del mirabelle
+    import task as tasks
+    from torch.onnx._internal.exporter import _registration
+
+    torch.set_num_threads(1)  # no pool of threads may exist before a fork
+    _export_from_one_table(_registration.ONNXRegistry)
+    latency.interleaved.__kwdefaults__["seconds"] = 0.0  # milliseconds are no matter here
+    data, model = tasks.task(), tasks.stateful().eval()
+    measure(model, data, data.validation, exported(model, data))
+    gc.collect()
+    gc.freeze()
+
+
+def _export_from_one_table(registry: Any) -> None:
+    """torch reads the translations of two thousand operators anew for every export; here they are read once."""
+    read, known = registry.from_torchlib.__func__, {}
+
+    def from_torchlib(cls: Any, opset_version: int) -> Any:
+        if opset_version not in known:
+            known[opset_version] = read(cls, opset_version)
+        table = cls()
+        table._opset_version = opset_version
+        table.functions = {name: list(found) for name, found in known[opset_version].functions.items()}
+        return table
+
+    registry.from_torchlib = classmethod(from_torchlib)
+
+
+def _forked(order: dict[str, Any]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        status = _run(order)
+    finally:
+        os._exit(status)
+
+
+def _run(order: dict[str, Any]) -> int:
+    """The command, as the installed script runs it; its exit status."""
+    from mirabelle.cli.main import main
+
+    os.setpgid(0, 0)
+    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    warnings.simplefilter("default")
+    sys.argv = ["mirabelle", *order["argv"]]
+    install(order)
+    try:
+        main()
+    except SystemExit as done:
+        status = done.code if isinstance(done.code, int) else 1
+    except BaseException:  # noqa: BLE001 (told, as the interpreter would)
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
+def _say(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,45 @@
+"""Ctrl-C, SIGTERM and SIGKILL at any moment, then the same command: the same bytes, and no file that is not whole."""
+
+from __future__ import annotations
+
+import pytest
+from harness import KINDS, Harness, Tally
+
+SEED = 0
+
+
+def held(tally: Tally) -> bool:
+    """Whether every kill was followed by the same end; faults are told with kind, seed and instant."""
+    assert tally.faults == []
+    assert tally.damaged == 0
+    return tally.identical == tally.ends > 0
+
+
+def test_runs_killed_at_random_instants_end_with_the_same_bytes(harness: Harness) -> None:
+    tally = harness.randomly(SEED, kills=5)
+    assert held(tally)
+    assert tally.kills >= 20
+    assert len(tally.taken_up) >= 3, "hardly any training was taken up in its middle, so little was shown"
+
+
+def test_runs_killed_at_a_sample_of_writes_and_renames_end_with_the_same_bytes(harness: Harness) -> None:
+    tally = harness.at_points(SEED, sample=2)
+    assert held(tally)
+    assert tally.kills == 2 * len(KINDS)
+
+
+@pytest.mark.slow
+def test_two_hundred_random_kills_change_nothing(harness: Harness) -> None:
+    tally = harness.randomly(SEED + 1, kills=50)
+    assert held(tally)
+    assert tally.kills >= 200
+    assert len(tally.taken_up) >= 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kill_at_every_write_and_rename_changes_nothing(harness: Harness, kind: str) -> None:
+    tally = harness.at_points(SEED, kinds=(kind,))
+    assert held(tally)
+    assert tally.kills == len(harness.reference(kind).points)
+    assert set(tally.instants) == {"open", "rename", "renamed", "remove", "torn", "torn-line"}
