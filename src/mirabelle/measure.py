@@ -34,7 +34,7 @@ class Files:
 
 def exported(model: nn.Module, task: Task) -> Files:
     """The files of a model."""
-    onnx = export(model, task.example(), task.labels)
+    onnx = export(model, task.example(), task.labels, task.preprocessing)
     return Files(onnx, pack(onnx))
 
 

@@ -294,4 +294,13 @@ def _absolute(value: Any, folder: Path, key: str) -> Any:
     place, colon, function = value.rpartition(":")
     if key == "weights":
         return str((folder / value).resolve())
+    if key == "data" and _names_files(value):
+        return str((folder / value).resolve())
     return f"{(folder / place).resolve()}:{function}" if colon and place.endswith(".py") else value
+
+
+def _names_files(data: str) -> bool:
+    """Whether `[task] data` is the path of a folder or a file of data, rather than a built-in set or a function."""
+    is_function = ":" in data and "/" not in data.rpartition(":")[2]
+    looks_like_path = "/" in data or data.startswith(".") or data.lower().endswith((".csv", ".npz"))
+    return looks_like_path and not is_function

@@ -9,9 +9,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mirabelle.batch import Batch, Samples, Stream, data_of, held
+from mirabelle.batch import Batch, Samples, Stream, data_of, held, tensors_of
 from mirabelle.errors import UserError, did_you_mean
 from mirabelle.metric import Metric
+from mirabelle.preprocessing import Preprocessing
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,9 +37,10 @@ class Task:
         metric: "accuracy", "negative_squared_error", or a function (outputs, targets) -> one score a sample, higher = better.
         labels: names of the classes; kept with the artifact.
         name: of the data, for the report.
+        preprocessing: how a raw input became one of these inputs; kept with the artifact, so that it takes raw inputs.
 
     Raises:
-        UserError: E110 unknown loss or metric; E131 data that cannot be used.
+        UserError: E110 unknown loss or metric; E131 data that cannot be used, or that the preprocessing cannot have made.
 
     Example:
         >>> import torch
@@ -59,6 +61,7 @@ class Task:
         metric: str | Callable[[Tensor, Tensor], Tensor] | Metric = "accuracy",
         labels: tuple[str, ...] = (),
         name: str = "data",
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         self.train, self.test = data_of(train), held(test)
         if validation is None:
@@ -70,6 +73,7 @@ class Task:
         self.metric = Metric.of(metric)
         self.labels = tuple(labels)
         self.name = name
+        self.preprocessing = _fitting(preprocessing, self.validation)
         self.teacher: nn.Module | None = None
 
     def with_teacher(self, teacher: nn.Module | None) -> Task:
@@ -100,3 +104,14 @@ def _known_loss(name: str) -> Loss:
     if name not in _LOSSES:
         raise UserError("E110", f'loss "{name}" is not known', did_you_mean(name, _LOSSES))
     return _LOSSES[name]
+
+
+def _fitting(preprocessing: Preprocessing | None, data: Samples) -> Preprocessing | None:
+    """The preprocessing, if it makes inputs like those of the data."""
+    if preprocessing is not None:
+        shapes = [tuple(tensor.shape[1:]) for tensor in tensors_of(data.inputs)]
+        if shapes != [preprocessing.shape]:
+            raise UserError(
+                "E131", f"the preprocessing makes inputs of {preprocessing.shape}; the data have {shapes}", "make them agree"
+            )
+    return preprocessing

@@ -49,6 +49,7 @@ _NOT_CODED = {
 _DICTIONARY = (
     b"axis\xa0\x01\x02kernel_shape@\x05pads\x00strides@\x01dilations@\x01group\x18\x01auto_padNOTSETceil_modestorage_orderkeepdims"
     b"transB\x18\x01alphabetaepsilonmomentumallowzeroperm\x12\x05batch\x0a\x07channel_wisemainmirabellelabels"
+    b'preprocessing\x12\x0e{"size":[,"mode":"RGB","mean":[,"deviation":[0.{"columns":["'
     b"ReshapeTransposeConcatSoftmaxSigmoidTanhMatMulAddMulBatchNormalizationGlobalAveragePoolLayerNormalization"
     b'MatMulIntegerDynamicQuantizeLinear\x0a\x04CastMaxPoolRelu"\x04Relu"\x04Gemm"\x04Conv'
     b".weight.bias.running_mean.running_var.codes.scale.input_scale.input_zero_point.bias_codes.bias_scale"

@@ -15,7 +15,21 @@ from mirabelle.cli.options import verbose_option
 from mirabelle.cli.signals import Asked, behind
 from mirabelle.errors import UserError, did_you_mean
 
-COMMANDS = ("demo", "init", "check", "run", "inspect", "bench", "verify", "export", "pack", "unpack", "report", "doctor")
+COMMANDS = (
+    "demo",
+    "init",
+    "check",
+    "run",
+    "inspect",
+    "predict",
+    "bench",
+    "verify",
+    "export",
+    "pack",
+    "unpack",
+    "report",
+    "doctor",
+)
 
 
 class Commands(click.Group):

@@ -14,19 +14,21 @@ from torch import nn
 
 from mirabelle.batch import Batch, Inputs
 from mirabelle.errors import UserError
+from mirabelle.preprocessing import Preprocessing, to_json
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.operators import onnx_translations
 
 _OPSET = 18
 
 
-def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = ()) -> bytes:
+def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = (), preprocessing: Preprocessing | None = None) -> bytes:
     """The model as a canonical ONNX file whose first axis of every input is free.
 
     Args:
         model: exported in eval mode.
         example: at least two samples.
         labels: names of the classes, kept inside as JSON under "labels".
+        preprocessing: how a raw input becomes a model input, kept inside as JSON under "preprocessing".
 
     Raises:
         UserError: E121 when torch cannot export the model, or its batch axis would be fixed.
@@ -58,6 +60,8 @@ def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = ()) -> by
         if not value.type.tensor_type.shape.dim[0].dim_param:
             raise UserError("E121", f'the batch axis of input "{value.name}" is fixed', "let the model take any batch size")
     metadata = {"labels": json.dumps(labels)} if labels else {}
+    if preprocessing is not None:
+        metadata["preprocessing"] = to_json(preprocessing)
     return canonical(proto, metadata)
 
 

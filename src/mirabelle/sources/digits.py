@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from mirabelle.preprocessing import Image
 from mirabelle.task import Task
 
 
@@ -25,4 +26,5 @@ def digits() -> Task:
         test=(images[test], targets[test]),
         labels=tuple("0123456789"),
         name="digits",
+        preprocessing=Image(size=(8, 8)),
     )

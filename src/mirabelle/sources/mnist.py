@@ -10,9 +10,10 @@ import numpy.typing as npt
 import torch
 
 from mirabelle.errors import UserError
+from mirabelle.preprocessing import Image
 from mirabelle.task import Task
 
-_MEAN, _DEVIATION = 0.1307, 0.3081  # of the training pixels in [0, 1]
+_IMAGE = Image(size=(28, 28), mean=(0.1307,), deviation=(0.3081,))  # of the training pixels in [0, 1]
 _HELD_OUT = 5_000
 
 
@@ -37,14 +38,15 @@ def mnist(folder: Path) -> Task:
         test=_split(folder, "t10k", 10_000),
         labels=tuple("0123456789"),
         name="mnist",
+        preprocessing=_IMAGE,
     )
 
 
 def _split(folder: Path, name: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     pixels = _values(folder / f"{name}-images-idx3-ubyte.gz", magic=0x803, shape=(count, 28, 28))
     labels = _values(folder / f"{name}-labels-idx1-ubyte.gz", magic=0x801, shape=(count,))
-    images = (torch.from_numpy(pixels).unsqueeze(1).float() / 255 - _MEAN) / _DEVIATION
-    return images, torch.from_numpy(labels).long()
+    images = _IMAGE.scaled(pixels[..., np.newaxis])
+    return torch.from_numpy(images), torch.from_numpy(labels).long()
 
 
 def _values(path: Path, magic: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:

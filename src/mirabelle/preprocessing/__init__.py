@@ -1,0 +1,11 @@
+"""How a raw input becomes one model input, as plain data that travels with the model: one kind a file.
+
+What trains a model and what predicts with it call the same code, so an image that was trained on enters the shipped model with
+the same bits.
+"""
+
+from mirabelle.preprocessing.image import Image
+from mirabelle.preprocessing.stored import Preprocessing, from_json, to_json
+from mirabelle.preprocessing.table import Table
+
+__all__ = ["Image", "Preprocessing", "Table", "from_json", "to_json"]

@@ -1,0 +1,53 @@
+"""Means and deviations as they are stored: few digits, and training uses the very digits that are stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mirabelle.errors import UserError
+
+_DIGITS = 6
+
+
+def settled(
+    mean: Sequence[float], deviation: Sequence[float], count: int, what: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, deviation) of `count` channels or columns: absent ones filled with 0 and 1, both rounded.
+
+    A deviation keeps six significant digits, a mean the same decimal places, so that its error is at most 10⁻⁵ deviations
+    however large it is. Rounded values stay as they are.
+
+    Raises:
+        UserError: E110 when there are not `count` of them, or one is not finite, or a deviation is not positive.
+
+    Example:
+        >>> settled((1234567.891234,), (0.123456789,), 1, "columns")
+        ((1234567.891234,), (0.123457,))
+        >>> settled((), (), 2, "channels")
+        ((0.0, 0.0), (1.0, 1.0))
+    """
+    for name, values in (("mean", mean), ("deviation", deviation)):
+        if values and len(values) != count:
+            raise UserError("E110", f"{name} needs one number for each of {count} {what}; got {len(values)}", "give as many")
+        if not all(math.isfinite(value) and (name == "mean" or value > 0) for value in values):
+            rule = "finite" if name == "mean" else "finite and above 0"
+            raise UserError("E110", f"{name} must be {rule}; got {list(values)}", "give other numbers")
+    deviations = [float(f"{value:.{_DIGITS}g}") for value in deviation or [1.0] * count]
+    places = [_DIGITS - 1 - math.floor(math.log10(value)) for value in deviations]
+    means = [round(float(value), place) for value, place in zip(mean or [0.0] * count, places, strict=True)]
+    return tuple(means), tuple(deviations)
+
+
+def to_data(mean: Sequence[float], deviation: Sequence[float]) -> dict[str, list[float]]:
+    """What must be written of them: zeros and ones are the default, whole numbers need no point."""
+    data = {}
+    if any(mean):
+        data["mean"] = [_short(value) for value in mean]
+    if any(value != 1 for value in deviation):
+        data["deviation"] = [_short(value) for value in deviation]
+    return data
+
+
+def _short(value: float) -> float:
+    return int(value) if value.is_integer() else value
