@@ -12,7 +12,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/mirabelle demo --fresh
 
 test: $(INSTALLED)
-	$(VENV)/bin/pytest -q
+	$(VENV)/bin/pytest -q -n 2 --dist worksteal
 
 test-slow: $(INSTALLED)
 	$(VENV)/bin/pytest -q -m slow

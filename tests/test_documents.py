@@ -5,12 +5,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shlex
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
+import jsonschema
+import numpy as np
 import pytest
+from PIL import Image
 
 import mirabelle
+from mirabelle.cli import main
 from mirabelle.recipe_file import read_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +37,31 @@ def test_the_python_of_the_readme_runs(
     assert isinstance(result, mirabelle.Result)
     assert (tmp_path / "runs" / "x" / "report.html").is_file()
     assert str(result.profile.size_bytes.packed) in capsys.readouterr().out
+
+
+def test_a_person_gets_from_the_readme_to_their_own_compressed_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their module in ./net.py, their folder of images, and the four commands as they stand; only trained less."""
+    (model,) = [block for block in blocks("README.md", "python") if "def net()" in block]
+    (tmp_path / "net.py").write_text(model)
+    generator = np.random.default_rng(0)
+    for name, color in {"cat": (200, 120, 60), "dog": (60, 120, 200)}.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for k in range(1, 31):
+            pixels = np.clip(generator.normal(color, 40, (20, 20, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{k}.jpg")
+    monkeypatch.chdir(tmp_path)
+    commands = [line for block in blocks("README.md", "sh") for line in block.splitlines()]
+    assert [line.split()[1] for line in commands] == ["init", "check", "run", "predict"]
+    for line in commands:
+        typed, _, target = line.partition(" > ")
+        assert main.run(shlex.split(typed)[1:]) == 0, capsys.readouterr().err
+        out = capsys.readouterr().out
+        if target:
+            (tmp_path / target).write_text(out.replace("epochs = 20", "epochs = 6"))
+    assert (tmp_path / "runs" / "photos" / "report.html").is_file()
+    assert "cat" in out.splitlines()[1], out
 
 
 def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
@@ -54,13 +85,28 @@ def test_every_link_of_the_documents_leads_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_the_reference_is_up_to_date() -> None:
+def reference_module() -> ModuleType:
     spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (ROOT / "docs" / "reference.md").read_text("utf-8") == module.reference(), "run `make docs`"
+    return module
+
+
+def test_the_reference_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "reference.md").read_text("utf-8") == reference_module().reference(), "run `make docs`"
+
+
+def test_the_schema_for_editors_is_up_to_date_and_holds_for_every_example() -> None:
+    shipped = (ROOT / "src" / "mirabelle" / "recipe.schema.json").read_text("utf-8")
+    assert shipped == reference_module().schema(), "run `make docs`"
+    validator = jsonschema.Draft202012Validator(json.loads(shipped))
+    for path in [*ROOT.glob("examples/*.toml"), ROOT / "src" / "mirabelle" / "cli" / "demo.toml"]:
+        validator.validate(tomllib.loads(path.read_text("utf-8")))
+    recipe = tomllib.loads((ROOT / "examples" / "digits.toml").read_text("utf-8"))
+    for wrong in ({"sed": 1}, {"goal": {"sise": "5%"}}, {"step": []}, {"step": [{"use": "prune.Weights", "sparsity": 1.0}]}):
+        assert not validator.is_valid({**recipe, **wrong}), wrong
 
 
 def test_the_map_in_the_architecture_page_is_the_order_of_the_rooms() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mirabelle.cli.options import data_dir_option, json_option, quiet_option, set_option
+from mirabelle.cli.options import data_dir_option, json_option, set_option
 
 if TYPE_CHECKING:
     from mirabelle.forecast import Forecast
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 @data_dir_option
 @set_option
 @json_option
-@quiet_option
-def command(
-    *, recipe: Path, out: Path | None, data_dir: Path | None, settings: tuple[str, ...], as_json: bool, quiet: bool
-) -> int:
+def command(*, recipe: Path, out: Path | None, data_dir: Path | None, settings: tuple[str, ...], as_json: bool) -> int:
     """Tell what RECIPE will do, and what it will take: seconds, memory, disk; and what will not pay.
 
     One batch goes through the model, every step is previewed, a few optimizer steps are timed; nothing is trained.
@@ -32,7 +29,6 @@ def command(
     Example:
       mirabelle check recipe.toml
     """
-    del quiet  # there is nothing to be quiet about
     from mirabelle.recipe_file import read_recipe
 
     file = read_recipe(recipe, settings)  # before anything heavy is imported: a mistake is told at once

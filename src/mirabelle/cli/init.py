@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mirabelle.cli.options import json_option, quiet_option
+from mirabelle.cli.options import json_option
 from mirabelle.errors import UserError, did_you_mean
 
 _FOLDER = Path(__file__).parent
@@ -38,15 +38,13 @@ weights = WEIGHTS"""
 @click.option("--weights", help="A .safetensors file with trained weights of the model.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of recipes, for editors, instead.")
 @json_option
-@quiet_option
-def command(*, model: str, data: str, weights: str | None, schema: bool, as_json: bool, quiet: bool) -> int:
+def command(*, model: str, data: str, weights: str | None, schema: bool, as_json: bool) -> int:
     """Print a commented recipe that runs as it stands, for a model and data.
 
     \b
     Example:
       mirabelle init --model ./net.py:net --data ./photos > recipe.toml
     """
-    del quiet  # there is nothing to be quiet about
     if schema:
         click.echo(SCHEMA.read_text("utf-8"), nl=False)
         return 0

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mirabelle.cli.options import json_option
+
 if TYPE_CHECKING:
     from mirabelle.batch import Batch
     from mirabelle.inspection import Layer
@@ -18,11 +20,15 @@ if TYPE_CHECKING:
 @click.option(
     "--input", "shape", help='Shape of one input without its batch axis, such as "1x28x28": counts MACs of a factory.'
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the layers as JSON.")
+@json_option
 def command(model: str, shape: str | None, *, as_json: bool) -> int:
     """Print the layers of MODEL: shape, parameters, MACs, sparsity, bytes.
 
     MODEL is an .onnx or .mira file, the folder of a run, or a factory ("pkg.mod:function", "./file.py:function").
+
+    \b
+    Example:
+      mirabelle inspect ./net.py:net --input 1x8x8
     """
     layers = _layers(model, shape)
     if as_json:

@@ -11,7 +11,7 @@ import click
 
 from mirabelle import __version__
 from mirabelle.cli import failures
-from mirabelle.cli.options import verbose_option
+from mirabelle.cli.options import EVERYWHERE
 from mirabelle.cli.signals import Asked, behind
 from mirabelle.errors import UserError, did_you_mean
 
@@ -44,8 +44,10 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"mirabelle.cli.{cmd_name}").command
-        if all(parameter.name != "verbose" for parameter in command.params):
-            verbose_option(command)
+        has = {parameter.name for parameter in command.params}
+        for name, option in EVERYWHERE.items():
+            if name not in has:
+                option(command)
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-quiet_option = click.option("--quiet", is_flag=True, help="No progress on standard error.")
+_QUIET = "No progress on standard error."
+quiet_option = click.option("--quiet", is_flag=True, help=_QUIET)
 data_option = click.option(
     "--data", help='A built-in set, a folder of class folders, a .csv or .npz file, or "file.py:function".'
 )
@@ -34,6 +35,13 @@ verbose_option = click.option(
     callback=_remember,
     help="Tell every event, and show where a mistake in code of your own was raised.",
 )
+
+
+# What every command takes, whether it has much to say or not.
+EVERYWHERE = {
+    "quiet": click.option("--quiet", is_flag=True, expose_value=False, callback=_remember, help=_QUIET),
+    "verbose": verbose_option,
+}
 
 
 def verbose() -> bool:

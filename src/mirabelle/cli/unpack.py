@@ -7,13 +7,20 @@ from pathlib import Path
 
 import click
 
+from mirabelle.cli.options import json_option
+
 
 @click.command("unpack")
 @click.argument("packed", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The ONNX file to write; by default beside PACKED.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option
 def command(packed: Path, out: Path | None, *, as_json: bool) -> int:
-    """Decode PACKED (.mira) into the canonical ONNX model, bit for bit."""
+    """Decode PACKED (.mira) into the canonical ONNX model, bit for bit.
+
+    \b
+    Example:
+      mirabelle unpack runs/digits/model.mira --out digits.onnx
+    """
     from mirabelle import files
     from mirabelle.artifact import unpack
     from mirabelle.errors import UserError
