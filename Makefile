@@ -26,6 +26,9 @@ bench: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/mnist.py
 	$(VENV)/bin/python benchmarks/training_loop.py
 	$(VENV)/bin/python benchmarks/demo.py
+	$(VENV)/bin/python benchmarks/startup.py
+	$(VENV)/bin/python benchmarks/checkpointing.py
+	$(VENV)/bin/python benchmarks/interruption.py
 
 docs: $(INSTALLED)
 	$(VENV)/bin/python docs/reference.py

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from onnx import ModelProto, TensorProto, helper
 
-from mirabelle.artifact.shipped import read_shipped
+from mirabelle.artifact.reading import model_of, onnx_of
 from mirabelle.errors import UserError
 from mirabelle.preprocessing import Image, Preprocessing, Table, from_json
 from mirabelle.preprocessing.image import SUFFIXES
@@ -59,7 +59,7 @@ class Predictor:
     """
 
     def __init__(self, path: Path) -> None:
-        model = read_shipped(path)
+        model = model_of(onnx_of(path))
         metadata = {entry.key: entry.value for entry in model.metadata_props}
         self.path = path
         output = model.graph.output[0].name
