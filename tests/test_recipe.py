@@ -179,6 +179,11 @@ def test_paths_are_relative_to_the_recipe_and_absolute_in_what_a_run_keeps(tmp_p
     assert file.source()["model"]["from"] == f"{tmp_path.resolve() / 'mine.py'}:net"
 
 
+def test_arguments_of_a_factory_are_left_as_they_are(tmp_path: Path) -> None:
+    text = GOOD.replace("{ hidden = 8 }", '{ weights = "IMAGENET", data = "a/b" }')
+    assert read(tmp_path, text).model.arguments == {"weights": "IMAGENET", "data": "a/b"}
+
+
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("examples/*.toml")), ids=lambda path: path.stem)
 def test_every_example_is_well_formed(path: Path) -> None:
     assert read_recipe(path).recipe.steps

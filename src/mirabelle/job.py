@@ -23,7 +23,7 @@ from mirabelle.recipe import Recipe
 from mirabelle.report import Comparison, Difference, Report, curves, read_events, read_report, write_report
 from mirabelle.resolved import ORIGINS, Origin
 from mirabelle.run import Callback, Run, environment
-from mirabelle.runtime.gates import Gate, same_bytes, same_outputs, torch_equals_onnx
+from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_outputs, torch_equals_onnx
 from mirabelle.runtime.onnxruntime import Session, side_by_side
 from mirabelle.state import fingerprint
 from mirabelle.step import Step
@@ -33,7 +33,6 @@ from mirabelle.training import Training, fit
 from mirabelle.trial import Plan, try_one_batch, try_steps
 
 SCHEMA = 1
-_GATE_SAMPLES, _GATE_BATCH = 1000, 250
 
 
 @dataclass(frozen=True)
@@ -272,7 +271,7 @@ def _checked(result: Result) -> Result:
 
 
 def _gates(ending: _Ending, after: Files) -> dict[str, Gate]:
-    batches = list(ending.task.validation.drawn(_GATE_SAMPLES, seed=0).batches(_GATE_BATCH))
+    batches = batches_to_compare(ending.task.validation)
     quantized = bool(replaced_module_names(ending.end))
     return {
         "torch_onnx": torch_equals_onnx(ending.end, after.onnx, batches, quantized=quantized),

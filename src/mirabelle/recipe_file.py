@@ -284,8 +284,11 @@ def _built(table: ModelTable | TeacherTable, weights: str | None, folder: Path, 
 
 
 def _absolute(value: Any, folder: Path, key: str) -> Any:
-    """The same data with the paths in it made absolute, so that a resolved recipe runs from anywhere."""
-    if isinstance(value, dict):
+    """The same data with the paths in it made absolute, so that a resolved recipe runs from anywhere.
+
+    What stands under `arguments` is for other people's functions, and left as it is.
+    """
+    if isinstance(value, dict) and key != "arguments":
         return {name: _absolute(item, folder, name) for name, item in value.items()}
     if isinstance(value, list):
         return [_absolute(item, folder, key) for item in value]

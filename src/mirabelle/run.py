@@ -29,7 +29,7 @@ class Stop:
     at the end of every step, the steps after it are not taken. The run goes on to its artifact and its report either way.
 
     Args:
-        why: told in the journal and in the report.
+        why: kept in the journal; of steps that are left out, also among the decisions of the resolved recipe.
     """
 
     why: str

@@ -46,7 +46,7 @@ class Watcher:
         if not self._console.is_terminal:
             return
         if self._bar is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
             self._bar = Progress(*columns, TextColumn("{task.fields[left]} left"), console=self._console, transient=True)
             self._bar.start()
             self._task = self._bar.add_task(text, total=total, left="")
