@@ -57,10 +57,10 @@ def bare_epoch(model: nn.Module, data: Task, execution: Execution) -> None:
     evaluate(model, data.validation, data)
 
 
-def ratios(one: Callable[[], None], other: Callable[[], None]) -> list[float]:
+def ratios(one: Callable[[], None], other: Callable[[], None], pairs: int = PAIRS) -> list[float]:
     """Seconds of `other` over seconds of `one`, pair by pair, the order within a pair alternating."""
     found = []
-    for pair in range(PAIRS + 1):
+    for pair in range(pairs + 1):
         seconds = {}
         for call in (one, other) if pair % 2 else (other, one):
             begin = time.perf_counter()
