@@ -147,7 +147,9 @@ def test_a_goal_that_is_missed_is_status_4_with_everything_written(place: Path, 
     assert main.run((*RUN, "--set", "goal.size=1 B")) == 4
     out, told = capsys.readouterr()
     assert "goal not met: size is" in out
-    assert told == ""
+    first, remedy = told.splitlines()
+    assert first.startswith("error[E301]: --set goal.size=1 B: goal not met: size is")
+    assert "holds the closest model; relax goal.size to" in remedy
     assert (place / "out" / "model.mira").is_file()
 
 

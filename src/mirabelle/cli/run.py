@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mirabelle.cli.options import data_dir_option, json_option, quiet_option, set_option, track_option, verbose
+from mirabelle.errors import UserError, raise_all
 
-_GOAL_NOT_MET = 4
+if TYPE_CHECKING:
+    from mirabelle.goal import Goal, Shortfall
 
 
 @click.command("run")
@@ -90,4 +93,19 @@ def run_recipe(
         click.echo((result.folder / "report.json").read_text("utf-8"), nl=False)
     else:
         print_report(read_report(result.folder), result.folder / "report.html")
-    return 0 if result.met else _GOAL_NOT_MET
+    with file.shown_at():
+        raise_all([_missed(shortfall, file.goal, result.folder) for shortfall in result.shortfalls])
+    return 0
+
+
+def _missed(shortfall: Shortfall, goal: Goal, folder: Path) -> UserError:
+    """What of the goal does not hold, and what to relax."""
+    key = shortfall.name
+    if key == "metric" and goal.metric is None:
+        key = "max_drop"
+    remedy = f"{folder} holds the closest model; relax goal.{key}, or let the recipe train longer or take less away"
+    if key not in ("metric", "max_drop"):
+        remedy = (
+            f"{folder} holds the closest model; relax goal.{key} to {shortfall.value:.6g}, or let the recipe take more away"
+        )
+    return UserError("E301", f"goal not met: {shortfall}", remedy, path=("goal", key))
