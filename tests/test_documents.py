@@ -42,13 +42,13 @@ def test_the_python_of_the_readme_runs(
 def test_a_person_gets_from_the_readme_to_their_own_compressed_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Their module in ./net.py, their folder of images, and the four commands as they stand; only trained less."""
+    """Their module in ./net.py, their folder of images, and the four commands as they stand."""
     (model,) = [block for block in blocks("README.md", "python") if "def net()" in block]
     (tmp_path / "net.py").write_text(model)
     generator = np.random.default_rng(0)
     for name, color in {"cat": (200, 120, 60), "dog": (60, 120, 200)}.items():
         (tmp_path / "photos" / name).mkdir(parents=True)
-        for k in range(1, 31):
+        for k in range(1, 61):
             pixels = np.clip(generator.normal(color, 40, (20, 20, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{k}.jpg")
     monkeypatch.chdir(tmp_path)
@@ -59,7 +59,7 @@ def test_a_person_gets_from_the_readme_to_their_own_compressed_model(
         assert main.run(shlex.split(typed)[1:]) == 0, capsys.readouterr().err
         out = capsys.readouterr().out
         if target:
-            (tmp_path / target).write_text(out.replace("epochs = 20", "epochs = 6"))
+            (tmp_path / target).write_text(out)
     assert (tmp_path / "runs" / "photos" / "report.html").is_file()
     assert "cat" in out.splitlines()[1], out
 

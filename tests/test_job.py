@@ -23,7 +23,7 @@ from mirabelle.job import Source
 from mirabelle.runtime.gates import Gate
 from mirabelle.state import fingerprint
 
-TRAIN = Training(epochs=4, batch_size=32, lr=0.02)
+TRAIN = Training(epochs=4, batch_size=32, lr=0.02, precision="float32")  # what is measured may differ each time
 STEPS = [prune.Weights(sparsity=0.6, schedule="cubic", train=TRAIN), quantize.Static()]
 
 
@@ -172,10 +172,13 @@ def test_another_teacher_may_be_given_and_trained(mlp: nn.Module, blobs: Task, t
 def test_a_step_that_dies_is_done_again_and_the_others_are_not(mlp: nn.Module, blobs: Task, tmp_path: Path) -> None:
     whole = compress(mlp, blobs, STEPS, out=tmp_path / "whole", baseline=TRAIN)
 
+    original = quantize.Static.__call__
+
     def die(self: Any, model: nn.Module, task: Task, run: Any) -> nn.Module:
+        if tmp_path not in run.folder.parents:  # tried before the run begins
+            return original(self, model, task, run)
         raise KeyboardInterrupt
 
-    original = quantize.Static.__call__
     quantize.Static.__call__ = die
     try:
         with pytest.raises(KeyboardInterrupt):

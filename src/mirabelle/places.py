@@ -37,7 +37,7 @@ class Places:
         import tree_sitter_toml
 
         self._file = file
-        self._lines = text.splitlines()
+        self._lines = text.split("\n")  # not splitlines: strings may hold other ends of lines
         self._elsewhere = dict(elsewhere or {})
         parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_toml.language()))
         self._nodes: dict[Path, tuple[Node, Node]] = {}
@@ -107,7 +107,7 @@ def _table_path(names: list[str], counts: dict[Path, int], *, is_element: bool) 
 
 
 def _pair(node: Node, prefix: Path) -> Iterator[tuple[Path, tuple[Node, Node]]]:
-    key, value = node.named_children[0], node.named_children[-1]
+    key, value = node.named_children[0], [child for child in node.named_children if child.type != "comment"][-1]
     names = _names(key)
     for length in range(1, len(names)):
         yield (*prefix, *names[:length]), (key, key)

@@ -233,7 +233,7 @@ def _no_toml(path: Path, text: str, error: tomllib.TOMLDecodeError) -> UserError
     """The place that tomllib names, as ours."""
     message, _, where = str(error).partition(" (at ")
     numbers = [int(word.strip("),")) for word in where.split() if word.strip("),").isdigit()]
-    lines = text.splitlines() or [""]
+    lines = text.split("\n")
     line, column = numbers if len(numbers) == 2 else (len(lines), len(lines[-1]) + 1)  # noqa: PLR2004 (line and column)
     place = errors.Place(str(path), line, column, lines[line - 1] if line <= len(lines) else "")
     return UserError("E101", f"this is no TOML: {message}", "mend the line; strings stand in quotes", place=place)

@@ -38,7 +38,7 @@ def resolved_text(document: Mapping[str, Any], origin: Origin) -> str:
         line = places.last_line(path)
         if line is not None:
             origins.setdefault(line, {})[origin(path)] = None
-    lines = text.splitlines()
+    lines = text.rstrip("\n").split("\n")
     for line, found in origins.items():
         lines[line - 1] += f"  # {'; '.join(found)}"
     return _HEADER + "\n".join(lines) + "\n"

@@ -79,11 +79,9 @@ def typed(line: str, capsys: pytest.CaptureFixture[str], *more: str) -> str:
 
 
 def prepared(command: str, capsys: pytest.CaptureFixture[str]) -> str:
-    """The example of a command, with the recipe that it takes made by the example of `init`, in little time."""
+    """The example of a command, with the recipe that it takes made by the example of `init`."""
     if command in ("run", "check"):
         typed(example_of("init"), capsys)
-        recipe = Path("recipe.toml").read_text()
-        Path("recipe.toml").write_text(recipe.replace("epochs = 20", "epochs = 2"))
     return example_of(command)
 
 
@@ -121,7 +119,7 @@ def test_the_recipe_that_init_prints_runs_as_it_stands(place: Path, capsys: pyte
     typed(example_of("init"), capsys)
     status = main.run(["run", "recipe.toml", "--quiet"])
     capsys.readouterr()
-    assert status in (0, 4), "it runs; whether such a goal is met is another question"
+    assert status == 0
     assert (place / "runs" / "recipe" / "model.mira").is_file()
     main.run(["predict", "runs/recipe", "photos/dark/3.png", "--json"])
     (prediction,) = json.loads(capsys.readouterr().out)
@@ -169,7 +167,7 @@ use = "quantize.Static"
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"} | ({"NO_COLOR": "1"} if no_color else {})
     command = [MIRABELLE, "run", "terminal.toml", "--out", "runs/terminal"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=environment)
     os.close(theirs)
     seen = b""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import click
 import pytest
@@ -31,25 +32,26 @@ def test_signals_that_the_caller_ignores_stay_ignored(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("reason", "status", "word"),
-    [(KeyboardInterrupt(), 130, "interrupted"), (Terminated(), 143, "terminated"), (ValueError("ours"), None, "")],
+    ("reason", "told"),
+    [
+        (KeyboardInterrupt(), (130, "interrupted; the same command goes on from the last checkpoint\n")),
+        (Terminated(), (143, "terminated; the same command goes on from the last checkpoint\n")),
+        (ValueError("ours"), (1, "internal error: SystemError: returned a result with an exception set\n")),
+    ],
 )
 def test_an_interruption_is_told_as_such_whatever_it_became(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], reason: BaseException, status: int | None, word: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, reason: BaseException, told: tuple[int, str]
 ) -> None:
-    def fails(**_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         try:
             raise reason  # noqa: TRY301
         except BaseException as error:
             raise SystemError("returned a result with an exception set") from error
 
-    monkeypatch.setattr(main, "mirabelle", fails)
-    if status is None:
-        with pytest.raises(SystemError):
-            main._status()
-        return
-    assert main._status() == status
-    assert capsys.readouterr().err == f"{word}; the same command goes on from the last checkpoint\n"
+    monkeypatch.setattr(main.mirabelle, "main", fails)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert main.run([]) == told[0]
+    assert capsys.readouterr().err.startswith(told[1])
 
 
 def test_errors_that_nobody_interrupted_stay_what_they_are() -> None:

@@ -306,7 +306,7 @@ MISTAKES = {
     "check of a bad recipe": Mistake(
         "E102", "unknown key", "did you mean", ("sparsity", "sparcity"), typed("check", "recipe.toml"), at="18:1"
     ),
-    "report of no run": Mistake("E130", "data holds no run", "folder of a run", command=typed("report", "data")),
+    "report of no run": Mistake("E130", "data holds no run", "--out", command=typed("report", "data")),
     "verify of no run": Mistake("E130", "data holds no run", "folder of a run", command=typed("verify", "data")),
     "bench of a text": Mistake("E143", "neither .onnx nor .mira", "give", command=typed("bench", "notes.txt")),
     "unpack of a text": Mistake("E143", "notes.txt: this is not a .mira file", "packed", command=typed("unpack", "notes.txt")),
@@ -319,7 +319,9 @@ MISTAKES = {
     "folder cannot be made": Mistake(
         "E151", "cannot be used", "--out", command=typed("run", "recipe.toml", "--out", "/proc/run")
     ),
-    "run without data": Mistake("E130", "no data at", "check", ("./parts.py:task", "./photos"), at="8:8"),
+    "run without data": Mistake(
+        "E130", "no folder of images at", "relative to the recipe", ("./parts.py:task", "./photos"), at="8:8"
+    ),
 }
 
 

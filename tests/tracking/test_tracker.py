@@ -17,6 +17,7 @@ from torch import nn
 
 import mirabelle
 from mirabelle import Task, Training, UserError, prune
+from mirabelle.job import Source
 from mirabelle.tracking import Tracker, require, tracker_for
 from mirabelle.tracking.tracker import _WRITERS
 
@@ -150,7 +151,7 @@ def test_a_run_with_trackers_has_the_same_weights_and_the_same_surroundings(
             tracker(event)
         seen.append(surroundings() == during)
 
-    mirabelle.compress(mlp, blobs, steps, out=tracked, decisions=decisions, callbacks=[listener])
+    mirabelle.compress(mlp, blobs, steps, out=tracked, source=Source(decisions=decisions), callbacks=[listener])
     for tracker in trackers:
         tracker.close()
     assert small.warnings == []

@@ -14,6 +14,8 @@ from rich.text import Text
 from mirabelle.report import Report, Standing
 from mirabelle.report.table import rows, value
 
+_UNBOUNDED = 100_000
+
 
 class Watcher:
     """A listener that prints a run's events as lines, with a bar for the training under way on a terminal."""
@@ -108,7 +110,9 @@ def print_table(titles: Sequence[str], lines: Sequence[Sequence[str]], *, number
         table.add_column(title, justify="right" if position >= numbers_from else "left", overflow="fold")
     for line in lines:
         table.add_row(*(Text(cell) for cell in line))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.width = console.width if console.is_terminal else _UNBOUNDED  # a program that reads it wants whole lines
+    console.print(table)
 
 
 def _print_lines(lines: Sequence[str]) -> None:

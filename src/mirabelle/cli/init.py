@@ -17,7 +17,7 @@ SCHEMA = _FOLDER.parent / "recipe.schema.json"
 _TRAINED_HERE = """# The model is trained before it is compressed. Where your function returns a trained model, delete this
 # table; where its weights lie in a file, write instead of `train`: weights = "trained.safetensors"
 [baseline]
-train = { epochs = 20, lr = 1e-3 }"""
+train = { epochs = 20, batch_size = 32, lr = 1e-3 }"""
 _TRAINED_BEFORE = """[baseline]
 weights = WEIGHTS"""
 

@@ -83,6 +83,8 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except click.exceptions.Exit as done:
         return done.exit_code
+    except SystemExit as done:  # click has answered a shell that completes a line
+        return int(done.code or 0)
     except BaseException as error:  # noqa: BLE001 (each kind is told in its own way)
         return failures.told(behind(error), verbose=bool({"-v", "--verbose"} & set(arguments)))
     return outcome if isinstance(outcome, int) else 0

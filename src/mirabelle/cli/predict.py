@@ -54,7 +54,5 @@ def _print(predictions: list[Prediction]) -> None:
 
 
 def _shown(text: str) -> str:
-    """Text of a file or its name without what a terminal, or the table's markup, would take as an order."""
-    from rich.markup import escape
-
-    return escape("".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text))
+    """Text of a file or its name without what a terminal would take as an order."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
