@@ -20,6 +20,15 @@ FAMILIES = {
     "objectives": "Terms of an objective",
     "scores": "Scores",
 }
+OTHERS = (
+    ("Goal", "goal", "Goal"),
+    ("A schedule of one's own", "schedules", "Gradual"),
+    ("Data: a folder of class folders, settings under `[task.arguments]`", "sources.images", "ImageFolder"),
+    ("Data: an .npz file, settings under `[task.arguments]`", "sources.arrays", "Arrays"),
+    ("Data: a .csv file, settings under `[task.arguments]`", "sources.table", "TableFile"),
+    ("In Python: the whole job", "job", "compress"),
+    ("In Python: an answer of a callback", "run", "Stop"),
+)
 NOT_FOR_RECIPES = {"Evidence", "Score", "Forward", "Objective", "Term", "Execution", "Zeros", "StaticLayer", "DynamicLayer"}
 
 
@@ -33,9 +42,8 @@ def reference() -> str:
             entry = getattr(room, name)
             if inspect.isclass(entry) and name not in NOT_FOR_RECIPES:
                 parts += [f"### {family}.{name}", "", "```text", inspect.getdoc(entry) or "", "```", ""]
-    goal = importlib.import_module("mirabelle.goal").Goal
-    gradual = importlib.import_module("mirabelle.schedules").Gradual
-    for title, entry in (("Goal", goal), ("A schedule of one's own", gradual)):
+    for title, room, name in OTHERS:
+        entry = getattr(importlib.import_module(f"mirabelle.{room}"), name)
         parts += [f"## {title}", "", "```text", inspect.getdoc(entry) or "", "```", ""]
     parts += ["## Errors", "", "| code | exit status | |", "|---|--:|---|"]
     parts += [f"| {code} | {status} | {title} |" for code, (status, title) in CODES.items()]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mirabelle.artifact import load, pack, save, unpack
     from mirabelle.errors import UserError
     from mirabelle.goal import Goal
-    from mirabelle.job import Result, compress
+    from mirabelle.job import Result, Source, compress
     from mirabelle.recipe import Recipe
     from mirabelle.run import Run, Stop
     from mirabelle.schedules import Gradual
@@ -25,6 +25,7 @@ _FAMILIES = ("distill", "objectives", "prune", "quantize", "scores", "training")
 _MODULES = {
     "compress": "job",
     "Result": "job",
+    "Source": "job",
     "Goal": "goal",
     "Recipe": "recipe",
     "Run": "run",
@@ -46,6 +47,7 @@ __all__ = [
     "Recipe",
     "Result",
     "Run",
+    "Source",
     "Stop",
     "Task",
     "Training",
