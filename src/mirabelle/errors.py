@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+MODULE_OF_FILES = "mirabelle_user_"  # begins the names of modules that are made of a user's Python files
 Path = tuple[str | int, ...]  # keys and indices from the top of the data to a value
 
 CODES: dict[str, tuple[int, str]] = {
@@ -25,7 +26,7 @@ CODES: dict[str, tuple[int, str]] = {
     "E111": (2, "contradictory settings"),
     "E112": (2, "pattern matches nothing"),
     "E113": (2, "a goal that cannot be read"),
-    "E120": (2, "factory not found or failing"),
+    "E120": (2, "function of the user's not found or failing"),
     "E121": (2, "model that cannot be used"),
     "E130": (2, "data missing"),
     "E131": (2, "data that cannot be used"),

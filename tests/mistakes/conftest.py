@@ -74,6 +74,15 @@ def infinite():
         model[2].bias.fill_(float("nan"))
     return model
 
+class Late(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = net()
+    def forward(self, inputs):
+        if self.training:
+            raise ValueError("only while it trains")
+        return self.inner(inputs)
+
 def raises():
     raise ZeroDivisionError("a mistake of the user's")
 

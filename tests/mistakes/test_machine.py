@@ -175,6 +175,27 @@ def test_a_crash_of_ours_keeps_its_traceback_and_asks_for_a_report(
     assert "Traceback (most recent call last)" in kept.read_text()
 
 
+def test_code_of_the_users_that_fails_late_is_told_as_theirs(place: Path, capsys) -> None:
+    recipe = (place / "recipe.toml").read_text()
+    (place / "recipe.toml").write_text(recipe.replace("parts.py:net", "parts.py:Late"))
+    assert main.run(RUN) == 2
+    first, remedy = lines_of(capsys)
+    assert first.startswith("error[E120]: ")
+    assert "parts.py:" in first
+    assert first.endswith("forward raised ValueError: only while it trains")
+    assert "-v" in remedy
+
+
+def test_a_demo_begun_anew_leaves_one_alone_that_is_at_work(place: Path, capsys) -> None:
+    (place / "demo").mkdir()
+    (place / "demo" / "recipe.toml").write_text("schema = 1")
+    lock = FolderLock(place / "demo")
+    assert main.run(("demo", "--out", "demo", "--fresh", "--quiet")) == 2
+    assert "error[E152]" in lines_of(capsys)[0]
+    assert (place / "demo" / "recipe.toml").is_file()
+    lock.release()
+
+
 def test_with_v_a_mistake_in_code_of_the_users_is_shown_where_it_was_made(place: Path, capsys) -> None:
     recipe = (place / "recipe.toml").read_text()
     (place / "recipe.toml").write_text(recipe.replace("parts.py:net", "parts.py:raises"))

@@ -26,7 +26,9 @@ def command(out: Path, track: tuple[str, ...], *, fresh: bool, as_json: bool, qu
       mirabelle demo --out runs/demo
     """
     from mirabelle.cli.run import run_recipe
+    from mirabelle.lock import FolderLock
 
     if fresh and (out / "recipe.toml").is_file():
+        FolderLock(out).release()  # refuses where another demo is still at work
         shutil.rmtree(out)
     return run_recipe(RECIPE, out, None, track=track, as_json=as_json, quiet=quiet)

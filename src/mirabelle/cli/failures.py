@@ -15,7 +15,7 @@ import click
 
 from mirabelle import __version__
 from mirabelle.cli.signals import Terminated
-from mirabelle.errors import UserError
+from mirabelle.errors import MODULE_OF_FILES, UserError
 
 BUG, USAGE, INTERRUPTED, TERMINATED, BROKEN_PIPE = 1, 2, 130, 143, 141
 # How torch, ONNX Runtime and the C++ library say that no memory is left; Python itself raises MemoryError.
@@ -56,9 +56,25 @@ def _as_mistake(error: BaseException) -> UserError | None:
     if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         remedy = "take a smaller batch_size, or less data at a time; the same command goes on from the last checkpoint"
         return UserError("E203", f"memory ran out: {str(error).strip() or type(error).__name__}"[:200], remedy)
+    theirs = _in_code_of_the_users(error)
+    if theirs is not None:
+        message = f"{theirs.filename}:{theirs.lineno}: {theirs.name} raised {type(error).__name__}: {error}"
+        mistake = UserError("E120", message, "mend it; with -v the whole way to it is shown; the same command goes on")
+        mistake.__cause__ = error
+        return mistake
     if isinstance(error, OSError) and error.errno in _FULL:
         return UserError("E202", f"cannot write {error.filename or 'output'}: {error.strerror}", "free space and repeat")
     return None
+
+
+def _in_code_of_the_users(error: BaseException) -> traceback.FrameSummary | None:
+    """The last place on the way to an error that lies in a Python file which a recipe names."""
+    frames = traceback.walk_tb(error.__traceback__)
+    theirs = [(frame, line) for frame, line in frames if frame.f_globals.get("__name__", "").startswith(MODULE_OF_FILES)]
+    if not theirs:
+        return None
+    frame, line = theirs[-1]
+    return traceback.FrameSummary(frame.f_code.co_filename, line, frame.f_code.co_name, lookup_line=False)
 
 
 def _usage(error: click.ClickException) -> UserError:

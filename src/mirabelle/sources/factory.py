@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from mirabelle.errors import UserError, did_you_mean
+from mirabelle.errors import MODULE_OF_FILES, UserError, did_you_mean
 
 
 def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Module:
@@ -60,7 +60,7 @@ def _module(name: str) -> Any:
 
 
 def _module_of_file(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"mirabelle_user_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"{MODULE_OF_FILES}{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise UserError("E120", f"no Python file at {path}", "paths are relative to the recipe")
     module = importlib.util.module_from_spec(spec)
