@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from mirabelle import Gradual, Run, Stop, Task, Training, compress, prune, quantize
+from mirabelle import Gradual, Run, Stop, Task, Training, compress, load, prune, quantize
 from mirabelle.state import fingerprint
 from mirabelle.training import fit
 from mirabelle.training.checkpoint import Checkpoint
@@ -67,6 +67,23 @@ def test_stop_after_a_step_leaves_the_others_out_also_when_repeated(mlp: nn.Modu
     again = compress(mlp, blobs, steps, out=tmp_path / "run")  # without the callback: what was decided stays decided
     assert fingerprint(again.model) == fingerprint(result.model)
     assert not (tmp_path / "run" / "steps" / "2-quantize.static").exists()
+
+
+def test_stop_after_the_baseline_takes_no_step(mlp: nn.Module, blobs: Task, tmp_path: Path) -> None:
+    stop = stopping_at("profile", step="baseline")
+    result = compress(mlp, blobs, [quantize.Static()], out=tmp_path / "run", baseline=TRAIN, callbacks=[stop])
+    assert [path.name for path in (tmp_path / "run" / "steps").iterdir()] == ["0-baseline"]
+    assert fingerprint(result.model) == fingerprint(load(mlp, tmp_path / "run" / "steps" / "0-baseline"))
+
+
+def test_an_end_that_a_kill_left_untold_is_told_by_the_next_run(mlp: nn.Module, blobs: Task, tmp_path: Path) -> None:
+    compress(mlp, blobs, [quantize.Static()], out=tmp_path / "run")
+    journal = tmp_path / "run" / "events.jsonl"
+    kept = [line for line in journal.read_text().splitlines(keepends=True) if '"event": "end"' not in line]
+    journal.write_text("".join(kept))
+    heard: list[str] = []
+    compress(mlp, blobs, [quantize.Static()], out=tmp_path / "run", callbacks=[lambda event: heard.append(event["event"])])
+    assert heard == ["resumed", "end"]
 
 
 def test_stop_while_a_mask_grows_still_gives_what_the_step_promises(mlp: nn.Sequential, blobs: Task, run: Run) -> None:

@@ -112,6 +112,27 @@ def test_a_setting_that_cannot_be_made_is_named(setting: str) -> None:
         Overrides.of([setting]).applied({"step": [{}, {}], "goal": {"size": "5%"}})
 
 
+def test_inside_a_table_only_what_was_written_is_given_and_a_setting_hides_what_it_replaces() -> None:
+    text = '[[step]]\ntrain = { lr = 0.5, objective = [{ term = "L1" }] }\ntargets = ["a", "b"]\n'
+    step = ("step", 0)
+    plain = Places(text, "f")
+    assert str(plain.given((*step, "train", "lr"))) == "f:2:16"
+    assert str(plain.given((*step, "targets"))) == "f:3:11"
+    for default in (("train", "batch_size"), ("train", "objective", 0, "weight"), ("sparsity",)):
+        assert plain.given((*step, *default)) is None, default
+    settings = Overrides.of(["step.1.train={epochs=2}", "step.1.sparsity=0.5"])
+    hidden = Places(text, "f", settings.places())
+    assert str(hidden.given((*step, "train", "epochs"))) == "--set step.1.train={epochs=2}"
+    assert hidden.given((*step, "train", "lr")) is None
+    assert str(hidden.given((*step, "sparsity"))) == "--set step.1.sparsity=0.5"
+    assert str(hidden.of((*step, "train", "lr"))) == "--set step.1.train={epochs=2}"
+
+
+def test_an_origin_with_ends_of_lines_in_it_breaks_no_recipe() -> None:
+    text = resolved_text({"a": 1}, lambda _: '--set a="""\n1\x00"""')
+    assert tomllib.loads(text) == {"a": 1}
+
+
 def test_a_resolved_recipe_says_where_each_value_comes_from(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(
         'schema = 1\n[model]\nfrom = "mirabelle.sources.zoo:digits_mlp"\n[task]\ndata = "digits"\n'

@@ -111,12 +111,19 @@ class UserError(Exception):
     def at(self, place: str | Place) -> UserError:
         """The same error, led by where it happened."""
         if isinstance(place, Place):
-            return UserError(self.code, self.message, self.remedy, path=self.path, place=place)
-        return UserError(self.code, f"{place}: {self.message}", self.remedy, path=self.path, place=self.place)
+            return self._changed(place=place)
+        return self._changed(message=f"{place}: {self.message}")
 
     def within(self, *keys: str | int) -> UserError:
         """The same error, its path led by `keys`."""
-        return UserError(self.code, self.message, self.remedy, path=(*keys, *self.path), place=self.place)
+        return self._changed(path=(*keys, *self.path))
+
+    def _changed(self, *, message: str | None = None, path: Path | None = None, place: Place | None = None) -> UserError:
+        """A copy, in which what led to the error is kept."""
+        message, path = message or self.message, self.path if path is None else path
+        other = UserError(self.code, message, self.remedy, path=path, place=place or self.place)
+        other.__cause__ = self.__cause__
+        return other
 
     def __str__(self) -> str:
         where = f"{self.place}: " if self.place else ""
@@ -167,6 +174,15 @@ def gathered(mistakes: list[UserError], *path: str | int) -> Iterator[None]:
         mistakes.extend(one.within(*path) for one in error.errors)
 
 
+@contextmanager
+def at_path(*path: str | int) -> Iterator[None]:
+    """A mistake that arises inside has its path led by `path`."""
+    try:
+        yield
+    except UserError as error:
+        raise error.within(*path) from error.__cause__
+
+
 def raise_all(mistakes: list[UserError]) -> None:
     """Raise what was gathered, if anything was."""
     if mistakes:
@@ -175,6 +191,15 @@ def raise_all(mistakes: list[UserError]) -> None:
 
 def _one_line(text: str) -> str:
     return " ".join(part for part in (line.strip() for line in text.splitlines()) if part)
+
+
+# How torch, ONNX Runtime and the C++ library say that no memory is left; Python itself raises MemoryError.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Failed to allocate memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says, in whatever words, that no memory is left."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from mirabelle.batch import Samples, tensors_of
+from mirabelle.errors import UserError
 from mirabelle.files import tensor_bytes
 from mirabelle.goal import Shortfall
 from mirabelle.measure import Files, count_parameters, exported, multiply_accumulates, sizes
@@ -156,13 +157,13 @@ def _training_seconds(model: nn.Module, task: Task, training: Training, run: Run
     """(seconds, optimizer steps) of a training: a few steps of it are made on a copy, and timed."""
     small = _small(task, training)
     times = []
-    for count in (_WARM_STEPS, _WARM_STEPS + _TIMED_STEPS):
+    for count in (1, _WARM_STEPS, _WARM_STEPS + _TIMED_STEPS):  # the first also decides how to run, and asks the teacher
         few = dataclasses.replace(training, epochs=None, steps=count, keep="last", patience=None, until=None)
         (run.folder / "checkpoint.safetensors").unlink(missing_ok=True)
         begin = time.perf_counter()
         fit(copy.deepcopy(model), small, few, run)
         times.append(time.perf_counter() - begin)
-    step_seconds = max(times[1] - times[0], 0.0) / _TIMED_STEPS
+    step_seconds = max(times[2] - times[1], 0.0) / _TIMED_STEPS
     per_epoch = max(1, len(task.train) // training.batch_size)
     total = training.steps or (training.epochs or 0) * per_epoch
     epochs = max(1, round(total / per_epoch))
@@ -248,6 +249,9 @@ def _remarks(found: Forecast, free_memory: int | None, free_disk: int | None) ->
 
 def folder_space(folder: Path) -> int:
     """Free bytes on the disk that will hold `folder`, which need not be there yet."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    try:
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+    except OSError as error:
+        raise UserError("E151", f"{folder} cannot be used: {error.strerror}", "choose another --out") from error

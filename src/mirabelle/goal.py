@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ def _measured(name: str, profile: Profile, *, of_start: bool) -> float:
 
 def _limit(name: str, asked: str | float, start: float) -> float:
     if isinstance(asked, (int, float)):
-        return float(asked)
+        return _finite(name, asked)
     number, unit = _parse(name, asked, ("%", *_ALLOWED[name]))
     return start * number / 100 if unit == "%" else number * _UNITS[unit]
 
@@ -135,9 +136,15 @@ def _drop(asked: str) -> tuple[float, bool]:
 
 def _fraction(asked: str | float) -> float:
     if isinstance(asked, (int, float)):
-        return float(asked)
+        return _finite("metric", asked)
     number, unit = _parse("metric", asked, ("%", ""))
     return number / 100 if unit == "%" else number
+
+
+def _finite(name: str, asked: float) -> float:
+    if not math.isfinite(asked):
+        raise UserError("E113", f"goal.{name} must be finite; got {asked!r}", "give a number, or leave it out")
+    return float(asked)
 
 
 def _parse(name: str, asked: str, units: tuple[str, ...]) -> tuple[float, str]:

@@ -130,10 +130,12 @@ def _run(plan: Plan, run: Run) -> Result:
         files.write_json(run.folder / "environment.json", environment())
     start, trail = _start(plan, run)
     task = plan.task.with_teacher(_teacher(plan, run) or start)
-    end, origin, steps = walk(plan.recipe, start, task, run, dense=plan.model)
+    stopped = any(run.within(f"steps/0-{name}").decided("stopped") is not None for name in ("baseline", "teacher"))
+    steps = () if stopped else plan.recipe.steps
+    end, origin, entries = walk(steps, start, task, run, dense=plan.model)
     if (run.folder / "report.json").is_file():
-        return _read_result(end, run.folder)
-    return _conclude(_Ending(start, end, origin, task, plan.goal, trail + steps, run))
+        return _read_result(end, run)
+    return _conclude(_Ending(start, end, origin, task, plan.goal, trail + entries, run))
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,8 @@ def _resolved(plan: Plan, seed: int, source: Source) -> dict[str, Any]:
     document: dict[str, Any] = {"schema": SCHEMA, "seed": seed, **source.tables}
     document.setdefault("model", {"from": plain.name_of(type(plan.model))})
     document.setdefault("task", {"data": plan.task.name})
+    if plan.teacher is not None:
+        document.setdefault("teacher", {"from": plain.name_of(type(plan.teacher))})
     if plan.teacher_train is not None:
         document["teacher"] = {**document.get("teacher", {}), "train": plain.to_data(plan.teacher_train)}
     if plan.baseline is not None:
@@ -257,8 +261,12 @@ def _conclude(ending: _Ending) -> Result:
         curves=curves(read_events(run.folder)),
     )
     write_report(report, run.folder)
-    run.event("end", met=not shortfalls, shortfalls=[str(shortfall) for shortfall in shortfalls])
+    _tell_end(run, shortfalls)
     return _checked(Result(ending.end, end, start, shortfalls, gates, run.folder))
+
+
+def _tell_end(run: Run, shortfalls: Sequence[Shortfall]) -> None:
+    run.event("end", met=not shortfalls, shortfalls=[str(shortfall) for shortfall in shortfalls])
 
 
 def _checked(result: Result) -> Result:
@@ -280,8 +288,10 @@ def _gates(ending: _Ending, after: Files) -> dict[str, Gate]:
     }
 
 
-def _read_result(end: nn.Module, folder: pathlib.Path) -> Result:
-    """The result of a run that had ended before."""
-    report = read_report(folder)
+def _read_result(end: nn.Module, run: Run) -> Result:
+    """The result of a run that had ended before; what it had no time to tell is told."""
+    report, folder = read_report(run.folder), run.folder
+    if not any(event.get("event") == "end" for event in read_events(folder)):
+        _tell_end(run, report.goal.shortfalls)
     gates = {name: Gate.from_data(asdict(gate)) for name, gate in report.gates.items()}
     return _checked(Result(end, report.end, report.start, report.goal.shortfalls, gates, folder))

@@ -21,7 +21,7 @@ class FolderLock:
         folder: made when it is not there.
 
     Raises:
-        UserError: E152 when another process holds it, E151 when the folder cannot be written to.
+        UserError: E152 when another process holds it, E151 when the folder cannot be used, E202 when nothing can be written.
 
     Example:
         >>> import tempfile
@@ -50,7 +50,11 @@ class FolderLock:
         except OSError as error:
             raise UserError("E151", f"{folder} cannot be used: {error.strerror}", "choose another --out") from error
         self.taken_over = self._holder.is_file()
-        files.write_json(self._holder, {"process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
+        try:
+            files.write_json(self._holder, {"process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
+        except BaseException:
+            self._lock.release()
+            raise
 
     def release(self) -> None:
         """Give the folder back."""

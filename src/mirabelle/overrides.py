@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,14 +38,14 @@ class Overrides:
             if not equals or not all(names):
                 mistakes.append(UserError("E100", f'--set takes key=value; got "{setting}"', "--set step.1.sparsity=0.9, say"))
                 continue
-            path = tuple(int(name) - 1 if name.isdigit() else name for name in names)
+            path = tuple(int(name) - 1 if name.isascii() and name.isdecimal() else name for name in names)
             found[path] = (f"--set {setting}", _value(value))
         raise_all(mistakes)
         return Overrides(found)
 
     def places(self) -> dict[Path, str]:
-        """What messages call the place of each setting."""
-        return {path: words for path, (words, _) in self.settings.items()}
+        """What messages call the place of each setting, and of everything inside it."""
+        return {(*path, *inner): words for path, (words, value) in self.settings.items() for inner in ((), *_paths_in(value))}
 
     def applied(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The data with the settings in them; the given data stay as they are.
@@ -60,6 +60,13 @@ class Overrides:
                 holder = _inside(holder, key, words)
             _inside(holder, path[-1], words, value)
         return result
+
+
+def _paths_in(value: Any) -> Iterator[Path]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield (key,)
+        yield from ((key, *path) for path in _paths_in(item))
 
 
 def _value(text: str) -> Any:

@@ -39,10 +39,12 @@ class Places:
         self._file = file
         self._lines = text.split("\n")  # not splitlines: strings may hold other ends of lines
         self._elsewhere = dict(elsewhere or {})
+        self._tables = {path[:length] for path in self._elsewhere for length in range(len(path))}
         parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_toml.language()))
         self._nodes: dict[Path, tuple[Node, Node]] = {}
         for path, nodes in _pairs(parser.parse(text.encode()).root_node):
-            self._nodes.setdefault(path, nodes)  # of a list of tables, its first header
+            if not any(path[:length] in self._elsewhere for length in range(1, len(path) + 1)):
+                self._nodes.setdefault(path, nodes)  # of a list of tables, its first header
 
     def of(self, path: Path, *, key: bool = False) -> Place:
         """The place of the value at `path`, or of its key; of what encloses it, where the text does not hold it."""
@@ -58,10 +60,10 @@ class Places:
         """The place where the value at `path` was written, alone or as a part of a plain value; None where it was not."""
         while path:
             if path in self._elsewhere:
-                return Place(self._elsewhere[path])
+                return Place(self._elsewhere[path]) if path not in self._tables else None
             if path in self._nodes:
                 key, value = self._nodes[path]
-                return self._place(value) if key is not value else None
+                return self._place(value) if key is not value and value.type != "inline_table" else None
             path = path[:-1]
         return None
 

@@ -38,8 +38,9 @@ _STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Patterns = tuple[str, ...]
 
@@ -184,7 +185,7 @@ def _kinds(hint: Any) -> Iterator[Any]:
         yield hint
 
 
-_RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
+_RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"}
 _WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 
 
@@ -195,7 +196,8 @@ def _wrong(cls: type, name: str, where: str, value: Any, error: ValidationError)
     rule = f"must be {' or '.join(_rule(kind) for kind in _kinds(hints_of(cls)[name]))}; got {value!r}"
     help_text = described(cls, name)
     if any(mistake["type"] in _RANGE for mistake in mistakes):
-        return UserError("E110", f"{where} {rule}", help_text, path=inner)
+        finite = " (a finite one)" if mistakes[0]["type"] == "finite_number" else ""
+        return UserError("E110", f"{where} {rule}{finite}", help_text, path=inner)
     return UserError("E103", f'"{where}" {rule}', help_text or f"see the docstring of {cls.__name__}", path=inner)
 
 

@@ -41,9 +41,13 @@ def origin_of_run(file: RecipeFile, folder: Path) -> nn.Module:
 
 def steps_of_run(file: RecipeFile, folder: Path) -> list[tuple[Path, Step]]:
     """The steps that were taken, each with the folder in which it left its model; a callback may have stopped the rest."""
-    steps = enumerate(file.recipe.steps, start=1)
-    places = [(folder / folder_of(position, step), step) for position, step in steps]
-    return [(place, step) for place, step in places if (place / "profile.json").is_file()]
+    taken = []
+    for position, step in enumerate(file.recipe.steps, start=1):
+        place = folder_of(position, step)
+        taken.append((folder / place, step))
+        if f"{place}/stopped" in file.decisions:
+            break
+    return taken
 
 
 def model_of_run(folder: Path) -> nn.Module:

@@ -34,20 +34,24 @@ class Recipe:
         self.steps = tuple(steps)
         if not self.steps:
             raise UserError("E104", "a recipe needs at least one step", "add a [[step]]")
+        mistakes: list[UserError] = []
         for position, (before, after) in enumerate(zip(self.steps, self.steps[1:], strict=False), start=1):
             begins = after.first_stage if isinstance(after, Joint) else after.stage
             if STAGES.index(begins) < STAGES.index(before.stage):
                 legal = sorted(self.steps, key=lambda step: STAGES.index(step.stage))
-                raise UserError(
-                    "E105",
-                    f"{use_of(after)} (step {position + 1}) cannot follow {use_of(before)} (step {position})",
-                    f"legal order: {', '.join(use_of(step) for step in legal)}",
-                    path=(position, "use"),
+                mistakes.append(
+                    UserError(
+                        "E105",
+                        f"{use_of(after)} (step {position + 1}) cannot follow {use_of(before)} (step {position})",
+                        f"legal order: {', '.join(use_of(step) for step in legal)}",
+                        path=(position, "use"),
+                    )
                 )
         for position, step in enumerate(self.steps):
             if isinstance(step, NeedsTraining) and step.needs_training and step.train is None:
                 remedy = "give `train`, or put the step into training.Joint"
-                raise UserError("E111", f"{use_of(step)} needs a training", remedy, path=(position,))
+                mistakes.append(UserError("E111", f"{use_of(step)} needs a training", remedy, path=(position,)))
+        raise_all(mistakes)
 
     @staticmethod
     def from_data(data: Any) -> Recipe:

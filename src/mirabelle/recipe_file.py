@@ -21,7 +21,9 @@ from mirabelle.places import Places
 from mirabelle.plain import record
 from mirabelle.recipe import Recipe
 from mirabelle.resolved import ORIGINS
+from mirabelle.sources.names import names_files
 from mirabelle.training import Training
+from mirabelle.training.settings import EXECUTIONS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,6 +34,7 @@ P = TypeVar("P")
 KEYS = ("schema", "seed", "model", "task", "teacher", "baseline", "goal", "step")
 _WRITTEN_BY_RUNS = ("fingerprint", "decisions")
 SCHEMA = 1
+MOST_SEEDS = 1 << 63  # of torch's generators
 _AT_ITS_KEY = ("E102", "E104")  # mistakes that are about a key; the others are about its value
 
 
@@ -123,15 +126,25 @@ class RecipeFile:
         Raises:
             UserError: E120, E121 as the factory fails; E130, E140, E141, E143 as the weights do.
         """
-        weights = self.model.weights or (self.baseline.weights if self.baseline else None)
-        with self.shown_at("model", "from"):
-            return _built(self.model, weights, self.folder, self.seed)
+        name = "model" if self.model.weights or self.baseline is None else "baseline"
+        return self._built("model", self.model, name, self.model.weights or (self.baseline.weights if self.baseline else None))
 
     def build_teacher(self) -> nn.Module | None:
-        if self.teacher is None:
-            return None
-        with self.shown_at("teacher", "from"):
-            return _built(self.teacher, self.teacher.weights, self.folder, self.seed)
+        return self._built("teacher", self.teacher, "teacher", self.teacher.weights) if self.teacher else None
+
+    def _built(self, name: str, table: ModelTable | TeacherTable, holder: str, weights: str | None) -> nn.Module:
+        """The module of the table `name`, with the weights that the table `holder` names."""
+        import torch
+
+        from mirabelle.sources import load_weights, model_from
+
+        with self.shown_at(name, "from"), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = model_from(table.factory, table.arguments, self.folder)
+        if weights is not None:
+            with self.shown_at(holder, "weights"):
+                load_weights(model, self.folder / weights)
+        return model
 
     def build_task(self, data_folder: Path | None) -> Task:
         from mirabelle.sources import task_from
@@ -161,11 +174,12 @@ class RecipeFile:
         try:
             yield
         except UserError as error:
-            found = [
-                one.at(self.places.of(one.path or path)) if (one.path or path) and not one.place else one
-                for one in error.errors
-            ]
+            found = [one if one.place else self._placed(one, path) for one in error.errors]
             raise (UserErrors(found) if len(found) > 1 else found[0]) from error.__cause__
+
+    def _placed(self, error: UserError, otherwise: errors.Path) -> UserError:
+        own = error.path if error.path and error.path[0] in KEYS else otherwise
+        return error.at(self.places.of(own, key=error.code in _AT_ITS_KEY)) if own else error
 
 
 def read_recipe(path: Path, settings: Sequence[str] = ()) -> RecipeFile:
@@ -211,6 +225,7 @@ class _Reading:
         mistakes += [UserError("E102", f'unknown key "{key}"', did_you_mean(key, KEYS), path=(key,)) for key in unknown]
         self.part(_schema, "schema")
         self.part(_seed, "seed")
+        self.part(_decisions, "decisions")
 
     def part(self, read: Callable[[Mapping[str, Any]], P], *path: str) -> P | None:
         with gathered(self._mistakes, *path):
@@ -219,9 +234,9 @@ class _Reading:
 
 
 def _text(path: Path) -> str:
-    if not path.is_file():
-        raise UserError("E130", f"no recipe at {path}", "check the path; `mirabelle init` prints a recipe to start from")
     try:
+        if not path.is_file():
+            raise UserError("E130", f"no recipe at {path}", "check the path; `mirabelle init` prints a recipe to start from")
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise UserError("E101", f"{path} is no UTF-8 text: {error.reason}", "save it as UTF-8") from None
@@ -251,8 +266,21 @@ def _schema(data: Mapping[str, Any]) -> None:
 
 def _seed(data: Mapping[str, Any]) -> None:
     seed = data.get("seed", 0)
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise UserError("E103", f'"seed" must be a whole number from 0; got {seed!r}', "write seed = 0")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < MOST_SEEDS:
+        raise UserError("E103", f'"seed" must be a whole number from 0 to 2⁶³ - 1; got {seed!r}', "write seed = 0")
+
+
+def _decisions(data: Mapping[str, Any]) -> None:
+    """What a run has decided, as a later run takes it: threads, executions, and why steps were left out."""
+    decisions = data.get("decisions", {})
+    if not isinstance(decisions, Mapping):
+        raise UserError("E103", f'"decisions" must be a table; got {decisions!r}', "leave it out")
+    for key, value in decisions.items():
+        threads = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        rules = {"threads": (threads, "a whole number from 1"), "execution": (value in EXECUTIONS, f"one of {EXECUTIONS}")}
+        held, rule = rules.get(key.rpartition("/")[2], (isinstance(value, (str, int, float, bool)), "a plain value"))
+        if not held:
+            raise UserError("E103", f'"decisions.{key}" must be {rule}; got {value!r}', "mend it, or leave it out", path=(key,))
 
 
 def _section(data: Mapping[str, Any], name: str) -> Any:
@@ -270,19 +298,6 @@ def _hold_weights(model: ModelTable | None, baseline: BaselineTable | None) -> N
         raise UserError("E111", "[model] and [baseline] both name weights", "keep one of them")
 
 
-def _built(table: ModelTable | TeacherTable, weights: str | None, folder: Path, seed: int) -> nn.Module:
-    import torch
-
-    from mirabelle.sources import load_weights, model_from
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = model_from(table.factory, table.arguments, folder)
-    if weights is not None:
-        load_weights(model, folder / weights)
-    return model
-
-
 def _absolute(value: Any, folder: Path, key: str) -> Any:
     """The same data with the paths in it made absolute, so that a resolved recipe runs from anywhere.
 
@@ -297,13 +312,6 @@ def _absolute(value: Any, folder: Path, key: str) -> Any:
     place, colon, function = value.rpartition(":")
     if key == "weights":
         return str((folder / value).resolve())
-    if key == "data" and _names_files(value):
+    if key == "data" and names_files(value):
         return str((folder / value).resolve())
     return f"{(folder / place).resolve()}:{function}" if colon and place.endswith(".py") else value
-
-
-def _names_files(data: str) -> bool:
-    """Whether `[task] data` is the path of a folder or a file of data, rather than a built-in set or a function."""
-    is_function = ":" in data and "/" not in data.rpartition(":")[2]
-    looks_like_path = "/" in data or data.startswith(".") or data.lower().endswith((".csv", ".npz"))
-    return looks_like_path and not is_function

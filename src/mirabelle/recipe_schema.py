@@ -13,7 +13,7 @@ from mirabelle import objectives, scores
 from mirabelle.goal import Goal
 from mirabelle.objectives.objective import ObjectiveField, Term
 from mirabelle.plain import bounds_of, described, hints_of, key_of
-from mirabelle.recipe_file import KEYS, SCHEMA, BaselineTable, ModelTable, TaskTable, TeacherTable
+from mirabelle.recipe_file import KEYS, MOST_SEEDS, SCHEMA, BaselineTable, ModelTable, TaskTable, TeacherTable
 from mirabelle.schedules import Gradual, ScheduleField
 from mirabelle.scores.score import Score, ScoreField
 from mirabelle.step import steps_behind_doors
@@ -29,7 +29,12 @@ def recipe_schema() -> dict[str, Any]:
     tables = {"model": ModelTable, "task": TaskTable, "teacher": TeacherTable, "baseline": BaselineTable, "goal": Goal}
     properties: dict[str, Any] = {
         "schema": {"const": SCHEMA, "description": "the version of this form of recipe"},
-        "seed": {"type": "integer", "minimum": 0, "description": "of everything random in the run"},
+        "seed": {
+            "type": "integer",
+            "minimum": 0,
+            "exclusiveMaximum": MOST_SEEDS,
+            "description": "of everything random in the run",
+        },
         **{key: _table(cls) for key, cls in tables.items()},
         "step": {"type": "array", "minItems": 1, "items": _steps(), "description": "what is done, in this order"},
         "fingerprint": {"type": "object", "description": "written by a run: tells its model and data from others"},

@@ -40,7 +40,8 @@ def resolved_text(document: Mapping[str, Any], origin: Origin) -> str:
             origins.setdefault(line, {})[origin(path)] = None
     lines = text.rstrip("\n").split("\n")
     for line, found in origins.items():
-        lines[line - 1] += f"  # {'; '.join(found)}"
+        said = "; ".join(found)
+        lines[line - 1] += f"  # {''.join(letter if letter.isprintable() else ' ' for letter in said)}"
     return _HEADER + "\n".join(lines) + "\n"
 
 

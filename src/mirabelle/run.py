@@ -126,10 +126,7 @@ class Run:
         import torch
 
         folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise UserError("E151", f"{folder} is a file", "name a folder")
-        if folder.is_dir() and not (folder / "recipe.toml").is_file() and _holds_other_things(folder):
-            raise UserError("E150", f"{folder} is not empty and holds no run", "choose another --out")
+        _hold_folder(folder)
         lock = FolderLock(folder)
         try:
             run = Run(folder, seed=seed, callbacks=callbacks, journal=Journal(folder, document, origin=origin))
@@ -143,8 +140,8 @@ class Run:
 
     def _take_up(self, earlier: dict[str, Any] | None, document: dict[str, Any], decisions: Mapping[str, Any]) -> None:
         """Begin, or go on with what an earlier process has left of the same recipe."""
-        self.journal.mend()
         if earlier is None:
+            self.journal.mend()
             self.journal.decisions = dict(decisions)
             self.journal.write_recipe()
             return
@@ -153,6 +150,7 @@ class Run:
             changed = sorted(key for key in {*earlier, *document} if earlier.get(key) != document.get(key))
             message = f"{self.folder} holds another run: {', '.join(changed)} differ"
             raise UserError("E150", message, "choose another --out, or remove that folder")
+        self.journal.mend()
         assert self.lock is not None, "an opened run holds its folder"
         self.event("resumed", killed=self.lock.taken_over)
 
@@ -237,6 +235,17 @@ def _read_only(value: Any) -> Any:
     return tuple(_read_only(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
+def _hold_folder(folder: Path) -> None:
+    """Raise unless a run may begin or go on in the folder."""
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError("E151", f"{folder} is a file", "name a folder")
+        if folder.is_dir() and not (folder / "recipe.toml").is_file() and _holds_other_things(folder):
+            raise UserError("E150", f"{folder} is not empty and holds no run", "choose another --out")
+    except OSError as error:
+        raise UserError("E151", f"{folder} cannot be used: {error.strerror}", "choose another --out") from error
+
+
 def _holds_other_things(folder: Path) -> bool:
     return any(path.suffix != ".writing" and path.name not in NAMES for path in folder.iterdir())
 
@@ -253,5 +262,5 @@ def _earlier(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError("E150", f"{path} cannot be read: {error}", "choose another --out") from error

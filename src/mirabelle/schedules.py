@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import PlainValidator
+from pydantic import Field, PlainValidator
 
 from mirabelle.errors import UserError
-from mirabelle.plain import Count, Fraction, Positive, Share, build, record
+from mirabelle.plain import Count, Fraction, Share, build, record
 
 ScheduleName = Literal["constant", "linear", "cubic"]
 _NAMES = ("one-shot", "constant", "linear", "cubic")
@@ -40,7 +40,7 @@ class Gradual:
     begin: Share = 0.0
     end: Share = 0.6
     initial: Fraction = 0.0
-    power: Positive = 3.0
+    power: Annotated[float, Field(gt=0)] = 3.0
     frequency: Count | None = None
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,10 +13,10 @@ from torch import nn
 from mirabelle import artifact, files
 from mirabelle.measure import exported, measure
 from mirabelle.profile import Profile
-from mirabelle.recipe import Recipe
 from mirabelle.run import Run
-from mirabelle.step import ReplacesModel, folder_of, use_of
+from mirabelle.step import ReplacesModel, Step, folder_of, use_of
 from mirabelle.task import Task
+from mirabelle.training.checkpoint import seconds_before
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class TrailEntry:
 
 
 def walk(
-    recipe: Recipe, model: nn.Module, task: Task, run: Run, *, dense: nn.Module
+    steps: Sequence[Step], model: nn.Module, task: Task, run: Run, *, dense: nn.Module
 ) -> tuple[nn.Module, nn.Module, list[TrailEntry]]:
     """Walk the steps, or go on where a killed run stopped.
 
     A callback that returns `Stop` when a step has been measured ends the walk there; that it did is a decision of the run.
 
     Args:
-        recipe: its steps.
+        steps: of a recipe.
         model: the start.
         task: with its teacher.
         run: each step works in its folder `steps/<k>-<step>`.
@@ -49,7 +49,7 @@ def walk(
         The model at the end, the dense module from which it descends, and the trail.
     """
     trail = []
-    for position, step in enumerate(recipe.steps, start=1):
+    for position, step in enumerate(steps, start=1):
         name = use_of(step)
         place = run.within(folder_of(position, step))
         origin = step.origin(dense, place) if isinstance(step, ReplacesModel) else dense
@@ -70,10 +70,10 @@ def kept(name: str, run: Run, dense: nn.Module, task: Task, work: Callable[[], n
     done = run.folder / "profile.json"
     if not done.is_file():
         run.event("begin", step=name)
-        begin = time.monotonic()
+        before, begin = seconds_before(run.folder / "checkpoint.safetensors"), time.monotonic()
         artifact.save(work(), run.folder)
         model = artifact.load(dense, run.folder)
-        seconds = time.monotonic() - begin
+        seconds = before + time.monotonic() - begin
         profile, _ = measure(model, task, task.validation, exported(model, task))
         _tell(run, name, profile, seconds)
         files.write_json(done, {"profile": profile.to_data(), "seconds": seconds})

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mirabelle.batch import Batch, Samples, call, tensors_of
-from mirabelle.errors import UserError, gathered, raise_all
+from mirabelle.batch import Batch, Samples, call, map_tensors, tensors_of
+from mirabelle.errors import UserError, gathered, is_out_of_memory, raise_all
 from mirabelle.goal import Goal
 from mirabelle.objectives import Forward
 from mirabelle.recipe import Recipe
@@ -79,15 +79,29 @@ def try_steps(plan: Plan) -> None:
 
 
 def _try_training(model: nn.Module, task: Task, training: Training | None) -> None:
-    """The loss of one batch."""
+    """One batch as the training will see it: the model in training mode, and its loss."""
     if training is None:
         return
-    batch = task.example()
+    batch = task.example(training.batch_size)
+    if training.batch_size == 1:
+        batch = Batch(map_tensors(batch.inputs, lambda tensor: tensor[:1]), batch.targets[:1])
+    _train_mode(model, batch)
     objective = training.objective or default_objective(task)
     with torch.no_grad():
         loss = objective.bind(model, task, batch)
         teacher = Forward(batch, call(task.teacher.eval(), batch.inputs)) if task.teacher is not None else None
         loss(Forward(batch, call(copy.deepcopy(model).eval(), batch.inputs), teacher))
+
+
+def _train_mode(model: nn.Module, batch: Batch) -> None:
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            call(copy.deepcopy(model).train(), batch.inputs)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        message = f"the model fails in training mode on a batch of {len(batch)}: {error}"
+        raise UserError("E121", message.splitlines()[0], "see that it can train on such a batch", path=("train",)) from error
 
 
 def _outputs(model: nn.Module, batch: Batch) -> Tensor:
@@ -96,6 +110,8 @@ def _outputs(model: nn.Module, batch: Batch) -> Tensor:
         with torch.no_grad():
             outputs = call(copy.deepcopy(model).eval(), batch.inputs)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         message = f"the model fails on inputs of {given}: {error}"
         raise UserError("E121", message.splitlines()[0], "see that shapes and types fit the model") from error
     if not isinstance(outputs, Tensor):

@@ -149,7 +149,7 @@ def _rebuilt(file: RecipeFile, folder: Path) -> nn.Module:
 
 def _saved_loaded(file: RecipeFile, folder: Path) -> Gate:
     last, _ = steps_of_run(file, folder)[-1]
-    if not (last / "model.safetensors").is_file():
+    if not (last / "model.safetensors").is_file() or not (last / "architecture.json").is_file():
         raise _NotCheckedError(f"{last.relative_to(folder)} does not hold what the last step left")
     if files.read_json(folder / "architecture.json") != files.read_json(last / "architecture.json"):
         return Gate(passed=False, worst=math.inf, detail=f"architecture.json is not that of {last.relative_to(folder)}")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mirabelle import pack
+from mirabelle.cli import main
 from mirabelle.cli.display import duration
 
 MIRABELLE = [str(Path(sys.executable).parent / "mirabelle")]
@@ -124,6 +125,13 @@ def test_an_unknown_command_is_exit_status_2() -> None:
     done = call("runn")
     assert done.returncode == 2
     assert 'no command "runn"' in done.stderr
+
+
+def test_the_bare_command_is_an_invitation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run([]) == 0
+    out, told = capsys.readouterr()
+    assert "Begin here:" in out
+    assert told == ""
 
 
 def test_inspect_shows_the_layers_of_a_factory_a_file_and_a_run(ran) -> None:

@@ -183,3 +183,10 @@ def test_a_packed_file_of_an_invalid_graph_is_caught(call, capsys, finished: Pat
     found = verdicts(call, capsys, tmp_path / "m.mira")
     assert found["decoded"][0] == "passed"
     assert failed(found) == {"valid", "outputs"}
+
+
+def test_a_run_whose_steps_were_tidied_away_is_told_as_not_checked_there(call, capsys, copied: Path) -> None:
+    shutil.rmtree(copied / "steps")
+    found = verdicts(call, capsys, copied)
+    assert found.pop("saved_loaded")[0] == "not checked"
+    assert {verdict for verdict, _ in found.values()} == {"passed"}

@@ -68,11 +68,16 @@ class Images(nn.Module):
     def forward(self, inputs):
         return inputs.mean((2, 3))
 
+def normed():
+    return nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+
 def infinite():
     model = net()
     with torch.no_grad():
         model[2].bias.fill_(float("nan"))
     return model
+
+calls = []
 
 class Late(nn.Module):
     def __init__(self):
@@ -80,7 +85,9 @@ class Late(nn.Module):
         self.inner = net()
     def forward(self, inputs):
         if self.training:
-            raise ValueError("only while it trains")
+            calls.append(1)
+        if len(calls) > 5:
+            raise ValueError("only after a while")
         return self.inner(inputs)
 
 def raises():
@@ -134,6 +141,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "recipe.toml").write_text(RECIPE)
     (tmp_path / "parts.py").write_text(textwrap.dedent(PARTS))
     (tmp_path / "broken.py").write_text("def net(:\n")
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit(0)\n")
     (tmp_path / "explodes.py").write_text("1 / 0\n")
     (tmp_path / "notes.txt").write_text("dear diary")
     for name, tensors in {

@@ -126,7 +126,7 @@ MISTAKES = {
     ),
     "weight of a term": Mistake(
         "E103",
-        "the weight of L1 must be a number",
+        "the weight of L1 must be a finite number",
         "0.5",
         ("lr = 0.01", 'objective = [{ term = "L1", weight = "x" }]'),
         at="11:77",
@@ -291,6 +291,58 @@ MISTAKES = {
         "E141", "not an intact safetensors file", "save it again", (BASELINE, 'weights = "torn.safetensors"')
     ),
     "pickle offered": Mistake("E143", "may hold code (a pickle)", "safetensors", (BASELINE, 'weights = "weights.pt"')),
+    "weights of the baseline at their line": Mistake(
+        "E130", "no weights at", "safetensors", (BASELINE, 'weights = "w.safetensors"'), at="11:11"
+    ),
+    # what a fresh pair of eyes found
+    "batch of one under batch norm": Mistake(
+        "E121",
+        "fails in training mode on a batch of 1",
+        "train on such",
+        ("parts.py:net", "parts.py:normed"),
+        (*RUN, "--set", "baseline.train.batch_size=1"),
+    ),
+    "file that ends the program": Mistake("E120", "raised SystemExit", "by hand", ("parts.py:net", "exits.py:net"), at="5:8"),
+    "joint training of a number": Mistake(
+        "E103",
+        "must be a list of tables; got 3",
+        "[[step.steps]]",
+        ('use = "quantize.Static"\nsamples = 50', 'use = "training.Joint"\ntrain.epochs = 1\nsteps = 3'),
+        at="25:9",
+    ),
+    "seed too large": Mistake("E103", '"seed" must be', "seed = 0", ("seed = 0", "seed = 18446744073709551616"), at="2:8"),
+    "decisions that are none": Mistake(
+        "E103", '"decisions" must be a table', "leave it out", ("seed = 0", "decisions = 3"), at="2:13"
+    ),
+    "execution that is none": Mistake(
+        "E103",
+        "must be one of",
+        "mend it",
+        ("[goal]", '[decisions]\n"steps/0-baseline/execution" = "bfloat"\n[goal]'),
+        at="14:32",
+    ),
+    "infinite goal": Mistake("E113", "goal.size must be finite", "leave it out", ('"200%"', "inf"), at="14:8"),
+    "infinite weight of a term": Mistake(
+        "E103", "finite number", "0.5", ("lr = 0.01", 'objective = [{ term = "L1", weight = inf }]'), at="11:77"
+    ),
+    "infinite learning rate": Mistake("E110", "a finite one", "learning rate", ("0.01", "inf"), at="11:45"),
+    "recipe of an impossible name": Mistake(
+        "E130", "cannot be read", "permissions", command=typed("check", "x" * 300 + ".toml")
+    ),
+    "folder of an impossible name": Mistake(
+        "E151", "cannot be used", "--out", command=typed("run", "recipe.toml", "--out", "x" * 300)
+    ),
+    "unknown setting of data": Mistake(
+        "E102",
+        'unknown key "task.arguments.sizee"',
+        "size",
+        ("./parts.py:task", './photos"\narguments = { sizee = 3 }\n#'),
+        at="9:15",
+    ),
+    "init of data without a slash": Mistake(
+        "E130", '"data" is not a built-in set', '"./data"', command=typed("init", "--data", "data")
+    ),
+    "init of a pickle": Mistake("E143", "may hold code", "safetensors", command=typed("init", "--weights", "weights.pt")),
     # other commands
     "init of a model that is not there": Mistake(
         "E120", "no Python file", "check", command=typed("init", "--model", "./no.py:net")
@@ -299,7 +351,7 @@ MISTAKES = {
         "E120", "no function", "net", command=typed("init", "--model", "./parts.py:nett")
     ),
     "init of data that are not there": Mistake(
-        "E130", "no data at photos", "check", command=typed("init", "--data", "./photos")
+        "E130", "no data at ./photos", "check", command=typed("init", "--data", "./photos")
     ),
     "inspect of nothing": Mistake("E130", "no file at no.onnx", "check", command=typed("inspect", "no.onnx")),
     "inspect of a text": Mistake("E120", "names no function", "write", command=typed("inspect", "notes.txt")),

@@ -182,18 +182,25 @@ def test_code_of_the_users_that_fails_late_is_told_as_theirs(place: Path, capsys
     first, remedy = lines_of(capsys)
     assert first.startswith("error[E120]: ")
     assert "parts.py:" in first
-    assert first.endswith("forward raised ValueError: only while it trains")
+    assert first.endswith("forward raised ValueError: only after a while")
     assert "-v" in remedy
 
 
 def test_a_demo_begun_anew_leaves_one_alone_that_is_at_work(place: Path, capsys) -> None:
     (place / "demo").mkdir()
-    (place / "demo" / "recipe.toml").write_text("schema = 1")
+    (place / "demo" / "recipe.toml").write_text('from = "mirabelle.sources.zoo:digits_cnn"')
+    (place / "demo" / "events.jsonl").write_text("")
     lock = FolderLock(place / "demo")
     assert main.run(("demo", "--out", "demo", "--fresh", "--quiet")) == 2
     assert "error[E152]" in lines_of(capsys)[0]
     assert (place / "demo" / "recipe.toml").is_file()
     lock.release()
+
+
+def test_a_demo_begun_anew_removes_nobodys_own_folder(place: Path, capsys) -> None:
+    assert main.run(("demo", "--out", ".", "--fresh", "--quiet")) == 2
+    assert "error[E150]" in lines_of(capsys)[0]
+    assert (place / "parts.py").is_file()
 
 
 def test_with_v_a_mistake_in_code_of_the_users_is_shown_where_it_was_made(place: Path, capsys) -> None:

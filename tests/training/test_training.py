@@ -89,6 +89,14 @@ def test_a_diverging_loss_is_reported_with_a_remedy(mlp: nn.Module, blobs: Task,
     assert fingerprint(mlp) == before, "the model is rolled back to its last finite weights"
 
 
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_a_last_step_that_diverges_is_rolled_back_too(mlp: nn.Module, blobs: Task, run: Run, keep: Any) -> None:
+    before = fingerprint(mlp)
+    with pytest.raises(UserError, match=r"E201.*a weight is no longer finite.*of step 0"):
+        fit(mlp, blobs, Training(steps=1, batch_size=32, lr=1e39, optimizer="sgd", lr_schedule="constant", keep=keep), run)
+    assert fingerprint(mlp) == before
+
+
 def test_l1_shrinks_the_weights(mlp: nn.Sequential, blobs: Task, run: Run, tmp_path: Path) -> None:
     free = fit(copy.deepcopy(mlp), blobs, Training(epochs=4, batch_size=32, lr=0.01), run)
     objective = 1.0 * TaskLoss() + 0.01 * L1()

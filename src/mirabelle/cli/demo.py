@@ -10,6 +10,7 @@ import click
 from mirabelle.cli.options import json_option, quiet_option, track_option
 
 RECIPE = Path(__file__).parent / "demo.toml"
+_MODEL = "mirabelle.sources.zoo:digits_cnn"
 
 
 @click.command("demo")
@@ -28,7 +29,13 @@ def command(out: Path, track: tuple[str, ...], *, fresh: bool, as_json: bool, qu
     from mirabelle.cli.run import run_recipe
     from mirabelle.lock import FolderLock
 
-    if fresh and (out / "recipe.toml").is_file():
+    if fresh and _holds_demo(out):
         FolderLock(out).release()  # refuses where another demo is still at work
         shutil.rmtree(out)
     return run_recipe(RECIPE, out, None, track=track, as_json=as_json, quiet=quiet)
+
+
+def _holds_demo(folder: Path) -> bool:
+    """Whether a folder is that of an earlier demo, and not one in which somebody keeps recipes of their own."""
+    recipe, journal = folder / "recipe.toml", folder / "events.jsonl"
+    return journal.is_file() and recipe.is_file() and _MODEL in recipe.read_text("utf-8", errors="replace")

@@ -15,11 +15,9 @@ import click
 
 from mirabelle import __version__
 from mirabelle.cli.signals import Terminated
-from mirabelle.errors import MODULE_OF_FILES, UserError
+from mirabelle.errors import MODULE_OF_FILES, UserError, is_out_of_memory
 
-BUG, USAGE, INTERRUPTED, TERMINATED, BROKEN_PIPE = 1, 2, 130, 143, 141
-# How torch, ONNX Runtime and the C++ library say that no memory is left; Python itself raises MemoryError.
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Failed to allocate memory")
+DONE, BUG, USAGE, INTERRUPTED, TERMINATED, BROKEN_PIPE = 0, 1, 2, 130, 143, 141
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -29,7 +27,11 @@ def told(error: BaseException, *, verbose: bool) -> int:
         return _say("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
     if isinstance(error, Terminated):
         return _say("terminated; the same command goes on from the last checkpoint", TERMINATED)
-    if isinstance(error, BrokenPipeError):  # whoever reads our output has enough of it
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message())
+        return DONE
+    exits = isinstance(error, SystemExit) and _in_code_of_the_users(error) is None  # so rich says that a pipe is broken
+    if isinstance(error, BrokenPipeError) or exits:  # whoever reads our output has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     mistake = _as_mistake(error)
@@ -53,7 +55,7 @@ def _as_mistake(error: BaseException) -> UserError | None:
         return error
     if isinstance(error, click.ClickException):
         return _usage(error)
-    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+    if is_out_of_memory(error):
         remedy = "take a smaller batch_size, or less data at a time; the same command goes on from the last checkpoint"
         return UserError("E203", f"memory ran out: {str(error).strip() or type(error).__name__}"[:200], remedy)
     theirs = _in_code_of_the_users(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import click
@@ -50,12 +51,11 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
         return 0
     _hold_model(model)
     _hold_data(data)
-    if weights is not None and not Path(weights).is_file():
-        raise UserError("E130", f"no weights at {weights}", "name a .safetensors file")
+    if weights is not None:
+        _hold_weights(weights)
     trained = _TRAINED_HERE if weights is None else _TRAINED_BEFORE.replace("WEIGHTS", json.dumps(weights))
-    text = START.read_text("utf-8")
-    for name, value in (("MODEL", json.dumps(model)), ("DATA", json.dumps(data)), ("BASELINE", trained)):
-        text = text.replace(name, value)
+    values = {"MODEL": json.dumps(model), "DATA": json.dumps(data), "BASELINE": trained}
+    text = re.sub("|".join(values), lambda found: values[found[0]], START.read_text("utf-8"))
     click.echo(json.dumps({"recipe": text}) if as_json else text, nl=as_json)
     return 0
 
@@ -93,8 +93,25 @@ def _names(tree: ast.Module) -> set[str]:
 
 
 def _hold_data(data: str) -> None:
-    """Raise when a path is named where nothing lies."""
-    looks_like_path = data.startswith(".") or "/" in data or Path(data).suffix in (".csv", ".npz")
-    path = Path(data.rpartition(":")[0] if ":" in data else data)
-    if looks_like_path and not path.exists():
-        raise UserError("E130", f"no data at {path}", "check the path")
+    """Raise when a path is named where nothing lies, or a built-in set that there is not."""
+    from mirabelle.sources.names import BUILT_IN, names_files, names_function
+
+    if names_function(data):
+        place = Path(data.rpartition(":")[0])
+        if place.suffix == ".py" and not place.is_file():
+            raise UserError("E130", f"no Python file at {place}", "check the path")
+    elif names_files(data):
+        if not Path(data).exists():
+            raise UserError("E130", f"no data at {data}", "check the path")
+    elif data not in BUILT_IN:
+        remedy = f'write "./{data}" for the folder' if Path(data).is_dir() else did_you_mean(data, BUILT_IN)
+        raise UserError("E130", f'data "{data}" is not a built-in set', remedy)
+
+
+def _hold_weights(weights: str) -> None:
+    from mirabelle.sources.names import PICKLES
+
+    if Path(weights).suffix in PICKLES:
+        raise UserError("E143", f"{weights} may hold code (a pickle), so it is not read", "save the state dict as safetensors")
+    if not Path(weights).is_file():
+        raise UserError("E130", f"no weights at {weights}", "name a .safetensors file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -15,6 +16,7 @@ from mirabelle.cli.options import EVERYWHERE
 from mirabelle.cli.signals import Asked, behind
 from mirabelle.errors import UserError, did_you_mean
 
+_COMPLETION = "_MIRABELLE_COMPLETE"
 COMMANDS = (
     "demo",
     "init",
@@ -83,9 +85,9 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except click.exceptions.Exit as done:
         return done.exit_code
-    except SystemExit as done:  # click has answered a shell that completes a line
-        return int(done.code or 0)
     except BaseException as error:  # noqa: BLE001 (each kind is told in its own way)
+        if isinstance(error, SystemExit) and _COMPLETION in os.environ:  # click has answered a shell that completes a line
+            return failures.DONE
         return failures.told(behind(error), verbose=bool({"-v", "--verbose"} & set(arguments)))
     return outcome if isinstance(outcome, int) else 0
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; by default runs/<name of the recipe>.")
 @data_dir_option
-@click.option("--seed", type=click.IntRange(min=0), help="Instead of the recipe's seed.")
+@click.option("--seed", type=click.IntRange(min=0, max=(1 << 63) - 1), help="Instead of the recipe's seed.")
 @set_option
 @track_option
 @json_option

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -109,9 +110,9 @@ def _weighted_term(table: Any) -> tuple[float, Term]:
     name, weight = settings.pop("term", None), settings.pop("weight", 1.0)
     if not isinstance(name, str):
         raise UserError("E104", 'a part of an objective needs the key "term"', 'write term = "TaskLoss", say')
-    if not isinstance(weight, (int, float)) or isinstance(weight, bool):
+    if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not math.isfinite(weight):
         raise UserError(
-            "E103", f"the weight of {name} must be a number; got {weight!r}", "write weight = 0.5, say", path=("weight",)
+            "E103", f"the weight of {name} must be a finite number; got {weight!r}", "write weight = 0.5, say", path=("weight",)
         )
     try:
         cls = plain.lookup("objectives", name, Term)

@@ -1,7 +1,16 @@
-"""Where models and data come from: Python factories, built-in sets, weights in safetensors."""
+"""Where models and data come from: Python factories, built-in sets, files, weights in safetensors."""
 
-from mirabelle.sources.data import task_from
-from mirabelle.sources.factory import function_from, model_from
-from mirabelle.sources.weights import load_weights
+from typing import TYPE_CHECKING
+
+from mirabelle.lazy import lazily
+
+if TYPE_CHECKING:
+    from mirabelle.sources.data import task_from
+    from mirabelle.sources.factory import function_from, model_from
+    from mirabelle.sources.weights import load_weights
 
 __all__ = ["function_from", "load_weights", "model_from", "task_from"]
+__getattr__ = lazily(
+    "mirabelle.sources",
+    {"function_from": "factory", "load_weights": "weights", "model_from": "factory", "task_from": "data"},
+)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from mirabelle import plain
-from mirabelle.errors import UserError, did_you_mean
+from mirabelle.errors import UserError, did_you_mean, is_out_of_memory
 from mirabelle.sources.arrays import Arrays
 from mirabelle.sources.digits import digits
 from mirabelle.sources.factory import function_from
 from mirabelle.sources.images import ImageFolder
 from mirabelle.sources.mnist import mnist
+from mirabelle.sources.names import names_files, names_function
 from mirabelle.sources.table import TableFile
 from mirabelle.task import Task
 
@@ -51,9 +52,9 @@ def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | No
     path = folder / name
     if path.suffix.lower() in _FILES:
         return _from_files(_FILES[path.suffix.lower()], path, arguments)
-    if ":" in name and "/" not in name.rpartition(":")[2]:
+    if names_function(name):
         return _from_factory(name, arguments, folder)
-    if "/" not in name and not name.startswith("."):
+    if not names_files(name):
         remedy = f'write "./{name}" for the folder' if path.is_dir() else did_you_mean(name, _BUILT_IN)
         raise UserError("E130", f'data "{name}" is not a built-in set', remedy)
     if path.is_file():
@@ -64,7 +65,10 @@ def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | No
 
 def _from_files(kind: type[Arrays | ImageFolder | TableFile], path: Path, arguments: Mapping[str, Any]) -> Task:
     """The task that files give, under settings as a recipe has them."""
-    source = plain.build(kind, arguments, "task.arguments")
+    try:
+        source = plain.build(kind, arguments, "task.arguments")
+    except UserError as error:
+        raise error.within("task", "arguments") from None
     try:
         return source(path)
     except OSError as error:
@@ -79,7 +83,9 @@ def _from_factory(name: str, arguments: Mapping[str, Any], folder: Path) -> Task
         task = factory(**arguments)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if is_out_of_memory(error):
+            raise
         raise UserError("E120", f"{name} raised {type(error).__name__}: {error}", "call it by hand to see why") from error
     if not isinstance(task, Task):
         raise UserError("E131", f"{name} returned {type(task).__name__}", "return a mirabelle.Task")

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from mirabelle.errors import MODULE_OF_FILES, UserError, did_you_mean
+from mirabelle.errors import MODULE_OF_FILES, UserError, did_you_mean, is_out_of_memory
 
 
 def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Module:
@@ -28,7 +28,9 @@ def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Modu
     factory = function_from(name, folder)
     try:
         model = factory(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if is_out_of_memory(error):
+            raise
         raise UserError("E120", f"{name} raised {type(error).__name__}: {error}", "call it by hand to see why") from error
     if not isinstance(model, nn.Module):
         raise UserError("E121", f"{name} returned {type(model).__name__}", "return a torch.nn.Module")
@@ -67,7 +69,7 @@ def _module_of_file(path: Path) -> Any:
     sys.modules[spec.name] = module  # dataclasses and pickling of the user's own look a module up by its name
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError("E120", f"{path} raised {type(error).__name__}: {error}", "run it by hand to see why") from error
     return module
 

@@ -8,9 +8,8 @@ from torch import nn
 
 from mirabelle import files
 from mirabelle.errors import UserError
+from mirabelle.sources.names import PICKLES
 from mirabelle.state import load_tensors
-
-_PICKLES = (".pt", ".pth", ".th", ".bin", ".pkl", ".pickle", ".ckpt")
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -19,6 +18,6 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         UserError: E143 for a pickle, E130, E140 and E141 as the file fails.
     """
-    if path.suffix in _PICKLES:
+    if path.suffix in PICKLES:
         raise UserError("E143", f"{path} may hold code (a pickle), so it is not read", "save the state dict as safetensors")
     load_tensors(model, files.read_tensors(path)[0], source=str(path))

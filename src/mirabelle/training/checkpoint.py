@@ -17,6 +17,12 @@ _COST = 0.01  # the fraction of the time that may go into writing checkpoints
 _LEAST_SECONDS = 1.0
 
 
+def seconds_before(path: Path) -> float:
+    """How long the training whose checkpoint lies at `path` has taken so far; 0 where there is none."""
+    written = Checkpoint(path).read()
+    return float(written[1].get("seconds", 0.0)) if written is not None else 0.0
+
+
 class Checkpoint:
     """Groups of tensors and plain numbers at `path`; written so seldom that it costs 1 % of the time at most."""
 

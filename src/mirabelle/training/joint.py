@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import PlainValidator
 
-from mirabelle.errors import UserError, gathered, raise_all
+from mirabelle.errors import UserError, at_path, gathered, raise_all
 from mirabelle.plain import record
 from mirabelle.step import STAGES, JoinsTraining, Preview, ReplacesModel, Stage, step_from_data, step_to_data, use_of
 from mirabelle.training.settings import Training
@@ -28,11 +28,13 @@ class Parts(tuple[JoinsTraining, ...]):
     def from_data(data: Any) -> Parts:
         if isinstance(data, Parts):
             return data
+        if not isinstance(data, (list, tuple)):
+            raise UserError("E103", f"steps that train together must be a list of tables; got {data!r}", "write [[step.steps]]")
         mistakes: list[UserError] = []
         steps: list[JoinsTraining] = []
         for position, part in enumerate(data):
             with gathered(mistakes, position):
-                step = step_from_data(part) if isinstance(part, Mapping) else part
+                step = part if isinstance(part, JoinsTraining) else step_from_data(part)
                 if not isinstance(step, JoinsTraining):
                     raise UserError(
                         "E111", f"{use_of(step)} does not act during training", "make it a step of its own", path=("use",)
@@ -98,8 +100,9 @@ class Joint:
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         says: tuple[str, ...] = ()
-        for step in self.steps:
-            part = step.preview(model, task, run)
+        for position, step in enumerate(self.steps):
+            with at_path("steps", position):
+                part = step.preview(model, task, run)
             model, says = part.model, says + part.says
         return Preview(model, says, self.train)
 

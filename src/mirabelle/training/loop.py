@@ -176,6 +176,8 @@ class _Loop:
 
     def _close_epoch(self, epoch: int, mean_loss: float) -> None:
         numbers, run = self.numbers, self.run
+        if not self._has_finite_weights():
+            raise _DivergedError("a weight is no longer finite")
         begin = time.monotonic()
         value = self._validated()
         numbers.seconds += time.monotonic() - begin
@@ -238,7 +240,7 @@ class _Loop:
         """The model gets back its last finite weights; what to tell."""
         lr, step = self.training.lr, self.numbers.step
         epoch = (step - 1) // self.steps_per_epoch + 1
-        message = f"training diverged in epoch {epoch} (step {step} of {self.total}): the loss is {error}"
+        message = f"training diverged in epoch {epoch} (step {step} of {self.total}): {error}"
         written = self.checkpoint.read()
         if written is not None:  # it is absent only where the weights were not finite to begin with
             groups, numbers = written
@@ -262,7 +264,7 @@ class _Loop:
 
     def _write_checkpoint(self) -> None:
         """Keep the present state, unless the last step has made a weight infinite: then the checkpoint before stays."""
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
+        if not self._has_finite_weights():
             return
         groups = {
             "model": tensors_of_module(self.model),
@@ -274,6 +276,10 @@ class _Loop:
         self.checkpoint.write(
             groups, {**dataclasses.asdict(self.numbers), "best": _plain(self.numbers.best), "controls": controls}
         )
+
+    def _has_finite_weights(self) -> bool:
+        tensors = (tensor for tensor in tensors_of_module(self.model).values() if tensor.is_floating_point())
+        return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
     def _take_up(self) -> bool:
         """Go on from the checkpoint, if there is one."""
@@ -300,7 +306,7 @@ class _DivergedError(Exception):
 def _finite(loss_sum: Tensor) -> float:
     value = loss_sum.item()
     if not math.isfinite(value):
-        raise _DivergedError(value)
+        raise _DivergedError(f"the loss is {value}")
     return float(value)
 
 

@@ -6,10 +6,11 @@ from typing import Literal
 
 from mirabelle.errors import UserError
 from mirabelle.objectives.objective import ObjectiveField
-from mirabelle.plain import Count, Fraction, NotNegative, Positive, record
+from mirabelle.plain import Count, Finite, Fraction, NotNegative, Positive, record
 from mirabelle.schedules import LearningRateSchedule
 
 Precision = Literal["auto", "float32", "bfloat16"]
+EXECUTIONS = ("float32", "float32 channels_last", "bfloat16", "bfloat16 channels_last")  # what "auto" may decide
 
 
 @record
@@ -54,7 +55,7 @@ class Training:
     clip: Positive | None = None
     objective: ObjectiveField | None = None
     patience: Count | None = None
-    until: float | None = None
+    until: Finite | None = None
     keep: Literal["best", "last"] = "best"
     precision: Precision = "auto"
 
