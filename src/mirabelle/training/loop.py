@@ -107,8 +107,8 @@ class _Loop:
         self.best: dict[str, Tensor] = {}
         self.answer: Stop | None = None
         self.checkpoint = Checkpoint(run.folder / "checkpoint.safetensors")
-        if not self._take_up():
-            self._write_checkpoint()  # so that there are finite weights to go back to
+        # Until there is a checkpoint, a training that diverges goes back to where it began.
+        self.beginning = {} if self._take_up() else _copies(self.model)
         self.zeros = Zeros(self.model, self.optimizer)
 
     def run_to_end(self) -> None:
@@ -224,11 +224,7 @@ class _Loop:
         improved = value > numbers.best
         if value >= numbers.best:
             numbers.best = value
-            self.best = (
-                {}
-                if training.keep == "last"
-                else {name: tensor.detach().clone() for name, tensor in tensors_of_module(self.model).items()}
-            )
+            self.best = {} if training.keep == "last" else _copies(self.model)
         numbers.since_best = 0 if improved else numbers.since_best + 1
         if training.until is not None and value >= training.until:
             return f"the metric reached {training.until}"
@@ -242,12 +238,10 @@ class _Loop:
         epoch = (step - 1) // self.steps_per_epoch + 1
         message = f"training diverged in epoch {epoch} (step {step} of {self.total}): {error}"
         written = self.checkpoint.read()
-        if written is not None:  # it is absent only where the weights were not finite to begin with
-            groups, numbers = written
-            load_tensors(self.model, groups["model"], source="the checkpoint")
-            message += (
-                f" at lr = {lr:g}; rolled back to the last finite weights, of step {numbers['step']} ({self.checkpoint.path})"
-            )
+        finite, good = (self.beginning, 0) if written is None else (written[0]["model"], written[1]["step"])
+        load_tensors(self.model, finite, source="the checkpoint")
+        message += f" at lr = {lr:g}; rolled back to the last finite weights, of step {good}"
+        message += f" ({self.checkpoint.path})" if written is not None else ""
         return UserError("E201", message, f"begin again in another folder with lr = {lr / 10:g}, a warmup, or clip = 1.0")
 
     def _tell_progress(self, epoch: int) -> Stop | None:
@@ -273,6 +267,7 @@ class _Loop:
             "best": self.best,
         }
         controls = [dict(control.state_dict()) for control in self.controls]
+        self.beginning = {}
         self.checkpoint.write(
             groups, {**dataclasses.asdict(self.numbers), "best": _plain(self.numbers.best), "controls": controls}
         )
@@ -297,6 +292,10 @@ class _Loop:
         self.numbers = Numbers(**numbers, best=-math.inf if best is None else best)
         self.run.event("taken up", step=self.numbers.step, steps=self.total)
         return True
+
+
+def _copies(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors_of_module(model).items()}
 
 
 class _DivergedError(Exception):
