@@ -88,7 +88,7 @@ class BaselineTable:
     """`[baseline]`: how the start is trained, or where its weights lie.
 
     Args:
-        train: how the model is trained before it is compressed; or
+        train: how the model is trained before it is compressed (or give weights).
         weights: a .safetensors file with trained weights.
     """
 

@@ -18,8 +18,8 @@ class Training:
     """Settings of one training.
 
     Args:
-        epochs: passes over the training data; or
-        steps: optimizer steps, instead of epochs.
+        epochs: passes over the training data (or give steps).
+        steps: optimizer steps, where epochs are not given.
         batch_size: samples a step.
         optimizer: "adamw", or "sgd" with `momentum`.
         lr: the highest learning rate.
