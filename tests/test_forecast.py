@@ -62,6 +62,15 @@ def test_too_little_memory_and_disk_are_told(plan: Plan) -> None:
     assert not any(remark.startswith(("Memory", "The disk")) for remark in remarks)
 
 
+def test_a_layer_that_would_lose_every_weight_is_named(plan: Plan) -> None:
+    with torch.no_grad():
+        plan.model[4].weight.mul_(1e-6)
+    wiped = Recipe([prune.Weights(sparsity=0.75, scope="global")])
+    found = forecast(dataclasses.replace(plan, recipe=wiped, baseline=None))
+    assert found.emptied == ["4.weight"]
+    assert "4.weight would lose every weight: what follows it hears nothing any more." in found.remarks
+
+
 def test_space_is_that_of_the_nearest_folder_there_is(tmp_path: Path) -> None:
     assert folder_space(tmp_path / "a" / "b") == pytest.approx(folder_space(tmp_path), rel=0.1)
 

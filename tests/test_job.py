@@ -123,6 +123,15 @@ def test_the_same_call_gives_the_ended_result_again(done: Result, mlp: nn.Module
     assert (again.start, again.profile, again.met) == (done.start, done.profile, done.met)
 
 
+@pytest.mark.parametrize("name", ["model.mira", "model.onnx", "model.safetensors"])
+def test_what_is_damaged_or_missing_of_an_ended_run_is_made_again(done: Result, mlp: nn.Module, blobs: Task, name: str) -> None:
+    whole = (done.folder / name).read_bytes()
+    for damage in (whole[:-1] + b"?", None):
+        (done.folder / name).unlink() if damage is None else (done.folder / name).write_bytes(damage)
+        compress(mlp, blobs, STEPS, {"max_drop": "5pt", "size": "200%"}, out=done.folder, baseline=TRAIN)
+        assert (done.folder / name).read_bytes() == whole
+
+
 @pytest.mark.parametrize("change", ["recipe", "seed", "data", "model", "goal"])
 def test_a_folder_that_holds_another_run_is_refused(done: Result, mlp: nn.Sequential, blobs: Task, change: str) -> None:
     arguments: dict[str, Any] = {"goal": {"max_drop": "5pt", "size": "200%"}, "baseline": TRAIN, "seed": 0}

@@ -64,7 +64,8 @@ def test_a_goal_is_judged_against_the_start(goal: dict[str, object], met: bool) 
     assert (not shortfalls) == met
     for shortfall in shortfalls:
         assert shortfall.missed_by > 0
-        assert f"missed by {shortfall.missed_by:.4g}" in str(shortfall)
+        points = f"missed by {100 * shortfall.missed_by:.2f} points"
+        assert (points if shortfall.name == "metric" else f"missed by {shortfall.missed_by:.4g}") in str(shortfall)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from mirabelle.batch import Samples, tensors_of
 from mirabelle.errors import UserError
 from mirabelle.files import tensor_bytes
 from mirabelle.goal import Shortfall
-from mirabelle.measure import Files, count_parameters, exported, multiply_accumulates, sizes
+from mirabelle.measure import Files, count_parameters, exported, multiply_accumulates, sizes, weights_of
 from mirabelle.profile import Profile
 from mirabelle.run import Run
 from mirabelle.runtime.latency import Ratio
@@ -64,6 +64,7 @@ class Forecast:
         start, end: profiles without metric; the end's bytes and latency are those of the previewed, untrained model.
         latency: end over start, of those models.
         shortfalls: parts of the goal that the preview misses.
+        emptied: tensors that would lose every weight.
         remarks: what will not pay, what will not fit.
     """
 
@@ -78,6 +79,7 @@ class Forecast:
     end: Profile
     latency: Ratio
     shortfalls: Sequence[Shortfall]
+    emptied: Sequence[str]
     remarks: Sequence[str]
 
     def to_data(self) -> dict[str, Any]:
@@ -118,6 +120,7 @@ def forecast(plan: Plan, *, free_memory: int | None = None, free_disk: int | Non
         end=end,
         latency=ratio,
         shortfalls=goal.shortfalls(start, end),
+        emptied=_emptied(models[-1]),
         remarks=(),
     )
     return dataclasses.replace(found, remarks=_remarks(found, free_memory, free_disk))
@@ -228,8 +231,12 @@ def _peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def _emptied(model: nn.Module) -> list[str]:
+    return [name for name, tensor in weights_of(model).items() if tensor.dim() > 1 and not bool(tensor.any())]
+
+
 def _remarks(found: Forecast, free_memory: int | None, free_disk: int | None) -> list[str]:
-    remarks = []
+    remarks = [f"{name} would lose every weight: what follows it hears nothing any more." for name in found.emptied]
     if found.end.nonzero_parameters < 0.9 * found.end.parameters:
         remarks.append("Zeros inside dense tensors make the packed file smaller, not the computation faster.")
     if found.latency.low > 1:

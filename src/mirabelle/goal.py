@@ -40,6 +40,9 @@ class Shortfall:
 
     def __str__(self) -> str:
         side = "at least" if self.name == "metric" else "at most"
+        if self.name == "metric" and min(self.limit, self.value) >= 0 and max(self.limit, self.value) <= 1:
+            missed = f"missed by {100 * self.missed_by:.2f} points"
+            return f"metric is {self.value:.2%}, asked {side} {self.limit:.2%}: {missed}"
         return f"{self.name} is {self.value:.6g}, asked {side} {self.limit:.6g}: missed by {self.missed_by:.4g}"
 
 

@@ -82,7 +82,7 @@ def _package(name: str, least: str) -> Package:
         found = metadata.distribution(name)
     except metadata.PackageNotFoundError:
         return Package(name, None, "is not installed")
-    gone = [module for module in (found.read_text("top_level.txt") or "").split() if not _is_there(module)]
+    gone = [module for module in (found.read_text("top_level.txt") or "").split() if module[0] != "_" and not _is_there(module)]
     if gone:
         return Package(name, found.version, f"is broken: its module {gone[0]} is gone")
     if _numbers(found.version) < _numbers(least):

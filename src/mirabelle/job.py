@@ -25,7 +25,7 @@ from mirabelle.resolved import ORIGINS, Origin
 from mirabelle.run import Callback, Run, environment
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_outputs, torch_equals_onnx
 from mirabelle.runtime.onnxruntime import Session, side_by_side
-from mirabelle.state import fingerprint
+from mirabelle.state import fingerprint, tensors_of_module
 from mirabelle.step import Step
 from mirabelle.task import Task
 from mirabelle.trail import TrailEntry, kept, walk
@@ -133,7 +133,7 @@ def _run(plan: Plan, run: Run) -> Result:
     stopped = any(run.within(f"steps/0-{name}").decided("stopped") is not None for name in ("baseline", "teacher"))
     steps = () if stopped else plan.recipe.steps
     end, origin, entries = walk(steps, start, task, run, dense=plan.model)
-    if (run.folder / "report.json").is_file():
+    if (run.folder / "report.json").is_file() and _is_whole(run.folder, end):
         return _read_result(end, run)
     return _conclude(_Ending(start, end, origin, task, plan.goal, trail + entries, run))
 
@@ -288,10 +288,22 @@ def _gates(ending: _Ending, after: Files) -> dict[str, Gate]:
     }
 
 
+def _is_whole(folder: pathlib.Path, end: nn.Module) -> bool:
+    """Whether the files of an ended run are those that it wrote; what is damaged or missing is made again."""
+    try:
+        tensors = files.read_tensors(folder / "model.safetensors")[0]
+        same = artifact.unpack((folder / "model.mira").read_bytes()) == (folder / "model.onnx").read_bytes()
+    except (UserError, OSError):
+        return False
+    expected = tensors_of_module(end)
+    return same and tensors.keys() == expected.keys() and all(torch.equal(tensors[name], expected[name]) for name in tensors)
+
+
 def _read_result(end: nn.Module, run: Run) -> Result:
     """The result of a run that had ended before; what it had no time to tell is told."""
     report, folder = read_report(run.folder), run.folder
     if not any(event.get("event") == "end" for event in read_events(folder)):
         _tell_end(run, report.goal.shortfalls)
+    run.event("ended before")
     gates = {name: Gate.from_data(asdict(gate)) for name, gate in report.gates.items()}
     return _checked(Result(end, report.end, report.start, report.goal.shortfalls, gates, folder))

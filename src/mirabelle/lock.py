@@ -68,3 +68,20 @@ def _described(holder: Path) -> str:
         return f"process {data['process']} since {data['since']}"
     except (OSError, ValueError, KeyError, TypeError):  # its holder is only now writing it, or has just ended
         return "another process"
+
+
+def at_work(folder: Path) -> str | None:
+    """Who works in a folder at this moment, in words; None when nobody does."""
+    import filelock
+
+    if not (folder / _LOCK).is_file():
+        return None
+    lock = filelock.FileLock(folder / _LOCK, is_singleton=False)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return _described(folder / _HOLDER)
+    except OSError:
+        return None
+    lock.release()
+    return None

@@ -53,6 +53,8 @@ class Places:
                 return Place(self._elsewhere[path])
             if path in self._nodes:
                 return self._place(self._nodes[path][0 if key else 1])
+            if path in self._tables:  # a table that only a setting has made
+                return Place(next(words for inner, words in self._elsewhere.items() if inner[: len(path)] == path))
             path, key = path[:-1], True
         return Place(self._file, 1, 1, self._lines[0] if self._lines else "")
 

@@ -6,7 +6,7 @@ import json
 import os
 import time
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from mirabelle.lock import NAMES, FolderLock
 from mirabelle.machine import processor_name
 from mirabelle.resolved import Origin, resolved_text
 
+_TOLD = 3  # differences that a message holds
 D = TypeVar("D", str, int, float, bool)
 
 
@@ -147,9 +148,10 @@ class Run:
             return
         self.journal.decisions = earlier.pop("decisions", {})
         if earlier != json.loads(json.dumps(document)):
-            changed = sorted(key for key in {*earlier, *document} if earlier.get(key) != document.get(key))
-            message = f"{self.folder} holds another run: {', '.join(changed)} differ"
-            raise UserError("E150", message, "choose another --out, or remove that folder")
+            changed = list(_differences(earlier, json.loads(json.dumps(document)), ""))
+            told = "; ".join(changed[:_TOLD]) + ("; …" if len(changed) > _TOLD else "")
+            remedy = f"repeat what it was begun with ({self.folder / 'recipe.toml'} says it), or choose another --out"
+            raise UserError("E150", f"{self.folder} holds another run: {told}", remedy)
         self.journal.mend()
         assert self.lock is not None, "an opened run holds its folder"
         self.event("resumed", killed=self.lock.taken_over)
@@ -226,6 +228,22 @@ def environment() -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "versions": {name: version(name) for name in packages},
     }
+
+
+def _differences(there: Any, here: Any, name: str) -> Iterator[str]:
+    """What two recipes say differently, each difference in words."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        for key in (*there, *(key for key in here if key not in there)):
+            yield from _differences(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for position, (old, new) in enumerate(zip(there, here, strict=True), start=1):
+            yield from _differences(old, new, f"{name}.{position}")
+    elif there != here:
+        yield f"{name}: {_briefly(there)} there, {_briefly(here)} here"
+
+
+def _briefly(value: Any) -> str:
+    return "nothing" if value is None else "a table" if isinstance(value, (Mapping, list)) else json.dumps(value)
 
 
 def _read_only(value: Any) -> Any:

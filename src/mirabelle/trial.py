@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from mirabelle.batch import Batch, Samples, call, map_tensors, tensors_of
-from mirabelle.errors import UserError, gathered, is_out_of_memory, raise_all
+from mirabelle.errors import UserError, at_path, gathered, is_out_of_memory, raise_all
 from mirabelle.goal import Goal
 from mirabelle.objectives import Forward
 from mirabelle.recipe import Recipe
@@ -20,6 +21,7 @@ from mirabelle.task import Task
 from mirabelle.training import Training, default_objective
 
 _CLASS_SCORES = 2  # dimensions: batch, classes
+_FEW = 5  # names that a message holds
 
 
 @dataclass(frozen=True)
@@ -35,17 +37,28 @@ class Plan:
     teacher_train: Training | None = None
 
 
-def try_one_batch(model: nn.Module, task: Task) -> Tensor:
+def try_one_batch(model: nn.Module, task: Task, name: str = "model") -> Tensor:
     """The model's outputs for the task's example; everything that a run takes for granted holds afterwards.
 
     Raises:
         UserError: E121 when the model fails on the data, gives no tensor, or gives values that are not finite; E131 when loss
             or metric fail on its outputs; E132 when a label is no class of the model.
     """
+    with at_path(name, "from"):
+        return _tried(model, task)
+
+
+def _tried(model: nn.Module, task: Task) -> Tensor:
     batch = task.example()
     outputs = _outputs(model, batch)
     _judge(task, outputs, batch)
     if task.classifies and outputs.dim() == _CLASS_SCORES:
+        if task.labels and outputs.shape[1] != len(task.labels):
+            raise UserError(
+                "E132",
+                f"the model gives {outputs.shape[1]} outputs, the data have {len(task.labels)} classes: {_named(task.labels)}",
+                f"give the model {len(task.labels)} outputs, one for each class",
+            )
         splits = {"train": task.train, "validation": task.validation, "test": task.test}
         for name, data in splits.items():
             if isinstance(data, Samples):
@@ -65,7 +78,7 @@ def try_steps(plan: Plan) -> None:
         run = Run(folder)
         if plan.teacher is not None:
             with gathered(mistakes, "teacher"):
-                try_one_batch(plan.teacher, plan.task)
+                _tried(plan.teacher, plan.task)
                 _try_training(plan.teacher, alone, plan.teacher_train)
         with gathered(mistakes, "baseline"):
             _try_training(plan.model, alone, plan.baseline)
@@ -113,7 +126,8 @@ def _outputs(model: nn.Module, batch: Batch) -> Tensor:
         if is_out_of_memory(error):
             raise
         message = f"the model fails on inputs of {given}: {error}"
-        raise UserError("E121", message.splitlines()[0], "see that shapes and types fit the model") from error
+        remedy = "see that shapes and types fit the model; how data from files are read stands under [task] arguments"
+        raise UserError("E121", message.splitlines()[0], remedy) from error
     if not isinstance(outputs, Tensor):
         raise UserError(
             "E121", f"the model gives {type(outputs).__name__}, not a tensor", "wrap it so that it returns its scores"
@@ -139,6 +153,11 @@ def _judge(task: Task, outputs: Tensor, batch: Batch) -> None:
         raise UserError("E131", message.splitlines()[0], "give class indices as int64, other targets as float32") from error
 
 
+def _named(labels: Sequence[str]) -> str:
+    few = ", ".join(labels[:_FEW])
+    return few if len(labels) <= _FEW else f"{few}, …"
+
+
 def _hold_labels(split: str, targets: Tensor, classes: int) -> None:
     if targets.is_floating_point() or targets.dim() != 1:
         return
@@ -146,6 +165,6 @@ def _hold_labels(split: str, targets: Tensor, classes: int) -> None:
     if low < 0 or high >= classes:
         raise UserError(
             "E132",
-            f"labels must be in [0, {classes - 1}], one for each output of the model; {split} has {low} to {high}",
+            f"labels must be in [0, {classes - 1}], one for each output of the model; the {split} data have {low} to {high}",
             "number the classes from 0, or give the model as many outputs as there are classes",
         )

@@ -61,3 +61,17 @@ def test_what_cannot_be_packed_is_told_with_its_name(call, finished: Path, tmp_p
         with pytest.raises(UserError, match=code) as caught:
             call("pack", path)
         assert path.name in caught.value.message
+
+
+@pytest.mark.parametrize("command", ["pack", "unpack"])
+def test_no_file_of_anybodys_is_written_over(call, finished: Path, tmp_path: Path, command: str) -> None:
+    suffix, other = (".onnx", ".mira") if command == "pack" else (".mira", ".onnx")
+    source = tmp_path / f"model{suffix}"
+    source.write_bytes((finished / f"model{suffix}").read_bytes())
+    (tmp_path / "net.py").write_text("mine")
+    (tmp_path / f"folder{other}").mkdir()
+    for out, code in ((source, "E143"), (tmp_path / "net.py", "E143"), (tmp_path / f"folder{other}", "E151")):
+        with pytest.raises(UserError, match=code):
+            call(command, source, "--out", out)
+    assert source.read_bytes() == (finished / f"model{suffix}").read_bytes()
+    assert (tmp_path / "net.py").read_text() == "mine"

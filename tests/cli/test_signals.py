@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -59,3 +62,14 @@ def test_errors_that_nobody_interrupted_stay_what_they_are() -> None:
     error.__context__ = click.UsageError("wrong")
     error.__context__.__context__ = error
     assert behind(error) is error
+
+
+def test_the_first_instants_answer_too(tmp_path: Path) -> None:
+    """A signal that comes while the command line itself is being imported."""
+    (tmp_path / "click.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    code = "from mirabelle.cli.entry import main; main()"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 130
+    assert done.stderr == "interrupted before anything was begun\n"

@@ -71,6 +71,9 @@ class Images(nn.Module):
 def normed():
     return nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
 
+def flat():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+
 def infinite():
     model = net()
     with torch.no_grad():

@@ -260,7 +260,9 @@ MISTAKES = {
     "labels too high": Mistake(
         "E132", "labels must be in [0, 2], one", "number the classes", ("parts.py:task", "parts.py:high_labels")
     ),
-    "labels negative": Mistake("E132", "test has -1 to 1", "number the classes", ("parts.py:task", "parts.py:negative_labels")),
+    "labels negative": Mistake(
+        "E132", "the test data have -1 to 1", "number the classes", ("parts.py:task", "parts.py:negative_labels")
+    ),
     "data empty": Mistake("E131", "one length above 0", "check the data", ("parts.py:task", "parts.py:empty"), at="8:8"),
     "data with NaN": Mistake("E131", "NaN", "clean", ("parts.py:task", "parts.py:nan"), at="8:8"),
     "data of two lengths": Mistake("E131", "one length", "check", ("parts.py:task", "parts.py:lengths"), at="8:8"),
@@ -294,7 +296,23 @@ MISTAKES = {
     "weights of the baseline at their line": Mistake(
         "E130", "no weights at", "safetensors", (BASELINE, 'weights = "w.safetensors"'), at="11:11"
     ),
-    # what a fresh pair of eyes found
+    # what fresh pairs of eyes found
+    "more outputs than classes": Mistake(
+        "E132",
+        "the model gives 3 outputs, the data have 10 classes: 0, 1, 2, 3, 4, …",
+        "10 outputs",
+        ('net"\n\n[task]\ndata = "./parts.py:task"', 'flat"\n\n[task]\ndata = "digits"'),
+        at="5:8",
+    ),
+    "setting of a table that is not there": Mistake(
+        "E102",
+        '--set baseline.trian.epochs=3: unknown key "baseline.trian"',
+        "train",
+        command=setting("baseline.trian.epochs=3"),
+    ),
+    "option that is almost one": Mistake(
+        "E100", 'no option "--ot"', "did you mean --out?", command=typed("run", "a", "--ot", "b")
+    ),
     "batch of one under batch norm": Mistake(
         "E121",
         "fails in training mode on a batch of 1",

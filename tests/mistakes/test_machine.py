@@ -111,8 +111,8 @@ def test_a_resumed_run_of_another_recipe_is_refused(place: Path, capsys) -> None
     capsys.readouterr()
     assert main.run((*RUN, "--set", "step.1.sparsity=0.6")) == 2
     first, remedy = lines_of(capsys)
-    assert first.startswith("error[E150]: out holds another run: step differ")
-    assert "--out" in remedy
+    assert first.startswith("error[E150]: out holds another run: step.1.sparsity: 0.5 there, 0.6 here")
+    assert "out/recipe.toml says it" in remedy
     (place / "out" / "recipe.toml").write_text("[")
     assert main.run(RUN) == 2
     assert "cannot be read" in lines_of(capsys)[0]

@@ -62,7 +62,10 @@ def command(
         for place, (model, length, latency, ratio) in enumerate(results)
     ]
     print_table(("file", "ONNX bytes", "median ms", "p95 ms", "ratio (95 % interval)"), lines)
-    click.echo(f"\n{NAME}, batch {batch}, {count} thread{'s' * (count > 1)}; compared with {models[0]}:")
+    click.echo(
+        f"\n{NAME}, batch {batch}, {count} thread{'s' * (count > 1)}"
+        + (f"; compared with {models[0]}:" if len(results) > 1 else "")
+    )
     for place, (model, _, _, ratio) in enumerate(results[1:], start=1):
         click.echo(f"{model}: {_verdict(ratio, place)}")
     return 0

@@ -35,7 +35,7 @@ class Watcher:
             return
         line = _line(event) or (_plainly(event) if self._verbose else "")
         if line:
-            self._console.print(line, markup=False)
+            self._console.print(line, markup=False, soft_wrap=True)
         if event["event"] not in ("epoch", "decision", "teacher", "taken up"):
             self.close()
 
@@ -77,7 +77,7 @@ def print_report(report: Report, page: Path) -> None:
     _print_lines([*lines, f"report: {page}"])
 
 
-def print_standing(found: Standing) -> None:
+def print_standing(found: Standing, worker: str | None) -> None:
     """How far a run has come that has not ended."""
     titles = ("step", "metric", "non-zero", "packed, bytes", "seconds")
     lines = [
@@ -99,7 +99,9 @@ def print_standing(found: Standing) -> None:
         now += f", {duration(found.seconds_left)} left of it"
     done = f"{len(found.done)} of {len(found.done) + len(found.ahead)} steps done; now: {now}"
     then = f"then: {', '.join(found.ahead[1:])}"
-    told = ["This run has not ended. If it was interrupted, the same command goes on from here."]
+    told = ["This run has not ended; nobody is at work on it: the same command goes on from here."]
+    if worker is not None:
+        told = [f"This run has not ended; {worker} is at work on it."]
     _print_lines([*([""] if lines else []), done, *([then] if found.ahead[1:] else []), *told])
 
 
@@ -152,5 +154,6 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "stopped": lambda event: f"stopped: {event['why']}",
     "taken up": lambda event: f"taken up at step {event['step']} of {event['steps']}",
     "resumed": lambda event: "resumed after a kill" if event["killed"] else "resumed",
+    "ended before": lambda _: "this run had ended before; nothing was left to do",
     "profile": lambda event: f"done in {duration(event['seconds'])}",
 }

@@ -50,10 +50,10 @@ def command(
       mirabelle export ./net.py:net --input 1x8x8 --out net.onnx
     """
     from mirabelle import files
+    from mirabelle.cli.arguments import output_of
     from mirabelle.errors import UserError
 
-    if out.suffix != ".onnx":
-        raise UserError("E143", f"--out must end in .onnx; got {out}", f"write --out {out.with_suffix('.onnx')}")
+    output_of(out, ".onnx", weights or out.parent)
     if Path(model).is_dir():
         given = [("--input", shape), ("--weights", weights), ("--label", labels)]
         if too_much := [name for name, value in given if value]:

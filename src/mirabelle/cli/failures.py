@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 import traceback
+from difflib import get_close_matches
 from pathlib import Path
 
 import click
@@ -84,7 +85,8 @@ def _usage(error: click.ClickException) -> UserError:
     path = context.command_path if context is not None else "mirabelle"
     remedy = f"{path} --help tells what it takes"
     if isinstance(error, click.NoSuchOption):
-        near = sorted(error.possibilities or [])
+        known = [name for parameter in context.command.params for name in parameter.opts] if context is not None else []
+        near = get_close_matches(error.option_name, known, n=1)
         message = f'{path} has no option "{error.option_name}"'
         return UserError("E100", message, f"did you mean {near[0]}?" if near else remedy)
     return UserError("E100", f"{path}: {error.format_message().rstrip('.')}", remedy)

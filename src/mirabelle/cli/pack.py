@@ -32,13 +32,13 @@ def command(onnx: Path, out: Path | None, shape: str | None, *, as_json: bool) -
     from mirabelle import files
     from mirabelle.artifact.foreign import pack_any
     from mirabelle.artifact.reading import onnx_of
-    from mirabelle.cli.arguments import sizes_of
+    from mirabelle.cli.arguments import output_of, sizes_of
     from mirabelle.errors import UserError
 
     if onnx.suffix == ".mira":
         raise UserError("E143", f"{onnx} is packed already", "give an .onnx file")
     data = onnx_of(onnx)
-    target = out or onnx.with_suffix(".mira")
+    target = output_of(out or onnx.with_suffix(".mira"), ".mira", onnx)
     try:
         result = pack_any(data, sizes_of(shape))
     except UserError as error:

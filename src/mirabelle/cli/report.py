@@ -23,7 +23,9 @@ def command(folder: Path, out: Path | None, *, as_json: bool) -> int:
     Example:
       mirabelle report runs/digits --out digits.html
     """
+    from mirabelle.cli.arguments import output_of
     from mirabelle.cli.display import print_report, print_standing
+    from mirabelle.lock import at_work
     from mirabelle.report import read_report, standing, write_pages
 
     path = folder / "report.json"
@@ -32,10 +34,10 @@ def command(folder: Path, out: Path | None, *, as_json: bool) -> int:
         if as_json:
             click.echo(json.dumps(found.to_data(), indent=2))
         else:
-            print_standing(found)
+            print_standing(found, at_work(folder))
         return 0
     report = read_report(folder)
-    page = write_pages(report, folder, page_at=out)
+    page = write_pages(report, folder, page_at=output_of(out, ".html", path) if out else None)
     if as_json:
         click.echo(path.read_text("utf-8"), nl=False)
     else:

@@ -23,11 +23,12 @@ def command(packed: Path, out: Path | None, *, as_json: bool) -> int:
     """
     from mirabelle import files
     from mirabelle.artifact import unpack
+    from mirabelle.cli.arguments import output_of
     from mirabelle.errors import UserError
 
     if not packed.is_file():
         raise UserError("E130", f"no file at {packed}", "check the path")
-    target = out or packed.with_suffix(".onnx")
+    target = output_of(out or packed.with_suffix(".onnx"), ".onnx", packed)
     data = packed.read_bytes()
     try:
         onnx = unpack(data)
