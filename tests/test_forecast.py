@@ -44,8 +44,8 @@ def test_the_end_is_told_as_it_comes(plan: Plan, tmp_path: Path) -> None:
     assert found.end.parameters == result.profile.parameters
     assert found.end.size_bytes.onnx == pytest.approx(result.profile.size_bytes.onnx, rel=0.02)
     assert found.end.size_bytes.packed == pytest.approx(result.profile.size_bytes.packed, rel=0.1)
-    assert seconds / 20 < found.seconds < 20 * seconds, "an estimate on a shared machine, but not of another kind"
-    assert all(step.seconds > 0.05 for step in found.steps[:2]), "sixty optimizer steps take their time"
+    assert seconds / 40 < found.seconds < 20 * seconds, "an estimate on a shared machine, but not of another kind"
+    assert all(step.seconds > 0.005 for step in found.steps[:2]), "sixty optimizer steps take their time"
     used = sum(path.stat().st_size for path in (tmp_path / "run").rglob("*") if path.is_file())
     assert used < 3 * found.disk_bytes
     assert found.memory_bytes > 50e6

@@ -109,11 +109,15 @@ class Harness:
         """At least so many kills of each kind at instants drawn evenly over its duration, of three signals, in chains."""
         return self._all_at_once(partial(self._random_kills, kind, seed, kills) for kind in kinds)
 
-    def at_points(self, seed: int, sample: int | None = None, kinds: Sequence[str] = KINDS) -> Tally:
-        """A kill at every instant of `Reference.points` of each kind, or at a sample drawn with the seed."""
+    def at_points(self, seed: int, sample: int | None = None, kinds: Sequence[str] = KINDS, ending: str = "") -> Tally:
+        """A kill at every instant of `Reference.points` of each kind, or at a sample drawn with the seed.
+
+        With `ending` only at those whose words end so, such as "checkpoint.safetensors".
+        """
         draw, calls = random.Random(seed), []
         for kind in kinds:
-            numbers = range(1, len(self.reference(kind).points) + 1)
+            points = enumerate(self.reference(kind).points, start=1)
+            numbers = [number for number, point in points if point.endswith(ending)]
             calls += [partial(self._kill_at, kind, number) for number in (draw.sample(numbers, sample) if sample else numbers)]
         return self._all_at_once(calls)
 

@@ -19,13 +19,19 @@ def test_runs_killed_at_random_instants_end_with_the_same_bytes(harness: Harness
     tally = harness.randomly(SEED, kills=5)
     assert held(tally)
     assert tally.kills >= 20
-    assert len(tally.taken_up) >= 2, "hardly any training was taken up in its middle, so little was shown"
 
 
 def test_runs_killed_at_a_sample_of_writes_and_renames_end_with_the_same_bytes(harness: Harness) -> None:
     tally = harness.at_points(SEED, sample=2)
     assert held(tally)
     assert tally.kills == 2 * len(KINDS)
+
+
+def test_trainings_killed_around_a_checkpoint_are_taken_up_in_their_middle(harness: Harness) -> None:
+    tally = harness.at_points(SEED, sample=3, kinds=("distill",), ending="checkpoint.safetensors")
+    assert held(tally)
+    assert tally.kills == 3
+    assert tally.taken_up, "no training was taken up in its middle, so little was shown"
 
 
 @pytest.mark.slow
