@@ -1,7 +1,7 @@
 """Kills real runs: at random instants, and at every write and rename. How many end with the same bytes, how many files are damaged.
 
-Shares its code with tests/interruption, where it is told what is killed and how. With --sample the instants are only some of
-all, and nothing is kept.
+Shares its code with tests/interruption, where it is told what is killed and how. With --sample the writes and renames are only
+some of all, and the page says so.
 """
 
 from __future__ import annotations
@@ -47,10 +47,8 @@ def main() -> None:
             harness.close()
     seconds = time.monotonic() - begin
     rows = [{"kind": kind, "instants": instants, **numbers(tally)} for (kind, instants), tally in tallies.items()]
-    if options.sample:
-        print(page(tallies, options.seed, seconds))
-    else:
-        write("interruption", {"seed": options.seed, "seconds": seconds, "rows": rows}, page(tallies, options.seed, seconds))
+    numbers_kept = {"seed": options.seed, "sample": options.sample, "seconds": seconds, "rows": rows}
+    write("interruption", numbers_kept, page(tallies, options.seed, options.sample, seconds))
 
 
 def numbers(tally: Tally) -> dict[str, object]:
@@ -61,7 +59,7 @@ def numbers(tally: Tally) -> dict[str, object]:
     }  # fmt: skip
 
 
-def page(tallies: dict[tuple[str, str], Tally], seed: int, seconds: float) -> str:
+def page(tallies: dict[tuple[str, str], Tally], seed: int, sample: int | None, seconds: float) -> str:
     total = sum(tallies.values(), Tally())
     rows = [
         f"| {kind} | {instants} | {tally.kills} | {tally.identical} of {tally.ends} | {tally.damaged} | {len(tally.faults)} | "
@@ -76,7 +74,7 @@ def page(tallies: dict[tuple[str, str], Tally], seed: int, seconds: float) -> st
             "Random instants are drawn evenly over the run, up to five kills in a chain before a run is let through; SIGTERM and SIGINT,",
             "sent once or twice in a row, must also end in status 143 or 130 and one line. Instants are counted right before a file is",
             "opened to write, renamed or removed, right after a rename, and with the file or the line being written cut to half (torn).",
-            f"Seed {seed}; {seconds:.0f} s in all.", "",
+            f"Writes and renames: {f'{sample} of each kind, drawn by lot' if sample else 'all of them'}. Seed {seed}; {seconds:.0f} s in all.", "",
             *(f"- {kind}: {what}" for kind, what in WHAT.items()), "",
             "| run | killed | kills | identical | damaged files | other faults | by instant | steps it resumed from |",
             "|---|---|--:|--:|--:|--:|---|--:|", *rows,

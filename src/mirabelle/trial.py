@@ -51,14 +51,15 @@ def try_one_batch(model: nn.Module, task: Task, name: str = "model") -> Tensor:
 def _tried(model: nn.Module, task: Task) -> Tensor:
     batch = task.example()
     outputs = _outputs(model, batch)
+    scores = task.classifies and outputs.dim() == _CLASS_SCORES
+    if scores and task.labels and outputs.shape[1] != len(task.labels):
+        raise UserError(
+            "E132",
+            f"the model gives {outputs.shape[1]} outputs, the data have {len(task.labels)} classes: {_named(task.labels)}",
+            f"give the model {len(task.labels)} outputs, one for each class",
+        )
     _judge(task, outputs, batch)
-    if task.classifies and outputs.dim() == _CLASS_SCORES:
-        if task.labels and outputs.shape[1] != len(task.labels):
-            raise UserError(
-                "E132",
-                f"the model gives {outputs.shape[1]} outputs, the data have {len(task.labels)} classes: {_named(task.labels)}",
-                f"give the model {len(task.labels)} outputs, one for each class",
-            )
+    if scores:
         splits = {"train": task.train, "validation": task.validation, "test": task.test}
         for name, data in splits.items():
             if isinstance(data, Samples):
