@@ -3,12 +3,13 @@
 PYTHON ?= python3
 TORCH_INDEX ?=
 VENV := .venv
+RUNS := $(VENV)/.runs
 INSTALLED := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' constraints.txt)
 
 .PHONY: demo test test-slow lint bench docs clean
 
-demo: $(INSTALLED)
+demo: $(RUNS)
 	$(VENV)/bin/mirabelle demo --fresh
 
 test: $(INSTALLED)
@@ -34,9 +35,14 @@ docs: $(INSTALLED)
 	$(VENV)/bin/python docs/reference.py
 
 # torch comes first and by its exact version, so that nothing else chooses another build of it.
-$(INSTALLED): pyproject.toml constraints.txt
+$(RUNS): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $(RUNS)
+
+# What tests, benchmarks and documents need besides.
+$(INSTALLED): $(RUNS)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(INSTALLED)
 
