@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+import warnings
 from types import FrameType
 
 _DEAF_SECONDS = 1.0
@@ -35,6 +36,7 @@ class Asked:
         if now - self._last < _DEAF_SECONDS:
             return
         self._last = now
+        warnings.simplefilter("ignore", ResourceWarning)  # what an interruption leaves open is no news on the way out
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
