@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from mirabelle.errors import UserError, gathered, raise_all
-from mirabelle.step import STAGES, NeedsTraining, Step, step_from_data, step_to_data, use_of
+from mirabelle.step import STAGES, NeedsTraining, Stage, Step, step_from_data, step_to_data, steps_behind_doors, use_of
 from mirabelle.training.joint import Joint
 
 
@@ -34,19 +36,7 @@ class Recipe:
         self.steps = tuple(steps)
         if not self.steps:
             raise UserError("E104", "a recipe needs at least one step", "add a [[step]]")
-        mistakes: list[UserError] = []
-        for position, (before, after) in enumerate(zip(self.steps, self.steps[1:], strict=False), start=1):
-            begins = after.first_stage if isinstance(after, Joint) else after.stage
-            if STAGES.index(begins) < STAGES.index(before.stage):
-                legal = sorted(self.steps, key=lambda step: STAGES.index(step.stage))
-                mistakes.append(
-                    UserError(
-                        "E105",
-                        f"{use_of(after)} (step {position + 1}) cannot follow {use_of(before)} (step {position})",
-                        f"legal order: {', '.join(use_of(step) for step in legal)}",
-                        path=(position, "use"),
-                    )
-                )
+        mistakes = list(_out_of_order([_Place.of(step) for step in self.steps]))
         for position, step in enumerate(self.steps):
             if isinstance(step, NeedsTraining) and step.needs_training and step.train is None:
                 remedy = "give `train`, or put the step into training.Joint"
@@ -63,8 +53,44 @@ class Recipe:
         for position, table in enumerate(data):
             with gathered(mistakes, position):
                 steps.append(step_from_data(table))
+        if mistakes:  # the order is told of in the same breath, as far as the steps are known
+            mistakes += _out_of_order([_Place.named(table) for table in data])
         raise_all(mistakes)
         return Recipe(steps)
 
     def to_data(self) -> list[dict[str, Any]]:
         return [step_to_data(step) for step in self.steps]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What the order of steps depends on: a step's name, and the stages at which it begins and ends."""
+
+    use: str
+    begins: Stage
+    ends: Stage
+
+    @staticmethod
+    def of(step: Step) -> _Place:
+        return _Place(use_of(step), step.first_stage if isinstance(step, Joint) else step.stage, step.stage)
+
+    @staticmethod
+    def named(table: Any) -> _Place | None:
+        """Of a table whose step is known by its name alone; None for others."""
+        use = table.get("use") if isinstance(table, Mapping) else None
+        cls: Any = steps_behind_doors().get(use) if isinstance(use, str) else None
+        return None if cls is None or cls is Joint else _Place(str(use), cls.stage, cls.stage)
+
+
+def _out_of_order(places: Sequence[_Place | None]) -> Iterator[UserError]:
+    """A mistake for every step that would undo what the step before it made."""
+    for position, (before, after) in enumerate(pairwise(places), start=1):
+        if before is None or after is None or STAGES.index(after.begins) >= STAGES.index(before.ends):
+            continue
+        legal = sorted((place for place in places if place is not None), key=lambda place: STAGES.index(place.ends))
+        yield UserError(
+            "E105",
+            f"{after.use} (step {position + 1}) cannot follow {before.use} (step {position})",
+            f"legal order: {', '.join(place.use for place in legal)}",
+            path=(position, "use"),
+        )

@@ -439,8 +439,9 @@ def test_all_mistakes_of_a_recipe_are_told_at_once(place: Path, capsys: pytest.C
     recipe = place / "recipe.toml"
     text = recipe.read_text().replace("seed = 0", "seed = -1").replace("data =", "dat =").replace('"200%"', '"x"')
     recipe.write_text(text.replace("sparsity = 0.5", "sparsity = 5").replace("samples = 50", "sample = 50"))
+    recipe.write_text(recipe.read_text() + '[[step]]\nuse = "prune.Weights"\nthreshold = 0.1\n')
     assert main.run(RUN) == 2
     told = capsys.readouterr().err
     codes = [line[6:10] for line in told.splitlines() if line.startswith("error[")]
-    assert sorted(codes) == ["E102", "E102", "E103", "E104", "E110", "E113"]
+    assert sorted(codes) == ["E102", "E102", "E103", "E104", "E105", "E110", "E113"]
     assert told.count("help: ") == len(codes)
