@@ -18,7 +18,7 @@ from mirabelle.objectives import L1, SoftTargets
 from mirabelle.state import fingerprint
 from mirabelle.trial import Plan, try_steps
 
-TRAIN = Training(epochs=6, batch_size=20, lr=0.02, precision="float32")
+TRAIN = Training(epochs=60, batch_size=20, lr=0.02, precision="float32")
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_the_end_is_told_as_it_comes(plan: Plan, tmp_path: Path) -> None:
     assert json.loads(json.dumps(found.to_data()))["inputs"] == "(2, 1, 8, 8)"
     assert found.outputs == "(2, 3)"
     assert [step.name for step in found.steps] == ["baseline", "prune.Weights", "quantize.Static"]
-    assert [step.optimizer_steps for step in found.steps] == [60, 60, 0]
+    assert [step.optimizer_steps for step in found.steps] == [600, 600, 0]
     assert "108 of 144 weights become zero" in found.steps[1].says
     assert found.steps[2].says == ("2 layers become integers: 0, 4",)
     begin = time.monotonic()
@@ -44,8 +44,8 @@ def test_the_end_is_told_as_it_comes(plan: Plan, tmp_path: Path) -> None:
     assert found.end.parameters == result.profile.parameters
     assert found.end.size_bytes.onnx == pytest.approx(result.profile.size_bytes.onnx, rel=0.02)
     assert found.end.size_bytes.packed == pytest.approx(result.profile.size_bytes.packed, rel=0.1)
-    assert seconds / 40 < found.seconds < 20 * seconds, "an estimate on a shared machine, but not of another kind"
-    assert all(step.seconds > 0.005 for step in found.steps[:2]), "sixty optimizer steps take their time"
+    assert seconds / 20 < found.seconds < 20 * seconds, "an estimate on a shared machine, but not of another kind"
+    assert all(step.seconds > 0.05 for step in found.steps[:2]), "six hundred optimizer steps take their time"
     used = sum(path.stat().st_size for path in (tmp_path / "run").rglob("*") if path.is_file())
     assert used < 3 * found.disk_bytes
     assert found.memory_bytes > 50e6

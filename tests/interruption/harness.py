@@ -25,7 +25,7 @@ from whole import damages
 KINDS = ("train", "distill", "static", "dynamic")
 SHIPPED = ("model.mira", "model.onnx", "model.safetensors")
 AT_ONCE = min(4, os.cpu_count() or 1)
-_RANDOM_EVERY, _POINTS_EVERY = 3, 20  # optimizer steps from one checkpoint to the next; 40 make an epoch
+_RANDOM_EVERY, _POINTS_EVERY = 7, 130  # optimizer steps from one checkpoint to the next; 40 make an epoch
 _SIGNALS = (signal.SIGKILL,) * 3 + (signal.SIGTERM, signal.SIGINT)
 _STATUSES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
 _MOST_KILLS = 5  # in a chain

@@ -19,6 +19,7 @@ def test_runs_killed_at_random_instants_end_with_the_same_bytes(harness: Harness
     tally = harness.randomly(SEED, kills=5)
     assert held(tally)
     assert tally.kills >= 20
+    assert len(tally.taken_up) >= 3, "hardly any training was taken up in its middle, so little was shown"
 
 
 def test_runs_killed_at_a_sample_of_writes_and_renames_end_with_the_same_bytes(harness: Harness) -> None:
@@ -39,7 +40,7 @@ def test_two_hundred_random_kills_change_nothing(harness: Harness) -> None:
     tally = harness.randomly(SEED + 1, kills=50)
     assert held(tally)
     assert tally.kills >= 200
-    assert len(tally.taken_up) >= 4, "hardly any training was taken up in its middle, so little was shown"
+    assert len(tally.taken_up) >= 20, "hardly any training was taken up in its middle, so little was shown"
 
 
 @pytest.mark.slow
