@@ -23,9 +23,9 @@ FAMILIES = {
 OTHERS = (
     ("Goal", "goal", "Goal"),
     ("A schedule of one's own", "schedules", "Gradual"),
-    ("Data: a folder of class folders, settings under `[task.arguments]`", "sources.images", "ImageFolder"),
-    ("Data: an .npz file, settings under `[task.arguments]`", "sources.arrays", "Arrays"),
-    ("Data: a .csv file, settings under `[task.arguments]`", "sources.table", "TableFile"),
+    ("Data: a folder of class folders, settings under `[task.arguments]`", "sources.settings", "ImageFolder"),
+    ("Data: an .npz file, settings under `[task.arguments]`", "sources.settings", "Arrays"),
+    ("Data: a .csv file, settings under `[task.arguments]`", "sources.settings", "TableFile"),
     ("In Python: the whole job", "job", "compress"),
     ("In Python: an answer of a callback", "run", "Stop"),
 )

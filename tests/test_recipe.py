@@ -161,9 +161,8 @@ def test_weights_come_from_safetensors_beside_the_recipe(tmp_path: Path) -> None
 )
 def test_weights_that_cannot_be_used_are_refused(tmp_path: Path, name: str, code: str) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
-    file = read(tmp_path, GOOD.replace("[task]", f'[baseline]\nweights = "{name}"\n[task]'))
     with pytest.raises(UserError) as caught:
-        file.build_model()
+        read(tmp_path, GOOD.replace("[task]", f'[baseline]\nweights = "{name}"\n[task]')).build_model()
     assert caught.value.code == code
 
 

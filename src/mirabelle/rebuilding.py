@@ -23,7 +23,7 @@ def recipe_of_run(folder: Path) -> RecipeFile:
         raise UserError("E130", f"{folder} holds no run: there is no recipe.toml", "name the folder of a run")
     if not (folder / "report.json").is_file():
         raise UserError("E130", f"the run in {folder} has not ended: there is no report.json", "repeat its command; it goes on")
-    return read_recipe(folder / "recipe.toml")
+    return read_recipe(folder / "recipe.toml", sources=False)  # a run can be read where its data no longer are
 
 
 def origin_of_run(file: RecipeFile, folder: Path) -> nn.Module:

@@ -21,7 +21,9 @@ from mirabelle.places import Places
 from mirabelle.plain import record
 from mirabelle.recipe import Recipe
 from mirabelle.resolved import ORIGINS
+from mirabelle.sources.held import held_data, held_function, held_weights
 from mirabelle.sources.names import names_files
+from mirabelle.sources.settings import settings_from
 from mirabelle.training import Training
 from mirabelle.training.settings import EXECUTIONS
 
@@ -35,6 +37,12 @@ KEYS = ("schema", "seed", "model", "task", "teacher", "baseline", "goal", "step"
 _WRITTEN_BY_RUNS = ("fingerprint", "decisions")
 SCHEMA = 1
 MOST_SEEDS = 1 << 63  # of torch's generators
+_HELD: dict[str | int, Callable[[str], None]] = {  # what is held against the name under each key that names a source
+    "from": lambda name: held_function(name, Path()),
+    "model": lambda name: held_function(name, Path()),
+    "data": lambda name: held_data(name, Path()),
+    "weights": lambda name: held_weights(Path(name)),
+}
 _AT_ITS_KEY = ("E102", "E104")  # mistakes that are about a key; the others are about its value
 
 
@@ -182,11 +190,12 @@ class RecipeFile:
         return error.at(self.places.of(own, key=error.code in _AT_ITS_KEY)) if own else error
 
 
-def read_recipe(path: Path, settings: Sequence[str] = ()) -> RecipeFile:
+def read_recipe(path: Path, settings: Sequence[str] = (), *, sources: bool = True) -> RecipeFile:
     """Read a recipe file strictly.
 
     Args:
         path: of the file.
+        sources: whether the files and functions that it names must be there; nothing of them is run.
         settings: what is set instead of what the file says, such as "step.1.sparsity=0.9" (steps count from 1).
 
     Raises:
@@ -209,6 +218,10 @@ def read_recipe(path: Path, settings: Sequence[str] = ()) -> RecipeFile:
     goal = read.part(lambda tables: plain.build(Goal, tables.get("goal", {}), "goal"), "goal")
     recipe = read.part(lambda tables: Recipe.from_data(_section(tables, "step")), "step")
     read.part(lambda _: _hold_weights(model, baseline), "baseline", "weights")
+    if task is not None:
+        read.part(lambda _: settings_from(task.data, task.arguments))
+    if sources:
+        _hold_sources({key: read.data[key] for key in KEYS if key in read.data}, (), mistakes)
     if mistakes or model is None or task is None or goal is None or recipe is None:
         raise UserErrors([one.at(places.of(one.path, key=one.code in _AT_ITS_KEY)) for one in mistakes])
     decisions = read.data.get("decisions", {})
@@ -298,6 +311,17 @@ def _hold_weights(model: ModelTable | None, baseline: BaselineTable | None) -> N
         raise UserError("E111", "[model] and [baseline] both name weights", "keep one of them")
 
 
+def _hold_sources(value: Any, path: errors.Path, mistakes: list[UserError]) -> None:
+    """Gather what is wrong with each name of a function, of data or of weights, wherever one stands."""
+    if isinstance(value, (Mapping, list)):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            if key != "arguments":
+                _hold_sources(item, (*path, key), mistakes)
+    elif isinstance(value, str) and path[-1] in _HELD:
+        with gathered(mistakes, *path):
+            _HELD[path[-1]](value)
+
+
 def _absolute(value: Any, folder: Path, key: str) -> Any:
     """The same data with the paths in it made absolute, so that a resolved recipe runs from anywhere.
 
@@ -307,7 +331,7 @@ def _absolute(value: Any, folder: Path, key: str) -> Any:
         return {name: _absolute(item, folder, name) for name, item in value.items()}
     if isinstance(value, list):
         return [_absolute(item, folder, key) for item in value]
-    if not isinstance(value, str) or key not in ("from", "data", "model", "weights"):
+    if not isinstance(value, str) or key not in _HELD:
         return value
     place, colon, function = value.rpartition(":")
     if key == "weights":

@@ -144,8 +144,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "recipe.toml").write_text(RECIPE)
     (tmp_path / "parts.py").write_text(textwrap.dedent(PARTS))
     (tmp_path / "broken.py").write_text("def net(:\n")
-    (tmp_path / "exits.py").write_text("import sys\nsys.exit(0)\n")
-    (tmp_path / "explodes.py").write_text("1 / 0\n")
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit(0)\nnet = dict\n")
+    (tmp_path / "explodes.py").write_text("1 / 0\nnet = dict\n")
     (tmp_path / "notes.txt").write_text("dear diary")
     for name, tensors in {
         "missing": {"0.weight": torch.zeros(8, 8), "0.bias": torch.zeros(8), "2.bias": torch.zeros(3)},

@@ -53,12 +53,14 @@ MISTAKES = {
     ),
     "argument missing": Mistake("E100", "Missing argument 'RECIPE'", "mirabelle run --help", command=typed("run")),
     "argument too many": Mistake("E100", "unexpected extra argument", "--help", command=typed("run", "a", "b")),
-    "option without value": Mistake("E100", "requires an argument", "--help", command=typed("run", "a", "--out")),
+    "option without value": Mistake("E100", "requires an argument", "mirabelle run --help", command=typed("run", "a", "--out")),
     "seed is no number": Mistake("E100", "'x' is not a valid integer", "--help", command=typed("run", "r", "--seed", "x")),
     "seed is negative": Mistake("E100", "-1 is not in the range", "--help", command=typed("run", "r", "--seed", "-1")),
     "unknown tracker": Mistake("E100", "'mlflow' is not one of", "--help", command=(*RUN, "--track", "mlflow")),
     "setting without equals": Mistake("E100", "--set takes key=value", "--set step.1.sparsity=0.9", command=setting("goal")),
-    "setting of a step too far": Mistake("E100", "there is no number 9", "steps count from 1", command=setting("step.9.x=1")),
+    "setting of a step too far": Mistake(
+        "E100", "there is no step 9; there are", "steps count from 1", command=setting("step.9.x=1")
+    ),
     "setting inside a number": Mistake("E100", "does not stand in a table", "name the keys", command=setting("seed.x.y=1")),
     "setting with a wrong key": Mistake(
         "E102", "--set step.1.sparcity=1: unknown key", "sparsity", command=setting("step.1.sparcity=1")
@@ -369,7 +371,7 @@ MISTAKES = {
         "E120", "no function", "net", command=typed("init", "--model", "./parts.py:nett")
     ),
     "init of data that are not there": Mistake(
-        "E130", "no data at ./photos", "check", command=typed("init", "--data", "./photos")
+        "E130", "no folder of images at ./photos", "check", command=typed("init", "--data", "./photos")
     ),
     "inspect of nothing": Mistake("E130", "no file at no.onnx", "check", command=typed("inspect", "no.onnx")),
     "inspect of a text": Mistake("E120", "names no function", "write", command=typed("inspect", "notes.txt")),
@@ -433,6 +435,21 @@ def test_a_mistake_is_told_as_promised(name: str, place: Path, capsys: pytest.Ca
 
 def test_the_catalogue_is_long_enough() -> None:
     assert len(MISTAKES) >= 60
+
+
+def test_model_data_and_weights_that_are_not_there_are_told_beside_the_rest(place: Path, capsys) -> None:
+    recipe = place / "recipe.toml"
+    text = recipe.read_text().replace("./parts.py:net", "./parts.py:nett").replace("./parts.py:task", "./rows.csv")
+    text = text.replace("\n[baseline]", "arguments = { targett = 1 }\n\n[baseline]", 1).replace(
+        BASELINE, 'weights = "w.safetensors"'
+    )
+    recipe.write_text(text.replace("sparsity = 0.5", "sparsity = 5"))
+    for command in (RUN, ("check", "recipe.toml")):
+        assert main.run(command) == 2
+        told = capsys.readouterr().err
+        codes = [line[6:10] for line in told.splitlines() if line.startswith("error[")]
+        assert sorted(codes) == ["E102", "E110", "E120", "E130", "E130"], told
+        assert told.count(" ^") == told.count("help: ") == len(codes), told
 
 
 def test_all_mistakes_of_a_recipe_are_told_at_once(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from mirabelle import Task
 from mirabelle.errors import UserError
 from mirabelle.sources import function_from, model_from, task_from
 from mirabelle.sources.digits import digits
+from mirabelle.sources.held import held_function
 from mirabelle.sources.mnist import mnist
 
 
@@ -106,3 +107,12 @@ def test_mnist_reads_idx_files(tmp_path: Path) -> None:
 def test_the_real_mnist_is_the_real_mnist(data_folder: Path) -> None:
     task = mnist(data_folder)
     assert torch.bincount(task.test.targets).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+@pytest.mark.parametrize("code", ["net = dict", "def net(): ...", "class net: ...", "import os as net", "from os import *"])
+def test_a_function_is_held_by_what_its_file_binds(tmp_path: Path, code: str) -> None:
+    (tmp_path / "m.py").write_text(code)
+    held_function("./m.py:net", tmp_path)
+    (tmp_path / "m.py").write_text("def nett(): ...")
+    with pytest.raises(UserError, match=r'(?s)E120.*no function "net".*did you mean "nett"'):
+        held_function("./m.py:net", tmp_path)

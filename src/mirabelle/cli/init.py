@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import click
 
 from mirabelle.cli.options import json_option
-from mirabelle.errors import UserError, did_you_mean
+from mirabelle.errors import UserError, gathered, raise_all
 
 _FOLDER = Path(__file__).parent
 START = _FOLDER / "start.toml"
@@ -49,69 +48,19 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
     if schema:
         click.echo(SCHEMA.read_text("utf-8"), nl=False)
         return 0
-    _hold_model(model)
-    _hold_data(data)
+    from mirabelle.sources.held import held_data, held_function, held_weights
+
+    mistakes: list[UserError] = []
+    with gathered(mistakes):
+        held_function(model, Path())
+    with gathered(mistakes):
+        held_data(data, Path())
     if weights is not None:
-        _hold_weights(weights)
+        with gathered(mistakes):
+            held_weights(Path(weights))
+    raise_all(mistakes)
     trained = _TRAINED_HERE if weights is None else _TRAINED_BEFORE.replace("WEIGHTS", json.dumps(weights))
     values = {"MODEL": json.dumps(model), "DATA": json.dumps(data), "BASELINE": trained}
     text = re.sub("|".join(values), lambda found: values[found[0]], START.read_text("utf-8"))
     click.echo(json.dumps({"recipe": text}) if as_json else text, nl=as_json)
     return 0
-
-
-def _hold_model(model: str) -> None:
-    """Raise unless the name is one, and a Python file defines what it names; nothing is run."""
-    place, colon, function = model.rpartition(":")
-    if not colon or not place or not function:
-        raise UserError("E120", f'"{model}" names no function', 'write "./file.py:function" or "package.module:function"')
-    path = Path(place)
-    if path.suffix != ".py":
-        return
-    if not path.is_file():
-        raise UserError("E120", f"no Python file at {path}", "check the path")
-    try:
-        tree = ast.parse(path.read_text("utf-8"))
-    except (SyntaxError, UnicodeDecodeError) as error:
-        raise UserError("E120", f"{path} is no Python: {error}", "run it by hand to see why") from error
-    names = _names(tree)
-    if function not in names:
-        raise UserError("E120", f'{path} has no function "{function}"', did_you_mean(function, names))
-
-
-def _names(tree: ast.Module) -> set[str]:
-    """What a module's top level binds."""
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            found.add(node.name)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            found.update(alias.asname or alias.name for alias in node.names)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
-    return found
-
-
-def _hold_data(data: str) -> None:
-    """Raise when a path is named where nothing lies, or a built-in set that there is not."""
-    from mirabelle.sources.names import BUILT_IN, names_files, names_function
-
-    if names_function(data):
-        place = Path(data.rpartition(":")[0])
-        if place.suffix == ".py" and not place.is_file():
-            raise UserError("E130", f"no Python file at {place}", "check the path")
-    elif names_files(data):
-        if not Path(data).exists():
-            raise UserError("E130", f"no data at {data}", "check the path")
-    elif data not in BUILT_IN:
-        remedy = f'write "./{data}" for the folder' if Path(data).is_dir() else did_you_mean(data, BUILT_IN)
-        raise UserError("E130", f'data "{data}" is not a built-in set', remedy)
-
-
-def _hold_weights(weights: str) -> None:
-    from mirabelle.sources.names import PICKLES
-
-    if Path(weights).suffix in PICKLES:
-        raise UserError("E143", f"{weights} may hold code (a pickle), so it is not read", "save the state dict as safetensors")
-    if not Path(weights).is_file():
-        raise UserError("E130", f"no weights at {weights}", "name a .safetensors file")

@@ -6,17 +6,18 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from mirabelle.errors import UserError
-from mirabelle.plain import record
 from mirabelle.preprocessing.image import Image, mean_and_deviation
-from mirabelle.sources.splits import Split, completed
+from mirabelle.sources.splits import Split, as_task, completed
 from mirabelle.task import Task
+
+if TYPE_CHECKING:
+    from mirabelle.sources.settings import Arrays
 
 Array = npt.NDArray[Any]
 _LAYOUTS: tuple[dict[str, tuple[str, str]], ...] = (
@@ -31,81 +32,37 @@ _LAYOUTS: tuple[dict[str, tuple[str, str]], ...] = (
 _IMAGE_AXES, _CHANNELS = 4, (1, 3)
 
 
-@record
-class Arrays:
-    """A task from the arrays of an .npz file; the call gives it.
+def task_of(path: Path, settings: Arrays) -> Task:
+    """The task that a file gives; errors as `Arrays` tells them."""
+    try:
+        return _task(_splits(path), path.stem, settings)
+    except UserError as error:
+        raise error if str(path) in error.message else error.at(str(path)) from None
 
-    Names: train_images, train_labels, val_…, test_… (MedMNIST); x_train, y_train, x_val, …, y_test; or inputs and targets.
-    Validation and test data that are missing are drawn from the training data.
 
-    Arrays of uint8 are pixels, (N, H, W), (N, H, W, channels) or (N, channels, H, W), and become
-    (pixel / 255 − mean) / deviation; floating numbers are taken as they are, as float32, whole numbers as int64.
-    Whole-numbered targets, (N,) or (N, 1), are classes, others numbers to be met.
+def _task(splits: dict[str, Split], name: str, settings: Arrays) -> Task:
+    if (settings.kind or _kind(splits)) == "classification":
+        splits, labels = _classes(splits, settings.labels)
+    else:
+        splits, labels = {part: (x, _quantities(y)) for part, (x, y) in splits.items()}, ()
+    is_pixels = splits["train"][0].dtype == np.uint8 and splits["train"][0].ndim >= _IMAGE_AXES - 1
+    splits = {part: (_pixels(x) if is_pixels else _numbers(x), y) for part, (x, y) in splits.items()}
+    if len({(x.shape[1:], x.dtype) for x, _ in splits.values()}) > 1:
+        shapes = ", ".join(f"{part} {x.dtype} {x.shape[1:]}" for part, (x, _) in splits.items())
+        raise UserError("E131", f"samples of the splits differ: {shapes}", "give all the same shape and type")
+    splits = completed(splits, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
+    return as_task(splits, labels, name, _image(splits["train"][0], settings) if is_pixels else None)
 
-    Args:
-        labels: names of the classes; by default "0", "1", …
-        kind: "classification" or "regression", where the type of the targets does not tell.
-        mean: one number a channel, of pixels in [0, 1]; by default that of the training images.
-        deviation: the same.
-        test_fraction: where there are no test data; by default 0.2.
-        validation_fraction: where there are no validation data; by default 0.1.
-        seed: of the split.
 
-    Raises:
-        UserError: E130 when the file is missing; E131 when arrays are missing or do not fit together; E143 when it holds
-            pickled objects, which are not read.
-    """
-
-    labels: tuple[str, ...] = ()
-    kind: Literal["classification", "regression"] | None = None
-    mean: tuple[float, ...] = ()
-    deviation: tuple[float, ...] = ()
-    test_fraction: float | None = None
-    validation_fraction: float | None = None
-    seed: int = 0
-
-    def __call__(self, path: Path) -> Task:
-        try:
-            return self._task(_splits(path), path.stem)
-        except UserError as error:
-            raise error if str(path) in error.message else error.at(str(path)) from None
-
-    def _task(self, splits: dict[str, Split], name: str) -> Task:
-        if (self.kind or _kind(splits)) == "classification":
-            splits, labels = _classes(splits, self.labels)
-        else:
-            splits, labels = {part: (x, _quantities(y)) for part, (x, y) in splits.items()}, ()
-        is_pixels = splits["train"][0].dtype == np.uint8 and splits["train"][0].ndim >= _IMAGE_AXES - 1
-        splits = {part: (_pixels(x) if is_pixels else _numbers(x), y) for part, (x, y) in splits.items()}
-        if len({(x.shape[1:], x.dtype) for x, _ in splits.values()}) > 1:
-            shapes = ", ".join(f"{part} {x.dtype} {x.shape[1:]}" for part, (x, _) in splits.items())
-            raise UserError("E131", f"samples of the splits differ: {shapes}", "give all the same shape and type")
-        splits = completed(splits, self.test_fraction, self.validation_fraction, self.seed, labels)
-        image = self._image(splits["train"][0]) if is_pixels else None
-        ready = {
-            part: (torch.from_numpy(x if image is None else image.scaled(x)), torch.from_numpy(y))
-            for part, (x, y) in splits.items()
-        }
-        return Task(
-            train=ready["train"],
-            validation=ready["validation"],
-            test=ready["test"],
-            loss="cross_entropy" if labels else "mse",
-            metric="accuracy" if labels else "negative_squared_error",
-            labels=labels,
-            name=name,
-            preprocessing=image,
-        )
-
-    def _image(self, train: Array) -> Image:
-        mean, deviation = mean_and_deviation(train)
-        _, height, width, channels = train.shape
-        return Image(
-            size=(height, width),
-            mode="L" if channels == 1 else "RGB",
-            mean=self.mean or mean,
-            deviation=self.deviation or deviation,
-        )
+def _image(train: Array, settings: Arrays) -> Image:
+    mean, deviation = mean_and_deviation(train)
+    _, height, width, channels = train.shape
+    return Image(
+        size=(height, width),
+        mode="L" if channels == 1 else "RGB",
+        mean=settings.mean or mean,
+        deviation=settings.deviation or deviation,
+    )
 
 
 def _splits(path: Path) -> dict[str, Split]:

@@ -7,15 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mirabelle import plain
-from mirabelle.errors import UserError, did_you_mean, is_out_of_memory
-from mirabelle.sources.arrays import Arrays
+from mirabelle.errors import UserError, is_out_of_memory
 from mirabelle.sources.digits import digits
 from mirabelle.sources.factory import function_from
-from mirabelle.sources.images import ImageFolder
+from mirabelle.sources.held import held_data
 from mirabelle.sources.mnist import mnist
-from mirabelle.sources.names import names_files, names_function
-from mirabelle.sources.table import TableFile
+from mirabelle.sources.names import names_function
+from mirabelle.sources.settings import Files, settings_from
 from mirabelle.task import Task
 
 _VARIABLE = "MIRABELLE_DATA"
@@ -23,9 +21,6 @@ _BUILT_IN: dict[str, Callable[[Path | None], Task]] = {
     "digits": lambda _: digits(),
     "mnist": lambda folder: mnist(_needed(folder, "mnist")),
 }
-
-
-_FILES: dict[str, type[Arrays | ImageFolder | TableFile]] = {".npz": Arrays, ".csv": TableFile}
 
 
 def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | None, folder: Path) -> Task:
@@ -44,33 +39,19 @@ def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | No
         UserError: E130 when the data are not there, E131 when they cannot be used or a factory returns no task, E143 for
             files of a kind that is not read, E102 and E103 for settings, E120 when a factory fails.
     """
-    if name in _BUILT_IN:
-        if arguments:
-            raise UserError("E102", f'unknown key "{next(iter(arguments))}" for data "{name}"', "it takes no arguments")
-        variable = os.environ.get(_VARIABLE)
-        return _BUILT_IN[name](data_folder or (Path(variable) if variable else None))
-    path = folder / name
-    if path.suffix.lower() in _FILES:
-        return _from_files(_FILES[path.suffix.lower()], path, arguments)
+    held_data(name, folder)
+    settings = settings_from(name, arguments)
+    if settings is not None:
+        return _from_files(settings, folder / name)
     if names_function(name):
         return _from_factory(name, arguments, folder)
-    if not names_files(name):
-        remedy = f'write "./{name}" for the folder' if path.is_dir() else did_you_mean(name, _BUILT_IN)
-        raise UserError("E130", f'data "{name}" is not a built-in set', remedy)
-    if path.is_file():
-        known = f"give a folder of class folders of images, {' or '.join(_FILES)}"
-        raise UserError("E143", f"{path} is of no kind that is read as data", known)
-    return _from_files(ImageFolder, path, arguments)
+    variable = os.environ.get(_VARIABLE)
+    return _BUILT_IN[name](data_folder or (Path(variable) if variable else None))
 
 
-def _from_files(kind: type[Arrays | ImageFolder | TableFile], path: Path, arguments: Mapping[str, Any]) -> Task:
-    """The task that files give, under settings as a recipe has them."""
+def _from_files(settings: Files, path: Path) -> Task:
     try:
-        source = plain.build(kind, arguments, "task.arguments")
-    except UserError as error:
-        raise error.within("task", "arguments") from None
-    try:
-        return source(path)
+        return settings(path)
     except OSError as error:
         raise UserError(
             "E130", f"{error.filename or path} cannot be read: {error.strerror}", "check its permissions"

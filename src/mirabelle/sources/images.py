@@ -4,79 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 
 from mirabelle.errors import UserError
-from mirabelle.plain import record
 from mirabelle.preprocessing.image import SUFFIXES, Image, mean_and_deviation, pixels, upright_size
-from mirabelle.sources.splits import Split, completed
+from mirabelle.sources.splits import Split, as_task, completed
 from mirabelle.task import Task
+
+if TYPE_CHECKING:
+    from mirabelle.sources.settings import ImageFolder
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
 _LARGEST, _OTHERWISE = 256, (64, 64)
 
 
-@record
-class ImageFolder:
-    """Classes from `folder/<class>/*.png`, or splits and classes from `folder/{train,validation,test}/<class>/*.png`.
+def task_of(folder: Path, settings: ImageFolder) -> Task:
+    """The task that a folder gives; errors as `ImageFolder` tells them."""
+    files = _files_by_split(folder)
+    labels = tuple(files["train"])
+    size, mode = _size_and_mode(files, settings)
+    plain = Image(size=size, mode=mode)  # refuses a size that is out of range before anything is read
+    raw = {name: _read(classes, plain) for name, classes in files.items()}
+    raw = completed(raw, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
+    mean, deviation = mean_and_deviation(raw["train"][0])
+    image = Image(size=size, mode=mode, mean=settings.mean or mean, deviation=settings.deviation or deviation)
+    return as_task(raw, labels, folder.resolve().name, image)
 
-    The call gives the task; labels are the names of the class folders, sorted. What is not an image by its suffix, and what
-    begins with a dot, is left alone. Images lie in memory as float32.
 
-    Args:
-        size: (height, width); by default that of the images where all have one of at most 256 × 256, otherwise 64 × 64.
-        mode: "L" or "RGB"; by default "L" where all images are grey.
-        mean: one number a channel, of pixels in [0, 1]; by default that of the training images.
-        deviation: the same.
-        test_fraction: of each class, where there is no folder of test images; by default 0.2.
-        validation_fraction: the same; by default 0.1.
-        seed: of the split; not of the run, so that runs of different seeds are judged on the same images.
-
-    Raises:
-        UserError: E130 when the folder is missing or empty; E131 for fewer than two classes, a class without an image, an image
-            that cannot be read, splits whose classes differ, a class too small to be divided.
-    """
-
-    size: tuple[int, int] | None = None
-    mode: Literal["L", "RGB"] | None = None
-    mean: tuple[float, ...] = ()
-    deviation: tuple[float, ...] = ()
-    test_fraction: float | None = None
-    validation_fraction: float | None = None
-    seed: int = 0
-
-    def __call__(self, folder: Path) -> Task:
-        files = _files_by_split(folder)
-        labels = tuple(files["train"])
-        size, mode = self._size_and_mode(files)
-        plain = Image(size=size, mode=mode)  # refuses a size that is out of range before anything is read
-        raw = {name: _read(classes, plain) for name, classes in files.items()}
-        raw = completed(raw, self.test_fraction, self.validation_fraction, self.seed, labels)
-        mean, deviation = mean_and_deviation(raw["train"][0])
-        image = Image(size=size, mode=mode, mean=self.mean or mean, deviation=self.deviation or deviation)
-        splits = {
-            name: (torch.from_numpy(image.scaled(values)), torch.from_numpy(targets)) for name, (values, targets) in raw.items()
-        }
-        return Task(
-            train=splits["train"],
-            validation=splits["validation"],
-            test=splits["test"],
-            labels=labels,
-            name=folder.resolve().name,
-            preprocessing=image,
-        )
-
-    def _size_and_mode(self, files: Mapping[str, Mapping[str, Sequence[Path]]]) -> tuple[tuple[int, int], Literal["L", "RGB"]]:
-        if self.size is not None and self.mode is not None:
-            return self.size, self.mode
-        seen = {upright_size(path) for classes in files.values() for paths in classes.values() for path in paths}
-        sizes = {size for size, _ in seen}
-        common = next(iter(sizes))
-        size = common if len(sizes) == 1 and max(common) <= _LARGEST else _OTHERWISE
-        return self.size or size, self.mode or ("L" if all(mode == "L" for _, mode in seen) else "RGB")
+def _size_and_mode(
+    files: Mapping[str, Mapping[str, Sequence[Path]]], settings: ImageFolder
+) -> tuple[tuple[int, int], Literal["L", "RGB"]]:
+    if settings.size is not None and settings.mode is not None:
+        return settings.size, settings.mode
+    seen = {upright_size(path) for classes in files.values() for paths in classes.values() for path in paths}
+    sizes = {size for size, _ in seen}
+    common = next(iter(sizes))
+    size = common if len(sizes) == 1 and max(common) <= _LARGEST else _OTHERWISE
+    return settings.size or size, settings.mode or ("L" if all(mode == "L" for _, mode in seen) else "RGB")
 
 
 def _read(classes: Mapping[str, Sequence[Path]], image: Image) -> Split:

@@ -10,6 +10,9 @@ import numpy.typing as npt
 import torch
 
 from mirabelle.errors import UserError
+from mirabelle.preprocessing.image import Image
+from mirabelle.preprocessing.table import Table
+from mirabelle.task import Task
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Split: TypeAlias = tuple[npt.NDArray[Any], npt.NDArray[Any]]  # inputs, targets
@@ -33,7 +36,7 @@ def completed(
         labels: names of the classes; with them every class is divided in the same proportion and occurs in each split.
 
     Raises:
-        UserError: E110 a fraction out of range, E111 one for a split that is there, E131 too few samples to divide.
+        UserError: E110 fractions that leave nothing, E111 one for a split that is there, E131 too few samples to divide.
     """
     asked = {"test": (test_fraction, TEST_FRACTION), "validation": (validation_fraction, VALIDATION_FRACTION)}
     fractions = {}
@@ -42,10 +45,7 @@ def completed(
             message = f"{name}_fraction = {given} is given, but the data bring {name} data of their own"
             raise UserError("E111", message, f"leave out {name}_fraction")
         if name not in splits:
-            fraction = default if given is None else given
-            if not 0 < fraction < 1:
-                raise UserError("E110", f"{name}_fraction must be a number in (0, 1); got {fraction}", "0.2, say")
-            fractions[name] = fraction
+            fractions[name] = default if given is None else given
     if sum(fractions.values()) >= 1:
         raise UserError("E110", f"test and validation fractions must add up to less than 1; got {fractions}", "leave some")
     if not fractions:
@@ -54,6 +54,24 @@ def completed(
     groups = {f'class "{label}"': np.flatnonzero(targets == k) for k, label in enumerate(labels)}
     parts = _divided(groups or {"the training data": np.arange(len(targets))}, fractions, seed)
     return {**splits, **{name: (inputs[index], targets[index]) for name, index in parts.items()}}
+
+
+def as_task(splits: Mapping[str, Split], labels: tuple[str, ...], name: str, preprocessing: Image | Table | None) -> Task:
+    """The task of the three splits, scaled by `preprocessing`: a classification where there are labels, else a regression."""
+    ready = {
+        part: (torch.from_numpy(x if preprocessing is None else preprocessing.scaled(x)), torch.from_numpy(y))
+        for part, (x, y) in splits.items()
+    }
+    return Task(
+        train=ready["train"],
+        validation=ready["validation"],
+        test=ready["test"],
+        loss="cross_entropy" if labels else "mse",
+        metric="accuracy" if labels else "negative_squared_error",
+        labels=labels,
+        name=name,
+        preprocessing=preprocessing,
+    )
 
 
 def _divided(groups: Mapping[str, Indices], fractions: Mapping[str, float], seed: int) -> dict[str, Indices]:

@@ -4,95 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 
 from mirabelle.errors import UserError, did_you_mean
-from mirabelle.plain import record
 from mirabelle.preprocessing.table import Rows, Table, mean_and_deviation, read_rows
-from mirabelle.sources.splits import Split, completed
+from mirabelle.sources.splits import Split, as_task, completed
 from mirabelle.task import Task
+
+if TYPE_CHECKING:
+    from mirabelle.sources.settings import TableFile
 
 _MOST_CLASSES = 20  # whole numbers of more different values count as quantities
 
 
-@record
-class TableFile:
-    """A task from a .csv file; the call gives it.
+def task_of(path: Path, settings: TableFile) -> Task:
+    """The task that a file gives; errors as `TableFile` tells them."""
+    rows = read_rows(path)
+    target = settings.target if settings.target is not None else rows.columns[-1]
+    for name in (target, *settings.ignore):
+        if name not in rows.columns:
+            raise UserError("E110", f'{path} has no column "{name}"', did_you_mean(name, rows.columns))
+    columns = tuple(name for name in rows.columns if name != target and name not in settings.ignore)
+    if not columns or target in settings.ignore:
+        raise UserError("E131", f'{path} leaves no column to predict "{target}" from', "give at least one other column")
+    labels, targets = _targets(rows, target, settings.kind)
+    try:
+        whole: dict[str, Split] = {"train": (rows.numbers(columns), targets)}
+        splits = completed(whole, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
+        mean, deviation = mean_and_deviation(splits["train"][0])
+        table = Table(columns=columns, mean=mean, deviation=deviation)
+    except UserError as error:
+        raise error if str(path) in error.message else error.at(str(path)) from None
+    return as_task(splits, labels, path.stem, table)
 
-    Every column but the target must hold numbers; they become (value − mean) / deviation, float32, with mean and deviation of
-    the training rows. A target of texts, or of whole numbers with at most 20 different values, makes a classification; other
-    numbers a regression with mean squared error, on the numbers as they are.
 
-    Args:
-        target: name of the column to predict; by default the last.
-        kind: "classification" or "regression", where the target's values should not decide.
-        ignore: columns to leave out, such as an identifier.
-        test_fraction: of the rows (of each class, in a classification); by default 0.2.
-        validation_fraction: the same; by default 0.1.
-        seed: of the split.
-
-    Raises:
-        UserError: E130 when the file is missing or empty; E131 when it is no such table, with line and column; E110 when a
-            setting names a column that is not there.
-    """
-
-    target: str | None = None
-    kind: Literal["classification", "regression"] | None = None
-    ignore: tuple[str, ...] = ()
-    test_fraction: float | None = None
-    validation_fraction: float | None = None
-    seed: int = 0
-
-    def __call__(self, path: Path) -> Task:
-        rows = read_rows(path)
-        target = self.target if self.target is not None else rows.columns[-1]
-        for name in (target, *self.ignore):
-            if name not in rows.columns:
-                raise UserError("E110", f'{path} has no column "{name}"', did_you_mean(name, rows.columns))
-        columns = tuple(name for name in rows.columns if name != target and name not in self.ignore)
-        if not columns or target in self.ignore:
-            raise UserError("E131", f'{path} leaves no column to predict "{target}" from', "give at least one other column")
-        labels, targets = self._targets(rows, target)
-        try:
-            whole: dict[str, Split] = {"train": (rows.numbers(columns), targets)}
-            splits = completed(whole, self.test_fraction, self.validation_fraction, self.seed, labels)
-            mean, deviation = mean_and_deviation(splits["train"][0])
-            table = Table(columns=columns, mean=mean, deviation=deviation)
-        except UserError as error:
-            raise error if str(path) in error.message else error.at(str(path)) from None
-        ready = {
-            name: (torch.from_numpy(table.scaled(values)), torch.from_numpy(wanted))
-            for name, (values, wanted) in splits.items()
-        }
-        return Task(
-            train=ready["train"],
-            validation=ready["validation"],
-            test=ready["test"],
-            loss="cross_entropy" if labels else "mse",
-            metric="accuracy" if labels else "negative_squared_error",
-            labels=labels,
-            name=path.stem,
-            preprocessing=table,
-        )
-
-    def _targets(self, rows: Rows, target: str) -> tuple[tuple[str, ...], np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
-        """(labels, classes (rows,)), or no labels and numbers (rows, 1)."""
-        texts = rows.texts(target)
-        if "" in texts:
-            place = f'{rows.path}, line {rows.lines[texts.index("")]}, column "{target}"'
-            raise UserError("E131", f"{place}: the cell is empty", "write the target, or leave out the row")
-        labels = _labels(texts)
-        if self.kind == "regression" or (self.kind is None and labels is None):
-            with np.errstate(over="ignore"):  # what is infinite is refused by the task
-                return (), rows.numbers([target]).astype(np.float32)
-        labels = labels or tuple(sorted(set(texts), key=lambda text: (len(text), text)))
-        if len(labels) < 2:  # noqa: PLR2004 (something to choose between)
-            raise UserError("E131", f'{rows.path}: column "{target}" always says "{labels[0]}"', "give rows of another class")
-        numbers = {label: k for k, label in enumerate(labels)}
-        return labels, np.array([numbers[text if text in numbers else _whole(text)] for text in texts], np.int64)
+def _targets(
+    rows: Rows, target: str, kind: Literal["classification", "regression"] | None
+) -> tuple[tuple[str, ...], np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+    """(labels, classes (rows,)), or no labels and numbers (rows, 1)."""
+    texts = rows.texts(target)
+    if "" in texts:
+        place = f'{rows.path}, line {rows.lines[texts.index("")]}, column "{target}"'
+        raise UserError("E131", f"{place}: the cell is empty", "write the target, or leave out the row")
+    labels = _labels(texts)
+    if kind == "regression" or (kind is None and labels is None):
+        with np.errstate(over="ignore"):  # what is infinite is refused by the task
+            return (), rows.numbers([target]).astype(np.float32)
+    labels = labels or tuple(sorted(set(texts), key=lambda text: (len(text), text)))
+    if len(labels) < 2:  # noqa: PLR2004 (something to choose between)
+        raise UserError("E131", f'{rows.path}: column "{target}" always says "{labels[0]}"', "give rows of another class")
+    numbers = {label: k for k, label in enumerate(labels)}
+    return labels, np.array([numbers[text if text in numbers else _whole(text)] for text in texts], np.int64)
 
 
 def _labels(texts: Sequence[str]) -> tuple[str, ...] | None:

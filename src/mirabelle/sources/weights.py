@@ -7,8 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from mirabelle import files
-from mirabelle.errors import UserError
-from mirabelle.sources.names import PICKLES
+from mirabelle.sources.held import held_weights
 from mirabelle.state import load_tensors
 
 
@@ -18,6 +17,5 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         UserError: E143 for a pickle, E130, E140 and E141 as the file fails.
     """
-    if path.suffix in PICKLES:
-        raise UserError("E143", f"{path} may hold code (a pickle), so it is not read", "save the state dict as safetensors")
+    held_weights(path)
     load_tensors(model, files.read_tensors(path)[0], source=str(path))

@@ -1,0 +1,152 @@
+"""Settings of data that lie in files, under `[task.arguments]`, held against their types before any file is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field
+
+from mirabelle import plain
+from mirabelle.errors import UserError, at_path
+from mirabelle.plain import record
+from mirabelle.sources.names import names_files, names_function
+
+if TYPE_CHECKING:
+    from mirabelle.task import Task
+
+Part = Annotated[float, Field(gt=0, lt=1)]
+
+
+@record
+class ImageFolder:
+    """Classes from `folder/<class>/*.png`, or splits and classes from `folder/{train,validation,test}/<class>/*.png`.
+
+    The call gives the task; labels are the names of the class folders, sorted. What is not an image by its suffix, and what
+    begins with a dot, is left alone. Images lie in memory as float32.
+
+    Args:
+        size: (height, width); by default that of the images where all have one of at most 256 × 256, otherwise 64 × 64.
+        mode: "L" or "RGB"; by default "L" where all images are grey.
+        mean: one number a channel, of pixels in [0, 1]; by default that of the training images.
+        deviation: the same.
+        test_fraction: of each class, where there is no folder of test images; by default 0.2.
+        validation_fraction: the same; by default 0.1.
+        seed: of the split; not of the run, so that runs of different seeds are judged on the same images.
+
+    Raises:
+        UserError: E130 when the folder is missing or empty; E131 for fewer than two classes, a class without an image, an image
+            that cannot be read, splits whose classes differ, a class too small to be divided.
+    """
+
+    size: tuple[int, int] | None = None
+    mode: Literal["L", "RGB"] | None = None
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+    test_fraction: Part | None = None
+    validation_fraction: Part | None = None
+    seed: int = 0
+
+    def __call__(self, folder: Path) -> Task:
+        from mirabelle.sources.images import task_of
+
+        return task_of(folder, self)
+
+
+@record
+class Arrays:
+    """A task from the arrays of an .npz file; the call gives it.
+
+    Names: train_images, train_labels, val_…, test_… (MedMNIST); x_train, y_train, x_val, …, y_test; or inputs and targets.
+    Validation and test data that are missing are drawn from the training data.
+
+    Arrays of uint8 are pixels, (N, H, W), (N, H, W, channels) or (N, channels, H, W), and become
+    (pixel / 255 − mean) / deviation; floating numbers are taken as they are, as float32, whole numbers as int64.
+    Whole-numbered targets, (N,) or (N, 1), are classes, others numbers to be met.
+
+    Args:
+        labels: names of the classes; by default "0", "1", …
+        kind: "classification" or "regression", where the type of the targets does not tell.
+        mean: one number a channel, of pixels in [0, 1]; by default that of the training images.
+        deviation: the same.
+        test_fraction: where there are no test data; by default 0.2.
+        validation_fraction: where there are no validation data; by default 0.1.
+        seed: of the split.
+
+    Raises:
+        UserError: E130 when the file is missing; E131 when arrays are missing or do not fit together; E143 when it holds
+            pickled objects, which are not read.
+    """
+
+    labels: tuple[str, ...] = ()
+    kind: Literal["classification", "regression"] | None = None
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+    test_fraction: Part | None = None
+    validation_fraction: Part | None = None
+    seed: int = 0
+
+    def __call__(self, path: Path) -> Task:
+        from mirabelle.sources.arrays import task_of
+
+        return task_of(path, self)
+
+
+@record
+class TableFile:
+    """A task from a .csv file; the call gives it.
+
+    Every column but the target must hold numbers; they become (value − mean) / deviation, float32, with mean and deviation of
+    the training rows. A target of texts, or of whole numbers with at most 20 different values, makes a classification; other
+    numbers a regression with mean squared error, on the numbers as they are.
+
+    Args:
+        target: name of the column to predict; by default the last.
+        kind: "classification" or "regression", where the target's values should not decide.
+        ignore: columns to leave out, such as an identifier.
+        test_fraction: of the rows (of each class, in a classification); by default 0.2.
+        validation_fraction: the same; by default 0.1.
+        seed: of the split.
+
+    Raises:
+        UserError: E130 when the file is missing or empty; E131 when it is no such table, with line and column; E110 when a
+            setting names a column that is not there.
+    """
+
+    target: str | None = None
+    kind: Literal["classification", "regression"] | None = None
+    ignore: tuple[str, ...] = ()
+    test_fraction: Part | None = None
+    validation_fraction: Part | None = None
+    seed: int = 0
+
+    def __call__(self, path: Path) -> Task:
+        from mirabelle.sources.table import task_of
+
+        return task_of(path, self)
+
+
+Files: TypeAlias = ImageFolder | Arrays | TableFile
+_BY_SUFFIX: dict[str, type[Files]] = {".csv": TableFile, ".npz": Arrays}
+
+
+def settings_from(name: str, arguments: Mapping[str, Any]) -> Files | None:
+    """The settings of the files that a name of data points at; None for a function, whose keywords they are, or a built-in set.
+
+    Raises:
+        UserError: as `plain.build`, at the path of the setting; E102 for arguments of a built-in set.
+
+    Example:
+        >>> settings_from("a/b.csv", {"target": "price"}).target
+        'price'
+    """
+    if names_function(name):
+        return None
+    if not names_files(name):
+        for key in arguments:
+            path = ("task", "arguments", key)
+            raise UserError("E102", f'unknown key "{key}" for data "{name}"', "it takes no arguments", path=path)
+        return None
+    with at_path("task", "arguments"):
+        return plain.build(_BY_SUFFIX.get(Path(name).suffix.lower(), ImageFolder), arguments, "task.arguments")
