@@ -18,13 +18,13 @@ from torch import nn
 from mirabelle import artifact, files
 from mirabelle.architecture import replaced_module_names
 from mirabelle.artifact.reading import file_of, model_of, onnx_of
-from mirabelle.batch import Batch, Samples
+from mirabelle.batch import Batch, Samples, tensors_of
 from mirabelle.errors import UserError
 from mirabelle.rebuilding import origin_of_run, recipe_of_run, steps_of_run
 from mirabelle.recipe_file import RecipeFile
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_tensors, torch_equals_onnx
 from mirabelle.runtime.onnxruntime import Array, Session
-from mirabelle.runtime.signature import Value, drawn_inputs, signature_of
+from mirabelle.runtime.signature import Value, drawn_inputs, held_inputs, signature_of
 from mirabelle.state import fingerprint
 from mirabelle.task import Task
 
@@ -61,9 +61,11 @@ def verify_run(folder: Path, task: Task | None = None, data_folder: Path | None 
         data_folder: where data sets lie.
 
     Raises:
-        UserError: E130 no run, or one that has not ended; and what its recipe.toml raises.
+        UserError: E130 no run, or one that has not ended; what its recipe.toml raises; E131 data that the model cannot take.
     """
     file = recipe_of_run(folder)
+    if task is not None:
+        _hold_data(folder / "model.onnx", task)
     data = (lambda: task) if task is not None else (lambda: file.build_task(data_folder))
     return [
         _check("torch_onnx", lambda: _torch_onnx(file, folder, _needed(data))),
@@ -84,7 +86,8 @@ def verify_file(path: Path, task: Task | None = None, shape: Sequence[int] | Non
         shape: of one drawn input, where the file leaves it open.
 
     Raises:
-        UserError: E130 no such file, E142 a newer version, E143 another kind of file, E110 no shape to draw inputs of.
+        UserError: E130 no such file, E142 a newer version, E143 another kind of file, E110 no shape to draw inputs of,
+            E131 data that the model cannot take.
     """
     path = file_of(path)
     try:
@@ -95,6 +98,8 @@ def verify_file(path: Path, task: Task | None = None, shape: Sequence[int] | Non
         names = ("valid", "outputs", "metric") if task is not None else ("valid", "outputs")
         return [Check("decoded", "failed", error.message), *(Check(name, "not checked", "nothing to check") for name in names)]
     model = model_of(onnx)
+    if task is not None:
+        held_inputs(signature_of(model)[0], _arrays(task))
     batch = next((size for value in signature_of(model)[0] if value.sizes and isinstance(size := value.sizes[0], int)), None)
     given = [drawn_inputs(signature_of(model)[0], batch or 2, shape)] if task is None else _batches(task.validation, batch)
     checks = [
@@ -105,6 +110,20 @@ def verify_file(path: Path, task: Task | None = None, shape: Sequence[int] | Non
     if task is not None:
         checks.append(_check("metric", lambda: Gate(passed=True, worst=0.0, detail=_metric(onnx, task, batch)[1])))
     return checks
+
+
+def _hold_data(path: Path, task: Task) -> None:
+    """Data that fit no whole file are nothing that a gate could tell; of a damaged one the gates tell."""
+    try:
+        inputs, _ = signature_of(model_of(onnx_of(path)))
+    except UserError:
+        return
+    held_inputs(inputs, _arrays(task))
+
+
+def _arrays(task: Task) -> list[Array]:
+    """The inputs of a few samples, in the order in which ONNX Runtime is given them."""
+    return [tensor.numpy() for tensor in tensors_of(task.example().inputs)]
 
 
 def _check(name: str, gate: Callable[[], Gate]) -> Check:

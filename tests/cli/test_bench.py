@@ -44,6 +44,19 @@ def test_files_are_called_in_turn_and_compared_with_the_first(
         assert entry["ratio"]["low"] <= entry["ratio"]["median"] <= entry["ratio"]["high"]
 
 
+def test_files_that_take_other_inputs_are_told_apart(call, capsys, tmp_path: Path) -> None:
+    narrow, wide = (written(tmp_path / f"{width}.onnx", "x", ["n", width], width) for width in (8, 16))
+    assert call("bench", narrow, wide, "--seconds", "0.1") == 0
+    assert "it takes 1x16, the first 1x8; they do not do the same work" in capsys.readouterr().out
+    assert call("bench", narrow, wide, "--seconds", "0.1", "--json") == 0
+    assert [entry["inputs"] for entry in json.loads(capsys.readouterr().out)["models"]] == [[[1, 8]], [[1, 16]]]
+
+
+def test_a_shape_that_no_input_has_is_refused(call, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r'E110.*no input is 9 without its batch axis: "x" is 8'):
+        call("bench", written(tmp_path / "m.onnx", "x", ["n", 8]), "--input", "9")
+
+
 def test_a_table_and_a_sentence_for_every_file_but_the_first(call, capsys, finished: Path) -> None:
     assert call("bench", finished, finished / "model.mira", "--seconds", "0.1", "--batch", "4") == 0
     told = capsys.readouterr().out

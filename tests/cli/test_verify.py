@@ -164,6 +164,18 @@ def test_a_file_alone_is_checked_on_drawn_inputs_or_on_data(call, capsys, finish
     assert f"accuracy {value:.6g}" in data["metric"][1]
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model.mira", ""])
+def test_data_of_another_shape_are_wrong_input_and_no_failed_gate(
+    call, capsys, finished: Path, tmp_path: Path, name: str
+) -> None:
+    code = "import torch\nfrom mirabelle import Task\ndef data():\n    x, y = torch.randn(90, 1, 5, 7), torch.arange(90) % 10\n"
+    (tmp_path / "wide.py").write_text(code + "    return Task(train=(x, y), test=(x, y))\n")
+    with pytest.raises(UserError, match=r"E131.*float32 \(2, 1, 5, 7\) .* float32 \(\?, 1, 8, 8\)") as caught:
+        call("verify", finished / name, "--data", f"{tmp_path / 'wide.py'}:data")
+    assert caught.value.exit_status == 2
+    assert capsys.readouterr().out == ""
+
+
 def test_outputs_that_are_not_finite_or_not_as_promised_are_caught(call, capsys, tmp_path: Path) -> None:
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Sqrt", ["x"], ["y"])], "g", [x], [y])

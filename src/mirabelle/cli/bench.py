@@ -45,15 +45,14 @@ def command(
     sizes = sizes_of(shape)
     count = threads or this_machine().threads
     files = [onnx_of(model) for model in models]
-    calls = {
-        str(place): _call(model, onnx, batch, sizes, count)
-        for place, (model, onnx) in enumerate(zip(models, files, strict=True))
-    }
+    prepared = [_call(model, onnx, batch, sizes, count) for model, onnx in zip(models, files, strict=True)]
+    calls = {str(place): call for place, (call, _) in enumerate(prepared)}
     latencies, ratios = interleaved(calls, runtime=NAME, threads=count, batch=batch, seconds=seconds)
     lengths = [len(onnx) for onnx in files]
     results = list(zip(models, lengths, latencies.values(), ratios.values(), strict=True))
+    inputs = [shapes for _, shapes in prepared]
     if as_json:
-        click.echo(json.dumps({"runtime": NAME, "batch": batch, "threads": count, "models": _data(results)}, indent=2))
+        click.echo(json.dumps({"runtime": NAME, "batch": batch, "threads": count, "models": _data(results, inputs)}, indent=2))
         return 0
     from mirabelle.cli.display import print_table
 
@@ -68,11 +67,17 @@ def command(
     )
     for place, (model, _, _, ratio) in enumerate(results[1:], start=1):
         click.echo(f"{model}: {_verdict(ratio, place)}")
+        if inputs[place] != inputs[0]:
+            click.echo(
+                f"  note: it takes {_shapes(inputs[place])}, the first {_shapes(inputs[0])}; they do not do the same work"
+            )
     return 0
 
 
-def _call(model: str, onnx: bytes, batch: int, sizes: tuple[int, ...] | None, threads: int) -> Callable[[], object]:
-    """A call of the model on inputs drawn to fit, tried once."""
+def _call(
+    model: str, onnx: bytes, batch: int, sizes: tuple[int, ...] | None, threads: int
+) -> tuple[Callable[[], object], list[list[int]]]:
+    """A call of the model on inputs drawn to fit, tried once, and their shapes."""
     from mirabelle.artifact.reading import model_of
     from mirabelle.errors import UserError
     from mirabelle.runtime.onnxruntime import Session
@@ -90,7 +95,7 @@ def _call(model: str, onnx: bytes, batch: int, sizes: tuple[int, ...] | None, th
         raise UserError(
             "E121", f"{model} fails on drawn inputs: {reason}", "give --input its sizes, --batch its batch"
         ) from error
-    return lambda: session.run(feed)
+    return lambda: session.run(feed), [list(array.shape) for array in feed.values()]
 
 
 def _ratio(ratio: Ratio, place: int) -> str:
@@ -101,10 +106,15 @@ def _verdict(ratio: Ratio, place: int) -> str:
     return ratio.in_words() if place else "the one to compare with"
 
 
-def _data(results: list[tuple[str, int, Latency, Ratio]]) -> list[dict[str, object]]:
+def _shapes(shapes: list[list[int]]) -> str:
+    return " and ".join("x".join(map(str, shape)) for shape in shapes)
+
+
+def _data(results: list[tuple[str, int, Latency, Ratio]], inputs: list[list[list[int]]]) -> list[dict[str, object]]:
     return [
         {
             "file": model,
+            "inputs": inputs[place],
             "onnx_bytes": length,
             "median_ms": latency.median,
             "p95_ms": latency.p95,

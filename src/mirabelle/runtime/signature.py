@@ -50,7 +50,8 @@ def drawn_inputs(inputs: Sequence[Value], batch: int, shape: Sequence[int] | Non
         seed: equal seeds give equal arrays.
 
     Raises:
-        UserError: E110 when an axis is free and `shape` does not say its size, or does not fit; E121 for types not drawn.
+        UserError: E110 when an axis is free and `shape` does not say its size, or `shape` fits no input; E121 for types not
+            drawn.
 
     Example:
         >>> drawn_inputs([Value("x", TensorProto.FLOAT, ("batch", 3))], batch=2)["x"].shape
@@ -59,7 +60,34 @@ def drawn_inputs(inputs: Sequence[Value], batch: int, shape: Sequence[int] | Non
     generator = np.random.default_rng(seed)
     free = (value.sizes[0] for value in inputs if value.sizes)
     first: dict[int | str, int] = {name: batch for name in free if isinstance(name, str) and name}
-    return {value.name: _drawn(value, _sizes(value, batch, shape, first), generator) for value in inputs}
+    sizes = {value.name: _sizes(value, batch, shape, first) for value in inputs}
+    if shape is not None and tuple(shape) not in {of_one[1:] for of_one in sizes.values()}:
+        own = ", ".join(f'"{name}" is {_joined(of_one[1:])}' for name, of_one in sizes.items())
+        raise UserError("E110", f"no input is {_joined(shape)} without its batch axis: {own}", "make it fit, or leave it out")
+    return {value.name: _drawn(value, sizes[value.name], generator) for value in inputs}
+
+
+def held_inputs(inputs: Sequence[Value], given: Sequence[Array]) -> None:
+    """Raise unless arrays are what a model takes, in order: their number, types, and all sizes that are not free.
+
+    Raises:
+        UserError: E131 with what is given and what is taken.
+    """
+    if len(given) != len(inputs):
+        message = f"the data give {len(given)} input{'s' * (len(given) != 1)} a sample, the model takes {len(inputs)}"
+        raise UserError("E131", message, "give the data it was made for")
+    for value, array in zip(inputs, given, strict=True):
+        if value.data_type == TensorProto.UNDEFINED or value.sizes is None:
+            continue
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.data_type))
+        sizes = tuple(size if isinstance(size, int) else None for size in value.sizes)
+        fits = len(sizes) == array.ndim and all(
+            size in (None, own) for size, own in zip(sizes[1:], array.shape[1:], strict=True)
+        )
+        if not fits or array.dtype != dtype:
+            taken = f"{dtype.name} ({', '.join(str(size or '?') for size in sizes)})"
+            message = f'the data give {array.dtype.name} {array.shape} for the input "{value.name}", which is {taken}'
+            raise UserError("E131", message, "give data of that shape and type; the first axis is the batch")
 
 
 def _value(value: ValueInfoProto) -> Value:
@@ -91,14 +119,17 @@ def _sizes(value: Value, batch: int, shape: Sequence[int] | None, first: Mapping
             size is None or size == given for size, given in zip(known[1:], shape, strict=True)
         )
         if not fits:
-            sizes = "x".join(str(size or "?") for size in known[1:])
+            own = _joined([size or "?" for size in known[1:]])
             raise UserError(
-                "E110",
-                f'input "{value.name}" is {sizes} without its batch axis; got {"x".join(map(str, shape))}',
-                "make it fit",
+                "E110", f'input "{value.name}" is {own} without its batch axis; got {_joined(shape)}', "make it fit"
             )
         known[1:] = shape
     return tuple(size for size in known if size is not None)
+
+
+def _joined(sizes: Sequence[int | str]) -> str:
+    """As --input takes them: 1x28x28."""
+    return "x".join(map(str, sizes)) or "a number a sample"
 
 
 def _unknown(value: Value, what: str) -> UserError:
