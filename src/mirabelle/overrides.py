@@ -56,9 +56,9 @@ class Overrides:
         result: dict[str, Any] = copy.deepcopy(dict(data))
         for path, (words, value) in self.settings.items():
             holder: Any = result
-            for key in path[:-1]:
-                holder = _inside(holder, key, words)
-            _inside(holder, path[-1], words, value)
+            for position, key in enumerate(path[:-1]):
+                holder = _inside(holder, key, words, path[:position])
+            _inside(holder, path[-1], words, path[:-1], value)
         return result
 
 
@@ -76,12 +76,13 @@ def _value(text: str) -> Any:
         return text.strip()
 
 
-def _inside(holder: Any, key: str | int, words: str, value: Any = None) -> Any:
-    """What `holder` has at `key`, set to `value` if one is given; a table that is not there yet is made."""
+def _inside(holder: Any, key: str | int, words: str, led: Path, value: Any = None) -> Any:
+    """What `holder`, to which `led` leads, has at `key`, set to `value` if one is given; a table that is not there is made."""
     if isinstance(key, int):
         if not isinstance(holder, list) or not 0 <= key < len(holder):
             count = len(holder) if isinstance(holder, list) else 0
-            raise UserError("E100", f"{words}: there is no number {key + 1} here; there are {count}", "steps count from 1")
+            what = led[-1] if led else "number"
+            raise UserError("E100", f"{words}: there is no {what} {key + 1}; there are {count}", "steps count from 1")
     elif not isinstance(holder, dict):
         raise UserError("E100", f'{words}: "{key}" does not stand in a table', "name the keys that lead to it: step.1.sparsity")
     elif value is None:

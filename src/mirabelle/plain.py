@@ -31,7 +31,7 @@ from typing import (
 from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from mirabelle.errors import UserError, did_you_mean, gathered, raise_all
+from mirabelle.errors import UserError, UserErrors, did_you_mean, gathered, raise_all
 
 R = TypeVar("R")
 _STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
@@ -153,7 +153,8 @@ def build(cls: type[R], data: Any, where: str = "") -> R:
     try:
         return cls(**values)
     except UserError as error:
-        raise error.at(where) if where else error from None
+        led = [one if not where or one.message.startswith(f"{where}.") else one.at(where) for one in error.errors]
+        raise UserErrors(led) if len(led) > 1 else led[0] from None
 
 
 def _field_value(cls: type, name: str, where: str, value: Any) -> Any:

@@ -97,7 +97,7 @@ def test_a_goal_that_is_missed_is_exit_status_4(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("SIZE", 'size = "1 B"'))
     done = call("run", str(tmp_path / "recipe.toml"), "--out", str(tmp_path / "run"), "--quiet")
     assert done.returncode == 4
-    assert "goal not met: size is" in done.stdout
+    assert "goal not met: size is" in done.stderr
     assert (tmp_path / "run" / "model.mira").is_file()
 
 

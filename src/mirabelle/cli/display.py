@@ -68,12 +68,12 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def print_report(report: Report, page: Path) -> None:
-    """The before/after table, the verdict, the gates, what of the goal is missed, and where the page lies."""
+def print_report(report: Report, page: Path, *, shortfalls: bool = True) -> None:
+    """The before/after table, the verdict, the gates, what of the goal is missed unless told elsewhere, the page's place."""
     print_table(("", "before", "after", "less by"), rows(report), numbers_from=1)
     passed = ", ".join(f"{name} {'passed' if gate.passed else 'FAILED'}" for name, gate in report.gates.items())
     lines = ["", report.verdict, f"gates: {passed}"]
-    lines += [f"goal not met: {shortfall}" for shortfall in report.goal.shortfalls]
+    lines += [f"goal not met: {shortfall}" for shortfall in report.goal.shortfalls if shortfalls]
     _print_lines([*lines, f"report: {page}"])
 
 

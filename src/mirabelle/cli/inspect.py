@@ -62,7 +62,13 @@ def command(model: str, shape: str | None, *, as_json: bool) -> int:
         )
     )
     print_table(("layer", "kind", "shape", "parameters", "MACs", "sparsity", "bytes"), lines)
+    if shape is None and not known and not _is_file(model):
+        click.echo("\nMACs depend on the input: --input 3x224x224, say, counts them")
     return 0
+
+
+def _is_file(model: str) -> bool:
+    return Path(model).is_dir() or Path(model).suffix in (".onnx", ".mira")
 
 
 def _layers(model: str, shape: str | None) -> list[Layer]:
@@ -70,7 +76,7 @@ def _layers(model: str, shape: str | None) -> list[Layer]:
     from mirabelle.errors import UserError
     from mirabelle.inspection import layers_of_module, layers_of_onnx
 
-    if Path(model).is_dir() or Path(model).suffix in (".onnx", ".mira"):
+    if _is_file(model):
         return layers_of_onnx(onnx_of(model))
     from mirabelle.sources import model_from
 

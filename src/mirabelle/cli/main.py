@@ -57,6 +57,17 @@ class Commands(click.Group):
             raise UserError("E100", f'mirabelle has no command "{args[0]}"', did_you_mean(args[0], COMMANDS))
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """As a group does; a mistake in an option, which click leaves without its command, is told with it."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            name = ctx.invoked_subcommand
+            command = self.get_command(ctx, name) if name is not None else None
+            if error.ctx is None and command is not None:
+                error.ctx = click.Context(command, ctx, name)
+            raise
+
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mirabelle")

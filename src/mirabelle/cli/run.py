@@ -92,7 +92,7 @@ def run_recipe(
     if as_json:
         click.echo((result.folder / "report.json").read_text("utf-8"), nl=False)
     else:
-        print_report(read_report(result.folder), result.folder / "report.html")
+        print_report(read_report(result.folder), result.folder / "report.html", shortfalls=False)  # told as errors
     with file.shown_at():
         raise_all([_missed(shortfall, file.goal, result.folder) for shortfall in result.shortfalls])
     return 0

@@ -157,6 +157,8 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
                 yield picture
         except (*_DAMAGED, PIL.Image.DecompressionBombError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, PIL.UnidentifiedImageError):  # whose words name the file object that it was given
+                reason = "its bytes are of no known kind"
             message = f"{path} cannot be read as an image: {reason}"
             raise UserError("E131", message, f"give an intact {', '.join(SUFFIXES)} file") from error
 
