@@ -41,6 +41,7 @@ class Alive:
 
 def serve() -> None:
     """Run what standard input asks for until it closes."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts us in the background has it ignored
     warm_up()
     alive: dict[int, Alive] = {}
     waiting, buffer = True, b""
