@@ -1,0 +1,116 @@
+"""Axis groups: units that touch the same dimensions of the same parameters in the same way, and what each costs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from mirabelle.graph.call import sizes_of, value_of
+from mirabelle.graph.flow import Flow
+from mirabelle.graph.trace import Program
+from mirabelle.graph.units import Array, Axis
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dimension of one parameter or buffer, as a group touches it.
+
+    Args:
+        name: of the parameter or buffer.
+        dimension: of it.
+        column: of the dimension's axis; 0 the outermost.
+        elements: of the dimension that one unit takes with it.
+    """
+
+    name: str
+    dimension: int
+    column: int
+    elements: int
+
+
+@dataclass(frozen=True)
+class AxisGroup:
+    """Units of one kind: channels, neurons, heads, places within heads.
+
+    Args:
+        units: their numbers, in the order in which the first member has them.
+        members: what every one of them touches, in the order of the model's parameters.
+    """
+
+    units: Array
+    members: tuple[Member, ...]
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    @property
+    def name(self) -> str:
+        """Of the first member, with its dimension: "conv1.weight:0"."""
+        first = self.members[0]
+        return f"{first.name}:{first.dimension}"
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A dimension of a parameter in which nothing, or not everything, can be cut, and why."""
+
+    name: str
+    dimension: int
+    elements: int
+    reasons: tuple[str, ...]
+
+
+def axes_of_tensors(program: Program, flow: Flow) -> dict[str, tuple[tuple[Axis, int], ...]]:
+    """For each parameter and buffer, the axis and the size of each dimension."""
+    found = {}
+    for node in program.graph.nodes:
+        source = program.sources.get(node.name) if node.op == "placeholder" else None
+        if source is not None and source.kind in ("parameter", "buffer") and source.name not in found:
+            found[source.name] = tuple(zip(flow.of(node), sizes_of(value_of(node)), strict=True))
+    return found
+
+
+def groups_of(program: Program, flow: Flow) -> list[AxisGroup]:
+    """All groups of a program, in the order of its parameters."""
+    keys = np.zeros(flow.units.count, np.uint64)  # of each unit: a sum over what it touches
+    draw = np.random.default_rng(0)
+    touching: dict[int, list[Member]] = defaultdict(list)
+    first: dict[int, int] = {}
+    entries: list[tuple[Member, Array]] = []
+    for name, axes in axes_of_tensors(program, flow).items():
+        for dimension, (axis, _) in enumerate(axes):
+            for column in range(0 if axis is None else axis.shape[1]):
+                units, counts = np.unique(axis[:, column], return_counts=True)  # type: ignore[index]  # it is an array
+                for count in np.unique(counts):
+                    own = units[(counts == count) & (units != 0)]
+                    member = Member(name, dimension, column, int(count))
+                    keys[own] += draw.integers(1 << 63, dtype=np.uint64)
+                    entries.append((member, own))
+    for position, (member, own) in enumerate(entries):
+        for key in np.unique(keys[own]).tolist():
+            touching[key].append(member)
+            first.setdefault(key, position)
+    return [
+        AxisGroup(entries[position][1][keys[entries[position][1]] == np.uint64(key)], tuple(touching[key]))
+        for key, position in sorted(first.items(), key=lambda item: (item[1], item[0]))
+    ]
+
+
+def frozen_in(program: Program, flow: Flow) -> list[Frozen]:
+    """The dimensions of parameters that cannot be cut, or not wholly, with the reasons in words."""
+    found = []
+    for node in program.graph.nodes:
+        source = program.sources.get(node.name) if node.op == "placeholder" else None
+        if source is None or source.kind not in ("parameter", "buffer"):
+            continue
+        raw = flow.axes[node]
+        for dimension, (axis, size) in enumerate(zip(raw, sizes_of(value_of(node)), strict=True)):
+            if axis is None or size <= 1:
+                continue
+            resolved = flow.units.resolve(axis)  # type: ignore[arg-type]
+            stays = size if resolved is None else int((~resolved.any(axis=1)).sum())
+            if stays:
+                found.append(Frozen(source.name, dimension, stays, tuple(flow.units.why(axis))))  # type: ignore[arg-type]
+    return found

@@ -1,0 +1,120 @@
+"""One pass over a program, in order: fresh units for every parameter, then one rule for every operator."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from mirabelle.graph.call import Call, name_of, sizes_of, tensors_in, value_of
+from mirabelle.graph.flow import Axes, Flow, Results, untouched
+from mirabelle.graph.rules import rule_for
+from mirabelle.graph.rules.labels import VIEWS
+from mirabelle.graph.rules.layout import shuffled
+from mirabelle.graph.trace import Program
+
+_ALWAYS_CONSTANT = ("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")
+_OUTPUTS = "it is an output of the model"
+
+
+def propagated(program: Program) -> Flow:
+    """The axes of everything in a program.
+
+    Args:
+        program: of the model.
+
+    Returns:
+        What is tied to what, what is masked where, and which literals follow; outputs and inputs stay whole.
+    """
+    flow = Flow()
+    held: dict[str, Axes] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            flow.axes[node] = _placeholder(flow, program, node, held)
+        elif node.op == "output":
+            for result in _tensors(node.args):
+                if result in flow.axes:
+                    flow.freeze(_every_axis(flow.axes[result]), _OUTPUTS)
+        elif node.op == "call_function" and node not in flow.axes:
+            flow.units.reason = _words(node)
+            if not (name_of(node) in VIEWS and shuffled(flow, node)):
+                flow.axes[node] = _called(flow, node)
+        elif node not in flow.axes:
+            flow.axes[node] = untouched(value_of(node))
+    return flow
+
+
+def _placeholder(flow: Flow, program: Program, node: fx.Node, held: dict[str, Axes]) -> Results:
+    source, value = program.sources[node.name], value_of(node)
+    if not isinstance(value, Tensor):
+        flow.constants[node] = value
+        return ()
+    if source.kind in ("parameter", "buffer") and value.is_floating_point():
+        if source.name not in held:
+            held[source.name] = tuple(flow.fresh(size) for size in sizes_of(value))
+        return held[source.name]
+    if source.kind in ("buffer", "constant") and not value.is_floating_point():
+        flow.constants[node] = program.tensors[source.name]
+    return untouched(value)
+
+
+def _called(flow: Flow, node: fx.Node) -> Results:
+    if node.target is operator.getitem:
+        source, place = node.args
+        assert isinstance(source, fx.Node), "a list comes from a node"
+        results = flow.axes[source]
+        if source in flow.constants:
+            flow.constants[node] = flow.constants[source][place]
+        return results[place] if isinstance(results, list) else untouched(value_of(node))  # type: ignore[index]
+    call = Call.of(node)
+    nodes = [part for part in node.all_input_nodes if value_of(part) is not None]
+    if call.name in _ALWAYS_CONSTANT or all(part in flow.constants for part in nodes):
+        return _constant(flow, call)
+    rule = rule_for(call)
+    if rule is None:
+        flow.unknown[call.name] = flow.unknown.get(call.name, 0) + 1
+        flow.units.reason = f'operator "{call.name}" is not understood'
+        return flow.freeze_all(call)
+    return rule(flow, call)
+
+
+def _constant(flow: Flow, call: Call) -> Results:
+    """What depends on no input and no parameter is computed whole; where its numbers are read they may be picked."""
+    value = value_of(call.node)
+    flow.constants[call.node] = _evaluated(flow, call)
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return tuple(flow.fresh(size) for size in sizes_of(value))
+    return untouched(value)
+
+
+def _evaluated(flow: Flow, call: Call) -> Any:
+    def real(part: Any) -> Any:
+        if isinstance(part, fx.Node):
+            value = value_of(part)
+            return flow.constants[part] if part in flow.constants else torch.empty(0, dtype=value.dtype, device="cpu")
+        if isinstance(part, (list, tuple)):
+            return [real(inner) for inner in part]
+        return int(part) if isinstance(part, torch.SymInt) else part
+
+    arguments: Mapping[str, Any] = {name: real(value) for name, value in call.node.kwargs.items()}
+    return call.node.target(*[real(value) for value in call.node.args], **arguments)  # type: ignore[operator]
+
+
+def _tensors(value: Any) -> list[fx.Node]:
+    return tensors_in(list(value))
+
+
+def _every_axis(results: Results) -> list[Any]:
+    parts = results if isinstance(results, list) else [results]
+    return [axis for part in parts for axis in part]
+
+
+def _words(node: fx.Node) -> str:
+    """Where and what an operator is: its name, and the module that calls it."""
+    stack = node.meta.get("nn_module_stack") or {}
+    place = next(reversed([str(path) for path, _ in stack.values()]), "") if stack else ""
+    place = place.removeprefix("L['self'].").removeprefix("L['self']")
+    return f'"{name_of(node)}" in {place}' if place else f'"{name_of(node)}"'

@@ -1,0 +1,68 @@
+"""Rules by class of operator: how the axes of what goes in and comes out are tied. What is in no table is frozen, and named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from mirabelle.graph.call import Call
+from mirabelle.graph.flow import Flow, Results
+from mirabelle.graph.rules import (
+    contraction,
+    convolution,
+    elementwise,
+    indexing,
+    joining,
+    layout,
+    normalization,
+    recurrent,
+    reduction,
+    spatial,
+)
+
+Rule: TypeAlias = Callable[[Flow, Call], Results]
+
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
+_BY_CHANNEL = (
+    "batch_norm", "instance_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "native_batch_norm",
+    "_batch_norm_no_update", "cudnn_batch_norm",
+)  # fmt: skip
+RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(elementwise.NAMES, elementwise.elementwise),
+    **dict.fromkeys(("_assert_tensor_metadata", "sym_size", "_assert_scalar", "_assert_async"), elementwise.nothing),
+    "prelu": elementwise.prelu,
+    "_prelu_kernel": elementwise.elementwise,
+    "glu": elementwise.glu,
+    **dict.fromkeys(layout.NAMES, layout.layout),
+    "index_select": indexing.index_select,
+    "index": indexing.index,
+    "embedding": indexing.embedding,
+    "gather": indexing.gather,
+    "linear": contraction.linear,
+    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "vdot"), contraction.matmul),
+    **dict.fromkeys(("addmm", "baddbmm", "addmv"), contraction.addmm),
+    "einsum": contraction.einsum,
+    "scaled_dot_product_attention": contraction.attention,
+    **dict.fromkeys(_CONVOLUTIONS, convolution.convolution),
+    **dict.fromkeys(_BY_CHANNEL, normalization.by_channel),
+    **dict.fromkeys(("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"), normalization.over_last),
+    "group_norm": normalization.over_groups,
+    **dict.fromkeys((*reduction.SUMS, *reduction.MEANS, *reduction.OTHERS), reduction.reduced),
+    **dict.fromkeys(reduction.WHOLE, reduction.along),
+    **dict.fromkeys(spatial.NAMES, spatial.spatial),
+    "cat": joining.cat,
+    "concat": joining.cat,
+    "stack": joining.stack,
+    "slice_scatter": joining.slice_scatter,
+    "select_scatter": joining.select_scatter,
+    **dict.fromkeys(recurrent.NAMES, recurrent.recurrent),
+    **dict.fromkeys((f"{name}_cell" for name in recurrent.NAMES), recurrent.cell),
+}
+
+
+def rule_for(call: Call) -> Rule | None:
+    """The rule of an operator; None for one that is not understood."""
+    found = RULES.get(call.name)
+    if found is None and elementwise.tagged(call.node):
+        return elementwise.elementwise
+    return found

@@ -1,0 +1,125 @@
+"""Contractions: sums of products. What is summed over goes together on both sides, what is free passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
+from mirabelle.graph.flow import Axes, Flow, Place, Results
+from mirabelle.graph.units import Axis, product
+
+
+def linear(flow: Flow, call: Call) -> Results:
+    """y[..., o] = Σᵢ x[..., i] · w[o, i] + b[o]."""
+    inputs, weight = flow.of(call["input"]), flow.of(call["weight"])
+    flow.unify(inputs[-1], weight[-1])
+    flow.mask(call, "input", len(inputs) - 1, inputs[-1])
+    flow.mask(call, "weight", len(weight) - 1, weight[-1])
+    if len(weight) == 1:
+        return inputs[:-1]
+    out = weight[0]
+    if is_tensor(call.get("bias")):
+        flow.unify(out, flow.of(call["bias"])[0])
+    return (*inputs[:-1], flow.units.resolve(out))
+
+
+def matmul(flow: Flow, call: Call) -> Results:
+    """`matmul`, `mm`, `bmm`, `mv`, `dot`: the last dimension of one with the last but one of the other; others broadcast."""
+    names = [name for name, value in call.arguments.items() if is_tensor(value)][:2]
+    return _product(flow, call, names[0], names[1])
+
+
+def addmm(flow: Flow, call: Call) -> Results:
+    """a + x · y, for two or three dimensions (`addmm`, `baddbmm`, `addmv`)."""
+    names = [name for name, value in call.arguments.items() if is_tensor(value)]
+    out = _product(flow, call, names[1], names[2])
+    added, sizes = flow.of(call[names[0]]), sizes_of(value_of(call[names[0]]))
+    whole = sizes_of(value_of(call.node))
+    for k in range(1, len(added) + 1):
+        if sizes[-k] == whole[-k] > 1:
+            flow.unify(added[-k], out[-k])
+    return tuple(flow.units.resolve(axis) for axis in out)
+
+
+def _product(flow: Flow, call: Call, one: str, other: str) -> Axes:
+    left, right = list(flow.of(call[one])), list(flow.of(call[other]))
+    sizes = [list(sizes_of(value_of(call[name]))) for name in (one, other)]
+    flow.unify(left[-1], right[-2] if len(right) > 1 else right[-1])
+    place = len(right) - 2 if len(right) > 1 else 0
+    flow.mask(call, one, len(left) - 1, left[-1])  # both sides, so that what is not a number cannot pass
+    flow.mask(call, other, place, right[place])
+    free = [*(left[-2:-1] if len(left) > 1 else []), *(right[-1:] if len(right) > 1 else [])]
+    batch = _batches(flow, left[:-2], right[:-2], sizes[0][:-2], sizes[1][:-2])
+    return tuple(flow.units.resolve(axis) for axis in (*batch, *free))
+
+
+def _batches(flow: Flow, one: Sequence[Axis], other: Sequence[Axis], mine: Sequence[int], theirs: Sequence[int]) -> list[Axis]:
+    """Leading dimensions, which broadcast."""
+    count = max(len(one), len(other))
+    found: list[Axis] = []
+    for k in range(count, 0, -1):
+        left = (one[-k], mine[-k]) if k <= len(one) else (None, 1)
+        right = (other[-k], theirs[-k]) if k <= len(other) else (None, 1)
+        if left[1] == right[1]:
+            flow.unify(left[0], right[0])
+        found.append(left[0] if left[1] >= right[1] else right[0])
+    return found
+
+
+def einsum(flow: Flow, call: Call) -> Results:
+    """Dimensions of one letter are one; letters that do not come out are summed over."""
+    equation, nodes = str(call["equation"]).replace(" ", ""), list(call["tensors"])
+    inputs, _, output = equation.partition("->")
+    terms = inputs.split(",")
+    if "." in equation or "->" not in equation:
+        return flow.freeze_all(call)
+    axes: dict[str, Axis] = {}
+    sizes: dict[str, int] = {}
+    for term, node in zip(terms, nodes, strict=True):
+        for letter, axis, size in zip(term, flow.of(node), sizes_of(value_of(node)), strict=True):
+            if letter in axes and size == sizes[letter]:
+                flow.unify(axes[letter], axis)
+            elif size >= sizes.get(letter, 0):
+                axes[letter], sizes[letter] = axis, size
+    for position, term in enumerate(terms):
+        for dimension, letter in enumerate(term):
+            if letter not in output:
+                place: Place = ("tensors", position)
+                flow.mask(call, place, dimension, axes[letter])
+    return tuple(flow.units.resolve(axes[letter]) for letter in output)
+
+
+def attention(flow: Flow, call: Call) -> Results:
+    """softmax(q · kᵀ · s + mask) · v: heads of all are one, q and k are summed over their width, keys must all stay."""
+    names = ("query", "key", "value")
+    q, k, v = (list(flow.of(call[name])) for name in names)
+    sizes = {name: sizes_of(value_of(call[name])) for name in names}
+    flow.unify(q[-1], k[-1])
+    flow.mask(call, "query", len(q) - 1, q[-1])
+    flow.mask(call, "key", len(k) - 1, k[-1])
+    flow.freeze([k[-2], v[-2]])
+    if call.get("is_causal"):
+        flow.freeze([q[-2]])
+    for d in range(len(q) - 2):
+        _unify_heads(flow, (q[d], sizes["query"][d]), (k[d], sizes["key"][d]), grouped=bool(call.get("enable_gqa")))
+        _unify_heads(flow, (k[d], sizes["key"][d]), (v[d], sizes["value"][d]), grouped=False)
+    if is_tensor(call.get("attn_mask")):
+        added, own = flow.of(call["attn_mask"]), sizes_of(value_of(call["attn_mask"]))
+        flow.freeze([added[-1]])
+        for d in range(1, len(own) + 1):
+            if 1 < d <= len(q) and own[-d] > 1 and own[-d] == sizes["query"][-d]:
+                flow.unify(added[-d], q[-d])
+    if call.get("scale") is None and q[-1] is not None:
+        scale = sizes["query"][-1] ** -0.5
+        flow.rewrite(call, None, scale=lambda _: scale)
+    return tuple(flow.units.resolve(axis) for axis in (*q[:-1], v[-1]))
+
+
+def _unify_heads(flow: Flow, one: tuple[Axis, int], other: tuple[Axis, int], *, grouped: bool) -> None:
+    if one[1] == other[1]:
+        flow.unify(one[0], other[0])
+    elif grouped and one[1] % max(other[1], 1) == 0:
+        times = one[1] // other[1]
+        flow.unify(one[0], product([(other[0], other[1]), (flow.fresh(times), times)]))
+    else:
+        flow.freeze([one[0], other[0]])

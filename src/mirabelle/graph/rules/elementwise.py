@@ -1,0 +1,60 @@
+"""Elementwise operators: equal sizes broadcast, so what lies at one place in operands and result goes or stays together."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+from mirabelle.graph.call import Call, sizes_of, value_of
+from mirabelle.graph.flow import Flow, Results, broadcast, operands, untouched
+
+NAMES = (
+    "clone", "contiguous", "detach", "alias", "_to_copy", "to", "dropout", "feature_dropout", "lift_fresh_copy", "where",
+    "masked_fill", "fill", "copy", "copy_", "zeros_like", "ones_like", "full_like", "empty_like", "rand_like",
+    "randn_like", "type_as", "gelu", "silu", "hardtanh", "hardswish", "hardsigmoid", "elu", "celu", "selu", "mish",
+    "softplus", "rrelu", "rrelu_with_noise", "lerp", "addcmul", "addcdiv", "nan_to_num", "clamp", "clip", "float_power",
+    "__and__", "__or__", "__xor__", "logical_and", "logical_or", "fake_quantize_per_tensor_affine", "bernoulli",
+    "alpha_dropout", "native_dropout", "square", "isfinite", "isnan", "isinf", "softsign", "_softmax_backward_data",
+    "log_sigmoid", "logsigmoid", "tanhshrink", "relu6", "hardshrink", "softshrink", "threshold", "_conj", "imag", "real",
+)  # fmt: skip
+
+
+def elementwise(flow: Flow, call: Call) -> Results:
+    """Axes that broadcast."""
+    value = value_of(call.node)
+    if not isinstance(value, Tensor):
+        return flow.freeze_all(call)
+    return broadcast(flow, operands(call), sizes_of(value))
+
+
+def tagged(node: fx.Node) -> bool:
+    """Whether torch itself says that an operator works element by element."""
+    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
+
+
+def prelu(flow: Flow, call: Call) -> Results:
+    """One slope for all, or one for each channel."""
+    axes = list(flow.of(call["self"]))
+    slopes = flow.of(call["weight"])
+    if slopes and sizes_of(value_of(call["weight"]))[0] > 1 and len(axes) > 1:
+        flow.unify(axes[1], slopes[0])
+    return flow.of(call["self"])
+
+
+def glu(flow: Flow, call: Call) -> Results:
+    """x[: n / 2] · σ(x[n / 2 :]): halves of one dimension go together."""
+    sizes = sizes_of(value_of(call["self"]))
+    axes = list(flow.of(call["self"]))
+    d = int(call.get("dim", -1)) % len(sizes)
+    axis = axes[d]
+    if axis is not None:
+        half = sizes[d] // 2
+        flow.unify(axis[:half], axis[half:])
+        axes[d] = flow.units.resolve(axis[:half])
+    return tuple(axes)
+
+
+def nothing(flow: Flow, call: Call) -> Results:
+    """Assertions and sizes: no tensor comes out, and nothing is tied."""
+    del flow
+    return untouched(value_of(call.node))

@@ -1,0 +1,78 @@
+"""Picking by indices that depend on data: what is picked from stays whole, the width passes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
+from mirabelle.graph.flow import Flow, Results, dimension_of
+from mirabelle.graph.rules.layout import layout
+from mirabelle.graph.units import Axis
+
+
+def embedding(flow: Flow, call: Call) -> Results:
+    """Rows of a table: its width passes, its vocabulary stays."""
+    table = flow.of(call["weight"])
+    flow.freeze([table[0]])
+    return (*flow.of(call["indices"]), table[1])
+
+
+def index(flow: Flow, call: Call) -> Results:
+    """x[i, j]: dimensions that are indexed stay whole, and indices broadcast; the others pass."""
+    axes = list(flow.of(call["self"]))
+    indices = list(call["indices"])
+    given = [node for node in indices if node is not None]
+    if len(given) == 1 and _is_known_line(flow, given[0]):
+        return layout(flow, call)
+    indexed = [d for d, node in enumerate(indices) if node is not None]
+    nodes: list[fx.Node] = [indices[d] for d in indexed]
+    if any("bool" in str(value_of(node).dtype) for node in nodes):
+        return flow.freeze_all(call)
+    flow.freeze([axes[d] for d in indexed])
+    for node in nodes:
+        flow.freeze(flow.of(node))
+    rank = max(len(sizes_of(value_of(node))) for node in nodes)
+    rest: list[Axis] = [axis for d, axis in enumerate(axes) if d not in indexed]
+    together = indexed == list(range(indexed[0], indexed[-1] + 1))
+    rest[indexed[0] if together else 0 : indexed[0] if together else 0] = [None] * rank
+    return tuple(flow.units.resolve(axis) for axis in rest)
+
+
+def gather(flow: Flow, call: Call) -> Results:
+    """x picked along one dimension by an index of the same rank: everything that the index runs over stays."""
+    axes, sizes = list(flow.of(call["self"])), sizes_of(value_of(call["self"]))
+    d = dimension_of(int(call["dim"]), len(axes))
+    flow.freeze([axes[d]])
+    picked, out = flow.of(call["index"]), sizes_of(value_of(call["index"]))
+    found: list[Axis] = []
+    for k in range(len(axes)):
+        if k == d:
+            flow.freeze([picked[k]])
+            found.append(None)
+        elif sizes[k] == out[k]:
+            flow.unify(axes[k], picked[k])
+            found.append(axes[k])
+        else:
+            flow.freeze([axes[k], picked[k]])
+            found.append(None)
+    return tuple(flow.units.resolve(axis) for axis in found)
+
+
+def index_select(flow: Flow, call: Call) -> Results:
+    """As `gather`, with one index for all; where the index is known, elements are moved and no more."""
+    if _is_known_line(flow, call["index"]):
+        return layout(flow, call)
+    axes = list(flow.of(call["self"]))
+    d = dimension_of(int(call["dim"]), len(axes))
+    flow.freeze([axes[d]])
+    if is_tensor(call["index"]):
+        flow.freeze(flow.of(call["index"]))
+    axes[d] = None
+    return tuple(axes)
+
+
+def _is_known_line(flow: Flow, node: fx.Node) -> bool:
+    """Whether an index is one line of numbers that depend on nothing."""
+    known = flow.constants.get(node)
+    return isinstance(known, Tensor) and known.ndim == 1 and not known.is_meta and known.dtype is torch.int64

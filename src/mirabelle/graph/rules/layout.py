@@ -1,0 +1,218 @@
+"""Layout: operators that move elements and compute nothing, and how they are written when units are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from mirabelle.graph.call import Call, name_of, sizes_of, value_of
+from mirabelle.graph.flow import Axes, Flow, Kept, Results, dimension_of
+from mirabelle.graph.rules.labels import FLOATING, VIEWS, Moved, settle
+
+_aten = torch.ops.aten
+_EXPANSIONS = {"expand", "broadcast_to", "expand_copy", "expand_as"}
+_REPEATS = {"repeat", "tile"}
+_PIECES = {"split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "unsafe_split_with_sizes"}
+_SLICES = {"select", "slice", "narrow", "slice_copy"}
+_PADS = {"constant_pad_nd", "pad"}
+_WITHOUT_WIDTHS = {  # whose arguments say nothing of a dimension that they leave as it is
+    "roll", "flip", "rot90", "index_select", "index", "repeat_interleave", "unfold", "diagonal", "channel_shuffle",
+    *FLOATING - {"pad"},
+}  # fmt: skip
+_PLAIN = {
+    "permute", "transpose", "t", "unsqueeze", "squeeze", "movedim", "swapaxes", "moveaxis", "swapdims", "numpy_T", "adjoint",
+    "mT",
+    "unbind", "atleast_1d", "atleast_2d", "permute_copy", "transpose_copy",
+}  # fmt: skip
+_PIXELS = {"pixel_shuffle", "pixel_unshuffle"}  # whose factor stays, and with it the places that it makes
+_SHUFFLING = {"permute", "transpose", "clone", "contiguous"}
+_LONGEST_SHUFFLE = 4
+NAMES = tuple(sorted({*VIEWS, *_PIXELS, *_EXPANSIONS, *_REPEATS, *_PIECES, *_SLICES, *_PADS, *_WITHOUT_WIDTHS, *_PLAIN}))
+
+
+def layout(flow: Flow, call: Call) -> Results:
+    """The axes of a result whose elements are those of the first operand, moved."""
+    moved = Moved.by(flow, [call])
+    if call.name in _WITHOUT_WIDTHS and not moved.can_be_picked():
+        flow.freeze([axis for axis, same in zip(moved.axes, moved.unchanged, strict=True) if not same])
+        moved = Moved.by(flow, [call])
+    settle(flow, moved)
+    if call.name in _EXPANSIONS | _REPEATS:
+        moved.results = [_with_new(flow, moved.sizes, moved.results[0], moved.outs[0])]
+    if call.name in _PIXELS:
+        flow.freeze(moved.results[0][-2:])
+    if any(axis is not None for part in (moved.axes, *moved.results) for axis in part):
+        _rewrite(flow, call, moved)
+    return moved.results if isinstance(value_of(call.node), (list, tuple)) else moved.results[0]
+
+
+def shuffled(flow: Flow, node: fx.Node) -> bool:
+    """Take in a view, a permutation and a view back as the one reordering of a dimension that they are; False if they are not.
+
+    ShuffleNet mixes the channels of its groups so. Taken one by one the views would tie all channels of a group.
+    """
+    chain = _there_and_back(node)
+    if chain is None:
+        return False
+    calls = [Call.of(part) for part in chain]
+    moved = Moved.by(flow, calls)
+    if all(moved.unchanged) or not moved.can_be_picked():
+        return False
+    settle(flow, moved)
+    _rewrite_by_index(flow, calls[-1], moved, moved.unchanged.index(False))
+    for part in chain[:-1]:
+        flow.inside.add(part)
+        flow.axes[part] = (None,) * len(sizes_of(value_of(part)))
+    flow.axes[chain[-1]] = moved.results[0]
+    return True
+
+
+def _there_and_back(node: fx.Node) -> list[fx.Node] | None:
+    """The nodes from a view to the view that restores its sizes, each read by the next alone."""
+    chain = [node]
+    while len(chain) <= _LONGEST_SHUFFLE and len(chain[-1].users) == 1:
+        chain.append(next(iter(chain[-1].users)))
+        name = name_of(chain[-1])
+        if name in VIEWS:
+            source = node.all_input_nodes[0]
+            return chain if len(chain) > 2 and sizes_of(value_of(chain[-1])) == sizes_of(value_of(source)) else None  # noqa: PLR2004
+        if name not in _SHUFFLING:
+            return None
+    return None
+
+
+def _with_new(flow: Flow, sizes: Sequence[int], result: Axes, out: Sequence[int]) -> Axes:
+    """Dimensions that an operator makes out of one element may be of any size."""
+    shift = len(out) - len(sizes)
+    before = [1] * shift + list(sizes)
+    return tuple(
+        flow.fresh(size) if own == 1 and size > 1 else axis for axis, own, size in zip(result, before, out, strict=True)
+    )
+
+
+def _rewrite(flow: Flow, call: Call, moved: Moved) -> None:
+    """How the call is written when units are gone: sizes, bounds and counts follow, or the elements are picked by index."""
+    name, node, result, out = call.name, moved.node, moved.results[0], moved.outs[0]
+    if name in VIEWS:
+        literal = call.get("size", call.get("shape"))
+        flow.rewrite(call, _aten.reshape.default, self=lambda _: node, shape=lambda kept: _sizes(kept, result, out, literal))
+    elif name in _EXPANSIONS:
+        literal = call.get("size")
+        flow.rewrite(call, _aten.expand.default, self=lambda _: node, size=lambda kept: _sizes(kept, result, out, literal))
+    elif name in _PIECES:
+        _rewrite_pieces(flow, call, moved)
+    elif name in _SLICES:
+        _rewrite_slice(flow, call, moved)
+    elif name in _REPEATS:
+        times = [1] * (len(out) - len(call[_times_of(call)])) + list(call[_times_of(call)])
+        before = [1] * (len(out) - len(moved.sizes)) + list(moved.sizes)
+        flow.rewrite(
+            call,
+            None,
+            **{
+                _times_of(call): lambda kept: [
+                    kept.count(axis, size) if own == 1 else time
+                    for axis, size, own, time in zip(result, out, before, times, strict=True)
+                ]
+            },
+        )
+    elif name in _PADS:
+        _rewrite_padding(flow, call, moved)
+    elif name in _WITHOUT_WIDTHS and not all(moved.unchanged):
+        _rewrite_by_index(flow, call, moved, moved.unchanged.index(False))
+
+
+def _times_of(call: Call) -> str:
+    return "repeats" if call.name == "repeat" else "dims"
+
+
+def _sizes(kept: Kept, axes: Axes, sizes: Sequence[int], literal: Sequence[Any] | None) -> list[Any]:
+    """Sizes of a result: what was written, where nothing goes."""
+    written = literal if literal is not None and len(literal) == len(sizes) else sizes
+    counts = [kept.count(axis, size) for axis, size in zip(axes, sizes, strict=True)]
+    return [said if count == size else count for count, size, said in zip(counts, sizes, written, strict=True)]
+
+
+def _rewrite_pieces(flow: Flow, call: Call, moved: Moved) -> None:
+    d = dimension_of(call.get("dim", 0), len(moved.sizes))
+    pieces = [(part[d], size[d]) for part, size in zip(moved.results, moved.outs, strict=True)]
+    flow.rewrite(
+        call,
+        _aten.split_with_sizes.default,
+        self=lambda _: moved.node,
+        split_sizes=lambda kept: [kept.count(axis, size) for axis, size in pieces],
+        dim=lambda _: d,
+    )
+
+
+def _rewrite_slice(flow: Flow, call: Call, moved: Moved) -> None:
+    d = dimension_of(call.get("dim", 0), len(moved.sizes))
+    axis, size = moved.axes[d], moved.sizes[d]
+    if axis is None:
+        return
+
+    def before(kept: Kept, place: int) -> int:
+        return int(kept.of(axis, size)[:place].sum())
+
+    if call.name == "select":
+        index = dimension_of(int(call["index"]), size)
+        flow.rewrite(call, None, index=lambda kept: before(kept, index))
+        return
+    if int(call.get("step", 1) or 1) != 1:
+        _rewrite_by_index(flow, call, moved, d)
+        return
+    start = min(max(dimension_of(int(call.get("start") or 0), size), 0), size)
+    end = start + moved.outs[0][d]
+    flow.rewrite(
+        call,
+        _aten.slice.Tensor,
+        self=lambda _: moved.node,
+        dim=lambda _: d,
+        start=lambda kept: before(kept, start),
+        end=lambda kept: before(kept, end),
+    )
+
+
+def _rewrite_padding(flow: Flow, call: Call, moved: Moved) -> None:
+    """What is put around a dimension shrinks with it."""
+    pads, count = [int(pad) for pad in call["pad"]], len(moved.sizes)
+
+    def values(kept: Kept) -> list[int]:
+        found = list(pads)
+        for place in range(len(pads) // 2):
+            d = count - 1 - place
+            if moved.results[0][d] is not None and (pads[2 * place] or pads[2 * place + 1]):
+                stays = kept.of(moved.results[0][d], moved.outs[0][d])
+                inside = kept.count(moved.axes[d], moved.sizes[d])
+                low, high = pads[2 * place], pads[2 * place + 1]
+                found[2 * place] = int(stays[:low].sum()) if low > 0 else low
+                found[2 * place + 1] = int(stays.sum()) - inside - found[2 * place]
+                del high
+        return found
+
+    if any(pad < 0 for pad in pads):
+        touched = [count - 1 - place for place in range(len(pads) // 2) if pads[2 * place] or pads[2 * place + 1]]
+        flow.freeze([moved.axes[d] for d in touched] + [moved.results[0][d] for d in touched])
+        return
+    flow.rewrite(call, None, pad=values)
+
+
+def _rewrite_by_index(flow: Flow, call: Call, moved: Moved, dimension: int) -> None:
+    """The elements along one dimension are picked: by where the labels of those that stay have gone."""
+    labels = moved.labels[dimension][0]
+    for k in reversed(range(labels.ndim)):
+        if k != dimension:
+            labels = labels.select(k, 0)
+    index = labels.numpy() - 1
+    axis, size = moved.axes[dimension], moved.sizes[dimension]
+
+    def picked(kept: Kept) -> Tensor:
+        stays = kept.of(axis, size)
+        return torch.from_numpy((np.cumsum(stays) - 1)[index[stays[index]]])
+
+    target = _aten.index_select.default
+    flow.rewrite(call, target, self=lambda _: moved.node, dim=lambda _: dimension, index=picked)

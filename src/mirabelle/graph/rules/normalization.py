@@ -1,0 +1,49 @@
+"""Normalizations: by channel they pass; over an axis they take a statistic of what stays."""
+
+from __future__ import annotations
+
+from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
+from mirabelle.graph.flow import Flow, Results
+from mirabelle.graph.units import product
+
+
+def by_channel(flow: Flow, call: Call) -> Results:
+    """Batch and instance normalization: channels go with their scale, shift and running statistics."""
+    axes = list(flow.of(call["input"]))
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if is_tensor(call.get(name)):
+            flow.unify(axes[1], flow.of(call[name])[0])
+    result = tuple(flow.units.resolve(axis) for axis in axes)
+    value = value_of(call.node)
+    return [result, *[(None,) * part.ndim for part in value[1:]]] if isinstance(value, (list, tuple)) else result
+
+
+def over_last(flow: Flow, call: Call) -> Results:
+    """Layer and root-mean-square normalization over the last dimensions."""
+    axes = list(flow.of(call["input"]))
+    shape = [int(size) for size in call["normalized_shape"]]
+    count = len(shape)
+    for name in ("weight", "bias"):
+        if is_tensor(call.get(name)):
+            for k in range(1, count + 1):
+                flow.unify(axes[-k], flow.of(call[name])[-k])
+    axes = [flow.units.resolve(axis) for axis in axes]
+    if any(axis is not None for axis in axes[-count:]):
+        flow.statistics[call.node] = tuple(range(len(axes) - count, len(axes)))
+        last = list(zip(axes[-count:], shape, strict=True))
+        flow.rewrite(call, None, normalized_shape=lambda kept: [kept.count(axis, size) for axis, size in last])
+    value = value_of(call.node)
+    return [tuple(axes), *[(None,) * part.ndim for part in value[1:]]] if isinstance(value, (list, tuple)) else tuple(axes)
+
+
+def over_groups(flow: Flow, call: Call) -> Results:
+    """Group normalization: whole groups alone may go."""
+    axes, sizes = list(flow.of(call["input"])), sizes_of(value_of(call["input"]))
+    groups = int(call["num_groups"])
+    group, size = flow.fresh(groups), sizes[1] // groups
+    flow.unify(axes[1], product([(group, groups), (None, size)]))
+    for name in ("weight", "bias"):
+        if is_tensor(call.get(name)):
+            flow.unify(axes[1], flow.of(call[name])[0])
+    flow.rewrite(call, None, num_groups=lambda kept: kept.count(group, groups))
+    return tuple(flow.units.resolve(axis) for axis in axes)

@@ -1,0 +1,97 @@
+"""LSTM and GRU: the gates of one hidden unit go together.
+
+Each layer and direction has units of its own, as many in all; where states are given or read, they lie in one tensor, and the
+units of all layers and directions are one.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+
+from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
+from mirabelle.graph.flow import Flow, Results, untouched
+from mirabelle.graph.units import Axis
+
+_GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+NAMES = tuple(_GATES)
+
+
+def recurrent(flow: Flow, call: Call) -> Results:
+    """(output, states): the output's width is that of all directions side by side."""
+    if "input" not in call.arguments or "params" not in call.arguments or "batch_first" not in call.arguments:
+        return flow.freeze_all(call)
+    gates, biased = _GATES[call.name], bool(call["has_biases"])
+    directions, layers = 1 + bool(call["bidirectional"]), int(call["num_layers"])
+    states = list(call["hx"]) if isinstance(call["hx"], (list, tuple)) else [call["hx"]]
+    params = list(call["params"])
+    per_layer = 4 if biased else 2
+    if len(params) != per_layer * directions * layers:  # projected
+        return flow.freeze_all(call)
+    size = sizes_of(value_of(params[1]))[1]
+    apart = all(state in flow.constants for state in states) and not _reads_states(call)
+    hidden = [flow.fresh(size)] * (layers * directions) if not apart else [flow.fresh(size) for _ in range(layers * directions)]
+    if apart and len(hidden) > 1:
+        flow.equal.append(hidden)
+    for state in states:
+        flow.unify(hidden[0], flow.of(state)[-1])
+        flow.freeze(flow.of(state)[:1])
+    flowing = flow.of(call["input"])[-1]
+    for layer in range(layers):
+        own = hidden[layer * directions : (layer + 1) * directions]
+        for direction, units in enumerate(own):
+            place = per_layer * (layer * directions + direction)
+            inputs, recurrence, *biases = params[place : place + per_layer]
+            gate = None if units is None else np.tile(units, (gates, 1))
+            for node in (inputs, recurrence, *biases):
+                flow.unify(flow.of(node)[0], gate)
+            flow.unify(flow.of(inputs)[1], flowing)
+            flow.unify(flow.of(recurrence)[1], units)
+            flow.mask(call, ("params", place), 1, flowing)
+            flow.mask(call, ("params", place + 1), 1, units)
+        flowing = _beside(own)
+    before = flow.of(call["input"])[:-1]
+    flow.freeze([before[1 if call["batch_first"] else 0]])
+    results = untouched(value_of(call.node))
+    assert isinstance(results, list), "an output and states"
+    results[0] = (*before, flow.units.resolve(flowing))
+    for k in range(1, len(results)):
+        results[k] = (*results[k][:-1], flow.units.resolve(hidden[0]))
+    return results
+
+
+def cell(flow: Flow, call: Call) -> Results:
+    """One step of a recurrent network: the new states have the units of the old."""
+    gates = _GATES[call.name.removesuffix("_cell")]
+    states = list(call["hx"]) if isinstance(call["hx"], (list, tuple)) else [call["hx"]]
+    hidden = flow.of(states[0])[-1]
+    size = sizes_of(value_of(states[0]))[-1]
+    if hidden is None:
+        hidden = flow.fresh(size)
+        flow.freeze([hidden])
+    inputs = flow.of(call["input"])[-1]
+    for state in states[1:]:
+        flow.unify(flow.of(state)[-1], hidden)
+    gate = None if hidden is None else np.tile(hidden, (gates, 1))
+    for name in ("w_ih", "w_hh", "b_ih", "b_hh"):
+        if is_tensor(call.get(name)):
+            flow.unify(flow.of(call[name])[0], gate)
+    flow.unify(flow.of(call["w_ih"])[1], inputs)
+    flow.unify(flow.of(call["w_hh"])[1], hidden)
+    flow.mask(call, "w_ih", 1, inputs)
+    flow.mask(call, "w_hh", 1, hidden)
+    out = (*flow.of(call["input"])[:-1], flow.units.resolve(hidden))
+    value = value_of(call.node)
+    return [out for _ in value] if isinstance(value, (list, tuple)) else out
+
+
+def _reads_states(call: Call) -> bool:
+    """Whether anything reads a result beside the output."""
+    return any(user.target is not operator.getitem or user.args[1] != 0 for user in call.node.users if user.users)
+
+
+def _beside(units: list[Axis]) -> Axis:
+    """What directions give, side by side."""
+    known = [axis for axis in units if axis is not None]
+    return np.concatenate(known) if len(known) == len(units) else None

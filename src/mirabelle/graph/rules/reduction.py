@@ -1,0 +1,68 @@
+"""Reductions: a sum is exact without what goes, a mean is of what stays, and any other needs its whole axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
+from mirabelle.graph.flow import Axes, Flow, Results, dimension_of, untouched
+
+SUMS = ("sum", "linalg_vector_norm", "norm", "count_nonzero", "frobenius_norm", "nansum")
+MEANS = ("mean", "var", "std", "var_mean", "std_mean")
+OTHERS = (
+    "amax", "amin", "max", "min", "prod", "any", "all", "logsumexp", "argmax", "argmin", "median", "aminmax", "nanmean",
+    "cummax",
+)  # fmt: skip
+WHOLE = (
+    "softmax", "log_softmax", "_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "sort", "topk",
+    "logcumsumexp", "kthvalue", "diff", "softmin", "argsort",
+)  # fmt: skip
+
+
+def reduced(flow: Flow, call: Call) -> Results:
+    """Dimensions that are reduced are gone, or of size 1; the others pass."""
+    node = call["self"] if is_tensor(call.get("self")) else call["input"]
+    axes, name = list(flow.of(node)), "self" if is_tensor(call.get("self")) else "input"
+    dimensions = _dimensions(call, len(axes))
+    gone = [axes[d] for d in dimensions]
+    if call.name in SUMS and _power_keeps_zero(call):
+        for d in dimensions:
+            flow.mask(call, name, d, axes[d])
+    elif call.name in MEANS:
+        if any(axis is not None for axis in gone):
+            flow.statistics[call.node] = tuple(dimensions)
+    else:
+        flow.freeze(gone)
+    keep = bool(call.get("keepdim"))
+    rest: Axes = tuple(
+        None if d in dimensions else flow.units.resolve(axis) for d, axis in enumerate(axes) if keep or d not in dimensions
+    )
+    value = value_of(call.node)
+    if isinstance(value, (list, tuple)):
+        return [rest if isinstance(part, Tensor) and part.ndim == len(rest) else (None,) * part.ndim for part in value]
+    return rest if len(sizes_of(value)) == len(rest) else untouched(value)
+
+
+def along(flow: Flow, call: Call) -> Results:
+    """Softmax, cumulative sums, sorting: their dimension stays whole, the others pass."""
+    axes = list(flow.of(call["self"]))
+    d = dimension_of(int(call.get("dim", -1)), len(axes))
+    flow.freeze([axes[d]])
+    passed: Axes = tuple(None if k == d else axis for k, axis in enumerate(axes))
+    value = value_of(call.node)
+    return [passed for _ in value] if isinstance(value, (list, tuple)) else passed
+
+
+def _dimensions(call: Call, count: int) -> Sequence[int]:
+    given = call.get("dim")
+    if given is None or (isinstance(given, (list, tuple)) and not given):
+        return range(count)
+    return [dimension_of(int(d), count) for d in (given if isinstance(given, (list, tuple)) else [given])]
+
+
+def _power_keeps_zero(call: Call) -> bool:
+    """Whether a norm counts zeros as nothing: not those of order 0 and below."""
+    order = call.get("ord", call.get("p", 2))
+    return order is None or (isinstance(order, (int, float)) and 0 < order < float("inf"))

@@ -1,0 +1,32 @@
+"""Pooling and upsampling: samples and channels pass, places stay."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mirabelle.graph.call import Call, sizes_of, value_of
+from mirabelle.graph.flow import Axes, Flow, Results
+
+_SPACE = {"1d": 1, "2d": 2, "3d": 3}
+NAMES = (
+    *(f"{kind}{n}" for kind in ("avg_pool", "max_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool") for n in _SPACE),
+    *(f"_adaptive_avg_pool{n}" for n in ("2d", "3d")), *(f"max_pool{n}_with_indices" for n in _SPACE),
+    *(f"upsample_nearest{n}" for n in _SPACE),
+    "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d",
+    *(f"_upsample_nearest_exact{n}" for n in _SPACE), "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "grid_sampler",
+)  # fmt: skip
+
+
+def spatial(flow: Flow, call: Call) -> Results:
+    """The last dimensions are places."""
+    node = call["self"] if "self" in call.arguments else call["input"]
+    axes = flow.of(node)
+    count = next((n for text, n in _SPACE.items() if text in call.name), 2)
+    flow.freeze(axes[len(axes) - count :])
+    if call.name == "grid_sampler":
+        flow.freeze(flow.of(call["grid"]))
+    passed: Axes = (*axes[: len(axes) - count], *[None] * count)
+    value = value_of(call.node)
+    if isinstance(value, (list, tuple)):
+        return [passed if isinstance(part, Tensor) else () for part in value]
+    return passed if len(sizes_of(value)) == len(passed) else flow.freeze_all(call)

@@ -1,0 +1,125 @@
+"""A model -> its program: functional ATen, one node an operator, parameters and buffers by their names.
+
+`torch.export` without strictness, then decomposition with an empty table: the level at which `linear`, `conv2d`,
+`scaled_dot_product_attention`, `layer_norm` and `lstm` are still whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from mirabelle.errors import UserError
+
+Kind = Literal["parameter", "buffer", "constant", "input"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a placeholder of the program stands for.
+
+    Args:
+        kind: of thing; a constant is a tensor that the model made while it was traced.
+        name: of the parameter or buffer, for tied ones the first of their names.
+    """
+
+    kind: Kind
+    name: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A traced model.
+
+    Args:
+        exported: the program, with graph and signature.
+        sources: by the name of each placeholder.
+        tensors: parameters, buffers and constants by `Source.name`; the model's own, not copies.
+        names: every name of each parameter and buffer that the model has, by its first name; tied ones have several.
+    """
+
+    exported: ExportedProgram
+    sources: Mapping[str, Source]
+    tensors: Mapping[str, Tensor]
+    names: Mapping[str, tuple[str, ...]]
+
+    @property
+    def graph(self) -> fx.Graph:
+        graph: fx.Graph = self.exported.graph
+        return graph
+
+
+def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Program:
+    """The program of a model in eval mode on example inputs.
+
+    Args:
+        model: on any device, "meta" included; it is not run.
+        args: example inputs by position; a batch of at least 2, and sizes that equal no width of the model.
+        kwargs: example inputs by name.
+
+    Raises:
+        UserError: E121 when the model cannot be exported.
+    """
+    training = {name: module.training for name, module in model.named_modules()}
+    model.eval()
+    try:
+        with _quiet(), torch.no_grad():
+            exported = torch.export.export(model, args, dict(kwargs or {}), strict=False).run_decompositions({})
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        message = f"the model cannot be traced by torch.export: {type(error).__name__}: {reason}"
+        raise UserError("E121", message, "mend its forward, or prune single weights: prune.Weights needs no trace") from error
+    finally:
+        for name, module in model.named_modules():
+            module.training = training[name]
+    return _program(model, exported)
+
+
+def _program(model: nn.Module, exported: ExportedProgram) -> Program:
+    held: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    held |= dict(model.named_buffers(remove_duplicate=False))
+    first: dict[int, str] = {}
+    names: dict[str, tuple[str, ...]] = {}
+    for name, tensor in held.items():
+        known = first.setdefault(id(tensor), name)
+        names[known] = (*names.get(known, ()), name)
+    sources, tensors = {}, {}
+    for spec in exported.graph_signature.input_specs:
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            assert spec.target is not None, "a parameter has a name"
+            name = first[id(held[spec.target])] if spec.target in held else spec.target
+            kind: Kind = "parameter" if spec.kind == InputKind.PARAMETER else "buffer"
+            tensors[name] = held.get(name, exported.state_dict.get(name, exported.constants.get(name)))
+        elif spec.kind == InputKind.CONSTANT_TENSOR:
+            assert spec.target is not None, "a constant has a name"
+            name, kind = spec.target, "constant"
+            tensors[name] = exported.constants[name]
+        else:
+            name, kind = spec.arg.name, "input"
+        sources[spec.arg.name] = Source(kind, name)
+    return Program(exported, sources, tensors, names)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the notices of the exporter, and without the fused kernels that hide attention from a trace."""
+    level = logging.getLogger("torch.export").level
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    logging.getLogger("torch.export").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger("torch.export").setLevel(level)
+        torch.backends.mha.set_fastpath_enabled(fast)

@@ -1,0 +1,290 @@
+"""Units: the smallest things that can be cut, tied to each other by equations between axes.
+
+An axis is what one dimension of a tensor is made of: `None` where every element must stay, else an integer array (n, K).
+Row i is the term of element i, and the element stays while all units in its row stay; columns run from outer to inner, 0 pads
+and stands for what always stays. Heads of width D are the axis whose row h · D + d is (head h, place d).
+
+Equations are resolved when they arrive, in one pass. Units that turn out to be one are merged (union-find); a unit that turns
+out to be a product of others is bound to them; what cannot be reconciled is frozen, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+Axis: TypeAlias = Array | None
+_MOST_FACTORS = 6  # units that one may be bound to
+_FIRST_CAPACITY = 1 << 12
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column that reads values[(i // stride) % size], with values that differ."""
+
+    values: Array
+    stride: int
+
+    @property
+    def size(self) -> int:
+        return len(self.values)
+
+
+class Units:
+    """All units of a model, and what is known of them."""
+
+    def __init__(self) -> None:
+        self._count = 1  # unit 0 always stays
+        self._parent = np.zeros(_FIRST_CAPACITY, np.int32)
+        self._frozen = np.zeros(_FIRST_CAPACITY, bool)
+        self._frozen[0] = True
+        self._bound = np.zeros((_FIRST_CAPACITY, _MOST_FACTORS), np.int32)
+        self._why = np.zeros(_FIRST_CAPACITY, np.int32)
+        self._reasons: list[str] = [""]
+        self._reason_numbers: dict[str, int] = {"": 0}
+        self.reason = ""
+
+    @property
+    def count(self) -> int:
+        """One more than the largest unit."""
+        return self._count
+
+    def fresh(self, size: int) -> Axis:
+        """An axis of so many new units, one an element; None for one element, which cannot be cut."""
+        if size <= 1:
+            return None
+        while self._count + size > len(self._parent):
+            self._grow()
+        units = np.arange(self._count, self._count + size, dtype=np.int32)
+        self._parent[units] = units
+        self._count += size
+        return units[:, np.newaxis]
+
+    def find(self, units: Array) -> Array:
+        """The representatives of units."""
+        roots = self._parent[units]
+        while True:
+            above = self._parent[roots]
+            if np.array_equal(above, roots):
+                break
+            roots = above
+        self._parent[units] = roots
+        return roots
+
+    def resolve(self, axis: Axis) -> Axis:
+        """The axis in representatives: what is frozen left out, what is bound written as what it is bound to."""
+        if axis is None:
+            return None
+        rows = self._alive(axis)
+        while True:
+            bound = self._bound[rows, 0] != 0
+            if not bound.any():
+                break
+            rows = self._alive(np.concatenate([self._written_out(rows[:, k], bound[:, k]) for k in range(rows.shape[1])], 1))
+        rows = rows[:, rows.any(axis=0)]
+        kept: list[int] = []
+        for k in range(rows.shape[1]):
+            if not any(np.array_equal(rows[:, k], rows[:, other]) for other in kept):
+                kept.append(k)
+        return rows[:, kept] if kept else None
+
+    def freeze(self, axis: Axis) -> None:
+        """Every unit of the axis stays."""
+        rows = self.resolve(axis)
+        if rows is None:
+            return
+        units = np.unique(rows)
+        units = units[units != 0]
+        self._frozen[units] = True
+        self._why[units] = self._reason_number()
+
+    def why(self, axis: Axis) -> list[str]:
+        """The reasons for which units of an axis are frozen, each once, in the order in which they came."""
+        if axis is None:
+            return []
+        seen, pending = set(), np.unique(axis)
+        while len(pending):
+            roots = np.unique(self.find(pending))
+            seen |= set(np.unique(self._why[roots[self._frozen[roots]]]).tolist())
+            inner = np.unique(self._bound[roots[self._bound[roots, 0] != 0]])
+            pending = inner[inner != 0]
+        return [self._reasons[number] for number in sorted(seen) if number]
+
+    def unify(self, one: Axis, other: Axis) -> None:
+        """Element i of one axis stays exactly when element i of the other does."""
+        one, other = self.resolve(one), self.resolve(other)
+        while True:
+            if one is None or other is None:
+                self.freeze(other if one is None else one)
+                return
+            if one.shape == other.shape and np.array_equal(one, other):
+                return
+            one, other = self._without_rows_that_stay(one, other)
+            if one is None or other is None or self._tied(one, other):
+                return
+            self._freeze_smallest_column(one, other)
+            one, other = self.resolve(one), self.resolve(other)
+
+    def _tied(self, one: Array, other: Array) -> bool:
+        """Whether the equation could be taken in; both sides resolved, and no row wholly 0."""
+        if one.shape[1] == other.shape[1] == 1:
+            self._merge(one[:, 0], other[:, 0])
+            return True
+        if one.shape[1] > other.shape[1]:
+            one, other = other, one
+        if one.shape[1] == 1 and self._bind(one[:, 0], other):
+            return True
+        if one.shape[1] == other.shape[1] and all(map(_same_partition, one.T, other.T)):
+            for mine, theirs in zip(one.T, other.T, strict=True):
+                self._merge(mine, theirs)
+            return True
+        if self._refine(one, other):
+            return True
+        if one.shape[1] == 1:
+            _, first = np.unique(one[:, 0], return_index=True)
+            if len(first) < len(one) and self._bind(one[first, 0], other[first]):
+                rest = np.setdiff1d(np.arange(len(one)), first)
+                self.unify(one[rest], other[rest])
+                return True
+        return False
+
+    def _without_rows_that_stay(self, one: Array, other: Array) -> tuple[Axis, Axis]:
+        """Where the term of one side always stays, that of the other must; both without these rows."""
+        stays = ~one.any(axis=1) | ~other.any(axis=1)
+        if not stays.any():
+            return one, other
+        self.freeze(one[stays])
+        self.freeze(other[stays])
+        if stays.all():
+            return None, None
+        one, other = one[~stays], other[~stays]
+        resolved = self.resolve(one), self.resolve(other)
+        if resolved[0] is None or resolved[1] is None:
+            self.freeze(one)
+            self.freeze(other)
+            return None, None
+        return self._without_rows_that_stay(*resolved)  # type: ignore[arg-type]  # both are arrays here
+
+    def _merge(self, one: Array, other: Array) -> None:
+        """Units of one column are those of the other, element by element."""
+        keep = (one != 0) & (other != 0)
+        self.freeze(one[~keep][:, np.newaxis])
+        self.freeze(other[~keep][:, np.newaxis])
+        one, other = one[keep], other[keep]
+        while True:
+            mine, theirs = self.find(one), self.find(other)
+            differ = mine != theirs
+            if not differ.any():
+                return
+            low, high = np.minimum(mine, theirs)[differ], np.maximum(mine, theirs)[differ]
+            frozen = self._frozen[low] | self._frozen[high]
+            why = np.maximum(self._why[low], self._why[high])
+            self._parent[high] = low
+            self._frozen[low] |= frozen
+            self._why[low] = np.maximum(self._why[low], why)
+
+    def _bind(self, units: Array, rows: Array) -> bool:
+        """Units, each of which occurs once, are products of the others in their rows; False where that would go in circles."""
+        if rows.shape[1] > _MOST_FACTORS or not units.all() or len(np.unique(units)) < len(units):
+            return False
+        if np.isin(rows, units).any():
+            return False
+        order = np.argsort(rows == 0, axis=1, kind="stable")  # zeros last, so that the first factor tells that a unit is bound
+        self._bound[units, : rows.shape[1]] = np.take_along_axis(rows, order, axis=1)
+        return True
+
+    def _refine(self, one: Array, other: Array) -> bool:
+        """Write both sides as products of finer factors that they share; False where their columns are not of that kind."""
+        sides = [[_column(values) for values in side.T] for side in (one, other)]
+        columns = [column for side in sides for column in side if column is not None]
+        if len(columns) < one.shape[1] + other.shape[1]:
+            return False
+        length = len(one)
+        boundaries = sorted({1, length, *(c.stride for c in columns), *(c.stride * c.size for c in columns)})
+        if any(high % low for low, high in pairwise(boundaries)):
+            return False
+        gaps = list(pairwise(boundaries))
+        covered = [{gap for column in side if column is not None for gap in gaps if _covers(column, gap)} for side in sides]
+        factors = {gap: self.fresh(gap[1] // gap[0]) for gap in covered[0] | covered[1]}
+        for side, covers in zip(sides, (covered[1], covered[0]), strict=True):
+            for column in side:
+                assert column is not None, "all columns have been read"
+                places = np.arange(column.size) * column.stride
+                parts = [(gap, (places // gap[0]) % (gap[1] // gap[0])) for gap in reversed(gaps) if _covers(column, gap)]
+                units = [factors[gap][index] for gap, index in parts]  # type: ignore[index]  # a gap is above 1, so it has units
+                self.unify(column.values[:, np.newaxis], np.concatenate(units, axis=1))
+                for gap, _ in parts:
+                    if gap not in covers:
+                        self.freeze(factors[gap])
+        return True
+
+    def _freeze_smallest_column(self, one: Array, other: Array) -> None:
+        columns = [*one.T, *other.T]
+        smallest = min(columns, key=lambda column: len(np.unique(column)))
+        self.freeze(smallest[:, np.newaxis])
+
+    def _alive(self, rows: Array) -> Array:
+        roots = self.find(rows)
+        return np.where(self._frozen[roots], 0, roots)
+
+    def _written_out(self, column: Array, bound: Array) -> Array:
+        """A column in which bound units are replaced by what they are bound to, (n, as many as needed)."""
+        if not bound.any():
+            return column[:, np.newaxis]
+        inner = np.where(bound[:, np.newaxis], self._bound[column], 0)
+        inner[~bound, 0] = column[~bound]
+        return inner[:, : int((inner != 0).any(axis=0).sum())]
+
+    def _reason_number(self) -> int:
+        if self.reason not in self._reason_numbers:
+            self._reason_numbers[self.reason] = len(self._reasons)
+            self._reasons.append(self.reason)
+        return self._reason_numbers[self.reason]
+
+    def _grow(self) -> None:
+        more = len(self._parent)
+        self._parent = np.concatenate([self._parent, np.zeros(more, np.int32)])
+        self._frozen = np.concatenate([self._frozen, np.zeros(more, bool)])
+        self._bound = np.concatenate([self._bound, np.zeros((more, _MOST_FACTORS), np.int32)])
+        self._why = np.concatenate([self._why, np.zeros(more, np.int32)])
+
+
+def product(parts: Sequence[tuple[Axis, int]]) -> Axis:
+    """The axis of n₁ · n₂ · … elements whose terms are those of axes of these sizes taken together, the last running fastest.
+
+    Example:
+        >>> product([(np.array([[1], [2]]), 2), (np.array([[3], [4], [5]]), 3)]).tolist()
+        [[1, 3], [1, 4], [1, 5], [2, 3], [2, 4], [2, 5]]
+    """
+    places = np.indices([size for _, size in parts]).reshape(len(parts), -1)
+    rows = [axis[place] for (axis, _), place in zip(parts, places, strict=True) if axis is not None]
+    return np.concatenate(rows, axis=1) if rows else None
+
+
+def _same_partition(one: Array, other: Array) -> bool:
+    """Whether equal units of one column stand where equal units of the other do."""
+    pairs = one.astype(np.int64) << 32 | other
+    return len(np.unique(pairs)) == len(np.unique(one)) == len(np.unique(other))
+
+
+def _column(values: Array) -> _Column | None:
+    """The column as a repeated run of different values, None where it is no such thing."""
+    changes = np.flatnonzero(values != values[0])
+    stride = int(changes[0]) if len(changes) else len(values)
+    distinct = len(np.unique(values))
+    period = stride * distinct
+    if len(values) % period or not values.all():
+        return None
+    first = values[:period:stride]
+    expected = first[(np.arange(len(values)) // stride) % distinct]
+    return _Column(first, stride) if np.array_equal(values, expected) and len(np.unique(first)) == distinct else None
+
+
+def _covers(column: _Column, gap: tuple[int, int]) -> bool:
+    return column.stride <= gap[0] and gap[1] <= column.stride * column.size
