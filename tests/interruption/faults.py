@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 _REMOVALS = ("os.remove", "os.truncate", "os.rmdir")
-_ASKED_TO_STOP = (signal.SIGTERM, signal.SIGINT)
+ASKED_TO_STOP = (signal.SIGTERM, signal.SIGINT)
 
 
 def install(order: dict[str, Any]) -> None:
@@ -29,7 +29,6 @@ def install(order: dict[str, Any]) -> None:
     if order.get("every"):
         _checkpoint_every(order["every"])
     watch = _Watch(Path(order["folder"]).resolve(), order.get("kill_at"), order.get("points"))
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ASKED_TO_STOP)
     sys.addaudithook(watch)
     os.fsync = watch.before_fsync(os.fsync)
     os.replace = watch.after_rename(os.replace)
@@ -49,9 +48,9 @@ class _Watch:
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
         """An audit hook: every way in which Python touches a file comes by here first."""
         if self._deaf and callable(signal.getsignal(signal.SIGTERM)):
-            # Only from here on does the command answer signals; those of the harness that came earlier have waited.
+            # Only from here on does the command answer signals; those that came since the fork have waited.
             self._deaf = False
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKED_TO_STOP)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED_TO_STOP)
         if event == "open" and _writes(args[1], args[2]) and self._mine(args[0]):
             self._line_is_out()
             self._at("open", args[0])

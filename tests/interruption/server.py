@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from faults import install
+from faults import ASKED_TO_STOP, install
 
 _POLL_SECONDS = 0.001
 
@@ -113,8 +113,10 @@ def _export_from_one_table(registry: Any) -> None:
 
 
 def _forked(order: dict[str, Any]) -> int:
+    signal.pthread_sigmask(signal.SIG_BLOCK, ASKED_TO_STOP)  # until the command answers them, as `install` says
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED_TO_STOP)
         return pid
     status = 1
     try:
