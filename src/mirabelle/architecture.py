@@ -1,8 +1,9 @@
 """How a model differs from its dense origin, as plain data that travels with it.
 
-Which modules were replaced (and with what settings), and which tensors were pruned, so that later trainings keep their
-zeros. Replayed on a fresh dense module it gives the model's shape back; the tensors then come from safetensors.
-Only classes that Mirabelle's own doors export are ever looked up.
+Which elements of which tensors are left, and what the modules around them say of their widths; which modules were replaced
+(and with what settings); and which tensors were pruned, so that later trainings keep their zeros. Replayed on a fresh dense
+module it gives the model's shape back; the tensors then come from safetensors. Only classes that Mirabelle's own doors export
+are ever looked up, and only whole numbers are ever set.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from mirabelle.errors import UserError, did_you_mean
@@ -38,10 +40,16 @@ class Architecture:
     Args:
         pruned: names of the tensors whose zeros are kept in every later training.
         modules: name of a replaced module -> {"use": "family.Class", **settings}.
+        slices: name of a tensor -> dimension, as text -> the indices that are left of the dense one, as `ranges` writes them.
+        attributes: name of a module -> attribute -> its number.
+        program: {"inputs": shapes and types of the trace, "why": words} where a rewritten program stands for the module.
     """
 
     pruned: tuple[str, ...] = ()
     modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    slices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    program: Mapping[str, Any] = field(default_factory=dict)
 
     def with_pruned(self, names: list[str]) -> Architecture:
         return replace(self, pruned=tuple(sorted({*self.pruned, *names})))
@@ -50,11 +58,30 @@ class Architecture:
         kept = tuple(tensor for tensor in self.pruned if not tensor.startswith(f"{name}."))
         return replace(self, pruned=kept, modules={**self.modules, name: {"use": use, **settings}})
 
+    def with_slices(
+        self, kept: Mapping[str, Mapping[int, list[int]]], attributes: Mapping[str, Mapping[str, Any]]
+    ) -> Architecture:
+        """After a cut of what was there: indices count in the tensors as they are now."""
+        slices = {name: dict(dimensions) for name, dimensions in self.slices.items()}
+        for name, dimensions in kept.items():
+            for dimension, indices in dimensions.items():
+                before = slices.setdefault(name, {}).get(str(dimension))
+                places = indices if before is None else [indices_of(before)[index] for index in indices]
+                slices[name][str(dimension)] = ranges(places)
+        changed = {name: {**self.attributes.get(name, {}), **values} for name, values in attributes.items()}
+        return replace(self, slices=slices, attributes={**self.attributes, **changed})
+
+    def with_program(self, inputs: Mapping[str, Any], why: str) -> Architecture:
+        return replace(self, program={"inputs": inputs, "why": why})
+
     def to_data(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
             "pruned": list(self.pruned),
             "modules": {name: dict(kind) for name, kind in self.modules.items()},
+            "slices": {name: dict(dimensions) for name, dimensions in self.slices.items()},
+            "attributes": {name: dict(values) for name, values in self.attributes.items()},
+            "program": dict(self.program),
         }
 
     @staticmethod
@@ -71,13 +98,43 @@ class Architecture:
                 "E142", f"architecture.json has schema {data['schema']}, this version reads {SCHEMA}", "upgrade Mirabelle"
             )
         pruned, modules = data.get("pruned"), data.get("modules")
-        if (
-            not isinstance(pruned, list)
-            or not isinstance(modules, dict)
-            or not all(isinstance(kind, dict) for kind in modules.values())
-        ):
+        tables = [modules, data.get("slices", {}), data.get("attributes", {})]
+        if not isinstance(pruned, list) or not all(isinstance(table, dict) for table in tables):
             raise UserError("E141", 'architecture.json lacks "pruned" or "modules"', "restore the file")
-        return Architecture(tuple(map(str, pruned)), modules)
+        if not all(isinstance(entry, dict) for table in tables for entry in table.values()):
+            raise UserError("E141", "architecture.json has an entry that is no table", "restore the file")
+        return Architecture(tuple(map(str, pruned)), *tables)
+
+
+def ranges(indices: list[int]) -> str:
+    """Rising indices as text.
+
+    Example:
+        >>> ranges([0, 1, 2, 5, 7, 8])
+        '0-2,5,7-8'
+    """
+    parts: list[list[int]] = []
+    for index in indices:
+        if parts and index == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], index]
+        else:
+            parts.append([index])
+    return ",".join("-".join(map(str, part)) for part in parts)
+
+
+def indices_of(text: str) -> list[int]:
+    """The indices that `ranges` wrote.
+
+    Raises:
+        ValueError: when the text is none of its own.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    if found != sorted(set(found)) or (found and found[0] < 0):
+        raise ValueError(text)
+    return found
 
 
 def architecture_of(model: nn.Module) -> Architecture:
@@ -110,7 +167,8 @@ def replayed(dense: nn.Module, record: Architecture) -> nn.Module:
         UserError: E140 when the module has no such part, E106 or E141 when the record names what Mirabelle does not have.
     """
     model = copy.deepcopy(dense)
-    names = dict(dense.named_modules())
+    _replay_slices(model, record)
+    names = dict(model.named_modules())
     for name, kind in record.modules.items():
         if name not in names:
             raise UserError("E140", f'architecture.json replaces "{name}", which the model has not', did_you_mean(name, names))
@@ -123,6 +181,62 @@ def replayed(dense: nn.Module, record: Architecture) -> nn.Module:
         model = replace_module(model, name, _standing_for(cls, name, names[name], settings), use, settings)
     attach(model, record)
     return model
+
+
+def slice_tensors(model: nn.Module, kept: Mapping[str, Mapping[int, list[int]]]) -> None:
+    """Leave only these indices of these parameters and buffers of the model itself; ties stay ties."""
+    named = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    for name, dimensions in kept.items():
+        dense, tensor = named[name], named[name].detach()
+        for dimension, indices in dimensions.items():
+            tensor = tensor.index_select(dimension, torch.tensor(indices, device=tensor.device))
+        tensor = tensor.clone()
+        cut = nn.Parameter(tensor, requires_grad=dense.requires_grad) if isinstance(dense, nn.Parameter) else tensor
+        for other, value in named.items():
+            if value is dense:
+                place, _, last = other.rpartition(".")
+                setattr(model.get_submodule(place), last, cut)
+
+
+def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
+    """What modules of the model itself say of their widths."""
+    for name, values in attributes.items():
+        module = model.get_submodule(name)
+        for attribute, value in values.items():
+            setattr(module, attribute, tuple(value) if isinstance(value, list) else value)
+
+
+def _replay_slices(model: nn.Module, record: Architecture) -> None:
+    held = {*dict(model.named_parameters(remove_duplicate=False)), *dict(model.named_buffers(remove_duplicate=False))}
+    modules = dict(model.named_modules())
+    for name in record.slices:
+        if name not in held:
+            raise UserError("E140", f'architecture.json cuts "{name}", which the model has not', did_you_mean(name, held))
+    for name, values in record.attributes.items():
+        if name not in modules:
+            raise UserError(
+                "E140", f'architecture.json speaks of "{name}", which the model has not', did_you_mean(name, modules)
+            )
+        strange = [attribute for attribute, value in values.items() if not _may_be_set(modules[name], attribute, value)]
+        if strange:
+            raise UserError("E141", f'architecture.json may not set "{strange[0]}" of "{name}"', "restore the file")
+    try:
+        kept = {name: {int(d): indices_of(text) for d, text in parts.items()} for name, parts in record.slices.items()}
+        slice_tensors(model, kept)
+    except (ValueError, IndexError, RuntimeError, AttributeError) as error:
+        raise UserError(
+            "E140", f"architecture.json does not fit the model: {error}", "give the module it was cut from"
+        ) from error
+    set_attributes(model, record.attributes)
+
+
+def _may_be_set(module: nn.Module, attribute: str, value: Any) -> bool:
+    """Whether a file may set an attribute: whole numbers where whole numbers stand, and nothing else."""
+    before = getattr(module, attribute, None) if not attribute.startswith("_") else None
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+        return False
+    return isinstance(before, (list, tuple)) if isinstance(value, (list, tuple)) else isinstance(before, int)
 
 
 def replaced_module_names(model: nn.Module) -> list[str]:

@@ -60,7 +60,12 @@ def value_of(node: fx.Node) -> Any:
 
 def sizes_of(value: Any) -> Sizes:
     """The sizes of a traced tensor, free ones as the example had them."""
-    return tuple(int(size) for size in value.shape)
+    return tuple(number_of(size) for size in value.shape)
+
+
+def number_of(size: Any) -> int:
+    """A size as a number; for a free one that of the example, which no guard comes to hold."""
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
 
 
 def is_tensor(value: Any) -> bool:

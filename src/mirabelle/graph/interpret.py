@@ -21,7 +21,7 @@ from mirabelle.graph.groups import axes_of_tensors
 from mirabelle.graph.trace import Program
 from mirabelle.graph.units import Array
 
-_SKIPPED = ("_assert_tensor_metadata",)
+SKIPPED = ("_assert_tensor_metadata",)
 
 
 def kept_without(flow: Flow, gone: Array) -> Kept:
@@ -65,7 +65,7 @@ def run_masked(program: Program, flow: Flow, kept: Kept, inputs: Sequence[Any]) 
             return _over_kept(flow, kept, called, arguments)
         if called.name in ("view", "_unsafe_view"):  # strides may be others than those of the trace
             return arguments["self"].reshape(arguments["size"])
-        return _result(node.target, arguments)
+        return result_of(node.target, arguments)
 
     return _run(program, program.tensors, inputs, call)
 
@@ -93,7 +93,7 @@ def run_cut(program: Program, flow: Flow, kept: Kept, tensors: Mapping[str, Tens
             arguments = changed if rewriting.target is not None else {**arguments, **changed}
             target = rewriting.target or target
         read = known if constant else _Picked(flow, kept, known)
-        result = _result(target, _substituted(arguments, read))
+        result = result_of(target, _substituted(arguments, read))
         if not constant:
             _hold_sizes(flow, kept, node, result)
         return result
@@ -101,7 +101,7 @@ def run_cut(program: Program, flow: Flow, kept: Kept, tensors: Mapping[str, Tens
     return _run(program, tensors, inputs, call)
 
 
-def _result(target: Any, arguments: Mapping[str, Any]) -> Any:
+def result_of(target: Any, arguments: Mapping[str, Any]) -> Any:
     """What an operator gives; numbers are computed by Python's own, whose arguments have no names."""
     return target(**arguments) if isinstance(target, torch._ops.OpOverload) else target(*arguments.values())
 
@@ -146,7 +146,7 @@ def _run(
             return [_substituted(part, known) for part in node.args[0] if isinstance(part, fx.Node) and part.name in outputs]
         elif node.target is operator.getitem:
             known[node] = known[node.args[0]][node.args[1]]
-        elif Call.of(node).name not in _SKIPPED:
+        elif Call.of(node).name not in SKIPPED:
             known[node] = call(node, known)
     raise AssertionError("a program has an output")
 

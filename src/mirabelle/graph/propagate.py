@@ -14,9 +14,11 @@ from mirabelle.graph.flow import Axes, Flow, Results, untouched
 from mirabelle.graph.rules import rule_for
 from mirabelle.graph.rules.labels import VIEWS
 from mirabelle.graph.rules.layout import shuffled
-from mirabelle.graph.trace import Program
+from mirabelle.graph.trace import Program, name_in_model
 
 _ALWAYS_CONSTANT = ("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")
+_SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
+_NUMBERS = (*_SYMBOLS, int, float, bool)
 _OUTPUTS = "it is an output of the model"
 
 
@@ -69,6 +71,10 @@ def _called(flow: Flow, node: fx.Node) -> Results:
         if source in flow.constants:
             flow.constants[node] = flow.constants[source][place]
         return results[place] if isinstance(results, list) else untouched(value_of(node))  # type: ignore[index]
+    if isinstance(value_of(node), _NUMBERS):
+        value = value_of(node)
+        flow.constants[node] = value.node.hint if isinstance(value, _SYMBOLS) else value
+        return ()
     call = Call.of(node)
     nodes = [part for part in node.all_input_nodes if value_of(part) is not None]
     if call.name in _ALWAYS_CONSTANT or all(part in flow.constants for part in nodes):
@@ -97,7 +103,7 @@ def _evaluated(flow: Flow, call: Call) -> Any:
             return flow.constants[part] if part in flow.constants else torch.empty(0, dtype=value.dtype, device="cpu")
         if isinstance(part, (list, tuple)):
             return [real(inner) for inner in part]
-        return int(part) if isinstance(part, torch.SymInt) else part
+        return part.node.hint if isinstance(part, _SYMBOLS) else part
 
     arguments: Mapping[str, Any] = {name: real(value) for name, value in call.node.kwargs.items()}
     return call.node.target(*[real(value) for value in call.node.args], **arguments)  # type: ignore[operator]
@@ -116,5 +122,5 @@ def _words(node: fx.Node) -> str:
     """Where and what an operator is: its name, and the module that calls it."""
     stack = node.meta.get("nn_module_stack") or {}
     place = next(reversed([str(path) for path, _ in stack.values()]), "") if stack else ""
-    place = place.removeprefix("L['self'].").removeprefix("L['self']")
+    place = name_in_model(place)
     return f'"{name_of(node)}" in {place}' if place else f'"{name_of(node)}"'

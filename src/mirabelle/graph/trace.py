@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
 
 from mirabelle.errors import UserError
 
@@ -45,12 +46,14 @@ class Program:
         sources: by the name of each placeholder.
         tensors: parameters, buffers and constants by `Source.name`; the model's own, not copies.
         names: every name of each parameter and buffer that the model has, by its first name; tied ones have several.
+        saved: names of what the model's own state holds; the other buffers are made anew with each model.
     """
 
     exported: ExportedProgram
     sources: Mapping[str, Source]
     tensors: Mapping[str, Tensor]
     names: Mapping[str, tuple[str, ...]]
+    saved: frozenset[str]
 
     @property
     def graph(self) -> fx.Graph:
@@ -73,7 +76,7 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
     model.eval()
     try:
         with _quiet(), torch.no_grad():
-            exported = torch.export.export(model, args, dict(kwargs or {}), strict=False).run_decompositions({})
+            exported = _exported(model, args, dict(kwargs or {}))
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         message = f"the model cannot be traced by torch.export: {type(error).__name__}: {reason}"
@@ -82,6 +85,34 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
         for name, module in model.named_modules():
             module.training = training[name]
     return _program(model, exported)
+
+
+class _Called(nn.Module):
+    """A model that takes its arguments as one tuple and one dict, whatever its own signature: free dimensions find them so."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.model(*args, **kwargs)
+
+
+def name_in_model(name: str) -> str:
+    """A name as the model has it, from one of the traced module, or from the path of a module in a node."""
+    return name.removeprefix("L['self']").removeprefix(".").removeprefix("model").removeprefix(".")
+
+
+def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+    """With a batch of any size where the model allows it, so that a rewritten program may run on other batches."""
+    free = pytree.tree_map(lambda part: {0: Dim.AUTO} if isinstance(part, Tensor) and part.ndim else None, (args, kwargs))
+    called = _Called(model).eval()
+    try:
+        exported = torch.export.export(called, (args, kwargs), dynamic_shapes=free, strict=False)
+    except Exception:  # noqa: BLE001 (whatever it was, the batch as given may still do)
+        exported = torch.export.export(called, (args, kwargs), strict=False)
+    decomposed: ExportedProgram = exported.run_decompositions({})
+    return decomposed
 
 
 def _program(model: nn.Module, exported: ExportedProgram) -> Program:
@@ -96,17 +127,18 @@ def _program(model: nn.Module, exported: ExportedProgram) -> Program:
     for spec in exported.graph_signature.input_specs:
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
             assert spec.target is not None, "a parameter has a name"
-            name = first[id(held[spec.target])] if spec.target in held else spec.target
+            own = name_in_model(spec.target)
+            name = first[id(held[own])] if own in held else own
             kind: Kind = "parameter" if spec.kind == InputKind.PARAMETER else "buffer"
-            tensors[name] = held.get(name, exported.state_dict.get(name, exported.constants.get(name)))
+            tensors[name] = held.get(name, exported.state_dict.get(spec.target, exported.constants.get(spec.target)))
         elif spec.kind == InputKind.CONSTANT_TENSOR:
             assert spec.target is not None, "a constant has a name"
-            name, kind = spec.target, "constant"
-            tensors[name] = exported.constants[name]
+            name, kind = name_in_model(spec.target), "constant"
+            tensors[name] = exported.constants[spec.target]
         else:
             name, kind = spec.arg.name, "input"
         sources[spec.arg.name] = Source(kind, name)
-    return Program(exported, sources, tensors, names)
+    return Program(exported, sources, tensors, names, frozenset(model.state_dict()))
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
+from mirabelle.graph.call import Call, is_tensor, number_of, sizes_of, value_of
 from mirabelle.graph.flow import Axes, Flow
 from mirabelle.graph.units import Array, Axis, product
 
@@ -121,10 +121,10 @@ def _plain(value: Any, values: Mapping[fx.Node, Any], known: Mapping[fx.Node, An
         traced = value_of(value)
         if value in values or value in known:
             return values.get(value, known.get(value))
-        return torch.empty(1).expand(sizes_of(traced)) if isinstance(traced, Tensor) else int(traced)
+        return torch.empty(1).expand(sizes_of(traced)) if isinstance(traced, Tensor) else number_of(traced)
     if isinstance(value, (list, tuple)):
         return [_plain(part, values, known) for part in value]
-    return int(value) if isinstance(value, torch.SymInt) else value
+    return number_of(value) if isinstance(value, torch.SymInt) else value
 
 
 def _viewed(sizes: Sequence[int], dimension: int, out: Sequence[int]) -> Tensor:

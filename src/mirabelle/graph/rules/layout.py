@@ -131,10 +131,12 @@ def _times_of(call: Call) -> str:
 
 
 def _sizes(kept: Kept, axes: Axes, sizes: Sequence[int], literal: Sequence[Any] | None) -> list[Any]:
-    """Sizes of a result: what was written, where nothing goes."""
+    """Sizes of a result: what was written, where nothing goes; -1 where a width and a free batch lie in one dimension."""
     written = literal if literal is not None and len(literal) == len(sizes) else sizes
     counts = [kept.count(axis, size) for axis, size in zip(axes, sizes, strict=True)]
-    return [said if count == size else count for count, size, said in zip(counts, sizes, written, strict=True)]
+    found = [said if count == size else count for count, size, said in zip(counts, sizes, written, strict=True)]
+    mixed = [d for d, said in enumerate(written) if isinstance(said, fx.Node) and found[d] is not said]
+    return [-1 if mixed == [d] else said for d, said in enumerate(found)]
 
 
 def _rewrite_pieces(flow: Flow, call: Call, moved: Moved) -> None:

@@ -1,0 +1,185 @@
+"""The rewritten program as a module, for models whose own code does not follow their widths.
+
+It holds the tensors under the model's own names and runs the operators of the trace on them, with literals that fit. It
+trains, exports and saves as any module does; what only happens in training mode, dropout and batch statistics, is left out,
+because the trace was one of eval mode.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from mirabelle.graph.call import Call
+from mirabelle.graph.flow import Flow, Kept
+from mirabelle.graph.interpret import SKIPPED, result_of, sliced
+from mirabelle.graph.trace import Program
+
+
+@dataclass(frozen=True)
+class _Register:
+    """Stands in arguments for a value computed before."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class _Instruction:
+    """One operator: its result goes into a register."""
+
+    register: int
+    target: Callable[..., Any]
+    arguments: Mapping[str, Any]
+
+
+class _Results:
+    """What the model returns, from the tensors in it; shared by copies of a module, since it never changes."""
+
+    def __init__(self, spec: Any) -> None:
+        self._spec = spec
+
+    def of(self, leaves: list[Any]) -> Any:
+        return pytree.tree_unflatten(leaves, self._spec)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Results:
+        return self
+
+
+class Rewritten(nn.Module):
+    """A program without what goes.
+
+    Args:
+        program: of the model.
+        flow: of the program.
+        kept: which units stay.
+    """
+
+    def __init__(self, program: Program, flow: Flow, kept: Kept) -> None:
+        super().__init__()
+        self._numbers: dict[fx.Node, int] = {}
+        self._inputs: list[int] = []
+        self._held: dict[int, str] = {}
+        self._instructions: list[_Instruction] = []
+        self._last_use: dict[int, int] = {}
+        self._picked: dict[tuple[int, int], int] = {}
+        self._indices = 0
+        self._results = _Results(program.exported.call_spec.out_spec)
+        tensors = sliced(program, flow, kept)
+        for name, names in program.names.items():
+            if name in tensors:
+                _held_under(self, names, tensors[name], saved=program.saved)
+        for name, tensor in tensors.items():
+            if name not in program.names:
+                _held_under(self, (name,), tensor, saved=program.saved)
+        for node in program.graph.nodes:
+            self._take(node, program, flow, kept)
+        del self._numbers, self._picked
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the model's own."""
+        known: dict[int, Any] = {number: self._tensor(name) for number, name in self._held.items()}
+        known |= dict(zip(self._inputs, pytree.tree_leaves((args, kwargs)), strict=True))
+        for instruction in self._instructions:
+            known[instruction.register] = result_of(instruction.target, _filled(instruction.arguments, known))
+        return self._results.of([_filled(part, known) for part in self._outputs])
+
+    def _tensor(self, name: str) -> Tensor:
+        place, _, last = name.rpartition(".")
+        found: Tensor = getattr(self.get_submodule(place), last)
+        return found
+
+    def _take(self, node: fx.Node, program: Program, flow: Flow, kept: Kept) -> None:
+        """One node of the graph, as an instruction."""
+        if node.op == "output":
+            outputs = program.exported.graph_signature.user_outputs
+            parts = [part for part in node.args[0] if not isinstance(part, fx.Node) or part.name in outputs]  # type: ignore[union-attr]
+            self._outputs = [self._template(part, flow, kept, constant=False) for part in parts]
+            return
+        if node in flow.inside or (node.op == "call_function" and Call.of(node).name in SKIPPED):
+            return
+        number = self._numbers[node] = len(self._numbers) + len(self._picked)
+        if node.op == "placeholder":
+            source = program.sources[node.name]
+            if source.kind == "input":
+                self._inputs.append(number)
+            else:
+                self._held[number] = source.name
+        elif node.target is operator.getitem:
+            arguments = {"0": self._template(node.args[0], flow, kept, constant=True), "1": node.args[1]}
+            self._instructions.append(_Instruction(number, operator.getitem, arguments))
+        else:
+            self._call(node, number, flow, kept)
+
+    def _call(self, node: fx.Node, number: int, flow: Flow, kept: Kept) -> None:
+        constant, call = node in flow.constants, Call.of(node)
+        rewriting = None if constant else flow.rewritings.get(node)
+        arguments, target = dict(call.arguments), node.target
+        if rewriting is not None:
+            changed = dict(rewriting.arguments(kept))
+            arguments = changed if rewriting.target is not None else {**arguments, **changed}
+            target = rewriting.target or target
+        filled = {name: self._template(value, flow, kept, constant=constant) for name, value in arguments.items()}
+        self._instructions.append(_Instruction(number, target, filled))  # type: ignore[arg-type]
+
+    def _template(self, value: Any, flow: Flow, kept: Kept, *, constant: bool) -> Any:
+        if isinstance(value, fx.Node):
+            return _Register(self._numbers[value] if constant else self._read(value, flow, kept))
+        if isinstance(value, Tensor):
+            return _Register(self._index(value))
+        if isinstance(value, (list, tuple)):
+            return [self._template(part, flow, kept, constant=constant) for part in value]
+        return value
+
+    def _read(self, node: fx.Node, flow: Flow, kept: Kept) -> int:
+        """The register of a node, of a constant without the elements that go."""
+        number = self._numbers[node]
+        axes = flow.axes.get(node)
+        if node not in flow.constants or not isinstance(axes, tuple):
+            return number
+        for dimension, axis in enumerate(flow.of(node)):
+            if axis is not None and not kept.of(axis, len(axis)).all():
+                if (number, dimension) not in self._picked:
+                    index = self._index(torch.from_numpy(np.flatnonzero(kept.of(axis, len(axis)))))
+                    into = self._picked[number, dimension] = len(self._numbers) + len(self._picked) + 1
+                    arguments = {"self": _Register(number), "dim": dimension, "index": _Register(index)}
+                    self._instructions.append(_Instruction(into, torch.ops.aten.index_select.default, arguments))
+                number = self._picked[number, dimension]
+        return number
+
+    def _index(self, index: Tensor) -> int:
+        """A register that holds whole numbers, kept as a buffer that is not saved: it follows from the cut."""
+        name, self._indices = f"index_{self._indices}", self._indices + 1
+        self.register_buffer(name, index, persistent=False)
+        number = -self._indices
+        self._held[number] = name
+        return number
+
+
+def _held_under(module: nn.Module, names: Sequence[str], tensor: Tensor, *, saved: frozenset[str]) -> None:
+    """A tensor under all its names, in modules made for it."""
+    for name in names:
+        holder = module
+        *path, last = name.split(".")
+        for part in path:
+            if part not in holder._modules:
+                holder.add_module(part, nn.Module())
+            holder = holder.get_submodule(part)
+        if isinstance(tensor, nn.Parameter):
+            holder.register_parameter(last, tensor)
+        else:
+            holder.register_buffer(last, tensor, persistent=name in saved)
+
+
+def _filled(value: Any, known: Mapping[int, Any]) -> Any:
+    if isinstance(value, _Register):
+        return known[value.number]
+    if isinstance(value, Mapping):
+        return {name: _filled(part, known) for name, part in value.items()}
+    return [_filled(part, known) for part in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,254 @@
+"""The cut on the module itself: tensors sliced, widths that Python code reads set, and the result held against the program.
+
+A module is only given back when it computes what the rewritten program computes, with weights that hide nothing; where its
+code has widths written into it, that is said, and nothing is changed.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from mirabelle.architecture import architecture_of, attach, set_attributes, slice_tensors
+from mirabelle.graph.call import Call, sizes_of, value_of
+from mirabelle.graph.flow import Flow, Kept
+from mirabelle.graph.groups import axes_of_tensors
+from mirabelle.graph.interpret import run_cut, sliced
+from mirabelle.graph.rewritten import Rewritten
+from mirabelle.graph.trace import Program, name_in_model
+
+_SAME = 1e-4  # relative; float32, sums in another order
+Attributes: TypeAlias = dict[str, dict[str, Any]]
+Example: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class _DoesNotFollowError(Exception):
+    """The module's own code does not follow its widths, and how that shows."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Example inputs as plain data: shapes and types, by position and by name.
+
+    Args:
+        args: (shape, name of the type) of each.
+        kwargs: the same by name.
+    """
+
+    args: tuple[tuple[tuple[int, ...], str], ...]
+    kwargs: Mapping[str, tuple[tuple[int, ...], str]]
+
+    @staticmethod
+    def of(example: Example) -> Signature:
+        def one(tensor: Tensor) -> tuple[tuple[int, ...], str]:
+            return tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+
+        return Signature(tuple(map(one, example[0])), {name: one(tensor) for name, tensor in example[1].items()})
+
+    def to_data(self) -> dict[str, Any]:
+        def one(part: tuple[tuple[int, ...], str]) -> dict[str, Any]:
+            return {"shape": list(part[0]), "type": part[1]}
+
+        return {"args": [one(part) for part in self.args], "kwargs": {name: one(part) for name, part in self.kwargs.items()}}
+
+
+def cut(model: nn.Module, program: Program, flow: Flow, kept: Kept, example: Example) -> nn.Module:
+    """A copy of the model without what goes, its record saying how to cut a dense one so.
+
+    Args:
+        model: that was traced.
+        program: of the model.
+        flow: of the program.
+        kept: which units stay.
+        example: inputs of the trace, by position and by name.
+
+    Returns:
+        An ordinary module: the model's own where its code follows its widths, else the rewritten program.
+    """
+    indices = kept_indices(program, flow, kept)
+    attributes = _merged(_by_class(model, program, flow, kept, indices), _by_width(model, flow, kept))
+    record = architecture_of(model).with_slices(indices, attributes)
+    smaller = copy.deepcopy(model)
+    slice_tensors(smaller, indices)
+    set_attributes(smaller, attributes)
+    try:
+        _hold(smaller, program, flow, kept, example)
+    except _DoesNotFollowError as reason:
+        smaller = Rewritten(program, flow, kept)
+        _hold(smaller, program, flow, kept, example)
+        record = architecture_of(model).with_slices(indices, {}).with_program(Signature.of(example).to_data(), str(reason))
+    attach(smaller, record)
+    return smaller
+
+
+def kept_indices(program: Program, flow: Flow, kept: Kept) -> dict[str, dict[int, list[int]]]:
+    """For each tensor that loses something: by dimension, what is left."""
+    found: dict[str, dict[int, list[int]]] = {}
+    for name, axes in axes_of_tensors(program, flow).items():
+        for dimension, (axis, size) in enumerate(axes):
+            stays = kept.of(axis, size)
+            if not stays.all():
+                found.setdefault(name, {})[dimension] = np.flatnonzero(stays).tolist()
+    return found
+
+
+def _by_class(
+    model: nn.Module, program: Program, flow: Flow, kept: Kept, indices: Mapping[str, Mapping[int, list[int]]]
+) -> Attributes:
+    """What torch's own modules say of their widths, from the shapes that their tensors will have."""
+    groups = _groups_of_convolutions(program, flow, kept)
+    found: Attributes = {}
+    touched = {other.rpartition(".")[0] for name in indices for other in program.names.get(name, (name,))}
+    shapes = {
+        other: tuple(len(indices.get(name, {}).get(d, range(size))) for d, size in enumerate(program.tensors[name].shape))
+        for name, names in program.names.items()
+        if name in program.tensors
+        for other in names
+    }
+    for name, module in model.named_modules():
+        own = {key: shapes[path] for key in _TENSORS if (path := f"{name}.{key}" if name else key) in shapes}
+        values = _widths(module, own, groups.get(name))
+        if values and (name in touched or name in groups):
+            found[name] = {key: value for key, value in values.items() if getattr(module, key) != value}
+    return {name: values for name, values in found.items() if values}
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def _of_convolution(module: Any, shapes: Shapes, groups: int) -> dict[str, Any]:
+    one, other = shapes["weight"][:2]
+    out, into = (other * groups, one) if module.transposed else (one, other * groups)
+    return {"out_channels": out, "in_channels": into, "groups": groups}
+
+
+_TENSORS = ("weight", "running_mean", "weight_ih_l0", "weight_hh_l0")
+_WIDTHS: tuple[tuple[type, str, Callable[[Any, Shapes, int], dict[str, Any]]], ...] = (  # class, a tensor it needs, its widths
+    (nn.Linear, "weight", lambda _, shapes, __: dict(zip(("out_features", "in_features"), shapes["weight"], strict=True))),
+    (nn.modules.conv._ConvNd, "weight", _of_convolution),
+    (nn.modules.batchnorm._NormBase, "weight", lambda _, shapes, __: {"num_features": shapes["weight"][0]}),
+    (nn.modules.batchnorm._NormBase, "running_mean", lambda _, shapes, __: {"num_features": shapes["running_mean"][0]}),
+    (nn.Embedding, "weight", lambda _, shapes, __: {"embedding_dim": shapes["weight"][1]}),
+    (nn.LayerNorm, "weight", lambda _, shapes, __: {"normalized_shape": shapes["weight"]}),
+    (nn.RMSNorm, "weight", lambda _, shapes, __: {"normalized_shape": shapes["weight"]}),
+    (nn.GroupNorm, "weight", lambda _, shapes, groups: {"num_channels": shapes["weight"][0], "num_groups": groups}),
+    (nn.PReLU, "weight", lambda _, shapes, __: {"num_parameters": shapes["weight"][0]}),
+    (
+        nn.RNNBase,
+        "weight_hh_l0",
+        lambda _, shapes, __: {"hidden_size": shapes["weight_hh_l0"][1], "input_size": shapes["weight_ih_l0"][1]},
+    ),
+)
+
+
+def _widths(module: nn.Module, shapes: Shapes, groups: int | None) -> dict[str, Any]:
+    before = int(getattr(module, "groups", 0) or getattr(module, "num_groups", 1))
+    for cls, needed, widths in _WIDTHS:
+        if isinstance(module, cls) and needed in shapes:
+            return widths(module, shapes, groups or before)
+    return {}
+
+
+def _groups_of_convolutions(program: Program, flow: Flow, kept: Kept) -> dict[str, int]:
+    """By module: the number of groups that is left."""
+    found: dict[str, int] = {}
+    for node, rewriting in flow.rewritings.items():
+        call = Call.of(node)
+        for key in ("groups", "num_groups"):
+            if key in call.arguments and call.get("weight") is not None:
+                source = program.sources.get(call["weight"].name)
+                values = rewriting.arguments(kept)
+                for name in program.names.get(source.name, ()) if source is not None and key in values else ():
+                    found[name.rpartition(".")[0]] = values[key]
+    return found
+
+
+def _by_width(model: nn.Module, flow: Flow, kept: Kept) -> Attributes:
+    """Whole numbers of modules that are a width which their own operators lose, where it is clear what it becomes."""
+    changes = _changes(flow, kept)
+    found: Attributes = {}
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith("torch.nn.modules") and not isinstance(module, nn.MultiheadAttention):
+            continue
+        for key, value in vars(module).items():
+            if isinstance(value, int) and not isinstance(value, bool) and not key.startswith("_"):
+                become = changes.get(name, {}).get(value, set())
+                if len(become) == 1 and value not in become:
+                    found.setdefault(name, {})[key] = next(iter(become))
+    return found
+
+
+def _changes(flow: Flow, kept: Kept) -> dict[str, dict[int, set[int]]]:
+    """By module, with all around it: what each size that is lost becomes, in results and in tensors."""
+    found: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for node, axes in flow.axes.items():
+        if isinstance(axes, tuple) and node not in flow.inside and isinstance(value_of(node), Tensor):
+            for axis, size in zip(axes, sizes_of(value_of(node)), strict=True):
+                if axis is not None:
+                    for place in _places(node):
+                        found[place][size].add(kept.count(axis, size))
+    return found
+
+
+def _places(node: Any) -> Iterator[str]:
+    """The modules whose code calls an operator, outermost first."""
+    for path, _ in (node.meta.get("nn_module_stack") or {}).values():
+        yield name_in_model(str(path))
+
+
+def _merged(one: Attributes, other: Attributes) -> Attributes:
+    return {name: {**other.get(name, {}), **one.get(name, {})} for name in {**one, **other}}
+
+
+@torch.no_grad()
+def _hold(
+    smaller: nn.Module, program: Program, flow: Flow, kept: Kept, example: tuple[tuple[Any, ...], dict[str, Any]]
+) -> None:
+    """The module computes what the program does, with weights drawn so that no mistake hides behind small numbers."""
+    drawn = sliced(program, flow, kept, drawn_tensors(program.tensors))
+    trial = copy.deepcopy(smaller).eval()
+    named = {**dict(trial.named_parameters()), **dict(trial.named_buffers())}
+    for name, tensor in drawn.items():
+        if name in named:
+            named[name].copy_(tensor)
+    inputs = pytree.tree_leaves(example)
+    due = run_cut(program, flow, kept, {**program.tensors, **drawn}, inputs)
+    try:
+        given = [part for part in pytree.tree_leaves(trial(*example[0], **example[1])) if isinstance(part, Tensor)]
+    except Exception as error:
+        raise _DoesNotFollowError(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+    worst = _difference(given, due)
+    if not worst <= _SAME:
+        raise _DoesNotFollowError(f"its outputs would differ by {worst:.1e}")
+
+
+def drawn_tensors(tensors: Mapping[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
+    """Tensors of the same shapes with nothing degenerate: weights scaled by their fan-in, everything else around one."""
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            found[name] = tensor
+            continue
+        fan = math.prod(tensor.shape[1:]) if tensor.ndim > 1 else 0
+        if fan:
+            values = torch.randn(tensor.shape, generator=generator) / math.sqrt(fan)
+        else:
+            values = 0.5 + torch.rand(tensor.shape, generator=generator)
+        found[name] = values.to(tensor.dtype)
+    return found
+
+
+def _difference(given: Sequence[Tensor], due: Sequence[Tensor]) -> float:
+    if len(given) != len(due) or any(a.shape != b.shape for a, b in zip(given, due, strict=True)):
+        return math.inf
+    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in zip(given, due, strict=True))
