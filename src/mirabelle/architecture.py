@@ -99,11 +99,12 @@ class Architecture:
             )
         pruned, modules = data.get("pruned"), data.get("modules")
         tables = [modules, data.get("slices", {}), data.get("attributes", {})]
-        if not isinstance(pruned, list) or not all(isinstance(table, dict) for table in tables):
+        program = data.get("program", {})
+        if not isinstance(pruned, list) or not all(isinstance(table, dict) for table in [*tables, program]):
             raise UserError("E141", 'architecture.json lacks "pruned" or "modules"', "restore the file")
         if not all(isinstance(entry, dict) for table in tables for entry in table.values()):
             raise UserError("E141", "architecture.json has an entry that is no table", "restore the file")
-        return Architecture(tuple(map(str, pruned)), *tables)
+        return Architecture(tuple(map(str, pruned)), tables[0], tables[1], tables[2], program)
 
 
 def ranges(indices: list[int]) -> str:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +19,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from zoo import ARCHITECTURES
 
+from mirabelle import load, save
 from mirabelle.architecture import architecture_of
+from mirabelle.errors import UserError
 from mirabelle.graph.groups import groups_of
 from mirabelle.graph.interpret import kept_without, run_masked
 from mirabelle.graph.propagate import propagated
@@ -107,3 +115,57 @@ def test_units_are_counted_from_the_dense_model() -> None:
 
     record = Architecture().with_slices({"a": {0: kept.tolist()}}, {}).with_slices({"a": {0: [1, 3], 1: [0]}}, {})
     assert {d: indices_of(text) for d, text in record.slices["a"].items()} == {"0": [2, 5], "1": [0]}
+
+
+@pytest.mark.parametrize("literal", [False, True])
+def test_what_was_cut_is_loaded_onto_a_fresh_dense_module_in_another_process(literal: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Widths(literal=literal), torch.randn(2, 3, 7, 7)
+    program = traced(model, (x,))
+    flow = propagated(program)
+    (group,) = groups_of(program, flow)
+    smaller = cut(model, program, flow, kept_without(flow, group.units[[0, 3, 7]]), ((x,), {})).eval()
+    save(smaller, tmp_path)
+    torch.save(x, tmp_path / "x")
+    code = (
+        "import sys, torch, mirabelle; from test_surgery import Widths; "
+        f"model = mirabelle.load(lambda: Widths(literal={literal}), sys.argv[1]); x = torch.load(sys.argv[1] + '/x'); "
+        "print(model(x).flatten().tolist()); print(model(torch.cat([x, x, x])).shape[0])"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    given, count = done.stdout.splitlines()
+    assert json.loads(given) == pytest.approx(smaller(x).flatten().tolist(), rel=1e-5)
+    assert count == "6"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"slices": {"convv.weight": {"0": "0-3"}}}, 'cuts "convv.weight"'),
+        ({"slices": {"conv.weight": {"0": "0-30"}}}, "does not fit"),
+        ({"slices": {"conv.weight": {"0": "3,1"}}}, "does not fit"),
+        ({"attributes": {"conv": {"forward": 3}}}, 'may not set "forward"'),
+        ({"attributes": {"conv": {"out_channels": "3"}}}, 'may not set "out_channels"'),
+        ({"attributes": {"conv": {"_modules": 3}}}, 'may not set "_modules"'),
+        (
+            {"program": {"inputs": {"args": [{"shape": [2, 3, 1 << 40], "type": "float32"}], "kwargs": {}}}},
+            "inputs of its program",
+        ),
+        ({"program": {"inputs": {"args": [{"shape": [2], "type": "load"}], "kwargs": {}}}}, "inputs of its program"),
+        ({"slices": [1]}, "lacks"),
+    ],
+)
+def test_a_record_that_does_not_fit_is_told(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    save(Widths(literal=False), tmp_path)
+    record = json.loads((tmp_path / "architecture.json").read_text())
+    (tmp_path / "architecture.json").write_text(json.dumps({**record, **change}))
+    with pytest.raises(UserError, match=rf"E14[01].*{words}"):
+        load(lambda: Widths(literal=False), tmp_path)

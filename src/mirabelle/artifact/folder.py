@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import nn
 
 from mirabelle import files
-from mirabelle.architecture import Architecture, architecture_of, replayed
+from mirabelle.architecture import Architecture, architecture_of
 from mirabelle.errors import UserError
+from mirabelle.graph import remade
 from mirabelle.state import load_tensors, tensors_of_module
 
 _TENSORS, _RECORD = "model.safetensors", "architecture.json"
@@ -48,6 +49,6 @@ def load(factory: Callable[[], nn.Module] | nn.Module, folder: str | Path) -> nn
         raise UserError("E130", f"no {_RECORD} in {folder}", "name a folder that a run or mirabelle.save left")
     dense = factory if isinstance(factory, nn.Module) else factory()
     record = Architecture.from_data(files.read_json(folder / _RECORD))
-    model = replayed(dense, record)
+    model = remade(dense, record)
     load_tensors(model, files.read_tensors(folder / _TENSORS)[0], source=str(folder / _TENSORS))
     return model.eval()

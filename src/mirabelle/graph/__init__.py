@@ -1,1 +1,24 @@
 """Which dimensions of which tensors must be cut together, and the cut: traced, tied, grouped, sliced."""
+
+from typing import TYPE_CHECKING
+
+from mirabelle.lazy import lazily
+
+if TYPE_CHECKING:
+    from mirabelle.graph.groups import AxisGroup, groups_of
+    from mirabelle.graph.propagate import propagated
+    from mirabelle.graph.surgery import cut, remade
+    from mirabelle.graph.trace import traced
+
+__all__ = ["AxisGroup", "cut", "groups_of", "propagated", "remade", "traced"]
+__getattr__ = lazily(
+    "mirabelle.graph",
+    {
+        "AxisGroup": "groups",
+        "cut": "surgery",
+        "groups_of": "groups",
+        "propagated": "propagate",
+        "remade": "surgery",
+        "traced": "trace",
+    },
+)

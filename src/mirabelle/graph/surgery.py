@@ -10,7 +10,7 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,14 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from mirabelle.architecture import architecture_of, attach, set_attributes, slice_tensors
+from mirabelle.architecture import Architecture, architecture_of, attach, indices_of, replayed, set_attributes, slice_tensors
+from mirabelle.errors import UserError
 from mirabelle.graph.call import Call, sizes_of, value_of
 from mirabelle.graph.flow import Flow, Kept
 from mirabelle.graph.groups import axes_of_tensors
 from mirabelle.graph.interpret import run_cut, sliced
+from mirabelle.graph.propagate import propagated
 from mirabelle.graph.rewritten import Rewritten
-from mirabelle.graph.trace import Program, name_in_model
+from mirabelle.graph.trace import Program, name_in_model, traced
 
+_LARGEST = 1 << 16  # a side of an example input that a file may ask for
 _SAME = 1e-4  # relative; float32, sums in another order
 Attributes: TypeAlias = dict[str, dict[str, Any]]
 Example: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
@@ -54,11 +57,68 @@ class Signature:
 
         return Signature(tuple(map(one, example[0])), {name: one(tensor) for name, tensor in example[1].items()})
 
+    @staticmethod
+    def from_data(data: Any) -> Signature:
+        """Read the plain data again.
+
+        Raises:
+            UserError: E141 when it is damaged.
+        """
+        try:
+            args = tuple(_one_from_data(part) for part in data["args"])
+            return Signature(args, {str(name): _one_from_data(part) for name, part in data["kwargs"].items()})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                "E141", f"architecture.json does not tell the inputs of its program: {error}", "restore it"
+            ) from error
+
+    def example(self) -> Example:
+        """Inputs of these shapes, all ones: whole numbers that are in range of most tables, and a mask that hides nothing."""
+        made = [torch.ones(shape, dtype=getattr(torch, name)) for shape, name in self.args]
+        return tuple(made), {key: torch.ones(shape, dtype=getattr(torch, name)) for key, (shape, name) in self.kwargs.items()}
+
     def to_data(self) -> dict[str, Any]:
         def one(part: tuple[tuple[int, ...], str]) -> dict[str, Any]:
             return {"shape": list(part[0]), "type": part[1]}
 
         return {"args": [one(part) for part in self.args], "kwargs": {name: one(part) for name, part in self.kwargs.items()}}
+
+
+def _one_from_data(part: Any) -> tuple[tuple[int, ...], str]:
+    shape, name = tuple(int(size) for size in part["shape"]), str(part["type"])
+    if not isinstance(getattr(torch, name, None), torch.dtype) or not all(0 < size <= _LARGEST for size in shape):
+        raise ValueError(part)
+    return shape, name
+
+
+def remade(dense: nn.Module, record: Architecture) -> nn.Module:
+    """The dense module cut as the record says: its own code with other widths, or the rewritten program.
+
+    Raises:
+        UserError: E140 when the record does not fit the module, E121 when it cannot be traced any more.
+    """
+    if not record.program:
+        return replayed(dense, record)
+    args, kwargs = Signature.from_data(record.program.get("inputs")).example()
+    program = traced(copy.deepcopy(dense), args, kwargs)
+    flow = propagated(program)
+    alive = np.ones(flow.units.count, bool)
+    axes = axes_of_tensors(program, flow)
+    for name, dimensions in record.slices.items():
+        for dimension, text in dimensions.items():
+            axis, size = axes[name][int(dimension)] if len(axes.get(name, ())) > int(dimension) else (None, 0)
+            left = np.array(indices_of(text), int)
+            if axis is None or not len(left) or left[-1] >= size:
+                raise UserError(
+                    "E140", f'architecture.json cuts "{name}" where the model has nothing to cut', "give its module"
+                )
+            alive[axis] = False
+        for dimension, text in dimensions.items():
+            alive[axes[name][int(dimension)][0][indices_of(text)]] = True  # type: ignore[index]  # held above
+    alive[0] = True
+    model = replayed(Rewritten(program, flow, Kept(flow.units, alive)), replace(record, slices={}, attributes={}, program={}))
+    attach(model, record)
+    return model
 
 
 def cut(model: nn.Module, program: Program, flow: Flow, kept: Kept, example: Example) -> nn.Module:
