@@ -335,6 +335,21 @@ def test_measuring_leaves_the_model_and_the_generator_alone(cnn: nn.Module, imag
     assert all(parameter.grad is None for parameter in cnn.parameters())
 
 
+def test_an_execution_in_which_the_model_cannot_run_is_not_chosen(images: Task) -> None:
+    class Viewed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4 * 36, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.conv(x).view(-1, 4 * 36))
+
+    model = Viewed()
+    with pytest.raises(RuntimeError, match="view size is not compatible"):
+        model.to(memory_format=torch.channels_last)(images.example(8).inputs.contiguous(memory_format=torch.channels_last))
+    assert not fastest_execution(model, images.example(8), images.loss).channels_last
+
+
 def test_a_precision_that_was_asked_for_is_not_measured_against_others(mlp: nn.Module, blobs: Task) -> None:
     assert fastest_execution(mlp, blobs.example(8), blobs.loss, "bfloat16") == Execution("bfloat16", channels_last=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.batch import Batch, Inputs, call, map_tensors, tensors_of
+from mirabelle.errors import is_out_of_memory
 
 _IMAGE_DIMENSIONS = 4
 _GAIN = 1.1  # a change from plain float32 must pay at least this much
@@ -58,9 +60,22 @@ def fastest_execution(
     if len(candidates) == 1:
         return candidates[0]
     with torch.random.fork_rng(devices=[]):
-        seconds = {candidate: _step_seconds(model, batch, loss, candidate) for candidate in candidates}
+        seconds = {candidates[0]: _step_seconds(model, batch, loss, candidates[0])}
+        seconds |= {candidate: _seconds_if_it_runs(model, batch, loss, candidate) for candidate in candidates[1:]}
     plain, fastest = candidates[0], min(candidates, key=lambda candidate: seconds[candidate])
     return fastest if seconds[plain] >= _GAIN * seconds[fastest] else plain
+
+
+def _seconds_if_it_runs(
+    model: nn.Module, batch: Batch, loss: Callable[[Tensor, Tensor], Tensor], execution: Execution
+) -> float:
+    """For ever where the model cannot be run so: a `view` that asks for one layout, an operator without this precision."""
+    try:
+        return _step_seconds(model, batch, loss, execution)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        return math.inf
 
 
 def _step_seconds(model: nn.Module, batch: Batch, loss: Callable[[Tensor, Tensor], Tensor], execution: Execution) -> float:
