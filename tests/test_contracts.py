@@ -17,6 +17,7 @@ from mirabelle.step import STAGES, Step, step_from_data, step_to_data, use_of
 SHORT = Training(epochs=1, batch_size=200, precision="float32")
 STEPS: dict[str, Step] = {
     "prune.Weights": prune.Weights(sparsity=0.5, schedule="linear", train=SHORT),
+    "prune.Channels": prune.Channels(sparsity=0.5, train=SHORT),
     "distill.Student": distill.Student(model="mirabelle.sources.zoo:digits_mlp", train=SHORT),
     "quantize.Static": quantize.Static(samples=50),
     "quantize.Dynamic": quantize.Dynamic(),

@@ -63,13 +63,17 @@ def tensors_of(inputs: Inputs) -> list[Tensor]:
     return found
 
 
+def arguments_of(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """How a model is called on inputs: by position, and by name where they are a dict."""
+    if isinstance(inputs, Tensor):
+        return (inputs,), {}
+    return ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
+
+
 def call(model: Callable[..., Any], inputs: Inputs) -> Any:
     """The model's outputs: tuples are spread over its arguments, dicts over its keywords."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return model(*inputs)
-    return model(inputs)
+    args, kwargs = arguments_of(inputs)
+    return model(*args, **kwargs)
 
 
 class Samples:

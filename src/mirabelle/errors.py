@@ -28,7 +28,6 @@ CODES: dict[str, tuple[int, str]] = {
     "E113": (2, "a goal that cannot be read"),
     "E120": (2, "function of the user's not found or failing"),
     "E121": (2, "model that cannot be used"),
-    "E122": (2, "a model whose code does not follow a cut"),
     "E130": (2, "data missing"),
     "E131": (2, "data that cannot be used"),
     "E132": (2, "labels out of range"),

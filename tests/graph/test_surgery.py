@@ -48,6 +48,8 @@ def test_the_cut_module_gives_what_was_masked(name: str) -> None:
     assert difference(list(tensors_of(smaller(*positional, **named))), masked) < FLOAT32
     assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items()), "the model itself is untouched"
     assert set(smaller.state_dict()) <= set(model.state_dict())
+    assert set(dict(smaller.named_parameters())) <= set(dict(model.named_parameters()))
+    assert not {id(tensor) for tensor in smaller.parameters()} & {id(tensor) for tensor in model.parameters()}
     if name not in OTHER_FIRST_AXIS:
         larger = pytree.tree_map(lambda part: torch.cat([part, part[:1]]), (positional, named))
         outputs = tensors_of(smaller(*larger[0], **larger[1]))
@@ -105,6 +107,7 @@ def test_a_cut_module_trains_and_is_cut_again(literal: bool) -> None:
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
+        assert {name for name, tensor in model.named_parameters() if tensor.grad is not None} == set(model.state_dict())
         assert losses[-1] < losses[0]
     assert architecture_of(model).slices["conv.weight"] == {"0": "8-11"}
 

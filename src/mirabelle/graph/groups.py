@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+from torch import Tensor
 
 from mirabelle.graph.call import sizes_of, value_of
 from mirabelle.graph.flow import Flow
@@ -114,3 +117,23 @@ def frozen_in(program: Program, flow: Flow) -> list[Frozen]:
             if stays:
                 found.append(Frozen(source.name, dimension, stays, tuple(flow.units.why(axis))))  # type: ignore[arg-type]
     return found
+
+
+def sums_over_units(program: Program, flow: Flow, values: Mapping[str, Tensor]) -> npt.NDArray[np.float64]:
+    """For each unit of the flow, the sum of these values over every element that it takes with it.
+
+    Args:
+        program: of the model.
+        flow: of the program.
+        values: by the name of a tensor, of its shape.
+    """
+    sums = np.zeros(flow.units.count)
+    for name, axes in axes_of_tensors(program, flow).items():
+        for dimension, (axis, _) in enumerate(axes if name in values else ()):
+            if axis is not None:
+                others = [d for d in range(values[name].ndim) if d != dimension]
+                lines = (values[name].sum(others) if others else values[name]).double().cpu().numpy()
+                for column in axis.T:
+                    np.add.at(sums, column, lines)
+    sums[0] = 0.0
+    return sums

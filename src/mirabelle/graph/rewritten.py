@@ -71,7 +71,7 @@ class Rewritten(nn.Module):
         self._picked: dict[tuple[int, int], int] = {}
         self._indices = 0
         self._results = _Results(program.exported.call_spec.out_spec)
-        tensors = sliced(program, flow, kept)
+        tensors = {name: _own(tensor, program.tensors[name]) for name, tensor in sliced(program, flow, kept).items()}
         for name, names in program.names.items():
             if name in tensors:
                 _held_under(self, names, tensors[name], saved=program.saved)
@@ -160,6 +160,12 @@ class Rewritten(nn.Module):
         number = -self._indices
         self._held[number] = name
         return number
+
+
+def _own(tensor: Tensor, dense: Tensor) -> Tensor:
+    """A copy that is a parameter where the dense tensor is one."""
+    own = tensor.detach().clone()
+    return nn.Parameter(own, requires_grad=dense.requires_grad) if isinstance(dense, nn.Parameter) else own
 
 
 def _held_under(module: nn.Module, names: Sequence[str], tensor: Tensor, *, saved: frozenset[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import logging
 import warnings
@@ -35,8 +36,9 @@ def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = (), prepr
     Raises:
         UserError: E121 when torch cannot export the model, or its batch axis would be fixed.
     """
-    args, keywords, shapes = _arguments(example.inputs)
-    model = model.eval()
+    model, inputs, names = _taking(model.eval(), example.inputs)
+    args, keywords, shapes = _arguments(inputs)
+    shapes = (shapes,) if names else shapes
     try:
         with _quiet(), _translations_read_once(), torch.no_grad():
             program = torch.onnx.export(
@@ -45,6 +47,7 @@ def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = (), prepr
                 kwargs=keywords,
                 dynamo=True,
                 dynamic_shapes=shapes,
+                input_names=names or None,
                 custom_translation_table=onnx_translations(),
                 opset_version=_OPSET,
                 verbose=False,
@@ -65,6 +68,28 @@ def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = (), prepr
     if preprocessing is not None:
         metadata["preprocessing"] = to_json(preprocessing)
     return canonical(proto, metadata)
+
+
+class _ByName(nn.Module):
+    """A model whose forward takes whatever names it is given, called by position."""
+
+    def __init__(self, model: nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        return self.model(**dict(zip(self.names, tensors, strict=True)))
+
+
+def _taking(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, list[str]]:
+    """The model and inputs as the exporter takes them, and names of the inputs where the forward itself names none."""
+    kinds = {parameter.kind for parameter in inspect.signature(model.forward).parameters.values()}
+    if isinstance(inputs, Mapping) and inspect.Parameter.VAR_KEYWORD in kinds:
+        return _ByName(model, list(inputs)).eval(), tuple(inputs.values()), list(inputs)
+    if not isinstance(inputs, Mapping) and inspect.Parameter.VAR_POSITIONAL in kinds:
+        count = len(inputs) if isinstance(inputs, (tuple, list)) else 1
+        return model, inputs, ["input"] if count == 1 else [f"input_{k}" for k in range(count)]
+    return model, inputs, []
 
 
 def _arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any], Any]:

@@ -1,0 +1,144 @@
+"""`prune.Channels`: smaller layers, chosen by score, saved and loaded, and one line for what cannot be done."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mirabelle import Run, Task, Training, compress, load, prune, quantize
+from mirabelle.architecture import architecture_of
+from mirabelle.errors import UserError
+from mirabelle.prune.cutting import Cutting
+
+
+class Net(nn.Module):
+    """A residual block between a stem and a head; the stem's channels go together with the block's output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12)
+        self.inner, self.outer = nn.Conv2d(12, 20, 3, padding=1), nn.Conv2d(20, 12, 3, padding=1)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.stem(x)).relu()
+        x = x + self.outer(self.inner(x).relu())
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net()
+
+
+def test_units_of_lowest_score_go_and_what_reads_them_follows(net: Net, images: Task) -> None:
+    with torch.no_grad():
+        net.inner.weight[[1, 4, 5, 17]] *= 0.01
+        net.outer.weight[:, [1, 4, 5, 17]] *= 0.01
+    before = copy.deepcopy(net.state_dict())
+    smaller = prune.Channels(sparsity=0.2, ignore=("stem",))(net, images, Run("unused"))
+    kept = [k for k in range(20) if k not in (1, 4, 5, 17)]
+    assert torch.equal(smaller.inner.weight, net.inner.weight[kept])
+    assert torch.equal(smaller.outer.weight, net.outer.weight[:, kept])
+    assert (smaller.inner.out_channels, smaller.outer.in_channels) == (16, 16)
+    assert smaller.stem.weight.shape == net.stem.weight.shape
+    assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in before.items())
+    x = images.test.first(4).inputs
+    with torch.no_grad():
+        assert (smaller.eval()(x) - net.eval()(x)).abs().max() < 0.01, "what went had hardly a part in the outputs"
+
+
+def test_what_is_left_is_a_multiple_and_no_less_than_the_minimum(net: Net, images: Task) -> None:
+    smaller = prune.Channels(sparsity=0.6, multiple=8)(net, images, Run("unused"))
+    assert (smaller.stem.out_channels, smaller.inner.out_channels) == (8, 8)
+    smaller = prune.Channels(sparsity=0.9, minimum=3)(net, images, Run("unused"))
+    assert (smaller.stem.out_channels, smaller.inner.out_channels) == (3, 3)
+    smaller = prune.Channels(sparsity=0.99, multiple=64)(net, images, Run("unused"))
+    assert (smaller.stem.out_channels, smaller.inner.out_channels) == (12, 20), "no group is wider than it was"
+
+
+def test_ranked_together_the_weaker_group_loses_more(net: Net, images: Task) -> None:
+    with torch.no_grad():
+        net.inner.weight[:15] *= 0.01
+        net.outer.weight[:, :15] *= 0.01
+    smaller = prune.Channels(sparsity=0.46, scope="global")(net, images, Run("unused"))
+    assert smaller.inner.out_channels == 6
+    assert smaller.stem.out_channels == 12
+
+
+def test_layers_of_a_stacked_lstm_keep_equally_many(images: Task) -> None:
+    class Stacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.LSTM(8, 10, num_layers=2, bidirectional=True, batch_first=True), nn.Linear(20, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.rnn(x[:, 0])[0][:, -1])
+
+    torch.manual_seed(0)
+    model = Stacked()
+    with torch.no_grad():
+        model.rnn.weight_hh_l1 *= 3.0
+    for step in (prune.Channels(sparsity=0.5), prune.Channels(sparsity=0.5, scope="global")):
+        smaller = step(model, images, Run("unused"))
+        assert smaller.rnn.hidden_size == smaller.rnn.weight_hh_l1.shape[1] == smaller.rnn.weight_hh_l0_reverse.shape[1] < 10
+        assert smaller(images.test.first(3).inputs).shape == (3, 3)
+
+
+def test_a_run_with_training_and_integers_passes_its_gates_and_loads_again(net: Net, images: Task, tmp_path: Path) -> None:
+    train = Training(epochs=2, batch_size=20, lr=0.01, precision="float32")
+    result = compress(
+        net, images, [prune.Channels(sparsity=0.5, train=train), quantize.Static()], out=tmp_path / "run", baseline=train
+    )
+    assert all(gate.passed for gate in result.gates.values())
+    assert result.profile.parameters < 0.35 * result.start.parameters
+    assert result.profile.macs < 0.35 * result.start.macs
+    again = load(Net, tmp_path / "run")
+    x = images.test.first(5).inputs
+    assert torch.equal(again(x), result.model.eval()(x))
+    assert set(architecture_of(again).slices) >= {"stem.weight", "inner.weight", "head.weight"}
+
+
+def test_a_preview_names_every_group(net: Net, images: Task) -> None:
+    preview = prune.Channels(sparsity=0.5).preview(net, images, Run("unused"))
+    assert preview.says[:3] == (
+        "16 of 32 units in 2 groups are cut",
+        "stem.weight:0: 12 become 6 (10 dimensions of tensors)",
+        "inner.weight:0: 20 become 10 (3 dimensions of tensors)",
+    )
+    assert preview.model.stem.out_channels == 6
+
+
+@pytest.mark.parametrize(
+    ("step", "code", "words"),
+    [
+        (prune.Channels(sparsity=0.5, ignore=("stemm",)), "E112", 'pattern "stemm" matches nothing'),
+        (prune.Channels(sparsity=0.5, ignore=("*",)), "E112", "no channel, neuron or head can be cut"),
+    ],
+)
+def test_what_cannot_be_done_is_told(net: Net, images: Task, step: prune.Channels, code: str, words: str) -> None:
+    with pytest.raises(UserError, match=f"{code}.*{words}"):
+        step(net, images, Run("unused"))
+
+
+def test_a_model_that_cannot_be_traced_is_told(images: Task) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(64, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.flatten(1)) if x.sum() > 0 else self.layer(-x.flatten(1))
+
+    with pytest.raises(UserError, match=r"E121.*cannot be traced"):
+        prune.Channels(sparsity=0.5)(Branching(), images, Run("unused"))
+
+
+def test_the_same_units_are_chosen_again(net: Net, images: Task) -> None:
+    one, other = (Cutting(prune.Channels(sparsity=0.5), net, images) for _ in range(2))
+    assert [units.tolist() for units in one.removed] == [units.tolist() for units in other.removed]
