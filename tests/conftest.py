@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: workers that share the cores take one thread each
@@ -13,6 +14,8 @@ import torch
 from torch import nn
 
 from mirabelle import Run, Task
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background it is ignored, and so in every child
 
 
 @pytest.fixture
