@@ -238,6 +238,13 @@ def every_step_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Checkpoint, "due", property(lambda self: True))
 
 
+def run_in(folder: Path, execution: str = "float32") -> Run:
+    """A run in which the execution, which is measured and may come out another way each time, is decided."""
+    run = Run(folder)
+    run.journal.decisions["execution"] = execution
+    return run
+
+
 @pytest.mark.usefixtures("every_step_is_kept")
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("execution", ["float32", "float32 channels_last", "bfloat16 channels_last"])
@@ -246,23 +253,18 @@ def test_a_killed_training_ends_with_the_same_bits(images: Task, tmp_path: Path,
     step = prune.Weights(sparsity=0.7, schedule=prune_quickly(), train=training)
     task = images.with_teacher(dropout_net())
 
-    def run_in(folder: Path) -> Run:
-        run = Run(folder)
-        run.journal.decisions["execution"] = execution
-        return run
-
-    whole = step(dropout_net(), task, run_in(tmp_path / "whole"))
+    whole = step(dropout_net(), task, run_in(tmp_path / "whole", execution))
     for kill_at in (1, 6, 13):
         folder = tmp_path / f"killed at {kill_at}"
-        model = step.prepare(dropout_net(), task, run_in(folder))
+        model = step.prepare(dropout_net(), task, run_in(folder, execution))
         controls = [*step.controls(model), KilledAt(kill_at)]
         with pytest.raises(KilledError):
-            fit(model, task, training, run_in(folder), controls=controls)
+            fit(model, task, training, run_in(folder, execution), controls=controls)
         written = Checkpoint(folder / "checkpoint.safetensors").read()
         if written is not None:  # the fake control is not part of the real run
             groups, numbers = written
             Checkpoint(folder / "checkpoint.safetensors").write(groups, {**numbers, "controls": numbers["controls"][:1]})
-        again = step(dropout_net(), task, run_in(folder))
+        again = step(dropout_net(), task, run_in(folder, execution))
         assert fingerprint(again) == fingerprint(whole), f"killed at step {kill_at}"
         assert (written is None) == (kill_at == 1)
 
@@ -273,10 +275,10 @@ def test_an_epoch_that_dies_before_it_is_judged_is_judged_by_the_next_run(
     images: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int | None
 ) -> None:
     training = Training(epochs=None if steps else 4, steps=steps, batch_size=32, lr=0.05, patience=1)
-    whole = fit(dropout_net(), images, training, Run(tmp_path / "whole"))
+    whole = fit(dropout_net(), images, training, run_in(tmp_path / "whole"))
     judged = [event["metric"] for event in events(Run(tmp_path / "whole"), "epoch")]
     for dies in range(1, len(judged) + 1):
-        run, calls = Run(tmp_path / f"dies at {dies}"), iter(range(1, dies + 1))
+        run, calls = run_in(tmp_path / f"dies at {dies}"), iter(range(1, dies + 1))
 
         def dying(*arguments: Any, calls: Iterator[int] = calls, dies: int = dies) -> Any:
             if next(calls) == dies:
