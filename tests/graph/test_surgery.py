@@ -32,6 +32,9 @@ from mirabelle.graph.trace import traced
 pytestmark = pytest.mark.filterwarnings("ignore:The tensor attributes? self.*assigned during export:UserWarning")
 FLOAT32 = 2e-4  # relative; sums of other lengths in another order, through a few layers
 OTHER_FIRST_AXIS = {"stacked_gru", "clip"}  # time; the other modality
+ONE_BATCH = {"literal_widths"}  # whose trace holds the batch of its example: another raises
+# Refused, and said so: batch and heads lie in one dimension of several literals, of which one alone can be inferred.
+REFUSED = {"bloom"}
 
 
 @pytest.mark.parametrize("name", chosen(ARCHITECTURES))
@@ -43,6 +46,10 @@ def test_the_cut_module_gives_what_was_masked(name: str) -> None:
     flow = propagated(program)
     kept = kept_without(flow, half_of(groups_of(program, flow)))
     before = copy.deepcopy(model.state_dict())
+    if name in REFUSED:
+        with pytest.raises(UserError, match=r"E121.*neither the model's code nor its rewritten program"):
+            cut(model, program, flow, kept, (positional, named))
+        return
     smaller = cut(model, program, flow, kept, (positional, named))
     masked = run_masked(program, flow, kept, pytree.tree_leaves((positional, named)))
     assert difference(list(tensors_of(smaller(*positional, **named))), masked) < FLOAT32
@@ -50,7 +57,7 @@ def test_the_cut_module_gives_what_was_masked(name: str) -> None:
     assert set(smaller.state_dict()) <= set(model.state_dict())
     assert set(dict(smaller.named_parameters())) <= set(dict(model.named_parameters()))
     assert not {id(tensor) for tensor in smaller.parameters()} & {id(tensor) for tensor in model.parameters()}
-    if name not in OTHER_FIRST_AXIS:
+    if name not in OTHER_FIRST_AXIS | ONE_BATCH:
         larger = pytree.tree_map(lambda part: torch.cat([part, part[:1]]), (positional, named))
         outputs = tensors_of(smaller(*larger[0], **larger[1]))
         assert difference([output[: len(one)] for output, one in zip(outputs, masked, strict=True)], masked) < FLOAT32

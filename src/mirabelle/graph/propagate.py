@@ -16,6 +16,7 @@ from mirabelle.graph.rules.labels import VIEWS
 from mirabelle.graph.rules.layout import shuffled
 from mirabelle.graph.trace import Program, name_in_model
 
+_CLAIMS = ("_assert", "sym_constrain_range")  # what the trace found to hold; nothing comes out
 _ALWAYS_CONSTANT = ("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _NUMBERS = (*_SYMBOLS, int, float, bool)
@@ -76,6 +77,8 @@ def _called(flow: Flow, node: fx.Node) -> Results:
         flow.constants[node] = value.node.hint if isinstance(value, _SYMBOLS) else value
         return ()
     call = Call.of(node)
+    if call.name.startswith(_CLAIMS):
+        return untouched(value_of(node))
     nodes = [part for part in node.all_input_nodes if value_of(part) is not None]
     if call.name in _ALWAYS_CONSTANT or all(part in flow.constants for part in nodes):
         return _constant(flow, call)

@@ -133,6 +133,9 @@ def cut(model: nn.Module, program: Program, flow: Flow, kept: Kept, example: Exa
 
     Returns:
         An ordinary module: the model's own where its code follows its widths, else the rewritten program.
+
+    Raises:
+        UserError: E121 when neither computes what it should; nothing wrong is ever given back.
     """
     indices = kept_indices(program, flow, kept)
     attributes = _merged(_by_class(model, program, flow, kept, indices), _by_width(model, flow, kept))
@@ -144,7 +147,11 @@ def cut(model: nn.Module, program: Program, flow: Flow, kept: Kept, example: Exa
         _hold(smaller, program, flow, kept, example)
     except _DoesNotFollowError as reason:
         smaller = Rewritten(program, flow, kept)
-        _hold(smaller, program, flow, kept, example)
+        try:
+            _hold(smaller, program, flow, kept, example)
+        except _DoesNotFollowError as error:
+            message = f"neither the model's code nor its rewritten program follows the cut: {error}"
+            raise UserError("E121", message, "name the layers concerned in `ignore`, or use prune.Weights") from error
         record = architecture_of(model).with_slices(indices, {}).with_program(Signature.of(example).to_data(), str(reason))
     attach(smaller, record)
     return smaller

@@ -136,7 +136,8 @@ def _sizes(kept: Kept, axes: Axes, sizes: Sequence[int], literal: Sequence[Any] 
     counts = [kept.count(axis, size) for axis, size in zip(axes, sizes, strict=True)]
     found = [said if count == size else count for count, size, said in zip(counts, sizes, written, strict=True)]
     mixed = [d for d, said in enumerate(written) if isinstance(said, fx.Node) and found[d] is not said]
-    return [-1 if mixed == [d] else said for d, said in enumerate(found)]
+    inferred = any(isinstance(said, int) and said < 0 for said in found)  # one dimension at most may be
+    return [-1 if mixed == [d] and not inferred else said for d, said in enumerate(found)]
 
 
 def _rewrite_pieces(flow: Flow, call: Call, moved: Moved) -> None:
