@@ -84,14 +84,8 @@ def run_cut(program: Program, flow: Flow, kept: Kept, tensors: Mapping[str, Tens
     def call(node: fx.Node, known: Mapping[fx.Node, Any]) -> Any:
         if node in flow.inside:
             return None
-        called = Call.of(node)
         constant = node in flow.constants
-        rewriting = None if constant else flow.rewritings.get(node)
-        arguments, target = dict(called.arguments), node.target
-        if rewriting is not None:
-            changed = dict(rewriting.arguments(kept))
-            arguments = changed if rewriting.target is not None else {**arguments, **changed}
-            target = rewriting.target or target
+        target, arguments = written(flow, kept, node)
         read = known if constant else _Picked(flow, kept, known)
         result = result_of(target, _substituted(arguments, read))
         if not constant:
@@ -104,6 +98,16 @@ def run_cut(program: Program, flow: Flow, kept: Kept, tensors: Mapping[str, Tens
 def result_of(target: Any, arguments: Mapping[str, Any]) -> Any:
     """What an operator gives; numbers are computed by Python's own, whose arguments have no names."""
     return target(**arguments) if isinstance(target, torch._ops.OpOverload) else target(*arguments.values())
+
+
+def written(flow: Flow, kept: Kept, node: fx.Node) -> tuple[Any, dict[str, Any]]:
+    """The operator and the arguments of a node when units are gone; constants are computed whole."""
+    arguments = dict(Call.of(node).arguments)
+    rewriting = None if node in flow.constants else flow.rewritings.get(node)
+    if rewriting is None:
+        return node.target, arguments
+    changed = dict(rewriting.arguments(kept))
+    return (rewriting.target, changed) if rewriting.target is not None else (node.target, {**arguments, **changed})
 
 
 class _Picked(Mapping[fx.Node, Any]):

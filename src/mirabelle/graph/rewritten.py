@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from mirabelle.graph.call import Call
 from mirabelle.graph.flow import Flow, Kept
-from mirabelle.graph.interpret import SKIPPED, result_of, sliced
+from mirabelle.graph.interpret import SKIPPED, result_of, sliced, written
 from mirabelle.graph.trace import Program
 
 
@@ -67,7 +67,6 @@ class Rewritten(nn.Module):
         self._inputs: list[int] = []
         self._held: dict[int, str] = {}
         self._instructions: list[_Instruction] = []
-        self._last_use: dict[int, int] = {}
         self._picked: dict[tuple[int, int], int] = {}
         self._indices = 0
         self._results = _Results(program.exported.call_spec.out_spec)
@@ -118,15 +117,10 @@ class Rewritten(nn.Module):
             self._call(node, number, flow, kept)
 
     def _call(self, node: fx.Node, number: int, flow: Flow, kept: Kept) -> None:
-        constant, call = node in flow.constants, Call.of(node)
-        rewriting = None if constant else flow.rewritings.get(node)
-        arguments, target = dict(call.arguments), node.target
-        if rewriting is not None:
-            changed = dict(rewriting.arguments(kept))
-            arguments = changed if rewriting.target is not None else {**arguments, **changed}
-            target = rewriting.target or target
+        constant = node in flow.constants
+        target, arguments = written(flow, kept, node)
         filled = {name: self._template(value, flow, kept, constant=constant) for name, value in arguments.items()}
-        self._instructions.append(_Instruction(number, target, filled))  # type: ignore[arg-type]
+        self._instructions.append(_Instruction(number, target, filled))
 
     def _template(self, value: Any, flow: Flow, kept: Kept, *, constant: bool) -> Any:
         if isinstance(value, fx.Node):
