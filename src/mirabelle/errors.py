@@ -26,6 +26,7 @@ CODES: dict[str, tuple[int, str]] = {
     "E111": (2, "contradictory settings"),
     "E112": (2, "pattern matches nothing"),
     "E113": (2, "a goal that cannot be read"),
+    "E114": (2, "a goal that cannot be reached"),
     "E120": (2, "function of the user's not found or failing"),
     "E121": (2, "model that cannot be used"),
     "E130": (2, "data missing"),

@@ -1,0 +1,221 @@
+"""How much to take from where under one or several budgets: one option of each item, least damage, exactly.
+
+Items are groups of channels, layers, tensors; their options are widths, bits, ranks. Damage adds up over items. A cost adds up
+over tables: over the options of one item, or of several at once (a convolution costs inputs × outputs). A table over several
+items keeps the problem linear: it has a variable for each combination, whose sums over the others are the variables of each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mirabelle.errors import UserError
+
+Table = npt.NDArray[np.float64]
+_SECONDS = 60.0  # after which the best that was found is taken, with what is known of its distance to the optimum
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A cost and its limit.
+
+    Args:
+        name: for messages: "macs", "parameters", "latency".
+        limit: the most that all tables together may come to.
+        tables: by the numbers of the items whose options are its axes, rising; () holds what no choice changes.
+    """
+
+    name: str
+    limit: float
+    tables: Mapping[tuple[int, ...], Table]
+
+    def cost(self, choice: Sequence[int]) -> float:
+        """What a choice costs.
+
+        Args:
+            choice: the number of the chosen option of each item.
+        """
+        return float(sum(table[tuple(choice[item] for item in items)] for items, table in self.tables.items()))
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The choice that does least damage within the budgets.
+
+    Args:
+        choice: the number of the chosen option, item by item.
+        damage: sum of the damages of the chosen options.
+        costs: by the name of the budget.
+        gap: how far above the optimum the damage may be, relative; 0 where it is proven.
+    """
+
+    choice: tuple[int, ...]
+    damage: float
+    costs: Mapping[str, float] = field(default_factory=dict)
+    gap: float = 0.0
+
+
+def allocate(damages: Sequence[npt.ArrayLike], budgets: Sequence[Budget]) -> Allocation:
+    """One option of every item, so that Σ damage is least and every budget holds: a multiple-choice knapsack.
+
+    min Σ_i d_i[c_i]  subject to  Σ_t T_t[c_i for the items i of t] ≤ limit, for every budget.
+
+    Args:
+        damages: for each item, the damage of each of its options, finite and ≥ 0.
+        budgets: costs and their limits; tables are indexed by the items' positions.
+
+    Raises:
+        UserError: E114 when no choice fits; the least that each budget allows is told.
+
+    Example:
+        >>> macs = Budget("macs", 10.0, {(0, 1): np.outer([1.0, 2.0, 4.0], [2.0, 4.0])})
+        >>> found = allocate([[9.0, 3.0, 0.0], [2.0, 0.0]], [macs])
+        >>> found.choice, found.damage, found.costs
+        ((2, 0), 2.0, {'macs': 8.0})
+
+    Source: Kellerer, Pferschy, Pisinger 2004, "Knapsack Problems", chapter 11; Sherali, Adams 1990, doi:10.1137/0403036 (products).
+    """
+    rows = [np.asarray(row, np.float64) for row in damages]
+    unit = max((float(row.max()) for row in rows if len(row)), default=0.0) or 1.0
+    program = _Program([row / unit for row in rows], budgets)
+    result = program.solved(program.damage, budgets)
+    if result.x is None:
+        raise _unreachable(program, budgets)
+    choice = program.choice(result.x)
+    total = float(sum(row[option] for row, option in zip(rows, choice, strict=True)))
+    gap = float(result.mip_gap) if result.mip_gap is not None and math.isfinite(result.mip_gap) else 0.0
+    return Allocation(choice, total, {budget.name: budget.cost(choice) for budget in budgets}, gap)
+
+
+def least(budget: Budget, options: Sequence[int]) -> float:
+    """The smallest cost that any choice has.
+
+    Args:
+        budget: its limit does not count.
+        options: how many each item has.
+    """
+    program = _Program([np.zeros(count) for count in options], [budget])
+    result = program.solved(program.costs(budget), [])
+    return budget.cost(program.choice(result.x))
+
+
+def _unreachable(program: _Program, budgets: Sequence[Budget]) -> UserError:
+    alone = {budget.name: least(budget, [len(row) for row in program.rows]) for budget in budgets}
+    low = [budget for budget in budgets if alone[budget.name] > budget.limit]
+    told = ", ".join(f"{budget.name} {budget.limit:.6g} (the least is {alone[budget.name]:.6g})" for budget in low or budgets)
+    together = "" if low else " together"
+    return UserError(
+        "E114", f"no choice reaches{together} {told}", "ask for less, or lower what every group, layer or tensor must keep"
+    )
+
+
+class _Program:
+    """The variables: one for each option of each item, then one for each entry of each table over several items."""
+
+    def __init__(self, rows: Sequence[Table], budgets: Sequence[Budget]) -> None:
+        self.rows = rows
+        self._starts = np.cumsum([0, *(len(row) for row in rows)])
+        self._joint: dict[tuple[int, ...], int] = {}
+        size = int(self._starts[-1])
+        for items in (items for budget in budgets for items in budget.tables):
+            if len(items) > 1 and items not in self._joint:
+                self._joint[items] = size
+                size += math.prod(len(rows[item]) for item in items)
+        self.size = size
+        self.damage = np.zeros(size)
+        self.damage[: self._starts[-1]] = np.concatenate([np.zeros(0), *rows])
+
+    def costs(self, budget: Budget) -> Table:
+        """The factor of each variable in the cost, without what no choice changes."""
+        found = np.zeros(self.size)
+        for items, table in budget.tables.items():
+            if items:
+                start = self._starts[items[0]] if len(items) == 1 else self._joint[items]
+                found[start : start + table.size] += table.ravel()
+        return found
+
+    def solved(self, objective: Table, budgets: Sequence[Budget]) -> Any:
+        from scipy.optimize import Bounds, LinearConstraint, milp
+
+        constraints = [self._one_each()]
+        for budget in budgets:
+            scale = max(abs(budget.limit), 1e-30)  # so that tolerances mean the same whatever the unit
+            fixed = float(budget.tables[()]) if () in budget.tables else 0.0
+            constraints.append(LinearConstraint(self.costs(budget)[np.newaxis] / scale, -np.inf, (budget.limit - fixed) / scale))
+        whole = np.zeros(self.size)
+        whole[: self._starts[-1]] = 1
+        scale = float(np.abs(objective).max()) or 1.0
+        return milp(
+            objective / scale,
+            integrality=whole,
+            bounds=Bounds(0, 1),
+            constraints=constraints,
+            options={"mip_rel_gap": 0.0, "time_limit": _SECONDS},
+        )
+
+    def choice(self, values: Table) -> tuple[int, ...]:
+        parts = (values[start : start + len(row)] for start, row in zip(self._starts, self.rows, strict=False))
+        return tuple(int(part.argmax()) for part in parts)
+
+    def _one_each(self) -> Any:
+        """Exactly one option of each item; the entries of a table sum to the options of each of its items."""
+        from scipy.optimize import LinearConstraint
+        from scipy.sparse import coo_array
+
+        entries: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], float]] = []
+        due: list[float] = []
+        for start, row in zip(self._starts, self.rows, strict=False):
+            columns = np.arange(start, start + len(row))
+            entries.append((np.full(len(row), len(due)), columns, 1.0))
+            due.append(1.0)
+        for items, start in self._joint.items():
+            shape = tuple(len(self.rows[item]) for item in items)
+            numbers = start + np.arange(math.prod(shape)).reshape(shape)
+            for place, item in enumerate(items):
+                for option in range(shape[place]):
+                    columns = numbers.take(option, axis=place).ravel()
+                    entries.append((np.full(len(columns), len(due)), columns, 1.0))
+                    entries.append((np.array([len(due)]), np.array([self._starts[item] + option]), -1.0))
+                    due.append(0.0)
+        lines = np.concatenate([lines for lines, _, _ in entries])
+        columns = np.concatenate([columns for _, columns, _ in entries])
+        values = np.concatenate([np.full(len(lines), value) for lines, _, value in entries])
+        matrix = coo_array((values, (lines, columns)), shape=(len(due), self.size)).tocsr()
+        return LinearConstraint(matrix, np.array(due), np.array(due))
+
+
+def tables_of(polynomial: Mapping[tuple[int, ...], float], fractions: Sequence[Table]) -> dict[tuple[int, ...], Table]:
+    """The tables of a polynomial in what the items keep.
+
+    Args:
+        polynomial: factors by the numbers of items, each as often as it is a factor.
+        fractions: for each item, what each option keeps.
+    """
+    found: dict[tuple[int, ...], Table] = {}
+    for key, factor in polynomial.items():
+        items = tuple(sorted(set(key)))
+        parts = [fractions[item] ** key.count(item) for item in items]
+        table = factor * reduce(np.multiply.outer, parts, np.array(1.0))
+        found[items] = found[items] + table if items in found else table
+    return _absorbed(found)
+
+
+def _absorbed(tables: Mapping[tuple[int, ...], Table]) -> dict[tuple[int, ...], Table]:
+    """Tables whose items are all among those of another are added to it: fewer variables, the same costs."""
+    found: dict[tuple[int, ...], Table] = {}
+    for items in sorted(tables, key=len, reverse=True):
+        home: Iterable[tuple[int, ...]] = (other for other in found if len(items) > 1 and set(items) <= set(other))
+        other = next(iter(home), None)
+        if other is None:
+            found[items] = tables[items]
+        else:
+            shape = [tables[items].shape[items.index(item)] if item in items else 1 for item in other]
+            found[other] = found[other] + tables[items].reshape(shape)
+    return found
