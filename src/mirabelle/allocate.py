@@ -80,7 +80,8 @@ def allocate(damages: Sequence[npt.ArrayLike], budgets: Sequence[Budget]) -> All
         >>> found.choice, found.damage, found.costs
         ((2, 0), 2.0, {'macs': 8.0})
 
-    Source: Kellerer, Pferschy, Pisinger 2004, "Knapsack Problems", chapter 11; Sherali, Adams 1990, doi:10.1137/0403036 (products).
+    Source: Kellerer, Pferschy, Pisinger 2004, "Knapsack Problems", chapter 11; Sherali, Adams 1990, doi:10.1137/0403036 (the
+    tables over several items).
     """
     rows = [np.asarray(row, np.float64) for row in damages]
     unit = max((float(row.max()) for row in rows if len(row)), default=0.0) or 1.0
@@ -148,7 +149,9 @@ class _Program:
         for budget in budgets:
             scale = max(abs(budget.limit), 1e-30)  # so that tolerances mean the same whatever the unit
             fixed = float(budget.tables[()]) if () in budget.tables else 0.0
-            constraints.append(LinearConstraint(self.costs(budget)[np.newaxis] / scale, -np.inf, (budget.limit - fixed) / scale))
+            constraints.append(
+                LinearConstraint(self.costs(budget)[np.newaxis] / scale, -np.inf, (budget.limit - fixed) / scale)
+            )
         whole = np.zeros(self.size)
         whole[: self._starts[-1]] = 1
         scale = float(np.abs(objective).max()) or 1.0

@@ -21,6 +21,7 @@ _ALLOWED = {
     "macs": ("", "k", "M", "G"),
     "parameters": ("", "k", "M", "G"),
 }
+AMOUNTS = ("macs", "parameters", "size", "latency")  # what a step that takes away units or layers may have a goal on
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Goal:
 
     def __post_init__(self) -> None:
         readers: dict[str, Callable[[Any], object]] = {"max_drop": _drop, "metric": _fraction}
-        readers |= {name: partial(_limit, name, start=1.0) for name in _ALLOWED}
+        readers |= {name: partial(limit_of, name, start=1.0) for name in _ALLOWED}
         mistakes: list[UserError] = []
         for name, read in readers.items():
             with gathered(mistakes, name):
@@ -90,7 +91,7 @@ class Goal:
             if asked is None:
                 continue
             before, after = _measured(name, start, of_start=True), _measured(name, end, of_start=False)
-            limit = _limit(name, asked, before)
+            limit = limit_of(name, asked, before)
             if not after <= limit:  # so that a NaN is never taken for success
                 missed.append(Shortfall(name, limit, after))
         return missed
@@ -125,28 +126,65 @@ def _measured(name: str, profile: Profile, *, of_start: bool) -> float:
     return float(value)
 
 
-def _limit(name: str, asked: str | float, start: float) -> float:
+def limit_of(name: str, asked: str | float, start: float, where: str = "goal.") -> float:
+    """The number that is asked for: bytes, milliseconds, or a count.
+
+    Args:
+        name: "size", "onnx_size", "latency", "macs" or "parameters".
+        asked: "44 kB", or "5%" of the start's.
+        start: the start's number.
+        where: what the name stands behind in messages.
+
+    Raises:
+        UserError: E113 when it cannot be read.
+
+    Example:
+        >>> limit_of("macs", "2.5M", 1e7), limit_of("macs", "50%", 1e7)
+        (2500000.0, 5000000.0)
+    """
     if isinstance(asked, (int, float)):
-        return _finite(name, asked)
-    number, unit = _parse(name, asked, ("%", *_ALLOWED[name]))
+        return _finite(where + name, asked)
+    number, unit = _parse(where + name, asked, ("%", *_ALLOWED[name]))
     return start * number / 100 if unit == "%" else number * _UNITS[unit]
 
 
+def hold_amount(step: Any) -> None:
+    """Raise unless a step has a sparsity, or a goal that can be read.
+
+    Args:
+        step: a record with `sparsity` and the fields that `AMOUNTS` names.
+
+    Raises:
+        UserError: E111 both or neither, E113 a goal that cannot be read.
+    """
+    mistakes: list[UserError] = []
+    names = [name for name in AMOUNTS if getattr(step, name) is not None]
+    for name in names:
+        with gathered(mistakes, name):
+            limit_of(name, getattr(step, name), 1.0, where="")
+    raise_all(mistakes)
+    if (step.sparsity is None) == (not names):
+        got = "both" if names else "neither"
+        raise UserError(
+            "E111", f"give a sparsity, or a goal of {', '.join(AMOUNTS)}; got {got}", 'sparsity = 0.5, or macs = "50%", say'
+        )
+
+
 def _drop(asked: str) -> tuple[float, bool]:
-    number, unit = _parse("max_drop", asked, ("pt", "%"))
+    number, unit = _parse("goal.max_drop", asked, ("pt", "%"))
     return number / 100, unit == "%"
 
 
 def _fraction(asked: str | float) -> float:
     if isinstance(asked, (int, float)):
-        return _finite("metric", asked)
-    number, unit = _parse("metric", asked, ("%", ""))
+        return _finite("goal.metric", asked)
+    number, unit = _parse("goal.metric", asked, ("%", ""))
     return number / 100 if unit == "%" else number
 
 
 def _finite(name: str, asked: float) -> float:
     if not math.isfinite(asked):
-        raise UserError("E113", f"goal.{name} must be finite; got {asked!r}", "give a number, or leave it out")
+        raise UserError("E113", f"{name} must be finite; got {asked!r}", "give a number, or leave it out")
     return float(asked)
 
 
@@ -154,5 +192,5 @@ def _parse(name: str, asked: str, units: tuple[str, ...]) -> tuple[float, str]:
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z%]*)\s*", asked) if isinstance(asked, str) else None
     if found is None or found[2] not in units:
         choices = ", ".join(f'"5 {unit}"'.replace(" %", "%").replace(" pt", "pt").strip() for unit in units)
-        raise UserError("E113", f"goal.{name} cannot be read; got {asked!r}", f"write a number and a unit, such as {choices}")
+        raise UserError("E113", f"{name} cannot be read; got {asked!r}", f"write a number and a unit, such as {choices}")
     return float(found[1]), found[2]

@@ -140,5 +140,5 @@ def test_a_model_that_cannot_be_traced_is_told(images: Task) -> None:
 
 
 def test_the_same_units_are_chosen_again(net: Net, images: Task) -> None:
-    one, other = (Cutting(prune.Channels(sparsity=0.5), net, images) for _ in range(2))
+    one, other = (Cutting(prune.Channels(sparsity=0.5), net, images, Run("unused")) for _ in range(2))
     assert [units.tolist() for units in one.removed] == [units.tolist() for units in other.removed]

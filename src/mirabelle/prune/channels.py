@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from mirabelle.goal import hold_amount
 from mirabelle.plain import Count, Fraction, Patterns, record
 from mirabelle.scores import Magnitude
 from mirabelle.scores.score import ScoreField
@@ -25,25 +26,37 @@ class Channels:
 
     What must be cut together is found on the traced program: channels with their norms and readers, heads with all their
     projections, key-value groups, neurons. What is not understood stays, and is named (`mirabelle inspect MODEL --groups`).
-    Of a group of n units, max(minimum, ⌈(n − ⌊sparsity · n⌋) / multiple⌉ · multiple) stay, at most n. The score of a unit
-    is √Σ s², over the scores s of every weight of two or more dimensions that it takes with it. With `scope = "global"` the
-    scores of each group are divided by their mean, and all groups are ranked together.
+    How much goes is told in one of two ways:
+        sparsity s   of a group of n units, max(minimum, ⌈(n − ⌊s · n⌋) / multiple⌉ · multiple) stay, at most n;
+        a goal       one or several of macs, parameters, size, latency: as little goes as the goal allows.
+    The score of a unit is √Σ s², over the scores s of every weight of two or more dimensions that it takes with it.
+    With `scope = "group"` every group loses the same fraction. With "global" and a sparsity, scores are divided by their mean
+    in the group and ranked over all groups; with "global" and a goal, the widths are those of least damage
+    −Σ ln(share of the group's squared scores that stays), an exact optimum over the widths that are looked at
+    (`mirabelle.allocate`). Milliseconds are planned from times of single operators and held against those of the whole model.
 
     The cut model is the model's own module where its code follows its widths; where they are written into it, the rewritten
     program stands for it: without dropout and with its batch statistics fixed, as in eval mode.
 
     Args:
         sparsity: fraction of the units removed, in [0, 1).
-        scope: rank within each "group", or "global" over all of them.
+        macs: multiply-accumulates of one sample that may be left: "2.3M", or "50%" of the model's.
+        parameters: that may be left: "20k", or "8%".
+        size: bytes of the parameters in float32 that may be left: "80 kB", or "8%".
+        latency: median of one call in ONNX Runtime that may be left: "0.8 ms", or "60%"; measured, then written down.
+        batch: samples of a call whose latency is measured.
+        scope: "group", or "global" over all of them; by default "group" for a sparsity and "global" for a goal.
         ignore: patterns of parameter names; a group that touches one of them stays whole.
         minimum: units that every group keeps at least.
-        multiple: what is left in a group is a multiple of this; widths of 8 or 16 run faster in most runtimes.
+        multiple: what is left in a group is a multiple of this; "measured" takes the smallest at which the heaviest operators
+            run at nine tenths of their best rate, and writes it down.
         score: what matters least; magnitude by default.
         train: the training in which the rest recovers; None cuts and leaves it at that.
 
     Raises:
-        UserError: E110 out of range, E112 a pattern that matches nothing or no group that can be cut, E121 a model that
-            cannot be traced.
+        UserError: E110 out of range, E111 both or neither of sparsity and a goal, E112 a pattern that matches nothing or no
+            group that can be cut, E113 a goal that cannot be read, E114 one that cannot be reached, E121 a model that cannot
+            be traced.
 
     Example:
         >>> import mirabelle, torch
@@ -55,18 +68,32 @@ class Channels:
         torch.Size([4, 4])
 
     Source: Fang, Ma, Song, Bi Mi, Wang 2023, arXiv:2301.12900 (groups); Li, Kadav, Durdanovic, Samet, Graf 2017,
-    arXiv:1608.08710 (magnitude of filters).
+    arXiv:1608.08710 (magnitude of filters);
+    Shen, Yin, Molchanov, Mao, Liu, Alvarez 2022, arXiv:2110.10811 (latency as the budget of an integer program).
     """
 
     stage: ClassVar[Stage] = "thin"
 
-    sparsity: Fraction
-    scope: Literal["group", "global"] = "group"
+    sparsity: Fraction | None = None
+    macs: str | float | None = None
+    parameters: str | float | None = None
+    size: str | float | None = None
+    latency: str | float | None = None
+    batch: Count = 1
+    scope: Literal["group", "global"] | None = None
     ignore: Patterns = ()
     minimum: Count = 1
-    multiple: Count = 1
+    multiple: Count | Literal["measured"] = 1
     score: ScoreField = Magnitude()
     train: Training | None = None
+
+    def __post_init__(self) -> None:
+        hold_amount(self)
+
+    @property
+    def ranks_together(self) -> bool:
+        """Whether one group may lose more than another."""
+        return self.scope == "global" or (self.scope is None and self.sparsity is None)
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         from mirabelle.training import train_together
@@ -78,14 +105,12 @@ class Channels:
     def prepare(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         from mirabelle.prune.cutting import Cutting
 
-        del run
-        return Cutting(self, model, task).cut()
+        return Cutting(self, model, task, run).cut()
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         from mirabelle.prune.cutting import Cutting
 
-        del run
-        cutting = Cutting(self, model, task)
+        cutting = Cutting(self, model, task, run)
         smaller = cutting.cut()
         return Preview(smaller, tuple(cutting.says(smaller)), self.train)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,8 @@ from torch import nn
 from mirabelle.architecture import architecture_of
 from mirabelle.batch import arguments_of
 from mirabelle.errors import UserError
+from mirabelle.goal import limit_of
+from mirabelle.graph.costs import Product, counted, mac_products, parameter_products, polynomial_of
 from mirabelle.graph.groups import groups_of, sums_over_units
 from mirabelle.graph.interpret import kept_without
 from mirabelle.graph.propagate import propagated
@@ -20,11 +22,17 @@ from mirabelle.graph.surgery import cut
 from mirabelle.graph.trace import traced
 from mirabelle.graph.units import Array
 from mirabelle.patterns import every_pattern_matches, matches
+from mirabelle.prune.limits import CountedLimit, MeasuredLimit, Stopwatch
+from mirabelle.prune.planning import Item, Limit, all_together, allowed_counts, damage_of, each_alone, within_limits
+from mirabelle.prune.times import OperatorTimes, in_items
 from mirabelle.scores import Evidence
 from mirabelle.task import Task
 
 if TYPE_CHECKING:
     from mirabelle.prune.channels import Channels
+    from mirabelle.run import Run
+
+_BYTES = 4  # of a float32
 
 
 class Cutting:
@@ -34,15 +42,17 @@ class Cutting:
         step: what is asked for.
         model: to be cut; it stays as it is.
         task: gives the example inputs of the trace.
+        run: keeps what was decided by measuring.
 
     Raises:
         UserError: as `prune.Channels`.
     """
 
-    def __init__(self, step: Channels, model: nn.Module, task: Task) -> None:
+    def __init__(self, step: Channels, model: nn.Module, task: Task, run: Run) -> None:
         names = [name for name, _ in model.named_parameters()]
         every_pattern_matches("ignore", step.ignore, names)
-        self._step, self._model = step, model
+        self._step, self._model, self._task, self._run = step, model, task, run
+        self._batch = len(task.example())
         self._example = arguments_of(task.example().inputs)
         self._program = traced(model, *self._example)
         self._flow = propagated(self._program)
@@ -52,12 +62,14 @@ class Cutting:
             unknown = ", ".join(self._flow.unknown)
             why = f"operators that are not understood hold them: {unknown}" if unknown else "`ignore` or the model leaves none"
             raise UserError("E112", f"no channel, neuron or head can be cut: {why}", "shorten `ignore`, or use prune.Weights")
-        self.removed = self._removed()
+        self._tied = self._tied_groups()
+        self._item_of = [next(n for n, (tied, _) in enumerate(self._tied) if k in tied) for k in range(len(self.groups))]
+        self._orders, self._scores = self._ranked()
+        self.removed = self._without(self._counts())
 
     def cut(self) -> nn.Module:
         """The smaller model."""
-        gone = np.concatenate([np.zeros(0, np.int64), *self.removed])
-        return cut(self._model, self._program, self._flow, kept_without(self._flow, gone), self._example)
+        return self._cut(self.removed)
 
     def says(self, smaller: nn.Module) -> Iterator[str]:
         """What goes, group by group, and what stands for the model afterwards."""
@@ -71,49 +83,109 @@ class Cutting:
         if why:
             yield f"the module's code does not follow ({why}): its rewritten program stands for it, as in eval mode"
 
-    def _removed(self) -> list[Array]:
-        """For each group, the units of lowest score."""
-        scores = self._scores()
-        counts = [self._left(len(group), math.floor(self._step.sparsity * len(group))) for group in self.groups]
-        if self._step.scope == "global":
-            counts = self._left_by_rank(scores)
-        counts = self._made_equal(counts)
+    def _cut(self, removed: Sequence[Array]) -> nn.Module:
+        gone = np.concatenate([np.zeros(0, np.int64), *removed])
+        return cut(self._model, self._program, self._flow, kept_without(self._flow, gone), self._example)
+
+    def _without(self, counts: Sequence[int]) -> list[Array]:
+        """For each group, the units that go when its item keeps so many."""
         return [
-            group.units[np.argsort(score, kind="stable")[: len(group) - count]]
-            for group, score, count in zip(self.groups, scores, counts, strict=True)
+            group.units[order[: len(group) - counts[self._item_of[k]]]]
+            for k, (group, order) in enumerate(zip(self.groups, self._orders, strict=True))
         ]
 
+    def _counts(self) -> list[int]:
+        """How many units each item keeps."""
+        step, items = self._step, self._items()
+        if step.sparsity is not None:
+            return (all_together if step.ranks_together else each_alone)(items, step.sparsity)
+
+        def planned() -> list[int]:
+            limits = [*self._counted_limits(), *self._measured_limits()]
+            return within_limits(items, limits, uniform=not step.ranks_together)
+
+        if step.latency is None:
+            return planned()
+        # What was measured once is written down, so that a repeat is the same although the machine's timing is not.
+        return [int(count) for count in self._run.decide("kept", lambda: " ".join(map(str, planned()))).split()]
+
+    def _counted_limits(self) -> Iterator[Limit]:
+        """Those of what can be counted without running anything."""
+        parameters = list(parameter_products(self._program, self._flow))
+        macs = [product for _, product in mac_products(self._flow)]
+        for name, products, factor in (
+            ("macs", macs, 1 / self._batch),
+            ("parameters", parameters, 1.0),
+            ("size", parameters, _BYTES),
+        ):
+            asked = getattr(self._step, name)
+            if asked is not None:
+                start = factor * counted(products, kept_without(self._flow, np.zeros(0, np.int64)))
+                by_groups = polynomial_of(products, self._flow, self.groups)
+                polynomial = {key: factor * value for key, value in in_items(by_groups, self._item_of).items()}
+                limit = limit_of(name, asked, start, where="")
+                yield CountedLimit(name, limit, polynomial, partial(self._counted, products, factor))
+
+    def _counted(self, products: Sequence[Product], factor: float, counts: Sequence[int]) -> float:
+        return factor * counted(products, kept_without(self._flow, np.concatenate(self._without(counts))))
+
+    def _measured_limits(self) -> Iterator[Limit]:
+        """That of milliseconds in the runtime."""
+        if self._step.latency is not None:
+            start = self._stopwatch.start_ms
+            limit = limit_of("latency", self._step.latency, start, where="")
+            yield MeasuredLimit("latency", limit, self._times, lambda counts: self._stopwatch(self._cut(self._without(counts))))
+
+    @cached_property
+    def _stopwatch(self) -> Stopwatch:
+        return Stopwatch(self._model, self._task, self._step.batch)
+
+    @cached_property
+    def _times(self) -> OperatorTimes:
+        return OperatorTimes(
+            self._flow,
+            self.groups,
+            self._item_of,
+            whole_ms=self._stopwatch.start_ms,
+            batch=self._step.batch,
+            traced_batch=self._batch,
+            threads=torch.get_num_threads(),
+        )
+
+    def _items(self) -> list[Item]:
+        """Groups that keep equally many are one item."""
+        multiple = self._step.multiple
+        if isinstance(multiple, str):
+            multiple = self._run.decide("multiple", self._times.best_multiple)
+        items = []
+        for tied, whole in self._tied:
+            size = len(self.groups[tied[0]])
+            scores = np.sqrt(np.sum([np.square(self._scores[k]) for k in tied], axis=0))
+            damage = np.sum([damage_of(self._scores[k]) for k in tied], axis=0)
+            counts = (size,) if whole else allowed_counts(size, self._step.minimum, multiple)
+            items.append(Item(self.groups[tied[0]].name, scores, damage, counts))
+        return items
+
+    def _tied_groups(self) -> list[tuple[tuple[int, ...], bool]]:
+        """Groups that must keep equally many, and whether they stay whole because one of them cannot be cut."""
+        found = [({k}, False) for k in range(len(self.groups))]
+        for axes in self._flow.equal:
+            units = [set(np.unique(rows).tolist()) for axis in axes if (rows := self._flow.units.resolve(axis)) is not None]
+            tied = {k for k, group in enumerate(self.groups) if any(set(group.units.tolist()) & own for own in units)}
+            meeting = [part for part in found if part[0] & tied]
+            if meeting:
+                whole = len(tied) < len(axes) or any(stays for _, stays in meeting)
+                found = [part for part in found if part not in meeting] + [(set().union(*(own for own, _ in meeting)), whole)]
+        return sorted((tuple(sorted(own)), whole) for own, whole in found)
+
     @torch.no_grad()
-    def _scores(self) -> list[Array]:
-        """√Σ s² of each unit, group by group."""
+    def _ranked(self) -> tuple[list[Array], list[Array]]:
+        """For each group the places of its units, the least important first, and their scores, √Σ s² each, in that order."""
         squares = {}
         for name, tensor in self._program.tensors.items():
             if isinstance(tensor, nn.Parameter) and tensor.ndim > 1:
                 squares[name] = self._step.score(tensor, Evidence(name)).double().square()
         sums = sums_over_units(self._program, self._flow, squares)
-        return [np.sqrt(sums[group.units]) for group in self.groups]
-
-    def _left_by_rank(self, scores: list[Array]) -> list[int]:
-        """How many units each group keeps when all are ranked together."""
-        relative = [score / max(float(score.mean()), 1e-30) for score in scores]
-        ranked = np.sort(np.concatenate(relative), kind="stable")
-        gone = math.floor(self._step.sparsity * len(ranked))
-        threshold = ranked[gone - 1] if gone else -math.inf
-        return [self._left(len(score), int((score <= threshold).sum())) for score in relative]
-
-    def _left(self, size: int, gone: int) -> int:
-        """What stays of a group, rounded up."""
-        rounded = math.ceil((size - gone) / self._step.multiple) * self._step.multiple
-        return min(size, max(self._step.minimum, rounded, 1))
-
-    def _made_equal(self, counts: list[int]) -> list[int]:
-        """Groups that must keep equally many keep what the most needful does."""
-        found = list(counts)
-        for axes in self._flow.equal:
-            units = [set(np.unique(rows).tolist()) for axis in axes if (rows := self._flow.units.resolve(axis)) is not None]
-            tied = [k for k, group in enumerate(self.groups) if any(set(group.units.tolist()) & own for own in units)]
-            most = max((found[k] for k in tied), default=0)
-            whole = len(tied) < len(axes)  # one of them is ignored, so that the others stay as wide as it
-            for k in tied:
-                found[k] = len(self.groups[k]) if whole else most
-        return found
+        scores = [np.sqrt(sums[group.units]) for group in self.groups]
+        orders = [np.argsort(score, kind="stable") for score in scores]
+        return orders, [score[order] for score, order in zip(scores, orders, strict=True)]

@@ -65,10 +65,12 @@ class Session:
         return torch.from_numpy(outputs), torch.cat([targets for _, targets in pairs])
 
 
-def side_by_side(start: Session, end: Session, inputs: Inputs, *, seconds: float = 2.0) -> tuple[Latency, Latency, Ratio]:
-    """Milliseconds of one sample in each, measured in turn for `seconds`, and the ratio end / start."""
-    one = map_tensors(inputs, lambda tensor: tensor[:1])
+def side_by_side(
+    start: Session, end: Session, inputs: Inputs, *, batch: int = 1, seconds: float = 2.0
+) -> tuple[Latency, Latency, Ratio]:
+    """Milliseconds of the first `batch` samples in each, measured in turn for `seconds`, and the ratio end / start."""
+    one = map_tensors(inputs, lambda tensor: tensor[:batch])
     sessions = {"start": start, "end": end}
     calls = {name: partial(session.run, session.feed(one)) for name, session in sessions.items()}
-    latencies, ratios = interleaved(calls, runtime=NAME, threads=start.threads, batch=1, seconds=seconds)
+    latencies, ratios = interleaved(calls, runtime=NAME, threads=start.threads, batch=batch, seconds=seconds)
     return latencies["start"], latencies["end"], ratios["end"]

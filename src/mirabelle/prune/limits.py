@@ -1,0 +1,95 @@
+"""The costs that a plan is held against: multiply-accumulates, parameters, bytes, and measured milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from mirabelle.allocate import Table, tables_of
+from mirabelle.graph.costs import Polynomial
+from mirabelle.prune.planning import Measured
+from mirabelle.prune.times import OperatorTimes
+from mirabelle.runtime.export import export
+from mirabelle.runtime.onnxruntime import Session, side_by_side
+
+if TYPE_CHECKING:
+    from mirabelle.task import Task
+
+
+@dataclass(frozen=True)
+class CountedLimit:
+    """A cost that is a polynomial in what the items keep.
+
+    Args:
+        name: of the cost.
+        limit: the most it may be.
+        polynomial: by the numbers of items.
+        cost: the true one.
+    """
+
+    name: str
+    limit: float
+    polynomial: Polynomial
+    cost: Measured
+
+    def tables(self, fractions: Sequence[Table]) -> Mapping[tuple[int, ...], Table]:
+        return tables_of(self.polynomial, fractions)
+
+
+@dataclass
+class MeasuredLimit:
+    """Milliseconds in the runtime: of every operator with weights by its sizes, measured one by one, and a rate for the rest.
+
+    Args:
+        name: "latency".
+        limit: the most it may be.
+        times: of the operators.
+        measure: milliseconds of the whole model when each item keeps so many.
+        known: what was measured before.
+    """
+
+    name: str
+    limit: float
+    times: OperatorTimes
+    measure: Measured
+    known: dict[tuple[int, ...], float] = field(default_factory=dict)
+
+    def tables(self, fractions: Sequence[Table]) -> Mapping[tuple[int, ...], Table]:
+        return self.times.tables(fractions)
+
+    def cost(self, counts: Sequence[int]) -> float:
+        key = tuple(counts)
+        if key not in self.known:
+            self.known[key] = self.measure(counts)
+        return self.known[key]
+
+
+class Stopwatch:
+    """Times models against the one at hand in ONNX Runtime, in turn.
+
+    Args:
+        model: the one at hand.
+        task: gives inputs.
+        batch: samples of a call.
+
+    Attributes:
+        start_ms: of the model at hand.
+    """
+
+    def __init__(self, model: nn.Module, task: Task, batch: int) -> None:
+        self._task, self._batch = task, batch
+        self._inputs = task.example(max(batch, 2)).inputs
+        self._start = self._session(model)
+        self.start_ms = side_by_side(self._start, self._start, self._inputs, batch=batch)[0].median
+
+    def __call__(self, model: nn.Module) -> float:
+        """Milliseconds of a call: the ratio to the model at hand, at the upper end of its interval, times `start_ms`."""
+        ratio = side_by_side(self._start, self._session(model), self._inputs, batch=self._batch)[2]
+        return self.start_ms * ratio.high
+
+    def _session(self, model: nn.Module) -> Session:
+        return Session(export(model, self._task.example()), torch.get_num_threads())
