@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mirabelle.errors import UserError, is_out_of_memory
+from mirabelle.sources.cifar10 import cifar10
 from mirabelle.sources.digits import digits
 from mirabelle.sources.factory import function_from
 from mirabelle.sources.held import held_data
@@ -18,6 +19,7 @@ from mirabelle.task import Task
 
 _VARIABLE = "MIRABELLE_DATA"
 _BUILT_IN: dict[str, Callable[[Path | None], Task]] = {
+    "cifar10": lambda folder: cifar10(_needed(folder, "cifar10")),
     "digits": lambda _: digits(),
     "mnist": lambda folder: mnist(_needed(folder, "mnist")),
 }
@@ -26,8 +28,8 @@ _BUILT_IN: dict[str, Callable[[Path | None], Task]] = {
 def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | None, folder: Path) -> Task:
     """The task called `name`.
 
-    "digits", "mnist"; the path of a folder of class folders of images (with a slash or a leading dot), of an .npz or a .csv
-    file; or "pkg.mod:function" / "./file.py:function" returning a `Task`.
+    "cifar10", "digits", "mnist"; the path of a folder of class folders of images (with a slash or a leading dot), of an
+    .npz or a .csv file; or "pkg.mod:function" / "./file.py:function" returning a `Task`.
 
     Args:
         name: of the data.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-BUILT_IN = ("digits", "mnist")
+BUILT_IN = ("cifar10", "digits", "mnist")
 FILES = (".csv", ".npz")
 PICKLES = (".pt", ".pth", ".th", ".bin", ".pkl", ".pickle", ".ckpt")
 
