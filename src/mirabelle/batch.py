@@ -94,7 +94,7 @@ class Samples:
         if len(lengths) != 1 or not len(targets):
             raise UserError("E131", f"inputs and targets need one length above 0; got {sorted(lengths)}", "check the data")
         for tensor in (*tensors_of(inputs), targets):
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            if tensor.is_floating_point() and not _is_finite(tensor):
                 raise UserError("E131", "the data hold NaN or infinite values", "clean the data before compressing")
         self.inputs = inputs
         self.targets = targets
@@ -227,6 +227,11 @@ def held(source: Any) -> Samples:
     """Data as samples in memory; a stream is read once, in the order that it happens to give."""
     data = data_of(source)
     return _joined(list(data.batches(0))) if isinstance(data, Stream) else data
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether every value is; told by the least and the greatest, which NaN would be, so that nothing is copied."""
+    return not tensor.numel() or all(bool(torch.isfinite(bound)) for bound in torch.aminmax(tensor))
 
 
 def _as_tensors(value: Any) -> Any:
