@@ -62,7 +62,7 @@ class Allocation:
     gap: float = 0.0
 
 
-def allocate(damages: Sequence[npt.ArrayLike], budgets: Sequence[Budget]) -> Allocation:
+def allocate(damages: Sequence[npt.ArrayLike], budgets: Sequence[Budget], *, gap: float = 0.0) -> Allocation:
     """One option of every item, so that Σ damage is least and every budget holds: a multiple-choice knapsack.
 
     min Σ_i d_i[c_i]  subject to  Σ_t T_t[c_i for the items i of t] ≤ limit, for every budget.
@@ -70,6 +70,7 @@ def allocate(damages: Sequence[npt.ArrayLike], budgets: Sequence[Budget]) -> All
     Args:
         damages: for each item, the damage of each of its options, finite and ≥ 0.
         budgets: costs and their limits; tables are indexed by the items' positions.
+        gap: how far above the optimum the damage may be, relative; many items that are alike make the last of it costly.
 
     Raises:
         UserError: E114 when no choice fits; the least that each budget allows is told.
@@ -86,13 +87,13 @@ def allocate(damages: Sequence[npt.ArrayLike], budgets: Sequence[Budget]) -> All
     rows = [np.asarray(row, np.float64) for row in damages]
     unit = max((float(row.max()) for row in rows if len(row)), default=0.0) or 1.0
     program = _Program([row / unit for row in rows], budgets)
-    result = program.solved(program.damage, budgets)
+    result = program.solved(program.damage, budgets, gap)
     if result.x is None:
         raise _unreachable(program, budgets)
     choice = program.choice(result.x)
     total = float(sum(row[option] for row, option in zip(rows, choice, strict=True)))
-    gap = float(result.mip_gap) if result.mip_gap is not None and math.isfinite(result.mip_gap) else 0.0
-    return Allocation(choice, total, {budget.name: budget.cost(choice) for budget in budgets}, gap)
+    proven = float(result.mip_gap) if result.mip_gap is not None and math.isfinite(result.mip_gap) else 0.0
+    return Allocation(choice, total, {budget.name: budget.cost(choice) for budget in budgets}, proven)
 
 
 def least(budget: Budget, options: Sequence[int]) -> float:
@@ -142,7 +143,7 @@ class _Program:
                 found[start : start + table.size] += table.ravel()
         return found
 
-    def solved(self, objective: Table, budgets: Sequence[Budget]) -> Any:
+    def solved(self, objective: Table, budgets: Sequence[Budget], gap: float = 0.0) -> Any:
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         constraints = [self._one_each()]
@@ -160,7 +161,7 @@ class _Program:
             integrality=whole,
             bounds=Bounds(0, 1),
             constraints=constraints,
-            options={"mip_rel_gap": 0.0, "time_limit": _SECONDS},
+            options={"mip_rel_gap": gap, "time_limit": _SECONDS},
         )
 
     def choice(self, values: Table) -> tuple[int, ...]:

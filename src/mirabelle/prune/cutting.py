@@ -161,10 +161,15 @@ class Cutting:
         for tied, whole in self._tied:
             size = len(self.groups[tied[0]])
             scores = np.sqrt(np.sum([np.square(self._scores[k]) for k in tied], axis=0))
-            damage = np.sum([damage_of(self._scores[k]) for k in tied], axis=0)
+            damage = np.sum([self._weights_of(k) * damage_of(self._scores[k]) for k in tied], axis=0)
             counts = (size,) if whole else allowed_counts(size, self._step.minimum, multiple)
             items.append(Item(self.groups[tied[0]].name, scores, damage, counts))
         return items
+
+    def _weights_of(self, k: int) -> int:
+        """How many weights of two or more dimensions a group narrows: a residual stream touches more layers than an inner one."""
+        tensors = self._program.tensors
+        return len({member.name for member in self.groups[k].members if tensors[member.name].ndim > 1})
 
     def _tied_groups(self) -> list[tuple[tuple[int, ...], bool]]:
         """Groups that must keep equally many, and whether they stay whole because one of them cannot be cut."""

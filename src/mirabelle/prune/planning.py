@@ -16,6 +16,7 @@ from mirabelle.errors import UserError
 _MOST_ENTRIES = 600  # of one table
 _MOST_LEVELS = 17
 _ROUNDS = 8  # of planning and holding the plan against the true cost
+_GAP = 2e-3  # of a plan to the best; scores are far less certain
 _SAFELY = 0.999  # of a limit that was missed
 
 Array = npt.NDArray[np.float64]
@@ -149,7 +150,7 @@ def _chosen(
     fractions = [np.array(own) / len(item) for item, own in zip(items, levels, strict=True)]
     budgets = [Budget(limit.name, aims[limit.name], limit.tables(fractions)) for limit in limits]
     try:
-        found = allocate(damages, budgets)
+        found = allocate(damages, budgets, gap=_GAP)
     except UserError:  # what is expected is not exact: at the very edge of what can be reached only the least is left
         return [item.allowed[0] for item in items]
     return [own[option] for own, option in zip(levels, found.choice, strict=True)]
