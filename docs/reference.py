@@ -26,6 +26,11 @@ OTHERS = (
     ("Data: a folder of class folders, settings under `[task.arguments]`", "sources.settings", "ImageFolder"),
     ("Data: an .npz file, settings under `[task.arguments]`", "sources.settings", "Arrays"),
     ("Data: a .csv file, settings under `[task.arguments]`", "sources.settings", "TableFile"),
+    (
+        "Data: images augmented while a model trains, under `[task]`: `augment = { crop = 4, flip = true }`",
+        "augmentation",
+        "Augmentation",
+    ),
     ("In Python: the whole job", "job", "compress"),
     ("In Python: an answer of a callback", "run", "Stop"),
 )

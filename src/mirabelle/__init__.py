@@ -10,6 +10,7 @@ from mirabelle.lazy import lazily
 if TYPE_CHECKING:
     from mirabelle import distill, objectives, prune, quantize, scores, training
     from mirabelle.artifact import load, pack, save, unpack
+    from mirabelle.augmentation import Augmentation
     from mirabelle.errors import UserError
     from mirabelle.goal import Goal
     from mirabelle.job import Result, Source, compress
@@ -31,6 +32,7 @@ _MODULES = {
     "Run": "run",
     "Stop": "run",
     "Task": "task",
+    "Augmentation": "augmentation",
     "Training": "training",
     "Gradual": "schedules",
     "UserError": "errors",
@@ -42,6 +44,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "Augmentation",
     "Goal",
     "Gradual",
     "Recipe",

@@ -158,6 +158,8 @@ def _resolved(plan: Plan, seed: int, source: Source) -> dict[str, Any]:
     document: dict[str, Any] = {"schema": SCHEMA, "seed": seed, **source.tables}
     document.setdefault("model", {"from": plain.name_of(type(plan.model))})
     document.setdefault("task", {"data": plan.task.name})
+    if plan.task.augment is not None:
+        document["task"] = {**document["task"], "augment": plain.to_data(plan.task.augment)}
     if plan.teacher is not None:
         document.setdefault("teacher", {"from": plain.name_of(type(plan.teacher))})
     if plan.teacher_train is not None:

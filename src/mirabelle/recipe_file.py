@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mirabelle import errors, plain
+from mirabelle.augmentation import Augmentation
 from mirabelle.errors import UserError, UserErrors, did_you_mean, gathered
 from mirabelle.goal import Goal
 from mirabelle.overrides import Overrides
@@ -85,10 +86,12 @@ class TaskTable:
     Args:
         data: a built-in set, a folder of class folders, a .csv or .npz file, or "./file.py:function" that returns a Task.
         arguments: keywords for them.
+        augment: how images are changed while a model trains.
     """
 
     data: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    augment: Augmentation | None = None
 
 
 @record
@@ -158,7 +161,11 @@ class RecipeFile:
         from mirabelle.sources import task_from
 
         with self.shown_at("task", "data"):
-            return task_from(self.task.data, self.task.arguments, data_folder=data_folder, folder=self.folder)
+            task = task_from(self.task.data, self.task.arguments, data_folder=data_folder, folder=self.folder)
+        if self.task.augment is None:
+            return task
+        with self.shown_at("task", "augment"):
+            return task.with_augment(self.task.augment)
 
     def source(self) -> dict[str, Any]:
         """How the file names model, data and teacher, as the resolved recipe keeps it."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mirabelle.augmentation import Augmentation
 from mirabelle.batch import Batch, Samples, Stream, data_of, held, tensors_of
 from mirabelle.errors import UserError, did_you_mean
 from mirabelle.metric import Metric
@@ -38,9 +39,11 @@ class Task:
         labels: names of the classes; kept with the artifact.
         name: of the data, for the report.
         preprocessing: how a raw input became one of these inputs; kept with the artifact, so that it takes raw inputs.
+        augment: how images are changed while a model trains; they are judged as they lie.
 
     Raises:
-        UserError: E110 unknown loss or metric; E131 data that cannot be used, or that the preprocessing cannot have made.
+        UserError: E110 unknown loss or metric; E131 data that cannot be used or augmented, or that the preprocessing cannot
+            have made.
 
     Example:
         >>> import torch
@@ -62,6 +65,7 @@ class Task:
         labels: tuple[str, ...] = (),
         name: str = "data",
         preprocessing: Preprocessing | None = None,
+        augment: Augmentation | None = None,
     ) -> None:
         self.train, self.test = data_of(train), held(test)
         if validation is None:
@@ -75,11 +79,22 @@ class Task:
         self.name = name
         self.preprocessing = _fitting(preprocessing, self.validation)
         self.teacher: nn.Module | None = None
+        self.augment = _applicable(augment, self.train)
 
     def with_teacher(self, teacher: nn.Module | None) -> Task:
         """The same task under another teacher."""
         other = copy.copy(self)
         other.teacher = teacher
+        return other
+
+    def with_augment(self, augment: Augmentation | None) -> Task:
+        """The same task, its images changed in another way while a model trains.
+
+        Raises:
+            UserError: E131 when the data are no images in memory.
+        """
+        other = copy.copy(self)
+        other.augment = _applicable(augment, self.train)
         return other
 
     @property
@@ -104,6 +119,17 @@ def _known_loss(name: str) -> Loss:
     if name not in _LOSSES:
         raise UserError("E110", f'loss "{name}" is not known', did_you_mean(name, _LOSSES))
     return _LOSSES[name]
+
+
+def _applicable(augment: Augmentation | None, data: Samples | Stream) -> Augmentation | None:
+    """The augmentation, if it can change these data."""
+    if augment is not None:
+        if isinstance(data, Stream):
+            raise UserError(
+                "E131", "a shuffling loader cannot be augmented", "let its data set do it, or give tensors as `train`"
+            )
+        augment.hold(data.inputs)
+    return augment
 
 
 def _fitting(preprocessing: Preprocessing | None, data: Samples) -> Preprocessing | None:

@@ -13,11 +13,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mirabelle import Run, Task, Training, prune
+from mirabelle import Augmentation, Run, Task, Training, prune
 from mirabelle.architecture import Architecture, attach
 from mirabelle.errors import UserError
 from mirabelle.objectives import L1, SoftTargets, TaskLoss
 from mirabelle.state import fingerprint
+from mirabelle.teacher import teacher_outputs
 from mirabelle.training import Execution, Joint, evaluate, fastest_execution, fit
 from mirabelle.training.checkpoint import Checkpoint
 
@@ -131,8 +132,6 @@ def test_the_cache_is_not_used_for_another_teacher_or_other_data(mlp: nn.Module,
 
 
 def test_cached_and_live_teachers_give_the_same_gradient(mlp: nn.Module, blobs: Task, run: Run) -> None:
-    from mirabelle.teacher import teacher_outputs
-
     look_up = teacher_outputs(mlp, blobs.train, run)
     batch = blobs.train.at(torch.tensor([7, 3, 250]))
     with torch.no_grad():
@@ -145,6 +144,34 @@ def test_a_shuffling_loader_trains_too(mlp: nn.Module, blobs: Task, run: Run) ->
     model = fit(mlp, task, Training(epochs=8, lr=0.02, objective=0.1 * SoftTargets() + TaskLoss()), run)
     assert accuracy(model, task) > 0.9
     assert "shuffles itself" in events(run, "teacher")[0]["why"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_teacher_of_augmented_images_sees_what_the_model_sees(images: Task, run: Run, precision: str) -> None:
+    seen: dict[str, list[torch.Tensor]] = {"model": [], "teacher": []}
+    task = images.with_augment(Augmentation(crop=2, flip=True))
+    model, teacher = dropout_net(), dropout_net()
+    model.register_forward_pre_hook(lambda module, given: seen["model"].append(given[0]) if module.training else None)
+    teacher.register_forward_pre_hook(lambda module, given: seen["teacher"].append(given[0]))
+    run.journal.decisions["execution"] = precision
+    fit(model, task.with_teacher(teacher), Training(epochs=2, batch_size=100, objective=1.0 * SoftTargets()), run)
+    assert all(map(torch.equal, seen["model"], seen["teacher"]))
+    assert len(seen["teacher"]) == 4
+    assert "augmented" in events(run, "teacher")[0]["why"]
+    assert not events(run, "teacher")[0]["cached"]
+    assert not (run.folder / "teacher").exists()
+    assert not teacher.training
+
+
+def test_a_live_teacher_gives_its_own_outputs_in_float32(images: Task, run: Run) -> None:
+    teacher = dropout_net()
+    given = teacher_outputs(teacher, images.train, run, augmented_in=Execution("bfloat16", channels_last=True))
+    batch = images.train.first(5)
+    outputs = given(batch)
+    assert outputs.dtype == torch.float32
+    assert not outputs.is_inference()
+    with torch.no_grad():
+        torch.testing.assert_close(outputs, teacher.eval()(batch.inputs), atol=0.03, rtol=0.03)
 
 
 # What is pruned stays pruned, and only that.
@@ -267,6 +294,25 @@ def test_a_killed_training_ends_with_the_same_bits(images: Task, tmp_path: Path,
         again = step(dropout_net(), task, run_in(folder, execution))
         assert fingerprint(again) == fingerprint(whole), f"killed at step {kill_at}"
         assert (written is None) == (kill_at == 1)
+
+
+@pytest.mark.usefixtures("every_step_is_kept")
+@pytest.mark.parametrize("execution", ["float32", "bfloat16 channels_last"])
+def test_a_killed_training_on_augmented_images_ends_with_the_same_bits(images: Task, tmp_path: Path, execution: str) -> None:
+    training = Training(epochs=3, batch_size=32, lr=0.01)
+    task = images.with_augment(Augmentation(crop=2, flip=True)).with_teacher(dropout_net())
+    model = dropout_net()
+    whole = fit(model, task, training, run_in(tmp_path / "whole", execution))
+    for kill_at in (4, 9):
+        folder = tmp_path / f"killed at {kill_at}"
+        with pytest.raises(KilledError):
+            fit(dropout_net(), task, training, run_in(folder, execution), controls=[KilledAt(kill_at)])
+        groups, numbers = Checkpoint(folder / "checkpoint.safetensors").read() or ({}, {})
+        Checkpoint(folder / "checkpoint.safetensors").write(groups, {**numbers, "controls": []})
+        again = fit(dropout_net(), task, training, run_in(folder, execution))
+        assert fingerprint(again) == fingerprint(whole), f"killed at step {kill_at}"
+    plain = fit(dropout_net(), images.with_teacher(dropout_net()), training, run_in(tmp_path / "plain", execution))
+    assert fingerprint(plain) != fingerprint(whole)
 
 
 @pytest.mark.usefixtures("every_step_is_kept")

@@ -101,7 +101,7 @@ class _Loop:
         self.optimizer = optimizer_for([*self.model.parameters(), *self.loss.parameters()], training)
         self.teacher = None
         if objective.needs_teacher and task.teacher is not None:
-            self.teacher = teacher_outputs(task.teacher, task.train, run)
+            self.teacher = teacher_outputs(task.teacher, task.train, run, augmented_in=self.execution if task.augment else None)
         self.controls = list(controls)
         self.numbers = Numbers()
         self.best: dict[str, Tensor] = {}
@@ -130,8 +130,9 @@ class _Loop:
         self.model.train()
         loss_sum = torch.tensor(numbers.loss, dtype=torch.float64)
         begin, seconds_before = time.monotonic(), numbers.seconds
+        augment = self.task.augment
         for batch in _epoch_of(self.task.train, self.training.batch_size, self.run.seed_for("order", epoch), done):
-            loss_sum += self._step(batch)
+            loss_sum += self._step(augment(batch, epoch) if augment else batch)
             numbers.step += 1
             if self.checkpoint.due:
                 numbers.seconds = seconds_before + time.monotonic() - begin
