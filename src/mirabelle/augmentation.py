@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from mirabelle.errors import UserError
-from mirabelle.plain import record
+from mirabelle.plain import Count, record
 
 if TYPE_CHECKING:
     from mirabelle.batch import Batch
@@ -29,6 +29,8 @@ class Augmentation:
     Args:
         crop: the most places by which an image moves, as if one of its size were cut out after `crop` zeros on every side.
         flip: whether images are mirrored.
+        views: how many different draws there are, one an epoch, then again from the first: a teacher's outputs are then
+            computed once for each. None draws anew in every epoch.
         seed: of the draws.
 
     Raises:
@@ -47,6 +49,7 @@ class Augmentation:
 
     crop: Annotated[int, Field(ge=0, le=64)] = 0
     flip: bool = False
+    views: Count | None = None
     seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
 
     def __post_init__(self) -> None:
@@ -54,13 +57,16 @@ class Augmentation:
             raise UserError("E110", "augment must do something; got crop = 0, flip = false", "set crop = 4, flip = true, say")
 
     def __call__(self, batch: Batch, epoch: int) -> Batch:
-        """The batch as it is seen in an epoch; its view tells (seed, epoch) and is never 0."""
+        """The batch as it is seen in an epoch; its view tells (seed, draw) and is never 0."""
+        return self.seen(batch, self.view(epoch))
+
+    def seen(self, batch: Batch, view: int) -> Batch:
+        """The batch in a view."""
         import torch
 
         from mirabelle.batch import Batch
 
         assert batch.index is not None, "a batch of samples has its index"
-        view = (self.seed << _EPOCH_BITS) + epoch + 1
         drawn = _drawn(view, batch.index.numpy())
         images = batch.inputs.numpy()
         moved = np.zeros(images.shape, images.dtype)
@@ -70,6 +76,10 @@ class Augmentation:
             rows, columns = slice(max(dy, 0), height + min(dy, 0)), slice(max(dx, 0), width + min(dx, 0))
             place[:, max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)] = image[:, rows, columns]
         return Batch(torch.from_numpy(moved), batch.targets, batch.index, view)
+
+    def view(self, epoch: int) -> int:
+        """What tells the draws of an epoch from those of others, and from the images as they lie."""
+        return (self.seed << _EPOCH_BITS) + (epoch if self.views is None else epoch % self.views) + 1
 
     def hold(self, inputs: Any) -> None:
         """Raise unless these are images that it can move.

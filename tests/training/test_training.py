@@ -163,9 +163,28 @@ def test_the_teacher_of_augmented_images_sees_what_the_model_sees(images: Task, 
     assert not teacher.training
 
 
+def test_views_that_recur_are_taught_once(images: Task, run: Run) -> None:
+    augment = Augmentation(crop=2, flip=True, views=2)
+    model, teacher = dropout_net(), dropout_net()
+    counted: list[int] = []
+    teacher.register_forward_pre_hook(lambda _, given: counted.append(len(given[0])))
+    task = images.with_augment(augment).with_teacher(teacher)
+    training = Training(epochs=5, batch_size=100, objective=1.0 * SoftTargets(), precision="float32")
+    fit(model, task, training, run)
+    assert sum(counted) == 2 * len(task.train), "five epochs see two views, each of them computed once"
+    assert len(list((run.folder / "teacher").iterdir())) == 2
+    given = teacher_outputs(teacher, task.train, run, augment=augment, execution=Execution("float32", channels_last=False))
+    batch = augment(task.train.at(torch.tensor([7, 3, 50])), 3)
+    with torch.no_grad():
+        torch.testing.assert_close(given(batch), teacher.eval()(batch.inputs), atol=1e-5, rtol=1e-5)
+    assert augment(batch, 3).view == augment(batch, 1).view != augment(batch, 2).view
+
+
 def test_a_live_teacher_gives_its_own_outputs_in_float32(images: Task, run: Run) -> None:
     teacher = dropout_net()
-    given = teacher_outputs(teacher, images.train, run, augmented_in=Execution("bfloat16", channels_last=True))
+    given = teacher_outputs(
+        teacher, images.train, run, augment=Augmentation(crop=1), execution=Execution("bfloat16", channels_last=True)
+    )
     batch = images.train.first(5)
     outputs = given(batch)
     assert outputs.dtype == torch.float32

@@ -167,7 +167,7 @@ class Cutting:
         return items
 
     def _weights_of(self, k: int) -> int:
-        """How many weights of two or more dimensions a group narrows: a residual stream touches more layers than an inner one."""
+        """How many weights of two or more dimensions a group narrows: a residual stream more than what is inside a block."""
         tensors = self._program.tensors
         return len({member.name for member in self.groups[k].members if tensors[member.name].ndim > 1})
 

@@ -101,7 +101,7 @@ class _Loop:
         self.optimizer = optimizer_for([*self.model.parameters(), *self.loss.parameters()], training)
         self.teacher = None
         if objective.needs_teacher and task.teacher is not None:
-            self.teacher = teacher_outputs(task.teacher, task.train, run, augmented_in=self.execution if task.augment else None)
+            self.teacher = teacher_outputs(task.teacher, task.train, run, augment=task.augment, execution=self.execution)
         self.controls = list(controls)
         self.numbers = Numbers()
         self.best: dict[str, Tensor] = {}
