@@ -33,7 +33,8 @@ class Channels:
     With `scope = "group"` every group loses the same fraction. With "global" and a sparsity, scores are divided by their mean
     in the group and ranked over all groups; with "global" and a goal, the widths are those of least damage
     −Σ n · ln(share of the group's squared scores that stays), n the weights that the group narrows: an exact optimum over the
-    widths that are looked at (`mirabelle.allocate`). Milliseconds are planned from times of single operators and held against those of the whole model.
+    widths that are looked at (`mirabelle.allocate`). Milliseconds are planned from times of single operators and held against
+    those of the whole model.
 
     The cut model is the model's own module where its code follows its widths; where they are written into it, the rewritten
     program stands for it: without dropout and with its batch statistics fixed, as in eval mode.
