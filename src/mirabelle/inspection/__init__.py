@@ -1,0 +1,24 @@
+"""A model looked at: layer by layer, by what is cut together, and by what each part is worth."""
+
+from typing import TYPE_CHECKING
+
+from mirabelle.lazy import lazily
+
+if TYPE_CHECKING:
+    from mirabelle.inspection.layers import Layer, layers_of_module, layers_of_onnx
+    from mirabelle.inspection.sensitivity import Sensitivity, sensitivity_of
+    from mirabelle.inspection.structure import Structure, structure_of
+
+__all__ = ["Layer", "Sensitivity", "Structure", "layers_of_module", "layers_of_onnx", "sensitivity_of", "structure_of"]
+__getattr__ = lazily(
+    "mirabelle.inspection",
+    {
+        "Layer": "layers",
+        "Sensitivity": "sensitivity",
+        "Structure": "structure",
+        "layers_of_module": "layers",
+        "layers_of_onnx": "layers",
+        "sensitivity_of": "sensitivity",
+        "structure_of": "structure",
+    },
+)

@@ -1,0 +1,293 @@
+"""Which parts of a model can go: its loss against the sparsity of one axis group, or of one layer's weights, at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils import _pytree as pytree
+
+from mirabelle.batch import Batch, Samples, arguments_of, call
+from mirabelle.errors import UserError
+from mirabelle.graph.flow import Flow
+from mirabelle.graph.groups import groups_of, sums_over_units
+from mirabelle.graph.interpret import kept_without, run_cut, run_masked, sliced
+from mirabelle.graph.propagate import propagated
+from mirabelle.graph.trace import Program, traced
+from mirabelle.graph.units import Array
+from mirabelle.inspection.kinds import kinds_of
+from mirabelle.numerics.masks import keep_highest
+from mirabelle.patterns import selected
+from mirabelle.scores import Evidence, Magnitude, Score
+from mirabelle.task import Task
+
+SPARSITIES = (0.1, 0.25, 0.5, 0.75, 0.9)
+_BATCH = 256
+_SEED = 0
+Progress = Callable[[int, int, str], None]  # measurements done, measurements in all, what is being measured
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement.
+
+    Args:
+        sparsity: what was asked for, in [0, 1).
+        removed: units or weights that went: floor(sparsity · size).
+        loss: of the task, over the samples; may be infinite or NaN where the model breaks.
+        metric: mean over the samples, higher = better.
+    """
+
+    sparsity: float
+    removed: int
+    loss: float
+    metric: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Loss against sparsity while everything else stays.
+
+    Args:
+        part: a "group" of units, or a "layer": one weight.
+        name: of the group or the weight.
+        kind: what is removed, in words.
+        size: units of the group, or numbers in the weight.
+        points: by ascending sparsity.
+    """
+
+    part: Literal["group", "layer"]
+    name: str
+    kind: str
+    size: int
+    points: tuple[Point, ...]
+
+    @property
+    def cost(self) -> float:
+        """Mean loss over the points; infinite where the model breaks."""
+        mean = sum(point.loss for point in self.points) / len(self.points)
+        return mean if math.isfinite(mean) else math.inf
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What every part of a model is worth.
+
+    Args:
+        samples: on how many it was measured.
+        loss: with nothing removed.
+        metric: with nothing removed.
+        metric_name: of the task's metric.
+        curves: the part whose removal costs least loss first.
+    """
+
+    samples: int
+    loss: float
+    metric: float
+    metric_name: str
+    curves: tuple[Curve, ...]
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain data; a loss that is not finite is null, as JSON has it."""
+
+        def plain(curve: Curve) -> dict[str, Any]:
+            points = [{**asdict(point), "loss": _finite(point.loss), "metric": _finite(point.metric)} for point in curve.points]
+            return {**asdict(curve), "points": points}
+
+        head = {"samples": self.samples, "loss": self.loss, "metric": {"name": self.metric_name, "value": self.metric}}
+        return {**head, "curves": [plain(curve) for curve in self.curves]}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def sensitivity_of(
+    model: nn.Module,
+    task: Task,
+    *,
+    sparsities: Sequence[float] = SPARSITIES,
+    samples: int = 512,
+    groups: bool = True,
+    score: Score | None = None,
+    progress: Progress | None = None,
+) -> Sensitivity:
+    """Loss and metric on held-out validation samples when the lowest part of one group, or of one layer, goes alone.
+
+    Of a group of n units, the ⌊sparsity · n⌋ of lowest √Σ s² are cut out of every tensor that they touch, s the scores of the
+    weights of two or more dimensions that a unit takes with it: exactly what `prune.Channels` removes. Of a layer's weight of n
+    numbers, the ⌊sparsity · n⌋ of lowest score become zero, as `prune.Weights` does. Nothing is trained in between, so the
+    curves say what is there to recover, not what is lost for good. The test set is not looked at.
+
+    Args:
+        model: trained; measured in eval mode, and left as it is.
+        task: its validation samples, loss and metric.
+        sparsities: each in [0, 1).
+        samples: of the validation set, drawn with a fixed seed; all if there are fewer.
+        groups: False leaves groups out, for a model that cannot be traced.
+        score: what matters least; magnitude by default.
+        progress: hears measurements done, measurements in all, and what is being measured.
+
+    Returns:
+        The curves, the part whose removal costs least first.
+
+    Raises:
+        UserError: E110 a sparsity out of range or fewer than one sample, E112 a model with nothing to remove, E121 one that
+            cannot be traced, or whose loss is not finite with nothing removed.
+
+    Example:
+        >>> x = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))
+        >>> model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+        >>> found = sensitivity_of(model, Task(train=(x, (x[:, 0] > 0).long()), test=(x, (x[:, 0] > 0).long())))
+        >>> sorted((curve.part, curve.name, curve.size) for curve in found.curves)
+        [('group', '0.weight:0', 6), ('layer', '0.weight', 24), ('layer', '2.weight', 12)]
+    """
+    if not all(0 <= sparsity < 1 for sparsity in sparsities) or not sparsities or samples < 1:
+        message = f"sparsities must be numbers in [0, 1), samples a number from 1; got {list(sparsities)}, {samples}"
+        raise UserError("E110", message, "sparsities=(0.5, 0.9), samples=512, say")
+    score = score or Magnitude()
+    training = {name: module.training for name, module in model.named_modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            held = _Held(task, samples)
+            weights = _weights(model).items()
+            parts = [_layer(model, name, weight, score(weight, Evidence(name))) for name, weight in weights]
+            parts = [*(_groups(model, score, held.example) if groups else ()), *parts]
+            return _measured(model, parts, sorted(sparsities), held, progress or (lambda *_: None))
+    finally:
+        for name, module in model.named_modules():
+            module.training = training[name]
+
+
+def _measured(
+    model: nn.Module, parts: Sequence[_Part], sparsities: Sequence[float], held: _Held, progress: Progress
+) -> Sensitivity:
+    if not parts:
+        message = "the model has neither a group of units nor a weight that can be removed"
+        raise UserError("E112", message, "give its dense module")
+    loss, metric = held.judged(lambda inputs: call(model, inputs))
+    if not math.isfinite(loss):
+        raise UserError("E121", f"the loss of the model is {loss} with nothing removed", "see which outputs are not finite")
+    total, curves = len(parts) * len(sparsities), []
+    for place, part in enumerate(parts):
+        known: dict[int, tuple[float, float]] = {0: (loss, metric)}
+        points = []
+        for step, sparsity in enumerate(sparsities):
+            progress(place * len(sparsities) + step, total, part.name)
+            removed = math.floor(sparsity * part.size)
+            if removed not in known:
+                known[removed] = held.judged(part.without(removed))
+            points.append(Point(sparsity, removed, *known[removed]))
+        curves.append(Curve(part.part, part.name, part.kind, part.size, tuple(points)))
+    progress(total, total, "")
+    curves.sort(key=lambda curve: curve.cost)
+    return Sensitivity(held.count, loss, metric, held.task.metric.name, tuple(curves))
+
+
+class _Held:
+    """The samples that judge, in batches of one size: a program may be fixed to that of its trace."""
+
+    def __init__(self, task: Task, samples: int) -> None:
+        drawn = task.validation.drawn(samples, _SEED)
+        self.task, self._targets, self.count = task, drawn.targets, len(drawn)
+        size = math.ceil(self.count / math.ceil(self.count / _BATCH))
+        size = max(size, 2)  # a trace takes a size of one for one that never changes
+        places = torch.arange(math.ceil(self.count / size) * size) % self.count  # the last batch is filled up
+        padded = drawn.at(places)
+        self.batches = list(Samples(padded.inputs, padded.targets).batches(size))
+
+    @property
+    def example(self) -> Batch:
+        return self.batches[0]
+
+    def judged(self, run: Callable[[Any], Any]) -> tuple[float, float]:
+        """Loss and metric of what a function makes of the inputs."""
+        results = [run(batch.inputs) for batch in self.batches]
+        if isinstance(results[0], Tensor):
+            outputs: Any = torch.cat(results)[: self.count]
+        else:
+            columns = zip(*[pytree.tree_leaves(result) for result in results], strict=True)
+            joined = [torch.cat(parts)[: self.count] if isinstance(parts[0], Tensor) else parts[0] for parts in columns]
+            outputs = pytree.tree_unflatten(joined, pytree.tree_structure(results[0]))
+        loss = float(self.task.loss(outputs, self._targets))
+        return loss, float(self.task.metric.of_samples(outputs, self._targets).mean())
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is removed alone: `without(count)` is the model less its `count` least important pieces."""
+
+    part: Literal["group", "layer"]
+    name: str
+    kind: str
+    size: int
+    without: Callable[[int], Callable[[Any], Any]]
+
+
+def _weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every weight of two or more dimensions, each tied one once."""
+    return selected(model, ()) if any(parameter.dim() > 1 for parameter in model.parameters()) else {}
+
+
+def _layer(model: nn.Module, name: str, weight: nn.Parameter, scores: Tensor) -> _Part:
+    def without(removed: int) -> Callable[[Any], Any]:
+        mask = keep_highest(scores, (removed + 0.5) / scores.numel())
+        masked = {name: weight.masked_fill(~mask, 0)}
+
+        def run(inputs: Any) -> Any:
+            args, kwargs = arguments_of(inputs)
+            return functional_call(model, masked, args, kwargs)
+
+        return run
+
+    return _Part("layer", name, "weights", weight.numel(), without)
+
+
+def _groups(model: nn.Module, score: Score, example: Batch) -> Iterator[_Part]:
+    args, kwargs = arguments_of(example.inputs)
+    program = traced(model, args, kwargs)
+    flow = propagated(program)
+    groups = groups_of(program, flow)
+    squares = {
+        name: score(tensor, Evidence(name)).double().square()
+        for name, tensor in program.tensors.items()
+        if isinstance(tensor, nn.Parameter) and tensor.ndim > 1
+    }
+    sums = sums_over_units(program, flow, squares)
+    together = {int(unit) for axes in flow.equal for axis in axes for unit in _units(flow, axis)}
+    for group, kind in zip(groups, kinds_of(program, flow, groups), strict=True):
+        if any(isinstance(program.tensors[member.name], nn.Parameter) for member in group.members):
+            order = group.units[np.argsort(sums[group.units], kind="stable")]
+            masked = bool(together & set(order.tolist()))  # cut alone, it would not fit what must be as wide as it
+            yield _Part("group", group.name, kind, len(group), _cutter(program, flow, order, masked=masked))
+
+
+def _units(flow: Flow, axis: Any) -> Array:
+    rows = flow.units.resolve(axis)
+    return np.zeros(0, int) if rows is None else np.unique(rows)
+
+
+def _cutter(program: Program, flow: Flow, order: Array, *, masked: bool) -> Callable[[int], Callable[[Any], Any]]:
+    def without(removed: int) -> Callable[[Any], Any]:
+        kept = kept_without(flow, order[:removed])
+        tensors = None if masked else sliced(program, flow, kept)
+
+        def run(inputs: Any) -> Any:
+            args, kwargs = arguments_of(inputs)
+            leaves = pytree.tree_leaves((args, kwargs))
+            if tensors is None:
+                found = run_masked(program, flow, kept, leaves)
+            else:
+                found = run_cut(program, flow, kept, tensors, leaves)
+            return pytree.tree_unflatten(found, program.exported.call_spec.out_spec)
+
+        return run
+
+    return without
