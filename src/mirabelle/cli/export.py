@@ -99,7 +99,7 @@ def _of_factory(
     import torch
 
     from mirabelle.batch import Batch
-    from mirabelle.cli.arguments import sizes_of
+    from mirabelle.cli.arguments import hold_inputs, sizes_of
     from mirabelle.errors import UserError
     from mirabelle.runtime.export import export
     from mirabelle.runtime.gates import batches_to_compare
@@ -124,24 +124,9 @@ def _of_factory(
         raise UserError(
             "E130", "what goes into the model is not known", "give --input with its shape, such as 1x28x28, or --data"
         )
-    _try(module, example)
+    hold_inputs(module, example)
     onnx = export(module, example, tuple(labels))
     return onnx, {"torch_onnx": _agree(module, onnx, batches)}
-
-
-def _try(module: nn.Module, example: Batch) -> None:
-    import torch
-
-    from mirabelle.batch import call, tensors_of
-    from mirabelle.errors import UserError
-
-    given = ", ".join("x".join(map(str, tensor.shape[1:])) for tensor in tensors_of(example.inputs))
-    try:
-        with torch.no_grad():
-            call(module, example.inputs)
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError("E121", f"the model fails on inputs of {given}: {reason}", "give the shape that it takes") from error
 
 
 def _agree(module: nn.Module, onnx: bytes, batches: list[Batch]) -> Gate:
