@@ -375,6 +375,78 @@ MISTAKES = {
     ),
     "inspect of nothing": Mistake("E130", "no file at no.onnx", "check", command=typed("inspect", "no.onnx")),
     "inspect of a text": Mistake("E120", "names no function", "write", command=typed("inspect", "notes.txt")),
+    "groups of a file": Mistake(
+        "E143", "no.onnx holds no torch module", "its factory", command=typed("inspect", "no.onnx", "--groups")
+    ),
+    "groups without inputs": Mistake(
+        "E130", "what goes into the model is not known", "--input", command=typed("inspect", "./parts.py:net", "--groups")
+    ),
+    "groups on inputs of a wrong shape": Mistake(
+        "E121", "fails on inputs of 9", "shape", command=typed("inspect", "./parts.py:net", "--groups", "--input", "9")
+    ),
+    "input of an unknown type": Mistake(
+        "E110", 'knows no type "int46"', "int64", command=typed("inspect", "./parts.py:net", "--input", "8:int46")
+    ),
+    "inputs with and without names": Mistake(
+        "E111", "or none has", "NAME", command=typed("inspect", "./parts.py:net", "--input", "a=8", "--input", "8")
+    ),
+    "inputs said twice": Mistake(
+        "E111",
+        "both say what goes in",
+        "one of them",
+        command=typed("inspect", "./parts.py:net", "--input", "8", "--data", "digits"),
+    ),
+    "groups of a model that cannot be traced": Mistake(
+        "E121",
+        "decides by the values of tensors, at",
+        "prune.Weights",
+        command=typed("inspect", "./parts.py:Decides", "--groups", "--input", "8"),
+    ),
+    "sensitivity without data": Mistake(
+        "E130", "not known", "--data", command=typed("inspect", "./parts.py:net", "--sensitivity")
+    ),
+    "sensitivity on drawn inputs": Mistake(
+        "E111", "measures on data", "--data", command=typed("inspect", "./parts.py:net", "--sensitivity", "--input", "8")
+    ),
+    "sensitivity on unknown data": Mistake(
+        "E130",
+        '"digit" is not a built-in set',
+        "digits",
+        command=typed("inspect", "./parts.py:net", "--sensitivity", "--data", "digit"),
+    ),
+    "sensitivity with a pickle": Mistake(
+        "E143",
+        "may hold code",
+        "safetensors",
+        command=typed("inspect", "./parts.py:net", "--sensitivity", "--data", "./parts.py:task", "--weights", "weights.pt"),
+    ),
+    "samples without sensitivity": Mistake(
+        "E111", "--samples", "--sensitivity", command=typed("inspect", "./parts.py:net", "--input", "8", "--samples", "9")
+    ),
+    "channels of a model that cannot be traced": Mistake(
+        "E121",
+        "cannot be traced by torch.export: its code decides",
+        "prune.Weights",
+        ('use = "prune.Weights"\nsparsity = 0.5\nschedule = "cubic"', 'use = "prune.Channels"\nsparsity = 0.5'),
+        command=(*RUN, "--set", "model.from=./parts.py:Decides"),
+    ),
+    "no channels to cut": Mistake(
+        "E112",
+        "no channel, neuron or head can be cut",
+        "prune.Weights",
+        ('use = "prune.Weights"\nsparsity = 0.5\nschedule = "cubic"', 'use = "prune.Channels"\nsparsity = 0.5'),
+        command=(*RUN, "--set", "model.from=./parts.py:single"),
+    ),
+    "ignored channels that are not there": Mistake(
+        "E112",
+        'pattern "laier.*" matches nothing',
+        "known here",
+        (
+            'use = "prune.Weights"\nsparsity = 0.5\nschedule = "cubic"',
+            'use = "prune.Channels"\nsparsity = 0.5\nignore = ["laier.*"]',
+        ),
+        at="19:11",
+    ),
     "check of a bad recipe": Mistake(
         "E102", "unknown key", "did you mean", ("sparsity", "sparcity"), typed("check", "recipe.toml"), at="18:1"
     ),

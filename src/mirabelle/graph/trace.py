@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ from torch.utils import _pytree as pytree
 
 from mirabelle.errors import UserError
 
+_NOISY = ("torch.export", "torch.fx.experimental.symbolic_shapes")  # loggers
+_RAISED_BY = re.compile(r'call raised this error:\s+File "(.+?)", line (\d+), in \S+\s+(.+)')  # as the exporter tells it
 Kind = Literal["parameter", "buffer", "constant", "input"]
 
 
@@ -78,13 +82,21 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
         with _quiet(), torch.no_grad():
             exported = _exported(model, args, dict(kwargs or {}))
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        message = f"the model cannot be traced by torch.export: {type(error).__name__}: {reason}"
+        message = f"the model cannot be traced by torch.export: {_reason(error)}"
         raise UserError("E121", message, "mend its forward, or prune single weights: prune.Weights needs no trace") from error
     finally:
         for name, module in model.named_modules():
             module.training = training[name]
     return _program(model, exported)
+
+
+def _reason(error: Exception) -> str:
+    """Why an export failed, in a line: where the model asks for a number that a trace does not have, the line of its code."""
+    if type(error).__name__ != "GuardOnDataDependentSymNode":
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    found = _RAISED_BY.search(str(error))
+    place = f', at {found[1]}:{found[2]}: "{found[3].strip()[:120]}"' if found else ""
+    return f"its code decides by the values of tensors{place}"
 
 
 class _Called(nn.Module):
@@ -144,14 +156,16 @@ def _program(model: nn.Module, exported: ExportedProgram) -> Program:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the notices of the exporter, and without the fused kernels that hide attention from a trace."""
-    level = logging.getLogger("torch.export").level
+    levels = {name: logging.getLogger(name).level for name in _NOISY}
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    logging.getLogger("torch.export").setLevel(logging.ERROR)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # where a failed export prints its graph
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.getLogger("torch.export").setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast)

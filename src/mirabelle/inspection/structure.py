@@ -87,8 +87,9 @@ class Structure:
             UserError: E112 with what holds the model.
         """
         if not self.groups:
-            reasons = {reason: None for fixed in self.fixed for reason in fixed.reasons}
-            why = f"not understood: {', '.join(self.unknown)}" if self.unknown else next(iter(reasons), "it has no parameters")
+            reasons = dict.fromkeys(reason for fixed in self.fixed for reason in fixed.reasons)
+            why = f"operators that are not understood hold them: {', '.join(self.unknown)}"
+            why = why if self.unknown else "; ".join(list(reasons)[:2]) or "it has no parameters"
             raise UserError("E112", f"no channel, neuron or head can be cut: {why}", "prune single weights: prune.Weights")
 
 
