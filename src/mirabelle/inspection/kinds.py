@@ -65,7 +65,8 @@ def _told_by(flow: Flow, call: Call) -> Iterator[tuple[Axis, int | None, str]]:
 def _attention(query: Sequence[Axis], value: Sequence[Axis]) -> Iterator[tuple[Axis, int | None, str]]:
     heads = query[-3]
     if heads is not None and heads.shape[1] == 1:
-        yield heads, 0, "heads of attention"
+        alone = len(np.unique(heads)) == len(heads)
+        yield heads, 0, "heads of attention" if alone else "sets of heads of attention"  # that share keys and values
     elif heads is not None and heads.shape[1] == 2:  # noqa: PLR2004 (outer and inner)
         yield heads, 0, "key-value groups of attention"
         yield heads, 1, "queries in each key-value group"
