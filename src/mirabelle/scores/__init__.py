@@ -1,7 +1,22 @@
 """How much each weight or unit matters: one file a score, higher = keep."""
 
+from mirabelle.scores.activation_norm import ActivationNorm
+from mirabelle.scores.batch_norm_scale import BatchNormScale
+from mirabelle.scores.fisher import Fisher
+from mirabelle.scores.hessian import Hessian
 from mirabelle.scores.magnitude import Magnitude
 from mirabelle.scores.random import Random
 from mirabelle.scores.score import Evidence, Score
+from mirabelle.scores.taylor import Taylor
 
-__all__ = ["Evidence", "Magnitude", "Random", "Score"]
+__all__ = [
+    "ActivationNorm",
+    "BatchNormScale",
+    "Evidence",
+    "Fisher",
+    "Hessian",
+    "Magnitude",
+    "Random",
+    "Score",
+    "Taylor",
+]

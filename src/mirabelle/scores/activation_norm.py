@@ -1,0 +1,49 @@
+"""Keep what is large times what it is multiplied by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from mirabelle.plain import Count, record
+from mirabelle.scores.score import Evidence, Need, Score
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@record
+class ActivationNorm(Score):
+    """|w_ij| · ‖x_j‖, ‖x_j‖ = √E[x_j²] over what column j of the layer's weight is multiplied by (Wanda).
+
+    It speaks of the weights of linear layers and convolutions (no transposed ones). Of a unit √Σ w² ‖x‖².
+
+    Args:
+        samples: of the training data over which the norms are taken.
+
+    Raises:
+        UserError: E112 for a parameter of another kind that is asked for by name, or of a layer that never runs.
+
+    Example:
+        >>> import torch
+        >>> evidence = Evidence("weight", input_norms=torch.tensor([[0.5, 2.0]]))
+        >>> ActivationNorm()(torch.tensor([[3.0, -1.0]]), evidence)
+        tensor([[1.5000, 2.0000]])
+
+    Source: Sun, Liu, Bair, Kolter 2023, arXiv:2306.11695.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"input_norms"})
+
+    samples: Count = 128
+
+    def __call__(self, tensor: Tensor, evidence: Evidence) -> Tensor:
+        norms = evidence.input_norms
+        assert norms is not None, "they were asked for"
+        by_column = tensor.reshape(norms.shape[0], -1, norms.shape[1])
+        return (by_column.abs() * norms.unsqueeze(1)).reshape(tensor.shape)
+
+    def covers(self, name: str, tensor: Tensor, module: nn.Module) -> bool:
+        from mirabelle.scores.inputs import multiplies_inputs
+
+        del name
+        return multiplies_inputs(module, tensor)
