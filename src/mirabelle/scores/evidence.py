@@ -1,0 +1,132 @@
+"""What scores look at, measured on a sample of the training data; the model stays as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mirabelle.batch import Samples, call
+from mirabelle.errors import UserError
+from mirabelle.scores.inputs import Moments, columns_of, multiplies_inputs
+from mirabelle.scores.score import Evidence, Score, covered
+
+if TYPE_CHECKING:
+    from mirabelle.task import Task
+
+_BATCH = 50
+
+
+def evidence_for(
+    score: Score,
+    model: nn.Module,
+    task: Task,
+    names: Iterable[str] | None = None,
+    *,
+    most_samples: int | None = None,
+    seed: int = 0,
+) -> Mapping[str, Evidence]:
+    """Everything that a score needs to know of a model's parameters.
+
+    Args:
+        score: says what it needs, and of which parameters it speaks.
+        model: a copy of it is run, in eval mode.
+        task: its loss is differentiated, its training data are drawn from.
+        names: of the parameters; by default those that the score covers, less those of layers that never run.
+        most_samples: a bound on the score's own number of samples, for a quick look. A stream gives its first ones.
+        seed: of the draw, and of whatever the model draws itself.
+
+    Returns:
+        Evidence by the name of the parameter; a parameter on which the loss does not depend has a gradient of zeros.
+
+    Raises:
+        UserError: E112 when `names` has one of which the score cannot speak.
+
+    Example:
+        >>> from mirabelle import Task
+        >>> from mirabelle.scores import Taylor
+        >>> layer = nn.Linear(4, 2)
+        >>> x, y = torch.randn(20, 4), torch.arange(20) % 2
+        >>> evidence_for(Taylor(), layer, Task(train=(x, y), test=(x, y)))["weight"].gradient.shape
+        torch.Size([2, 4])
+    """
+    chosen = list(covered(score, model) if names is None else names)
+    if not score.needs:
+        return {name: Evidence(name) for name in chosen}
+    count: int = getattr(score, "samples", _BATCH)
+    drawn = task.train.drawn(count if most_samples is None else min(count, most_samples), seed)
+    model = copy.deepcopy(model).eval()
+    found: dict[str, dict[str, Tensor]] = {name: {} for name in chosen}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if score.needs & {"gradient", "squared_gradient"}:
+            _measure_gradients(score, model, task, drawn, found)
+        if score.needs & {"input_moments", "input_norms"}:
+            _measure_inputs(score, model, drawn, found)
+    silent = [name for name in chosen if len(found[name]) < len(score.needs)]
+    if silent and names is not None:
+        raise UserError(
+            "E112",
+            f"{type(score).__name__} scores the weights of linear layers and convolutions that run; "
+            f'"{silent[0]}" is none, or its layer never ran on the data',
+            f'ignore = ["{silent[0]}"], or score = "Magnitude"',
+        )
+    return {name: Evidence(name, **found[name]) for name in chosen if name not in silent}
+
+
+def _measure_gradients(
+    score: Score, model: nn.Module, task: Task, drawn: Samples, found: Mapping[str, dict[str, Tensor]]
+) -> None:
+    parameters = dict(model.named_parameters())
+    chosen = [parameters[name].requires_grad_() for name in found]
+    kinds = sorted(score.needs & {"gradient", "squared_gradient"})
+    for name, parameter in zip(found, chosen, strict=True):
+        found[name] |= {kind: torch.zeros_like(parameter, requires_grad=False) for kind in kinds}
+    with torch.enable_grad():
+        # Gradients that are squared one by one are those of single samples.
+        for batch in drawn.batches(1 if "squared_gradient" in kinds else _BATCH):
+            loss = task.loss(call(model, batch.inputs).float(), batch.targets)
+            gradients = torch.autograd.grad(loss, chosen, allow_unused=True)
+            share = len(batch) / len(drawn)
+            for name, gradient in zip(found, gradients, strict=True):
+                for kind in kinds if gradient is not None else ():
+                    found[name][kind] += share * (gradient if kind == "gradient" else gradient.square())
+
+
+def _measure_inputs(score: Score, model: nn.Module, drawn: Samples, found: Mapping[str, dict[str, Tensor]]) -> None:
+    whole = "input_moments" in score.needs
+    parameters = dict(model.named_parameters())
+    moments = {parameters[name]: Moments(whole=whole) for name in found}
+
+    def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for columns in columns_of(module, args[0] if args else kwargs["input"]):
+            moments[module.weight].add(columns)  # type: ignore[index]  # the weight is a parameter
+
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, nn.Parameter) and weight in moments and multiplies_inputs(module, weight):
+            module.register_forward_pre_hook(see, with_kwargs=True)
+    with torch.no_grad(), _every_layer_called():
+        for batch in drawn.batches(_BATCH):
+            call(model, batch.inputs)
+    for name, own in found.items():
+        mean = moments[parameters[name]].mean()
+        if mean is not None and whole:
+            own["input_moments"] = mean
+        if mean is not None and "input_norms" in score.needs:
+            own["input_norms"] = (mean.diagonal(dim1=1, dim2=2) if whole else mean).sqrt()
+
+
+@contextlib.contextmanager
+def _every_layer_called() -> Iterator[None]:
+    """Without the fused kernels for attention that read layers' weights past their forward."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
