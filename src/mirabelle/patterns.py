@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def selected(model: nn.Module, targets: tuple[str, ...], ignore: tuple[str, ...] = ()) -> dict[str, nn.Parameter]:
+def selected(
+    model: nn.Module, targets: tuple[str, ...], ignore: tuple[str, ...] = (), by_default: Collection[str] | None = None
+) -> dict[str, nn.Parameter]:
     """Parameters whose names match one of `targets` and none of `ignore`; each tied parameter once.
 
-    Without targets: every weight of two or more dimensions.
+    Without targets: those named in `by_default`, else every weight of two or more dimensions.
 
     Raises:
         UserError: E112 when a pattern matches no parameter, or nothing is left.
@@ -25,6 +27,8 @@ def selected(model: nn.Module, targets: tuple[str, ...], ignore: tuple[str, ...]
     every_pattern_matches("ignore", ignore, parameters)
     if targets:
         chosen = {name: parameter for name, parameter in parameters.items() if matches(name, targets)}
+    elif by_default is not None:
+        chosen = {name: parameter for name, parameter in parameters.items() if name in by_default}
     else:
         chosen = {name: parameter for name, parameter in parameters.items() if parameter.dim() > 1}
     chosen = {name: parameter for name, parameter in chosen.items() if not matches(name, ignore)}

@@ -13,21 +13,39 @@ from mirabelle.numerics.masks import keep_above, keep_highest, keep_highest_toge
 from mirabelle.patterns import selected
 from mirabelle.schedules import Gradual
 from mirabelle.scores import Evidence
+from mirabelle.scores.score import covered
 
 if TYPE_CHECKING:
     from mirabelle.prune.weights import Weights
 
 
-class Pruning:
-    """The control that removes weights as its step asks, more and more as the training progresses."""
+def weights_to_prune(step: Weights, model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that a step ranks, by name.
 
-    def __init__(self, step: Weights, model: nn.Module) -> None:
+    Raises:
+        UserError: E112 a pattern that matches nothing, or nothing left.
+    """
+    chosen = selected(model, step.targets, step.ignore, by_default=covered(step.score, model))
+    # A tensor of zeros alone, such as a fresh bias, has nothing to rank: it trains as ever.
+    return {name: parameter for name, parameter in chosen.items() if bool(parameter.any())}
+
+
+class Pruning:
+    """The control that removes weights as its step asks, more and more as the training progresses.
+
+    Args:
+        step: what is asked for.
+        model: to be pruned.
+        evidence: for scores that need any, of every parameter in `weights_to_prune`.
+    """
+
+    def __init__(self, step: Weights, model: nn.Module, evidence: Mapping[str, Evidence] | None = None) -> None:
         self._step = step
         self._model = model
+        self._evidence = evidence or {}
         self._schedule = Gradual.named("constant") if step.schedule == "one-shot" else Gradual.of(step.schedule)
-        chosen = selected(model, step.targets, step.ignore)
-        # A tensor of zeros alone, such as a fresh bias, has nothing to rank: it trains as ever.
-        self._names = [name for name, parameter in chosen.items() if bool(parameter.any())]
+        chosen = weights_to_prune(step, model)
+        self._names = list(chosen)
         self._deviations = {name: float(chosen[name].detach().std(correction=0)) for name in self._names}
         self._calls = 0
         self._last = 0.0
@@ -52,7 +70,8 @@ class Pruning:
     def prune(self, model: nn.Module, amount: float) -> None:
         """Zero the weights of lowest score and record their tensors as pruned."""
         parameters = dict(model.named_parameters())
-        scores = [self._step.score(parameters[name], Evidence(name)) for name in self._names]
+        evidence = [self._evidence.get(name, Evidence(name)) for name in self._names]
+        scores = [self._step.score(parameters[own.name], own) for own in evidence]
         for name, mask in zip(self._names, self._masks(scores, amount), strict=True):
             parameters[name].mul_(mask)
         attach(model, architecture_of(model).with_pruned(self._names))

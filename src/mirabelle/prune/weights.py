@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mirabelle.run import Run
     from mirabelle.task import Task
 
+_PREVIEWED = 16  # samples at which a score looks for a preview
+
 
 @record
 class Weights:
@@ -36,16 +38,17 @@ class Weights:
         threshold: score at or below which a weight goes, > 0.
         quality: factor of the standard deviation, > 0.
         scope: rank within each "layer", or "global" over all targets (sparsity only).
-        targets: patterns of parameter names; by default all weights of two or more dimensions (no biases, no norms).
+        targets: patterns of parameter names; by default what the score covers: for most, all weights of two or more dimensions
+            (no biases, no norms).
         ignore: patterns of parameter names that are left alone.
         schedule: "one-shot" prunes before training; "constant", "linear", "cubic" or a table `{begin, end, initial, power,
             frequency}` prune while it trains (Zhu & Gupta 2017; see `schedules.Gradual`).
-        score: what matters least; magnitude by default.
+        score: what matters least; magnitude by default. One that looks at data ranks once, so its schedule is "one-shot".
         train: the training in which, or after which, the rest recovers; None prunes and leaves it at that.
 
     Raises:
-        UserError: E110 out of range, E111 not exactly one amount or a schedule without training, E112 a pattern that
-            matches nothing.
+        UserError: E110 out of range, E111 not exactly one amount, a schedule without training, or one with a score that looks
+            at data, E112 a pattern that matches nothing or a parameter of which the score cannot speak.
 
     Example:
         >>> import mirabelle, torch
@@ -84,6 +87,13 @@ class Weights:
                 "leave scope out, or give sparsity",
                 path=("scope",),
             )
+        if self.score.needs and self.needs_training:
+            raise UserError(
+                "E111",
+                f"{type(self.score).__name__} looks at data and ranks once; a gradual schedule ranks again and again",
+                'schedule = "one-shot", or score = "Magnitude"',
+                path=("score",),
+            )
 
     @property
     def needs_training(self) -> bool:
@@ -100,20 +110,21 @@ class Weights:
         return self.finish(self.prepare(model, task, run))
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        del task, run
-        return copy.deepcopy(model) if self.needs_training else self._pruned(model)
+        return copy.deepcopy(model) if self.needs_training else self._pruned(model, task, run)
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
-        del task, run
-        pruned = self._pruned(model)
+        pruned = self._pruned(model, task, run, most_samples=_PREVIEWED)
         return Preview(pruned, _removals(pruned), self.train)
 
-    def _pruned(self, model: nn.Module) -> nn.Module:
+    def _pruned(self, model: nn.Module, task: Task, run: Run, most_samples: int | None = None) -> nn.Module:
         """A copy with all that is asked for removed at once."""
-        from mirabelle.prune.pruning import Pruning
+        from mirabelle.prune.pruning import Pruning, weights_to_prune
+        from mirabelle.scores.evidence import evidence_for
 
         model = copy.deepcopy(model)
-        Pruning(self, model).prune(model, self.amount)
+        names = weights_to_prune(self, model)
+        evidence = evidence_for(self.score, model, task, names, most_samples=most_samples, seed=run.seed_for("score"))
+        Pruning(self, model, evidence).prune(model, self.amount)
         return model
 
     def terms(self) -> Objective | None:
