@@ -184,7 +184,7 @@ def test_a_score_that_looks_at_data_ranks_once() -> None:
 def test_a_trained_network_keeps_more_by_every_score_than_by_lot(run: Run) -> None:
     task = digits()
     torch.manual_seed(0)
-    model = fit(digits_cnn(), task, Training(epochs=6, batch_size=50, lr=3e-3, precision="float32"), run)
+    model = fit(digits_cnn(), task, Training(epochs=4, batch_size=50, lr=3e-3, precision="float32"), run)
 
     def accuracy(score: Score) -> float:
         pruned = prune.Weights(sparsity=0.8, score=score)(model, task, run)

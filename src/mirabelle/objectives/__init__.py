@@ -3,6 +3,7 @@
 from mirabelle.objectives.objective import Forward, Objective, Term
 from mirabelle.objectives.soft_targets import SoftTargets
 from mirabelle.objectives.sparsity import L1, L2
+from mirabelle.objectives.structured import GroupLasso, Growing
 from mirabelle.objectives.task_loss import TaskLoss
 
-__all__ = ["L1", "L2", "Forward", "Objective", "SoftTargets", "TaskLoss", "Term"]
+__all__ = ["L1", "L2", "Forward", "GroupLasso", "Growing", "Objective", "SoftTargets", "TaskLoss", "Term"]
