@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mirabelle import Run, Task, Training, prune
+from mirabelle import Run, Task, prune
 from mirabelle.architecture import Architecture, architecture_of, attach
 from mirabelle.batch import Batch
 from mirabelle.errors import UserError
@@ -16,7 +16,6 @@ from mirabelle.prune.recovery import reconstruct, reestimate_batch_norm
 from mirabelle.prune.unfolding import unfolding_of
 from mirabelle.sources.digits import digits
 from mirabelle.sources.zoo import digits_cnn
-from mirabelle.training import train_together
 
 
 def batches(*shape: int, count: int = 2) -> list[Tensor]:
@@ -243,14 +242,19 @@ def test_mistakes_are_told() -> None:
 def test_half_of_a_trained_network_works_again_without_labels() -> None:
     task = digits()
     torch.manual_seed(0)
-    train = Training(epochs=4, batch_size=64, lr=2e-3, precision="float32")
-    dense = train_together((), train, digits_cnn(), task, Run("unused"))
-    smaller = prune.Channels(sparsity=0.6)(dense, task, Run("unused"))
+    dense = digits_cnn()
+    optimizer = torch.optim.Adam(dense.parameters(), lr=3e-3)
+    for k in range(60):
+        batch = task.train.at(torch.arange(96) + 96 * (k % 12))
+        optimizer.zero_grad()
+        task.loss(dense(batch.inputs), batch.targets).backward()
+        optimizer.step()
+    smaller = prune.Channels(sparsity=0.5)(dense, task, Run("unused"))
     recovery = reconstruct(dense, smaller, [task.train.first(400)])
 
     def accuracy(model: nn.Module) -> float:
         with torch.no_grad():
             return float((model.eval()(task.validation.inputs).argmax(1) == task.validation.targets).float().mean())
 
-    assert accuracy(recovery.model) > max(accuracy(smaller) + 0.02, accuracy(dense) - 0.05)
+    assert accuracy(recovery.model) > max(accuracy(smaller) + 0.03, accuracy(dense) - 0.03)
     assert set(recovery.layers) == {"conv2", "fc1", "fc2"}
