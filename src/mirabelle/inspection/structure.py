@@ -109,8 +109,8 @@ def structure_of(model: nn.Module, example: Batch) -> Structure:
         >>> structure = structure_of(model, Batch(torch.zeros(2, 4), torch.zeros(2)))
         >>> [(group.kind, group.cost.units, group.cost.parameters) for group in structure.groups]
         [('neurons of a layer', 6, 8)]
-        >>> [(fixed.name, fixed.dimension, fixed.reasons) for fixed in structure.fixed]
-        [('2.weight', 0, ('it is an output of the model',)), ('2.bias', 0, ('it is an output of the model',))]
+        >>> structure.fixed[1].name, structure.fixed[1].dimension, structure.fixed[1].reasons
+        ('2.weight', 0, ('it is an output of the model',))
     """
     args, kwargs = arguments_of(example.inputs)
     program = traced(model, args, kwargs)
