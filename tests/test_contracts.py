@@ -18,11 +18,22 @@ SHORT = Training(epochs=1, batch_size=200, precision="float32")
 STEPS: dict[str, Step] = {
     "prune.Weights": prune.Weights(sparsity=0.5, schedule="linear", train=SHORT),
     "prune.Channels": prune.Channels(sparsity=0.5, train=SHORT),
+    "prune.Layers": prune.Layers(sparsity=0.5, train=SHORT),
     "distill.Student": distill.Student(model="mirabelle.sources.zoo:digits_mlp", train=SHORT),
     "quantize.Static": quantize.Static(samples=50),
     "quantize.Dynamic": quantize.Dynamic(),
     "training.Joint": training.Joint(steps=(prune.Weights(sparsity=0.5),), train=SHORT),
 }
+
+
+class Plus(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + super().forward(x).relu()
+
+
+def residual() -> nn.Module:
+    """A network with layers that can be dropped."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 20), Plus(20, 20), Plus(20, 20), nn.Linear(20, 10))
 
 
 def test_every_step_behind_the_doors_is_here() -> None:
@@ -47,7 +58,7 @@ def test_a_step_is_data(use: str) -> None:
 @pytest.mark.parametrize("use", STEPS)
 def test_a_step_leaves_the_given_model_and_the_generator_alone_and_repeats_itself(use: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model: nn.Module = digits_cnn()
+    model: nn.Module = residual() if use == "prune.Layers" else digits_cnn()
     task, before, state = digits(), fingerprint(model), torch.get_rng_state()
     runs = [Run(tmp_path / str(k), seed=7) for k in range(2)]
     for run in runs:  # what is measured may turn out differently each time, so it is decided here

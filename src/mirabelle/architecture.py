@@ -20,7 +20,7 @@ from mirabelle.errors import UserError, did_you_mean
 from mirabelle.plain import lookup
 
 SCHEMA = 1
-_DOORS_OF_MODULES = ("quantize",)
+_DOORS_OF_MODULES = ("prune", "quantize")
 
 
 class Replacement(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from mirabelle import Run, Task, Training, compress, load, prune, quantize
 from mirabelle.architecture import architecture_of
 from mirabelle.errors import UserError
+from mirabelle.measure import multiply_accumulates
 from mirabelle.prune.cutting import Cutting
 
 
@@ -90,6 +92,83 @@ def test_layers_of_a_stacked_lstm_keep_equally_many(images: Task) -> None:
         assert smaller(images.test.first(3).inputs).shape == (3, 3)
 
 
+@pytest.mark.parametrize("scope", ["group", "global"])
+@pytest.mark.parametrize(("name", "share"), [("macs", 0.5), ("parameters", 0.4), ("size", 0.4)])
+def test_a_goal_is_reached_and_little_more_is_taken(net: Net, images: Task, scope: str, name: str, share: float) -> None:
+    smaller = prune.Channels(scope=scope, **{name: f"{share:.0%}"})(net, images, Run("unused"))
+
+    def cost(model: nn.Module) -> float:
+        count = sum(parameter.numel() for parameter in model.parameters())
+        return multiply_accumulates(model, images.example()) if name == "macs" else count
+
+    assert 0.85 * share < cost(smaller) / cost(net) <= share
+
+
+def test_several_goals_hold_at_once(net: Net, images: Task) -> None:
+    smaller = prune.Channels(macs="60%", parameters=1200)(net, images, Run("unused"))
+    assert multiply_accumulates(smaller, images.example()) <= 0.6 * multiply_accumulates(net, images.example())
+    assert sum(parameter.numel() for parameter in smaller.parameters()) <= 1200
+
+
+def test_the_plan_of_a_goal_does_the_least_damage(net: Net, images: Task) -> None:
+    step = prune.Channels(macs="55%", multiple=4)
+    cutting = Cutting(step, net, images, Run("unused"))
+    (stem, inner), items = cutting.groups, cutting._items()
+    counts = [len(stem) - len(cutting.removed[0]), len(inner) - len(cutting.removed[1])]
+
+    def macs(one: int, other: int) -> int:
+        return 64 * 9 * (one + 2 * one * other) + 3 * one
+
+    def damage(one: int, other: int) -> float:
+        return float(items[0].damage[12 - one] + items[1].damage[20 - other])
+
+    allowed = [(a, b) for a in items[0].allowed for b in items[1].allowed if macs(a, b) <= 0.55 * macs(12, 20)]
+    assert damage(*counts) <= min(damage(*pair) for pair in allowed) * 1.002
+    assert tuple(counts) in allowed
+
+
+def test_milliseconds_are_measured_and_what_was_decided_is_taken_again(net: Net, images: Task, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    step = prune.Channels(latency="90%", multiple="measured", batch=64)
+    smaller = step(net, images, run)
+    kept = [smaller.stem.out_channels, smaller.inner.out_channels]
+    assert run.journal.decisions["kept"] == " ".join(map(str, kept))
+    assert run.journal.decisions["multiple"] in {1, 2, 4, 8, 16, 32}
+    assert kept < [12, 20]
+    run.journal.decisions["kept"] = "8 4"
+    again = step(net, images, run)
+    assert (again.stem.out_channels, again.inner.out_channels) == (8, 4)
+
+
+@pytest.mark.parametrize("score", ["Taylor", "Fisher", "BatchNormScale", "ActivationNorm", "Hessian", "Random"])
+def test_every_score_ranks_units(net: Net, images: Task, score: str) -> None:
+    smaller = prune.Channels(sparsity=0.5, score=score)(net, images, Run("unused"))
+    assert smaller.stem.out_channels == 6
+    assert smaller.inner.out_channels == (20 if score == "BatchNormScale" else 10), "no norm speaks of the inner channels"
+
+
+def test_what_is_cut_is_made_up_for_without_labels(net: Net, images: Task) -> None:
+    with torch.no_grad():
+        net.inner.weight[10:] = 0.3 * net.inner.weight[:10]  # channels that others tell
+        net.inner.bias[10:] = 0.3 * net.inner.bias[:10]
+    x = images.test.first(50).inputs
+    missed = {}
+    for recover in ("nothing", "least-squares"):
+        step = prune.Channels(sparsity=0.5, ignore=("stem",), score="Hessian", recover=recover)
+        smaller = step(net, images, Run("unused"))
+        with torch.no_grad():
+            missed[recover] = float((smaller.eval()(x) - net.eval()(x)).norm())
+    assert missed["least-squares"] < 0.05 * missed["nothing"]
+
+
+def test_norms_get_their_statistics_again(net: Net, images: Task) -> None:
+    smaller = prune.Channels(sparsity=0.5, recover="batch-norm", samples=100)(net, images, Run("unused", seed=3))
+    x = images.train.drawn(100, 3).inputs
+    with torch.no_grad():
+        mean = smaller.stem(x).mean((0, 2, 3))
+    torch.testing.assert_close(smaller.norm.running_mean, mean, atol=1e-5, rtol=1e-5)
+
+
 def test_a_run_with_training_and_integers_passes_its_gates_and_loads_again(net: Net, images: Task, tmp_path: Path) -> None:
     train = Training(epochs=2, batch_size=20, lr=0.01, precision="float32")
     result = compress(
@@ -119,11 +198,28 @@ def test_a_preview_names_every_group(net: Net, images: Task) -> None:
     [
         (prune.Channels(sparsity=0.5, ignore=("stemm",)), "E112", 'pattern "stemm" matches nothing'),
         (prune.Channels(sparsity=0.5, ignore=("*",)), "E112", "no channel, neuron or head can be cut"),
+        (prune.Channels(macs=100), "E114", "macs of at most 100 cannot be reached: with the least left everywhere, 1,731 stay"),
+        (prune.Channels(parameters="1%", minimum=8), "E114", "parameters of at most .* cannot be reached"),
+        (prune.Channels(sparsity=0.5, score="BatchNormScale", ignore=("stem*",)), "E112", "BatchNormScale speaks of no tensor"),
     ],
 )
 def test_what_cannot_be_done_is_told(net: Net, images: Task, step: prune.Channels, code: str, words: str) -> None:
     with pytest.raises(UserError, match=f"{code}.*{words}"):
         step(net, images, Run("unused"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "words"),
+    [
+        ({}, "E111", "give a sparsity, or a goal of macs, parameters, size, latency; got neither"),
+        ({"sparsity": 0.5, "macs": "50%"}, "E111", "got both"),
+        ({"macs": "5 elephants"}, "E113", "macs cannot be read; got '5 elephants'"),
+        ({"latency": "5 kB"}, "E113", "latency cannot be read"),
+    ],
+)
+def test_how_much_is_told_in_one_way(settings: dict[str, Any], code: str, words: str) -> None:
+    with pytest.raises(UserError, match=f"{code}.*{words}"):
+        prune.Channels(**settings)
 
 
 def test_a_model_that_cannot_be_traced_is_told(images: Task) -> None:

@@ -10,7 +10,7 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -100,7 +100,7 @@ def remade(dense: nn.Module, record: Architecture) -> nn.Module:
     if not record.program:
         return replayed(dense, record)
     args, kwargs = Signature.from_data(record.program.get("inputs")).example()
-    program = traced(copy.deepcopy(dense), args, kwargs)
+    program = traced(replayed(dense, Architecture(modules=record.modules)), args, kwargs)
     flow = propagated(program)
     alive = np.ones(flow.units.count, bool)
     axes = axes_of_tensors(program, flow)
@@ -116,7 +116,7 @@ def remade(dense: nn.Module, record: Architecture) -> nn.Module:
         for dimension, text in dimensions.items():
             alive[axes[name][int(dimension)][0][indices_of(text)]] = True  # type: ignore[index]  # held above
     alive[0] = True
-    model = replayed(Rewritten(program, flow, Kept(flow.units, alive)), replace(record, slices={}, attributes={}, program={}))
+    model = Rewritten(program, flow, Kept(flow.units, alive))
     attach(model, record)
     return model
 

@@ -1,6 +1,14 @@
 """Steps that remove what matters least: one file a step."""
 
+from typing import TYPE_CHECKING
+
+from mirabelle.lazy import lazily
 from mirabelle.prune.channels import Channels
+from mirabelle.prune.layers import Layers
 from mirabelle.prune.weights import Weights
 
-__all__ = ["Channels", "Weights"]
+if TYPE_CHECKING:
+    from mirabelle.prune.skipped import Skipped
+
+__all__ = ["Channels", "Layers", "Skipped", "Weights"]
+__getattr__ = lazily("mirabelle.prune", {"Skipped": "skipped"})

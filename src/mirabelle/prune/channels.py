@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mirabelle.run import Run
     from mirabelle.task import Task
 
+Recover = Literal["nothing", "batch-norm", "least-squares"]
+
 
 @record
 class Channels:
@@ -29,7 +31,8 @@ class Channels:
     How much goes is told in one of two ways:
         sparsity s   of a group of n units, max(minimum, ⌈(n − ⌊s · n⌋) / multiple⌉ · multiple) stay, at most n;
         a goal       one or several of macs, parameters, size, latency: as little goes as the goal allows.
-    The score of a unit is √Σ s², over the scores s of every weight of two or more dimensions that it takes with it.
+    The score of a unit is that of all weights together that it takes with it, √Σ s² for the magnitude; a group with no tensor
+    of which the score speaks stays whole.
     With `scope = "group"` every group loses the same fraction. With "global" and a sparsity, scores are divided by their mean
     in the group and ranked over all groups; with "global" and a goal, the widths are those of least damage
     −Σ n · ln(share of the group's squared scores that stays), n the weights that the group narrows: an exact optimum over the
@@ -51,7 +54,11 @@ class Channels:
         minimum: units that every group keeps at least.
         multiple: what is left in a group is a multiple of this; "measured" takes the smallest at which the heaviest operators
             run at nine tenths of their best rate, and writes it down.
-        score: what matters least; magnitude by default.
+        score: what matters least; magnitude by default. "Hessian" removes units one by one, always the one whose loss the
+            layers that read it can make up for best.
+        recover: what the cut model gets without labels: "batch-norm" estimates the statistics of its norms again,
+            "least-squares" fits every layer after a cut to the outputs of the dense model's.
+        samples: of the training data, looked at for that.
         train: the training in which the rest recovers; None cuts and leaves it at that.
 
     Raises:
@@ -86,6 +93,8 @@ class Channels:
     minimum: Count = 1
     multiple: Count | Literal["measured"] = 1
     score: ScoreField = Magnitude()
+    recover: Recover = "nothing"
+    samples: Count = 1024
     train: Training | None = None
 
     def __post_init__(self) -> None:
@@ -105,8 +114,10 @@ class Channels:
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         from mirabelle.prune.cutting import Cutting
+        from mirabelle.prune.recovery import recovered
 
-        return Cutting(self, model, task, run).cut()
+        smaller = Cutting(self, model, task, run).cut()
+        return recovered(self.recover, model, smaller, task.train.drawn(self.samples, run.seed), run)
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         from mirabelle.prune.cutting import Cutting

@@ -15,24 +15,22 @@ from mirabelle.batch import arguments_of
 from mirabelle.errors import UserError
 from mirabelle.goal import limit_of
 from mirabelle.graph.costs import Product, counted, mac_products, parameter_products, polynomial_of
-from mirabelle.graph.groups import groups_of, sums_over_units
+from mirabelle.graph.groups import AxisGroup, groups_of
 from mirabelle.graph.interpret import kept_without
 from mirabelle.graph.propagate import propagated
 from mirabelle.graph.surgery import cut
 from mirabelle.graph.trace import traced
 from mirabelle.graph.units import Array
 from mirabelle.patterns import every_pattern_matches, matches
-from mirabelle.prune.limits import CountedLimit, MeasuredLimit, Stopwatch
-from mirabelle.prune.planning import Item, Limit, all_together, allowed_counts, damage_of, each_alone, within_limits
+from mirabelle.prune.limits import BYTES, CountedLimit, MeasuredLimit, Stopwatch
+from mirabelle.prune.planning import Item, Limit, all_together, allowed_counts, each_alone, within_limits
+from mirabelle.prune.ranking import Ranking, ranked
 from mirabelle.prune.times import OperatorTimes, in_items
-from mirabelle.scores import Evidence
 from mirabelle.task import Task
 
 if TYPE_CHECKING:
     from mirabelle.prune.channels import Channels
     from mirabelle.run import Run
-
-_BYTES = 4  # of a float32
 
 
 class Cutting:
@@ -57,14 +55,14 @@ class Cutting:
         self._program = traced(model, *self._example)
         self._flow = propagated(self._program)
         found = groups_of(self._program, self._flow)
-        self.groups = [group for group in found if not any(matches(member.name, step.ignore) for member in group.members)]
-        if not self.groups:
+        free = [group for group in found if not any(matches(member.name, step.ignore) for member in group.members)]
+        if not free:
             unknown = ", ".join(self._flow.unknown)
             why = f"operators that are not understood hold them: {unknown}" if unknown else "`ignore` or the model leaves none"
             raise UserError("E112", f"no channel, neuron or head can be cut: {why}", "shorten `ignore`, or use prune.Weights")
+        self.groups, self._rankings = self._ranked(free)
         self._tied = self._tied_groups()
         self._item_of = [next(n for n, (tied, _) in enumerate(self._tied) if k in tied) for k in range(len(self.groups))]
-        self._orders, self._scores = self._ranked()
         self.removed = self._without(self._counts())
 
     def cut(self) -> nn.Module:
@@ -87,12 +85,21 @@ class Cutting:
         gone = np.concatenate([np.zeros(0, np.int64), *removed])
         return cut(self._model, self._program, self._flow, kept_without(self._flow, gone), self._example)
 
+    def _ranked(self, free: Sequence[AxisGroup]) -> tuple[list[AxisGroup], list[Ranking]]:
+        """The groups of which the score speaks, and their units by it."""
+        score = self._step.score
+        rankings = ranked(score, self._model, self._task, free, program=self._program, flow=self._flow, seed=self._run.seed)
+        pairs = [(group, ranking) for group, ranking in zip(free, rankings, strict=True) if ranking is not None]
+        if not pairs:
+            name = type(score).__name__
+            raise UserError(
+                "E112", f"{name} speaks of no tensor of the groups that can be cut", 'score = "Magnitude" speaks of all weights'
+            )
+        return [group for group, _ in pairs], [ranking for _, ranking in pairs]
+
     def _without(self, counts: Sequence[int]) -> list[Array]:
         """For each group, the units that go when its item keeps so many."""
-        return [
-            group.units[order[: len(group) - counts[self._item_of[k]]]]
-            for k, (group, order) in enumerate(zip(self.groups, self._orders, strict=True))
-        ]
+        return [ranking.units[: len(ranking.units) - counts[self._item_of[k]]] for k, ranking in enumerate(self._rankings)]
 
     def _counts(self) -> list[int]:
         """How many units each item keeps."""
@@ -116,7 +123,7 @@ class Cutting:
         for name, products, factor in (
             ("macs", macs, 1 / self._batch),
             ("parameters", parameters, 1.0),
-            ("size", parameters, _BYTES),
+            ("size", parameters, BYTES),
         ):
             asked = getattr(self._step, name)
             if asked is not None:
@@ -134,7 +141,9 @@ class Cutting:
         if self._step.latency is not None:
             start = self._stopwatch.start_ms
             limit = limit_of("latency", self._step.latency, start, where="")
-            yield MeasuredLimit("latency", limit, self._times, lambda counts: self._stopwatch(self._cut(self._without(counts))))
+            yield MeasuredLimit(
+                "latency", limit, self._times.tables, lambda counts: self._stopwatch(self._cut(self._without(counts)))
+            )
 
     @cached_property
     def _stopwatch(self) -> Stopwatch:
@@ -160,16 +169,11 @@ class Cutting:
         items = []
         for tied, whole in self._tied:
             size = len(self.groups[tied[0]])
-            scores = np.sqrt(np.sum([np.square(self._scores[k]) for k in tied], axis=0))
-            damage = np.sum([self._weights_of(k) * damage_of(self._scores[k]) for k in tied], axis=0)
+            scores = np.sqrt(np.sum([np.square(self._rankings[k].scores) for k in tied], axis=0))
+            damage = np.sum([self._rankings[k].damage for k in tied], axis=0)
             counts = (size,) if whole else allowed_counts(size, self._step.minimum, multiple)
             items.append(Item(self.groups[tied[0]].name, scores, damage, counts))
         return items
-
-    def _weights_of(self, k: int) -> int:
-        """How many weights of two or more dimensions a group narrows: a residual stream more than what is inside a block."""
-        tensors = self._program.tensors
-        return len({member.name for member in self.groups[k].members if tensors[member.name].ndim > 1})
 
     def _tied_groups(self) -> list[tuple[tuple[int, ...], bool]]:
         """Groups that must keep equally many, and whether they stay whole because one of them cannot be cut."""
@@ -182,15 +186,3 @@ class Cutting:
                 whole = len(tied) < len(axes) or any(stays for _, stays in meeting)
                 found = [part for part in found if part not in meeting] + [(set().union(*(own for own, _ in meeting)), whole)]
         return sorted((tuple(sorted(own)), whole) for own, whole in found)
-
-    @torch.no_grad()
-    def _ranked(self) -> tuple[list[Array], list[Array]]:
-        """For each group the places of its units, the least important first, and their scores, √Σ s² each, in that order."""
-        squares = {}
-        for name, tensor in self._program.tensors.items():
-            if isinstance(tensor, nn.Parameter) and tensor.ndim > 1:
-                squares[name] = self._step.score(tensor, Evidence(name)).double().square()
-        sums = sums_over_units(self._program, self._flow, squares)
-        scores = [np.sqrt(sums[group.units]) for group in self.groups]
-        orders = [np.argsort(score, kind="stable") for score in scores]
-        return orders, [score[order] for score, order in zip(scores, orders, strict=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,13 @@ from torch import nn
 from mirabelle.allocate import Table, tables_of
 from mirabelle.graph.costs import Polynomial
 from mirabelle.prune.planning import Measured
-from mirabelle.prune.times import OperatorTimes
 from mirabelle.runtime.export import export
 from mirabelle.runtime.onnxruntime import Session, side_by_side
 
 if TYPE_CHECKING:
     from mirabelle.task import Task
+
+BYTES = 4  # of a parameter in float32
 
 
 @dataclass(frozen=True)
@@ -39,27 +40,36 @@ class CountedLimit:
     def tables(self, fractions: Sequence[Table]) -> Mapping[tuple[int, ...], Table]:
         return tables_of(self.polynomial, fractions)
 
+    @staticmethod
+    def exact(name: str, limit: float, polynomial: Polynomial) -> CountedLimit:
+        """Where items are kept whole or not at all, and the polynomial is the true cost."""
+
+        def cost(counts: Sequence[int]) -> float:
+            return sum(value for key, value in polynomial.items() if all(counts[item] for item in key))
+
+        return CountedLimit(name, limit, polynomial, cost)
+
 
 @dataclass
 class MeasuredLimit:
-    """Milliseconds in the runtime: of every operator with weights by its sizes, measured one by one, and a rate for the rest.
+    """Milliseconds in the runtime: planned by expected times, held against the whole model's.
 
     Args:
         name: "latency".
         limit: the most it may be.
-        times: of the operators.
+        expected: the tables of expected times, by what the options of each item keep.
         measure: milliseconds of the whole model when each item keeps so many.
         known: what was measured before.
     """
 
     name: str
     limit: float
-    times: OperatorTimes
+    expected: Callable[[Sequence[Table]], Mapping[tuple[int, ...], Table]]
     measure: Measured
     known: dict[tuple[int, ...], float] = field(default_factory=dict)
 
     def tables(self, fractions: Sequence[Table]) -> Mapping[tuple[int, ...], Table]:
-        return self.times.tables(fractions)
+        return self.expected(fractions)
 
     def cost(self, counts: Sequence[int]) -> float:
         key = tuple(counts)

@@ -106,7 +106,7 @@ def _hold_reachable(items: Sequence[Item], limits: Sequence[Limit]) -> None:
         if cost > limit.limit:
             raise UserError(
                 "E114",
-                f"{limit.name} of at most {limit.limit:.6g} cannot be reached: with the least left everywhere, {cost:.6g} stay",
+                f"{limit.name} of at most {limit.limit:,.6g} cannot be reached: with the least left everywhere, {cost:,.6g} stay",
                 "ask for less, lower `minimum` or `multiple`, or shorten `ignore`",
                 path=(limit.name,),
             )
@@ -181,16 +181,6 @@ def _neighbours(allowed: tuple[int, ...], levels: tuple[int, ...], count: int) -
     """Whether the levels hold every allowed number next to this one."""
     at = allowed.index(count)
     return {*allowed[max(at - 1, 0) : at + 2]} <= set(levels)
-
-
-def damage_of(scores: Array) -> Array:
-    """−ln of the share of the squared scores that stays, after the first 0, 1, …, n units: infinite scale for a whole layer.
-
-    Summed over items it is −ln of the product of the shares, so that no layer is emptied while others stay whole.
-    """
-    squares = np.concatenate([np.zeros(1), np.cumsum(np.square(scores))])
-    kept = 1.0 - squares / max(float(squares[-1]), 1e-30)
-    return np.asarray(-np.log(np.clip(kept, 1e-9, 1.0)))
 
 
 def allowed_counts(size: int, minimum: int, multiple: int) -> tuple[int, ...]:

@@ -11,15 +11,19 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from mirabelle.architecture import architecture_of, indices_of
-from mirabelle.batch import Batch, Inputs, call, map_tensors, tensors_of
+from mirabelle.batch import Batch, Inputs, Samples, call, map_tensors, tensors_of
 from mirabelle.errors import UserError
 from mirabelle.prune.unfolding import Unfolding, moments, unfolding_of
+
+if TYPE_CHECKING:
+    from mirabelle.prune.channels import Recover
+    from mirabelle.run import Run
 
 _SAME = 1e-10  # of the outputs' power: a layer that misses no more than rounding does stays as it is
 Look: TypeAlias = Callable[[str, Tensor], None]  # what to do with the name of a module and a tensor of it
@@ -172,6 +176,20 @@ def reconstruct(
     reached = {name: found[name].layer for name in found if name not in left}
     pass_over(recovered, given, reached, before=fit)
     return Recovery(recovered, layers, left=left)
+
+
+def recovered(manner: Recover, dense: nn.Module, smaller: nn.Module, samples: Samples, run: Run) -> nn.Module:
+    """The smaller model after the recovery that a step asks for; what was done becomes an event of the run."""
+    if manner == "nothing":
+        return smaller
+    batches = [samples.first(len(samples))]
+    if manner == "batch-norm":
+        recovery = reestimate_batch_norm(smaller, batches)
+        run.event("recovered", norms=len(recovery.norms), left=dict(recovery.left))
+    else:
+        recovery = reconstruct(dense, smaller, batches)
+        run.event("recovered", layers=len(recovery.layers), left=dict(recovery.left))
+    return recovery.model
 
 
 def _fitted(unfolding: Unfolding, read: Tensor, rows: Tensor, due: Tensor, ridge: float) -> tuple[float, float] | None:

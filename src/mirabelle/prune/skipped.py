@@ -1,0 +1,34 @@
+"""What stands where a layer was dropped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+class Skipped(nn.Module):
+    """Gives its first argument back: what a residual layer does whose branches are zero.
+
+    Args:
+        outputs: how many things the layer gave; 0 for one that is not in a tuple. All but the first become None.
+
+    Example:
+        >>> import torch
+        >>> Skipped(outputs=2)(torch.ones(1), mask=None)
+        (tensor([1.]), None)
+    """
+
+    def __init__(self, outputs: int = 0) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    @staticmethod
+    def standing_for(dense: nn.Module, **settings: Any) -> Skipped:
+        """What replaces a layer, from its record in `architecture.json`."""
+        del dense
+        return Skipped(**settings)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        first = args[0] if args else next(iter(kwargs.values()))
+        return (first, *[None] * (self.outputs - 1)) if self.outputs else first

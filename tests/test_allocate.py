@@ -1,0 +1,72 @@
+"""Allocation: the exact optimum, under one budget or several, whatever the shape of the costs."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from mirabelle.allocate import Budget, allocate, least, tables_of
+from mirabelle.errors import UserError
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_choice_is_the_best_of_all(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    options = (3, 4, 2, 3)
+    damages = [draw.random(count) for count in options]
+    tables = {(0, 1): draw.random((3, 4)), (1, 2, 3): draw.random((4, 2, 3)), (3,): draw.random(3), (): np.array(0.1)}
+    first = Budget("macs", float(draw.uniform(0.6, 1.4)), tables)
+    second = Budget("bytes", float(draw.uniform(0.3, 1.2)), {(0,): draw.random(3), (0, 2): draw.random((3, 2))})
+    choices = [
+        choice
+        for choice in itertools.product(*map(range, options))
+        if all(budget.cost(choice) <= budget.limit for budget in (first, second))
+    ]
+    if not choices:
+        with pytest.raises(UserError, match="E114"):
+            allocate(damages, [first, second])
+        return
+    found = allocate(damages, [first, second])
+    best = min(sum(row[option] for row, option in zip(damages, choice, strict=True)) for choice in choices)
+    assert found.damage == pytest.approx(best, abs=1e-9)
+    assert found.choice in choices
+    assert found.costs == {budget.name: budget.cost(found.choice) for budget in (first, second)}
+
+
+def test_what_cannot_be_reached_is_told_with_the_least() -> None:
+    bits = Budget("bits", 5.0, {(0,): np.array([2.0, 4.0]), (1,): np.array([4.0, 8.0])})
+    assert least(bits, [2, 2]) == 6.0
+    with pytest.raises(UserError, match=r"E114.*no choice reaches bits 5 \(the least is 6\)"):
+        allocate([[1.0, 0.0], [1.0, 0.0]], [bits])
+
+
+def test_budgets_that_hold_one_by_one_but_not_together_are_told_so() -> None:
+    one = Budget("macs", 1.0, {(0,): np.array([1.0, 2.0])})
+    other = Budget("bytes", 1.0, {(0,): np.array([2.0, 1.0])})
+    with pytest.raises(UserError, match=r"E114.*no choice reaches together"):
+        allocate([[0.0, 0.0]], [one, other])
+
+
+def test_a_polynomial_becomes_tables() -> None:
+    fractions = [np.array([0.5, 1.0]), np.array([0.25, 1.0]), np.array([0.2, 0.6, 1.0])]
+    polynomial = {(): 3.0, (0,): 2.0, (0, 1): 8.0, (1, 1): 16.0, (0, 1, 2): 5.0}
+    tables = tables_of(polynomial, fractions)
+    budget = Budget("macs", 0.0, tables)
+    for choice in itertools.product(range(2), range(2), range(3)):
+        a, b, c = (own[option] for own, option in zip(fractions, choice, strict=True))
+        assert budget.cost(choice) == pytest.approx(3 + 2 * a + 8 * a * b + 16 * b * b + 5 * a * b * c)
+    assert set(tables) == {(), (0,), (1,), (0, 1, 2)}, "a table of several items within a larger one needs no variables"
+
+
+def test_many_alike_items_are_solved_in_time() -> None:
+    draw = np.random.default_rng(0)
+    count = 60
+    damages = [np.sort(draw.random(8))[::-1] for _ in range(count)]
+    fractions = [np.linspace(0.2, 1, 8)] * count
+    polynomial = {(k, k + 1): 1.0 + draw.random() for k in range(count - 1)}
+    limit = 0.5 * sum(polynomial.values())
+    found = allocate(damages, [Budget("macs", limit, tables_of(polynomial, fractions))], gap=1e-3)
+    assert found.costs["macs"] <= limit * (1 + 1e-6)
+    assert found.gap <= 1e-3
