@@ -65,9 +65,9 @@ def parts_of(net: Residual) -> list[list[Tensor]]:
     return [*stem, *inner, *heads, *keys, *values, *merge]
 
 
-def value_of(term: Term, model: nn.Module, task: Task, progress: float = 0.0) -> Tensor:
+def value_of(term: Term, model: nn.Module, task: Task) -> Tensor:
     batch = task.example()
-    return term.bind(model, task, batch)(Forward(batch, torch.zeros(0), progress=progress))
+    return term.bind(model, task, batch)(Forward(batch, torch.zeros(0)))
 
 
 def test_the_group_lasso_is_a_sum_over_units(net: Residual, images: Task) -> None:
@@ -86,9 +86,11 @@ def test_a_growing_penalty_is_on_the_smallest_units_of_each_group(net: Residual,
         expected += sum(sorted(sizes[begin : begin + length])[: length // 2])
         begin += length
     term = Growing(sparsity=0.5, ceiling=2.0, initial=0.5, end=0.5)
+    batch = images.example()
+    bound = term.bind(net, images, batch)
     for progress, factor in ((0.0, 0.5), (0.25, 1.25), (0.5, 2.0), (1.0, 2.0)):
         assert term.factor(progress) == factor
-        found = value_of(term, net, images, progress).item()
+        found = bound(Forward(batch, torch.zeros(0), progress=progress)).item()
         assert found == pytest.approx(0.5 * factor * expected, rel=1e-5)
     assert Growing(end=0.0).factor(0.0) == 1.0
 

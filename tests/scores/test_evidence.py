@@ -17,6 +17,7 @@ from mirabelle.scores.inputs import columns_of
 from mirabelle.sources.digits import digits
 from mirabelle.sources.zoo import digits_cnn
 from mirabelle.state import fingerprint
+from mirabelle.step import step_from_data, step_to_data
 from mirabelle.training import evaluate, fit
 
 LOOKING = [Taylor(), Fisher(), ActivationNorm(), Hessian()]
@@ -152,6 +153,7 @@ def test_what_needs_no_data_gets_none(mlp: nn.Module, blobs: Task) -> None:
 def test_weights_are_pruned_by_what_the_data_show(score: Score, mlp: nn.Sequential, blobs: Task, run: Run) -> None:
     before = copy.deepcopy(mlp.state_dict())
     step = prune.Weights(sparsity=0.75, score=score)
+    assert step_from_data(step_to_data(step)) == step
     pruned = step(mlp, blobs, run)
     assert int((pruned[0].weight == 0).sum()) == 96
     assert fingerprint(step(mlp, blobs, run)) == fingerprint(pruned)
