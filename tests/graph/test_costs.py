@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_exactness import half_of
+from proof import half_of
 from test_zoo import chosen, made_or_skipped
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode

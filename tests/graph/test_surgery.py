@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_exactness import difference, half_of
-from test_zoo import chosen, made_or_skipped, tensors_of
+from proof import difference, half_of, tensors_of
+from test_zoo import chosen, made_or_skipped
 from torch import nn
 from torch.utils import _pytree as pytree
 from zoo import ARCHITECTURES

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from proof import tensors_of
 from torch import nn
 from zoo import ARCHITECTURES, made, transformers
 from zoo.expected import EXPECTED, Group
@@ -52,23 +53,6 @@ def made_or_skipped(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...], dic
     if name in FROM_PACKAGE and importlib.util.find_spec("transformers") is None:
         pytest.skip("transformers is not installed")
     return made(name)
-
-
-def tensors_of(outputs: Any) -> tuple[torch.Tensor, ...]:
-    return (outputs,) if isinstance(outputs, torch.Tensor) else outputs
-
-
-def narrowed(program: torch.export.ExportedProgram) -> list[str]:
-    """Names of the nodes that make float32 of float64, and so hide what is below 1e-7."""
-
-    def is_of(node: torch.fx.Node, dtype: torch.dtype) -> bool:
-        return getattr(node.meta.get("val"), "dtype", None) is dtype
-
-    return [
-        node.name
-        for node in program.graph.nodes
-        if is_of(node, torch.float32) and any(is_of(source, torch.float64) for source in node.all_input_nodes)
-    ]
 
 
 def degenerate(model: nn.Module) -> list[str]:

@@ -1,0 +1,226 @@
+"""Writes docs/zoo.md, one row for every architecture of the test zoo: `make zoo`.
+
+Two processes prove one architecture after the other. A row that is known is not made again while neither the engine nor the
+zoo has changed (build/zoo.jsonl); one that takes too long, or takes its process with it, is written down as that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, TypeAlias
+
+ROOT = Path(__file__).parents[1]
+TARGET, KNOWN = ROOT / "docs" / "zoo.md", ROOT / "build" / "zoo.jsonl"
+PROCESSES, SECONDS = 2, 300.0
+TARGET_SHARE = 0.4  # of the parameters that half of every group should take with it
+SHOWN = 3  # reasons in a row
+
+Row: TypeAlias = dict[str, Any]
+
+
+def main() -> None:
+    """All rows, then the page."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    sys.path.insert(0, str(ROOT / "tests" / "graph"))
+    from zoo import ARCHITECTURES
+
+    names = sys.argv[1:] or list(ARCHITECTURES)
+    state = state_of_sources()
+    rows = {name: row for name, row in known_rows(state).items() if name in names}
+    KNOWN.parent.mkdir(exist_ok=True)
+    with KNOWN.open("a", encoding="utf-8") as file:
+        for row in made_rows([name for name in names if name not in rows]):
+            rows[row["name"]] = row
+            file.write(json.dumps({**row, "state": state}) + "\n")
+            file.flush()
+            print(f"{len(rows)}/{len(names)}", line(row), flush=True)  # noqa: T201
+    if not sys.argv[1:]:
+        ordered = sorted(rows.values(), key=lambda row: (FAMILIES.index(ARCHITECTURES[row["name"]].family), row["name"]))
+        TARGET.write_text(page(ordered), encoding="utf-8")
+
+
+FAMILIES = ["cnn", "transformer", "recurrent", "mixer", "other", "pitfall"]
+
+
+def state_of_sources() -> str:
+    """A hash of everything that a row depends on in this repository."""
+    digest = hashlib.sha256()
+    for folder in (ROOT / "src" / "mirabelle" / "graph", ROOT / "tests" / "graph" / "zoo"):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def known_rows(state: str) -> dict[str, Row]:
+    lines = KNOWN.read_text("utf-8").splitlines() if KNOWN.is_file() else []
+    return {row["name"]: row for row in map(json.loads, lines) if row.pop("state") == state and not row["faults"]}
+
+
+# Processes ------------------------------------------------------------------------------------------------------------
+
+
+class Worker:
+    """A process that proves what it is told, and is replaced when it does not answer."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=work, args=(other,), daemon=True)
+        self.process.start()
+        other.close()
+        self.name, self.since = "", 0.0
+
+    def take(self, name: str) -> None:
+        self.name, self.since = name, time.monotonic()
+        self.connection.send(name)
+
+    def answer(self) -> Row:
+        """The row; one that says so when the process is gone or late."""
+        try:
+            if self.connection.poll():
+                row: Row = self.connection.recv()
+                return row
+            fault = f"no answer within {SECONDS:.0f} s"
+        except EOFError:
+            fault = "its process ended"
+        self.process.kill()
+        return {"name": self.name, "seconds": time.monotonic() - self.since, "faults": [fault]}
+
+
+def made_rows(names: Sequence[str]) -> Iterator[Row]:
+    """Rows in the order in which they are done."""
+    pending = list(reversed(names))
+    workers = [Worker() for _ in range(min(PROCESSES, len(pending)))]
+    for worker in workers:
+        worker.take(pending.pop())
+    while workers:
+        wait([worker.connection for worker in workers], timeout=1.0)
+        for place, worker in enumerate(list(workers)):
+            late = time.monotonic() - worker.since > SECONDS
+            if worker.connection.poll() or late or not worker.process.is_alive():
+                yield worker.answer()
+                if not worker.process.is_alive() or late:
+                    workers[place] = Worker()
+                if pending:
+                    workers[place].take(pending.pop())
+                else:
+                    workers[place].name = ""
+        for worker in [worker for worker in workers if not worker.name]:
+            worker.process.kill()
+            workers.remove(worker)
+
+
+def work(connection: Connection) -> None:
+    """Prove what comes in, until nothing more does."""
+    warnings.simplefilter("ignore")
+    import torch
+
+    torch.set_num_threads(1)
+    while True:
+        name = connection.recv()
+        began = time.perf_counter()
+        try:
+            row = row_of(name)
+        except Exception as error:  # noqa: BLE001 (whatever it is, it belongs into the table)
+            words = " ".join(str(error).split())[:160]
+            row = {"faults": [f"{type(error).__name__}: {words}"]}
+        connection.send({"name": name, **row, "seconds": time.perf_counter() - began})
+
+
+def row_of(name: str) -> Row:
+    """Proof and forms of one architecture."""
+    from proof import proved
+    from shipping import shipped
+
+    proof, forms = proved(name), shipped(name)
+    return {
+        "exact": proof.worst,
+        "removed": proof.removed,
+        "rewritten": forms.rewritten,
+        "forms": max(forms.module, forms.loaded, forms.onnx),
+        "frozen": [[part.name, part.dimension, part.elements, list(part.reasons)] for part in proof.frozen],
+        "unknown": list(proof.unknown),
+        "faults": [*proof.faults(), *forms.faults()],
+    }
+
+
+# The page -------------------------------------------------------------------------------------------------------------
+
+
+def page(rows: Sequence[Row]) -> str:
+    """The whole page."""
+    good = [row for row in rows if not row["faults"]]
+    shares = sorted(row["removed"] for row in good)
+    enough = sum(share >= TARGET_SHARE for share in shares)
+    own = sum(not row["rewritten"] for row in good)
+    seconds = sorted(row["seconds"] for row in rows)
+    text = [
+        "# The zoo",
+        "",
+        "Made by `make zoo`: every architecture of `tests/graph/zoo`, its weights random and nowhere small, half of every axis",
+        "group cut. *Exact*: the largest relative difference in float64, between cut and masked, and between outputs before and",
+        "after the units of any group changed places. *Forms*: in float32, the largest difference between the cut module, itself",
+        "saved and loaded, its ONNX form, and the masked program. *Ships as*: the model's own code with other widths, or its",
+        "program with literals rewritten where that code has widths written into it. *Frozen*: by what, and the first places;",
+        "what meets inputs, outputs, kernels and vocabularies always is, and is left out.",
+        "",
+        f"- {len(rows)} architectures: **{len(good)} exact, {len(rows) - len(good)} not**; "
+        f"worst {max((row['exact'] for row in good), default=0):.1e} in float64, "
+        f"{max((row['forms'] for row in good), default=0):.1e} in float32.",
+        f"- At half of every group, {enough} of {len(rows)} ({enough / len(rows):.1%}) lose at least {TARGET_SHARE:.0%} of their "
+        f"parameters; the median loses {shares[len(shares) // 2]:.0%}.",
+        f"- {own} ship as their own module, {len(good) - own} as their rewritten program.",
+        f"- Seconds for all of it, on one thread: median {seconds[len(seconds) // 2]:.1f}, most {seconds[-1]:.1f}, "
+        f"together {sum(seconds):.0f}.",
+        "",
+        "| architecture | exact | removed | forms | ships as | frozen | s |",
+        "|---|--:|--:|--:|---|---|--:|",
+    ]
+    return "\n".join([*text, *map(line, rows)]) + "\n"
+
+
+def line(row: Row) -> str:
+    """A row of the table."""
+    if row["faults"]:
+        return f"| {row['name']} | **{escaped('; '.join(row['faults']))[:200]}** | | | | | {row['seconds']:.1f} |"
+    ships = f"program: {escaped(row['rewritten'])[:110]}" if row["rewritten"] else "module"
+    cells = [row["name"], f"{row['exact']:.0e}", f"{row['removed']:.0%}", f"{row['forms']:.0e}", ships, frozen(row)]
+    return f"| {' | '.join(cells)} | {row['seconds']:.1f} |"
+
+
+ALWAYS = ("it is an output", '"conv', '"embedding')  # outputs, kernels, vocabularies
+
+
+def frozen(row: Row) -> str:
+    """Which operators freeze most, with the first dimension of each."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for name, dimension, _, reasons in row["frozen"]:
+        for reason in reasons:
+            if not reason.startswith(ALWAYS):
+                operator = reason.removeprefix("operator ").split('"')[1]
+                places[operator].append(f"{name}:{dimension}")
+    ordered = sorted(places.items(), key=lambda item: -len(item[1]))
+    parts = [
+        f"{operator}: `{found[0]}`" + (f" and {len(found) - 1} more" if len(found) > 1 else "")
+        for operator, found in ordered[:SHOWN]
+    ]
+    rest = len(ordered) - SHOWN
+    return "; ".join(parts) + (f"; {rest} operators more" if rest > 0 else "")
+
+
+def escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""What becomes of a cut architecture in float32: as a module, saved and loaded onto a fresh dense one, and as ONNX."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from proof import difference, half_of, tensors_of
+from torch import nn
+from torch.utils import _pytree as pytree
+from zoo import ARCHITECTURES, made
+from zoo.weights import randomized
+
+from mirabelle import load, save
+from mirabelle.architecture import architecture_of
+from mirabelle.graph.groups import groups_of
+from mirabelle.graph.interpret import kept_without, run_masked
+from mirabelle.graph.propagate import propagated
+from mirabelle.graph.surgery import cut
+from mirabelle.graph.trace import traced
+from mirabelle.runtime.export import _quiet, _translations_read_once
+from mirabelle.runtime.onnxruntime import Session
+
+FLOAT32 = 2e-4  # relative; sums of other lengths in another order, through a few layers
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """Differences relative to the largest output.
+
+    Args:
+        rewritten: why the rewritten program is shipped; empty where the model's own code follows its widths.
+        module: between the cut module and the masked program.
+        loaded: between the cut module and itself, saved and loaded.
+        onnx: between the cut module and its ONNX form.
+    """
+
+    rewritten: str
+    module: float
+    loaded: float
+    onnx: float
+
+    def faults(self) -> list[str]:
+        """What does not hold, in words."""
+        parts = {"the cut module": self.module, "the loaded module": self.loaded, "its ONNX form": self.onnx}
+        return [f"{name} differs by {worst:.1e}" for name, worst in parts.items() if not worst <= FLOAT32]
+
+
+@torch.no_grad()
+def shipped(name: str) -> Shipped:
+    """An architecture of the zoo, half of every group cut, in each of its forms."""
+    model, positional, named = made(name, torch.float32)
+    program = traced(model, positional, named)
+    flow = propagated(program)
+    kept = kept_without(flow, half_of(groups_of(program, flow)))
+    masked = run_masked(program, flow, kept, pytree.tree_leaves((positional, named)))
+    smaller = cut(model, program, flow, kept, (positional, named)).eval()
+    outputs = list(tensors_of(smaller(*positional, **named)))
+    with tempfile.TemporaryDirectory() as folder:
+        save(smaller, folder)
+        again = load(lambda: dense(name), folder).eval()
+    record = architecture_of(smaller).program
+    return Shipped(
+        rewritten=str(record.get("why", "")) if record else "",
+        module=difference(outputs, masked),
+        loaded=difference(list(tensors_of(again(*positional, **named))), outputs),
+        onnx=difference(onnx_outputs(smaller, positional, named), outputs),
+    )
+
+
+def dense(name: str) -> nn.Module:
+    """A fresh module with other weights than `made` gives."""
+    return randomized(ARCHITECTURES[name].build(), seed=7).eval()
+
+
+def onnx_outputs(model: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> list[torch.Tensor]:
+    """What ONNX Runtime gives for the exported model, its sizes those of the example."""
+    flat, spec = pytree.tree_flatten((positional, named))
+    with _quiet(), _translations_read_once():
+        exported = torch.onnx.export(Flat(model, spec), tuple(flat), dynamo=True, opset_version=18, verbose=False)
+    assert exported is not None, "the exporter gives a program"
+    session = Session(exported.model_proto.SerializeToString(), threads=1)
+    feed = dict(zip(session.input_names, inputs_read(exported, flat), strict=True))
+    return [torch.from_numpy(np.asarray(part)) for part in session.run(feed)]
+
+
+def inputs_read(exported: Any, flat: Iterable[torch.Tensor]) -> list[np.ndarray]:
+    """The arrays of the inputs that the ONNX form still has; one that is never read is left out there."""
+    names = {value.name for value in exported.model_proto.graph.input}
+    return [part.numpy() for place, part in enumerate(flat) if f"tensors_{place}" in names]
+
+
+class Flat(nn.Module):
+    """A model that takes its tensors by position, as ONNX does."""
+
+    def __init__(self, model: nn.Module, spec: Any) -> None:
+        super().__init__()
+        self.model, self.spec = model, spec
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        positional, named = pytree.tree_unflatten(list(tensors), self.spec)
+        return self.model(*positional, **named)
