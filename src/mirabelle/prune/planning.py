@@ -104,9 +104,10 @@ def _hold_reachable(items: Sequence[Item], limits: Sequence[Limit]) -> None:
     for limit in limits:
         cost = limit.cost(least)
         if cost > limit.limit:
+            asked = f"{limit.name} of at most {limit.limit:,.6g}"
             raise UserError(
                 "E114",
-                f"{limit.name} of at most {limit.limit:,.6g} cannot be reached: with the least left everywhere, {cost:,.6g} stay",
+                f"{asked} cannot be reached: with the least left everywhere, {cost:,.6g} stay",
                 "ask for less, lower `minimum` or `multiple`, or shorten `ignore`",
                 path=(limit.name,),
             )
