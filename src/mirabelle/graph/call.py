@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 Sizes: TypeAlias = tuple[int, ...]
+_OF_DATA = 7919  # stands for a size that only the data tell, as of what a mask selects; no width is likely to be it
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,14 @@ def sizes_of(value: Any) -> Sizes:
 
 def number_of(size: Any) -> int:
     """A size as a number; for a free one that of the example, which no guard comes to hold."""
+    if not is_known(size):
+        return _OF_DATA
     return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+
+
+def is_known(size: Any) -> bool:
+    """Whether a size follows from the sizes of the example, and not from its data."""
+    return not isinstance(size, torch.SymInt) or size.node.hint is not None
 
 
 def is_tensor(value: Any) -> bool:

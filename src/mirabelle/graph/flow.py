@@ -39,6 +39,21 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A size that the program computes, of which a part stays: batches × heads, say.
+
+    Args:
+        node: that gives the whole size.
+        stays: how many of the example's elements stay.
+        of: how many the example has.
+    """
+
+    node: fx.Node
+    stays: int
+    of: int
+
+
+@dataclass(frozen=True)
 class Masking:
     """Where an operator sums over an axis: along this dimension of this operand, elements that go count as zero."""
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from mirabelle.graph.call import Call, sizes_of, value_of
-from mirabelle.graph.flow import Flow, Kept, Place
+from mirabelle.graph.call import Call, is_known, sizes_of, value_of
+from mirabelle.graph.flow import Flow, Kept, Place, Share
 from mirabelle.graph.groups import axes_of_tensors
 from mirabelle.graph.trace import Program
 from mirabelle.graph.units import Array
@@ -158,6 +158,8 @@ def _run(
 def _substituted(value: Any, known: Mapping[fx.Node, Any]) -> Any:
     if isinstance(value, fx.Node):
         return known[value]
+    if isinstance(value, Share):
+        return known[value.node] * value.stays // value.of
     if isinstance(value, Mapping):
         return {name: _substituted(part, known) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -199,19 +201,25 @@ def _over_kept(flow: Flow, kept: Kept, call: Call, arguments: dict[str, Any]) ->
     index = {d: torch.from_numpy(np.flatnonzero(kept.of(axes[d], whole.shape[d]))) for d in flow.statistics[call.node]}
     for d, places in index.items():
         arguments[name] = arguments[name].index_select(d, places)
-    if "normalized_shape" not in arguments:
-        return call.node.target(**arguments)  # type: ignore[operator]
-    arguments["normalized_shape"] = [len(places) for places in index.values()]
-    for extra in ("weight", "bias"):
-        if isinstance(arguments.get(extra), Tensor):
-            for k, places in enumerate(index.values()):
-                arguments[extra] = arguments[extra].index_select(k, places)
+    if "normalized_shape" in arguments:
+        arguments["normalized_shape"] = [len(places) for places in index.values()]
+        for extra in ("weight", "bias"):
+            if isinstance(arguments.get(extra), Tensor):
+                for k, places in enumerate(index.values()):
+                    arguments[extra] = arguments[extra].index_select(k, places)
     part = call.node.target(**arguments)  # type: ignore[operator]
-    result = torch.zeros_like(whole)
     first, *rest = part if isinstance(part, (list, tuple)) else [part]
+    if _first_sizes(call) != sizes_of(value_of(node)):
+        return part  # the dimensions are gone
+    result = torch.zeros_like(whole)
     mesh = np.ix_(*[index[d].numpy() if d in index else np.arange(whole.shape[d]) for d in range(whole.ndim)])
     result[tuple(torch.from_numpy(np.asarray(places)) for places in mesh)] = first
     return [result, *rest] if isinstance(part, (list, tuple)) else result
+
+
+def _first_sizes(call: Call) -> tuple[int, ...]:
+    value = value_of(call.node)
+    return sizes_of(value[0] if isinstance(value, (list, tuple)) else value)
 
 
 def _hold_sizes(flow: Flow, kept: Kept, node: fx.Node, result: Any) -> None:
@@ -219,5 +227,8 @@ def _hold_sizes(flow: Flow, kept: Kept, node: fx.Node, result: Any) -> None:
     traced, axes = value_of(node), flow.axes[node]
     if not isinstance(result, Tensor) or not isinstance(axes, tuple):
         return
-    due = tuple(kept.count(axis, size) for axis, size in zip(axes, sizes_of(traced), strict=True))
+    due = tuple(
+        kept.count(axis, size) if is_known(free) else own
+        for axis, size, free, own in zip(axes, sizes_of(traced), traced.shape, result.shape, strict=True)
+    )
     assert tuple(result.shape) == due, f"{node.name}: {tuple(result.shape)} instead of {due}"

@@ -82,12 +82,28 @@ def _called(flow: Flow, node: fx.Node) -> Results:
     nodes = [part for part in node.all_input_nodes if value_of(part) is not None]
     if call.name in _ALWAYS_CONSTANT or all(part in flow.constants for part in nodes):
         return _constant(flow, call)
+    return _ruled(flow, call)
+
+
+def _ruled(flow: Flow, call: Call) -> Results:
+    """What the rule of an operator says; without one, or where it cannot read the call, everything stays."""
     rule = rule_for(call)
     if rule is None:
         flow.unknown[call.name] = flow.unknown.get(call.name, 0) + 1
         flow.units.reason = f'operator "{call.name}" is not understood'
         return flow.freeze_all(call)
-    return rule(flow, call)
+    try:
+        return rule(flow, call)
+    except (
+        TypeError,
+        ValueError,
+        KeyError,
+        IndexError,
+        RuntimeError,
+    ) as error:  # arguments of a kind that the rule has never met
+        flow.unknown[call.name] = flow.unknown.get(call.name, 0) + 1
+        flow.units.reason = f'operator "{call.name}" is called in a way that is not understood ({type(error).__name__})'
+        return flow.freeze_all(call)
 
 
 def _constant(flow: Flow, call: Call) -> Results:

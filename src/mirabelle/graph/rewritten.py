@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from mirabelle.graph.call import Call
-from mirabelle.graph.flow import Flow, Kept
+from mirabelle.graph.flow import Flow, Kept, Share
 from mirabelle.graph.interpret import SKIPPED, result_of, sliced, written
 from mirabelle.graph.trace import Program
 
@@ -28,6 +28,15 @@ class _Register:
     """Stands in arguments for a value computed before."""
 
     number: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Stands in arguments for a share of a size computed before."""
+
+    number: int
+    stays: int
+    of: int
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,8 @@ class Rewritten(nn.Module):
     def _template(self, value: Any, flow: Flow, kept: Kept, *, constant: bool) -> Any:
         if isinstance(value, fx.Node):
             return _Register(self._numbers[value] if constant else self._read(value, flow, kept))
+        if isinstance(value, Share):
+            return _Part(self._numbers[value.node], value.stays, value.of)
         if isinstance(value, Tensor):
             return _Register(self._index(value))
         if isinstance(value, (list, tuple)):
@@ -141,7 +152,7 @@ class Rewritten(nn.Module):
             if axis is not None and not kept.of(axis, len(axis)).all():
                 if (number, dimension) not in self._picked:
                     index = self._index(torch.from_numpy(np.flatnonzero(kept.of(axis, len(axis)))))
-                    into = self._picked[number, dimension] = len(self._numbers) + len(self._picked) + 1
+                    into = self._picked[number, dimension] = len(self._numbers) + len(self._picked)
                     arguments = {"self": _Register(number), "dim": dimension, "index": _Register(index)}
                     self._instructions.append(_Instruction(into, torch.ops.aten.index_select.default, arguments))
                 number = self._picked[number, dimension]
@@ -180,6 +191,8 @@ def _held_under(module: nn.Module, names: Sequence[str], tensor: Tensor, *, save
 def _filled(value: Any, known: Mapping[int, Any]) -> Any:
     if isinstance(value, _Register):
         return known[value.number]
+    if isinstance(value, _Part):
+        return known[value.number] * value.stays // value.of
     if isinstance(value, Mapping):
         return {name: _filled(part, known) for name, part in value.items()}
     return [_filled(part, known) for part in value] if isinstance(value, (list, tuple)) else value

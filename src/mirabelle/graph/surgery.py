@@ -198,22 +198,31 @@ def _of_convolution(module: Any, shapes: Shapes, groups: int) -> dict[str, Any]:
     return {"out_channels": out, "in_channels": into, "groups": groups}
 
 
+def _of_recurrent(module: Any, shapes: Shapes) -> dict[str, Any]:
+    gates = module.weight_hh_l0.shape[0] // module.hidden_size
+    widths = {"hidden_size": shapes["weight_hh_l0"][0] // gates, "input_size": shapes["weight_ih_l0"][1]}
+    return {**widths, "proj_size": shapes["weight_hh_l0"][1]} if module.proj_size else widths
+
+
 _TENSORS = ("weight", "running_mean", "weight_ih_l0", "weight_hh_l0")
-_WIDTHS: tuple[tuple[type, str, Callable[[Any, Shapes, int], dict[str, Any]]], ...] = (  # class, a tensor it needs, its widths
+_WIDTHS: tuple[
+    tuple[type | tuple[type, ...], str, Callable[[Any, Shapes, int], dict[str, Any]]], ...
+] = (  # class, a tensor it needs, its widths
     (nn.Linear, "weight", lambda _, shapes, __: dict(zip(("out_features", "in_features"), shapes["weight"], strict=True))),
     (nn.modules.conv._ConvNd, "weight", _of_convolution),
     (nn.modules.batchnorm._NormBase, "weight", lambda _, shapes, __: {"num_features": shapes["weight"][0]}),
     (nn.modules.batchnorm._NormBase, "running_mean", lambda _, shapes, __: {"num_features": shapes["running_mean"][0]}),
-    (nn.Embedding, "weight", lambda _, shapes, __: {"embedding_dim": shapes["weight"][1]}),
+    ((nn.Embedding, nn.EmbeddingBag), "weight", lambda _, shapes, __: {"embedding_dim": shapes["weight"][1]}),
+    (
+        nn.Bilinear,
+        "weight",
+        lambda _, shapes, __: dict(zip(("out_features", "in1_features", "in2_features"), shapes["weight"], strict=True)),
+    ),
     (nn.LayerNorm, "weight", lambda _, shapes, __: {"normalized_shape": shapes["weight"]}),
     (nn.RMSNorm, "weight", lambda _, shapes, __: {"normalized_shape": shapes["weight"]}),
     (nn.GroupNorm, "weight", lambda _, shapes, groups: {"num_channels": shapes["weight"][0], "num_groups": groups}),
     (nn.PReLU, "weight", lambda _, shapes, __: {"num_parameters": shapes["weight"][0]}),
-    (
-        nn.RNNBase,
-        "weight_hh_l0",
-        lambda _, shapes, __: {"hidden_size": shapes["weight_hh_l0"][1], "input_size": shapes["weight_ih_l0"][1]},
-    ),
+    (nn.RNNBase, "weight_hh_l0", lambda module, shapes, __: _of_recurrent(module, shapes)),
 )
 
 

@@ -123,8 +123,14 @@ def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         exported = torch.export.export(called, (args, kwargs), dynamic_shapes=free, strict=False)
     except Exception:  # noqa: BLE001 (whatever it was, the batch as given may still do)
         exported = torch.export.export(called, (args, kwargs), strict=False)
-    decomposed: ExportedProgram = exported.run_decompositions({})
+    decomposed: ExportedProgram = exported.run_decompositions({torch.ops.aten._weight_norm.default: _weight_of_norm})
     return decomposed
+
+
+def _weight_of_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """A normalized weight, v · g / ‖v‖, in operators that have rules."""
+    others = [d for d in range(v.ndim) if d != dim] if dim >= 0 else list(range(v.ndim))
+    return v * (g / torch.linalg.vector_norm(v, 2, others, keepdim=True))
 
 
 def _program(model: nn.Module, exported: ExportedProgram) -> Program:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
@@ -87,6 +88,35 @@ def einsum(flow: Flow, call: Call) -> Results:
                 place: Place = ("tensors", position)
                 flow.mask(call, place, dimension, axes[letter])
     return tuple(flow.units.resolve(axes[letter]) for letter in output)
+
+
+def bilinear(flow: Flow, call: Call) -> Results:
+    """y[..., o] = Σᵢⱼ x[..., i] · w[o, i, j] · z[..., j] + b[o]."""
+    weight = flow.of(call["weight"])
+    for name, summed in (("input1", weight[1]), ("input2", weight[2])):
+        inputs = flow.of(call[name])
+        flow.unify(inputs[-1], summed)
+        flow.mask(call, name, len(inputs) - 1, inputs[-1])
+    if is_tensor(call.get("bias")):
+        flow.unify(weight[0], flow.of(call["bias"])[0])
+    one, other = flow.of(call["input1"])[:-1], flow.of(call["input2"])[:-1]
+    for left, right in zip(one, other, strict=True):
+        flow.unify(left, right)
+    return tuple(flow.units.resolve(axis) for axis in (*one, weight[0]))
+
+
+def distances(flow: Flow, call: Call) -> Results:
+    """Of every row of one to every row of the other: a sum over their width, unless the largest difference is taken."""
+    one, other = list(flow.of(call["x1"])), list(flow.of(call["x2"]))
+    flow.unify(one[-1], other[-1])
+    if 0 < float(call["p"]) < math.inf:
+        flow.mask(call, "x1", len(one) - 1, one[-1])
+        flow.mask(call, "x2", len(other) - 1, other[-1])
+    else:
+        flow.freeze([one[-1]])
+    sizes = [list(sizes_of(value_of(call[name])))[:-2] for name in ("x1", "x2")]
+    batch = _batches(flow, one[:-2], other[:-2], *sizes)
+    return tuple(flow.units.resolve(axis) for axis in (*batch, one[-2], other[-2]))
 
 
 def attention(flow: Flow, call: Call) -> Results:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
+from mirabelle.graph.call import Call, is_tensor, number_of, sizes_of, value_of
 from mirabelle.graph.flow import Flow, Results
 from mirabelle.graph.units import Axis, product
 
@@ -10,7 +10,7 @@ from mirabelle.graph.units import Axis, product
 def convolution(flow: Flow, call: Call) -> Results:
     """y[o] = Σᵢ w[o, i] * x[i] within each group; a group goes whole, and what goes inside one goes in all."""
     transposed = "transpose" in call.name or bool(call.get("transposed"))
-    groups = int(call.get("groups", 1))
+    groups = call.get("groups", 1)
     inputs = list(flow.of(call["input"]))
     weight, sizes = list(flow.of(call["weight"])), sizes_of(value_of(call["weight"]))
     channels = len(inputs) - len(sizes) + 1
@@ -31,8 +31,9 @@ def convolution(flow: Flow, call: Call) -> Results:
 
 def _grouped(flow: Flow, call: Call, channels: tuple[Axis, int], weight: list[Axis], *, transposed: bool) -> Axis:
     """Channels that go in are groups × weight's dimension, those that come out groups × fresh ones, or the other way round."""
-    groups, sizes = int(call["groups"]), sizes_of(value_of(call["weight"]))
-    group = flow.fresh(groups)
+    sizes, written = sizes_of(value_of(call["weight"])), call["groups"]
+    groups = written if isinstance(written, int) else number_of(value_of(written))
+    group = flow.fresh(groups) if isinstance(written, int) else None  # else a kernel for each sample, as many as there are
     across, within = sizes[0] // groups, sizes[1]
     inner = flow.fresh(across)
     flow.unify(weight[0], product([(group, groups), (inner, across)]))
@@ -40,5 +41,6 @@ def _grouped(flow: Flow, call: Call, channels: tuple[Axis, int], weight: list[Ax
     whole = product([(group, groups), (inner, across)])
     flow.unify(channels[0], whole if transposed else passing)
     flow.mask(call, "input", channels[1], channels[0])
-    flow.rewrite(call, None, groups=lambda kept: kept.count(group, groups))
+    if isinstance(written, int):
+        flow.rewrite(call, None, groups=lambda kept: kept.count(group, groups))
     return passing if transposed else whole

@@ -16,6 +16,8 @@ NAMES = (
     "__and__", "__or__", "__xor__", "logical_and", "logical_or", "fake_quantize_per_tensor_affine", "bernoulli",
     "alpha_dropout", "native_dropout", "square", "isfinite", "isnan", "isinf", "softsign", "_softmax_backward_data",
     "log_sigmoid", "logsigmoid", "tanhshrink", "relu6", "hardshrink", "softshrink", "threshold", "_conj", "imag", "real",
+    "multiply", "divide", "true_divide", "subtract", "absolute", "negative", "conj", "resolve_conj", "resolve_neg", "greater",
+    "greater_equal", "less", "less_equal", "not_equal", "fix", "floor_divide", "complex", "polar",
 )  # fmt: skip
 
 
@@ -52,6 +54,30 @@ def glu(flow: Flow, call: Call) -> Results:
         flow.unify(axis[:half], axis[half:])
         axes[d] = flow.units.resolve(axis[:half])
     return tuple(axes)
+
+
+def triangle(flow: Flow, call: Call) -> Results:
+    """What lies above or below the diagonal: rows and columns of a square go together, others stay."""
+    axes, sizes = list(flow.of(call["self"])), sizes_of(value_of(call["self"]))
+    shift = int(call.get("diagonal", 0))
+    kept_in_order = shift in ((0, 1) if call.name == "triu" else (0, -1))  # whatever goes, i ≤ j and i < j remain as they are
+    if sizes[-1] == sizes[-2] and kept_in_order:
+        flow.unify(axes[-1], axes[-2])
+    else:
+        flow.freeze(axes[-2:])
+    return tuple(flow.units.resolve(axis) for axis in axes)
+
+
+def as_real(flow: Flow, call: Call) -> Results:
+    """Real and imaginary parts in a dimension of their own, which stays."""
+    return (*flow.of(call["self"]), None)
+
+
+def as_complex(flow: Flow, call: Call) -> Results:
+    """And back."""
+    *axes, parts = flow.of(call["self"])
+    flow.freeze([parts])
+    return tuple(flow.units.resolve(axis) for axis in axes)
 
 
 def nothing(flow: Flow, call: Call) -> Results:

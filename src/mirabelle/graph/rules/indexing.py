@@ -18,6 +18,17 @@ def embedding(flow: Flow, call: Call) -> Results:
     return (*flow.of(call["indices"]), table[1])
 
 
+def bags(flow: Flow, call: Call) -> Results:
+    """Rows of a table, summed bag by bag: its width passes, its vocabulary stays."""
+    table, width = flow.of(call["weight"]), sizes_of(value_of(call["weight"]))[1]
+    flow.freeze([table[0]])
+    for name in ("indices", "offsets", "per_sample_weights"):
+        if is_tensor(call.get(name)):
+            flow.freeze(flow.of(call[name]))
+    sizes = [sizes_of(part) for part in value_of(call.node)]
+    return [(None, table[1]) if len(size) > 1 and size[1] == width else (None,) * len(size) for size in sizes]
+
+
 def index(flow: Flow, call: Call) -> Results:
     """x[i, j]: dimensions that are indexed stay whole, and indices broadcast; the others pass."""
     axes = list(flow.of(call["self"]))

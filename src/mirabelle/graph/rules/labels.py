@@ -24,7 +24,7 @@ from mirabelle.graph.units import Array, Axis, product
 
 _aten = torch.ops.aten
 VIEWS = {"view", "reshape", "_unsafe_view", "_reshape_alias", "unflatten", "flatten", "view_copy", "view_as", "reshape_as"}
-FLOATING = {"im2col", "pad", *(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3))}
+FLOATING = {"pad", *(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3))}
 
 
 @dataclass

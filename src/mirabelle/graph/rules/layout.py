@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, fx
 
 from mirabelle.graph.call import Call, name_of, sizes_of, value_of
-from mirabelle.graph.flow import Axes, Flow, Kept, Results, dimension_of
+from mirabelle.graph.flow import Axes, Flow, Kept, Results, Share, dimension_of
 from mirabelle.graph.rules.labels import FLOATING, VIEWS, Moved, settle
+from mirabelle.graph.units import product
 
 _aten = torch.ops.aten
 _EXPANSIONS = {"expand", "broadcast_to", "expand_copy", "expand_as"}
@@ -40,7 +41,15 @@ def layout(flow: Flow, call: Call) -> Results:
     if call.name in _WITHOUT_WIDTHS and not moved.can_be_picked():
         flow.freeze([axis for axis, same in zip(moved.axes, moved.unchanged, strict=True) if not same])
         moved = Moved.by(flow, [call])
+    if call.name in _PADS and call.get("mode", "constant") == "constant":
+        moved.labels = {d: [padded_line(moved, call, d)] for d in moved.labels if any(_pads_of(call, len(moved.sizes), d))}
     settle(flow, moved)
+    if call.name in _PADS:
+        passed = [
+            axis if d not in moved.labels else after
+            for d, (axis, after) in enumerate(zip(moved.axes, moved.results[0], strict=True))
+        ]
+        moved.results = [tuple(passed)]
     if call.name in _EXPANSIONS | _REPEATS:
         moved.results = [_with_new(flow, moved.sizes, moved.results[0], moved.outs[0])]
     if call.name in _PIXELS:
@@ -48,6 +57,38 @@ def layout(flow: Flow, call: Call) -> Results:
     if any(axis is not None for part in (moved.axes, *moved.results) for axis in part):
         _rewrite(flow, call, moved)
     return moved.results if isinstance(value_of(call.node), (list, tuple)) else moved.results[0]
+
+
+def padded_line(moved: Moved, call: Call, dimension: int) -> Tensor:
+    """Labels along a dimension that is padded; what lies in its padding along others is no element of it either way."""
+    low, high = _pads_of(call, len(moved.sizes), dimension)
+    line = torch.nn.functional.pad(torch.arange(1, moved.sizes[dimension] + 1), (low, high))
+    return line.reshape([-1 if d == dimension else 1 for d in range(len(moved.sizes))]).expand(*moved.outs[0])
+
+
+def _pads_of(call: Call, count: int, dimension: int) -> tuple[int, int]:
+    """How much is put before and after a dimension; pads are written from the last one on."""
+    place = 2 * (count - 1 - dimension)
+    pads = [int(pad) for pad in call["pad"]]
+    return (pads[place], pads[place + 1]) if place < len(pads) else (0, 0)
+
+
+def patches(flow: Flow, call: Call) -> Results:
+    """`im2col`: under each other what the places of a window hold, channel by channel; places stay."""
+    axes, out = list(flow.of(call["self"])), sizes_of(value_of(call.node))
+    flow.freeze(axes[-2:])
+    channels = axes[-3]
+    times = out[-2] // sizes_of(value_of(call["self"]))[-3]
+    return (*axes[:-3], None if channels is None else np.repeat(channels, times, axis=0), None)
+
+
+def put_together(flow: Flow, call: Call) -> Results:
+    """`col2im`: what windows hold, added where they overlap; channels pass."""
+    axes, sizes, out = list(flow.of(call["self"])), sizes_of(value_of(call["self"])), sizes_of(value_of(call.node))
+    channels, times = flow.fresh(out[-3]), sizes[-2] // out[-3]
+    flow.unify(axes[-2], product([(channels, out[-3]), (None, times)]))
+    flow.freeze([axes[-1]])
+    return (*axes[:-2], flow.units.resolve(channels), None, None)
 
 
 def shuffled(flow: Flow, node: fx.Node) -> bool:
@@ -115,7 +156,7 @@ def _rewrite(flow: Flow, call: Call, moved: Moved) -> None:
             None,
             **{
                 _times_of(call): lambda kept: [
-                    kept.count(axis, size) if own == 1 else time
+                    _part(time, kept.count(axis, size), size) if own == 1 else time
                     for axis, size, own, time in zip(result, out, before, times, strict=True)
                 ]
             },
@@ -131,13 +172,16 @@ def _times_of(call: Call) -> str:
 
 
 def _sizes(kept: Kept, axes: Axes, sizes: Sequence[int], literal: Sequence[Any] | None) -> list[Any]:
-    """Sizes of a result: what was written, where nothing goes; -1 where a width and a free batch lie in one dimension."""
+    """Sizes of a result: what was written, where nothing goes or where it says no number; else what stays."""
     written = literal if literal is not None and len(literal) == len(sizes) else sizes
-    counts = [kept.count(axis, size) for axis, size in zip(axes, sizes, strict=True)]
-    found = [said if count == size else count for count, size, said in zip(counts, sizes, written, strict=True)]
-    mixed = [d for d, said in enumerate(written) if isinstance(said, fx.Node) and found[d] is not said]
-    inferred = any(isinstance(said, int) and said < 0 for said in found)  # one dimension at most may be
-    return [-1 if mixed == [d] and not inferred else said for d, said in enumerate(found)]
+    return [_part(said, kept.count(axis, size), size) for axis, size, said in zip(axes, sizes, written, strict=True)]
+
+
+def _part(said: Any, stays: int, size: int) -> Any:
+    """A literal of which so much stays; -1 is inferred from the others, or means a size as it was."""
+    if stays == size or (isinstance(said, int) and said < 0):
+        return said
+    return Share(said, stays, size) if isinstance(said, fx.Node) else stays
 
 
 def _rewrite_pieces(flow: Flow, call: Call, moved: Moved) -> None:

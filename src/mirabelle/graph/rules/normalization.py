@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
-from mirabelle.graph.flow import Flow, Results
+from mirabelle.graph.flow import Axes, Flow, Results
 from mirabelle.graph.units import product
 
 
@@ -14,8 +14,17 @@ def by_channel(flow: Flow, call: Call) -> Results:
         if is_tensor(call.get(name)):
             flow.unify(axes[1], flow.of(call[name])[0])
     result = tuple(flow.units.resolve(axis) for axis in axes)
+    if call.get("use_input_stats") or call.get("training") or not is_tensor(call.get("running_mean")):
+        _over_others(flow, call, result, 2 if call.name == "instance_norm" else 0)
     value = value_of(call.node)
     return [result, *[(None,) * part.ndim for part in value[1:]]] if isinstance(value, (list, tuple)) else result
+
+
+def _over_others(flow: Flow, call: Call, axes: Axes, first: int) -> None:
+    """From this dimension on all but the channels' are averaged over: a statistic of what stays."""
+    dimensions = tuple(d for d in range(first, len(axes)) if d != 1 and axes[d] is not None)
+    if dimensions:
+        flow.statistics[call.node] = dimensions
 
 
 def over_last(flow: Flow, call: Call) -> Results:
@@ -46,4 +55,6 @@ def over_groups(flow: Flow, call: Call) -> Results:
         if is_tensor(call.get(name)):
             flow.unify(axes[1], flow.of(call[name])[0])
     flow.rewrite(call, None, num_groups=lambda kept: kept.count(group, groups))
-    return tuple(flow.units.resolve(axis) for axis in axes)
+    result = tuple(flow.units.resolve(axis) for axis in axes)
+    _over_others(flow, call, result, 2)
+    return result

@@ -1,7 +1,7 @@
 """LSTM and GRU: the gates of one hidden unit go together.
 
 Each layer and direction has units of its own, as many in all; where states are given or read, they lie in one tensor, and the
-units of all layers and directions are one.
+units of all layers and directions are one. A projected LSTM has two kinds: cells, and what is given on.
 """
 
 from __future__ import annotations
@@ -26,24 +26,27 @@ def recurrent(flow: Flow, call: Call) -> Results:
     directions, layers = 1 + bool(call["bidirectional"]), int(call["num_layers"])
     states = list(call["hx"]) if isinstance(call["hx"], (list, tuple)) else [call["hx"]]
     params = list(call["params"])
-    per_layer = 4 if biased else 2
-    if len(params) != per_layer * directions * layers:  # projected
-        return flow.freeze_all(call)
-    size = sizes_of(value_of(params[1]))[1]
+    per_layer = len(params) // (directions * layers)
+    projected = per_layer > (4 if biased else 2)
     apart = all(state in flow.constants for state in states) and not _reads_states(call)
-    hidden = [flow.fresh(size)] * (layers * directions) if not apart else [flow.fresh(size) for _ in range(layers * directions)]
-    if apart and len(hidden) > 1:
-        flow.equal.append(hidden)
-    for state in states:
-        flow.unify(hidden[0], flow.of(state)[-1])
+    given = _units(flow, sizes_of(value_of(params[1]))[1], layers * directions, apart=apart)
+    inside = _units(flow, sizes_of(value_of(params[1]))[0] // gates, layers * directions, apart=apart) if projected else given
+    for state, units in zip(states, (given, inside), strict=False):
+        flow.unify(units[0], flow.of(state)[-1])
         flow.freeze(flow.of(state)[:1])
     flowing = flow.of(call["input"])[-1]
     for layer in range(layers):
-        own = hidden[layer * directions : (layer + 1) * directions]
+        own = given[layer * directions : (layer + 1) * directions]
         for direction, units in enumerate(own):
             place = per_layer * (layer * directions + direction)
             inputs, recurrence, *biases = params[place : place + per_layer]
-            gate = None if units is None else np.tile(units, (gates, 1))
+            cells = inside[layer * directions + direction]
+            gate = None if cells is None else np.tile(cells, (gates, 1))
+            if projected:
+                projection = biases.pop()
+                flow.unify(flow.of(projection)[0], units)
+                flow.unify(flow.of(projection)[1], cells)
+                flow.mask(call, ("params", place + per_layer - 1), 1, cells)
             for node in (inputs, recurrence, *biases):
                 flow.unify(flow.of(node)[0], gate)
             flow.unify(flow.of(inputs)[1], flowing)
@@ -57,7 +60,7 @@ def recurrent(flow: Flow, call: Call) -> Results:
     assert isinstance(results, list), "an output and states"
     results[0] = (*before, flow.units.resolve(flowing))
     for k in range(1, len(results)):
-        results[k] = (*results[k][:-1], flow.units.resolve(hidden[0]))
+        results[k] = (*results[k][:-1], flow.units.resolve((given, inside)[k - 1][0]))
     return results
 
 
@@ -84,6 +87,16 @@ def cell(flow: Flow, call: Call) -> Results:
     out = (*flow.of(call["input"])[:-1], flow.units.resolve(hidden))
     value = value_of(call.node)
     return [out for _ in value] if isinstance(value, (list, tuple)) else out
+
+
+def _units(flow: Flow, size: int, count: int, *, apart: bool) -> list[Axis]:
+    """For each layer and direction its units, as many in all; the same ones unless they may differ."""
+    if not apart:
+        return [flow.fresh(size)] * count
+    found = [flow.fresh(size) for _ in range(count)]
+    if count > 1:
+        flow.equal.append(found)
+    return found
 
 
 def _reads_states(call: Call) -> bool:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
-from mirabelle.graph.flow import Axes, Flow, Results, dimension_of, untouched
+from mirabelle.graph.flow import Axes, Flow, Results, dimension_of
 
 SUMS = ("sum", "linalg_vector_norm", "norm", "count_nonzero", "frobenius_norm", "nansum")
 MEANS = ("mean", "var", "std", "var_mean", "std_mean")
 OTHERS = (
     "amax", "amin", "max", "min", "prod", "any", "all", "logsumexp", "argmax", "argmin", "median", "aminmax", "nanmean",
-    "cummax",
 )  # fmt: skip
 WHOLE = (
     "softmax", "log_softmax", "_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "sort", "topk",
-    "logcumsumexp", "kthvalue", "diff", "softmin", "argsort",
+    "logcumsumexp", "kthvalue", "diff", "cummax", "cummin", "softmin", "argsort",
 )  # fmt: skip
+TRANSFORMS = tuple(f"fft_{kind}{n}" for kind in ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft") for n in ("", "2", "n"))
 
 
 def reduced(flow: Flow, call: Call) -> Results:
@@ -40,9 +38,10 @@ def reduced(flow: Flow, call: Call) -> Results:
         None if d in dimensions else flow.units.resolve(axis) for d, axis in enumerate(axes) if keep or d not in dimensions
     )
     value = value_of(call.node)
-    if isinstance(value, (list, tuple)):
-        return [rest if isinstance(part, Tensor) and part.ndim == len(rest) else (None,) * part.ndim for part in value]
-    return rest if len(sizes_of(value)) == len(rest) else untouched(value)
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    if any(len(sizes_of(part)) != len(rest) for part in parts):
+        return flow.freeze_all(call)
+    return [rest for _ in parts] if isinstance(value, (list, tuple)) else rest
 
 
 def along(flow: Flow, call: Call) -> Results:
@@ -53,6 +52,14 @@ def along(flow: Flow, call: Call) -> Results:
     passed: Axes = tuple(None if k == d else axis for k, axis in enumerate(axes))
     value = value_of(call.node)
     return [passed for _ in value] if isinstance(value, (list, tuple)) else passed
+
+
+def transformed(flow: Flow, call: Call) -> Results:
+    """Fourier transforms: every frequency is made of the whole dimension, which stays; the others pass."""
+    axes = list(flow.of(call["self"]))
+    dimensions = _dimensions(call, len(axes))
+    flow.freeze([axes[d] for d in dimensions])
+    return tuple(None if d in dimensions else flow.units.resolve(axis) for d, axis in enumerate(axes))
 
 
 def _dimensions(call: Call, count: int) -> Sequence[int]:
