@@ -16,15 +16,16 @@ from torch.utils import _pytree as pytree
 from mirabelle.batch import Batch, Samples, arguments_of, call
 from mirabelle.errors import UserError
 from mirabelle.graph.flow import Flow
-from mirabelle.graph.groups import groups_of, sums_over_units
+from mirabelle.graph.groups import groups_of
 from mirabelle.graph.interpret import kept_without, run_cut, run_masked, sliced
 from mirabelle.graph.propagate import propagated
 from mirabelle.graph.trace import Program, traced
 from mirabelle.graph.units import Array
 from mirabelle.inspection.kinds import kinds_of
 from mirabelle.numerics.masks import keep_highest
-from mirabelle.patterns import selected
-from mirabelle.scores import Evidence, Magnitude, Score
+from mirabelle.prune.ranking import ranked
+from mirabelle.scores import Magnitude, Score
+from mirabelle.scores.evidence import evidence_for
 from mirabelle.task import Task
 
 SPARSITIES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -120,8 +121,8 @@ def sensitivity_of(
 ) -> Sensitivity:
     """Loss and metric on held-out validation samples when the lowest part of one group, or of one layer, goes alone.
 
-    Of a group of n units, the ⌊sparsity · n⌋ of lowest √Σ s² are cut out of every tensor that they touch, s the scores of the
-    weights of two or more dimensions that a unit takes with it: exactly what `prune.Channels` removes. Of a layer's weight of n
+    Of a group of n units, the ⌊sparsity · n⌋ of lowest score are cut out of every tensor that they touch: exactly what
+    `prune.Channels` removes. Of a layer's weight of n
     numbers, the ⌊sparsity · n⌋ of lowest score become zero, as `prune.Weights` does. Nothing is trained in between, so the
     curves say what is there to recover, not what is lost for good. The test set is not looked at.
 
@@ -131,7 +132,7 @@ def sensitivity_of(
         sparsities: each in [0, 1).
         samples: of the validation set, drawn with a fixed seed; all if there are fewer.
         groups: False leaves groups out, for a model that cannot be traced.
-        score: what matters least; magnitude by default.
+        score: what matters least; magnitude by default. Parts of which it does not speak are left out.
         progress: hears measurements done, measurements in all, and what is being measured.
 
     Returns:
@@ -157,9 +158,10 @@ def sensitivity_of(
     try:
         with torch.no_grad():
             held = _Held(task, samples)
-            weights = _weights(model).items()
-            parts = [_layer(model, name, weight, score(weight, Evidence(name))) for name, weight in weights]
-            parts = [*(_groups(model, score, held.example) if groups else ()), *parts]
+            evidence = evidence_for(score, model, task)
+            weights = {name: weight for name, weight in model.named_parameters() if name in evidence}
+            parts = [_layer(model, name, weight, score(weight, evidence[name])) for name, weight in weights.items()]
+            parts = [*(_groups(model, score, task, held.example) if groups else ()), *parts]
             return _measured(model, parts, sorted(sparsities), held, progress or (lambda *_: None))
     finally:
         for name, module in model.named_modules():
@@ -231,11 +233,6 @@ class _Part:
     without: Callable[[int], Callable[[Any], Any]]
 
 
-def _weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Every weight of two or more dimensions, each tied one once."""
-    return selected(model, ()) if any(parameter.dim() > 1 for parameter in model.parameters()) else {}
-
-
 def _layer(model: nn.Module, name: str, weight: nn.Parameter, scores: Tensor) -> _Part:
     def without(removed: int) -> Callable[[Any], Any]:
         mask = keep_highest(scores, (removed + 0.5) / scores.numel())
@@ -250,23 +247,17 @@ def _layer(model: nn.Module, name: str, weight: nn.Parameter, scores: Tensor) ->
     return _Part("layer", name, "weights", weight.numel(), without)
 
 
-def _groups(model: nn.Module, score: Score, example: Batch) -> Iterator[_Part]:
+def _groups(model: nn.Module, score: Score, task: Task, example: Batch) -> Iterator[_Part]:
     args, kwargs = arguments_of(example.inputs)
     program = traced(model, args, kwargs)
     flow = propagated(program)
     groups = groups_of(program, flow)
-    squares = {
-        name: score(tensor, Evidence(name)).double().square()
-        for name, tensor in program.tensors.items()
-        if isinstance(tensor, nn.Parameter) and tensor.ndim > 1
-    }
-    sums = sums_over_units(program, flow, squares)
+    rankings = ranked(score, model, task, groups, program=program, flow=flow, seed=_SEED)
     together = {int(unit) for axes in flow.equal for axis in axes for unit in _units(flow, axis)}
-    for group, kind in zip(groups, kinds_of(program, flow, groups), strict=True):
-        if any(isinstance(program.tensors[member.name], nn.Parameter) for member in group.members):
-            order = group.units[np.argsort(sums[group.units], kind="stable")]
-            masked = bool(together & set(order.tolist()))  # cut alone, it would not fit what must be as wide as it
-            yield _Part("group", group.name, kind, len(group), _cutter(program, flow, order, masked=masked))
+    for group, kind, ranking in zip(groups, kinds_of(program, flow, groups), rankings, strict=True):
+        if ranking is not None:
+            masked = bool(together & set(ranking.units.tolist()))  # cut alone, it would not fit what must be as wide as it
+            yield _Part("group", group.name, kind, len(group), _cutter(program, flow, ranking.units, masked=masked))
 
 
 def _units(flow: Flow, axis: Any) -> Array:
