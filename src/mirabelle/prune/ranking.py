@@ -56,6 +56,13 @@ def ranked(
         flow: of the program.
         seed: of the samples that are drawn.
     """
+    removals: list[Removal | None] = [None] * len(groups)
+    if isinstance(score, Hessian):
+        drawn = task.train.drawn(score.samples, seed)
+        removals = structured_obs(model, program, flow, groups, drawn.batches(len(drawn)), ridge=score.damping)
+    found = [None if removal is None else _by_removal(removal) for removal in removals]
+    if all(found):
+        return found
     evidence = evidence_for(score, model, task, seed=seed)
     with torch.no_grad():
         added = {
@@ -64,15 +71,10 @@ def ranked(
             if name in program.tensors
         }
     sums = sums_over_units(program, flow, added)
-    found: list[Ranking | None] = []
-    for group in groups:
-        spoken_of = any(member.name in added for member in group.members)
-        weights = len({member.name for member in group.members if program.tensors[member.name].ndim > 1})
-        found.append(_by_score(group, score.unit(sums[group.units]), max(weights, 1)) if spoken_of else None)
-    if isinstance(score, Hessian):
-        drawn = task.train.drawn(score.samples, seed)
-        removals = structured_obs(model, program, flow, groups, drawn.batches(len(drawn)), ridge=score.damping)
-        found = [own if removal is None else _by_removal(removal) for own, removal in zip(found, removals, strict=True)]
+    for place, group in enumerate(groups):
+        if found[place] is None and any(member.name in added for member in group.members):
+            weights = len({member.name for member in group.members if program.tensors[member.name].ndim > 1})
+            found[place] = _by_score(group, score.unit(sums[group.units]), max(weights, 1))
     return found
 
 

@@ -1,0 +1,176 @@
+"""ResNet-56 on CIFAR-10, cut by Mirabelle and by Torch-Pruning under the same conditions: no training, 25 minutes, latency.
+
+    python benchmarks/resnet56.py --weights resnet56.safetensors --data-dir DATA --torch-pruning ENVIRONMENT/bin/python PART
+
+PART is one of
+    no-training   multiply-accumulates ÷ 1.5 without any training, three calibration seeds (about 10 minutes)
+    recovery      ÷ 2.1, then as many minutes of training as --minutes says, one seed (twice the minutes)
+    latency       the recovered models in ONNX Runtime, batch 32, 1 and 2 threads (2 minutes)
+
+Every setting was chosen on the 5,000 validation images; the test images are judged once, at the end of a part. Torch-Pruning runs
+in an environment of its own (`benchmarks/torch_pruning_resnet56.py`), cut as its authors do and, a second time, with Mirabelle's
+aligned widths inside of blocks; its training has the same images, batches, optimizer and teacher. Numbers are kept in
+benchmarks/results/resnet56.json, part by part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from conditions import RESULTS, ROOT, conditions
+from torch import nn
+
+import mirabelle
+from mirabelle import Augmentation, Task, Training, prune
+from mirabelle.batch import map_tensors
+from mirabelle.measure import multiply_accumulates
+from mirabelle.runtime.export import export
+from mirabelle.runtime.latency import interleaved
+from mirabelle.runtime.onnxruntime import Session
+from mirabelle.sources import load_weights
+from mirabelle.sources.cifar10 import cifar10
+from mirabelle.sources.zoo import resnet56
+from mirabelle.training import evaluate
+
+STREAM = ("conv1.*", "layer2.0.conv2.*", "layer3.0.conv2.*")  # what all blocks of a stage add to
+HESSIAN = {"use": "Hessian", "samples": 1024}
+LR, VIEWS, BATCH = 0.02, 3, 128
+WORK = ROOT / "runs" / "resnet56"
+
+
+def cut(macs: str, **settings: Any) -> prune.Channels:
+    return prune.Channels(macs=macs, ignore=STREAM, score=HESSIAN, recover="least-squares", samples=1024, **settings)
+
+
+def accuracy(model: nn.Module, task: Task) -> float:
+    return float(evaluate(model, task.test, task).mean())
+
+
+def told(model: nn.Module, dense: nn.Module, task: Task) -> dict[str, Any]:
+    """Costs, widths and test accuracy of a model."""
+    macs = [multiply_accumulates(one, task.example()) for one in (dense, model)]
+    widths = [layer.out_channels for name, layer in model.named_modules() if name.endswith(".conv1")]
+    return {"macs_ratio": macs[0] / macs[1], "inner_widths": widths, "test_accuracy": accuracy(model, task)}
+
+
+def torch_pruning(options: argparse.Namespace, *arguments: str) -> dict[str, Any]:
+    """One run of the other side, in its own environment."""
+    script = ROOT / "benchmarks" / "torch_pruning_resnet56.py"
+    folder = options.data_dir / "cifar-10-batches-bin"
+    command = [options.torch_pruning, script, "--weights", options.weights, "--data", folder, *arguments]
+    done = subprocess.run(  # noqa: S603 (the command is made here)
+        [str(part) for part in command], env={"PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def no_training(dense: nn.Module, task: Task, options: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    for seed in range(3):
+        begin = time.monotonic()
+        model = cut("66.6%")(dense, task, mirabelle.Run(WORK / f"still-{seed}", seed=seed))
+        yield f"mirabelle, seed {seed}", {"seconds": time.monotonic() - begin, **told(model, dense, task)}
+    for name, extra in (("as its authors", ()), ("within blocks", ("--within-blocks",))):
+        for seed in range(3):
+            found = torch_pruning(options, "--speed-up", "1.5", "--statistics", "1024", "--seed", str(seed), *extra)
+            yield f"torch-pruning, {name}, seed {seed}", found
+
+
+def recovery(dense: nn.Module, task: Task, options: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    task = task.with_augment(Augmentation(crop=4, flip=True, views=VIEWS)).with_teacher(dense)
+    run = mirabelle.Run(WORK / "recovery", seed=0)
+    step = cut("47.6%", multiple=8)
+    begin = time.monotonic()
+    model = step(dense, task, run)
+    cutting = time.monotonic() - begin
+    yield "mirabelle, before training", {"seconds": cutting, **told(model, dense, task)}
+    settings = partial(Training, batch_size=BATCH, optimizer="sgd", lr=LR, weight_decay=5e-4, warmup=0.05)
+    steps = steps_in(options.minutes * 60, model, dense, task, settings)
+    begin = time.monotonic()
+    model = mirabelle.training.fit(model, task, settings(steps=steps), run.within("training"))
+    seconds = time.monotonic() - begin
+    torch.save(model, WORK / "recovered.pt")
+    yield "mirabelle", {"steps": steps, "seconds": seconds, **told(model, dense, task)}
+    shared = ("--speed-up", "2.1", "--statistics", "1024", "--epochs", "200", "--minutes", str(options.minutes))
+    shared += ("--lr", str(LR), "--batch", str(BATCH), "--alpha", "0.9", "--save", str(WORK / "torch_pruning.pt"))
+    yield "torch-pruning", torch_pruning(options, *shared)
+
+
+def steps_in(seconds: float, model: nn.Module, dense: nn.Module, task: Task, settings: Any) -> int:
+    """How many optimizer steps fit, with the teacher's views and a judgement an epoch counted in."""
+    import copy
+
+    once = copy.deepcopy(model)
+    begin = time.monotonic()
+    few = 40
+    small = copy.copy(task)
+    small.train, small.validation = task.train.drawn(few * BATCH, 0), task.validation.drawn(500, 0)
+    small.augment = Augmentation(crop=4, flip=True)
+    run = mirabelle.Run(WORK / "trial")
+    run.decide("execution", lambda: "float32")
+    mirabelle.training.fit(once, small, settings(steps=few), run)
+    with_teacher = (time.monotonic() - begin) / few
+    begin = time.monotonic()
+    evaluate(dense, task.validation, task)
+    judged = time.monotonic() - begin
+    an_image = judged / len(task.validation)
+    own = with_teacher - BATCH * an_image
+    epoch = len(task.train) // BATCH
+    left = seconds - VIEWS * len(task.train) * an_image
+    return int(left / (own + judged / epoch))
+
+
+def latency(dense: nn.Module, task: Task, options: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    del options
+    models = {"dense": dense}
+    models |= {path.stem: torch.load(path, weights_only=False) for path in sorted(WORK.glob("*.pt"))}
+    files = {name: export(model.eval(), task.example()) for name, model in models.items()}
+    inputs = map_tensors(task.test.first(32).inputs, lambda tensor: tensor)
+    for threads in (1, 2):
+        sessions = {name: Session(file, threads) for name, file in files.items()}
+        calls = {name: partial(session.run, session.feed(inputs)) for name, session in sessions.items()}
+        latencies, ratios = interleaved(calls, runtime="onnxruntime", threads=threads, batch=32, seconds=30.0)
+        for name, model in models.items():
+            macs = multiply_accumulates(dense, task.example()) / multiply_accumulates(model, task.example())
+            yield f"{name}, {threads} threads", {
+                "ms": latencies[name].median,
+                "faster": 1 / ratios[name].median,
+                "interval": [1 / ratios[name].high, 1 / ratios[name].low],
+                "macs_ratio": macs,
+            }
+
+
+PARTS = {"no-training": no_training, "recovery": recovery, "latency": latency}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--torch-pruning", type=Path, required=True, help="the Python of an environment with Torch-Pruning 1.6.1")
+    parser.add_argument("--minutes", type=float, default=25.0)
+    options = parser.parse_args()
+    WORK.mkdir(parents=True, exist_ok=True)
+    dense = resnet56()
+    load_weights(dense, options.weights)
+    dense.eval()
+    path = RESULTS / "resnet56.json"
+    known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    known[options.part] = {"conditions": conditions(), "minutes": options.minutes}
+    for name, numbers in PARTS[options.part](dense, cifar10(options.data_dir), options):
+        known[options.part][name] = numbers
+        print(name, json.dumps({key: value for key, value in numbers.items() if key not in ("widths", "options")}), flush=True)
+        path.write_text(json.dumps(known, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
