@@ -140,12 +140,15 @@ def latency(dense: nn.Module, task: Task, options: argparse.Namespace) -> Iterat
         latencies, ratios = interleaved(calls, runtime="onnxruntime", threads=threads, batch=32, seconds=30.0)
         for name, model in models.items():
             macs = multiply_accumulates(dense, task.example()) / multiply_accumulates(model, task.example())
-            yield f"{name}, {threads} threads", {
-                "ms": latencies[name].median,
-                "faster": 1 / ratios[name].median,
-                "interval": [1 / ratios[name].high, 1 / ratios[name].low],
-                "macs_ratio": macs,
-            }
+            yield (
+                f"{name}, {threads} threads",
+                {
+                    "ms": latencies[name].median,
+                    "faster": 1 / ratios[name].median,
+                    "interval": [1 / ratios[name].high, 1 / ratios[name].low],
+                    "macs_ratio": macs,
+                },
+            )
 
 
 PARTS = {"no-training": no_training, "recovery": recovery, "latency": latency}
@@ -156,7 +159,9 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--torch-pruning", type=Path, required=True, help="the Python of an environment with Torch-Pruning 1.6.1")
+    parser.add_argument(
+        "--torch-pruning", type=Path, required=True, help="the Python of an environment with Torch-Pruning 1.6.1"
+    )
     parser.add_argument("--minutes", type=float, default=25.0)
     options = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)

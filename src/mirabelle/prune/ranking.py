@@ -17,6 +17,7 @@ from mirabelle.graph.units import Array
 from mirabelle.prune.structured_obs import Removal, structured_obs
 from mirabelle.scores import Hessian, Score
 from mirabelle.scores.evidence import evidence_for
+from mirabelle.scores.score import covered
 from mirabelle.task import Task
 
 Numbers = npt.NDArray[np.float64]
@@ -63,19 +64,26 @@ def ranked(
     found = [None if removal is None else _by_removal(removal) for removal in removals]
     if all(found):
         return found
-    evidence = evidence_for(score, model, task, seed=seed)
+    names = {name for name in covered(score, model) if name in program.tensors}
+    sums = [_sums(score, model, task, program, flow, part=part, seed=seed) for part in range(score.parts)]
+    for place, group in enumerate(groups):
+        if found[place] is None and any(member.name in names for member in group.members):
+            scores = np.mean([score.unit(own[group.units]) for own in sums], axis=0)
+            weights = len({member.name for member in group.members if program.tensors[member.name].ndim > 1})
+            found[place] = _by_score(group, scores, max(weights, 1))
+    return found
+
+
+def _sums(score: Score, model: nn.Module, task: Task, program: Program, flow: Flow, *, part: int, seed: int) -> Numbers:
+    """For each unit, what the weights that it takes with it contribute."""
+    evidence = evidence_for(score, model, task, part=part, seed=seed)
     with torch.no_grad():
         added = {
             name: score.contributions(program.tensors[name].detach(), known)
             for name, known in evidence.items()
             if name in program.tensors
         }
-    sums = sums_over_units(program, flow, added)
-    for place, group in enumerate(groups):
-        if found[place] is None and any(member.name in added for member in group.members):
-            weights = len({member.name for member in group.members if program.tensors[member.name].ndim > 1})
-            found[place] = _by_score(group, score.unit(sums[group.units]), max(weights, 1))
-    return found
+    return sums_over_units(program, flow, added)
 
 
 def _by_score(group: AxisGroup, scores: Numbers, weights: int) -> Ranking:

@@ -28,6 +28,7 @@ def evidence_for(
     names: Iterable[str] | None = None,
     *,
     most_samples: int | None = None,
+    part: int | None = None,
     seed: int = 0,
 ) -> Mapping[str, Evidence]:
     """Everything that a score needs to know of a model's parameters.
@@ -38,6 +39,7 @@ def evidence_for(
         task: its loss is differentiated, its training data are drawn from.
         names: of the parameters; by default those that the score covers, less those of layers that never run.
         most_samples: a bound on the score's own number of samples, for a quick look. A stream gives its first ones.
+        part: the number of one of the score's parts, whose samples alone are looked at; None looks at all.
         seed: of the draw, and of whatever the model draws itself.
 
     Returns:
@@ -59,6 +61,9 @@ def evidence_for(
         return {name: Evidence(name) for name in chosen}
     count: int = getattr(score, "samples", _BATCH)
     drawn = task.train.drawn(count if most_samples is None else min(count, most_samples), seed)
+    if part is not None:
+        own = drawn.at(torch.arange(part, len(drawn), score.parts) if part < len(drawn) else torch.tensor([0]))
+        drawn = Samples(own.inputs, own.targets)
     model = copy.deepcopy(model).eval()
     found: dict[str, dict[str, Tensor]] = {name: {} for name in chosen}
     with torch.random.fork_rng(devices=[]):

@@ -51,9 +51,11 @@ class Score(ABC):
     Args:
         needs: the evidence that it looks at.
         samples: how many samples of the training data are looked at, where it needs any.
+        parts: into which they are divided for units, whose score is then the mean over the parts.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
+    parts: int = 1
 
     @abstractmethod
     def __call__(self, tensor: Tensor, evidence: Evidence) -> Tensor:

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 class Taylor(Score):
     """(g w)², g the mean gradient of the loss: the square of the loss's change without w, at first order.
 
-    Of a unit (Σ g w)²: the gradient along the removal of the whole unit, in which terms of opposite sign cancel.
+    Of a unit the mean over `parts` of the samples of (Σ g w)², g the mean gradient over a part: that along the removal of the
+    whole unit. Over all samples of a trained network it would be next to nothing everywhere.
 
     Args:
         samples: of the training data over which the gradient is taken.
+        parts: into which they are divided for units.
 
     Example:
         >>> import torch
@@ -35,6 +37,7 @@ class Taylor(Score):
     needs: ClassVar[frozenset[Need]] = frozenset({"gradient"})
 
     samples: Count = 256
+    parts: Count = 16
 
     def __call__(self, tensor: Tensor, evidence: Evidence) -> Tensor:
         return self.contributions(tensor, evidence).square()
