@@ -1,4 +1,4 @@
-# make demo | test | test-slow | lint | bench | docs
+# make demo | test | test-slow | lint | bench | docs | zoo
 # TORCH_INDEX=<url of a package index>   takes torch from there, for example an index of CPU builds
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -7,7 +7,7 @@ RUNS := $(VENV)/.runs
 INSTALLED := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' constraints.txt)
 
-.PHONY: demo test test-slow lint bench docs clean
+.PHONY: demo test test-slow lint bench docs zoo clean
 
 demo: $(RUNS)
 	$(VENV)/bin/mirabelle demo --fresh
@@ -33,6 +33,10 @@ bench: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(VENV)/bin/python docs/reference.py
+
+# About ten minutes; goes on where it was stopped.
+zoo: $(INSTALLED)
+	$(VENV)/bin/python docs/zoo.py
 
 # torch comes first and by its exact version, so that nothing else chooses another build of it.
 $(RUNS): pyproject.toml constraints.txt

@@ -45,11 +45,7 @@ def main() -> None:
             file.flush()
             print(f"{len(rows)}/{len(names)}", line(row), flush=True)  # noqa: T201
     if not sys.argv[1:]:
-        ordered = sorted(rows.values(), key=lambda row: (FAMILIES.index(ARCHITECTURES[row["name"]].family), row["name"]))
-        TARGET.write_text(page(ordered), encoding="utf-8")
-
-
-FAMILIES = ["cnn", "transformer", "recurrent", "mixer", "other", "pitfall"]
+        TARGET.write_text(page([rows[name] for name in ARCHITECTURES]), encoding="utf-8")
 
 
 def state_of_sources() -> str:
@@ -127,7 +123,10 @@ def work(connection: Connection) -> None:
 
     torch.set_num_threads(1)
     while True:
-        name = connection.recv()
+        try:
+            name = connection.recv()
+        except EOFError:
+            return
         began = time.perf_counter()
         try:
             row = row_of(name)
@@ -140,12 +139,13 @@ def work(connection: Connection) -> None:
 def row_of(name: str) -> Row:
     """Proof and forms of one architecture."""
     from proof import proved
-    from shipping import shipped
+    from shipping import NOT_IN_ONNX, shipped
 
     proof, forms = proved(name), shipped(name)
     return {
         "exact": proof.worst,
         "removed": proof.removed,
+        "not_in_onnx": NOT_IN_ONNX.get(name, ""),
         "rewritten": forms.rewritten,
         "forms": max(forms.module, forms.loaded, forms.onnx),
         "frozen": [[part.name, part.dimension, part.elements, list(part.reasons)] for part in proof.frozen],
@@ -164,29 +164,29 @@ def page(rows: Sequence[Row]) -> str:
     enough = sum(share >= TARGET_SHARE for share in shares)
     own = sum(not row["rewritten"] for row in good)
     seconds = sorted(row["seconds"] for row in rows)
-    text = [
-        "# The zoo",
-        "",
-        "Made by `make zoo`: every architecture of `tests/graph/zoo`, its weights random and nowhere small, half of every axis",
-        "group cut. *Exact*: the largest relative difference in float64, between cut and masked, and between outputs before and",
-        "after the units of any group changed places. *Forms*: in float32, the largest difference between the cut module, itself",
-        "saved and loaded, its ONNX form, and the masked program. *Ships as*: the model's own code with other widths, or its",
-        "program with literals rewritten where that code has widths written into it. *Frozen*: by what, and the first places;",
-        "what meets inputs, outputs, kernels and vocabularies always is, and is left out.",
-        "",
-        f"- {len(rows)} architectures: **{len(good)} exact, {len(rows) - len(good)} not**; "
-        f"worst {max((row['exact'] for row in good), default=0):.1e} in float64, "
-        f"{max((row['forms'] for row in good), default=0):.1e} in float32.",
-        f"- At half of every group, {enough} of {len(rows)} ({enough / len(rows):.1%}) lose at least {TARGET_SHARE:.0%} of their "
-        f"parameters; the median loses {shares[len(shares) // 2]:.0%}.",
-        f"- {own} ship as their own module, {len(good) - own} as their rewritten program.",
-        f"- Seconds for all of it, on one thread: median {seconds[len(seconds) // 2]:.1f}, most {seconds[-1]:.1f}, "
-        f"together {sum(seconds):.0f}.",
-        "",
-        "| architecture | exact | removed | forms | ships as | frozen | s |",
-        "|---|--:|--:|--:|---|---|--:|",
-    ]
-    return "\n".join([*text, *map(line, rows)]) + "\n"
+    text = f"""# The zoo
+
+Made by `make zoo`: every architecture of `tests/graph/zoo`, its weights random and nowhere small, half of every group cut.
+
+- *exact*: the largest relative difference in float64: between the program and the model, between cut and masked, and between
+  outputs before and after the units of any group changed places.
+- *removed*: the share of the parameters that goes.
+- *forms*: the largest relative difference in float32 between the cut module and the masked program, itself saved and loaded,
+  and its ONNX form.
+- *ships as*: the model's own module with other widths, or its program with rewritten literals, where its code has widths
+  written into it.
+- *frozen*: the operators that keep most dimensions whole, with the first of them; what meets outputs, kernels and vocabularies
+  always is, and is left out.
+
+{len(rows)} architectures: **{len(good)} exact, {len(rows) - len(good)} not**; the worst differences are
+{max((row["exact"] for row in good), default=0):.0e} in float64 and {max((row["forms"] for row in good), default=0):.0e} in float32.
+At half of every group {enough} of them ({enough / len(rows):.1%}) lose at least {TARGET_SHARE:.0%} of their parameters, the
+median {shares[len(shares) // 2]:.0%}. {own} ship as their own module, {len(good) - own} as their rewritten program.
+Seconds on one thread: median {seconds[len(seconds) // 2]:.1f}, most {seconds[-1]:.1f}, together {sum(seconds):.0f}.
+
+| architecture | exact | removed | forms | ships as | frozen | s |
+|---|--:|--:|--:|---|---|--:|"""
+    return "\n".join([text, *map(line, rows)]) + "\n"
 
 
 def line(row: Row) -> str:
@@ -194,6 +194,7 @@ def line(row: Row) -> str:
     if row["faults"]:
         return f"| {row['name']} | **{escaped('; '.join(row['faults']))[:200]}** | | | | | {row['seconds']:.1f} |"
     ships = f"program: {escaped(row['rewritten'])[:110]}" if row["rewritten"] else "module"
+    ships += f"; {row['not_in_onnx']}" if row["not_in_onnx"] else ""
     cells = [row["name"], f"{row['exact']:.0e}", f"{row['removed']:.0%}", f"{row['forms']:.0e}", ships, frozen(row)]
     return f"| {' | '.join(cells)} | {row['seconds']:.1f} |"
 

@@ -31,6 +31,7 @@ TOLD_APART = {
     ("borrowed_channels", "fc1.weight:0"),
     ("funnel", "model.funnel.encoder.blocks.0.0.attention.r_kernel:0"),
     ("funnel", "model.funnel.encoder.blocks.1.0.attention.r_kernel:0"),
+    ("shifted_channels", "conv1.weight:0"),
     ("symmetric_weight", "enter.weight:0"),
     ("detr", "model.model.input_projection.weight:0"),
 }

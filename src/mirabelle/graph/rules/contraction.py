@@ -30,6 +30,22 @@ def matmul(flow: Flow, call: Call) -> Results:
     return _product(flow, call, names[0], names[1])
 
 
+def grouped(flow: Flow, call: Call) -> Results:
+    """Runs of rows, each times a matrix of its own, as mixtures of experts are computed: rows and matrices stay."""
+    one, other = [name for name, value in call.arguments.items() if is_tensor(value)][:2]
+    left, right = flow.of(call[one]), flow.of(call[other])
+    if len(left) != 2 or len(right) != 3:  # noqa: PLR2004 (rows, and a stack of matrices)
+        return flow.freeze_all(call)
+    flow.freeze([left[0], right[0]])
+    flow.unify(left[1], right[1])
+    flow.mask(call, one, 1, left[1])
+    flow.mask(call, other, 1, right[1])
+    if is_tensor(call.get("bias")):
+        flow.freeze(flow.of(call["bias"]))
+        flow.freeze([right[2]])
+    return (None, flow.units.resolve(right[2]))
+
+
 def addmm(flow: Flow, call: Call) -> Results:
     """a + x · y, for two or three dimensions (`addmm`, `baddbmm`, `addmv`)."""
     names = [name for name, value in call.arguments.items() if is_tensor(value)]

@@ -50,6 +50,26 @@ def index(flow: Flow, call: Call) -> Results:
     return tuple(flow.units.resolve(axis) for axis in rest)
 
 
+def index_put(flow: Flow, call: Call) -> Results:
+    """x[i] = values: the first dimensions, which are indexed, stay whole; those that follow are one with the values'."""
+    axes, values, indices = flow.of(call["self"]), flow.of(call["values"]), list(call["indices"])
+    sizes, given = sizes_of(value_of(call["self"])), sizes_of(value_of(call["values"]))
+    count = len(indices)
+    if any(node is None or "bool" in str(value_of(node).dtype) for node in indices):
+        return flow.freeze_all(call)
+    flow.freeze(axes[:count])
+    for node in indices:
+        flow.freeze(flow.of(node))
+    rest = len(axes) - count
+    flow.freeze(values[: max(len(values) - rest, 0)])
+    for k in range(1, min(rest, len(values)) + 1):
+        if sizes[-k] == given[-k]:
+            flow.unify(axes[-k], values[-k])
+        else:
+            flow.freeze([axes[-k], values[-k]])
+    return tuple(flow.units.resolve(axis) for axis in axes)
+
+
 def gather(flow: Flow, call: Call) -> Results:
     """x picked along one dimension by an index of the same rank: everything that the index runs over stays."""
     axes, sizes = list(flow.of(call["self"])), sizes_of(value_of(call["self"]))

@@ -7,10 +7,11 @@ and output axes are never cut and never listed.
 
 from __future__ import annotations
 
+from .computed import COMPUTED
 from .convolutional import CONVOLUTIONAL
 from .notation import Group
 from .others import OTHERS, RECURRENT
 from .packaged import TRANSFORMERS
 from .pitfalls import PITFALLS
 
-EXPECTED: dict[str, tuple[Group, ...]] = PITFALLS | RECURRENT | CONVOLUTIONAL | OTHERS | TRANSFORMERS
+EXPECTED: dict[str, tuple[Group, ...]] = PITFALLS | COMPUTED | RECURRENT | CONVOLUTIONAL | OTHERS | TRANSFORMERS
