@@ -164,6 +164,7 @@ def page(rows: Sequence[Row]) -> str:
     enough = sum(share >= TARGET_SHARE for share in shares)
     own = sum(not row["rewritten"] for row in good)
     seconds = sorted(row["seconds"] for row in rows)
+    exact, forms = (max((row[key] for row in good), default=0) for key in ("exact", "forms"))
     text = f"""# The zoo
 
 Made by `make zoo`: every architecture of `tests/graph/zoo`, its weights random and nowhere small, half of every group cut.
@@ -179,7 +180,7 @@ Made by `make zoo`: every architecture of `tests/graph/zoo`, its weights random 
   always is, and is left out.
 
 {len(rows)} architectures: **{len(good)} exact, {len(rows) - len(good)} not**; the worst differences are
-{max((row["exact"] for row in good), default=0):.0e} in float64 and {max((row["forms"] for row in good), default=0):.0e} in float32.
+{exact:.0e} in float64 and {forms:.0e} in float32.
 At half of every group {enough} of them ({enough / len(rows):.1%}) lose at least {TARGET_SHARE:.0%} of their parameters, the
 median {shares[len(shares) // 2]:.0%}. {own} ship as their own module, {len(good) - own} as their rewritten program.
 Seconds on one thread: median {seconds[len(seconds) // 2]:.1f}, most {seconds[-1]:.1f}, together {sum(seconds):.0f}.

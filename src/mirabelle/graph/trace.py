@@ -130,7 +130,8 @@ def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 def _weight_of_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     """A normalized weight, v · g / ‖v‖, in operators that have rules."""
     others = [d for d in range(v.ndim) if d != dim] if dim >= 0 else list(range(v.ndim))
-    return v * (g / torch.linalg.vector_norm(v, 2, others, keepdim=True))
+    norms: Tensor = torch.linalg.vector_norm(v, 2, others, keepdim=True)
+    return v * (g / norms)
 
 
 def _program(model: nn.Module, exported: ExportedProgram) -> Program:

@@ -31,8 +31,8 @@ def recurrent(flow: Flow, call: Call) -> Results:
     apart = all(state in flow.constants for state in states) and not _reads_states(call)
     given = _units(flow, sizes_of(value_of(params[1]))[1], layers * directions, apart=apart)
     inside = _units(flow, sizes_of(value_of(params[1]))[0] // gates, layers * directions, apart=apart) if projected else given
-    for state, units in zip(states, (given, inside), strict=False):
-        flow.unify(units[0], flow.of(state)[-1])
+    for state, widths in zip(states, (given, inside), strict=False):
+        flow.unify(widths[0], flow.of(state)[-1])
         flow.freeze(flow.of(state)[:1])
     flowing = flow.of(call["input"])[-1]
     for layer in range(layers):
