@@ -20,7 +20,8 @@ einsum_attention torch_encoder text_cnn wide_and_deep two_tower wavenet point_ne
 chunked_qkv interleaved_qkv cat_of_cat uneven_split gated_linear_unit group_conv transposed_group_conv grouped_channel_shuffle
 pixel_shuffle depthwise_multiplier single_output_channel class_token relative_position_table cached_tensor tied_layers
 weight_norm grouped_queries rotary_halves dense_experts group_norm max_over_channels in_place gathered_channels
-reordered_channels bert gpt2 llama qwen3 phi3 mixtral t5 bart vit swin wav2vec2 clip
+reordered_channels kernels_per_sample standardized_by_batch_norm norm_over_features shifted_time batch_times_heads
+shifted_channels involution spectrum distances bert gpt2 llama qwen3 phi3 mixtral t5 bart vit swin wav2vec2 clip
 """
 FAST = frozenset(FAST_NAMES.split())
 
@@ -78,6 +79,7 @@ def test_the_same_name_makes_the_same_network_and_the_same_inputs(name: str) -> 
 def test_names_are_unique_and_known() -> None:
     assert len(ARCHITECTURES) >= 200
     assert set(ARCHITECTURES) >= FAST
+    assert len(FAST) >= 0.3 * len(ARCHITECTURES)
     assert set(EXPECTED) <= set(ARCHITECTURES)
     small = {name for name, architecture in ARCHITECTURES.items() if architecture.family in {"pitfall", "recurrent"}}
     assert set(EXPECTED) >= small
