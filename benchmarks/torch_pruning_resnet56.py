@@ -16,6 +16,7 @@ import argparse
 import copy
 import json
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -215,7 +216,7 @@ def main() -> None:
         torch.onnx.export(model, (torch.zeros(1, 3, 32, 32),), options.onnx, input_names=["images"], output_names=["outputs"])
     told = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     found = {
-        "torch_pruning": torch_pruning.__version__, "torch": torch.__version__, "threads": torch.get_num_threads(),
+        "torch_pruning": version("torch-pruning"), "torch": torch.__version__, "threads": torch.get_num_threads(),
         "macs": [before[0], after[0]], "macs_ratio": before[0] / after[0], "parameters": [before[1], after[1]],
         "widths": {name: layer.out_channels for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)},
         "steps": steps, "seconds": seconds, "test_accuracy": accuracy(model, test), "options": told,
