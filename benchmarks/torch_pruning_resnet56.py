@@ -6,7 +6,9 @@ Runs in an environment of its own, which needs torch, numpy, safetensors and tor
     PYTHONPATH=src ENVIRONMENT/bin/python benchmarks/torch_pruning_resnet56.py --weights resnet56.safetensors --data DATA --statistics 5000
 
 Cut as its authors' reproduction of this very case does: group norms, ranked over the whole network, the last layer left alone, in
-up to 400 steps until multiply-accumulates have fallen by the factor asked for. Data, split and model are those of Mirabelle's runs,
+up to 400 steps until multiply-accumulates have fallen by the factor asked for. The shortcuts add channels of zeros on both sides;
+version 1.6.1 takes channel k of one stage for channel k of the next, where it lies further on, so that without --within-blocks the
+cut model is another one than its scores speak of (training may mend it). Data, split and model are those of Mirabelle's runs,
 so that both sides learn from the same 45,000 images; one line of JSON tells what came of it.
 """
 
