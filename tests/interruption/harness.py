@@ -22,7 +22,7 @@ from typing import Any
 from forks import HERE, Ended, Server
 from whole import damages
 
-KINDS = ("train", "distill", "static", "dynamic")
+KINDS = ("train", "distill", "channels", "static", "dynamic")
 SHIPPED = ("model.mira", "model.onnx", "model.safetensors")
 AT_ONCE = min(4, os.cpu_count() or 1)
 _RANDOM_EVERY, _POINTS_EVERY = 7, 130  # optimizer steps from one checkpoint to the next; 40 make an epoch

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +184,56 @@ def test_a_run_with_training_and_integers_passes_its_gates_and_loads_again(net: 
     x = images.test.first(5).inputs
     assert torch.equal(again(x), result.model.eval()(x))
     assert set(architecture_of(again).slices) >= {"stem.weight", "inner.weight", "head.weight"}
+
+
+STRANGERS = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.heads = nn.Linear(8, 24), 4
+        self.qkv, self.out, self.head = nn.Linear(24, 72), nn.Linear(24, 24), nn.Linear(24, 3)
+
+    def forward(self, x):
+        x = self.embed(x[:, 0])
+        q, k, v = self.qkv(x).view(x.shape[0], 8, 3, self.heads, WIDTH).permute(2, 0, 3, 1, 4)
+        mixed = (q @ k.transpose(-1, -2) / 2).softmax(-1) @ v
+        return self.head((x + self.out(mixed.transpose(1, 2).reshape(x.shape[0], 8, -1))).mean(1))
+"""
+LOADING = """
+import sys
+import torch
+import mirabelle
+from net import Net
+
+model = mirabelle.load(Net, sys.argv[1])
+torch.save(model(torch.load(sys.argv[2])), sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("width", ["-1", "6"], ids=["the module itself", "the rewritten program"])
+def test_a_strangers_own_module_is_cut_and_loaded_in_another_process(
+    images: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: str
+) -> None:
+    (tmp_path / "net.py").write_text(STRANGERS.replace("WIDTH", width))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "net", raising=False)
+    factory = importlib.import_module("net").Net
+    torch.manual_seed(0)
+    train = Training(epochs=1, batch_size=20, precision="float32")
+    result = compress(factory(), images, [prune.Channels(sparsity=0.5, train=train)], out=tmp_path / "run", baseline=train)
+    assert all(gate.passed for gate in result.gates.values())
+    assert bool(architecture_of(result.model).program) == (width == "6")
+    assert result.profile.parameters < 0.6 * result.start.parameters
+    x = images.test.first(6).inputs
+    torch.save(x, tmp_path / "x.pt")
+    (tmp_path / "loading.py").write_text(LOADING)
+    command = [sys.executable, "loading.py", "run", "x.pt", "y.pt"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert torch.equal(torch.load(tmp_path / "y.pt"), result.model.eval()(x))
 
 
 def test_a_preview_names_every_group(net: Net, images: Task) -> None:
