@@ -447,6 +447,32 @@ MISTAKES = {
         ),
         at="19:11",
     ),
+    "goal below what every layer must keep": Mistake(
+        "E114",
+        "macs of at most 1 cannot be reached: with the least left everywhere,",
+        "lower `minimum`",
+        ('use = "prune.Weights"\nsparsity = 0.5\nschedule = "cubic"', 'use = "prune.Channels"\nmacs = 1'),
+        at="18:8",
+    ),
+    "goal and sparsity of channels": Mistake(
+        "E111",
+        "give a sparsity, or a goal of macs, parameters, size, latency; got both",
+        "sparsity = 0.5",
+        ('use = "prune.Weights"\nsparsity = 0.5\nschedule = "cubic"', 'use = "prune.Channels"\nmacs = "50%"\nsparsity = 0.5'),
+    ),
+    "goal of channels in elephants": Mistake(
+        "E113",
+        "macs cannot be read; got '5 elephants'",
+        "write a number and a unit",
+        ('use = "prune.Weights"\nsparsity = 0.5\nschedule = "cubic"', 'use = "prune.Channels"\nmacs = "5 elephants"'),
+        at="18:8",
+    ),
+    "layers of a model that has none to drop": Mistake(
+        "E112",
+        "no layer can be dropped: none adds its input",
+        "prune.Channels",
+        ('use = "prune.Weights"\nsparsity = 0.5\nschedule = "cubic"', 'use = "prune.Layers"\nsparsity = 0.5'),
+    ),
     "check of a bad recipe": Mistake(
         "E102", "unknown key", "did you mean", ("sparsity", "sparcity"), typed("check", "recipe.toml"), at="18:1"
     ),

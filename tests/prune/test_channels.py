@@ -58,6 +58,13 @@ def test_units_of_lowest_score_go_and_what_reads_them_follows(net: Net, images: 
         assert (smaller.eval()(x) - net.eval()(x)).abs().max() < 0.01, "what went had hardly a part in the outputs"
 
 
+def test_only_the_groups_that_are_meant_are_cut(net: Net, images: Task) -> None:
+    smaller = prune.Channels(sparsity=0.5, targets=("inner.*",))(net, images, Run("unused"))
+    assert (smaller.stem.out_channels, smaller.inner.out_channels) == (12, 10)
+    with pytest.raises(UserError, match=r'E112.*pattern "head.\*" matches nothing'):
+        prune.Channels(sparsity=0.5, targets=("head.*",))(net, images, Run("unused"))
+
+
 def test_what_is_left_is_a_multiple_and_no_less_than_the_minimum(net: Net, images: Task) -> None:
     smaller = prune.Channels(sparsity=0.6, multiple=8)(net, images, Run("unused"))
     assert (smaller.stem.out_channels, smaller.inner.out_channels) == (8, 8)

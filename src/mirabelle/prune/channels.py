@@ -50,6 +50,7 @@ class Channels:
         latency: median of one call in ONNX Runtime that may be left: "0.8 ms", or "60%"; measured, then written down.
         batch: samples of a call whose latency is measured.
         scope: "group", or "global" over all of them; by default "group" for a sparsity and "global" for a goal.
+        targets: patterns of the names by which `inspect --groups` calls groups, less their ":dimension"; by default all.
         ignore: patterns of parameter names; a group that touches one of them stays whole.
         minimum: units that every group keeps at least.
         multiple: what is left in a group is a multiple of this; "measured" takes the smallest at which the heaviest operators
@@ -89,6 +90,7 @@ class Channels:
     latency: str | float | None = None
     batch: Count = 1
     scope: Literal["group", "global"] | None = None
+    targets: Patterns = ()
     ignore: Patterns = ()
     minimum: Count = 1
     multiple: Count | Literal["measured"] = 1

@@ -55,7 +55,9 @@ class Cutting:
         self._program = traced(model, *self._example)
         self._flow = propagated(self._program)
         found = groups_of(self._program, self._flow)
-        free = [group for group in found if not any(matches(member.name, step.ignore) for member in group.members)]
+        every_pattern_matches("targets", step.targets, [group.members[0].name for group in found])
+        meant = [group for group in found if not step.targets or matches(group.members[0].name, step.targets)]
+        free = [group for group in meant if not any(matches(member.name, step.ignore) for member in group.members)]
         if not free:
             unknown = ", ".join(self._flow.unknown)
             why = f"operators that are not understood hold them: {unknown}" if unknown else "`ignore` or the model leaves none"
