@@ -40,14 +40,14 @@ from mirabelle.sources.cifar10 import cifar10
 from mirabelle.sources.zoo import resnet56
 from mirabelle.training import evaluate
 
-STREAM = ("conv1.*", "layer2.0.conv2.*", "layer3.0.conv2.*")  # what all blocks of a stage add to
+INNER = ("layer*.conv1.*",)  # what lies inside of a block, not what all blocks of a stage add to
 HESSIAN = {"use": "Hessian", "samples": 1024}
 LR, VIEWS, BATCH = 0.02, 3, 128
 WORK = ROOT / "runs" / "resnet56"
 
 
 def cut(macs: str, **settings: Any) -> prune.Channels:
-    return prune.Channels(macs=macs, ignore=STREAM, score=HESSIAN, recover="least-squares", samples=1024, **settings)
+    return prune.Channels(macs=macs, targets=INNER, score=HESSIAN, recover="least-squares", samples=1024, **settings)
 
 
 def accuracy(model: nn.Module, task: Task) -> float:
