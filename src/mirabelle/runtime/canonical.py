@@ -11,7 +11,7 @@ import ast
 from collections import Counter
 from collections.abc import Mapping
 
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _IR_VERSION = 10
@@ -40,9 +40,24 @@ def canonical(model: ModelProto, metadata: Mapping[str, str]) -> bytes:
     for value in (*graph.input, *graph.output):
         value.ClearField("doc_string")
         value.ClearField("metadata_props")
+    _own_zero_points(graph)
     _order_initializers(result)
     data: bytes = result.SerializeToString(deterministic=True)
     return data
+
+
+def _own_zero_points(graph: GraphProto) -> None:
+    """A zero point for each stored int8 tensor: ONNX Runtime's way to exact integers fails where two share one."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    taken: set[str] = set()
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and len(node.input) > 2 and node.input[0] in tensors:
+            shared = tensors.get(node.input[2])
+            if shared is not None and shared.name in taken:
+                own = graph.initializer.add()
+                own.CopyFrom(shared)
+                own.name = node.input[2] = f"{node.input[0]}_zero_point"
+            taken.add(node.input[2])
 
 
 def _layer_names(model: ModelProto) -> dict[str, str]:

@@ -19,6 +19,7 @@ from mirabelle.runtime.latency import Ratio, interleaved
 Array = npt.NDArray[Any]
 NAME = "onnxruntime"
 EXACT_INTEGERS = ("session.x64quantprecision", "1")  # else sums of uint8 · int8 saturate where the processor has no VNNI
+SHARING = "ConstantSharing"  # with it, exact integers fail where two layers have equal zero points
 _BATCH = 500
 
 
@@ -41,7 +42,9 @@ class Session:
         options.log_severity_level = 3
         options.add_session_config_entry(*EXACT_INTEGERS)
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"], disabled_optimizers=[SHARING]
+            )
         except Exception as error:
             raise UserError("E141", f"ONNX Runtime refuses the model: {error}", "export it again") from error
         self.threads = threads
