@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from mirabelle.graph.trace import Program, name_in_model
 
 _CLAIMS = ("_assert", "sym_constrain_range")  # what the trace found to hold; nothing comes out
 _ALWAYS_CONSTANT = ("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")
+_MIXING = {*VIEWS, "repeat", "tile"}
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _NUMBERS = (*_SYMBOLS, int, float, bool)
 _OUTPUTS = "it is an output of the model"
@@ -80,9 +81,21 @@ def _called(flow: Flow, node: fx.Node) -> Results:
     if call.name.startswith(_CLAIMS):
         return untouched(value_of(node))
     nodes = [part for part in node.all_input_nodes if value_of(part) is not None]
-    if call.name in _ALWAYS_CONSTANT or all(part in flow.constants for part in nodes):
+    if call.name in _ALWAYS_CONSTANT or (
+        all(part in flow.constants for part in nodes) and not _mixes_in_free_size(call, nodes)
+    ):
         return _constant(flow, call)
     return _ruled(flow, call)
+
+
+def _mixes_in_free_size(call: Call, nodes: Sequence[fx.Node]) -> bool:
+    """Whether a dimension of a constant is laid together with one of free size: what goes is picked from it before."""
+    values = [value_of(node) for node in nodes]
+    return (
+        call.name in _MIXING
+        and any(isinstance(value, _SYMBOLS) for value in values)
+        and any(isinstance(value, Tensor) for value in values)
+    )
 
 
 def _ruled(flow: Flow, call: Call) -> Results:

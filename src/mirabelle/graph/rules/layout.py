@@ -214,13 +214,17 @@ def _rewrite_slice(flow: Flow, call: Call, moved: Moved) -> None:
         return
     start = min(max(dimension_of(int(call.get("start") or 0), size), 0), size)
     end = start + moved.outs[0][d]
+
+    def bound(kept: Kept, name: str, place: int) -> Any:
+        return before(kept, place) if kept.count(axis, size) < size else call.get(name, place)
+
     flow.rewrite(
         call,
         _aten.slice.Tensor,
         self=lambda _: moved.node,
         dim=lambda _: d,
-        start=lambda kept: before(kept, start),
-        end=lambda kept: before(kept, end),
+        start=lambda kept: bound(kept, "start", start),
+        end=lambda kept: bound(kept, "end", end),
     )
 
 
