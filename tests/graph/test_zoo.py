@@ -36,6 +36,7 @@ NOT_IN_ONE_ORDER = {
     "channel_shuffle",
     "reordered_channels",
     "rolled_channels",
+    "shifted_channels",
 }
 
 pytestmark = [
