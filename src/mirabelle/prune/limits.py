@@ -18,6 +18,7 @@ from mirabelle.runtime.onnxruntime import Session, side_by_side
 if TYPE_CHECKING:
     from mirabelle.task import Task
 
+_SECONDS = 1.0  # in which two models are timed in turn
 BYTES = 4  # of a parameter in float32
 
 
@@ -94,11 +95,11 @@ class Stopwatch:
         self._task, self._batch = task, batch
         self._inputs = task.example(max(batch, 2)).inputs
         self._start = self._session(model)
-        self.start_ms = side_by_side(self._start, self._start, self._inputs, batch=batch)[0].median
+        self.start_ms = side_by_side(self._start, self._start, self._inputs, batch=batch, seconds=_SECONDS)[0].median
 
     def __call__(self, model: nn.Module) -> float:
         """Milliseconds of a call: the ratio to the model at hand, at the upper end of its interval, times `start_ms`."""
-        ratio = side_by_side(self._start, self._session(model), self._inputs, batch=self._batch)[2]
+        ratio = side_by_side(self._start, self._session(model), self._inputs, batch=self._batch, seconds=_SECONDS)[2]
         return self.start_ms * ratio.high
 
     def _session(self, model: nn.Module) -> Session:
