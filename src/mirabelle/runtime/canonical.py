@@ -51,13 +51,13 @@ def _own_zero_points(graph: GraphProto) -> None:
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     taken: set[str] = set()
     for node in graph.node:
-        if node.op_type == "DequantizeLinear" and len(node.input) > 2 and node.input[0] in tensors:
-            shared = tensors.get(node.input[2])
-            if shared is not None and shared.name in taken:
+        codes, _, *given = node.input if node.op_type == "DequantizeLinear" else ("", "")
+        for name in given if codes in tensors else ():
+            if name in taken and name in tensors:
                 own = graph.initializer.add()
-                own.CopyFrom(shared)
-                own.name = node.input[2] = f"{node.input[0]}_zero_point"
-            taken.add(node.input[2])
+                own.CopyFrom(tensors[name])
+                own.name = node.input[-1] = f"{codes}_zero_point"
+            taken.add(node.input[-1])
 
 
 def _layer_names(model: ModelProto) -> dict[str, str]:
