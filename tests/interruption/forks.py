@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-_PATIENCE_SECONDS = 300  # a run takes two; one that takes so long hangs
+_PATIENCE_SECONDS = 300  # more than the server has with a run
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Server:
     """Commands run in forks of a process that has its imports behind it; several at a time."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1] / "src"), *sys.path])}
+        path = os.pathsep.join([str(HERE.parents[1] / "src"), *sys.path])
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         command = [sys.executable, str(HERE / "server.py")]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         assert self._process.stdin is not None

@@ -1,8 +1,8 @@
 """A process that has imported everything and forks a run for every line it reads: `python server.py`.
 
 A command costs three seconds of imports before its first write; a fork of this process has them behind it. What runs in the
-fork is the command itself: its arguments, its signal handlers, its exit status. The server itself never computes in parallel,
-since a fork has no threads but its own.
+fork is the command itself: its arguments, its signal handlers, its exit status. The server itself has one thread only, since a
+fork keeps the locks of the others but not them. A run that lives too long writes where it stands into its log, and is killed.
 
 Reads one JSON object a line: {id, argv, folder, log, signal, signals_after, every, kill_at, points}, the last five as needed.
 Writes one for each run that has ended: {id, status, seconds}; a status below zero is a signal's.
@@ -10,8 +10,10 @@ Writes one for each run that has ended: {id, status, seconds}; a status below ze
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import json
+import math
 import os
 import select
 import signal
@@ -28,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from faults import ASKED_TO_STOP, install
 
 _POLL_SECONDS = 0.001
+_PATIENCE_SECONDS = 240.0  # a run takes two
 
 
 @dataclass
@@ -37,6 +40,7 @@ class Alive:
     order: dict[str, Any]
     begun: float
     signals_at: list[float]
+    hangs_at: float
 
 
 def serve() -> None:
@@ -57,24 +61,34 @@ def serve() -> None:
             for line in lines:
                 order = json.loads(line)
                 pid, begun = _forked(order), time.monotonic()
-                alive[pid] = Alive(order, begun, [begun + seconds for seconds in order.get("signals_after", [])])
+                signals_at = [begun + seconds for seconds in order.get("signals_after", [])]
+                alive[pid] = Alive(order, begun, signals_at, begun + _PATIENCE_SECONDS)
         elif not waiting:
             time.sleep(_POLL_SECONDS)
-        for pid, run in list(alive.items()):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                del alive[pid]
-                seconds = time.monotonic() - run.begun
-                _say({"id": run.order["id"], "status": os.waitstatus_to_exitcode(status), "seconds": seconds})
-            elif run.signals_at and time.monotonic() >= run.signals_at[0]:
-                del run.signals_at[0]
-                os.kill(pid, run.order["signal"])
+        _look_after(alive)
+
+
+def _look_after(alive: dict[int, Alive]) -> None:
+    """Tell which runs have ended, send the signals that are due, and end what hangs."""
+    for pid, run in list(alive.items()):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            del alive[pid]
+            seconds = time.monotonic() - run.begun
+            _say({"id": run.order["id"], "status": os.waitstatus_to_exitcode(status), "seconds": seconds})
+        elif time.monotonic() >= run.hangs_at:
+            run.hangs_at = math.inf
+            os.kill(pid, signal.SIGABRT)  # which faulthandler answers with the stacks of all threads
+        elif run.signals_at and time.monotonic() >= run.signals_at[0]:
+            del run.signals_at[0]
+            os.kill(pid, run.order["signal"])
 
 
 def warm_up() -> None:
     """Import what a run imports, and export once: torch makes its tables of operators then."""
     warnings.simplefilter("ignore")
     import torch
+    import tqdm
 
     import mirabelle.cli.display
     import mirabelle.cli.run
@@ -88,13 +102,16 @@ def warm_up() -> None:
     import task as tasks
     from torch.onnx._internal.exporter import _registration
 
-    torch.set_num_threads(1)  # no pool of threads may exist before a fork
+    torch.set_num_threads(1)  # no thread but this one may exist before a fork: what it holds would be locked for ever
+    tqdm.tqdm.monitor_interval = 0
     _export_from_one_table(_registration.ONNXRegistry)
     onnxruntime.side_by_side.__kwdefaults__["seconds"] = 0.0  # milliseconds are no matter here
     data, model = tasks.task(), tasks.stateful().eval()
     measure(model, data, data.validation, exported(model, data))
     gc.collect()
     gc.freeze()
+    threads = sorted(path.name for path in Path("/proc/self/task").glob("*"))
+    assert len(threads) <= 1, f"threads before the first fork: {threads}"
 
 
 def _export_from_one_table(registry: Any) -> None:
@@ -134,6 +151,7 @@ def _run(order: dict[str, Any]) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    faulthandler.enable(log)
     warnings.simplefilter("default")
     sys.argv = ["mirabelle", *order["argv"]]
     install(order)

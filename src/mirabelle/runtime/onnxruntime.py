@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -23,6 +24,25 @@ SHARING = "ConstantSharing"  # with it, exact integers fail where two layers hav
 _BATCH = 500
 
 
+def library() -> Any:
+    """The package, told before its import to send nobody anything: of itself it keeps a thread that reports what is run.
+
+    Who wants the reports sets ORT_DISABLE_TELEMETRY=0.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
+
+
+def options_for(threads: int) -> Any:
+    """Session options: so many threads of one operator, and a log of errors only."""
+    options = library().SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return options
+
+
 class Session:
     """A model loaded into ONNX Runtime on the CPU.
 
@@ -35,14 +55,10 @@ class Session:
     """
 
     def __init__(self, model: bytes, threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options = options_for(threads)
         options.add_session_config_entry(*EXACT_INTEGERS)
         try:
-            self._session = onnxruntime.InferenceSession(
+            self._session = library().InferenceSession(
                 model, options, providers=["CPUExecutionProvider"], disabled_optimizers=[SHARING]
             )
         except Exception as error:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from mirabelle.runtime.onnxruntime import library, options_for
+
 _OPSET = 18
 _RUNS = 12
 _MOST_AT_ONCE = 48  # operators in one graph
@@ -50,16 +52,12 @@ def milliseconds(operators: Sequence[Operator], threads: int) -> dict[Operator, 
 
 
 def _measured(operators: Sequence[Operator], threads: int) -> dict[Operator, float]:
-    import onnxruntime
-
     model, feed = _graph(operators)
     with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options = options_for(threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = library().InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         for _ in range(_RUNS):
             session.run(None, feed)
         events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
