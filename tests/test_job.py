@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,20 @@ TRAIN = Training(epochs=4, batch_size=32, lr=0.02, precision="float32")  # what 
 STEPS = [prune.Weights(sparsity=0.6, schedule="cubic", train=TRAIN), quantize.Static()]
 
 
+@pytest.fixture(scope="module")
+def kept() -> list[Result]:
+    """The run that `done` copies, once there is one."""
+    return []
+
+
 @pytest.fixture
-def done(mlp: nn.Module, blobs: Task, tmp_path: Path) -> Result:
-    return compress(mlp, blobs, STEPS, {"max_drop": "5pt", "size": "200%"}, out=tmp_path / "run", baseline=TRAIN)
+def done(mlp: nn.Module, blobs: Task, tmp_path: Path, kept: list[Result], tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A run that has ended, in a folder that the test may damage."""
+    if not kept:
+        out = tmp_path_factory.mktemp("done") / "run"
+        kept.append(compress(mlp, blobs, STEPS, {"max_drop": "5pt", "size": "200%"}, out=out, baseline=TRAIN))
+    shutil.copytree(kept[0].folder, tmp_path / "run")
+    return replace(kept[0], folder=tmp_path / "run")
 
 
 def test_the_folder_holds_everything_that_ships(done: Result, mlp: nn.Module, blobs: Task) -> None:
@@ -291,6 +304,7 @@ use = "quantize.Static"
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_from_outside_and_repeated_ends_with_the_same_file(tmp_path: Path) -> None:
     """SIGKILL to the real command at moments spread over the run, then the same command."""
     recipe = tmp_path / "recipe.toml"

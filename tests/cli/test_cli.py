@@ -82,13 +82,9 @@ def test_a_resolved_recipe_runs_again_to_the_same_file(ran) -> None:
 
 def test_another_seed_is_another_run_and_its_recipe_gives_it_again(ran) -> None:
     folder, _ = ran
-    for seed in ("1", "2"):
-        assert (
-            call("run", str(folder / "recipe.toml"), "--out", str(folder / f"s{seed}"), "--seed", seed, "--quiet").returncode
-            == 0
-        )
-    assert call("run", str(folder / "s1" / "recipe.toml"), "--out", str(folder / "s1b"), "--quiet").returncode == 0
-    one, again, other = ((folder / name / "model.mira").read_bytes() for name in ("s1", "s1b", "s2"))
+    for recipe, out, seed in (("recipe.toml", "seeded", ("--seed", "1")), ("seeded/recipe.toml", "seeded-again", ())):
+        assert call("run", str(folder / recipe), "--out", str(folder / out), *seed, "--quiet").returncode == 0
+    one, again, other = ((folder / name / "model.mira").read_bytes() for name in ("seeded", "seeded-again", "run"))
     assert one == again
     assert one != other
 
