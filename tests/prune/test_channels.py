@@ -41,12 +41,12 @@ def net() -> Net:
     return Net()
 
 
-def test_units_of_lowest_score_go_and_what_reads_them_follows(net: Net, images: Task) -> None:
+def test_units_of_lowest_score_go_and_what_reads_them_follows(net: Net, images: Task, tmp_path: Path) -> None:
     with torch.no_grad():
         net.inner.weight[[1, 4, 5, 17]] *= 0.01
         net.outer.weight[:, [1, 4, 5, 17]] *= 0.01
     before = copy.deepcopy(net.state_dict())
-    smaller = prune.Channels(sparsity=0.2, ignore=("stem",))(net, images, Run("unused"))
+    smaller = prune.Channels(sparsity=0.2, ignore=("stem",))(net, images, Run(tmp_path))
     kept = [k for k in range(20) if k not in (1, 4, 5, 17)]
     assert torch.equal(smaller.inner.weight, net.inner.weight[kept])
     assert torch.equal(smaller.outer.weight, net.outer.weight[:, kept])
@@ -58,32 +58,32 @@ def test_units_of_lowest_score_go_and_what_reads_them_follows(net: Net, images: 
         assert (smaller.eval()(x) - net.eval()(x)).abs().max() < 0.01, "what went had hardly a part in the outputs"
 
 
-def test_only_the_groups_that_are_meant_are_cut(net: Net, images: Task) -> None:
-    smaller = prune.Channels(sparsity=0.5, targets=("inner.*",))(net, images, Run("unused"))
+def test_only_the_groups_that_are_meant_are_cut(net: Net, images: Task, tmp_path: Path) -> None:
+    smaller = prune.Channels(sparsity=0.5, targets=("inner.*",))(net, images, Run(tmp_path))
     assert (smaller.stem.out_channels, smaller.inner.out_channels) == (12, 10)
     with pytest.raises(UserError, match=r'E112.*pattern "head.\*" matches nothing'):
-        prune.Channels(sparsity=0.5, targets=("head.*",))(net, images, Run("unused"))
+        prune.Channels(sparsity=0.5, targets=("head.*",))(net, images, Run(tmp_path))
 
 
-def test_what_is_left_is_a_multiple_and_no_less_than_the_minimum(net: Net, images: Task) -> None:
-    smaller = prune.Channels(sparsity=0.6, multiple=8)(net, images, Run("unused"))
+def test_what_is_left_is_a_multiple_and_no_less_than_the_minimum(net: Net, images: Task, tmp_path: Path) -> None:
+    smaller = prune.Channels(sparsity=0.6, multiple=8)(net, images, Run(tmp_path))
     assert (smaller.stem.out_channels, smaller.inner.out_channels) == (8, 8)
-    smaller = prune.Channels(sparsity=0.9, minimum=3)(net, images, Run("unused"))
+    smaller = prune.Channels(sparsity=0.9, minimum=3)(net, images, Run(tmp_path))
     assert (smaller.stem.out_channels, smaller.inner.out_channels) == (3, 3)
-    smaller = prune.Channels(sparsity=0.99, multiple=64)(net, images, Run("unused"))
+    smaller = prune.Channels(sparsity=0.99, multiple=64)(net, images, Run(tmp_path))
     assert (smaller.stem.out_channels, smaller.inner.out_channels) == (12, 20), "no group is wider than it was"
 
 
-def test_ranked_together_the_weaker_group_loses_more(net: Net, images: Task) -> None:
+def test_ranked_together_the_weaker_group_loses_more(net: Net, images: Task, tmp_path: Path) -> None:
     with torch.no_grad():
         net.inner.weight[:15] *= 0.01
         net.outer.weight[:, :15] *= 0.01
-    smaller = prune.Channels(sparsity=0.46, scope="global")(net, images, Run("unused"))
+    smaller = prune.Channels(sparsity=0.46, scope="global")(net, images, Run(tmp_path))
     assert smaller.inner.out_channels == 6
     assert smaller.stem.out_channels == 12
 
 
-def test_layers_of_a_stacked_lstm_keep_equally_many(images: Task) -> None:
+def test_layers_of_a_stacked_lstm_keep_equally_many(images: Task, tmp_path: Path) -> None:
     class Stacked(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -97,15 +97,17 @@ def test_layers_of_a_stacked_lstm_keep_equally_many(images: Task) -> None:
     with torch.no_grad():
         model.rnn.weight_hh_l1 *= 3.0
     for step in (prune.Channels(sparsity=0.5), prune.Channels(sparsity=0.5, scope="global")):
-        smaller = step(model, images, Run("unused"))
+        smaller = step(model, images, Run(tmp_path))
         assert smaller.rnn.hidden_size == smaller.rnn.weight_hh_l1.shape[1] == smaller.rnn.weight_hh_l0_reverse.shape[1] < 10
         assert smaller(images.test.first(3).inputs).shape == (3, 3)
 
 
 @pytest.mark.parametrize("scope", ["group", "global"])
 @pytest.mark.parametrize(("name", "share"), [("macs", 0.5), ("parameters", 0.4), ("size", 0.4)])
-def test_a_goal_is_reached_and_little_more_is_taken(net: Net, images: Task, scope: str, name: str, share: float) -> None:
-    smaller = prune.Channels(scope=scope, **{name: f"{share:.0%}"})(net, images, Run("unused"))
+def test_a_goal_is_reached_and_little_more_is_taken(
+    net: Net, images: Task, tmp_path: Path, *, scope: str, name: str, share: float
+) -> None:
+    smaller = prune.Channels(scope=scope, **{name: f"{share:.0%}"})(net, images, Run(tmp_path))
 
     def cost(model: nn.Module) -> float:
         count = sum(parameter.numel() for parameter in model.parameters())
@@ -114,15 +116,15 @@ def test_a_goal_is_reached_and_little_more_is_taken(net: Net, images: Task, scop
     assert 0.85 * share < cost(smaller) / cost(net) <= share
 
 
-def test_several_goals_hold_at_once(net: Net, images: Task) -> None:
-    smaller = prune.Channels(macs="60%", parameters=1200)(net, images, Run("unused"))
+def test_several_goals_hold_at_once(net: Net, images: Task, tmp_path: Path) -> None:
+    smaller = prune.Channels(macs="60%", parameters=1200)(net, images, Run(tmp_path))
     assert multiply_accumulates(smaller, images.example()) <= 0.6 * multiply_accumulates(net, images.example())
     assert sum(parameter.numel() for parameter in smaller.parameters()) <= 1200
 
 
-def test_the_plan_of_a_goal_does_the_least_damage(net: Net, images: Task) -> None:
+def test_the_plan_of_a_goal_does_the_least_damage(net: Net, images: Task, tmp_path: Path) -> None:
     step = prune.Channels(macs="55%", multiple=4)
-    cutting = Cutting(step, net, images, Run("unused"))
+    cutting = Cutting(step, net, images, Run(tmp_path))
     (stem, inner), items = cutting.groups, cutting._items()
     counts = [len(stem) - len(cutting.removed[0]), len(inner) - len(cutting.removed[1])]
 
@@ -151,13 +153,13 @@ def test_milliseconds_are_measured_and_what_was_decided_is_taken_again(net: Net,
 
 
 @pytest.mark.parametrize("score", ["Taylor", "Fisher", "BatchNormScale", "ActivationNorm", "Hessian", "Random"])
-def test_every_score_ranks_units(net: Net, images: Task, score: str) -> None:
-    smaller = prune.Channels(sparsity=0.5, score=score)(net, images, Run("unused"))
+def test_every_score_ranks_units(net: Net, images: Task, score: str, tmp_path: Path) -> None:
+    smaller = prune.Channels(sparsity=0.5, score=score)(net, images, Run(tmp_path))
     assert smaller.stem.out_channels == 6
     assert smaller.inner.out_channels == (20 if score == "BatchNormScale" else 10), "no norm speaks of the inner channels"
 
 
-def test_what_is_cut_is_made_up_for_without_labels(net: Net, images: Task) -> None:
+def test_what_is_cut_is_made_up_for_without_labels(net: Net, images: Task, tmp_path: Path) -> None:
     with torch.no_grad():
         net.inner.weight[10:] = 0.3 * net.inner.weight[:10]  # channels that others tell
         net.inner.bias[10:] = 0.3 * net.inner.bias[:10]
@@ -165,14 +167,14 @@ def test_what_is_cut_is_made_up_for_without_labels(net: Net, images: Task) -> No
     missed = {}
     for recover in ("nothing", "least-squares"):
         step = prune.Channels(sparsity=0.5, ignore=("stem",), score="Hessian", recover=recover)
-        smaller = step(net, images, Run("unused"))
+        smaller = step(net, images, Run(tmp_path))
         with torch.no_grad():
             missed[recover] = float((smaller.eval()(x) - net.eval()(x)).norm())
     assert missed["least-squares"] < 0.05 * missed["nothing"]
 
 
-def test_norms_get_their_statistics_again(net: Net, images: Task) -> None:
-    smaller = prune.Channels(sparsity=0.5, recover="batch-norm", samples=100)(net, images, Run("unused", seed=3))
+def test_norms_get_their_statistics_again(net: Net, images: Task, tmp_path: Path) -> None:
+    smaller = prune.Channels(sparsity=0.5, recover="batch-norm", samples=100)(net, images, Run(tmp_path, seed=3))
     x = images.train.drawn(100, 3).inputs
     with torch.no_grad():
         mean = smaller.stem(x).mean((0, 2, 3))
@@ -246,8 +248,8 @@ def test_a_strangers_own_module_is_cut_and_loaded_in_another_process(
     assert torch.equal(torch.load(tmp_path / "y.pt"), result.model.eval()(x))
 
 
-def test_a_preview_names_every_group(net: Net, images: Task) -> None:
-    preview = prune.Channels(sparsity=0.5).preview(net, images, Run("unused"))
+def test_a_preview_names_every_group(net: Net, images: Task, tmp_path: Path) -> None:
+    preview = prune.Channels(sparsity=0.5).preview(net, images, Run(tmp_path))
     assert preview.says[:3] == (
         "16 of 32 units in 2 groups are cut",
         "stem.weight:0: 12 become 6 (10 dimensions of tensors)",
@@ -266,9 +268,11 @@ def test_a_preview_names_every_group(net: Net, images: Task) -> None:
         (prune.Channels(sparsity=0.5, score="BatchNormScale", ignore=("stem*",)), "E112", "BatchNormScale speaks of no tensor"),
     ],
 )
-def test_what_cannot_be_done_is_told(net: Net, images: Task, step: prune.Channels, code: str, words: str) -> None:
+def test_what_cannot_be_done_is_told(
+    net: Net, images: Task, tmp_path: Path, *, step: prune.Channels, code: str, words: str
+) -> None:
     with pytest.raises(UserError, match=f"{code}.*{words}"):
-        step(net, images, Run("unused"))
+        step(net, images, Run(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -285,7 +289,7 @@ def test_how_much_is_told_in_one_way(settings: dict[str, Any], code: str, words:
         prune.Channels(**settings)
 
 
-def test_a_model_that_cannot_be_traced_is_told(images: Task) -> None:
+def test_a_model_that_cannot_be_traced_is_told(images: Task, tmp_path: Path) -> None:
     class Branching(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -295,9 +299,9 @@ def test_a_model_that_cannot_be_traced_is_told(images: Task) -> None:
             return self.layer(x.flatten(1)) if x.sum() > 0 else self.layer(-x.flatten(1))
 
     with pytest.raises(UserError, match=r"E121.*cannot be traced"):
-        prune.Channels(sparsity=0.5)(Branching(), images, Run("unused"))
+        prune.Channels(sparsity=0.5)(Branching(), images, Run(tmp_path))
 
 
-def test_the_same_units_are_chosen_again(net: Net, images: Task) -> None:
-    one, other = (Cutting(prune.Channels(sparsity=0.5), net, images, Run("unused")) for _ in range(2))
+def test_the_same_units_are_chosen_again(net: Net, images: Task, tmp_path: Path) -> None:
+    one, other = (Cutting(prune.Channels(sparsity=0.5), net, images, Run(tmp_path)) for _ in range(2))
     assert [units.tolist() for units in one.removed] == [units.tolist() for units in other.removed]

@@ -51,13 +51,13 @@ def kinds(model: nn.Module) -> list[str]:
     return [type(layer).__name__ for layer in model.body]
 
 
-def test_layers_that_do_nothing_go_first_and_the_model_computes_the_same(net: Net, images: Task) -> None:
+def test_layers_that_do_nothing_go_first_and_the_model_computes_the_same(net: Net, images: Task, tmp_path: Path) -> None:
     with torch.no_grad():
         for k in (1, 4):
             net.body[k].second.weight.zero_()
             net.body[k].second.bias.zero_()
     before = copy.deepcopy(net.state_dict())
-    smaller = prune.Layers(sparsity=0.5)(net, images, Run("unused"))
+    smaller = prune.Layers(sparsity=0.5)(net, images, Run(tmp_path))
     assert kinds(smaller) == ["Block", "Skipped", "Conv2d", "Block", "Skipped"]
     x = images.test.first(4).inputs
     with torch.no_grad():
@@ -66,11 +66,11 @@ def test_layers_that_do_nothing_go_first_and_the_model_computes_the_same(net: Ne
     assert not any(name.startswith(("body.1.", "body.4.")) for name, _ in smaller.named_parameters())
 
 
-def test_a_goal_drops_what_does_least_damage(net: Net, images: Task) -> None:
+def test_a_goal_drops_what_does_least_damage(net: Net, images: Task, tmp_path: Path) -> None:
     with torch.no_grad():
         net.body[1].second.weight.zero_()
         net.body[1].second.bias.zero_()
-    preview = prune.Layers(macs="75%").preview(net, images, Run("unused"))
+    preview = prune.Layers(macs="75%").preview(net, images, Run(tmp_path))
     assert kinds(preview.model) == ["Block", "Skipped", "Conv2d", "Block", "Block"]
     macs = [multiply_accumulates(model, images.example()) for model in (net, preview.model)]
     assert macs[1] <= 0.75 * macs[0]
@@ -90,7 +90,7 @@ def test_a_run_cuts_layers_then_channels_and_loads_again(net: Net, images: Task,
     assert torch.equal(again(x), result.model.eval()(x))
 
 
-def test_layers_of_a_transformer_are_found_whatever_they_give_back(images: Task) -> None:
+def test_layers_of_a_transformer_are_found_whatever_they_give_back(images: Task, tmp_path: Path) -> None:
     class Layer(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -114,18 +114,18 @@ def test_layers_of_a_transformer_are_found_whatever_they_give_back(images: Task)
             return self.head(hidden.mean(1))
 
     torch.manual_seed(0)
-    smaller = prune.Layers(sparsity=0.5)(Encoder(), images, Run("unused"))
+    smaller = prune.Layers(sparsity=0.5)(Encoder(), images, Run(tmp_path))
     assert sum(type(layer).__name__ == "Skipped" for layer in smaller.layers) == 2
     assert smaller(images.test.first(3).inputs).shape == (3, 3)
 
 
-def test_a_layer_that_runs_twice_stays(images: Task) -> None:
+def test_a_layer_that_runs_twice_stays(images: Task, tmp_path: Path) -> None:
     class Shared(Net):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.head(self.body(self.body[0](self.stem(x).relu())).mean((2, 3)))
 
     torch.manual_seed(0)
-    preview = prune.Layers(sparsity=0.9).preview(Shared(), images, Run("unused"))
+    preview = prune.Layers(sparsity=0.9).preview(Shared(), images, Run(tmp_path))
     assert preview.says[0] == "2 of 3 residual layers are dropped"
     assert kinds(preview.model)[0] == "Block"
 
@@ -138,12 +138,14 @@ def test_a_layer_that_runs_twice_stays(images: Task) -> None:
         (prune.Layers(macs="1%"), "E114", "macs of at most .* cannot be reached"),
     ],
 )
-def test_what_cannot_be_done_is_told(net: Net, images: Task, step: prune.Layers, code: str, words: str) -> None:
+def test_what_cannot_be_done_is_told(
+    net: Net, images: Task, tmp_path: Path, *, step: prune.Layers, code: str, words: str
+) -> None:
     with pytest.raises(UserError, match=f"{code}.*{words}"):
-        step(net, images, Run("unused"))
+        step(net, images, Run(tmp_path))
 
 
-def test_a_model_without_residual_layers_is_told(images: Task) -> None:
+def test_a_model_without_residual_layers_is_told(images: Task, tmp_path: Path) -> None:
     plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 8), nn.Linear(8, 3))
     with pytest.raises(UserError, match=r"E112.*no layer can be dropped: none adds its input"):
-        prune.Layers(sparsity=0.5)(plain, images, Run("unused"))
+        prune.Layers(sparsity=0.5)(plain, images, Run(tmp_path))

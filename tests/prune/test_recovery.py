@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -211,7 +212,7 @@ def test_what_cannot_be_fitted_alone_is_left_and_named() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in recovery.model.modules())
 
 
-def test_a_rewritten_program_comes_back_as_it_was(images: Task) -> None:
+def test_a_rewritten_program_comes_back_as_it_was(images: Task, tmp_path: Path) -> None:
     class Written(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -222,7 +223,7 @@ def test_a_rewritten_program_comes_back_as_it_was(images: Task) -> None:
 
     torch.manual_seed(0)
     dense = Written()
-    smaller = prune.Channels(sparsity=0.5)(dense, images, Run("unused"))
+    smaller = prune.Channels(sparsity=0.5)(dense, images, Run(tmp_path))
     x = images.train.first(2).inputs
     for recovery in (reestimate_batch_norm(smaller, [x]), reconstruct(dense, smaller, [x])):
         assert recovery.left == {"": "a rewritten program stands for it"}
@@ -239,7 +240,7 @@ def test_mistakes_are_told() -> None:
         reconstruct(model, model, [torch.ones(2, 2)], ridge=0.0)
 
 
-def test_half_of_a_trained_network_works_again_without_labels() -> None:
+def test_half_of_a_trained_network_works_again_without_labels(tmp_path: Path) -> None:
     task = digits()
     torch.manual_seed(0)
     dense = digits_cnn()
@@ -249,7 +250,7 @@ def test_half_of_a_trained_network_works_again_without_labels() -> None:
         optimizer.zero_grad()
         task.loss(dense(batch.inputs), batch.targets).backward()
         optimizer.step()
-    smaller = prune.Channels(sparsity=0.5)(dense, task, Run("unused"))
+    smaller = prune.Channels(sparsity=0.5)(dense, task, Run(tmp_path))
     recovery = reconstruct(dense, smaller, [task.train.first(400)])
 
     def accuracy(model: nn.Module) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,7 +123,7 @@ def test_the_model_and_the_generator_stay_as_they_were_and_the_evidence_comes_ag
         assert not torch.equal(score(model[4].weight, one["4.weight"]), score(model[4].weight, other["4.weight"]))
 
 
-def test_attention_whose_parts_are_read_past_their_forward_is_left_out_or_told(blobs: Task) -> None:
+def test_attention_whose_parts_are_read_past_their_forward_is_left_out_or_told(blobs: Task, tmp_path: Path) -> None:
     class Attentive(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -139,7 +140,7 @@ def test_attention_whose_parts_are_read_past_their_forward_is_left_out_or_told(b
         "head.weight",
     ]
     with pytest.raises(UserError, match=r'E112.*"encoder.self_attn.out_proj.weight" is none, or its layer never ran'):
-        prune.Weights(sparsity=0.5, score=ActivationNorm())(model, blobs, Run("unused"))
+        prune.Weights(sparsity=0.5, score=ActivationNorm())(model, blobs, Run(tmp_path))
     assert len(evidence_for(Taylor(), model, blobs)) == 5
 
 

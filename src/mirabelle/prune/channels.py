@@ -73,7 +73,7 @@ class Channels:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> x, y = torch.randn(20, 4), torch.arange(20) % 2
         >>> task = mirabelle.Task(train=(x, y), test=(x, y))
-        >>> Channels(sparsity=0.5)(model, task, mirabelle.Run("unused"))[0].weight.shape
+        >>> Channels(sparsity=0.5)(model, task, mirabelle.Run("runs/example"))[0].weight.shape
         torch.Size([4, 4])
 
     Source: Fang, Ma, Song, Bi Mi, Wang 2023, arXiv:2301.12900 (groups); Li, Kadav, Durdanovic, Samet, Graf 2017,

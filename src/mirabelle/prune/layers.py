@@ -58,7 +58,7 @@ class Layers:
         >>> model = nn.Sequential(nn.Linear(4, 6), Block(6, 6), Block(6, 6), nn.Linear(6, 2))
         >>> x, y = torch.randn(20, 4), torch.arange(20) % 2
         >>> task = mirabelle.Task(train=(x, y), test=(x, y))
-        >>> smaller = Layers(sparsity=0.5)(model, task, mirabelle.Run("unused"))
+        >>> smaller = Layers(sparsity=0.5)(model, task, mirabelle.Run("runs/example"))
         >>> sorted(type(layer).__name__ for layer in smaller)
         ['Block', 'Linear', 'Linear', 'Skipped']
 

@@ -55,7 +55,7 @@ class Weights:
         >>> layer = torch.nn.Linear(4, 2)
         >>> x, y = torch.randn(20, 4), torch.zeros(20).long()
         >>> task = mirabelle.Task(train=(x, y), test=(x, y))
-        >>> pruned = Weights(sparsity=0.75)(layer, task, mirabelle.Run("unused"))
+        >>> pruned = Weights(sparsity=0.75)(layer, task, mirabelle.Run("runs/example"))
         >>> int((pruned.weight == 0).sum()), int((layer.weight == 0).sum())
         (6, 0)
 
