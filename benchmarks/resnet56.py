@@ -16,10 +16,11 @@ benchmarks/results/resnet56.json, part by part.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,12 @@ from mirabelle.runtime.onnxruntime import Session
 from mirabelle.sources import load_weights
 from mirabelle.sources.cifar10 import cifar10
 from mirabelle.sources.zoo import resnet56
-from mirabelle.training import evaluate
+from mirabelle.training import Execution, evaluate, fastest_execution, fit
 
 INNER = ("layer*.conv1.*",)  # what lies inside of a block, not what all blocks of a stage add to
 HESSIAN = {"use": "Hessian", "samples": 1024}
 LR, VIEWS, BATCH = 0.02, 3, 128
+SETTINGS = partial(Training, batch_size=BATCH, optimizer="sgd", lr=LR, weight_decay=5e-4, warmup=0.05, keep="last")
 WORK = ROOT / "runs" / "resnet56"
 
 
@@ -92,40 +94,49 @@ def recovery(dense: nn.Module, task: Task, options: argparse.Namespace) -> Itera
     model = step(dense, task, run)
     cutting = time.monotonic() - begin
     yield "mirabelle, before training", {"seconds": cutting, **told(model, dense, task)}
-    settings = partial(Training, batch_size=BATCH, optimizer="sgd", lr=LR, weight_decay=5e-4, warmup=0.05)
-    steps = steps_in(options.minutes * 60, model, dense, task, settings)
+    execution = fastest_execution(model, task.example(BATCH), task.loss)
+    steps = steps_in(0.97 * options.minutes * 60 - cutting, model, dense, task, execution)
+    training = run.within("training")
+    training.decide("execution", lambda: str(execution))
     begin = time.monotonic()
-    model = mirabelle.training.fit(model, task, settings(steps=steps), run.within("training"))
+    model = fit(model, task, SETTINGS(steps=steps), training)
     seconds = time.monotonic() - begin
     torch.save(model, WORK / "recovered.pt")
-    yield "mirabelle", {"steps": steps, "seconds": seconds, **told(model, dense, task)}
+    yield "mirabelle", {"steps": steps, "execution": str(execution), "seconds": cutting + seconds, **told(model, dense, task)}
     shared = ("--speed-up", "2.1", "--statistics", "1024", "--epochs", "200", "--minutes", str(options.minutes))
     shared += ("--lr", str(LR), "--batch", str(BATCH), "--alpha", "0.9", "--save", str(WORK / "torch_pruning.pt"))
     yield "torch-pruning", torch_pruning(options, *shared)
 
 
-def steps_in(seconds: float, model: nn.Module, dense: nn.Module, task: Task, settings: Any) -> int:
+def steps_in(seconds: float, model: nn.Module, dense: nn.Module, task: Task, execution: Execution) -> int:
     """How many optimizer steps fit, with the teacher's views and a judgement an epoch counted in."""
-    import copy
+    trial = copy.copy(task)
+    trial.train, trial.validation = task.train.drawn(60 * BATCH, 0), task.validation.drawn(100, 0)
+    trial.augment = Augmentation(crop=4, flip=True)  # without views the teacher answers every batch anew
+    spent = {}
+    for steps in (10, 50):
+        run = mirabelle.Run(WORK / f"trial-{steps}")
+        run.decide("execution", lambda: str(execution))
+        spent[steps] = timed(lambda run=run, steps=steps: fit(copy.deepcopy(model), trial, SETTINGS(steps=steps), run))
+    guide, images = execution.laid_out(copy.deepcopy(dense)), execution.inputs(task.example(BATCH).inputs)
 
-    once = copy.deepcopy(model)
+    def taught() -> None:
+        with torch.inference_mode(), execution.autocast():
+            for _ in range(20):
+                guide(images)
+
+    taught()
+    teacher, judged = timed(taught) / 20, timed(lambda: evaluate(dense, task.validation, task))
+    an_epoch = len(task.train) // BATCH
+    own = (spent[50] - spent[10]) / 40 - teacher
+    return int((seconds - VIEWS * an_epoch * teacher) / (own + judged / an_epoch))
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds of one call."""
     begin = time.monotonic()
-    few = 40
-    small = copy.copy(task)
-    small.train, small.validation = task.train.drawn(few * BATCH, 0), task.validation.drawn(500, 0)
-    small.augment = Augmentation(crop=4, flip=True)
-    run = mirabelle.Run(WORK / "trial")
-    run.decide("execution", lambda: "float32")
-    mirabelle.training.fit(once, small, settings(steps=few), run)
-    with_teacher = (time.monotonic() - begin) / few
-    begin = time.monotonic()
-    evaluate(dense, task.validation, task)
-    judged = time.monotonic() - begin
-    an_image = judged / len(task.validation)
-    own = with_teacher - BATCH * an_image
-    epoch = len(task.train) // BATCH
-    left = seconds - VIEWS * len(task.train) * an_image
-    return int(left / (own + judged / epoch))
+    call()
+    return time.monotonic() - begin
 
 
 def latency(dense: nn.Module, task: Task, options: argparse.Namespace) -> Iterator[tuple[str, Any]]:

@@ -206,7 +206,8 @@ def main() -> None:
     after = costs_of(model)
     if options.statistics:
         begin = time.monotonic()
-        with_new_statistics(model, train[0][: options.statistics])
+        drawn = torch.randperm(len(train[0]), generator=torch.Generator().manual_seed(options.seed))[: options.statistics]
+        with_new_statistics(model, train[0][drawn])
         seconds["statistics"] = time.monotonic() - begin
     begin = time.monotonic()
     steps = recovered(model, dense, train, options) if options.epochs else 0
