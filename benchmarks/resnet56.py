@@ -2,7 +2,7 @@
 
     python benchmarks/resnet56.py --weights resnet56.safetensors --data-dir DATA --torch-pruning ENVIRONMENT/bin/python PART
 
-PART is one of
+PART is one of (`page` writes the table of what is known again)
     no-training   multiply-accumulates ÷ 1.5 without any training, three calibration seeds (about 10 minutes)
     recovery      ÷ 2.1, then as many minutes of training as --minutes says, one seed (twice the minutes)
     latency       the recovered models in ONNX Runtime, batch 32, 1 and 2 threads (2 minutes)
@@ -165,9 +165,61 @@ def latency(dense: nn.Module, task: Task, options: argparse.Namespace) -> Iterat
 PARTS = {"no-training": no_training, "recovery": recovery, "latency": latency}
 
 
+def page(known: dict[str, Any]) -> str:
+    """What has been measured so far, for people."""
+    lines = [
+        "# ResNet-56 on CIFAR-10, cut by Mirabelle and by Torch-Pruning", "",
+        f"Published weights, {known['dense']:.2%} of the 10,000 test images before any cut. Mirabelle cuts what lies inside of blocks,",
+        "chosen by structured OBS under a budget of multiply-accumulates (MACs), and fits the layers that read it by least squares.",
+        "Torch-Pruning 1.6.1 prunes by group norm over the whole network, as its authors do for this network, or within blocks only;",
+        "its BatchNorm statistics are estimated again on as many images. Nothing was chosen on test images.", "",
+    ]  # fmt: skip
+    if found := known.get("no-training"):
+        lines += ["## No training, MACs ÷ 1.5", "", "| | MACs ÷ | seed 0 | seed 1 | seed 2 |", "|---|--:|--:|--:|--:|"]
+        for name in ("mirabelle", "torch-pruning, as its authors", "torch-pruning, within blocks"):
+            runs = [found[f"{name}, seed {seed}"] for seed in range(3)]
+            lines.append(
+                f"| {name} | {runs[0]['macs_ratio']:.2f} | " + " | ".join(f"{run['test_accuracy']:.2%}" for run in runs) + " |"
+            )
+        lines += ["", "A seed draws the images that scores, fits and statistics see (1,024 of the training images).", ""]
+    if found := known.get("recovery"):
+        lines += [
+            f"## MACs ÷ 2.1, {found['minutes']:g} minutes on two cores, one seed", "",
+            "| | MACs ÷ | steps of 128 images | minutes | test accuracy |", "|---|--:|--:|--:|--:|",
+        ]  # fmt: skip
+        for name, run in found.items():
+            if not isinstance(run, dict) or "test_accuracy" not in run:
+                continue
+            seconds = run["seconds"] if isinstance(run["seconds"], float) else sum(run["seconds"].values())
+            figures = f"{run['macs_ratio']:.2f} | {run.get('steps', 0):,} | {seconds / 60:.1f} | **{run['test_accuracy']:.2%}**"
+            lines.append(f"| {name} | {figures} |")
+        lines += ["", "Same images, batches, optimizer, learning rates and dense teacher; bfloat16 on both sides.", ""]
+    if found := known.get("latency"):
+        lines += [
+            "## ONNX Runtime, batch 32",
+            "",
+            "| | MACs ÷ | ms | times as fast | of the MACs' factor |",
+            "|---|--:|--:|--:|--:|",
+        ]
+        for name, run in found.items():
+            if isinstance(run, dict) and "ms" in run:
+                low, high = run["interval"]
+                faster = f"**{run['faster']:.2f}** ({low:.2f} – {high:.2f})"
+                lines.append(
+                    f"| {name} | {run['macs_ratio']:.2f} | {run['ms']:.2f} | {faster} | {run['faster'] / run['macs_ratio']:.2f} |"
+                )
+        lines.append("")
+    where = next(known[part]["conditions"] for part in PARTS if part in known)
+    lines.append(
+        f"`python benchmarks/resnet56.py PART`; {where['processor']}, {where['cores']} cores, {where['cpu_capability']}; "
+    )
+    lines[-1] += ", ".join(f"{package} {version}" for package, version in where["versions"].items()) + "."
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("part", choices=[*PARTS, "page"])
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument(
@@ -179,13 +231,19 @@ def main() -> None:
     dense = resnet56()
     load_weights(dense, options.weights)
     dense.eval()
-    path = RESULTS / "resnet56.json"
+    path, task = RESULTS / "resnet56.json", cifar10(options.data_dir)
     known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    known[options.part] = {"conditions": conditions(), "minutes": options.minutes}
-    for name, numbers in PARTS[options.part](dense, cifar10(options.data_dir), options):
-        known[options.part][name] = numbers
-        print(name, json.dumps({key: value for key, value in numbers.items() if key not in ("widths", "options")}), flush=True)
-        path.write_text(json.dumps(known, indent=2) + "\n", "utf-8")
+    known["dense"] = accuracy(dense, task)
+    if options.part in PARTS:
+        known[options.part] = {"conditions": conditions(), "minutes": options.minutes}
+        for name, numbers in PARTS[options.part](dense, task, options):
+            known[options.part][name] = numbers
+            print(
+                name, json.dumps({key: value for key, value in numbers.items() if key not in ("widths", "options")}), flush=True
+            )
+            path.write_text(json.dumps(known, indent=2) + "\n", "utf-8")
+    path.write_text(json.dumps(known, indent=2) + "\n", "utf-8")
+    path.with_suffix(".md").write_text(page(known), "utf-8")
 
 
 if __name__ == "__main__":
