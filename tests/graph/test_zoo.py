@@ -19,7 +19,7 @@ shufflenet_v2 ghostnet convnext unet espcn gan_generator high_resolution lstm bi
 einsum_attention torch_encoder text_cnn wide_and_deep two_tower wavenet point_net siamese volume view_constants two_factorings
 chunked_qkv interleaved_qkv cat_of_cat uneven_split gated_linear_unit group_conv transposed_group_conv grouped_channel_shuffle
 pixel_shuffle depthwise_multiplier single_output_channel class_token relative_position_table cached_tensor tied_layers
-weight_norm grouped_queries rotary_halves dense_experts group_norm max_over_channels in_place gathered_channels
+weight_norm grouped_queries rotary_halves dense_experts group_norm one_group_norm max_over_channels in_place gathered_channels
 reordered_channels kernels_per_sample standardized_by_batch_norm norm_over_features shifted_time batch_times_heads
 shifted_channels involution spectrum distances bert gpt2 llama qwen3 phi3 mixtral t5 bart vit swin wav2vec2 clip
 """

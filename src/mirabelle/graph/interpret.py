@@ -201,12 +201,16 @@ def _over_kept(flow: Flow, kept: Kept, call: Call, arguments: dict[str, Any]) ->
     index = {d: torch.from_numpy(np.flatnonzero(kept.of(axes[d], whole.shape[d]))) for d in flow.statistics[call.node]}
     for d, places in index.items():
         arguments[name] = arguments[name].index_select(d, places)
+    affine: list[Tensor] = []
     if "normalized_shape" in arguments:
-        arguments["normalized_shape"] = [len(places) for places in index.values()]
-        for extra in ("weight", "bias"):
-            if isinstance(arguments.get(extra), Tensor):
-                for k, places in enumerate(index.values()):
-                    arguments[extra] = arguments[extra].index_select(k, places)
+        affine = list(index.values())
+        arguments["normalized_shape"] = [len(places) for places in affine]
+    elif "num_groups" in arguments and 1 in index:
+        affine = [index[1]]
+    for extra in ("weight", "bias"):
+        if isinstance(arguments.get(extra), Tensor):
+            for k, places in enumerate(affine):
+                arguments[extra] = arguments[extra].index_select(k, places)
     part = call.node.target(**arguments)  # type: ignore[operator]
     first, *rest = part if isinstance(part, (list, tuple)) else [part]
     if _first_sizes(call) != sizes_of(value_of(node)):

@@ -46,15 +46,18 @@ def over_last(flow: Flow, call: Call) -> Results:
 
 
 def over_groups(flow: Flow, call: Call) -> Results:
-    """Group normalization: whole groups alone may go."""
+    """Group normalization: whole groups alone may go; one group is a statistic of what stays, as in layer normalization."""
     axes, sizes = list(flow.of(call["input"])), sizes_of(value_of(call["input"]))
     groups = int(call["num_groups"])
-    group, size = flow.fresh(groups), sizes[1] // groups
-    flow.unify(axes[1], product([(group, groups), (None, size)]))
+    if groups > 1:
+        group, size = flow.fresh(groups), sizes[1] // groups
+        flow.unify(axes[1], product([(group, groups), (None, size)]))
+        flow.rewrite(call, None, num_groups=lambda kept: kept.count(group, groups))
     for name in ("weight", "bias"):
         if is_tensor(call.get(name)):
             flow.unify(axes[1], flow.of(call[name])[0])
-    flow.rewrite(call, None, num_groups=lambda kept: kept.count(group, groups))
     result = tuple(flow.units.resolve(axis) for axis in axes)
-    _over_others(flow, call, result, 2)
+    dimensions = tuple(d for d in range(1, len(axes)) if (d > 1 or groups == 1) and result[d] is not None)
+    if dimensions:
+        flow.statistics[call.node] = dimensions
     return result

@@ -161,6 +161,7 @@ PITFALLS = {
         cut(24, rows("fc"), columns("head")),
     ),
     "group_norm": (cut(6, rows("conv1 norm"), columns("head")),),
+    "one_group_norm": (cut(24, rows("conv1 norm"), columns("head")),),
     "instance_norm": (cut(24, rows("conv1 norm"), columns("head")),),
     "batch_norm_without_affine": (cut(24, rows("conv1"), columns("head")),),
     "root_mean_square_norm": (cut(16, rows("fc1"), "scale:0", columns("fc2")), cut(24, rows("fc2"), columns("head"))),

@@ -22,6 +22,17 @@ class GroupNorm(nn.Module):
         return self.head(F.relu(self.norm(self.conv1(x))))
 
 
+class OneGroupNorm(nn.Module):
+    """One group of all channels: a statistic of those that stay, as in layer normalization."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm, self.head = nn.Conv2d(3, 24, 3), nn.GroupNorm(1, 24), nn.Conv2d(24, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(F.relu(self.norm(self.conv1(x))))
+
+
 class InstanceNorm(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -126,6 +137,7 @@ class ChosenChannels(nn.Module):
 
 ARCHITECTURES = (
     Architecture("group_norm", "pitfall", GroupNorm, IMAGES),
+    Architecture("one_group_norm", "pitfall", OneGroupNorm, IMAGES),
     Architecture("instance_norm", "pitfall", InstanceNorm, IMAGES),
     Architecture("batch_norm_without_affine", "pitfall", BatchNormWithoutAffine, IMAGES),
     Architecture("root_mean_square_norm", "pitfall", RootMeanSquareNorm, VECTORS),
