@@ -111,10 +111,10 @@ def recovery(dense: nn.Module, task: Task, options: argparse.Namespace) -> Itera
 def steps_in(seconds: float, model: nn.Module, dense: nn.Module, task: Task, execution: Execution) -> int:
     """How many optimizer steps fit, with the teacher's views and a judgement an epoch counted in."""
     trial = copy.copy(task)
-    trial.train, trial.validation = task.train.drawn(60 * BATCH, 0), task.validation.drawn(100, 0)
+    trial.train, trial.validation = task.train.drawn(70 * BATCH, 0), task.validation.drawn(100, 0)
     trial.augment = Augmentation(crop=4, flip=True)  # without views the teacher answers every batch anew
     spent = {}
-    for steps in (10, 50):
+    for steps in (10, 60):  # the first warms up
         run = mirabelle.Run(WORK / f"trial-{steps}")
         run.decide("execution", lambda: str(execution))
         spent[steps] = timed(lambda run=run, steps=steps: fit(copy.deepcopy(model), trial, SETTINGS(steps=steps), run))
@@ -128,7 +128,7 @@ def steps_in(seconds: float, model: nn.Module, dense: nn.Module, task: Task, exe
     taught()
     teacher, judged = timed(taught) / 20, timed(lambda: evaluate(dense, task.validation, task))
     an_epoch = len(task.train) // BATCH
-    own = (spent[50] - spent[10]) / 40 - teacher
+    own = spent[60] / 60 - teacher
     return int((seconds - VIEWS * an_epoch * teacher) / (own + judged / an_epoch))
 
 
