@@ -87,9 +87,15 @@ def no_training(dense: nn.Module, task: Task, options: argparse.Namespace) -> It
 
 
 def recovery(dense: nn.Module, task: Task, options: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    if options.side != "mirabelle":
+        shared = ("--speed-up", "2.1", "--statistics", "1024", "--epochs", "200", "--minutes", str(options.minutes))
+        shared += ("--lr", str(LR), "--batch", str(BATCH), "--alpha", "0.9", "--save", str(WORK / "torch_pruning.pt"))
+        yield "torch-pruning", torch_pruning(options, *shared)
+    if options.side == "torch-pruning":
+        return
     task = task.with_augment(Augmentation(crop=4, flip=True, views=VIEWS)).with_teacher(dense)
     run = mirabelle.Run(WORK / "recovery", seed=0)
-    step = cut("47.6%", multiple=8)
+    step = cut("47.6%", multiple=4)
     begin = time.monotonic()
     model = step(dense, task, run)
     cutting = time.monotonic() - begin
@@ -104,9 +110,6 @@ def recovery(dense: nn.Module, task: Task, options: argparse.Namespace) -> Itera
     seconds = time.monotonic() - begin
     torch.save(model, WORK / "recovered.pt")
     yield "mirabelle", {"steps": steps, "execution": str(execution), "seconds": cutting + seconds, **told(model, dense, task)}
-    shared = ("--speed-up", "2.1", "--statistics", "1024", "--epochs", "200", "--minutes", str(options.minutes))
-    shared += ("--lr", str(LR), "--batch", str(BATCH), "--alpha", "0.9", "--save", str(WORK / "torch_pruning.pt"))
-    yield "torch-pruning", torch_pruning(options, *shared)
 
 
 def steps_in(seconds: float, model: nn.Module, dense: nn.Module, task: Task, execution: Execution) -> int:
@@ -227,6 +230,7 @@ def main() -> None:
         "--torch-pruning", type=Path, required=True, help="the Python of an environment with Torch-Pruning 1.6.1"
     )
     parser.add_argument("--minutes", type=float, default=25.0)
+    parser.add_argument("--side", choices=("both", "mirabelle", "torch-pruning"), default="both", help="which to recover")
     options = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     dense = resnet56()
@@ -236,7 +240,7 @@ def main() -> None:
     known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     known["dense"] = accuracy(dense, task)
     if options.part in PARTS:
-        known[options.part] = {"conditions": conditions(), "minutes": options.minutes}
+        known.setdefault(options.part, {}).update({"conditions": conditions(), "minutes": options.minutes})
         for name, numbers in PARTS[options.part](dense, task, options):
             known[options.part][name] = numbers
             print(
