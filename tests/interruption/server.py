@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from faults import ASKED_TO_STOP, install
 
@@ -100,11 +101,12 @@ def warm_up() -> None:
 
     del mirabelle, charts, page
     import task as tasks
-    from torch.onnx._internal.exporter import _registration
+
+    from onnx_table import read_once
 
     torch.set_num_threads(1)  # no thread but this one may exist before a fork: what it holds would be locked for ever
     tqdm.tqdm.monitor_interval = 0
-    _export_from_one_table(_registration.ONNXRegistry)
+    read_once()
     onnxruntime.side_by_side.__kwdefaults__["seconds"] = 0.0  # milliseconds are no matter here
     data, model = tasks.task(), tasks.stateful().eval()
     measure(model, data, data.validation, exported(model, data))
@@ -112,21 +114,6 @@ def warm_up() -> None:
     gc.freeze()
     threads = sorted(path.name for path in Path("/proc/self/task").glob("*"))
     assert len(threads) <= 1, f"threads before the first fork: {threads}"
-
-
-def _export_from_one_table(registry: Any) -> None:
-    """torch reads the translations of two thousand operators anew for every export; here they are read once."""
-    read, known = registry.from_torchlib.__func__, {}
-
-    def from_torchlib(cls: Any, opset_version: int) -> Any:
-        if opset_version not in known:
-            known[opset_version] = read(cls, opset_version)
-        table = cls()
-        table._opset_version = opset_version
-        table.functions = {name: list(found) for name, found in known[opset_version].functions.items()}
-        return table
-
-    registry.from_torchlib = classmethod(from_torchlib)
 
 
 def _forked(order: dict[str, Any]) -> int:
