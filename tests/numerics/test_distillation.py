@@ -187,12 +187,18 @@ def _standardized(s: Tensor, t: Tensor) -> Tensor:
     return divergence.soft_target_divergence(divergence.standardized(s), divergence.standardized(t), TEMPERATURE)
 
 
+def _decoupled(s: Tensor, t: Tensor, targets: Tensor, weights: tuple[float, float]) -> Tensor:
+    return divergence.decoupled_divergence(
+        s, t, targets, temperature=TEMPERATURE, target_weight=weights[0], other_weight=weights[1]
+    )
+
+
 FAMILY: dict[str, tuple[Formula, Callable[[Array, Array], float], tuple[Tensor, Tensor]]] = {
     "soft targets": (lambda s, t: divergence.soft_target_divergence(s, t, TEMPERATURE), soft_targets, LOGITS),
     "standardized": (_standardized, standardized, LOGITS),
     "reverse": (lambda s, t: divergence.reverse_divergence(s, t, TEMPERATURE), reverse, LOGITS),
     "jensen-shannon": (lambda s, t: divergence.jensen_shannon_divergence(s, t, TEMPERATURE, 0.3), jensen_shannon, LOGITS),
-    "decoupled": (lambda s, t: divergence.decoupled_divergence(s, t, TARGETS, TEMPERATURE, 1.5, 8.0), decoupled, LOGITS),
+    "decoupled": (lambda s, t: _decoupled(s, t, TARGETS, (1.5, 8.0)), decoupled, LOGITS),
     "bernoulli": (lambda s, t: divergence.bernoulli_divergence(s, t, TEMPERATURE), bernoulli, LOGITS),
     "multi-level": (lambda s, t: divergence.multi_level_divergence(s, t, (2.0, 4.0)), multi_level, LOGITS),
     "correlation": (lambda s, t: divergence.correlation_distance(s, t, TEMPERATURE, 2.0, 0.5), correlation, LOGITS),
@@ -258,7 +264,7 @@ def test_what_the_paper_leaves_out_does_not_matter(name: str, change: Callable[[
 def test_decoupled_terms_add_up_to_soft_targets_with_the_weight_that_the_paper_finds_hidden_there() -> None:
     student, teacher = LOGITS[0][:1], LOGITS[1][:1]
     right = float(torch.softmax(teacher / TEMPERATURE, -1)[0, TARGETS[0]])
-    found = divergence.decoupled_divergence(student, teacher, TARGETS[:1], TEMPERATURE, 1.0, 1 - right)
+    found = _decoupled(student, teacher, TARGETS[:1], (1.0, 1 - right))
     assert float(found) == pytest.approx(float(divergence.soft_target_divergence(student, teacher, TEMPERATURE)), rel=1e-12)
 
 

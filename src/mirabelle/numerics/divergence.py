@@ -1,7 +1,7 @@
 """How far the student's decisions are from the teacher's.
 
-All take logits of shape (batch, ..., classes), compute in float32 or better, and give a scalar in nats, the mean over decisions.
-p is the teacher's distribution, q the student's.
+All take logits of shape (batch, ..., classes), compute in float32 or better, and give a scalar in nats, the mean over
+decisions. p is the teacher's distribution, q the student's.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def standardized(logits: Tensor) -> Tensor:
     Example:
         >>> import torch
         >>> standardized(torch.tensor([[1.0, 3.0]]))
-        tensor([[-1.0000,  1.0000]])
+        tensor([[-1.,  1.]])
 
     Source: Sun, Ren, Li, Wang, Cao 2024, "Logit Standardization in Knowledge Distillation", arXiv:2403.01427, equation 11.
     """
@@ -59,14 +59,14 @@ def standardized(logits: Tensor) -> Tensor:
 
 
 def decoupled_divergence(
-    student: Tensor, teacher: Tensor, targets: Tensor, temperature: float, target_weight: float, other_weight: float
+    student: Tensor, teacher: Tensor, targets: Tensor, *, temperature: float, target_weight: float, other_weight: float
 ) -> Tensor:
     """The soft-target divergence taken apart: the target class against all others, and the others among themselves.
 
     L = T² · mean_n (α · KL(b^p_n ‖ b^q_n) + β · KL(p̂_n ‖ q̂_n))
 
-    b = (p_t, 1 − p_t) with the target t; p̂ is the distribution over the other classes. With α = 1 and β = 1 − p_t, which differs
-    from sample to sample, it is `soft_target_divergence`; a constant β lets confident samples teach, too.
+    b = (p_t, 1 − p_t) with the target t; p̂ is the distribution over the other classes. With α = 1 and β = 1 − p_t, which
+    differs from sample to sample, it is `soft_target_divergence`; a constant β lets confident samples teach, too.
 
     Args:
         student: logits, (batch, classes), at least two classes.
@@ -130,7 +130,7 @@ def jensen_shannon_divergence(student: Tensor, teacher: Tensor, temperature: flo
 def bernoulli_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """For several labels at once, each a decision of its own.
 
-    L = T² · mean over samples and labels of p·log(p/q) + (1 − p)·log((1 − p)/(1 − q)), p = sigmoid(teacher / T), q of the student
+    L = T² · mean of p·log(p/q) + (1 − p)·log((1 − p)/(1 − q)) over samples and labels, p = sigmoid(teacher / T)
 
     Args:
         student: logits, (batch, ..., labels).
@@ -146,7 +146,7 @@ def bernoulli_divergence(student: Tensor, teacher: Tensor, temperature: float) -
 
 
 def multi_level_divergence(student: Tensor, teacher: Tensor, temperatures: Sequence[float]) -> Tensor:
-    """Decisions compared by sample, by the relations of the samples of a batch, and by those of the classes, at several temperatures.
+    """Decisions compared by sample, by how samples of a batch relate, and by how classes do, at several temperatures.
 
     L = Σ_T (T² · KL(p ‖ q) + ‖q·qᵀ − p·pᵀ‖²_F / batch + ‖qᵀ·q − pᵀ·p‖²_F / classes)
 
@@ -167,7 +167,7 @@ def multi_level_divergence(student: Tensor, teacher: Tensor, temperatures: Seque
 
 
 def correlation_distance(student: Tensor, teacher: Tensor, temperature: float, by_class: float, by_sample: float) -> Tensor:
-    """What the correlations of softened decisions lack to one: between the classes of a sample, and within a class over the batch.
+    """What correlations of softened decisions lack to one: over the classes of a sample, and over the samples of a class.
 
     L = T² · (β · mean_n (1 − ρ(q_n·, p_n·)) + γ · mean_k (1 − ρ(q_·k, p_·k))), ρ Pearson's correlation
 
@@ -180,7 +180,7 @@ def correlation_distance(student: Tensor, teacher: Tensor, temperature: float, b
         by_class: β, of the relations between classes.
         by_sample: γ, of the relations within a class.
 
-    Source: Huang, You, Wang, Qian, Xu 2022, "Knowledge Distillation from A Stronger Teacher", arXiv:2205.10536, equations 6 to 9.
+    Source: Huang, You, Wang, Qian, Xu 2022, "Knowledge Distillation from A Stronger Teacher", arXiv:2205.10536, eq. 6 to 9.
     """
     q, p = (F.softmax(_exact(logits) / temperature, dim=-1) for logits in (student, teacher))
     between, within = 1 - _correlation(q, p).mean(), 1 - _correlation(q.T, p.T).mean()

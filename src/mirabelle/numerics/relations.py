@@ -137,7 +137,7 @@ def relation_divergence(student: Tensor, teacher: Tensor, heads: int) -> Tensor:
 
 
 def pyramid_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared distance of maps, and of their averages over 4 × 4, 2 × 2 and 1 × 1 places, which count 1/2, 1/4, 1/8 as much.
+    """Mean squared distance of maps, and of their averages over 4 × 4, 2 × 2 and 1 × 1 places, which count ½, ¼ and ⅛.
 
     L = Σ_l w_l · mean (pool_l(s) − pool_l(t))² / Σ_l w_l; levels as large as the map or larger are left out
 
