@@ -151,8 +151,8 @@ def pyramid_distance(student: Tensor, teacher: Tensor) -> Tensor:
     for side in (4, 2, 1):
         weight /= 2
         if side < student.shape[2]:
-            pooled = [F.adaptive_avg_pool2d(features, side) for features in (student, teacher)]
-            total, weights = total + weight * F.mse_loss(*pooled), weights + weight
+            one, other = (F.adaptive_avg_pool2d(features, side) for features in (student, teacher))
+            total, weights = total + weight * F.mse_loss(one, other), weights + weight
     return total / weights
 
 
