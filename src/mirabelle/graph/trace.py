@@ -19,12 +19,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
-from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
 
 from mirabelle.errors import UserError
 
-_NOISY = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")  # loggers
+_NOISY = ("torch.export", "torch.fx.experimental.symbolic_shapes")  # loggers
 _RAISED_BY = re.compile(r'call raised this error:\s+File "(.+?)", line (\d+), in \S+\s+(.+)')  # as the exporter tells it
 Kind = Literal["parameter", "buffer", "constant", "input"]
 
@@ -77,7 +76,7 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
     Raises:
         UserError: E121 when the model cannot be exported.
     """
-    before = _Attributes(model)
+    training = {name: module.training for name, module in model.named_modules()}
     model.eval()
     try:
         with _quiet(), torch.no_grad():
@@ -86,28 +85,9 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
         message = f"the model cannot be traced by torch.export: {_reason(error)}"
         raise UserError("E121", message, "mend its forward, or prune single weights: prune.Weights needs no trace") from error
     finally:
-        before.restore()
+        for name, module in model.named_modules():
+            module.training = training[name]
     return _program(model, exported)
-
-
-class _Attributes:
-    """What the modules of a model hold: a trace may leave tensors on them that are none, where a forward keeps its attention."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._of = [(vars(module), dict(vars(module))) for module in model.modules()]
-        held = [value for _, values in self._of for value in values.values()]
-        self._inside = [(value, value.copy()) for value in held if type(value) in (dict, list)]
-
-    def restore(self) -> None:
-        for attributes, values in self._of:
-            attributes.clear()
-            attributes.update(values)
-        for value, before in self._inside:
-            value.clear()
-            if isinstance(value, dict):
-                value.update(before)
-            else:
-                value.extend(before)
 
 
 def _reason(error: Exception) -> str:
@@ -182,11 +162,10 @@ def _program(model: nn.Module, exported: ExportedProgram) -> Program:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's notices, without fused kernels that hide attention, and without looking into masks to choose one."""
+    """Without the notices of the exporter, and without the fused kernels that hide attention from a trace."""
     levels = {name: logging.getLogger(name).level for name in _NOISY}
-    fast, look = torch.backends.mha.get_fastpath_enabled(), transformer._detect_is_causal_mask
+    fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True  # noqa: ARG005
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -197,4 +176,3 @@ def _quiet() -> Iterator[None]:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast)
-        transformer._detect_is_causal_mask = look

@@ -56,7 +56,6 @@ PITFALLS = {
         cut(3, rows("conv1"), columns("grouped")),
         cut(6, rows("grouped"), columns("head")),
     ),
-    "groups_of_groups": (cut(4, rows("grouped2"), columns("head")),),  # within each of six groups
     "transposed_group_conv": (
         cut(4, rows("conv1 grouped"), columns("head")),
         cut(4, rows("conv1"), filters("grouped")),

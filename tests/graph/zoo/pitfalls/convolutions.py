@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zoo.architecture import Architecture, arguments, floats
+from zoo.architecture import Architecture
 
 from .common import IMAGES
 
@@ -132,18 +132,6 @@ class ConvWithoutBias(nn.Module):
         return self.head(F.relu(self.conv2(F.relu(self.conv1(x)))).mean((2, 3)))
 
 
-class GroupsOfGroups(nn.Module):
-    """Three groups and then six, a norm over three between them: what is tied to one unit is all or nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.grouped1, self.grouped2 = nn.Conv2d(6, 12, 3, groups=3), nn.Conv2d(12, 24, 3, groups=6)
-        self.norm, self.head = nn.GroupNorm(3, 12), nn.Conv2d(24, 5, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(F.relu(self.grouped2(F.relu(self.norm(self.grouped1(x))))))
-
-
 ARCHITECTURES = (
     Architecture("group_conv", "pitfall", GroupConv, IMAGES),
     Architecture("transposed_group_conv", "pitfall", TransposedGroupConv, IMAGES),
@@ -152,7 +140,6 @@ ARCHITECTURES = (
     Architecture("pixel_shuffle", "pitfall", PixelShuffle, IMAGES),
     Architecture("pixel_unshuffle", "pitfall", PixelUnshuffle, IMAGES),
     Architecture("depthwise_multiplier", "pitfall", DepthwiseMultiplier, IMAGES),
-    Architecture("groups_of_groups", "pitfall", GroupsOfGroups, arguments(floats(2, 6, 11, 13))),
     Architecture("square_groups", "pitfall", SquareGroups, IMAGES),
     Architecture("single_output_channel", "pitfall", SingleOutputChannel, IMAGES),
     Architecture("conv_without_bias", "pitfall", ConvWithoutBias, IMAGES),
