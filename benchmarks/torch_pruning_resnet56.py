@@ -217,7 +217,7 @@ def main() -> None:
         torch.save(model, options.save)
     if options.onnx:
         torch.onnx.export(model, (torch.zeros(1, 3, 32, 32),), options.onnx, input_names=["images"], output_names=["outputs"])
-    told = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    told = {key: value for key, value in vars(options).items() if not isinstance(value, Path)}  # settings, not places
     found = {
         "torch_pruning": version("torch-pruning"), "torch": torch.__version__, "threads": torch.get_num_threads(),
         "macs": [before[0], after[0]], "macs_ratio": before[0] / after[0], "parameters": [before[1], after[1]],
