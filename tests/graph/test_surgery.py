@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from mirabelle.graph.groups import groups_of
 from mirabelle.graph.interpret import kept_without, run_masked
 from mirabelle.graph.propagate import propagated
 from mirabelle.graph.rewritten import Rewritten
-from mirabelle.graph.surgery import cut
+from mirabelle.graph.surgery import _difference, cut
 from mirabelle.graph.trace import traced
 
 pytestmark = pytest.mark.filterwarnings("ignore:The tensor attributes? self.*assigned during export:UserWarning")
@@ -173,3 +174,11 @@ def test_a_record_that_does_not_fit_is_told(change: dict[str, Any], words: str, 
     (tmp_path / "architecture.json").write_text(json.dumps({**record, **change}))
     with pytest.raises(UserError, match=rf"E14[01].*{words}"):
         load(lambda: Widths(literal=False), tmp_path)
+
+
+def test_a_number_that_is_none_is_a_difference_in_whichever_output_it_stands() -> None:
+    good, bad = torch.ones(2), torch.tensor([1.0, float("nan")])
+    assert _difference([good, bad], [good, good]) == math.inf
+    assert _difference([bad, good], [good, good]) == math.inf
+    endless = torch.tensor([1.0, float("inf")])
+    assert _difference([good, endless], [good, endless]) == 0.0

@@ -135,7 +135,7 @@ def cut(model: nn.Module, program: Program, flow: Flow, kept: Kept, example: Exa
         An ordinary module: the model's own where its code follows its widths, else the rewritten program.
 
     Raises:
-        UserError: E121 when neither computes what it should; nothing wrong is ever given back.
+        UserError: E121 when neither computes what it should on the example, with weights drawn at random.
     """
     indices = kept_indices(program, flow, kept)
     attributes = _merged(_by_class(model, program, flow, kept, indices), _by_width(model, flow, kept))
@@ -325,6 +325,19 @@ def drawn_tensors(tensors: Mapping[str, Tensor], seed: int = 0) -> dict[str, Ten
 
 
 def _difference(given: Sequence[Tensor], due: Sequence[Tensor]) -> float:
+    """The largest of all outputs, relative to the largest number of each."""
     if len(given) != len(due) or any(a.shape != b.shape for a, b in zip(given, due, strict=True)):
         return math.inf
-    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in zip(given, due, strict=True))
+    return max(map(_distance, given, due), default=0.0)
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    """Infinite where one is no number, or one alone is infinite."""
+    differ = one != other
+    if not differ.any():
+        return 0.0
+    kind = torch.complex128 if one.is_complex() else torch.float64
+    one, other = one.to(kind), other.to(kind)
+    largest = other[other.isfinite()].abs().max() if other.isfinite().any() else torch.tensor(0.0)
+    found = float((one - other)[differ].abs().max() / largest.clamp_min(1e-30))
+    return math.inf if math.isnan(found) else found
