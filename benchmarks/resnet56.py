@@ -5,6 +5,7 @@
 PART is one of (`page` writes the table of what is known again)
     no-training   multiply-accumulates ÷ 1.5 without any training, three calibration seeds (about 10 minutes)
     recovery      ÷ 2.1, then as many minutes of training as --minutes says, one seed (twice the minutes)
+    blocks        whole blocks dropped down to 62 % of the multiply-accumulates, then 30 epochs, one seed (45 minutes)
     latency       the recovered models in ONNX Runtime, batch 32, 1 and 2 threads (2 minutes)
 
 Every setting was chosen on the 5,000 validation images; the test images are judged once, at the end of a part. Torch-Pruning runs
@@ -33,6 +34,7 @@ from conditions import RESULTS, ROOT, conditions
 from mirabelle import Augmentation, Task, Training, prune
 from mirabelle.batch import map_tensors
 from mirabelle.measure import multiply_accumulates
+from mirabelle.prune.skipped import Skipped
 from mirabelle.runtime.export import export
 from mirabelle.runtime.latency import interleaved
 from mirabelle.runtime.onnxruntime import Session
@@ -112,6 +114,20 @@ def recovery(dense: nn.Module, task: Task, options: argparse.Namespace) -> Itera
     yield "mirabelle", {"steps": steps, "execution": str(execution), "seconds": cutting + seconds, **told(model, dense, task)}
 
 
+def blocks(dense: nn.Module, task: Task, options: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    del options
+    run = mirabelle.Run(WORK / "blocks", seed=0)
+    model = prune.Layers(macs="62%")(dense, task, run)
+    dropped = [name for name, layer in model.named_modules() if isinstance(layer, Skipped)]
+    yield "before training", {"dropped": dropped, **told(model, dense, task)}
+    task = task.with_augment(Augmentation(crop=4, flip=True, views=10)).with_teacher(dense)
+    training = Training(epochs=30, batch_size=BATCH, optimizer="sgd", lr=0.05, weight_decay=5e-4, warmup=0.05, keep="last")
+    begin = time.monotonic()
+    model = fit(model, task, training, run.within("training"))
+    torch.save(model, WORK / "blocks_dropped.pt")
+    yield "after training", {"epochs": training.epochs, "seconds": time.monotonic() - begin, **told(model, dense, task)}
+
+
 def steps_in(seconds: float, model: nn.Module, dense: nn.Module, task: Task, execution: Execution) -> int:
     """How many optimizer steps fit, with the teacher's views and a judgement an epoch counted in."""
     trial = copy.copy(task)
@@ -166,7 +182,7 @@ def latency(dense: nn.Module, task: Task, options: argparse.Namespace) -> Iterat
             )
 
 
-PARTS = {"no-training": no_training, "recovery": recovery, "latency": latency}
+PARTS = {"no-training": no_training, "recovery": recovery, "blocks": blocks, "latency": latency}
 
 
 def page(known: dict[str, Any]) -> str:
@@ -198,6 +214,13 @@ def page(known: dict[str, Any]) -> str:
             figures = f"{run['macs_ratio']:.2f} | {run.get('steps', 0):,} | {seconds / 60:.1f} | **{run['test_accuracy']:.2%}**"
             lines.append(f"| {name} | {figures} |")
         lines += ["", "Same images, batches, optimizer, learning rates and dense teacher; bfloat16 on both sides.", ""]
+    if found := known.get("blocks"):
+        still, trained = found["before training"], found["after training"]
+        lines += [
+            "## Whole blocks dropped", "",
+            f"MACs ÷ {trained['macs_ratio']:.2f} without {', '.join(still['dropped'])}: {still['test_accuracy']:.2%} untrained,",
+            f"**{trained['test_accuracy']:.2%}** after {trained['epochs']} epochs ({trained['seconds'] / 60:.0f} minutes).", "",
+        ]  # fmt: skip
     if found := known.get("latency"):
         lines += [
             "## ONNX Runtime, batch 32",
