@@ -10,6 +10,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import sys
 import time
 import warnings
@@ -176,8 +177,8 @@ Made by `make zoo`: every architecture of `tests/graph/zoo`, its weights random 
   and its ONNX form.
 - *ships as*: the model's own module with other widths, or its program with rewritten literals, where its code has widths
   written into it.
-- *frozen*: the operators that keep most dimensions whole, with the first of them; what meets outputs, kernels and vocabularies
-  always is, and is left out.
+- *frozen*: the operators that keep most dimensions whole, with the first of them; what meets outputs, kernels, vocabularies and
+  what a layer reads from an input always is, and is left out.
 
 {len(rows)} architectures: **{len(good)} exact, {len(rows) - len(good)} not**; the worst differences are
 {exact:.0e} in float64 and {forms:.0e} in float32.
@@ -200,7 +201,7 @@ def line(row: Row) -> str:
     return f"| {' | '.join(cells)} | {row['seconds']:.1f} |"
 
 
-ALWAYS = ("it is an output", '"conv', '"embedding')  # outputs, kernels, vocabularies
+OPERATOR = re.compile(r'operator "([^"]+)"')  # what always stays is told without one: outputs, kernels, vocabularies
 
 
 def frozen(row: Row) -> str:
@@ -208,9 +209,8 @@ def frozen(row: Row) -> str:
     places: dict[str, list[str]] = defaultdict(list)
     for name, dimension, _, reasons in row["frozen"]:
         for reason in reasons:
-            if not reason.startswith(ALWAYS):
-                operator = reason.removeprefix("operator ").split('"')[1]
-                places[operator].append(f"{name}:{dimension}")
+            if (told := OPERATOR.match(reason)) is not None:
+                places[told[1]].append(f"{name}:{dimension}")
     ordered = sorted(places.items(), key=lambda item: -len(item[1]))
     parts = [
         f"{operator}: `{found[0]}`" + (f" and {len(found) - 1} more" if len(found) > 1 else "")

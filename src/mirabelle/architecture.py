@@ -8,7 +8,6 @@ are ever looked up, and only whole numbers are ever set.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from torch import nn
 
 from mirabelle.errors import UserError, did_you_mean
 from mirabelle.plain import lookup
+from mirabelle.state import copied
 
 SCHEMA = 1
 _DOORS_OF_MODULES = ("prune", "quantize")
@@ -167,7 +167,7 @@ def replayed(dense: nn.Module, record: Architecture) -> nn.Module:
     Raises:
         UserError: E140 when the module has no such part, E106 or E141 when the record names what Mirabelle does not have.
     """
-    model = copy.deepcopy(dense)
+    model = copied(dense)
     _replay_slices(model, record)
     names = dict(model.named_modules())
     for name, kind in record.modules.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import shutil
 import sys
@@ -25,7 +24,7 @@ from mirabelle.profile import Profile
 from mirabelle.run import Run
 from mirabelle.runtime.latency import Ratio
 from mirabelle.runtime.onnxruntime import Session, side_by_side
-from mirabelle.state import tensors_of_module
+from mirabelle.state import copied, tensors_of_module
 from mirabelle.step import folder_of, use_of
 from mirabelle.task import Task
 from mirabelle.training import Training, fit, outputs_of
@@ -164,7 +163,7 @@ def _training_seconds(model: nn.Module, task: Task, training: Training, run: Run
         few = dataclasses.replace(training, epochs=None, steps=count, keep="last", patience=None, until=None)
         (run.folder / "checkpoint.safetensors").unlink(missing_ok=True)
         begin = time.perf_counter()
-        fit(copy.deepcopy(model), small, few, run)
+        fit(copied(model), small, few, run)
         times.append(time.perf_counter() - begin)
     step_seconds = max(times[2] - times[1], 0.0) / _TIMED_STEPS
     per_epoch = max(1, len(task.train) // training.batch_size)

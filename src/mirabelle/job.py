@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,7 +24,7 @@ from mirabelle.resolved import ORIGINS, Origin
 from mirabelle.run import Callback, Run, environment
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_outputs, torch_equals_onnx
 from mirabelle.runtime.onnxruntime import Session, side_by_side
-from mirabelle.state import fingerprint, tensors_of_module
+from mirabelle.state import copied, fingerprint, tensors_of_module
 from mirabelle.step import Step
 from mirabelle.task import Task
 from mirabelle.trail import TrailEntry, kept, walk
@@ -106,7 +105,7 @@ def compress(
     """
     source = source or Source()
     plan = Plan(
-        model=copy.deepcopy(model).eval(),
+        model=copied(model).eval(),
         task=task,
         recipe=recipe if isinstance(recipe, Recipe) else Recipe(recipe),
         goal=goal if isinstance(goal, Goal) else plain.build(Goal, goal or {}, "goal"),
@@ -213,7 +212,7 @@ def _teacher(plan: Plan, run: Run) -> nn.Module | None:
 def _trained(name: str, model: nn.Module, training: Training, task: Task, run: Run) -> tuple[nn.Module, TrailEntry]:
     """A copy of the model, trained without a teacher in the run's folder steps/0-<name>."""
     place, alone = run.within(f"steps/0-{name}"), task.with_teacher(None)
-    return kept(name, place, model, alone, lambda: fit(copy.deepcopy(model), alone, training, place))
+    return kept(name, place, model, alone, lambda: fit(copied(model), alone, training, place))
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from mirabelle.errors import UserError
 from mirabelle.files import digest
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def tensors_of_module(model: nn.Module) -> dict[str, Tensor]:
@@ -52,6 +57,13 @@ def fingerprint(model: nn.Module) -> str:
     for name, tensor in tensors_of_module(model).items():
         parts += [f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode(), _bytes(tensor)]
     return digest(*parts)
+
+
+def copied(model: Model) -> Model:
+    """A deep copy. What a forward has left on the model, attention or a weight that a hook makes, loses the graph behind it."""
+    left = [value for module in model.modules() for value in pytree.tree_leaves(list(vars(module).values()))]
+    made = [value for value in left if isinstance(value, Tensor) and not value.is_leaf]
+    return copy.deepcopy(model, {id(value): value.detach().clone() for value in made})
 
 
 def _bytes(tensor: Tensor) -> bytes:

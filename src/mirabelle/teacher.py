@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from mirabelle import files
 from mirabelle.batch import Batch, Samples, Stream, call
 from mirabelle.errors import UserError
 from mirabelle.run import Run
-from mirabelle.state import fingerprint
+from mirabelle.state import copied, fingerprint
 
 if TYPE_CHECKING:
     from mirabelle.augmentation import Augmentation
@@ -91,7 +90,7 @@ class _Kept:
 def _alongside(teacher: nn.Module, execution: Execution | None) -> Teacher:
     """A copy of the teacher that runs as the model that is trained."""
     assert execution is not None, "a training runs in some way"
-    guide = execution.laid_out(copy.deepcopy(teacher))
+    guide = execution.laid_out(copied(teacher))
 
     def outputs(batch: Batch) -> Tensor:
         with torch.inference_mode(), execution.autocast():

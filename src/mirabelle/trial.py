@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from mirabelle.goal import Goal
 from mirabelle.objectives import Forward
 from mirabelle.recipe import Recipe
 from mirabelle.run import Run
+from mirabelle.state import copied
 from mirabelle.step import folder_of
 from mirabelle.task import Task
 from mirabelle.training import Training, default_objective
@@ -104,13 +104,13 @@ def _try_training(model: nn.Module, task: Task, training: Training | None) -> No
     with torch.no_grad():
         loss = objective.bind(model, task, batch)
         teacher = Forward(batch, call(task.teacher.eval(), batch.inputs)) if task.teacher is not None else None
-        loss(Forward(batch, call(copy.deepcopy(model).eval(), batch.inputs), teacher))
+        loss(Forward(batch, call(copied(model).eval(), batch.inputs), teacher))
 
 
 def _train_mode(model: nn.Module, batch: Batch) -> None:
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            call(copy.deepcopy(model).train(), batch.inputs)
+            call(copied(model).train(), batch.inputs)
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -122,7 +122,7 @@ def _outputs(model: nn.Module, batch: Batch) -> Tensor:
     given = ", ".join(f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors_of(batch.inputs))
     try:
         with torch.no_grad():
-            outputs = call(copy.deepcopy(model).eval(), batch.inputs)
+            outputs = call(copied(model).eval(), batch.inputs)
     except Exception as error:
         if is_out_of_memory(error):
             raise

@@ -182,3 +182,173 @@ def test_a_number_that_is_none_is_a_difference_in_whichever_output_it_stands() -
     assert _difference([bad, good], [good, good]) == math.inf
     endless = torch.tensor([1.0, float("inf")])
     assert _difference([good, endless], [good, endless]) == 0.0
+
+
+def half_cut(model: nn.Module, *args: torch.Tensor, **kwargs: torch.Tensor) -> tuple[nn.Module, list[Any]]:
+    """The model with half of every group cut, and the outputs of the masked program."""
+    program = traced(model, args, kwargs)
+    flow = propagated(program)
+    kept = kept_without(flow, half_of(groups_of(program, flow)))
+    with torch.no_grad():
+        smaller = cut(model, program, flow, kept, (args, kwargs)).eval()
+        return smaller, run_masked(program, flow, kept, pytree.tree_leaves((args, kwargs)))
+
+
+class ManyOutputs(nn.Module):
+    """Truth values, a count, a mask of minus infinity, nothing at all, and what is right only at the width of the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head, self.other = nn.Linear(9, 12), nn.Linear(12, 3), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        inner = self.fc(x).relu()
+        y = self.head(inner)
+        other = self.other(inner) * (1.0 if inner.shape[-1] == 12 else math.nan)
+        return y, other, y > 0, y.argmax(-1), x.shape[0], x[:, :0], torch.where(y > 0.0, y, -math.inf)
+
+
+def test_outputs_of_every_kind_are_held() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(7, 9)
+    smaller, masked = half_cut(ManyOutputs().eval(), x)
+    assert isinstance(smaller, Rewritten), "its own code gives no numbers in the second place"
+    given = smaller(x)
+    assert given[4] == 7
+    for one, due in zip(pytree.tree_leaves(given), masked, strict=True):
+        assert not isinstance(one, torch.Tensor) or torch.allclose(one.float(), due.float(), atol=1e-5)
+
+
+class Scrambled(nn.Module):
+    """Its own code mixes other channels after a cut, which a sigmoid at its end hides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.head = nn.Conv2d(3, 24, 3, padding=1), nn.Conv2d(24, 16, 3), nn.Linear(16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv1(x).relu()
+        x = x.unflatten(1, (3, x.shape[1] // 3)).transpose(1, 2).flatten(1, 2)
+        return self.head(self.conv2(x).relu().sum((2, 3))).sigmoid()
+
+
+def test_what_a_saturated_output_hides_is_found() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 11, 13)
+    smaller, masked = half_cut(Scrambled().eval(), x)
+    assert torch.allclose(smaller(x), masked[0], atol=1e-5)
+
+
+class Sampled(nn.Module):
+    """Draws numbers in eval mode, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(9, 12), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.dropout(self.fc(x).relu(), 0.5)
+        return self.head(x + torch.randn_like(x))
+
+
+def test_a_model_that_draws_numbers_is_cut() -> None:
+    smaller, _ = half_cut(Sampled().eval(), torch.randn(7, 9))
+    assert smaller.get_parameter("fc.weight").shape == (6, 9)
+    assert not isinstance(smaller, Rewritten)
+
+
+class TwoInputs(nn.Module):
+    """A width written into the code, and two inputs of one shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.head = nn.Linear(9, 12), nn.Linear(9, 12), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.head((self.one(x).relu() * self.other(y)).reshape(-1, 12))
+
+
+def test_a_rewritten_program_takes_names_in_any_order_and_the_sizes_of_its_trace() -> None:
+    x, y = torch.randn(7, 9), torch.randn(7, 9)
+    smaller, masked = half_cut(TwoInputs().eval(), y=y, x=x)
+    assert isinstance(smaller, Rewritten)
+    for given in (smaller(x=x, y=y), smaller(y=y, x=x)):
+        assert torch.allclose(given, masked[0], atol=1e-5)
+    with pytest.raises(TypeError, match="called as its trace was"):
+        smaller(x, y)
+    with pytest.raises(ValueError, match="sizes of its trace"):
+        smaller(x=x[:, :8], y=y)
+
+
+class KeepsWhatItSaw(nn.Module):
+    """Attention is kept on the module, and in a dict; a weight is made by a hook, as the older weight norm does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.utils.weight_norm(nn.Linear(9, 12)), nn.Linear(12, 3)
+        self.seen: dict[str, torch.Tensor] = {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.last = self.seen["last"] = self.fc(x).relu()
+        return self.head(self.last)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+def test_a_model_that_keeps_tensors_is_cut_before_and_after_it_ran() -> None:
+    torch.manual_seed(0)
+    model, x = KeepsWhatItSaw().eval(), torch.randn(7, 9)
+    half_cut(model, x)
+    assert not hasattr(model, "last")
+    assert model.seen == {}
+    model(x)
+    smaller, masked = half_cut(model, x)
+    assert model.last.grad_fn is not None, "the model itself stays as it was"
+    assert torch.allclose(smaller(x), masked[0], atol=1e-5)
+
+
+class Counts(nn.Module):
+    """Counts its calls and keeps a running mean, in eval mode, too; the count goes into the result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(9, 12), nn.Linear(12, 3)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        y = self.head(self.fc(x).relu().reshape(-1, 12)) / self.calls
+        self.mean = 0.9 * self.mean + 0.1 * y.mean(0)
+        return y - self.mean
+
+
+def test_a_rewritten_program_sets_the_buffers_that_its_code_sets() -> None:
+    torch.manual_seed(0)
+    model, x = Counts().eval(), torch.randn(7, 9)
+    weights = [tensor.clone() for tensor in model.state_dict().values()]
+    smaller, _ = half_cut(model, x)
+    assert isinstance(smaller, Rewritten)
+    assert all(map(torch.equal, model.state_dict().values(), weights)), "the model itself stays as it was"
+    due = copy.deepcopy(model)
+    gone = [k for k in range(12) if not (smaller.fc.weight == model.fc.weight[k]).all(1).any()]
+    due.fc.weight.data[gone], due.fc.bias.data[gone] = 0.0, 0.0
+    for number in range(1, 4):
+        assert torch.allclose(smaller(x), due(x), atol=1e-6)
+        assert smaller.calls == number
+        assert torch.allclose(smaller.mean, due.mean, atol=1e-6)
+
+
+class Nested(nn.Module):
+    """A width written into the code, and a pair as its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(9, 12), nn.Linear(12, 3)
+
+    def forward(self, pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return self.head(self.fc(pair[0] + pair[1]).relu().reshape(-1, 12))
+
+
+def test_a_program_of_nested_inputs_is_refused_in_a_line() -> None:
+    with pytest.raises(UserError, match="its program takes tensors only; got tuple"):
+        half_cut(Nested().eval(), (torch.randn(7, 9), torch.randn(7, 9)))

@@ -38,7 +38,10 @@ def test_most_architectures_lose_two_fifths_of_their_parameters() -> None:
 def test_a_row_is_written_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = zoo_module()
     good = {"name": "a", "exact": 1e-16, "removed": 0.5, "forms": 1e-7, "rewritten": "", "not_in_onnx": "", "seconds": 1.0}
-    good |= {"faults": [], "frozen": [["fc.weight", 1, 3, ['"linear" in fc', "it is an output of the model"]]]}
+    good |= {
+        "faults": [],
+        "frozen": [["fc.weight", 1, 3, ['operator "sort" in fc needs all of it', "it is an output of the model"]]],
+    }
     bad = {"name": "b", "seconds": 300.0, "faults": ["no answer within 300 s"]}
     monkeypatch.setattr(table, "KNOWN", tmp_path / "rows")
     lines = [
@@ -48,5 +51,5 @@ def test_a_row_is_written_and_read_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(table.known_rows("now")) == ["a"]
     text = table.page([good, bad])
     assert "**1 exact, 1 not**" in text
-    assert "| a | 1e-16 | 50% | 1e-07 | module | linear: `fc.weight:1` | 1.0 |" in text
+    assert "| a | 1e-16 | 50% | 1e-07 | module | sort: `fc.weight:1` | 1.0 |" in text
     assert "| b | **no answer within 300 s** | | | | | 300.0 |" in text

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,9 @@ from mirabelle.graph.call import sizes_of, value_of
 from mirabelle.graph.flow import Flow
 from mirabelle.graph.trace import Program
 from mirabelle.graph.units import Array, Axis
+
+_OPERATOR = re.compile(r'"([^"]+)"(?: in (.+))?')  # as the pass over a program says where it was
+_TOLD = 2  # reasons of a whole model
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,20 @@ class AxisGroup:
 
 @dataclass(frozen=True)
 class Frozen:
-    """A dimension of a parameter in which nothing, or not everything, can be cut, and why."""
+    """A dimension of a parameter or buffer in which nothing, or not everything, can be cut.
+
+    Args:
+        name: of the parameter or buffer.
+        dimension: of it.
+        elements: how many must stay.
+        size: how many there are.
+        reasons: in words.
+    """
 
     name: str
     dimension: int
     elements: int
+    size: int
     reasons: tuple[str, ...]
 
 
@@ -102,7 +115,7 @@ def groups_of(program: Program, flow: Flow) -> list[AxisGroup]:
 
 
 def frozen_in(program: Program, flow: Flow) -> list[Frozen]:
-    """The dimensions of parameters that cannot be cut, or not wholly, with the reasons in words."""
+    """The dimensions of parameters and buffers that cannot be cut, or not wholly."""
     found = []
     for node in program.graph.nodes:
         source = program.sources.get(node.name) if node.op == "placeholder" else None
@@ -115,8 +128,31 @@ def frozen_in(program: Program, flow: Flow) -> list[Frozen]:
             resolved = flow.units.resolve(axis)  # type: ignore[arg-type]
             stays = size if resolved is None else int((~resolved.any(axis=1)).sum())
             if stays:
-                found.append(Frozen(source.name, dimension, stays, tuple(flow.units.why(axis))))  # type: ignore[arg-type]
+                reasons = dict.fromkeys(_in_words(why, dimension) for why in flow.units.why(axis))  # type: ignore[arg-type]
+                found.append(Frozen(source.name, dimension, stays, size, tuple(reasons) or ("every element is needed",)))
     return found
+
+
+def _in_words(reason: str, dimension: int) -> str:
+    """A reason of the pass as a person would say it."""
+    found = _OPERATOR.fullmatch(reason)
+    if found is None:
+        return reason
+    name, place = found.groups()
+    if "conv" in name and dimension > 1:
+        return "places of a kernel stay"
+    if name == "embedding" and dimension == 0:
+        return "any row of a table may be looked up"
+    if dimension == 1 and ("conv" in name or name in ("linear", "lstm", "gru")):
+        return f"what {place or 'it'} reads stays whole"
+    return f'operator "{name}"{f" in {place}" if place else ""} needs all of it'
+
+
+def why_nothing_goes(frozen: Iterable[Frozen]) -> str:
+    """What holds a model in which nothing can be cut: operators not understood first, then what holds the outputs of layers."""
+    ranked = sorted(frozen, key=lambda one: (not any("not understood" in why for why in one.reasons), one.dimension != 0))
+    reasons = dict.fromkeys(why for one in ranked for why in one.reasons)
+    return "; ".join(list(reasons)[:_TOLD]) or "it has no parameters"
 
 
 def sums_over_units(program: Program, flow: Flow, values: Mapping[str, Tensor]) -> npt.NDArray[np.float64]:

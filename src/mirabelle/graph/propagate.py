@@ -60,7 +60,7 @@ def _placeholder(flow: Flow, program: Program, node: fx.Node, held: dict[str, Ax
         if source.name not in held:
             held[source.name] = tuple(flow.fresh(size) for size in sizes_of(value))
         return held[source.name]
-    if source.kind in ("buffer", "constant") and not value.is_floating_point():
+    if source.kind in ("buffer", "constant") and not value.is_floating_point() and source.name not in program.updates.values():
         flow.constants[node] = program.tensors[source.name]
     return untouched(value)
 

@@ -2,7 +2,8 @@
 
 It holds the tensors under the model's own names and runs the operators of the trace on them, with literals that fit. It
 trains, exports and saves as any module does; what only happens in training mode, dropout and batch statistics, is left out,
-because the trace was one of eval mode.
+because the trace was one of eval mode. Buffers that its code sets are set, too. Sizes that its code fixes are those of the
+trace: `len(x)` fixes the batch, for one, `x.shape[0]` does not.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from mirabelle.graph.call import Call
+from mirabelle.graph.call import Call, value_of
 from mirabelle.graph.flow import Flow, Kept, Share
 from mirabelle.graph.interpret import SKIPPED, result_of, sliced, written
 from mirabelle.graph.trace import Program
@@ -61,6 +62,40 @@ class _Results:
         return self
 
 
+class _Arguments:
+    """What the model is called with: by position and by name, names in any order; shared by copies, too."""
+
+    def __init__(self, program: Program) -> None:
+        self._spec = program.exported.call_spec.in_spec
+        inputs = [
+            node for node in program.graph.nodes if node.op == "placeholder" and program.sources[node.name].kind == "input"
+        ]
+        values = [value_of(node) for node in inputs]
+        self._shapes = [_fixed(value) if isinstance(value, Tensor) else None for value in values]
+
+    def leaves(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        try:
+            given = list(self._spec.flatten_up_to(((args, kwargs), {})))
+        except ValueError as error:
+            raise TypeError(f"a rewritten program is called as its trace was: {error}") from error
+        for value, shape in zip(given, self._shapes, strict=True):
+            if shape is not None and not _fits(value, shape):
+                raise ValueError(f"a rewritten program has the sizes of its trace, {shape}; got {tuple(value.shape)}")
+        return given
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Arguments:
+        return self
+
+
+def _fixed(value: Tensor) -> tuple[int | None, ...]:
+    """The sizes of a traced tensor; None for those left free."""
+    return tuple(None if isinstance(size, torch.SymInt) else size for size in value.shape)
+
+
+def _fits(value: Tensor, shape: Sequence[int | None]) -> bool:
+    return value.ndim == len(shape) and all(size in (None, own) for own, size in zip(value.shape, shape, strict=True))
+
+
 class Rewritten(nn.Module):
     """A program without what goes.
 
@@ -78,6 +113,7 @@ class Rewritten(nn.Module):
         self._instructions: list[_Instruction] = []
         self._picked: dict[tuple[int, int], int] = {}
         self._indices = 0
+        self._arguments = _Arguments(program)
         self._results = _Results(program.exported.call_spec.out_spec)
         tensors = {name: _own(tensor, program.tensors[name]) for name, tensor in sliced(program, flow, kept).items()}
         for name, names in program.names.items():
@@ -93,9 +129,11 @@ class Rewritten(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the model's own."""
         known: dict[int, Any] = {number: self._tensor(name) for number, name in self._held.items()}
-        known |= dict(zip(self._inputs, pytree.tree_leaves((args, kwargs)), strict=True))
+        known |= dict(zip(self._inputs, self._arguments.leaves(args, kwargs), strict=True))
         for instruction in self._instructions:
             known[instruction.register] = result_of(instruction.target, _filled(instruction.arguments, known))
+        for name, register in self._updates.items():
+            self._tensor(name).copy_(known[register].detach())
         return self._results.of([_filled(part, known) for part in self._outputs])
 
     def _tensor(self, name: str) -> Tensor:
@@ -109,6 +147,8 @@ class Rewritten(nn.Module):
             outputs = program.exported.graph_signature.user_outputs
             parts = [part for part in node.args[0] if not isinstance(part, fx.Node) or part.name in outputs]  # type: ignore[union-attr]
             self._outputs = [self._template(part, flow, kept, constant=False) for part in parts]
+            updates = [part for part in node.args[0] if isinstance(part, fx.Node) and part.name in program.updates]  # type: ignore[union-attr]
+            self._updates = {program.updates[part.name]: self._read(part, flow, kept) for part in updates}
             return
         if node in flow.inside or (node.op == "call_function" and Call.of(node).name in SKIPPED):
             return

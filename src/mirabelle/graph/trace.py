@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
 
 from mirabelle.errors import UserError
 
-_NOISY = ("torch.export", "torch.fx.experimental.symbolic_shapes")  # loggers
+_NOISY = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")  # loggers
 _RAISED_BY = re.compile(r'call raised this error:\s+File "(.+?)", line (\d+), in \S+\s+(.+)')  # as the exporter tells it
 Kind = Literal["parameter", "buffer", "constant", "input"]
 
@@ -51,6 +52,7 @@ class Program:
         tensors: parameters, buffers and constants by `Source.name`; the model's own, not copies.
         names: every name of each parameter and buffer that the model has, by its first name; tied ones have several.
         saved: names of what the model's own state holds; the other buffers are made anew with each model.
+        updates: by the name of an output's node, the buffer that every call sets to it: a count of calls, a running mean.
     """
 
     exported: ExportedProgram
@@ -58,6 +60,7 @@ class Program:
     tensors: Mapping[str, Tensor]
     names: Mapping[str, tuple[str, ...]]
     saved: frozenset[str]
+    updates: Mapping[str, str]
 
     @property
     def graph(self) -> fx.Graph:
@@ -76,7 +79,7 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
     Raises:
         UserError: E121 when the model cannot be exported.
     """
-    training = {name: module.training for name, module in model.named_modules()}
+    before = _Attributes(model)
     model.eval()
     try:
         with _quiet(), torch.no_grad():
@@ -85,9 +88,28 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
         message = f"the model cannot be traced by torch.export: {_reason(error)}"
         raise UserError("E121", message, "mend its forward, or prune single weights: prune.Weights needs no trace") from error
     finally:
-        for name, module in model.named_modules():
-            module.training = training[name]
+        before.restore()
     return _program(model, exported)
+
+
+class _Attributes:
+    """What the modules of a model hold: a trace may leave its own tensors on them, where a forward keeps its attention."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._of = [(vars(module), dict(vars(module))) for module in model.modules()]
+        held = [value for _, values in self._of for value in values.values()]
+        self._inside = [(value, value.copy()) for value in held if type(value) in (dict, list)]
+
+    def restore(self) -> None:
+        for attributes, values in self._of:
+            attributes.clear()
+            attributes.update(values)
+        for value, before in self._inside:
+            value.clear()
+            if isinstance(value, dict):
+                value.update(before)
+            else:
+                value.extend(before)
 
 
 def _reason(error: Exception) -> str:
@@ -100,14 +122,23 @@ def _reason(error: Exception) -> str:
 
 
 class _Called(nn.Module):
-    """A model that takes its arguments as one tuple and one dict, whatever its own signature: free dimensions find them so."""
+    """A model that takes its arguments as one tuple and one dict, whatever its own signature: free dimensions find them so.
+
+    Buffers that its code assigns anew are set in place once it is through: the exporter sees that only.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self.model(*args, **kwargs)
+        before = [(module._buffers, dict(module._buffers)) for module in self.model.modules()]
+        outputs = self.model(*args, **kwargs)
+        for buffers, own in before:
+            for name, buffer in own.items():
+                if buffer is not None and (assigned := buffers[name]) is not buffer and assigned is not None:
+                    buffers[name] = buffer.copy_(assigned)
+        return outputs
 
 
 def name_in_model(name: str) -> str:
@@ -157,15 +188,18 @@ def _program(model: nn.Module, exported: ExportedProgram) -> Program:
         else:
             name, kind = spec.arg.name, "input"
         sources[spec.arg.name] = Source(kind, name)
-    return Program(exported, sources, tensors, names, frozenset(model.state_dict()))
+    mutated = exported.graph_signature.buffers_to_mutate
+    updates = {node: first[id(held[name_in_model(target)])] for node, target in mutated.items()}
+    return Program(exported, sources, tensors, names, frozenset(model.state_dict()), updates)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the notices of the exporter, and without the fused kernels that hide attention from a trace."""
+    """Without the exporter's notices, without fused kernels that hide attention, without a look into masks to choose one."""
     levels = {name: logging.getLogger(name).level for name in _NOISY}
-    fast = torch.backends.mha.get_fastpath_enabled()
+    fast, look = torch.backends.mha.get_fastpath_enabled(), transformer._detect_is_causal_mask
     torch.backends.mha.set_fastpath_enabled(False)
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True  # noqa: ARG005
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -176,3 +210,4 @@ def _quiet() -> Iterator[None]:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast)
+        transformer._detect_is_causal_mask = look

@@ -203,7 +203,7 @@ class Units:
         """Write both sides as products of finer factors that they share; False where their columns are not of that kind."""
         sides = [[_column(values) for values in side.T] for side in (one, other)]
         columns = [column for side in sides for column in side if column is not None]
-        if len(columns) < one.shape[1] + other.shape[1]:
+        if len(columns) < one.shape[1] + other.shape[1] or any(column.size == 1 for column in columns):
             return False
         length = len(one)
         boundaries = sorted({1, length, *(c.stride for c in columns), *(c.stride * c.size for c in columns)})

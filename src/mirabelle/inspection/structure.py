@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,12 +12,10 @@ from mirabelle.batch import Batch, arguments_of
 from mirabelle.errors import UserError
 from mirabelle.graph.costs import GroupCost, costs_of
 from mirabelle.graph.flow import Flow
-from mirabelle.graph.groups import Frozen, frozen_in, groups_of
+from mirabelle.graph.groups import Frozen, frozen_in, groups_of, why_nothing_goes
 from mirabelle.graph.propagate import propagated
 from mirabelle.graph.trace import Program, traced
 from mirabelle.inspection.kinds import kinds_of
-
-_OPERATOR = re.compile(r'"([^"]+)"(?: in (.+))?')  # as the pass over a program says where it was
 
 
 @dataclass(frozen=True)
@@ -38,28 +35,6 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Fixed:
-    """A dimension of a tensor of which nothing, or not everything, can be cut.
-
-    Args:
-        name: of the parameter or buffer.
-        dimension: of it.
-        elements: how many must stay.
-        size: how many there are.
-        reasons: in words.
-    """
-
-    name: str
-    dimension: int
-    elements: int
-    size: int
-    reasons: tuple[str, ...]
-
-    def to_data(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
 class Structure:
     """What of a model can be cut, and what cannot.
 
@@ -70,13 +45,13 @@ class Structure:
     """
 
     groups: tuple[Group, ...]
-    fixed: tuple[Fixed, ...]
+    fixed: tuple[Frozen, ...]
     unknown: Mapping[str, int]
 
     def to_data(self) -> dict[str, Any]:
         return {
             "groups": [group.to_data() for group in self.groups],
-            "frozen": [fixed.to_data() for fixed in self.fixed],
+            "frozen": [asdict(fixed) for fixed in self.fixed],
             "unknown": dict(self.unknown),
         }
 
@@ -87,9 +62,7 @@ class Structure:
             UserError: E112 with what holds the model.
         """
         if not self.groups:
-            reasons = dict.fromkeys(reason for fixed in self.fixed for reason in fixed.reasons)
-            why = f"operators that are not understood hold them: {', '.join(self.unknown)}"
-            why = why if self.unknown else "; ".join(list(reasons)[:2]) or "it has no parameters"
+            why = why_nothing_goes(self.fixed)
             raise UserError("E112", f"no channel, neuron or head can be cut: {why}", "prune single weights: prune.Weights")
 
 
@@ -123,27 +96,6 @@ def structure_of_program(program: Program, flow: Flow, batch: int) -> Structure:
     told = zip(groups, kinds_of(program, flow, groups), costs_of(program, flow, batch), strict=True)
     return Structure(
         tuple(Group(kind, cost) for _, kind, cost in told if cost.parameters or cost.macs),
-        tuple(_fixed(program, frozen) for frozen in frozen_in(program, flow)),
+        tuple(frozen_in(program, flow)),
         dict(flow.unknown),
     )
-
-
-def _fixed(program: Program, frozen: Frozen) -> Fixed:
-    reasons = dict.fromkeys(_in_words(reason, frozen.dimension) for reason in frozen.reasons)
-    size = int(program.tensors[frozen.name].shape[frozen.dimension])
-    return Fixed(frozen.name, frozen.dimension, frozen.elements, size, tuple(reasons) or ("every element is needed",))
-
-
-def _in_words(reason: str, dimension: int) -> str:
-    """A reason of the pass as a person would say it."""
-    found = _OPERATOR.fullmatch(reason)
-    if found is None:
-        return reason
-    name, place = found.groups()
-    if "conv" in name and dimension > 1:
-        return "places of a kernel stay"
-    if name == "embedding" and dimension == 0:
-        return "any row of a table may be looked up"
-    if dimension == 1 and ("conv" in name or name in ("linear", "lstm", "gru")):
-        return f"what {place or 'it'} reads stays whole"
-    return f'operator "{name}"{f" in {place}" if place else ""} needs all of it'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from mirabelle.batch import Batch, Samples, call
 from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
 from mirabelle.graph.trace import Program, name_in_model
 from mirabelle.prune.skipped import Skipped
+from mirabelle.state import copied
 from mirabelle.task import Task
 
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -60,7 +60,7 @@ def blocks_of(model: nn.Module, program: Program, example: Batch) -> list[Block]
 
 def without(model: nn.Module, blocks: Sequence[Block]) -> nn.Module:
     """A copy of the model that skips these layers, its record saying so."""
-    smaller = copy.deepcopy(model)
+    smaller = copied(model)
     for block in blocks:
         settings = {"outputs": block.outputs}
         smaller = replace_module(smaller, block.name, Skipped(**settings), "prune.Skipped", settings)

@@ -40,7 +40,8 @@ class Channels:
     those of the whole model.
 
     The cut model is the model's own module where its code follows its widths; where they are written into it, the rewritten
-    program stands for it: without dropout and with its batch statistics fixed, as in eval mode.
+    program stands for it: without dropout and with its batch statistics fixed, as in eval mode, for inputs of the sizes that
+    its code fixes (`len(x)` fixes the batch, `x.shape[0]` does not).
 
     Args:
         sparsity: fraction of the units removed, in [0, 1).

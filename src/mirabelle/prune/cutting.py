@@ -15,7 +15,7 @@ from mirabelle.batch import arguments_of
 from mirabelle.errors import UserError
 from mirabelle.goal import limit_of
 from mirabelle.graph.costs import Product, counted, mac_products, parameter_products, polynomial_of
-from mirabelle.graph.groups import AxisGroup, groups_of
+from mirabelle.graph.groups import AxisGroup, frozen_in, groups_of, why_nothing_goes
 from mirabelle.graph.interpret import kept_without
 from mirabelle.graph.propagate import propagated
 from mirabelle.graph.surgery import cut
@@ -59,9 +59,9 @@ class Cutting:
         meant = [group for group in found if not step.targets or matches(group.members[0].name, step.targets)]
         free = [group for group in meant if not any(matches(member.name, step.ignore) for member in group.members)]
         if not free:
-            unknown = ", ".join(self._flow.unknown)
-            why = f"operators that are not understood hold them: {unknown}" if unknown else "`ignore` or the model leaves none"
-            raise UserError("E112", f"no channel, neuron or head can be cut: {why}", "shorten `ignore`, or use prune.Weights")
+            why = "`ignore` leaves none" if meant else why_nothing_goes(frozen_in(self._program, self._flow))
+            remedy = "shorten `ignore`" if meant else "prune single weights: prune.Weights"
+            raise UserError("E112", f"no channel, neuron or head can be cut: {why}", remedy)
         self.groups, self._rankings = self._ranked(free)
         self._tied = self._tied_groups()
         self._item_of = [next(n for n, (tied, _) in enumerate(self._tied) if k in tied) for k in range(len(self.groups))]

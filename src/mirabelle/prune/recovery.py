@@ -7,7 +7,6 @@ then. What the pass holds in memory is what the model holds for a batch of all t
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from mirabelle.architecture import architecture_of, indices_of
 from mirabelle.batch import Batch, Inputs, Samples, call, map_tensors, tensors_of
 from mirabelle.errors import UserError
 from mirabelle.prune.unfolding import Unfolding, moments, unfolding_of
+from mirabelle.state import copied
 
 if TYPE_CHECKING:
     from mirabelle.prune.channels import Recover
@@ -71,7 +71,7 @@ def reestimate_batch_norm(model: nn.Module, inputs: Iterable[Inputs | Batch]) ->
     Source: Ioffe, Szegedy 2015, arXiv:1502.03167 (statistics over the data, once the weights are fixed); Li, Wu, Su, Wang
     2020, arXiv:2007.02491 (estimated again after pruning).
     """
-    recovered = copy.deepcopy(model)
+    recovered = copied(model)
     if (why := _rewritten(model)) is not None:
         return Recovery(recovered, left=why)
     norms: dict[str, Any] = {name: module for name, module in recovered.named_modules() if _has_statistics(module)}
@@ -144,7 +144,7 @@ def reconstruct(
     """
     if not ridge > 0:
         raise UserError("E110", f"ridge is {ridge}; it must be above 0", "1e-3 is a good value")
-    recovered = copy.deepcopy(smaller)
+    recovered = copied(smaller)
     if (why := _rewritten(smaller)) is not None:
         return Recovery(recovered, left=why)
     given = joined(inputs)

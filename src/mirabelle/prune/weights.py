@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -11,6 +10,7 @@ from mirabelle.plain import Fraction, Patterns, Positive, record
 from mirabelle.schedules import ScheduleField
 from mirabelle.scores import Magnitude
 from mirabelle.scores.score import ScoreField
+from mirabelle.state import copied
 from mirabelle.step import Control, Preview, Stage
 from mirabelle.training import Training
 
@@ -110,7 +110,7 @@ class Weights:
         return self.finish(self.prepare(model, task, run))
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return copy.deepcopy(model) if self.needs_training else self._pruned(model, task, run)
+        return copied(model) if self.needs_training else self._pruned(model, task, run)
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         pruned = self._pruned(model, task, run, most_samples=_PREVIEWED)
@@ -121,7 +121,7 @@ class Weights:
         from mirabelle.prune.pruning import Pruning, weights_to_prune
         from mirabelle.scores.evidence import evidence_for
 
-        model = copy.deepcopy(model)
+        model = copied(model)
         names = weights_to_prune(self, model)
         evidence = evidence_for(self.score, model, task, names, most_samples=most_samples, seed=run.seed_for("score"))
         Pruning(self, model, evidence).prune(model, self.amount)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, ClassVar
 
 from mirabelle.plain import Patterns, record
 from mirabelle.quantize.static import Bits, left_in_floating_point, quantized_in_words
+from mirabelle.state import copied
 from mirabelle.step import Preview, Stage
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Dynamic:
         from mirabelle.quantize.layers import LINEAR, DynamicLayer
 
         del task
-        model = copy.deepcopy(model).eval()
+        model = copied(model).eval()
         chosen = selected_modules(model, LINEAR, self.targets, self.ignore)
         for name, dense in chosen.items():
             layer = DynamicLayer.quantized(dense, self.weight_bits)

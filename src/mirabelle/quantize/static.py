@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -10,6 +9,7 @@ from pydantic import Field
 
 from mirabelle.errors import UserError
 from mirabelle.plain import Count, Patterns, record
+from mirabelle.state import copied
 from mirabelle.step import Preview, Stage
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Static:
         from mirabelle.patterns import selected_modules
         from mirabelle.quantize.layers import LINEAR_AND_CONVOLUTION, StaticLayer
 
-        model = copy.deepcopy(model).eval()
+        model = copied(model).eval()
         chosen = selected_modules(model, LINEAR_AND_CONVOLUTION, self.targets, self.ignore)
         chosen = {name: module for name, module in chosen.items() if getattr(module, "padding_mode", "zeros") == "zeros"}
         ranges = input_ranges(model, chosen, self._batches(task, run), self.calibration, self.percentile)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from mirabelle.batch import Samples, call
 from mirabelle.errors import UserError
 from mirabelle.scores.inputs import Moments, columns_of, multiplies_inputs
 from mirabelle.scores.score import Evidence, Score, covered
+from mirabelle.state import copied
 
 if TYPE_CHECKING:
     from mirabelle.task import Task
@@ -64,7 +64,7 @@ def evidence_for(
     if part is not None:
         own = drawn.at(torch.arange(part, len(drawn), score.parts) if part < len(drawn) else torch.tensor([0]))
         drawn = Samples(own.inputs, own.targets)
-    model = copy.deepcopy(model).eval()
+    model = copied(model).eval()
     found: dict[str, dict[str, Tensor]] = {name: {} for name in chosen}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from mirabelle.batch import Batch, Inputs, call, map_tensors, tensors_of
 from mirabelle.errors import is_out_of_memory
+from mirabelle.state import copied
 
 _IMAGE_DIMENSIONS = 4
 _GAIN = 1.1  # a change from plain float32 must pay at least this much
@@ -79,7 +79,7 @@ def _seconds_if_it_runs(
 
 
 def _step_seconds(model: nn.Module, batch: Batch, loss: Callable[[Tensor, Tensor], Tensor], execution: Execution) -> float:
-    model = execution.laid_out(copy.deepcopy(model)).train()
+    model = execution.laid_out(copied(model)).train()
     times: list[float] = []
     begin = time.perf_counter()
     for _ in range(_STEPS):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Sequence
 
+import numpy as np
+from torch import fx
+
 from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
-from mirabelle.graph.flow import Axes, Flow, Place, Results
+from mirabelle.graph.flow import Axes, Flow, Place, Results, broadcast, dimension_of
 from mirabelle.graph.units import Axis, product
 
 
@@ -85,11 +89,8 @@ def _batches(flow: Flow, one: Sequence[Axis], other: Sequence[Axis], mine: Seque
 
 def einsum(flow: Flow, call: Call) -> Results:
     """Dimensions of one letter are one; letters that do not come out are summed over."""
-    equation, nodes = str(call["equation"]).replace(" ", ""), list(call["tensors"])
-    inputs, _, output = equation.partition("->")
-    terms = inputs.split(",")
-    if "." in equation or "->" not in equation:
-        return flow.freeze_all(call)
+    nodes: list[fx.Node] = list(call["tensors"])
+    terms, output = _letters(str(call["equation"]), [len(flow.of(node)) for node in nodes])
     axes: dict[str, Axis] = {}
     sizes: dict[str, int] = {}
     for term, node in zip(terms, nodes, strict=True):
@@ -104,6 +105,24 @@ def einsum(flow: Flow, call: Call) -> Results:
                 place: Place = ("tensors", position)
                 flow.mask(call, place, dimension, axes[letter])
     return tuple(flow.units.resolve(axes[letter]) for letter in output)
+
+
+def _letters(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
+    """The letters of each operand and of the result, with one for every dimension that dots stand for.
+
+    Example:
+        >>> _letters("...i, ij", [3, 2])
+        (['abi', 'ij'], 'abj')
+    """
+    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    terms = inputs.split(",")
+    counts = [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)]
+    spare = "".join(letter for letter in string.ascii_letters if letter not in equation)[: max(counts)]
+    if not arrow:
+        named = inputs.replace(".", "").replace(",", "")
+        output = "..." + "".join(letter for letter in sorted(set(named)) if named.count(letter) == 1)
+    filled = [term.replace("...", spare[len(spare) - count :]) for term, count in zip(terms, counts, strict=True)]
+    return filled, output.replace("...", spare)
 
 
 def bilinear(flow: Flow, call: Call) -> Results:
@@ -133,6 +152,22 @@ def distances(flow: Flow, call: Call) -> Results:
     sizes = [list(sizes_of(value_of(call[name])))[:-2] for name in ("x1", "x2")]
     batch = _batches(flow, one[:-2], other[:-2], *sizes)
     return tuple(flow.units.resolve(axis) for axis in (*batch, one[-2], other[-2]))
+
+
+def cosine(flow: Flow, call: Call) -> Results:
+    """Σᵢ xᵢ · yᵢ / (‖x‖ · ‖y‖) along one dimension; the others broadcast."""
+    nodes = {name: call[name] for name in ("x1", "x2")}
+    sizes = {name: sizes_of(value_of(node)) for name, node in nodes.items()}
+    whole = np.broadcast_shapes(*sizes.values())
+    axes = list(broadcast(flow, list(nodes.values()), whole))
+    d = dimension_of(int(call["dim"]), len(whole))
+    for name, node in nodes.items():
+        own = d - len(whole) + len(sizes[name])
+        if own < 0 or sizes[name][own] != whole[d]:  # a number repeated: its norm is that of the whole width
+            flow.freeze([axes[d]])
+        else:
+            flow.mask(call, name, own, flow.of(node)[own])
+    return tuple(flow.units.resolve(axis) for k, axis in enumerate(axes) if k != d)
 
 
 def attention(flow: Flow, call: Call) -> Results:

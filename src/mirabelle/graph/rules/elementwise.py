@@ -14,7 +14,7 @@ NAMES = (
     "randn_like", "type_as", "gelu", "silu", "hardtanh", "hardswish", "hardsigmoid", "elu", "celu", "selu", "mish",
     "softplus", "rrelu", "rrelu_with_noise", "lerp", "addcmul", "addcdiv", "nan_to_num", "clamp", "clip", "float_power",
     "__and__", "__or__", "__xor__", "logical_and", "logical_or", "fake_quantize_per_tensor_affine", "bernoulli",
-    "alpha_dropout", "native_dropout", "square", "isfinite", "isnan", "isinf", "softsign", "_softmax_backward_data",
+    "alpha_dropout", "square", "isfinite", "isnan", "isinf", "softsign", "_softmax_backward_data",
     "log_sigmoid", "logsigmoid", "tanhshrink", "relu6", "hardshrink", "softshrink", "threshold", "_conj", "imag", "real",
     "multiply", "divide", "true_divide", "subtract", "absolute", "negative", "conj", "resolve_conj", "resolve_neg", "greater",
     "greater_equal", "less", "less_equal", "not_equal", "fix", "floor_divide", "complex", "polar",
@@ -66,6 +66,12 @@ def triangle(flow: Flow, call: Call) -> Results:
     else:
         flow.freeze(axes[-2:])
     return tuple(flow.units.resolve(axis) for axis in axes)
+
+
+def dropped(flow: Flow, call: Call) -> Results:
+    """Dropout that is never off: what stays, and which it was."""
+    axes = flow.of(call["input"])
+    return [axes, axes]
 
 
 def as_real(flow: Flow, call: Call) -> Results:

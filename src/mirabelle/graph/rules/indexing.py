@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, fx
 
@@ -51,10 +53,17 @@ def index(flow: Flow, call: Call) -> Results:
 
 
 def index_put(flow: Flow, call: Call) -> Results:
-    """x[i] = values: the first dimensions, which are indexed, stay whole; those that follow are one with the values'."""
+    """x[i] = values: the first dimensions, which are indexed, stay whole; those that follow are one with the values'.
+
+    x[x < 0] = 1 works element by element.
+    """
     axes, values, indices = flow.of(call["self"]), flow.of(call["values"]), list(call["indices"])
     sizes, given = sizes_of(value_of(call["self"])), sizes_of(value_of(call["values"]))
     count = len(indices)
+    if count == 1 and _masks_by_one_number(call):
+        for own, other in zip(axes, flow.of(indices[0]), strict=False):
+            flow.unify(own, other)
+        return tuple(flow.units.resolve(axis) for axis in axes)
     if any(node is None or "bool" in str(value_of(node).dtype) for node in indices):
         return flow.freeze_all(call)
     flow.freeze(axes[:count])
@@ -67,6 +76,39 @@ def index_put(flow: Flow, call: Call) -> Results:
             flow.unify(axes[-k], values[-k])
         else:
             flow.freeze([axes[-k], values[-k]])
+    return tuple(flow.units.resolve(axis) for axis in axes)
+
+
+def _masks_by_one_number(call: Call) -> bool:
+    """Whether elements are chosen by a truth value each, and all become the same number."""
+    (mask,) = call["indices"]
+    return mask is not None and value_of(mask).dtype is torch.bool and math.prod(sizes_of(value_of(call["values"]))) == 1
+
+
+def scatter(flow: Flow, call: Call) -> Results:
+    """Elements are put along one dimension where an index of the same rank says; that dimension stays, here and there."""
+    nodes = [call[name] for name in ("self", "index", "src") if is_tensor(call.get(name))]
+    parts = [(flow.of(node), sizes_of(value_of(node))) for node in nodes]
+    axes, sizes = parts[0]
+    d = dimension_of(int(call["dim"]), len(axes))
+    for other, _ in parts:
+        for k in range(len(axes)):
+            if k == d or any(size[k] != sizes[k] for _, size in parts):
+                flow.freeze([axes[k], other[k]])
+            else:
+                flow.unify(axes[k], other[k])
+    return tuple(flow.units.resolve(axis) for axis in axes)
+
+
+def index_add(flow: Flow, call: Call) -> Results:
+    """As `scatter`, with one index for all."""
+    axes = flow.of(call["self"])
+    d = dimension_of(int(call["dim"]), len(axes))
+    for k, (own, other) in enumerate(zip(axes, flow.of(call["source"]), strict=True)):
+        if k == d:
+            flow.freeze([own, other, *flow.of(call["index"])])
+        else:
+            flow.unify(own, other)
     return tuple(flow.units.resolve(axis) for axis in axes)
 
 

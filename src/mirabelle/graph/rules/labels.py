@@ -147,7 +147,8 @@ def _viewed(sizes: Sequence[int], dimension: int, out: Sequence[int]) -> Tensor:
 
 def _read(flow: Flow, axis: Array, labels: Tensor, found: list[list[Array]]) -> None:
     """Write down, for each dimension of a result, the rows of the axis that run along it."""
-    if labels.numel() == 0:
+    if labels.numel() == 0:  # nothing is left in which a width could be read
+        flow.freeze([axis])
         return
     varying = [d for d in range(labels.ndim) if varies(labels, d)]
     for d in reversed(range(labels.ndim)):

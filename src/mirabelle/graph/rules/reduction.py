@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
 from mirabelle.graph.flow import Axes, Flow, Results, dimension_of
+from mirabelle.graph.rules.elementwise import elementwise
 
 SUMS = ("sum", "linalg_vector_norm", "norm", "count_nonzero", "frobenius_norm", "nansum")
 MEANS = ("mean", "var", "std", "var_mean", "std_mean")
@@ -21,6 +22,8 @@ TRANSFORMS = tuple(f"fft_{kind}{n}" for kind in ("fft", "ifft", "rfft", "irfft",
 
 def reduced(flow: Flow, call: Call) -> Results:
     """Dimensions that are reduced are gone, or of size 1; the others pass."""
+    if is_tensor(call.get("other")):  # the larger of two
+        return elementwise(flow, call)
     node = call["self"] if is_tensor(call.get("self")) else call["input"]
     axes, name = list(flow.of(node)), "self" if is_tensor(call.get("self")) else "input"
     dimensions = _dimensions(call, len(axes))

@@ -30,3 +30,15 @@ def spatial(flow: Flow, call: Call) -> Results:
     if isinstance(value, (list, tuple)):
         return [passed if isinstance(part, Tensor) else () for part in value]
     return passed if len(sizes_of(value)) == len(passed) else flow.freeze_all(call)
+
+
+def unpooled(flow: Flow, call: Call) -> Results:
+    """Maxima go back to the places where they were found, channel by channel; places stay."""
+    axes, found = flow.of(call["self"]), flow.of(call["indices"])
+    count = 2 if "2d" in call.name else 3
+    for d, (own, other) in enumerate(zip(axes, found, strict=True)):
+        if d < len(axes) - count:
+            flow.unify(own, other)
+        else:
+            flow.freeze([own, other])
+    return (*(flow.units.resolve(axis) for axis in axes[: len(axes) - count]), *[None] * count)

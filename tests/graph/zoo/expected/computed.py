@@ -27,4 +27,14 @@ COMPUTED: dict[str, tuple[Group, ...]] = {
         cut(6, rows("primary"), "votes:2"),
         cut(8, "votes:3"),
     ),
+    "dotted_einsum": (
+        cut(4, rows("query key value"), "mix:0"),
+        cut(6, rows("query key")),
+        cut(6, rows("value"), "mix:0"),
+        cut(16, "mix:1", columns("head")),
+    ),
+    "larger_of_two": (cut(12, rows("fc1"), columns("fc2")), cut(16, rows("fc2"), columns("head"))),
+    "chosen_by_truth": (cut(12, rows("fc1"), columns("fc2")), cut(16, rows("fc2"), columns("head"))),
+    "messages": (cut(12, rows("fc1"), columns("fc2")), cut(16, rows("fc2"), columns("head"))),
+    "angle_to_prototypes": (cut(20, rows("fc1"), columns("fc2")), cut(16, rows("fc2"), "prototypes:1")),
 }

@@ -56,6 +56,8 @@ PITFALLS = {
         cut(3, rows("conv1"), columns("grouped")),
         cut(6, rows("grouped"), columns("head")),
     ),
+    "unpooled": (cut(12, rows("conv1 conv3"), columns("conv2 head")), cut(16, rows("conv2"), columns("conv3"))),
+    "groups_of_groups": (cut(4, rows("grouped2"), columns("head")),),  # within each of six groups
     "transposed_group_conv": (
         cut(4, rows("conv1 grouped"), columns("head")),
         cut(4, rows("conv1"), filters("grouped")),

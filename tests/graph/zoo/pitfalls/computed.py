@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zoo.architecture import Architecture, arguments, floats
+from zoo.architecture import Architecture, arguments, floats, integers
 
-from .common import IMAGES, SEQUENCES, split_heads
+from .common import IMAGES, SEQUENCES, VECTORS, split_heads
 
 
 class KernelsPerSample(nn.Module):
@@ -161,6 +161,74 @@ class Capsules(nn.Module):
         return outputs.norm(dim=-1)
 
 
+class DottedEinsum(nn.Module):
+    """Attention by einsum with dots, and a product whose result is left unsaid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(9, 24), nn.Linear(9, 24), nn.Linear(9, 24)
+        self.mix, self.head = nn.Parameter(torch.zeros(24, 16)), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        query, key, value = (split_heads(layer(x), 4) for layer in (self.query, self.key, self.value))
+        weights = torch.einsum("...id,...jd->...ij", query, key).softmax(-1)
+        read = torch.einsum("...ij,...jd->...id", weights, value)
+        return self.head(torch.einsum("...c, co", read.transpose(1, 2).flatten(2), self.mix))
+
+
+class LargerOfTwo(nn.Module):
+    """The larger of two halves, element by element."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.head = nn.Linear(9, 24), nn.Linear(12, 16), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one, other = self.fc1(x).chunk(2, -1)
+        return self.head(F.relu(self.fc2(torch.max(one, other))))
+
+
+class ChosenByTruth(nn.Module):
+    """What is below zero becomes one number, in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.head = nn.Linear(9, 12), nn.Linear(12, 16), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.fc1(x).clone()
+        x[x < 0] = 0.1
+        x = self.fc2(x)
+        x[x.sum(-1) < 0] = 0.2  # whole samples
+        return self.head(x)
+
+
+class Messages(nn.Module):
+    """A graph given by its edges: features of nodes are sent along them and added up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.head = nn.Linear(9, 12), nn.Linear(12, 16), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+        start, end = edges[0], edges[1]
+        x = F.relu(self.fc1(x))
+        x = F.relu(self.fc2(torch.zeros_like(x).index_add(0, end, x[start])))
+        sent = torch.zeros_like(x).scatter_reduce(0, end[:, None].expand(-1, 16), x[start], "amax")
+        return self.head(x + sent + torch.zeros_like(x).scatter_add(0, end[:, None].expand(-1, 16), x[start]))
+
+
+class AngleToPrototypes(nn.Module):
+    """The cosine of the angle to each of five prototypes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.prototypes = nn.Linear(9, 20), nn.Linear(20, 16), nn.Parameter(torch.zeros(5, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.cosine_similarity(self.fc2(F.relu(self.fc1(x)))[..., None, :], self.prototypes, dim=-1)
+
+
 VIDEO = arguments(floats(2, 3, 3, 13, 11))
 
 ARCHITECTURES = (
@@ -174,4 +242,9 @@ ARCHITECTURES = (
     Architecture("spectrum", "pitfall", Spectrum, SEQUENCES),
     Architecture("distances", "pitfall", Distances, SEQUENCES),
     Architecture("capsules", "pitfall", Capsules, IMAGES),
+    Architecture("dotted_einsum", "pitfall", DottedEinsum, SEQUENCES),
+    Architecture("larger_of_two", "pitfall", LargerOfTwo, VECTORS),
+    Architecture("chosen_by_truth", "pitfall", ChosenByTruth, VECTORS),
+    Architecture("messages", "pitfall", Messages, arguments(floats(13, 9), integers(13, 2, 29))),
+    Architecture("angle_to_prototypes", "pitfall", AngleToPrototypes, SEQUENCES),
 )

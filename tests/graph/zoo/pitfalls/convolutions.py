@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zoo.architecture import Architecture
+from zoo.architecture import Architecture, arguments, floats
 
 from .common import IMAGES
 
@@ -132,6 +132,33 @@ class ConvWithoutBias(nn.Module):
         return self.head(F.relu(self.conv2(F.relu(self.conv1(x)))).mean((2, 3)))
 
 
+class GroupsOfGroups(nn.Module):
+    """Three groups and then six, a norm over three between them: what is tied to one unit is all or nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grouped1, self.grouped2 = nn.Conv2d(6, 12, 3, groups=3), nn.Conv2d(12, 24, 3, groups=6)
+        self.norm, self.head = nn.GroupNorm(3, 12), nn.Conv2d(24, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(F.relu(self.grouped2(F.relu(self.norm(self.grouped1(x))))))
+
+
+class Unpooled(nn.Module):
+    """Maxima that go back to where they were found tie the channels of two layers that share no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 16, 3, padding=1)
+        self.conv3, self.head = nn.Conv2d(16, 12, 3, padding=1), nn.Conv2d(12, 5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv1(x)
+        pooled, places = F.max_pool2d(x, 2, return_indices=True)
+        y = self.conv3(F.relu(self.conv2(pooled)))
+        return self.head(F.max_unpool2d(y, places, 2, output_size=x.shape[2:]))
+
+
 ARCHITECTURES = (
     Architecture("group_conv", "pitfall", GroupConv, IMAGES),
     Architecture("transposed_group_conv", "pitfall", TransposedGroupConv, IMAGES),
@@ -140,6 +167,8 @@ ARCHITECTURES = (
     Architecture("pixel_shuffle", "pitfall", PixelShuffle, IMAGES),
     Architecture("pixel_unshuffle", "pitfall", PixelUnshuffle, IMAGES),
     Architecture("depthwise_multiplier", "pitfall", DepthwiseMultiplier, IMAGES),
+    Architecture("unpooled", "pitfall", Unpooled, IMAGES),
+    Architecture("groups_of_groups", "pitfall", GroupsOfGroups, arguments(floats(2, 6, 11, 13))),
     Architecture("square_groups", "pitfall", SquareGroups, IMAGES),
     Architecture("single_output_channel", "pitfall", SingleOutputChannel, IMAGES),
     Architecture("conv_without_bias", "pitfall", ConvWithoutBias, IMAGES),
