@@ -1,11 +1,12 @@
-"""The teacher's outputs: computed once for the training data and kept on disk, or live where no sample is met twice."""
+"""What the teacher gives: computed once for the training data and kept on disk, or live where no sample is met twice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from mirabelle import files
 from mirabelle.batch import Batch, Samples, Stream, call
 from mirabelle.errors import UserError
+from mirabelle.features import Taps
 from mirabelle.run import Run
 from mirabelle.state import copied, fingerprint
 
@@ -20,96 +22,142 @@ if TYPE_CHECKING:
     from mirabelle.augmentation import Augmentation
     from mirabelle.training.execution import Execution
 
-Teacher = Callable[[Batch], Tensor]
 _BATCH = 500
+_KEPT = 512 * 1024**2  # bytes of features that are held in memory; above, the teacher runs with every batch
 
 
-def teacher_outputs(
+@dataclass(frozen=True)
+class Guidance:
+    """What a teacher gives for a batch, without gradient: its outputs, and what the layers give that are asked for."""
+
+    outputs: Tensor
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+Teacher: TypeAlias = Callable[[Batch], Guidance]
+
+
+def guidance(
     teacher: nn.Module,
     data: Samples | Stream,
     run: Run,
     *,
+    layers: Sequence[str] = (),
     augment: Augmentation | None = None,
     execution: Execution | None = None,
 ) -> Teacher:
-    """A function from a batch of `data` to the teacher's outputs for it, without gradient.
+    """A function from a batch of `data` to what the teacher gives for it.
 
-    For `Samples` all outputs are computed once, in float32, held in memory and kept under `teacher/` in the run's folder,
-    named by a digest of the teacher and the data, so that another teacher or other data never meets them. For a `Stream`
-    the teacher runs with every batch. Augmented samples are seen in the training's own precision and layout: with every
-    batch, or, where their views recur, once a view.
+    For `Samples` all of it is computed once, in float32, held in memory and kept under `teacher/` in the run's folder,
+    named by a digest of the teacher, the layers and the data, so that another teacher or other data never meet them. For a
+    `Stream` the teacher runs with every batch. Augmented samples are seen in the training's own precision and layout: with
+    every batch, or, where their views recur, once a view. Features of more than 512 MiB are not kept.
 
     Args:
         teacher: is put into eval mode.
         data: that are trained on.
         run: takes the cache and is told of it.
+        layers: whose features are asked for, as `Taps` name them.
         augment: how samples are changed.
         execution: how the model that is trained runs; needed where samples are augmented.
+
+    Raises:
+        UserError: E112 when the teacher has no layer of a name.
     """
     teacher = teacher.eval()
+    why = ""
     if isinstance(data, Stream):
-        run.event("teacher", cached=False, why="the loader shuffles itself, so its samples cannot be told apart")
-        return lambda batch: _outputs(teacher, batch)
-    if augment is not None and augment.views is None:
-        run.event("teacher", cached=False, why="the samples are augmented, so none is met twice")
-        return _alongside(teacher, execution)
-    return _Kept(teacher, data, run, augment, execution)
+        why = "the loader shuffles itself, so its samples cannot be told apart"
+    elif augment is not None and augment.views is None:
+        why = "the samples are augmented, so none is met twice"
+    elif layers and (size := _bytes_of_features(teacher, data, layers)) > _KEPT:
+        why = f"the features that are asked for take {size / 1024**2:,.0f} MiB"
+    if not why:
+        assert isinstance(data, Samples), "streams have been told apart"
+        return _Kept(teacher, data, run, layers=layers, augment=augment, execution=execution)
+    run.event("teacher", cached=False, why=why)
+    return _asked(teacher, layers, None if isinstance(data, Stream) else execution)
 
 
 class _Kept:
-    """A teacher's outputs for the samples as they lie, or for each of their views."""
+    """What a teacher gives for the samples as they lie, or for each of their views."""
 
     def __init__(
-        self, teacher: nn.Module, data: Samples, run: Run, augment: Augmentation | None, execution: Execution | None
+        self,
+        teacher: nn.Module,
+        data: Samples,
+        run: Run,
+        *,
+        layers: Sequence[str],
+        augment: Augmentation | None,
+        execution: Execution | None,
     ) -> None:
         self._data, self._run, self._augment = data, run, augment
-        self._taught: Teacher = partial(_outputs, teacher) if augment is None else _alongside(teacher, execution)
+        self._teach = _asked(teacher, layers, None if augment is None else execution)
         manner = "" if augment is None else f" {augment} {execution}"
-        self._key = f"{fingerprint(teacher)} {data.digest()}{manner}"
-        self._outputs: dict[int, Tensor] = {} if augment is not None else {0: self._of(0)}
+        self._key = f"{fingerprint(teacher)} {data.digest()}{manner}{''.join(f' {layer}' for layer in layers)}"
+        self._given: dict[int, Guidance] = {} if augment is not None else {0: self._of(0)}
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: Batch) -> Guidance:
         assert batch.index is not None, "a batch of samples has its index"
-        if batch.view not in self._outputs:
-            self._outputs[batch.view] = self._of(batch.view)
-        return self._outputs[batch.view][batch.index]
+        if batch.view not in self._given:
+            self._given[batch.view] = self._of(batch.view)
+        kept, index = self._given[batch.view], batch.index
+        return Guidance(kept.outputs[index], {name: tensor[index] for name, tensor in kept.features.items()})
 
-    def _of(self, view: int) -> Tensor:
+    def _of(self, view: int) -> Guidance:
         key = files.digest(self._key.encode(), f"view {view}".encode())
         path = self._run.journal.folder / "teacher" / f"{key}.safetensors"
         if path.is_file():
-            return files.read_tensors(path)[0]["outputs"]
+            kept = files.read_tensors(path)[0]
+            return Guidance(kept.pop("outputs"), {name.removeprefix("features."): tensor for name, tensor in kept.items()})
         batches = self._data.batches(_BATCH)
         if self._augment is not None:
             batches = (self._augment.seen(batch, view) for batch in batches)
-        outputs = torch.cat([self._taught(batch) for batch in batches])
-        _keep(path, outputs, self._run)
-        return outputs
+        parts = [self._teach(batch) for batch in batches]
+        names = list(parts[0].features)
+        given = Guidance(
+            torch.cat([part.outputs for part in parts]),
+            {name: torch.cat([part.features[name] for part in parts]) for name in names},
+        )
+        _keep(path, given, self._run)
+        return given
 
 
-def _alongside(teacher: nn.Module, execution: Execution | None) -> Teacher:
-    """A copy of the teacher that runs as the model that is trained."""
-    assert execution is not None, "a training runs in some way"
-    guide = execution.laid_out(copied(teacher))
+def _asked(teacher: nn.Module, layers: Sequence[str], execution: Execution | None) -> Teacher:
+    """A teacher that is run: as it is, or a copy of it that runs as the model that is trained."""
+    guide = teacher if execution is None else execution.laid_out(copied(teacher))
 
-    def outputs(batch: Batch) -> Tensor:
-        with torch.inference_mode(), execution.autocast():
-            found: Tensor = call(guide, execution.inputs(batch.inputs))
-        return found.to(torch.float32, copy=True)  # made outside of inference mode, it may be saved for the gradient
+    def given(batch: Batch) -> Guidance:
+        with torch.inference_mode(), Taps(guide, layers) as taps:
+            if execution is None:
+                outputs = call(guide, batch.inputs)
+            else:
+                with execution.autocast():
+                    outputs = call(guide, execution.inputs(batch.inputs))
+            features = taps.taken()
+        # Made outside of inference mode, a copy may be saved for the gradient.
+        return Guidance(_copy(outputs), {name: _copy(tensor) for name, tensor in features.items()})
 
-    return outputs
+    return given
 
 
-def _outputs(teacher: nn.Module, batch: Batch) -> Tensor:
-    with torch.inference_mode():
-        outputs: Tensor = call(teacher, batch.inputs)
-    return outputs.clone()
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor.clone()
 
 
-def _keep(path: Path, outputs: Tensor, run: Run) -> None:
+def _bytes_of_features(teacher: nn.Module, data: Samples, layers: Sequence[str]) -> int:
+    """Of one view, in float32."""
+    few = data.first(2)
+    features = _asked(teacher, layers, None)(few).features
+    return sum(4 * math.prod(tensor.shape) for tensor in features.values()) // len(few) * len(data)
+
+
+def _keep(path: Path, given: Guidance, run: Run) -> None:
     """Write the cache; a full disk costs a repeat after a kill, not the run."""
     try:
-        files.write_tensors(path, {"outputs": outputs})
-        run.event("teacher", cached=True, samples=len(outputs))
+        features = {f"features.{name}": tensor for name, tensor in given.features.items()}
+        files.write_tensors(path, {"outputs": given.outputs, **features})
+        run.event("teacher", cached=True, samples=len(given.outputs))
     except UserError as error:
         run.event("teacher", cached=False, why=error.message)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from mirabelle.batch import Batch, Samples, call, map_tensors, tensors_of
 from mirabelle.errors import UserError, at_path, gathered, is_out_of_memory, raise_all
 from mirabelle.goal import Goal
-from mirabelle.objectives import Forward
 from mirabelle.recipe import Recipe
 from mirabelle.run import Run
 from mirabelle.state import copied
@@ -101,10 +100,9 @@ def _try_training(model: nn.Module, task: Task, training: Training | None) -> No
         batch = Batch(map_tensors(batch.inputs, lambda tensor: tensor[:1]), batch.targets[:1])
     _train_mode(model, batch)
     objective = training.objective or default_objective(task)
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         loss = objective.bind(model, task, batch)
-        teacher = Forward(batch, call(task.teacher.eval(), batch.inputs)) if task.teacher is not None else None
-        loss(Forward(batch, call(copied(model).eval(), batch.inputs), teacher))
+        loss(loss.seen(copied(model).eval(), batch, task.teacher.eval() if task.teacher is not None else None))
 
 
 def _train_mode(model: nn.Module, batch: Batch) -> None:

@@ -207,7 +207,7 @@ FAMILY: dict[str, tuple[Formula, Callable[[Array, Array], float], tuple[Tensor, 
     "similarity": (relations.similarity_distance, similarity, WIDER),
     "distance": (relations.distance_relation, distance, WIDER),
     "angle": (relations.angle_relation, angle, WIDER),
-    "token relations": (lambda s, t: relations.relation_divergence(s, t, 2), token_relations, TOKENS),
+    "token relations": (lambda s, t: relations.relation_divergence((s, s), (t, t), 2), token_relations, TOKENS),
     "pyramid": (relations.pyramid_distance, pyramid, MAPS),
     "contrast": (lambda s, t: relations.contrastive_estimate(s[:, 0], (s + 0 * t)[:, 1:], 50), contrast, LOGITS),
 }

@@ -10,6 +10,7 @@ from mirabelle import Task, objectives
 from mirabelle.batch import Batch
 from mirabelle.errors import UserError
 from mirabelle.objectives import L1, L2, Forward, Objective, SoftTargets, TaskLoss, Term
+from students import pair_for
 
 TERMS = [
     getattr(objectives, name)
@@ -28,18 +29,16 @@ def test_the_door_has_terms() -> None:
 
 
 @pytest.mark.parametrize("kind", TERMS, ids=lambda kind: kind.__name__)
-def test_every_term_gives_a_finite_scalar_with_a_gradient(kind: type[Term], mlp: nn.Module, blobs: Task) -> None:
-    task = blobs.with_teacher(mlp)
-    bound = kind().bind(mlp, task, task.example())
-    teacher = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
-    value = bound(forward(mlp, task, teacher))
+def test_every_term_gives_a_finite_scalar_with_a_gradient(kind: type[Term], images: Task) -> None:
+    student, task = pair_for(kind, images)
+    bound = (1.0 * kind()).bind(student, task, task.example())
+    value = bound(bound.seen(student, task.train.first(16), task.teacher))
     assert value.shape == ()
     value.backward()
-    gradients = [parameter.grad for parameter in mlp.parameters() if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
     assert any(float(gradient.abs().sum()) > 0 for gradient in gradients)
     assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
-    model_parameters = set(mlp.parameters())
-    assert not model_parameters & set(bound.parameters()), "a term must not own the model's parameters"
+    assert not set(student.parameters()) & set(bound.parameters()), "a term must not own the model's parameters"
 
 
 @pytest.mark.parametrize("kind", TERMS, ids=lambda kind: kind.__name__)

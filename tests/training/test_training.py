@@ -18,7 +18,7 @@ from mirabelle.architecture import Architecture, attach
 from mirabelle.errors import UserError
 from mirabelle.objectives import L1, SoftTargets, TaskLoss
 from mirabelle.state import fingerprint
-from mirabelle.teacher import teacher_outputs
+from mirabelle.teacher import guidance
 from mirabelle.training import Execution, Joint, evaluate, fastest_execution, fit
 from mirabelle.training.checkpoint import Checkpoint
 
@@ -132,10 +132,10 @@ def test_the_cache_is_not_used_for_another_teacher_or_other_data(mlp: nn.Module,
 
 
 def test_cached_and_live_teachers_give_the_same_gradient(mlp: nn.Module, blobs: Task, run: Run) -> None:
-    look_up = teacher_outputs(mlp, blobs.train, run)
+    look_up = guidance(mlp, blobs.train, run)
     batch = blobs.train.at(torch.tensor([7, 3, 250]))
     with torch.no_grad():
-        assert torch.allclose(look_up(batch), mlp(batch.inputs), atol=1e-6)
+        assert torch.allclose(look_up(batch).outputs, mlp(batch.inputs), atol=1e-6)
 
 
 def test_a_shuffling_loader_trains_too(mlp: nn.Module, blobs: Task, run: Run) -> None:
@@ -173,20 +173,20 @@ def test_views_that_recur_are_taught_once(images: Task, run: Run) -> None:
     fit(model, task, training, run)
     assert sum(counted) == 2 * len(task.train), "five epochs see two views, each of them computed once"
     assert len(list((run.folder / "teacher").iterdir())) == 2
-    given = teacher_outputs(teacher, task.train, run, augment=augment, execution=Execution("float32", channels_last=False))
+    given = guidance(teacher, task.train, run, augment=augment, execution=Execution("float32", channels_last=False))
     batch = augment(task.train.at(torch.tensor([7, 3, 50])), 3)
     with torch.no_grad():
-        torch.testing.assert_close(given(batch), teacher.eval()(batch.inputs), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(given(batch).outputs, teacher.eval()(batch.inputs), atol=1e-5, rtol=1e-5)
     assert augment(batch, 3).view == augment(batch, 1).view != augment(batch, 2).view
 
 
 def test_a_live_teacher_gives_its_own_outputs_in_float32(images: Task, run: Run) -> None:
     teacher = dropout_net()
-    given = teacher_outputs(
+    given = guidance(
         teacher, images.train, run, augment=Augmentation(crop=1), execution=Execution("bfloat16", channels_last=True)
     )
     batch = images.train.first(5)
-    outputs = given(batch)
+    outputs = given(batch).outputs
     assert outputs.dtype == torch.float32
     assert not outputs.is_inference()
     with torch.no_grad():

@@ -110,26 +110,26 @@ def angle_relation(student: Tensor, teacher: Tensor) -> Tensor:
     return F.smooth_l1_loss(cosines(student)[distinct], cosines(teacher)[distinct])
 
 
-def relation_divergence(student: Tensor, teacher: Tensor, heads: int) -> Tensor:
-    """How differently tokens relate: softmax(F·Fᵀ / √d) of each relation head, teacher's against student's.
+def relation_divergence(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], heads: int) -> Tensor:
+    """How differently tokens relate: softmax(A·Bᵀ / √d) of each relation head, teacher's against student's.
 
-    L = mean over samples, heads and tokens of KL(softmax(t·tᵀ / √d_t) ‖ softmax(s·sᵀ / √d_s))
+    L = mean over samples, heads and tokens of KL(softmax(a_t·b_tᵀ / √d_t) ‖ softmax(a_s·b_sᵀ / √d_s))
 
-    For the queries, keys or values of one layer; widths and numbers of attention heads may differ, since both are cut anew into
-    `heads` relation heads.
+    For queries with keys, or for the queries, keys or values of one layer with themselves; widths and numbers of attention
+    heads may differ, since both are cut anew into `heads` relation heads.
 
     Args:
-        student: (batch, tokens, width), the width a multiple of `heads`.
-        teacher: (batch, tokens, another width), the same.
+        student: A and B, each (batch, tokens, width), the width a multiple of `heads`.
+        teacher: A and B, each (batch, tokens, another width), the same.
         heads: of relations.
 
-    Source: Wang, Bao, Huang, Dong, Wei 2021, "MiniLMv2", arXiv:2012.15828, equations 6 to 8.
+    Source: Wang, Wei, Dong, Bao, Yang, Zhou 2020, "MiniLM", arXiv:2002.10957, equations 6 to 10; Wang, Bao, Huang, Dong, Wei
+    2021, "MiniLMv2", arXiv:2012.15828, equations 6 to 8.
     """
 
-    def logs(features: Tensor) -> Tensor:
-        batch, tokens, width = features.shape
-        parts = features.reshape(batch, tokens, heads, width // heads).transpose(1, 2)
-        return F.log_softmax(parts @ parts.transpose(2, 3) / (width // heads) ** 0.5, dim=-1)
+    def logs(operands: tuple[Tensor, Tensor]) -> Tensor:
+        one, other = (features.reshape(*features.shape[:2], heads, -1).transpose(1, 2) for features in operands)
+        return F.log_softmax(one @ other.transpose(2, 3) / one.shape[-1] ** 0.5, dim=-1)
 
     log_q, log_p = logs(student), logs(teacher)
     decisions = log_q.numel() // log_q.shape[-1]

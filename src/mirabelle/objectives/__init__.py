@@ -10,26 +10,40 @@ from mirabelle.objectives.decisions import (
     ReverseKL,
     SoftTargets,
 )
-from mirabelle.objectives.objective import Forward, Objective, Term
+from mirabelle.objectives.embeddings import CRD, RKD
+from mirabelle.objectives.forward import Forward
+from mirabelle.objectives.hidden import AttentionTransfer, FeatureKL, Hint, ReviewKD, SimilarityPreserving
+from mirabelle.objectives.objective import Objective, Term
 from mirabelle.objectives.sparsity import L1, L2
 from mirabelle.objectives.structured import GroupLasso, Growing
 from mirabelle.objectives.task_loss import TaskLoss
+from mirabelle.objectives.tokens import AttentionMaps, HiddenStates, TokenRelations
 
 __all__ = [
+    "CRD",
     "DIST",
     "DKD",
     "L1",
     "L2",
     "MLKD",
+    "RKD",
+    "AttentionMaps",
+    "AttentionTransfer",
+    "FeatureKL",
     "Forward",
     "GroupLasso",
     "Growing",
+    "HiddenStates",
+    "Hint",
     "JensenShannon",
     "MultiLabel",
     "Objective",
     "Regression",
     "ReverseKL",
+    "ReviewKD",
+    "SimilarityPreserving",
     "SoftTargets",
     "TaskLoss",
     "Term",
+    "TokenRelations",
 ]

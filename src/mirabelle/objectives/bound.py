@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from mirabelle.batch import Batch, call
+from mirabelle.features import Taps
+
 if TYPE_CHECKING:
-    from mirabelle.objectives.objective import Forward
+    from mirabelle.objectives.forward import Forward
 
 
 class Bound(nn.Module):
@@ -30,7 +33,31 @@ class BoundObjective(nn.Module):
         super().__init__()
         self.weights = weights
         self.terms = nn.ModuleList(terms)
+        self.student_layers = _layers(terms, "student_layers")
+        self.teacher_layers = _layers(terms, "teacher_layers")
 
     def forward(self, forward: Forward) -> Tensor:
         parts = [weight * term(forward) for weight, term in zip(self.weights, self.terms, strict=True) if weight]
         return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
+
+    def seen(self, model: nn.Module, batch: Batch, teacher: nn.Module | None = None) -> Forward:
+        """A pass of a batch through the model and its teacher, with everything that the terms look at; as they stand.
+
+        Args:
+            model: that the terms are bound to, or a copy of it; with its gradients.
+            batch: the inputs.
+            teacher: runs without gradient; needed where a term looks at it.
+        """
+        from mirabelle.objectives.forward import Forward
+
+        guide = None
+        if teacher is not None:
+            with torch.no_grad(), Taps(teacher, self.teacher_layers) as taps:
+                guide = Forward(batch, call(teacher, batch.inputs), features=taps.taken())
+        with Taps(model, self.student_layers) as taps:
+            return Forward(batch, call(model, batch.inputs), guide, taps.taken())
+
+
+def _layers(terms: list[nn.Module], side: str) -> tuple[str, ...]:
+    """The layers that the terms look at, each once."""
+    return tuple(dict.fromkeys(name for term in terms for name in getattr(term, side, ())))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from mirabelle.errors import UserError
-from mirabelle.objectives.objective import Forward, Term
+from mirabelle.objectives.forward import Forward
+from mirabelle.objectives.objective import Term
 from mirabelle.plain import NotNegative, Positive, record
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import PlainValidator
@@ -17,22 +17,11 @@ from mirabelle import plain
 from mirabelle.errors import UserError, gathered, raise_all
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from mirabelle.batch import Batch
     from mirabelle.objectives.bound import BoundObjective
     from mirabelle.task import Task
-
-
-@dataclass(frozen=True)
-class Forward:
-    """One pass of a batch through a model: everything a term may look at."""
-
-    batch: Batch
-    outputs: Tensor
-    teacher: Forward | None = None
-    features: Mapping[str, Tensor] = field(default_factory=dict)
-    progress: float = 0.0
 
 
 class Term(ABC):

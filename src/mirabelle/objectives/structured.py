@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from mirabelle.errors import UserError
-from mirabelle.objectives.objective import Forward, Term
+from mirabelle.objectives.forward import Forward
+from mirabelle.objectives.objective import Term
 from mirabelle.plain import Count, Fraction, Patterns, Positive, Share, record
 
 if TYPE_CHECKING:

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from mirabelle.batch import Batch, Samples, Stream, call
 from mirabelle.errors import UserError
+from mirabelle.features import Taps
 from mirabelle.objectives import Forward, Objective, SoftTargets, TaskLoss
 from mirabelle.run import Run, Stop
 from mirabelle.schedules import learning_rate_factor
 from mirabelle.state import load_tensors, tensors_of_module
 from mirabelle.step import Control
 from mirabelle.task import Task
-from mirabelle.teacher import teacher_outputs
+from mirabelle.teacher import guidance
 from mirabelle.training.checkpoint import Checkpoint
 from mirabelle.training.evaluation import evaluate
 from mirabelle.training.execution import Execution, fastest_execution
@@ -97,11 +98,17 @@ class _Loop:
         self.step_seed = run.seed_for("step")
         self.execution = self._decided_execution(model)
         self.model = self.execution.laid_out(model)
-        self.loss = objective.bind(self.model, task, task.example())
+        with torch.random.fork_rng(devices=[]):  # a killed run draws the same projectors again
+            torch.manual_seed(run.seed_for("objective"))
+            self.loss = objective.bind(self.model, task, task.example())
+        self.taps = Taps(self.model, self.loss.student_layers)
         self.optimizer = optimizer_for([*self.model.parameters(), *self.loss.parameters()], training)
         self.teacher = None
         if objective.needs_teacher and task.teacher is not None:
-            self.teacher = teacher_outputs(task.teacher, task.train, run, augment=task.augment, execution=self.execution)
+            layers = self.loss.teacher_layers
+            self.teacher = guidance(
+                task.teacher, task.train, run, layers=layers, augment=task.augment, execution=self.execution
+            )
         self.controls = list(controls)
         self.numbers = Numbers()
         self.best: dict[str, Tensor] = {}
@@ -112,11 +119,12 @@ class _Loop:
         self.zeros = Zeros(self.model, self.optimizer)
 
     def run_to_end(self) -> None:
-        while self.numbers.step < self.total and not self.numbers.stopped:
-            try:
-                self._epoch()
-            except _DivergedError as error:
-                raise self._rolled_back(error) from None
+        with self.taps:
+            while self.numbers.step < self.total and not self.numbers.stopped:
+                try:
+                    self._epoch()
+                except _DivergedError as error:
+                    raise self._rolled_back(error) from None
 
     def finished_model(self) -> nn.Module:
         if self.training.keep == "best" and self.best:
@@ -161,8 +169,11 @@ class _Loop:
             group["lr"] = self.training.lr * factor
         with self.execution.autocast():
             outputs = call(self.model, self.execution.inputs(batch.inputs))
-        guide = Forward(batch, self.teacher(batch)) if self.teacher else None
-        loss: Tensor = self.loss(Forward(batch, outputs, guide, progress=step / self.total))
+        guide = None
+        if self.teacher is not None:
+            given = self.teacher(batch)
+            guide = Forward(batch, given.outputs, features=given.features)
+        loss: Tensor = self.loss(Forward(batch, outputs, guide, self.taps.taken(), progress=step / self.total))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.training.clip is not None:

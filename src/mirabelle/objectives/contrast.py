@@ -1,0 +1,61 @@
+"""What contrastive distillation trains and keeps along: two maps and two banks of embeddings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mirabelle.batch import Samples
+from mirabelle.errors import UserError
+from mirabelle.numerics.relations import contrastive_estimate
+from mirabelle.objectives.forward import Forward
+from mirabelle.objectives.pairing import Pair
+
+if TYPE_CHECKING:
+    from mirabelle.objectives.embeddings import CRD
+    from mirabelle.task import Task
+
+
+class Contrast(nn.Module):
+    """The two-sided loss over one pair of embeddings."""
+
+    def __init__(self, term: CRD, pair: Pair, task: Task) -> None:
+        super().__init__()
+        if not isinstance(task.train, Samples):
+            raise UserError("E111", "CRD must know samples again, and the data come as a stream", "give samples, or use RKD")
+        self.term, self.pair, self.count = term, pair, len(task.train)
+        self.student_layers, self.teacher_layers = (pair.student.name,), (pair.teacher.name,)
+        self.maps = nn.ModuleList(nn.Linear(layer.shape[-1], term.width) for layer in (pair.student, pair.teacher))
+        for side in ("student", "teacher"):
+            self.register_buffer(f"{side}_bank", F.normalize(torch.randn(self.count, term.width), dim=1))
+
+    def forward(self, forward: Forward) -> Tensor:
+        assert forward.teacher is not None, "Objective.bind refuses a task without teacher"
+        index = forward.batch.index
+        if index is None:
+            index = torch.arange(len(forward.batch))
+        features = forward.features[self.pair.student.name], forward.teacher.features[self.pair.teacher.name]
+        one, other = (F.normalize(mapped(part.float()), dim=-1) for mapped, part in zip(self.maps, features, strict=True))
+        banks: tuple[Tensor, Tensor] = self.student_bank, self.teacher_bank  # type: ignore[assignment]
+        drawn = torch.randint(self.count, (min(self.term.negatives, self.count),))
+        loss = self._estimate(one, other, banks[1], index, drawn)
+        loss = loss + self._estimate(other, one, banks[0], index, drawn)
+        if torch.is_grad_enabled():
+            self._move(banks, (one, other), index)
+        return loss
+
+    def _estimate(self, anchor: Tensor, partner: Tensor, bank: Tensor, index: Tensor, drawn: Tensor) -> Tensor:
+        """Of an anchor, the same sample's embedding on the other side, and the other side's bank."""
+        same = (anchor * partner).sum(-1) / self.term.temperature
+        others = anchor @ bank[drawn].T / self.term.temperature
+        others = others.masked_fill(index[:, None] == drawn, -torch.inf)  # a sample is no other of itself
+        return contrastive_estimate(same, others, self.count)
+
+    def _move(self, banks: tuple[Tensor, Tensor], embeddings: tuple[Tensor, Tensor], index: Tensor) -> None:
+        with torch.no_grad():
+            for bank, embedding in zip(banks, embeddings, strict=True):
+                moved = self.term.momentum * bank[index] + (1 - self.term.momentum) * embedding
+                bank[index] = F.normalize(moved, dim=-1)
