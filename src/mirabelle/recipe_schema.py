@@ -14,7 +14,7 @@ from mirabelle.goal import Goal
 from mirabelle.objectives.objective import ObjectiveField, Term
 from mirabelle.plain import bounds_of, described, hints_of, key_of
 from mirabelle.recipe_file import KEYS, MOST_SEEDS, SCHEMA, BaselineTable, ModelTable, TaskTable, TeacherTable
-from mirabelle.schedules import Gradual, ScheduleField
+from mirabelle.schedules import Annealed, Gradual, ScheduleField
 from mirabelle.scores.score import Score, ScoreField
 from mirabelle.step import steps_behind_doors
 from mirabelle.training.joint import Joint
@@ -130,7 +130,8 @@ _OWN: tuple[tuple[Any, Callable[[], dict[str, Any]]], ...] = (
 
 def _term(cls: type) -> dict[str, Any]:
     schema = _table(cls, term=cls.__name__)
-    schema["properties"]["weight"] = {"type": "number", "description": "factor of the term; 1 by default"}
+    number = {"anyOf": [{"type": "number"}, _table(Annealed)]}
+    schema["properties"]["weight"] = {**number, "description": "factor of the term, or one that changes; 1 by default"}
     return schema
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator
 
 from mirabelle.errors import UserError
-from mirabelle.plain import Count, Fraction, Share, build, record
+from mirabelle.plain import Count, Finite, Fraction, Share, build, record
 
 ScheduleName = Literal["constant", "linear", "cubic"]
 _NAMES = ("one-shot", "constant", "linear", "cubic")
@@ -76,6 +76,46 @@ class Gradual:
             return final
         remaining = 1 - (progress - self.begin) / (self.end - self.begin)
         return float(final + (min(self.initial, final) - final) * remaining**self.power)
+
+
+@record
+class Annealed:
+    """A number that changes while a model trains: a weight of the loss, a temperature.
+
+    v(p) = end + (start − end) · f(min(1, p / until)),   f(q) = 1 − q if linear, ½ · (1 + cos(π q)) if cosine
+
+    Args:
+        start: at the beginning.
+        end: from progress `until` on.
+        until: progress of the training, in (0, 1].
+        shape: of the way from the one to the other.
+
+    Example:
+        >>> Annealed(start=8.0, end=1.0).at(0.5)
+        4.5
+
+    Source: Jafari, Rezagholizadeh, Sharma, Ghodsi 2021, "Annealing Knowledge Distillation", arXiv:2104.07163 (temperatures).
+    """
+
+    start: Finite
+    end: Finite
+    until: Annotated[float, Field(gt=0, le=1)] = 1.0
+    shape: Literal["linear", "cosine"] = "linear"
+
+    def at(self, progress: float) -> float:
+        """The number at a progress in [0, 1]."""
+        q = min(1.0, progress / self.until)
+        left = 1 - q if self.shape == "linear" else 0.5 * (1 + math.cos(math.pi * q))
+        return self.end + (self.start - self.end) * left
+
+    def times(self, factor: float) -> Annealed:
+        """The same, every number times a factor."""
+        return Annealed(start=factor * self.start, end=factor * self.end, until=self.until, shape=self.shape)
+
+
+def value_at(number: float | Annealed, progress: float) -> float:
+    """What a number is at a progress in [0, 1], whether it changes or not."""
+    return number.at(progress) if isinstance(number, Annealed) else number
 
 
 def _schedule_from_data(data: Any) -> Any:

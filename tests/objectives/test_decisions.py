@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,8 +12,9 @@ from mirabelle import Task, objectives
 from mirabelle.batch import Batch
 from mirabelle.errors import UserError
 from mirabelle.numerics.divergence import soft_target_divergence, standardized
-from mirabelle.objectives import DKD, Forward, SoftTargets
+from mirabelle.objectives import DKD, Forward, Objective, SoftTargets, TaskLoss
 from mirabelle.objectives.decisions import Decisions
+from mirabelle.schedules import Annealed
 
 FAMILY = [
     getattr(objectives, name)
@@ -78,3 +81,40 @@ def test_a_sample_with_several_labels_has_no_target_class_to_take_apart(blobs: T
     bound = DKD().bind(nn.Identity(), blobs, blobs.example())
     with pytest.raises(UserError, match=r"(?s)DKD needs the one right class of each sample.*MultiLabel"):
         bound(Forward(batch, drawn(0), Forward(batch, drawn(1))))
+
+
+# What changes while a model trains.
+
+
+def test_a_weight_and_a_temperature_may_change(blobs: Task) -> None:
+    objective = Annealed(start=1.0, end=0.0) * SoftTargets(temperature=Annealed(start=8.0, end=2.0)) + 0.5 * TaskLoss()
+    task = blobs.with_teacher(nn.Identity())
+    bound = objective.bind(nn.Identity(), task, task.example())
+    batch = task.train.first(16)
+    for progress, weight, temperature in ((0.0, 1.0, 8.0), (0.25, 0.75, 6.5), (1.0, 0.0, 2.0)):
+        given = Forward(batch, drawn(0), Forward(batch, drawn(1)), progress=progress)
+        due = weight * soft_target_divergence(drawn(0), drawn(1), temperature)
+        due = due + 0.5 * task.loss(drawn(0), batch.targets)
+        assert float(bound(given)) == pytest.approx(float(due), rel=1e-6)
+    assert Objective.from_data(objective.to_data()) == objective
+    assert (2.0 * objective).terms[0][0] == Annealed(start=2.0, end=0.0)
+
+
+@pytest.mark.parametrize(
+    ("table", "code", "words"),
+    [
+        ({"term": "SoftTargets", "weight": {"start": 1.0}}, "E104", 'missing key "weight.end"'),
+        ({"term": "SoftTargets", "weight": {"start": 1.0, "end": "low"}}, "E103", '"weight.end" must be a number'),
+        (
+            {"term": "SoftTargets", "temperature": {"start": 4.0, "end": 1.0, "until": 0.0}},
+            "E110",
+            r"until must be a number in \(0",
+        ),
+        ({"term": "SoftTargets", "temperature": {"start": 4.0, "end": 0.0}}, "E110", "temperature must be above 0"),
+    ],
+    ids=["a key", "a type", "a range", "a temperature"],
+)
+def test_a_change_that_makes_no_sense_is_told(table: dict[str, Any], code: str, words: str, blobs: Task) -> None:
+    with pytest.raises(UserError, match=words) as raised:
+        Objective.from_data([table]).bind(nn.Identity(), blobs.with_teacher(nn.Identity()), blobs.example())
+    assert raised.value.code == code

@@ -102,8 +102,9 @@ def test_a_killed_training_goes_on_with_the_same_projectors(images: Task, run: R
     objective = 0.5 * Hint() + 0.5 * SoftTargets() + 0.1 * CRD(negatives=32)
     settings = Training(epochs=3, batch_size=50, lr=0.01, objective=objective, precision="float32", keep="last")
     student, task = pair_for(Hint, images)
-    due = fit(copy.deepcopy(student), task, settings, run)
     halved = Run(tmp_path / "halved", seed=run.seed)
+    run.journal.decisions["execution"] = halved.journal.decisions["execution"] = "float32"
+    due = fit(copy.deepcopy(student), task, settings, run)
 
     class KilledError(Exception):
         pass

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mirabelle.batch import Batch, call
 from mirabelle.features import Taps
+from mirabelle.schedules import Annealed, value_at
 
 if TYPE_CHECKING:
     from mirabelle.objectives.forward import Forward
@@ -29,7 +30,7 @@ class Bound(nn.Module):
 class BoundObjective(nn.Module):
     """The weighted sum of bound terms."""
 
-    def __init__(self, weights: list[float], terms: list[nn.Module]) -> None:
+    def __init__(self, weights: list[float | Annealed], terms: list[nn.Module]) -> None:
         super().__init__()
         self.weights = weights
         self.terms = nn.ModuleList(terms)
@@ -37,7 +38,8 @@ class BoundObjective(nn.Module):
         self.teacher_layers = _layers(terms, "teacher_layers")
 
     def forward(self, forward: Forward) -> Tensor:
-        parts = [weight * term(forward) for weight, term in zip(self.weights, self.terms, strict=True) if weight]
+        weights = [value_at(weight, forward.progress) for weight in self.weights]
+        parts = [weight * term(forward) for weight, term in zip(weights, self.terms, strict=True) if weight]
         return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
     def seen(self, model: nn.Module, batch: Batch, teacher: nn.Module | None = None) -> Forward:

@@ -11,6 +11,7 @@ from mirabelle.errors import UserError
 from mirabelle.objectives.forward import Forward
 from mirabelle.objectives.objective import Term
 from mirabelle.plain import NotNegative, Positive, record
+from mirabelle.schedules import Annealed, value_at
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mirabelle.task import Task
 
 _CLASS_SCORES = 2  # dimensions: batch, classes
+Temperature = Positive | Annealed
 Temperatures = Annotated[tuple[Positive, ...], Field(min_length=1)]
 
 
@@ -31,11 +33,14 @@ class Decisions(Term):
         from mirabelle.objectives.bound import Bound
 
         del model, task, example
+        temperature = getattr(self, "temperature", 1.0)
+        if isinstance(temperature, Annealed) and min(temperature.start, temperature.end) <= 0:
+            raise UserError("E110", f"temperature must be above 0; got {temperature}", "begin and end above 0")
         return Bound(self._compared)
 
     @abstractmethod
-    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-        """The loss, a scalar, of outputs of the same shape."""
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
+        """The loss, a scalar, of outputs of the same shape, at the temperature of the moment."""
 
     def _compared(self, forward: Forward) -> Tensor:
         assert forward.teacher is not None, "Objective.bind refuses a task without teacher"
@@ -46,7 +51,8 @@ class Decisions(Term):
                 f"student gives {tuple(student.shape[1:])} outputs a sample, the teacher {tuple(teacher.shape[1:])}",
                 "take a teacher and a student with the same classes",
             )
-        return self.compare(student, teacher, forward.batch)
+        temperature = value_at(getattr(self, "temperature", 1.0), forward.progress)
+        return self.compare(student, teacher, forward.batch, temperature)
 
 
 @record
@@ -54,7 +60,8 @@ class SoftTargets(Decisions):
     """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), mean over the batch.
 
     Args:
-        temperature: T > 0; the higher, the more the teacher's ranking of wrong classes counts.
+        temperature: T > 0; the higher, the more the teacher's ranking of wrong classes counts. May change while a model trains
+            (`schedules.Annealed`).
         standardize: logits are first brought to mean 0 and deviation 1 over the classes of each decision, so that a student
             need not learn the range of the teacher's; T = 2 is a good start then.
 
@@ -66,16 +73,16 @@ class SoftTargets(Decisions):
     Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531; standardized: Sun, Ren, Li, Wang, Cao 2024, arXiv:2403.01427.
     """
 
-    temperature: Positive = 4.0
+    temperature: Temperature = 4.0
     standardize: bool = False
 
-    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         from mirabelle.numerics.divergence import soft_target_divergence, standardized
 
         del batch
         if self.standardize:
             student, teacher = standardized(student), standardized(teacher)
-        return soft_target_divergence(student, teacher, self.temperature)
+        return soft_target_divergence(student, teacher, temperature)
 
 
 @record
@@ -101,11 +108,11 @@ class DKD(Decisions):
     Source: Zhao, Cui, Song, Qiu, Liang 2022, arXiv:2203.08679.
     """
 
-    temperature: Positive = 4.0
+    temperature: Temperature = 4.0
     alpha: NotNegative = 1.0
     beta: NotNegative = 8.0
 
-    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         from mirabelle.numerics.divergence import decoupled_divergence
 
         if student.dim() != _CLASS_SCORES or batch.targets.is_floating_point() or batch.targets.dim() != 1:
@@ -119,7 +126,7 @@ class DKD(Decisions):
             student,
             teacher,
             batch.targets,
-            temperature=self.temperature,
+            temperature=temperature,
             target_weight=self.alpha,
             other_weight=self.beta,
         )
@@ -143,16 +150,16 @@ class DIST(Decisions):
     Source: Huang, You, Wang, Qian, Xu 2022, arXiv:2205.10536.
     """
 
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     beta: NotNegative = 1.0
     gamma: NotNegative = 1.0
 
-    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         from mirabelle.numerics.divergence import correlation_distance
 
         del batch
         flat = student.flatten(0, -2), teacher.flatten(0, -2)
-        return correlation_distance(*flat, self.temperature, self.beta, self.gamma)
+        return correlation_distance(*flat, temperature, self.beta, self.gamma)
 
 
 @record
@@ -171,10 +178,10 @@ class MLKD(Decisions):
 
     temperatures: Temperatures = (2.0, 3.0, 4.0, 5.0, 6.0)
 
-    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         from mirabelle.numerics.divergence import multi_level_divergence
 
-        del batch
+        del batch, temperature
         return multi_level_divergence(student.flatten(0, -2), teacher.flatten(0, -2), self.temperatures)
 
 
@@ -192,13 +199,13 @@ class ReverseKL(Decisions):
     Source: Gu, Dong, Wei, Huang 2024, arXiv:2306.08543.
     """
 
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
 
-    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         from mirabelle.numerics.divergence import reverse_divergence
 
         del batch
-        return reverse_divergence(student, teacher, self.temperature)
+        return reverse_divergence(student, teacher, temperature)
 
 
 @record
@@ -216,14 +223,14 @@ class JensenShannon(Decisions):
     Source: Agarwal et al. 2024, arXiv:2306.13649.
     """
 
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
-    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         from mirabelle.numerics.divergence import jensen_shannon_divergence
 
         del batch
-        return jensen_shannon_divergence(student, teacher, self.temperature, self.beta)
+        return jensen_shannon_divergence(student, teacher, temperature, self.beta)
 
 
 @record
@@ -240,13 +247,13 @@ class MultiLabel(Decisions):
     Source: Yang, Shen, Huang, Qiu 2023, arXiv:2308.06453.
     """
 
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
 
-    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         from mirabelle.numerics.divergence import bernoulli_divergence
 
         del batch
-        return bernoulli_divergence(student, teacher, self.temperature)
+        return bernoulli_divergence(student, teacher, temperature)
 
 
 @record
@@ -260,8 +267,8 @@ class Regression(Decisions):
     Source: Ba, Caruana 2014, arXiv:1312.6184.
     """
 
-    def compare(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+    def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         import torch.nn.functional as F
 
-        del batch
+        del batch, temperature
         return F.mse_loss(student.float(), teacher.float())

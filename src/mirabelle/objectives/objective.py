@@ -15,6 +15,7 @@ from pydantic import PlainValidator
 
 from mirabelle import plain
 from mirabelle.errors import UserError, gathered, raise_all
+from mirabelle.schedules import Annealed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,8 +34,8 @@ class Term(ABC):
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
         """A module that maps a `Forward` to a scalar. Its own parameters train beside the model and are dropped."""
 
-    def __rmul__(self, weight: float) -> Objective:
-        return Objective(terms=((float(weight), self),))
+    def __rmul__(self, weight: float | Annealed) -> Objective:
+        return Objective(terms=((weight if isinstance(weight, Annealed) else float(weight), self),))
 
     def __add__(self, other: Term | Objective) -> Objective:
         return 1.0 * self + other
@@ -42,15 +43,17 @@ class Term(ABC):
 
 @dataclass(frozen=True)
 class Objective:
-    """A weighted sum of terms: L = Σ weight · term."""
+    """A weighted sum of terms: L = Σ weight · term; a weight may change while a model trains (`schedules.Annealed`)."""
 
-    terms: tuple[tuple[float, Term], ...]
+    terms: tuple[tuple[float | Annealed, Term], ...]
 
     def __add__(self, other: Term | Objective) -> Objective:
         return Objective(self.terms + (other.terms if isinstance(other, Objective) else ((1.0, other),)))
 
     def __rmul__(self, weight: float) -> Objective:
-        return Objective(tuple((weight * own, term) for own, term in self.terms))
+        return Objective(
+            tuple((own.times(weight) if isinstance(own, Annealed) else weight * own, term) for own, term in self.terms)
+        )
 
     @property
     def needs_teacher(self) -> bool:
@@ -70,7 +73,14 @@ class Objective:
         return BoundObjective([weight for weight, _ in self.terms], [term.bind(model, task, example) for _, term in self.terms])
 
     def to_data(self) -> list[dict[str, Any]]:
-        return [{"term": type(term).__name__, "weight": weight, **plain.to_data(term)} for weight, term in self.terms]
+        return [
+            {
+                "term": type(term).__name__,
+                "weight": plain.to_data(weight) if isinstance(weight, Annealed) else weight,
+                **plain.to_data(term),
+            }
+            for weight, term in self.terms
+        ]
 
     @staticmethod
     def from_data(data: Any) -> Objective:
@@ -86,7 +96,7 @@ class Objective:
                 "E103", "an objective is a list of tables", 'write objective = [{ term = "TaskLoss", weight = 1.0 }]'
             )
         mistakes: list[UserError] = []
-        terms: list[tuple[float, Term]] = []
+        terms: list[tuple[float | Annealed, Term]] = []
         for position, table in enumerate(data):
             with gathered(mistakes, position):
                 terms.append(_weighted_term(table))
@@ -94,12 +104,14 @@ class Objective:
         return Objective(tuple(terms))
 
 
-def _weighted_term(table: Any) -> tuple[float, Term]:
+def _weighted_term(table: Any) -> tuple[float | Annealed, Term]:
     settings = dict(table) if isinstance(table, Mapping) else {}
     name, weight = settings.pop("term", None), settings.pop("weight", 1.0)
     if not isinstance(name, str):
         raise UserError("E104", 'a part of an objective needs the key "term"', 'write term = "TaskLoss", say')
-    if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not math.isfinite(weight):
+    if isinstance(weight, Mapping):
+        weight = plain.build(Annealed, weight, "weight")
+    elif not isinstance(weight, (int, float)) or isinstance(weight, bool) or not math.isfinite(weight):
         raise UserError(
             "E103", f"the weight of {name} must be a finite number; got {weight!r}", "write weight = 0.5, say", path=("weight",)
         )
@@ -107,7 +119,7 @@ def _weighted_term(table: Any) -> tuple[float, Term]:
         cls = plain.lookup("objectives", name, Term)
     except UserError as error:
         raise error.within("term") from None
-    return float(weight), plain.build(cls, settings, name)
+    return weight if isinstance(weight, Annealed) else float(weight), plain.build(cls, settings, name)
 
 
 ObjectiveField = Annotated[Objective, PlainValidator(Objective.from_data)]
