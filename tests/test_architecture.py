@@ -15,7 +15,7 @@ ROOMS = [
     "errors", "files", "machine", "installation", "lock", "places", "resolved", "lazy", "plain", "numerics", "codecs",
     "profile", "goal", "schedules", "patterns", "metric", "preprocessing", "batch", "augmentation", "task", "state",
     "architecture", "features", "run", "step", "allocate", "graph", "runtime", "calibrate", "sources", "teacher", "objectives",
-    "scores", "training", "distill", "prune", "quantize", "recipe", "artifact", "measure", "inspection", "prediction",
+    "scores", "training", "prune", "distill", "quantize", "recipe", "artifact", "measure", "inspection", "prediction",
     "trail", "tracking", "report", "trial", "forecast", "job", "overrides", "recipe_file", "recipe_schema", "rebuilding",
     "verification", "cli",
 ]  # fmt: skip

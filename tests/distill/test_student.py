@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
-from mirabelle import Run, Training, distill, prune
+from mirabelle import Run, Task, Training, distill, load, prune, save
+from mirabelle.distill.fresh import redrawn
 from mirabelle.errors import UserError
+from mirabelle.objectives import SoftTargets
 from mirabelle.sources.digits import digits
-from mirabelle.sources.zoo import digits_cnn
+from mirabelle.sources.zoo import digits_cnn, resnet20
 from mirabelle.state import fingerprint
 from mirabelle.step import JoinsTraining, ReplacesModel, Step, step_from_data, step_to_data
-from mirabelle.training import Joint, evaluate
+from mirabelle.training import Joint, evaluate, fit
 
 MLP = "mirabelle.sources.zoo:digits_mlp"
 
@@ -42,8 +46,6 @@ def test_the_student_follows_its_teacher_rather_than_the_labels(tmp_path: Path) 
         def forward(self, inputs):
             return 20 * nn.functional.one_hot(((inputs.sum((1, 2, 3)) * 16).long() * 0 + 3), 10).float()
 
-    from mirabelle.objectives import SoftTargets
-
     training = Training(epochs=8, batch_size=64, lr=0.02, objective=1.0 * SoftTargets(temperature=2.0), keep="last")
     task = digits().with_teacher(Wrong())
     student = distill.Student(model=MLP, train=training)(digits_cnn(), task, Run(tmp_path))
@@ -69,3 +71,115 @@ def test_it_can_be_pruned_while_it_learns(tmp_path: Path) -> None:
 def test_a_student_without_training_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no training"):
         distill.Student(model=MLP)(digits_cnn(), digits(), Run(tmp_path))
+
+
+# Derived students.
+
+
+def test_a_student_is_cut_out_of_the_model_it_replaces(tmp_path: Path) -> None:
+    task, teacher = digits(), digits_cnn()
+    training = Training(epochs=1, batch_size=64, lr=1e-6)
+    step = distill.Student(width=0.5, start="teacher", train=training)
+    student = step(teacher, task, Run(tmp_path / "run"))
+    widths = [(layer.out_channels, dense.out_channels) for layer, dense in convolutions(student, teacher)]
+    assert all(own == -(-whole // 2) for own, whole in widths)
+    first, dense = next(convolutions(student, teacher))
+    rows = [row for row in first.weight if (row - dense.weight).abs().flatten(1).amax(1).min() < 1e-3]
+    assert len(rows) == len(first.weight), "every filter is one of the teacher's"
+    save(student, tmp_path / "saved")
+    assert fingerprint(load(digits_cnn, tmp_path / "saved")) == fingerprint(student)
+
+
+def convolutions(student: nn.Module, teacher: nn.Module):
+    pairs = zip(student.modules(), teacher.modules(), strict=True)
+    return (pair for pair in pairs if isinstance(pair[1], nn.Conv2d))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
+
+    def forward(self, x):
+        return x + self.norm(self.conv(x)).relu()
+
+
+def test_depth_and_width_are_cut(tmp_path: Path) -> None:
+    teacher = nn.Sequential(
+        nn.Conv2d(1, 12, 3, padding=1), *(Block(12) for _ in range(4)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10)
+    )  # fmt: skip
+    student = distill.Student(width=0.5, depth=0.5).prepare(teacher, digits(), Run(tmp_path))
+    assert [type(module).__name__ for module in student].count("Skipped") == 2
+    assert (student[0].out_channels, student[-1].in_features) == (6, 6)
+    assert student(digits().test.first(2).inputs).shape == (2, 10)
+
+
+def test_a_rewritten_program_cannot_begin_anew(tmp_path: Path) -> None:
+    images = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    task = Task(train=(images, torch.arange(24) % 10), test=(images, torch.arange(24) % 10))
+    with pytest.raises(UserError, match=r'(?s)E111.*rewritten program.*start = "teacher"'):
+        distill.Student(width=0.5).prepare(resnet20(), task, Run(tmp_path))
+
+
+def test_a_random_start_is_drawn_anew_by_the_seed(tmp_path: Path) -> None:
+    task, teacher = digits(), digits_cnn()
+    with torch.no_grad():
+        for module in teacher.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.fill_(3.0)
+    born = [distill.Student(width=1.0).prepare(teacher, task, Run(tmp_path / str(k), seed=k)) for k in (0, 1)]
+    again = distill.Student(width=1.0).prepare(teacher, task, Run(tmp_path / "again", seed=0))
+    assert fingerprint(born[0]) == fingerprint(again) != fingerprint(born[1])
+    shapes = [[tensor.shape for tensor in model.state_dict().values()] for model in (born[0], teacher)]
+    assert shapes[0] == shapes[1]
+    for name, tensor in born[0].named_parameters():
+        assert tensor.ndim < 2 or not torch.equal(tensor, teacher.get_parameter(name))
+    means = [module.running_mean for module in born[0].modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(float(mean.abs().max()) == 0 for mean in means)
+
+
+def test_parameters_of_no_known_module_keep_their_mean_and_deviation() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.inner = nn.Parameter(5 + 0.1 * torch.randn(4000)), nn.Linear(4, 4)
+
+    model = Scaled()
+    fresh = redrawn(model, 0)
+    assert not torch.equal(fresh.scale, model.scale)
+    assert float(fresh.scale.detach().mean()) == pytest.approx(5.0, abs=0.01)
+    assert float(fresh.scale.detach().std()) == pytest.approx(0.1, abs=0.01)
+    assert float(fresh.inner.weight.detach().abs().max()) <= 0.5, "as a linear layer of four inputs draws them"
+
+
+def test_an_assistant_teaches_the_student_after_it(tmp_path: Path) -> None:
+    """The task's own teacher says three, the assistant knows digits: who follows the assistant learns them."""
+
+    class Three(nn.Module):
+        def forward(self, inputs):
+            return 20 * nn.functional.one_hot(torch.full((len(inputs),), 3), 10).float()
+
+    task, assistant = digits(), digits_cnn()
+    fit(assistant, task, Training(epochs=6, batch_size=64, lr=0.01), Run(tmp_path / "assistant"))
+    objective = 1.0 * SoftTargets(temperature=2.0)
+    settings = Training(epochs=10, batch_size=64, lr=0.02, objective=objective)
+    found = {}
+    for taught_by in ("task", "model"):
+        step = distill.Student(model=MLP, taught_by=taught_by, train=settings)
+        student = step(assistant, task.with_teacher(Three()), Run(tmp_path / taught_by))
+        found[taught_by] = float(evaluate(student, task.validation, task).mean())
+    assert found["task"] < 0.2
+    assert found["model"] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "made by `model`, or derived"),
+        ({"model": MLP, "width": 0.5}, "one of the two"),
+        ({"model": MLP, "start": "teacher"}, "only a derived student can start as its teacher"),
+    ],
+)
+def test_a_student_is_made_or_derived(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=f"E111.*{words}"):
+        distill.Student(**settings)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from mirabelle.errors import UserError
 from mirabelle.plain import record
@@ -20,32 +22,62 @@ if TYPE_CHECKING:
     from mirabelle.task import Task
 
 
+Kept = Annotated[float, Field(gt=0, le=1)]
+
+
 @record
 class Student:
-    """A fresh, smaller model trained under the task's teacher (by default the model it replaces).
+    """A smaller model trained under the task's teacher (by default the model it replaces).
 
-    L = α · L_KL + (1 − α) · L_CE with α = 0.9 and T = 4, unless `train.objective` says otherwise.
+    L = α · L_KL + (1 − α) · L_CE with α = 0.9 and T = 4, unless `train.objective` says otherwise. The student is made by a
+    factory, or derived from the model it replaces: `width` of the units of every group (`prune.Channels`), `depth` of the
+    residual layers (`prune.Layers`). `width = 1.0` with a random start is a student of the same size, born again.
 
     Args:
         model: factory of the student, "pkg.mod:function" or "./file.py:function" (relative to the working folder).
         arguments: keywords of the factory.
+        width: share of the units that a derived student keeps in every group of channels, neurons and heads, in (0, 1].
+        depth: share of the residual layers that a derived student keeps, in (0, 1].
+        start: first weights of a derived student: the "teacher"'s, of what it keeps, or "random" ones, drawn anew.
+        taught_by: "task", its teacher, which guides every training of a recipe; or "model", the one that this student
+            replaces: after another student this makes that one a teacher's assistant.
         train: the training; required unless the step joins another's.
 
     Raises:
-        UserError: E120 and E121 as the factory fails, E111 without a training.
+        UserError: E120 and E121 as the factory fails, E111 without a training, or with a student that is both made and derived;
+            a derived one raises as `prune.Channels` and `prune.Layers`, and E111 where it cannot be drawn anew.
 
     Example:
         >>> Student(model="mirabelle.sources.zoo:digits_mlp", train=Training(epochs=2)).stage
         'replace'
+        >>> Student(width=0.25, depth=0.5, start="teacher").derived
+        True
 
-    Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531.
+    Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531; born again: Furlanello, Lipton, Tschannen, Itti, Anandkumar 2018,
+    arXiv:1805.04770; assistants: Mirzadeh et al. 2020, arXiv:1902.03393.
     """
 
     stage: ClassVar[Stage] = "replace"
 
-    model: str
+    model: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    width: Kept | None = None
+    depth: Kept | None = None
+    start: Literal["teacher", "random"] = "random"
+    taught_by: Literal["task", "model"] = "task"
     train: Training | None = None
+
+    def __post_init__(self) -> None:
+        if (self.model is not None) == self.derived:
+            message = "a student is made by `model`, or derived by `width` and `depth`: one of the two"
+            raise UserError("E111", message, 'write model = "pkg.mod:function", or width = 0.5')
+        if self.start == "teacher" and not self.derived:
+            raise UserError("E111", "only a derived student can start as its teacher", "leave out start", path=("start",))
+
+    @property
+    def derived(self) -> bool:
+        """Whether the student is cut out of the model it replaces."""
+        return self.width is not None or self.depth is not None
 
     @property
     def needs_training(self) -> bool:
@@ -59,25 +91,38 @@ class Student:
         return train_together((self,), self.train, model, task, run)
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        del task
-        return self.origin(model, run)
+        return self._cut_out(model, task, run) if self.derived else self.origin(model, run)
 
     def origin(self, model: nn.Module, run: Run) -> nn.Module:
-        """The student as its factory makes it, drawn with the run's seed."""
+        """The dense module of the student: as its factory makes it, with the run's seed, or the model it is cut out of."""
         import torch
 
         from mirabelle.sources import model_from
 
-        del model
+        if self.model is None:
+            return model
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed_for("student"))
             return model_from(self.model, self.arguments, Path())
 
+    def _cut_out(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        from mirabelle.distill.fresh import redrawn
+        from mirabelle.prune import Channels, Layers
+        from mirabelle.state import copied
+
+        student = copied(model)
+        if self.depth is not None and self.depth < 1:
+            student = Layers(sparsity=1 - self.depth).prepare(student, task, run.within("depth"))
+        if self.width is not None and self.width < 1:
+            student = Channels(sparsity=1 - self.width).prepare(student, task, run.within("width"))
+        return redrawn(student, run.seed_for("student")) if self.start == "random" else student
+
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
-        del task
-        student = self.origin(model, run)
+        student = self.prepare(model, task, run)
         size, before = (sum(parameter.numel() for parameter in module.parameters()) for module in (student, model))
-        says = f"{self.model} takes the place of the model: {size:,} parameters instead of {before:,}"
+        says = (
+            f"{self.model or 'a student cut out of it'} takes the place of the model: {size:,} parameters instead of {before:,}"
+        )
         return Preview(student, (says,), self.train)
 
     def terms(self) -> Objective | None:

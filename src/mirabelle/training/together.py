@@ -17,9 +17,10 @@ from mirabelle.training.settings import Training
 def train_together(steps: Sequence[JoinsTraining], training: Training, model: nn.Module, task: Task, run: Run) -> nn.Module:
     """Prepare the model for every step, train it once with all their terms and controls, finish every step.
 
-    Where a step replaces the model and the task has no teacher, the model that is replaced teaches.
+    Where a step replaces the model, and asks to be taught by it or the task has no teacher, the model that is replaced teaches.
     """
-    if task.teacher is None and any(isinstance(step, ReplacesModel) for step in steps):
+    replacing = [step for step in steps if isinstance(step, ReplacesModel)]
+    if replacing and (task.teacher is None or any(getattr(step, "taught_by", "task") == "model" for step in replacing)):
         task = task.with_teacher(model)
     for step in steps:
         model = step.prepare(model, task, run)
