@@ -90,6 +90,55 @@ def test_a_recipe_file_says_everything(tmp_path: Path) -> None:
     }
 
 
+MEMBERS = """
+[[teacher.members]]
+from = "mirabelle.sources.zoo:digits_mlp"
+arguments = { hidden = 4 }
+[[teacher.members]]
+from = "mirabelle.sources.zoo:digits_cnn"
+share = 3.0
+"""
+
+
+def test_several_teachers_are_one_whose_outputs_are_the_mean(tmp_path: Path) -> None:
+    file = read(tmp_path, GOOD + MEMBERS)
+    teacher = file.build_teacher().eval()
+    small, large = teacher.models
+    x = torch.rand(5, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(teacher(x), 0.25 * small(x) + 0.75 * large(x), atol=1e-6)
+    assert small.fc1.out_features == 4
+    assert [member["share"] for member in file.source()["teacher"]["members"]] == [1.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("table", "code", "words"),
+    [
+        ("[teacher]\n", "E111", "needs `from` or `members`"),
+        ('[teacher]\narguments = { hidden = 3 }' + MEMBERS, "E111", "has members"),
+        (MEMBERS.replace("share = 3.0", "share = 0.0"), "E110", "share must be a number above 0"),
+        (MEMBERS.replace("share = 3.0", "shar = 3.0"), "E102", 'unknown key "members.shar"'),
+        ("[teacher]\nmembers = 3", "E103", "members must be a list of tables"),
+    ],
+    ids=["neither", "both", "a range", "a key", "a type"],
+)
+def test_teachers_that_make_no_ensemble_are_told_at_their_line(tmp_path: Path, table: str, code: str, words: str) -> None:
+    with pytest.raises(UserError, match=f"(?s){words}") as caught:
+        read(tmp_path, GOOD + table)
+    assert {error.code for error in caught.value.errors} == {code}
+    assert "recipe.toml" in str(caught.value)
+
+
+def test_teachers_of_other_classes_are_no_ensemble() -> None:
+    ensemble = distill.Ensemble([torch.nn.Linear(4, 3), torch.nn.Linear(4, 2)])
+    with pytest.raises(UserError, match=r"E111.*\(5, 2\), \(5, 3\)"):
+        ensemble(torch.zeros(5, 4))
+    with pytest.raises(UserError, match=r"E111.*1 models have 2 weights"):
+        distill.Ensemble([torch.nn.Identity()], [1.0, 2.0])
+    with pytest.raises(UserError, match=r"E110.*above 0"):
+        distill.Ensemble([torch.nn.Identity()], [0.0])
+
+
 def test_the_seed_decides_the_first_weights(tmp_path: Path) -> None:
     one, two, other = (read(tmp_path, GOOD.replace("schema = 1", f"schema = 1\nseed = {k}")).build_model() for k in (5, 5, 6))
     assert torch.equal(one.fc1.weight, two.fc1.weight)

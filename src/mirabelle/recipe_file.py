@@ -9,23 +9,21 @@ import dataclasses
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mirabelle import errors, plain
-from mirabelle.augmentation import Augmentation
 from mirabelle.errors import UserError, UserErrors, did_you_mean, gathered
 from mirabelle.goal import Goal
 from mirabelle.overrides import Overrides
 from mirabelle.places import Places
-from mirabelle.plain import record
 from mirabelle.recipe import Recipe
+from mirabelle.recipe_tables import BaselineTable, MemberTable, ModelTable, TaskTable, TeacherTable
 from mirabelle.resolved import ORIGINS
 from mirabelle.sources.held import held_data, held_function, held_weights
 from mirabelle.sources.names import names_files
 from mirabelle.sources.settings import settings_from
-from mirabelle.training import Training
 from mirabelle.training.settings import EXECUTIONS
 
 if TYPE_CHECKING:
@@ -45,70 +43,6 @@ _HELD: dict[str | int, Callable[[str], None]] = {  # what is held against the na
     "weights": lambda name: held_weights(Path(name)),
 }
 _AT_ITS_KEY = ("E102", "E104")  # mistakes that are about a key; the others are about its value
-
-
-@record
-class ModelTable:
-    """`[model]`: where a module comes from, and its weights.
-
-    Args:
-        factory: "package.module:function" or "./file.py:function" that returns a torch module.
-        arguments: keywords of the function.
-        weights: a .safetensors file with trained weights.
-    """
-
-    factory: str = field(metadata={"key": "from"})
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    weights: str | None = None
-
-
-@record
-class TeacherTable:
-    """`[teacher]`: where it comes from, its weights or its training.
-
-    Args:
-        factory: "package.module:function" or "./file.py:function" that returns a torch module.
-        arguments: keywords of the function.
-        weights: a .safetensors file with trained weights.
-        train: how it is trained first, if it is not trained yet.
-    """
-
-    factory: str = field(metadata={"key": "from"})
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    weights: str | None = None
-    train: Training | None = None
-
-
-@record
-class TaskTable:
-    """`[task]`: which data.
-
-    Args:
-        data: a built-in set, a folder of class folders, a .csv or .npz file, or "./file.py:function" that returns a Task.
-        arguments: keywords for them.
-        augment: how images are changed while a model trains.
-    """
-
-    data: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    augment: Augmentation | None = None
-
-
-@record
-class BaselineTable:
-    """`[baseline]`: how the start is trained, or where its weights lie.
-
-    Args:
-        train: how the model is trained before it is compressed (or give weights).
-        weights: a .safetensors file with trained weights.
-    """
-
-    train: Training | None = None
-    weights: str | None = None
-
-    def __post_init__(self) -> None:
-        if (self.train is None) == (self.weights is None):
-            raise UserError("E111", "[baseline] needs `train` or `weights`, one of them", "train = { epochs = 10 }, say")
 
 
 @dataclass(frozen=True)
@@ -138,22 +72,38 @@ class RecipeFile:
             UserError: E120, E121 as the factory fails; E130, E140, E141, E143 as the weights do.
         """
         name = "model" if self.model.weights or self.baseline is None else "baseline"
-        return self._built("model", self.model, name, self.model.weights or (self.baseline.weights if self.baseline else None))
+        return self._built(
+            ("model",), self.model, (name,), self.model.weights or (self.baseline.weights if self.baseline else None)
+        )
 
     def build_teacher(self) -> nn.Module | None:
-        return self._built("teacher", self.teacher, "teacher", self.teacher.weights) if self.teacher else None
+        """The teacher, with its weights; of several the mean."""
+        if self.teacher is None:
+            return None
+        if not self.teacher.members:
+            return self._built(("teacher",), self.teacher, ("teacher",), self.teacher.weights)
+        from mirabelle.distill import Ensemble
 
-    def _built(self, name: str, table: ModelTable | TeacherTable, holder: str, weights: str | None) -> nn.Module:
-        """The module of the table `name`, with the weights that the table `holder` names."""
+        paths = [("teacher", "members", position) for position in range(len(self.teacher.members))]
+        models = [
+            self._built(path, member, path, member.weights) for path, member in zip(paths, self.teacher.members, strict=True)
+        ]
+        return Ensemble(models, [member.share for member in self.teacher.members])
+
+    def _built(
+        self, path: errors.Path, table: ModelTable | TeacherTable | MemberTable, holder: errors.Path, weights: str | None
+    ) -> nn.Module:
+        """The module of the table at a path, with the weights that the table `holder` names."""
         import torch
 
         from mirabelle.sources import load_weights, model_from
 
-        with self.shown_at(name, "from"), torch.random.fork_rng(devices=[]):
+        assert table.factory is not None, "a teacher without members has a factory"
+        with self.shown_at(*path, "from"), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = model_from(table.factory, table.arguments, self.folder)
         if weights is not None:
-            with self.shown_at(holder, "weights"):
+            with self.shown_at(*holder, "weights"):
                 load_weights(model, self.folder / weights)
         return model
 
@@ -184,7 +134,7 @@ class RecipeFile:
         return ORIGINS.get(str(path[0]), "default")
 
     @contextmanager
-    def shown_at(self, *path: str) -> Iterator[None]:
+    def shown_at(self, *path: str | int) -> Iterator[None]:
         """A mistake that arises inside is shown at the line that asked for it: at its own path, else at this one."""
         try:
             yield

@@ -13,7 +13,8 @@ from mirabelle import objectives, scores
 from mirabelle.goal import Goal
 from mirabelle.objectives.objective import ObjectiveField, Term
 from mirabelle.plain import bounds_of, described, hints_of, key_of
-from mirabelle.recipe_file import KEYS, MOST_SEEDS, SCHEMA, BaselineTable, ModelTable, TaskTable, TeacherTable
+from mirabelle.recipe_file import KEYS, MOST_SEEDS, SCHEMA
+from mirabelle.recipe_tables import BaselineTable, MembersField, MemberTable, ModelTable, TaskTable, TeacherTable
 from mirabelle.schedules import Annealed, Gradual, ScheduleField
 from mirabelle.scores.score import Score, ScoreField
 from mirabelle.step import steps_behind_doors
@@ -125,6 +126,7 @@ _OWN: tuple[tuple[Any, Callable[[], dict[str, Any]]], ...] = (
     (ObjectiveField, _objective),
     (ScoreField, _score),
     (ScheduleField, _schedule),
+    (MembersField, lambda: {"type": "array", "minItems": 1, "items": _table(MemberTable)}),
 )
 
 
