@@ -191,6 +191,27 @@ def test_another_teacher_may_be_given_and_trained(mlp: nn.Module, blobs: Task, t
     assert result.profile.metric.value > 0.85
 
 
+def test_a_teacher_that_knows_less_than_its_student_is_told_with_both_numbers(
+    mlp: nn.Module, blobs: Task, tmp_path: Path
+) -> None:
+    told: list[str] = []
+
+    def listen(event: Any) -> None:
+        if event["event"] == "warning":
+            told.append(event["text"])
+
+    torch.manual_seed(5)
+    teacher = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 3))
+    compress(mlp, blobs, STEPS, out=tmp_path / "weak", baseline=TRAIN, teacher=teacher, callbacks=[listen])
+    (text,) = told
+    numbers = [float(number) for number in re.findall(r"[01]\.\d{4}", text)]
+    assert text.startswith("the teacher has accuracy 0.")
+    assert numbers[0] < 0.6
+    assert numbers[1] > 0.85
+    compress(mlp, blobs, STEPS, out=tmp_path / "own", baseline=TRAIN, callbacks=[listen])
+    assert len(told) == 1, "a model that teaches itself is no news"
+
+
 def test_a_step_that_dies_is_done_again_and_the_others_are_not(mlp: nn.Module, blobs: Task, tmp_path: Path) -> None:
     whole = compress(mlp, blobs, STEPS, out=tmp_path / "whole", baseline=TRAIN)
 

@@ -28,7 +28,7 @@ from mirabelle.state import copied, fingerprint, tensors_of_module
 from mirabelle.step import Step
 from mirabelle.task import Task
 from mirabelle.trail import TrailEntry, kept, walk
-from mirabelle.training import Training, fit
+from mirabelle.training import Training, evaluate, fit
 from mirabelle.trial import Plan, try_one_batch, try_steps
 
 SCHEMA = 1
@@ -128,7 +128,10 @@ def _run(plan: Plan, run: Run) -> Result:
     if not (run.folder / "environment.json").is_file():
         files.write_json(run.folder / "environment.json", environment())
     start, trail = _start(plan, run)
-    task = plan.task.with_teacher(_teacher(plan, run) or start)
+    teacher = _teacher(plan, run)
+    if teacher is not None:
+        _tell_of_a_weak_teacher(teacher, start, plan.task, run)
+    task = plan.task.with_teacher(teacher or start)
     stopped = any(run.within(f"steps/0-{name}").decided("stopped") is not None for name in ("baseline", "teacher"))
     steps = () if stopped else plan.recipe.steps
     end, origin, entries = walk(steps, start, task, run, dense=plan.model)
@@ -207,6 +210,14 @@ def _teacher(plan: Plan, run: Run) -> nn.Module | None:
     if plan.teacher is None or plan.teacher_train is None:
         return plan.teacher
     return _trained("teacher", plan.teacher, plan.teacher_train, plan.task, run)[0]
+
+
+def _tell_of_a_weak_teacher(teacher: nn.Module, start: nn.Module, task: Task, run: Run) -> None:
+    """A warning where the model that is guided knows more than its guide, on the validation samples."""
+    values = [float(evaluate(model, task.validation, task).mean()) for model in (teacher, start)]
+    if values[0] < values[1]:
+        name = task.metric.name
+        run.event("warning", text=f"the teacher has {name} {values[0]:.4f}, the model that it guides {values[1]:.4f}")
 
 
 def _trained(name: str, model: nn.Module, training: Training, task: Task, run: Run) -> tuple[nn.Module, TrailEntry]:

@@ -151,6 +151,7 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "gate": _gate,
     "decision": lambda event: f"decided: {event['name']} = {event['value']}",
     "quantized": lambda event: f"left in floating point: {', '.join(event['left_alone'])}" if event["left_alone"] else "",
+    "warning": lambda event: f"warning: {event['text']}",
     "stopped": lambda event: f"stopped: {event['why']}",
     "taken up": lambda event: f"taken up at step {event['step']} of {event['steps']}",
     "resumed": lambda event: "resumed after a kill" if event["killed"] else "resumed",
