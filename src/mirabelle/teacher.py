@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mirabelle.training.execution import Execution
 
 _BATCH = 500
+_EXACT = 100  # classes up to which outputs are kept as they are
+_LEVELS = 255  # steps of 8 bits
 _KEPT = 512 * 1024**2  # bytes of features that are held in memory; above, the teacher runs with every batch
 
 
@@ -52,6 +54,9 @@ def guidance(
     named by a digest of the teacher, the layers and the data, so that another teacher or other data never meet them. For a
     `Stream` the teacher runs with every batch. Augmented samples are seen in the training's own precision and layout: with
     every batch, or, where their views recur, once a view. Features of more than 512 MiB are not kept.
+
+    Outputs over more than 100 classes are rounded to 8 bits, 256 even steps from the lowest to the highest of each decision, so
+    that no logit is off by more than (highest − lowest) / 510; those of a live teacher in the same way.
 
     Args:
         teacher: is put into eval mode.
@@ -96,32 +101,44 @@ class _Kept:
         self._teach = _asked(teacher, layers, None if augment is None else execution)
         manner = "" if augment is None else f" {augment} {execution}"
         self._key = f"{fingerprint(teacher)} {data.digest()}{manner}{''.join(f' {layer}' for layer in layers)}"
-        self._given: dict[int, Guidance] = {} if augment is not None else {0: self._of(0)}
+        self._given: dict[int, dict[str, Tensor]] = {} if augment is not None else {0: self._of(0)}
 
     def __call__(self, batch: Batch) -> Guidance:
         assert batch.index is not None, "a batch of samples has its index"
         if batch.view not in self._given:
             self._given[batch.view] = self._of(batch.view)
-        kept, index = self._given[batch.view], batch.index
-        return Guidance(kept.outputs[index], {name: tensor[index] for name, tensor in kept.features.items()})
+        return _unpacked({name: tensor[batch.index] for name, tensor in self._given[batch.view].items()})
 
-    def _of(self, view: int) -> Guidance:
+    def _of(self, view: int) -> dict[str, Tensor]:
         key = files.digest(self._key.encode(), f"view {view}".encode())
         path = self._run.journal.folder / "teacher" / f"{key}.safetensors"
         if path.is_file():
-            kept = files.read_tensors(path)[0]
-            return Guidance(kept.pop("outputs"), {name.removeprefix("features."): tensor for name, tensor in kept.items()})
+            return files.read_tensors(path)[0]
         batches = self._data.batches(_BATCH)
         if self._augment is not None:
             batches = (self._augment.seen(batch, view) for batch in batches)
-        parts = [self._teach(batch) for batch in batches]
-        names = list(parts[0].features)
-        given = Guidance(
-            torch.cat([part.outputs for part in parts]),
-            {name: torch.cat([part.features[name] for part in parts]) for name in names},
-        )
+        parts = [_packed(self._teach(batch)) for batch in batches]
+        given = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         _keep(path, given, self._run)
         return given
+
+
+def _packed(given: Guidance) -> dict[str, Tensor]:
+    """As it is kept: features by name, and outputs as they are or in steps of 8 bits."""
+    features = {f"features.{name}": tensor for name, tensor in given.features.items()}
+    outputs = given.outputs
+    if outputs.shape[-1] <= _EXACT:
+        return {"outputs": outputs, **features}
+    low, high = outputs.aminmax(dim=-1, keepdim=True)
+    step = (high - low) / _LEVELS
+    codes = ((outputs - low) / step.clamp_min(torch.finfo(step.dtype).tiny)).round().to(torch.uint8)
+    return {"codes": codes, "low": low, "step": step, **features}
+
+
+def _unpacked(kept: Mapping[str, Tensor]) -> Guidance:
+    outputs = kept["outputs"] if "outputs" in kept else kept["low"] + kept["codes"] * kept["step"]
+    marked = "features."
+    return Guidance(outputs, {name.removeprefix(marked): part for name, part in kept.items() if name.startswith(marked)})
 
 
 def _asked(teacher: nn.Module, layers: Sequence[str], execution: Execution | None) -> Teacher:
@@ -137,7 +154,8 @@ def _asked(teacher: nn.Module, layers: Sequence[str], execution: Execution | Non
                     outputs = call(guide, execution.inputs(batch.inputs))
             features = taps.taken()
         # Made outside of inference mode, a copy may be saved for the gradient.
-        return Guidance(_copy(outputs), {name: _copy(tensor) for name, tensor in features.items()})
+        found = Guidance(_copy(outputs), {name: _copy(tensor) for name, tensor in features.items()})
+        return _unpacked(_packed(found))
 
     return given
 
@@ -153,11 +171,11 @@ def _bytes_of_features(teacher: nn.Module, data: Samples, layers: Sequence[str])
     return sum(4 * math.prod(tensor.shape) for tensor in features.values()) // len(few) * len(data)
 
 
-def _keep(path: Path, given: Guidance, run: Run) -> None:
+def _keep(path: Path, given: Mapping[str, Tensor], run: Run) -> None:
     """Write the cache; a full disk costs a repeat after a kill, not the run."""
     try:
-        features = {f"features.{name}": tensor for name, tensor in given.features.items()}
-        files.write_tensors(path, {"outputs": given.outputs, **features})
-        run.event("teacher", cached=True, samples=len(given.outputs))
+        files.write_tensors(path, dict(given))
+        size = sum(tensor.nbytes for tensor in given.values())
+        run.event("teacher", cached=True, samples=len(next(iter(given.values()))), bytes=size)
     except UserError as error:
         run.event("teacher", cached=False, why=error.message)

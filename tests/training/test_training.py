@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mirabelle import Augmentation, Run, Task, Training, prune
 from mirabelle.architecture import Architecture, attach
+from mirabelle.batch import Samples, Stream
 from mirabelle.errors import UserError
 from mirabelle.objectives import L1, SoftTargets, TaskLoss
 from mirabelle.state import fingerprint
@@ -136,6 +137,32 @@ def test_cached_and_live_teachers_give_the_same_gradient(mlp: nn.Module, blobs: 
     batch = blobs.train.at(torch.tensor([7, 3, 250]))
     with torch.no_grad():
         assert torch.allclose(look_up(batch).outputs, mlp(batch.inputs), atol=1e-6)
+
+
+def test_outputs_over_many_classes_are_rounded_in_the_cache_and_live(blobs: Task, run: Run) -> None:
+    torch.manual_seed(0)
+    teacher = nn.Linear(8, 101)
+    kept = guidance(teacher, blobs.train, run)
+    batch = blobs.train.at(torch.tensor([7, 3, 250]))
+    loader = DataLoader(TensorDataset(blobs.train.inputs, blobs.train.targets), batch_size=32, shuffle=True)
+    live = guidance(teacher, Stream(loader), run)
+    assert torch.equal(kept(batch).outputs, live(batch).outputs)
+    with torch.no_grad():
+        exact = teacher(batch.inputs)
+    bound = (exact.amax(1) - exact.amin(1)) / 510
+    off = (kept(batch).outputs - exact).abs().amax(1)
+    assert (off <= bound * 1.0001).all()
+    assert (off > 0).all()
+    (told,) = [event for event in events(run, "teacher") if event["cached"]]
+    assert told["bytes"] == 400 * (101 + 8), "a byte a class, and where it begins and steps"
+    flat = guidance(nn.Sequential(nn.Linear(8, 101), nn.Threshold(1e9, 2.0)), blobs.train, run)
+    assert torch.equal(flat(batch).outputs, torch.full((3, 101), 2.0)), "a decision with no range is exact"
+
+
+def test_outputs_over_few_classes_are_kept_as_they_are(run: Run) -> None:
+    data = Samples(torch.rand(50, 3, 32, 32), torch.zeros(50, dtype=torch.long))
+    guidance(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), data, run)
+    assert events(run, "teacher")[0]["bytes"] == 50 * 10 * 4
 
 
 def test_a_shuffling_loader_trains_too(mlp: nn.Module, blobs: Task, run: Run) -> None:
