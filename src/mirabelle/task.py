@@ -6,15 +6,17 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle.augmentation import Augmentation
-from mirabelle.batch import Batch, Samples, Stream, data_of, held, tensors_of
+from mirabelle.batch import Batch, Inputs, Samples, Stream, data_of, held, map_tensors, tensors_of
 from mirabelle.errors import UserError, did_you_mean
 from mirabelle.metric import Metric
 from mirabelle.preprocessing import Preprocessing
 
+UNLABELLED = -100  # the class that cross entropy leaves out
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -95,6 +97,38 @@ class Task:
         """
         other = copy.copy(self)
         other.augment = _applicable(augment, self.train)
+        return other
+
+    def with_unlabelled(self, inputs: Inputs) -> Task:
+        """The same task with more training samples, of which nobody knows the class: they learn from the teacher alone.
+
+        Their targets are `UNLABELLED`; `TaskLoss` leaves them out, and terms that need the right class refuse them.
+
+        Args:
+            inputs: as those of the training data, (samples, ...).
+
+        Raises:
+            UserError: E131 when the task does not classify, its training data are a stream, or the inputs are of other shapes.
+
+        Example:
+            >>> import torch
+            >>> x, y = torch.randn(40, 3), torch.randint(0, 2, (40,))
+            >>> more = Task(train=(x, y), test=(x, y)).with_unlabelled(torch.randn(100, 3))
+            >>> len(more.train), int((more.train.targets == UNLABELLED).sum())
+            (136, 100)
+        """
+        if not self.classifies or not isinstance(self.train, Samples):
+            raise UserError("E131", "samples without labels need a task that classifies samples in memory", "give tensors")
+        own, more = tensors_of(self.train.inputs), tensors_of(inputs)
+        if [tuple(part.shape[1:]) for part in own] != [tuple(part.shape[1:]) for part in more]:
+            shapes = [[tuple(part.shape[1:]) for part in side] for side in (more, own)]
+            raise UserError(
+                "E131", f"samples without labels have shapes {shapes[0]}, the data {shapes[1]}", "prepare them alike"
+            )
+        pairs = iter([torch.cat(both) for both in zip(own, more, strict=True)])
+        targets = torch.full((len(more[0]), *self.train.targets.shape[1:]), UNLABELLED, dtype=self.train.targets.dtype)
+        other = copy.copy(self)
+        other.train = Samples(map_tensors(self.train.inputs, lambda _: next(pairs)), torch.cat([self.train.targets, targets]))
         return other
 
     @property

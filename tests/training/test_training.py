@@ -17,7 +17,7 @@ from mirabelle import Augmentation, Run, Task, Training, prune
 from mirabelle.architecture import Architecture, attach
 from mirabelle.batch import Samples, Stream
 from mirabelle.errors import UserError
-from mirabelle.objectives import L1, SoftTargets, TaskLoss
+from mirabelle.objectives import L1, Forward, SoftTargets, TaskLoss
 from mirabelle.state import fingerprint
 from mirabelle.teacher import guidance
 from mirabelle.training import Execution, Joint, evaluate, fastest_execution, fit
@@ -504,3 +504,21 @@ def test_settings_out_of_range_are_refused(settings: Mapping[str, Any], code: st
     with pytest.raises(UserError) as caught:
         Training(**settings)
     assert caught.value.code == code
+
+
+def test_samples_without_labels_learn_from_the_teacher_alone(mlp: nn.Module, blobs: Task, run: Run) -> None:
+    few = copy.copy(blobs)
+    few.train = Samples(blobs.train.inputs[:6], blobs.train.targets[:6])
+    task = few.with_unlabelled(blobs.train.inputs[6:])
+    assert (len(task.train), int((task.train.targets == -100).sum())) == (400, 394)
+    torch.manual_seed(3)
+    teacher = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 3))
+    teacher = fit(teacher, blobs, Training(epochs=8, batch_size=32, lr=0.02), run.within("teacher"))
+    training = Training(epochs=8, batch_size=32, lr=0.02, objective=0.5 * SoftTargets() + 0.5 * TaskLoss(), keep="last")
+    student = fit(mlp, task.with_teacher(teacher), training, run.within("student"))
+    assert accuracy(student, task) > 0.9
+    with pytest.raises(UserError, match=r"E131.*have shapes \[\(7,\)\], the data \[\(8,\)\]"):
+        few.with_unlabelled(torch.zeros(4, 7))
+    bound = TaskLoss().bind(mlp, task, task.example())
+    unknown = task.train.at(torch.arange(10, 20))
+    assert float(bound(Forward(unknown, torch.randn(10, 3)))) == 0.0

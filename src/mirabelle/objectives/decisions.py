@@ -115,11 +115,12 @@ class DKD(Decisions):
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         from mirabelle.numerics.divergence import decoupled_divergence
 
-        if student.dim() != _CLASS_SCORES or batch.targets.is_floating_point() or batch.targets.dim() != 1:
+        unlabelled = not batch.targets.is_floating_point() and bool((batch.targets < 0).any())
+        if unlabelled or student.dim() != _CLASS_SCORES or batch.targets.is_floating_point() or batch.targets.dim() != 1:
             raise UserError(
                 "E111",
                 f"DKD needs the one right class of each sample; got targets of shape {tuple(batch.targets.shape)} "
-                f"for outputs of shape {tuple(student.shape)}",
+                f"for outputs of shape {tuple(student.shape)}" + (", some without a class" if unlabelled else ""),
                 "use SoftTargets, or MultiLabel where a sample has several labels",
             )
         return decoupled_divergence(

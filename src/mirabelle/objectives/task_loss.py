@@ -8,15 +8,16 @@ from mirabelle.objectives.objective import Term
 from mirabelle.plain import record
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from mirabelle.batch import Batch
+    from mirabelle.objectives.forward import Forward
     from mirabelle.task import Task
 
 
 @record
 class TaskLoss(Term):
-    """task.loss(outputs, targets), computed in float32.
+    """task.loss(outputs, targets), computed in float32; samples without labels are left out of the mean.
 
     Example:
         >>> 0.5 * TaskLoss() + TaskLoss()
@@ -25,6 +26,14 @@ class TaskLoss(Term):
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
         from mirabelle.objectives.bound import Bound
+        from mirabelle.task import UNLABELLED
 
         del model, example
-        return Bound(lambda forward: task.loss(forward.outputs.float(), forward.batch.targets))
+
+        def loss(forward: Forward) -> Tensor:
+            outputs, targets = forward.outputs.float(), forward.batch.targets
+            if task.classifies and bool((targets == UNLABELLED).all()):
+                return outputs.sum() * 0.0
+            return task.loss(outputs, targets)
+
+        return Bound(loss)
