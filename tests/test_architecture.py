@@ -16,7 +16,7 @@ ROOMS = [
     "profile", "goal", "schedules", "patterns", "metric", "preprocessing", "batch", "augmentation", "task", "state",
     "architecture", "features", "run", "step", "allocate", "graph", "runtime", "calibrate", "sources", "teacher", "objectives",
     "scores", "training", "prune", "distill", "quantize", "recipe", "artifact", "measure", "inspection", "prediction",
-    "trail", "tracking", "report", "trial", "forecast", "job", "overrides", "recipe_tables", "recipe_file",
+    "trail", "tracking", "report", "trial", "forecast", "job", "comparison", "overrides", "recipe_tables", "recipe_file",
     "recipe_schema", "rebuilding", "verification", "cli",
 ]  # fmt: skip
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "manager", "tools"}

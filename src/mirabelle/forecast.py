@@ -134,7 +134,7 @@ def _previewed(
     trainings: list[tuple[nn.Module, Training]] = []
 
     def look(name: str, says: tuple[str, ...], model: nn.Module, training: Training | None, on: Task) -> None:
-        seconds, count = (0.0, 0) if training is None else _training_seconds(model, on, training, run.within(name))
+        seconds, count = (0.0, 0) if training is None else training_seconds(model, on, training, run.within(name))
         steps.append(StepForecast(name, says, seconds, count, *count_parameters(model)))
         if training is not None:
             trainings.append((model, training))
@@ -155,8 +155,15 @@ def _previewed(
     return steps, models, trainings
 
 
-def _training_seconds(model: nn.Module, task: Task, training: Training, run: Run) -> tuple[float, int]:
-    """(seconds, optimizer steps) of a training: a few steps of it are made on a copy, and timed."""
+def training_seconds(model: nn.Module, task: Task, training: Training, run: Run) -> tuple[float, int]:
+    """(seconds, optimizer steps) of a training: a few steps of it are made on a copy, and timed.
+
+    Args:
+        model: as the training would find it.
+        task: with the teacher, whose outputs for all samples are counted in.
+        training: settings.
+        run: a folder for the few steps.
+    """
     small = _small(task, training)
     times = []
     for count in (1, _WARM_STEPS, _WARM_STEPS + _TIMED_STEPS):  # the first also decides how to run, and asks the teacher

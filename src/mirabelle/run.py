@@ -52,6 +52,12 @@ class Journal:
     document: dict[str, Any] = field(default_factory=dict)
     decisions: dict[str, Any] = field(default_factory=dict)
     origin: Origin = _unknown
+    shared: Path | None = None  # where other runs keep what depends on no seed; by default in the run's own folder
+
+    @property
+    def cache(self) -> Path:
+        """The folder of what a digest names, and can be computed again."""
+        return self.shared or self.folder
 
     def append(self, event: Mapping[str, Any]) -> None:
         try:

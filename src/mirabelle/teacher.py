@@ -111,7 +111,7 @@ class _Kept:
 
     def _of(self, view: int) -> dict[str, Tensor]:
         key = files.digest(self._key.encode(), f"view {view}".encode())
-        path = self._run.journal.folder / "teacher" / f"{key}.safetensors"
+        path = self._run.journal.cache / "teacher" / f"{key}.safetensors"
         if path.is_file():
             return files.read_tensors(path)[0]
         batches = self._data.batches(_BATCH)

@@ -1,0 +1,327 @@
+"""Recipes compared at equal budget: several seeds each, judged on the same samples, with intervals and paired tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from mirabelle import files, plain
+from mirabelle.errors import UserError
+from mirabelle.forecast import training_seconds
+from mirabelle.measure import exported
+from mirabelle.numerics.statistics import mean_interval, paired_difference, paired_p_value
+from mirabelle.plain import Count, Positive, record
+from mirabelle.recipe import Recipe
+from mirabelle.run import Callback, Run
+from mirabelle.runtime.onnxruntime import Session, side_by_side
+from mirabelle.state import copied, fingerprint
+from mirabelle.step import Step, folder_of, step_to_data
+from mirabelle.task import Task
+from mirabelle.trail import walk
+from mirabelle.training import Training, evaluate
+
+Scores: TypeAlias = npt.NDArray[np.float64]
+Candidates: TypeAlias = Mapping[str, Sequence[Step]]
+
+
+@record
+class Budget:
+    """What every candidate may spend, and what its result may need.
+
+    Args:
+        steps: optimizer steps of all trainings of a recipe together; each gets its share by what it asks for.
+        seconds: of all trainings together, turned into steps by timing a few of each; the same steps for every seed.
+        size_bytes: packed bytes that a result may have.
+        milliseconds: of one call in ONNX Runtime that a result may take.
+
+    Raises:
+        UserError: E111 both steps and seconds.
+
+    Example:
+        >>> Budget(seconds=480.0).steps is None
+        True
+    """
+
+    steps: Count | None = None
+    seconds: Positive | None = None
+    size_bytes: Count | None = None
+    milliseconds: Positive | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.seconds is not None:
+            raise UserError("E111", "a budget has steps or seconds of training, one of them", "leave one out")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One candidate with one seed.
+
+    Args:
+        seed: of everything random.
+        scores: of each sample, in the order of the split that judges.
+        seconds: of all steps.
+        parameters: non-zero ones.
+        size_bytes: packed.
+        milliseconds: of one call, where the budget asks for it.
+    """
+
+    seed: int
+    scores: Scores
+    seconds: float
+    parameters: int
+    size_bytes: int
+    milliseconds: float | None
+
+    @property
+    def metric(self) -> float:
+        return float(self.scores.mean())
+
+
+@dataclass(frozen=True)
+class Row:
+    """A candidate over all seeds.
+
+    Args:
+        name: of the candidate.
+        metric: mean over the seeds, with its 95 % interval (Student's; of one seed that of its samples).
+        difference: to the reference, mean over seeds that are paired, with its interval; None for the reference.
+        p_value: that a candidate as good as the reference shows such a difference on these samples, by scores averaged over the
+            seeds; None for the reference.
+        seconds, parameters, size_bytes: means over the seeds.
+        over: what of the budget the results exceed, in words.
+    """
+
+    name: str
+    metric: tuple[float, float, float]
+    difference: tuple[float, float, float] | None
+    p_value: float | None
+    seconds: float
+    parameters: float
+    size_bytes: float
+    over: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found.
+
+    Args:
+        metric: its name.
+        judge: the split that judged.
+        reference: the candidate to which the others are compared.
+        budget: of each.
+        outcomes: by candidate, in the order of the seeds.
+    """
+
+    metric: str
+    judge: str
+    reference: str
+    budget: Budget
+    outcomes: Mapping[str, Sequence[Outcome]]
+
+    def rows(self) -> list[Row]:
+        """The candidates, best first."""
+        found = [self._row(name, outcomes) for name, outcomes in self.outcomes.items()]
+        return sorted(found, key=lambda row: -row.metric[0])
+
+    def table(self) -> str:
+        """The rows as a Markdown table."""
+        lines = [
+            f"| | {self.metric} | against {self.reference} | p | seconds | bytes |",
+            "|---|--:|--:|--:|--:|--:|",
+        ]
+        for row in self.rows():
+            difference = "" if row.difference is None else _interval(row.difference, sign="+")
+            p_value = "" if row.p_value is None else f"{row.p_value:.2g}"
+            name = f"{row.name} ({'; '.join(row.over)})" if row.over else row.name
+            lines.append(
+                f"| {name} | {_interval(row.metric)} | {difference} | {p_value} | {row.seconds:,.0f} | {row.size_bytes:,.0f} |"
+            )
+        return "\n".join(lines) + "\n"
+
+    def _row(self, name: str, outcomes: Sequence[Outcome]) -> Row:
+        difference, p_value = None, None
+        if name != self.reference:
+            pairs = list(zip(self.outcomes[self.reference], outcomes, strict=True))
+            p_value = paired_p_value(*(np.mean([pair[side].scores for pair in pairs], axis=0) for side in (0, 1)))
+            if len(pairs) == 1:
+                difference = paired_difference(pairs[0][0].scores, pairs[0][1].scores)
+            else:
+                difference = mean_interval(_spread([after.metric - before.metric for before, after in pairs]))
+        return Row(
+            name,
+            mean_interval(outcomes[0].scores if len(outcomes) == 1 else _spread([one.metric for one in outcomes])),
+            difference,
+            p_value,
+            statistics.mean(one.seconds for one in outcomes),
+            statistics.mean(one.parameters for one in outcomes),
+            statistics.mean(one.size_bytes for one in outcomes),
+            tuple(_over(self.budget, outcomes)),
+        )
+
+
+def compare(
+    model: nn.Module,
+    task: Task,
+    candidates: Candidates,
+    *,
+    out: str | Path,
+    seeds: Sequence[int] = (0, 1, 2),
+    budget: Budget | None = None,
+    reference: str | None = None,
+    judge: Literal["validation", "test"] = "validation",
+    callbacks: Sequence[Callback] = (),
+) -> Comparison:
+    """Run every candidate with every seed from the same model, and judge the results on the same samples.
+
+    A candidate and seed that are done stay so: a comparison that was killed goes on with the next, to the same results. What
+    a teacher gives is kept once for all of them.
+
+    Args:
+        model: from which every candidate begins; left as it is.
+        task: with its teacher, where one guides the trainings.
+        candidates: recipes by name, each a list of steps.
+        out: a folder; one that holds this comparison is gone on with.
+        seeds: of every candidate.
+        budget: equal for all.
+        reference: the candidate to which the others are compared; by default the first.
+        judge: the split. Choose on "validation"; look at "test" once, when nothing is to be chosen any more.
+        callbacks: as of `mirabelle.compress`.
+
+    Raises:
+        UserError: E111 no candidates, no seeds, or a reference that is none of them; E150 when `out` holds another comparison;
+            whatever the steps raise.
+
+    Example:
+        >>> import mirabelle, tempfile, torch
+        >>> from mirabelle import prune
+        >>> x = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))
+        >>> task = mirabelle.Task(train=(x, (x[:, 0] > 0).long()), test=(x, (x[:, 0] > 0).long()))
+        >>> recipes = {"half": [prune.Weights(sparsity=0.5)], "most": [prune.Weights(sparsity=0.9)]}
+        >>> found = compare(nn.Linear(4, 2), task, recipes, out=tempfile.mkdtemp(), seeds=(0,))
+        >>> sorted(found.outcomes), found.reference
+        (['half', 'most'], 'half')
+    """
+    budget, out = budget or Budget(), Path(out)
+    reference = reference or next(iter(candidates), "")
+    if reference not in candidates or not seeds:
+        raise UserError("E111", f'a comparison needs seeds and candidates, "{reference}" among them', "name its reference")
+    recipes = {name: Recipe(steps) for name, steps in candidates.items()}
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in recipes}
+    for seed in seeds:
+        for name, recipe in recipes.items():
+            document = _document(recipe, model, task, budget)
+            run = Run.opened(out / name / f"seed-{seed}", {"seed": seed, **document}, seed=seed, callbacks=callbacks)
+            run.journal.shared = out
+            try:
+                outcomes[name].append(_outcome(model, task, recipe.steps, run, budget=budget, judge=judge))
+            finally:
+                run.close()
+    found = Comparison(task.metric.name, judge, reference, budget, outcomes)
+    files.write(out / f"{judge}.md", found.table().encode())
+    return found
+
+
+def _document(recipe: Recipe, model: nn.Module, task: Task, budget: Budget) -> dict[str, Any]:
+    """What makes a candidate's run this one."""
+    teacher = {"teacher": fingerprint(task.teacher)} if task.teacher is not None else {}
+    return {
+        "step": [step_to_data(step) for step in recipe.steps],
+        "budget": plain.to_data(budget),
+        "fingerprint": {"model": fingerprint(model), "data": task.fingerprint(), **teacher},
+    }
+
+
+def _outcome(
+    model: nn.Module, task: Task, steps: Sequence[Step], run: Run, *, budget: Budget, judge: Literal["validation", "test"]
+) -> Outcome:
+    start = copied(model).eval()
+    end, _, trail = walk(_within(budget, steps, start, task, run), start, task, run, dense=start)
+    path, profile = run.folder / f"{judge}.safetensors", trail[-1].profile
+    if not path.is_file():
+        scores = evaluate(end, task.test if judge == "test" else task.validation, task)
+        files.write_tensors(path, {"scores": torch.from_numpy(scores)})
+    return Outcome(
+        run.seed,
+        files.read_tensors(path)[0]["scores"].double().numpy(),
+        sum(entry.seconds for entry in trail),
+        profile.nonzero_parameters,
+        profile.size_bytes.packed or 0,
+        run.decide("milliseconds", lambda: _milliseconds(end, task)) if budget.milliseconds is not None else None,
+    )
+
+
+def _milliseconds(model: nn.Module, task: Task) -> float:
+    """Median of one call for one sample in ONNX Runtime, as many threads as torch has."""
+    session = Session(exported(model, task).onnx, torch.get_num_threads())
+    return side_by_side(session, session, task.example().inputs)[1].median
+
+
+def _within(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task, run: Run) -> list[Step]:
+    """The steps, their trainings as long as the budget says."""
+    if budget.steps is None and budget.seconds is None:
+        return list(steps)
+    path = run.folder.parent / "factor.json"  # one for all seeds of the candidate
+    if not path.is_file():
+        files.write_json(path, _factor(budget, steps, model, task, run))
+    return [_lengthened(step, files.read_json(path), task) for step in steps]
+
+
+def _factor(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task, run: Run) -> float:
+    """How many times as long as the recipe asks for all trainings may be together."""
+    trainings = [training for step in steps if (training := getattr(step, "train", None)) is not None]
+    if not trainings:
+        raise UserError("E111", "a budget of steps or seconds is for recipes that train", "give `train`, or another budget")
+    if budget.steps is not None:
+        return budget.steps / sum(_length(training, task) for training in trainings)
+    seconds = 0.0
+    for position, step in enumerate(steps, start=1):
+        place = run.within(folder_of(position, step))
+        preview = step.preview(model, task, place)
+        model = preview.model
+        if preview.training is not None:
+            seconds += training_seconds(model, task, preview.training, place.within("timed"))[0]
+    return (budget.seconds or 0.0) / seconds
+
+
+def _length(training: Training, task: Task) -> int:
+    """In optimizer steps."""
+    return training.steps or (training.epochs or 0) * max(1, len(task.train) // training.batch_size)
+
+
+def _lengthened(step: Step, factor: float, task: Task) -> Step:
+    training: Training | None = getattr(step, "train", None)
+    if training is None:
+        return step
+    longer = dataclasses.replace(training, epochs=None, steps=max(1, round(factor * _length(training, task))))
+    return dataclasses.replace(step, train=longer)  # type: ignore[type-var]  # steps are records
+
+
+def _over(budget: Budget, outcomes: Sequence[Outcome]) -> list[str]:
+    """What the results need beyond the budget."""
+    said = []
+    size = max(one.size_bytes for one in outcomes)
+    if budget.size_bytes is not None and size > budget.size_bytes:
+        said.append(f"{size:,} bytes of {budget.size_bytes:,}")
+    times = [one.milliseconds for one in outcomes if one.milliseconds is not None]
+    if budget.milliseconds is not None and max(times) > budget.milliseconds:
+        said.append(f"{max(times):.2f} ms of {budget.milliseconds:.2f}")
+    return said
+
+
+def _spread(values: Sequence[float]) -> Scores:
+    return np.array(values, float)
+
+
+def _interval(found: tuple[float, float, float], sign: str = "") -> str:
+    mean, low, high = found
+    return f"{mean:{sign}.4f} ({low:{sign}.4f} to {high:{sign}.4f})"

@@ -1,0 +1,130 @@
+"""Recipes at equal budget: what is compared is what was run, and the numbers are right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+from mirabelle import Run, Task, Training, distill, prune
+from mirabelle.comparison import Budget, Comparison, Outcome, compare
+from mirabelle.errors import UserError
+from mirabelle.numerics.statistics import mean_interval, paired_difference, paired_p_value
+from mirabelle.objectives import SoftTargets, TaskLoss
+from mirabelle.training import fit
+
+SETTINGS = {"batch_size": 32, "lr": 0.01, "precision": "float32"}
+CANDIDATES = {
+    "alone": [distill.Student(width=0.5, train=Training(epochs=2, objective=1.0 * TaskLoss(), **SETTINGS))],
+    "taught": [distill.Student(width=0.5, train=Training(epochs=4, objective=1.0 * SoftTargets(), **SETTINGS))],
+}
+
+
+@pytest.fixture
+def trained(mlp: nn.Module, blobs: Task, tmp_path: Path) -> nn.Module:
+    return fit(mlp, blobs, Training(epochs=4, **SETTINGS), Run(tmp_path / "dense"))
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in folder.rglob("events.jsonl") for line in path.read_text().splitlines()]
+
+
+def lengths(folder: Path) -> list[int]:
+    """Optimizer steps of every training but those that are only timed."""
+    ends = [event for event in lines(folder) if event["event"] == "epoch" and event["epoch"] == event["epochs"]]
+    return [event["step"] for event in ends if "timed" not in event["where"]]
+
+
+def test_candidates_are_judged_on_the_same_samples_and_go_on_where_they_stopped(
+    trained: nn.Module, blobs: Task, tmp_path: Path
+) -> None:
+    task = blobs.with_teacher(trained)
+    found = compare(trained, task, CANDIDATES, out=tmp_path / "c", seeds=(0, 1), budget=Budget(steps=22))
+    assert {name: [one.seed for one in outcomes] for name, outcomes in found.outcomes.items()} == {
+        "alone": [0, 1], "taught": [0, 1],
+    }  # fmt: skip
+    assert all(len(one.scores) == len(task.validation) for outcomes in found.outcomes.values() for one in outcomes)
+    steps = [
+        event["step"] for event in lines(tmp_path / "c") if event["event"] == "epoch" and event["epoch"] == event["epochs"]
+    ]
+    assert steps == [22] * 4, "every training is as long as the budget says"
+    assert len(list((tmp_path / "c" / "teacher").iterdir())) == 1, "the teacher is asked once for all"
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "c").rglob("model.safetensors")}
+    again = compare(trained, task, CANDIDATES, out=tmp_path / "c", seeds=(0, 1, 2), budget=Budget(steps=22))
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    for name in CANDIDATES:
+        assert np.array_equal(again.outcomes[name][1].scores, found.outcomes[name][1].scores)
+    assert (tmp_path / "c" / "validation.md").read_text() == again.table()
+    with pytest.raises(UserError, match="E150"):
+        compare(trained, task, CANDIDATES, out=tmp_path / "c", seeds=(0,), budget=Budget(steps=23))
+
+
+def test_seconds_become_steps_that_all_seeds_share(trained: nn.Module, blobs: Task, tmp_path: Path) -> None:
+    task = blobs.with_teacher(trained)
+    compare(trained, task, {"alone": CANDIDATES["alone"]}, out=tmp_path, seeds=(0, 1), budget=Budget(seconds=0.5))
+    steps = lengths(tmp_path / "alone")
+    assert len(steps) == 2
+    assert steps[0] == steps[1] > 1
+
+
+def test_results_over_the_budget_are_marked(trained: nn.Module, blobs: Task, tmp_path: Path) -> None:
+    recipes = {"half": [prune.Weights(sparsity=0.5)], "most": [prune.Weights(sparsity=0.9)]}
+    sizes = [rows[0].size_bytes for rows in compare(trained, blobs, recipes, out=tmp_path / "a", seeds=(0,)).outcomes.values()]
+    limit = sum(sizes) // 2
+    found = compare(
+        trained,
+        blobs,
+        recipes,
+        out=tmp_path / "b",
+        seeds=(0,),
+        budget=Budget(size_bytes=limit, milliseconds=1e-6),
+        judge="test",
+    )
+    over = {row.name: row.over for row in found.rows()}
+    assert over["half"][0] == f"{sizes[0]:,} bytes of {limit:,}"
+    assert all("ms of 0.00" in said[-1] for said in over.values())
+    assert len(over["most"]) == 1
+    assert "half (" in found.table()
+    assert len(found.outcomes["half"][0].scores) == len(blobs.test)
+
+
+def outcome(seed: int, scores: list[float]) -> Outcome:
+    return Outcome(seed, np.array(scores), 10.0, 5, 100, None)
+
+
+def test_the_numbers_of_a_row() -> None:
+    rng = np.random.default_rng(0)
+    ones = [[float(x) for x in rng.random(200) < share] for share in (0.6, 0.62, 0.7, 0.74)]
+    outcomes = {"plain": [outcome(0, ones[0]), outcome(1, ones[1])], "taught": [outcome(0, ones[2]), outcome(1, ones[3])]}
+    best, other = Comparison("accuracy", "test", "plain", Budget(), outcomes).rows()
+    assert (best.name, other.name, other.difference, other.p_value) == ("taught", "plain", None, None)
+    assert best.metric == mean_interval(np.array([np.mean(ones[2]), np.mean(ones[3])]))
+    differences = np.array([np.mean(ones[2]) - np.mean(ones[0]), np.mean(ones[3]) - np.mean(ones[1])])
+    assert best.difference == mean_interval(differences)
+    means = [np.mean(ones[:2], axis=0), np.mean(ones[2:], axis=0)]
+    assert best.p_value == paired_p_value(*means)
+    single = {name: rows[:1] for name, rows in outcomes.items()}
+    (row, _) = Comparison("accuracy", "test", "plain", Budget(), single).rows()
+    assert row.difference == paired_difference(np.array(ones[0]), np.array(ones[2]))
+    assert row.metric == mean_interval(np.array(ones[2]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"reference": "none"}, '"none" among them'),
+        ({"seeds": ()}, "needs seeds"),
+        ({"budget": Budget(steps=5)}, "for recipes that train"),
+    ],
+)
+def test_what_cannot_be_compared_is_told(
+    settings: dict[str, Any], words: str, mlp: nn.Module, blobs: Task, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=f"E111.*{words}"):
+        compare(mlp, blobs, {"half": [prune.Weights(sparsity=0.5)]}, out=tmp_path, **settings)
+    with pytest.raises(UserError, match=r"E111.*steps or seconds"):
+        Budget(steps=3, seconds=2.0)
