@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle import Task
-from mirabelle.objectives import AttentionMaps, HiddenStates, Term, TokenRelations
+from mirabelle.distill.head import with_head_of
+from mirabelle.objectives import AttentionMaps, HiddenStates, SimKD, Term, TokenRelations
 
 
 class Convolutional(nn.Module):
@@ -75,4 +76,6 @@ def pair_for(kind: type[Term], images: Task, *, equal: bool = False) -> tuple[nn
     teacher = Transformer(24, 4, 4) if tokens else Convolutional(8)
     torch.manual_seed(0)
     small = copy.deepcopy(teacher) if equal else Transformer(12, 2, 2) if tokens else Convolutional(4)
+    if kind is SimKD and not equal:
+        small = with_head_of(small, teacher, images.example())
     return small, images.with_teacher(teacher)

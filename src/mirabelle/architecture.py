@@ -20,7 +20,7 @@ from mirabelle.plain import lookup
 from mirabelle.state import copied
 
 SCHEMA = 1
-_DOORS_OF_MODULES = ("prune", "quantize")
+_DOORS_OF_MODULES = ("prune", "quantize", "distill")
 
 
 class Replacement(Protocol):

@@ -11,9 +11,9 @@ from torch import nn
 from mirabelle import Run, Task, Training, distill, load, prune, save
 from mirabelle.distill.fresh import redrawn
 from mirabelle.errors import UserError
-from mirabelle.objectives import SoftTargets
+from mirabelle.objectives import SimKD, SoftTargets
 from mirabelle.sources.digits import digits
-from mirabelle.sources.zoo import digits_cnn, resnet20
+from mirabelle.sources.zoo import digits_cnn, digits_mlp, resnet20
 from mirabelle.state import fingerprint
 from mirabelle.step import JoinsTraining, ReplacesModel, Step, step_from_data, step_to_data
 from mirabelle.training import Joint, evaluate, fit
@@ -183,3 +183,28 @@ def test_an_assistant_teaches_the_student_after_it(tmp_path: Path) -> None:
 def test_a_student_is_made_or_derived(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=f"E111.*{words}"):
         distill.Student(**settings)
+
+
+def test_a_student_with_the_teachers_head_learns_its_embedding(tmp_path: Path) -> None:
+    task, teacher = digits(), digits_cnn()
+    fit(teacher, task, Training(epochs=6, batch_size=64, lr=0.01), Run(tmp_path / "teacher"))
+    training = Training(epochs=20, batch_size=64, lr=0.01, objective=1.0 * SimKD())
+    step = distill.Student(model=MLP, arguments={"hidden": 32}, head="teacher", train=training)
+    student = step(teacher, task, Run(tmp_path / "run"))
+    head = student.fc2
+    assert type(head).__name__ == "ReusedHead"
+    theirs = [module for module in teacher.modules() if isinstance(module, nn.Linear)][-1]
+    assert torch.equal(head.head.weight, theirs.weight), "it is not trained"
+    assert float(evaluate(student, task.validation, task).mean()) > 0.85
+    save(student, tmp_path / "saved")
+    again = load(lambda: digits_mlp(hidden=32), tmp_path / "saved")
+    assert fingerprint(again) == fingerprint(student)
+    with torch.no_grad():
+        x = task.test.first(5).inputs
+        assert torch.equal(again.eval()(x), student.eval()(x))
+
+
+def test_an_embedding_of_another_width_is_no_projection_onto_the_teachers(tmp_path: Path) -> None:
+    training = Training(epochs=1, batch_size=64, objective=1.0 * SimKD())
+    with pytest.raises(UserError, match=r'(?s)E111.*"fc2:input", \(2, 16\).*does not have the width.*head = "teacher"'):
+        distill.Student(model=MLP, train=training)(digits_cnn(), digits(), Run(tmp_path))

@@ -57,7 +57,7 @@ def term_of(kind: type[Term], **settings: Any) -> Term:
 
 def test_the_family_is_whole() -> None:
     assert {kind.__name__ for kind in FAMILY} == {
-        "Hint", "FeatureKL", "AttentionTransfer", "SimilarityPreserving", "ReviewKD", "RKD", "CRD", "HiddenStates",
+        "Hint", "FeatureKL", "AttentionTransfer", "SimilarityPreserving", "ReviewKD", "RKD", "SimKD", "CRD", "HiddenStates",
         "AttentionMaps", "TokenRelations",
     }  # fmt: skip
 

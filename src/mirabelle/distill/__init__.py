@@ -1,6 +1,13 @@
 """Steps in which a teacher guides a smaller model: one file a step."""
 
-from mirabelle.distill.ensemble import Ensemble
-from mirabelle.distill.student import Student
+from typing import TYPE_CHECKING
 
-__all__ = ["Ensemble", "Student"]
+from mirabelle.distill.student import Student
+from mirabelle.lazy import lazily
+
+if TYPE_CHECKING:
+    from mirabelle.distill.ensemble import Ensemble
+    from mirabelle.distill.head import ReusedHead
+
+__all__ = ["Ensemble", "ReusedHead", "Student"]
+__getattr__ = lazily("mirabelle.distill", {"Ensemble": "ensemble", "ReusedHead": "head"})

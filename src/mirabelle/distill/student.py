@@ -39,6 +39,8 @@ class Student:
         width: share of the units that a derived student keeps in every group of channels, neurons and heads, in (0, 1].
         depth: share of the residual layers that a derived student keeps, in (0, 1].
         start: first weights of a derived student: the "teacher"'s, of what it keeps, or "random" ones, drawn anew.
+        head: the student's "own" last linear layer, or the "teacher"'s, which is not trained, behind a projector that is and
+            that stays: what `SimKD` learns with.
         taught_by: "task", its teacher, which guides every training of a recipe; or "model", the one that this student
             replaces: after another student this makes that one a teacher's assistant.
         train: the training; required unless the step joins another's.
@@ -64,6 +66,7 @@ class Student:
     width: Kept | None = None
     depth: Kept | None = None
     start: Literal["teacher", "random"] = "random"
+    head: Literal["own", "teacher"] = "own"
     taught_by: Literal["task", "model"] = "task"
     train: Training | None = None
 
@@ -91,7 +94,17 @@ class Student:
         return train_together((self,), self.train, model, task, run)
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return self._cut_out(model, task, run) if self.derived else self.origin(model, run)
+        import torch
+
+        student = self._cut_out(model, task, run) if self.derived else self.origin(model, run)
+        if self.head == "own":
+            return student
+        from mirabelle.distill.head import with_head_of
+
+        teacher = model if task.teacher is None or self.taught_by == "model" else task.teacher
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed_for("head"))
+            return with_head_of(student, teacher, task.example())
 
     def origin(self, model: nn.Module, run: Run) -> nn.Module:
         """The dense module of the student: as its factory makes it, with the run's seed, or the model it is cut out of."""

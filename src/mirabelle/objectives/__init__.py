@@ -10,7 +10,7 @@ from mirabelle.objectives.decisions import (
     ReverseKL,
     SoftTargets,
 )
-from mirabelle.objectives.embeddings import CRD, RKD
+from mirabelle.objectives.embeddings import CRD, RKD, SimKD
 from mirabelle.objectives.forward import Forward
 from mirabelle.objectives.hidden import AttentionTransfer, FeatureKL, Hint, ReviewKD, SimilarityPreserving
 from mirabelle.objectives.objective import Objective, Term
@@ -41,6 +41,7 @@ __all__ = [
     "Regression",
     "ReverseKL",
     "ReviewKD",
+    "SimKD",
     "SimilarityPreserving",
     "SoftTargets",
     "TaskLoss",

@@ -81,6 +81,44 @@ class RKD(EmbeddingTerm):
 
 
 @record
+class SimKD(EmbeddingTerm):
+    """mean (p(s) − t)²: the student's embedding, projected, is the teacher's; the teacher's own head decides from it.
+
+    For students with `distill.Student(head = "teacher")`, whose projector p stays in the model. The paper trains with this term
+    alone.
+
+    Args:
+        layers: the student's projector; by default found.
+        teacher_layers: the teacher's embedding; by default what its last linear layer is given.
+
+    Raises:
+        UserError: E112 and E111 as `EmbeddingTerm`, E111 for a student whose embedding is of another width than the teacher's.
+
+    Example:
+        >>> SimKD().needs_teacher
+        True
+
+    Source: Chen, Mei, Zhang, Wang, Feng, Chen 2022, arXiv:2203.14001.
+    """
+
+    def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
+        from mirabelle.errors import UserError
+        from mirabelle.objectives.projection import PairedFeatures
+
+        pair = self.embeddings(model, task, example)  # what the student's last linear layer is given comes from the projector
+        if pair.student.shape != pair.teacher.shape:
+            message = f"layer {pair.student} of the student does not have the width of {pair.teacher} of the teacher"
+            raise UserError("E111", message, 'take distill.Student(head = "teacher"), or use Hint')
+        return PairedFeatures([pair], self.compare)
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss of two embeddings of one shape."""
+        import torch.nn.functional as F
+
+        return F.mse_loss(student, teacher)
+
+
+@record
 class CRD(EmbeddingTerm):
     """Contrastive distillation: the student's embedding of a sample is told from the teacher's embeddings of other samples.
 
