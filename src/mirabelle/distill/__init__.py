@@ -6,8 +6,9 @@ from mirabelle.distill.student import Student
 from mirabelle.lazy import lazily
 
 if TYPE_CHECKING:
+    from mirabelle.distill.answers import relabelled
     from mirabelle.distill.ensemble import Ensemble
     from mirabelle.distill.head import ReusedHead
 
-__all__ = ["Ensemble", "ReusedHead", "Student"]
-__getattr__ = lazily("mirabelle.distill", {"Ensemble": "ensemble", "ReusedHead": "head"})
+__all__ = ["Ensemble", "ReusedHead", "Student", "relabelled"]
+__getattr__ = lazily("mirabelle.distill", {"Ensemble": "ensemble", "ReusedHead": "head", "relabelled": "answers"})

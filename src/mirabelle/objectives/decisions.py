@@ -43,6 +43,8 @@ class Decisions(Term):
         """The loss, a scalar, of outputs of the same shape, at the temperature of the moment."""
 
     def _compared(self, forward: Forward) -> Tensor:
+        from mirabelle.task import UNLABELLED
+
         assert forward.teacher is not None, "Objective.bind refuses a task without teacher"
         student, teacher = forward.outputs, forward.teacher.outputs
         if student.shape != teacher.shape:
@@ -51,6 +53,9 @@ class Decisions(Term):
                 f"student gives {tuple(student.shape[1:])} outputs a sample, the teacher {tuple(teacher.shape[1:])}",
                 "take a teacher and a student with the same classes",
             )
+        targets = forward.batch.targets
+        if student.dim() > _CLASS_SCORES and targets.shape == student.shape[:-1]:  # one decision a token, some of them padding
+            student, teacher = student[targets != UNLABELLED], teacher[targets != UNLABELLED]
         temperature = value_at(getattr(self, "temperature", 1.0), forward.progress)
         return self.compare(student, teacher, forward.batch, temperature)
 
