@@ -161,6 +161,8 @@ class Shuffled:
         return len(self._samples) // self._size
 
     def __getitem__(self, k: int) -> Batch:
+        if not 0 <= k < len(self):  # where a loop over the epoch ends
+            raise IndexError(k)
         return self._samples.at(self._order[k * self._size : (k + 1) * self._size])
 
 

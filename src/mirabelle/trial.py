@@ -97,7 +97,7 @@ def _try_training(model: nn.Module, task: Task, training: Training | None) -> No
         return
     batch = task.example(training.batch_size)
     if training.batch_size == 1:
-        batch = Batch(map_tensors(batch.inputs, lambda tensor: tensor[:1]), batch.targets[:1])
+        batch = Batch(map_tensors(batch.inputs, lambda tensor: tensor[:1]), batch.targets[:1], torch.arange(1))
     _train_mode(model, batch)
     objective = training.objective or default_objective(task)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -9,7 +9,7 @@ from torch import nn
 
 from mirabelle.graph import cut, groups_of, propagated, traced
 from mirabelle.graph.interpret import kept_without
-from mirabelle.sources import model_from
+from mirabelle.sources import model_from, zoo
 from mirabelle.sources.zoo import ResNet
 
 
@@ -20,6 +20,18 @@ def test_residual_networks_have_the_published_sizes(name: str, parameters: int, 
     assert sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in model.modules()) == layers
     names = {name for name, _ in model.named_parameters()}
     assert {"conv1.weight", "bn1.bias", "layer1.0.conv2.weight", "layer3.2.bn1.weight", "linear.bias"} <= names
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "shape"), [("vgg8", 3_917_386, (3, 32, 32)), ("digits_transformer", 20_194, (1, 8, 8))]
+)
+def test_students_and_teachers_are_as_large_as_they_say(
+    name: str, parameters: int, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    model = model_from(f"mirabelle.sources.zoo:{name}", {}, tmp_path)
+    assert sum(tensor.numel() for tensor in model.parameters()) == parameters
+    assert model(torch.randn(2, *shape)).shape == (2, 10)
+    assert f"{parameters:,} parameters" in (getattr(zoo, name).__doc__ or "")
 
 
 def test_a_shortcut_takes_every_other_place_and_adds_zeros_on_both_sides() -> None:

@@ -8,7 +8,10 @@ from mirabelle.lazy import lazily
 if TYPE_CHECKING:
     from mirabelle.distill.answers import relabelled
     from mirabelle.distill.ensemble import Ensemble
+    from mirabelle.distill.guided import Guided
     from mirabelle.distill.head import ReusedHead
 
-__all__ = ["Ensemble", "ReusedHead", "Student", "relabelled"]
-__getattr__ = lazily("mirabelle.distill", {"Ensemble": "ensemble", "ReusedHead": "head", "relabelled": "answers"})
+__all__ = ["Ensemble", "Guided", "ReusedHead", "Student", "relabelled"]
+__getattr__ = lazily(
+    "mirabelle.distill", {"Ensemble": "ensemble", "Guided": "guided", "ReusedHead": "head", "relabelled": "answers"}
+)

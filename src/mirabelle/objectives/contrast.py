@@ -36,7 +36,7 @@ class Contrast(nn.Module):
         assert forward.teacher is not None, "Objective.bind refuses a task without teacher"
         index = forward.batch.index
         if index is None:
-            index = torch.arange(len(forward.batch))
+            raise UserError("E111", "CRD must know samples again, and this batch does not say which they are", "use RKD")
         features = forward.features[self.pair.student.name], forward.teacher.features[self.pair.teacher.name]
         one, other = (F.normalize(mapped(part.float()), dim=-1) for mapped, part in zip(self.maps, features, strict=True))
         banks: tuple[Tensor, Tensor] = self.student_bank, self.teacher_bank  # type: ignore[assignment]

@@ -7,6 +7,8 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mirabelle.sources.rows import RowTransformer
+
 
 def lenet300(dropout: float = 0.0) -> nn.Sequential:
     """LeNet-300-100: 784–300–100–10 with ReLU, 266,610 parameters; takes (batch, 1, 28, 28).
@@ -101,6 +103,33 @@ def digits_mlp(hidden: int = 16) -> nn.Sequential:
     return nn.Sequential(
         OrderedDict(flatten=nn.Flatten(), fc1=nn.Linear(64, hidden), relu1=nn.ReLU(), fc2=nn.Linear(hidden, 10))
     )
+
+
+def digits_transformer(width: int = 24, layers: int = 4, heads: int = 4) -> RowTransformer:
+    """A transformer that reads 8×8 digits row by row; 20,194 parameters at its defaults."""
+    return RowTransformer(8, width, layers, heads)
+
+
+def vgg8(classes: int = 10) -> nn.Sequential:
+    """Five convolutions 3×3 of 64 to 512 channels with norms, pooled in between, and one dense layer; 3,917,386 parameters.
+
+    Takes (batch, 3, 32, 32): the classic student of residual networks.
+
+    Source: Simonyan & Zisserman 2015, arXiv:1409.1556 (the manner); Tian, Krishnan, Isola 2020, arXiv:1910.10699 (as student).
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    into = 3
+    for k, out in enumerate((64, 128, 256, 512, 512), start=1):
+        layers |= {
+            f"conv{k}": nn.Conv2d(into, out, 3, padding=1, bias=False),
+            f"norm{k}": nn.BatchNorm2d(out),
+            f"relu{k}": nn.ReLU(),
+        }
+        if k < 5:  # noqa: PLR2004 (the last two are of one size)
+            layers[f"pool{k}"] = nn.MaxPool2d(2)
+        into = out
+    layers |= {"mean": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(into, classes)}
+    return nn.Sequential(layers)
 
 
 def resnet20() -> ResNet:

@@ -1,0 +1,71 @@
+"""`mirabelle run` with every term over the teacher, on digits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mirabelle import objectives
+from mirabelle.cli.main import mirabelle
+from mirabelle.objectives import Term
+
+TERMS = [
+    name
+    for name in objectives.__all__
+    if isinstance(kind := getattr(objectives, name), type) and issubclass(kind, Term) and kind.needs_teacher
+]
+TOKENS = {"HiddenStates", "AttentionMaps", "TokenRelations"}
+SETTINGS = {"TokenRelations": ", heads = 2", "CRD": ", negatives = 256", "ReviewKD": ", width = 8"}
+
+
+def recipe(term: str) -> str:
+    model, student = "digits_cnn", "width = 0.25"
+    if term in TOKENS:
+        model = "digits_transformer"
+        student = 'model = "mirabelle.sources.zoo:digits_transformer"\narguments = { width = 12, layers = 2, heads = 2 }'
+    if term == "SimKD":
+        student += '\nhead = "teacher"'
+    return f"""
+schema = 1
+[model]
+from = "mirabelle.sources.zoo:{model}"
+[task]
+data = "digits"
+[baseline]
+train = {{ epochs = 4, batch_size = 64, lr = 5e-3, precision = "float32" }}
+[[step]]
+use = "distill.Student"
+{student}
+[step.train]
+epochs = 12
+batch_size = 64
+lr = 1e-2
+precision = "float32"
+keep = "last"
+objective = [
+  {{ term = "{term}", weight = {{ start = 1.0, end = 0.5 }}{SETTINGS.get(term, "")} }},
+  {{ term = "TaskLoss", weight = 0.5 }},
+]
+"""
+
+
+def test_the_family_has_its_members() -> None:
+    assert len(TERMS) == 19
+    assert set(TERMS) >= TOKENS | set(SETTINGS)
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_student_is_distilled_with_every_term(term: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe(term))
+    assert not mirabelle(args=["run", str(path), "--out", str(tmp_path / "run"), "--quiet"], standalone_mode=False)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert all(gate["passed"] for gate in report["gates"].values())
+    assert report["end"]["metric"]["value"] > 0.5, "it has learned something"
+    assert report["end"]["parameters"] < report["start"]["parameters"]
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    losses = [event["loss"] for event in events if event["event"] == "epoch" and "distill" in event["where"]]
+    assert len(losses) == 12
+    assert losses[-1] < losses[0]

@@ -1,0 +1,103 @@
+"""Objectives in other loops: one of one's own, and the Trainer of transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mirabelle import Run, Task, Training
+from mirabelle.batch import Batch
+from mirabelle.distill import Guided
+from mirabelle.errors import UserError
+from mirabelle.objectives import CRD, HiddenStates, Hint, SoftTargets, TaskLoss
+from mirabelle.schedules import Annealed
+from mirabelle.training import evaluate, fit
+from students import pair_for
+
+
+def test_a_loop_of_ones_own_trains_student_and_projectors_and_leaves_nothing(images: Task, run: Run) -> None:
+    student, task = pair_for(Hint, images)
+    teacher = fit(task.teacher, images, Training(epochs=4, batch_size=50, lr=0.01), run)  # type: ignore[arg-type]
+    names = list(student.state_dict())
+    objective = 0.5 * Hint(layers=("coarse",), teacher_layers=("coarse",)) + 0.5 * SoftTargets() + 0.1 * TaskLoss()
+    example = images.example()
+    with Guided(student, teacher, objective, (example.inputs, example.targets)) as loss:
+        optimizer = torch.optim.AdamW(student.parameters(), lr=0.02)
+        (projector,) = (parameter for name, parameter in student.named_parameters() if name.endswith("projectors.0.weight"))
+        before = projector.detach().clone()
+        for epoch in range(15):
+            for batch in images.train.shuffled(50, epoch):
+                optimizer.zero_grad()
+                loss(student.train()(batch.inputs), batch.targets).backward()
+                optimizer.step()
+    assert not torch.equal(projector, before)
+    assert float(evaluate(student, images.validation, images).mean()) > 0.9
+    assert list(student.state_dict()) == names
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in student.modules())
+
+
+def test_it_is_the_loss_of_the_house(images: Task) -> None:
+    student, task = pair_for(Hint, images)
+    assert task.teacher is not None
+    objective = Annealed(start=1.0, end=0.0) * SoftTargets(temperature=3.0) + 1.0 * TaskLoss()
+    batch = images.train.first(16)
+    with Guided(student.eval(), task.teacher, objective, (batch.inputs, batch.targets), steps=4) as loss:
+        found = [float(loss(student(batch.inputs), batch.targets).detach()) for _ in range(6)]
+    bound = objective.bind(student, task, batch)
+    seen = bound.seen(student, Batch(batch.inputs, batch.targets), task.teacher.eval())
+    parts = [float(term(seen).detach()) for term in bound.terms]
+    assert found == pytest.approx([weight * parts[0] + parts[1] for weight in (1.0, 0.75, 0.5, 0.25, 0.0, 0.0)], rel=1e-5)
+
+
+def test_what_cannot_work_in_another_loop_is_told(images: Task) -> None:
+    student, task = pair_for(Hint, images)
+    assert task.teacher is not None
+    batch = images.train.first(16)
+    example = (batch.inputs, batch.targets)
+    with Guided(student, task.teacher, 1.0 * SoftTargets(), example) as loss, pytest.raises(UserError, match="was not called"):
+        loss(torch.zeros(16, 3), batch.targets)
+    with (
+        Guided(student, task.teacher, 1.0 * CRD(), example) as loss,
+        pytest.raises(UserError, match="CRD must know samples"),
+    ):
+        loss(student(batch.inputs), batch.targets)
+
+
+def test_a_trainer_of_transformers_distills(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    sizes = {"vocab_size": 40, "intermediate_size": 24, "max_position_embeddings": 16, "num_labels": 3}
+    torch.manual_seed(0)
+    teacher, student = (
+        transformers.BertForSequenceClassification(
+            transformers.BertConfig(hidden_size=width, num_hidden_layers=layers, num_attention_heads=2, **sizes)
+        )
+        for width, layers in ((16, 4), (8, 2))
+    )
+    words = torch.randint(1, 40, (64, 9))
+    masks = torch.ones_like(words)
+    labels = words[:, 0] % 3
+    rows = [{"input_ids": words[k], "attention_mask": masks[k], "labels": labels[k]} for k in range(64)]
+    example = ({"input_ids": words[:2], "attention_mask": masks[:2]}, labels[:2])
+    settings = transformers.TrainingArguments(
+        output_dir=str(tmp_path), num_train_epochs=3, per_device_train_batch_size=16, learning_rate=3e-3, report_to=[],
+        save_strategy="no", logging_steps=1, disable_tqdm=True, use_cpu=True,
+    )  # fmt: skip
+    names = list(student.state_dict())
+    objective = 0.5 * HiddenStates() + 0.5 * SoftTargets(temperature=2.0)
+
+    def apart() -> float:
+        with torch.no_grad():
+            both = [model.eval()(words, masks).logits for model in (student, teacher)]
+        return float((both[0] - both[1]).square().mean())
+
+    before = apart()
+    with Guided(student, teacher, objective, example) as loss:
+        trainer = transformers.Trainer(model=student, args=settings, train_dataset=rows, compute_loss_func=loss)
+        trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.8 * losses[0]
+    assert apart() < before
+    assert list(student.state_dict()) == names
