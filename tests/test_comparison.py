@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 from torch import nn
 
-from mirabelle import Run, Task, Training, distill, prune
+from mirabelle import Augmentation, Run, Task, Training, distill, prune
 from mirabelle.comparison import Budget, Comparison, Outcome, compare
 from mirabelle.errors import UserError
-from mirabelle.numerics.statistics import mean_interval, paired_difference, paired_p_value
+from mirabelle.metric import Metric
+from mirabelle.numerics.statistics import mean_interval, paired_difference, paired_p_value, student_interval
 from mirabelle.objectives import SoftTargets, TaskLoss
 from mirabelle.training import fit
+from students import Convolutional
 
 SETTINGS = {"batch_size": 32, "lr": 0.01, "precision": "float32"}
 CANDIDATES = {
@@ -102,9 +105,9 @@ def test_the_numbers_of_a_row() -> None:
     outcomes = {"plain": [outcome(0, ones[0]), outcome(1, ones[1])], "taught": [outcome(0, ones[2]), outcome(1, ones[3])]}
     best, other = Comparison("accuracy", "test", "plain", Budget(), outcomes).rows()
     assert (best.name, other.name, other.difference, other.p_value) == ("taught", "plain", None, None)
-    assert best.metric == mean_interval(np.array([np.mean(ones[2]), np.mean(ones[3])]))
+    assert best.metric == student_interval(np.array([np.mean(ones[2]), np.mean(ones[3])]))
     differences = np.array([np.mean(ones[2]) - np.mean(ones[0]), np.mean(ones[3]) - np.mean(ones[1])])
-    assert best.difference == mean_interval(differences)
+    assert best.difference == student_interval(differences)
     means = [np.mean(ones[:2], axis=0), np.mean(ones[2:], axis=0)]
     assert best.p_value == paired_p_value(*means)
     single = {name: rows[:1] for name, rows in outcomes.items()}
@@ -128,3 +131,46 @@ def test_what_cannot_be_compared_is_told(
         compare(mlp, blobs, {"half": [prune.Weights(sparsity=0.5)]}, out=tmp_path, **settings)
     with pytest.raises(UserError, match=r"E111.*steps or seconds"):
         Budget(steps=3, seconds=2.0)
+
+
+def test_another_metric_or_augmentation_is_another_comparison(
+    mlp: nn.Module, blobs: Task, images: Task, tmp_path: Path
+) -> None:
+    recipes = {"half": [prune.Weights(sparsity=0.5)]}
+    compare(mlp, blobs, recipes, out=tmp_path / "a", seeds=(0,))
+    other = copy.copy(blobs)
+    other.metric = Metric.of(lambda outputs, targets: (outputs.argmax(1) != targets).double())
+    with pytest.raises(UserError, match="E150"):
+        compare(mlp, other, recipes, out=tmp_path / "a", seeds=(0,))
+    net = Convolutional(4)
+    compare(net, images, recipes, out=tmp_path / "b", seeds=(0,))
+    with pytest.raises(UserError, match="E150"):
+        compare(net, images.with_augment(Augmentation(flip=True)), recipes, out=tmp_path / "b", seeds=(0,))
+
+
+def test_a_budget_holds_for_seeds_that_come_later(trained: nn.Module, blobs: Task, tmp_path: Path) -> None:
+    recipes = {"alone": CANDIDATES["alone"]}
+    compare(trained, blobs, recipes, out=tmp_path, seeds=(0,), budget=Budget(steps=3))
+    with pytest.raises(UserError, match="E150"):
+        compare(trained, blobs, recipes, out=tmp_path, seeds=(1,), budget=Budget(steps=30))
+
+
+def test_the_model_teaches_where_nobody_else_does(trained: nn.Module, blobs: Task, tmp_path: Path) -> None:
+    found = compare(
+        trained, blobs, {"taught": CANDIDATES["taught"]}, out=tmp_path, seeds=(0,), budget=Budget(seconds=0.3)
+    )  # fmt: skip
+    assert found.outcomes["taught"][0].metric > 0.4
+
+
+def test_equal_results_have_no_spread() -> None:
+    outcomes = {name: [outcome(seed, [1.0, 1.0, 0.0]) for seed in range(3)] for name in ("a", "b")}
+    best, other = Comparison("accuracy", "test", "a", Budget(), outcomes).rows()
+    assert best.metric == pytest.approx((2 / 3,) * 3)
+    assert (best.difference or other.difference) == (0.0, 0.0, 0.0)
+
+
+def test_every_candidate_is_tried_before_anything_begins(trained: nn.Module, blobs: Task, tmp_path: Path) -> None:
+    wrong = {"wrong": [prune.Weights(sparsity=0.5, targets=("nothing",))]}
+    with pytest.raises(UserError, match="E112"):
+        compare(trained, blobs, {**CANDIDATES, **wrong}, out=tmp_path)
+    assert not list(tmp_path.iterdir())

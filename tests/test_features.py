@@ -56,10 +56,18 @@ def test_taps_keep_what_layers_gave_with_its_gradient(x: Tensor) -> None:
 def test_every_layer_is_seen_in_the_order_in_which_it_is_done(x: Tensor) -> None:
     net = Net().train()
     found = features_of(net, Batch(x, torch.zeros(3)))
-    assert list(found) == ["attending.score", "attending", "attending[1]", "again", "head"]
+    assert list(found) == ["attending.score", "attending", "attending[1]", "again", "head", ""]
     assert found["head"].shape == (3, 2)
     assert net.training
     assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_what_a_later_layer_changes_in_place_is_told() -> None:
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(inplace=True))
+    with Taps(net, ["0"]) as taps:
+        net(torch.randn(2, 4))
+        with pytest.raises(UserError, match=r'E111.*"0" gives is changed in place'):
+            taps.taken()
 
 
 @pytest.mark.parametrize(("name", "words"), [("heed", 'no layer "heed".*head'), ("attending.unused", "gave no tensor")])

@@ -21,6 +21,7 @@ from mirabelle.state import copied
 
 SCHEMA = 1
 _DOORS_OF_MODULES = ("prune", "quantize", "distill")
+_BEFORE_CUTS = "distill."  # modules of a student's own, which may be cut and quantized afterwards
 
 
 class Replacement(Protocol):
@@ -57,6 +58,21 @@ class Architecture:
     def with_module(self, name: str, use: str, settings: Mapping[str, Any]) -> Architecture:
         kept = tuple(tensor for tensor in self.pruned if not tensor.startswith(f"{name}."))
         return replace(self, pruned=kept, modules={**self.modules, name: {"use": use, **settings}})
+
+    def without(self, name: str) -> Architecture:
+        """Without what is said of a module and of all below it: another one takes its place."""
+
+        def of_others(table: Mapping[str, Any]) -> dict[str, Any]:
+            return {key: value for key, value in table.items() if key != name and not key.startswith(f"{name}.")}
+
+        pruned = tuple(tensor for tensor in self.pruned if not tensor.startswith(f"{name}."))
+        return replace(
+            self,
+            pruned=pruned,
+            modules=of_others(self.modules),
+            slices=of_others(self.slices),
+            attributes=of_others(self.attributes),
+        )
 
     def with_slices(
         self, kept: Mapping[str, Mapping[int, list[int]]], attributes: Mapping[str, Mapping[str, Any]]
@@ -168,9 +184,17 @@ def replayed(dense: nn.Module, record: Architecture) -> nn.Module:
         UserError: E140 when the module has no such part, E106 or E141 when the record names what Mirabelle does not have.
     """
     model = copied(dense)
+    structural = {name: kind for name, kind in record.modules.items() if str(kind.get("use", "")).startswith(_BEFORE_CUTS)}
+    model = _replay_modules(model, structural)
     _replay_slices(model, record)
-    names = dict(model.named_modules())
-    for name, kind in record.modules.items():
+    model = _replay_modules(model, {name: kind for name, kind in record.modules.items() if name not in structural})
+    attach(model, record)
+    return model
+
+
+def _replay_modules(model: nn.Module, modules: Mapping[str, Mapping[str, Any]]) -> nn.Module:
+    for name, kind in modules.items():
+        names = dict(model.named_modules())  # what was replaced before may hold it
         if name not in names:
             raise UserError("E140", f'architecture.json replaces "{name}", which the model has not', did_you_mean(name, names))
         settings = dict(kind)
@@ -180,7 +204,6 @@ def replayed(dense: nn.Module, record: Architecture) -> nn.Module:
         if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
             raise UserError("E141", f'architecture.json replaces "{name}" by "{use}", which is no module', "restore the file")
         model = replace_module(model, name, _standing_for(cls, name, names[name], settings), use, settings)
-    attach(model, record)
     return model
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,9 @@ from torch import nn
 
 from mirabelle import files, plain
 from mirabelle.errors import UserError
-from mirabelle.forecast import training_seconds
+from mirabelle.goal import Goal
 from mirabelle.measure import exported
-from mirabelle.numerics.statistics import mean_interval, paired_difference, paired_p_value
+from mirabelle.numerics.statistics import mean_interval, paired_difference, paired_p_value, student_interval
 from mirabelle.plain import Count, Positive, record
 from mirabelle.recipe import Recipe
 from mirabelle.run import Callback, Run
@@ -27,9 +29,11 @@ from mirabelle.state import copied, fingerprint
 from mirabelle.step import Step, folder_of, step_to_data
 from mirabelle.task import Task
 from mirabelle.trail import walk
-from mirabelle.training import Training, evaluate
+from mirabelle.training import Training, evaluate, fit, taught
+from mirabelle.trial import Plan, try_steps
 
 Scores: TypeAlias = npt.NDArray[np.float64]
+_WARM_STEPS, _TIMED_STEPS = 3, 12
 Candidates: TypeAlias = Mapping[str, Sequence[Step]]
 
 
@@ -39,7 +43,8 @@ class Budget:
 
     Args:
         steps: optimizer steps of all trainings of a recipe together; each gets its share by what it asks for.
-        seconds: of all trainings together, turned into steps by timing a few of each; the same steps for every seed.
+        seconds: of all trainings together, validation counted in, turned into steps by timing a few of each; the same steps for
+            every seed. What a teacher gives for the first time is kept, and not counted.
         size_bytes: packed bytes that a result may have.
         milliseconds: of one call in ONNX Runtime that a result may take.
 
@@ -156,10 +161,12 @@ class Comparison:
             if len(pairs) == 1:
                 difference = paired_difference(pairs[0][0].scores, pairs[0][1].scores)
             else:
-                difference = mean_interval(_spread([after.metric - before.metric for before, after in pairs]))
+                difference = student_interval(_spread([after.metric - before.metric for before, after in pairs]))
         return Row(
             name,
-            mean_interval(outcomes[0].scores if len(outcomes) == 1 else _spread([one.metric for one in outcomes])),
+            mean_interval(outcomes[0].scores)
+            if len(outcomes) == 1
+            else student_interval(_spread([one.metric for one in outcomes])),
             difference,
             p_value,
             statistics.mean(one.seconds for one in outcomes),
@@ -188,7 +195,7 @@ def compare(
 
     Args:
         model: from which every candidate begins; left as it is.
-        task: with its teacher, where one guides the trainings.
+        task: with its teacher; by default the model teaches, as in `mirabelle.compress`.
         candidates: recipes by name, each a list of steps.
         out: a folder; one that holds this comparison is gone on with.
         seeds: of every candidate.
@@ -216,6 +223,9 @@ def compare(
     if reference not in candidates or not seeds:
         raise UserError("E111", f'a comparison needs seeds and candidates, "{reference}" among them', "name its reference")
     recipes = {name: Recipe(steps) for name, steps in candidates.items()}
+    for recipe in recipes.values():
+        try_steps(Plan(model, task, recipe, Goal(), teacher=task.teacher))
+    task = task.with_teacher(task.teacher or copied(model).eval())
     outcomes: dict[str, list[Outcome]] = {name: [] for name in recipes}
     for seed in seeds:
         for name, recipe in recipes.items():
@@ -233,11 +243,17 @@ def compare(
 
 def _document(recipe: Recipe, model: nn.Module, task: Task, budget: Budget) -> dict[str, Any]:
     """What makes a candidate's run this one."""
-    teacher = {"teacher": fingerprint(task.teacher)} if task.teacher is not None else {}
+    assert task.teacher is not None, "the model teaches where nobody else does"
     return {
         "step": [step_to_data(step) for step in recipe.steps],
         "budget": plain.to_data(budget),
-        "fingerprint": {"model": fingerprint(model), "data": task.fingerprint(), **teacher},
+        "augment": plain.to_data(task.augment) if task.augment is not None else "none",
+        "fingerprint": {
+            "model": fingerprint(model),
+            "teacher": fingerprint(task.teacher),
+            "judged_by": f"{plain.name_of(task.loss)}, {task.metric.name}",
+            "data": task.fingerprint(),
+        },
     }
 
 
@@ -271,9 +287,13 @@ def _within(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task,
     if budget.steps is None and budget.seconds is None:
         return list(steps)
     path = run.folder.parent / "factor.json"  # one for all seeds of the candidate
+    asked = {key: value for key, value in run.journal.document.items() if key != "seed"}
     if not path.is_file():
-        files.write_json(path, _factor(budget, steps, model, task, run))
-    return [_lengthened(step, files.read_json(path), task) for step in steps]
+        files.write_json(path, {"asked": asked, "factor": _factor(budget, steps, model, task, run)})
+    kept = files.read_json(path)
+    if kept["asked"] != json.loads(json.dumps(asked)):
+        raise UserError("E150", f"{run.folder.parent} holds another comparison", "repeat it as it was, or choose another `out`")
+    return [_lengthened(step, kept["factor"], task) for step in steps]
 
 
 def _factor(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task, run: Run) -> float:
@@ -286,11 +306,28 @@ def _factor(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task,
     seconds = 0.0
     for position, step in enumerate(steps, start=1):
         place = run.within(folder_of(position, step))
-        preview = step.preview(model, task, place)
+        preview, under = step.preview(model, task, place), taught([step], model, task)
         model = preview.model
         if preview.training is not None:
-            seconds += training_seconds(model, task, preview.training, place.within("timed"))[0]
+            seconds += _length(preview.training, task) * _step_seconds(model, under, preview.training, place.within("timed"))
     return (budget.seconds or 0.0) / seconds
+
+
+def _step_seconds(model: nn.Module, task: Task, training: Training, run: Run) -> float:
+    """Of one optimizer step on all the data, with its share of an epoch's validation; the teacher is asked before."""
+    few = task.with_teacher(task.teacher)
+    few.validation = task.validation.drawn(2, 0)
+    times = []
+    for count in (_WARM_STEPS, _WARM_STEPS, _WARM_STEPS + _TIMED_STEPS):  # the first decides how to run, and asks the teacher
+        (run.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        settings = dataclasses.replace(training, epochs=None, steps=count, keep="last", patience=None, until=None)
+        begin = time.perf_counter()
+        fit(copied(model), few, settings, run)
+        times.append(time.perf_counter() - begin)
+    begin = time.perf_counter()
+    evaluate(model, task.validation, task)
+    judging = time.perf_counter() - begin
+    return max(times[2] - times[1], 0.0) / _TIMED_STEPS + judging / max(1, len(task.train) // training.batch_size)
 
 
 def _length(training: Training, task: Task) -> int:

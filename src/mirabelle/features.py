@@ -37,7 +37,7 @@ class Taps:
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         self._names = tuple(dict.fromkeys(names))
         self._modules = {layer_of(name): _module(model, layer_of(name)) for name in self._names}
-        self._seen: dict[str, Tensor] = {}
+        self._seen: dict[str, tuple[Tensor, int]] = {}  # with the version of the tensor, which counts changes in place
         self._handles: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -55,20 +55,25 @@ class Taps:
         """What the last forward gave, by name; it is forgotten here.
 
         Raises:
-            UserError: E112 when a layer did not run, or gave no such tensor.
+            UserError: E112 when a layer did not run, or gave no such tensor; E111 when a later layer has changed it in place.
         """
         missing = [name for name in self._names if name not in self._seen]
         if missing:
             raise UserError("E112", f'layer "{missing[0]}" gave no tensor in a forward', "name layers that run and give one")
-        found = {name: self._seen[name] for name in self._names}
+        found = {}
+        for name in self._names:
+            found[name], version = self._seen[name]
+            if _version(found[name]) != version:
+                message = f'what layer "{name}" gives is changed in place by a later one'
+                raise UserError("E111", message, "name the layer that changes it, or let it work out of place")
         self._seen.clear()
         return found
 
     def _keep(self, layer: str) -> Any:
         def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], given: Any) -> None:
-            self._seen |= _named(layer, given)
+            self._seen |= {name: (tensor, _version(tensor)) for name, tensor in _named(layer, given).items()}
             taken = [part for part in (*args, *kwargs.values()) if isinstance(part, Tensor)]
-            self._seen |= {f"{layer}:input": part for part in taken[:1]}
+            self._seen |= {f"{layer}:input": (part, _version(part)) for part in taken[:1]}
 
         return keep
 
@@ -86,6 +91,8 @@ def layer_of(name: str) -> str:
 def features_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Everything that the layers of a model give for a batch in eval mode, in the order in which they are done.
 
+    The model's own outputs stand last, under "".
+
     Args:
         model: left as it is.
         batch: the inputs.
@@ -101,7 +108,7 @@ def features_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return keep
 
     training = {module: module.training for module in model.modules()}
-    handles = [module.register_forward_hook(see(name)) for name, module in model.named_modules() if name]
+    handles = [module.register_forward_hook(see(name)) for name, module in model.named_modules()]
     try:
         with torch.no_grad():
             call(model.eval(), batch.inputs)
@@ -123,6 +130,10 @@ def _module(model: nn.Module, layer: str) -> nn.Module:
 def _named(layer: str, given: Any) -> dict[str, Tensor]:
     tensors = [part for part in _parts(given) if isinstance(part, Tensor)]
     return {layer if k == 0 else f"{layer}[{k}]": tensor for k, tensor in enumerate(tensors)}
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _parts(given: Any) -> Iterator[Any]:

@@ -27,7 +27,7 @@ from mirabelle.runtime.onnxruntime import Session, side_by_side
 from mirabelle.state import copied, tensors_of_module
 from mirabelle.step import folder_of, use_of
 from mirabelle.task import Task
-from mirabelle.training import Training, fit, outputs_of
+from mirabelle.training import Training, default_objective, fit, outputs_of, taught
 from mirabelle.trial import Plan, try_one_batch, try_steps
 
 _WARM_STEPS, _TIMED_STEPS = 2, 8
@@ -134,7 +134,7 @@ def _previewed(
     trainings: list[tuple[nn.Module, Training]] = []
 
     def look(name: str, says: tuple[str, ...], model: nn.Module, training: Training | None, on: Task) -> None:
-        seconds, count = (0.0, 0) if training is None else training_seconds(model, on, training, run.within(name))
+        seconds, count = (0.0, 0) if training is None else _training_seconds(model, on, training, run.within(name))
         steps.append(StepForecast(name, says, seconds, count, *count_parameters(model)))
         if training is not None:
             trainings.append((model, training))
@@ -148,22 +148,15 @@ def _previewed(
         place = run.within(folder_of(position, step))
         begin = time.perf_counter()
         preview = step.preview(model, task, place)
+        look(use_of(step), preview.says, preview.model, preview.training, taught([step], model, task))
         model = preview.model
-        look(use_of(step), preview.says, model, preview.training, task)
         steps[-1] = dataclasses.replace(steps[-1], seconds=steps[-1].seconds + time.perf_counter() - begin)
         models.append(model)
     return steps, models, trainings
 
 
-def training_seconds(model: nn.Module, task: Task, training: Training, run: Run) -> tuple[float, int]:
-    """(seconds, optimizer steps) of a training: a few steps of it are made on a copy, and timed.
-
-    Args:
-        model: as the training would find it.
-        task: with the teacher, whose outputs for all samples are counted in.
-        training: settings.
-        run: a folder for the few steps.
-    """
+def _training_seconds(model: nn.Module, task: Task, training: Training, run: Run) -> tuple[float, int]:
+    """(seconds, optimizer steps) of a training: a few steps of it are made on a copy, and timed."""
     small = _small(task, training)
     times = []
     for count in (1, _WARM_STEPS, _WARM_STEPS + _TIMED_STEPS):  # the first also decides how to run, and asks the teacher
@@ -176,7 +169,10 @@ def training_seconds(model: nn.Module, task: Task, training: Training, run: Run)
     per_epoch = max(1, len(task.train) // training.batch_size)
     total = training.steps or (training.epochs or 0) * per_epoch
     epochs = max(1, round(total / per_epoch))
-    teaching = _evaluation_seconds(task.teacher, task) * len(task.train) / len(task.validation) if task.teacher else 0.0
+    guided = task.teacher is not None and (training.objective or default_objective(task)).needs_teacher
+    teaching = (
+        _evaluation_seconds(task.teacher, task) * len(task.train) / len(task.validation) if guided and task.teacher else 0.0
+    )
     return total * step_seconds + epochs * _evaluation_seconds(model, task) + teaching, total
 
 

@@ -53,7 +53,7 @@ def guidance(
     For `Samples` all of it is computed once, in float32, held in memory and kept under `teacher/` in the run's folder,
     named by a digest of the teacher, the layers and the data, so that another teacher or other data never meet them. For a
     `Stream` the teacher runs with every batch. Augmented samples are seen in the training's own precision and layout: with
-    every batch, or, where their views recur, once a view. Features of more than 512 MiB are not kept.
+    every batch, or, where their views recur, once a view. Features of more than 512 MiB, all views together, are not kept.
 
     Outputs over more than 100 classes are rounded to 8 bits, 256 even steps from the lowest to the highest of each decision, so
     that no logit is off by more than (highest − lowest) / 510; those of a live teacher in the same way.
@@ -75,7 +75,9 @@ def guidance(
         why = "the loader shuffles itself, so its samples cannot be told apart"
     elif augment is not None and augment.views is None:
         why = "the samples are augmented, so none is met twice"
-    elif layers and (size := _bytes_of_features(teacher, data, layers)) > _KEPT:
+    elif (
+        layers and (size := _bytes_of_features(teacher, data, layers) * (1 if augment is None else augment.views or 1)) > _KEPT
+    ):
         why = f"the features that are asked for take {size / 1024**2:,.0f} MiB"
     if not why:
         assert isinstance(data, Samples), "streams have been told apart"
@@ -146,7 +148,8 @@ def _asked(teacher: nn.Module, layers: Sequence[str], execution: Execution | Non
     guide = teacher if execution is None else execution.laid_out(copied(teacher))
 
     def given(batch: Batch) -> Guidance:
-        with torch.inference_mode(), Taps(guide, layers) as taps:
+        # Inference tensors cannot tell whether they are changed in place after a layer gave them.
+        with torch.inference_mode(mode=not layers), torch.no_grad(), Taps(guide, layers) as taps:
             if execution is None:
                 outputs = call(guide, batch.inputs)
             else:

@@ -16,8 +16,8 @@ from mirabelle.recipe import Recipe
 from mirabelle.run import Run
 from mirabelle.state import copied
 from mirabelle.step import folder_of
-from mirabelle.task import Task
-from mirabelle.training import Training, default_objective
+from mirabelle.task import UNLABELLED, Task
+from mirabelle.training import Training, default_objective, taught
 
 _CLASS_SCORES = 2  # dimensions: batch, classes
 _FEW = 5  # names that a message holds
@@ -72,7 +72,7 @@ def try_steps(plan: Plan) -> None:
     Raises:
         UserError: what a training or a step would raise at its beginning, led by the path to it in a recipe.
     """
-    alone, taught = plan.task.with_teacher(None), plan.task.with_teacher(plan.teacher or plan.model)
+    alone, guided = plan.task.with_teacher(None), plan.task.with_teacher(plan.teacher or plan.model)
     mistakes: list[UserError] = []
     with tempfile.TemporaryDirectory() as folder:
         run = Run(folder)
@@ -85,9 +85,10 @@ def try_steps(plan: Plan) -> None:
         model = plan.model
         for position, step in enumerate(plan.recipe.steps):
             with gathered(mistakes, "step", position):
-                preview = step.preview(model, taught, run.within(folder_of(position + 1, step)))
+                preview = step.preview(model, guided, run.within(folder_of(position + 1, step)))
+                under = taught([step], model, guided)
                 model = preview.model
-                _try_training(model, taught, preview.training)
+                _try_training(model, under, preview.training)
     raise_all(mistakes)
 
 
@@ -95,14 +96,26 @@ def _try_training(model: nn.Module, task: Task, training: Training | None) -> No
     """One batch as the training will see it: the model in training mode, and its loss."""
     if training is None:
         return
-    batch = task.example(training.batch_size)
+    batch = _example(task, training.batch_size)
     if training.batch_size == 1:
         batch = Batch(map_tensors(batch.inputs, lambda tensor: tensor[:1]), batch.targets[:1], torch.arange(1))
     _train_mode(model, batch)
     objective = training.objective or default_objective(task)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         loss = objective.bind(model, task, batch)
-        loss(loss.seen(copied(model).eval(), batch, task.teacher.eval() if task.teacher is not None else None))
+        value = loss(loss.seen(copied(model).eval(), batch, task.teacher.eval() if task.teacher is not None else None))
+    if not bool(torch.isfinite(value)):
+        message = f"the loss is {float(value)} on the first batch, before anything is trained"
+        raise UserError("E121", message, "see which term is not finite: `objective` with one term at a time", path=("train",))
+
+
+def _example(task: Task, count: int) -> Batch:
+    """The first samples, one without a label among them where there are such."""
+    if not isinstance(task.train, Samples) or not task.classifies:
+        return task.example(count)
+    unlabelled = (task.train.targets == UNLABELLED).reshape(len(task.train), -1).all(1).nonzero().flatten()[:1]
+    first = torch.arange(min(max(count, 2), len(task.train)))
+    return task.train.at(torch.cat([first[: len(first) - len(unlabelled)], unlabelled]))
 
 
 def _train_mode(model: nn.Module, batch: Batch) -> None:
@@ -160,7 +173,10 @@ def _named(labels: Sequence[str]) -> str:
 def _hold_labels(split: str, targets: Tensor, classes: int) -> None:
     if targets.is_floating_point() or targets.dim() != 1:
         return
-    low, high = int(targets.min()), int(targets.max())
+    known = targets[targets != UNLABELLED] if split == "train" else targets
+    if not len(known):
+        return
+    low, high = int(known.min()), int(known.max())
     if low < 0 or high >= classes:
         raise UserError(
             "E132",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from mirabelle import Run, Task, Training
 from mirabelle.batch import Batch
@@ -25,7 +26,7 @@ def test_a_loop_of_ones_own_trains_student_and_projectors_and_leaves_nothing(ima
     example = images.example()
     with Guided(student, teacher, objective, (example.inputs, example.targets)) as loss:
         optimizer = torch.optim.AdamW(student.parameters(), lr=0.02)
-        (projector,) = (parameter for name, parameter in student.named_parameters() if name.endswith("projectors.0.weight"))
+        projector = student.get_parameter("distillation_0")
         before = projector.detach().clone()
         for epoch in range(15):
             for batch in images.train.shuffled(50, epoch):
@@ -43,8 +44,14 @@ def test_it_is_the_loss_of_the_house(images: Task) -> None:
     assert task.teacher is not None
     objective = Annealed(start=1.0, end=0.0) * SoftTargets(temperature=3.0) + 1.0 * TaskLoss()
     batch = images.train.first(16)
-    with Guided(student.eval(), task.teacher, objective, (batch.inputs, batch.targets), steps=4) as loss:
-        found = [float(loss(student(batch.inputs), batch.targets).detach()) for _ in range(6)]
+    student = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    example = (batch.inputs, batch.targets)
+    with Guided(student, task.teacher, objective, example, steps=4) as loss:
+        judged = [float(loss(student.eval()(batch.inputs), batch.targets).detach()) for _ in range(2)]
+        found = [float(loss(student.train()(batch.inputs), batch.targets).detach()) for _ in range(6)]
+        half = loss(student(batch.inputs), batch.targets, num_items_in_batch=32)
+    assert judged == found[:1] * 2, "judging does not count as a step"
+    assert float(half.detach()) == pytest.approx(found[-1] / 2, rel=1e-6), "sixteen of thirty-two items"
     bound = objective.bind(student, task, batch)
     seen = bound.seen(student, Batch(batch.inputs, batch.targets), task.teacher.eval())
     parts = [float(term(seen).detach()) for term in bound.terms]

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from mirabelle import Run, Task, Training, distill, load, prune, save
+from mirabelle import Run, Task, Training, compress, distill, load, prune, quantize, save
 from mirabelle.distill.fresh import redrawn
 from mirabelle.errors import UserError
-from mirabelle.objectives import SimKD, SoftTargets
+from mirabelle.objectives import DKD, SimKD, SoftTargets
 from mirabelle.sources.digits import digits
 from mirabelle.sources.zoo import digits_cnn, digits_mlp, resnet20
 from mirabelle.state import fingerprint
@@ -208,3 +208,39 @@ def test_an_embedding_of_another_width_is_no_projection_onto_the_teachers(tmp_pa
     training = Training(epochs=1, batch_size=64, objective=1.0 * SimKD())
     with pytest.raises(UserError, match=r'(?s)E111.*"fc2:input", \(2, 16\).*does not have the width.*head = "teacher"'):
         distill.Student(model=MLP, train=training)(digits_cnn(), digits(), Run(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "then", [quantize.Static(), quantize.Dynamic(), prune.Channels(sparsity=0.5)], ids=lambda step: step.stage
+)
+def test_a_student_with_the_teachers_head_is_cut_and_quantized_like_any_other(then: Any, tmp_path: Path) -> None:
+    training = Training(epochs=1, batch_size=64, objective=1.0 * SimKD())
+    steps = [distill.Student(width=0.5, head="teacher", train=training), then]
+    result = compress(digits_cnn(), digits(), steps, out=tmp_path / "run")
+    assert all(gate.passed for gate in result.gates.values())
+    again = load(digits_cnn, tmp_path / "run")
+    with torch.no_grad():
+        x = digits().test.first(5).inputs
+        assert torch.equal(again.eval()(x), result.model.eval()(x))
+
+
+def test_an_assistant_with_a_reused_head_goes_through_a_whole_run(tmp_path: Path) -> None:
+    training = Training(epochs=1, batch_size=64, objective=1.0 * SimKD())
+    middle = distill.Student(model=MLP, arguments={"hidden": 24}, train=Training(epochs=1, batch_size=64))
+    small = distill.Student(model=MLP, arguments={"hidden": 8}, head="teacher", taught_by="model", train=training)
+    result = compress(digits_cnn(), digits(), [middle, small], out=tmp_path / "run")
+    assert result.model.fc2.head.in_features == 24
+
+
+def test_samples_without_labels_go_through_a_whole_run(tmp_path: Path) -> None:
+    task = digits().with_unlabelled(torch.rand(100, 1, 8, 8))
+    step = distill.Student(model=MLP, train=Training(epochs=1, batch_size=64))
+    assert compress(digits_cnn(), task, [step], out=tmp_path / "run").gates
+    wrong = distill.Student(model=MLP, train=Training(epochs=1, batch_size=64, objective=1.0 * DKD()))
+    with pytest.raises(UserError, match=r"E111.*DKD needs the one right class.*some without a class"):
+        compress(digits_cnn(), task, [wrong], out=tmp_path / "wrong")
+
+
+def test_other_shares_are_another_teacher() -> None:
+    one, other = nn.Linear(4, 3), nn.Linear(4, 3)
+    assert fingerprint(distill.Ensemble([one, other], [9.0, 1.0])) != fingerprint(distill.Ensemble([one, other], [1.0, 9.0]))

@@ -114,7 +114,7 @@ def attention(s: Array, t: Array) -> float:
     for a, b in zip(s, t, strict=True):
         maps = [(np.abs(f) ** 2).sum(0).ravel() for f in (a, b)]
         one, other = (m / np.sqrt((m**2).sum()) for m in maps)
-        parts.append(((one - other) ** 2).sum())
+        parts.append(((one - other) ** 2).mean())
     return float(np.mean(parts))
 
 

@@ -118,3 +118,31 @@ def test_a_change_that_makes_no_sense_is_told(table: dict[str, Any], code: str, 
     with pytest.raises(UserError, match=words) as raised:
         Objective.from_data([table]).bind(nn.Identity(), blobs.with_teacher(nn.Identity()), blobs.example())
     assert raised.value.code == code
+
+
+def test_a_weight_that_is_zero_at_the_moment_is_no_loss(blobs: Task) -> None:
+    task = blobs.with_teacher(nn.Identity())
+    objective = Annealed(start=0.0, end=1.0) * (1.0 * SoftTargets() + 2.0 * SoftTargets(temperature=1.0))
+    bound = objective.bind(nn.Identity(), task, task.example())
+    student = drawn(0).requires_grad_()
+    batch = task.train.first(16)
+    loss = bound(Forward(batch, student, Forward(batch, drawn(1))))
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert [weight.at(1.0) for weight, _ in objective.terms] == [1.0, 2.0]
+    with pytest.raises(UserError, match=r"E111.*multiplied by another"):
+        Annealed(start=1.0, end=0.0) * objective
+
+
+def test_classes_stand_second_where_cross_entropy_judges(blobs: Task) -> None:
+    """Decisions about pixels, (batch, classes, height, width)."""
+    task = blobs.with_teacher(nn.Identity())
+    bound = SoftTargets().bind(nn.Identity(), task, task.example())
+    generator = torch.Generator().manual_seed(0)
+    one, other = (torch.randn(4, 3, 5, 6, generator=generator) for _ in range(2))
+    batch = Batch(torch.zeros(4, 1), torch.zeros(4, 5, 6, dtype=torch.long))
+    due = soft_target_divergence(one.permute(0, 2, 3, 1).reshape(-1, 3), other.permute(0, 2, 3, 1).reshape(-1, 3), 4.0)
+    assert float(bound(Forward(batch, one, Forward(batch, other)))) == pytest.approx(float(due), rel=1e-6)
+    batch.targets[:, 0] = -100
+    due = soft_target_divergence(one[:, :, 1:].permute(0, 2, 3, 1), other[:, :, 1:].permute(0, 2, 3, 1), 4.0)
+    assert float(bound(Forward(batch, one, Forward(batch, other)))) == pytest.approx(float(due), rel=1e-6)

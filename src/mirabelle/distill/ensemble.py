@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError
@@ -23,7 +24,6 @@ class Ensemble(nn.Module):
             it runs, for outputs of different shapes.
 
     Example:
-        >>> import torch
         >>> pair = Ensemble([nn.Identity(), nn.ReLU()], weights=[3.0, 1.0])
         >>> pair(torch.tensor([-4.0, 2.0]))
         tensor([-3.,  2.])
@@ -39,7 +39,7 @@ class Ensemble(nn.Module):
         if not all(weight > 0 and math.isfinite(weight) for weight in weights):
             raise UserError("E110", f"weights must be above 0; got {weights}", "leave out a model that should not count")
         self.models = nn.ModuleList(models)
-        self.shares = [weight / sum(weights) for weight in weights]
+        self.register_buffer("shares", torch.tensor(weights) / sum(weights))  # part of its state: other shares, another teacher
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         outputs = [model(*args, **kwargs) for model in self.models]
@@ -48,6 +48,5 @@ class Ensemble(nn.Module):
             raise UserError(
                 "E111", f"the teachers' outputs have shapes {sorted(shapes)}", "take teachers with the same classes"
             )
-        parts = [share * part for share, part in zip(self.shares, outputs, strict=True)]
-        total: Tensor = sum(parts[1:], parts[0])
+        total: Tensor = torch.einsum("k,k...->...", self.get_buffer("shares").to(outputs[0].dtype), torch.stack(outputs))
         return total

@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mirabelle.batch import Batch, Inputs, call
+from mirabelle.batch import Batch, Inputs
 from mirabelle.errors import UserError
 from mirabelle.features import Taps
 from mirabelle.objectives import Forward, Objective
-from mirabelle.task import Task
+from mirabelle.task import UNLABELLED, Task
 
-_PROJECTORS = "distillation"  # the name under which what is trained along hangs in the model meanwhile
 _LABELS = ("labels", "label", "label_ids")
 
 
@@ -32,7 +31,8 @@ class Guided:
         objective: of any terms but `CRD`, which must know samples again.
         example: inputs and labels of a few samples: (inputs, labels), inputs a tensor, or a tuple or dict of tensors.
         loss: of `TaskLoss`: (outputs, labels) -> scalar.
-        steps: of the whole training, for weights and temperatures that change; None leaves them at their start.
+        steps: calls of the model in training mode in the whole training, for weights and temperatures that change; None leaves
+            them at their start.
 
     Raises:
         UserError: as `Objective.bind`; E111 when the loss is asked for without a call of the model.
@@ -61,36 +61,51 @@ class Guided:
         task = Task(train=example, validation=example, test=example, loss=loss).with_teacher(teacher)
         self._bound = objective.bind(model, task, Batch(inputs, labels))
         self._taps = Taps(model, self._bound.student_layers)
-        self._inputs: Inputs = None
+        self._called: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def __enter__(self) -> Self:
+        device = next((parameter.device for parameter in self._model.parameters()), torch.device("cpu"))
+        self._bound.to(device)
+        self._teacher.to(device)
         self._taps.__enter__()
         self._hook = self._model.register_forward_pre_hook(self._listen, with_kwargs=True)
-        self._model.add_module(_PROJECTORS, self._bound)
+        # As parameters of the model itself: a child would be called by containers such as `nn.Sequential`.
+        self._trained = {f"distillation_{k}": parameter for k, parameter in enumerate(self._bound.parameters())}
+        for name, parameter in self._trained.items():
+            self._model.register_parameter(name, parameter)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._taps.__exit__()
         self._hook.remove()
-        delattr(self._model, _PROJECTORS)
+        for name in self._trained:
+            delattr(self._model, name)
 
-    def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
-        """The loss of the call of the model that gave these outputs."""
-        del num_items_in_batch
-        if self._inputs is None:
+    def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """The loss of the call of the model that gave these outputs.
+
+        Args:
+            outputs: of the model.
+            labels: (batch, ...); those of −100 are no items.
+            num_items_in_batch: of all calls whose gradients are added up before the optimizer's step, as a Trainer counts them:
+                the loss counts as its share of them.
+        """
+        if self._called is None:
             raise UserError("E111", "the loss is asked for, but the model was not called", "call the model within the context")
-        batch = Batch(self._inputs, labels)
+        args, kwargs = self._called
+        batch = Batch(kwargs if not args else args[0] if len(args) == 1 else args, labels)
         with torch.no_grad(), Taps(self._teacher, self._bound.teacher_layers) as taps:
-            outputs_of_teacher = call(self._teacher, self._inputs)
-            guide = Forward(batch, logits_of(outputs_of_teacher), features=taps.taken())
+            given = self._teacher(*args, **kwargs)
+            guide = Forward(batch, logits_of(given), features=taps.taken())
         progress = min(1.0, self._done / self._steps) if self._steps else 0.0
-        self._done, self._inputs = self._done + 1, None
+        self._done, self._called = self._done + int(self._model.training), None
         loss: Tensor = self._bound(Forward(batch, logits_of(outputs), guide, self._taps.taken(), progress))
-        return loss
+        if num_items_in_batch is None:
+            return loss
+        return loss * int((labels != UNLABELLED).sum()) / num_items_in_batch
 
     def _listen(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        named = {name: part for name, part in kwargs.items() if name not in _LABELS and isinstance(part, Tensor)}
-        self._inputs = named or args
+        self._called = args, {name: part for name, part in kwargs.items() if name not in _LABELS}
 
 
 def logits_of(outputs: Any) -> Tensor:

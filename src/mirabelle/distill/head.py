@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from mirabelle.architecture import replace_module
+from mirabelle.architecture import architecture_of, attach, replace_module
 from mirabelle.batch import Batch
 from mirabelle.errors import UserError
 from mirabelle.objectives.pairing import head_of
@@ -73,4 +73,5 @@ def with_head_of(student: nn.Module, teacher: nn.Module, example: Batch) -> nn.M
     }
     reused = ReusedHead(**settings)
     reused.head.load_state_dict(copied(theirs).state_dict())
+    attach(student, architecture_of(student).without(places[0]))
     return replace_module(student, places[0], reused, "distill.ReusedHead", settings)

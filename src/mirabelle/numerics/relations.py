@@ -26,13 +26,13 @@ def attention_of_places(features: Tensor) -> Tensor:
 
 
 def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over the batch of ‖Q_student − Q_teacher‖², Q = `attention_of_places`; widths may differ, places not.
+    """Mean over batch and places of (Q_student − Q_teacher)², Q = `attention_of_places`; widths may differ, places not.
 
-    The paper has the norm, its authors' code the square, which has a gradient at zero, too.
+    The paper has the norm, its authors' code this mean of squares, which has a gradient at zero, too.
 
     Source: Zagoruyko, Komodakis 2017, arXiv:1612.03928, equation 2.
     """
-    return (attention_of_places(student) - attention_of_places(teacher)).square().sum(1).mean()
+    return (attention_of_places(student) - attention_of_places(teacher)).square().mean()
 
 
 def feature_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -24,7 +24,7 @@ def mean_interval(scores: Scores, confidence: float = 0.95) -> tuple[float, floa
     if np.isin(scores, (0.0, 1.0)).all():
         interval = stats.binomtest(int(scores.sum()), n).proportion_ci(confidence, method="wilson")
         return mean, float(interval.low), float(interval.high)
-    return _mean_with_student(scores, confidence)
+    return student_interval(scores, confidence)
 
 
 def paired_p_value(before: Scores, after: Scores) -> float:
@@ -72,7 +72,7 @@ def paired_difference(before: Scores, after: Scores, confidence: float = 0.95) -
     """
     assert before.shape == after.shape, "a paired difference needs the same samples"
     if not (np.isin(before, (0.0, 1.0)).all() and np.isin(after, (0.0, 1.0)).all()):
-        return _mean_with_student(after - before, confidence)
+        return student_interval(after - before, confidence)
     n, changed, d = len(before), int((before != after).sum()), float((after - before).mean())
     if changed == 0:
         half = 1 - ((1 - confidence) / 2) ** (1 / n)
@@ -81,8 +81,13 @@ def paired_difference(before: Scores, after: Scores, confidence: float = 0.95) -
     return d, max(d - half, -1.0), min(d + half, 1.0)
 
 
-def _mean_with_student(scores: Scores, confidence: float) -> tuple[float, float, float]:
-    """mean ± t · s / √n; no interval where a single value, or always the same one, gives no spread."""
+def student_interval(scores: Scores, confidence: float = 0.95) -> tuple[float, float, float]:
+    """mean ± t · s / √n; no interval where a single value, or always the same one, gives no spread.
+
+    Example:
+        >>> [round(x, 3) for x in student_interval(np.array([0.9, 0.92, 0.94]))]
+        [0.92, 0.87, 0.97]
+    """
     n, mean = len(scores), float(scores.mean())
     if n == 1 or scores.std() == 0:
         return mean, mean, mean

@@ -35,11 +35,14 @@ class Relations(nn.Module):
             features = features_of(one, example)
             projections = _projections(one, layer, features)
             self.names.append({part: projections[part] for part in needed})
-            for part in needed:
-                width = features[projections[part]].shape[-1]
+            widths = {projections[part]: features[projections[part]].shape[-1] for part in needed}
+            for name, width in widths.items():
                 if width % term.heads:
-                    message = f'heads is {term.heads}, and "{projections[part]}" is {width} wide'
+                    message = f'heads is {term.heads}, and "{name}" is {width} wide'
                     raise UserError("E111", message, "take a number of heads that divides both widths")
+            if "attention" in term.relations and len({widths[projections[part]] for part in ("query", "key")}) > 1:
+                message = f"queries and keys are not of one width in the layer: {widths}"
+                raise UserError("E111", message, 'leave out the relation "attention": heads share their keys here')
         self.student_layers, self.teacher_layers = (tuple(names.values()) for names in self.names)
 
     def forward(self, forward: Forward) -> Tensor:

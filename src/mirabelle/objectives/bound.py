@@ -40,6 +40,8 @@ class BoundObjective(nn.Module):
     def forward(self, forward: Forward) -> Tensor:
         weights = [value_at(weight, forward.progress) for weight in self.weights]
         parts = [weight * term(forward) for weight, term in zip(weights, self.terms, strict=True) if weight]
+        if not parts:  # weights that are zero at the moment
+            return 0.0 * forward.outputs.float().sum()
         return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
     def seen(self, model: nn.Module, batch: Batch, teacher: nn.Module | None = None) -> Forward:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,6 +32,10 @@ class Contrast(nn.Module):
         self.maps = nn.ModuleList(nn.Linear(layer.shape[-1], term.width) for layer in (pair.student, pair.teacher))
         for side in ("student", "teacher"):
             self.register_buffer(f"{side}_bank", F.normalize(torch.randn(self.count, term.width), dim=1))
+        self.register_buffer("log_sums", torch.full((2,), torch.nan))  # of each side, from the first batch on
+        if len(pair.student.shape) != 2 or len(pair.teacher.shape) != 2:  # noqa: PLR2004
+            message = f"layers {pair.student} of the student and {pair.teacher} of the teacher are no embeddings of samples"
+            raise UserError("E111", message, "name layers that give one vector a sample")
 
     def forward(self, forward: Forward) -> Tensor:
         assert forward.teacher is not None, "Objective.bind refuses a task without teacher"
@@ -41,18 +46,23 @@ class Contrast(nn.Module):
         one, other = (F.normalize(mapped(part.float()), dim=-1) for mapped, part in zip(self.maps, features, strict=True))
         banks: tuple[Tensor, Tensor] = self.student_bank, self.teacher_bank  # type: ignore[assignment]
         drawn = torch.randint(self.count, (min(self.term.negatives, self.count),))
-        loss = self._estimate(one, other, banks[1], index, drawn)
-        loss = loss + self._estimate(other, one, banks[0], index, drawn)
+        loss = self._estimate(0, (one, other, banks[1]), index, drawn)
+        loss = loss + self._estimate(1, (other, one, banks[0]), index, drawn)
         if torch.is_grad_enabled():
             self._move(banks, (one, other), index)
         return loss
 
-    def _estimate(self, anchor: Tensor, partner: Tensor, bank: Tensor, index: Tensor, drawn: Tensor) -> Tensor:
+    def _estimate(self, side: int, tensors: tuple[Tensor, Tensor, Tensor], index: Tensor, drawn: Tensor) -> Tensor:
         """Of an anchor, the same sample's embedding on the other side, and the other side's bank."""
+        anchor, partner, bank = tensors
         same = (anchor * partner).sum(-1) / self.term.temperature
         others = anchor @ bank[drawn].T / self.term.temperature
+        sums = self.get_buffer("log_sums")
+        if torch.isnan(sums[side]):
+            mean = others.detach().logsumexp((0, 1)) - math.log(others.numel())
+            sums[side] = mean + math.log(self.count)
         others = others.masked_fill(index[:, None] == drawn, -torch.inf)  # a sample is no other of itself
-        return contrastive_estimate(same, others, self.count)
+        return contrastive_estimate(same - sums[side].clone(), others - sums[side].clone(), self.count)
 
     def _move(self, banks: tuple[Tensor, Tensor], embeddings: tuple[Tensor, Tensor], index: Tensor) -> None:
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -32,17 +33,17 @@ class Decisions(Term):
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
         from mirabelle.objectives.bound import Bound
 
-        del model, task, example
+        del model, example
         temperature = getattr(self, "temperature", 1.0)
         if isinstance(temperature, Annealed) and min(temperature.start, temperature.end) <= 0:
             raise UserError("E110", f"temperature must be above 0; got {temperature}", "begin and end above 0")
-        return Bound(self._compared)
+        return Bound(partial(self._compared, classes_second=task.classifies))
 
     @abstractmethod
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         """The loss, a scalar, of outputs of the same shape, at the temperature of the moment."""
 
-    def _compared(self, forward: Forward) -> Tensor:
+    def _compared(self, forward: Forward, *, classes_second: bool) -> Tensor:
         from mirabelle.task import UNLABELLED
 
         assert forward.teacher is not None, "Objective.bind refuses a task without teacher"
@@ -54,6 +55,8 @@ class Decisions(Term):
                 "take a teacher and a student with the same classes",
             )
         targets = forward.batch.targets
+        if classes_second and student.dim() > _CLASS_SCORES:  # as cross entropy has them
+            student, teacher = student.movedim(1, -1), teacher.movedim(1, -1)
         if student.dim() > _CLASS_SCORES and targets.shape == student.shape[:-1]:  # one decision a token, some of them padding
             student, teacher = student[targets != UNLABELLED], teacher[targets != UNLABELLED]
         temperature = value_at(getattr(self, "temperature", 1.0), forward.progress)

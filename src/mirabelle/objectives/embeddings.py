@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from mirabelle.task import Task
 
 
+_PAIR, _TRIPLE = 2, 3  # samples
+
+
 @record
 class EmbeddingTerm(Term):
     """A comparison of one embedding of the student with one of the teacher.
@@ -46,7 +49,8 @@ class EmbeddingTerm(Term):
 class RKD(EmbeddingTerm):
     """Relational distillation: δ · (distances of all pairs of samples) + γ · (angles at all triples), of both compared.
 
-    Needs no map between widths; batches of up to about 200 samples, as there are batch³ angles.
+    Needs no map between widths; batches of up to about 200 samples, as there are batch³ angles. A batch without a pair, or
+    without a triple, has none.
 
     Args:
         distance: δ, weight of the distances.
@@ -74,10 +78,12 @@ class RKD(EmbeddingTerm):
         """The loss of two embeddings, (batch, ...) each."""
         from mirabelle.numerics.relations import angle_relation, distance_relation
 
-        loss = student.new_zeros(())
-        if self.distance:
+        loss = 0.0 * student.sum()
+        if self.distance and len(student) >= _PAIR:
             loss = loss + self.distance * distance_relation(student, teacher)
-        return loss + self.angle * angle_relation(student, teacher) if self.angle else loss
+        if self.angle and len(student) >= _TRIPLE:
+            loss = loss + self.angle * angle_relation(student, teacher)
+        return loss
 
 
 @record
@@ -122,9 +128,10 @@ class SimKD(EmbeddingTerm):
 class CRD(EmbeddingTerm):
     """Contrastive distillation: the student's embedding of a sample is told from the teacher's embeddings of other samples.
 
-    −log h(u) − Σ log(1 − h(v)), h(x) = eˣ / (eˣ + M / N), of u, v the products of normalized embeddings over the temperature;
-    once with the student as anchor, once with the teacher. Both sides are mapped to `width` by linear layers that are trained
-    along and dropped; the other samples' embeddings come from banks that move along with a momentum.
+    −log h(u) − Σ log(1 − h(v)), h(x) = eˣ / Z / (eˣ / Z + M / N), of u, v the products of normalized embeddings over the
+    temperature; once with the student as anchor, once with the teacher. Z is N times the mean of eᵛ over the first batch, as in
+    the authors' code. Both sides are mapped to `width` by linear layers that are trained along and dropped; the other samples'
+    embeddings come from banks that move along with a momentum.
 
     Args:
         temperature: of the products.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from mirabelle.objectives.forward import Kind
 from mirabelle.objectives.objective import Term
-from mirabelle.plain import Patterns, Positive, record
+from mirabelle.plain import Count, Patterns, Positive, record
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,10 +21,10 @@ class FeatureTerm(Term):
     """A comparison of layers of the student with layers of the teacher, mean over their pairs.
 
     Args:
-        layers: patterns of the student's layers, "layer*" or whole names; what a layer gives besides its first tensor is
-            "name[k]".
-        teacher_layers: of the teacher's, paired with the student's in the order in which they run. Where one side is not
-            named, its layers are found: the last of every size of maps, the layers of a transformer, or the last of every
+        layers: names of the student's layers, whole or with "*", which takes the outermost layers that match; what a layer
+            gives besides its first tensor is "name[k]".
+        teacher_layers: of the teacher's, paired with the student's in the order in which they are named. Where one side is
+            not named, its layers are found: the last of every size of maps, the layers of a transformer, or the last of every
             width of a perceptron, spread evenly over the depth.
 
     Raises:
@@ -34,6 +34,8 @@ class FeatureTerm(Term):
     needs_teacher = True
     kinds: ClassVar[tuple[Kind, ...]] = ("maps", "tokens", "vectors")
     projects: ClassVar[bool] = False
+    resizes: ClassVar[bool] = True
+    real_tokens: ClassVar[bool] = False
 
     layers: Patterns = ()
     teacher_layers: Patterns = ()
@@ -44,7 +46,8 @@ class FeatureTerm(Term):
 
         assert task.teacher is not None, "Objective.bind refuses a task without teacher"
         pairs = pairs_of(model, task.teacher, example, (self.layers, self.teacher_layers), self.kinds)
-        return PairedFeatures(pairs, self.compare, projects=self.projects)
+        settings = {"projects": self.projects, "resizes": self.resizes, "real_tokens": self.real_tokens}
+        return PairedFeatures(pairs, self.compare, **settings)
 
     @abstractmethod
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -190,7 +193,7 @@ class ReviewKD(FeatureTerm):
 
     kinds: ClassVar[tuple[Kind, ...]] = ("maps",)
 
-    width: int = 64
+    width: Count = 64
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
         from mirabelle.objectives.pairing import pairs_of

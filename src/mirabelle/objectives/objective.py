@@ -50,10 +50,8 @@ class Objective:
     def __add__(self, other: Term | Objective) -> Objective:
         return Objective(self.terms + (other.terms if isinstance(other, Objective) else ((1.0, other),)))
 
-    def __rmul__(self, weight: float) -> Objective:
-        return Objective(
-            tuple((own.times(weight) if isinstance(own, Annealed) else weight * own, term) for own, term in self.terms)
-        )
+    def __rmul__(self, weight: float | Annealed) -> Objective:
+        return Objective(tuple((_product(weight, own), term) for own, term in self.terms))
 
     @property
     def needs_teacher(self) -> bool:
@@ -102,6 +100,14 @@ class Objective:
                 terms.append(_weighted_term(table))
         raise_all(mistakes)
         return Objective(tuple(terms))
+
+
+def _product(one: float | Annealed, other: float | Annealed) -> float | Annealed:
+    if isinstance(one, Annealed):
+        if isinstance(other, Annealed):
+            raise UserError("E111", "a weight that changes cannot be multiplied by another that does", "write one of them")
+        return one.times(other)
+    return other.times(one) if isinstance(other, Annealed) else one * other
 
 
 def _weighted_term(table: Any) -> tuple[float | Annealed, Term]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mirabelle.batch import Inputs
 from mirabelle.errors import UserError
 from mirabelle.objectives.forward import Forward
 from mirabelle.objectives.pairing import Layer, Pair
@@ -29,6 +30,7 @@ class PairedFeatures(nn.Module):
         compare: the distance of features of a pair, student's first; both float32, with their width in dimension 1 for maps.
         projects: whether the student's widths are mapped to the teacher's where they differ.
         resizes: whether the larger maps are pooled to the sizes of the smaller ones.
+        real_tokens: whether tokens that an attention mask among the inputs hides are left out.
 
     Raises:
         UserError: E111 for a pair whose shapes cannot be matched.
@@ -41,8 +43,10 @@ class PairedFeatures(nn.Module):
         *,
         projects: bool = False,
         resizes: bool = True,
+        real_tokens: bool = False,
     ) -> None:
         super().__init__()
+        self.real_tokens = real_tokens
         self.pairs, self.compare = pairs, compare
         for pair in pairs:
             _hold_comparable(pair, resizes=resizes)
@@ -64,7 +68,10 @@ class PairedFeatures(nn.Module):
         for pair, project in zip(self.pairs, self.projectors, strict=True):
             student, teacher = forward.features[pair.student.name].float(), forward.teacher.features[pair.teacher.name].float()
             student, teacher = same_places(student, teacher) if pair.student.channels == 1 else (student, teacher)
-            parts.append(self.compare(project(student), teacher))
+            student = project(student)
+            if self.real_tokens:
+                student, teacher = (real_tokens(part, forward.batch.inputs) for part in (student, teacher))
+            parts.append(self.compare(student, teacher))
         total: Tensor = sum(parts[1:], parts[0])
         return total / len(parts)
 
@@ -84,6 +91,18 @@ def same_places(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     sizes = tuple(map(min, student.shape[2:], teacher.shape[2:]))
     one, other = (part if part.shape[2:] == sizes else _POOLED[part.ndim](part, sizes) for part in (student, teacher))
     return one, other
+
+
+def real_tokens(features: Tensor, inputs: Inputs) -> Tensor:
+    """Of (batch, tokens, width) or (batch, heads, tokens, tokens) what belongs to real tokens, (real tokens, ...).
+
+    All of it, and as it was, where the inputs are no dict with an "attention_mask" of these tokens.
+    """
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    by_token = features.transpose(1, 2) if features.ndim == 4 else features  # noqa: PLR2004
+    if mask is None or mask.shape != by_token.shape[:2]:
+        return features
+    return by_token[mask.bool()]
 
 
 def _hold_comparable(pair: Pair, *, resizes: bool) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from mirabelle.objectives.forward import Kind
 from mirabelle.objectives.hidden import FeatureTerm
@@ -15,13 +17,15 @@ if TYPE_CHECKING:
     from mirabelle.batch import Batch
     from mirabelle.task import Task
 
+Kinds = Annotated[tuple[Literal["attention", "query", "key", "value"], ...], Field(min_length=1)]
+
 
 @record
 class HiddenStates(FeatureTerm):
     """Every layer of the student gives what a layer of the teacher gives, through a learned linear map where widths differ.
 
-    "mse" is mean (r(s) − t)² over all elements, "cosine" mean 1 − cos(r(s), t) over the tokens. A student of m layers looks at
-    every (n / m)-th of a teacher's n, the last at the last.
+    "mse" is mean (r(s) − t)² over all elements, "cosine" mean 1 − cos(r(s), t) over the tokens; tokens that an "attention_mask"
+    among the inputs hides are left out. A student of m layers looks at every (n / m)-th of a teacher's n, the last at the last.
 
     Args:
         layers: patterns of the student's layers; by default all of its longest list of layers.
@@ -40,6 +44,7 @@ class HiddenStates(FeatureTerm):
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("tokens",)
+    real_tokens: ClassVar[bool] = True
     projects: ClassVar[bool] = True
 
     distance: Literal["mse", "cosine"] = "mse"
@@ -57,7 +62,9 @@ class AttentionMaps(FeatureTerm):
     """mean (A_s − A_t)²: tokens of the student attend to the tokens that those of the teacher attend to.
 
     A is what an attention layer gives beside its states, (batch, heads, tokens, tokens), averaged over the heads where their
-    numbers differ. The models must give it: `attn_implementation="eager"` for those of transformers.
+    numbers differ; rows of tokens that an "attention_mask" among the inputs hides are left out. The models must give it:
+    `attn_implementation="eager"` for those of transformers. The paper compares the scores before the softmax, which layers do
+    not give.
 
     Args:
         layers: patterns of the student's attention, "name[1]"; by default all that the layers give.
@@ -74,6 +81,8 @@ class AttentionMaps(FeatureTerm):
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("attention",)
+    resizes: ClassVar[bool] = False
+    real_tokens: ClassVar[bool] = True
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         import torch.nn.functional as F
@@ -89,7 +98,7 @@ class TokenRelations(Term):
 
     Σ over kinds of KL(softmax(tᵢ·tⱼᵀ / √d) ‖ softmax(sᵢ·sⱼᵀ / √d)), mean over samples, relation heads and tokens. "value"
     relates values with values, "attention" queries with keys, "query" and "key" each with itself. Widths and numbers of heads
-    may differ, since both sides are cut anew into relation heads.
+    may differ, since both sides are cut anew into relation heads. Tokens of padding count like others.
 
     Args:
         relations: kinds that count; the first MiniLM has ("attention", "value"), the second ("query", "key", "value").
@@ -111,7 +120,7 @@ class TokenRelations(Term):
 
     needs_teacher = True
 
-    relations: tuple[Literal["attention", "query", "key", "value"], ...] = ("attention", "value")
+    relations: Kinds = ("attention", "value")
     heads: Count = 12
     layer: str | None = None
     teacher_layer: str | None = None

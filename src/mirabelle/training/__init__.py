@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mirabelle.training.evaluation import evaluate, outputs_of
     from mirabelle.training.execution import Execution, fastest_execution
     from mirabelle.training.loop import default_objective, fit
-    from mirabelle.training.together import train_together
+    from mirabelle.training.together import taught, train_together
     from mirabelle.training.zeros import Zeros
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "fastest_execution",
     "fit",
     "outputs_of",
+    "taught",
     "train_together",
 ]
 __getattr__ = lazily(
@@ -35,6 +36,7 @@ __getattr__ = lazily(
         "fastest_execution": "execution",
         "fit": "loop",
         "outputs_of": "evaluation",
+        "taught": "together",
         "train_together": "together",
     },
 )

@@ -14,14 +14,20 @@ from mirabelle.training.loop import default_objective, fit
 from mirabelle.training.settings import Training
 
 
-def train_together(steps: Sequence[JoinsTraining], training: Training, model: nn.Module, task: Task, run: Run) -> nn.Module:
-    """Prepare the model for every step, train it once with all their terms and controls, finish every step.
+def taught(steps: Sequence[object], model: nn.Module, task: Task) -> Task:
+    """The task under which steps train a model.
 
     Where a step replaces the model, and asks to be taught by it or the task has no teacher, the model that is replaced teaches.
     """
-    replacing = [step for step in steps if isinstance(step, ReplacesModel)]
-    if replacing and (task.teacher is None or any(getattr(step, "taught_by", "task") == "model" for step in replacing)):
-        task = task.with_teacher(model)
+    inner = [part for step in steps for part in getattr(step, "steps", (step,))]
+    replacing = [step for step in inner if isinstance(step, ReplacesModel)]
+    asked = any(getattr(step, "taught_by", "task") == "model" for step in replacing)
+    return task.with_teacher(model) if replacing and (task.teacher is None or asked) else task
+
+
+def train_together(steps: Sequence[JoinsTraining], training: Training, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    """Prepare the model for every step, train it once with all their terms and controls, finish every step."""
+    task = taught(steps, model, task)
     for step in steps:
         model = step.prepare(model, task, run)
     objective: Objective = training.objective or default_objective(task)
