@@ -352,3 +352,22 @@ class Nested(nn.Module):
 def test_a_program_of_nested_inputs_is_refused_in_a_line() -> None:
     with pytest.raises(UserError, match="its program takes tensors only; got tuple"):
         half_cut(Nested().eval(), (torch.randn(7, 9), torch.randn(7, 9)))
+
+
+class WithConstant(nn.Module):
+    """A number of its code becomes a constant of the trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(9, 12), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.fc(x)
+        return self.head(torch.where(x > 0, x, torch.tensor(0.1)))
+
+
+def test_a_constant_in_the_code_is_no_reason_to_rewrite_it() -> None:
+    smaller, masked = half_cut(WithConstant().eval(), torch.randn(7, 9))
+    assert not isinstance(smaller, Rewritten)
+    assert smaller.fc.out_features == 6
+    assert masked[0].shape == (7, 3)
