@@ -371,3 +371,27 @@ def test_a_constant_in_the_code_is_no_reason_to_rewrite_it() -> None:
     assert not isinstance(smaller, Rewritten)
     assert smaller.fc.out_features == 6
     assert masked[0].shape == (7, 3)
+
+
+class HooksItself(nn.Module):
+    """Installs a hook at its first call, and remembers that it did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head, self.installed = nn.Linear(9, 12), nn.Linear(12, 3), False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.installed:
+            self.fc.register_forward_hook(lambda module, given, result: 2 * result)
+            self.installed = True
+        return self.head(self.fc(x))
+
+
+def test_a_trace_takes_its_hooks_away_with_what_the_model_remembers_of_them() -> None:
+    torch.manual_seed(0)
+    model, x = HooksItself().eval(), torch.randn(7, 9)
+    smaller, masked = half_cut(model, x)
+    assert not isinstance(smaller, Rewritten)
+    assert not model.fc._forward_hooks
+    assert torch.allclose(smaller(x), masked[0], atol=1e-5)
+    assert torch.allclose(model(x), model.head(2 * nn.functional.linear(x, model.fc.weight, model.fc.bias)), atol=1e-6)
