@@ -94,7 +94,7 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
 
 
 class _Attributes:
-    """What the modules of a model hold, hooks included: a trace may leave its own tensors on them, where a forward keeps some."""
+    """What the modules of a model hold, hooks included: a trace may leave tensors of its own on them."""
 
     def __init__(self, model: nn.Module) -> None:
         self._of = [(vars(module), dict(vars(module))) for module in model.modules()]
