@@ -352,3 +352,46 @@ class Nested(nn.Module):
 def test_a_program_of_nested_inputs_is_refused_in_a_line() -> None:
     with pytest.raises(UserError, match="its program takes tensors only; got tuple"):
         half_cut(Nested().eval(), (torch.randn(7, 9), torch.randn(7, 9)))
+
+
+class WithConstant(nn.Module):
+    """A number of its code becomes a constant of the trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(9, 12), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.fc(x)
+        return self.head(torch.where(x > 0, x, torch.tensor(0.1)))
+
+
+def test_a_constant_in_the_code_is_no_reason_to_rewrite_it() -> None:
+    smaller, masked = half_cut(WithConstant().eval(), torch.randn(7, 9))
+    assert not isinstance(smaller, Rewritten)
+    assert smaller.fc.out_features == 6
+    assert masked[0].shape == (7, 3)
+
+
+class HooksItself(nn.Module):
+    """Installs a hook at its first call, and remembers that it did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head, self.installed = nn.Linear(9, 12), nn.Linear(12, 3), False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.installed:
+            self.fc.register_forward_hook(lambda module, given, result: 2 * result)
+            self.installed = True
+        return self.head(self.fc(x))
+
+
+def test_a_trace_takes_its_hooks_away_with_what_the_model_remembers_of_them() -> None:
+    torch.manual_seed(0)
+    model, x = HooksItself().eval(), torch.randn(7, 9)
+    smaller, masked = half_cut(model, x)
+    assert not isinstance(smaller, Rewritten)
+    assert not model.fc._forward_hooks
+    assert torch.allclose(smaller(x), masked[0], atol=1e-5)
+    assert torch.allclose(model(x), model.head(2 * nn.functional.linear(x, model.fc.weight, model.fc.bias)), atol=1e-6)

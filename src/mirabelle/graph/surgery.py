@@ -328,7 +328,8 @@ class _Proof:
     def _apart(self, module: nn.Module, kept: Kept, scale: float) -> float:
         """How far the outputs of a module and of the program are apart, both with the same drawn tensors."""
         tensors = self.program.tensors
-        drawn = sliced(self.program, self.flow, kept, drawn_tensors(tensors, scale=scale))
+        own = {name: tensor for name, tensor in tensors.items() if name in self.program.names}  # constants stay as they are
+        drawn = sliced(self.program, self.flow, kept, {**tensors, **drawn_tensors(own, scale=scale)})
         trial = copied(module).eval()
         named = {**dict(trial.named_parameters()), **dict(trial.named_buffers())}
         for name, tensor in drawn.items():
@@ -337,7 +338,7 @@ class _Proof:
         with torch.random.fork_rng(devices=[]):  # what draws numbers draws the same ones in both
             torch.manual_seed(0)
             try:
-                due = _tensors(run_cut(self.program, self.flow, kept, {**tensors, **drawn}, pytree.tree_leaves(self.example)))
+                due = _tensors(run_cut(self.program, self.flow, kept, drawn, pytree.tree_leaves(self.example)))
             except Exception as error:  # a literal that no rule has rewritten
                 raise _DoesNotFollowError(f"its program cannot be cut: {error}") from error
             torch.manual_seed(0)

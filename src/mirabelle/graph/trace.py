@@ -11,6 +11,7 @@ import io
 import logging
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -93,12 +94,12 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
 
 
 class _Attributes:
-    """What the modules of a model hold: a trace may leave its own tensors on them, where a forward keeps its attention."""
+    """What the modules of a model hold, hooks included: a trace may leave tensors of its own on them."""
 
     def __init__(self, model: nn.Module) -> None:
         self._of = [(vars(module), dict(vars(module))) for module in model.modules()]
         held = [value for _, values in self._of for value in values.values()]
-        self._inside = [(value, value.copy()) for value in held if type(value) in (dict, list)]
+        self._inside = [(value, value.copy()) for value in held if type(value) in (dict, OrderedDict, list)]
 
     def restore(self) -> None:
         for attributes, values in self._of:
