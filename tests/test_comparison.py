@@ -172,5 +172,5 @@ def test_equal_results_have_no_spread() -> None:
 def test_every_candidate_is_tried_before_anything_begins(trained: nn.Module, blobs: Task, tmp_path: Path) -> None:
     wrong = {"wrong": [prune.Weights(sparsity=0.5, targets=("nothing",))]}
     with pytest.raises(UserError, match="E112"):
-        compare(trained, blobs, {**CANDIDATES, **wrong}, out=tmp_path)
-    assert not list(tmp_path.iterdir())
+        compare(trained, blobs, {**CANDIDATES, **wrong}, out=tmp_path / "c")
+    assert not (tmp_path / "c").exists()
