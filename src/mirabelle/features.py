@@ -30,7 +30,7 @@ class Taps:
         >>> model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
         >>> with Taps(model, ["1"]) as taps:
         ...     outputs = model(torch.zeros(3, 4))
-        >>> taps.taken()["1"].shape
+        ...     taps.taken()["1"].shape
         torch.Size([3, 6])
     """
 

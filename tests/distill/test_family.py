@@ -6,10 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from mirabelle import objectives
+from mirabelle import Run, Training, objectives
 from mirabelle.cli.main import mirabelle
 from mirabelle.objectives import Term
+from mirabelle.sources.digits import digits
+from mirabelle.sources.zoo import digits_cnn, digits_transformer
+from mirabelle.training import fit
 
 TERMS = [
     name
@@ -21,7 +26,7 @@ WEIGHTS = {"DKD": 0.1, "CRD": 0.05}  # whose loss is large at the start
 SETTINGS = {"TokenRelations": ", heads = 2", "CRD": ", negatives = 256", "ReviewKD": ", width = 8"}
 
 
-def recipe(term: str) -> str:
+def recipe(term: str, weights: Path) -> str:
     model, student = "digits_cnn", "width = 0.5"
     if term in TOKENS:
         model = "digits_transformer"
@@ -35,7 +40,7 @@ from = "mirabelle.sources.zoo:{model}"
 [task]
 data = "digits"
 [baseline]
-train = {{ epochs = 4, batch_size = 64, lr = 5e-3, precision = "float32" }}
+weights = "{weights / model}.safetensors"
 [[step]]
 use = "distill.Student"
 {student}
@@ -57,10 +62,22 @@ def test_the_family_has_its_members() -> None:
     assert set(TERMS) >= TOKENS | set(SETTINGS)
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the weights of both teachers, trained once."""
+    folder, task = tmp_path_factory.mktemp("weights"), digits()
+    training = Training(epochs=4, batch_size=64, lr=5e-3, precision="float32")
+    for make in (digits_cnn, digits_transformer):
+        torch.manual_seed(0)
+        model = fit(make(), task, training, Run(folder / make.__name__))
+        save_file(model.state_dict(), folder / f"{make.__name__}.safetensors")
+    return folder
+
+
 @pytest.mark.parametrize("term", TERMS)
-def test_a_student_is_distilled_with_every_term(term: str, tmp_path: Path) -> None:
+def test_a_student_is_distilled_with_every_term(term: str, weights: Path, tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
-    path.write_text(recipe(term))
+    path.write_text(recipe(term, weights))
     assert not mirabelle(args=["run", str(path), "--out", str(tmp_path / "run"), "--quiet"], standalone_mode=False)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert all(gate["passed"] for gate in report["gates"].values())
