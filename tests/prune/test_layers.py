@@ -12,6 +12,8 @@ from torch import nn
 from mirabelle import Run, Task, Training, compress, load, prune
 from mirabelle.errors import UserError
 from mirabelle.measure import multiply_accumulates
+from mirabelle.prune import dropping
+from mirabelle.runtime.latency import Ratio
 
 
 class Block(nn.Module):
@@ -149,3 +151,29 @@ def test_a_model_without_residual_layers_is_told(images: Task, tmp_path: Path) -
     plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 8), nn.Linear(8, 3))
     with pytest.raises(UserError, match=r"E112.*no layer can be dropped: none adds its input"):
         prune.Layers(sparsity=0.5)(plain, images, Run(tmp_path))
+
+
+class Watch:
+    """A stopwatch for a runtime in which the block of 12 channels costs five times what any other does."""
+
+    start_ms = 10.0
+
+    def __init__(self, model: nn.Module, task: Task, batch: int) -> None:
+        del model, task, batch
+
+    def ratio(self, model: nn.Module) -> Ratio:
+        saved = sum(5.0 if k == 1 else 1.0 for k, kind in enumerate(kinds(model)) if kind == "Skipped")
+        return Ratio(median=1 - saved / 10, low=1 - saved / 10, high=1 - saved / 10)
+
+    def __call__(self, model: nn.Module) -> float:
+        return self.start_ms * self.ratio(model).high
+
+
+def test_milliseconds_are_those_that_layers_of_a_size_save(
+    net: Net, images: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By multiply-accumulates the block of 16 channels would go first."""
+    monkeypatch.setattr(dropping, "Stopwatch", Watch)
+    monkeypatch.setattr(dropping, "rises_of_loss", lambda *_: [1.0, 1.0, 1.0, 1.0])
+    step = prune.Layers(latency="55%")
+    assert kinds(step(net, images, Run(tmp_path / "run"))) == ["Block", "Skipped", "Conv2d", "Block", "Block"]

@@ -99,10 +99,8 @@ class Dropping:
 
     def _limits(self) -> Iterator[Limit]:
         step, macs = self._step, self._macs()
-        parameters = _polynomial(
-            sum(parameter.numel() for parameter in self._model.parameters()),
-            [parameters_in(self._model, block) for block in self.blocks],
-        )
+        own = [parameters_in(self._model, block) for block in self.blocks]
+        parameters = _polynomial(sum(parameter.numel() for parameter in self._model.parameters()), own)
         size = {key: BYTES * value for key, value in parameters.items()}
         for name, polynomial in (("macs", macs), ("parameters", parameters), ("size", size)):
             asked = getattr(step, name)
@@ -111,11 +109,21 @@ class Dropping:
         if step.latency is not None:
             watch = Stopwatch(self._model, self._task, step.batch)
             limit = limit_of("latency", step.latency, watch.start_ms, where="")
-            whole = sum(macs.values()) or 1.0
-            times = {key: watch.start_ms * value / whole for key, value in macs.items()}
+            sizes = [(macs[k,], count) for k, count in enumerate(own)]
             yield MeasuredLimit(
-                "latency", limit, partial(tables_of, times), lambda counts: watch(without(self._model, self._without(counts)))
+                "latency",
+                limit,
+                partial(tables_of, self._times(watch, sizes)),
+                lambda counts: watch(without(self._model, self._without(counts))),
             )
+
+    def _times(self, watch: Stopwatch, sizes: Sequence[tuple[float, float]]) -> Polynomial:
+        """Milliseconds by block: what all blocks of one size save together is shared out evenly among them."""
+        saved = {}
+        for size in dict.fromkeys(sizes):
+            alike = [block for block, other in zip(self.blocks, sizes, strict=True) if other == size]
+            saved[size] = watch.start_ms * max(0.0, 1 - watch.ratio(without(self._model, alike)).median) / len(alike)
+        return _polynomial(watch.start_ms, [saved[size] for size in sizes])
 
     def _macs(self) -> Polynomial:
         flow = propagated(self._program)

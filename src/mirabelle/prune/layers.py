@@ -29,7 +29,8 @@ class Layers:
     skipped alone. How much goes is told in one of two ways:
         sparsity s   ⌊s · n⌋ of n layers go, those of least damage;
         a goal       one or several of macs, parameters, size, latency: the layers whose damage together is least
-                     (`mirabelle.allocate`). Milliseconds are planned by multiply-accumulates and held against the runtime.
+                     (`mirabelle.allocate`). A layer's milliseconds are its share of what all layers of its size save when
+                     they are gone, timed in the runtime; those of the plan are held against the runtime's.
 
     Args:
         sparsity: fraction of the layers removed, in [0, 1).

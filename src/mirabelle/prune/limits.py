@@ -100,16 +100,20 @@ class Stopwatch:
         self.start_ms = side_by_side(self._start, self._start, self._inputs, batch=batch, seconds=_SECONDS)[0].median
 
     def __call__(self, model: nn.Module) -> float:
-        """Milliseconds of a call: the ratio to the model at hand, at the upper end of its interval, times `start_ms`.
+        """Milliseconds of a call: the ratio to the model at hand, at the upper end of its interval, times `start_ms`."""
+        return self.start_ms * self.ratio(model).high
 
-        Where other work takes part and the interval is wide, several times; the narrowest counts.
+    def ratio(self, model: nn.Module) -> Ratio:
+        """A model's latency as a share of that of the model at hand.
+
+        Where other work takes part and the interval is wide, it is timed several times; the narrowest counts.
         """
         session, ratios = self._session(model), []
         for _ in range(_TRIES):
             ratios.append(side_by_side(self._start, session, self._inputs, batch=self._batch, seconds=_SECONDS)[2])
             if _width(ratios[-1]) <= _NARROW:
                 break
-        return self.start_ms * min(ratios, key=_width).high
+        return min(ratios, key=_width)
 
     def _session(self, model: nn.Module) -> Session:
         return Session(export(model, self._task.example()), torch.get_num_threads())
