@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mirabelle.batch import Batch, call
 from mirabelle.errors import UserError, did_you_mean
+from mirabelle.state import in_eval_mode
 
 
 class Taps:
@@ -107,16 +108,13 @@ def features_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
         return keep
 
-    training = {module: module.training for module in model.modules()}
     handles = [module.register_forward_hook(see(name)) for name, module in model.named_modules()]
     try:
-        with torch.no_grad():
-            call(model.eval(), batch.inputs)
+        with torch.no_grad(), in_eval_mode(model):
+            call(model, batch.inputs)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in training.items():
-            module.training = mode
     return found
 
 

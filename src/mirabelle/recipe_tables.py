@@ -31,7 +31,7 @@ class ModelTable:
 
 
 @record
-class MemberTable:
+class MemberTable(ModelTable):
     """One of several teachers.
 
     Args:
@@ -41,9 +41,6 @@ class MemberTable:
         share: its weight in the mean of the teachers' outputs.
     """
 
-    factory: str = field(metadata={"key": "from"})
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    weights: str | None = None
     share: plain.Positive = 1.0
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import torch
@@ -64,6 +65,26 @@ def copied(model: Model) -> Model:
     left = [value for module in model.modules() for value in pytree.tree_leaves(list(vars(module).values()))]
     made = [value for value in left if isinstance(value, Tensor) and not value.is_leaf]
     return copy.deepcopy(model, {id(value): value.detach().clone() for value in made})
+
+
+@contextlib.contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in eval mode; afterwards each of its modules is in the mode that it had.
+
+    Example:
+        >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+        >>> with in_eval_mode(model):
+        ...     [module.training for module in model.modules()]
+        [False, False, False]
+        >>> [module.training for module in model.modules()]
+        [True, True, False]
+    """
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield model.eval()
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _bytes(tensor: Tensor) -> bytes:

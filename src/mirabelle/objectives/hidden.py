@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mirabelle.batch import Batch
+    from mirabelle.objectives.pairing import Pair
     from mirabelle.task import Task
 
 
@@ -41,13 +42,17 @@ class FeatureTerm(Term):
     teacher_layers: Patterns = ()
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
-        from mirabelle.objectives.pairing import pairs_of
         from mirabelle.objectives.projection import PairedFeatures
 
-        assert task.teacher is not None, "Objective.bind refuses a task without teacher"
-        pairs = pairs_of(model, task.teacher, example, (self.layers, self.teacher_layers), self.kinds)
         settings = {"projects": self.projects, "resizes": self.resizes, "real_tokens": self.real_tokens}
-        return PairedFeatures(pairs, self.compare, **settings)
+        return PairedFeatures(self.pairs(model, task, example), self.compare, **settings)
+
+    def pairs(self, model: nn.Module, task: Task, example: Batch) -> list[Pair]:
+        """The layers that are compared."""
+        from mirabelle.objectives.pairing import pairs_of
+
+        assert task.teacher is not None, "Objective.bind refuses a task without teacher"
+        return pairs_of(model, task.teacher, example, (self.layers, self.teacher_layers), self.kinds)
 
     @abstractmethod
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -196,12 +201,9 @@ class ReviewKD(FeatureTerm):
     width: Count = 64
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
-        from mirabelle.objectives.pairing import pairs_of
         from mirabelle.objectives.review import Review
 
-        assert task.teacher is not None, "Objective.bind refuses a task without teacher"
-        pairs = pairs_of(model, task.teacher, example, (self.layers, self.teacher_layers), self.kinds)
-        return Review(pairs, self.compare, self.width)
+        return Review(self.pairs(model, task, example), self.compare, self.width)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         from mirabelle.numerics.relations import pyramid_distance

@@ -13,6 +13,7 @@ from mirabelle.batch import Batch, call, tensors_of
 from mirabelle.errors import UserError, did_you_mean
 from mirabelle.features import Taps, features_of, layer_of
 from mirabelle.objectives.forward import Kind
+from mirabelle.state import in_eval_mode
 
 Patterns = tuple[str, ...]
 _KINDS: Mapping[int, Kind] = {2: "vectors", 3: "tokens", 4: "maps", 5: "maps"}  # by dimensions
@@ -256,14 +257,9 @@ def _spread(layers: Sequence[Layer], count: int) -> list[Layer]:
 
 def _shape_at(model: nn.Module, example: Batch, name: str) -> tuple[int, ...]:
     """The shape of what a tap takes."""
-    training = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad(), Taps(model, [name]) as taps:
-            call(model.eval(), example.inputs)
-            return tuple(taps.taken()[name].shape)
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+    with torch.no_grad(), in_eval_mode(model), Taps(model, [name]) as taps:
+        call(model, example.inputs)
+        return tuple(taps.taken()[name].shape)
 
 
 def _nothing(kinds: Sequence[Kind]) -> UserError:

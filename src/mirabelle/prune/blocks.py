@@ -14,7 +14,7 @@ from mirabelle.batch import Batch, Samples, call
 from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
 from mirabelle.graph.trace import Program, name_in_model
 from mirabelle.prune.skipped import Skipped
-from mirabelle.state import copied
+from mirabelle.state import copied, in_eval_mode
 from mirabelle.task import Task
 
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -71,9 +71,7 @@ def without(model: nn.Module, blocks: Sequence[Block]) -> nn.Module:
 def rises_of_loss(model: nn.Module, blocks: Sequence[Block], task: Task, samples: Samples) -> list[float]:
     """How much the mean loss rises when each layer is skipped alone, never below 0."""
     batch = samples.first(len(samples))
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with in_eval_mode(model):
         losses = [float(task.loss(call(model, batch.inputs).float(), batch.targets))]
         for block in blocks:
             handle = model.get_submodule(block.name).register_forward_hook(_skipping(block.outputs), with_kwargs=True)
@@ -81,9 +79,6 @@ def rises_of_loss(model: nn.Module, blocks: Sequence[Block], task: Task, samples
                 losses.append(float(task.loss(call(model, batch.inputs).float(), batch.targets)))
             finally:
                 handle.remove()
-    finally:
-        for module, mode in training.items():
-            module.training = mode
     return [max(loss - losses[0], 0.0) for loss in losses[1:]]
 
 
@@ -135,16 +130,13 @@ def _called(model: nn.Module, example: Batch) -> dict[str, list[int | None]]:
 
         return see
 
-    training = {module: module.training for module in model.modules()}
     hooks = [module.register_forward_hook(look(name), with_kwargs=True) for name, module in model.named_modules() if name]
     try:
-        with torch.no_grad():
-            call(model.eval(), example.inputs)
+        with torch.no_grad(), in_eval_mode(model):
+            call(model, example.inputs)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in training.items():
-            module.training = mode
     return found
 
 

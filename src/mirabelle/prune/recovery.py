@@ -19,7 +19,7 @@ from mirabelle.architecture import architecture_of, indices_of
 from mirabelle.batch import Batch, Inputs, Samples, call, map_tensors, tensors_of
 from mirabelle.errors import UserError
 from mirabelle.prune.unfolding import Unfolding, moments, unfolding_of
-from mirabelle.state import copied
+from mirabelle.state import copied, in_eval_mode
 
 if TYPE_CHECKING:
     from mirabelle.prune.channels import Recover
@@ -276,14 +276,12 @@ def pass_over(
             hooks.append(module.register_forward_pre_hook(_showing_inputs(name, before), with_kwargs=True))
         if after is not None:
             hooks.append(module.register_forward_hook(_showing_outputs(name, after)))
-    training = {module: module.training for module in model.modules()}
     try:
-        call(model.eval(), inputs)
+        with in_eval_mode(model):
+            call(model, inputs)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in training.items():
-            module.training = mode
 
 
 def _showing_inputs(name: str, look: Look) -> Callable[[nn.Module, Sequence[Any], Mapping[str, Any]], None]:
