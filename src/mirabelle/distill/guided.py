@@ -21,8 +21,8 @@ _LABELS = ("labels", "label", "label_ids")
 class Guided:
     """A loss for a loop that calls the model itself: it listens to the calls, and asks the teacher the same.
 
-    Within the context the model carries what the terms train along, so that an optimizer of the model's parameters trains it,
-    too; afterwards nothing of it is left. Models may give a tensor, or an output with `logits`, as those of transformers do.
+    Within the context the model carries what the terms train along, so that an optimizer made there, of the model's parameters,
+    trains it, too; afterwards nothing of it is left. Models may give a tensor, or an output with `logits`, as those of transformers do.
     Call it with the outputs and the labels of the call before: a Trainer does so with its `compute_loss_func`.
 
     Args:
@@ -40,8 +40,8 @@ class Guided:
     Example:
         >>> from mirabelle.objectives import SoftTargets, TaskLoss
         >>> student, teacher, x, y = nn.Linear(4, 3), nn.Linear(4, 3), torch.randn(8, 4), torch.arange(8) % 3
-        >>> optimizer = torch.optim.SGD(student.parameters(), 0.1)
         >>> with Guided(student, teacher, 0.9 * SoftTargets() + 0.1 * TaskLoss(), (x, y)) as loss:
+        ...     optimizer = torch.optim.SGD(student.parameters(), 0.1)
         ...     loss(student(x), y).backward()
         ...     optimizer.step()
     """
