@@ -22,8 +22,9 @@ class Guided:
     """A loss for a loop that calls the model itself: it listens to the calls, and asks the teacher the same.
 
     Within the context the model carries what the terms train along, so that an optimizer made there, of the model's parameters,
-    trains it, too; afterwards nothing of it is left. Models may give a tensor, or an output with `logits`, as those of transformers do.
-    Call it with the outputs and the labels of the call before: a Trainer does so with its `compute_loss_func`.
+    trains it, too; afterwards nothing of it is left. Models may give a tensor, or an output with `logits`, as those of
+    transformers do. Call it with the outputs and the labels of the call before: a Trainer does so with its
+    `compute_loss_func`.
 
     Args:
         model: the student.
