@@ -261,6 +261,26 @@ def test_what_the_paper_leaves_out_does_not_matter(name: str, change: Callable[[
     assert float(formula(student, change(teacher))) == pytest.approx(float(formula(student, teacher)), rel=1e-9)
 
 
+def test_relations_of_padding_do_not_count() -> None:
+    """Real tokens give what they give alone, whatever stands in the others; the mean is over all of them."""
+    (student, teacher), counts = TOKENS, (4, 2, 3)
+    real = torch.arange(4) < torch.tensor(counts)[:, None]
+    student, teacher = (torch.where(real[..., None], part, 1e6 * torch.ones_like(part)) for part in (student, teacher))
+    found = relations.relation_divergence((student, student), (teacher, teacher), 2, real)
+    samples = zip(student.numpy(), teacher.numpy(), counts, strict=True)
+    due = sum(count * token_relations(s[None, :count], t[None, :count]) for s, t, count in samples) / sum(counts)
+    assert float(found) == pytest.approx(due, rel=1e-9)
+    free = student.clone().requires_grad_()
+    relations.relation_divergence((free, free), (teacher, teacher), 2, real).backward()  # type: ignore[no-untyped-call]
+    assert free.grad is not None
+    assert bool((free.grad[~real] == 0).all())
+    assert bool((free.grad[real] != 0).any())
+    assert gradcheck(
+        lambda s: relations.relation_divergence((s, s), (teacher, teacher), 2, real),
+        (torch.where(real[..., None], student, torch.zeros_like(student)).requires_grad_(),), atol=1e-6, rtol=1e-4,
+    )  # fmt: skip
+
+
 def test_decoupled_terms_add_up_to_soft_targets_with_the_weight_that_the_paper_finds_hidden_there() -> None:
     student, teacher = LOGITS[0][:1], LOGITS[1][:1]
     right = float(torch.softmax(teacher / TEMPERATURE, -1)[0, TARGETS[0]])

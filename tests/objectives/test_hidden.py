@@ -13,8 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from mirabelle import Run, Task, Training, objectives
-from mirabelle.batch import Stream
+from mirabelle.batch import Batch, Stream
 from mirabelle.errors import UserError
+from mirabelle.features import features_of
 from mirabelle.objectives import (
     CRD,
     RKD,
@@ -29,7 +30,9 @@ from mirabelle.objectives import (
     Term,
     TokenRelations,
 )
+from mirabelle.objectives.attending import Relations
 from mirabelle.objectives.embeddings import EmbeddingTerm
+from mirabelle.objectives.forward import Forward
 from mirabelle.objectives.hidden import FeatureTerm
 from mirabelle.objectives.pairing import pairs_of
 from mirabelle.sources.zoo import resnet20
@@ -302,6 +305,22 @@ def test_tokens_that_a_mask_hides_teach_nothing() -> None:
     rows = torch.stack([attention[0, :, 0], attention[0, :, 1], attention[1, :, 0]])
     assert torch.equal(real_tokens(attention, {"attention_mask": mask}), rows)
     assert real_tokens(tokens, tokens) is tokens
+
+
+def test_relations_leave_out_the_tokens_that_a_mask_hides(images: Task) -> None:
+    student, task = pair_for(TokenRelations, images)
+    pixels = task.train.first(4).inputs
+    batch = Batch({"pixels": pixels, "attention_mask": torch.arange(8).expand(4, 8) < 5}, torch.zeros(4))
+    assert task.teacher is not None
+    bound = Relations(TokenRelations(heads=2), student, task.teacher, task.example())
+    losses = []
+    for changed in ([], [5, 6, 7], [4]):
+        sides = [features_of(model, Batch(pixels, batch.targets)) for model in (student, task.teacher)]
+        for name in bound.student_layers:
+            sides[0][name][:, changed] += 7.0
+        teacher = Forward(batch, pixels, features=sides[1])
+        losses.append(float(bound(Forward(batch, pixels, teacher, sides[0]))))
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_contrast_begins_where_the_authors_does(images: Task) -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _TINY = 1e-12
+_HIDDEN = -1e30  # a score before the softmax that leaves nothing after it, and no NaN
 
 
 def attention_of_places(features: Tensor) -> Tensor:
@@ -110,7 +111,9 @@ def angle_relation(student: Tensor, teacher: Tensor) -> Tensor:
     return F.smooth_l1_loss(cosines(student)[distinct], cosines(teacher)[distinct])
 
 
-def relation_divergence(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], heads: int) -> Tensor:
+def relation_divergence(
+    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], heads: int, real: Tensor | None = None
+) -> Tensor:
     """How differently tokens relate: softmax(A·Bᵀ / √d) of each relation head, teacher's against student's.
 
     L = mean over samples, heads and tokens of KL(softmax(a_t·b_tᵀ / √d_t) ‖ softmax(a_s·b_sᵀ / √d_s))
@@ -122,6 +125,7 @@ def relation_divergence(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, T
         student: A and B, each (batch, tokens, width), the width a multiple of `heads`.
         teacher: A and B, each (batch, tokens, another width), the same.
         heads: of relations.
+        real: (batch, tokens), False for padding, to which no token relates and which does not count; None for no padding.
 
     Source: Wang, Wei, Dong, Bao, Yang, Zhou 2020, "MiniLM", arXiv:2002.10957, equations 6 to 10; Wang, Bao, Huang, Dong, Wei
     2021, "MiniLMv2", arXiv:2012.15828, equations 6 to 8.
@@ -129,7 +133,11 @@ def relation_divergence(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, T
 
     def logs(operands: tuple[Tensor, Tensor]) -> Tensor:
         one, other = (features.reshape(*features.shape[:2], heads, -1).transpose(1, 2) for features in operands)
-        return F.log_softmax(one @ other.transpose(2, 3) / one.shape[-1] ** 0.5, dim=-1)
+        scores = one @ other.transpose(2, 3) / one.shape[-1] ** 0.5
+        if real is None:
+            return F.log_softmax(scores, dim=-1)
+        seen = scores.masked_fill(~real[:, None, None, :], _HIDDEN)
+        return F.log_softmax(seen, dim=-1).transpose(1, 2)[real]
 
     log_q, log_p = logs(student), logs(teacher)
     decisions = log_q.numel() // log_q.shape[-1]

@@ -11,6 +11,7 @@ from mirabelle.errors import UserError, did_you_mean
 from mirabelle.features import features_of
 from mirabelle.numerics.relations import relation_divergence
 from mirabelle.objectives.forward import Forward
+from mirabelle.objectives.projection import mask_of
 
 if TYPE_CHECKING:
     from mirabelle.objectives.tokens import TokenRelations
@@ -52,7 +53,8 @@ class Relations(nn.Module):
         for kind in self.term.relations:
             one, other = _OPERANDS[kind]
             student, teacher = ((features[names[one]].float(), features[names[other]].float()) for features, names in sides)
-            parts.append(relation_divergence(student, teacher, self.term.heads))
+            real = mask_of(student[0], forward.batch.inputs)
+            parts.append(relation_divergence(student, teacher, self.term.heads, real))
         total: Tensor = sum(parts[1:], parts[0])
         return total
 

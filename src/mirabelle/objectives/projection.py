@@ -98,11 +98,15 @@ def real_tokens(features: Tensor, inputs: Inputs) -> Tensor:
 
     All of it, and as it was, where the inputs are no dict with an "attention_mask" of these tokens.
     """
-    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
     by_token = features.transpose(1, 2) if features.ndim == 4 else features  # noqa: PLR2004
-    if mask is None or mask.shape != by_token.shape[:2]:
-        return features
-    return by_token[mask.bool()]
+    mask = mask_of(by_token, inputs)
+    return features if mask is None else by_token[mask]
+
+
+def mask_of(features: Tensor, inputs: Inputs) -> Tensor | None:
+    """Of (batch, tokens, ...), which tokens are real, (batch, tokens); None where the inputs hide none of them."""
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    return mask.bool() if mask is not None and mask.shape == features.shape[:2] else None
 
 
 def _hold_comparable(pair: Pair, *, resizes: bool) -> None:

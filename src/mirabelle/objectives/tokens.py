@@ -98,7 +98,8 @@ class TokenRelations(Term):
 
     Σ over kinds of KL(softmax(tᵢ·tⱼᵀ / √d) ‖ softmax(sᵢ·sⱼᵀ / √d)), mean over samples, relation heads and tokens. "value"
     relates values with values, "attention" queries with keys, "query" and "key" each with itself. Widths and numbers of heads
-    may differ, since both sides are cut anew into relation heads. Tokens of padding count like others.
+    may differ, since both sides are cut anew into relation heads. Tokens that an "attention_mask" among the inputs hides are
+    left out.
 
     Args:
         relations: kinds that count; the first MiniLM has ("attention", "value"), the second ("query", "key", "value").
