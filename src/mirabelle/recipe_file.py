@@ -21,8 +21,8 @@ from mirabelle.places import Places
 from mirabelle.recipe import Recipe
 from mirabelle.recipe_tables import BaselineTable, MemberTable, ModelTable, TaskTable, TeacherTable
 from mirabelle.resolved import ORIGINS
-from mirabelle.sources.held import held_data, held_function, held_weights
-from mirabelle.sources.names import names_files
+from mirabelle.sources.held import held_data, held_model, held_weights
+from mirabelle.sources.names import names_files, names_graph
 from mirabelle.sources.settings import settings_from
 from mirabelle.training.settings import EXECUTIONS
 
@@ -37,8 +37,8 @@ _WRITTEN_BY_RUNS = ("fingerprint", "decisions")
 SCHEMA = 1
 MOST_SEEDS = 1 << 63  # of torch's generators
 _HELD: dict[str | int, Callable[[str], None]] = {  # what is held against the name under each key that names a source
-    "from": lambda name: held_function(name, Path()),
-    "model": lambda name: held_function(name, Path()),
+    "from": lambda name: held_model(name, Path()),
+    "model": lambda name: held_model(name, Path()),
     "data": lambda name: held_data(name, Path()),
     "weights": lambda name: held_weights(Path(name)),
 }
@@ -293,6 +293,6 @@ def _absolute(value: Any, folder: Path, key: str) -> Any:
     place, colon, function = value.rpartition(":")
     if key == "weights":
         return str((folder / value).resolve())
-    if key == "data" and names_files(value):
+    if (key == "data" and names_files(value)) or (key != "data" and names_graph(value)):
         return str((folder / value).resolve())
     return f"{(folder / place).resolve()}:{function}" if colon and place.endswith(".py") else value

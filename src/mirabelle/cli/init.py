@@ -18,6 +18,7 @@ _TRAINED_HERE = """# The model is trained before it is compressed. Where your fu
 # table; where its weights lie in a file, write instead of `train`: weights = "trained.safetensors"
 [baseline]
 train = { epochs = 20, batch_size = 32, lr = 1e-3 }"""
+_TRAINED_ALREADY = "# The file brings trained weights, so there is no [baseline]."
 _TRAINED_BEFORE = """[baseline]
 weights = WEIGHTS"""
 
@@ -27,7 +28,7 @@ weights = WEIGHTS"""
     "--model",
     default="mirabelle.sources.zoo:digits_cnn",
     show_default=True,
-    help='What makes the model: "./file.py:function" or "package.module:function".',
+    help='What makes the model: "./file.py:function" or "package.module:function"; or an .onnx file.',
 )
 @click.option(
     "--data",
@@ -48,11 +49,12 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
     if schema:
         click.echo(SCHEMA.read_text("utf-8"), nl=False)
         return 0
-    from mirabelle.sources.held import held_data, held_function, held_weights
+    from mirabelle.sources.held import held_data, held_model, held_weights
+    from mirabelle.sources.names import names_graph
 
     mistakes: list[UserError] = []
     with gathered(mistakes):
-        held_function(model, Path())
+        held_model(model, Path())
     with gathered(mistakes):
         held_data(data, Path())
     if weights is not None:
@@ -60,6 +62,8 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
             held_weights(Path(weights))
     raise_all(mistakes)
     trained = _TRAINED_HERE if weights is None else _TRAINED_BEFORE.replace("WEIGHTS", json.dumps(weights))
+    if weights is None and names_graph(model):
+        trained = _TRAINED_ALREADY
     values = {"MODEL": json.dumps(model), "DATA": json.dumps(data), "BASELINE": trained}
     text = re.sub("|".join(values), lambda found: values[found[0]], START.read_text("utf-8"))
     click.echo(json.dumps({"recipe": text}) if as_json else text, nl=as_json)

@@ -56,7 +56,7 @@ def command(
     """Print the layers of MODEL: shape, parameters, MACs, sparsity, bytes; or its groups, or what it loses without each part.
 
     MODEL is an .onnx or .mira file, the folder of a run, or a factory ("pkg.mod:function", "./file.py:function"). --groups and
-    --sensitivity need a module in torch: a factory, or the folder of a run. -v names every member of a group.
+    --sensitivity need a module in torch: a factory, an .onnx file, or the folder of a run. -v names every member of a group.
 
     \b
     Example:
@@ -157,8 +157,8 @@ def _module(
     from mirabelle.cli.arguments import example_of
 
     path, example = Path(model), example_of(shapes)
-    if path.suffix in (".onnx", ".mira"):
-        remedy = 'give its factory, "./file.py:function", or the folder of its run'
+    if path.suffix == ".mira":
+        remedy = 'give its factory, "./file.py:function", the folder of its run, or `mirabelle unpack` it first'
         raise UserError("E143", f"{model} holds no torch module, which --groups and --sensitivity look at", remedy)
     if judged and example is not None:
         raise UserError("E111", "--sensitivity measures on data; got --input", "give --data instead")

@@ -6,11 +6,12 @@ from mirabelle.lazy import lazily
 
 if TYPE_CHECKING:
     from mirabelle.sources.data import task_from
-    from mirabelle.sources.factory import function_from, model_from
+    from mirabelle.sources.factory import function_from
+    from mirabelle.sources.models import model_from
     from mirabelle.sources.weights import load_weights
 
 __all__ = ["function_from", "load_weights", "model_from", "task_from"]
 __getattr__ = lazily(
     "mirabelle.sources",
-    {"function_from": "factory", "load_weights": "weights", "model_from": "factory", "task_from": "data"},
+    {"function_from": "factory", "load_weights": "weights", "model_from": "models", "task_from": "data"},
 )

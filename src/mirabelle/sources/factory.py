@@ -1,4 +1,4 @@
-"""Models and data from Python: "pkg.mod:function" or "./file.py:function"."""
+"""Functions of the user's, and the models that they make: "pkg.mod:function" or "./file.py:function"."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 from mirabelle.errors import MODULE_OF_FILES, UserError, did_you_mean, is_out_of_memory
 
 
-def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Module:
+def made_by(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Module:
     """The module that a factory returns.
 
     Args:

@@ -7,10 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mirabelle.errors import UserError, did_you_mean
-from mirabelle.sources.names import BUILT_IN, FILES, PICKLES, names_files, names_function
+from mirabelle.sources.names import BUILT_IN, FILES, PICKLES, names_files, names_function, names_graph
 
 _KINDS = {".csv": "table", ".npz": "arrays"}
 _RELATIVE = 'check the path; it is relative to the recipe, and "~" is not expanded'
+
+
+def held_model(name: str, folder: Path) -> None:
+    """Raise unless the name is one of a function that a Python file defines, or of a file that is there.
+
+    Raises:
+        UserError: E120, E130.
+    """
+    if not names_graph(name):
+        held_function(name, folder)
+    elif not (folder / name).is_file():
+        raise UserError("E130", f"no ONNX file at {name}", _RELATIVE)
 
 
 def held_function(name: str, folder: Path) -> None:
@@ -21,7 +33,9 @@ def held_function(name: str, folder: Path) -> None:
     """
     place, _, function = name.rpartition(":")
     if not place or not function:
-        raise UserError("E120", f'"{name}" names no function', 'write "./file.py:function" or "package.module:function"')
+        raise UserError(
+            "E120", f'"{name}" names no function', 'write "./file.py:function", "package.module:function" or "x.onnx"'
+        )
     path = folder / place
     if path.suffix != ".py":
         return

@@ -17,6 +17,11 @@ def names_files(data: str) -> bool:
     return ("/" in data or data.startswith(".") or data.lower().endswith(FILES)) and not names_function(data)
 
 
+def names_graph(model: str) -> bool:
+    """Whether the name of a model is the path of an ONNX file."""
+    return model.lower().endswith(".onnx")
+
+
 def names_function(data: str) -> bool:
     """Whether the name of data is that of a function: "package.module:function", "./file.py:function"."""
     return ":" in data and "/" not in data.rpartition(":")[2]

@@ -1,0 +1,104 @@
+"""From a file to a module that has been seen to compute what ONNX Runtime computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from google.protobuf.message import DecodeError
+from torch import Tensor
+
+from mirabelle.errors import UserError
+from mirabelle.runtime.onnxruntime import Array, Session
+from mirabelle.sources.onnx_graph.module import OnnxModule
+from mirabelle.sources.onnx_graph.nodes import REMEDY, type_of_value
+
+_LENGTHS = (16, 32, 64, 224, 8)  # tried for free axes other than the batch, until ONNX Runtime takes one
+_SAMPLES = 2
+_TOLERANCE, _SMALL = 1e-3, 1e-5
+
+
+def module_from_onnx(path: Path) -> OnnxModule:
+    """The module of an ONNX file, once it has given the same as ONNX Runtime for drawn inputs.
+
+    Args:
+        path: of the file; weights beside it are read from its folder.
+
+    Raises:
+        UserError: E130 no such file, E141 a damaged one, E121 operators that are not covered, or other outputs than those of
+            ONNX Runtime.
+    """
+    if not path.is_file():
+        raise UserError("E130", f"no ONNX file at {path}", "check the path")
+    try:
+        proto = onnx.load(path)
+        onnx.checker.check_model(proto)
+    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
+        raise UserError("E141", f"{path} is no sound ONNX file: {error}", "export it again") from error
+    module = OnnxModule(proto)
+    _hold_equal(module, proto)
+    return module
+
+
+def _hold_equal(module: OnnxModule, proto: onnx.ModelProto) -> None:
+    """Raise unless the module gives what ONNX Runtime gives."""
+    session = Session(proto.SerializeToString(), threads=torch.get_num_threads())
+    refused: Exception | None = None
+    for inputs in _drawn(module, proto):
+        try:
+            due = _run(session, inputs, module.fixed_batch or _SAMPLES)
+        except Exception as error:  # noqa: BLE001 (whatever the runtime raises for lengths that it does not take)
+            refused = error
+            continue
+        _compare(module, inputs, due)
+        return
+    reason = str(refused).strip().splitlines()[0]
+    raise UserError("E121", f"ONNX Runtime runs the file on no drawn input: {reason}", "fix its free axes, all but the batch")
+
+
+def _drawn(module: OnnxModule, proto: onnx.ModelProto) -> Iterator[dict[str, Tensor]]:
+    """Inputs of the shapes that the file tells, free axes of one length after the other; twice as many as a fixed batch has."""
+    values = [value for value in proto.graph.input if value.name in module.input_names]
+    count = 2 * module.fixed_batch if module.fixed_batch else _SAMPLES
+    for length in _LENGTHS:
+        generator = torch.Generator().manual_seed(0)
+        inputs = {}
+        for value in values:
+            shape = [count, *(dim.dim_value or length for dim in value.type.tensor_type.shape.dim[1:])]
+            kind = type_of_value(value)
+            drawn = torch.rand(shape, generator=generator) if kind.is_floating_point else torch.ones(shape)
+            inputs[value.name] = drawn.to(kind)
+        yield inputs
+
+
+def _run(session: Session, inputs: dict[str, Tensor], batch: int) -> list[Array]:
+    """What ONNX Runtime gives, so many samples at a time."""
+    count = len(next(iter(inputs.values())))
+    parts = [
+        session.run({name: tensor[start : start + batch].numpy() for name, tensor in inputs.items()})
+        for start in range(0, count, batch)
+    ]
+    return [np.concatenate(outputs) if len(outputs) > 1 else outputs[0] for outputs in zip(*parts, strict=True)]
+
+
+def _compare(module: OnnxModule, inputs: dict[str, Tensor], due: list[Array]) -> None:
+    try:
+        with torch.no_grad():
+            found = module(**inputs)
+    except UserError:
+        raise
+    except Exception as error:
+        message = f"the ONNX graph cannot be computed in torch: {str(error).strip().splitlines()[0]}"
+        raise UserError("E121", message, REMEDY) from error
+    outputs = found if isinstance(found, tuple) else (found,)
+    for name, one, other in zip(module.output_names, outputs, due, strict=True):
+        expected = torch.from_numpy(np.array(other))
+        apart = "shapes" if one.shape != expected.shape else None
+        if apart is None and one.numel():
+            gap = float((one.double() - expected.double()).abs().max())
+            apart = f"values by {gap:.3g}" if not gap <= _TOLERANCE * float(expected.double().abs().max()) + _SMALL else None
+        if apart is not None:
+            raise UserError("E121", f'output "{name}" of the ONNX graph differs in torch from ONNX Runtime: {apart}', REMEDY)
