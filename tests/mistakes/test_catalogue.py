@@ -376,8 +376,9 @@ MISTAKES = {
     "inspect of nothing": Mistake("E130", "no file at no.onnx", "check", command=typed("inspect", "no.onnx")),
     "inspect of a text": Mistake("E120", "names no function", "write", command=typed("inspect", "notes.txt")),
     "groups of a file": Mistake(
-        "E143", "no.onnx holds no torch module", "its factory", command=typed("inspect", "no.onnx", "--groups")
+        "E143", "no.mira holds no torch module", "its factory", command=typed("inspect", "no.mira", "--groups")
     ),
+    "groups of no file": Mistake("E130", "no ONNX file at no.onnx", "check", command=typed("inspect", "no.onnx", "--groups")),
     "groups without inputs": Mistake(
         "E130", "what goes into the model is not known", "--input", command=typed("inspect", "./parts.py:net", "--groups")
     ),

@@ -211,7 +211,7 @@ def test_a_file_goes_in_and_a_smaller_one_comes_out(
     training = Training(epochs=4, batch_size=32, lr=3e-3, precision="float32")
     model = mirabelle.training.fit(digits_cnn(), task, training, mirabelle.Run("trained", seed=0)).eval()
     written(model, task.example().inputs, tmp_path / "digits.onnx")
-    assert main.run(["inspect", "digits.onnx", "--groups", "--input", "1x8x8"]) == 0
+    assert main.run(["inspect", "digits.onnx", "--groups"]) == 0
     assert "channels of a convolution" in capsys.readouterr().out
     assert main.run(["init", "--model", "./digits.onnx", "--data", "digits"]) == 0
     recipe = capsys.readouterr().out

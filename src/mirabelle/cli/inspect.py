@@ -12,6 +12,7 @@ import click
 
 from mirabelle.cli.options import data_dir_option, data_option, json_option, quiet_option, verbose
 from mirabelle.errors import UserError
+from mirabelle.sources.names import names_graph
 
 if TYPE_CHECKING:
     from torch import nn
@@ -164,12 +165,27 @@ def _module(
         raise UserError("E111", "--sensitivity measures on data; got --input", "give --data instead")
     if path.is_dir():
         return _of_run(path, data, data_dir, weights, example)
-    if data is None and example is None:
+    if data is None and example is None and not (names_graph(model) and not judged):
         what = "--data, a built-in set or ./photos, say" if judged else "--input with its shape, such as 1x28x28, or --data"
         raise UserError("E130", "what goes into the model is not known", f"give {what}")
     module = _made(model, weights)
     task = _task(data, data_dir) if data is not None else None
-    return module, task, example if example is not None or task is None else task.example()  # type: ignore[return-value]  # one was given
+    return module, task, example or (_of_graph(module) if task is None else task.example())
+
+
+def _of_graph(module: nn.Module) -> Batch:
+    """Inputs as an ONNX file tells them.
+
+    Raises:
+        UserError: E130 when it leaves sizes open.
+    """
+    from mirabelle.sources.onnx_graph import OnnxModule
+
+    assert isinstance(module, OnnxModule), "others are named with what goes in"
+    example = module.example()
+    if example is None:
+        raise UserError("E130", "the file leaves sizes of its inputs open", "give --input, such as 1x28x28, or --data")
+    return example
 
 
 def _of_run(

@@ -14,7 +14,7 @@ from torch import Tensor
 from mirabelle.errors import UserError
 from mirabelle.runtime.onnxruntime import Array, Session
 from mirabelle.sources.onnx_graph.module import OnnxModule
-from mirabelle.sources.onnx_graph.nodes import REMEDY, type_of_value
+from mirabelle.sources.onnx_graph.nodes import REMEDY
 
 _LENGTHS = (16, 32, 64, 224, 8)  # tried for free axes other than the batch, until ONNX Runtime takes one
 _SAMPLES = 2
@@ -47,7 +47,7 @@ def _hold_equal(module: OnnxModule, proto: onnx.ModelProto) -> None:
     """Raise unless the module gives what ONNX Runtime gives."""
     session = Session(proto.SerializeToString(), threads=torch.get_num_threads())
     refused: Exception | None = None
-    for inputs in _drawn(module, proto):
+    for inputs in _drawn(module):
         try:
             due = _run(session, inputs, module.fixed_batch or _SAMPLES)
         except Exception as error:  # noqa: BLE001 (whatever the runtime raises for lengths that it does not take)
@@ -59,19 +59,11 @@ def _hold_equal(module: OnnxModule, proto: onnx.ModelProto) -> None:
     raise UserError("E121", f"ONNX Runtime runs the file on no drawn input: {reason}", "fix its free axes, all but the batch")
 
 
-def _drawn(module: OnnxModule, proto: onnx.ModelProto) -> Iterator[dict[str, Tensor]]:
+def _drawn(module: OnnxModule) -> Iterator[dict[str, Tensor]]:
     """Inputs of the shapes that the file tells, free axes of one length after the other; twice as many as a fixed batch has."""
-    values = [value for value in proto.graph.input if value.name in module.input_names]
     count = 2 * module.fixed_batch if module.fixed_batch else _SAMPLES
     for length in _LENGTHS:
-        generator = torch.Generator().manual_seed(0)
-        inputs = {}
-        for value in values:
-            shape = [count, *(dim.dim_value or length for dim in value.type.tensor_type.shape.dim[1:])]
-            kind = type_of_value(value)
-            drawn = torch.rand(shape, generator=generator) if kind.is_floating_point else torch.ones(shape)
-            inputs[value.name] = drawn.to(kind)
-        yield inputs
+        yield {one.name: one.drawn(count, length, seed) for seed, one in enumerate(module.inputs)}
 
 
 def _run(session: Session, inputs: dict[str, Tensor], batch: int) -> list[Array]:

@@ -15,10 +15,11 @@ import onnx.shape_inference
 import torch
 from torch import Tensor, nn
 
+from mirabelle.batch import Batch
 from mirabelle.errors import UserError
 from mirabelle.sources.onnx_graph import elementwise, reducing, shapes, shaping, spatial  # noqa: F401 (they enter their operators)
 from mirabelle.sources.onnx_graph.layers import MADE, module_of
-from mirabelle.sources.onnx_graph.nodes import ON_INTEGERS, REMEDY, TABLE, Node, node_of, tensor_from
+from mirabelle.sources.onnx_graph.nodes import ON_INTEGERS, REMEDY, TABLE, Node, node_of, tensor_from, type_of_value
 from mirabelle.sources.onnx_graph.recurrent import Recurrent
 from mirabelle.sources.onnx_graph.values import Value, integers, is_integers, simplified, tensor_of
 
@@ -40,6 +41,28 @@ class _Call:
     place: str | None
 
 
+@dataclass(frozen=True)
+class Input:
+    """What goes into a graph.
+
+    Args:
+        name: of the value.
+        sizes: behind the batch axis; None for one that is free.
+        kind: of its elements.
+    """
+
+    name: str
+    sizes: tuple[int | None, ...]
+    kind: torch.dtype
+
+    def drawn(self, count: int, free: int, seed: int) -> Tensor:
+        """So many samples, free axes of one length: numbers from 0 to 1, or ones, a row that every table has."""
+        shape = [count, *(free if size is None else size for size in self.sizes)]
+        if not self.kind.is_floating_point:
+            return torch.ones(shape, dtype=self.kind)
+        return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(self.kind)
+
+
 class OnnxModule(nn.Module):
     """What a graph computes, as a module that trains, is cut, is quantized and goes out to ONNX again.
 
@@ -57,7 +80,8 @@ class OnnxModule(nn.Module):
     def __init__(self, proto: onnx.ModelProto) -> None:
         super().__init__()
         graph = _Reading(proto)
-        self.input_names, self.output_names = graph.input_names, graph.output_names
+        self.inputs = graph.inputs
+        self.input_names, self.output_names = [one.name for one in graph.inputs], graph.output_names
         self.fixed_batch = graph.batch
         self._integers: dict[str, Value] = {}
         self._seen: dict[tuple[tuple[int, ...], bytes], nn.Parameter] = {}
@@ -81,6 +105,13 @@ class OnnxModule(nn.Module):
             values.update(zip(call.outputs, outputs, strict=False))
         given = [tensor_of(values[name]) for name in self.output_names]
         return given[0] if len(given) == 1 else tuple(given)
+
+    def example(self, count: int = 2) -> Batch | None:
+        """Drawn inputs, where the file tells their sizes."""
+        if any(size is None for one in self.inputs for size in one.sizes):
+            return None
+        drawn = [one.drawn(count, free=0, seed=seed) for seed, one in enumerate(self.inputs)]
+        return Batch(drawn[0] if len(drawn) == 1 else tuple(drawn), torch.zeros(count))
 
     def _computed(self, node: Node, inputs: list[Value], batch: Any) -> Value:
         if self.fixed_batch is not None and node.kind == "Reshape" and _begins_with(inputs[1], self.fixed_batch):
@@ -138,9 +169,9 @@ class _Reading:
         _hold_supported(graph)
         _hold_precision(self.constants)
         self.ranks = _ranks_of(proto)
-        self.input_names = [value.name for value in graph.input if value.name not in self.constants]
+        self.inputs = [_input_of(value) for value in graph.input if value.name not in self.constants]
         self.output_names = [value.name for value in graph.output]
-        self.batch = _fixed_batch(graph, self.input_names)
+        self.batch = _fixed_batch(graph, {one.name for one in self.inputs})
         nodes = [node_of(entry, version, position) for position, entry in enumerate(graph.node)]
         nodes = [self._told(node) for node in nodes if not self._folded(node)]
         self.nodes = _biased(_living(nodes, self.output_names), self)
@@ -236,7 +267,12 @@ def _ranks_of(proto: onnx.ModelProto) -> dict[str, int]:
     }
 
 
-def _fixed_batch(graph: onnx.GraphProto, names: Sequence[str]) -> int | None:
+def _input_of(value: onnx.ValueInfoProto) -> Input:
+    sizes = [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
+    return Input(value.name, tuple(sizes[1:]), type_of_value(value))
+
+
+def _fixed_batch(graph: onnx.GraphProto, names: set[str]) -> int | None:
     """The number that the file fixes the first axis of all its inputs to; None where it is free."""
     firsts = {
         value.type.tensor_type.shape.dim[0].dim_value
