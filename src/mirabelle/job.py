@@ -24,6 +24,7 @@ from mirabelle.resolved import ORIGINS, Origin
 from mirabelle.run import Callback, Run, environment
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_outputs, torch_equals_onnx
 from mirabelle.runtime.onnxruntime import Session, side_by_side
+from mirabelle.sources.native import Native
 from mirabelle.state import copied, fingerprint, tensors_of_module
 from mirabelle.step import Step
 from mirabelle.task import Task
@@ -247,6 +248,7 @@ def _conclude(ending: _Ending) -> Result:
     files.write(run.folder / "model.onnx", after.onnx)
     files.write(run.folder / "model.mira", after.packed)
     artifact.save(ending.end, run.folder)
+    _write_back(ending)
     gates = _gates(ending, after)
     for name, gate in gates.items():
         run.event("gate", name=name, **gate.to_data())
@@ -275,6 +277,15 @@ def _conclude(ending: _Ending) -> Result:
     write_report(report, run.folder)
     _tell_end(run, shortfalls)
     return _checked(Result(ending.end, end, start, shortfalls, gates, run.folder))
+
+
+def _write_back(ending: _Ending) -> None:
+    """The model in the form of the framework that it came from; where it does not fit that, the reason is told."""
+    if isinstance(ending.origin, Native):
+        try:
+            ending.origin.write_back(ending.end, ending.run.folder)
+        except UserError as error:
+            ending.run.event("warning", text=f"the model does not go back to its framework: {error.message}")
 
 
 def _tell_end(run: Run, shortfalls: Sequence[Shortfall]) -> None:

@@ -378,7 +378,7 @@ MISTAKES = {
     "groups of a file": Mistake(
         "E143", "no.mira holds no torch module", "its factory", command=typed("inspect", "no.mira", "--groups")
     ),
-    "groups of no file": Mistake("E130", "no ONNX file at no.onnx", "check", command=typed("inspect", "no.onnx", "--groups")),
+    "groups of no file": Mistake("E130", "no model at no.onnx", "check", command=typed("inspect", "no.onnx", "--groups")),
     "groups without inputs": Mistake(
         "E130", "what goes into the model is not known", "--input", command=typed("inspect", "./parts.py:net", "--groups")
     ),

@@ -297,7 +297,7 @@ def test_files_that_cannot_be_used_are_told(tmp_path: Path, capsys: pytest.Captu
     )
     assert main.run(["check", str(recipe)]) == 2
     assert "recipe.toml:3" in (told := capsys.readouterr().err)
-    assert "no ONNX file at" in told
+    assert "no model at" in told
 
 
 def test_a_graph_that_mixes_its_samples_is_refused(tmp_path: Path) -> None:

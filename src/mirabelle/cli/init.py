@@ -28,7 +28,7 @@ weights = WEIGHTS"""
     "--model",
     default="mirabelle.sources.zoo:digits_cnn",
     show_default=True,
-    help='What makes the model: "./file.py:function" or "package.module:function"; or an .onnx file.',
+    help='What makes the model: "./file.py:function" or "package.module:function"; or a file: .onnx, .keras, .h5.',
 )
 @click.option(
     "--data",
@@ -50,7 +50,7 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
         click.echo(SCHEMA.read_text("utf-8"), nl=False)
         return 0
     from mirabelle.sources.held import held_data, held_model, held_weights
-    from mirabelle.sources.names import names_graph
+    from mirabelle.sources.names import names_model_file
 
     mistakes: list[UserError] = []
     with gathered(mistakes):
@@ -62,7 +62,7 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
             held_weights(Path(weights))
     raise_all(mistakes)
     trained = _TRAINED_HERE if weights is None else _TRAINED_BEFORE.replace("WEIGHTS", json.dumps(weights))
-    if weights is None and names_graph(model):
+    if weights is None and names_model_file(model):
         trained = _TRAINED_ALREADY
     values = {"MODEL": json.dumps(model), "DATA": json.dumps(data), "BASELINE": trained}
     text = re.sub("|".join(values), lambda found: values[found[0]], START.read_text("utf-8"))

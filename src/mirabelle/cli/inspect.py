@@ -12,7 +12,7 @@ import click
 
 from mirabelle.cli.options import data_dir_option, data_option, json_option, quiet_option, verbose
 from mirabelle.errors import UserError
-from mirabelle.sources.names import names_graph
+from mirabelle.sources.names import names_model_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,8 +56,8 @@ def command(
 ) -> int:
     """Print the layers of MODEL: shape, parameters, MACs, sparsity, bytes; or its groups, or what it loses without each part.
 
-    MODEL is an .onnx or .mira file, the folder of a run, or a factory ("pkg.mod:function", "./file.py:function"). --groups and
-    --sensitivity need a module in torch: a factory, an .onnx file, or the folder of a run. -v names every member of a group.
+    MODEL is an .onnx, .mira, .keras or .h5 file, the folder of a run, or a factory ("pkg.mod:function", "./file.py:function").
+    --groups and --sensitivity need a module in torch: all of these but a .mira file. -v names every member of a group.
 
     \b
     Example:
@@ -148,6 +148,8 @@ def _layers(model: str, shapes: Sequence[str], data: str | None, data_dir: Path 
     module = _made(model, weights)
     if data is not None:
         example = _task(data, data_dir).example()
+    if example is None and names_model_file(model):
+        example = _told_by(module)
     return _held(module, example, lambda: layers_of_module(module, example))
 
 
@@ -165,24 +167,24 @@ def _module(
         raise UserError("E111", "--sensitivity measures on data; got --input", "give --data instead")
     if path.is_dir():
         return _of_run(path, data, data_dir, weights, example)
-    if data is None and example is None and not (names_graph(model) and not judged):
+    if data is None and example is None and not (names_model_file(model) and not judged):
         what = "--data, a built-in set or ./photos, say" if judged else "--input with its shape, such as 1x28x28, or --data"
         raise UserError("E130", "what goes into the model is not known", f"give {what}")
     module = _made(model, weights)
     task = _task(data, data_dir) if data is not None else None
-    return module, task, example or (_of_graph(module) if task is None else task.example())
+    return module, task, example or (_told_by(module) if task is None else task.example())
 
 
-def _of_graph(module: nn.Module) -> Batch:
-    """Inputs as an ONNX file tells them.
+def _told_by(module: nn.Module) -> Batch:
+    """Inputs as the file of a model tells them.
 
     Raises:
         UserError: E130 when it leaves sizes open.
     """
+    from mirabelle.sources.keras_model import KerasModule
     from mirabelle.sources.onnx_graph import OnnxModule
 
-    assert isinstance(module, OnnxModule), "others are named with what goes in"
-    example = module.example()
+    example = module.example() if isinstance(module, (KerasModule, OnnxModule)) else None
     if example is None:
         raise UserError("E130", "the file leaves sizes of its inputs open", "give --input, such as 1x28x28, or --data")
     return example

@@ -82,6 +82,13 @@ class StaticLayer(nn.Module):
             bias = operators.dequantize(self.bias_codes, self.bias_scale)
         return self.applied(inputs, weight, bias)
 
+    def plain_tensors(self) -> dict[str, Tensor]:
+        """Weight and bias as the numbers that the codes stand for."""
+        found = {"weight": operators.dequantize(self.codes, self.scale)}
+        if self.bias_codes is not None and self.bias_scale is not None:
+            found["bias"] = operators.dequantize(self.bias_codes, self.bias_scale)
+        return found
+
     def extra_repr(self) -> str:
         return f"{self.kind}, {tuple(self.codes.shape)}, weight_bits={self.settings['weight_bits']}"
 
@@ -125,6 +132,11 @@ class DynamicLayer(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         result: Tensor = operators.dynamic_linear(inputs, self.codes, self.scale)
         return result if self.bias is None else result + self.bias
+
+    def plain_tensors(self) -> dict[str, Tensor]:
+        """Weight and bias as the numbers that the codes stand for."""
+        weight = self.codes.t().float() * self.scale[:, None]
+        return {"weight": weight} if self.bias is None else {"weight": weight, "bias": self.bias}
 
     def extra_repr(self) -> str:
         return f"Linear, {tuple(self.codes.shape)}, weight_bits={self.settings['weight_bits']}"

@@ -53,10 +53,9 @@ def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = (), prepr
                 verbose=False,
             )
     except Exception as error:
-        first = str(error).strip().splitlines()
         raise UserError(
             "E121",
-            f"torch.onnx cannot export the model: {first[0] if first else type(error).__name__}",
+            f"torch.onnx cannot export the model: {_reason(error)}",
             "export it by hand with torch.onnx.export(..., dynamo=True) to see the whole reason",
         ) from error
     assert program is not None, "dynamo export returns a program"
@@ -68,6 +67,14 @@ def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = (), prepr
     if preprocessing is not None:
         metadata["preprocessing"] = to_json(preprocessing)
     return canonical(proto, metadata)
+
+
+def _reason(error: Exception) -> str:
+    """What lies at the bottom of an exporter's error, one line."""
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 class _ByName(nn.Module):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mirabelle.errors import UserError, did_you_mean
-from mirabelle.sources.names import BUILT_IN, FILES, PICKLES, names_files, names_function, names_graph
+from mirabelle.sources.names import BUILT_IN, FILES, PICKLES, names_files, names_function, names_model_file
 
 _KINDS = {".csv": "table", ".npz": "arrays"}
 _RELATIVE = 'check the path; it is relative to the recipe, and "~" is not expanded'
@@ -19,10 +19,10 @@ def held_model(name: str, folder: Path) -> None:
     Raises:
         UserError: E120, E130.
     """
-    if not names_graph(name):
+    if not names_model_file(name):
         held_function(name, folder)
     elif not (folder / name).is_file():
-        raise UserError("E130", f"no ONNX file at {name}", _RELATIVE)
+        raise UserError("E130", f"no model at {name}", _RELATIVE)
 
 
 def held_function(name: str, folder: Path) -> None:

@@ -10,25 +10,29 @@ from torch import nn
 
 from mirabelle.errors import UserError
 from mirabelle.sources.factory import made_by
-from mirabelle.sources.names import names_graph
+from mirabelle.sources.names import ONNX, names_model_file
 
 
 def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Module:
     """The module that a name stands for.
 
     Args:
-        name: "pkg.mod:function", "./file.py:function", or the path of an .onnx file.
+        name: "pkg.mod:function", "./file.py:function", or the path of an .onnx, .keras or .h5 file.
         arguments: keywords of the factory; files take none.
         folder: against which paths are read.
 
     Raises:
         UserError: E120 when the factory is not found or raises; E130 and E141 as a file fails; E121 when a factory returns no
-            module, or a graph is not covered; E111 arguments for a file.
+            module, or a graph is not covered; E111 arguments for a file; E160 without the package that reads it.
     """
-    if not names_graph(name):
+    if not names_model_file(name):
         return made_by(name, arguments, folder)
     if arguments:
         raise UserError("E111", f"{name} is a file, which takes no arguments; got {sorted(arguments)}", "leave them out")
-    from mirabelle.sources.onnx_graph import module_from_onnx
+    if name.lower().endswith(ONNX):
+        from mirabelle.sources.onnx_graph import module_from_onnx
 
-    return module_from_onnx(folder / name)
+        return module_from_onnx(folder / name)
+    from mirabelle.sources.keras_model import module_from_keras
+
+    return module_from_keras(folder / name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 BUILT_IN = ("cifar10", "digits", "mnist")
 FILES = (".csv", ".npz")
+ONNX = ".onnx"
+MODELS = (ONNX, ".keras", ".h5", ".hdf5")
 PICKLES = (".pt", ".pth", ".th", ".bin", ".pkl", ".pickle", ".ckpt")
 
 
@@ -17,9 +19,14 @@ def names_files(data: str) -> bool:
     return ("/" in data or data.startswith(".") or data.lower().endswith(FILES)) and not names_function(data)
 
 
-def names_graph(model: str) -> bool:
-    """Whether the name of a model is the path of an ONNX file."""
-    return model.lower().endswith(".onnx")
+def names_model_file(model: str) -> bool:
+    """Whether the name of a model is the path of another framework's file.
+
+    Example:
+        >>> [names_model_file(name) for name in ("x.onnx", "./x.keras", "old.h5", "./file.py:net")]
+        [True, True, True, False]
+    """
+    return model.lower().endswith(MODELS)
 
 
 def names_function(data: str) -> bool:

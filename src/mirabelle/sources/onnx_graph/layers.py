@@ -25,15 +25,14 @@ class Bordered(nn.Module):
         layer: pads nothing itself.
     """
 
-    def __init__(self, node: Node, layer: nn.Module) -> None:
+    def __init__(self, node: Node, layer: Any) -> None:
         super().__init__()
         self._node = node
+        self._geometry = [list(part) for part in (layer.kernel_size, layer.stride, layer.dilation)]
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        layer: Any = self.layer
-        kernel, strides, dilations = (list(part) for part in (layer.kernel_size, layer.stride, layer.dilation))
-        found: Tensor = layer(padded(x, pads_of(self._node, x.shape[2:], kernel, strides, dilations)))
+        found: Tensor = self.layer(padded(x, pads_of(self._node, x.shape[2:], *self._geometry)))
         return found
 
 

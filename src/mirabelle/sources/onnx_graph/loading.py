@@ -32,7 +32,7 @@ def module_from_onnx(path: Path) -> OnnxModule:
             ONNX Runtime.
     """
     if not path.is_file():
-        raise UserError("E130", f"no ONNX file at {path}", "check the path")
+        raise UserError("E130", f"no model at {path}", "check the path")
     try:
         proto = onnx.load(path)
         onnx.checker.check_model(proto)
