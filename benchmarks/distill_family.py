@@ -55,6 +55,7 @@ OBJECTIVES: dict[str, Objective] = {
     "decoupled (DKD)": 1.0 * TaskLoss() + 1.0 * DKD(temperature=4.0, alpha=1.0, beta=8.0),
     "correlation (DIST)": 1.0 * TaskLoss() + 2.0 * DIST(),
     "multi-level (MLKD)": 0.1 * TaskLoss() + 0.9 * MLKD(),
+    "multi-level (MLKD), few classes": 0.1 * TaskLoss() + 0.9 * MLKD(by_class=(10 / 128) ** 2),
     "reverse KL": 0.1 * TaskLoss() + 0.9 * ReverseKL(temperature=4.0),
     "Jensen-Shannon": 0.1 * TaskLoss() + 0.9 * JensenShannon(temperature=4.0),
     "logits, squared": 0.1 * TaskLoss() + 0.9 * Regression(),

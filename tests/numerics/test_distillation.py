@@ -261,6 +261,14 @@ def test_what_the_paper_leaves_out_does_not_matter(name: str, change: Callable[[
     assert float(formula(student, change(teacher))) == pytest.approx(float(formula(student, teacher)), rel=1e-9)
 
 
+def test_the_weight_of_how_classes_relate_counts_that_part_alone() -> None:
+    student, teacher = LOGITS
+    none, once, twice = (float(divergence.multi_level_divergence(student, teacher, (2.0,), gamma)) for gamma in (0.0, 1.0, 2.0))
+    q, p = (torch.softmax(logits / 2, -1) for logits in LOGITS)
+    assert once - none == pytest.approx(float((q.T @ q - p.T @ p).square().sum()) / CLASSES, rel=1e-9)
+    assert twice - once == pytest.approx(once - none, rel=1e-9)
+
+
 def test_relations_of_padding_do_not_count() -> None:
     """Real tokens give what they give alone, whatever stands in the others; the mean is over all of them."""
     (student, teacher), counts = TOKENS, (4, 2, 3)

@@ -145,15 +145,16 @@ def bernoulli_divergence(student: Tensor, teacher: Tensor, temperature: float) -
     return found.mean() * temperature**2
 
 
-def multi_level_divergence(student: Tensor, teacher: Tensor, temperatures: Sequence[float]) -> Tensor:
+def multi_level_divergence(student: Tensor, teacher: Tensor, temperatures: Sequence[float], by_class: float = 1.0) -> Tensor:
     """Decisions compared by sample, by how samples of a batch relate, and by how classes do, at several temperatures.
 
-    L = Σ_T (T² · KL(p ‖ q) + ‖q·qᵀ − p·pᵀ‖²_F / batch + ‖qᵀ·q − pᵀ·p‖²_F / classes)
+    L = Σ_T (T² · KL(p ‖ q) + ‖q·qᵀ − p·pᵀ‖²_F / batch + γ · ‖qᵀ·q − pᵀ·p‖²_F / classes)
 
     Args:
         student: logits, (batch, classes).
         teacher: logits of the same shape.
         temperatures: every T > 0.
+        by_class: γ, 1 in the paper.
 
     Source: Jin, Wang, Lin 2023, "Multi-Level Logit Distillation", CVPR, equations 3 to 8.
     """
@@ -162,7 +163,7 @@ def multi_level_divergence(student: Tensor, teacher: Tensor, temperatures: Seque
         q, p = (F.softmax(_exact(logits) / temperature, dim=-1) for logits in (student, teacher))
         total = total + soft_target_divergence(student, teacher, temperature)
         total = total + (q @ q.T - p @ p.T).square().sum() / student.shape[0]
-        total = total + (q.T @ q - p.T @ p).square().sum() / student.shape[1]
+        total = total + by_class * (q.T @ q - p.T @ p).square().sum() / student.shape[1]
     return total
 
 
