@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from google.protobuf.message import DecodeError
-from torch import Tensor
 
 from mirabelle.errors import UserError
 from mirabelle.runtime.onnxruntime import Array, Session
+from mirabelle.runtime.signature import drawn_inputs
 from mirabelle.sources.onnx_graph.module import OnnxModule
 from mirabelle.sources.onnx_graph.nodes import REMEDY
 
@@ -59,27 +60,32 @@ def _hold_equal(module: OnnxModule, proto: onnx.ModelProto) -> None:
     raise UserError("E121", f"ONNX Runtime runs the file on no drawn input: {reason}", "fix its free axes, all but the batch")
 
 
-def _drawn(module: OnnxModule) -> Iterator[dict[str, Tensor]]:
+def _drawn(module: OnnxModule) -> Iterator[dict[str, Array]]:
     """Inputs of the shapes that the file tells, free axes of one length after the other; twice as many as a fixed batch has."""
     count = 2 * module.fixed_batch if module.fixed_batch else _SAMPLES
     for length in _LENGTHS:
-        yield {one.name: one.drawn(count, length, seed) for seed, one in enumerate(module.inputs)}
+        sized = [
+            replace(one, sizes=("", *(size if isinstance(size, int) else length for size in one.sizes[1:])))
+            if one.sizes
+            else one
+            for one in module.inputs
+        ]
+        yield drawn_inputs(sized, count)
 
 
-def _run(session: Session, inputs: dict[str, Tensor], batch: int) -> list[Array]:
+def _run(session: Session, inputs: Mapping[str, Array], batch: int) -> list[Array]:
     """What ONNX Runtime gives, so many samples at a time."""
     count = len(next(iter(inputs.values())))
     parts = [
-        session.run({name: tensor[start : start + batch].numpy() for name, tensor in inputs.items()})
-        for start in range(0, count, batch)
+        session.run({name: array[start : start + batch] for name, array in inputs.items()}) for start in range(0, count, batch)
     ]
     return [np.concatenate(outputs) if len(outputs) > 1 else outputs[0] for outputs in zip(*parts, strict=True)]
 
 
-def _compare(module: OnnxModule, inputs: dict[str, Tensor], due: list[Array]) -> None:
+def _compare(module: OnnxModule, inputs: Mapping[str, Array], due: list[Array]) -> None:
     try:
         with torch.no_grad():
-            found = module(**inputs)
+            found = module(**{name: torch.from_numpy(array) for name, array in inputs.items()})
     except UserError:
         raise
     except Exception as error:

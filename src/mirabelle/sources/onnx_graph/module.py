@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from mirabelle.batch import Batch
 from mirabelle.errors import UserError
+from mirabelle.runtime.signature import Value as Input
+from mirabelle.runtime.signature import drawn_inputs, signature_of
 from mirabelle.sources.onnx_graph import elementwise, reducing, shapes, shaping, spatial  # noqa: F401 (they enter their operators)
 from mirabelle.sources.onnx_graph.layers import MADE, module_of
-from mirabelle.sources.onnx_graph.nodes import ON_INTEGERS, REMEDY, TABLE, Node, node_of, tensor_from, type_of_value
+from mirabelle.sources.onnx_graph.nodes import ON_INTEGERS, REMEDY, TABLE, Node, node_of, tensor_from
 from mirabelle.sources.onnx_graph.recurrent import Recurrent
 from mirabelle.sources.onnx_graph.values import Value, integers, is_integers, simplified, tensor_of
 
@@ -39,28 +41,6 @@ class _Call:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     place: str | None
-
-
-@dataclass(frozen=True)
-class Input:
-    """What goes into a graph.
-
-    Args:
-        name: of the value.
-        sizes: behind the batch axis; None for one that is free.
-        kind: of its elements.
-    """
-
-    name: str
-    sizes: tuple[int | None, ...]
-    kind: torch.dtype
-
-    def drawn(self, count: int, free: int, seed: int) -> Tensor:
-        """So many samples, free axes of one length: numbers from 0 to 1, or ones, a row that every table has."""
-        shape = [count, *(free if size is None else size for size in self.sizes)]
-        if not self.kind.is_floating_point:
-            return torch.ones(shape, dtype=self.kind)
-        return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(self.kind)
 
 
 class OnnxModule(nn.Module):
@@ -108,9 +88,9 @@ class OnnxModule(nn.Module):
 
     def example(self, count: int = 2) -> Batch | None:
         """Drawn inputs, where the file tells their sizes."""
-        if any(size is None for one in self.inputs for size in one.sizes):
+        if any(one.sizes is None or not all(isinstance(size, int) for size in one.sizes[1:]) for one in self.inputs):
             return None
-        drawn = [one.drawn(count, free=0, seed=seed) for seed, one in enumerate(self.inputs)]
+        drawn = [torch.from_numpy(array) for array in drawn_inputs(self.inputs, count).values()]
         return Batch(drawn[0] if len(drawn) == 1 else tuple(drawn), torch.zeros(count))
 
     def _computed(self, node: Node, inputs: list[Value], batch: Any) -> Value:
@@ -169,9 +149,10 @@ class _Reading:
         _hold_supported(graph)
         _hold_precision(self.constants)
         self.ranks = _ranks_of(proto)
-        self.inputs = [_input_of(value) for value in graph.input if value.name not in self.constants]
-        self.output_names = [value.name for value in graph.output]
-        self.batch = _fixed_batch(graph, {one.name for one in self.inputs})
+        given, gives = signature_of(proto)
+        self.batch = _fixed_batch(given)
+        self.inputs = [replace(value, sizes=("batch", *value.sizes[1:])) if value.sizes else value for value in given]
+        self.output_names = [value.name for value in gives]
         nodes = [node_of(entry, version, position) for position, entry in enumerate(graph.node)]
         nodes = [self._told(node) for node in nodes if not self._folded(node)]
         self.nodes = _biased(_living(nodes, self.output_names), self)
@@ -267,19 +248,11 @@ def _ranks_of(proto: onnx.ModelProto) -> dict[str, int]:
     }
 
 
-def _input_of(value: onnx.ValueInfoProto) -> Input:
-    sizes = [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
-    return Input(value.name, tuple(sizes[1:]), type_of_value(value))
-
-
-def _fixed_batch(graph: onnx.GraphProto, names: set[str]) -> int | None:
+def _fixed_batch(inputs: Sequence[Input]) -> int | None:
     """The number that the file fixes the first axis of all its inputs to; None where it is free."""
-    firsts = {
-        value.type.tensor_type.shape.dim[0].dim_value
-        for value in graph.input
-        if value.name in names and value.type.tensor_type.shape.dim
-    }
-    return firsts.pop() or None if len(firsts) == 1 else None
+    firsts = {value.sizes[0] for value in inputs if value.sizes}
+    fixed = firsts.pop() if len(firsts) == 1 else None
+    return fixed or None if isinstance(fixed, int) else None
 
 
 def _living(nodes: Sequence[Node], outputs: Sequence[str]) -> list[Node]:

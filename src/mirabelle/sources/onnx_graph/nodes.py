@@ -110,15 +110,6 @@ def type_of(code: int, node: Node) -> torch.dtype:
     return _TYPES[code]
 
 
-def type_of_value(value: onnx.ValueInfoProto) -> torch.dtype:
-    """The type of an input or output of a graph."""
-    code = value.type.tensor_type.elem_type
-    if code not in _TYPES:
-        kind = onnx.TensorProto.DataType.Name(code)
-        raise UserError("E121", f'the ONNX graph takes values of type {kind} in "{value.name}"', REMEDY)
-    return _TYPES[code]
-
-
 def _plain(attribute: onnx.AttributeProto) -> Any:
     value = onnx.helper.get_attribute_value(attribute)
     if isinstance(value, bytes):
