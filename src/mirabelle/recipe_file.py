@@ -22,7 +22,7 @@ from mirabelle.recipe import Recipe
 from mirabelle.recipe_tables import BaselineTable, MemberTable, ModelTable, TaskTable, TeacherTable
 from mirabelle.resolved import ORIGINS
 from mirabelle.sources.held import held_data, held_model, held_weights
-from mirabelle.sources.names import names_files, names_model_file
+from mirabelle.sources.names import names_files, names_model_file, names_model_folder
 from mirabelle.sources.settings import settings_from
 from mirabelle.training.settings import EXECUTIONS
 
@@ -293,6 +293,6 @@ def _absolute(value: Any, folder: Path, key: str) -> Any:
     place, colon, function = value.rpartition(":")
     if key == "weights":
         return str((folder / value).resolve())
-    if (key == "data" and names_files(value)) or (key != "data" and names_model_file(value)):
+    if (key == "data" and names_files(value)) or (key != "data" and (names_model_file(value) or names_model_folder(value))):
         return str((folder / value).resolve())
     return f"{(folder / place).resolve()}:{function}" if colon and place.endswith(".py") else value

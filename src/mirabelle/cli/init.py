@@ -18,7 +18,7 @@ _TRAINED_HERE = """# The model is trained before it is compressed. Where your fu
 # table; where its weights lie in a file, write instead of `train`: weights = "trained.safetensors"
 [baseline]
 train = { epochs = 20, batch_size = 32, lr = 1e-3 }"""
-_TRAINED_ALREADY = "# The file brings trained weights, so there is no [baseline]."
+_TRAINED_ALREADY = "# The model brings trained weights, so there is no [baseline]."
 _TRAINED_BEFORE = """[baseline]
 weights = WEIGHTS"""
 
@@ -28,7 +28,8 @@ weights = WEIGHTS"""
     "--model",
     default="mirabelle.sources.zoo:digits_cnn",
     show_default=True,
-    help='What makes the model: "./file.py:function" or "package.module:function"; or a file: .onnx, .keras, .h5.',
+    help='What makes the model: "./file.py:function" or "package.module:function"; or a .onnx, .keras or .h5 file; or a folder '
+    "that transformers has saved.",
 )
 @click.option(
     "--data",
@@ -50,7 +51,7 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
         click.echo(SCHEMA.read_text("utf-8"), nl=False)
         return 0
     from mirabelle.sources.held import held_data, held_model, held_weights
-    from mirabelle.sources.names import names_model_file
+    from mirabelle.sources.names import is_trained
 
     mistakes: list[UserError] = []
     with gathered(mistakes):
@@ -62,7 +63,7 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
             held_weights(Path(weights))
     raise_all(mistakes)
     trained = _TRAINED_HERE if weights is None else _TRAINED_BEFORE.replace("WEIGHTS", json.dumps(weights))
-    if weights is None and names_model_file(model):
+    if weights is None and is_trained(model):
         trained = _TRAINED_ALREADY
     values = {"MODEL": json.dumps(model), "DATA": json.dumps(data), "BASELINE": trained}
     text = re.sub("|".join(values), lambda found: values[found[0]], START.read_text("utf-8"))

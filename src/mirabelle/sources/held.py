@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mirabelle.errors import UserError, did_you_mean
-from mirabelle.sources.names import BUILT_IN, FILES, PICKLES, names_files, names_function, names_model_file
+from mirabelle.sources.names import (
+    BUILT_IN,
+    FILES,
+    HUBS,
+    PICKLES,
+    names_files,
+    names_function,
+    names_model_file,
+    names_model_folder,
+)
 
 _KINDS = {".csv": "table", ".npz": "arrays"}
 _RELATIVE = 'check the path; it is relative to the recipe, and "~" is not expanded'
@@ -19,7 +28,12 @@ def held_model(name: str, folder: Path) -> None:
     Raises:
         UserError: E120, E130.
     """
-    if not names_model_file(name):
+    if name.startswith(HUBS):
+        return
+    if names_model_folder(name):
+        if not (folder / name / "config.json").is_file():
+            raise UserError("E130", f"no model of transformers at {name}: there is no config.json", _RELATIVE)
+    elif not names_model_file(name):
         held_function(name, folder)
     elif not (folder / name).is_file():
         raise UserError("E130", f"no model at {name}", _RELATIVE)

@@ -10,14 +10,15 @@ from torch import nn
 
 from mirabelle.errors import UserError
 from mirabelle.sources.factory import made_by
-from mirabelle.sources.names import ONNX, names_model_file
+from mirabelle.sources.names import ONNX, is_trained, names_model_file
 
 
 def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Module:
     """The module that a name stands for.
 
     Args:
-        name: "pkg.mod:function", "./file.py:function", or the path of an .onnx, .keras or .h5 file.
+        name: "pkg.mod:function", "./file.py:function", the path of an .onnx, .keras or .h5 file or
+            of a folder of transformers, or "hf:organisation/model@revision", of ModelScope "ms:…".
         arguments: keywords of the factory; files take none.
         folder: against which paths are read.
 
@@ -25,7 +26,7 @@ def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Modu
         UserError: E120 when the factory is not found or raises; E130 and E141 as a file fails; E121 when a factory returns no
             module, or a graph is not covered; E111 arguments for a file; E160 without the package that reads it.
     """
-    if not names_model_file(name):
+    if not is_trained(name):
         return made_by(name, arguments, folder)
     if arguments:
         raise UserError("E111", f"{name} is a file, which takes no arguments; got {sorted(arguments)}", "leave them out")
@@ -33,6 +34,10 @@ def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Modu
         from mirabelle.sources.onnx_graph import module_from_onnx
 
         return module_from_onnx(folder / name)
+    if not names_model_file(name):
+        from mirabelle.sources.huggingface import module_from_huggingface
+
+        return module_from_huggingface(name, folder)
     from mirabelle.sources.keras_model import module_from_keras
 
     return module_from_keras(folder / name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 BUILT_IN = ("cifar10", "digits", "mnist")
 FILES = (".csv", ".npz")
+HUBS = ("hf:", "ms:")  # before names of Hugging Face's hub and of ModelScope
 ONNX = ".onnx"
 MODELS = (ONNX, ".keras", ".h5", ".hdf5")
 PICKLES = (".pt", ".pth", ".th", ".bin", ".pkl", ".pickle", ".ckpt")
@@ -27,6 +28,22 @@ def names_model_file(model: str) -> bool:
         [True, True, True, False]
     """
     return model.lower().endswith(MODELS)
+
+
+def names_model_folder(model: str) -> bool:
+    """Whether the name of a model is the path of a folder, such as transformers saves.
+
+    Example:
+        >>> [names_model_folder(name) for name in ("./bert", "models/bert", "hf:org/bert", "./file.py:net", "./x.onnx")]
+        [True, True, False, False, False]
+    """
+    other = names_function(model) or names_model_file(model) or model.startswith(HUBS)
+    return ("/" in model or model.startswith(".")) and not other and not model.endswith(".py")
+
+
+def is_trained(model: str) -> bool:
+    """Whether what the name of a model means brings weights of its own."""
+    return names_model_file(model) or names_model_folder(model) or model.startswith(HUBS)
 
 
 def names_function(data: str) -> bool:

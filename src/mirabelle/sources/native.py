@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 
 @runtime_checkable
@@ -22,3 +22,12 @@ class Native(Protocol):
         Raises:
             UserError: E121 when its widths do not fit that form.
         """
+
+
+def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, those of quantized layers as the numbers that their codes stand for."""
+    found = dict(model.state_dict())
+    for name, module in model.named_modules():
+        if hasattr(module, "plain_tensors"):
+            found |= {f"{name}.{key}": tensor for key, tensor in module.plain_tensors().items()}
+    return {name: tensor.detach().cpu() for name, tensor in found.items()}

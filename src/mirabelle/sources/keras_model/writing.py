@@ -13,6 +13,7 @@ from mirabelle.sources.keras_model.converting import Tensors
 from mirabelle.sources.keras_model.layers import BY_KERAS, CONVERTERS
 from mirabelle.sources.keras_model.library import library
 from mirabelle.sources.keras_model.module import ByKeras, KerasModule
+from mirabelle.sources.native import plain_tensors
 
 
 class KerasFile(KerasModule):
@@ -34,18 +35,14 @@ def keras_model_of(dense: KerasModule, model: nn.Module) -> Any:
     Raises:
         UserError: E121 when a layer that Keras itself computes was cut, or the widths do not fit together.
     """
-    return _rebuilt(dense, tensors_of(model), "")
+    return _rebuilt(dense, _told(model), "")
 
 
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, those of quantized layers as the numbers that they stand for."""
-    found = dict(model.state_dict())
-    for name, module in model.named_modules():
-        if isinstance(groups := getattr(module, "groups", None), int):
-            found[f"{name}.groups"] = torch.tensor(groups)  # which no tensor tells
-        if hasattr(module, "plain_tensors"):
-            found |= {f"{name}.{key}": tensor for key, tensor in module.plain_tensors().items()}
-    return {name: tensor.detach().cpu() for name, tensor in found.items() if isinstance(tensor, Tensor)}
+def _told(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a model, and the groups of its convolutions, which no tensor tells."""
+    groups = {name: getattr(module, "groups", None) for name, module in model.named_modules()}
+    told = {f"{name}.groups": torch.tensor(count) for name, count in groups.items() if isinstance(count, int)}
+    return {**plain_tensors(model), **told}
 
 
 def _rebuilt(dense: KerasModule, tensors: Tensors, prefix: str) -> Any:

@@ -1,0 +1,142 @@
+"""Folders of transformers as modules, and back: what the config can say goes back, what it cannot is told."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import mirabelle
+from mirabelle import Task, Training, prune, quantize
+from mirabelle.cli import main
+from mirabelle.errors import UserError
+from mirabelle.sources import model_from
+from mirabelle.sources.huggingface import HuggingFaceModel
+
+if importlib.util.find_spec("transformers") is None:
+    pytest.skip("transformers is not installed", allow_module_level=True)
+import transformers
+
+WORDS = {"vocab_size": 50, "max_position_embeddings": 16, "num_labels": 3}
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def saved(folder: Path, kind: str = "BertForSequenceClassification") -> Path:
+    torch.manual_seed(0)
+    labels = 2 if kind == "BertForQuestionAnswering" else 3
+    config = transformers.BertConfig(**SIZES, **{**WORDS, "num_labels": labels})
+    model = getattr(transformers, kind)(config)
+    for parameter in model.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n")
+    return folder
+
+
+def reading() -> Task:
+    """Which third of the words a sentence begins with."""
+    words = torch.randint(0, 48, (240, 9), generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": words, "attention_mask": torch.ones_like(words)}
+    parts = [
+        ({name: tensor[rows] for name, tensor in inputs.items()}, words[rows, 0] // 16)
+        for rows in (slice(200), slice(200, 240))
+    ]
+    return Task(train=parts[0], test=parts[1], name="reading")
+
+
+def test_a_folder_goes_in_and_a_smaller_one_comes_out(tmp_path: Path) -> None:
+    folder, task = saved(tmp_path / "bert"), reading()
+    model = model_from("./bert", {}, tmp_path)
+    training = Training(epochs=2, batch_size=40, lr=2e-3, precision="float32")
+    steps = [prune.Channels(sparsity=0.5, targets=("*intermediate*",), scope="group", train=training), quantize.Dynamic()]
+    result = mirabelle.compress(model, task, steps, out=tmp_path / "run")
+    assert result.profile.parameters < result.start.parameters
+    again: Any = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "huggingface")
+    assert again.config.intermediate_size == 16
+    assert (tmp_path / "run" / "huggingface" / "vocab.txt").is_file()
+    inputs = task.test.inputs
+    with torch.no_grad():
+        due, found = result.model(**inputs), again(**inputs).logits
+    assert float((found - due).abs().max()) < 0.05 * float(due.abs().max())
+    assert folder.is_dir()
+
+
+def test_heads_that_are_gone_cannot_be_said_in_a_config(tmp_path: Path) -> None:
+    saved(tmp_path / "bert")
+    model, events = model_from("./bert", {}, tmp_path), list[Any]()
+    step = prune.Channels(sparsity=0.5, targets=("*attention*",))
+    result = mirabelle.compress(model, reading(), [step], out=tmp_path / "run", callbacks=[events.append])
+    told = [event["text"] for event in events if event["event"] == "warning"]
+    assert any("does not go back to its framework" in text and "attention" in text for text in told), told
+    assert (tmp_path / "run" / "model.onnx").is_file()
+    assert result.profile.parameters < result.start.parameters
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        ("BertForQuestionAnswering", (2, 9, 2)),
+        ("BertForTokenClassification", (2, 9, 3)),
+        ("BertForMaskedLM", (2, 9, 50)),
+        ("BertModel", (2, 9, 16)),
+    ],
+)
+def test_every_head_gives_one_tensor(kind: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    saved(tmp_path / "bert", kind)
+    model = model_from("./bert", {}, tmp_path)
+    assert isinstance(model, HuggingFaceModel)
+    assert type(model.model).__name__ == kind
+    assert model(input_ids=torch.ones(2, 9, dtype=torch.int64)).shape == shape
+
+
+def test_a_model_of_modelscope_is_its_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, asked = saved(tmp_path / "bert"), []
+
+    def snapshot_download(place: str, revision: str | None = None) -> str:
+        asked.append((place, revision))
+        if place == "org/none":
+            raise ValueError("no such model\nat all")
+        return str(folder)
+
+    monkeypatch.setitem(sys.modules, "modelscope", SimpleNamespace(snapshot_download=snapshot_download))
+    model = model_from("ms:org/bert@v2", {}, tmp_path)
+    assert isinstance(model, HuggingFaceModel)
+    assert asked == [("org/bert", "v2")]
+    assert model.origin == folder
+    with pytest.raises(UserError, match="ModelScope gives no org/none: no such model") as caught:
+        model_from("ms:org/none", {}, tmp_path)
+    assert caught.value.code == "E130"
+    monkeypatch.setitem(sys.modules, "modelscope", None)
+    with pytest.raises(UserError, match="need the package modelscope") as caught:
+        model_from("ms:org/bert", {}, tmp_path)
+    assert caught.value.code == "E160"
+
+
+def test_what_cannot_come_in_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = saved(tmp_path / "bert")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('schema = 1\n[model]\nfrom = "./brt"\n[task]\ndata = "digits"\n[[step]]\nuse = "quantize.Dynamic"\n')
+    assert main.run(["check", str(recipe)]) == 2
+    assert "no model of transformers at" in capsys.readouterr().err
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["BertForSequenceClasification"]}))
+    with pytest.raises(UserError, match='has no "BertForSequenceClasification"') as caught:
+        model_from("./bert", {}, tmp_path)
+    assert "BertForSequenceClassification" in caught.value.remedy
+    (folder / "config.json").write_text(json.dumps(config))
+    torch.save(
+        transformers.BertForSequenceClassification(transformers.BertConfig(**SIZES, **WORDS)).state_dict(),
+        folder / "pytorch_model.bin",
+    )
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="pickles are not read") as caught:
+        model_from("./bert", {}, tmp_path)
+    assert caught.value.code == "E143"
+    assert main.run(["init", "--model", str(tmp_path / "bert"), "--data", "digits"]) == 0
+    assert "\n[baseline]" not in capsys.readouterr().out
