@@ -1,4 +1,4 @@
-"""Models of transformers: from a folder, Hugging Face's hub or ModelScope, their outputs as one tensor, and back as a folder."""
+"""Models of transformers: from a folder, Hugging Face's hub or ModelScope, giving one tensor, and back as a folder."""
 
 from __future__ import annotations
 
