@@ -203,6 +203,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of somebody else's says, or its kind where it says nothing.
+
+    Example:
+        >>> first_line(ValueError("\\n no such file\\nsee the manual"))
+        'no such file'
+    """
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A remedy that names the nearest known word, or all of them when none is near."""
     known = sorted(known)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mirabelle.batch import Batch, Inputs
-from mirabelle.errors import UserError
+from mirabelle.errors import UserError, first_line
 from mirabelle.preprocessing import Preprocessing, to_json
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.operators import onnx_translations
@@ -73,8 +73,7 @@ def _reason(error: Exception) -> str:
     """What lies at the bottom of an exporter's error, one line."""
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return first_line(error)
 
 
 class _ByName(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mirabelle.errors import UserError, did_you_mean
+from mirabelle.errors import UserError, did_you_mean, first_line
 from mirabelle.sources.names import HUBS
 
 
@@ -71,8 +71,8 @@ def module_from_huggingface(name: str, folder: Path) -> HuggingFaceModel:
         folder: against which paths are read.
 
     Raises:
-        UserError: E160 without transformers (or modelscope), E130 when there is no such model, E143 for weights that are a pickle, E121 for an
-            architecture that is not known.
+        UserError: E160 without transformers (or modelscope), E130 when there is no such model, E143 for weights that are a
+            pickle, E121 for an architecture that is not known.
     """
     transformers = library()
     place, revision = _place(name, folder)
@@ -85,7 +85,7 @@ def module_from_huggingface(name: str, folder: Path) -> HuggingFaceModel:
     except UserError:
         raise
     except Exception as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = first_line(error)
         if "safetensors" in reason:
             raise UserError(
                 "E143", f"{name} has no safetensors, and pickles are not read: {reason}", "save it with transformers 5"
@@ -143,7 +143,7 @@ def _snapshot(place: str, revision: str | None) -> str:
     try:
         found: str = snapshot_download(place, revision=revision)
     except Exception as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = first_line(error)
         raise UserError("E130", f"ModelScope gives no {place}: {reason}", "check the name, or name a folder") from error
     return found
 

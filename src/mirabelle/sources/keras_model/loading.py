@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from mirabelle.errors import UserError
+from mirabelle.errors import UserError, first_line
 from mirabelle.sources.keras_model.library import library
 from mirabelle.sources.keras_model.module import KerasModule
 from mirabelle.sources.keras_model.writing import KerasFile
@@ -32,7 +32,7 @@ def module_from_keras(path: Path) -> KerasFile:
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = first_line(error)
         raise UserError("E141", f"Keras cannot read {path}: {reason}", "save it again as .keras with Keras 3") from error
     module = KerasFile(model)
     _hold_equal(module)

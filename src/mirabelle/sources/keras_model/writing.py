@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mirabelle.errors import UserError
+from mirabelle.errors import UserError, first_line
 from mirabelle.sources.keras_model.converting import Tensors
 from mirabelle.sources.keras_model.layers import BY_KERAS, CONVERTERS
 from mirabelle.sources.keras_model.library import library
@@ -65,7 +65,7 @@ def _rebuilt(dense: KerasModule, tensors: Tensors, prefix: str) -> Any:
     try:
         made = library().models.clone_model(dense.graph.model, clone_function=copy)
     except (ValueError, TypeError) as error:
-        message = f"the new widths do not fit into the Keras model: {_first_line(error)}"
+        message = f"the new widths do not fit into the Keras model: {first_line(error)}"
         raise UserError("E121", message, "ignore the layers that it names when channels are pruned") from error
     for layer in made.layers:
         if layer.name in dense.converted:
@@ -84,10 +84,6 @@ def _set_as_they_are(layer: Any, held: ByKeras, tensors: Tensors) -> None:
                 message = f'layer "{layer.name}" is computed by Keras as {tuple(variable.shape)}, and was cut to {shape}'
                 raise UserError("E121", message, "ignore it when channels are pruned, or go on with the ONNX file")
             variable.assign(tensors[place].numpy())
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _below(tensors: Tensors, place: str) -> Tensors:

@@ -11,7 +11,7 @@ import onnx
 import torch
 from google.protobuf.message import DecodeError
 
-from mirabelle.errors import UserError
+from mirabelle.errors import UserError, first_line
 from mirabelle.runtime.onnxruntime import Array, Session
 from mirabelle.runtime.signature import drawn_inputs
 from mirabelle.sources.onnx_graph.module import OnnxModule
@@ -47,7 +47,7 @@ def module_from_onnx(path: Path) -> OnnxModule:
 def _hold_equal(module: OnnxModule, proto: onnx.ModelProto) -> None:
     """Raise unless the module gives what ONNX Runtime gives."""
     session = Session(proto.SerializeToString(), threads=torch.get_num_threads())
-    refused: Exception | None = None
+    refused: Exception = ValueError("no lengths")
     for inputs in _drawn(module):
         try:
             due = _run(session, inputs, module.fixed_batch or _SAMPLES)
@@ -56,7 +56,7 @@ def _hold_equal(module: OnnxModule, proto: onnx.ModelProto) -> None:
             continue
         _compare(module, inputs, due)
         return
-    reason = str(refused).strip().splitlines()[0]
+    reason = first_line(refused)
     raise UserError("E121", f"ONNX Runtime runs the file on no drawn input: {reason}", "fix its free axes, all but the batch")
 
 
@@ -89,7 +89,7 @@ def _compare(module: OnnxModule, inputs: Mapping[str, Array], due: list[Array]) 
     except UserError:
         raise
     except Exception as error:
-        message = f"the ONNX graph cannot be computed in torch: {str(error).strip().splitlines()[0]}"
+        message = f"the ONNX graph cannot be computed in torch: {first_line(error)}"
         raise UserError("E121", message, REMEDY) from error
     outputs = found if isinstance(found, tuple) else (found,)
     for name, one, other in zip(module.output_names, outputs, due, strict=True):
