@@ -20,6 +20,7 @@ from mirabelle.runtime.latency import Ratio, interleaved
 Array = npt.NDArray[Any]
 NAME = "onnxruntime"
 EXACT_INTEGERS = ("session.x64quantprecision", "1")  # else sums of uint8 · int8 saturate where the processor has no VNNI
+NO_IDLE_SPINNING = ("session.force_spinning_stop", "1")  # else threads of a session spin on while another is timed
 SHARING = "ConstantSharing"  # with it, exact integers fail where two layers have equal zero points
 _BATCH = 500
 
@@ -36,10 +37,11 @@ def library() -> Any:
 
 
 def options_for(threads: int) -> Any:
-    """Session options: so many threads of one operator, and a log of errors only."""
+    """Session options: so many threads of one operator, which rest between calls, and a log of errors only."""
     options = library().SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    options.add_session_config_entry(*NO_IDLE_SPINNING)
     return options
 
 
