@@ -5,7 +5,7 @@
 PART is one of
     every   each term, one seed, 3 epochs, judged on the 5,000 validation images (about 90 minutes on two cores)
     best    no teacher, soft targets and the two best of `every`, three seeds, --minutes a run, judged on the test images once
-    page    writes the tables of what is known again
+    page    writes the tables of what is known again, here and in docs/distillation.md
 
 Weights of the terms are those of their papers or of the benchmark of Tian, Krishnan, Isola 2020 (arXiv:1910.10699); nothing is
 tuned. All candidates see the same images in the same order, crop and flip in three views. Finished runs are kept, so either part
@@ -102,6 +102,19 @@ def page(known: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def into_docs(known: dict[str, Any]) -> None:
+    """The tables where people look for them: between their marks in docs/distillation.md."""
+    path = ROOT / "docs" / "distillation.md"
+    text = path.read_text("utf-8")
+    for part in ("every", "best"):
+        if part in known:
+            before, mark, rest = text.partition(f"<!-- {part} -->\n")
+            _, end, after = rest.partition(f"<!-- end of {part} -->")
+            assert mark, f"docs/distillation.md has a place for {part}"
+            text = f"{before}{mark}\n{known[part]['table']}\n{end}{after}"
+    path.write_text(text, "utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("every", "best", "page"))
@@ -127,6 +140,7 @@ def main() -> None:
         known["best"] = {**numbers(found), "minutes": options.minutes}
     path.write_text(json.dumps(known, indent=2) + "\n", "utf-8")
     path.with_suffix(".md").write_text(page(known), "utf-8")
+    into_docs(known)
 
 
 if __name__ == "__main__":

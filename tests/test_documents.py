@@ -13,6 +13,7 @@ from types import ModuleType
 import jsonschema
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import mirabelle
@@ -37,6 +38,24 @@ def test_the_python_of_the_readme_runs(
     assert isinstance(result, mirabelle.Result)
     assert (tmp_path / "runs" / "x" / "report.html").is_file()
     assert str(result.profile.size_bytes.packed) in capsys.readouterr().out
+
+
+def test_the_python_of_the_page_on_distillation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks("docs/distillation.md", "python"):
+        exec(compile(block, "docs/distillation.md", "exec"), names)
+    student = names["student"]
+    assert isinstance(student, torch.nn.Module)
+    assert not any("distillation" in name for name, _ in student.named_parameters()), "projectors are dropped"
+
+
+def test_the_tables_of_the_page_on_distillation_are_those_of_the_benchmark() -> None:
+    numbers = json.loads((ROOT / "benchmarks" / "results" / "distill_family.json").read_text("utf-8"))
+    page = (ROOT / "docs" / "distillation.md").read_text("utf-8")
+    assert all(numbers[part]["table"] in page for part in ("every", "best") if part in numbers)
 
 
 def test_a_person_gets_from_the_readme_to_their_own_compressed_model(
