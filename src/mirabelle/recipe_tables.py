@@ -20,8 +20,8 @@ class ModelTable:
     """`[model]`: where a module comes from, and its weights.
 
     Args:
-        factory: "package.module:function" or "./file.py:function" that returns a torch module; or a
-            file: .onnx, .keras, .h5.
+        factory: "package.module:function" or "./file.py:function" that returns a torch module; a file
+            (.onnx, .keras, .h5); or a model of transformers (a folder, "hf:organisation/model", "ms:organisation/model").
         arguments: keywords of the function.
         weights: a .safetensors file with trained weights.
     """
@@ -36,8 +36,8 @@ class MemberTable(ModelTable):
     """One of several teachers.
 
     Args:
-        factory: "package.module:function" or "./file.py:function" that returns a torch module; or a
-            file: .onnx, .keras, .h5.
+        factory: "package.module:function" or "./file.py:function" that returns a torch module; a file
+            (.onnx, .keras, .h5); or a model of transformers (a folder, "hf:organisation/model", "ms:organisation/model").
         arguments: keywords of the function.
         weights: a .safetensors file with trained weights.
         share: its weight in the mean of the teachers' outputs.
@@ -77,8 +77,8 @@ class TeacherTable:
     """`[teacher]`: where it comes from, its weights or its training; or the members of which it is the mean.
 
     Args:
-        factory: "package.module:function" or "./file.py:function" that returns a torch module; or a
-            file: .onnx, .keras, .h5.
+        factory: "package.module:function" or "./file.py:function" that returns a torch module; a file
+            (.onnx, .keras, .h5); or a model of transformers (a folder, "hf:organisation/model", "ms:organisation/model").
         arguments: keywords of the function.
         weights: a .safetensors file with trained weights.
         train: how it is trained first, if it is not trained yet.
