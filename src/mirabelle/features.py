@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import torch
@@ -100,22 +100,34 @@ def features_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
 
-    def see(layer: str) -> Any:
-        def keep(_module: nn.Module, _args: tuple[Any, ...], given: Any) -> None:
-            for name, tensor in _named(layer, given).items():
-                found.pop(name, None)  # the last run counts, and its place
-                found[name] = tensor
+    def keep(layer: str, _args: tuple[Any, ...], _kwargs: Mapping[str, Any], given: Any) -> None:
+        for name, tensor in _named(layer, given).items():
+            found.pop(name, None)  # the last run counts, and its place
+            found[name] = tensor
 
-        return keep
+    listened(model, batch, keep)
+    return found
 
-    handles = [module.register_forward_hook(see(name)) for name, module in model.named_modules()]
+
+def listened(model: nn.Module, batch: Batch, hear: Callable[[str, tuple[Any, ...], Mapping[str, Any], Any], None]) -> None:
+    """Run a model once in eval mode; every layer that is done, the model itself last, is told.
+
+    Args:
+        model: left as it is.
+        batch: the inputs.
+        hear: (name, arguments, keywords, what it gives).
+    """
+
+    def hook(name: str) -> Any:
+        return lambda _module, args, kwargs, given: hear(name, args, kwargs, given)
+
+    handles = [module.register_forward_hook(hook(name), with_kwargs=True) for name, module in model.named_modules()]
     try:
         with torch.no_grad(), in_eval_mode(model):
             call(model, batch.inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return found
 
 
 def _module(model: nn.Module, layer: str) -> nn.Module:

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from mirabelle.architecture import replace_module
 from mirabelle.batch import Batch, Samples, call
+from mirabelle.features import listened
 from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
 from mirabelle.graph.trace import Program, name_in_model
 from mirabelle.prune.skipped import Skipped
@@ -121,22 +122,14 @@ def _called(model: nn.Module, example: Batch) -> dict[str, list[int | None]]:
     """For each call of each module: how many things it gives, or None where the first is not of its first argument's shape."""
     found: dict[str, list[int | None]] = {}
 
-    def look(name: str) -> Any:
-        def see(_module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], given: Any) -> None:
-            first = args[0] if args else next(iter(kwargs.values()), None)
-            parts = given if isinstance(given, tuple) else (given,)
-            same = isinstance(first, Tensor) and isinstance(parts[0], Tensor) and first.shape == parts[0].shape
-            found.setdefault(name, []).append((len(given) if isinstance(given, tuple) else 0) if same else None)
+    def see(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], given: Any) -> None:
+        first = args[0] if args else next(iter(kwargs.values()), None)
+        parts = given if isinstance(given, tuple) else (given,)
+        same = isinstance(first, Tensor) and isinstance(parts[0], Tensor) and first.shape == parts[0].shape
+        found.setdefault(name, []).append((len(given) if isinstance(given, tuple) else 0) if same else None)
 
-        return see
-
-    hooks = [module.register_forward_hook(look(name), with_kwargs=True) for name, module in model.named_modules() if name]
-    try:
-        with torch.no_grad(), in_eval_mode(model):
-            call(model, example.inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    listened(model, example, see)
+    found.pop("", None)  # the model itself is no layer of it
     return found
 
 
