@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from mirabelle import Augmentation, Run, Task, Training, distill, prune
+from mirabelle import Augmentation, Run, Task, Training, comparison, distill, prune
 from mirabelle.comparison import Budget, Comparison, Outcome, compare
 from mirabelle.errors import UserError
 from mirabelle.metric import Metric
@@ -72,6 +72,14 @@ def test_seconds_become_steps_that_all_seeds_share(trained: nn.Module, blobs: Ta
     steps = lengths(tmp_path / "alone")
     assert len(steps) == 2
     assert steps[0] == steps[1] > 1
+
+
+def test_a_rate_that_needs_its_warmup_is_timed_all_the_same(trained: nn.Module, blobs: Task, tmp_path: Path) -> None:
+    hot = Training(epochs=1, objective=1.0 * TaskLoss(), **{**SETTINGS, "lr": 1e30})
+    run = Run(tmp_path / "run")
+    with pytest.raises(UserError, match="E201"):
+        fit(copy.deepcopy(trained), blobs, hot, run)
+    assert comparison._step_seconds(trained, blobs, hot, run.within("timed")) > 0
 
 
 def test_results_over_the_budget_are_marked(trained: nn.Module, blobs: Task, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from mirabelle.trial import Plan, try_steps
 
 Scores: TypeAlias = npt.NDArray[np.float64]
 _WARM_STEPS, _TIMED_STEPS = 3, 12
+_STILL = 1e-12  # a learning rate
 Candidates: TypeAlias = Mapping[str, Sequence[Step]]
 
 
@@ -314,13 +315,16 @@ def _factor(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task,
 
 
 def _step_seconds(model: nn.Module, task: Task, training: Training, run: Run) -> float:
-    """Of one optimizer step on all the data, with its share of an epoch's validation; the teacher is asked before."""
+    """Of one optimizer step on all the data, with its share of an epoch's validation; the teacher is asked before.
+
+    At a learning rate that moves nothing: so few steps know no warmup, and one that diverges would end the comparison.
+    """
     few = task.with_teacher(task.teacher)
     few.validation = task.validation.drawn(2, 0)
     times = []
     for count in (_WARM_STEPS, _WARM_STEPS, _WARM_STEPS + _TIMED_STEPS):  # the first decides how to run, and asks the teacher
         (run.folder / "checkpoint.safetensors").unlink(missing_ok=True)
-        settings = dataclasses.replace(training, epochs=None, steps=count, keep="last", patience=None, until=None)
+        settings = dataclasses.replace(training, epochs=None, steps=count, lr=_STILL, keep="last", patience=None, until=None)
         begin = time.perf_counter()
         fit(copied(model), few, settings, run)
         times.append(time.perf_counter() - begin)

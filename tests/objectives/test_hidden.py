@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,25 @@ def test_training_lowers_the_loss_and_leaves_nothing_on_the_student(kind: type[T
     assert losses[-1] < 0.9 * losses[0]
     assert list(student.state_dict()) == names
     assert not any(module._forward_hooks for one in (student, task.teacher) for module in one.modules())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", [Hint, FeatureKL, ReviewKD], ids=lambda kind: kind.__name__)
+def test_what_is_trained_along_runs_in_the_precision_of_the_features(kind: type[Term], images: Task) -> None:
+    student, task = pair_for(kind, images)
+    bound = (1.0 * term_of(kind)).bind(student, task, task.example())
+    seen = bound.seen(student, task.train.first(16), task.teacher)
+    exact = bound(seen)
+    dtypes: set[torch.dtype] = set()
+    for module in bound.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _module, _args, given: dtypes.add(given.dtype))
+    rounded = {name: part.detach().bfloat16().requires_grad_() for name, part in seen.features.items()}
+    loss = bound(dataclasses.replace(seen, features=rounded))
+    loss.backward()
+    assert dtypes == {torch.bfloat16}
+    assert loss.dtype is torch.float32
+    assert float(loss.detach()) == pytest.approx(float(exact.detach()), rel=0.03)
+    assert all(parameter.grad is not None and parameter.grad.dtype is torch.float32 for parameter in bound.parameters())
 
 
 def test_a_killed_training_goes_on_with_the_same_projectors(images: Task, run: Run, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -66,9 +68,10 @@ class PairedFeatures(nn.Module):
         assert forward.teacher is not None, "Objective.bind refuses a task without teacher"
         parts = []
         for pair, project in zip(self.pairs, self.projectors, strict=True):
-            student, teacher = forward.features[pair.student.name].float(), forward.teacher.features[pair.teacher.name].float()
+            student, teacher = forward.features[pair.student.name], forward.teacher.features[pair.teacher.name].float()
             student, teacher = same_places(student, teacher) if pair.student.channels == 1 else (student, teacher)
-            student = project(student)
+            with in_precision_of(student):
+                student = project(student).float()
             if self.real_tokens:
                 student, teacher = (real_tokens(part, forward.batch.inputs) for part in (student, teacher))
             parts.append(self.compare(student, teacher))
@@ -91,6 +94,11 @@ def same_places(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     sizes = tuple(map(min, student.shape[2:], teacher.shape[2:]))
     one, other = (part if part.shape[2:] == sizes else _POOLED[part.ndim](part, sizes) for part in (student, teacher))
     return one, other
+
+
+def in_precision_of(features: Tensor) -> AbstractContextManager[None]:
+    """What is trained along on features runs as the model that gave them: under autocast where they are bfloat16."""
+    return torch.autocast(features.device.type, torch.bfloat16, enabled=features.dtype is torch.bfloat16)
 
 
 def real_tokens(features: Tensor, inputs: Inputs) -> Tensor:
