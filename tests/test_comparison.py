@@ -104,14 +104,14 @@ def test_results_over_the_budget_are_marked(trained: nn.Module, blobs: Task, tmp
 
 
 def outcome(seed: int, scores: list[float]) -> Outcome:
-    return Outcome(seed, np.array(scores), 10.0, 5, 100, None)
+    return Outcome(seed, float(np.mean(scores)), np.array(scores), 10.0, 5, 100, None)
 
 
 def test_the_numbers_of_a_row() -> None:
     rng = np.random.default_rng(0)
     ones = [[float(x) for x in rng.random(200) < share] for share in (0.6, 0.62, 0.7, 0.74)]
     outcomes = {"plain": [outcome(0, ones[0]), outcome(1, ones[1])], "taught": [outcome(0, ones[2]), outcome(1, ones[3])]}
-    best, other = Comparison("accuracy", "test", "plain", Budget(), outcomes).rows()
+    best, other = Comparison(Metric.of("accuracy"), "test", "plain", Budget(), outcomes).rows()
     assert (best.name, other.name, other.difference, other.p_value) == ("taught", "plain", None, None)
     assert best.metric == student_interval(np.array([np.mean(ones[2]), np.mean(ones[3])]))
     differences = np.array([np.mean(ones[2]) - np.mean(ones[0]), np.mean(ones[3]) - np.mean(ones[1])])
@@ -119,7 +119,7 @@ def test_the_numbers_of_a_row() -> None:
     means = [np.mean(ones[:2], axis=0), np.mean(ones[2:], axis=0)]
     assert best.p_value == paired_p_value(*means)
     single = {name: rows[:1] for name, rows in outcomes.items()}
-    (row, _) = Comparison("accuracy", "test", "plain", Budget(), single).rows()
+    (row, _) = Comparison(Metric.of("accuracy"), "test", "plain", Budget(), single).rows()
     assert row.difference == paired_difference(np.array(ones[0]), np.array(ones[2]))
     assert row.metric == mean_interval(np.array(ones[2]))
 
@@ -172,7 +172,7 @@ def test_the_model_teaches_where_nobody_else_does(trained: nn.Module, blobs: Tas
 
 def test_equal_results_have_no_spread() -> None:
     outcomes = {name: [outcome(seed, [1.0, 1.0, 0.0]) for seed in range(3)] for name in ("a", "b")}
-    best, other = Comparison("accuracy", "test", "a", Budget(), outcomes).rows()
+    best, other = Comparison(Metric.of("accuracy"), "test", "a", Budget(), outcomes).rows()
     assert best.metric == pytest.approx((2 / 3,) * 3)
     assert (best.difference or other.difference) == (0.0, 0.0, 0.0)
 

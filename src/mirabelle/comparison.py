@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -20,7 +19,8 @@ from mirabelle import files, plain
 from mirabelle.errors import UserError
 from mirabelle.goal import Goal
 from mirabelle.measure import exported
-from mirabelle.numerics.statistics import mean_interval, paired_difference, paired_p_value, student_interval
+from mirabelle.metric import Metric, records_of
+from mirabelle.numerics.statistics import Scores, student_interval
 from mirabelle.plain import Count, Positive, record
 from mirabelle.recipe import Recipe
 from mirabelle.run import Callback, Run
@@ -32,7 +32,6 @@ from mirabelle.trail import walk
 from mirabelle.training import Training, evaluate, fit, taught
 from mirabelle.trial import Plan, try_steps
 
-Scores: TypeAlias = npt.NDArray[np.float64]
 _WARM_STEPS, _TIMED_STEPS = 3, 12
 _STILL = 1e-12  # a learning rate
 Candidates: TypeAlias = Mapping[str, Sequence[Step]]
@@ -73,7 +72,8 @@ class Outcome:
 
     Args:
         seed: of everything random.
-        scores: of each sample, in the order of the split that judges.
+        metric: of the split that judges.
+        scores: of each of its samples, in their order.
         seconds: of all steps.
         parameters: non-zero ones.
         size_bytes: packed.
@@ -81,15 +81,12 @@ class Outcome:
     """
 
     seed: int
+    metric: float
     scores: Scores
     seconds: float
     parameters: int
     size_bytes: int
     milliseconds: float | None
-
-    @property
-    def metric(self) -> float:
-        return float(self.scores.mean())
 
 
 @dataclass(frozen=True)
@@ -121,14 +118,14 @@ class Comparison:
     """What was found.
 
     Args:
-        metric: its name.
+        metric: that judged.
         judge: the split that judged.
         reference: the candidate to which the others are compared.
         budget: of each.
         outcomes: by candidate, in the order of the seeds.
     """
 
-    metric: str
+    metric: Metric
     judge: str
     reference: str
     budget: Budget
@@ -142,7 +139,7 @@ class Comparison:
     def table(self) -> str:
         """The rows as a Markdown table."""
         lines = [
-            f"| | {self.metric} | against {self.reference} | p | seconds | bytes |",
+            f"| | {self.metric.name} | against {self.reference} | p | seconds | bytes |",
             "|---|--:|--:|--:|--:|--:|",
         ]
         for row in self.rows():
@@ -158,14 +155,14 @@ class Comparison:
         difference, p_value = None, None
         if name != self.reference:
             pairs = list(zip(self.outcomes[self.reference], outcomes, strict=True))
-            p_value = paired_p_value(*(np.mean([pair[side].scores for pair in pairs], axis=0) for side in (0, 1)))
+            p_value = self.metric.p_value(*([pair[side].scores for pair in pairs] for side in (0, 1)))
             if len(pairs) == 1:
-                difference = paired_difference(pairs[0][0].scores, pairs[0][1].scores)
+                difference = self.metric.difference(pairs[0][0].scores, pairs[0][1].scores)
             else:
                 difference = student_interval(_spread([after.metric - before.metric for before, after in pairs]))
         return Row(
             name,
-            mean_interval(outcomes[0].scores)
+            self.metric.interval(outcomes[0].scores)
             if len(outcomes) == 1
             else student_interval(_spread([one.metric for one in outcomes])),
             difference,
@@ -237,7 +234,7 @@ def compare(
                 outcomes[name].append(_outcome(model, task, recipe.steps, run, budget=budget, judge=judge))
             finally:
                 run.close()
-    found = Comparison(task.metric.name, judge, reference, budget, outcomes)
+    found = Comparison(task.metric, judge, reference, budget, outcomes)
     files.write(out / f"{judge}.md", found.table().encode())
     return found
 
@@ -266,15 +263,27 @@ def _outcome(
     path, profile = run.folder / f"{judge}.safetensors", trail[-1].profile
     if not path.is_file():
         scores = evaluate(end, task.test if judge == "test" else task.validation, task)
-        files.write_tensors(path, {"scores": torch.from_numpy(scores)})
+        files.write_tensors(path, _as_tensors(scores))
+    scores = _as_scores(files.read_tensors(path)[0])
     return Outcome(
         run.seed,
-        files.read_tensors(path)[0]["scores"].double().numpy(),
+        task.metric.value(scores),
+        scores,
         sum(entry.seconds for entry in trail),
         profile.nonzero_parameters,
         profile.size_bytes.packed or 0,
         run.decide("milliseconds", lambda: _milliseconds(end, task)) if budget.milliseconds is not None else None,
     )
+
+
+def _as_tensors(scores: Scores) -> dict[str, torch.Tensor]:
+    parts = {"scores": scores} if scores.dtype.names is None else {name: scores[name] for name in scores.dtype.names}
+    return {name: torch.from_numpy(np.ascontiguousarray(part)) for name, part in parts.items()}
+
+
+def _as_scores(tensors: Mapping[str, torch.Tensor]) -> Scores:
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    return arrays["scores"].astype(float) if "scores" in arrays else records_of(arrays)
 
 
 def _milliseconds(model: nn.Module, task: Task) -> float:

@@ -16,7 +16,6 @@ from mirabelle.errors import Path, UserError
 from mirabelle.goal import Goal, Shortfall
 from mirabelle.inspection import layers_of_onnx
 from mirabelle.measure import Files, exported, measure
-from mirabelle.numerics.statistics import paired_difference, paired_p_value
 from mirabelle.profile import Profile
 from mirabelle.recipe import Recipe
 from mirabelle.report import Comparison, Difference, Report, curves, read_events, read_report, write_report
@@ -215,7 +214,7 @@ def _teacher(plan: Plan, run: Run) -> nn.Module | None:
 
 def _tell_of_a_weak_teacher(teacher: nn.Module, start: nn.Module, task: Task, run: Run) -> None:
     """A warning where the model that is guided knows more than its guide, on the validation samples."""
-    values = [float(evaluate(model, task.validation, task).mean()) for model in (teacher, start)]
+    values = [task.metric.value(evaluate(model, task.validation, task)) for model in (teacher, start)]
     if values[0] < values[1]:
         name = task.metric.name
         run.event("warning", text=f"the teacher has {name} {values[0]:.4f}, the model that it guides {values[1]:.4f}")
@@ -260,7 +259,7 @@ def _conclude(ending: _Ending) -> Result:
     start_ms, end_ms, ratio = side_by_side(first, last, task.example().inputs)
     start, end = replace(start, latency_ms=start_ms), replace(end, latency_ms=end_ms)
     shortfalls = ending.goal.shortfalls(start, end)
-    difference = Difference(*paired_difference(start_scores, end_scores))
+    difference = Difference(*task.metric.difference(start_scores, end_scores))
     report = Report.of(
         name=task.name,
         recipe={**run.journal.document, "decisions": run.journal.decisions},
@@ -270,7 +269,7 @@ def _conclude(ending: _Ending) -> Result:
         trail=ending.trail,
         gates=gates,
         shortfalls=shortfalls,
-        comparison=Comparison(paired_p_value(start_scores, end_scores), ratio, difference),
+        comparison=Comparison(task.metric.p_value([start_scores], [end_scores]), ratio, difference),
         layers=layers_of_onnx(after.onnx),
         curves=curves(read_events(run.folder)),
     )

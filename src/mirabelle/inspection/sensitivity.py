@@ -219,7 +219,7 @@ class _Held:
             joined = [torch.cat(parts)[: self.count] if isinstance(parts[0], Tensor) else parts[0] for parts in columns]
             outputs = pytree.tree_unflatten(joined, pytree.tree_structure(results[0]))
         loss = float(self.task.loss(outputs, self._targets))
-        return loss, float(self.task.metric.of_samples(outputs, self._targets).mean())
+        return loss, self.task.metric.value(self.task.metric.of_samples(outputs, self._targets))
 
 
 @dataclass(frozen=True)

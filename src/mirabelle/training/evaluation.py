@@ -13,7 +13,7 @@ _BATCH = 500
 
 
 def evaluate(model: nn.Module, data: Samples | Stream, task: Task) -> Scores:
-    """The metric's score of every sample, in float32 and eval mode; the model's mode is put back."""
+    """What the metric sees of every sample, in float32 and eval mode; the model's mode is put back."""
     outputs, targets = outputs_of(model, data)
     return task.metric.of_samples(outputs, targets)
 

@@ -221,7 +221,7 @@ class _Loop:
             self._write_checkpoint()
 
     def _validated(self) -> float:
-        return float(evaluate(self.model, self.task.validation, self.task).mean())
+        return self.task.metric.value(evaluate(self.model, self.task.validation, self.task))
 
     def _settle(self) -> None:
         """Bring the model to its final shape at once: who stops a training early still gets what the step asks for."""
