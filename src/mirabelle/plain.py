@@ -292,5 +292,7 @@ def default_paths(value: Any) -> Iterator[tuple[str, ...]]:
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """`module:qualified.name` of a function or class."""
+    """`module:qualified.name` of a function or class; of a record with its values."""
+    if dataclasses.is_dataclass(function) and not isinstance(function, type):
+        return f"{function.__module__}:{function!r}"
     return f"{function.__module__}:{getattr(function, '__qualname__', type(function).__qualname__)}"

@@ -7,25 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle.augmentation import Augmentation
 from mirabelle.batch import Batch, Inputs, Samples, Stream, data_of, held, map_tensors, tensors_of
-from mirabelle.errors import UserError, did_you_mean
+from mirabelle.errors import UserError
+from mirabelle.loss import UNLABELLED, Loss, classes_axis, loss_of
 from mirabelle.metric import Metric
 from mirabelle.preprocessing import Preprocessing
 
-UNLABELLED = -100  # the class that cross entropy leaves out
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def mse(outputs: Tensor, targets: Tensor) -> Tensor:
-    """mean((output − target)²); targets (batch,) fit outputs (batch, 1)."""
-    return F.mse_loss(outputs, targets.reshape(outputs.shape).to(outputs.dtype))
-
-
-_LOSSES: dict[str, Loss] = {"cross_entropy": F.cross_entropy, "mse": mse}
 _HELD_OUT_SEED = 0  # the split belongs to the data, so that all seeds of a comparison share it
 
 
@@ -36,8 +26,10 @@ class Task:
         train: `(inputs, targets)` tensors or arrays, a `Dataset`, or a `DataLoader`.
         test: the same, read into memory once, so that all models are judged on the same samples.
         validation: the same, read into memory once; by default `validation_fraction` of train, always the same samples.
-        loss: "cross_entropy", "mse", or a function (outputs, targets) -> scalar.
-        metric: "accuracy", "negative_squared_error", or a function (outputs, targets) -> one score a sample, higher = better.
+        loss: "cross_entropy", "token_cross_entropy" (classes last), "binary_cross_entropy", "mse", "mae", "huber", "span" or
+            "ctc" (`mirabelle.loss`), or a function (outputs, targets) -> scalar.
+        metric: a name that `Metric.of` knows, "accuracy" say, or a function (outputs, targets) -> one score a sample, higher =
+            better; `Metric.over_set(function)` for one of all samples together.
         labels: names of the classes; kept with the artifact.
         name: of the data, for the report.
         preprocessing: how a raw input became one of these inputs; kept with the artifact, so that it takes raw inputs.
@@ -75,7 +67,7 @@ class Task:
                 raise UserError("E131", "a shuffling loader cannot be split", "give `validation`, or tensors as `train`")
             self.train, validation = self.train.split(validation_fraction, _HELD_OUT_SEED)
         self.validation = held(validation)
-        self.loss = loss if callable(loss) else _known_loss(loss)
+        self.loss = loss_of(loss)
         self.metric = Metric.of(metric)
         self.labels = tuple(labels)
         self.name = name
@@ -134,7 +126,12 @@ class Task:
     @property
     def classifies(self) -> bool:
         """Whether outputs are class scores, so that softened decisions mean something."""
-        return self.loss is F.cross_entropy
+        return self.classes_axis is not None
+
+    @property
+    def classes_axis(self) -> int | None:
+        """The dimension of the outputs that holds class scores; None where they are none."""
+        return classes_axis(self.loss)
 
     def example(self, count: int = 2) -> Batch:
         """The first samples of the training data, at least two, as an example of a batch."""
@@ -147,12 +144,6 @@ class Task:
             name: {"samples": len(data), "digest": data.digest() if isinstance(data, Samples) else None}
             for name, data in splits.items()
         }
-
-
-def _known_loss(name: str) -> Loss:
-    if name not in _LOSSES:
-        raise UserError("E110", f'loss "{name}" is not known', did_you_mean(name, _LOSSES))
-    return _LOSSES[name]
 
 
 def _applicable(augment: Augmentation | None, data: Samples | Stream) -> Augmentation | None:

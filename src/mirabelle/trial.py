@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from mirabelle.batch import Batch, Samples, call, map_tensors, tensors_of
 from mirabelle.errors import UserError, at_path, gathered, is_out_of_memory, raise_all
 from mirabelle.goal import Goal
+from mirabelle.loss import UNLABELLED
 from mirabelle.recipe import Recipe
 from mirabelle.run import Run
 from mirabelle.state import copied
 from mirabelle.step import folder_of
-from mirabelle.task import UNLABELLED, Task
+from mirabelle.task import Task
 from mirabelle.training import Training, default_objective, taught
 
 _CLASS_SCORES = 2  # dimensions: batch, classes

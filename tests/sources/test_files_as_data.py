@@ -13,6 +13,7 @@ from PIL import Image as Picture
 
 from mirabelle import Task
 from mirabelle.errors import UserError
+from mirabelle.loss import CrossEntropy, balanced, loss_of
 from mirabelle.preprocessing import Image, Table
 from mirabelle.preprocessing.table import read_rows
 from mirabelle.recipe_file import read_recipe
@@ -299,6 +300,34 @@ def test_few_whole_numbers_are_classes_and_others_are_quantities(
     assert found.labels == labels
     assert found.metric.name == ("accuracy" if labels else "negative_squared_error")
     assert found.train.targets.dtype == (torch.int64 if labels else torch.float32)
+
+
+def test_rare_classes_may_count_alike_and_be_judged_by_more_than_accuracy(tmp_path: Path) -> None:
+    iris(tmp_path / "iris.csv", ("0", "0", "0", "1"))
+    found = task(tmp_path / "iris.csv", metric="roc_auc", class_weights="balanced")
+    assert found.metric.name == "roc_auc"
+    assert found.loss == CrossEntropy(weights=balanced(found.train.targets, 2))
+    assert found.classifies
+    with pytest.raises(UserError, match=r'E110.*metric "auc" is not known'):
+        task(tmp_path / "iris.csv", metric="auc")
+    with pytest.raises(UserError, match=r"E111.*class_weights are for one class a sample"):
+        task(tmp_path / "iris.csv", kind="regression", class_weights="balanced")
+
+
+def test_targets_may_be_several_labels_a_sample(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(40, 5)), np.arange(120).reshape(40, 3) % 2
+    np.savez(tmp_path / "many.npz", inputs=x, targets=y)
+    found = task(tmp_path / "many.npz", kind="multi-label", metric="average_precision")
+    assert found.train.targets.shape == (28, 3)
+    assert (found.loss, found.classifies) == (loss_of("binary_cross_entropy"), False)
+    outputs = torch.where(found.test.targets > 0, 1.0, -1.0)
+    assert found.metric.value(found.metric.of_samples(outputs, found.test.targets)) == 1.0
+    for targets, words in ((y * 2, "must be 0 or 1"), (y[:, 0], r"\(N, labels\)")):
+        np.savez(tmp_path / "wrong.npz", inputs=x, targets=targets)
+        with pytest.raises(UserError, match=f"E131.*{words}"):
+            task(tmp_path / "wrong.npz", kind="multi-label")
+    with pytest.raises(UserError, match=r"E131.*2 labels for targets of 3"):
+        task(tmp_path / "many.npz", kind="multi-label", labels=["a", "b"])
 
 
 def test_a_table_may_be_read_otherwise(tmp_path: Path) -> None:

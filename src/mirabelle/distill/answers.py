@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mirabelle.batch import Inputs, Samples
 from mirabelle.errors import UserError
-from mirabelle.task import UNLABELLED, Task
+from mirabelle.loss import UNLABELLED
+from mirabelle.task import Task
 
 
 def relabelled(task: Task, answer: Callable[[Inputs], Tensor], *, batch_size: int = 100) -> Task:

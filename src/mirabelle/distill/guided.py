@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from mirabelle.batch import Batch, Inputs
 from mirabelle.errors import UserError
 from mirabelle.features import Taps
+from mirabelle.loss import UNLABELLED
 from mirabelle.objectives import Forward, Objective
-from mirabelle.task import UNLABELLED, Task
+from mirabelle.task import Task
 
 _LABELS = ("labels", "label", "label_ids")
 

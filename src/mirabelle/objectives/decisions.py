@@ -37,14 +37,14 @@ class Decisions(Term):
         temperature = getattr(self, "temperature", 1.0)
         if isinstance(temperature, Annealed) and min(temperature.start, temperature.end) <= 0:
             raise UserError("E110", f"temperature must be above 0; got {temperature}", "begin and end above 0")
-        return Bound(partial(self._compared, classes_second=task.classifies))
+        return Bound(partial(self._compared, classes_second=task.classes_axis == 1))
 
     @abstractmethod
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         """The loss, a scalar, of outputs of the same shape, at the temperature of the moment."""
 
     def _compared(self, forward: Forward, *, classes_second: bool) -> Tensor:
-        from mirabelle.task import UNLABELLED
+        from mirabelle.loss import UNLABELLED
 
         assert forward.teacher is not None, "Objective.bind refuses a task without teacher"
         student, teacher = forward.outputs, forward.teacher.outputs

@@ -25,8 +25,8 @@ class TaskLoss(Term):
     """
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
+        from mirabelle.loss import UNLABELLED
         from mirabelle.objectives.bound import Bound
-        from mirabelle.task import UNLABELLED
 
         del model, example
 

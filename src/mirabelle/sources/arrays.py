@@ -41,8 +41,11 @@ def task_of(path: Path, settings: Arrays) -> Task:
 
 
 def _task(splits: dict[str, Split], name: str, settings: Arrays) -> Task:
-    if (settings.kind or _kind(splits)) == "classification":
+    kind = settings.kind or _kind(splits)
+    if kind == "classification":
         splits, labels = _classes(splits, settings.labels)
+    elif kind == "multi-label":
+        splits, labels = _several(splits, settings.labels)
     else:
         splits, labels = {part: (x, _quantities(y)) for part, (x, y) in splits.items()}, ()
     is_pixels = splits["train"][0].dtype == np.uint8 and splits["train"][0].ndim >= _IMAGE_AXES - 1
@@ -50,8 +53,10 @@ def _task(splits: dict[str, Split], name: str, settings: Arrays) -> Task:
     if len({(x.shape[1:], x.dtype) for x, _ in splits.values()}) > 1:
         shapes = ", ".join(f"{part} {x.dtype} {x.shape[1:]}" for part, (x, _) in splits.items())
         raise UserError("E131", f"samples of the splits differ: {shapes}", "give all the same shape and type")
-    splits = completed(splits, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
-    return as_task(splits, labels, name, _image(splits["train"][0], settings) if is_pixels else None)
+    splits = completed(
+        splits, settings.test_fraction, settings.validation_fraction, settings.seed, labels if kind == "classification" else ()
+    )
+    return as_task(splits, labels, name, _image(splits["train"][0], settings) if is_pixels else None, settings)
 
 
 def _image(train: Array, settings: Arrays) -> Image:
@@ -126,7 +131,7 @@ def _classes(splits: Mapping[str, Split], names: tuple[str, ...]) -> tuple[dict[
     for part, (inputs, targets) in splits.items():
         if targets.shape[1:] not in ((), (1,)):
             message = f"{part} targets must be one class a sample, (N,) or (N, 1); got shape {targets.shape}"
-            raise UserError("E131", message, "tasks of several classes a sample are not supported")
+            raise UserError("E131", message, 'for several labels a sample, 0 or 1 each, write kind = "multi-label"')
         classes = targets.reshape(-1).astype(np.int64)
         if (classes != targets.reshape(-1)).any():
             raise UserError("E131", f"{part} targets must be whole numbers", 'give classes, or write kind = "regression"')
@@ -142,6 +147,19 @@ def _classes(splits: Mapping[str, Split], names: tuple[str, ...]) -> tuple[dict[
     if count > len(found["train"][1]):
         message = f"{len(found['train'][1])} training samples for {count} classes"
         raise UserError("E131", message, 'number the classes from 0 on, or write kind = "regression"')
+    return found, names or tuple(str(k) for k in range(count))
+
+
+def _several(splits: Mapping[str, Split], names: tuple[str, ...]) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Targets as float32 (N, labels) of 0 and 1, and the names of the labels."""
+    count = splits["train"][1].shape[1] if splits["train"][1].ndim == 2 else 0  # noqa: PLR2004 (samples, labels)
+    for part, (_, targets) in splits.items():
+        if not count or targets.shape[1:] != (count,) or not np.isin(targets, (0, 1)).all():
+            message = f"{part} targets must be 0 or 1, (N, {count or 'labels'}); got {targets.dtype} {targets.shape}"
+            raise UserError("E131", message, "give one column a label")
+    if names and len(names) != count:
+        raise UserError("E131", f"{len(names)} labels for targets of {count}", "name each label once")
+    found = {part: (inputs, targets.astype(np.float32)) for part, (inputs, targets) in splits.items()}
     return found, names or tuple(str(k) for k in range(count))
 
 

@@ -30,7 +30,7 @@ def task_of(folder: Path, settings: ImageFolder) -> Task:
     raw = completed(raw, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
     mean, deviation = mean_and_deviation(raw["train"][0])
     image = Image(size=size, mode=mode, mean=settings.mean or mean, deviation=settings.deviation or deviation)
-    return as_task(raw, labels, folder.resolve().name, image)
+    return as_task(raw, labels, folder.resolve().name, image, settings)
 
 
 def _size_and_mode(

@@ -34,6 +34,8 @@ class ImageFolder:
         test_fraction: of each class, where there is no folder of test images; by default 0.2.
         validation_fraction: the same; by default 0.1.
         seed: of the split; not of the run, so that runs of different seeds are judged on the same images.
+        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1"; by default accuracy, or −(squared error).
+        class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
 
     Raises:
         UserError: E130 when the folder is missing or empty; E131 for fewer than two classes, a class without an image, an image
@@ -47,6 +49,8 @@ class ImageFolder:
     test_fraction: Part | None = None
     validation_fraction: Part | None = None
     seed: int = 0
+    metric: str | None = None
+    class_weights: Literal["balanced"] | None = None
 
     def __call__(self, folder: Path) -> Task:
         from mirabelle.sources.images import task_of
@@ -67,12 +71,15 @@ class Arrays:
 
     Args:
         labels: names of the classes; by default "0", "1", …
-        kind: "classification" or "regression", where the type of the targets does not tell.
+        kind: "classification", "multi-label" (targets of 0 and 1, (N, labels)) or "regression", where the type of the targets
+            does not tell.
         mean: one number a channel, of pixels in [0, 1]; by default that of the training images.
         deviation: the same.
         test_fraction: where there are no test data; by default 0.2.
         validation_fraction: where there are no validation data; by default 0.1.
         seed: of the split.
+        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1"; by default accuracy, or −(squared error).
+        class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
 
     Raises:
         UserError: E130 when the file is missing; E131 when arrays are missing or do not fit together; E143 when it holds
@@ -80,12 +87,14 @@ class Arrays:
     """
 
     labels: tuple[str, ...] = ()
-    kind: Literal["classification", "regression"] | None = None
+    kind: Literal["classification", "multi-label", "regression"] | None = None
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
     test_fraction: Part | None = None
     validation_fraction: Part | None = None
     seed: int = 0
+    metric: str | None = None
+    class_weights: Literal["balanced"] | None = None
 
     def __call__(self, path: Path) -> Task:
         from mirabelle.sources.arrays import task_of
@@ -108,6 +117,8 @@ class TableFile:
         test_fraction: of the rows (of each class, in a classification); by default 0.2.
         validation_fraction: the same; by default 0.1.
         seed: of the split.
+        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1"; by default accuracy, or −(squared error).
+        class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
 
     Raises:
         UserError: E130 when the file is missing or empty; E131 when it is no such table, with line and column; E110 when a
@@ -120,6 +131,8 @@ class TableFile:
     test_fraction: Part | None = None
     validation_fraction: Part | None = None
     seed: int = 0
+    metric: str | None = None
+    class_weights: Literal["balanced"] | None = None
 
     def __call__(self, path: Path) -> Task:
         from mirabelle.sources.table import task_of

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from mirabelle.errors import UserError
+from mirabelle.loss import CrossEntropy, Loss, balanced
 from mirabelle.preprocessing.image import Image
 from mirabelle.preprocessing.table import Table
 from mirabelle.task import Task
+
+if TYPE_CHECKING:
+    from mirabelle.sources.settings import Files
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Split: TypeAlias = tuple[npt.NDArray[Any], npt.NDArray[Any]]  # inputs, targets
@@ -56,8 +60,22 @@ def completed(
     return {**splits, **{name: (inputs[index], targets[index]) for name, index in parts.items()}}
 
 
-def as_task(splits: Mapping[str, Split], labels: tuple[str, ...], name: str, preprocessing: Image | Table | None) -> Task:
-    """The task of the three splits, scaled by `preprocessing`: a classification where there are labels, else a regression."""
+def as_task(
+    splits: Mapping[str, Split], labels: tuple[str, ...], name: str, preprocessing: Image | Table | None, settings: Files
+) -> Task:
+    """The task of the three splits, scaled by `preprocessing`: a classification where there are labels, else a regression.
+
+    Targets of several labels a sample, (samples, labels), make a task of many yes or no.
+    """
+    targets = torch.from_numpy(splits["train"][1])
+    several = bool(labels) and targets.ndim > 1
+    loss: str | Loss = "binary_cross_entropy" if several else "cross_entropy" if labels else "mse"
+    if settings.class_weights == "balanced":
+        if several or not labels:
+            message = "class_weights are for one class a sample"
+            raise UserError("E111", message, "leave them out", path=("class_weights",))
+        loss = CrossEntropy(weights=balanced(targets, len(labels)))
+    metric = "f1" if several else "accuracy" if labels else "negative_squared_error"
     ready = {
         part: (torch.from_numpy(x if preprocessing is None else preprocessing.scaled(x)), torch.from_numpy(y))
         for part, (x, y) in splits.items()
@@ -66,9 +84,9 @@ def as_task(splits: Mapping[str, Split], labels: tuple[str, ...], name: str, pre
         train=ready["train"],
         validation=ready["validation"],
         test=ready["test"],
-        loss="cross_entropy" if labels else "mse",
-        metric="accuracy" if labels else "negative_squared_error",
-        labels=labels,
+        loss=loss,
+        metric=settings.metric or metric,
+        labels=() if several else labels,
         name=name,
         preprocessing=preprocessing,
     )

@@ -37,7 +37,7 @@ def task_of(path: Path, settings: TableFile) -> Task:
         table = Table(columns=columns, mean=mean, deviation=deviation)
     except UserError as error:
         raise error if str(path) in error.message else error.at(str(path)) from None
-    return as_task(splits, labels, path.stem, table)
+    return as_task(splits, labels, path.stem, table, settings)
 
 
 def _targets(
