@@ -9,7 +9,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,61 @@ def write(path: Path, data: bytes) -> None:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
         raise cannot_write(path, error, len(data)) from error
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Tensor]], count: int) -> int:
+    """Write tensors that come some rows at a time as one safetensors file, without holding more than these; their bytes.
+
+    Args:
+        path: of the file, which appears when it is whole.
+        rows: parts of the tensors, (rows, ...), of equal names, types and other sizes.
+        count: rows of all parts together.
+
+    Raises:
+        UserError: E202 when the disk or its permissions do not allow it.
+    """
+    import torch
+    from safetensors.torch import save
+
+    beside, begun = path.with_name(path.name + ".writing"), 0
+    places: dict[str, int] = {}
+    size = 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            for part in rows:
+                if not places:
+                    names = sorted(part, key=lambda name: (-part[name].element_size(), name))  # larger types first: aligned
+                    header: dict[str, Any] = {}
+                    for name in names:
+                        kind = _header(save({name: part[name][:0].contiguous()}))[name]["dtype"]
+                        length = part[name][:1].nbytes * count
+                        header[name] = {
+                            "dtype": kind,
+                            "shape": [count, *part[name].shape[1:]],
+                            "data_offsets": [size, size + length],
+                        }
+                        places[name], size = size, size + length
+                    text = json.dumps(header).encode()
+                    text += b" " * (-len(text) % 8)
+                    file.write(len(text).to_bytes(8, "little") + text)
+                    begun = file.tell()
+                for name, tensor in part.items():
+                    file.seek(begun + places[name])
+                    places[name] += file.write(tensor.contiguous().view(torch.uint8).numpy().data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise cannot_write(path, error, size) from error
+    return size
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return found
 
 
 def cannot_write(path: Path, error: OSError, size_bytes: int = 0) -> UserError:

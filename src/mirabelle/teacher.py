@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 _BATCH = 500
 _EXACT = 100  # classes up to which outputs are kept as they are
 _LEVELS = 255  # steps of 8 bits
-_KEPT = 512 * 1024**2  # bytes of features that are held in memory; above, the teacher runs with every batch
+KEPT = 512 * 1024**2  # bytes of features that are kept where nothing else is said
+_LAST = "channels_last."  # before names of features whose channels lie last, as they are kept
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,15 @@ def guidance(
     layers: Sequence[str] = (),
     augment: Augmentation | None = None,
     execution: Execution | None = None,
+    limit: int = KEPT,
 ) -> Teacher:
     """A function from a batch of `data` to what the teacher gives for it.
 
-    For `Samples` all of it is computed once, in float32, held in memory and kept under `teacher/` in the run's folder,
-    named by a digest of the teacher, the layers and the data, so that another teacher or other data never meet them. For a
-    `Stream` the teacher runs with every batch. Augmented samples are seen in the training's own precision and layout: with
-    every batch, or, where their views recur, once a view. Features of more than 512 MiB, all views together, are not kept.
+    For `Samples` all of it is computed once and kept under `teacher/` in the run's folder, named by a digest of the teacher,
+    the layers and the data, so that another teacher or other data never meet them. For a `Stream` the teacher runs with every
+    batch. Augmented samples are seen in the training's own precision and layout: with every batch, or, where their views
+    recur, once a view. Outputs are held in memory, features in the precision that the teacher gives them; those of more than
+    512 MiB stay on disk, and those of more than `limit`, all views together, are not kept.
 
     Outputs over more than 100 classes are rounded to 8 bits, 256 even steps from the lowest to the highest of each decision, so
     that no logit is off by more than (highest − lowest) / 510; those of a live teacher in the same way.
@@ -65,6 +67,7 @@ def guidance(
         layers: whose features are asked for, as `Taps` name them.
         augment: how samples are changed.
         execution: how the model that is trained runs; needed where samples are augmented.
+        limit: bytes of features on disk, all views together.
 
     Raises:
         UserError: E112 when the teacher has no layer of a name.
@@ -75,10 +78,13 @@ def guidance(
         why = "the loader shuffles itself, so its samples cannot be told apart"
     elif augment is not None and augment.views is None:
         why = "the samples are augmented, so none is met twice"
-    elif (
-        layers and (size := _bytes_of_features(teacher, data, layers) * (1 if augment is None else augment.views or 1)) > _KEPT
-    ):
-        why = f"the features that are asked for take {size / 1024**2:,.0f} MiB"
+    elif layers:
+        seen = None if augment is None else execution
+        size = _bytes_of_features(_asked(teacher, layers, seen), data) * (1 if augment is None else augment.views or 1)
+        if size > limit:
+            why = (
+                f"the features that are asked for take {size:,} bytes, and {limit:,} are kept: `teacher_cache` of the training"
+            )
     if not why:
         assert isinstance(data, Samples), "streams have been told apart"
         return _Kept(teacher, data, run, layers=layers, augment=augment, execution=execution)
@@ -103,15 +109,20 @@ class _Kept:
         self._teach = _asked(teacher, layers, None if augment is None else execution)
         manner = "" if augment is None else f" {augment} {execution}"
         self._key = f"{fingerprint(teacher)} {data.digest()}{manner}{''.join(f' {layer}' for layer in layers)}"
-        self._given: dict[int, dict[str, Tensor]] = {} if augment is not None else {0: self._of(0)}
+        self._large = bool(layers) and _bytes_of_features(self._teach, data) > KEPT
+        self._given: dict[int, dict[str, Tensor] | None] = {} if augment is not None else {0: self._of(0)}
 
     def __call__(self, batch: Batch) -> Guidance:
         assert batch.index is not None, "a batch of samples has its index"
         if batch.view not in self._given:
             self._given[batch.view] = self._of(batch.view)
-        return _unpacked({name: tensor[batch.index] for name, tensor in self._given[batch.view].items()})
+        given = self._given[batch.view]
+        if given is None:
+            return self._teach(batch)
+        return _unpacked({name: tensor[batch.index] for name, tensor in given.items()})
 
-    def _of(self, view: int) -> dict[str, Tensor]:
+    def _of(self, view: int) -> dict[str, Tensor] | None:
+        """Of all samples; None where it is large and finds no place."""
         key = files.digest(self._key.encode(), f"view {view}".encode())
         path = self._run.journal.cache / "teacher" / f"{key}.safetensors"
         if path.is_file():
@@ -119,7 +130,10 @@ class _Kept:
         batches = self._data.batches(_BATCH)
         if self._augment is not None:
             batches = (self._augment.seen(batch, view) for batch in batches)
-        parts = [_packed(self._teach(batch)) for batch in batches]
+        packed = (_packed(self._teach(batch)) for batch in batches)
+        if self._large:
+            return files.read_tensors(path)[0] if _stream(path, packed, len(self._data), self._run) else None
+        parts = list(packed)
         given = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         _keep(path, given, self._run)
         return given
@@ -127,7 +141,10 @@ class _Kept:
 
 def _packed(given: Guidance) -> dict[str, Tensor]:
     """As it is kept: features by name, and outputs as they are or in steps of 8 bits."""
-    features = {f"features.{name}": tensor for name, tensor in given.features.items()}
+    features = {}
+    for name, tensor in given.features.items():
+        last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)  # noqa: PLR2004 (images)
+        features[f"{_LAST * last}features.{name}"] = tensor.permute(0, 2, 3, 1) if last else tensor
     outputs = given.outputs
     if outputs.shape[-1] <= _EXACT:
         return {"outputs": outputs, **features}
@@ -139,8 +156,12 @@ def _packed(given: Guidance) -> dict[str, Tensor]:
 
 def _unpacked(kept: Mapping[str, Tensor]) -> Guidance:
     outputs = kept["outputs"] if "outputs" in kept else kept["low"] + kept["codes"] * kept["step"]
-    marked = "features."
-    return Guidance(outputs, {name.removeprefix(marked): part for name, part in kept.items() if name.startswith(marked)})
+    features = {}
+    for name, part in kept.items():
+        marks, _, layer = name.partition("features.")
+        if layer:
+            features[layer] = part.permute(0, 3, 1, 2) if marks == _LAST else part
+    return Guidance(outputs, features)
 
 
 def _asked(teacher: nn.Module, layers: Sequence[str], execution: Execution | None) -> Teacher:
@@ -157,21 +178,27 @@ def _asked(teacher: nn.Module, layers: Sequence[str], execution: Execution | Non
                     outputs = call(guide, execution.inputs(batch.inputs))
             features = taps.taken()
         # Made outside of inference mode, a copy may be saved for the gradient.
-        found = Guidance(_copy(outputs), {name: _copy(tensor) for name, tensor in features.items()})
+        found = Guidance(outputs.to(torch.float32, copy=True), {name: tensor.clone() for name, tensor in features.items()})
         return _unpacked(_packed(found))
 
     return given
 
 
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor.clone()
-
-
-def _bytes_of_features(teacher: nn.Module, data: Samples, layers: Sequence[str]) -> int:
-    """Of one view, in float32."""
+def _bytes_of_features(teach: Teacher, data: Samples) -> int:
+    """Of one view."""
     few = data.first(2)
-    features = _asked(teacher, layers, None)(few).features
-    return sum(4 * math.prod(tensor.shape) for tensor in features.values()) // len(few) * len(data)
+    return sum(tensor.nbytes for tensor in teach(few).features.values()) // len(few) * len(data)
+
+
+def _stream(path: Path, parts: Iterable[Mapping[str, Tensor]], samples: int, run: Run) -> bool:
+    """Write a cache that is too large for the memory as it comes; whether there is a place for it."""
+    try:
+        size = files.write_rows(path, parts, samples)
+    except UserError as error:
+        run.event("teacher", cached=False, why=error.message)
+        return False
+    run.event("teacher", cached=True, samples=samples, bytes=size)
+    return True
 
 
 def _keep(path: Path, given: Mapping[str, Tensor], run: Run) -> None:

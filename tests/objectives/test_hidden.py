@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mirabelle import Run, Task, Training, objectives
+from mirabelle import Augmentation, Run, Task, Training, files, objectives
 from mirabelle.batch import Batch, Stream
 from mirabelle.errors import UserError
 from mirabelle.features import features_of
@@ -39,6 +39,7 @@ from mirabelle.objectives.pairing import pairs_of
 from mirabelle.sources.zoo import resnet20
 from mirabelle.teacher import guidance
 from mirabelle.training import fit
+from mirabelle.training.execution import Execution
 from students import Convolutional, Transformer, pair_for
 
 FAMILY: list[type[Term]] = [
@@ -295,15 +296,54 @@ def test_features_are_kept_with_the_outputs_and_equal_those_of_the_live_teacher(
     assert len(list((run.folder / "teacher").iterdir())) == 2, "other layers are another cache"
 
 
-def test_features_that_are_too_large_are_asked_for_with_every_batch(
-    images: Task, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mirabelle.teacher._KEPT", 1000)
+def test_features_that_are_too_large_are_asked_for_with_every_batch(images: Task, run: Run) -> None:
     student, task = pair_for(Hint, images)
-    fit(student, task, Training(epochs=1, batch_size=50, objective=1.0 * AttentionTransfer() + TaskLoss()), run)
+    objective = 1.0 * AttentionTransfer() + TaskLoss()
+    fit(student, task, Training(epochs=1, batch_size=50, objective=objective, teacher_cache=1000), run)
     (told,) = events(run, "teacher")
     assert not told["cached"]
     assert "the features that are asked for take" in told["why"]
+
+
+@pytest.mark.parametrize("execution", [Execution("bfloat16", True), Execution("float32", False)], ids=str)
+def test_features_too_large_for_the_memory_lie_on_disk_as_the_teacher_gives_them(
+    execution: Execution, images: Task, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirabelle.teacher.KEPT", 1000)
+    _, task = pair_for(Hint, images)
+    assert task.teacher is not None
+    settings = {"layers": ("coarse", "head:input"), "augment": Augmentation(crop=1, views=2), "execution": execution}
+    kept = guidance(task.teacher, task.train, run, limit=10**9, **settings)
+    live = guidance(task.teacher, task.train, run, limit=1, **settings)
+    for view in (0, 1):
+        batch = settings["augment"](task.train.at(torch.tensor([3, 0, 17, 3])), view)
+        found, due = kept(batch), live(batch)
+        assert found.features["coarse"].dtype is (torch.bfloat16 if execution.precision == "bfloat16" else torch.float32)
+        assert found.features["coarse"].is_contiguous(memory_format=torch.channels_last) == execution.channels_last
+        for name, feature in due.features.items():
+            assert torch.allclose(
+                found.features[name].float(), feature.float(), rtol=0.02, atol=1e-2 * float(feature.abs().max())
+            )
+        assert torch.allclose(found.outputs, due.outputs, rtol=0.02, atol=1e-2 * float(due.outputs.abs().max()))
+    told = [event["cached"] for event in events(run, "teacher")]
+    assert told == [False, True, True]
+    assert len(list((run.folder / "teacher").glob("*.safetensors"))) == 2
+
+
+def test_without_room_for_large_features_the_teacher_runs(images: Task, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, rows: Any, count: int) -> int:
+        raise files.cannot_write(path, OSError(28, "No space left on device"), count)
+
+    monkeypatch.setattr("mirabelle.teacher.KEPT", 1000)
+    monkeypatch.setattr("mirabelle.files.write_rows", full)
+    _, task = pair_for(Hint, images)
+    assert task.teacher is not None
+    given = guidance(task.teacher, task.train, run, layers=("coarse",), limit=10**9)
+    batch = task.train.first(4)
+    assert torch.equal(given(batch).features["coarse"], features_of(task.teacher, batch)["coarse"])
+    (told,) = events(run, "teacher")
+    assert not told["cached"]
+    assert "No space left" in told["why"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -107,8 +107,9 @@ class _Loop:
         if objective.needs_teacher and task.teacher is not None:
             layers = self.loss.teacher_layers
             self.teacher = guidance(
-                task.teacher, task.train, run, layers=layers, augment=task.augment, execution=self.execution
-            )
+                task.teacher, task.train, run,
+                layers=layers, augment=task.augment, execution=self.execution, limit=training.teacher_cache,
+            )  # fmt: skip
         self.controls = list(controls)
         self.numbers = Numbers()
         self.best: dict[str, Tensor] = {}

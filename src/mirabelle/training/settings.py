@@ -34,6 +34,8 @@ class Training:
         until: a value of the validation metric at which training stops, or None.
         keep: which weights come back: "best" on validation, or "last".
         precision: of the forward pass; "auto" measures a few steps and takes what is fastest.
+        teacher_cache: bytes that features of the teacher may take on disk, all views of the data together; where they would
+            take more, the teacher runs with every batch.
 
     Raises:
         UserError: E110 out of range, E111 both or neither of epochs and steps.
@@ -58,6 +60,7 @@ class Training:
     until: Finite | None = None
     keep: Literal["best", "last"] = "best"
     precision: Precision = "auto"
+    teacher_cache: Count = 512 * 1024**2
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
