@@ -78,6 +78,45 @@ def test_a_sequential_loader_is_read_into_memory_and_a_shuffling_one_streams() -
     assert all(batch.index is None for batch in stream.batches(99))
 
 
+def test_batches_may_be_dicts() -> None:
+    x, y = points()
+    rows = [{"pixels": row, "label": target} for row, target in zip(x, y, strict=True)]
+    found = data_of(DataLoader(rows, batch_size=7))
+    assert isinstance(found, Samples)
+    assert torch.equal(found.inputs, x)
+    assert torch.equal(found.targets, y)
+    two = data_of(DataLoader([{**row, "mask": torch.ones(2)} for row in rows], batch_size=7, shuffle=True)).first(3)
+    assert set(two.inputs) == {"pixels", "mask"}
+    for wrong in ({"pixels": x[0]}, {"label": y[0]}):
+        with pytest.raises(UserError, match=r"E131.*a batch is a dict of"):
+            data_of(DataLoader([wrong]))
+
+
+def test_tables_of_hugging_face_are_read_as_tensors() -> None:
+    x, y = points()
+
+    class Rows:  # as `datasets.Dataset` answers
+        column_names = ("pixels", "labels")
+
+        def __init__(self, kind: str | None = None) -> None:
+            self.kind = kind
+
+        def with_format(self, kind: str) -> Rows:
+            return Rows(kind)
+
+        def __len__(self) -> int:
+            return len(y)
+
+        def __getitem__(self, k: int) -> dict[str, object]:
+            row = {"pixels": x[k], "labels": y[k]}
+            return row if self.kind == "torch" else {name: part.tolist() for name, part in row.items()}
+
+    found = data_of(Rows())
+    assert isinstance(found, Samples)
+    assert torch.equal(found.inputs, x)
+    assert torch.equal(found.targets, y)
+
+
 def test_what_models_are_judged_on_is_read_once() -> None:
     data = TensorDataset(*points())
     task = Task(train=points(), validation=DataLoader(data, shuffle=True), test=DataLoader(data, shuffle=True))

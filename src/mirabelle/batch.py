@@ -20,6 +20,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from mirabelle.errors import UserError
 
 Inputs: TypeAlias = Any  # a tensor, or a tuple, list or dict of tensors
+_TARGETS = ("labels", "label", "targets", "target")  # what dicts call them
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,8 @@ class Stream:
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """The loader's own batches; its own batch size holds."""
         del batch_size
-        for inputs, targets in self.loader:
-            yield Batch(inputs, targets)
+        for given in self.loader:
+            yield Batch(*_parted(given))
 
     def first(self, count: int) -> Batch:
         collected: list[Batch] = []
@@ -198,10 +199,11 @@ class Stream:
 
 
 def data_of(source: Any) -> Samples | Stream:
-    """Data from `(inputs, targets)` tensors or arrays, a `Dataset` with a length, or a `DataLoader`.
+    """Data from `(inputs, targets)` tensors or arrays, a `Dataset` with a length, one of `datasets`, or a `DataLoader`.
 
-    A loader in sequential order, and a data set, are read once into memory; a loader that shuffles stays a stream,
-    since its data set may augment.
+    Batches are (inputs, targets), or dicts with the targets under "labels", "label", "targets" or "target". A loader in
+    sequential order, and a data set, are read once into memory; a loader that shuffles stays a stream, since its data set may
+    augment.
 
     Raises:
         UserError: E131 when it is none of these.
@@ -215,7 +217,9 @@ def data_of(source: Any) -> Samples | Stream:
         if not shuffles:
             return _joined(list(Stream(source).batches(0)))
         return Stream(source)
-    if isinstance(source, Dataset):
+    if hasattr(source, "with_format") and hasattr(source, "column_names"):  # of Hugging Face's `datasets`
+        source = source.with_format("torch")
+    if isinstance(source, Dataset) or hasattr(source, "column_names"):
         return _joined(list(Stream(DataLoader(source, batch_size=256)).batches(0)))
     if isinstance(source, (tuple, list)) and len(source) == 2:  # noqa: PLR2004 (inputs and targets)
         inputs, targets = source
@@ -223,6 +227,23 @@ def data_of(source: Any) -> Samples | Stream:
     raise UserError(
         "E131", f"data must be (inputs, targets), a Dataset or a DataLoader; got {type(source).__name__}", "give one of these"
     )
+
+
+def _parted(given: Any) -> tuple[Inputs, Tensor]:
+    """(inputs, targets) of what a loader gives for a batch."""
+    if isinstance(given, Mapping):
+        name = next((name for name in _TARGETS if name in given), None)
+        others = {key: part for key, part in given.items() if key != name}
+        if name is not None and others:
+            return others if len(others) > 1 else next(iter(others.values())), given[name]
+        raise UserError(
+            "E131",
+            f"a batch is a dict of {', '.join(map(str, given))}",
+            f"call its targets {' or '.join(_TARGETS)}, beside inputs",
+        )
+    if isinstance(given, (tuple, list)) and len(given) == 2:  # noqa: PLR2004
+        return given[0], given[1]
+    raise UserError("E131", f"a batch is a {type(given).__name__}", "let the loader give (inputs, targets), or a dict")
 
 
 def held(source: Any) -> Samples:

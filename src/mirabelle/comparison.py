@@ -6,7 +6,8 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -32,7 +33,8 @@ from mirabelle.trail import walk
 from mirabelle.training import Training, evaluate, fit, taught
 from mirabelle.trial import Plan, try_steps
 
-_WARM_STEPS, _TIMED_STEPS = 3, 12
+_WARM_STEPS, _TIMED_STEPS, _MOST_TIMED = 3, 12, 96
+_TIMED_SHARE = 0.03  # of the budget, spent on timing
 _STILL = 1e-12  # a learning rate
 Candidates: TypeAlias = Mapping[str, Sequence[Step]]
 
@@ -224,16 +226,25 @@ def compare(
     for recipe in recipes.values():
         try_steps(Plan(model, task, recipe, Goal(), teacher=task.teacher))
     task = task.with_teacher(task.teacher or copied(model).eval())
+    documents = {name: _document(recipe, model, task, budget) for name, recipe in recipes.items()}
     outcomes: dict[str, list[Outcome]] = {name: [] for name in recipes}
+
+    @contextmanager
+    def place(name: str, seed: int) -> Iterator[Run]:
+        run = Run.opened(out / name / f"seed-{seed}", {"seed": seed, **documents[name]}, seed=seed, callbacks=callbacks)
+        run.journal.shared = out
+        try:
+            yield run
+        finally:
+            run.close()
+
+    for name, recipe in recipes.items():  # all are timed before any is run, so that the machine is the same for all
+        with place(name, seeds[0]) as run:
+            _within(budget, recipe.steps, copied(model).eval(), task, run)
     for seed in seeds:
         for name, recipe in recipes.items():
-            document = _document(recipe, model, task, budget)
-            run = Run.opened(out / name / f"seed-{seed}", {"seed": seed, **document}, seed=seed, callbacks=callbacks)
-            run.journal.shared = out
-            try:
+            with place(name, seed) as run:
                 outcomes[name].append(_outcome(model, task, recipe.steps, run, budget=budget, judge=judge))
-            finally:
-                run.close()
     found = Comparison(task.metric, judge, reference, budget, outcomes)
     files.write(out / f"{judge}.md", found.table().encode())
     return found
@@ -319,28 +330,38 @@ def _factor(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task,
         preview, under = step.preview(model, task, place), taught([step], model, task)
         model = preview.model
         if preview.training is not None:
-            seconds += _length(preview.training, task) * _step_seconds(model, under, preview.training, place.within("timed"))
+            seconds += _length(preview.training, task) * _step_seconds(
+                model, under, preview.training, place.within("timed"), budget=budget.seconds or 0.0
+            )
     return (budget.seconds or 0.0) / seconds
 
 
-def _step_seconds(model: nn.Module, task: Task, training: Training, run: Run) -> float:
+def _step_seconds(model: nn.Module, task: Task, training: Training, run: Run, *, budget: float) -> float:
     """Of one optimizer step on all the data, with its share of an epoch's validation; the teacher is asked before.
 
     At a learning rate that moves nothing: so few steps know no warmup, and one that diverges would end the comparison.
     """
     few = task.with_teacher(task.teacher)
     few.validation = task.validation.drawn(2, 0)
-    times = []
-    for count in (_WARM_STEPS, _WARM_STEPS, _WARM_STEPS + _TIMED_STEPS):  # the first decides how to run, and asks the teacher
+
+    def seconds(count: int) -> float:
         (run.folder / "checkpoint.safetensors").unlink(missing_ok=True)
         settings = dataclasses.replace(training, epochs=None, steps=count, lr=_STILL, keep="last", patience=None, until=None)
         begin = time.perf_counter()
         fit(copied(model), few, settings, run)
-        times.append(time.perf_counter() - begin)
+        return time.perf_counter() - begin
+
+    seconds(_WARM_STEPS)  # decides how to run, and asks the teacher
+    bare = min(seconds(_WARM_STEPS), seconds(_WARM_STEPS))
+    timed = _TIMED_STEPS
+    step = max(seconds(_WARM_STEPS + timed) - bare, 0.0) / timed
+    if step * timed < _TIMED_SHARE * budget:
+        timed = min(_MOST_TIMED, int(_TIMED_SHARE * budget / max(step, 1e-6)))
+        step = max(seconds(_WARM_STEPS + timed) - bare, 0.0) / timed
     begin = time.perf_counter()
     evaluate(model, task.validation, task)
     judging = time.perf_counter() - begin
-    return max(times[2] - times[1], 0.0) / _TIMED_STEPS + judging / max(1, len(task.train) // training.batch_size)
+    return step + judging / max(1, len(task.train) // training.batch_size)
 
 
 def _length(training: Training, task: Task) -> int:

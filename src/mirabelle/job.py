@@ -246,6 +246,8 @@ def _conclude(ending: _Ending) -> Result:
     before, after = exported(ending.start, task), exported(ending.end, task)
     files.write(run.folder / "model.onnx", after.onnx)
     files.write(run.folder / "model.mira", after.packed)
+    for name, data in task.beside.items():
+        files.write(run.folder / name, data)
     artifact.save(ending.end, run.folder)
     _write_back(ending)
     gates = _gates(ending, after)

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from mirabelle.artifact.reading import model_of, onnx_of
-from mirabelle.errors import UserError
-from mirabelle.preprocessing import Image, Preprocessing, Table, from_json
-from mirabelle.preprocessing.image import SUFFIXES
+from mirabelle.errors import UserError, first_line
+from mirabelle.preprocessing import Image, Preprocessing, Sound, Table, Text, from_json, image, sound
 from mirabelle.preprocessing.table import read_rows
+from mirabelle.preprocessing.text import TOKENIZER, tokenizer_of
 from mirabelle.runtime.onnxruntime import Session
 
 Array = npt.NDArray[Any]
@@ -68,15 +68,17 @@ class Predictor:
             self.labels = _labels(metadata.get("labels", "[]"))
             self.preprocessing = from_json(metadata["preprocessing"]) if "preprocessing" in metadata else None
             self.signature = _signature(model, self.preprocessing)
+            if isinstance(self.preprocessing, Text):
+                self._tokenizer = tokenizer_of(_folder_of(path) / TOKENIZER, self.preprocessing.tokenizer)
             self._session = Session(model.SerializeToString(), torch.get_num_threads())
         except UserError as error:
             raise error.at(str(path)) from None
 
     def __call__(self, inputs: Sequence[Path], top: int = 3) -> list[Prediction]:
-        """Predictions for image files, folders of images, .npy arrays (a sample or a batch, already preprocessed), .csv tables.
+        """Predictions for images, .npy arrays (a sample or a batch, already preprocessed), .csv tables and lines of .txt files.
 
         Args:
-            inputs: files and folders, of which there may be several kinds.
+            inputs: files and folders, of which there may be several kinds; in a .txt pairs of texts have a tab between them.
             top: how many classes to name.
 
         Raises:
@@ -85,16 +87,22 @@ class Predictor:
         found: list[Prediction] = []
         samples = itertools.chain.from_iterable(self._samples(path) for path in inputs)
         while chunk := list(itertools.islice(samples, self.signature.most)):
-            outputs = self._outputs(np.stack([sample for _, sample in chunk]))
-            names = [name for name, _ in chunk]
+            names, given = zip(*chunk, strict=True)
+            outputs = self._outputs(self._feed(given))
             found += [self._prediction(name, output, top) for name, output in zip(names, outputs, strict=True)]
         return found
 
-    def _outputs(self, batch: Array) -> Array:
+    def _feed(self, given: Sequence[Any]) -> dict[str, Array]:
+        if isinstance(self.preprocessing, Text):
+            return {**self.preprocessing.tokens(given, self._tokenizer, whole=self.signature.shape[0] is not None)}
+        return {self._session.input_names[0]: np.stack(given)}
+
+    def _outputs(self, feed: dict[str, Array]) -> Array:
+        batch = next(iter(feed.values()))
         try:
-            outputs: Array = self._session.run({self._session.input_names[0]: batch})[0]
+            outputs: Array = self._session.run(feed)[0]
         except Exception as error:
-            message = f"{self.path} fails on inputs of {batch.dtype} {batch.shape}: {str(error).splitlines()[0]}"
+            message = f"{self.path} fails on inputs of {batch.dtype} {batch.shape}: {first_line(error)}"
             raise UserError("E121", message, "see that it is the right model for these inputs") from error
         if outputs.shape[:1] != batch.shape[:1] or not np.isfinite(outputs).all():
             message = f"{self.path} gives outputs that are not finite, or not one for each input"
@@ -111,15 +119,16 @@ class Predictor:
         order = np.argsort(-shares, kind="stable")[:top].tolist()
         return Prediction(name, tuple(Choice(self.labels[k], k, float(shares[k])) for k in order), None)
 
-    def _samples(self, path: Path) -> Iterator[tuple[str, Array]]:
-        """(name, model input) of everything in a file or folder."""
+    def _samples(self, path: Path) -> Iterator[tuple[str, Any]]:
+        """(name, model input, or text) of everything in a file or folder."""
         suffix = path.suffix.lower()
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            read, suffixes = self._of_files(path)
+            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
             if not files:
-                raise UserError("E130", f"no image in {path}", f"give a folder with {', '.join(SUFFIXES)} files")
-            image = self._image(path)
-            yield from ((str(file), image(file)) for file in files)
+                what = "recording" if isinstance(read, Sound) else "image"
+                raise UserError("E130", f"no {what} in {path}", f"give a folder with {', '.join(suffixes)} files")
+            yield from ((str(file), read(file)) for file in files)
         elif not path.exists():
             raise UserError("E130", f"no input at {path}", "check the path")
         elif suffix == ".npy":
@@ -128,15 +137,24 @@ class Predictor:
             rows = read_rows(path)
             names = (f"{path}:{line}" for line in rows.lines)
             yield from zip(names, self._table(path)(rows), strict=True)
-        elif suffix in SUFFIXES:
-            yield str(path), self._image(path)(path)
+        elif suffix in (*image.SUFFIXES, *sound.SUFFIXES):
+            read, suffixes = self._of_files(path)
+            if suffix not in suffixes:
+                raise self._refused(path, "an image" if suffix in image.SUFFIXES else "a recording")
+            yield str(path), read(path)
+        elif suffix == ".txt" and isinstance(self.preprocessing, Text):
+            yield from _texts(path, self.preprocessing)
         else:
-            raise UserError("E143", f"{path} is of no kind that is read", "give an image, a .npy, a .csv or a folder of images")
+            kinds = "an image, a .wav, a .npy, a .csv or a folder of images; texts as a .txt, to a model that takes them"
+            raise UserError("E143", f"{path} is of no kind that is read", f"give {kinds}")
 
-    def _image(self, path: Path) -> Image:
+    def _of_files(self, path: Path) -> tuple[Image | Sound, Sequence[str]]:
+        """What reads single files, and their suffixes."""
+        if isinstance(self.preprocessing, Sound):
+            return self.preprocessing, sound.SUFFIXES
         if isinstance(self.preprocessing, Image):
-            return self.preprocessing
-        raise self._refused(path, "an image")
+            return self.preprocessing, image.SUFFIXES
+        raise self._refused(path, "a recording" if path.suffix.lower() in sound.SUFFIXES else "an image")
 
     def _table(self, path: Path) -> Table:
         if isinstance(self.preprocessing, Table):
@@ -144,9 +162,13 @@ class Predictor:
         raise self._refused(path, "rows of a table")
 
     def _refused(self, path: Path, what: str) -> UserError:
+        if isinstance(self.preprocessing, Text):
+            return UserError("E131", f"{self.path} takes texts, not {path}", "give a .txt with a text a line")
         if isinstance(self.preprocessing, Table):
             columns = ", ".join(self.preprocessing.columns)
             return UserError("E131", f"{self.path} takes rows of a table, not {path}", f"give a .csv with {columns}")
+        if isinstance(self.preprocessing, Sound):
+            return UserError("E131", f"{self.path} takes recordings, not {path}", "give a .wav or a folder of .wav files")
         if isinstance(self.preprocessing, Image):
             return UserError("E131", f"{self.path} takes images, not {path}", "give an image or a folder of images")
         message = f"{self.path} holds no preprocessing, so it cannot take {what}: {path}"
@@ -161,6 +183,27 @@ class Predictor:
         if not values.size or (values.dtype.kind == "f" and not np.isfinite(values).all()):
             raise UserError("E131", f"{given}; it is empty, or holds NaN or infinite values", "give finite numbers")
         return [(str(path), values)] if one else ((f"{path}[{k}]", sample) for k, sample in enumerate(values))
+
+
+def _folder_of(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _texts(path: Path, kind: Text) -> Iterator[tuple[str, Any]]:
+    """The lines of a file that are not empty, by their number; pairs of texts stand with a tab between."""
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError("E131", f"{path} is no text in UTF-8: {first_line(error)}", "save it in UTF-8") from error
+    if not any(line.strip() for line in lines):
+        raise UserError("E130", f"{path} is empty", "give a text a line")
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            parts = tuple(line.split("\t"))
+            if kind.pairs and len(parts) != 2:  # noqa: PLR2004
+                message = f"{path}, line {number}: the model takes pairs of texts"
+                raise UserError("E131", message, "put one tab between the two")
+            yield f"{path}:{number}", parts if kind.pairs else line
 
 
 def _softmax(scores: Array) -> Array:
@@ -189,6 +232,8 @@ class Signature:
 def _signature(model: ModelProto, preprocessing: Preprocessing | None) -> Signature:
     stored = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in stored]
+    if isinstance(preprocessing, Text):
+        return _signature_of_text(inputs, preprocessing)
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs)
         raise UserError("E121", f"the model takes {len(inputs)} inputs ({names})", "predict serves models of one input")
@@ -204,6 +249,16 @@ def _signature(model: ModelProto, preprocessing: Preprocessing | None) -> Signat
         message = f"the stored preprocessing makes float32 of shape {preprocessing.shape}; the model takes {signature}"
         raise UserError("E141", message, "fetch the file again")
     return signature
+
+
+def _signature_of_text(inputs: Sequence[ValueInfoProto], text: Text) -> Signature:
+    names = [value.name for value in inputs]
+    if sorted(names) != sorted(text.inputs):
+        message = f"the stored preprocessing makes {', '.join(text.inputs)}; the model takes {', '.join(names)}"
+        raise UserError("E141", message, "fetch the file again")
+    batch, tokens = inputs[0].type.tensor_type.shape.dim
+    length = tokens.dim_value if tokens.HasField("dim_value") else None
+    return Signature(np.dtype(np.int64), (length,), _BATCH if batch.dim_param else 1)
 
 
 def _dtype(code: int) -> np.dtype[Any]:

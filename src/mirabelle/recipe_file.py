@@ -21,7 +21,7 @@ from mirabelle.places import Places
 from mirabelle.recipe import Recipe
 from mirabelle.recipe_tables import BaselineTable, MemberTable, ModelTable, TaskTable, TeacherTable
 from mirabelle.resolved import ORIGINS
-from mirabelle.sources.held import held_data, held_model, held_weights
+from mirabelle.sources.held import held_data, held_model, held_pickle, held_weights
 from mirabelle.sources.names import names_files, names_model_file, names_model_folder
 from mirabelle.sources.settings import settings_from
 from mirabelle.training.settings import EXECUTIONS
@@ -29,6 +29,7 @@ from mirabelle.training.settings import EXECUTIONS
 if TYPE_CHECKING:
     from torch import nn
 
+    from mirabelle.sources.weights import StateDict
     from mirabelle.task import Task
 
 P = TypeVar("P")
@@ -41,6 +42,7 @@ _HELD: dict[str | int, Callable[[str], None]] = {  # what is held against the na
     "model": lambda name: held_model(name, Path()),
     "data": lambda name: held_data(name, Path()),
     "weights": lambda name: held_weights(Path(name)),
+    "pickle": lambda name: held_pickle(Path(name)),
 }
 _AT_ITS_KEY = ("E102", "E104")  # mistakes that are about a key; the others are about its value
 
@@ -91,7 +93,11 @@ class RecipeFile:
         return Ensemble(models, [member.share for member in self.teacher.members])
 
     def _built(
-        self, path: errors.Path, table: ModelTable | TeacherTable | MemberTable, holder: errors.Path, weights: str | None
+        self,
+        path: errors.Path,
+        table: ModelTable | TeacherTable | MemberTable,
+        holder: errors.Path,
+        weights: str | StateDict | None,
     ) -> nn.Module:
         """The module of the table at a path, with the weights that the table `holder` names."""
         import torch
@@ -104,7 +110,7 @@ class RecipeFile:
             model = model_from(table.factory, table.arguments, self.folder)
         if weights is not None:
             with self.shown_at(*holder, "weights"):
-                load_weights(model, self.folder / weights)
+                load_weights(model, weights, self.folder)
         return model
 
     def build_task(self, data_folder: Path | None) -> Task:
@@ -123,7 +129,7 @@ class RecipeFile:
         if self.teacher is not None:
             tables["teacher"] = plain.to_data(dataclasses.replace(self.teacher, train=None))
         if self.baseline is not None and self.baseline.weights is not None:
-            tables["baseline"] = {"weights": self.baseline.weights}
+            tables["baseline"] = plain.to_data(dataclasses.replace(self.baseline, train=None))
         return tables
 
     def origin(self, path: errors.Path) -> str:
@@ -176,7 +182,7 @@ def read_recipe(path: Path, settings: Sequence[str] = (), *, sources: bool = Tru
     recipe = read.part(lambda tables: Recipe.from_data(_section(tables, "step")), "step")
     read.part(lambda _: _hold_weights(model, baseline), "baseline", "weights")
     if task is not None:
-        read.part(lambda _: settings_from(task.data, task.arguments))
+        read.part(lambda _: settings_from(task.data, task.arguments, path.parent))
     if sources:
         _hold_sources({key: read.data[key] for key in KEYS if key in read.data}, (), mistakes)
     if mistakes or model is None or task is None or goal is None or recipe is None:
@@ -291,7 +297,7 @@ def _absolute(value: Any, folder: Path, key: str) -> Any:
     if not isinstance(value, str) or key not in _HELD:
         return value
     place, colon, function = value.rpartition(":")
-    if key == "weights":
+    if key in ("weights", "pickle"):
         return str((folder / value).resolve())
     if (key == "data" and names_files(value)) or (key != "data" and (names_model_file(value) or names_model_folder(value))):
         return str((folder / value).resolve())

@@ -12,6 +12,7 @@ from mirabelle import plain
 from mirabelle.augmentation import Augmentation
 from mirabelle.errors import UserError, gathered, raise_all
 from mirabelle.plain import record
+from mirabelle.sources.weights import StateDict
 from mirabelle.training import Training
 
 
@@ -23,12 +24,12 @@ class ModelTable:
         factory: "package.module:function" or "./file.py:function" that returns a torch module; a file
             (.onnx, .keras, .h5); or a model of transformers (a folder, "hf:organisation/model", "ms:organisation/model").
         arguments: keywords of the function.
-        weights: a .safetensors file with trained weights.
+        weights: a .safetensors file with trained weights; or { pickle = "x.th" }, a state dict of torch.
     """
 
     factory: str = field(metadata={"key": "from"})
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    weights: str | None = None
+    weights: str | StateDict | None = None
 
 
 @record
@@ -39,7 +40,7 @@ class MemberTable(ModelTable):
         factory: "package.module:function" or "./file.py:function" that returns a torch module; a file
             (.onnx, .keras, .h5); or a model of transformers (a folder, "hf:organisation/model", "ms:organisation/model").
         arguments: keywords of the function.
-        weights: a .safetensors file with trained weights.
+        weights: a .safetensors file with trained weights; or { pickle = "x.th" }, a state dict of torch.
         share: its weight in the mean of the teachers' outputs.
     """
 
@@ -80,14 +81,14 @@ class TeacherTable:
         factory: "package.module:function" or "./file.py:function" that returns a torch module; a file
             (.onnx, .keras, .h5); or a model of transformers (a folder, "hf:organisation/model", "ms:organisation/model").
         arguments: keywords of the function.
-        weights: a .safetensors file with trained weights.
+        weights: a .safetensors file with trained weights; or { pickle = "x.th" }, a state dict of torch.
         train: how it is trained first, if it is not trained yet.
         members: several teachers, [[teacher.members]], whose outputs are averaged; instead of the other keys.
     """
 
     factory: str | None = field(default=None, metadata={"key": "from"})
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    weights: str | None = None
+    weights: str | StateDict | None = None
     train: Training | None = None
     members: MembersField = Members()
 
@@ -119,11 +120,11 @@ class BaselineTable:
 
     Args:
         train: how the model is trained before it is compressed (or give weights).
-        weights: a .safetensors file with trained weights.
+        weights: a .safetensors file with trained weights; or { pickle = "x.th" }, a state dict of torch.
     """
 
     train: Training | None = None
-    weights: str | None = None
+    weights: str | StateDict | None = None
 
     def __post_init__(self) -> None:
         if (self.train is None) == (self.weights is None):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from mirabelle.errors import UserError
 from mirabelle.loss import UNLABELLED, Loss, classes_axis, loss_of
 from mirabelle.metric import Metric
 from mirabelle.preprocessing import Preprocessing
+from mirabelle.preprocessing.stored import shapes_of
 
 _HELD_OUT_SEED = 0  # the split belongs to the data, so that all seeds of a comparison share it
 
@@ -34,6 +35,7 @@ class Task:
         name: of the data, for the report.
         preprocessing: how a raw input became one of these inputs; kept with the artifact, so that it takes raw inputs.
         augment: how images are changed while a model trains; they are judged as they lie.
+        beside: files that the preprocessing needs, a tokenizer say, by name; they go beside the artifact.
 
     Raises:
         UserError: E110 unknown loss or metric; E131 data that cannot be used or augmented, or that the preprocessing cannot
@@ -60,6 +62,7 @@ class Task:
         name: str = "data",
         preprocessing: Preprocessing | None = None,
         augment: Augmentation | None = None,
+        beside: Mapping[str, bytes] | None = None,
     ) -> None:
         self.train, self.test = data_of(train), held(test)
         if validation is None:
@@ -74,6 +77,7 @@ class Task:
         self.preprocessing = _fitting(preprocessing, self.validation)
         self.teacher: nn.Module | None = None
         self.augment = _applicable(augment, self.train)
+        self.beside = dict(beside or {})
 
     def with_teacher(self, teacher: nn.Module | None) -> Task:
         """The same task under another teacher."""
@@ -161,8 +165,7 @@ def _fitting(preprocessing: Preprocessing | None, data: Samples) -> Preprocessin
     """The preprocessing, if it makes inputs like those of the data."""
     if preprocessing is not None:
         shapes = [tuple(tensor.shape[1:]) for tensor in tensors_of(data.inputs)]
-        if shapes != [preprocessing.shape]:
-            raise UserError(
-                "E131", f"the preprocessing makes inputs of {preprocessing.shape}; the data have {shapes}", "make them agree"
-            )
+        if shapes != shapes_of(preprocessing):
+            made = shapes_of(preprocessing)
+            raise UserError("E131", f"the preprocessing makes inputs of {made}; the data have {shapes}", "make them agree")
     return preprocessing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +49,7 @@ def try_one_batch(model: nn.Module, task: Task, name: str = "model") -> Tensor:
 
 
 def _tried(model: nn.Module, task: Task) -> Tensor:
+    _hold_tokens(model, task)
     batch = task.example()
     outputs = _outputs(model, batch)
     scores = task.classifies and outputs.dim() == _CLASS_SCORES
@@ -164,6 +165,21 @@ def _judge(task: Task, outputs: Tensor, batch: Batch) -> None:
         targets = f"{batch.targets.dtype} {tuple(batch.targets.shape)}"
         message = f"loss or metric fail on outputs of {tuple(outputs.shape)} and targets of {targets}: {error}"
         raise UserError("E131", message.splitlines()[0], "give class indices as int64, other targets as float32") from error
+
+
+def _hold_tokens(model: nn.Module, task: Task) -> None:
+    """Raise where texts hold tokens for which a model of transformers has no embedding."""
+    inputs = task.validation.inputs
+    embedding = getattr(getattr(model, "model", None), "get_input_embeddings", lambda: None)()
+    if not isinstance(inputs, Mapping) or "input_ids" not in inputs or not isinstance(embedding, nn.Embedding):
+        return
+    parts = [part for part in (task.train, task.validation, task.test) if isinstance(part, Samples)]
+    highest = max(int(part.inputs["input_ids"].max()) for part in parts)
+    if highest >= embedding.num_embeddings:
+        message = (
+            f"the texts hold token {highest}, the model knows {embedding.num_embeddings}: the tokenizer is another model's"
+        )
+        raise UserError("E132", message, "name the model's own as `tokenizer`")
 
 
 def _named(labels: Sequence[str]) -> str:

@@ -19,6 +19,8 @@ _TRAINED_HERE = """# The model is trained before it is compressed. Where your fu
 [baseline]
 train = { epochs = 20, batch_size = 32, lr = 1e-3 }"""
 _TRAINED_ALREADY = "# The model brings trained weights, so there is no [baseline]."
+_READ = "# arguments = { size = [32, 32] }    # how the data are read"
+_READ_BY_TOKENIZER = "arguments = { tokenizer = MODEL, max_length = 128 }  # in tokens"
 _TRAINED_BEFORE = """[baseline]
 weights = WEIGHTS"""
 
@@ -35,7 +37,8 @@ weights = WEIGHTS"""
     "--data",
     default="digits",
     show_default=True,
-    help='A built-in set, a folder of class folders, a .csv or .npz file, or "./file.py:function".',
+    help="A built-in set, a folder of class folders, a .csv or .npz file, texts in a .tsv or .jsonl file, or "
+    '"./file.py:function".',
 )
 @click.option("--weights", help="A .safetensors file with trained weights of the model.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of recipes, for editors, instead.")
@@ -51,7 +54,7 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
         click.echo(SCHEMA.read_text("utf-8"), nl=False)
         return 0
     from mirabelle.sources.held import held_data, held_model, held_weights
-    from mirabelle.sources.names import is_trained
+    from mirabelle.sources.names import TEXTS, is_trained, names_function
 
     mistakes: list[UserError] = []
     with gathered(mistakes):
@@ -65,7 +68,9 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
     trained = _TRAINED_HERE if weights is None else _TRAINED_BEFORE.replace("WEIGHTS", json.dumps(weights))
     if weights is None and is_trained(model):
         trained = _TRAINED_ALREADY
-    values = {"MODEL": json.dumps(model), "DATA": json.dumps(data), "BASELINE": trained}
+    texts = data.lower().endswith(TEXTS) and not names_function(data)
+    read = _READ_BY_TOKENIZER.replace("MODEL", json.dumps(model)) if texts else _READ
+    values = {"MODEL": json.dumps(model), "DATA": json.dumps(data), "BASELINE": trained, "ARGUMENTS": read}
     text = re.sub("|".join(values), lambda found: values[found[0]], START.read_text("utf-8"))
     click.echo(json.dumps({"recipe": text}) if as_json else text, nl=as_json)
     return 0

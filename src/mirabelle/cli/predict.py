@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def command(file: Path, inputs: tuple[Path, ...], top: int, *, as_json: bool) -> int:
     """Print what the model in FILE makes of each INPUT, by its stored preprocessing and labels, in ONNX Runtime.
 
-    FILE is an .onnx or .mira file, or the folder of a run. INPUT is an image, a folder of images, a .csv of rows, or a .npy of
-    one sample or a batch that is already preprocessed.
+    FILE is an .onnx or .mira file, or the folder of a run. INPUT is an image or a recording (.wav), a folder of them, a .csv
+    of rows, a .txt of a text a line, or a .npy of one sample or a batch that is already preprocessed.
 
     \b
     Example:

@@ -5,7 +5,9 @@ the same bits.
 """
 
 from mirabelle.preprocessing.image import Image
+from mirabelle.preprocessing.sound import Sound
 from mirabelle.preprocessing.stored import Preprocessing, from_json, to_json
 from mirabelle.preprocessing.table import Table
+from mirabelle.preprocessing.text import Text
 
-__all__ = ["Image", "Preprocessing", "Table", "from_json", "to_json"]
+__all__ = ["Image", "Preprocessing", "Sound", "Table", "Text", "from_json", "to_json"]

@@ -8,10 +8,17 @@ from typing import TypeAlias
 from mirabelle import plain
 from mirabelle.errors import UserError
 from mirabelle.preprocessing.image import Image
+from mirabelle.preprocessing.sound import Sound
 from mirabelle.preprocessing.table import Table
+from mirabelle.preprocessing.text import Text
 
-Preprocessing: TypeAlias = Image | Table
-_KINDS: dict[str, type[Image | Table]] = {"size": Image, "columns": Table}  # the key that only this kind has
+Preprocessing: TypeAlias = Image | Sound | Table | Text
+_KINDS: dict[str, type[Preprocessing]] = {
+    "size": Image,
+    "rate": Sound,
+    "columns": Table,
+    "tokenizer": Text,
+}  # the key that only this kind has
 
 
 def to_json(preprocessing: Preprocessing) -> str:
@@ -43,6 +50,11 @@ def from_json(text: str) -> Preprocessing:
         return plain.build(kinds[0], data, "preprocessing")
     except UserError as error:
         raise _damaged(error.message[:200]) from error
+
+
+def shapes_of(preprocessing: Preprocessing) -> list[tuple[int, ...]]:
+    """Of the model's inputs, without the batch."""
+    return list(preprocessing.shapes) if isinstance(preprocessing, Text) else [preprocessing.shape]
 
 
 def _damaged(reason: str) -> UserError:

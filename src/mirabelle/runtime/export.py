@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from onnx import GraphProto
 from torch import nn
 
 from mirabelle.batch import Batch, Inputs
@@ -29,7 +30,7 @@ def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = (), prepr
 
     Args:
         model: exported in eval mode.
-        example: at least two samples.
+        example: at least two samples; with an "attention_mask" among named inputs their number of tokens is free, too.
         labels: names of the classes, kept inside as JSON under "labels".
         preprocessing: how a raw input becomes a model input, kept inside as JSON under "preprocessing".
 
@@ -37,7 +38,7 @@ def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = (), prepr
         UserError: E121 when torch cannot export the model, or its batch axis would be fixed.
     """
     model, inputs, names = _taking(model.eval(), example.inputs)
-    args, keywords, shapes = _arguments(inputs)
+    args, keywords, shapes = _arguments(inputs, example.inputs)
     shapes = (shapes,) if names else shapes
     try:
         with _quiet(), _translations_read_once(), torch.no_grad():
@@ -63,10 +64,21 @@ def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = (), prepr
     for value in proto.graph.input:
         if not value.type.tensor_type.shape.dim[0].dim_param:
             raise UserError("E121", f'the batch axis of input "{value.name}" is fixed', "let the model take any batch size")
+    _name_tokens(proto.graph)
     metadata = {"labels": json.dumps(labels)} if labels else {}
     if preprocessing is not None:
         metadata["preprocessing"] = to_json(preprocessing)
     return canonical(proto, metadata)
+
+
+def _name_tokens(graph: GraphProto) -> None:
+    """Call the free axis of an attention mask "tokens", instead of by a number that torch counts on."""
+    masks = [value for value in graph.input if value.name == "attention_mask"]
+    own = {mask.type.tensor_type.shape.dim[1].dim_param for mask in masks if len(mask.type.tensor_type.shape.dim) > 1}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param and axis.dim_param in own:
+                axis.dim_param = "tokens"
 
 
 def _reason(error: Exception) -> str:
@@ -98,11 +110,21 @@ def _taking(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, list[s
     return model, inputs, []
 
 
-def _arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    """(positional, keyword, their free axes)."""
+def _free_tokens(inputs: Mapping[str, Any], name: str) -> dict[int, Any]:
+    """Axis 1 of what lies beside an "attention_mask", free where the model lets it be."""
+    mask = inputs.get("attention_mask")
+    tokens = mask is not None and mask.ndim > 1 and inputs[name].shape[:2] == mask.shape[:2]
+    return {1: torch.export.Dim.AUTO} if tokens else {}
+
+
+def _arguments(inputs: Inputs, given: Inputs) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """(positional, keyword, their free axes); of inputs given by name, but taken in their order, too."""
     batch = torch.export.Dim("batch")
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs), {name: {0: batch} for name in inputs}
+    if isinstance(given, Mapping):
+        axes = {name: {0: batch, **_free_tokens(given, name)} for name in given}
+        if isinstance(inputs, Mapping):
+            return (), dict(inputs), axes
+        return tuple(inputs), {}, tuple(axes.values())
     positional = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     return positional, {}, tuple({0: batch} for _ in positional)
 

@@ -28,12 +28,13 @@ _BUILT_IN: dict[str, Callable[[Path | None], Task]] = {
 def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | None, folder: Path) -> Task:
     """The task called `name`.
 
-    "cifar10", "digits", "mnist"; the path of a folder of class folders of images (with a slash or a leading dot), of an
-    .npz or a .csv file; or "pkg.mod:function" / "./file.py:function" returning a `Task`.
+    "cifar10", "digits", "mnist"; the path of a folder of class folders of images or recordings (with a slash or a leading dot),
+    of an .npz, .csv, .tsv or .jsonl file; or "pkg.mod:function" / "./file.py:function" returning a `Task`.
 
     Args:
         name: of the data.
-        arguments: settings of `ImageFolder`, `Arrays` or `TableFile`, or keywords of the factory; built-in sets take none.
+        arguments: settings of `ImageFolder`, `SoundFolder`, `Arrays`, `TableFile` or `TextFile`, or keywords of the factory;
+            built-in sets take none.
         data_folder: where built-in sets lie; by default the variable MIRABELLE_DATA.
         folder: against which paths are read.
 
@@ -42,7 +43,7 @@ def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | No
             files of a kind that is not read, E102 and E103 for settings, E120 when a factory fails.
     """
     held_data(name, folder)
-    settings = settings_from(name, arguments)
+    settings = settings_from(name, arguments, folder)
     if settings is not None:
         return _from_files(settings, folder / name)
     if names_function(name):

@@ -18,7 +18,7 @@ from mirabelle.sources.names import (
     names_model_folder,
 )
 
-_KINDS = {".csv": "table", ".npz": "arrays"}
+_KINDS = {".csv": "table", ".npz": "arrays", ".tsv": "texts", ".jsonl": "texts"}
 _RELATIVE = 'check the path; it is relative to the recipe, and "~" is not expanded'
 
 
@@ -90,9 +90,24 @@ def held_weights(path: Path) -> None:
         UserError: E130, E143.
     """
     if path.suffix in PICKLES:
-        raise UserError("E143", f"{path} may hold code (a pickle), so it is not read", "save the state dict as safetensors")
+        remedy = f'save the state dict as safetensors, or write weights = {{ pickle = "{path.name}" }}: tensors alone are read'
+        raise UserError("E143", f"{path} may hold code (a pickle), so it is not read", remedy)
     if not path.is_file():
         raise UserError("E130", f"no weights at {path}", "name a .safetensors file")
+
+
+def held_pickle(path: Path) -> None:
+    """Raise when no state dict lies there.
+
+    Raises:
+        UserError: E130, E143.
+    """
+    if path.suffix not in PICKLES:
+        raise UserError(
+            "E143", f"{path} is no pickle", 'name a .safetensors file as weights = "…", a .pt or .th file as pickle'
+        )
+    if not path.is_file():
+        raise UserError("E130", f"no weights at {path}", _RELATIVE)
 
 
 def _bound(tree: ast.Module) -> Iterator[str]:

@@ -75,7 +75,7 @@ def module_from_huggingface(name: str, folder: Path) -> HuggingFaceModel:
             pickle, E121 for an architecture that is not known.
     """
     transformers = library()
-    place, revision = _place(name, folder)
+    place, revision = place_of(name, folder)
     settings: dict[str, Any] = {"trust_remote_code": False, **({"revision": revision} if revision else {})}
     try:
         config = transformers.AutoConfig.from_pretrained(place, **settings)
@@ -124,8 +124,8 @@ def without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _place(name: str, folder: Path) -> tuple[str, str | None]:
-    """(what from_pretrained takes, the revision)."""
+def place_of(name: str, folder: Path) -> tuple[str, str | None]:
+    """(what from_pretrained takes, the revision) of a folder, or of a model on a hub."""
     if not name.startswith(HUBS):
         return str(folder / name), None
     hub, _, rest = name.partition(":")

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from mirabelle.errors import UserError
 from mirabelle.preprocessing.image import SUFFIXES, Image, mean_and_deviation, pixels, upright_size
+from mirabelle.sources.folders import Kind, files_by_split
 from mirabelle.sources.splits import Split, as_task, completed
 from mirabelle.task import Task
 
 if TYPE_CHECKING:
     from mirabelle.sources.settings import ImageFolder
 
-_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
+KIND = Kind("image", "images", SUFFIXES)
 _LARGEST, _OTHERWISE = 256, (64, 64)
 
 
 def task_of(folder: Path, settings: ImageFolder) -> Task:
     """The task that a folder gives; errors as `ImageFolder` tells them."""
-    files = _files_by_split(folder)
+    files = files_by_split(folder, KIND)
     labels = tuple(files["train"])
     size, mode = _size_and_mode(files, settings)
     plain = Image(size=size, mode=mode)  # refuses a size that is out of range before anything is read
@@ -52,52 +52,3 @@ def _read(classes: Mapping[str, Sequence[Path]], image: Image) -> Split:
     for k, path in enumerate(paths):
         values[k] = pixels(path, image.size, image.mode)
     return values, np.repeat(np.arange(len(classes)), [len(paths) for paths in classes.values()])
-
-
-def _files_by_split(folder: Path) -> dict[str, dict[str, list[Path]]]:
-    """Image files by split and class; "train" alone where the folder holds classes."""
-    if not folder.is_dir():
-        raise UserError("E130", f"no folder of images at {folder}", 'paths are relative to the recipe; "~" is not expanded')
-    inside = _folders(folder)
-    if not inside:
-        remedy = f"put images ({', '.join(SUFFIXES)}) into one folder for each class: {folder}/<class>/"
-        raise UserError("E130", f"{folder} holds no class folders", remedy)
-    if not any(place.name == "train" and _folders(place) for place in inside):
-        return {"train": _classes(folder)}
-    other = [place.name for place in inside if place.name not in _SPLITS]
-    if other:
-        raise UserError("E131", f'{folder} has a folder "{other[0]}" beside "train"', f"known here: {', '.join(_SPLITS)}")
-    named = [_SPLITS[place.name] for place in inside]
-    if len(set(named)) < len(named):
-        raise UserError("E131", f"{folder} has validation images under two names", 'keep one folder, "validation"')
-    splits = {_SPLITS[place.name]: _classes(place) for place in inside}
-    for name, classes in splits.items():
-        different = sorted(set(classes) ^ set(splits["train"]))
-        if different:
-            message = f'{folder}: class "{different[0]}" is in one of "train" and "{name}" only'
-            raise UserError("E131", message, "give every split the same class folders")
-    return splits
-
-
-def _classes(folder: Path) -> dict[str, list[Path]]:
-    """Image files by class, both sorted."""
-    classes = {place.name: _images(place) for place in _folders(folder)}
-    if len(classes) < 2:  # noqa: PLR2004 (something to choose between)
-        found = f'one, "{next(iter(classes))}"' if classes else "none"
-        raise UserError("E131", f"{folder} must hold at least two class folders; it holds {found}", "add the other classes")
-    for name, paths in classes.items():
-        if not paths:
-            raise UserError("E131", f'class "{name}" in {folder} has no image', f"add some ({', '.join(SUFFIXES)})")
-    return classes
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(place for place in folder.iterdir() if place.is_dir() and not place.name.startswith("."))
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )

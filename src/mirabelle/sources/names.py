@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 BUILT_IN = ("cifar10", "digits", "mnist")
-FILES = (".csv", ".npz")
+TEXTS = (".tsv", ".jsonl")
+FILES = (".csv", ".npz", *TEXTS)
 HUBS = ("hf:", "ms:")  # before names of Hugging Face's hub and of ModelScope
 ONNX = ".onnx"
 MODELS = (ONNX, ".keras", ".h5", ".hdf5")

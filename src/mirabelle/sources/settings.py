@@ -10,7 +10,8 @@ from pydantic import Field
 
 from mirabelle import plain
 from mirabelle.errors import UserError, at_path
-from mirabelle.plain import record
+from mirabelle.plain import Count, Positive, record
+from mirabelle.sources.folders import first_suffix
 from mirabelle.sources.names import names_files, names_function
 
 if TYPE_CHECKING:
@@ -54,6 +55,47 @@ class ImageFolder:
 
     def __call__(self, folder: Path) -> Task:
         from mirabelle.sources.images import task_of
+
+        return task_of(folder, self)
+
+
+@record
+class SoundFolder:
+    """Classes from `folder/<class>/*.wav`, or splits and classes from `folder/{train,validation,test}/<class>/*.wav`.
+
+    The call gives the task; labels are the names of the class folders, sorted. Recordings become log-mel features
+    (`preprocessing.Sound`), standardized by the mean and deviation of the training data.
+
+    Args:
+        rate: samples a second that all must have; by default those of the first.
+        seconds: to which recordings are cut, or filled up with silence; by default those of the longest, at most 10.
+        mels: bands.
+        window: seconds of a frame.
+        hop: seconds from a frame to the next.
+        test_fraction: of each class, where there is no folder of test recordings; by default 0.2.
+        validation_fraction: the same; by default 0.1.
+        seed: of the split.
+        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1"; by default accuracy.
+        class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
+
+    Raises:
+        UserError: E130 when the folder is missing or empty; E131 for fewer than two classes, a class without a recording, one
+            that cannot be read or is of another rate.
+    """
+
+    rate: Count | None = None
+    seconds: Positive | None = None
+    mels: Count = 40
+    window: Positive = 0.025
+    hop: Positive = 0.01
+    test_fraction: Part | None = None
+    validation_fraction: Part | None = None
+    seed: int = 0
+    metric: str | None = None
+    class_weights: Literal["balanced"] | None = None
+
+    def __call__(self, folder: Path) -> Task:
+        from mirabelle.sources.sounds import task_of
 
         return task_of(folder, self)
 
@@ -140,11 +182,62 @@ class TableFile:
         return task_of(path, self)
 
 
-Files: TypeAlias = ImageFolder | Arrays | TableFile
-_BY_SUFFIX: dict[str, type[Files]] = {".csv": TableFile, ".npz": Arrays}
+@record
+class TextFile:
+    """A task from a .tsv or .jsonl file, or a .csv with a `tokenizer`, of texts and the class of each; the call gives it.
+
+    Texts become token ids by the tokenizer of a model of transformers, padded to one length; the tokenizer goes beside the
+    artifact, and `predict` takes texts.
+
+    Args:
+        tokenizer: the folder of a model with its tokenizer, "hf:organisation/model" or "ms:organisation/model".
+        text: name of the column of texts; by default the only one besides the target, or "text", "sentence", "content",
+            "question".
+        pair: of a column of second texts, where a sample is two.
+        target: of the column of classes.
+        labels: names of the classes, in the order of the model's outputs; by default those in the column, sorted by length.
+        validation: another such file, beside the first; by default drawn from it.
+        test: the same.
+        max_length: in tokens; longer texts are cut at the end.
+        inputs: what the model takes of "input_ids", "attention_mask", "token_type_ids"; by default what the tokenizer says,
+            types of tokens for pairs alone.
+        test_fraction: of each class, where there is no file of test texts; by default 0.2.
+        validation_fraction: the same; by default 0.1.
+        seed: of the split.
+        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1"; by default accuracy.
+        class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
+
+    Raises:
+        UserError: E160 without transformers; E130 when a file or the tokenizer is missing; E131 for texts without classes, rows
+            that are none; E110 when a setting names a column that is not there.
+    """
+
+    tokenizer: str
+    text: str | None = None
+    pair: str | None = None
+    target: str = "label"
+    labels: tuple[str, ...] = ()
+    validation: str | None = None
+    test: str | None = None
+    max_length: Count = 128
+    inputs: tuple[str, ...] = ()
+    test_fraction: Part | None = None
+    validation_fraction: Part | None = None
+    seed: int = 0
+    metric: str | None = None
+    class_weights: Literal["balanced"] | None = None
+
+    def __call__(self, path: Path) -> Task:
+        from mirabelle.sources.texts import task_of
+
+        return task_of(path, self)
 
 
-def settings_from(name: str, arguments: Mapping[str, Any]) -> Files | None:
+Files: TypeAlias = ImageFolder | SoundFolder | Arrays | TableFile | TextFile
+_BY_SUFFIX: dict[str, type[Files]] = {".csv": TableFile, ".npz": Arrays, ".tsv": TextFile, ".jsonl": TextFile}
+
+
+def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()) -> Files | None:
     """The settings of the files that a name of data points at; None for a function, whose keywords they are, or a built-in set.
 
     Raises:
@@ -162,4 +255,10 @@ def settings_from(name: str, arguments: Mapping[str, Any]) -> Files | None:
             raise UserError("E102", f'unknown key "{key}" for data "{name}"', "it takes no arguments", path=path)
         return None
     with at_path("task", "arguments"):
-        return plain.build(_BY_SUFFIX.get(Path(name).suffix.lower(), ImageFolder), arguments, "task.arguments")
+        kind: type[Files] | None = TextFile if "tokenizer" in arguments else _BY_SUFFIX.get(Path(name).suffix.lower())
+        if kind is None:
+            from mirabelle.preprocessing import image, sound
+
+            first = first_suffix(folder / name, (*image.SUFFIXES, *sound.SUFFIXES))
+            kind = SoundFolder if first in sound.SUFFIXES else ImageFolder
+        return plain.build(kind, arguments, "task.arguments")

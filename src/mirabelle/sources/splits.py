@@ -12,6 +12,7 @@ import torch
 from mirabelle.errors import UserError
 from mirabelle.loss import CrossEntropy, Loss, balanced
 from mirabelle.preprocessing.image import Image
+from mirabelle.preprocessing.sound import Sound
 from mirabelle.preprocessing.table import Table
 from mirabelle.task import Task
 
@@ -61,7 +62,11 @@ def completed(
 
 
 def as_task(
-    splits: Mapping[str, Split], labels: tuple[str, ...], name: str, preprocessing: Image | Table | None, settings: Files
+    splits: Mapping[str, Split],
+    labels: tuple[str, ...],
+    name: str,
+    preprocessing: Image | Sound | Table | None,
+    settings: Files,
 ) -> Task:
     """The task of the three splits, scaled by `preprocessing`: a classification where there are labels, else a regression.
 

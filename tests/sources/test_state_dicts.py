@@ -1,0 +1,103 @@
+"""State dicts of torch as weights: on demand, as tensors alone, under other names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mirabelle.cli import main
+from mirabelle.errors import UserError
+from mirabelle.recipe_file import read_recipe
+from mirabelle.sources import load_weights
+from mirabelle.sources.weights import StateDict
+
+RECIPE = """
+schema = 1
+[model]
+from = "./net.py:net"
+weights = WEIGHTS
+[task]
+data = "digits"
+[[step]]
+use = "quantize.Dynamic"
+"""
+NET = """
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
+"""
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """As scripts for several devices saved it once: a prefix, beside other things, without the counters of norms."""
+    state = {f"module.{name}": tensor for name, tensor in net().state_dict().items() if "num_batches" not in name}
+    torch.save({"state_dict": state, "epoch": 3, "best": 0.9}, tmp_path / "net.th")
+    (tmp_path / "net.py").write_text(NET)
+    return tmp_path / "net.th"
+
+
+def test_tensors_come_under_the_names_of_the_model(saved: Path) -> None:
+    model = net()
+    nn.init.zeros_(model[2].weight)
+    load_weights(model, StateDict(pickle="net.th", prefixes={"module.": ""}), saved.parent)
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), net().parameters(), strict=True))
+    with pytest.raises(UserError, match=r"E140.*missing.*2\.weight.*extra module\."):
+        load_weights(model, StateDict(pickle="net.th"), saved.parent)
+
+
+def test_a_recipe_asks_for_a_pickle_by_its_name(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = saved.parent / "recipe.toml"
+    recipe.write_text(RECIPE.replace("WEIGHTS", '{ pickle = "net.th", prefixes = { "module." = "" } }'))
+    found = read_recipe(recipe)
+    assert found.model.weights == StateDict(pickle=str(saved.resolve()), prefixes={"module.": ""})
+    assert torch.equal(found.build_model()[2].weight, net()[2].weight)
+    assert main.run(["run", str(recipe), "--out", str(saved.parent / "run")]) in (0, 3)
+    capsys.readouterr()
+    assert main.run(["check", str(saved.parent / "run" / "recipe.toml")]) == 0
+    recipe.write_text(RECIPE.replace("WEIGHTS", '"net.th"'))
+    assert main.run(["check", str(recipe)]) == 2
+    told = capsys.readouterr().err
+    assert "may hold code (a pickle)" in told
+    assert 'weights = { pickle = "net.th" }' in told
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("touched"),))
+
+
+def test_code_in_a_pickle_does_not_run(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(saved.parent)
+    torch.save({"weight": Evil()}, saved)
+    with pytest.raises(UserError, match=r"E143.*holds more than tensors"):
+        load_weights(net(), StateDict(pickle="net.th"), saved.parent)
+    assert not Path("touched").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "words"),
+    [
+        (b"no archive", "net.th", "E14[13].*net.th"),
+        ({"epoch": 3}, "net.th", "E141.*holds no state dict"),
+        (b"", "net.safetensors", "E143.*is no pickle"),
+        (None, "other.th", "E130.*no weights at"),
+    ],
+)
+def test_what_is_no_state_dict_is_told(content: Any, name: str, words: str, saved: Path) -> None:
+    if isinstance(content, bytes):
+        (saved.parent / name).write_bytes(content)
+    elif content is not None:
+        torch.save(content, saved.parent / name)
+    with pytest.raises(UserError, match=words):
+        load_weights(net(), StateDict(pickle=name), saved.parent)

@@ -1,0 +1,229 @@
+"""Files of texts as data, by the tokenizer of a model; and what one reads when they are not right."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mirabelle import Task
+from mirabelle.cli import main
+from mirabelle.errors import UserError
+from mirabelle.loss import CrossEntropy
+from mirabelle.prediction import Predictor
+from mirabelle.preprocessing import Text, from_json, to_json
+from mirabelle.runtime.onnxruntime import Session
+from mirabelle.sources import task_from
+
+if importlib.util.find_spec("transformers") is None:
+    pytest.skip("transformers is not installed", allow_module_level=True)
+import onnx
+import tokenizers
+import transformers
+
+WORDS = ["good", "fine", "great", "bad", "dull", "poor", "film", "plot", "a", "the"]
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> Path:
+    """A small model with a tokenizer of words."""
+    folder = tmp_path / "bert"
+    vocabulary = {word: k for k, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, "[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=24, num_labels=2,
+    )  # fmt: skip
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
+    """(text, "praise" or "blame")."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for k in range(count):
+        word = WORDS[generator.integers(0, 3) + 3 * (k % 2)]
+        rest = generator.choice(WORDS[6:], generator.integers(1, 6)).tolist()
+        found.append((" ".join([*rest, word]), ("praise", "blame")[k % 2]))
+    return found
+
+
+def write(path: Path, rows: list[tuple[str, str]]) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps({"id": k, "text": text, "label": label}) for k, (text, label) in enumerate(rows)))
+    else:
+        mark = "\t" if path.suffix == ".tsv" else ","
+        path.write_text("\n".join(["label" + mark + "sentence", *(f"{label}{mark}{text}" for text, label in rows)]) + "\n")
+    return path
+
+
+def task(path: Path, **arguments: Any) -> Task:
+    return task_from(f"./{path.name}", {"tokenizer": "./bert", **arguments}, data_folder=None, folder=path.parent)
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".jsonl", ".csv"])
+def test_texts_become_tokens_of_one_length(suffix: str, bert: Path, tmp_path: Path) -> None:
+    rows = sentences(50)
+    found = task(write(tmp_path / f"films{suffix}", rows), max_length=10)
+    assert found.labels == ("blame", "praise")
+    assert (len(found.train), len(found.validation), len(found.test)) == (36, 4, 10)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(bert)
+    due = tokenizer([text for text, _ in rows], padding="max_length", max_length=10, truncation=True, return_tensors="pt")
+    known = {tuple(row.tolist()): label for row, (_, label) in zip(due["input_ids"], rows, strict=True)}
+    for part in (found.train, found.validation, found.test):
+        assert set(part.inputs) == {"input_ids", "attention_mask"}
+        assert torch.equal(part.inputs["attention_mask"], (part.inputs["input_ids"] != 0).long())
+        for row, target in zip(part.inputs["input_ids"], part.targets, strict=True):
+            assert known[tuple(row.tolist())] == found.labels[target]
+
+
+def test_validation_and_test_texts_may_lie_in_files_of_their_own(bert: Path, tmp_path: Path) -> None:
+    write(tmp_path / "train.tsv", sentences(30))
+    (tmp_path / "dev.tsv").write_text("label\tcontent\npraise\tgood film\nblame\tbad plot\n")  # another name of the column
+    found = task(tmp_path / "train.tsv", validation="dev.tsv", test="./dev.tsv", class_weights="balanced", metric="roc_auc")
+    assert (len(found.train), len(found.validation), len(found.test)) == (30, 2, 2)
+    assert found.test.inputs["input_ids"].shape == (2, 128)
+    assert isinstance(found.loss, CrossEntropy)
+    assert found.metric.name == "roc_auc"
+    assert found.labels == ("blame", "praise")
+    assert task(tmp_path / "train.tsv", labels=["praise", "blame"]).labels == ("praise", "blame")
+
+
+def test_pairs_of_texts_have_types(bert: Path, tmp_path: Path) -> None:
+    rows = [{"premise": "a film", "text": "the plot", "label": k % 2} for k in range(20)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = task(
+        tmp_path / "pairs.jsonl",
+        text="premise",
+        pair="text",
+        max_length=8,
+        inputs=["input_ids", "token_type_ids", "attention_mask"],
+    )
+    assert set(found.train.inputs) == {"input_ids", "token_type_ids", "attention_mask"}
+    assert found.train.inputs["input_ids"][0].tolist() == [2, 12, 10, 3, 13, 11, 3, 0]
+    assert found.train.inputs["token_type_ids"][0].tolist() == [0, 0, 0, 0, 1, 1, 1, 0]
+
+
+def test_a_quotation_mark_in_a_tsv_is_a_letter(bert: Path, tmp_path: Path) -> None:
+    write(tmp_path / "quotes.tsv", [('" good film', "praise"), ('bad "plot', "blame")] * 10)
+    found = task(tmp_path / "quotes.tsv")
+    assert len(found.train) + len(found.validation) + len(found.test) == 20
+
+
+@pytest.mark.usefixtures("bert")
+@pytest.mark.parametrize(
+    ("name", "text", "arguments", "words"),
+    [
+        ("a.tsv", "sentence\ngood film\n", {}, r'E131.*has no column "label" that says what each text is'),
+        ("a.tsv", "label\tsentence\npraise\tgood\textra\n", {}, "E131.*line 2: 3 cells under a header of 2"),
+        ("a.tsv", "label\tsentence\n0\tgood\n1\t \n", {}, 'E131.*line 3: "sentence" is missing or empty'),
+        ("a.tsv", "label\tsentence\n", {}, "E130.*no row"),
+        ("a.tsv", "label\tsentence\n0\tgood\n0\tbad\n", {}, 'E131.*every text is "0"'),
+        ("a.tsv", "label\tone\ttwo\n0\tgood\tbad\n", {}, "E131.*several columns of texts"),
+        ("a.tsv", "label\tone\n0\tgood\n", {"text": "on"}, r'E110.*has no column "on"'),
+        ("a.tsv", "label\tone\n0\tgood\n2\tbad\n", {"labels": ["0", "1"]}, 'E131.*line 3: "2" is no class; there are 0, 1'),
+        ("a.jsonl", '{"text": "good", "label": 0}\n{"text"\n', {}, "E131.*line 2 is no JSON"),
+        ("a.jsonl", "[1]\n", {}, "E131.*line 1 is no JSON object"),
+        ("a.tsv", "label\tone\n0\tgood\n1\tbad\n", {"tokenizer": "./nowhere"}, "E130.*finds no tokenizer at ./nowhere"),
+        ("a.tsv", "label\tone\n0\tgood\n1\tbad\n", {"validation": "dev.tsv"}, "E130.*no texts at.*dev.tsv"),
+        ("a.tsv", "label\tone\n0\tgood\n1\tbad\n", {"inputs": ["ids"]}, "E110.*a tokenizer gives input_ids"),
+        ("a.tsv", "label\tone\n0\tgood\n1\tbad\n", {}, 'E131.*class "0" has 1 sample'),
+    ],
+)
+def test_texts_that_cannot_be_used_are_told(
+    name: str, text: str, arguments: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=words):
+        task(tmp_path / name, **arguments)
+
+
+def test_what_is_stored_comes_back() -> None:
+    text = Text(tokenizer="0123456789abcdef", inputs=("input_ids",), max_length=7, pairs=True)
+    assert from_json(to_json(text)) == text
+    assert text.shapes == ((7,),)
+
+
+def test_init_writes_a_recipe_for_texts(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write(tmp_path / "films.jsonl", sentences(60))
+    capsys.readouterr()
+    assert main.run(["init", "--model", str(bert), "--data", str(data)]) == 0
+    text = capsys.readouterr().out
+    assert f'arguments = {{ tokenizer = "{bert}"' in text
+    (tmp_path / "recipe.toml").write_text(text.replace("max_length = 128", "max_length = 16"))
+    assert main.run(["check", str(tmp_path / "recipe.toml")]) == 0
+
+
+RECIPE = """
+schema = 1
+seed = 0
+[model]
+from = "./bert"
+[task]
+data = "./films.tsv"
+arguments = { tokenizer = "./bert", max_length = 12 }
+[baseline]
+train = { epochs = 12, batch_size = 20, lr = 3e-3, precision = "float32" }
+[goal]
+max_drop = "20pt"
+[[step]]
+use = "prune.Channels"
+sparsity = 0.5
+targets = ["*intermediate*"]
+scope = "group"
+train = { epochs = 2, batch_size = 20, lr = 1e-3, precision = "float32" }
+"""
+
+
+def test_texts_go_in_and_what_ships_takes_texts(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "films.tsv", sentences(300))
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    assert main.run(["run", str(tmp_path / "recipe.toml"), "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    (tmp_path / "new.txt").write_text("the film a good\n\nthe plot a film bad\n")
+    assert main.run(["predict", str(tmp_path / "run"), str(tmp_path / "new.txt"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(Path(entry["input"]).name, entry["label"]) for entry in found] == [("new.txt:1", "praise"), ("new.txt:3", "blame")]
+    model = onnx.load(tmp_path / "run" / "model.onnx")
+    axes = [[axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in model.graph.input]
+    assert axes == [["batch", "tokens"]] * 2
+    session, predictor = Session(model.SerializeToString(), 1), Predictor(tmp_path / "run" / "model.mira")
+    for length in (4, 12, 20):
+        ids = np.full((1, length), 4)
+        ids[0, 0], ids[0, -1] = 2, 3
+        short = session.run({"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
+        padded = np.concatenate([ids, np.zeros((1, 3), int)], 1)
+        long = session.run({"input_ids": padded, "attention_mask": (padded > 0).astype(int)})[0]
+        assert np.abs(short - long).max() < 1e-5
+    assert predictor.labels == ("blame", "praise")
+    (tmp_path / "run" / "tokenizer.json").unlink()
+    assert main.run(["predict", str(tmp_path / "run"), str(tmp_path / "new.txt")]) == 2
+    assert "no tokenizer at" in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_another_model_is_refused(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = transformers.BertConfig(
+        vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, num_labels=2
+    )
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "small")
+    write(tmp_path / "films.tsv", sentences(60))
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace('from = "./bert"', 'from = "./small"'))
+    capsys.readouterr()
+    assert main.run(["check", str(tmp_path / "recipe.toml")]) == 2
+    assert "the model knows 9: the tokenizer is another model's" in capsys.readouterr().err
+    assert bert.is_dir()
