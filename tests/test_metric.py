@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from mirabelle.errors import UserError
 from mirabelle.metric import Metric
 from mirabelle.numerics.metrics import edits, span_of
 from mirabelle.numerics.statistics import resampled_difference, resampled_interval
+from mirabelle.report.document import Report
+from mirabelle.report.table import rows
 
 RNG = np.random.default_rng(0)
 
@@ -182,6 +185,23 @@ def test_a_job_is_judged_by_a_metric_of_the_set(tmp_path: Path) -> None:
     assert result.profile.metric.value == pytest.approx(known.roc_auc_score(task.test.targets.numpy(), scores), abs=1e-6)
     assert result.profile.metric.low < result.profile.metric.value < result.profile.metric.high
     assert result.profile.metric.name == "roc_auc"
+
+
+def test_further_metrics_are_told_and_judge_nothing(tmp_path: Path) -> None:
+    whole = imbalanced()
+    parts = [(part.inputs, part.targets) for part in (whole.train, whole.validation, whole.test)]
+    task = Task(train=parts[0], validation=parts[1], test=parts[2], also=("roc_auc", "negative_calibration_error"))
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 2))
+    result = compress(net, task, [prune.Weights(sparsity=0.5)], out=tmp_path / "run")
+    assert [metric.name for metric in result.profile.others] == ["roc_auc", "negative_calibration_error"]
+    with torch.no_grad():
+        due = known.roc_auc_score(task.test.targets, result.model(task.test.inputs).softmax(1)[:, 1])
+    assert result.profile.others[0].value == pytest.approx(due, abs=1e-6)
+    report = Report.from_data(json.loads((tmp_path / "run" / "report.json").read_text()))
+    assert report.end.others == result.profile.others
+    assert [row[0] for row in rows(report)][:3] == ["accuracy (95 %)", "roc_auc (95 %)", "negative_calibration_error (95 %)"]
+    assert "negative_calibration_error" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_recipes_are_compared_by_a_metric_of_the_set(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from mirabelle.runtime.export import export
 from mirabelle.runtime.onnxruntime import Session
 from mirabelle.state import tensors_of_module
 from mirabelle.task import Task
-from mirabelle.training import evaluate
+from mirabelle.training.evaluation import outputs_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def measure(
     With a session of the model's ONNX file the outputs that are judged are the runtime's, those of the file that ships;
     otherwise they are torch's.
     """
-    scores = evaluate(model, data, task) if session is None else task.metric.of_samples(*session.outputs_of(data))
+    outputs, targets = outputs_of(model, data) if session is None else session.outputs_of(data)
+    scores = task.metric.of_samples(outputs, targets)
     total, nonzero = count_parameters(model)
     profile = Profile(
         parameters=total,
@@ -54,6 +55,7 @@ def measure(
         macs=multiply_accumulates(model, task.example()),
         size_bytes=sizes(model, files),
         metric=task.metric.measured(scores),
+        others=tuple(metric.measured(metric.of_samples(outputs, targets)) for metric in task.also),
     )
     return profile, scores
 

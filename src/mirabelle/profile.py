@@ -41,7 +41,10 @@ class SizeBytes:
 
 @dataclass(frozen=True)
 class Profile:
-    """One model, measured. `macs`: multiply-accumulates of one sample. What was not measured is None."""
+    """One model, measured. `macs`: multiply-accumulates of one sample. What was not measured is None.
+
+    `others` are metrics that are told beside the one that judges.
+    """
 
     parameters: int
     nonzero_parameters: int
@@ -49,6 +52,7 @@ class Profile:
     size_bytes: SizeBytes
     metric: Metric | None = None
     latency_ms: Latency | None = None
+    others: tuple[Metric, ...] = ()
 
     def to_data(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -62,4 +66,5 @@ class Profile:
             size_bytes=SizeBytes(**data["size_bytes"]),
             metric=Metric(**data["metric"]) if data["metric"] else None,
             latency_ms=Latency(**data["latency_ms"]) if data["latency_ms"] else None,
+            others=tuple(Metric(**metric) for metric in data.get("others", ())),
         )

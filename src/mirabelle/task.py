@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class Task:
             "ctc" (`mirabelle.loss`), or a function (outputs, targets) -> scalar.
         metric: a name that `Metric.of` knows, "accuracy" say, or a function (outputs, targets) -> one score a sample, higher =
             better; `Metric.over_set(function)` for one of all samples together.
+        also: further metrics, named in the same way, that are told before and after, and judge nothing.
         labels: names of the classes; kept with the artifact.
         name: of the data, for the report.
         preprocessing: how a raw input became one of these inputs; kept with the artifact, so that it takes raw inputs.
@@ -58,6 +59,7 @@ class Task:
         validation_fraction: float = 0.1,
         loss: str | Loss = "cross_entropy",
         metric: str | Callable[[Tensor, Tensor], Tensor] | Metric = "accuracy",
+        also: Sequence[str | Callable[[Tensor, Tensor], Tensor] | Metric] = (),
         labels: tuple[str, ...] = (),
         name: str = "data",
         preprocessing: Preprocessing | None = None,
@@ -72,6 +74,7 @@ class Task:
         self.validation = held(validation)
         self.loss = loss_of(loss)
         self.metric = Metric.of(metric)
+        self.also = tuple(Metric.of(one) for one in also)
         self.labels = tuple(labels)
         self.name = name
         self.preprocessing = _fitting(preprocessing, self.validation)
@@ -166,6 +169,6 @@ def _fitting(preprocessing: Preprocessing | None, data: Samples) -> Preprocessin
     if preprocessing is not None:
         shapes = [tuple(tensor.shape[1:]) for tensor in tensors_of(data.inputs)]
         if shapes != shapes_of(preprocessing):
-            made = shapes_of(preprocessing)
+            made = ", ".join(map(str, shapes_of(preprocessing)))
             raise UserError("E131", f"the preprocessing makes inputs of {made}; the data have {shapes}", "make them agree")
     return preprocessing

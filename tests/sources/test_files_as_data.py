@@ -383,6 +383,28 @@ def test_a_name_that_is_no_data_is_told(photos: Path, name: str, words: str) -> 
         task_from("digits", {"size": [8, 8]}, data_folder=None, folder=photos.parent)
 
 
+def test_data_may_lie_in_the_folder_of_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "flowers").mkdir()
+    iris(tmp_path / "flowers" / "iris.csv")
+    (tmp_path / "recipe.toml").write_text(
+        'schema = 1\n[model]\nfrom = "torch.nn:Identity"\n[task]\ndata = "data:flowers/iris.csv"\n'
+        'arguments = { target = "width", ignore = ["species"] }\n[[step]]\nuse = "quantize.Dynamic"\n'
+    )
+    recipe = read_recipe(tmp_path / "recipe.toml")
+    assert recipe.task.data == "data:flowers/iris.csv"
+    assert recipe.build_task(tmp_path).name == "iris"
+    monkeypatch.delenv("MIRABELLE_DATA", raising=False)
+    with pytest.raises(UserError, match=r'E130.*the place of "data:flowers/iris\.csv" is not known'):
+        recipe.build_task(None)
+    monkeypatch.setenv("MIRABELLE_DATA", str(tmp_path))
+    assert len(recipe.build_task(None).train) == 28
+    with pytest.raises(UserError, match="E130"):
+        task_from("data:flowers/none.csv", {}, data_folder=None, folder=Path())
+    draw(tmp_path / "photos" / "a")
+    draw(tmp_path / "photos" / "b", seed=1)
+    assert task_from("data:photos", {"size": [4, 4]}, data_folder=None, folder=Path()).train.inputs.shape[2:] == (4, 4)
+
+
 def test_recipes_name_data_by_absolute_paths(tmp_path: Path) -> None:
     recipe = 'schema = 1\n[model]\nfrom = "m:f"\n[task]\ndata = "DATA"\n[[step]]\nuse = "quantize.Static"\n'
     for name, due in (

@@ -17,8 +17,9 @@ NAMES = {"onnxruntime": "ONNX Runtime"}
 def rows(report: Report) -> list[tuple[str, str, str, str]]:
     """What, before, after, how many times less; of latency that is the median ratio of calls in pairs, as in the verdict."""
     old, new = metrics(report.start, report.end)
-    first = (f"{new.name} (95 %)", interval(old), interval(new), "")
-    return [first, *costs(report.start, report.end, report.comparison.latency_ratio)]
+    pairs = [(old, new), *zip(report.start.others, report.end.others, strict=True)]
+    told = [(f"{after.name} (95 %)", interval(before), interval(after), "") for before, after in pairs]
+    return [*told, *costs(report.start, report.end, report.comparison.latency_ratio)]
 
 
 def costs(start: Profile, end: Profile, ratio: Ratio) -> list[tuple[str, str, str, str]]:

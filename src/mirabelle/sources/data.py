@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ from mirabelle.sources.digits import digits
 from mirabelle.sources.factory import function_from
 from mirabelle.sources.held import held_data
 from mirabelle.sources.mnist import mnist
-from mirabelle.sources.names import names_function
-from mirabelle.sources.settings import Files, settings_from
+from mirabelle.sources.names import FOLDER, names_function
+from mirabelle.sources.settings import VARIABLE, Files, data_folder_of_environment, settings_from
 from mirabelle.task import Task
 
-_VARIABLE = "MIRABELLE_DATA"
 _BUILT_IN: dict[str, Callable[[Path | None], Task]] = {
     "cifar10": lambda folder: cifar10(_needed(folder, "cifar10")),
     "digits": lambda _: digits(),
@@ -28,8 +26,9 @@ _BUILT_IN: dict[str, Callable[[Path | None], Task]] = {
 def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | None, folder: Path) -> Task:
     """The task called `name`.
 
-    "cifar10", "digits", "mnist"; the path of a folder of class folders of images or recordings (with a slash or a leading dot),
-    of an .npz, .csv, .tsv or .jsonl file; or "pkg.mod:function" / "./file.py:function" returning a `Task`.
+    "cifar10", "digits", "mnist"; "data:PATH" for a file or folder beside these; the path of a folder of class folders of images
+    or recordings (with a slash or a leading dot), of an .npz, .csv, .tsv or .jsonl file; or "pkg.mod:function" /
+    "./file.py:function" returning a `Task`.
 
     Args:
         name: of the data.
@@ -42,14 +41,16 @@ def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | No
         UserError: E130 when the data are not there, E131 when they cannot be used or a factory returns no task, E143 for
             files of a kind that is not read, E102 and E103 for settings, E120 when a factory fails.
     """
+    sets = data_folder or data_folder_of_environment()
+    if name.startswith(FOLDER):
+        folder, name = _needed(sets, name), f"./{name.removeprefix(FOLDER)}"
     held_data(name, folder)
     settings = settings_from(name, arguments, folder)
     if settings is not None:
         return _from_files(settings, folder / name)
     if names_function(name):
         return _from_factory(name, arguments, folder)
-    variable = os.environ.get(_VARIABLE)
-    return _BUILT_IN[name](data_folder or (Path(variable) if variable else None))
+    return _BUILT_IN[name](sets)
 
 
 def _from_files(settings: Files, path: Path) -> Task:
@@ -78,5 +79,5 @@ def _from_factory(name: str, arguments: Mapping[str, Any], folder: Path) -> Task
 
 def _needed(folder: Path | None, name: str) -> Path:
     if folder is None:
-        raise UserError("E130", f'the place of "{name}" is not known', f"give --data-dir FOLDER, or set {_VARIABLE}")
+        raise UserError("E130", f'the place of "{name}" is not known', f"give --data-dir FOLDER, or set {VARIABLE}")
     return folder

@@ -10,6 +10,7 @@ from mirabelle.errors import UserError, did_you_mean
 from mirabelle.sources.names import (
     BUILT_IN,
     FILES,
+    FOLDER,
     HUBS,
     PICKLES,
     names_files,
@@ -71,6 +72,8 @@ def held_data(name: str, folder: Path) -> None:
     """
     if names_function(name):
         held_function(name, folder)
+    elif name.startswith(FOLDER):
+        return  # of which only the task knows the folder
     elif names_files(name):
         path = folder / name
         if not path.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 BUILT_IN = ("cifar10", "digits", "mnist")
+FOLDER = "data:"  # before a path in the folder of data sets
 TEXTS = (".tsv", ".jsonl")
 FILES = (".csv", ".npz", *TEXTS)
 HUBS = ("hf:", "ms:")  # before names of Hugging Face's hub and of ModelScope
@@ -15,10 +16,12 @@ def names_files(data: str) -> bool:
     """Whether the name of data is the path of a folder or a file, rather than a built-in set or a function.
 
     Example:
-        >>> [names_files(name) for name in ("./photos", "x.csv", "digits", "./file.py:task")]
-        [True, True, False, False]
+        >>> [names_files(name) for name in ("./photos", "x.csv", "data:x.csv", "digits", "./file.py:task")]
+        [True, True, True, False, False]
     """
-    return ("/" in data or data.startswith(".") or data.lower().endswith(FILES)) and not names_function(data)
+    return data.startswith(FOLDER) or (
+        ("/" in data or data.startswith(".") or data.lower().endswith(FILES)) and not names_function(data)
+    )
 
 
 def names_model_file(model: str) -> bool:
@@ -49,4 +52,4 @@ def is_trained(model: str) -> bool:
 
 def names_function(data: str) -> bool:
     """Whether the name of data is that of a function: "package.module:function", "./file.py:function"."""
-    return ":" in data and "/" not in data.rpartition(":")[2]
+    return ":" in data and not data.startswith(FOLDER) and "/" not in data.rpartition(":")[2]

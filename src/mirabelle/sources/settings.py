@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -12,11 +13,12 @@ from mirabelle import plain
 from mirabelle.errors import UserError, at_path
 from mirabelle.plain import Count, Positive, record
 from mirabelle.sources.folders import first_suffix
-from mirabelle.sources.names import names_files, names_function
+from mirabelle.sources.names import FOLDER, names_files, names_function
 
 if TYPE_CHECKING:
     from mirabelle.task import Task
 
+VARIABLE = "MIRABELLE_DATA"  # of the environment: where data sets lie
 Part = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -36,6 +38,7 @@ class ImageFolder:
         validation_fraction: the same; by default 0.1.
         seed: of the split; not of the run, so that runs of different seeds are judged on the same images.
         metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1"; by default accuracy, or −(squared error).
+        also: further metrics that are told and judge nothing.
         class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
 
     Raises:
@@ -51,6 +54,7 @@ class ImageFolder:
     validation_fraction: Part | None = None
     seed: int = 0
     metric: str | None = None
+    also: tuple[str, ...] = ()
     class_weights: Literal["balanced"] | None = None
 
     def __call__(self, folder: Path) -> Task:
@@ -76,6 +80,7 @@ class SoundFolder:
         validation_fraction: the same; by default 0.1.
         seed: of the split.
         metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1"; by default accuracy.
+        also: further metrics that are told and judge nothing.
         class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
 
     Raises:
@@ -92,6 +97,7 @@ class SoundFolder:
     validation_fraction: Part | None = None
     seed: int = 0
     metric: str | None = None
+    also: tuple[str, ...] = ()
     class_weights: Literal["balanced"] | None = None
 
     def __call__(self, folder: Path) -> Task:
@@ -121,6 +127,7 @@ class Arrays:
         validation_fraction: where there are no validation data; by default 0.1.
         seed: of the split.
         metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1"; by default accuracy, or −(squared error).
+        also: further metrics that are told and judge nothing.
         class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
 
     Raises:
@@ -136,6 +143,7 @@ class Arrays:
     validation_fraction: Part | None = None
     seed: int = 0
     metric: str | None = None
+    also: tuple[str, ...] = ()
     class_weights: Literal["balanced"] | None = None
 
     def __call__(self, path: Path) -> Task:
@@ -160,6 +168,7 @@ class TableFile:
         validation_fraction: the same; by default 0.1.
         seed: of the split.
         metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1"; by default accuracy, or −(squared error).
+        also: further metrics that are told and judge nothing.
         class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
 
     Raises:
@@ -174,6 +183,7 @@ class TableFile:
     validation_fraction: Part | None = None
     seed: int = 0
     metric: str | None = None
+    also: tuple[str, ...] = ()
     class_weights: Literal["balanced"] | None = None
 
     def __call__(self, path: Path) -> Task:
@@ -205,6 +215,7 @@ class TextFile:
         validation_fraction: the same; by default 0.1.
         seed: of the split.
         metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1"; by default accuracy.
+        also: further metrics that are told and judge nothing.
         class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
 
     Raises:
@@ -225,6 +236,7 @@ class TextFile:
     validation_fraction: Part | None = None
     seed: int = 0
     metric: str | None = None
+    also: tuple[str, ...] = ()
     class_weights: Literal["balanced"] | None = None
 
     def __call__(self, path: Path) -> Task:
@@ -235,6 +247,12 @@ class TextFile:
 
 Files: TypeAlias = ImageFolder | SoundFolder | Arrays | TableFile | TextFile
 _BY_SUFFIX: dict[str, type[Files]] = {".csv": TableFile, ".npz": Arrays, ".tsv": TextFile, ".jsonl": TextFile}
+
+
+def data_folder_of_environment() -> Path | None:
+    """Where data sets lie, if MIRABELLE_DATA says it."""
+    named = os.environ.get(VARIABLE)
+    return Path(named) if named else None
 
 
 def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()) -> Files | None:
@@ -259,6 +277,9 @@ def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()
         if kind is None:
             from mirabelle.preprocessing import image, sound
 
-            first = first_suffix(folder / name, (*image.SUFFIXES, *sound.SUFFIXES))
+            inside = data_folder_of_environment() if name.startswith(FOLDER) else folder
+            if inside is None:
+                return None  # which the task tells when it is read
+            first = first_suffix(inside / name.removeprefix(FOLDER), (*image.SUFFIXES, *sound.SUFFIXES))
             kind = SoundFolder if first in sound.SUFFIXES else ImageFolder
         return plain.build(kind, arguments, "task.arguments")

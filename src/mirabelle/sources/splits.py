@@ -91,6 +91,7 @@ def as_task(
         test=ready["test"],
         loss=loss,
         metric=settings.metric or metric,
+        also=settings.also,
         labels=() if several else labels,
         name=name,
         preprocessing=preprocessing,

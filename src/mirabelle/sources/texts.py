@@ -84,6 +84,7 @@ def task_of(path: Path, settings: TextFile) -> Task:
         test=parts["test"],
         loss=loss,
         metric=settings.metric or "accuracy",
+        also=settings.also,
         labels=labels,
         name=path.stem,
         preprocessing=text,
