@@ -124,6 +124,22 @@ def test_recordings_that_cannot_be_used_are_told(whistles: Path, tmp_path: Path)
         read_wav(tmp_path / "none.wav")
 
 
+def test_names_may_tell_the_classes(tmp_path: Path) -> None:
+    for k in range(20):
+        whistle(tmp_path / "all" / f"{('low', 'high')[k % 2]}_{k}.wav", 300 + 900 * (k % 2))
+    found = task(tmp_path / "all", pattern="([a-z]+)_")
+    assert found.labels == ("high", "low")
+    assert len(found.train) + len(found.validation) + len(found.test) == 20
+    for pattern, words in (
+        ("[a-z]+_", "E110.*no group"),
+        ("(", "E110.*no regular expression"),
+        ("(low)_", r"E131.*the name of .*high_1\.wav does not match"),
+        (".*(wav)", 'E131.*all recordings in .* are "wav"'),
+    ):
+        with pytest.raises(UserError, match=words):
+            task(tmp_path / "all", pattern=pattern)
+
+
 RECIPE = """
 schema = 1
 [model]

@@ -67,10 +67,12 @@ class ImageFolder:
 class SoundFolder:
     """Classes from `folder/<class>/*.wav`, or splits and classes from `folder/{train,validation,test}/<class>/*.wav`.
 
-    The call gives the task; labels are the names of the class folders, sorted. Recordings become log-mel features
+    The call gives the task; labels are the names of the class folders, sorted. In a folder without class folders a `pattern` of
+    the files' names tells the classes. Recordings become log-mel features
     (`preprocessing.Sound`), standardized by the mean and deviation of the training data.
 
     Args:
+        pattern: a regular expression that every file's name matches from its beginning; its first group is the class.
         rate: samples a second that all must have; by default those of the first.
         seconds: to which recordings are cut, or filled up with silence; by default those of the longest, at most 10.
         mels: bands.
@@ -88,6 +90,7 @@ class SoundFolder:
             that cannot be read or is of another rate.
     """
 
+    pattern: str | None = None
     rate: Count | None = None
     seconds: Positive | None = None
     mels: Count = 40

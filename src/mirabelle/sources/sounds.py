@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ _LONGEST = 10.0  # seconds, where nothing is said
 
 def task_of(folder: Path, settings: SoundFolder) -> Task:
     """The task that a folder gives; errors as `SoundFolder` tells them."""
-    files = files_by_split(folder, KIND)
+    files = files_by_split(folder, KIND) if settings.pattern is None else {"train": _by_name(folder, settings.pattern)}
     labels = tuple(files["train"])
     rate = settings.rate
     recordings: dict[str, list[Array]] = {}
@@ -52,3 +53,29 @@ def task_of(folder: Path, settings: SoundFolder) -> Task:
     train = raw["train"][0].astype(np.float64)
     scaled = dataclasses.replace(sound, mean=(float(train.mean()),), deviation=(float(train.std()) or 1.0,))
     return as_task(raw, labels, folder.resolve().name, scaled, settings)
+
+
+def _by_name(folder: Path, pattern: str) -> dict[str, list[Path]]:
+    """Recordings by the class that their names tell.
+
+    Raises:
+        UserError: E110 for a pattern that is none, E130 when there are no recordings, E131 for a name that does not match.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UserError("E110", f'"{pattern}" is no regular expression: {error}', 'write pattern = "([^_]+)_", say') from error
+    if expression.groups < 1:
+        raise UserError("E110", f'"{pattern}" has no group that tells the class', 'write pattern = "([^_]+)_", say')
+    paths = KIND.files(folder) if folder.is_dir() else []
+    if not paths:
+        raise UserError("E130", f"no recording in {folder}", f"give a folder with {', '.join(SUFFIXES)} files")
+    classes: dict[str, list[Path]] = {}
+    for path in paths:
+        found = expression.match(path.name)
+        if found is None or not found[1]:
+            raise UserError("E131", f'the name of {path} does not match "{pattern}"', "mend the pattern, or move the file")
+        classes.setdefault(found[1], []).append(path)
+    if len(classes) < 2:  # noqa: PLR2004 (something to choose between)
+        raise UserError("E131", f'all recordings in {folder} are "{next(iter(classes))}"', "add other classes")
+    return dict(sorted(classes.items()))
