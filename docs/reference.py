@@ -36,7 +36,18 @@ OTHERS = (
     ("In Python: the whole job", "job", "compress"),
     ("In Python: an answer of a callback", "run", "Stop"),
 )
-NOT_FOR_RECIPES = {"Evidence", "Score", "Forward", "Objective", "Term", "Execution", "Zeros", "StaticLayer", "DynamicLayer"}
+NOT_FOR_RECIPES = {
+    "Evidence",
+    "Score",
+    "Forward",
+    "Objective",
+    "Term",
+    "Execution",
+    "Zeros",
+    "StaticLayer",
+    "DynamicLayer",
+    "FoldedNorm",
+}
 
 
 def reference() -> str:

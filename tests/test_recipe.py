@@ -235,9 +235,10 @@ def test_arguments_of_a_factory_are_left_as_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("examples/*.toml")), ids=lambda path: path.stem)
 def test_every_example_is_well_formed(path: Path, tmp_path: Path) -> None:
-    """Read where a person has put it, beside the weights that it names."""
+    """Read where a person has put it, beside the Python files and the weights that it names."""
+    for file in (path, *path.parent.glob("*.py")):
+        (tmp_path / file.name).write_text(file.read_text("utf-8"))
     place = tmp_path / path.name
-    place.write_text(path.read_text("utf-8"))
     weights = tomllib.loads(place.read_text("utf-8")).get("baseline", {}).get("weights")
     if weights is not None:
         save_file(digits_mlp().state_dict(), tmp_path / weights)

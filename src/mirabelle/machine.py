@@ -3,6 +3,7 @@ is slow to load: `this_machine` looks up what the system says, `advice` reads a 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import shutil
@@ -115,6 +116,12 @@ def features_of(flags: frozenset[str]) -> tuple[str, ...]:
     """
     plain = {flag.lower().replace("_", "") for flag in flags}
     return tuple(name for name, meant in _FEATURES.items() if plain & set(meant))
+
+
+@functools.cache
+def int8_saturates() -> bool:
+    """Whether sums of uint8 times int8 may overflow 16 bits on the way, as the processor has no int8 dot product."""
+    return "VNNI" not in features_of(_processor_and_flags()[1])
 
 
 def container_limits(

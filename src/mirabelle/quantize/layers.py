@@ -35,10 +35,10 @@ class StaticLayer(nn.Module):
     bias_codes: Tensor | None
     bias_scale: Tensor | None
 
-    def __init__(self, dense: nn.Module, weight_bits: int) -> None:
+    def __init__(self, dense: nn.Module, weight_bits: int, *, bias: bool = False) -> None:
         super().__init__()
-        weight, bias = _weight(dense), _bias(dense)
-        self.settings: dict[str, Any] = {"weight_bits": weight_bits}
+        weight, has_bias = _weight(dense), bias or _bias(dense) is not None
+        self.settings: dict[str, Any] = {"weight_bits": weight_bits, **({"bias": True} if bias else {})}
         self.applied = _applied(dense)
         self.kind = type(dense).__name__
         out = weight.shape[0]
@@ -46,8 +46,8 @@ class StaticLayer(nn.Module):
         self.register_buffer("scale", torch.ones(out))
         self.register_buffer("input_scale", torch.ones(()))
         self.register_buffer("input_zero_point", torch.zeros((), dtype=torch.uint8))
-        self.register_buffer("bias_codes", None if bias is None else torch.zeros(out, dtype=torch.int32))
-        self.register_buffer("bias_scale", None if bias is None else torch.ones(out))
+        self.register_buffer("bias_codes", torch.zeros(out, dtype=torch.int32) if has_bias else None)
+        self.register_buffer("bias_scale", torch.ones(out) if has_bias else None)
 
     @classmethod
     def standing_for(cls, dense: nn.Module, **settings: Any) -> StaticLayer:
@@ -55,23 +55,23 @@ class StaticLayer(nn.Module):
 
     @classmethod
     @torch.no_grad()
-    def quantized(cls, dense: nn.Module, weight_bits: int, inputs: Range) -> StaticLayer:
-        """The layer with its weights rounded and its input range fixed."""
-        layer = cls(dense, weight_bits)
+    def quantized(cls, dense: nn.Module, weight_bits: int, inputs: Range, *, bias: bool = False) -> StaticLayer:
+        """The layer with its weights rounded and its input range fixed; `bias`: one that the layer did not have before."""
+        layer = cls(dense, weight_bits, bias=bias)
         input_scale, zero_point = affine.asymmetric_parameters(torch.tensor(inputs.low), torch.tensor(inputs.high))
         input_scale = _rounded_up(input_scale)
-        bias = _bias(dense)
-        largest = None if bias is None else bias.abs().float() / (input_scale * _BIAS_LIMIT)
+        values = _bias(dense)
+        largest = None if values is None else values.abs().float() / (input_scale * _BIAS_LIMIT)
         codes, scale = _codes(_weight(dense), weight_bits, least_scale=largest)
         layer.codes.copy_(codes)
         layer.scale.copy_(scale)
         layer.input_scale.copy_(input_scale)
         layer.input_zero_point.copy_(zero_point)
-        if bias is not None:
+        if values is not None:
             assert layer.bias_codes is not None, "a bias has its codes"
             assert layer.bias_scale is not None, "and their scale"
             layer.bias_scale.copy_(scale * input_scale)
-            layer.bias_codes.copy_(torch.round(bias.double() / layer.bias_scale.double()))
+            layer.bias_codes.copy_(torch.round(values.double() / layer.bias_scale.double()))
         return layer
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ class Static:
 
     x ≈ s_x · (code − z), code in 0 … 255, over the calibrated range;  w ≈ s_o · code, code in ±(2^(weight_bits − 1) − 1).
 
+    A batch norm that alone reads what a layer gives is taken into the layer's weights and bias first.
+
     Args:
         calibration: "min-max" (the extremes), "percentile" (tails cut), or "entropy" (least information lost).
         percentile: the share of values kept by "percentile", in (0, 100].
@@ -61,17 +63,24 @@ class Static:
         from mirabelle.architecture import replace_module
         from mirabelle.calibrate import input_ranges
         from mirabelle.patterns import selected_modules
+        from mirabelle.quantize.folding import FoldedNorm, folded, norms_behind
         from mirabelle.quantize.layers import LINEAR_AND_CONVOLUTION, StaticLayer
 
         model = copied(model).eval()
         chosen = selected_modules(model, LINEAR_AND_CONVOLUTION, self.targets, self.ignore)
         chosen = {name: module for name, module in chosen.items() if getattr(module, "padding_mode", "zeros") == "zeros"}
+        norms = {name: norm for name, norm in norms_behind(model, task.example(), run).items() if name in chosen}
         ranges = input_ranges(model, chosen, self._batches(task, run), self.calibration, self.percentile)
         for name, dense in chosen.items():
             if name not in ranges:
                 raise UserError("E121", f'layer "{name}" never ran on the calibration data', f'ignore = ["{name}"]')
-            layer = StaticLayer.quantized(dense, self.weight_bits, ranges[name])
+            norm = norms.get(name)
+            joined = dense if norm is None else folded(dense, model.get_submodule(norm))
+            layer = StaticLayer.quantized(joined, self.weight_bits, ranges[name], bias=dense.bias is None and norm is not None)
             model = replace_module(model, name, layer, "quantize.StaticLayer", layer.settings)
+            if norm is not None:
+                nothing = FoldedNorm(model.get_submodule(norm), of=name, bias=dense.bias is None)
+                model = replace_module(model, norm, nothing, "quantize.FoldedNorm", nothing.settings)
         run.event("quantized", modules=list(chosen), left_alone=left_in_floating_point(model))
         return model
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mirabelle.batch import Batch, Inputs, Samples, Stream, map_tensors, tensors_of
 from mirabelle.errors import UserError
+from mirabelle.machine import int8_saturates
 from mirabelle.profile import Latency
 from mirabelle.runtime.latency import Ratio, interleaved
 
@@ -58,7 +59,8 @@ class Session:
 
     def __init__(self, model: bytes, threads: int) -> None:
         options = options_for(threads)
-        options.add_session_config_entry(*EXACT_INTEGERS)
+        if int8_saturates():
+            options.add_session_config_entry(*EXACT_INTEGERS)
         try:
             self._session = library().InferenceSession(
                 model, options, providers=["CPUExecutionProvider"], disabled_optimizers=[SHARING]

@@ -30,4 +30,7 @@ def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
     for name, module in model.named_modules():
         if hasattr(module, "plain_tensors"):
             found |= {f"{name}.{key}": tensor for key, tensor in module.plain_tensors().items()}
+    for name, module in model.named_modules():
+        if layer := getattr(module, "bias_of", None):
+            found[f"{name}.bias"] = found.pop(f"{layer}.bias")
     return {name: tensor.detach().cpu() for name, tensor in found.items()}
