@@ -27,14 +27,14 @@ class Range:
     high: float
 
 
-def input_ranges(
+def activation_ranges(
     model: nn.Module, names: Iterable[str], batches: list[Batch], method: Calibration, percentile: float
 ) -> dict[str, Range]:
-    """The range of what goes into each named module, over the batches.
+    """The range of what goes into each named module, or comes out of it, over the batches.
 
     Args:
         model: run in eval mode, twice where a histogram is needed.
-        names: of modules that take one tensor.
+        names: of modules that take one tensor; "name:output" for what a module gives, "name:relu" for what a ReLU makes of it.
         batches: real inputs.
         method: "min-max" takes the extremes, "percentile" cuts the tails, "entropy" loses least information.
         percentile: the share of values kept by "percentile", in (0, 100].
@@ -81,12 +81,19 @@ def _edges(extremes: Range, method: Calibration) -> Edges:
 
 
 def _watch(model: nn.Module, names: list[str], batches: list[Batch], see: Callable[[str, Tensor], None]) -> None:
-    """Run the batches and show `see` what goes into each named module."""
+    """Run the batches and show `see` what goes into each named module, or comes out of it."""
 
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _module, inputs: see(name, inputs[0].detach())
+    def hook_for(name: str, part: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def look(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen = inputs[0] if not part else output.relu() if part == "relu" else output
+            see(name, seen.detach())
 
-    hooks = [model.get_submodule(name).register_forward_pre_hook(hook_for(name)) for name in names]
+        return look
+
+    hooks = []
+    for name in names:
+        module, _, part = name.partition(":")
+        hooks.append(model.get_submodule(module).register_forward_hook(hook_for(name, part)))
     try:
         with torch.no_grad():
             for batch in batches:

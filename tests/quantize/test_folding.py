@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle import Run, Task, load, quantize, save
-from mirabelle.quantize.folding import FoldedNorm, folded, norms_behind
+from mirabelle.quantize.folding import FoldedNorm, folded, surroundings
 from mirabelle.runtime.export import export
 from mirabelle.sources.native import plain_tensors
 
@@ -63,8 +63,12 @@ def task() -> Task:
 
 
 def test_a_norm_is_folded_where_it_alone_reads_a_layer(net: Net, task: Task, run: Run) -> None:
-    assert norms_behind(net, task.example(), run) == {"a": "norm_a", "b": "norm_b", "d": "norm_d"}
-    assert norms_behind(nn.Sequential(nn.Flatten(), nn.Linear(81, 2)), task.example(), run) == {}
+    found = surroundings(net, task.example(), run)
+    assert {name: behind.norm for name, behind in found.items() if behind.norm} == {"a": "norm_a", "b": "norm_b", "d": "norm_d"}
+    assert {name: behind.output for name, behind in found.items()} == {
+        "a": "relu", "b": "plain", "c": "plain", "d": "", "head": "",
+    }  # fmt: skip
+    assert surroundings(nn.Sequential(nn.Flatten(), nn.Linear(81, 2)), task.example(), run) == {}
 
 
 @pytest.mark.parametrize(("layer", "norm"), [("a", "norm_a"), ("b", "norm_b"), ("d", "norm_d")])
@@ -87,7 +91,8 @@ def test_a_quantized_model_has_no_norm_between_its_integers(net: Net, task: Task
     kinds = Counter(node.op_type for node in proto.graph.node)
     assert (kinds["Conv"], kinds["BatchNormalization"]) == (3, 4), "behind the sum, behind c, and the shared one twice"
     readers = {name: node.op_type for node in proto.graph.node for name in node.input}
-    assert Counter(readers[node.output[0]] for node in proto.graph.node if node.op_type == "Conv") == {"Relu": 1, "Add": 2}
+    after = Counter(readers[node.output[0]] for node in proto.graph.node if node.op_type == "Conv")
+    assert after == {"Relu": 1, "QuantizeLinear": 2}
     save(small, tmp_path)
     again = load(Net(), tmp_path)
     assert torch.equal(again(x), small(x))

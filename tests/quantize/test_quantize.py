@@ -13,7 +13,7 @@ from torch import nn
 
 from mirabelle import Run, Task, Training, prune, quantize
 from mirabelle.architecture import architecture_of
-from mirabelle.calibrate import Range, input_ranges
+from mirabelle.calibrate import Range, activation_ranges
 from mirabelle.errors import UserError
 from mirabelle.quantize import DynamicLayer, StaticLayer
 from mirabelle.runtime.export import export
@@ -79,7 +79,7 @@ def test_zeros_stay_zero(kind: type[Any], trained: nn.Module, images: Task, run:
 def test_a_static_layer_computes_what_the_formula_says() -> None:
     torch.manual_seed(0)
     dense, inputs = nn.Linear(5, 3), torch.randn(7, 5).clamp(-1, 2)
-    layer = StaticLayer.quantized(dense, 8, Range(-1.0, 2.0))
+    layer = StaticLayer.quantized(dense, Range(-1.0, 2.0), weight_bits=8)
     s_x, zero = float(layer.input_scale), int(layer.input_zero_point)
     codes = np.clip(np.rint(inputs.numpy() / s_x) + zero, 0, 255) - zero
     integers = codes.astype(np.int64) @ layer.codes.numpy().astype(np.int64).T + layer.bias_codes.numpy()
@@ -112,8 +112,8 @@ def test_calibrated_ranges_lie_within_the_extremes_and_hold_most_values(
     calibration: Any, trained: nn.Module, images: Task
 ) -> None:
     batches = list(images.train.batches(50))
-    extremes = input_ranges(trained, ["0", "4"], batches, "min-max", 100.0)
-    found = input_ranges(trained, ["0", "4"], batches, calibration, 99.0)
+    extremes = activation_ranges(trained, ["0", "4"], batches, "min-max", 100.0)
+    found = activation_ranges(trained, ["0", "4"], batches, calibration, 99.0)
     assert extremes["0"] == Range(float(images.train.inputs.min()), float(images.train.inputs.max()))
     values = images.train.inputs.flatten()
     inside = ((values >= found["0"].low) & (values <= found["0"].high)).float().mean()
@@ -179,7 +179,7 @@ def test_the_bias_of_a_row_with_tiny_or_no_weights_is_kept() -> None:
         dense.weight[0] = 1e-9
         dense.weight[1] = 0
         dense.bias[:] = torch.tensor([1.0, 0.3, -2.0, 0.0])
-    layer = StaticLayer.quantized(dense, 8, Range(-1.0, 1.0))
+    layer = StaticLayer.quantized(dense, Range(-1.0, 1.0), weight_bits=8)
     inputs = torch.rand(5, 4)
     assert torch.allclose(layer(inputs), dense(inputs), atol=0.02)
     assert torch.allclose(layer(inputs)[:, :2], dense(inputs)[:, :2], atol=1e-4)

@@ -6,8 +6,10 @@ Integer kernels join a layer with what follows it only where nothing but an acti
 from __future__ import annotations
 
 import copy
-from collections import Counter
-from typing import Any
+import operator
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,12 +18,24 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mirabelle.batch import Batch, arguments_of
 from mirabelle.errors import UserError
 from mirabelle.graph.call import Call, value_of
-from mirabelle.graph.trace import traced
+from mirabelle.graph.trace import Program, traced
 from mirabelle.run import Run
 from mirabelle.state import copied
 
 _LAYERS = ("conv1d", "conv2d", "convolution", "linear")
 _NORMS = ("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "cudnn_batch_norm")
+_RELUS = ("relu", "relu_")
+_DIVIDING = (
+    "layer_norm",
+    "native_layer_norm",
+    "group_norm",
+    "native_group_norm",
+    "instance_norm",
+    "rms_norm",
+    "softmax",
+    "_softmax",
+)
+_MOVING = ("permute", "transpose", "reshape", "view", "_unsafe_view", "flatten", "squeeze", "unsqueeze", "contiguous", "clone")
 _ROWS = 2  # dimensions of what a linear layer gives, for its outputs to be the channels of a norm
 
 
@@ -58,46 +72,111 @@ class FoldedNorm(nn.Module):
         return {"weight": ones, "bias": zeros, "running_mean": zeros.clone(), "running_var": ones - self._eps}
 
 
-def norms_behind(model: nn.Module, example: Batch, run: Run) -> dict[str, str]:
-    """By the name of a linear or convolution layer, the batch norm that alone reads what it gives.
+@dataclass(frozen=True)
+class Behind:
+    """What reads a layer's result.
+
+    Args:
+        norm: a batch norm that alone reads it, by name.
+        output: of convolutions "relu" or "plain", as a ReLU alone reads what comes of both, or not; "" where that should not be
+            rounded: it is the model's own output, or a layer norm or softmax would magnify the rounding.
+        layers: that read it then, where nothing else does: rounded themselves, they make the rounding of the output idle.
+    """
+
+    norm: str | None = None
+    output: Literal["relu", "plain", ""] = ""
+    layers: tuple[str, ...] = ()
+
+    def rounds_for(self, quantized: Collection[str]) -> bool:
+        """Whether the output must be rounded, where these layers round their inputs."""
+        return bool(self.output) and not (self.layers and set(self.layers) <= set(quantized))
+
+    def output_of(self, layer: str) -> str:
+        """Where its range is seen, as `calibrate.activation_ranges` names it."""
+        return f"{self.norm or layer}:{'relu' if self.output == 'relu' else 'output'}"
+
+
+def surroundings(model: nn.Module, example: Batch, run: Run) -> dict[str, Behind]:
+    """By the name of a linear or convolution layer, what reads its result.
 
     Layers and norms that run several times, share their tensors or keep no statistics are left alone; a model that cannot be
-    traced has none, and the run is told.
+    traced has none, and the run is told. So has one without convolutions and batch norms, for which it would change nothing.
     """
     modules = dict(model.named_modules())
-    if not any(isinstance(module, _BatchNorm) for module in modules.values()):
+    if not any(isinstance(module, (_BatchNorm, nn.Conv1d, nn.Conv2d)) for module in modules.values()):
         return {}
     args, kwargs = arguments_of(example.inputs)
     try:
         program = traced(copied(model), args, kwargs)
     except UserError as error:
-        run.event("decision", name="norms", value=f"not folded: {error.message}")
+        run.event("decision", name="surroundings", value=f"not known: {error.message}")
         return {}
+    reading = _Reading(program, modules)
+    found = {reading.layer(node): node for node in program.graph.nodes}
+    return {name: reading.behind(node) for name, node in found.items() if name is not None}
 
-    def owner(node: Any, tensor: str) -> str | None:
+
+class _Reading:
+    """A program, read forwards from its layers."""
+
+    def __init__(self, program: Program, modules: Mapping[str, nn.Module]) -> None:
+        self._program, self._modules = program, modules
+
+    def layer(self, node: fx.Node) -> str | None:
+        """The linear or convolution module that a node runs, if it runs nowhere else."""
+        if node.op != "call_function" or Call.of(node).name not in _LAYERS:
+            return None
+        return self._owner(Call.of(node)["weight"], "weight")
+
+    def behind(self, node: fx.Node) -> Behind:
+        norm, end = self._norm(node)
+        if Call.of(node).name == "linear":
+            return Behind(norm)
+        reader = _only_reader(end)
+        relu = reader is not None and reader.name in _RELUS
+        if reader is not None and relu:
+            end = reader.node
+        if _leads_to_exact(end):
+            return Behind(norm)
+        layers = [self.layer(user) for user in end.users]
+        known = tuple(name for name in layers if name is not None)
+        return Behind(norm, "relu" if relu else "plain", known if len(known) == len(layers) else ())
+
+    def _norm(self, node: fx.Node) -> tuple[str | None, fx.Node]:
+        """The batch norm that alone reads a node, and what it gives; None, and the node, without one."""
+        reader = _only_reader(node)
+        rows = Call.of(node).name != "linear" or value_of(node).ndim == _ROWS
+        if reader is None or reader.name not in _NORMS or not rows:
+            return None, node
+        norm = self._owner(reader.get("running_var"), "running_var")
+        if norm is None or not isinstance(self._modules.get(norm), _BatchNorm):
+            return None, node
+        first = _only_reader(reader.node)  # of the three tensors that some kinds give
+        return norm, first.node if first is not None and first.node.target is operator.getitem else reader.node
+
+    def _owner(self, node: Any, tensor: str) -> str | None:
         """The module whose own tensor of this name a placeholder stands for, read nowhere else."""
-        source = program.sources.get(node.name) if isinstance(node, fx.Node) else None
-        if source is None or len(node.users) != 1 or len(program.names.get(source.name, ())) != 1:
+        source = self._program.sources.get(node.name) if isinstance(node, fx.Node) else None
+        if source is None or len(node.users) != 1 or len(self._program.names.get(source.name, ())) != 1:
             return None
         name, _, last = source.name.rpartition(".")
         return name if last == tensor else None
 
-    found: dict[str, str] = {}
-    for node in program.graph.nodes:
-        if node.op != "call_function" or Call.of(node).name not in _NORMS:
-            continue
-        norm = Call.of(node)
-        before = norm["input"]
-        if not isinstance(before, fx.Node) or before.op != "call_function" or len(before.users) != 1:
-            continue
-        layer = Call.of(before)
-        if layer.name not in _LAYERS or (layer.name == "linear" and value_of(before).ndim != _ROWS):
-            continue
-        names = owner(layer["weight"], "weight"), owner(norm.get("running_var"), "running_var")
-        if None not in names and isinstance(modules.get(names[1] or ""), _BatchNorm):
-            found[names[0] or ""] = names[1] or ""
-    twice = {norm for norm, count in Counter(found.values()).items() if count > 1}
-    return {layer: norm for layer, norm in found.items() if norm not in twice}
+
+def _leads_to_exact(node: fx.Node) -> bool:
+    """Whether a result is the model's output, or is divided by its own spread or sum, which would magnify what is rounded."""
+    for user in node.users:
+        name = "" if user.op != "call_function" else Call.of(user).name
+        if user.op == "output" or name in _DIVIDING or (name in _MOVING and _leads_to_exact(user)):
+            return True
+    return False
+
+
+def _only_reader(node: fx.Node) -> Call | None:
+    if len(node.users) != 1:
+        return None
+    (reader,) = node.users
+    return Call.of(reader) if reader.op == "call_function" else None
 
 
 @torch.no_grad()

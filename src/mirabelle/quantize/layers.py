@@ -25,7 +25,14 @@ class StaticLayer(nn.Module):
     """y = layer(Q(x), scale · codes, bias) with Q rounding to 256 levels over a calibrated range.
 
     Buffers: codes int8 of the weight's shape; scale (out,); input_scale and input_zero_point scalars; where the layer has a
-    bias, bias_codes int32 (out,) with bias_scale = input_scale · scale, as integer kernels want it.
+    bias, bias_codes int32 (out,) with bias_scale = input_scale · scale, as integer kernels want it; where the result is
+    rounded, too, output_scale and output_zero_point.
+
+    Args:
+        dense: the layer that it stands for.
+        weight_bits: of the codes.
+        bias: whether it has one although the dense layer has none.
+        output: "relu" or "plain" where the result, behind a ReLU or as it is, is rounded to 256 levels; "" where it is not.
     """
 
     codes: Tensor
@@ -35,10 +42,14 @@ class StaticLayer(nn.Module):
     bias_codes: Tensor | None
     bias_scale: Tensor | None
 
-    def __init__(self, dense: nn.Module, weight_bits: int, *, bias: bool = False) -> None:
+    output_scale: Tensor | None
+    output_zero_point: Tensor | None
+
+    def __init__(self, dense: nn.Module, weight_bits: int, *, bias: bool = False, output: str = "") -> None:
         super().__init__()
         weight, has_bias = _weight(dense), bias or _bias(dense) is not None
         self.settings: dict[str, Any] = {"weight_bits": weight_bits, **({"bias": True} if bias else {})}
+        self.settings |= {"output": output} if output else {}
         self.applied = _applied(dense)
         self.kind = type(dense).__name__
         out = weight.shape[0]
@@ -48,6 +59,8 @@ class StaticLayer(nn.Module):
         self.register_buffer("input_zero_point", torch.zeros((), dtype=torch.uint8))
         self.register_buffer("bias_codes", torch.zeros(out, dtype=torch.int32) if has_bias else None)
         self.register_buffer("bias_scale", torch.ones(out) if has_bias else None)
+        self.register_buffer("output_scale", torch.ones(()) if output else None)
+        self.register_buffer("output_zero_point", torch.zeros((), dtype=torch.uint8) if output else None)
 
     @classmethod
     def standing_for(cls, dense: nn.Module, **settings: Any) -> StaticLayer:
@@ -55,11 +68,17 @@ class StaticLayer(nn.Module):
 
     @classmethod
     @torch.no_grad()
-    def quantized(cls, dense: nn.Module, weight_bits: int, inputs: Range, *, bias: bool = False) -> StaticLayer:
-        """The layer with its weights rounded and its input range fixed; `bias`: one that the layer did not have before."""
-        layer = cls(dense, weight_bits, bias=bias)
-        input_scale, zero_point = affine.asymmetric_parameters(torch.tensor(inputs.low), torch.tensor(inputs.high))
-        input_scale = _rounded_up(input_scale)
+    def quantized(cls, dense: nn.Module, inputs: Range, outputs: Range | None = None, **settings: Any) -> StaticLayer:
+        """The layer with its weights rounded and its ranges fixed; settings as of the class."""
+        layer = cls(dense, **settings)
+        weight_bits = layer.settings["weight_bits"]
+        input_scale, zero_point = _scale_and_zero_point(inputs)
+        if outputs is not None:
+            assert layer.output_scale is not None, "a range of outputs is for layers that round them"
+            assert layer.output_zero_point is not None, "a range of outputs is for layers that round them"
+            scale, point = _scale_and_zero_point(outputs)
+            layer.output_scale.copy_(scale)
+            layer.output_zero_point.copy_(point)
         values = _bias(dense)
         largest = None if values is None else values.abs().float() / (input_scale * _BIAS_LIMIT)
         codes, scale = _codes(_weight(dense), weight_bits, least_scale=largest)
@@ -80,7 +99,11 @@ class StaticLayer(nn.Module):
         bias = None
         if self.bias_codes is not None and self.bias_scale is not None:
             bias = operators.dequantize(self.bias_codes, self.bias_scale)
-        return self.applied(inputs, weight, bias)
+        result: Tensor = self.applied(inputs, weight, bias)
+        if self.output_scale is not None:
+            result = F.relu(result) if self.settings["output"] == "relu" else result
+            result = operators.fake_quantize(result, self.output_scale, self.output_zero_point)
+        return result
 
     def plain_tensors(self) -> dict[str, Tensor]:
         """Weight and bias as the numbers that the codes stand for."""
@@ -140,6 +163,12 @@ class DynamicLayer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"Linear, {tuple(self.codes.shape)}, weight_bits={self.settings['weight_bits']}"
+
+
+def _scale_and_zero_point(values: Range) -> tuple[Tensor, Tensor]:
+    """Of 256 levels over a range."""
+    scale, zero_point = affine.asymmetric_parameters(torch.tensor(values.low), torch.tensor(values.high))
+    return _rounded_up(scale), zero_point
 
 
 def _codes(weight: Tensor, bits: int, least_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,9 @@ class Static:
 
     x ≈ s_x · (code − z), code in 0 … 255, over the calibrated range;  w ≈ s_o · code, code in ±(2^(weight_bits − 1) − 1).
 
-    A batch norm that alone reads what a layer gives is taken into the layer's weights and bias first.
+    What a convolution gives is rounded to uint8, too, unless it is the model's own output or goes into a layer norm. A batch
+    norm that alone reads what a layer gives is taken into the layer's weights and bias first, and a ReLU behind both is part of
+    what is rounded.
 
     Args:
         calibration: "min-max" (the extremes), "percentile" (tails cut), or "entropy" (least information lost).
@@ -61,22 +63,32 @@ class Static:
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         from mirabelle.architecture import replace_module
-        from mirabelle.calibrate import input_ranges
+        from mirabelle.calibrate import activation_ranges
         from mirabelle.patterns import selected_modules
-        from mirabelle.quantize.folding import FoldedNorm, folded, norms_behind
+        from mirabelle.quantize.folding import Behind, FoldedNorm, folded, surroundings
         from mirabelle.quantize.layers import LINEAR_AND_CONVOLUTION, StaticLayer
 
         model = copied(model).eval()
         chosen = selected_modules(model, LINEAR_AND_CONVOLUTION, self.targets, self.ignore)
         chosen = {name: module for name, module in chosen.items() if getattr(module, "padding_mode", "zeros") == "zeros"}
-        norms = {name: norm for name, norm in norms_behind(model, task.example(), run).items() if name in chosen}
-        ranges = input_ranges(model, chosen, self._batches(task, run), self.calibration, self.percentile)
+        behind = {name: found for name, found in surroundings(model, task.example(), run).items() if name in chosen}
+        outputs = {name: found.output_of(name) for name, found in behind.items() if found.rounds_for(chosen)}
+        seen = [*chosen, *outputs.values()]
+        ranges = activation_ranges(model, seen, self._batches(task, run), self.calibration, self.percentile)
         for name, dense in chosen.items():
             if name not in ranges:
                 raise UserError("E121", f'layer "{name}" never ran on the calibration data', f'ignore = ["{name}"]')
-            norm = norms.get(name)
+            after = behind.get(name, Behind())
+            norm = after.norm
             joined = dense if norm is None else folded(dense, model.get_submodule(norm))
-            layer = StaticLayer.quantized(joined, self.weight_bits, ranges[name], bias=dense.bias is None and norm is not None)
+            layer = StaticLayer.quantized(
+                joined,
+                ranges[name],
+                ranges[outputs[name]] if name in outputs else None,
+                weight_bits=self.weight_bits,
+                bias=dense.bias is None and norm is not None,
+                output=after.output if name in outputs else "",
+            )
             model = replace_module(model, name, layer, "quantize.StaticLayer", layer.settings)
             if norm is not None:
                 nothing = FoldedNorm(model.get_submodule(norm), of=name, bias=dense.bias is None)
