@@ -13,7 +13,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from onnx import GraphProto
+from onnx import GraphProto, numpy_helper
 from torch import nn
 
 from mirabelle.batch import Batch, Inputs
@@ -65,6 +65,7 @@ def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = (), prepr
         if not value.type.tensor_type.shape.dim[0].dim_param:
             raise UserError("E121", f'the batch axis of input "{value.name}" is fixed', "let the model take any batch size")
     _name_tokens(proto.graph)
+    _drop_idle_relus(proto.graph)
     metadata = {"labels": json.dumps(labels)} if labels else {}
     if preprocessing is not None:
         metadata["preprocessing"] = to_json(preprocessing)
@@ -79,6 +80,22 @@ def _name_tokens(graph: GraphProto) -> None:
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param and axis.dim_param in own:
                 axis.dim_param = "tokens"
+
+
+def _drop_idle_relus(graph: GraphProto) -> None:
+    """Leave out every ReLU of numbers that come from unsigned codes with zero point 0, none of which is below 0."""
+    zeros = {tensor.name for tensor in graph.initializer if not numpy_helper.to_array(tensor).any() and not tensor.dims}
+    given = {value.name for value in graph.output}
+    sources = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    codes = {node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    for node in [node for node in graph.node if node.op_type == "Relu" and node.input[0] in sources]:
+        source = sources[node.input[0]]
+        if source.input[0] in codes and source.input[2] in zeros and node.output[0] not in given:
+            for reader in graph.node:
+                for k, name in enumerate(reader.input):
+                    if name == node.output[0]:
+                        reader.input[k] = node.input[0]
+            graph.node.remove(node)
 
 
 def _reason(error: Exception) -> str:
