@@ -71,6 +71,17 @@ def test_a_norm_is_folded_where_it_alone_reads_a_layer(net: Net, task: Task, run
     assert surroundings(nn.Sequential(nn.Flatten(), nn.Linear(81, 2)), task.example(), run) == {}
 
 
+def test_what_the_next_layer_rounds_is_not_rounded_twice(task: Task, run: Run) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 2))
+    behind = surroundings(net, task.example(), run)["0"]
+    assert (behind.output, behind.layers) == ("relu", ("4",))
+    assert behind.rounds_for(["0"])
+    assert not behind.rounds_for(["0", "4"])
+    whole, alone = quantize.Static()(net, task, run), quantize.Static(ignore=("4*",))(net, task, run)
+    assert "output" not in whole[0].settings
+    assert alone[0].settings["output"] == "relu"
+
+
 @pytest.mark.parametrize(("layer", "norm"), [("a", "norm_a"), ("b", "norm_b"), ("d", "norm_d")])
 def test_the_joined_layer_gives_what_both_gave(layer: str, norm: str, net: Net) -> None:
     before, after = net.get_submodule(layer), net.get_submodule(norm)

@@ -36,6 +36,7 @@ _DIVIDING = (
     "_softmax",
 )
 _MOVING = ("permute", "transpose", "reshape", "view", "_unsafe_view", "flatten", "squeeze", "unsqueeze", "contiguous", "clone")
+_POOLING = ("max_pool1d", "max_pool2d")
 _ROWS = 2  # dimensions of what a linear layer gives, for its outputs to be the channels of a norm
 
 
@@ -138,7 +139,7 @@ class _Reading:
             end = reader.node
         if _leads_to_exact(end):
             return Behind(norm)
-        layers = [self.layer(user) for user in end.users]
+        layers = [self.layer(user) for user in _readers(end)]
         known = tuple(name for name in layers if name is not None)
         return Behind(norm, "relu" if relu else "plain", known if len(known) == len(layers) else ())
 
@@ -161,6 +162,15 @@ class _Reading:
             return None
         name, _, last = source.name.rpartition(".")
         return name if last == tensor else None
+
+
+def _readers(node: fx.Node) -> list[fx.Node]:
+    """What computes with a result; on the way it may be moved, and its greatest values taken, which rounding allows."""
+    found: list[fx.Node] = []
+    for user in node.users:
+        passing = user.op == "call_function" and Call.of(user).name in (*_MOVING, *_POOLING)
+        found += _readers(user) if passing else [user]
+    return found
 
 
 def _leads_to_exact(node: fx.Node) -> bool:
