@@ -23,7 +23,28 @@ Part = Annotated[float, Field(gt=0, lt=1)]
 
 
 @record
-class ImageFolder:
+class Divided:
+    """How the data of any file are divided and judged.
+
+    Args:
+        test_fraction: of each class, where there are no test data; by default 0.2.
+        validation_fraction: the same; by default 0.1.
+        seed: of the split.
+        metric: by name, as `Metric.of` knows it.
+        also: further metrics that are told and judge nothing.
+        class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
+    """
+
+    test_fraction: Part | None = None
+    validation_fraction: Part | None = None
+    seed: int = 0
+    metric: str | None = None
+    also: tuple[str, ...] = ()
+    class_weights: Literal["balanced"] | None = None
+
+
+@record
+class ImageFolder(Divided):
     """Classes from `folder/<class>/*.png`, or splits and classes from `folder/{train,validation,test}/<class>/*.png`.
 
     The call gives the task; labels are the names of the class folders, sorted. What is not an image by its suffix, and what
@@ -50,12 +71,6 @@ class ImageFolder:
     mode: Literal["L", "RGB"] | None = None
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
-    test_fraction: Part | None = None
-    validation_fraction: Part | None = None
-    seed: int = 0
-    metric: str | None = None
-    also: tuple[str, ...] = ()
-    class_weights: Literal["balanced"] | None = None
 
     def __call__(self, folder: Path) -> Task:
         from mirabelle.sources.images import task_of
@@ -64,7 +79,7 @@ class ImageFolder:
 
 
 @record
-class SoundFolder:
+class SoundFolder(Divided):
     """Classes from `folder/<class>/*.wav`, or splits and classes from `folder/{train,validation,test}/<class>/*.wav`.
 
     The call gives the task; labels are the names of the class folders, sorted. In a folder without class folders a `pattern` of
@@ -96,12 +111,6 @@ class SoundFolder:
     mels: Count = 40
     window: Positive = 0.025
     hop: Positive = 0.01
-    test_fraction: Part | None = None
-    validation_fraction: Part | None = None
-    seed: int = 0
-    metric: str | None = None
-    also: tuple[str, ...] = ()
-    class_weights: Literal["balanced"] | None = None
 
     def __call__(self, folder: Path) -> Task:
         from mirabelle.sources.sounds import task_of
@@ -110,7 +119,7 @@ class SoundFolder:
 
 
 @record
-class Arrays:
+class Arrays(Divided):
     """A task from the arrays of an .npz file; the call gives it.
 
     Names: train_images, train_labels, val_…, test_… (MedMNIST); x_train, y_train, x_val, …, y_test; or inputs and targets.
@@ -142,12 +151,6 @@ class Arrays:
     kind: Literal["classification", "multi-label", "regression"] | None = None
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
-    test_fraction: Part | None = None
-    validation_fraction: Part | None = None
-    seed: int = 0
-    metric: str | None = None
-    also: tuple[str, ...] = ()
-    class_weights: Literal["balanced"] | None = None
 
     def __call__(self, path: Path) -> Task:
         from mirabelle.sources.arrays import task_of
@@ -156,7 +159,7 @@ class Arrays:
 
 
 @record
-class TableFile:
+class TableFile(Divided):
     """A task from a .csv file; the call gives it.
 
     Every column but the target must hold numbers; they become (value − mean) / deviation, float32, with mean and deviation of
@@ -182,12 +185,6 @@ class TableFile:
     target: str | None = None
     kind: Literal["classification", "regression"] | None = None
     ignore: tuple[str, ...] = ()
-    test_fraction: Part | None = None
-    validation_fraction: Part | None = None
-    seed: int = 0
-    metric: str | None = None
-    also: tuple[str, ...] = ()
-    class_weights: Literal["balanced"] | None = None
 
     def __call__(self, path: Path) -> Task:
         from mirabelle.sources.table import task_of
@@ -196,7 +193,7 @@ class TableFile:
 
 
 @record
-class TextFile:
+class TextFile(Divided):
     """A task from a .tsv or .jsonl file, or a .csv with a `tokenizer`, of texts and the class of each; the call gives it.
 
     Texts become token ids by the tokenizer of a model of transformers, padded to one length; the tokenizer goes beside the
@@ -235,12 +232,6 @@ class TextFile:
     test: str | None = None
     max_length: Count = 128
     inputs: tuple[str, ...] = ()
-    test_fraction: Part | None = None
-    validation_fraction: Part | None = None
-    seed: int = 0
-    metric: str | None = None
-    also: tuple[str, ...] = ()
-    class_weights: Literal["balanced"] | None = None
 
     def __call__(self, path: Path) -> Task:
         from mirabelle.sources.texts import task_of
