@@ -47,6 +47,7 @@ NOT_FOR_RECIPES = {
     "StaticLayer",
     "DynamicLayer",
     "FoldedNorm",
+    "WeightLayer",
 }
 
 

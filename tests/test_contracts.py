@@ -22,6 +22,7 @@ STEPS: dict[str, Step] = {
     "distill.Student": distill.Student(model="mirabelle.sources.zoo:digits_mlp", train=SHORT),
     "quantize.Static": quantize.Static(samples=50),
     "quantize.Dynamic": quantize.Dynamic(),
+    "quantize.Weights": quantize.Weights(),
     "training.Joint": training.Joint(steps=(prune.Weights(sparsity=0.5),), train=SHORT),
 }
 

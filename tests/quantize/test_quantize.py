@@ -15,7 +15,7 @@ from mirabelle import Run, Task, Training, prune, quantize
 from mirabelle.architecture import architecture_of
 from mirabelle.calibrate import Range, activation_ranges
 from mirabelle.errors import UserError
-from mirabelle.quantize import DynamicLayer, StaticLayer
+from mirabelle.quantize import DynamicLayer, StaticLayer, WeightLayer
 from mirabelle.runtime.export import export
 from mirabelle.runtime.onnxruntime import Session
 from mirabelle.step import Step, step_from_data, step_to_data
@@ -72,7 +72,7 @@ def test_zeros_stay_zero(kind: type[Any], trained: nn.Module, images: Task, run:
     pruned = prune.Weights(sparsity=0.6)(trained, images, run)
     model = kind()(pruned, images, run)
     linear = next(module for name, module in model.named_modules() if name == "4")
-    codes = linear.codes if isinstance(linear, StaticLayer) else linear.codes.t()
+    codes = linear.codes.t() if isinstance(linear, DynamicLayer) else linear.codes
     assert bool((codes[pruned.get_submodule("4").weight == 0] == 0).all())
 
 
@@ -99,6 +99,49 @@ def test_a_dynamic_layer_computes_what_onnx_says() -> None:
     codes = np.clip(np.rint(inputs.numpy() / scale) + zero, 0, 255) - zero
     expected = (codes @ layer.codes.numpy().astype(np.float64)) * scale * layer.scale.numpy() + layer.bias.numpy()
     assert layer(inputs).numpy() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_rows_of_an_embedding_are_rounded_each_by_its_own_scale() -> None:
+    torch.manual_seed(0)
+    table = nn.Embedding(6, 4)
+    with torch.no_grad():
+        table.weight[1] *= 1000
+        table.weight[2] = 0
+    layer = WeightLayer.quantized(table, 4)
+    rows = table.weight.detach().double().numpy()
+    steps = layer.scale.double().numpy()[:, None]
+    assert layer.codes.numpy().tolist() == np.clip(np.rint(rows / steps), -7, 7).astype(int).tolist()
+    full = np.abs(rows).max(1) / 7
+    assert ((layer.scale.numpy() <= 1.01 * full) & (layer.scale.numpy() >= 0.39 * full))[rows.any(1)].all()
+    ids = torch.tensor([[0, 1], [2, 5]])
+    assert torch.equal(layer(ids), layer.plain_tensors()["weight"][ids])
+    assert layer(ids).shape == (2, 2, 4)
+
+
+def test_embeddings_beside_integer_layers_ship_as_codes_and_the_rows_alone_are_computed(run: Run) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(500, 16), nn.Flatten(), nn.Linear(48, 3))
+    ids, targets = torch.randint(0, 500, (60, 3)), torch.arange(60) % 3
+    task = Task(train=(ids, targets), test=(ids, targets))
+    model = quantize.Weights()(quantize.Static()(net, task, run), task, run)
+    assert {name: entry["use"] for name, entry in architecture_of(model).modules.items()} == {
+        "0": "quantize.WeightLayer", "2": "quantize.StaticLayer",
+    }  # fmt: skip
+    onnx = ModelProto.FromString(export(model, task.example()))
+    tables = [tensor for tensor in onnx.graph.initializer if 500 in tensor.dims and 16 in tensor.dims]
+    assert [tensor.data_type for tensor in tables] == [TensorProto.INT8]
+    with torch.inference_mode():
+        expected = model(ids)
+        given = Session(onnx.SerializeToString(), 1).outputs_of([task.test.first(60)])[0]
+        assert torch.allclose(expected, given, atol=0.02)
+        assert torch.allclose(expected, net(ids), atol=0.05)
+
+
+def test_an_embedding_that_changes_when_it_is_read_stays_as_it_is(run: Run) -> None:
+    net = nn.Sequential(nn.Embedding(50, 4, max_norm=1.0), nn.Flatten(), nn.Linear(8, 3))
+    ids, targets = torch.randint(0, 50, (20, 2)), torch.arange(20) % 3
+    model = quantize.Weights()(net, Task(train=(ids, targets), test=(ids, targets)), run)
+    assert list(architecture_of(model).modules) == ["2"]
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -165,6 +208,7 @@ def test_a_layer_that_never_runs_is_named(images: Task, run: Run) -> None:
         (quantize.Static, {"samples": 0}, "E110"),
         (quantize.Static, {"weight_bits": 1}, "E110"),
         (quantize.Dynamic, {"weight_bits": 9}, "E110"),
+        (quantize.Weights, {"weight_bits": 1}, "E110"),
     ],
 )
 def test_settings_out_of_range_are_refused(kind: type[Any], settings: dict[str, Any], code: str) -> None:
@@ -198,6 +242,6 @@ def test_parts_of_torchs_own_encoder_layer_are_left_alone_and_named(run: Run) ->
 
 
 def test_nothing_to_quantize_is_an_error(images: Task, run: Run) -> None:
-    for step in (quantize.Static(), quantize.Dynamic(), quantize.Static(targets=("fc*",))):
+    for step in (quantize.Static(), quantize.Dynamic(), quantize.Weights(), quantize.Static(targets=("fc*",))):
         with pytest.raises(UserError, match="E112"):
             step(nn.Flatten(), images, run)

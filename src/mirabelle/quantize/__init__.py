@@ -5,10 +5,14 @@ from typing import TYPE_CHECKING
 from mirabelle.lazy import lazily
 from mirabelle.quantize.dynamic import Dynamic
 from mirabelle.quantize.static import Static
+from mirabelle.quantize.weights import Weights
 
 if TYPE_CHECKING:
     from mirabelle.quantize.folding import FoldedNorm
-    from mirabelle.quantize.layers import DynamicLayer, StaticLayer
+    from mirabelle.quantize.layers import DynamicLayer, StaticLayer, WeightLayer
 
-__all__ = ["Dynamic", "DynamicLayer", "FoldedNorm", "Static", "StaticLayer"]
-__getattr__ = lazily("mirabelle.quantize", {"DynamicLayer": "layers", "FoldedNorm": "folding", "StaticLayer": "layers"})
+__all__ = ["Dynamic", "DynamicLayer", "FoldedNorm", "Static", "StaticLayer", "WeightLayer", "Weights"]
+__getattr__ = lazily(
+    "mirabelle.quantize",
+    {"DynamicLayer": "layers", "FoldedNorm": "folding", "StaticLayer": "layers", "WeightLayer": "layers"},
+)

@@ -1,4 +1,4 @@
-"""Dense and convolution layers whose weights are integer codes; their forward gives the quantized results."""
+"""Layers whose weights are integer codes; their forward gives the quantized results."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mirabelle.runtime import operators
 
 LINEAR = (nn.Linear,)
 LINEAR_AND_CONVOLUTION = (nn.Linear, nn.Conv1d, nn.Conv2d)
+WEIGHTED = (*LINEAR_AND_CONVOLUTION, nn.Embedding)
 
 _BIAS_LIMIT = 2.0**30  # biases are int32, and rounding a scale up must not carry one over the edge
 Apply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -165,6 +166,58 @@ class DynamicLayer(nn.Module):
         return f"Linear, {tuple(self.codes.shape)}, weight_bits={self.settings['weight_bits']}"
 
 
+class WeightLayer(nn.Module):
+    """y = layer(x, scale · codes, bias), or the rows scale · codes of an embedding; x stays in floating point.
+
+    Buffers: codes int8 of the weight's shape; scale (out,), of an embedding (rows,); where the layer has one, bias (out,).
+    """
+
+    codes: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, dense: nn.Module, weight_bits: int) -> None:
+        super().__init__()
+        weight, bias = _weight(dense, WEIGHTED), _bias(dense)
+        self.settings: dict[str, Any] = {"weight_bits": weight_bits}
+        self.applied = None if isinstance(dense, nn.Embedding) else _applied(dense)
+        self.kind = type(dense).__name__
+        self.register_buffer("codes", torch.zeros(weight.shape, dtype=torch.int8))
+        self.register_buffer("scale", torch.ones(weight.shape[0]))
+        self.register_buffer("bias", None if bias is None else torch.zeros_like(bias))
+
+    @classmethod
+    def standing_for(cls, dense: nn.Module, **settings: Any) -> WeightLayer:
+        return cls(dense, **settings)
+
+    @classmethod
+    @torch.no_grad()
+    def quantized(cls, dense: nn.Module, weight_bits: int) -> WeightLayer:
+        """The layer with its weights rounded."""
+        layer = cls(dense, weight_bits)
+        codes, scale = _codes(_weight(dense, WEIGHTED), weight_bits)
+        layer.codes.copy_(codes)
+        layer.scale.copy_(scale)
+        bias = _bias(dense)
+        if bias is not None:
+            assert layer.bias is not None, "a bias has its place"
+            layer.bias.copy_(bias)
+        return layer
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.applied is None:  # only the rows that are looked up are computed
+            return F.embedding(inputs, self.codes).to(self.scale.dtype) * F.embedding(inputs, self.scale[:, None])
+        return self.applied(inputs, operators.dequantize(self.codes, self.scale), self.bias)
+
+    def plain_tensors(self) -> dict[str, Tensor]:
+        """Weight and bias as the numbers that the codes stand for."""
+        weight = operators.dequantize(self.codes, self.scale)
+        return {"weight": weight} if self.bias is None else {"weight": weight, "bias": self.bias}
+
+    def extra_repr(self) -> str:
+        return f"{self.kind}, {tuple(self.codes.shape)}, weight_bits={self.settings['weight_bits']}"
+
+
 def _scale_and_zero_point(values: Range) -> tuple[Tensor, Tensor]:
     """Of 256 levels over a range."""
     scale, zero_point = affine.asymmetric_parameters(torch.tensor(values.low), torch.tensor(values.high))
@@ -195,10 +248,12 @@ def _rounded_up(scale: Tensor) -> Tensor:
     return torch.where(near.float() >= scale, near.float(), torch.nextafter(near, torch.full_like(near, torch.inf)).float())
 
 
-def _weight(dense: nn.Module) -> Tensor:
-    if not isinstance(dense, LINEAR_AND_CONVOLUTION):
+def _weight(dense: nn.Module, kinds: tuple[type[nn.Module], ...] = LINEAR_AND_CONVOLUTION) -> Tensor:
+    if not isinstance(dense, kinds):
         raise UserError("E140", f"{type(dense).__name__} has no quantized form", "give the module the weights were made for")
-    return dense.weight.detach()
+    weight = dense.weight
+    assert isinstance(weight, Tensor), "each of these kinds has one"
+    return weight.detach()
 
 
 def _bias(dense: nn.Module) -> Tensor | None:

@@ -1,0 +1,72 @@
+"""int8 weights alone, activations as they are: the form for tables of embeddings, and where only bytes count."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from mirabelle.plain import Patterns, record
+from mirabelle.quantize.static import Bits, left_in_floating_point, quantized_in_words
+from mirabelle.state import copied
+from mirabelle.step import Preview, Stage
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mirabelle.run import Run
+    from mirabelle.task import Task
+
+
+@record
+class Weights:
+    """Every Embedding, Linear, Conv1d and Conv2d with int8 weights, computed in floating point.
+
+    w ≈ s_o · code, code in ±(2^(weight_bits − 1) − 1), one scale an output, of an embedding one a row. Files shrink; time does
+    not. Layers that `Static` or `Dynamic` made integers before are left alone, so that this takes the embeddings beside them.
+
+    Args:
+        weight_bits: levels of the weights, 2 to 8; codes are stored as int8 in ONNX, and fewer levels pack smaller.
+        targets: patterns of module names; by default all of these kinds.
+        ignore: patterns of module names that stay in floating point.
+
+    Raises:
+        UserError: E110 out of range, E112 a pattern that matches nothing or no layer left.
+
+    Example:
+        >>> import mirabelle, torch
+        >>> table, ids = torch.nn.Embedding(100, 8), torch.randint(0, 100, (40,))
+        >>> task = mirabelle.Task(train=(ids, torch.zeros(40, 8)), test=(ids, torch.zeros(40, 8)), loss="mse")
+        >>> quantized = Weights()(table, task, mirabelle.Run("runs/example"))
+        >>> quantized.codes.dtype, bool(torch.allclose(quantized(ids), table(ids), atol=0.02))
+        (torch.int8, True)
+
+    Source: symmetric quantization of weights, Jacob et al. 2018, arXiv:1712.05877; by row: Guan et al. 2019, arXiv:1911.02079.
+    """
+
+    stage: ClassVar[Stage] = "quantize"
+
+    weight_bits: Bits = 8
+    targets: Patterns = ()
+    ignore: Patterns = ()
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        from mirabelle.architecture import replace_module
+        from mirabelle.patterns import selected_modules
+        from mirabelle.quantize.layers import WEIGHTED, WeightLayer
+
+        del task
+        model = copied(model).eval()
+        chosen = selected_modules(model, WEIGHTED, self.targets, self.ignore)
+        plain = {
+            "padding_mode": "zeros",
+            "max_norm": None,
+        }  # other paddings, and embeddings that change when they are read, stay
+        chosen = {name: dense for name, dense in chosen.items() if all(getattr(dense, k, v) == v for k, v in plain.items())}
+        for name, dense in chosen.items():
+            layer = WeightLayer.quantized(dense, self.weight_bits)
+            model = replace_module(model, name, layer, "quantize.WeightLayer", layer.settings)
+        run.event("quantized", modules=list(chosen), left_alone=left_in_floating_point(model))
+        return model
+
+    def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        quantized = self(model, task, run)
+        return Preview(quantized, quantized_in_words(quantized))
