@@ -51,6 +51,22 @@ def test_the_digits_are_always_split_alike() -> None:
     assert float(one.train.inputs.max()) == 1.0
 
 
+def test_a_factory_that_asks_for_the_folder_of_data_is_given_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data.py").write_text(
+        "import torch, mirabelle\n"
+        "def task(data_dir, n=4):\n"
+        "    x = torch.zeros(n, 2)\n"
+        "    return mirabelle.Task(train=(x, x), test=(x, x), loss='mse', name=str(data_dir))\n"
+    )
+    folder = tmp_path / "sets"
+    task = task_from("./data.py:task", {"n": 10}, data_folder=folder, folder=tmp_path)
+    assert (task.name, len(task.test)) == (str(folder), 10)
+    monkeypatch.delenv("MIRABELLE_DATA", raising=False)
+    with pytest.raises(UserError, match="--data-dir") as caught:
+        task_from("./data.py:task", {}, data_folder=None, folder=tmp_path)
+    assert caught.value.code == "E130"
+
+
 def test_tasks_come_by_name_or_from_a_function(tmp_path: Path) -> None:
     assert task_from("digits", {}, data_folder=None, folder=tmp_path).name == "digits"
     (tmp_path / "data.py").write_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | No
     Args:
         name: of the data.
         arguments: settings of `ImageFolder`, `SoundFolder`, `Arrays`, `TableFile` or `TextFile`, or keywords of the factory;
-            built-in sets take none.
+            built-in sets take none. A factory with a parameter `data_dir` is given the folder of data there.
         data_folder: where built-in sets lie; by default the variable MIRABELLE_DATA.
         folder: against which paths are read.
 
@@ -49,7 +50,7 @@ def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | No
     if settings is not None:
         return _from_files(settings, folder / name)
     if names_function(name):
-        return _from_factory(name, arguments, folder)
+        return _from_factory(name, arguments, folder, sets)
     return _BUILT_IN[name](sets)
 
 
@@ -62,8 +63,10 @@ def _from_files(settings: Files, path: Path) -> Task:
         ) from error
 
 
-def _from_factory(name: str, arguments: Mapping[str, Any], folder: Path) -> Task:
+def _from_factory(name: str, arguments: Mapping[str, Any], folder: Path, sets: Path | None) -> Task:
     factory = function_from(name, folder)
+    if "data_dir" in inspect.signature(factory).parameters and "data_dir" not in arguments:
+        arguments = {"data_dir": _needed(sets, name), **arguments}
     try:
         task = factory(**arguments)
     except UserError:
