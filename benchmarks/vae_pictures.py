@@ -20,7 +20,7 @@ import mirabelle
 from conditions import ROOT
 
 sys.path.insert(0, str(ROOT / "examples"))
-from mnist_vae import LATENT, PIXELS, net, pictures, small  # noqa: E402 (it lies beside its recipe)
+from mnist_vae import LATENT, PIXELS, net, pictures, small
 
 COLUMNS, GAP = 16, 2
 
