@@ -123,7 +123,9 @@ def test_embeddings_beside_integer_layers_ship_as_codes_and_the_rows_alone_are_c
     net = nn.Sequential(nn.Embedding(500, 16), nn.Flatten(), nn.Linear(48, 3))
     ids, targets = torch.randint(0, 500, (60, 3)), torch.arange(60) % 3
     task = Task(train=(ids, targets), test=(ids, targets))
-    model = quantize.Weights()(quantize.Static()(net, task, run), task, run)
+    static = quantize.Static()(net, task, run)
+    assert quantize.Weights().preview(static, task, run).says == ("1 layers become integers: 0",)
+    model = quantize.Weights()(static, task, run)
     assert {name: entry["use"] for name, entry in architecture_of(model).modules.items()} == {
         "0": "quantize.WeightLayer", "2": "quantize.StaticLayer",
     }  # fmt: skip

@@ -59,4 +59,4 @@ class Dynamic:
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         quantized = self(model, task, run)
-        return Preview(quantized, quantized_in_words(quantized))
+        return Preview(quantized, quantized_in_words(model, quantized))

@@ -99,7 +99,7 @@ class Static:
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         few = dataclasses.replace(self, samples=min(self.samples, _BATCH))
         quantized = few(model, task, run)
-        return Preview(quantized, quantized_in_words(quantized))
+        return Preview(quantized, quantized_in_words(model, quantized))
 
     def _batches(self, task: Task, run: Run) -> list[Batch]:
         """`samples` of the training data, drawn with the run's seed."""
@@ -119,11 +119,12 @@ def left_in_floating_point(model: nn.Module) -> list[str]:
     )
 
 
-def quantized_in_words(model: nn.Module) -> tuple[str, ...]:
-    """Which layers become integers, and which do not."""
+def quantized_in_words(given: nn.Module, model: nn.Module) -> tuple[str, ...]:
+    """Which layers of the given model became integers, and which did not."""
     from mirabelle.architecture import replaced_module_names
 
-    replaced, alone = replaced_module_names(model), left_in_floating_point(model)
+    before, alone = replaced_module_names(given), left_in_floating_point(model)
+    replaced = [name for name in replaced_module_names(model) if name not in before]
     return (f"{len(replaced)} layers become integers: {', '.join(replaced)}",) + (
         (f"left in floating point: {', '.join(alone)}",) if alone else ()
     )

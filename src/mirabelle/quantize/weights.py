@@ -69,4 +69,4 @@ class Weights:
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         quantized = self(model, task, run)
-        return Preview(quantized, quantized_in_words(quantized))
+        return Preview(quantized, quantized_in_words(model, quantized))
