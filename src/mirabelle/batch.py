@@ -7,7 +7,7 @@ of the same sample. A `Stream` is a loader that shuffles itself: it serves for e
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -20,6 +20,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from mirabelle.errors import UserError
 
 Inputs: TypeAlias = Any  # a tensor, or a tuple, list or dict of tensors
+Outputs: TypeAlias = Any  # a tensor, or a tuple of tensors, each (batch, ...)
 _TARGETS = ("labels", "label", "targets", "target")  # what dicts call them
 
 
@@ -74,7 +75,33 @@ def arguments_of(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def call(model: Callable[..., Any], inputs: Inputs) -> Any:
     """The model's outputs: tuples are spread over its arguments, dicts over its keywords."""
     args, kwargs = arguments_of(inputs)
-    return model(*args, **kwargs)
+    return as_outputs(model(*args, **kwargs))
+
+
+def as_outputs(given: Any) -> Outputs:
+    """What a model gives, a list of tensors as a tuple, and a single one without what is around it."""
+    if isinstance(given, (tuple, list)) and given and all(isinstance(part, Tensor) for part in given):
+        return tuple(given) if len(given) > 1 else given[0]
+    return given
+
+
+def parts_of(outputs: Outputs) -> tuple[Tensor, ...]:
+    """The outputs one by one, of a single one itself."""
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def in_float32(outputs: Outputs) -> Outputs:
+    """The outputs in the precision of a loss; whole numbers as they are where there are several."""
+    if isinstance(outputs, Tensor):
+        return outputs.float()
+    return tuple(part.float() if part.is_floating_point() else part for part in outputs)
+
+
+def joined(batches: Sequence[Outputs]) -> Outputs:
+    """Outputs of all batches, one after the other."""
+    if isinstance(batches[0], Tensor):
+        return torch.cat(list(batches))
+    return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
 
 
 class Samples:
@@ -82,15 +109,20 @@ class Samples:
 
     Args:
         inputs: a tensor, or a tuple or dict of tensors, each (samples, ...).
-        targets: (samples, ...).
+        targets: (samples, ...); None where nobody knows any.
 
     Example:
         >>> samples = Samples(torch.arange(6.0).reshape(3, 2), torch.tensor([0, 1, 0]))
         >>> samples.at(torch.tensor([2])).inputs
         tensor([[4., 5.]])
+        >>> Samples(torch.zeros(3, 2)).labelled
+        False
     """
 
-    def __init__(self, inputs: Inputs, targets: Tensor) -> None:
+    def __init__(self, inputs: Inputs, targets: Tensor | None = None) -> None:
+        self.labelled = targets is not None
+        if targets is None:
+            targets = torch.zeros(len(next(iter(tensors_of(inputs)), ())), 0)
         lengths = {len(tensor) for tensor in (*tensors_of(inputs), targets)}
         if len(lengths) != 1 or not len(targets):
             raise UserError("E131", f"inputs and targets need one length above 0; got {sorted(lengths)}", "check the data")
@@ -121,14 +153,24 @@ class Samples:
         """(the rest, a random `fraction`), the same for the same seed."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         held = max(1, int(fraction * len(self)))
-        first, second = self.at(order[held:]), self.at(order[:held])
-        return Samples(first.inputs, first.targets), Samples(second.inputs, second.targets)
+        return self._of(self.at(order[held:])), self._of(self.at(order[:held]))
 
     def drawn(self, count: int, seed: int) -> Samples:
         """`count` samples (all, if there are fewer) drawn without replacement, the same for the same seed."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        drawn = self.at(order[:count])
-        return Samples(drawn.inputs, drawn.targets)
+        return self._of(self.at(order[:count]))
+
+    def against(self, targets: Tensor) -> Samples:
+        """The same inputs with what a model gives for them in place of labels; the digest is that of the inputs."""
+        other = Samples(self.inputs, targets)
+        other.labelled = False
+        return other
+
+    def _of(self, batch: Batch) -> Samples:
+        """Some of these samples."""
+        found = Samples(batch.inputs, batch.targets)
+        found.labelled = self.labelled
+        return found
 
     def shuffled(self, batch_size: int, seed: int) -> Shuffled:
         """Full batches in an order that depends on the seed alone."""
@@ -136,15 +178,19 @@ class Samples:
 
     def digest(self) -> str:
         """Tells data apart: sixteen hexadecimal digits over every value; computed again only when a tensor has changed."""
-        tensors = (*tensors_of(self.inputs), self.targets)
+        tensors = self._told_by()
         versions = tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors)
         if self._known is None or self._known[0] != versions:
             self._known = (versions, self._computed_digest())
         return self._known[1]
 
+    def _told_by(self) -> tuple[Tensor, ...]:
+        """What tells these data from others: what stands in for labels follows from the inputs."""
+        return (*tensors_of(self.inputs), *((self.targets,) if self.labelled else ()))
+
     def _computed_digest(self) -> str:
         total = hashlib.blake2b(digest_size=8)
-        for tensor in (*tensors_of(self.inputs), self.targets):
+        for tensor in self._told_by():
             total.update(str((tensor.dtype, tuple(tensor.shape))).encode())
             total.update(np.ascontiguousarray(tensor.numpy()).data)
         return total.hexdigest()
@@ -201,9 +247,9 @@ class Stream:
 def data_of(source: Any) -> Samples | Stream:
     """Data from `(inputs, targets)` tensors or arrays, a `Dataset` with a length, one of `datasets`, or a `DataLoader`.
 
-    Batches are (inputs, targets), or dicts with the targets under "labels", "label", "targets" or "target". A loader in
-    sequential order, and a data set, are read once into memory; a loader that shuffles stays a stream, since its data set may
-    augment.
+    A tensor or an array alone, or a dict of them by the names of the inputs, are data without labels. Batches are
+    (inputs, targets), or dicts with the targets under "labels", "label", "targets" or "target". A loader in sequential order,
+    and a data set, are read once into memory; a loader that shuffles stays a stream, since its data set may augment.
 
     Raises:
         UserError: E131 when it is none of these.
@@ -221,6 +267,10 @@ def data_of(source: Any) -> Samples | Stream:
         source = source.with_format("torch")
     if isinstance(source, Dataset) or hasattr(source, "column_names"):
         return _joined(list(Stream(DataLoader(source, batch_size=256)).batches(0)))
+    if isinstance(source, Mapping) and any(name in source for name in _TARGETS):
+        source = _parted(source)
+    if isinstance(source, (Tensor, np.ndarray)) or (isinstance(source, Mapping) and source):
+        return Samples(map_tensors(_as_tensors(source), lambda tensor: tensor))
     if isinstance(source, (tuple, list)) and len(source) == 2:  # noqa: PLR2004 (inputs and targets)
         inputs, targets = source
         return Samples(map_tensors(_as_tensors(inputs), lambda tensor: tensor), _as_tensors(targets))

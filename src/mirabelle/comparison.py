@@ -31,7 +31,7 @@ from mirabelle.step import Step, folder_of, step_to_data
 from mirabelle.task import Task
 from mirabelle.trail import walk
 from mirabelle.training import Training, evaluate, fit, taught
-from mirabelle.trial import Plan, try_steps
+from mirabelle.trial import Plan, matched, try_steps
 
 _WARM_STEPS, _TIMED_STEPS, _MOST_TIMED = 3, 12, 96
 _TIMED_SHARE = 0.03  # of the budget, spent on timing
@@ -222,7 +222,7 @@ def compare(
     reference = reference or next(iter(candidates), "")
     if reference not in candidates or not seeds:
         raise UserError("E111", f'a comparison needs seeds and candidates, "{reference}" among them', "name its reference")
-    recipes = {name: Recipe(steps) for name, steps in candidates.items()}
+    recipes, task = {name: Recipe(steps) for name, steps in candidates.items()}, matched(task, task.teacher or model)
     for recipe in recipes.values():
         try_steps(Plan(model, task, recipe, Goal(), teacher=task.teacher))
     task = task.with_teacher(task.teacher or copied(model).eval())

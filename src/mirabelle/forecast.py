@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mirabelle.batch import Samples, tensors_of
+from mirabelle.batch import Samples, parts_of, tensors_of
 from mirabelle.errors import UserError
 from mirabelle.files import tensor_bytes
 from mirabelle.goal import Shortfall
@@ -109,7 +109,7 @@ def forecast(plan: Plan, *, free_memory: int | None = None, free_disk: int | Non
     goal = dataclasses.replace(plan.goal, max_drop=None, metric=None)
     found = Forecast(
         inputs=", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(example.inputs)),
-        outputs=str(tuple(outputs.shape)),
+        outputs=", ".join(str(tuple(part.shape)) for part in parts_of(outputs)),
         samples={"train": len(task.train), "validation": len(task.validation), "test": len(task.test)},
         steps=steps,
         seconds=sum(step.seconds for step in steps) + (len(steps) + 2) * measuring + 2.0,
@@ -217,7 +217,7 @@ def _disk_bytes(models: Sequence[nn.Module], trainings: Sequence[tuple[nn.Module
     checkpoint = 2 * max((_checkpoint_bytes(model, training) for model, training in trainings), default=0)
     with torch.inference_mode():
         outputs = outputs_of(task.teacher, task.validation.drawn(1, 0))[0] if task.teacher is not None else torch.zeros(0)
-    cache = len(task.train) * outputs.numel() * 4
+    cache = len(task.train) * sum(part.numel() for part in parts_of(outputs)) * 4
     return kept + checkpoint + cache + len(after.onnx) + len(after.packed) + _REPORT_BYTES
 
 

@@ -29,7 +29,7 @@ from mirabelle.step import Step
 from mirabelle.task import Task
 from mirabelle.trail import TrailEntry, kept, walk
 from mirabelle.training import Training, evaluate, fit
-from mirabelle.trial import Plan, try_one_batch, try_steps
+from mirabelle.trial import Plan, matched, try_one_batch, try_steps
 
 SCHEMA = 1
 
@@ -77,7 +77,7 @@ def compress(
 
     Args:
         model: trained, or to be trained by `baseline`; left as it was.
-        task: data, loss and metric.
+        task: data, loss and metric; without labels, outputs of the teacher or of the model at the start stand for them.
         recipe: steps in a legal plan.
         goal: what must hold at the end; the best model is kept either way.
         out: the run's folder. A folder that holds the same run is gone on with, to bit-identical weights.
@@ -103,7 +103,7 @@ def compress(
         >>> result.met, sorted(result.gates)
         (True, ['packed_unpacked', 'saved_loaded', 'torch_onnx'])
     """
-    source = source or Source()
+    source, task = source or Source(), matched(task, teacher or model)
     plan = Plan(
         model=copied(model).eval(),
         task=task,

@@ -1,18 +1,23 @@
-"""What a training makes small: losses by name, functions (outputs, targets) -> scalar."""
+"""What a training makes small: losses by name, functions (outputs, targets) -> scalar.
+
+A model of several outputs gives the loss a tuple of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mirabelle.errors import UserError, did_you_mean
+from mirabelle.functions import function_from
 
-Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+Loss: TypeAlias = Callable[[Any, Tensor], Tensor]  # of the outputs, a tuple where there are several, and the targets
 UNLABELLED = -100  # the class that cross entropy leaves out
 
 
@@ -37,6 +42,51 @@ class CrossEntropy:
             outputs, targets = outputs.flatten(0, -2), targets.flatten()
         weights = outputs.new_tensor(self.weights) if self.weights else None
         return F.cross_entropy(outputs, targets, weights)
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How far outputs are from those that are due: mean over the outputs of mean((output − target)²) / s².
+
+    Args:
+        variances: s² of each output, so that boxes in pixels weigh as much as probabilities; by default 1.
+
+    Example:
+        >>> outputs = torch.ones(2, 3), torch.zeros(2, 1)
+        >>> Matching(variances=(0.5, 1.0))(outputs, torch.zeros(2, 4))
+        tensor(1.)
+    """
+
+    variances: tuple[float, ...] = ()
+
+    def __call__(self, outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        pairs = paired(outputs, targets)
+        scales = self.variances or (1.0,) * len(pairs)
+        return torch.stack([F.mse_loss(*pair) / scale for pair, scale in zip(pairs, scales, strict=True)]).mean()
+
+
+def paired(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Each output with its part of the targets, both (batch, numbers); targets of several outputs lie one behind the other.
+
+    Example:
+        >>> pairs = paired((torch.zeros(2, 3), torch.zeros(2, 2, 2)), torch.zeros(2, 7))
+        >>> [tuple(part.shape) for pair in pairs for part in pair]
+        [(2, 3), (2, 3), (2, 4), (2, 4)]
+    """
+    flat = [part.flatten(1) for part in ((outputs,) if isinstance(outputs, Tensor) else outputs)]
+    flat = [part if part.is_floating_point() else part.float() for part in flat]
+    due = targets.flatten(1).split([part.shape[1] for part in flat], dim=1)
+    return [(one, other.to(one.dtype)) for one, other in zip(flat, due, strict=True)]
+
+
+def side_by_side(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """What a model gives as the targets of another one: a single output as it is, several as (batch, numbers).
+
+    Example:
+        >>> side_by_side((torch.zeros(2, 3), torch.zeros(2, 2, 2))).shape
+        torch.Size([2, 7])
+    """
+    return outputs if isinstance(outputs, Tensor) else torch.cat([part.flatten(1).float() for part in outputs], dim=1)
 
 
 def balanced(targets: Tensor, classes: int) -> tuple[float, ...]:
@@ -100,17 +150,24 @@ LOSSES: Mapping[str, Loss] = {
     "huber": huber,
     "span": span,
     "ctc": ctc,
+    "matching": Matching(),
 }
 
 
-def loss_of(loss: str | Loss) -> Loss:
-    """A loss by name, or a function as it is.
+def loss_of(loss: str | Loss, folder: Path = Path()) -> Loss:
+    """A loss by name, "pkg.mod:function" or "./file.py:function" among them; or a function as it is.
+
+    Args:
+        loss: (outputs, targets) -> scalar.
+        folder: against which the path of a file is read.
 
     Raises:
-        UserError: E110 when the name is not known.
+        UserError: E110 when the name is not known, E120 when no such function is found.
     """
     if not isinstance(loss, str):
         return loss
+    if ":" in loss:
+        return function_from(loss, folder)
     if loss not in LOSSES:
         raise UserError("E110", f'loss "{loss}" is not known', did_you_mean(loss, LOSSES))
     return LOSSES[loss]
@@ -121,3 +178,8 @@ def classes_axis(loss: Loss) -> int | None:
     if isinstance(loss, CrossEntropy):
         return -1 if loss.classes_last else 1
     return 1 if loss is F.cross_entropy else None
+
+
+def takes_one(loss: Loss) -> bool:
+    """Whether a loss is one of ours that looks at a single output."""
+    return isinstance(loss, CrossEntropy) or any(loss is known for known in LOSSES.values() if not isinstance(known, Matching))

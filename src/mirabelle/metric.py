@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mirabelle.errors import UserError, did_you_mean
+from mirabelle.functions import function_from
 from mirabelle.numerics import metrics
 from mirabelle.numerics.statistics import (
     Scores,
@@ -26,8 +28,8 @@ from mirabelle.numerics.statistics import (
 )
 from mirabelle.profile import Metric as Measured
 
-PerSample = Callable[[Tensor, Tensor], Tensor | Scores]
-OverSet = Callable[[Tensor, Tensor], float | Tensor]
+PerSample = Callable[[Any, Tensor], Tensor | Scores]  # of the outputs, a tuple where there are several, and the targets
+OverSet = Callable[[Any, Tensor], float | Tensor]
 _SUM_AND_COUNT = 2  # columns
 
 
@@ -58,17 +60,25 @@ class Metric:
     statistic: Statistic | None = None
 
     @staticmethod
-    def of(metric: str | PerSample | Metric) -> Metric:
+    def of(metric: str | PerSample | Metric, folder: Path = Path()) -> Metric:
         """A metric by name, or from a function of the user's that gives scores of samples.
 
         Names are "accuracy" (of one class or of many tokens a sample), "balanced_accuracy", "f1", "roc_auc",
         "average_precision", "sensitivity" ("sensitivity@0.9": at that specificity), "negative_calibration_error";
         "negative_squared_error", "negative_absolute_error", "r2"; "exact_match", "span_f1"; "negative_perplexity",
-        "character_accuracy"; "hit_rate" and "ndcg" ("hit_rate@10").
+        "character_accuracy"; "hit_rate" and "ndcg" ("hit_rate@10"); "fidelity", "cosine_similarity" and
+        "negative_relative_error", of one output or of several; and "pkg.mod:function" or "./file.py:function", of a function
+        that gives scores, or of a `Metric`.
+
+        Args:
+            metric: as above; a model of several outputs gives the function a tuple.
+            folder: against which the path of a file is read.
 
         Raises:
-            UserError: E110 when the name is not known.
+            UserError: E110 when the name is not known, E120 when no such function is found.
         """
+        if isinstance(metric, str) and ":" in metric:
+            metric = function_from(metric, folder)
         if isinstance(metric, Metric):
             return metric
         if not isinstance(metric, str):
@@ -124,7 +134,7 @@ class Metric:
             return paired_p_value(np.mean(before, axis=0), np.mean(after, axis=0))
         return resampled_difference(before, after, statistic)[3]
 
-    def of_samples(self, outputs: Tensor, targets: Tensor) -> Scores:
+    def of_samples(self, outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Scores:
         """What each sample shows, as float64, or as a record of its output and its target.
 
         Raises:
@@ -148,9 +158,11 @@ class Metric:
         return self.statistic or (_ratio if scores.ndim == _SUM_AND_COUNT else None)
 
 
-def _pairs(outputs: Tensor, targets: Tensor) -> Scores:
-    """Records of output and target."""
-    return records_of({"outputs": outputs.detach().float().cpu().numpy(), "targets": targets.cpu().numpy()})
+def _pairs(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Scores:
+    """Records of output and target; of several outputs "outputs.0", "outputs.1", …"""
+    several = {f"outputs.{k}": part for k, part in enumerate(outputs)} if isinstance(outputs, tuple) else {"outputs": outputs}
+    arrays = {name: part.detach().float().cpu().numpy() for name, part in several.items()}
+    return records_of({**arrays, "targets": targets.cpu().numpy()})
 
 
 def records_of(parts: Mapping[str, npt.NDArray[Any]]) -> Scores:
@@ -163,7 +175,8 @@ def records_of(parts: Mapping[str, npt.NDArray[Any]]) -> Scores:
 
 
 def _of_pairs(function: OverSet, records: Scores) -> float:
-    return float(function(*(torch.from_numpy(np.ascontiguousarray(records[name])) for name in ("outputs", "targets"))))
+    *outputs, targets = (torch.from_numpy(np.ascontiguousarray(records[name])) for name in records.dtype.names)
+    return float(function(outputs[0] if len(outputs) == 1 else tuple(outputs), targets))
 
 
 def _negative_perplexity(scores: Scores) -> float:
@@ -181,13 +194,14 @@ _SETS = (
 )  # fmt: skip
 _SAMPLES = (
     metrics.accuracy, metrics.negative_squared_error, metrics.negative_absolute_error, metrics.exact_match, metrics.span_f1,
-    metrics.hit_rate, metrics.ndcg,
+    metrics.hit_rate, metrics.ndcg, metrics.cosine_similarity, metrics.negative_relative_error,
 )  # fmt: skip
 _KNOWN: Mapping[str, Metric] = {
     **{function.__name__: Metric(function.__name__, function) for function in _SAMPLES},
     **{function.__name__: Metric.over_set(function) for function in _SETS},
     "negative_perplexity": Metric("negative_perplexity", metrics.surprise, _negative_perplexity),
     "character_accuracy": Metric("character_accuracy", metrics.transcribed),
+    "fidelity": Metric("fidelity", metrics.fidelity),
 }
 
 

@@ -36,7 +36,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model makes of one input: the likeliest classes, best first, or its outputs where it has no labels."""
+    """What the model makes of one input: the likeliest classes, best first, or its outputs where it has no labels.
+
+    Of several outputs it is those, by name, whether there are labels or not.
+    """
 
     input: str
     top: tuple[Choice, ...]
@@ -89,7 +92,8 @@ class Predictor:
         while chunk := list(itertools.islice(samples, self.signature.most)):
             names, given = zip(*chunk, strict=True)
             outputs = self._outputs(self._feed(given))
-            found += [self._prediction(name, output, top) for name, output in zip(names, outputs, strict=True)]
+            for k, name in enumerate(names):
+                found.append(self._prediction(name, [output[k] for output in outputs], top))
         return found
 
     def _feed(self, given: Sequence[Any]) -> dict[str, Array]:
@@ -97,19 +101,24 @@ class Predictor:
             return {**self.preprocessing.tokens(given, self._tokenizer, whole=self.signature.shape[0] is not None)}
         return {self._session.input_names[0]: np.stack(given)}
 
-    def _outputs(self, feed: dict[str, Array]) -> Array:
+    def _outputs(self, feed: dict[str, Array]) -> Sequence[Array]:
         batch = next(iter(feed.values()))
         try:
-            outputs: Array = self._session.run(feed)[0]
+            outputs = self._session.run(feed)
         except Exception as error:
             message = f"{self.path} fails on inputs of {batch.dtype} {batch.shape}: {first_line(error)}"
             raise UserError("E121", message, "see that it is the right model for these inputs") from error
-        if outputs.shape[:1] != batch.shape[:1] or not np.isfinite(outputs).all():
-            message = f"{self.path} gives outputs that are not finite, or not one for each input"
-            raise UserError("E121", message, "see that it is the right model for these inputs")
+        for output in outputs:
+            if np.shape(output)[:1] != batch.shape[:1] or not np.isfinite(output).all():
+                message = f"{self.path} gives outputs that are not finite, or not one for each input"
+                raise UserError("E121", message, "see that it is the right model for these inputs")
         return outputs
 
-    def _prediction(self, name: str, output: Array, top: int) -> Prediction:
+    def _prediction(self, name: str, outputs: Sequence[Array], top: int) -> Prediction:
+        if len(outputs) > 1:
+            by_name = zip(self._session.output_names, outputs, strict=True)
+            return Prediction(name, (), {own: output.tolist() for own, output in by_name})
+        output = outputs[0]
         if not self.labels:
             return Prediction(name, (), output.tolist())
         if output.shape != (len(self.labels),):

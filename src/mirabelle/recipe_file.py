@@ -44,6 +44,7 @@ _HELD: dict[str | int, Callable[[str], None]] = {  # what is held against the na
     "weights": lambda name: held_weights(Path(name)),
     "pickle": lambda name: held_pickle(Path(name)),
 }
+_JUDGES = ("loss", "metric", "also")  # arguments of data in files that may name functions
 _AT_ITS_KEY = ("E102", "E104")  # mistakes that are about a key; the others are about its value
 
 
@@ -173,7 +174,7 @@ def read_recipe(path: Path, settings: Sequence[str] = (), *, sources: bool = Tru
     overrides = Overrides.of(settings)
     places = Places(text, str(path), overrides.places())
     mistakes: list[UserError] = []
-    read = _Reading(_absolute(overrides.applied(data), path.parent.resolve(), key=""), mistakes)
+    read = _Reading(_judged(_absolute(overrides.applied(data), path.parent.resolve(), key=""), path.parent.resolve()), mistakes)
     model = read.part(lambda tables: plain.build(ModelTable, _section(tables, "model"), "model"), "model")
     task = read.part(lambda tables: plain.build(TaskTable, _section(tables, "task"), "task"), "task")
     teacher = read.part(lambda tables: _optional(TeacherTable, tables, "teacher"), "teacher")
@@ -296,9 +297,25 @@ def _absolute(value: Any, folder: Path, key: str) -> Any:
         return [_absolute(item, folder, key) for item in value]
     if not isinstance(value, str) or key not in _HELD or value.startswith(FOLDER):
         return value
-    place, colon, function = value.rpartition(":")
     if key in ("weights", "pickle"):
         return str((folder / value).resolve())
     if (key == "data" and names_files(value)) or (key != "data" and (names_model_file(value) or names_model_folder(value))):
         return str((folder / value).resolve())
-    return f"{(folder / place).resolve()}:{function}" if colon and place.endswith(".py") else value
+    return _located(value, folder)
+
+
+def _judged(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The same with absolute paths to the functions that judge data in files, whose arguments are ours."""
+    task = data.get("task")
+    own = task.get("arguments") if isinstance(task, Mapping) and names_files(str(task.get("data", ""))) else None
+    if not isinstance(task, Mapping) or not isinstance(own, Mapping):
+        return dict(data)
+    judges = {name: _located(own[name], folder) for name in _JUDGES if name in own}
+    return {**data, "task": {**task, "arguments": {**own, **judges}}}
+
+
+def _located(name: Any, folder: Path) -> Any:
+    if isinstance(name, list):
+        return [_located(one, folder) for one in name]
+    place, colon, function = name.rpartition(":") if isinstance(name, str) else ("", "", "")
+    return f"{(folder / place).resolve()}:{function}" if colon and place.endswith(".py") else name

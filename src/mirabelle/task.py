@@ -7,16 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mirabelle.augmentation import Augmentation
-from mirabelle.batch import Batch, Inputs, Samples, Stream, data_of, held, map_tensors, tensors_of
+from mirabelle.batch import Batch, Inputs, Outputs, Samples, Stream, data_of, held, map_tensors, parts_of, tensors_of
 from mirabelle.errors import UserError
-from mirabelle.loss import UNLABELLED, Loss, classes_axis, loss_of
-from mirabelle.metric import Metric
+from mirabelle.loss import UNLABELLED, Loss, Matching, classes_axis, loss_of, side_by_side
+from mirabelle.metric import Metric, PerSample
 from mirabelle.preprocessing import Preprocessing
 from mirabelle.preprocessing.stored import shapes_of
 
+_LEAST_VARIANCE = 1e-12  # of an output that is the same for all samples
 _HELD_OUT_SEED = 0  # the split belongs to the data, so that all seeds of a comparison share it
 
 
@@ -24,13 +25,17 @@ class Task:
     """Batches, loss, metric, example inputs, teacher.
 
     Args:
-        train: `(inputs, targets)` tensors or arrays, a `Dataset`, or a `DataLoader`.
+        train: `(inputs, targets)` tensors or arrays, a `Dataset`, or a `DataLoader`; inputs alone, or a dict of them by name,
+            where nobody knows labels: the outputs of the teacher, by default of the model at the start, then stand for them.
         test: the same, read into memory once, so that all models are judged on the same samples.
         validation: the same, read into memory once; by default `validation_fraction` of train, always the same samples.
-        loss: "cross_entropy", "token_cross_entropy" (classes last), "binary_cross_entropy", "mse", "mae", "huber", "span" or
-            "ctc" (`mirabelle.loss`), or a function (outputs, targets) -> scalar.
+        loss: "cross_entropy", "token_cross_entropy" (classes last), "binary_cross_entropy", "mse", "mae", "huber", "span",
+            "ctc" or "matching" (`mirabelle.loss`), a function (outputs, targets) -> scalar, or the name of one,
+            "pkg.mod:function"; a model of several outputs gives it a tuple. By default "cross_entropy", without labels
+            "matching".
         metric: a name that `Metric.of` knows, "accuracy" say, or a function (outputs, targets) -> one score a sample, higher =
-            better; `Metric.over_set(function)` for one of all samples together.
+            better; `Metric.over_set(function)` for one of all samples together. By default "accuracy", without labels
+            "fidelity".
         also: further metrics, named in the same way, that are told before and after, and judge nothing.
         labels: names of the classes; kept with the artifact.
         name: of the data, for the report.
@@ -39,8 +44,8 @@ class Task:
         beside: files that the preprocessing needs, a tokenizer say, by name; they go beside the artifact.
 
     Raises:
-        UserError: E110 unknown loss or metric; E131 data that cannot be used or augmented, or that the preprocessing cannot
-            have made.
+        UserError: E110 unknown loss or metric; E131 data that cannot be used or augmented, that the preprocessing cannot have
+            made, or of which only some have labels.
 
     Example:
         >>> import torch
@@ -57,9 +62,9 @@ class Task:
         test: Any,
         validation: Any = None,
         validation_fraction: float = 0.1,
-        loss: str | Loss = "cross_entropy",
-        metric: str | Callable[[Tensor, Tensor], Tensor] | Metric = "accuracy",
-        also: Sequence[str | Callable[[Tensor, Tensor], Tensor] | Metric] = (),
+        loss: str | Loss | None = None,
+        metric: str | PerSample | Metric | None = None,
+        also: Sequence[str | PerSample | Metric] = (),
         labels: tuple[str, ...] = (),
         name: str = "data",
         preprocessing: Preprocessing | None = None,
@@ -72,8 +77,9 @@ class Task:
                 raise UserError("E131", "a shuffling loader cannot be split", "give `validation`, or tensors as `train`")
             self.train, validation = self.train.split(validation_fraction, _HELD_OUT_SEED)
         self.validation = held(validation)
-        self.loss = loss_of(loss)
-        self.metric = Metric.of(metric)
+        labelled = _labelled(self.train, self.validation, self.test)
+        self.loss = loss_of(loss or ("cross_entropy" if labelled else "matching"))
+        self.metric = Metric.of(metric or ("accuracy" if labelled else "fidelity"))
         self.also = tuple(Metric.of(one) for one in also)
         self.labels = tuple(labels)
         self.name = name
@@ -131,6 +137,32 @@ class Task:
         return other
 
     @property
+    def labelled(self) -> bool:
+        """Whether the data bring targets of their own."""
+        return not isinstance(self.train, Samples) or self.train.labelled
+
+    def against(self, outputs: Callable[[Samples], Outputs]) -> Task:
+        """The task without labels in which outputs of a model stand for them; one with labels as it is.
+
+        Each output counts in the loss "matching" by its variance over the training data.
+
+        Args:
+            outputs: of samples, in their order.
+        """
+        if self.labelled or self.validation.targets.shape[1:] != (0,):  # they do already
+            return self
+        other = copy.copy(self)
+        for name in ("train", "validation", "test"):
+            data: Samples = getattr(self, name)
+            given = outputs(data)
+            setattr(other, name, data.against(side_by_side(given)))
+            if name == "train" and self.loss == Matching():
+                other.loss = Matching(
+                    tuple(max(float(part.float().var(0).mean()), _LEAST_VARIANCE) for part in parts_of(given))
+                )
+        return other
+
+    @property
     def classifies(self) -> bool:
         """Whether outputs are class scores, so that softened decisions mean something."""
         return self.classes_axis is not None
@@ -153,9 +185,22 @@ class Task:
         }
 
 
+def _labelled(*splits: Samples | Stream) -> bool:
+    """Whether all of them have labels, rather than none."""
+    known = [not isinstance(data, Samples) or data.labelled for data in splits]
+    if any(known) and not all(known):
+        names = [name for name, own in zip(("train", "validation", "test"), known, strict=True) if not own]
+        remedy = "give all of them targets, or none"
+        raise UserError("E131", f"the {' and '.join(names)} data have no targets, others do", remedy)
+    return all(known)
+
+
 def _applicable(augment: Augmentation | None, data: Samples | Stream) -> Augmentation | None:
     """The augmentation, if it can change these data."""
     if augment is not None:
+        if isinstance(data, Samples) and not data.labelled:
+            message = "images without labels cannot be augmented: what stands for labels are outputs for them as they lie"
+            raise UserError("E131", message, "leave `augment` out")
         if isinstance(data, Stream):
             raise UserError(
                 "E131", "a shuffling loader cannot be augmented", "let its data set do it, or give tensors as `train`"

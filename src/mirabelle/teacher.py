@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle import files
-from mirabelle.batch import Batch, Samples, Stream, call
+from mirabelle.batch import Batch, Outputs, Samples, Stream, as_outputs, call, in_float32, parts_of
 from mirabelle.errors import UserError
 from mirabelle.features import Taps
 from mirabelle.run import Run
@@ -32,7 +32,7 @@ _LAST = "channels_last."  # before names of features whose channels lie last, as
 class Guidance:
     """What a teacher gives for a batch, without gradient: its outputs, and what the layers give that are asked for."""
 
-    outputs: Tensor
+    outputs: Outputs
     features: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -145,17 +145,34 @@ def _packed(given: Guidance) -> dict[str, Tensor]:
     for name, tensor in given.features.items():
         last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)  # noqa: PLR2004 (images)
         features[f"{_LAST * last}features.{name}"] = tensor.permute(0, 2, 3, 1) if last else tensor
-    outputs = given.outputs
-    if outputs.shape[-1] <= _EXACT:
-        return {"outputs": outputs, **features}
+    if isinstance(given.outputs, Tensor):
+        return {**_rounded(given.outputs), **features}
+    several = {f"{k}.{name}": part for k, one in enumerate(given.outputs) for name, part in _rounded(one).items()}
+    return {**several, **features}
+
+
+def _rounded(outputs: Tensor) -> dict[str, Tensor]:
+    """One output as it is kept."""
+    if outputs.shape[-1] <= _EXACT or not outputs.is_floating_point():
+        return {"outputs": outputs}
     low, high = outputs.aminmax(dim=-1, keepdim=True)
     step = (high - low) / _LEVELS
     codes = ((outputs - low) / step.clamp_min(torch.finfo(step.dtype).tiny)).round().to(torch.uint8)
-    return {"codes": codes, "low": low, "step": step, **features}
+    return {"codes": codes, "low": low, "step": step}
+
+
+def _restored(kept: Mapping[str, Tensor], mark: str) -> Tensor | None:
+    """The output whose parts have this before their names."""
+    if f"{mark}outputs" in kept:
+        return kept[f"{mark}outputs"]
+    return kept[f"{mark}low"] + kept[f"{mark}codes"] * kept[f"{mark}step"] if f"{mark}codes" in kept else None
 
 
 def _unpacked(kept: Mapping[str, Tensor]) -> Guidance:
-    outputs = kept["outputs"] if "outputs" in kept else kept["low"] + kept["codes"] * kept["step"]
+    outputs: Outputs = _restored(kept, "")
+    if outputs is None:
+        found = [_restored(kept, f"{k}.") for k in range(len(kept))]
+        outputs = tuple(output for output in found if output is not None)
     features = {}
     for name, part in kept.items():
         marks, _, layer = name.partition("features.")
@@ -178,7 +195,8 @@ def _asked(teacher: nn.Module, layers: Sequence[str], execution: Execution | Non
                     outputs = call(guide, execution.inputs(batch.inputs))
             features = taps.taken()
         # Made outside of inference mode, a copy may be saved for the gradient.
-        found = Guidance(outputs.to(torch.float32, copy=True), {name: tensor.clone() for name, tensor in features.items()})
+        copies = tuple(part.clone() for part in parts_of(in_float32(outputs)))
+        found = Guidance(as_outputs(copies), {name: tensor.clone() for name, tensor in features.items()})
         return _unpacked(_packed(found))
 
     return given

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mirabelle.batch import Batch, Samples, call, map_tensors, tensors_of
+from mirabelle.batch import Batch, Outputs, Samples, call, in_float32, map_tensors, parts_of, tensors_of
 from mirabelle.errors import UserError, at_path, gathered, is_out_of_memory, raise_all
 from mirabelle.goal import Goal
-from mirabelle.loss import UNLABELLED
+from mirabelle.loss import UNLABELLED, takes_one
 from mirabelle.recipe import Recipe
 from mirabelle.run import Run
 from mirabelle.state import copied
 from mirabelle.step import folder_of
 from mirabelle.task import Task
-from mirabelle.training import Training, default_objective, taught
+from mirabelle.training import Training, default_objective, outputs_of, taught
 
 _CLASS_SCORES = 2  # dimensions: batch, classes
 _FEW = 5  # names that a message holds
@@ -37,22 +37,48 @@ class Plan:
     teacher_train: Training | None = None
 
 
-def try_one_batch(model: nn.Module, task: Task, name: str = "model") -> Tensor:
+def matched(task: Task, model: nn.Module) -> Task:
+    """The task without labels in which what the model gives stands for them; one with labels as it is.
+
+    Args:
+        task: read from data.
+        model: the teacher, by default the model at the start; every later model is held against its outputs.
+
+    Raises:
+        UserError: E121 when the model fails on the data, or gives values that are not finite.
+    """
+
+    def outputs(data: Samples) -> Outputs:
+        given = outputs_of(model, data)[0]
+        _hold_finite(model, given)
+        return given
+
+    if task.labelled:
+        return task
+    with at_path("model", "from"):
+        _outputs(model, task.example())
+        return task.against(outputs)
+
+
+def try_one_batch(model: nn.Module, task: Task, name: str = "model") -> Outputs:
     """The model's outputs for the task's example; everything that a run takes for granted holds afterwards.
 
     Raises:
-        UserError: E121 when the model fails on the data, gives no tensor, or gives values that are not finite; E131 when loss
+        UserError: E121 when the model fails on the data, gives no tensors, or gives values that are not finite; E131 when loss
             or metric fail on its outputs; E132 when a label is no class of the model.
     """
     with at_path(name, "from"):
         return _tried(model, task)
 
 
-def _tried(model: nn.Module, task: Task) -> Tensor:
+def _tried(model: nn.Module, task: Task) -> Outputs:
     _hold_tokens(model, task)
     batch = task.example()
     outputs = _outputs(model, batch)
-    scores = task.classifies and outputs.dim() == _CLASS_SCORES
+    if isinstance(outputs, tuple) and takes_one(task.loss):
+        remedy = "wrap it so that it returns its scores, or name a loss and a metric that take a tuple of outputs"
+        raise UserError("E121", "the model gives tuple, not a tensor, and the loss takes one output", remedy)
+    scores = task.classifies and isinstance(outputs, Tensor) and outputs.dim() == _CLASS_SCORES
     if scores and task.labels and outputs.shape[1] != len(task.labels):
         raise UserError(
             "E132",
@@ -82,6 +108,11 @@ def try_steps(plan: Plan) -> None:
             with gathered(mistakes, "teacher"):
                 _tried(plan.teacher, plan.task)
                 _try_training(plan.teacher, alone, plan.teacher_train)
+        for name, training in (("baseline", plan.baseline), ("teacher", plan.teacher_train)):
+            with gathered(mistakes, name, "train"):
+                if training is not None and not plan.task.labelled:
+                    message = "there is nothing to learn from: the data have no labels"
+                    raise UserError("E111", message, "begin with trained weights, and leave `train` out")
         with gathered(mistakes, "baseline"):
             _try_training(plan.model, alone, plan.baseline)
         model = plan.model
@@ -131,7 +162,7 @@ def _train_mode(model: nn.Module, batch: Batch) -> None:
         raise UserError("E121", message.splitlines()[0], "see that it can train on such a batch", path=("train",)) from error
 
 
-def _outputs(model: nn.Module, batch: Batch) -> Tensor:
+def _outputs(model: nn.Module, batch: Batch) -> Outputs:
     given = ", ".join(f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors_of(batch.inputs))
     try:
         with torch.no_grad():
@@ -142,29 +173,43 @@ def _outputs(model: nn.Module, batch: Batch) -> Tensor:
         message = f"the model fails on inputs of {given}: {error}"
         remedy = "see that shapes and types fit the model; how data from files are read stands under [task] arguments"
         raise UserError("E121", message.splitlines()[0], remedy) from error
-    if not isinstance(outputs, Tensor):
-        raise UserError(
-            "E121", f"the model gives {type(outputs).__name__}, not a tensor", "wrap it so that it returns its scores"
-        )
-    if not torch.isfinite(outputs).all():
-        where = next((name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()), None)
-        because = f'; its tensor "{where}" is not finite either' if where else ""
-        raise UserError("E121", f"the model gives NaN or infinite values{because}", "start from weights that work")
+    strange = next((type(part).__name__ for part in parts_of(outputs) if not isinstance(part, Tensor)), None)
+    if strange is not None:
+        within = f"a tuple with {strange} in it" if isinstance(outputs, tuple) else strange
+        remedy = "wrap it so that it returns its scores, one tensor or a tuple of tensors"
+        raise UserError("E121", f"the model gives {within}, not a tensor", remedy)
+    for k, part in enumerate(parts_of(outputs)):
+        if isinstance(outputs, tuple) and part.shape[:1] != (len(batch),):
+            message = f"output {k} of the model has shape {tuple(part.shape)} for {len(batch)} samples"
+            raise UserError("E121", message, "let the first axis of every output be the batch")
+    _hold_finite(model, outputs)
     return outputs
 
 
-def _judge(task: Task, outputs: Tensor, batch: Batch) -> None:
+def _hold_finite(model: nn.Module, outputs: Outputs) -> None:
+    if not all(bool(torch.isfinite(part).all()) for part in parts_of(outputs)):
+        where = next((name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()), None)
+        because = f'; its tensor "{where}" is not finite either' if where else ""
+        raise UserError("E121", f"the model gives NaN or infinite values{because}", "start from weights that work")
+
+
+def _judge(task: Task, outputs: Outputs, batch: Batch) -> None:
     try:
-        task.loss(outputs.float(), batch.targets)
+        task.loss(in_float32(outputs), batch.targets)
         task.metric.of_samples(outputs, batch.targets)
     except UserError:
         raise
     except Exception as error:
-        if isinstance(error, IndexError) and task.classifies and outputs.dim() == _CLASS_SCORES:
+        one = isinstance(outputs, Tensor)
+        if isinstance(error, IndexError) and task.classifies and one and outputs.dim() == _CLASS_SCORES:
             _hold_labels("train", batch.targets, outputs.shape[1])
         targets = f"{batch.targets.dtype} {tuple(batch.targets.shape)}"
-        message = f"loss or metric fail on outputs of {tuple(outputs.shape)} and targets of {targets}: {error}"
-        raise UserError("E131", message.splitlines()[0], "give class indices as int64, other targets as float32") from error
+        shapes = " and ".join(str(tuple(part.shape)) for part in parts_of(outputs))
+        message = f"loss or metric fail on outputs of {shapes} and targets of {targets}: {error}"
+        remedy = "give class indices as int64, other targets as float32"
+        if not one:
+            remedy = "name a loss and a metric that take a tuple of outputs"
+        raise UserError("E131", message.splitlines()[0], remedy) from error
 
 
 def _hold_tokens(model: nn.Module, task: Task) -> None:

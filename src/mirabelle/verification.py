@@ -27,6 +27,7 @@ from mirabelle.runtime.onnxruntime import Array, Session
 from mirabelle.runtime.signature import Value, drawn_inputs, held_inputs, signature_of
 from mirabelle.state import fingerprint
 from mirabelle.task import Task
+from mirabelle.trial import matched
 
 Verdict = Literal["passed", "failed", "not checked"]
 _EQUAL = 1e-6  # two metrics of one file on the same data
@@ -73,7 +74,7 @@ def verify_run(folder: Path, task: Task | None = None, data_folder: Path | None 
             "packed_unpacked", lambda: same_bytes(_bytes(folder / "model.onnx"), artifact.unpack(_bytes(folder / "model.mira")))
         ),
         _check("saved_loaded", lambda: _saved_loaded(file, folder)),
-        _check("metric", lambda: _same_metric(folder, _needed(data))),
+        _check("metric", lambda: _same_metric(folder, _with_targets(file, _needed(data)))),
     ]
 
 
@@ -107,7 +108,9 @@ def verify_file(path: Path, task: Task | None = None, shape: Sequence[int] | Non
         _check("valid", lambda: _valid(model)),
         _check("outputs", lambda: _finite_outputs(model, onnx, given)),
     ]
-    if task is not None:
+    if task is not None and not task.labelled:
+        checks.append(Check("metric", "not checked", "the data have no labels"))
+    elif task is not None:
         checks.append(_check("metric", lambda: Gate(passed=True, worst=0.0, detail=_metric(onnx, task, batch)[1])))
     return checks
 
@@ -144,6 +147,16 @@ def _needed(data: Callable[[], Task]) -> Task:
         return data()
     except UserError as error:
         raise _NotCheckedError(f"the data are not there: {error.message}") from error
+
+
+def _with_targets(file: RecipeFile, task: Task) -> Task:
+    """The task; without labels, what the teacher or the start gives stands for them, as in the run."""
+    if task.labelled:
+        return task
+    try:
+        return matched(task, file.build_teacher() or file.build_model())
+    except UserError as error:
+        raise _NotCheckedError(f"the recipe cannot build what the run was held against: {error.message}") from error
 
 
 def _torch_onnx(file: RecipeFile, folder: Path, task: Task) -> Gate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ def command(*, recipe: Path, out: Path | None, data_dir: Path | None, settings: 
     import psutil
 
     from mirabelle.forecast import folder_space, forecast
-    from mirabelle.trial import Plan
+    from mirabelle.trial import Plan, matched
 
     plan = Plan(
         model=file.build_model(),
@@ -49,6 +50,7 @@ def command(*, recipe: Path, out: Path | None, data_dir: Path | None, settings: 
     )
     space = folder_space((out or Path("runs") / recipe.stem).absolute())
     with file.shown_at():
+        plan = dataclasses.replace(plan, task=matched(plan.task, plan.teacher or plan.model))
         found = forecast(plan, free_memory=int(psutil.virtual_memory().available), free_disk=space)
     if as_json:
         click.echo(json.dumps(found.to_data(), indent=2))

@@ -78,7 +78,10 @@ def command(
         structure = _held(module, example, lambda: structure_of(module, example))
     if sensitivity:
         assert task is not None, "data were asked for"
-        found = _held(module, example, lambda: _sensitivity(module, task, samples or 512, quiet=quiet, groups=groups))
+        from mirabelle.trial import matched
+
+        judged = matched(task, module)
+        found = _held(module, example, lambda: _sensitivity(module, judged, samples or 512, quiet=quiet, groups=groups))
     _print(structure, found, as_json=as_json)
     if structure is not None and found is None:
         structure.hold_something()  # told after what is frozen, and why

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mirabelle.batch import Outputs, as_outputs, parts_of
 from mirabelle.errors import UserError
 
 
@@ -41,12 +42,17 @@ class Ensemble(nn.Module):
         self.models = nn.ModuleList(models)
         self.register_buffer("shares", torch.tensor(weights) / sum(weights))  # part of its state: other shares, another teacher
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        outputs = [model(*args, **kwargs) for model in self.models]
+    def forward(self, *args: Any, **kwargs: Any) -> Outputs:
+        outputs = [as_outputs(model(*args, **kwargs)) for model in self.models]
+        if isinstance(outputs[0], Tensor):
+            return self._mean(outputs)
+        return tuple(self._mean(parts) for parts in zip(*map(parts_of, outputs), strict=True))
+
+    def _mean(self, outputs: Sequence[Tensor]) -> Tensor:
         shapes = {tuple(part.shape) for part in outputs}
         if len(shapes) > 1:
             raise UserError(
                 "E111", f"the teachers' outputs have shapes {sorted(shapes)}", "take teachers with the same classes"
             )
-        total: Tensor = torch.einsum("k,k...->...", self.get_buffer("shares").to(outputs[0].dtype), torch.stack(outputs))
+        total: Tensor = torch.einsum("k,k...->...", self.get_buffer("shares").to(outputs[0].dtype), torch.stack(list(outputs)))
         return total

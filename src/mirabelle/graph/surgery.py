@@ -26,6 +26,7 @@ from mirabelle.graph.interpret import kept_without, run_cut, sliced
 from mirabelle.graph.propagate import propagated
 from mirabelle.graph.rewritten import Rewritten
 from mirabelle.graph.trace import Program, name_in_model, traced
+from mirabelle.naming import keep_names
 from mirabelle.state import copied
 
 _LARGEST = 1 << 16  # a side of an example input that a file may ask for
@@ -131,6 +132,7 @@ def remade(dense: nn.Module, record: Architecture) -> nn.Module:
             alive[axes[name][int(dimension)][0][indices_of(text)]] = True  # type: ignore[index]  # held above
     alive[0] = True
     model = Rewritten(program, flow, Kept(flow.units, alive))
+    keep_names(model, dense)
     attach(model, record)
     return model
 
@@ -162,6 +164,7 @@ def cut(model: nn.Module, program: Program, flow: Flow, kept: Kept, example: Exa
         proof.hold(smaller, kept)
     except _DoesNotFollowError as reason:
         smaller = Rewritten(program, flow, kept)
+        keep_names(smaller, model)
         try:
             proof.hold(model, proof.whole)
             proof.hold(smaller, kept)

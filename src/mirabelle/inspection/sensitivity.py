@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from mirabelle.batch import Batch, Samples, arguments_of, call
+from mirabelle.batch import Batch, Samples, arguments_of, as_outputs, call
 from mirabelle.errors import UserError
 from mirabelle.graph.flow import Flow
 from mirabelle.graph.groups import groups_of
@@ -211,7 +211,7 @@ class _Held:
 
     def judged(self, run: Callable[[Any], Any]) -> tuple[float, float]:
         """Loss and metric of what a function makes of the inputs."""
-        results = [run(batch.inputs) for batch in self.batches]
+        results = [as_outputs(run(batch.inputs)) for batch in self.batches]
         if isinstance(results[0], Tensor):
             outputs: Any = torch.cat(results)[: self.count]
         else:

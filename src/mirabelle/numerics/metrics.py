@@ -1,7 +1,8 @@
 """How good outputs are: one score a sample, or one number for a whole set; higher = better for all.
 
 Class scores are logits: (samples, classes) for one class a sample, (samples,) or (samples, 1) for yes or no, (samples, labels)
-with targets of the same shape for several labels. Targets of −100 are left out where a sample has many.
+with targets of the same shape for several labels. Targets of −100 are left out where a sample has many. Several outputs are a
+tuple, whose targets lie one behind the other, (samples, numbers).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mirabelle.loss import paired
 
 LEFT_OUT = -100
 _BINS = 15
@@ -39,6 +42,39 @@ def negative_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 def negative_absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """−mean |output − target| of each sample, (samples,)."""
     return -(outputs - targets.reshape(outputs.shape)).abs().flatten(1).mean(dim=1)
+
+
+def fidelity(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Tensor:
+    """How much of what the targets tell between samples the outputs tell, too: 1 − Σ (output − target)² / Σ (target − mean)².
+
+    Mean over the outputs; the mean of the targets is that of each number over the samples, so that what is the same for all
+    samples counts for nothing, unless all of an output is. 1 where all is met, 0 where the mean would do as well, and below it.
+
+    Returns:
+        (samples, 2): the parts of each sample in the sums, so that Σ first / Σ second is the fidelity.
+    """
+    met, due_in_all = torch.zeros(2, len(targets), dtype=torch.float64)
+    pairs = paired(outputs, targets)
+    for output, due in pairs:
+        due = due.double()  # noqa: PLW2901 (in which the mean of equal numbers is that number)
+        spreads = ((due - due.mean(0)).square().sum(1), due.square().sum(1), torch.ones_like(met))
+        spread = next(found for found in spreads if bool(found.any()))
+        due_in_all += spread / spread.sum()
+        met += (spread - (output.double() - due).square().sum(1)) / spread.sum()
+    return torch.stack([met, due_in_all], 1) / len(pairs)
+
+
+def cosine_similarity(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Tensor:
+    """⟨output, target⟩ / (‖output‖ · ‖target‖) of each sample, mean over the outputs, (samples,)."""
+    return torch.stack([F.cosine_similarity(output, due) for output, due in paired(outputs, targets)]).mean(0)
+
+
+def negative_relative_error(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Tensor:
+    """−‖output − target‖ / ‖target‖ of each sample, mean over the outputs, (samples,)."""
+    pairs = paired(outputs, targets)
+    smallest = torch.finfo(torch.float32).tiny
+    errors = [(output - due).norm(dim=1) / due.norm(dim=1).clamp_min(smallest) for output, due in pairs]
+    return -torch.stack(errors).mean(0)
 
 
 def surprise(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mirabelle.batch import Batch, call
+from mirabelle.batch import Batch, call, parts_of
 from mirabelle.features import Taps
 from mirabelle.schedules import Annealed, value_at
 
@@ -41,7 +41,7 @@ class BoundObjective(nn.Module):
         weights = [value_at(weight, forward.progress) for weight in self.weights]
         parts = [weight * term(forward) for weight, term in zip(weights, self.terms, strict=True) if weight]
         if not parts:  # weights that are zero at the moment
-            return 0.0 * forward.outputs.float().sum()
+            return 0.0 * torch.stack([part.float().sum() for part in parts_of(forward.outputs)]).sum()
         return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
     def seen(self, model: nn.Module, batch: Batch, teacher: nn.Module | None = None) -> Forward:

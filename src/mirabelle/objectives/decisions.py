@@ -17,7 +17,7 @@ from mirabelle.schedules import Annealed, value_at
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mirabelle.batch import Batch
+    from mirabelle.batch import Batch, Outputs
     from mirabelle.task import Task
 
 _CLASS_SCORES = 2  # dimensions: batch, classes
@@ -48,12 +48,15 @@ class Decisions(Term):
 
         assert forward.teacher is not None, "Objective.bind refuses a task without teacher"
         student, teacher = forward.outputs, forward.teacher.outputs
-        if student.shape != teacher.shape:
+        shapes = [_shapes(outputs) for outputs in (student, teacher)]
+        if shapes[0] != shapes[1]:
             raise UserError(
                 "E111",
-                f"student gives {tuple(student.shape[1:])} outputs a sample, the teacher {tuple(teacher.shape[1:])}",
+                f"student gives {shapes[0]} outputs a sample, the teacher {shapes[1]}",
                 "take a teacher and a student with the same classes",
             )
+        if isinstance(student, tuple):
+            return self._compared_each(student, teacher, forward.batch)
         targets = forward.batch.targets
         if classes_second and student.dim() > _CLASS_SCORES:  # as cross entropy has them
             student, teacher = student.movedim(1, -1), teacher.movedim(1, -1)
@@ -61,6 +64,19 @@ class Decisions(Term):
             student, teacher = student[targets != UNLABELLED], teacher[targets != UNLABELLED]
         temperature = value_at(getattr(self, "temperature", 1.0), forward.progress)
         return self.compare(student, teacher, forward.batch, temperature)
+
+    def _compared_each(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        """Of several outputs; only distances make sense for all kinds of them."""
+        del teacher, batch
+        message = f"{type(self).__name__} compares class scores; the model gives {len(student)} outputs"
+        raise UserError("E111", message, "use Regression, or the loss of the task")
+
+
+def _shapes(outputs: Outputs) -> str:
+    """As people read them, without the batch axis."""
+    from mirabelle.batch import parts_of
+
+    return " and ".join(str(tuple(part.shape[1:])) for part in parts_of(outputs))
 
 
 @record
@@ -274,6 +290,8 @@ class MultiLabel(Decisions):
 class Regression(Decisions):
     """Mean squared distance of the outputs to the teacher's: the matching loss of regression, and of bare logits.
 
+    Of several outputs it is the mean over them, each as it is; the loss "matching" of a task weighs them by their variance.
+
     Example:
         >>> (0.5 * Regression()).needs_teacher
         True
@@ -286,3 +304,9 @@ class Regression(Decisions):
 
         del batch, temperature
         return F.mse_loss(student.float(), teacher.float())
+
+    def _compared_each(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        import torch
+
+        pairs = zip(student, teacher, strict=True)
+        return torch.stack([self.compare(one, other, batch, 1.0) for one, other in pairs]).mean()

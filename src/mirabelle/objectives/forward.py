@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mirabelle.batch import Batch
+    from mirabelle.batch import Batch, Outputs
 
 Kind: TypeAlias = Literal["maps", "tokens", "vectors", "attention"]  # what a layer gives
 
 
 @dataclass(frozen=True)
 class Forward:
-    """One pass of a batch through a model: everything a term may look at."""
+    """One pass of a batch through a model: everything a term may look at; several outputs are a tuple."""
 
     batch: Batch
-    outputs: Tensor
+    outputs: Outputs
     teacher: Forward | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
     progress: float = 0.0

@@ -25,15 +25,16 @@ class TaskLoss(Term):
     """
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
+        from mirabelle.batch import in_float32
         from mirabelle.loss import UNLABELLED
         from mirabelle.objectives.bound import Bound
 
         del model, example
 
         def loss(forward: Forward) -> Tensor:
-            outputs, targets = forward.outputs.float(), forward.batch.targets
+            outputs, targets = in_float32(forward.outputs), forward.batch.targets
             if task.classifies and bool((targets == UNLABELLED).all()):
-                return outputs.sum() * 0.0
+                return outputs.sum() * 0.0  # type: ignore[no-any-return]  # scores of classes are one tensor
             return task.loss(outputs, targets)
 
         return Bound(loss)

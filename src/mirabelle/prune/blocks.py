@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from mirabelle.architecture import replace_module
-from mirabelle.batch import Batch, Samples, call
+from mirabelle.batch import Batch, Samples, call, in_float32
 from mirabelle.features import listened
 from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
 from mirabelle.graph.trace import Program, name_in_model
@@ -73,11 +73,11 @@ def rises_of_loss(model: nn.Module, blocks: Sequence[Block], task: Task, samples
     """How much the mean loss rises when each layer is skipped alone, never below 0."""
     batch = samples.first(len(samples))
     with in_eval_mode(model):
-        losses = [float(task.loss(call(model, batch.inputs).float(), batch.targets))]
+        losses = [float(task.loss(in_float32(call(model, batch.inputs)), batch.targets))]
         for block in blocks:
             handle = model.get_submodule(block.name).register_forward_hook(_skipping(block.outputs), with_kwargs=True)
             try:
-                losses.append(float(task.loss(call(model, batch.inputs).float(), batch.targets)))
+                losses.append(float(task.loss(in_float32(call(model, batch.inputs)), batch.targets)))
             finally:
                 handle.remove()
     return [max(loss - losses[0], 0.0) for loss in losses[1:]]

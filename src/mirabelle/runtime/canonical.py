@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
@@ -17,8 +17,8 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 _IR_VERSION = 10
 
 
-def canonical(model: ModelProto, metadata: Mapping[str, str]) -> bytes:
-    """The canonical bytes of a model, with `metadata` (input signature, labels) inside."""
+def canonical(model: ModelProto, metadata: Mapping[str, str], kept: Sequence[str] = ()) -> bytes:
+    """The canonical bytes of a model, with `metadata` (input signature, labels) inside; outputs named in `kept` stay so."""
     result = ModelProto()
     result.CopyFrom(model)
     result.ir_version = _IR_VERSION
@@ -33,7 +33,7 @@ def canonical(model: ModelProto, metadata: Mapping[str, str]) -> bytes:
     graph.name = "main"
     branches = any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute)
     if not branches and any(_layer(node) for node in graph.node):
-        _rename(result, _layer_names(result))
+        _rename(result, _layer_names(result, kept))
     for node in graph.node:
         for field in ("name", "doc_string", "metadata_props"):
             node.ClearField(field)
@@ -60,10 +60,10 @@ def _own_zero_points(graph: GraphProto) -> None:
             taken.add(node.input[-1])
 
 
-def _layer_names(model: ModelProto) -> dict[str, str]:
+def _layer_names(model: ModelProto, kept: Sequence[str]) -> dict[str, str]:
     """Old value name -> new one; inputs and initializers keep theirs, outputs become "output" or "output_0", "output_1", …"""
     graph = model.graph
-    fixed = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    fixed = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | set(kept)
     outputs = [value.name for value in graph.output]
     results = {name: "output" if len(outputs) == 1 else f"output_{k}" for k, name in enumerate(outputs) if name not in fixed}
     layers = [_layer(node) for node in graph.node]

@@ -18,6 +18,7 @@ from torch import nn
 
 from mirabelle.batch import Batch, Inputs
 from mirabelle.errors import UserError, first_line
+from mirabelle.naming import names_of, rename_values
 from mirabelle.preprocessing import Preprocessing, to_json
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.operators import onnx_translations
@@ -28,6 +29,9 @@ _OPSET = 18
 def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = (), preprocessing: Preprocessing | None = None) -> bytes:
     """The model as a canonical ONNX file whose first axis of every input is free.
 
+    Inputs and outputs are called as the model tells by `input_names` and `output_names`; by default inputs as in its forward,
+    and outputs "output", or "output_0", "output_1" and so on.
+
     Args:
         model: exported in eval mode.
         example: at least two samples; with an "attention_mask" among named inputs their number of tokens is free, too.
@@ -37,13 +41,13 @@ def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = (), prepr
     Raises:
         UserError: E121 when torch cannot export the model, or its batch axis would be fixed.
     """
-    model, inputs, names = _taking(model.eval(), example.inputs)
+    given, inputs, names = _taking(model.eval(), example.inputs)
     args, keywords, shapes = _arguments(inputs, example.inputs)
     shapes = (shapes,) if names else shapes
     try:
         with _quiet(), _translations_read_once(), torch.no_grad():
             program = torch.onnx.export(
-                model,
+                given,
                 args,
                 kwargs=keywords,
                 dynamo=True,
@@ -66,10 +70,13 @@ def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = (), prepr
             raise UserError("E121", f'the batch axis of input "{value.name}" is fixed', "let the model take any batch size")
     _name_tokens(proto.graph)
     _drop_idle_relus(proto.graph)
+    told = names_of(model)
+    named = rename_values(proto.graph, proto.graph.input, () if isinstance(example.inputs, Mapping) else told.inputs)
+    named += rename_values(proto.graph, proto.graph.output, told.outputs)
     metadata = {"labels": json.dumps(labels)} if labels else {}
     if preprocessing is not None:
         metadata["preprocessing"] = to_json(preprocessing)
-    return canonical(proto, metadata)
+    return canonical(proto, metadata, kept=named)
 
 
 def _name_tokens(graph: GraphProto) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from onnx import ModelProto, ValueInfoProto
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from mirabelle.batch import Batch, Samples, call
+from mirabelle.batch import Batch, Samples, call, joined, parts_of
 from mirabelle.runtime.onnxruntime import Array, Session
 
 # Floating point: sums in another order. Quantized: a tie that rounds the other way moves a value by one level, and cascades.
@@ -53,29 +54,40 @@ def batches_to_compare(data: Samples) -> list[Batch]:
 def torch_equals_onnx(model: nn.Module, onnx: bytes, batches: list[Batch], *, quantized: bool) -> Gate:
     """Whether torch and ONNX Runtime give the same outputs on real batches.
 
-    In floating point every value must agree to 1e-4 of the largest one. Quantized, 99.5 % of the samples must agree to 5 % of
-    the largest value and (for class scores) in their class: rounding ties may fall differently and cascade.
+    In floating point every value must agree to 1e-4 of the largest one of its output. Quantized, 99.5 % of the samples must
+    agree to 5 % of the largest value and (for class scores, where they are all that the model gives) in their class: rounding
+    ties may fall differently and cascade.
     """
     session = Session(onnx, threads=torch.get_num_threads())
     with torch.inference_mode():
-        expected = torch.cat([_first(call(model.eval(), batch.inputs)) for batch in batches]).numpy()
-    given = session.outputs_of(batches)[0].numpy()
-    if expected.shape != given.shape:
-        return Gate(passed=False, worst=float("inf"), detail=f"torch gives {expected.shape}, ONNX {given.shape}")
-    differences = _relative(expected, given)
+        expected = [part.numpy() for part in joined([_tensors(call(model.eval(), batch.inputs)) for batch in batches])]
+    given = [part.numpy() for part in parts_of(session.outputs_of(batches)[0])]
+    shapes = [[part.shape for part in side] for side in (expected, given)]
+    if shapes[0] != shapes[1]:
+        here, there = (" and ".join(map(str, side)) for side in shapes)
+        return Gate(passed=False, worst=float("inf"), detail=f"torch gives {here}, ONNX {there}")
+    count = sum(map(len, batches))
+    if rows := next((len(part) for part in expected if len(part) != count), None):
+        return Gate(passed=False, worst=float("inf"), detail=f"an output has {rows} rows for {count} samples")
+    by_output = np.stack([_relative(*pair) for pair in zip(expected, given, strict=True)])
+    differences = by_output.max(axis=0)
     worst = float(differences.max())
     if quantized:
         agreeing = differences <= _QUANTIZED
-        if expected.ndim == 2:  # noqa: PLR2004 (class scores: batch, classes)
-            agreeing &= expected.argmax(1) == given.argmax(1)
+        if [part.ndim for part in expected] == [2]:  # class scores: batch, classes
+            agreeing &= expected[0].argmax(1) == given[0].argmax(1)
         passed, share = bool(agreeing.mean() >= _AGREEING), f"{agreeing.mean():.2%} of {len(agreeing)} samples agree"
     else:
-        passed, share = worst <= _EXACT, f"{len(expected)} samples, worst difference {worst:.1e}"
+        passed, share = worst <= _EXACT, f"{len(differences)} samples, worst difference {worst:.1e}"
+    if len(expected) > 1:
+        share += f" in {len(expected)} outputs"
     if passed:
         return Gate(passed=True, worst=worst, detail=share)
     starts = np.cumsum([0, *(len(batch) for batch in batches)])
     worst_batch = batches[int(np.searchsorted(starts, int(differences.argmax()), side="right")) - 1]
     layer = first_differing_layer(model, onnx, worst_batch, _QUANTIZED if quantized else _EXACT)
+    if len(expected) > 1:
+        share += f', most apart in "{session.output_names[int(by_output.max(axis=1).argmax())]}"'
     return Gate(passed=False, worst=worst, detail=f"{share}; the first layer that differs is {layer}")
 
 
@@ -92,10 +104,12 @@ def same_bytes(one: bytes, other: bytes) -> Gate:
 def same_outputs(one: nn.Module, other: nn.Module, batch: Batch) -> Gate:
     """Whether two modules give the same bits for a batch."""
     with torch.inference_mode():
-        first, second = _first(call(one.eval(), batch.inputs)), _first(call(other.eval(), batch.inputs))
-    if torch.equal(first, second):
+        first, second = (_tensors(call(model.eval(), batch.inputs)) for model in (one, other))
+    pairs = list(zip(first, second, strict=True))
+    if all(torch.equal(*pair) for pair in pairs):
         return Gate(passed=True, worst=0.0, detail=f"{len(batch)} samples are equal to the bit")
-    return Gate(passed=False, worst=float(_relative(first.numpy(), second.numpy()).max()), detail="outputs differ")
+    worst = max(float(_relative(due.numpy(), given.numpy()).max()) for due, given in pairs)
+    return Gate(passed=False, worst=worst, detail="outputs differ")
 
 
 def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Gate:
@@ -154,12 +168,9 @@ def _bits(tensor: Tensor) -> bytes:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def _first(outputs: Any) -> Tensor:
-    """A model's outputs, or the first of several."""
-    first: Tensor = (
-        outputs if isinstance(outputs, Tensor) else next(iter(outputs.values() if isinstance(outputs, dict) else outputs))
-    )
-    return first
+def _tensors(outputs: Any) -> tuple[Tensor, ...]:
+    """A model's outputs, in whatever structure it gives them, as ONNX lists them."""
+    return tuple(part for part in pytree.tree_leaves(outputs) if isinstance(part, Tensor))
 
 
 def _relative(expected: Array, given: Array) -> Array:

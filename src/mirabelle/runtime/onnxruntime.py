@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mirabelle.batch import Batch, Inputs, Samples, Stream, map_tensors, tensors_of
+from mirabelle.batch import Batch, Inputs, Outputs, Samples, Stream, as_outputs, joined, map_tensors, tensors_of
 from mirabelle.errors import UserError
 from mirabelle.machine import int8_saturates
 from mirabelle.profile import Latency
@@ -82,12 +82,18 @@ class Session:
         outputs: Sequence[Array] = self._session.run(None, feed)
         return outputs
 
-    def outputs_of(self, data: Samples | Stream | Sequence[Batch]) -> tuple[Tensor, Tensor]:
-        """(first output, targets) of all samples, in the data's order."""
+    def outputs_of(self, data: Samples | Stream | Sequence[Batch]) -> tuple[Outputs, Tensor]:
+        """(outputs, targets) of all samples, in the data's order; several outputs as a tuple."""
         batches = data.batches(_BATCH) if isinstance(data, (Samples, Stream)) else data
-        pairs = [(self.run(self.feed(batch.inputs))[0], batch.targets) for batch in batches]
-        outputs = np.concatenate([outputs for outputs, _ in pairs])
-        return torch.from_numpy(outputs), torch.cat([targets for _, targets in pairs])
+        pairs = [(self._outputs(batch), batch.targets) for batch in batches]
+        return joined([outputs for outputs, _ in pairs]), torch.cat([targets for _, targets in pairs])
+
+    def _outputs(self, batch: Batch) -> Outputs:
+        arrays = self.run(self.feed(batch.inputs))
+        strange = [name for name, array in zip(self.output_names, arrays, strict=True) if not isinstance(array, np.ndarray)]
+        if strange:
+            raise UserError("E121", f'output "{strange[0]}" of the model is no tensor', "export it without what makes it")
+        return as_outputs([torch.from_numpy(array) for array in arrays])
 
 
 def side_by_side(

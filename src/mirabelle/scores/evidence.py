@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mirabelle.batch import Samples, call
+from mirabelle.batch import Samples, call, in_float32
 from mirabelle.errors import UserError
 from mirabelle.scores.inputs import Moments, columns_of, multiplies_inputs
 from mirabelle.scores.score import Evidence, Score, covered
@@ -94,7 +94,7 @@ def _measure_gradients(
     with torch.enable_grad():
         # Gradients that are squared one by one are those of single samples.
         for batch in drawn.batches(1 if "squared_gradient" in kinds else _BATCH):
-            loss = task.loss(call(model, batch.inputs).float(), batch.targets)
+            loss = task.loss(in_float32(call(model, batch.inputs)), batch.targets)
             gradients = torch.autograd.grad(loss, chosen, allow_unused=True)
             share = len(batch) / len(drawn)
             for name, gradient in zip(found, gradients, strict=True):

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from mirabelle.lazy import lazily
 
 if TYPE_CHECKING:
+    from mirabelle.functions import function_from
     from mirabelle.sources.data import task_from
-    from mirabelle.sources.factory import function_from
     from mirabelle.sources.models import model_from
     from mirabelle.sources.weights import load_weights
 

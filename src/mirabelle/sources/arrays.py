@@ -35,14 +35,16 @@ _IMAGE_AXES, _CHANNELS = 4, (1, 3)
 def task_of(path: Path, settings: Arrays) -> Task:
     """The task that a file gives; errors as `Arrays` tells them."""
     try:
-        return _task(_splits(path), path.stem, settings)
+        return _task(_splits(path, labelled=settings.kind != "unlabelled"), path.stem, settings)
     except UserError as error:
         raise error if str(path) in error.message else error.at(str(path)) from None
 
 
 def _task(splits: dict[str, Split], name: str, settings: Arrays) -> Task:
     kind = settings.kind or _kind(splits)
-    if kind == "classification":
+    if kind == "unlabelled":
+        splits, labels = {part: (x, _nothing(x)) for part, (x, _) in splits.items()}, ()
+    elif kind == "classification":
         splits, labels = _classes(splits, settings.labels)
     elif kind == "multi-label":
         splits, labels = _several(splits, settings.labels)
@@ -70,9 +72,17 @@ def _image(train: Array, settings: Arrays) -> Image:
     )
 
 
-def _splits(path: Path) -> dict[str, Split]:
-    """(inputs, targets) by split, of one length each."""
+def _splits(path: Path, *, labelled: bool) -> dict[str, Split]:
+    """(inputs, targets) by split, of one length each; no targets, of no length, where they are not asked for."""
     arrays = read_arrays(path)
+    if not labelled:
+        arrays = {
+            name: array
+            for layout in _LAYOUTS
+            for own, other in layout.values()
+            if own in arrays
+            for name, array in ((own, arrays[own]), (other, _nothing(arrays[own])))
+        }
     layout = next((layout for layout in _LAYOUTS if set(layout["train"]) <= set(arrays)), None)
     if layout is None:
         known = "; ".join(" and ".join(layout["train"]) for layout in _LAYOUTS)
@@ -81,7 +91,8 @@ def _splits(path: Path) -> dict[str, Split]:
     for name, pair in layout.items():
         present = [key for key in pair if key in arrays]
         if len(present) == 1:
-            raise UserError("E131", f"{path} has {present[0]} without its other half", f"give both of {' and '.join(pair)}")
+            remedy = f'give both of {" and ".join(pair)}; inputs without targets with kind = "unlabelled"'
+            raise UserError("E131", f"{path} has {present[0]} without its other half", remedy)
         if present:
             inputs, targets = (np.ascontiguousarray(arrays[key]) for key in pair)
             lengths = [array.shape[0] if array.ndim else 0 for array in (inputs, targets)]
@@ -90,6 +101,11 @@ def _splits(path: Path) -> dict[str, Split]:
                 raise UserError("E131", message, "give one target for each input")
             splits[name] = (inputs, targets)
     return splits
+
+
+def _nothing(inputs: Array) -> Array:
+    """Targets of which nothing is known, (N, 0)."""
+    return np.zeros((inputs.shape[0] if inputs.ndim else 0, 0), np.float32)
 
 
 def read_arrays(path: Path) -> dict[str, Array]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mirabelle.errors import UserError, is_out_of_memory
+from mirabelle.functions import function_from
 from mirabelle.sources.cifar10 import cifar10
 from mirabelle.sources.digits import digits
-from mirabelle.sources.factory import function_from
 from mirabelle.sources.held import held_data
 from mirabelle.sources.mnist import mnist
 from mirabelle.sources.names import FOLDER, names_function

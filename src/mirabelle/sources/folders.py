@@ -42,6 +42,8 @@ def files_by_split(folder: Path, kind: Kind) -> dict[str, dict[str, list[Path]]]
     inside = _folders(folder)
     if not inside:
         remedy = f"put {kind.several} ({', '.join(kind.suffixes)}) into one folder for each class: {folder}/<class>/"
+        if kind.one == "image":
+            remedy += '; images without labels are read with kind = "unlabelled"'
         raise UserError("E130", f"{folder} holds no class folders", remedy)
     if not any(place.name == "train" and _folders(place) for place in inside):
         return {"train": _classes(folder, kind)}
@@ -58,6 +60,27 @@ def files_by_split(folder: Path, kind: Kind) -> dict[str, dict[str, list[Path]]]
             message = f'{folder}: class "{different[0]}" is in one of "train" and "{name}" only'
             raise UserError("E131", message, "give every split the same class folders")
     return splits
+
+
+def files_without_classes(folder: Path, kind: Kind) -> dict[str, dict[str, list[Path]]]:
+    """Files by split, all of one class without a name; anywhere below the folder, or below its folder "train" and the others.
+
+    Raises:
+        UserError: E130 when the folder, or the one of a split, is missing or holds no such file.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            "E130", f"no folder of {kind.several} at {folder}", 'paths are relative to the recipe; "~" is not expanded'
+        )
+    inside = {place.name: place for place in _folders(folder) if place.name in _SPLITS}
+    places = {_SPLITS[name]: place for name, place in inside.items()} if "train" in inside else {"train": folder}
+    found = {}
+    for name, place in places.items():
+        below = (place, *(part for part in sorted(place.rglob("*")) if part.is_dir() and not part.name.startswith(".")))
+        found[name] = {"": [file for part in below for file in kind.files(part)]}
+        if not found[name][""]:
+            raise UserError("E130", f"no {kind.one} below {place}", f"put {kind.several} there ({', '.join(kind.suffixes)})")
+    return found
 
 
 def first_suffix(folder: Path, suffixes: Sequence[str]) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from mirabelle.preprocessing.image import SUFFIXES, Image, mean_and_deviation, pixels, upright_size
-from mirabelle.sources.folders import Kind, files_by_split
+from mirabelle.sources.folders import Kind, files_by_split, files_without_classes
 from mirabelle.sources.splits import Split, as_task, completed
 from mirabelle.task import Task
 
@@ -22,11 +22,14 @@ _LARGEST, _OTHERWISE = 256, (64, 64)
 
 def task_of(folder: Path, settings: ImageFolder) -> Task:
     """The task that a folder gives; errors as `ImageFolder` tells them."""
-    files = files_by_split(folder, KIND)
-    labels = tuple(files["train"])
+    unlabelled = settings.kind == "unlabelled"
+    files = files_without_classes(folder, KIND) if unlabelled else files_by_split(folder, KIND)
+    labels = () if unlabelled else tuple(files["train"])
     size, mode = _size_and_mode(files, settings)
     plain = Image(size=size, mode=mode)  # refuses a size that is out of range before anything is read
     raw = {name: _read(classes, plain) for name, classes in files.items()}
+    if unlabelled:
+        raw = {name: (values, np.zeros((len(values), 0), np.float32)) for name, (values, _) in raw.items()}
     raw = completed(raw, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
     mean, deviation = mean_and_deviation(raw["train"][0])
     image = Image(size=size, mode=mode, mean=settings.mean or mean, deviation=settings.deviation or deviation)

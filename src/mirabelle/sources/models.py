@@ -19,21 +19,24 @@ def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Modu
     Args:
         name: "pkg.mod:function", "./file.py:function", the path of an .onnx, .keras or .h5 file or
             of a folder of transformers, or "hf:organisation/model@revision", of ModelScope "ms:…".
-        arguments: keywords of the factory; files take none.
+        arguments: keywords of the factory; an ONNX file takes `outputs`, names of the values that are wanted; others none.
         folder: against which paths are read.
 
     Raises:
         UserError: E120 when the factory is not found or raises; E130 and E141 as a file fails; E121 when a factory returns no
-            module, or a graph is not covered; E111 arguments for a file; E160 without the package that reads it.
+            module, or a graph is not covered; E111 arguments for a file; E112 no such value in a graph; E160 without the
+            package that reads it.
     """
     if not is_trained(name):
         return made_by(name, arguments, folder)
-    if arguments:
-        raise UserError("E111", f"{name} is a file, which takes no arguments; got {sorted(arguments)}", "leave them out")
+    outputs = arguments.get("outputs", ()) if name.lower().endswith(ONNX) else ()
+    if set(arguments) - ({"outputs"} if outputs else set()) or not _are_names(outputs):
+        remedy = "leave them out; of an ONNX file outputs = [names of values] are taken"
+        raise UserError("E111", f"{name} is a file, which takes no arguments; got {sorted(arguments)}", remedy)
     if name.lower().endswith(ONNX):
         from mirabelle.sources.onnx_graph import module_from_onnx
 
-        return module_from_onnx(folder / name)
+        return module_from_onnx(folder / name, outputs)
     if not names_model_file(name):
         from mirabelle.sources.huggingface import module_from_huggingface
 
@@ -41,3 +44,7 @@ def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Modu
     from mirabelle.sources.keras_model import module_from_keras
 
     return module_from_keras(folder / name)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)

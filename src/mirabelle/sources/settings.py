@@ -31,6 +31,7 @@ class Divided:
         validation_fraction: the same; by default 0.1.
         seed: of the split.
         metric: by name, as `Metric.of` knows it.
+        loss: by name, as `mirabelle.loss` knows it.
         also: further metrics that are told and judge nothing.
         class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
     """
@@ -39,6 +40,7 @@ class Divided:
     validation_fraction: Part | None = None
     seed: int = 0
     metric: str | None = None
+    loss: str | None = None
     also: tuple[str, ...] = ()
     class_weights: Literal["balanced"] | None = None
 
@@ -51,6 +53,7 @@ class ImageFolder(Divided):
     begins with a dot, is left alone. Images lie in memory as float32.
 
     Args:
+        kind: "unlabelled" for images of which nobody knows classes, anywhere below the folder or its folders of splits.
         size: (height, width); by default that of the images where all have one of at most 256 × 256, otherwise 64 × 64.
         mode: "L" or "RGB"; by default "L" where all images are grey.
         mean: one number a channel, of pixels in [0, 1]; by default that of the training images.
@@ -58,7 +61,9 @@ class ImageFolder(Divided):
         test_fraction: of each class, where there is no folder of test images; by default 0.2.
         validation_fraction: the same; by default 0.1.
         seed: of the split; not of the run, so that runs of different seeds are judged on the same images.
-        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1"; by default accuracy, or −(squared error).
+        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1", or "./file.py:function"; by default accuracy, or
+            −(squared error).
+        loss: by name, as `mirabelle.loss` knows it, or "./file.py:function"; by default cross entropy, or squared error.
         also: further metrics that are told and judge nothing.
         class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
 
@@ -67,6 +72,7 @@ class ImageFolder(Divided):
             that cannot be read, splits whose classes differ, a class too small to be divided.
     """
 
+    kind: Literal["unlabelled"] | None = None
     size: tuple[int, int] | None = None
     mode: Literal["L", "RGB"] | None = None
     mean: tuple[float, ...] = ()
@@ -96,7 +102,8 @@ class SoundFolder(Divided):
         test_fraction: of each class, where there is no folder of test recordings; by default 0.2.
         validation_fraction: the same; by default 0.1.
         seed: of the split.
-        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1"; by default accuracy.
+        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1", or "./file.py:function"; by default accuracy.
+        loss: by name, as `mirabelle.loss` knows it, or "./file.py:function"; by default cross entropy.
         also: further metrics that are told and judge nothing.
         class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
 
@@ -132,13 +139,15 @@ class Arrays(Divided):
     Args:
         labels: names of the classes; by default "0", "1", …
         kind: "classification", "multi-label" (targets of 0 and 1, (N, labels)) or "regression", where the type of the targets
-            does not tell.
+            does not tell; "unlabelled" for inputs alone.
         mean: one number a channel, of pixels in [0, 1]; by default that of the training images.
         deviation: the same.
         test_fraction: where there are no test data; by default 0.2.
         validation_fraction: where there are no validation data; by default 0.1.
         seed: of the split.
-        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1"; by default accuracy, or −(squared error).
+        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1", or "./file.py:function"; by default accuracy, or
+            −(squared error).
+        loss: by name, as `mirabelle.loss` knows it, or "./file.py:function"; by default cross entropy, or squared error.
         also: further metrics that are told and judge nothing.
         class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
 
@@ -148,7 +157,7 @@ class Arrays(Divided):
     """
 
     labels: tuple[str, ...] = ()
-    kind: Literal["classification", "multi-label", "regression"] | None = None
+    kind: Literal["classification", "multi-label", "regression", "unlabelled"] | None = None
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
 
@@ -173,7 +182,9 @@ class TableFile(Divided):
         test_fraction: of the rows (of each class, in a classification); by default 0.2.
         validation_fraction: the same; by default 0.1.
         seed: of the split.
-        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1"; by default accuracy, or −(squared error).
+        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1", or "./file.py:function"; by default accuracy, or
+            −(squared error).
+        loss: by name, as `mirabelle.loss` knows it, or "./file.py:function"; by default cross entropy, or squared error.
         also: further metrics that are told and judge nothing.
         class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
 
@@ -214,7 +225,8 @@ class TextFile(Divided):
         test_fraction: of each class, where there is no file of test texts; by default 0.2.
         validation_fraction: the same; by default 0.1.
         seed: of the split.
-        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1"; by default accuracy.
+        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1", or "./file.py:function"; by default accuracy.
+        loss: by name, as `mirabelle.loss` knows it, or "./file.py:function"; by default cross entropy.
         also: further metrics that are told and judge nothing.
         class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
 

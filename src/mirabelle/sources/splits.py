@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mirabelle.batch import Samples
 from mirabelle.errors import UserError
 from mirabelle.loss import CrossEntropy, Loss, balanced
 from mirabelle.preprocessing.image import Image
@@ -70,27 +71,29 @@ def as_task(
 ) -> Task:
     """The task of the three splits, scaled by `preprocessing`: a classification where there are labels, else a regression.
 
-    Targets of several labels a sample, (samples, labels), make a task of many yes or no.
+    Targets of several labels a sample, (samples, labels), make a task of many yes or no; those of no numbers, (samples, 0), one
+    without labels.
     """
     targets = torch.from_numpy(splits["train"][1])
-    several = bool(labels) and targets.ndim > 1
+    several, unlabelled = bool(labels) and targets.ndim > 1, targets.shape[1:] == (0,)
     loss: str | Loss = "binary_cross_entropy" if several else "cross_entropy" if labels else "mse"
     if settings.class_weights == "balanced":
-        if several or not labels:
-            message = "class_weights are for one class a sample"
+        if several or not labels or settings.loss:
+            message = "class_weights are for one class a sample, and the loss of that"
             raise UserError("E111", message, "leave them out", path=("class_weights",))
         loss = CrossEntropy(weights=balanced(targets, len(labels)))
     metric = "f1" if several else "accuracy" if labels else "negative_squared_error"
+    scaled = {part: x if preprocessing is None else preprocessing.scaled(x) for part, (x, _) in splits.items()}
     ready = {
-        part: (torch.from_numpy(x if preprocessing is None else preprocessing.scaled(x)), torch.from_numpy(y))
-        for part, (x, y) in splits.items()
+        part: Samples(torch.from_numpy(scaled[part]), None if unlabelled else torch.from_numpy(y))
+        for part, (_, y) in splits.items()
     }
     return Task(
         train=ready["train"],
         validation=ready["validation"],
         test=ready["test"],
-        loss=loss,
-        metric=settings.metric or metric,
+        loss=settings.loss or (None if unlabelled else loss),
+        metric=settings.metric or (None if unlabelled else metric),
         also=settings.also,
         labels=() if several else labels,
         name=name,

@@ -82,7 +82,7 @@ def task_of(path: Path, settings: TextFile) -> Task:
         train=parts["train"],
         validation=parts["validation"],
         test=parts["test"],
-        loss=loss,
+        loss=settings.loss or loss,
         metric=settings.metric or "accuracy",
         also=settings.also,
         labels=labels,

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mirabelle.batch import Batch, Inputs, call, map_tensors, tensors_of
+from mirabelle.batch import Batch, Inputs, call, in_float32, map_tensors, tensors_of
 from mirabelle.errors import is_out_of_memory
 from mirabelle.state import copied
 
@@ -48,7 +49,7 @@ class Execution:
 
 
 def fastest_execution(
-    model: nn.Module, batch: Batch, loss: Callable[[Tensor, Tensor], Tensor], precision: str = "auto"
+    model: nn.Module, batch: Batch, loss: Callable[[Any, Tensor], Tensor], precision: str = "auto"
 ) -> Execution:
     """The candidate whose training step has the lowest time; float32 unless another is at least 10 % faster.
 
@@ -66,9 +67,7 @@ def fastest_execution(
     return fastest if seconds[plain] >= _GAIN * seconds[fastest] else plain
 
 
-def _seconds_if_it_runs(
-    model: nn.Module, batch: Batch, loss: Callable[[Tensor, Tensor], Tensor], execution: Execution
-) -> float:
+def _seconds_if_it_runs(model: nn.Module, batch: Batch, loss: Callable[[Any, Tensor], Tensor], execution: Execution) -> float:
     """For ever where the model cannot be run so: a `view` that asks for one layout, an operator without this precision."""
     try:
         return _step_seconds(model, batch, loss, execution)
@@ -78,7 +77,7 @@ def _seconds_if_it_runs(
         return math.inf
 
 
-def _step_seconds(model: nn.Module, batch: Batch, loss: Callable[[Tensor, Tensor], Tensor], execution: Execution) -> float:
+def _step_seconds(model: nn.Module, batch: Batch, loss: Callable[[Any, Tensor], Tensor], execution: Execution) -> float:
     model = execution.laid_out(copied(model)).train()
     times: list[float] = []
     begin = time.perf_counter()
@@ -86,7 +85,7 @@ def _step_seconds(model: nn.Module, batch: Batch, loss: Callable[[Tensor, Tensor
         start = time.perf_counter()
         with execution.autocast():
             outputs = call(model, execution.inputs(batch.inputs))
-        loss(outputs.float(), batch.targets).backward()  # type: ignore[no-untyped-call]
+        loss(in_float32(outputs), batch.targets).backward()  # type: ignore[no-untyped-call]
         times.append(time.perf_counter() - start)
         if time.perf_counter() - begin > _SECONDS and len(times) > 1:
             break

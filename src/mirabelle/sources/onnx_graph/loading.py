@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import onnx
 import torch
 from google.protobuf.message import DecodeError
 
-from mirabelle.errors import UserError, first_line
+from mirabelle.errors import UserError, did_you_mean, first_line
 from mirabelle.runtime.onnxruntime import Array, Session
 from mirabelle.runtime.signature import drawn_inputs
 from mirabelle.sources.onnx_graph.module import OnnxModule
@@ -22,15 +22,16 @@ _SAMPLES = 2
 _TOLERANCE, _SMALL = 1e-3, 1e-5
 
 
-def module_from_onnx(path: Path) -> OnnxModule:
+def module_from_onnx(path: Path, outputs: Sequence[str] = ()) -> OnnxModule:
     """The module of an ONNX file, once it has given the same as ONNX Runtime for drawn inputs.
 
     Args:
         path: of the file; weights beside it are read from its folder.
+        outputs: names of the values that the module gives, in order, wherever they stand in the graph; by default its outputs.
 
     Raises:
         UserError: E130 no such file, E141 a damaged one, E121 operators that are not covered, or other outputs than those of
-            ONNX Runtime.
+            ONNX Runtime, E112 no value of such a name.
     """
     if not path.is_file():
         raise UserError("E130", f"no model at {path}", "check the path")
@@ -39,9 +40,30 @@ def module_from_onnx(path: Path) -> OnnxModule:
         onnx.checker.check_model(proto)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
         raise UserError("E141", f"{path} is no sound ONNX file: {error}", "export it again") from error
+    proto = _ending_in(proto, outputs) if outputs else proto
     module = OnnxModule(proto)
     _hold_equal(module, proto)
     return module
+
+
+def _ending_in(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """The graph with these values as its outputs, and the nodes that they need."""
+    made = {name: onnx.ValueInfoProto(name=name) for node in proto.graph.node for name in node.output if name}
+    made |= {value.name: value for value in (*proto.graph.value_info, *proto.graph.output)}
+    for name in names:
+        if name not in made:
+            raise UserError("E112", f'the ONNX graph has no value "{name}"', did_you_mean(name, made))
+    needed, nodes = set(names), []
+    for node in reversed(proto.graph.node):
+        if needed & set(node.output):
+            needed |= set(node.input)
+            nodes.append(node)
+    found = onnx.ModelProto()
+    found.CopyFrom(proto)
+    del found.graph.node[:], found.graph.output[:]
+    found.graph.node.extend(nodes[::-1])
+    found.graph.output.extend(made[name] for name in names)
+    return found
 
 
 def _hold_equal(module: OnnxModule, proto: onnx.ModelProto) -> None:

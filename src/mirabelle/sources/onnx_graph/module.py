@@ -48,7 +48,7 @@ class OnnxModule(nn.Module):
 
     Convolutions, matrix products, norms and recurrent layers with constant weights are modules of torch under the names that
     the file has; other constants of floats with several elements are parameters; what constants alone decide is computed once.
-    The batch axis is free, even where the file fixes it.
+    The batch axis is free, even where the file fixes it. Inputs and outputs keep their names in what is exported.
 
     Args:
         proto: of the file, its weights inside.

@@ -57,7 +57,10 @@ class Node:
         return UserError("E121", f'{self.kind} "{self.name}" is not covered: {what}', REMEDY)
 
 
-REMEDY = "pack, bench and verify take the file as it is; to train or cut it, export it again without that"
+REMEDY = (
+    "pack, bench and verify take the file as it is; to train or cut it, export it again without that, or end the graph before "
+    'it: [model] arguments = { outputs = ["name of a value"] }'
+)
 
 
 def operator(*kinds: str) -> Callable[[Function], Function]:
