@@ -122,8 +122,11 @@ def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def span(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross entropy of the first and the last token of a span; outputs (batch, tokens, 2), targets (batch, 2)."""
-    return F.cross_entropy(outputs.movedim(2, 1).flatten(0, 1), targets.flatten())
+    """Mean cross entropy of the first and the last token of a span; outputs (batch, tokens, 2), targets (batch, 2).
+
+    Targets of −100 are left out, and so are further columns.
+    """
+    return F.cross_entropy(outputs.movedim(2, 1).flatten(0, 1), targets[:, :2].flatten())
 
 
 def ctc(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -174,10 +177,13 @@ def loss_of(loss: str | Loss, folder: Path = Path()) -> Loss:
 
 
 def classes_axis(loss: Loss) -> int | None:
-    """The dimension of the outputs that holds class scores: 1 or −1; None for a loss that is no cross entropy over classes."""
+    """The dimension of the outputs that holds class scores: 1 or −1; None for a loss that is no cross entropy over classes.
+
+    The ends of a span are chosen among the tokens, (batch, tokens, 2).
+    """
     if isinstance(loss, CrossEntropy):
         return -1 if loss.classes_last else 1
-    return 1 if loss is F.cross_entropy else None
+    return 1 if loss in (F.cross_entropy, span) else None
 
 
 def takes_one(loss: Loss) -> bool:

@@ -16,6 +16,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from mirabelle.artifact.reading import model_of, onnx_of
 from mirabelle.errors import UserError, first_line
+from mirabelle.numerics.metrics import span_of
 from mirabelle.preprocessing import Image, Preprocessing, Sound, Table, Text, from_json, image, sound
 from mirabelle.preprocessing.table import read_rows
 from mirabelle.preprocessing.text import TOKENIZER, tokenizer_of
@@ -36,7 +37,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model makes of one input: the likeliest classes, best first, or its outputs where it has no labels.
+    """What the model makes of one input: the likeliest classes, best first; without labels its outputs, or the answer found.
 
     Of several outputs it is those, by name, whether there are labels or not.
     """
@@ -44,8 +45,11 @@ class Prediction:
     input: str
     top: tuple[Choice, ...]
     outputs: Any
+    answer: str | None = None
 
     def to_data(self) -> dict[str, Any]:
+        if self.answer is not None:
+            return {"input": self.input, "answer": self.answer}
         if not self.top:
             return {"input": self.input, "outputs": self.outputs}
         return {"input": self.input, **vars(self.top[0]), "top": [vars(choice) for choice in self.top]}
@@ -91,6 +95,10 @@ class Predictor:
         samples = itertools.chain.from_iterable(self._samples(path) for path in inputs)
         while chunk := list(itertools.islice(samples, self.signature.most)):
             names, given = zip(*chunk, strict=True)
+            if isinstance(self.preprocessing, Text) and self.preprocessing.answers:
+                answers = self._answers(self.preprocessing, given)
+                found += [Prediction(name, (), None, answer) for name, answer in zip(names, answers, strict=True)]
+                continue
             outputs = self._outputs(self._feed(given))
             for k, name in enumerate(names):
                 found.append(self._prediction(name, [output[k] for output in outputs], top))
@@ -100,6 +108,17 @@ class Predictor:
         if isinstance(self.preprocessing, Text):
             return {**self.preprocessing.tokens(given, self._tokenizer, whole=self.signature.shape[0] is not None)}
         return {self._session.input_names[0]: np.stack(given)}
+
+    def _answers(self, text: Text, given: Sequence[tuple[str, str]]) -> list[str]:
+        """What the model marks in each paragraph."""
+        encodings = text.encodings(given, self._tokenizer, whole=self.signature.shape[0] is not None)
+        outputs, places = self._outputs({**text.inputs_of(encodings)})[0], text.places(encodings)
+        if outputs.shape != places.shape:
+            message = f"{self.path} gives outputs of shape {outputs.shape} for {places.shape[1]} tokens, no first and last ones"
+            raise UserError("E141", message, "fetch the file again")
+        spans = span_of(torch.from_numpy(outputs), within=torch.from_numpy(places[:, :, 0] >= 0)).tolist()
+        ends = [(place[first, 0], place[last, 1]) for place, (first, last) in zip(places, spans, strict=True)]
+        return [paragraph[begin:end] for (_, paragraph), (begin, end) in zip(given, ends, strict=True)]
 
     def _outputs(self, feed: dict[str, Array]) -> Sequence[Array]:
         batch = next(iter(feed.values()))

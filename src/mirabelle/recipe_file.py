@@ -22,7 +22,7 @@ from mirabelle.recipe import Recipe
 from mirabelle.recipe_tables import BaselineTable, MemberTable, ModelTable, TaskTable, TeacherTable
 from mirabelle.resolved import ORIGINS
 from mirabelle.sources.held import held_data, held_model, held_pickle, held_weights
-from mirabelle.sources.names import FOLDER, names_files, names_model_file, names_model_folder
+from mirabelle.sources.names import FOLDER, PACKAGE, names_files, names_model_file, names_model_folder
 from mirabelle.sources.settings import settings_from
 from mirabelle.training.settings import EXECUTIONS
 
@@ -295,7 +295,7 @@ def _absolute(value: Any, folder: Path, key: str) -> Any:
         return {name: _absolute(item, folder, name) for name, item in value.items()}
     if isinstance(value, list):
         return [_absolute(item, folder, key) for item in value]
-    if not isinstance(value, str) or key not in _HELD or value.startswith(FOLDER):
+    if not isinstance(value, str) or key not in _HELD or value.startswith((FOLDER, PACKAGE)):
         return value
     if key in ("weights", "pickle"):
         return str((folder / value).resolve())

@@ -22,8 +22,9 @@ class ModelTable:
 
     Args:
         factory: "package.module:function" or "./file.py:function" that returns a torch module; a file
-            (.onnx, .keras, .h5); or a model of transformers (a folder, "hf:organisation/model", "ms:organisation/model").
-        arguments: keywords of the function.
+            (.onnx, .keras, .h5); or a model of transformers (a folder, "hf:organisation/model", "ms:organisation/model",
+            "package:name/folder" inside of an installed package).
+        arguments: keywords of the function; of a model of transformers { head = "sequence-classification", labels = 2 }.
         weights: a .safetensors file with trained weights; or { pickle = "x.th" }, a state dict of torch.
     """
 
@@ -38,8 +39,9 @@ class MemberTable(ModelTable):
 
     Args:
         factory: "package.module:function" or "./file.py:function" that returns a torch module; a file
-            (.onnx, .keras, .h5); or a model of transformers (a folder, "hf:organisation/model", "ms:organisation/model").
-        arguments: keywords of the function.
+            (.onnx, .keras, .h5); or a model of transformers (a folder, "hf:organisation/model", "ms:organisation/model",
+            "package:name/folder" inside of an installed package).
+        arguments: keywords of the function; of a model of transformers { head = "sequence-classification", labels = 2 }.
         weights: a .safetensors file with trained weights; or { pickle = "x.th" }, a state dict of torch.
         share: its weight in the mean of the teachers' outputs.
     """
@@ -79,8 +81,9 @@ class TeacherTable:
 
     Args:
         factory: "package.module:function" or "./file.py:function" that returns a torch module; a file
-            (.onnx, .keras, .h5); or a model of transformers (a folder, "hf:organisation/model", "ms:organisation/model").
-        arguments: keywords of the function.
+            (.onnx, .keras, .h5); or a model of transformers (a folder, "hf:organisation/model", "ms:organisation/model",
+            "package:name/folder" inside of an installed package).
+        arguments: keywords of the function; of a model of transformers { head = "sequence-classification", labels = 2 }.
         weights: a .safetensors file with trained weights; or { pickle = "x.th" }, a state dict of torch.
         train: how it is trained first, if it is not trained yet.
         members: several teachers, [[teacher.members]], whose outputs are averaged; instead of the other keys.

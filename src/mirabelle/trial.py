@@ -13,6 +13,7 @@ from mirabelle.batch import Batch, Outputs, Samples, call, in_float32, map_tenso
 from mirabelle.errors import UserError, at_path, gathered, is_out_of_memory, raise_all
 from mirabelle.goal import Goal
 from mirabelle.loss import UNLABELLED, takes_one
+from mirabelle.preprocessing.text import TOKENIZER, vocabulary_of
 from mirabelle.recipe import Recipe
 from mirabelle.run import Run
 from mirabelle.state import copied
@@ -213,7 +214,7 @@ def _judge(task: Task, outputs: Outputs, batch: Batch) -> None:
 
 
 def _hold_tokens(model: nn.Module, task: Task) -> None:
-    """Raise where texts hold tokens for which a model of transformers has no embedding."""
+    """Raise where texts hold, or could hold, tokens for which a model of transformers has no embedding."""
     inputs = task.validation.inputs
     embedding = getattr(getattr(model, "model", None), "get_input_embeddings", lambda: None)()
     if not isinstance(inputs, Mapping) or "input_ids" not in inputs or not isinstance(embedding, nn.Embedding):
@@ -224,6 +225,10 @@ def _hold_tokens(model: nn.Module, task: Task) -> None:
         message = (
             f"the texts hold token {highest}, the model knows {embedding.num_embeddings}: the tokenizer is another model's"
         )
+        raise UserError("E132", message, "name the model's own as `tokenizer`")
+    known = vocabulary_of(task.beside[TOKENIZER]) if TOKENIZER in task.beside else 0
+    if known > embedding.num_embeddings:
+        message = f"the tokenizer knows {known} tokens, the model {embedding.num_embeddings}: it is another model's"
         raise UserError("E132", message, "name the model's own as `tokenizer`")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -19,6 +20,8 @@ _TRAINED_HERE = """# The model is trained before it is compressed. Where your fu
 [baseline]
 train = { epochs = 20, batch_size = 32, lr = 1e-3 }"""
 _TRAINED_ALREADY = "# The model brings trained weights, so there is no [baseline]."
+_KEYWORDS = "# arguments = { width = 32 }         # keywords for that function"
+_HEADED = '# arguments = { head = "sequence-classification", labels = 2 }    # where config.json names no such head'
 _READ = "# arguments = { size = [32, 32] }    # how the data are read"
 _READ_BY_TOKENIZER = "arguments = { tokenizer = MODEL, max_length = 128 }  # in tokens"
 _TRAINED_BEFORE = """[baseline]
@@ -37,8 +40,8 @@ weights = WEIGHTS"""
     "--data",
     default="digits",
     show_default=True,
-    help="A built-in set, a folder of class folders, a .csv or .npz file, texts in a .tsv or .jsonl file, or "
-    '"./file.py:function".',
+    help="A built-in set, a folder of class folders, a .csv or .npz file, texts in a .tsv or .jsonl file, questions in a .json "
+    'file, or "./file.py:function".',
 )
 @click.option("--weights", help="A .safetensors file with trained weights of the model.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of recipes, for editors, instead.")
@@ -54,7 +57,7 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
         click.echo(SCHEMA.read_text("utf-8"), nl=False)
         return 0
     from mirabelle.sources.held import held_data, held_model, held_weights
-    from mirabelle.sources.names import TEXTS, is_trained, names_function
+    from mirabelle.sources.names import HUBS, TEXTS, is_trained, names_function, names_model_folder
 
     mistakes: list[UserError] = []
     with gathered(mistakes):
@@ -69,8 +72,26 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
     if weights is None and is_trained(model):
         trained = _TRAINED_ALREADY
     texts = data.lower().endswith(TEXTS) and not names_function(data)
-    read = _READ_BY_TOKENIZER.replace("MODEL", json.dumps(model)) if texts else _READ
-    values = {"MODEL": json.dumps(model), "DATA": json.dumps(data), "BASELINE": trained, "ARGUMENTS": read}
+    read = _READ_BY_TOKENIZER.replace("MODEL", json.dumps(_seen_from(data, model))) if texts else _READ
+    keywords = _HEADED if names_model_folder(model) or model.startswith(HUBS) else _KEYWORDS
+    values = {
+        "MODEL": json.dumps(model),
+        "DATA": json.dumps(data),
+        "BASELINE": trained,
+        "ARGUMENTS": read,
+        "KEYWORDS": keywords,
+    }
     text = re.sub("|".join(values), lambda found: values[found[0]], START.read_text("utf-8"))
     click.echo(json.dumps({"recipe": text}) if as_json else text, nl=as_json)
     return 0
+
+
+def _seen_from(data: str, model: str) -> str:
+    """The name of a model's folder as a file of texts has it, which may lie elsewhere."""
+    from mirabelle.sources.names import FOLDER, PACKAGE, names_model_folder
+
+    if not names_model_folder(model) or model.startswith(PACKAGE) or Path(model).is_absolute():
+        return model
+    if data.startswith(FOLDER):
+        return str(Path(model).resolve())
+    return model if Path(data).parent == Path() else os.path.relpath(model, Path(data).parent)

@@ -23,7 +23,8 @@ def command(file: Path, inputs: tuple[Path, ...], top: int, *, as_json: bool) ->
     """Print what the model in FILE makes of each INPUT, by its stored preprocessing and labels, in ONNX Runtime.
 
     FILE is an .onnx or .mira file, or the folder of a run. INPUT is an image or a recording (.wav), a folder of them, a .csv
-    of rows, a .txt of a text a line, or a .npy of one sample or a batch that is already preprocessed.
+    of rows, a .txt of a text a line (pairs, and a question and its paragraph, with a tab between), or a .npy of one sample or a
+    batch that is already preprocessed.
 
     \b
     Example:
@@ -42,6 +43,9 @@ def command(file: Path, inputs: tuple[Path, ...], top: int, *, as_json: bool) ->
 def _print(predictions: list[Prediction]) -> None:
     from mirabelle.cli.display import print_table
 
+    if predictions and predictions[0].answer is not None:
+        print_table(("input", "answer"), [(_shown(entry.input), _shown(entry.answer or "")) for entry in predictions])
+        return
     if not any(prediction.top for prediction in predictions):
         print_table(("input", "outputs"), [(_shown(entry.input), _shown(str(entry.outputs))) for entry in predictions])
         return

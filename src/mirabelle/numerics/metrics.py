@@ -18,6 +18,7 @@ from mirabelle.loss import paired
 
 LEFT_OUT = -100
 _BINS = 15
+_SPANS = 64  # samples whose pairs of tokens are looked at together
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -89,9 +90,9 @@ def exact_match(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         outputs: scores of every token to be the first, and the last, of the span, (samples, tokens, 2).
-        targets: places of the first and the last token, (samples, 2).
+        targets: places of the first and the last token, (samples, 2); further columns are left alone.
     """
-    return (span_of(outputs) == targets).all(1).float()
+    return (span_of(outputs) == targets[:, :2]).all(1).float()
 
 
 def span_f1(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -99,21 +100,27 @@ def span_f1(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Source: Rajpurkar, Zhang, Lopyrev, Liang 2016, arXiv:1606.05250, section 6.1, over tokens instead of words.
     """
-    found = span_of(outputs)
+    found, targets = span_of(outputs), targets[:, :2]
     shared = (torch.minimum(found[:, 1], targets[:, 1]) - torch.maximum(found[:, 0], targets[:, 0]) + 1).clamp_min(0)
     lengths = (found[:, 1] - found[:, 0] + 1) + (targets[:, 1] - targets[:, 0] + 1)
     return 2 * shared / lengths
 
 
-def span_of(outputs: Tensor, longest: int = 30) -> Tensor:
+def span_of(outputs: Tensor, longest: int = 30, within: Tensor | None = None) -> Tensor:
     """First and last token of the span of highest score, argmax start_i + end_j with i ≤ j < i + longest.
 
-    (samples, tokens, 2) → (samples, 2)
+    (samples, tokens, 2) → (samples, 2); of the tokens `within`, (samples, tokens), alone, where it is given.
     """
+    if within is not None:
+        outputs = outputs.masked_fill(~within[:, :, None], -math.inf)
     tokens = outputs.shape[1]
     allowed = torch.ones(tokens, tokens, dtype=torch.bool, device=outputs.device).triu().tril(longest - 1)
-    scores = (outputs[:, :, None, 0] + outputs[:, None, :, 1]).masked_fill(~allowed, -math.inf)
-    best = scores.flatten(1).argmax(1)
+    best = torch.cat(
+        [
+            (part[:, :, None, 0] + part[:, None, :, 1]).masked_fill(~allowed, -math.inf).flatten(1).argmax(1)
+            for part in outputs.split(_SPANS)
+        ]
+    )
     return torch.stack([best // tokens, best % tokens], 1)
 
 

@@ -27,20 +27,24 @@ class Text:
         inputs: names under which the model takes them: "input_ids", "attention_mask", "token_type_ids".
         max_length: in tokens; what is longer is cut at the end.
         pairs: whether a sample is two texts.
+        answers: whether it is a question and a paragraph, in which the model marks the answer; only the paragraph is cut.
 
     Raises:
-        UserError: E110 for other names.
+        UserError: E110 for other names, E111 for answers without pairs.
     """
 
     tokenizer: str
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
     max_length: Count = 128
     pairs: bool = False
+    answers: bool = False
 
     def __post_init__(self) -> None:
         if not self.inputs or len(set(self.inputs) - set(_FROM_ENCODING)) or len(set(self.inputs)) < len(self.inputs):
             names = ", ".join(_FROM_ENCODING)
             raise UserError("E110", f"a tokenizer gives {names}; got {list(self.inputs)}", "name some of these, each once")
+        if self.answers and not self.pairs:
+            raise UserError("E111", "an answer stands in the second of a pair of texts", "give pairs")
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -57,7 +61,15 @@ class Text:
             tokenizer: what `tokenizer_of` gives.
             whole: pad to `max_length`.
         """
-        tokenizer.enable_truncation(self.max_length)
+        return self.inputs_of(self.encodings(texts, tokenizer, whole=whole))
+
+    def encodings(self, texts: Sequence[str] | Sequence[tuple[str, str]], tokenizer: Any, *, whole: bool = False) -> list[Any]:
+        """What the tokenizer says of each text; arguments as of `tokens`.
+
+        Raises:
+            UserError: E131 for a question that leaves no token to its paragraph.
+        """
+        tokenizer.enable_truncation(self.max_length, strategy="only_second" if self.answers else "longest_first")
         padding = tokenizer.padding or {}
         tokenizer.enable_padding(
             direction="right",
@@ -65,12 +77,36 @@ class Text:
             pad_token=padding.get("pad_token", "[PAD]"),
             length=self.max_length if whole else None,
         )
-        encodings = tokenizer.encode_batch(list(texts))
+        try:
+            return list(tokenizer.encode_batch(list(texts)))
+        except Exception as error:
+            if not self.answers:
+                raise
+            longest = max((pair[0] for pair in texts), key=len)
+            message = f'a question leaves no token of {self.max_length} to its paragraph: "{longest[:40]}…"'
+            raise UserError("E131", message, "give a higher max_length, or leave it out") from error
+
+    def inputs_of(self, encodings: Sequence[Any]) -> dict[str, Tokens]:
+        """Model inputs by name, (texts, tokens)."""
         return {name: np.array([getattr(one, _FROM_ENCODING[name]) for one in encodings], np.int64) for name in self.inputs}
+
+    @staticmethod
+    def places(encodings: Sequence[Any]) -> Tokens:
+        """First character of each token in the second text and the one behind it, (texts, tokens, 2); −1 for other tokens."""
+        found = np.array([one.offsets for one in encodings], np.int64)
+        second = np.array([[of == 1 for of in one.sequence_ids] for one in encodings])
+        return np.where(second[:, :, None], found, -1)
 
     def to_data(self) -> dict[str, Any]:
         plain = {"tokenizer": self.tokenizer, "inputs": list(self.inputs), "max_length": self.max_length}
-        return {**plain, "pairs": True} if self.pairs else plain
+        return {**plain, **{name: True for name in ("pairs", "answers") if getattr(self, name)}}
+
+
+def vocabulary_of(data: bytes) -> int:
+    """How many tokens an embedding needs for all that a tokenizer.json may give: its highest id + 1."""
+    import tokenizers
+
+    return 1 + max(tokenizers.Tokenizer.from_str(data.decode()).get_vocab(with_added_tokens=True).values())
 
 
 def tokenizer_of(path: Path, digest: str) -> Any:

@@ -12,14 +12,22 @@ from mirabelle.sources.names import (
     FILES,
     FOLDER,
     HUBS,
+    LINES,
     PICKLES,
     names_files,
     names_function,
     names_model_file,
     names_model_folder,
+    path_of,
 )
 
-_KINDS = {".csv": "table", ".npz": "arrays", ".tsv": "texts", ".jsonl": "texts"}
+_KINDS = {
+    ".csv": "table",
+    ".npz": "arrays",
+    ".parquet": "table",
+    ".json": "questions",
+    **dict.fromkeys((".tsv", ".jsonl", *LINES), "texts"),
+}
 _RELATIVE = 'check the path; it is relative to the recipe, and "~" is not expanded'
 
 
@@ -32,11 +40,11 @@ def held_model(name: str, folder: Path) -> None:
     if name.startswith(HUBS):
         return
     if names_model_folder(name):
-        if not (folder / name / "config.json").is_file():
+        if not (path_of(name, folder) / "config.json").is_file():
             raise UserError("E130", f"no model of transformers at {name}: there is no config.json", _RELATIVE)
     elif not names_model_file(name):
         held_function(name, folder)
-    elif not (folder / name).is_file():
+    elif not path_of(name, folder).is_file():
         raise UserError("E130", f"no model at {name}", _RELATIVE)
 
 

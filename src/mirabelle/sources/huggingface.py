@@ -5,13 +5,49 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError, did_you_mean, first_line
-from mirabelle.sources.names import HUBS
+from mirabelle.plain import Count, record
+from mirabelle.sources.names import HUBS, path_of
+
+_HEADS = {
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "masked-lm": "AutoModelForMaskedLM",
+    "causal-lm": "AutoModelForCausalLM",
+    "image-classification": "AutoModelForImageClassification",
+    "audio-classification": "AutoModelForAudioClassification",
+}
+
+
+@record
+class Head:
+    """What decides at the end of a model of transformers; layers that its weights lack are drawn anew, and want a training.
+
+    Args:
+        head: "sequence-classification", "token-classification", "question-answering", "masked-lm", "causal-lm",
+            "image-classification" or "audio-classification"; by default the first architecture that config.json names.
+        labels: outputs of a classifier; by default as config.json says.
+    """
+
+    head: (
+        Literal[
+            "sequence-classification",
+            "token-classification",
+            "question-answering",
+            "masked-lm",
+            "causal-lm",
+            "image-classification",
+            "audio-classification",
+        ]
+        | None
+    ) = None
+    labels: Count | None = None
 
 
 class HuggingFaceModel(nn.Module):
@@ -60,7 +96,7 @@ def one_tensor(given: Any) -> Tensor:
     raise UserError("E121", f"the model gives {', '.join(given)}, and no logits", "wrap it in a function that returns a tensor")
 
 
-def module_from_huggingface(name: str, folder: Path) -> HuggingFaceModel:
+def module_from_huggingface(name: str, folder: Path, head: Head | None = None) -> HuggingFaceModel:
     """The model of a folder, or of the hub.
 
     Only safetensors are read, and no code that a model brings is run.
@@ -69,6 +105,7 @@ def module_from_huggingface(name: str, folder: Path) -> HuggingFaceModel:
         name: "hf:organisation/model" or, of ModelScope, "ms:organisation/model", with "@revision" behind it where one is meant;
             or the path of a folder with config.json.
         folder: against which paths are read.
+        head: what decides at its end, where that is not what config.json names.
 
     Raises:
         UserError: E160 without transformers (or modelscope), E130 when there is no such model, E143 for weights that are a
@@ -78,8 +115,9 @@ def module_from_huggingface(name: str, folder: Path) -> HuggingFaceModel:
     place, revision = place_of(name, folder)
     settings: dict[str, Any] = {"trust_remote_code": False, **({"revision": revision} if revision else {})}
     try:
-        config = transformers.AutoConfig.from_pretrained(place, **settings)
-        kind = _class_of(transformers, config)
+        labels = {} if head is None or head.labels is None else {"num_labels": head.labels}
+        config = transformers.AutoConfig.from_pretrained(place, **settings, **labels)
+        kind = _class_of(transformers, config, head)
         with without_bars():
             model = kind.from_pretrained(place, config=config, use_safetensors=True, **settings)
     except UserError:
@@ -113,13 +151,15 @@ def library() -> Any:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Without the progress bars that transformers draws over ours."""
+    """Without the progress bars that transformers draws over ours, and its tables of layers that are drawn anew."""
     logging = library().utils.logging
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
 
@@ -127,7 +167,7 @@ def without_bars() -> Iterator[None]:
 def place_of(name: str, folder: Path) -> tuple[str, str | None]:
     """(what from_pretrained takes, the revision) of a folder, or of a model on a hub."""
     if not name.startswith(HUBS):
-        return str(folder / name), None
+        return str(path_of(name, folder)), None
     hub, _, rest = name.partition(":")
     place, _, revision = rest.partition("@")
     return (_snapshot(place, revision or None), None) if hub == "ms" else (place, revision or None)
@@ -148,8 +188,10 @@ def _snapshot(place: str, revision: str | None) -> str:
     return found
 
 
-def _class_of(transformers: Any, config: Any) -> Any:
-    """The class that a config names: the first of its architectures."""
+def _class_of(transformers: Any, config: Any, head: Head | None) -> Any:
+    """The class with a head, or that a config names: the first of its architectures."""
+    if head is not None and head.head is not None:
+        return getattr(transformers, _HEADS[head.head])
     names = list(config.architectures or ())
     if not names:
         raise UserError(

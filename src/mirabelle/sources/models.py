@@ -8,18 +8,20 @@ from typing import Any
 
 from torch import nn
 
+from mirabelle import plain
 from mirabelle.errors import UserError
 from mirabelle.sources.factory import made_by
-from mirabelle.sources.names import ONNX, is_trained, names_model_file
+from mirabelle.sources.names import HUBS, ONNX, is_trained, names_model_folder, path_of
 
 
 def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Module:
     """The module that a name stands for.
 
     Args:
-        name: "pkg.mod:function", "./file.py:function", the path of an .onnx, .keras or .h5 file or
-            of a folder of transformers, or "hf:organisation/model@revision", of ModelScope "ms:…".
-        arguments: keywords of the factory; an ONNX file takes `outputs`, names of the values that are wanted; others none.
+        name: "pkg.mod:function", "./file.py:function", the path of an .onnx, .keras or .h5 file or of a folder of transformers,
+            in an installed package "package:name/folder", or "hf:organisation/model@revision", of ModelScope "ms:…".
+        arguments: keywords of the factory; of transformers those of `Head`; an ONNX file takes `outputs`, names of the values
+            that are wanted; Keras files none.
         folder: against which paths are read.
 
     Raises:
@@ -29,6 +31,10 @@ def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Modu
     """
     if not is_trained(name):
         return made_by(name, arguments, folder)
+    if name.startswith(HUBS) or names_model_folder(name):
+        from mirabelle.sources.huggingface import Head, module_from_huggingface
+
+        return module_from_huggingface(name, folder, plain.build(Head, arguments, "model.arguments"))
     outputs = arguments.get("outputs", ()) if name.lower().endswith(ONNX) else ()
     if set(arguments) - ({"outputs"} if outputs else set()) or not _are_names(outputs):
         remedy = "leave them out; of an ONNX file outputs = [names of values] are taken"
@@ -36,14 +42,10 @@ def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Modu
     if name.lower().endswith(ONNX):
         from mirabelle.sources.onnx_graph import module_from_onnx
 
-        return module_from_onnx(folder / name, outputs)
-    if not names_model_file(name):
-        from mirabelle.sources.huggingface import module_from_huggingface
-
-        return module_from_huggingface(name, folder)
+        return module_from_onnx(path_of(name, folder), outputs)
     from mirabelle.sources.keras_model import module_from_keras
 
-    return module_from_keras(folder / name)
+    return module_from_keras(path_of(name, folder))
 
 
 def _are_names(value: Any) -> bool:

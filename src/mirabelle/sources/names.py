@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
+from mirabelle.errors import UserError
+
 BUILT_IN = ("cifar10", "digits", "mnist")
 FOLDER = "data:"  # before a path in the folder of data sets
-TEXTS = (".tsv", ".jsonl")
-FILES = (".csv", ".npz", *TEXTS)
+LINES = (".label", ".train", ".test")  # of text, which a pattern takes apart; the names that TREC gives its files
+TEXTS = (".tsv", ".jsonl", ".json", *LINES)
+FILES = (".csv", ".npz", ".parquet", *TEXTS)
+PACKAGE = "package:"  # before the path of a model inside of an installed Python package
 HUBS = ("hf:", "ms:")  # before names of Hugging Face's hub and of ModelScope
 ONNX = ".onnx"
 MODELS = (ONNX, ".keras", ".h5", ".hdf5")
@@ -38,7 +45,7 @@ def names_model_folder(model: str) -> bool:
     """Whether the name of a model is the path of a folder, such as transformers saves.
 
     Example:
-        >>> [names_model_folder(name) for name in ("./bert", "models/bert", "hf:org/bert", "./file.py:net", "./x.onnx")]
+        >>> [names_model_folder(name) for name in ("./bert", "package:mine/bert", "hf:org/bert", "./file.py:net", "./x.onnx")]
         [True, True, False, False, False]
     """
     other = names_function(model) or names_model_file(model) or model.startswith(HUBS)
@@ -53,3 +60,24 @@ def is_trained(model: str) -> bool:
 def names_function(data: str) -> bool:
     """Whether the name of data is that of a function: "package.module:function", "./file.py:function"."""
     return ":" in data and not data.startswith(FOLDER) and "/" not in data.rpartition(":")[2]
+
+
+def path_of(name: str, folder: Path) -> Path:
+    """Where a file or folder of a model lies: against a folder, or inside of an installed package, which is not imported.
+
+    Raises:
+        UserError: E130 when no such package is installed.
+
+    Example:
+        >>> path_of("nets/bert", Path("/models"))
+        PosixPath('/models/nets/bert')
+        >>> path_of("package:mirabelle/cli", Path()).name
+        'cli'
+    """
+    if not name.startswith(PACKAGE):
+        return folder / name
+    package, _, inside = name.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("E130", f'no package "{package}" is installed, so there is no {name}', "install it, or name a folder")
+    return Path(next(iter(spec.submodule_search_locations))) / inside

@@ -13,7 +13,7 @@ from mirabelle import plain
 from mirabelle.errors import UserError, at_path
 from mirabelle.plain import Count, Positive, record
 from mirabelle.sources.folders import first_suffix
-from mirabelle.sources.names import FOLDER, names_files, names_function
+from mirabelle.sources.names import FOLDER, LINES, names_files, names_function
 
 if TYPE_CHECKING:
     from mirabelle.task import Task
@@ -169,7 +169,7 @@ class Arrays(Divided):
 
 @record
 class TableFile(Divided):
-    """A task from a .csv file; the call gives it.
+    """A task from a .csv file, or a .parquet file through pyarrow; the call gives it.
 
     Every column but the target must hold numbers; they become (value − mean) / deviation, float32, with mean and deviation of
     the training rows. A target of texts, or of whole numbers with at most 20 different values, makes a classification; other
@@ -190,7 +190,7 @@ class TableFile(Divided):
 
     Raises:
         UserError: E130 when the file is missing or empty; E131 when it is no such table, with line and column; E110 when a
-            setting names a column that is not there.
+            setting names a column that is not there; E160 a .parquet without pyarrow.
     """
 
     target: str | None = None
@@ -205,17 +205,23 @@ class TableFile(Divided):
 
 @record
 class TextFile(Divided):
-    """A task from a .tsv or .jsonl file, or a .csv with a `tokenizer`, of texts and the class of each; the call gives it.
+    """A task from a file of texts and the class of each; the call gives it.
 
-    Texts become token ids by the tokenizer of a model of transformers, padded to one length; the tokenizer goes beside the
-    artifact, and `predict` takes texts.
+    Rows of a .tsv or .jsonl file, or of a .csv or .parquet with a `tokenizer`; or lines of a .label, .train or .test file (so
+    TREC calls them), which `pattern` takes apart. Texts become token ids by the tokenizer of a model of transformers, padded to
+    one length; the tokenizer goes beside the artifact, and `predict` takes texts.
 
     Args:
-        tokenizer: the folder of a model with its tokenizer, "hf:organisation/model" or "ms:organisation/model".
+        tokenizer: the folder of a model with its tokenizer, seen from the file; "hf:organisation/model",
+            "ms:organisation/model" or "package:name/folder".
         text: name of the column of texts; by default the only one besides the target, or "text", "sentence", "content",
             "question".
         pair: of a column of second texts, where a sample is two.
         target: of the column of classes.
+        pattern: a regular expression that every line matches as a whole; its two groups are the class and the text, as in
+            "([A-Z]+):[a-z]+ (.+)" for the six classes of TREC.
+        encoding: of the letters, "utf-8" or "latin-1".
+        samples: training texts at most, drawn by `seed`; by default all.
         labels: names of the classes, in the order of the model's outputs; by default those in the column, sorted by length.
         validation: another such file, beside the first; by default drawn from it.
         test: the same.
@@ -232,13 +238,16 @@ class TextFile(Divided):
 
     Raises:
         UserError: E160 without transformers; E130 when a file or the tokenizer is missing; E131 for texts without classes, rows
-            that are none; E110 when a setting names a column that is not there.
+            that are none; E110 when a setting names a column that is not there, or the pattern is none.
     """
 
     tokenizer: str
     text: str | None = None
     pair: str | None = None
     target: str = "label"
+    pattern: str | None = None
+    encoding: Literal["utf-8", "latin-1"] = "utf-8"
+    samples: Count | None = None
     labels: tuple[str, ...] = ()
     validation: str | None = None
     test: str | None = None
@@ -251,8 +260,60 @@ class TextFile(Divided):
         return task_of(path, self)
 
 
-Files: TypeAlias = ImageFolder | SoundFolder | Arrays | TableFile | TextFile
-_BY_SUFFIX: dict[str, type[Files]] = {".csv": TableFile, ".npz": Arrays, ".tsv": TextFile, ".jsonl": TextFile}
+@record
+class QuestionFile(Divided):
+    """A task from a .json file in SQuAD's form: questions about paragraphs, with answers that stand in them; the call gives it.
+
+    A sample is a question and its paragraph; the model marks the first and the last token of the answer. Answers are judged as
+    texts, as SQuAD does it: words in lower case, without articles and punctuation, against the best of several answers.
+    Paragraphs are cut at `max_length` tokens of both; questions whose answer is cut off are left out of the training data, and
+    judged all the same.
+
+    Args:
+        tokenizer: the folder of a model with its tokenizer, seen from the file; "hf:organisation/model",
+            "ms:organisation/model" or "package:name/folder".
+        validation: another such file, beside the first; by default articles drawn from it.
+        test: the same.
+        max_length: in tokens.
+        inputs: what the model takes of "input_ids", "attention_mask", "token_type_ids"; by default what the tokenizer says.
+        test_fraction: of the articles, where there is no file of test questions; by default 0.2.
+        validation_fraction: the same; by default 0.1.
+        seed: of the split.
+        metric: "answer_f1", the default, or "answer_exact_match"; of tokens instead of texts "span_f1" or "exact_match".
+        also: further metrics that are told and judge nothing; by default "answer_exact_match".
+        class_weights: none; a span is no class.
+
+    Raises:
+        UserError: E160 without transformers; E130 when a file or the tokenizer is missing; E131 for a file that is none, a
+            question without an answer; E111 for class weights.
+    """
+
+    tokenizer: str
+    validation: str | None = None
+    test: str | None = None
+    max_length: Count = 384
+    inputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.class_weights is not None:
+            raise UserError(
+                "E111", "class_weights are for classes, and a span is none", "leave them out", path=("class_weights",)
+            )
+
+    def __call__(self, path: Path) -> Task:
+        from mirabelle.sources.questions import task_of
+
+        return task_of(path, self)
+
+
+Files: TypeAlias = ImageFolder | SoundFolder | Arrays | TableFile | TextFile | QuestionFile
+_BY_SUFFIX: dict[str, type[Files]] = {
+    ".csv": TableFile,
+    ".parquet": TableFile,
+    ".npz": Arrays,
+    ".json": QuestionFile,
+    **dict.fromkeys((".tsv", ".jsonl", *LINES), TextFile),
+}
 
 
 def data_folder_of_environment() -> Path | None:
@@ -279,7 +340,9 @@ def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()
             raise UserError("E102", f'unknown key "{key}" for data "{name}"', "it takes no arguments", path=path)
         return None
     with at_path("task", "arguments"):
-        kind: type[Files] | None = TextFile if "tokenizer" in arguments else _BY_SUFFIX.get(Path(name).suffix.lower())
+        kind: type[Files] | None = _BY_SUFFIX.get(Path(name).suffix.lower())
+        if "tokenizer" in arguments and kind is not QuestionFile:
+            kind = TextFile
         if kind is None:
             from mirabelle.preprocessing import image, sound
 

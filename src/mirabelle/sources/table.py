@@ -1,4 +1,4 @@
-"""A .csv file with a header: columns of numbers, and one column to predict."""
+"""A .csv file with a header, or a .parquet file: columns of numbers, and one column to predict."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from mirabelle.errors import UserError, did_you_mean
 from mirabelle.preprocessing.table import Rows, Table, mean_and_deviation, read_rows
+from mirabelle.sources.parquet import read_parquet
 from mirabelle.sources.splits import Split, as_task, completed
 from mirabelle.task import Task
 
@@ -21,7 +22,7 @@ _MOST_CLASSES = 20  # whole numbers of more different values count as quantities
 
 def task_of(path: Path, settings: TableFile) -> Task:
     """The task that a file gives; errors as `TableFile` tells them."""
-    rows = read_rows(path)
+    rows = read_rows(path) if path.suffix.lower() != ".parquet" else _of_parquet(path)
     target = settings.target if settings.target is not None else rows.columns[-1]
     for name in (target, *settings.ignore):
         if name not in rows.columns:
@@ -38,6 +39,15 @@ def task_of(path: Path, settings: TableFile) -> Task:
     except UserError as error:
         raise error if str(path) in error.message else error.at(str(path)) from None
     return as_task(splits, labels, path.stem, table, settings)
+
+
+def _of_parquet(path: Path) -> Rows:
+    """Rows as they would stand in a .csv."""
+    columns = read_parquet(path)
+    cells = [["" if value is None else str(value) for value in row] for row in zip(*columns.values(), strict=True)]
+    if not cells:
+        raise UserError("E130", f"{path} has no row", "give at least one")
+    return Rows(path, list(columns), cells, range(1, len(cells) + 1))
 
 
 def _targets(
