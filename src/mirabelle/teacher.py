@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle import files
-from mirabelle.batch import Batch, Outputs, Samples, Stream, as_outputs, call, in_float32, parts_of
+from mirabelle.batch import Batch, Outputs, Samples, Stream, as_outputs, call, parts_of
 from mirabelle.errors import UserError
 from mirabelle.features import Taps
 from mirabelle.run import Run
@@ -54,8 +54,8 @@ def guidance(
     For `Samples` all of it is computed once and kept under `teacher/` in the run's folder, named by a digest of the teacher,
     the layers and the data, so that another teacher or other data never meet them. For a `Stream` the teacher runs with every
     batch. Augmented samples are seen in the training's own precision and layout: with every batch, or, where their views
-    recur, once a view. Outputs are held in memory, features in the precision that the teacher gives them; those of more than
-    512 MiB stay on disk, and those of more than `limit`, all views together, are not kept.
+    recur, once a view. Outputs and features are kept in the precision that the teacher gives them, outputs in memory; features of
+    more than 512 MiB stay on disk, and those of more than `limit`, all views together, are not kept.
 
     Outputs over more than 100 classes are rounded to 8 bits, 256 even steps from the lowest to the highest of each decision, so
     that no logit is off by more than (highest − lowest) / 510; those of a live teacher in the same way.
@@ -152,9 +152,10 @@ def _packed(given: Guidance) -> dict[str, Tensor]:
 
 
 def _rounded(outputs: Tensor) -> dict[str, Tensor]:
-    """One output as it is kept."""
+    """One output as it is kept: in the precision in which the teacher gives it, or in steps of 8 bits."""
     if outputs.shape[-1] <= _EXACT or not outputs.is_floating_point():
         return {"outputs": outputs}
+    outputs = outputs.float()
     low, high = outputs.aminmax(dim=-1, keepdim=True)
     step = (high - low) / _LEVELS
     codes = ((outputs - low) / step.clamp_min(torch.finfo(step.dtype).tiny)).round().to(torch.uint8)
@@ -162,9 +163,10 @@ def _rounded(outputs: Tensor) -> dict[str, Tensor]:
 
 
 def _restored(kept: Mapping[str, Tensor], mark: str) -> Tensor | None:
-    """The output whose parts have this before their names."""
+    """The output whose parts have this before their names, in the precision of a loss."""
     if f"{mark}outputs" in kept:
-        return kept[f"{mark}outputs"]
+        given = kept[f"{mark}outputs"]
+        return given.float() if given.is_floating_point() else given
     return kept[f"{mark}low"] + kept[f"{mark}codes"] * kept[f"{mark}step"] if f"{mark}codes" in kept else None
 
 
@@ -195,7 +197,7 @@ def _asked(teacher: nn.Module, layers: Sequence[str], execution: Execution | Non
                     outputs = call(guide, execution.inputs(batch.inputs))
             features = taps.taken()
         # Made outside of inference mode, a copy may be saved for the gradient.
-        copies = tuple(part.clone() for part in parts_of(in_float32(outputs)))
+        copies = tuple(part.clone() for part in parts_of(outputs))
         found = Guidance(as_outputs(copies), {name: tensor.clone() for name, tensor in features.items()})
         return _unpacked(_packed(found))
 

@@ -165,6 +165,19 @@ def test_outputs_over_few_classes_are_kept_as_they_are(run: Run) -> None:
     assert events(run, "teacher")[0]["bytes"] == 50 * 10 * 4
 
 
+def test_outputs_of_a_teacher_that_runs_in_bfloat16_take_half_the_bytes_and_lose_nothing(run: Run) -> None:
+    torch.manual_seed(0)
+    data = Samples(torch.rand(50, 3, 32, 32), torch.zeros(50, dtype=torch.long))
+    teacher, half = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), Execution("bfloat16", channels_last=False)
+    kept = guidance(teacher, data, run, augment=Augmentation(flip=True, views=1), execution=half)
+    live = guidance(teacher, data, run, augment=Augmentation(flip=True), execution=half)
+    batch = Augmentation(flip=True, views=1)(data.first(50), 0)
+    given = kept(batch).outputs
+    assert given.dtype == torch.float32
+    assert torch.equal(given, live(batch).outputs)
+    assert next(event for event in events(run, "teacher") if event["cached"])["bytes"] == 50 * 10 * 2
+
+
 def test_a_shuffling_loader_trains_too(mlp: nn.Module, blobs: Task, run: Run) -> None:
     loader = DataLoader(TensorDataset(blobs.train.inputs, blobs.train.targets), batch_size=32, shuffle=True)
     task = Task(train=loader, validation=blobs.validation, test=blobs.test).with_teacher(copy.deepcopy(mlp))
