@@ -24,6 +24,7 @@ OTHERS = (
     ("Goal", "goal", "Goal"),
     ("A schedule of one's own", "schedules", "Gradual"),
     ("Data: a folder of class folders, settings under `[task.arguments]`", "sources.settings", "ImageFolder"),
+    ("Data: built-in sets, the same", "sources.settings", "BuiltInImages"),
     ("Data: a folder of class folders of recordings, the same", "sources.settings", "SoundFolder"),
     ("Data: texts in a .tsv, .jsonl or .csv file, the same", "sources.settings", "TextFile"),
     ("Data: an .npz file, settings under `[task.arguments]`", "sources.settings", "Arrays"),

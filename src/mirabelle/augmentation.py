@@ -10,6 +10,7 @@ from pydantic import Field
 
 from mirabelle.errors import UserError
 from mirabelle.plain import Count, record
+from mirabelle.preprocessing.image import Layout
 
 if TYPE_CHECKING:
     from mirabelle.batch import Batch
@@ -32,6 +33,7 @@ class Augmentation:
         views: how many different draws there are, one an epoch, then again from the first: a teacher's outputs are then
             computed once for each. None draws anew in every epoch.
         seed: of the draws.
+        layout: of the inputs; by default that of their preprocessing, channels first where there is none.
 
     Raises:
         UserError: E110 when a number is out of range, or nothing would be done.
@@ -51,6 +53,7 @@ class Augmentation:
     flip: bool = False
     views: Count | None = None
     seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
+    layout: Layout | None = None
 
     def __post_init__(self) -> None:
         if not self.crop and not self.flip:
@@ -70,7 +73,7 @@ class Augmentation:
         drawn = _drawn(view, batch.index.numpy())
         images = batch.inputs.numpy()
         moved = np.zeros(images.shape, images.dtype)
-        for image, target, dy, dx, mirrored in zip(images, moved, *self._changes(drawn), strict=True):
+        for image, target, dy, dx, mirrored in zip(self._first(images), self._first(moved), *self._changes(drawn), strict=True):
             place = target[:, :, ::-1] if mirrored else target
             height, width = image.shape[1:]
             rows, columns = slice(max(dy, 0), height + min(dy, 0)), slice(max(dx, 0), width + min(dx, 0))
@@ -90,10 +93,16 @@ class Augmentation:
         import torch
 
         images = isinstance(inputs, torch.Tensor) and inputs.dim() == _DIMENSIONS and inputs.dtype != torch.bfloat16
-        if not images or self.crop >= min(inputs.shape[2:]):
-            rule = f"augment needs inputs (samples, channels, height, width) with sides above crop = {self.crop}"
+        last = self.layout == "channels-last"
+        if not images or self.crop >= min(inputs.shape[1:3] if last else inputs.shape[2:]):
+            axes = "height, width, channels" if last else "channels, height, width"
+            rule = f"augment needs inputs (samples, {axes}) with sides above crop = {self.crop}"
             got = f"{inputs.dtype} {tuple(inputs.shape)}" if isinstance(inputs, torch.Tensor) else type(inputs).__name__
             raise UserError("E131", f"{rule}; got {got}", "give images in memory, or leave augment out")
+
+    def _first(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A view with the channels behind the samples."""
+        return np.moveaxis(images, -1, 1) if self.layout == "channels-last" else images
 
     def _changes(self, drawn: npt.NDArray[np.uint64]) -> tuple[list[int], list[int], list[bool]]:
         """(dy, dx, whether it is mirrored) of every sample."""

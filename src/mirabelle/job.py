@@ -23,6 +23,7 @@ from mirabelle.resolved import ORIGINS, Origin
 from mirabelle.run import Callback, Run, environment
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_outputs, torch_equals_onnx
 from mirabelle.runtime.onnxruntime import Session, side_by_side
+from mirabelle.sources.models import in_torch
 from mirabelle.sources.native import Native
 from mirabelle.state import copied, fingerprint, tensors_of_module
 from mirabelle.step import Step
@@ -76,7 +77,8 @@ def compress(
     """Compress a model by a recipe, judge it once on the test set, and leave the files to ship with the evidence.
 
     Args:
-        model: trained, or to be trained by `baseline`; left as it was.
+        model: trained, or to be trained by `baseline`; left as it was. Of a Keras model its module is compressed, and written
+            back.
         task: data, loss and metric; without labels, outputs of the teacher or of the model at the start stand for them.
         recipe: steps in a legal plan.
         goal: what must hold at the end; the best model is kept either way.
@@ -105,12 +107,12 @@ def compress(
     """
     source, task = source or Source(), matched(task, teacher or model)
     plan = Plan(
-        model=copied(model).eval(),
+        model=copied(in_torch(model)).eval(),
         task=task,
         recipe=recipe if isinstance(recipe, Recipe) else Recipe(recipe),
         goal=goal if isinstance(goal, Goal) else plain.build(Goal, goal or {}, "goal"),
         baseline=baseline,
-        teacher=teacher,
+        teacher=in_torch(teacher) if teacher is not None else None,
         teacher_train=teacher_train,
     )
     try_one_batch(plan.model, task)

@@ -23,7 +23,7 @@ from mirabelle.recipe_tables import BaselineTable, MemberTable, ModelTable, Task
 from mirabelle.resolved import ORIGINS
 from mirabelle.sources.held import held_data, held_model, held_pickle, held_weights
 from mirabelle.sources.names import FOLDER, PACKAGE, names_files, names_model_file, names_model_folder
-from mirabelle.sources.settings import settings_from
+from mirabelle.sources.settings import data_folder_of_environment, settings_from
 from mirabelle.training.settings import EXECUTIONS
 
 if TYPE_CHECKING:
@@ -154,13 +154,16 @@ class RecipeFile:
         return error.at(self.places.of(own, key=error.code in _AT_ITS_KEY)) if own else error
 
 
-def read_recipe(path: Path, settings: Sequence[str] = (), *, sources: bool = True) -> RecipeFile:
+def read_recipe(
+    path: Path, settings: Sequence[str] = (), *, sources: bool = True, data_folder: Path | None = None
+) -> RecipeFile:
     """Read a recipe file strictly.
 
     Args:
         path: of the file.
-        sources: whether the files and functions that it names must be there; nothing of them is run.
         settings: what is set instead of what the file says, such as "step.1.sparsity=0.9" (steps count from 1).
+        sources: whether the files and functions that it names must be there; nothing of them is run.
+        data_folder: where "data:PATH" of models and weights lies; by default the variable MIRABELLE_DATA.
 
     Raises:
         UserError: E130 no such file, E101 no TOML, E100 a setting that cannot be read, and every other mistake at once as
@@ -174,7 +177,8 @@ def read_recipe(path: Path, settings: Sequence[str] = (), *, sources: bool = Tru
     overrides = Overrides.of(settings)
     places = Places(text, str(path), overrides.places())
     mistakes: list[UserError] = []
-    read = _Reading(_judged(_absolute(overrides.applied(data), path.parent.resolve(), key=""), path.parent.resolve()), mistakes)
+    named, here = _in_sets(overrides.applied(data), data_folder or data_folder_of_environment(), key=""), path.parent.resolve()
+    read = _Reading(_judged(_absolute(named, here, key=""), here), mistakes)
     model = read.part(lambda tables: plain.build(ModelTable, _section(tables, "model"), "model"), "model")
     task = read.part(lambda tables: plain.build(TaskTable, _section(tables, "task"), "task"), "task")
     teacher = read.part(lambda tables: _optional(TeacherTable, tables, "teacher"), "teacher")
@@ -284,6 +288,20 @@ def _hold_sources(value: Any, path: errors.Path, mistakes: list[UserError]) -> N
     elif isinstance(value, str) and path[-1] in _HELD:
         with gathered(mistakes, *path):
             _HELD[path[-1]](value)
+
+
+def _in_sets(value: Any, sets: Path | None, key: str) -> Any:
+    """The same data, models and weights that lie in the folder of data sets named by their paths, where it is known.
+
+    Data keep their names: a run goes on where they have moved.
+    """
+    if isinstance(value, dict) and key != "arguments":
+        return {name: _in_sets(item, sets, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_in_sets(item, sets, key) for item in value]
+    if sets is None or key not in _HELD or key == "data" or not isinstance(value, str) or not value.startswith(FOLDER):
+        return value
+    return str((sets / value.removeprefix(FOLDER)).resolve())
 
 
 def _absolute(value: Any, folder: Path, key: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from mirabelle.batch import Batch, Inputs, Outputs, Samples, Stream, data_of, he
 from mirabelle.errors import UserError
 from mirabelle.loss import UNLABELLED, Loss, Matching, classes_axis, loss_of, side_by_side
 from mirabelle.metric import Metric, PerSample
-from mirabelle.preprocessing import Preprocessing
+from mirabelle.preprocessing import Image, Preprocessing
 from mirabelle.preprocessing.stored import shapes_of
 
 _LEAST_VARIANCE = 1e-12  # of an output that is the same for all samples
@@ -85,7 +86,7 @@ class Task:
         self.name = name
         self.preprocessing = _fitting(preprocessing, self.validation)
         self.teacher: nn.Module | None = None
-        self.augment = _applicable(augment, self.train)
+        self.augment = _applicable(augment, self.train, self.preprocessing)
         self.beside = dict(beside or {})
 
     def with_teacher(self, teacher: nn.Module | None) -> Task:
@@ -101,7 +102,7 @@ class Task:
             UserError: E131 when the data are no images in memory.
         """
         other = copy.copy(self)
-        other.augment = _applicable(augment, self.train)
+        other.augment = _applicable(augment, self.train, self.preprocessing)
         return other
 
     def with_unlabelled(self, inputs: Inputs) -> Task:
@@ -195,9 +196,13 @@ def _labelled(*splits: Samples | Stream) -> bool:
     return all(known)
 
 
-def _applicable(augment: Augmentation | None, data: Samples | Stream) -> Augmentation | None:
-    """The augmentation, if it can change these data."""
+def _applicable(
+    augment: Augmentation | None, data: Samples | Stream, preprocessing: Preprocessing | None
+) -> Augmentation | None:
+    """The augmentation, if it can change these data, in the layout that they have."""
     if augment is not None:
+        if augment.layout is None and isinstance(preprocessing, Image) and preprocessing.layout == "channels-last":
+            augment = replace(augment, layout=preprocessing.layout)
         if isinstance(data, Samples) and not data.labelled:
             message = "images without labels cannot be augmented: what stands for labels are outputs for them as they lie"
             raise UserError("E131", message, "leave `augment` out")

@@ -54,8 +54,8 @@ def guidance(
     For `Samples` all of it is computed once and kept under `teacher/` in the run's folder, named by a digest of the teacher,
     the layers and the data, so that another teacher or other data never meet them. For a `Stream` the teacher runs with every
     batch. Augmented samples are seen in the training's own precision and layout: with every batch, or, where their views
-    recur, once a view. Outputs and features are kept in the precision that the teacher gives them, outputs in memory; features of
-    more than 512 MiB stay on disk, and those of more than `limit`, all views together, are not kept.
+    recur, once a view. All is kept in the precision in which the teacher gives it, outputs in memory; features of more than
+    512 MiB stay on disk, and those of more than `limit`, all views together, are not kept.
 
     Outputs over more than 100 classes are rounded to 8 bits, 256 even steps from the lowest to the highest of each decision, so
     that no logit is off by more than (highest − lowest) / 510; those of a live teacher in the same way.

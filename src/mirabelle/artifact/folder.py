@@ -11,6 +11,7 @@ from mirabelle import files
 from mirabelle.architecture import Architecture, architecture_of
 from mirabelle.errors import UserError
 from mirabelle.graph import remade
+from mirabelle.sources.models import in_torch
 from mirabelle.state import load_tensors, tensors_of_module
 
 _TENSORS, _RECORD = "model.safetensors", "architecture.json"
@@ -47,7 +48,7 @@ def load(factory: Callable[[], nn.Module] | nn.Module, folder: str | Path) -> nn
     folder = Path(folder)
     if not (folder / _RECORD).is_file():
         raise UserError("E130", f"no {_RECORD} in {folder}", "name a folder that a run or mirabelle.save left")
-    dense = factory if isinstance(factory, nn.Module) else factory()
+    dense = in_torch(factory if isinstance(factory, nn.Module) else factory())
     record = Architecture.from_data(files.read_json(folder / _RECORD))
     model = remade(dense, record)
     load_tensors(model, files.read_tensors(folder / _TENSORS)[0], source=str(folder / _TENSORS))

@@ -32,7 +32,7 @@ def command(*, recipe: Path, out: Path | None, data_dir: Path | None, settings: 
     """
     from mirabelle.recipe_file import read_recipe
 
-    file = read_recipe(recipe, settings)  # before anything heavy is imported: a mistake is told at once
+    file = read_recipe(recipe, settings, data_folder=data_dir)  # before anything heavy is imported: a mistake is told at once
 
     import psutil
 

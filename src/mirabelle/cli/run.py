@@ -61,7 +61,7 @@ def run_recipe(
     """Run a recipe file and print what came of it; returns the exit status."""
     from mirabelle.recipe_file import read_recipe
 
-    file = read_recipe(recipe, settings)  # before anything heavy is imported: a mistake is told at once
+    file = read_recipe(recipe, settings, data_folder=data_dir)  # before anything heavy is imported: a mistake is told at once
 
     from mirabelle.tracking import require
 

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.float32]
+Layout: TypeAlias = Literal["channels-first", "channels-last"]
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # Only these decoders may run: Pillow's others start programs (EPS) or follow what a file says.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -34,13 +35,14 @@ _MOST_SIDE, _MOST_PIXELS = 1 << 14, 1 << 25  # a few bytes in a file must not as
 
 @record
 class Image:
-    """x[c, i, j] = (pixel[i, j, c] / 255 − mean[c]) / deviation[c], float32, channels first.
+    """x[c, i, j] = (pixel[i, j, c] / 255 − mean[c]) / deviation[c], float32, channels first; or x[i, j, c].
 
     Args:
         size: (height, width); images of another size are scaled to it, bilinearly, by Pillow.
         mode: "L" grey, one channel; "RGB" three.
         mean: one number a channel, of pixels in [0, 1]; by default 0.
         deviation: one number a channel; by default 1.
+        layout: of a model input, "channels-first" as torch has it, or "channels-last" as Keras does.
 
     Raises:
         UserError: E110 when a side is not in 1..16,384 or the image has more than 2²⁵ pixels, or mean and deviation do not fit.
@@ -54,6 +56,7 @@ class Image:
     mode: Literal["L", "RGB"] = "L"
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
+    layout: Layout = "channels-first"
 
     def __post_init__(self) -> None:
         height, width = self.size
@@ -70,11 +73,11 @@ class Image:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one model input: (channels, height, width)."""
-        return (self.channels, *self.size)
+        """Of one model input: (channels, height, width), or (height, width, channels)."""
+        return (self.channels, *self.size) if self.layout == "channels-first" else (*self.size, self.channels)
 
     def __call__(self, path: Path) -> Array:
-        """The model input of an image file, (channels, height, width).
+        """The model input of an image file, of `shape`.
 
         Raises:
             UserError: E130 when it is not there, E131 when it cannot be read as an image.
@@ -82,16 +85,17 @@ class Image:
         return self.scaled(pixels(path, self.size, self.mode))
 
     def scaled(self, values: Pixels) -> Array:
-        """Pixels (..., height, width, channels) as model inputs (..., channels, height, width)."""
+        """Pixels (..., height, width, channels) as model inputs (..., *shape)."""
         scaled = values.astype(np.float32)
         scaled /= np.float32(255)
         scaled -= np.array(self.mean, np.float32)
         scaled /= np.array(self.deviation, np.float32)
-        return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))
+        return np.ascontiguousarray(np.moveaxis(scaled, -1, -3)) if self.layout == "channels-first" else scaled
 
     def to_data(self) -> dict[str, Any]:
         mode = {} if self.mode == "L" else {"mode": self.mode}
-        return {"size": list(self.size), **mode, **scaling.to_data(self.mean, self.deviation)}
+        layout = {} if self.layout == "channels-first" else {"layout": self.layout}
+        return {"size": list(self.size), **mode, **layout, **scaling.to_data(self.mean, self.deviation)}
 
 
 def pixels(path: Path, size: tuple[int, int], mode: Literal["L", "RGB"]) -> Pixels:

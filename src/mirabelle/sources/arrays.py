@@ -69,6 +69,7 @@ def _image(train: Array, settings: Arrays) -> Image:
         mode="L" if channels == 1 else "RGB",
         mean=settings.mean or mean,
         deviation=settings.deviation or deviation,
+        layout=settings.layout,
     )
 
 

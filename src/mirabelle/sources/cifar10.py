@@ -10,6 +10,7 @@ import torch
 
 from mirabelle.errors import UserError
 from mirabelle.preprocessing import Image
+from mirabelle.sources.settings import AS_PUBLISHED, BuiltInImages
 from mirabelle.task import Task
 
 Bytes = npt.NDArray[np.uint8]
@@ -26,7 +27,7 @@ _HELD_OUT = 5_000
 _CHUNK = 1_000
 
 
-def cifar10(folder: Path) -> Task:
+def cifar10(folder: Path, images: BuiltInImages = AS_PUBLISHED) -> Task:
     """Images (3, 32, 32), (pixel / 255 − mean) / deviation, ten classes; 45,000 to train, 5,000 to validate, 10,000 to test.
 
     Mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225) are those under which most published weights were trained.
@@ -34,6 +35,7 @@ def cifar10(folder: Path) -> Task:
     Args:
         folder: holds data_batch_1.bin … data_batch_5.bin and test_batch.bin, or has a folder "cifar10" or
             "cifar-10-batches-bin" that does.
+        images: how they become inputs, where it should be otherwise.
 
     Raises:
         UserError: E130 when a file is missing, E131 when it is not 10,000 records of a class and an image.
@@ -41,24 +43,25 @@ def cifar10(folder: Path) -> Task:
     Source: Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images".
     """
     folder = next((folder / place for place in _PLACES if (folder / place / _TRAIN[0]).is_file()), folder)
+    image = images.of(_IMAGE)
     train = np.concatenate([_records(folder / name) for name in _TRAIN])
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).numpy()
     return Task(
-        train=_split(train, order[_HELD_OUT:]),
-        validation=_split(train, order[:_HELD_OUT]),
-        test=_split(_records(folder / _TEST[0]), np.arange(_RECORDS)),
+        train=_split(train, order[_HELD_OUT:], image),
+        validation=_split(train, order[:_HELD_OUT], image),
+        test=_split(_records(folder / _TEST[0]), np.arange(_RECORDS), image),
         labels=_LABELS,
         name="cifar10",
-        preprocessing=_IMAGE,
+        preprocessing=image,
     )
 
 
-def _split(records: Bytes, order: npt.NDArray[np.int64]) -> Split:
+def _split(records: Bytes, order: npt.NDArray[np.int64], image: Image) -> Split:
     """The chosen records; scaled piece by piece, so that the images lie in memory as float32 only once."""
-    images = np.empty((len(order), *_IMAGE.shape), np.float32)
+    images = np.empty((len(order), *image.shape), np.float32)
     for start in range(0, len(order), _CHUNK):
-        planes = records[order[start : start + _CHUNK], 1:].reshape(-1, *_IMAGE.shape)
-        images[start : start + _CHUNK] = _IMAGE.scaled(np.moveaxis(planes, 1, -1))
+        planes = records[order[start : start + _CHUNK], 1:].reshape(-1, image.channels, *image.size)
+        images[start : start + _CHUNK] = image.scaled(np.moveaxis(planes, 1, -1))
     return torch.from_numpy(images), torch.from_numpy(records[order, 0].astype(np.int64))
 
 

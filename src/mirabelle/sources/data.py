@@ -13,14 +13,14 @@ from mirabelle.sources.cifar10 import cifar10
 from mirabelle.sources.digits import digits
 from mirabelle.sources.held import held_data
 from mirabelle.sources.mnist import mnist
-from mirabelle.sources.names import FOLDER, names_function
-from mirabelle.sources.settings import VARIABLE, Files, data_folder_of_environment, settings_from
+from mirabelle.sources.names import FOLDER
+from mirabelle.sources.settings import VARIABLE, BuiltInImages, Files, data_folder_of_environment, settings_from
 from mirabelle.task import Task
 
-_BUILT_IN: dict[str, Callable[[Path | None], Task]] = {
-    "cifar10": lambda folder: cifar10(_needed(folder, "cifar10")),
-    "digits": lambda _: digits(),
-    "mnist": lambda folder: mnist(_needed(folder, "mnist")),
+_BUILT_IN: dict[str, Callable[[Path | None, BuiltInImages], Task]] = {
+    "cifar10": lambda folder, images: cifar10(_needed(folder, "cifar10"), images),
+    "digits": lambda _, images: digits(images),
+    "mnist": lambda folder, images: mnist(_needed(folder, "mnist"), images),
 }
 
 
@@ -47,11 +47,11 @@ def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | No
         folder, name = _needed(sets, name), f"./{name.removeprefix(FOLDER)}"
     held_data(name, folder)
     settings = settings_from(name, arguments, folder)
+    if isinstance(settings, BuiltInImages):
+        return _BUILT_IN[name](sets, settings)
     if settings is not None:
         return _from_files(settings, folder / name)
-    if names_function(name):
-        return _from_factory(name, arguments, folder, sets)
-    return _BUILT_IN[name](sets)
+    return _from_factory(name, arguments, folder, sets)
 
 
 def _from_files(settings: Files, path: Path) -> Task:

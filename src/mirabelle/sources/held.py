@@ -20,6 +20,7 @@ from mirabelle.sources.names import (
     names_model_folder,
     path_of,
 )
+from mirabelle.sources.settings import VARIABLE
 
 _KINDS = {
     ".csv": "table",
@@ -39,6 +40,7 @@ def held_model(name: str, folder: Path) -> None:
     """
     if name.startswith(HUBS):
         return
+    _hold_place(name)
     if names_model_folder(name):
         if not (path_of(name, folder) / "config.json").is_file():
             raise UserError("E130", f"no model of transformers at {name}: there is no config.json", _RELATIVE)
@@ -100,6 +102,7 @@ def held_weights(path: Path) -> None:
     Raises:
         UserError: E130, E143.
     """
+    _hold_place(str(path))
     if path.suffix in PICKLES:
         remedy = f'save the state dict as safetensors, or write weights = {{ pickle = "{path.name}" }}: tensors alone are read'
         raise UserError("E143", f"{path} may hold code (a pickle), so it is not read", remedy)
@@ -113,12 +116,19 @@ def held_pickle(path: Path) -> None:
     Raises:
         UserError: E130, E143.
     """
+    _hold_place(str(path))
     if path.suffix not in PICKLES:
         raise UserError(
             "E143", f"{path} is no pickle", 'name a .safetensors file as weights = "…", a .pt or .th file as pickle'
         )
     if not path.is_file():
         raise UserError("E130", f"no weights at {path}", _RELATIVE)
+
+
+def _hold_place(name: str) -> None:
+    """Raise for a name in the folder of data sets that is still one: nobody has said where that folder is."""
+    if name.startswith(FOLDER):
+        raise UserError("E130", f'the place of "{name}" is not known', f"give --data-dir FOLDER, or set {VARIABLE}")
 
 
 def _bound(tree: ast.Module) -> Iterator[str]:

@@ -32,7 +32,8 @@ def task_of(folder: Path, settings: ImageFolder) -> Task:
         raw = {name: (values, np.zeros((len(values), 0), np.float32)) for name, (values, _) in raw.items()}
     raw = completed(raw, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
     mean, deviation = mean_and_deviation(raw["train"][0])
-    image = Image(size=size, mode=mode, mean=settings.mean or mean, deviation=settings.deviation or deviation)
+    deviation = settings.deviation or deviation
+    image = Image(size=size, mode=mode, mean=settings.mean or mean, deviation=deviation, layout=settings.layout)
     return as_task(raw, labels, folder.resolve().name, image, settings)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Modu
     """The module that a name stands for.
 
     Args:
-        name: "pkg.mod:function", "./file.py:function", the path of an .onnx, .keras or .h5 file or of a folder of transformers,
-            in an installed package "package:name/folder", or "hf:organisation/model@revision", of ModelScope "ms:…".
+        name: "pkg.mod:function", "./file.py:function", which may return a Keras model, too; the path of an .onnx, .keras or
+            .h5 file or of a folder of transformers, in an installed package "package:name/folder"; or
+            "hf:organisation/model@revision", of ModelScope "ms:…".
         arguments: keywords of the factory; of transformers those of `Head`; an ONNX file takes `outputs`, names of the values
             that are wanted; Keras files none.
         folder: against which paths are read.
@@ -30,7 +32,7 @@ def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Modu
             package that reads it.
     """
     if not is_trained(name):
-        return made_by(name, arguments, folder)
+        return in_torch(made_by(name, arguments, folder))
     if name.startswith(HUBS) or names_model_folder(name):
         from mirabelle.sources.huggingface import Head, module_from_huggingface
 
@@ -50,3 +52,17 @@ def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Modu
 
 def _are_names(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
+
+
+def in_torch(model: nn.Module) -> nn.Module:
+    """The model itself; of a Keras model, which is a module of torch without layers of torch, the module that has them.
+
+    Raises:
+        UserError: E121 for a Keras model whose graph is not known, or that is not covered.
+    """
+    keras = sys.modules.get("keras")  # a Keras model comes with the package imported
+    if keras is None or not isinstance(model, getattr(keras, "Model", ())):
+        return model
+    from mirabelle.sources.keras_model import module_from_keras
+
+    return module_from_keras(model)

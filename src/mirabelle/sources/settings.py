@@ -12,6 +12,7 @@ from pydantic import Field
 from mirabelle import plain
 from mirabelle.errors import UserError, at_path
 from mirabelle.plain import Count, Positive, record
+from mirabelle.preprocessing.image import Image, Layout
 from mirabelle.sources.folders import first_suffix
 from mirabelle.sources.names import FOLDER, LINES, names_files, names_function
 
@@ -58,6 +59,7 @@ class ImageFolder(Divided):
         mode: "L" or "RGB"; by default "L" where all images are grey.
         mean: one number a channel, of pixels in [0, 1]; by default that of the training images.
         deviation: the same.
+        layout: of the inputs, "channels-first" as torch has it, or "channels-last" as Keras does.
         test_fraction: of each class, where there is no folder of test images; by default 0.2.
         validation_fraction: the same; by default 0.1.
         seed: of the split; not of the run, so that runs of different seeds are judged on the same images.
@@ -77,11 +79,38 @@ class ImageFolder(Divided):
     mode: Literal["L", "RGB"] | None = None
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
+    layout: Layout = "channels-first"
 
     def __call__(self, folder: Path) -> Task:
         from mirabelle.sources.images import task_of
 
         return task_of(folder, self)
+
+
+@record
+class BuiltInImages:
+    """How the images of a built-in set ("cifar10", "digits", "mnist") become inputs: (pixel / 255 − mean) / deviation.
+
+    Args:
+        mean: one number a channel, of pixels in [0, 1]; by default what the set says.
+        deviation: the same; with mean 0, 1 leaves pixels in [0, 1] and 0.00392157 in [0, 255].
+        layout: of the inputs, "channels-first" as torch has it, or "channels-last" as Keras does.
+
+    Raises:
+        UserError: E110 when there is not one number a channel, or one is out of range.
+    """
+
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+    layout: Layout = "channels-first"
+
+    def of(self, usual: Image) -> Image:
+        """The preprocessing, what is not said as it is usual."""
+        mean, deviation = self.mean or usual.mean, self.deviation or usual.deviation
+        return Image(size=usual.size, mode=usual.mode, mean=mean, deviation=deviation, layout=self.layout)
+
+
+AS_PUBLISHED = BuiltInImages()
 
 
 @record
@@ -142,6 +171,7 @@ class Arrays(Divided):
             does not tell; "unlabelled" for inputs alone.
         mean: one number a channel, of pixels in [0, 1]; by default that of the training images.
         deviation: the same.
+        layout: of the inputs made of pixels, "channels-first" as torch has it, or "channels-last" as Keras does.
         test_fraction: where there are no test data; by default 0.2.
         validation_fraction: where there are no validation data; by default 0.1.
         seed: of the split.
@@ -160,6 +190,7 @@ class Arrays(Divided):
     kind: Literal["classification", "multi-label", "regression", "unlabelled"] | None = None
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
+    layout: Layout = "channels-first"
 
     def __call__(self, path: Path) -> Task:
         from mirabelle.sources.arrays import task_of
@@ -322,11 +353,11 @@ def data_folder_of_environment() -> Path | None:
     return Path(named) if named else None
 
 
-def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()) -> Files | None:
-    """The settings of the files that a name of data points at; None for a function, whose keywords they are, or a built-in set.
+def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()) -> Files | BuiltInImages | None:
+    """The settings of the files that a name points at, or of a built-in set; None for a function, whose keywords they are.
 
     Raises:
-        UserError: as `plain.build`, at the path of the setting; E102 for arguments of a built-in set.
+        UserError: as `plain.build`, at the path of the setting.
 
     Example:
         >>> settings_from("a/b.csv", {"target": "price"}).target
@@ -335,10 +366,8 @@ def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()
     if names_function(name):
         return None
     if not names_files(name):
-        for key in arguments:
-            path = ("task", "arguments", key)
-            raise UserError("E102", f'unknown key "{key}" for data "{name}"', "it takes no arguments", path=path)
-        return None
+        with at_path("task", "arguments"):
+            return plain.build(BuiltInImages, arguments, f'data "{name}"')
     with at_path("task", "arguments"):
         kind: type[Files] | None = _BY_SUFFIX.get(Path(name).suffix.lower())
         if "tokenizer" in arguments and kind is not QuestionFile:

@@ -74,21 +74,26 @@ class KerasModule(nn.Module):
     Dense, convolution, norm, embedding, LSTM and GRU layers become modules of torch, so that every step finds them; other
     layers run as Keras has them, on its torch backend. Inputs are laid out as in Keras, channels last.
 
+    A softmax at the very end is left out: outputs are scores, of which losses, teachers and metrics make what they need. What
+    is written back has it again.
+
     Args:
         model: built.
+        ends: whether its outputs are those of the whole model.
 
     Raises:
         UserError: E121 for a subclass of `keras.Model`, whose graph nobody knows.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, ends: bool = True) -> None:
         super().__init__()
         self.graph = Graph(model)
         if not hasattr(self.graph.function, "_run_through_graph"):
             message = f"{type(model).__name__} is a subclass of keras.Model, which tells no graph of layers"
-            raise UserError("E121", message, "build it as a functional or sequential model")
+            raise UserError("E121", message, "build it as a functional or sequential model; or go on with it as an ONNX file")
         self.names: dict[str, str] = {}  # of our modules, by those of their layers
         self.converted: set[str] = set()  # the layers that are modules of torch
+        self.last = self._last() if ends else ""  # the layer that gives the outputs, alone
         masked = any(getattr(layer, "mask_zero", False) or type(layer).__name__ == "Masking" for layer in self.layers())
         for layer in self.layers():
             self._take(layer, masked=masked)
@@ -128,7 +133,7 @@ class KerasModule(nn.Module):
         name = _safe(layer.name, self)
         if isinstance(layer, keras.Model):
             self.names[layer.name] = name
-            self.add_module(name, KerasModule(layer))
+            self.add_module(name, KerasModule(layer, ends=layer.name == self.last))
             return
         if kind == "Dropout":
             self.names[layer.name] = name
@@ -143,8 +148,28 @@ class KerasModule(nn.Module):
         self.names[layer.name] = name
         self.add_module(name, made if made is not None else ByKeras(layer))
 
+    @property
+    def gives_scores(self) -> bool:
+        """Whether a softmax at the end was left out."""
+        layer = next((layer for layer in self.layers() if layer.name == self.last), None)
+        inner = self.nested().get(self.last)
+        return inner.gives_scores if inner is not None else layer is not None and _is_softmax(layer)
+
+    def as_in_keras(self, outputs: Any) -> Any:
+        """Outputs of this module as those of the Keras model."""
+        return outputs.softmax(-1) if self.gives_scores else outputs
+
     def computing(self, layer: Any) -> Callable[..., Any]:
-        """What computes a layer."""
+        """What computes a layer, at the end without its softmax."""
+        if layer.name != self.last or layer.name in self.nested() or not _is_softmax(layer):
+            return self.whole(layer)
+        if layer.name not in self.converted:
+            return lambda x, *_, **__: x
+        module = getattr(self, self.names[layer.name])
+        return lambda x, *_, **__: CONVERTERS[type(layer).__name__].called(layer, module, x)
+
+    def whole(self, layer: Any) -> Callable[..., Any]:
+        """What computes a layer as Keras has it."""
         if layer.name not in self.names:
             return layer  # type: ignore[no-any-return]
         module = getattr(self, self.names[layer.name])
@@ -157,6 +182,22 @@ class KerasModule(nn.Module):
             return layer.activation(found) if kind in ACTIVATED else found
 
         return computed
+
+    def _last(self) -> str:
+        """The layer that gives the only output, which no other layer reads; "" where there is none such."""
+        outputs = self.graph.function.outputs
+        layer = outputs[0]._keras_history.operation
+        is_read = any(node.operation in self.layers() for node in layer._outbound_nodes)
+        return layer.name if len(outputs) == 1 and not is_read else ""
+
+
+def _is_softmax(layer: Any) -> bool:
+    """Whether a layer ends in a softmax over its last axis."""
+    kind = type(layer).__name__
+    if kind == "Softmax":
+        return layer.axis in (-1, len(layer.output.shape) - 1)
+    named = getattr(getattr(layer, "activation", None), "__name__", "") == "softmax"
+    return named and (kind == "Activation" or (kind in ACTIVATED and getattr(layer, "data_format", "") != "channels_first"))
 
 
 def _safe(name: str, module: nn.Module) -> str:
