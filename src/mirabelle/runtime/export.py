@@ -7,13 +7,16 @@ import inspect
 import json
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from onnx import GraphProto, numpy_helper
+from onnx import GraphProto, NodeProto, helper, numpy_helper
 from torch import nn
 
 from mirabelle.batch import Batch, Inputs
@@ -23,6 +26,7 @@ from mirabelle.preprocessing import Preprocessing, to_json
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.operators import onnx_translations
 
+Array = npt.NDArray[np.generic]
 _OPSET = 18
 
 
@@ -70,6 +74,7 @@ def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = (), prepr
             raise UserError("E121", f'the batch axis of input "{value.name}" is fixed', "let the model take any batch size")
     _name_tokens(proto.graph)
     _drop_idle_relus(proto.graph)
+    _take_in_pads(proto.graph)
     told = names_of(model)
     named = rename_values(proto.graph, proto.graph.input, () if isinstance(example.inputs, Mapping) else told.inputs)
     named += rename_values(proto.graph, proto.graph.output, told.outputs)
@@ -103,6 +108,43 @@ def _drop_idle_relus(graph: GraphProto) -> None:
                     if name == node.output[0]:
                         reader.input[k] = node.input[0]
             graph.node.remove(node)
+
+
+def _take_in_pads(graph: GraphProto) -> None:
+    """Let a convolution of codes pad with zeros itself: codes hold 0 exactly, so it does not matter what is rounded first."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    sources = {node.output[0]: node for node in graph.node}
+    read = Counter(name for node in graph.node for name in node.input) + Counter(value.name for value in graph.output)
+    for conv in [node for node in graph.node if node.op_type == "Conv"]:
+        chain, name = [], conv.input[0]
+        for kind in ("DequantizeLinear", "QuantizeLinear", "Pad"):
+            node = sources.get(name)
+            if node is None or node.op_type != kind or read[name] > 1:
+                break
+            chain.append(node)
+            name = node.input[0]
+        if len(chain) < 3 or (sides := _sides(chain[2], constants)) is None:  # noqa: PLR2004 (all of them)
+            continue
+        own = {attribute.name: attribute for attribute in conv.attribute}
+        given = list(own["pads"].ints) if "pads" in own else [0] * len(sides)
+        if "pads" in own:
+            conv.attribute.remove(own["pads"])
+        conv.attribute.append(helper.make_attribute("pads", [old + new for old, new in zip(given, sides, strict=True)]))
+        chain[1].input[0] = chain[2].input[0]
+        graph.node.remove(chain[2])
+
+
+def _sides(pad: NodeProto, constants: Mapping[str, Array]) -> list[int] | None:
+    """How far a node pads with zeros before and after each axis of places; None where it does anything else."""
+    mode = next((attribute.s for attribute in pad.attribute if attribute.name == "mode"), b"constant")
+    names = [*pad.input[1:], "", ""]
+    zeros = not names[1] or (names[1] in constants and not constants[names[1]].any())
+    if mode != b"constant" or names[0] not in constants or names[2] or not zeros:
+        return None
+    pads = constants[names[0]].tolist()
+    half = len(pads) // 2
+    around = [*pads[:2], *pads[half : half + 2]]  # of batch and channels
+    return None if any(around) or min(pads) < 0 else [*pads[2:half], *pads[half + 2 :]]
 
 
 def _reason(error: Exception) -> str:

@@ -28,12 +28,14 @@ class Converter:
         called: (layer, module, x) -> what the layer gives, its activation left out.
         config: (config, tensors) -> the config with the widths of the tensors.
         weights: (config, tensors) -> the layer's weights, in the order of Keras.
+        spatial: whether it is called with channels behind the batch, wherever Keras has them, and gives them there.
     """
 
     made: Callable[[Any], nn.Module | None]
     called: Callable[[Any, Any, Tensor], Tensor]
     config: Callable[[Mapping[str, Any], Tensors], dict[str, Any]]
     weights: Callable[[Mapping[str, Any], Tensors], list[Array]]
+    spatial: bool = False
 
 
 def array_of(tensor: Tensor) -> Array:

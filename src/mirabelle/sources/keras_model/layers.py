@@ -34,7 +34,7 @@ class Padded(nn.Module):
         for size, (side, stride, dilation) in zip(x.shape[2:], self._axes, strict=True):
             total = max((-(-size // stride) - 1) * stride + (side - 1) * dilation + 1 - size, 0)
             pads = [(side - 1) * dilation, 0] if self._causal else [total // 2, total - total // 2, *pads]
-        found: Tensor = self.layer(F.pad(x, pads))
+        found: Tensor = self.layer(F.pad(x, pads) if any(pads) else x)
         return found
 
 
@@ -53,24 +53,6 @@ class Cropped(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = F.pad(self.layer(x), self._pads)
         return found
-
-
-def first(x: Tensor) -> Tensor:
-    """Channels behind the batch."""
-    return x.movedim(-1, 1)
-
-
-def last(x: Tensor) -> Tensor:
-    """Channels at the end."""
-    return x.movedim(1, -1)
-
-
-def _is_last(layer: Any) -> bool:
-    return getattr(layer, "data_format", "channels_last") == "channels_last"
-
-
-def _convolved(layer: Any, module: Any, x: Tensor) -> Tensor:
-    return last(module(first(x))) if _is_last(layer) else module(x)
 
 
 def _named(tensors: Tensors, name: str) -> Tensor | None:
@@ -222,11 +204,6 @@ def _batch_norm(layer: Any) -> nn.Module | None:
     return made
 
 
-def _normalized(_layer: Any, module: Any, x: Tensor) -> Tensor:
-    found: Tensor = module(x) if x.ndim == 2 else last(module(first(x)))  # noqa: PLR2004 (samples and features)
-    return found
-
-
 def _norm_weights(_config: Mapping[str, Any], tensors: Tensors) -> list[Array]:
     return [array_of(tensors[name]) for name in ("weight", "bias", "running_mean", "running_var")]
 
@@ -251,7 +228,7 @@ def _dropped(_layer: Any, module: Any, x: Tensor) -> Tensor:
     return found
 
 
-_CONVOLVE = Converter(_conv, _convolved, _conv_config, _conv_weights)
+_CONVOLVE = Converter(_conv, _dropped, _conv_config, _conv_weights, spatial=True)
 CONVERTERS: dict[str, Converter] = {
     "Dense": Converter(
         _dense,
@@ -264,23 +241,26 @@ CONVERTERS: dict[str, Converter] = {
     "Conv3D": _CONVOLVE,
     "Conv2DTranspose": Converter(
         _transposed,
-        _convolved,
+        _dropped,
         lambda config, tensors: {**config, "filters": _weight_of(tensors).shape[1]},
         _conv_weights,
+        spatial=True,
     ),
     "DepthwiseConv2D": Converter(
         _depthwise,
-        _convolved,
+        _dropped,
         _depthwise_config,
         lambda config, tensors: _with_bias(_depthwise_kernel(_weight_of(tensors), config["depth_multiplier"]), tensors),
+        spatial=True,
     ),
     "SeparableConv2D": Converter(
         _separable,
-        lambda _, module, x: last(module.pointwise(module.depthwise(first(x)))),
+        lambda _, module, x: module.pointwise(module.depthwise(x)),
         _separable_config,
         _separable_weights,
+        spatial=True,
     ),
-    "BatchNormalization": Converter(_batch_norm, _normalized, lambda config, _: dict(config), _norm_weights),
+    "BatchNormalization": Converter(_batch_norm, _dropped, lambda config, _: dict(config), _norm_weights, spatial=True),
     "LayerNormalization": Converter(
         _layer_norm,
         _dropped,

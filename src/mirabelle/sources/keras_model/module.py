@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from mirabelle.batch import Batch
 from mirabelle.errors import UserError
 from mirabelle.sources.keras_model.layers import ACTIVATED, CONVERTERS
+from mirabelle.sources.keras_model.layout import Behind, as_in_keras, either, first, is_pointwise, last, twin_of
 from mirabelle.sources.keras_model.library import library
 
+_LAST = "channels_last"
 _MASKED = ("Embedding", "LSTM", "GRU", "Bidirectional")  # which look at masks, that torch's layers do not
 
 
@@ -28,6 +30,7 @@ class Graph:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.function = getattr(model, "_functional", None) or model
+        self.twins: dict[str, Any] = {}  # of layers without weights, with channels behind the batch
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         memo[id(self)] = self
@@ -123,7 +126,7 @@ class KerasModule(nn.Module):
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
         names = [value.name for value in self.graph.function.inputs]
         inputs = [*args, *(kwargs[name] for name in names if name in kwargs)]
-        found = self.graph.function._run_through_graph(inputs, operation_fn=self.computing)
+        found = last(self.graph.function._run_through_graph(inputs, operation_fn=self.computing))
         several = found.values() if isinstance(found, dict) else found if isinstance(found, (list, tuple)) else [found]
         return next(iter(several)) if len(several) == 1 else tuple(several)
 
@@ -140,6 +143,7 @@ class KerasModule(nn.Module):
             self.add_module(name, Dropped(layer.rate))
             return
         if not getattr(layer, "weights", ()):
+            self.graph.twins[layer.name] = twin_of(layer)
             return
         unmasked = not masked or kind not in _MASKED
         made = CONVERTERS[kind].made(layer) if kind in CONVERTERS and unmasked else None
@@ -160,26 +164,35 @@ class KerasModule(nn.Module):
         return outputs.softmax(-1) if self.gives_scores else outputs
 
     def computing(self, layer: Any) -> Callable[..., Any]:
-        """What computes a layer, at the end without its softmax."""
-        if layer.name != self.last or layer.name in self.nested() or not _is_softmax(layer):
-            return self.whole(layer)
-        if layer.name not in self.converted:
+        """What computes a layer, at the end without its softmax; channels may stand behind the batch."""
+        ends = layer.name == self.last and layer.name not in self.nested() and _is_softmax(layer)
+        if layer.name in self.converted:
+            return self._converted(layer, ends=ends)
+        if ends:
             return lambda x, *_, **__: x
-        module = getattr(self, self.names[layer.name])
-        return lambda x, *_, **__: CONVERTERS[type(layer).__name__].called(layer, module, x)
+        call = getattr(self, self.names[layer.name]) if layer.name in self.names else layer
+        return either(layer, call, self.graph.twins.get(layer.name)) or as_in_keras(call)
 
     def whole(self, layer: Any) -> Callable[..., Any]:
-        """What computes a layer as Keras has it."""
-        if layer.name not in self.names:
-            return layer  # type: ignore[no-any-return]
-        module = getattr(self, self.names[layer.name])
-        if layer.name not in self.converted:
-            return module  # type: ignore[no-any-return]
-        kind = type(layer).__name__
+        """What computes a converted layer as Keras has it."""
+        computed = self._converted(layer, ends=False)
+        return lambda x: last(computed(x))
 
-        def computed(x: Tensor, *_: Any, **__: Any) -> Any:
-            found = CONVERTERS[kind].called(layer, module, x)
-            return layer.activation(found) if kind in ACTIVATED else found
+    def _converted(self, layer: Any, *, ends: bool) -> Callable[..., Any]:
+        """What computes a layer that is a module of torch; its activation is left out where it ends the model."""
+        kind, module = type(layer).__name__, getattr(self, self.names[layer.name])
+        converter = CONVERTERS[kind]
+        spatial = converter.spatial and getattr(layer, "data_format", _LAST) == _LAST
+
+        def computed(x: Tensor | Behind, *_: Any, **__: Any) -> Any:
+            behind = spatial and (isinstance(x, Behind) or x.ndim > 2)  # noqa: PLR2004 (samples and features)
+            found = converter.called(layer, module, first(x) if behind else last(x))
+            given = Behind(found) if behind else found
+            if ends or kind not in ACTIVATED:
+                return given
+            return (
+                Behind(layer.activation(found)) if behind and is_pointwise(layer.activation) else layer.activation(last(given))
+            )
 
         return computed
 
