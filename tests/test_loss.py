@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 
 from mirabelle import Task
 from mirabelle.errors import UserError
-from mirabelle.loss import LOSSES, CrossEntropy, balanced, loss_of
+from mirabelle.loss import LOSSES, CrossEntropy, Matching, balanced, loss_of, side_by_side
 
 X = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
 
@@ -68,9 +69,28 @@ def test_cross_entropies_alone_have_class_scores() -> None:
     axes = {name: Task(train=(X, X), test=(X, X), loss=name).classes_axis for name in LOSSES}
     assert axes == {
         "cross_entropy": 1, "token_cross_entropy": -1, "binary_cross_entropy": None, "mse": None, "mae": None, "huber": None,
-        "span": None, "ctc": None,
+        "span": None, "ctc": None, "matching": None,
     }  # fmt: skip
     assert Task(train=(X, X), test=(X, X), loss=CrossEntropy(weights=(1.0, 2.0, 1.0))).classifies
+
+
+def test_several_outputs_match_by_what_each_varies() -> None:
+    outputs = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(4)), 100 * X[:5]
+    due = torch.randn(5, 9, generator=torch.Generator().manual_seed(5))
+    parts = [F.mse_loss(outputs[0].flatten(1), due[:, :6]), F.mse_loss(outputs[1], due[:, 6:])]
+    assert loss_of("matching")(outputs, due) == pytest.approx(float(sum(parts)) / 2)
+    assert Matching((1.0, 1e4))(outputs, due) == pytest.approx(float(parts[0] + parts[1] / 1e4) / 2)
+    assert loss_of("matching")(X, X + 2) == pytest.approx(4.0)
+    torch.testing.assert_close(side_by_side(outputs), torch.cat([outputs[0].flatten(1), outputs[1]], 1))
+    assert float(Matching()(outputs, side_by_side(outputs))) == 0
+
+
+def test_a_function_of_one_s_own_is_a_loss_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def twice(outputs, targets):\n    return 2 * (outputs - targets).abs().mean()\n")
+    assert loss_of("./own.py:twice", tmp_path)(X, X + 1) == pytest.approx(2.0)
+    assert loss_of("torch.nn.functional:l1_loss") is F.l1_loss
+    with pytest.raises(UserError, match='own.py has no function "once"'):
+        loss_of("./own.py:once", tmp_path)
 
 
 def test_a_loss_that_is_not_known_is_named() -> None:

@@ -216,3 +216,40 @@ def test_recipes_are_compared_by_a_metric_of_the_set(tmp_path: Path) -> None:
     kept = again.outcomes["little"][0]
     assert kept.metric == task.metric.value(kept.scores)
     assert kept.scores.dtype.names == ("outputs", "targets")
+
+
+def test_fidelity_is_the_mean_r2_of_the_outputs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    due = torch.randn(40, 2, 3, generator=generator), 50 + 9 * torch.randn(40, 4, generator=generator)
+    outputs = due[0] + 0.3 * torch.randn(40, 2, 3, generator=generator), due[1] + torch.randn(40, 4, generator=generator)
+    targets = torch.cat([part.flatten(1) for part in due], 1)
+    flat = [(one.flatten(1).numpy(), other.flatten(1).numpy()) for one, other in zip(due, outputs, strict=True)]
+    totals = [1 - np.square(a - b).sum() / np.square(a - a.mean(0)).sum() for a, b in flat]
+    assert value("fidelity", outputs, targets) == pytest.approx(np.mean(totals), abs=1e-6)
+    weighted = known.r2_score(*flat[0], multioutput="variance_weighted")
+    assert value("fidelity", outputs[0], due[0]) == pytest.approx(weighted, abs=1e-6)
+    met = Metric.of("fidelity").measured(Metric.of("fidelity").of_samples(due, targets))
+    assert (met.value, met.low, met.high) == pytest.approx((1, 1, 1)), "what is met is met in every set that is drawn anew"
+    fixed = torch.ones(40, 3)
+    assert value("fidelity", fixed, fixed) == pytest.approx(1), "an output that is the same for all samples"
+    assert value("fidelity", 1.1 * fixed, fixed) == pytest.approx(0.99)
+    assert value("fidelity", torch.zeros(40, 3), torch.zeros(40, 3)) == pytest.approx(1)
+
+
+def test_distances_to_another_network_are_means_over_outputs_and_samples() -> None:
+    due = torch.tensor([[3.0, 4.0, 1.0], [0.0, 2.0, 1.0]])
+    outputs = torch.tensor([[3.0, 4.0], [2.0, 0.0]]), torch.tensor([[2.0], [1.0]])
+    assert value("cosine_similarity", outputs, due) == pytest.approx(((1 + 1) / 2 + (0 + 1) / 2) / 2)
+    errors = [(0 / 5 + 1 / 1) / 2, (math.sqrt(8) / 2 + 0) / 2]
+    assert value("negative_relative_error", outputs, due) == pytest.approx(-np.mean(errors))
+
+
+def test_a_metric_of_the_set_takes_several_outputs() -> None:
+    def apart(outputs: tuple[Tensor, Tensor], targets: Tensor) -> float:
+        return float((outputs[0] - outputs[1]).mean() + targets.float().mean())
+
+    metric = Metric.over_set(apart)
+    outputs, targets = (torch.full((6, 1), 3.0), torch.ones(6, 1)), torch.arange(6)
+    scores = metric.of_samples(outputs, targets)
+    assert scores.dtype.names == ("outputs.0", "outputs.1", "targets")
+    assert metric.value(scores) == pytest.approx(4.5)

@@ -175,7 +175,8 @@ def records_of(parts: Mapping[str, npt.NDArray[Any]]) -> Scores:
 
 
 def _of_pairs(function: OverSet, records: Scores) -> float:
-    *outputs, targets = (torch.from_numpy(np.ascontiguousarray(records[name])) for name in records.dtype.names)
+    names = sorted(set(records.dtype.names or ()) - {"targets"}, key=lambda name: int(name.partition(".")[2] or 0))
+    *outputs, targets = (torch.from_numpy(np.ascontiguousarray(records[name])) for name in (*names, "targets"))
     return float(function(outputs[0] if len(outputs) == 1 else tuple(outputs), targets))
 
 

@@ -16,6 +16,7 @@ from mirabelle.loss import UNLABELLED, takes_one
 from mirabelle.preprocessing.text import TOKENIZER, vocabulary_of
 from mirabelle.recipe import Recipe
 from mirabelle.run import Run
+from mirabelle.sources.onnx_graph import OnnxModule
 from mirabelle.state import copied
 from mirabelle.step import folder_of
 from mirabelle.task import Task
@@ -66,7 +67,7 @@ def try_one_batch(model: nn.Module, task: Task, name: str = "model") -> Outputs:
 
     Raises:
         UserError: E121 when the model fails on the data, gives no tensors, or gives values that are not finite; E131 when loss
-            or metric fail on its outputs; E132 when a label is no class of the model.
+            or metric fail on its outputs, or the data are not what an ONNX graph takes; E132 when a label is no class of it.
     """
     with at_path(name, "from"):
         return _tried(model, task)
@@ -165,6 +166,8 @@ def _train_mode(model: nn.Module, batch: Batch) -> None:
 
 def _outputs(model: nn.Module, batch: Batch) -> Outputs:
     given = ", ".join(f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors_of(batch.inputs))
+    if isinstance(model, OnnxModule):
+        model.hold(batch.inputs)
     try:
         with torch.no_grad():
             outputs = call(copied(model).eval(), batch.inputs)

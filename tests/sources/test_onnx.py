@@ -17,8 +17,8 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 import mirabelle
-from mirabelle import Training, prune
-from mirabelle.batch import arguments_of
+from mirabelle import Training, prune, quantize
+from mirabelle.batch import Samples, arguments_of
 from mirabelle.cli import main
 from mirabelle.errors import UserError
 from mirabelle.graph.trace import traced
@@ -308,3 +308,65 @@ def test_a_graph_that_mixes_its_samples_is_refused(tmp_path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "mixed.onnx")
     with pytest.raises(UserError, match='output "y" of the ONNX graph differs in torch from ONNX Runtime: values by'):
         module_from_onnx(tmp_path / "mixed.onnx")
+
+
+def detector() -> onnx.ModelProto:
+    """Scores and boxes of a layer, and a decision that nobody covers."""
+    kinds = {"image": ["n", 4], "scores": ["n", 2], "boxes": ["n", 4], "kept": ["k"]}
+    value = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes) for name, sizes in kinds.items()}
+    generator = np.random.default_rng(0)
+    weights = {"s": generator.normal(size=(6, 2)), "b": generator.normal(size=(6, 4)), "w": generator.normal(size=(4, 6))}
+    held = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()]
+    nodes = [
+        helper.make_node("MatMul", ["image", "w"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "s"], ["scores"]),
+        helper.make_node("MatMul", ["r", "b"], ["boxes"]),
+        helper.make_node("Suppress", ["scores", "boxes"], ["kept"], domain="com.example"),
+    ]
+    graph = helper.make_graph(nodes, "g", [value["image"]], [value["kept"], value["boxes"]], held)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.example", 1)]
+    return helper.make_model(graph, opset_imports=opsets)
+
+
+def test_a_graph_can_end_before_what_is_not_covered(tmp_path: Path) -> None:
+    onnx.save(detector(), tmp_path / "detector.onnx")
+    with pytest.raises(UserError, match="not covered: com.example.Suppress") as caught:
+        model_from("detector.onnx", {}, tmp_path)
+    assert "outputs = [" in caught.value.remedy
+    module = model_from("detector.onnx", {"outputs": ["scores", "boxes"]}, tmp_path)
+    found = module(torch.ones(3, 4))
+    assert [tuple(part.shape) for part in found] == [(3, 2), (3, 4)]
+    with pytest.raises(UserError, match='the ONNX graph has no value "score"') as caught:
+        model_from("detector.onnx", {"outputs": ["score"]}, tmp_path)
+    assert (caught.value.code, "scores" in caught.value.remedy) == ("E112", True)
+    for wrong in ({"outputs": "scores"}, {"outputs": ["scores"], "width": 3}):
+        with pytest.raises(UserError, match="takes no arguments; got"):
+            model_from("detector.onnx", wrong, tmp_path)
+
+
+def test_names_of_inputs_and_outputs_go_out_as_they_came_in(tmp_path: Path) -> None:
+    """Through a cut, whose rewritten program stands for the module, and through the file."""
+    onnx.save(detector(), tmp_path / "detector.onnx")
+    module = model_from("detector.onnx", {"outputs": ["boxes", "scores"]}, tmp_path)
+    inputs = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    steps = [prune.Channels(sparsity=0.5), quantize.Dynamic()]
+    result = mirabelle.compress(module, mirabelle.Task(train=inputs, test=inputs), steps, out=tmp_path / "run")
+    graph = onnx.load(result.folder / "model.onnx").graph
+    assert [value.name for value in (*graph.input, *graph.output)] == ["image", "boxes", "scores"]
+    assert result.profile.parameters < 0.6 * result.start.parameters
+    assert "in 2 outputs" in result.gates["torch_onnx"].detail
+
+
+def test_data_that_the_graph_does_not_take_are_told(tmp_path: Path) -> None:
+    onnx.save(detector(), tmp_path / "detector.onnx")
+    module = model_from("detector.onnx", {"outputs": ["scores"]}, tmp_path)
+    for inputs, message in (
+        (torch.ones(6, 5), r'the data are 5 where input "image" of the ONNX graph is 4'),
+        (torch.ones(6, 4, 1), r'the data are 4 × 1 where input "image"'),
+        ({"picture": torch.ones(6, 4)}, "the data give picture, the ONNX graph takes image"),
+        (Samples((torch.ones(6, 4), torch.ones(6, 4))), r"the data give 2 inputs, the ONNX graph takes 1 \\(image\\)"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            mirabelle.compress(module, mirabelle.Task(train=inputs, test=inputs), [quantize.Dynamic()], out=tmp_path / "run")
+        assert caught.value.code == "E131"

@@ -77,13 +77,8 @@ def _splits(path: Path, *, labelled: bool) -> dict[str, Split]:
     """(inputs, targets) by split, of one length each; no targets, of no length, where they are not asked for."""
     arrays = read_arrays(path)
     if not labelled:
-        arrays = {
-            name: array
-            for layout in _LAYOUTS
-            for own, other in layout.values()
-            if own in arrays
-            for name, array in ((own, arrays[own]), (other, _nothing(arrays[own])))
-        }
+        pairs = [pair for layout in _LAYOUTS for pair in layout.values()]
+        arrays |= {other: _nothing(arrays[own]) for own, other in pairs if own in arrays}
     layout = next((layout for layout in _LAYOUTS if set(layout["train"]) <= set(arrays)), None)
     if layout is None:
         known = "; ".join(" and ".join(layout["train"]) for layout in _LAYOUTS)

@@ -15,7 +15,7 @@ import onnx.shape_inference
 import torch
 from torch import Tensor, nn
 
-from mirabelle.batch import Batch
+from mirabelle.batch import Batch, Inputs, tensors_of
 from mirabelle.errors import UserError
 from mirabelle.runtime.signature import Value as Input
 from mirabelle.runtime.signature import drawn_inputs, signature_of
@@ -85,6 +85,28 @@ class OnnxModule(nn.Module):
             values.update(zip(call.outputs, outputs, strict=False))
         given = [tensor_of(values[name]) for name in self.output_names]
         return given[0] if len(given) == 1 else tuple(given)
+
+    def hold(self, inputs: Inputs) -> None:
+        """Raise unless data have the inputs that the file tells: their names where they have some, their kinds and sizes.
+
+        Raises:
+            UserError: E131 with what is given and what is taken.
+        """
+        if isinstance(inputs, Mapping) and set(inputs) != set(self.input_names):
+            message = f"the data give {', '.join(inputs)}, the ONNX graph takes {', '.join(self.input_names)}"
+            raise UserError("E131", message, "call the inputs as the graph does")
+        given = [inputs[name] for name in self.input_names] if isinstance(inputs, Mapping) else tensors_of(inputs)
+        if len(given) != len(self.inputs):
+            taken = f"{len(self.inputs)} ({', '.join(self.input_names)})"
+            raise UserError("E131", f"the data give {len(given)} inputs, the ONNX graph takes {taken}", "give all of them")
+        for due, tensor in zip(self.inputs, given, strict=True):
+            sizes = tuple(size if isinstance(size, int) else None for size in due.sizes or ())[1:]
+            fits = len(sizes) == tensor.ndim - 1 and all(map(_fits, sizes, tensor.shape[1:]))
+            if due.sizes and not fits:
+                told = " × ".join(str(size or "any") for size in sizes)
+                own = " × ".join(map(str, tensor.shape[1:]))
+                remedy = "bring the data to that size: `size` among the arguments of a folder of images, say"
+                raise UserError("E131", f'the data are {own} where input "{due.name}" of the ONNX graph is {told}', remedy)
 
     def example(self, count: int = 2) -> Batch | None:
         """Drawn inputs, where the file tells their sizes."""
@@ -292,6 +314,10 @@ def _is_bias(vector: Tensor | None, weight: Tensor | None) -> bool:
     if vector is None or weight is None:
         return False
     return weight.ndim == 2 and vector.shape == weight.shape[1:]  # noqa: PLR2004
+
+
+def _fits(due: int | None, size: int) -> bool:
+    return due in (None, size)
 
 
 def _begins_with(target: Value, batch: int) -> bool:
