@@ -15,7 +15,8 @@ import torch
 import mirabelle
 from mirabelle import Task, Training, prune, quantize
 from mirabelle.cli import main
-from mirabelle.errors import UserError
+from mirabelle.errors import UserError, UserErrors
+from mirabelle.recipe_file import read_recipe
 from mirabelle.sources import model_from
 from mirabelle.sources.huggingface import HuggingFaceModel
 
@@ -140,3 +141,44 @@ def test_what_cannot_come_in_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert caught.value.code == "E143"
     assert main.run(["init", "--model", str(tmp_path / "bert"), "--data", "digits"]) == 0
     assert "\n[baseline]" not in capsys.readouterr().out
+
+
+def test_a_head_of_ones_own_is_drawn_by_the_seed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    saved(tmp_path / "bert", "BertModel")
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        found.append(model_from("./bert", {"head": "sequence-classification", "labels": 5}, tmp_path))
+    words = torch.ones(2, 9, dtype=torch.int64)
+    assert found[0](input_ids=words).shape == (2, 5)
+    weights = [model.model.classifier.weight for model in found]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert torch.equal(
+        found[0].model.bert.embeddings.word_embeddings.weight, found[2].model.bert.embeddings.word_embeddings.weight
+    )
+    assert model_from("./bert", {"head": "question-answering"}, tmp_path)(input_ids=words).shape == (2, 9, 2)
+    assert capfd.readouterr().err == ""
+    with pytest.raises(UserError, match="classifier") as caught:
+        model_from("./bert", {"head": "classifier"}, tmp_path)
+    assert caught.value.code == "E103"
+
+
+def test_a_folder_may_lie_in_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets" / "__init__.py").write_text("raise RuntimeError('nothing of it is run')\n")
+    saved(tmp_path / "nets" / "bert")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = model_from("package:nets/bert", {}, Path("elsewhere"))
+    assert isinstance(model, HuggingFaceModel)
+    assert model.origin == tmp_path / "nets" / "bert"
+    with pytest.raises(UserError, match='no package "nots" is installed') as caught:
+        model_from("package:nots/bert", {}, tmp_path)
+    assert caught.value.code == "E130"
+    recipe = tmp_path / "recipe.toml"
+    text = 'schema = 1\n[model]\nfrom = "package:nets/NAME"\n[task]\ndata = "digits"\n[[step]]\nuse = "quantize.Dynamic"\n'
+    recipe.write_text(text.replace("NAME", "bert"))
+    assert read_recipe(recipe).model.factory == "package:nets/bert"
+    recipe.write_text(text.replace("NAME", "brt"))
+    with pytest.raises(UserErrors, match="no model of transformers at package:nets/brt"):
+        read_recipe(recipe)

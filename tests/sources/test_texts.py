@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,18 @@ import torch
 
 from mirabelle import Task
 from mirabelle.cli import main
+from mirabelle.cli.init import _seen_from
 from mirabelle.errors import UserError
 from mirabelle.loss import CrossEntropy
 from mirabelle.prediction import Predictor
 from mirabelle.preprocessing import Text, from_json, to_json
 from mirabelle.runtime.onnxruntime import Session
 from mirabelle.sources import task_from
+from word_tokenizer import save_word_tokenizer
 
 if importlib.util.find_spec("transformers") is None:
     pytest.skip("transformers is not installed", allow_module_level=True)
 import onnx
-import tokenizers
 import transformers
 
 WORDS = ["good", "fine", "great", "bad", "dull", "poor", "film", "plot", "a", "the"]
@@ -33,19 +35,10 @@ WORDS = ["good", "fine", "great", "bad", "dull", "poor", "film", "plot", "a", "t
 def bert(tmp_path: Path) -> Path:
     """A small model with a tokenizer of words."""
     folder = tmp_path / "bert"
-    vocabulary = {word: k for k, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, "[UNK]"))
-    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    words.post_processor = tokenizers.processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
-    fast.save_pretrained(folder)
+    tokens = save_word_tokenizer(folder, WORDS)
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        vocab_size=tokens, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
         max_position_embeddings=24, num_labels=2,
     )  # fmt: skip
     transformers.BertForSequenceClassification(config).save_pretrained(folder)
@@ -125,6 +118,49 @@ def test_a_quotation_mark_in_a_tsv_is_a_letter(bert: Path, tmp_path: Path) -> No
     assert len(found.train) + len(found.validation) + len(found.test) == 20
 
 
+TREC = "([A-Z]+):[a-z]+ (.+)"
+
+
+def test_a_pattern_takes_lines_apart(bert: Path, tmp_path: Path) -> None:
+    lines = [f"{kind}:x {word} film caf\xe9" for kind, word in zip(("NUM", "LOC") * 15, WORDS * 3, strict=True)]
+    (tmp_path / "TREC.train").write_bytes("\n".join([*lines, ""]).encode("latin-1"))
+    found = task(tmp_path / "TREC.train", pattern=TREC, encoding="latin-1", test="TREC.train", max_length=8)
+    assert found.labels == ("LOC", "NUM")
+    assert len(found.test) == 30
+    assert found.test.targets.tolist() == [1, 0] * 15
+    assert found.test.inputs["input_ids"][0].tolist() == [2, 4, 10, 1, 3, 0, 0, 0]
+
+
+def test_training_texts_may_be_some_of_all(bert: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "films.tsv", sentences(200))
+    whole, some = task(path, max_length=10), task(path, max_length=10, samples=50)
+    assert [len(part) for part in (some.train, some.validation, some.test)] == [50, len(whole.validation), len(whole.test)]
+    assert some.test.digest() == whole.test.digest()
+    assert some.train.digest() == whole.train.drawn(50, 0).digest()
+    assert len(task(path, samples=10_000).train) == len(whole.train)
+
+
+def test_texts_of_a_parquet_file(bert: Path, tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from pyarrow import parquet
+
+    rows = sentences(50)
+    columns = {"label": [["blame", "praise"].index(label) for _, label in rows], "text": [text for text, _ in rows]}
+    parquet.write_table(arrow.table(columns), tmp_path / "films.parquet")
+    write(tmp_path / "films.tsv", rows)
+    found, due = task(tmp_path / "films.parquet"), task(tmp_path / "films.tsv")
+    assert found.labels == ("0", "1")
+    assert found.train.digest() == due.train.digest()
+
+
+def test_a_parquet_file_without_pyarrow_is_told(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "films.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for arguments in ({"tokenizer": str(bert)}, {}):
+        with pytest.raises(UserError, match=r"E160.*parquet files need pyarrow"):
+            task_from("./films.parquet", arguments, data_folder=None, folder=tmp_path)
+
+
 @pytest.mark.usefixtures("bert")
 @pytest.mark.parametrize(
     ("name", "text", "arguments", "words"),
@@ -143,12 +179,17 @@ def test_a_quotation_mark_in_a_tsv_is_a_letter(bert: Path, tmp_path: Path) -> No
         ("a.tsv", "label\tone\n0\tgood\n1\tbad\n", {"validation": "dev.tsv"}, "E130.*no texts at.*dev.tsv"),
         ("a.tsv", "label\tone\n0\tgood\n1\tbad\n", {"inputs": ["ids"]}, "E110.*a tokenizer gives input_ids"),
         ("a.tsv", "label\tone\n0\tgood\n1\tbad\n", {}, 'E131.*class "0" has 1 sample'),
+        ("a.train", "LOC:x good\n", {}, "E131.*has no columns, so what its lines hold is not known"),
+        ("a.train", "LOC:x good\ngood\n", {"pattern": TREC}, r'E131.*line 2: "good" does not match'),
+        ("a.train", "LOC:x good\n", {"pattern": "(.+)"}, "E110.*has 1 groups; two are needed"),
+        ("a.train", "LOC:x good\n", {"pattern": "("}, "E110.*is no regular expression"),
+        ("a.tsv", "label\tone\n0\tcaf\xe9\n", {"tokenizer": "./nowhere"}, "E131.*is no text in UTF-8"),
     ],
 )
 def test_texts_that_cannot_be_used_are_told(
     name: str, text: str, arguments: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, "latin-1")
     with pytest.raises(UserError, match=words):
         task(tmp_path / name, **arguments)
 
@@ -167,6 +208,11 @@ def test_init_writes_a_recipe_for_texts(bert: Path, tmp_path: Path, capsys: pyte
     assert f'arguments = {{ tokenizer = "{bert}"' in text
     (tmp_path / "recipe.toml").write_text(text.replace("max_length = 128", "max_length = 16"))
     assert main.run(["check", str(tmp_path / "recipe.toml")]) == 0
+    assert main.run(["init", "--model", "models/bert", "--data", "data/films.jsonl"]) == 2  # which are not there
+    assert [_seen_from(data, "models/bert") for data in ("films.jsonl", "data/films.jsonl")] == [
+        "models/bert",
+        "../models/bert",
+    ]
 
 
 RECIPE = """
@@ -226,4 +272,7 @@ def test_a_tokenizer_of_another_model_is_refused(bert: Path, tmp_path: Path, cap
     capsys.readouterr()
     assert main.run(["check", str(tmp_path / "recipe.toml")]) == 2
     assert "the model knows 9: the tokenizer is another model's" in capsys.readouterr().err
+    write(tmp_path / "films.tsv", [("good", "praise"), ("fine", "blame")] * 30)  # texts of words that both know
+    assert main.run(["check", str(tmp_path / "recipe.toml")]) == 2
+    assert "the tokenizer knows 14 tokens, the model 9: it is another model's" in capsys.readouterr().err
     assert bert.is_dir()

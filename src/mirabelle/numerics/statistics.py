@@ -13,6 +13,7 @@ from scipy import stats
 Scores = npt.NDArray[Any]  # one entry a sample: a number, or a record of what a statistic of the whole set needs
 Statistic = Callable[[Scores], float]
 _RESAMPLES, _SEED = 1000, 0
+_ROUNDING = 1e-12
 
 
 def mean_interval(scores: Scores, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -52,6 +53,8 @@ def paired_p_value(before: Scores, after: Scores) -> float:
         return float(stats.binomtest(gained, gained + lost, 0.5).pvalue)
     if len(difference) == 1:
         return 1.0  # one sample shows nothing
+    if np.ptp(difference) <= _ROUNDING * np.abs(difference).max():
+        return 0.0  # all samples differ by the same, so t is infinite
     return float(stats.ttest_rel(after, before).pvalue)
 
 
