@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from mirabelle import Augmentation, Task
 from mirabelle.batch import Samples
 from mirabelle.errors import UserError
+from mirabelle.preprocessing import Image
 from mirabelle.recipe_file import read_recipe
 
 RECIPE = """
@@ -77,6 +78,19 @@ def test_the_given_images_stay() -> None:
     before = samples.inputs.clone()
     Augmentation(crop=2, flip=True)(next(samples.batches(600)), 0)
     assert torch.equal(samples.inputs, before)
+
+
+def test_channels_may_stand_last() -> None:
+    first = pictures()
+    last = Samples(first.inputs.movedim(1, -1).contiguous(), first.targets)
+    moved = Augmentation(crop=2, flip=True, layout="channels-last")(last.first(600), 1)
+    assert torch.equal(moved.inputs.movedim(-1, 1), Augmentation(crop=2, flip=True)(first.first(600), 1).inputs)
+    with pytest.raises(UserError, match=r"(?s)E131.*inputs \(samples, height, width, channels\) with sides above crop = 5"):
+        Augmentation(crop=5, layout="channels-last").hold(last.inputs)
+    images = Image(size=(5, 6), mode="RGB", layout="channels-last")
+    data = (torch.zeros(20, 5, 6, 3), torch.arange(20) % 2)
+    task = Task(train=data, test=data, preprocessing=images, augment=Augmentation(flip=True))
+    assert task.augment == Augmentation(flip=True, layout="channels-last"), "where they stand is told by the preprocessing"
 
 
 def test_only_images_in_memory_are_augmented(blobs: Task, images: Task) -> None:

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import ModelProto, checker, numpy_helper
 from torch import Tensor, nn
 
@@ -32,6 +33,30 @@ def test_the_exported_model_is_valid_and_takes_any_batch(cnn: nn.Module, images:
         outputs, targets = session.outputs_of([images.test.first(count)])
         assert outputs.shape == (count, 3)
         assert len(targets) == count
+
+
+class Padding(nn.Module):
+    """Borders as other frameworks have them: more on one side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Conv2d(1, 4, 3, stride=2), nn.Conv2d(4, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.other(F.pad(self.one(F.pad(x, (0, 1, 0, 1))).relu(), (1, 0, 0, 0))).mean((2, 3))
+
+
+def test_a_convolution_of_codes_pads_itself(images: Task, run: Run) -> None:
+    model = quantize.Static()(Padding(), images, run)
+    onnx = export(model, images.example())
+    nodes = ModelProto.FromString(onnx).graph.node
+    pads = [list(one.ints) for node in nodes for one in node.attribute if node.op_type == "Conv" and one.name == "pads"]
+    assert pads == [[0, 0, 1, 1], [1, 2, 1, 1]]
+    assert "Pad" not in {node.op_type for node in nodes}
+    given = Session(onnx, threads=1).outputs_of([images.test.first(20)])[0]
+    with torch.no_grad():
+        due = model(images.test.inputs[:20])
+    assert (given - due).abs().max() < 0.02 * due.abs().max()  # a rounding tie that falls the other way
 
 
 def test_equal_models_give_equal_bytes_free_of_the_exporter(cnn: nn.Module, images: Task) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mirabelle.errors import UserError
+from mirabelle.preprocessing import from_json, to_json
 from mirabelle.sources import cifar10 as source
 from mirabelle.sources import task_from
 
@@ -47,6 +48,24 @@ def test_cifar10_is_read_plane_by_plane_and_scaled(tmp_path: Path, place: str) -
     torch.testing.assert_close(pixels[1], torch.full((32, 32), 5.0))
     assert pixels[2].flatten()[-1].item() == pytest.approx(13, abs=1e-3)
     assert pixels[2].flatten()[:-1].abs().max() < 1e-3
+
+
+@pytest.mark.usefixtures("small")
+def test_images_come_in_as_a_model_wants_them(tmp_path: Path) -> None:
+    """Such as a Keras model that was trained on pixels from 0 to 255."""
+    write(tmp_path)
+    given = {"mean": [0.0] * 3, "deviation": [0.00392157] * 3, "layout": "channels-last"}
+    task = task_from("cifar10", given, data_folder=tmp_path, folder=tmp_path)
+    assert task.test.inputs.shape == (20, 32, 32, 3)
+    due = torch.tensor([255.0, 5.0, 0.0]).expand(32, 32, 3)
+    torch.testing.assert_close(task.test.inputs[0], due, atol=1e-3, rtol=0)
+    assert task.preprocessing is not None
+    assert '"layout":"channels-last"' in to_json(task.preprocessing)
+    assert from_json(to_json(task.preprocessing)) == task.preprocessing
+    with pytest.raises(UserError, match=r'E102.*"layuot" for data "cifar10"'):
+        task_from("cifar10", {"layuot": "channels-last"}, data_folder=tmp_path, folder=tmp_path)
+    with pytest.raises(UserError, match=r"E110.*3 channels"):
+        task_from("cifar10", {"mean": [0.0]}, data_folder=tmp_path, folder=tmp_path)
 
 
 @pytest.mark.usefixtures("small")

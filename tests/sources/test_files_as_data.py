@@ -12,13 +12,14 @@ import torch
 from PIL import Image as Picture
 
 from mirabelle import Task
-from mirabelle.errors import UserError
+from mirabelle.errors import UserError, UserErrors
 from mirabelle.loss import CrossEntropy, balanced, loss_of
 from mirabelle.preprocessing import Image, Table
 from mirabelle.preprocessing.table import read_rows
 from mirabelle.recipe_file import read_recipe
 from mirabelle.sources import task_from
 from mirabelle.sources.splits import completed
+from mirabelle.sources.weights import StateDict
 
 
 def draw(folder: Path, count: int = 10, size: tuple[int, int] = (8, 8), *, color: bool = False, seed: int = 0) -> None:
@@ -80,6 +81,9 @@ def test_size_and_mode_follow_from_the_images(photos: Path) -> None:
     assert mixed.train.inputs.shape[1:] == (3, 64, 64)
     given = task(photos, size=[4, 6], mode="L", mean=[0.5], deviation=[0.25])
     assert given.preprocessing == Image(size=(4, 6), mean=(0.5,), deviation=(0.25,))
+    last = task(photos, size=[4, 6], mode="RGB", layout="channels-last")
+    assert last.train.inputs.shape[1:] == (4, 6, 3)
+    assert torch.equal(last.train.inputs.movedim(-1, 1), task(photos, size=[4, 6], mode="RGB").train.inputs)
 
 
 def test_split_folders_are_kept_and_missing_ones_are_drawn_from_train(tmp_path: Path) -> None:
@@ -403,6 +407,29 @@ def test_data_may_lie_in_the_folder_of_data_sets(tmp_path: Path, monkeypatch: py
     draw(tmp_path / "photos" / "a")
     draw(tmp_path / "photos" / "b", seed=1)
     assert task_from("data:photos", {"size": [4, 4]}, data_folder=None, folder=Path()).train.inputs.shape[2:] == (4, 4)
+
+
+def test_models_and_weights_may_lie_in_the_folder_of_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MIRABELLE_DATA", raising=False)
+    (tmp_path / "sets" / "nets").mkdir(parents=True)
+    for name in ("net.h5", "net.safetensors", "net.th"):
+        (tmp_path / "sets" / "nets" / name).touch()
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        'schema = 1\n[model]\nfrom = "data:nets/net.h5"\nweights = { pickle = "data:nets/net.th" }\n[task]\ndata = "digits"\n'
+        '[teacher]\nfrom = "m:f"\nweights = "data:nets/net.safetensors"\n[[step]]\nuse = "quantize.Static"\n'
+    )
+    found = read_recipe(recipe, data_folder=tmp_path / "sets")
+    assert found.model.factory == str(tmp_path / "sets" / "nets" / "net.h5")
+    assert found.model.weights == StateDict(pickle=str(tmp_path / "sets" / "nets" / "net.th"))
+    assert found.teacher is not None
+    assert found.teacher.weights == str(tmp_path / "sets" / "nets" / "net.safetensors")
+    with pytest.raises(UserErrors, match=r'(?s)the place of "data:nets/net\.h5" is not known.*--data-dir FOLDER') as caught:
+        read_recipe(recipe)
+    assert [error.code for error in caught.value.errors] == ["E130"] * 3
+    monkeypatch.setenv("MIRABELLE_DATA", str(tmp_path))
+    with pytest.raises(UserErrors, match="no model at .*net.h5"):
+        read_recipe(recipe)
 
 
 def test_recipes_name_data_by_absolute_paths(tmp_path: Path) -> None:

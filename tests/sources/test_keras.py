@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
+import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from onnx import ModelProto
 from torch import Tensor
 
 import mirabelle
@@ -20,12 +24,15 @@ from mirabelle import Task, prune, quantize
 from mirabelle.architecture import architecture_of
 from mirabelle.cli import main
 from mirabelle.errors import UserError
+from mirabelle.runtime.export import export
 from mirabelle.sources import model_from
 from mirabelle.sources.digits import digits
 from mirabelle.state import copied
 
 if importlib.util.find_spec("keras") is None:
     pytest.skip("Keras is not installed", allow_module_level=True)
+import h5py
+
 from mirabelle.sources.keras_model import KerasModule, keras_model_of, module_from_keras
 from mirabelle.sources.keras_model.library import library
 
@@ -137,6 +144,112 @@ def test_a_quantized_model_goes_back_as_the_numbers_its_codes_stand_for(tmp_path
     assert float((found - outputs(codes, inputs)).abs().max()) < 0.1 * float(due.abs().max())
 
 
+def ends_in_softmax() -> dict[str, Any]:
+    """Models that end in one, wherever it stands."""
+    one, inner = keras.Input((5,)), keras.Sequential([keras.Input((5,)), L.Dense(4), L.Softmax()])
+    return {
+        "within a layer": keras.Sequential([keras.Input((5,)), L.Dense(4, activation="softmax")]),
+        "a layer of its own": keras.Sequential([keras.Input((5,)), L.Dense(4), L.Activation("softmax")]),
+        "a model within": keras.Model(one, inner(L.Dense(5)(one))),
+        "places": keras.Sequential([keras.Input((6, 6, 2)), L.Conv2D(4, 3, activation="softmax")]),
+    }
+
+
+def test_scores_come_without_the_last_softmax_which_the_file_has_again(tmp_path: Path) -> None:
+    for name, model in ends_in_softmax().items():
+        module = module_from_keras(model)
+        example = module.example(3)
+        assert example is not None
+        assert module.gives_scores, name
+        scores, due = outputs(module, example.inputs), outputs(model, example.inputs)
+        torch.testing.assert_close(scores.softmax(-1), due)
+        assert not torch.allclose(scores, due), name
+        torch.testing.assert_close(outputs(keras_model_of(module, module), example.inputs), due)
+    one = keras.Input((5,))
+    shares = L.Dense(4, activation="softmax")(one)
+    for model in (keras.Model(one, L.Dense(4)(shares)), keras.Model(one, [shares, L.Dense(2)(one)])):
+        module = module_from_keras(model)
+        assert not module.gives_scores
+        torch.testing.assert_close(outputs(module, torch.ones(3, 5)), outputs(model, torch.ones(3, 5)))
+
+
+def residual() -> Any:
+    image = keras.Input((16, 16, 3))
+    states = L.ReLU()(L.BatchNormalization()(L.Conv2D(8, 3, padding="same")(image)))
+    other = L.BatchNormalization()(L.Conv2D(8, 3, padding="same")(L.Dropout(0.1)(states)))
+    states = L.MaxPooling2D()(L.Activation("relu")(L.Add()([states, other])))
+    states = L.GlobalAveragePooling2D()(L.Conv2D(8, 3, strides=2, padding="same", activation="gelu")(states))
+    return keras.Model(image, L.Dense(3)(states))
+
+
+def test_layers_follow_on_each_other_as_in_a_model_written_in_torch(tmp_path: Path) -> None:
+    """Nothing is transposed on the way, so that norms fold and integers stay integers."""
+    module = saved(residual, tmp_path)
+    task = task_of(module)
+    kinds = Counter(node.op_type for node in ModelProto.FromString(export(module, task.example())).graph.node)
+    assert kinds["Transpose"] == 1, "the image comes in with its channels last"
+    codes = quantize.Static()(module, task, mirabelle.Run(tmp_path / "run"))
+    kinds = Counter(node.op_type for node in ModelProto.FromString(export(codes, task.example())).graph.node)
+    assert kinds["Transpose"] == 1
+    assert not kinds["BatchNormalization"]
+    assert not kinds["Pad"]
+
+
+def altered(path: Path, target: Path, kind: str, **arguments: Any) -> None:
+    """A copy of a file whose layers of a class have further arguments."""
+
+    def changed(text: Any) -> str:
+        config = json.loads(text)
+        for layer in config["config"]["layers"]:
+            layer["config"].update(arguments if layer["class_name"] == kind else {})
+        return json.dumps(config)
+
+    if path.suffix == ".h5":
+        shutil.copy(path, target)
+        with h5py.File(target, "r+") as file:
+            file.attrs["model_config"] = changed(file.attrs["model_config"])
+        return
+    with zipfile.ZipFile(path) as before, zipfile.ZipFile(target, "w") as after:
+        for name in before.namelist():
+            data = before.read(name)
+            after.writestr(name, changed(data) if name == "config.json" else data)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_arguments_that_keras_no_longer_knows_are_left_out_where_they_say_nothing(suffix: str, tmp_path: Path) -> None:
+    model = convolutional()
+    model.save(tmp_path / f"new{suffix}")
+    altered(tmp_path / f"new{suffix}", tmp_path / f"half{suffix}", "DepthwiseConv2D", groups=1)
+    more = {"groups": 1, "kernel_initializer": {"class_name": "Zeros", "config": {}}, "kernel_constraint": None}
+    altered(tmp_path / f"half{suffix}", tmp_path / f"old{suffix}", "SeparableConv2D", **more)
+    module = module_from_keras(tmp_path / f"old{suffix}")
+    example = module.example()
+    assert example is not None
+    torch.testing.assert_close(outputs(module, example.inputs), outputs(model, example.inputs))
+    assert type(next(layer for layer in module.layers() if layer.name.startswith("depth"))) is L.DepthwiseConv2D
+    altered(tmp_path / f"new{suffix}", tmp_path / f"odd{suffix}", "DepthwiseConv2D", groups=2, quantum=True)
+    with pytest.raises(UserError, match="this Keras knows no groups, quantum of a DepthwiseConv2D layer") as caught:
+        module_from_keras(tmp_path / f"odd{suffix}")
+    assert caught.value.code == "E141"
+
+
+def test_a_keras_model_in_memory_is_compressed_and_written_back(tmp_path: Path) -> None:
+    model = dense()
+    inputs, targets = torch.randn(120, 20, generator=torch.Generator().manual_seed(0)), torch.arange(120) % 3
+    task = Task(train=(inputs, targets), test=(inputs, targets))
+    result = mirabelle.compress(model, task, [prune.Weights(sparsity=0.5)], out=tmp_path / "run")
+    assert isinstance(result.model, KerasModule)
+    small = keras.models.load_model(tmp_path / "run" / "model.keras")
+    kernels = [layer.get_weights()[0] for layer in small.layers if isinstance(layer, L.Dense)]
+    assert sum(int((kernel == 0).sum()) for kernel in kernels) == sum(kernel.size // 2 for kernel in kernels)
+    again = mirabelle.load(model, tmp_path / "run")
+    torch.testing.assert_close(outputs(again, inputs).softmax(-1), outputs(small, inputs))
+    (tmp_path / "net.py").write_text(
+        "import keras\n\ndef net():\n    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])\n"
+    )
+    assert isinstance(model_from("./net.py:net", {}, tmp_path), KerasModule)
+
+
 def test_masks_are_kept(tmp_path: Path) -> None:
     """Words of padding do not count in Keras, so they must not count here."""
     module = saved(masked, tmp_path)
@@ -157,8 +270,9 @@ def test_layers_train_and_copies_share_the_graph_alone(tmp_path: Path) -> None:
     assert [layer.p for layer in other.modules() if isinstance(layer, torch.nn.Dropout)] == [0.2]
 
 
+@pytest.mark.parametrize("name", ["digits.h5", "digits.keras"])
 def test_a_stranger_with_a_keras_file_gets_a_smaller_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     task = digits()
@@ -168,17 +282,18 @@ def test_a_stranger_with_a_keras_file_gets_a_smaller_one(
     np.savez("data.npz", **arrays)
     keras.utils.set_random_seed(0)
     layers = [L.Conv2D(16, 3, 2, padding="same", activation="relu"), L.Flatten(), L.Dense(32, activation="relu")]
-    model = keras.Sequential([keras.Input((8, 8, 1)), *layers, L.Dense(10)])
-    model.compile(keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers, L.Dense(10, activation="softmax")])
+    model.compile(keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy())
     model.fit(arrays["x_train"], arrays["y_train"], epochs=4, batch_size=32, verbose=0)
-    model.save("digits.h5")
-    assert main.run(["inspect", "digits.h5", "--groups"]) == 0
+    model.save(name)
+    assert main.run(["inspect", name, "--groups"]) == 0
     assert "channels of a convolution" in capsys.readouterr().out
-    assert main.run(["init", "--model", "./digits.h5", "--data", "./data.npz"]) == 0
+    assert main.run(["init", "--model", f"./{name}", "--data", "./data.npz"]) == 0
     start, _, _ = capsys.readouterr().out.partition("[goal]")
     training = "train = { epochs = 2, batch_size = 32, lr = 1e-3 }"
     cut = f'[[step]]\nuse = "prune.Channels"\nmacs = "50%"\nrecover = "least-squares"\n{training}\n'
     Path("recipe.toml").write_text(f'{start}[goal]\nmax_drop = "8pt"\n\n{cut}\n[[step]]\nuse = "quantize.Static"\n')
+    assert main.run(["check", "recipe.toml"]) == 0, capsys.readouterr().err
     assert main.run(["run", "recipe.toml", "--out", "small", "--quiet"]) == 0, capsys.readouterr().err
     assert main.run(["verify", "small"]) == 0
     report = json.loads(Path("small/report.json").read_text("utf-8"))
@@ -186,6 +301,11 @@ def test_a_stranger_with_a_keras_file_gets_a_smaller_one(
     assert small.count_params() < model.count_params()
     right = small.predict(arrays["x_test"], verbose=0).argmax(1) == arrays["y_test"]
     assert abs(right.mean() - report["end"]["metric"]["value"]) < 0.01
+
+
+class Doubling(L.Layer):  # type: ignore[misc]  # Keras ships no types
+    def call(self, inputs: Any) -> Any:
+        return inputs * 2
 
 
 class Own(keras.Model):  # type: ignore[misc]  # Keras ships no types
@@ -205,9 +325,17 @@ def test_what_cannot_come_in_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Keras cannot read .*broken\.keras") as caught:
         model_from("broken.keras", {}, tmp_path)
     assert caught.value.code == "E141"
+    keras.Sequential([keras.Input((3,)), Doubling(), L.Dense(2)]).save(tmp_path / "own.keras")
+    with pytest.raises(UserError, match=r'"Doubling" is no class of Keras.*file\.py:function') as caught:
+        model_from("own.keras", {}, tmp_path)
+    assert caught.value.code == "E141"
+    assert "\n" not in caught.value.message, "one line, without the whole config"
+    dense().save_weights(tmp_path / "only.weights.h5")
+    with pytest.raises(UserError, match="holds weights alone"):
+        model_from("only.weights.h5", {}, tmp_path)
     unsafe = keras.Sequential([keras.Input((3,)), L.Lambda(lambda x: x + 1)])
     unsafe.save(tmp_path / "lambda.keras")
-    with pytest.raises(UserError, match="Keras cannot read") as caught:
+    with pytest.raises(UserError, match="Keras cannot read.* a lambda, which is code") as caught:
         model_from("lambda.keras", {}, tmp_path)
     assert caught.value.code == "E141"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import Field
 
 from mirabelle import plain
-from mirabelle.errors import UserError, at_path
+from mirabelle.errors import UserError, at_path, did_you_mean
 from mirabelle.plain import Count, Positive, record
 from mirabelle.preprocessing.image import Image, Layout
 from mirabelle.sources.folders import first_suffix
@@ -357,7 +358,7 @@ def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()
     """The settings of the files that a name points at, or of a built-in set; None for a function, whose keywords they are.
 
     Raises:
-        UserError: as `plain.build`, at the path of the setting.
+        UserError: as `plain.build`, at the path of the setting; E102 for one that a built-in set does not have.
 
     Example:
         >>> settings_from("a/b.csv", {"target": "price"}).target
@@ -366,8 +367,13 @@ def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()
     if names_function(name):
         return None
     if not names_files(name):
+        known = [field.name for field in dataclasses.fields(BuiltInImages)]
+        for key in arguments:
+            if key not in known:
+                message, path = f'unknown key "{key}" for data "{name}"', ("task", "arguments", key)
+                raise UserError("E102", message, did_you_mean(key, known), path=path)
         with at_path("task", "arguments"):
-            return plain.build(BuiltInImages, arguments, f'data "{name}"')
+            return plain.build(BuiltInImages, arguments, "task.arguments")
     with at_path("task", "arguments"):
         kind: type[Files] | None = _BY_SUFFIX.get(Path(name).suffix.lower())
         if "tokenizer" in arguments and kind is not QuestionFile:
