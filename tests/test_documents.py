@@ -52,6 +52,18 @@ def test_the_python_of_the_page_on_distillation_runs(tmp_path: Path, monkeypatch
     assert not any("distillation" in name for name, _ in student.named_parameters()), "projectors are dropped"
 
 
+def test_the_python_of_the_page_on_frameworks_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keras = pytest.importorskip("mirabelle.sources.keras_model.library").library()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_BACKEND", "torch")  # as it is, put back afterwards
+    names: dict[str, object] = {}
+    for block in blocks("docs/frameworks.md", "python"):
+        exec(compile(block, "docs/frameworks.md", "exec"), names)
+    sparse = names["sparse"]
+    assert isinstance(sparse, keras.Model)
+    assert (sparse.layers[0].get_weights()[0] == 0).mean() >= 0.79
+
+
 def test_the_tables_of_the_page_on_distillation_are_those_of_the_benchmark() -> None:
     numbers = json.loads((ROOT / "benchmarks" / "results" / "distill_family.json").read_text("utf-8"))
     page = (ROOT / "docs" / "distillation.md").read_text("utf-8")

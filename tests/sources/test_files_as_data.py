@@ -428,7 +428,7 @@ def test_models_and_weights_may_lie_in_the_folder_of_data_sets(tmp_path: Path, m
         read_recipe(recipe)
     assert [error.code for error in caught.value.errors] == ["E130"] * 3
     monkeypatch.setenv("MIRABELLE_DATA", str(tmp_path))
-    with pytest.raises(UserErrors, match="no model at .*net.h5"):
+    with pytest.raises(UserErrors, match=r"no model at .*net\.h5"):
         read_recipe(recipe)
 
 

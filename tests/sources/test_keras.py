@@ -244,9 +244,8 @@ def test_a_keras_model_in_memory_is_compressed_and_written_back(tmp_path: Path) 
     assert sum(int((kernel == 0).sum()) for kernel in kernels) == sum(kernel.size // 2 for kernel in kernels)
     again = mirabelle.load(model, tmp_path / "run")
     torch.testing.assert_close(outputs(again, inputs).softmax(-1), outputs(small, inputs))
-    (tmp_path / "net.py").write_text(
-        "import keras\n\ndef net():\n    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])\n"
-    )
+    net = "import keras\n\ndef net():\n    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])\n"
+    (tmp_path / "net.py").write_text(net)
     assert isinstance(model_from("./net.py:net", {}, tmp_path), KerasModule)
 
 
@@ -335,7 +334,7 @@ def test_what_cannot_come_in_is_told(tmp_path: Path) -> None:
         model_from("only.weights.h5", {}, tmp_path)
     unsafe = keras.Sequential([keras.Input((3,)), L.Lambda(lambda x: x + 1)])
     unsafe.save(tmp_path / "lambda.keras")
-    with pytest.raises(UserError, match="Keras cannot read.* a lambda, which is code") as caught:
+    with pytest.raises(UserError, match=r"Keras cannot read.* a lambda, which is code") as caught:
         model_from("lambda.keras", {}, tmp_path)
     assert caught.value.code == "E141"
 
