@@ -331,7 +331,7 @@ def detector() -> onnx.ModelProto:
 
 def test_a_graph_can_end_before_what_is_not_covered(tmp_path: Path) -> None:
     onnx.save(detector(), tmp_path / "detector.onnx")
-    with pytest.raises(UserError, match="not covered: com.example.Suppress") as caught:
+    with pytest.raises(UserError, match=r"not covered: com.example.Suppress") as caught:
         model_from("detector.onnx", {}, tmp_path)
     assert "outputs = [" in caught.value.remedy
     module = model_from("detector.onnx", {"outputs": ["scores", "boxes"]}, tmp_path)
