@@ -89,7 +89,7 @@ def test_a_function_of_one_s_own_is_a_loss_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def twice(outputs, targets):\n    return 2 * (outputs - targets).abs().mean()\n")
     assert loss_of("./own.py:twice", tmp_path)(X, X + 1) == pytest.approx(2.0)
     assert loss_of("torch.nn.functional:l1_loss") is F.l1_loss
-    with pytest.raises(UserError, match='own.py has no function "once"'):
+    with pytest.raises(UserError, match=r'own.py has no function "once"'):
         loss_of("./own.py:once", tmp_path)
 
 
