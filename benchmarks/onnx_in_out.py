@@ -27,12 +27,12 @@ import torch
 from torch import Tensor, nn
 
 import mirabelle
-from conditions import RESULTS, ROOT, write
 from mirabelle import Run, Training
 from mirabelle.sources import load_weights, task_from
 from mirabelle.sources.weights import StateDict
 from mirabelle.sources.zoo import digits_cnn, resnet20
 
+ROOT = Path(__file__).resolve().parents[1]
 PLACE = ROOT / "runs" / "onnx-in-out"
 TOKENS, SENTENCES = 32, 600
 CUT = '[[step]]\nuse = "prune.Channels"\nmacs = "{macs}"\nrecover = "least-squares"\n'
@@ -86,7 +86,13 @@ def convolutional(place: Path, data: Path) -> None:
     model = mirabelle.training.fit(digits_cnn(), task, training, Run(place / "trained", seed=0)).eval()
     shapes = ({0: torch.export.Dim("batch")},)
     torch.onnx.export(
-        model, (task.example().inputs,), place / "model.onnx", dynamo=True, external_data=False, dynamic_shapes=shapes
+        model,
+        (task.example().inputs,),
+        place / "model.onnx",
+        dynamo=True,
+        external_data=False,
+        dynamic_shapes=shapes,
+        verbose=False,
     )
 
 
@@ -96,7 +102,8 @@ def of_keras(place: Path, data: Path) -> None:
     import keras
 
     model = keras.models.load_model(next((data / "keras-resnet8").glob("*.h5")), compile=False)
-    model.export(place / "model.onnx", format="onnx", verbose=False)
+    model(np.zeros((1, 32, 32, 3), np.float32))  # Keras exports what has been called
+    model.export(str(place / "model.onnx"), format="onnx", verbose=False)
     photos = task_from("cifar10", {}, data_folder=data, folder=Path())
     mean, deviation = (torch.tensor(part)[:, None, None] for part in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     arrays = {}
@@ -137,7 +144,7 @@ def transformer(place: Path, data: Path) -> None:
     free = {0: torch.export.Dim("batch")}
     torch.onnx.export(
         model, (example, example), place / "model.onnx", dynamo=True, external_data=False, dynamic_shapes=(free, free),
-        input_names=["input_ids", "attention_mask"], output_names=["embedding"],
+        input_names=["input_ids", "attention_mask"], output_names=["embedding"], verbose=False,
     )  # fmt: skip
 
 
@@ -213,7 +220,14 @@ def by_hand(place: Path, data: Path) -> None:
 def _scripted(model: nn.Module, example: Tensor, place: Path) -> None:
     axes = {"input": {0: "batch"}}
     torch.onnx.export(
-        model.eval(), (example,), place / "model.onnx", dynamo=False, opset_version=17, input_names=["input"], dynamic_axes=axes
+        model.eval(),
+        (example,),
+        place / "model.onnx",
+        dynamo=False,
+        opset_version=17,
+        input_names=["input"],
+        dynamic_axes=axes,
+        verbose=False,
     )
 
 
@@ -325,6 +339,8 @@ def _passes(one: dict[str, Any]) -> bool:
 
 
 def main() -> None:
+    from conditions import RESULTS, write  # beside this file, which runs of its recipes read for its functions alone
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(GRAPHS)}")
     parser.add_argument("--data-dir", type=Path, required=True)
