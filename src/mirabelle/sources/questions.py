@@ -105,7 +105,7 @@ def task_of(path: Path, settings: QuestionFile) -> Task:
         train=parts["train"],
         validation=parts["validation"],
         test=parts["test"],
-        loss="span",
+        loss=settings.loss or "span",
         metric=passages.metric(settings.metric or "answer_f1"),
         also=[passages.metric(name) for name in settings.also or ("answer_exact_match",)],
         name=path.stem,
