@@ -27,6 +27,7 @@ OTHERS = (
     ("Data: built-in sets, the same", "sources.settings", "BuiltInImages"),
     ("Data: a folder of class folders of recordings, the same", "sources.settings", "SoundFolder"),
     ("Data: texts in a .tsv, .jsonl or .csv file, the same", "sources.settings", "TextFile"),
+    ("Data: a .txt file of running text, the same", "sources.corpus_settings", "Corpus"),
     ("Data: an .npz file, settings under `[task.arguments]`", "sources.settings", "Arrays"),
     ("Data: a .csv file, settings under `[task.arguments]`", "sources.settings", "TableFile"),
     (
@@ -35,6 +36,7 @@ OTHERS = (
         "Augmentation",
     ),
     ("In Python: the whole job", "job", "compress"),
+    ("In Python: what a model of sequences writes", "generation", "Generation"),
     ("In Python: an answer of a callback", "run", "Stop"),
 )
 NOT_FOR_RECIPES = {

@@ -13,9 +13,10 @@ SOURCE = Path(__file__).parents[1] / "src" / "mirabelle"
 # Imports point only upwards in this list. `__init__` re-exports lazily and is above none.
 ROOMS = [
     "errors", "functions", "loss", "files", "machine", "installation", "lock", "places", "resolved", "lazy", "plain",
-    "numerics", "codecs", "profile", "goal", "schedules", "patterns", "metric", "preprocessing", "batch", "augmentation",
-    "task", "state", "naming", "architecture", "features", "run", "step", "allocate", "graph", "runtime", "calibrate",
-    "sources", "teacher", "objectives", "scores", "training", "prune", "distill", "quantize", "recipe", "artifact", "measure",
+    "numerics", "codecs", "profile", "goal", "schedules", "patterns", "bleu", "metric", "preprocessing", "batch",
+    "augmentation", "generation", "task", "state", "naming", "architecture", "features", "run", "step", "allocate", "graph",
+    "runtime", "calibrate", "sources", "teacher", "answers", "objectives", "scores", "training", "prune", "distill",
+    "quantize", "recipe", "artifact", "measure",
     "inspection", "prediction", "trail", "tracking", "report", "trial", "forecast", "job", "comparison", "overrides",
     "recipe_tables", "recipe_file", "recipe_schema", "rebuilding", "verification", "cli",
 ]  # fmt: skip

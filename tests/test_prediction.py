@@ -260,3 +260,24 @@ def test_preprocessing_of_built_in_data_travels_with_the_packed_file() -> None:
     task.preprocessing = None
     without = exported(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), task)
     assert len(files.packed) - len(without.packed) < 60
+
+
+def test_a_model_of_sequences_without_alignment_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = torch.eye(3)[torch.tensor([[0, 1, 1, 0, 1, 2], [2, 2, 2, 0, 0, 0]])]
+    inputs, targets = 8.0 * paths.repeat(20, 1, 1), torch.tensor([[1, 1, 2], [2, -100, -100]]).repeat(20, 1)
+    model = nn.Linear(3, 3)
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(3))
+        model.bias.zero_()
+    task = mirabelle.Task(
+        train=(inputs, targets), test=(inputs, targets), loss="ctc", metric="character_accuracy", labels=("", "a", "b")
+    )
+    result = mirabelle.compress(model, task, [quantize.Static(samples=16)], out=tmp_path / "run")
+    assert result.profile.metric is not None
+    assert result.profile.metric.value == 1.0
+    np.save(tmp_path / "x.npy", inputs[:2].numpy())
+    capsys.readouterr()
+    assert main.run(["predict", str(tmp_path / "run"), str(tmp_path / "x.npy"), "--json"]) == 0
+    assert [entry["text"] for entry in json.loads(capsys.readouterr().out)] == ["aab", "b"]
+    assert main.run(["predict", str(tmp_path / "run"), str(tmp_path / "x.npy")]) == 0
+    assert "aab" in capsys.readouterr().out

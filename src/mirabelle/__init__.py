@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mirabelle.artifact import load, pack, save, unpack
     from mirabelle.augmentation import Augmentation
     from mirabelle.errors import UserError
+    from mirabelle.generation import Generation
     from mirabelle.goal import Goal
     from mirabelle.job import Result, Source, compress
     from mirabelle.recipe import Recipe
@@ -33,6 +34,7 @@ _MODULES = {
     "Stop": "run",
     "Task": "task",
     "Augmentation": "augmentation",
+    "Generation": "generation",
     "Training": "training",
     "Gradual": "schedules",
     "UserError": "errors",
@@ -45,6 +47,7 @@ _MODULES = {
 
 __all__ = [
     "Augmentation",
+    "Generation",
     "Goal",
     "Gradual",
     "Recipe",

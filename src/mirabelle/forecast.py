@@ -27,7 +27,7 @@ from mirabelle.runtime.onnxruntime import Session, side_by_side
 from mirabelle.state import copied, tensors_of_module
 from mirabelle.step import folder_of, use_of
 from mirabelle.task import Task
-from mirabelle.training import Training, default_objective, fit, outputs_of, taught
+from mirabelle.training import Training, default_objective, evaluate, fit, outputs_of, taught
 from mirabelle.trial import Plan, try_one_batch, try_steps
 
 _WARM_STEPS, _TIMED_STEPS = 2, 8
@@ -113,7 +113,7 @@ def forecast(plan: Plan, *, free_memory: int | None = None, free_disk: int | Non
         samples={"train": len(task.train), "validation": len(task.validation), "test": len(task.test)},
         steps=steps,
         seconds=sum(step.seconds for step in steps) + (len(steps) + 2) * measuring + 2.0,
-        memory_bytes=_peak_memory() + max((_checkpoint_bytes(model, training) for model, training in trainings), default=0),
+        memory_bytes=_peak_memory() + max((_checkpoint_bytes(part) for part in trainings), default=0),
         disk_bytes=_disk_bytes(models, trainings, after, task),
         start=start,
         end=end,
@@ -125,19 +125,26 @@ def forecast(plan: Plan, *, free_memory: int | None = None, free_disk: int | Non
     return dataclasses.replace(found, remarks=_remarks(found, free_memory, free_disk))
 
 
-def _previewed(
-    plan: Plan, task: Task, run: Run
-) -> tuple[list[StepForecast], list[nn.Module], list[tuple[nn.Module, Training]]]:
+@dataclass(frozen=True)
+class _Trained:
+    """A model that is trained, how, and on what."""
+
+    model: nn.Module
+    training: Training
+    task: Task
+
+
+def _previewed(plan: Plan, task: Task, run: Run) -> tuple[list[StepForecast], list[nn.Module], list[_Trained]]:
     """Forecasts of baseline, teacher and steps; the model after each; what trains, and how."""
     steps: list[StepForecast] = []
     models: list[nn.Module] = []
-    trainings: list[tuple[nn.Module, Training]] = []
+    trainings: list[_Trained] = []
 
     def look(name: str, says: tuple[str, ...], model: nn.Module, training: Training | None, on: Task) -> None:
         seconds, count = (0.0, 0) if training is None else _training_seconds(model, on, training, run.within(name))
         steps.append(StepForecast(name, says, seconds, count, *count_parameters(model)))
         if training is not None:
-            trainings.append((model, training))
+            trainings.append(_Trained(model, training, on))
 
     if plan.teacher is not None and plan.teacher_train is not None:
         look("teacher", ("is trained",), plan.teacher, plan.teacher_train, task.with_teacher(None))
@@ -169,11 +176,16 @@ def _training_seconds(model: nn.Module, task: Task, training: Training, run: Run
     per_epoch = max(1, len(task.train) // training.batch_size)
     total = training.steps or (training.epochs or 0) * per_epoch
     epochs = max(1, round(total / per_epoch))
-    guided = task.teacher is not None and (training.objective or default_objective(task)).needs_teacher
+    asked = _guided(task, training) or training.targets == "teacher"
     teaching = (
-        _evaluation_seconds(task.teacher, task) * len(task.train) / len(task.validation) if guided and task.teacher else 0.0
+        _evaluation_seconds(task.teacher, task) * len(task.train) / len(task.validation) if asked and task.teacher else 0.0
     )
     return total * step_seconds + epochs * _evaluation_seconds(model, task) + teaching, total
+
+
+def _guided(task: Task, training: Training) -> bool:
+    """Whether the teacher's outputs are asked for, and kept."""
+    return task.teacher is not None and (training.objective or default_objective(task)).needs_teacher
 
 
 def _small(task: Task, training: Training) -> Task:
@@ -186,9 +198,9 @@ def _small(task: Task, training: Training) -> Task:
 
 def _evaluation_seconds(model: nn.Module, task: Task) -> float:
     few: Samples = task.validation.drawn(_VALIDATED, 0)
-    outputs_of(model, few)
+    evaluate(model, few, task)
     begin = time.perf_counter()
-    outputs_of(model, few)
+    evaluate(model, few, task)
     return (time.perf_counter() - begin) * len(task.validation) / len(few)
 
 
@@ -205,19 +217,20 @@ def _profiles(start: nn.Module, end: nn.Module, before: Files, after: Files, tas
     return profiles[0], profiles[1], ratio
 
 
-def _checkpoint_bytes(model: nn.Module, training: Training) -> int:
+def _checkpoint_bytes(part: _Trained) -> int:
     """Weights, best weights and the optimizer's state."""
-    weights = len(tensor_bytes(tensors_of_module(model)))
-    return weights * (2 + _STATE[training.optimizer])
+    weights = len(tensor_bytes(tensors_of_module(part.model)))
+    return weights * (2 + _STATE[part.training.optimizer])
 
 
-def _disk_bytes(models: Sequence[nn.Module], trainings: Sequence[tuple[nn.Module, Training]], after: Files, task: Task) -> int:
+def _disk_bytes(models: Sequence[nn.Module], trainings: Sequence[_Trained], after: Files, task: Task) -> int:
     kept = sum(len(tensor_bytes(tensors_of_module(model))) for model in models)
     # A checkpoint is written beside the one before it; the teacher's outputs are kept in float32.
-    checkpoint = 2 * max((_checkpoint_bytes(model, training) for model, training in trainings), default=0)
-    with torch.inference_mode():
-        outputs = outputs_of(task.teacher, task.validation.drawn(1, 0))[0] if task.teacher is not None else torch.zeros(0)
-    cache = len(task.train) * sum(part.numel() for part in parts_of(outputs)) * 4
+    checkpoint = 2 * max(map(_checkpoint_bytes, trainings), default=0)
+    cache = 0
+    if task.teacher is not None and any(_guided(part.task, part.training) for part in trainings):
+        outputs = outputs_of(task.teacher, task.validation.drawn(1, 0))[0]
+        cache = len(task.train) * sum(part.numel() for part in parts_of(outputs)) * 4
     return kept + checkpoint + cache + len(after.onnx) + len(after.packed) + _REPORT_BYTES
 
 

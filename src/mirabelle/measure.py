@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from mirabelle.runtime.export import export
 from mirabelle.runtime.onnxruntime import Session
 from mirabelle.state import tensors_of_module
 from mirabelle.task import Task
-from mirabelle.training.evaluation import outputs_of
+from mirabelle.training.evaluation import judged
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ def measure(
     With a session of the model's ONNX file the outputs that are judged are the runtime's, those of the file that ships;
     otherwise they are torch's.
     """
-    outputs, targets = outputs_of(model, data) if session is None else session.outputs_of(data)
-    scores = task.metric.of_samples(outputs, targets)
+    metrics = (task.metric, *task.also)
+    with torch.inference_mode():
+        scores, *others = judged(partial(call, model.eval()) if session is None else session, data, task, metrics)
     total, nonzero = count_parameters(model)
     profile = Profile(
         parameters=total,
@@ -55,7 +57,7 @@ def measure(
         macs=multiply_accumulates(model, task.example()),
         size_bytes=sizes(model, files),
         metric=task.metric.measured(scores),
-        others=tuple(metric.measured(metric.of_samples(outputs, targets)) for metric in task.also),
+        others=tuple(metric.measured(of_it) for metric, of_it in zip(task.also, others, strict=True)),
     )
     return profile, scores
 

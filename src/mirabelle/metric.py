@@ -47,6 +47,8 @@ class Metric:
         scores: (outputs, targets) -> one score a sample, (samples,), whose mean counts; or (sum, count) of each sample,
             (samples, 2), where Σ sum / Σ count does; higher = better.
         statistic: of all scores, instead of these.
+        of_sequences: whether the outputs are what the model writes (`Task.generation`), symbols filled up with −100, instead of
+            its scores.
 
     Example:
         >>> accuracy = Metric.of("accuracy")
@@ -58,6 +60,7 @@ class Metric:
     name: str
     scores: PerSample
     statistic: Statistic | None = None
+    of_sequences: bool = False
 
     @staticmethod
     def of(metric: str | PerSample | Metric, folder: Path = Path()) -> Metric:
@@ -102,6 +105,23 @@ class Metric:
         """
         told = name or str(getattr(function, "__name__", type(function).__name__))
         return Metric(told, _pairs, partial(_of_pairs, function))
+
+    @staticmethod
+    def bleu(decode: Callable[[list[int]], str]) -> Metric:
+        """BLEU of sacrebleu, as a fraction: what a model writes against the targets, one reference each, as text.
+
+        Args:
+            decode: symbols to text, without marks of beginning and end.
+
+        Raises:
+            UserError: E160 without sacrebleu.
+
+        Source: Papineni, Roukos, Ward, Zhu 2002, doi:10.3115/1073083.1073135; Post 2018, arXiv:1804.08771.
+        """
+        from mirabelle.bleu import corpus_bleu, library, sentence_counts
+
+        library()
+        return Metric("bleu", partial(sentence_counts, decode), corpus_bleu, of_sequences=True)
 
     def value(self, scores: Scores) -> float:
         """The metric of a set of samples."""

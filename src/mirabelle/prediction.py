@@ -16,8 +16,8 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from mirabelle.artifact.reading import model_of, onnx_of
 from mirabelle.errors import UserError, first_line
-from mirabelle.numerics.metrics import span_of
-from mirabelle.preprocessing import Image, Preprocessing, Sound, Table, Text, from_json, image, sound
+from mirabelle.numerics.metrics import likeliest_path, span_of
+from mirabelle.preprocessing import Characters, Image, Preprocessing, Sound, Table, Text, from_json, image, sound
 from mirabelle.preprocessing.table import read_rows
 from mirabelle.preprocessing.text import TOKENIZER, tokenizer_of
 from mirabelle.runtime.onnxruntime import Session
@@ -39,17 +39,19 @@ class Choice:
 class Prediction:
     """What the model makes of one input: the likeliest classes, best first; without labels its outputs, or the answer found.
 
-    Of several outputs it is those, by name, whether there are labels or not.
+    Of several outputs it is those, by name, whether there are labels or not; of sequences without alignment the text.
     """
 
     input: str
     top: tuple[Choice, ...]
     outputs: Any
     answer: str | None = None
+    text: str | None = None
 
     def to_data(self) -> dict[str, Any]:
-        if self.answer is not None:
-            return {"input": self.input, "answer": self.answer}
+        for name in ("answer", "text"):
+            if getattr(self, name) is not None:
+                return {"input": self.input, name: getattr(self, name)}
         if not self.top:
             return {"input": self.input, "outputs": self.outputs}
         return {"input": self.input, **vars(self.top[0]), "top": [vars(choice) for choice in self.top]}
@@ -75,6 +77,8 @@ class Predictor:
             self.labels = _labels(metadata.get("labels", "[]"))
             self.preprocessing = from_json(metadata["preprocessing"]) if "preprocessing" in metadata else None
             self.signature = _signature(model, self.preprocessing)
+            if isinstance(self.preprocessing, Characters):
+                self.labels = tuple(self.preprocessing.characters)
             if isinstance(self.preprocessing, Text):
                 self._tokenizer = tokenizer_of(_folder_of(path) / TOKENIZER, self.preprocessing.tokenizer)
             self._session = Session(model.SerializeToString(), torch.get_num_threads())
@@ -83,6 +87,9 @@ class Predictor:
 
     def __call__(self, inputs: Sequence[Path], top: int = 3) -> list[Prediction]:
         """Predictions for images, .npy arrays (a sample or a batch, already preprocessed), .csv tables and lines of .txt files.
+
+        What a language model of characters predicts is the character that follows a line; of a model of sequences without
+        alignment, whose first label is "" for nothing, the text of the likeliest path.
 
         Args:
             inputs: files and folders, of which there may be several kinds; in a .txt pairs of texts have a tab between them.
@@ -100,6 +107,9 @@ class Predictor:
                 found += [Prediction(name, (), None, answer) for name, answer in zip(names, answers, strict=True)]
                 continue
             outputs = self._outputs(self._feed(given))
+            if isinstance(self.preprocessing, Characters):
+                ends = [min(len(text), self.preprocessing.length) - 1 for text in given]
+                outputs = [output[np.arange(len(given)), ends] for output in outputs]
             for k, name in enumerate(names):
                 found.append(self._prediction(name, [output[k] for output in outputs], top))
         return found
@@ -107,7 +117,8 @@ class Predictor:
     def _feed(self, given: Sequence[Any]) -> dict[str, Array]:
         if isinstance(self.preprocessing, Text):
             return {**self.preprocessing.tokens(given, self._tokenizer, whole=self.signature.shape[0] is not None)}
-        return {self._session.input_names[0]: np.stack(given)}
+        ready = self.preprocessing(given) if isinstance(self.preprocessing, Characters) else np.stack(given)
+        return {self._session.input_names[0]: ready}
 
     def _answers(self, text: Text, given: Sequence[tuple[str, str]]) -> list[str]:
         """What the model marks in each paragraph."""
@@ -140,6 +151,8 @@ class Predictor:
         output = outputs[0]
         if not self.labels:
             return Prediction(name, (), output.tolist())
+        if self.labels[0] == "" and output.ndim == 2 and output.shape[1] == len(self.labels):  # noqa: PLR2004 (frames, symbols)
+            return Prediction(name, (), None, "".join(self.labels[symbol] for symbol in likeliest_path(output)))
         if output.shape != (len(self.labels),):
             message = f"{self.path} gives outputs of shape {output.shape} for {len(self.labels)} labels"
             raise UserError("E141", message, "fetch the file again")
@@ -170,8 +183,8 @@ class Predictor:
             if suffix not in suffixes:
                 raise self._refused(path, "an image" if suffix in image.SUFFIXES else "a recording")
             yield str(path), read(path)
-        elif suffix == ".txt" and isinstance(self.preprocessing, Text):
-            yield from _texts(path, self.preprocessing)
+        elif suffix == ".txt" and isinstance(self.preprocessing, (Text, Characters)):
+            yield from _texts(path, pairs=isinstance(self.preprocessing, Text) and self.preprocessing.pairs)
         else:
             kinds = "an image, a .wav, a .npy, a .csv or a folder of images; texts as a .txt, to a model that takes them"
             raise UserError("E143", f"{path} is of no kind that is read", f"give {kinds}")
@@ -190,7 +203,7 @@ class Predictor:
         raise self._refused(path, "rows of a table")
 
     def _refused(self, path: Path, what: str) -> UserError:
-        if isinstance(self.preprocessing, Text):
+        if isinstance(self.preprocessing, (Text, Characters)):
             return UserError("E131", f"{self.path} takes texts, not {path}", "give a .txt with a text a line")
         if isinstance(self.preprocessing, Table):
             columns = ", ".join(self.preprocessing.columns)
@@ -203,6 +216,8 @@ class Predictor:
         return UserError("E131", message, f"give a .npy, already preprocessed: {self.signature}")
 
     def _array_samples(self, path: Path) -> Iterable[tuple[str, Array]]:
+        if isinstance(self.preprocessing, (Text, Characters)):
+            raise self._refused(path, "an array")
         values = _read_array(path)
         signature, given = self.signature, f"{path} holds {values.dtype}, shape {values.shape}"
         one = signature.takes(values.shape)
@@ -217,7 +232,7 @@ def _folder_of(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def _texts(path: Path, kind: Text) -> Iterator[tuple[str, Any]]:
+def _texts(path: Path, *, pairs: bool) -> Iterator[tuple[str, Any]]:
     """The lines of a file that are not empty, by their number; pairs of texts stand with a tab between."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
@@ -228,10 +243,10 @@ def _texts(path: Path, kind: Text) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             parts = tuple(line.split("\t"))
-            if kind.pairs and len(parts) != 2:  # noqa: PLR2004
+            if pairs and len(parts) != 2:  # noqa: PLR2004
                 message = f"{path}, line {number}: the model takes pairs of texts"
                 raise UserError("E131", message, "put one tab between the two")
-            yield f"{path}:{number}", parts if kind.pairs else line
+            yield f"{path}:{number}", parts if pairs else line
 
 
 def _softmax(scores: Array) -> Array:
@@ -273,8 +288,9 @@ def _signature(model: ModelProto, preprocessing: Preprocessing | None) -> Signat
         raise UserError("E121", f"the model takes {batch} samples at once, no others", "export it with a free batch axis")
     most = 1 if batch or None in sizes else _BATCH  # samples of different sizes cannot be stacked
     signature = Signature(_dtype(kind.elem_type), tuple(sizes), most)
-    if preprocessing is not None and not (signature.dtype == np.float32 and signature.takes(preprocessing.shape)):
-        message = f"the stored preprocessing makes float32 of shape {preprocessing.shape}; the model takes {signature}"
+    due = np.dtype(np.int64 if isinstance(preprocessing, Characters) else np.float32)
+    if preprocessing is not None and not (signature.dtype == due and signature.takes(preprocessing.shape)):
+        message = f"the stored preprocessing makes {due} of shape {preprocessing.shape}; the model takes {signature}"
         raise UserError("E141", message, "fetch the file again")
     return signature
 

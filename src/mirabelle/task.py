@@ -13,6 +13,7 @@ from torch import nn
 from mirabelle.augmentation import Augmentation
 from mirabelle.batch import Batch, Inputs, Outputs, Samples, Stream, data_of, held, map_tensors, parts_of, tensors_of
 from mirabelle.errors import UserError
+from mirabelle.generation import Generation
 from mirabelle.loss import UNLABELLED, Loss, Matching, classes_axis, loss_of, side_by_side
 from mirabelle.metric import Metric, PerSample
 from mirabelle.preprocessing import Image, Preprocessing
@@ -38,15 +39,18 @@ class Task:
             better; `Metric.over_set(function)` for one of all samples together. By default "accuracy", without labels
             "fidelity".
         also: further metrics, named in the same way, that are told before and after, and judge nothing.
-        labels: names of the classes; kept with the artifact.
+        labels: names of the classes; kept with the artifact. Of sequences without alignment those of symbols, the first ""
+            for nothing: `predict` then writes the sequence.
         name: of the data, for the report.
         preprocessing: how a raw input became one of these inputs; kept with the artifact, so that it takes raw inputs.
         augment: how images are changed while a model trains; they are judged as they lie.
+        generation: how a model of sequences to sequences writes; needed by metrics of what is written, and for a teacher's
+            sequences as targets.
         beside: files that the preprocessing needs, a tokenizer say, by name; they go beside the artifact.
 
     Raises:
-        UserError: E110 unknown loss or metric; E131 data that cannot be used or augmented, that the preprocessing cannot have
-            made, or of which only some have labels.
+        UserError: E110 unknown loss or metric; E111 a metric of sequences without `generation`; E131 data that cannot be used
+            or augmented, that the preprocessing cannot have made, or of which only some have labels.
 
     Example:
         >>> import torch
@@ -70,6 +74,7 @@ class Task:
         name: str = "data",
         preprocessing: Preprocessing | None = None,
         augment: Augmentation | None = None,
+        generation: Generation | None = None,
         beside: Mapping[str, bytes] | None = None,
     ) -> None:
         self.train, self.test = data_of(train), held(test)
@@ -87,7 +92,11 @@ class Task:
         self.preprocessing = _fitting(preprocessing, self.validation)
         self.teacher: nn.Module | None = None
         self.augment = _applicable(augment, self.train, self.preprocessing)
+        self.generation = generation
         self.beside = dict(beside or {})
+        if generation is None and any(one.of_sequences for one in (self.metric, *self.also)):
+            message = f"{self.metric.name} is of what a model writes, and the task does not say how it does"
+            raise UserError("E111", message, "give `generation`: mirabelle.Generation(begin=…, end=…)")
 
     def with_teacher(self, teacher: nn.Module | None) -> Task:
         """The same task under another teacher."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from mirabelle.answers import with_answer
 from mirabelle.batch import Batch, Outputs, Samples, call, in_float32, map_tensors, parts_of, tensors_of
 from mirabelle.errors import UserError, at_path, gathered, is_out_of_memory, raise_all
 from mirabelle.goal import Goal
@@ -20,7 +22,7 @@ from mirabelle.sources.onnx_graph import OnnxModule
 from mirabelle.state import copied
 from mirabelle.step import folder_of
 from mirabelle.task import Task
-from mirabelle.training import Training, default_objective, outputs_of, taught
+from mirabelle.training import Training, default_objective, judged, outputs_of, taught
 
 _CLASS_SCORES = 2  # dimensions: batch, classes
 _FEW = 5  # names that a message holds
@@ -87,7 +89,7 @@ def _tried(model: nn.Module, task: Task) -> Outputs:
             f"the model gives {outputs.shape[1]} outputs, the data have {len(task.labels)} classes: {_named(task.labels)}",
             f"give the model {len(task.labels)} outputs, one for each class",
         )
-    _judge(task, outputs, batch)
+    _judge(model, task, outputs, batch)
     if scores:
         splits = {"train": task.train, "validation": task.validation, "test": task.test}
         for name, data in splits.items():
@@ -134,6 +136,9 @@ def _try_training(model: nn.Module, task: Task, training: Training | None) -> No
     batch = _example(task, training.batch_size)
     if training.batch_size == 1:
         batch = Batch(map_tensors(batch.inputs, lambda tensor: tensor[:1]), batch.targets[:1], torch.arange(1))
+    if training.targets == "teacher":
+        with at_path("train"):
+            batch = with_answer(task, batch)
     _train_mode(model, batch)
     objective = training.objective or default_objective(task)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -197,10 +202,11 @@ def _hold_finite(model: nn.Module, outputs: Outputs) -> None:
         raise UserError("E121", f"the model gives NaN or infinite values{because}", "start from weights that work")
 
 
-def _judge(task: Task, outputs: Outputs, batch: Batch) -> None:
+def _judge(model: nn.Module, task: Task, outputs: Outputs, batch: Batch) -> None:
     try:
         task.loss(in_float32(outputs), batch.targets)
-        task.metric.of_samples(outputs, batch.targets)
+        with torch.no_grad():
+            judged(partial(call, copied(model).eval()), [batch], task, (task.metric,))
     except UserError:
         raise
     except Exception as error:

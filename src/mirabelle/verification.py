@@ -27,6 +27,7 @@ from mirabelle.runtime.onnxruntime import Array, Session
 from mirabelle.runtime.signature import Value, drawn_inputs, held_inputs, signature_of
 from mirabelle.state import fingerprint
 from mirabelle.task import Task
+from mirabelle.training import judged
 from mirabelle.trial import matched
 
 Verdict = Literal["passed", "failed", "not checked"]
@@ -206,7 +207,7 @@ def _metric(onnx: bytes, task: Task, batch: int | None = None) -> tuple[float, s
     """The metric on the test set in ONNX Runtime, as a number and in words."""
     session = Session(onnx, threads=torch.get_num_threads())
     data = task.test if batch is None else _batches(task.test, batch)
-    found = task.metric.measured(task.metric.of_samples(*session.outputs_of(data)))
+    found = task.metric.measured(judged(session, data, task, (task.metric,))[0])
     return found.value, f"{found.name} {found.value:.6g} ({found.low:.4g} to {found.high:.4g}) on {found.n} test samples"
 
 

@@ -40,8 +40,8 @@ weights = WEIGHTS"""
     "--data",
     default="digits",
     show_default=True,
-    help="A built-in set, a folder of class folders, a .csv or .npz file, texts in a .tsv or .jsonl file, questions in a .json "
-    'file, or "./file.py:function".',
+    help="A built-in set, a folder of class folders, a .csv or .npz file, texts in a .tsv, .jsonl or .txt file, questions in a "
+    '.json file, or "./file.py:function".',
 )
 @click.option("--weights", help="A .safetensors file with trained weights of the model.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of recipes, for editors, instead.")

@@ -43,8 +43,9 @@ def command(file: Path, inputs: tuple[Path, ...], top: int, *, as_json: bool) ->
 def _print(predictions: list[Prediction]) -> None:
     from mirabelle.cli.display import print_table
 
-    if predictions and predictions[0].answer is not None:
-        print_table(("input", "answer"), [(_shown(entry.input), _shown(entry.answer or "")) for entry in predictions])
+    told = next((name for name in ("answer", "text") if predictions and getattr(predictions[0], name) is not None), None)
+    if told is not None:
+        print_table(("input", told), [(_shown(entry.input), _shown(getattr(entry, told) or "")) for entry in predictions])
         return
     if not any(prediction.top for prediction in predictions):
         print_table(("input", "outputs"), [(_shown(entry.input), _shown(str(entry.outputs))) for entry in predictions])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mirabelle.answers import with_answers
 from mirabelle.batch import Inputs, Samples
 from mirabelle.errors import UserError
 from mirabelle.loss import UNLABELLED
@@ -20,7 +20,7 @@ def relabelled(task: Task, answer: Callable[[Inputs], Tensor], *, batch_size: in
 
     With the sequences that a teacher generates, `lambda inputs: teacher.generate(**inputs, num_beams=5)` say, this is
     sequence-level distillation: the student learns from the most likely answers alone. With a classifier's decisions it is
-    training on pseudo-labels.
+    training on pseudo-labels. Both as the task itself has it, kept on disk, by `Training(targets="teacher")`.
 
     Args:
         task: its validation and test targets stay.
@@ -51,6 +51,4 @@ def relabelled(task: Task, answer: Callable[[Inputs], Tensor], *, batch_size: in
     longest = max(part.shape[-1] for part in answers)
     if answers[0].dim() > 1:
         answers = [F.pad(part, (0, longest - part.shape[-1]), value=UNLABELLED) for part in answers]
-    other = copy.copy(task)
-    other.train = Samples(task.train.inputs, torch.cat(answers))
-    return other
+    return with_answers(task, torch.cat(answers))

@@ -27,6 +27,7 @@ from mirabelle.prune.ranking import ranked
 from mirabelle.scores import Magnitude, Score
 from mirabelle.scores.evidence import evidence_for
 from mirabelle.task import Task
+from mirabelle.training import judged
 
 SPARSITIES = (0.1, 0.25, 0.5, 0.75, 0.9)
 _BATCH = 256
@@ -219,7 +220,11 @@ class _Held:
             joined = [torch.cat(parts)[: self.count] if isinstance(parts[0], Tensor) else parts[0] for parts in columns]
             outputs = pytree.tree_unflatten(joined, pytree.tree_structure(results[0]))
         loss = float(self.task.loss(outputs, self._targets))
-        return loss, self.task.metric.value(self.task.metric.of_samples(outputs, self._targets))
+        if self.task.metric.of_sequences:
+            scores = judged(run, self.batches, self.task, (self.task.metric,))[0][: self.count]
+        else:
+            scores = self.task.metric.of_samples(outputs, self._targets)
+        return loss, self.task.metric.value(scores)
 
 
 @dataclass(frozen=True)

@@ -136,11 +136,22 @@ def transcribed(outputs: Tensor, targets: Tensor) -> Tensor:
     Source: Graves, Fernández, Gomez, Schmidhuber 2006, doi:10.1145/1143844.1143891; distance of Levenshtein 1966.
     """
     pieces = []
-    for path, target in zip(outputs.argmax(-1), targets, strict=True):
-        symbols = torch.unique_consecutive(path)
+    for scores, target in zip(outputs.detach().float().numpy(), targets, strict=True):
         due = target[target != LEFT_OUT].tolist()
-        pieces.append([len(due) - edits(symbols[symbols != 0].tolist(), due), len(due)])
+        pieces.append([len(due) - edits(likeliest_path(scores), due), len(due)])
     return torch.tensor(pieces, dtype=torch.float64)
+
+
+def likeliest_path(scores: np.ndarray) -> list[int]:
+    """The best symbol of every frame, repetitions joined, blanks (symbol 0) dropped; scores (frames, symbols).
+
+    Example:
+        >>> likeliest_path(np.eye(3)[[0, 1, 1, 0, 1, 2]])
+        [1, 1, 2]
+    """
+    path = scores.argmax(-1)
+    begins = np.flatnonzero(np.diff(path, prepend=-1))
+    return [int(symbol) for symbol in path[begins] if symbol]
 
 
 def edits(one: list[int], other: list[int]) -> int:

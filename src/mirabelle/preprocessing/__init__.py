@@ -4,10 +4,11 @@ What trains a model and what predicts with it call the same code, so an image th
 the same bits.
 """
 
+from mirabelle.preprocessing.characters import Characters
 from mirabelle.preprocessing.image import Image
 from mirabelle.preprocessing.sound import Sound
 from mirabelle.preprocessing.stored import Preprocessing, from_json, to_json
 from mirabelle.preprocessing.table import Table
 from mirabelle.preprocessing.text import Text
 
-__all__ = ["Image", "Preprocessing", "Sound", "Table", "Text", "from_json", "to_json"]
+__all__ = ["Characters", "Image", "Preprocessing", "Sound", "Table", "Text", "from_json", "to_json"]

@@ -7,17 +7,19 @@ from typing import TypeAlias
 
 from mirabelle import plain
 from mirabelle.errors import UserError
+from mirabelle.preprocessing.characters import Characters
 from mirabelle.preprocessing.image import Image
 from mirabelle.preprocessing.sound import Sound
 from mirabelle.preprocessing.table import Table
 from mirabelle.preprocessing.text import Text
 
-Preprocessing: TypeAlias = Image | Sound | Table | Text
+Preprocessing: TypeAlias = Image | Sound | Table | Text | Characters
 _KINDS: dict[str, type[Preprocessing]] = {
     "size": Image,
     "rate": Sound,
     "columns": Table,
     "tokenizer": Text,
+    "characters": Characters,
 }  # the key that only this kind has
 
 

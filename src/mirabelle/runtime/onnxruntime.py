@@ -85,11 +85,12 @@ class Session:
     def outputs_of(self, data: Samples | Stream | Sequence[Batch]) -> tuple[Outputs, Tensor]:
         """(outputs, targets) of all samples, in the data's order; several outputs as a tuple."""
         batches = data.batches(_BATCH) if isinstance(data, (Samples, Stream)) else data
-        pairs = [(self._outputs(batch), batch.targets) for batch in batches]
+        pairs = [(self(batch.inputs), batch.targets) for batch in batches]
         return joined([outputs for outputs, _ in pairs]), torch.cat([targets for _, targets in pairs])
 
-    def _outputs(self, batch: Batch) -> Outputs:
-        arrays = self.run(self.feed(batch.inputs))
+    def __call__(self, inputs: Inputs) -> Outputs:
+        """The outputs, several as a tuple."""
+        arrays = self.run(self.feed(inputs))
         strange = [name for name, array in zip(self.output_names, arrays, strict=True) if not isinstance(array, np.ndarray)]
         if strange:
             raise UserError("E121", f'output "{strange[0]}" of the model is no tensor', "export it without what makes it")

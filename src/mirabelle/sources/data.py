@@ -28,13 +28,14 @@ def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | No
     """The task called `name`.
 
     "cifar10", "digits", "mnist"; "data:PATH" for a file or folder beside these; the path of a folder of class folders of images
-    or recordings (with a slash or a leading dot), of an .npz, .csv, .parquet, .tsv, .jsonl or .json file; or
+    or recordings (with a slash or a leading dot), of an .npz, .csv, .parquet, .tsv, .jsonl, .json or .txt file; or
     "pkg.mod:function" / "./file.py:function" returning a `Task`.
 
     Args:
         name: of the data.
-        arguments: settings of `ImageFolder`, `SoundFolder`, `Arrays`, `TableFile`, `TextFile` or `QuestionFile`, or keywords of
-            the factory; built-in sets take none. A factory with a parameter `data_dir` is given the folder of data there.
+        arguments: settings of `ImageFolder`, `SoundFolder`, `Arrays`, `TableFile`, `TextFile`, `QuestionFile` or `Corpus`, or
+            keywords of the factory; built-in sets take none. A factory with a parameter `data_dir` is given the folder of data
+            there.
         data_folder: where built-in sets lie; by default the variable MIRABELLE_DATA.
         folder: against which paths are read.
 

@@ -27,6 +27,7 @@ _KINDS = {
     ".npz": "arrays",
     ".parquet": "table",
     ".json": "questions",
+    ".txt": "text",
     **dict.fromkeys((".tsv", ".jsonl", *LINES), "texts"),
 }
 _RELATIVE = 'check the path; it is relative to the recipe, and "~" is not expanded'

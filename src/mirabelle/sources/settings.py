@@ -14,8 +14,9 @@ from mirabelle import plain
 from mirabelle.errors import UserError, at_path, did_you_mean
 from mirabelle.plain import Count, Positive, record
 from mirabelle.preprocessing.image import Image, Layout
+from mirabelle.sources.corpus_settings import Corpus
 from mirabelle.sources.folders import first_suffix
-from mirabelle.sources.names import FOLDER, LINES, names_files, names_function
+from mirabelle.sources.names import CORPUS, FOLDER, LINES, names_files, names_function
 
 if TYPE_CHECKING:
     from mirabelle.task import Task
@@ -338,12 +339,13 @@ class QuestionFile(Divided):
         return task_of(path, self)
 
 
-Files: TypeAlias = ImageFolder | SoundFolder | Arrays | TableFile | TextFile | QuestionFile
+Files: TypeAlias = ImageFolder | SoundFolder | Arrays | TableFile | TextFile | QuestionFile | Corpus
 _BY_SUFFIX: dict[str, type[Files]] = {
     ".csv": TableFile,
     ".parquet": TableFile,
     ".npz": Arrays,
     ".json": QuestionFile,
+    CORPUS: Corpus,
     **dict.fromkeys((".tsv", ".jsonl", *LINES), TextFile),
 }
 
@@ -376,7 +378,7 @@ def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()
             return plain.build(BuiltInImages, arguments, "task.arguments")
     with at_path("task", "arguments"):
         kind: type[Files] | None = _BY_SUFFIX.get(Path(name).suffix.lower())
-        if "tokenizer" in arguments and kind is not QuestionFile:
+        if "tokenizer" in arguments and kind not in (QuestionFile, Corpus):
             kind = TextFile
         if kind is None:
             from mirabelle.preprocessing import image, sound

@@ -7,7 +7,7 @@ from mirabelle.training.joint import Joint
 from mirabelle.training.settings import Training
 
 if TYPE_CHECKING:
-    from mirabelle.training.evaluation import evaluate, outputs_of
+    from mirabelle.training.evaluation import evaluate, judged, outputs_of
     from mirabelle.training.execution import Execution, fastest_execution
     from mirabelle.training.loop import default_objective, fit
     from mirabelle.training.together import taught, train_together
@@ -22,6 +22,7 @@ __all__ = [
     "evaluate",
     "fastest_execution",
     "fit",
+    "judged",
     "outputs_of",
     "taught",
     "train_together",
@@ -35,6 +36,7 @@ __getattr__ = lazily(
         "evaluate": "evaluation",
         "fastest_execution": "execution",
         "fit": "loop",
+        "judged": "evaluation",
         "outputs_of": "evaluation",
         "taught": "together",
         "train_together": "together",

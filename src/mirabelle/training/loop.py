@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mirabelle.answers import answered
 from mirabelle.batch import Batch, Samples, Stream, call
 from mirabelle.errors import UserError
 from mirabelle.features import Taps
@@ -98,6 +99,8 @@ class _Loop:
         self.step_seed = run.seed_for("step")
         self.execution = self._decided_execution(model)
         self.model = self.execution.laid_out(model)
+        if training.targets == "teacher":
+            self.task = task = answered(task, run, self.execution)
         with torch.random.fork_rng(devices=[]):  # a killed run draws the same projectors again
             torch.manual_seed(run.seed_for("objective"))
             self.loss = objective.bind(self.model, task, task.example())

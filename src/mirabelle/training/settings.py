@@ -34,6 +34,8 @@ class Training:
         until: a value of the validation metric at which training stops, or None.
         keep: which weights come back: "best" on validation, or "last".
         precision: of the forward pass; "auto" measures a few steps and takes what is fastest.
+        targets: what is learned: those of the "data", or the "teacher"'s answers in their place: the sequences that it writes,
+            which is sequence-level distillation (Kim, Rush 2016, arXiv:1606.07947), or its decisions.
         teacher_cache: bytes that features of the teacher may take on disk, all views of the data together; where they would
             take more, the teacher runs with every batch.
 
@@ -60,6 +62,7 @@ class Training:
     until: Finite | None = None
     keep: Literal["best", "last"] = "best"
     precision: Precision = "auto"
+    targets: Literal["data", "teacher"] = "data"
     teacher_cache: Count = 512 * 1024**2
 
     def __post_init__(self) -> None:
