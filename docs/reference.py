@@ -26,10 +26,11 @@ OTHERS = (
     ("Data: a folder of class folders, settings under `[task.arguments]`", "sources.settings", "ImageFolder"),
     ("Data: built-in sets, the same", "sources.settings", "BuiltInImages"),
     ("Data: a folder of class folders of recordings, the same", "sources.settings", "SoundFolder"),
-    ("Data: texts in a .tsv, .jsonl or .csv file, the same", "sources.settings", "TextFile"),
+    ("Data: a file of texts, the same", "sources.settings", "TextFile"),
+    ("Data: questions about paragraphs in a .json file, the same", "sources.settings", "QuestionFile"),
     ("Data: a .txt file of running text, the same", "sources.corpus_settings", "Corpus"),
     ("Data: an .npz file, settings under `[task.arguments]`", "sources.settings", "Arrays"),
-    ("Data: a .csv file, settings under `[task.arguments]`", "sources.settings", "TableFile"),
+    ("Data: a .csv or .parquet file, settings under `[task.arguments]`", "sources.settings", "TableFile"),
     (
         "Data: images augmented while a model trains, under `[task]`: `augment = { crop = 4, flip = true }`",
         "augmentation",
