@@ -23,6 +23,7 @@ _HEADS = {
     "image-classification": "AutoModelForImageClassification",
     "audio-classification": "AutoModelForAudioClassification",
 }
+_ENDS = 2  # of an answer
 
 
 @record
@@ -115,10 +116,9 @@ def module_from_huggingface(name: str, folder: Path, head: Head | None = None) -
     place, revision = place_of(name, folder)
     settings: dict[str, Any] = {"trust_remote_code": False, **({"revision": revision} if revision else {})}
     try:
-        labels = {} if head is None or head.labels is None else {"num_labels": head.labels}
-        config = transformers.AutoConfig.from_pretrained(place, **settings, **labels)
-        kind = _class_of(transformers, config, head)
         with without_bars():
+            config = transformers.AutoConfig.from_pretrained(place, **settings, **_labels(head))
+            kind = _class_of(transformers, config, head)
             model = kind.from_pretrained(place, config=config, use_safetensors=True, **settings)
     except UserError:
         raise
@@ -186,6 +186,14 @@ def _snapshot(place: str, revision: str | None) -> str:
         reason = first_line(error)
         raise UserError("E130", f"ModelScope gives no {place}: {reason}", "check the name, or name a folder") from error
     return found
+
+
+def _labels(head: Head | None) -> dict[str, int]:
+    """The outputs that a head asks for; those of question answering are two, first and last token."""
+    if head is None:
+        return {}
+    count = _ENDS if head.head == "question-answering" else head.labels
+    return {} if count is None else {"num_labels": count}
 
 
 def _class_of(transformers: Any, config: Any, head: Head | None) -> Any:
