@@ -69,7 +69,7 @@ def test_cross_entropies_alone_have_class_scores() -> None:
     axes = {name: Task(train=(X, X), test=(X, X), loss=name).classes_axis for name in LOSSES}
     assert axes == {
         "cross_entropy": 1, "token_cross_entropy": -1, "binary_cross_entropy": None, "mse": None, "mae": None, "huber": None,
-        "span": None, "ctc": None, "matching": None,
+        "span": 1, "ctc": None, "matching": None,
     }  # fmt: skip
     assert Task(train=(X, X), test=(X, X), loss=CrossEntropy(weights=(1.0, 2.0, 1.0))).classifies
 

@@ -125,12 +125,16 @@ def test_a_network_of_several_outputs_learns_to_match_itself(detector: Detector,
         prune.Weights(sparsity=0.5, train=Training(epochs=30, batch_size=10, lr=3e-3, precision="float32")),
         quantize.Static(),
     ]
-    result = mirabelle.compress(detector, without_labels(), steps, {"max_drop": "5pt"}, out=tmp_path / "run")
-    assert result.met, result.shortfalls
+    result = mirabelle.compress(detector, without_labels(), steps, out=tmp_path / "run")
+    untaught = [prune.Weights(sparsity=0.5), quantize.Static()]
+    worse = mirabelle.compress(detector, without_labels(), untaught, out=tmp_path / "untaught")
     assert result.start.metric is not None
+    assert result.profile.metric is not None
+    assert worse.profile.metric is not None
+    assert result.profile.metric.value > worse.profile.metric.value
     assert result.start.metric.value == pytest.approx(1, abs=1e-6)
     assert "in 2 outputs" in result.gates["torch_onnx"].detail
-    again = mirabelle.compress(detector, without_labels(), steps, {"max_drop": "5pt"}, out=tmp_path / "run")
+    again = mirabelle.compress(detector, without_labels(), steps, out=tmp_path / "run")
     assert again.profile.metric == result.profile.metric
     with pytest.raises(UserError, match="nothing to learn from: the data have no labels"):
         mirabelle.compress(detector, without_labels(), steps, out=tmp_path / "two", baseline=Training(epochs=1))

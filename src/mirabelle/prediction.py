@@ -152,7 +152,7 @@ class Predictor:
         if not self.labels:
             return Prediction(name, (), output.tolist())
         if self.labels[0] == "" and output.ndim == 2 and output.shape[1] == len(self.labels):  # noqa: PLR2004 (frames, symbols)
-            return Prediction(name, (), None, "".join(self.labels[symbol] for symbol in likeliest_path(output)))
+            return Prediction(name, (), None, text="".join(self.labels[symbol] for symbol in likeliest_path(output)))
         if output.shape != (len(self.labels),):
             message = f"{self.path} gives outputs of shape {output.shape} for {len(self.labels)} labels"
             raise UserError("E141", message, "fetch the file again")

@@ -89,7 +89,8 @@ def guidance(
         assert isinstance(data, Samples), "streams have been told apart"
         return _Kept(teacher, data, run, layers=layers, augment=augment, execution=execution)
     run.event("teacher", cached=False, why=why)
-    return _asked(teacher, layers, None if isinstance(data, Stream) else execution)
+    live = _asked(teacher, layers, None if isinstance(data, Stream) else execution)
+    return lambda batch: _as_kept(live(batch))
 
 
 class _Kept:
@@ -118,7 +119,7 @@ class _Kept:
             self._given[batch.view] = self._of(batch.view)
         given = self._given[batch.view]
         if given is None:
-            return self._teach(batch)
+            return _as_kept(self._teach(batch))
         return _unpacked({name: tensor[batch.index] for name, tensor in given.items()})
 
     def _of(self, view: int) -> dict[str, Tensor] | None:
@@ -198,10 +199,14 @@ def _asked(teacher: nn.Module, layers: Sequence[str], execution: Execution | Non
             features = taps.taken()
         # Made outside of inference mode, a copy may be saved for the gradient.
         copies = tuple(part.clone() for part in parts_of(outputs))
-        found = Guidance(as_outputs(copies), {name: tensor.clone() for name, tensor in features.items()})
-        return _unpacked(_packed(found))
+        return Guidance(as_outputs(copies), {name: tensor.clone() for name, tensor in features.items()})
 
     return given
+
+
+def _as_kept(given: Guidance) -> Guidance:
+    """What a cache would give for it."""
+    return _unpacked(_packed(given))
 
 
 def _bytes_of_features(teach: Teacher, data: Samples) -> int:

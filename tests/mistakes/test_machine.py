@@ -162,7 +162,7 @@ def test_a_crash_of_ours_keeps_its_traceback_and_asks_for_a_report(
     place: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(place))
-    monkeypatch.setattr("mirabelle.recipe_file.read_recipe", lambda *_: {}["nothing"])
+    monkeypatch.setattr("mirabelle.recipe_file.read_recipe", lambda *_, **__: {}["nothing"])
     assert main.run(RUN) == 1
     first, remedy = lines_of(capsys)
     assert first == "internal error: KeyError: 'nothing'"

@@ -373,12 +373,14 @@ def test_tables_that_cannot_be_used_are_told(
         ("./absent.csv", r"E130.*no table at .*absent\.csv"),
         ("./absent.npz", r"E130.*no arrays at"),
         ("~/photos", 'E130.*"~" is not expanded'),
-        ("./notes.txt", r"E143.*notes\.txt is of no kind that is read as data"),
+        ("./notes.doc", r"E143.*notes\.doc is of no kind that is read as data"),
+        ("./notes.txt", r"E130.*notes\.txt is empty"),
         ("./weights.pkl", "E143"),
         ("photos", r'E130.*not a built-in set.*write "\./photos" for the folder'),
     ],
 )
 def test_a_name_that_is_no_data_is_told(photos: Path, name: str, words: str) -> None:
+    (photos.parent / "notes.doc").write_text("")
     (photos.parent / "notes.txt").write_text("")
     (photos.parent / "weights.pkl").write_text("")
     with pytest.raises(UserError, match=f"(?s){words}"):

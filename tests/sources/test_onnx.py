@@ -365,7 +365,7 @@ def test_data_that_the_graph_does_not_take_are_told(tmp_path: Path) -> None:
         (torch.ones(6, 5), r'the data are 5 where input "image" of the ONNX graph is 4'),
         (torch.ones(6, 4, 1), r'the data are 4 × 1 where input "image"'),
         ({"picture": torch.ones(6, 4)}, "the data give picture, the ONNX graph takes image"),
-        (Samples((torch.ones(6, 4), torch.ones(6, 4))), r"the data give 2 inputs, the ONNX graph takes 1 \\(image\\)"),
+        (Samples((torch.ones(6, 4), torch.ones(6, 4))), r"the data give 2 inputs, the ONNX graph takes 1 \(image\)"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             mirabelle.compress(module, mirabelle.Task(train=inputs, test=inputs), [quantize.Dynamic()], out=tmp_path / "run")

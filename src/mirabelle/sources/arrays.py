@@ -79,7 +79,7 @@ def _splits(path: Path, *, labelled: bool) -> dict[str, Split]:
     if not labelled:
         pairs = [pair for layout in _LAYOUTS for pair in layout.values()]
         arrays |= {other: _nothing(arrays[own]) for own, other in pairs if own in arrays}
-    layout = next((layout for layout in _LAYOUTS if set(layout["train"]) <= set(arrays)), None)
+    layout = next((layout for layout in _LAYOUTS if set(layout["train"]) & set(arrays)), None)
     if layout is None:
         known = "; ".join(" and ".join(layout["train"]) for layout in _LAYOUTS)
         raise UserError("E131", f"{path} holds {', '.join(arrays) or 'no array'}", f"call the training data {known}")

@@ -66,14 +66,17 @@ def _read(path: Path) -> str:
     """The text.
 
     Raises:
-        UserError: E130 when the file is missing, E131 when it is no text.
+        UserError: E130 when the file is missing or empty, E131 when it is no text.
     """
     if not path.is_file():
         raise UserError("E130", f"no text at {path}", 'paths are relative to the recipe; "~" is not expanded')
     try:
-        return path.read_text("utf-8-sig")
+        text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError("E131", f"{path} is no text in UTF-8: {error}", "save it in UTF-8") from error
+    if not text:
+        raise UserError("E130", f"{path} is empty", "give a text to learn from")
+    return text
 
 
 def _divided(symbols: Numbers, settings: Corpus) -> dict[str, Numbers]:
