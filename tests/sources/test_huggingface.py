@@ -145,6 +145,7 @@ def test_what_cannot_come_in_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_a_head_of_ones_own_is_drawn_by_the_seed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     saved(tmp_path / "bert", "BertModel")
+    capfd.readouterr()  # a bar while the folder is written
     found = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
