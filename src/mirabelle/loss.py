@@ -75,7 +75,7 @@ def paired(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> list[tuple[
     """
     flat = [part.flatten(1) for part in ((outputs,) if isinstance(outputs, Tensor) else outputs)]
     flat = [part if part.is_floating_point() else part.float() for part in flat]
-    due = targets.flatten(1).split([part.shape[1] for part in flat], dim=1)
+    due = torch.split(targets.flatten(1), [part.shape[1] for part in flat], dim=1)
     return [(one, other.to(one.dtype)) for one, other in zip(flat, due, strict=True)]
 
 

@@ -118,7 +118,7 @@ def span_of(outputs: Tensor, longest: int = 30, within: Tensor | None = None) ->
     best = torch.cat(
         [
             (part[:, :, None, 0] + part[:, None, :, 1]).masked_fill(~allowed, -math.inf).flatten(1).argmax(1)
-            for part in outputs.split(_SPANS)
+            for part in torch.split(outputs, _SPANS)
         ]
     )
     return torch.stack([best // tokens, best % tokens], 1)

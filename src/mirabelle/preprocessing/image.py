@@ -84,8 +84,8 @@ class Image:
         """
         return self.scaled(pixels(path, self.size, self.mode))
 
-    def scaled(self, values: Pixels) -> Array:
-        """Pixels (..., height, width, channels) as model inputs (..., *shape)."""
+    def scaled(self, values: Pixels | npt.NDArray[np.float64]) -> Array:
+        """Pixels from 0 to 255, (..., height, width, channels), as model inputs (..., *shape)."""
         scaled = values.astype(np.float32)
         scaled /= np.float32(255)
         scaled -= np.array(self.mean, np.float32)

@@ -42,14 +42,15 @@ def task_of(path: Path, settings: Arrays) -> Task:
 
 def _task(splits: dict[str, Split], name: str, settings: Arrays) -> Task:
     kind = settings.kind or _kind(splits)
+    labels: tuple[str, ...] = ()
     if kind == "unlabelled":
-        splits, labels = {part: (x, _nothing(x)) for part, (x, _) in splits.items()}, ()
+        splits = {part: (x, _nothing(x)) for part, (x, _) in splits.items()}
     elif kind == "classification":
         splits, labels = _classes(splits, settings.labels)
     elif kind == "multi-label":
         splits, labels = _several(splits, settings.labels)
     else:
-        splits, labels = {part: (x, _quantities(y)) for part, (x, y) in splits.items()}, ()
+        splits = {part: (x, _quantities(y)) for part, (x, y) in splits.items()}
     is_pixels = splits["train"][0].dtype == np.uint8 and splits["train"][0].ndim >= _IMAGE_AXES - 1
     splits = {part: (_pixels(x) if is_pixels else _numbers(x), y) for part, (x, y) in splits.items()}
     if len({(x.shape[1:], x.dtype) for x, _ in splits.values()}) > 1:

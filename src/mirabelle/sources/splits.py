@@ -18,7 +18,7 @@ from mirabelle.preprocessing.table import Table
 from mirabelle.task import Task
 
 if TYPE_CHECKING:
-    from mirabelle.sources.settings import Files
+    from mirabelle.sources.settings import Divided
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Split: TypeAlias = tuple[npt.NDArray[Any], npt.NDArray[Any]]  # inputs, targets
@@ -67,7 +67,7 @@ def as_task(
     labels: tuple[str, ...],
     name: str,
     preprocessing: Image | Sound | Table | None,
-    settings: Files,
+    settings: Divided,
 ) -> Task:
     """The task of the three splits, scaled by `preprocessing`: a classification where there are labels, else a regression.
 
