@@ -27,9 +27,10 @@ def section(name: str, folder: Path) -> str:
     """What a finished run says: the verdict, whether the goal is met, and the table."""
     report = Report.from_data(files.read_json(folder / "report.json"))
     minutes = sum(entry.seconds for entry in report.trail) / 60
+    said = verdict(report.start, report.end, report.comparison)
     missed = ", ".join(f"{one.name} is {one.value:.4g}, asked {one.limit:.4g}" for one in report.goal.shortfalls)
     lines = [
-        f"`mirabelle run examples/{name}.toml`, {minutes:.1f} minutes. {verdict(report.start, report.end, report.comparison)}",
+        f"`mirabelle run examples/{name}.toml`, {minutes:.1f} minutes. {said[0].upper()}{said[1:]}",
         f"Goal {'met' if not missed else f'not met: {missed}'}.",
         "",
         "| | before | after | less by |",
