@@ -43,7 +43,7 @@ def net() -> VAE:
 
 
 def small() -> VAE:
-    return VAE(128)
+    return VAE(192)
 
 
 def bound(outputs: Tensor, targets: Tensor) -> Tensor:
