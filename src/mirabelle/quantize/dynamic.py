@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from mirabelle.plain import Patterns, record
-from mirabelle.quantize.static import Bits, left_in_floating_point, quantized_in_words
+from mirabelle.quantize.static import Bits, coded, quantized_in_words
 from mirabelle.state import copied
 from mirabelle.step import Preview, Stage
 
@@ -44,18 +44,13 @@ class Dynamic:
     ignore: Patterns = ()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        from mirabelle.architecture import replace_module
         from mirabelle.patterns import selected_modules
         from mirabelle.quantize.layers import LINEAR, DynamicLayer
 
         del task
         model = copied(model).eval()
         chosen = selected_modules(model, LINEAR, self.targets, self.ignore)
-        for name, dense in chosen.items():
-            layer = DynamicLayer.quantized(dense, self.weight_bits)
-            model = replace_module(model, name, layer, "quantize.DynamicLayer", layer.settings)
-        run.event("quantized", modules=list(chosen), left_alone=left_in_floating_point(model))
-        return model
+        return coded(model, chosen, DynamicLayer, self.weight_bits, run)
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         quantized = self(model, task, run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -117,86 +117,38 @@ class StaticLayer(nn.Module):
         return f"{self.kind}, {tuple(self.codes.shape)}, weight_bits={self.settings['weight_bits']}"
 
 
-class DynamicLayer(nn.Module):
-    """y = Q(x) · weightᵀ + bias, x rounded to 256 levels over the range of the batch at hand.
-
-    Buffers: codes int8 (in, out); scale (out,); where the layer has one, bias (out,).
-    """
-
-    codes: Tensor
-    scale: Tensor
-    bias: Tensor | None
-
-    def __init__(self, dense: nn.Module, weight_bits: int) -> None:
-        super().__init__()
-        weight = _weight(dense)
-        self.settings: dict[str, Any] = {"weight_bits": weight_bits}
-        self.register_buffer("codes", torch.zeros(weight.t().shape, dtype=torch.int8))
-        self.register_buffer("scale", torch.ones(weight.shape[0]))
-        self.register_buffer("bias", None if _bias(dense) is None else torch.zeros(weight.shape[0]))
-
-    @classmethod
-    def standing_for(cls, dense: nn.Module, **settings: Any) -> DynamicLayer:
-        return cls(dense, **settings)
-
-    @classmethod
-    @torch.no_grad()
-    def quantized(cls, dense: nn.Module, weight_bits: int) -> DynamicLayer:
-        """The layer with its weights rounded."""
-        layer = cls(dense, weight_bits)
-        codes, scale = _codes(_weight(dense), weight_bits)
-        layer.codes.copy_(codes.t())
-        layer.scale.copy_(scale)
-        bias = _bias(dense)
-        if bias is not None:
-            assert layer.bias is not None, "a bias has its place"
-            layer.bias.copy_(bias)
-        return layer
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        result: Tensor = operators.dynamic_linear(inputs, self.codes, self.scale)
-        return result if self.bias is None else result + self.bias
-
-    def plain_tensors(self) -> dict[str, Tensor]:
-        """Weight and bias as the numbers that the codes stand for."""
-        weight = self.codes.t().float() * self.scale[:, None]
-        return {"weight": weight} if self.bias is None else {"weight": weight, "bias": self.bias}
-
-    def extra_repr(self) -> str:
-        return f"Linear, {tuple(self.codes.shape)}, weight_bits={self.settings['weight_bits']}"
-
-
 class WeightLayer(nn.Module):
     """y = layer(x, scale · codes, bias), or the rows scale · codes of an embedding; x stays in floating point.
 
     Buffers: codes int8 of the weight's shape; scale (out,), of an embedding (rows,); where the layer has one, bias (out,).
     """
 
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = WEIGHTED
     codes: Tensor
     scale: Tensor
     bias: Tensor | None
 
     def __init__(self, dense: nn.Module, weight_bits: int) -> None:
         super().__init__()
-        weight, bias = _weight(dense, WEIGHTED), _bias(dense)
+        weight, bias = _weight(dense, self.kinds), _bias(dense)
         self.settings: dict[str, Any] = {"weight_bits": weight_bits}
         self.applied = None if isinstance(dense, nn.Embedding) else _applied(dense)
         self.kind = type(dense).__name__
-        self.register_buffer("codes", torch.zeros(weight.shape, dtype=torch.int8))
+        self.register_buffer("codes", self._stored(torch.zeros(weight.shape, dtype=torch.int8)).contiguous())
         self.register_buffer("scale", torch.ones(weight.shape[0]))
         self.register_buffer("bias", None if bias is None else torch.zeros_like(bias))
 
     @classmethod
-    def standing_for(cls, dense: nn.Module, **settings: Any) -> WeightLayer:
+    def standing_for(cls, dense: nn.Module, **settings: Any) -> Self:
         return cls(dense, **settings)
 
     @classmethod
     @torch.no_grad()
-    def quantized(cls, dense: nn.Module, weight_bits: int) -> WeightLayer:
+    def quantized(cls, dense: nn.Module, weight_bits: int) -> Self:
         """The layer with its weights rounded."""
         layer = cls(dense, weight_bits)
-        codes, scale = _codes(_weight(dense, WEIGHTED), weight_bits)
-        layer.codes.copy_(codes)
+        codes, scale = _codes(_weight(dense, cls.kinds), weight_bits)
+        layer.codes.copy_(cls._stored(codes))
         layer.scale.copy_(scale)
         bias = _bias(dense)
         if bias is not None:
@@ -211,11 +163,33 @@ class WeightLayer(nn.Module):
 
     def plain_tensors(self) -> dict[str, Tensor]:
         """Weight and bias as the numbers that the codes stand for."""
-        weight = operators.dequantize(self.codes, self.scale)
+        weight = operators.dequantize(self._stored(self.codes).contiguous(), self.scale)
         return {"weight": weight} if self.bias is None else {"weight": weight, "bias": self.bias}
 
     def extra_repr(self) -> str:
         return f"{self.kind}, {tuple(self.codes.shape)}, weight_bits={self.settings['weight_bits']}"
+
+    @staticmethod
+    def _stored(codes: Tensor) -> Tensor:
+        """Codes of the weight's shape as the buffer has them, and back."""
+        return codes
+
+
+class DynamicLayer(WeightLayer):
+    """y = Q(x) · weightᵀ + bias, x rounded to 256 levels over the range of the batch at hand.
+
+    Buffers as of `WeightLayer`, but codes (in, out), as integer products want them.
+    """
+
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = LINEAR
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        result: Tensor = operators.dynamic_linear(inputs, self.codes, self.scale)
+        return result if self.bias is None else result + self.bias
+
+    @staticmethod
+    def _stored(codes: Tensor) -> Tensor:
+        return codes.t()
 
 
 def _scale_and_zero_point(values: Range) -> tuple[Tensor, Tensor]:

@@ -13,9 +13,12 @@ from mirabelle.state import copied
 from mirabelle.step import Preview, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
     from mirabelle.batch import Batch
+    from mirabelle.quantize.layers import WeightLayer
     from mirabelle.run import Run
     from mirabelle.task import Task
 
@@ -105,6 +108,17 @@ class Static:
         """`samples` of the training data, drawn with the run's seed."""
         calibration = task.train.drawn(self.samples, run.seed_for("calibration"))
         return list(calibration.batches(_BATCH))
+
+
+def coded(model: nn.Module, chosen: Mapping[str, nn.Module], kind: type[WeightLayer], weight_bits: int, run: Run) -> nn.Module:
+    """The model with integer weights in the chosen layers, each one of `kind` now; the run is told."""
+    from mirabelle.architecture import replace_module
+
+    for name, dense in chosen.items():
+        layer = kind.quantized(dense, weight_bits)
+        model = replace_module(model, name, layer, f"quantize.{kind.__name__}", layer.settings)
+    run.event("quantized", modules=list(chosen), left_alone=left_in_floating_point(model))
+    return model
 
 
 def left_in_floating_point(model: nn.Module) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from mirabelle.plain import Patterns, record
-from mirabelle.quantize.static import Bits, left_in_floating_point, quantized_in_words
+from mirabelle.quantize.static import Bits, coded, quantized_in_words
 from mirabelle.state import copied
 from mirabelle.step import Preview, Stage
 
@@ -49,23 +49,16 @@ class Weights:
     ignore: Patterns = ()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        from mirabelle.architecture import replace_module
         from mirabelle.patterns import selected_modules
         from mirabelle.quantize.layers import WEIGHTED, WeightLayer
 
         del task
         model = copied(model).eval()
         chosen = selected_modules(model, WEIGHTED, self.targets, self.ignore)
-        plain = {
-            "padding_mode": "zeros",
-            "max_norm": None,
-        }  # other paddings, and embeddings that change when they are read, stay
+        # Other paddings, and embeddings that change when they are read, stay.
+        plain = {"padding_mode": "zeros", "max_norm": None}
         chosen = {name: dense for name, dense in chosen.items() if all(getattr(dense, k, v) == v for k, v in plain.items())}
-        for name, dense in chosen.items():
-            layer = WeightLayer.quantized(dense, self.weight_bits)
-            model = replace_module(model, name, layer, "quantize.WeightLayer", layer.settings)
-        run.event("quantized", modules=list(chosen), left_alone=left_in_floating_point(model))
-        return model
+        return coded(model, chosen, WeightLayer, self.weight_bits, run)
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         quantized = self(model, task, run)
