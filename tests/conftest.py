@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: workers that share the cores take one thread each
@@ -21,6 +24,16 @@ from mirabelle.runtime import onnxruntime
 from onnx_table import read_once
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background it is ignored, and so in every child
+
+
+@pytest.fixture
+def quietly() -> Iterator[None]:
+    """Without what exporters of other people's say."""
+    logging.disable(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="session", autouse=True)

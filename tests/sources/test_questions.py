@@ -20,11 +20,10 @@ from mirabelle.numerics.answers import answer_exact_match, answer_f1, normalized
 from mirabelle.objectives import SoftTargets
 from mirabelle.sources import task_from
 from mirabelle.sources.questions import read_articles
-from word_tokenizer import save_word_tokenizer
+from word_tokenizer import save_bert
 
 if importlib.util.find_spec("transformers") is None:
     pytest.skip("transformers is not installed", allow_module_level=True)
-import transformers
 
 PLACES = ("Rome", "Oslo", "Lima", "Kiev")
 WORDS = ["who", "lives", "in", "?", "the", "old", "king", "of", "poet", ".", *PLACES]
@@ -35,15 +34,7 @@ MISPLACED = {"id": "7", "question": "b", "answers": [{"text": "poet", "answer_st
 @pytest.fixture
 def bert(tmp_path: Path) -> Path:
     """A small model that marks answers, with a tokenizer of words."""
-    folder = tmp_path / "bert"
-    tokens = save_word_tokenizer(folder, WORDS)
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=tokens, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        max_position_embeddings=24,
-    )  # fmt: skip
-    transformers.BertForQuestionAnswering(config).save_pretrained(folder)
-    return folder
+    return save_bert(tmp_path / "bert", WORDS, "BertForQuestionAnswering", num_hidden_layers=1, intermediate_size=16)
 
 
 def article(place: str, count: int = 2) -> dict[str, Any]:

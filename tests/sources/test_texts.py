@@ -21,7 +21,7 @@ from mirabelle.prediction import Predictor
 from mirabelle.preprocessing import Text, from_json, to_json
 from mirabelle.runtime.onnxruntime import Session
 from mirabelle.sources import task_from
-from word_tokenizer import save_word_tokenizer
+from word_tokenizer import save_bert
 
 if importlib.util.find_spec("transformers") is None:
     pytest.skip("transformers is not installed", allow_module_level=True)
@@ -34,15 +34,8 @@ WORDS = ["good", "fine", "great", "bad", "dull", "poor", "film", "plot", "a", "t
 @pytest.fixture
 def bert(tmp_path: Path) -> Path:
     """A small model with a tokenizer of words."""
-    folder = tmp_path / "bert"
-    tokens = save_word_tokenizer(folder, WORDS)
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=tokens, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=24, num_labels=2,
-    )  # fmt: skip
-    transformers.BertForSequenceClassification(config).save_pretrained(folder)
-    return folder
+    settings = {"num_hidden_layers": 2, "intermediate_size": 32, "num_labels": 2}
+    return save_bert(tmp_path / "bert", WORDS, "BertForSequenceClassification", **settings)
 
 
 def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
