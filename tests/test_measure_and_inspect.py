@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import gzip
 
+import numpy as np
 import pytest
 import torch
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from mirabelle import Run, Task, UserError, pack, prune, quantize, unpack
@@ -75,6 +76,37 @@ def test_layers_of_a_file_and_of_its_module_agree(cnn: nn.Module, images: Task, 
             assert sorted(weights) == sorted(other.shape)
             if not isinstance(step, quantize.Dynamic):
                 assert (one.parameters, one.sparsity) == (other.parameters, pytest.approx(other.sparsity))
+
+
+def graph_of_old(batch: int | str, reshaped: int) -> bytes:
+    """A convolution and a linear layer reshaped for so many samples, tensors listed as inputs as before ONNX 1.4."""
+    float32 = TensorProto.FLOAT
+    tensors = [
+        numpy_helper.from_array(np.ones((4, 3, 2, 2), np.float32), "conv.weight"),
+        numpy_helper.from_array(np.ones((36, 5), np.float32), "linear.weight"),
+        numpy_helper.from_array(np.array([reshaped, 36]), "flat"),
+    ]
+    listed = [helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in tensors]
+    nodes = [
+        helper.make_node("Conv", ["image", "conv.weight"], ["mapped"]),
+        helper.make_node("Reshape", ["mapped", "flat"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "linear.weight"], ["scores"]),
+    ]
+    inputs = [helper.make_tensor_value_info("image", float32, [batch, 3, 4, 4]), *listed]
+    outputs = [helper.make_tensor_value_info("scores", float32, [batch, 5])]
+    return helper.make_model(helper.make_graph(nodes, "old", inputs, outputs, tensors)).SerializeToString()
+
+
+def test_layers_of_a_file_that_lists_its_tensors_as_inputs() -> None:
+    layers = layers_of_onnx(graph_of_old("N", -1))
+    assert [(layer.name, layer.shape, layer.macs) for layer in layers] == [
+        ("conv", (4, 3, 2, 2), 4 * 3 * 2 * 2 * 9),
+        ("linear", (36, 5), 36 * 5),
+    ]
+
+
+def test_layers_of_a_file_for_one_batch_alone_are_told_without_their_work() -> None:
+    assert [layer.parameters for layer in layers_of_onnx(graph_of_old(8, 8))] == [48, 180]
 
 
 def test_attention_is_counted() -> None:

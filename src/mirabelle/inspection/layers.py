@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,13 +54,8 @@ def layers_of_onnx(onnx: bytes) -> list[Layer]:
         raise UserError("E141", f"this is no ONNX model: {error}", "give an .onnx file") from error
     if any(tensor.external_data for tensor in model.graph.initializer):
         raise UserError("E143", "the ONNX model keeps tensors in other files, which are not read", "save it as one file")
-    for value in model.graph.input:
-        first = value.type.tensor_type.shape.dim[0]
-        first.Clear()
-        first.dim_value = 1
-    graph = shape_inference.infer_shapes(model).graph
-    shapes = {value.name: _dimensions(value) for value in (*graph.value_info, *graph.input, *graph.output)}
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    shapes = _shapes_of_one(model, stored=tensors)
     makers = {output: node for node in model.graph.node for output in node.output}
     layers = []
     for node in model.graph.node:
@@ -73,6 +68,22 @@ def layers_of_onnx(onnx: bytes) -> list[Layer]:
             name = largest.name.rpartition(".")[0] or node.output[0]
             layers.append(_layer(name, node.op_type, weights, _onnx_macs(node, weights, shapes)))
     return layers
+
+
+def _shapes_of_one(model: ModelProto, stored: Container[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the values for a batch of one sample; none where the graph holds for another batch alone."""
+    one = ModelProto()
+    one.CopyFrom(model)
+    for value in one.graph.input:
+        axes = value.type.tensor_type.shape.dim
+        if axes and value.name not in stored:  # files of old versions list stored tensors as inputs, too
+            axes[0].Clear()
+            axes[0].dim_value = 1
+    try:
+        graph = shape_inference.infer_shapes(one).graph
+    except shape_inference.InferenceError:
+        return {}
+    return {value.name: _dimensions(value) for value in (*graph.value_info, *graph.input, *graph.output)}
 
 
 def _layer(name: str, kind: str, arrays: Sequence[Any], macs: int | None) -> Layer:
