@@ -14,7 +14,7 @@ from mirabelle.answers import with_answer
 from mirabelle.batch import Batch, Outputs, Samples, call, in_float32, map_tensors, parts_of, tensors_of
 from mirabelle.errors import UserError, at_path, gathered, is_out_of_memory, raise_all
 from mirabelle.goal import Goal
-from mirabelle.loss import UNLABELLED, takes_one
+from mirabelle.loss import LOSSES, UNLABELLED, takes_one
 from mirabelle.preprocessing.text import TOKENIZER, vocabulary_of
 from mirabelle.recipe import Recipe
 from mirabelle.run import Run
@@ -133,6 +133,8 @@ def _try_training(model: nn.Module, task: Task, training: Training | None) -> No
     """One batch as the training will see it: the model in training mode, and its loss."""
     if training is None:
         return
+    for one in (model, task.teacher):
+        _hold_scores(one, task)
     batch = _example(task, training.batch_size)
     if training.batch_size == 1:
         batch = Batch(map_tensors(batch.inputs, lambda tensor: tensor[:1]), batch.targets[:1], torch.arange(1))
@@ -147,6 +149,16 @@ def _try_training(model: nn.Module, task: Task, training: Training | None) -> No
     if not bool(torch.isfinite(value)):
         message = f"the loss is {float(value)} on the first batch, before anything is trained"
         raise UserError("E121", message, "see which term is not finite: `objective` with one term at a time", path=("train",))
+
+
+def _hold_scores(model: nn.Module | None, task: Task) -> None:
+    """Raise where an ONNX graph ends in the probabilities that the loss would make of scores."""
+    kind = "Softmax" if task.classifies else "Sigmoid" if task.loss is LOSSES["binary_cross_entropy"] else None
+    scores = model.scores_before(kind) if isinstance(model, OnnxModule) and kind is not None else None
+    if scores is not None:
+        message = f"the ONNX graph ends in {kind}, and the loss takes scores, not probabilities"
+        remedy = f'end it before: arguments = {{ outputs = ["{scores}"] }} for the model, or name a loss of probabilities'
+        raise UserError("E131", message, remedy, path=("train",))
 
 
 def _example(task: Task, count: int) -> Batch:

@@ -337,6 +337,29 @@ def test_a_graph_can_end_before_what_is_not_covered(tmp_path: Path) -> None:
             model_from("detector.onnx", wrong, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "loss", "metric"), [("Softmax", "cross_entropy", "accuracy"), ("Sigmoid", "binary_cross_entropy", "f1")]
+)
+def test_probabilities_are_not_trained_as_scores(kind: str, loss: str, metric: str, tmp_path: Path) -> None:
+    weights = {"w": np.eye(4, dtype=np.float32)}
+    graph = graph_of(helper.make_node("MatMul", ["x", "w"], ["s"]), helper.make_node(kind, ["s"], ["y"]), weights=weights)
+    onnx.save(graph, tmp_path / "given.onnx")
+    targets = torch.arange(40) % 4 if kind == "Softmax" else torch.eye(4).repeat(10, 1)
+    inputs = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    task = mirabelle.Task(train=(inputs, targets), test=(inputs, targets), loss=loss, metric=metric)
+    trained = prune.Weights(sparsity=0.5, train=Training(epochs=1))
+    for model, teacher in ((module_from_onnx(tmp_path / "given.onnx"), None), (nn.Linear(4, 4), "given.onnx")):
+        guide = module_from_onnx(tmp_path / teacher) if teacher else None
+        with pytest.raises(UserError, match=f"ends in {kind}, and the loss takes scores") as caught:
+            mirabelle.compress(model, task, [trained], out=tmp_path / "refused", teacher=guide)
+        assert (caught.value.code, 'outputs = ["s"]' in caught.value.remedy) == ("E131", True)
+    module = module_from_onnx(tmp_path / "given.onnx")
+    mirabelle.compress(module, task, [prune.Weights(sparsity=0.5)], out=tmp_path / "untrained")
+    scores = module_from_onnx(tmp_path / "given.onnx", ["s"])
+    result = mirabelle.compress(scores, task, [trained], out=tmp_path / "trained")
+    assert onnx.load(result.folder / "model.onnx").graph.output[0].name == "s"
+
+
 def test_names_of_inputs_and_outputs_go_out_as_they_came_in(tmp_path: Path) -> None:
     """Through a cut, whose rewritten program stands for the module, and through the file."""
     onnx.save(detector(), tmp_path / "detector.onnx")

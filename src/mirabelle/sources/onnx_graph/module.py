@@ -108,6 +108,12 @@ class OnnxModule(nn.Module):
                 remedy = "bring the data to that size: `size` among the arguments of a folder of images, say"
                 raise UserError("E131", f'the data are {own} where input "{due.name}" of the ONNX graph is {told}', remedy)
 
+    def scores_before(self, kind: str) -> str | None:
+        """The value that an operator of this kind ("Softmax") reads, where it gives the graph's only output."""
+        makers = {call.outputs[0]: call for call in self._calls}
+        last = makers.get(self.output_names[0]) if len(self.output_names) == 1 else None
+        return last.inputs[0] if last is not None and last.node.kind == kind else None
+
     def example(self, count: int = 2) -> Batch | None:
         """Drawn inputs, where the file tells their sizes."""
         if any(one.sizes is None or not all(isinstance(size, int) for size in one.sizes[1:]) for one in self.inputs):
