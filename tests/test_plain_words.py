@@ -205,6 +205,12 @@ def test_types_are_held_in_python_too(settings: dict[str, object]) -> None:
         Outer(**settings)
 
 
+def test_lists_in_python_are_taken_as_those_of_files_are() -> None:
+    assert Outer(rate=1.0, names=["x", "y"]).names == ("x", "y")  # type: ignore[arg-type]  # as a user in a hurry writes it
+    with pytest.raises(UserError, match="must be a list of strings; got"):
+        Outer(rate=1.0, names=[1])  # type: ignore[arg-type]
+
+
 def test_what_a_door_does_not_export_is_not_found() -> None:
     with pytest.raises(UserError, match=r'"prune\.Wieghts" is not known') as caught:
         plain.lookup("prune", "Wieghts")

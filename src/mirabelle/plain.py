@@ -75,6 +75,8 @@ def _check_fields(instance: Any) -> None:
     for name, hint in hints_of(cls).items():  # type: ignore[arg-type]  # classes are hashable
         with gathered(mistakes, name):
             value = getattr(instance, name)
+            if isinstance(value, list) and any(get_origin(kind) is tuple for kind in _kinds(hint)):
+                value = tuple(value)  # a record does not change, nor does what it holds
             try:
                 object.__setattr__(instance, name, _adapter(hint).validate_python(value))
             except ValidationError as error:
