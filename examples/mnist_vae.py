@@ -43,7 +43,7 @@ def net() -> VAE:
 
 
 def small() -> VAE:
-    return VAE(192)
+    return VAE(256)
 
 
 def bound(outputs: Tensor, targets: Tensor) -> Tensor:
