@@ -28,6 +28,7 @@ from mirabelle import Augmentation, Run, Task, Training
 from mirabelle.batch import Samples
 from mirabelle.objectives import Objective, SoftTargets, TaskLoss
 from mirabelle.sources.mnist import mnist
+from mirabelle.sources.settings import BuiltInImages
 from mirabelle.training import evaluate, fit
 
 THREE = 3
@@ -96,7 +97,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.data_dir is None:
         raise SystemExit("name the folder that holds mnist with --data-dir or MIRABELLE_DATA")
-    task, run = mnist(options.data_dir), Run(ROOT / "runs" / "distill-mnist", seed=0)
+    task = mnist(options.data_dir, BuiltInImages(mean=(0.0,), deviation=(0.3081,)))  # zero is black, which jitter moves in
+    run = Run(ROOT / "runs" / "distill-mnist", seed=0)
     teacher = fit(
         drawn(large, 0),
         task.with_augment(Augmentation(crop=2)),

@@ -16,7 +16,7 @@ AS_TRAINED = Image(size=(240, 320), mode="RGB", mean=(127 / 255,) * 3, deviation
 ROWS, COLUMNS = 3, 4  # of photos in a picture, each enlarged to 80 × 80
 
 
-def pictures(data_dir: Path, train: int = 400, validation: int = 100, test: int = 200) -> mirabelle.Task:
+def pictures(data_dir: Path, train: int = 800, validation: int = 100, test: int = 200) -> mirabelle.Task:
     """So many pictures, without labels: later detectors are held against what the first one gives for them."""
     photos = task_from("cifar10", {}, data_folder=data_dir, folder=Path())
     return mirabelle.Task(
