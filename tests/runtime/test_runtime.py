@@ -144,36 +144,6 @@ def test_a_gate_sees_nan_and_another_shape(cnn: nn.Module, images: Task) -> None
     assert "torch gives" in torch_equals_onnx(wider, onnx, batches, quantized=False).detail
 
 
-class Marked(nn.Module):
-    """Maps of 400 values; `off` of them are moved in the first `samples` of a hundred, from the given place on."""
-
-    def __init__(self, samples: int, off: int) -> None:
-        super().__init__()
-        self.conv, self.samples, self.off = nn.Conv2d(1, 4, 1), samples, off
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        maps: Tensor = self.conv(inputs)
-        if torch.onnx.is_in_onnx_export():
-            return maps
-        marked = maps.clone()
-        marked[: self.samples].flatten(1)[:, : self.off] += maps.abs().max()
-        return marked
-
-
-@pytest.mark.parametrize(
-    ("samples", "off", "passes"),
-    [(0, 0, True), (4, 1, True), (6, 1, False), (4, 40, True), (4, 200, False), (100, 1, False)],
-    ids=["equal", "ties", "too many samples", "regions", "too many values", "one place in all"],
-)
-def test_ties_may_move_values_of_few_maps(samples: int, off: int, passes: bool) -> None:
-    torch.manual_seed(0)
-    model, inputs = Marked(samples, off).eval(), torch.rand(100, 1, 10, 10)
-    batches = [Batch(inputs, torch.zeros(100))]
-    gate = torch_equals_onnx(model, export(model, batches[0]), batches, quantized=True)
-    assert gate.passed == passes, gate.detail
-    assert not samples or "of the values" in gate.detail
-
-
 def test_when_only_the_end_differs_the_last_layer_is_named(cnn: nn.Module, images: Task) -> None:
     onnx = export(cnn, images.example())
     with torch.no_grad():
