@@ -71,16 +71,14 @@ def layers_of_onnx(onnx: bytes) -> list[Layer]:
 
 
 def _shapes_of_one(model: ModelProto, stored: Container[str]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the values for a batch of one sample; none where the graph holds for another batch alone."""
-    one = ModelProto()
-    one.CopyFrom(model)
-    for value in one.graph.input:
+    """Shapes of the values, once the model's batch is one sample; none where the graph holds for another batch alone."""
+    for value in model.graph.input:
         axes = value.type.tensor_type.shape.dim
         if axes and value.name not in stored:  # files of old versions list stored tensors as inputs, too
             axes[0].Clear()
             axes[0].dim_value = 1
     try:
-        graph = shape_inference.infer_shapes(one).graph
+        graph = shape_inference.infer_shapes(model).graph
     except shape_inference.InferenceError:
         return {}
     return {value.name: _dimensions(value) for value in (*graph.value_info, *graph.input, *graph.output)}
