@@ -51,6 +51,7 @@ NOT_FOR_RECIPES = {
     "StaticLayer",
     "DynamicLayer",
     "FoldedNorm",
+    "TokenLayer",
     "WeightLayer",
 }
 

@@ -15,15 +15,19 @@ from mirabelle import Run, Task, Training, prune, quantize
 from mirabelle.architecture import architecture_of
 from mirabelle.calibrate import Range, activation_ranges
 from mirabelle.errors import UserError
-from mirabelle.quantize import DynamicLayer, StaticLayer, WeightLayer
+from mirabelle.inspection.layers import layers_of_onnx
+from mirabelle.quantize import DynamicLayer, StaticLayer, TokenLayer, WeightLayer
 from mirabelle.runtime.export import export
+from mirabelle.runtime.gates import torch_equals_onnx
 from mirabelle.runtime.onnxruntime import Session
 from mirabelle.step import Step, step_from_data, step_to_data
 from mirabelle.training import evaluate, fit
 
-STEPS = [
-    getattr(quantize, name) for name in quantize.__all__ if not issubclass(getattr(quantize, name), nn.Module)
-]  # fmt: skip
+STEPS: list[Step] = [
+    *(kind() for name in quantize.__all__ if not issubclass(kind := getattr(quantize, name), nn.Module)),
+    quantize.Dynamic(granularity="token"),
+]
+every_step = pytest.mark.parametrize("step", STEPS, ids=repr)
 
 
 @pytest.fixture
@@ -31,11 +35,8 @@ def trained(cnn: nn.Module, images: Task, run: Run) -> nn.Module:
     return fit(cnn, images, Training(epochs=15, batch_size=20, lr=0.01, precision="float32"), run)
 
 
-@pytest.mark.parametrize("kind", STEPS, ids=lambda kind: kind.__name__)
-def test_every_step_gives_int8_modules_and_keeps_the_metric(
-    kind: type[Any], trained: nn.Module, images: Task, run: Run
-) -> None:
-    step: Step = kind()
+@every_step
+def test_every_step_gives_int8_modules_and_keeps_the_metric(step: Step, trained: nn.Module, images: Task, run: Run) -> None:
     before = copy.deepcopy(trained.state_dict())
     model = step(trained, images, run)
     assert all(torch.equal(before[name], tensor) for name, tensor in trained.state_dict().items())
@@ -49,11 +50,11 @@ def test_every_step_gives_int8_modules_and_keeps_the_metric(
     assert step_from_data(step_to_data(step)) == step
 
 
-@pytest.mark.parametrize("kind", STEPS, ids=lambda kind: kind.__name__)
+@every_step
 def test_every_step_exports_with_int8_initializers_that_onnx_runtime_computes_alike(
-    kind: type[Any], trained: nn.Module, images: Task, run: Run
+    step: Step, trained: nn.Module, images: Task, run: Run
 ) -> None:
-    model = kind()(trained, images, run)
+    model = step(trained, images, run)
     onnx = export(model, images.example())
     tensors = {tensor.name: tensor for tensor in ModelProto.FromString(onnx).graph.initializer}
     for name in architecture_of(model).modules:
@@ -67,10 +68,10 @@ def test_every_step_exports_with_int8_initializers_that_onnx_runtime_computes_al
     assert (expected.argmax(1) == given.argmax(1)).mean() >= 0.98
 
 
-@pytest.mark.parametrize("kind", STEPS, ids=lambda kind: kind.__name__)
-def test_zeros_stay_zero(kind: type[Any], trained: nn.Module, images: Task, run: Run) -> None:
+@every_step
+def test_zeros_stay_zero(step: Step, trained: nn.Module, images: Task, run: Run) -> None:
     pruned = prune.Weights(sparsity=0.6)(trained, images, run)
-    model = kind()(pruned, images, run)
+    model = step(pruned, images, run)
     linear = next(module for name, module in model.named_modules() if name == "4")
     codes = linear.codes.t() if isinstance(linear, DynamicLayer) else linear.codes
     assert bool((codes[pruned.get_submodule("4").weight == 0] == 0).all())
@@ -99,6 +100,57 @@ def test_a_dynamic_layer_computes_what_onnx_says() -> None:
     codes = np.clip(np.rint(inputs.numpy() / scale) + zero, 0, 255) - zero
     expected = (codes @ layer.codes.numpy().astype(np.float64)) * scale * layer.scale.numpy() + layer.bias.numpy()
     assert layer(inputs).numpy() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_per_token_each_vector_is_rounded_by_its_own_largest_value_whatever_lies_beside_it() -> None:
+    torch.manual_seed(0)
+    dense, inputs = nn.Linear(600, 3), torch.randn(2, 4, 600)
+    inputs[0, 1] *= 100  # an outlier
+    inputs[1, 3] = 0
+    layer, coarse = TokenLayer.quantized(dense, 8), DynamicLayer.quantized(dense, 8)
+    largest = np.abs(inputs.numpy()).max(-1, keepdims=True)
+    codes = np.rint(inputs.numpy() / np.where(largest > 0, largest, 1) * np.float64(127))
+    expected = codes @ layer.codes.numpy().astype(np.float64) * (largest / 127) * layer.scale.numpy() + layer.bias.numpy()
+    given = layer(inputs)
+    assert given.numpy() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert torch.equal(given[1, 3], dense.bias)
+    assert torch.equal(layer(inputs[1:]), given[1:])  # alone as beside others
+    exact = dense(inputs).detach()
+    errors = [float((found - exact)[0, 0].abs().mean()) for found in (given, coarse(inputs))]
+    assert errors[0] < errors[1] / 10
+
+
+def test_per_token_onnx_runtime_gives_what_torch_gives(run: Run) -> None:
+    torch.manual_seed(0)
+    net, inputs = nn.Sequential(nn.Linear(40, 64), nn.ReLU(), nn.Linear(64, 5)), torch.randn(50, 7, 40)
+    inputs[3, 2] = 0
+    task = Task(
+        train=(inputs, torch.zeros(50, 7, 5)), test=(inputs, torch.zeros(50, 7, 5)), loss="mse", metric="negative_squared_error"
+    )
+    model = quantize.Dynamic(granularity="token", targets=("2",))(net, task, run)
+    assert {name: entry["use"] for name, entry in architecture_of(model).modules.items()} == {"2": "quantize.TokenLayer"}
+    onnx = export(model, task.example())
+    assert {"MatMulInteger", "QuantizeLinear"} <= {node.op_type for node in ModelProto.FromString(onnx).graph.node}
+    gate = torch_equals_onnx(model, onnx, list(task.test.batches(25)), quantized=True)
+    assert gate.passed, gate.detail
+
+
+def test_where_weights_alone_are_integers_onnx_runtime_rounds_nothing_else(run: Run) -> None:
+    torch.manual_seed(0)
+    net, inputs = nn.Sequential(nn.Linear(64, 96), nn.Tanh(), nn.Linear(96, 32, bias=False)), torch.randn(20, 7, 64)
+    task = Task(
+        train=(inputs, torch.zeros(20, 7, 32)),
+        test=(inputs, torch.zeros(20, 7, 32)),
+        loss="mse",
+        metric="negative_squared_error",
+    )
+    model = quantize.Weights()(net, task, run)
+    onnx = export(model, task.example())
+    gate = torch_equals_onnx(model, onnx, list(task.test.batches(10)), quantized=False)
+    assert gate.passed, gate.detail
+    assert [(layer.name, layer.kind, layer.shape) for layer in layers_of_onnx(onnx)] == [
+        ("0", "MatMul", (96, 64)), ("2", "MatMul", (32, 96)),
+    ]  # fmt: skip
 
 
 def test_rows_of_an_embedding_are_rounded_each_by_its_own_scale() -> None:

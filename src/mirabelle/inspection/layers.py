@@ -59,7 +59,11 @@ def layers_of_onnx(onnx: bytes) -> list[Layer]:
     makers = {output: node for node in model.graph.node for output in node.output}
     layers = []
     for node in model.graph.node:
-        if node.op_type in _TRANSPARENT or node.op_type == "QuantizeLinear":
+        if (
+            node.op_type in _TRANSPARENT
+            or node.op_type == "QuantizeLinear"
+            or _stored(node.output[0], tensors, makers) is not None
+        ):
             continue
         stored = [tensor for name in node.input if (tensor := _stored(name, tensors, makers)) is not None]
         weights = [numpy_helper.to_array(tensor) for tensor in stored]
@@ -106,13 +110,15 @@ def _macs_of(name: str, macs: Mapping[str, int], example: Batch | None) -> int |
 
 
 def _stored(name: str, tensors: Mapping[str, TensorProto], makers: Mapping[str, NodeProto]) -> TensorProto | None:
-    """The stored tensor that a value is, seen through dequantization and changes of layout."""
-    while name not in tensors:
-        node = makers.get(name)
-        if node is None or node.op_type not in _TRANSPARENT:
-            return None
-        name = node.input[0]
-    return tensors[name]
+    """The stored tensor that a value is, seen through changes of layout and dequantization, be it a cast and a product."""
+    if name in tensors:
+        return tensors[name]
+    node = makers.get(name)
+    if node is None or node.op_type not in (*_TRANSPARENT, "Mul"):
+        return None
+    factors = [_stored(factor, tensors, makers) for factor in (node.input if node.op_type == "Mul" else node.input[:1])]
+    found = [tensor for tensor in factors if tensor is not None]
+    return max(found, key=lambda tensor: int(np.prod(tensor.dims))) if len(found) == len(factors) else None
 
 
 def _onnx_macs(node: NodeProto, weights: Sequence[Any], shapes: Mapping[str, tuple[int, ...]]) -> int | None:

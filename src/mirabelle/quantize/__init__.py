@@ -9,10 +9,16 @@ from mirabelle.quantize.weights import Weights
 
 if TYPE_CHECKING:
     from mirabelle.quantize.folding import FoldedNorm
-    from mirabelle.quantize.layers import DynamicLayer, StaticLayer, WeightLayer
+    from mirabelle.quantize.layers import DynamicLayer, StaticLayer, TokenLayer, WeightLayer
 
-__all__ = ["Dynamic", "DynamicLayer", "FoldedNorm", "Static", "StaticLayer", "WeightLayer", "Weights"]
+__all__ = ["Dynamic", "DynamicLayer", "FoldedNorm", "Static", "StaticLayer", "TokenLayer", "WeightLayer", "Weights"]
 __getattr__ = lazily(
     "mirabelle.quantize",
-    {"DynamicLayer": "layers", "FoldedNorm": "folding", "StaticLayer": "layers", "WeightLayer": "layers"},
+    {
+        "DynamicLayer": "layers",
+        "FoldedNorm": "folding",
+        "StaticLayer": "layers",
+        "TokenLayer": "layers",
+        "WeightLayer": "layers",
+    },
 )

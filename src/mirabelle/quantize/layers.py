@@ -120,6 +120,8 @@ class StaticLayer(nn.Module):
 class WeightLayer(nn.Module):
     """y = layer(x, scale · codes, bias), or the rows scale · codes of an embedding; x stays in floating point.
 
+    In the ONNX file scale · codes is a cast and a product, which runtimes compute once, as they load it.
+
     Buffers: codes int8 of the weight's shape; scale (out,), of an embedding (rows,); where the layer has one, bias (out,).
     """
 
@@ -159,7 +161,7 @@ class WeightLayer(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         if self.applied is None:  # only the rows that are looked up are computed
             return F.embedding(inputs, self.codes).to(self.scale.dtype) * F.embedding(inputs, self.scale[:, None])
-        return self.applied(inputs, operators.dequantize(self.codes, self.scale), self.bias)
+        return self.applied(inputs, operators.decode(self.codes, self.scale), self.bias)
 
     def plain_tensors(self) -> dict[str, Tensor]:
         """Weight and bias as the numbers that the codes stand for."""
@@ -190,6 +192,17 @@ class DynamicLayer(WeightLayer):
     @staticmethod
     def _stored(codes: Tensor) -> Tensor:
         return codes.t()
+
+
+class TokenLayer(DynamicLayer):
+    """y = Q(x) · weightᵀ + bias, each vector of x rounded to 255 levels between ± its largest absolute value.
+
+    Buffers as of `DynamicLayer`.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        result: Tensor = operators.token_linear(inputs, self.codes, self.scale)
+        return result if self.bias is None else result + self.bias
 
 
 def _scale_and_zero_point(values: Range) -> tuple[Tensor, Tensor]:

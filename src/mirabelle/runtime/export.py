@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 import numpy.typing as npt
 import torch
-from onnx import GraphProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from mirabelle.batch import Batch, Inputs
@@ -73,6 +73,7 @@ def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = (), prepr
         if not value.type.tensor_type.shape.dim[0].dim_param:
             raise UserError("E121", f'the batch axis of input "{value.name}" is fixed', "let the model take any batch size")
     _name_tokens(proto.graph)
+    _cast_codes(proto.graph)
     _drop_idle_relus(proto.graph)
     _take_in_pads(proto.graph)
     told = names_of(model)
@@ -92,6 +93,13 @@ def _name_tokens(graph: GraphProto) -> None:
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param and axis.dim_param in own:
                 axis.dim_param = "tokens"
+
+
+def _cast_codes(graph: GraphProto) -> None:
+    """Let codes that weights alone are be cast: `operators.decode` writes them as DequantizeLinear without a zero point."""
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and len(node.input) == 2:  # noqa: PLR2004 (codes and scale)
+            node.CopyFrom(helper.make_node("Cast", node.input[:1], node.output, to=TensorProto.FLOAT, name=node.name))
 
 
 def _drop_idle_relus(graph: GraphProto) -> None:

@@ -1,8 +1,9 @@
 """Operators of ours: what torch computes, and what ONNX is told.
 
 `mirabelle::fake_quantize` rounds activations to uint8 levels, `mirabelle::dequantize` keeps integer codes integer in the
-exported file, and `mirabelle::dynamic_linear` quantizes its input by the range of the batch at hand, as ONNX
-DynamicQuantizeLinear does. Importing this module registers them with torch. They have no gradient.
+exported file, and so does `mirabelle::decode` where the weights alone are codes. `mirabelle::dynamic_linear` quantizes its
+input by the range of the batch at hand, as ONNX DynamicQuantizeLinear does, `mirabelle::token_linear` each of its vectors by
+its own largest value. Importing this module registers them with torch. They have no gradient.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mirabelle.numerics import affine
+
+_TOKEN_STEP = float(np.float32(1 / 127))  # of a vector's largest value; ONNX Runtime divides by just this number
+_LEAST = 1e-30  # a vector of zeros is divided by it
 
 
 @torch.library.custom_op("mirabelle::fake_quantize", mutates_args=())
@@ -43,6 +47,20 @@ def _(codes: Tensor, scale: Tensor) -> Tensor:
     return torch.empty(codes.shape, dtype=scale.dtype, device=codes.device)
 
 
+@torch.library.custom_op("mirabelle::decode", mutates_args=())
+def decode(codes: Tensor, scale: Tensor) -> Tensor:
+    """As `dequantize`, for what is computed in floating point all the same: `scale` one value per index of the first axis.
+
+    ONNX Runtime rounds the other factor of a matrix product to 8 bits, too, where it finds one behind DequantizeLinear.
+    """
+    return affine.dequantize(codes, scale)
+
+
+@decode.register_fake
+def _(codes: Tensor, scale: Tensor) -> Tensor:
+    return torch.empty(codes.shape, dtype=scale.dtype, device=codes.device)
+
+
 @torch.library.custom_op("mirabelle::dynamic_linear", mutates_args=())
 def dynamic_linear(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     """inputs · weightᵀ with inputs rounded to 256 levels over their present range.
@@ -63,7 +81,27 @@ def _(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     return inputs.new_empty((*inputs.shape[:-1], codes.shape[1]))
 
 
-@register_flop_formula(torch.ops.mirabelle.dynamic_linear)
+@torch.library.custom_op("mirabelle::token_linear", mutates_args=())
+def token_linear(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    """inputs · weightᵀ with each vector of the inputs rounded to 255 levels between ± its largest absolute value.
+
+    Args:
+        inputs: (..., in).
+        codes: int8 weights, (in, out).
+        scale: of the weights, (out,).
+    """
+    largest = inputs.abs().amax(dim=-1, keepdim=True).clamp(min=_LEAST)
+    levels = torch.round(inputs / largest / _TOKEN_STEP)
+    return F.linear(levels, codes.to(levels.dtype).t()) * (_TOKEN_STEP * scale) * largest
+
+
+@token_linear.register_fake
+def _(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    del scale
+    return inputs.new_empty((*inputs.shape[:-1], codes.shape[1]))
+
+
+@register_flop_formula([torch.ops.mirabelle.dynamic_linear, torch.ops.mirabelle.token_linear])
 def _flops(inputs: torch.Size, codes: torch.Size, *_: Any, **__: Any) -> int:
     return 2 * inputs.numel() * codes[1]
 
@@ -81,13 +119,31 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         zeros = np.zeros(tuple(scale.shape), codes.dtype.numpy())
         return op.DequantizeLinear(codes, scale, op.Constant(value=numpy_helper.from_array(zeros)), axis=0)
 
+    def onnx_decode(codes: Any, scale: Any) -> Any:
+        # The exporter would compute a cast itself; `export` makes one of this, which runtimes compute as they load the file.
+        one: Any = op.Constant(value_float=1.0)
+        axes: Any = op.Constant(value_ints=list(range(1, len(codes.shape))))
+        return op.Mul(op.DequantizeLinear(codes, one), op.Unsqueeze(scale, axes))
+
     def onnx_dynamic_linear(inputs: Any, codes: Any, scale: Any) -> Any:
         levels, input_scale, zero_point = op.DynamicQuantizeLinear(inputs)
         product = op.Cast(op.MatMulInteger(levels, codes, zero_point), to=1)
         return op.Mul(product, op.Mul(input_scale, scale))
 
+    def onnx_token_linear(inputs: Any, codes: Any, scale: Any) -> Any:
+        # Levels are unsigned around 128: ONNX Runtime multiplies those with signed weights fastest.
+        step: Any = op.Constant(value=numpy_helper.from_array(np.array(_TOKEN_STEP, np.float32)))
+        middle: Any = op.Constant(value=numpy_helper.from_array(np.array(128, np.uint8)))
+        last: Any = op.Constant(value_ints=[-1])
+        largest = op.Max(op.ReduceMax(op.Abs(inputs), last), op.Constant(value_float=_LEAST))
+        levels = op.QuantizeLinear(op.Div(inputs, largest), step, middle)
+        product = op.Cast(op.MatMulInteger(levels, codes, middle), to=1)
+        return op.Mul(op.Mul(product, op.Mul(step, scale)), largest)
+
     return {
         torch.ops.mirabelle.fake_quantize.default: onnx_fake_quantize,
         torch.ops.mirabelle.dequantize.default: onnx_dequantize,
+        torch.ops.mirabelle.decode.default: onnx_decode,
         torch.ops.mirabelle.dynamic_linear.default: onnx_dynamic_linear,
+        torch.ops.mirabelle.token_linear.default: onnx_token_linear,
     }
