@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto
 from torch import nn
 
 from mirabelle import Run, Task, Training, prune, quantize
-from mirabelle.architecture import architecture_of
+from mirabelle.architecture import architecture_of, attach
 from mirabelle.calibrate import Range, activation_ranges
 from mirabelle.errors import UserError
 from mirabelle.inspection.layers import layers_of_onnx
@@ -151,6 +151,13 @@ def test_where_weights_alone_are_integers_onnx_runtime_rounds_nothing_else(run: 
     assert [(layer.name, layer.kind, layer.shape) for layer in layers_of_onnx(onnx)] == [
         ("0", "MatMul", (96, 64)), ("2", "MatMul", (32, 96)),
     ]  # fmt: skip
+
+
+@every_step
+def test_a_rewritten_program_has_no_layers_to_quantize(step: Step, cnn: nn.Module, images: Task, run: Run) -> None:
+    attach(cnn, architecture_of(cnn).with_program({}, "a reshape fixes 64"))
+    with pytest.raises(UserError, match=r"E121.*rewritten program.*a reshape fixes 64"):
+        step(cnn, images, run)
 
 
 def test_rows_of_an_embedding_are_rounded_each_by_its_own_scale() -> None:

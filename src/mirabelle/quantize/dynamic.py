@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mirabelle.plain import Patterns, record
-from mirabelle.quantize.static import Bits, coded, quantized_in_words
+from mirabelle.quantize.static import Bits, coded, quantizable, quantized_in_words
 from mirabelle.state import copied
 from mirabelle.step import Preview, Stage
 
@@ -32,7 +32,7 @@ class Dynamic:
         ignore: patterns of module names that stay in floating point.
 
     Raises:
-        UserError: E110 out of range, E112 a pattern that matches nothing or no layer left.
+        UserError: E110 out of range, E112 a pattern that matches nothing or no layer left, E121 a rewritten program.
 
     Example:
         >>> Dynamic(ignore=("classifier",)).stage
@@ -49,12 +49,11 @@ class Dynamic:
     ignore: Patterns = ()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        from mirabelle.patterns import selected_modules
         from mirabelle.quantize.layers import LINEAR, DynamicLayer, TokenLayer
 
         del task
         model = copied(model).eval()
-        chosen = selected_modules(model, LINEAR, self.targets, self.ignore)
+        chosen = quantizable(model, LINEAR, self)
         kind = {"tensor": DynamicLayer, "token": TokenLayer}[self.granularity]
         return coded(model, chosen, kind, self.weight_bits, run)
 

@@ -95,16 +95,28 @@ class StaticLayer(nn.Module):
         return layer
 
     def forward(self, inputs: Tensor) -> Tensor:
-        inputs = operators.fake_quantize(inputs, self.input_scale, self.input_zero_point)
-        weight = operators.dequantize(self.codes, self.scale)
-        bias = None
-        if self.bias_codes is not None and self.bias_scale is not None:
-            bias = operators.dequantize(self.bias_codes, self.bias_scale)
-        result: Tensor = self.applied(inputs, weight, bias)
+        result = self._as_exported(inputs) if torch.compiler.is_exporting() else self._of_integers(inputs)
         if self.output_scale is not None:
             result = F.relu(result) if self.settings["output"] == "relu" else result
             result = operators.fake_quantize(result, self.output_scale, self.output_zero_point)
         return result
+
+    def _as_exported(self, inputs: Tensor) -> Tensor:
+        """In the form of which ONNX runtimes make an integer kernel."""
+        inputs = operators.fake_quantize(inputs, self.input_scale, self.input_zero_point)
+        bias = None
+        if self.bias_codes is not None and self.bias_scale is not None:
+            bias = operators.dequantize(self.bias_codes, self.bias_scale)
+        return self.applied(inputs, operators.dequantize(self.codes, self.scale), bias)
+
+    def _of_integers(self, inputs: Tensor) -> Tensor:
+        """As such a kernel computes it: a sum of integers, exact in float32 below 2²⁴, that is scaled once."""
+        zero = self.input_zero_point.to(inputs.dtype)
+        levels = affine.quantize(inputs, self.input_scale, zero, 0, 255) - zero
+        bias = None if self.bias_codes is None else self.bias_codes.to(levels.dtype)
+        sums = self.applied(levels, self.codes.to(levels.dtype), bias)
+        scale = self.input_scale * self.scale
+        return sums * (scale if self.kind == "Linear" else scale.reshape(-1, *[1] * (self.codes.dim() - 2)))
 
     def plain_tensors(self) -> dict[str, Tensor]:
         """Weight and bias as the numbers that the codes stand for."""

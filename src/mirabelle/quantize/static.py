@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mirabelle.batch import Batch
+    from mirabelle.quantize.dynamic import Dynamic
     from mirabelle.quantize.layers import WeightLayer
+    from mirabelle.quantize.weights import Weights
     from mirabelle.run import Run
     from mirabelle.task import Task
 
@@ -46,7 +48,8 @@ class Static:
         ignore: patterns of module names that stay in floating point.
 
     Raises:
-        UserError: E110 out of range, E112 a pattern that matches nothing or no layer left, E121 a layer that never ran.
+        UserError: E110 out of range, E112 a pattern that matches nothing or no layer left, E121 a layer that never ran, or a
+            rewritten program, which has no layers.
 
     Example:
         >>> Static(calibration="percentile", percentile=99.99).weight_bits
@@ -67,12 +70,11 @@ class Static:
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         from mirabelle.architecture import replace_module
         from mirabelle.calibrate import activation_ranges
-        from mirabelle.patterns import selected_modules
         from mirabelle.quantize.folding import Behind, FoldedNorm, folded, surroundings
         from mirabelle.quantize.layers import LINEAR_AND_CONVOLUTION, StaticLayer
 
         model = copied(model).eval()
-        chosen = selected_modules(model, LINEAR_AND_CONVOLUTION, self.targets, self.ignore)
+        chosen = quantizable(model, LINEAR_AND_CONVOLUTION, self)
         chosen = {name: module for name, module in chosen.items() if getattr(module, "padding_mode", "zeros") == "zeros"}
         behind = {name: found for name, found in surroundings(model, task.example(), run).items() if name in chosen}
         outputs = {name: found.output_of(name) for name, found in behind.items() if found.rounds_for(chosen)}
@@ -108,6 +110,24 @@ class Static:
         """`samples` of the training data, drawn with the run's seed."""
         calibration = task.train.drawn(self.samples, run.seed_for("calibration"))
         return list(calibration.batches(_BATCH))
+
+
+def quantizable(model: nn.Module, kinds: tuple[type[nn.Module], ...], step: Static | Dynamic | Weights) -> dict[str, nn.Module]:
+    """The layers of these kinds that a step asks for.
+
+    Raises:
+        UserError: as `selected_modules`; E121 where a program without layers stands for the model.
+    """
+    from mirabelle.architecture import architecture_of
+    from mirabelle.patterns import selected_modules
+
+    if why := architecture_of(model).program.get("why"):
+        raise UserError(
+            "E121",
+            f"a rewritten program, which has no layers to quantize, stands for the model: its code did not follow a cut ({why})",
+            'let prune.Channels cut what the code follows, targets = ["*.conv1"] within residual blocks, say',
+        )
+    return selected_modules(model, kinds, step.targets, step.ignore)
 
 
 def coded(model: nn.Module, chosen: Mapping[str, nn.Module], kind: type[WeightLayer], weight_bits: int, run: Run) -> nn.Module:

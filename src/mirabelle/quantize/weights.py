@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from mirabelle.plain import Patterns, record
-from mirabelle.quantize.static import Bits, coded, quantized_in_words
+from mirabelle.quantize.static import Bits, coded, quantizable, quantized_in_words
 from mirabelle.state import copied
 from mirabelle.step import Preview, Stage
 
@@ -29,7 +29,7 @@ class Weights:
         ignore: patterns of module names that stay in floating point.
 
     Raises:
-        UserError: E110 out of range, E112 a pattern that matches nothing or no layer left.
+        UserError: E110 out of range, E112 a pattern that matches nothing or no layer left, E121 a rewritten program.
 
     Example:
         >>> import mirabelle, torch
@@ -49,12 +49,11 @@ class Weights:
     ignore: Patterns = ()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        from mirabelle.patterns import selected_modules
         from mirabelle.quantize.layers import WEIGHTED, WeightLayer
 
         del task
         model = copied(model).eval()
-        chosen = selected_modules(model, WEIGHTED, self.targets, self.ignore)
+        chosen = quantizable(model, WEIGHTED, self)
         # Other paddings, and embeddings that change when they are read, stay.
         plain = {"padding_mode": "zeros", "max_norm": None}
         chosen = {name: dense for name, dense in chosen.items() if all(getattr(dense, k, v) == v for k, v in plain.items())}
