@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mirabelle.plain import Patterns, record
-from mirabelle.quantize.static import Bits, coded, quantizable, quantized_in_words
+from mirabelle.quantize.static import Bits, coded, layers_for, quantized_in_words
 from mirabelle.state import copied
 from mirabelle.step import Preview, Stage
 
@@ -53,7 +53,7 @@ class Dynamic:
 
         del task
         model = copied(model).eval()
-        chosen = quantizable(model, LINEAR, self)
+        chosen = layers_for(model, LINEAR, self)
         kind = {"tensor": DynamicLayer, "token": TokenLayer}[self.granularity]
         return coded(model, chosen, kind, self.weight_bits, run)
 

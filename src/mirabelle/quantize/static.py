@@ -74,7 +74,7 @@ class Static:
         from mirabelle.quantize.layers import LINEAR_AND_CONVOLUTION, StaticLayer
 
         model = copied(model).eval()
-        chosen = quantizable(model, LINEAR_AND_CONVOLUTION, self)
+        chosen = layers_for(model, LINEAR_AND_CONVOLUTION, self)
         chosen = {name: module for name, module in chosen.items() if getattr(module, "padding_mode", "zeros") == "zeros"}
         behind = {name: found for name, found in surroundings(model, task.example(), run).items() if name in chosen}
         outputs = {name: found.output_of(name) for name, found in behind.items() if found.rounds_for(chosen)}
@@ -112,7 +112,7 @@ class Static:
         return list(calibration.batches(_BATCH))
 
 
-def quantizable(model: nn.Module, kinds: tuple[type[nn.Module], ...], step: Static | Dynamic | Weights) -> dict[str, nn.Module]:
+def layers_for(model: nn.Module, kinds: tuple[type[nn.Module], ...], step: Static | Dynamic | Weights) -> dict[str, nn.Module]:
     """The layers of these kinds that a step asks for.
 
     Raises:
@@ -124,7 +124,7 @@ def quantizable(model: nn.Module, kinds: tuple[type[nn.Module], ...], step: Stat
     if why := architecture_of(model).program.get("why"):
         raise UserError(
             "E121",
-            f"a rewritten program, which has no layers to quantize, stands for the model: its code did not follow a cut ({why})",
+            f"a rewritten program, which has no layers to quantize, stands for the model: its code follows no cut ({why})",
             'let prune.Channels cut what the code follows, targets = ["*.conv1"] within residual blocks, say',
         )
     return selected_modules(model, kinds, step.targets, step.ignore)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from mirabelle.plain import Patterns, record
-from mirabelle.quantize.static import Bits, coded, quantizable, quantized_in_words
+from mirabelle.quantize.static import Bits, coded, layers_for, quantized_in_words
 from mirabelle.state import copied
 from mirabelle.step import Preview, Stage
 
@@ -53,7 +53,7 @@ class Weights:
 
         del task
         model = copied(model).eval()
-        chosen = quantizable(model, WEIGHTED, self)
+        chosen = layers_for(model, WEIGHTED, self)
         # Other paddings, and embeddings that change when they are read, stay.
         plain = {"padding_mode": "zeros", "max_norm": None}
         chosen = {name: dense for name, dense in chosen.items() if all(getattr(dense, k, v) == v for k, v in plain.items())}
