@@ -25,7 +25,7 @@ from mirabelle.training import evaluate, fit
 
 STEPS: list[Step] = [
     *(kind() for name in quantize.__all__ if not issubclass(kind := getattr(quantize, name), nn.Module)),
-    quantize.Dynamic(granularity="token"),
+    quantize.Dynamic(granularity="tensor"),
 ]
 every_step = pytest.mark.parametrize("step", STEPS, ids=repr)
 
@@ -127,7 +127,7 @@ def test_per_token_onnx_runtime_gives_what_torch_gives(run: Run) -> None:
     task = Task(
         train=(inputs, torch.zeros(50, 7, 5)), test=(inputs, torch.zeros(50, 7, 5)), loss="mse", metric="negative_squared_error"
     )
-    model = quantize.Dynamic(granularity="token", targets=("2",))(net, task, run)
+    model = quantize.Dynamic(targets=("2",))(net, task, run)
     assert {name: entry["use"] for name, entry in architecture_of(model).modules.items()} == {"2": "quantize.TokenLayer"}
     onnx = export(model, task.example())
     assert {"MatMulInteger", "QuantizeLinear"} <= {node.op_type for node in ModelProto.FromString(onnx).graph.node}
