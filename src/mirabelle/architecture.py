@@ -21,6 +21,7 @@ from mirabelle.state import copied
 
 SCHEMA = 1
 _DOORS_OF_MODULES = ("prune", "quantize", "distill")
+_AFTER_CUTS = "quantize."  # layers of integers, which are not cut any more
 _BEFORE_CUTS = "distill."  # modules of a student's own, which may be cut and quantized afterwards
 
 
@@ -89,6 +90,11 @@ class Architecture:
 
     def with_program(self, inputs: Mapping[str, Any], why: str) -> Architecture:
         return replace(self, program={"inputs": inputs, "why": why})
+
+    def modules_around_cuts(self) -> tuple[dict[str, Mapping[str, Any]], dict[str, Mapping[str, Any]]]:
+        """The replaced modules of a rewritten program: those that its trace met, and those that were put into it."""
+        after = {name: kind for name, kind in self.modules.items() if str(kind.get("use", "")).startswith(_AFTER_CUTS)}
+        return {name: kind for name, kind in self.modules.items() if name not in after}, after
 
     def to_data(self) -> dict[str, Any]:
         return {

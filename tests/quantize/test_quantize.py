@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from onnx import ModelProto, TensorProto
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
-from mirabelle import Run, Task, Training, prune, quantize
+from mirabelle import Run, Task, Training, compress, prune, quantize
 from mirabelle.architecture import architecture_of, attach
 from mirabelle.calibrate import Range, activation_ranges
 from mirabelle.errors import UserError
@@ -153,11 +155,39 @@ def test_where_weights_alone_are_integers_onnx_runtime_rounds_nothing_else(run: 
     ]  # fmt: skip
 
 
+class Written(nn.Module):
+    """A width stands in its code, and a weight is read twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.mixed, self.head = nn.Conv1d(6, 8, 3, stride=2, padding=1, groups=2), nn.Linear(8, 3)
+        self.inner = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.mixed(self.norm(self.conv(x)).relu().reshape(x.shape[0], 6, 64))
+        return self.head(self.inner(rows.relu().mean(2)).relu()) + 0.1 * functional.linear(rows.mean(2), self.head.weight)
+
+
 @every_step
-def test_a_rewritten_program_has_no_layers_to_quantize(step: Step, cnn: nn.Module, images: Task, run: Run) -> None:
-    attach(cnn, architecture_of(cnn).with_program({}, "a reshape fixes 64"))
-    with pytest.raises(UserError, match=r"E121.*rewritten program.*a reshape fixes 64"):
-        step(cnn, images, run)
+def test_layers_of_a_rewritten_program_become_integers(step: Step, images: Task, tmp_path: Path) -> None:
+    """Through files: the record cuts the dense model, and puts integers into the program that stands for it."""
+    torch.manual_seed(0)
+    result = compress(Written(), images, [prune.Channels(sparsity=0.5), step], out=tmp_path / "run")
+    record = architecture_of(result.model)
+    assert record.program["why"]
+    assert set(record.modules) == ({"inner"} if isinstance(step, quantize.Dynamic) else {"conv", "mixed", "inner"})
+    assert all(str(entry["use"]).startswith("quantize.") for entry in record.modules.values())
+    assert all(gate.passed for gate in result.gates.values())
+
+
+@every_step
+def test_a_program_whose_weights_are_read_twice_has_no_layers_to_quantize(step: Step, run: Run) -> None:
+    model = nn.Module()
+    attach(model, architecture_of(model).with_program({}, "a reshape fixes 64"))
+    inputs = torch.zeros(4, 2)
+    with pytest.raises(UserError, match=r"E121.*rewritten program without layers.*a reshape fixes 64"):
+        step(model, Task(train=(inputs, inputs), test=(inputs, inputs), loss="mse", metric="negative_squared_error"), run)
 
 
 def test_rows_of_an_embedding_are_rounded_each_by_its_own_scale() -> None:

@@ -1,15 +1,16 @@
 """The rewritten program as a module, for models whose own code does not follow their widths.
 
-It holds the tensors under the model's own names and runs the operators of the trace on them, with literals that fit. It
-trains, exports and saves as any module does; what only happens in training mode, dropout and batch statistics, is left out,
-because the trace was one of eval mode. Buffers that its code sets are set, too. Sizes that its code fixes are those of the
+It holds the tensors under the model's own names and runs the operators of the trace on them, with literals that fit.
+Convolutions and linear layers whose weights nothing else reads are modules, so that steps find them. It trains, exports and
+saves as any module does; what only happens in training mode, dropout and batch statistics, is left out, because the trace was
+one of eval mode. Buffers that its code sets are set, too. Sizes that its code fixes are those of the
 trace: `len(x)` fixes the batch, for one, `x.shape[0]` does not.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +41,19 @@ class _Part:
     of: int
 
 
+_LAYERS: Mapping[Any, tuple[type[nn.Module], int]] = {  # and dimensions of places
+    torch.ops.aten.linear.default: (nn.Linear, 0),
+    torch.ops.aten.conv1d.default: (nn.Conv1d, 1),
+    torch.ops.aten.conv2d.default: (nn.Conv2d, 2),
+}
+
+
 @dataclass(frozen=True)
 class _Instruction:
-    """One operator: its result goes into a register."""
+    """One operator, or by its name a module that is called with one tensor: the result goes into a register."""
 
     register: int
-    target: Callable[..., Any]
+    target: Callable[..., Any] | str
     arguments: Mapping[str, Any]
 
 
@@ -131,7 +139,10 @@ class Rewritten(nn.Module):
         known: dict[int, Any] = {number: self._tensor(name) for number, name in self._held.items()}
         known |= dict(zip(self._inputs, self._arguments.leaves(args, kwargs), strict=True))
         for instruction in self._instructions:
-            known[instruction.register] = result_of(instruction.target, _filled(instruction.arguments, known))
+            filled, target = _filled(instruction.arguments, known), instruction.target
+            known[instruction.register] = (
+                self.get_submodule(target)(*filled.values()) if isinstance(target, str) else result_of(target, filled)
+            )
         for name, register in self._updates.items():
             self._tensor(name).copy_(known[register].detach())
         return self._results.of([_filled(part, known) for part in self._outputs])
@@ -168,8 +179,42 @@ class Rewritten(nn.Module):
     def _call(self, node: fx.Node, number: int, flow: Flow, kept: Kept) -> None:
         constant = node in flow.constants
         target, arguments = written(flow, kept, node)
+        layer = None if constant else self._layer(target, arguments)
+        if layer is not None:
+            target, arguments = layer, {"input": arguments["input"]}
         filled = {name: self._template(value, flow, kept, constant=constant) for name, value in arguments.items()}
         self._instructions.append(_Instruction(number, target, filled))
+
+    def _layer(self, target: Any, arguments: Mapping[str, Any]) -> str | None:
+        """The name of a module made for an operator that alone reads its weights; None where these are not a layer's own."""
+        if target not in _LAYERS:
+            return None
+        parts = {part: arguments[part] for part in ("weight", "bias") if arguments[part] is not None}
+        numbers = {part: self._numbers.get(node) for part, node in parts.items()}
+        names = {part: self._held.get(number, "") if number is not None else "" for part, number in numbers.items()}
+        place = names["weight"].rpartition(".")[0]
+        own = all(len(node.users) == 1 and names[part] == f"{place}.{part}" for part, node in parts.items())
+        if not place or not own or not _holds_alone(self.get_submodule(place), parts.keys()):
+            return None
+        holder = self.get_submodule(place)
+        kind, places = _LAYERS[target]
+        weight = holder.weight
+        assert isinstance(weight, Tensor), "that is what it holds"
+        settings: dict[str, Any] = {"bias": "bias" in parts, "device": "meta"}
+        for setting in ("stride", "padding", "dilation") if places else ():
+            given = list(arguments[setting])
+            settings[setting] = tuple(given * places if len(given) == 1 else given)
+        if places:
+            sides, groups = tuple(weight.shape[2:]), arguments["groups"]
+            layer = kind(weight.shape[1] * groups, weight.shape[0], sides, groups=groups, **settings)
+        else:
+            layer = kind(weight.shape[1], weight.shape[0], **settings)
+        for part in parts:
+            setattr(layer, part, getattr(holder, part))
+            del self._held[numbers[part]]  # type: ignore[arg-type]  # held above
+        parent, _, last = place.rpartition(".")
+        setattr(self.get_submodule(parent), last, layer)
+        return place
 
     def _template(self, value: Any, flow: Flow, kept: Kept, *, constant: bool) -> Any:
         if isinstance(value, fx.Node):
@@ -226,6 +271,12 @@ def _held_under(module: nn.Module, names: Sequence[str], tensor: Tensor, *, save
             holder.register_parameter(last, tensor)
         else:
             holder.register_buffer(last, tensor, persistent=name in saved)
+
+
+def _holds_alone(module: nn.Module, names: Collection[str]) -> bool:
+    """Whether a module was made to hold just these parameters."""
+    held = {name for name, parameter in module._parameters.items() if parameter is not None}
+    return type(module) is nn.Module and held == set(names) and not module._buffers and not module._modules
 
 
 def _filled(value: Any, known: Mapping[int, Any]) -> Any:

@@ -115,7 +115,8 @@ def remade(dense: nn.Module, record: Architecture) -> nn.Module:
     if not record.program:
         return replayed(dense, record)
     args, kwargs = Signature.from_data(record.program.get("inputs")).example()
-    program = traced(replayed(dense, Architecture(modules=record.modules)), args, kwargs)
+    before, after = record.modules_around_cuts()
+    program = traced(replayed(dense, Architecture(modules=before)), args, kwargs)
     flow = propagated(program)
     alive = np.ones(flow.units.count, bool)
     axes = axes_of_tensors(program, flow)
@@ -131,8 +132,9 @@ def remade(dense: nn.Module, record: Architecture) -> nn.Module:
         for dimension, text in dimensions.items():
             alive[axes[name][int(dimension)][0][indices_of(text)]] = True  # type: ignore[index]  # held above
     alive[0] = True
-    model = Rewritten(program, flow, Kept(flow.units, alive))
+    model: nn.Module = Rewritten(program, flow, Kept(flow.units, alive))
     keep_names(model, dense)
+    model = replayed(model, Architecture(modules=after))
     attach(model, record)
     return model
 

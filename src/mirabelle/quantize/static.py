@@ -121,10 +121,11 @@ def layers_for(model: nn.Module, kinds: tuple[type[nn.Module], ...], step: Stati
     from mirabelle.architecture import architecture_of
     from mirabelle.patterns import selected_modules
 
-    if why := architecture_of(model).program.get("why"):
+    why = architecture_of(model).program.get("why")
+    if why and not any(type(module) in kinds for module in model.modules()):
         raise UserError(
             "E121",
-            f"a rewritten program, which has no layers to quantize, stands for the model: its code follows no cut ({why})",
+            f"a rewritten program without layers stands for the model, so there is nothing to quantize ({why})",
             'let prune.Channels cut what the code follows, targets = ["*.conv1"] within residual blocks, say',
         )
     return selected_modules(model, kinds, step.targets, step.ignore)
