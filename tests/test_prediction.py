@@ -57,6 +57,28 @@ def predict(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return capsys.readouterr().out
 
 
+def test_of_several_labels_each_is_told_that_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    np.savez(tmp_path / "tags.npz", inputs=inputs, targets=(inputs > 0).astype(np.int64))
+    settings = {"kind": "multi-label", "labels": ["red", "round", "ripe"]}
+    task = task_from("./tags.npz", settings, data_folder=None, folder=tmp_path)
+    assert (task.labels, task.several) == (("red", "round", "ripe"), True)
+    model = nn.Linear(3, 3)
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(3) * 4)
+        model.bias.zero_()
+    mirabelle.compress(model, task, [quantize.Dynamic()], out=tmp_path / "run")
+    np.save(tmp_path / "fruit.npy", np.array([[1.0, -1, 0.5], [-1, -1, -1]], np.float32))
+    first, second = json.loads(predict(capsys, tmp_path / "run", tmp_path / "fruit.npy", "--json"))
+    assert (first["labels"], second["labels"]) == (["red", "ripe"], [])
+    assert [choice["label"] for choice in first["top"]] == ["red", "ripe", "round"]
+    shares = [choice["probability"] for choice in first["top"]]
+    assert shares == pytest.approx([1 / (1 + np.exp(-4)), 1 / (1 + np.exp(-2)), 1 / (1 + np.exp(4))], abs=0.02)
+    shown = predict(capsys, tmp_path / "run/model.mira", tmp_path / "fruit.npy")
+    assert "red, ripe" in shown
+    assert "none" in shown
+
+
 @pytest.mark.parametrize("file", ["run", "run/model.onnx", "run/model.mira"])
 def test_a_raw_image_gets_its_label_from_every_form_of_the_model(
     place: Path, capsys: pytest.CaptureFixture[str], file: str

@@ -35,7 +35,7 @@ class Files:
 
 def exported(model: nn.Module, task: Task) -> Files:
     """The files of a model."""
-    onnx = export(model, task.example(), task.labels, task.preprocessing)
+    onnx = export(model, task.example(), task.labels, task.preprocessing, several=task.several)
     return Files(onnx, pack(onnx))
 
 

@@ -24,6 +24,7 @@ from mirabelle.runtime.onnxruntime import Session
 
 Array = npt.NDArray[Any]
 _BATCH = 64
+_YES = 0.5  # the least probability of a label that is told
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Choice:
 class Prediction:
     """What the model makes of one input: the likeliest classes, best first; without labels its outputs, or the answer found.
 
-    Of several outputs it is those, by name, whether there are labels or not; of sequences without alignment the text.
+    Of several outputs it is those, by name, whether there are labels or not; of sequences without alignment the text; where
+    each label is a yes or no of its own, those of probability 0.5 and more.
     """
 
     input: str
@@ -47,6 +49,7 @@ class Prediction:
     outputs: Any
     answer: str | None = None
     text: str | None = None
+    several: tuple[str, ...] | None = None
 
     def to_data(self) -> dict[str, Any]:
         for name in ("answer", "text"):
@@ -54,7 +57,8 @@ class Prediction:
                 return {"input": self.input, name: getattr(self, name)}
         if not self.top:
             return {"input": self.input, "outputs": self.outputs}
-        return {"input": self.input, **vars(self.top[0]), "top": [vars(choice) for choice in self.top]}
+        first = vars(self.top[0]) if self.several is None else {"labels": list(self.several)}
+        return {"input": self.input, **first, "top": [vars(choice) for choice in self.top]}
 
 
 class Predictor:
@@ -71,8 +75,9 @@ class Predictor:
         model = model_of(onnx_of(path))
         metadata = {entry.key: entry.value for entry in model.metadata_props}
         self.path = path
-        output = model.graph.output[0].name
-        self._gives_probabilities = any(node.op_type == "Softmax" and output in node.output for node in model.graph.node)
+        self._several = metadata.get("decision") == "several"
+        output, ending = model.graph.output[0].name, "Sigmoid" if self._several else "Softmax"
+        self._gives_probabilities = any(node.op_type == ending and output in node.output for node in model.graph.node)
         try:
             self.labels = _labels(metadata.get("labels", "[]"))
             self.preprocessing = from_json(metadata["preprocessing"]) if "preprocessing" in metadata else None
@@ -156,9 +161,12 @@ class Predictor:
         if output.shape != (len(self.labels),):
             message = f"{self.path} gives outputs of shape {output.shape} for {len(self.labels)} labels"
             raise UserError("E141", message, "fetch the file again")
-        shares = output if self._gives_probabilities else _softmax(output.astype(np.float64))
+        shares = output if self._gives_probabilities else (_sigmoid if self._several else _softmax)(output.astype(np.float64))
         order = np.argsort(-shares, kind="stable")[:top].tolist()
-        return Prediction(name, tuple(Choice(self.labels[k], k, float(shares[k])) for k in order), None)
+        chosen = (
+            tuple(label for label, share in zip(self.labels, shares, strict=True) if share >= _YES) if self._several else None
+        )
+        return Prediction(name, tuple(Choice(self.labels[k], k, float(shares[k])) for k in order), None, several=chosen)
 
     def _samples(self, path: Path) -> Iterator[tuple[str, Any]]:
         """(name, model input, or text) of everything in a file or folder."""
@@ -247,6 +255,10 @@ def _texts(path: Path, *, pairs: bool) -> Iterator[tuple[str, Any]]:
                 message = f"{path}, line {number}: the model takes pairs of texts"
                 raise UserError("E131", message, "put one tab between the two")
             yield f"{path}:{number}", parts if pairs else line
+
+
+def _sigmoid(scores: Array) -> Array:
+    return np.exp(-np.logaddexp(0.0, -scores))
 
 
 def _softmax(scores: Array) -> Array:

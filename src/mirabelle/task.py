@@ -39,8 +39,9 @@ class Task:
             better; `Metric.over_set(function)` for one of all samples together. By default "accuracy", without labels
             "fidelity".
         also: further metrics, named in the same way, that are told before and after, and judge nothing.
-        labels: names of the classes; kept with the artifact. Of sequences without alignment those of symbols, the first ""
-            for nothing: `predict` then writes the sequence.
+        labels: names of the classes, or where targets are floats (samples, labels) of what each says yes or no to; kept with
+            the artifact. Of sequences without alignment those of symbols, the first "" for nothing: `predict` then writes the
+            sequence.
         name: of the data, for the report.
         preprocessing: how a raw input became one of these inputs; kept with the artifact, so that it takes raw inputs.
         augment: how images are changed while a model trains; they are judged as they lie.
@@ -97,6 +98,12 @@ class Task:
         if generation is None and any(one.of_sequences for one in (self.metric, *self.also)):
             message = f"{self.metric.name} is of what a model writes, and the task does not say how it does"
             raise UserError("E111", message, "give `generation`: mirabelle.Generation(begin=…, end=…)")
+
+    @property
+    def several(self) -> bool:
+        """Whether a sample has several labels, yes or no each, and not one class."""
+        targets = self.validation.targets
+        return bool(self.labels) and targets.is_floating_point() and targets.shape[1:] == (len(self.labels),)
 
     def with_teacher(self, teacher: nn.Module | None) -> Task:
         """The same task under another teacher."""

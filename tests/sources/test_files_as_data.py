@@ -323,7 +323,8 @@ def test_targets_may_be_several_labels_a_sample(tmp_path: Path) -> None:
     np.savez(tmp_path / "many.npz", inputs=x, targets=y)
     found = task(tmp_path / "many.npz", kind="multi-label", metric="average_precision")
     assert found.train.targets.shape == (28, 3)
-    assert (found.loss, found.classifies) == (loss_of("binary_cross_entropy"), False)
+    assert (found.loss, found.classifies, found.several) == (loss_of("binary_cross_entropy"), False, True)
+    assert found.labels == ("0", "1", "2")
     outputs = torch.where(found.test.targets > 0, 1.0, -1.0)
     assert found.metric.value(found.metric.of_samples(outputs, found.test.targets)) == 1.0
     for targets, words in ((y * 2, "must be 0 or 1"), (y[:, 0], r"\(N, labels\)")):

@@ -50,6 +50,17 @@ def _print(predictions: list[Prediction]) -> None:
     if not any(prediction.top for prediction in predictions):
         print_table(("input", "outputs"), [(_shown(entry.input), _shown(str(entry.outputs))) for entry in predictions])
         return
+    if any(prediction.several is not None for prediction in predictions):
+        shown = [
+            (
+                _shown(entry.input),
+                _shown(", ".join(entry.several or ("none",))),
+                _shown(", ".join(f"{choice.label} {choice.probability:.1%}" for choice in entry.top)),
+            )
+            for entry in predictions
+        ]
+        print_table(("input", "labels", "probabilities"), shown)
+        return
     lines = []
     for prediction in predictions:
         first, *others = prediction.top

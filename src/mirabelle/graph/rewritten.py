@@ -3,8 +3,8 @@
 It holds the tensors under the model's own names and runs the operators of the trace on them, with literals that fit.
 Convolutions and linear layers whose weights nothing else reads are modules, so that steps find them. It trains, exports and
 saves as any module does; what only happens in training mode, dropout and batch statistics, is left out, because the trace was
-one of eval mode. Buffers that its code sets are set, too. Sizes that its code fixes are those of the
-trace: `len(x)` fixes the batch, for one, `x.shape[0]` does not.
+one of eval mode. Buffers that its code sets are set, too. Sizes that its code fixes are those of the trace: `len(x)` fixes the
+batch, for one, `x.shape[0]` does not.
 """
 
 from __future__ import annotations
@@ -190,30 +190,17 @@ class Rewritten(nn.Module):
         if target not in _LAYERS:
             return None
         parts = {part: arguments[part] for part in ("weight", "bias") if arguments[part] is not None}
-        numbers = {part: self._numbers.get(node) for part, node in parts.items()}
-        names = {part: self._held.get(number, "") if number is not None else "" for part, number in numbers.items()}
-        place = names["weight"].rpartition(".")[0]
-        own = all(len(node.users) == 1 and names[part] == f"{place}.{part}" for part, node in parts.items())
+        held = {part: self._numbers[node] for part, node in parts.items() if node in self._numbers}
+        names = {part: self._held[number] for part, number in held.items() if number in self._held}
+        place = names.get("weight", "").rpartition(".")[0]
+        own = all(len(node.users) == 1 and names.get(part) == f"{place}.{part}" for part, node in parts.items())
         if not place or not own or not _holds_alone(self.get_submodule(place), parts.keys()):
             return None
-        holder = self.get_submodule(place)
-        kind, places = _LAYERS[target]
-        weight = holder.weight
-        assert isinstance(weight, Tensor), "that is what it holds"
-        settings: dict[str, Any] = {"bias": "bias" in parts, "device": "meta"}
-        for setting in ("stride", "padding", "dilation") if places else ():
-            given = list(arguments[setting])
-            settings[setting] = tuple(given * places if len(given) == 1 else given)
-        if places:
-            sides, groups = tuple(weight.shape[2:]), arguments["groups"]
-            layer = kind(weight.shape[1] * groups, weight.shape[0], sides, groups=groups, **settings)
-        else:
-            layer = kind(weight.shape[1], weight.shape[0], **settings)
-        for part in parts:
-            setattr(layer, part, getattr(holder, part))
-            del self._held[numbers[part]]  # type: ignore[arg-type]  # held above
+        tensors = {part: self._tensor(name) for part, name in names.items()}
         parent, _, last = place.rpartition(".")
-        setattr(self.get_submodule(parent), last, layer)
+        setattr(self.get_submodule(parent), last, _layer_of(target, arguments, tensors))
+        for number in held.values():
+            del self._held[number]
         return place
 
     def _template(self, value: Any, flow: Flow, kept: Kept, *, constant: bool) -> Any:
@@ -271,6 +258,21 @@ def _held_under(module: nn.Module, names: Sequence[str], tensor: Tensor, *, save
             holder.register_parameter(last, tensor)
         else:
             holder.register_buffer(last, tensor, persistent=name in saved)
+
+
+def _layer_of(target: Any, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The module that an operator is, with these parameters."""
+    kind, places = _LAYERS[target]
+    outputs, inputs, *sides = tensors["weight"].shape
+    settings: dict[str, Any] = {"bias": "bias" in tensors, "device": "meta"}
+    if places:
+        given = {name: list(arguments[name]) for name in ("stride", "padding", "dilation")}
+        settings |= {name: tuple(numbers * places if len(numbers) == 1 else numbers) for name, numbers in given.items()}
+        settings |= {"kernel_size": tuple(sides), "groups": arguments["groups"]}
+    layer = kind(inputs * settings.get("groups", 1), outputs, **settings)
+    for name, tensor in tensors.items():
+        setattr(layer, name, tensor)
+    return layer
 
 
 def _holds_alone(module: nn.Module, names: Collection[str]) -> bool:

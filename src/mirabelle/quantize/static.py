@@ -49,7 +49,7 @@ class Static:
 
     Raises:
         UserError: E110 out of range, E112 a pattern that matches nothing or no layer left, E121 a layer that never ran, or a
-            rewritten program, which has no layers.
+            rewritten program without layers.
 
     Example:
         >>> Static(calibration="percentile", percentile=99.99).weight_bits

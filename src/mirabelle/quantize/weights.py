@@ -29,7 +29,8 @@ class Weights:
         ignore: patterns of module names that stay in floating point.
 
     Raises:
-        UserError: E110 out of range, E112 a pattern that matches nothing or no layer left, E121 a rewritten program.
+        UserError: E110 out of range, E112 a pattern that matches nothing or no layer left, E121 a rewritten program that
+            has none.
 
     Example:
         >>> import mirabelle, torch

@@ -30,7 +30,14 @@ Array = npt.NDArray[np.generic]
 _OPSET = 18
 
 
-def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = (), preprocessing: Preprocessing | None = None) -> bytes:
+def export(
+    model: nn.Module,
+    example: Batch,
+    labels: tuple[str, ...] = (),
+    preprocessing: Preprocessing | None = None,
+    *,
+    several: bool = False,
+) -> bytes:
     """The model as a canonical ONNX file whose first axis of every input is free.
 
     Inputs and outputs are called as the model tells by `input_names` and `output_names`; by default inputs as in its forward,
@@ -41,6 +48,7 @@ def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = (), prepr
         example: at least two samples; with an "attention_mask" among named inputs their number of tokens is free, too.
         labels: names of the classes, kept inside as JSON under "labels".
         preprocessing: how a raw input becomes a model input, kept inside as JSON under "preprocessing".
+        several: whether each label is a yes or no of its own; kept inside as "several" under "decision".
 
     Raises:
         UserError: E121 when torch cannot export the model, or its batch axis would be fixed.
@@ -80,6 +88,7 @@ def export(model: nn.Module, example: Batch, labels: tuple[str, ...] = (), prepr
     named = rename_values(proto.graph, proto.graph.input, () if isinstance(example.inputs, Mapping) else told.inputs)
     named += rename_values(proto.graph, proto.graph.output, told.outputs)
     metadata = {"labels": json.dumps(labels)} if labels else {}
+    metadata |= {"decision": "several"} if several else {}
     if preprocessing is not None:
         metadata["preprocessing"] = to_json(preprocessing)
     return canonical(proto, metadata, kept=named)

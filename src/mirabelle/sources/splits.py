@@ -95,7 +95,7 @@ def as_task(
         loss=settings.loss or (None if unlabelled else loss),
         metric=settings.metric or (None if unlabelled else metric),
         also=settings.also,
-        labels=() if several else labels,
+        labels=labels,
         name=name,
         preprocessing=preprocessing,
     )
