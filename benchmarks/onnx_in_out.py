@@ -140,11 +140,11 @@ def transformer(place: Path, data: Path) -> None:
     from transformers import AutoModel
 
     model = Embedding(AutoModel.from_pretrained(_minilm(), attn_implementation="eager")).eval()
-    example = torch.ones(2, TOKENS, dtype=torch.int64)
+    ids, mask = (torch.ones(2, TOKENS, dtype=torch.int64) for _ in range(2))
     free = {0: torch.export.Dim("batch")}
     torch.onnx.export(
-        model, (example, example), place / "model.onnx", dynamo=True, external_data=False, dynamic_shapes=(free, free),
-        input_names=["input_ids", "attention_mask"], output_names=["embedding"], verbose=False,
+        model, (ids, mask), place / "model.onnx", dynamo=True, external_data=False, dynamic_shapes=(free, free),
+        input_names=["input_ids", "attention_mask"], output_names=["sentence"], verbose=False,
     )  # fmt: skip
 
 
@@ -239,8 +239,8 @@ GRAPHS = {
         CUT.format(macs="90%") + "samples = 100\n" + INTEGERS + "samples = 200\n", "channels cut, static int8; no label, no training",
     ),
     "ResNet-20": Graph(
-        "torch, TorchScript exporter", residual, 'data = "cifar10"\n', CUT.format(macs="80%") + INTEGERS,
-        "channels cut, static int8; no training",
+        "torch, TorchScript exporter", residual, 'data = "cifar10"\n',
+        CUT.format(macs="80%") + 'targets = ["*.conv1"]\n' + INTEGERS, "channels within blocks cut, static int8; no training",
     ),
     "digits CNN": Graph(
         "torch, dynamo exporter", convolutional, 'data = "digits"\n',
@@ -303,7 +303,7 @@ def measured(name: str, graph: Graph, data: Path) -> dict[str, Any]:
 
 
 def _mirabelle(*arguments: object) -> dict[str, Any]:
-    command = [sys.executable, "-m", "mirabelle", *map(str, arguments)]
+    command = [str(Path(sys.executable).parent / "mirabelle"), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr}")
