@@ -180,7 +180,7 @@ def of_sklearn(place: Path, data: Path) -> None:
     from sklearn.neural_network import MLPClassifier
 
     images, targets = _digits(place)
-    model = MLPClassifier((128, 64), max_iter=60, random_state=0).fit(images, targets)
+    model = MLPClassifier(hidden_layer_sizes=(128, 64), max_iter=60, random_state=0).fit(images, targets)
     file = to_onnx(model, images[:1], options={"zipmap": False}, target_opset=18)
     (place / "model.onnx").write_bytes(file.SerializeToString())
 
@@ -199,7 +199,7 @@ def by_hand(place: Path, data: Path) -> None:
 
     rows, due = load_diabetes(return_X_y=True)
     rows, due = (rows * 20).astype(np.float32), ((due - 150) / 75).astype(np.float32)
-    model = MLPRegressor((64, 32), max_iter=400, alpha=1.0, random_state=0).fit(rows[:340], due[:340])
+    model = MLPRegressor(hidden_layer_sizes=(64, 32), max_iter=400, alpha=1.0, random_state=0).fit(rows[:340], due[:340])
     np.savez(place / "data.npz", x_train=rows[:340], y_train=due[:340], x_test=rows[340:], y_test=due[340:])
     nodes, held, value = [], [], "x"
     for k, (weight, bias) in enumerate(zip(model.coefs_, model.intercepts_, strict=True)):
@@ -251,8 +251,9 @@ GRAPHS = {
         "Keras 3, model.export", of_keras, OWN, CUT.format(macs="85%") + INTEGERS, "channels cut, static int8; no training",
     ),
     "MiniLM": Graph(
-        "transformers, torch dynamo exporter", transformer, f'data = "{PYTHON}:sentences"\n', '[[step]]\nuse = "quantize.Dynamic"\n',
-        "dynamic int8; no label, no training",
+        "transformers, torch dynamo exporter", transformer, f'data = "{PYTHON}:sentences"\n',
+        '[[step]]\nuse = "quantize.Dynamic"\ntargets = ["node_MatMul_2[1-7]?"]\n[[step]]\nuse = "quantize.Weights"\n',
+        "dynamic int8 in the last two of six layers, 8-bit weights in all; no label, no training",
     ),
     "perceptron": Graph(
         "scikit-learn, sklearn-onnx", of_sklearn, f'{OWN}arguments = {{ loss = "{PYTHON}:negative_log" }}\n',
