@@ -74,7 +74,11 @@ def test_of_several_labels_each_is_told_that_holds(tmp_path: Path, capsys: pytes
     assert [choice["label"] for choice in first["top"]] == ["red", "ripe", "round"]
     shares = [choice["probability"] for choice in first["top"]]
     assert shares == pytest.approx([1 / (1 + np.exp(-4)), 1 / (1 + np.exp(-2)), 1 / (1 + np.exp(4))], abs=0.02)
-    shown = predict(capsys, tmp_path / "run/model.mira", tmp_path / "fruit.npy")
+    packed = tmp_path / "packed.mira"
+    pack = ["pack", str(tmp_path / "run/model.onnx"), "--out", str(packed), "--quiet"]
+    assert main.mirabelle(args=pack, standalone_mode=False) == 0
+    capsys.readouterr()
+    shown = predict(capsys, packed, tmp_path / "fruit.npy")
     assert "red, ripe" in shown
     assert "none" in shown
 

@@ -17,7 +17,7 @@ from mirabelle.runtime.gates import Gate, same_bytes
 from mirabelle.runtime.onnxruntime import Session
 from mirabelle.runtime.signature import drawn_inputs, signature_of
 
-_KEPT_METADATA = ("labels", "preprocessing")
+_KEPT_METADATA = ("labels", "preprocessing", "decision")
 _BATCH = 2
 
 

@@ -42,11 +42,6 @@ def dequantize(codes: Tensor, scale: Tensor) -> Tensor:
     return affine.dequantize(codes, scale)
 
 
-@dequantize.register_fake
-def _(codes: Tensor, scale: Tensor) -> Tensor:
-    return torch.empty(codes.shape, dtype=scale.dtype, device=codes.device)
-
-
 @torch.library.custom_op("mirabelle::decode", mutates_args=())
 def decode(codes: Tensor, scale: Tensor) -> Tensor:
     """As `dequantize`, for what is computed in floating point all the same: `scale` one value per index of the first axis.
@@ -56,6 +51,7 @@ def decode(codes: Tensor, scale: Tensor) -> Tensor:
     return affine.dequantize(codes, scale)
 
 
+@dequantize.register_fake
 @decode.register_fake
 def _(codes: Tensor, scale: Tensor) -> Tensor:
     return torch.empty(codes.shape, dtype=scale.dtype, device=codes.device)
@@ -75,12 +71,6 @@ def dynamic_linear(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     return F.linear(levels, codes.to(levels.dtype).t()) * (input_scale * scale)
 
 
-@dynamic_linear.register_fake
-def _(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
-    del scale
-    return inputs.new_empty((*inputs.shape[:-1], codes.shape[1]))
-
-
 @torch.library.custom_op("mirabelle::token_linear", mutates_args=())
 def token_linear(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     """inputs · weightᵀ with each vector of the inputs rounded to 255 levels between ± its largest absolute value.
@@ -95,6 +85,7 @@ def token_linear(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     return F.linear(levels, codes.to(levels.dtype).t()) * (_TOKEN_STEP * scale) * largest
 
 
+@dynamic_linear.register_fake
 @token_linear.register_fake
 def _(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     del scale
