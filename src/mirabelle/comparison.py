@@ -19,6 +19,7 @@ from torch import nn
 from mirabelle import files, plain
 from mirabelle.errors import UserError
 from mirabelle.goal import Goal
+from mirabelle.loss import public_name
 from mirabelle.measure import exported
 from mirabelle.metric import Metric, records_of
 from mirabelle.numerics.statistics import Scores, student_interval
@@ -260,7 +261,7 @@ def _document(recipe: Recipe, model: nn.Module, task: Task, budget: Budget) -> d
         "fingerprint": {
             "model": fingerprint(model),
             "teacher": fingerprint(task.teacher),
-            "judged_by": f"{plain.name_of(task.loss)}, {task.metric.name}",
+            "judged_by": f"{public_name(task.loss)}, {task.metric.name}",
             "data": task.fingerprint(),
         },
     }

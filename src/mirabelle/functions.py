@@ -1,7 +1,8 @@
-"""Functions of the user's by name: "pkg.mod:function" or "./file.py:function"."""
+"""Functions by name: "pkg.mod:function" or "./file.py:function"."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import sys
@@ -27,6 +28,13 @@ def function_from(name: str, folder: Path) -> Callable[..., Any]:
         raise UserError("E120", f'{place} has no function "{attribute}"', did_you_mean(attribute, _functions(module)))
     found: Callable[..., Any] = function
     return found
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """`module:qualified.name` of a function or class; of a record with its values."""
+    if dataclasses.is_dataclass(function) and not isinstance(function, type):
+        return f"{function.__module__}:{function!r}"
+    return f"{function.__module__}:{getattr(function, '__qualname__', type(function).__qualname__)}"
 
 
 def _module(name: str) -> Any:

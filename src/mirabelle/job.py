@@ -13,8 +13,10 @@ from torch import nn
 from mirabelle import artifact, files, plain
 from mirabelle.architecture import replaced_module_names
 from mirabelle.errors import Path, UserError
+from mirabelle.functions import name_of
 from mirabelle.goal import Goal, Shortfall
 from mirabelle.inspection import layers_of_onnx
+from mirabelle.loss import public_name
 from mirabelle.measure import Files, exported, measure
 from mirabelle.profile import Profile
 from mirabelle.recipe import Recipe
@@ -160,12 +162,12 @@ class Source:
 def _resolved(plan: Plan, seed: int, source: Source) -> dict[str, Any]:
     """The resolved recipe: every setting, defaults included, and what tells this model and these data from others."""
     document: dict[str, Any] = {"schema": SCHEMA, "seed": seed, **source.tables}
-    document.setdefault("model", {"from": plain.name_of(type(plan.model))})
+    document.setdefault("model", {"from": name_of(type(plan.model))})
     document.setdefault("task", {"data": plan.task.name})
     if plan.task.augment is not None:
         document["task"] = {**document["task"], "augment": plain.to_data(plan.task.augment)}
     if plan.teacher is not None:
-        document.setdefault("teacher", {"from": plain.name_of(type(plan.teacher))})
+        document.setdefault("teacher", {"from": name_of(type(plan.teacher))})
     if plan.teacher_train is not None:
         document["teacher"] = {**document.get("teacher", {}), "train": plain.to_data(plan.teacher_train)}
     if plan.baseline is not None:
@@ -175,7 +177,7 @@ def _resolved(plan: Plan, seed: int, source: Source) -> dict[str, Any]:
     document["fingerprint"] = {
         "model": fingerprint(plan.model),
         **({"teacher": fingerprint(plan.teacher)} if plan.teacher is not None else {}),
-        "judged_by": f"{plain.name_of(plan.task.loss)}, {plan.task.metric.name}, {len(plan.task.labels)} labels",
+        "judged_by": f"{public_name(plan.task.loss)}, {plan.task.metric.name}, {len(plan.task.labels)} labels",
         **{name: split["digest"] or "stream" for name, split in plan.task.fingerprint().items()},
     }
     return document

@@ -6,7 +6,7 @@ A model of several outputs gives the loss a tuple of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mirabelle.errors import UserError, did_you_mean
-from mirabelle.functions import function_from
+from mirabelle.functions import function_from, name_of
 
 Loss: TypeAlias = Callable[[Any, Tensor], Tensor]  # of the outputs, a tuple where there are several, and the targets
 UNLABELLED = -100  # the class that cross entropy leaves out
@@ -174,6 +174,19 @@ def loss_of(loss: str | Loss, folder: Path = Path()) -> Loss:
     if loss not in LOSSES:
         raise UserError("E110", f'loss "{loss}" is not known', did_you_mean(loss, LOSSES))
     return LOSSES[loss]
+
+
+def public_name(loss: Loss) -> str:
+    """What a fingerprint calls a loss: the name that recipes give it, or its class with its settings; never where its code is.
+
+    A function of the user's is named by its module.
+
+    Example:
+        >>> public_name(LOSSES["mse"]), public_name(CrossEntropy(weights=(1.0, 2.0)))
+        ('mse', 'CrossEntropy(classes_last=False, weights=(1.0, 2.0))')
+    """
+    known = next((name for name, ours in LOSSES.items() if ours is loss or (is_dataclass(loss) and ours == loss)), None)
+    return known or (repr(loss) if isinstance(loss, (CrossEntropy, Matching)) else name_of(loss))
 
 
 def classes_axis(loss: Loss) -> int | None:

@@ -13,7 +13,7 @@ import importlib
 import json
 import re
 import types
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import (
     Annotated,
     Any,
@@ -32,6 +32,7 @@ from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, Validati
 from pydantic.fields import FieldInfo
 
 from mirabelle.errors import UserError, UserErrors, did_you_mean, gathered, raise_all
+from mirabelle.functions import name_of
 
 R = TypeVar("R")
 _STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
@@ -291,10 +292,3 @@ def default_paths(value: Any) -> Iterator[tuple[str, ...]]:
             yield (key_of(field),)
         elif not isinstance(held, SaysItself):
             yield from ((key_of(field), *path) for path in default_paths(held))
-
-
-def name_of(function: Callable[..., Any]) -> str:
-    """`module:qualified.name` of a function or class; of a record with its values."""
-    if dataclasses.is_dataclass(function) and not isinstance(function, type):
-        return f"{function.__module__}:{function!r}"
-    return f"{function.__module__}:{getattr(function, '__qualname__', type(function).__qualname__)}"

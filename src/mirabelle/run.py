@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from mirabelle import files
+from mirabelle.earlier import in_todays_names
 from mirabelle.errors import UserError
 from mirabelle.lock import NAMES, FolderLock
 from mirabelle.machine import processor_name
@@ -152,6 +153,7 @@ class Run:
             self.journal.decisions = dict(decisions)
             self.journal.write_recipe()
             return
+        earlier = in_todays_names(earlier)
         self.journal.decisions = earlier.pop("decisions", {})
         if earlier != json.loads(json.dumps(document)):
             changed = list(_differences(earlier, json.loads(json.dumps(document)), ""))

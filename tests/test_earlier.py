@@ -1,0 +1,34 @@
+"""What runs of earlier versions wrote is read under its present name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch.nn.functional as F
+
+from mirabelle.earlier import in_todays_names
+from mirabelle.loss import LOSSES, CrossEntropy, Matching, public_name
+
+
+def as_before(loss: object) -> str:
+    """How a loss stood in a fingerprint when it was named by the place of its code."""
+    if loss is F.cross_entropy:
+        return "torch.nn.functional:cross_entropy"
+    return f"mirabelle.loss:{loss!r}" if dataclasses.is_dataclass(loss) else f"mirabelle.loss:{loss.__qualname__}"
+
+
+@pytest.mark.parametrize(
+    "loss", [*LOSSES.values(), CrossEntropy(weights=(1.0, 2.5)), Matching(variances=(0.5,))], ids=public_name
+)
+def test_a_loss_that_was_named_by_its_place_is_the_same_loss(loss: object) -> None:
+    before = {"seed": 3, "fingerprint": {"model": "12", "judged_by": f"{as_before(loss)}, accuracy, 3 labels"}}
+    now = {"seed": 3, "fingerprint": {"model": "12", "judged_by": f"{public_name(loss)}, accuracy, 3 labels"}}
+    assert in_todays_names(before) == now
+    assert in_todays_names(now) == now
+
+
+def test_a_function_of_the_users_keeps_its_module() -> None:
+    def mine() -> None: ...
+
+    assert public_name(mine).startswith(f"{__name__}:")
