@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mirabelle import files
+from mirabelle.run import files
 from mirabelle.sources import load_weights
-from mirabelle.sources.cifar10 import cifar10
+from mirabelle.sources.datasets.cifar10 import cifar10
 from mirabelle.sources.zoo import resnet20, resnet56
 from mirabelle.training import evaluate
 

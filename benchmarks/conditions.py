@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mirabelle.run import environment
+from mirabelle.run.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]

@@ -23,7 +23,7 @@ from typing import Any
 
 from conditions import RESULTS, ROOT, conditions
 from mirabelle import Augmentation, Training, distill
-from mirabelle.comparison import Budget, Comparison, compare
+from mirabelle.job.comparison import Budget, Comparison, compare
 from mirabelle.objectives import (
     CRD,
     DIST,
@@ -44,7 +44,7 @@ from mirabelle.objectives import (
     TaskLoss,
 )
 from mirabelle.sources import load_weights
-from mirabelle.sources.cifar10 import cifar10
+from mirabelle.sources.datasets.cifar10 import cifar10
 from mirabelle.sources.zoo import resnet56
 from mirabelle.training import evaluate
 

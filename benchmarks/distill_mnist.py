@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from conditions import ROOT, write
 from mirabelle import Augmentation, Run, Task, Training
-from mirabelle.batch import Samples
 from mirabelle.objectives import SoftTargets, TaskLoss
-from mirabelle.sources.mnist import mnist
-from mirabelle.sources.settings import BuiltInImages
+from mirabelle.sources.datasets.mnist import mnist
+from mirabelle.sources.datasets.settings import BuiltInImages
+from mirabelle.task.batch import Samples
 from mirabelle.training import evaluate, fit
 
 THREE = 3

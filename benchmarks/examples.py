@@ -14,11 +14,11 @@ import sys
 from pathlib import Path
 
 from conditions import ROOT, conditions
-from mirabelle import files
 from mirabelle.report.document import Report
 from mirabelle.report.table import conditions as measured_under
 from mirabelle.report.table import rows
 from mirabelle.report.verdict import verdict
+from mirabelle.run import files
 
 PAGE = ROOT / "examples" / "README.md"
 

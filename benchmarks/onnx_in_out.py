@@ -29,7 +29,7 @@ from torch import Tensor, nn
 import mirabelle
 from mirabelle import Run, Training
 from mirabelle.sources import load_weights, task_from
-from mirabelle.sources.weights import StateDict
+from mirabelle.sources.models.weights import StateDict
 from mirabelle.sources.zoo import digits_cnn, resnet20
 
 ROOT = Path(__file__).resolve().parents[1]

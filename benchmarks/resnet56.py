@@ -32,15 +32,15 @@ from torch import nn
 import mirabelle
 from conditions import RESULTS, ROOT, conditions
 from mirabelle import Augmentation, Task, Training, prune
-from mirabelle.batch import map_tensors
-from mirabelle.measure import multiply_accumulates
+from mirabelle.inspection.measure import multiply_accumulates
 from mirabelle.prune.skipped import Skipped
 from mirabelle.runtime.export import export
 from mirabelle.runtime.latency import interleaved
 from mirabelle.runtime.onnxruntime import Session
 from mirabelle.sources import load_weights
-from mirabelle.sources.cifar10 import cifar10
+from mirabelle.sources.datasets.cifar10 import cifar10
 from mirabelle.sources.zoo import resnet56
+from mirabelle.task.batch import map_tensors
 from mirabelle.training import Execution, evaluate, fastest_execution, fit
 
 INNER = ("layer*.conv1.*",)  # what lies inside of a block, not what all blocks of a stage add to

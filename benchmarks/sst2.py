@@ -23,13 +23,13 @@ from torch import nn
 
 from conditions import ROOT, write
 from mirabelle import Task, artifact
-from mirabelle.batch import Samples
-from mirabelle.metric import Metric
+from mirabelle.job.reopening import recipe_of_run, steps_of_run
 from mirabelle.numerics.statistics import Scores
-from mirabelle.rebuilding import recipe_of_run, steps_of_run
-from mirabelle.recipe_file import RecipeFile
+from mirabelle.recipe.file import RecipeFile
 from mirabelle.sources import task_from
 from mirabelle.step import use_of
+from mirabelle.task.batch import Samples
+from mirabelle.task.metric import Metric
 from mirabelle.training import evaluate
 
 RECIPE = ROOT / "examples" / "sst2-minilm.toml"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mirabelle.cli.init import SCHEMA
 from mirabelle.errors import CODES
-from mirabelle.recipe_schema import recipe_schema
+from mirabelle.recipe.schema import recipe_schema
 
 TARGET = Path(__file__).with_name("reference.md")
 FAMILIES = {

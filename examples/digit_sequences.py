@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle import Task
-from mirabelle.preprocessing.sound import Sound, samples_of
+from mirabelle.task.preprocessing.sound import Sound, samples_of
 
 RATE, SECONDS, MOST = 8000, 3.5, 6  # samples a second, of a sequence, digits in it
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mirabelle
-from mirabelle.preprocessing import Image
 from mirabelle.sources import task_from
+from mirabelle.task.preprocessing import Image
 
 AS_TRAINED = Image(size=(240, 320), mode="RGB", mean=(127 / 255,) * 3, deviation=(128 / 255,) * 3)
 ROWS, COLUMNS = 3, 4  # of photos in a picture, each enlarged to 80 × 80

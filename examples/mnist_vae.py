@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle import Task
-from mirabelle.batch import Samples
-from mirabelle.preprocessing import Image
-from mirabelle.sources.mnist import mnist
+from mirabelle.sources.datasets.mnist import mnist
+from mirabelle.task.batch import Samples
+from mirabelle.task.preprocessing import Image
 
 PIXELS, LATENT = 784, 16
 

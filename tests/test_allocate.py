@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mirabelle.allocate import Budget, allocate, least, tables_of
+from mirabelle.allocation.knapsack import Budget, allocate, least, tables_of
 from mirabelle.errors import UserError
 
 

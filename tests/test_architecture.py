@@ -12,17 +12,12 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "mirabelle"
 # Imports point only upwards in this list. `__init__` re-exports lazily and is above none.
 ROOMS = [
-    "errors", "functions", "earlier", "loss", "files", "machine", "installation", "lock", "places", "resolved", "lazy", "plain",
-    "numerics", "codecs", "profile", "goal", "schedules", "patterns", "bleu", "metric", "preprocessing", "batch",
-    "augmentation", "generation", "task", "state", "naming", "architecture", "features", "run", "step", "allocate", "graph",
-    "runtime", "calibrate", "sources", "teacher", "answers", "objectives", "scores", "training", "prune", "distill",
-    "quantize", "recipe", "artifact", "measure",
-    "inspection", "prediction", "trail", "tracking", "report", "trial", "forecast", "job", "comparison", "overrides",
-    "recipe_tables", "recipe_file", "recipe_schema", "rebuilding", "verification", "cli",
+    "errors", "lazy", "records", "run", "numerics", "task", "model", "graph", "step", "runtime", "calibration", "sources",
+    "allocation", "objectives", "scores", "training", "prune", "distill", "quantize", "artifact", "inspection", "recipe",
+    "report", "job", "cli",
 ]  # fmt: skip
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "manager", "tools"}
 MODULES = sorted(SOURCE.rglob("*.py"))
-# objectives.objective defines what step.py's contract speaks of; it is imported there for type checking alone.
 PUBLIC_FUNCTIONS = {"compress", "load", "save", "pack", "unpack"}
 
 
@@ -31,12 +26,10 @@ def room_of(path: Path) -> str:
 
 
 def imports(path: Path) -> list[str]:
-    """The rooms that a module imports when it runs; imports under TYPE_CHECKING do not run."""
+    """The rooms that a module imports, for its types alone or when it runs."""
     found: list[str] = []
 
     def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            return
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mirabelle":
             parts = node.module.split(".")
             found.extend([parts[1]] if len(parts) > 1 else [alias.name for alias in node.names])
@@ -95,15 +88,10 @@ def test_modules_within_a_room_form_no_cycle() -> None:
 
 
 def _neighbours(path: Path) -> list[Path]:
-    """The modules of mirabelle that a module imports when it runs, doors followed to the file that is named."""
+    """The modules of mirabelle that a module imports, for its types alone or when it runs."""
     found = []
-    tree = ast.parse(path.read_text("utf-8"))
-    hidden = {
-        child for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for child in ast.walk(node)
-    }  # fmt: skip
-    for node in ast.walk(tree):
-        if node in hidden or not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("mirabelle"):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("mirabelle"):
             continue
         place = SOURCE.joinpath(*(node.module or "").split(".")[1:])
         for alias in node.names:
@@ -112,7 +100,7 @@ def _neighbours(path: Path) -> list[Path]:
     return [other for other in found if other not in (path, SOURCE / "__init__.py")]
 
 
-@pytest.mark.parametrize("name", ["mirabelle", "mirabelle.cli.main", "mirabelle.errors", "mirabelle.goal"])
+@pytest.mark.parametrize("name", ["mirabelle", "mirabelle.cli.main", "mirabelle.errors", "mirabelle.task.goal"])
 def test_nothing_heavy_is_imported_before_it_is_needed(name: str) -> None:
     code = f"import sys, {name}; print(sorted({{'torch', 'onnx', 'onnxruntime', 'sklearn', 'scipy'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

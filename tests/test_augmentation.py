@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from mirabelle import Augmentation, Task
-from mirabelle.batch import Samples
 from mirabelle.errors import UserError
-from mirabelle.preprocessing import Image
-from mirabelle.recipe_file import read_recipe
+from mirabelle.recipe.file import read_recipe
+from mirabelle.task.batch import Samples
+from mirabelle.task.preprocessing import Image
 
 RECIPE = """
 schema = 1

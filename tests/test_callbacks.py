@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 from mirabelle import Gradual, Run, Stop, Task, Training, compress, load, prune, quantize
-from mirabelle.state import fingerprint
+from mirabelle.model.state import fingerprint
 from mirabelle.training import fit
 from mirabelle.training.checkpoint import Checkpoint
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from torch import nn
 
-from mirabelle import Augmentation, Run, Task, Training, comparison, distill, prune
-from mirabelle.comparison import Budget, Comparison, Outcome, compare
+from mirabelle import Augmentation, Run, Task, Training, distill, prune
 from mirabelle.errors import UserError
-from mirabelle.metric import Metric
+from mirabelle.job import comparison
+from mirabelle.job.comparison import Budget, Comparison, Outcome, compare
 from mirabelle.numerics.statistics import mean_interval, paired_difference, paired_p_value, student_interval
 from mirabelle.objectives import SoftTargets, TaskLoss
+from mirabelle.task.metric import Metric
 from mirabelle.training import fit
 from students import Convolutional
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from mirabelle import Run, Training, distill, prune, quantize, training
-from mirabelle.sources.digits import digits
+from mirabelle.model.state import fingerprint
+from mirabelle.sources.datasets.digits import digits
 from mirabelle.sources.zoo import digits_cnn
-from mirabelle.state import fingerprint
 from mirabelle.step import STAGES, Step, step_from_data, step_to_data, use_of
 
 SHORT = Training(epochs=1, batch_size=200, precision="float32")

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from mirabelle import Task
-from mirabelle.batch import Samples, Stream, call, data_of, tensors_of
 from mirabelle.errors import UserError
-from mirabelle.metric import Metric
+from mirabelle.task.batch import Samples, Stream, call, data_of, tensors_of
+from mirabelle.task.metric import Metric
 
 
 class Endless(IterableDataset):

@@ -18,7 +18,7 @@ from PIL import Image
 
 import mirabelle
 from mirabelle.cli import main
-from mirabelle.recipe_file import read_recipe
+from mirabelle.recipe.file import read_recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,7 +53,7 @@ def test_the_python_of_the_page_on_distillation_runs(tmp_path: Path, monkeypatch
 
 
 def test_the_python_of_the_page_on_frameworks_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keras = pytest.importorskip("mirabelle.sources.keras_model.library").library()
+    keras = pytest.importorskip("mirabelle.sources.models.keras_model.library").library()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KERAS_BACKEND", "torch")  # as it is, put back afterwards
     names: dict[str, object] = {}
@@ -130,7 +130,7 @@ def test_the_reference_is_up_to_date() -> None:
 
 
 def test_the_schema_for_editors_is_up_to_date_and_holds_for_every_example() -> None:
-    shipped = (ROOT / "src" / "mirabelle" / "recipe.schema.json").read_text("utf-8")
+    shipped = (ROOT / "src" / "mirabelle" / "recipe" / "recipe.schema.json").read_text("utf-8")
     assert shipped == reference_module().schema(), "run `make docs`"
     validator = jsonschema.Draft202012Validator(json.loads(shipped))
     for path in [*ROOT.glob("examples/*.toml"), ROOT / "src" / "mirabelle" / "cli" / "demo.toml"]:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mirabelle.batch import Batch
 from mirabelle.errors import UserError
-from mirabelle.features import Taps, features_of
+from mirabelle.model.taps import Taps, features_of
+from mirabelle.task.batch import Batch
 
 
 class Attending(nn.Module):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mirabelle import files
 from mirabelle.errors import UserError
+from mirabelle.run import files
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from torch import nn
 
 from mirabelle import Goal, Recipe, Task, Training, compress, distill, prune, quantize
 from mirabelle.errors import UserError
-from mirabelle.forecast import folder_space, forecast
+from mirabelle.job.dry_run import Plan, try_steps
+from mirabelle.job.forecast import folder_space, forecast
+from mirabelle.model.state import fingerprint
 from mirabelle.objectives import L1, SoftTargets
-from mirabelle.state import fingerprint
-from mirabelle.trial import Plan, try_steps
 
 TRAIN = Training(epochs=60, batch_size=20, lr=0.02, precision="float32")
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle import Generation, Run, Task, Training, compress, distill, quantize
-from mirabelle.answers import answered
-from mirabelle.batch import call
 from mirabelle.errors import UserError
-from mirabelle.metric import Metric
 from mirabelle.objectives import TaskLoss
+from mirabelle.task.batch import call
+from mirabelle.task.metric import Metric
 from mirabelle.training import evaluate, fit
+from mirabelle.training.teacher_targets import answered
 
 SYMBOLS, LENGTH, BEGIN, END = 7, 6, 0, 1
 
@@ -148,7 +148,7 @@ def test_a_student_learns_what_its_teacher_writes(successor_task: Task, run: Run
 def test_answers_are_found_once(successor_task: Task, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     task = successor_task.with_teacher(Next())
     first = answered(task, run).train.targets
-    monkeypatch.setattr("mirabelle.answers.answer", None)
+    monkeypatch.setattr("mirabelle.training.teacher_targets.answer", None)
     assert torch.equal(answered(task, run).train.targets, first)
 
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle import Run, Task, UserError, prune
-from mirabelle.batch import Batch
 from mirabelle.inspection import sensitivity_of, structure_of
+from mirabelle.task.batch import Batch
 
 
 class Attention(nn.Module):

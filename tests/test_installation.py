@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import metadata
 
-from mirabelle.installation import installed, read
+from mirabelle.run.installation import installed, read
 
 
 def test_everything_that_mirabelle_needs_is_there() -> None:
@@ -23,7 +23,7 @@ def test_what_is_missing_or_too_old_is_named() -> None:
 
 
 def test_a_package_whose_files_are_gone_is_broken(monkeypatch) -> None:
-    monkeypatch.setattr("mirabelle.installation._is_there", lambda module: module != "torch")
+    monkeypatch.setattr("mirabelle.run.installation._is_there", lambda module: module != "torch")
     needed, _ = read(["torch>=2.11"])
     assert needed[0].fault == "is broken: its module torch is gone"
 

@@ -19,11 +19,12 @@ import pytest
 import torch
 from torch import nn
 
-from mirabelle import Goal, Recipe, Result, Task, Training, compress, job, load, prune, quantize, unpack
+from mirabelle import Goal, Recipe, Result, Task, Training, compress, load, prune, quantize, unpack
 from mirabelle.errors import UserError
-from mirabelle.job import Source
+from mirabelle.job import job
+from mirabelle.job.job import Source
+from mirabelle.model.state import fingerprint
 from mirabelle.runtime.gates import Gate
-from mirabelle.state import fingerprint
 
 TRAIN = Training(epochs=4, batch_size=32, lr=0.02, precision="float32")  # what is measured may differ each time
 STEPS = [prune.Weights(sparsity=0.6, schedule="cubic", train=TRAIN), quantize.Static()]

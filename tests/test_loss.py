@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from mirabelle import Task
 from mirabelle.errors import UserError
-from mirabelle.loss import LOSSES, CrossEntropy, Matching, balanced, loss_of, side_by_side
+from mirabelle.numerics.several_outputs import side_by_side
+from mirabelle.task.loss import LOSSES, CrossEntropy, Matching, balanced, loss_of
 
 X = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
 

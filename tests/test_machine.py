@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mirabelle.machine import Machine, advice, container_limits, features_of, this_machine
+from mirabelle.run.machine import Machine, advice, container_limits, features_of, this_machine
 
 SERVER = Machine("big", 64, 32, 64, ("AVX2", "AVX512", "VNNI", "AMX int8", "AMX bf16", "bf16"), 10**12, 10**12, 10**12)
 PLAIN = Machine("small", 4, 4, 4, ("AVX2",), 16 * 10**9, 8 * 10**9, 10**11)

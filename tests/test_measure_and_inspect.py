@@ -10,7 +10,7 @@ from torch import nn
 
 from mirabelle import Run, Task, UserError, pack, prune, quantize, unpack
 from mirabelle.inspection import layers_of_module, layers_of_onnx
-from mirabelle.measure import count_parameters, exported, measure, multiply_accumulates
+from mirabelle.inspection.measure import count_parameters, exported, measure, multiply_accumulates
 from mirabelle.runtime.onnxruntime import Session
 from mirabelle.sources.zoo import digits_cnn, digits_mlp, lenet5, lenet300, vgg6
 
@@ -27,7 +27,7 @@ from mirabelle.sources.zoo import digits_cnn, digits_mlp, lenet5, lenet300, vgg6
     ids=["lenet300", "lenet5", "vgg6", "digits_cnn", "digits_mlp"],
 )
 def test_the_zoo_has_the_sizes_of_its_papers(model: nn.Module, shape: tuple[int, ...], parameters: int, macs: int) -> None:
-    from mirabelle.batch import Batch
+    from mirabelle.task.batch import Batch
 
     example = Batch(torch.zeros(2, *shape), torch.zeros(2).long())
     assert count_parameters(model) == (parameters, parameters - sum(int((p == 0).sum()) for p in model.parameters()))
@@ -114,7 +114,7 @@ def test_attention_is_counted() -> None:
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
             return nn.functional.scaled_dot_product_attention(inputs, inputs, inputs)
 
-    from mirabelle.batch import Batch
+    from mirabelle.task.batch import Batch
 
     example = Batch(torch.randn(2, 4, 16, 8), torch.zeros(2))
     assert multiply_accumulates(Attention(), example) == 4 * 16 * 16 * (8 + 8)

@@ -13,13 +13,13 @@ from sklearn import metrics as known
 from torch import Tensor, nn
 
 from mirabelle import Task, Training, compress, prune
-from mirabelle.comparison import compare
 from mirabelle.errors import UserError
-from mirabelle.metric import Metric
+from mirabelle.job.comparison import compare
 from mirabelle.numerics.metrics import edits, span_of
 from mirabelle.numerics.statistics import resampled_difference, resampled_interval
 from mirabelle.report.document import Report
 from mirabelle.report.table import rows
+from mirabelle.task.metric import Metric
 
 RNG = np.random.default_rng(0)
 

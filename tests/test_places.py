@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from mirabelle import Training, compress, prune, quantize
 from mirabelle.errors import UserError
-from mirabelle.overrides import Overrides
-from mirabelle.places import Places
-from mirabelle.recipe_file import read_recipe
-from mirabelle.resolved import resolved_text
+from mirabelle.recipe.file import read_recipe
+from mirabelle.recipe.overrides import Overrides
+from mirabelle.records.annotated_toml import resolved_text
+from mirabelle.records.toml_positions import Places
 
 TEXT = '''# a comment
 "quoted key" = 1
@@ -139,7 +139,7 @@ def test_a_resolved_recipe_says_where_each_value_comes_from(tmp_path: Path) -> N
         '[[step]]\nuse = "prune.Weights"\nsparsity = 0.5\n[[step]]\nuse = "quantize.Static"\n'
     )
     file = read_recipe(tmp_path / "r.toml", ["step.2.samples=50"])
-    from mirabelle.job import Source
+    from mirabelle.job.job import Source
 
     source = Source(tables=file.source(), decisions=file.decisions, origin=file.origin)
     compress(file.build_model(), file.build_task(None), file.recipe, file.goal, tmp_path / "run", source=source)

@@ -9,13 +9,13 @@ from typing import Literal
 import pytest
 from torch import nn
 
-from mirabelle import plain
+from mirabelle import records
 from mirabelle.errors import UserError, UserErrors
-from mirabelle.goal import Goal
-from mirabelle.patterns import matches, selected, selected_modules
-from mirabelle.plain import record
-from mirabelle.profile import Latency, Metric, Profile, SizeBytes
-from mirabelle.schedules import Gradual, learning_rate_factor
+from mirabelle.records.patterns import matches, selected, selected_modules
+from mirabelle.records.record import record
+from mirabelle.records.schedules import Gradual, learning_rate_factor
+from mirabelle.task.goal import Goal
+from mirabelle.task.profile import Latency, Metric, Profile, SizeBytes
 
 
 def profile(**changes: object) -> Profile:
@@ -60,7 +60,7 @@ def test_a_goal_is_judged_against_the_start(goal: dict[str, object], met: bool) 
         metric=Metric("accuracy", 0.89, 0.87, 0.91, 1000),
         latency_ms=Latency(1.0, 1.1, "onnxruntime", 2, 1),
     )
-    shortfalls = plain.build(Goal, goal, "goal").shortfalls(profile(), end)
+    shortfalls = records.build(Goal, goal, "goal").shortfalls(profile(), end)
     assert (not shortfalls) == met
     for shortfall in shortfalls:
         assert shortfall.missed_by > 0
@@ -166,9 +166,9 @@ class Outer:
 
 
 def test_records_come_from_plain_data_and_go_back() -> None:
-    built = plain.build(Outer, {"rate": 1, "names": ["x"], "inner": {"size": 3}})
+    built = records.build(Outer, {"rate": 1, "names": ["x"], "inner": {"size": 3}})
     assert built == Outer(rate=1.0, names=("x",), inner=Inner(size=3))
-    assert plain.build(Outer, plain.to_data(built)) == built
+    assert records.build(Outer, records.to_data(built)) == built
 
 
 @pytest.mark.parametrize(
@@ -183,13 +183,13 @@ def test_records_come_from_plain_data_and_go_back() -> None:
 )
 def test_each_mistake_has_its_code_and_its_path(data: dict[str, object], code: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        plain.build(Outer, data, "top")
+        records.build(Outer, data, "top")
     assert caught.value.code == code
 
 
 def test_all_mistakes_are_told_at_once_with_suggestions() -> None:
     with pytest.raises(UserErrors) as caught:
-        plain.build(Outer, {"rate": "x", "nams": [], "inner": {"siz": 1}}, "top")
+        records.build(Outer, {"rate": "x", "nams": [], "inner": {"siz": 1}}, "top")
     assert len(caught.value.errors) == 3
     text = str(caught.value)
     assert 'did you mean "names"?' in text
@@ -213,7 +213,7 @@ def test_lists_in_python_are_taken_as_those_of_files_are() -> None:
 
 def test_what_a_door_does_not_export_is_not_found() -> None:
     with pytest.raises(UserError, match=r'"prune\.Wieghts" is not known') as caught:
-        plain.lookup("prune", "Wieghts")
+        records.lookup("prune", "Wieghts")
     assert caught.value.remedy == 'did you mean "Weights"?'
     with pytest.raises(UserError, match="E106"):
-        plain.lookup("prune", "__builtins__")
+        records.lookup("prune", "__builtins__")

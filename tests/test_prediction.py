@@ -15,11 +15,11 @@ from torch import nn
 
 import mirabelle
 from mirabelle import Training, quantize
+from mirabelle.artifact.prediction import Predictor
 from mirabelle.cli import main
 from mirabelle.errors import UserError
-from mirabelle.prediction import Predictor
 from mirabelle.sources import task_from
-from mirabelle.sources.digits import digits
+from mirabelle.sources.datasets.digits import digits
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +270,7 @@ def test_labels_give_no_orders_to_the_terminal(
 
 
 def test_a_model_that_ends_in_softmax_is_not_softened_twice(tmp_path: Path) -> None:
-    from mirabelle.measure import exported
+    from mirabelle.inspection.measure import exported
 
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Softmax(dim=1))
     task = digits()
@@ -283,7 +283,7 @@ def test_a_model_that_ends_in_softmax_is_not_softened_twice(tmp_path: Path) -> N
 
 
 def test_preprocessing_of_built_in_data_travels_with_the_packed_file() -> None:
-    from mirabelle.measure import exported
+    from mirabelle.inspection.measure import exported
 
     task = digits()
     files = exported(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), task)

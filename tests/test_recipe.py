@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from mirabelle import Recipe, Training, distill, prune, quantize
 from mirabelle.errors import UserError, UserErrors
-from mirabelle.recipe_file import read_recipe
+from mirabelle.recipe.file import read_recipe
 from mirabelle.sources.zoo import digits_mlp
 from mirabelle.training import Joint
 

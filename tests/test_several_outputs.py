@@ -14,18 +14,18 @@ from torch import Tensor, nn
 
 import mirabelle
 from mirabelle import Run, Task, Training, prune, quantize
-from mirabelle.batch import Samples, as_outputs, data_of, in_float32, joined, parts_of
+from mirabelle.artifact.prediction import Predictor
 from mirabelle.cli import main
 from mirabelle.distill import Ensemble
 from mirabelle.errors import UserError
-from mirabelle.loss import Matching
+from mirabelle.job.dry_run import matched, try_one_batch
 from mirabelle.objectives import Forward, Regression, SoftTargets
-from mirabelle.prediction import Predictor
 from mirabelle.runtime.export import export
 from mirabelle.runtime.gates import batches_to_compare, same_outputs, torch_equals_onnx
 from mirabelle.sources import task_from
-from mirabelle.teacher import guidance
-from mirabelle.trial import matched, try_one_batch
+from mirabelle.task.batch import Samples, as_outputs, data_of, in_float32, joined, parts_of
+from mirabelle.task.loss import Matching
+from mirabelle.training.teacher import guidance
 
 PLACES = 16
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from mirabelle.architecture import Architecture, architecture_of, attach, replaced_module_names, replayed
 from mirabelle.errors import UserError
-from mirabelle.state import fingerprint, load_tensors, tensors_of_module
+from mirabelle.model.architecture import Architecture, architecture_of, attach, replaced_module_names, replayed
+from mirabelle.model.state import fingerprint, load_tensors, tensors_of_module
 
 
 class Tied(nn.Module):

@@ -3,47 +3,27 @@
 The public names are looked up when first used, so that `import mirabelle` costs nothing.
 """
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from mirabelle.lazy import lazily
 
 if TYPE_CHECKING:
     from mirabelle import distill, objectives, prune, quantize, scores, training
     from mirabelle.artifact import load, pack, save, unpack
-    from mirabelle.augmentation import Augmentation
     from mirabelle.errors import UserError
-    from mirabelle.generation import Generation
-    from mirabelle.goal import Goal
-    from mirabelle.job import Result, Source, compress
-    from mirabelle.recipe import Recipe
-    from mirabelle.run import Run, Stop
-    from mirabelle.schedules import Gradual
-    from mirabelle.task import Task
+    from mirabelle.job import Result, Source, compare, compress
+    from mirabelle.recipe.recipe import Recipe
+    from mirabelle.records.schedules import Gradual
+    from mirabelle.run.journal import Stop
+    from mirabelle.run.run import Run
+    from mirabelle.task.augmentation import Augmentation
+    from mirabelle.task.generation import Generation
+    from mirabelle.task.goal import Goal
+    from mirabelle.task.task import Task
     from mirabelle.training import Training
 
 __version__ = "0.1.0"
-
-_FAMILIES = ("distill", "objectives", "prune", "quantize", "scores", "training")
-_MODULES = {
-    "compress": "job",
-    "Result": "job",
-    "Source": "job",
-    "Goal": "goal",
-    "Recipe": "recipe",
-    "Run": "run",
-    "Stop": "run",
-    "Task": "task",
-    "Augmentation": "augmentation",
-    "Generation": "generation",
-    "Training": "training",
-    "Gradual": "schedules",
-    "UserError": "errors",
-    "load": "artifact",
-    "save": "artifact",
-    "pack": "artifact",
-    "unpack": "artifact",
-    **{family: family for family in _FAMILIES},
-}
 
 __all__ = [
     "Augmentation",
@@ -58,6 +38,7 @@ __all__ = [
     "Task",
     "Training",
     "UserError",
+    "compare",
     "compress",
     "distill",
     "load",
@@ -70,6 +51,21 @@ __all__ = [
     "training",
     "unpack",
 ]
+_NAMES = lazily(
+    "mirabelle",
+    {
+        "artifact": ["load", "pack", "save", "unpack"],
+        "errors": ["UserError"],
+        "job": ["Result", "Source", "compare", "compress"],
+        "recipe": ["Recipe"],
+        "records.schedules": ["Gradual"],
+        "run": ["Run", "Stop"],
+        "task": ["Augmentation", "Generation", "Goal", "Task"],
+        "training": ["Training"],
+    },
+)
+_FAMILIES = ("distill", "objectives", "prune", "quantize", "scores", "training")
 
 
-__getattr__ = lazily("mirabelle", _MODULES)
+def __getattr__(name: str) -> Any:
+    return import_module(f"mirabelle.{name}") if name in _FAMILIES else _NAMES(name)

@@ -1,24 +1,31 @@
-"""Doors that open when they are used: names of a package whose modules are heavy are imported at their first look-up."""
+"""Packages whose public names are imported when they are first used, so that importing a package costs nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 
-def lazily(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """A module-level `__getattr__` for `package`: each name is looked up in the module of it that `modules` gives.
+def lazily(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
+    """A module-level `__getattr__` for `package`.
+
+    Args:
+        package: name of the package.
+        modules: submodule, relative to the package -> the names that the package exports from it.
+
+    Raises:
+        AttributeError: when the package exports no such name.
 
     Example:
-        >>> lazily("mirabelle", {"Goal": "goal"})("Goal").__name__
+        >>> lazily("mirabelle.task", {"goal": ["Goal"]})("Goal").__name__
         'Goal'
     """
+    module_of = {name: module for module, names in modules.items() for name in names}
 
     def look_up(name: str) -> Any:
-        if name not in modules:
+        if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = import_module(f"{package}.{modules[name]}")
-        return module if modules[name] == name else getattr(module, name)
+        return getattr(import_module(f"{package}.{module_of[name]}"), name)
 
     return look_up

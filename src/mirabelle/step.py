@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from mirabelle import plain
+from mirabelle import records
 from mirabelle.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mirabelle.objectives.objective import Objective
-    from mirabelle.run import Run
-    from mirabelle.task import Task
+    from mirabelle.run.run import Run
+    from mirabelle.task.task import Task
     from mirabelle.training.settings import Training
 
 Stage = Literal["replace", "thin", "quantize"]
@@ -51,61 +50,12 @@ class Step(Protocol):
         """What the call would do, in seconds and without training; raises what the call would raise at its beginning."""
 
 
-class Control(Protocol):
-    """What changes the model between optimizer steps: a growing mask, a falling rank."""
-
-    def __call__(self, model: nn.Module, progress: float) -> bool:
-        """Act after an optimizer step; True when the set of pruned weights changed."""
-
-    def settled(self, progress: float) -> bool:
-        """Whether the model has its final shape: only from then on may a best model be chosen."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain numbers from which `load_state_dict` goes on; the model is restored beside it."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up where `state_dict` was written."""
-
-
-@runtime_checkable
-class JoinsTraining(Protocol):
-    """A step that acts while a model trains; several may share one training (`training.Joint`)."""
-
-    stage: ClassVar[Stage]
-
-    def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
-        """What joining the training would do, without training."""
-
-    def prepare(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        """The model that trains: a changed copy."""
-
-    def terms(self) -> Objective | None:
-        """What the step adds to the objective."""
-
-    def controls(self, model: nn.Module) -> Sequence[Control]:
-        """What the step does between optimizer steps of the prepared model."""
-
-    def finish(self, model: nn.Module) -> nn.Module:
-        """The trained model made final."""
-
-
 @runtime_checkable
 class ReplacesModel(Protocol):
     """A step whose result descends from another dense module than the one it was given."""
 
     def origin(self, model: nn.Module, run: Run) -> nn.Module:
         """The dense module on which the record of the result is replayed."""
-
-
-@runtime_checkable
-class NeedsTraining(Protocol):
-    """A step that may be unable to do its work without a training of its own or a shared one."""
-
-    @property
-    def needs_training(self) -> bool: ...
-
-    @property
-    def train(self) -> object | None: ...
 
 
 def step_from_data(data: Any) -> Step:
@@ -116,7 +66,7 @@ def step_from_data(data: Any) -> Step:
     """
     settings = dict(data) if isinstance(data, Mapping) else {}
     cls = step_class(settings.pop("use", None))
-    step: Step = plain.build(cls, settings, f"{family_of(cls)}.{cls.__name__}")
+    step: Step = records.build(cls, settings, f"{family_of(cls)}.{cls.__name__}")
     return step
 
 
@@ -146,7 +96,7 @@ def steps_behind_doors() -> dict[str, type]:
 
 def step_to_data(step: Step) -> dict[str, Any]:
     """The plain data from which `step_from_data` makes an equal step."""
-    return {"use": use_of(step), **plain.to_data(step)}
+    return {"use": use_of(step), **records.to_data(step)}
 
 
 def folder_of(position: int, step: object) -> str:

@@ -16,13 +16,13 @@ from onnx import ModelProto, TensorProto, helper
 from torch import nn
 
 from mirabelle import Run, Task, load, pack, prune, quantize, save, unpack
-from mirabelle.architecture import architecture_of
+from mirabelle.artifact.codecs.varint import write_varints
 from mirabelle.artifact.mira import MAGIC, VERSION
-from mirabelle.codecs.varint import write_varints
 from mirabelle.errors import UserError
+from mirabelle.model.architecture import architecture_of
+from mirabelle.model.state import fingerprint
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.export import export
-from mirabelle.state import fingerprint
 
 HEAD = len(MAGIC) + 1 + 16
 
@@ -131,8 +131,8 @@ def test_a_length_that_memory_could_not_hold_is_refused_before_it_is_taken() -> 
     graph = ModelProto()
     graph.graph.initializer.append(tensor)
     skeleton = graph.SerializeToString()
+    from mirabelle.artifact.codecs.deflate import deflate
     from mirabelle.artifact.mira import _DICTIONARY
-    from mirabelle.codecs.deflate import deflate
 
     small = deflate(skeleton, _DICTIONARY)
     content = write_varints([len(skeleton) + 100, len(skeleton), len(small)]) + small + b"\x02\x00"

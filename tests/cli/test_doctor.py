@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from mirabelle import installation, machine
-from mirabelle.installation import Extra, Package
+from mirabelle.run import installation, machine
+from mirabelle.run.installation import Extra, Package
 
 
 def test_it_tells_machine_versions_and_advice_without_loading_torch() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mirabelle.errors import UserError
-from mirabelle.files import read_tensors, write_tensors
+from mirabelle.run.files import read_tensors, write_tensors
 from mirabelle.runtime.gates import Gate
 from mirabelle.runtime.onnxruntime import Session
 

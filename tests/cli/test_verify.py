@@ -14,7 +14,7 @@ from torch import nn
 
 from mirabelle import Task, compress, pack, quantize
 from mirabelle.errors import UserError
-from mirabelle.files import read_tensors, write_tensors
+from mirabelle.run.files import read_tensors, write_tensors
 from mirabelle.runtime.export import export
 from mirabelle.sources.zoo import digits_mlp
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirabelle import codecs
-from mirabelle.codecs import Codec, Deflate, Histogram, Planes, Sparse
-from mirabelle.codecs.deflate import deflate, inflate
-from mirabelle.codecs.varint import Reader, write_varints
+from mirabelle.artifact import codecs
+from mirabelle.artifact.codecs import Codec, Deflate, Histogram, Planes, Sparse
+from mirabelle.artifact.codecs.deflate import deflate, inflate
+from mirabelle.artifact.codecs.varint import Reader, write_varints
 
 FAMILY: list[Codec] = [Deflate(), Histogram(), Planes(), Sparse(Histogram()), Sparse(Planes())]
 CASES = [(codec, dtype) for codec in FAMILY for dtype in codec.dtypes]

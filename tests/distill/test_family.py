@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from mirabelle import Run, Training, objectives
 from mirabelle.cli.main import mirabelle
 from mirabelle.objectives import Term
-from mirabelle.sources.digits import digits
+from mirabelle.sources.datasets.digits import digits
 from mirabelle.sources.zoo import digits_cnn, digits_transformer
 from mirabelle.training import fit
 

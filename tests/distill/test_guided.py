@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from mirabelle import Run, Task, Training
-from mirabelle.batch import Batch
 from mirabelle.distill import Guided
 from mirabelle.errors import UserError
 from mirabelle.objectives import CRD, HiddenStates, Hint, SoftTargets, TaskLoss
-from mirabelle.schedules import Annealed
+from mirabelle.records.schedules import Annealed
+from mirabelle.task.batch import Batch
 from mirabelle.training import evaluate, fit
 from students import pair_for
 

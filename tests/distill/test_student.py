@@ -9,14 +9,15 @@ import torch
 from torch import nn
 
 from mirabelle import Run, Task, Training, compress, distill, load, prune, quantize, save
-from mirabelle.distill.fresh import redrawn
+from mirabelle.distill.reinitialized import redrawn
 from mirabelle.errors import UserError
+from mirabelle.model.state import fingerprint
 from mirabelle.objectives import DKD, SimKD, SoftTargets
-from mirabelle.sources.digits import digits
+from mirabelle.sources.datasets.digits import digits
 from mirabelle.sources.zoo import digits_cnn, digits_mlp, resnet20
-from mirabelle.state import fingerprint
-from mirabelle.step import JoinsTraining, ReplacesModel, Step, step_from_data, step_to_data
+from mirabelle.step import ReplacesModel, Step, step_from_data, step_to_data
 from mirabelle.training import Joint, evaluate, fit
+from mirabelle.training.contracts import JoinsTraining
 
 MLP = "mirabelle.sources.zoo:digits_mlp"
 

@@ -16,12 +16,12 @@ from zoo import ARCHITECTURES, made
 from zoo.weights import randomized
 
 from mirabelle import load, save
-from mirabelle.architecture import architecture_of
 from mirabelle.graph.groups import groups_of
 from mirabelle.graph.interpret import kept_without, run_masked
 from mirabelle.graph.propagate import propagated
 from mirabelle.graph.surgery import cut
 from mirabelle.graph.trace import traced
+from mirabelle.model.architecture import architecture_of
 from mirabelle.runtime.export import _quiet, _translations_read_once
 from mirabelle.runtime.onnxruntime import Session
 

@@ -21,7 +21,6 @@ from torch.utils import _pytree as pytree
 from zoo import ARCHITECTURES
 
 from mirabelle import load, save
-from mirabelle.architecture import architecture_of
 from mirabelle.errors import UserError
 from mirabelle.graph.groups import groups_of
 from mirabelle.graph.interpret import kept_without, run_masked
@@ -29,6 +28,7 @@ from mirabelle.graph.propagate import propagated
 from mirabelle.graph.rewritten import Rewritten
 from mirabelle.graph.surgery import _difference, cut
 from mirabelle.graph.trace import traced
+from mirabelle.model.architecture import architecture_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:The tensor attributes? self.*assigned during export:UserWarning")
 FLOAT32 = 2e-4  # relative; sums of other lengths in another order, through a few layers
@@ -116,7 +116,7 @@ def test_a_cut_module_trains_and_is_cut_again(literal: bool) -> None:
 
 def test_units_are_counted_from_the_dense_model() -> None:
     kept = np.array([0, 2, 3, 5])
-    from mirabelle.architecture import Architecture, indices_of
+    from mirabelle.model.architecture import Architecture, indices_of
 
     record = Architecture().with_slices({"a": {0: kept.tolist()}}, {}).with_slices({"a": {0: [1, 3], 1: [0]}}, {})
     assert {d: indices_of(text) for d, text in record.slices["a"].items()} == {"0": [2, 5], "1": [0]}

@@ -93,9 +93,9 @@ def warm_up() -> None:
 
     import mirabelle.cli.display
     import mirabelle.cli.run
-    import mirabelle.job
-    import mirabelle.recipe_file
-    from mirabelle.measure import exported, measure
+    import mirabelle.job.job
+    import mirabelle.recipe.file
+    from mirabelle.inspection.measure import exported, measure
     from mirabelle.report import charts, page
     from mirabelle.runtime import onnxruntime
 

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from mirabelle.artifact import pack
-from mirabelle.batch import Batch
 from mirabelle.runtime.export import export
 from mirabelle.sources.zoo import digits_mlp
+from mirabelle.task.batch import Batch
 
 RECIPE = """\
 schema = 1

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mirabelle import files
 from mirabelle.cli import main
-from mirabelle.lock import FolderLock
+from mirabelle.run import files
+from mirabelle.run.lock import FolderLock
 
 RUN = ("run", "recipe.toml", "--out", "out", "--quiet")
 
@@ -95,7 +95,8 @@ def test_a_second_run_in_the_same_folder_is_refused(place: Path, capsys) -> None
 
 
 def test_the_lock_of_a_dead_run_is_taken_over(place: Path) -> None:
-    code = "import os, pathlib\nfrom mirabelle.lock import FolderLock\nFolderLock(pathlib.Path('out'))\nos.kill(os.getpid(), 9)"
+    lock = "from mirabelle.run.lock import FolderLock\nFolderLock(pathlib.Path('out'))"
+    code = f"import os, pathlib\n{lock}\nos.kill(os.getpid(), 9)"
     died = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
     assert died.returncode == -9
     lock = FolderLock(place / "out")
@@ -162,7 +163,7 @@ def test_a_crash_of_ours_keeps_its_traceback_and_asks_for_a_report(
     place: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(place))
-    monkeypatch.setattr("mirabelle.recipe_file.read_recipe", lambda *_, **__: {}["nothing"])
+    monkeypatch.setattr("mirabelle.recipe.file.read_recipe", lambda *_, **__: {}["nothing"])
     assert main.run(RUN) == 1
     first, remedy = lines_of(capsys)
     assert first == "internal error: KeyError: 'nothing'"

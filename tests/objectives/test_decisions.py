@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle import Task, objectives
-from mirabelle.batch import Batch
 from mirabelle.errors import UserError
 from mirabelle.numerics.divergence import soft_target_divergence, standardized
 from mirabelle.objectives import DKD, Forward, Objective, SoftTargets, TaskLoss
 from mirabelle.objectives.decisions import Decisions
-from mirabelle.schedules import Annealed
+from mirabelle.records.schedules import Annealed
+from mirabelle.task.batch import Batch
 
 FAMILY = [
     getattr(objectives, name)

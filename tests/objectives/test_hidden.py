@@ -13,10 +13,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mirabelle import Augmentation, Run, Task, Training, files, objectives
-from mirabelle.batch import Batch, Stream
+from mirabelle import Augmentation, Run, Task, Training, objectives
 from mirabelle.errors import UserError
-from mirabelle.features import features_of
+from mirabelle.model.taps import features_of
 from mirabelle.objectives import (
     CRD,
     RKD,
@@ -31,15 +30,17 @@ from mirabelle.objectives import (
     Term,
     TokenRelations,
 )
-from mirabelle.objectives.attending import Relations
 from mirabelle.objectives.embeddings import EmbeddingTerm
 from mirabelle.objectives.forward import Forward
 from mirabelle.objectives.hidden import FeatureTerm
-from mirabelle.objectives.pairing import pairs_of
+from mirabelle.objectives.layer_matching import pairs_of
+from mirabelle.objectives.token_relations import Relations
+from mirabelle.run import files
 from mirabelle.sources.zoo import resnet20
-from mirabelle.teacher import guidance
+from mirabelle.task.batch import Batch, Stream
 from mirabelle.training import fit
 from mirabelle.training.execution import Execution
+from mirabelle.training.teacher import guidance
 from students import Convolutional, Transformer, pair_for
 
 FAMILY: list[type[Term]] = [
@@ -309,7 +310,7 @@ def test_features_that_are_too_large_are_asked_for_with_every_batch(images: Task
 def test_features_too_large_for_the_memory_lie_on_disk_as_the_teacher_gives_them(
     execution: Execution, images: Task, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mirabelle.teacher.KEPT", 1000)
+    monkeypatch.setattr("mirabelle.training.teacher.KEPT", 1000)
     _, task = pair_for(Hint, images)
     assert task.teacher is not None
     settings = {"layers": ("coarse", "head:input"), "augment": Augmentation(crop=1, views=2), "execution": execution}
@@ -334,8 +335,8 @@ def test_without_room_for_large_features_the_teacher_runs(images: Task, run: Run
     def full(path: Path, rows: Any, count: int) -> int:
         raise files.cannot_write(path, OSError(28, "No space left on device"), count)
 
-    monkeypatch.setattr("mirabelle.teacher.KEPT", 1000)
-    monkeypatch.setattr("mirabelle.files.write_rows", full)
+    monkeypatch.setattr("mirabelle.training.teacher.KEPT", 1000)
+    monkeypatch.setattr("mirabelle.run.files.write_rows", full)
     _, task = pair_for(Hint, images)
     assert task.teacher is not None
     given = guidance(task.teacher, task.train, run, layers=("coarse",), limit=10**9)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle import Task, objectives
-from mirabelle.batch import Batch
 from mirabelle.errors import UserError
 from mirabelle.objectives import L1, L2, Forward, Objective, SoftTargets, TaskLoss, Term
+from mirabelle.task.batch import Batch
 from students import pair_for
 
 TERMS = [

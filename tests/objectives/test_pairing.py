@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle import Task
-from mirabelle.batch import Batch
 from mirabelle.errors import UserError
 from mirabelle.objectives import RKD, AttentionMaps, AttentionTransfer, Hint
-from mirabelle.objectives.pairing import Kind, head_of, pairs_of
+from mirabelle.objectives.layer_matching import Kind, head_of, pairs_of
+from mirabelle.task.batch import Batch
 from students import Convolutional, Transformer
 
 ANY: tuple[Kind, ...] = ("maps", "tokens", "vectors")

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle import Run, Task, Training, prune
-from mirabelle.batch import Batch
 from mirabelle.errors import UserError
+from mirabelle.model.state import fingerprint
 from mirabelle.objectives import Forward, GroupLasso, Growing, Objective, TaskLoss, Term
 from mirabelle.objectives.units import UnitSquares
-from mirabelle.state import fingerprint
+from mirabelle.task.batch import Batch
 from mirabelle.training import evaluate, fit
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image as Picture
 
 from mirabelle.errors import UserError
-from mirabelle.preprocessing import Image, Table, from_json, to_json
-from mirabelle.preprocessing.image import mean_and_deviation, pixels, upright_size
-from mirabelle.preprocessing.scaling import settled
-from mirabelle.preprocessing.table import read_rows
+from mirabelle.task.preprocessing import Image, Table, from_json, to_json
+from mirabelle.task.preprocessing.image import mean_and_deviation, pixels, upright_size
+from mirabelle.task.preprocessing.scaling import settled
+from mirabelle.task.preprocessing.table import read_rows
 
 
 def test_an_image_becomes_what_the_formula_says(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from mirabelle import Run, Task, Training, compress, load, prune, quantize
-from mirabelle.architecture import architecture_of
 from mirabelle.errors import UserError
-from mirabelle.measure import multiply_accumulates
-from mirabelle.prune.cutting import Cutting
+from mirabelle.inspection.measure import multiply_accumulates
+from mirabelle.model.architecture import architecture_of
+from mirabelle.prune.channel_plan import Cutting
 
 
 class Net(nn.Module):

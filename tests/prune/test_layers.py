@@ -11,8 +11,8 @@ from torch import nn
 
 from mirabelle import Run, Task, Training, compress, load, prune
 from mirabelle.errors import UserError
-from mirabelle.measure import multiply_accumulates
-from mirabelle.prune import dropping
+from mirabelle.inspection.measure import multiply_accumulates
+from mirabelle.prune import layer_plan
 from mirabelle.runtime.latency import Ratio
 
 
@@ -173,7 +173,7 @@ def test_milliseconds_are_those_that_layers_of_a_size_save(
     net: Net, images: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By multiply-accumulates the block of 16 channels would go first."""
-    monkeypatch.setattr(dropping, "Stopwatch", Watch)
-    monkeypatch.setattr(dropping, "rises_of_loss", lambda *_: [1.0, 1.0, 1.0, 1.0])
+    monkeypatch.setattr(layer_plan, "Stopwatch", Watch)
+    monkeypatch.setattr(layer_plan, "rises_of_loss", lambda *_: [1.0, 1.0, 1.0, 1.0])
     step = prune.Layers(latency="55%")
     assert kinds(step(net, images, Run(tmp_path / "run"))) == ["Block", "Skipped", "Conv2d", "Block", "Block"]

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle import Run, Task, prune
-from mirabelle.architecture import Architecture, architecture_of, attach
-from mirabelle.batch import Batch
+from mirabelle.calibration.moments import unfolding_of
 from mirabelle.errors import UserError
+from mirabelle.model.architecture import Architecture, architecture_of, attach
 from mirabelle.prune.recovery import reconstruct, reestimate_batch_norm
-from mirabelle.prune.unfolding import unfolding_of
-from mirabelle.sources.digits import digits
+from mirabelle.sources.datasets.digits import digits
 from mirabelle.sources.zoo import digits_cnn
+from mirabelle.task.batch import Batch
 
 
 def batches(*shape: int, count: int = 2) -> list[Tensor]:

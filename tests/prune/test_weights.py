@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from mirabelle import Gradual, Run, Task, Training, prune, scores
-from mirabelle.architecture import architecture_of
 from mirabelle.errors import UserError
+from mirabelle.model.architecture import architecture_of
 from mirabelle.step import step_from_data, step_to_data
 
 

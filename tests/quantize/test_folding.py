@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle import Run, Task, load, quantize, save
-from mirabelle.quantize.folding import FoldedNorm, folded, surroundings
+from mirabelle.quantize.batch_norm_folding import FoldedNorm, folded, surroundings
 from mirabelle.runtime.export import export
-from mirabelle.sources.native import plain_tensors
+from mirabelle.sources.models.native import plain_tensors
 
 
 class Net(nn.Module):

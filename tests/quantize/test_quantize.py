@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mirabelle import Run, Task, Training, compress, prune, quantize
-from mirabelle.architecture import architecture_of, attach
-from mirabelle.calibrate import Range, activation_ranges
+from mirabelle.calibration.ranges import Range, activation_ranges
 from mirabelle.errors import UserError
 from mirabelle.inspection.layers import layers_of_onnx
+from mirabelle.model.architecture import architecture_of, attach
 from mirabelle.quantize import DynamicLayer, StaticLayer, TokenLayer, WeightLayer
 from mirabelle.runtime.export import export
 from mirabelle.runtime.gates import torch_equals_onnx

@@ -14,13 +14,13 @@ from onnx import ModelProto, checker, numpy_helper
 from torch import Tensor, nn
 
 from mirabelle import Run, Task, quantize
-from mirabelle.batch import Batch
 from mirabelle.errors import UserError
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.export import export
 from mirabelle.runtime.gates import first_differing_layer, same_bytes, same_outputs, torch_equals_onnx
 from mirabelle.runtime.latency import interleaved
 from mirabelle.runtime.onnxruntime import Session
+from mirabelle.task.batch import Batch
 
 
 def test_the_exported_model_is_valid_and_takes_any_batch(cnn: nn.Module, images: Task) -> None:

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from mirabelle import Run, Task, Training, prune, scores
+from mirabelle.calibration.columns import columns_of
 from mirabelle.errors import UserError
+from mirabelle.model.state import fingerprint
 from mirabelle.scores import ActivationNorm, BatchNormScale, Fisher, Hessian, Magnitude, Score, Taylor
 from mirabelle.scores.evidence import evidence_for
-from mirabelle.scores.inputs import columns_of
-from mirabelle.sources.digits import digits
+from mirabelle.sources.datasets.digits import digits
 from mirabelle.sources.zoo import digits_cnn
-from mirabelle.state import fingerprint
 from mirabelle.step import step_from_data, step_to_data
 from mirabelle.training import evaluate, fit
 
@@ -64,7 +64,7 @@ def test_gradients_and_moments_of_a_linear_model_are_those_of_the_formula(regres
 def test_a_layer_is_the_product_of_its_weight_and_its_columns(
     layer: nn.Module, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mirabelle.scores.inputs._NUMBERS_AT_ONCE", 50)  # so that it comes in parts
+    monkeypatch.setattr("mirabelle.calibration.columns._NUMBERS_AT_ONCE", 50)  # so that it comes in parts
     layer = layer.double()
     inputs = torch.randn(shape, dtype=torch.float64)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from torch import nn
 
 from mirabelle import scores
 from mirabelle.errors import UserError
-from mirabelle.plain import to_data
+from mirabelle.records.record import to_data
 from mirabelle.scores import ActivationNorm, BatchNormScale, Evidence, Fisher, Hessian, Magnitude, Random, Score, Taylor
 from mirabelle.scores.score import covered, score_from_data
 

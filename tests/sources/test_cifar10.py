@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mirabelle.errors import UserError
-from mirabelle.preprocessing import from_json, to_json
-from mirabelle.sources import cifar10 as source
 from mirabelle.sources import task_from
+from mirabelle.sources.datasets import cifar10 as source
+from mirabelle.task.preprocessing import from_json, to_json
 
 NAMES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from mirabelle import Task, compress, quantize
 from mirabelle.cli import main
 from mirabelle.errors import UserError
-from mirabelle.preprocessing import Characters, from_json, to_json
 from mirabelle.sources import task_from
+from mirabelle.task.preprocessing import Characters, from_json, to_json
 from mirabelle.training import Training
 
 TEXT = "abcd" * 100

@@ -13,13 +13,13 @@ from PIL import Image as Picture
 
 from mirabelle import Task
 from mirabelle.errors import UserError, UserErrors
-from mirabelle.loss import CrossEntropy, balanced, loss_of
-from mirabelle.preprocessing import Image, Table
-from mirabelle.preprocessing.table import read_rows
-from mirabelle.recipe_file import read_recipe
+from mirabelle.recipe.file import read_recipe
 from mirabelle.sources import task_from
-from mirabelle.sources.splits import completed
-from mirabelle.sources.weights import StateDict
+from mirabelle.sources.datasets.splits import completed
+from mirabelle.sources.models.weights import StateDict
+from mirabelle.task.loss import CrossEntropy, balanced, loss_of
+from mirabelle.task.preprocessing import Image, Table
+from mirabelle.task.preprocessing.table import read_rows
 
 
 def draw(folder: Path, count: int = 10, size: tuple[int, int] = (8, 8), *, color: bool = False, seed: int = 0) -> None:

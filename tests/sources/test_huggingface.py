@@ -16,9 +16,9 @@ import mirabelle
 from mirabelle import Task, Training, prune, quantize
 from mirabelle.cli import main
 from mirabelle.errors import UserError, UserErrors
-from mirabelle.recipe_file import read_recipe
+from mirabelle.recipe.file import read_recipe
 from mirabelle.sources import model_from
-from mirabelle.sources.huggingface import HuggingFaceModel
+from mirabelle.sources.models.huggingface import HuggingFaceModel
 
 if importlib.util.find_spec("transformers") is None:
     pytest.skip("transformers is not installed", allow_module_level=True)

@@ -21,20 +21,20 @@ from torch import Tensor
 
 import mirabelle
 from mirabelle import Task, prune, quantize
-from mirabelle.architecture import architecture_of
 from mirabelle.cli import main
 from mirabelle.errors import UserError
+from mirabelle.model.architecture import architecture_of
+from mirabelle.model.state import copied
 from mirabelle.runtime.export import export
 from mirabelle.sources import model_from
-from mirabelle.sources.digits import digits
-from mirabelle.state import copied
+from mirabelle.sources.datasets.digits import digits
 
 if importlib.util.find_spec("keras") is None:
     pytest.skip("Keras is not installed", allow_module_level=True)
 import h5py
 
-from mirabelle.sources.keras_model import KerasModule, keras_model_of, module_from_keras
-from mirabelle.sources.keras_model.library import library
+from mirabelle.sources.models.keras_model import KerasModule, keras_model_of, module_from_keras
+from mirabelle.sources.models.keras_model.library import library
 
 keras = library()
 L = keras.layers
@@ -341,9 +341,8 @@ def test_what_cannot_come_in_is_told(tmp_path: Path) -> None:
 
 def test_another_backend_or_no_keras_is_told(tmp_path: Path) -> None:
     """In processes of their own: Keras chooses its backend when it is imported."""
-    program = (
-        "from pathlib import Path; from mirabelle.sources.keras_model import module_from_keras; module_from_keras(Path('x'))"
-    )
+    package = "mirabelle.sources.models.keras_model"
+    program = f"from pathlib import Path; from {package} import module_from_keras; module_from_keras(Path('x'))"
     missing = f"import sys; sys.modules['keras'] = None; {program}"
     elsewhere = (
         "import sys; from types import SimpleNamespace as Space; "

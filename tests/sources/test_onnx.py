@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 import mirabelle
 from mirabelle import Training, prune, quantize
-from mirabelle.batch import Samples, arguments_of
 from mirabelle.cli import main
 from mirabelle.errors import UserError
 from mirabelle.graph.trace import traced
 from mirabelle.sources import model_from
-from mirabelle.sources.digits import digits
-from mirabelle.sources.onnx_graph import OnnxModule, module_from_onnx
+from mirabelle.sources.datasets.digits import digits
+from mirabelle.sources.models.onnx_graph import OnnxModule, module_from_onnx
 from mirabelle.sources.zoo import digits_cnn, resnet20
+from mirabelle.task.batch import Samples, arguments_of
 
 # Types that NumPy or torch does not compute with.
 UNCOMMON = {

@@ -15,11 +15,11 @@ from torch import Tensor
 from mirabelle import Task
 from mirabelle.cli import main
 from mirabelle.errors import UserError
-from mirabelle.loss import UNLABELLED
 from mirabelle.numerics.answers import answer_exact_match, answer_f1, normalized
+from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.objectives import SoftTargets
 from mirabelle.sources import task_from
-from mirabelle.sources.questions import read_articles
+from mirabelle.sources.datasets.questions import read_articles
 from word_tokenizer import save_bert
 
 if importlib.util.find_spec("transformers") is None:

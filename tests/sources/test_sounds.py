@@ -15,9 +15,9 @@ from scipy.io import wavfile
 from mirabelle import Task
 from mirabelle.cli import main
 from mirabelle.errors import UserError
-from mirabelle.preprocessing import Sound, from_json, to_json
-from mirabelle.preprocessing.sound import read_wav
 from mirabelle.sources import task_from
+from mirabelle.task.preprocessing import Sound, from_json, to_json
+from mirabelle.task.preprocessing.sound import read_wav
 
 RATE = 4000
 

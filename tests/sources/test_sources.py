@@ -11,9 +11,9 @@ from torch import nn
 from mirabelle import Task
 from mirabelle.errors import UserError
 from mirabelle.sources import function_from, model_from, task_from
-from mirabelle.sources.digits import digits
-from mirabelle.sources.held import held_function
-from mirabelle.sources.mnist import mnist
+from mirabelle.sources.checks import held_function
+from mirabelle.sources.datasets.digits import digits
+from mirabelle.sources.datasets.mnist import mnist
 
 
 def test_factories_come_from_packages_and_from_files(tmp_path: Path) -> None:

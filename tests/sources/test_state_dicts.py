@@ -11,9 +11,9 @@ from torch import nn
 
 from mirabelle.cli import main
 from mirabelle.errors import UserError
-from mirabelle.recipe_file import read_recipe
+from mirabelle.recipe.file import read_recipe
 from mirabelle.sources import load_weights
-from mirabelle.sources.weights import StateDict
+from mirabelle.sources.models.weights import StateDict
 
 RECIPE = """
 schema = 1

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from mirabelle import Task
+from mirabelle.artifact.prediction import Predictor
 from mirabelle.cli import main
 from mirabelle.cli.init import _seen_from
 from mirabelle.errors import UserError
-from mirabelle.loss import CrossEntropy
-from mirabelle.prediction import Predictor
-from mirabelle.preprocessing import Text, from_json, to_json
 from mirabelle.runtime.onnxruntime import Session
 from mirabelle.sources import task_from
+from mirabelle.task.loss import CrossEntropy
+from mirabelle.task.preprocessing import Text, from_json, to_json
 from word_tokenizer import save_bert
 
 if importlib.util.find_spec("transformers") is None:

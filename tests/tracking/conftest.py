@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from mirabelle.tracking import Tracker, tracker_for
+from mirabelle.run.tracking import Tracker, tracker_for
 
 Event = dict[str, Any]
 

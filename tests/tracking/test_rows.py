@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirabelle.tracking.rows import Rows, journal
+from mirabelle.run.tracking.rows import Rows, journal
 
 if TYPE_CHECKING:
     from conftest import Small

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirabelle.tracking import Tracker
+from mirabelle.run.tracking import Tracker
 
 if TYPE_CHECKING:
     from conftest import Small

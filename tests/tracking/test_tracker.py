@@ -17,9 +17,9 @@ from torch import nn
 
 import mirabelle
 from mirabelle import Task, Training, UserError, prune
-from mirabelle.job import Source
-from mirabelle.tracking import Tracker, require, tracker_for
-from mirabelle.tracking.tracker import _WRITERS
+from mirabelle.job.job import Source
+from mirabelle.run.tracking import Tracker, require, tracker_for
+from mirabelle.run.tracking.tracker import _WRITERS
 
 if TYPE_CHECKING:
     from conftest import Small

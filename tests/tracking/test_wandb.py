@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-import mirabelle.tracking.wandb as room
-from mirabelle.tracking import Tracker
+import mirabelle.run.tracking.wandb as room
+from mirabelle.run.tracking import Tracker
 
 if TYPE_CHECKING:
     from conftest import Small
@@ -114,7 +114,7 @@ import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from conftest import epoch
-from mirabelle.tracking import tracker_for
+from mirabelle.run.tracking import tracker_for
 tracker = tracker_for("wandb", Path({str(small.folder)!r}), print)
 for number in range(1, 4):
     tracker(epoch(number))
@@ -234,7 +234,7 @@ def test_nothing_is_sent_unless_a_key_is_configured_or_wandb_is_told_to(
 ) -> None:
     import wandb
 
-    from mirabelle.tracking.wandb_process import _mode
+    from mirabelle.run.tracking.wandb_process import _mode
 
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

@@ -14,14 +14,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from mirabelle import Augmentation, Run, Task, Training, prune
-from mirabelle.architecture import Architecture, attach
-from mirabelle.batch import Samples, Stream
 from mirabelle.errors import UserError
+from mirabelle.model.architecture import Architecture, attach
+from mirabelle.model.state import fingerprint
 from mirabelle.objectives import L1, Forward, SoftTargets, TaskLoss
-from mirabelle.state import fingerprint
-from mirabelle.teacher import guidance
+from mirabelle.task.batch import Samples, Stream
 from mirabelle.training import Execution, Joint, evaluate, fastest_execution, fit
 from mirabelle.training.checkpoint import Checkpoint
+from mirabelle.training.teacher import guidance
 
 
 def accuracy(model: nn.Module, task: Task) -> float:
@@ -266,8 +266,8 @@ def test_other_zeros_are_not_held(mlp: nn.Sequential, blobs: Task, run: Run) -> 
 
 
 def test_momentum_does_not_gather_behind_a_mask(mlp: nn.Sequential, blobs: Task, run: Run) -> None:
+    from mirabelle.training.kept_zeros import Zeros
     from mirabelle.training.optimizer import optimizer_for
-    from mirabelle.training.zeros import Zeros
 
     pruned = prune.Weights(sparsity=0.5)(mlp, blobs, run)
     optimizer = optimizer_for(pruned.parameters(), Training(epochs=1))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from torch import nn
 
-from mirabelle import files
-from mirabelle.architecture import Architecture, architecture_of
 from mirabelle.errors import UserError
 from mirabelle.graph import remade
-from mirabelle.sources.models import in_torch
-from mirabelle.state import load_tensors, tensors_of_module
+from mirabelle.model.architecture import Architecture, architecture_of
+from mirabelle.model.state import load_tensors, tensors_of_module
+from mirabelle.run import files
+from mirabelle.sources.models.by_name import in_torch
 
 _TENSORS, _RECORD = "model.safetensors", "architecture.json"
 

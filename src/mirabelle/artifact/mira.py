@@ -18,9 +18,9 @@ import math
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from mirabelle.codecs import Codec, Deflate, Histogram, Planes, Sparse
-from mirabelle.codecs.deflate import deflate, inflate
-from mirabelle.codecs.varint import Reader, write_varints
+from mirabelle.artifact.codecs import Codec, Deflate, Histogram, Planes, Sparse
+from mirabelle.artifact.codecs.deflate import deflate, inflate
+from mirabelle.artifact.codecs.varint import Reader, write_varints
 from mirabelle.errors import UserError
 
 MAGIC, VERSION = b"MIRA", 0

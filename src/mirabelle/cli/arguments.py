@@ -12,7 +12,7 @@ from mirabelle.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mirabelle.batch import Batch
+    from mirabelle.task.batch import Batch
 
 _SAMPLES = 2  # of an example
 _FLOATS = ("float32", "float64", "float16", "bfloat16")
@@ -54,7 +54,7 @@ def example_of(inputs: Sequence[str]) -> Batch | None:
         return None
     import torch
 
-    from mirabelle.batch import Batch
+    from mirabelle.task.batch import Batch
 
     read = [(name if is_named else "", rest) for name, is_named, rest in (_named(text) for text in inputs)]
     tensors = [_example_tensor(rest, seed) for seed, (_, rest) in enumerate(read)]
@@ -95,8 +95,8 @@ def hold_inputs(module: nn.Module, example: Batch) -> None:
     """
     import torch
 
-    from mirabelle.batch import call, tensors_of
     from mirabelle.errors import is_out_of_memory
+    from mirabelle.task.batch import call, tensors_of
 
     given = ", ".join("x".join(map(str, tensor.shape[1:])) for tensor in tensors_of(example.inputs))
     try:

@@ -11,8 +11,8 @@ import click
 from mirabelle.cli.options import json_option
 
 if TYPE_CHECKING:
-    from mirabelle.profile import Latency
     from mirabelle.runtime.latency import Ratio
+    from mirabelle.task.profile import Latency
 
 
 @click.command("bench")
@@ -38,7 +38,7 @@ def command(
     """
     from mirabelle.artifact.reading import onnx_of
     from mirabelle.cli.arguments import sizes_of
-    from mirabelle.machine import this_machine
+    from mirabelle.run.machine import this_machine
     from mirabelle.runtime.latency import interleaved
     from mirabelle.runtime.onnxruntime import NAME
 

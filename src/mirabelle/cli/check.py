@@ -12,7 +12,7 @@ import click
 from mirabelle.cli.options import data_dir_option, json_option, set_option
 
 if TYPE_CHECKING:
-    from mirabelle.forecast import Forecast
+    from mirabelle.job.forecast import Forecast
 
 
 @click.command("check")
@@ -30,14 +30,14 @@ def command(*, recipe: Path, out: Path | None, data_dir: Path | None, settings: 
     Example:
       mirabelle check recipe.toml
     """
-    from mirabelle.recipe_file import read_recipe
+    from mirabelle.recipe.file import read_recipe
 
     file = read_recipe(recipe, settings, data_folder=data_dir)  # before anything heavy is imported: a mistake is told at once
 
     import psutil
 
-    from mirabelle.forecast import folder_space, forecast
-    from mirabelle.trial import Plan, matched
+    from mirabelle.job.dry_run import Plan, matched
+    from mirabelle.job.forecast import folder_space, forecast
 
     plan = Plan(
         model=file.build_model(),

@@ -27,7 +27,7 @@ def command(out: Path, track: tuple[str, ...], *, fresh: bool, as_json: bool, qu
       mirabelle demo --out runs/demo
     """
     from mirabelle.cli.run import run_recipe
-    from mirabelle.lock import FolderLock
+    from mirabelle.run.lock import FolderLock
 
     if fresh and _holds_demo(out):
         FolderLock(out).release()  # refuses where another demo is still at work

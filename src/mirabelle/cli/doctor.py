@@ -11,8 +11,8 @@ import click
 from mirabelle.cli.options import json_option
 
 if TYPE_CHECKING:
-    from mirabelle.installation import Extra, Package
-    from mirabelle.machine import Machine
+    from mirabelle.run.installation import Extra, Package
+    from mirabelle.run.machine import Machine
 
 
 @click.command("doctor")
@@ -27,8 +27,8 @@ def command(*, as_json: bool) -> int:
     import platform
 
     from mirabelle import __version__
-    from mirabelle.installation import installed
-    from mirabelle.machine import advice, this_machine
+    from mirabelle.run.installation import installed
+    from mirabelle.run.machine import advice, this_machine
 
     machine = this_machine()
     needed, extras = installed()

@@ -14,8 +14,8 @@ from mirabelle.cli.options import data_dir_option, data_option, json_option
 if TYPE_CHECKING:
     from torch import nn
 
-    from mirabelle.batch import Batch
     from mirabelle.runtime.gates import Gate
+    from mirabelle.task.batch import Batch
 
 _DRAWN = 16
 
@@ -49,9 +49,9 @@ def command(
     Example:
       mirabelle export ./net.py:net --input 1x8x8 --out net.onnx
     """
-    from mirabelle import files
     from mirabelle.cli.arguments import output_of
     from mirabelle.errors import UserError
+    from mirabelle.run import files
 
     output_of(out, ".onnx", weights or out.parent)
     if Path(model).is_dir():
@@ -77,8 +77,8 @@ def command(
 
 def _of_run(folder: Path, data: str | None, data_dir: Path | None) -> tuple[bytes, dict[str, Gate]]:
     """The model of a run on the module that its recipe names: the bytes of its model.onnx."""
-    from mirabelle.measure import exported
-    from mirabelle.rebuilding import model_of_run, recipe_of_run
+    from mirabelle.inspection.measure import exported
+    from mirabelle.job.reopening import model_of_run, recipe_of_run
     from mirabelle.runtime.gates import batches_to_compare, same_bytes
     from mirabelle.sources import task_from
 
@@ -98,12 +98,12 @@ def _of_factory(
     """What a factory makes, on drawn inputs of that shape or on the data."""
     import torch
 
-    from mirabelle.batch import Batch
     from mirabelle.cli.arguments import hold_inputs, sizes_of
     from mirabelle.errors import UserError
     from mirabelle.runtime.export import export
     from mirabelle.runtime.gates import batches_to_compare
     from mirabelle.sources import load_weights, model_from, task_from
+    from mirabelle.task.batch import Batch
 
     if shape is not None and data is not None:
         raise UserError("E111", "--input and --data both say what goes in", "give one of them")
@@ -130,7 +130,7 @@ def _of_factory(
 
 
 def _agree(module: nn.Module, onnx: bytes, batches: list[Batch]) -> Gate:
-    from mirabelle.architecture import replaced_module_names
+    from mirabelle.model.architecture import replaced_module_names
     from mirabelle.runtime.gates import torch_equals_onnx
 
     return torch_equals_onnx(module, onnx, batches, quantized=bool(replaced_module_names(module)))

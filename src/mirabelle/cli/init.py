@@ -14,7 +14,7 @@ from mirabelle.errors import UserError, gathered, raise_all
 
 _FOLDER = Path(__file__).parent
 START = _FOLDER / "start.toml"
-SCHEMA = _FOLDER.parent / "recipe.schema.json"
+SCHEMA = _FOLDER.parent / "recipe" / "recipe.schema.json"
 _TRAINED_HERE = """# The model is trained before it is compressed. Where your function returns a trained model, delete this
 # table; where its weights lie in a file, write instead of `train`: weights = "trained.safetensors"
 [baseline]
@@ -56,7 +56,7 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
     if schema:
         click.echo(SCHEMA.read_text("utf-8"), nl=False)
         return 0
-    from mirabelle.sources.held import held_data, held_model, held_weights
+    from mirabelle.sources.checks import held_data, held_model, held_weights
     from mirabelle.sources.names import HUBS, TEXTS, is_trained, names_function, names_model_folder
 
     mistakes: list[UserError] = []

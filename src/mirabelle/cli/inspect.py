@@ -17,9 +17,9 @@ from mirabelle.sources.names import names_model_file
 if TYPE_CHECKING:
     from torch import nn
 
-    from mirabelle.batch import Batch
     from mirabelle.inspection import Layer, Sensitivity, Structure
-    from mirabelle.task import Task
+    from mirabelle.task.batch import Batch
+    from mirabelle.task.task import Task
 
 Found = TypeVar("Found")
 _SHOWN = 3  # names of members, unless all are asked for
@@ -78,7 +78,7 @@ def command(
         structure = _held(module, example, lambda: structure_of(module, example))
     if sensitivity:
         assert task is not None, "data were asked for"
-        from mirabelle.trial import matched
+        from mirabelle.job.dry_run import matched
 
         judged = matched(task, module)
         found = _held(module, example, lambda: _sensitivity(module, judged, samples or 512, quiet=quiet, groups=groups))
@@ -184,8 +184,8 @@ def _told_by(module: nn.Module) -> Batch:
     Raises:
         UserError: E130 when it leaves sizes open.
     """
-    from mirabelle.sources.keras_model import KerasModule
-    from mirabelle.sources.onnx_graph import OnnxModule
+    from mirabelle.sources.models.keras_model import KerasModule
+    from mirabelle.sources.models.onnx_graph import OnnxModule
 
     example = module.example() if isinstance(module, (KerasModule, OnnxModule)) else None
     if example is None:
@@ -196,7 +196,7 @@ def _told_by(module: nn.Module) -> Batch:
 def _of_run(
     folder: Path, data: str | None, data_dir: Path | None, weights: Path | None, example: Batch | None
 ) -> tuple[nn.Module, Task | None, Batch]:
-    from mirabelle.rebuilding import model_of_run, recipe_of_run
+    from mirabelle.job.reopening import model_of_run, recipe_of_run
 
     if weights is not None:
         raise UserError("E111", "the folder of a run brings its own; got --weights", "leave that out")

@@ -29,11 +29,11 @@ def command(onnx: Path, out: Path | None, shape: str | None, *, as_json: bool) -
     """
     import gzip
 
-    from mirabelle import files
     from mirabelle.artifact.foreign import pack_any
     from mirabelle.artifact.reading import onnx_of
     from mirabelle.cli.arguments import output_of, sizes_of
     from mirabelle.errors import UserError
+    from mirabelle.run import files
 
     if onnx.suffix == ".mira":
         raise UserError("E143", f"{onnx} is packed already", "give an .onnx file")

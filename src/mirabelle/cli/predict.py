@@ -11,7 +11,7 @@ import click
 from mirabelle.cli.options import json_option
 
 if TYPE_CHECKING:
-    from mirabelle.prediction import Prediction
+    from mirabelle.artifact.prediction import Prediction
 
 
 @click.command("predict")
@@ -30,7 +30,7 @@ def command(file: Path, inputs: tuple[Path, ...], top: int, *, as_json: bool) ->
     Example:
       mirabelle predict runs/digits/model.mira digit.png
     """
-    from mirabelle.prediction import Predictor
+    from mirabelle.artifact.prediction import Predictor
 
     predictions = Predictor(file)(inputs, top)
     if as_json:

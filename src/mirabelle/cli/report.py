@@ -25,8 +25,8 @@ def command(folder: Path, out: Path | None, *, as_json: bool) -> int:
     """
     from mirabelle.cli.arguments import output_of
     from mirabelle.cli.display import print_report, print_standing
-    from mirabelle.lock import at_work
     from mirabelle.report import read_report, standing, write_pages
+    from mirabelle.run.lock import at_work
 
     path = folder / "report.json"
     if not path.exists():

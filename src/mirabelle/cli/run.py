@@ -12,7 +12,7 @@ from mirabelle.cli.options import data_dir_option, json_option, quiet_option, se
 from mirabelle.errors import UserError, raise_all
 
 if TYPE_CHECKING:
-    from mirabelle.goal import Goal, Shortfall
+    from mirabelle.task.goal import Goal, Shortfall
 
 
 @click.command("run")
@@ -59,19 +59,19 @@ def run_recipe(
     quiet: bool,
 ) -> int:
     """Run a recipe file and print what came of it; returns the exit status."""
-    from mirabelle.recipe_file import read_recipe
+    from mirabelle.recipe.file import read_recipe
 
     file = read_recipe(recipe, settings, data_folder=data_dir)  # before anything heavy is imported: a mistake is told at once
 
-    from mirabelle.tracking import require
+    from mirabelle.run.tracking import require
 
     for name in track:
         require(name)
 
     from mirabelle.cli.display import Watcher, print_report, warn
-    from mirabelle.job import Source, compress
+    from mirabelle.job.job import Source, compress
     from mirabelle.report import read_report
-    from mirabelle.tracking import tracker_for
+    from mirabelle.run.tracking import tracker_for
 
     with ExitStack() as stack, file.shown_at():
         watchers = [stack.enter_context(closing(Watcher(quiet=quiet, verbose=verbose())))]

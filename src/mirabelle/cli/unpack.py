@@ -21,10 +21,10 @@ def command(packed: Path, out: Path | None, *, as_json: bool) -> int:
     Example:
       mirabelle unpack runs/digits/model.mira --out digits.onnx
     """
-    from mirabelle import files
     from mirabelle.artifact import unpack
     from mirabelle.cli.arguments import output_of
     from mirabelle.errors import UserError
+    from mirabelle.run import files
 
     if not packed.is_file():
         raise UserError("E130", f"no file at {packed}", "check the path")

@@ -31,8 +31,8 @@ def command(artifact: str, data: str | None, data_dir: Path | None, shape: str |
     """
     from mirabelle.cli.arguments import sizes_of
     from mirabelle.errors import UserError
+    from mirabelle.job.verification import verify_file, verify_run
     from mirabelle.sources import task_from
-    from mirabelle.verification import verify_file, verify_run
 
     path = Path(artifact)
     task = None if data is None else task_from(data, {}, data_folder=data_dir, folder=Path())

@@ -6,12 +6,24 @@ from mirabelle.distill.student import Student
 from mirabelle.lazy import lazily
 
 if TYPE_CHECKING:
-    from mirabelle.distill.answers import relabelled
     from mirabelle.distill.ensemble import Ensemble
     from mirabelle.distill.guided import Guided
     from mirabelle.distill.head import ReusedHead
+    from mirabelle.distill.relabelled import relabelled
 
-__all__ = ["Ensemble", "Guided", "ReusedHead", "Student", "relabelled"]
+__all__ = [
+    "Ensemble",
+    "Guided",
+    "ReusedHead",
+    "Student",
+    "relabelled",
+]
 __getattr__ = lazily(
-    "mirabelle.distill", {"Ensemble": "ensemble", "Guided": "guided", "ReusedHead": "head", "relabelled": "answers"}
+    "mirabelle.distill",
+    {
+        "ensemble": ["Ensemble"],
+        "guided": ["Guided"],
+        "head": ["ReusedHead"],
+        "relabelled": ["relabelled"],
+    },
 )

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mirabelle.batch import Outputs, as_outputs, parts_of
 from mirabelle.errors import UserError
+from mirabelle.task.batch import Outputs, as_outputs, parts_of
 
 
 class Ensemble(nn.Module):

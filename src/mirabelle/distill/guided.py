@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mirabelle.batch import Batch, Inputs
 from mirabelle.errors import UserError
-from mirabelle.features import Taps
-from mirabelle.loss import UNLABELLED
+from mirabelle.model.taps import Taps
+from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.objectives import Forward, Objective
-from mirabelle.task import Task
+from mirabelle.task.batch import Batch, Inputs
+from mirabelle.task.task import Task
 
 _LABELS = ("labels", "label", "label_ids")
 

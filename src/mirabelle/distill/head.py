@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from mirabelle.architecture import architecture_of, attach, replace_module
-from mirabelle.batch import Batch
 from mirabelle.errors import UserError
-from mirabelle.objectives.pairing import head_of
-from mirabelle.state import copied
+from mirabelle.model.architecture import architecture_of, attach, replace_module
+from mirabelle.model.state import copied
+from mirabelle.objectives.layer_matching import head_of
+from mirabelle.task.batch import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from mirabelle.errors import UserError
-from mirabelle.plain import record
-from mirabelle.step import Control, Preview, Stage
+from mirabelle.records.record import record
+from mirabelle.step import Preview, Stage
 from mirabelle.training import Training
+from mirabelle.training.contracts import Control
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mirabelle.objectives import Objective
-    from mirabelle.run import Run
-    from mirabelle.task import Task
+    from mirabelle.run.run import Run
+    from mirabelle.task.task import Task
 
 
 Kept = Annotated[float, Field(gt=0, le=1)]
@@ -119,9 +120,9 @@ class Student:
             return model_from(self.model, self.arguments, Path())
 
     def _cut_out(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        from mirabelle.distill.fresh import redrawn
+        from mirabelle.distill.reinitialized import redrawn
+        from mirabelle.model.state import copied
         from mirabelle.prune import Channels, Layers
-        from mirabelle.state import copied
 
         student = copied(model)
         if self.depth is not None and self.depth < 1:

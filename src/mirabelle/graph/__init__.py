@@ -10,15 +10,20 @@ if TYPE_CHECKING:
     from mirabelle.graph.surgery import cut, remade
     from mirabelle.graph.trace import traced
 
-__all__ = ["AxisGroup", "cut", "groups_of", "propagated", "remade", "traced"]
+__all__ = [
+    "AxisGroup",
+    "cut",
+    "groups_of",
+    "propagated",
+    "remade",
+    "traced",
+]
 __getattr__ = lazily(
     "mirabelle.graph",
     {
-        "AxisGroup": "groups",
-        "cut": "surgery",
-        "groups_of": "groups",
-        "propagated": "propagate",
-        "remade": "surgery",
-        "traced": "trace",
+        "groups": ["AxisGroup", "groups_of"],
+        "propagate": ["propagated"],
+        "surgery": ["cut", "remade"],
+        "trace": ["traced"],
     },
 )

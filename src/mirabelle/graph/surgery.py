@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from mirabelle.architecture import Architecture, architecture_of, attach, indices_of, replayed, set_attributes, slice_tensors
 from mirabelle.errors import UserError
 from mirabelle.graph.call import Call, sizes_of, value_of
 from mirabelle.graph.flow import Flow, Kept
@@ -26,8 +25,17 @@ from mirabelle.graph.interpret import kept_without, run_cut, sliced
 from mirabelle.graph.propagate import propagated
 from mirabelle.graph.rewritten import Rewritten
 from mirabelle.graph.trace import Program, name_in_model, traced
-from mirabelle.naming import keep_names
-from mirabelle.state import copied
+from mirabelle.model.architecture import (
+    Architecture,
+    architecture_of,
+    attach,
+    indices_of,
+    replayed,
+    set_attributes,
+    slice_tensors,
+)
+from mirabelle.model.state import copied
+from mirabelle.model.value_names import keep_names
 
 _LARGEST = 1 << 16  # a side of an example input that a file may ask for
 _SAME = 1e-6  # relative; the same operators on the same numbers

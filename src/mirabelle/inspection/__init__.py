@@ -9,16 +9,20 @@ if TYPE_CHECKING:
     from mirabelle.inspection.sensitivity import Sensitivity, sensitivity_of
     from mirabelle.inspection.structure import Structure, structure_of
 
-__all__ = ["Layer", "Sensitivity", "Structure", "layers_of_module", "layers_of_onnx", "sensitivity_of", "structure_of"]
+__all__ = [
+    "Layer",
+    "Sensitivity",
+    "Structure",
+    "layers_of_module",
+    "layers_of_onnx",
+    "sensitivity_of",
+    "structure_of",
+]
 __getattr__ = lazily(
     "mirabelle.inspection",
     {
-        "Layer": "layers",
-        "Sensitivity": "sensitivity",
-        "Structure": "structure",
-        "layers_of_module": "layers",
-        "layers_of_onnx": "layers",
-        "sensitivity_of": "sensitivity",
-        "structure_of": "structure",
+        "layers": ["Layer", "layers_of_module", "layers_of_onnx"],
+        "sensitivity": ["Sensitivity", "sensitivity_of"],
+        "structure": ["Structure", "structure_of"],
     },
 )

@@ -11,9 +11,9 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper, shape_inference
 from torch import nn
 
-from mirabelle.batch import Batch
 from mirabelle.errors import UserError
-from mirabelle.measure import multiply_accumulates_by_module, weights_of
+from mirabelle.inspection.measure import multiply_accumulates_by_module, weights_of
+from mirabelle.task.batch import Batch
 
 _TRANSPARENT = ("DequantizeLinear", "Transpose", "Cast", "Reshape", "Identity")
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from mirabelle.batch import Batch, Samples, arguments_of, as_outputs, call
 from mirabelle.errors import UserError
 from mirabelle.graph.flow import Flow
 from mirabelle.graph.groups import groups_of
@@ -26,7 +25,8 @@ from mirabelle.numerics.masks import keep_highest
 from mirabelle.prune.ranking import ranked
 from mirabelle.scores import Magnitude, Score
 from mirabelle.scores.evidence import evidence_for
-from mirabelle.task import Task
+from mirabelle.task.batch import Batch, Samples, arguments_of, as_outputs, call
+from mirabelle.task.task import Task
 from mirabelle.training import judged
 
 SPARSITIES = (0.1, 0.25, 0.5, 0.75, 0.9)

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from mirabelle.batch import Batch, arguments_of
 from mirabelle.errors import UserError
 from mirabelle.graph.costs import GroupCost, costs_of
 from mirabelle.graph.flow import Flow
@@ -16,6 +15,7 @@ from mirabelle.graph.groups import Frozen, frozen_in, groups_of, why_nothing_goe
 from mirabelle.graph.propagate import propagated
 from mirabelle.graph.trace import Program, traced
 from mirabelle.inspection.kinds import kinds_of
+from mirabelle.task.batch import Batch, arguments_of
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mirabelle.loss import paired
+from mirabelle.numerics.several_outputs import paired
 
 LEFT_OUT = -100
 _BINS = 15

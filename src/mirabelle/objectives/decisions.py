@@ -11,14 +11,14 @@ from pydantic import Field
 from mirabelle.errors import UserError
 from mirabelle.objectives.forward import Forward
 from mirabelle.objectives.objective import Term
-from mirabelle.plain import NotNegative, Positive, record
-from mirabelle.schedules import Annealed, value_at
+from mirabelle.records.record import NotNegative, Positive, record
+from mirabelle.records.schedules import Annealed, value_at
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mirabelle.batch import Batch, Outputs
-    from mirabelle.task import Task
+    from mirabelle.task.batch import Batch, Outputs
+    from mirabelle.task.task import Task
 
 _CLASS_SCORES = 2  # dimensions: batch, classes
 Temperature = Positive | Annealed
@@ -31,7 +31,7 @@ class Decisions(Term):
     needs_teacher = True
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
-        from mirabelle.objectives.bound import Bound
+        from mirabelle.objectives.bound_objective import Bound
 
         del model, example
         temperature = getattr(self, "temperature", 1.0)
@@ -44,7 +44,7 @@ class Decisions(Term):
         """The loss, a scalar, of outputs of the same shape, at the temperature of the moment."""
 
     def _compared(self, forward: Forward, *, classes_second: bool) -> Tensor:
-        from mirabelle.loss import UNLABELLED
+        from mirabelle.numerics.several_outputs import UNLABELLED
 
         assert forward.teacher is not None, "Objective.bind refuses a task without teacher"
         student, teacher = forward.outputs, forward.teacher.outputs
@@ -74,7 +74,7 @@ class Decisions(Term):
 
 def _shapes(outputs: Outputs) -> str:
     """As people read them, without the batch axis."""
-    from mirabelle.batch import parts_of
+    from mirabelle.task.batch import parts_of
 
     return " and ".join(str(tuple(part.shape[1:])) for part in parts_of(outputs))
 

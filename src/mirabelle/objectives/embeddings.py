@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from mirabelle.objectives.objective import Term
-from mirabelle.plain import Count, NotNegative, Patterns, Positive, record
+from mirabelle.records.record import Count, NotNegative, Patterns, Positive, record
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mirabelle.batch import Batch
-    from mirabelle.objectives.pairing import Pair
-    from mirabelle.task import Task
+    from mirabelle.objectives.layer_matching import Pair
+    from mirabelle.task.batch import Batch
+    from mirabelle.task.task import Task
 
 
 _PAIR, _TRIPLE = 2, 3  # samples
@@ -39,7 +39,7 @@ class EmbeddingTerm(Term):
 
     def embeddings(self, model: nn.Module, task: Task, example: Batch) -> Pair:
         """The two layers."""
-        from mirabelle.objectives.pairing import embeddings_of
+        from mirabelle.objectives.layer_matching import embeddings_of
 
         assert task.teacher is not None, "Objective.bind refuses a task without teacher"
         return embeddings_of(model, task.teacher, example, (self.layers, self.teacher_layers))
@@ -155,6 +155,6 @@ class CRD(EmbeddingTerm):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
-        from mirabelle.objectives.contrast import Contrast
+        from mirabelle.objectives.contrastive import Contrast
 
         return Contrast(self, self.embeddings(model, task, example), task)

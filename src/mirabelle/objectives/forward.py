@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mirabelle.batch import Batch, Outputs
+    from mirabelle.task.batch import Batch, Outputs
 
 Kind: TypeAlias = Literal["maps", "tokens", "vectors", "attention"]  # what a layer gives
 

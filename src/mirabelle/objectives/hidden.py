@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from mirabelle.objectives.forward import Kind
 from mirabelle.objectives.objective import Term
-from mirabelle.plain import Count, Patterns, Positive, record
+from mirabelle.records.record import Count, Patterns, Positive, record
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mirabelle.batch import Batch
-    from mirabelle.objectives.pairing import Pair
-    from mirabelle.task import Task
+    from mirabelle.objectives.layer_matching import Pair
+    from mirabelle.task.batch import Batch
+    from mirabelle.task.task import Task
 
 
 @record
@@ -49,7 +49,7 @@ class FeatureTerm(Term):
 
     def pairs(self, model: nn.Module, task: Task, example: Batch) -> list[Pair]:
         """The layers that are compared."""
-        from mirabelle.objectives.pairing import pairs_of
+        from mirabelle.objectives.layer_matching import pairs_of
 
         assert task.teacher is not None, "Objective.bind refuses a task without teacher"
         return pairs_of(model, task.teacher, example, (self.layers, self.teacher_layers), self.kinds)

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import PlainValidator
 
-from mirabelle import plain
+from mirabelle import records
 from mirabelle.errors import UserError, gathered, raise_all
-from mirabelle.schedules import Annealed
+from mirabelle.records.schedules import Annealed
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mirabelle.batch import Batch
-    from mirabelle.objectives.bound import BoundObjective
-    from mirabelle.task import Task
+    from mirabelle.objectives.bound_objective import BoundObjective
+    from mirabelle.task.batch import Batch
+    from mirabelle.task.task import Task
 
 
 class Term(ABC):
@@ -63,7 +63,7 @@ class Objective:
         Raises:
             UserError: E111 when a term needs a teacher and the task has none.
         """
-        from mirabelle.objectives.bound import BoundObjective
+        from mirabelle.objectives.bound_objective import BoundObjective
 
         if self.needs_teacher and task.teacher is None:
             names = ", ".join(type(term).__name__ for _, term in self.terms if term.needs_teacher)
@@ -74,8 +74,8 @@ class Objective:
         return [
             {
                 "term": type(term).__name__,
-                "weight": plain.to_data(weight) if isinstance(weight, Annealed) else weight,
-                **plain.to_data(term),
+                "weight": records.to_data(weight) if isinstance(weight, Annealed) else weight,
+                **records.to_data(term),
             }
             for weight, term in self.terms
         ]
@@ -116,16 +116,16 @@ def _weighted_term(table: Any) -> tuple[float | Annealed, Term]:
     if not isinstance(name, str):
         raise UserError("E104", 'a part of an objective needs the key "term"', 'write term = "TaskLoss", say')
     if isinstance(weight, Mapping):
-        weight = plain.build(Annealed, weight, "weight")
+        weight = records.build(Annealed, weight, "weight")
     elif not isinstance(weight, (int, float)) or isinstance(weight, bool) or not math.isfinite(weight):
         raise UserError(
             "E103", f"the weight of {name} must be a finite number; got {weight!r}", "write weight = 0.5, say", path=("weight",)
         )
     try:
-        cls = plain.lookup("objectives", name, Term)
+        cls = records.lookup("objectives", name, Term)
     except UserError as error:
         raise error.within("term") from None
-    return weight if isinstance(weight, Annealed) else float(weight), plain.build(cls, settings, name)
+    return weight if isinstance(weight, Annealed) else float(weight), records.build(cls, settings, name)
 
 
 ObjectiveField = Annotated[Objective, PlainValidator(Objective.from_data)]

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mirabelle.batch import Inputs
 from mirabelle.errors import UserError
 from mirabelle.objectives.forward import Forward
-from mirabelle.objectives.pairing import Layer, Pair
+from mirabelle.objectives.layer_matching import Layer, Pair
+from mirabelle.task.batch import Inputs
 
 _POOLED: Mapping[int, Callable[[Tensor, Any], Tensor]] = {
     3: F.adaptive_avg_pool1d,

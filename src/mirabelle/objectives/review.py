@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mirabelle.errors import UserError
 from mirabelle.objectives.forward import Forward
-from mirabelle.objectives.pairing import Pair
+from mirabelle.objectives.layer_matching import Pair
 from mirabelle.objectives.projection import PairedFeatures, in_precision_of, same_places
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mirabelle.objectives.objective import Term
-from mirabelle.patterns import selected
-from mirabelle.plain import Patterns, record
+from mirabelle.records.patterns import selected
+from mirabelle.records.record import Patterns, record
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mirabelle.batch import Batch
-    from mirabelle.task import Task
+    from mirabelle.task.batch import Batch
+    from mirabelle.task.task import Task
 
 
 @record
@@ -53,7 +53,7 @@ def _norm(model: nn.Module, targets: Patterns, power: int) -> nn.Module:
     """Σ |w|^power; the parameters stay the model's, so the module has none of its own."""
     import torch
 
-    from mirabelle.objectives.bound import Bound
+    from mirabelle.objectives.bound_objective import Bound
 
     chosen = list(selected(model, targets).values())
     if power == 1:

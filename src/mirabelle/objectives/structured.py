@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from mirabelle.errors import UserError
 from mirabelle.objectives.forward import Forward
 from mirabelle.objectives.objective import Term
-from mirabelle.plain import Count, Fraction, Patterns, Positive, Share, record
+from mirabelle.records.record import Count, Fraction, Patterns, Positive, Share, record
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from mirabelle.batch import Batch
     from mirabelle.objectives.units import UnitSquares
-    from mirabelle.task import Task
+    from mirabelle.task.batch import Batch
+    from mirabelle.task.task import Task
 
 
 @record
@@ -48,7 +48,7 @@ class GroupLasso(Term):
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
         import torch
 
-        from mirabelle.objectives.bound import Bound
+        from mirabelle.objectives.bound_objective import Bound
         from mirabelle.objectives.units import UnitSquares
 
         del example
@@ -117,7 +117,7 @@ class Growing(Term):
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
         import torch
 
-        from mirabelle.objectives.bound import Bound
+        from mirabelle.objectives.bound_objective import Bound
         from mirabelle.objectives.units import UnitSquares
 
         del example

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mirabelle.objectives.objective import Term
-from mirabelle.plain import record
+from mirabelle.records.record import record
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mirabelle.batch import Batch
     from mirabelle.objectives.forward import Forward
-    from mirabelle.task import Task
+    from mirabelle.task.batch import Batch
+    from mirabelle.task.task import Task
 
 
 @record
@@ -25,9 +25,9 @@ class TaskLoss(Term):
     """
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
-        from mirabelle.batch import in_float32
-        from mirabelle.loss import UNLABELLED
-        from mirabelle.objectives.bound import Bound
+        from mirabelle.numerics.several_outputs import UNLABELLED
+        from mirabelle.objectives.bound_objective import Bound
+        from mirabelle.task.batch import in_float32
 
         del model, example
 

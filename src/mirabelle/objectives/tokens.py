@@ -9,13 +9,13 @@ from pydantic import Field
 from mirabelle.objectives.forward import Kind
 from mirabelle.objectives.hidden import FeatureTerm
 from mirabelle.objectives.objective import Term
-from mirabelle.plain import Count, record
+from mirabelle.records.record import Count, record
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mirabelle.batch import Batch
-    from mirabelle.task import Task
+    from mirabelle.task.batch import Batch
+    from mirabelle.task.task import Task
 
 Kinds = Annotated[tuple[Literal["attention", "query", "key", "value"], ...], Field(min_length=1)]
 
@@ -127,7 +127,7 @@ class TokenRelations(Term):
     teacher_layer: str | None = None
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
-        from mirabelle.objectives.attending import Relations
+        from mirabelle.objectives.token_relations import Relations
 
         assert task.teacher is not None, "Objective.bind refuses a task without teacher"
         return Relations(self, model, task.teacher, example)

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mirabelle.batch import arguments_of
 from mirabelle.errors import UserError
 from mirabelle.graph.groups import AxisGroup, axes_of_tensors, groups_of
 from mirabelle.graph.propagate import propagated
 from mirabelle.graph.trace import traced
-from mirabelle.patterns import every_pattern_matches, matches
-from mirabelle.task import Task
+from mirabelle.records.patterns import every_pattern_matches, matches
+from mirabelle.task.batch import arguments_of
+from mirabelle.task.task import Task
 
 
 @dataclass(frozen=True)

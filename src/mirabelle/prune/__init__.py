@@ -10,5 +10,15 @@ from mirabelle.prune.weights import Weights
 if TYPE_CHECKING:
     from mirabelle.prune.skipped import Skipped
 
-__all__ = ["Channels", "Layers", "Skipped", "Weights"]
-__getattr__ = lazily("mirabelle.prune", {"Skipped": "skipped"})
+__all__ = [
+    "Channels",
+    "Layers",
+    "Skipped",
+    "Weights",
+]
+__getattr__ = lazily(
+    "mirabelle.prune",
+    {
+        "skipped": ["Skipped"],
+    },
+)

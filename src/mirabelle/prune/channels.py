@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from mirabelle.goal import hold_amount
-from mirabelle.plain import Count, Fraction, Patterns, record
+from mirabelle.allocation.amount import hold_amount
+from mirabelle.prune.recovery_methods import Recover
+from mirabelle.records.record import Count, Fraction, Patterns, record
 from mirabelle.scores import Magnitude
 from mirabelle.scores.score import ScoreField
-from mirabelle.step import Control, Preview, Stage
+from mirabelle.step import Preview, Stage
 from mirabelle.training import Training
+from mirabelle.training.contracts import Control
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mirabelle.objectives import Objective
-    from mirabelle.run import Run
-    from mirabelle.task import Task
-
-Recover = Literal["nothing", "batch-norm", "least-squares"]
+    from mirabelle.run.run import Run
+    from mirabelle.task.task import Task
 
 
 @record
@@ -36,8 +36,8 @@ class Channels:
     With `scope = "group"` every group loses the same fraction. With "global" and a sparsity, scores are divided by their mean
     in the group and ranked over all groups; with "global" and a goal, the widths are those of least damage
     −Σ n · ln(share of the group's squared scores that stays), n the weights that the group narrows: an exact optimum over the
-    widths that are looked at (`mirabelle.allocate`). Milliseconds are planned from times of single operators and held against
-    those of the whole model.
+    widths that are looked at (`mirabelle.allocation`). Milliseconds are planned from times of single operators and held
+    against those of the whole model.
 
     The cut model is the model's own module where its code follows its widths; where they are written into it, the rewritten
     program stands for it: without dropout and with its batch statistics fixed, as in eval mode, for inputs of the sizes that
@@ -116,14 +116,14 @@ class Channels:
         return self.prepare(model, task, run)
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        from mirabelle.prune.cutting import Cutting
+        from mirabelle.prune.channel_plan import Cutting
         from mirabelle.prune.recovery import recovered
 
         smaller = Cutting(self, model, task, run).cut()
         return recovered(self.recover, model, smaller, task.train.drawn(self.samples, run.seed), run)
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
-        from mirabelle.prune.cutting import Cutting
+        from mirabelle.prune.channel_plan import Cutting
 
         cutting = Cutting(self, model, task, run)
         smaller = cutting.cut()

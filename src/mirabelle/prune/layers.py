@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from mirabelle.goal import hold_amount
-from mirabelle.plain import Count, Fraction, Patterns, record
-from mirabelle.prune.channels import Recover
-from mirabelle.step import Control, Preview, Stage
+from mirabelle.allocation.amount import hold_amount
+from mirabelle.prune.recovery_methods import Recover
+from mirabelle.records.record import Count, Fraction, Patterns, record
+from mirabelle.step import Preview, Stage
 from mirabelle.training import Training
+from mirabelle.training.contracts import Control
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mirabelle.objectives import Objective
-    from mirabelle.run import Run
-    from mirabelle.task import Task
+    from mirabelle.run.run import Run
+    from mirabelle.task.task import Task
 
 
 @record
@@ -29,7 +30,7 @@ class Layers:
     skipped alone. How much goes is told in one of two ways:
         sparsity s   ⌊s · n⌋ of n layers go, those of least damage;
         a goal       one or several of macs, parameters, size, latency: the layers whose damage together is least
-                     (`mirabelle.allocate`). A layer's milliseconds are its share of what all layers of its size save when
+                     (`mirabelle.allocation`). A layer's milliseconds are its share of what all layers of its size save when
                      they are gone, timed in the runtime; those of the plan are held against the runtime's.
 
     Args:
@@ -91,14 +92,14 @@ class Layers:
         return self.prepare(model, task, run)
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        from mirabelle.prune.dropping import Dropping
+        from mirabelle.prune.layer_plan import Dropping
         from mirabelle.prune.recovery import recovered
 
         smaller = Dropping(self, model, task, run).smaller()
         return recovered(self.recover, model, smaller, task.train.drawn(self.samples, run.seed), run)
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
-        from mirabelle.prune.dropping import Dropping
+        from mirabelle.prune.layer_plan import Dropping
 
         dropping = Dropping(self, model, task, run)
         return Preview(dropping.smaller(), tuple(dropping.says()), self.train)

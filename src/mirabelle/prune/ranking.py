@@ -18,7 +18,7 @@ from mirabelle.prune.structured_obs import Removal, structured_obs
 from mirabelle.scores import Hessian, Score
 from mirabelle.scores.evidence import evidence_for
 from mirabelle.scores.score import covered
-from mirabelle.task import Task
+from mirabelle.task.task import Task
 
 Numbers = npt.NDArray[np.float64]
 _LEAST_SHARE = 1e-9  # of what stays, so that a whole layer has a damage, though a huge one

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from mirabelle.architecture import architecture_of, indices_of
-from mirabelle.batch import Batch, Inputs, Samples, call, map_tensors, tensors_of
+from mirabelle.calibration.moments import Unfolding, moments, unfolding_of
 from mirabelle.errors import UserError
-from mirabelle.prune.unfolding import Unfolding, moments, unfolding_of
-from mirabelle.state import copied, in_eval_mode
+from mirabelle.model.architecture import architecture_of, indices_of
+from mirabelle.model.state import copied, in_eval_mode
+from mirabelle.task.batch import Batch, Inputs, Samples, call, map_tensors, tensors_of
 
 if TYPE_CHECKING:
-    from mirabelle.prune.channels import Recover
-    from mirabelle.run import Run
+    from mirabelle.prune.recovery_methods import Recover
+    from mirabelle.run.run import Run
 
 _SAME = 1e-10  # of the outputs' power: a layer that misses no more than rounding does stays as it is
 Look: TypeAlias = Callable[[str, Tensor], None]  # what to do with the name of a module and a tensor of it
@@ -127,7 +127,7 @@ def reconstruct(
         UserError: E110 a ridge that is not positive; E131 no batch, or batches that do not fit together.
 
     Example:
-        >>> from mirabelle.architecture import Architecture, attach
+        >>> from mirabelle.model.architecture import Architecture, attach
         >>> dense = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1, bias=False))
         >>> with torch.no_grad():
         ...     _ = [dense[0].weight.fill_(1.0), dense[0].bias.fill_(0.0), dense[1].weight.fill_(1.0)]

@@ -10,13 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mirabelle.batch import Batch, Inputs
+from mirabelle.calibration.moments import Unfolding, moments, unfolding_of
 from mirabelle.graph.flow import Flow
 from mirabelle.graph.groups import AxisGroup, axes_of_tensors
 from mirabelle.graph.trace import Program
 from mirabelle.graph.units import Array
 from mirabelle.prune.recovery import joined, pass_over
-from mirabelle.prune.unfolding import Unfolding, moments, unfolding_of
+from mirabelle.task.batch import Batch, Inputs
 
 
 @dataclass(frozen=True)

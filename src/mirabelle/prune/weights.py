@@ -6,20 +6,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mirabelle.errors import UserError
-from mirabelle.plain import Fraction, Patterns, Positive, record
-from mirabelle.schedules import ScheduleField
+from mirabelle.model.state import copied
+from mirabelle.records.record import Fraction, Patterns, Positive, record
+from mirabelle.records.schedules import ScheduleField
 from mirabelle.scores import Magnitude
 from mirabelle.scores.score import ScoreField
-from mirabelle.state import copied
-from mirabelle.step import Control, Preview, Stage
+from mirabelle.step import Preview, Stage
 from mirabelle.training import Training
+from mirabelle.training.contracts import Control
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mirabelle.objectives import Objective
-    from mirabelle.run import Run
-    from mirabelle.task import Task
+    from mirabelle.run.run import Run
+    from mirabelle.task.task import Task
 
 _PREVIEWED = 16  # samples at which a score looks for a preview
 
@@ -118,7 +119,7 @@ class Weights:
 
     def _pruned(self, model: nn.Module, task: Task, run: Run, most_samples: int | None = None) -> nn.Module:
         """A copy with all that is asked for removed at once."""
-        from mirabelle.prune.pruning import Pruning, weights_to_prune
+        from mirabelle.prune.weight_masks import Pruning, weights_to_prune
         from mirabelle.scores.evidence import evidence_for
 
         model = copied(model)
@@ -131,7 +132,7 @@ class Weights:
         return None
 
     def controls(self, model: nn.Module) -> Sequence[Control]:
-        from mirabelle.prune.pruning import Pruning
+        from mirabelle.prune.weight_masks import Pruning
 
         return (Pruning(self, model),) if self.needs_training else ()
 
@@ -146,7 +147,7 @@ class Weights:
 
 def _removals(pruned: nn.Module) -> tuple[str, ...]:
     """What is gone, in all and tensor by tensor."""
-    from mirabelle.architecture import architecture_of
+    from mirabelle.model.architecture import architecture_of
 
     parameters = dict(pruned.named_parameters())
     tensors = {name: parameters[name] for name in architecture_of(pruned).pruned if name in parameters}

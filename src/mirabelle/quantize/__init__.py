@@ -8,17 +8,23 @@ from mirabelle.quantize.static import Static
 from mirabelle.quantize.weights import Weights
 
 if TYPE_CHECKING:
-    from mirabelle.quantize.folding import FoldedNorm
+    from mirabelle.quantize.batch_norm_folding import FoldedNorm
     from mirabelle.quantize.layers import DynamicLayer, StaticLayer, TokenLayer, WeightLayer
 
-__all__ = ["Dynamic", "DynamicLayer", "FoldedNorm", "Static", "StaticLayer", "TokenLayer", "WeightLayer", "Weights"]
+__all__ = [
+    "Dynamic",
+    "DynamicLayer",
+    "FoldedNorm",
+    "Static",
+    "StaticLayer",
+    "TokenLayer",
+    "WeightLayer",
+    "Weights",
+]
 __getattr__ = lazily(
     "mirabelle.quantize",
     {
-        "DynamicLayer": "layers",
-        "FoldedNorm": "folding",
-        "StaticLayer": "layers",
-        "TokenLayer": "layers",
-        "WeightLayer": "layers",
+        "batch_norm_folding": ["FoldedNorm"],
+        "layers": ["DynamicLayer", "StaticLayer", "TokenLayer", "WeightLayer"],
     },
 )

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mirabelle.calibrate import Range
+from mirabelle.calibration.ranges import Range
 from mirabelle.errors import UserError
 from mirabelle.numerics import affine
 from mirabelle.runtime import operators

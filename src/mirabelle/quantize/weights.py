@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from mirabelle.plain import Patterns, record
-from mirabelle.quantize.static import Bits, coded, layers_for, quantized_in_words
-from mirabelle.state import copied
+from mirabelle.model.state import copied
+from mirabelle.quantize.layer_selection import Bits, coded, layers_for, quantized_in_words
+from mirabelle.records.record import Patterns, record
 from mirabelle.step import Preview, Stage
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mirabelle.run import Run
-    from mirabelle.task import Task
+    from mirabelle.run.run import Run
+    from mirabelle.task.task import Task
 
 
 @record

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from mirabelle import files
-from mirabelle.report.curves import Curve, curves, read_events
-from mirabelle.report.document import Comparison, Difference, Report, read_report
+from mirabelle.report.document import Report, read_report
+from mirabelle.report.findings import Comparison, Difference
+from mirabelle.report.learning_curves import Curve, curves, read_events
 from mirabelle.report.page import write_pages
-from mirabelle.report.standing import Standing, standing
+from mirabelle.report.progress import Standing, standing
+from mirabelle.run import files
 
 __all__ = [
     "Comparison",

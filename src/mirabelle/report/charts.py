@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mirabelle.report.curves import Curve
-from mirabelle.report.document import Milestone, Report
+from mirabelle.report.document import Report
+from mirabelle.report.findings import Milestone
+from mirabelle.report.learning_curves import Curve
 from mirabelle.report.verdict import in_points
 
 _WIDTH, _HEIGHT, _FONT = 330, 190, 12

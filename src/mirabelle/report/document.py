@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from mirabelle import files
 from mirabelle.errors import UserError
-from mirabelle.goal import Shortfall
-from mirabelle.profile import Profile
-from mirabelle.report.curves import Curve
+from mirabelle.report.findings import Comparison, Judgement, Milestone, Outcome, Share
+from mirabelle.report.learning_curves import Curve
 from mirabelle.report.verdict import remarks, verdict
-from mirabelle.runtime.latency import Ratio
+from mirabelle.run import files
+from mirabelle.task.goal import Shortfall
+from mirabelle.task.profile import Profile
 
 if TYPE_CHECKING:
     from mirabelle.inspection import Layer
+    from mirabelle.job.steps import TrailEntry
     from mirabelle.runtime.gates import Gate
-    from mirabelle.trail import TrailEntry
 
 SCHEMA = 1
 ARTIFACTS = {
@@ -35,72 +35,6 @@ ARTIFACTS = {
     "html": "report.html",
     "card": "README.md",
 }
-_SIGNIFICANT = 0.05
-
-
-@dataclass(frozen=True)
-class Difference:
-    """End - start of the metric on the same samples, with its 95 % interval [low, high]."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """End against start on the same samples: the paired test's p-value, the ratio of latencies, the metric's difference."""
-
-    p_value: float
-    latency_ratio: Ratio
-    difference: Difference | None = None
-
-    @property
-    def different(self) -> bool:
-        return self.p_value < _SIGNIFICANT
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """The goal as it was asked for, and the parts of it that do not hold."""
-
-    asked: Mapping[str, Any]
-    shortfalls: tuple[Shortfall, ...]
-
-    @property
-    def met(self) -> bool:
-        return not self.shortfalls
-
-
-@dataclass(frozen=True)
-class Milestone:
-    """One step of the trail: its name, the model's profile after it (metric on validation), and the seconds it took."""
-
-    step: str
-    profile: Profile
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a gate said; `worst` is None where the difference is without bound."""
-
-    passed: bool
-    worst: float | None
-    detail: str
-
-
-@dataclass(frozen=True)
-class Share:
-    """One layer of the file that ships."""
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    parameters: int
-    macs: int | None
-    sparsity: float
-    size_bytes: int
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import tomli_w
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from mirabelle import files
 from mirabelle.report.charts import loss_chart, metric_chart, spans, trail_chart
 from mirabelle.report.document import Report
 from mirabelle.report.table import NAMES, conditions, rows, value
 from mirabelle.report.verdict import change, in_points, metrics, signed
+from mirabelle.run import files
 
 
 def write_pages(report: Report, folder: Path, page_at: Path | None = None) -> Path:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mirabelle.profile import Metric, Profile
 from mirabelle.report.document import Report
 from mirabelle.report.verdict import in_points, metrics
+from mirabelle.task.profile import Metric, Profile
 
 if TYPE_CHECKING:
     from mirabelle.runtime.latency import Ratio

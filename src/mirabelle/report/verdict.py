@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mirabelle.goal import Shortfall
-from mirabelle.profile import Metric, Profile
+from mirabelle.task.goal import Shortfall
+from mirabelle.task.profile import Metric, Profile
 
 if TYPE_CHECKING:
-    from mirabelle.report.document import Comparison, Outcome
+    from mirabelle.report.findings import Comparison, Outcome
     from mirabelle.runtime.latency import Ratio
 
 _NOTICEABLE_SIZE = 0.05  # sizes are told to one decimal: what would read as "1.0×" is said in words

@@ -19,12 +19,12 @@ import torch
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from mirabelle.batch import Batch, Inputs
 from mirabelle.errors import UserError, first_line
-from mirabelle.naming import names_of, rename_values
-from mirabelle.preprocessing import Preprocessing, to_json
+from mirabelle.model.value_names import names_of, rename_values
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.operators import onnx_translations
+from mirabelle.task.batch import Batch, Inputs
+from mirabelle.task.preprocessing import Preprocessing, to_json
 
 Array = npt.NDArray[np.generic]
 _OPSET = 18

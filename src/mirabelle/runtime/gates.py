@@ -13,8 +13,8 @@ from onnx import ModelProto, ValueInfoProto
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from mirabelle.batch import Batch, Samples, call, joined, parts_of
 from mirabelle.runtime.onnxruntime import Array, Session
+from mirabelle.task.batch import Batch, Samples, call, joined, parts_of
 
 # Floating point: sums in another order. Quantized: a tie that rounds the other way moves a value by one level, and cascades.
 _EXACT, _QUANTIZED = 1e-4, 5e-2

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mirabelle.profile import Latency
+from mirabelle.task.profile import Latency
 
 _WARM_UP = 5
 _NOTICEABLE = 0.02  # a ratio nearer to 1 than this is not worth a word

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mirabelle.batch import Batch, Inputs, Outputs, Samples, Stream, as_outputs, joined, map_tensors, tensors_of
 from mirabelle.errors import UserError
-from mirabelle.machine import int8_saturates
-from mirabelle.profile import Latency
+from mirabelle.run.machine import int8_saturates
 from mirabelle.runtime.latency import Ratio, interleaved
+from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, Stream, as_outputs, joined, map_tensors, tensors_of
+from mirabelle.task.profile import Latency
 
 Array = npt.NDArray[Any]
 NAME = "onnxruntime"

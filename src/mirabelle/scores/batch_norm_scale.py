@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mirabelle.plain import record
+from mirabelle.records.record import record
 from mirabelle.scores.score import Evidence, Score
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mirabelle.batch import Samples, call, in_float32
+from mirabelle.calibration.columns import Moments, columns_of, multiplies_inputs
 from mirabelle.errors import UserError
-from mirabelle.scores.inputs import Moments, columns_of, multiplies_inputs
+from mirabelle.model.state import copied
 from mirabelle.scores.score import Evidence, Score, covered
-from mirabelle.state import copied
+from mirabelle.task.batch import Samples, call, in_float32
 
 if TYPE_CHECKING:
-    from mirabelle.task import Task
+    from mirabelle.task.task import Task
 
 _BATCH = 50
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from mirabelle.plain import Count, record
+from mirabelle.records.record import Count, record
 from mirabelle.scores.score import Evidence, Need, Score
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from mirabelle.plain import Count, Positive, record
+from mirabelle.records.record import Count, Positive, record
 from mirabelle.scores.score import Evidence, Need, Score
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Hessian(Score):
         return sums
 
     def covers(self, name: str, tensor: Tensor, module: nn.Module) -> bool:
-        from mirabelle.scores.inputs import multiplies_inputs
+        from mirabelle.calibration.columns import multiplies_inputs
 
         del name
         return multiplies_inputs(module, tensor)

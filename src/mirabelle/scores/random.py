@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mirabelle import files
-from mirabelle.plain import record
+from mirabelle.records.record import record
+from mirabelle.run import files
 from mirabelle.scores.score import Evidence, Score
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import PlainValidator
 
-from mirabelle import plain
+from mirabelle import records
+from mirabelle.records.record import fields_to_data
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +78,7 @@ class Score(ABC):
 
     def to_data(self) -> dict[str, Any]:
         """A table {use = name, ...} from which `score_from_data` makes an equal score."""
-        return {"use": type(self).__name__, **plain.fields_to_data(self)}
+        return {"use": type(self).__name__, **fields_to_data(self)}
 
 
 def covered(score: Score, model: nn.Module) -> dict[str, nn.Parameter]:
@@ -98,8 +99,8 @@ def score_from_data(data: Any) -> Score:
     if isinstance(data, Score):
         return data
     settings = {"use": data} if isinstance(data, str) else dict(data) if isinstance(data, Mapping) else {}
-    cls = plain.lookup("scores", str(settings.pop("use", "")), Score)
-    score: Score = plain.build(cls, settings, f"scores.{cls.__name__}")
+    cls = records.lookup("scores", str(settings.pop("use", "")), Score)
+    score: Score = records.build(cls, settings, f"scores.{cls.__name__}")
     return score
 
 

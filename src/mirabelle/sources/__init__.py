@@ -5,13 +5,20 @@ from typing import TYPE_CHECKING
 from mirabelle.lazy import lazily
 
 if TYPE_CHECKING:
-    from mirabelle.functions import function_from
-    from mirabelle.sources.data import task_from
-    from mirabelle.sources.models import model_from
-    from mirabelle.sources.weights import load_weights
+    from mirabelle.sources.datasets.by_name import task_from
+    from mirabelle.sources.models.by_name import model_from
+    from mirabelle.sources.models.weights import load_weights
 
-__all__ = ["function_from", "load_weights", "model_from", "task_from"]
+__all__ = [
+    "load_weights",
+    "model_from",
+    "task_from",
+]
 __getattr__ = lazily(
     "mirabelle.sources",
-    {"function_from": "factory", "load_weights": "weights", "model_from": "models", "task_from": "data"},
+    {
+        "datasets.by_name": ["task_from"],
+        "models.by_name": ["model_from"],
+        "models.weights": ["load_weights"],
+    },
 )

@@ -7,7 +7,7 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mirabelle.sources.rows import RowTransformer
+from mirabelle.sources.datasets.rows import RowTransformer
 
 
 def lenet300(dropout: float = 0.0) -> nn.Sequential:

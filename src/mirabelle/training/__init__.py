@@ -9,9 +9,9 @@ from mirabelle.training.settings import Training
 if TYPE_CHECKING:
     from mirabelle.training.evaluation import evaluate, judged, outputs_of
     from mirabelle.training.execution import Execution, fastest_execution
+    from mirabelle.training.kept_zeros import Zeros
     from mirabelle.training.loop import default_objective, fit
-    from mirabelle.training.together import taught, train_together
-    from mirabelle.training.zeros import Zeros
+    from mirabelle.training.shared import taught, train_together
 
 __all__ = [
     "Execution",
@@ -30,15 +30,10 @@ __all__ = [
 __getattr__ = lazily(
     "mirabelle.training",
     {
-        "Execution": "execution",
-        "Zeros": "zeros",
-        "default_objective": "loop",
-        "evaluate": "evaluation",
-        "fastest_execution": "execution",
-        "fit": "loop",
-        "judged": "evaluation",
-        "outputs_of": "evaluation",
-        "taught": "together",
-        "train_together": "together",
+        "evaluation": ["evaluate", "judged", "outputs_of"],
+        "execution": ["Execution", "fastest_execution"],
+        "kept_zeros": ["Zeros"],
+        "loop": ["default_objective", "fit"],
+        "shared": ["taught", "train_together"],
     },
 )

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mirabelle import files
 from mirabelle.errors import UserError
+from mirabelle.run import files
 
 _COST = 0.01  # the fraction of the time that may go into writing checkpoints
 _LEAST_SECONDS = 1.0

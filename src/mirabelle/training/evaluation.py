@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from mirabelle.batch import Batch, Inputs, Outputs, Samples, Stream, call, joined
-from mirabelle.metric import Metric
 from mirabelle.numerics.statistics import Scores
-from mirabelle.task import Task
+from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, Stream, call, joined
+from mirabelle.task.metric import Metric
+from mirabelle.task.task import Task
 
 _BATCH = 500
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mirabelle.batch import Batch, Inputs, call, in_float32, map_tensors, tensors_of
 from mirabelle.errors import is_out_of_memory
-from mirabelle.state import copied
+from mirabelle.model.state import copied
+from mirabelle.task.batch import Batch, Inputs, call, in_float32, map_tensors, tensors_of
 
 _IMAGE_DIMENSIONS = 4
 _GAIN = 1.1  # a change from plain float32 must pay at least this much

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import PlainValidator
 
 from mirabelle.errors import UserError, at_path, gathered, raise_all
-from mirabelle.plain import record
-from mirabelle.step import STAGES, JoinsTraining, Preview, ReplacesModel, Stage, step_from_data, step_to_data, use_of
+from mirabelle.records.record import record
+from mirabelle.step import STAGES, Preview, ReplacesModel, Stage, step_from_data, step_to_data, use_of
+from mirabelle.training.contracts import JoinsTraining
 from mirabelle.training.settings import Training
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mirabelle.run import Run
-    from mirabelle.task import Task
+    from mirabelle.run.run import Run
+    from mirabelle.task.task import Task
 
 
 class Parts(tuple[JoinsTraining, ...]):
@@ -94,7 +95,7 @@ class Joint:
         return self.steps[0].stage
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        from mirabelle.training.together import train_together
+        from mirabelle.training.shared import train_together
 
         return train_together(self.steps, self.train, model, task, run)
 

@@ -15,23 +15,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mirabelle.answers import answered
-from mirabelle.batch import Batch, Samples, Stream, call
 from mirabelle.errors import UserError
-from mirabelle.features import Taps
+from mirabelle.model.state import load_tensors, tensors_of_module
+from mirabelle.model.taps import Taps
 from mirabelle.objectives import Forward, Objective, SoftTargets, TaskLoss
-from mirabelle.run import Run, Stop
-from mirabelle.schedules import learning_rate_factor
-from mirabelle.state import load_tensors, tensors_of_module
-from mirabelle.step import Control
-from mirabelle.task import Task
-from mirabelle.teacher import guidance
+from mirabelle.records.schedules import learning_rate_factor
+from mirabelle.run.journal import Stop
+from mirabelle.run.run import Run
+from mirabelle.task.batch import Batch, Samples, Stream, call
+from mirabelle.task.task import Task
 from mirabelle.training.checkpoint import Checkpoint
+from mirabelle.training.contracts import Control
 from mirabelle.training.evaluation import evaluate
 from mirabelle.training.execution import Execution, fastest_execution
+from mirabelle.training.kept_zeros import Zeros
 from mirabelle.training.optimizer import load_optimizer_tensors, optimizer_for, optimizer_tensors
 from mirabelle.training.settings import Training
-from mirabelle.training.zeros import Zeros
+from mirabelle.training.teacher import guidance
+from mirabelle.training.teacher_targets import answered
 
 
 @dataclass

@@ -6,8 +6,8 @@ from typing import Literal
 
 from mirabelle.errors import UserError
 from mirabelle.objectives.objective import ObjectiveField
-from mirabelle.plain import Count, Finite, Fraction, NotNegative, Positive, record
-from mirabelle.schedules import LearningRateSchedule
+from mirabelle.records.record import Count, Finite, Fraction, NotNegative, Positive, record
+from mirabelle.records.schedules import LearningRateSchedule
 
 Precision = Literal["auto", "float32", "bfloat16"]
 EXECUTIONS = ("float32", "float32 channels_last", "bfloat16", "bfloat16 channels_last")  # what "auto" may decide

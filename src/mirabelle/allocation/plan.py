@@ -1,0 +1,197 @@
+"""How much every item keeps: by sparsity, each alone or all ranked together, or under budgets, with least damage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mirabelle.allocation.knapsack import Budget, Table, allocate
+from mirabelle.errors import UserError
+
+_MOST_ENTRIES = 600  # of one table
+_MOST_LEVELS = 17
+_ROUNDS = 8  # of planning and holding the plan against the true cost
+_GAP = 2e-3  # of a plan to the best; scores are far less certain
+_SAFELY = 0.999  # of a limit that was missed
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Item:
+    """Units of which some go, the least important first.
+
+    Args:
+        name: for messages.
+        scores: of each unit, rising.
+        damage: after the first 0, 1, …, n have gone.
+        allowed: how many may be kept, rising; the last is all of them.
+    """
+
+    name: str
+    scores: Array
+    damage: Array
+    allowed: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def at_least(self, count: int) -> int:
+        """The smallest allowed number that is no less."""
+        return min(allowed for allowed in self.allowed if allowed >= count)
+
+
+class Limit(Protocol):
+    """A cost that has a limit."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def limit(self) -> float: ...
+
+    def tables(self, fractions: Sequence[Table]) -> Mapping[tuple[int, ...], Table]:
+        """What is expected of the cost, by the fractions that the options of each item keep."""
+
+    def cost(self, counts: Sequence[int]) -> float:
+        """The true cost when each item keeps so many."""
+
+
+def each_alone(items: Sequence[Item], sparsity: float) -> list[int]:
+    """Of n units ⌊sparsity · n⌋ go, or as many fewer as is allowed."""
+    return [item.at_least(len(item) - math.floor(sparsity * len(item))) for item in items]
+
+
+def all_together(items: Sequence[Item], sparsity: float) -> list[int]:
+    """Scores are divided by their mean in the item, and ranked over all items."""
+    relative = [item.scores / max(float(item.scores.mean()), 1e-30) for item in items]
+    ranked = np.sort(np.concatenate(relative), kind="stable")
+    gone = math.floor(sparsity * len(ranked))
+    threshold = ranked[gone - 1] if gone else -math.inf
+    return [item.at_least(len(item) - int((own <= threshold).sum())) for item, own in zip(items, relative, strict=True)]
+
+
+def within_limits(items: Sequence[Item], limits: Sequence[Limit], *, uniform: bool) -> list[int]:
+    """The least damage with which every true cost holds its limit, or the least uniform sparsity.
+
+    A plan is made by what the costs are expected to be, then held against the true ones; as long as one is missed, the next
+    plan aims lower by what it was missed.
+
+    Raises:
+        UserError: E114 when not even the least of every item is enough.
+    """
+    _hold_reachable(items, limits)
+    aims = {limit.name: limit.limit for limit in limits}
+    best: list[int] = [item.allowed[0] for item in items]
+    for _ in range(_ROUNDS):
+        counts = _uniform(items, limits, aims) if uniform else _with_least_damage(items, limits, aims)
+        missed = {limit.name: limit.limit / cost for limit in limits if (cost := limit.cost(counts)) > limit.limit}
+        if not missed:
+            return counts
+        aims |= {name: aims[name] * min(ratio, 1.0) * _SAFELY for name, ratio in missed.items()}
+        if all(count == least for count, least in zip(counts, best, strict=True)):
+            break
+    return best
+
+
+def _hold_reachable(items: Sequence[Item], limits: Sequence[Limit]) -> None:
+    least = [item.allowed[0] for item in items]
+    for limit in limits:
+        cost = limit.cost(least)
+        if cost > limit.limit:
+            asked = f"{limit.name} of at most {limit.limit:,.6g}"
+            raise UserError(
+                "E114",
+                f"{asked} cannot be reached: with the least left everywhere, {cost:,.6g} stay",
+                "ask for less, lower `minimum` or `multiple`, or shorten `ignore`",
+                path=(limit.name,),
+            )
+
+
+def _uniform(items: Sequence[Item], limits: Sequence[Limit], aims: Mapping[str, float]) -> list[int]:
+    """The smallest sparsity, the same everywhere, whose expected costs hold."""
+
+    def holds(counts: Sequence[int]) -> bool:
+        fractions = [np.array([count / len(item)]) for item, count in zip(items, counts, strict=True)]
+        expected = {limit.name: sum(float(table.sum()) for table in limit.tables(fractions).values()) for limit in limits}
+        return all(expected[name] <= aim for name, aim in aims.items())
+
+    low, high = 0.0, 1.0
+    if holds(each_alone(items, 0.0)):
+        return each_alone(items, 0.0)
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(each_alone(items, middle)) else (middle, high)
+    return each_alone(items, high) if high < 1.0 else [item.allowed[0] for item in items]
+
+
+def _with_least_damage(items: Sequence[Item], limits: Sequence[Limit], aims: Mapping[str, float]) -> list[int]:
+    """The exact optimum over some levels of every item, then over finer ones around it."""
+    most = _levels_at_once(items, limits)
+    levels = [_spread(item.allowed, most) for item in items]
+    while True:
+        counts = _chosen(items, limits, aims, levels)
+        finer = [_around(item.allowed, own, count) for item, own, count in zip(items, levels, counts, strict=True)]
+        if finer == levels or all(len(own) == len(item.allowed) for item, own in zip(items, levels, strict=True)):
+            return counts
+        if all(_neighbours(item.allowed, own, count) for item, own, count in zip(items, levels, counts, strict=True)):
+            return counts
+        levels = finer
+
+
+def _chosen(
+    items: Sequence[Item], limits: Sequence[Limit], aims: Mapping[str, float], levels: Sequence[tuple[int, ...]]
+) -> list[int]:
+    damages = [item.damage[[len(item) - level for level in own]] for item, own in zip(items, levels, strict=True)]
+    fractions = [np.array(own) / len(item) for item, own in zip(items, levels, strict=True)]
+    budgets = [Budget(limit.name, aims[limit.name], limit.tables(fractions)) for limit in limits]
+    try:
+        found = allocate(damages, budgets, gap=_GAP)
+    except UserError:  # what is expected is not exact: at the very edge of what can be reached only the least is left
+        return [item.allowed[0] for item in items]
+    return [own[option] for own, option in zip(levels, found.choice, strict=True)]
+
+
+def _levels_at_once(items: Sequence[Item], limits: Sequence[Limit]) -> int:
+    """So many that no table becomes too large."""
+    ones = [np.ones(1) for _ in items]
+    widest = max((len(key) for limit in limits for key in limit.tables(ones)), default=1)
+    return max(3, min(_MOST_LEVELS, int(_MOST_ENTRIES ** (1 / max(widest, 1)))))
+
+
+def _spread(allowed: tuple[int, ...], most: int) -> tuple[int, ...]:
+    places = np.unique(np.linspace(0, len(allowed) - 1, most).round().astype(int))
+    return tuple(allowed[place] for place in places)
+
+
+def _around(allowed: tuple[int, ...], levels: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """The level, and on either side the middle between it and the next, and that next one."""
+    at = levels.index(count)
+    found = {count}
+    for neighbour in (levels[max(at - 1, 0)], levels[min(at + 1, len(levels) - 1)]):
+        found |= {neighbour, allowed[(allowed.index(neighbour) + allowed.index(count)) // 2]}
+    return tuple(sorted(found))
+
+
+def _neighbours(allowed: tuple[int, ...], levels: tuple[int, ...], count: int) -> bool:
+    """Whether the levels hold every allowed number next to this one."""
+    at = allowed.index(count)
+    return {*allowed[max(at - 1, 0) : at + 2]} <= set(levels)
+
+
+def allowed_counts(size: int, minimum: int, multiple: int) -> tuple[int, ...]:
+    """All of them, or a multiple that is no less than the minimum.
+
+    Example:
+        >>> allowed_counts(20, 3, 8)
+        (8, 16, 20)
+    """
+    return (*(count for count in range(multiple, size, multiple) if count >= minimum), size)
+
+
+Measured = Callable[[Sequence[int]], float]

@@ -1,0 +1,109 @@
+"""A model, a task, a runtime -> what it costs and gives."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mirabelle.artifact.mira import pack
+from mirabelle.model.architecture import replaced_module_names
+from mirabelle.model.state import tensors_of_module
+from mirabelle.numerics.statistics import Scores
+from mirabelle.run.files import tensor_bytes
+from mirabelle.runtime.export import export
+from mirabelle.runtime.onnxruntime import Session
+from mirabelle.task.batch import Batch, Samples, Stream, call, map_tensors
+from mirabelle.task.profile import Profile, SizeBytes
+from mirabelle.task.task import Task
+from mirabelle.training.evaluation import judged
+
+
+@dataclass(frozen=True)
+class Files:
+    """A model as it ships: canonical ONNX, and its packed form."""
+
+    onnx: bytes
+    packed: bytes
+
+
+def exported(model: nn.Module, task: Task) -> Files:
+    """The files of a model."""
+    onnx = export(model, task.example(), task.labels, task.preprocessing, several=task.several)
+    return Files(onnx, pack(onnx))
+
+
+def measure(
+    model: nn.Module, task: Task, data: Samples | Stream, files: Files, *, session: Session | None = None
+) -> tuple[Profile, Scores]:
+    """The profile of a model without its latency, and the metric's score of every sample of `data`.
+
+    With a session of the model's ONNX file the outputs that are judged are the runtime's, those of the file that ships;
+    otherwise they are torch's.
+    """
+    metrics = (task.metric, *task.also)
+    with torch.inference_mode():
+        scores, *others = judged(partial(call, model.eval()) if session is None else session, data, task, metrics)
+    total, nonzero = count_parameters(model)
+    profile = Profile(
+        parameters=total,
+        nonzero_parameters=nonzero,
+        macs=multiply_accumulates(model, task.example()),
+        size_bytes=sizes(model, files),
+        metric=task.metric.measured(scores),
+        others=tuple(metric.measured(of_it) for metric, of_it in zip(task.also, others, strict=True)),
+    )
+    return profile, scores
+
+
+def sizes(model: nn.Module, files: Files) -> SizeBytes:
+    """Lengths of the files that hold the model."""
+    zipped = gzip.compress(files.onnx, compresslevel=9, mtime=0)
+    plain = tensor_bytes(tensors_of_module(model))
+    return SizeBytes(torch=len(plain), onnx=len(files.onnx), onnx_gzip=len(zipped), packed=len(files.packed))
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(all, non-zero) weights and biases; integer codes of quantized layers count as the weights they stand for."""
+    tensors = weights_of(model).values()
+    return sum(tensor.numel() for tensor in tensors), sum(int(tensor.count_nonzero()) for tensor in tensors)
+
+
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters, each tied one once, and what stands for parameters in replaced modules: codes and biases, no scales."""
+    found = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    for name in replaced_module_names(model):
+        prefix = f"{name}." if name else ""
+        for buffer_name, buffer in model.get_submodule(name).named_buffers(recurse=False):
+            if buffer_name in ("codes", "bias_codes", "bias"):
+                found[prefix + buffer_name] = buffer
+    return found
+
+
+def multiply_accumulates(model: nn.Module, example: Batch) -> int:
+    """Multiply-accumulates of one sample, in all matrix products, convolutions and attentions."""
+    return multiply_accumulates_by_module(model, example).get("Global", 0)
+
+
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+    """Two products a query and key: torch counts them for its other kernels, but not for the CPU's."""
+    batch, heads, queries, width = query
+    return 2 * batch * heads * queries * key[2] * (width + value[3])
+
+
+def multiply_accumulates_by_module(model: nn.Module, example: Batch) -> Mapping[str, int]:
+    """Multiply-accumulates of one sample by module name; "Global" is their sum."""
+    one = map_tensors(example.inputs, lambda tensor: tensor[:1])
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    counter: Any = FlopCounterMode(display=False, custom_mapping={attention: _attention_flops})
+    with torch.inference_mode(mode=False), torch.no_grad(), counter:
+        call(model.eval(), one)
+    prefix = f"{type(model).__name__}."
+    counts = counter.get_flop_counts()
+    return {name.removeprefix(prefix): sum(operators.values()) // 2 for name, operators in counts.items()}

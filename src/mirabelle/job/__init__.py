@@ -1,0 +1,25 @@
+"""The whole job: a recipe checked, tried, run, judged, compared with others and verified."""
+
+from typing import TYPE_CHECKING
+
+from mirabelle.lazy import lazily
+
+if TYPE_CHECKING:
+    from mirabelle.job.comparison import Budget, Comparison, compare
+    from mirabelle.job.job import Result, Source, compress
+
+__all__ = [
+    "Budget",
+    "Comparison",
+    "Result",
+    "Source",
+    "compare",
+    "compress",
+]
+__getattr__ = lazily(
+    "mirabelle.job",
+    {
+        "comparison": ["Budget", "Comparison", "compare"],
+        "job": ["Result", "Source", "compress"],
+    },
+)

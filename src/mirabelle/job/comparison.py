@@ -1,0 +1,401 @@
+"""Recipes compared at equal budget: several seeds each, judged on the same samples, with intervals and paired tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import nn
+
+from mirabelle import records
+from mirabelle.errors import UserError
+from mirabelle.inspection.measure import exported
+from mirabelle.job.dry_run import Plan, matched, try_steps
+from mirabelle.job.steps import walk
+from mirabelle.model.state import copied, fingerprint
+from mirabelle.numerics.statistics import Scores, student_interval
+from mirabelle.recipe.recipe import Recipe
+from mirabelle.records.record import Count, Positive, record
+from mirabelle.run import files
+from mirabelle.run.journal import Callback
+from mirabelle.run.run import Run
+from mirabelle.runtime.onnxruntime import Session, side_by_side
+from mirabelle.step import Step, folder_of, step_to_data
+from mirabelle.task.goal import Goal
+from mirabelle.task.loss import public_name
+from mirabelle.task.metric import Metric, records_of
+from mirabelle.task.task import Task
+from mirabelle.training import Training, evaluate, fit, taught
+
+_WARM_STEPS, _TIMED_STEPS, _MOST_TIMED = 3, 12, 96
+_TIMED_SHARE = 0.03  # of the budget, spent on timing
+_STILL = 1e-12  # a learning rate
+Candidates: TypeAlias = Mapping[str, Sequence[Step]]
+
+
+@record
+class Budget:
+    """What every candidate may spend, and what its result may need.
+
+    Args:
+        steps: optimizer steps of all trainings of a recipe together; each gets its share by what it asks for.
+        seconds: of all trainings together, validation counted in, turned into steps by timing a few of each; the same steps for
+            every seed. What a teacher gives for the first time is kept, and not counted.
+        size_bytes: packed bytes that a result may have.
+        milliseconds: of one call in ONNX Runtime that a result may take.
+
+    Raises:
+        UserError: E111 both steps and seconds.
+
+    Example:
+        >>> Budget(seconds=480.0).steps is None
+        True
+    """
+
+    steps: Count | None = None
+    seconds: Positive | None = None
+    size_bytes: Count | None = None
+    milliseconds: Positive | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.seconds is not None:
+            raise UserError("E111", "a budget has steps or seconds of training, one of them", "leave one out")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One candidate with one seed.
+
+    Args:
+        seed: of everything random.
+        metric: of the split that judges.
+        scores: of each of its samples, in their order.
+        seconds: of all steps.
+        parameters: non-zero ones.
+        size_bytes: packed.
+        milliseconds: of one call, where the budget asks for it.
+    """
+
+    seed: int
+    metric: float
+    scores: Scores
+    seconds: float
+    parameters: int
+    size_bytes: int
+    milliseconds: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A candidate over all seeds.
+
+    Args:
+        name: of the candidate.
+        metric: mean over the seeds, with its 95 % interval (Student's; of one seed that of its samples).
+        difference: to the reference, mean over seeds that are paired, with its interval; None for the reference.
+        p_value: that a candidate as good as the reference shows such a difference on these samples, by scores averaged over the
+            seeds; None for the reference.
+        seconds, parameters, size_bytes: means over the seeds.
+        over: what of the budget the results exceed, in words.
+    """
+
+    name: str
+    metric: tuple[float, float, float]
+    difference: tuple[float, float, float] | None
+    p_value: float | None
+    seconds: float
+    parameters: float
+    size_bytes: float
+    over: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found.
+
+    Args:
+        metric: that judged.
+        judge: the split that judged.
+        reference: the candidate to which the others are compared.
+        budget: of each.
+        outcomes: by candidate, in the order of the seeds.
+    """
+
+    metric: Metric
+    judge: str
+    reference: str
+    budget: Budget
+    outcomes: Mapping[str, Sequence[Outcome]]
+
+    def rows(self) -> list[Row]:
+        """The candidates, best first."""
+        found = [self._row(name, outcomes) for name, outcomes in self.outcomes.items()]
+        return sorted(found, key=lambda row: -row.metric[0])
+
+    def table(self) -> str:
+        """The rows as a Markdown table."""
+        lines = [
+            f"| | {self.metric.name} | against {self.reference} | p | seconds | bytes |",
+            "|---|--:|--:|--:|--:|--:|",
+        ]
+        for row in self.rows():
+            difference = "" if row.difference is None else _interval(row.difference, sign="+")
+            p_value = "" if row.p_value is None else f"{row.p_value:.2g}"
+            name = f"{row.name} ({'; '.join(row.over)})" if row.over else row.name
+            lines.append(
+                f"| {name} | {_interval(row.metric)} | {difference} | {p_value} | {row.seconds:,.0f} | {row.size_bytes:,.0f} |"
+            )
+        return "\n".join(lines) + "\n"
+
+    def _row(self, name: str, outcomes: Sequence[Outcome]) -> Row:
+        difference, p_value = None, None
+        if name != self.reference:
+            pairs = list(zip(self.outcomes[self.reference], outcomes, strict=True))
+            p_value = self.metric.p_value(*([pair[side].scores for pair in pairs] for side in (0, 1)))
+            if len(pairs) == 1:
+                difference = self.metric.difference(pairs[0][0].scores, pairs[0][1].scores)
+            else:
+                difference = student_interval(_spread([after.metric - before.metric for before, after in pairs]))
+        return Row(
+            name,
+            self.metric.interval(outcomes[0].scores)
+            if len(outcomes) == 1
+            else student_interval(_spread([one.metric for one in outcomes])),
+            difference,
+            p_value,
+            statistics.mean(one.seconds for one in outcomes),
+            statistics.mean(one.parameters for one in outcomes),
+            statistics.mean(one.size_bytes for one in outcomes),
+            tuple(_over(self.budget, outcomes)),
+        )
+
+
+def compare(
+    model: nn.Module,
+    task: Task,
+    candidates: Candidates,
+    *,
+    out: str | Path,
+    seeds: Sequence[int] = (0, 1, 2),
+    budget: Budget | None = None,
+    reference: str | None = None,
+    judge: Literal["validation", "test"] = "validation",
+    callbacks: Sequence[Callback] = (),
+) -> Comparison:
+    """Run every candidate with every seed from the same model, and judge the results on the same samples.
+
+    A candidate and seed that are done stay so: a comparison that was killed goes on with the next, to the same results. What
+    a teacher gives is kept once for all of them.
+
+    Args:
+        model: from which every candidate begins; left as it is.
+        task: with its teacher; by default the model teaches, as in `mirabelle.compress`.
+        candidates: recipes by name, each a list of steps.
+        out: a folder; one that holds this comparison is gone on with.
+        seeds: of every candidate.
+        budget: equal for all.
+        reference: the candidate to which the others are compared; by default the first.
+        judge: the split. Choose on "validation"; look at "test" once, when nothing is to be chosen any more.
+        callbacks: as of `mirabelle.compress`.
+
+    Raises:
+        UserError: E111 no candidates, no seeds, or a reference that is none of them; E150 when `out` holds another comparison;
+            whatever the steps raise.
+
+    Example:
+        >>> import mirabelle, tempfile, torch
+        >>> from mirabelle import prune
+        >>> x = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))
+        >>> task = mirabelle.Task(train=(x, (x[:, 0] > 0).long()), test=(x, (x[:, 0] > 0).long()))
+        >>> recipes = {"half": [prune.Weights(sparsity=0.5)], "most": [prune.Weights(sparsity=0.9)]}
+        >>> found = compare(nn.Linear(4, 2), task, recipes, out=tempfile.mkdtemp(), seeds=(0,))
+        >>> sorted(found.outcomes), found.reference
+        (['half', 'most'], 'half')
+    """
+    budget, out = budget or Budget(), Path(out)
+    reference = reference or next(iter(candidates), "")
+    if reference not in candidates or not seeds:
+        raise UserError("E111", f'a comparison needs seeds and candidates, "{reference}" among them', "name its reference")
+    recipes, task = {name: Recipe(steps) for name, steps in candidates.items()}, matched(task, task.teacher or model)
+    for recipe in recipes.values():
+        try_steps(Plan(model, task, recipe, Goal(), teacher=task.teacher))
+    task = task.with_teacher(task.teacher or copied(model).eval())
+    documents = {name: _document(recipe, model, task, budget) for name, recipe in recipes.items()}
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in recipes}
+
+    @contextmanager
+    def place(name: str, seed: int) -> Iterator[Run]:
+        run = Run.opened(out / name / f"seed-{seed}", {"seed": seed, **documents[name]}, seed=seed, callbacks=callbacks)
+        run.journal.shared = out
+        try:
+            yield run
+        finally:
+            run.close()
+
+    for name, recipe in recipes.items():  # all are timed before any is run, so that the machine is the same for all
+        with place(name, seeds[0]) as run:
+            _within(budget, recipe.steps, copied(model).eval(), task, run)
+    for seed in seeds:
+        for name, recipe in recipes.items():
+            with place(name, seed) as run:
+                outcomes[name].append(_outcome(model, task, recipe.steps, run, budget=budget, judge=judge))
+    found = Comparison(task.metric, judge, reference, budget, outcomes)
+    files.write(out / f"{judge}.md", found.table().encode())
+    return found
+
+
+def _document(recipe: Recipe, model: nn.Module, task: Task, budget: Budget) -> dict[str, Any]:
+    """What makes a candidate's run this one."""
+    assert task.teacher is not None, "the model teaches where nobody else does"
+    return {
+        "step": [step_to_data(step) for step in recipe.steps],
+        "budget": records.to_data(budget),
+        "augment": records.to_data(task.augment) if task.augment is not None else "none",
+        "fingerprint": {
+            "model": fingerprint(model),
+            "teacher": fingerprint(task.teacher),
+            "judged_by": f"{public_name(task.loss)}, {task.metric.name}",
+            "data": task.fingerprint(),
+        },
+    }
+
+
+def _outcome(
+    model: nn.Module, task: Task, steps: Sequence[Step], run: Run, *, budget: Budget, judge: Literal["validation", "test"]
+) -> Outcome:
+    start = copied(model).eval()
+    end, _, trail = walk(_within(budget, steps, start, task, run), start, task, run, dense=start)
+    path, profile = run.folder / f"{judge}.safetensors", trail[-1].profile
+    if not path.is_file():
+        scores = evaluate(end, task.test if judge == "test" else task.validation, task)
+        files.write_tensors(path, _as_tensors(scores))
+    scores = _as_scores(files.read_tensors(path)[0])
+    return Outcome(
+        run.seed,
+        task.metric.value(scores),
+        scores,
+        sum(entry.seconds for entry in trail),
+        profile.nonzero_parameters,
+        profile.size_bytes.packed or 0,
+        run.decide("milliseconds", lambda: _milliseconds(end, task)) if budget.milliseconds is not None else None,
+    )
+
+
+def _as_tensors(scores: Scores) -> dict[str, torch.Tensor]:
+    parts = {"scores": scores} if scores.dtype.names is None else {name: scores[name] for name in scores.dtype.names}
+    return {name: torch.from_numpy(np.ascontiguousarray(part)) for name, part in parts.items()}
+
+
+def _as_scores(tensors: Mapping[str, torch.Tensor]) -> Scores:
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    return arrays["scores"].astype(float) if "scores" in arrays else records_of(arrays)
+
+
+def _milliseconds(model: nn.Module, task: Task) -> float:
+    """Median of one call for one sample in ONNX Runtime, as many threads as torch has."""
+    session = Session(exported(model, task).onnx, torch.get_num_threads())
+    return side_by_side(session, session, task.example().inputs)[1].median
+
+
+def _within(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task, run: Run) -> list[Step]:
+    """The steps, their trainings as long as the budget says."""
+    if budget.steps is None and budget.seconds is None:
+        return list(steps)
+    path = run.folder.parent / "factor.json"  # one for all seeds of the candidate
+    asked = {key: value for key, value in run.journal.document.items() if key != "seed"}
+    if not path.is_file():
+        files.write_json(path, {"asked": asked, "factor": _factor(budget, steps, model, task, run)})
+    kept = files.read_json(path)
+    if kept["asked"] != json.loads(json.dumps(asked)):
+        raise UserError("E150", f"{run.folder.parent} holds another comparison", "repeat it as it was, or choose another `out`")
+    return [_lengthened(step, kept["factor"], task) for step in steps]
+
+
+def _factor(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task, run: Run) -> float:
+    """How many times as long as the recipe asks for all trainings may be together."""
+    trainings = [training for step in steps if (training := getattr(step, "train", None)) is not None]
+    if not trainings:
+        raise UserError("E111", "a budget of steps or seconds is for recipes that train", "give `train`, or another budget")
+    if budget.steps is not None:
+        return budget.steps / sum(_length(training, task) for training in trainings)
+    seconds = 0.0
+    for position, step in enumerate(steps, start=1):
+        place = run.within(folder_of(position, step))
+        preview, under = step.preview(model, task, place), taught([step], model, task)
+        model = preview.model
+        if preview.training is not None:
+            seconds += _length(preview.training, task) * _step_seconds(
+                model, under, preview.training, place.within("timed"), budget=budget.seconds or 0.0
+            )
+    return (budget.seconds or 0.0) / seconds
+
+
+def _step_seconds(model: nn.Module, task: Task, training: Training, run: Run, *, budget: float) -> float:
+    """Of one optimizer step on all the data, with its share of an epoch's validation; the teacher is asked before.
+
+    At a learning rate that moves nothing: so few steps know no warmup, and one that diverges would end the comparison.
+    """
+    few = task.with_teacher(task.teacher)
+    few.validation = task.validation.drawn(2, 0)
+
+    def seconds(count: int) -> float:
+        (run.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        settings = dataclasses.replace(training, epochs=None, steps=count, lr=_STILL, keep="last", patience=None, until=None)
+        begin = time.perf_counter()
+        fit(copied(model), few, settings, run)
+        return time.perf_counter() - begin
+
+    seconds(_WARM_STEPS)  # decides how to run, and asks the teacher
+    bare = min(seconds(_WARM_STEPS), seconds(_WARM_STEPS))
+    timed = _TIMED_STEPS
+    step = max(seconds(_WARM_STEPS + timed) - bare, 0.0) / timed
+    if step * timed < _TIMED_SHARE * budget:
+        timed = min(_MOST_TIMED, int(_TIMED_SHARE * budget / max(step, 1e-6)))
+        step = max(seconds(_WARM_STEPS + timed) - bare, 0.0) / timed
+    begin = time.perf_counter()
+    evaluate(model, task.validation, task)
+    judging = time.perf_counter() - begin
+    return step + judging / max(1, len(task.train) // training.batch_size)
+
+
+def _length(training: Training, task: Task) -> int:
+    """In optimizer steps."""
+    return training.steps or (training.epochs or 0) * max(1, len(task.train) // training.batch_size)
+
+
+def _lengthened(step: Step, factor: float, task: Task) -> Step:
+    training: Training | None = getattr(step, "train", None)
+    if training is None:
+        return step
+    longer = dataclasses.replace(training, epochs=None, steps=max(1, round(factor * _length(training, task))))
+    return dataclasses.replace(step, train=longer)  # type: ignore[type-var]  # steps are records
+
+
+def _over(budget: Budget, outcomes: Sequence[Outcome]) -> list[str]:
+    """What the results need beyond the budget."""
+    said = []
+    size = max(one.size_bytes for one in outcomes)
+    if budget.size_bytes is not None and size > budget.size_bytes:
+        said.append(f"{size:,} bytes of {budget.size_bytes:,}")
+    times = [one.milliseconds for one in outcomes if one.milliseconds is not None]
+    if budget.milliseconds is not None and max(times) > budget.milliseconds:
+        said.append(f"{max(times):.2f} ms of {budget.milliseconds:.2f}")
+    return said
+
+
+def _spread(values: Sequence[float]) -> Scores:
+    return np.array(values, float)
+
+
+def _interval(found: tuple[float, float, float], sign: str = "") -> str:
+    mean, low, high = found
+    return f"{mean:{sign}.4f} ({low:{sign}.4f} to {high:{sign}.4f})"

@@ -1,0 +1,274 @@
+"""One batch through model, loss and metric before anything begins: a mistake must not surface after an hour."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from mirabelle.errors import UserError, at_path, gathered, is_out_of_memory, raise_all
+from mirabelle.model.state import copied
+from mirabelle.numerics.several_outputs import UNLABELLED
+from mirabelle.recipe.recipe import Recipe
+from mirabelle.run.run import Run
+from mirabelle.sources.models.onnx_graph import OnnxModule
+from mirabelle.step import folder_of
+from mirabelle.task.batch import Batch, Outputs, Samples, call, in_float32, map_tensors, parts_of, tensors_of
+from mirabelle.task.goal import Goal
+from mirabelle.task.loss import LOSSES, takes_one
+from mirabelle.task.preprocessing.text import TOKENIZER, vocabulary_of
+from mirabelle.task.task import Task
+from mirabelle.training import Training, default_objective, judged, outputs_of, taught
+from mirabelle.training.teacher_targets import with_answer
+
+_CLASS_SCORES = 2  # dimensions: batch, classes
+_FEW = 5  # names that a message holds
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `compress` is given, or would be."""
+
+    model: nn.Module
+    task: Task
+    recipe: Recipe
+    goal: Goal
+    baseline: Training | None = None
+    teacher: nn.Module | None = None
+    teacher_train: Training | None = None
+
+
+def matched(task: Task, model: nn.Module) -> Task:
+    """The task without labels in which what the model gives stands for them; one with labels as it is.
+
+    Args:
+        task: read from data.
+        model: the teacher, by default the model at the start; every later model is held against its outputs.
+
+    Raises:
+        UserError: E121 when the model fails on the data, or gives values that are not finite.
+    """
+
+    def outputs(data: Samples) -> Outputs:
+        given = outputs_of(model, data)[0]
+        _hold_finite(model, given)
+        return given
+
+    if task.labelled:
+        return task
+    with at_path("model", "from"):
+        _outputs(model, task.example())
+        return task.against(outputs)
+
+
+def try_one_batch(model: nn.Module, task: Task, name: str = "model") -> Outputs:
+    """The model's outputs for the task's example; everything that a run takes for granted holds afterwards.
+
+    Raises:
+        UserError: E121 when the model fails on the data, gives no tensors, or gives values that are not finite; E131 when loss
+            or metric fail on its outputs, or the data are not what an ONNX graph takes; E132 when a label is no class of it.
+    """
+    with at_path(name, "from"):
+        return _tried(model, task)
+
+
+def _tried(model: nn.Module, task: Task) -> Outputs:
+    _hold_tokens(model, task)
+    batch = task.example()
+    outputs = _outputs(model, batch)
+    if isinstance(outputs, tuple) and takes_one(task.loss):
+        remedy = "wrap it so that it returns its scores, or name a loss and a metric that take a tuple of outputs"
+        raise UserError("E121", "the model gives tuple, not a tensor, and the loss takes one output", remedy)
+    scores = task.classifies and isinstance(outputs, Tensor) and outputs.dim() == _CLASS_SCORES
+    if scores and task.labels and outputs.shape[1] != len(task.labels):
+        raise UserError(
+            "E132",
+            f"the model gives {outputs.shape[1]} outputs, the data have {len(task.labels)} classes: {_named(task.labels)}",
+            f"give the model {len(task.labels)} outputs, one for each class",
+        )
+    _judge(model, task, outputs, batch)
+    if scores:
+        splits = {"train": task.train, "validation": task.validation, "test": task.test}
+        for name, data in splits.items():
+            if isinstance(data, Samples):
+                _hold_labels(name, data.targets, outputs.shape[1])
+    return outputs
+
+
+def try_steps(plan: Plan) -> None:
+    """Every training and every step, tried on one batch: patterns match, terms can be bound, teacher and model fit.
+
+    Raises:
+        UserError: what a training or a step would raise at its beginning, led by the path to it in a recipe.
+    """
+    alone, guided = plan.task.with_teacher(None), plan.task.with_teacher(plan.teacher or plan.model)
+    mistakes: list[UserError] = []
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(folder)
+        if plan.teacher is not None:
+            with gathered(mistakes, "teacher"):
+                _tried(plan.teacher, plan.task)
+                _try_training(plan.teacher, alone, plan.teacher_train)
+        for name, training in (("baseline", plan.baseline), ("teacher", plan.teacher_train)):
+            with gathered(mistakes, name, "train"):
+                if training is not None and not plan.task.labelled:
+                    message = "there is nothing to learn from: the data have no labels"
+                    raise UserError("E111", message, "begin with trained weights, and leave `train` out")
+        with gathered(mistakes, "baseline"):
+            _try_training(plan.model, alone, plan.baseline)
+        model = plan.model
+        for position, step in enumerate(plan.recipe.steps):
+            with gathered(mistakes, "step", position):
+                preview = step.preview(model, guided, run.within(folder_of(position + 1, step)))
+                under = taught([step], model, guided)
+                model = preview.model
+                _try_training(model, under, preview.training)
+    raise_all(mistakes)
+
+
+def _try_training(model: nn.Module, task: Task, training: Training | None) -> None:
+    """One batch as the training will see it: the model in training mode, and its loss."""
+    if training is None:
+        return
+    for one in (model, task.teacher):
+        _hold_scores(one, task)
+    batch = _example(task, training.batch_size)
+    if training.batch_size == 1:
+        batch = Batch(map_tensors(batch.inputs, lambda tensor: tensor[:1]), batch.targets[:1], torch.arange(1))
+    if training.targets == "teacher":
+        with at_path("train"):
+            batch = with_answer(task, batch)
+    _train_mode(model, batch)
+    objective = training.objective or default_objective(task)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        loss = objective.bind(model, task, batch)
+        value = loss(loss.seen(copied(model).eval(), batch, task.teacher.eval() if task.teacher is not None else None))
+    if not bool(torch.isfinite(value)):
+        message = f"the loss is {float(value)} on the first batch, before anything is trained"
+        raise UserError("E121", message, "see which term is not finite: `objective` with one term at a time", path=("train",))
+
+
+def _hold_scores(model: nn.Module | None, task: Task) -> None:
+    """Raise where an ONNX graph ends in the probabilities that the loss would make of scores."""
+    kind = "Softmax" if task.classifies else "Sigmoid" if task.loss is LOSSES["binary_cross_entropy"] else None
+    scores = model.scores_before(kind) if isinstance(model, OnnxModule) and kind is not None else None
+    if scores is not None:
+        message = f"the ONNX graph ends in {kind}, and the loss takes scores, not probabilities"
+        remedy = f'end it before: arguments = {{ outputs = ["{scores}"] }} for the model, or name a loss of probabilities'
+        raise UserError("E131", message, remedy, path=("train",))
+
+
+def _example(task: Task, count: int) -> Batch:
+    """The first samples, one without a label among them where there are such."""
+    if not isinstance(task.train, Samples) or not task.classifies:
+        return task.example(count)
+    unlabelled = (task.train.targets == UNLABELLED).reshape(len(task.train), -1).all(1).nonzero().flatten()[:1]
+    first = torch.arange(min(max(count, 2), len(task.train)))
+    return task.train.at(torch.cat([first[: len(first) - len(unlabelled)], unlabelled]))
+
+
+def _train_mode(model: nn.Module, batch: Batch) -> None:
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            call(copied(model).train(), batch.inputs)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        message = f"the model fails in training mode on a batch of {len(batch)}: {error}"
+        raise UserError("E121", message.splitlines()[0], "see that it can train on such a batch", path=("train",)) from error
+
+
+def _outputs(model: nn.Module, batch: Batch) -> Outputs:
+    given = ", ".join(f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors_of(batch.inputs))
+    if isinstance(model, OnnxModule):
+        model.hold(batch.inputs)
+    try:
+        with torch.no_grad():
+            outputs = call(copied(model).eval(), batch.inputs)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        message = f"the model fails on inputs of {given}: {error}"
+        remedy = "see that shapes and types fit the model; how data from files are read stands under [task] arguments"
+        raise UserError("E121", message.splitlines()[0], remedy) from error
+    strange = next((type(part).__name__ for part in parts_of(outputs) if not isinstance(part, Tensor)), None)
+    if strange is not None:
+        within = f"a tuple with {strange} in it" if isinstance(outputs, tuple) else strange
+        remedy = "wrap it so that it returns its scores, one tensor or a tuple of tensors"
+        raise UserError("E121", f"the model gives {within}, not a tensor", remedy)
+    for k, part in enumerate(parts_of(outputs)):
+        if isinstance(outputs, tuple) and part.shape[:1] != (len(batch),):
+            message = f"output {k} of the model has shape {tuple(part.shape)} for {len(batch)} samples"
+            raise UserError("E121", message, "let the first axis of every output be the batch")
+    _hold_finite(model, outputs)
+    return outputs
+
+
+def _hold_finite(model: nn.Module, outputs: Outputs) -> None:
+    if not all(bool(torch.isfinite(part).all()) for part in parts_of(outputs)):
+        where = next((name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()), None)
+        because = f'; its tensor "{where}" is not finite either' if where else ""
+        raise UserError("E121", f"the model gives NaN or infinite values{because}", "start from weights that work")
+
+
+def _judge(model: nn.Module, task: Task, outputs: Outputs, batch: Batch) -> None:
+    try:
+        task.loss(in_float32(outputs), batch.targets)
+        with torch.no_grad():
+            judged(partial(call, copied(model).eval()), [batch], task, (task.metric,))
+    except UserError:
+        raise
+    except Exception as error:
+        one = isinstance(outputs, Tensor)
+        if isinstance(error, IndexError) and task.classifies and one and outputs.dim() == _CLASS_SCORES:
+            _hold_labels("train", batch.targets, outputs.shape[1])
+        targets = f"{batch.targets.dtype} {tuple(batch.targets.shape)}"
+        shapes = " and ".join(str(tuple(part.shape)) for part in parts_of(outputs))
+        message = f"loss or metric fail on outputs of {shapes} and targets of {targets}: {error}"
+        remedy = "give class indices as int64, other targets as float32"
+        if not one:
+            remedy = "name a loss and a metric that take a tuple of outputs"
+        raise UserError("E131", message.splitlines()[0], remedy) from error
+
+
+def _hold_tokens(model: nn.Module, task: Task) -> None:
+    """Raise where texts hold, or could hold, tokens for which a model of transformers has no embedding."""
+    inputs = task.validation.inputs
+    embedding = getattr(getattr(model, "model", None), "get_input_embeddings", lambda: None)()
+    if not isinstance(inputs, Mapping) or "input_ids" not in inputs or not isinstance(embedding, nn.Embedding):
+        return
+    parts = [part for part in (task.train, task.validation, task.test) if isinstance(part, Samples)]
+    highest = max(int(part.inputs["input_ids"].max()) for part in parts)
+    if highest >= embedding.num_embeddings:
+        message = (
+            f"the texts hold token {highest}, the model knows {embedding.num_embeddings}: the tokenizer is another model's"
+        )
+        raise UserError("E132", message, "name the model's own as `tokenizer`")
+    known = vocabulary_of(task.beside[TOKENIZER]) if TOKENIZER in task.beside else 0
+    if known > embedding.num_embeddings:
+        message = f"the tokenizer knows {known} tokens, the model {embedding.num_embeddings}: it is another model's"
+        raise UserError("E132", message, "name the model's own as `tokenizer`")
+
+
+def _named(labels: Sequence[str]) -> str:
+    few = ", ".join(labels[:_FEW])
+    return few if len(labels) <= _FEW else f"{few}, …"
+
+
+def _hold_labels(split: str, targets: Tensor, classes: int) -> None:
+    if targets.is_floating_point() or targets.dim() != 1:
+        return
+    known = targets[targets != UNLABELLED] if split == "train" else targets
+    if not len(known):
+        return
+    low, high = int(known.min()), int(known.max())
+    if low < 0 or high >= classes:
+        raise UserError(
+            "E132",
+            f"labels must be in [0, {classes - 1}], one for each output of the model; the {split} data have {low} to {high}",
+            "number the classes from 0, or give the model as many outputs as there are classes",
+        )

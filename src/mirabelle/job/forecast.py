@@ -1,0 +1,279 @@
+"""What a recipe will do and cost, found in seconds: every step previewed, a few real optimizer steps timed, nothing trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mirabelle.errors import UserError
+from mirabelle.inspection.measure import Files, count_parameters, exported, multiply_accumulates, sizes, weights_of
+from mirabelle.job.dry_run import Plan, try_one_batch, try_steps
+from mirabelle.model.state import copied, tensors_of_module
+from mirabelle.run.files import tensor_bytes
+from mirabelle.run.run import Run
+from mirabelle.runtime.latency import Ratio
+from mirabelle.runtime.onnxruntime import Session, side_by_side
+from mirabelle.step import folder_of, use_of
+from mirabelle.task.batch import Samples, parts_of, tensors_of
+from mirabelle.task.goal import Shortfall
+from mirabelle.task.profile import Profile
+from mirabelle.task.task import Task
+from mirabelle.training import Training, default_objective, evaluate, fit, outputs_of, taught
+
+_WARM_STEPS, _TIMED_STEPS = 2, 8
+_VALIDATED = 200  # samples on which evaluation is timed
+_LATENCY_SECONDS = 1.0
+_STATE = {"adamw": 2, "sgd": 1}  # tensors of the parameters' size that the optimizer keeps
+_REPORT_BYTES = 300_000  # report, card, journal
+
+
+@dataclass(frozen=True)
+class StepForecast:
+    """One step: what it will do in words, how many of its seconds are training, and the model after it."""
+
+    name: str
+    says: tuple[str, ...]
+    seconds: float
+    optimizer_steps: int
+    parameters: int
+    nonzero_parameters: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A whole recipe.
+
+    Args:
+        inputs, outputs: shapes of one batch of two, as they went through the model.
+        samples: lengths of the splits.
+        steps: baseline, teacher and every step.
+        seconds: of the whole run, estimated from timed optimizer steps.
+        memory_bytes: the process's peak, measured while it trained a batch, with what grows later added.
+        disk_bytes: of the run's folder at its fullest.
+        start, end: profiles without metric; the end's bytes and latency are those of the previewed, untrained model.
+        latency: end over start, of those models.
+        shortfalls: parts of the goal that the preview misses.
+        emptied: tensors that would lose every weight.
+        remarks: what will not pay, what will not fit.
+    """
+
+    inputs: str
+    outputs: str
+    samples: dict[str, int]
+    steps: Sequence[StepForecast]
+    seconds: float
+    memory_bytes: int
+    disk_bytes: int
+    start: Profile
+    end: Profile
+    latency: Ratio
+    shortfalls: Sequence[Shortfall]
+    emptied: Sequence[str]
+    remarks: Sequence[str]
+
+    def to_data(self) -> dict[str, Any]:
+        data = dataclasses.asdict(self)
+        return {**data, "shortfalls": [shortfall.to_data() for shortfall in self.shortfalls]}
+
+
+def forecast(plan: Plan, *, free_memory: int | None = None, free_disk: int | None = None) -> Forecast:
+    """Look ahead.
+
+    Args:
+        plan: what would be run.
+        free_memory, free_disk: bytes that there are, for the remarks.
+
+    Raises:
+        UserError: whatever the run would raise at its beginning, or at the beginning of any of its steps.
+    """
+    outputs = try_one_batch(plan.model, plan.task)
+    try_steps(plan)
+    example = plan.task.example()
+    task = plan.task.with_teacher(plan.teacher or plan.model)
+    with tempfile.TemporaryDirectory() as folder:
+        steps, models, trainings = _previewed(plan, task, Run(folder))
+    begin = time.perf_counter()
+    before, after = exported(plan.model, task), exported(models[-1], task)
+    measuring = (time.perf_counter() - begin) / 2 + _evaluation_seconds(plan.model, task)
+    start, end, ratio = _profiles(plan.model, models[-1], before, after, task)
+    goal = dataclasses.replace(plan.goal, max_drop=None, metric=None)
+    found = Forecast(
+        inputs=", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(example.inputs)),
+        outputs=", ".join(str(tuple(part.shape)) for part in parts_of(outputs)),
+        samples={"train": len(task.train), "validation": len(task.validation), "test": len(task.test)},
+        steps=steps,
+        seconds=sum(step.seconds for step in steps) + (len(steps) + 2) * measuring + 2.0,
+        memory_bytes=_peak_memory() + max((_checkpoint_bytes(part) for part in trainings), default=0),
+        disk_bytes=_disk_bytes(models, trainings, after, task),
+        start=start,
+        end=end,
+        latency=ratio,
+        shortfalls=goal.shortfalls(start, end),
+        emptied=_emptied(models[-1]),
+        remarks=(),
+    )
+    return dataclasses.replace(found, remarks=_remarks(found, free_memory, free_disk))
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A model that is trained, how, and on what."""
+
+    model: nn.Module
+    training: Training
+    task: Task
+
+
+def _previewed(plan: Plan, task: Task, run: Run) -> tuple[list[StepForecast], list[nn.Module], list[_Trained]]:
+    """Forecasts of baseline, teacher and steps; the model after each; what trains, and how."""
+    steps: list[StepForecast] = []
+    models: list[nn.Module] = []
+    trainings: list[_Trained] = []
+
+    def look(name: str, says: tuple[str, ...], model: nn.Module, training: Training | None, on: Task) -> None:
+        seconds, count = (0.0, 0) if training is None else _training_seconds(model, on, training, run.within(name))
+        steps.append(StepForecast(name, says, seconds, count, *count_parameters(model)))
+        if training is not None:
+            trainings.append(_Trained(model, training, on))
+
+    if plan.teacher is not None and plan.teacher_train is not None:
+        look("teacher", ("is trained",), plan.teacher, plan.teacher_train, task.with_teacher(None))
+    if plan.baseline is not None:
+        look("baseline", ("the model is trained",), plan.model, plan.baseline, task.with_teacher(None))
+    model = plan.model
+    for position, step in enumerate(plan.recipe.steps, start=1):
+        place = run.within(folder_of(position, step))
+        begin = time.perf_counter()
+        preview = step.preview(model, task, place)
+        look(use_of(step), preview.says, preview.model, preview.training, taught([step], model, task))
+        model = preview.model
+        steps[-1] = dataclasses.replace(steps[-1], seconds=steps[-1].seconds + time.perf_counter() - begin)
+        models.append(model)
+    return steps, models, trainings
+
+
+def _training_seconds(model: nn.Module, task: Task, training: Training, run: Run) -> tuple[float, int]:
+    """(seconds, optimizer steps) of a training: a few steps of it are made on a copy, and timed."""
+    small = _small(task, training)
+    times = []
+    for count in (1, _WARM_STEPS, _WARM_STEPS + _TIMED_STEPS):  # the first also decides how to run, and asks the teacher
+        few = dataclasses.replace(training, epochs=None, steps=count, keep="last", patience=None, until=None)
+        (run.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        begin = time.perf_counter()
+        fit(copied(model), small, few, run)
+        times.append(time.perf_counter() - begin)
+    step_seconds = max(times[2] - times[1], 0.0) / _TIMED_STEPS
+    per_epoch = max(1, len(task.train) // training.batch_size)
+    total = training.steps or (training.epochs or 0) * per_epoch
+    epochs = max(1, round(total / per_epoch))
+    asked = _guided(task, training) or training.targets == "teacher"
+    teaching = (
+        _evaluation_seconds(task.teacher, task) * len(task.train) / len(task.validation) if asked and task.teacher else 0.0
+    )
+    return total * step_seconds + epochs * _evaluation_seconds(model, task) + teaching, total
+
+
+def _guided(task: Task, training: Training) -> bool:
+    """Whether the teacher's outputs are asked for, and kept."""
+    return task.teacher is not None and (training.objective or default_objective(task)).needs_teacher
+
+
+def _small(task: Task, training: Training) -> Task:
+    """The same task on as few samples as the timed steps need."""
+    other = task.with_teacher(task.teacher)
+    other.train = task.train.drawn((_WARM_STEPS + _TIMED_STEPS) * training.batch_size, 0)
+    other.validation = task.validation.drawn(2, 0)
+    return other
+
+
+def _evaluation_seconds(model: nn.Module, task: Task) -> float:
+    few: Samples = task.validation.drawn(_VALIDATED, 0)
+    evaluate(model, few, task)
+    begin = time.perf_counter()
+    evaluate(model, few, task)
+    return (time.perf_counter() - begin) * len(task.validation) / len(few)
+
+
+def _profiles(start: nn.Module, end: nn.Module, before: Files, after: Files, task: Task) -> tuple[Profile, Profile, Ratio]:
+    """Both models measured, without metric."""
+    threads = torch.get_num_threads()
+    sessions = Session(before.onnx, threads), Session(after.onnx, threads)
+    *latencies, ratio = side_by_side(*sessions, task.example().inputs, seconds=_LATENCY_SECONDS)
+    profiles = []
+    for model, files, latency in zip((start, end), (before, after), latencies, strict=True):
+        total, nonzero = count_parameters(model)
+        macs = multiply_accumulates(model, task.example())
+        profiles.append(Profile(total, nonzero, macs, sizes(model, files), latency_ms=latency))
+    return profiles[0], profiles[1], ratio
+
+
+def _checkpoint_bytes(part: _Trained) -> int:
+    """Weights, best weights and the optimizer's state."""
+    weights = len(tensor_bytes(tensors_of_module(part.model)))
+    return weights * (2 + _STATE[part.training.optimizer])
+
+
+def _disk_bytes(models: Sequence[nn.Module], trainings: Sequence[_Trained], after: Files, task: Task) -> int:
+    kept = sum(len(tensor_bytes(tensors_of_module(model))) for model in models)
+    # A checkpoint is written beside the one before it; the teacher's outputs are kept in float32.
+    checkpoint = 2 * max(map(_checkpoint_bytes, trainings), default=0)
+    cache = 0
+    if task.teacher is not None and any(_guided(part.task, part.training) for part in trainings):
+        outputs = outputs_of(task.teacher, task.validation.drawn(1, 0))[0]
+        cache = len(task.train) * sum(part.numel() for part in parts_of(outputs)) * 4
+    return kept + checkpoint + cache + len(after.onnx) + len(after.packed) + _REPORT_BYTES
+
+
+def _peak_memory() -> int:
+    """Bytes that this process has held at its fullest."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _emptied(model: nn.Module) -> list[str]:
+    return [name for name, tensor in weights_of(model).items() if tensor.dim() > 1 and not bool(tensor.any())]
+
+
+def _remarks(found: Forecast, free_memory: int | None, free_disk: int | None) -> list[str]:
+    remarks = [f"{name} would lose every weight: what follows it hears nothing any more." for name in found.emptied]
+    if found.end.nonzero_parameters < 0.9 * found.end.parameters:
+        remarks.append("Zeros inside dense tensors make the packed file smaller, not the computation faster.")
+    if found.latency.low > 1:
+        remarks.append(f"The compressed model would be slower here: {found.latency.in_words()}.")
+    elif found.latency.high >= 1:
+        remarks.append(f"No gain in latency is to be expected here: {found.latency.in_words()}.")
+    before, after = found.start.size_bytes, found.end.size_bytes
+    if before.onnx is not None and after.onnx is not None and after.onnx > before.onnx:
+        remarks.append("The ONNX file would grow: what quantization adds to the graph outweighs what it saves.")
+    remarks += [f"The goal on {shortfall.name} would be missed: {shortfall}." for shortfall in found.shortfalls]
+    if free_memory is not None and found.memory_bytes > free_memory:
+        remarks.append(f"Memory may run out: about {found.memory_bytes / 1e9:.1f} GB needed, {free_memory / 1e9:.1f} GB free.")
+    if free_disk is not None and found.disk_bytes > free_disk:
+        remarks.append(f"The disk is too full: about {found.disk_bytes / 1e6:.0f} MB needed, {free_disk / 1e6:.0f} MB free.")
+    return remarks
+
+
+def folder_space(folder: Path) -> int:
+    """Free bytes on the disk that will hold `folder`, which need not be there yet."""
+    try:
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+    except OSError as error:
+        raise UserError("E151", f"{folder} cannot be used: {error.strerror}", "choose another --out") from error

@@ -1,0 +1,340 @@
+"""The whole job: recipe, goal, artifact, gates, report -> Result."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from mirabelle import artifact, records
+from mirabelle.errors import Path, UserError
+from mirabelle.inspection import layers_of_onnx
+from mirabelle.inspection.measure import Files, exported, measure
+from mirabelle.job.dry_run import Plan, matched, try_one_batch, try_steps
+from mirabelle.job.steps import TrailEntry, kept, walk
+from mirabelle.model.architecture import replaced_module_names
+from mirabelle.model.state import copied, fingerprint, tensors_of_module
+from mirabelle.recipe.recipe import Recipe
+from mirabelle.records.annotated_toml import ORIGINS, Origin
+from mirabelle.records.functions import name_of
+from mirabelle.report import Comparison, Difference, Report, curves, read_events, read_report, write_report
+from mirabelle.run import files
+from mirabelle.run.environment import environment
+from mirabelle.run.journal import Callback
+from mirabelle.run.run import Run
+from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_outputs, torch_equals_onnx
+from mirabelle.runtime.onnxruntime import Session, side_by_side
+from mirabelle.sources.models.by_name import in_torch
+from mirabelle.sources.models.native import Native
+from mirabelle.step import Step
+from mirabelle.task.goal import Goal, Shortfall
+from mirabelle.task.loss import public_name
+from mirabelle.task.profile import Profile
+from mirabelle.task.task import Task
+from mirabelle.training import Training, evaluate, fit
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves.
+
+    Args:
+        model: the compressed module, in eval mode.
+        profile: of the model at the end, its metric on the test set.
+        start: of the model at the start, its metric on the test set.
+        shortfalls: the parts of the goal that do not hold; empty when it is met.
+        gates: the verdict of each check, by name.
+        folder: where model.onnx, model.mira, report.html and the rest lie.
+    """
+
+    model: nn.Module
+    profile: Profile
+    start: Profile
+    shortfalls: Sequence[Shortfall]
+    gates: Mapping[str, Gate]
+    folder: pathlib.Path
+
+    @property
+    def met(self) -> bool:
+        return not self.shortfalls
+
+
+def compress(
+    model: nn.Module,
+    task: Task,
+    recipe: Recipe | Sequence[Step],
+    goal: Goal | Mapping[str, Any] | None = None,
+    out: str | pathlib.Path = "runs/mirabelle",
+    *,
+    seed: int = 0,
+    baseline: Training | None = None,
+    teacher: nn.Module | None = None,
+    teacher_train: Training | None = None,
+    callbacks: Sequence[Callback] = (),
+    source: Source | None = None,
+) -> Result:
+    """Compress a model by a recipe, judge it once on the test set, and leave the files to ship with the evidence.
+
+    Args:
+        model: trained, or to be trained by `baseline`; left as it was. Of a Keras model its module is compressed, and written
+            back.
+        task: data, loss and metric; without labels, outputs of the teacher or of the model at the start stand for them.
+        recipe: steps in a legal plan.
+        goal: what must hold at the end; the best model is kept either way.
+        out: the run's folder. A folder that holds the same run is gone on with, to bit-identical weights.
+        seed: of everything random in the run.
+        baseline: trains the start first.
+        teacher: guides every training; by default the model at the start.
+        teacher_train: trains the teacher first.
+        callbacks: plain callables, called with every event and with progress, which they cannot change; one that returns
+            `mirabelle.Stop("why")` ends the training under way, or the recipe after the step just done. What one raises ends
+            the run, which can be gone on with.
+        source: what a recipe file knows beyond the other arguments.
+
+    Raises:
+        UserError: E150 the folder holds another run, E302 a gate failed (all files and the report are written before),
+            E152 another process works in it, and whatever the steps raise.
+
+    Example:
+        >>> import mirabelle, tempfile, torch
+        >>> from mirabelle import quantize
+        >>> x, y = torch.randn(64, 8), torch.randint(0, 2, (64,))
+        >>> task = mirabelle.Task(train=(x, y), test=(x, y))
+        >>> result = mirabelle.compress(torch.nn.Linear(8, 2), task, [quantize.Static()], out=tempfile.mkdtemp())
+        >>> result.met, sorted(result.gates)
+        (True, ['packed_unpacked', 'saved_loaded', 'torch_onnx'])
+    """
+    source, task = source or Source(), matched(task, teacher or model)
+    plan = Plan(
+        model=copied(in_torch(model)).eval(),
+        task=task,
+        recipe=recipe if isinstance(recipe, Recipe) else Recipe(recipe),
+        goal=goal if isinstance(goal, Goal) else records.build(Goal, goal or {}, "goal"),
+        baseline=baseline,
+        teacher=in_torch(teacher) if teacher is not None else None,
+        teacher_train=teacher_train,
+    )
+    try_one_batch(plan.model, task)
+    try_steps(plan)
+    document = _resolved(plan, seed, source)
+    origin = source.origin or _origin(plan)
+    run = Run.opened(out, document, seed=seed, callbacks=callbacks, decisions=source.decisions, origin=origin)
+    try:
+        return _run(plan, run)
+    finally:
+        run.close()
+
+
+def _run(plan: Plan, run: Run) -> Result:
+    if not (run.folder / "environment.json").is_file():
+        files.write_json(run.folder / "environment.json", environment())
+    start, trail = _start(plan, run)
+    teacher = _teacher(plan, run)
+    if teacher is not None:
+        _tell_of_a_weak_teacher(teacher, start, plan.task, run)
+    task = plan.task.with_teacher(teacher or start)
+    stopped = any(run.within(f"steps/0-{name}").decided("stopped") is not None for name in ("baseline", "teacher"))
+    steps = () if stopped else plan.recipe.steps
+    end, origin, entries = walk(steps, start, task, run, dense=plan.model)
+    if (run.folder / "report.json").is_file() and _is_whole(run.folder, end):
+        return _read_result(end, run)
+    return _conclude(_Ending(start, end, origin, task, plan.goal, trail + entries, run))
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a recipe file knows of a run beyond the arguments of `compress`.
+
+    Args:
+        tables: how the file names model, data and teacher; kept in the resolved recipe.
+        decisions: measured decisions of an earlier run, to reproduce it to the bit.
+        origin: path in the resolved recipe -> where the value comes from; by default told from the records' own defaults.
+    """
+
+    tables: Mapping[str, Any] = field(default_factory=dict)
+    decisions: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
+
+
+def _resolved(plan: Plan, seed: int, source: Source) -> dict[str, Any]:
+    """The resolved recipe: every setting, defaults included, and what tells this model and these data from others."""
+    document: dict[str, Any] = {"schema": SCHEMA, "seed": seed, **source.tables}
+    document.setdefault("model", {"from": name_of(type(plan.model))})
+    document.setdefault("task", {"data": plan.task.name})
+    if plan.task.augment is not None:
+        document["task"] = {**document["task"], "augment": records.to_data(plan.task.augment)}
+    if plan.teacher is not None:
+        document.setdefault("teacher", {"from": name_of(type(plan.teacher))})
+    if plan.teacher_train is not None:
+        document["teacher"] = {**document.get("teacher", {}), "train": records.to_data(plan.teacher_train)}
+    if plan.baseline is not None:
+        document["baseline"] = {"train": records.to_data(plan.baseline)}
+    document["goal"] = records.to_data(plan.goal)
+    document["step"] = plan.recipe.to_data()
+    document["fingerprint"] = {
+        "model": fingerprint(plan.model),
+        **({"teacher": fingerprint(plan.teacher)} if plan.teacher is not None else {}),
+        "judged_by": f"{public_name(plan.task.loss)}, {plan.task.metric.name}, {len(plan.task.labels)} labels",
+        **{name: split["digest"] or "stream" for name, split in plan.task.fingerprint().items()},
+    }
+    return document
+
+
+def _origin(plan: Plan) -> Origin:
+    """Where each value comes from when everything was given in Python: a default, or not."""
+    given: dict[Path, Any] = {
+        ("goal",): plan.goal,
+        ("baseline", "train"): plan.baseline,
+        ("teacher", "train"): plan.teacher_train,
+        **{("step", position): step for position, step in enumerate(plan.recipe.steps)},
+    }
+    defaults = {(*prefix, *path) for prefix, value in given.items() for path in records.default_paths(value)}
+
+    def origin(path: Path) -> str:
+        if path[0] in ("fingerprint", "decisions"):
+            return ORIGINS[path[0]]
+        return "default" if any(path[:length] in defaults for length in range(len(path) + 1)) else "given"
+
+    return origin
+
+
+def _start(plan: Plan, run: Run) -> tuple[nn.Module, list[TrailEntry]]:
+    """The model at the start: as given, or trained first."""
+    if plan.baseline is None:
+        return plan.model, []
+    start, entry = _trained("baseline", plan.model, plan.baseline, plan.task, run)
+    return start, [entry]
+
+
+def _teacher(plan: Plan, run: Run) -> nn.Module | None:
+    """The teacher, if one was given: as given, or trained first."""
+    if plan.teacher is None or plan.teacher_train is None:
+        return plan.teacher
+    return _trained("teacher", plan.teacher, plan.teacher_train, plan.task, run)[0]
+
+
+def _tell_of_a_weak_teacher(teacher: nn.Module, start: nn.Module, task: Task, run: Run) -> None:
+    """A warning where the model that is guided knows more than its guide, on the validation samples."""
+    values = [task.metric.value(evaluate(model, task.validation, task)) for model in (teacher, start)]
+    if values[0] < values[1]:
+        name = task.metric.name
+        run.event("warning", text=f"the teacher has {name} {values[0]:.4f}, the model that it guides {values[1]:.4f}")
+
+
+def _trained(name: str, model: nn.Module, training: Training, task: Task, run: Run) -> tuple[nn.Module, TrailEntry]:
+    """A copy of the model, trained without a teacher in the run's folder steps/0-<name>."""
+    place, alone = run.within(f"steps/0-{name}"), task.with_teacher(None)
+    return kept(name, place, model, alone, lambda: fit(copied(model), alone, training, place))
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """Everything that is known when the last step is done."""
+
+    start: nn.Module
+    end: nn.Module
+    origin: nn.Module
+    task: Task
+    goal: Goal
+    trail: list[TrailEntry]
+    run: Run
+
+
+def _conclude(ending: _Ending) -> Result:
+    """Write what ships, check it, measure it, judge it once, report it."""
+    run, task = ending.run, ending.task
+    run.event("begin", step="gates and measurements")
+    before, after = exported(ending.start, task), exported(ending.end, task)
+    files.write(run.folder / "model.onnx", after.onnx)
+    files.write(run.folder / "model.mira", after.packed)
+    for name, data in task.beside.items():
+        files.write(run.folder / name, data)
+    artifact.save(ending.end, run.folder)
+    _write_back(ending)
+    gates = _gates(ending, after)
+    for name, gate in gates.items():
+        run.event("gate", name=name, **gate.to_data())
+
+    threads = torch.get_num_threads()
+    first, last = Session(before.onnx, threads), Session(after.onnx, threads)
+    start, start_scores = measure(ending.start, task, task.test, before, session=first)
+    end, end_scores = measure(ending.end, task, task.test, after, session=last)
+    start_ms, end_ms, ratio = side_by_side(first, last, task.example().inputs)
+    start, end = replace(start, latency_ms=start_ms), replace(end, latency_ms=end_ms)
+    shortfalls = ending.goal.shortfalls(start, end)
+    difference = Difference(*task.metric.difference(start_scores, end_scores))
+    report = Report.of(
+        name=task.name,
+        recipe={**run.journal.document, "decisions": run.journal.decisions},
+        environment=files.read_json(run.folder / "environment.json"),
+        start=start,
+        end=end,
+        trail=ending.trail,
+        gates=gates,
+        shortfalls=shortfalls,
+        comparison=Comparison(task.metric.p_value([start_scores], [end_scores]), ratio, difference),
+        layers=layers_of_onnx(after.onnx),
+        curves=curves(read_events(run.folder)),
+    )
+    write_report(report, run.folder)
+    _tell_end(run, shortfalls)
+    return _checked(Result(ending.end, end, start, shortfalls, gates, run.folder))
+
+
+def _write_back(ending: _Ending) -> None:
+    """The model in the form of the framework that it came from; where it does not fit that, the reason is told."""
+    if isinstance(ending.origin, Native):
+        try:
+            ending.origin.write_back(ending.end, ending.run.folder)
+        except UserError as error:
+            ending.run.event("warning", text=f"the model does not go back to its framework: {error.message}")
+
+
+def _tell_end(run: Run, shortfalls: Sequence[Shortfall]) -> None:
+    run.event("end", met=not shortfalls, shortfalls=[str(shortfall) for shortfall in shortfalls])
+
+
+def _checked(result: Result) -> Result:
+    """The result, unless a gate failed."""
+    for name, gate in result.gates.items():
+        if not gate.passed:
+            message, remedy = f"gate {name} failed: {gate.detail}", f"do not ship {result.folder}; see report.html there"
+            raise UserError("E302", message, remedy)
+    return result
+
+
+def _gates(ending: _Ending, after: Files) -> dict[str, Gate]:
+    batches = batches_to_compare(ending.task.validation)
+    quantized = bool(replaced_module_names(ending.end))
+    return {
+        "torch_onnx": torch_equals_onnx(ending.end, after.onnx, batches, quantized=quantized),
+        "packed_unpacked": same_bytes(after.onnx, artifact.unpack((ending.run.folder / "model.mira").read_bytes())),
+        "saved_loaded": same_outputs(ending.end, artifact.load(ending.origin, ending.run.folder), batches[0]),
+    }
+
+
+def _is_whole(folder: pathlib.Path, end: nn.Module) -> bool:
+    """Whether the files of an ended run are those that it wrote; what is damaged or missing is made again."""
+    try:
+        tensors = files.read_tensors(folder / "model.safetensors")[0]
+        same = artifact.unpack((folder / "model.mira").read_bytes()) == (folder / "model.onnx").read_bytes()
+    except (UserError, OSError):
+        return False
+    expected = tensors_of_module(end)
+    return same and tensors.keys() == expected.keys() and all(torch.equal(tensors[name], expected[name]) for name in tensors)
+
+
+def _read_result(end: nn.Module, run: Run) -> Result:
+    """The result of a run that had ended before; what it had no time to tell is told."""
+    report, folder = read_report(run.folder), run.folder
+    if not any(event.get("event") == "end" for event in read_events(folder)):
+        _tell_end(run, report.goal.shortfalls)
+    run.event("ended before")
+    gates = {name: Gate.from_data(asdict(gate)) for name, gate in report.gates.items()}
+    return _checked(Result(end, report.end, report.start, report.goal.shortfalls, gates, folder))

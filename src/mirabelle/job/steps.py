@@ -1,0 +1,92 @@
+"""A recipe walked step by step, each finished step kept on disk and measured: the trail."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from mirabelle import artifact
+from mirabelle.inspection.measure import exported, measure
+from mirabelle.run import files
+from mirabelle.run.run import Run
+from mirabelle.step import ReplacesModel, Step, folder_of, use_of
+from mirabelle.task.profile import Profile
+from mirabelle.task.task import Task
+from mirabelle.training.checkpoint import seconds_before
+
+
+@dataclass(frozen=True)
+class TrailEntry:
+    """One step of the trail: its name, the model's profile after it (metric on validation), and the seconds it took."""
+
+    step: str
+    profile: Profile
+    seconds: float
+
+    def to_data(self) -> dict[str, Any]:
+        return {"step": self.step, "profile": self.profile.to_data(), "seconds": round(self.seconds, 3)}
+
+
+def walk(
+    steps: Sequence[Step], model: nn.Module, task: Task, run: Run, *, dense: nn.Module
+) -> tuple[nn.Module, nn.Module, list[TrailEntry]]:
+    """Walk the steps, or go on where a killed run stopped.
+
+    A callback that returns `Stop` when a step has been measured ends the walk there; that it did is a decision of the run.
+
+    Args:
+        steps: of a recipe.
+        model: the start.
+        task: with its teacher.
+        run: each step works in its folder `steps/<k>-<step>`.
+        dense: the module from which `model` descends.
+
+    Returns:
+        The model at the end, the dense module from which it descends, and the trail.
+    """
+    trail = []
+    for position, step in enumerate(steps, start=1):
+        name = use_of(step)
+        place = run.within(folder_of(position, step))
+        origin = step.origin(dense, place) if isinstance(step, ReplacesModel) else dense
+        model, entry = kept(name, place, origin, task, partial(step, model, task, place))
+        trail.append(entry)
+        dense = origin
+        if place.decided("stopped") is not None:
+            break
+    return model, dense, trail
+
+
+def kept(name: str, run: Run, dense: nn.Module, task: Task, work: Callable[[], nn.Module]) -> tuple[nn.Module, TrailEntry]:
+    """What `work` gives, read back from the run's folder: done now, or there already.
+
+    What the next step gets is what the disk holds, so that a run that was killed and one that was not see the same model.
+    `profile.json` is written last: where it stands, the work is done.
+    """
+    done = run.folder / "profile.json"
+    if not done.is_file():
+        run.event("begin", step=name)
+        before, begin = seconds_before(run.folder / "checkpoint.safetensors"), time.monotonic()
+        artifact.save(work(), run.folder)
+        model = artifact.load(dense, run.folder)
+        seconds = before + time.monotonic() - begin
+        profile, _ = measure(model, task, task.validation, exported(model, task))
+        _tell(run, name, profile, seconds)
+        files.write_json(done, {"profile": profile.to_data(), "seconds": seconds})
+    else:
+        model = artifact.load(dense, run.folder)
+    (run.folder / "checkpoint.safetensors").unlink(missing_ok=True)  # here, since a kill may have come before it
+    data = files.read_json(done)
+    return model, TrailEntry(name, Profile.from_data(data["profile"]), data["seconds"])
+
+
+def _tell(run: Run, name: str, profile: Profile, seconds: float) -> None:
+    """Tell what the step gave; a callback may answer that the steps after it are not to be taken."""
+    stop = run.event("profile", step=name, profile=profile.to_data(), seconds=round(seconds, 3))
+    if stop is not None:
+        run.decide("stopped", lambda: stop.why)

@@ -1,0 +1,263 @@
+"""The gates of an artifact, run again: of the folder of a run, or of a single file. What cannot be checked is told, with the
+reason, and never passes in silence."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from onnx import ModelProto, checker
+from torch import nn
+
+from mirabelle import artifact
+from mirabelle.artifact.reading import file_of, model_of, onnx_of
+from mirabelle.errors import UserError
+from mirabelle.job.dry_run import matched
+from mirabelle.job.reopening import origin_of_run, recipe_of_run, steps_of_run
+from mirabelle.model.architecture import replaced_module_names
+from mirabelle.model.state import fingerprint
+from mirabelle.recipe.file import RecipeFile
+from mirabelle.run import files
+from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_tensors, torch_equals_onnx
+from mirabelle.runtime.onnxruntime import Array, Session
+from mirabelle.runtime.signature import Value, drawn_inputs, held_inputs, signature_of
+from mirabelle.task.batch import Batch, Samples, tensors_of
+from mirabelle.task.task import Task
+from mirabelle.training import judged
+
+Verdict = Literal["passed", "failed", "not checked"]
+_EQUAL = 1e-6  # two metrics of one file on the same data
+
+
+@dataclass(frozen=True)
+class Check:
+    """A gate's name, its verdict, and what was compared, what differs, or why it was not checked."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+
+    def to_data(self) -> dict[str, str]:
+        return {"gate": self.name, "verdict": self.verdict, "detail": self.detail}
+
+
+class _NotCheckedError(Exception):
+    """A gate for which something is lacking, and what."""
+
+
+def verify_run(folder: Path, task: Task | None = None, data_folder: Path | None = None) -> list[Check]:
+    """The gates of a run that has ended.
+
+    torch_onnx: the rebuilt module and model.onnx agree on validation samples. packed_unpacked: model.mira gives model.onnx bit
+    for bit. saved_loaded: what the folder holds is what the last step left. metric: model.onnx has the metric of report.json
+    on the test set.
+
+    Args:
+        folder: of the run.
+        task: data to check on, instead of the run's own.
+        data_folder: where data sets lie.
+
+    Raises:
+        UserError: E130 no run, or one that has not ended; what its recipe.toml raises; E131 data that the model cannot take.
+    """
+    file = recipe_of_run(folder)
+    if task is not None:
+        _hold_data(folder / "model.onnx", task)
+    data = (lambda: task) if task is not None else (lambda: file.build_task(data_folder))
+    return [
+        _check("torch_onnx", lambda: _torch_onnx(file, folder, _needed(data))),
+        _check(
+            "packed_unpacked", lambda: same_bytes(_bytes(folder / "model.onnx"), artifact.unpack(_bytes(folder / "model.mira")))
+        ),
+        _check("saved_loaded", lambda: _saved_loaded(file, folder)),
+        _check("metric", lambda: _same_metric(folder, _with_targets(file, _needed(data)))),
+    ]
+
+
+def verify_file(path: Path, task: Task | None = None, shape: Sequence[int] | None = None) -> list[Check]:
+    """The gates of an .onnx or .mira file: decoded, valid, outputs, and with data the metric.
+
+    Args:
+        path: of the file.
+        task: data to run it on; without them inputs are drawn.
+        shape: of one drawn input, where the file leaves it open.
+
+    Raises:
+        UserError: E130 no such file, E142 a newer version, E143 another kind of file, E110 no shape to draw inputs of,
+            E131 data that the model cannot take.
+    """
+    path = file_of(path)
+    try:
+        onnx = onnx_of(path)
+    except UserError as error:
+        if error.code != "E141":
+            raise
+        names = ("valid", "outputs", "metric") if task is not None else ("valid", "outputs")
+        return [Check("decoded", "failed", error.message), *(Check(name, "not checked", "nothing to check") for name in names)]
+    model = model_of(onnx)
+    if task is not None:
+        held_inputs(signature_of(model)[0], _arrays(task))
+    batch = next((size for value in signature_of(model)[0] if value.sizes and isinstance(size := value.sizes[0], int)), None)
+    given = [drawn_inputs(signature_of(model)[0], batch or 2, shape)] if task is None else _batches(task.validation, batch)
+    checks = [
+        Check("decoded", "passed", f"{len(onnx)} bytes of ONNX"),
+        _check("valid", lambda: _valid(model)),
+        _check("outputs", lambda: _finite_outputs(model, onnx, given)),
+    ]
+    if task is not None and not task.labelled:
+        checks.append(Check("metric", "not checked", "the data have no labels"))
+    elif task is not None:
+        checks.append(_check("metric", lambda: Gate(passed=True, worst=0.0, detail=_metric(onnx, task, batch)[1])))
+    return checks
+
+
+def _hold_data(path: Path, task: Task) -> None:
+    """Data that fit no whole file are nothing that a gate could tell; of a damaged one the gates tell."""
+    try:
+        inputs, _ = signature_of(model_of(onnx_of(path)))
+    except UserError:
+        return
+    held_inputs(inputs, _arrays(task))
+
+
+def _arrays(task: Task) -> list[Array]:
+    """The inputs of a few samples, in the order in which ONNX Runtime is given them."""
+    return [tensor.numpy() for tensor in tensors_of(task.example().inputs)]
+
+
+def _check(name: str, gate: Callable[[], Gate]) -> Check:
+    """A gate's verdict; one that raises has failed, whatever it was that the file made it stumble over."""
+    try:
+        found = gate()
+    except _NotCheckedError as reason:
+        return Check(name, "not checked", str(reason))
+    except UserError as error:
+        return Check(name, "failed", error.message)
+    except Exception as error:  # noqa: BLE001 (ONNX Runtime raises kinds of its own)
+        return Check(name, "failed", (str(error).strip() or type(error).__name__).splitlines()[0])
+    return Check(name, "passed" if found.passed else "failed", found.detail)
+
+
+def _needed(data: Callable[[], Task]) -> Task:
+    try:
+        return data()
+    except UserError as error:
+        raise _NotCheckedError(f"the data are not there: {error.message}") from error
+
+
+def _with_targets(file: RecipeFile, task: Task) -> Task:
+    """The task; without labels, what the teacher or the start gives stands for them, as in the run."""
+    if task.labelled:
+        return task
+    try:
+        return matched(task, file.build_teacher() or file.build_model())
+    except UserError as error:
+        raise _NotCheckedError(f"the recipe cannot build what the run was held against: {error.message}") from error
+
+
+def _torch_onnx(file: RecipeFile, folder: Path, task: Task) -> Gate:
+    model = _rebuilt(file, folder)
+    batches = batches_to_compare(task.validation)
+    return torch_equals_onnx(model, _bytes(folder / "model.onnx"), batches, quantized=bool(replaced_module_names(model)))
+
+
+def _rebuilt(file: RecipeFile, folder: Path) -> nn.Module:
+    """The run's model on the module that its recipe names."""
+    try:
+        origin = origin_of_run(file, folder)
+    except UserError as error:
+        raise _NotCheckedError(f"the recipe cannot build the model: {error.message}") from error
+    try:
+        return artifact.load(origin, folder)
+    except UserError as error:
+        if error.code == "E140" and fingerprint(file.build_model()) != _recorded(folder).get("model"):
+            raise _NotCheckedError("the recipe builds another module than the run began with") from error
+        raise
+
+
+def _saved_loaded(file: RecipeFile, folder: Path) -> Gate:
+    last, _ = steps_of_run(file, folder)[-1]
+    if not (last / "model.safetensors").is_file() or not (last / "architecture.json").is_file():
+        raise _NotCheckedError(f"{last.relative_to(folder)} does not hold what the last step left")
+    if files.read_json(folder / "architecture.json") != files.read_json(last / "architecture.json"):
+        return Gate(passed=False, worst=math.inf, detail=f"architecture.json is not that of {last.relative_to(folder)}")
+    return same_tensors(files.read_tensors(last / "model.safetensors")[0], files.read_tensors(folder / "model.safetensors")[0])
+
+
+def _same_metric(folder: Path, task: Task) -> Gate:
+    recorded = _recorded(folder)
+    if task.test.digest() != recorded.get("test"):
+        raise _NotCheckedError(
+            f"these are other test data than the run's; here it has {_metric(_bytes(folder / 'model.onnx'), task)[1]}"
+        )
+    expected = files.read_json(folder / "report.json")["end"]["metric"]["value"]
+    given, words = _metric(_bytes(folder / "model.onnx"), task)
+    difference = abs(given - expected)
+    if difference <= _EQUAL * max(1.0, abs(expected)):
+        return Gate(passed=True, worst=difference, detail=f"{words}, as in report.json")
+    return Gate(passed=False, worst=difference, detail=f"{words}; report.json has {expected:.6g}")
+
+
+def _metric(onnx: bytes, task: Task, batch: int | None = None) -> tuple[float, str]:
+    """The metric on the test set in ONNX Runtime, as a number and in words."""
+    session = Session(onnx, threads=torch.get_num_threads())
+    data = task.test if batch is None else _batches(task.test, batch)
+    found = task.metric.measured(judged(session, data, task, (task.metric,))[0])
+    return found.value, f"{found.name} {found.value:.6g} ({found.low:.4g} to {found.high:.4g}) on {found.n} test samples"
+
+
+def _batches(data: Samples, batch: int | None) -> list[Batch]:
+    """Batches of the size that the model takes, where it takes only one."""
+    return batches_to_compare(data) if batch is None else [part for part in data.batches(batch) if len(part) == batch]
+
+
+def _valid(model: ModelProto) -> Gate:
+    checker.check_model(model, full_check=True)
+    return Gate(passed=True, worst=0.0, detail=f"{len(model.graph.node)} nodes are well-formed")
+
+
+def _finite_outputs(model: ModelProto, onnx: bytes, given: Sequence[Batch | dict[str, Array]]) -> Gate:
+    """Whether ONNX Runtime runs the model, and its outputs are finite and of the promised shape."""
+    session, count = Session(onnx, threads=torch.get_num_threads()), 0
+    promised = signature_of(model)[1]
+    for part in given:
+        feed = part if isinstance(part, dict) else session.feed(part.inputs)
+        outputs = session.run(feed)
+        count += len(next(iter(feed.values()), ()))
+        for value, output in zip(promised, outputs, strict=True):
+            if fault := _fault(value, output):
+                return Gate(passed=False, worst=math.inf, detail=fault)
+    return Gate(passed=True, worst=0.0, detail=f"finite and of the promised shape on {count} samples")
+
+
+def _fault(value: Value, output: Any) -> str:
+    """What is wrong with an output, "" where nothing is."""
+    if not isinstance(output, np.ndarray):
+        return ""  # sequences and maps promise no shape
+    if value.sizes is not None:
+        fits = len(value.sizes) == output.ndim and all(
+            size == given for size, given in zip(value.sizes, output.shape, strict=True) if isinstance(size, int)
+        )
+        if not fits:
+            return f'output "{value.name}" has shape {output.shape}, {value.sizes} was promised'
+    if output.dtype.kind == "f" and not np.isfinite(output).all():
+        return f'output "{value.name}" has values that are not finite'
+    return ""
+
+
+def _bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise UserError("E130", f"there is no {path.name}", "restore the file")
+    return path.read_bytes()
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    """What told the run's model and data from others."""
+    recorded: dict[str, Any] = tomllib.loads((folder / "recipe.toml").read_text("utf-8")).get("fingerprint", {})
+    return recorded

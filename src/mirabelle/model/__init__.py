@@ -1,0 +1,32 @@
+"""A module, its tensors, what it gives inside, and how it differs from its dense origin."""
+
+from typing import TYPE_CHECKING
+
+from mirabelle.lazy import lazily
+
+if TYPE_CHECKING:
+    from mirabelle.model.architecture import Architecture, architecture_of, replace_module, replayed
+    from mirabelle.model.state import copied, fingerprint, in_eval_mode, load_tensors, tensors_of_module
+    from mirabelle.model.taps import Taps, features_of
+
+__all__ = [
+    "Architecture",
+    "Taps",
+    "architecture_of",
+    "copied",
+    "features_of",
+    "fingerprint",
+    "in_eval_mode",
+    "load_tensors",
+    "replace_module",
+    "replayed",
+    "tensors_of_module",
+]
+__getattr__ = lazily(
+    "mirabelle.model",
+    {
+        "architecture": ["Architecture", "architecture_of", "replace_module", "replayed"],
+        "state": ["copied", "fingerprint", "in_eval_mode", "load_tensors", "tensors_of_module"],
+        "taps": ["Taps", "features_of"],
+    },
+)

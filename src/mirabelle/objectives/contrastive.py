@@ -1,0 +1,71 @@
+"""What contrastive distillation trains and keeps along: two maps and two banks of embeddings."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mirabelle.errors import UserError
+from mirabelle.numerics.relations import contrastive_estimate
+from mirabelle.objectives.forward import Forward
+from mirabelle.objectives.layer_matching import Pair
+from mirabelle.task.batch import Samples
+
+if TYPE_CHECKING:
+    from mirabelle.objectives.embeddings import CRD
+    from mirabelle.task.task import Task
+
+
+class Contrast(nn.Module):
+    """The two-sided loss over one pair of embeddings."""
+
+    def __init__(self, term: CRD, pair: Pair, task: Task) -> None:
+        super().__init__()
+        if not isinstance(task.train, Samples):
+            raise UserError("E111", "CRD must know samples again, and the data come as a stream", "give samples, or use RKD")
+        self.term, self.pair, self.count = term, pair, len(task.train)
+        self.student_layers, self.teacher_layers = (pair.student.name,), (pair.teacher.name,)
+        self.maps = nn.ModuleList(nn.Linear(layer.shape[-1], term.width) for layer in (pair.student, pair.teacher))
+        for side in ("student", "teacher"):
+            self.register_buffer(f"{side}_bank", F.normalize(torch.randn(self.count, term.width), dim=1))
+        self.register_buffer("log_sums", torch.full((2,), torch.nan))  # of each side, from the first batch on
+        if len(pair.student.shape) != 2 or len(pair.teacher.shape) != 2:  # noqa: PLR2004
+            message = f"layers {pair.student} of the student and {pair.teacher} of the teacher are no embeddings of samples"
+            raise UserError("E111", message, "name layers that give one vector a sample")
+
+    def forward(self, forward: Forward) -> Tensor:
+        assert forward.teacher is not None, "Objective.bind refuses a task without teacher"
+        index = forward.batch.index
+        if index is None:
+            raise UserError("E111", "CRD must know samples again, and this batch does not say which they are", "use RKD")
+        features = forward.features[self.pair.student.name], forward.teacher.features[self.pair.teacher.name]
+        one, other = (F.normalize(mapped(part.float()), dim=-1) for mapped, part in zip(self.maps, features, strict=True))
+        banks: tuple[Tensor, Tensor] = self.student_bank, self.teacher_bank  # type: ignore[assignment]
+        drawn = torch.randint(self.count, (min(self.term.negatives, self.count),))
+        loss = self._estimate(0, (one, other, banks[1]), index, drawn)
+        loss = loss + self._estimate(1, (other, one, banks[0]), index, drawn)
+        if torch.is_grad_enabled():
+            self._move(banks, (one, other), index)
+        return loss
+
+    def _estimate(self, side: int, tensors: tuple[Tensor, Tensor, Tensor], index: Tensor, drawn: Tensor) -> Tensor:
+        """Of an anchor, the same sample's embedding on the other side, and the other side's bank."""
+        anchor, partner, bank = tensors
+        same = (anchor * partner).sum(-1) / self.term.temperature
+        others = anchor @ bank[drawn].T / self.term.temperature
+        sums = self.get_buffer("log_sums")
+        if torch.isnan(sums[side]):
+            mean = others.detach().logsumexp((0, 1)) - math.log(others.numel())
+            sums[side] = mean + math.log(self.count)
+        others = others.masked_fill(index[:, None] == drawn, -torch.inf)  # a sample is no other of itself
+        return contrastive_estimate(same - sums[side].clone(), others - sums[side].clone(), self.count)
+
+    def _move(self, banks: tuple[Tensor, Tensor], embeddings: tuple[Tensor, Tensor], index: Tensor) -> None:
+        with torch.no_grad():
+            for bank, embedding in zip(banks, embeddings, strict=True):
+                moved = self.term.momentum * bank[index] + (1 - self.term.momentum) * embedding
+                bank[index] = F.normalize(moved, dim=-1)

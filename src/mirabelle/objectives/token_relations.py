@@ -1,0 +1,78 @@
+"""The projections of attention layers, and how tokens relate by them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from mirabelle.errors import UserError, did_you_mean
+from mirabelle.model.taps import features_of
+from mirabelle.numerics.relations import relation_divergence
+from mirabelle.objectives.forward import Forward
+from mirabelle.objectives.projection import mask_of
+from mirabelle.task.batch import Batch
+
+if TYPE_CHECKING:
+    from mirabelle.objectives.tokens import TokenRelations
+
+_PARTS = {
+    "query": ("query", "q_proj", "q_lin", "q"),
+    "key": ("key", "k_proj", "k_lin", "k"),
+    "value": ("value", "v_proj", "v_lin", "v"),
+}
+_OPERANDS = {"attention": ("query", "key"), "query": ("query", "query"), "key": ("key", "key"), "value": ("value", "value")}
+
+
+class Relations(nn.Module):
+    """The sum of the divergences of a term, for one layer of the student and one of the teacher."""
+
+    def __init__(self, term: TokenRelations, model: nn.Module, teacher: nn.Module, example: Batch) -> None:
+        super().__init__()
+        self.term = term
+        needed = sorted({part for kind in term.relations for part in _OPERANDS[kind]})
+        self.names = []
+        for one, layer in ((model, term.layer), (teacher, term.teacher_layer)):
+            features = features_of(one, example)
+            projections = _projections(one, layer, features)
+            self.names.append({part: projections[part] for part in needed})
+            widths = {projections[part]: features[projections[part]].shape[-1] for part in needed}
+            for name, width in widths.items():
+                if width % term.heads:
+                    message = f'heads is {term.heads}, and "{name}" is {width} wide'
+                    raise UserError("E111", message, "take a number of heads that divides both widths")
+            if "attention" in term.relations and len({widths[projections[part]] for part in ("query", "key")}) > 1:
+                message = f"queries and keys are not of one width in the layer: {widths}"
+                raise UserError("E111", message, 'leave out the relation "attention": heads share their keys here')
+        self.student_layers, self.teacher_layers = (tuple(names.values()) for names in self.names)
+
+    def forward(self, forward: Forward) -> Tensor:
+        assert forward.teacher is not None, "Objective.bind refuses a task without teacher"
+        sides = (forward.features, self.names[0]), (forward.teacher.features, self.names[1])
+        parts = []
+        for kind in self.term.relations:
+            one, other = _OPERANDS[kind]
+            student, teacher = ((features[names[one]].float(), features[names[other]].float()) for features, names in sides)
+            real = mask_of(student[0], forward.batch.inputs)
+            parts.append(relation_divergence(student, teacher, self.term.heads, real))
+        total: Tensor = sum(parts[1:], parts[0])
+        return total
+
+
+def _projections(model: nn.Module, layer: str | None, features: dict[str, Tensor]) -> dict[str, str]:
+    """By part, the name of its projection in a layer, in the last layer that has all three if none is named."""
+    modules = dict(model.named_modules())
+    if layer is not None and layer not in modules:
+        raise UserError("E112", f'the model has no layer "{layer}"', did_you_mean(layer, modules))
+    found: dict[str, dict[str, str]] = {}
+    for name in features:
+        place, _, last = name.rpartition(".")
+        if layer is None or place == layer or place.startswith(f"{layer}."):
+            for part, words in _PARTS.items():
+                if last in words:
+                    found.setdefault(place, {})[part] = name
+    whole = [parts for parts in found.values() if len(parts) == len(_PARTS)]
+    if not whole:
+        place = f'layer "{layer}"' if layer else type(model).__name__
+        raise UserError("E112", f"{place} has no projections of queries, keys and values", "name the layer that has them")
+    return whole[-1]

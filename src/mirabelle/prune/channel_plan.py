@@ -1,0 +1,190 @@
+"""Which units of a model go, and the cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from mirabelle.allocation.limits import BYTES, CountedLimit, MeasuredLimit, Stopwatch
+from mirabelle.allocation.operator_times import OperatorTimes, in_items
+from mirabelle.allocation.plan import Item, Limit, all_together, allowed_counts, each_alone, within_limits
+from mirabelle.errors import UserError
+from mirabelle.graph.costs import Product, counted, mac_products, parameter_products, polynomial_of
+from mirabelle.graph.groups import AxisGroup, frozen_in, groups_of, why_nothing_goes
+from mirabelle.graph.interpret import kept_without
+from mirabelle.graph.propagate import propagated
+from mirabelle.graph.surgery import cut
+from mirabelle.graph.trace import traced
+from mirabelle.graph.units import Array
+from mirabelle.model.architecture import architecture_of
+from mirabelle.prune.ranking import Ranking, ranked
+from mirabelle.records.patterns import every_pattern_matches, matches
+from mirabelle.task.batch import arguments_of
+from mirabelle.task.goal import limit_of
+from mirabelle.task.task import Task
+
+if TYPE_CHECKING:
+    from mirabelle.prune.channels import Channels
+    from mirabelle.run.run import Run
+
+
+class Cutting:
+    """The groups of a model at hand, and what a step removes of them.
+
+    Args:
+        step: what is asked for.
+        model: to be cut; it stays as it is.
+        task: gives the example inputs of the trace.
+        run: keeps what was decided by measuring.
+
+    Raises:
+        UserError: as `prune.Channels`.
+    """
+
+    def __init__(self, step: Channels, model: nn.Module, task: Task, run: Run) -> None:
+        names = [name for name, _ in model.named_parameters()]
+        every_pattern_matches("ignore", step.ignore, names)
+        self._step, self._model, self._task, self._run = step, model, task, run
+        self._batch = len(task.example())
+        self._example = arguments_of(task.example().inputs)
+        self._program = traced(model, *self._example)
+        self._flow = propagated(self._program)
+        found = groups_of(self._program, self._flow)
+        every_pattern_matches("targets", step.targets, [group.members[0].name for group in found])
+        meant = [group for group in found if not step.targets or matches(group.members[0].name, step.targets)]
+        free = [group for group in meant if not any(matches(member.name, step.ignore) for member in group.members)]
+        if not free:
+            why = "`ignore` leaves none" if meant else why_nothing_goes(frozen_in(self._program, self._flow))
+            remedy = "shorten `ignore`" if meant else "prune single weights: prune.Weights"
+            raise UserError("E112", f"no channel, neuron or head can be cut: {why}", remedy)
+        self.groups, self._rankings = self._ranked(free)
+        self._tied = self._tied_groups()
+        self._item_of = [next(n for n, (tied, _) in enumerate(self._tied) if k in tied) for k in range(len(self.groups))]
+        self.removed = self._without(self._counts())
+
+    def cut(self) -> nn.Module:
+        """The smaller model."""
+        return self._cut(self.removed)
+
+    def says(self, smaller: nn.Module) -> Iterator[str]:
+        """What goes, group by group, and what stands for the model afterwards."""
+        total, gone = sum(map(len, self.groups)), sum(map(len, self.removed))
+        yield f"{gone:,} of {total:,} units in {len(self.groups)} groups are cut"
+        for group, units in zip(self.groups, self.removed, strict=True):
+            yield f"{group.name}: {len(group)} become {len(group) - len(units)} ({len(group.members)} dimensions of tensors)"
+        if self._flow.unknown:
+            yield f"stays because an operator is not understood: {', '.join(self._flow.unknown)}"
+        why = architecture_of(smaller).program.get("why")
+        if why:
+            yield f"the module's code does not follow ({why}): its rewritten program stands for it, as in eval mode"
+
+    def _cut(self, removed: Sequence[Array]) -> nn.Module:
+        gone = np.concatenate([np.zeros(0, np.int64), *removed])
+        return cut(self._model, self._program, self._flow, kept_without(self._flow, gone), self._example)
+
+    def _ranked(self, free: Sequence[AxisGroup]) -> tuple[list[AxisGroup], list[Ranking]]:
+        """The groups of which the score speaks, and their units by it."""
+        score = self._step.score
+        rankings = ranked(score, self._model, self._task, free, program=self._program, flow=self._flow, seed=self._run.seed)
+        pairs = [(group, ranking) for group, ranking in zip(free, rankings, strict=True) if ranking is not None]
+        if not pairs:
+            name = type(score).__name__
+            raise UserError(
+                "E112", f"{name} speaks of no tensor of the groups that can be cut", 'score = "Magnitude" speaks of all weights'
+            )
+        return [group for group, _ in pairs], [ranking for _, ranking in pairs]
+
+    def _without(self, counts: Sequence[int]) -> list[Array]:
+        """For each group, the units that go when its item keeps so many."""
+        return [ranking.units[: len(ranking.units) - counts[self._item_of[k]]] for k, ranking in enumerate(self._rankings)]
+
+    def _counts(self) -> list[int]:
+        """How many units each item keeps."""
+        step, items = self._step, self._items()
+        if step.sparsity is not None:
+            return (all_together if step.ranks_together else each_alone)(items, step.sparsity)
+
+        def planned() -> list[int]:
+            limits = [*self._counted_limits(), *self._measured_limits()]
+            return within_limits(items, limits, uniform=not step.ranks_together)
+
+        if step.latency is None:
+            return planned()
+        # What was measured once is written down, so that a repeat is the same although the machine's timing is not.
+        return [int(count) for count in self._run.decide("kept", lambda: " ".join(map(str, planned()))).split()]
+
+    def _counted_limits(self) -> Iterator[Limit]:
+        """Those of what can be counted without running anything."""
+        parameters = list(parameter_products(self._program, self._flow))
+        macs = [product for _, product in mac_products(self._flow)]
+        for name, products, factor in (
+            ("macs", macs, 1 / self._batch),
+            ("parameters", parameters, 1.0),
+            ("size", parameters, BYTES),
+        ):
+            asked = getattr(self._step, name)
+            if asked is not None:
+                start = factor * counted(products, kept_without(self._flow, np.zeros(0, np.int64)))
+                by_groups = polynomial_of(products, self._flow, self.groups)
+                polynomial = {key: factor * value for key, value in in_items(by_groups, self._item_of).items()}
+                limit = limit_of(name, asked, start, where="")
+                yield CountedLimit(name, limit, polynomial, partial(self._counted, products, factor))
+
+    def _counted(self, products: Sequence[Product], factor: float, counts: Sequence[int]) -> float:
+        return factor * counted(products, kept_without(self._flow, np.concatenate(self._without(counts))))
+
+    def _measured_limits(self) -> Iterator[Limit]:
+        """That of milliseconds in the runtime."""
+        if self._step.latency is not None:
+            start = self._stopwatch.start_ms
+            limit = limit_of("latency", self._step.latency, start, where="")
+            yield MeasuredLimit(
+                "latency", limit, self._times.tables, lambda counts: self._stopwatch(self._cut(self._without(counts)))
+            )
+
+    @cached_property
+    def _stopwatch(self) -> Stopwatch:
+        return Stopwatch(self._model, self._task, self._step.batch)
+
+    @cached_property
+    def _times(self) -> OperatorTimes:
+        return OperatorTimes(
+            self._flow,
+            self.groups,
+            self._item_of,
+            whole_ms=self._stopwatch.start_ms,
+            batch=self._step.batch,
+            traced_batch=self._batch,
+            threads=torch.get_num_threads(),
+        )
+
+    def _items(self) -> list[Item]:
+        """Groups that keep equally many are one item."""
+        multiple = self._step.multiple
+        if isinstance(multiple, str):
+            multiple = self._run.decide("multiple", self._times.best_multiple)
+        items = []
+        for tied, whole in self._tied:
+            size = len(self.groups[tied[0]])
+            scores = np.sqrt(np.sum([np.square(self._rankings[k].scores) for k in tied], axis=0))
+            damage = np.sum([self._rankings[k].damage for k in tied], axis=0)
+            counts = (size,) if whole else allowed_counts(size, self._step.minimum, multiple)
+            items.append(Item(self.groups[tied[0]].name, scores, damage, counts))
+        return items
+
+    def _tied_groups(self) -> list[tuple[tuple[int, ...], bool]]:
+        """Groups that must keep equally many, and whether they stay whole because one of them cannot be cut."""
+        found = [({k}, False) for k in range(len(self.groups))]
+        for axes in self._flow.equal:
+            units = [set(np.unique(rows).tolist()) for axis in axes if (rows := self._flow.units.resolve(axis)) is not None]
+            tied = {k for k, group in enumerate(self.groups) if any(set(group.units.tolist()) & own for own in units)}
+            meeting = [part for part in found if part[0] & tied]
+            if meeting:
+                whole = len(tied) < len(axes) or any(stays for _, stays in meeting)
+                found = [part for part in found if part not in meeting] + [(set().union(*(own for own, _ in meeting)), whole)]
+        return sorted((tuple(sorted(own)), whole) for own, whole in found)

@@ -1,0 +1,138 @@
+"""Which residual layers of a model go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import nn
+
+from mirabelle.allocation.knapsack import tables_of
+from mirabelle.allocation.limits import BYTES, CountedLimit, MeasuredLimit, Stopwatch
+from mirabelle.allocation.plan import Item, Limit, within_limits
+from mirabelle.errors import UserError
+from mirabelle.graph.costs import Polynomial, counted, mac_products
+from mirabelle.graph.interpret import kept_without
+from mirabelle.graph.propagate import propagated
+from mirabelle.graph.trace import traced
+from mirabelle.model.architecture import architecture_of
+from mirabelle.prune.residual_blocks import Block, blocks_of, parameters_in, rises_of_loss, without
+from mirabelle.records.patterns import every_pattern_matches, matches
+from mirabelle.task.batch import arguments_of
+from mirabelle.task.goal import limit_of
+from mirabelle.task.task import Task
+
+if TYPE_CHECKING:
+    from mirabelle.prune.layers import Layers
+    from mirabelle.run.run import Run
+
+_NEEDLESS = 1e-3  # of the largest damage: a layer that does nothing stays, too, where it need not go
+
+
+class Dropping:
+    """The residual layers of a model at hand, and which of them a step drops.
+
+    Args:
+        step: what is asked for.
+        model: stays as it is.
+        task: gives the example inputs of the trace, and the samples on which damage is measured.
+        run: keeps what was decided by measuring.
+
+    Raises:
+        UserError: as `prune.Layers`.
+    """
+
+    def __init__(self, step: Layers, model: nn.Module, task: Task, run: Run) -> None:
+        self._step, self._model, self._task, self._run = step, model, task, run
+        every_pattern_matches("ignore", step.ignore, [name for name, _ in model.named_modules() if name])
+        if architecture_of(model).program:
+            raise UserError("E121", "a rewritten program has no layers to drop", "drop layers before channels")
+        self._example = task.example()
+        args, kwargs = arguments_of(self._example.inputs)
+        self._program = traced(model, args, kwargs)
+        found = blocks_of(model, self._program, self._example)
+        self.blocks = [block for block in found if not matches(block.name, step.ignore)]
+        if not self.blocks:
+            raise UserError(
+                "E112",
+                "no layer can be dropped: " + ("`ignore` leaves none" if found else "none adds its input to its output"),
+                "shorten `ignore`" if found else "use prune.Channels",
+            )
+        self.rises = rises_of_loss(model, self.blocks, task, task.train.drawn(step.samples, run.seed))
+        self.dropped = self._dropped()
+
+    def smaller(self) -> nn.Module:
+        """The model that skips what is dropped."""
+        return without(self._model, self.dropped)
+
+    def says(self) -> Iterator[str]:
+        """What goes, and what each layer's loss was thought to do."""
+        yield f"{len(self.dropped)} of {len(self.blocks)} residual layers are dropped"
+        for block, rise in zip(self.blocks, self.rises, strict=True):
+            what = "dropped" if block in self.dropped else "stays"
+            yield f"{block.name}: {what} (the loss rises by {rise:.3g} without it)"
+
+    def _dropped(self) -> list[Block]:
+        if self._step.sparsity is not None:
+            order = np.argsort(self.rises, kind="stable")
+            gone = set(order[: math.floor(self._step.sparsity * len(self.blocks))].tolist())
+            return [block for k, block in enumerate(self.blocks) if k in gone]
+        least = _NEEDLESS * (max(self.rises) or 1.0)
+        items = [
+            Item(block.name, np.array([rise]), np.array([0.0, max(rise, least)]), (0, 1))
+            for block, rise in zip(self.blocks, self.rises, strict=True)
+        ]
+
+        def planned() -> list[int]:
+            return within_limits(items, list(self._limits()), uniform=False)
+
+        if self._step.latency is None:
+            return self._without(planned())
+        kept = self._run.decide("kept", lambda: " ".join(map(str, planned())))
+        return self._without([int(count) for count in kept.split()])
+
+    def _without(self, counts: Sequence[int]) -> list[Block]:
+        return [block for block, count in zip(self.blocks, counts, strict=True) if count == 0]
+
+    def _limits(self) -> Iterator[Limit]:
+        step, macs = self._step, self._macs()
+        own = [parameters_in(self._model, block) for block in self.blocks]
+        parameters = _polynomial(sum(parameter.numel() for parameter in self._model.parameters()), own)
+        size = {key: BYTES * value for key, value in parameters.items()}
+        for name, polynomial in (("macs", macs), ("parameters", parameters), ("size", size)):
+            asked = getattr(step, name)
+            if asked is not None:
+                yield CountedLimit.exact(name, limit_of(name, asked, sum(polynomial.values()), where=""), polynomial)
+        if step.latency is not None:
+            watch = Stopwatch(self._model, self._task, step.batch)
+            limit = limit_of("latency", step.latency, watch.start_ms, where="")
+            sizes = [(macs[k,], count) for k, count in enumerate(own)]
+            yield MeasuredLimit(
+                "latency",
+                limit,
+                partial(tables_of, self._times(watch, sizes)),
+                lambda counts: watch(without(self._model, self._without(counts))),
+            )
+
+    def _times(self, watch: Stopwatch, sizes: Sequence[tuple[float, float]]) -> Polynomial:
+        """Milliseconds by block: what all blocks of one size save together is shared out evenly among them."""
+        saved = {}
+        for size in dict.fromkeys(sizes):
+            alike = [block for block, other in zip(self.blocks, sizes, strict=True) if other == size]
+            saved[size] = watch.start_ms * max(0.0, 1 - watch.ratio(without(self._model, alike)).median) / len(alike)
+        return _polynomial(watch.start_ms, [saved[size] for size in sizes])
+
+    def _macs(self) -> Polynomial:
+        flow = propagated(self._program)
+        whole, batch = kept_without(flow, np.zeros(0, np.int64)), len(self._example)
+        by_node = [(node, counted([product], whole) / batch) for node, product in mac_products(flow)]
+        own = [sum(macs for node, macs in by_node if node in block.nodes) for block in self.blocks]
+        return _polynomial(sum(macs for _, macs in by_node), own)
+
+
+def _polynomial(whole: float, own: Sequence[float]) -> Polynomial:
+    """What stays whatever goes, and what goes with each item."""
+    return {(): whole - sum(own), **{(k,): float(value) for k, value in enumerate(own)}}

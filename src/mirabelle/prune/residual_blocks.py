@@ -1,0 +1,144 @@
+"""The residual layers of a model: what can be skipped, what each costs, and what its loss does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
+from mirabelle.graph.trace import Program, name_in_model
+from mirabelle.model.architecture import replace_module
+from mirabelle.model.state import copied, in_eval_mode
+from mirabelle.model.taps import listened
+from mirabelle.prune.skipped import Skipped
+from mirabelle.task.batch import Batch, Samples, call, in_float32
+from mirabelle.task.task import Task
+
+_LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_UNCHANGED = ("clone", "dropout", "native_dropout", "alias", "contiguous", "to", "_to_copy", "detach", "lift_fresh_copy")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A layer of a list whose input is added to what it computes.
+
+    Args:
+        name: of the module.
+        outputs: how many things it gives in a tuple; 0 for one that is not in a tuple.
+        nodes: of the program, that run inside it.
+    """
+
+    name: str
+    outputs: int
+    nodes: frozenset[fx.Node]
+
+
+def blocks_of(model: nn.Module, program: Program, example: Batch) -> list[Block]:
+    """The residual layers, in the order in which they run.
+
+    One is an element of a `Sequential`, a `ModuleList` or a `ModuleDict` that has parameters, runs once, gives a tensor of its
+    first argument's shape, and has an addition inside of which that argument is an operand; of nested ones the innermost.
+    """
+    inside = _nodes_inside(program)
+    called = _called(model, example)
+    found: dict[str, Block] = {}
+    for name, module in model.named_modules():
+        parent = model.get_submodule(name.rpartition(".")[0]) if name else None
+        if not isinstance(parent, _LISTS) or not any(True for _ in module.parameters()) or len(called.get(name, ())) != 1:
+            continue
+        outputs = called[name][0]
+        nodes = inside.get(name, frozenset())
+        if outputs is not None and _adds_its_input(nodes):
+            found[name] = Block(name, outputs, nodes)
+    inner = [name for name in found if not any(other.startswith(f"{name}.") for other in found)]
+    order = {node: k for k, node in enumerate(program.graph.nodes)}
+    return sorted((found[name] for name in inner), key=lambda block: min(order[node] for node in block.nodes))
+
+
+def without(model: nn.Module, blocks: Sequence[Block]) -> nn.Module:
+    """A copy of the model that skips these layers, its record saying so."""
+    smaller = copied(model)
+    for block in blocks:
+        settings = {"outputs": block.outputs}
+        smaller = replace_module(smaller, block.name, Skipped(**settings), "prune.Skipped", settings)
+    return smaller
+
+
+@torch.no_grad()
+def rises_of_loss(model: nn.Module, blocks: Sequence[Block], task: Task, samples: Samples) -> list[float]:
+    """How much the mean loss rises when each layer is skipped alone, never below 0."""
+    batch = samples.first(len(samples))
+    with in_eval_mode(model):
+        losses = [float(task.loss(in_float32(call(model, batch.inputs)), batch.targets))]
+        for block in blocks:
+            handle = model.get_submodule(block.name).register_forward_hook(_skipping(block.outputs), with_kwargs=True)
+            try:
+                losses.append(float(task.loss(in_float32(call(model, batch.inputs)), batch.targets)))
+            finally:
+                handle.remove()
+    return [max(loss - losses[0], 0.0) for loss in losses[1:]]
+
+
+def _skipping(outputs: int) -> Any:
+    skipped = Skipped(outputs)
+    return lambda _module, args, kwargs, _given: skipped(*args, **kwargs)
+
+
+def _nodes_inside(program: Program) -> Mapping[str, frozenset[fx.Node]]:
+    """By module, the operators that run when it is called."""
+    found: dict[str, set[fx.Node]] = {}
+    for node in program.graph.nodes:
+        for path, _ in (node.meta.get("nn_module_stack") or {}).values():
+            found.setdefault(name_in_model(str(path)), set()).add(node)
+    return {name: frozenset(nodes) for name, nodes in found.items()}
+
+
+def _adds_its_input(nodes: frozenset[fx.Node]) -> bool:
+    """Whether a tensor from outside, of the result's shape, is an operand of an addition inside."""
+    results = [node for node in nodes if is_tensor(node) and any(user not in nodes for user in node.users)]
+    shapes = {tuple(sizes_of(value_of(node))) for node in results}
+    for node in nodes:
+        if node.op == "call_function" and Call.of(node).name == "add":
+            for operand in node.args[:2]:
+                source = _seen_through(operand)
+                outside = isinstance(source, fx.Node) and source not in nodes and is_tensor(source)
+                if outside and source.op == "call_function" and tuple(sizes_of(value_of(source))) in shapes:
+                    return True
+    return False
+
+
+def _seen_through(operand: Any) -> Any:
+    """The tensor that an operand is, whatever leaves it unchanged left out."""
+    while isinstance(operand, fx.Node) and operand.op == "call_function" and Call.of(operand).name in _UNCHANGED:
+        operand = operand.args[0]
+    return operand
+
+
+def _called(model: nn.Module, example: Batch) -> dict[str, list[int | None]]:
+    """For each call of each module: how many things it gives, or None where the first is not of its first argument's shape."""
+    found: dict[str, list[int | None]] = {}
+
+    def see(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], given: Any) -> None:
+        first = args[0] if args else next(iter(kwargs.values()), None)
+        parts = given if isinstance(given, tuple) else (given,)
+        same = isinstance(first, Tensor) and isinstance(parts[0], Tensor) and first.shape == parts[0].shape
+        found.setdefault(name, []).append((len(given) if isinstance(given, tuple) else 0) if same else None)
+
+    listened(model, example, see)
+    found.pop("", None)  # the model itself is no layer of it
+    return found
+
+
+def parameters_in(model: nn.Module, block: Block) -> int:
+    """Those that go when the layer is skipped: shared with no other part of the model."""
+    own = {id(parameter): parameter.numel() for parameter in model.get_submodule(block.name).parameters()}
+    elsewhere = {id(parameter) for name, parameter in _named(model) if not name.startswith(f"{block.name}.")}
+    return sum(count for key, count in own.items() if key not in elsewhere)
+
+
+def _named(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return model.named_parameters(remove_duplicate=False)

@@ -1,0 +1,339 @@
+"""A recipe file (TOML, schema 1) -> everything that `compress` needs. Every mistake in it is found in one reading.
+
+Nothing heavy is imported to read it; model and data are built when they are asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mirabelle import errors, records
+from mirabelle.errors import UserError, UserErrors, did_you_mean, gathered
+from mirabelle.recipe.overrides import Overrides
+from mirabelle.recipe.recipe import Recipe
+from mirabelle.recipe.tables import BaselineTable, MemberTable, ModelTable, TaskTable, TeacherTable
+from mirabelle.records.annotated_toml import ORIGINS
+from mirabelle.records.toml_positions import Places
+from mirabelle.sources.checks import held_data, held_model, held_pickle, held_weights
+from mirabelle.sources.datasets.settings import data_folder_of_environment, settings_from
+from mirabelle.sources.names import FOLDER, PACKAGE, names_files, names_model_file, names_model_folder
+from mirabelle.task.goal import Goal
+from mirabelle.training.settings import EXECUTIONS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mirabelle.sources.models.weights import StateDict
+    from mirabelle.task.task import Task
+
+P = TypeVar("P")
+KEYS = ("schema", "seed", "model", "task", "teacher", "baseline", "goal", "step")
+_WRITTEN_BY_RUNS = ("fingerprint", "decisions")
+SCHEMA = 1
+MOST_SEEDS = 1 << 63  # of torch's generators
+_HELD: dict[str | int, Callable[[str], None]] = {  # what is held against the name under each key that names a source
+    "from": lambda name: held_model(name, Path()),
+    "model": lambda name: held_model(name, Path()),
+    "data": lambda name: held_data(name, Path()),
+    "weights": lambda name: held_weights(Path(name)),
+    "pickle": lambda name: held_pickle(Path(name)),
+}
+_JUDGES = ("loss", "metric", "also")  # arguments of data in files that may name functions
+_AT_ITS_KEY = ("E102", "E104")  # mistakes that are about a key; the others are about its value
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """A recipe file that has been read and found well-formed."""
+
+    path: Path
+    seed: int
+    model: ModelTable
+    task: TaskTable
+    teacher: TeacherTable | None
+    baseline: BaselineTable | None
+    goal: Goal
+    recipe: Recipe
+    decisions: Mapping[str, Any]
+    places: Places
+
+    @property
+    def folder(self) -> Path:
+        """Against which the paths in the file are read."""
+        return self.path.parent
+
+    def build_model(self) -> nn.Module:
+        """The model at the start, with the weights the file names.
+
+        Raises:
+            UserError: E120, E121 as the factory fails; E130, E140, E141, E143 as the weights do.
+        """
+        name = "model" if self.model.weights or self.baseline is None else "baseline"
+        return self._built(
+            ("model",), self.model, (name,), self.model.weights or (self.baseline.weights if self.baseline else None)
+        )
+
+    def build_teacher(self) -> nn.Module | None:
+        """The teacher, with its weights; of several the mean."""
+        if self.teacher is None:
+            return None
+        if not self.teacher.members:
+            return self._built(("teacher",), self.teacher, ("teacher",), self.teacher.weights)
+        from mirabelle.distill import Ensemble
+
+        paths = [("teacher", "members", position) for position in range(len(self.teacher.members))]
+        models = [
+            self._built(path, member, path, member.weights) for path, member in zip(paths, self.teacher.members, strict=True)
+        ]
+        return Ensemble(models, [member.share for member in self.teacher.members])
+
+    def _built(
+        self,
+        path: errors.Path,
+        table: ModelTable | TeacherTable | MemberTable,
+        holder: errors.Path,
+        weights: str | StateDict | None,
+    ) -> nn.Module:
+        """The module of the table at a path, with the weights that the table `holder` names."""
+        import torch
+
+        from mirabelle.sources import load_weights, model_from
+
+        assert table.factory is not None, "a teacher without members has a factory"
+        with self.shown_at(*path, "from"), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = model_from(table.factory, table.arguments, self.folder)
+        if weights is not None:
+            with self.shown_at(*holder, "weights"):
+                load_weights(model, weights, self.folder)
+        return model
+
+    def build_task(self, data_folder: Path | None) -> Task:
+        from mirabelle.sources import task_from
+
+        with self.shown_at("task", "data"):
+            task = task_from(self.task.data, self.task.arguments, data_folder=data_folder, folder=self.folder)
+        if self.task.augment is None:
+            return task
+        with self.shown_at("task", "augment"):
+            return task.with_augment(self.task.augment)
+
+    def source(self) -> dict[str, Any]:
+        """How the file names model, data and teacher, as the resolved recipe keeps it."""
+        tables: dict[str, Any] = {"model": records.to_data(self.model), "task": records.to_data(self.task)}
+        if self.teacher is not None:
+            tables["teacher"] = records.to_data(dataclasses.replace(self.teacher, train=None))
+        if self.baseline is not None and self.baseline.weights is not None:
+            tables["baseline"] = records.to_data(dataclasses.replace(self.baseline, train=None))
+        return tables
+
+    def origin(self, path: errors.Path) -> str:
+        """Where the value at `path` of the resolved recipe comes from."""
+        place = self.places.given(path)
+        if place is not None:
+            return f"{place.file}:{place.line}" if place.line else place.file
+        return ORIGINS.get(str(path[0]), "default")
+
+    @contextmanager
+    def shown_at(self, *path: str | int) -> Iterator[None]:
+        """A mistake that arises inside is shown at the line that asked for it: at its own path, else at this one."""
+        try:
+            yield
+        except UserError as error:
+            found = [one if one.place else self._placed(one, path) for one in error.errors]
+            raise (UserErrors(found) if len(found) > 1 else found[0]) from error.__cause__
+
+    def _placed(self, error: UserError, otherwise: errors.Path) -> UserError:
+        own = error.path if error.path and error.path[0] in KEYS else otherwise
+        return error.at(self.places.of(own, key=error.code in _AT_ITS_KEY)) if own else error
+
+
+def read_recipe(
+    path: Path, settings: Sequence[str] = (), *, sources: bool = True, data_folder: Path | None = None
+) -> RecipeFile:
+    """Read a recipe file strictly.
+
+    Args:
+        path: of the file.
+        settings: what is set instead of what the file says, such as "step.1.sparsity=0.9" (steps count from 1).
+        sources: whether the files and functions that it names must be there; nothing of them is run.
+        data_folder: where "data:PATH" of models and weights lies; by default the variable MIRABELLE_DATA.
+
+    Raises:
+        UserError: E130 no such file, E101 no TOML, E100 a setting that cannot be read, and every other mistake at once as
+            `UserErrors`, each with its place in the file.
+    """
+    text = _text(path)
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _no_toml(path, text, error) from None
+    overrides = Overrides.of(settings)
+    places = Places(text, str(path), overrides.places())
+    mistakes: list[UserError] = []
+    named, here = _in_sets(overrides.applied(data), data_folder or data_folder_of_environment(), key=""), path.parent.resolve()
+    read = _Reading(_judged(_absolute(named, here, key=""), here), mistakes)
+    model = read.part(lambda tables: records.build(ModelTable, _section(tables, "model"), "model"), "model")
+    task = read.part(lambda tables: records.build(TaskTable, _section(tables, "task"), "task"), "task")
+    teacher = read.part(lambda tables: _optional(TeacherTable, tables, "teacher"), "teacher")
+    baseline = read.part(lambda tables: _optional(BaselineTable, tables, "baseline"), "baseline")
+    goal = read.part(lambda tables: records.build(Goal, tables.get("goal", {}), "goal"), "goal")
+    recipe = read.part(lambda tables: Recipe.from_data(_section(tables, "step")), "step")
+    read.part(lambda _: _hold_weights(model, baseline), "baseline", "weights")
+    if task is not None:
+        read.part(lambda _: settings_from(task.data, task.arguments, path.parent))
+    if sources:
+        _hold_sources({key: read.data[key] for key in KEYS if key in read.data}, (), mistakes)
+    if mistakes or model is None or task is None or goal is None or recipe is None:
+        raise UserErrors([one.at(places.of(one.path, key=one.code in _AT_ITS_KEY)) for one in mistakes])
+    decisions = read.data.get("decisions", {})
+    return RecipeFile(path, read.data.get("seed", 0), model, task, teacher, baseline, goal, recipe, decisions, places)
+
+
+class _Reading:
+    """The parts of a recipe, read one after the other; mistakes are gathered."""
+
+    def __init__(self, data: Mapping[str, Any], mistakes: list[UserError]) -> None:
+        self.data = data
+        self._mistakes = mistakes
+        unknown = sorted(set(data) - {*KEYS, *_WRITTEN_BY_RUNS})
+        mistakes += [UserError("E102", f'unknown key "{key}"', did_you_mean(key, KEYS), path=(key,)) for key in unknown]
+        self.part(_schema, "schema")
+        self.part(_seed, "seed")
+        self.part(_decisions, "decisions")
+
+    def part(self, read: Callable[[Mapping[str, Any]], P], *path: str) -> P | None:
+        with gathered(self._mistakes, *path):
+            return read(self.data)
+        return None
+
+
+def _text(path: Path) -> str:
+    try:
+        if not path.is_file():
+            raise UserError("E130", f"no recipe at {path}", "check the path; `mirabelle init` prints a recipe to start from")
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError("E101", f"{path} is no UTF-8 text: {error.reason}", "save it as UTF-8") from None
+    except OSError as error:
+        raise UserError("E130", f"{path} cannot be read: {error.strerror}", "check its permissions") from None
+
+
+def _no_toml(path: Path, text: str, error: tomllib.TOMLDecodeError) -> UserError:
+    """The place that tomllib names, as ours."""
+    message, _, where = str(error).partition(" (at ")
+    numbers = [int(word.strip("),")) for word in where.split() if word.strip("),").isdigit()]
+    lines = text.split("\n")
+    line, column = numbers if len(numbers) == 2 else (len(lines), len(lines[-1]) + 1)  # noqa: PLR2004 (line and column)
+    place = errors.Place(str(path), line, column, lines[line - 1] if line <= len(lines) else "")
+    return UserError("E101", f"this is no TOML: {message}", "mend the line; strings stand in quotes", place=place)
+
+
+def _schema(data: Mapping[str, Any]) -> None:
+    schema = data.get("schema")
+    if schema is None:
+        raise UserError("E104", 'missing key "schema"', "write schema = 1 in the first line")
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema > SCHEMA or schema < 1:
+        raise UserError(
+            "E142", f"schema = {schema!r} is not known; this version reads 1", "upgrade Mirabelle, or write schema = 1"
+        )
+
+
+def _seed(data: Mapping[str, Any]) -> None:
+    seed = data.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < MOST_SEEDS:
+        raise UserError("E103", f'"seed" must be a whole number from 0 to 2⁶³ - 1; got {seed!r}', "write seed = 0")
+
+
+def _decisions(data: Mapping[str, Any]) -> None:
+    """What a run has decided, as a later run takes it: threads, executions, and why steps were left out."""
+    decisions = data.get("decisions", {})
+    if not isinstance(decisions, Mapping):
+        raise UserError("E103", f'"decisions" must be a table; got {decisions!r}', "leave it out")
+    for key, value in decisions.items():
+        threads = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        rules = {"threads": (threads, "a whole number from 1"), "execution": (value in EXECUTIONS, f"one of {EXECUTIONS}")}
+        held, rule = rules.get(key.rpartition("/")[2], (isinstance(value, (str, int, float, bool)), "a plain value"))
+        if not held:
+            raise UserError("E103", f'"decisions.{key}" must be {rule}; got {value!r}', "mend it, or leave it out", path=(key,))
+
+
+def _section(data: Mapping[str, Any], name: str) -> Any:
+    if name not in data:
+        raise UserError("E104", f"missing table [{name}]", f"add [{'[step]' if name == 'step' else name}]")
+    return data[name]
+
+
+def _optional(cls: type[P], data: Mapping[str, Any], name: str) -> P | None:
+    return records.build(cls, data[name], name) if name in data else None
+
+
+def _hold_weights(model: ModelTable | None, baseline: BaselineTable | None) -> None:
+    if model is not None and model.weights and baseline is not None and baseline.weights:
+        raise UserError("E111", "[model] and [baseline] both name weights", "keep one of them")
+
+
+def _hold_sources(value: Any, path: errors.Path, mistakes: list[UserError]) -> None:
+    """Gather what is wrong with each name of a function, of data or of weights, wherever one stands."""
+    if isinstance(value, (Mapping, list)):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            if key != "arguments":
+                _hold_sources(item, (*path, key), mistakes)
+    elif isinstance(value, str) and path[-1] in _HELD:
+        with gathered(mistakes, *path):
+            _HELD[path[-1]](value)
+
+
+def _in_sets(value: Any, sets: Path | None, key: str) -> Any:
+    """The same data, models and weights that lie in the folder of data sets named by their paths, where it is known.
+
+    Data keep their names: a run goes on where they have moved.
+    """
+    if isinstance(value, dict) and key != "arguments":
+        return {name: _in_sets(item, sets, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_in_sets(item, sets, key) for item in value]
+    if sets is None or key not in _HELD or key == "data" or not isinstance(value, str) or not value.startswith(FOLDER):
+        return value
+    return str((sets / value.removeprefix(FOLDER)).resolve())
+
+
+def _absolute(value: Any, folder: Path, key: str) -> Any:
+    """The same data with the paths in it made absolute, so that a resolved recipe runs from anywhere.
+
+    What stands under `arguments` is for other people's functions, and left as it is.
+    """
+    if isinstance(value, dict) and key != "arguments":
+        return {name: _absolute(item, folder, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_absolute(item, folder, key) for item in value]
+    if not isinstance(value, str) or key not in _HELD or value.startswith((FOLDER, PACKAGE)):
+        return value
+    if key in ("weights", "pickle"):
+        return str((folder / value).resolve())
+    if (key == "data" and names_files(value)) or (key != "data" and (names_model_file(value) or names_model_folder(value))):
+        return str((folder / value).resolve())
+    return _located(value, folder)
+
+
+def _judged(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The same with absolute paths to the functions that judge data in files, whose arguments are ours."""
+    task = data.get("task")
+    own = task.get("arguments") if isinstance(task, Mapping) and names_files(str(task.get("data", ""))) else None
+    if not isinstance(task, Mapping) or not isinstance(own, Mapping):
+        return dict(data)
+    judges = {name: _located(own[name], folder) for name in _JUDGES if name in own}
+    return {**data, "task": {**task, "arguments": {**own, **judges}}}
+
+
+def _located(name: Any, folder: Path) -> Any:
+    if isinstance(name, list):
+        return [_located(one, folder) for one in name]
+    place, colon, function = name.rpartition(":") if isinstance(name, str) else ("", "", "")
+    return f"{(folder / place).resolve()}:{function}" if colon and place.endswith(".py") else name

@@ -1,0 +1,93 @@
+"""A file of running text, and what follows each of its symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from mirabelle.errors import UserError
+from mirabelle.run import files
+from mirabelle.sources.datasets.tokenizer import tokenizer_from
+from mirabelle.task.batch import Samples
+from mirabelle.task.preprocessing.characters import Characters, Numbers
+from mirabelle.task.preprocessing.text import TOKENIZER, Text
+from mirabelle.task.task import Task
+
+if TYPE_CHECKING:
+    from mirabelle.sources.datasets.corpus_settings import Corpus
+    from mirabelle.task.preprocessing import Preprocessing
+
+
+def task_of(path: Path, settings: Corpus) -> Task:
+    """The task that a file gives; errors as `Corpus` tells them."""
+    text = _read(path)
+    beside: Mapping[str, bytes] = {}
+    kind: Preprocessing
+    if settings.tokenizer is None:
+        kind = Characters(characters="".join(sorted(set(text))), length=settings.window)
+        symbols = kind.numbers(text)
+    else:
+        tokenizer = tokenizer_from(settings.tokenizer, path.parent)
+        inputs = ("input_ids", "attention_mask")
+        kind = Text(tokenizer=files.digest(tokenizer.data), inputs=inputs, max_length=settings.window)
+        beside = {TOKENIZER: tokenizer.data}
+        tokenizer.fast.no_truncation()
+        tokenizer.fast.no_padding()
+        symbols = np.array(tokenizer.fast.encode(text, add_special_tokens=False).ids, np.int64)
+    parts = {name: _windows(part, settings.window) for name, part in _divided(symbols, settings).items()}
+    if not all(len(inputs) for inputs, _ in parts.values()):
+        counts = ", ".join(f"{len(inputs)} for {name}" for name, (inputs, _) in parts.items())
+        message = f"{path} has {len(symbols):,} symbols; windows of {settings.window}: {counts}"
+        raise UserError("E131", message, "give a longer text, or a smaller window")
+    ready = {
+        name: Samples(
+            {"input_ids": inputs, "attention_mask": torch.ones_like(inputs)} if isinstance(kind, Text) else inputs, targets
+        )
+        for name, (inputs, targets) in parts.items()
+    }
+    return Task(
+        train=ready["train"],
+        validation=ready["validation"],
+        test=ready["test"],
+        loss="token_cross_entropy",
+        metric=settings.metric or "negative_perplexity",
+        also=settings.also,
+        name=path.stem,
+        preprocessing=kind,
+        beside=beside,
+    )
+
+
+def _read(path: Path) -> str:
+    """The text.
+
+    Raises:
+        UserError: E130 when the file is missing or empty, E131 when it is no text.
+    """
+    if not path.is_file():
+        raise UserError("E130", f"no text at {path}", 'paths are relative to the recipe; "~" is not expanded')
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError("E131", f"{path} is no text in UTF-8: {error}", "save it in UTF-8") from error
+    if not text:
+        raise UserError("E130", f"{path} is empty", "give a text to learn from")
+    return text
+
+
+def _divided(symbols: Numbers, settings: Corpus) -> dict[str, Numbers]:
+    """The beginning, what follows it, and the end."""
+    test, validation = (round(part * len(symbols)) for part in (settings.test_fraction, settings.validation_fraction))
+    ends = [len(symbols) - test - validation, len(symbols) - test]
+    return dict(zip(("train", "validation", "test"), np.split(symbols, ends), strict=True))
+
+
+def _windows(symbols: Numbers, window: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(symbols, those one further on), (windows, window) each; what is left at the end is left out."""
+    count = max(len(symbols) - 1, 0) // window
+    inputs, targets = (torch.from_numpy(symbols[k : count * window + k].reshape(count, window).copy()) for k in (0, 1))
+    return inputs, targets

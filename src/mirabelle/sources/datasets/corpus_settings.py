@@ -1,0 +1,55 @@
+"""Settings of running text as the data of a language model, under `[task.arguments]`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from mirabelle.errors import UserError
+from mirabelle.records.record import Count, record
+
+if TYPE_CHECKING:
+    from mirabelle.task.task import Task
+
+Part = Annotated[float, Field(gt=0, lt=1)]
+
+
+@record
+class Corpus:
+    """A task from a .txt file whose text a language model goes on with, symbol by symbol; the call gives it.
+
+    The text is cut into windows; the targets of a window are its symbols one further on. It is divided where it stands: the
+    beginning trains, what follows validates, the end tests. `predict` tells what follows a text.
+
+    Args:
+        window: symbols that the model sees at once.
+        tokenizer: the folder of a model with its tokenizer, "hf:organisation/model" or "ms:organisation/model", for tokens by
+            name ("input_ids", "attention_mask"); by default symbols are the characters of the text.
+        test_fraction: of the symbols.
+        validation_fraction: the same.
+        metric: by name, as `Metric.of` knows it; by default "negative_perplexity".
+        also: further metrics that are told and judge nothing.
+
+    Raises:
+        UserError: E130 when the file or the tokenizer is missing; E131 when it is no text, or too short for a window in each
+            part; E110 for fractions that leave nothing; E160 for a tokenizer without transformers.
+    """
+
+    window: Count = 128
+    tokenizer: str | None = None
+    test_fraction: Part = 0.1
+    validation_fraction: Part = 0.1
+    metric: str | None = None
+    also: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.test_fraction + self.validation_fraction >= 1:
+            got = f"{self.test_fraction} and {self.validation_fraction}"
+            raise UserError("E110", f"test and validation fractions must add up to less than 1; got {got}", "leave some")
+
+    def __call__(self, path: Path) -> Task:
+        from mirabelle.sources.datasets.corpus import task_of
+
+        return task_of(path, self)

@@ -1,0 +1,65 @@
+"""MNIST from its four canonical IDX files."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mirabelle.errors import UserError
+from mirabelle.sources.datasets.settings import AS_PUBLISHED, BuiltInImages
+from mirabelle.task.preprocessing import Image
+from mirabelle.task.task import Task
+
+_IMAGE = Image(size=(28, 28), mean=(0.1307,), deviation=(0.3081,))  # of the training pixels in [0, 1]
+_HELD_OUT = 5_000
+
+
+def mnist(folder: Path, images: BuiltInImages = AS_PUBLISHED) -> Task:
+    """Images (1, 28, 28), (pixel / 255 − 0.1307) / 0.3081, ten classes; 55,000 to train, 5,000 to validate, 10,000 to test.
+
+    Args:
+        folder: holds train-images-idx3-ubyte.gz and its three siblings, or has a folder "mnist" that does.
+        images: how they become inputs, where it should be otherwise.
+
+    Raises:
+        UserError: E130 when a file is missing, E131 when it is no IDX file of the right length.
+
+    Source: LeCun, Cortes, Burges 1998, "The MNIST database of handwritten digits".
+    """
+    folder = folder / "mnist" if (folder / "mnist").is_dir() else folder
+    image = images.of(_IMAGE)
+    train = _split(folder, "train", 60_000, image)
+    order = torch.randperm(len(train[1]), generator=torch.Generator().manual_seed(0))
+    held, rest = order[:_HELD_OUT], order[_HELD_OUT:]
+    return Task(
+        train=(train[0][rest], train[1][rest]),
+        validation=(train[0][held], train[1][held]),
+        test=_split(folder, "t10k", 10_000, image),
+        labels=tuple("0123456789"),
+        name="mnist",
+        preprocessing=image,
+    )
+
+
+def _split(folder: Path, name: str, count: int, image: Image) -> tuple[torch.Tensor, torch.Tensor]:
+    pixels = _values(folder / f"{name}-images-idx3-ubyte.gz", magic=0x803, shape=(count, 28, 28))
+    labels = _values(folder / f"{name}-labels-idx1-ubyte.gz", magic=0x801, shape=(count,))
+    images = image.scaled(pixels[..., np.newaxis])
+    return torch.from_numpy(images), torch.from_numpy(labels).long()
+
+
+def _values(path: Path, magic: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    if not path.is_file():
+        raise UserError("E130", f"no {path.name} in {path.parent}", "name the folder with --data-dir or MIRABELLE_DATA")
+    try:
+        data = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError) as error:
+        raise UserError("E131", f"{path} is damaged: {error}", "download it again") from error
+    header = np.array([magic, *shape], dtype=">u4").tobytes()
+    if data[: len(header)] != header or len(data) != len(header) + int(np.prod(shape)):
+        raise UserError("E131", f"{path} is no IDX file of shape {shape}", "download the canonical file again")
+    return np.frombuffer(data, np.uint8, offset=len(header)).reshape(shape).copy()

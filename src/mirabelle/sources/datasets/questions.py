@@ -1,0 +1,182 @@
+"""Questions about paragraphs, with answers that stand in them, in SQuAD's .json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mirabelle.errors import UserError, first_line
+from mirabelle.numerics.answers import answer_exact_match, answer_f1
+from mirabelle.numerics.metrics import span_of
+from mirabelle.numerics.several_outputs import UNLABELLED
+from mirabelle.run import files
+from mirabelle.sources.datasets.splits import Split, completed
+from mirabelle.sources.datasets.tokenizer import tokenizer_from
+from mirabelle.task.batch import Samples
+from mirabelle.task.metric import Metric
+from mirabelle.task.preprocessing.text import TOKENIZER, Text
+from mirabelle.task.task import Task
+
+if TYPE_CHECKING:
+    from mirabelle.sources.datasets.settings import QuestionFile
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, the paragraph that answers it, the answers that count, and where the first begins."""
+
+    text: str
+    paragraph: str
+    answers: tuple[str, ...]
+    start: int
+
+
+@dataclass(frozen=True, eq=False)
+class Passages:
+    """What the outputs of a model say as text: the tokens of every paragraph, and the answers that are due.
+
+    Args:
+        questions: all of a task; targets (samples, 3) hold first token, last token, and the question's place here.
+        places: first character of each token in its paragraph and the one behind it, (questions, tokens, 2); −1 elsewhere.
+    """
+
+    questions: Sequence[Question]
+    places: Tensor
+
+    def found(self, outputs: Tensor, targets: Tensor) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """(answer, those that count) of each sample, from scores (samples, tokens, 2)."""
+        rows = targets[:, 2]
+        places = self.places[rows]
+        spans = span_of(outputs, within=places[:, :, 0] >= 0)
+        for row, place, (first, last) in zip(rows.tolist(), places, spans.tolist(), strict=True):
+            question = self.questions[row]
+            yield question.paragraph[place[first, 0] : place[last, 1]], question.answers
+
+    def exact_match(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """1 where the answer says what one of those that count says, (samples,)."""
+        return torch.tensor([answer_exact_match(*pair) for pair in self.found(outputs, targets)])
+
+    def f1(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Words shared with the best of the answers that count, (samples,)."""
+        return torch.tensor([answer_f1(*pair) for pair in self.found(outputs, targets)])
+
+    def metric(self, name: str) -> Metric:
+        """A metric of answers, or any other by name."""
+        own = {"answer_exact_match": self.exact_match, "answer_f1": self.f1}
+        return Metric(name, own[name]) if name in own else Metric.of(name)
+
+
+def task_of(path: Path, settings: QuestionFile) -> Task:
+    """The task that a file gives; errors as `QuestionFile` tells them."""
+    named = {"train": path, "validation": settings.validation, "test": settings.test}
+    articles = {part: read_articles(path.parent / place) for part, place in named.items() if place is not None}
+    divided = _divided(articles, settings, path)
+    tokenizer = tokenizer_from(settings.tokenizer, path.parent)
+    text = Text(
+        tokenizer=files.digest(tokenizer.data),
+        inputs=settings.inputs or tokenizer.inputs,
+        max_length=settings.max_length,
+        pairs=True,
+        answers=True,
+    )
+    questions = [question for part in divided.values() for question in part]
+    encodings = text.encodings([(one.text, one.paragraph) for one in questions], tokenizer.fast, whole=True)
+    passages = Passages(questions, torch.from_numpy(text.places(encodings)))
+    targets = _targets(passages)
+    inputs = {name: torch.from_numpy(tokens) for name, tokens in text.inputs_of(encodings).items()}
+    parts, first = {}, 0
+    for part, own in divided.items():
+        rows = torch.arange(first, first + len(own))
+        if part == "train":
+            rows = rows[targets[rows, 0] != UNLABELLED]
+        if not len(rows):
+            message = f"{path}: every answer stands behind the first {settings.max_length} tokens"
+            raise UserError("E131", message, "give a higher max_length")
+        parts[part] = Samples({name: tensor[rows] for name, tensor in inputs.items()}, targets[rows])
+        first += len(own)
+    return Task(
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts["test"],
+        loss=settings.loss or "span",
+        metric=passages.metric(settings.metric or "answer_f1"),
+        also=[passages.metric(name) for name in settings.also or ("answer_exact_match",)],
+        name=path.stem,
+        preprocessing=text,
+        beside={TOKENIZER: tokenizer.data},
+    )
+
+
+def _divided(articles: Mapping[str, Sequence[list[Question]]], settings: QuestionFile, path: Path) -> dict[str, list[Question]]:
+    """Questions by split; those of an article stay together."""
+    counted: dict[str, Split] = {part: (np.arange(len(own)), np.zeros(len(own))) for part, own in articles.items()}
+    try:
+        splits = completed(counted, settings.test_fraction, settings.validation_fraction, settings.seed)
+    except UserError as error:
+        raise error.at(f"{path}, by articles") from None
+    return {
+        part: [question for article in index for question in articles.get(part, articles["train"])[article]]
+        for part, (index, _) in splits.items()
+    }
+
+
+def _targets(passages: Passages) -> Tensor:
+    """First and last token of the first answer, and the question's place, (questions, 3); −100 where the tokens end before."""
+    targets = torch.full((len(passages.questions), 3), UNLABELLED)
+    targets[:, 2] = torch.arange(len(passages.questions))
+    for row, question in enumerate(passages.questions):
+        begins, ends = passages.places[row].unbind(1)
+        stop = question.start + len(question.answers[0])
+        inside = torch.nonzero((begins >= 0) & (ends > question.start) & (begins < stop)).flatten()
+        if len(inside) and int(ends.max()) >= len(question.paragraph[:stop].rstrip()):
+            targets[row, 0], targets[row, 1] = inside[0], inside[-1]
+    return targets
+
+
+def read_articles(path: Path) -> list[list[Question]]:
+    """The questions of each article in a file.
+
+    Raises:
+        UserError: E130 when it is missing or holds no question, E131 when it is no such file, or a question has no answer that
+            stands in its paragraph.
+    """
+    if not path.is_file():
+        raise UserError("E130", f"no questions at {path}", 'paths are relative to the recipe; "~" is not expanded')
+    try:
+        data = json.loads(path.read_text("utf-8-sig"))
+        articles = [
+            [_question(path, paragraph["context"], entry) for paragraph in article["paragraphs"] for entry in paragraph["qas"]]
+            for article in data["data"]
+        ]
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UserError("E131", f"{path} is no JSON in UTF-8: {first_line(error)}", "save it again") from error
+    except (KeyError, TypeError) as error:
+        due = 'SQuAD\'s form is {"data": [{"paragraphs": [{"context": …, "qas": [{"question": …, "answers": […]}]}]}]}'
+        raise UserError("E131", f"{path} holds no questions in SQuAD's form: {error} is missing", due) from error
+    articles = [article for article in articles if article]
+    if not articles:
+        raise UserError("E130", f"{path} has no question", "give at least one")
+    return articles
+
+
+def _question(path: Path, paragraph: str, entry: Mapping[str, Any]) -> Question:
+    text, answers = entry["question"].strip(), entry["answers"]
+    place = f'{path}, question "{entry.get("id", text)}"'
+    if not answers:
+        raise UserError("E131", f"{place} has no answer", "leave out questions that the paragraph does not answer")
+    for answer in answers:
+        start, due = answer["answer_start"], answer["text"]
+        if not due.strip() or paragraph[start : start + len(due)] != due:
+            found = paragraph[start : start + len(due)]
+            message = f'{place}: its answer "{due[:40]}" is not what stands at {start}, "{found[:40]}"'
+            raise UserError("E131", message, "count characters from 0 within the paragraph")
+    return Question(text, paragraph, tuple(answer["text"] for answer in answers), answers[0]["answer_start"])

@@ -1,0 +1,81 @@
+"""A folder of class folders of recordings."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mirabelle.errors import UserError
+from mirabelle.sources.datasets.folders import Kind, files_by_split
+from mirabelle.sources.datasets.splits import Split, as_task, completed
+from mirabelle.task.preprocessing.sound import SUFFIXES, Array, Sound, read_wav
+from mirabelle.task.task import Task
+
+if TYPE_CHECKING:
+    from mirabelle.sources.datasets.settings import SoundFolder
+
+KIND = Kind("recording", "recordings", SUFFIXES)
+_LONGEST = 10.0  # seconds, where nothing is said
+
+
+def task_of(folder: Path, settings: SoundFolder) -> Task:
+    """The task that a folder gives; errors as `SoundFolder` tells them."""
+    files = files_by_split(folder, KIND) if settings.pattern is None else {"train": _by_name(folder, settings.pattern)}
+    labels = tuple(files["train"])
+    rate = settings.rate
+    recordings: dict[str, list[Array]] = {}
+    for part, classes in files.items():
+        recordings[part] = []
+        for path in (path for paths in classes.values() for path in paths):
+            own, samples = read_wav(path)
+            rate = rate or own
+            if own != rate:
+                raise UserError("E131", f"{path} has {own} samples a second, the others {rate}", f"resample it to {rate}")
+            recordings[part].append(samples)
+    assert rate is not None, "every class has a recording"
+    longest = max(len(samples) for samples in recordings["train"]) / rate
+    sound = Sound(
+        rate=rate,
+        seconds=settings.seconds or round(min(longest, _LONGEST), 3),
+        mels=settings.mels,
+        window=settings.window,
+        hop=settings.hop,
+    )
+    raw: dict[str, Split] = {}
+    for part, classes in files.items():
+        features = np.stack([sound.logarithms(samples) for samples in recordings[part]])
+        raw[part] = (features, np.repeat(np.arange(len(classes)), [len(paths) for paths in classes.values()]))
+    raw = completed(raw, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
+    train = raw["train"][0].astype(np.float64)
+    scaled = dataclasses.replace(sound, mean=(float(train.mean()),), deviation=(float(train.std()) or 1.0,))
+    return as_task(raw, labels, folder.resolve().name, scaled, settings)
+
+
+def _by_name(folder: Path, pattern: str) -> dict[str, list[Path]]:
+    """Recordings by the class that their names tell.
+
+    Raises:
+        UserError: E110 for a pattern that is none, E130 when there are no recordings, E131 for a name that does not match.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UserError("E110", f'"{pattern}" is no regular expression: {error}', 'write pattern = "([^_]+)_", say') from error
+    if expression.groups < 1:
+        raise UserError("E110", f'"{pattern}" has no group that tells the class', 'write pattern = "([^_]+)_", say')
+    paths = KIND.files(folder) if folder.is_dir() else []
+    if not paths:
+        raise UserError("E130", f"no recording in {folder}", f"give a folder with {', '.join(SUFFIXES)} files")
+    classes: dict[str, list[Path]] = {}
+    for path in paths:
+        found = expression.match(path.name)
+        if found is None or not found[1]:
+            raise UserError("E131", f'the name of {path} does not match "{pattern}"', "mend the pattern, or move the file")
+        classes.setdefault(found[1], []).append(path)
+    if len(classes) < 2:  # noqa: PLR2004 (something to choose between)
+        raise UserError("E131", f'all recordings in {folder} are "{next(iter(classes))}"', "add other classes")
+    return dict(sorted(classes.items()))

@@ -1,0 +1,106 @@
+"""A file of texts, one a row, and what each of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mirabelle.errors import UserError, did_you_mean
+from mirabelle.run import files
+from mirabelle.sources.datasets.splits import Split, completed
+from mirabelle.sources.datasets.text_rows import TextRows, read_text_rows
+from mirabelle.sources.datasets.tokenizer import tokenizer_from
+from mirabelle.task.batch import Samples
+from mirabelle.task.loss import CrossEntropy, Loss, balanced
+from mirabelle.task.preprocessing.text import TOKENIZER, Text
+from mirabelle.task.task import Task
+
+if TYPE_CHECKING:
+    from mirabelle.sources.datasets.settings import TextFile
+
+_NAMES = ("text", "sentence", "content", "question")  # of a column of texts, where there are several others
+
+
+def task_of(path: Path, settings: TextFile) -> Task:
+    """The task that a file gives; errors as `TextFile` tells them."""
+    named = {"train": path, "validation": settings.validation, "test": settings.test}
+    tables = {part: _rows(path.parent / place, settings) for part, place in named.items() if place is not None}
+    texts, targets = {}, {}
+    for part, table in tables.items():
+        texts[part], targets[part] = _columns(table, settings)
+    labels = settings.labels or tuple(sorted(set(targets["train"]), key=lambda label: (len(label), label)))
+    classes = {part: _classes(tables[part], names, labels) for part, names in targets.items()}
+    tokenizer = tokenizer_from(settings.tokenizer, path.parent)
+    text = Text(
+        tokenizer=files.digest(tokenizer.data),
+        inputs=settings.inputs or tuple(name for name in tokenizer.inputs if name != "token_type_ids" or settings.pair),
+        max_length=settings.max_length,
+        pairs=settings.pair is not None,
+    )
+    rows: dict[str, Split] = {part: (np.arange(len(names)), classes[part]) for part, names in targets.items()}
+    places = {part: part for part in rows}
+    try:
+        splits = completed(rows, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
+    except UserError as error:
+        raise error.at(str(path)) from None
+    parts = {}
+    for part, (index, due) in splits.items():
+        own = texts[places.get(part, "train")]
+        inputs = text.tokens([own[k] for k in index], tokenizer.fast, whole=True)
+        tensors = {name: torch.from_numpy(tokens) for name, tokens in inputs.items()}
+        parts[part] = Samples(tensors, torch.from_numpy(due))
+    if settings.samples is not None:
+        parts["train"] = parts["train"].drawn(settings.samples, settings.seed)
+    loss: str | Loss = "cross_entropy"
+    if settings.class_weights == "balanced":
+        loss = CrossEntropy(weights=balanced(parts["train"].targets, len(labels)))
+    return Task(
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts["test"],
+        loss=settings.loss or loss,
+        metric=settings.metric or "accuracy",
+        also=settings.also,
+        labels=labels,
+        name=path.stem,
+        preprocessing=text,
+        beside={TOKENIZER: tokenizer.data},
+    )
+
+
+def _rows(path: Path, settings: TextFile) -> TextRows:
+    columns = (settings.target, settings.text or _NAMES[0])
+    return read_text_rows(path, pattern=settings.pattern, columns=columns, encoding=settings.encoding)
+
+
+def _columns(table: TextRows, settings: TextFile) -> tuple[list[Any], list[str]]:
+    """(texts or pairs of them, targets) of a table."""
+    if settings.target not in table.columns:
+        message = f'{table.path} has no column "{settings.target}" that says what each text is'
+        raise UserError("E131", message, f"name it as `target`; there are {', '.join(table.columns)}")
+    others = [name for name in table.columns if name != settings.target]
+    name = settings.text or (others[0] if len(others) == 1 else next((name for name in _NAMES if name in others), ""))
+    for column in (name, *([settings.pair] if settings.pair else [])):
+        if column not in others:
+            message = f'{table.path} has no column "{column}"' if column else f"{table.path} has several columns of texts"
+            remedy = did_you_mean(column, others) if column else f"name one as `text`: {', '.join(others)}"
+            raise UserError("E110" if column else "E131", message, remedy)
+    texts: list[Any] = table.column(name)
+    if settings.pair:
+        texts = list(zip(texts, table.column(settings.pair), strict=True))
+    return texts, table.column(settings.target)
+
+
+def _classes(table: TextRows, names: Sequence[str], labels: Sequence[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    if len(labels) < 2:  # noqa: PLR2004 (something to choose between)
+        raise UserError("E131", f'{table.path}: every text is "{labels[0]}"', "give texts of another class")
+    numbers = {label: k for k, label in enumerate(labels)}
+    for name, line in zip(names, table.lines, strict=True):
+        if name not in numbers:
+            known = ", ".join(labels[:10])
+            raise UserError("E131", f'{table.path}, line {line}: "{name}" is no class; there are {known}', "mend the row")
+    return np.array([numbers[name] for name in names], np.int64)

@@ -1,0 +1,1 @@
+"""Models: Python factories, and files of PyTorch, Keras, ONNX and transformers."""

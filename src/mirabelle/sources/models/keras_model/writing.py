@@ -1,0 +1,91 @@
+"""A module that came from Keras, cut and trained, back into a Keras model with its new widths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mirabelle.errors import UserError, first_line
+from mirabelle.sources.models.keras_model.converting import Tensors
+from mirabelle.sources.models.keras_model.layers import BY_KERAS, CONVERTERS
+from mirabelle.sources.models.keras_model.library import library
+from mirabelle.sources.models.keras_model.module import ByKeras, KerasModule
+from mirabelle.sources.models.native import plain_tensors
+
+
+class KerasFile(KerasModule):
+    """A Keras model that came from a file, and goes back into one."""
+
+    def write_back(self, model: nn.Module, folder: Path) -> str:
+        """`model.keras`: what steps have made of this module, for plain Keras on any backend."""
+        keras_model_of(self, model).save(folder / "model.keras")
+        return "model.keras"
+
+
+def keras_model_of(dense: KerasModule, model: nn.Module) -> Any:
+    """The Keras model that computes what a model computes which descends from a Keras file.
+
+    Args:
+        dense: as it came from the file.
+        model: what steps have made of it; quantized weights come back as the numbers that they stand for.
+
+    Raises:
+        UserError: E121 when a layer that Keras itself computes was cut, or the widths do not fit together.
+    """
+    return _rebuilt(dense, _told(model), "")
+
+
+def _told(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a model, and the groups of its convolutions, which no tensor tells."""
+    groups = {name: getattr(module, "groups", None) for name, module in model.named_modules()}
+    told = {f"{name}.groups": torch.tensor(count) for name, count in groups.items() if isinstance(count, int)}
+    return {**plain_tensors(model), **told}
+
+
+def _rebuilt(dense: KerasModule, tensors: Tensors, prefix: str) -> Any:
+    """The model whose modules stand under a prefix."""
+    nested = {name: _rebuilt(inner, tensors, f"{prefix}{dense.names[name]}.") for name, inner in dense.nested().items()}
+    own = {name: _below(tensors, f"{prefix}{place}.") for name, place in dense.names.items() if name not in nested}
+    kinds = {layer.name: type(layer).__name__ for layer in dense.layers()}
+
+    def copy(layer: Any) -> Any:
+        if layer.name in nested:
+            return nested[layer.name]
+        config, kind = layer.get_config(), type(layer).__name__
+        if layer.name in dense.converted:
+            config = CONVERTERS[kind].config(config, own[layer.name])
+        elif kind in BY_KERAS:
+            own[layer.name] = BY_KERAS[kind][1](config, own[layer.name])
+            config = BY_KERAS[kind][0](config, own[layer.name])
+        return type(layer).from_config(config)
+
+    try:
+        made = library().models.clone_model(dense.graph.model, clone_function=copy)
+    except (ValueError, TypeError) as error:
+        message = f"the new widths do not fit into the Keras model: {first_line(error)}"
+        raise UserError("E121", message, "ignore the layers that it names when channels are pruned") from error
+    for layer in made.layers:
+        if layer.name in dense.converted:
+            layer.set_weights(CONVERTERS[kinds[layer.name]].weights(layer.get_config(), own[layer.name]))
+        elif layer.name in own and isinstance(held := getattr(dense, dense.names[layer.name]), ByKeras):
+            _set_as_they_are(layer, held, own[layer.name])
+    return made
+
+
+def _set_as_they_are(layer: Any, held: ByKeras, tensors: Tensors) -> None:
+    """Weights of a layer that Keras itself computes."""
+    for kind, variables in (("trained", layer.trainable_variables), ("fixed", layer.non_trainable_variables)):
+        for variable, place in zip(variables, held.places[kind], strict=True):
+            shape = tuple(tensors[place].shape)
+            if tuple(variable.shape) != shape:
+                message = f'layer "{layer.name}" is computed by Keras as {tuple(variable.shape)}, and was cut to {shape}'
+                raise UserError("E121", message, "ignore it when channels are pruned, or go on with the ONNX file")
+            variable.assign(tensors[place].numpy())
+
+
+def _below(tensors: Tensors, place: str) -> Tensors:
+    """Those under a name, without it."""
+    return {name.removeprefix(place): tensor for name, tensor in tensors.items() if name.startswith(place)}

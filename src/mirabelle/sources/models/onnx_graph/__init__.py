@@ -1,0 +1,21 @@
+"""ONNX files, from whatever exporter, as modules of torch: they train, teach, are cut, quantized and sent out again."""
+
+from typing import TYPE_CHECKING
+
+from mirabelle.lazy import lazily
+
+if TYPE_CHECKING:
+    from mirabelle.sources.models.onnx_graph.loading import module_from_onnx
+    from mirabelle.sources.models.onnx_graph.module import OnnxModule
+
+__all__ = [
+    "OnnxModule",
+    "module_from_onnx",
+]
+__getattr__ = lazily(
+    "mirabelle.sources.models.onnx_graph",
+    {
+        "loading": ["module_from_onnx"],
+        "module": ["OnnxModule"],
+    },
+)

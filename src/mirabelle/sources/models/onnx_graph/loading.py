@@ -1,0 +1,124 @@
+"""From a file to a module that has been seen to compute what ONNX Runtime computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from google.protobuf.message import DecodeError
+
+from mirabelle.errors import UserError, did_you_mean, first_line
+from mirabelle.runtime.onnxruntime import Array, Session
+from mirabelle.runtime.signature import drawn_inputs
+from mirabelle.sources.models.onnx_graph.module import OnnxModule
+from mirabelle.sources.models.onnx_graph.nodes import REMEDY
+
+_LENGTHS = (16, 32, 64, 224, 8)  # tried for free axes other than the batch, until ONNX Runtime takes one
+_SAMPLES = 2
+_TOLERANCE, _SMALL = 1e-3, 1e-5
+
+
+def module_from_onnx(path: Path, outputs: Sequence[str] = ()) -> OnnxModule:
+    """The module of an ONNX file, once it has given the same as ONNX Runtime for drawn inputs.
+
+    Args:
+        path: of the file; weights beside it are read from its folder.
+        outputs: names of the values that the module gives, in order, wherever they stand in the graph; by default its outputs.
+
+    Raises:
+        UserError: E130 no such file, E141 a damaged one, E121 operators that are not covered, or other outputs than those of
+            ONNX Runtime, E112 no value of such a name.
+    """
+    if not path.is_file():
+        raise UserError("E130", f"no model at {path}", "check the path")
+    try:
+        proto = onnx.load(path)
+        onnx.checker.check_model(proto)
+    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
+        raise UserError("E141", f"{path} is no sound ONNX file: {error}", "export it again") from error
+    proto = _ending_in(proto, outputs) if outputs else proto
+    module = OnnxModule(proto)
+    _hold_equal(module, proto)
+    return module
+
+
+def _ending_in(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """The graph with these values as its outputs, and the nodes that they need."""
+    made = {name: onnx.ValueInfoProto(name=name) for node in proto.graph.node for name in node.output if name}
+    made |= {value.name: value for value in (*proto.graph.value_info, *proto.graph.output)}
+    for name in names:
+        if name not in made:
+            raise UserError("E112", f'the ONNX graph has no value "{name}"', did_you_mean(name, made))
+    needed, nodes = set(names), []
+    for node in reversed(proto.graph.node):
+        if needed & set(node.output):
+            needed |= set(node.input)
+            nodes.append(node)
+    found = onnx.ModelProto()
+    found.CopyFrom(proto)
+    del found.graph.node[:], found.graph.output[:]
+    found.graph.node.extend(nodes[::-1])
+    found.graph.output.extend(made[name] for name in names)
+    return found
+
+
+def _hold_equal(module: OnnxModule, proto: onnx.ModelProto) -> None:
+    """Raise unless the module gives what ONNX Runtime gives."""
+    session = Session(proto.SerializeToString(), threads=torch.get_num_threads())
+    refused: Exception = ValueError("no lengths")
+    for inputs in _drawn(module):
+        try:
+            due = _run(session, inputs, module.fixed_batch or _SAMPLES)
+        except Exception as error:  # noqa: BLE001 (whatever the runtime raises for lengths that it does not take)
+            refused = error
+            continue
+        _compare(module, inputs, due)
+        return
+    reason = first_line(refused)
+    raise UserError("E121", f"ONNX Runtime runs the file on no drawn input: {reason}", "fix its free axes, all but the batch")
+
+
+def _drawn(module: OnnxModule) -> Iterator[dict[str, Array]]:
+    """Inputs of the shapes that the file tells, free axes of one length after the other; twice as many as a fixed batch has."""
+    count = 2 * module.fixed_batch if module.fixed_batch else _SAMPLES
+    for length in _LENGTHS:
+        sized = [
+            replace(one, sizes=("", *(size if isinstance(size, int) else length for size in one.sizes[1:])))
+            if one.sizes
+            else one
+            for one in module.inputs
+        ]
+        yield drawn_inputs(sized, count)
+
+
+def _run(session: Session, inputs: Mapping[str, Array], batch: int) -> list[Array]:
+    """What ONNX Runtime gives, so many samples at a time."""
+    count = len(next(iter(inputs.values())))
+    parts = [
+        session.run({name: array[start : start + batch] for name, array in inputs.items()}) for start in range(0, count, batch)
+    ]
+    return [np.concatenate(outputs) if len(outputs) > 1 else outputs[0] for outputs in zip(*parts, strict=True)]
+
+
+def _compare(module: OnnxModule, inputs: Mapping[str, Array], due: list[Array]) -> None:
+    try:
+        with torch.no_grad():
+            found = module(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+    except UserError:
+        raise
+    except Exception as error:
+        message = f"the ONNX graph cannot be computed in torch: {first_line(error)}"
+        raise UserError("E121", message, REMEDY) from error
+    outputs = found if isinstance(found, tuple) else (found,)
+    for name, one, other in zip(module.output_names, outputs, due, strict=True):
+        expected = torch.from_numpy(np.array(other))
+        apart = "shapes" if one.shape != expected.shape else None
+        if apart is None and one.numel():
+            gap = float((one.double() - expected.double()).abs().max())
+            apart = f"values by {gap:.3g}" if not gap <= _TOLERANCE * float(expected.double().abs().max()) + _SMALL else None
+        if apart is not None:
+            raise UserError("E121", f'output "{name}" of the ONNX graph differs in torch from ONNX Runtime: {apart}', REMEDY)

@@ -1,0 +1,124 @@
+"""Nodes of an ONNX graph, and the table of what computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+import onnx.defs
+import onnx.helper
+import onnx.numpy_helper
+import torch
+
+from mirabelle.errors import UserError
+from mirabelle.sources.models.onnx_graph.values import Value
+
+Function: TypeAlias = Callable[..., Value]  # (node, *inputs) -> the output, or a list of several
+TABLE: dict[str, Function] = {}
+ON_INTEGERS: dict[str, Function] = {}  # the same for inputs that are all integers, so that shapes stay integers
+
+_TYPES: dict[int, torch.dtype] = {
+    onnx.TensorProto.FLOAT: torch.float32, onnx.TensorProto.UINT8: torch.uint8, onnx.TensorProto.INT8: torch.int8,
+    onnx.TensorProto.INT16: torch.int16, onnx.TensorProto.INT32: torch.int32, onnx.TensorProto.INT64: torch.int64,
+    onnx.TensorProto.BOOL: torch.bool, onnx.TensorProto.FLOAT16: torch.float16, onnx.TensorProto.DOUBLE: torch.float64,
+    onnx.TensorProto.BFLOAT16: torch.bfloat16, onnx.TensorProto.UINT16: torch.uint16, onnx.TensorProto.UINT32: torch.uint32,
+    onnx.TensorProto.UINT64: torch.uint64, onnx.TensorProto.COMPLEX64: torch.complex64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator of a graph.
+
+    Args:
+        kind: of the operator, such as "Conv".
+        name: by which people know it.
+        inputs: names of values; "" for one that is left out.
+        outputs: names of values; "" for one that nobody reads.
+        attributes: with the defaults of the standard; tensors as torch tensors.
+        version: of the operator set.
+    """
+
+    kind: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+    version: int
+
+    def __getitem__(self, attribute: str) -> Any:
+        return self.attributes.get(attribute)
+
+    def refuse(self, what: str) -> UserError:
+        """The mistake of a node that is known, but not in this form."""
+        return UserError("E121", f'{self.kind} "{self.name}" is not covered: {what}', REMEDY)
+
+
+REMEDY = (
+    "pack, bench and verify take the file as it is; to train or cut it, export it again without that, or end the graph before "
+    'it: [model] arguments = { outputs = ["name of a value"] }'
+)
+
+
+def operator(*kinds: str) -> Callable[[Function], Function]:
+    """Enter a function into the table."""
+
+    def enter(function: Function) -> Function:
+        TABLE.update(dict.fromkeys(kinds, function))
+        return function
+
+    return enter
+
+
+def on_integers(*kinds: str) -> Callable[[Function], Function]:
+    """Enter a function into the table for integers."""
+
+    def enter(function: Function) -> Function:
+        ON_INTEGERS.update(dict.fromkeys(kinds, function))
+        return function
+
+    return enter
+
+
+def node_of(proto: onnx.NodeProto, version: int, position: int) -> Node:
+    """A node as it stands in a file, its attributes with their defaults."""
+    attributes: dict[str, Any] = {}
+    if onnx.defs.has(proto.op_type, ""):
+        schema = onnx.defs.get_schema(proto.op_type, version)
+        attributes = {
+            name: _plain(attribute.default_value)
+            for name, attribute in schema.attributes.items()
+            if attribute.default_value.type != onnx.AttributeProto.UNDEFINED
+        }
+    attributes |= {attribute.name: _plain(attribute) for attribute in proto.attribute}
+    name = proto.name or f"{proto.op_type}_{position}"
+    return Node(proto.op_type, name, tuple(proto.input), tuple(proto.output), attributes, version)
+
+
+def tensor_from(proto: onnx.TensorProto) -> torch.Tensor:
+    """A tensor of the file."""
+    array = onnx.numpy_helper.to_array(proto)
+    if proto.data_type == onnx.TensorProto.BFLOAT16:
+        return torch.from_numpy(array.astype(np.float32)).bfloat16()
+    return torch.from_numpy(np.array(array, order="C"))
+
+
+def type_of(code: int, node: Node) -> torch.dtype:
+    """The type that the standard numbers `code`."""
+    if code not in _TYPES:
+        raise node.refuse(f"values of type {code}")
+    return _TYPES[code]
+
+
+def _plain(attribute: onnx.AttributeProto) -> Any:
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, onnx.TensorProto):
+        return tensor_from(value)
+    if isinstance(value, (list, tuple)) or attribute.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS):
+        return tuple(item.decode() if isinstance(item, bytes) else item for item in value)
+    return value

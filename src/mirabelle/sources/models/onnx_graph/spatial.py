@@ -1,0 +1,190 @@
+"""Convolutions, pooling and norms over maps: as functions of weights, and how the standard pads them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mirabelle.sources.models.onnx_graph.nodes import Node, operator
+from mirabelle.sources.models.onnx_graph.values import Value
+
+_CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+_TRANSPOSED = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}
+_MAX_POOLS = {3: F.max_pool1d, 4: F.max_pool2d, 5: F.max_pool3d}
+_AVERAGE_POOLS = {3: F.avg_pool1d, 4: F.avg_pool2d, 5: F.avg_pool3d}
+
+Pairs = list[tuple[int, int]]
+
+
+def spread(node: Node, name: str, count: int) -> list[int]:
+    """An attribute with a number for each axis of a map; ones by default."""
+    return list(node[name] or [1] * count)
+
+
+def pads_of(node: Node, sizes: Any, kernel: list[int], strides: list[int], dilations: list[int]) -> Pairs:
+    """(before, after) for every axis of a map, as the node names them or its mode asks for.
+
+    Args:
+        sizes: of the map.
+    """
+    mode = node["auto_pad"] or "NOTSET"
+    if mode == "VALID":
+        return [(0, 0)] * len(kernel)
+    if mode == "NOTSET":
+        pads = node["pads"] or [0] * (2 * len(kernel))
+        return list(zip(pads[: len(kernel)], pads[len(kernel) :], strict=True))
+    found = []
+    for size, side, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+        total = max((-(-size // stride) - 1) * stride + (side - 1) * dilation + 1 - size, 0)
+        less, more = total // 2, total - total // 2
+        found.append((less, more) if mode == "SAME_UPPER" else (more, less))
+    return found
+
+
+def padded(x: Tensor, pads: Pairs, value: float = 0.0) -> Tensor:
+    """The map with borders of one value."""
+    if not any(itertools.chain(*pads)):
+        return x
+    return F.pad(x, list(itertools.chain(*reversed(pads))), value=value)
+
+
+def is_even(pads: Pairs) -> bool:
+    """Whether every axis is padded alike on both sides, by no negative width."""
+    return all(before == after and before >= 0 for before, after in pads)
+
+
+@operator("Conv")
+def convolution(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Value:
+    """With weights that are computed; constant ones become a module."""
+    count = x.ndim - 2
+    strides, dilations = (spread(node, name, count) for name in ("strides", "dilations"))
+    pads = pads_of(node, x.shape[2:], list(weight.shape[2:]), strides, dilations)
+    convolve: Any = _CONVOLUTIONS[x.ndim]
+    return convolve(padded(x, pads), weight, bias, strides, 0, dilations, node["group"])
+
+
+@operator("ConvTranspose")
+def transposed_convolution(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    count = x.ndim - 2
+    kernel = list(weight.shape[2:])
+    strides, dilations = (spread(node, name, count) for name in ("strides", "dilations"))
+    extra = list(node["output_padding"] or [0] * count)
+    transpose: Any = _TRANSPOSED[x.ndim]
+    whole = transpose(x, weight, bias, strides, 0, extra, node["group"], dilations)
+    if node["output_shape"]:
+        totals = [length - wanted for length, wanted in zip(whole.shape[2:], node["output_shape"][-count:], strict=True)]
+        upper = node["auto_pad"] == "SAME_UPPER"
+        cuts = [(total // 2, total - total // 2) if upper else (total - total // 2, total // 2) for total in totals]
+    elif (node["auto_pad"] or "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
+        totals = [length - size * stride for length, size, stride in zip(whole.shape[2:], x.shape[2:], strides, strict=True)]
+        cuts = [(total // 2, total - total // 2) for total in totals]
+    else:
+        cuts = pads_of(node, x.shape[2:], kernel, strides, dilations)
+    return F.pad(whole, [-side for pair in reversed(cuts) for side in pair])
+
+
+@operator("MaxPool")
+def max_pool(node: Node, x: Tensor) -> Value:
+    kernel, count = list(node["kernel_shape"]), x.ndim - 2
+    strides, dilations = (spread(node, name, count) for name in ("strides", "dilations"))
+    pads = pads_of(node, x.shape[2:], kernel, strides, dilations)
+    if len([name for name in node.outputs if name]) > 1:
+        raise node.refuse("its indices as a second output")
+    pool: Any = _MAX_POOLS[x.ndim]
+    if not x.is_floating_point():
+        return _max_of_integers(node, x)
+    if is_even(pads) and all(2 * before <= side for (before, _), side in zip(pads, kernel, strict=True)):
+        return pool(x, kernel, strides, [before for before, _ in pads], dilations, ceil_mode=bool(node["ceil_mode"]))
+    bordered = padded(x, pads, float("-inf"))
+    return pool(bordered, kernel, strides, 0, dilations, ceil_mode=bool(node["ceil_mode"]))
+
+
+def _max_of_integers(node: Node, x: Tensor) -> Tensor:
+    found: Tensor = max_pool(node, x.double())
+    return found.to(x.dtype)
+
+
+@operator("AveragePool")
+def average_pool(node: Node, x: Tensor) -> Value:
+    kernel, count = list(node["kernel_shape"]), x.ndim - 2
+    strides, dilations = (spread(node, name, count) for name in ("strides", "dilations"))
+    pads, ceil = pads_of(node, x.shape[2:], kernel, strides, dilations), bool(node["ceil_mode"])
+    pool: Any = _AVERAGE_POOLS[x.ndim]
+    includes = bool(node["count_include_pad"])
+    plain = all(dilation == 1 for dilation in dilations)
+    if plain and is_even(pads) and all(2 * before <= side for (before, _), side in zip(pads, kernel, strict=True)):
+        return pool(x, kernel, strides, [before for before, _ in pads], ceil_mode=ceil, count_include_pad=includes)
+    if ceil:
+        raise node.refuse("uneven padding or dilation with ceil_mode")
+    # Sums over sums of ones: what counts are the places of the map, and with count_include_pad those of its borders.
+    window = torch.ones(1, 1, *kernel, dtype=x.dtype, device=x.device)
+    convolve: Any = _CONVOLUTIONS[x.ndim]
+
+    def summed(part: Tensor) -> Value:
+        found = convolve(part.flatten(0, 1).unsqueeze(1), window, None, strides, 0, dilations)
+        return found.reshape(*part.shape[:2], *found.shape[2:])
+
+    if includes:
+        return summed(padded(x, pads)) / math.prod(kernel)
+    return summed(padded(x, pads)) / summed(padded(torch.ones_like(x[:1, :1]), pads))
+
+
+@operator("LpPool")
+def lp_pool(node: Node, x: Tensor) -> Value:
+    power, kernel, count = float(node["p"]), list(node["kernel_shape"]), x.ndim - 2
+    strides, dilations = (spread(node, name, count) for name in ("strides", "dilations"))
+    if node["ceil_mode"]:
+        raise node.refuse("ceil_mode")
+    pads = pads_of(node, x.shape[2:], kernel, strides, dilations)
+    convolve: Any = _CONVOLUTIONS[x.ndim]
+    window = torch.ones(x.shape[1], 1, *kernel, dtype=x.dtype, device=x.device)
+    powers = padded(x.abs() ** power, pads)
+    return convolve(powers, window, None, strides, 0, dilations, x.shape[1]) ** (1 / power)
+
+
+@operator("GridSample")
+def grid_sample(node: Node, x: Tensor, grid: Tensor) -> Tensor:
+    mode = {"linear": "bilinear", "cubic": "bicubic"}.get(node["mode"], node["mode"])
+    return F.grid_sample(x, grid, mode, node["padding_mode"], bool(node["align_corners"]))
+
+
+@operator("GlobalAveragePool")
+def global_average(_node: Node, x: Tensor) -> Tensor:
+    return x.mean(tuple(range(2, x.ndim)), keepdim=True)
+
+
+@operator("GlobalMaxPool")
+def global_max(_node: Node, x: Tensor) -> Tensor:
+    return x.amax(tuple(range(2, x.ndim)), keepdim=True)
+
+
+@operator("GlobalLpPool")
+def global_lp(node: Node, x: Tensor) -> Tensor:
+    power = float(node["p"])
+    return (x.abs() ** power).sum(tuple(range(2, x.ndim)), keepdim=True) ** (1 / power)
+
+
+@operator("BatchNormalization")
+def batch_norm(node: Node, x: Tensor, *numbers: Tensor) -> Tensor:
+    scale, bias, mean, variance = numbers
+    if node["training_mode"]:
+        raise node.refuse("training_mode")
+    return F.batch_norm(x, mean, variance, scale, bias, training=False, eps=node["epsilon"])
+
+
+@operator("InstanceNormalization")
+def instance_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    return F.instance_norm(x, weight=scale, bias=bias, eps=node["epsilon"])
+
+
+@operator("GroupNormalization")
+def group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    groups = node["num_groups"]
+    if scale.shape[0] != x.shape[1]:  # operator set 18 has one number a group
+        scale, bias = (part.repeat_interleave(x.shape[1] // groups) for part in (scale, bias))
+    return F.group_norm(x, groups, scale, bias, node["epsilon"])

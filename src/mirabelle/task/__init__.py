@@ -1,0 +1,50 @@
+"""What a model is for: data in batches, what its outputs mean, loss, metric, goal, and how raw inputs are prepared."""
+
+from typing import TYPE_CHECKING
+
+from mirabelle.lazy import lazily
+
+if TYPE_CHECKING:
+    from mirabelle.numerics.several_outputs import UNLABELLED
+    from mirabelle.task.augmentation import Augmentation
+    from mirabelle.task.batch import Batch, Samples, Stream
+    from mirabelle.task.generation import Generation
+    from mirabelle.task.goal import Goal, Shortfall
+    from mirabelle.task.loss import LOSSES, CrossEntropy, Matching, balanced, loss_of
+    from mirabelle.task.metric import Metric
+    from mirabelle.task.profile import Profile, SizeBytes
+    from mirabelle.task.task import Task
+
+__all__ = [
+    "LOSSES",
+    "UNLABELLED",
+    "Augmentation",
+    "Batch",
+    "CrossEntropy",
+    "Generation",
+    "Goal",
+    "Matching",
+    "Metric",
+    "Profile",
+    "Samples",
+    "Shortfall",
+    "SizeBytes",
+    "Stream",
+    "Task",
+    "balanced",
+    "loss_of",
+]
+__getattr__ = lazily(
+    "mirabelle.task",
+    {
+        "augmentation": ["Augmentation"],
+        "batch": ["Batch", "Samples", "Stream"],
+        "generation": ["Generation"],
+        "goal": ["Goal", "Shortfall"],
+        "loss": ["CrossEntropy", "LOSSES", "Matching", "balanced", "loss_of"],
+        "metric": ["Metric"],
+        "mirabelle.numerics.several_outputs": ["UNLABELLED"],
+        "profile": ["Profile", "SizeBytes"],
+        "task": ["Task"],
+    },
+)

@@ -1,0 +1,128 @@
+"""Images moved and mirrored while a model trains, drawn so that every draw can be repeated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from mirabelle.errors import UserError
+from mirabelle.records.record import Count, record
+from mirabelle.task.preprocessing.image import Layout
+
+if TYPE_CHECKING:
+    from mirabelle.task.batch import Batch
+
+_DIMENSIONS = 4
+_EPOCH_BITS = 32
+_SHARE = np.uint64(24)  # bits of a draw that one shift takes
+
+
+@record
+class Augmentation:
+    """x'[c, i, j] = x[c, i + dy, j + dx], zero outside, with dy and dx from −crop to crop; half are mirrored left to right.
+
+    What is drawn depends on (seed, epoch, index of the sample) alone: not on the run's seed, the batch or the machine, so that
+    a training that goes on after a kill meets the same images. In inputs that were centred, zero is the mean colour.
+
+    Args:
+        crop: the most places by which an image moves, as if one of its size were cut out after `crop` zeros on every side.
+        flip: whether images are mirrored.
+        views: how many different draws there are, one an epoch, then again from the first: a teacher's outputs are then
+            computed once for each. None draws anew in every epoch.
+        seed: of the draws.
+        layout: of the inputs; by default that of their preprocessing, channels first where there is none.
+
+    Raises:
+        UserError: E110 when a number is out of range, or nothing would be done.
+
+    Example:
+        >>> import torch
+        >>> from mirabelle.task.batch import Samples
+        >>> images = Samples(torch.arange(1.0, 5.0).reshape(1, 1, 1, 4), torch.tensor([0]))
+        >>> moved = Augmentation(flip=True)
+        >>> [moved(images.first(1), epoch).inputs.flatten().tolist() for epoch in (0, 4)]
+        [[4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0]]
+
+    Source: Krizhevsky, Sutskever, Hinton 2012, "ImageNet Classification with Deep Convolutional Neural Networks", section 4.1.
+    """
+
+    crop: Annotated[int, Field(ge=0, le=64)] = 0
+    flip: bool = False
+    views: Count | None = None
+    seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
+    layout: Layout | None = None
+
+    def __post_init__(self) -> None:
+        if not self.crop and not self.flip:
+            raise UserError("E110", "augment must do something; got crop = 0, flip = false", "set crop = 4, flip = true, say")
+
+    def __call__(self, batch: Batch, epoch: int) -> Batch:
+        """The batch as it is seen in an epoch; its view tells (seed, draw) and is never 0."""
+        return self.seen(batch, self.view(epoch))
+
+    def seen(self, batch: Batch, view: int) -> Batch:
+        """The batch in a view."""
+        import torch
+
+        from mirabelle.task.batch import Batch
+
+        assert batch.index is not None, "a batch of samples has its index"
+        drawn = _drawn(view, batch.index.numpy())
+        images = batch.inputs.numpy()
+        moved = np.zeros(images.shape, images.dtype)
+        for image, target, dy, dx, mirrored in zip(self._first(images), self._first(moved), *self._changes(drawn), strict=True):
+            place = target[:, :, ::-1] if mirrored else target
+            height, width = image.shape[1:]
+            rows, columns = slice(max(dy, 0), height + min(dy, 0)), slice(max(dx, 0), width + min(dx, 0))
+            place[:, max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)] = image[:, rows, columns]
+        return Batch(torch.from_numpy(moved), batch.targets, batch.index, view)
+
+    def view(self, epoch: int) -> int:
+        """What tells the draws of an epoch from those of others, and from the images as they lie."""
+        return (self.seed << _EPOCH_BITS) + (epoch if self.views is None else epoch % self.views) + 1
+
+    def hold(self, inputs: Any) -> None:
+        """Raise unless these are images that it can move.
+
+        Raises:
+            UserError: E131.
+        """
+        import torch
+
+        images = isinstance(inputs, torch.Tensor) and inputs.dim() == _DIMENSIONS and inputs.dtype != torch.bfloat16
+        last = self.layout == "channels-last"
+        if not images or self.crop >= min(inputs.shape[1:3] if last else inputs.shape[2:]):
+            axes = "height, width, channels" if last else "channels, height, width"
+            rule = f"augment needs inputs (samples, {axes}) with sides above crop = {self.crop}"
+            got = f"{inputs.dtype} {tuple(inputs.shape)}" if isinstance(inputs, torch.Tensor) else type(inputs).__name__
+            raise UserError("E131", f"{rule}; got {got}", "give images in memory, or leave augment out")
+
+    def _first(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A view with the channels behind the samples."""
+        return np.moveaxis(images, -1, 1) if self.layout == "channels-last" else images
+
+    def _changes(self, drawn: npt.NDArray[np.uint64]) -> tuple[list[int], list[int], list[bool]]:
+        """(dy, dx, whether it is mirrored) of every sample."""
+        many, mask = np.uint64(2 * self.crop + 1), np.uint64((1 << int(_SHARE)) - 1)
+        dy, dx = ((((drawn >> shift) & mask) * many >> _SHARE).astype(np.int64) - self.crop for shift in (np.uint64(0), _SHARE))
+        mirrored = (drawn >> np.uint64(63)).astype(bool) & self.flip
+        return dy.tolist(), dx.tolist(), mirrored.tolist()
+
+
+def _drawn(view: int, index: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """64 random bits for each sample: SplitMix64, its state counted by the index, its origin drawn from the view.
+
+    Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
+    """
+    step = np.uint64(0x9E3779B97F4A7C15)
+    origin = _mixed(np.array([view], np.uint64) * step)
+    return _mixed(origin + (index.astype(np.uint64) + np.uint64(1)) * step)
+
+
+def _mixed(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))

@@ -1,0 +1,173 @@
+"""What must hold at the end, absolute or relative to the start, and what falls short of it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from mirabelle.errors import UserError, gathered, raise_all
+from mirabelle.records.record import record
+from mirabelle.task.profile import Profile
+
+_UNITS = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "ms": 1.0, "s": 1e3, "k": 1e3, "M": 1e6, "G": 1e9, "": 1.0}
+_ALLOWED = {
+    "size": ("B", "kB", "MB", "GB"),
+    "onnx_size": ("B", "kB", "MB", "GB"),
+    "latency": ("ms", "s"),
+    "macs": ("", "k", "M", "G"),
+    "parameters": ("", "k", "M", "G"),
+}
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """One part of a goal that does not hold, and by how much it was missed (same unit as the limit)."""
+
+    name: str
+    limit: float
+    value: float
+
+    @property
+    def missed_by(self) -> float:
+        return abs(self.value - self.limit)
+
+    def to_data(self) -> dict[str, Any]:
+        return {"name": self.name, "limit": self.limit, "value": self.value, "missed_by": self.missed_by}
+
+    def __str__(self) -> str:
+        side = "at least" if self.name == "metric" else "at most"
+        if self.name == "metric" and min(self.limit, self.value) >= 0 and max(self.limit, self.value) <= 1:
+            missed = f"missed by {100 * self.missed_by:.2f} points"
+            return f"metric is {self.value:.2%}, asked {side} {self.limit:.2%}: {missed}"
+        return f"{self.name} is {self.value:.6g}, asked {side} {self.limit:.6g}: missed by {self.missed_by:.4g}"
+
+
+@record
+class Goal:
+    """What must hold at the end of a run; judged once, on the test set.
+
+    Args:
+        max_drop: how far the metric may fall: "0.5pt" (points, hundredths) or "1%" (of the start's value).
+        metric: what the metric must reach, absolute: "99.2%" or 0.992.
+        size: of the packed file: "44 kB" (1 kB = 1000 bytes) or "5%" of the start's fp32 torch file.
+        onnx_size: of the ONNX file: absolute, or relative to the start's ONNX file.
+        latency: median of one call: "0.8 ms", or "25%" of the start's.
+        macs: multiply-accumulates of one sample: "2.3M", or "50%" of the start's.
+        parameters: non-zero parameters: "20k", or "8%" of the start's.
+
+    Example:
+        >>> Goal(max_drop="0.2pt", size="44 kB")
+        Goal(max_drop='0.2pt', metric=None, size='44 kB', onnx_size=None, latency=None, macs=None, parameters=None)
+    """
+
+    max_drop: str | None = None
+    metric: str | float | None = None
+    size: str | float | None = None
+    onnx_size: str | float | None = None
+    latency: str | float | None = None
+    macs: str | float | None = None
+    parameters: str | float | None = None
+
+    def __post_init__(self) -> None:
+        readers: dict[str, Callable[[Any], object]] = {"max_drop": _drop, "metric": _fraction}
+        readers |= {name: partial(limit_of, name, start=1.0) for name in _ALLOWED}
+        mistakes: list[UserError] = []
+        for name, read in readers.items():
+            with gathered(mistakes, name):
+                if getattr(self, name) is not None:
+                    read(getattr(self, name))
+        raise_all(mistakes)
+
+    def shortfalls(self, start: Profile, end: Profile) -> list[Shortfall]:
+        """The parts of this goal that do not hold at the end; empty when it is met."""
+        missed = [*self._metric_shortfalls(start, end)]
+        for name in _ALLOWED:
+            asked = getattr(self, name)
+            if asked is None:
+                continue
+            before, after = _measured(name, start, of_start=True), _measured(name, end, of_start=False)
+            limit = limit_of(name, asked, before)
+            if not after <= limit:  # so that a NaN is never taken for success
+                missed.append(Shortfall(name, limit, after))
+        return missed
+
+    def _metric_shortfalls(self, start: Profile, end: Profile) -> list[Shortfall]:
+        limits = []
+        if self.metric is not None:
+            limits.append(_fraction(self.metric))
+        if self.max_drop is not None:
+            assert start.metric is not None, "a goal on the metric needs it measured"
+            amount, relative = _drop(self.max_drop)
+            limits.append(start.metric.value - amount * (abs(start.metric.value) if relative else 1.0))
+        if not limits:
+            return []
+        assert end.metric is not None, "a goal on the metric needs it measured"
+        limit = max(limits)
+        # A metric counted over n samples is a multiple of 1/n: rounding in the subtraction must not decide.
+        return [] if end.metric.value >= limit - 1e-9 else [Shortfall("metric", limit, end.metric.value)]
+
+
+def _measured(name: str, profile: Profile, *, of_start: bool) -> float:
+    """The number that a goal on `name` speaks of; the packed file is compared with the start's plain torch file."""
+    sizes = profile.size_bytes
+    value = {
+        "size": sizes.torch if of_start else sizes.packed,
+        "onnx_size": sizes.onnx,
+        "latency": profile.latency_ms.median if profile.latency_ms else None,
+        "macs": profile.macs,
+        "parameters": profile.nonzero_parameters,
+    }[name]
+    assert value is not None, f"a goal on {name} needs it measured"
+    return float(value)
+
+
+def limit_of(name: str, asked: str | float, start: float, where: str = "goal.") -> float:
+    """The number that is asked for: bytes, milliseconds, or a count.
+
+    Args:
+        name: "size", "onnx_size", "latency", "macs" or "parameters".
+        asked: "44 kB", or "5%" of the start's.
+        start: the start's number.
+        where: what the name stands behind in messages.
+
+    Raises:
+        UserError: E113 when it cannot be read.
+
+    Example:
+        >>> limit_of("macs", "2.5M", 1e7), limit_of("macs", "50%", 1e7)
+        (2500000.0, 5000000.0)
+    """
+    if isinstance(asked, (int, float)):
+        return _finite(where + name, asked)
+    number, unit = _parse(where + name, asked, ("%", *_ALLOWED[name]))
+    return start * number / 100 if unit == "%" else number * _UNITS[unit]
+
+
+def _drop(asked: str) -> tuple[float, bool]:
+    number, unit = _parse("goal.max_drop", asked, ("pt", "%"))
+    return number / 100, unit == "%"
+
+
+def _fraction(asked: str | float) -> float:
+    if isinstance(asked, (int, float)):
+        return _finite("goal.metric", asked)
+    number, unit = _parse("goal.metric", asked, ("%", ""))
+    return number / 100 if unit == "%" else number
+
+
+def _finite(name: str, asked: float) -> float:
+    if not math.isfinite(asked):
+        raise UserError("E113", f"{name} must be finite; got {asked!r}", "give a number, or leave it out")
+    return float(asked)
+
+
+def _parse(name: str, asked: str, units: tuple[str, ...]) -> tuple[float, str]:
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z%]*)\s*", asked) if isinstance(asked, str) else None
+    if found is None or found[2] not in units:
+        choices = ", ".join(f'"5 {unit}"'.replace(" %", "%").replace(" pt", "pt").strip() for unit in units)
+        raise UserError("E113", f"{name} cannot be read; got {asked!r}", f"write a number and a unit, such as {choices}")
+    return float(found[1]), found[2]

@@ -1,0 +1,71 @@
+"""Texts to the numbers of their characters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mirabelle.errors import UserError
+from mirabelle.records.record import Count, record
+
+Numbers = npt.NDArray[np.int64]
+
+
+@record
+class Characters:
+    """The place of each character among all that may occur, int64, (texts, length).
+
+    Args:
+        characters: all of them, each once.
+        length: of one model input; a longer text keeps its end, a shorter one is followed by zeros.
+
+    Raises:
+        UserError: E110 when a character occurs twice, or there is none.
+
+    Example:
+        >>> Characters(characters="abc", length=4)(["cab", "abcabc"]).tolist()
+        [[2, 0, 1, 0], [2, 0, 1, 2]]
+    """
+
+    characters: str
+    length: Count
+
+    def __post_init__(self) -> None:
+        if not self.characters or len(set(self.characters)) < len(self.characters):
+            raise UserError("E110", f"every character must occur once; got {self.characters!r}", "leave out the second one")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one model input: (length,)."""
+        return (self.length,)
+
+    def __call__(self, texts: Sequence[str]) -> Numbers:
+        """Texts as model inputs; errors as of `numbers`."""
+        inputs = np.zeros((len(texts), self.length), np.int64)
+        for row, text in zip(inputs, texts, strict=True):
+            kept = text[-self.length :]
+            row[: len(kept)] = self.numbers(kept)
+        return inputs
+
+    def numbers(self, text: str) -> Numbers:
+        """Of every character of a text, (characters,).
+
+        Raises:
+            UserError: E131 for a character that is not known.
+        """
+        try:
+            return np.array([self._places[character] for character in text], np.int64)
+        except KeyError as error:
+            message = f"the model does not know the character {error.args[0]!r}"
+            raise UserError("E131", message, f"it knows {self.characters!r}") from None
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {character: place for place, character in enumerate(self.characters)}
+
+    def to_data(self) -> dict[str, Any]:
+        return {"characters": self.characters, "length": self.length}

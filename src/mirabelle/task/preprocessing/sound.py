@@ -1,0 +1,161 @@
+"""A recording to log-mel features."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mirabelle.errors import UserError, first_line
+from mirabelle.records.record import Count, Positive, record
+from mirabelle.task.preprocessing import scaling
+
+Array = npt.NDArray[np.float32]
+SUFFIXES = (".wav",)
+_QUIET = 1e-6  # power of a band that is silent
+
+
+@record
+class Sound:
+    """x[0, m, t] = (log(Σ_k M[m, k] · |X_t[k]|² + 10⁻⁶) − mean) / deviation, float32, (1, mels, frames).
+
+    X_t is the discrete Fourier transform of the t-th frame under a Hann window, M a bank of triangles that overlap by half,
+    evenly spaced from 0 to rate / 2 on the mel scale 2595 · log₁₀(1 + f / 700). Samples lie in [−1, 1], channels are averaged.
+
+    Args:
+        rate: samples a second.
+        seconds: of a recording; a longer one is cut at the end, a shorter one followed by silence.
+        mels: bands.
+        window: seconds of a frame.
+        hop: seconds from a frame to the next.
+        mean: of the logarithms.
+        deviation: the same.
+
+    Raises:
+        UserError: E110 when a frame is longer than the recording or has fewer than two samples, or mean and deviation do not
+            fit.
+
+    Example:
+        >>> Sound(rate=8000, seconds=1.0).shape
+        (1, 40, 98)
+
+    Source: Davis, Mermelstein 1980, doi:10.1109/TASSP.1980.1163420, without the cosine transform.
+    """
+
+    rate: Count
+    seconds: Positive
+    mels: Count = 40
+    window: Positive = 0.025
+    hop: Positive = 0.01
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 < self._frame <= self._samples or self._step < 1:
+            rule = f"a frame must have from 2 to {self._samples} samples, and begin at least one after the last"
+            raise UserError("E110", f"{rule}; got {self._frame} and {self._step}", "give another window, or hop")
+        mean, deviation = scaling.settled(self.mean, self.deviation, 1, "channel")
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "deviation", deviation)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one model input: (1, mels, frames)."""
+        return (1, self.mels, 1 + (self._samples - self._frame) // self._step)
+
+    @property
+    def _samples(self) -> int:
+        return round(self.seconds * self.rate)
+
+    @property
+    def _frame(self) -> int:
+        return round(self.window * self.rate)
+
+    @property
+    def _step(self) -> int:
+        return round(self.hop * self.rate)
+
+    def __call__(self, path: Path) -> Array:
+        """The model input of a .wav file.
+
+        Raises:
+            UserError: E130 when it is not there, E131 when it is no such file, or of another rate.
+        """
+        return self.scaled(self.logarithms(samples_of(path, self.rate)))
+
+    def scaled(self, values: Array) -> Array:
+        """Logarithms (..., mels, frames) as model inputs."""
+        scaled: Array = (values - np.float32(self.mean[0])) / np.float32(self.deviation[0])
+        return scaled
+
+    def logarithms(self, samples: Array) -> Array:
+        """Of a recording, (samples,) in [−1, 1]: (1, mels, frames)."""
+        padded = np.zeros(self._samples, np.float64)
+        kept = samples[: self._samples]
+        padded[: len(kept)] = kept
+        frames = np.lib.stride_tricks.sliding_window_view(padded, self._frame)[:: self._step]
+        powers = np.abs(np.fft.rfft(frames * np.hanning(self._frame), self._points, axis=1)) ** 2
+        found: Array = np.log(self._bank @ powers.T + _QUIET).astype(np.float32)[np.newaxis]
+        return found
+
+    @property
+    def _points(self) -> int:
+        return int(2 ** math.ceil(math.log2(self._frame)))
+
+    @cached_property
+    def _bank(self) -> npt.NDArray[np.float64]:
+        """Triangles, (mels, frequencies)."""
+        highest = 2595 * math.log10(1 + self.rate / 2 / 700)
+        edges = 700 * (10 ** (np.linspace(0, highest, self.mels + 2) / 2595) - 1)
+        frequencies = np.arange(self._points // 2 + 1) * self.rate / self._points
+        rising = (frequencies - edges[:-2, np.newaxis]) / np.diff(edges)[:-1, np.newaxis]
+        falling = (edges[2:, np.newaxis] - frequencies) / np.diff(edges)[1:, np.newaxis]
+        return np.clip(np.minimum(rising, falling), 0, None)
+
+    def to_data(self) -> dict[str, Any]:
+        data = {"rate": self.rate, "seconds": self.seconds, "mels": self.mels, "window": self.window, "hop": self.hop}
+        return {**data, **scaling.to_data(self.mean, self.deviation)}
+
+
+def samples_of(path: Path, rate: int | None = None) -> Array:
+    """A .wav file as samples in [−1, 1], (samples,), its channels averaged.
+
+    Raises:
+        UserError: E130 when it is not there, E131 when it cannot be read, or is of another rate than `rate`.
+    """
+    own, samples = read_wav(path)
+    if rate not in (None, own):
+        raise UserError("E131", f"{path} has {own} samples a second, the others {rate}", f"resample it to {rate}")
+    return samples
+
+
+def read_wav(path: Path) -> tuple[int, Array]:
+    """(samples a second, samples in [−1, 1]) of a .wav file; errors as of `samples_of`."""
+    from scipy.io import wavfile
+
+    if not path.is_file():
+        raise UserError("E130", f"no recording at {path}", "check the path")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks of which nothing is needed
+            rate, values = wavfile.read(path)
+    except Exception as error:  # whatever a damaged head leads to
+        raise UserError(
+            "E131", f"{path} cannot be read as a recording: {first_line(error)}", "give an intact .wav file"
+        ) from error
+    if not values.size:
+        raise UserError("E131", f"{path} holds no sample", "leave it out")
+    if values.dtype == np.uint8:
+        samples = (values.astype(np.float32) - 128) / 128
+    elif np.issubdtype(values.dtype, np.integer):
+        samples = values.astype(np.float32) / -float(np.iinfo(values.dtype).min)
+    else:
+        samples = values.astype(np.float32)
+    if not np.isfinite(samples).all():
+        raise UserError("E131", f"{path} holds NaN or infinite samples", "record it again")
+    return int(rate), samples.mean(axis=1) if samples.ndim > 1 else samples

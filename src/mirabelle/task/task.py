@@ -1,0 +1,241 @@
+"""What a model is for: its data, its loss, its metric, and the teacher that guides it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from mirabelle.errors import UserError
+from mirabelle.numerics.several_outputs import UNLABELLED, side_by_side
+from mirabelle.task.augmentation import Augmentation
+from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, Stream, data_of, held, map_tensors, parts_of, tensors_of
+from mirabelle.task.generation import Generation
+from mirabelle.task.loss import Loss, Matching, classes_axis, loss_of
+from mirabelle.task.metric import Metric, PerSample
+from mirabelle.task.preprocessing import Image, Preprocessing
+from mirabelle.task.preprocessing.stored import shapes_of
+
+_LEAST_VARIANCE = 1e-12  # of an output that is the same for all samples
+_HELD_OUT_SEED = 0  # the split belongs to the data, so that all seeds of a comparison share it
+
+
+class Task:
+    """Batches, loss, metric, example inputs, teacher.
+
+    Args:
+        train: `(inputs, targets)` tensors or arrays, a `Dataset`, or a `DataLoader`; inputs alone, or a dict of them by name,
+            where nobody knows labels: the outputs of the teacher, by default of the model at the start, then stand for them.
+        test: the same, read into memory once, so that all models are judged on the same samples.
+        validation: the same, read into memory once; by default `validation_fraction` of train, always the same samples.
+        loss: "cross_entropy", "token_cross_entropy" (classes last), "binary_cross_entropy", "mse", "mae", "huber", "span",
+            "ctc" or "matching" (`mirabelle.task.loss`), a function (outputs, targets) -> scalar, or the name of one,
+            "pkg.mod:function"; a model of several outputs gives it a tuple. By default "cross_entropy", without labels
+            "matching".
+        metric: a name that `Metric.of` knows, "accuracy" say, or a function (outputs, targets) -> one score a sample, higher =
+            better; `Metric.over_set(function)` for one of all samples together. By default "accuracy", without labels
+            "fidelity".
+        also: further metrics, named in the same way, that are told before and after, and judge nothing.
+        labels: names of the classes, or where targets are floats (samples, labels) of what each says yes or no to; kept with
+            the artifact. Of sequences without alignment those of symbols, the first "" for nothing: `predict` then writes the
+            sequence.
+        name: of the data, for the report.
+        preprocessing: how a raw input became one of these inputs; kept with the artifact, so that it takes raw inputs.
+        augment: how images are changed while a model trains; they are judged as they lie.
+        generation: how a model of sequences to sequences writes; needed by metrics of what is written, and for a teacher's
+            sequences as targets.
+        beside: files that the preprocessing needs, a tokenizer say, by name; they go beside the artifact.
+
+    Raises:
+        UserError: E110 unknown loss or metric; E111 a metric of sequences without `generation`; E131 data that cannot be used
+            or augmented, that the preprocessing cannot have made, or of which only some have labels.
+
+    Example:
+        >>> import torch
+        >>> x, y = torch.randn(40, 3), torch.randint(0, 2, (40,))
+        >>> task = Task(train=(x, y), test=(x, y), name="noise")
+        >>> len(task.train), len(task.validation)
+        (36, 4)
+    """
+
+    def __init__(
+        self,
+        *,
+        train: Any,
+        test: Any,
+        validation: Any = None,
+        validation_fraction: float = 0.1,
+        loss: str | Loss | None = None,
+        metric: str | PerSample | Metric | None = None,
+        also: Sequence[str | PerSample | Metric] = (),
+        labels: tuple[str, ...] = (),
+        name: str = "data",
+        preprocessing: Preprocessing | None = None,
+        augment: Augmentation | None = None,
+        generation: Generation | None = None,
+        beside: Mapping[str, bytes] | None = None,
+    ) -> None:
+        self.train, self.test = data_of(train), held(test)
+        if validation is None:
+            if isinstance(self.train, Stream):
+                raise UserError("E131", "a shuffling loader cannot be split", "give `validation`, or tensors as `train`")
+            self.train, validation = self.train.split(validation_fraction, _HELD_OUT_SEED)
+        self.validation = held(validation)
+        labelled = _labelled(self.train, self.validation, self.test)
+        self.loss = loss_of(loss or ("cross_entropy" if labelled else "matching"))
+        self.metric = Metric.of(metric or ("accuracy" if labelled else "fidelity"))
+        self.also = tuple(Metric.of(one) for one in also)
+        self.labels = tuple(labels)
+        self.name = name
+        self.preprocessing = _fitting(preprocessing, self.validation)
+        self.teacher: nn.Module | None = None
+        self.augment = _applicable(augment, self.train, self.preprocessing)
+        self.generation = generation
+        self.beside = dict(beside or {})
+        if generation is None and any(one.of_sequences for one in (self.metric, *self.also)):
+            message = f"{self.metric.name} is of what a model writes, and the task does not say how it does"
+            raise UserError("E111", message, "give `generation`: mirabelle.Generation(begin=…, end=…)")
+
+    @property
+    def several(self) -> bool:
+        """Whether a sample has several labels, yes or no each, and not one class."""
+        targets = self.validation.targets
+        return bool(self.labels) and targets.is_floating_point() and targets.shape[1:] == (len(self.labels),)
+
+    def with_teacher(self, teacher: nn.Module | None) -> Task:
+        """The same task under another teacher."""
+        other = copy.copy(self)
+        other.teacher = teacher
+        return other
+
+    def with_augment(self, augment: Augmentation | None) -> Task:
+        """The same task, its images changed in another way while a model trains.
+
+        Raises:
+            UserError: E131 when the data are no images in memory.
+        """
+        other = copy.copy(self)
+        other.augment = _applicable(augment, self.train, self.preprocessing)
+        return other
+
+    def with_unlabelled(self, inputs: Inputs) -> Task:
+        """The same task with more training samples, of which nobody knows the class: they learn from the teacher alone.
+
+        Their targets are `UNLABELLED`; `TaskLoss` leaves them out, and terms that need the right class refuse them.
+
+        Args:
+            inputs: as those of the training data, (samples, ...).
+
+        Raises:
+            UserError: E131 when the task does not classify, its training data are a stream, or the inputs are of other shapes.
+
+        Example:
+            >>> import torch
+            >>> x, y = torch.randn(40, 3), torch.randint(0, 2, (40,))
+            >>> more = Task(train=(x, y), test=(x, y)).with_unlabelled(torch.randn(100, 3))
+            >>> len(more.train), int((more.train.targets == UNLABELLED).sum())
+            (136, 100)
+        """
+        if not self.classifies or not isinstance(self.train, Samples):
+            raise UserError("E131", "samples without labels need a task that classifies samples in memory", "give tensors")
+        own, more = tensors_of(self.train.inputs), tensors_of(inputs)
+        if [tuple(part.shape[1:]) for part in own] != [tuple(part.shape[1:]) for part in more]:
+            shapes = [[tuple(part.shape[1:]) for part in side] for side in (more, own)]
+            raise UserError(
+                "E131", f"samples without labels have shapes {shapes[0]}, the data {shapes[1]}", "prepare them alike"
+            )
+        pairs = iter([torch.cat(both) for both in zip(own, more, strict=True)])
+        targets = torch.full((len(more[0]), *self.train.targets.shape[1:]), UNLABELLED, dtype=self.train.targets.dtype)
+        other = copy.copy(self)
+        other.train = Samples(map_tensors(self.train.inputs, lambda _: next(pairs)), torch.cat([self.train.targets, targets]))
+        return other
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the data bring targets of their own."""
+        return not isinstance(self.train, Samples) or self.train.labelled
+
+    def against(self, outputs: Callable[[Samples], Outputs]) -> Task:
+        """The task without labels in which outputs of a model stand for them; one with labels as it is.
+
+        Each output counts in the loss "matching" by its variance over the training data.
+
+        Args:
+            outputs: of samples, in their order.
+        """
+        if self.labelled or self.validation.targets.shape[1:] != (0,):  # they do already
+            return self
+        other = copy.copy(self)
+        for name in ("train", "validation", "test"):
+            data: Samples = getattr(self, name)
+            given = outputs(data)
+            setattr(other, name, data.against(side_by_side(given)))
+            if name == "train" and self.loss == Matching():
+                other.loss = Matching(
+                    tuple(max(float(part.float().var(0).mean()), _LEAST_VARIANCE) for part in parts_of(given))
+                )
+        return other
+
+    @property
+    def classifies(self) -> bool:
+        """Whether outputs are class scores, so that softened decisions mean something."""
+        return self.classes_axis is not None
+
+    @property
+    def classes_axis(self) -> int | None:
+        """The dimension of the outputs that holds class scores; None where they are none."""
+        return classes_axis(self.loss)
+
+    def example(self, count: int = 2) -> Batch:
+        """The first samples of the training data, at least two, as an example of a batch."""
+        return self.train.first(count)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells these data from others: lengths and digests by split (a stream has no digest)."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {
+            name: {"samples": len(data), "digest": data.digest() if isinstance(data, Samples) else None}
+            for name, data in splits.items()
+        }
+
+
+def _labelled(*splits: Samples | Stream) -> bool:
+    """Whether all of them have labels, rather than none."""
+    known = [not isinstance(data, Samples) or data.labelled for data in splits]
+    if any(known) and not all(known):
+        names = [name for name, own in zip(("train", "validation", "test"), known, strict=True) if not own]
+        remedy = "give all of them targets, or none"
+        raise UserError("E131", f"the {' and '.join(names)} data have no targets, others do", remedy)
+    return all(known)
+
+
+def _applicable(
+    augment: Augmentation | None, data: Samples | Stream, preprocessing: Preprocessing | None
+) -> Augmentation | None:
+    """The augmentation, if it can change these data, in the layout that they have."""
+    if augment is not None:
+        if augment.layout is None and isinstance(preprocessing, Image) and preprocessing.layout == "channels-last":
+            augment = replace(augment, layout=preprocessing.layout)
+        if isinstance(data, Samples) and not data.labelled:
+            message = "images without labels cannot be augmented: what stands for labels are outputs for them as they lie"
+            raise UserError("E131", message, "leave `augment` out")
+        if isinstance(data, Stream):
+            raise UserError(
+                "E131", "a shuffling loader cannot be augmented", "let its data set do it, or give tensors as `train`"
+            )
+        augment.hold(data.inputs)
+    return augment
+
+
+def _fitting(preprocessing: Preprocessing | None, data: Samples) -> Preprocessing | None:
+    """The preprocessing, if it makes inputs like those of the data."""
+    if preprocessing is not None:
+        shapes = [tuple(tensor.shape[1:]) for tensor in tensors_of(data.inputs)]
+        if shapes != shapes_of(preprocessing):
+            made = ", ".join(map(str, shapes_of(preprocessing)))
+            raise UserError("E131", f"the preprocessing makes inputs of {made}; the data have {shapes}", "make them agree")
+    return preprocessing

@@ -1,0 +1,41 @@
+"""What is pruned stays pruned, and only that."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mirabelle.model.architecture import architecture_of
+
+
+class Zeros:
+    """The zeros of a model's pruned tensors, put back after every optimizer step.
+
+    Only tensors that a pruning step recorded are held: other zeros, such as fresh biases, train as ever. The optimizer's
+    state is cleared there too, so that momentum does not gather behind a mask.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take the model's present zeros as those to keep."""
+        parameters = dict(self._model.named_parameters())
+        pruned = [parameters[name] for name in architecture_of(self._model).pruned if name in parameters]
+        self._masks = {parameter: (parameter.detach() != 0).to(parameter.dtype) for parameter in pruned}
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Multiply weights and optimizer state by the masks."""
+        if not self._masks:
+            return
+        held: list[Tensor] = []
+        masks: list[Tensor] = []
+        for parameter, mask in self._masks.items():
+            state = self._optimizer.state.get(parameter, {}).values()
+            same_shape = [value for value in state if isinstance(value, Tensor) and value.shape == parameter.shape]
+            held += [parameter, *same_shape]
+            masks += [mask] * (1 + len(same_shape))
+        torch._foreach_mul_(held, masks)

@@ -1,0 +1,42 @@
+"""One training in which several steps act."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from mirabelle.objectives import Objective
+from mirabelle.run.run import Run
+from mirabelle.step import ReplacesModel
+from mirabelle.task.task import Task
+from mirabelle.training.contracts import JoinsTraining
+from mirabelle.training.loop import default_objective, fit
+from mirabelle.training.settings import Training
+
+
+def taught(steps: Sequence[object], model: nn.Module, task: Task) -> Task:
+    """The task under which steps train a model.
+
+    Where a step replaces the model, and asks to be taught by it or the task has no teacher, the model that is replaced teaches.
+    """
+    inner = [part for step in steps for part in getattr(step, "steps", (step,))]
+    replacing = [step for step in inner if isinstance(step, ReplacesModel)]
+    asked = any(getattr(step, "taught_by", "task") == "model" for step in replacing)
+    return task.with_teacher(model) if replacing and (task.teacher is None or asked) else task
+
+
+def train_together(steps: Sequence[JoinsTraining], training: Training, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    """Prepare the model for every step, train it once with all their terms and controls, finish every step."""
+    task = taught(steps, model, task)
+    for step in steps:
+        model = step.prepare(model, task, run)
+    objective: Objective = training.objective or default_objective(task)
+    for step in steps:
+        added = step.terms()
+        objective = objective + added if added is not None else objective
+    controls = [control for step in steps for control in step.controls(model)]
+    model = fit(model, task, training, run, objective=objective, controls=controls)
+    for step in steps:
+        model = step.finish(model)
+    return model

@@ -1,0 +1,236 @@
+"""What the teacher gives: computed once for the training data and kept on disk, or live where no sample is met twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from mirabelle.errors import UserError
+from mirabelle.model.state import copied, fingerprint
+from mirabelle.model.taps import Taps
+from mirabelle.run import files
+from mirabelle.run.run import Run
+from mirabelle.task.batch import Batch, Outputs, Samples, Stream, as_outputs, call, parts_of
+
+if TYPE_CHECKING:
+    from mirabelle.task.augmentation import Augmentation
+    from mirabelle.training.execution import Execution
+
+_BATCH = 500
+_EXACT = 100  # classes up to which outputs are kept as they are
+_LEVELS = 255  # steps of 8 bits
+KEPT = 512 * 1024**2  # bytes of features that are kept where nothing else is said
+_LAST = "channels_last."  # before names of features whose channels lie last, as they are kept
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What a teacher gives for a batch, without gradient: its outputs, and what the layers give that are asked for."""
+
+    outputs: Outputs
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+Teacher: TypeAlias = Callable[[Batch], Guidance]
+
+
+def guidance(
+    teacher: nn.Module,
+    data: Samples | Stream,
+    run: Run,
+    *,
+    layers: Sequence[str] = (),
+    augment: Augmentation | None = None,
+    execution: Execution | None = None,
+    limit: int = KEPT,
+) -> Teacher:
+    """A function from a batch of `data` to what the teacher gives for it.
+
+    For `Samples` all of it is computed once and kept under `teacher/` in the run's folder, named by a digest of the teacher,
+    the layers and the data, so that another teacher or other data never meet them. For a `Stream` the teacher runs with every
+    batch. Augmented samples are seen in the training's own precision and layout: with every batch, or, where their views
+    recur, once a view. All is kept in the precision in which the teacher gives it, outputs in memory; features of more than
+    512 MiB stay on disk, and those of more than `limit`, all views together, are not kept.
+
+    Outputs over more than 100 classes are rounded to 8 bits, 256 even steps from the lowest to the highest of each decision, so
+    that no logit is off by more than (highest − lowest) / 510; those of a live teacher in the same way.
+
+    Args:
+        teacher: is put into eval mode.
+        data: that are trained on.
+        run: takes the cache and is told of it.
+        layers: whose features are asked for, as `Taps` name them.
+        augment: how samples are changed.
+        execution: how the model that is trained runs; needed where samples are augmented.
+        limit: bytes of features on disk, all views together.
+
+    Raises:
+        UserError: E112 when the teacher has no layer of a name.
+    """
+    teacher = teacher.eval()
+    why = ""
+    if isinstance(data, Stream):
+        why = "the loader shuffles itself, so its samples cannot be told apart"
+    elif augment is not None and augment.views is None:
+        why = "the samples are augmented, so none is met twice"
+    elif layers:
+        seen = None if augment is None else execution
+        size = _bytes_of_features(_asked(teacher, layers, seen), data) * (1 if augment is None else augment.views or 1)
+        if size > limit:
+            why = (
+                f"the features that are asked for take {size:,} bytes, and {limit:,} are kept: `teacher_cache` of the training"
+            )
+    if not why:
+        assert isinstance(data, Samples), "streams have been told apart"
+        return _Kept(teacher, data, run, layers=layers, augment=augment, execution=execution)
+    run.event("teacher", cached=False, why=why)
+    live = _asked(teacher, layers, None if isinstance(data, Stream) else execution)
+    return lambda batch: _as_kept(live(batch))
+
+
+class _Kept:
+    """What a teacher gives for the samples as they lie, or for each of their views."""
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        data: Samples,
+        run: Run,
+        *,
+        layers: Sequence[str],
+        augment: Augmentation | None,
+        execution: Execution | None,
+    ) -> None:
+        self._data, self._run, self._augment = data, run, augment
+        self._teach = _asked(teacher, layers, None if augment is None else execution)
+        manner = "" if augment is None else f" {augment} {execution}"
+        self._key = f"{fingerprint(teacher)} {data.digest()}{manner}{''.join(f' {layer}' for layer in layers)}"
+        self._large = bool(layers) and _bytes_of_features(self._teach, data) > KEPT
+        self._given: dict[int, dict[str, Tensor] | None] = {} if augment is not None else {0: self._of(0)}
+
+    def __call__(self, batch: Batch) -> Guidance:
+        assert batch.index is not None, "a batch of samples has its index"
+        if batch.view not in self._given:
+            self._given[batch.view] = self._of(batch.view)
+        given = self._given[batch.view]
+        if given is None:
+            return _as_kept(self._teach(batch))
+        return _unpacked({name: tensor[batch.index] for name, tensor in given.items()})
+
+    def _of(self, view: int) -> dict[str, Tensor] | None:
+        """Of all samples; None where it is large and finds no place."""
+        key = files.digest(self._key.encode(), f"view {view}".encode())
+        path = self._run.journal.cache / "teacher" / f"{key}.safetensors"
+        if path.is_file():
+            return files.read_tensors(path)[0]
+        batches = self._data.batches(_BATCH)
+        if self._augment is not None:
+            batches = (self._augment.seen(batch, view) for batch in batches)
+        packed = (_packed(self._teach(batch)) for batch in batches)
+        if self._large:
+            return files.read_tensors(path)[0] if _stream(path, packed, len(self._data), self._run) else None
+        parts = list(packed)
+        given = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        _keep(path, given, self._run)
+        return given
+
+
+def _packed(given: Guidance) -> dict[str, Tensor]:
+    """As it is kept: features by name, and outputs as they are or in steps of 8 bits."""
+    features = {}
+    for name, tensor in given.features.items():
+        last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)  # noqa: PLR2004 (images)
+        features[f"{_LAST * last}features.{name}"] = tensor.permute(0, 2, 3, 1) if last else tensor
+    if isinstance(given.outputs, Tensor):
+        return {**_rounded(given.outputs), **features}
+    several = {f"{k}.{name}": part for k, one in enumerate(given.outputs) for name, part in _rounded(one).items()}
+    return {**several, **features}
+
+
+def _rounded(outputs: Tensor) -> dict[str, Tensor]:
+    """One output as it is kept: in the precision in which the teacher gives it, or in steps of 8 bits."""
+    if outputs.shape[-1] <= _EXACT or not outputs.is_floating_point():
+        return {"outputs": outputs}
+    outputs = outputs.float()
+    low, high = outputs.aminmax(dim=-1, keepdim=True)
+    step = (high - low) / _LEVELS
+    codes = ((outputs - low) / step.clamp_min(torch.finfo(step.dtype).tiny)).round().to(torch.uint8)
+    return {"codes": codes, "low": low, "step": step}
+
+
+def _restored(kept: Mapping[str, Tensor], mark: str) -> Tensor | None:
+    """The output whose parts have this before their names, in the precision of a loss."""
+    if f"{mark}outputs" in kept:
+        given = kept[f"{mark}outputs"]
+        return given.float() if given.is_floating_point() else given
+    return kept[f"{mark}low"] + kept[f"{mark}codes"] * kept[f"{mark}step"] if f"{mark}codes" in kept else None
+
+
+def _unpacked(kept: Mapping[str, Tensor]) -> Guidance:
+    outputs: Outputs = _restored(kept, "")
+    if outputs is None:
+        found = [_restored(kept, f"{k}.") for k in range(len(kept))]
+        outputs = tuple(output for output in found if output is not None)
+    features = {}
+    for name, part in kept.items():
+        marks, _, layer = name.partition("features.")
+        if layer:
+            features[layer] = part.permute(0, 3, 1, 2) if marks == _LAST else part
+    return Guidance(outputs, features)
+
+
+def _asked(teacher: nn.Module, layers: Sequence[str], execution: Execution | None) -> Teacher:
+    """A teacher that is run: as it is, or a copy of it that runs as the model that is trained."""
+    guide = teacher if execution is None else execution.laid_out(copied(teacher))
+
+    def given(batch: Batch) -> Guidance:
+        # Inference tensors cannot tell whether they are changed in place after a layer gave them.
+        with torch.inference_mode(mode=not layers), torch.no_grad(), Taps(guide, layers) as taps:
+            if execution is None:
+                outputs = call(guide, batch.inputs)
+            else:
+                with execution.autocast():
+                    outputs = call(guide, execution.inputs(batch.inputs))
+            features = taps.taken()
+        # Made outside of inference mode, a copy may be saved for the gradient.
+        copies = tuple(part.clone() for part in parts_of(outputs))
+        return Guidance(as_outputs(copies), {name: tensor.clone() for name, tensor in features.items()})
+
+    return given
+
+
+def _as_kept(given: Guidance) -> Guidance:
+    """What a cache would give for it."""
+    return _unpacked(_packed(given))
+
+
+def _bytes_of_features(teach: Teacher, data: Samples) -> int:
+    """Of one view."""
+    few = data.first(2)
+    return sum(tensor.nbytes for tensor in teach(few).features.values()) // len(few) * len(data)
+
+
+def _stream(path: Path, parts: Iterable[Mapping[str, Tensor]], samples: int, run: Run) -> bool:
+    """Write a cache that is too large for the memory as it comes; whether there is a place for it."""
+    try:
+        size = files.write_rows(path, parts, samples)
+    except UserError as error:
+        run.event("teacher", cached=False, why=error.message)
+        return False
+    run.event("teacher", cached=True, samples=samples, bytes=size)
+    return True
+
+
+def _keep(path: Path, given: Mapping[str, Tensor], run: Run) -> None:
+    """Write the cache; a full disk costs a repeat after a kill, not the run."""
+    try:
+        files.write_tensors(path, dict(given))
+        size = sum(tensor.nbytes for tensor in given.values())
+        run.event("teacher", cached=True, samples=len(next(iter(given.values()))), bytes=size)
+    except UserError as error:
+        run.event("teacher", cached=False, why=error.message)
