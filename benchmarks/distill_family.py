@@ -23,7 +23,8 @@ from typing import Any
 
 from conditions import RESULTS, ROOT, conditions
 from mirabelle import Augmentation, Training, distill
-from mirabelle.job.comparison import Budget, Comparison, compare
+from mirabelle.job.comparison import compare
+from mirabelle.job.comparison_results import Budget, Comparison
 from mirabelle.objectives import (
     CRD,
     DIST,

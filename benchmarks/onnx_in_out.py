@@ -162,7 +162,7 @@ def sentences(data_dir: Path) -> mirabelle.Task:
     parts = {"train": slice(0, 400), "validation": slice(400, 450), "test": slice(450, SENTENCES)}
     names = ("input_ids", "attention_mask")
     splits = {part: {name: tokens[name][own].clone() for name in names} for part, own in parts.items()}
-    return mirabelle.Task(**splits, also=("cosine_similarity",), name="questions")
+    return mirabelle.Task(**splits, extra_metrics=("cosine_similarity",), name="questions")
 
 
 def _digits(place: Path) -> tuple[Any, Any]:

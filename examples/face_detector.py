@@ -23,7 +23,7 @@ def pictures(data_dir: Path, train: int = 800, validation: int = 100, test: int 
         train=_enlarged(photos.train.first(train * ROWS * COLUMNS).inputs),
         validation=_enlarged(photos.validation.first(validation * ROWS * COLUMNS).inputs),
         test=_enlarged(photos.test.first(test * ROWS * COLUMNS).inputs),
-        also=("cosine_similarity", "negative_relative_error"),
+        extra_metrics=("cosine_similarity", "negative_relative_error"),
         name="pictures",
         preprocessing=AS_TRAINED,
     )

@@ -50,8 +50,8 @@ def bound(outputs: Tensor, targets: Tensor) -> Tensor:
     """log p(image | code) − KL(code, N(0, 1)) of each sample in nats, (samples,): the higher the better."""
     outputs = outputs.float()
     logits, mean, log_variance = outputs[:, :PIXELS], outputs[:, PIXELS:-LATENT], outputs[:, -LATENT:]
-    surprise = F.binary_cross_entropy_with_logits(logits, targets.flatten(1), reduction="none").sum(1)
-    return -surprise - 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+    negative_log_likelihood = F.binary_cross_entropy_with_logits(logits, targets.flatten(1), reduction="none").sum(1)
+    return -negative_log_likelihood - 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
 
 
 def loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def pictures(data_dir: Path) -> Task:
         test=both(digits.test),
         loss=loss,
         metric=bound,
-        also=(reconstruction,),
+        extra_metrics=(reconstruction,),
         name="mnist pictures",
         preprocessing=Image(size=(28, 28), mode="L"),
     )

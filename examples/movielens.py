@@ -75,7 +75,7 @@ def ratings(data_dir: Path, file: str = "ml-100k/u.data") -> Task:
         validation=part(from_the_end == 1),
         test=part(from_the_end == 0),
         metric="hit_rate@10",
-        also=("ndcg@10",),
+        extra_metrics=("ndcg@10",),
         name="ratings",
     )
 

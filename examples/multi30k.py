@@ -103,7 +103,7 @@ def task(data_dir: Path) -> Task:
         metric=Metric.bleu(lambda tokens: tokenizer.decode(tokens).strip()),
         generation=Generation(begin=BEGIN, end=END),
         name="multi30k",
-        beside={"tokenizer.json": tokenizer.to_str().encode()},
+        extra_files={"tokenizer.json": tokenizer.to_str().encode()},
     )
 
 

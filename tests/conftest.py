@@ -40,7 +40,7 @@ def quietly() -> Iterator[None]:
 def _hurry() -> None:
     """Runs time their models for a tenth of a second, not for two: no test speaks of milliseconds that close."""
     read_once()
-    onnxruntime.side_by_side.__kwdefaults__["seconds"] = 0.1
+    onnxruntime.time_side_by_side.__kwdefaults__["seconds"] = 0.1
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from mirabelle.run.run import Run
     from mirabelle.task.task import Task
-    from mirabelle.training.settings import Training
 
 Stage = Literal["replace", "thin", "quantize"]
 STAGES: tuple[Stage, ...] = ("replace", "thin", "quantize")
@@ -28,13 +27,13 @@ class Preview:
 
     Args:
         model: of the shape and sparsity that the step would give; its weights are not the final ones.
-        says: what the step will do to the model at hand, in words.
-        training: the training it would run, or None.
+        description: what the step will do to the model at hand, in words.
+        training: the `Training` that it would run, or None.
     """
 
     model: nn.Module
-    says: tuple[str, ...]
-    training: Training | None = None
+    description: tuple[str, ...]
+    training: Any = None
 
 
 @runtime_checkable

@@ -142,7 +142,7 @@ def test_a_length_that_memory_could_not_hold_is_refused_before_it_is_taken() -> 
 
 def test_a_saved_model_loads_onto_a_fresh_dense_one(cnn: nn.Module, images: Task, run: Run, tmp_path: Path) -> None:
     fresh = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3))
-    pruned = prune.Weights(sparsity=0.8, targets=("4.weight",))(cnn, images, run)
+    pruned = prune.Weights(sparsity=0.8, include=("4.weight",))(cnn, images, run)
     for k, model in enumerate([cnn, pruned, quantize.Static()(pruned, images, run), quantize.Dynamic()(pruned, images, run)]):
         folder = tmp_path / str(k)
         save(model, folder)

@@ -239,7 +239,7 @@ MISTAKES = {
         "E121", 'NaN or infinite values; its tensor "2.bias"', "weights that work", ("parts.py:net", "parts.py:infinite")
     ),
     "pattern that matches nothing": Mistake(
-        "E112", 'pattern "conv*"', "known here: ", ("50\n", '50\ntargets = ["0", "conv*"]\n'), at="25:17"
+        "E112", 'pattern "conv*"', "known here: ", ("50\n", '50\ninclude = ["0", "conv*"]\n'), at="25:17"
     ),
     # data
     "unknown data": Mistake("E130", 'data "didgits"', 'did you mean "digits"?', ("./parts.py:task", "didgits"), at="8:8"),
@@ -444,7 +444,7 @@ MISTAKES = {
         "known here",
         (
             'use = "prune.Weights"\nsparsity = 0.5\nschedule = "cubic"',
-            'use = "prune.Channels"\nsparsity = 0.5\nignore = ["laier.*"]',
+            'use = "prune.Channels"\nsparsity = 0.5\nexclude = ["laier.*"]',
         ),
         at="19:11",
     ),

@@ -34,7 +34,6 @@ from mirabelle.objectives.embeddings import EmbeddingTerm
 from mirabelle.objectives.forward import Forward
 from mirabelle.objectives.hidden import FeatureTerm
 from mirabelle.objectives.layer_matching import pairs_of
-from mirabelle.objectives.token_relations import Relations
 from mirabelle.run import files
 from mirabelle.sources.zoo import resnet20
 from mirabelle.task.batch import Batch, Stream
@@ -373,7 +372,7 @@ def test_relations_leave_out_the_tokens_that_a_mask_hides(images: Task) -> None:
     pixels = task.train.first(4).inputs
     batch = Batch({"pixels": pixels, "attention_mask": torch.arange(8).expand(4, 8) < 5}, torch.zeros(4))
     assert task.teacher is not None
-    bound = Relations(TokenRelations(heads=2), student, task.teacher, task.example())
+    bound = TokenRelations(heads=2).bind(student, task, task.example())
     losses = []
     for changed in ([], [5, 6, 7], [4]):
         sides = [features_of(model, Batch(pixels, batch.targets)) for model in (student, task.teacher)]

@@ -74,7 +74,7 @@ def test_l1_and_l2_are_sums_over_the_chosen_weights(mlp: nn.Sequential, blobs: T
     weights = [mlp[0].weight, mlp[2].weight]
     value = L1().bind(mlp, blobs, record.batch)(record).item()
     assert value == pytest.approx(sum(float(weight.detach().abs().sum()) for weight in weights), rel=1e-6)
-    value = L2(targets=("2.*",)).bind(mlp, blobs, record.batch)(record).item()
+    value = L2(include=("2.*",)).bind(mlp, blobs, record.batch)(record).item()
     assert value == pytest.approx(float(sum(p.detach().square().sum() for p in mlp[2].parameters())), rel=1e-6)
 
 

@@ -134,10 +134,10 @@ def test_a_training_with_the_group_lasso_ends_with_units_near_zero(net: Residual
 
 
 def test_what_a_growing_penalty_chose_can_be_cut_without_loss(net: Residual, images: Task, run: Run) -> None:
-    term = Growing(sparsity=0.5, ceiling=1.0, end=0.6, ignore=("query", "merge"))
+    term = Growing(sparsity=0.5, ceiling=1.0, end=0.6, exclude=("query", "merge"))
     model = trained(net, images, TaskLoss() + 3.0 * term, run.within("grown"), epochs=10)
     plain = trained(net, images, 1.0 * TaskLoss(), run.within("plain"), epochs=10)
-    step = prune.Channels(sparsity=0.5, ignore=("query", "merge"))
+    step = prune.Channels(sparsity=0.5, exclude=("query", "merge"))
 
     def moved(before: nn.Module) -> float:
         after = step(before, images, run).eval()
@@ -167,8 +167,8 @@ def test_a_training_that_goes_on_keeps_the_choice(net: Residual, images: Task, t
 @pytest.mark.parametrize(
     ("term", "words"),
     [
-        (GroupLasso(targets=("inner.weigth",)), 'pattern "inner.weigth" matches nothing'),
-        (Growing(ignore=("*",)), "targets less ignore leave no group"),
+        (GroupLasso(include=("inner.weigth",)), 'pattern "inner.weigth" matches nothing'),
+        (Growing(exclude=("*",)), "`include` without `exclude` leaves no group"),
         (Growing(sparsity=0.0), "leave no unit to go"),
     ],
 )

@@ -17,7 +17,6 @@ from mirabelle import Run, Task, Training, compress, load, prune, quantize
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import multiply_accumulates
 from mirabelle.model.architecture import architecture_of
-from mirabelle.prune.channel_plan import Cutting
 
 
 class Net(nn.Module):
@@ -46,7 +45,7 @@ def test_units_of_lowest_score_go_and_what_reads_them_follows(net: Net, images: 
         net.inner.weight[[1, 4, 5, 17]] *= 0.01
         net.outer.weight[:, [1, 4, 5, 17]] *= 0.01
     before = copy.deepcopy(net.state_dict())
-    smaller = prune.Channels(sparsity=0.2, ignore=("stem",))(net, images, Run(tmp_path))
+    smaller = prune.Channels(sparsity=0.2, exclude=("stem",))(net, images, Run(tmp_path))
     kept = [k for k in range(20) if k not in (1, 4, 5, 17)]
     assert torch.equal(smaller.inner.weight, net.inner.weight[kept])
     assert torch.equal(smaller.outer.weight, net.outer.weight[:, kept])
@@ -59,10 +58,10 @@ def test_units_of_lowest_score_go_and_what_reads_them_follows(net: Net, images: 
 
 
 def test_only_the_groups_that_are_meant_are_cut(net: Net, images: Task, tmp_path: Path) -> None:
-    smaller = prune.Channels(sparsity=0.5, targets=("inner.*",))(net, images, Run(tmp_path))
+    smaller = prune.Channels(sparsity=0.5, include=("inner.*",))(net, images, Run(tmp_path))
     assert (smaller.stem.out_channels, smaller.inner.out_channels) == (12, 10)
     with pytest.raises(UserError, match=r'E112.*pattern "head.\*" matches nothing'):
-        prune.Channels(sparsity=0.5, targets=("head.*",))(net, images, Run(tmp_path))
+        prune.Channels(sparsity=0.5, include=("head.*",))(net, images, Run(tmp_path))
 
 
 def test_what_is_left_is_a_multiple_and_no_less_than_the_minimum(net: Net, images: Task, tmp_path: Path) -> None:
@@ -124,7 +123,7 @@ def test_several_goals_hold_at_once(net: Net, images: Task, tmp_path: Path) -> N
 
 def test_the_plan_of_a_goal_does_the_least_damage(net: Net, images: Task, tmp_path: Path) -> None:
     step = prune.Channels(macs="55%", multiple=4)
-    cutting = Cutting(step, net, images, Run(tmp_path))
+    cutting = step._plan(net, images, Run(tmp_path))
     (stem, inner), items = cutting.groups, cutting._items()
     counts = [len(stem) - len(cutting.removed[0]), len(inner) - len(cutting.removed[1])]
 
@@ -166,7 +165,7 @@ def test_what_is_cut_is_made_up_for_without_labels(net: Net, images: Task, tmp_p
     x = images.test.first(50).inputs
     missed = {}
     for recover in ("nothing", "least-squares"):
-        step = prune.Channels(sparsity=0.5, ignore=("stem",), score="Hessian", recover=recover)
+        step = prune.Channels(sparsity=0.5, exclude=("stem",), score="Hessian", recover=recover)
         smaller = step(net, images, Run(tmp_path))
         with torch.no_grad():
             missed[recover] = float((smaller.eval()(x) - net.eval()(x)).norm())
@@ -250,7 +249,7 @@ def test_a_strangers_own_module_is_cut_and_loaded_in_another_process(
 
 def test_a_preview_names_every_group(net: Net, images: Task, tmp_path: Path) -> None:
     preview = prune.Channels(sparsity=0.5).preview(net, images, Run(tmp_path))
-    assert preview.says[:3] == (
+    assert preview.description[:3] == (
         "16 of 32 units in 2 groups are cut",
         "stem.weight:0: 12 become 6 (10 dimensions of tensors)",
         "inner.weight:0: 20 become 10 (3 dimensions of tensors)",
@@ -261,11 +260,15 @@ def test_a_preview_names_every_group(net: Net, images: Task, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("step", "code", "words"),
     [
-        (prune.Channels(sparsity=0.5, ignore=("stemm",)), "E112", 'pattern "stemm" matches nothing'),
-        (prune.Channels(sparsity=0.5, ignore=("*",)), "E112", "no channel, neuron or head can be cut"),
+        (prune.Channels(sparsity=0.5, exclude=("stemm",)), "E112", 'pattern "stemm" matches nothing'),
+        (prune.Channels(sparsity=0.5, exclude=("*",)), "E112", "no channel, neuron or head can be cut"),
         (prune.Channels(macs=100), "E114", "macs of at most 100 cannot be reached: with the least left everywhere, 1,731 stay"),
         (prune.Channels(parameters="1%", minimum=8), "E114", "parameters of at most .* cannot be reached"),
-        (prune.Channels(sparsity=0.5, score="BatchNormScale", ignore=("stem*",)), "E112", "BatchNormScale speaks of no tensor"),
+        (
+            prune.Channels(sparsity=0.5, score="BatchNormScale", exclude=("stem*",)),
+            "E112",
+            "BatchNormScale speaks of no tensor",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_told(
@@ -303,5 +306,5 @@ def test_a_model_that_cannot_be_traced_is_told(images: Task, tmp_path: Path) -> 
 
 
 def test_the_same_units_are_chosen_again(net: Net, images: Task, tmp_path: Path) -> None:
-    one, other = (Cutting(prune.Channels(sparsity=0.5), net, images, Run(tmp_path)) for _ in range(2))
+    one, other = (prune.Channels(sparsity=0.5)._plan(net, images, Run(tmp_path)) for _ in range(2))
     assert [units.tolist() for units in one.removed] == [units.tolist() for units in other.removed]

@@ -76,8 +76,8 @@ def test_a_goal_drops_what_does_least_damage(net: Net, images: Task, tmp_path: P
     assert kinds(preview.model) == ["Block", "Skipped", "Conv2d", "Block", "Block"]
     macs = [multiply_accumulates(model, images.example()) for model in (net, preview.model)]
     assert macs[1] <= 0.75 * macs[0]
-    assert preview.says[0] == "1 of 4 residual layers are dropped"
-    assert preview.says[2].startswith("body.1: dropped (the loss rises by 0 ")
+    assert preview.description[0] == "1 of 4 residual layers are dropped"
+    assert preview.description[2].startswith("body.1: dropped (the loss rises by 0 ")
 
 
 def test_a_run_cuts_layers_then_channels_and_loads_again(net: Net, images: Task, tmp_path: Path) -> None:
@@ -128,15 +128,15 @@ def test_a_layer_that_runs_twice_stays(images: Task, tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     preview = prune.Layers(sparsity=0.9).preview(Shared(), images, Run(tmp_path))
-    assert preview.says[0] == "2 of 3 residual layers are dropped"
+    assert preview.description[0] == "2 of 3 residual layers are dropped"
     assert kinds(preview.model)[0] == "Block"
 
 
 @pytest.mark.parametrize(
     ("step", "code", "words"),
     [
-        (prune.Layers(sparsity=0.5, ignore=("bodyy*",)), "E112", 'pattern "bodyy\\*" matches nothing'),
-        (prune.Layers(sparsity=0.5, ignore=("body*",)), "E112", "no layer can be dropped: `ignore` leaves none"),
+        (prune.Layers(sparsity=0.5, exclude=("bodyy*",)), "E112", 'pattern "bodyy\\*" matches nothing'),
+        (prune.Layers(sparsity=0.5, exclude=("body*",)), "E112", "no layer can be dropped: `exclude` leaves none"),
         (prune.Layers(macs="1%"), "E114", "macs of at most .* cannot be reached"),
     ],
 )

@@ -55,13 +55,13 @@ def test_quality_is_a_multiple_of_each_layers_standard_deviation(mlp: nn.Sequent
 def test_targets_may_be_biases_and_a_bias_of_zeros_is_left_to_learn(mlp: nn.Sequential, blobs: Task, run: Run) -> None:
     with torch.no_grad():
         mlp[2].bias.zero_()
-    model = prune.Weights(sparsity=0.5, targets=("*.bias",))(mlp, blobs, run)
+    model = prune.Weights(sparsity=0.5, include=("*.bias",))(mlp, blobs, run)
     assert zeros(model) == [0, 8, 0, 3]
     assert architecture_of(model).pruned == ("0.bias",)
 
 
 def test_ignored_parameters_are_left_alone(mlp: nn.Sequential, blobs: Task, run: Run) -> None:
-    assert zeros(prune.Weights(sparsity=0.5, ignore=("2",))(mlp, blobs, run)) == [64, 0, 0, 0]
+    assert zeros(prune.Weights(sparsity=0.5, exclude=("2",))(mlp, blobs, run)) == [64, 0, 0, 0]
 
 
 def test_the_control_of_scores_is_random(mlp: nn.Sequential, blobs: Task, run: Run) -> None:
@@ -170,7 +170,7 @@ def test_a_gradual_schedule_needs_a_training(mlp: nn.Module, blobs: Task, run: R
 
 def test_it_goes_through_plain_data() -> None:
     step = prune.Weights(
-        sparsity=0.9, schedule=Gradual(begin=0.1), score=scores.Random(seed=3), train=Training(epochs=2), targets=("fc*",)
+        sparsity=0.9, schedule=Gradual(begin=0.1), score=scores.Random(seed=3), train=Training(epochs=2), include=("fc*",)
     )
     assert step_from_data(step_to_data(step)) == step
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle import Run, Task, load, quantize, save
-from mirabelle.quantize.batch_norm_folding import FoldedNorm, folded, surroundings
+from mirabelle.quantize.batch_norm_folding import FoldedNorm, consumers, folded
 from mirabelle.runtime.export import export
 from mirabelle.sources.models.native import plain_tensors
 
@@ -63,21 +63,21 @@ def task() -> Task:
 
 
 def test_a_norm_is_folded_where_it_alone_reads_a_layer(net: Net, task: Task, run: Run) -> None:
-    found = surroundings(net, task.example(), run)
+    found = consumers(net, task.example(), run)
     assert {name: behind.norm for name, behind in found.items() if behind.norm} == {"a": "norm_a", "b": "norm_b", "d": "norm_d"}
     assert {name: behind.output for name, behind in found.items()} == {
         "a": "relu", "b": "plain", "c": "plain", "d": "", "head": "",
     }  # fmt: skip
-    assert surroundings(nn.Sequential(nn.Flatten(), nn.Linear(81, 2)), task.example(), run) == {}
+    assert consumers(nn.Sequential(nn.Flatten(), nn.Linear(81, 2)), task.example(), run) == {}
 
 
 def test_what_the_next_layer_rounds_is_not_rounded_twice(task: Task, run: Run) -> None:
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 2))
-    behind = surroundings(net, task.example(), run)["0"]
+    behind = consumers(net, task.example(), run)["0"]
     assert (behind.output, behind.layers) == ("relu", ("4",))
     assert behind.rounds_for(["0"])
     assert not behind.rounds_for(["0", "4"])
-    whole, alone = quantize.Static()(net, task, run), quantize.Static(ignore=("4*",))(net, task, run)
+    whole, alone = quantize.Static()(net, task, run), quantize.Static(exclude=("4*",))(net, task, run)
     assert "output" not in whole[0].settings
     assert alone[0].settings["output"] == "relu"
 

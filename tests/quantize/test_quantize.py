@@ -129,7 +129,7 @@ def test_per_token_onnx_runtime_gives_what_torch_gives(run: Run) -> None:
     task = Task(
         train=(inputs, torch.zeros(50, 7, 5)), test=(inputs, torch.zeros(50, 7, 5)), loss="mse", metric="negative_squared_error"
     )
-    model = quantize.Dynamic(targets=("2",))(net, task, run)
+    model = quantize.Dynamic(include=("2",))(net, task, run)
     assert {name: entry["use"] for name, entry in architecture_of(model).modules.items()} == {"2": "quantize.TokenLayer"}
     onnx = export(model, task.example())
     assert {"MatMulInteger", "QuantizeLinear"} <= {node.op_type for node in ModelProto.FromString(onnx).graph.node}
@@ -213,7 +213,7 @@ def test_embeddings_beside_integer_layers_ship_as_codes_and_the_rows_alone_are_c
     ids, targets = torch.randint(0, 500, (60, 3)), torch.arange(60) % 3
     task = Task(train=(ids, targets), test=(ids, targets))
     static = quantize.Static()(net, task, run)
-    assert quantize.Weights().preview(static, task, run).says == ("1 layers become integers: 0",)
+    assert quantize.Weights().preview(static, task, run).description == ("1 layers become integers: 0",)
     model = quantize.Weights()(static, task, run)
     assert {name: entry["use"] for name, entry in architecture_of(model).modules.items()} == {
         "0": "quantize.WeightLayer", "2": "quantize.StaticLayer",
@@ -288,8 +288,8 @@ def test_a_layer_that_never_runs_is_named(images: Task, run: Run) -> None:
 
     with pytest.raises(UserError, match='"idle" never ran') as caught:
         quantize.Static()(Idle(), images, run)
-    assert caught.value.remedy == 'ignore = ["idle"]'
-    assert list(architecture_of(quantize.Static(ignore=("idle",))(Idle(), images, run)).modules) == ["used"]
+    assert caught.value.remedy == 'exclude = ["idle"]'
+    assert list(architecture_of(quantize.Static(exclude=("idle",))(Idle(), images, run)).modules) == ["used"]
 
 
 @pytest.mark.parametrize(
@@ -333,6 +333,6 @@ def test_parts_of_torchs_own_encoder_layer_are_left_alone_and_named(run: Run) ->
 
 
 def test_nothing_to_quantize_is_an_error(images: Task, run: Run) -> None:
-    for step in (quantize.Static(), quantize.Dynamic(), quantize.Weights(), quantize.Static(targets=("fc*",))):
+    for step in (quantize.Static(), quantize.Dynamic(), quantize.Weights(), quantize.Static(include=("fc*",))):
         with pytest.raises(UserError, match="E112"):
             step(nn.Flatten(), images, run)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mirabelle.errors import UserError
-from mirabelle.report import standing
+from mirabelle.report import progress_of
 
 RECIPE = """
 schema = 1
@@ -38,7 +38,7 @@ def begun(tmp_path: Path, data) -> Path:
 
 
 def test_steps_done_the_present_epoch_and_what_lies_ahead(begun: Path) -> None:
-    found = standing(begun)
+    found = progress_of(begun)
     assert [entry.step for entry in found.done] == ["baseline"]
     assert found.ahead == ("prune.Weights", "quantize.Static")
     assert (found.now, found.epoch, found.epochs, found.metric, found.seconds_left) == ("prune.Weights", 2, 9, 0.8, 65.2)
@@ -49,7 +49,7 @@ def test_after_the_last_step_the_gates_remain(begun: Path) -> None:
     for step in ("1-prune.weights", "2-quantize.static"):
         (begun / "steps" / step).mkdir()
         (begun / "steps" / step / "profile.json").write_bytes((begun / "steps" / "0-baseline" / "profile.json").read_bytes())
-    found = standing(begun)
+    found = progress_of(begun)
     assert (found.now, found.ahead, found.epoch) == ("gates and measurements", (), None)
 
 
@@ -67,12 +67,12 @@ def test_after_the_last_step_the_gates_remain(begun: Path) -> None:
 def test_damage_is_named(begun: Path, file: str, content: str) -> None:
     (begun / file).write_text(content)
     with pytest.raises(UserError, match=Path(file).name) as caught:
-        standing(begun)
+        progress_of(begun)
     assert caught.value.code == "E141"
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     for folder, what in ((tmp_path, "holds no run"), (tmp_path / "absent", "is no folder")):
         with pytest.raises(UserError, match=what) as caught:
-            standing(folder)
+            progress_of(folder)
         assert caught.value.code == "E130"

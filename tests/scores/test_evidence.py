@@ -163,10 +163,10 @@ def test_weights_are_pruned_by_what_the_data_show(score: Score, mlp: nn.Sequenti
     assert int((preview.model[0].weight == 0).sum()) == 96
     names = "0.bias"
     if score in (Taylor(), Fisher()):
-        assert int((prune.Weights(sparsity=0.5, score=score, targets=(names,))(mlp, blobs, run)[0].bias == 0).sum()) == 8
+        assert int((prune.Weights(sparsity=0.5, score=score, include=(names,))(mlp, blobs, run)[0].bias == 0).sum()) == 8
     else:
         with pytest.raises(UserError, match=r'E112.*"0.bias" is none'):
-            prune.Weights(sparsity=0.5, score=score, targets=(names,))(mlp, blobs, run)
+            prune.Weights(sparsity=0.5, score=score, include=(names,))(mlp, blobs, run)
 
 
 def test_scales_of_norms_are_what_their_score_prunes(images: Task, run: Run) -> None:

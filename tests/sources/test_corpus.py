@@ -79,7 +79,7 @@ def test_tokens_of_transformers_are_taken_by_name(tmp_path: Path) -> None:
     assert first.inputs["input_ids"].tolist() == [[1, 2, 1, 2, 1]]
     assert first.targets.tolist() == [[2, 1, 2, 1, 2]]
     assert bool(first.inputs["attention_mask"].all())
-    assert list(found.beside) == ["tokenizer.json"]
+    assert list(found.extra_files) == ["tokenizer.json"]
 
 
 @pytest.mark.parametrize(

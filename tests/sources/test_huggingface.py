@@ -55,7 +55,7 @@ def test_a_folder_goes_in_and_a_smaller_one_comes_out(tmp_path: Path) -> None:
     folder, task = saved(tmp_path / "bert"), reading()
     model = model_from("./bert", {}, tmp_path)
     training = Training(epochs=2, batch_size=40, lr=2e-3, precision="float32")
-    steps = [prune.Channels(sparsity=0.5, targets=("*intermediate*",), scope="group", train=training), quantize.Dynamic()]
+    steps = [prune.Channels(sparsity=0.5, include=("*intermediate*",), scope="group", train=training), quantize.Dynamic()]
     result = mirabelle.compress(model, task, steps, out=tmp_path / "run")
     assert result.profile.parameters < result.start.parameters
     again: Any = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "huggingface")
@@ -71,7 +71,7 @@ def test_a_folder_goes_in_and_a_smaller_one_comes_out(tmp_path: Path) -> None:
 def test_heads_that_are_gone_cannot_be_said_in_a_config(tmp_path: Path) -> None:
     saved(tmp_path / "bert")
     model, events = model_from("./bert", {}, tmp_path), list[Any]()
-    step = prune.Channels(sparsity=0.5, targets=("*attention*",))
+    step = prune.Channels(sparsity=0.5, include=("*attention*",))
     result = mirabelle.compress(model, reading(), [step], out=tmp_path / "run", callbacks=[events.append])
     told = [event["text"] for event in events if event["event"] == "warning"]
     assert any("does not go back to its framework" in text and "attention" in text for text in told), told

@@ -87,15 +87,17 @@ def test_targets_are_the_tokens_of_the_first_answer(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("bert")
 def test_answers_are_judged_as_texts_by_the_best_reference(tmp_path: Path) -> None:
-    found = task(written(tmp_path / "asked.json"), max_length=24, also=["answer_exact_match", "exact_match", "span_f1"])
+    found = task(
+        written(tmp_path / "asked.json"), max_length=24, extra_metrics=["answer_exact_match", "exact_match", "span_f1"]
+    )
     targets = found.test.targets
 
     def judged(outputs: Tensor) -> list[float]:
-        metrics = (found.metric, *found.also)
+        metrics = (found.metric, *found.extra_metrics)
         return [metric.value(metric.of_samples(outputs, targets)) for metric in metrics]
 
     right = marking(targets, 24)
-    assert [metric.name for metric in (found.metric, *found.also)] == [
+    assert [metric.name for metric in (found.metric, *found.extra_metrics)] == [
         "answer_f1",
         "answer_exact_match",
         "exact_match",

@@ -11,7 +11,7 @@ from torch import nn
 from mirabelle import Task
 from mirabelle.errors import UserError
 from mirabelle.sources import function_from, model_from, task_from
-from mirabelle.sources.checks import held_function
+from mirabelle.sources.checks import check_function
 from mirabelle.sources.datasets.digits import digits
 from mirabelle.sources.datasets.mnist import mnist
 
@@ -128,7 +128,7 @@ def test_the_real_mnist_is_the_real_mnist(data_folder: Path) -> None:
 @pytest.mark.parametrize("code", ["net = dict", "def net(): ...", "class net: ...", "import os as net", "from os import *"])
 def test_a_function_is_held_by_what_its_file_binds(tmp_path: Path, code: str) -> None:
     (tmp_path / "m.py").write_text(code)
-    held_function("./m.py:net", tmp_path)
+    check_function("./m.py:net", tmp_path)
     (tmp_path / "m.py").write_text("def nett(): ...")
     with pytest.raises(UserError, match=r'(?s)E120.*no function "net".*did you mean "nett"'):
-        held_function("./m.py:net", tmp_path)
+        check_function("./m.py:net", tmp_path)

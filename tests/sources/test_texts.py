@@ -223,7 +223,7 @@ max_drop = "20pt"
 [[step]]
 use = "prune.Channels"
 sparsity = 0.5
-targets = ["*intermediate*"]
+include = ["*intermediate*"]
 scope = "group"
 train = { epochs = 2, batch_size = 20, lr = 1e-3, precision = "float32" }
 """

@@ -266,12 +266,12 @@ def test_other_zeros_are_not_held(mlp: nn.Sequential, blobs: Task, run: Run) -> 
 
 
 def test_momentum_does_not_gather_behind_a_mask(mlp: nn.Sequential, blobs: Task, run: Run) -> None:
-    from mirabelle.training.kept_zeros import Zeros
+    from mirabelle.training.kept_zeros import KeptZeros
     from mirabelle.training.optimizer import optimizer_for
 
     pruned = prune.Weights(sparsity=0.5)(mlp, blobs, run)
     optimizer = optimizer_for(pruned.parameters(), Training(epochs=1))
-    zeros = Zeros(pruned, optimizer)
+    zeros = KeptZeros(pruned, optimizer)
     for _ in range(3):
         nn.functional.cross_entropy(pruned(blobs.train.inputs), blobs.train.targets).backward()
         optimizer.step()
@@ -381,8 +381,8 @@ def test_an_epoch_that_dies_before_it_is_judged_is_judged_by_the_next_run(
 ) -> None:
     training = Training(epochs=None if steps else 4, steps=steps, batch_size=32, lr=0.05, patience=1)
     whole = fit(dropout_net(), images, training, run_in(tmp_path / "whole"))
-    judged = [event["metric"] for event in events(Run(tmp_path / "whole"), "epoch")]
-    for dies in range(1, len(judged) + 1):
+    evaluate_metrics = [event["metric"] for event in events(Run(tmp_path / "whole"), "epoch")]
+    for dies in range(1, len(evaluate_metrics) + 1):
         run, calls = run_in(tmp_path / f"dies at {dies}"), iter(range(1, dies + 1))
 
         def dying(*arguments: Any, calls: Iterator[int] = calls, dies: int = dies) -> Any:
@@ -395,7 +395,7 @@ def test_an_epoch_that_dies_before_it_is_judged_is_judged_by_the_next_run(
             fit(dropout_net(), images, training, run)
         monkeypatch.setattr("mirabelle.training.loop.evaluate", evaluate)
         again = fit(dropout_net(), images, training, run)
-        assert [event["metric"] for event in events(run, "epoch")] == judged
+        assert [event["metric"] for event in events(run, "epoch")] == evaluate_metrics
         assert fingerprint(again) == fingerprint(whole)
 
 
@@ -476,8 +476,8 @@ def test_bfloat16_trains_as_well(cnn: nn.Module, images: Task, run: Run) -> None
 def test_a_joint_training_prunes_each_part_in_its_own_way(mlp: nn.Sequential, blobs: Task, run: Run) -> None:
     joint = Joint(
         steps=(
-            prune.Weights(sparsity=0.5, targets=("0",), ignore=("*.bias",)),
-            prune.Weights(sparsity=0.75, targets=("2.weight",)),
+            prune.Weights(sparsity=0.5, include=("0",), exclude=("*.bias",)),
+            prune.Weights(sparsity=0.75, include=("2.weight",)),
         ),
         train=Training(epochs=3, batch_size=32, lr=0.01),
     )

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 from mirabelle.lazy import lazily
 
 if TYPE_CHECKING:
-    from mirabelle.allocation.knapsack import Budget, allocate
+    from mirabelle.allocation.knapsack import Constraint, allocate
     from mirabelle.allocation.plan import Item, Limit, within_limits
 
 __all__ = [
-    "Budget",
+    "Constraint",
     "Item",
     "Limit",
     "allocate",
@@ -18,7 +18,7 @@ __all__ = [
 __getattr__ = lazily(
     "mirabelle.allocation",
     {
-        "knapsack": ["Budget", "allocate"],
+        "knapsack": ["Constraint", "allocate"],
         "plan": ["Item", "Limit", "within_limits"],
     },
 )

@@ -23,7 +23,7 @@ _SECONDS = 60.0  # after which the best that was found is taken, with what is kn
 
 
 @dataclass(frozen=True)
-class Budget:
+class Constraint:
     """A cost and its limit.
 
     Args:
@@ -62,7 +62,7 @@ class Allocation:
     gap: float = 0.0
 
 
-def allocate(damages: Sequence[npt.ArrayLike], budgets: Sequence[Budget], *, gap: float = 0.0) -> Allocation:
+def allocate(damages: Sequence[npt.ArrayLike], budgets: Sequence[Constraint], *, gap: float = 0.0) -> Allocation:
     """One option of every item, so that Σ damage is least and every budget holds: a multiple-choice knapsack.
 
     min Σ_i d_i[c_i]  subject to  Σ_t T_t[c_i for the items i of t] ≤ limit, for every budget.
@@ -76,7 +76,7 @@ def allocate(damages: Sequence[npt.ArrayLike], budgets: Sequence[Budget], *, gap
         UserError: E114 when no choice fits; the least that each budget allows is told.
 
     Example:
-        >>> macs = Budget("macs", 10.0, {(0, 1): np.outer([1.0, 2.0, 4.0], [2.0, 4.0])})
+        >>> macs = Constraint("macs", 10.0, {(0, 1): np.outer([1.0, 2.0, 4.0], [2.0, 4.0])})
         >>> found = allocate([[9.0, 3.0, 0.0], [2.0, 0.0]], [macs])
         >>> found.choice, found.damage, found.costs
         ((2, 0), 2.0, {'macs': 8.0})
@@ -96,7 +96,7 @@ def allocate(damages: Sequence[npt.ArrayLike], budgets: Sequence[Budget], *, gap
     return Allocation(choice, total, {budget.name: budget.cost(choice) for budget in budgets}, proven)
 
 
-def least(budget: Budget, options: Sequence[int]) -> float:
+def least(budget: Constraint, options: Sequence[int]) -> float:
     """The smallest cost that any choice has.
 
     Args:
@@ -108,7 +108,7 @@ def least(budget: Budget, options: Sequence[int]) -> float:
     return budget.cost(program.choice(result.x))
 
 
-def _unreachable(program: _Program, budgets: Sequence[Budget]) -> UserError:
+def _unreachable(program: _Program, budgets: Sequence[Constraint]) -> UserError:
     alone = {budget.name: least(budget, [len(row) for row in program.rows]) for budget in budgets}
     low = [budget for budget in budgets if alone[budget.name] > budget.limit]
     told = ", ".join(f"{budget.name} {budget.limit:.6g} (the least is {alone[budget.name]:.6g})" for budget in low or budgets)
@@ -121,7 +121,7 @@ def _unreachable(program: _Program, budgets: Sequence[Budget]) -> UserError:
 class _Program:
     """The variables: one for each option of each item, then one for each entry of each table over several items."""
 
-    def __init__(self, rows: Sequence[Table], budgets: Sequence[Budget]) -> None:
+    def __init__(self, rows: Sequence[Table], budgets: Sequence[Constraint]) -> None:
         self.rows = rows
         self._starts = np.cumsum([0, *(len(row) for row in rows)])
         self._joint: dict[tuple[int, ...], int] = {}
@@ -134,7 +134,7 @@ class _Program:
         self.damage = np.zeros(size)
         self.damage[: self._starts[-1]] = np.concatenate([np.zeros(0), *rows])
 
-    def costs(self, budget: Budget) -> Table:
+    def costs(self, budget: Constraint) -> Table:
         """The factor of each variable in the cost, without what no choice changes."""
         found = np.zeros(self.size)
         for items, table in budget.tables.items():
@@ -143,7 +143,7 @@ class _Program:
                 found[start : start + table.size] += table.ravel()
         return found
 
-    def solved(self, objective: Table, budgets: Sequence[Budget], gap: float = 0.0) -> Any:
+    def solved(self, objective: Table, budgets: Sequence[Constraint], gap: float = 0.0) -> Any:
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         constraints = [self._one_each()]

@@ -14,7 +14,7 @@ from mirabelle.allocation.plan import Measured
 from mirabelle.graph.costs import Polynomial
 from mirabelle.runtime.export import export
 from mirabelle.runtime.latency import Ratio
-from mirabelle.runtime.onnxruntime import Session, side_by_side
+from mirabelle.runtime.onnxruntime import Session, time_side_by_side
 
 if TYPE_CHECKING:
     from mirabelle.task.task import Task
@@ -97,7 +97,7 @@ class Stopwatch:
         self._task, self._batch = task, batch
         self._inputs = task.example(max(batch, 2)).inputs
         self._start = self._session(model)
-        self.start_ms = side_by_side(self._start, self._start, self._inputs, batch=batch, seconds=_SECONDS)[0].median
+        self.start_ms = time_side_by_side(self._start, self._start, self._inputs, batch=batch, seconds=_SECONDS)[0].median
 
     def __call__(self, model: nn.Module) -> float:
         """Milliseconds of a call: the ratio to the model at hand, at the upper end of its interval, times `start_ms`."""
@@ -110,7 +110,7 @@ class Stopwatch:
         """
         session, ratios = self._session(model), []
         for _ in range(_TRIES):
-            ratios.append(side_by_side(self._start, session, self._inputs, batch=self._batch, seconds=_SECONDS)[2])
+            ratios.append(time_side_by_side(self._start, session, self._inputs, batch=self._batch, seconds=_SECONDS)[2])
             if _width(ratios[-1]) <= _NARROW:
                 break
         return min(ratios, key=_width)

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mirabelle.allocation.knapsack import Budget, Table, allocate
+from mirabelle.allocation.knapsack import Constraint, Table, allocate
 from mirabelle.errors import UserError
 
 _MOST_ENTRIES = 600  # of one table
@@ -85,7 +85,7 @@ def within_limits(items: Sequence[Item], limits: Sequence[Limit], *, uniform: bo
     Raises:
         UserError: E114 when not even the least of every item is enough.
     """
-    _hold_reachable(items, limits)
+    _check_reachable(items, limits)
     aims = {limit.name: limit.limit for limit in limits}
     best: list[int] = [item.allowed[0] for item in items]
     for _ in range(_ROUNDS):
@@ -99,7 +99,7 @@ def within_limits(items: Sequence[Item], limits: Sequence[Limit], *, uniform: bo
     return best
 
 
-def _hold_reachable(items: Sequence[Item], limits: Sequence[Limit]) -> None:
+def _check_reachable(items: Sequence[Item], limits: Sequence[Limit]) -> None:
     least = [item.allowed[0] for item in items]
     for limit in limits:
         cost = limit.cost(least)
@@ -108,7 +108,7 @@ def _hold_reachable(items: Sequence[Item], limits: Sequence[Limit]) -> None:
             raise UserError(
                 "E114",
                 f"{asked} cannot be reached: with the least left everywhere, {cost:,.6g} stay",
-                "ask for less, lower `minimum` or `multiple`, or shorten `ignore`",
+                "ask for less, lower `minimum` or `multiple`, or shorten `exclude`",
                 path=(limit.name,),
             )
 
@@ -149,7 +149,7 @@ def _chosen(
 ) -> list[int]:
     damages = [item.damage[[len(item) - level for level in own]] for item, own in zip(items, levels, strict=True)]
     fractions = [np.array(own) / len(item) for item, own in zip(items, levels, strict=True)]
-    budgets = [Budget(limit.name, aims[limit.name], limit.tables(fractions)) for limit in limits]
+    budgets = [Constraint(limit.name, aims[limit.name], limit.tables(fractions)) for limit in limits]
     try:
         found = allocate(damages, budgets, gap=_GAP)
     except UserError:  # what is expected is not exact: at the very edge of what can be reached only the least is left

@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from mirabelle.artifact.reading import model_of, onnx_of
 from mirabelle.errors import UserError, first_line
-from mirabelle.numerics.metrics import likeliest_path, span_of
+from mirabelle.numerics.metrics import ctc_greedy_decode, span_of
 from mirabelle.runtime.onnxruntime import Session
 from mirabelle.task.preprocessing import Characters, Image, Preprocessing, Sound, Table, Text, from_json, image, sound
 from mirabelle.task.preprocessing.table import read_rows
@@ -49,7 +49,7 @@ class Prediction:
     outputs: Any
     answer: str | None = None
     text: str | None = None
-    several: tuple[str, ...] | None = None
+    multi_label: tuple[str, ...] | None = None
 
     def to_data(self) -> dict[str, Any]:
         for name in ("answer", "text"):
@@ -57,7 +57,7 @@ class Prediction:
                 return {"input": self.input, name: getattr(self, name)}
         if not self.top:
             return {"input": self.input, "outputs": self.outputs}
-        first = vars(self.top[0]) if self.several is None else {"labels": list(self.several)}
+        first = vars(self.top[0]) if self.multi_label is None else {"labels": list(self.multi_label)}
         return {"input": self.input, **first, "top": [vars(choice) for choice in self.top]}
 
 
@@ -157,7 +157,7 @@ class Predictor:
         if not self.labels:
             return Prediction(name, (), output.tolist())
         if self.labels[0] == "" and output.ndim == 2 and output.shape[1] == len(self.labels):  # noqa: PLR2004 (frames, symbols)
-            return Prediction(name, (), None, text="".join(self.labels[symbol] for symbol in likeliest_path(output)))
+            return Prediction(name, (), None, text="".join(self.labels[symbol] for symbol in ctc_greedy_decode(output)))
         if output.shape != (len(self.labels),):
             message = f"{self.path} gives outputs of shape {output.shape} for {len(self.labels)} labels"
             raise UserError("E141", message, "fetch the file again")
@@ -166,7 +166,7 @@ class Predictor:
         chosen = (
             tuple(label for label, share in zip(self.labels, shares, strict=True) if share >= _YES) if self._several else None
         )
-        return Prediction(name, tuple(Choice(self.labels[k], k, float(shares[k])) for k in order), None, several=chosen)
+        return Prediction(name, tuple(Choice(self.labels[k], k, float(shares[k])) for k in order), None, multi_label=chosen)
 
     def _samples(self, path: Path) -> Iterator[tuple[str, Any]]:
         """(name, model input, or text) of everything in a file or folder."""
@@ -268,7 +268,7 @@ def _softmax(scores: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Signature:
+class RawSignature:
     """What the model takes: the type and shape of one sample (None: any size), and how many samples at once at most."""
 
     dtype: np.dtype[Any]
@@ -284,7 +284,7 @@ class Signature:
         return f"{self.dtype}, shape {one} for one sample or (batch, {sizes}) for several"
 
 
-def _signature(model: ModelProto, preprocessing: Preprocessing | None) -> Signature:
+def _signature(model: ModelProto, preprocessing: Preprocessing | None) -> RawSignature:
     stored = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in stored]
     if isinstance(preprocessing, Text):
@@ -299,7 +299,7 @@ def _signature(model: ModelProto, preprocessing: Preprocessing | None) -> Signat
     if batch not in (None, 1):
         raise UserError("E121", f"the model takes {batch} samples at once, no others", "export it with a free batch axis")
     most = 1 if batch or None in sizes else _BATCH  # samples of different sizes cannot be stacked
-    signature = Signature(_dtype(kind.elem_type), tuple(sizes), most)
+    signature = RawSignature(_dtype(kind.elem_type), tuple(sizes), most)
     due = np.dtype(np.int64 if isinstance(preprocessing, Characters) else np.float32)
     if preprocessing is not None and not (signature.dtype == due and signature.takes(preprocessing.shape)):
         message = f"the stored preprocessing makes {due} of shape {preprocessing.shape}; the model takes {signature}"
@@ -307,14 +307,14 @@ def _signature(model: ModelProto, preprocessing: Preprocessing | None) -> Signat
     return signature
 
 
-def _signature_of_text(inputs: Sequence[ValueInfoProto], text: Text) -> Signature:
+def _signature_of_text(inputs: Sequence[ValueInfoProto], text: Text) -> RawSignature:
     names = [value.name for value in inputs]
     if sorted(names) != sorted(text.inputs):
         message = f"the stored preprocessing makes {', '.join(text.inputs)}; the model takes {', '.join(names)}"
         raise UserError("E141", message, "fetch the file again")
     batch, tokens = inputs[0].type.tensor_type.shape.dim
     length = tokens.dim_value if tokens.HasField("dim_value") else None
-    return Signature(np.dtype(np.int64), (length,), _BATCH if batch.dim_param else 1)
+    return RawSignature(np.dtype(np.int64), (length,), _BATCH if batch.dim_param else 1)
 
 
 def _dtype(code: int) -> np.dtype[Any]:

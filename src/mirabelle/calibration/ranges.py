@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,14 +13,7 @@ from torch import Tensor, nn
 from mirabelle.numerics.ranges import Counts, Edges, entropy_threshold, percentile_range
 from mirabelle.task.batch import Batch, call
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from mirabelle.task.batch import Batch
-
-if TYPE_CHECKING:
-    from mirabelle.quantize.static import Calibration
-
+Calibration = Literal["min-max", "percentile", "entropy"]
 _BINS = 2048
 
 
@@ -106,6 +99,3 @@ def _watch(model: nn.Module, names: list[str], batches: list[Batch], see: Callab
     finally:
         for hook in hooks:
             hook.remove()
-
-
-Calibration = Literal["min-max", "percentile", "entropy"]

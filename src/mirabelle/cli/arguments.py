@@ -87,7 +87,7 @@ def _example_tensor(text: str, seed: int) -> Tensor:
     return torch.randn(_SAMPLES, *sizes, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def hold_inputs(module: nn.Module, example: Batch) -> None:
+def check_inputs(module: nn.Module, example: Batch) -> None:
     """Run the model once on an example.
 
     Raises:

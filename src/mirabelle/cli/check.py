@@ -36,10 +36,10 @@ def command(*, recipe: Path, out: Path | None, data_dir: Path | None, settings: 
 
     import psutil
 
-    from mirabelle.job.dry_run import Plan, matched
+    from mirabelle.job.dry_run import JobPlan, with_model_outputs_as_targets
     from mirabelle.job.forecast import folder_space, forecast
 
-    plan = Plan(
+    plan = JobPlan(
         model=file.build_model(),
         task=file.build_task(data_dir),
         recipe=file.recipe,
@@ -50,7 +50,7 @@ def command(*, recipe: Path, out: Path | None, data_dir: Path | None, settings: 
     )
     space = folder_space((out or Path("runs") / recipe.stem).absolute())
     with file.shown_at():
-        plan = dataclasses.replace(plan, task=matched(plan.task, plan.teacher or plan.model))
+        plan = dataclasses.replace(plan, task=with_model_outputs_as_targets(plan.task, plan.teacher or plan.model))
         found = forecast(plan, free_memory=int(psutil.virtual_memory().available), free_disk=space)
     if as_json:
         click.echo(json.dumps(found.to_data(), indent=2))
@@ -68,7 +68,7 @@ def _print(found: Forecast) -> None:
     for step in found.steps:
         training = f"{step.optimizer_steps:,} optimizer steps, " if step.optimizer_steps else ""
         click.echo(f"{step.name}: {training}about {duration(step.seconds)}")
-        for words in step.says:
+        for words in step.description:
             click.echo(f"  {words}")
     click.echo("")
     print_table(("", "before", "after", "less by"), costs(found.start, found.end, found.latency))

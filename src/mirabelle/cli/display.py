@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from mirabelle.report import Report, Standing
+from mirabelle.report import Report, RunProgress
 from mirabelle.report.table import rows, value
 
 _UNBOUNDED = 100_000
@@ -77,7 +77,7 @@ def print_report(report: Report, page: Path, *, shortfalls: bool = True) -> None
     _print_lines([*lines, f"report: {page}"])
 
 
-def print_standing(found: Standing, worker: str | None) -> None:
+def print_progress(found: RunProgress, worker: str | None) -> None:
     """How far a run has come that has not ended."""
     titles = ("step", "metric", "non-zero", "packed, bytes", "seconds")
     lines = [

@@ -98,7 +98,7 @@ def _of_factory(
     """What a factory makes, on drawn inputs of that shape or on the data."""
     import torch
 
-    from mirabelle.cli.arguments import hold_inputs, sizes_of
+    from mirabelle.cli.arguments import check_inputs, sizes_of
     from mirabelle.errors import UserError
     from mirabelle.runtime.export import export
     from mirabelle.runtime.gates import batches_to_compare
@@ -124,7 +124,7 @@ def _of_factory(
         raise UserError(
             "E130", "what goes into the model is not known", "give --input with its shape, such as 1x28x28, or --data"
         )
-    hold_inputs(module, example)
+    check_inputs(module, example)
     onnx = export(module, example, tuple(labels))
     return onnx, {"torch_onnx": _agree(module, onnx, batches)}
 

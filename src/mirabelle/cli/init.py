@@ -56,17 +56,17 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
     if schema:
         click.echo(SCHEMA.read_text("utf-8"), nl=False)
         return 0
-    from mirabelle.sources.checks import held_data, held_model, held_weights
+    from mirabelle.sources.checks import check_data, check_model, check_weights
     from mirabelle.sources.names import HUBS, TEXTS, is_trained, names_function, names_model_folder
 
     mistakes: list[UserError] = []
     with gathered(mistakes):
-        held_model(model, Path())
+        check_model(model, Path())
     with gathered(mistakes):
-        held_data(data, Path())
+        check_data(data, Path())
     if weights is not None:
         with gathered(mistakes):
-            held_weights(Path(weights))
+            check_weights(Path(weights))
     raise_all(mistakes)
     trained = _TRAINED_HERE if weights is None else _TRAINED_BEFORE.replace("WEIGHTS", json.dumps(weights))
     if weights is None and is_trained(model):

@@ -78,13 +78,13 @@ def command(
         structure = _held(module, example, lambda: structure_of(module, example))
     if sensitivity:
         assert task is not None, "data were asked for"
-        from mirabelle.job.dry_run import matched
+        from mirabelle.job.dry_run import with_model_outputs_as_targets
 
-        judged = matched(task, module)
+        judged = with_model_outputs_as_targets(task, module)
         found = _held(module, example, lambda: _sensitivity(module, judged, samples or 512, quiet=quiet, groups=groups))
     _print(structure, found, as_json=as_json)
     if structure is not None and found is None:
-        structure.hold_something()  # told after what is frozen, and why
+        structure.check_any_group()  # told after what is frozen, and why
     return 0
 
 
@@ -229,13 +229,13 @@ def _task(data: str, data_dir: Path | None) -> Task:
 
 def _held(module: nn.Module, example: Batch | None, work: Callable[[], Found]) -> Found:
     """The work; where it fails and the model fails on these inputs by itself, that is what is told."""
-    from mirabelle.cli.arguments import hold_inputs
+    from mirabelle.cli.arguments import check_inputs
 
     try:
         return work()
     except Exception as error:
         if example is not None and getattr(error, "code", "E121") == "E121":
-            hold_inputs(module.eval(), example)
+            check_inputs(module.eval(), example)
         raise
 
 

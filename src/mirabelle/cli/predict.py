@@ -50,11 +50,11 @@ def _print(predictions: list[Prediction]) -> None:
     if not any(prediction.top for prediction in predictions):
         print_table(("input", "outputs"), [(_shown(entry.input), _shown(str(entry.outputs))) for entry in predictions])
         return
-    if any(prediction.several is not None for prediction in predictions):
+    if any(prediction.multi_label is not None for prediction in predictions):
         shown = [
             (
                 _shown(entry.input),
-                _shown(", ".join(entry.several or ("none",))),
+                _shown(", ".join(entry.multi_label or ("none",))),
                 _shown(", ".join(f"{choice.label} {choice.probability:.1%}" for choice in entry.top)),
             )
             for entry in predictions

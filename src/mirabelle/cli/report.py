@@ -24,17 +24,17 @@ def command(folder: Path, out: Path | None, *, as_json: bool) -> int:
       mirabelle report runs/digits --out digits.html
     """
     from mirabelle.cli.arguments import output_of
-    from mirabelle.cli.display import print_report, print_standing
-    from mirabelle.report import read_report, standing, write_pages
+    from mirabelle.cli.display import print_progress, print_report
+    from mirabelle.report import progress_of, read_report, write_pages
     from mirabelle.run.lock import at_work
 
     path = folder / "report.json"
     if not path.exists():
-        found = standing(folder)
+        found = progress_of(folder)
         if as_json:
             click.echo(json.dumps(found.to_data(), indent=2))
         else:
-            print_standing(found, at_work(folder))
+            print_progress(found, at_work(folder))
         return 0
     report = read_report(folder)
     page = write_pages(report, folder, page_at=output_of(out, ".html", path) if out else None)

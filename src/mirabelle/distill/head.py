@@ -40,7 +40,7 @@ class ReusedHead(nn.Module):
         self.head = nn.Linear(embedding, outputs, bias=bias).requires_grad_(requires_grad=False)
 
     @staticmethod
-    def standing_for(dense: nn.Module, **settings: Any) -> ReusedHead:
+    def from_dense(dense: nn.Module, **settings: Any) -> ReusedHead:
         """What replaces a head, from its record in `architecture.json`."""
         del dense
         return ReusedHead(**settings)

@@ -134,10 +134,10 @@ class Student:
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         student = self.prepare(model, task, run)
         size, before = (sum(parameter.numel() for parameter in module.parameters()) for module in (student, model))
-        says = (
+        description = (
             f"{self.model or 'a student cut out of it'} takes the place of the model: {size:,} parameters instead of {before:,}"
         )
-        return Preview(student, (says,), self.train)
+        return Preview(student, (description,), self.train)
 
     def terms(self) -> Objective | None:
         return None

@@ -89,7 +89,7 @@ def run_cut(program: Program, flow: Flow, kept: Kept, tensors: Mapping[str, Tens
         read = known if constant else _Picked(flow, kept, known)
         result = result_of(target, _substituted(arguments, read))
         if not constant:
-            _hold_sizes(flow, kept, node, result)
+            _check_sizes(flow, kept, node, result)
         return result
 
     return _run(program, tensors, inputs, call)
@@ -226,7 +226,7 @@ def _first_sizes(call: Call) -> tuple[int, ...]:
     return sizes_of(value[0] if isinstance(value, (list, tuple)) else value)
 
 
-def _hold_sizes(flow: Flow, kept: Kept, node: fx.Node, result: Any) -> None:
+def _check_sizes(flow: Flow, kept: Kept, node: fx.Node, result: Any) -> None:
     """What a cut operator gives has the sizes that its axes say."""
     traced, axes = value_of(node), flow.axes[node]
     if not isinstance(result, Tensor) or not isinstance(axes, tuple):

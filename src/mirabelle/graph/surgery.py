@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from mirabelle.errors import UserError
 from mirabelle.graph.call import Call, sizes_of, value_of
+from mirabelle.graph.example_signature import Example, ExampleSignature
 from mirabelle.graph.flow import Flow, Kept
 from mirabelle.graph.groups import axes_of_tensors
 from mirabelle.graph.interpret import kept_without, run_cut, sliced
@@ -37,81 +38,14 @@ from mirabelle.model.architecture import (
 from mirabelle.model.state import copied
 from mirabelle.model.value_names import keep_names
 
-_LARGEST = 1 << 16  # a side of an example input that a file may ask for
 _SAME = 1e-6  # relative; the same operators on the same numbers
 _ROUNDING, _TIMES = 1e-4, 10.0  # where rounding makes more of it, as much as in the whole model, times this
 _SCALES = 1.0, 0.25  # of drawn weights: with the smaller ones a sigmoid at the end is no step
 Attributes: TypeAlias = dict[str, dict[str, Any]]
-Example: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class _DoesNotFollowError(Exception):
     """The module's own code does not follow its widths, and how that shows."""
-
-
-@dataclass(frozen=True)
-class Signature:
-    """Example inputs as plain data: shapes and types, by position and by name.
-
-    Args:
-        args: (shape, name of the type) of each.
-        kwargs: the same by name.
-    """
-
-    args: tuple[tuple[tuple[int, ...], str], ...]
-    kwargs: Mapping[str, tuple[tuple[int, ...], str]]
-
-    @staticmethod
-    def of(example: Example) -> Signature:
-        """Read from example inputs.
-
-        Raises:
-            UserError: E121 when one of them is no tensor.
-        """
-        others = [part for part in (*example[0], *example[1].values()) if not isinstance(part, Tensor)]
-        if others:
-            message = (
-                f"the model's code does not follow the cut, and its program takes tensors only; got {type(others[0]).__name__}"
-            )
-            raise UserError("E121", message, "let forward take single tensors, or use prune.Weights")
-
-        def one(tensor: Tensor) -> tuple[tuple[int, ...], str]:
-            return tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
-
-        return Signature(tuple(map(one, example[0])), {name: one(tensor) for name, tensor in example[1].items()})
-
-    @staticmethod
-    def from_data(data: Any) -> Signature:
-        """Read the plain data again.
-
-        Raises:
-            UserError: E141 when it is damaged.
-        """
-        try:
-            args = tuple(_one_from_data(part) for part in data["args"])
-            return Signature(args, {str(name): _one_from_data(part) for name, part in data["kwargs"].items()})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                "E141", f"architecture.json does not tell the inputs of its program: {error}", "restore it"
-            ) from error
-
-    def example(self) -> Example:
-        """Inputs of these shapes, all ones: whole numbers that are in range of most tables, and a mask that hides nothing."""
-        made = [torch.ones(shape, dtype=getattr(torch, name)) for shape, name in self.args]
-        return tuple(made), {key: torch.ones(shape, dtype=getattr(torch, name)) for key, (shape, name) in self.kwargs.items()}
-
-    def to_data(self) -> dict[str, Any]:
-        def one(part: tuple[tuple[int, ...], str]) -> dict[str, Any]:
-            return {"shape": list(part[0]), "type": part[1]}
-
-        return {"args": [one(part) for part in self.args], "kwargs": {name: one(part) for name, part in self.kwargs.items()}}
-
-
-def _one_from_data(part: Any) -> tuple[tuple[int, ...], str]:
-    shape, name = tuple(int(size) for size in part["shape"]), str(part["type"])
-    if not isinstance(getattr(torch, name, None), torch.dtype) or not all(0 < size <= _LARGEST for size in shape):
-        raise ValueError(part)
-    return shape, name
 
 
 def remade(dense: nn.Module, record: Architecture) -> nn.Module:
@@ -122,7 +56,7 @@ def remade(dense: nn.Module, record: Architecture) -> nn.Module:
     """
     if not record.program:
         return replayed(dense, record)
-    args, kwargs = Signature.from_data(record.program.get("inputs")).example()
+    args, kwargs = ExampleSignature.from_data(record.program.get("inputs")).example()
     before, after = record.modules_around_cuts()
     program = traced(replayed(dense, Architecture(modules=before)), args, kwargs)
     flow = propagated(program)
@@ -171,17 +105,19 @@ def cut(model: nn.Module, program: Program, flow: Flow, kept: Kept, example: Exa
     set_attributes(smaller, attributes)
     proof = _Proof(model, program, flow, example)
     try:
-        proof.hold(smaller, kept)
+        proof.check(smaller, kept)
     except _DoesNotFollowError as reason:
         smaller = Rewritten(program, flow, kept)
         keep_names(smaller, model)
         try:
-            proof.hold(model, proof.whole)
-            proof.hold(smaller, kept)
+            proof.check(model, proof.whole)
+            proof.check(smaller, kept)
         except _DoesNotFollowError as error:
             message = f"neither the model's code nor its rewritten program follows the cut: {error}"
-            raise UserError("E121", message, "name the layers concerned in `ignore`, or use prune.Weights") from error
-        record = architecture_of(model).with_slices(indices, {}).with_program(Signature.of(example).to_data(), str(reason))
+            raise UserError("E121", message, "name the layers concerned in `exclude`, or use prune.Weights") from error
+        record = (
+            architecture_of(model).with_slices(indices, {}).with_program(ExampleSignature.of(example).to_data(), str(reason))
+        )
     attach(smaller, record)
     return smaller
 
@@ -329,7 +265,7 @@ class _Proof:
         return kept_without(self.flow, np.zeros(0, int))
 
     @torch.no_grad()
-    def hold(self, smaller: nn.Module, kept: Kept) -> None:
+    def check(self, smaller: nn.Module, kept: Kept) -> None:
         """The module computes what the cut program does."""
         for scale in _SCALES:
             worst = self._apart(smaller, kept, scale)

@@ -22,7 +22,7 @@ from mirabelle.runtime.onnxruntime import Session
 from mirabelle.task.batch import Batch, Samples, Stream, call, map_tensors
 from mirabelle.task.profile import Profile, SizeBytes
 from mirabelle.task.task import Task
-from mirabelle.training.evaluation import judged
+from mirabelle.training.evaluation import evaluate_metrics
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Files:
 
 def exported(model: nn.Module, task: Task) -> Files:
     """The files of a model."""
-    onnx = export(model, task.example(), task.labels, task.preprocessing, several=task.several)
+    onnx = export(model, task.example(), task.labels, task.preprocessing, multi_label=task.multi_label)
     return Files(onnx, pack(onnx))
 
 
@@ -47,9 +47,9 @@ def measure(
     With a session of the model's ONNX file the outputs that are judged are the runtime's, those of the file that ships;
     otherwise they are torch's.
     """
-    metrics = (task.metric, *task.also)
+    metrics = (task.metric, *task.extra_metrics)
     with torch.inference_mode():
-        scores, *others = judged(partial(call, model.eval()) if session is None else session, data, task, metrics)
+        scores, *others = evaluate_metrics(partial(call, model.eval()) if session is None else session, data, task, metrics)
     total, nonzero = count_parameters(model)
     profile = Profile(
         parameters=total,
@@ -57,7 +57,7 @@ def measure(
         macs=multiply_accumulates(model, task.example()),
         size_bytes=sizes(model, files),
         metric=task.metric.measured(scores),
-        others=tuple(metric.measured(of_it) for metric, of_it in zip(task.also, others, strict=True)),
+        others=tuple(metric.measured(of_it) for metric, of_it in zip(task.extra_metrics, others, strict=True)),
     )
     return profile, scores
 

@@ -27,7 +27,7 @@ from mirabelle.scores import Magnitude, Score
 from mirabelle.scores.evidence import evidence_for
 from mirabelle.task.batch import Batch, Samples, arguments_of, as_outputs, call
 from mirabelle.task.task import Task
-from mirabelle.training import judged
+from mirabelle.training import evaluate_metrics
 
 SPARSITIES = (0.1, 0.25, 0.5, 0.75, 0.9)
 _BATCH = 256
@@ -158,24 +158,24 @@ def sensitivity_of(
     model.eval()
     try:
         with torch.no_grad():
-            held = _Held(task, samples)
+            judge = _Judge(task, samples)
             evidence = evidence_for(score, model, task)
             weights = {name: weight for name, weight in model.named_parameters() if name in evidence}
             parts = [_layer(model, name, weight, score(weight, evidence[name])) for name, weight in weights.items()]
-            parts = [*(_groups(model, score, task, held.example) if groups else ()), *parts]
-            return _measured(model, parts, sorted(sparsities), held, progress or (lambda *_: None))
+            parts = [*(_groups(model, score, task, judge.example) if groups else ()), *parts]
+            return _measured(model, parts, sorted(sparsities), judge, progress or (lambda *_: None))
     finally:
         for name, module in model.named_modules():
             module.training = training[name]
 
 
 def _measured(
-    model: nn.Module, parts: Sequence[_Part], sparsities: Sequence[float], held: _Held, progress: Progress
+    model: nn.Module, parts: Sequence[_Part], sparsities: Sequence[float], judge: _Judge, progress: Progress
 ) -> Sensitivity:
     if not parts:
         message = "the model has neither a group of units nor a weight that can be removed"
         raise UserError("E112", message, "give its dense module")
-    loss, metric = held.judged(lambda inputs: call(model, inputs))
+    loss, metric = judge.loss_and_metric(lambda inputs: call(model, inputs))
     if not math.isfinite(loss):
         raise UserError("E121", f"the loss of the model is {loss} with nothing removed", "see which outputs are not finite")
     total, curves = len(parts) * len(sparsities), []
@@ -186,15 +186,15 @@ def _measured(
             progress(place * len(sparsities) + step, total, part.name)
             removed = math.floor(sparsity * part.size)
             if removed not in known:
-                known[removed] = held.judged(part.without(removed))
+                known[removed] = judge.loss_and_metric(part.without(removed))
             points.append(Point(sparsity, removed, *known[removed]))
         curves.append(Curve(part.part, part.name, part.kind, part.size, tuple(points)))
     progress(total, total, "")
     curves.sort(key=lambda curve: curve.cost)
-    return Sensitivity(held.count, loss, metric, held.task.metric.name, tuple(curves))
+    return Sensitivity(judge.count, loss, metric, judge.task.metric.name, tuple(curves))
 
 
-class _Held:
+class _Judge:
     """The samples that judge, in batches of one size: a program may be fixed to that of its trace."""
 
     def __init__(self, task: Task, samples: int) -> None:
@@ -210,7 +210,7 @@ class _Held:
     def example(self) -> Batch:
         return self.batches[0]
 
-    def judged(self, run: Callable[[Any], Any]) -> tuple[float, float]:
+    def loss_and_metric(self, run: Callable[[Any], Any]) -> tuple[float, float]:
         """Loss and metric of what a function makes of the inputs."""
         results = [as_outputs(run(batch.inputs)) for batch in self.batches]
         if isinstance(results[0], Tensor):
@@ -221,7 +221,7 @@ class _Held:
             outputs = pytree.tree_unflatten(joined, pytree.tree_structure(results[0]))
         loss = float(self.task.loss(outputs, self._targets))
         if self.task.metric.of_sequences:
-            scores = judged(run, self.batches, self.task, (self.task.metric,))[0][: self.count]
+            scores = evaluate_metrics(run, self.batches, self.task, (self.task.metric,))[0][: self.count]
         else:
             scores = self.task.metric.of_samples(outputs, self._targets)
         return loss, self.task.metric.value(scores)

@@ -55,7 +55,7 @@ class Structure:
             "unknown": dict(self.unknown),
         }
 
-    def hold_something(self) -> None:
+    def check_any_group(self) -> None:
         """Raise unless there is a group.
 
         Raises:

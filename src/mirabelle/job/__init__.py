@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from mirabelle.lazy import lazily
 
 if TYPE_CHECKING:
-    from mirabelle.job.comparison import Budget, Comparison, compare
+    from mirabelle.job.comparison import compare
+    from mirabelle.job.comparison_results import Budget, Comparison
     from mirabelle.job.job import Result, Source, compress
 
 __all__ = [
@@ -19,7 +20,8 @@ __all__ = [
 __getattr__ = lazily(
     "mirabelle.job",
     {
-        "comparison": ["Budget", "Comparison", "compare"],
+        "comparison": ["compare"],
+        "comparison_results": ["Budget", "Comparison"],
         "job": ["Result", "Source", "compress"],
     },
 )

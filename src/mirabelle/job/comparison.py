@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -19,164 +17,27 @@ from torch import nn
 from mirabelle import records
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import exported
-from mirabelle.job.dry_run import Plan, matched, try_steps
+from mirabelle.job.comparison_results import Budget, Comparison, Outcome
+from mirabelle.job.dry_run import JobPlan, try_steps, with_model_outputs_as_targets
 from mirabelle.job.steps import walk
 from mirabelle.model.state import copied, fingerprint
-from mirabelle.numerics.statistics import Scores, student_interval
+from mirabelle.numerics.statistics import Scores
 from mirabelle.recipe.recipe import Recipe
-from mirabelle.records.record import Count, Positive, record
 from mirabelle.run import files
 from mirabelle.run.journal import Callback
 from mirabelle.run.run import Run
-from mirabelle.runtime.onnxruntime import Session, side_by_side
+from mirabelle.runtime.onnxruntime import Session, time_side_by_side
 from mirabelle.step import Step, folder_of, step_to_data
 from mirabelle.task.goal import Goal
 from mirabelle.task.loss import public_name
-from mirabelle.task.metric import Metric, records_of
+from mirabelle.task.metric import records_of
 from mirabelle.task.task import Task
-from mirabelle.training import Training, evaluate, fit, taught
+from mirabelle.training import Training, evaluate, fit, with_replaced_model_as_teacher
 
 _WARM_STEPS, _TIMED_STEPS, _MOST_TIMED = 3, 12, 96
 _TIMED_SHARE = 0.03  # of the budget, spent on timing
 _STILL = 1e-12  # a learning rate
 Candidates: TypeAlias = Mapping[str, Sequence[Step]]
-
-
-@record
-class Budget:
-    """What every candidate may spend, and what its result may need.
-
-    Args:
-        steps: optimizer steps of all trainings of a recipe together; each gets its share by what it asks for.
-        seconds: of all trainings together, validation counted in, turned into steps by timing a few of each; the same steps for
-            every seed. What a teacher gives for the first time is kept, and not counted.
-        size_bytes: packed bytes that a result may have.
-        milliseconds: of one call in ONNX Runtime that a result may take.
-
-    Raises:
-        UserError: E111 both steps and seconds.
-
-    Example:
-        >>> Budget(seconds=480.0).steps is None
-        True
-    """
-
-    steps: Count | None = None
-    seconds: Positive | None = None
-    size_bytes: Count | None = None
-    milliseconds: Positive | None = None
-
-    def __post_init__(self) -> None:
-        if self.steps is not None and self.seconds is not None:
-            raise UserError("E111", "a budget has steps or seconds of training, one of them", "leave one out")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One candidate with one seed.
-
-    Args:
-        seed: of everything random.
-        metric: of the split that judges.
-        scores: of each of its samples, in their order.
-        seconds: of all steps.
-        parameters: non-zero ones.
-        size_bytes: packed.
-        milliseconds: of one call, where the budget asks for it.
-    """
-
-    seed: int
-    metric: float
-    scores: Scores
-    seconds: float
-    parameters: int
-    size_bytes: int
-    milliseconds: float | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A candidate over all seeds.
-
-    Args:
-        name: of the candidate.
-        metric: mean over the seeds, with its 95 % interval (Student's; of one seed that of its samples).
-        difference: to the reference, mean over seeds that are paired, with its interval; None for the reference.
-        p_value: that a candidate as good as the reference shows such a difference on these samples, by scores averaged over the
-            seeds; None for the reference.
-        seconds, parameters, size_bytes: means over the seeds.
-        over: what of the budget the results exceed, in words.
-    """
-
-    name: str
-    metric: tuple[float, float, float]
-    difference: tuple[float, float, float] | None
-    p_value: float | None
-    seconds: float
-    parameters: float
-    size_bytes: float
-    over: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What was found.
-
-    Args:
-        metric: that judged.
-        judge: the split that judged.
-        reference: the candidate to which the others are compared.
-        budget: of each.
-        outcomes: by candidate, in the order of the seeds.
-    """
-
-    metric: Metric
-    judge: str
-    reference: str
-    budget: Budget
-    outcomes: Mapping[str, Sequence[Outcome]]
-
-    def rows(self) -> list[Row]:
-        """The candidates, best first."""
-        found = [self._row(name, outcomes) for name, outcomes in self.outcomes.items()]
-        return sorted(found, key=lambda row: -row.metric[0])
-
-    def table(self) -> str:
-        """The rows as a Markdown table."""
-        lines = [
-            f"| | {self.metric.name} | against {self.reference} | p | seconds | bytes |",
-            "|---|--:|--:|--:|--:|--:|",
-        ]
-        for row in self.rows():
-            difference = "" if row.difference is None else _interval(row.difference, sign="+")
-            p_value = "" if row.p_value is None else f"{row.p_value:.2g}"
-            name = f"{row.name} ({'; '.join(row.over)})" if row.over else row.name
-            lines.append(
-                f"| {name} | {_interval(row.metric)} | {difference} | {p_value} | {row.seconds:,.0f} | {row.size_bytes:,.0f} |"
-            )
-        return "\n".join(lines) + "\n"
-
-    def _row(self, name: str, outcomes: Sequence[Outcome]) -> Row:
-        difference, p_value = None, None
-        if name != self.reference:
-            pairs = list(zip(self.outcomes[self.reference], outcomes, strict=True))
-            p_value = self.metric.p_value(*([pair[side].scores for pair in pairs] for side in (0, 1)))
-            if len(pairs) == 1:
-                difference = self.metric.difference(pairs[0][0].scores, pairs[0][1].scores)
-            else:
-                difference = student_interval(_spread([after.metric - before.metric for before, after in pairs]))
-        return Row(
-            name,
-            self.metric.interval(outcomes[0].scores)
-            if len(outcomes) == 1
-            else student_interval(_spread([one.metric for one in outcomes])),
-            difference,
-            p_value,
-            statistics.mean(one.seconds for one in outcomes),
-            statistics.mean(one.parameters for one in outcomes),
-            statistics.mean(one.size_bytes for one in outcomes),
-            tuple(_over(self.budget, outcomes)),
-        )
 
 
 def compare(
@@ -225,9 +86,12 @@ def compare(
     reference = reference or next(iter(candidates), "")
     if reference not in candidates or not seeds:
         raise UserError("E111", f'a comparison needs seeds and candidates, "{reference}" among them', "name its reference")
-    recipes, task = {name: Recipe(steps) for name, steps in candidates.items()}, matched(task, task.teacher or model)
+    recipes, task = (
+        {name: Recipe(steps) for name, steps in candidates.items()},
+        with_model_outputs_as_targets(task, task.teacher or model),
+    )
     for recipe in recipes.values():
-        try_steps(Plan(model, task, recipe, Goal(), teacher=task.teacher))
+        try_steps(JobPlan(model, task, recipe, Goal(), teacher=task.teacher))
     task = task.with_teacher(task.teacher or copied(model).eval())
     documents = {name: _document(recipe, model, task, budget) for name, recipe in recipes.items()}
     outcomes: dict[str, list[Outcome]] = {name: [] for name in recipes}
@@ -303,7 +167,7 @@ def _as_scores(tensors: Mapping[str, torch.Tensor]) -> Scores:
 def _milliseconds(model: nn.Module, task: Task) -> float:
     """Median of one call for one sample in ONNX Runtime, as many threads as torch has."""
     session = Session(exported(model, task).onnx, torch.get_num_threads())
-    return side_by_side(session, session, task.example().inputs)[1].median
+    return time_side_by_side(session, session, task.example().inputs)[1].median
 
 
 def _within(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task, run: Run) -> list[Step]:
@@ -330,7 +194,7 @@ def _factor(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task,
     seconds = 0.0
     for position, step in enumerate(steps, start=1):
         place = run.within(folder_of(position, step))
-        preview, under = step.preview(model, task, place), taught([step], model, task)
+        preview, under = step.preview(model, task, place), with_replaced_model_as_teacher([step], model, task)
         model = preview.model
         if preview.training is not None:
             seconds += _length(preview.training, task) * _step_seconds(
@@ -378,24 +242,3 @@ def _lengthened(step: Step, factor: float, task: Task) -> Step:
         return step
     longer = dataclasses.replace(training, epochs=None, steps=max(1, round(factor * _length(training, task))))
     return dataclasses.replace(step, train=longer)  # type: ignore[type-var]  # steps are records
-
-
-def _over(budget: Budget, outcomes: Sequence[Outcome]) -> list[str]:
-    """What the results need beyond the budget."""
-    said = []
-    size = max(one.size_bytes for one in outcomes)
-    if budget.size_bytes is not None and size > budget.size_bytes:
-        said.append(f"{size:,} bytes of {budget.size_bytes:,}")
-    times = [one.milliseconds for one in outcomes if one.milliseconds is not None]
-    if budget.milliseconds is not None and max(times) > budget.milliseconds:
-        said.append(f"{max(times):.2f} ms of {budget.milliseconds:.2f}")
-    return said
-
-
-def _spread(values: Sequence[float]) -> Scores:
-    return np.array(values, float)
-
-
-def _interval(found: tuple[float, float, float], sign: str = "") -> str:
-    mean, low, high = found
-    return f"{mean:{sign}.4f} ({low:{sign}.4f} to {high:{sign}.4f})"

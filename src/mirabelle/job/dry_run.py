@@ -22,7 +22,7 @@ from mirabelle.task.goal import Goal
 from mirabelle.task.loss import LOSSES, takes_one
 from mirabelle.task.preprocessing.text import TOKENIZER, vocabulary_of
 from mirabelle.task.task import Task
-from mirabelle.training import Training, default_objective, judged, outputs_of, taught
+from mirabelle.training import Training, default_objective, evaluate_metrics, outputs_of, with_replaced_model_as_teacher
 from mirabelle.training.teacher_targets import with_answer
 
 _CLASS_SCORES = 2  # dimensions: batch, classes
@@ -30,7 +30,7 @@ _FEW = 5  # names that a message holds
 
 
 @dataclass(frozen=True)
-class Plan:
+class JobPlan:
     """What `compress` is given, or would be."""
 
     model: nn.Module
@@ -42,7 +42,7 @@ class Plan:
     teacher_train: Training | None = None
 
 
-def matched(task: Task, model: nn.Module) -> Task:
+def with_model_outputs_as_targets(task: Task, model: nn.Module) -> Task:
     """The task without labels in which what the model gives stands for them; one with labels as it is.
 
     Args:
@@ -55,7 +55,7 @@ def matched(task: Task, model: nn.Module) -> Task:
 
     def outputs(data: Samples) -> Outputs:
         given = outputs_of(model, data)[0]
-        _hold_finite(model, given)
+        _check_finite(model, given)
         return given
 
     if task.labelled:
@@ -77,7 +77,7 @@ def try_one_batch(model: nn.Module, task: Task, name: str = "model") -> Outputs:
 
 
 def _tried(model: nn.Module, task: Task) -> Outputs:
-    _hold_tokens(model, task)
+    _check_tokens(model, task)
     batch = task.example()
     outputs = _outputs(model, batch)
     if isinstance(outputs, tuple) and takes_one(task.loss):
@@ -95,11 +95,11 @@ def _tried(model: nn.Module, task: Task) -> Outputs:
         splits = {"train": task.train, "validation": task.validation, "test": task.test}
         for name, data in splits.items():
             if isinstance(data, Samples):
-                _hold_labels(name, data.targets, outputs.shape[1])
+                _check_labels(name, data.targets, outputs.shape[1])
     return outputs
 
 
-def try_steps(plan: Plan) -> None:
+def try_steps(plan: JobPlan) -> None:
     """Every training and every step, tried on one batch: patterns match, terms can be bound, teacher and model fit.
 
     Raises:
@@ -124,7 +124,7 @@ def try_steps(plan: Plan) -> None:
         for position, step in enumerate(plan.recipe.steps):
             with gathered(mistakes, "step", position):
                 preview = step.preview(model, guided, run.within(folder_of(position + 1, step)))
-                under = taught([step], model, guided)
+                under = with_replaced_model_as_teacher([step], model, guided)
                 model = preview.model
                 _try_training(model, under, preview.training)
     raise_all(mistakes)
@@ -135,7 +135,7 @@ def _try_training(model: nn.Module, task: Task, training: Training | None) -> No
     if training is None:
         return
     for one in (model, task.teacher):
-        _hold_scores(one, task)
+        _check_scores(one, task)
     batch = _example(task, training.batch_size)
     if training.batch_size == 1:
         batch = Batch(map_tensors(batch.inputs, lambda tensor: tensor[:1]), batch.targets[:1], torch.arange(1))
@@ -152,7 +152,7 @@ def _try_training(model: nn.Module, task: Task, training: Training | None) -> No
         raise UserError("E121", message, "see which term is not finite: `objective` with one term at a time", path=("train",))
 
 
-def _hold_scores(model: nn.Module | None, task: Task) -> None:
+def _check_scores(model: nn.Module | None, task: Task) -> None:
     """Raise where an ONNX graph ends in the probabilities that the loss would make of scores."""
     kind = "Softmax" if task.classifies else "Sigmoid" if task.loss is LOSSES["binary_cross_entropy"] else None
     scores = model.scores_before(kind) if isinstance(model, OnnxModule) and kind is not None else None
@@ -185,7 +185,7 @@ def _train_mode(model: nn.Module, batch: Batch) -> None:
 def _outputs(model: nn.Module, batch: Batch) -> Outputs:
     given = ", ".join(f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors_of(batch.inputs))
     if isinstance(model, OnnxModule):
-        model.hold(batch.inputs)
+        model.check(batch.inputs)
     try:
         with torch.no_grad():
             outputs = call(copied(model).eval(), batch.inputs)
@@ -204,11 +204,11 @@ def _outputs(model: nn.Module, batch: Batch) -> Outputs:
         if isinstance(outputs, tuple) and part.shape[:1] != (len(batch),):
             message = f"output {k} of the model has shape {tuple(part.shape)} for {len(batch)} samples"
             raise UserError("E121", message, "let the first axis of every output be the batch")
-    _hold_finite(model, outputs)
+    _check_finite(model, outputs)
     return outputs
 
 
-def _hold_finite(model: nn.Module, outputs: Outputs) -> None:
+def _check_finite(model: nn.Module, outputs: Outputs) -> None:
     if not all(bool(torch.isfinite(part).all()) for part in parts_of(outputs)):
         where = next((name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()), None)
         because = f'; its tensor "{where}" is not finite either' if where else ""
@@ -219,13 +219,13 @@ def _judge(model: nn.Module, task: Task, outputs: Outputs, batch: Batch) -> None
     try:
         task.loss(in_float32(outputs), batch.targets)
         with torch.no_grad():
-            judged(partial(call, copied(model).eval()), [batch], task, (task.metric,))
+            evaluate_metrics(partial(call, copied(model).eval()), [batch], task, (task.metric,))
     except UserError:
         raise
     except Exception as error:
         one = isinstance(outputs, Tensor)
         if isinstance(error, IndexError) and task.classifies and one and outputs.dim() == _CLASS_SCORES:
-            _hold_labels("train", batch.targets, outputs.shape[1])
+            _check_labels("train", batch.targets, outputs.shape[1])
         targets = f"{batch.targets.dtype} {tuple(batch.targets.shape)}"
         shapes = " and ".join(str(tuple(part.shape)) for part in parts_of(outputs))
         message = f"loss or metric fail on outputs of {shapes} and targets of {targets}: {error}"
@@ -235,7 +235,7 @@ def _judge(model: nn.Module, task: Task, outputs: Outputs, batch: Batch) -> None
         raise UserError("E131", message.splitlines()[0], remedy) from error
 
 
-def _hold_tokens(model: nn.Module, task: Task) -> None:
+def _check_tokens(model: nn.Module, task: Task) -> None:
     """Raise where texts hold, or could hold, tokens for which a model of transformers has no embedding."""
     inputs = task.validation.inputs
     embedding = getattr(getattr(model, "model", None), "get_input_embeddings", lambda: None)()
@@ -248,7 +248,7 @@ def _hold_tokens(model: nn.Module, task: Task) -> None:
             f"the texts hold token {highest}, the model knows {embedding.num_embeddings}: the tokenizer is another model's"
         )
         raise UserError("E132", message, "name the model's own as `tokenizer`")
-    known = vocabulary_of(task.beside[TOKENIZER]) if TOKENIZER in task.beside else 0
+    known = vocabulary_of(task.extra_files[TOKENIZER]) if TOKENIZER in task.extra_files else 0
     if known > embedding.num_embeddings:
         message = f"the tokenizer knows {known} tokens, the model {embedding.num_embeddings}: it is another model's"
         raise UserError("E132", message, "name the model's own as `tokenizer`")
@@ -259,7 +259,7 @@ def _named(labels: Sequence[str]) -> str:
     return few if len(labels) <= _FEW else f"{few}, …"
 
 
-def _hold_labels(split: str, targets: Tensor, classes: int) -> None:
+def _check_labels(split: str, targets: Tensor, classes: int) -> None:
     if targets.is_floating_point() or targets.dim() != 1:
         return
     known = targets[targets != UNLABELLED] if split == "train" else targets

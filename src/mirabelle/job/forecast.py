@@ -17,18 +17,18 @@ from torch import nn
 
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import Files, count_parameters, exported, multiply_accumulates, sizes, weights_of
-from mirabelle.job.dry_run import Plan, try_one_batch, try_steps
+from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps
 from mirabelle.model.state import copied, tensors_of_module
 from mirabelle.run.files import tensor_bytes
 from mirabelle.run.run import Run
 from mirabelle.runtime.latency import Ratio
-from mirabelle.runtime.onnxruntime import Session, side_by_side
+from mirabelle.runtime.onnxruntime import Session, time_side_by_side
 from mirabelle.step import folder_of, use_of
 from mirabelle.task.batch import Samples, parts_of, tensors_of
 from mirabelle.task.goal import Shortfall
 from mirabelle.task.profile import Profile
 from mirabelle.task.task import Task
-from mirabelle.training import Training, default_objective, evaluate, fit, outputs_of, taught
+from mirabelle.training import Training, default_objective, evaluate, fit, outputs_of, with_replaced_model_as_teacher
 
 _WARM_STEPS, _TIMED_STEPS = 2, 8
 _VALIDATED = 200  # samples on which evaluation is timed
@@ -42,7 +42,7 @@ class StepForecast:
     """One step: what it will do in words, how many of its seconds are training, and the model after it."""
 
     name: str
-    says: tuple[str, ...]
+    description: tuple[str, ...]
     seconds: float
     optimizer_steps: int
     parameters: int
@@ -86,7 +86,7 @@ class Forecast:
         return {**data, "shortfalls": [shortfall.to_data() for shortfall in self.shortfalls]}
 
 
-def forecast(plan: Plan, *, free_memory: int | None = None, free_disk: int | None = None) -> Forecast:
+def forecast(plan: JobPlan, *, free_memory: int | None = None, free_disk: int | None = None) -> Forecast:
     """Look ahead.
 
     Args:
@@ -134,15 +134,15 @@ class _Trained:
     task: Task
 
 
-def _previewed(plan: Plan, task: Task, run: Run) -> tuple[list[StepForecast], list[nn.Module], list[_Trained]]:
+def _previewed(plan: JobPlan, task: Task, run: Run) -> tuple[list[StepForecast], list[nn.Module], list[_Trained]]:
     """Forecasts of baseline, teacher and steps; the model after each; what trains, and how."""
     steps: list[StepForecast] = []
     models: list[nn.Module] = []
     trainings: list[_Trained] = []
 
-    def look(name: str, says: tuple[str, ...], model: nn.Module, training: Training | None, on: Task) -> None:
+    def look(name: str, description: tuple[str, ...], model: nn.Module, training: Training | None, on: Task) -> None:
         seconds, count = (0.0, 0) if training is None else _training_seconds(model, on, training, run.within(name))
-        steps.append(StepForecast(name, says, seconds, count, *count_parameters(model)))
+        steps.append(StepForecast(name, description, seconds, count, *count_parameters(model)))
         if training is not None:
             trainings.append(_Trained(model, training, on))
 
@@ -155,7 +155,13 @@ def _previewed(plan: Plan, task: Task, run: Run) -> tuple[list[StepForecast], li
         place = run.within(folder_of(position, step))
         begin = time.perf_counter()
         preview = step.preview(model, task, place)
-        look(use_of(step), preview.says, preview.model, preview.training, taught([step], model, task))
+        look(
+            use_of(step),
+            preview.description,
+            preview.model,
+            preview.training,
+            with_replaced_model_as_teacher([step], model, task),
+        )
         model = preview.model
         steps[-1] = dataclasses.replace(steps[-1], seconds=steps[-1].seconds + time.perf_counter() - begin)
         models.append(model)
@@ -208,7 +214,7 @@ def _profiles(start: nn.Module, end: nn.Module, before: Files, after: Files, tas
     """Both models measured, without metric."""
     threads = torch.get_num_threads()
     sessions = Session(before.onnx, threads), Session(after.onnx, threads)
-    *latencies, ratio = side_by_side(*sessions, task.example().inputs, seconds=_LATENCY_SECONDS)
+    *latencies, ratio = time_side_by_side(*sessions, task.example().inputs, seconds=_LATENCY_SECONDS)
     profiles = []
     for model, files, latency in zip((start, end), (before, after), latencies, strict=True):
         total, nonzero = count_parameters(model)

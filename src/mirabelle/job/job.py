@@ -14,26 +14,26 @@ from mirabelle import artifact, records
 from mirabelle.errors import Path, UserError
 from mirabelle.inspection import layers_of_onnx
 from mirabelle.inspection.measure import Files, exported, measure
-from mirabelle.job.dry_run import Plan, matched, try_one_batch, try_steps
-from mirabelle.job.steps import TrailEntry, kept, walk
+from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps, with_model_outputs_as_targets
+from mirabelle.job.steps import run_or_resume, walk
 from mirabelle.model.architecture import replaced_module_names
 from mirabelle.model.state import copied, fingerprint, tensors_of_module
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.records.annotated_toml import ORIGINS, Origin
 from mirabelle.records.functions import name_of
-from mirabelle.report import Comparison, Difference, Report, curves, read_events, read_report, write_report
+from mirabelle.report import Difference, Report, Significance, curves, read_events, read_report, write_report
 from mirabelle.run import files
 from mirabelle.run.environment import environment
 from mirabelle.run.journal import Callback
 from mirabelle.run.run import Run
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_outputs, torch_equals_onnx
-from mirabelle.runtime.onnxruntime import Session, side_by_side
+from mirabelle.runtime.onnxruntime import Session, time_side_by_side
 from mirabelle.sources.models.by_name import in_torch
 from mirabelle.sources.models.native import Native
 from mirabelle.step import Step
 from mirabelle.task.goal import Goal, Shortfall
 from mirabelle.task.loss import public_name
-from mirabelle.task.profile import Profile
+from mirabelle.task.profile import Profile, StepResult
 from mirabelle.task.task import Task
 from mirabelle.training import Training, evaluate, fit
 
@@ -110,8 +110,8 @@ def compress(
         >>> result.met, sorted(result.gates)
         (True, ['packed_unpacked', 'saved_loaded', 'torch_onnx'])
     """
-    source, task = source or Source(), matched(task, teacher or model)
-    plan = Plan(
+    source, task = source or Source(), with_model_outputs_as_targets(task, teacher or model)
+    plan = JobPlan(
         model=copied(in_torch(model)).eval(),
         task=task,
         recipe=recipe if isinstance(recipe, Recipe) else Recipe(recipe),
@@ -131,7 +131,7 @@ def compress(
         run.close()
 
 
-def _run(plan: Plan, run: Run) -> Result:
+def _run(plan: JobPlan, run: Run) -> Result:
     if not (run.folder / "environment.json").is_file():
         files.write_json(run.folder / "environment.json", environment())
     start, trail = _start(plan, run)
@@ -162,7 +162,7 @@ class Source:
     origin: Origin | None = None
 
 
-def _resolved(plan: Plan, seed: int, source: Source) -> dict[str, Any]:
+def _resolved(plan: JobPlan, seed: int, source: Source) -> dict[str, Any]:
     """The resolved recipe: every setting, defaults included, and what tells this model and these data from others."""
     document: dict[str, Any] = {"schema": SCHEMA, "seed": seed, **source.tables}
     document.setdefault("model", {"from": name_of(type(plan.model))})
@@ -186,7 +186,7 @@ def _resolved(plan: Plan, seed: int, source: Source) -> dict[str, Any]:
     return document
 
 
-def _origin(plan: Plan) -> Origin:
+def _origin(plan: JobPlan) -> Origin:
     """Where each value comes from when everything was given in Python: a default, or not."""
     given: dict[Path, Any] = {
         ("goal",): plan.goal,
@@ -204,7 +204,7 @@ def _origin(plan: Plan) -> Origin:
     return origin
 
 
-def _start(plan: Plan, run: Run) -> tuple[nn.Module, list[TrailEntry]]:
+def _start(plan: JobPlan, run: Run) -> tuple[nn.Module, list[StepResult]]:
     """The model at the start: as given, or trained first."""
     if plan.baseline is None:
         return plan.model, []
@@ -212,7 +212,7 @@ def _start(plan: Plan, run: Run) -> tuple[nn.Module, list[TrailEntry]]:
     return start, [entry]
 
 
-def _teacher(plan: Plan, run: Run) -> nn.Module | None:
+def _teacher(plan: JobPlan, run: Run) -> nn.Module | None:
     """The teacher, if one was given: as given, or trained first."""
     if plan.teacher is None or plan.teacher_train is None:
         return plan.teacher
@@ -227,10 +227,10 @@ def _tell_of_a_weak_teacher(teacher: nn.Module, start: nn.Module, task: Task, ru
         run.event("warning", text=f"the teacher has {name} {values[0]:.4f}, the model that it guides {values[1]:.4f}")
 
 
-def _trained(name: str, model: nn.Module, training: Training, task: Task, run: Run) -> tuple[nn.Module, TrailEntry]:
+def _trained(name: str, model: nn.Module, training: Training, task: Task, run: Run) -> tuple[nn.Module, StepResult]:
     """A copy of the model, trained without a teacher in the run's folder steps/0-<name>."""
     place, alone = run.within(f"steps/0-{name}"), task.with_teacher(None)
-    return kept(name, place, model, alone, lambda: fit(copied(model), alone, training, place))
+    return run_or_resume(name, place, model, alone, lambda: fit(copied(model), alone, training, place))
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ class _Ending:
     origin: nn.Module
     task: Task
     goal: Goal
-    trail: list[TrailEntry]
+    trail: list[StepResult]
     run: Run
 
 
@@ -253,7 +253,7 @@ def _conclude(ending: _Ending) -> Result:
     before, after = exported(ending.start, task), exported(ending.end, task)
     files.write(run.folder / "model.onnx", after.onnx)
     files.write(run.folder / "model.mira", after.packed)
-    for name, data in task.beside.items():
+    for name, data in task.extra_files.items():
         files.write(run.folder / name, data)
     artifact.save(ending.end, run.folder)
     _write_back(ending)
@@ -265,7 +265,7 @@ def _conclude(ending: _Ending) -> Result:
     first, last = Session(before.onnx, threads), Session(after.onnx, threads)
     start, start_scores = measure(ending.start, task, task.test, before, session=first)
     end, end_scores = measure(ending.end, task, task.test, after, session=last)
-    start_ms, end_ms, ratio = side_by_side(first, last, task.example().inputs)
+    start_ms, end_ms, ratio = time_side_by_side(first, last, task.example().inputs)
     start, end = replace(start, latency_ms=start_ms), replace(end, latency_ms=end_ms)
     shortfalls = ending.goal.shortfalls(start, end)
     difference = Difference(*task.metric.difference(start_scores, end_scores))
@@ -278,7 +278,7 @@ def _conclude(ending: _Ending) -> Result:
         trail=ending.trail,
         gates=gates,
         shortfalls=shortfalls,
-        comparison=Comparison(task.metric.p_value([start_scores], [end_scores]), ratio, difference),
+        comparison=Significance(task.metric.p_value([start_scores], [end_scores]), ratio, difference),
         layers=layers_of_onnx(after.onnx),
         curves=curves(read_events(run.folder)),
     )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from torch import nn
 
@@ -15,26 +13,14 @@ from mirabelle.inspection.measure import exported, measure
 from mirabelle.run import files
 from mirabelle.run.run import Run
 from mirabelle.step import ReplacesModel, Step, folder_of, use_of
-from mirabelle.task.profile import Profile
+from mirabelle.task.profile import Profile, StepResult
 from mirabelle.task.task import Task
 from mirabelle.training.checkpoint import seconds_before
 
 
-@dataclass(frozen=True)
-class TrailEntry:
-    """One step of the trail: its name, the model's profile after it (metric on validation), and the seconds it took."""
-
-    step: str
-    profile: Profile
-    seconds: float
-
-    def to_data(self) -> dict[str, Any]:
-        return {"step": self.step, "profile": self.profile.to_data(), "seconds": round(self.seconds, 3)}
-
-
 def walk(
     steps: Sequence[Step], model: nn.Module, task: Task, run: Run, *, dense: nn.Module
-) -> tuple[nn.Module, nn.Module, list[TrailEntry]]:
+) -> tuple[nn.Module, nn.Module, list[StepResult]]:
     """Walk the steps, or go on where a killed run stopped.
 
     A callback that returns `Stop` when a step has been measured ends the walk there; that it did is a decision of the run.
@@ -54,7 +40,7 @@ def walk(
         name = use_of(step)
         place = run.within(folder_of(position, step))
         origin = step.origin(dense, place) if isinstance(step, ReplacesModel) else dense
-        model, entry = kept(name, place, origin, task, partial(step, model, task, place))
+        model, entry = run_or_resume(name, place, origin, task, partial(step, model, task, place))
         trail.append(entry)
         dense = origin
         if place.decided("stopped") is not None:
@@ -62,7 +48,9 @@ def walk(
     return model, dense, trail
 
 
-def kept(name: str, run: Run, dense: nn.Module, task: Task, work: Callable[[], nn.Module]) -> tuple[nn.Module, TrailEntry]:
+def run_or_resume(
+    name: str, run: Run, dense: nn.Module, task: Task, work: Callable[[], nn.Module]
+) -> tuple[nn.Module, StepResult]:
     """What `work` gives, read back from the run's folder: done now, or there already.
 
     What the next step gets is what the disk holds, so that a run that was killed and one that was not see the same model.
@@ -82,7 +70,7 @@ def kept(name: str, run: Run, dense: nn.Module, task: Task, work: Callable[[], n
         model = artifact.load(dense, run.folder)
     (run.folder / "checkpoint.safetensors").unlink(missing_ok=True)  # here, since a kill may have come before it
     data = files.read_json(done)
-    return model, TrailEntry(name, Profile.from_data(data["profile"]), data["seconds"])
+    return model, StepResult(name, Profile.from_data(data["profile"]), data["seconds"])
 
 
 def _tell(run: Run, name: str, profile: Profile, seconds: float) -> None:

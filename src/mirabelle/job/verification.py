@@ -18,7 +18,7 @@ from torch import nn
 from mirabelle import artifact
 from mirabelle.artifact.reading import file_of, model_of, onnx_of
 from mirabelle.errors import UserError
-from mirabelle.job.dry_run import matched
+from mirabelle.job.dry_run import with_model_outputs_as_targets
 from mirabelle.job.reopening import origin_of_run, recipe_of_run, steps_of_run
 from mirabelle.model.architecture import replaced_module_names
 from mirabelle.model.state import fingerprint
@@ -26,10 +26,10 @@ from mirabelle.recipe.file import RecipeFile
 from mirabelle.run import files
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_tensors, torch_equals_onnx
 from mirabelle.runtime.onnxruntime import Array, Session
-from mirabelle.runtime.signature import Value, drawn_inputs, held_inputs, signature_of
+from mirabelle.runtime.signature import Value, check_inputs, drawn_inputs, signature_of
 from mirabelle.task.batch import Batch, Samples, tensors_of
 from mirabelle.task.task import Task
-from mirabelle.training import judged
+from mirabelle.training import evaluate_metrics
 
 Verdict = Literal["passed", "failed", "not checked"]
 _EQUAL = 1e-6  # two metrics of one file on the same data
@@ -68,7 +68,7 @@ def verify_run(folder: Path, task: Task | None = None, data_folder: Path | None 
     """
     file = recipe_of_run(folder)
     if task is not None:
-        _hold_data(folder / "model.onnx", task)
+        _check_data(folder / "model.onnx", task)
     data = (lambda: task) if task is not None else (lambda: file.build_task(data_folder))
     return [
         _check("torch_onnx", lambda: _torch_onnx(file, folder, _needed(data))),
@@ -102,7 +102,7 @@ def verify_file(path: Path, task: Task | None = None, shape: Sequence[int] | Non
         return [Check("decoded", "failed", error.message), *(Check(name, "not checked", "nothing to check") for name in names)]
     model = model_of(onnx)
     if task is not None:
-        held_inputs(signature_of(model)[0], _arrays(task))
+        check_inputs(signature_of(model)[0], _arrays(task))
     batch = next((size for value in signature_of(model)[0] if value.sizes and isinstance(size := value.sizes[0], int)), None)
     given = [drawn_inputs(signature_of(model)[0], batch or 2, shape)] if task is None else _batches(task.validation, batch)
     checks = [
@@ -117,13 +117,13 @@ def verify_file(path: Path, task: Task | None = None, shape: Sequence[int] | Non
     return checks
 
 
-def _hold_data(path: Path, task: Task) -> None:
+def _check_data(path: Path, task: Task) -> None:
     """Data that fit no whole file are nothing that a gate could tell; of a damaged one the gates tell."""
     try:
         inputs, _ = signature_of(model_of(onnx_of(path)))
     except UserError:
         return
-    held_inputs(inputs, _arrays(task))
+    check_inputs(inputs, _arrays(task))
 
 
 def _arrays(task: Task) -> list[Array]:
@@ -156,7 +156,7 @@ def _with_targets(file: RecipeFile, task: Task) -> Task:
     if task.labelled:
         return task
     try:
-        return matched(task, file.build_teacher() or file.build_model())
+        return with_model_outputs_as_targets(task, file.build_teacher() or file.build_model())
     except UserError as error:
         raise _NotCheckedError(f"the recipe cannot build what the run was held against: {error.message}") from error
 
@@ -208,7 +208,7 @@ def _metric(onnx: bytes, task: Task, batch: int | None = None) -> tuple[float, s
     """The metric on the test set in ONNX Runtime, as a number and in words."""
     session = Session(onnx, threads=torch.get_num_threads())
     data = task.test if batch is None else _batches(task.test, batch)
-    found = task.metric.measured(judged(session, data, task, (task.metric,))[0])
+    found = task.metric.measured(evaluate_metrics(session, data, task, (task.metric,))[0])
     return found.value, f"{found.name} {found.value:.6g} ({found.low:.4g} to {found.high:.4g}) on {found.n} test samples"
 
 

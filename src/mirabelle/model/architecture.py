@@ -31,7 +31,7 @@ class Replacement(Protocol):
     settings: dict[str, Any]
 
     @classmethod
-    def standing_for(cls, dense: nn.Module, **settings: Any) -> nn.Module:
+    def from_dense(cls, dense: nn.Module, **settings: Any) -> nn.Module:
         """The replacement with its tensors still to be loaded."""
 
 
@@ -276,7 +276,7 @@ def replaced_module_names(model: nn.Module) -> list[str]:
 
 def _standing_for(cls: Any, name: str, dense: nn.Module, settings: Mapping[str, Any]) -> nn.Module:
     try:
-        replacement: nn.Module = cls.standing_for(dense, **settings)
+        replacement: nn.Module = cls.from_dense(dense, **settings)
     except TypeError as error:
         raise UserError("E141", f'architecture.json gives "{name}" wrong settings: {error}', "restore the file") from error
     return replacement

@@ -78,7 +78,7 @@ def negative_relative_error(outputs: Tensor | tuple[Tensor, ...], targets: Tenso
     return -torch.stack(errors).mean(0)
 
 
-def surprise(outputs: Tensor, targets: Tensor) -> Tensor:
+def negative_log_likelihood(outputs: Tensor, targets: Tensor) -> Tensor:
     """(−Σ log p(target), targets) of each sample, (samples, 2); p = softmax of the outputs, (samples, ..., classes)."""
     losses = F.cross_entropy(outputs.flatten(0, -2).float(), targets.flatten(), reduction="none", ignore_index=LEFT_OUT)
     counted = (targets != LEFT_OUT).float()
@@ -138,15 +138,15 @@ def transcribed(outputs: Tensor, targets: Tensor) -> Tensor:
     pieces = []
     for scores, target in zip(outputs.detach().float().numpy(), targets, strict=True):
         due = target[target != LEFT_OUT].tolist()
-        pieces.append([len(due) - edits(likeliest_path(scores), due), len(due)])
+        pieces.append([len(due) - edits(ctc_greedy_decode(scores), due), len(due)])
     return torch.tensor(pieces, dtype=torch.float64)
 
 
-def likeliest_path(scores: np.ndarray) -> list[int]:
+def ctc_greedy_decode(scores: np.ndarray) -> list[int]:
     """The best symbol of every frame, repetitions joined, blanks (symbol 0) dropped; scores (frames, symbols).
 
     Example:
-        >>> likeliest_path(np.eye(3)[[0, 1, 1, 0, 1, 2]])
+        >>> ctc_greedy_decode(np.eye(3)[[0, 1, 1, 0, 1, 2]])
         [1, 1, 2]
     """
     path = scores.argmax(-1)

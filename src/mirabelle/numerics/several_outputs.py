@@ -22,11 +22,11 @@ def paired(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> list[tuple[
     return [(one, other.to(one.dtype)) for one, other in zip(flat, due, strict=True)]
 
 
-def side_by_side(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+def as_one_tensor(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
     """What a model gives as the targets of another one: a single output as it is, several as (batch, numbers).
 
     Example:
-        >>> side_by_side((torch.zeros(2, 3), torch.zeros(2, 2, 2))).shape
+        >>> as_one_tensor((torch.zeros(2, 3), torch.zeros(2, 2, 2))).shape
         torch.Size([2, 7])
     """
     return outputs if isinstance(outputs, Tensor) else torch.cat([part.flatten(1).float() for part in outputs], dim=1)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mirabelle.objectives.forward import Forward
 
 
-class Bound(nn.Module):
+class BoundFunction(nn.Module):
     """A term without parameters of its own: a function of the `Forward`."""
 
     def __init__(self, loss: Callable[[Forward], Tensor]) -> None:

@@ -16,22 +16,34 @@ from mirabelle.objectives.layer_matching import Pair
 from mirabelle.task.batch import Samples
 
 if TYPE_CHECKING:
-    from mirabelle.objectives.embeddings import CRD
     from mirabelle.task.task import Task
 
 
-class Contrast(nn.Module):
-    """The two-sided loss over one pair of embeddings."""
+class Contrastive(nn.Module):
+    """The two-sided contrastive loss over one pair of embeddings.
 
-    def __init__(self, term: CRD, pair: Pair, task: Task) -> None:
+    Args:
+        pair: the embedding of the student and of the teacher.
+        task: whose training samples are told from each other.
+        temperature: of the products.
+        negatives: other samples for each batch.
+        width: of the embeddings that are compared.
+        momentum: of the banks.
+
+    Raises:
+        UserError: E111 for data that come as a stream, or layers that do not give one vector a sample.
+    """
+
+    def __init__(self, pair: Pair, task: Task, *, temperature: float, negatives: int, width: int, momentum: float) -> None:
         super().__init__()
         if not isinstance(task.train, Samples):
             raise UserError("E111", "CRD must know samples again, and the data come as a stream", "give samples, or use RKD")
-        self.term, self.pair, self.count = term, pair, len(task.train)
+        self.pair, self.count = pair, len(task.train)
+        self.temperature, self.negatives, self.momentum = temperature, negatives, momentum
         self.student_layers, self.teacher_layers = (pair.student.name,), (pair.teacher.name,)
-        self.maps = nn.ModuleList(nn.Linear(layer.shape[-1], term.width) for layer in (pair.student, pair.teacher))
+        self.maps = nn.ModuleList(nn.Linear(layer.shape[-1], width) for layer in (pair.student, pair.teacher))
         for side in ("student", "teacher"):
-            self.register_buffer(f"{side}_bank", F.normalize(torch.randn(self.count, term.width), dim=1))
+            self.register_buffer(f"{side}_bank", F.normalize(torch.randn(self.count, width), dim=1))
         self.register_buffer("log_sums", torch.full((2,), torch.nan))  # of each side, from the first batch on
         if len(pair.student.shape) != 2 or len(pair.teacher.shape) != 2:  # noqa: PLR2004
             message = f"layers {pair.student} of the student and {pair.teacher} of the teacher are no embeddings of samples"
@@ -45,7 +57,7 @@ class Contrast(nn.Module):
         features = forward.features[self.pair.student.name], forward.teacher.features[self.pair.teacher.name]
         one, other = (F.normalize(mapped(part.float()), dim=-1) for mapped, part in zip(self.maps, features, strict=True))
         banks: tuple[Tensor, Tensor] = self.student_bank, self.teacher_bank  # type: ignore[assignment]
-        drawn = torch.randint(self.count, (min(self.term.negatives, self.count),))
+        drawn = torch.randint(self.count, (min(self.negatives, self.count),))
         loss = self._estimate(0, (one, other, banks[1]), index, drawn)
         loss = loss + self._estimate(1, (other, one, banks[0]), index, drawn)
         if torch.is_grad_enabled():
@@ -55,8 +67,8 @@ class Contrast(nn.Module):
     def _estimate(self, side: int, tensors: tuple[Tensor, Tensor, Tensor], index: Tensor, drawn: Tensor) -> Tensor:
         """Of an anchor, the same sample's embedding on the other side, and the other side's bank."""
         anchor, partner, bank = tensors
-        same = (anchor * partner).sum(-1) / self.term.temperature
-        others = anchor @ bank[drawn].T / self.term.temperature
+        same = (anchor * partner).sum(-1) / self.temperature
+        others = anchor @ bank[drawn].T / self.temperature
         sums = self.get_buffer("log_sums")
         if torch.isnan(sums[side]):
             mean = others.detach().logsumexp((0, 1)) - math.log(others.numel())
@@ -67,5 +79,5 @@ class Contrast(nn.Module):
     def _move(self, banks: tuple[Tensor, Tensor], embeddings: tuple[Tensor, Tensor], index: Tensor) -> None:
         with torch.no_grad():
             for bank, embedding in zip(banks, embeddings, strict=True):
-                moved = self.term.momentum * bank[index] + (1 - self.term.momentum) * embedding
+                moved = self.momentum * bank[index] + (1 - self.momentum) * embedding
                 bank[index] = F.normalize(moved, dim=-1)

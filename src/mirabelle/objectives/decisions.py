@@ -31,13 +31,13 @@ class Decisions(Term):
     needs_teacher = True
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
-        from mirabelle.objectives.bound_objective import Bound
+        from mirabelle.objectives.bound_objective import BoundFunction
 
         del model, example
         temperature = getattr(self, "temperature", 1.0)
         if isinstance(temperature, Annealed) and min(temperature.start, temperature.end) <= 0:
             raise UserError("E110", f"temperature must be above 0; got {temperature}", "begin and end above 0")
-        return Bound(partial(self._compared, classes_second=task.classes_axis == 1))
+        return BoundFunction(partial(self._compared, classes_second=task.classes_axis == 1))
 
     @abstractmethod
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:

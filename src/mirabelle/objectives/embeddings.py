@@ -155,6 +155,13 @@ class CRD(EmbeddingTerm):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
-        from mirabelle.objectives.contrastive import Contrast
+        from mirabelle.objectives.contrastive import Contrastive
 
-        return Contrast(self, self.embeddings(model, task, example), task)
+        return Contrastive(
+            self.embeddings(model, task, example),
+            task,
+            temperature=self.temperature,
+            negatives=self.negatives,
+            width=self.width,
+            momentum=self.momentum,
+        )

@@ -23,7 +23,7 @@ _SEVERAL = 2
 
 
 @dataclass(frozen=True)
-class Layer:
+class TappedLayer:
     """A layer as a tap names it, with what it gives for the example.
 
     Args:
@@ -55,8 +55,8 @@ class Layer:
 class Pair:
     """A layer of the student and the layer of the teacher that it looks at."""
 
-    student: Layer
-    teacher: Layer
+    student: TappedLayer
+    teacher: TappedLayer
 
 
 def pairs_of(
@@ -120,7 +120,7 @@ def embeddings_of(model: nn.Module, teacher: nn.Module, example: Batch, patterns
         shape = _shape_at(one, example, name)
         if not shape or shape[0] != len(example):
             raise _no_samples(name, shape)
-        sides.append(Layer(name, shape, len(shape) - 1, "vectors"))
+        sides.append(TappedLayer(name, shape, len(shape) - 1, "vectors"))
     return Pair(*sides)
 
 
@@ -157,12 +157,12 @@ class _Side:
         self._tensors = {name: id(features[name]) for name in self._names}
         axes = _channel_axes(self._modules, {name: features[name] for name in self._names})
         self._layers = {
-            name: Layer(name, self._shapes[name], axes[name], _kind(features[name], axes[name]))
+            name: TappedLayer(name, self._shapes[name], axes[name], _kind(features[name], axes[name]))
             for name in self._names
             if features[name].is_floating_point() and features[name].ndim in _KINDS and len(features[name]) == len(example)
         }
 
-    def named(self, key: str, patterns: Patterns) -> list[Layer]:
+    def named(self, key: str, patterns: Patterns) -> list[TappedLayer]:
         """The layers of these names, in the order in which they are named."""
         names = [name for position, pattern in enumerate(patterns) for name in self._matching(key, position, pattern)]
         for name in names:
@@ -170,14 +170,14 @@ class _Side:
                 raise _no_samples(name, self._shapes[name])
         return [self._layers[name] for name in names]
 
-    def found(self, kind: Kind) -> list[Layer]:
+    def found(self, kind: Kind) -> list[TappedLayer]:
         """The layers that stand for the depths of the model, but its inputs and outputs."""
         if kind == "tokens":
             return self._longest_list()
         layers = [layer for name, layer in self._layers.items() if layer.kind == kind and name not in self._ends]
         if kind == "attention":  # which several modules may hand on
             return list({self._tensors[layer.name]: layer for layer in reversed(layers)}.values())[::-1]
-        ends: dict[object, Layer] = {}
+        ends: dict[object, TappedLayer] = {}
         for layer in layers:
             size = layer.places if kind == "maps" else layer.width
             ends.pop(size, None)  # the last of a size counts, and its place
@@ -195,9 +195,9 @@ class _Side:
             raise UserError("E112", message, did_you_mean(pattern, self._names), path=(key, position))
         return outermost
 
-    def _longest_list(self) -> list[Layer]:
+    def _longest_list(self) -> list[TappedLayer]:
         """The layers of the longest list of modules of one kind that all give tokens of one shape: a transformer's."""
-        lists: list[list[Layer]] = []
+        lists: list[list[TappedLayer]] = []
         for name, module in self._modules.items():
             kinds = {type(child) for child in module.children()}
             if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(kinds) == 1:
@@ -244,13 +244,13 @@ def _kind_of_both(sides: Iterable[_Side], kinds: Sequence[Kind]) -> Kind:
     return found
 
 
-def _of_equal_places(student: Sequence[Layer], teacher: Sequence[Layer]) -> list[Pair]:
+def _of_equal_places(student: Sequence[TappedLayer], teacher: Sequence[TappedLayer]) -> list[Pair]:
     """Maps of the same sizes, if there are such."""
     theirs = {layer.places: layer for layer in teacher}
     return [Pair(layer, theirs[layer.places]) for layer in student if layer.places in theirs]
 
 
-def _spread(layers: Sequence[Layer], count: int) -> list[Layer]:
+def _spread(layers: Sequence[TappedLayer], count: int) -> list[TappedLayer]:
     """So many of the layers, evenly over the depth, the deepest always among them."""
     return [layers[-(-(k + 1) * len(layers) // count) - 1] for k in range(count)]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mirabelle.errors import UserError
 from mirabelle.objectives.forward import Forward
-from mirabelle.objectives.layer_matching import Layer, Pair
+from mirabelle.objectives.layer_matching import Pair, TappedLayer
 from mirabelle.task.batch import Inputs
 
 _POOLED: Mapping[int, Callable[[Tensor, Any], Tensor]] = {
@@ -51,7 +51,7 @@ class PairedFeatures(nn.Module):
         self.real_tokens = real_tokens
         self.pairs, self.compare = pairs, compare
         for pair in pairs:
-            _hold_comparable(pair, resizes=resizes)
+            _check_comparable(pair, resizes=resizes)
         self.projectors = nn.ModuleList(
             projector(pair.student, pair.teacher.width) if projects else nn.Identity() for pair in pairs
         )
@@ -79,7 +79,7 @@ class PairedFeatures(nn.Module):
         return total / len(parts)
 
 
-def projector(student: Layer, width: int) -> nn.Module:
+def projector(student: TappedLayer, width: int) -> nn.Module:
     """A linear map of a layer's width to another, place by place; nothing where the widths are equal."""
     if student.width == width:
         return nn.Identity()
@@ -117,7 +117,7 @@ def mask_of(features: Tensor, inputs: Inputs) -> Tensor | None:
     return mask.bool() if mask is not None and mask.shape == features.shape[:2] else None
 
 
-def _hold_comparable(pair: Pair, *, resizes: bool) -> None:
+def _check_comparable(pair: Pair, *, resizes: bool) -> None:
     one, other = pair.student, pair.teacher
     alike = len(one.shape) == len(other.shape) and one.channels == other.channels
     if not alike or (one.places != other.places and not (resizes and one.channels == 1)):

@@ -14,7 +14,7 @@ from mirabelle.objectives.layer_matching import Pair
 from mirabelle.objectives.projection import PairedFeatures, in_precision_of, same_places
 
 
-class Joint(nn.Module):
+class ProjectedFusion(nn.Module):
     """A map, joined with what came from the deeper ones by an attention over the two, and its form of the teacher's width."""
 
     def __init__(self, channels: int, width: int, out: int, *, deepest: bool) -> None:
@@ -46,7 +46,7 @@ class Review(PairedFeatures):
             if len(pair.student.shape) != 4:  # noqa: PLR2004
                 raise UserError("E111", f"layer {pair.student} of the student gives no maps of two dimensions", "use Hint")
         self.joints = nn.ModuleList(
-            Joint(pair.student.width, width, pair.teacher.width, deepest=pair is pairs[-1]) for pair in pairs
+            ProjectedFusion(pair.student.width, width, pair.teacher.width, deepest=pair is pairs[-1]) for pair in pairs
         )
 
     def forward(self, forward: Forward) -> Tensor:

@@ -20,18 +20,18 @@ class L1(Term):
     """Σ |w| over the chosen parameters.
 
     Args:
-        targets: patterns of parameter names; by default every weight of two or more dimensions.
+        include: patterns of parameter names; by default every weight of two or more dimensions.
 
     Example:
-        >>> 1e-4 * L1(targets=("fc*.weight",))
-        Objective(terms=((0.0001, L1(targets=('fc*.weight',))),))
+        >>> 1e-4 * L1(include=("fc*.weight",))
+        Objective(terms=((0.0001, L1(include=('fc*.weight',))),))
     """
 
-    targets: Patterns = ()
+    include: Patterns = ()
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
         del task, example
-        return _norm(model, self.targets, power=1)
+        return _norm(model, self.include, power=1)
 
 
 @record
@@ -39,23 +39,23 @@ class L2(Term):
     """Σ w² over the chosen parameters.
 
     Args:
-        targets: patterns of parameter names; by default every weight of two or more dimensions.
+        include: patterns of parameter names; by default every weight of two or more dimensions.
     """
 
-    targets: Patterns = ()
+    include: Patterns = ()
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
         del task, example
-        return _norm(model, self.targets, power=2)
+        return _norm(model, self.include, power=2)
 
 
-def _norm(model: nn.Module, targets: Patterns, power: int) -> nn.Module:
+def _norm(model: nn.Module, include: Patterns, power: int) -> nn.Module:
     """Σ |w|^power; the parameters stay the model's, so the module has none of its own."""
     import torch
 
-    from mirabelle.objectives.bound_objective import Bound
+    from mirabelle.objectives.bound_objective import BoundFunction
 
-    chosen = list(selected(model, targets).values())
+    chosen = list(selected(model, include).values())
     if power == 1:
-        return Bound(lambda _: torch.stack([parameter.abs().sum() for parameter in chosen]).sum())
-    return Bound(lambda _: torch.stack([parameter.square().sum() for parameter in chosen]).sum())
+        return BoundFunction(lambda _: torch.stack([parameter.abs().sum() for parameter in chosen]).sum())
+    return BoundFunction(lambda _: torch.stack([parameter.square().sum() for parameter in chosen]).sum())

@@ -27,8 +27,8 @@ class GroupLasso(Term):
     norm is not squared, so that small units lose as fast as large ones, and end at zero together with all that belongs to them.
 
     Args:
-        targets: patterns of parameter names; groups that touch one of them count, by default all.
-        ignore: patterns of parameter names; groups that touch one of them do not count.
+        include: patterns of parameter names; groups that touch one of them count, by default all.
+        exclude: patterns of parameter names; groups that touch one of them do not count.
 
     Raises:
         UserError: when it is bound: E112 a pattern that matches nothing or no group left, E121 a model that cannot be traced.
@@ -36,23 +36,23 @@ class GroupLasso(Term):
     Example:
         >>> from mirabelle.objectives import TaskLoss
         >>> TaskLoss() + 1e-3 * GroupLasso()
-        Objective(terms=((1.0, TaskLoss()), (0.001, GroupLasso(targets=(), ignore=()))))
+        Objective(terms=((1.0, TaskLoss()), (0.001, GroupLasso(include=(), exclude=()))))
 
     Source: Yuan & Lin 2006, "Model selection and estimation in regression with grouped variables"; Wen, Wu, Wang, Chen, Li
     2016, arXiv:1608.03665 (networks).
     """
 
-    targets: Patterns = ()
-    ignore: Patterns = ()
+    include: Patterns = ()
+    exclude: Patterns = ()
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
         import torch
 
-        from mirabelle.objectives.bound_objective import Bound
+        from mirabelle.objectives.bound_objective import BoundFunction
         from mirabelle.objectives.units import UnitSquares
 
         del example
-        squares = UnitSquares(model, task, self.targets, self.ignore)
+        squares = UnitSquares(model, task, self.include, self.exclude)
         factors = squares.counts.sqrt()
 
         def penalty(_: Forward) -> Tensor:
@@ -60,7 +60,7 @@ class GroupLasso(Term):
             # At zero the norm has no gradient; what is below the smallest number has none here.
             return (factors * own.clamp_min(torch.finfo(own.dtype).tiny).sqrt()).sum()
 
-        return Bound(penalty)
+        return BoundFunction(penalty)
 
 
 @record
@@ -77,8 +77,8 @@ class Growing(Term):
         ceiling: the greatest factor, > 0.
         initial: the factor at the beginning, > 0 and at most `ceiling`.
         end: the progress at which the ceiling is reached, in [0, 1]; the rest of the training stays there.
-        targets: patterns of parameter names; groups that touch one of them lose units, by default all.
-        ignore: patterns of parameter names; groups that touch one of them lose none.
+        include: patterns of parameter names; groups that touch one of them lose units, by default all.
+        exclude: patterns of parameter names; groups that touch one of them lose none.
         minimum: units of every group that are left alone at least.
 
     Raises:
@@ -96,8 +96,8 @@ class Growing(Term):
     ceiling: Positive = 1.0
     initial: Positive = 1e-4
     end: Share = 0.8
-    targets: Patterns = ()
-    ignore: Patterns = ()
+    include: Patterns = ()
+    exclude: Patterns = ()
     minimum: Count = 1
 
     def __post_init__(self) -> None:
@@ -117,14 +117,14 @@ class Growing(Term):
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
         import torch
 
-        from mirabelle.objectives.bound_objective import Bound
+        from mirabelle.objectives.bound_objective import BoundFunction
         from mirabelle.objectives.units import UnitSquares
 
         del example
-        squares = UnitSquares(model, task, self.targets, self.ignore)
+        squares = UnitSquares(model, task, self.include, self.exclude)
         with torch.no_grad():
             chosen = self._to_go(squares)
-        bound = Bound(lambda forward: 0.5 * self.factor(forward.progress) * squares()[bound.get_buffer("to_go")].sum())
+        bound = BoundFunction(lambda forward: 0.5 * self.factor(forward.progress) * squares()[bound.get_buffer("to_go")].sum())
         # Chosen once: a training that goes on takes the choice from its checkpoint.
         bound.register_buffer("to_go", chosen)
         return bound

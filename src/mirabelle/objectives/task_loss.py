@@ -26,7 +26,7 @@ class TaskLoss(Term):
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
         from mirabelle.numerics.several_outputs import UNLABELLED
-        from mirabelle.objectives.bound_objective import Bound
+        from mirabelle.objectives.bound_objective import BoundFunction
         from mirabelle.task.batch import in_float32
 
         del model, example
@@ -37,4 +37,4 @@ class TaskLoss(Term):
                 return outputs.sum() * 0.0  # type: ignore[no-any-return]  # scores of classes are one tensor
             return task.loss(outputs, targets)
 
-        return Bound(loss)
+        return BoundFunction(loss)

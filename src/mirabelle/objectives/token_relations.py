@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -13,9 +13,6 @@ from mirabelle.objectives.forward import Forward
 from mirabelle.objectives.projection import mask_of
 from mirabelle.task.batch import Batch
 
-if TYPE_CHECKING:
-    from mirabelle.objectives.tokens import TokenRelations
-
 _PARTS = {
     "query": ("query", "q_proj", "q_lin", "q"),
     "key": ("key", "k_proj", "k_lin", "k"),
@@ -25,23 +22,44 @@ _OPERANDS = {"attention": ("query", "key"), "query": ("query", "query"), "key": 
 
 
 class Relations(nn.Module):
-    """The sum of the divergences of a term, for one layer of the student and one of the teacher."""
+    """The sum of the divergences of some relations, for one layer of the student and one of the teacher.
 
-    def __init__(self, term: TokenRelations, model: nn.Module, teacher: nn.Module, example: Batch) -> None:
+    Args:
+        model: the student.
+        teacher: the teacher.
+        example: a batch on which both are run once.
+        relations: the kinds that count.
+        heads: into which projections are split.
+        layers: names of the student's layer and of the teacher's; None for the last one that has projections.
+
+    Raises:
+        UserError: E112 a layer without projections, E111 widths that the heads do not divide.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        teacher: nn.Module,
+        example: Batch,
+        *,
+        relations: Sequence[str],
+        heads: int,
+        layers: tuple[str | None, str | None] = (None, None),
+    ) -> None:
         super().__init__()
-        self.term = term
-        needed = sorted({part for kind in term.relations for part in _OPERANDS[kind]})
+        self.relations, self.heads = tuple(relations), heads
+        needed = sorted({part for kind in relations for part in _OPERANDS[kind]})
         self.names = []
-        for one, layer in ((model, term.layer), (teacher, term.teacher_layer)):
+        for one, layer in zip((model, teacher), layers, strict=True):
             features = features_of(one, example)
             projections = _projections(one, layer, features)
             self.names.append({part: projections[part] for part in needed})
             widths = {projections[part]: features[projections[part]].shape[-1] for part in needed}
             for name, width in widths.items():
-                if width % term.heads:
-                    message = f'heads is {term.heads}, and "{name}" is {width} wide'
+                if width % heads:
+                    message = f'heads is {heads}, and "{name}" is {width} wide'
                     raise UserError("E111", message, "take a number of heads that divides both widths")
-            if "attention" in term.relations and len({widths[projections[part]] for part in ("query", "key")}) > 1:
+            if "attention" in relations and len({widths[projections[part]] for part in ("query", "key")}) > 1:
                 message = f"queries and keys are not of one width in the layer: {widths}"
                 raise UserError("E111", message, 'leave out the relation "attention": heads share their keys here')
         self.student_layers, self.teacher_layers = (tuple(names.values()) for names in self.names)
@@ -50,11 +68,11 @@ class Relations(nn.Module):
         assert forward.teacher is not None, "Objective.bind refuses a task without teacher"
         sides = (forward.features, self.names[0]), (forward.teacher.features, self.names[1])
         parts = []
-        for kind in self.term.relations:
+        for kind in self.relations:
             one, other = _OPERANDS[kind]
             student, teacher = ((features[names[one]].float(), features[names[other]].float()) for features, names in sides)
             real = mask_of(student[0], forward.batch.inputs)
-            parts.append(relation_divergence(student, teacher, self.term.heads, real))
+            parts.append(relation_divergence(student, teacher, self.heads, real))
         total: Tensor = sum(parts[1:], parts[0])
         return total
 

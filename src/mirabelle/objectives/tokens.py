@@ -130,4 +130,5 @@ class TokenRelations(Term):
         from mirabelle.objectives.token_relations import Relations
 
         assert task.teacher is not None, "Objective.bind refuses a task without teacher"
-        return Relations(self, model, task.teacher, example)
+        layers = self.layer, self.teacher_layer
+        return Relations(model, task.teacher, example, relations=self.relations, heads=self.heads, layers=layers)

@@ -35,22 +35,22 @@ class UnitSquares:
     Args:
         model: traced on the task's example, and left as it is; its parameters are read anew in every call.
         task: gives the example.
-        targets: patterns of parameter names; groups that touch one of them count, by default all.
-        ignore: patterns of parameter names; groups that touch one of them do not count.
+        include: patterns of parameter names; groups that touch one of them count, by default all.
+        exclude: patterns of parameter names; groups that touch one of them do not count.
 
     Raises:
         UserError: E112 a pattern that matches nothing, or no group left; E121 a model that cannot be traced.
     """
 
-    def __init__(self, model: nn.Module, task: Task, targets: tuple[str, ...], ignore: tuple[str, ...]) -> None:
+    def __init__(self, model: nn.Module, task: Task, include: tuple[str, ...], exclude: tuple[str, ...]) -> None:
         names = [name for name, _ in model.named_parameters()]
-        every_pattern_matches("targets", targets, names)
-        every_pattern_matches("ignore", ignore, names)
+        every_pattern_matches("include", include, names)
+        every_pattern_matches("exclude", exclude, names)
         program = traced(model, *arguments_of(task.example().inputs))
         flow = propagated(program)
-        self.groups = [group for group in groups_of(program, flow) if _chosen(group, targets, ignore)]
+        self.groups = [group for group in groups_of(program, flow) if _chosen(group, include, exclude)]
         if not self.groups:
-            message = "targets less ignore leave no group of channels, neurons or heads"
+            message = "`include` without `exclude` leaves no group of channels, neurons or heads"
             raise UserError("E112", message, "see `mirabelle inspect MODEL --groups` for those that there are")
         units = np.concatenate([group.units for group in self.groups])
         places = np.full(flow.units.count, len(units))  # what is in no group of ours goes to one place behind all others
@@ -89,7 +89,7 @@ class UnitSquares:
         return values.new_zeros(len(self) + 1).index_add(0, self._index.to(values.device), values)[:-1]
 
 
-def _chosen(group: AxisGroup, targets: tuple[str, ...], ignore: tuple[str, ...]) -> bool:
+def _chosen(group: AxisGroup, include: tuple[str, ...], exclude: tuple[str, ...]) -> bool:
     names = [member.name for member in group.members]
-    wanted = not targets or any(matches(name, targets) for name in names)
-    return wanted and not any(matches(name, ignore) for name in names)
+    wanted = not include or any(matches(name, include) for name in names)
+    return wanted and not any(matches(name, exclude) for name in names)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from mirabelle.allocation.amount import Amount
 from mirabelle.allocation.limits import BYTES, CountedLimit, MeasuredLimit, Stopwatch
 from mirabelle.allocation.operator_times import OperatorTimes, in_items
 from mirabelle.allocation.plan import Item, Limit, all_together, allowed_counts, each_alone, within_limits
@@ -24,43 +25,66 @@ from mirabelle.graph.units import Array
 from mirabelle.model.architecture import architecture_of
 from mirabelle.prune.ranking import Ranking, ranked
 from mirabelle.records.patterns import every_pattern_matches, matches
+from mirabelle.scores.score import Score
 from mirabelle.task.batch import arguments_of
 from mirabelle.task.goal import limit_of
 from mirabelle.task.task import Task
 
 if TYPE_CHECKING:
-    from mirabelle.prune.channels import Channels
     from mirabelle.run.run import Run
 
 
-class Cutting:
-    """The groups of a model at hand, and what a step removes of them.
+class ChannelPlan:
+    """The groups of units of a model, and which units of each are removed.
 
     Args:
-        step: what is asked for.
-        model: to be cut; it stays as it is.
+        model: to be cut; it is left as it is.
         task: gives the example inputs of the trace.
         run: keeps what was decided by measuring.
+        amount: how much is removed.
+        score: how much each unit matters.
+        include: patterns of the groups that may be cut; all, if there are none.
+        exclude: patterns of parameter names; a group that touches one of them is left whole.
+        ranks_together: whether one group may lose a larger share than another.
+        minimum: units that every group keeps at least.
+        multiple: every group keeps a multiple of this; "measured" finds one by timing.
+        batch: samples of a call whose latency is measured.
 
     Raises:
         UserError: as `prune.Channels`.
     """
 
-    def __init__(self, step: Channels, model: nn.Module, task: Task, run: Run) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        run: Run,
+        *,
+        amount: Amount,
+        score: Score,
+        include: tuple[str, ...] = (),
+        exclude: tuple[str, ...] = (),
+        ranks_together: bool = False,
+        minimum: int = 1,
+        multiple: int | Literal["measured"] = 1,
+        batch: int = 1,
+    ) -> None:
         names = [name for name, _ in model.named_parameters()]
-        every_pattern_matches("ignore", step.ignore, names)
-        self._step, self._model, self._task, self._run = step, model, task, run
+        every_pattern_matches("exclude", exclude, names)
+        self._model, self._task, self._run = model, task, run
+        self._amount, self._score, self._ranks_together = amount, score, ranks_together
+        self._minimum, self._multiple, self._timed_batch = minimum, multiple, batch
         self._batch = len(task.example())
         self._example = arguments_of(task.example().inputs)
         self._program = traced(model, *self._example)
         self._flow = propagated(self._program)
         found = groups_of(self._program, self._flow)
-        every_pattern_matches("targets", step.targets, [group.members[0].name for group in found])
-        meant = [group for group in found if not step.targets or matches(group.members[0].name, step.targets)]
-        free = [group for group in meant if not any(matches(member.name, step.ignore) for member in group.members)]
+        every_pattern_matches("include", include, [group.members[0].name for group in found])
+        meant = [group for group in found if not include or matches(group.members[0].name, include)]
+        free = [group for group in meant if not any(matches(member.name, exclude) for member in group.members)]
         if not free:
-            why = "`ignore` leaves none" if meant else why_nothing_goes(frozen_in(self._program, self._flow))
-            remedy = "shorten `ignore`" if meant else "prune single weights: prune.Weights"
+            why = "`exclude` leaves none" if meant else why_nothing_goes(frozen_in(self._program, self._flow))
+            remedy = "shorten `exclude`" if meant else "prune single weights: prune.Weights"
             raise UserError("E112", f"no channel, neuron or head can be cut: {why}", remedy)
         self.groups, self._rankings = self._ranked(free)
         self._tied = self._tied_groups()
@@ -71,7 +95,7 @@ class Cutting:
         """The smaller model."""
         return self._cut(self.removed)
 
-    def says(self, smaller: nn.Module) -> Iterator[str]:
+    def describe(self, smaller: nn.Module) -> Iterator[str]:
         """What goes, group by group, and what stands for the model afterwards."""
         total, gone = sum(map(len, self.groups)), sum(map(len, self.removed))
         yield f"{gone:,} of {total:,} units in {len(self.groups)} groups are cut"
@@ -89,7 +113,7 @@ class Cutting:
 
     def _ranked(self, free: Sequence[AxisGroup]) -> tuple[list[AxisGroup], list[Ranking]]:
         """The groups of which the score speaks, and their units by it."""
-        score = self._step.score
+        score = self._score
         rankings = ranked(score, self._model, self._task, free, program=self._program, flow=self._flow, seed=self._run.seed)
         pairs = [(group, ranking) for group, ranking in zip(free, rankings, strict=True) if ranking is not None]
         if not pairs:
@@ -105,15 +129,15 @@ class Cutting:
 
     def _counts(self) -> list[int]:
         """How many units each item keeps."""
-        step, items = self._step, self._items()
-        if step.sparsity is not None:
-            return (all_together if step.ranks_together else each_alone)(items, step.sparsity)
+        items = self._items()
+        if self._amount.sparsity is not None:
+            return (all_together if self._ranks_together else each_alone)(items, self._amount.sparsity)
 
         def planned() -> list[int]:
             limits = [*self._counted_limits(), *self._measured_limits()]
-            return within_limits(items, limits, uniform=not step.ranks_together)
+            return within_limits(items, limits, uniform=not self._ranks_together)
 
-        if step.latency is None:
+        if self._amount.latency is None:
             return planned()
         # What was measured once is written down, so that a repeat is the same although the machine's timing is not.
         return [int(count) for count in self._run.decide("kept", lambda: " ".join(map(str, planned()))).split()]
@@ -127,7 +151,7 @@ class Cutting:
             ("parameters", parameters, 1.0),
             ("size", parameters, BYTES),
         ):
-            asked = getattr(self._step, name)
+            asked = getattr(self._amount, name)
             if asked is not None:
                 start = factor * counted(products, kept_without(self._flow, np.zeros(0, np.int64)))
                 by_groups = polynomial_of(products, self._flow, self.groups)
@@ -140,16 +164,16 @@ class Cutting:
 
     def _measured_limits(self) -> Iterator[Limit]:
         """That of milliseconds in the runtime."""
-        if self._step.latency is not None:
+        if self._amount.latency is not None:
             start = self._stopwatch.start_ms
-            limit = limit_of("latency", self._step.latency, start, where="")
+            limit = limit_of("latency", self._amount.latency, start, where="")
             yield MeasuredLimit(
                 "latency", limit, self._times.tables, lambda counts: self._stopwatch(self._cut(self._without(counts)))
             )
 
     @cached_property
     def _stopwatch(self) -> Stopwatch:
-        return Stopwatch(self._model, self._task, self._step.batch)
+        return Stopwatch(self._model, self._task, self._timed_batch)
 
     @cached_property
     def _times(self) -> OperatorTimes:
@@ -158,14 +182,14 @@ class Cutting:
             self.groups,
             self._item_of,
             whole_ms=self._stopwatch.start_ms,
-            batch=self._step.batch,
+            batch=self._timed_batch,
             traced_batch=self._batch,
             threads=torch.get_num_threads(),
         )
 
     def _items(self) -> list[Item]:
         """Groups that keep equally many are one item."""
-        multiple = self._step.multiple
+        multiple = self._multiple
         if isinstance(multiple, str):
             multiple = self._run.decide("multiple", self._times.best_multiple)
         items = []
@@ -173,7 +197,7 @@ class Cutting:
             size = len(self.groups[tied[0]])
             scores = np.sqrt(np.sum([np.square(self._rankings[k].scores) for k in tied], axis=0))
             damage = np.sum([self._rankings[k].damage for k in tied], axis=0)
-            counts = (size,) if whole else allowed_counts(size, self._step.minimum, multiple)
+            counts = (size,) if whole else allowed_counts(size, self._minimum, multiple)
             items.append(Item(self.groups[tied[0]].name, scores, damage, counts))
         return items
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from mirabelle.allocation.amount import hold_amount
+from mirabelle.allocation.amount import Amount
 from mirabelle.prune.recovery_methods import Recover
 from mirabelle.records.record import Count, Fraction, Patterns, record
 from mirabelle.scores import Magnitude
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mirabelle.objectives import Objective
+    from mirabelle.prune.channel_plan import ChannelPlan
     from mirabelle.run.run import Run
     from mirabelle.task.task import Task
 
@@ -51,8 +52,8 @@ class Channels:
         latency: median of one call in ONNX Runtime that may be left: "0.8 ms", or "60%"; measured, then written down.
         batch: samples of a call whose latency is measured.
         scope: "group", or "global" over all of them; by default "group" for a sparsity and "global" for a goal.
-        targets: patterns of the names by which `inspect --groups` calls groups, less their ":dimension"; by default all.
-        ignore: patterns of parameter names; a group that touches one of them stays whole.
+        include: patterns of the names by which `inspect --groups` calls groups, less their ":dimension"; by default all.
+        exclude: patterns of parameter names; a group that touches one of them stays whole.
         minimum: units that every group keeps at least.
         multiple: what is left in a group is a multiple of this; "measured" takes the smallest at which the heaviest operators
             run at nine tenths of their best rate, and writes it down.
@@ -91,8 +92,8 @@ class Channels:
     latency: str | float | None = None
     batch: Count = 1
     scope: Literal["group", "global"] | None = None
-    targets: Patterns = ()
-    ignore: Patterns = ()
+    include: Patterns = ()
+    exclude: Patterns = ()
     minimum: Count = 1
     multiple: Count | Literal["measured"] = 1
     score: ScoreField = Magnitude()
@@ -101,7 +102,7 @@ class Channels:
     train: Training | None = None
 
     def __post_init__(self) -> None:
-        hold_amount(self)
+        Amount.of(self).check()
 
     @property
     def ranks_together(self) -> bool:
@@ -116,18 +117,32 @@ class Channels:
         return self.prepare(model, task, run)
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        from mirabelle.prune.channel_plan import Cutting
         from mirabelle.prune.recovery import recovered
 
-        smaller = Cutting(self, model, task, run).cut()
+        smaller = self._plan(model, task, run).cut()
         return recovered(self.recover, model, smaller, task.train.drawn(self.samples, run.seed), run)
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
-        from mirabelle.prune.channel_plan import Cutting
+        plan = self._plan(model, task, run)
+        smaller = plan.cut()
+        return Preview(smaller, tuple(plan.describe(smaller)), self.train)
 
-        cutting = Cutting(self, model, task, run)
-        smaller = cutting.cut()
-        return Preview(smaller, tuple(cutting.says(smaller)), self.train)
+    def _plan(self, model: nn.Module, task: Task, run: Run) -> ChannelPlan:
+        from mirabelle.prune.channel_plan import ChannelPlan
+
+        return ChannelPlan(
+            model,
+            task,
+            run,
+            amount=Amount.of(self),
+            score=self.score,
+            include=self.include,
+            exclude=self.exclude,
+            ranks_together=self.ranks_together,
+            minimum=self.minimum,
+            multiple=self.multiple,
+            batch=self.batch,
+        )
 
     def terms(self) -> Objective | None:
         return None

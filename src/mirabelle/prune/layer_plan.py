@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
+from mirabelle.allocation.amount import Amount
 from mirabelle.allocation.knapsack import tables_of
 from mirabelle.allocation.limits import BYTES, CountedLimit, MeasuredLimit, Stopwatch
 from mirabelle.allocation.plan import Item, Limit, within_limits
@@ -26,49 +27,61 @@ from mirabelle.task.goal import limit_of
 from mirabelle.task.task import Task
 
 if TYPE_CHECKING:
-    from mirabelle.prune.layers import Layers
     from mirabelle.run.run import Run
 
 _NEEDLESS = 1e-3  # of the largest damage: a layer that does nothing stays, too, where it need not go
 
 
-class Dropping:
-    """The residual layers of a model at hand, and which of them a step drops.
+class LayerPlan:
+    """The residual layers of a model, and which of them are dropped.
 
     Args:
-        step: what is asked for.
-        model: stays as it is.
+        model: it is left as it is.
         task: gives the example inputs of the trace, and the samples on which damage is measured.
         run: keeps what was decided by measuring.
+        amount: how much is removed.
+        exclude: patterns of names of layers that are kept.
+        samples: of the training data, on which damage is measured.
+        batch: samples of a call whose latency is measured.
 
     Raises:
         UserError: as `prune.Layers`.
     """
 
-    def __init__(self, step: Layers, model: nn.Module, task: Task, run: Run) -> None:
-        self._step, self._model, self._task, self._run = step, model, task, run
-        every_pattern_matches("ignore", step.ignore, [name for name, _ in model.named_modules() if name])
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        run: Run,
+        *,
+        amount: Amount,
+        exclude: tuple[str, ...] = (),
+        samples: int = 512,
+        batch: int = 1,
+    ) -> None:
+        self._model, self._task, self._run, self._amount, self._timed_batch = model, task, run, amount, batch
+        every_pattern_matches("exclude", exclude, [name for name, _ in model.named_modules() if name])
         if architecture_of(model).program:
             raise UserError("E121", "a rewritten program has no layers to drop", "drop layers before channels")
         self._example = task.example()
         args, kwargs = arguments_of(self._example.inputs)
         self._program = traced(model, args, kwargs)
         found = blocks_of(model, self._program, self._example)
-        self.blocks = [block for block in found if not matches(block.name, step.ignore)]
+        self.blocks = [block for block in found if not matches(block.name, exclude)]
         if not self.blocks:
             raise UserError(
                 "E112",
-                "no layer can be dropped: " + ("`ignore` leaves none" if found else "none adds its input to its output"),
-                "shorten `ignore`" if found else "use prune.Channels",
+                "no layer can be dropped: " + ("`exclude` leaves none" if found else "none adds its input to its output"),
+                "shorten `exclude`" if found else "use prune.Channels",
             )
-        self.rises = rises_of_loss(model, self.blocks, task, task.train.drawn(step.samples, run.seed))
+        self.rises = rises_of_loss(model, self.blocks, task, task.train.drawn(samples, run.seed))
         self.dropped = self._dropped()
 
     def smaller(self) -> nn.Module:
         """The model that skips what is dropped."""
         return without(self._model, self.dropped)
 
-    def says(self) -> Iterator[str]:
+    def describe(self) -> Iterator[str]:
         """What goes, and what each layer's loss was thought to do."""
         yield f"{len(self.dropped)} of {len(self.blocks)} residual layers are dropped"
         for block, rise in zip(self.blocks, self.rises, strict=True):
@@ -76,9 +89,9 @@ class Dropping:
             yield f"{block.name}: {what} (the loss rises by {rise:.3g} without it)"
 
     def _dropped(self) -> list[Block]:
-        if self._step.sparsity is not None:
+        if self._amount.sparsity is not None:
             order = np.argsort(self.rises, kind="stable")
-            gone = set(order[: math.floor(self._step.sparsity * len(self.blocks))].tolist())
+            gone = set(order[: math.floor(self._amount.sparsity * len(self.blocks))].tolist())
             return [block for k, block in enumerate(self.blocks) if k in gone]
         least = _NEEDLESS * (max(self.rises) or 1.0)
         items = [
@@ -89,7 +102,7 @@ class Dropping:
         def planned() -> list[int]:
             return within_limits(items, list(self._limits()), uniform=False)
 
-        if self._step.latency is None:
+        if self._amount.latency is None:
             return self._without(planned())
         kept = self._run.decide("kept", lambda: " ".join(map(str, planned())))
         return self._without([int(count) for count in kept.split()])
@@ -98,17 +111,17 @@ class Dropping:
         return [block for block, count in zip(self.blocks, counts, strict=True) if count == 0]
 
     def _limits(self) -> Iterator[Limit]:
-        step, macs = self._step, self._macs()
+        macs = self._macs()
         own = [parameters_in(self._model, block) for block in self.blocks]
         parameters = _polynomial(sum(parameter.numel() for parameter in self._model.parameters()), own)
         size = {key: BYTES * value for key, value in parameters.items()}
         for name, polynomial in (("macs", macs), ("parameters", parameters), ("size", size)):
-            asked = getattr(step, name)
+            asked = getattr(self._amount, name)
             if asked is not None:
                 yield CountedLimit.exact(name, limit_of(name, asked, sum(polynomial.values()), where=""), polynomial)
-        if step.latency is not None:
-            watch = Stopwatch(self._model, self._task, step.batch)
-            limit = limit_of("latency", step.latency, watch.start_ms, where="")
+        if self._amount.latency is not None:
+            watch = Stopwatch(self._model, self._task, self._timed_batch)
+            limit = limit_of("latency", self._amount.latency, watch.start_ms, where="")
             sizes = [(macs[k,], count) for k, count in enumerate(own)]
             yield MeasuredLimit(
                 "latency",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from mirabelle.allocation.amount import hold_amount
+from mirabelle.allocation.amount import Amount
 from mirabelle.prune.recovery_methods import Recover
 from mirabelle.records.record import Count, Fraction, Patterns, record
 from mirabelle.step import Preview, Stage
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mirabelle.objectives import Objective
+    from mirabelle.prune.layer_plan import LayerPlan
     from mirabelle.run.run import Run
     from mirabelle.task.task import Task
 
@@ -40,7 +41,7 @@ class Layers:
         size: bytes of the parameters in float32 that may be left: "80 kB", or "8%".
         latency: median of one call in ONNX Runtime that may be left: "0.8 ms", or "60%"; measured, then written down.
         batch: samples of a call whose latency is measured.
-        ignore: patterns of layers' names; they stay.
+        exclude: patterns of layers' names; they stay.
         recover: what the model gets without labels: "batch-norm" estimates the statistics of its norms again,
             "least-squares" fits every layer after a dropped one to the outputs of the dense model's.
         samples: of the training data, for damage and recovery.
@@ -76,13 +77,13 @@ class Layers:
     size: str | float | None = None
     latency: str | float | None = None
     batch: Count = 1
-    ignore: Patterns = ()
+    exclude: Patterns = ()
     recover: Recover = "nothing"
     samples: Count = 512
     train: Training | None = None
 
     def __post_init__(self) -> None:
-        hold_amount(self)
+        Amount.of(self).check()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         from mirabelle.training import train_together
@@ -92,17 +93,20 @@ class Layers:
         return self.prepare(model, task, run)
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        from mirabelle.prune.layer_plan import Dropping
         from mirabelle.prune.recovery import recovered
 
-        smaller = Dropping(self, model, task, run).smaller()
+        smaller = self._plan(model, task, run).smaller()
         return recovered(self.recover, model, smaller, task.train.drawn(self.samples, run.seed), run)
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
-        from mirabelle.prune.layer_plan import Dropping
+        plan = self._plan(model, task, run)
+        return Preview(plan.smaller(), tuple(plan.describe()), self.train)
 
-        dropping = Dropping(self, model, task, run)
-        return Preview(dropping.smaller(), tuple(dropping.says()), self.train)
+    def _plan(self, model: nn.Module, task: Task, run: Run) -> LayerPlan:
+        from mirabelle.prune.layer_plan import LayerPlan
+
+        amount = Amount.of(self)
+        return LayerPlan(model, task, run, amount=amount, exclude=self.exclude, samples=self.samples, batch=self.batch)
 
     def terms(self) -> Objective | None:
         return None

@@ -24,7 +24,7 @@ class Skipped(nn.Module):
         self.outputs = outputs
 
     @staticmethod
-    def standing_for(dense: nn.Module, **settings: Any) -> Skipped:
+    def from_dense(dense: nn.Module, **settings: Any) -> Skipped:
         """What replaces a layer, from its record in `architecture.json`."""
         del dense
         return Skipped(**settings)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,38 +14,58 @@ from mirabelle.numerics.masks import keep_above, keep_highest, keep_highest_toge
 from mirabelle.records.patterns import selected
 from mirabelle.records.schedules import Gradual
 from mirabelle.scores import Evidence
-from mirabelle.scores.score import covered
-
-if TYPE_CHECKING:
-    from mirabelle.prune.weights import Weights
+from mirabelle.scores.score import Score, covered
 
 
-def weights_to_prune(step: Weights, model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that a step ranks, by name.
+@dataclass(frozen=True)
+class RemovedWeights:
+    """Which weights are removed.
+
+    Args:
+        rule: what `amount` is: "sparsity", the fraction of lowest score; "threshold", the score at or below which a weight is
+            removed; "quality", that threshold as a multiple of the standard deviation of the weight's tensor.
+        amount: at the end of the schedule.
+        score: how much each weight matters.
+        schedule: the amount over the course of a training.
+        include: patterns of parameter names; by default what the score covers.
+        exclude: patterns of parameter names that are left alone.
+        together: whether weights of all tensors are ranked together (for a sparsity).
+    """
+
+    rule: Literal["sparsity", "threshold", "quality"]
+    amount: float
+    score: Score
+    schedule: Gradual
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    together: bool = False
+
+
+def weights_to_prune(removed: RemovedWeights, model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters whose weights are ranked, by name.
 
     Raises:
         UserError: E112 a pattern that matches nothing, or nothing left.
     """
-    chosen = selected(model, step.targets, step.ignore, by_default=covered(step.score, model))
+    chosen = selected(model, removed.include, removed.exclude, by_default=covered(removed.score, model))
     # A tensor of zeros alone, such as a fresh bias, has nothing to rank: it trains as ever.
     return {name: parameter for name, parameter in chosen.items() if bool(parameter.any())}
 
 
-class Pruning:
-    """The control that removes weights as its step asks, more and more as the training progresses.
+class WeightMasks:
+    """The control that removes weights, more and more as the training progresses.
 
     Args:
-        step: what is asked for.
+        removed: which weights are removed.
         model: to be pruned.
         evidence: for scores that need any, of every parameter in `weights_to_prune`.
     """
 
-    def __init__(self, step: Weights, model: nn.Module, evidence: Mapping[str, Evidence] | None = None) -> None:
-        self._step = step
+    def __init__(self, removed: RemovedWeights, model: nn.Module, evidence: Mapping[str, Evidence] | None = None) -> None:
+        self._removed = removed
         self._model = model
         self._evidence = evidence or {}
-        self._schedule = Gradual.named("constant") if step.schedule == "one-shot" else Gradual.of(step.schedule)
-        chosen = weights_to_prune(step, model)
+        chosen = weights_to_prune(removed, model)
         self._names = list(chosen)
         self._deviations = {name: float(chosen[name].detach().std(correction=0)) for name in self._names}
         self._calls = 0
@@ -54,24 +75,24 @@ class Pruning:
 
     def __call__(self, model: nn.Module, progress: float) -> bool:
         self._calls += 1
-        schedule = self._schedule
+        schedule = self._removed.schedule
         first_at_final = self.settled(progress) and not self._finished
         if not (first_at_final or schedule.due(self._calls, progress, self._last)):
             return False
         self._last = progress
         self._finished = self.settled(progress)
-        self.prune(model, schedule.at(progress, self._step.amount))
+        self.prune(model, schedule.at(progress, self._removed.amount))
         return True
 
     def settled(self, progress: float) -> bool:
-        return progress >= self._schedule.end
+        return progress >= self._removed.schedule.end
 
     @torch.no_grad()
     def prune(self, model: nn.Module, amount: float) -> None:
         """Zero the weights of lowest score and record their tensors as pruned."""
         parameters = dict(model.named_parameters())
         evidence = [self._evidence.get(name, Evidence(name)) for name in self._names]
-        scores = [self._step.score(parameters[own.name], own) for own in evidence]
+        scores = [self._removed.score(parameters[own.name], own) for own in evidence]
         for name, mask in zip(self._names, self._masks(scores, amount), strict=True):
             parameters[name].mul_(mask)
         attach(model, architecture_of(model).with_pruned(self._names))
@@ -87,12 +108,11 @@ class Pruning:
             attach(self._model, architecture_of(self._model).with_pruned(self._names))
 
     def _masks(self, scores: list[Tensor], amount: float) -> list[Tensor]:
-        step = self._step
-        if step.threshold is not None:
+        if self._removed.rule == "threshold":
             return [keep_above(score, amount) for score in scores]
-        if step.quality is not None:
+        if self._removed.rule == "quality":
             pairs = zip(self._names, scores, strict=True)
             return [keep_above(score, amount * self._deviations[name]) for name, score in pairs]
-        if step.scope == "global":
+        if self._removed.together:
             return keep_highest_together(scores, amount)
         return [keep_highest(score, amount) for score in scores]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from mirabelle.errors import UserError
 from mirabelle.model.state import copied
 from mirabelle.records.record import Fraction, Patterns, Positive, record
-from mirabelle.records.schedules import ScheduleField
+from mirabelle.records.schedules import Gradual, ScheduleField
 from mirabelle.scores import Magnitude
 from mirabelle.scores.score import ScoreField
 from mirabelle.step import Preview, Stage
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mirabelle.objectives import Objective
+    from mirabelle.prune.weight_masks import RemovedWeights
     from mirabelle.run.run import Run
     from mirabelle.task.task import Task
 
+_RULES: tuple[Literal["sparsity", "threshold", "quality"], ...] = ("sparsity", "threshold", "quality")
 _PREVIEWED = 16  # samples at which a score looks for a preview
 
 
@@ -38,10 +40,10 @@ class Weights:
         sparsity: fraction removed, in [0, 1).
         threshold: score at or below which a weight goes, > 0.
         quality: factor of the standard deviation, > 0.
-        scope: rank within each "layer", or "global" over all targets (sparsity only).
-        targets: patterns of parameter names; by default what the score covers: for most, all weights of two or more dimensions
+        scope: rank within each "layer", or "global" over all include (sparsity only).
+        include: patterns of parameter names; by default what the score covers: for most, all weights of two or more dimensions
             (no biases, no norms).
-        ignore: patterns of parameter names that are left alone.
+        exclude: patterns of parameter names that are left alone.
         schedule: "one-shot" prunes before training; "constant", "linear", "cubic" or a table `{begin, end, initial, power,
             frequency}` prune while it trains (Zhu & Gupta 2017; see `schedules.Gradual`).
         score: what matters least; magnitude by default. One that looks at data ranks once, so its schedule is "one-shot".
@@ -69,14 +71,14 @@ class Weights:
     threshold: Positive | None = None
     quality: Positive | None = None
     scope: Literal["layer", "global"] = "layer"
-    targets: Patterns = ()
-    ignore: Patterns = ()
+    include: Patterns = ()
+    exclude: Patterns = ()
     schedule: ScheduleField = "one-shot"
     score: ScoreField = Magnitude()
     train: Training | None = None
 
     def __post_init__(self) -> None:
-        given = [name for name in ("sparsity", "threshold", "quality") if getattr(self, name) is not None]
+        given = [name for name in _RULES if getattr(self, name) is not None]
         if len(given) != 1:
             raise UserError(
                 "E111", f"give one of sparsity, threshold and quality; got {', '.join(given) or 'none'}", "sparsity = 0.9, say"
@@ -119,30 +121,40 @@ class Weights:
 
     def _pruned(self, model: nn.Module, task: Task, run: Run, most_samples: int | None = None) -> nn.Module:
         """A copy with all that is asked for removed at once."""
-        from mirabelle.prune.weight_masks import Pruning, weights_to_prune
+        from mirabelle.prune.weight_masks import WeightMasks, weights_to_prune
         from mirabelle.scores.evidence import evidence_for
 
         model = copied(model)
-        names = weights_to_prune(self, model)
+        removed = self._removed()
+        names = weights_to_prune(removed, model)
         evidence = evidence_for(self.score, model, task, names, most_samples=most_samples, seed=run.seed_for("score"))
-        Pruning(self, model, evidence).prune(model, self.amount)
+        WeightMasks(removed, model, evidence).prune(model, removed.amount)
         return model
 
     def terms(self) -> Objective | None:
         return None
 
     def controls(self, model: nn.Module) -> Sequence[Control]:
-        from mirabelle.prune.weight_masks import Pruning
+        from mirabelle.prune.weight_masks import WeightMasks
 
-        return (Pruning(self, model),) if self.needs_training else ()
+        return (WeightMasks(self._removed(), model),) if self.needs_training else ()
 
     def finish(self, model: nn.Module) -> nn.Module:
         return model
 
-    @property
-    def amount(self) -> float:
-        """The one that was given of sparsity, threshold and quality."""
-        return next(float(value) for value in (self.sparsity, self.threshold, self.quality) if value is not None)
+    def _removed(self) -> RemovedWeights:
+        from mirabelle.prune.weight_masks import RemovedWeights
+
+        rule, amount = next((name, value) for name in _RULES if (value := getattr(self, name)) is not None)
+        return RemovedWeights(
+            rule=rule,
+            amount=float(amount),
+            score=self.score,
+            include=self.include,
+            exclude=self.exclude,
+            together=self.scope == "global",
+            schedule=Gradual.named("constant") if self.schedule == "one-shot" else Gradual.of(self.schedule),
+        )
 
 
 def _removals(pruned: nn.Module) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ class FoldedNorm(nn.Module):
         self._eps, self._features = dense.eps, dense.num_features
 
     @classmethod
-    def standing_for(cls, dense: nn.Module, **settings: Any) -> FoldedNorm:
+    def from_dense(cls, dense: nn.Module, **settings: Any) -> FoldedNorm:
         return cls(dense, **settings)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class FoldedNorm(nn.Module):
 
 
 @dataclass(frozen=True)
-class Behind:
+class Consumer:
     """What reads a layer's result.
 
     Args:
@@ -97,7 +97,7 @@ class Behind:
         return f"{self.norm or layer}:{'relu' if self.output == 'relu' else 'output'}"
 
 
-def surroundings(model: nn.Module, example: Batch, run: Run) -> dict[str, Behind]:
+def consumers(model: nn.Module, example: Batch, run: Run) -> dict[str, Consumer]:
     """By the name of a linear or convolution layer, what reads its result.
 
     Layers and norms that run several times, share their tensors or keep no statistics are left alone; a model that cannot be
@@ -129,19 +129,19 @@ class _Reading:
             return None
         return self._owner(Call.of(node)["weight"], "weight")
 
-    def behind(self, node: fx.Node) -> Behind:
+    def behind(self, node: fx.Node) -> Consumer:
         norm, end = self._norm(node)
         if Call.of(node).name == "linear":
-            return Behind(norm)
+            return Consumer(norm)
         reader = _only_reader(end)
         relu = reader is not None and reader.name in _RELUS
         if reader is not None and relu:
             end = reader.node
         if _leads_to_exact(end):
-            return Behind(norm)
+            return Consumer(norm)
         layers = [self.layer(user) for user in _readers(end)]
         known = tuple(name for name in layers if name is not None)
-        return Behind(norm, "relu" if relu else "plain", known if len(known) == len(layers) else ())
+        return Consumer(norm, "relu" if relu else "plain", known if len(known) == len(layers) else ())
 
     def _norm(self, node: fx.Node) -> tuple[str | None, fx.Node]:
         """The batch norm that alone reads a node, and what it gives; None, and the node, without one."""

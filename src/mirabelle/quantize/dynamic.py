@@ -28,15 +28,15 @@ class Dynamic:
     Args:
         weight_bits: levels of the weights, 2 to 8; codes are stored as int8.
         granularity: "token" or "tensor", what shares one range of inputs.
-        targets: patterns of module names; by default every Linear.
-        ignore: patterns of module names that stay in floating point.
+        include: patterns of module names; by default every Linear.
+        exclude: patterns of module names that stay in floating point.
 
     Raises:
         UserError: E110 out of range, E112 a pattern that matches nothing or no layer left, E121 a rewritten program that
             has none.
 
     Example:
-        >>> Dynamic(ignore=("classifier",)).stage
+        >>> Dynamic(exclude=("classifier",)).stage
         'quantize'
 
     Source: ONNX operators DynamicQuantizeLinear and MatMulInteger; per token: Yao et al. 2022, arXiv:2206.01861.
@@ -46,15 +46,15 @@ class Dynamic:
 
     weight_bits: Bits = 8
     granularity: Literal["token", "tensor"] = "token"
-    targets: Patterns = ()
-    ignore: Patterns = ()
+    include: Patterns = ()
+    exclude: Patterns = ()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         from mirabelle.quantize.layers import LINEAR, DynamicLayer, TokenLayer
 
         del task
         model = copied(model).eval()
-        chosen = layers_for(model, LINEAR, self)
+        chosen = layers_for(model, LINEAR, self.include, self.exclude)
         kind = {"tensor": DynamicLayer, "token": TokenLayer}[self.granularity]
         return coded(model, chosen, kind, self.weight_bits, run)
 

@@ -13,17 +13,16 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from mirabelle.quantize.dynamic import Dynamic
     from mirabelle.quantize.layers import WeightLayer
-    from mirabelle.quantize.weights import Weights
     from mirabelle.run.run import Run
-from mirabelle.quantize.static import Static
 
 Bits = Annotated[int, Field(ge=2, le=8)]
 
 
-def layers_for(model: nn.Module, kinds: tuple[type[nn.Module], ...], step: Static | Dynamic | Weights) -> dict[str, nn.Module]:
-    """The layers of these kinds that a step asks for.
+def layers_for(
+    model: nn.Module, kinds: tuple[type[nn.Module], ...], include: tuple[str, ...], exclude: tuple[str, ...]
+) -> dict[str, nn.Module]:
+    """The layers of these kinds whose names match a pattern of `include` (all, if there are none) and none of `exclude`.
 
     Raises:
         UserError: as `selected_modules`; E121 where a program without layers stands for the model.
@@ -36,9 +35,9 @@ def layers_for(model: nn.Module, kinds: tuple[type[nn.Module], ...], step: Stati
         raise UserError(
             "E121",
             f"a rewritten program without layers stands for the model, so there is nothing to quantize ({why})",
-            'let prune.Channels cut what the code follows, targets = ["*.conv1"] within residual blocks, say',
+            'let prune.Channels cut what the code follows, include = ["*.conv1"] within residual blocks, say',
         )
-    return selected_modules(model, kinds, step.targets, step.ignore)
+    return selected_modules(model, kinds, include, exclude)
 
 
 def coded(model: nn.Module, chosen: Mapping[str, nn.Module], kind: type[WeightLayer], weight_bits: int, run: Run) -> nn.Module:

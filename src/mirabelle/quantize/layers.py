@@ -64,7 +64,7 @@ class StaticLayer(nn.Module):
         self.register_buffer("output_zero_point", torch.zeros((), dtype=torch.uint8) if output else None)
 
     @classmethod
-    def standing_for(cls, dense: nn.Module, **settings: Any) -> StaticLayer:
+    def from_dense(cls, dense: nn.Module, **settings: Any) -> StaticLayer:
         return cls(dense, **settings)
 
     @classmethod
@@ -153,7 +153,7 @@ class WeightLayer(nn.Module):
         self.register_buffer("bias", None if bias is None else torch.zeros_like(bias))
 
     @classmethod
-    def standing_for(cls, dense: nn.Module, **settings: Any) -> Self:
+    def from_dense(cls, dense: nn.Module, **settings: Any) -> Self:
         return cls(dense, **settings)
 
     @classmethod

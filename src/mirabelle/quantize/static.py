@@ -39,8 +39,8 @@ class Static:
         percentile: the share of values kept by "percentile", in (0, 100].
         samples: of the training data that are looked at.
         weight_bits: levels of the weights, 2 to 8; codes are stored as int8 in ONNX, and fewer levels pack smaller.
-        targets: patterns of module names; by default all of these kinds.
-        ignore: patterns of module names that stay in floating point.
+        include: patterns of module names; by default all of these kinds.
+        exclude: patterns of module names that stay in floating point.
 
     Raises:
         UserError: E110 out of range, E112 a pattern that matches nothing or no layer left, E121 a layer that never ran, or a
@@ -59,26 +59,26 @@ class Static:
     percentile: Annotated[float, Field(gt=0, le=100)] = 99.99
     samples: Count = 1000
     weight_bits: Bits = 8
-    targets: Patterns = ()
-    ignore: Patterns = ()
+    include: Patterns = ()
+    exclude: Patterns = ()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         from mirabelle.calibration.ranges import activation_ranges
         from mirabelle.model.architecture import replace_module
-        from mirabelle.quantize.batch_norm_folding import Behind, FoldedNorm, folded, surroundings
+        from mirabelle.quantize.batch_norm_folding import Consumer, FoldedNorm, consumers, folded
         from mirabelle.quantize.layers import LINEAR_AND_CONVOLUTION, StaticLayer
 
         model = copied(model).eval()
-        chosen = layers_for(model, LINEAR_AND_CONVOLUTION, self)
+        chosen = layers_for(model, LINEAR_AND_CONVOLUTION, self.include, self.exclude)
         chosen = {name: module for name, module in chosen.items() if getattr(module, "padding_mode", "zeros") == "zeros"}
-        behind = {name: found for name, found in surroundings(model, task.example(), run).items() if name in chosen}
+        behind = {name: found for name, found in consumers(model, task.example(), run).items() if name in chosen}
         outputs = {name: found.output_of(name) for name, found in behind.items() if found.rounds_for(chosen)}
         seen = [*chosen, *outputs.values()]
         ranges = activation_ranges(model, seen, self._batches(task, run), self.calibration, self.percentile)
         for name, dense in chosen.items():
             if name not in ranges:
-                raise UserError("E121", f'layer "{name}" never ran on the calibration data', f'ignore = ["{name}"]')
-            after = behind.get(name, Behind())
+                raise UserError("E121", f'layer "{name}" never ran on the calibration data', f'exclude = ["{name}"]')
+            after = behind.get(name, Consumer())
             norm = after.norm
             joined = dense if norm is None else folded(dense, model.get_submodule(norm))
             layer = StaticLayer.quantized(

@@ -25,8 +25,8 @@ class Weights:
 
     Args:
         weight_bits: levels of the weights, 2 to 8; codes are stored as int8 in ONNX, and fewer levels pack smaller.
-        targets: patterns of module names; by default all of these kinds.
-        ignore: patterns of module names that stay in floating point.
+        include: patterns of module names; by default all of these kinds.
+        exclude: patterns of module names that stay in floating point.
 
     Raises:
         UserError: E110 out of range, E112 a pattern that matches nothing or no layer left, E121 a rewritten program that
@@ -46,15 +46,15 @@ class Weights:
     stage: ClassVar[Stage] = "quantize"
 
     weight_bits: Bits = 8
-    targets: Patterns = ()
-    ignore: Patterns = ()
+    include: Patterns = ()
+    exclude: Patterns = ()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         from mirabelle.quantize.layers import WEIGHTED, WeightLayer
 
         del task
         model = copied(model).eval()
-        chosen = layers_for(model, WEIGHTED, self)
+        chosen = layers_for(model, WEIGHTED, self.include, self.exclude)
         # Other paddings, and embeddings that change when they are read, stay.
         plain = {"padding_mode": "zeros", "max_norm": None}
         chosen = {name: dense for name, dense in chosen.items() if all(getattr(dense, k, v) == v for k, v in plain.items())}

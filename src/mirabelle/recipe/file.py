@@ -19,8 +19,9 @@ from mirabelle.recipe.overrides import Overrides
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.recipe.tables import BaselineTable, MemberTable, ModelTable, TaskTable, TeacherTable
 from mirabelle.records.annotated_toml import ORIGINS
-from mirabelle.records.toml_positions import Places
-from mirabelle.sources.checks import held_data, held_model, held_pickle, held_weights
+from mirabelle.records.earlier import in_todays_names
+from mirabelle.records.toml_positions import TomlPositions
+from mirabelle.sources.checks import check_data, check_model, check_pickle, check_weights
 from mirabelle.sources.datasets.settings import data_folder_of_environment, settings_from
 from mirabelle.sources.names import FOLDER, PACKAGE, names_files, names_model_file, names_model_folder
 from mirabelle.task.goal import Goal
@@ -38,13 +39,13 @@ _WRITTEN_BY_RUNS = ("fingerprint", "decisions")
 SCHEMA = 1
 MOST_SEEDS = 1 << 63  # of torch's generators
 _HELD: dict[str | int, Callable[[str], None]] = {  # what is held against the name under each key that names a source
-    "from": lambda name: held_model(name, Path()),
-    "model": lambda name: held_model(name, Path()),
-    "data": lambda name: held_data(name, Path()),
-    "weights": lambda name: held_weights(Path(name)),
-    "pickle": lambda name: held_pickle(Path(name)),
+    "from": lambda name: check_model(name, Path()),
+    "model": lambda name: check_model(name, Path()),
+    "data": lambda name: check_data(name, Path()),
+    "weights": lambda name: check_weights(Path(name)),
+    "pickle": lambda name: check_pickle(Path(name)),
 }
-_JUDGES = ("loss", "metric", "also")  # arguments of data in files that may name functions
+_JUDGES = ("loss", "metric", "extra_metrics")  # arguments of data in files that may name functions
 _AT_ITS_KEY = ("E102", "E104")  # mistakes that are about a key; the others are about its value
 
 
@@ -61,7 +62,7 @@ class RecipeFile:
     goal: Goal
     recipe: Recipe
     decisions: Mapping[str, Any]
-    places: Places
+    places: TomlPositions
 
     @property
     def folder(self) -> Path:
@@ -175,9 +176,10 @@ def read_recipe(
     except tomllib.TOMLDecodeError as error:
         raise _no_toml(path, text, error) from None
     overrides = Overrides.of(settings)
-    places = Places(text, str(path), overrides.places())
+    places = TomlPositions(text, str(path), overrides.places())
     mistakes: list[UserError] = []
-    named, here = _in_sets(overrides.applied(data), data_folder or data_folder_of_environment(), key=""), path.parent.resolve()
+    here, sets = path.parent.resolve(), data_folder or data_folder_of_environment()
+    named = _in_sets(in_todays_names(overrides.applied(data)), sets, key="")
     read = _Reading(_judged(_absolute(named, here, key=""), here), mistakes)
     model = read.part(lambda tables: records.build(ModelTable, _section(tables, "model"), "model"), "model")
     task = read.part(lambda tables: records.build(TaskTable, _section(tables, "task"), "task"), "task")
@@ -185,11 +187,11 @@ def read_recipe(
     baseline = read.part(lambda tables: _optional(BaselineTable, tables, "baseline"), "baseline")
     goal = read.part(lambda tables: records.build(Goal, tables.get("goal", {}), "goal"), "goal")
     recipe = read.part(lambda tables: Recipe.from_data(_section(tables, "step")), "step")
-    read.part(lambda _: _hold_weights(model, baseline), "baseline", "weights")
+    read.part(lambda _: _check_weights(model, baseline), "baseline", "weights")
     if task is not None:
         read.part(lambda _: settings_from(task.data, task.arguments, path.parent))
     if sources:
-        _hold_sources({key: read.data[key] for key in KEYS if key in read.data}, (), mistakes)
+        _check_sources({key: read.data[key] for key in KEYS if key in read.data}, (), mistakes)
     if mistakes or model is None or task is None or goal is None or recipe is None:
         raise UserErrors([one.at(places.of(one.path, key=one.code in _AT_ITS_KEY)) for one in mistakes])
     decisions = read.data.get("decisions", {})
@@ -274,17 +276,17 @@ def _optional(cls: type[P], data: Mapping[str, Any], name: str) -> P | None:
     return records.build(cls, data[name], name) if name in data else None
 
 
-def _hold_weights(model: ModelTable | None, baseline: BaselineTable | None) -> None:
+def _check_weights(model: ModelTable | None, baseline: BaselineTable | None) -> None:
     if model is not None and model.weights and baseline is not None and baseline.weights:
         raise UserError("E111", "[model] and [baseline] both name weights", "keep one of them")
 
 
-def _hold_sources(value: Any, path: errors.Path, mistakes: list[UserError]) -> None:
+def _check_sources(value: Any, path: errors.Path, mistakes: list[UserError]) -> None:
     """Gather what is wrong with each name of a function, of data or of weights, wherever one stands."""
     if isinstance(value, (Mapping, list)):
         for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
             if key != "arguments":
-                _hold_sources(item, (*path, key), mistakes)
+                _check_sources(item, (*path, key), mistakes)
     elif isinstance(value, str) and path[-1] in _HELD:
         with gathered(mistakes, *path):
             _HELD[path[-1]](value)

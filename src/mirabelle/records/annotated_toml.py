@@ -8,7 +8,7 @@ from typing import Any
 import tomli_w
 
 from mirabelle.errors import Path
-from mirabelle.records.toml_positions import Places
+from mirabelle.records.toml_positions import TomlPositions
 
 Origin = Callable[[Path], str]
 ORIGINS = {"fingerprint": "computed from the model and the data", "decisions": "measured by this run"}
@@ -32,7 +32,7 @@ def resolved_text(document: Mapping[str, Any], origin: Origin) -> str:
         <BLANKLINE>
     """
     text = tomli_w.dumps(document)
-    places = Places(text, "")
+    places = TomlPositions(text, "")
     origins: dict[int, dict[str, None]] = {}
     for path in _leaves(document, ()):
         line = places.last_line(path)

@@ -13,27 +13,27 @@ if TYPE_CHECKING:
 
 
 def selected(
-    model: nn.Module, targets: tuple[str, ...], ignore: tuple[str, ...] = (), by_default: Collection[str] | None = None
+    model: nn.Module, include: tuple[str, ...], exclude: tuple[str, ...] = (), by_default: Collection[str] | None = None
 ) -> dict[str, nn.Parameter]:
-    """Parameters whose names match one of `targets` and none of `ignore`; each tied parameter once.
+    """Parameters whose names match one of `include` and none of `exclude`; each tied parameter once.
 
-    Without targets: those named in `by_default`, else every weight of two or more dimensions.
+    Without include: those named in `by_default`, else every weight of two or more dimensions.
 
     Raises:
         UserError: E112 when a pattern matches no parameter, or nothing is left.
     """
     parameters = dict(model.named_parameters())
-    every_pattern_matches("targets", targets, parameters)
-    every_pattern_matches("ignore", ignore, parameters)
-    if targets:
-        chosen = {name: parameter for name, parameter in parameters.items() if matches(name, targets)}
+    every_pattern_matches("include", include, parameters)
+    every_pattern_matches("exclude", exclude, parameters)
+    if include:
+        chosen = {name: parameter for name, parameter in parameters.items() if matches(name, include)}
     elif by_default is not None:
         chosen = {name: parameter for name, parameter in parameters.items() if name in by_default}
     else:
         chosen = {name: parameter for name, parameter in parameters.items() if parameter.dim() > 1}
-    chosen = {name: parameter for name, parameter in chosen.items() if not matches(name, ignore)}
+    chosen = {name: parameter for name, parameter in chosen.items() if not matches(name, exclude)}
     if not chosen:
-        raise UserError("E112", "targets less ignore leave no parameter", "widen `targets`, or shorten `ignore`")
+        raise UserError("E112", "`include` without `exclude` leaves no parameter", "widen `include`, or shorten `exclude`")
     return chosen
 
 
@@ -65,9 +65,9 @@ def every_pattern_matches(key: str, patterns: tuple[str, ...], names: Iterable[s
 
 
 def selected_modules(
-    model: nn.Module, kinds: tuple[type[nn.Module], ...], targets: tuple[str, ...], ignore: tuple[str, ...]
+    model: nn.Module, kinds: tuple[type[nn.Module], ...], include: tuple[str, ...], exclude: tuple[str, ...]
 ) -> dict[str, nn.Module]:
-    """Modules that are exactly of one of these kinds, match `targets` (all, if there are none) and do not match `ignore`.
+    """Modules that are exactly of one of these kinds, match `include` (all, if there are none) and do not match `exclude`.
 
     Those inside torch's TransformerEncoderLayer are left out: it reads its parts' weights past their forward.
 
@@ -77,15 +77,15 @@ def selected_modules(
     from torch import nn
 
     names = [name for name, _ in model.named_modules()]
-    every_pattern_matches("targets", targets, names)
-    every_pattern_matches("ignore", ignore, names)
+    every_pattern_matches("include", include, names)
+    every_pattern_matches("exclude", exclude, names)
     opaque = tuple(name for name, module in model.named_modules() if isinstance(module, nn.TransformerEncoderLayer))
     chosen = {
         name: module
         for name, module in model.named_modules()
-        if type(module) in kinds and (not targets or matches(name, targets)) and not matches(name, (*ignore, *opaque))
+        if type(module) in kinds and (not include or matches(name, include)) and not matches(name, (*exclude, *opaque))
     }
     if not chosen:
         wanted = ", ".join(kind.__name__ for kind in kinds)
-        raise UserError("E112", f"no module of kind {wanted} is left to change", "widen `targets`, or shorten `ignore`")
+        raise UserError("E112", f"no module of kind {wanted} is left to change", "widen `include`, or shorten `exclude`")
     return chosen

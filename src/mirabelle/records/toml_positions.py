@@ -18,7 +18,7 @@ _KEYS = ("bare_key", "quoted_key", "dotted_key")
 _TABLES = ("table", "table_array_element")
 
 
-class Places:
+class TomlPositions:
     """The places in one TOML text.
 
     Args:
@@ -27,7 +27,7 @@ class Places:
         elsewhere: paths that were set in another way, and what messages call that place.
 
     Example:
-        >>> places = Places('seed = 1\\n[[step]]\\nuse = "x"\\n', "recipe.toml")
+        >>> places = TomlPositions('seed = 1\\n[[step]]\\nuse = "x"\\n', "recipe.toml")
         >>> str(places.of(("step", 0, "use"), key=True)), str(places.of(("step", 0, "use")))
         ('recipe.toml:3:1', 'recipe.toml:3:7')
     """

@@ -3,22 +3,22 @@
 from pathlib import Path
 
 from mirabelle.report.document import Report, read_report
-from mirabelle.report.findings import Comparison, Difference
+from mirabelle.report.findings import Difference, Significance
 from mirabelle.report.learning_curves import Curve, curves, read_events
 from mirabelle.report.page import write_pages
-from mirabelle.report.progress import Standing, standing
+from mirabelle.report.progress import RunProgress, progress_of
 from mirabelle.run import files
 
 __all__ = [
-    "Comparison",
     "Curve",
     "Difference",
     "Report",
-    "Standing",
+    "RunProgress",
+    "Significance",
     "curves",
+    "progress_of",
     "read_events",
     "read_report",
-    "standing",
     "write_pages",
     "write_report",
 ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from mirabelle.errors import UserError
-from mirabelle.report.findings import Comparison, Judgement, Milestone, Outcome, Share
+from mirabelle.report.findings import Judgement, Milestone, Outcome, Share, Significance
 from mirabelle.report.learning_curves import Curve
 from mirabelle.report.verdict import remarks, verdict
 from mirabelle.run import files
@@ -22,8 +22,8 @@ from mirabelle.task.profile import Profile
 
 if TYPE_CHECKING:
     from mirabelle.inspection import Layer
-    from mirabelle.job.steps import TrailEntry
     from mirabelle.runtime.gates import Gate
+    from mirabelle.task.profile import StepResult
 
 SCHEMA = 1
 ARTIFACTS = {
@@ -43,7 +43,7 @@ class Report:
 
     start: Profile
     end: Profile
-    comparison: Comparison
+    comparison: Significance
     goal: Judgement
     gates: Mapping[str, Outcome]
     trail: tuple[Milestone, ...]
@@ -61,9 +61,9 @@ class Report:
         environment: Mapping[str, Any],
         start: Profile,
         end: Profile,
-        comparison: Comparison,
+        comparison: Significance,
         shortfalls: Iterable[Shortfall],
-        trail: Iterable[TrailEntry],
+        trail: Iterable[StepResult],
         gates: Mapping[str, Gate],
         layers: Iterable[Layer],
         curves: Iterable[Curve],

@@ -23,7 +23,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Significance:
     """End against start on the same samples: the paired test's p-value, the ratio of latencies, the metric's difference."""
 
     p_value: float

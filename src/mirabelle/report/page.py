@@ -48,7 +48,7 @@ def card(report: Report) -> str:
 
 
 @dataclass(frozen=True)
-class Row:
+class Bar:
     """A line of a tile; `share` is the length of its bar in percent."""
 
     name: str
@@ -63,7 +63,7 @@ class Tile:
     title: str
     figure: str
     unit: str
-    rows: tuple[Row, ...]
+    rows: tuple[Bar, ...]
 
 
 def tiles(report: Report) -> list[Tile]:
@@ -82,21 +82,21 @@ def tiles(report: Report) -> list[Tile]:
     return [*found, _metric_tile(report)]
 
 
-def _bars(before: str, after: str, ratio: float) -> tuple[Row, ...]:
+def _bars(before: str, after: str, ratio: float) -> tuple[Bar, ...]:
     """Two lines with bars, the longer one full; `ratio` is after / before."""
     longest = max(ratio, 1.0)
-    return (Row("before", before, 100 / longest), Row("after", after, 100 * ratio / longest))
+    return (Bar("before", before, 100 / longest), Bar("after", after, 100 * ratio / longest))
 
 
 def _metric_tile(report: Report) -> Tile:
     before, after = metrics(report.start, report.end)
     points = " points" if in_points(before, after) else ""
-    lines = [Row("before", value(before)), Row("after", value(after))]
+    lines = [Bar("before", value(before)), Bar("after", value(after))]
     interval = report.comparison.difference
     if interval is not None:
         scale = 100 if points else 1
-        lines.append(Row("95 %", f"{signed(interval.low * scale, points)} to {signed(interval.high * scale, points)}{points}"))
-    lines.append(Row("test", "a difference is shown" if report.comparison.different else "no difference shown"))
+        lines.append(Bar("95 %", f"{signed(interval.low * scale, points)} to {signed(interval.high * scale, points)}{points}"))
+    lines.append(Bar("test", "a difference is shown" if report.comparison.different else "no difference shown"))
     return Tile(after.name, signed(change(report.start, report.end, report.comparison), points), points.strip(), tuple(lines))
 
 

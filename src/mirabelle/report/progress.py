@@ -20,7 +20,7 @@ _LAST = "gates and measurements"
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunProgress:
     """Steps done with what they gave, the names of those to come, and the present training's last epoch, if it has one.
 
     `seconds_left` is of the present training, as it was estimated when that epoch ended.
@@ -42,7 +42,7 @@ class Standing:
         return {"ended": False, "now": self.now, **dataclasses.asdict(self)}
 
 
-def standing(folder: Path) -> Standing:
+def progress_of(folder: Path) -> RunProgress:
     """How far the run in `folder` has come.
 
     Raises:
@@ -59,7 +59,7 @@ def standing(folder: Path) -> Standing:
     ended = {place: _milestone(name, folder / place / "profile.json") for place, name in names.items()}
     ahead = {place: names[place] for place, entry in ended.items() if entry is None}
     done = tuple(entry for entry in ended.values() if entry is not None)
-    return Standing(done, tuple(ahead.values()), **_last_epoch(folder, next(iter(ahead), "")))
+    return RunProgress(done, tuple(ahead.values()), **_last_epoch(folder, next(iter(ahead), "")))
 
 
 def _places(recipe: Mapping[str, Any]) -> dict[str, str]:
@@ -81,6 +81,6 @@ def _milestone(name: str, path: Path) -> Milestone | None:
 
 
 def _last_epoch(folder: Path, place: str) -> dict[str, Any]:
-    """The newest epoch of the training in this place, as fields of `Standing`."""
+    """The newest epoch of the training in this place, as fields of `RunProgress`."""
     events = [event for event in read_events(folder) if event["event"] == "epoch" and event.get("where") == place]
     return {name: events[-1].get(name) for name in ("epoch", "epochs", "metric", "seconds_left")} if events else {}

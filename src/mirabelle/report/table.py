@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mirabelle.report.document import Report
 from mirabelle.report.verdict import in_points, metrics
-from mirabelle.task.profile import Metric, Profile
+from mirabelle.task.profile import MeasuredMetric, Profile
 
 if TYPE_CHECKING:
     from mirabelle.runtime.latency import Ratio
@@ -54,14 +54,14 @@ def conditions(end: Profile, processor: str) -> str:
     return f"{text} Latency in {runtime}, batch {latency.batch}, {threads}, on {processor}."
 
 
-def interval(metric: Metric) -> str:
+def interval(metric: MeasuredMetric) -> str:
     """A metric with its interval."""
     if in_points(metric):
         return f"{metric.value:.2%} ({100 * metric.low:.1f} – {100 * metric.high:.1f})"
     return f"{metric.value:.4g} ({metric.low:.4g} – {metric.high:.4g})"
 
 
-def value(metric: Metric | None) -> str:
+def value(metric: MeasuredMetric | None) -> str:
     """A metric alone."""
     if metric is None:
         return "–"

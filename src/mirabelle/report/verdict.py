@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mirabelle.task.goal import Shortfall
-from mirabelle.task.profile import Metric, Profile
+from mirabelle.task.profile import MeasuredMetric, Profile
 
 if TYPE_CHECKING:
-    from mirabelle.report.findings import Comparison, Outcome
+    from mirabelle.report.findings import Outcome, Significance
     from mirabelle.runtime.latency import Ratio
 
 _NOTICEABLE_SIZE = 0.05  # sizes are told to one decimal: what would read as "1.0×" is said in words
 _SPARSE = 0.9  # from a tenth of zeros on, it is worth saying where these pay
 
 
-def verdict(start: Profile, end: Profile, comparison: Comparison) -> str:
+def verdict(start: Profile, end: Profile, comparison: Significance) -> str:
     """One sentence: what became of the model."""
     return f"{size(start, end)} and {speed(comparison.latency_ratio)}; {quality(start, end, comparison)}."
 
@@ -40,7 +40,7 @@ def speed(ratio: Ratio) -> str:
     return f"{ratio.median:.2f}× slower in ONNX Runtime ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
-def quality(start: Profile, end: Profile, comparison: Comparison) -> str:
+def quality(start: Profile, end: Profile, comparison: Significance) -> str:
     """How the metric changed on the same samples, and whether that is shown."""
     before, after = metrics(start, end)
     difference, unit = change(start, end, comparison), " points" if in_points(before, after) else ""
@@ -55,20 +55,20 @@ def quality(start: Profile, end: Profile, comparison: Comparison) -> str:
     return f"{after.name} {direction} by {signed(abs(difference), unit).lstrip('+')}{unit} ({test})"
 
 
-def change(start: Profile, end: Profile, comparison: Comparison) -> float:
+def change(start: Profile, end: Profile, comparison: Significance) -> float:
     """End - start of the metric, in points where it is a fraction."""
     before, after = metrics(start, end)
     difference = comparison.difference.value if comparison.difference else after.value - before.value
     return difference * 100 if in_points(before, after) else difference
 
 
-def metrics(start: Profile, end: Profile) -> tuple[Metric, Metric]:
+def metrics(start: Profile, end: Profile) -> tuple[MeasuredMetric, MeasuredMetric]:
     assert start.metric is not None, "a report measures the metric at the start"
     assert end.metric is not None, "and at the end"
     return start.metric, end.metric
 
 
-def in_points(*metrics: Metric) -> bool:
+def in_points(*metrics: MeasuredMetric) -> bool:
     """Whether a metric is a fraction, as far as its values tell, so that hundredths of it are points."""
     return all(metric.low >= 0 and metric.high <= 1 for metric in metrics)
 
@@ -81,7 +81,7 @@ def signed(value: float, unit: str = "") -> str:
 def remarks(
     start: Profile,
     end: Profile,
-    comparison: Comparison,
+    comparison: Significance,
     shortfalls: Sequence[Shortfall],
     gates: Mapping[str, Outcome],
 ) -> list[str]:

@@ -73,7 +73,7 @@ class Run:
         import torch
 
         folder = Path(folder)
-        _hold_folder(folder)
+        _check_folder(folder)
         lock = FolderLock(folder)
         try:
             run = Run(folder, seed=seed, callbacks=callbacks, journal=Journal(folder, document, origin=origin))
@@ -181,7 +181,7 @@ def _read_only(value: Any) -> Any:
     return tuple(_read_only(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
-def _hold_folder(folder: Path) -> None:
+def _check_folder(folder: Path) -> None:
     """Raise unless a run may begin or go on in the folder."""
     try:
         if folder.exists() and not folder.is_dir():

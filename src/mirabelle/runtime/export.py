@@ -36,7 +36,7 @@ def export(
     labels: tuple[str, ...] = (),
     preprocessing: Preprocessing | None = None,
     *,
-    several: bool = False,
+    multi_label: bool = False,
 ) -> bytes:
     """The model as a canonical ONNX file whose first axis of every input is free.
 
@@ -88,7 +88,7 @@ def export(
     named = rename_values(proto.graph, proto.graph.input, () if isinstance(example.inputs, Mapping) else told.inputs)
     named += rename_values(proto.graph, proto.graph.output, told.outputs)
     metadata = {"labels": json.dumps(labels)} if labels else {}
-    metadata |= {"decision": "several"} if several else {}
+    metadata |= {"decision": "several"} if multi_label else {}
     if preprocessing is not None:
         metadata["preprocessing"] = to_json(preprocessing)
     return canonical(proto, metadata, kept=named)

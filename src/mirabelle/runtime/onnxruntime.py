@@ -97,7 +97,7 @@ class Session:
         return as_outputs([torch.from_numpy(array) for array in arrays])
 
 
-def side_by_side(
+def time_side_by_side(
     start: Session, end: Session, inputs: Inputs, *, batch: int = 1, seconds: float = 2.0
 ) -> tuple[Latency, Latency, Ratio]:
     """Milliseconds of the first `batch` samples in each, measured in turn for `seconds`, and the ratio end / start."""

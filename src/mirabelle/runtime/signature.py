@@ -67,7 +67,7 @@ def drawn_inputs(inputs: Sequence[Value], batch: int, shape: Sequence[int] | Non
     return {value.name: _drawn(value, sizes[value.name], generator) for value in inputs}
 
 
-def held_inputs(inputs: Sequence[Value], given: Sequence[Array]) -> None:
+def check_inputs(inputs: Sequence[Value], given: Sequence[Array]) -> None:
     """Raise unless arrays are what a model takes, in order: their number, types, and all sizes that are not free.
 
     Raises:

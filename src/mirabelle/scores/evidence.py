@@ -78,7 +78,7 @@ def evidence_for(
             "E112",
             f"{type(score).__name__} scores the weights of linear layers and convolutions that run; "
             f'"{silent[0]}" is none, or its layer never ran on the data',
-            f'ignore = ["{silent[0]}"], or score = "Magnitude"',
+            f'exclude = ["{silent[0]}"], or score = "Magnitude"',
         )
     return {name: Evidence(name, **found[name]) for name in chosen if name not in silent}
 

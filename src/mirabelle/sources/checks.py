@@ -33,7 +33,7 @@ _KINDS = {
 _RELATIVE = 'check the path; it is relative to the recipe, and "~" is not expanded'
 
 
-def held_model(name: str, folder: Path) -> None:
+def check_model(name: str, folder: Path) -> None:
     """Raise unless the name is one of a function that a Python file defines, or of a file that is there.
 
     Raises:
@@ -41,17 +41,17 @@ def held_model(name: str, folder: Path) -> None:
     """
     if name.startswith(HUBS):
         return
-    _hold_place(name)
+    _check_place(name)
     if names_model_folder(name):
         if not (path_of(name, folder) / "config.json").is_file():
             raise UserError("E130", f"no model of transformers at {name}: there is no config.json", _RELATIVE)
     elif not names_model_file(name):
-        held_function(name, folder)
+        check_function(name, folder)
     elif not path_of(name, folder).is_file():
         raise UserError("E130", f"no model at {name}", _RELATIVE)
 
 
-def held_function(name: str, folder: Path) -> None:
+def check_function(name: str, folder: Path) -> None:
     """Raise unless the name is one of a function, and a Python file defines what it names.
 
     Raises:
@@ -75,14 +75,14 @@ def held_function(name: str, folder: Path) -> None:
         raise UserError("E120", f'{place} has no function "{function}"', did_you_mean(function, names))
 
 
-def held_data(name: str, folder: Path) -> None:
+def check_data(name: str, folder: Path) -> None:
     """Raise when nothing lies where the name of data points, what lies there is of no known kind, or no built-in set is meant.
 
     Raises:
         UserError: E120 for a function, E130 when data are not there, E143 for a file of a kind that is not read.
     """
     if names_function(name):
-        held_function(name, folder)
+        check_function(name, folder)
     elif name.startswith(FOLDER):
         return  # of which only the task knows the folder
     elif names_files(name):
@@ -97,13 +97,13 @@ def held_data(name: str, folder: Path) -> None:
         raise UserError("E130", f'data "{name}" is not a built-in set', remedy)
 
 
-def held_weights(path: Path) -> None:
+def check_weights(path: Path) -> None:
     """Raise when no weights lie there, or a pickle.
 
     Raises:
         UserError: E130, E143.
     """
-    _hold_place(str(path))
+    _check_place(str(path))
     if path.suffix in PICKLES:
         remedy = f'save the state dict as safetensors, or write weights = {{ pickle = "{path.name}" }}: tensors alone are read'
         raise UserError("E143", f"{path} may hold code (a pickle), so it is not read", remedy)
@@ -111,13 +111,13 @@ def held_weights(path: Path) -> None:
         raise UserError("E130", f"no weights at {path}", "name a .safetensors file")
 
 
-def held_pickle(path: Path) -> None:
+def check_pickle(path: Path) -> None:
     """Raise when no state dict lies there.
 
     Raises:
         UserError: E130, E143.
     """
-    _hold_place(str(path))
+    _check_place(str(path))
     if path.suffix not in PICKLES:
         raise UserError(
             "E143", f"{path} is no pickle", 'name a .safetensors file as weights = "…", a .pt or .th file as pickle'
@@ -126,7 +126,7 @@ def held_pickle(path: Path) -> None:
         raise UserError("E130", f"no weights at {path}", _RELATIVE)
 
 
-def _hold_place(name: str) -> None:
+def _check_place(name: str) -> None:
     """Raise for a name in the folder of data sets that is still one: nobody has said where that folder is."""
     if name.startswith(FOLDER):
         raise UserError("E130", f'the place of "{name}" is not known', f"give --data-dir FOLDER, or set {VARIABLE}")

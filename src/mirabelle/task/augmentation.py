@@ -84,7 +84,7 @@ class Augmentation:
         """What tells the draws of an epoch from those of others, and from the images as they lie."""
         return (self.seed << _EPOCH_BITS) + (epoch if self.views is None else epoch % self.views) + 1
 
-    def hold(self, inputs: Any) -> None:
+    def check(self, inputs: Any) -> None:
         """Raise unless these are images that it can move.
 
         Raises:

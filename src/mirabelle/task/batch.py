@@ -296,7 +296,7 @@ def _parted(given: Any) -> tuple[Inputs, Tensor]:
     raise UserError("E131", f"a batch is a {type(given).__name__}", "let the loader give (inputs, targets), or a dict")
 
 
-def held(source: Any) -> Samples:
+def in_memory(source: Any) -> Samples:
     """Data as samples in memory; a stream is read once, in the order that it happens to give."""
     data = data_of(source)
     return _joined(list(data.batches(0))) if isinstance(data, Stream) else data

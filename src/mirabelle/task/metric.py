@@ -26,7 +26,7 @@ from mirabelle.numerics.statistics import (
     resampled_interval,
 )
 from mirabelle.records.functions import function_from
-from mirabelle.task.profile import Metric as Measured
+from mirabelle.task.profile import MeasuredMetric
 
 PerSample = Callable[[Any, Tensor], Tensor | Scores]  # of the outputs, a tuple where there are several, and the targets
 OverSet = Callable[[Any, Tensor], float | Tensor]
@@ -128,14 +128,14 @@ class Metric:
         statistic = self._statistic(scores)
         return float(scores.mean()) if statistic is None else statistic(scores)
 
-    def measured(self, scores: Scores) -> Measured:
+    def measured(self, scores: Scores) -> MeasuredMetric:
         """The metric of a set of samples with its 95 % interval."""
         value, low, high = self.interval(scores)
         if not math.isfinite(value):
             raise UserError(
                 "E121", f"metric {self.name} is {value} on {len(scores)} samples", "see which outputs are not finite"
             )
-        return Measured(self.name, value, low, high, len(scores))
+        return MeasuredMetric(self.name, value, low, high, len(scores))
 
     def interval(self, scores: Scores) -> tuple[float, float, float]:
         """(value, low, high), 95 %."""
@@ -220,7 +220,7 @@ _SAMPLES = (
 _KNOWN: Mapping[str, Metric] = {
     **{function.__name__: Metric(function.__name__, function) for function in _SAMPLES},
     **{function.__name__: Metric.over_set(function) for function in _SETS},
-    "negative_perplexity": Metric("negative_perplexity", metrics.surprise, _negative_perplexity),
+    "negative_perplexity": Metric("negative_perplexity", metrics.negative_log_likelihood, _negative_perplexity),
     "character_accuracy": Metric("character_accuracy", metrics.transcribed),
     "fidelity": Metric("fidelity", metrics.fidelity),
 }

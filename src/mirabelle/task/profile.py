@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Metric:
+class MeasuredMetric:
     """A metric on `n` samples with its 95 % interval [low, high]."""
 
     name: str
@@ -50,9 +50,9 @@ class Profile:
     nonzero_parameters: int
     macs: int
     size_bytes: SizeBytes
-    metric: Metric | None = None
+    metric: MeasuredMetric | None = None
     latency_ms: Latency | None = None
-    others: tuple[Metric, ...] = ()
+    others: tuple[MeasuredMetric, ...] = ()
 
     def to_data(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -64,7 +64,19 @@ class Profile:
             nonzero_parameters=data["nonzero_parameters"],
             macs=data["macs"],
             size_bytes=SizeBytes(**data["size_bytes"]),
-            metric=Metric(**data["metric"]) if data["metric"] else None,
+            metric=MeasuredMetric(**data["metric"]) if data["metric"] else None,
             latency_ms=Latency(**data["latency_ms"]) if data["latency_ms"] else None,
-            others=tuple(Metric(**metric) for metric in data.get("others", ())),
+            others=tuple(MeasuredMetric(**metric) for metric in data.get("others", ())),
         )
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step of the trail: its name, the model's profile after it (metric on validation), and the seconds it took."""
+
+    step: str
+    profile: Profile
+    seconds: float
+
+    def to_data(self) -> dict[str, Any]:
+        return {"step": self.step, "profile": self.profile.to_data(), "seconds": round(self.seconds, 3)}

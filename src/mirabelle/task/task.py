@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from mirabelle.errors import UserError
-from mirabelle.numerics.several_outputs import UNLABELLED, side_by_side
+from mirabelle.numerics.several_outputs import UNLABELLED, as_one_tensor
 from mirabelle.task.augmentation import Augmentation
-from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, Stream, data_of, held, map_tensors, parts_of, tensors_of
+from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, Stream, data_of, in_memory, map_tensors, parts_of, tensors_of
 from mirabelle.task.generation import Generation
 from mirabelle.task.loss import Loss, Matching, classes_axis, loss_of
 from mirabelle.task.metric import Metric, PerSample
@@ -71,37 +71,37 @@ class Task:
         validation_fraction: float = 0.1,
         loss: str | Loss | None = None,
         metric: str | PerSample | Metric | None = None,
-        also: Sequence[str | PerSample | Metric] = (),
+        extra_metrics: Sequence[str | PerSample | Metric] = (),
         labels: tuple[str, ...] = (),
         name: str = "data",
         preprocessing: Preprocessing | None = None,
         augment: Augmentation | None = None,
         generation: Generation | None = None,
-        beside: Mapping[str, bytes] | None = None,
+        extra_files: Mapping[str, bytes] | None = None,
     ) -> None:
-        self.train, self.test = data_of(train), held(test)
+        self.train, self.test = data_of(train), in_memory(test)
         if validation is None:
             if isinstance(self.train, Stream):
                 raise UserError("E131", "a shuffling loader cannot be split", "give `validation`, or tensors as `train`")
             self.train, validation = self.train.split(validation_fraction, _HELD_OUT_SEED)
-        self.validation = held(validation)
+        self.validation = in_memory(validation)
         labelled = _labelled(self.train, self.validation, self.test)
         self.loss = loss_of(loss or ("cross_entropy" if labelled else "matching"))
         self.metric = Metric.of(metric or ("accuracy" if labelled else "fidelity"))
-        self.also = tuple(Metric.of(one) for one in also)
+        self.extra_metrics = tuple(Metric.of(one) for one in extra_metrics)
         self.labels = tuple(labels)
         self.name = name
         self.preprocessing = _fitting(preprocessing, self.validation)
         self.teacher: nn.Module | None = None
         self.augment = _applicable(augment, self.train, self.preprocessing)
         self.generation = generation
-        self.beside = dict(beside or {})
-        if generation is None and any(one.of_sequences for one in (self.metric, *self.also)):
+        self.extra_files = dict(extra_files or {})
+        if generation is None and any(one.of_sequences for one in (self.metric, *self.extra_metrics)):
             message = f"{self.metric.name} is of what a model writes, and the task does not say how it does"
             raise UserError("E111", message, "give `generation`: mirabelle.Generation(begin=…, end=…)")
 
     @property
-    def several(self) -> bool:
+    def multi_label(self) -> bool:
         """Whether a sample has several labels, yes or no each, and not one class."""
         targets = self.validation.targets
         return bool(self.labels) and targets.is_floating_point() and targets.shape[1:] == (len(self.labels),)
@@ -173,7 +173,7 @@ class Task:
         for name in ("train", "validation", "test"):
             data: Samples = getattr(self, name)
             given = outputs(data)
-            setattr(other, name, data.against(side_by_side(given)))
+            setattr(other, name, data.against(as_one_tensor(given)))
             if name == "train" and self.loss == Matching():
                 other.loss = Matching(
                     tuple(max(float(part.float().var(0).mean()), _LEAST_VARIANCE) for part in parts_of(given))
@@ -227,7 +227,7 @@ def _applicable(
             raise UserError(
                 "E131", "a shuffling loader cannot be augmented", "let its data set do it, or give tensors as `train`"
             )
-        augment.hold(data.inputs)
+        augment.check(data.inputs)
     return augment
 
 

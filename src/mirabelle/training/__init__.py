@@ -7,33 +7,33 @@ from mirabelle.training.joint import Joint
 from mirabelle.training.settings import Training
 
 if TYPE_CHECKING:
-    from mirabelle.training.evaluation import evaluate, judged, outputs_of
+    from mirabelle.training.evaluation import evaluate, evaluate_metrics, outputs_of
     from mirabelle.training.execution import Execution, fastest_execution
-    from mirabelle.training.kept_zeros import Zeros
+    from mirabelle.training.kept_zeros import KeptZeros
     from mirabelle.training.loop import default_objective, fit
-    from mirabelle.training.shared import taught, train_together
+    from mirabelle.training.shared import train_together, with_replaced_model_as_teacher
 
 __all__ = [
     "Execution",
     "Joint",
+    "KeptZeros",
     "Training",
-    "Zeros",
     "default_objective",
     "evaluate",
+    "evaluate_metrics",
     "fastest_execution",
     "fit",
-    "judged",
     "outputs_of",
-    "taught",
     "train_together",
+    "with_replaced_model_as_teacher",
 ]
 __getattr__ = lazily(
     "mirabelle.training",
     {
-        "evaluation": ["evaluate", "judged", "outputs_of"],
+        "evaluation": ["evaluate", "evaluate_metrics", "outputs_of"],
         "execution": ["Execution", "fastest_execution"],
-        "kept_zeros": ["Zeros"],
+        "kept_zeros": ["KeptZeros"],
         "loop": ["default_objective", "fit"],
-        "shared": ["taught", "train_together"],
+        "shared": ["train_together", "with_replaced_model_as_teacher"],
     },
 )

@@ -21,12 +21,12 @@ def evaluate(model: nn.Module, data: Samples | Stream, task: Task) -> Scores:
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        scores = judged(partial(call, model), data, task, (task.metric,))[0]
+        scores = evaluate_metrics(partial(call, model), data, task, (task.metric,))[0]
     model.train(was_training)
     return scores
 
 
-def judged(
+def evaluate_metrics(
     run: Callable[[Inputs], Outputs], data: Samples | Stream | Sequence[Batch], task: Task, metrics: Sequence[Metric]
 ) -> list[Scores]:
     """What each metric sees of every sample, in the data's order.

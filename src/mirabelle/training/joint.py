@@ -63,7 +63,7 @@ class Joint:
         >>> from mirabelle import prune
         >>> from mirabelle.training import Training
         >>> joint = Joint(
-        ...     steps=(prune.Weights(sparsity=0.5, targets=("conv*",)), prune.Weights(sparsity=0.9, targets=("fc*",))),
+        ...     steps=(prune.Weights(sparsity=0.5, include=("conv*",)), prune.Weights(sparsity=0.9, include=("fc*",))),
         ...     train=Training(epochs=2),
         ... )
         >>> joint.stage
@@ -100,12 +100,12 @@ class Joint:
         return train_together(self.steps, self.train, model, task, run)
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
-        says: tuple[str, ...] = ()
+        description: tuple[str, ...] = ()
         for position, step in enumerate(self.steps):
             with at_path("steps", position):
                 part = step.preview(model, task, run)
-            model, says = part.model, says + part.says
-        return Preview(model, says, self.train)
+            model, description = part.model, description + part.description
+        return Preview(model, description, self.train)
 
     def origin(self, model: nn.Module, run: Run) -> nn.Module:
         for step in self.steps:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mirabelle.model.architecture import architecture_of
 
 
-class Zeros:
+class KeptZeros:
     """The zeros of a model's pruned tensors, put back after every optimizer step.
 
     Only tensors that a pruning step recorded are held: other zeros, such as fresh biases, train as ever. The optimizer's

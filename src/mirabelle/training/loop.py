@@ -28,7 +28,7 @@ from mirabelle.training.checkpoint import Checkpoint
 from mirabelle.training.contracts import Control
 from mirabelle.training.evaluation import evaluate
 from mirabelle.training.execution import Execution, fastest_execution
-from mirabelle.training.kept_zeros import Zeros
+from mirabelle.training.kept_zeros import KeptZeros
 from mirabelle.training.optimizer import load_optimizer_tensors, optimizer_for, optimizer_tensors
 from mirabelle.training.settings import Training
 from mirabelle.training.teacher import guidance
@@ -121,7 +121,7 @@ class _Loop:
         self.checkpoint = Checkpoint(run.folder / "checkpoint.safetensors")
         # Until there is a checkpoint, a training that diverges goes back to where it began.
         self.beginning = {} if self._take_up() else _copies(self.model)
-        self.zeros = Zeros(self.model, self.optimizer)
+        self.zeros = KeptZeros(self.model, self.optimizer)
 
     def run_to_end(self) -> None:
         with self.taps:

@@ -15,7 +15,7 @@ from mirabelle.training.loop import default_objective, fit
 from mirabelle.training.settings import Training
 
 
-def taught(steps: Sequence[object], model: nn.Module, task: Task) -> Task:
+def with_replaced_model_as_teacher(steps: Sequence[object], model: nn.Module, task: Task) -> Task:
     """The task under which steps train a model.
 
     Where a step replaces the model, and asks to be taught by it or the task has no teacher, the model that is replaced teaches.
@@ -28,7 +28,7 @@ def taught(steps: Sequence[object], model: nn.Module, task: Task) -> Task:
 
 def train_together(steps: Sequence[JoinsTraining], training: Training, model: nn.Module, task: Task, run: Run) -> nn.Module:
     """Prepare the model for every step, train it once with all their terms and controls, finish every step."""
-    task = taught(steps, model, task)
+    task = with_replaced_model_as_teacher(steps, model, task)
     for step in steps:
         model = step.prepare(model, task, run)
     objective: Objective = training.objective or default_objective(task)

@@ -12,7 +12,7 @@ Event = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Row:
+class TrackedRow:
     """The numbers of one event.
 
     Args:
@@ -52,7 +52,7 @@ class Rows:
     def __init__(self) -> None:
         self._seen: set[tuple[str, int, tuple[str, ...]]] = set()
 
-    def row(self, event: Event) -> Row | None:
+    def row(self, event: Event) -> TrackedRow | None:
         """What is shown of the event; None when there is nothing, or nothing new."""
         found = _SHOWN[event["event"]](event) if event["event"] in _SHOWN else None
         if found is None:
@@ -63,7 +63,7 @@ class Rows:
         if not scalars or key in self._seen:
             return None
         self._seen.add(key)
-        return Row(len(self._seen) - 1, float(event.get("time", 0.0)), group, position, scalars)
+        return TrackedRow(len(self._seen) - 1, float(event.get("time", 0.0)), group, position, scalars)
 
 
 def journal(folder: Path) -> Iterator[Event]:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mirabelle.run.tracking.rows import Row
+from mirabelle.run.tracking.rows import TrackedRow
 
 _FILE_VERSION = "brain.Event:2"
 
@@ -45,7 +45,7 @@ class TensorBoard:
             self.abandon()
             raise
 
-    def write(self, row: Row) -> None:
+    def write(self, row: TrackedRow) -> None:
         self._add(row.time, step=row.position, summary=_scalars(row))
         self._file.flush()  # a kill loses nothing; the whole call takes 0.1 ms
 
@@ -66,7 +66,7 @@ def _file_name() -> str:
     return f"events.out.tfevents.{seconds:010d}.{nanoseconds:09d}.{os.getpid()}"
 
 
-def _scalars(row: Row) -> Any:
+def _scalars(row: TrackedRow) -> Any:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     return Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in row.scalars.items()])

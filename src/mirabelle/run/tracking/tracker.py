@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mirabelle.errors import UserError, did_you_mean
-from mirabelle.run.tracking.rows import Row, Rows, journal
+from mirabelle.run.tracking.rows import Rows, TrackedRow, journal
 from mirabelle.run.tracking.tensorboard import TensorBoard
 from mirabelle.run.tracking.wandb import Wandb
 
@@ -17,7 +17,7 @@ from mirabelle.run.tracking.wandb import Wandb
 class Writer(Protocol):
     """Where rows go. Any call may raise; the tracker then calls `abandon` and nothing more."""
 
-    def write(self, row: Row) -> None:
+    def write(self, row: TrackedRow) -> None:
         """Take one row; it is safe from a kill when this returns, or soon after."""
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from typing import IO, Any
 import psutil
 
 from mirabelle.run import files
-from mirabelle.run.tracking.rows import Row
+from mirabelle.run.tracking.rows import TrackedRow
 
 _BEGIN_SECONDS = 40.0  # offline it takes 1.5 s
 _WRITE_SECONDS = 10.0
@@ -58,7 +58,7 @@ class Wandb:
             self.abandon()
             raise
 
-    def write(self, row: Row) -> None:
+    def write(self, row: TrackedRow) -> None:
         self._ended = self._ended or row.group == "goal"
         self._send(row.to_data())
 

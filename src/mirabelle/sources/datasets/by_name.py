@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from mirabelle.errors import UserError, is_out_of_memory
 from mirabelle.records.functions import function_from
-from mirabelle.sources.checks import held_data
+from mirabelle.sources.checks import check_data
 from mirabelle.sources.datasets.cifar10 import cifar10
+from mirabelle.sources.datasets.corpus_settings import Corpus
 from mirabelle.sources.datasets.digits import digits
 from mirabelle.sources.datasets.mnist import mnist
-from mirabelle.sources.datasets.settings import VARIABLE, BuiltInImages, Files, data_folder_of_environment, settings_from
+from mirabelle.sources.datasets.settings import (
+    VARIABLE,
+    Arrays,
+    BuiltInImages,
+    Files,
+    ImageFolder,
+    QuestionFile,
+    SoundFolder,
+    TableFile,
+    TextFile,
+    data_folder_of_environment,
+    settings_from,
+)
 from mirabelle.sources.names import FOLDER
 from mirabelle.task.task import Task
 
@@ -21,6 +35,16 @@ _BUILT_IN: dict[str, Callable[[Path | None, BuiltInImages], Task]] = {
     "cifar10": lambda folder, images: cifar10(_needed(folder, "cifar10"), images),
     "digits": lambda _, images: digits(images),
     "mnist": lambda folder, images: mnist(_needed(folder, "mnist"), images),
+}
+# By the settings of a kind of file, the module beside this one whose `task_of(path, settings)` reads it.
+_READERS: dict[type[Files], str] = {
+    Arrays: "arrays",
+    Corpus: "corpus",
+    ImageFolder: "images",
+    QuestionFile: "questions",
+    SoundFolder: "sounds",
+    TableFile: "table",
+    TextFile: "texts",
 }
 
 
@@ -46,7 +70,7 @@ def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | No
     sets = data_folder or data_folder_of_environment()
     if name.startswith(FOLDER):
         folder, name = _needed(sets, name), f"./{name.removeprefix(FOLDER)}"
-    held_data(name, folder)
+    check_data(name, folder)
     settings = settings_from(name, arguments, folder)
     if isinstance(settings, BuiltInImages):
         return _BUILT_IN[name](sets, settings)
@@ -56,12 +80,14 @@ def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | No
 
 
 def _from_files(settings: Files, path: Path) -> Task:
+    reader = import_module(f"mirabelle.sources.datasets.{_READERS[type(settings)]}")
     try:
-        return settings(path)
+        task: Task = reader.task_of(path, settings)
     except OSError as error:
         raise UserError(
             "E130", f"{error.filename or path} cannot be read: {error.strerror}", "check its permissions"
         ) from error
+    return task
 
 
 def _from_factory(name: str, arguments: Mapping[str, Any], folder: Path, sets: Path | None) -> Task:

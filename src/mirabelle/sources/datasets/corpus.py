@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def task_of(path: Path, settings: Corpus) -> Task:
     """The task that a file gives; errors as `Corpus` tells them."""
     text = _read(path)
-    beside: Mapping[str, bytes] = {}
+    extra_files: Mapping[str, bytes] = {}
     kind: Preprocessing
     if settings.tokenizer is None:
         kind = Characters(characters="".join(sorted(set(text))), length=settings.window)
@@ -34,7 +34,7 @@ def task_of(path: Path, settings: Corpus) -> Task:
         tokenizer = tokenizer_from(settings.tokenizer, path.parent)
         inputs = ("input_ids", "attention_mask")
         kind = Text(tokenizer=files.digest(tokenizer.data), inputs=inputs, max_length=settings.window)
-        beside = {TOKENIZER: tokenizer.data}
+        extra_files = {TOKENIZER: tokenizer.data}
         tokenizer.fast.no_truncation()
         tokenizer.fast.no_padding()
         symbols = np.array(tokenizer.fast.encode(text, add_special_tokens=False).ids, np.int64)
@@ -55,10 +55,10 @@ def task_of(path: Path, settings: Corpus) -> Task:
         test=ready["test"],
         loss="token_cross_entropy",
         metric=settings.metric or "negative_perplexity",
-        also=settings.also,
+        extra_metrics=settings.extra_metrics,
         name=path.stem,
         preprocessing=kind,
-        beside=beside,
+        extra_files=extra_files,
     )
 
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
 from mirabelle.errors import UserError
 from mirabelle.records.record import Count, record
 
-if TYPE_CHECKING:
-    from mirabelle.task.task import Task
-
 Part = Annotated[float, Field(gt=0, lt=1)]
 
 
 @record
 class Corpus:
-    """A task from a .txt file whose text a language model goes on with, symbol by symbol; the call gives it.
+    """A task from a .txt file whose text a language model goes on with, symbol by symbol.
 
     The text is cut into windows; the targets of a window are its symbols one further on. It is divided where it stands: the
     beginning trains, what follows validates, the end tests. `predict` tells what follows a text.
@@ -42,14 +38,9 @@ class Corpus:
     test_fraction: Part = 0.1
     validation_fraction: Part = 0.1
     metric: str | None = None
-    also: tuple[str, ...] = ()
+    extra_metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.test_fraction + self.validation_fraction >= 1:
             got = f"{self.test_fraction} and {self.validation_fraction}"
             raise UserError("E110", f"test and validation fractions must add up to less than 1; got {got}", "leave some")
-
-    def __call__(self, path: Path) -> Task:
-        from mirabelle.sources.datasets.corpus import task_of
-
-        return task_of(path, self)

@@ -107,10 +107,10 @@ def task_of(path: Path, settings: QuestionFile) -> Task:
         test=parts["test"],
         loss=settings.loss or "span",
         metric=passages.metric(settings.metric or "answer_f1"),
-        also=[passages.metric(name) for name in settings.also or ("answer_exact_match",)],
+        extra_metrics=[passages.metric(name) for name in settings.extra_metrics or ("answer_exact_match",)],
         name=path.stem,
         preprocessing=text,
-        beside={TOKENIZER: tokenizer.data},
+        extra_files={TOKENIZER: tokenizer.data},
     )
 
 

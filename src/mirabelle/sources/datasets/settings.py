@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -17,9 +17,6 @@ from mirabelle.sources.datasets.corpus_settings import Corpus
 from mirabelle.sources.datasets.folders import first_suffix
 from mirabelle.sources.names import CORPUS, FOLDER, LINES, names_files, names_function
 from mirabelle.task.preprocessing.image import Image, Layout
-
-if TYPE_CHECKING:
-    from mirabelle.task.task import Task
 
 VARIABLE = "MIRABELLE_DATA"  # of the environment: where data sets lie
 Part = Annotated[float, Field(gt=0, lt=1)]
@@ -44,7 +41,7 @@ class Divided:
     seed: int = 0
     metric: str | None = None
     loss: str | None = None
-    also: tuple[str, ...] = ()
+    extra_metrics: tuple[str, ...] = ()
     class_weights: Literal["balanced"] | None = None
 
 
@@ -52,7 +49,7 @@ class Divided:
 class ImageFolder(Divided):
     """Classes from `folder/<class>/*.png`, or splits and classes from `folder/{train,validation,test}/<class>/*.png`.
 
-    The call gives the task; labels are the names of the class folders, sorted. What is not an image by its suffix, and what
+    Labels are the names of the class folders, sorted. What is not an image by its suffix, and what
     begins with a dot, is left alone. Images lie in memory as float32.
 
     Args:
@@ -82,11 +79,6 @@ class ImageFolder(Divided):
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
     layout: Layout = "channels-first"
-
-    def __call__(self, folder: Path) -> Task:
-        from mirabelle.sources.datasets.images import task_of
-
-        return task_of(folder, self)
 
 
 @record
@@ -119,7 +111,7 @@ AS_PUBLISHED = BuiltInImages()
 class SoundFolder(Divided):
     """Classes from `folder/<class>/*.wav`, or splits and classes from `folder/{train,validation,test}/<class>/*.wav`.
 
-    The call gives the task; labels are the names of the class folders, sorted. In a folder without class folders a `pattern` of
+    Labels are the names of the class folders, sorted. In a folder without class folders a `pattern` of
     the files' names tells the classes. Recordings become log-mel features
     (`preprocessing.Sound`), standardized by the mean and deviation of the training data.
 
@@ -150,15 +142,10 @@ class SoundFolder(Divided):
     window: Positive = 0.025
     hop: Positive = 0.01
 
-    def __call__(self, folder: Path) -> Task:
-        from mirabelle.sources.datasets.sounds import task_of
-
-        return task_of(folder, self)
-
 
 @record
 class Arrays(Divided):
-    """A task from the arrays of an .npz file; the call gives it.
+    """A task from the arrays of an .npz file.
 
     Names: train_images, train_labels, val_…, test_… (MedMNIST); x_train, y_train, x_val, …, y_test; or inputs and targets.
     Validation and test data that are missing are drawn from the training data.
@@ -194,15 +181,10 @@ class Arrays(Divided):
     deviation: tuple[float, ...] = ()
     layout: Layout = "channels-first"
 
-    def __call__(self, path: Path) -> Task:
-        from mirabelle.sources.datasets.arrays import task_of
-
-        return task_of(path, self)
-
 
 @record
 class TableFile(Divided):
-    """A task from a .csv file, or a .parquet file through pyarrow; the call gives it.
+    """A task from a .csv file, or a .parquet file through pyarrow.
 
     Every column but the target must hold numbers; they become (value − mean) / deviation, float32, with mean and deviation of
     the training rows. A target of texts, or of whole numbers with at most 20 different values, makes a classification; other
@@ -230,15 +212,10 @@ class TableFile(Divided):
     kind: Literal["classification", "regression"] | None = None
     ignore: tuple[str, ...] = ()
 
-    def __call__(self, path: Path) -> Task:
-        from mirabelle.sources.datasets.table import task_of
-
-        return task_of(path, self)
-
 
 @record
 class TextFile(Divided):
-    """A task from a file of texts and the class of each; the call gives it.
+    """A task from a file of texts and the class of each.
 
     Rows of a .tsv or .jsonl file, or of a .csv or .parquet with a `tokenizer`; or lines of a .label, .train or .test file (so
     TREC calls them), which `pattern` takes apart. Texts become token ids by the tokenizer of a model of transformers, padded to
@@ -287,15 +264,10 @@ class TextFile(Divided):
     max_length: Count = 128
     inputs: tuple[str, ...] = ()
 
-    def __call__(self, path: Path) -> Task:
-        from mirabelle.sources.datasets.texts import task_of
-
-        return task_of(path, self)
-
 
 @record
 class QuestionFile(Divided):
-    """A task from a .json file in SQuAD's form: questions about paragraphs, with answers that stand in them; the call gives it.
+    """A task from a .json file in SQuAD's form: questions about paragraphs, with answers that stand in them.
 
     A sample is a question and its paragraph; the model marks the first and the last token of the answer. Answers are judged as
     texts, as SQuAD does it: words in lower case, without articles and punctuation, against the best of several answers.
@@ -332,11 +304,6 @@ class QuestionFile(Divided):
             raise UserError(
                 "E111", "class_weights are for classes, and a span is none", "leave them out", path=("class_weights",)
             )
-
-    def __call__(self, path: Path) -> Task:
-        from mirabelle.sources.datasets.questions import task_of
-
-        return task_of(path, self)
 
 
 Files: TypeAlias = ImageFolder | SoundFolder | Arrays | TableFile | TextFile | QuestionFile | Corpus

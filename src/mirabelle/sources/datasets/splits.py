@@ -94,7 +94,7 @@ def as_task(
         test=ready["test"],
         loss=settings.loss or (None if unlabelled else loss),
         metric=settings.metric or (None if unlabelled else metric),
-        also=settings.also,
+        extra_metrics=settings.extra_metrics,
         labels=labels,
         name=name,
         preprocessing=preprocessing,

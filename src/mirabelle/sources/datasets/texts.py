@@ -64,11 +64,11 @@ def task_of(path: Path, settings: TextFile) -> Task:
         test=parts["test"],
         loss=settings.loss or loss,
         metric=settings.metric or "accuracy",
-        also=settings.also,
+        extra_metrics=settings.extra_metrics,
         labels=labels,
         name=path.stem,
         preprocessing=text,
-        beside={TOKENIZER: tokenizer.data},
+        extra_files={TOKENIZER: tokenizer.data},
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mirabelle.errors import UserError, first_line
 from mirabelle.records.record import record
 from mirabelle.run import files
-from mirabelle.sources.checks import held_pickle, held_weights
+from mirabelle.sources.checks import check_pickle, check_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,14 +60,14 @@ def load_weights(model: nn.Module, weights: Path | str | StateDict, folder: Path
 
     if isinstance(weights, StateDict):
         path = folder / weights.pickle
-        held_pickle(path)
+        check_pickle(path)
         tensors = weights.named(_pickled(path))
         own = model.state_dict()
         counters = {name: tensor for name, tensor in own.items() if name.endswith(_COUNTER) and name not in tensors}
         load_tensors(model, {**tensors, **counters}, source=str(path))
         return
     path = folder / weights
-    held_weights(path)
+    check_weights(path)
     load_tensors(model, files.read_tensors(path)[0], source=str(path))
 
 

@@ -28,14 +28,14 @@ def module_from_keras(source: Path | Any) -> KerasFile:
             one that gives other outputs than in Keras.
     """
     module = KerasFile(model_in(source) if isinstance(source, Path) else source)
-    _hold_equal(module)
+    _check_equal(module)
     return module
 
 
-def _hold_equal(module: KerasModule) -> None:
+def _check_equal(module: KerasModule) -> None:
     """Raise unless every layer by itself, where nothing saturated hides it, and the whole give what Keras gives."""
     for inner in module.nested().values():
-        _hold_equal(inner)
+        _check_equal(inner)
     generator = torch.Generator().manual_seed(0)
     for layer in module.layers():
         if layer.name in module.converted:

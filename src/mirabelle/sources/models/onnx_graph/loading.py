@@ -42,7 +42,7 @@ def module_from_onnx(path: Path, outputs: Sequence[str] = ()) -> OnnxModule:
         raise UserError("E141", f"{path} is no sound ONNX file: {error}", "export it again") from error
     proto = _ending_in(proto, outputs) if outputs else proto
     module = OnnxModule(proto)
-    _hold_equal(module, proto)
+    _check_equal(module, proto)
     return module
 
 
@@ -66,7 +66,7 @@ def _ending_in(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     return found
 
 
-def _hold_equal(module: OnnxModule, proto: onnx.ModelProto) -> None:
+def _check_equal(module: OnnxModule, proto: onnx.ModelProto) -> None:
     """Raise unless the module gives what ONNX Runtime gives."""
     session = Session(proto.SerializeToString(), threads=torch.get_num_threads())
     refused: Exception = ValueError("no lengths")

@@ -85,7 +85,7 @@ class OnnxModule(nn.Module):
         given = [tensor_of(values[name]) for name in self.output_names]
         return given[0] if len(given) == 1 else tuple(given)
 
-    def hold(self, inputs: Inputs) -> None:
+    def check(self, inputs: Inputs) -> None:
         """Raise unless data have the inputs that the file tells: their names where they have some, their kinds and sizes.
 
         Raises:
@@ -173,8 +173,8 @@ class _Reading:
         graph = proto.graph
         self.constants = {entry.name: tensor_from(entry) for entry in graph.initializer}
         self.learned = set(self.constants)
-        _hold_supported(graph)
-        _hold_precision(self.constants)
+        _check_supported(graph)
+        _check_precision(self.constants)
         self.ranks = _ranks_of(proto)
         given, gives = signature_of(proto)
         self.batch = _fixed_batch(given)
@@ -242,7 +242,7 @@ def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.inliner.inline_local_functions(proto)
 
 
-def _hold_supported(graph: onnx.GraphProto) -> None:
+def _check_supported(graph: onnx.GraphProto) -> None:
     """Refuse a graph with operators that are not covered, all of them named."""
     known = TABLE.keys() | set(_RECURRENT)
     unknown = Counter(
@@ -255,7 +255,7 @@ def _hold_supported(graph: onnx.GraphProto) -> None:
         raise UserError("E121", f"the ONNX graph has operators that are not covered: {names}", REMEDY)
 
 
-def _hold_precision(constants: Mapping[str, Tensor]) -> None:
+def _check_precision(constants: Mapping[str, Tensor]) -> None:
     half = [name for name, tensor in constants.items() if tensor.dtype in (torch.float16, torch.bfloat16)]
     if half:
         message = f'the ONNX graph has weights in half precision, "{half[0]}" among them'

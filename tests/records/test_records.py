@@ -15,7 +15,7 @@ from mirabelle.records.patterns import matches, selected, selected_modules
 from mirabelle.records.record import record
 from mirabelle.records.schedules import Gradual, learning_rate_factor
 from mirabelle.task.goal import Goal
-from mirabelle.task.profile import Latency, Metric, Profile, SizeBytes
+from mirabelle.task.profile import Latency, MeasuredMetric, Profile, SizeBytes
 
 
 def profile(**changes: object) -> Profile:
@@ -24,7 +24,7 @@ def profile(**changes: object) -> Profile:
         nonzero_parameters=1000,
         macs=5000,
         size_bytes=SizeBytes(torch=4000, onnx=4100, onnx_gzip=3900, packed=3500),
-        metric=Metric("accuracy", 0.9, 0.88, 0.92, 1000),
+        metric=MeasuredMetric("accuracy", 0.9, 0.88, 0.92, 1000),
         latency_ms=Latency(2.0, 2.2, "onnxruntime", 2, 1),
     )
     return dataclasses.replace(plain_profile, **changes)
@@ -57,7 +57,7 @@ def test_a_goal_is_judged_against_the_start(goal: dict[str, object], met: bool) 
     end = profile(
         nonzero_parameters=100,
         size_bytes=SizeBytes(torch=1100, onnx=1020, onnx_gzip=300, packed=200),
-        metric=Metric("accuracy", 0.89, 0.87, 0.91, 1000),
+        metric=MeasuredMetric("accuracy", 0.89, 0.87, 0.91, 1000),
         latency_ms=Latency(1.0, 1.1, "onnxruntime", 2, 1),
     )
     shortfalls = records.build(Goal, goal, "goal").shortfalls(profile(), end)
@@ -77,16 +77,16 @@ def test_a_goal_that_cannot_be_read_is_named(goal: dict[str, object]) -> None:
 
 
 def test_rounding_does_not_decide_a_goal() -> None:
-    start, end = profile(metric=Metric("a", 0.3, 0, 1, 10)), profile(metric=Metric("a", 0.2, 0, 1, 10))
+    start, end = profile(metric=MeasuredMetric("a", 0.3, 0, 1, 10)), profile(metric=MeasuredMetric("a", 0.2, 0, 1, 10))
     assert Goal(max_drop="10pt").shortfalls(start, end) == []
-    nearly = profile(metric=Metric("a", 0.9 - 0.1 - 1e-12, 0, 1, 10))
+    nearly = profile(metric=MeasuredMetric("a", 0.9 - 0.1 - 1e-12, 0, 1, 10))
     assert Goal(max_drop="10pt").shortfalls(profile(), nearly) == []
 
 
 def test_a_nan_meets_no_goal_and_a_negative_metric_may_fall() -> None:
-    nan = profile(metric=Metric("a", float("nan"), 0, 1, 10))
+    nan = profile(metric=MeasuredMetric("a", float("nan"), 0, 1, 10))
     assert Goal(max_drop="5pt").shortfalls(profile(), nan)
-    one, lower = profile(metric=Metric("a", -1.0, -2, 0, 10)), profile(metric=Metric("a", -1.005, -2, 0, 10))
+    one, lower = profile(metric=MeasuredMetric("a", -1.0, -2, 0, 10)), profile(metric=MeasuredMetric("a", -1.005, -2, 0, 10))
     assert Goal(max_drop="1%").shortfalls(one, lower) == []
     assert Goal(max_drop="0.1%").shortfalls(one, lower)
 

@@ -86,7 +86,7 @@ def test_channels_may_stand_last() -> None:
     moved = Augmentation(crop=2, flip=True, layout="channels-last")(last.first(600), 1)
     assert torch.equal(moved.inputs.movedim(-1, 1), Augmentation(crop=2, flip=True)(first.first(600), 1).inputs)
     with pytest.raises(UserError, match=r"(?s)E131.*inputs \(samples, height, width, channels\) with sides above crop = 5"):
-        Augmentation(crop=5, layout="channels-last").hold(last.inputs)
+        Augmentation(crop=5, layout="channels-last").check(last.inputs)
     images = Image(size=(5, 6), mode="RGB", layout="channels-last")
     data = (torch.zeros(20, 5, 6, 3), torch.arange(20) % 2)
     task = Task(train=data, test=data, preprocessing=images, augment=Augmentation(flip=True))

@@ -120,7 +120,7 @@ def test_it_begins_with_the_first_event_and_not_before(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def surroundings() -> dict[str, Any]:
+def consumers() -> dict[str, Any]:
     """What a run's outcome, or the program around it, could depend on."""
     return {
         "random": torch.get_rng_state().tolist(),
@@ -143,20 +143,20 @@ def test_a_run_with_trackers_has_the_same_weights_and_the_same_surroundings(
     decisions = tomllib.loads((alone / "recipe.toml").read_text())["decisions"]
     tracked = tmp_path / "tracked"
     trackers = [tracker_for(name, tracked, small.warnings.append) for name in ("tensorboard", "wandb")]
-    before, seen = surroundings(), []
+    before, seen = consumers(), []
 
     def listener(event: Any) -> None:
-        during = surroundings()
+        during = consumers()
         for tracker in trackers:
             tracker(event)
-        seen.append(surroundings() == during)
+        seen.append(consumers() == during)
 
     mirabelle.compress(mlp, blobs, steps, out=tracked, source=Source(decisions=decisions), callbacks=[listener])
     for tracker in trackers:
         tracker.close()
     assert small.warnings == []
     assert all(seen)
-    assert surroundings() == before
+    assert consumers() == before
     for name in ("model.safetensors", "model.onnx", "model.mira"):
         assert (tracked / name).read_bytes() == (alone / name).read_bytes()
     assert list((tracked / "tensorboard").iterdir())

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from mirabelle import Task
 from mirabelle.errors import UserError
-from mirabelle.numerics.several_outputs import side_by_side
+from mirabelle.numerics.several_outputs import as_one_tensor
 from mirabelle.task.loss import LOSSES, CrossEntropy, Matching, balanced, loss_of
 
 X = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
@@ -82,8 +82,8 @@ def test_several_outputs_match_by_what_each_varies() -> None:
     assert loss_of("matching")(outputs, due) == pytest.approx(float(sum(parts)) / 2)
     assert Matching((1.0, 1e4))(outputs, due) == pytest.approx(float(parts[0] + parts[1] / 1e4) / 2)
     assert loss_of("matching")(X, X + 2) == pytest.approx(4.0)
-    torch.testing.assert_close(side_by_side(outputs), torch.cat([outputs[0].flatten(1), outputs[1]], 1))
-    assert float(Matching()(outputs, side_by_side(outputs))) == 0
+    torch.testing.assert_close(as_one_tensor(outputs), torch.cat([outputs[0].flatten(1), outputs[1]], 1))
+    assert float(Matching()(outputs, as_one_tensor(outputs))) == 0
 
 
 def test_a_function_of_one_s_own_is_a_loss_by_its_name(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from mirabelle.errors import UserError
 from mirabelle.recipe.file import read_recipe
 from mirabelle.recipe.overrides import Overrides
 from mirabelle.records.annotated_toml import resolved_text
-from mirabelle.records.toml_positions import Places
+from mirabelle.records.toml_positions import TomlPositions
 
 TEXT = '''# a comment
 "quoted key" = 1
@@ -56,7 +56,7 @@ value = 3
     ],
 )
 def test_keys_and_values_are_found(path: tuple[str | int, ...], key: str, value: str) -> None:
-    places = Places(TEXT, "f")
+    places = TomlPositions(TEXT, "f")
     assert str(places.of(path, key=True)) == f"f:{key}"
     assert str(places.of(path)) == f"f:{value}"
 
@@ -87,7 +87,7 @@ TABLES = st.recursive(
 def test_every_value_of_any_document_has_its_place_and_its_origin(document: dict) -> None:
     text = resolved_text(document, lambda path: "/".join(map(str, path)).replace("\n", " "))
     assert tomllib.loads(text) == document, "comments change no value"
-    places = Places(text, "f")
+    places = TomlPositions(text, "f")
     for path in leaves(document):
         line = places.last_line(path)
         assert line is not None, path
@@ -115,13 +115,13 @@ def test_a_setting_that_cannot_be_made_is_named(setting: str) -> None:
 def test_inside_a_table_only_what_was_written_is_given_and_a_setting_hides_what_it_replaces() -> None:
     text = '[[step]]\ntrain = { lr = 0.5, objective = [{ term = "L1" }] }\ntargets = ["a", "b"]\n'
     step = ("step", 0)
-    plain = Places(text, "f")
+    plain = TomlPositions(text, "f")
     assert str(plain.given((*step, "train", "lr"))) == "f:2:16"
     assert str(plain.given((*step, "targets"))) == "f:3:11"
     for default in (("train", "batch_size"), ("train", "objective", 0, "weight"), ("sparsity",)):
         assert plain.given((*step, *default)) is None, default
     settings = Overrides.of(["step.1.train={epochs=2}", "step.1.sparsity=0.5"])
-    hidden = Places(text, "f", settings.places())
+    hidden = TomlPositions(text, "f", settings.places())
     assert str(hidden.given((*step, "train", "epochs"))) == "--set step.1.train={epochs=2}"
     assert hidden.given((*step, "train", "lr")) is None
     assert str(hidden.given((*step, "sparsity"))) == "--set step.1.sparsity=0.5"

@@ -48,8 +48,8 @@ def test_a_legal_order_is_taken_and_survives_plain_data() -> None:
             distill.Student(model="a:b", train=train),
             Joint(steps=(prune.Weights(sparsity=0.5),), train=train),
             prune.Weights(quality=1.0, schedule="linear", train=train),
-            quantize.Static(ignore=("fc2",)),
-            quantize.Dynamic(targets=("fc2",)),
+            quantize.Static(exclude=("fc2",)),
+            quantize.Dynamic(include=("fc2",)),
         ]
     )
     assert Recipe.from_data(recipe.to_data()).steps == recipe.steps
@@ -234,7 +234,7 @@ def test_arguments_of_a_factory_are_left_as_they_are(tmp_path: Path) -> None:
     assert read(tmp_path, text).model.arguments == {"weights": "IMAGENET", "data": "a/b"}
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("examples/*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("examples/*.toml")), ids=lambda path: path.stem)
 def test_every_example_is_well_formed(path: Path, tmp_path: Path) -> None:
     """Read where a person has put it, beside the Python files that it names, with models and weights in the folder of data."""
     for file in (path, *path.parent.glob("*.py")):

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mirabelle.allocation.knapsack import Budget, allocate, least, tables_of
+from mirabelle.allocation.knapsack import Constraint, allocate, least, tables_of
 from mirabelle.errors import UserError
 
 
@@ -17,8 +17,8 @@ def test_the_choice_is_the_best_of_all(seed: int) -> None:
     options = (3, 4, 2, 3)
     damages = [draw.random(count) for count in options]
     tables = {(0, 1): draw.random((3, 4)), (1, 2, 3): draw.random((4, 2, 3)), (3,): draw.random(3), (): np.array(0.1)}
-    first = Budget("macs", float(draw.uniform(0.6, 1.4)), tables)
-    second = Budget("bytes", float(draw.uniform(0.3, 1.2)), {(0,): draw.random(3), (0, 2): draw.random((3, 2))})
+    first = Constraint("macs", float(draw.uniform(0.6, 1.4)), tables)
+    second = Constraint("bytes", float(draw.uniform(0.3, 1.2)), {(0,): draw.random(3), (0, 2): draw.random((3, 2))})
     choices = [
         choice
         for choice in itertools.product(*map(range, options))
@@ -36,15 +36,15 @@ def test_the_choice_is_the_best_of_all(seed: int) -> None:
 
 
 def test_what_cannot_be_reached_is_told_with_the_least() -> None:
-    bits = Budget("bits", 5.0, {(0,): np.array([2.0, 4.0]), (1,): np.array([4.0, 8.0])})
+    bits = Constraint("bits", 5.0, {(0,): np.array([2.0, 4.0]), (1,): np.array([4.0, 8.0])})
     assert least(bits, [2, 2]) == 6.0
     with pytest.raises(UserError, match=r"E114.*no choice reaches bits 5 \(the least is 6\)"):
         allocate([[1.0, 0.0], [1.0, 0.0]], [bits])
 
 
 def test_budgets_that_hold_one_by_one_but_not_together_are_told_so() -> None:
-    one = Budget("macs", 1.0, {(0,): np.array([1.0, 2.0])})
-    other = Budget("bytes", 1.0, {(0,): np.array([2.0, 1.0])})
+    one = Constraint("macs", 1.0, {(0,): np.array([1.0, 2.0])})
+    other = Constraint("bytes", 1.0, {(0,): np.array([2.0, 1.0])})
     with pytest.raises(UserError, match=r"E114.*no choice reaches together"):
         allocate([[0.0, 0.0]], [one, other])
 
@@ -53,7 +53,7 @@ def test_a_polynomial_becomes_tables() -> None:
     fractions = [np.array([0.5, 1.0]), np.array([0.25, 1.0]), np.array([0.2, 0.6, 1.0])]
     polynomial = {(): 3.0, (0,): 2.0, (0, 1): 8.0, (1, 1): 16.0, (0, 1, 2): 5.0}
     tables = tables_of(polynomial, fractions)
-    budget = Budget("macs", 0.0, tables)
+    budget = Constraint("macs", 0.0, tables)
     for choice in itertools.product(range(2), range(2), range(3)):
         a, b, c = (own[option] for own, option in zip(fractions, choice, strict=True))
         assert budget.cost(choice) == pytest.approx(3 + 2 * a + 8 * a * b + 16 * b * b + 5 * a * b * c)
@@ -67,6 +67,6 @@ def test_many_alike_items_are_solved_in_time() -> None:
     fractions = [np.linspace(0.2, 1, 8)] * count
     polynomial = {(k, k + 1): 1.0 + draw.random() for k in range(count - 1)}
     limit = 0.5 * sum(polynomial.values())
-    found = allocate(damages, [Budget("macs", limit, tables_of(polynomial, fractions))], gap=1e-3)
+    found = allocate(damages, [Constraint("macs", limit, tables_of(polynomial, fractions))], gap=1e-3)
     assert found.costs["macs"] <= limit * (1 + 1e-6)
     assert found.gap <= 1e-3

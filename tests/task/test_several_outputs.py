@@ -18,7 +18,7 @@ from mirabelle.artifact.prediction import Predictor
 from mirabelle.cli import main
 from mirabelle.distill import Ensemble
 from mirabelle.errors import UserError
-from mirabelle.job.dry_run import matched, try_one_batch
+from mirabelle.job.dry_run import try_one_batch, with_model_outputs_as_targets
 from mirabelle.objectives import Forward, Regression, SoftTargets
 from mirabelle.runtime.export import export
 from mirabelle.runtime.gates import batches_to_compare, same_outputs, torch_equals_onnx
@@ -95,7 +95,7 @@ def test_data_without_labels_are_told_apart_by_their_inputs() -> None:
 def test_what_the_start_gives_stands_for_labels(detector: Detector) -> None:
     task = without_labels()
     assert (task.loss, task.metric.name, task.labelled) == (Matching(), "fidelity", False)
-    known = matched(task, detector)
+    known = with_model_outputs_as_targets(task, detector)
     with torch.no_grad():
         scores, boxes = detector(task.test.inputs)
     torch.testing.assert_close(known.test.targets, torch.cat([scores.flatten(1), boxes.flatten(1)], 1))
@@ -103,11 +103,11 @@ def test_what_the_start_gives_stands_for_labels(detector: Detector) -> None:
     with torch.no_grad():
         due = [part.var(0).mean() for part in detector(task.train.inputs)]  # type: ignore[union-attr]  # samples in memory
     assert known.loss.variances == pytest.approx([float(part) for part in due])
-    assert matched(known, Detector()) is known
+    assert with_model_outputs_as_targets(known, Detector()) is known
     assert known.fingerprint() == task.fingerprint()
     assert float(known.loss(detector(known.test.inputs), known.test.targets)) == pytest.approx(0, abs=1e-9)
     with pytest.raises(UserError, match="the model fails on inputs of") as caught:
-        matched(task, nn.Linear(3, 2))
+        with_model_outputs_as_targets(task, nn.Linear(3, 2))
     assert (caught.value.code, caught.value.path) == ("E121", ("model", "from"))
 
 
@@ -231,9 +231,9 @@ def test_what_does_not_fit_several_outputs_is_told(detector: Detector) -> None:
 
     task = Task(train=images, test=images)
     with pytest.raises(UserError, match="gives a tuple with NoneType in it, not a tensor"):
-        matched(task, Odd(None))
+        with_model_outputs_as_targets(task, Odd(None))
     with pytest.raises(UserError, match=r"output 1 of the model has shape \(5,\) for 2 samples"):
-        matched(task, Odd(torch.zeros(5)))
+        with_model_outputs_as_targets(task, Odd(torch.zeros(5)))
     outputs, batch = detector(images[:2]), task.train.first(2)
     forward = Forward(batch, outputs, Forward(batch, detector(images[2:4])))
     with pytest.raises(UserError, match="SoftTargets compares class scores; the model gives 2 outputs"):

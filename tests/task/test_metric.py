@@ -190,7 +190,7 @@ def test_a_job_is_judged_by_a_metric_of_the_set(tmp_path: Path) -> None:
 def test_further_metrics_are_told_and_judge_nothing(tmp_path: Path) -> None:
     whole = imbalanced()
     parts = [(part.inputs, part.targets) for part in (whole.train, whole.validation, whole.test)]
-    task = Task(train=parts[0], validation=parts[1], test=parts[2], also=("roc_auc", "negative_calibration_error"))
+    task = Task(train=parts[0], validation=parts[1], test=parts[2], extra_metrics=("roc_auc", "negative_calibration_error"))
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 2))
     result = compress(net, task, [prune.Weights(sparsity=0.5)], out=tmp_path / "run")

@@ -90,7 +90,7 @@ GROUPED = (nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 3, groups=4), nn.Conv2d(12, 12, 
 def test_units_are_named_for_what_they_are(model: nn.Module, shape: tuple[int, ...], kinds: set[str]) -> None:
     structure = structure_of(model, Batch(torch.randn(2, *shape), torch.zeros(2)))
     assert {group.kind for group in structure.groups} == kinds
-    structure.hold_something()
+    structure.check_any_group()
 
 
 def test_what_is_frozen_says_why_in_words() -> None:
@@ -108,7 +108,7 @@ def test_what_is_frozen_says_why_in_words() -> None:
     assert reasons["last.bias", 0] == ("it is an output of the model",)
     assert "cummax" in str(reasons["table.weight", 1])
     with pytest.raises(UserError, match="no channel, neuron or head can be cut") as raised:
-        structure.hold_something()
+        structure.check_any_group()
     assert raised.value.code == "E112"
 
 
@@ -147,7 +147,7 @@ def test_every_point_is_the_loss_of_the_model_with_that_part_gone(judged: tuple[
         assert [point.sparsity for point in curve.points] == [0.5, 0.9]
         for point in curve.points:
             assert point.removed == math.floor(point.sparsity * curve.size)
-            step = prune.Weights(sparsity=point.sparsity, targets=(name,))
+            step = prune.Weights(sparsity=point.sparsity, include=(name,))
             smaller = step(model, task, run) if part == "layer" else prune.Channels(sparsity=point.sparsity)(model, task, run)
             assert point.loss == pytest.approx(loss_of(smaller, task), rel=1e-4)
 

@@ -14,7 +14,8 @@ from torch import nn
 from mirabelle import Augmentation, Run, Task, Training, distill, prune
 from mirabelle.errors import UserError
 from mirabelle.job import comparison
-from mirabelle.job.comparison import Budget, Comparison, Outcome, compare
+from mirabelle.job.comparison import compare
+from mirabelle.job.comparison_results import Budget, Comparison, Outcome
 from mirabelle.numerics.statistics import mean_interval, paired_difference, paired_p_value, student_interval
 from mirabelle.objectives import SoftTargets, TaskLoss
 from mirabelle.task.metric import Metric
@@ -179,7 +180,7 @@ def test_equal_results_have_no_spread() -> None:
 
 
 def test_every_candidate_is_tried_before_anything_begins(trained: nn.Module, blobs: Task, tmp_path: Path) -> None:
-    wrong = {"wrong": [prune.Weights(sparsity=0.5, targets=("nothing",))]}
+    wrong = {"wrong": [prune.Weights(sparsity=0.5, include=("nothing",))]}
     with pytest.raises(UserError, match="E112"):
         compare(trained, blobs, {**CANDIDATES, **wrong}, out=tmp_path / "c")
     assert not (tmp_path / "c").exists()

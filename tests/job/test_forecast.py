@@ -13,7 +13,7 @@ from torch import nn
 
 from mirabelle import Goal, Recipe, Task, Training, compress, distill, prune, quantize
 from mirabelle.errors import UserError
-from mirabelle.job.dry_run import Plan, try_steps
+from mirabelle.job.dry_run import JobPlan, try_steps
 from mirabelle.job.forecast import folder_space, forecast
 from mirabelle.model.state import fingerprint
 from mirabelle.objectives import L1, SoftTargets
@@ -22,12 +22,12 @@ TRAIN = Training(epochs=60, batch_size=20, lr=0.02, precision="float32")
 
 
 @pytest.fixture
-def plan(cnn: nn.Module, images: Task) -> Plan:
+def plan(cnn: nn.Module, images: Task) -> JobPlan:
     recipe = Recipe([prune.Weights(sparsity=0.75, schedule="cubic", train=TRAIN), quantize.Static()])
-    return Plan(cnn, images, recipe, Goal(size="90%", macs="50%", max_drop="50pt"), baseline=TRAIN)
+    return JobPlan(cnn, images, recipe, Goal(size="90%", macs="50%", max_drop="50pt"), baseline=TRAIN)
 
 
-def test_the_end_is_told_as_it_comes(plan: Plan, tmp_path: Path) -> None:
+def test_the_end_is_told_as_it_comes(plan: JobPlan, tmp_path: Path) -> None:
     before = fingerprint(plan.model)
     found = forecast(plan)
     assert fingerprint(plan.model) == before
@@ -35,8 +35,8 @@ def test_the_end_is_told_as_it_comes(plan: Plan, tmp_path: Path) -> None:
     assert found.outputs == "(2, 3)"
     assert [step.name for step in found.steps] == ["baseline", "prune.Weights", "quantize.Static"]
     assert [step.optimizer_steps for step in found.steps] == [600, 600, 0]
-    assert "108 of 144 weights become zero" in found.steps[1].says
-    assert found.steps[2].says == ("2 layers become integers: 0, 4",)
+    assert "108 of 144 weights become zero" in found.steps[1].description
+    assert found.steps[2].description == ("2 layers become integers: 0, 4",)
     begin = time.monotonic()
     result = compress(plan.model, plan.task, plan.recipe, plan.goal, out=tmp_path / "run", baseline=plan.baseline)
     seconds = time.monotonic() - begin
@@ -53,7 +53,7 @@ def test_the_end_is_told_as_it_comes(plan: Plan, tmp_path: Path) -> None:
     assert any("The goal on macs would be missed" in remark for remark in found.remarks)
 
 
-def test_too_little_memory_and_disk_are_told(plan: Plan) -> None:
+def test_too_little_memory_and_disk_are_told(plan: JobPlan) -> None:
     short = dataclasses.replace(plan, recipe=Recipe([quantize.Static()]), baseline=None)
     remarks = forecast(short, free_memory=1, free_disk=1).remarks
     assert any(remark.startswith("Memory may run out") for remark in remarks)
@@ -62,7 +62,7 @@ def test_too_little_memory_and_disk_are_told(plan: Plan) -> None:
     assert not any(remark.startswith(("Memory", "The disk")) for remark in remarks)
 
 
-def test_a_layer_that_would_lose_every_weight_is_named(plan: Plan) -> None:
+def test_a_layer_that_would_lose_every_weight_is_named(plan: JobPlan) -> None:
     with torch.no_grad():
         plan.model[4].weight.mul_(1e-6)
     wiped = Recipe([prune.Weights(sparsity=0.75, scope="global")])
@@ -75,42 +75,42 @@ def test_space_is_that_of_the_nearest_folder_there_is(tmp_path: Path) -> None:
     assert folder_space(tmp_path / "a" / "b") == pytest.approx(folder_space(tmp_path), rel=0.1)
 
 
-def test_every_step_and_every_loss_is_tried_before_anything_begins(plan: Plan, tmp_path: Path) -> None:
+def test_every_step_and_every_loss_is_tried_before_anything_begins(plan: JobPlan, tmp_path: Path) -> None:
     wrong = [
-        prune.Weights(sparsity=0.5, targets=("conv*",)),
-        prune.Weights(sparsity=0.5, train=dataclasses.replace(TRAIN, objective=1.0 * L1(targets=("fc",)))),
-        quantize.Static(ignore=("nothing",)),
+        prune.Weights(sparsity=0.5, include=("conv*",)),
+        prune.Weights(sparsity=0.5, train=dataclasses.replace(TRAIN, objective=1.0 * L1(include=("fc",)))),
+        quantize.Static(exclude=("nothing",)),
     ]
     with pytest.raises(UserError) as caught:
         compress(plan.model, plan.task, wrong, out=tmp_path / "run")
     assert [error.path for error in caught.value.errors] == [
-        ("step", 0, "targets", 0),
-        ("step", 1, "targets", 0),
-        ("step", 2, "ignore", 0),
+        ("step", 0, "include", 0),
+        ("step", 1, "include", 0),
+        ("step", 2, "exclude", 0),
     ]
     assert not (tmp_path / "run").exists()
 
 
-def test_a_teacher_of_other_classes_is_told_before_anything_begins(plan: Plan) -> None:
+def test_a_teacher_of_other_classes_is_told_before_anything_begins(plan: JobPlan) -> None:
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
     taught = dataclasses.replace(plan, teacher=teacher)
     with pytest.raises(UserError, match=r"student gives .* outputs a sample, the teacher"):
         try_steps(taught)
 
 
-def test_soft_targets_without_a_teacher_are_told_before_anything_begins(plan: Plan) -> None:
+def test_soft_targets_without_a_teacher_are_told_before_anything_begins(plan: JobPlan) -> None:
     alone = dataclasses.replace(plan, baseline=dataclasses.replace(TRAIN, objective=1.0 * SoftTargets()))
     with pytest.raises(UserError, match="needs a teacher") as caught:
         try_steps(alone)
     assert caught.value.path == ("baseline",)
 
 
-def test_a_student_is_previewed_with_its_size(plan: Plan) -> None:
+def test_a_student_is_previewed_with_its_size(plan: JobPlan) -> None:
     student = distill.Student(
         model="mirabelle.sources.zoo:digits_mlp", arguments={"hidden": 4}, train=dataclasses.replace(TRAIN, epochs=1)
     )
     task = Task(train=(torch.randn(60, 1, 8, 8), torch.arange(60) % 3), test=(torch.randn(6, 1, 8, 8), torch.arange(6) % 3))
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    (step,) = forecast(Plan(model, task, Recipe([student]), Goal())).steps
-    assert step.says == ("mirabelle.sources.zoo:digits_mlp takes the place of the model: 310 parameters instead of 650",)
+    (step,) = forecast(JobPlan(model, task, Recipe([student]), Goal())).steps
+    assert step.description == ("mirabelle.sources.zoo:digits_mlp takes the place of the model: 310 parameters instead of 650",)
     assert step.parameters == 310

@@ -1,0 +1,65 @@
+"""What runs of earlier versions wrote is read under its present name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch.nn.functional as F
+
+from mirabelle.records.earlier import in_todays_names
+from mirabelle.task.loss import LOSSES, CrossEntropy, Matching, public_name
+
+
+def as_before(loss: object) -> str:
+    """How a loss stood in a fingerprint when it was named by the place of its code."""
+    if loss is F.cross_entropy:
+        return "torch.nn.functional:cross_entropy"
+    return f"mirabelle.task.loss:{loss!r}" if dataclasses.is_dataclass(loss) else f"mirabelle.task.loss:{loss.__qualname__}"
+
+
+@pytest.mark.parametrize(
+    "loss", [*LOSSES.values(), CrossEntropy(weights=(1.0, 2.5)), Matching(variances=(0.5,))], ids=public_name
+)
+def test_a_loss_that_was_named_by_its_place_is_the_same_loss(loss: object) -> None:
+    before = {"seed": 3, "fingerprint": {"model": "12", "judged_by": f"{as_before(loss)}, accuracy, 3 labels"}}
+    now = {"seed": 3, "fingerprint": {"model": "12", "judged_by": f"{public_name(loss)}, accuracy, 3 labels"}}
+    assert in_todays_names(before) == now
+    assert in_todays_names(now) == now
+
+
+def test_a_function_of_the_users_keeps_its_module() -> None:
+    def mine() -> None: ...
+
+    assert public_name(mine).startswith(f"{__name__}:")
+
+
+def test_what_chooses_parameters_has_its_present_keys() -> None:
+    objective = [{"term": "L1", "weight": 0.1, "targets": []}, {"term": "SoftTargets"}]
+    before = {
+        "task": {"data": "x.csv", "arguments": {"also": ["f1"], "ignore": ["id"]}},
+        "step": [
+            {"use": "training.Joint", "steps": [{"use": "prune.Weights", "targets": ["a"], "ignore": []}]},
+            {"use": "quantize.Static", "targets": [], "train": {"targets": "teacher", "objective": objective}},
+        ],
+    }
+    assert in_todays_names(before) == {
+        "task": {"data": "x.csv", "arguments": {"extra_metrics": ["f1"], "ignore": ["id"]}},
+        "step": [
+            {"use": "training.Joint", "steps": [{"use": "prune.Weights", "include": ["a"], "exclude": []}]},
+            {
+                "use": "quantize.Static",
+                "include": [],
+                "train": {
+                    "targets": "teacher",
+                    "objective": [{"term": "L1", "weight": 0.1, "include": []}, {"term": "SoftTargets"}],
+                },
+            },
+        ],
+    }
+    assert in_todays_names({"task": {"data": "./mine.py:task", "arguments": {"also": 1}}})["task"]["arguments"] == {"also": 1}
+
+
+def test_a_keras_model_that_was_named_by_its_place_is_the_same_model() -> None:
+    before = {"model": {"from": "mirabelle.sources.keras_model.module:KerasModule"}}
+    assert in_todays_names(before) == {"model": {"from": "mirabelle.sources.models.keras_model.module:KerasModule"}}
