@@ -1,8 +1,8 @@
-"""Batches in, ranges of activations out."""
+"""The ranges that activations have over calibration batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mirabelle.model.watch import LayerRun, watch
 from mirabelle.numerics.ranges import Counts, Edges, entropy_threshold, percentile_range
-from mirabelle.task.batch import Batch, call
+from mirabelle.task.batch import Batch
 
 Calibration = Literal["min-max", "percentile", "entropy"]
 _BINS = 2048
@@ -28,11 +29,12 @@ class Range:
 def activation_ranges(
     model: nn.Module, names: Iterable[str], batches: list[Batch], method: Calibration, percentile: float
 ) -> dict[str, Range]:
-    """The range of what goes into each named module, or comes out of it, over the batches.
+    """The range of each named module's input, or of its output, over the batches.
 
     Args:
-        model: run in eval mode, twice where a histogram is needed.
-        names: of modules that take one tensor; "name:output" for what a module gives, "name:relu" for what a ReLU makes of it.
+        model: is run in eval mode, twice where a histogram is needed, and left in the mode in which it was.
+        names: of modules that take one tensor, for the range of that tensor; "name:output" for what the module returns,
+            "name:relu" for max(0, what it returns).
         batches: real inputs.
         method: "min-max" takes the extremes, "percentile" cuts the tails, "entropy" loses least information.
         percentile: the share of values kept by "percentile", in (0, 100].
@@ -40,25 +42,25 @@ def activation_ranges(
     Returns:
         A range for every module that ran; one that never ran is absent.
     """
-    names = list(names)
+    modules = {name: model.get_submodule(name.partition(":")[0]) for name in names}
     extremes: dict[str, Range] = {}
 
-    def widen(name: str, tensor: Tensor) -> None:
-        low, high = (float(value) for value in tensor.aminmax())
-        known = extremes.get(name, Range(low, high))
-        extremes[name] = Range(min(known.low, low), max(known.high, high))
+    def widen(run: LayerRun) -> None:
+        low, high = (float(value) for value in _seen(run).aminmax())
+        known = extremes.get(run.name, Range(low, high))
+        extremes[run.name] = Range(min(known.low, low), max(known.high, high))
 
-    _watch(model, names, batches, widen)
+    watch(model, batches, modules, after=widen)
     if method == "min-max":
         return extremes
     counts = {name: np.zeros(_BINS) for name in extremes}
 
-    def count(name: str, tensor: Tensor) -> None:
-        values = tensor.abs() if method == "entropy" else tensor
-        edges = _edges(extremes[name], method)
-        counts[name] += torch.histc(values.float(), _BINS, float(edges[0]), float(edges[-1])).double().numpy()
+    def count(run: LayerRun) -> None:
+        values = _seen(run).abs() if method == "entropy" else _seen(run)
+        edges = _edges(extremes[run.name], method)
+        counts[run.name] += torch.histc(values.float(), _BINS, float(edges[0]), float(edges[-1])).double().numpy()
 
-    _watch(model, names, batches, count)
+    watch(model, batches, modules, after=count)
     return {name: _clipped(counts[name], extremes[name], method, percentile) for name in extremes}
 
 
@@ -78,24 +80,9 @@ def _edges(extremes: Range, method: Calibration) -> Edges:
     return np.linspace(extremes.low, extremes.high, _BINS + 1)
 
 
-def _watch(model: nn.Module, names: list[str], batches: list[Batch], see: Callable[[str, Tensor], None]) -> None:
-    """Run the batches and show `see` what goes into each named module, or comes out of it."""
-
-    def hook_for(name: str, part: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def look(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen = inputs[0] if not part else output.relu() if part == "relu" else output
-            see(name, seen.detach())
-
-        return look
-
-    hooks = []
-    for name in names:
-        module, _, part = name.partition(":")
-        hooks.append(model.get_submodule(module).register_forward_hook(hook_for(name, part)))
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                call(model.eval(), batch.inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _seen(run: LayerRun) -> Tensor:
+    """The tensor that a name asks for."""
+    part = run.name.partition(":")[2]
+    seen = run.output if part else run.input
+    assert seen is not None, "such modules take one tensor and give one"
+    return seen.relu() if part == "relu" else seen

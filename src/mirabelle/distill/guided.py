@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from mirabelle.errors import UserError
 from mirabelle.model.taps import Taps
+from mirabelle.model.watch import LayerRun, watched
 from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.objectives import Forward, Objective
 from mirabelle.task.batch import Batch, Inputs
@@ -64,13 +66,14 @@ class Guided:
         self._bound = objective.bind(model, task, Batch(inputs, labels))
         self._taps = Taps(model, self._bound.student_layers)
         self._called: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._hooks = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         device = next((parameter.device for parameter in self._model.parameters()), torch.device("cpu"))
         self._bound.to(device)
         self._teacher.to(device)
         self._taps.__enter__()
-        self._hook = self._model.register_forward_pre_hook(self._listen, with_kwargs=True)
+        self._hooks.enter_context(watched({"": self._model}, before=self._listen))
         # As parameters of the model itself: a child would be called by containers such as `nn.Sequential`.
         self._trained = {f"distillation_{k}": parameter for k, parameter in enumerate(self._bound.parameters())}
         for name, parameter in self._trained.items():
@@ -79,7 +82,7 @@ class Guided:
 
     def __exit__(self, *_: object) -> None:
         self._taps.__exit__()
-        self._hook.remove()
+        self._hooks.close()
         for name in self._trained:
             delattr(self._model, name)
 
@@ -106,8 +109,8 @@ class Guided:
             return loss
         return loss * int((labels != UNLABELLED).sum()) / num_items_in_batch
 
-    def _listen(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self._called = args, {name: part for name, part in kwargs.items() if name not in _LABELS}
+    def _listen(self, run: LayerRun) -> None:
+        self._called = run.args, {name: part for name, part in run.kwargs.items() if name not in _LABELS}
 
 
 def logits_of(outputs: Any) -> Tensor:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Self
+import contextlib
+from collections.abc import Iterable
+from typing import Self
 
-import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError, did_you_mean
-from mirabelle.model.state import in_eval_mode
-from mirabelle.task.batch import Batch, call
+from mirabelle.model.watch import LayerRun, layer_of, watch, watched
+from mirabelle.task.batch import Batch
 
 
 class Taps:
@@ -29,6 +29,7 @@ class Taps:
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+        >>> import torch
         >>> with Taps(model, ["1"]) as taps:
         ...     outputs = model(torch.zeros(3, 4))
         ...     taps.taken()["1"].shape
@@ -39,17 +40,14 @@ class Taps:
         self._names = tuple(dict.fromkeys(names))
         self._modules = {layer_of(name): _module(model, layer_of(name)) for name in self._names}
         self._seen: dict[str, tuple[Tensor, int]] = {}  # with the version of the tensor, which counts changes in place
-        self._handles: list[Any] = []
+        self._hooks = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        for name, module in self._modules.items():
-            self._handles.append(module.register_forward_hook(self._keep(name), with_kwargs=True))
+        self._hooks.enter_context(watched(self._modules, after=self._keep))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._hooks.close()
         self._seen.clear()
 
     def taken(self) -> dict[str, Tensor]:
@@ -70,29 +68,14 @@ class Taps:
         self._seen.clear()
         return found
 
-    def _keep(self, layer: str) -> Any:
-        def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], given: Any) -> None:
-            self._seen |= {name: (tensor, _version(tensor)) for name, tensor in _named(layer, given).items()}
-            taken = [part for part in (*args, *kwargs.values()) if isinstance(part, Tensor)]
-            self._seen |= {f"{layer}:input": (part, _version(part)) for part in taken[:1]}
-
-        return keep
-
-
-def layer_of(name: str) -> str:
-    """The layer of a tap.
-
-    Example:
-        >>> layer_of("encoder.layer.0.attention[1]")
-        'encoder.layer.0.attention'
-    """
-    return name.partition("[")[0].partition(":")[0]
+    def _keep(self, run: LayerRun) -> None:
+        self._seen |= {name: (tensor, _version(tensor)) for name, tensor in run.values().items()}
 
 
 def features_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Everything that the layers of a model give for a batch in eval mode, in the order in which they are done.
+    """Every tensor that the layers of a model give for a batch in eval mode, in the order in which the layers finish.
 
-    The model's own outputs stand last, under "".
+    Names are those of `Taps`; the model's own outputs stand last, under "".
 
     Args:
         model: left as it is.
@@ -100,34 +83,13 @@ def features_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
 
-    def keep(layer: str, _args: tuple[Any, ...], _kwargs: Mapping[str, Any], given: Any) -> None:
-        for name, tensor in _named(layer, given).items():
+    def keep(run: LayerRun) -> None:
+        for name, tensor in run.outputs().items():
             found.pop(name, None)  # the last run counts, and its place
             found[name] = tensor
 
-    listened(model, batch, keep)
+    watch(model, [batch], dict(model.named_modules()), after=keep)
     return found
-
-
-def listened(model: nn.Module, batch: Batch, hear: Callable[[str, tuple[Any, ...], Mapping[str, Any], Any], None]) -> None:
-    """Run a model once in eval mode; every layer that is done, the model itself last, is told.
-
-    Args:
-        model: left as it is.
-        batch: the inputs.
-        hear: (name, arguments, keywords, what it gives).
-    """
-
-    def hook(name: str) -> Any:
-        return lambda _module, args, kwargs, given: hear(name, args, kwargs, given)
-
-    handles = [module.register_forward_hook(hook(name), with_kwargs=True) for name, module in model.named_modules()]
-    try:
-        with torch.no_grad(), in_eval_mode(model):
-            call(model, batch.inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _module(model: nn.Module, layer: str) -> nn.Module:
@@ -137,19 +99,5 @@ def _module(model: nn.Module, layer: str) -> nn.Module:
     return modules[layer]
 
 
-def _named(layer: str, given: Any) -> dict[str, Tensor]:
-    tensors = [part for part in _parts(given) if isinstance(part, Tensor)]
-    return {layer if k == 0 else f"{layer}[{k}]": tensor for k, tensor in enumerate(tensors)}
-
-
 def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
-
-
-def _parts(given: Any) -> Iterator[Any]:
-    if isinstance(given, Mapping):
-        yield from given.values()
-    elif isinstance(given, (tuple, list)):
-        yield from given
-    else:
-        yield given

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from mirabelle.errors import UserError, did_you_mean
 from mirabelle.model.state import in_eval_mode
-from mirabelle.model.taps import Taps, features_of, layer_of
+from mirabelle.model.taps import Taps, features_of
+from mirabelle.model.watch import layer_of
 from mirabelle.objectives.forward import Kind
 from mirabelle.task.batch import Batch, call, tensors_of
 

@@ -13,7 +13,7 @@ from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
 from mirabelle.graph.trace import Program, name_in_model
 from mirabelle.model.architecture import replace_module
 from mirabelle.model.state import copied, in_eval_mode
-from mirabelle.model.taps import listened
+from mirabelle.model.watch import LayerRun, watch
 from mirabelle.prune.skipped import Skipped
 from mirabelle.task.batch import Batch, Samples, call, in_float32
 from mirabelle.task.task import Task
@@ -122,14 +122,13 @@ def _called(model: nn.Module, example: Batch) -> dict[str, list[int | None]]:
     """For each call of each module: how many things it gives, or None where the first is not of its first argument's shape."""
     found: dict[str, list[int | None]] = {}
 
-    def see(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], given: Any) -> None:
-        first = args[0] if args else next(iter(kwargs.values()), None)
-        parts = given if isinstance(given, tuple) else (given,)
+    def see(run: LayerRun) -> None:
+        first = run.args[0] if run.args else next(iter(run.kwargs.values()), None)
+        parts = run.given if isinstance(run.given, tuple) else (run.given,)
         same = isinstance(first, Tensor) and isinstance(parts[0], Tensor) and first.shape == parts[0].shape
-        found.setdefault(name, []).append((len(given) if isinstance(given, tuple) else 0) if same else None)
+        found.setdefault(run.name, []).append((len(run.given) if isinstance(run.given, tuple) else 0) if same else None)
 
-    listened(model, example, see)
-    found.pop("", None)  # the model itself is no layer of it
+    watch(model, [example], {name: module for name, module in model.named_modules() if name}, after=see)
     return found
 
 

@@ -13,6 +13,7 @@ from onnx import ModelProto, ValueInfoProto
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from mirabelle.model.watch import LayerRun, watch
 from mirabelle.runtime.onnxruntime import Array, Session
 from mirabelle.task.batch import Batch, Samples, call, joined, parts_of
 
@@ -146,21 +147,11 @@ def _layer_outputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """What every module gives that is called just once and gives one tensor."""
     seen: dict[str, list[Tensor]] = {}
 
-    def keep(name: str, output: Any) -> None:
-        if isinstance(output, Tensor):
-            seen.setdefault(name, []).append(output)
+    def keep(run: LayerRun) -> None:
+        if isinstance(run.given, Tensor):
+            seen.setdefault(run.name, []).append(run.given)
 
-    hooks = [
-        module.register_forward_hook(lambda _m, _i, output, name=name: keep(name, output))
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
-        with torch.inference_mode():
-            call(model.eval(), batch.inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    watch(model, [batch], {name: module for name, module in model.named_modules() if name}, after=keep)
     return {name: outputs[0] for name, outputs in seen.items() if len(outputs) == 1}
 
 

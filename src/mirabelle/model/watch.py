@@ -1,0 +1,158 @@
+"""Watching what layers get and give while a model runs: hooks that are always removed, and passes over batches in eval mode."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from mirabelle.model.state import in_eval_mode
+from mirabelle.task.batch import Batch, Inputs, call
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRun:
+    """One run of a layer. A layer that runs several times in a forward has as many of these.
+
+    Args:
+        name: under which the layer is watched.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
+        given: what the layer returned; None before it has run.
+    """
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    given: Any = None
+
+    @property
+    def input(self) -> Tensor | None:
+        """The first tensor among the arguments, None if there is none."""
+        return next((part for part in (*self.args, *self.kwargs.values()) if isinstance(part, Tensor)), None)
+
+    @property
+    def output(self) -> Tensor | None:
+        """The first tensor that the layer returned, None if there is none."""
+        return next(iter(self.outputs().values()), None)
+
+    def outputs(self) -> dict[str, Tensor]:
+        """The tensors that the layer returned: the first as "name", the k-th (from 0) as "name[k]"."""
+        tensors = [part for part in _parts(self.given) if isinstance(part, Tensor)]
+        return {self.name if k == 0 else f"{self.name}[{k}]": tensor for k, tensor in enumerate(tensors)}
+
+    def values(self) -> dict[str, Tensor]:
+        """The outputs, and the input as "name:input"."""
+        found = self.input
+        return self.outputs() | ({} if found is None else {f"{self.name}:input": found})
+
+
+Observer: TypeAlias = Callable[[LayerRun], object]
+
+
+class EndOfForward(BaseException):  # no error, and no `except Exception` of a model may catch it
+    """Raised by an observer in `watch` that needs nothing of what comes later in this forward."""
+
+
+def layer_of(name: str) -> str:
+    """The layer that a value belongs to.
+
+    Example:
+        >>> layer_of("encoder.layer.0.attention[1]"), layer_of("head:input")
+        ('encoder.layer.0.attention', 'head')
+    """
+    return name.partition("[")[0].partition(":")[0]
+
+
+@contextlib.contextmanager
+def watched(
+    modules: Mapping[str, nn.Module], *, before: Observer | None = None, after: Observer | None = None
+) -> Iterator[None]:
+    """Call observers whenever one of the modules runs, until the context ends. Modes and gradients stay the caller's.
+
+    Args:
+        modules: to watch, by the names that observers are given. One module may have several names.
+        before: called before a module runs; it may change the module's tensors.
+        after: called after a module has run, with what it returned.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+        >>> with watched({"hidden": model[0]}, after=lambda run: print(run.name, run.output.shape)):
+        ...     _ = model(torch.zeros(2, 4))
+        hidden torch.Size([2, 3])
+    """
+    with contextlib.ExitStack() as hooks:
+        for name, module in modules.items():
+            if before is not None:
+                hooks.callback(module.register_forward_pre_hook(_before(name, before), with_kwargs=True).remove)
+            if after is not None:
+                hooks.callback(module.register_forward_hook(_after(name, after), with_kwargs=True).remove)
+        yield
+
+
+def watch(
+    model: nn.Module,
+    batches: Iterable[Inputs | Batch],
+    modules: Mapping[str, nn.Module],
+    *,
+    before: Observer | None = None,
+    after: Observer | None = None,
+) -> None:
+    """Run a model over batches, in eval mode and without gradients, and call observers whenever one of the modules runs.
+
+    Args:
+        model: is left in the mode in which it was, without hooks, whatever happens.
+        batches: inputs of the model, one forward each.
+        modules: of the model, by the names that observers are given.
+        before: called before a module runs. It may raise `EndOfForward`: the next batch follows.
+        after: called after a module has run; it may do the same.
+
+    Example:
+        >>> model, sums = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), []
+        >>> watch(model, [torch.ones(2, 2, 2), torch.ones(5, 2, 2)], {"1": model[1]},
+        ...       before=lambda run: sums.append(float(run.input.sum())))
+        >>> sums
+        [8.0, 20.0]
+    """
+    with torch.no_grad(), in_eval_mode(model), _every_layer_called(), watched(modules, before=before, after=after):
+        for batch in batches:
+            with contextlib.suppress(EndOfForward):
+                call(model, batch.inputs if isinstance(batch, Batch) else batch)
+
+
+def _before(name: str, observer: Observer) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        observer(LayerRun(name, args, kwargs))  # whose result is dropped: torch would take it for new arguments
+
+    return hook
+
+
+def _after(name: str, observer: Observer) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], given: Any) -> None:
+        observer(LayerRun(name, args, kwargs, given))
+
+    return hook
+
+
+@contextlib.contextmanager
+def _every_layer_called() -> Iterator[None]:
+    """Without torch's fused attention kernels, which read the weights of layers without calling the layers."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _parts(given: Any) -> Iterator[Any]:
+    if isinstance(given, Mapping):
+        yield from given.values()
+    elif isinstance(given, (tuple, list)):
+        yield from given
+    else:
+        yield given
