@@ -47,7 +47,7 @@ def test_files_are_called_in_turn_and_compared_with_the_first(
 def test_files_that_take_other_inputs_are_told_apart(call, capsys, tmp_path: Path) -> None:
     narrow, wide = (written(tmp_path / f"{width}.onnx", "x", ["n", width], width) for width in (8, 16))
     assert call("bench", narrow, wide, "--seconds", "0.1") == 0
-    assert "it takes 1x16, the first 1x8; they do not do the same work" in capsys.readouterr().out
+    assert "input 1x16 here, 1x8 for the first; the work is not the same" in capsys.readouterr().out
     assert call("bench", narrow, wide, "--seconds", "0.1", "--json") == 0
     assert [entry["inputs"] for entry in json.loads(capsys.readouterr().out)["models"]] == [[[1, 8]], [[1, 16]]]
 
@@ -80,7 +80,7 @@ def test_a_free_axis_is_given_by_input(call, capsys, tmp_path: Path) -> None:
         call("bench", model)
     assert call("bench", model, "--input", "5x8", "--seconds", "0.1", "--json") == 0
     assert json.loads(capsys.readouterr().out)["models"]
-    with pytest.raises(UserError, match=r"E121.*fails on drawn inputs"):
+    with pytest.raises(UserError, match=r"E121.*fails on random inputs"):
         call("bench", written(tmp_path / "wrong.onnx", "x", ["n", "length", "width"]), "--input", "5x9")
 
 

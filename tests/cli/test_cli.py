@@ -171,7 +171,7 @@ def test_an_interruption_is_told_and_the_same_command_goes_on(tmp_path: Path, nu
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == status
-    assert "the same command goes on" in errors
+    assert "run the same command again" in errors
     assert "Traceback" not in errors
 
 

@@ -59,7 +59,7 @@ def test_groups_and_what_is_frozen_are_tables(call: Callable[..., int], capsys: 
     lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
     told = [[cell.strip() for cell in line if cell.strip()] for line in lines]
     assert told == [
-        ["group", "its units", "tied together", "units", "parameters/unit", "MACs/unit"],
+        ["group", "kind", "members", "units", "parameters/unit", "MACs/unit"],
         ["conv1.weight:0", "channels of a convolution", "conv1.weight:0, conv1.bias:0, conv2.weight:1", "32", "586", "37,440"],
         ["conv2.weight:0", "channels of a convolution", "conv2.weight:0, conv2.bias:0, fc1.weight:1", "64", "1,089", "19,232"],
         ["fc1.weight:0", "neurons of a layer", "fc1.weight:0, fc1.bias:0, fc2.weight:1", "50", "1,035", "1,034"],

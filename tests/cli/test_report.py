@@ -69,7 +69,7 @@ def test_a_run_that_has_not_ended_says_how_far_it_has_come(ended: Path, capsys: 
     shown = capsys.readouterr().out
     assert "baseline" in shown
     assert "1 of 2 steps done; now: quantize.Static" in shown
-    assert "the same command goes on" in shown
+    assert "run the same command again" in shown
     assert (ended / "report.html").stat().st_mtime_ns == page
     assert report(ended, "--json") == 0
     data = json.loads(capsys.readouterr().out)

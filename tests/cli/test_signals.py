@@ -12,33 +12,33 @@ import click
 import pytest
 
 from mirabelle.cli import main
-from mirabelle.cli.signals import Asked, Terminated, behind
+from mirabelle.cli.signals import SignalHandler, Terminated, interruption_behind
 
 
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
 def test_a_signal_raises_once_and_not_again_right_after(number: signal.Signals, kind: type[BaseException]) -> None:
-    asked = Asked()
+    handler = SignalHandler()
     with pytest.raises(kind):
-        asked(number, None)
-    asked(number, None)
-    asked._last -= 2.0
+        handler(number, None)
+    handler(number, None)
+    handler._last -= 2.0
     with pytest.raises(kind):
-        asked(number, None)
+        handler(number, None)
 
 
 def test_signals_that_the_caller_ignores_stay_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     answered = []
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
     monkeypatch.setattr(signal, "signal", lambda number, _: answered.append(number))
-    Asked().listen()
+    SignalHandler().listen()
     assert answered == [signal.SIGTERM]
 
 
 @pytest.mark.parametrize(
     ("reason", "told"),
     [
-        (KeyboardInterrupt(), (130, "interrupted; the same command goes on from the last checkpoint\n")),
-        (Terminated(), (143, "terminated; the same command goes on from the last checkpoint\n")),
+        (KeyboardInterrupt(), (130, "interrupted; run the same command again to continue from the last checkpoint\n")),
+        (Terminated(), (143, "terminated; run the same command again to continue from the last checkpoint\n")),
         (ValueError("ours"), (1, "internal error: SystemError: returned a result with an exception set\n")),
     ],
 )
@@ -61,7 +61,7 @@ def test_errors_that_nobody_interrupted_stay_what_they_are() -> None:
     error = ValueError("no more")
     error.__context__ = click.UsageError("wrong")
     error.__context__.__context__ = error
-    assert behind(error) is error
+    assert interruption_behind(error) is error
 
 
 def test_the_first_instants_answer_too(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ class _Chain:
             self._fault(what, damage)
         if ended.status != _STATUSES[number]:
             self._fault(what, f"status {ended.status}: {log[-1000:]}")
-        elif number != signal.SIGKILL and (len(log.strip().splitlines()) != 1 or "the same command goes on" not in log):
+        elif number != signal.SIGKILL and (len(log.strip().splitlines()) != 1 or "run the same command again" not in log):
             self._fault(what, f"it said {log!r}")
 
     def through(self, reference: Reference, **order: Any) -> Tally:

@@ -104,7 +104,7 @@ def test_a_goal_that_is_missed_says_by_how_much_and_keeps_the_model(mlp: nn.Modu
     assert [shortfall.name for shortfall in result.shortfalls] == ["size", "macs"]
     assert result.shortfalls[0].missed_by == result.profile.size_bytes.packed - 10
     assert (result.folder / "model.mira").is_file()
-    assert "The goal on size is missed" in (result.folder / "report.html").read_text("utf-8")
+    assert "The goal for size is not met" in (result.folder / "report.html").read_text("utf-8")
 
 
 def test_a_gate_that_fails_is_an_error_after_the_report(

@@ -376,24 +376,24 @@ MISTAKES = {
     "inspect of nothing": Mistake("E130", "no file at no.onnx", "check", command=typed("inspect", "no.onnx")),
     "inspect of a text": Mistake("E120", "names no function", "write", command=typed("inspect", "notes.txt")),
     "groups of a file": Mistake(
-        "E143", "no.mira holds no torch module", "its factory", command=typed("inspect", "no.mira", "--groups")
+        "E143", "no.mira contains no torch module", "function that builds it", command=typed("inspect", "no.mira", "--groups")
     ),
     "groups of no file": Mistake("E130", "no model at no.onnx", "check", command=typed("inspect", "no.onnx", "--groups")),
     "groups without inputs": Mistake(
-        "E130", "what goes into the model is not known", "--input", command=typed("inspect", "./parts.py:net", "--groups")
+        "E130", "the input of the model is unknown", "--input", command=typed("inspect", "./parts.py:net", "--groups")
     ),
     "groups on inputs of a wrong shape": Mistake(
         "E121", "fails on inputs of 9", "shape", command=typed("inspect", "./parts.py:net", "--groups", "--input", "9")
     ),
     "input of an unknown type": Mistake(
-        "E110", 'knows no type "int46"', "int64", command=typed("inspect", "./parts.py:net", "--input", "8:int46")
+        "E110", 'unknown dtype "int46"', "int64", command=typed("inspect", "./parts.py:net", "--input", "8:int46")
     ),
     "inputs with and without names": Mistake(
-        "E111", "or none has", "NAME", command=typed("inspect", "./parts.py:net", "--input", "a=8", "--input", "8")
+        "E111", "or none", "NAME", command=typed("inspect", "./parts.py:net", "--input", "a=8", "--input", "8")
     ),
     "inputs said twice": Mistake(
         "E111",
-        "both say what goes in",
+        "both define the model's input",
         "one of them",
         command=typed("inspect", "./parts.py:net", "--input", "8", "--data", "digits"),
     ),
@@ -404,10 +404,10 @@ MISTAKES = {
         command=typed("inspect", "./parts.py:Decides", "--groups", "--input", "8"),
     ),
     "sensitivity without data": Mistake(
-        "E130", "not known", "--data", command=typed("inspect", "./parts.py:net", "--sensitivity")
+        "E130", "is unknown", "--data", command=typed("inspect", "./parts.py:net", "--sensitivity")
     ),
     "sensitivity on drawn inputs": Mistake(
-        "E111", "measures on data", "--data", command=typed("inspect", "./parts.py:net", "--sensitivity", "--input", "8")
+        "E111", "needs data", "--data", command=typed("inspect", "./parts.py:net", "--sensitivity", "--input", "8")
     ),
     "sensitivity on unknown data": Mistake(
         "E130",
@@ -477,7 +477,7 @@ MISTAKES = {
     "check of a bad recipe": Mistake(
         "E102", "unknown key", "did you mean", ("sparsity", "sparcity"), typed("check", "recipe.toml"), at="18:1"
     ),
-    "report of no run": Mistake("E130", "data holds no run", "--out", command=typed("report", "data")),
+    "report of no run": Mistake("E130", "data contains no run", "--out", command=typed("report", "data")),
     "verify of no run": Mistake("E130", "data holds no run", "folder of a run", command=typed("verify", "data")),
     "bench of a text": Mistake("E143", "neither .onnx nor .mira", "give", command=typed("bench", "notes.txt")),
     "unpack of a text": Mistake("E143", "notes.txt: this is not a .mira file", "packed", command=typed("unpack", "notes.txt")),

@@ -72,7 +72,7 @@ def test_damage_is_named(begun: Path, file: str, content: str) -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    for folder, what in ((tmp_path, "holds no run"), (tmp_path / "absent", "is no folder")):
+    for folder, what in ((tmp_path, "contains no run"), (tmp_path / "absent", "is not a folder")):
         with pytest.raises(UserError, match=what) as caught:
             progress_of(folder)
         assert caught.value.code == "E130"

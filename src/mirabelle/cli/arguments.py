@@ -1,4 +1,4 @@
-"""What a person writes after an option, read: shapes, example inputs, files to write."""
+"""Parses the values of command-line options: shapes, example inputs and output files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
     from mirabelle.task.batch import Batch
 
-_SAMPLES = 2  # of an example
+_SAMPLES = 2  # batch size of example inputs
 _FLOATS = ("float32", "float64", "float16", "bfloat16")
-_WHOLE = ("int64", "int32", "int16", "int8", "uint8", "bool")
+_INTEGERS = ("int64", "int32", "int16", "int8", "uint8", "bool")
 
 
 def sizes_of(shape: str | None) -> tuple[int, ...] | None:
-    """The sizes that "1x28x28" names; None where nothing was said.
+    """Parse a shape such as "1x28x28" into a tuple of sizes; None stays None.
 
     Raises:
-        UserError: E110 for anything else.
+        UserError: E110 for any other text.
 
     Example:
         >>> sizes_of("1x28x28")
@@ -32,19 +32,20 @@ def sizes_of(shape: str | None) -> tuple[int, ...] | None:
     if shape is None:
         return None
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
-        raise UserError("E110", f'--input must be sizes joined by "x"; got "{shape}"', "write --input 1x28x28, say")
+        raise UserError("E110", f'--input must be sizes joined by "x"; got "{shape}"', "for example: --input 1x28x28")
     return tuple(int(size) for size in shape.split("x"))
 
 
 def example_of(inputs: Sequence[str]) -> Batch | None:
-    """Two samples of inputs as --input names them, once for each input of the model; None where nothing was said.
+    """A batch of two example samples built from the values of --input, one value per model input; None if there are none.
 
-    Each is `[NAME=]SIZES[:TYPE]`, sizes without the batch axis, float32 by default: "3x32x32", "16:int64", or
-    "input_ids=16:int64", which is passed by name. Floating numbers are drawn with a fixed seed; whole ones are 1, a row that
-    every table has, and a mask that hides nothing.
+    Each value is `[NAME=]SIZES[:DTYPE]`. SIZES leaves out the batch axis; DTYPE is float32 by default. Examples: "3x32x32",
+    "16:int64", or "input_ids=16:int64", which is passed to the model as a keyword argument. Floating-point tensors are drawn
+    from a normal distribution with a fixed seed. Integer and boolean tensors are filled with ones: 1 is a valid index in
+    nearly every embedding table, and a mask of ones masks nothing.
 
     Raises:
-        UserError: E110 for anything else, E111 where only some have a name or two have one.
+        UserError: E110 for any other text; E111 if only some inputs are named or two have the same name.
 
     Example:
         >>> [(tensor.shape, tensor.dtype) for tensor in example_of(["16:int64", "4"]).inputs]
@@ -56,19 +57,19 @@ def example_of(inputs: Sequence[str]) -> Batch | None:
 
     from mirabelle.task.batch import Batch
 
-    read = [(name if is_named else "", rest) for name, is_named, rest in (_named(text) for text in inputs)]
-    tensors = [_example_tensor(rest, seed) for seed, (_, rest) in enumerate(read)]
-    names = [name for name, _ in read if name]
+    specs = [(name if is_named else "", spec) for name, is_named, spec in (_split_name(text) for text in inputs)]
+    tensors = [_example_tensor(spec, seed) for seed, (_, spec) in enumerate(specs)]
+    names = [name for name, _ in specs if name]
     if len(names) not in (0, len(inputs)) or len(set(names)) != len(names):
         raise UserError(
-            "E111", f"every --input has a name of its own, or none has; got {', '.join(inputs)}", "write --input NAME=16:int64"
+            "E111", f"name every --input, each differently, or none; got {', '.join(inputs)}", "write --input NAME=16:int64"
         )
     if names:
         return Batch(dict(zip(names, tensors, strict=True)), torch.zeros(_SAMPLES))
     return Batch(tensors[0] if len(tensors) == 1 else tuple(tensors), torch.zeros(_SAMPLES))
 
 
-def _named(text: str) -> tuple[str, bool, str]:
+def _split_name(text: str) -> tuple[str, bool, str]:
     name, equals, rest = text.partition("=")
     return (name, True, rest) if equals and name.isidentifier() else ("", False, text)
 
@@ -76,29 +77,29 @@ def _named(text: str) -> tuple[str, bool, str]:
 def _example_tensor(text: str, seed: int) -> Tensor:
     import torch
 
-    shape, _, kind = text.partition(":")
-    sizes, kind = sizes_of(shape), kind or "float32"
-    if kind not in (*_FLOATS, *_WHOLE):
-        raise UserError("E110", f'--input knows no type "{kind}"', did_you_mean(kind, (*_FLOATS, *_WHOLE)))
+    shape, _, name = text.partition(":")
+    sizes, name = sizes_of(shape), name or "float32"
+    if name not in (*_FLOATS, *_INTEGERS):
+        raise UserError("E110", f'--input has unknown dtype "{name}"', did_you_mean(name, (*_FLOATS, *_INTEGERS)))
     assert sizes is not None, "a shape was given"
-    dtype = getattr(torch, kind)
-    if kind in _WHOLE:
+    dtype = getattr(torch, name)
+    if name in _INTEGERS:
         return torch.ones(_SAMPLES, *sizes, dtype=dtype)
     return torch.randn(_SAMPLES, *sizes, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def check_inputs(module: nn.Module, example: Batch) -> None:
-    """Run the model once on an example.
+    """Run the model once on an example batch.
 
     Raises:
-        UserError: E121 when it fails, with the shapes and what it said.
+        UserError: E121 if the model fails, with the input shapes and the first line of its error.
     """
     import torch
 
     from mirabelle.errors import is_out_of_memory
     from mirabelle.task.batch import call, tensors_of
 
-    given = ", ".join("x".join(map(str, tensor.shape[1:])) for tensor in tensors_of(example.inputs))
+    shapes = ", ".join("x".join(map(str, tensor.shape[1:])) for tensor in tensors_of(example.inputs))
     try:
         with torch.no_grad():
             call(module, example.inputs)
@@ -106,19 +107,26 @@ def check_inputs(module: nn.Module, example: Batch) -> None:
         if is_out_of_memory(error):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError("E121", f"the model fails on inputs of {given}: {reason}", "give the shape that it takes") from error
+        raise UserError(
+            "E121", f"the model fails on inputs of {shapes}: {reason}", "give the shape that the model expects"
+        ) from error
 
 
 def output_of(out: Path, suffix: str, source: Path) -> Path:
-    """The file that --out names, held to its kind, so that nobody's other file is written over.
+    """Check the path given as --out, so that no unrelated file is overwritten, and return it.
+
+    Args:
+        out: the path given.
+        suffix: the suffix it must have, such as ".onnx".
+        source: the file being read, which must not be overwritten.
 
     Raises:
-        UserError: E143 another ending, or the very file that is read; E151 a folder.
+        UserError: E143 if the suffix differs or `out` is `source` itself; E151 if `out` is a folder.
     """
     if out.suffix != suffix:
         raise UserError("E143", f"--out must end in {suffix}; got {out}", f"write --out {out.with_suffix(suffix)}")
     if out.is_dir():
-        raise UserError("E151", f"{out} is a folder", f"name a file in it: {out / ('out' + suffix)}")
+        raise UserError("E151", f"{out} is a folder", f"give the name of a file in it: {out / ('out' + suffix)}")
     if out.exists() and source.exists() and out.samefile(source):
-        raise UserError("E143", f"--out is {source} itself, which is being read", "name another file")
+        raise UserError("E143", f"--out is {source}, the input file itself", "give another file name")
     return out

@@ -1,4 +1,4 @@
-"""`mirabelle bench`: models in ONNX Runtime, measured in turn so that a noisy machine cannot decide between them."""
+"""`mirabelle bench`: compares the latency of models in ONNX Runtime; calls alternate, so that noise affects all alike."""
 
 from __future__ import annotations
 
@@ -15,22 +15,20 @@ if TYPE_CHECKING:
     from mirabelle.task.profile import Latency
 
 
-@click.command("bench")
+@click.command("bench", short_help="Compare the latency of models.")
 @click.argument("models", metavar="FILE...", nargs=-1, required=True)
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples a call.")
-@click.option("--threads", type=click.IntRange(min=1), help="Of ONNX Runtime; by default one a physical core.")
-@click.option("--seconds", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="To measure for, in all.")
-@click.option(
-    "--input", "shape", help='Shape of one input without its batch axis, such as "1x28x28", where a file leaves it open.'
-)
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Batch size.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime; by default one per physical core.")
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Total measuring time.")
+@click.option("--input", "shape", help='Input shape without the batch axis, such as "1x28x28", if the file has dynamic axes.')
 @json_option
 def command(
     models: tuple[str, ...], batch: int, threads: int | None, seconds: float, shape: str | None, *, as_json: bool
 ) -> int:
-    """Measure FILE... (.onnx, .mira, or the folder of a run) against the first of them.
+    """Measure the latency of each FILE and compare it with the first.
 
-    The files are called in turn, A B A B, in one process, on inputs drawn to fit. The ratio of times comes with its 95 %
-    interval.
+    FILE is an .onnx or .mira file, or the folder of a run. The models are called alternately (A B A B ...) in one process, on
+    random inputs. The ratio of their latencies is printed with its 95 % confidence interval.
 
     \b
     Example:
@@ -45,8 +43,8 @@ def command(
     sizes = sizes_of(shape)
     count = threads or this_machine().threads
     files = [onnx_of(model) for model in models]
-    prepared = [_call(model, onnx, batch, sizes, count) for model, onnx in zip(models, files, strict=True)]
-    calls = {str(place): call for place, (call, _) in enumerate(prepared)}
+    prepared = [_prepared_call(model, onnx, batch, sizes, count) for model, onnx in zip(models, files, strict=True)]
+    calls = {str(position): call for position, (call, _) in enumerate(prepared)}
     latencies, ratios = interleaved(calls, runtime=NAME, threads=count, batch=batch, seconds=seconds)
     lengths = [len(onnx) for onnx in files]
     results = list(zip(models, lengths, latencies.values(), ratios.values(), strict=True))
@@ -57,27 +55,27 @@ def command(
     from mirabelle.cli.display import print_table
 
     lines = [
-        (model, f"{length:,}", f"{latency.median:.4f}", f"{latency.p95:.4f}", _ratio(ratio, place))
-        for place, (model, length, latency, ratio) in enumerate(results)
+        (model, f"{length:,}", f"{latency.median:.4f}", f"{latency.p95:.4f}", _ratio(ratio, position))
+        for position, (model, length, latency, ratio) in enumerate(results)
     ]
     print_table(("file", "ONNX bytes", "median ms", "p95 ms", "ratio (95 % interval)"), lines)
     click.echo(
         f"\n{NAME}, batch {batch}, {count} thread{'s' * (count > 1)}"
         + (f"; compared with {models[0]}:" if len(results) > 1 else "")
     )
-    for place, (model, _, _, ratio) in enumerate(results[1:], start=1):
-        click.echo(f"{model}: {_verdict(ratio, place)}")
-        if inputs[place] != inputs[0]:
+    for position, (model, _, _, ratio) in enumerate(results[1:], start=1):
+        click.echo(f"{model}: {_verdict(ratio, position)}")
+        if inputs[position] != inputs[0]:
             click.echo(
-                f"  note: it takes {_shapes(inputs[place])}, the first {_shapes(inputs[0])}; they do not do the same work"
+                f"  note: input {_shapes(inputs[position])} here, {_shapes(inputs[0])} for the first; the work is not the same"
             )
     return 0
 
 
-def _call(
+def _prepared_call(
     model: str, onnx: bytes, batch: int, sizes: tuple[int, ...] | None, threads: int
 ) -> tuple[Callable[[], object], list[list[int]]]:
-    """A call of the model on inputs drawn to fit, tried once, and their shapes."""
+    """A function that runs the model once on random inputs, already tried, and the shapes of these inputs."""
     from mirabelle.artifact.reading import model_of
     from mirabelle.errors import UserError
     from mirabelle.runtime.onnxruntime import Session
@@ -93,17 +91,19 @@ def _call(
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            "E121", f"{model} fails on drawn inputs: {reason}", "give --input its sizes, --batch its batch"
+            "E121",
+            f"{model} fails on random inputs: {reason}",
+            "give its input shape with --input, its batch size with --batch",
         ) from error
     return lambda: session.run(feed), [list(array.shape) for array in feed.values()]
 
 
-def _ratio(ratio: Ratio, place: int) -> str:
-    return f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})" if place else "1"
+def _ratio(ratio: Ratio, position: int) -> str:
+    return f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})" if position else "1"
 
 
-def _verdict(ratio: Ratio, place: int) -> str:
-    return ratio.in_words() if place else "the one to compare with"
+def _verdict(ratio: Ratio, position: int) -> str:
+    return ratio.in_words() if position else "the reference"
 
 
 def _shapes(shapes: list[list[int]]) -> str:
@@ -114,12 +114,12 @@ def _data(results: list[tuple[str, int, Latency, Ratio]], inputs: list[list[list
     return [
         {
             "file": model,
-            "inputs": inputs[place],
+            "inputs": inputs[position],
             "onnx_bytes": length,
             "median_ms": latency.median,
             "p95_ms": latency.p95,
             "ratio": ratio.to_data(),
-            "verdict": _verdict(ratio, place),
+            "verdict": _verdict(ratio, position),
         }
-        for place, (model, length, latency, ratio) in enumerate(results)
+        for position, (model, length, latency, ratio) in enumerate(results)
     ]

@@ -1,4 +1,4 @@
-"""`mirabelle check`: what a recipe will do and cost, before anything is trained."""
+"""`mirabelle check`: shows what a recipe will do and cost, without training anything."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ if TYPE_CHECKING:
     from mirabelle.job.forecast import Forecast
 
 
-@click.command("check")
+@click.command("check", short_help="Show what a recipe will do and cost.")
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run to be; by default runs/<name of the recipe>.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Output folder of the planned run; by default runs/<name of the recipe>."
+)
 @data_dir_option
 @set_option
 @json_option
 def command(*, recipe: Path, out: Path | None, data_dir: Path | None, settings: tuple[str, ...], as_json: bool) -> int:
-    """Tell what RECIPE will do, and what it will take: seconds, memory, disk; and what will not pay.
+    """Show what RECIPE will do, how much time, memory and disk it needs, and what will bring no benefit.
 
-    One batch goes through the model, every step is previewed, a few optimizer steps are timed; nothing is trained.
+    Runs one batch through the model, previews every step and times a few optimizer steps. Nothing is trained.
 
     \b
     Example:
@@ -32,7 +34,7 @@ def command(*, recipe: Path, out: Path | None, data_dir: Path | None, settings: 
     """
     from mirabelle.recipe.file import read_recipe
 
-    file = read_recipe(recipe, settings, data_folder=data_dir)  # before anything heavy is imported: a mistake is told at once
+    file = read_recipe(recipe, settings, data_folder=data_dir)  # before heavy imports, so that mistakes are reported at once
 
     import psutil
 
@@ -51,31 +53,31 @@ def command(*, recipe: Path, out: Path | None, data_dir: Path | None, settings: 
     space = folder_space((out or Path("runs") / recipe.stem).absolute())
     with file.shown_at():
         plan = dataclasses.replace(plan, task=with_model_outputs_as_targets(plan.task, plan.teacher or plan.model))
-        found = forecast(plan, free_memory=int(psutil.virtual_memory().available), free_disk=space)
+        result = forecast(plan, free_memory=int(psutil.virtual_memory().available), free_disk=space)
     if as_json:
-        click.echo(json.dumps(found.to_data(), indent=2))
+        click.echo(json.dumps(result.to_data(), indent=2))
     else:
-        _print(found)
+        _print(result)
     return 0
 
 
-def _print(found: Forecast) -> None:
+def _print(forecast: Forecast) -> None:
     from mirabelle.cli.display import duration, print_table
     from mirabelle.report.table import costs
 
-    samples = ", ".join(f"{count:,} {split}" for split, count in found.samples.items())
-    click.echo(f"one batch: {found.inputs} in, {found.outputs} out; samples: {samples}\n")
-    for step in found.steps:
+    samples = ", ".join(f"{count:,} {split}" for split, count in forecast.samples.items())
+    click.echo(f"one batch: {forecast.inputs} in, {forecast.outputs} out; samples: {samples}\n")
+    for step in forecast.steps:
         training = f"{step.optimizer_steps:,} optimizer steps, " if step.optimizer_steps else ""
         click.echo(f"{step.name}: {training}about {duration(step.seconds)}")
         for words in step.description:
             click.echo(f"  {words}")
     click.echo("")
-    print_table(("", "before", "after", "less by"), costs(found.start, found.end, found.latency))
-    click.echo("(after: the model as previewed; its weights are not trained yet, so bytes and milliseconds are estimates)\n")
+    print_table(("", "before", "after", "reduction"), costs(forecast.start, forecast.end, forecast.latency))
+    click.echo("(after: the previewed model; its weights are not trained yet, so bytes and milliseconds are estimates)\n")
     click.echo(
-        f"time about {duration(found.seconds)}, memory about {found.memory_bytes / 1e9:.2f} GB, "
-        f"disk about {found.disk_bytes / 1e6:.1f} MB"
+        f"time about {duration(forecast.seconds)}, memory about {forecast.memory_bytes / 1e9:.2f} GB, "
+        f"disk about {forecast.disk_bytes / 1e6:.1f} MB"
     )
-    for remark in found.remarks:
+    for remark in forecast.remarks:
         click.echo(f"- {remark}")

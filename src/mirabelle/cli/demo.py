@@ -1,4 +1,4 @@
-"""`mirabelle demo`: the whole job on the bundled digits."""
+"""`mirabelle demo`: runs a complete compression on the handwritten digits that come with scikit-learn."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ RECIPE = Path(__file__).parent / "demo.toml"
 _MODEL = "mirabelle.sources.zoo:digits_cnn"
 
 
-@click.command("demo")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True, help="Folder of the run.")
-@click.option("--fresh", is_flag=True, help="Begin anew where an earlier demo has ended.")
+@click.command("demo", short_help="Run a complete compression in about a minute, offline.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True, help="Output folder of the run."
+)
+@click.option("--fresh", is_flag=True, help="Delete an earlier demo in this folder and start again.")
 @track_option
 @json_option
 @quiet_option
 def command(out: Path, track: tuple[str, ...], *, fresh: bool, as_json: bool, quiet: bool) -> int:
-    """Train, prune while distilling, quantize, pack, check and measure a small network: offline, in about a minute.
+    """Train, prune with distillation, quantize, pack, verify and measure a small network, offline, in about a minute.
 
     \b
     Example:
@@ -30,12 +32,12 @@ def command(out: Path, track: tuple[str, ...], *, fresh: bool, as_json: bool, qu
     from mirabelle.run.lock import FolderLock
 
     if fresh and _holds_demo(out):
-        FolderLock(out).release()  # refuses where another demo is still at work
+        FolderLock(out).release()  # fails if another demo is still running there
         shutil.rmtree(out)
     return run_recipe(RECIPE, out, None, track=track, as_json=as_json, quiet=quiet)
 
 
 def _holds_demo(folder: Path) -> bool:
-    """Whether a folder is that of an earlier demo, and not one in which somebody keeps recipes of their own."""
+    """Whether a folder was written by an earlier demo, so that it is safe to delete."""
     recipe, journal = folder / "recipe.toml", folder / "events.jsonl"
     return journal.is_file() and recipe.is_file() and _MODEL in recipe.read_text("utf-8", errors="replace")

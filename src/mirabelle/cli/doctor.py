@@ -1,4 +1,4 @@
-"""`mirabelle doctor`: the machine, what is installed on it, and what that means for speed."""
+"""`mirabelle doctor`: shows the machine, the installed packages, and what they mean for speed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from mirabelle.run.machine import Machine
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Show the machine and the installed packages.")
 @json_option
 def command(*, as_json: bool) -> int:
-    """Tell cores, CPU features, memory, disk, versions and extras, and what they mean for speed.
+    """Show cores, CPU features, memory, disk, package versions and extras, and what they mean for speed.
 
     \b
     Example:
@@ -53,7 +53,7 @@ def command(*, as_json: bool) -> int:
         click.echo(f"{name:<15} {value}" if len(name) >= 15 else f"{name:<15}{value}")  # noqa: PLR2004 (the column's width)
     click.echo("")
     for fault in faults:
-        click.echo(f"FAULT: {fault}; run pip install --upgrade mirabelle")
+        click.echo(f"FAULT: {fault}; run: pip install --upgrade mirabelle")
     for sentence in advice(machine):
         click.echo(f"- {sentence}")
     return 0
@@ -62,16 +62,16 @@ def command(*, as_json: bool) -> int:
 def _facts(machine: Machine) -> list[tuple[str, str]]:
     facts = [
         ("processor", machine.processor),
-        ("features", ", ".join(machine.features) or "none of those that matter here"),
+        ("features", ", ".join(machine.features) or "none that matter here"),
         ("cores", f"{machine.physical_cores} physical, {machine.logical_cores} logical, {machine.usable_cores} usable"),
         ("threads", f"{machine.threads} in torch and in ONNX Runtime"),
         ("memory", f"{_gigabytes(machine.memory_bytes)}, {_gigabytes(machine.available_bytes)} available"),
-        ("disk", f"{_gigabytes(machine.disk_free_bytes)} free in the present folder"),
+        ("disk", f"{_gigabytes(machine.disk_free_bytes)} free in the current folder"),
     ]
     if machine.core_limit is not None:
-        facts.append(("container", f"{machine.core_limit:g} cores' time allowed"))
+        facts.append(("container", f"CPU time limited to {machine.core_limit:g} cores"))
     if machine.memory_limit_bytes is not None:
-        facts.append(("container", f"{_gigabytes(machine.memory_limit_bytes)} of memory allowed"))
+        facts.append(("container", f"memory limited to {_gigabytes(machine.memory_limit_bytes)}"))
     return facts
 
 

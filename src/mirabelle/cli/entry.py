@@ -1,21 +1,21 @@
-"""Where the installed command begins: it answers Ctrl-C from its first line on, and imports the rest then."""
+"""Entry point of the installed command: handles Ctrl-C from its first line on, before the slow imports."""
 
 from __future__ import annotations
 
 import sys
 from typing import NoReturn
 
-from mirabelle.cli.signals import Asked, Terminated
+from mirabelle.cli.signals import SignalHandler, Terminated
 
 
 def main() -> NoReturn:
-    """Run the command line."""
+    """Run the command line; the exit status is that of the command, or 130 or 143 if interrupted while it loads."""
     try:
-        Asked().listen()
+        SignalHandler().listen()
         from mirabelle.cli import main as command
 
         status = command.run(sys.argv[1:])
-    except (KeyboardInterrupt, Terminated) as asked:
-        sys.stderr.write("interrupted before anything was begun\n")
-        status = 130 if isinstance(asked, KeyboardInterrupt) else 143
+    except (KeyboardInterrupt, Terminated) as interruption:
+        sys.stderr.write("interrupted before the command started\n")
+        status = 130 if isinstance(interruption, KeyboardInterrupt) else 143
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""`mirabelle export`: a torch model out to canonical ONNX, checked before it is written."""
+"""`mirabelle export`: exports a torch model to ONNX and checks the result before writing it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from mirabelle.runtime.gates import Gate
     from mirabelle.task.batch import Batch
 
-_DRAWN = 16
+_SAMPLES = 16  # random samples on which torch and ONNX are compared
 
 
-@click.command("export")
+@click.command("export", short_help="Export a model to ONNX and check it.")
 @click.argument("model")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The .onnx file to write.")
-@click.option("--input", "shape", help='Shape of one input of a factory\'s model without its batch axis, such as "1x28x28".')
+@click.option("--input", "shape", help='Input shape of the model without the batch axis, such as "1x28x28".')
 @data_option
 @data_dir_option
-@click.option("--weights", type=click.Path(path_type=Path), help="A .safetensors file with the weights of a factory's model.")
-@click.option("--label", "labels", multiple=True, help="Name of a class, kept inside the file; once for each, in order.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Load the weights of the model from this .safetensors file.")
+@click.option("--label", "labels", multiple=True, help="Class name to store in the file; repeat for each class, in order.")
 @json_option
 def command(
     *,
@@ -40,10 +40,10 @@ def command(
     labels: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Export MODEL to ONNX, with a batch axis of any size, and check it against torch.
+    """Export MODEL to ONNX with a dynamic batch axis and compare its outputs with those of torch.
 
-    MODEL is a factory ("pkg.mod:function", "./file.py:function"), with --input or --data to say what goes in, or the folder
-    of a run. Nothing is written when the two do not agree.
+    MODEL is a function that returns a model ("pkg.mod:function" or "./file.py:function"), for which --input or --data must be
+    given, or the folder of a run. Nothing is written if the outputs differ.
 
     \b
     Example:
@@ -55,19 +55,22 @@ def command(
 
     output_of(out, ".onnx", weights or out.parent)
     if Path(model).is_dir():
-        given = [("--input", shape), ("--weights", weights), ("--label", labels)]
-        if too_much := [name for name, value in given if value]:
-            raise UserError("E111", f"the folder of a run brings its own; got {', '.join(too_much)}", "leave that out")
+        options = [("--input", shape), ("--weights", weights), ("--label", labels)]
+        if superfluous := [name for name, value in options if value]:
+            message = f"the folder of a run defines these itself; got {', '.join(superfluous)}"
+            raise UserError("E111", message, "leave these options out")
         onnx, gates = _of_run(Path(model), data, data_dir)
     else:
         onnx, gates = _of_factory(model, shape=shape, data=data, data_dir=data_dir, weights=weights, labels=labels)
     for name, gate in gates.items():
         if not gate.passed:
-            raise UserError("E302", f"{model}: gate {name} failed: {gate.detail}", "nothing was written; see the layer named")
+            raise UserError(
+                "E302", f"{model}: gate {name} failed: {gate.detail}", "nothing was written; check the layer that is named"
+            )
     files.write(out, onnx)
     if as_json:
-        told = {"onnx": str(out), "onnx_bytes": len(onnx), "gates": {name: gate.to_data() for name, gate in gates.items()}}
-        click.echo(json.dumps(told, indent=2))
+        result = {"onnx": str(out), "onnx_bytes": len(onnx), "gates": {name: gate.to_data() for name, gate in gates.items()}}
+        click.echo(json.dumps(result, indent=2))
         return 0
     click.echo(f"{out}: {len(onnx):,} bytes")
     for name, gate in gates.items():
@@ -76,7 +79,7 @@ def command(
 
 
 def _of_run(folder: Path, data: str | None, data_dir: Path | None) -> tuple[bytes, dict[str, Gate]]:
-    """The model of a run on the module that its recipe names: the bytes of its model.onnx."""
+    """Export the final model of a run again; the result must equal its model.onnx byte for byte."""
     from mirabelle.inspection.measure import exported
     from mirabelle.job.reopening import model_of_run, recipe_of_run
     from mirabelle.runtime.gates import batches_to_compare, same_bytes
@@ -86,7 +89,7 @@ def _of_run(folder: Path, data: str | None, data_dir: Path | None) -> tuple[byte
     task = task_from(data, {}, data_folder=data_dir, folder=Path()) if data else file.build_task(data_dir)
     module = model_of_run(folder)
     onnx = exported(module, task).onnx
-    gates = {"torch_onnx": _agree(module, onnx, batches_to_compare(task.validation))}
+    gates = {"torch_onnx": _compared(module, onnx, batches_to_compare(task.validation))}
     if (folder / "model.onnx").is_file():
         gates["as_in_the_run"] = same_bytes((folder / "model.onnx").read_bytes(), onnx)
     return onnx, gates
@@ -95,7 +98,7 @@ def _of_run(folder: Path, data: str | None, data_dir: Path | None) -> tuple[byte
 def _of_factory(
     name: str, *, shape: str | None, data: str | None, data_dir: Path | None, weights: Path | None, labels: Sequence[str]
 ) -> tuple[bytes, dict[str, Gate]]:
-    """What a factory makes, on drawn inputs of that shape or on the data."""
+    """Export the model that a function returns; compared with torch on random inputs of that shape or on the data."""
     import torch
 
     from mirabelle.cli.arguments import check_inputs, sizes_of
@@ -106,7 +109,7 @@ def _of_factory(
     from mirabelle.task.batch import Batch
 
     if shape is not None and data is not None:
-        raise UserError("E111", "--input and --data both say what goes in", "give one of them")
+        raise UserError("E111", "--input and --data both define the model's input", "give only one of them")
     sizes = sizes_of(shape)
     torch.manual_seed(0)
     module = model_from(name, {}, Path()).eval()
@@ -117,19 +120,19 @@ def _of_factory(
         batches, labels = batches_to_compare(task.validation), labels or task.labels
         example = task.example()
     elif sizes is not None:
-        drawn = torch.randn(_DRAWN, *sizes, generator=torch.Generator().manual_seed(0))
-        batches = [Batch(drawn, torch.zeros(_DRAWN))]
-        example = Batch(drawn[:2], torch.zeros(2))
+        samples = torch.randn(_SAMPLES, *sizes, generator=torch.Generator().manual_seed(0))
+        batches = [Batch(samples, torch.zeros(_SAMPLES))]
+        example = Batch(samples[:2], torch.zeros(2))
     else:
         raise UserError(
-            "E130", "what goes into the model is not known", "give --input with its shape, such as 1x28x28, or --data"
+            "E130", "the input of the model is unknown", "give its shape with --input, such as 1x28x28, or give --data"
         )
     check_inputs(module, example)
     onnx = export(module, example, tuple(labels))
-    return onnx, {"torch_onnx": _agree(module, onnx, batches)}
+    return onnx, {"torch_onnx": _compared(module, onnx, batches)}
 
 
-def _agree(module: nn.Module, onnx: bytes, batches: list[Batch]) -> Gate:
+def _compared(module: nn.Module, onnx: bytes, batches: list[Batch]) -> Gate:
     from mirabelle.model.architecture import replaced_module_names
     from mirabelle.runtime.gates import torch_equals_onnx
 

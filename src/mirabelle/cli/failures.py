@@ -1,4 +1,4 @@
-"""What a person is told when a command fails, and the exit status that a script sees."""
+"""Turns an exception into an error message for the user and an exit status for scripts."""
 
 from __future__ import annotations
 
@@ -22,20 +22,25 @@ DONE, BUG, USAGE, INTERRUPTED, TERMINATED, BROKEN_PIPE = 0, 1, 2, 130, 143, 141
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def told(error: BaseException, *, verbose: bool) -> int:
-    """Print on standard error what happened, one line first, then help; returns the exit status."""
+def report_failure(error: BaseException, *, verbose: bool) -> int:
+    """Print an error on standard error, first what happened, then what to do, and return the exit status.
+
+    Args:
+        error: the exception that ended the command.
+        verbose: also print the traceback of an error raised in the user's own code.
+    """
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
-        return _say("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
+        return _say("interrupted; run the same command again to continue from the last checkpoint", INTERRUPTED)
     if isinstance(error, Terminated):
-        return _say("terminated; the same command goes on from the last checkpoint", TERMINATED)
+        return _say("terminated; run the same command again to continue from the last checkpoint", TERMINATED)
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message())
         return DONE
-    exits = isinstance(error, SystemExit) and _in_code_of_the_users(error) is None  # so rich says that a pipe is broken
-    if isinstance(error, BrokenPipeError) or exits:  # whoever reads our output has enough of it
+    exits = isinstance(error, SystemExit) and _frame_in_user_code(error) is None  # rich exits so on a broken pipe
+    if isinstance(error, BrokenPipeError) or exits:  # the reader of our output has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    mistake = _as_mistake(error)
+    mistake = _as_user_error(error)
     if mistake is None:
         return _say(_crash(error), BUG)
     text = str(mistake)
@@ -50,40 +55,45 @@ def _say(text: str, status: int) -> int:
     return status
 
 
-def _as_mistake(error: BaseException) -> UserError | None:
-    """The error as one that a person can mend; None when it is ours."""
+def _as_user_error(error: BaseException) -> UserError | None:
+    """The error as a `UserError` that the user can correct; None if it is a bug in Mirabelle."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, click.ClickException):
         return _usage(error)
     if is_out_of_memory(error):
-        remedy = "take a smaller batch_size, or less data at a time; the same command goes on from the last checkpoint"
+        remedy = (
+            "use a smaller batch_size or less data at a time; run the same command again to continue from the last checkpoint"
+        )
         return UserError("E203", f"memory ran out: {str(error).strip() or type(error).__name__}"[:200], remedy)
-    theirs = _in_code_of_the_users(error)
-    if theirs is not None:
-        message = f"{theirs.filename}:{theirs.lineno}: {theirs.name} raised {type(error).__name__}: {error}"
-        mistake = UserError("E120", message, "mend it; with -v the whole way to it is shown; the same command goes on")
+    frame = _frame_in_user_code(error)
+    if frame is not None:
+        message = f"{frame.filename}:{frame.lineno}: {frame.name} raised {type(error).__name__}: {error}"
+        remedy = "correct your code (-v shows the whole traceback), then run the same command again to continue"
+        mistake = UserError("E120", message, remedy)
         mistake.__cause__ = error
         return mistake
     if isinstance(error, OSError) and error.errno in _FULL:
-        return UserError("E202", f"cannot write {error.filename or 'output'}: {error.strerror}", "free space and repeat")
+        return UserError(
+            "E202", f"cannot write {error.filename or 'output'}: {error.strerror}", "free disk space and try again"
+        )
     return None
 
 
-def _in_code_of_the_users(error: BaseException) -> traceback.FrameSummary | None:
-    """The last place on the way to an error that lies in a Python file which a recipe names."""
+def _frame_in_user_code(error: BaseException) -> traceback.FrameSummary | None:
+    """The innermost frame of the traceback that lies in a Python file named by a recipe; None if there is none."""
     frames = traceback.walk_tb(error.__traceback__)
-    theirs = [(frame, line) for frame, line in frames if frame.f_globals.get("__name__", "").startswith(MODULE_OF_FILES)]
-    if not theirs:
+    own = [(frame, line) for frame, line in frames if frame.f_globals.get("__name__", "").startswith(MODULE_OF_FILES)]
+    if not own:
         return None
-    frame, line = theirs[-1]
+    frame, line = own[-1]
     return traceback.FrameSummary(frame.f_code.co_filename, line, frame.f_code.co_name, lookup_line=False)
 
 
 def _usage(error: click.ClickException) -> UserError:
     context = error.ctx if isinstance(error, click.UsageError) else None
     path = context.command_path if context is not None else "mirabelle"
-    remedy = f"{path} --help tells what it takes"
+    remedy = f"see {path} --help"
     if isinstance(error, click.NoSuchOption):
         known = [name for parameter in context.command.params for name in parameter.opts] if context is not None else []
         near = get_close_matches(error.option_name, known, n=1)
@@ -93,16 +103,16 @@ def _usage(error: click.ClickException) -> UserError:
 
 
 def _crash(error: BaseException) -> str:
-    """Keep the traceback in a file; one line of what happened, then what to do."""
+    """Write the traceback to a temporary file and return the message that names this file."""
     trace = "".join(traceback.format_exception(error))
-    words = f"mirabelle {__version__}, Python {platform.python_version()}, {platform.platform()}\n{sys.argv}\n\n{trace}"
+    content = f"mirabelle {__version__}, Python {platform.python_version()}, {platform.platform()}\n{sys.argv}\n\n{trace}"
     path = Path(tempfile.gettempdir()) / f"mirabelle-crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     try:
-        path.write_text(words, encoding="utf-8")
+        path.write_text(content, encoding="utf-8")
     except OSError:
         return f"{trace}\ninternal error: {type(error).__name__}: {error}\nhelp: please report the lines above"
     first = " ".join(str(error).split())[:200]
     return (
         f"internal error: {type(error).__name__}: {first}\n"
-        f"help: this is a mistake of Mirabelle's; please report it with {path}; the same command goes on from what is on disk"
+        f"help: this is a bug in Mirabelle; please report it with {path}; the same command continues from what was saved"
     )

@@ -1,4 +1,4 @@
-"""`mirabelle init`: a recipe to start from."""
+"""`mirabelle init`: prints a commented recipe to start from."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from mirabelle.errors import UserError, gathered, raise_all
 _FOLDER = Path(__file__).parent
 START = _FOLDER / "start.toml"
 SCHEMA = _FOLDER.parent / "recipe" / "recipe.schema.json"
-_TRAINED_HERE = """# The model is trained before it is compressed. Where your function returns a trained model, delete this
-# table; where its weights lie in a file, write instead of `train`: weights = "trained.safetensors"
+_TRAINED_HERE = """# The model is trained before it is compressed. If your function returns a trained model, delete this table.
+# If trained weights are in a file, replace `train` by: weights = "trained.safetensors"
 [baseline]
 train = { epochs = 20, batch_size = 32, lr = 1e-3 }"""
-_TRAINED_ALREADY = "# The model brings trained weights, so there is no [baseline]."
-_KEYWORDS = "# arguments = { width = 32 }         # keywords for that function"
-_HEADED = '# arguments = { head = "sequence-classification", labels = 2 }    # where config.json names no such head'
-_READ = "# arguments = { size = [32, 32] }    # how the data are read"
+_TRAINED_ALREADY = "# The model already has trained weights, so there is no [baseline]."
+_KEYWORDS = "# arguments = { width = 32 }         # keyword arguments of that function"
+_HEADED = '# arguments = { head = "sequence-classification", labels = 2 }    # if config.json names no such head'
+_READ = "# arguments = { size = [32, 32] }    # options for reading the data"
 _READ_BY_TOKENIZER = "arguments = { tokenizer = MODEL, max_length = 128 }  # in tokens"
 _TRAINED_BEFORE = """[baseline]
 weights = WEIGHTS"""
 
 
-@click.command("init")
+@click.command("init", short_help="Print a commented recipe for your model and data.")
 @click.option(
     "--model",
     default="mirabelle.sources.zoo:digits_cnn",
     show_default=True,
-    help='What makes the model: "./file.py:function" or "package.module:function"; or a .onnx, .keras or .h5 file; or a folder '
-    "that transformers has saved.",
+    help='A function that returns the model ("./file.py:function" or "package.module:function"), an .onnx, .keras or .h5 file, '
+    "or a folder saved by transformers.",
 )
 @click.option(
     "--data",
     default="digits",
     show_default=True,
-    help="A built-in set, a folder of class folders, a .csv or .npz file, texts in a .tsv, .jsonl or .txt file, questions in a "
-    '.json file, or "./file.py:function".',
+    help="A built-in data set, a folder with one subfolder per class, a .csv or .npz file, texts in a .tsv, .jsonl or .txt "
+    'file, questions in a .json file, or "./file.py:function".',
 )
-@click.option("--weights", help="A .safetensors file with trained weights of the model.")
-@click.option("--schema", is_flag=True, help="Print the JSON Schema of recipes, for editors, instead.")
+@click.option("--weights", help="Load trained weights of the model from this .safetensors file.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of recipes, for use in an editor, instead.")
 @json_option
 def command(*, model: str, data: str, weights: str | None, schema: bool, as_json: bool) -> int:
-    """Print a commented recipe that runs as it stands, for a model and data.
+    """Print a commented recipe for a model and data set; it can be run without changes.
 
     \b
     Example:
@@ -72,7 +72,7 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
     if weights is None and is_trained(model):
         trained = _TRAINED_ALREADY
     texts = data.lower().endswith(TEXTS) and not names_function(data)
-    read = _READ_BY_TOKENIZER.replace("MODEL", json.dumps(_seen_from(data, model))) if texts else _READ
+    read = _READ_BY_TOKENIZER.replace("MODEL", json.dumps(_path_from_data(data, model))) if texts else _READ
     keywords = _HEADED if names_model_folder(model) or model.startswith(HUBS) else _KEYWORDS
     values = {
         "MODEL": json.dumps(model),
@@ -81,13 +81,13 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
         "ARGUMENTS": read,
         "KEYWORDS": keywords,
     }
-    text = re.sub("|".join(values), lambda found: values[found[0]], START.read_text("utf-8"))
+    text = re.sub("|".join(values), lambda match: values[match[0]], START.read_text("utf-8"))
     click.echo(json.dumps({"recipe": text}) if as_json else text, nl=as_json)
     return 0
 
 
-def _seen_from(data: str, model: str) -> str:
-    """The name of a model's folder as a file of texts has it, which may lie elsewhere."""
+def _path_from_data(data: str, model: str) -> str:
+    """The path of a model's folder relative to the folder of the data file; package and absolute names are unchanged."""
     from mirabelle.sources.names import FOLDER, PACKAGE, names_model_folder
 
     if not names_model_folder(model) or model.startswith(PACKAGE) or Path(model).is_absolute():

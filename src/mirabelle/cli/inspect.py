@@ -1,4 +1,4 @@
-"""`mirabelle inspect`: a model layer by layer, what of it is cut together, and what each part is worth."""
+"""`mirabelle inspect`: lists the layers of a model, its groups of coupled channels, and how sensitive the loss is to each."""
 
 from __future__ import annotations
 
@@ -21,24 +21,28 @@ if TYPE_CHECKING:
     from mirabelle.task.batch import Batch
     from mirabelle.task.task import Task
 
-Found = TypeVar("Found")
-_SHOWN = 3  # names of members, unless all are asked for
+Result = TypeVar("Result")
+_SHOWN = 3  # names of group members to print without --verbose
 
 
-@click.command("inspect")
+@click.command("inspect", short_help="Show layers, groups of channels, and sensitivity.")
 @click.argument("model")
 @click.option(
     "--input",
     "shapes",
     multiple=True,
-    help='Shape of one input without its batch axis, such as "1x28x28" or "16:int64"; once for each input, or NAME=16:int64.',
+    help='Input shape without the batch axis, such as "1x28x28", "16:int64" or "NAME=16:int64"; repeat for each input.',
 )
 @data_option
 @data_dir_option
-@click.option("--weights", type=click.Path(path_type=Path), help="A .safetensors file with the weights of a factory's model.")
-@click.option("--groups", is_flag=True, help="What is cut together: channels, neurons, heads; and what is frozen, and why.")
-@click.option("--sensitivity", is_flag=True, help="Loss on validation data against sparsity, by group and by layer.")
-@click.option("--samples", type=click.IntRange(min=1), help="Validation samples for --sensitivity; by default 512.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Load the weights of the model from this .safetensors file.")
+@click.option(
+    "--groups",
+    is_flag=True,
+    help="List channels, neurons and heads that are removed together, and what cannot be removed and why.",
+)
+@click.option("--sensitivity", is_flag=True, help="Validation loss against sparsity, for each group and layer.")
+@click.option("--samples", type=click.IntRange(min=1), help="Number of validation samples for --sensitivity; by default 512.")
 @json_option
 @quiet_option
 def command(
@@ -54,10 +58,10 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Print the layers of MODEL: shape, parameters, MACs, sparsity, bytes; or its groups, or what it loses without each part.
+    """Print the layers of MODEL with shape, parameters, MACs, sparsity and bytes; or its groups, or its sensitivity.
 
-    MODEL is an .onnx, .mira, .keras or .h5 file, the folder of a run, or a factory ("pkg.mod:function", "./file.py:function").
-    --groups and --sensitivity need a module in torch: all of these but a .mira file. -v names every member of a group.
+    MODEL is an .onnx, .mira, .keras or .h5 file, the folder of a run, or a function that returns a model ("pkg.mod:function" or
+    "./file.py:function"). --groups and --sensitivity accept all of these except .mira files. -v lists all members of a group.
 
     \b
     Example:
@@ -65,40 +69,42 @@ def command(
       mirabelle inspect ./net.py:net --weights trained.safetensors --data ./photos --sensitivity
     """
     if samples is not None and not sensitivity:
-        raise UserError("E111", "--samples says on how many samples --sensitivity measures", "add --sensitivity")
+        raise UserError("E111", "--samples has an effect only with --sensitivity", "add --sensitivity")
     if shapes and data is not None:
-        raise UserError("E111", "--input and --data both say what goes in", "give one of them")
+        raise UserError("E111", "--input and --data both define the model's input", "give only one of them")
     if not groups and not sensitivity:
         return _print_layers(model, shapes, data, data_dir, weights, as_json=as_json)
-    module, task, example = _module(model, shapes, data, data_dir, weights, judged=sensitivity)
-    structure, found = None, None
+    module, task, example = _module(model, shapes, data, data_dir, weights, needs_data=sensitivity)
+    structure, curves = None, None
     if groups:
         from mirabelle.inspection import structure_of
 
-        structure = _held(module, example, lambda: structure_of(module, example))
+        structure = _with_checked_inputs(module, example, lambda: structure_of(module, example))
     if sensitivity:
-        assert task is not None, "data were asked for"
+        assert task is not None, "--sensitivity requires data"
         from mirabelle.job.dry_run import with_model_outputs_as_targets
 
-        judged = with_model_outputs_as_targets(task, module)
-        found = _held(module, example, lambda: _sensitivity(module, judged, samples or 512, quiet=quiet, groups=groups))
-    _print(structure, found, as_json=as_json)
-    if structure is not None and found is None:
-        structure.check_any_group()  # told after what is frozen, and why
+        labelled = with_model_outputs_as_targets(task, module)
+        curves = _with_checked_inputs(
+            module, example, lambda: _sensitivity(module, labelled, samples or 512, quiet=quiet, groups=groups)
+        )
+    _print(structure, curves, as_json=as_json)
+    if structure is not None and curves is None:
+        structure.check_any_group()  # raised only after the frozen dimensions are printed
     return 0
 
 
-def _print(structure: Structure | None, found: Sensitivity | None, *, as_json: bool) -> None:
+def _print(structure: Structure | None, curves: Sensitivity | None, *, as_json: bool) -> None:
     if as_json:
-        told = {} if structure is None else structure.to_data()
-        click.echo(json.dumps(told if found is None else {**told, "sensitivity": found.to_data()}, indent=2, allow_nan=False))
+        data = {} if structure is None else structure.to_data()
+        click.echo(json.dumps(data if curves is None else {**data, "sensitivity": curves.to_data()}, indent=2, allow_nan=False))
         return
     if structure is not None:
         _print_structure(structure)
-    if structure is not None and found is not None:
+    if structure is not None and curves is not None:
         click.echo("")
-    if found is not None:
-        _print_sensitivity(found)
+    if curves is not None:
+        _print_sensitivity(curves)
 
 
 def _print_layers(
@@ -128,7 +134,7 @@ def _print_layers(
     lines.append(("total", "", "", f"{total:,}", macs, "", f"{sum(layer.size_bytes for layer in layers):,}"))
     print_table(("layer", "kind", "shape", "parameters", "MACs", "sparsity", "bytes"), lines)
     if not shapes and not known and not _is_file(model):
-        click.echo("\nMACs depend on the input: --input 3x224x224, say, counts them")
+        click.echo("\nMACs depend on the input shape: give --input, for example --input 3x224x224")
     return 0
 
 
@@ -142,54 +148,58 @@ def _layers(model: str, shapes: Sequence[str], data: str | None, data_dir: Path 
 
     if _is_file(model):
         if data is not None or weights is not None:
-            message = f"the layers of {model} are read from its file, without --data and --weights"
-            raise UserError("E111", message, "leave them out, or name a factory")
+            message = f"the layers of {model} are read from the file; --data and --weights do not apply"
+            raise UserError("E111", message, "leave these options out, or give a function that returns the model")
         return layers_of_onnx(onnx_of(model))
     from mirabelle.cli.arguments import example_of
 
     example = example_of(shapes)
-    module = _made(model, weights)
+    module = _built(model, weights)
     if data is not None:
         example = _task(data, data_dir).example()
     if example is None and names_model_file(model):
-        example = _told_by(module)
-    return _held(module, example, lambda: layers_of_module(module, example))
+        example = _example_from_file(module)
+    return _with_checked_inputs(module, example, lambda: layers_of_module(module, example))
 
 
 def _module(
-    model: str, shapes: Sequence[str], data: str | None, data_dir: Path | None, weights: Path | None, *, judged: bool
+    model: str, shapes: Sequence[str], data: str | None, data_dir: Path | None, weights: Path | None, *, needs_data: bool
 ) -> tuple[nn.Module, Task | None, Batch]:
-    """The module, the task where there is one, and example inputs."""
+    """The module, the task (None without data), and a batch of example inputs."""
     from mirabelle.cli.arguments import example_of
 
     path, example = Path(model), example_of(shapes)
     if path.suffix == ".mira":
-        remedy = 'give its factory, "./file.py:function", the folder of its run, or `mirabelle unpack` it first'
-        raise UserError("E143", f"{model} holds no torch module, which --groups and --sensitivity look at", remedy)
-    if judged and example is not None:
-        raise UserError("E111", "--sensitivity measures on data; got --input", "give --data instead")
+        remedy = (
+            'give the folder of its run or the function that builds it, "./file.py:function", or run `mirabelle unpack` first'
+        )
+        raise UserError("E143", f"{model} contains no torch module, which --groups and --sensitivity need", remedy)
+    if needs_data and example is not None:
+        raise UserError("E111", "--sensitivity needs data, not only a shape; got --input", "give --data instead")
     if path.is_dir():
         return _of_run(path, data, data_dir, weights, example)
-    if data is None and example is None and not (names_model_file(model) and not judged):
-        what = "--data, a built-in set or ./photos, say" if judged else "--input with its shape, such as 1x28x28, or --data"
-        raise UserError("E130", "what goes into the model is not known", f"give {what}")
-    module = _made(model, weights)
+    if data is None and example is None and not (names_model_file(model) and not needs_data):
+        what = "--data, for example ./photos" if needs_data else "its shape with --input, such as 1x28x28, or --data"
+        raise UserError("E130", "the input of the model is unknown", f"give {what}")
+    module = _built(model, weights)
     task = _task(data, data_dir) if data is not None else None
-    return module, task, example or (_told_by(module) if task is None else task.example())
+    return module, task, example or (_example_from_file(module) if task is None else task.example())
 
 
-def _told_by(module: nn.Module) -> Batch:
-    """Inputs as the file of a model tells them.
+def _example_from_file(module: nn.Module) -> Batch:
+    """Example inputs of the shapes that the model file declares.
 
     Raises:
-        UserError: E130 when it leaves sizes open.
+        UserError: E130 if the file has dynamic axes besides the batch axis.
     """
     from mirabelle.sources.models.keras_model import KerasModule
     from mirabelle.sources.models.onnx_graph import OnnxModule
 
     example = module.example() if isinstance(module, (KerasModule, OnnxModule)) else None
     if example is None:
-        raise UserError("E130", "the file leaves sizes of its inputs open", "give --input, such as 1x28x28, or --data")
+        raise UserError(
+            "E130", "the model file does not fix the sizes of its inputs", "give --input, such as 1x28x28, or --data"
+        )
     return example
 
 
@@ -199,7 +209,7 @@ def _of_run(
     from mirabelle.job.reopening import model_of_run, recipe_of_run
 
     if weights is not None:
-        raise UserError("E111", "the folder of a run brings its own; got --weights", "leave that out")
+        raise UserError("E111", "the folder of a run has its own weights; got --weights", "leave --weights out")
     file = recipe_of_run(folder)
     module = model_of_run(folder)
     if example is not None:
@@ -208,8 +218,8 @@ def _of_run(
     return module, task, task.example()
 
 
-def _made(model: str, weights: Path | None) -> nn.Module:
-    """What a factory makes, the same each time."""
+def _built(model: str, weights: Path | None) -> nn.Module:
+    """Build the model with a fixed random seed, in eval mode, and load weights if given."""
     import torch
 
     from mirabelle.sources import load_weights, model_from
@@ -227,8 +237,8 @@ def _task(data: str, data_dir: Path | None) -> Task:
     return task_from(data, {}, data_folder=data_dir, folder=Path())
 
 
-def _held(module: nn.Module, example: Batch | None, work: Callable[[], Found]) -> Found:
-    """The work; where it fails and the model fails on these inputs by itself, that is what is told."""
+def _with_checked_inputs(module: nn.Module, example: Batch | None, work: Callable[[], Result]) -> Result:
+    """Call `work`. If it fails, and the model itself fails on these inputs, report the failure of the model instead."""
     from mirabelle.cli.arguments import check_inputs
 
     try:
@@ -240,7 +250,7 @@ def _held(module: nn.Module, example: Batch | None, work: Callable[[], Found]) -
 
 
 def _sensitivity(module: nn.Module, task: Task, samples: int, *, quiet: bool, groups: bool) -> Sensitivity:
-    """Of groups and layers; of layers alone, with a warning, where the model cannot be traced and groups are not asked for."""
+    """Sensitivity of groups and layers. If the model cannot be traced and --groups is not set: a warning, and layers only."""
     from contextlib import closing
 
     from mirabelle.cli.display import Watcher, warn
@@ -258,7 +268,7 @@ def _sensitivity(module: nn.Module, task: Task, samples: int, *, quiet: bool, gr
         except UserError as error:
             if groups or not error.message.startswith("the model cannot be traced"):
                 raise
-            warn(f"{error.message}; so layers alone are shown")
+            warn(f"{error.message}; only layers are shown")
             return sensitivity_of(module, task, samples=samples, groups=False, progress=progress)
 
 
@@ -277,21 +287,21 @@ def _print_structure(structure: Structure) -> None:
         for group in structure.groups
     ]
     if lines:
-        print_table(("group", "its units", "tied together", "units", "parameters/unit", "MACs/unit"), lines, numbers_from=3)
+        print_table(("group", "kind", "members", "units", "parameters/unit", "MACs/unit"), lines, numbers_from=3)
         click.echo("")
     print_table(("frozen", "elements", "why"), list(_frozen(structure)), numbers_from=9)
     if structure.unknown:
         names = ", ".join(f"{name} ({count}×)" for name, count in structure.unknown.items())
-        click.echo(f"\noperators that are not understood, so that what they touch stays whole: {names}")
+        click.echo(f"\noperators without a rule; the dimensions they touch are frozen: {names}")
 
 
 def _frozen(structure: Structure) -> Iterator[tuple[str, str, str]]:
-    """Dimensions that are alike in a line."""
-    alike: dict[tuple[str, str], list[str]] = {}
+    """The rows of the table of frozen dimensions; dimensions with equal entries share a row."""
+    rows: dict[tuple[str, str], list[str]] = {}
     for fixed in structure.fixed:
         elements = f"{fixed.elements:,} of {fixed.size:,}"
-        alike.setdefault((elements, "; ".join(fixed.reasons)), []).append(f"{fixed.name}:{fixed.dimension}")
-    for (elements, why), names in alike.items():
+        rows.setdefault((elements, "; ".join(fixed.reasons)), []).append(f"{fixed.name}:{fixed.dimension}")
+    for (elements, why), names in rows.items():
         yield _members(names), elements, why
 
 
@@ -301,12 +311,12 @@ def _members(names: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def _print_sensitivity(found: Sensitivity) -> None:
+def _print_sensitivity(sensitivity: Sensitivity) -> None:
     from mirabelle.cli.display import print_table
 
-    points = found.curves[0].points
+    points = sensitivity.curves[0].points
     middle = len(points) // 2
-    titles = ["part", "name", "removed alone", "of", *(f"{point.sparsity:.0%}" for point in points)]
+    titles = ["part", "name", "kind", "units", *(f"{point.sparsity:.0%}" for point in points)]
     lines = [
         (
             curve.part,
@@ -316,10 +326,11 @@ def _print_sensitivity(found: Sensitivity) -> None:
             *(f"{point.loss:.4f}" for point in curve.points),
             f"{curve.points[middle].metric:.4f}",
         )
-        for curve in found.curves
+        for curve in sensitivity.curves
     ]
-    print_table([*titles, f"{found.metric_name} at {points[middle].sparsity:.0%}"], lines, numbers_from=3)
+    print_table([*titles, f"{sensitivity.metric_name} at {points[middle].sparsity:.0%}"], lines, numbers_from=3)
     click.echo(
-        f"\nloss on {found.samples:,} validation samples with that share removed and all else kept, what costs least first; "
-        f"with nothing removed {found.loss:.4f}, {found.metric_name} {found.metric:.4f}; nothing is trained in between"
+        f"\nloss on {sensitivity.samples:,} validation samples after removing that fraction of one part, "
+        "least important first, without training; "
+        f"with nothing removed: loss {sensitivity.loss:.4f}, {sensitivity.metric_name} {sensitivity.metric:.4f}"
     )

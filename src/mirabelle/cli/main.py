@@ -1,4 +1,4 @@
-"""`mirabelle`: finds the command, runs it, and turns errors into one line and an exit status."""
+"""`mirabelle`: finds and runs a command, and turns errors into a message and an exit status."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import click
 
 from mirabelle import __version__
 from mirabelle.cli import failures
-from mirabelle.cli.options import EVERYWHERE
-from mirabelle.cli.signals import Asked, behind
+from mirabelle.cli.options import COMMON_OPTIONS
+from mirabelle.cli.signals import SignalHandler, interruption_behind
 from mirabelle.errors import UserError, did_you_mean
 
 _COMPLETION = "_MIRABELLE_COMPLETE"
@@ -35,7 +35,7 @@ COMMANDS = (
 
 
 class Commands(click.Group):
-    """Commands in the order in which a person meets them; their modules are light, so that --help answers at once."""
+    """The commands in the order in which a new user needs them; each module is imported only when its command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -46,9 +46,9 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"mirabelle.cli.{cmd_name}").command
-        has = {parameter.name for parameter in command.params}
-        for name, option in EVERYWHERE.items():
-            if name not in has:
+        present = {parameter.name for parameter in command.params}
+        for name, option in COMMON_OPTIONS.items():
+            if name not in present:
                 option(command)
         return command
 
@@ -58,7 +58,7 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """As a group does; a mistake in an option, which click leaves without its command, is told with it."""
+        """Invoke the command; a usage error that click raises without a context gets that of the command."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
@@ -72,34 +72,38 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mirabelle")
 def mirabelle() -> None:
-    """Makes trained neural networks small and fast, and proves it.
+    """Compress trained neural networks, and measure and verify the result.
 
     \b
     Begin here:
-      mirabelle demo                                       see the whole job in a minute
-      mirabelle init --model ./net.py:net --data ./photos  a recipe for your own model
-      mirabelle check recipe.toml                          what it will do and cost
-      mirabelle run recipe.toml                            do it
+      mirabelle demo                                       see a complete compression in a minute
+      mirabelle init --model ./net.py:net --data ./photos  print a recipe for your own model
+      mirabelle check recipe.toml                          show what it will do and cost
+      mirabelle run recipe.toml                            run it
     """
 
 
 def main() -> NoReturn:
-    """Run the command line; exits 0 done, 1 our bug, 2 wrong input, 3 the machine, 4 goal or gate, 130/143 interrupted."""
-    Asked().listen()
+    """Run the command line and exit.
+
+    Exit status: 0 done, 1 bug in Mirabelle, 2 wrong input, 3 memory or disk exhausted or training diverged, 4 goal not met or
+    gate failed, 130 interrupted, 143 terminated.
+    """
+    SignalHandler().listen()
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit status, with everything told on standard error."""
+    """Run one command, print any error on standard error, and return the exit status."""
     try:
         outcome: Any = mirabelle.main(list(arguments), prog_name="mirabelle", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Exit as done:
         return done.exit_code
-    except BaseException as error:  # noqa: BLE001 (each kind is told in its own way)
-        if isinstance(error, SystemExit) and _COMPLETION in os.environ:  # click has answered a shell that completes a line
+    except BaseException as error:  # noqa: BLE001 (each kind gets its own message)
+        if isinstance(error, SystemExit) and _COMPLETION in os.environ:  # click has answered a shell's request for completion
             return failures.DONE
-        return failures.told(behind(error), verbose=bool({"-v", "--verbose"} & set(arguments)))
+        return failures.report_failure(interruption_behind(error), verbose=bool({"-v", "--verbose"} & set(arguments)))
     return outcome if isinstance(outcome, int) else 0
 
 

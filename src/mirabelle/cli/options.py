@@ -1,4 +1,4 @@
-"""Options that several commands share, so that each has one name, one meaning and one help text."""
+"""Options shared by several commands, with one name, one meaning and one help text each."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from pathlib import Path
 import click
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-_QUIET = "No progress on standard error."
+_QUIET = "Do not show progress on standard error."
 quiet_option = click.option("--quiet", is_flag=True, help=_QUIET)
 data_option = click.option(
-    "--data", help='A built-in set, a folder of class folders, a .csv or .npz file, or "file.py:function".'
+    "--data", help='A built-in data set, a folder with one subfolder per class, a .csv or .npz file, or "./file.py:function".'
 )
 data_dir_option = click.option(
-    "--data-dir", type=click.Path(path_type=Path), help="Where data sets lie; by default $MIRABELLE_DATA."
+    "--data-dir", type=click.Path(path_type=Path), help="Folder with the built-in data sets; by default $MIRABELLE_DATA."
 )
 set_option = click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Instead of what the recipe says: step.1.sparsity=0.9, say."
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe, such as step.1.sparsity=0.9."
 )
 track_option = click.option(
-    "--track", multiple=True, type=click.Choice(["tensorboard", "wandb"]), help="Also write the run's curves there."
+    "--track",
+    multiple=True,
+    type=click.Choice(["tensorboard", "wandb"]),
+    help="Also log the learning curves with this tracker.",
 )
 
 
@@ -33,17 +36,17 @@ verbose_option = click.option(
     is_flag=True,
     expose_value=False,
     callback=_remember,
-    help="Tell every event, and show where a mistake in code of your own was raised.",
+    help="Print every event, and the full traceback of errors in your own code.",
 )
 
 
-# What every command takes, whether it has much to say or not.
-EVERYWHERE = {
+# Options that every command accepts, even where they have no effect.
+COMMON_OPTIONS = {
     "quiet": click.option("--quiet", is_flag=True, expose_value=False, callback=_remember, help=_QUIET),
     "verbose": verbose_option,
 }
 
 
 def verbose() -> bool:
-    """Whether the command that is running was given -v."""
+    """Whether the current command was called with -v."""
     return bool(click.get_current_context().meta.get("verbose", False))

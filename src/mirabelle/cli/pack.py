@@ -1,4 +1,4 @@
-"""`mirabelle pack`: any ONNX file, entropy-coded."""
+"""`mirabelle pack`: compresses any ONNX file losslessly by entropy coding."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ import click
 from mirabelle.cli.options import json_option
 
 
-@click.command("pack")
+@click.command("pack", short_help="Compress an ONNX file losslessly.")
 @click.argument("onnx", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The .mira file to write; by default beside ONNX.")
-@click.option(
-    "--input", "shape", help='Shape of one input without its batch axis, such as "1x28x28", where the file leaves it open.'
-)
+@click.option("--out", type=click.Path(path_type=Path), help="The .mira file to write; by default in the folder of ONNX.")
+@click.option("--input", "shape", help='Input shape without the batch axis, such as "1x28x28", if the file has dynamic axes.')
 @json_option
 def command(onnx: Path, out: Path | None, shape: str | None, *, as_json: bool) -> int:
-    """Pack ONNX, any .onnx file, into a .mira file that unpacks bit for bit.
+    """Pack ONNX, any .onnx file, losslessly into a .mira file.
 
-    A file whose bytes cannot be given back as they are is brought into canonical form first: the same graph and tensors without
-    doc strings and the exporter's notes. That both give the same outputs is checked before anything is written.
+    Unpacking restores the file byte for byte if possible. Otherwise it gives the canonical form of the file: the same graph and
+    tensors, without doc strings and exporter metadata. Equal outputs of both are checked before anything is written.
 
     \b
     Example:
@@ -36,7 +34,7 @@ def command(onnx: Path, out: Path | None, shape: str | None, *, as_json: bool) -
     from mirabelle.run import files
 
     if onnx.suffix == ".mira":
-        raise UserError("E143", f"{onnx} is packed already", "give an .onnx file")
+        raise UserError("E143", f"{onnx} is already packed", "give an .onnx file")
     data = onnx_of(onnx)
     target = output_of(out or onnx.with_suffix(".mira"), ".mira", onnx)
     try:
@@ -46,12 +44,12 @@ def command(onnx: Path, out: Path | None, shape: str | None, *, as_json: bool) -
     for name, gate in result.gates.items():
         if not gate.passed:
             raise UserError(
-                "E302", f"{onnx}: gate {name} failed: {gate.detail}", "ship the .onnx file itself; nothing was written"
+                "E302", f"{onnx}: gate {name} failed: {gate.detail}", "nothing was written; use the .onnx file itself"
             )
     files.write(target, result.packed)
     zipped = len(gzip.compress(data, compresslevel=9, mtime=0))
     if as_json:
-        told = {
+        summary = {
             "packed": str(target),
             "onnx_bytes": len(data),
             "onnx_gzip_bytes": zipped,
@@ -60,15 +58,15 @@ def command(onnx: Path, out: Path | None, shape: str | None, *, as_json: bool) -
             "as_it_was": result.as_it_was,
             "gates": {name: gate.to_data() for name, gate in result.gates.items()},
         }
-        click.echo(json.dumps(told, indent=2))
+        click.echo(json.dumps(summary, indent=2))
         return 0
     click.echo(
         f"{target}: {len(result.packed):,} bytes, from {len(data):,} ({len(data) / len(result.packed):.2f}× smaller; "
         f"gzip: {zipped:,})"
     )
     click.echo(
-        "unpacking gives the file bit for bit"
+        "unpacking restores the file byte for byte"
         if result.as_it_was
-        else "unpacking gives the canonical form of the file: other bytes, outputs equal to the bit"
+        else "unpacking gives the canonical form of the file: different bytes, bit-identical outputs"
     )
     return 0

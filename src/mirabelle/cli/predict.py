@@ -1,4 +1,4 @@
-"""`mirabelle predict`: a shipped model on raw inputs."""
+"""`mirabelle predict`: applies an exported model to raw inputs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from mirabelle.artifact.prediction import Prediction
 
 
-@click.command("predict")
+@click.command("predict", short_help="Apply an exported model to raw inputs.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="How many classes to name.")
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Number of classes to print.")
 @json_option
 def command(file: Path, inputs: tuple[Path, ...], top: int, *, as_json: bool) -> int:
-    """Print what the model in FILE makes of each INPUT, by its stored preprocessing and labels, in ONNX Runtime.
+    """Print the predictions of the model in FILE for each INPUT, with its stored preprocessing and class names.
 
-    FILE is an .onnx or .mira file, or the folder of a run. INPUT is an image or a recording (.wav), a folder of them, a .csv
-    of rows, a .txt of a text a line (pairs, and a question and its paragraph, with a tab between), or a .npy of one sample or a
-    batch that is already preprocessed.
+    FILE is an .onnx or .mira file, or the folder of a run; it runs in ONNX Runtime. INPUT is an image, a recording (.wav), a
+    folder of either, a .csv file with one sample per row, a .txt file with one text per line (text pairs, or a question and its
+    paragraph, separated by a tab), or a .npy file with one preprocessed sample or a batch.
 
     \b
     Example:
@@ -43,32 +43,34 @@ def command(file: Path, inputs: tuple[Path, ...], top: int, *, as_json: bool) ->
 def _print(predictions: list[Prediction]) -> None:
     from mirabelle.cli.display import print_table
 
-    told = next((name for name in ("answer", "text") if predictions and getattr(predictions[0], name) is not None), None)
-    if told is not None:
-        print_table(("input", told), [(_shown(entry.input), _shown(getattr(entry, told) or "")) for entry in predictions])
+    field = next((name for name in ("answer", "text") if predictions and getattr(predictions[0], name) is not None), None)
+    if field is not None:
+        print_table(
+            ("input", field), [(_printable(entry.input), _printable(getattr(entry, field) or "")) for entry in predictions]
+        )
         return
     if not any(prediction.top for prediction in predictions):
-        print_table(("input", "outputs"), [(_shown(entry.input), _shown(str(entry.outputs))) for entry in predictions])
+        print_table(("input", "outputs"), [(_printable(entry.input), _printable(str(entry.outputs))) for entry in predictions])
         return
     if any(prediction.multi_label is not None for prediction in predictions):
-        shown = [
+        rows = [
             (
-                _shown(entry.input),
-                _shown(", ".join(entry.multi_label or ("none",))),
-                _shown(", ".join(f"{choice.label} {choice.probability:.1%}" for choice in entry.top)),
+                _printable(entry.input),
+                _printable(", ".join(entry.multi_label or ("none",))),
+                _printable(", ".join(f"{choice.label} {choice.probability:.1%}" for choice in entry.top)),
             )
             for entry in predictions
         ]
-        print_table(("input", "labels", "probabilities"), shown)
+        print_table(("input", "labels", "probabilities"), rows)
         return
     lines = []
     for prediction in predictions:
         first, *others = prediction.top
         then = ", ".join(f"{choice.label} {choice.probability:.1%}" for choice in others)
-        lines.append((_shown(prediction.input), _shown(first.label), f"{first.probability:.1%}", _shown(then)))
+        lines.append((_printable(prediction.input), _printable(first.label), f"{first.probability:.1%}", _printable(then)))
     print_table(("input", "label", "probability", "then"), lines)
 
 
-def _shown(text: str) -> str:
-    """Text of a file or its name without what a terminal would take as an order."""
+def _printable(text: str) -> str:
+    """Text with non-printable characters replaced, so that no escape sequence reaches the terminal."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

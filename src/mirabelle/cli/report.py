@@ -1,4 +1,4 @@
-"""`mirabelle report`: what a run found out, told again; or how far it has come."""
+"""`mirabelle report`: shows the results of a finished run, or the progress of an unfinished one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import click
 from mirabelle.cli.options import json_option
 
 
-@click.command("report")
+@click.command("report", short_help="Show the results or the progress of a run.")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Write the page to this file, and nothing into FOLDER.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write the HTML page to this file instead, and nothing into FOLDER."
+)
 @json_option
 def command(folder: Path, out: Path | None, *, as_json: bool) -> int:
-    """Write report.html and README.md of the run in FOLDER again, from its report.json, and print what they say.
+    """Recreate report.html and README.md of the run in FOLDER from its report.json, and print a summary.
 
-    Of a run that has not ended it tells how far it has come.
+    For an unfinished run, print its progress.
 
     \b
     Example:
@@ -30,11 +32,11 @@ def command(folder: Path, out: Path | None, *, as_json: bool) -> int:
 
     path = folder / "report.json"
     if not path.exists():
-        found = progress_of(folder)
+        progress = progress_of(folder)
         if as_json:
-            click.echo(json.dumps(found.to_data(), indent=2))
+            click.echo(json.dumps(progress.to_data(), indent=2))
         else:
-            print_progress(found, at_work(folder))
+            print_progress(progress, at_work(folder))
         return 0
     report = read_report(folder)
     page = write_pages(report, folder, page_at=output_of(out, ".html", path) if out else None)

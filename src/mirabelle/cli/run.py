@@ -1,4 +1,4 @@
-"""`mirabelle run`: do what a recipe says."""
+"""`mirabelle run`: compresses a model as described by a recipe."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from mirabelle.task.goal import Goal, Shortfall
 
 
-@click.command("run")
+@click.command("run", short_help="Compress a model as described in a recipe.")
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; by default runs/<name of the recipe>.")
+@click.option("--out", type=click.Path(path_type=Path), help="Output folder of the run; by default runs/<name of the recipe>.")
 @data_dir_option
-@click.option("--seed", type=click.IntRange(min=0, max=(1 << 63) - 1), help="Instead of the recipe's seed.")
+@click.option("--seed", type=click.IntRange(min=0, max=(1 << 63) - 1), help="Override the seed of the recipe.")
 @set_option
 @track_option
 @json_option
@@ -35,9 +35,9 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Compress a model as RECIPE says.
+    """Compress a model as described in RECIPE.
 
-    Interrupt it, or kill it: the same command goes on to the same weights.
+    After an interruption or a crash, run the same command again: it continues and ends with the same weights.
 
     \b
     Example:
@@ -58,10 +58,14 @@ def run_recipe(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Run a recipe file and print what came of it; returns the exit status."""
+    """Run a recipe file and print its report; returns the exit status.
+
+    Raises:
+        UserError: E301 if the goal is not met, besides all errors of reading and running the recipe.
+    """
     from mirabelle.recipe.file import read_recipe
 
-    file = read_recipe(recipe, settings, data_folder=data_dir)  # before anything heavy is imported: a mistake is told at once
+    file = read_recipe(recipe, settings, data_folder=data_dir)  # before heavy imports, so that mistakes are reported at once
 
     from mirabelle.run.tracking import require
 
@@ -92,20 +96,18 @@ def run_recipe(
     if as_json:
         click.echo((result.folder / "report.json").read_text("utf-8"), nl=False)
     else:
-        print_report(read_report(result.folder), result.folder / "report.html", shortfalls=False)  # told as errors
+        print_report(read_report(result.folder), result.folder / "report.html", shortfalls=False)  # raised as errors below
     with file.shown_at():
         raise_all([_missed(shortfall, file.goal, result.folder) for shortfall in result.shortfalls])
     return 0
 
 
 def _missed(shortfall: Shortfall, goal: Goal, folder: Path) -> UserError:
-    """What of the goal does not hold, and what to relax."""
+    """The error for one unmet part of the goal, with the setting to relax."""
     key = shortfall.name
     if key == "metric" and goal.metric is None:
         key = "max_drop"
-    remedy = f"{folder} holds the closest model; relax goal.{key}, or let the recipe train longer or take less away"
+    remedy = f"{folder} holds the closest model; relax goal.{key}, train longer or compress less"
     if key not in ("metric", "max_drop"):
-        remedy = (
-            f"{folder} holds the closest model; relax goal.{key} to {shortfall.value:.6g}, or let the recipe take more away"
-        )
+        remedy = f"{folder} holds the closest model; relax goal.{key} to {shortfall.value:.6g}, or compress more"
     return UserError("E301", f"goal not met: {shortfall}", remedy, path=("goal", key))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: an exception where the command stands, once, and found again behind whatever it became on its way."""
+"""Ctrl-C and SIGTERM raise an exception in the running command, once, even if other code wraps it in another error."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import time
 import warnings
 from types import FrameType
 
-_DEAF_SECONDS = 1.0
+_IGNORE_SECONDS = 1.0
 
 
 class Terminated(BaseException):
-    """SIGTERM came."""
+    """Raised when the process receives SIGTERM."""
 
 
-class Asked:
-    """A handler that raises `KeyboardInterrupt` or `Terminated`, and none within a second of it.
+class SignalHandler:
+    """Raises `KeyboardInterrupt` on SIGINT and `Terminated` on SIGTERM, and ignores further signals for one second.
 
-    Who presses Ctrl-C twice, or sends SIGTERM to a whole group of processes twice, must not interrupt the way out.
+    A second Ctrl-C, or a second SIGTERM to the group of processes, must not interrupt the clean-up that the first one started.
     """
 
     def __init__(self) -> None:
         self._last = -math.inf
 
     def listen(self) -> None:
-        """Answer both signals from now on, unless the caller has had them ignored."""
+        """Install the handler for both signals, except those that the parent process has set to be ignored."""
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self)
@@ -33,21 +33,23 @@ class Asked:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         del frame
         now = time.monotonic()
-        if now - self._last < _DEAF_SECONDS:
+        if now - self._last < _IGNORE_SECONDS:
             return
         self._last = now
-        warnings.simplefilter("ignore", ResourceWarning)  # what an interruption leaves open is no news on the way out
+        warnings.simplefilter("ignore", ResourceWarning)  # files left open by an interruption need no warning
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
-def behind(error: BaseException) -> BaseException:
-    """The interruption from which an error came, or the error itself: compiled code turns the one into the other.
+def interruption_behind(error: BaseException) -> BaseException:
+    """The interruption that caused an error, or the error itself.
+
+    Compiled code may turn a `KeyboardInterrupt` into another error, so the chain of causes is searched.
 
     Example:
         >>> try:
         ...     raise SystemError("returned a result with an exception set") from KeyboardInterrupt()
         ... except SystemError as error:
-        ...     behind(error)
+        ...     interruption_behind(error)
         KeyboardInterrupt()
     """
     reason: BaseException | None = error

@@ -1,4 +1,4 @@
-"""`mirabelle unpack`: the ONNX file out of a packed one."""
+"""`mirabelle unpack`: restores the ONNX file from a packed file."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import click
 from mirabelle.cli.options import json_option
 
 
-@click.command("unpack")
+@click.command("unpack", short_help="Restore an ONNX file from a packed file.")
 @click.argument("packed", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The ONNX file to write; by default beside PACKED.")
+@click.option("--out", type=click.Path(path_type=Path), help="The .onnx file to write; by default in the folder of PACKED.")
 @json_option
 def command(packed: Path, out: Path | None, *, as_json: bool) -> int:
-    """Decode PACKED (.mira) into the canonical ONNX model, bit for bit.
+    """Restore the ONNX file from PACKED, a .mira file.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""What a run found out -> report.json, report.html and the model card; how far one has come that has not ended."""
+"""The results of a run as report.json, report.html and a model card (README.md), and the progress of an unfinished run."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write README.md, report.html and, last, report.json: where it stands, the run has ended."""
+    """Write README.md, report.html and report.json into `folder`; report.json comes last and marks the run as finished."""
     data = report.to_data()
     write_pages(Report.from_data(data), folder)
     files.write_json(folder / "report.json", data)

@@ -1,4 +1,4 @@
-"""Everything a run has to say, as data: `report.json`, schema 1. Page, card and table are made of this alone."""
+"""The results of a run as data: `report.json`, schema 1. The HTML page, the model card and the table contain nothing else."""
 
 from __future__ import annotations
 
@@ -39,7 +39,21 @@ ARTIFACTS = {
 
 @dataclass(frozen=True)
 class Report:
-    """All that a run found out; `recipe` holds the decisions, `name` is the task's."""
+    """The results of a run.
+
+    Args:
+        start: profile of the dense model, measured on the test split.
+        end: profile of the compressed model, measured on the test split.
+        comparison: tests of the difference between `start` and `end` on the same samples.
+        goal: the goal of the recipe and the parts of it that are not met.
+        gates: name of a gate -> its outcome.
+        trail: the model's profile after each step, measured on the validation split.
+        layers: the layers of the exported file.
+        recipe: the resolved recipe, including every decision made during the run.
+        environment: machine and versions.
+        name: of the task.
+        curves: the learning curve of each training.
+    """
 
     start: Profile
     end: Profile
@@ -68,7 +82,7 @@ class Report:
         layers: Iterable[Layer],
         curves: Iterable[Curve],
     ) -> Report:
-        """The report of what a run measured."""
+        """Build a report from the measurements of a run."""
         return Report(
             start=start,
             end=end,
@@ -92,42 +106,46 @@ class Report:
         return remarks(self.start, self.end, self.comparison, self.goal.shortfalls, self.gates)
 
     def to_data(self) -> dict[str, Any]:
-        """What report.json holds: the fields, and what follows from them for those who read no Python."""
-        plain = {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__}
-        plain["comparison"]["different"] = self.comparison.different
-        plain["goal"] = {
+        """The content of report.json: the fields, the verdict and remarks derived from them, and the names of the files."""
+        fields = {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__}
+        fields["comparison"]["different"] = self.comparison.different
+        fields["goal"] = {
             "asked": dict(self.goal.asked),
             "met": self.goal.met,
             "shortfalls": [shortfall.to_data() for shortfall in self.goal.shortfalls],
         }
-        said = {"schema": SCHEMA, "name": self.name, "verdict": self.verdict, "remarks": self.remarks}
-        return {**said, **plain, "artifacts": dict(ARTIFACTS)}
+        header = {"schema": SCHEMA, "name": self.name, "verdict": self.verdict, "remarks": self.remarks}
+        return {**header, **fields, "artifacts": dict(ARTIFACTS)}
 
     @staticmethod
     def from_data(data: Mapping[str, Any], source: str = "report.json") -> Report:
-        """The report whose data this is.
+        """The report with this content.
+
+        Args:
+            data: as returned by `to_data`.
+            source: name of the file, for error messages.
 
         Raises:
-            UserError: E141 when it is no report's data, E142 when a newer Mirabelle wrote it.
+            UserError: E141 if the data are not those of a report; E142 if a newer version of Mirabelle wrote them.
         """
         schema = data.get("schema") if isinstance(data, Mapping) else None
         if isinstance(schema, int) and schema > SCHEMA:
             message = f"{source} has schema {schema}, which is newer than {SCHEMA}"
-            raise UserError("E142", message, "read it with a newer Mirabelle")
+            raise UserError("E142", message, "upgrade Mirabelle to read it")
         try:
             return TypeAdapter(Report).validate_json(json.dumps(data), strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"]) or "the document"
             message = f"{source} is damaged at {place}: {first['msg']}"
-            raise UserError("E141", message, "restore the file, or do the run again in a new folder") from None
+            raise UserError("E141", message, "restore the file, or repeat the run in a new folder") from None
 
 
 def read_report(folder: Path) -> Report:
-    """The report of a run that has ended.
+    """Read the report of a finished run.
 
     Raises:
-        UserError: E141 when report.json is damaged, E142 when a newer Mirabelle wrote it.
+        UserError: E141 if report.json is damaged; E142 if a newer version of Mirabelle wrote it.
     """
     path = folder / "report.json"
     return Report.from_data(files.read_json(path), str(path))
@@ -142,4 +160,4 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value  # JSON knows no infinity
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value  # JSON has no infinity or NaN

@@ -1,4 +1,4 @@
-"""What a run found out, in the parts that page, card and terminal show."""
+"""The parts of a report: comparison, goal, steps, gates and layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Difference:
-    """End - start of the metric on the same samples, with its 95 % interval [low, high]."""
+    """The change of the metric, end − start, on the same samples, with its 95 % confidence interval [low, high]."""
 
     value: float
     low: float
@@ -24,7 +24,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Significance:
-    """End against start on the same samples: the paired test's p-value, the ratio of latencies, the metric's difference."""
+    """Comparison of the compressed model (end) with the dense model (start) on the same samples.
+
+    Args:
+        p_value: of the paired test of the metric.
+        latency_ratio: end / start, with its 95 % confidence interval.
+        difference: end − start of the metric; None in reports of earlier versions.
+    """
 
     p_value: float
     latency_ratio: Ratio
@@ -32,12 +38,13 @@ class Significance:
 
     @property
     def different(self) -> bool:
+        """Whether the metric differs significantly: p < 0.05."""
         return self.p_value < _SIGNIFICANT
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The goal as it was asked for, and the parts of it that do not hold."""
+    """The goal as written in the recipe, and the parts of it that are not met."""
 
     asked: Mapping[str, Any]
     shortfalls: tuple[Shortfall, ...]
@@ -49,7 +56,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Milestone:
-    """One step of the trail: its name, the model's profile after it (metric on validation), and the seconds it took."""
+    """One completed step: its name, the model's profile after it (metric on the validation split), and its duration."""
 
     step: str
     profile: Profile
@@ -58,7 +65,7 @@ class Milestone:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a gate said; `worst` is None where the difference is without bound."""
+    """The result of a gate. `worst` is the largest difference found; None if it is infinite or NaN."""
 
     passed: bool
     worst: float | None
@@ -67,7 +74,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Share:
-    """One layer of the file that ships."""
+    """One layer of the exported ONNX file."""
 
     name: str
     kind: str

@@ -1,4 +1,4 @@
-"""How each training went, epoch by epoch, out of a run's `events.jsonl`."""
+"""The learning curve of each training, read from `events.jsonl` of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch: mean training loss, metric on validation, learning rate; None where unknown or not finite."""
+    """One epoch: mean training loss, validation metric and learning rate; None if unknown or not finite."""
 
     epoch: int
     loss: float | None = None
@@ -22,7 +22,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Curve:
-    """One training: its place in the run, such as "steps/1-prune.weights", the step's name, and its epochs in order."""
+    """One training: its folder within the run, such as "steps/1-prune.weights", the step's name, and its epochs in order."""
 
     where: str
     step: str
@@ -30,9 +30,9 @@ class Curve:
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """The events of a run, oldest first.
+    """Read the events of a run, oldest first.
 
-    Lines that are no JSON objects are left out: a kill may tear the last line, and the resumed run writes on behind it.
+    Lines that are not JSON objects are skipped: a killed process may leave an incomplete line, and the resumed run appends to it.
     """
     try:
         lines = (folder / "events.jsonl").read_text("utf-8", errors="replace").split("\n")
@@ -43,7 +43,7 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
 
 
 def curves(events: Iterable[Mapping[str, Any]]) -> list[Curve]:
-    """The trainings in the order in which they began; the last event of an epoch counts, as a resumed run repeats some.
+    """The trainings in the order in which they started. A resumed run repeats some epochs; the last event of each counts.
 
     Example:
         >>> at = {"event": "epoch", "where": "steps/0-baseline"}
@@ -52,7 +52,7 @@ def curves(events: Iterable[Mapping[str, Any]]) -> list[Curve]:
         [Curve(where='steps/0-baseline', step='0-baseline', epochs=(Epoch(epoch=1, loss=1.5, metric=None, lr=None),))]
     """
     names: dict[str, str] = {}
-    found: dict[str, dict[int, Epoch]] = {}
+    epochs_of: dict[str, dict[int, Epoch]] = {}
     for event in events:
         where = str(event.get("where", ""))
         if event["event"] == "begin":
@@ -60,10 +60,10 @@ def curves(events: Iterable[Mapping[str, Any]]) -> list[Curve]:
         elif event["event"] == "epoch" and isinstance(event.get("epoch"), int):
             number = event["epoch"]
             epoch = Epoch(number, _finite(event.get("loss")), _finite(event.get("metric")), _finite(event.get("lr")))
-            found.setdefault(where, {})[number] = epoch
+            epochs_of.setdefault(where, {})[number] = epoch
     return [
         Curve(where, names.get(where) or where.rpartition("/")[2], tuple(epochs[number] for number in sorted(epochs)))
-        for where, epochs in found.items()
+        for where, epochs in epochs_of.items()
     ]
 
 
@@ -76,6 +76,6 @@ def _event(line: str) -> dict[str, Any] | None:
 
 
 def _finite(value: object) -> float | None:
-    """The number, or None: JSON, and a chart, have no place for NaN."""
+    """A finite number as a float; None for anything else, since neither JSON nor a chart can show NaN."""
     known = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if known else None  # type: ignore[arg-type]  # known to be a number

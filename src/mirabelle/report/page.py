@@ -1,4 +1,4 @@
-"""The report as a page for a browser, self-contained and without scripts, and as a model card."""
+"""Renders a report as a self-contained HTML page without scripts, and as a model card in Markdown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mirabelle.run import files
 
 
 def write_pages(report: Report, folder: Path, page_at: Path | None = None) -> Path:
-    """Write README.md and report.html into the folder, or the page alone to `page_at`; returns where the page lies."""
+    """Write README.md and report.html into `folder`, or only the page to `page_at`; returns the path of the page."""
     if page_at is None:
         files.write(folder / "README.md", card(report).encode())
     place = page_at or folder / "report.html"
@@ -28,12 +28,12 @@ def write_pages(report: Report, folder: Path, page_at: Path | None = None) -> Pa
 
 
 def page(report: Report) -> str:
-    """One HTML file: no request, no script, every name escaped."""
+    """The report as one HTML file: no external resources, no scripts, all names escaped."""
     drawings = {"loss": loss_chart(report), "metric": metric_chart(report), "trail": trail_chart(report)}
     return _rendered(
         "page.html.jinja",
         report,
-        # Text in a drawing was escaped when it was drawn.
+        # The text inside a chart was escaped when the chart was made.
         charts={name: Markup(svg) for name, svg in drawings.items()},  # noqa: S704
         spans=spans(report.curves),
         tiles=tiles(report),
@@ -43,13 +43,13 @@ def page(report: Report) -> str:
 
 
 def card(report: Report) -> str:
-    """The model card in Markdown."""
+    """The report as a model card in Markdown."""
     return _rendered("card.md.jinja", report)
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A line of a tile; `share` is the length of its bar in percent."""
+    """A line of a tile; `share` is the length of its bar in percent, None for a line without a bar."""
 
     name: str
     text: str
@@ -58,7 +58,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Tile:
-    """One answer at a glance: of what, the figure, its unit, and what stands behind it."""
+    """A box with one headline number, its unit, and the values from which it was computed."""
 
     title: str
     figure: str
@@ -67,23 +67,23 @@ class Tile:
 
 
 def tiles(report: Report) -> list[Tile]:
-    """Size, latency where it was measured, and the metric."""
+    """The tiles for size, latency (if measured) and metric."""
     start, end, ratio = report.start, report.end, report.comparison.latency_ratio
     torch, packed = start.size_bytes.torch, end.size_bytes.packed or 0
     smaller = packed <= torch
     size = torch / max(packed, 1) if smaller else packed / torch
     bars = _bars(f"{torch:,} bytes", f"{packed:,} bytes", packed / torch)
-    found = [Tile("Size", f"{size:.1f}×", "smaller to ship" if smaller else "larger to ship", bars)]
+    boxes = [Tile("Size", f"{size:.1f}×", "smaller on disk" if smaller else "larger on disk", bars)]
     if start.latency_ms is not None and end.latency_ms is not None:
         old, new = f"{start.latency_ms.median:.4g} ms", f"{end.latency_ms.median:.4g} ms"
         figure = max(ratio.median, 1 / ratio.median)
-        unit = "no difference shown" if ratio.unchanged else "faster" if ratio.median < 1 else "slower"
-        found.append(Tile("Latency", f"{figure:.2f}×", unit, _bars(old, new, ratio.median)))
-    return [*found, _metric_tile(report)]
+        unit = "no significant difference" if ratio.unchanged else "faster" if ratio.median < 1 else "slower"
+        boxes.append(Tile("Latency", f"{figure:.2f}×", unit, _bars(old, new, ratio.median)))
+    return [*boxes, _metric_tile(report)]
 
 
 def _bars(before: str, after: str, ratio: float) -> tuple[Bar, ...]:
-    """Two lines with bars, the longer one full; `ratio` is after / before."""
+    """Two lines with bars of lengths 1 : `ratio`, the longer one at 100 %; `ratio` is after / before."""
     longest = max(ratio, 1.0)
     return (Bar("before", before, 100 / longest), Bar("after", after, 100 * ratio / longest))
 
@@ -96,7 +96,7 @@ def _metric_tile(report: Report) -> Tile:
     if interval is not None:
         scale = 100 if points else 1
         lines.append(Bar("95 %", f"{signed(interval.low * scale, points)} to {signed(interval.high * scale, points)}{points}"))
-    lines.append(Bar("test", "a difference is shown" if report.comparison.different else "no difference shown"))
+    lines.append(Bar("test", "significant difference" if report.comparison.different else "no significant difference"))
     return Tile(after.name, signed(change(report.start, report.end, report.comparison), points), points.strip(), tuple(lines))
 
 
@@ -109,16 +109,17 @@ def _rendered(template: str, report: Report, **more: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"value": value, "count": _count, "markdown": _markdown, "asides": _asides}
-    machine = report.environment
+    environment.filters |= {"value": value, "count": _count, "markdown": _markdown, "parentheses": _with_parentheses_marked}
     latency = report.end.latency_ms
-    known = {
-        "processor": machine.get("processor", "an unknown processor"),
-        "runtime": NAMES.get(latency.runtime, latency.runtime) if latency else None,
-    }
-    table = rows(report)
-    told = conditions(report.end, known["processor"])
-    return environment.get_template(template).render(report=report, rows=table, conditions=told, **known, **more)
+    processor = report.environment.get("processor", "an unknown processor")
+    return environment.get_template(template).render(
+        report=report,
+        rows=rows(report),
+        conditions=conditions(report.end, processor),
+        processor=processor,
+        runtime=NAMES.get(latency.runtime, latency.runtime) if latency else None,
+        **more,
+    )
 
 
 def _count(number: float | None) -> str:
@@ -126,10 +127,10 @@ def _count(number: float | None) -> str:
 
 
 def _markdown(text: object) -> str:
-    """A name as plain text in Markdown, on one line: no tag, no link, no column, no emphasis."""
+    """Text escaped for Markdown and joined into one line: no tags, links, table cells or emphasis."""
     return re.sub(r"([\\`*\[\]<>|#!])", r"\\\1", " ".join(str(text).split()))
 
 
-def _asides(text: str) -> Markup:
-    """Escaped, with what stands in parentheses set apart."""
-    return Markup(re.sub(r"(\([^()]*\))", r"<span>\1</span>", str(escape(text))))  # noqa: S704 (escaped before)
+def _with_parentheses_marked(text: str) -> Markup:
+    """Text escaped for HTML, with parenthesized parts inside <span> elements so that they can be styled."""
+    return Markup(re.sub(r"(\([^()]*\))", r"<span>\1</span>", str(escape(text))))  # noqa: S704 (escaped above)

@@ -1,4 +1,4 @@
-"""How far a run has come that has not ended: read from what it left in its folder, whether it goes on or was killed."""
+"""The progress of an unfinished run, running or interrupted, read from the files in its folder."""
 
 from __future__ import annotations
 
@@ -21,9 +21,15 @@ _LAST = "gates and measurements"
 
 @dataclass(frozen=True)
 class RunProgress:
-    """Steps done with what they gave, the names of those to come, and the present training's last epoch, if it has one.
+    """The progress of an unfinished run.
 
-    `seconds_left` is of the present training, as it was estimated when that epoch ended.
+    Args:
+        done: the completed steps with their results.
+        ahead: names of the remaining steps; the first may be running.
+        epoch: last completed epoch of the current training; None before the first.
+        epochs: number of epochs of the current training.
+        metric: validation metric after `epoch`.
+        seconds_left: estimated remaining time of the current training, as of the end of `epoch`.
     """
 
     done: tuple[Milestone, ...]
@@ -35,7 +41,7 @@ class RunProgress:
 
     @property
     def now(self) -> str:
-        """The step that is under way, or the next."""
+        """Name of the step that is running or comes next."""
         return self.ahead[0] if self.ahead else _LAST
 
     def to_data(self) -> dict[str, Any]:
@@ -43,27 +49,29 @@ class RunProgress:
 
 
 def progress_of(folder: Path) -> RunProgress:
-    """How far the run in `folder` has come.
+    """Read the progress of the run in `folder`.
 
     Raises:
-        UserError: E130 when the folder holds no run, E141 when what it holds is damaged.
+        UserError: E130 if the folder contains no run; E141 if a file of the run is damaged.
     """
     path = folder / "recipe.toml"
     if not path.is_file():
-        what = "holds no run" if folder.is_dir() else "is no folder"
-        raise UserError("E130", f"{folder} {what}", "name the folder that `mirabelle run` was given as --out")
+        problem = "contains no run" if folder.is_dir() else "is not a folder"
+        raise UserError("E130", f"{folder} {problem}", "give the folder that was passed to `mirabelle run` as --out")
     try:
-        names = _places(tomllib.loads(path.read_text("utf-8")))
+        names = _step_folders(tomllib.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError("E141", f"{path} is no recipe of a run: {error}", "restore the file, or start a new run") from error
+        raise UserError(
+            "E141", f"{path} is not the recipe of a run: {error}", "restore the file, or start a new run"
+        ) from error
     ended = {place: _milestone(name, folder / place / "profile.json") for place, name in names.items()}
     ahead = {place: names[place] for place, entry in ended.items() if entry is None}
     done = tuple(entry for entry in ended.values() if entry is not None)
     return RunProgress(done, tuple(ahead.values()), **_last_epoch(folder, next(iter(ahead), "")))
 
 
-def _places(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """The folders that a run of this recipe makes, in order, with the name of each step."""
+def _step_folders(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """The folders that a run of this recipe creates, in order, each with the name of its step."""
     first = [name for name in ("baseline", "teacher") if "train" in recipe.get(name, {})]
     steps = enumerate((table["use"] for table in recipe["step"]), start=1)
     return {f"steps/0-{name}": name for name in first} | {f"steps/{number}-{use.lower()}": use for number, use in steps}
@@ -77,10 +85,10 @@ def _milestone(name: str, path: Path) -> Milestone | None:
         return TypeAdapter(Milestone).validate_json(json.dumps(data), strict=True)
     except (OSError, ValueError, TypeError, ValidationError) as error:
         message = f"{path} is damaged: {str(error).splitlines()[0]}"
-        raise UserError("E141", message, "remove its folder, and the same command does this step again") from error
+        raise UserError("E141", message, "delete its folder and run the same command again to repeat this step") from error
 
 
 def _last_epoch(folder: Path, place: str) -> dict[str, Any]:
-    """The newest epoch of the training in this place, as fields of `RunProgress`."""
+    """The last epoch of the training in the folder `place`, as fields of `RunProgress`."""
     events = [event for event in read_events(folder) if event["event"] == "epoch" and event.get("where") == place]
     return {name: events[-1].get(name) for name in ("epoch", "epochs", "metric", "seconds_left")} if events else {}

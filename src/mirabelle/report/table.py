@@ -1,4 +1,4 @@
-"""The before/after table, as text: for the page, the model card and the terminal."""
+"""The before/after table as text, for the HTML page, the model card and the terminal."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ NAMES = {"onnxruntime": "ONNX Runtime"}
 
 
 def rows(report: Report) -> list[tuple[str, str, str, str]]:
-    """What, before, after, how many times less; of latency that is the median ratio of calls in pairs, as in the verdict."""
+    """The rows of the table: name, before, after, reduction factor.
+
+    The factor of the latency is the median ratio of paired calls, as in the verdict, not the ratio of the two medians.
+    """
     old, new = metrics(report.start, report.end)
     pairs = [(old, new), *zip(report.start.others, report.end.others, strict=True)]
-    told = [(f"{after.name} (95 %)", interval(before), interval(after), "") for before, after in pairs]
-    return [*told, *costs(report.start, report.end, report.comparison.latency_ratio)]
+    metric_rows = [(f"{after.name} (95 %)", interval(before), interval(after), "") for before, after in pairs]
+    return [*metric_rows, *costs(report.start, report.end, report.comparison.latency_ratio)]
 
 
 def costs(start: Profile, end: Profile, ratio: Ratio) -> list[tuple[str, str, str, str]]:
-    """The rows below the metric: milliseconds, bytes, parameters, multiply-accumulates."""
+    """The rows below the metrics: milliseconds, bytes, parameters, multiply-accumulates."""
     before, after = start.size_bytes, end.size_bytes
     pairs = [
         ("torch → packed, bytes", before.torch, after.packed),
@@ -43,7 +46,7 @@ def costs(start: Profile, end: Profile, ratio: Ratio) -> list[tuple[str, str, st
 
 
 def conditions(end: Profile, processor: str) -> str:
-    """The conditions of the table's numbers: how often, where and in what they were measured."""
+    """The conditions of the measurements in words: number of samples, runtime, batch size, threads, processor."""
     _, metric = metrics(end, end)
     text = f"Metric on {metric.n:,} test samples."
     if end.latency_ms is None:
@@ -55,14 +58,14 @@ def conditions(end: Profile, processor: str) -> str:
 
 
 def interval(metric: MeasuredMetric) -> str:
-    """A metric with its interval."""
+    """A metric with its 95 % confidence interval, such as "97.50% (95.0 – 99.0)"."""
     if in_points(metric):
         return f"{metric.value:.2%} ({100 * metric.low:.1f} – {100 * metric.high:.1f})"
     return f"{metric.value:.4g} ({metric.low:.4g} – {metric.high:.4g})"
 
 
 def value(metric: MeasuredMetric | None) -> str:
-    """A metric alone."""
+    """The value of a metric without its interval; "–" for None."""
     if metric is None:
         return "–"
     return f"{metric.value:.2%}" if in_points(metric) else f"{metric.value:.4g}"

@@ -1,4 +1,4 @@
-"""What the numbers of a report say, in words: the sentence for the one who decides, and what did not pay."""
+"""The results of a report in words: a one-sentence verdict, and remarks on what brought no benefit."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ if TYPE_CHECKING:
     from mirabelle.report.findings import Outcome, Significance
     from mirabelle.runtime.latency import Ratio
 
-_NOTICEABLE_SIZE = 0.05  # sizes are told to one decimal: what would read as "1.0×" is said in words
-_SPARSE = 0.9  # from a tenth of zeros on, it is worth saying where these pay
+_NOTICEABLE_SIZE = 0.05  # a ratio this close to 1 would be printed as "1.0×"; words replace it
+_SPARSE = 0.9  # with more than 10 % zeros, a remark says what zeros are good for
 
 
 def verdict(start: Profile, end: Profile, comparison: Significance) -> str:
-    """One sentence: what became of the model."""
+    """One sentence on the change of size, latency and metric."""
     return f"{size(start, end)} and {speed(comparison.latency_ratio)}; {quality(start, end, comparison)}."
 
 
 def size(start: Profile, end: Profile) -> str:
-    """The packed file against the start's torch file."""
+    """The size of the packed file relative to the torch file of the dense model, in words."""
     assert end.size_bytes.packed, "a report measures the packed file"
     ratio = start.size_bytes.torch / end.size_bytes.packed
     if abs(ratio - 1) < _NOTICEABLE_SIZE:
-        return "as large to ship as before"
-    return f"{ratio:.1f}× smaller to ship" if ratio > 1 else f"{1 / ratio:.1f}× larger to ship"
+        return "same size on disk"
+    return f"{ratio:.1f}× smaller on disk" if ratio > 1 else f"{1 / ratio:.1f}× larger on disk"
 
 
 def speed(ratio: Ratio) -> str:
-    """How latency changed, with its 95 % interval; `ratio` is end / start."""
+    """The change of the latency with its 95 % confidence interval, in words; `ratio` is end / start."""
     if ratio.unchanged:
-        return f"no difference in latency shown in ONNX Runtime ({ratio.median:.2f}×, {ratio.low:.2f} to {ratio.high:.2f})"
+        return (
+            f"no significant difference in latency in ONNX Runtime ({ratio.median:.2f}×, {ratio.low:.2f} to {ratio.high:.2f})"
+        )
     if ratio.median < 1:
         inverse = f"{1 / ratio.high:.2f} to {1 / ratio.low:.2f}"
         return f"{1 / ratio.median:.2f}× faster in ONNX Runtime ({inverse})"
@@ -41,7 +43,7 @@ def speed(ratio: Ratio) -> str:
 
 
 def quality(start: Profile, end: Profile, comparison: Significance) -> str:
-    """How the metric changed on the same samples, and whether that is shown."""
+    """The change of the metric on the same samples, and whether it is significant, in words."""
     before, after = metrics(start, end)
     difference, unit = change(start, end, comparison), " points" if in_points(before, after) else ""
     test = f"paired test p = {comparison.p_value:.2g}"
@@ -50,13 +52,13 @@ def quality(start: Profile, end: Profile, comparison: Significance) -> str:
         scale = 100 if unit else 1
         test = f"95 % interval {signed(interval.low * scale, unit)} to {signed(interval.high * scale, unit)}, {test}"
     if not comparison.different:
-        return f"{after.name} shows no difference ({signed(difference, unit)}{unit}, {test})"
+        return f"no significant difference in {after.name} ({signed(difference, unit)}{unit}, {test})"
     direction = "rose" if difference > 0 else "fell"
     return f"{after.name} {direction} by {signed(abs(difference), unit).lstrip('+')}{unit} ({test})"
 
 
 def change(start: Profile, end: Profile, comparison: Significance) -> float:
-    """End - start of the metric, in points where it is a fraction."""
+    """The change of the metric, end − start, in percentage points if the metric is a fraction."""
     before, after = metrics(start, end)
     difference = comparison.difference.value if comparison.difference else after.value - before.value
     return difference * 100 if in_points(before, after) else difference
@@ -69,12 +71,12 @@ def metrics(start: Profile, end: Profile) -> tuple[MeasuredMetric, MeasuredMetri
 
 
 def in_points(*metrics: MeasuredMetric) -> bool:
-    """Whether a metric is a fraction, as far as its values tell, so that hundredths of it are points."""
+    """Whether all metrics lie in [0, 1]; they then count as fractions, and differences are given in percentage points."""
     return all(metric.low >= 0 and metric.high <= 1 for metric in metrics)
 
 
 def signed(value: float, unit: str = "") -> str:
-    """With its sign: two decimals for points, four digits otherwise."""
+    """A number with its sign: two decimals for percentage points, four significant digits otherwise."""
     return f"{value + 0.0:+.2f}" if unit else f"{value + 0.0:+.4g}"  # + 0.0 turns -0.0 into 0.0
 
 
@@ -85,19 +87,21 @@ def remarks(
     shortfalls: Sequence[Shortfall],
     gates: Mapping[str, Outcome],
 ) -> list[str]:
-    """What did not pay here, in words."""
-    found = []
+    """Sentences on what brought no benefit, on missed goals and on failed gates."""
+    sentences = []
     if end.nonzero_parameters < _SPARSE * end.parameters:
-        found.append(
-            "Zeros inside dense tensors make the packed file smaller, not the computation: ONNX Runtime multiplies them "
-            "like any other number."
+        sentences.append(
+            "Zero weights make the packed file smaller but not the model faster: ONNX Runtime multiplies by zero like by any "
+            "other number."
         )
     if comparison.latency_ratio.low > 1 and not comparison.latency_ratio.unchanged:
-        found.append(
-            "The compressed model is slower than the start in ONNX Runtime on this machine; ship it for its size only."
+        sentences.append(
+            "The compressed model is slower than the dense model in ONNX Runtime on this machine; its only advantage is its size."
         )
     if start.size_bytes.onnx is not None and end.size_bytes.onnx is not None and end.size_bytes.onnx > start.size_bytes.onnx:
-        found.append("The ONNX file grew: what quantization adds to the graph outweighs what it saves in the weights.")
-    found += [f"The goal on {shortfall.name} is missed: {shortfall}." for shortfall in shortfalls]
-    found += [f"Gate {name} FAILED: {gate.detail}. Do not ship these files." for name, gate in gates.items() if not gate.passed]
-    return found
+        sentences.append("The ONNX file grew: the nodes added by quantization take more bytes than the smaller weights save.")
+    sentences += [f"The goal for {shortfall.name} is not met: {shortfall}." for shortfall in shortfalls]
+    sentences += [
+        f"Gate {name} FAILED: {gate.detail}. Do not use these files." for name, gate in gates.items() if not gate.passed
+    ]
+    return sentences
