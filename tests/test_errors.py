@@ -63,4 +63,4 @@ def test_gathered_mistakes_keep_their_paths_and_come_all_at_once() -> None:
 
 def test_a_near_word_is_suggested_and_a_far_one_is_not() -> None:
     assert did_you_mean("sparcity", ["sparsity", "scope"]) == 'did you mean "sparsity"?'
-    assert did_you_mean("zzz", ["b", "a"]) == "known here: a, b"
+    assert did_you_mean("zzz", ["b", "a"]) == "available: a, b"

@@ -1,7 +1,8 @@
-"""The one family of user errors: a code, the rule with the value received, and the remedy.
+"""User errors: a code, a message with the rule and the value received, and a remedy.
 
-A `UserError` is a mistake a person can mend (input, machine, goal); anything else that is raised is ours.
-The code decides the exit status: 2 wrong or unsafe input, 3 the machine, 4 goal not met or gate failed.
+A `UserError` reports something that the user can correct: the input, the machine or the goal. Any other exception is a bug in
+Mirabelle. The code determines the exit status: 2 wrong or unsafe input, 3 memory or disk exhausted or training diverged, 4 goal
+not met or gate failed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-MODULE_OF_FILES = "mirabelle_user_"  # begins the names of modules that are made of a user's Python files
+MODULE_OF_FILES = "mirabelle_user_"  # prefix of the names of modules loaded from a user's Python files
 Path = tuple[str | int, ...]  # keys and indices from the top of the data to a value
 
 CODES: dict[str, tuple[int, str]] = {
@@ -20,23 +21,23 @@ CODES: dict[str, tuple[int, str]] = {
     "E102": (2, "unknown key"),
     "E103": (2, "wrong type or value in a recipe"),
     "E104": (2, "missing key"),
-    "E105": (2, "illegal order of steps"),
+    "E105": (2, "invalid order of steps"),
     "E106": (2, "unknown step, term or score"),
     "E110": (2, "hyperparameter out of range"),
     "E111": (2, "contradictory settings"),
     "E112": (2, "pattern matches nothing"),
-    "E113": (2, "a goal that cannot be read"),
-    "E114": (2, "a goal that cannot be reached"),
-    "E120": (2, "function of the user's not found or failing"),
-    "E121": (2, "model that cannot be used"),
+    "E113": (2, "goal cannot be parsed"),
+    "E114": (2, "goal cannot be reached"),
+    "E120": (2, "user function not found or failing"),
+    "E121": (2, "unusable model"),
     "E130": (2, "data missing"),
-    "E131": (2, "data that cannot be used"),
+    "E131": (2, "unusable data"),
     "E132": (2, "labels out of range"),
-    "E140": (2, "weights that do not fit"),
+    "E140": (2, "weights do not match the model"),
     "E141": (2, "damaged file"),
-    "E142": (2, "file of a newer version"),
-    "E143": (2, "unsafe or unknown kind of file"),
-    "E150": (2, "output folder holds another run"),
+    "E142": (2, "file from a newer version"),
+    "E143": (2, "unsafe or unknown file type"),
+    "E150": (2, "output folder contains another run"),
     "E151": (2, "output folder cannot be used"),
     "E152": (2, "output folder is in use"),
     "E160": (2, "extra not installed"),
@@ -50,9 +51,14 @@ CODES: dict[str, tuple[int, str]] = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a text a mistake stands: line and column count from 1, `width` characters are meant.
+    """The position of a mistake in a text file, or a command-line option.
 
-    Line 0 means that there is no such text, as for a setting on the command line: then `file` alone is the place.
+    Args:
+        file: name of the file, or the option, such as "--set seed=x".
+        line: from 1; 0 for an option, which has no line.
+        column: from 1.
+        text: the line itself.
+        width: number of characters to underline.
     """
 
     file: str
@@ -65,7 +71,7 @@ class Place:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
     def shown(self) -> str:
-        """The line itself, with carets under what is meant; empty without a line."""
+        """The line with carets under the mistake; empty if there is no line."""
         if not self.line:
             return ""
         number = str(self.line)
@@ -75,14 +81,14 @@ class Place:
 
 
 class UserError(Exception):
-    """A mistake in what was given, with its remedy.
+    """An error that the user can correct.
 
     Args:
         code: a key of `CODES`.
-        message: the rule that was broken and the value received, one line.
-        remedy: what to do about it, one line.
-        path: keys and indices that lead to the mistake in the data that were given, such as ("step", 0, "sparsity").
-        place: where it stands in a file.
+        message: the violated rule and the value received, in one line.
+        remedy: what to do about it, in one line.
+        path: keys and indices that lead to the wrong value in the input data, such as ("step", 0, "sparsity").
+        place: its position in a file.
 
     Example:
         >>> print(UserError("E112", 'no parameter matches "cov*"', 'did you mean "conv*"?'))
@@ -102,25 +108,26 @@ class UserError(Exception):
 
     @property
     def exit_status(self) -> int:
+        """Exit status of the command line: 2, 3 or 4, see `CODES`."""
         return CODES[self.code][0]
 
     @property
     def errors(self) -> list[UserError]:
-        """This one, or each of several."""
+        """This error in a list; for `UserErrors`, all of its errors."""
         return [self]
 
     def at(self, place: str | Place) -> UserError:
-        """The same error, led by where it happened."""
+        """A copy of this error with its place: a `Place`, or a text to put in front of the message."""
         if isinstance(place, Place):
             return self._changed(place=place)
         return self._changed(message=f"{place}: {self.message}")
 
     def within(self, *keys: str | int) -> UserError:
-        """The same error, its path led by `keys`."""
+        """A copy of this error with `keys` in front of its path."""
         return self._changed(path=(*keys, *self.path))
 
     def _changed(self, *, message: str | None = None, path: Path | None = None, place: Place | None = None) -> UserError:
-        """A copy, in which what led to the error is kept."""
+        """A copy with the given changes and the same cause."""
         message, path = message or self.message, self.path if path is None else path
         other = UserError(self.code, message, self.remedy, path=path, place=place or self.place)
         other.__cause__ = self.__cause__
@@ -136,8 +143,8 @@ class UserError(Exception):
         return "\n".join(lines)
 
 
-class UserErrors(UserError):  # noqa: N818 (several of the one kind)
-    """Several mistakes found at once; prints each, exits as the first."""
+class UserErrors(UserError):  # noqa: N818 (a list of errors)
+    """Several errors found at once. All are printed; the exit status is that of the first."""
 
     def __init__(self, errors: list[UserError]) -> None:
         assert errors, "no error to raise"
@@ -160,14 +167,14 @@ class UserErrors(UserError):  # noqa: N818 (several of the one kind)
 
 @contextmanager
 def gathered(mistakes: list[UserError], *path: str | int) -> Iterator[None]:
-    """Inside, a mistake is kept in the list, its path led by `path`, instead of ending the work.
+    """Context manager: appends a `UserError` raised inside to `mistakes`, with `path` in front of its path, and suppresses it.
 
     Example:
         >>> mistakes = []
         >>> with gathered(mistakes, "step", 0):
-        ...     raise UserError("E112", "nothing matches", path=("targets",))
+        ...     raise UserError("E112", "nothing matches", path=("include",))
         >>> mistakes[0].path
-        ('step', 0, 'targets')
+        ('step', 0, 'include')
     """
     try:
         yield
@@ -177,7 +184,7 @@ def gathered(mistakes: list[UserError], *path: str | int) -> Iterator[None]:
 
 @contextmanager
 def at_path(*path: str | int) -> Iterator[None]:
-    """A mistake that arises inside has its path led by `path`."""
+    """Context manager: puts `path` in front of the path of a `UserError` raised inside."""
     try:
         yield
     except UserError as error:
@@ -185,7 +192,7 @@ def at_path(*path: str | int) -> Iterator[None]:
 
 
 def raise_all(mistakes: list[UserError]) -> None:
-    """Raise what was gathered, if anything was."""
+    """Raise the gathered errors as one; do nothing if there are none."""
     if mistakes:
         raise UserErrors(mistakes) if len(mistakes) > 1 else mistakes[0]
 
@@ -194,17 +201,17 @@ def _one_line(text: str) -> str:
     return " ".join(part for part in (line.strip() for line in text.splitlines()) if part)
 
 
-# How torch, ONNX Runtime and the C++ library say that no memory is left; Python itself raises MemoryError.
+# Messages of torch, ONNX Runtime and the C++ library when memory is exhausted. Python itself raises MemoryError.
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Failed to allocate memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says, in whatever words, that no memory is left."""
+    """Whether an error means that memory is exhausted."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error of somebody else's says, or its kind where it says nothing.
+    """The first non-empty line of the message of any exception, or its class name if the message is empty.
 
     Example:
         >>> first_line(ValueError("\\n no such file\\nsee the manual"))
@@ -214,7 +221,7 @@ def first_line(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A remedy that names the nearest known word, or all of them when none is near."""
+    """A remedy that suggests the most similar known word, or lists all of them if none is similar."""
     known = sorted(known)
     near = get_close_matches(word, known, n=1, cutoff=0.5)
-    return f'did you mean "{near[0]}"?' if near else f"known here: {', '.join(known) or 'none'}"
+    return f'did you mean "{near[0]}"?' if near else f"available: {', '.join(known) or 'none'}"

@@ -1,4 +1,4 @@
-"""Packages whose public names are imported when they are first used, so that importing a package costs nothing."""
+"""Lazy packages: their public names are imported on first use, so that importing the package itself is fast."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 def lazily(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """A module-level `__getattr__` for `package`.
+    """Make a module-level `__getattr__` for `package`, which imports a name from its submodule on first use.
 
     Args:
         package: name of the package.
         modules: submodule, relative to the package -> the names that the package exports from it.
 
     Raises:
-        AttributeError: when the package exports no such name.
+        AttributeError: raised by the returned function for any other name.
 
     Example:
         >>> lazily("mirabelle.task", {"goal": ["Goal"]})("Goal").__name__

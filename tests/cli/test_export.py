@@ -85,7 +85,7 @@ def test_a_failed_gate_leaves_no_file(call, factory: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("./net.py:net",), "E130.*not known"),
+        (("./net.py:net",), "E130.*is unknown"),
         (("./net.py:net", "--input", "1x9x9"), "E121.*inputs of 1x9x9"),
         (("./net.py:net", "--input", "1,8"), "E110"),
         (("./net.py:net", "--input", "1x8x8", "--data", "digits"), "E111"),

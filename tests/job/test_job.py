@@ -161,14 +161,14 @@ def test_a_folder_that_holds_another_run_is_refused(done: Result, mlp: nn.Sequen
             mlp[0].weight[0, 0] += 1
     else:
         arguments["goal"] = {}
-    with pytest.raises(UserError, match="holds another run") as caught:
+    with pytest.raises(UserError, match="contains another run") as caught:
         compress(mlp, blobs, steps, out=done.folder, **arguments)
     assert caught.value.exit_status == 2
 
 
 def test_a_folder_with_other_things_in_it_is_not_used(mlp: nn.Module, blobs: Task, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("dear")
-    with pytest.raises(UserError, match="holds no run"):
+    with pytest.raises(UserError, match="contains no run"):
         compress(mlp, blobs, [quantize.Static()], out=tmp_path)
     with pytest.raises(UserError, match="is a file"):
         compress(mlp, blobs, [quantize.Static()], out=tmp_path / "thesis.tex")

@@ -113,9 +113,7 @@ MISTAKES = {
     "unknown step": Mistake(
         "E106", 'step "prune.Wieghts" is not known', "prune.Weights", ("prune.Weights", "prune.Wieghts"), at="17:7"
     ),
-    "code for a step": Mistake(
-        "E106", 'step "os.system" is not known', "known here", ("prune.Weights", "os.system"), at="17:7"
-    ),
+    "code for a step": Mistake("E106", 'step "os.system" is not known', "available", ("prune.Weights", "os.system"), at="17:7"),
     "step without use": Mistake("E104", 'the key "use"', "prune.Weights", ('use = "quantize.Static"', ""), at="22:3"),
     "unknown score": Mistake(
         "E106", '"scores.Magnitud"', "Magnitude", ("sparsity = 0.5", 'sparsity = 0.5\nscore = "Magnitud"'), at="19:9"
@@ -239,7 +237,7 @@ MISTAKES = {
         "E121", 'NaN or infinite values; its tensor "2.bias"', "weights that work", ("parts.py:net", "parts.py:infinite")
     ),
     "pattern that matches nothing": Mistake(
-        "E112", 'pattern "conv*"', "known here: ", ("50\n", '50\ninclude = ["0", "conv*"]\n'), at="25:17"
+        "E112", 'pattern "conv*"', "available: ", ("50\n", '50\ninclude = ["0", "conv*"]\n'), at="25:17"
     ),
     # data
     "unknown data": Mistake("E130", 'data "didgits"', 'did you mean "digits"?', ("./parts.py:task", "didgits"), at="8:8"),
@@ -441,12 +439,12 @@ MISTAKES = {
     "ignored channels that are not there": Mistake(
         "E112",
         'pattern "laier.*" matches nothing',
-        "known here",
+        "available",
         (
             'use = "prune.Weights"\nsparsity = 0.5\nschedule = "cubic"',
             'use = "prune.Channels"\nsparsity = 0.5\nexclude = ["laier.*"]',
         ),
-        at="19:11",
+        at="19:12",
     ),
     "goal below what every layer must keep": Mistake(
         "E114",
@@ -485,7 +483,7 @@ MISTAKES = {
         "E151", "notes.txt is a file", "name a folder", command=typed("run", "recipe.toml", "--out", "notes.txt")
     ),
     "folder is someone's": Mistake(
-        "E150", "data is not empty and holds no run", "--out", command=typed("run", "recipe.toml", "--out", "data")
+        "E150", "data is not empty and contains no run", "--out", command=typed("run", "recipe.toml", "--out", "data")
     ),
     "folder cannot be made": Mistake(
         "E151", "cannot be used", "--out", command=typed("run", "recipe.toml", "--out", "/proc/run")

@@ -38,7 +38,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(place: Path, capsys, m
     first, remedy = lines_of(capsys)
     assert first.startswith("error[E202]: cannot write out/")
     assert "No space left on device" in first
-    assert remedy.startswith("help: free at least 1 MB; the same command goes on")
+    assert remedy.startswith("help: free at least 1 MB, then run the same command again")
     assert not list(place.rglob("*.writing"))
     assert main.run(RUN) == 0
     assert json.loads((place / "out" / "report.json").read_text())["goal"]["met"]
@@ -112,8 +112,8 @@ def test_a_resumed_run_of_another_recipe_is_refused(place: Path, capsys) -> None
     capsys.readouterr()
     assert main.run((*RUN, "--set", "step.1.sparsity=0.6")) == 2
     first, remedy = lines_of(capsys)
-    assert first.startswith("error[E150]: out holds another run: step.1.sparsity: 0.5 there, 0.6 here")
-    assert "out/recipe.toml says it" in remedy
+    assert first.startswith("error[E150]: out contains another run: step.1.sparsity: 0.5 there, 0.6 here")
+    assert "see out/recipe.toml" in remedy
     (place / "out" / "recipe.toml").write_text("[")
     assert main.run(RUN) == 2
     assert "cannot be read" in lines_of(capsys)[0]

@@ -17,7 +17,7 @@ def test_what_is_missing_or_too_old_is_named() -> None:
     needed, extras = read(
         ["torch>=2.11", "click>=999", "no-such-package", 'no-such-thing>=1; extra == "dreams"', 'click; extra == "clicks"']
     )
-    assert [package.fault for package in needed] == ["", "is too old: 999 is needed", "is not installed"]
+    assert [package.fault for package in needed] == ["", "is too old: version 999 is required", "is not installed"]
     assert [(extra.name, extra.present) for extra in extras] == [("dreams", False), ("clicks", True)]
     assert extras[0].command == "pip install 'mirabelle[dreams]'"
 
@@ -25,7 +25,7 @@ def test_what_is_missing_or_too_old_is_named() -> None:
 def test_a_package_whose_files_are_gone_is_broken(monkeypatch) -> None:
     monkeypatch.setattr("mirabelle.run.installation._is_there", lambda module: module != "torch")
     needed, _ = read(["torch>=2.11"])
-    assert needed[0].fault == "is broken: its module torch is gone"
+    assert needed[0].fault == "is broken: its module torch is missing"
 
 
 def test_what_developers_need_is_no_extra() -> None:

@@ -1,1 +1,1 @@
-"""Formulas: tensors in, tensors out; no modules, files, devices or logs."""
+"""Formulas on tensors and arrays. Nothing here knows of modules, files, devices or runs."""

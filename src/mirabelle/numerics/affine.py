@@ -1,6 +1,6 @@
 """Affine quantization: real = scale · (code − zero_point).
 
-Rounding is half to even, as in ONNX QuantizeLinear and in torch.
+Values are rounded half to even, as by QuantizeLinear of ONNX and by torch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,17 @@ from torch import Tensor
 
 
 def quantize(values: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
-    """Codes clamp(round(values / scale) + zero_point, low, high), as floats of the shape of `values`.
+    """Quantize values to codes: clamp(round(values / scale) + zero_point, low, high).
+
+    Args:
+        values: any shape.
+        scale: broadcastable to `values`.
+        zero_point: broadcastable to `values`.
+        low: smallest code.
+        high: largest code.
+
+    Returns:
+        The codes, as floats of the shape of `values`.
 
     Example:
         >>> quantize(torch.tensor([0.24, -9.0]), torch.tensor(0.1), torch.tensor(0.0), -8, 7)
@@ -20,7 +30,11 @@ def quantize(values: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: 
 
 
 def dequantize(codes: Tensor, scale: Tensor) -> Tensor:
-    """scale · code for symmetric codes, `scale` one value per index of the first axis, or a single one: (1,).
+    """Dequantize symmetric codes: scale · code.
+
+    Args:
+        codes: integers of any shape.
+        scale: one value per index of the first axis of `codes`, or a single value of shape (1,).
 
     Example:
         >>> dequantize(torch.tensor([[1, 2], [3, 4]], dtype=torch.int8), torch.tensor([0.5, 10.0]))
@@ -31,9 +45,9 @@ def dequantize(codes: Tensor, scale: Tensor) -> Tensor:
 
 
 def asymmetric_parameters(low: Tensor, high: Tensor, levels: int = 256) -> tuple[Tensor, Tensor]:
-    """Scale and zero point that map [low, high], widened to hold 0, onto codes 0 … levels − 1.
+    """Scale and zero point that map the range [low, high], extended to contain 0, to the codes 0 … levels − 1.
 
-    scale = (high − low) / (levels − 1), zero_point = round(−low / scale); a range of zero width has scale 1.
+    scale = (high − low) / (levels − 1), zero_point = round(−low / scale). For a range of zero width the scale is 1.
 
     Source: ONNX operator DynamicQuantizeLinear.
     """
@@ -44,16 +58,21 @@ def asymmetric_parameters(low: Tensor, high: Tensor, levels: int = 256) -> tuple
 
 
 def symmetric_scales(rows: Tensor, high: int, candidates: int = 24) -> Tensor:
-    """One scale a row, (rows,), of least squared error among `candidates` clipped ranges.
+    """For each row of weights, the symmetric scale with the smallest squared quantization error.
 
-    s* = argmin_s Σ_i (w_i − s · clamp(round(w_i / s), −high, high))², s between 0.4 and 1 times max|w| / high
+    s* = argmin_s Σ_i (w_i − s · clamp(round(w_i / s), −high, high))², over `candidates` values of s from 0.4 to 1 times max|w|
+    / high
 
-    Scales are rounded to bfloat16, which costs 0.4 % of a step at most and lets each be stored in two bytes.
-    A row of zeros has scale 1.
+    Scales are rounded to bfloat16, so that each takes two bytes; this changes a scale by at most 0.4 %. The scale of a row of
+    zeros is 1.
 
     Args:
         rows: weights, (rows, elements).
-        high: the largest code.
+        high: largest code.
+        candidates: number of scales to try.
+
+    Returns:
+        Scales, (rows,).
     """
     largest = rows.abs().amax(dim=1)
     best_scale = torch.ones_like(largest)

@@ -1,4 +1,4 @@
-"""How well an answer, a short text, says what one of several references says."""
+"""Metrics that compare a short text, an answer, with several reference answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalized(answer: str) -> list[str]:
-    """The words of an answer that count: in lower case, without punctuation and articles.
+    """Split an answer into words, in lower case and without punctuation and articles.
 
     Example:
         >>> normalized("The Panthers' defense!")
@@ -23,20 +23,21 @@ def normalized(answer: str) -> list[str]:
     return _ARTICLES.sub(" ", answer.lower().translate(_NO_PUNCTUATION)).split()
 
 
-def answer_exact_match(found: str, references: Iterable[str]) -> float:
-    """1 where the words that count are those of one of the references, else 0.
+def answer_exact_match(answer: str, references: Iterable[str]) -> float:
+    """1 if the normalized words of the answer equal those of at least one reference, else 0.
 
     Example:
         >>> answer_exact_match("the 308", ["308 points", "308"])
         1.0
     """
-    return float(any(normalized(found) == normalized(reference) for reference in references))
+    return float(any(normalized(answer) == normalized(reference) for reference in references))
 
 
-def answer_f1(found: str, references: Iterable[str]) -> float:
-    """2 · shared words / (words found + words due) with the reference for which it is highest; words as often as they occur.
+def answer_f1(answer: str, references: Iterable[str]) -> float:
+    """F1 score of the words of an answer against a reference; the highest over all references.
 
-    Without a word on either side 1 where both have none, else 0.
+    F1 = 2 · shared words / (words of the answer + words of the reference), counting repeated words as often as they occur. If
+    one of the two has no words, F1 is 1 if both have none, else 0.
 
     Example:
         >>> answer_f1("Super Bowl 50", ["the Super Bowl", "a game"])
@@ -44,11 +45,11 @@ def answer_f1(found: str, references: Iterable[str]) -> float:
 
     Source: Rajpurkar, Zhang, Lopyrev, Liang 2016, arXiv:1606.05250, section 6.1.
     """
-    return max(_overlap(normalized(found), normalized(reference)) for reference in references)
+    return max(_overlap(normalized(answer), normalized(reference)) for reference in references)
 
 
-def _overlap(found: list[str], due: list[str]) -> float:
-    if not found or not due:
-        return float(found == due)
-    shared = (Counter(found) & Counter(due)).total()
-    return 2 * shared / (len(found) + len(due))
+def _overlap(answer: list[str], reference: list[str]) -> float:
+    if not answer or not reference:
+        return float(answer == reference)
+    shared = (Counter(answer) & Counter(reference)).total()
+    return 2 * shared / (len(answer) + len(reference))

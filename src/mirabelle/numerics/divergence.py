@@ -1,7 +1,7 @@
-"""How far the student's decisions are from the teacher's.
+"""Divergences between the predicted class distributions of a student and its teacher.
 
-All take logits of shape (batch, ..., classes), compute in float32 or better, and give a scalar in nats, the mean over
-decisions. p is the teacher's distribution, q the student's.
+Every function takes logits of shape (batch, ..., classes), computes in float32 or float64, and returns a scalar in nats: the
+mean over all predictions. In the formulas, p is the distribution of the teacher and q that of the student.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_TINY = 1e-7  # keeps a row of equal logits from being divided by nothing
+_TINY = 1e-7  # avoids a division by zero for a row of equal logits
 
 
 def soft_target_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Kullback–Leibler divergence of softened decisions.
+    """Kullback–Leibler divergence of the softened distributions of teacher and student.
 
     L = T² · mean_n Σ_k p_nk · (log p_nk − log q_nk), p = softmax(teacher / T), q = softmax(student / T)
 
-    The factor T² keeps the gradient's size independent of the temperature.
+    The factor T² makes the size of the gradient independent of the temperature.
 
     Args:
         student: logits, shape (batch, ..., classes).
@@ -37,14 +37,15 @@ def soft_target_divergence(student: Tensor, teacher: Tensor, temperature: float)
     """
     log_q = F.log_softmax(_exact(student) * (1 / temperature), dim=-1)
     log_p = F.log_softmax(_exact(teacher) * (1 / temperature), dim=-1)
-    # One factor instead of a mean and a product: 80 µs instead of 130 for 128 × 10 logits and their gradient.
-    return F.kl_div(log_q, log_p, reduction="sum", log_target=True) * (temperature**2 / _decisions(student))
+    # A sum and one factor instead of a mean and a product: 80 instead of 130 µs for 128 × 10 logits and their gradient.
+    return F.kl_div(log_q, log_p, reduction="sum", log_target=True) * (temperature**2 / _predictions(student))
 
 
 def standardized(logits: Tensor) -> Tensor:
-    """(logit − mean) / deviation over the classes of each decision; the deviation is that of the population.
+    """Standardize the logits of each prediction: (logit − mean) / standard deviation over the classes.
 
-    A student that must match these need not learn the teacher's range, only the order and the proportions of its logits.
+    The standard deviation is that of the population. A student that matches standardized logits has to learn the order and the
+    proportions of the teacher's logits, but not their range.
 
     Example:
         >>> import torch
@@ -61,17 +62,18 @@ def standardized(logits: Tensor) -> Tensor:
 def decoupled_divergence(
     student: Tensor, teacher: Tensor, targets: Tensor, *, temperature: float, target_weight: float, other_weight: float
 ) -> Tensor:
-    """The soft-target divergence taken apart: the target class against all others, and the others among themselves.
+    """Soft-target divergence split into two parts: target class against all other classes, and among the other classes.
 
     L = T² · mean_n (α · KL(b^p_n ‖ b^q_n) + β · KL(p̂_n ‖ q̂_n))
 
-    b = (p_t, 1 − p_t) with the target t; p̂ is the distribution over the other classes. With α = 1 and β = 1 − p_t, which
-    differs from sample to sample, it is `soft_target_divergence`; a constant β lets confident samples teach, too.
+    b = (p_t, 1 − p_t) with the target class t; p̂ is the distribution over the other classes. With α = 1 and β = 1 − p_t, which
+    depends on the sample, this equals `soft_target_divergence`. A constant β also uses samples on which the teacher is
+    confident.
 
     Args:
         student: logits, (batch, classes), at least two classes.
         teacher: logits of the same shape.
-        targets: indices of the right classes, (batch,).
+        targets: class indices, (batch,).
         temperature: T > 0.
         target_weight: α.
         other_weight: β.
@@ -90,13 +92,19 @@ def decoupled_divergence(
         rest.append(others - sums)
     target = F.kl_div(one[0], one[1], reduction="sum", log_target=True)
     other = F.kl_div(rest[0], rest[1], reduction="sum", log_target=True)
-    return (target_weight * target + other_weight * other) * (temperature**2 / _decisions(student))
+    return (target_weight * target + other_weight * other) * (temperature**2 / _predictions(student))
 
 
 def reverse_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Kullback–Leibler divergence the other way: L = T² · mean_n Σ_k q_nk · (log q_nk − log p_nk).
+    """Reverse Kullback–Leibler divergence: L = T² · mean_n Σ_k q_nk · (log q_nk − log p_nk).
 
-    It seeks a mode of the teacher rather than covering all of them; a small student of a language model generates better so.
+    It makes the student fit a mode of the teacher instead of covering all of them, with which small language models generate
+    better text.
+
+    Args:
+        student: logits, (batch, ..., classes).
+        teacher: logits of the same shape.
+        temperature: T > 0.
 
     Source: Gu, Dong, Wei, Huang 2024, "MiniLLM", arXiv:2306.08543, equation 1.
     """
@@ -104,11 +112,11 @@ def reverse_divergence(student: Tensor, teacher: Tensor, temperature: float) -> 
 
 
 def jensen_shannon_divergence(student: Tensor, teacher: Tensor, temperature: float, share: float = 0.5) -> Tensor:
-    """Both are compared with their mixture m = β·p + (1 − β)·q.
+    """Jensen–Shannon divergence: teacher and student are each compared with their mixture m = β·p + (1 − β)·q.
 
     L = T² · mean_n (β · KL(p_n ‖ m_n) + (1 − β) · KL(q_n ‖ m_n))
 
-    At β = 1/2 it is symmetric and at most T² · log 2.
+    For β = 1/2 it is symmetric and at most T² · log 2.
 
     Args:
         student: logits, (batch, ..., classes).
@@ -122,13 +130,13 @@ def jensen_shannon_divergence(student: Tensor, teacher: Tensor, temperature: flo
     log_p = F.log_softmax(_exact(teacher) / temperature, dim=-1)
     weights = log_q.new_tensor([share, 1 - share]).log()
     log_m = torch.logaddexp(log_p + weights[0], log_q + weights[1])
-    found = share * F.kl_div(log_m, log_p, reduction="sum", log_target=True)
-    found = found + (1 - share) * F.kl_div(log_m, log_q, reduction="sum", log_target=True)
-    return found * (temperature**2 / _decisions(student))
+    total = share * F.kl_div(log_m, log_p, reduction="sum", log_target=True)
+    total = total + (1 - share) * F.kl_div(log_m, log_q, reduction="sum", log_target=True)
+    return total * (temperature**2 / _predictions(student))
 
 
 def bernoulli_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """For several labels at once, each a decision of its own.
+    """Divergence for multi-label classification, where each label is an independent binary prediction.
 
     L = T² · mean of p·log(p/q) + (1 − p)·log((1 − p)/(1 − q)) over samples and labels, p = sigmoid(teacher / T)
 
@@ -141,12 +149,12 @@ def bernoulli_divergence(student: Tensor, teacher: Tensor, temperature: float) -
     """
     one, other = _exact(student) / temperature, _exact(teacher) / temperature
     p = other.sigmoid()
-    found = p * (F.logsigmoid(other) - F.logsigmoid(one)) + (1 - p) * (F.logsigmoid(-other) - F.logsigmoid(-one))
-    return found.mean() * temperature**2
+    divergences = p * (F.logsigmoid(other) - F.logsigmoid(one)) + (1 - p) * (F.logsigmoid(-other) - F.logsigmoid(-one))
+    return divergences.mean() * temperature**2
 
 
 def multi_level_divergence(student: Tensor, teacher: Tensor, temperatures: Sequence[float], by_class: float = 1.0) -> Tensor:
-    """Decisions compared by sample, by how samples of a batch relate, and by how classes do, at several temperatures.
+    """Divergence on three levels at several temperatures: predictions, similarity of samples, and similarity of classes.
 
     L = Σ_T (T² · KL(p ‖ q) + ‖q·qᵀ − p·pᵀ‖²_F / batch + γ · ‖qᵀ·q − pᵀ·p‖²_F / classes)
 
@@ -154,7 +162,7 @@ def multi_level_divergence(student: Tensor, teacher: Tensor, temperatures: Seque
         student: logits, (batch, classes).
         teacher: logits of the same shape.
         temperatures: every T > 0.
-        by_class: γ, 1 in the paper.
+        by_class: γ, the weight of the similarity of classes; 1 in the paper.
 
     Source: Jin, Wang, Lin 2023, "Multi-Level Logit Distillation", CVPR, equations 3 to 8.
     """
@@ -168,18 +176,19 @@ def multi_level_divergence(student: Tensor, teacher: Tensor, temperatures: Seque
 
 
 def correlation_distance(student: Tensor, teacher: Tensor, temperature: float, by_class: float, by_sample: float) -> Tensor:
-    """What correlations of softened decisions lack to one: over the classes of a sample, and over the samples of a class.
+    """One minus Pearson's correlation of the softened distributions, over the classes of a sample and the samples of a class.
 
     L = T² · (β · mean_n (1 − ρ(q_n·, p_n·)) + γ · mean_k (1 − ρ(q_·k, p_·k))), ρ Pearson's correlation
 
-    Both sides may be scaled and shifted: a student far weaker than its teacher is asked for the order only.
+    The correlation is invariant to scale and shift, so that a student much weaker than its teacher has to match only relations,
+    not exact values.
 
     Args:
         student: logits, (batch, classes).
         teacher: logits of the same shape.
         temperature: T > 0.
-        by_class: β, of the relations between classes.
-        by_sample: γ, of the relations within a class.
+        by_class: β, weight of the correlation over the classes of a sample.
+        by_sample: γ, weight of the correlation over the samples of a class.
 
     Source: Huang, You, Wang, Qian, Xu 2022, "Knowledge Distillation from A Stronger Teacher", arXiv:2205.10536, eq. 6 to 9.
     """
@@ -189,15 +198,16 @@ def correlation_distance(student: Tensor, teacher: Tensor, temperature: float, b
 
 
 def _correlation(one: Tensor, other: Tensor) -> Tensor:
-    """Pearson's of each row, (rows,)."""
+    """Pearson's correlation of each pair of rows, (rows,)."""
     one, other = one - one.mean(-1, keepdim=True), other - other.mean(-1, keepdim=True)
     return F.cosine_similarity(one, other, dim=-1)
 
 
 def _exact(logits: Tensor) -> Tensor:
-    """At least float32."""
+    """The logits in float32, or in float64 if they are given so."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _decisions(logits: Tensor) -> int:
+def _predictions(logits: Tensor) -> int:
+    """Number of predicted distributions: the number of elements without the last axis."""
     return logits.numel() // logits.shape[-1]

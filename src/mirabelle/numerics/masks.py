@@ -1,4 +1,4 @@
-"""Which elements to keep, given one score each (higher = keep)."""
+"""Masks that keep the elements with the highest scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from torch import Tensor
 
 
 def keep_highest(scores: Tensor, sparsity: float) -> Tensor:
-    """Mask, True for all but the floor(sparsity · n) elements of lowest score; ties go to the later index.
+    """Boolean mask that is False for the floor(sparsity · n) elements with the lowest scores.
+
+    Among equal scores, elements with a lower index are removed first.
+
+    Args:
+        scores: any shape, n elements.
+        sparsity: fraction to remove, in [0, 1).
 
     Example:
         >>> keep_highest(torch.tensor([3.0, 1.0, 2.0, 4.0]), sparsity=0.5)
@@ -23,14 +29,14 @@ def keep_highest(scores: Tensor, sparsity: float) -> Tensor:
 
 
 def keep_highest_together(scores: Sequence[Tensor], sparsity: float) -> list[Tensor]:
-    """`keep_highest` over all tensors at once: one ranking, one mask a tensor."""
+    """`keep_highest` with a single ranking of the elements of all tensors; returns one mask per tensor."""
     flat = keep_highest(torch.cat([score.flatten() for score in scores]), sparsity)
     parts = torch.split(flat, [score.numel() for score in scores])
     return [part.reshape(score.shape) for part, score in zip(parts, scores, strict=True)]
 
 
 def keep_above(scores: Tensor, threshold: float) -> Tensor:
-    """Mask, True where the score exceeds the threshold.
+    """Boolean mask that is True where the score is above the threshold.
 
     Example:
         >>> keep_above(torch.tensor([0.1, 0.5]), threshold=0.2)
@@ -40,7 +46,7 @@ def keep_above(scores: Tensor, threshold: float) -> Tensor:
 
 
 def _lowest(flat: Tensor, count: int) -> Tensor:
-    """Indices of the `count` lowest values; among equal values the first ones."""
+    """Indices of the `count` lowest values; of equal values, those with the lowest indices."""
     threshold = flat.kthvalue(count).values
     below = (flat < threshold).nonzero().flatten()
     equal = (flat == threshold).nonzero().flatten()

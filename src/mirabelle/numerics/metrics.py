@@ -1,8 +1,9 @@
-"""How good outputs are: one score a sample, or one number for a whole set; higher = better for all.
+"""Metrics of outputs against targets; higher is better for all of them.
 
-Class scores are logits: (samples, classes) for one class a sample, (samples,) or (samples, 1) for yes or no, (samples, labels)
-with targets of the same shape for several labels. Targets of −100 are left out where a sample has many. Several outputs are a
-tuple, whose targets lie one behind the other, (samples, numbers).
+Some return one score per sample, others one number for the whole set. Class scores are logits: (samples, classes) for one class
+per sample; (samples,) or (samples, 1) for binary classification; (samples, labels) with targets of the same shape for
+multi-label classification. If a sample has many targets, those equal to −100 are ignored. Several outputs are a tuple; their
+targets are concatenated into one tensor, (samples, numbers).
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ from torch import Tensor
 
 from mirabelle.numerics.several_outputs import paired
 
-LEFT_OUT = -100
+LEFT_OUT = -100  # targets with this value are ignored, as by the cross entropy of torch
 _BINS = 15
-_SPANS = 64  # samples whose pairs of tokens are looked at together
+_SPANS = 64  # samples per chunk; the scores of all pairs of tokens take tokens² numbers per sample
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """1 where the class of highest score is the target, (samples,); of many targets a sample (right ones, all), (samples, 2).
+    """Classification accuracy per sample: 1 if the class with the highest score is the target, else 0.
 
     Args:
         outputs: scores, (samples, ..., classes).
         targets: class indices, (samples, ...).
+
+    Returns:
+        (samples,) for one target per sample; for several, (samples, 2): the number of correct and of counted targets.
     """
     right = (outputs.argmax(dim=-1) == targets).float()
     if targets.ndim == 1:
@@ -36,80 +40,99 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def negative_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """−mean((output − target)²) of each sample, (samples,)."""
+    """Negative mean squared error of each sample: −mean((output − target)²), (samples,)."""
     return -(outputs - targets.reshape(outputs.shape)).square().flatten(1).mean(dim=1)
 
 
 def negative_absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """−mean |output − target| of each sample, (samples,)."""
+    """Negative mean absolute error of each sample: −mean |output − target|, (samples,)."""
     return -(outputs - targets.reshape(outputs.shape)).abs().flatten(1).mean(dim=1)
 
 
 def fidelity(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Tensor:
-    """How much of what the targets tell between samples the outputs tell, too: 1 − Σ (output − target)² / Σ (target − mean)².
+    """Explained variance of the targets: 1 − Σ (output − target)² / Σ (target − mean)², averaged over the outputs of the model.
 
-    Mean over the outputs; the mean of the targets is that of each number over the samples, so that what is the same for all
-    samples counts for nothing, unless all of an output is. 1 where all is met, 0 where the mean would do as well, and below it.
+    The mean is taken for each number over the samples, so that constant parts of the targets do not count, unless a whole
+    output is constant. The fidelity is 1 if all targets are met exactly, 0 if the outputs are as good as the mean, negative if
+    they are worse.
 
     Returns:
-        (samples, 2): the parts of each sample in the sums, so that Σ first / Σ second is the fidelity.
+        (samples, 2): the contributions of each sample, such that the fidelity is Σ first column / Σ second column.
     """
-    met, due_in_all = torch.zeros(2, len(targets), dtype=torch.float64)
+    explained, total = torch.zeros(2, len(targets), dtype=torch.float64)
     pairs = paired(outputs, targets)
-    for output, due in pairs:
-        due = due.double()  # noqa: PLW2901 (in which the mean of equal numbers is that number)
-        spreads = ((due - due.mean(0)).square().sum(1), due.square().sum(1), torch.ones_like(met))
-        spread = next(found for found in spreads if bool(found.any()))
-        due_in_all += spread / spread.sum()
-        met += (spread - (output.double() - due).square().sum(1)) / spread.sum()
-    return torch.stack([met, due_in_all], 1) / len(pairs)
+    for output, target in pairs:
+        target = target.double()  # noqa: PLW2901 (so that the mean of equal numbers is exact)
+        candidates = ((target - target.mean(0)).square().sum(1), target.square().sum(1), torch.ones_like(explained))
+        variance = next(candidate for candidate in candidates if bool(candidate.any()))
+        total += variance / variance.sum()
+        explained += (variance - (output.double() - target).square().sum(1)) / variance.sum()
+    return torch.stack([explained, total], 1) / len(pairs)
 
 
 def cosine_similarity(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Tensor:
-    """⟨output, target⟩ / (‖output‖ · ‖target‖) of each sample, mean over the outputs, (samples,)."""
-    return torch.stack([F.cosine_similarity(output, due) for output, due in paired(outputs, targets)]).mean(0)
+    """Cosine similarity of each sample: ⟨output, target⟩ / (‖output‖ · ‖target‖), averaged over the outputs, (samples,)."""
+    return torch.stack([F.cosine_similarity(output, target) for output, target in paired(outputs, targets)]).mean(0)
 
 
 def negative_relative_error(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Tensor:
-    """−‖output − target‖ / ‖target‖ of each sample, mean over the outputs, (samples,)."""
+    """Negative relative error of each sample: −‖output − target‖ / ‖target‖, averaged over the outputs, (samples,)."""
     pairs = paired(outputs, targets)
     smallest = torch.finfo(torch.float32).tiny
-    errors = [(output - due).norm(dim=1) / due.norm(dim=1).clamp_min(smallest) for output, due in pairs]
+    errors = [(output - target).norm(dim=1) / target.norm(dim=1).clamp_min(smallest) for output, target in pairs]
     return -torch.stack(errors).mean(0)
 
 
 def negative_log_likelihood(outputs: Tensor, targets: Tensor) -> Tensor:
-    """(−Σ log p(target), targets) of each sample, (samples, 2); p = softmax of the outputs, (samples, ..., classes)."""
+    """Negative log-likelihood of the targets of each sample.
+
+    Args:
+        outputs: logits, (samples, ..., classes); p = softmax(outputs).
+        targets: class indices, (samples, ...).
+
+    Returns:
+        (samples, 2): −Σ log p(target), and the number of counted targets.
+    """
     losses = F.cross_entropy(outputs.flatten(0, -2).float(), targets.flatten(), reduction="none", ignore_index=LEFT_OUT)
     counted = (targets != LEFT_OUT).float()
     return torch.stack([losses.reshape(len(targets), -1).sum(1), counted.reshape(len(targets), -1).sum(1)], 1)
 
 
 def exact_match(outputs: Tensor, targets: Tensor) -> Tensor:
-    """1 where both ends of the span are right, (samples,).
+    """Exact match of spans: 1 if both the first and the last token are correct, else 0; (samples,).
 
     Args:
-        outputs: scores of every token to be the first, and the last, of the span, (samples, tokens, 2).
-        targets: places of the first and the last token, (samples, 2); further columns are left alone.
+        outputs: scores of each token as the first and as the last token of the span, (samples, tokens, 2).
+        targets: positions of the first and the last token, (samples, 2); further columns are ignored.
     """
     return (span_of(outputs) == targets[:, :2]).all(1).float()
 
 
 def span_f1(outputs: Tensor, targets: Tensor) -> Tensor:
-    """2 · |A ∩ B| / (|A| + |B|) of the tokens of both spans, (samples,); arguments as of `exact_match`.
+    """F1 score of the predicted span A and the target span B: 2 · |A ∩ B| / (|A| + |B|) tokens, (samples,).
+
+    Args:
+        outputs: scores of each token as the first and as the last token of the span, (samples, tokens, 2).
+        targets: positions of the first and the last token, (samples, 2); further columns are ignored.
 
     Source: Rajpurkar, Zhang, Lopyrev, Liang 2016, arXiv:1606.05250, section 6.1, over tokens instead of words.
     """
-    found, targets = span_of(outputs), targets[:, :2]
-    shared = (torch.minimum(found[:, 1], targets[:, 1]) - torch.maximum(found[:, 0], targets[:, 0]) + 1).clamp_min(0)
-    lengths = (found[:, 1] - found[:, 0] + 1) + (targets[:, 1] - targets[:, 0] + 1)
+    spans, targets = span_of(outputs), targets[:, :2]
+    shared = (torch.minimum(spans[:, 1], targets[:, 1]) - torch.maximum(spans[:, 0], targets[:, 0]) + 1).clamp_min(0)
+    lengths = (spans[:, 1] - spans[:, 0] + 1) + (targets[:, 1] - targets[:, 0] + 1)
     return 2 * shared / lengths
 
 
 def span_of(outputs: Tensor, longest: int = 30, within: Tensor | None = None) -> Tensor:
-    """First and last token of the span of highest score, argmax start_i + end_j with i ≤ j < i + longest.
+    """First and last token of the span with the highest score: argmax start_i + end_j subject to i ≤ j < i + longest.
 
-    (samples, tokens, 2) → (samples, 2); of the tokens `within`, (samples, tokens), alone, where it is given.
+    Args:
+        outputs: scores of each token as the first and as the last token of the span, (samples, tokens, 2).
+        longest: greatest length of a span in tokens.
+        within: (samples, tokens), True for the tokens that a span may contain; None: all.
+
+    Returns:
+        Positions, (samples, 2).
     """
     if within is not None:
         outputs = outputs.masked_fill(~within[:, :, None], -math.inf)
@@ -125,25 +148,29 @@ def span_of(outputs: Tensor, longest: int = 30, within: Tensor | None = None) ->
 
 
 def transcribed(outputs: Tensor, targets: Tensor) -> Tensor:
-    """(length − edits, length) of each sample, (samples, 2), edits between the target and the likeliest path.
-
-    The path takes the best symbol of every frame, repetitions joined, blanks (symbol 0) dropped.
+    """Accuracy of transcriptions: target length minus edit distance to the greedy CTC decoding, and target length.
 
     Args:
-        outputs: scores, (samples, frames, symbols).
+        outputs: scores, (samples, frames, symbols); symbol 0 is the blank.
         targets: symbols from 1, padded with −100, (samples, length).
+
+    Returns:
+        (samples, 2): length − edits, and length.
 
     Source: Graves, Fernández, Gomez, Schmidhuber 2006, doi:10.1145/1143844.1143891; distance of Levenshtein 1966.
     """
     pieces = []
     for scores, target in zip(outputs.detach().float().numpy(), targets, strict=True):
-        due = target[target != LEFT_OUT].tolist()
-        pieces.append([len(due) - edits(ctc_greedy_decode(scores), due), len(due)])
+        expected = target[target != LEFT_OUT].tolist()
+        pieces.append([len(expected) - edits(ctc_greedy_decode(scores), expected), len(expected)])
     return torch.tensor(pieces, dtype=torch.float64)
 
 
 def ctc_greedy_decode(scores: np.ndarray) -> list[int]:
-    """The best symbol of every frame, repetitions joined, blanks (symbol 0) dropped; scores (frames, symbols).
+    """Greedy CTC decoding: the best symbol of every frame, with repetitions merged and blanks (symbol 0) removed.
+
+    Args:
+        scores: (frames, symbols).
 
     Example:
         >>> ctc_greedy_decode(np.eye(3)[[0, 1, 1, 0, 1, 2]])
@@ -155,7 +182,7 @@ def ctc_greedy_decode(scores: np.ndarray) -> list[int]:
 
 
 def edits(one: list[int], other: list[int]) -> int:
-    """The least number of insertions, deletions and replacements that make one list the other.
+    """Levenshtein distance: the smallest number of insertions, deletions and substitutions that turn one list into the other.
 
     Example:
         >>> edits([1, 2, 3], [1, 3, 4])
@@ -164,24 +191,34 @@ def edits(one: list[int], other: list[int]) -> int:
     row = list(range(len(other) + 1))
     for k, symbol in enumerate(one, start=1):
         before, row[0] = row[0], k
-        for j, due in enumerate(other, start=1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (symbol != due))
+        for j, other_symbol in enumerate(other, start=1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (symbol != other_symbol))
     return row[-1]
 
 
 def hit_rate(outputs: Tensor, targets: Tensor, k: int = 10) -> Tensor:
-    """1 where fewer than k other candidates score at least as high as the right one, (samples,).
+    """Hit rate at k: 1 if the correct candidate ranks among the first k, else 0; (samples,). Ties count against it.
 
     Args:
         outputs: scores of the candidates, (samples, candidates).
-        targets: index of the right one, (samples,).
-        k: how many are shown.
+        targets: index of the correct candidate, (samples,).
+        k: length of the list of recommendations.
     """
     return (_rank(outputs, targets) < k).float()
 
 
 def ndcg(outputs: Tensor, targets: Tensor, k: int = 10) -> Tensor:
-    """1 / log₂(rank + 2) where the rank of the right candidate, from 0, is below k, else 0, (samples,); as `hit_rate`.
+    """Normalized discounted cumulative gain at k, with one correct candidate per sample.
+
+    It is 1 / log₂(rank + 2) if the rank of the correct candidate, counted from 0, is below k, else 0.
+
+    Args:
+        outputs: scores of the candidates, (samples, candidates).
+        targets: index of the correct candidate, (samples,).
+        k: length of the list of recommendations.
+
+    Returns:
+        (samples,).
 
     Source: Järvelin, Kekäläinen 2002, doi:10.1145/582415.582418, with one relevant item.
     """
@@ -195,25 +232,29 @@ def _rank(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def roc_auc(outputs: Tensor, targets: Tensor) -> float:
-    """Probability that a positive scores above a negative; mean over classes, each against the rest, or over labels.
+    """Area under the ROC curve: the probability that a positive sample scores above a negative one.
 
-    NaN where a class, or its rest, has no sample.
+    Averaged over the labels, or over the classes of a multi-class problem, each against all others. NaN if a class has no
+    positive or no negative sample.
     """
     from scipy.stats import rankdata
 
     scores, hits = _by_label(outputs, targets)
-    found = []
+    areas = []
     for score, hit in zip(scores.T, hits.T, strict=True):
         positive, negative = int(hit.sum()), int((~hit).sum())
         if not positive or not negative:
             return math.nan
         ranks = rankdata(score)
-        found.append((float(ranks[hit].sum()) - positive * (positive + 1) / 2) / (positive * negative))
-    return float(np.mean(found))
+        areas.append((float(ranks[hit].sum()) - positive * (positive + 1) / 2) / (positive * negative))
+    return float(np.mean(areas))
 
 
 def average_precision(outputs: Tensor, targets: Tensor) -> float:
-    """Σ_k (r_k − r_{k−1}) · p_k over falling thresholds; mean over classes or labels. NaN without positives."""
+    """Average precision: Σ_k (r_k − r_{k−1}) · p_k with recall r and precision p over decreasing thresholds.
+
+    Averaged over classes or labels; NaN if one has no positive sample.
+    """
     from sklearn.metrics import average_precision_score
 
     scores, hits = _by_label(outputs, targets)
@@ -223,24 +264,28 @@ def average_precision(outputs: Tensor, targets: Tensor) -> float:
 
 
 def f1(outputs: Tensor, targets: Tensor) -> float:
-    """2 · TP / (2 · TP + FP + FN): of the positives, or mean over classes or labels; 0 where nothing is due or found."""
-    hits, found = _decided(outputs, targets)
-    right, wrong = (found & hits).sum(0), (found ^ hits).sum(0)
+    """F1 score: 2 · TP / (2 · TP + FP + FN), or 0 if that is 0 / 0; of the positive class, or averaged over classes or labels."""
+    hits, predicted = _decided(outputs, targets)
+    right, wrong = (predicted & hits).sum(0), (predicted ^ hits).sum(0)
     return float(np.mean(2 * right / np.maximum(2 * right + wrong, 1)))
 
 
 def balanced_accuracy(outputs: Tensor, targets: Tensor) -> float:
-    """Mean over classes of the share of their samples that is found; NaN where a class has none."""
-    hits, found = _decided(outputs, targets)
+    """Balanced accuracy: the recall of each class, averaged over the classes; NaN if a class has no sample."""
+    hits, predicted = _decided(outputs, targets)
     if hits.shape[1] == 1:
-        hits, found = np.concatenate([hits, ~hits], 1), np.concatenate([found, ~found], 1)
+        hits, predicted = np.concatenate([hits, ~hits], 1), np.concatenate([predicted, ~predicted], 1)
     if not hits.any(0).all():
         return math.nan
-    return float(np.mean((found & hits).sum(0) / hits.sum(0)))
+    return float(np.mean((predicted & hits).sum(0) / hits.sum(0)))
 
 
 def sensitivity(outputs: Tensor, targets: Tensor, specificity: float = 0.9) -> float:
-    """Share of the positives above the threshold under which `specificity` of the negatives lie; NaN where either lacks."""
+    """Sensitivity at a given specificity, for binary classification.
+
+    The fraction of positive samples that score above the threshold at which a fraction `specificity` of the negative samples is
+    classified correctly. NaN without positive or without negative samples.
+    """
     scores, hits = _by_label(outputs, targets)
     score, hit = scores[:, 0], hits[:, 0]
     if scores.shape[1] != 1 or hit.all() or not hit.any():
@@ -251,41 +296,43 @@ def sensitivity(outputs: Tensor, targets: Tensor, specificity: float = 0.9) -> f
 
 
 def negative_calibration_error(outputs: Tensor, targets: Tensor) -> float:
-    """−Σ_b n_b / n · |share right − mean confidence| over 15 bins of equal width of the decided class's probability.
+    """Negative expected calibration error: −Σ_b n_b / n · |accuracy_b − mean confidence_b|.
+
+    The sum is over 15 bins b of equal width of the probability of the predicted class.
 
     Source: Guo, Pleiss, Sun, Weinberger 2017, arXiv:1706.04599, equation 3.
     """
     if outputs.shape == targets.shape or outputs.shape[1:] == (1,):
         positive = outputs.double().sigmoid().reshape(targets.shape)
         confidence = torch.maximum(positive, 1 - positive).flatten()
-        right = ((positive > 0.5) == targets.bool()).flatten()  # noqa: PLR2004 (likelier than not)
+        right = ((positive > 0.5) == targets.bool()).flatten()  # noqa: PLR2004 (more likely than not)
     else:
-        confidence, decided = outputs.double().softmax(-1).max(-1)
-        right = decided == targets
-    places = (confidence * _BINS).ceil().long().clamp(1, _BINS) - 1
-    gaps = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, places, right.double() - confidence)
+        confidence, predicted = outputs.double().softmax(-1).max(-1)
+        right = predicted == targets
+    bins = (confidence * _BINS).ceil().long().clamp(1, _BINS) - 1
+    gaps = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, bins, right.double() - confidence)
     return -float(gaps.abs().sum()) / len(confidence)
 
 
 def r2(outputs: Tensor, targets: Tensor) -> float:
-    """1 − Σ (target − output)² / Σ (target − mean)²; NaN where all targets are equal."""
-    due = targets.double().reshape(outputs.shape)
-    spread = float((due - due.mean(0)).square().sum())
-    return 1 - float((due - outputs.double()).square().sum()) / spread if spread else math.nan
+    """Coefficient of determination: 1 − Σ (target − output)² / Σ (target − mean)²; NaN if all targets are equal."""
+    targets = targets.double().reshape(outputs.shape)
+    variance = float((targets - targets.mean(0)).square().sum())
+    return 1 - float((targets - outputs.double()).square().sum()) / variance if variance else math.nan
 
 
 def _by_label(outputs: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and whether they should be high, (samples, labels): one label for yes or no, all classes where there are more."""
+    """Scores and binary targets, each (samples, labels): one label for binary problems, otherwise one per class or label."""
     if outputs.shape == targets.shape or outputs.shape[1:] == (1,):
         return outputs.double().reshape(len(outputs), -1).numpy(), targets.bool().reshape(len(targets), -1).numpy()
     scores = outputs.double()
-    if outputs.shape[1] == 2:  # noqa: PLR2004 (the second against the first)
+    if outputs.shape[1] == 2:  # noqa: PLR2004 (two classes: the score of the second against the first)
         return (scores[:, 1:] - scores[:, :1]).numpy(), (targets == 1)[:, None].numpy()
     return scores.softmax(-1).numpy(), F.one_hot(targets, outputs.shape[1]).bool().numpy()
 
 
 def _decided(outputs: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Which labels are due, and which are chosen, (samples, labels)."""
+    """Binary targets and predictions, each (samples, labels)."""
     scores, hits = _by_label(outputs, targets)
     if hits.shape[1] == 1 or outputs.shape == targets.shape:
         return hits, scores > 0

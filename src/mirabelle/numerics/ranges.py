@@ -1,4 +1,4 @@
-"""Where to clip activations before they are quantized: what happened -> (low, high)."""
+"""Clipping ranges for the quantization of activations, computed from histograms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Edges = npt.NDArray[np.float64]
 
 
 def percentile_range(counts: Counts, edges: Edges, percentile: float) -> tuple[float, float]:
-    """The range that leaves (100 − percentile) / 2 percent of the values outside at either end.
+    """The range that excludes (100 − percentile) / 2 percent of the values at each end.
 
     Args:
         counts: histogram, (bins,).
@@ -23,27 +23,28 @@ def percentile_range(counts: Counts, edges: Edges, percentile: float) -> tuple[f
     """
     cumulative = np.concatenate([[0.0], np.cumsum(counts)]) / counts.sum()
     outside = (1.0 - percentile / 100.0) / 2.0
-    # An end that holds more than its share in one bin (the zeros behind a ReLU) keeps that bin's outer edge.
+    # If the bin at one end contains more than this fraction (such as the zeros after a ReLU), its outer edge is the limit.
     low = edges[np.searchsorted(cumulative, outside + 1e-12, side="right") - 1]
     high = edges[np.searchsorted(cumulative, 1.0 - outside - 1e-12, side="left")]
     return float(low), float(high)
 
 
 def entropy_threshold(counts: Counts, edges: Edges, levels: int = 128) -> float:
-    """The threshold t that loses least information when |x| is clipped at t and rounded to `levels` levels.
+    """The threshold t that loses the least information when |x| is clipped at t and rounded to `levels` levels.
 
-    t* = argmin_t KL(P_t ‖ Q_t): P_t is the histogram up to t with everything beyond counted in its last bin, Q_t the
-    histogram up to t merged into `levels` equal groups and spread evenly again over each group's occupied bins.
+    t* = argmin_t KL(P_t ‖ Q_t). P_t is the histogram up to t, with all larger values added to its last bin. Q_t is the
+    histogram up to t, merged into `levels` groups of equal size, the counts of each group spread evenly over its non-empty
+    bins.
 
     Args:
-        counts: histogram of |x| from 0 upwards, (bins,), with more bins than `levels`.
+        counts: histogram of |x| starting at 0, (bins,), with more than `levels` bins.
         edges: bin edges, (bins + 1,).
-        levels: quantization levels of one sign.
+        levels: number of quantization levels for one sign.
 
     Source: Migacz 2017, "8-bit inference with TensorRT", GTC, slides 34–38.
     """
     bins = len(counts)
-    assert bins > levels, f"{bins} bins cannot tell {levels} levels apart"
+    assert bins > levels, f"{bins} bins are too few for {levels} levels"
     best_threshold, best_divergence = float(edges[-1]), np.inf
     for stop in range(levels, bins + 1, max(1, (bins - levels) // 256)):
         divergence = _clipping_divergence(counts, stop, levels)
@@ -64,7 +65,7 @@ def _clipping_divergence(counts: Counts, stop: int, levels: int) -> float:
     if candidate.sum() == 0:
         return np.inf
     p, q = reference / reference.sum(), candidate / candidate.sum()
-    # A bin that P has and Q has not costs as much as one ten-thousandth of a count in Q would.
+    # A bin that is empty only in Q is treated as having one ten-thousandth of a count.
     q = np.where(q > 0, q, 1e-4 / max(candidate.sum(), 1.0))
-    held = p > 0
-    return float(np.sum(p[held] * np.log(p[held] / q[held])))
+    positive = p > 0
+    return float(np.sum(p[positive] * np.log(p[positive] / q[positive])))

@@ -1,6 +1,7 @@
-"""How far apart features of a student and of its teacher are, by themselves and by their relations.
+"""Distances between features of a student and its teacher, and between relations within these features.
 
-Features are tensors of shape (batch, ...); those of a student may have other widths wherever only relations are compared.
+Features are tensors of shape (batch, ...). Where only relations are compared, the features of student and teacher may have
+different widths.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _TINY = 1e-12
-_HIDDEN = -1e30  # a score before the softmax that leaves nothing after it, and no NaN
+_HIDDEN = -1e30  # masked score: the softmax gives exactly 0, without NaN
 
 
 def attention_of_places(features: Tensor) -> Tensor:
-    """Where a layer looks: Σ_c |f_c|² at every place, scaled to norm 1; (batch, places).
+    """Spatial attention map: Σ_c |f_c|² at every position, scaled to norm 1.
 
     Args:
-        features: (batch, channels, ...), such as the maps of a convolution.
+        features: (batch, channels, ...), such as the output of a convolution.
+
+    Returns:
+        (batch, positions).
 
     Source: Zagoruyko, Komodakis 2017, arXiv:1612.03928, section 3.1, F²_sum.
     """
@@ -27,9 +31,14 @@ def attention_of_places(features: Tensor) -> Tensor:
 
 
 def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over batch and places of (Q_student − Q_teacher)², Q = `attention_of_places`; widths may differ, places not.
+    """Mean squared difference of the spatial attention maps Q of student and teacher: mean (Q_student − Q_teacher)².
 
-    The paper has the norm, its authors' code this mean of squares, which has a gradient at zero, too.
+    Q is `attention_of_places`. The numbers of channels may differ, the numbers of positions may not. The paper uses the norm of
+    the difference; the code of its authors uses this mean of squares, which has a gradient also at zero.
+
+    Args:
+        student: (batch, channels, ...).
+        teacher: (batch, other channels, ...), with the same number of positions.
 
     Source: Zagoruyko, Komodakis 2017, arXiv:1612.03928, equation 2.
     """
@@ -37,14 +46,16 @@ def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def feature_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """L = T² · mean_n KL(softmax(t_n / T) ‖ softmax(s_n / T)) over all elements of a sample's features.
+    """Kullback–Leibler divergence of features: L = T² · mean_n KL(softmax(t_n / T) ‖ softmax(s_n / T)).
+
+    The softmax is over all elements of the features of a sample.
 
     Args:
         student: (batch, ...).
         teacher: of the same shape.
         temperature: T > 0.
 
-    Source: the softmax over elements is that of Hinton, Vinyals, Dean 2015, arXiv:1503.02531, with features for logits.
+    Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531, with features in place of logits.
     """
     from mirabelle.numerics.divergence import soft_target_divergence
 
@@ -52,9 +63,13 @@ def feature_divergence(student: Tensor, teacher: Tensor, temperature: float) -> 
 
 
 def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """How differently the samples of a batch resemble each other: ‖G_s − G_t‖²_F / batch².
+    """Difference of the similarities between the samples of a batch: ‖G_s − G_t‖²_F / batch².
 
-    G is F·Fᵀ of the flattened features, (batch, batch), every row scaled to norm 1.
+    G = F·Fᵀ with the flattened features F, (batch, batch), every row scaled to norm 1.
+
+    Args:
+        student: (batch, ...).
+        teacher: (batch, ...), of any width.
 
     Source: Tung, Mori 2019, "Similarity-Preserving Knowledge Distillation", arXiv:1907.09682, equations 1 to 4.
     """
@@ -67,7 +82,7 @@ def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def distance_relation(student: Tensor, teacher: Tensor) -> Tensor:
-    """Huber's loss between the distances of all pairs of samples, each side's in units of its own mean distance.
+    """Huber loss between the pairwise distances of samples, each divided by the mean distance of its own network.
 
     L = mean_{i≠j} h(‖s_i − s_j‖ / μ_s − ‖t_i − t_j‖ / μ_t), h(x) = x²/2 for |x| ≤ 1, |x| − 1/2 beyond
 
@@ -81,7 +96,7 @@ def distance_relation(student: Tensor, teacher: Tensor) -> Tensor:
     def relations(features: Tensor) -> Tensor:
         flat = features.flatten(1)
         one, other = torch.triu_indices(len(flat), len(flat), 1, device=flat.device)
-        # A distance of zero has no direction to pull in; its gradient is taken as none.
+        # The gradient of the distance is undefined at zero; it is set to zero there.
         distances = (flat[one] - flat[other]).square().sum(1).clamp_min(_TINY).sqrt()
         return distances / distances.mean()
 
@@ -89,9 +104,9 @@ def distance_relation(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def angle_relation(student: Tensor, teacher: Tensor) -> Tensor:
-    """Huber's loss between the cosines of the angles at all triples of samples.
+    """Huber loss between the cosines of the angles formed by all triples of samples.
 
-    L = mean_{i,j,k distinct} h(cos ∠ s_i s_j s_k − cos ∠ t_i t_j t_k), h as in `distance_relation`
+    L = mean_{i,j,k distinct} h(cos ∠ s_i s_j s_k − cos ∠ t_i t_j t_k), h(x) = x²/2 for |x| ≤ 1, |x| − 1/2 beyond
 
     Args:
         student: (batch, ...), at least three samples.
@@ -114,18 +129,18 @@ def angle_relation(student: Tensor, teacher: Tensor) -> Tensor:
 def relation_divergence(
     student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], heads: int, real: Tensor | None = None
 ) -> Tensor:
-    """How differently tokens relate: softmax(A·Bᵀ / √d) of each relation head, teacher's against student's.
+    """Kullback–Leibler divergence of the relations between tokens, softmax(A·Bᵀ / √d), of teacher and student.
 
     L = mean over samples, heads and tokens of KL(softmax(a_t·b_tᵀ / √d_t) ‖ softmax(a_s·b_sᵀ / √d_s))
 
-    For queries with keys, or for the queries, keys or values of one layer with themselves; widths and numbers of attention
-    heads may differ, since both are cut anew into `heads` relation heads.
+    A and B are queries and keys, or both the queries, the keys or the values of one layer. Widths and numbers of attention
+    heads may differ, because both networks are split into the same number of relation heads.
 
     Args:
         student: A and B, each (batch, tokens, width), the width a multiple of `heads`.
-        teacher: A and B, each (batch, tokens, another width), the same.
-        heads: of relations.
-        real: (batch, tokens), False for padding, to which no token relates and which does not count; None for no padding.
+        teacher: A and B, each (batch, tokens, other width), the width a multiple of `heads`.
+        heads: number of relation heads.
+        real: (batch, tokens), False for padding tokens, which are ignored; None for no padding.
 
     Source: Wang, Wei, Dong, Bao, Yang, Zhou 2020, "MiniLM", arXiv:2002.10957, equations 6 to 10; Wang, Bao, Huang, Dong, Wei
     2021, "MiniLMv2", arXiv:2012.15828, equations 6 to 8.
@@ -136,24 +151,25 @@ def relation_divergence(
         scores = one @ other.transpose(2, 3) / one.shape[-1] ** 0.5
         if real is None:
             return F.log_softmax(scores, dim=-1)
-        seen = scores.masked_fill(~real[:, None, None, :], _HIDDEN)
-        return F.log_softmax(seen, dim=-1).transpose(1, 2)[real]
+        masked = scores.masked_fill(~real[:, None, None, :], _HIDDEN)
+        return F.log_softmax(masked, dim=-1).transpose(1, 2)[real]
 
     log_q, log_p = logs(student), logs(teacher)
-    decisions = log_q.numel() // log_q.shape[-1]
-    return F.kl_div(log_q, log_p, reduction="sum", log_target=True) / decisions
+    distributions = log_q.numel() // log_q.shape[-1]
+    return F.kl_div(log_q, log_p, reduction="sum", log_target=True) / distributions
 
 
 def pyramid_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared distance of maps, and of their averages over 4 × 4, 2 × 2 and 1 × 1 places, which count ½, ¼ and ⅛.
+    """Mean squared error of feature maps and of their average-pooled versions (hierarchical context loss).
 
-    L = Σ_l w_l · mean (pool_l(s) − pool_l(t))² / Σ_l w_l; levels as large as the map or larger are left out
+    L = Σ_l w_l · mean (pool_l(s) − pool_l(t))² / Σ_l w_l, with w = 1 for the map itself and ½, ¼, ⅛ for pooling to 4 × 4, 2 × 2
+    and 1 × 1; pooled sizes that are not smaller than the map are skipped
 
     Args:
         student: (batch, channels, height, width).
         teacher: of the same shape.
 
-    Source: Chen, Liu, Zhao, Jia 2021, "Distilling Knowledge via Knowledge Review", arXiv:2104.09044, hierarchical context loss.
+    Source: Chen, Liu, Zhao, Jia 2021, "Distilling Knowledge via Knowledge Review", arXiv:2104.09044.
     """
     total, weight, weights = F.mse_loss(student, teacher), 1.0, 1.0
     for side in (4, 2, 1):
@@ -165,14 +181,14 @@ def pyramid_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def contrastive_estimate(positive: Tensor, negative: Tensor, samples: int) -> Tensor:
-    """The loss of telling the one pair of the same sample from pairs of different ones.
+    """Contrastive loss for telling the pair of the same sample from pairs of different samples.
 
     L = −mean_n (log h(u_n) + Σ_m log(1 − h(v_nm))), h(u) = e^u / (e^u + M / N)
 
     Args:
-        positive: u, similarities of student and teacher on the same sample over the temperature, (batch,).
-        negative: v, those with M other samples, (batch, M).
-        samples: N, of the training data.
+        positive: u, similarity of student and teacher on the same sample, divided by the temperature, (batch,).
+        negative: v, similarities to M other samples, divided by the temperature, (batch, M).
+        samples: N, number of training samples.
 
     Source: Tian, Krishnan, Isola 2020, "Contrastive Representation Distillation", arXiv:1910.10699, equations 15 to 19.
     """

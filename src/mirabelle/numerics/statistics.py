@@ -1,4 +1,4 @@
-"""What a measured metric says: its 95 % interval, and whether two models on the same samples differ."""
+"""Confidence intervals of metrics, and paired tests of two models on the same samples."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-Scores = npt.NDArray[Any]  # one entry a sample: a number, or a record of what a statistic of the whole set needs
+Scores = npt.NDArray[Any]  # one entry per sample: a number, or all numbers that a statistic of the whole set needs
 Statistic = Callable[[Scores], float]
 _RESAMPLES, _SEED = 1000, 0
 _ROUNDING = 1e-12
 
 
 def mean_interval(scores: Scores, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean of per-sample scores with its interval: (mean, low, high).
+    """Mean of per-sample scores with its confidence interval: (mean, low, high).
 
-    Scores that are all 0 or 1 get Wilson's interval (Wilson 1927), others Student's: mean ± t · s / √n.
+    If all scores are 0 or 1, it is the interval of Wilson 1927; otherwise that of Student: mean ± t · s / √n.
 
     Example:
         >>> [round(x, 3) for x in mean_interval(np.array([1.0] * 98 + [0.0] * 2))]
@@ -33,10 +33,14 @@ def mean_interval(scores: Scores, confidence: float = 0.95) -> tuple[float, floa
 
 
 def paired_p_value(before: Scores, after: Scores) -> float:
-    """Probability of a difference at least this large between two equally good models, on the same samples.
+    """p-value of a paired test: the probability of a difference at least this large between two equally good models.
 
-    McNemar's exact test for scores of 0 and 1: binomial on the samples that only one model gets right.
-    The paired t-test otherwise.
+    If all scores are 0 or 1, it is McNemar's exact test: a binomial test on the samples that only one model gets right.
+    Otherwise it is the paired t-test.
+
+    Args:
+        before: scores of the first model, (samples,).
+        after: scores of the second model on the same samples, (samples,).
 
     Example:
         >>> paired_p_value(np.array([1.0, 1.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0, 1.0]))
@@ -52,22 +56,22 @@ def paired_p_value(before: Scores, after: Scores) -> float:
         gained, lost = int((difference > 0).sum()), int((difference < 0).sum())
         return float(stats.binomtest(gained, gained + lost, 0.5).pvalue)
     if len(difference) == 1:
-        return 1.0  # one sample shows nothing
+        return 1.0  # a single sample is no evidence
     if np.ptp(difference) <= _ROUNDING * np.abs(difference).max():
-        return 0.0  # all samples differ by the same, so t is infinite
+        return 0.0  # all differences are equal, so t is infinite
     return float(stats.ttest_rel(after, before).pvalue)
 
 
 def paired_difference(before: Scores, after: Scores, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean of after − before on the same samples with its interval: (difference, low, high).
+    """Mean of after − before on the same samples with its confidence interval: (difference, low, high).
 
-    Scores of 0 and 1, of which c samples were gained and b lost among n: with d = (c − b) / n,
+    For scores of 0 and 1, with c of n samples gained, b lost and d = (c − b) / n, the interval is
 
         d ± (z · √(b + c − n·d²) + 1) / n
 
-    whose 1 is the correction for continuity that keeps the interval in step with the exact test of `paired_p_value`. Without a
-    single sample gained or lost it is ± (1 − ((1 − confidence) / 2)^(1/n)), the exact bound on a share never seen in n samples.
-    Other scores get Student's interval of the n differences.
+    The 1 is a continuity correction, with which the interval agrees with the exact test of `paired_p_value`. If no sample was
+    gained or lost, the interval is ± (1 − ((1 − confidence) / 2)^(1/n)), the exact bound on the rate of an event not seen in n
+    samples. For other scores it is Student's interval of the n differences.
 
     Example:
         >>> before, after = np.array([1.0] * 90 + [0.0] * 10), np.array([1.0] * 96 + [0.0] * 4)
@@ -89,7 +93,9 @@ def paired_difference(before: Scores, after: Scores, confidence: float = 0.95) -
 
 
 def student_interval(scores: Scores, confidence: float = 0.95) -> tuple[float, float, float]:
-    """mean ± t · s / √n; no interval where a single value, or always the same one, gives no spread.
+    """Student's confidence interval of a mean, mean ± t · s / √n: (mean, low, high).
+
+    For a single value, or if all values are equal, low and high equal the mean.
 
     Example:
         >>> [round(x, 3) for x in student_interval(np.array([0.9, 0.92, 0.94]))]
@@ -103,10 +109,10 @@ def student_interval(scores: Scores, confidence: float = 0.95) -> tuple[float, f
 
 
 def resampled_interval(scores: Scores, statistic: Statistic, confidence: float = 0.95) -> tuple[float, float, float]:
-    """A statistic of a set of samples with its percentile interval: (value, low, high).
+    """A statistic of a set of samples with its bootstrap percentile interval: (value, low, high).
 
-    The set is drawn anew a thousand times from its own samples, with replacement, always in the same way; draws that have no
-    such statistic, a set without a single positive, are left out.
+    The samples are resampled with replacement 1000 times with a fixed seed. Resamples for which the statistic is not finite,
+    such as a set without positive samples, are ignored.
 
     Example:
         >>> value, low, high = resampled_interval(np.arange(100.0), lambda scores: float(np.median(scores)))
@@ -122,10 +128,10 @@ def resampled_interval(scores: Scores, statistic: Statistic, confidence: float =
 def resampled_difference(
     before: Sequence[Scores], after: Sequence[Scores], statistic: Statistic, confidence: float = 0.95
 ) -> tuple[float, float, float, float]:
-    """Mean over pairs of statistic(after) − statistic(before), its percentile interval, and its probability.
+    """Mean over pairs of statistic(after) − statistic(before), with bootstrap interval and p-value: (difference, low, high, p).
 
-    (difference, low, high, p); the same samples are drawn for both sides and all pairs. p = 2 · min(share of draws ≤ 0, share
-    of draws ≥ 0), at least 1 / draws.
+    Each resample draws the same samples for both models and all pairs. p = 2 · min(fraction of resamples with a difference ≤ 0,
+    fraction with a difference ≥ 0), but at least 1 / resamples.
 
     Example:
         >>> before = np.arange(100.0)
@@ -139,13 +145,13 @@ def resampled_difference(
     def difference(drawn: npt.NDArray[np.int64] | slice) -> float:
         return float(np.mean([statistic(b[drawn]) - statistic(a[drawn]) for a, b in zip(before, after, strict=True)]))
 
-    found = difference(slice(None))
+    observed = difference(slice(None))
     draws = np.array([difference(drawn) for drawn in _draws(len(before[0]))])
     draws = draws[np.isfinite(draws)]
     if not len(draws):
-        return found, math.nan, math.nan, 1.0
+        return observed, math.nan, math.nan, 1.0
     p_value = 2 * min(float((draws <= 0).mean()), float((draws >= 0).mean()))
-    return found, *_percentiles(draws, confidence), min(1.0, max(p_value, 1 / len(draws)))
+    return observed, *_percentiles(draws, confidence), min(1.0, max(p_value, 1 / len(draws)))
 
 
 def _draws(n: int) -> Iterator[npt.NDArray[np.int64]]:

@@ -32,7 +32,7 @@ class Curve:
 def read_events(folder: Path) -> list[dict[str, Any]]:
     """Read the events of a run, oldest first.
 
-    Lines that are not JSON objects are skipped: a killed process may leave an incomplete line, and the resumed run appends to it.
+    Lines that are not JSON objects are skipped: a killed process may leave an incomplete line, to which the next one appends.
     """
     try:
         lines = (folder / "events.jsonl").read_text("utf-8", errors="replace").split("\n")

@@ -96,7 +96,7 @@ def remarks(
         )
     if comparison.latency_ratio.low > 1 and not comparison.latency_ratio.unchanged:
         sentences.append(
-            "The compressed model is slower than the dense model in ONNX Runtime on this machine; its only advantage is its size."
+            "The compressed model is slower than the dense model in ONNX Runtime on this machine; use it only for its size."
         )
     if start.size_bytes.onnx is not None and end.size_bytes.onnx is not None and end.size_bytes.onnx > start.size_bytes.onnx:
         sentences.append("The ONNX file grew: the nodes added by quantization take more bytes than the smaller weights save.")

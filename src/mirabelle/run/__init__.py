@@ -1,4 +1,4 @@
-"""One run: its folder, seed, journal, decisions and callbacks; the only holder of side effects."""
+"""A run: its folder, seed, journal, decisions and callbacks. All side effects of a compression go through this package."""
 
 from typing import TYPE_CHECKING
 

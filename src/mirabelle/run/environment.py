@@ -1,4 +1,4 @@
-"""The conditions of every number of a run: versions, processor, threads."""
+"""The machine and software versions under which a run measures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mirabelle.run.machine import processor_name
 
 
 def environment() -> dict[str, Any]:
-    """Versions, processor and threads: the conditions of every number of the run."""
+    """Versions of Python and packages, operating system, processor, number of cores and threads, as JSON-compatible data."""
     import platform
     from importlib.metadata import version
 

@@ -1,5 +1,7 @@
-"""What is installed beside Mirabelle: the packages it needs, and the extras that can be added. Read from the metadata of the
-packages, so that no list here can go out of date and nothing is imported to be asked for its version."""
+"""The installed packages that Mirabelle requires, and its optional extras.
+
+Everything is read from package metadata, so that no list here can go out of date and nothing has to be imported.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,12 @@ _FOR_DEVELOPMENT = "dev"
 
 @dataclass(frozen=True)
 class Package:
-    """A package that is needed.
+    """A required package.
 
     Args:
-        name: as package indexes have it.
-        version: that is installed; None where it is not.
-        fault: why it cannot serve, "" where it can.
+        name: as on the package index.
+        version: installed version; None if it is not installed.
+        fault: why it cannot be used; "" if it can.
     """
 
     name: str
@@ -29,34 +31,40 @@ class Package:
 
 @dataclass(frozen=True)
 class Extra:
-    """An addition to Mirabelle: whether its packages are there, and how to add them."""
+    """An optional extra of Mirabelle and the packages that it requires."""
 
     name: str
     packages: tuple[Package, ...]
 
     @property
     def present(self) -> bool:
+        """Whether all packages of the extra are installed and usable."""
         return not any(package.fault for package in self.packages)
 
     @property
     def command(self) -> str:
+        """The command that installs the extra."""
         return f"pip install '{_PACKAGE}[{self.name}]'"
 
 
 def installed() -> tuple[list[Package], list[Extra]]:
-    """The packages that Mirabelle needs, and its extras."""
+    """The packages that the installed Mirabelle requires, and its extras."""
     try:
         requirements = metadata.requires(_PACKAGE) or []
     except metadata.PackageNotFoundError:
-        return [Package(_PACKAGE, None, "is not installed, so what it needs is not known")], []
+        return [Package(_PACKAGE, None, "is not installed, so its requirements are unknown")], []
     return read(requirements)
 
 
 def read(requirements: list[str]) -> tuple[list[Package], list[Extra]]:
-    """The same for these requirements.
+    """Check a list of requirements against the installed packages.
 
     Args:
-        requirements: as metadata has them: 'click>=8.1', 'wandb>=0.19; extra == "wandb"'.
+        requirements: as in package metadata, such as 'click>=8.1' or 'wandb>=0.19; extra == "wandb"'. Those of the extra "dev"
+            are skipped.
+
+    Returns:
+        The required packages, and the extras with theirs.
 
     Example:
         >>> needed, extras = read(["click>=8.1", 'no-such-package>=1; extra == "dreams"'])
@@ -67,30 +75,31 @@ def read(requirements: list[str]) -> tuple[list[Package], list[Extra]]:
     extras: dict[str, list[Package]] = {}
     for requirement in requirements:
         name = re.match(r"[\w.-]+", requirement)
-        least = re.search(r">=\s*([\d.]+)", requirement.partition(";")[0])
+        minimum = re.search(r">=\s*([\d.]+)", requirement.partition(";")[0])
         extra = re.search(r"extra\s*==\s*[\"']([\w.-]+)[\"']", requirement)
         assert name, "a requirement begins with a name"
         if extra and extra[1] == _FOR_DEVELOPMENT:
             continue
-        package = _package(name[0], least[1] if least else "0")
+        package = _package(name[0], minimum[1] if minimum else "0")
         (extras.setdefault(extra[1], []) if extra else needed).append(package)
     return needed, [Extra(name, tuple(packages)) for name, packages in extras.items()]
 
 
-def _package(name: str, least: str) -> Package:
+def _package(name: str, minimum: str) -> Package:
     try:
-        found = metadata.distribution(name)
+        distribution = metadata.distribution(name)
     except metadata.PackageNotFoundError:
         return Package(name, None, "is not installed")
-    gone = [module for module in (found.read_text("top_level.txt") or "").split() if module[0] != "_" and not _is_there(module)]
-    if gone:
-        return Package(name, found.version, f"is broken: its module {gone[0]} is gone")
-    if _numbers(found.version) < _numbers(least):
-        return Package(name, found.version, f"is too old: {least} is needed")
-    return Package(name, found.version, "")
+    modules = (distribution.read_text("top_level.txt") or "").split()
+    missing = [module for module in modules if module[0] != "_" and not _exists(module)]
+    if missing:
+        return Package(name, distribution.version, f"is broken: its module {missing[0]} is missing")
+    if _numbers(distribution.version) < _numbers(minimum):
+        return Package(name, distribution.version, f"is too old: version {minimum} is required")
+    return Package(name, distribution.version, "")
 
 
-def _is_there(module: str) -> bool:
+def _exists(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 

@@ -1,4 +1,4 @@
-"""One process in a folder at a time. The system itself gives the lock back when its holder ends, however it ends."""
+"""A lock by which one process at a time writes into a folder; the operating system releases it when the process ends."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ NAMES = (_LOCK, _HOLDER)
 
 
 class FolderLock:
-    """The right to write into a folder.
+    """An exclusive lock on a folder, held until `release`.
+
+    The attribute `taken_over` tells whether the previous holder ended without releasing the lock, that is, was killed.
 
     Args:
-        folder: made when it is not there.
+        folder: created if it does not exist.
 
     Raises:
-        UserError: E152 when another process holds it, E151 when the folder cannot be used, E202 when nothing can be written.
+        UserError: E152 if another process holds the lock; E151 if the folder cannot be used; E202 if it cannot be written to.
 
     Example:
         >>> import tempfile
@@ -31,7 +33,7 @@ class FolderLock:
         Traceback (most recent call last):
         ...
         mirabelle.errors.UserError: error[E152]: ... is in use by process ...
-        help: wait until it has ended, or choose another --out
+        help: wait until it ends, or choose another --out
         >>> lock.release()
     """
 
@@ -41,12 +43,12 @@ class FolderLock:
         self._holder = folder / _HOLDER
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # Not a singleton: two runs of one process in one folder exclude each other, too.
+            # Not a singleton, so that two runs in the same process exclude each other, too.
             self._lock = filelock.FileLock(folder / _LOCK, is_singleton=False)
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
             message = f"{folder} is in use by {_described(self._holder)}"
-            raise UserError("E152", message, "wait until it has ended, or choose another --out") from None
+            raise UserError("E152", message, "wait until it ends, or choose another --out") from None
         except OSError as error:
             raise UserError("E151", f"{folder} cannot be used: {error.strerror}", "choose another --out") from error
         self.taken_over = self._holder.is_file()
@@ -57,7 +59,7 @@ class FolderLock:
             raise
 
     def release(self) -> None:
-        """Give the folder back."""
+        """Release the lock."""
         self._holder.unlink(missing_ok=True)
         self._lock.release()
 
@@ -66,12 +68,12 @@ def _described(holder: Path) -> str:
     try:
         data = json.loads(holder.read_text("utf-8"))
         return f"process {data['process']} since {data['since']}"
-    except (OSError, ValueError, KeyError, TypeError):  # its holder is only now writing it, or has just ended
+    except (OSError, ValueError, KeyError, TypeError):  # the file is being written or was just deleted
         return "another process"
 
 
 def at_work(folder: Path) -> str | None:
-    """Who works in a folder at this moment, in words; None when nobody does."""
+    """The process that holds the lock of a folder, in words, such as "process 1234 since ..."; None if no process does."""
     import filelock
 
     if not (folder / _LOCK).is_file():

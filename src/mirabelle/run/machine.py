@@ -1,5 +1,7 @@
-"""The machine as plain data, and what it means for speed in plain sentences. Nothing is measured here, and nothing loaded that
-is slow to load: `this_machine` looks up what the system says, `advice` reads a table."""
+"""The machine as plain data, and advice on what it means for speed.
+
+Nothing is measured and nothing slow is imported: `this_machine` reads what the system reports, `advice` reads a table.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-# What we call a feature -> the flags that mean it, as Linux and py-cpuinfo spell them, without underscores.
+# Name of a feature -> the CPU flags that indicate it, as spelled by Linux and py-cpuinfo, without underscores.
 _FEATURES: Mapping[str, tuple[str, ...]] = {
     "AVX2": ("avx2",),
     "AVX512": ("avx512f",),
@@ -27,20 +29,20 @@ _UNLIMITED = 1 << 60  # cgroup version 1 and some systems write a number near 2�
 
 @dataclass(frozen=True)
 class Machine:
-    """Processor, memory and disk. What the system does not tell is None.
+    """Processor, memory and disk. Values that the system does not report are None.
 
     Args:
-        processor: the name its maker gave it.
-        logical_cores: that the system shows.
-        physical_cores: without those that two threads share.
-        usable_cores: that this process may run on.
-        features: names out of AVX2, AVX512, VNNI, AMX int8, AMX bf16, bf16.
-        memory_bytes: installed.
-        available_bytes: of it, that can be had now.
-        disk_free_bytes: where the present folder lies.
-        core_limit: cores' worth of time that the container allows, where that is less than `logical_cores`.
-        memory_limit_bytes: memory that the container allows, where that is less than `memory_bytes`.
-        threads_asked: the variable OMP_NUM_THREADS.
+        processor: model name.
+        logical_cores: including hyper-threads.
+        physical_cores: without hyper-threads.
+        usable_cores: logical cores on which this process may run (CPU affinity).
+        features: those of AVX2, AVX512, VNNI, AMX int8, AMX bf16 and bf16 that the processor has.
+        memory_bytes: installed memory.
+        available_bytes: memory that is available now.
+        disk_free_bytes: free space on the disk of the current folder.
+        core_limit: CPU time limit of the container, in cores; None if it is not below `logical_cores`.
+        memory_limit_bytes: memory limit of the container; None if it is not below `memory_bytes`.
+        threads_asked: value of the environment variable OMP_NUM_THREADS; None if it is not set.
     """
 
     processor: str
@@ -57,10 +59,11 @@ class Machine:
 
     @property
     def threads(self) -> int:
-        """Threads that torch, and ONNX Runtime at its side, take when nothing else is said."""
+        """Default number of threads of torch and ONNX Runtime."""
         return self.threads_asked or max(1, min(self.physical_cores, self.usable_cores))
 
     def has(self, feature: str) -> bool:
+        """Whether the processor has a feature, such as "VNNI"."""
         assert feature in _FEATURES, f"{feature} is not in the table of features"
         return feature in self.features
 
@@ -69,22 +72,22 @@ class Machine:
 
 
 def this_machine(folder: Path | None = None) -> Machine:
-    """The machine this runs on; disk space where `folder` (by default the present one) lies."""
-    psutil: Any = _told(lambda: importlib.import_module("psutil"))
+    """Describe this machine; disk space is that of the disk of `folder`, by default the current folder."""
+    psutil: Any = _or_none(lambda: importlib.import_module("psutil"))
     processor, flags = _processor_and_flags()
     logical = os.cpu_count() or 1
-    memory = _told(lambda: psutil.virtual_memory().total)
+    memory = _or_none(lambda: psutil.virtual_memory().total)
     core_limit, memory_limit = container_limits()
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return Machine(
         processor=processor,
         logical_cores=logical,
-        physical_cores=_told(lambda: psutil.cpu_count(logical=False)) or logical,
-        usable_cores=_told(lambda: len(psutil.Process().cpu_affinity())) or logical,  # macOS knows no affinity
+        physical_cores=_or_none(lambda: psutil.cpu_count(logical=False)) or logical,
+        usable_cores=_or_none(lambda: len(psutil.Process().cpu_affinity())) or logical,  # not available on macOS
         features=features_of(flags),
         memory_bytes=memory,
-        available_bytes=_told(lambda: psutil.virtual_memory().available),
-        disk_free_bytes=_told(lambda: shutil.disk_usage(folder or Path()).free),
+        available_bytes=_or_none(lambda: psutil.virtual_memory().available),
+        disk_free_bytes=_or_none(lambda: shutil.disk_usage(folder or Path()).free),
         core_limit=core_limit if core_limit is not None and core_limit < logical else None,
         memory_limit_bytes=memory_limit if memory and memory_limit is not None and memory_limit < memory else None,
         threads_asked=int(asked) if asked.isdigit() and int(asked) else None,
@@ -92,7 +95,7 @@ def this_machine(folder: Path | None = None) -> Machine:
 
 
 def advice(machine: Machine) -> list[str]:
-    """What the machine means for speed, a sentence each.
+    """Sentences on what the machine means for the speed of training and of the compressed model.
 
     Example:
         >>> phone = Machine("small", 1, 1, 1, (), 8_000_000_000, 1_000_000_000, 10_000_000_000)
@@ -103,31 +106,38 @@ def advice(machine: Machine) -> list[str]:
 
 
 def processor_name() -> str:
-    """The name of the processor, "unknown" where the system does not say."""
+    """The model name of the processor; "unknown" if the system does not report it."""
     return _processor_and_flags()[0]
 
 
 def features_of(flags: frozenset[str]) -> tuple[str, ...]:
-    """The features that a processor's flags mean.
+    """The features that the flags of a processor indicate.
 
     Example:
         >>> features_of(frozenset({"avx2", "avx512_vnni"}))
         ('AVX2', 'VNNI')
     """
     plain = {flag.lower().replace("_", "") for flag in flags}
-    return tuple(name for name, meant in _FEATURES.items() if plain & set(meant))
+    return tuple(name for name, indicators in _FEATURES.items() if plain & set(indicators))
 
 
 @functools.cache
 def int8_saturates() -> bool:
-    """Whether sums of uint8 times int8 may overflow 16 bits on the way, as the processor has no int8 dot product."""
+    """Whether sums of uint8 × int8 products may saturate at 16 bits: true if the processor has no int8 dot product."""
     return "VNNI" not in features_of(_processor_and_flags()[1])
 
 
 def container_limits(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> tuple[float | None, int | None]:
-    """(cores, bytes of memory) that control groups, version 2, allow: the least from the process's own group up."""
+    """The limits set by control groups (cgroup version 2): number of cores and bytes of memory, None for no limit.
+
+    The limit is the smallest one among the group of this process and its parents.
+
+    Args:
+        root: mount point of the cgroup file system.
+        own: file that names the group of this process.
+    """
     group = next((line[3:] for line in _text(own).splitlines() if line.startswith("0::")), "/").strip("/")
     inner = root / group
     folders = [inner, *(folder for folder in inner.parents if folder == root or root in folder.parents)] if group else [root]
@@ -137,26 +147,26 @@ def container_limits(
 
 
 def _cores(text: str) -> float | None:
-    """Content of cpu.max, "quota period" in microseconds, as cores."""
+    """Convert the content of cpu.max, "quota period" in microseconds, into a number of cores; None for no limit."""
     quota, _, period = text.strip().partition(" ")
     return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
 
 
 def _processor_and_flags() -> tuple[str, frozenset[str]]:
-    """From Linux's own list, at once; elsewhere from py-cpuinfo, which takes a second."""
+    """Model name and flags of the processor: from /proc/cpuinfo on Linux, otherwise from py-cpuinfo, which takes a second."""
     pairs = [line.partition(":") for line in _text(Path("/proc/cpuinfo")).splitlines()]
-    said = {key.strip(): value.strip() for key, _, value in reversed(pairs)}
-    name, flags = said.get("model name", ""), frozenset(said.get("flags", said.get("Features", "")).split())
+    fields = {key.strip(): value.strip() for key, _, value in reversed(pairs)}
+    name, flags = fields.get("model name", ""), frozenset(fields.get("flags", fields.get("Features", "")).split())
     if not name or not flags:
-        found: Mapping[str, Any] = _told(lambda: importlib.import_module("cpuinfo").get_cpu_info()) or {}
-        name, flags = name or found.get("brand_raw", ""), flags or frozenset(found.get("flags", ()))
+        info: Mapping[str, Any] = _or_none(lambda: importlib.import_module("cpuinfo").get_cpu_info()) or {}
+        name, flags = name or info.get("brand_raw", ""), flags or frozenset(info.get("flags", ()))
     return name or "unknown", flags
 
 
-def _told(ask: Callable[[], Any]) -> Any:
-    """What the system tells, or None where it does not: systems, and packages that ask them, fail in ways of their own."""
+def _or_none(query: Callable[[], Any]) -> Any:
+    """The result of a query of the system; None if it fails, with whatever exception."""
     try:
-        return ask()
+        return query()
     except Exception:  # noqa: BLE001
         return None
 
@@ -172,7 +182,7 @@ def _gigabytes(count: float | None) -> str:
     return f"{(count or 0) / 1e9:.1f} GB"
 
 
-def _memory_to_have(machine: Machine) -> float:
+def _usable_memory(machine: Machine) -> float:
     known = [count for count in (machine.available_bytes, machine.memory_limit_bytes) if count is not None]
     return min(known, default=float("inf"))
 
@@ -190,33 +200,34 @@ _SENTENCES: tuple[_Sentence, ...] = (
     (
         lambda machine: machine.has("VNNI"),
         lambda _: (
-            "int8 pays here: the processor multiplies int8 natively (VNNI), so in ONNX Runtime convolutional networks run "
-            "about 1.25 to 2.5 times as fast quantized, networks like BERT 2.1 to 3.4 times."
+            "int8 makes models faster here: the processor has int8 dot products (VNNI). In ONNX Runtime, quantized "
+            "convolutional networks run about 1.25 to 2.5 times as fast, networks like BERT 2.1 to 3.4 times."
         ),
     ),
     (
         lambda machine: machine.has("AMX int8"),
-        lambda _: "The processor has int8 matrix units (AMX): large int8 matrix products gain even more.",
+        lambda _: "The processor has int8 matrix units (AMX): large int8 matrix products are faster still.",
     ),
     (
         lambda machine: not machine.has("VNNI"),
         lambda _: (
-            "The processor has no int8 dot product (VNNI): quantized models get smaller but may run slower, and sums of uint8 "
-            "times int8 can saturate: Mirabelle sets session.x64quantprecision = 1 in ONNX Runtime, and so should you."
+            "The processor has no int8 dot product (VNNI): quantized models are smaller but may run slower, and sums of "
+            "uint8 × int8 products can saturate. Mirabelle therefore sets session.x64quantprecision = 1 in ONNX Runtime; do "
+            "the same."
         ),
     ),
     (
         _trains_in_bfloat16,
-        lambda _: 'The processor computes in bfloat16: training may be faster in it; precision = "auto" measures that.',
+        lambda _: 'The processor has bfloat16 arithmetic: training in bfloat16 may be faster; precision = "auto" measures it.',
     ),
     (
         lambda machine: not _trains_in_bfloat16(machine),
-        lambda _: "The processor has no bfloat16 arithmetic: training in float32 is right here.",
+        lambda _: "The processor has no bfloat16 arithmetic: train in float32.",
     ),
     (
         lambda machine: machine.logical_cores > machine.physical_cores,
         lambda machine: (
-            f"Two threads share a core; {machine.physical_cores} threads, one a physical core, are usually the fastest."
+            f"Two threads share a core; {machine.physical_cores} threads, one per physical core, are usually fastest."
         ),
     ),
     (
@@ -226,8 +237,8 @@ _SENTENCES: tuple[_Sentence, ...] = (
     (
         _few_threads_allowed,
         lambda machine: (
-            f"The container allows {machine.core_limit:g} cores' time, but {machine.threads} threads would start and wait for "
-            f"each other: set OMP_NUM_THREADS={max(1, int(machine.core_limit or 1))}."
+            f"The container limits CPU time to {machine.core_limit:g} cores, but {machine.threads} threads would start and "
+            f"wait for each other: set OMP_NUM_THREADS={max(1, int(machine.core_limit or 1))}."
         ),
     ),
     (
@@ -240,13 +251,13 @@ _SENTENCES: tuple[_Sentence, ...] = (
         lambda machine: machine.usable_cores <= 2,  # noqa: PLR2004
         lambda machine: (
             f"With {machine.usable_cores} core{'s' * (machine.usable_cores > 1)}, small models train in minutes, larger ones "
-            "in hours: begin with few epochs."
+            "in hours: start with few epochs."
         ),
     ),
     (
-        lambda machine: _memory_to_have(machine) < _LITTLE_MEMORY,
+        lambda machine: _usable_memory(machine) < _LITTLE_MEMORY,
         lambda machine: (
-            f"Little memory is free ({_gigabytes(_memory_to_have(machine))}): close other programs, or choose smaller batches."
+            f"Little memory is free ({_gigabytes(_usable_memory(machine))}): close other programs, or choose smaller batches."
         ),
     ),
     (

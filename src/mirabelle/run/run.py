@@ -1,4 +1,4 @@
-"""One run: its folder, seed, journal, decisions, callbacks and progress. The only holder of side effects."""
+"""The class `Run`: folder, seed, journal, decisions, callbacks and progress of a compression."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from mirabelle.run import files
 from mirabelle.run.journal import Callback, Journal, Stop, _unknown
 from mirabelle.run.lock import NAMES, FolderLock
 
-_TOLD = 3  # differences that a message holds
+_MAX_DIFFERENCES = 3  # listed in an error message
 D = TypeVar("D", str, int, float, bool)
 
 
 class Run:
-    """Where a recipe's steps leave what they do.
+    """The context in which the steps of a recipe work: output folder, random seeds, journal, decisions and callbacks.
 
     Args:
-        folder: of the run; made when first written to.
-        seed: of everything random in the run (the split of the data and the augmentation have their own).
-        callbacks: called with every event, and with progress; each may return `Stop`.
-        name: where in the run this is, such as "steps/1-prune.weights"; "" at the top.
+        folder: of the run; created when something is first written.
+        seed: of all randomness in the run, except data splits and augmentation, which have seeds of their own.
+        callbacks: called with every event and with progress; each may return `Stop`.
+        name: of this part of the run, such as "steps/1-prune.weights"; "" for the whole run.
+        journal: events and decisions; None: a new journal in `folder`.
 
     Example:
         >>> import tempfile
@@ -63,12 +64,21 @@ class Run:
         decisions: Mapping[str, Any] | None = None,
         origin: Origin = _unknown,
     ) -> Run:
-        """A run of this resolved recipe: begun (with `decisions` taken as made), or taken up where the folder holds it.
+        """Start a run of a resolved recipe, or resume it if the folder contains a run of the same recipe.
 
-        The folder belongs to the run until `close`.
+        The folder is locked until `close`. The number of threads of torch is set to the one that the run was started with.
+
+        Args:
+            folder: of the run.
+            document: the resolved recipe as plain data.
+            seed: of the run.
+            callbacks: called with every event and with progress.
+            decisions: decisions of an earlier run to be reproduced; ignored when resuming.
+            origin: where each value of the recipe comes from, for the comments in `recipe.toml`.
 
         Raises:
-            UserError: E150 when the folder holds another recipe, E151 when it cannot be used, E152 when it is in use.
+            UserError: E150 if the folder contains a run of another recipe, or other files; E151 if it cannot be used; E152 if
+                another process works in it; E103 if `decisions` contains no valid number of threads.
         """
         import torch
 
@@ -78,15 +88,21 @@ class Run:
         try:
             run = Run(folder, seed=seed, callbacks=callbacks, journal=Journal(folder, document, origin=origin))
             run.lock = lock
-            run._take_up(_earlier(folder), document, decisions or {})
+            run._start_or_resume(_recipe_in(folder), document, decisions or {})
             torch.set_num_threads(_threads(run.decide("threads", torch.get_num_threads)))
         except BaseException:
             lock.release()
             raise
         return run
 
-    def _take_up(self, earlier: dict[str, Any] | None, document: dict[str, Any], decisions: Mapping[str, Any]) -> None:
-        """Begin, or go on with what an earlier process has left of the same recipe."""
+    def _start_or_resume(self, earlier: dict[str, Any] | None, document: dict[str, Any], decisions: Mapping[str, Any]) -> None:
+        """Start a new run if `earlier` is None; otherwise check that it is the same recipe and resume.
+
+        Args:
+            earlier: content of `recipe.toml` in the folder, or None.
+            document: the resolved recipe to run now.
+            decisions: used only for a new run.
+        """
         if earlier is None:
             self.journal.mend()
             self.journal.decisions = dict(decisions)
@@ -96,21 +112,21 @@ class Run:
         self.journal.decisions = earlier.pop("decisions", {})
         if earlier != json.loads(json.dumps(document)):
             changed = list(_differences(earlier, json.loads(json.dumps(document)), ""))
-            told = "; ".join(changed[:_TOLD]) + ("; …" if len(changed) > _TOLD else "")
-            remedy = f"repeat what it was begun with ({self.folder / 'recipe.toml'} says it), or choose another --out"
-            raise UserError("E150", f"{self.folder} holds another run: {told}", remedy)
+            summary = "; ".join(changed[:_MAX_DIFFERENCES]) + ("; …" if len(changed) > _MAX_DIFFERENCES else "")
+            remedy = f"use the settings with which it was started (see {self.folder / 'recipe.toml'}), or choose another --out"
+            raise UserError("E150", f"{self.folder} contains another run: {summary}", remedy)
         self.journal.mend()
-        assert self.lock is not None, "an opened run holds its folder"
+        assert self.lock is not None, "an opened run holds the lock on its folder"
         self.event("resumed", killed=self.lock.taken_over)
 
     def close(self) -> None:
-        """Give the folder back."""
+        """Release the lock on the folder."""
         if self.lock is not None:
             self.lock.release()
             self.lock = None
 
     def within(self, name: str) -> Run:
-        """The part of this run that lives in the folder `name`; journal and decisions are shared."""
+        """The part of this run in the subfolder `name`. It shares journal and callbacks; its decisions are named "name/..."."""
         return Run(
             self.folder / name,
             seed=self.seed,
@@ -120,46 +136,67 @@ class Run:
         )
 
     def event(self, kind: str, **data: Any) -> Stop | None:
-        """Record that something happened, one JSON object a line in events.jsonl, and tell the callbacks."""
+        """Append an event to `events.jsonl` and call the callbacks with it.
+
+        Args:
+            kind: of the event, such as "epoch".
+            data: further JSON-compatible fields.
+
+        Returns:
+            The first `Stop` that a callback returned, or None.
+        """
         event = {"time": round(time.time(), 3), "event": kind, "where": self.name, **data}
         self.journal.append(event)
-        return self._tell(event)
+        return self._notify(event)
 
     def progress(self, done: int, total: int, *, seconds_left: float, text: str) -> Stop | None:
-        """Tell the callbacks how far the present work is; nothing is kept."""
-        return self._tell(
+        """Call the callbacks with the progress of the current work; nothing is written to the journal.
+
+        Args:
+            done: completed units of work, out of `total`.
+            total: units of work.
+            seconds_left: estimated remaining time.
+            text: describes the work.
+
+        Returns:
+            The first `Stop` that a callback returned, or None.
+        """
+        return self._notify(
             {"event": "progress", "where": self.name, "done": done, "total": total, "seconds_left": seconds_left, "text": text}
         )
 
-    def _tell(self, event: Mapping[str, Any]) -> Stop | None:
-        """Every callback hears of the event, which it cannot change; the first `Stop` counts."""
+    def _notify(self, event: Mapping[str, Any]) -> Stop | None:
+        """Call every callback with a read-only copy of the event and return the first `Stop`."""
         answers = [callback(_read_only(event)) for callback in self.callbacks]
         return next((answer for answer in answers if isinstance(answer, Stop)), None)
 
     def decide(self, name: str, measure: Callable[[], D]) -> D:
-        """What was decided before under this name, or what `measure` says now, written down before it is used."""
+        """The decision recorded under `name`; without one, call `measure`, record its result before it is used, and return it.
+
+        A resumed or repeated run thus uses the same value, even if a new measurement would give another one.
+        """
         if self.decided(name) is None:
             decision = measure()
             self.journal.decisions[self._key(name)] = decision
             self.journal.write_recipe()
             self.event("decision", name=name, value=decision)
-        decided: D = self.journal.decisions[self._key(name)]
-        return decided
+        value: D = self.journal.decisions[self._key(name)]
+        return value
 
     def decided(self, name: str) -> Any:
-        """What was decided before under this name, or None."""
+        """The decision recorded under `name`, or None."""
         return self.journal.decisions.get(self._key(name))
 
     def _key(self, name: str) -> str:
         return f"{self.name}/{name}".strip("/")
 
     def seed_for(self, *names: object) -> int:
-        """A seed of its own for each use, below 2⁶³: from the run's seed, the place in the run, and `names`."""
+        """A seed below 2⁶³, derived by hashing from the seed of the run, the name of this part of it, and `names`."""
         return int(files.digest(str((self.seed, self.name, *names)).encode()), 16) >> 1
 
 
 def _differences(there: Any, here: Any, name: str) -> Iterator[str]:
-    """What two recipes say differently, each difference in words."""
+    """The differences between two recipes, each as "name: old there, new here"."""
     if isinstance(there, Mapping) and isinstance(here, Mapping):
         for key in (*there, *(key for key in here if key not in there)):
             yield from _differences(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))
@@ -175,34 +212,36 @@ def _briefly(value: Any) -> str:
 
 
 def _read_only(value: Any) -> Any:
-    """The same data in containers that cannot be changed."""
+    """A copy of the data in immutable containers."""
     if isinstance(value, Mapping):
         return MappingProxyType({key: _read_only(item) for key, item in value.items()})
     return tuple(_read_only(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise unless a run may begin or go on in the folder."""
+    """Raise unless a run may be started or resumed in the folder."""
     try:
         if folder.exists() and not folder.is_dir():
             raise UserError("E151", f"{folder} is a file", "name a folder")
-        if folder.is_dir() and not (folder / "recipe.toml").is_file() and _holds_other_things(folder):
-            raise UserError("E150", f"{folder} is not empty and holds no run", "choose another --out")
+        if folder.is_dir() and not (folder / "recipe.toml").is_file() and _has_other_files(folder):
+            raise UserError("E150", f"{folder} is not empty and contains no run", "choose another --out")
     except OSError as error:
         raise UserError("E151", f"{folder} cannot be used: {error.strerror}", "choose another --out") from error
 
 
-def _holds_other_things(folder: Path) -> bool:
+def _has_other_files(folder: Path) -> bool:
     return any(path.suffix != ".writing" and path.name not in NAMES for path in folder.iterdir())
 
 
-def _threads(decided: object) -> int:
-    if not isinstance(decided, int) or decided < 1:
-        raise UserError("E103", f"decisions.threads must be a whole number from 1; got {decided!r}", "mend it, or leave it out")
-    return decided
+def _threads(value: object) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise UserError(
+            "E103", f"decisions.threads must be a whole number from 1; got {value!r}", "correct it, or leave it out"
+        )
+    return value
 
 
-def _earlier(folder: Path) -> dict[str, Any] | None:
+def _recipe_in(folder: Path) -> dict[str, Any] | None:
     path = folder / "recipe.toml"
     if not path.is_file():
         return None

@@ -91,7 +91,7 @@ def test_a_full_disk_turns_it_off_with_one_warning(small: Small, tracker: Tracke
     small.happen(tracker, *small.events)
     tracker.close()
     assert len(small.warnings) == 1
-    assert "tensorboard is turned off, the run goes on: OSError: [Errno 28] No space left on device" in small.warnings[0]
+    assert "tensorboard is turned off, the run continues: OSError: [Errno 28] No space left on device" in small.warnings[0]
 
 
 def test_a_folder_that_cannot_be_made_turns_it_off(small: Small, tracker: Tracker) -> None:

@@ -94,7 +94,7 @@ def test_a_failing_writer_is_turned_off_with_one_warning(small: Small, verb: str
     tracker.close()
     tracker.close()
     small.happen(tracker, *small.events)
-    assert small.warnings == ["tracking with such is turned off, the run goes on: ValueError: first line second line"]
+    assert small.warnings == ["tracking with such is turned off, the run continues: ValueError: first line second line"]
     assert (writer.calls.count(verb), writer.calls.count("abandon")) == (1, abandoned)
 
 

@@ -173,7 +173,7 @@ def test_a_wandb_that_fails_leaves_the_run_whole_with_one_warning(
     small.happen(tracker, *small.events)
     tracker.close()
     assert len(small.warnings) == 1
-    assert small.warnings[0].startswith("tracking with wandb is turned off, the run goes on: ")
+    assert small.warnings[0].startswith("tracking with wandb is turned off, the run continues: ")
     assert "\n" not in small.warnings[0]
     assert below() == before
 
@@ -185,7 +185,7 @@ def test_a_wandb_that_hangs_is_let_go(small: Small, tracker: Tracker, tmp_path: 
     small.happen(tracker, *small.events)
     tracker.close()
     assert small.warnings == [
-        "tracking with wandb is turned off, the run goes on: TimeoutError: wandb did not begin within 0.2 s"
+        "tracking with wandb is turned off, the run continues: TimeoutError: wandb did not start within 0.2 s"
     ]
     assert below() == before
 
@@ -199,7 +199,7 @@ def test_a_wandb_that_stops_taking_rows_is_let_go(
     small.happen(tracker, *(small.epoch(number) for number in range(1, 1000)))  # more than a pipe holds
     tracker.close()
     assert len(small.warnings) == 1
-    assert "wandb has taken nothing for 0.2 s" in small.warnings[0]
+    assert "wandb has read nothing for 0.2 s" in small.warnings[0]
 
 
 def test_a_wandb_that_does_not_end_is_let_go_with_what_to_do(

@@ -1,4 +1,4 @@
-"""A run watched in other people's tools: TensorBoard, Weights & Biases. Off by default, never fatal, same names in each."""
+"""Logging of a run to TensorBoard or Weights & Biases: off by default, same names in both; failures never end a run."""
 
 from mirabelle.run.tracking.tracker import Tracker, require, tracker_for
 

@@ -1,4 +1,4 @@
-"""Which numbers of a run's events are shown, and under which names: one table for all trackers."""
+"""The numbers that trackers log, taken from the events of a run, and their names."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class TrackedRow:
     """The numbers of one event.
 
     Args:
-        index: how many rows came before it in the run; the same in every process that works on the run.
+        index: number of earlier rows of the run; the same in every process that works on the run.
         time: seconds since 1970.
-        group: what leads the names of all its numbers; rows of one group share an axis.
-        position: on that axis: the optimizer step, the step of the recipe, or 0 for what happens once.
-        scalars: full name to value.
+        group: prefix of the names of all its numbers; rows of a group share a horizontal axis.
+        position: on that axis: the optimizer step, the step of the recipe, or 0 for events that happen once.
+        scalars: full name -> value.
     """
 
     index: int
@@ -34,10 +34,10 @@ class TrackedRow:
 
 
 class Rows:
-    """Numbers the rows of a run's events, each once.
+    """Converts the events of a run into numbered rows, without duplicates.
 
-    A run that was killed repeats the events since its last checkpoint, with the same numbers: they are left out, so that no
-    curve is doubled.
+    A run that was killed and resumed repeats the events since its last checkpoint, with the same numbers. Such repetitions are
+    left out, so that every point of a curve appears once.
 
     Example:
         >>> event = {"event": "epoch", "where": "steps/1-prune.weights", "epoch": 1, "step": 40, "loss": 0.5, "metric": 0.9}
@@ -53,11 +53,11 @@ class Rows:
         self._seen: set[tuple[str, int, tuple[str, ...]]] = set()
 
     def row(self, event: Event) -> TrackedRow | None:
-        """What is shown of the event; None when there is nothing, or nothing new."""
-        found = _SHOWN[event["event"]](event) if event["event"] in _SHOWN else None
-        if found is None:
+        """The row of an event; None if the event has no numbers to log or repeats an earlier one."""
+        extract = _EXTRACTORS.get(event["event"])
+        if extract is None:
             return None
-        group, position, values = found
+        group, position, values = extract(event)
         scalars = {f"{group}/{name}": float(value) for name, value in values.items() if isinstance(value, (int, float))}
         key = (group, position, tuple(sorted(scalars)))
         if not scalars or key in self._seen:
@@ -67,7 +67,7 @@ class Rows:
 
 
 def journal(folder: Path) -> Iterator[Event]:
-    """The events that the run's folder holds, from its beginning on; a line torn by a kill is passed over."""
+    """Read the events in the folder of a run, oldest first; incomplete lines of a killed process are skipped."""
     path = folder / "events.jsonl"
     if not path.is_file():
         return
@@ -81,10 +81,10 @@ def journal(folder: Path) -> Iterator[Event]:
                 yield event
 
 
-_Found = tuple[str, int, dict[str, Any]]
+_Numbers = tuple[str, int, dict[str, Any]]
 
 
-def _epoch(event: Event) -> _Found:
+def _epoch(event: Event) -> _Numbers:
     values = {
         "train/loss": event.get("loss"),
         f"validation/{event.get('metric_name', 'metric')}": event.get("metric"),
@@ -93,25 +93,25 @@ def _epoch(event: Event) -> _Found:
     return _place(event), int(event.get("step", event["epoch"])), values
 
 
-def _profile(event: Event) -> _Found:
+def _profile(event: Event) -> _Numbers:
     profile = event["profile"]
     metric, latency = profile.get("metric"), profile.get("latency_ms")
     values = {name: profile.get(name) for name in ("parameters", "nonzero_parameters", "macs")}
     values |= {f"size_bytes/{form}": size for form, size in profile.get("size_bytes", {}).items()}
     values |= {metric["name"]: metric["value"]} if metric else {}
     values |= {"latency_ms": latency["median"]} if latency else {}
-    # "2-quantize.static" is the second step of the recipe, "0-baseline" what it starts from. A teacher is not on the way.
+    # "2-quantize.static" is the second step of the recipe, "0-baseline" the model before the first. A teacher is no step of it.
     place = _place(event)
     number = place.partition("-")[0]
     group = "teacher" if event.get("step") == "teacher" else "trail"
     return group, int(number) if number.isdecimal() else 0, values
 
 
-def _gate(event: Event) -> _Found:
+def _gate(event: Event) -> _Numbers:
     return "gates", 0, {event["name"]: event.get("passed")}
 
 
-def _end(event: Event) -> _Found:
+def _end(event: Event) -> _Numbers:
     return "goal", 0, {"met": event.get("met")}
 
 
@@ -119,4 +119,4 @@ def _place(event: Event) -> str:
     return str(event.get("where", "")).removeprefix("steps/") or "training"
 
 
-_SHOWN: dict[str, Callable[[Event], _Found]] = {"epoch": _epoch, "profile": _profile, "gate": _gate, "end": _end}
+_EXTRACTORS: dict[str, Callable[[Event], _Numbers]] = {"epoch": _epoch, "profile": _profile, "gate": _gate, "end": _end}

@@ -1,7 +1,7 @@
-"""Rows as TensorBoard's event files.
+"""Writes rows to TensorBoard event files.
 
-Records are written one by one with TensorBoard's own formats, not through `SummaryWriter`: that writes in a thread, whose error
-on a full disk comes late and with a traceback.
+Records are written directly with the file formats of TensorBoard, not through `SummaryWriter`, which writes in a thread: there,
+an error such as a full disk is reported late and with a traceback.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ _FILE_VERSION = "brain.Event:2"
 
 
 class TensorBoard:
-    """One event file in <folder>/tensorboard for each process that works on the run.
+    """An event file in <folder>/tensorboard; each process that works on the run writes its own.
 
-    A file holds the run from its beginning on, and begins with the mark at which TensorBoard drops what earlier files hold.
+    Each file contains the run from its beginning. It starts with a session-start record, at which TensorBoard discards the data
+    of earlier files.
 
     Args:
         folder: of the run.
-        recipe: its text, shown under "recipe".
+        recipe: text of the resolved recipe, shown in TensorBoard under "recipe".
     """
 
     def __init__(self, folder: Path, recipe: str) -> None:
         from tensorboard.compat.proto import event_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        place = folder / "tensorboard"
-        place.mkdir(parents=True, exist_ok=True)
+        directory = folder / "tensorboard"
+        directory.mkdir(parents=True, exist_ok=True)
         self._event = event_pb2.Event
-        self._file = (place / _file_name()).open("xb")
+        self._file = (directory / _file_name()).open("xb")
         self._records = RecordWriter(self._file)
         try:
             self._add(time.time(), file_version=_FILE_VERSION)
@@ -47,7 +48,7 @@ class TensorBoard:
 
     def write(self, row: TrackedRow) -> None:
         self._add(row.time, step=row.position, summary=_scalars(row))
-        self._file.flush()  # a kill loses nothing; the whole call takes 0.1 ms
+        self._file.flush()  # so that nothing is lost if the process is killed; the whole call takes 0.1 ms
 
     def close(self) -> None:
         self._file.close()
@@ -61,7 +62,7 @@ class TensorBoard:
 
 
 def _file_name() -> str:
-    """TensorBoard reads the files that have "tfevents" in their name, in the order of their names."""
+    """A unique file name. TensorBoard reads files with "tfevents" in their name, in alphabetical order."""
     seconds, nanoseconds = divmod(time.time_ns(), 10**9)
     return f"events.out.tfevents.{seconds:010d}.{nanoseconds:09d}.{os.getpid()}"
 
@@ -80,5 +81,5 @@ def _text(name: str, markdown: str) -> Any:
 
     shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
     tensor = TensorProto(dtype=DT_STRING, string_val=[markdown.encode()], tensor_shape=shape)
-    shown_by = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
-    return Summary(value=[Summary.Value(tag=name, metadata=shown_by, tensor=tensor)])
+    metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+    return Summary(value=[Summary.Value(tag=name, metadata=metadata, tensor=tensor)])

@@ -1,4 +1,4 @@
-"""A tracker: a callback that shows a run elsewhere and cannot hurt it."""
+"""A tracker: a callback that logs a run to another tool; its failures never end the run."""
 
 from __future__ import annotations
 
@@ -15,63 +15,63 @@ from mirabelle.run.tracking.wandb import Wandb
 
 
 class Writer(Protocol):
-    """Where rows go. Any call may raise; the tracker then calls `abandon` and nothing more."""
+    """Writes rows to a tool. Any method may raise; the tracker then calls `abandon` and uses the writer no more."""
 
     def write(self, row: TrackedRow) -> None:
-        """Take one row; it is safe from a kill when this returns, or soon after."""
+        """Write one row, so that it survives if the process is killed now or shortly after."""
 
     def close(self) -> None:
-        """Finish what was begun."""
+        """Write what is pending and close all files and processes."""
 
     def abandon(self) -> None:
-        """Let go of processes and files at once."""
+        """Close all files and processes immediately."""
 
 
 _WRITERS: dict[str, Callable[[Path, str], Writer]] = {"tensorboard": TensorBoard, "wandb": Wandb}
 
 
 def require(name: str) -> None:
-    """See that there is a tracker of this name and that its package is installed; imports nothing.
+    """Check that a tracker exists and that its package is installed, without importing the package.
 
     Raises:
-        UserError: E110 when there is no such tracker, E160 when its package is not installed.
+        UserError: E110 if there is no such tracker; E160 if its package is not installed.
     """
     if name not in _WRITERS:
         raise UserError("E110", f'there is no tracker "{name}"', did_you_mean(name, _WRITERS))
-    found = importlib.util.find_spec(name)
-    if found is None or found.origin is None:  # a mere folder of that name, such as a run of wandb leaves, has no origin
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:  # a plain folder of that name, such as wandb creates, has no origin
         message = f'tracking with "{name}" needs the package {name}, which is not installed'
         raise UserError("E160", message, f"pip install 'mirabelle[{name}]'")
 
 
 def tracker_for(name: str, folder: Path, warn: Callable[[str], None]) -> Tracker:
-    """A tracker of the run in `folder`, to be given to it as a callback and closed after it.
+    """Make a tracker for the run in `folder`. Pass it to the run as a callback and close it afterwards.
 
     Args:
-        name: "tensorboard" (files under <folder>/tensorboard) or "wandb" (files under <folder>/wandb; sent only where an API
-            key is configured or WANDB_MODE says so).
+        name: "tensorboard" (files in <folder>/tensorboard) or "wandb" (files in <folder>/wandb; data are sent only if an API
+            key or WANDB_MODE is configured so).
         folder: of the run; it need not exist yet.
-        warn: told once, in one line, when the tracker cannot go on.
+        warn: called once with a one-line message if the tracker fails.
 
     Raises:
-        UserError: E110 when there is no such tracker, E160 when its package is not installed.
+        UserError: E110 if there is no such tracker; E160 if its package is not installed.
     """
     require(name)
     return Tracker(name, folder, _WRITERS[name], warn)
 
 
 class Tracker:
-    """A callback that shows a run elsewhere.
+    """A callback that logs the events of a run to another tool.
 
-    It begins with the first event, when the run has made its folder its own, and first shows what the run's journal holds
-    already: a run that was killed, or that was not tracked before, is shown whole, each point once. Whatever goes wrong turns
-    the tracker off, is told once through `warn`, and leaves the run as it is.
+    The writer is made at the first event, when the run has locked its folder. It first gets the earlier events from the journal
+    of the run, so that a resumed run, or one that was not tracked before, is logged completely and every point once. Any
+    exception turns the tracker off and is reported once through `warn`; the run continues.
 
     Args:
         name: of the tool, for the warning.
         folder: of the run.
-        begin: makes the writer, from the folder and the text of the resolved recipe.
-        warn: see `tracker_for`.
+        begin: makes the writer from the folder and the text of the resolved recipe.
+        warn: called once with a one-line message if the tracker fails.
     """
 
     def __init__(self, name: str, folder: Path, begin: Callable[[Path, str], Writer], warn: Callable[[str], None]) -> None:
@@ -84,7 +84,7 @@ class Tracker:
         self._off = False
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Show an event."""
+        """Log an event."""
         if self._off or event.get("event") == "progress":
             return
         with self._never_fatal():
@@ -92,17 +92,17 @@ class Tracker:
                 recipe = self._folder / "recipe.toml"
                 self._writer = self._begin(self._folder, recipe.read_text("utf-8") if recipe.is_file() else "")
                 for earlier in journal(self._folder):
-                    self._show(earlier, self._writer)
-            self._show(event, self._writer)  # the journal holds it already, or not yet: it is shown once
+                    self._log(earlier, self._writer)
+            self._log(event, self._writer)  # `Rows` drops it if the journal contained it already
 
     def close(self) -> None:
-        """Finish; does nothing when the tracker never began, was turned off, or is closed."""
+        """Close the writer; does nothing if there is none or the tracker is turned off or closed already."""
         with self._never_fatal():
             if self._writer is not None and not self._off:
                 self._writer.close()
         self._off = True
 
-    def _show(self, event: Mapping[str, Any], writer: Writer) -> None:
+    def _log(self, event: Mapping[str, Any], writer: Writer) -> None:
         row = self._rows.row(event)
         if row is not None:
             writer.write(row)
@@ -111,10 +111,10 @@ class Tracker:
     def _never_fatal(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # noqa: BLE001 (a tool to watch a run must not end it, whatever the tool does)
+        except Exception as error:  # noqa: BLE001 (no failure of a tool may end the run)
             self._off = True
             if self._writer is not None:
                 with suppress(Exception):
                     self._writer.abandon()
             why = " ".join(f"{type(error).__name__}: {error}".split())
-            self._warn(f"tracking with {self._name} is turned off, the run goes on: {why}")
+            self._warn(f"tracking with {self._name} is turned off, the run continues: {why}")

@@ -1,7 +1,8 @@
-"""Rows to Weights & Biases, through a process of its own (`wandb_process`).
+"""Sends rows to Weights & Biases through a separate process (`wandb_process`).
 
-In our own process wandb would put its hooks into `sys.exit`, `sys.excepthook`, the environment and `atexit`, could raise
-SystemExit, and could keep a run waiting for a network. Here the worst it can do is to end.
+In the process of the run, wandb would hook into `sys.exit`, `sys.excepthook`, the environment and `atexit`, could raise
+SystemExit, and could make the run wait for a network. In a separate process, the worst that can happen is that this process
+ends.
 """
 
 from __future__ import annotations
@@ -28,23 +29,25 @@ _CLOSE_SECONDS = 45.0
 
 
 class Wandb:
-    """A run of project "mirabelle", named for its folder; one that was killed goes on under the same id.
+    """A run of the wandb project "mirabelle", named after its folder; a resumed run keeps its id.
+
+    The constructor and the methods raise the same errors.
 
     Args:
         folder: of the run; wandb keeps its files in <folder>/wandb.
-        recipe: its text; becomes the configuration that wandb shows.
+        recipe: text of the resolved recipe, shown by wandb as the configuration.
 
     Raises:
-        RuntimeError: also by the methods, when wandb's process has failed, with its reason.
-        TimeoutError: when it does not answer.
+        RuntimeError: if the process of wandb failed, with the reason.
+        TimeoutError: if it does not answer in time.
     """
 
     def __init__(self, folder: Path, recipe: str) -> None:
         self._folder = folder
         self._ended = False
-        # A session of its own, so that Ctrl-C reaches the run alone, which then decides when tracking ends.
-        # -P keeps the folder of the script, where there is a wandb.py, and the current one out of the search for packages.
-        self._process = subprocess.Popen(  # noqa: S603 (our own interpreter and file)
+        # A new session, so that Ctrl-C reaches only the run, which then decides when tracking ends.
+        # -P keeps the folder of the script (which contains a wandb.py) and the current folder out of sys.path.
+        self._process = subprocess.Popen(  # noqa: S603 (this interpreter and a file of this package)
             [sys.executable, "-P", "-W", "ignore", str(Path(__file__).with_name("wandb_process.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -64,7 +67,7 @@ class Wandb:
 
     def close(self) -> None:
         if self._ended:
-            self._send({"finish": 0})  # a process whose requests just end takes the run for unfinished
+            self._send({"finish": 0})  # without this request, wandb marks the run as crashed
         self._requests.close()
         try:
             status = self._process.wait(_CLOSE_SECONDS)
@@ -72,7 +75,7 @@ class Wandb:
             remedy = f'"wandb sync" of the latest folder in {self._folder / "wandb"} sends it'
             raise TimeoutError(f"not everything was sent within {_CLOSE_SECONDS:g} s; {remedy}") from None
         if status != 0:
-            raise RuntimeError(self._last_words())
+            raise RuntimeError(self._failure())
         self._answers.close()
 
     def abandon(self) -> None:
@@ -90,42 +93,42 @@ class Wandb:
         os.set_blocking(self._requests.fileno(), False)
         name, identity = self._folder.name, files.digest(str(self._folder).encode())
         self._send({"project": "mirabelle", "name": name, "id": identity, "dir": str(self._folder), "config": config})
-        # Waited for, because a process that starts up would disturb what the run measures.
+        # Wait until it is ready, because a starting process would disturb the measurements of the run.
         if not select.select([self._answers], [], [], _BEGIN_SECONDS)[0]:
-            raise TimeoutError(f"wandb did not begin within {_BEGIN_SECONDS:g} s")
+            raise TimeoutError(f"wandb did not start within {_BEGIN_SECONDS:g} s")
         answer = json.loads(self._answers.readline() or b"{}")
         if "ready" not in answer:
-            raise RuntimeError(answer.get("error") or self._last_words())
+            raise RuntimeError(answer.get("error") or self._failure())
 
     @property
     def _requests(self) -> IO[bytes]:
-        assert self._process.stdin is not None, "asked for as a pipe"
+        assert self._process.stdin is not None, "opened as a pipe"
         return self._process.stdin
 
     @property
     def _answers(self) -> IO[bytes]:
-        assert self._process.stdout is not None, "asked for as a pipe"
+        assert self._process.stdout is not None, "opened as a pipe"
         return self._process.stdout
 
     def _send(self, request: Mapping[str, Any]) -> None:
-        """One line of JSON; never waits for longer than `_WRITE_SECONDS`."""
+        """Send a request as one line of JSON; never waits longer than `_WRITE_SECONDS`."""
         pipe, data = self._requests.fileno(), json.dumps(request).encode() + b"\n"
         try:
             while data:
                 if not select.select([], [pipe], [], _WRITE_SECONDS)[1]:
-                    raise TimeoutError(f"wandb has taken nothing for {_WRITE_SECONDS:g} s")
+                    raise TimeoutError(f"wandb has read nothing for {_WRITE_SECONDS:g} s")
                 data = data[os.write(pipe, data) :]
         except BrokenPipeError:
-            raise RuntimeError(self._last_words()) from None
+            raise RuntimeError(self._failure()) from None
 
-    def _last_words(self) -> str:
-        """Why the process has ended, as it said itself or as its status tells."""
+    def _failure(self) -> str:
+        """The reason why the process ended: its last error message, or its exit status."""
         status = self._process.wait(_WRITE_SECONDS)
-        said = self._answers.read().splitlines()
-        return str(json.loads(said[-1])["error"]) if said else f"wandb's process ended with status {status}"
+        lines = self._answers.read().splitlines()
+        return str(json.loads(lines[-1])["error"]) if lines else f"the process of wandb ended with status {status}"
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without the service of a wandb in this process; wandb's reports to its makers are off unless asked for."""
-    own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-    return {"WANDB_ERROR_REPORTING": "false", **own}
+    """The environment of this process without WANDB_SERVICE, and with error reports to the makers of wandb off by default."""
+    inherited = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    return {"WANDB_ERROR_REPORTING": "false", **inherited}

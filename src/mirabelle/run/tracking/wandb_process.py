@@ -1,6 +1,8 @@
-"""The process in which wandb runs: takes lines of JSON, the run first and then its rows; says when it is ready or has failed.
+"""The process in which wandb runs.
 
-It is started as a file, imports nothing of mirabelle, and ends with its requests: also when the run was killed.
+It reads lines of JSON from standard input: first the settings of the run, then its rows. It writes to standard output when it
+is ready or has failed. It is started as a script, imports nothing from mirabelle, and ends when its input ends, also if the run
+is killed.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-# Only what we send, no console, code, git, packages or machine; a version that lacks one of these settings does without.
+# Log only our rows: no console output, code, git state, packages or machine data. Settings unknown to this version are skipped.
 _SETTINGS: dict[str, Any] = {
     "silent": True,
     "quiet": True,
@@ -35,14 +37,14 @@ _FAILED, _UNFINISHED = 1, 1
 
 
 def main() -> int:
-    # Our own ends of the pipes, which wandb's service does not inherit; what wandb prints goes nowhere.
+    # Private copies of the pipes, which the service of wandb does not inherit; the output of wandb itself is discarded.
     requests, answers = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, 0)
-    os.dup2(nowhere, 1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
     try:
         _serve(requests, answers)
-    except Exception as error:  # noqa: BLE001 (told to the run, which warns)
+    except Exception as error:  # noqa: BLE001 (reported to the run, which prints a warning)
         _answer(answers, {"error": f"{type(error).__name__}: {error}"})
         return _FAILED
     return 0
@@ -55,7 +57,7 @@ def _serve(requests: IO[str], answers: IO[str]) -> None:
     settings = wandb.Settings(**{name: value for name, value in _SETTINGS.items() if name in wandb.Settings.model_fields})
     mode = _mode(wandb.setup(settings).settings)
     run = wandb.init(**first, resume="allow", mode=mode, settings=settings)
-    known_rows = run.step  # of a run that goes on, wandb's server holds these already
+    known_rows = run.step  # rows that the wandb server has already, if the run is resumed
     _answer(answers, {"ready": mode})
     groups: set[str] = set()
     status = _UNFINISHED
@@ -74,18 +76,18 @@ def _serve(requests: IO[str], answers: IO[str]) -> None:
 
 
 def _mode(settings: Any) -> Any:
-    """What WANDB_MODE or wandb's own settings say; else "online" where an API key is configured."""
+    """The mode set by WANDB_MODE or the settings of wandb; otherwise "online" if an API key is configured, else "offline"."""
     if "WANDB_MODE" in os.environ or settings.mode != "online":
         return settings.mode
     return "online" if settings.api_key or settings.identity_token_file or _in_netrc(settings.base_url) else "offline"
 
 
 def _in_netrc(url: str) -> bool:
-    """Whether `wandb login` has left a key for this server."""
-    named = os.environ.get("NETRC")
-    places = [Path(named).expanduser()] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]
+    """Whether `wandb login` has stored a key for this server in a .netrc file."""
+    configured = os.environ.get("NETRC")
+    paths = [Path(configured).expanduser()] if configured else [Path.home() / ".netrc", Path.home() / "_netrc"]
     try:
-        return any(urlsplit(url).hostname in netrc.netrc(place).hosts for place in places if place.is_file())
+        return any(urlsplit(url).hostname in netrc.netrc(path).hosts for path in paths if path.is_file())
     except (netrc.NetrcParseError, OSError):
         return False
 
