@@ -122,7 +122,7 @@ def test_sensitivity_is_a_table_and_a_document(call: Callable[..., int], capsys:
     options = ("--data", "digits", "--sensitivity", "--samples", "60")
     assert call("inspect", f"{ZOO}:digits_mlp", *options) == 0
     head, *lines, _, footer = capsys.readouterr().out.splitlines()
-    assert head.split()[:4] == ["part", "name", "removed", "alone"]
+    assert head.split()[:4] == ["part", "name", "kind", "units"]
     assert head.split()[-8:] == ["10%", "25%", "50%", "75%", "90%", "accuracy", "at", "50%"]
     assert {tuple(line.split()[:2]) for line in lines} == {
         ("group", "fc1.weight:0"), ("layer", "fc1.weight"), ("layer", "fc2.weight")

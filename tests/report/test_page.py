@@ -83,7 +83,7 @@ def test_nothing_is_requested_and_the_policy_says_so(report: Report) -> None:
 
 def test_everything_is_on_the_page(report: Report) -> None:
     text = page(report)
-    for part in ("10.0×", "Abacus 9", "ONNX Runtime, batch 1, 2 threads", "400 test samples", "Goal met", "without bound",
+    for part in ("10.0×", "Abacus 9", "ONNX Runtime, batch 1, 2 threads", "400 test samples", "Goal met", "not finite",
                  "mirabelle run recipe.toml", "digits_cnn", "conv1", "75.00%", "torch 2.13.0", "distill.Student"):  # fmt: skip
         assert part in text
     assert text.count("<svg") == text.count("<figure") == 3

@@ -264,7 +264,7 @@ def average_precision(outputs: Tensor, targets: Tensor) -> float:
 
 
 def f1(outputs: Tensor, targets: Tensor) -> float:
-    """F1 score: 2 · TP / (2 · TP + FP + FN), or 0 if that is 0 / 0; of the positive class, or averaged over classes or labels."""
+    """F1 score: 2 · TP / (2 · TP + FP + FN), 0 for 0 / 0; of the positive class, or averaged over classes or labels."""
     hits, predicted = _decided(outputs, targets)
     right, wrong = (predicted & hits).sum(0), (predicted ^ hits).sum(0)
     return float(np.mean(2 * right / np.maximum(2 * right + wrong, 1)))
