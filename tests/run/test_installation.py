@@ -23,7 +23,7 @@ def test_what_is_missing_or_too_old_is_named() -> None:
 
 
 def test_a_package_whose_files_are_gone_is_broken(monkeypatch) -> None:
-    monkeypatch.setattr("mirabelle.run.installation._is_there", lambda module: module != "torch")
+    monkeypatch.setattr("mirabelle.run.installation._exists", lambda module: module != "torch")
     needed, _ = read(["torch>=2.11"])
     assert needed[0].fault == "is broken: its module torch is missing"
 

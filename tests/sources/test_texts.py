@@ -15,7 +15,7 @@ import torch
 from mirabelle import Task
 from mirabelle.artifact.prediction import Predictor
 from mirabelle.cli import main
-from mirabelle.cli.init import _seen_from
+from mirabelle.cli.init import _path_from_data
 from mirabelle.errors import UserError
 from mirabelle.runtime.onnxruntime import Session
 from mirabelle.sources import task_from
@@ -202,7 +202,7 @@ def test_init_writes_a_recipe_for_texts(bert: Path, tmp_path: Path, capsys: pyte
     (tmp_path / "recipe.toml").write_text(text.replace("max_length = 128", "max_length = 16"))
     assert main.run(["check", str(tmp_path / "recipe.toml")]) == 0
     assert main.run(["init", "--model", "models/bert", "--data", "data/films.jsonl"]) == 2  # which are not there
-    assert [_seen_from(data, "models/bert") for data in ("films.jsonl", "data/films.jsonl")] == [
+    assert [_path_from_data(data, "models/bert") for data in ("films.jsonl", "data/films.jsonl")] == [
         "models/bert",
         "../models/bert",
     ]
