@@ -101,7 +101,6 @@ def warm_up() -> None:
 
     del mirabelle, charts, page
     import task as tasks
-
     from onnx_table import read_once
 
     torch.set_num_threads(1)  # no thread but this one may exist before a fork: what it holds would be locked for ever
