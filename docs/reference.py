@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import json
+import re
+import textwrap
 from pathlib import Path
+from typing import Any
 
 from mirabelle.cli.init import SCHEMA
 from mirabelle.errors import CODES
 from mirabelle.recipe.schema import recipe_schema
+from mirabelle.records.record import argument_descriptions, described
 
+_WIDTH = 124  # characters of a line of the reference
 TARGET = Path(__file__).with_name("reference.md")
 FAMILIES = {
     "prune": "Steps that prune",
@@ -65,13 +71,31 @@ def reference() -> str:
         for name in room.__all__:
             entry = getattr(room, name)
             if inspect.isclass(entry) and name not in NOT_FOR_RECIPES:
-                parts += [f"### {family}.{name}", "", "```text", inspect.getdoc(entry) or "", "```", ""]
+                parts += [f"### {family}.{name}", "", "```text", documentation(entry), "```", ""]
     for title, room, name in OTHERS:
         entry = getattr(importlib.import_module(f"mirabelle.{room}"), name)
-        parts += [f"## {title}", "", "```text", inspect.getdoc(entry) or "", "```", ""]
+        parts += [f"## {title}", "", "```text", documentation(entry), "```", ""]
     parts += ["## Errors", "", "| code | exit status | |", "|---|--:|---|"]
     parts += [f"| {code} | {status} | {title} |" for code, (status, title) in CODES.items()]
     return "\n".join(parts) + "\n"
+
+
+def documentation(entry: Any) -> str:
+    """A docstring; that of a record with the descriptions of inherited settings at the end of its section "Args"."""
+    text = inspect.getdoc(entry) or ""
+    names = [field.name for field in dataclasses.fields(entry)] if dataclasses.is_dataclass(entry) else []
+    own = {name for described_names, _ in argument_descriptions(entry.__doc__ or "") for name in described_names}
+    inherited = [words for name in names if name not in own and (words := described(entry, name))]
+    if not inherited:
+        return text
+    wrap = textwrap.TextWrapper(_WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
+    added = "\n".join(wrap.fill(words) for words in inherited)
+    head, title, section = text.partition("\nArgs:\n")
+    if title:
+        arguments, gap, rest = section.partition("\n\n")
+        return f"{head}{title}{arguments}\n{added}{gap}{rest}"
+    first, title, rest = re.split(r"(\n\n(?:Raises|Example|Source):|\Z)", text, maxsplit=1)
+    return f"{first}\n\nArgs:\n{added}{title}{rest}"
 
 
 def schema() -> str:

@@ -129,6 +129,20 @@ def test_the_reference_is_up_to_date() -> None:
     assert (ROOT / "docs" / "reference.md").read_text("utf-8") == reference_module().reference(), "run `make docs`"
 
 
+def test_the_reference_and_the_schema_describe_inherited_settings() -> None:
+    page = (ROOT / "docs" / "reference.md").read_text("utf-8")
+    section = page.split("## Data: an .npz file")[1].split("## ")[0]
+    arguments = section.split("Args:\n")[1].split("\n\n")[0]
+    assert "    labels: names of the classes" in arguments
+    assert "    extra_metrics: further metrics" in arguments
+    text = reference_module().documentation(mirabelle.objectives.RKD)
+    assert "    layers: the student's layer" in text.split("Args:")[1].split("\n\n")[0]
+    table = json.loads((ROOT / "src" / "mirabelle" / "recipe" / "recipe.schema.json").read_text("utf-8"))
+    terms = table["$defs"]["Objective"]["items"]["oneOf"]
+    (term,) = [term for term in terms if term["properties"]["term"]["const"] == "RKD"]
+    assert term["properties"]["layers"]["description"]
+
+
 def test_the_schema_for_editors_is_up_to_date_and_holds_for_every_example() -> None:
     shipped = (ROOT / "src" / "mirabelle" / "recipe" / "recipe.schema.json").read_text("utf-8")
     assert shipped == reference_module().schema(), "run `make docs`"

@@ -217,3 +217,40 @@ def test_what_a_door_does_not_export_is_not_found() -> None:
     assert caught.value.remedy == 'did you mean "Weights"?'
     with pytest.raises(UserError, match="E106"):
         records.lookup("prune", "__builtins__")
+
+
+@record
+class Parent:
+    """Defined here to see inherited descriptions.
+
+    Args:
+        rate, pace: of the parent.
+        size: of the parent, too.
+    """
+
+    rate: float = 1.0
+    pace: float = 1.0
+    size: int = 1
+
+
+@record
+class Child(Parent):
+    """Describes one setting anew and adds another.
+
+    Args:
+        size: of the child.
+        color: of the child alone.
+    """
+
+    color: str = "red"
+
+
+def test_a_setting_is_described_by_the_nearest_class_that_describes_it() -> None:
+    assert records.described(Child, "rate") == "rate: of the parent."
+    assert records.described(Child, "pace") == "pace: of the parent."
+    assert records.described(Child, "size") == "size: of the child."
+    assert records.described(Child, "color") == "color: of the child alone."
+    assert records.described(Parent, "color") == ""
+    with pytest.raises(UserError) as caught:
+        records.build(Child, {"rate": "fast"}, "child")
+    assert caught.value.remedy == "rate: of the parent."

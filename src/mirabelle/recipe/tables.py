@@ -38,11 +38,6 @@ class MemberTable(ModelTable):
     """One of several teachers.
 
     Args:
-        factory: "package.module:function" or "./file.py:function" that returns a torch module; a file
-            (.onnx, .keras, .h5); or a model of transformers (a folder, "hf:organisation/model", "ms:organisation/model",
-            "package:name/folder" inside of an installed package).
-        arguments: keywords of the function; of a model of transformers { head = "sequence-classification", labels = 2 }.
-        weights: a .safetensors file with trained weights; or { pickle = "x.th" }, a state dict of torch.
         share: its weight in the mean of the teachers' outputs.
     """
 

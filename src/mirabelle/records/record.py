@@ -242,19 +242,22 @@ def _interval(bounds: Mapping[str, float]) -> str:
 def described(cls: type, name: str) -> str:
     """What the docstring of a record says of a field, as `name: words`; empty when it says nothing.
 
+    A field that the docstring of the class does not mention is described by that of the nearest parent that does.
+
     Example:
         >>> from mirabelle.training import Training
         >>> described(Training, "lr")
         'lr: the highest learning rate.'
     """
-    for names, words in _arguments(cls.__doc__ or ""):
-        if name in names:
-            return f"{name}: {words}"
+    for kind in cls.__mro__:
+        for names, words in argument_descriptions(kind.__doc__ or ""):
+            if name in names:
+                return f"{name}: {words}"
     return ""
 
 
 @functools.cache
-def _arguments(docstring: str) -> tuple[tuple[tuple[str, ...], str], ...]:
+def argument_descriptions(docstring: str) -> tuple[tuple[tuple[str, ...], str], ...]:
     """(names, words) of each entry in the docstring's section "Args"."""
     section = re.search(r"\n    Args:\n((?:        .*\n|\n)+)", docstring + "\n")
     entries = re.split(r"\n        (?=\S)", "\n" + section[1].rstrip()) if section else []

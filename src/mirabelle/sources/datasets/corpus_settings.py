@@ -26,7 +26,7 @@ class Corpus:
         test_fraction: of the symbols.
         validation_fraction: the same.
         metric: by name, as `Metric.of` knows it; by default "negative_perplexity".
-        also: further metrics that are told and judge nothing.
+        extra_metrics: further metrics that are reported and decide nothing.
 
     Raises:
         UserError: E130 when the file or the tokenizer is missing; E131 when it is no text, or too short for a window in each

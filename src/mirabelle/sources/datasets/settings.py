@@ -27,12 +27,14 @@ class Divided:
     """How the data of any file are divided and judged.
 
     Args:
-        test_fraction: of each class, where there are no test data; by default 0.2.
-        validation_fraction: the same; by default 0.1.
-        seed: of the split.
-        metric: by name, as `Metric.of` knows it.
-        loss: by name, as `mirabelle.task.loss` knows it.
-        also: further metrics that are told and judge nothing.
+        test_fraction: of the training data (of each class, in a classification), where there are no test data; by default 0.2.
+        validation_fraction: of the training data, in the same way, where there are no validation data; by default 0.1.
+        seed: of the split; not of the run, so that runs of different seeds are judged on the same data.
+        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1", or "./file.py:function"; by default accuracy, or
+            −(squared error) where the targets are numbers.
+        loss: by name, as `mirabelle.task.loss` knows it, or "./file.py:function"; by default cross entropy, or squared error
+            where the targets are numbers.
+        extra_metrics: further metrics that are reported and decide nothing.
         class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
     """
 
@@ -59,14 +61,6 @@ class ImageFolder(Divided):
         mean: one number a channel, of pixels in [0, 1]; by default that of the training images.
         deviation: the same.
         layout: of the inputs, "channels-first" as torch has it, or "channels-last" as Keras does.
-        test_fraction: of each class, where there is no folder of test images; by default 0.2.
-        validation_fraction: the same; by default 0.1.
-        seed: of the split; not of the run, so that runs of different seeds are judged on the same images.
-        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1", or "./file.py:function"; by default accuracy, or
-            −(squared error).
-        loss: by name, as `mirabelle.task.loss` knows it, or "./file.py:function"; by default cross entropy, or squared error.
-        also: further metrics that are told and judge nothing.
-        class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
 
     Raises:
         UserError: E130 when the folder is missing or empty; E131 for fewer than two classes, a class without an image, an image
@@ -122,13 +116,6 @@ class SoundFolder(Divided):
         mels: bands.
         window: seconds of a frame.
         hop: seconds from a frame to the next.
-        test_fraction: of each class, where there is no folder of test recordings; by default 0.2.
-        validation_fraction: the same; by default 0.1.
-        seed: of the split.
-        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1", or "./file.py:function"; by default accuracy.
-        loss: by name, as `mirabelle.task.loss` knows it, or "./file.py:function"; by default cross entropy.
-        also: further metrics that are told and judge nothing.
-        class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
 
     Raises:
         UserError: E130 when the folder is missing or empty; E131 for fewer than two classes, a class without a recording, one
@@ -161,14 +148,6 @@ class Arrays(Divided):
         mean: one number a channel, of pixels in [0, 1]; by default that of the training images.
         deviation: the same.
         layout: of the inputs made of pixels, "channels-first" as torch has it, or "channels-last" as Keras does.
-        test_fraction: where there are no test data; by default 0.2.
-        validation_fraction: where there are no validation data; by default 0.1.
-        seed: of the split.
-        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1", or "./file.py:function"; by default accuracy, or
-            −(squared error).
-        loss: by name, as `mirabelle.task.loss` knows it, or "./file.py:function"; by default cross entropy, or squared error.
-        also: further metrics that are told and judge nothing.
-        class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
 
     Raises:
         UserError: E130 when the file is missing; E131 when arrays are missing or do not fit together; E143 when it holds
@@ -194,14 +173,6 @@ class TableFile(Divided):
         target: name of the column to predict; by default the last.
         kind: "classification" or "regression", where the target's values should not decide.
         ignore: columns to leave out, such as an identifier.
-        test_fraction: of the rows (of each class, in a classification); by default 0.2.
-        validation_fraction: the same; by default 0.1.
-        seed: of the split.
-        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1", or "./file.py:function"; by default accuracy, or
-            −(squared error).
-        loss: by name, as `mirabelle.task.loss` knows it, or "./file.py:function"; by default cross entropy, or squared error.
-        also: further metrics that are told and judge nothing.
-        class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
 
     Raises:
         UserError: E130 when the file is missing or empty; E131 when it is no such table, with line and column; E110 when a
@@ -238,13 +209,6 @@ class TextFile(Divided):
         max_length: in tokens; longer texts are cut at the end.
         inputs: what the model takes of "input_ids", "attention_mask", "token_type_ids"; by default what the tokenizer says,
             types of tokens for pairs alone.
-        test_fraction: of each class, where there is no file of test texts; by default 0.2.
-        validation_fraction: the same; by default 0.1.
-        seed: of the split.
-        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1", or "./file.py:function"; by default accuracy.
-        loss: by name, as `mirabelle.task.loss` knows it, or "./file.py:function"; by default cross entropy.
-        also: further metrics that are told and judge nothing.
-        class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
 
     Raises:
         UserError: E160 without transformers; E130 when a file or the tokenizer is missing; E131 for texts without classes, rows
@@ -283,9 +247,8 @@ class QuestionFile(Divided):
         inputs: what the model takes of "input_ids", "attention_mask", "token_type_ids"; by default what the tokenizer says.
         test_fraction: of the articles, where there is no file of test questions; by default 0.2.
         validation_fraction: the same; by default 0.1.
-        seed: of the split.
         metric: "answer_f1", the default, or "answer_exact_match"; of tokens instead of texts "span_f1" or "exact_match".
-        also: further metrics that are told and judge nothing; by default "answer_exact_match".
+        extra_metrics: further metrics that are reported and decide nothing; by default "answer_exact_match".
         class_weights: none; a span is no class.
 
     Raises:
