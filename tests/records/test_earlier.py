@@ -15,7 +15,7 @@ def as_before(loss: object) -> str:
     """How a loss stood in a fingerprint when it was named by the place of its code."""
     if loss is F.cross_entropy:
         return "torch.nn.functional:cross_entropy"
-    return f"mirabelle.task.loss:{loss!r}" if dataclasses.is_dataclass(loss) else f"mirabelle.task.loss:{loss.__qualname__}"
+    return f"mirabelle.loss:{loss!r}" if dataclasses.is_dataclass(loss) else f"mirabelle.loss:{loss.__qualname__}"
 
 
 @pytest.mark.parametrize(
