@@ -1,7 +1,7 @@
-"""Writes docs/zoo.md, one row for every architecture of the test zoo: `make zoo`.
+"""Writes docs/zoo.md, with one row for each architecture of the test zoo: `make zoo`.
 
-Two processes prove one architecture after the other. A row that is known is not made again while neither the engine nor the
-zoo has changed (build/zoo.jsonl); one that takes too long, or takes its process with it, is written down as that.
+Two processes test the architectures one after the other. Rows are cached in build/zoo.jsonl as long as neither
+`mirabelle.graph` nor the zoo changes. An architecture that takes too long, or whose process crashes, gets a row that says so.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from typing import Any, TypeAlias
 ROOT = Path(__file__).parents[1]
 TARGET, KNOWN = ROOT / "docs" / "zoo.md", ROOT / "build" / "zoo.jsonl"
 PROCESSES, SECONDS = 2, 300.0
-TARGET_SHARE = 0.4  # of the parameters that half of every group should take with it
-SHOWN = 3  # reasons in a row
+TARGET_SHARE = 0.4  # fraction of parameters that removing half of every group should remove
+SHOWN = 3  # operators listed per row
 
 Row: TypeAlias = dict[str, Any]
 
 
 def main() -> None:
-    """All rows, then the page."""
+    """Compute all rows, then write the page."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     sys.path.insert(0, str(ROOT / "tests" / "graph"))
     from zoo import ARCHITECTURES
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def state_of_sources() -> str:
-    """A hash of everything that a row depends on in this repository."""
+    """A hash of all source files on which a row depends."""
     digest = hashlib.sha256()
     for folder in (ROOT / "src" / "mirabelle" / "graph", ROOT / "tests" / "graph" / "zoo"):
         for path in sorted(folder.rglob("*.py")):
@@ -67,7 +67,7 @@ def known_rows(state: str) -> dict[str, Row]:
 
 
 class Worker:
-    """A process that proves what it is told, and is replaced when it does not answer."""
+    """A process that tests architectures; replaced if it does not answer."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -82,7 +82,7 @@ class Worker:
         self.connection.send(name)
 
     def answer(self) -> Row:
-        """The row; one that says so when the process is gone or late."""
+        """The row of the current architecture; one with a fault if the process ended or is late."""
         try:
             if self.connection.poll():
                 row: Row = self.connection.recv()
@@ -95,30 +95,30 @@ class Worker:
 
 
 def made_rows(names: Sequence[str]) -> Iterator[Row]:
-    """Rows in the order in which they are done."""
+    """Compute the rows, in the order in which they are finished."""
     pending = list(reversed(names))
     workers = [Worker() for _ in range(min(PROCESSES, len(pending)))]
     for worker in workers:
         worker.take(pending.pop())
     while workers:
         wait([worker.connection for worker in workers], timeout=1.0)
-        for place, worker in enumerate(list(workers)):
+        for position, worker in enumerate(list(workers)):
             late = time.monotonic() - worker.since > SECONDS
             if worker.connection.poll() or late or not worker.process.is_alive():
                 yield worker.answer()
                 if not worker.process.is_alive() or late:
-                    workers[place] = Worker()
+                    workers[position] = Worker()
                 if pending:
-                    workers[place].take(pending.pop())
+                    workers[position].take(pending.pop())
                 else:
-                    workers[place].name = ""
+                    workers[position].name = ""
         for worker in [worker for worker in workers if not worker.name]:
             worker.process.kill()
             workers.remove(worker)
 
 
 def work(connection: Connection) -> None:
-    """Prove what comes in, until nothing more does."""
+    """Test the architectures received, until the connection is closed."""
     warnings.simplefilter("ignore")
     import torch
 
@@ -131,14 +131,14 @@ def work(connection: Connection) -> None:
         began = time.perf_counter()
         try:
             row = row_of(name)
-        except Exception as error:  # noqa: BLE001 (whatever it is, it belongs into the table)
-            words = " ".join(str(error).split())[:160]
-            row = {"faults": [f"{type(error).__name__}: {words}"]}
+        except Exception as error:  # noqa: BLE001 (every failure is reported in the table)
+            message = " ".join(str(error).split())[:160]
+            row = {"faults": [f"{type(error).__name__}: {message}"]}
         connection.send({"name": name, **row, "seconds": time.perf_counter() - began})
 
 
 def row_of(name: str) -> Row:
-    """Proof and forms of one architecture."""
+    """Test one architecture: exactness of the cut, and agreement of the exported forms."""
     from proof import proved
     from shipping import NOT_IN_ONNX, shipped
 
@@ -159,7 +159,7 @@ def row_of(name: str) -> Row:
 
 
 def page(rows: Sequence[Row]) -> str:
-    """The whole page."""
+    """The page docs/zoo.md."""
     good = [row for row in rows if not row["faults"]]
     shares = sorted(row["removed"] for row in good)
     enough = sum(share >= TARGET_SHARE for share in shares)
@@ -168,23 +168,23 @@ def page(rows: Sequence[Row]) -> str:
     exact, forms = (max((row[key] for row in good), default=0) for key in ("exact", "forms"))
     text = f"""# The zoo
 
-Made by `make zoo`: every architecture of `tests/graph/zoo`, its weights random and nowhere small, half of every group cut.
+Made by `make zoo`. For every architecture of `tests/graph/zoo`, with random weights that are nowhere close to zero, half of the
+units of every group are removed.
 
-- *exact*: the largest relative difference in float64: between the program and the model, between cut and masked, and between
-  outputs before and after the units of any group changed places.
-- *removed*: the share of the parameters that goes.
-- *forms*: the largest relative difference in float32 between the cut module and the masked program, itself saved and loaded,
-  and its ONNX form.
-- *ships as*: the model's own module with other widths, or its program with rewritten literals, where its code has widths
-  written into it.
-- *frozen*: the operators that keep most dimensions whole, with the first of them; what meets outputs, kernels, vocabularies and
-  what a layer reads from an input always is, and is left out.
+- *exact*: the largest relative difference in float64 of three comparisons: the traced program with the model, the cut program
+  with the masked program, and the outputs before and after the units of each group are permuted.
+- *removed*: the fraction of parameters that is removed.
+- *forms*: the largest relative difference in float32 between the masked program and the cut module, the same module saved and
+  loaded, and its ONNX export.
+- *ships as*: the model's own module with new widths, or, if its code contains literal widths, its rewritten program.
+- *frozen*: the operators that freeze the most dimensions, each with its first dimension. Dimensions that are
+  always frozen are not listed: outputs and inputs of the model, kernels and vocabularies.
 
-{len(rows)} architectures: **{len(good)} exact, {len(rows) - len(good)} not**; the worst differences are
+{len(rows)} architectures: **{len(good)} exact, {len(rows) - len(good)} not**. The largest differences are
 {exact:.0e} in float64 and {forms:.0e} in float32.
-At half of every group {enough} of them ({enough / len(rows):.1%}) lose at least {TARGET_SHARE:.0%} of their parameters, the
-median {shares[len(shares) // 2]:.0%}. {own} ship as their own module, {len(good) - own} as their rewritten program.
-Seconds on one thread: median {seconds[len(seconds) // 2]:.1f}, most {seconds[-1]:.1f}, together {sum(seconds):.0f}.
+With half of every group removed, {enough} of them ({enough / len(rows):.1%}) lose at least {TARGET_SHARE:.0%} of their
+parameters; the median is {shares[len(shares) // 2]:.0%}. {own} ship as their own module, {len(good) - own} as their rewritten
+program. Seconds on one thread: median {seconds[len(seconds) // 2]:.1f}, maximum {seconds[-1]:.1f}, total {sum(seconds):.0f}.
 
 | architecture | exact | removed | forms | ships as | frozen | s |
 |---|--:|--:|--:|---|---|--:|"""
@@ -192,7 +192,7 @@ Seconds on one thread: median {seconds[len(seconds) // 2]:.1f}, most {seconds[-1
 
 
 def line(row: Row) -> str:
-    """A row of the table."""
+    """One row of the table."""
     if row["faults"]:
         return f"| {row['name']} | **{escaped('; '.join(row['faults']))[:200]}** | | | | | {row['seconds']:.1f} |"
     ships = f"program: {escaped(row['rewritten'])[:110]}" if row["rewritten"] else "module"
@@ -201,23 +201,23 @@ def line(row: Row) -> str:
     return f"| {' | '.join(cells)} | {row['seconds']:.1f} |"
 
 
-OPERATOR = re.compile(r'operator "([^"]+)"')  # what always stays is told without one: outputs, kernels, vocabularies
+OPERATOR = re.compile(r'operator "([^"]+)"')  # reasons without an operator always apply: outputs, kernels, vocabularies
 
 
 def frozen(row: Row) -> str:
-    """Which operators freeze most, with the first dimension of each."""
-    places: dict[str, list[str]] = defaultdict(list)
+    """The operators that freeze the most dimensions, each with its first dimension."""
+    frozen_by: dict[str, list[str]] = defaultdict(list)
     for name, dimension, _, reasons in row["frozen"]:
         for reason in reasons:
-            if (told := OPERATOR.match(reason)) is not None:
-                places[told[1]].append(f"{name}:{dimension}")
-    ordered = sorted(places.items(), key=lambda item: -len(item[1]))
+            if (match := OPERATOR.match(reason)) is not None:
+                frozen_by[match[1]].append(f"{name}:{dimension}")
+    ordered = sorted(frozen_by.items(), key=lambda item: -len(item[1]))
     parts = [
-        f"{operator}: `{found[0]}`" + (f" and {len(found) - 1} more" if len(found) > 1 else "")
-        for operator, found in ordered[:SHOWN]
+        f"{operator}: `{dimensions[0]}`" + (f" and {len(dimensions) - 1} more" if len(dimensions) > 1 else "")
+        for operator, dimensions in ordered[:SHOWN]
     ]
     rest = len(ordered) - SHOWN
-    return "; ".join(parts) + (f"; {rest} operators more" if rest > 0 else "")
+    return "; ".join(parts) + (f"; {rest} more operators" if rest > 0 else "")
 
 
 def escaped(text: str) -> str:

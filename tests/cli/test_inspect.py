@@ -65,7 +65,7 @@ def test_groups_and_what_is_frozen_are_tables(call: Callable[..., int], capsys: 
         ["fc1.weight:0", "neurons of a layer", "fc1.weight:0, fc1.bias:0, fc2.weight:1", "50", "1,035", "1,034"],
         [],
         ["frozen", "elements", "why"],
-        ["conv1.weight:2, conv1.weight:3, conv2.weight:2 and 1 more", "3 of 3", "places of a kernel stay"],
+        ["conv1.weight:2, conv1.weight:3, conv2.weight:2 and 1 more", "3 of 3", "kernel positions are never removed"],
         ["fc2.weight:0, fc2.bias:0", "10 of 10", "it is an output of the model"],
     ]
     assert call("inspect", f"{ZOO}:digits_cnn", "--data", "digits", "--groups", "-v") == 0
@@ -86,7 +86,7 @@ def test_several_inputs_by_position_and_by_name(call: Callable[..., int], capsys
     assert group["members"] == ["table.weight:1", "out.weight:1"]
     assert (group["units"], group["parameters"], group["macs"]) == (6, 13, 3)
     assert told[0]["frozen"][0] == {
-        "name": "table.weight", "dimension": 0, "elements": 10, "size": 10, "reasons": ["any row of a table may be looked up"]
+        "name": "table.weight", "dimension": 0, "elements": 10, "size": 10, "reasons": ["any row of the table may be looked up"]
     }  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def test_layers_alone_are_measured_where_nothing_can_be_traced(
     assert call("inspect", "./net.py:Decides", *options) == 0
     out, told = capsys.readouterr()
     assert out.splitlines()[1].split()[:2] == ["layer", "inner.weight"]
-    assert "its code decides by the values of tensors, at " in told.replace("\n", " ")
+    assert "its control flow depends on values of tensors, at " in told.replace("\n", " ")
     assert "net.py:18" in told.replace("\n", "")
     with pytest.raises(UserError, match="cannot be traced"):
         call("inspect", "./net.py:Decides", *options, "--groups")

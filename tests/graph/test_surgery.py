@@ -274,9 +274,9 @@ def test_a_rewritten_program_takes_names_in_any_order_and_the_sizes_of_its_trace
     assert isinstance(smaller, Rewritten)
     for given in (smaller(x=x, y=y), smaller(y=y, x=x)):
         assert torch.allclose(given, masked[0], atol=1e-5)
-    with pytest.raises(TypeError, match="called as its trace was"):
+    with pytest.raises(TypeError, match="same arguments as when it was traced"):
         smaller(x, y)
-    with pytest.raises(ValueError, match="sizes of its trace"):
+    with pytest.raises(ValueError, match="input sizes of its trace"):
         smaller(x=x[:, :8], y=y)
 
 
@@ -350,7 +350,7 @@ class Nested(nn.Module):
 
 
 def test_a_program_of_nested_inputs_is_refused_in_a_line() -> None:
-    with pytest.raises(UserError, match="its program takes tensors only; got tuple"):
+    with pytest.raises(UserError, match="the program that replaces it takes tensors only; got tuple"):
         half_cut(Nested().eval(), (torch.randn(7, 9), torch.randn(7, 9)))
 
 

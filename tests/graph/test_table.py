@@ -40,7 +40,7 @@ def test_a_row_is_written_and_read_again(tmp_path: Path, monkeypatch: pytest.Mon
     good = {"name": "a", "exact": 1e-16, "removed": 0.5, "forms": 1e-7, "rewritten": "", "not_in_onnx": "", "seconds": 1.0}
     good |= {
         "faults": [],
-        "frozen": [["fc.weight", 1, 3, ['operator "sort" in fc needs all of it', "it is an output of the model"]]],
+        "frozen": [["fc.weight", 1, 3, ['operator "sort" in fc needs all elements', "it is an output of the model"]]],
     }
     bad = {"name": "b", "seconds": 300.0, "faults": ["no answer within 300 s"]}
     monkeypatch.setattr(table, "KNOWN", tmp_path / "rows")

@@ -104,7 +104,7 @@ def test_what_is_frozen_says_why_in_words() -> None:
 
     structure = structure_of(Looked(), Batch(torch.ones(2, 5, dtype=torch.long), torch.zeros(2)))
     reasons = {(fixed.name, fixed.dimension): fixed.reasons for fixed in structure.fixed}
-    assert reasons["table.weight", 0] == ("any row of a table may be looked up",)
+    assert reasons["table.weight", 0] == ("any row of the table may be looked up",)
     assert reasons["last.bias", 0] == ("it is an output of the model",)
     assert "cummax" in str(reasons["table.weight", 1])
     with pytest.raises(UserError, match="no channel, neuron or head can be cut") as raised:

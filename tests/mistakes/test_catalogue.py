@@ -397,7 +397,7 @@ MISTAKES = {
     ),
     "groups of a model that cannot be traced": Mistake(
         "E121",
-        "decides by the values of tensors, at",
+        "its control flow depends on values of tensors, at",
         "prune.Weights",
         command=typed("inspect", "./parts.py:Decides", "--groups", "--input", "8"),
     ),
@@ -424,7 +424,7 @@ MISTAKES = {
     ),
     "channels of a model that cannot be traced": Mistake(
         "E121",
-        "cannot be traced by torch.export: its code decides",
+        "cannot be traced by torch.export: its control flow",
         "prune.Weights",
         ('use = "prune.Weights"\nsparsity = 0.5\nschedule = "cubic"', 'use = "prune.Channels"\nsparsity = 0.5'),
         command=(*RUN, "--set", "model.from=./parts.py:Decides"),

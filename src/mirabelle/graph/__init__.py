@@ -1,4 +1,4 @@
-"""Which dimensions of which tensors must be cut together, and the cut: traced, tied, grouped, sliced."""
+"""Structured pruning of traced models: finds which dimensions must be removed together, and removes them."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,8 @@
-"""What a program costs when units are gone: parameters, and multiply-accumulates of one sample, without running it.
+"""The cost of a program after units are removed: parameters and multiply-accumulates per sample, without running it.
 
-Every cost is a sum of products of lengths: a linear layer costs rows × inputs × outputs. Counted, they give the cost of a cut
-exactly; written as polynomials in the fractions that the groups keep, they tell a planner what any cut would cost.
+Every cost is a sum of products of lengths of dimensions: a linear layer costs rows × inputs × outputs. Evaluated for the kept
+units, the products give the exact cost. As polynomials in the fractions of units that the groups keep, they give a planner the
+cost of any cut.
 """
 
 from __future__ import annotations
@@ -21,21 +22,22 @@ from mirabelle.graph.interpret import kept_without
 from mirabelle.graph.trace import Program
 from mirabelle.graph.units import Array, Axis
 
-Length: TypeAlias = tuple[Axis, int]  # of a dimension: what it is made of, and its size when nothing is gone
+Length: TypeAlias = tuple[Axis, int]  # of a dimension: its axis, and its size when nothing is removed
 Product: TypeAlias = tuple[Length, ...]
-Polynomial: TypeAlias = dict[tuple[int, ...], float]  # by numbers of groups, each as often as its fraction is a factor
+# Monomial -> coefficient; a monomial lists the indices of the groups whose fractions are multiplied.
+Polynomial: TypeAlias = dict[tuple[int, ...], float]
 
 
 @dataclass(frozen=True)
 class GroupCost:
-    """An axis group in words and numbers.
+    """A group of units that are removed together, with its cost.
 
     Args:
-        name: of the first dimension that it touches.
-        units: how many it has.
-        members: every "tensor:dimension" that goes with them.
-        parameters: that one unit takes with it.
-        macs: multiply-accumulates of one sample that one unit takes with it.
+        name: "tensor:dimension" of its first member, such as "conv1.weight:0".
+        units: number of units.
+        members: every "tensor:dimension" from which elements are removed with a unit.
+        parameters: number of parameters removed with one unit.
+        macs: multiply-accumulates per sample removed with one unit.
     """
 
     name: str
@@ -49,13 +51,13 @@ class GroupCost:
 
 
 def costs_of(program: Program, flow: Flow, batch: int) -> list[GroupCost]:
-    """What each group is made of, and what one of its units costs while all others stay."""
+    """The members of each group, and the cost of one of its units while all others are kept."""
     groups, whole = groups_of(program, flow), kept_without(flow, np.zeros(0, np.int64))
     parameters, macs = parameters_left(program, flow, whole), multiply_accumulates(flow, whole, batch)
-    found = []
+    costs = []
     for group in groups:
         without = kept_without(flow, group.units[:1])
-        found.append(
+        costs.append(
             GroupCost(
                 group.name,
                 len(group),
@@ -64,34 +66,34 @@ def costs_of(program: Program, flow: Flow, batch: int) -> list[GroupCost]:
                 macs - multiply_accumulates(flow, without, batch),
             )
         )
-    return found
+    return costs
 
 
 def parameters_left(program: Program, flow: Flow, kept: Kept) -> int:
-    """How many parameters stay; tied ones count once, those that the program does not use as they are."""
+    """Number of kept parameters. Shared parameters count once, parameters that the program does not use not at all."""
     return counted(parameter_products(program, flow), kept)
 
 
 def multiply_accumulates(flow: Flow, kept: Kept, batch: int) -> int:
-    """Of one sample: products that are summed, in convolutions, matrix products and attention.
+    """Multiply-accumulates per sample of convolutions, matrix products and attention.
 
     Args:
         flow: of the program.
-        kept: which units stay.
-        batch: samples of the example that was traced.
+        kept: units that are kept.
+        batch: batch size of the example inputs with which the program was traced.
     """
     return counted((product for _, product in mac_products(flow)), kept) // batch
 
 
 def parameter_products(program: Program, flow: Flow) -> Iterator[Product]:
-    """One for each parameter that the program uses."""
+    """The lengths of the dimensions of each parameter that the program uses."""
     axes = axes_of_tensors(program, flow)
     used = {source.name: None for source in program.sources.values() if source.kind == "parameter"}
     return (axes[name] for name in used)
 
 
 def mac_products(flow: Flow) -> Iterator[tuple[fx.Node, Product]]:
-    """Those of a whole batch, with the operators that they belong to."""
+    """Products whose sum is the number of multiply-accumulates of the whole example batch, each with its node."""
     for node in flow.axes:
         lengths = _LENGTHS.get(Call.of(node).name) if node.op == "call_function" else None
         for product in lengths(flow, Call.of(node)) if lengths is not None else ():
@@ -99,15 +101,15 @@ def mac_products(flow: Flow) -> Iterator[tuple[fx.Node, Product]]:
 
 
 def counted(products: Iterable[Product], kept: Kept) -> int:
-    """What the products come to when units are gone."""
+    """The sum of the products for the kept units."""
     return sum(math.prod(kept.count(axis, size) for axis, size in product) for product in products)
 
 
 def polynomial_of(products: Iterable[Product], flow: Flow, groups: Sequence[AxisGroup]) -> Polynomial:
-    """The sum of the products, in the fractions of units that the groups keep; what belongs to no group stays.
+    """The sum of the products as a polynomial in the fractions of units that the groups keep.
 
-    Exact where the groups that meet in an axis meet as a grid, as heads and places within heads do; elsewhere it is the mean
-    over all choices of so many units.
+    Elements that belong to no group are constant. The polynomial is exact if the groups that share an axis form a grid, as
+    heads and the positions within heads do. Otherwise it is the mean over all choices of the same numbers of units.
     """
     owner = np.full(flow.units.count, -1)
     for number, group in enumerate(groups):
@@ -127,20 +129,20 @@ def _polynomial_of_axis(axis: Axis, size: int, flow: Flow, owner: Array) -> Poly
     if rows is None:
         return {(): float(size)}
     numbers, counts = np.unique(np.sort(np.where(rows == 0, -1, owner[rows]), axis=1), axis=0, return_counts=True)
-    found: Polynomial = {}
+    polynomial: Polynomial = {}
     for row, count in zip(numbers.tolist(), counts.tolist(), strict=True):
         key = tuple(number for number in row if number >= 0)
-        found[key] = found.get(key, 0.0) + count
-    return found
+        polynomial[key] = polynomial.get(key, 0.0) + count
+    return polynomial
 
 
 def _multiplied(one: Polynomial, other: Polynomial) -> Polynomial:
-    found: Polynomial = {}
+    result: Polynomial = {}
     for key, value in one.items():
         for more, factor in other.items():
             joined = tuple(sorted(key + more))
-            found[joined] = found.get(joined, 0.0) + value * factor
-    return found
+            result[joined] = result.get(joined, 0.0) + value * factor
+    return result
 
 
 def _lengths(flow: Flow, node: fx.Node) -> Product:
@@ -153,8 +155,8 @@ def _linear(flow: Flow, call: Call) -> Iterator[Product]:
 
 def _convolution(flow: Flow, call: Call) -> Iterator[Product]:
     transposed = "transpose" in call.name or bool(call.get("transposed"))
-    places = _lengths(flow, call["input"] if transposed else call.node)
-    yield places + _lengths(flow, call["weight"])[1:]
+    positions = _lengths(flow, call["input"] if transposed else call.node)
+    yield positions + _lengths(flow, call["weight"])[1:]
 
 
 def _matmul(flow: Flow, call: Call) -> Iterator[Product]:

@@ -1,4 +1,4 @@
-"""Shapes and types of the inputs of a trace, as plain data that travels with a rewritten program."""
+"""Shapes and dtypes of the example inputs of a trace, as plain data that is saved with a rewritten program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mirabelle.errors import UserError
 
-_LARGEST = 1 << 16  # a side of an example input that a file may ask for
+_LARGEST = 1 << 16  # limit for the sizes of example inputs read from a file
 
 
 Example: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
@@ -19,11 +19,11 @@ Example: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class ExampleSignature:
-    """Example inputs as plain data: shapes and types, by position and by name.
+    """Shapes and dtypes of example inputs.
 
     Args:
-        args: (shape, name of the type) of each.
-        kwargs: the same by name.
+        args: (shape, name of the dtype) of each positional argument.
+        kwargs: (shape, name of the dtype) of each keyword argument.
     """
 
     args: tuple[tuple[tuple[int, ...], str], ...]
@@ -31,17 +31,18 @@ class ExampleSignature:
 
     @staticmethod
     def of(example: Example) -> ExampleSignature:
-        """Read from example inputs.
+        """Describe example inputs.
 
         Raises:
-            UserError: E121 when one of them is no tensor.
+            UserError: E121 if one of them is not a tensor.
         """
         others = [part for part in (*example[0], *example[1].values()) if not isinstance(part, Tensor)]
         if others:
             message = (
-                f"the model's code does not follow the cut, and its program takes tensors only; got {type(others[0]).__name__}"
+                "the model's code does not work with the new widths, and the program that replaces it takes tensors only; "
+                f"got {type(others[0]).__name__}"
             )
-            raise UserError("E121", message, "let forward take single tensors, or use prune.Weights")
+            raise UserError("E121", message, "change forward to take single tensors, or use prune.Weights")
 
         def one(tensor: Tensor) -> tuple[tuple[int, ...], str]:
             return tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
@@ -50,25 +51,27 @@ class ExampleSignature:
 
     @staticmethod
     def from_data(data: Any) -> ExampleSignature:
-        """Read the plain data again.
+        """Read the data that `to_data` returns.
 
         Raises:
-            UserError: E141 when it is damaged.
+            UserError: E141 if they are damaged.
         """
         try:
             args = tuple(_one_from_data(part) for part in data["args"])
             return ExampleSignature(args, {str(name): _one_from_data(part) for name, part in data["kwargs"].items()})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
-                "E141", f"architecture.json does not tell the inputs of its program: {error}", "restore it"
+                "E141", f"architecture.json does not describe the inputs of its program: {error}", "restore it"
             ) from error
 
     def example(self) -> Example:
-        """Inputs of these shapes, all ones: whole numbers that are in range of most tables, and a mask that hides nothing."""
-        made = [torch.ones(shape, dtype=getattr(torch, name)) for shape, name in self.args]
-        return tuple(made), {key: torch.ones(shape, dtype=getattr(torch, name)) for key, (shape, name) in self.kwargs.items()}
+        """Inputs of these shapes filled with ones: valid indices for most embedding tables, and masks that mask nothing."""
+        args = [torch.ones(shape, dtype=getattr(torch, name)) for shape, name in self.args]
+        return tuple(args), {key: torch.ones(shape, dtype=getattr(torch, name)) for key, (shape, name) in self.kwargs.items()}
 
     def to_data(self) -> dict[str, Any]:
+        """The signature as JSON-compatible data."""
+
         def one(part: tuple[tuple[int, ...], str]) -> dict[str, Any]:
             return {"shape": list(part[0]), "type": part[1]}
 

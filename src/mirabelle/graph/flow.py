@@ -1,4 +1,4 @@
-"""What the pass over a program finds: the axes of every result, what is masked where, and which literals follow widths."""
+"""The result of the pass over a program: axes of all tensors, dimensions to mask, and arguments that depend on widths."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from torch import Tensor, fx
 from mirabelle.graph.call import Call, is_tensor, sizes_of, tensors_in, value_of
 from mirabelle.graph.units import Array, Axis, Units
 
-Axes: TypeAlias = tuple[Axis, ...]  # of one tensor, one a dimension
+Axes: TypeAlias = tuple[Axis, ...]  # of one tensor, one per dimension
 Results: TypeAlias = Axes | list[Axes]  # of one tensor, or of several
-Place: TypeAlias = tuple[str | int, ...]  # of an operand: the name of an argument, and the positions in lists
+Place: TypeAlias = tuple[str | int, ...]  # of an operand: the name of an argument, and positions in nested lists
 
 
 class Kept:
-    """Which units stay, asked by the axes that they make.
+    """The units that are kept, queried by axis.
 
     Args:
-        alive: True for each unit that stays; unit 0 always does.
+        units: of the program.
+        alive: (units,), True for each unit that is kept; unit 0 is always kept.
     """
 
     def __init__(self, units: Units, alive: Array) -> None:
@@ -29,23 +30,24 @@ class Kept:
         self._alive = alive
 
     def of(self, axis: Axis, size: int) -> Array:
-        """For each of `size` elements of the axis, whether it stays."""
+        """For each of the `size` elements of the axis, whether it is kept."""
         rows = self._units.resolve(axis)
         stays: Array = np.ones(size, bool) if rows is None else np.asarray(self._alive[rows].all(axis=1))
         return stays
 
     def count(self, axis: Axis, size: int) -> int:
+        """Number of elements of the axis that are kept."""
         return int(self.of(axis, size).sum())
 
 
 @dataclass(frozen=True)
 class Share:
-    """A size that the program computes, of which a part stays: batches × heads, say.
+    """A size computed by the program, of which a part is kept, such as batch × heads.
 
     Args:
-        node: that gives the whole size.
-        stays: how many of the example's elements stay.
-        of: how many the example has.
+        node: computes the full size.
+        stays: number of elements kept for the example inputs.
+        of: full number of elements for the example inputs.
     """
 
     node: fx.Node
@@ -55,7 +57,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Masking:
-    """Where an operator sums over an axis: along this dimension of this operand, elements that go count as zero."""
+    """An operand over whose dimension an operator sums: removed elements along it count as zero."""
 
     operand: Place
     dimension: int
@@ -64,11 +66,11 @@ class Masking:
 
 @dataclass(frozen=True)
 class Rewriting:
-    """How a call is written when units are gone.
+    """How the arguments of a call change when units are removed.
 
     Args:
-        arguments: new values by name, from what is kept.
-        target: another operator; None keeps it. With `arguments` complete for it.
+        arguments: computes the new values by name from the kept units.
+        target: operator to call instead, for which `arguments` gives all arguments; None: the same operator.
     """
 
     arguments: Callable[[Kept], Mapping[str, Any]]
@@ -77,18 +79,18 @@ class Rewriting:
 
 @dataclass
 class Flow:
-    """The state of the pass, and its result.
+    """The state of the pass over a program, and its result.
 
     Args:
-        units: of the whole program.
-        axes: by node: of its result, or of each of its results.
-        maskings: by node.
-        statistics: by node: dimensions of its first operand over which it takes a statistic of what is kept.
-        rewritings: by node.
+        units: all units of the program.
+        axes: node -> the axes of its result, or of each of its results.
+        maskings: node -> operands to mask.
+        statistics: node -> dimensions of its first operand over which it computes a statistic of the kept elements.
+        rewritings: node -> how its call changes.
         constants: values of the nodes that depend on no input and no parameter.
-        inside: nodes that were taken in with a later one, which has their work in its own rewriting.
-        equal: axes that must lose equally many units, though not the same.
-        unknown: names of the operators that were not understood, with how often.
+        inside: nodes whose work is done by the rewriting of a later node.
+        equal: axes that must lose the same number of units, but not the same units.
+        unknown: names of operators without a rule, each with its number of calls.
     """
 
     units: Units = field(default_factory=Units)
@@ -102,16 +104,22 @@ class Flow:
     unknown: dict[str, int] = field(default_factory=dict)
 
     def of(self, node: fx.Node) -> Axes:
-        """The axes of a tensor, in representatives."""
+        """The axes of the result of a node, a single tensor, with all units resolved."""
         axes = self.axes[node]
         assert isinstance(axes, tuple), "a single tensor"
         return tuple(self.units.resolve(axis) for axis in axes)
 
     def unify(self, one: Axis, other: Axis) -> None:
+        """Tie two axes: element i of one is kept exactly if element i of the other is."""
         self.units.unify(one, other)
 
     def freeze(self, axes: Iterable[Axis], why: str = "") -> None:
-        """Every unit of the axes stays; by default because of the operator at hand."""
+        """Mark every unit of the axes as not removable.
+
+        Args:
+            axes: to freeze.
+            why: reason in words; by default the operator that is being processed.
+        """
         reason = self.units.reason
         if why:
             self.units.reason = why
@@ -120,16 +128,17 @@ class Flow:
         self.units.reason = reason
 
     def fresh(self, size: int) -> Axis:
+        """A new axis with one new unit per element."""
         return self.units.fresh(size)
 
     def mask(self, call: Call, operand: Place | str, dimension: int, axis: Axis) -> None:
-        """The operator sums over this dimension of an operand."""
+        """Record that the operator sums over this dimension of an operand, where removed elements count as zero."""
         if axis is not None:
             place = (operand,) if isinstance(operand, str) else operand
             self.maskings.setdefault(call.node, []).append(Masking(place, dimension, axis))
 
     def rewrite(self, call: Call, target: Any = None, /, **arguments: Callable[[Kept], Any]) -> None:
-        """Arguments that follow widths, by name; what stands there already stays."""
+        """Record arguments that depend on widths, by name, in addition to those recorded before."""
         before = self.rewritings.get(call.node)
 
         def values(kept: Kept) -> Mapping[str, Any]:
@@ -139,14 +148,14 @@ class Flow:
         self.rewritings[call.node] = Rewriting(values, target or (before.target if before is not None else None))
 
     def freeze_all(self, call: Call) -> Results:
-        """The rule for what is not understood: everything that goes in and comes out stays."""
+        """The rule for operators without one: no element of any input or output can be removed."""
         for node in tensors_in(list(call.arguments.values())):
             self.freeze(self.of(node))
         return untouched(value_of(call.node))
 
 
 def untouched(value: Any) -> Results:
-    """Axes of results in which nothing can be cut."""
+    """Axes of results in which nothing can be removed."""
     if isinstance(value, Tensor):
         return (None,) * value.ndim
     if isinstance(value, (list, tuple)):
@@ -155,13 +164,13 @@ def untouched(value: Any) -> Results:
 
 
 def dimension_of(position: int, count: int) -> int:
-    """A dimension counted from the front."""
+    """The index of a dimension counted from the front; `position` may be negative."""
     return position + count if position < 0 else position
 
 
 def broadcast(flow: Flow, nodes: Sequence[fx.Node], out: Sequence[int]) -> Axes:
-    """The axes of an elementwise result of these sizes: where operands are as wide as it, theirs are one."""
-    found: list[Axis] = [None] * len(out)
+    """The axes of an elementwise result of shape `out`; axes of operands that have its size are tied to each other."""
+    result: list[Axis] = [None] * len(out)
     settled = [False] * len(out)
     for node in nodes:
         axes, sizes = flow.of(node), sizes_of(value_of(node))
@@ -171,12 +180,12 @@ def broadcast(flow: Flow, nodes: Sequence[fx.Node], out: Sequence[int]) -> Axes:
             if size != out[place] or size == 1:
                 continue
             if settled[place]:
-                flow.unify(found[place], axis)
+                flow.unify(result[place], axis)
             else:
-                found[place], settled[place] = axis, True
-    return tuple(flow.units.resolve(axis) for axis in found)
+                result[place], settled[place] = axis, True
+    return tuple(flow.units.resolve(axis) for axis in result)
 
 
 def operands(call: Call) -> list[fx.Node]:
-    """All tensors that a call takes."""
+    """The nodes of all tensors among the arguments of a call."""
     return [node for value in call.arguments.values() for node in (tensors_in(value) if not is_tensor(value) else [value])]

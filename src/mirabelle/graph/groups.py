@@ -1,4 +1,4 @@
-"""Axis groups: units that touch the same dimensions of the same parameters in the same way, and what each costs."""
+"""Axis groups: units that belong to the same dimensions of the same parameters, such as the channels of a convolution."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from mirabelle.graph.flow import Flow
 from mirabelle.graph.trace import Program
 from mirabelle.graph.units import Array, Axis
 
-_OPERATOR = re.compile(r'"([^"]+)"(?: in (.+))?')  # as the pass over a program says where it was
-_TOLD = 2  # reasons of a whole model
+_OPERATOR = re.compile(r'"([^"]+)"(?: in (.+))?')  # format of a reason given by the pass over a program
+_MAX_REASONS = 2  # in the message for a whole model
 
 
 @dataclass(frozen=True)
 class Member:
-    """One dimension of one parameter or buffer, as a group touches it.
+    """A dimension of a parameter or buffer from which elements are removed with the units of a group.
 
     Args:
         name: of the parameter or buffer.
-        dimension: of it.
-        column: of the dimension's axis; 0 the outermost.
-        elements: of the dimension that one unit takes with it.
+        dimension: index of the dimension.
+        column: column of the dimension's axis that contains the units; 0 is the outermost.
+        elements: number of elements of the dimension that are removed with one unit.
     """
 
     name: str
@@ -39,11 +39,11 @@ class Member:
 
 @dataclass(frozen=True)
 class AxisGroup:
-    """Units of one kind: channels, neurons, heads, places within heads.
+    """Units of one kind, such as channels, neurons, heads, or positions within heads.
 
     Args:
-        units: their numbers, in the order in which the first member has them.
-        members: what every one of them touches, in the order of the model's parameters.
+        units: their numbers, in the order of their elements in the first member.
+        members: the dimensions from which elements are removed with a unit, in the order of the model's parameters.
     """
 
     units: Array
@@ -54,21 +54,21 @@ class AxisGroup:
 
     @property
     def name(self) -> str:
-        """Of the first member, with its dimension: "conv1.weight:0"."""
+        """Name and dimension of the first member, such as "conv1.weight:0"."""
         first = self.members[0]
         return f"{first.name}:{first.dimension}"
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """A dimension of a parameter or buffer in which nothing, or not everything, can be cut.
+    """A dimension of a parameter or buffer of which some or all elements cannot be removed.
 
     Args:
         name: of the parameter or buffer.
-        dimension: of it.
-        elements: how many must stay.
-        size: how many there are.
-        reasons: in words.
+        dimension: index of the dimension.
+        elements: number of elements that cannot be removed.
+        size: number of all elements.
+        reasons: why, in words.
     """
 
     name: str
@@ -89,8 +89,11 @@ def axes_of_tensors(program: Program, flow: Flow) -> dict[str, tuple[tuple[Axis,
 
 
 def groups_of(program: Program, flow: Flow) -> list[AxisGroup]:
-    """All groups of a program, in the order of its parameters."""
-    keys = np.zeros(flow.units.count, np.uint64)  # of each unit: a sum over what it touches
+    """All groups of a program, in the order of its parameters.
+
+    Units belong to the same group if they take the same number of elements from the same dimensions of the same tensors.
+    """
+    keys = np.zeros(flow.units.count, np.uint64)  # of each unit: the sum of random numbers of its members, a hash of their set
     draw = np.random.default_rng(0)
     touching: dict[int, list[Member]] = defaultdict(list)
     first: dict[int, int] = {}
@@ -115,7 +118,7 @@ def groups_of(program: Program, flow: Flow) -> list[AxisGroup]:
 
 
 def frozen_in(program: Program, flow: Flow) -> list[Frozen]:
-    """The dimensions of parameters and buffers that cannot be cut, or not wholly."""
+    """The dimensions of parameters and buffers of which some or all elements cannot be removed, with reasons."""
     found = []
     for node in program.graph.nodes:
         source = program.sources.get(node.name) if node.op == "placeholder" else None
@@ -134,34 +137,37 @@ def frozen_in(program: Program, flow: Flow) -> list[Frozen]:
 
 
 def _in_words(reason: str, dimension: int) -> str:
-    """A reason of the pass as a person would say it."""
-    found = _OPERATOR.fullmatch(reason)
-    if found is None:
+    """A reason given by the pass over the program, in words for the user."""
+    match = _OPERATOR.fullmatch(reason)
+    if match is None:
         return reason
-    name, place = found.groups()
+    name, module = match.groups()
     if "conv" in name and dimension > 1:
-        return "places of a kernel stay"
+        return "kernel positions are never removed"
     if name == "embedding" and dimension == 0:
-        return "any row of a table may be looked up"
+        return "any row of the table may be looked up"
     if dimension == 1 and ("conv" in name or name in ("linear", "lstm", "gru")):
-        return f"what {place or 'it'} reads stays whole"
-    return f'operator "{name}"{f" in {place}" if place else ""} needs all of it'
+        return f"the input of {module or 'the operator'} cannot be cut"
+    return f'operator "{name}"{f" in {module}" if module else ""} needs all elements'
 
 
 def why_nothing_goes(frozen: Iterable[Frozen]) -> str:
-    """What holds a model in which nothing can be cut: operators not understood first, then what holds the outputs of layers."""
-    ranked = sorted(frozen, key=lambda one: (not any("not understood" in why for why in one.reasons), one.dimension != 0))
+    """Why nothing in a model can be removed: operators without a rule first, then what freezes the outputs of layers."""
+    ranked = sorted(frozen, key=lambda one: (not any("not supported" in why for why in one.reasons), one.dimension != 0))
     reasons = dict.fromkeys(why for one in ranked for why in one.reasons)
-    return "; ".join(list(reasons)[:_TOLD]) or "it has no parameters"
+    return "; ".join(list(reasons)[:_MAX_REASONS]) or "it has no parameters"
 
 
 def sums_over_units(program: Program, flow: Flow, values: Mapping[str, Tensor]) -> npt.NDArray[np.float64]:
-    """For each unit of the flow, the sum of these values over every element that it takes with it.
+    """For each unit, the sum of the given values over all elements that are removed with it.
 
     Args:
         program: of the model.
         flow: of the program.
-        values: by the name of a tensor, of its shape.
+        values: name of a tensor -> values of its shape.
+
+    Returns:
+        (units,); 0 for unit 0, which is never removed.
     """
     sums = np.zeros(flow.units.count)
     for name, axes in axes_of_tensors(program, flow).items():

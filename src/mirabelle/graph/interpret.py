@@ -1,7 +1,8 @@
-"""Runs a program with units gone, in two ways that must agree: masked, on the whole tensors, and cut, on what stays.
+"""Runs a program without the removed units in two ways that must agree: masked and cut.
 
-Masked is the meaning: every operator that sums over an axis gets zeros where elements go, every statistic is taken over what
-stays, and all other operators run as they are. Cut is what ships: sliced parameters, and literals that follow the widths.
+The masked run uses the full tensors and defines what a cut means: every operator that sums over an axis gets zeros in place of
+removed elements, every statistic is computed over the kept elements, and all other operators run unchanged. The cut run uses
+sliced parameters and arguments adapted to the new widths, as the exported model does.
 """
 
 from __future__ import annotations
@@ -24,34 +25,41 @@ from mirabelle.graph.units import Array
 SKIPPED = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size", "sym_constrain_range")
 
 
-def kept_without(flow: Flow, gone: Array) -> Kept:
-    """What stays when these units go."""
+def kept_without(flow: Flow, removed: Array) -> Kept:
+    """The units that are kept when these units are removed."""
     alive = np.ones(flow.units.count, bool)
-    alive[gone] = False
+    alive[removed] = False
     alive[0] = True
     return Kept(flow.units, alive)
 
 
 def sliced(program: Program, flow: Flow, kept: Kept, tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Parameters and buffers without what goes, by name; those that lose nothing as they are."""
-    given = program.tensors if tensors is None else tensors
-    found = {name: given[name] for name in program.tensors}
-    for name, axes in axes_of_tensors(program, flow).items():
-        for dimension, (axis, size) in enumerate(axes):
-            stays = kept.of(axis, size)
-            if not stays.all():
-                index = torch.from_numpy(np.flatnonzero(stays)).to(found[name].device)
-                found[name] = found[name].detach().index_select(dimension, index)
-    return found
-
-
-def run_masked(program: Program, flow: Flow, kept: Kept, inputs: Sequence[Any]) -> list[Any]:
-    """The outputs of the whole program in which elements that go count as nothing where they would be read.
+    """Parameters and buffers by name, without the removed elements; tensors that lose nothing are not copied.
 
     Args:
         program: of the model.
         flow: of the program.
-        kept: which units stay.
+        kept: units that are kept.
+        tensors: full tensors by name; None: those of the program.
+    """
+    full = program.tensors if tensors is None else tensors
+    result = {name: full[name] for name in program.tensors}
+    for name, axes in axes_of_tensors(program, flow).items():
+        for dimension, (axis, size) in enumerate(axes):
+            stays = kept.of(axis, size)
+            if not stays.all():
+                index = torch.from_numpy(np.flatnonzero(stays)).to(result[name].device)
+                result[name] = result[name].detach().index_select(dimension, index)
+    return result
+
+
+def run_masked(program: Program, flow: Flow, kept: Kept, inputs: Sequence[Any]) -> list[Any]:
+    """The outputs of the full program in which removed elements count as zero wherever they are read.
+
+    Args:
+        program: of the model.
+        flow: of the program.
+        kept: units that are kept.
         inputs: all user inputs in the order of the program's placeholders.
     """
 
@@ -63,7 +71,7 @@ def run_masked(program: Program, flow: Flow, kept: Kept, inputs: Sequence[Any]) 
             arguments = _changed(arguments, masking.operand, partial(_zeroed, dimension=masking.dimension, stays=stays))
         if node in flow.statistics:
             return _over_kept(flow, kept, called, arguments)
-        if called.name in ("view", "_unsafe_view"):  # strides may be others than those of the trace
+        if called.name in ("view", "_unsafe_view"):  # strides may differ from those of the trace
             return arguments["self"].reshape(arguments["size"])
         return result_of(node.target, arguments)
 
@@ -71,14 +79,14 @@ def run_masked(program: Program, flow: Flow, kept: Kept, inputs: Sequence[Any]) 
 
 
 def run_cut(program: Program, flow: Flow, kept: Kept, tensors: Mapping[str, Tensor], inputs: Sequence[Any]) -> list[Any]:
-    """The outputs of the program on sliced tensors, every literal that follows a width rewritten.
+    """The outputs of the program on sliced tensors, with all arguments adapted to the new widths.
 
     Args:
         program: of the model.
         flow: of the program.
-        kept: which units stay.
-        tensors: parameters and buffers as `sliced` gives them.
-        inputs: as for `run_masked`.
+        kept: units that are kept.
+        tensors: parameters and buffers as returned by `sliced`.
+        inputs: all user inputs in the order of the program's placeholders.
     """
 
     def call(node: fx.Node, known: Mapping[fx.Node, Any]) -> Any:
@@ -96,12 +104,12 @@ def run_cut(program: Program, flow: Flow, kept: Kept, tensors: Mapping[str, Tens
 
 
 def result_of(target: Any, arguments: Mapping[str, Any]) -> Any:
-    """What an operator gives; numbers are computed by Python's own, whose arguments have no names."""
+    """Call an operator; operators of Python, which compute sizes, take positional arguments only."""
     return target(**arguments) if isinstance(target, torch._ops.OpOverload) else target(*arguments.values())
 
 
 def written(flow: Flow, kept: Kept, node: fx.Node) -> tuple[Any, dict[str, Any]]:
-    """The operator and the arguments of a node when units are gone; constants are computed whole."""
+    """The operator and the arguments of a node after the cut; constants are computed in full."""
     arguments = dict(Call.of(node).arguments)
     rewriting = None if node in flow.constants else flow.rewritings.get(node)
     if rewriting is None:
@@ -111,7 +119,7 @@ def written(flow: Flow, kept: Kept, node: fx.Node) -> tuple[Any, dict[str, Any]]
 
 
 class _Picked(Mapping[fx.Node, Any]):
-    """Values of nodes, those of constants without the elements that go."""
+    """The values of nodes, where constants are read without the removed elements."""
 
     def __init__(self, flow: Flow, kept: Kept, known: Mapping[fx.Node, Any]) -> None:
         self._flow, self._kept, self._known = flow, kept, known
@@ -168,7 +176,7 @@ def _substituted(value: Any, known: Mapping[fx.Node, Any]) -> Any:
 
 
 def _changed(arguments: Mapping[str, Any], place: Place, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """Arguments with the tensor at a place changed."""
+    """A copy of the arguments in which the tensor at `place` is changed."""
     name, *inner = place
     value = arguments[str(name)]
     if inner:
@@ -186,38 +194,38 @@ def _size_at(call: Call, place: Place, dimension: int) -> int:
 
 
 def _zeroed(tensor: Tensor, dimension: int, stays: Array) -> Tensor:
-    """Zero where elements go, whatever stood there."""
+    """The tensor with zeros in place of removed elements, also where it was NaN or infinite."""
     if stays.all():
         return tensor
-    gone = torch.from_numpy(~stays).reshape([-1 if k == dimension else 1 for k in range(tensor.ndim)])
-    return tensor.masked_fill(gone, 0)
+    removed = torch.from_numpy(~stays).reshape([-1 if k == dimension else 1 for k in range(tensor.ndim)])
+    return tensor.masked_fill(removed, 0)
 
 
 def _over_kept(flow: Flow, kept: Kept, call: Call, arguments: dict[str, Any]) -> Any:
-    """A statistic over what stays of its dimensions; elsewhere the result is zero, and nothing reads it."""
+    """A statistic over the kept elements of its dimensions; the result is zero elsewhere, where nothing reads it."""
     name = "self" if "self" in arguments else "input"
     whole, node = arguments[name], call[name]
     axes = flow.of(node)
     index = {d: torch.from_numpy(np.flatnonzero(kept.of(axes[d], whole.shape[d]))) for d in flow.statistics[call.node]}
-    for d, places in index.items():
-        arguments[name] = arguments[name].index_select(d, places)
+    for d, positions in index.items():
+        arguments[name] = arguments[name].index_select(d, positions)
     affine: list[Tensor] = []
     if "normalized_shape" in arguments:
         affine = list(index.values())
-        arguments["normalized_shape"] = [len(places) for places in affine]
+        arguments["normalized_shape"] = [len(positions) for positions in affine]
     elif "num_groups" in arguments and 1 in index:
         affine = [index[1]]
     for extra in ("weight", "bias"):
         if isinstance(arguments.get(extra), Tensor):
-            for k, places in enumerate(affine):
-                arguments[extra] = arguments[extra].index_select(k, places)
+            for k, positions in enumerate(affine):
+                arguments[extra] = arguments[extra].index_select(k, positions)
     part = call.node.target(**arguments)  # type: ignore[operator]
     first, *rest = part if isinstance(part, (list, tuple)) else [part]
     if _first_sizes(call) != sizes_of(value_of(node)):
-        return part  # the dimensions are gone
+        return part  # the dimensions were reduced
     result = torch.zeros_like(whole)
     mesh = np.ix_(*[index[d].numpy() if d in index else np.arange(whole.shape[d]) for d in range(whole.ndim)])
-    result[tuple(torch.from_numpy(np.asarray(places)) for places in mesh)] = first
+    result[tuple(torch.from_numpy(np.asarray(positions)) for positions in mesh)] = first
     return [result, *rest] if isinstance(part, (list, tuple)) else result
 
 
@@ -227,12 +235,12 @@ def _first_sizes(call: Call) -> tuple[int, ...]:
 
 
 def _check_sizes(flow: Flow, kept: Kept, node: fx.Node, result: Any) -> None:
-    """What a cut operator gives has the sizes that its axes say."""
+    """Assert that the result of a cut operator has the sizes that its axes predict."""
     traced, axes = value_of(node), flow.axes[node]
     if not isinstance(result, Tensor) or not isinstance(axes, tuple):
         return
-    due = tuple(
+    expected = tuple(
         kept.count(axis, size) if is_known(free) else own
         for axis, size, free, own in zip(axes, sizes_of(traced), traced.shape, result.shape, strict=True)
     )
-    assert tuple(result.shape) == due, f"{node.name}: {tuple(result.shape)} instead of {due}"
+    assert tuple(result.shape) == expected, f"{node.name}: {tuple(result.shape)} instead of {expected}"

@@ -1,4 +1,4 @@
-"""One pass over a program, in order: fresh units for every parameter, then one rule for every operator."""
+"""A single pass over a program: creates units for every parameter and applies the rule of every operator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mirabelle.graph.rules.labels import VIEWS
 from mirabelle.graph.rules.layout import shuffled
 from mirabelle.graph.trace import Program, name_in_model
 
-_CLAIMS = ("_assert", "sym_constrain_range")  # what the trace found to hold; nothing comes out
+_CLAIMS = ("_assert", "sym_constrain_range")  # assertions of the trace, without a result
 _ALWAYS_CONSTANT = ("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")
 _MIXING = {*VIEWS, "repeat", "tile"}
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
@@ -25,25 +25,26 @@ _OUTPUTS = "it is an output of the model"
 
 
 def propagated(program: Program) -> Flow:
-    """The axes of everything in a program.
+    """Find the axes of all tensors in a program.
 
     Args:
         program: of the model.
 
     Returns:
-        What is tied to what, what is masked where, and which literals follow; outputs and inputs stay whole.
+        The axes and how they are tied, which operands to mask, and which arguments depend on widths. Inputs and outputs of the
+        model are frozen.
     """
     flow = Flow()
-    held: dict[str, Axes] = {}
+    axes_by_name: dict[str, Axes] = {}
     for node in program.graph.nodes:
         if node.op == "placeholder":
-            flow.axes[node] = _placeholder(flow, program, node, held)
+            flow.axes[node] = _placeholder(flow, program, node, axes_by_name)
         elif node.op == "output":
             for result in _tensors(node.args):
                 if result in flow.axes:
                     flow.freeze(_every_axis(flow.axes[result]), _OUTPUTS)
         elif node.op == "call_function" and node not in flow.axes:
-            flow.units.reason = _words(node)
+            flow.units.reason = _description(node)
             if not (name_of(node) in VIEWS and shuffled(flow, node)):
                 flow.axes[node] = _called(flow, node)
         elif node not in flow.axes:
@@ -51,15 +52,15 @@ def propagated(program: Program) -> Flow:
     return flow
 
 
-def _placeholder(flow: Flow, program: Program, node: fx.Node, held: dict[str, Axes]) -> Results:
+def _placeholder(flow: Flow, program: Program, node: fx.Node, axes_by_name: dict[str, Axes]) -> Results:
     source, value = program.sources[node.name], value_of(node)
     if not isinstance(value, Tensor):
         flow.constants[node] = value
         return ()
     if source.kind in ("parameter", "buffer") and value.is_floating_point():
-        if source.name not in held:
-            held[source.name] = tuple(flow.fresh(size) for size in sizes_of(value))
-        return held[source.name]
+        if source.name not in axes_by_name:
+            axes_by_name[source.name] = tuple(flow.fresh(size) for size in sizes_of(value))
+        return axes_by_name[source.name]
     if source.kind in ("buffer", "constant") and not value.is_floating_point() and source.name not in program.updates.values():
         flow.constants[node] = program.tensors[source.name]
     return untouched(value)
@@ -89,7 +90,7 @@ def _called(flow: Flow, node: fx.Node) -> Results:
 
 
 def _mixes_in_free_size(call: Call, nodes: Sequence[fx.Node]) -> bool:
-    """Whether a dimension of a constant is laid together with one of free size: what goes is picked from it before."""
+    """Whether a view merges a dimension of a constant with one of dynamic size; removed elements are then dropped before it."""
     values = [value_of(node) for node in nodes]
     return (
         call.name in _MIXING
@@ -99,11 +100,11 @@ def _mixes_in_free_size(call: Call, nodes: Sequence[fx.Node]) -> bool:
 
 
 def _ruled(flow: Flow, call: Call) -> Results:
-    """What the rule of an operator says; without one, or where it cannot read the call, everything stays."""
+    """Apply the rule of an operator; without a rule, or if the rule cannot handle the call, freeze all its tensors."""
     rule = rule_for(call)
     if rule is None:
         flow.unknown[call.name] = flow.unknown.get(call.name, 0) + 1
-        flow.units.reason = f'operator "{call.name}" is not understood'
+        flow.units.reason = f'operator "{call.name}" is not supported'
         return flow.freeze_all(call)
     try:
         return rule(flow, call)
@@ -113,14 +114,14 @@ def _ruled(flow: Flow, call: Call) -> Results:
         KeyError,
         IndexError,
         RuntimeError,
-    ) as error:  # arguments of a kind that the rule has never met
+    ) as error:  # arguments that the rule does not expect
         flow.unknown[call.name] = flow.unknown.get(call.name, 0) + 1
-        flow.units.reason = f'operator "{call.name}" is called in a way that is not understood ({type(error).__name__})'
+        flow.units.reason = f'operator "{call.name}" is called in a way that is not supported ({type(error).__name__})'
         return flow.freeze_all(call)
 
 
 def _constant(flow: Flow, call: Call) -> Results:
-    """What depends on no input and no parameter is computed whole; where its numbers are read they may be picked."""
+    """Evaluate a node that depends on no input and no parameter; its readers may select elements of the result."""
     value = value_of(call.node)
     flow.constants[call.node] = _evaluated(flow, call)
     if isinstance(value, Tensor) and value.is_floating_point():
@@ -150,9 +151,9 @@ def _every_axis(results: Results) -> list[Any]:
     return [axis for part in parts for axis in part]
 
 
-def _words(node: fx.Node) -> str:
-    """Where and what an operator is: its name, and the module that calls it."""
+def _description(node: fx.Node) -> str:
+    """The name of an operator and of the module that calls it, such as '"conv2d" in features.0'."""
     stack = node.meta.get("nn_module_stack") or {}
-    place = next(reversed([str(path) for path, _ in stack.values()]), "") if stack else ""
-    place = name_in_model(place)
-    return f'"{name_of(node)}" in {place}' if place else f'"{name_of(node)}"'
+    path = next(reversed([str(path) for path, _ in stack.values()]), "") if stack else ""
+    module = name_in_model(path)
+    return f'"{name_of(node)}" in {module}' if module else f'"{name_of(node)}"'

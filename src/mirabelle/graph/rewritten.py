@@ -1,10 +1,10 @@
-"""The rewritten program as a module, for models whose own code does not follow their widths.
+"""A rewritten program as a module, for models whose own code does not work with other widths.
 
-It holds the tensors under the model's own names and runs the operators of the trace on them, with literals that fit.
-Convolutions and linear layers whose weights nothing else reads are modules, so that steps find them. It trains, exports and
-saves as any module does; what only happens in training mode, dropout and batch statistics, is left out, because the trace was
-one of eval mode. Buffers that its code sets are set, too. Sizes that its code fixes are those of the trace: `len(x)` fixes the
-batch, for one, `x.shape[0]` does not.
+It holds the tensors under the names of the model and runs the operators of the trace on them, with arguments adapted to the new
+widths. Convolutions and linear layers whose weights nothing else reads become modules, so that later steps find them. It can be
+trained, exported and saved like any module. Dropout and batch statistics are missing, because the model was traced in eval
+mode. Buffers that the code of the model updates are updated, too. Sizes that this code makes static are those of the trace:
+`len(x)`, for example, makes the batch size static, `x.shape[0]` does not.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from mirabelle.graph.trace import Program
 
 @dataclass(frozen=True)
 class _Register:
-    """Stands in arguments for a value computed before."""
+    """A reference, among arguments, to a value computed earlier."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Stands in arguments for a share of a size computed before."""
+    """A reference, among arguments, to a fraction stays / of of a size computed earlier."""
 
     number: int
     stays: int
     of: int
 
 
-_LAYERS: Mapping[Any, tuple[type[nn.Module], int]] = {  # and dimensions of places
+_LAYERS: Mapping[Any, tuple[type[nn.Module], int]] = {  # module class, and number of spatial dimensions
     torch.ops.aten.linear.default: (nn.Linear, 0),
     torch.ops.aten.conv1d.default: (nn.Conv1d, 1),
     torch.ops.aten.conv2d.default: (nn.Conv2d, 2),
@@ -50,7 +50,7 @@ _LAYERS: Mapping[Any, tuple[type[nn.Module], int]] = {  # and dimensions of plac
 
 @dataclass(frozen=True)
 class _Instruction:
-    """One operator, or by its name a module that is called with one tensor: the result goes into a register."""
+    """A call of an operator, or of a module given by its name, whose result is stored in a register."""
 
     register: int
     target: Callable[..., Any] | str
@@ -58,7 +58,7 @@ class _Instruction:
 
 
 class _Results:
-    """What the model returns, from the tensors in it; shared by copies of a module, since it never changes."""
+    """Rebuilds the nested outputs of the model from a flat list; immutable, so copies of the module share it."""
 
     def __init__(self, spec: Any) -> None:
         self._spec = spec
@@ -71,7 +71,7 @@ class _Results:
 
 
 class _Arguments:
-    """What the model is called with: by position and by name, names in any order; shared by copies, too."""
+    """Flattens and checks the arguments of a call; immutable, so copies of the module share it."""
 
     def __init__(self, program: Program) -> None:
         self._spec = program.exported.call_spec.in_spec
@@ -83,20 +83,20 @@ class _Arguments:
 
     def leaves(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         try:
-            given = list(self._spec.flatten_up_to(((args, kwargs), {})))
+            leaves = list(self._spec.flatten_up_to(((args, kwargs), {})))
         except ValueError as error:
-            raise TypeError(f"a rewritten program is called as its trace was: {error}") from error
-        for value, shape in zip(given, self._shapes, strict=True):
+            raise TypeError(f"call the rewritten program with the same arguments as when it was traced: {error}") from error
+        for value, shape in zip(leaves, self._shapes, strict=True):
             if shape is not None and not _fits(value, shape):
-                raise ValueError(f"a rewritten program has the sizes of its trace, {shape}; got {tuple(value.shape)}")
-        return given
+                raise ValueError(f"the rewritten program needs the input sizes of its trace, {shape}; got {tuple(value.shape)}")
+        return leaves
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Arguments:
         return self
 
 
 def _fixed(value: Tensor) -> tuple[int | None, ...]:
-    """The sizes of a traced tensor; None for those left free."""
+    """The shape of a traced tensor, with None for dynamic sizes."""
     return tuple(None if isinstance(size, torch.SymInt) else size for size in value.shape)
 
 
@@ -105,12 +105,12 @@ def _fits(value: Tensor, shape: Sequence[int | None]) -> bool:
 
 
 class Rewritten(nn.Module):
-    """A program without what goes.
+    """A module that runs a program without the removed units.
 
     Args:
         program: of the model.
         flow: of the program.
-        kept: which units stay.
+        kept: units that are kept.
     """
 
     def __init__(self, program: Program, flow: Flow, kept: Kept) -> None:
@@ -126,16 +126,16 @@ class Rewritten(nn.Module):
         tensors = {name: _own(tensor, program.tensors[name]) for name, tensor in sliced(program, flow, kept).items()}
         for name, names in program.names.items():
             if name in tensors:
-                _held_under(self, names, tensors[name], saved=program.saved)
+                _register(self, names, tensors[name], saved=program.saved)
         for name, tensor in tensors.items():
             if name not in program.names:
-                _held_under(self, (name,), tensor, saved=program.saved)
+                _register(self, (name,), tensor, saved=program.saved)
         for node in program.graph.nodes:
             self._take(node, program, flow, kept)
         del self._numbers, self._picked
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the model's own."""
+        """Same arguments and outputs as the model's own forward."""
         known: dict[int, Any] = {number: self._tensor(name) for number, name in self._held.items()}
         known |= dict(zip(self._inputs, self._arguments.leaves(args, kwargs), strict=True))
         for instruction in self._instructions:
@@ -148,12 +148,12 @@ class Rewritten(nn.Module):
         return self._results.of([_filled(part, known) for part in self._outputs])
 
     def _tensor(self, name: str) -> Tensor:
-        place, _, last = name.rpartition(".")
-        found: Tensor = getattr(self.get_submodule(place), last)
-        return found
+        module, _, attribute = name.rpartition(".")
+        tensor: Tensor = getattr(self.get_submodule(module), attribute)
+        return tensor
 
     def _take(self, node: fx.Node, program: Program, flow: Flow, kept: Kept) -> None:
-        """One node of the graph, as an instruction."""
+        """Translate one node of the graph into an instruction."""
         if node.op == "output":
             outputs = program.exported.graph_signature.user_outputs
             parts = [part for part in node.args[0] if not isinstance(part, fx.Node) or part.name in outputs]  # type: ignore[union-attr]
@@ -186,7 +186,7 @@ class Rewritten(nn.Module):
         self._instructions.append(_Instruction(number, target, filled))
 
     def _layer(self, target: Any, arguments: Mapping[str, Any]) -> str | None:
-        """The name of a module made for an operator that alone reads its weights; None where these are not a layer's own."""
+        """Make a module for an operator that alone reads its weights, and return its name; None for other operators."""
         if target not in _LAYERS:
             return None
         parts = {part: arguments[part] for part in ("weight", "bias") if arguments[part] is not None}
@@ -194,7 +194,7 @@ class Rewritten(nn.Module):
         names = {part: self._held[number] for part, number in held.items() if number in self._held}
         place = names.get("weight", "").rpartition(".")[0]
         own = all(len(node.users) == 1 and names.get(part) == f"{place}.{part}" for part, node in parts.items())
-        if not place or not own or not _holds_alone(self.get_submodule(place), parts.keys()):
+        if not place or not own or not _has_only(self.get_submodule(place), parts.keys()):
             return None
         tensors = {part: self._tensor(name) for part, name in names.items()}
         parent, _, last = place.rpartition(".")
@@ -215,7 +215,7 @@ class Rewritten(nn.Module):
         return value
 
     def _read(self, node: fx.Node, flow: Flow, kept: Kept) -> int:
-        """The register of a node, of a constant without the elements that go."""
+        """The register of a node; for a constant, one without the removed elements."""
         number = self._numbers[node]
         axes = flow.axes.get(node)
         if node not in flow.constants or not isinstance(axes, tuple):
@@ -231,7 +231,7 @@ class Rewritten(nn.Module):
         return number
 
     def _index(self, index: Tensor) -> int:
-        """A register that holds whole numbers, kept as a buffer that is not saved: it follows from the cut."""
+        """A register for an index tensor, kept in a non-persistent buffer, since it follows from the cut."""
         name, self._indices = f"index_{self._indices}", self._indices + 1
         self.register_buffer(name, index, persistent=False)
         number = -self._indices
@@ -240,13 +240,13 @@ class Rewritten(nn.Module):
 
 
 def _own(tensor: Tensor, dense: Tensor) -> Tensor:
-    """A copy that is a parameter where the dense tensor is one."""
+    """A copy that is a parameter if the dense tensor is one."""
     own = tensor.detach().clone()
     return nn.Parameter(own, requires_grad=dense.requires_grad) if isinstance(dense, nn.Parameter) else own
 
 
-def _held_under(module: nn.Module, names: Sequence[str], tensor: Tensor, *, saved: frozenset[str]) -> None:
-    """A tensor under all its names, in modules made for it."""
+def _register(module: nn.Module, names: Sequence[str], tensor: Tensor, *, saved: frozenset[str]) -> None:
+    """Register a tensor under all of its names, creating the modules that contain it."""
     for name in names:
         holder = module
         *path, last = name.split(".")
@@ -261,13 +261,13 @@ def _held_under(module: nn.Module, names: Sequence[str], tensor: Tensor, *, save
 
 
 def _layer_of(target: Any, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The module that an operator is, with these parameters."""
-    kind, places = _LAYERS[target]
+    """The module equivalent to an operator with these parameters."""
+    kind, spatial = _LAYERS[target]
     outputs, inputs, *sides = tensors["weight"].shape
     settings: dict[str, Any] = {"bias": "bias" in tensors, "device": "meta"}
-    if places:
-        given = {name: list(arguments[name]) for name in ("stride", "padding", "dilation")}
-        settings |= {name: tuple(numbers * places if len(numbers) == 1 else numbers) for name, numbers in given.items()}
+    if spatial:
+        geometry = {name: list(arguments[name]) for name in ("stride", "padding", "dilation")}
+        settings |= {name: tuple(numbers * spatial if len(numbers) == 1 else numbers) for name, numbers in geometry.items()}
         settings |= {"kernel_size": tuple(sides), "groups": arguments["groups"]}
     layer = kind(inputs * settings.get("groups", 1), outputs, **settings)
     for name, tensor in tensors.items():
@@ -275,10 +275,10 @@ def _layer_of(target: Any, arguments: Mapping[str, Any], tensors: Mapping[str, T
     return layer
 
 
-def _holds_alone(module: nn.Module, names: Collection[str]) -> bool:
-    """Whether a module was made to hold just these parameters."""
-    held = {name for name, parameter in module._parameters.items() if parameter is not None}
-    return type(module) is nn.Module and held == set(names) and not module._buffers and not module._modules
+def _has_only(module: nn.Module, names: Collection[str]) -> bool:
+    """Whether a module is a plain container of exactly these parameters."""
+    own = {name for name, parameter in module._parameters.items() if parameter is not None}
+    return type(module) is nn.Module and own == set(names) and not module._buffers and not module._modules
 
 
 def _filled(value: Any, known: Mapping[int, Any]) -> Any:

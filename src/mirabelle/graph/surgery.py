@@ -1,7 +1,7 @@
-"""The cut on the module itself: tensors sliced, widths that Python code reads set, and the result held against the program.
+"""Cuts a module: slices its tensors, sets the width attributes that its code reads, and compares the result with the program.
 
-A module is only given back when it computes what the rewritten program computes, with weights that hide nothing; where its
-code has widths written into it, that is said, and nothing is changed.
+The module itself is returned only if it computes the same as the cut program with random weights. If its code contains literal
+widths, the rewritten program replaces it, and the reason is recorded.
 """
 
 from __future__ import annotations
@@ -38,21 +38,26 @@ from mirabelle.model.architecture import (
 from mirabelle.model.state import copied
 from mirabelle.model.value_names import keep_names
 
-_SAME = 1e-6  # relative; the same operators on the same numbers
-_ROUNDING, _TIMES = 1e-4, 10.0  # where rounding makes more of it, as much as in the whole model, times this
-_SCALES = 1.0, 0.25  # of drawn weights: with the smaller ones a sigmoid at the end is no step
+_SAME = 1e-6  # largest relative difference between the same operators on the same numbers
+# Larger differences, up to _ROUNDING, are accepted if they are below _TIMES the effect of rounding in the full model.
+_ROUNDING, _TIMES = 1e-4, 10.0
+_SCALES = 1.0, 0.25  # of random weights: with the smaller one, a final sigmoid does not saturate
 Attributes: TypeAlias = dict[str, dict[str, Any]]
 
 
 class _DoesNotFollowError(Exception):
-    """The module's own code does not follow its widths, and how that shows."""
+    """A module does not compute the same as the cut program; the message says how they differ."""
 
 
 def remade(dense: nn.Module, record: Architecture) -> nn.Module:
-    """The dense module cut as the record says: its own code with other widths, or the rewritten program.
+    """Repeat a recorded cut on a dense module: its own code with other widths, or the rewritten program.
+
+    Args:
+        dense: module as built by its factory.
+        record: how the saved model differs from the dense one.
 
     Raises:
-        UserError: E140 when the record does not fit the module, E121 when it cannot be traced any more.
+        UserError: E140 if the record does not fit the module; E121 if the module can no longer be traced.
     """
     if not record.program:
         return replayed(dense, record)
@@ -68,11 +73,13 @@ def remade(dense: nn.Module, record: Architecture) -> nn.Module:
             left = np.array(indices_of(text), int)
             if axis is None or not len(left) or left[-1] >= size:
                 raise UserError(
-                    "E140", f'architecture.json cuts "{name}" where the model has nothing to cut', "give its module"
+                    "E140",
+                    f'architecture.json cuts "{name}", which the model does not have in that form',
+                    "give the model of this file",
                 )
             alive[axis] = False
         for dimension, text in dimensions.items():
-            alive[axes[name][int(dimension)][0][indices_of(text)]] = True  # type: ignore[index]  # held above
+            alive[axes[name][int(dimension)][0][indices_of(text)]] = True  # type: ignore[index]  # checked above
     alive[0] = True
     model: nn.Module = Rewritten(program, flow, Kept(flow.units, alive))
     keep_names(model, dense)
@@ -82,20 +89,20 @@ def remade(dense: nn.Module, record: Architecture) -> nn.Module:
 
 
 def cut(model: nn.Module, program: Program, flow: Flow, kept: Kept, example: Example) -> nn.Module:
-    """A copy of the model without what goes, its record saying how to cut a dense one so.
+    """A copy of the model without the removed units, with a record of how to repeat the cut on a dense model.
 
     Args:
-        model: that was traced.
+        model: the traced model.
         program: of the model.
         flow: of the program.
-        kept: which units stay.
-        example: inputs of the trace, by position and by name.
+        kept: units that are kept.
+        example: inputs of the trace, positional and by name.
 
     Returns:
-        An ordinary module: the model's own where its code follows its widths, else the rewritten program.
+        An ordinary module: the model's own if its code works with the new widths, otherwise the rewritten program.
 
     Raises:
-        UserError: E121 when neither computes what it should on the example, with weights drawn at random.
+        UserError: E121 if neither computes the correct outputs on the example with random weights.
     """
     indices = kept_indices(program, flow, kept)
     attributes = _merged(_by_class(model, program, flow, kept, indices), _by_width(model, flow, kept))
@@ -113,8 +120,8 @@ def cut(model: nn.Module, program: Program, flow: Flow, kept: Kept, example: Exa
             proof.check(model, proof.whole)
             proof.check(smaller, kept)
         except _DoesNotFollowError as error:
-            message = f"neither the model's code nor its rewritten program follows the cut: {error}"
-            raise UserError("E121", message, "name the layers concerned in `exclude`, or use prune.Weights") from error
+            message = f"neither the model's code nor its rewritten program works with the new widths: {error}"
+            raise UserError("E121", message, "list the affected layers in `exclude`, or use prune.Weights") from error
         record = (
             architecture_of(model).with_slices(indices, {}).with_program(ExampleSignature.of(example).to_data(), str(reason))
         )
@@ -123,20 +130,20 @@ def cut(model: nn.Module, program: Program, flow: Flow, kept: Kept, example: Exa
 
 
 def kept_indices(program: Program, flow: Flow, kept: Kept) -> dict[str, dict[int, list[int]]]:
-    """For each tensor that loses something: by dimension, what is left."""
-    found: dict[str, dict[int, list[int]]] = {}
+    """For each tensor that loses elements: dimension -> indices that are kept."""
+    indices: dict[str, dict[int, list[int]]] = {}
     for name, axes in axes_of_tensors(program, flow).items():
         for dimension, (axis, size) in enumerate(axes):
             stays = kept.of(axis, size)
             if not stays.all():
-                found.setdefault(name, {})[dimension] = np.flatnonzero(stays).tolist()
-    return found
+                indices.setdefault(name, {})[dimension] = np.flatnonzero(stays).tolist()
+    return indices
 
 
 def _by_class(
     model: nn.Module, program: Program, flow: Flow, kept: Kept, indices: Mapping[str, Mapping[int, list[int]]]
 ) -> Attributes:
-    """What torch's own modules say of their widths, from the shapes that their tensors will have."""
+    """New values of the width attributes of torch's own modules, computed from the new shapes of their tensors."""
     groups = _groups_of_convolutions(program, flow, kept)
     found: Attributes = {}
     touched = {other.rpartition(".")[0] for name in indices for other in program.names.get(name, (name,))}
@@ -172,7 +179,7 @@ def _of_recurrent(module: Any, shapes: Shapes) -> dict[str, Any]:
 _TENSORS = ("weight", "running_mean", "weight_ih_l0", "weight_hh_l0")
 _WIDTHS: tuple[
     tuple[type | tuple[type, ...], str, Callable[[Any, Shapes, int], dict[str, Any]]], ...
-] = (  # class, a tensor it needs, its widths
+] = (  # class, a tensor that it must have, its width attributes
     (nn.Linear, "weight", lambda _, shapes, __: dict(zip(("out_features", "in_features"), shapes["weight"], strict=True))),
     (nn.modules.conv._ConvNd, "weight", _of_convolution),
     (nn.modules.batchnorm._NormBase, "weight", lambda _, shapes, __: {"num_features": shapes["weight"][0]}),
@@ -200,7 +207,7 @@ def _widths(module: nn.Module, shapes: Shapes, groups: int | None) -> dict[str, 
 
 
 def _groups_of_convolutions(program: Program, flow: Flow, kept: Kept) -> dict[str, int]:
-    """By module: the number of groups that is left."""
+    """Module -> number of groups that are kept."""
     found: dict[str, int] = {}
     for node, rewriting in flow.rewritings.items():
         call = Call.of(node)
@@ -214,7 +221,7 @@ def _groups_of_convolutions(program: Program, flow: Flow, kept: Kept) -> dict[st
 
 
 def _by_width(model: nn.Module, flow: Flow, kept: Kept) -> Attributes:
-    """Whole numbers of modules that are a width which their own operators lose, where it is clear what it becomes."""
+    """New values of integer attributes of other modules that equal a width of their operators, where the new width is clear."""
     changes = _changes(flow, kept)
     found: Attributes = {}
     for name, module in model.named_modules():
@@ -229,18 +236,18 @@ def _by_width(model: nn.Module, flow: Flow, kept: Kept) -> Attributes:
 
 
 def _changes(flow: Flow, kept: Kept) -> dict[str, dict[int, set[int]]]:
-    """By module, with all around it: what each size that is lost becomes, in results and in tensors."""
+    """Module -> old size -> new sizes, over all tensors computed by operators of the module and its submodules."""
     found: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     for node, axes in flow.axes.items():
         if isinstance(axes, tuple) and node not in flow.inside and isinstance(value_of(node), Tensor):
             for axis, size in zip(axes, sizes_of(value_of(node)), strict=True):
                 if axis is not None:
-                    for place in _places(node):
-                        found[place][size].add(kept.count(axis, size))
+                    for module in _calling_modules(node):
+                        found[module][size].add(kept.count(axis, size))
     return found
 
 
-def _places(node: Any) -> Iterator[str]:
+def _calling_modules(node: Any) -> Iterator[str]:
     """The modules whose code calls an operator, outermost first."""
     for path, _ in (node.meta.get("nn_module_stack") or {}).values():
         yield name_in_model(str(path))
@@ -252,7 +259,7 @@ def _merged(one: Attributes, other: Attributes) -> Attributes:
 
 @dataclass(frozen=True)
 class _Proof:
-    """Holds modules against the program, with weights drawn so that no mistake hides behind small numbers or large ones."""
+    """Compares modules with the cut program, using random weights of a scale at which errors are visible."""
 
     model: nn.Module
     program: Program
@@ -261,73 +268,83 @@ class _Proof:
 
     @property
     def whole(self) -> Kept:
-        """Everything stays."""
+        """All units are kept."""
         return kept_without(self.flow, np.zeros(0, int))
 
     @torch.no_grad()
     def check(self, smaller: nn.Module, kept: Kept) -> None:
-        """The module computes what the cut program does."""
+        """Raise `_DoesNotFollowError` unless the module computes the same as the cut program."""
         for scale in _SCALES:
-            worst = self._apart(smaller, kept, scale)
+            worst = self._largest_difference(smaller, kept, scale)
             if worst > _SAME:
-                rounding = self._apart(self.model, self.whole, scale) if worst <= _ROUNDING else 0.0
+                rounding = self._largest_difference(self.model, self.whole, scale) if worst <= _ROUNDING else 0.0
                 if worst > _TIMES * rounding:
                     raise _DoesNotFollowError(f"its outputs would differ by {worst:.1e}")
 
-    def _apart(self, module: nn.Module, kept: Kept, scale: float) -> float:
-        """How far the outputs of a module and of the program are apart, both with the same drawn tensors."""
+    def _largest_difference(self, module: nn.Module, kept: Kept, scale: float) -> float:
+        """The relative difference of the outputs of a module and of the program, both with the same random tensors."""
         tensors = self.program.tensors
-        own = {name: tensor for name, tensor in tensors.items() if name in self.program.names}  # constants stay as they are
+        own = {name: tensor for name, tensor in tensors.items() if name in self.program.names}  # constants are not changed
         drawn = sliced(self.program, self.flow, kept, {**tensors, **drawn_tensors(own, scale=scale)})
         trial = copied(module).eval()
         named = {**dict(trial.named_parameters()), **dict(trial.named_buffers())}
         for name, tensor in drawn.items():
             if name in named:
                 named[name].copy_(tensor)
-        with torch.random.fork_rng(devices=[]):  # what draws numbers draws the same ones in both
+        with torch.random.fork_rng(devices=[]):  # operators that draw random numbers draw the same in both
             torch.manual_seed(0)
             try:
-                due = _tensors(run_cut(self.program, self.flow, kept, drawn, pytree.tree_leaves(self.example)))
-            except Exception as error:  # a literal that no rule has rewritten
+                expected = _tensors(run_cut(self.program, self.flow, kept, drawn, pytree.tree_leaves(self.example)))
+            except Exception as error:  # an argument that no rule has adapted
                 raise _DoesNotFollowError(f"its program cannot be cut: {error}") from error
             torch.manual_seed(0)
             try:
-                given = _tensors(trial(*self.example[0], **self.example[1]))
+                actual = _tensors(trial(*self.example[0], **self.example[1]))
             except Exception as error:
                 raise _DoesNotFollowError(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
-        return _difference(given, due)
+        return _difference(actual, expected)
 
 
 def drawn_tensors(tensors: Mapping[str, Tensor], seed: int = 0, scale: float = 1.0) -> dict[str, Tensor]:
-    """Tensors of the same shapes, none degenerate: weights by their fan-in, everything else around one, times the scale."""
+    """Random tensors of the same shapes.
+
+    Args:
+        tensors: by name; integer tensors are returned unchanged.
+        seed: of the random numbers.
+        scale: factor of all values.
+
+    Returns:
+        Tensors by name: with two or more dimensions normal with variance 1 / fan-in, others uniform in [0.5, 1.5), times
+        `scale`.
+    """
     generator = torch.Generator().manual_seed(seed)
-    found = {}
+    drawn = {}
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
-            found[name] = tensor
+            drawn[name] = tensor
             continue
         fan = math.prod(tensor.shape[1:]) if tensor.ndim > 1 else 0
         if fan:
             values = torch.randn(tensor.shape, generator=generator) / math.sqrt(fan)
         else:
             values = 0.5 + torch.rand(tensor.shape, generator=generator)
-        found[name] = (scale * values).to(tensor.dtype)
-    return found
+        drawn[name] = (scale * values).to(tensor.dtype)
+    return drawn
 
 
 def _tensors(outputs: Any) -> list[Tensor]:
     return [part for part in pytree.tree_leaves(outputs) if isinstance(part, Tensor)]
 
 
-def _difference(given: Sequence[Tensor], due: Sequence[Tensor]) -> float:
-    """The largest of all outputs, relative to the largest number of each."""
-    if len(given) != len(due) or any(a.shape != b.shape for a, b in zip(given, due, strict=True)):
+def _difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest difference over all outputs, each relative to its largest absolute value; infinite if shapes differ."""
+    if len(actual) != len(expected) or any(a.shape != b.shape for a, b in zip(actual, expected, strict=True)):
         return math.inf
-    return max(map(_distance, given, due), default=0.0)
+    return max(map(_distance, actual, expected), default=0.0)
 
 
 def _distance(one: Tensor, other: Tensor) -> float:
-    """Infinite where one is no number, or one alone is infinite."""
+    """The largest absolute difference relative to the largest absolute value; infinite if only one is NaN or infinite."""
     differ = one != other
     if not differ.any():
         return 0.0

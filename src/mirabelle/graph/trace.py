@@ -1,7 +1,7 @@
-"""A model -> its program: functional ATen, one node an operator, parameters and buffers by their names.
+"""Traces a model into a program: functional ATen, one node per operator, parameters and buffers by name.
 
-`torch.export` without strictness, then decomposition with an empty table: the level at which `linear`, `conv2d`,
-`scaled_dot_product_attention`, `layer_norm` and `lstm` are still whole.
+The model is exported by `torch.export` in non-strict mode and decomposed with an almost empty table, so that `linear`,
+`conv2d`, `scaled_dot_product_attention`, `layer_norm` and `lstm` remain single operators.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from torch.utils import _pytree as pytree
 from mirabelle.errors import UserError
 
 _NOISY = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")  # loggers
-_RAISED_BY = re.compile(r'call raised this error:\s+File "(.+?)", line (\d+), in \S+\s+(.+)')  # as the exporter tells it
+_RAISED_BY = re.compile(r'call raised this error:\s+File "(.+?)", line (\d+), in \S+\s+(.+)')  # in messages of the exporter
 Kind = Literal["parameter", "buffer", "constant", "input"]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a placeholder of the program stands for.
+    """The tensor that a placeholder of the program represents.
 
     Args:
-        kind: of thing; a constant is a tensor that the model made while it was traced.
-        name: of the parameter or buffer, for tied ones the first of their names.
+        kind: what it is; a constant is a tensor that the model created while it was traced.
+        name: of the parameter or buffer; the first name of a shared one.
     """
 
     kind: Kind
@@ -48,12 +48,12 @@ class Program:
     """A traced model.
 
     Args:
-        exported: the program, with graph and signature.
-        sources: by the name of each placeholder.
-        tensors: parameters, buffers and constants by `Source.name`; the model's own, not copies.
-        names: every name of each parameter and buffer that the model has, by its first name; tied ones have several.
-        saved: names of what the model's own state holds; the other buffers are made anew with each model.
-        updates: by the name of an output's node, the buffer that every call sets to it: a count of calls, a running mean.
+        exported: the program of `torch.export`, with graph and signature.
+        sources: name of a placeholder -> the tensor it represents.
+        tensors: parameters, buffers and constants by `Source.name`; those of the model, not copies.
+        names: first name of each parameter and buffer -> all its names; shared ones have several.
+        saved: names in the state dict of the model; other buffers are not persistent.
+        updates: name of an output node -> the buffer that every call sets to it, such as a running mean.
     """
 
     exported: ExportedProgram
@@ -70,15 +70,15 @@ class Program:
 
 
 def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Program:
-    """The program of a model in eval mode on example inputs.
+    """Trace a model in eval mode on example inputs.
 
     Args:
-        model: on any device, "meta" included; it is not run.
-        args: example inputs by position; a batch of at least 2, and sizes that equal no width of the model.
+        model: on any device, including "meta"; only its shapes are computed.
+        args: positional example inputs, with a batch size of at least 2 and sizes that differ from all widths of the model.
         kwargs: example inputs by name.
 
     Raises:
-        UserError: E121 when the model cannot be exported.
+        UserError: E121 if the model cannot be exported.
     """
     before = _Attributes(model)
     model.eval()
@@ -87,14 +87,14 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
             exported = _exported(model, args, dict(kwargs or {}))
     except Exception as error:
         message = f"the model cannot be traced by torch.export: {_reason(error)}"
-        raise UserError("E121", message, "mend its forward, or prune single weights: prune.Weights needs no trace") from error
+        raise UserError("E121", message, "change its forward method, or use prune.Weights, which needs no trace") from error
     finally:
         before.restore()
     return _program(model, exported)
 
 
 class _Attributes:
-    """What the modules of a model hold, hooks included: a trace may leave tensors of its own on them."""
+    """A copy of all attributes and hooks of a model's modules, to undo changes made by a trace."""
 
     def __init__(self, model: nn.Module) -> None:
         self._of = [(vars(module), dict(vars(module))) for module in model.modules()]
@@ -114,18 +114,19 @@ class _Attributes:
 
 
 def _reason(error: Exception) -> str:
-    """Why an export failed, in a line: where the model asks for a number that a trace does not have, the line of its code."""
+    """Why an export failed, in one line; for control flow that depends on tensor values, with the line of the model's code."""
     if type(error).__name__ != "GuardOnDataDependentSymNode":
         return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    found = _RAISED_BY.search(str(error))
-    place = f', at {found[1]}:{found[2]}: "{found[3].strip()[:120]}"' if found else ""
-    return f"its code decides by the values of tensors{place}"
+    match = _RAISED_BY.search(str(error))
+    place = f', at {match[1]}:{match[2]}: "{match[3].strip()[:120]}"' if match else ""
+    return f"its control flow depends on values of tensors{place}"
 
 
 class _Called(nn.Module):
-    """A model that takes its arguments as one tuple and one dict, whatever its own signature: free dimensions find them so.
+    """Wraps a model so that it takes one tuple and one dict, to which dynamic dimensions can be assigned for any signature.
 
-    Buffers that its code assigns anew are set in place once it is through: the exporter sees that only.
+    Buffers that the model replaces by new tensors are updated in place after the call, since the exporter sees only such
+    updates.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -143,24 +144,24 @@ class _Called(nn.Module):
 
 
 def name_in_model(name: str) -> str:
-    """A name as the model has it, from one of the traced module, or from the path of a module in a node."""
+    """The name within the model, given a name within the traced wrapper or the module path of a node."""
     return name.removeprefix("L['self']").removeprefix(".").removeprefix("model").removeprefix(".")
 
 
 def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
-    """With a batch of any size where the model allows it, so that a rewritten program may run on other batches."""
-    free = pytree.tree_map(lambda part: {0: Dim.AUTO} if isinstance(part, Tensor) and part.ndim else None, (args, kwargs))
+    """Export with a dynamic batch size if the model allows it, so that a rewritten program runs on any batch size."""
+    dynamic = pytree.tree_map(lambda part: {0: Dim.AUTO} if isinstance(part, Tensor) and part.ndim else None, (args, kwargs))
     called = _Called(model).eval()
     try:
-        exported = torch.export.export(called, (args, kwargs), dynamic_shapes=free, strict=False)
-    except Exception:  # noqa: BLE001 (whatever it was, the batch as given may still do)
+        exported = torch.export.export(called, (args, kwargs), dynamic_shapes=dynamic, strict=False)
+    except Exception:  # noqa: BLE001 (a static batch size may still work)
         exported = torch.export.export(called, (args, kwargs), strict=False)
     decomposed: ExportedProgram = exported.run_decompositions({torch.ops.aten._weight_norm.default: _weight_of_norm})
     return decomposed
 
 
 def _weight_of_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    """A normalized weight, v · g / ‖v‖, in operators that have rules."""
+    """A weight-normalized weight, v · g / ‖v‖, written with operators that have rules."""
     others = [d for d in range(v.ndim) if d != dim] if dim >= 0 else list(range(v.ndim))
     norms: Tensor = torch.linalg.vector_norm(v, 2, others, keepdim=True)
     return v * (g / norms)
@@ -196,19 +197,19 @@ def _program(model: nn.Module, exported: ExportedProgram) -> Program:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's notices, without fused kernels that hide attention, without a look into masks to choose one."""
+    """No messages of the exporter, no fused kernels that hide attention, and no inspection of mask values."""
     levels = {name: logging.getLogger(name).level for name in _NOISY}
-    fast, look = torch.backends.mha.get_fastpath_enabled(), transformer._detect_is_causal_mask
+    fast, detect = torch.backends.mha.get_fastpath_enabled(), transformer._detect_is_causal_mask
     torch.backends.mha.set_fastpath_enabled(False)
     transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True  # noqa: ARG005
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # where a failed export prints its graph
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # a failed export prints its graph there
             warnings.simplefilter("ignore")
             yield
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast)
-        transformer._detect_is_causal_mask = look
+        transformer._detect_is_causal_mask = detect

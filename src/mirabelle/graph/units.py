@@ -1,11 +1,11 @@
-"""Units: the smallest things that can be cut, tied to each other by equations between axes.
+"""Units, the smallest parts that can be removed, and the equations between axes that tie them to each other.
 
-An axis is what one dimension of a tensor is made of: `None` where every element must stay, else an integer array (n, K).
-Row i is the term of element i, and the element stays while all units in its row stay; columns run from outer to inner, 0 pads
-and stands for what always stays. Heads of width D are the axis whose row h · D + d is (head h, place d).
+An axis describes one dimension of a tensor of size n: None if no element can be removed, otherwise an integer array (n, K). Row
+i lists the units of element i, which is kept only if all of these units are kept. Columns run from outer to inner. 0 is
+padding: a unit that is always kept. For heads of width D, for example, row h · D + d of the axis is (head h, position d).
 
-Equations are resolved when they arrive, in one pass. Units that turn out to be one are merged (union-find); a unit that turns
-out to be a product of others is bound to them; what cannot be reconciled is frozen, with the reason.
+Equations are resolved as they arrive, in one pass. Units that must be equal are merged (union-find). A unit that must equal a
+product of others is bound to them. Units whose equations cannot be satisfied otherwise are frozen, with the reason.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
 Axis: TypeAlias = Array | None
-_MOST_FACTORS = 6  # units that one may be bound to
+_MOST_FACTORS = 6  # largest number of units that one unit may be bound to
 _FIRST_CAPACITY = 1 << 12
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A column that reads values[(i // stride) % size], with values that differ."""
+    """A column whose entry i is values[(i // stride) % size], with distinct values."""
 
     values: Array
     stride: int
@@ -37,10 +37,13 @@ class _Column:
 
 
 class Units:
-    """All units of a model, and what is known of them."""
+    """All units of a program and the relations between them.
+
+    The attribute `reason` is recorded for units that are frozen from now on.
+    """
 
     def __init__(self) -> None:
-        self._count = 1  # unit 0 always stays
+        self._count = 1  # unit 0 is always kept
         self._parent = np.zeros(_FIRST_CAPACITY, np.int32)
         self._frozen = np.zeros(_FIRST_CAPACITY, bool)
         self._frozen[0] = True
@@ -52,11 +55,11 @@ class Units:
 
     @property
     def count(self) -> int:
-        """One more than the largest unit."""
+        """Number of units, including unit 0."""
         return self._count
 
     def fresh(self, size: int) -> Axis:
-        """An axis of so many new units, one an element; None for one element, which cannot be cut."""
+        """A new axis with one new unit per element; None for a single element, which cannot be removed."""
         if size <= 1:
             return None
         while self._count + size > len(self._parent):
@@ -67,7 +70,7 @@ class Units:
         return units[:, np.newaxis]
 
     def find(self, units: Array) -> Array:
-        """The representatives of units."""
+        """The representative of each unit in the union-find structure."""
         roots = self._parent[units]
         while True:
             above = self._parent[roots]
@@ -78,7 +81,7 @@ class Units:
         return roots
 
     def resolve(self, axis: Axis) -> Axis:
-        """The axis in representatives: what is frozen left out, what is bound written as what it is bound to."""
+        """The axis with every unit replaced by its representative, bound units expanded and frozen units dropped."""
         if axis is None:
             return None
         rows = self._alive(axis)
@@ -95,7 +98,7 @@ class Units:
         return rows[:, kept] if kept else None
 
     def freeze(self, axis: Axis) -> None:
-        """Every unit of the axis stays."""
+        """Mark every unit of the axis as not removable, with the current reason."""
         rows = self.resolve(axis)
         if rows is None:
             return
@@ -105,7 +108,7 @@ class Units:
         self._why[units] = self._reason_number()
 
     def why(self, axis: Axis) -> list[str]:
-        """The reasons for which units of an axis are frozen, each once, in the order in which they came."""
+        """The distinct reasons why units of an axis are frozen, in the order in which they were recorded."""
         if axis is None:
             return []
         seen, pending = set(), np.unique(axis)
@@ -117,7 +120,7 @@ class Units:
         return [self._reasons[number] for number in sorted(seen) if number]
 
     def unify(self, one: Axis, other: Axis) -> None:
-        """Element i of one axis stays exactly when element i of the other does."""
+        """Require that element i of one axis is kept exactly if element i of the other is."""
         one, other = self.resolve(one), self.resolve(other)
         while True:
             if one is None or other is None:
@@ -132,7 +135,7 @@ class Units:
             one, other = self.resolve(one), self.resolve(other)
 
     def _tied(self, one: Array, other: Array) -> bool:
-        """Whether the equation could be taken in; both sides resolved, and no row wholly 0."""
+        """Try to satisfy the equation by merging or binding units. Both sides must be resolved, without rows of zeros only."""
         if one.shape[1] == other.shape[1] == 1:
             self._merge(one[:, 0], other[:, 0])
             return True
@@ -155,7 +158,7 @@ class Units:
         return False
 
     def _without_rows_that_stay(self, one: Array, other: Array) -> tuple[Axis, Axis]:
-        """Where the term of one side always stays, that of the other must; both without these rows."""
+        """Freeze rows whose other side is always kept, and return both sides without these rows."""
         stays = ~one.any(axis=1) | ~other.any(axis=1)
         if not stays.any():
             return one, other
@@ -172,7 +175,7 @@ class Units:
         return self._without_rows_that_stay(*resolved)  # type: ignore[arg-type]  # both are arrays here
 
     def _merge(self, one: Array, other: Array) -> None:
-        """Units of one column are those of the other, element by element."""
+        """Merge the units of two columns element by element."""
         keep = (one != 0) & (other != 0)
         self.freeze(one[~keep][:, np.newaxis])
         self.freeze(other[~keep][:, np.newaxis])
@@ -190,17 +193,17 @@ class Units:
             self._why[low] = np.maximum(self._why[low], why)
 
     def _bind(self, units: Array, rows: Array) -> bool:
-        """Units, each of which occurs once, are products of the others in their rows; False where that would go in circles."""
+        """Bind each unit to the product of the units in its row; False if that is impossible or circular."""
         if rows.shape[1] > _MOST_FACTORS or not units.all() or len(np.unique(units)) < len(units):
             return False
         if np.isin(rows, units).any():
             return False
-        order = np.argsort(rows == 0, axis=1, kind="stable")  # zeros last, so that the first factor tells that a unit is bound
+        order = np.argsort(rows == 0, axis=1, kind="stable")  # zeros last: a non-zero first factor marks a bound unit
         self._bound[units, : rows.shape[1]] = np.take_along_axis(rows, order, axis=1)
         return True
 
     def _refine(self, one: Array, other: Array) -> bool:
-        """Write both sides as products of finer factors that they share; False where their columns are not of that kind."""
+        """Express both sides as products of common finer factors; False if their columns are not regular enough."""
         sides = [[_column(values) for values in side.T] for side in (one, other)]
         columns = [column for side in sides for column in side if column is not None]
         if len(columns) < one.shape[1] + other.shape[1] or any(column.size == 1 for column in columns):
@@ -214,10 +217,10 @@ class Units:
         factors = {gap: self.fresh(gap[1] // gap[0]) for gap in covered[0] | covered[1]}
         for side, covers in zip(sides, (covered[1], covered[0]), strict=True):
             for column in side:
-                assert column is not None, "all columns have been read"
+                assert column is not None, "all columns are regular"
                 places = np.arange(column.size) * column.stride
                 parts = [(gap, (places // gap[0]) % (gap[1] // gap[0])) for gap in reversed(gaps) if _covers(column, gap)]
-                units = [factors[gap][index] for gap, index in parts]  # type: ignore[index]  # a gap is above 1, so it has units
+                units = [factors[gap][index] for gap, index in parts]  # type: ignore[index]  # the size of a gap is above 1, so it has units
                 self.unify(column.values[:, np.newaxis], np.concatenate(units, axis=1))
                 for gap, _ in parts:
                     if gap not in covers:
@@ -234,7 +237,7 @@ class Units:
         return np.where(self._frozen[roots], 0, roots)
 
     def _written_out(self, column: Array, bound: Array) -> Array:
-        """A column in which bound units are replaced by what they are bound to, (n, as many as needed)."""
+        """Replace the bound units of a column by their factors; returns as many columns as needed."""
         if not bound.any():
             return column[:, np.newaxis]
         inner = np.where(bound[:, np.newaxis], self._bound[column], 0)
@@ -256,7 +259,10 @@ class Units:
 
 
 def product(parts: Sequence[tuple[Axis, int]]) -> Axis:
-    """The axis of n₁ · n₂ · … elements whose terms are those of axes of these sizes taken together, the last running fastest.
+    """The axis of a dimension that merges several dimensions, the last one varying fastest.
+
+    Args:
+        parts: axis and size of each merged dimension.
 
     Example:
         >>> product([(np.array([[1], [2]]), 2), (np.array([[3], [4], [5]]), 3)]).tolist()
@@ -268,13 +274,13 @@ def product(parts: Sequence[tuple[Axis, int]]) -> Axis:
 
 
 def _same_partition(one: Array, other: Array) -> bool:
-    """Whether equal units of one column stand where equal units of the other do."""
+    """Whether two columns have equal entries at the same pairs of positions."""
     pairs = one.astype(np.int64) << 32 | other
     return len(np.unique(pairs)) == len(np.unique(one)) == len(np.unique(other))
 
 
 def _column(values: Array) -> _Column | None:
-    """The column as a repeated run of different values, None where it is no such thing."""
+    """Read a column as a periodic sequence of distinct values; None if it is not one."""
     changes = np.flatnonzero(values != values[0])
     stride = int(changes[0]) if len(changes) else len(values)
     distinct = len(np.unique(values))

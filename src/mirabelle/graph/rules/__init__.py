@@ -1,4 +1,4 @@
-"""Rules by class of operator: how the axes of what goes in and comes out are tied. What is in no table is frozen, and named."""
+"""The rules: how each operator ties the axes of its inputs and outputs. Operators without a rule freeze all their tensors."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ RULES: Mapping[str, Rule] = {
 
 
 def rule_for(call: Call) -> Rule | None:
-    """The rule of an operator; None for one that is not understood."""
-    found = RULES.get(call.name)
-    if found is None and elementwise.tagged(call.node):
+    """The rule of an operator; None if there is none."""
+    rule = RULES.get(call.name)
+    if rule is None and elementwise.tagged(call.node):
         return elementwise.elementwise
-    return found
+    return rule

@@ -1,4 +1,4 @@
-"""Contractions: sums of products. What is summed over goes together on both sides, what is free passes."""
+"""Contractions (sums of products): summed dimensions of both operands are tied, the others pass to the result."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def linear(flow: Flow, call: Call) -> Results:
 
 
 def matmul(flow: Flow, call: Call) -> Results:
-    """`matmul`, `mm`, `bmm`, `mv`, `dot`: the last dimension of one with the last but one of the other; others broadcast."""
+    """`matmul`, `mm`, `bmm`, `mv`, `dot`: sum over the last dimension of x and the second-last of y; others broadcast."""
     names = [name for name, value in call.arguments.items() if is_tensor(value)][:2]
     return _product(flow, call, names[0], names[1])
 
 
 def grouped(flow: Flow, call: Call) -> Results:
-    """Runs of rows, each times a matrix of its own, as mixtures of experts are computed: rows and matrices stay."""
+    """Blocks of rows, each multiplied by its own matrix, as in mixtures of experts; neither rows nor matrices are removed."""
     one, other = [name for name, value in call.arguments.items() if is_tensor(value)][:2]
     left, right = flow.of(call[one]), flow.of(call[other])
-    if len(left) != 2 or len(right) != 3:  # noqa: PLR2004 (rows, and a stack of matrices)
+    if len(left) != 2 or len(right) != 3:  # noqa: PLR2004 (a matrix of rows, and a stack of matrices)
         return flow.freeze_all(call)
     flow.freeze([left[0], right[0]])
     flow.unify(left[1], right[1])
@@ -67,7 +67,7 @@ def _product(flow: Flow, call: Call, one: str, other: str) -> Axes:
     sizes = [list(sizes_of(value_of(call[name]))) for name in (one, other)]
     flow.unify(left[-1], right[-2] if len(right) > 1 else right[-1])
     place = len(right) - 2 if len(right) > 1 else 0
-    flow.mask(call, one, len(left) - 1, left[-1])  # both sides, so that what is not a number cannot pass
+    flow.mask(call, one, len(left) - 1, left[-1])  # mask both sides, since 0 · NaN is NaN
     flow.mask(call, other, place, right[place])
     free = [*(left[-2:-1] if len(left) > 1 else []), *(right[-1:] if len(right) > 1 else [])]
     batch = _batches(flow, left[:-2], right[:-2], sizes[0][:-2], sizes[1][:-2])
@@ -75,7 +75,7 @@ def _product(flow: Flow, call: Call, one: str, other: str) -> Axes:
 
 
 def _batches(flow: Flow, one: Sequence[Axis], other: Sequence[Axis], mine: Sequence[int], theirs: Sequence[int]) -> list[Axis]:
-    """Leading dimensions, which broadcast."""
+    """Axes of the leading dimensions, which broadcast."""
     count = max(len(one), len(other))
     found: list[Axis] = []
     for k in range(count, 0, -1):
@@ -88,7 +88,7 @@ def _batches(flow: Flow, one: Sequence[Axis], other: Sequence[Axis], mine: Seque
 
 
 def einsum(flow: Flow, call: Call) -> Results:
-    """Dimensions of one letter are one; letters that do not come out are summed over."""
+    """`einsum`: dimensions with the same letter are tied; letters missing from the result are summed over."""
     nodes: list[fx.Node] = list(call["tensors"])
     terms, output = _letters(str(call["equation"]), [len(flow.of(node)) for node in nodes])
     axes: dict[str, Axis] = {}
@@ -108,7 +108,7 @@ def einsum(flow: Flow, call: Call) -> Results:
 
 
 def _letters(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
-    """The letters of each operand and of the result, with one for every dimension that dots stand for.
+    """The letters of each operand and of the result, with dots replaced by one letter per dimension.
 
     Example:
         >>> _letters("...i, ij", [3, 2])
@@ -141,7 +141,7 @@ def bilinear(flow: Flow, call: Call) -> Results:
 
 
 def distances(flow: Flow, call: Call) -> Results:
-    """Of every row of one to every row of the other: a sum over their width, unless the largest difference is taken."""
+    """Distances between all rows of two matrices: a sum over their width, or a maximum, which freezes it."""
     one, other = list(flow.of(call["x1"])), list(flow.of(call["x2"]))
     flow.unify(one[-1], other[-1])
     if 0 < float(call["p"]) < math.inf:
@@ -155,7 +155,7 @@ def distances(flow: Flow, call: Call) -> Results:
 
 
 def cosine(flow: Flow, call: Call) -> Results:
-    """Σᵢ xᵢ · yᵢ / (‖x‖ · ‖y‖) along one dimension; the others broadcast."""
+    """Cosine similarity Σᵢ xᵢ · yᵢ / (‖x‖ · ‖y‖) along one dimension; the others broadcast."""
     nodes = {name: call[name] for name in ("x1", "x2")}
     sizes = {name: sizes_of(value_of(node)) for name, node in nodes.items()}
     whole = np.broadcast_shapes(*sizes.values())
@@ -163,7 +163,7 @@ def cosine(flow: Flow, call: Call) -> Results:
     d = dimension_of(int(call["dim"]), len(whole))
     for name, node in nodes.items():
         own = d - len(whole) + len(sizes[name])
-        if own < 0 or sizes[name][own] != whole[d]:  # a number repeated: its norm is that of the whole width
+        if own < 0 or sizes[name][own] != whole[d]:  # a broadcast number: its norm depends on the full width
             flow.freeze([axes[d]])
         else:
             flow.mask(call, name, own, flow.of(node)[own])
@@ -171,7 +171,7 @@ def cosine(flow: Flow, call: Call) -> Results:
 
 
 def attention(flow: Flow, call: Call) -> Results:
-    """softmax(q · kᵀ · s + mask) · v: heads of all are one, q and k are summed over their width, keys must all stay."""
+    """softmax(q · kᵀ · s + mask) · v: heads of q, k and v are tied, the width of q and k is summed over, keys are frozen."""
     names = ("query", "key", "value")
     q, k, v = (list(flow.of(call[name])) for name in names)
     sizes = {name: sizes_of(value_of(call[name])) for name in names}

@@ -8,7 +8,7 @@ from mirabelle.graph.units import Axis, product
 
 
 def convolution(flow: Flow, call: Call) -> Results:
-    """y[o] = Σᵢ w[o, i] * x[i] within each group; a group goes whole, and what goes inside one goes in all."""
+    """y[o] = Σᵢ w[o, i] * x[i] within each group. Whole groups can be removed, or the same channels in all groups."""
     transposed = "transpose" in call.name or bool(call.get("transposed"))
     groups = call.get("groups", 1)
     inputs = list(flow.of(call["input"]))
@@ -30,10 +30,10 @@ def convolution(flow: Flow, call: Call) -> Results:
 
 
 def _grouped(flow: Flow, call: Call, channels: tuple[Axis, int], weight: list[Axis], *, transposed: bool) -> Axis:
-    """Channels that go in are groups × weight's dimension, those that come out groups × fresh ones, or the other way round."""
+    """Input channels are groups × a dimension of the weight, output channels groups × new units; reversed if transposed."""
     sizes, written = sizes_of(value_of(call["weight"])), call["groups"]
     groups = written if isinstance(written, int) else number_of(value_of(written))
-    group = flow.fresh(groups) if isinstance(written, int) else None  # else a kernel for each sample, as many as there are
+    group = flow.fresh(groups) if isinstance(written, int) else None  # otherwise one group per sample, a computed number
     across, within = sizes[0] // groups, sizes[1]
     inner = flow.fresh(across)
     flow.unify(weight[0], product([(group, groups), (inner, across)]))

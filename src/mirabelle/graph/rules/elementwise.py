@@ -1,4 +1,4 @@
-"""Elementwise operators: equal sizes broadcast, so what lies at one place in operands and result goes or stays together."""
+"""Elementwise operators: elements at the same position of operands and result are removed together, with broadcasting."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = (
 
 
 def elementwise(flow: Flow, call: Call) -> Results:
-    """Axes that broadcast."""
+    """Operands are broadcast and their axes tied."""
     value = value_of(call.node)
     if not isinstance(value, Tensor):
         return flow.freeze_all(call)
@@ -30,12 +30,12 @@ def elementwise(flow: Flow, call: Call) -> Results:
 
 
 def tagged(node: fx.Node) -> bool:
-    """Whether torch itself says that an operator works element by element."""
+    """Whether torch tags an operator as elementwise."""
     return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
 
 
 def prelu(flow: Flow, call: Call) -> Results:
-    """One slope for all, or one for each channel."""
+    """`prelu`: one slope for all elements, or one per channel."""
     axes = list(flow.of(call["self"]))
     slopes = flow.of(call["weight"])
     if slopes and sizes_of(value_of(call["weight"]))[0] > 1 and len(axes) > 1:
@@ -44,7 +44,7 @@ def prelu(flow: Flow, call: Call) -> Results:
 
 
 def glu(flow: Flow, call: Call) -> Results:
-    """x[: n / 2] · σ(x[n / 2 :]): halves of one dimension go together."""
+    """`glu`, x[: n / 2] · σ(x[n / 2 :]): the two halves of a dimension are tied."""
     sizes = sizes_of(value_of(call["self"]))
     axes = list(flow.of(call["self"]))
     d = int(call.get("dim", -1)) % len(sizes)
@@ -57,10 +57,10 @@ def glu(flow: Flow, call: Call) -> Results:
 
 
 def triangle(flow: Flow, call: Call) -> Results:
-    """What lies above or below the diagonal: rows and columns of a square go together, others stay."""
+    """`triu` and `tril`: rows and columns of a square matrix are tied, those of other matrices frozen."""
     axes, sizes = list(flow.of(call["self"])), sizes_of(value_of(call["self"]))
     shift = int(call.get("diagonal", 0))
-    kept_in_order = shift in ((0, 1) if call.name == "triu" else (0, -1))  # whatever goes, i ≤ j and i < j remain as they are
+    kept_in_order = shift in ((0, 1) if call.name == "triu" else (0, -1))  # i ≤ j and i < j still hold after any removal
     if sizes[-1] == sizes[-2] and kept_in_order:
         flow.unify(axes[-1], axes[-2])
     else:
@@ -69,24 +69,24 @@ def triangle(flow: Flow, call: Call) -> Results:
 
 
 def dropped(flow: Flow, call: Call) -> Results:
-    """Dropout that is never off: what stays, and which it was."""
+    """Dropout that is always active: its result and its mask."""
     axes = flow.of(call["input"])
     return [axes, axes]
 
 
 def as_real(flow: Flow, call: Call) -> Results:
-    """Real and imaginary parts in a dimension of their own, which stays."""
+    """Complex to real: real and imaginary parts become a new dimension, which is frozen."""
     return (*flow.of(call["self"]), None)
 
 
 def as_complex(flow: Flow, call: Call) -> Results:
-    """And back."""
+    """Real to complex: the dimension of real and imaginary parts disappears."""
     *axes, parts = flow.of(call["self"])
     flow.freeze([parts])
     return tuple(flow.units.resolve(axis) for axis in axes)
 
 
 def nothing(flow: Flow, call: Call) -> Results:
-    """Assertions and sizes: no tensor comes out, and nothing is tied."""
+    """Assertions and sizes: they return no tensor and tie nothing."""
     del flow
     return untouched(value_of(call.node))

@@ -1,4 +1,4 @@
-"""Picking by indices that depend on data: what is picked from stays whole, the width passes."""
+"""Indexing by data: the indexed dimensions are frozen, the others pass to the result."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mirabelle.graph.units import Axis
 
 
 def embedding(flow: Flow, call: Call) -> Results:
-    """Rows of a table: its width passes, its vocabulary stays."""
+    """`embedding`: the width of the table passes, its rows (the vocabulary) are frozen."""
     table = flow.of(call["weight"])
     flow.freeze([table[0]])
     return (*flow.of(call["indices"]), table[1])
 
 
 def bags(flow: Flow, call: Call) -> Results:
-    """Rows of a table, summed bag by bag: its width passes, its vocabulary stays."""
+    """`embedding_bag`, sums of rows of a table: its width passes, its rows (the vocabulary) are frozen."""
     table, width = flow.of(call["weight"]), sizes_of(value_of(call["weight"]))[1]
     flow.freeze([table[0]])
     for name in ("indices", "offsets", "per_sample_weights"):
@@ -32,7 +32,7 @@ def bags(flow: Flow, call: Call) -> Results:
 
 
 def index(flow: Flow, call: Call) -> Results:
-    """x[i, j]: dimensions that are indexed stay whole, and indices broadcast; the others pass."""
+    """x[i, j]: indexed dimensions are frozen and the indices broadcast; the other dimensions pass."""
     axes = list(flow.of(call["self"]))
     indices = list(call["indices"])
     given = [node for node in indices if node is not None]
@@ -53,9 +53,9 @@ def index(flow: Flow, call: Call) -> Results:
 
 
 def index_put(flow: Flow, call: Call) -> Results:
-    """x[i] = values: the first dimensions, which are indexed, stay whole; those that follow are one with the values'.
+    """x[i] = values: the leading, indexed dimensions are frozen; the others are tied to those of the values.
 
-    x[x < 0] = 1 works element by element.
+    Assigning one number by a Boolean mask, such as x[x < 0] = 1, is elementwise.
     """
     axes, values, indices = flow.of(call["self"]), flow.of(call["values"]), list(call["indices"])
     sizes, given = sizes_of(value_of(call["self"])), sizes_of(value_of(call["values"]))
@@ -80,13 +80,13 @@ def index_put(flow: Flow, call: Call) -> Results:
 
 
 def _masks_by_one_number(call: Call) -> bool:
-    """Whether elements are chosen by a truth value each, and all become the same number."""
+    """Whether elements are chosen by a Boolean mask and all set to the same number."""
     (mask,) = call["indices"]
     return mask is not None and value_of(mask).dtype is torch.bool and math.prod(sizes_of(value_of(call["values"]))) == 1
 
 
 def scatter(flow: Flow, call: Call) -> Results:
-    """Elements are put along one dimension where an index of the same rank says; that dimension stays, here and there."""
+    """`scatter`: elements are written along one dimension at given indices; this dimension is frozen in all operands."""
     nodes = [call[name] for name in ("self", "index", "src") if is_tensor(call.get(name))]
     parts = [(flow.of(node), sizes_of(value_of(node))) for node in nodes]
     axes, sizes = parts[0]
@@ -101,7 +101,7 @@ def scatter(flow: Flow, call: Call) -> Results:
 
 
 def index_add(flow: Flow, call: Call) -> Results:
-    """As `scatter`, with one index for all."""
+    """`index_add` and the like: `scatter` with one index vector for all elements."""
     axes = flow.of(call["self"])
     d = dimension_of(int(call["dim"]), len(axes))
     for k, (own, other) in enumerate(zip(axes, flow.of(call["source"]), strict=True)):
@@ -113,7 +113,7 @@ def index_add(flow: Flow, call: Call) -> Results:
 
 
 def gather(flow: Flow, call: Call) -> Results:
-    """x picked along one dimension by an index of the same rank: everything that the index runs over stays."""
+    """`gather`: selects elements by an index tensor of the same rank; all dimensions over which it runs are frozen."""
     axes, sizes = list(flow.of(call["self"])), sizes_of(value_of(call["self"]))
     d = dimension_of(int(call["dim"]), len(axes))
     flow.freeze([axes[d]])
@@ -133,7 +133,7 @@ def gather(flow: Flow, call: Call) -> Results:
 
 
 def index_select(flow: Flow, call: Call) -> Results:
-    """As `gather`, with one index for all; where the index is known, elements are moved and no more."""
+    """`index_select`: one index vector for all elements; with a constant index, it only moves elements."""
     if _is_known_line(flow, call["index"]):
         return layout(flow, call)
     axes = list(flow.of(call["self"]))
@@ -146,6 +146,6 @@ def index_select(flow: Flow, call: Call) -> Results:
 
 
 def _is_known_line(flow: Flow, node: fx.Node) -> bool:
-    """Whether an index is one line of numbers that depend on nothing."""
+    """Whether an index is a constant vector."""
     known = flow.constants.get(node)
     return isinstance(known, Tensor) and known.ndim == 1 and not known.is_meta and known.dtype is torch.int64

@@ -1,4 +1,4 @@
-"""Operators that put tensors beside each other, or one into another."""
+"""Operators that concatenate or stack tensors, or write one tensor into another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mirabelle.graph.units import Array, Axis
 
 
 def cat(flow: Flow, call: Call) -> Results:
-    """Rows of one dimension one after the other; the other dimensions are one."""
+    """`cat`: elements of one dimension follow each other; the other dimensions are tied."""
     nodes: list[fx.Node] = [node for node in call["tensors"] if sizes_of(value_of(node)) != (0,)]
     sizes = [sizes_of(value_of(node)) for node in nodes]
     d = dimension_of(int(call.get("dim", 0)), len(sizes[0]))
@@ -24,7 +24,7 @@ def cat(flow: Flow, call: Call) -> Results:
 
 
 def stack(flow: Flow, call: Call) -> Results:
-    """A new dimension, which stays; the others are one."""
+    """`stack`: a new dimension, which is frozen; the others are tied."""
     nodes: list[fx.Node] = list(call["tensors"])
     for node in nodes[1:]:
         for one, other in zip(flow.of(nodes[0]), flow.of(node), strict=True):
@@ -35,7 +35,7 @@ def stack(flow: Flow, call: Call) -> Results:
 
 
 def slice_scatter(flow: Flow, call: Call) -> Results:
-    """Rows of one dimension are those of another tensor."""
+    """`slice_scatter`: a range of one dimension is replaced by another tensor."""
     axes, source = list(flow.of(call["self"])), flow.of(call["src"])
     sizes = sizes_of(value_of(call["self"]))
     d = dimension_of(int(call.get("dim", 0)), len(axes))
@@ -62,7 +62,7 @@ def slice_scatter(flow: Flow, call: Call) -> Results:
 
 
 def select_scatter(flow: Flow, call: Call) -> Results:
-    """One element of one dimension, which stays, is another tensor."""
+    """`select_scatter`: one element of a dimension, which is frozen, is replaced by another tensor."""
     axes = list(flow.of(call["self"]))
     d, size = dimension_of(int(call["dim"]), len(axes)), sizes_of(value_of(call["self"]))
     for one, other in zip([axis for k, axis in enumerate(axes) if k != d], flow.of(call["src"]), strict=True):
@@ -75,7 +75,7 @@ def select_scatter(flow: Flow, call: Call) -> Results:
 
 
 def _one_after_the_other(parts: list[tuple[Axis, int]]) -> Axis:
-    """Rows of axes of these sizes in turn; what always stays is 0."""
+    """The rows of several axes one after the other, as an axis; elements that are always kept have unit 0."""
     width = max((axis.shape[1] for axis, _ in parts if axis is not None), default=0)
     if not width:
         return None

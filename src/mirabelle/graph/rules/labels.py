@@ -1,8 +1,8 @@
-"""Label tracing: what an operator that only moves elements does to each dimension.
+"""Label tracing: finds out how an operator that only moves elements maps the dimensions of its input to those of its result.
 
-It is run on a tensor that holds its own index along one dimension, and the result is read: what varies along one dimension
-is a selection of rows; what varies along several, additively, is a product; what does not vary at all is one element, which
-then must stay.
+The operator is run on a tensor that contains, as labels, its own indices along one dimension. If the labels in the result vary
+along one dimension, this dimension is a selection of rows. If they vary additively along several, these form a product. If they
+do not vary, a single element is selected, which then cannot be removed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ FLOATING = {"pad", *(f"{kind}_pad{n}d" for kind in ("reflection", "replication")
 
 @dataclass
 class Moved:
-    """What operators move, one after the other: the axes and sizes of what goes in, sizes and axes of what comes out.
+    """How a chain of operators moves the elements of a tensor: axes and sizes of the input and of the results.
 
     Args:
-        node: what goes in.
-        labels: for each dimension with units: for each result, the index along it that each element had, from 1; 0 is new.
+        node: the input.
+        labels: dimension with units -> for each result, the index along this dimension that each element had, from 1; 0 if new.
     """
 
     node: fx.Node
@@ -55,11 +55,11 @@ class Moved:
 
     @property
     def unchanged(self) -> list[bool]:
-        """For each dimension, whether the one result has it as it was."""
+        """For each dimension, whether the single result has it unchanged."""
         return [d not in self.labels or _is_identity(self.labels[d][0], d, self.sizes[d]) for d in range(len(self.sizes))]
 
     def can_be_picked(self) -> bool:
-        """Whether nothing with units is changed, or one dimension alone, so that an index can say how."""
+        """Whether at most one dimension with units is changed, so that an index along it describes the change."""
         if all(self.unchanged):
             return True
         if self.unchanged.count(False) > 1 or len(self.outs) > 1 or len(self.outs[0]) != len(self.sizes):
@@ -72,7 +72,7 @@ class Moved:
 
 
 def settle(flow: Flow, moved: Moved) -> None:
-    """The axes of the results, read off the labels."""
+    """The axes of the results, read from the labels."""
     found: list[list[list[Array]]] = [[[] for _ in out] for out in moved.outs]
     for dimension, labels_of_results in moved.labels.items():
         axis = flow.units.resolve(moved.axes[dimension])
@@ -97,7 +97,7 @@ def _labels(  # noqa: PLR0917 (bound by partial)
     outs: Sequence[Sequence[int]],
     dimension: int,
 ) -> list[Tensor]:
-    """For each result, the index along `dimension` that each of its elements had, counted from 1; 0 for what was put in."""
+    """For each result, the index along `dimension` that each element had, from 1; 0 for new elements such as padding."""
     if len(calls) == 1 and calls[0].name in VIEWS:
         return [_viewed(sizes, dimension, outs[0])]
     label = torch.arange(1, sizes[dimension] + 1)
@@ -110,7 +110,7 @@ def _labels(  # noqa: PLR0917 (bound by partial)
         arguments = {name: _plain(value, values, known) for name, value in call.arguments.items()}
         if target is _aten.reshape.default:
             arguments = {"self": arguments["self"], "shape": arguments["size"]}
-        result = target(**arguments)  # type: ignore[operator]  # an operator can be called
+        result = target(**arguments)  # type: ignore[operator]  # operators are callable
         values = {call.node: result}
     results = list(result) if isinstance(result, (list, tuple)) else [result]
     return [part.to(torch.int64) for part in results]
@@ -128,10 +128,10 @@ def _plain(value: Any, values: Mapping[fx.Node, Any], known: Mapping[fx.Node, An
 
 
 def _viewed(sizes: Sequence[int], dimension: int, out: Sequence[int]) -> Tensor:
-    """Labels of a view in closed form: (Σ_d place_d · step_d // stride) mod size + 1, over the dimensions in which they vary.
+    """Labels of a view in closed form: (Σ_d index_d · step_d // stride) mod size + 1.
 
-    Where the boundaries of both shapes divide each other, only dimensions between `stride` and `period` matter; the others
-    are left of size 1 and expanded, so that no tensor of the result's size is made.
+    If the strides of both shapes divide each other, only dimensions between `stride` and `period` vary. The others have size 1
+    and are expanded, so that no tensor of the size of the result is created.
     """
     stride, size = math.prod(sizes[dimension + 1 :]), sizes[dimension]
     period, steps = stride * size, [math.prod(out[d + 1 :]) for d in range(len(out))]
@@ -146,8 +146,8 @@ def _viewed(sizes: Sequence[int], dimension: int, out: Sequence[int]) -> Tensor:
 
 
 def _read(flow: Flow, axis: Array, labels: Tensor, found: list[list[Array]]) -> None:
-    """Write down, for each dimension of a result, the rows of the axis that run along it."""
-    if labels.numel() == 0:  # nothing is left in which a width could be read
+    """Append, for each dimension of a result along which the labels vary, the corresponding rows of the axis to `found`."""
+    if labels.numel() == 0:  # an empty result has no widths
         flow.freeze([axis])
         return
     varying = [d for d in range(labels.ndim) if varies(labels, d)]
@@ -173,7 +173,7 @@ def _read(flow: Flow, axis: Array, labels: Tensor, found: list[list[Array]]) -> 
     for d, line in zip(varying, lines, strict=True):
         different, positions = np.unique(line, return_inverse=True)
         units = flow.fresh(len(different))
-        assert units is not None, "it varies, so there are several"
+        assert units is not None, "labels that vary have several units"
         found[d].append(units[positions])
         parts.append((units[positions], len(line)))
     flow.unify(axis[index.reshape(-1) - 1], product(parts))
@@ -186,19 +186,19 @@ def varies(labels: Tensor, dimension: int) -> bool:
 
 
 def _line(index: Array, dimension: int) -> Array:
-    """The numbers along one dimension, at the beginning of the others."""
+    """The numbers along one dimension, at index 0 of the others."""
     line: Array = index[tuple(slice(None) if k == dimension else 0 for k in range(index.ndim))]
     return line
 
 
 def _rows(flow: Flow, axis: Array, index: Array) -> Array:
-    """The rows of an axis by their labels; what was put in is new, and may go or stay as what it meets asks."""
+    """The rows of an axis selected by labels; new elements get new units, which other equations may tie."""
     rows: Array = axis[np.maximum(index, 1) - 1].copy()
     new = index == 0
     if new.any():
         count = int(new.sum())
         units = flow.fresh(max(count, 2))
-        assert units is not None, "several units are an axis"
+        assert units is not None, "an axis has several units"
         rows[new] = 0
         rows[new, 0] = units[:count, 0]
     return rows

@@ -1,4 +1,4 @@
-"""Layout: operators that move elements and compute nothing, and how they are written when units are gone."""
+"""Layout operators, which only move elements, and how their arguments change when units are removed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REPEATS = {"repeat", "tile"}
 _PIECES = {"split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "unsafe_split_with_sizes"}
 _SLICES = {"select", "slice", "narrow", "slice_copy"}
 _PADS = {"constant_pad_nd", "pad"}
-_WITHOUT_WIDTHS = {  # whose arguments say nothing of a dimension that they leave as it is
+_WITHOUT_WIDTHS = {  # whose arguments do not mention a dimension that they leave unchanged
     "roll", "flip", "rot90", "index_select", "index", "repeat_interleave", "unfold", "diagonal", "channel_shuffle",
     *FLOATING - {"pad"},
 }  # fmt: skip
@@ -29,14 +29,14 @@ _PLAIN = {
     "mT",
     "unbind", "atleast_1d", "atleast_2d", "permute_copy", "transpose_copy",
 }  # fmt: skip
-_PIXELS = {"pixel_shuffle", "pixel_unshuffle"}  # whose factor stays, and with it the places that it makes
+_PIXELS = {"pixel_shuffle", "pixel_unshuffle"}  # whose factor, and with it the positions within a block, is not changed
 _SHUFFLING = {"permute", "transpose", "clone", "contiguous"}
 _LONGEST_SHUFFLE = 4
 NAMES = tuple(sorted({*VIEWS, *_PIXELS, *_EXPANSIONS, *_REPEATS, *_PIECES, *_SLICES, *_PADS, *_WITHOUT_WIDTHS, *_PLAIN}))
 
 
 def layout(flow: Flow, call: Call) -> Results:
-    """The axes of a result whose elements are those of the first operand, moved."""
+    """The axes of a result that consists of moved elements of the first operand."""
     moved = Moved.by(flow, [call])
     if call.name in _WITHOUT_WIDTHS and not moved.can_be_picked():
         flow.freeze([axis for axis, same in zip(moved.axes, moved.unchanged, strict=True) if not same])
@@ -60,21 +60,21 @@ def layout(flow: Flow, call: Call) -> Results:
 
 
 def padded_line(moved: Moved, call: Call, dimension: int) -> Tensor:
-    """Labels along a dimension that is padded; what lies in its padding along others is no element of it either way."""
+    """Labels along a padded dimension; padding along other dimensions has no effect on them."""
     low, high = _pads_of(call, len(moved.sizes), dimension)
     line = torch.nn.functional.pad(torch.arange(1, moved.sizes[dimension] + 1), (low, high))
     return line.reshape([-1 if d == dimension else 1 for d in range(len(moved.sizes))]).expand(*moved.outs[0])
 
 
 def _pads_of(call: Call, count: int, dimension: int) -> tuple[int, int]:
-    """How much is put before and after a dimension; pads are written from the last one on."""
-    place = 2 * (count - 1 - dimension)
+    """Padding before and after a dimension; the list of pads starts with the last dimension."""
+    position = 2 * (count - 1 - dimension)
     pads = [int(pad) for pad in call["pad"]]
-    return (pads[place], pads[place + 1]) if place < len(pads) else (0, 0)
+    return (pads[position], pads[position + 1]) if position < len(pads) else (0, 0)
 
 
 def patches(flow: Flow, call: Call) -> Results:
-    """`im2col`: under each other what the places of a window hold, channel by channel; places stay."""
+    """`im2col`: the values in each window, ordered by channel and position; positions are frozen."""
     axes, out = list(flow.of(call["self"])), sizes_of(value_of(call.node))
     flow.freeze(axes[-2:])
     channels = axes[-3]
@@ -83,7 +83,7 @@ def patches(flow: Flow, call: Call) -> Results:
 
 
 def put_together(flow: Flow, call: Call) -> Results:
-    """`col2im`: what windows hold, added where they overlap; channels pass."""
+    """`col2im`: adds up overlapping windows; channels pass."""
     axes, sizes, out = list(flow.of(call["self"])), sizes_of(value_of(call["self"])), sizes_of(value_of(call.node))
     channels, times = flow.fresh(out[-3]), sizes[-2] // out[-3]
     flow.unify(axes[-2], product([(channels, out[-3]), (None, times)]))
@@ -92,9 +92,9 @@ def put_together(flow: Flow, call: Call) -> Results:
 
 
 def shuffled(flow: Flow, node: fx.Node) -> bool:
-    """Take in a view, a permutation and a view back as the one reordering of a dimension that they are; False if they are not.
+    """Treat a view, a permutation and a view back as a single reordering of one dimension; False if they are not one.
 
-    ShuffleNet mixes the channels of its groups so. Taken one by one the views would tie all channels of a group.
+    ShuffleNet mixes the channels of its groups in this way. Treated one by one, the views would tie all channels of a group.
     """
     chain = _there_and_back(node)
     if chain is None:
@@ -113,7 +113,7 @@ def shuffled(flow: Flow, node: fx.Node) -> bool:
 
 
 def _there_and_back(node: fx.Node) -> list[fx.Node] | None:
-    """The nodes from a view to the view that restores its sizes, each read by the next alone."""
+    """The nodes from a view to the view that restores its shape, each read only by the next."""
     chain = [node]
     while len(chain) <= _LONGEST_SHUFFLE and len(chain[-1].users) == 1:
         chain.append(next(iter(chain[-1].users)))
@@ -127,7 +127,7 @@ def _there_and_back(node: fx.Node) -> list[fx.Node] | None:
 
 
 def _with_new(flow: Flow, sizes: Sequence[int], result: Axes, out: Sequence[int]) -> Axes:
-    """Dimensions that an operator makes out of one element may be of any size."""
+    """Give new units to dimensions that an operator creates by repeating one element, since they may have any size."""
     shift = len(out) - len(sizes)
     before = [1] * shift + list(sizes)
     return tuple(
@@ -136,7 +136,7 @@ def _with_new(flow: Flow, sizes: Sequence[int], result: Axes, out: Sequence[int]
 
 
 def _rewrite(flow: Flow, call: Call, moved: Moved) -> None:
-    """How the call is written when units are gone: sizes, bounds and counts follow, or the elements are picked by index."""
+    """Record how the call changes when units are removed: new sizes, bounds and counts, or selection of elements by index."""
     name, node, result, out = call.name, moved.node, moved.results[0], moved.outs[0]
     if name in VIEWS:
         literal = call.get("size", call.get("shape"))
@@ -172,16 +172,16 @@ def _times_of(call: Call) -> str:
 
 
 def _sizes(kept: Kept, axes: Axes, sizes: Sequence[int], literal: Sequence[Any] | None) -> list[Any]:
-    """Sizes of a result: what was written, where nothing goes or where it says no number; else what stays."""
+    """Sizes of a result: the written ones where nothing is removed or they are not numbers, otherwise the kept numbers."""
     written = literal if literal is not None and len(literal) == len(sizes) else sizes
     return [_part(said, kept.count(axis, size), size) for axis, size, said in zip(axes, sizes, written, strict=True)]
 
 
-def _part(said: Any, stays: int, size: int) -> Any:
-    """A literal of which so much stays; -1 is inferred from the others, or means a size as it was."""
-    if stays == size or (isinstance(said, int) and said < 0):
-        return said
-    return Share(said, stays, size) if isinstance(said, fx.Node) else stays
+def _part(written: Any, stays: int, size: int) -> Any:
+    """A written size reduced from `size` to `stays`; -1 is unchanged, since it means an inferred or unchanged size."""
+    if stays == size or (isinstance(written, int) and written < 0):
+        return written
+    return Share(written, stays, size) if isinstance(written, fx.Node) else stays
 
 
 def _rewrite_pieces(flow: Flow, call: Call, moved: Moved) -> None:
@@ -229,7 +229,7 @@ def _rewrite_slice(flow: Flow, call: Call, moved: Moved) -> None:
 
 
 def _rewrite_padding(flow: Flow, call: Call, moved: Moved) -> None:
-    """What is put around a dimension shrinks with it."""
+    """Padding: the padding of a dimension may lose elements with it."""
     pads, count = [int(pad) for pad in call["pad"]], len(moved.sizes)
 
     def values(kept: Kept) -> list[int]:
@@ -253,7 +253,7 @@ def _rewrite_padding(flow: Flow, call: Call, moved: Moved) -> None:
 
 
 def _rewrite_by_index(flow: Flow, call: Call, moved: Moved, dimension: int) -> None:
-    """The elements along one dimension are picked: by where the labels of those that stay have gone."""
+    """Replace the operator by a selection of elements along one dimension, at the positions of the labels that are kept."""
     labels = moved.labels[dimension][0]
     for k in reversed(range(labels.ndim)):
         if k != dimension:

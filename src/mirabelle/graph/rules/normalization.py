@@ -1,4 +1,4 @@
-"""Normalizations: by channel they pass; over an axis they take a statistic of what stays."""
+"""Normalizations: per-channel ones pass all axes; over an axis, they compute a statistic of the kept elements."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mirabelle.graph.units import product
 
 
 def by_channel(flow: Flow, call: Call) -> Results:
-    """Batch and instance normalization: channels go with their scale, shift and running statistics."""
+    """Batch and instance normalization: channels are tied to their scale, shift and running statistics."""
     axes = list(flow.of(call["input"]))
     for name in ("weight", "bias", "running_mean", "running_var"):
         if is_tensor(call.get(name)):
@@ -21,7 +21,7 @@ def by_channel(flow: Flow, call: Call) -> Results:
 
 
 def _over_others(flow: Flow, call: Call, axes: Axes, first: int) -> None:
-    """From this dimension on all but the channels' are averaged over: a statistic of what stays."""
+    """All dimensions from this one on, except channels, are averaged over: a statistic of the kept elements."""
     dimensions = tuple(d for d in range(first, len(axes)) if d != 1 and axes[d] is not None)
     if dimensions:
         flow.statistics[call.node] = dimensions
@@ -46,7 +46,7 @@ def over_last(flow: Flow, call: Call) -> Results:
 
 
 def over_groups(flow: Flow, call: Call) -> Results:
-    """Group normalization: whole groups alone may go; one group is a statistic of what stays, as in layer normalization."""
+    """Group normalization: only whole groups can be removed; a single group works as in layer normalization."""
     axes, sizes = list(flow.of(call["input"])), sizes_of(value_of(call["input"]))
     groups = int(call["num_groups"])
     if groups > 1:

@@ -1,7 +1,8 @@
-"""LSTM and GRU: the gates of one hidden unit go together.
+"""RNN, LSTM and GRU: the gates of a hidden unit are removed together.
 
-Each layer and direction has units of its own, as many in all; where states are given or read, they lie in one tensor, and the
-units of all layers and directions are one. A projected LSTM has two kinds: cells, and what is given on.
+Each layer and direction has units of its own, and all must lose the same number. If initial states are given or final states
+are read, they form one tensor, and the units of all layers and directions are tied. A projected LSTM has two kinds of units:
+cells and projected outputs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ NAMES = tuple(_GATES)
 
 
 def recurrent(flow: Flow, call: Call) -> Results:
-    """(output, states): the output's width is that of all directions side by side."""
+    """(output, states): the output concatenates the widths of all directions."""
     if "input" not in call.arguments or "params" not in call.arguments or "batch_first" not in call.arguments:
         return flow.freeze_all(call)
     gates, biased = _GATES[call.name], bool(call["has_biases"])
@@ -65,7 +66,7 @@ def recurrent(flow: Flow, call: Call) -> Results:
 
 
 def cell(flow: Flow, call: Call) -> Results:
-    """One step of a recurrent network: the new states have the units of the old."""
+    """One step of a recurrent network: new states have the units of the old ones."""
     gates = _GATES[call.name.removesuffix("_cell")]
     states = list(call["hx"]) if isinstance(call["hx"], (list, tuple)) else [call["hx"]]
     hidden = flow.of(states[0])[-1]
@@ -90,7 +91,7 @@ def cell(flow: Flow, call: Call) -> Results:
 
 
 def _units(flow: Flow, size: int, count: int, *, apart: bool) -> list[Axis]:
-    """For each layer and direction its units, as many in all; the same ones unless they may differ."""
+    """The units of each layer and direction: separate ones of the same number if they may differ, otherwise the same."""
     if not apart:
         return [flow.fresh(size)] * count
     found = [flow.fresh(size) for _ in range(count)]
@@ -100,11 +101,11 @@ def _units(flow: Flow, size: int, count: int, *, apart: bool) -> list[Axis]:
 
 
 def _reads_states(call: Call) -> bool:
-    """Whether anything reads a result beside the output."""
+    """Whether any result other than the output is read."""
     return any(user.target is not operator.getitem or user.args[1] != 0 for user in call.node.users if user.users)
 
 
 def _beside(units: list[Axis]) -> Axis:
-    """What directions give, side by side."""
+    """The concatenated outputs of all directions."""
     known = [axis for axis in units if axis is not None]
     return np.concatenate(known) if len(known) == len(units) else None

@@ -1,4 +1,4 @@
-"""Reductions: a sum is exact without what goes, a mean is of what stays, and any other needs its whole axis."""
+"""Reductions: a sum ignores removed elements, a mean is taken over the kept ones, and any other reduction freezes its axis."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ TRANSFORMS = tuple(f"fft_{kind}{n}" for kind in ("fft", "ifft", "rfft", "irfft",
 
 
 def reduced(flow: Flow, call: Call) -> Results:
-    """Dimensions that are reduced are gone, or of size 1; the others pass."""
-    if is_tensor(call.get("other")):  # the larger of two
+    """Reduced dimensions disappear or have size 1; the others pass."""
+    if is_tensor(call.get("other")):  # elementwise maximum or minimum of two tensors
         return elementwise(flow, call)
     node = call["self"] if is_tensor(call.get("self")) else call["input"]
     axes, name = list(flow.of(node)), "self" if is_tensor(call.get("self")) else "input"
@@ -48,7 +48,7 @@ def reduced(flow: Flow, call: Call) -> Results:
 
 
 def along(flow: Flow, call: Call) -> Results:
-    """Softmax, cumulative sums, sorting: their dimension stays whole, the others pass."""
+    """Softmax, cumulative sums and sorting: their dimension is frozen, the others pass."""
     axes = list(flow.of(call["self"]))
     d = dimension_of(int(call.get("dim", -1)), len(axes))
     flow.freeze([axes[d]])
@@ -58,7 +58,7 @@ def along(flow: Flow, call: Call) -> Results:
 
 
 def transformed(flow: Flow, call: Call) -> Results:
-    """Fourier transforms: every frequency is made of the whole dimension, which stays; the others pass."""
+    """Fourier transforms: every frequency depends on the whole dimension, which is frozen; the others pass."""
     axes = list(flow.of(call["self"]))
     dimensions = _dimensions(call, len(axes))
     flow.freeze([axes[d] for d in dimensions])
@@ -73,6 +73,6 @@ def _dimensions(call: Call, count: int) -> Sequence[int]:
 
 
 def _power_keeps_zero(call: Call) -> bool:
-    """Whether a norm counts zeros as nothing: not those of order 0 and below."""
+    """Whether zeros do not contribute to a norm: true for finite orders above 0."""
     order = call.get("ord", call.get("p", 2))
     return order is None or (isinstance(order, (int, float)) and 0 < order < float("inf"))

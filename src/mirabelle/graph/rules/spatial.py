@@ -1,4 +1,4 @@
-"""Pooling and upsampling: samples and channels pass, places stay."""
+"""Pooling and upsampling: batch and channels pass, spatial dimensions are frozen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = (
 
 
 def spatial(flow: Flow, call: Call) -> Results:
-    """The last dimensions are places."""
+    """The last dimensions are spatial and frozen."""
     node = call["self"] if "self" in call.arguments else call["input"]
     axes = flow.of(node)
     count = next((n for text, n in _SPACE.items() if text in call.name), 2)
@@ -33,7 +33,7 @@ def spatial(flow: Flow, call: Call) -> Results:
 
 
 def unpooled(flow: Flow, call: Call) -> Results:
-    """Maxima go back to the places where they were found, channel by channel; places stay."""
+    """`max_unpool`: maxima are written back to their positions in each channel; positions are frozen."""
     axes, found = flow.of(call["self"]), flow.of(call["indices"])
     count = 2 if "2d" in call.name else 3
     for d, (own, other) in enumerate(zip(axes, found, strict=True)):
