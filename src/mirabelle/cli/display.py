@@ -77,7 +77,7 @@ def print_report(report: Report, page: Path, *, shortfalls: bool = True) -> None
     _print_lines([*lines, f"report: {page}"])
 
 
-def print_progress(found: RunProgress, worker: str | None) -> None:
+def print_progress(progress: RunProgress, worker: str | None) -> None:
     """Print the progress of an unfinished run. `worker` names the process that runs it, or is None."""
     titles = ("step", "metric", "non-zero", "packed, bytes", "seconds")
     lines = [
@@ -88,21 +88,21 @@ def print_progress(found: RunProgress, worker: str | None) -> None:
             f"{entry.profile.size_bytes.packed or 0:,}",
             f"{entry.seconds:.1f}",
         )
-        for entry in found.done
+        for entry in progress.done
     ]
     if lines:
         print_table(titles, lines, numbers_from=1)
-    now = f"{found.now}"
-    if found.epoch is not None:
-        now += f", epoch {found.epoch}/{found.epochs}"
-    if found.seconds_left is not None:
-        now += f", {duration(found.seconds_left)} left"
-    done = f"{len(found.done)} of {len(found.done) + len(found.ahead)} steps done; now: {now}"
-    then = f"then: {', '.join(found.ahead[1:])}"
+    now = f"{progress.now}"
+    if progress.epoch is not None:
+        now += f", epoch {progress.epoch}/{progress.epochs}"
+    if progress.seconds_left is not None:
+        now += f", {duration(progress.seconds_left)} left"
+    done = f"{len(progress.done)} of {len(progress.done) + len(progress.ahead)} steps done; now: {now}"
+    then = f"then: {', '.join(progress.ahead[1:])}"
     status = "This run is unfinished and no process is working on it; run the same command again to continue."
     if worker is not None:
         status = f"This run is unfinished; {worker} is working on it."
-    _print_lines([*([""] if lines else []), done, *([then] if found.ahead[1:] else []), status])
+    _print_lines([*([""] if lines else []), done, *([then] if progress.ahead[1:] else []), status])
 
 
 def print_table(titles: Sequence[str], lines: Sequence[Sequence[str]], *, numbers_from: int = 2) -> None:

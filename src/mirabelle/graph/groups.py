@@ -80,12 +80,12 @@ class Frozen:
 
 def axes_of_tensors(program: Program, flow: Flow) -> dict[str, tuple[tuple[Axis, int], ...]]:
     """For each parameter and buffer, the axis and the size of each dimension."""
-    found = {}
+    axes = {}
     for node in program.graph.nodes:
         source = program.sources.get(node.name) if node.op == "placeholder" else None
-        if source is not None and source.kind in ("parameter", "buffer") and source.name not in found:
-            found[source.name] = tuple(zip(flow.of(node), sizes_of(value_of(node)), strict=True))
-    return found
+        if source is not None and source.kind in ("parameter", "buffer") and source.name not in axes:
+            axes[source.name] = tuple(zip(flow.of(node), sizes_of(value_of(node)), strict=True))
+    return axes
 
 
 def groups_of(program: Program, flow: Flow) -> list[AxisGroup]:
@@ -119,7 +119,7 @@ def groups_of(program: Program, flow: Flow) -> list[AxisGroup]:
 
 def frozen_in(program: Program, flow: Flow) -> list[Frozen]:
     """The dimensions of parameters and buffers of which some or all elements cannot be removed, with reasons."""
-    found = []
+    frozen = []
     for node in program.graph.nodes:
         source = program.sources.get(node.name) if node.op == "placeholder" else None
         if source is None or source.kind not in ("parameter", "buffer"):
@@ -132,8 +132,8 @@ def frozen_in(program: Program, flow: Flow) -> list[Frozen]:
             stays = size if resolved is None else int((~resolved.any(axis=1)).sum())
             if stays:
                 reasons = dict.fromkeys(_in_words(why, dimension) for why in flow.units.why(axis))  # type: ignore[arg-type]
-                found.append(Frozen(source.name, dimension, stays, size, tuple(reasons) or ("every element is needed",)))
-    return found
+                frozen.append(Frozen(source.name, dimension, stays, size, tuple(reasons) or ("every element is needed",)))
+    return frozen
 
 
 def _in_words(reason: str, dimension: int) -> str:

@@ -148,11 +148,11 @@ def _run(
     call: Callable[[fx.Node, Mapping[fx.Node, Any]], Any],
 ) -> list[Any]:
     known: dict[fx.Node, Any] = {}
-    given = iter(inputs)
+    remaining = iter(inputs)
     for node in program.graph.nodes:
         if node.op == "placeholder":
             source = program.sources[node.name]
-            known[node] = next(given) if source.kind == "input" else tensors[source.name]
+            known[node] = next(remaining) if source.kind == "input" else tensors[source.name]
         elif node.op == "output":
             outputs = program.exported.graph_signature.user_outputs
             return [_substituted(part, known) for part in node.args[0] if isinstance(part, fx.Node) and part.name in outputs]

@@ -190,8 +190,8 @@ class Rewritten(nn.Module):
         if target not in _LAYERS:
             return None
         parts = {part: arguments[part] for part in ("weight", "bias") if arguments[part] is not None}
-        held = {part: self._numbers[node] for part, node in parts.items() if node in self._numbers}
-        names = {part: self._held[number] for part, number in held.items() if number in self._held}
+        registers = {part: self._numbers[node] for part, node in parts.items() if node in self._numbers}
+        names = {part: self._held[number] for part, number in registers.items() if number in self._held}
         place = names.get("weight", "").rpartition(".")[0]
         own = all(len(node.users) == 1 and names.get(part) == f"{place}.{part}" for part, node in parts.items())
         if not place or not own or not _has_only(self.get_submodule(place), parts.keys()):
@@ -199,7 +199,7 @@ class Rewritten(nn.Module):
         tensors = {part: self._tensor(name) for part, name in names.items()}
         parent, _, last = place.rpartition(".")
         setattr(self.get_submodule(parent), last, _layer_of(target, arguments, tensors))
-        for number in held.values():
+        for number in registers.values():
             del self._held[number]
         return place
 

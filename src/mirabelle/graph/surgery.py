@@ -145,7 +145,7 @@ def _by_class(
 ) -> Attributes:
     """New values of the width attributes of torch's own modules, computed from the new shapes of their tensors."""
     groups = _groups_of_convolutions(program, flow, kept)
-    found: Attributes = {}
+    attributes: Attributes = {}
     touched = {other.rpartition(".")[0] for name in indices for other in program.names.get(name, (name,))}
     shapes = {
         other: tuple(len(indices.get(name, {}).get(d, range(size))) for d, size in enumerate(program.tensors[name].shape))
@@ -157,8 +157,8 @@ def _by_class(
         own = {key: shapes[path] for key in _TENSORS if (path := f"{name}.{key}" if name else key) in shapes}
         values = _widths(module, own, groups.get(name))
         if values and (name in touched or name in groups):
-            found[name] = {key: value for key, value in values.items() if getattr(module, key) != value}
-    return {name: values for name, values in found.items() if values}
+            attributes[name] = {key: value for key, value in values.items() if getattr(module, key) != value}
+    return {name: values for name, values in attributes.items() if values}
 
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -208,7 +208,7 @@ def _widths(module: nn.Module, shapes: Shapes, groups: int | None) -> dict[str, 
 
 def _groups_of_convolutions(program: Program, flow: Flow, kept: Kept) -> dict[str, int]:
     """Module -> number of groups that are kept."""
-    found: dict[str, int] = {}
+    groups: dict[str, int] = {}
     for node, rewriting in flow.rewritings.items():
         call = Call.of(node)
         for key in ("groups", "num_groups"):
@@ -216,14 +216,14 @@ def _groups_of_convolutions(program: Program, flow: Flow, kept: Kept) -> dict[st
                 source = program.sources.get(call["weight"].name)
                 values = rewriting.arguments(kept)
                 for name in program.names.get(source.name, ()) if source is not None and key in values else ():
-                    found[name.rpartition(".")[0]] = values[key]
-    return found
+                    groups[name.rpartition(".")[0]] = values[key]
+    return groups
 
 
 def _by_width(model: nn.Module, flow: Flow, kept: Kept) -> Attributes:
     """New values of integer attributes of other modules that equal a width of their operators, where the new width is clear."""
     changes = _changes(flow, kept)
-    found: Attributes = {}
+    attributes: Attributes = {}
     for name, module in model.named_modules():
         if type(module).__module__.startswith("torch.nn.modules") and not isinstance(module, nn.MultiheadAttention):
             continue
@@ -231,20 +231,20 @@ def _by_width(model: nn.Module, flow: Flow, kept: Kept) -> Attributes:
             if isinstance(value, int) and not isinstance(value, bool) and not key.startswith("_"):
                 become = changes.get(name, {}).get(value, set())
                 if len(become) == 1 and value not in become:
-                    found.setdefault(name, {})[key] = next(iter(become))
-    return found
+                    attributes.setdefault(name, {})[key] = next(iter(become))
+    return attributes
 
 
 def _changes(flow: Flow, kept: Kept) -> dict[str, dict[int, set[int]]]:
     """Module -> old size -> new sizes, over all tensors computed by operators of the module and its submodules."""
-    found: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+    changes: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     for node, axes in flow.axes.items():
         if isinstance(axes, tuple) and node not in flow.inside and isinstance(value_of(node), Tensor):
             for axis, size in zip(axes, sizes_of(value_of(node)), strict=True):
                 if axis is not None:
                     for module in _calling_modules(node):
-                        found[module][size].add(kept.count(axis, size))
-    return found
+                        changes[module][size].add(kept.count(axis, size))
+    return changes
 
 
 def _calling_modules(node: Any) -> Iterator[str]:
@@ -351,5 +351,5 @@ def _distance(one: Tensor, other: Tensor) -> float:
     kind = torch.complex128 if one.is_complex() else torch.float64
     one, other = one.to(kind), other.to(kind)
     largest = other[other.isfinite()].abs().max() if other.isfinite().any() else torch.tensor(0.0)
-    found = float((one - other)[differ].abs().max() / largest.clamp_min(1e-30))
-    return math.inf if math.isnan(found) else found
+    relative = float((one - other)[differ].abs().max() / largest.clamp_min(1e-30))
+    return math.inf if math.isnan(relative) else relative

@@ -98,8 +98,8 @@ class _Attributes:
 
     def __init__(self, model: nn.Module) -> None:
         self._of = [(vars(module), dict(vars(module))) for module in model.modules()]
-        held = [value for _, values in self._of for value in values.values()]
-        self._inside = [(value, value.copy()) for value in held if type(value) in (dict, OrderedDict, list)]
+        attributes = [value for _, values in self._of for value in values.values()]
+        self._inside = [(value, value.copy()) for value in attributes if type(value) in (dict, OrderedDict, list)]
 
     def restore(self) -> None:
         for attributes, values in self._of:
@@ -168,11 +168,11 @@ def _weight_of_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 
 
 def _program(model: nn.Module, exported: ExportedProgram) -> Program:
-    held: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    held |= dict(model.named_buffers(remove_duplicate=False))
+    own_tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    own_tensors |= dict(model.named_buffers(remove_duplicate=False))
     first: dict[int, str] = {}
     names: dict[str, tuple[str, ...]] = {}
-    for name, tensor in held.items():
+    for name, tensor in own_tensors.items():
         known = first.setdefault(id(tensor), name)
         names[known] = (*names.get(known, ()), name)
     sources, tensors = {}, {}
@@ -180,9 +180,9 @@ def _program(model: nn.Module, exported: ExportedProgram) -> Program:
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
             assert spec.target is not None, "a parameter has a name"
             own = name_in_model(spec.target)
-            name = first[id(held[own])] if own in held else own
+            name = first[id(own_tensors[own])] if own in own_tensors else own
             kind: Kind = "parameter" if spec.kind == InputKind.PARAMETER else "buffer"
-            tensors[name] = held.get(name, exported.state_dict.get(spec.target, exported.constants.get(spec.target)))
+            tensors[name] = own_tensors.get(name, exported.state_dict.get(spec.target, exported.constants.get(spec.target)))
         elif spec.kind == InputKind.CONSTANT_TENSOR:
             assert spec.target is not None, "a constant has a name"
             name, kind = name_in_model(spec.target), "constant"
@@ -191,7 +191,7 @@ def _program(model: nn.Module, exported: ExportedProgram) -> Program:
             name, kind = spec.arg.name, "input"
         sources[spec.arg.name] = Source(kind, name)
     mutated = exported.graph_signature.buffers_to_mutate
-    updates = {node: first[id(held[name_in_model(target)])] for node, target in mutated.items()}
+    updates = {node: first[id(own_tensors[name_in_model(target)])] for node, target in mutated.items()}
     return Program(exported, sources, tensors, names, frozenset(model.state_dict()), updates)
 
 

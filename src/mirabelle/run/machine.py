@@ -78,7 +78,7 @@ def this_machine(folder: Path | None = None) -> Machine:
     logical = os.cpu_count() or 1
     memory = _or_none(lambda: psutil.virtual_memory().total)
     core_limit, memory_limit = container_limits()
-    asked = os.environ.get("OMP_NUM_THREADS", "")
+    omp_threads = os.environ.get("OMP_NUM_THREADS", "")
     return Machine(
         processor=processor,
         logical_cores=logical,
@@ -90,7 +90,7 @@ def this_machine(folder: Path | None = None) -> Machine:
         disk_free_bytes=_or_none(lambda: shutil.disk_usage(folder or Path()).free),
         core_limit=core_limit if core_limit is not None and core_limit < logical else None,
         memory_limit_bytes=memory_limit if memory and memory_limit is not None and memory_limit < memory else None,
-        threads_asked=int(asked) if asked.isdigit() and int(asked) else None,
+        threads_asked=int(omp_threads) if omp_threads.isdigit() and int(omp_threads) else None,
     )
 
 

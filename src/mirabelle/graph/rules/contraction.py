@@ -77,14 +77,14 @@ def _product(flow: Flow, call: Call, one: str, other: str) -> Axes:
 def _batches(flow: Flow, one: Sequence[Axis], other: Sequence[Axis], mine: Sequence[int], theirs: Sequence[int]) -> list[Axis]:
     """Axes of the leading dimensions, which broadcast."""
     count = max(len(one), len(other))
-    found: list[Axis] = []
+    result: list[Axis] = []
     for k in range(count, 0, -1):
         left = (one[-k], mine[-k]) if k <= len(one) else (None, 1)
         right = (other[-k], theirs[-k]) if k <= len(other) else (None, 1)
         if left[1] == right[1]:
             flow.unify(left[0], right[0])
-        found.append(left[0] if left[1] >= right[1] else right[0])
-    return found
+        result.append(left[0] if left[1] >= right[1] else right[0])
+    return result
 
 
 def einsum(flow: Flow, call: Call) -> Results:

@@ -35,8 +35,8 @@ def index(flow: Flow, call: Call) -> Results:
     """x[i, j]: indexed dimensions are frozen and the indices broadcast; the other dimensions pass."""
     axes = list(flow.of(call["self"]))
     indices = list(call["indices"])
-    given = [node for node in indices if node is not None]
-    if len(given) == 1 and _is_known_line(flow, given[0]):
+    present = [node for node in indices if node is not None]
+    if len(present) == 1 and _is_known_line(flow, present[0]):
         return layout(flow, call)
     indexed = [d for d, node in enumerate(indices) if node is not None]
     nodes: list[fx.Node] = [indices[d] for d in indexed]
@@ -58,7 +58,7 @@ def index_put(flow: Flow, call: Call) -> Results:
     Assigning one number by a Boolean mask, such as x[x < 0] = 1, is elementwise.
     """
     axes, values, indices = flow.of(call["self"]), flow.of(call["values"]), list(call["indices"])
-    sizes, given = sizes_of(value_of(call["self"])), sizes_of(value_of(call["values"]))
+    sizes, value_sizes = sizes_of(value_of(call["self"])), sizes_of(value_of(call["values"]))
     count = len(indices)
     if count == 1 and _masks_by_one_number(call):
         for own, other in zip(axes, flow.of(indices[0]), strict=False):
@@ -72,7 +72,7 @@ def index_put(flow: Flow, call: Call) -> Results:
     rest = len(axes) - count
     flow.freeze(values[: max(len(values) - rest, 0)])
     for k in range(1, min(rest, len(values)) + 1):
-        if sizes[-k] == given[-k]:
+        if sizes[-k] == value_sizes[-k]:
             flow.unify(axes[-k], values[-k])
         else:
             flow.freeze([axes[-k], values[-k]])
@@ -118,18 +118,18 @@ def gather(flow: Flow, call: Call) -> Results:
     d = dimension_of(int(call["dim"]), len(axes))
     flow.freeze([axes[d]])
     picked, out = flow.of(call["index"]), sizes_of(value_of(call["index"]))
-    found: list[Axis] = []
+    result: list[Axis] = []
     for k in range(len(axes)):
         if k == d:
             flow.freeze([picked[k]])
-            found.append(None)
+            result.append(None)
         elif sizes[k] == out[k]:
             flow.unify(axes[k], picked[k])
-            found.append(axes[k])
+            result.append(axes[k])
         else:
             flow.freeze([axes[k], picked[k]])
-            found.append(None)
-    return tuple(flow.units.resolve(axis) for axis in found)
+            result.append(None)
+    return tuple(flow.units.resolve(axis) for axis in result)
 
 
 def index_select(flow: Flow, call: Call) -> Results:

@@ -73,13 +73,13 @@ class Moved:
 
 def settle(flow: Flow, moved: Moved) -> None:
     """The axes of the results, read from the labels."""
-    found: list[list[list[Array]]] = [[[] for _ in out] for out in moved.outs]
+    columns_of: list[list[list[Array]]] = [[[] for _ in out] for out in moved.outs]
     for dimension, labels_of_results in moved.labels.items():
         axis = flow.units.resolve(moved.axes[dimension])
         for place, labels in enumerate(labels_of_results):
             if axis is not None:
-                _read(flow, axis, labels, found[place])
-    moved.results = [tuple(_joined(flow, columns) for columns in out) for out in found]
+                _read(flow, axis, labels, columns_of[place])
+    moved.results = [tuple(_joined(flow, columns) for columns in out) for out in columns_of]
 
 
 def _is_identity(labels: Tensor, dimension: int, size: int) -> bool:
@@ -145,8 +145,8 @@ def _viewed(sizes: Sequence[int], dimension: int, out: Sequence[int]) -> Tensor:
     return ((place // stride) % size + 1).expand(*out)
 
 
-def _read(flow: Flow, axis: Array, labels: Tensor, found: list[list[Array]]) -> None:
-    """Append, for each dimension of a result along which the labels vary, the corresponding rows of the axis to `found`."""
+def _read(flow: Flow, axis: Array, labels: Tensor, columns: list[list[Array]]) -> None:
+    """Append, for each dimension of a result along which the labels vary, the corresponding rows of the axis to `columns`."""
     if labels.numel() == 0:  # an empty result has no widths
         flow.freeze([axis])
         return
@@ -160,7 +160,7 @@ def _read(flow: Flow, axis: Array, labels: Tensor, found: list[list[Array]]) -> 
             flow.freeze([axis[int(index) - 1][np.newaxis]])
         return
     if len(varying) == 1:
-        found[varying[0]].append(_rows(flow, axis, index))
+        columns[varying[0]].append(_rows(flow, axis, index))
         return
     lines = [_line(index, place) for place in range(index.ndim)]
     sums = sum(
@@ -174,7 +174,7 @@ def _read(flow: Flow, axis: Array, labels: Tensor, found: list[list[Array]]) -> 
         different, positions = np.unique(line, return_inverse=True)
         units = flow.fresh(len(different))
         assert units is not None, "labels that vary have several units"
-        found[d].append(units[positions])
+        columns[d].append(units[positions])
         parts.append((units[positions], len(line)))
     flow.unify(axis[index.reshape(-1) - 1], product(parts))
 

@@ -174,7 +174,7 @@ def _times_of(call: Call) -> str:
 def _sizes(kept: Kept, axes: Axes, sizes: Sequence[int], literal: Sequence[Any] | None) -> list[Any]:
     """Sizes of a result: the written ones where nothing is removed or they are not numbers, otherwise the kept numbers."""
     written = literal if literal is not None and len(literal) == len(sizes) else sizes
-    return [_part(said, kept.count(axis, size), size) for axis, size, said in zip(axes, sizes, written, strict=True)]
+    return [_part(literal, kept.count(axis, size), size) for axis, size, literal in zip(axes, sizes, written, strict=True)]
 
 
 def _part(written: Any, stays: int, size: int) -> Any:
@@ -233,17 +233,16 @@ def _rewrite_padding(flow: Flow, call: Call, moved: Moved) -> None:
     pads, count = [int(pad) for pad in call["pad"]], len(moved.sizes)
 
     def values(kept: Kept) -> list[int]:
-        found = list(pads)
+        result = list(pads)
         for place in range(len(pads) // 2):
             d = count - 1 - place
             if moved.results[0][d] is not None and (pads[2 * place] or pads[2 * place + 1]):
                 stays = kept.of(moved.results[0][d], moved.outs[0][d])
                 inside = kept.count(moved.axes[d], moved.sizes[d])
-                low, high = pads[2 * place], pads[2 * place + 1]
-                found[2 * place] = int(stays[:low].sum()) if low > 0 else low
-                found[2 * place + 1] = int(stays.sum()) - inside - found[2 * place]
-                del high
-        return found
+                low = pads[2 * place]
+                result[2 * place] = int(stays[:low].sum()) if low > 0 else low
+                result[2 * place + 1] = int(stays.sum()) - inside - result[2 * place]
+        return result
 
     if any(pad < 0 for pad in pads):
         touched = [count - 1 - place for place in range(len(pads) // 2) if pads[2 * place] or pads[2 * place + 1]]

@@ -30,18 +30,18 @@ def recurrent(flow: Flow, call: Call) -> Results:
     per_layer = len(params) // (directions * layers)
     projected = per_layer > (4 if biased else 2)
     apart = all(state in flow.constants for state in states) and not _reads_states(call)
-    given = _units(flow, sizes_of(value_of(params[1]))[1], layers * directions, apart=apart)
-    inside = _units(flow, sizes_of(value_of(params[1]))[0] // gates, layers * directions, apart=apart) if projected else given
-    for state, widths in zip(states, (given, inside), strict=False):
+    outputs = _units(flow, sizes_of(value_of(params[1]))[1], layers * directions, apart=apart)
+    hidden = _units(flow, sizes_of(value_of(params[1]))[0] // gates, layers * directions, apart=apart) if projected else outputs
+    for state, widths in zip(states, (outputs, hidden), strict=False):
         flow.unify(widths[0], flow.of(state)[-1])
         flow.freeze(flow.of(state)[:1])
     flowing = flow.of(call["input"])[-1]
     for layer in range(layers):
-        own = given[layer * directions : (layer + 1) * directions]
+        own = outputs[layer * directions : (layer + 1) * directions]
         for direction, units in enumerate(own):
             place = per_layer * (layer * directions + direction)
             inputs, recurrence, *biases = params[place : place + per_layer]
-            cells = inside[layer * directions + direction]
+            cells = hidden[layer * directions + direction]
             gate = None if cells is None else np.tile(cells, (gates, 1))
             if projected:
                 projection = biases.pop()
@@ -54,14 +54,14 @@ def recurrent(flow: Flow, call: Call) -> Results:
             flow.unify(flow.of(recurrence)[1], units)
             flow.mask(call, ("params", place), 1, flowing)
             flow.mask(call, ("params", place + 1), 1, units)
-        flowing = _beside(own)
+        flowing = _concatenated(own)
     before = flow.of(call["input"])[:-1]
     flow.freeze([before[1 if call["batch_first"] else 0]])
     results = untouched(value_of(call.node))
     assert isinstance(results, list), "an output and states"
     results[0] = (*before, flow.units.resolve(flowing))
     for k in range(1, len(results)):
-        results[k] = (*results[k][:-1], flow.units.resolve((given, inside)[k - 1][0]))
+        results[k] = (*results[k][:-1], flow.units.resolve((outputs, hidden)[k - 1][0]))
     return results
 
 
@@ -94,10 +94,10 @@ def _units(flow: Flow, size: int, count: int, *, apart: bool) -> list[Axis]:
     """The units of each layer and direction: separate ones of the same number if they may differ, otherwise the same."""
     if not apart:
         return [flow.fresh(size)] * count
-    found = [flow.fresh(size) for _ in range(count)]
+    axes = [flow.fresh(size) for _ in range(count)]
     if count > 1:
-        flow.equal.append(found)
-    return found
+        flow.equal.append(axes)
+    return axes
 
 
 def _reads_states(call: Call) -> bool:
@@ -105,7 +105,7 @@ def _reads_states(call: Call) -> bool:
     return any(user.target is not operator.getitem or user.args[1] != 0 for user in call.node.users if user.users)
 
 
-def _beside(units: list[Axis]) -> Axis:
+def _concatenated(units: list[Axis]) -> Axis:
     """The concatenated outputs of all directions."""
     known = [axis for axis in units if axis is not None]
     return np.concatenate(known) if len(known) == len(units) else None

@@ -66,10 +66,10 @@ def transformed(flow: Flow, call: Call) -> Results:
 
 
 def _dimensions(call: Call, count: int) -> Sequence[int]:
-    given = call.get("dim")
-    if given is None or (isinstance(given, (list, tuple)) and not given):
+    dims = call.get("dim")
+    if dims is None or (isinstance(dims, (list, tuple)) and not dims):
         return range(count)
-    return [dimension_of(int(d), count) for d in (given if isinstance(given, (list, tuple)) else [given])]
+    return [dimension_of(int(d), count) for d in (dims if isinstance(dims, (list, tuple)) else [dims])]
 
 
 def _power_keeps_zero(call: Call) -> bool:

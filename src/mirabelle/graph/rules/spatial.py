@@ -34,9 +34,9 @@ def spatial(flow: Flow, call: Call) -> Results:
 
 def unpooled(flow: Flow, call: Call) -> Results:
     """`max_unpool`: maxima are written back to their positions in each channel; positions are frozen."""
-    axes, found = flow.of(call["self"]), flow.of(call["indices"])
+    axes, indices = flow.of(call["self"]), flow.of(call["indices"])
     count = 2 if "2d" in call.name else 3
-    for d, (own, other) in enumerate(zip(axes, found, strict=True)):
+    for d, (own, other) in enumerate(zip(axes, indices, strict=True)):
         if d < len(axes) - count:
             flow.unify(own, other)
         else:
