@@ -33,7 +33,7 @@ def section(name: str, folder: Path) -> str:
         f"`mirabelle run examples/{name}.toml`, {minutes:.1f} minutes. {said[0].upper()}{said[1:]}",
         f"Goal {'met' if not missed else f'not met: {missed}'}.",
         "",
-        "| | before | after | less by |",
+        "| | before | after | reduction |",
         "|---|--:|--:|--:|",
         *(f"| {' | '.join(row)} |" for row in rows(report)),
         "",

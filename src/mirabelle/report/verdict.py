@@ -91,7 +91,7 @@ def remarks(
     sentences = []
     if end.nonzero_parameters < _SPARSE * end.parameters:
         sentences.append(
-            "Zero weights make the packed file smaller but not the model faster: ONNX Runtime multiplies by zero like by any "
+            "Zero weights make the packed file smaller but not the model faster: ONNX Runtime multiplies by zero as by any "
             "other number."
         )
     if comparison.latency_ratio.low > 1 and not comparison.latency_ratio.unchanged:
