@@ -47,13 +47,16 @@ OTHERS = (
     ("In Python: an answer of a callback", "run", "Stop"),
 )
 NOT_FOR_RECIPES = {
+    "Control",
     "Evidence",
     "Score",
     "Forward",
     "Objective",
     "Term",
     "Execution",
+    "JoinsTraining",
     "KeptZeros",
+    "Prepared",
     "StaticLayer",
     "DynamicLayer",
     "FoldedNorm",

@@ -1,4 +1,4 @@
-"""The contract of a step, and of a step that acts while a model trains."""
+"""The contract of a step, and steps to and from plain data."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_depth_and_width_are_cut(tmp_path: Path) -> None:
     teacher = nn.Sequential(
         nn.Conv2d(1, 12, 3, padding=1), *(Block(12) for _ in range(4)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10)
     )  # fmt: skip
-    student = distill.Student(width=0.5, depth=0.5).prepare(teacher, digits(), Run(tmp_path))
+    student = distill.Student(width=0.5, depth=0.5).prepare(teacher, digits(), Run(tmp_path)).model
     assert [type(module).__name__ for module in student].count("Skipped") == 2
     assert (student[0].out_channels, student[-1].in_features) == (6, 6)
     assert student(digits().test.first(2).inputs).shape == (2, 10)
@@ -128,8 +128,8 @@ def test_a_random_start_is_drawn_anew_by_the_seed(tmp_path: Path) -> None:
         for module in teacher.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.fill_(3.0)
-    born = [distill.Student(width=1.0).prepare(teacher, task, Run(tmp_path / str(k), seed=k)) for k in (0, 1)]
-    again = distill.Student(width=1.0).prepare(teacher, task, Run(tmp_path / "again", seed=0))
+    born = [distill.Student(width=1.0).prepare(teacher, task, Run(tmp_path / str(k), seed=k)).model for k in (0, 1)]
+    again = distill.Student(width=1.0).prepare(teacher, task, Run(tmp_path / "again", seed=0)).model
     assert fingerprint(born[0]) == fingerprint(again) != fingerprint(born[1])
     shapes = [[tensor.shape for tensor in model.state_dict().values()] for model in (born[0], teacher)]
     assert shapes[0] == shapes[1]

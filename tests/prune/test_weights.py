@@ -75,11 +75,11 @@ def test_the_control_of_scores_is_random(mlp: nn.Sequential, blobs: Task, run: R
     ("schedule", "half_way"),
     [("constant", 0.8), ("linear", 0.8 * 0.5 / 0.6), ("cubic", 0.8 * (1 - (1 / 6) ** 3)), (Gradual(begin=0.5, end=0.9), 0.0)],
 )
-def test_sparsity_follows_its_schedule(mlp: nn.Sequential, schedule: Any, half_way: float) -> None:
+def test_sparsity_follows_its_schedule(mlp: nn.Sequential, blobs: Task, run: Run, schedule: Any, half_way: float) -> None:
     if isinstance(schedule, Gradual):
         schedule = Gradual(begin=schedule.begin, end=schedule.end, frequency=1)
     step = prune.Weights(sparsity=0.8, schedule=schedule, train=Training(epochs=1))
-    (control,) = step.controls(mlp)
+    (control,) = step.prepare(mlp, blobs, run).controls(mlp)
     seen = {}
     for k in range(1, 1001):
         control(mlp, k / 1000)
@@ -90,8 +90,9 @@ def test_sparsity_follows_its_schedule(mlp: nn.Sequential, schedule: Any, half_w
 
 
 @pytest.mark.parametrize("steps", [30, 300, 3000])
-def test_growth_is_gradual_however_short_the_training(mlp: nn.Sequential, steps: int) -> None:
-    (control,) = prune.Weights(sparsity=0.8, schedule="linear", train=Training(epochs=1)).controls(mlp)
+def test_growth_is_gradual_however_short_the_training(mlp: nn.Sequential, blobs: Task, run: Run, steps: int) -> None:
+    step = prune.Weights(sparsity=0.8, schedule="linear", train=Training(epochs=1))
+    (control,) = step.prepare(mlp, blobs, run).controls(mlp)
     changes, sparsities = 0, []
     for k in range(1, steps + 1):
         changes += control(mlp, k / steps)
@@ -100,9 +101,9 @@ def test_growth_is_gradual_however_short_the_training(mlp: nn.Sequential, steps:
     assert max(after - before for before, after in pairwise(sparsities)) <= 0.06
 
 
-def test_changes_come_at_the_frequency_that_was_asked_for(mlp: nn.Sequential) -> None:
+def test_changes_come_at_the_frequency_that_was_asked_for(mlp: nn.Sequential, blobs: Task, run: Run) -> None:
     step = prune.Weights(sparsity=0.8, schedule=Gradual(begin=0.0, end=0.5, frequency=10), train=Training(epochs=1))
-    (control,) = step.controls(mlp)
+    (control,) = step.prepare(mlp, blobs, run).controls(mlp)
     changed = [k for k in range(1, 101) if control(mlp, k / 100)]
     assert changed == [10, 20, 30, 40, 50]
     assert [control.settled(progress) for progress in (0.49, 0.5, 1.0)] == [False, True, True]
@@ -112,13 +113,14 @@ def test_what_the_schedule_removed_never_comes_back(mlp: nn.Sequential, blobs: T
     masks: list[torch.Tensor] = []
 
     step = prune.Weights(sparsity=0.9, schedule=Gradual(end=0.8, frequency=3), train=Training(epochs=6, batch_size=32, lr=0.05))
-    model = step.prepare(mlp, blobs, run)
+    prepared = step.prepare(mlp, blobs, run)
+    model = prepared.model
     model.register_forward_pre_hook(
         lambda module, inputs: masks.append((module[0].weight != 0).clone()) if module.training else None
     )
     from mirabelle.training import fit
 
-    fit(model, blobs, step.train, run, controls=step.controls(model))
+    fit(model, blobs, step.train, run, controls=prepared.controls(model))
     assert len(masks) >= 72  # 12 steps an epoch, and those that were timed
     for before, after in zip(masks[-60:], masks[-59:], strict=False):
         assert not bool((after & ~before).any())
@@ -175,14 +177,14 @@ def test_it_goes_through_plain_data() -> None:
     assert step_from_data(step_to_data(step)) == step
 
 
-def test_the_control_takes_up_where_it_was(mlp: nn.Sequential) -> None:
+def test_the_control_takes_up_where_it_was(mlp: nn.Sequential, blobs: Task, run: Run) -> None:
     step = prune.Weights(sparsity=0.8, schedule=Gradual(end=0.5, frequency=7), train=Training(epochs=1))
-    (control,) = step.controls(mlp)
+    (control,) = step.prepare(mlp, blobs, run).controls(mlp)
     for k in range(1, 31):
         control(mlp, k / 100)
     other = copy.deepcopy(mlp)
     other.__dict__.pop("_mirabelle_architecture")
-    (again,) = step.controls(other)
+    (again,) = step.prepare(other, blobs, run).controls(other)
     again.load_state_dict(control.state_dict())
     assert architecture_of(other).pruned == ("0.weight", "2.weight")
     for k in range(31, 101):

@@ -342,10 +342,10 @@ def test_a_killed_training_ends_with_the_same_bits(images: Task, tmp_path: Path,
     whole = step(dropout_net(), task, run_in(tmp_path / "whole", execution))
     for kill_at in (1, 6, 13):
         folder = tmp_path / f"killed at {kill_at}"
-        model = step.prepare(dropout_net(), task, run_in(folder, execution))
-        controls = [*step.controls(model), KilledAt(kill_at)]
+        prepared = step.prepare(dropout_net(), task, run_in(folder, execution))
+        controls = [*prepared.controls(prepared.model), KilledAt(kill_at)]
         with pytest.raises(KilledError):
-            fit(model, task, training, run_in(folder, execution), controls=controls)
+            fit(prepared.model, task, training, run_in(folder, execution), controls=controls)
         written = Checkpoint(folder / "checkpoint.safetensors").read()
         if written is not None:  # the fake control is not part of the real run
             groups, numbers = written

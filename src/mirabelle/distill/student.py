@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -13,12 +13,11 @@ from mirabelle.errors import UserError
 from mirabelle.records.record import record
 from mirabelle.step import Preview, Stage
 from mirabelle.training import Training
-from mirabelle.training.contracts import Control
+from mirabelle.training.contracts import Prepared
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mirabelle.objectives import Objective
     from mirabelle.run.run import Run
     from mirabelle.task.task import Task
 
@@ -94,7 +93,11 @@ class Student:
             raise UserError("E111", "distill.Student has no training", "give `train`")
         return train_together((self,), self.train, model, task, run)
 
-    def prepare(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
+        return Prepared(self._student(model, task, run))
+
+    def _student(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        """The student with its first weights, and with the teacher's head where that is asked for."""
         import torch
 
         student = self._cut_out(model, task, run) if self.derived else self.origin(model, run)
@@ -126,25 +129,15 @@ class Student:
 
         student = copied(model)
         if self.depth is not None and self.depth < 1:
-            student = Layers(sparsity=1 - self.depth).prepare(student, task, run.within("depth"))
+            student = Layers(sparsity=1 - self.depth)(student, task, run.within("depth"))
         if self.width is not None and self.width < 1:
-            student = Channels(sparsity=1 - self.width).prepare(student, task, run.within("width"))
+            student = Channels(sparsity=1 - self.width)(student, task, run.within("width"))
         return redrawn(student, run.seed_for("student")) if self.start == "random" else student
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
-        student = self.prepare(model, task, run)
+        student = self._student(model, task, run)
         size, before = (sum(parameter.numel() for parameter in module.parameters()) for module in (student, model))
         description = (
             f"{self.model or 'a student cut out of it'} takes the place of the model: {size:,} parameters instead of {before:,}"
         )
         return Preview(student, (description,), self.train)
-
-    def terms(self) -> Objective | None:
-        return None
-
-    def controls(self, model: nn.Module) -> Sequence[Control]:
-        del model
-        return ()
-
-    def finish(self, model: nn.Module) -> nn.Module:
-        return model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mirabelle.allocation.amount import Amount
@@ -12,12 +11,11 @@ from mirabelle.scores import Magnitude
 from mirabelle.scores.score import ScoreField
 from mirabelle.step import Preview, Stage
 from mirabelle.training import Training
-from mirabelle.training.contracts import Control
+from mirabelle.training.contracts import Prepared
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mirabelle.objectives import Objective
     from mirabelle.prune.channel_plan import ChannelPlan
     from mirabelle.run.run import Run
     from mirabelle.task.task import Task
@@ -114,13 +112,13 @@ class Channels:
 
         if self.train is not None:
             return train_together((self,), self.train, model, task, run)
-        return self.prepare(model, task, run)
+        return self.prepare(model, task, run).model
 
-    def prepare(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
         from mirabelle.prune.recovery import recovered
 
         smaller = self._plan(model, task, run).cut()
-        return recovered(self.recover, model, smaller, task.train.drawn(self.samples, run.seed), run)
+        return Prepared(recovered(self.recover, model, smaller, task.train.drawn(self.samples, run.seed), run))
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         plan = self._plan(model, task, run)
@@ -143,13 +141,3 @@ class Channels:
             multiple=self.multiple,
             batch=self.batch,
         )
-
-    def terms(self) -> Objective | None:
-        return None
-
-    def controls(self, model: nn.Module) -> Sequence[Control]:
-        del model
-        return ()
-
-    def finish(self, model: nn.Module) -> nn.Module:
-        return model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from mirabelle.allocation.amount import Amount
@@ -10,12 +9,11 @@ from mirabelle.prune.recovery_methods import Recover
 from mirabelle.records.record import Count, Fraction, Patterns, record
 from mirabelle.step import Preview, Stage
 from mirabelle.training import Training
-from mirabelle.training.contracts import Control
+from mirabelle.training.contracts import Prepared
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mirabelle.objectives import Objective
     from mirabelle.prune.layer_plan import LayerPlan
     from mirabelle.run.run import Run
     from mirabelle.task.task import Task
@@ -90,13 +88,13 @@ class Layers:
 
         if self.train is not None:
             return train_together((self,), self.train, model, task, run)
-        return self.prepare(model, task, run)
+        return self.prepare(model, task, run).model
 
-    def prepare(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
         from mirabelle.prune.recovery import recovered
 
         smaller = self._plan(model, task, run).smaller()
-        return recovered(self.recover, model, smaller, task.train.drawn(self.samples, run.seed), run)
+        return Prepared(recovered(self.recover, model, smaller, task.train.drawn(self.samples, run.seed), run))
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         plan = self._plan(model, task, run)
@@ -107,13 +105,3 @@ class Layers:
 
         amount = Amount.of(self)
         return LayerPlan(model, task, run, amount=amount, exclude=self.exclude, samples=self.samples, batch=self.batch)
-
-    def terms(self) -> Objective | None:
-        return None
-
-    def controls(self, model: nn.Module) -> Sequence[Control]:
-        del model
-        return ()
-
-    def finish(self, model: nn.Module) -> nn.Module:
-        return model

@@ -13,12 +13,11 @@ from mirabelle.scores import Magnitude
 from mirabelle.scores.score import ScoreField
 from mirabelle.step import Preview, Stage
 from mirabelle.training import Training
-from mirabelle.training.contracts import Control
+from mirabelle.training.contracts import Control, Prepared
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mirabelle.objectives import Objective
     from mirabelle.prune.weight_masks import RemovedWeights
     from mirabelle.run.run import Run
     from mirabelle.task.task import Task
@@ -110,10 +109,12 @@ class Weights:
             return train_together((self,), self.train, model, task, run)
         if self.needs_training:
             raise UserError("E111", "a gradual schedule needs a training", 'give `train`, or schedule = "one-shot"')
-        return self.finish(self.prepare(model, task, run))
+        return self.prepare(model, task, run).model
 
-    def prepare(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        return copied(model) if self.needs_training else self._pruned(model, task, run)
+    def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
+        if self.needs_training:
+            return Prepared(copied(model), controls=self._controls)
+        return Prepared(self._pruned(model, task, run))
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         pruned = self._pruned(model, task, run, most_samples=_PREVIEWED)
@@ -131,16 +132,10 @@ class Weights:
         WeightMasks(removed, model, evidence).prune(model, removed.amount)
         return model
 
-    def terms(self) -> Objective | None:
-        return None
-
-    def controls(self, model: nn.Module) -> Sequence[Control]:
+    def _controls(self, model: nn.Module) -> Sequence[Control]:
         from mirabelle.prune.weight_masks import WeightMasks
 
-        return (WeightMasks(self._removed(), model),) if self.needs_training else ()
-
-    def finish(self, model: nn.Module) -> nn.Module:
-        return model
+        return (WeightMasks(self._removed(), model),)
 
     def _removed(self) -> RemovedWeights:
         from mirabelle.prune.weight_masks import RemovedWeights

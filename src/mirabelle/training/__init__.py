@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mirabelle.lazy import lazily
+from mirabelle.training.contracts import Control, JoinsTraining, Prepared
 from mirabelle.training.joint import Joint
 from mirabelle.training.settings import Training
 
@@ -14,9 +15,12 @@ if TYPE_CHECKING:
     from mirabelle.training.shared import train_together, with_replaced_model_as_teacher
 
 __all__ = [
+    "Control",
     "Execution",
+    "JoinsTraining",
     "Joint",
     "KeptZeros",
+    "Prepared",
     "Training",
     "default_objective",
     "evaluate",

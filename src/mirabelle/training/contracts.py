@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from mirabelle.step import Preview, Stage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -11,7 +14,6 @@ if TYPE_CHECKING:
     from mirabelle.objectives.objective import Objective
     from mirabelle.run.run import Run
     from mirabelle.task.task import Task
-from mirabelle.step import Preview, Stage
 
 
 class Control(Protocol):
@@ -24,10 +26,49 @@ class Control(Protocol):
         """Whether the model has its final shape: only from then on may a best model be chosen."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers from which `load_state_dict` goes on; the model is restored beside it."""
+        """Plain numbers from which `load_state_dict` goes on; the checkpoint keeps the model itself."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up where `state_dict` was written."""
+        """Continue from what `state_dict` returned."""
+
+
+def no_controls(model: nn.Module) -> Sequence[Control]:
+    """The controls of a step that does nothing between optimizer steps."""
+    del model
+    return ()
+
+
+def unchanged(model: nn.Module) -> nn.Module:
+    """The model itself: how a step finishes that has nothing left to do after the training."""
+    return model
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a step brings into a training: a model to train, and what it does before, during and after the optimizer steps.
+
+    Where several steps share one training, each prepares the model that the step before it has prepared. Then the terms of
+    all are added to the objective, the controls of all are made for the model that the last one has prepared, the model is
+    trained once, and all finish it, always in the order of the steps.
+
+    Args:
+        model: the model to train: a changed copy of the given one.
+        terms: what the step adds to the objective of the training; None adds nothing.
+        controls: model -> the controls that act on it between optimizer steps. It is called once, with the model that is
+            trained, which is another one than `model` where a later step changes it again.
+        finish: trained model -> final model.
+
+    Example:
+        >>> from torch import nn
+        >>> prepared = Prepared(nn.Linear(2, 1))
+        >>> prepared.terms, prepared.controls(prepared.model), prepared.finish(prepared.model) is prepared.model
+        (None, (), True)
+    """
+
+    model: nn.Module
+    terms: Objective | None = None
+    controls: Callable[[nn.Module], Sequence[Control]] = no_controls
+    finish: Callable[[nn.Module], nn.Module] = unchanged
 
 
 @runtime_checkable
@@ -39,17 +80,8 @@ class JoinsTraining(Protocol):
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         """What joining the training would do, without training."""
 
-    def prepare(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        """The model that trains: a changed copy."""
-
-    def terms(self) -> Objective | None:
-        """What the step adds to the objective."""
-
-    def controls(self, model: nn.Module) -> Sequence[Control]:
-        """What the step does between optimizer steps of the prepared model."""
-
-    def finish(self, model: nn.Module) -> nn.Module:
-        """The trained model made final."""
+    def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
+        """The model to train, a changed copy of the given one, and what the step does while it trains and afterwards."""
 
 
 @runtime_checkable

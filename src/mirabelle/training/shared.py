@@ -10,7 +10,7 @@ from mirabelle.objectives import Objective
 from mirabelle.run.run import Run
 from mirabelle.step import ReplacesModel
 from mirabelle.task.task import Task
-from mirabelle.training.contracts import JoinsTraining
+from mirabelle.training.contracts import JoinsTraining, Prepared
 from mirabelle.training.loop import default_objective, fit
 from mirabelle.training.settings import Training
 
@@ -27,16 +27,17 @@ def with_replaced_model_as_teacher(steps: Sequence[object], model: nn.Module, ta
 
 
 def train_together(steps: Sequence[JoinsTraining], training: Training, model: nn.Module, task: Task, run: Run) -> nn.Module:
-    """Prepare the model for every step, train it once with all their terms and controls, finish every step."""
+    """The model prepared by every step, trained once with the terms and controls of all, and finished by every step."""
     task = with_replaced_model_as_teacher(steps, model, task)
+    parts: list[Prepared] = []
     for step in steps:
-        model = step.prepare(model, task, run)
+        parts.append(step.prepare(model, task, run))
+        model = parts[-1].model
     objective: Objective = training.objective or default_objective(task)
-    for step in steps:
-        added = step.terms()
-        objective = objective + added if added is not None else objective
-    controls = [control for step in steps for control in step.controls(model)]
+    for part in parts:
+        objective = objective if part.terms is None else objective + part.terms
+    controls = [control for part in parts for control in part.controls(model)]
     model = fit(model, task, training, run, objective=objective, controls=controls)
-    for step in steps:
-        model = step.finish(model)
+    for part in parts:
+        model = part.finish(model)
     return model
