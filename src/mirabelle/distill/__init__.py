@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from mirabelle.distill.ensemble import Ensemble
     from mirabelle.distill.guided import Guided
     from mirabelle.distill.head import ReusedHead
-    from mirabelle.distill.relabelled import relabelled
+    from mirabelle.distill.relabelling import relabelled
 
 __all__ = [
     "Ensemble",
@@ -24,6 +24,6 @@ __getattr__ = lazily(
         "ensemble": ["Ensemble"],
         "guided": ["Guided"],
         "head": ["ReusedHead"],
-        "relabelled": ["relabelled"],
+        "relabelling": ["relabelled"],
     },
 )
