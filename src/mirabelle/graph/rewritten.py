@@ -34,7 +34,7 @@ class _Register:
 
 @dataclass(frozen=True)
 class _Part:
-    """A reference, among arguments, to a fraction stays / of of a size computed earlier."""
+    """A reference, among arguments, to a size computed earlier times `stays` / `of`."""
 
     number: int
     stays: int
