@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from mirabelle import records
-from mirabelle.errors import UserError, did_you_mean
+from mirabelle.errors import UserError, at_path
+from mirabelle.model.replacement import PACKAGES_OF_STEPS
+from mirabelle.records.families import Family
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 Stage = Literal["replace", "thin", "quantize"]
 STAGES: tuple[Stage, ...] = ("replace", "thin", "quantize")
-DOORS = ("distill", "prune", "quantize", "training")
 
 
 @dataclass(frozen=True)
@@ -58,56 +58,38 @@ class ReplacesModel(Protocol):
 
 
 def step_from_data(data: Any) -> Step:
-    """A step from plain data, `{use = "family.Class", ...}`.
+    """A step from plain data, `{use = "family.Class", ...}`, or of a user's own `{use = "./file.py:Class", ...}`.
 
     Raises:
-        UserError: E104 no `use`, E106 unknown step, E102, E103 or E110 wrong settings.
+        UserError: E104 no `use`, E106 unknown step, E120 a user's step that is not found, E102, E103 or E110 wrong settings.
     """
     settings = dict(data) if isinstance(data, Mapping) else {}
-    cls = step_class(settings.pop("use", None))
-    step: Step = records.build(cls, settings, f"{family_of(cls)}.{cls.__name__}")
-    return step
-
-
-def step_class(use: Any) -> type:
-    """The class that `use` names.
-
-    Raises:
-        UserError: E104 when it is absent, E106 when it names no step.
-    """
+    use = settings.pop("use", None)
     if not isinstance(use, str):
         raise UserError("E104", 'a step needs the key "use"', 'write use = "prune.Weights", say')
-    known = steps_behind_doors()
-    if use not in known:
-        raise UserError("E106", f'step "{use}" is not known', did_you_mean(use, known), path=("use",))
-    return known[use]
-
-
-def steps_behind_doors() -> dict[str, type]:
-    """Every step by the name that a recipe gives it; what a door would only open when it is used is no step."""
-    return {
-        f"{door}.{name}": thing
-        for door in DOORS
-        for name, thing in vars(import_module(f"mirabelle.{door}")).items()
-        if isinstance(thing, type) and hasattr(thing, "stage") and not getattr(thing, "_is_protocol", False)
-    }
+    with at_path("use"):
+        cls = STEPS.member(use)
+    step: Step = records.build(cls, settings, STEPS.name_of(cls))
+    return step
 
 
 def step_to_data(step: Step) -> dict[str, Any]:
     """The plain data from which `step_from_data` makes an equal step."""
-    return {"use": use_of(step), **records.to_data(step)}
+    return {"use": STEPS.name_of(type(step), with_path=True), **records.to_data(step)}
 
 
 def folder_of(position: int, step: object) -> str:
     """Where in a run's folder the step at this position, from 1, works: "steps/2-prune.weights"."""
-    return f"steps/{position}-{use_of(step).lower()}"
+    return f"steps/{position}-{use_of(step).rpartition(':')[2].lower()}"
 
 
 def use_of(step: object) -> str:
-    """`family.Class` of a step: the door that exports it and its name."""
-    return f"{family_of(type(step))}.{type(step).__name__}"
+    """The name of a step: "prune.Weights", or of a user's own "module:Class"."""
+    return STEPS.name_of(type(step))
 
 
-def family_of(cls: type) -> str:
-    package, _, rest = cls.__module__.partition(".")
-    return rest.partition(".")[0] if package == "mirabelle" else package
+def _is_step(cls: Any) -> bool:
+    return isinstance(cls, type) and hasattr(cls, "stage") and not getattr(cls, "_is_protocol", False)
+
+
+STEPS = Family("step", PACKAGES_OF_STEPS, _is_step)

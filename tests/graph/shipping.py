@@ -67,9 +67,8 @@ def shipped(name: str) -> Shipped:
     with tempfile.TemporaryDirectory() as folder:
         save(smaller, folder)
         again = load(lambda: dense(name), folder).eval()
-    record = architecture_of(smaller).program
     return Shipped(
-        rewritten=str(record.get("why", "")) if record else "",
+        rewritten=architecture_of(smaller).rewritten or "",
         module=difference(outputs, masked),
         loaded=difference(list(tensors_of(again(*positional, **named))), outputs),
         onnx=0.0 if name in NOT_IN_ONNX else difference(onnx_outputs(smaller, positional, named), outputs),

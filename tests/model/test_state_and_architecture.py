@@ -8,6 +8,7 @@ from torch import nn
 
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import Architecture, architecture_of, attach, replaced_module_names, replayed
+from mirabelle.model.edits import Replace
 from mirabelle.model.state import fingerprint, load_tensors, tensors_of_module
 
 
@@ -63,7 +64,8 @@ def test_the_record_travels_with_the_model_and_comes_back_from_data(mlp: nn.Sequ
 
 
 def test_replaying_makes_the_replacements_on_a_fresh_module(mlp: nn.Sequential) -> None:
-    record = Architecture().with_pruned(["0.weight"]).with_module("0", "quantize.DynamicLayer", {"weight_bits": 8})
+    replaced = Replace("0", "quantize.DynamicLayer", {"weight_bits": 8})
+    record = Architecture().with_pruned(["0.weight"]).with_edit(replaced)
     model = replayed(mlp, record)
     assert type(model[0]).__name__ == "DynamicLayer"
     assert type(mlp[0]) is nn.Linear

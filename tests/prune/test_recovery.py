@@ -13,6 +13,7 @@ from mirabelle import Run, Task, prune
 from mirabelle.calibration.moments import unfolding_of
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import Architecture, architecture_of, attach
+from mirabelle.model.edits import Cut
 from mirabelle.prune.recovery import reconstruct, reestimate_batch_norm
 from mirabelle.sources.datasets.digits import digits
 from mirabelle.sources.zoo import digits_cnn
@@ -30,7 +31,7 @@ def cut_to(dense: nn.Module, smaller: nn.Module, slices: dict[str, dict[int, lis
         for dimension, kept in dimensions.items():
             tensors[name] = tensors[name].index_select(dimension, torch.tensor(kept))
     smaller.load_state_dict(tensors)
-    attach(smaller, Architecture().with_slices(slices, {}))
+    attach(smaller, Architecture().with_edit(Cut.of(slices, {})))
     return smaller.eval()
 
 
@@ -153,7 +154,7 @@ def test_grouped_layers_are_fitted_group_by_group_and_only_to_outputs_that_stay(
     held = torch.stack([tensors["2.weight"][1][:2], tensors["2.weight"][2][[0, 2]]])
     tensors = {name: tensors[name][parts[0]] if 0 in parts else tensors[name] for name, parts in slices.items()}
     smaller.load_state_dict({**tensors, "2.weight": held})
-    attach(smaller, Architecture().with_slices(slices, {}))
+    attach(smaller, Architecture().with_edit(Cut.of(slices, {})))
     data = batches(200, 2, 6)
     recovery = reconstruct(dense, smaller, data, ridge=1e-9)
     with torch.no_grad():

@@ -44,7 +44,7 @@ def test_every_step_gives_int8_modules_and_keeps_the_metric(step: Step, trained:
     assert all(torch.equal(before[name], tensor) for name, tensor in trained.state_dict().items())
     codes = [buffer for name, buffer in model.named_buffers() if name.endswith("codes") and not name.endswith("bias_codes")]
     assert {buffer.dtype for buffer in codes} == {torch.int8}
-    assert set(architecture_of(model).modules) == {
+    assert set(architecture_of(model).replaced) == {
         name.rpartition(".")[0] for name in model.state_dict() if name.endswith(".codes")
     }
     drop = evaluate(trained, images.validation, images).mean() - evaluate(model, images.validation, images).mean()
@@ -59,7 +59,7 @@ def test_every_step_exports_with_int8_initializers_that_onnx_runtime_computes_al
     model = step(trained, images, run)
     onnx = export(model, images.example())
     tensors = {tensor.name: tensor for tensor in ModelProto.FromString(onnx).graph.initializer}
-    for name in architecture_of(model).modules:
+    for name in architecture_of(model).replaced:
         assert tensors[f"{name}.codes"].data_type == TensorProto.INT8
         assert f"{name}.weight" not in tensors
     with torch.inference_mode():
@@ -130,7 +130,7 @@ def test_per_token_onnx_runtime_gives_what_torch_gives(run: Run) -> None:
         train=(inputs, torch.zeros(50, 7, 5)), test=(inputs, torch.zeros(50, 7, 5)), loss="mse", metric="negative_squared_error"
     )
     model = quantize.Dynamic(include=("2",))(net, task, run)
-    assert {name: entry["use"] for name, entry in architecture_of(model).modules.items()} == {"2": "quantize.TokenLayer"}
+    assert {name: entry.use for name, entry in architecture_of(model).replaced.items()} == {"2": "quantize.TokenLayer"}
     onnx = export(model, task.example())
     assert {"MatMulInteger", "QuantizeLinear"} <= {node.op_type for node in ModelProto.FromString(onnx).graph.node}
     gate = torch_equals_onnx(model, onnx, list(task.test.batches(25)), quantized=True)
@@ -175,9 +175,9 @@ def test_layers_of_a_rewritten_program_become_integers(step: Step, images: Task,
     torch.manual_seed(0)
     result = compress(Written(), images, [prune.Channels(sparsity=0.5), step], out=tmp_path / "run")
     record = architecture_of(result.model)
-    assert record.program["why"]
-    assert set(record.modules) == ({"inner"} if isinstance(step, quantize.Dynamic) else {"conv", "mixed", "inner"})
-    assert all(str(entry["use"]).startswith("quantize.") for entry in record.modules.values())
+    assert record.rewritten
+    assert set(record.replaced) == ({"inner"} if isinstance(step, quantize.Dynamic) else {"conv", "mixed", "inner"})
+    assert all(entry.use.startswith("quantize.") for entry in record.replaced.values())
     assert all(gate.passed for gate in result.gates.values())
 
 
@@ -215,7 +215,7 @@ def test_embeddings_beside_integer_layers_ship_as_codes_and_the_rows_alone_are_c
     static = quantize.Static()(net, task, run)
     assert quantize.Weights().preview(static, task, run).description == ("1 layers become integers: 0",)
     model = quantize.Weights()(static, task, run)
-    assert {name: entry["use"] for name, entry in architecture_of(model).modules.items()} == {
+    assert {name: entry.use for name, entry in architecture_of(model).replaced.items()} == {
         "0": "quantize.WeightLayer", "2": "quantize.StaticLayer",
     }  # fmt: skip
     onnx = ModelProto.FromString(export(model, task.example()))
@@ -232,7 +232,7 @@ def test_an_embedding_that_changes_when_it_is_read_stays_as_it_is(run: Run) -> N
     net = nn.Sequential(nn.Embedding(50, 4, max_norm=1.0), nn.Flatten(), nn.Linear(8, 3))
     ids, targets = torch.randint(0, 50, (20, 2)), torch.arange(20) % 3
     model = quantize.Weights()(net, Task(train=(ids, targets), test=(ids, targets)), run)
-    assert list(architecture_of(model).modules) == ["2"]
+    assert list(architecture_of(model).replaced) == ["2"]
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -289,7 +289,7 @@ def test_a_layer_that_never_runs_is_named(images: Task, run: Run) -> None:
     with pytest.raises(UserError, match='"idle" never ran') as caught:
         quantize.Static()(Idle(), images, run)
     assert caught.value.remedy == 'exclude = ["idle"]'
-    assert list(architecture_of(quantize.Static(exclude=("idle",))(Idle(), images, run)).modules) == ["used"]
+    assert list(architecture_of(quantize.Static(exclude=("idle",))(Idle(), images, run)).replaced) == ["used"]
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_parts_of_torchs_own_encoder_layer_are_left_alone_and_named(run: Run) ->
     task = Task(train=(inputs, targets), test=(inputs, targets))
     for step in (quantize.Static(), quantize.Dynamic()):
         model = step(net, task, run)
-        assert list(architecture_of(model).modules) == ["2"]
+        assert list(architecture_of(model).replaced) == ["2"]
         assert model(inputs).shape == (20, 3)
     assert '"0.linear1"' in (run.folder / "events.jsonl").read_text("utf-8")
 

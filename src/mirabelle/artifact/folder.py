@@ -8,8 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from mirabelle.errors import UserError
-from mirabelle.graph import remade
-from mirabelle.model.architecture import Architecture, architecture_of
+from mirabelle.model.architecture import Architecture, architecture_of, replayed
 from mirabelle.model.state import load_tensors, tensors_of_module
 from mirabelle.run import files
 from mirabelle.sources.models.by_name import in_torch
@@ -50,6 +49,6 @@ def load(factory: Callable[[], nn.Module] | nn.Module, folder: str | Path) -> nn
         raise UserError("E130", f"no {_RECORD} in {folder}", "name a folder that a run or mirabelle.save left")
     dense = in_torch(factory if isinstance(factory, nn.Module) else factory())
     record = Architecture.from_data(files.read_json(folder / _RECORD))
-    model = remade(dense, record)
+    model = replayed(dense, record)
     load_tensors(model, files.read_tensors(folder / _TENSORS)[0], source=str(folder / _TENSORS))
     return model.eval()

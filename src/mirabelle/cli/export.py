@@ -133,7 +133,7 @@ def _of_factory(
 
 
 def _compared(module: nn.Module, onnx: bytes, batches: list[Batch]) -> Gate:
-    from mirabelle.model.architecture import replaced_module_names
+    from mirabelle.model.architecture import rounds
     from mirabelle.runtime.gates import torch_equals_onnx
 
-    return torch_equals_onnx(module, onnx, batches, quantized=bool(replaced_module_names(module)))
+    return torch_equals_onnx(module, onnx, batches, quantized=rounds(module))

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError
-from mirabelle.model.architecture import architecture_of, attach, replace_module
+from mirabelle.model.architecture import replace_module
+from mirabelle.model.replacement import Replacement
 from mirabelle.model.state import copied
 from mirabelle.objectives.layer_matching import head_of
 from mirabelle.task.batch import Batch
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
-
-class ReusedHead(nn.Module):
+class ReusedHead(Replacement):
     """The teacher's linear head, which is not trained, behind a projector from the student's embedding to the teacher's.
 
     The projector is linear, batch norm, ReLU, linear, its middle half as wide as the teacher's embedding.
@@ -32,18 +30,17 @@ class ReusedHead(nn.Module):
     """
 
     def __init__(self, inputs: int, embedding: int, outputs: int, *, bias: bool = True) -> None:
-        super().__init__()
+        super().__init__({"inputs": inputs, "embedding": embedding, "outputs": outputs, "bias": bias})
         middle = max(1, embedding // 2)
         self.project = nn.Sequential(
             nn.Linear(inputs, middle, bias=False), nn.BatchNorm1d(middle), nn.ReLU(), nn.Linear(middle, embedding)
         )
         self.head = nn.Linear(embedding, outputs, bias=bias).requires_grad_(requires_grad=False)
 
-    @staticmethod
-    def from_dense(dense: nn.Module, **settings: Any) -> ReusedHead:
-        """What replaces a head, from its record in `architecture.json`."""
+    @classmethod
+    def from_dense(cls, dense: nn.Module, **settings: Any) -> Self:
         del dense
-        return ReusedHead(**settings)
+        return cls(**settings)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.head(self.project(x))
@@ -65,13 +62,6 @@ def with_head_of(student: nn.Module, teacher: nn.Module, example: Batch) -> nn.M
     own, theirs = (model.get_submodule(place) for model, place in zip((student, teacher), places, strict=True))
     if not isinstance(own, nn.Linear) or not isinstance(theirs, nn.Linear):
         raise UserError("E112", "the last layer of student or teacher is not linear", 'leave out head = "teacher"')
-    settings: Mapping[str, Any] = {
-        "inputs": own.in_features,
-        "embedding": theirs.in_features,
-        "outputs": theirs.out_features,
-        "bias": theirs.bias is not None,
-    }
-    reused = ReusedHead(**settings)
+    reused = ReusedHead(own.in_features, theirs.in_features, theirs.out_features, bias=theirs.bias is not None)
     reused.head.load_state_dict(copied(theirs).state_dict())
-    attach(student, architecture_of(student).without(places[0]))
-    return replace_module(student, places[0], reused, "distill.ReusedHead", settings)
+    return replace_module(student, places[0], reused)

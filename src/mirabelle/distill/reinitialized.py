@@ -23,7 +23,7 @@ def redrawn(model: nn.Module, seed: int) -> nn.Module:
     Raises:
         UserError: E111 when the model is a rewritten program, whose norms are no modules any more.
     """
-    if architecture_of(model).program:
+    if architecture_of(model).rewritten is not None:
         message = "the model runs as a rewritten program, whose statistics cannot begin anew"
         raise UserError("E111", message, 'start = "teacher", or give the student by its factory')
     fresh = copied(model)

@@ -7,15 +7,16 @@ from mirabelle.lazy import lazily
 if TYPE_CHECKING:
     from mirabelle.graph.groups import AxisGroup, groups_of
     from mirabelle.graph.propagate import propagated
-    from mirabelle.graph.surgery import cut, remade
+    from mirabelle.graph.rewrite import Rewrite
+    from mirabelle.graph.surgery import cut
     from mirabelle.graph.trace import traced
 
 __all__ = [
     "AxisGroup",
+    "Rewrite",
     "cut",
     "groups_of",
     "propagated",
-    "remade",
     "traced",
 ]
 __getattr__ = lazily(
@@ -23,7 +24,8 @@ __getattr__ = lazily(
     {
         "groups": ["AxisGroup", "groups_of"],
         "propagate": ["propagated"],
-        "surgery": ["cut", "remade"],
+        "rewrite": ["Rewrite"],
+        "surgery": ["cut"],
         "trace": ["traced"],
     },
 )

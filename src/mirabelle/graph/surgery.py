@@ -23,18 +23,11 @@ from mirabelle.graph.example_signature import Example, ExampleSignature
 from mirabelle.graph.flow import Flow, Kept
 from mirabelle.graph.groups import axes_of_tensors
 from mirabelle.graph.interpret import kept_without, run_cut, sliced
-from mirabelle.graph.propagate import propagated
+from mirabelle.graph.rewrite import Rewrite
 from mirabelle.graph.rewritten import Rewritten
-from mirabelle.graph.trace import Program, name_in_model, traced
-from mirabelle.model.architecture import (
-    Architecture,
-    architecture_of,
-    attach,
-    indices_of,
-    replayed,
-    set_attributes,
-    slice_tensors,
-)
+from mirabelle.graph.trace import Program, name_in_model
+from mirabelle.model.architecture import architecture_of, attach
+from mirabelle.model.edits import Cut, set_attributes, slice_tensors, slices_in_text
 from mirabelle.model.state import copied
 from mirabelle.model.value_names import keep_names
 
@@ -47,45 +40,6 @@ Attributes: TypeAlias = dict[str, dict[str, Any]]
 
 class _DoesNotFollowError(Exception):
     """A module does not compute the same as the cut program; the message says how they differ."""
-
-
-def remade(dense: nn.Module, record: Architecture) -> nn.Module:
-    """Repeat a recorded cut on a dense module: its own code with other widths, or the rewritten program.
-
-    Args:
-        dense: module as built by its factory.
-        record: how the saved model differs from the dense one.
-
-    Raises:
-        UserError: E140 if the record does not fit the module; E121 if the module can no longer be traced.
-    """
-    if not record.program:
-        return replayed(dense, record)
-    args, kwargs = ExampleSignature.from_data(record.program.get("inputs")).example()
-    before, after = record.modules_around_cuts()
-    program = traced(replayed(dense, Architecture(modules=before)), args, kwargs)
-    flow = propagated(program)
-    alive = np.ones(flow.units.count, bool)
-    axes = axes_of_tensors(program, flow)
-    for name, dimensions in record.slices.items():
-        for dimension, text in dimensions.items():
-            axis, size = axes[name][int(dimension)] if len(axes.get(name, ())) > int(dimension) else (None, 0)
-            left = np.array(indices_of(text), int)
-            if axis is None or not len(left) or left[-1] >= size:
-                raise UserError(
-                    "E140",
-                    f'architecture.json cuts "{name}", which the model does not have in that form',
-                    "give the model of this file",
-                )
-            alive[axis] = False
-        for dimension, text in dimensions.items():
-            alive[axes[name][int(dimension)][0][indices_of(text)]] = True  # type: ignore[index]  # checked above
-    alive[0] = True
-    model: nn.Module = Rewritten(program, flow, Kept(flow.units, alive))
-    keep_names(model, dense)
-    model = replayed(model, Architecture(modules=after))
-    attach(model, record)
-    return model
 
 
 def cut(model: nn.Module, program: Program, flow: Flow, kept: Kept, example: Example) -> nn.Module:
@@ -106,8 +60,7 @@ def cut(model: nn.Module, program: Program, flow: Flow, kept: Kept, example: Exa
     """
     indices = kept_indices(program, flow, kept)
     attributes = _merged(_by_class(model, program, flow, kept, indices), _by_width(model, flow, kept))
-    record = architecture_of(model).with_slices(indices, attributes)
-    smaller = copied(model)
+    smaller, edit = copied(model), Cut.of(indices, attributes)
     slice_tensors(smaller, indices)
     set_attributes(smaller, attributes)
     proof = _Proof(model, program, flow, example)
@@ -122,10 +75,10 @@ def cut(model: nn.Module, program: Program, flow: Flow, kept: Kept, example: Exa
         except _DoesNotFollowError as error:
             message = f"neither the model's code nor its rewritten program works with the new widths: {error}"
             raise UserError("E121", message, "list the affected layers in `exclude`, or use prune.Weights") from error
-        record = (
-            architecture_of(model).with_slices(indices, {}).with_program(ExampleSignature.of(example).to_data(), str(reason))
-        )
-    attach(smaller, record)
+        rewritten = Rewrite(ExampleSignature.of(example).to_data(), str(reason), slices_in_text(indices))
+        attach(smaller, architecture_of(model).with_edit(rewritten))
+        return smaller
+    attach(smaller, architecture_of(model).with_edit(edit))
     return smaller
 
 

@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mirabelle.artifact.mira import pack
-from mirabelle.model.architecture import replaced_module_names
+from mirabelle.model.architecture import replaced_modules
+from mirabelle.model.replacement import stored_tensors_of
 from mirabelle.model.state import tensors_of_module
 from mirabelle.numerics.statistics import Scores
 from mirabelle.run.files import tensor_bytes
@@ -76,13 +77,11 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters, each tied one once, and what stands for parameters in replaced modules: codes and biases, no scales."""
+    """Parameters, each tied one once, and what stands for parameters in replaced modules, as these say it."""
     found = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    for name in replaced_module_names(model):
-        prefix = f"{name}." if name else ""
-        for buffer_name, buffer in model.get_submodule(name).named_buffers(recurse=False):
-            if buffer_name in ("codes", "bias_codes", "bias"):
-                found[prefix + buffer_name] = buffer
+    for name, module in replaced_modules(model).items():
+        stored = module.stored_tensors() if hasattr(module, "stored_tensors") else stored_tensors_of(module)
+        found |= {f"{name}.{key}".lstrip("."): tensor.detach() for key, tensor in stored.items()}
     return found
 
 

@@ -16,7 +16,7 @@ from mirabelle.inspection import layers_of_onnx
 from mirabelle.inspection.measure import Files, exported, measure
 from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps, with_model_outputs_as_targets
 from mirabelle.job.steps import run_or_resume, walk
-from mirabelle.model.architecture import replaced_module_names
+from mirabelle.model.architecture import rounds
 from mirabelle.model.state import copied, fingerprint, tensors_of_module
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.records.annotated_toml import ORIGINS, Origin
@@ -311,7 +311,7 @@ def _checked(result: Result) -> Result:
 
 def _gates(ending: _Ending, after: Files) -> dict[str, Gate]:
     batches = batches_to_compare(ending.task.validation)
-    quantized = bool(replaced_module_names(ending.end))
+    quantized = rounds(ending.end)
     return {
         "torch_onnx": torch_equals_onnx(ending.end, after.onnx, batches, quantized=quantized),
         "packed_unpacked": same_bytes(after.onnx, artifact.unpack((ending.run.folder / "model.mira").read_bytes())),

@@ -20,7 +20,7 @@ from mirabelle.artifact.reading import file_of, model_of, onnx_of
 from mirabelle.errors import UserError
 from mirabelle.job.dry_run import with_model_outputs_as_targets
 from mirabelle.job.reopening import origin_of_run, recipe_of_run, steps_of_run
-from mirabelle.model.architecture import replaced_module_names
+from mirabelle.model.architecture import rounds
 from mirabelle.model.state import fingerprint
 from mirabelle.recipe.file import RecipeFile
 from mirabelle.run import files
@@ -164,7 +164,7 @@ def _with_targets(file: RecipeFile, task: Task) -> Task:
 def _torch_onnx(file: RecipeFile, folder: Path, task: Task) -> Gate:
     model = _rebuilt(file, folder)
     batches = batches_to_compare(task.validation)
-    return torch_equals_onnx(model, _bytes(folder / "model.onnx"), batches, quantized=bool(replaced_module_names(model)))
+    return torch_equals_onnx(model, _bytes(folder / "model.onnx"), batches, quantized=rounds(model))
 
 
 def _rebuilt(file: RecipeFile, folder: Path) -> nn.Module:

@@ -6,11 +6,17 @@ from mirabelle.lazy import lazily
 
 if TYPE_CHECKING:
     from mirabelle.model.architecture import Architecture, architecture_of, replace_module, replayed
+    from mirabelle.model.edits import Cut, Edit, Replace
+    from mirabelle.model.replacement import Replacement
     from mirabelle.model.state import copied, fingerprint, in_eval_mode, load_tensors, tensors_of_module
     from mirabelle.model.taps import Taps, features_of
 
 __all__ = [
     "Architecture",
+    "Cut",
+    "Edit",
+    "Replace",
+    "Replacement",
     "Taps",
     "architecture_of",
     "copied",
@@ -26,6 +32,8 @@ __getattr__ = lazily(
     "mirabelle.model",
     {
         "architecture": ["Architecture", "architecture_of", "replace_module", "replayed"],
+        "edits": ["Cut", "Edit", "Replace"],
+        "replacement": ["Replacement"],
         "state": ["copied", "fingerprint", "in_eval_mode", "load_tensors", "tensors_of_module"],
         "taps": ["Taps", "features_of"],
     },

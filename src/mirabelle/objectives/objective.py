@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import PlainValidator
 
 from mirabelle import records
-from mirabelle.errors import UserError, gathered, raise_all
+from mirabelle.errors import UserError, at_path, gathered, raise_all
+from mirabelle.records.families import Family, subclass_of
 from mirabelle.records.schedules import Annealed
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Objective:
     def to_data(self) -> list[dict[str, Any]]:
         return [
             {
-                "term": type(term).__name__,
+                "term": TERMS.name_of(type(term), with_path=True),
                 "weight": records.to_data(weight) if isinstance(weight, Annealed) else weight,
                 **records.to_data(term),
             }
@@ -85,7 +86,7 @@ class Objective:
         """From a list of `{term, weight, …}` tables.
 
         Raises:
-            UserError: E104 no term named, E106 unknown term, E102 or E103 wrong settings.
+            UserError: E104 no term named, E106 unknown term, E120 a user's term that is not found, E102 or E103 wrong settings.
         """
         if isinstance(data, Objective):
             return data
@@ -121,11 +122,11 @@ def _weighted_term(table: Any) -> tuple[float | Annealed, Term]:
         raise UserError(
             "E103", f"the weight of {name} must be a finite number; got {weight!r}", "write weight = 0.5, say", path=("weight",)
         )
-    try:
-        cls = records.lookup("objectives", name, Term)
-    except UserError as error:
-        raise error.within("term") from None
-    return weight if isinstance(weight, Annealed) else float(weight), records.build(cls, settings, name)
+    with at_path("term"):
+        cls = TERMS.member(name)
+    term: Term = records.build(cls, settings, name)
+    return weight if isinstance(weight, Annealed) else float(weight), term
 
 
+TERMS = Family("term", ("objectives",), subclass_of(Term), qualified=False)
 ObjectiveField = Annotated[Objective, PlainValidator(Objective.from_data)]

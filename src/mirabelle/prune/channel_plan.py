@@ -103,7 +103,7 @@ class ChannelPlan:
             yield f"{group.name}: {len(group)} become {len(group) - len(units)} ({len(group.members)} dimensions of tensors)"
         if self._flow.unknown:
             yield f"stays because an operator is not understood: {', '.join(self._flow.unknown)}"
-        why = architecture_of(smaller).program.get("why")
+        why = architecture_of(smaller).rewritten
         if why:
             yield f"the module's code does not follow ({why}): its rewritten program stands for it, as in eval mode"
 

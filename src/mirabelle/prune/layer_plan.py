@@ -61,7 +61,7 @@ class LayerPlan:
     ) -> None:
         self._model, self._task, self._run, self._amount, self._timed_batch = model, task, run, amount, batch
         every_pattern_matches("exclude", exclude, [name for name, _ in model.named_modules() if name])
-        if architecture_of(model).program:
+        if architecture_of(model).rewritten is not None:
             raise UserError("E121", "a rewritten program has no layers to drop", "drop layers before channels")
         self._example = task.example()
         args, kwargs = arguments_of(self._example.inputs)

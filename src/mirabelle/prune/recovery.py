@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mirabelle.calibration.moments import Unfolding, moments, unfolding_of
 from mirabelle.errors import UserError
-from mirabelle.model.architecture import architecture_of, indices_of
+from mirabelle.model.architecture import architecture_of
 from mirabelle.model.state import copied, in_eval_mode
 from mirabelle.task.batch import Batch, Inputs, Samples, call, map_tensors, tensors_of
 
@@ -229,12 +229,7 @@ def _layers(model: nn.Module, dense: nn.Module) -> tuple[dict[str, Unfolding], d
 
 def _kept(dense: nn.Module, smaller: nn.Module, name: str, size: int) -> list[int]:
     """Which outputs of the dense layer the smaller one still has; both may be cuts of one origin."""
-    before, now = (architecture_of(model).slices.get(name, {}).get("0") for model in (dense, smaller))
-    if now is None:
-        return list(range(size))
-    places = range(size) if before is None else indices_of(before)
-    place = {index: k for k, index in enumerate(places)}
-    return [place[index] for index in indices_of(now)]
+    return architecture_of(smaller).kept_since(architecture_of(dense), name, 0, size)
 
 
 def joined(inputs: Iterable[Inputs | Batch]) -> Inputs:
@@ -293,7 +288,7 @@ def _showing_outputs(name: str, look: Look) -> Callable[[nn.Module, Any, Tensor]
 
 
 def _rewritten(model: nn.Module) -> dict[str, str] | None:
-    return {"": "a rewritten program stands for it"} if architecture_of(model).program else None
+    return {"": "a rewritten program stands for it"} if architecture_of(model).rewritten is not None else None
 
 
 def _has_statistics(module: nn.Module) -> bool:

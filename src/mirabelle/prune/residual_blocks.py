@@ -63,8 +63,7 @@ def without(model: nn.Module, blocks: Sequence[Block]) -> nn.Module:
     """A copy of the model that skips these layers, its record saying so."""
     smaller = copied(model)
     for block in blocks:
-        settings = {"outputs": block.outputs}
-        smaller = replace_module(smaller, block.name, Skipped(**settings), "prune.Skipped", settings)
+        smaller = replace_module(smaller, block.name, Skipped(block.outputs))
     return smaller
 
 

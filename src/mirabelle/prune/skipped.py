@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
+from mirabelle.model.replacement import Replacement
 
-class Skipped(nn.Module):
+
+class Skipped(Replacement):
     """Gives its first argument back: what a residual layer does whose branches are zero.
 
     Args:
@@ -20,14 +22,13 @@ class Skipped(nn.Module):
     """
 
     def __init__(self, outputs: int = 0) -> None:
-        super().__init__()
+        super().__init__({"outputs": outputs})
         self.outputs = outputs
 
-    @staticmethod
-    def from_dense(dense: nn.Module, **settings: Any) -> Skipped:
-        """What replaces a layer, from its record in `architecture.json`."""
+    @classmethod
+    def from_dense(cls, dense: nn.Module, **settings: Any) -> Self:
         del dense
-        return Skipped(**settings)
+        return cls(**settings)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         first = args[0] if args else next(iter(kwargs.values()))

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mirabelle.errors import UserError
 from mirabelle.graph.call import Call, value_of
 from mirabelle.graph.trace import Program, traced
+from mirabelle.model.replacement import Replacement
 from mirabelle.model.state import copied
 from mirabelle.run.run import Run
 from mirabelle.task.batch import Batch, arguments_of
@@ -40,7 +41,7 @@ _POOLING = ("max_pool1d", "max_pool2d")
 _ROWS = 2  # dimensions of what a linear layer gives, for its outputs to be the channels of a norm
 
 
-class FoldedNorm(nn.Module):
+class FoldedNorm(Replacement):
     """Stands for a batch norm that the layer before it has taken in, and changes nothing.
 
     Args:
@@ -50,22 +51,17 @@ class FoldedNorm(nn.Module):
     """
 
     def __init__(self, dense: nn.Module, *, of: str, bias: bool) -> None:
-        super().__init__()
+        super().__init__({"of": of, "bias": bias})
         assert isinstance(dense, _BatchNorm), "other norms are not folded"
-        self.settings: dict[str, Any] = {"of": of, "bias": bias}
         self._eps, self._features = dense.eps, dense.num_features
-
-    @classmethod
-    def from_dense(cls, dense: nn.Module, **settings: Any) -> FoldedNorm:
-        return cls(dense, **settings)
 
     def forward(self, inputs: Tensor) -> Tensor:
         return inputs
 
     @property
-    def bias_of(self) -> str | None:
-        """The layer whose bias is the norm's own where both stand in plain numbers; None for one that had a bias before."""
-        return self.settings["of"] if self.settings["bias"] else None
+    def borrowed_tensors(self) -> Mapping[str, str]:
+        """The norm's own bias, where the layer that took it in had none before."""
+        return {"bias": f"{self.settings['of']}.bias"} if self.settings["bias"] else {}
 
     def plain_tensors(self) -> dict[str, Tensor]:
         """Those of a norm that changes nothing."""

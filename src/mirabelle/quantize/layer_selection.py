@@ -30,7 +30,7 @@ def layers_for(
     from mirabelle.model.architecture import architecture_of
     from mirabelle.records.patterns import selected_modules
 
-    why = architecture_of(model).program.get("why")
+    why = architecture_of(model).rewritten
     if why and not any(type(module) in kinds for module in model.modules()):
         raise UserError(
             "E121",
@@ -45,8 +45,7 @@ def coded(model: nn.Module, chosen: Mapping[str, nn.Module], kind: type[WeightLa
     from mirabelle.model.architecture import replace_module
 
     for name, dense in chosen.items():
-        layer = kind.quantized(dense, weight_bits)
-        model = replace_module(model, name, layer, f"quantize.{kind.__name__}", layer.settings)
+        model = replace_module(model, name, kind.quantized(dense, weight_bits))
     run.event("quantized", modules=list(chosen), left_alone=left_in_floating_point(model))
     return model
 

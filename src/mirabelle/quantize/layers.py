@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mirabelle.calibration.ranges import Range
 from mirabelle.errors import UserError
+from mirabelle.model.replacement import Replacement
 from mirabelle.numerics import affine
 from mirabelle.runtime import operators
 
@@ -22,7 +23,7 @@ _BIAS_LIMIT = 2.0**30  # biases are int32, and rounding a scale up must not carr
 Apply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-class StaticLayer(nn.Module):
+class StaticLayer(Replacement):
     """y = layer(Q(x), scale · codes, bias) with Q rounding to 256 levels over a calibrated range.
 
     Buffers: codes int8 of the weight's shape; scale (out,); input_scale and input_zero_point scalars; where the layer has a
@@ -36,6 +37,7 @@ class StaticLayer(nn.Module):
         output: "relu" or "plain" where the result, behind a ReLU or as it is, is rounded to 256 levels; "" where it is not.
     """
 
+    rounds: ClassVar[bool] = True
     codes: Tensor
     scale: Tensor
     input_scale: Tensor
@@ -47,10 +49,10 @@ class StaticLayer(nn.Module):
     output_zero_point: Tensor | None
 
     def __init__(self, dense: nn.Module, weight_bits: int, *, bias: bool = False, output: str = "") -> None:
-        super().__init__()
+        super().__init__(
+            {"weight_bits": weight_bits, **({"bias": True} if bias else {}), **({"output": output} if output else {})}
+        )
         weight, has_bias = _weight(dense), bias or _bias(dense) is not None
-        self.settings: dict[str, Any] = {"weight_bits": weight_bits, **({"bias": True} if bias else {})}
-        self.settings |= {"output": output} if output else {}
         self.applied = _applied(dense)
         self.kind = type(dense).__name__
         out = weight.shape[0]
@@ -62,10 +64,6 @@ class StaticLayer(nn.Module):
         self.register_buffer("bias_scale", torch.ones(out) if has_bias else None)
         self.register_buffer("output_scale", torch.ones(()) if output else None)
         self.register_buffer("output_zero_point", torch.zeros((), dtype=torch.uint8) if output else None)
-
-    @classmethod
-    def from_dense(cls, dense: nn.Module, **settings: Any) -> StaticLayer:
-        return cls(dense, **settings)
 
     @classmethod
     @torch.no_grad()
@@ -129,7 +127,7 @@ class StaticLayer(nn.Module):
         return f"{self.kind}, {tuple(self.codes.shape)}, weight_bits={self.settings['weight_bits']}"
 
 
-class WeightLayer(nn.Module):
+class WeightLayer(Replacement):
     """y = layer(x, scale · codes, bias), or the rows scale · codes of an embedding; x stays in floating point.
 
     In the ONNX file scale · codes is a cast and a product, which runtimes compute once, as they load it.
@@ -137,24 +135,20 @@ class WeightLayer(nn.Module):
     Buffers: codes int8 of the weight's shape; scale (out,), of an embedding (rows,); where the layer has one, bias (out,).
     """
 
+    rounds: ClassVar[bool] = True
     kinds: ClassVar[tuple[type[nn.Module], ...]] = WEIGHTED
     codes: Tensor
     scale: Tensor
     bias: Tensor | None
 
     def __init__(self, dense: nn.Module, weight_bits: int) -> None:
-        super().__init__()
+        super().__init__({"weight_bits": weight_bits})
         weight, bias = _weight(dense, self.kinds), _bias(dense)
-        self.settings: dict[str, Any] = {"weight_bits": weight_bits}
         self.applied = None if isinstance(dense, nn.Embedding) else _applied(dense)
         self.kind = type(dense).__name__
         self.register_buffer("codes", self._stored(torch.zeros(weight.shape, dtype=torch.int8)).contiguous())
         self.register_buffer("scale", torch.ones(weight.shape[0]))
         self.register_buffer("bias", None if bias is None else torch.zeros_like(bias))
-
-    @classmethod
-    def from_dense(cls, dense: nn.Module, **settings: Any) -> Self:
-        return cls(dense, **settings)
 
     @classmethod
     @torch.no_grad()
@@ -174,6 +168,9 @@ class WeightLayer(nn.Module):
         if self.applied is None:  # only the rows that are looked up are computed
             return F.embedding(inputs, self.codes).to(self.scale.dtype) * F.embedding(inputs, self.scale[:, None])
         return self.applied(inputs, operators.decode(self.codes, self.scale), self.bias)
+
+    def stored_tensors(self) -> dict[str, Tensor]:
+        return {"codes": self.codes} if self.bias is None else {"codes": self.codes, "bias": self.bias}
 
     def plain_tensors(self) -> dict[str, Tensor]:
         """Weight and bias as the numbers that the codes stand for."""

@@ -89,10 +89,10 @@ class Static:
                 bias=dense.bias is None and norm is not None,
                 output=after.output if name in outputs else "",
             )
-            model = replace_module(model, name, layer, "quantize.StaticLayer", layer.settings)
+            model = replace_module(model, name, layer)
             if norm is not None:
                 nothing = FoldedNorm(model.get_submodule(norm), of=name, bias=dense.bias is None)
-                model = replace_module(model, norm, nothing, "quantize.FoldedNorm", nothing.settings)
+                model = replace_module(model, norm, nothing)
         run.event("quantized", modules=list(chosen), left_alone=left_in_floating_point(model))
         return model
 

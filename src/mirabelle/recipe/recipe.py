@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from mirabelle.errors import UserError, gathered, raise_all
-from mirabelle.step import STAGES, Stage, Step, step_from_data, step_to_data, steps_behind_doors, use_of
+from mirabelle.step import STAGES, STEPS, Stage, Step, step_from_data, step_to_data, use_of
 from mirabelle.training.contracts import NeedsTraining
 from mirabelle.training.joint import Joint
 
@@ -79,7 +79,7 @@ class _Place:
     def named(table: Any) -> _Place | None:
         """Of a table whose step is known by its name alone; None for others."""
         use = table.get("use") if isinstance(table, Mapping) else None
-        cls: Any = steps_behind_doors().get(use) if isinstance(use, str) else None
+        cls: Any = STEPS.known().get(use) if isinstance(use, str) else None
         return None if cls is None or cls is Joint else _Place(str(use), cls.stage, cls.stage)
 
 

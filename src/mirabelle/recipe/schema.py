@@ -16,7 +16,7 @@ from mirabelle.recipe.tables import BaselineTable, MembersField, MemberTable, Mo
 from mirabelle.records.record import bounds_of, described, hints_of, key_of
 from mirabelle.records.schedules import Annealed, Gradual, ScheduleField
 from mirabelle.scores.score import Score, ScoreField
-from mirabelle.step import steps_behind_doors
+from mirabelle.step import STEPS
 from mirabelle.task.goal import Goal
 from mirabelle.training.joint import Joint
 
@@ -70,7 +70,7 @@ class _Schema:
         }
 
     def _steps(self) -> dict[str, Any]:
-        return {"oneOf": [self._table(cls, use=name) for name, cls in sorted(steps_behind_doors().items())]}
+        return {"oneOf": [self._table(cls, use=name) for name, cls in sorted(STEPS.known().items())]}
 
     def _table(self, cls: type, **constants: str) -> dict[str, Any]:
         """A record as a table; `constants` are keys with one value, such as `use`."""
@@ -94,7 +94,7 @@ class _Schema:
         }
 
     def _joint_steps(self) -> dict[str, Any]:
-        parts = {name: cls for name, cls in sorted(steps_behind_doors().items()) if hasattr(cls, "prepare")}
+        parts = {name: cls for name, cls in sorted(STEPS.known().items()) if hasattr(cls, "prepare")}
         return {"type": "array", "minItems": 1, "items": {"oneOf": [self._table(cls, use=name) for name, cls in parts.items()]}}
 
     def _value(self, hint: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Functions by name: "pkg.mod:function" or "./file.py:function"."""
+"""Functions and classes by name: "pkg.mod:name" or "./file.py:name"."""
 
 from __future__ import annotations
 
@@ -12,21 +12,41 @@ from typing import Any
 
 from mirabelle.errors import MODULE_OF_FILES, UserError, did_you_mean
 
+_STATE = "_mirabelle_state_of_file"  # of a module made of a file: its size and time, so that it is run once
+
 
 def function_from(name: str, folder: Path) -> Callable[..., Any]:
-    """The function that a name stands for.
+    """The function of a name.
+
+    Args:
+        name: "pkg.mod:function" or "./file.py:function".
+        folder: against which the path of a file is read.
 
     Raises:
         UserError: E120 when it is not found.
     """
-    place, _, attribute = name.partition(":")
+    found: Callable[..., Any] = object_from(name, folder, noun="function")
+    return found
+
+
+def object_from(name: str, folder: Path, *, noun: str = "class") -> Any:
+    """The function or class of a name; what cannot be called is not found.
+
+    Args:
+        name: "pkg.mod:name" or "./file.py:name".
+        folder: against which the path of a file is read.
+        noun: what is looked for, in messages.
+
+    Raises:
+        UserError: E120 when it is not found.
+    """
+    place, _, attribute = name.rpartition(":")
     if not place or not attribute:
-        raise UserError("E120", f'"{name}" names no function', 'write "package.module:function" or "./file.py:function"')
+        raise UserError("E120", f'"{name}" names no {noun}', f'write "package.module:{noun}" or "./file.py:{noun}"')
     module = _module_of_file(folder / place) if place.endswith(".py") else _module(place)
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise UserError("E120", f'{place} has no function "{attribute}"', did_you_mean(attribute, _functions(module)))
-    found: Callable[..., Any] = function
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        raise UserError("E120", f'{place} has no {noun} "{attribute}"', did_you_mean(attribute, _callables(module)))
     return found
 
 
@@ -45,17 +65,26 @@ def _module(name: str) -> Any:
 
 
 def _module_of_file(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"{MODULE_OF_FILES}{path.stem}", path)
+    """The module of a file; the file is run once, and again only when it has changed."""
+    name = f"{MODULE_OF_FILES}{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise UserError("E120", f"no Python file at {path}", "paths are relative to the recipe")
+    stat = path.stat()
+    state = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, _STATE, None) == state:
+        return known
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickling of the user's own look a module up by its name
+    setattr(module, _STATE, state)
+    sys.modules[name] = module  # dataclasses and pickling of the user's own look a module up by its name
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
+        del sys.modules[name]
         raise UserError("E120", f"{path} raised {type(error).__name__}: {error}", "run it by hand to see why") from error
     return module
 
 
-def _functions(module: Any) -> list[str]:
+def _callables(module: Any) -> list[str]:
     return [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]

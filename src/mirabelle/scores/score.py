@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import PlainValidator
 
 from mirabelle import records
+from mirabelle.records.families import Family, subclass_of
 from mirabelle.records.record import fields_to_data
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Score(ABC):
 
     def to_data(self) -> dict[str, Any]:
         """A table {use = name, ...} from which `score_from_data` makes an equal score."""
-        return {"use": type(self).__name__, **fields_to_data(self)}
+        return {"use": SCORES.name_of(type(self), with_path=True), **fields_to_data(self)}
 
 
 def covered(score: Score, model: nn.Module) -> dict[str, nn.Parameter]:
@@ -91,17 +92,18 @@ def covered(score: Score, model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def score_from_data(data: Any) -> Score:
-    """A score from its name, or from a table {use = name, ...}.
+    """A score from its name, "Magnitude" or "./file.py:Mine", or from a table {use = name, ...}.
 
     Raises:
-        UserError: E106 unknown score, E102 or E103 wrong settings.
+        UserError: E106 unknown score, E120 a user's score that is not found, E102 or E103 wrong settings.
     """
     if isinstance(data, Score):
         return data
     settings = {"use": data} if isinstance(data, str) else dict(data) if isinstance(data, Mapping) else {}
-    cls = records.lookup("scores", str(settings.pop("use", "")), Score)
+    cls = SCORES.member(str(settings.pop("use", "")))
     score: Score = records.build(cls, settings, f"scores.{cls.__name__}")
     return score
 
 
+SCORES = Family("score", ("scores",), subclass_of(Score), qualified=False)
 ScoreField = Annotated[Score, PlainValidator(score_from_data)]

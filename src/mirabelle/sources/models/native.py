@@ -7,6 +7,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from mirabelle.model.architecture import replaced_modules
+
 
 @runtime_checkable
 class Native(Protocol):
@@ -25,12 +27,13 @@ class Native(Protocol):
 
 
 def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, those of quantized layers as the numbers that their codes stand for."""
+    """Parameters and buffers by name, those of replaced modules as the numbers of the dense ones that give the same results."""
     found = dict(model.state_dict())
-    for name, module in model.named_modules():
+    replaced = replaced_modules(model)
+    for name, module in replaced.items():
         if hasattr(module, "plain_tensors"):
             found |= {f"{name}.{key}": tensor for key, tensor in module.plain_tensors().items()}
-    for name, module in model.named_modules():
-        if layer := getattr(module, "bias_of", None):
-            found[f"{name}.bias"] = found.pop(f"{layer}.bias")
+    for name, module in replaced.items():
+        for key, borrowed in getattr(module, "borrowed_tensors", {}).items():
+            found[f"{name}.{key}"] = found.pop(borrowed)
     return {name: tensor.detach().cpu() for name, tensor in found.items()}

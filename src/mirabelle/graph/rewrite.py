@@ -1,0 +1,77 @@
+"""The edit of a model whose code does not follow a cut: its traced program, cut, stands for the module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from mirabelle.errors import UserError
+from mirabelle.graph.example_signature import ExampleSignature
+from mirabelle.graph.flow import Flow, Kept
+from mirabelle.graph.groups import axes_of_tensors
+from mirabelle.graph.propagate import propagated
+from mirabelle.graph.rewritten import Rewritten
+from mirabelle.graph.trace import Program, traced
+from mirabelle.model.edits import Edit, Slices, damaged, indices_of, table_of_tables
+from mirabelle.model.value_names import keep_names
+
+
+@dataclass(frozen=True)
+class Rewrite(Edit):
+    """The model replaced by its program without some units.
+
+    Args:
+        inputs: shapes and types of the inputs of the trace (`ExampleSignature`), as plain data.
+        why: the module's own code does not follow the cut, in words.
+        slices: name of a tensor -> dimension, as text -> the indices that are left, as `ranges` writes them.
+    """
+
+    inputs: Mapping[str, Any]
+    why: str
+    slices: Slices = field(default_factory=dict)
+
+    def replay(self, model: nn.Module) -> nn.Module:
+        args, kwargs = ExampleSignature.from_data(self.inputs).example()
+        program = traced(model, args, kwargs)
+        flow = propagated(program)
+        rewritten: nn.Module = Rewritten(program, flow, self._kept(program, flow))
+        keep_names(rewritten, model)
+        return rewritten
+
+    def _kept(self, program: Program, flow: Flow) -> Kept:
+        """The units that are left.
+
+        Raises:
+            UserError: E140 where the model has nothing to cut.
+        """
+        alive = np.ones(flow.units.count, bool)
+        axes = axes_of_tensors(program, flow)
+        for name, dimensions in self.slices.items():
+            for dimension, text in dimensions.items():
+                axis, size = axes[name][int(dimension)] if len(axes.get(name, ())) > int(dimension) else (None, 0)
+                left = np.array(indices_of(text), int)
+                if axis is None or not len(left) or left[-1] >= size:
+                    message = f'architecture.json cuts "{name}" where the model has nothing to cut'
+                    raise UserError("E140", message, "give its module")
+                alive[axis] = False
+            for dimension, text in dimensions.items():
+                alive[axes[name][int(dimension)][0][indices_of(text)]] = True  # type: ignore[index]  # checked above
+        alive[0] = True
+        return Kept(flow.units, alive)
+
+    def to_data(self) -> dict[str, Any]:
+        slices = {name: dict(dimensions) for name, dimensions in self.slices.items()}
+        return {"inputs": dict(self.inputs), "why": self.why, "slices": slices}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Rewrite:
+        if not isinstance(data.get("inputs"), Mapping):
+            raise damaged("a program without its inputs")
+        return Rewrite(data["inputs"], str(data.get("why", "")), table_of_tables(data, "slices"))
+
+    def slices_of(self, tensor: str) -> Mapping[str, str]:
+        return self.slices.get(tensor, {})

@@ -1,0 +1,45 @@
+"""architecture.json as it was before edits had an order: read as the list of edits that gives the same model.
+
+Schema 1 kept tables of replaced modules, slices (composed into indices of the origin's tensors) and attributes. Modules of
+students were put in first, then everything was cut, then other modules were replaced; where a rewritten program stands for the
+model, the quantized layers alone were put in after the trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mirabelle.model.edits import damaged, table_of_tables
+
+_BEFORE_CUTS = "distill."
+_AFTER_TRACES = "quantize."
+
+
+def edits_of_schema_1(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The edits as plain data.
+
+    Raises:
+        UserError: E141 when the data are damaged.
+    """
+    if "modules" not in data:
+        raise damaged('"modules" is missing')
+    modules, slices = table_of_tables(data, "modules"), table_of_tables(data, "slices")
+    attributes, program = table_of_tables(data, "attributes"), data.get("program", {})
+    if not isinstance(program, Mapping):
+        raise damaged('"program" is no table')
+    replaced = {name: _replaced(name, kind) for name, kind in modules.items()}
+    if program:
+        after = [name for name in replaced if replaced[name]["use"].startswith(_AFTER_TRACES)]
+        first = [edit for name, edit in replaced.items() if name not in after]
+        middle = [{"edit": "graph.Rewrite", **program, "slices": slices}]
+    else:
+        after = [name for name in replaced if not replaced[name]["use"].startswith(_BEFORE_CUTS)]
+        first = [edit for name, edit in replaced.items() if name not in after]
+        middle = [{"edit": "model.Cut", "slices": slices, "attributes": attributes}] if slices or attributes else []
+    return [*first, *middle, *(replaced[name] for name in after)]
+
+
+def _replaced(name: str, kind: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {key: value for key, value in kind.items() if key != "use"}
+    return {"edit": "model.Replace", "module": name, "use": str(kind.get("use", "")), "settings": settings}
