@@ -16,6 +16,7 @@ from torch.nn import functional
 from mirabelle import Run, Task, Training, compress, prune, quantize
 from mirabelle.calibration.ranges import Range, activation_ranges
 from mirabelle.errors import UserError
+from mirabelle.graph.rewrite import Rewrite
 from mirabelle.inspection.layers import layers_of_onnx
 from mirabelle.model.architecture import architecture_of, attach
 from mirabelle.quantize import DynamicLayer, StaticLayer, TokenLayer, WeightLayer
@@ -184,7 +185,7 @@ def test_layers_of_a_rewritten_program_become_integers(step: Step, images: Task,
 @every_step
 def test_a_program_whose_weights_are_read_twice_has_no_layers_to_quantize(step: Step, run: Run) -> None:
     model = nn.Module()
-    attach(model, architecture_of(model).with_program({}, "a reshape fixes 64"))
+    attach(model, architecture_of(model).with_edit(Rewrite({}, "a reshape fixes 64")))
     inputs = torch.zeros(4, 2)
     with pytest.raises(UserError, match=r"E121.*rewritten program without layers.*a reshape fixes 64"):
         step(model, Task(train=(inputs, inputs), test=(inputs, inputs), loss="mse", metric="negative_squared_error"), run)

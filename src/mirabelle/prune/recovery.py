@@ -128,13 +128,15 @@ def reconstruct(
 
     Example:
         >>> from mirabelle.model.architecture import Architecture, attach
+        >>> from mirabelle.model.edits import Cut
         >>> dense = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1, bias=False))
         >>> with torch.no_grad():
         ...     _ = [dense[0].weight.fill_(1.0), dense[0].bias.fill_(0.0), dense[1].weight.fill_(1.0)]
         >>> smaller = nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 1, bias=False))
         >>> with torch.no_grad():
         ...     _ = [smaller[0].weight.fill_(1.0), smaller[0].bias.fill_(0.0), smaller[1].weight.fill_(1.0)]
-        >>> attach(smaller, Architecture().with_slices({"0.weight": {0: [0]}, "0.bias": {0: [0]}, "1.weight": {1: [0]}}, {}))
+        >>> cut = Cut.of({"0.weight": {0: [0]}, "0.bias": {0: [0]}, "1.weight": {1: [0]}}, {})
+        >>> attach(smaller, Architecture().with_edit(cut))
         >>> recovery = reconstruct(dense, smaller, [torch.randn(50, 2)], ridge=1e-6)
         >>> round(recovery.model[1].weight.item(), 4)
         2.0
