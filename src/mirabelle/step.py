@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 
 from mirabelle import records
 from mirabelle.errors import UserError, at_path
-from mirabelle.model.replacement import PACKAGES_OF_STEPS
-from mirabelle.records.families import Family
+from mirabelle.records.families import PACKAGES_OF_STEPS, Family
 
 if TYPE_CHECKING:
     from torch import nn

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -248,3 +250,16 @@ def test_every_example_is_well_formed(path: Path, tmp_path: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     assert read_recipe(place, data_folder=tmp_path / "sets").recipe.steps
+
+
+def test_a_mistake_in_a_recipe_is_found_without_loading_torch(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        'schema = 1\n[model]\nfrom = "mirabelle.sources.zoo:digits_mlp"\n[task]\ndata = "digits"\n'
+        '[[step]]\nuse = "prune.Weights"\nsparcity = 0.5\n[[step]]\nuse = "quantize.Static"\n'
+    )
+    code = "import sys; from mirabelle.cli import main; print(main.run(['run', sys.argv[1]]))"
+    code += "; print(sorted({'torch', 'onnx', 'onnxruntime', 'scipy', 'sklearn'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert 'did you mean "sparsity"?' in done.stderr
+    assert done.stdout == "2\n[]\n"

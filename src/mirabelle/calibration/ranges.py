@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mirabelle.calibration.settings import Calibration
 from mirabelle.model.watch import LayerRun, watch
 from mirabelle.numerics.ranges import Counts, Edges, entropy_threshold, percentile_range
 from mirabelle.task.batch import Batch
 
-Calibration = Literal["min-max", "percentile", "entropy"]
 _BINS = 2048
 
 

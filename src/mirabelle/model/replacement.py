@@ -7,9 +7,7 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from mirabelle.records.families import Family
-
-PACKAGES_OF_STEPS = ("distill", "prune", "quantize", "training")  # which export steps, and the modules that these put in
+from mirabelle.records.families import PACKAGES_OF_STEPS, Family
 
 
 class Replacement(nn.Module):

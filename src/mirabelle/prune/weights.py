@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mirabelle.errors import UserError
-from mirabelle.model.state import copied
 from mirabelle.records.record import Fraction, Patterns, Positive, record
 from mirabelle.records.schedules import Gradual, ScheduleField
 from mirabelle.scores import Magnitude
@@ -112,6 +111,8 @@ class Weights:
         return self.prepare(model, task, run).model
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
+        from mirabelle.model.state import copied
+
         if self.needs_training:
             return Prepared(copied(model), controls=self._controls)
         return Prepared(self._pruned(model, task, run))
@@ -122,6 +123,7 @@ class Weights:
 
     def _pruned(self, model: nn.Module, task: Task, run: Run, most_samples: int | None = None) -> nn.Module:
         """A copy with all that is asked for removed at once."""
+        from mirabelle.model.state import copied
         from mirabelle.prune.weight_masks import WeightMasks, weights_to_prune
         from mirabelle.scores.evidence import evidence_for
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from mirabelle.calibration.ranges import Calibration
+from mirabelle.calibration.settings import Calibration
 from mirabelle.errors import UserError
-from mirabelle.model.state import copied
 from mirabelle.quantize.layer_selection import Bits, layers_for, left_in_floating_point, quantized_in_words
 from mirabelle.records.record import Count, Patterns, record
 from mirabelle.step import Preview, Stage
@@ -65,6 +64,7 @@ class Static:
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         from mirabelle.calibration.ranges import activation_ranges
         from mirabelle.model.architecture import replace_module
+        from mirabelle.model.state import copied
         from mirabelle.quantize.batch_norm_folding import Consumer, FoldedNorm, consumers, folded
         from mirabelle.quantize.layers import LINEAR_AND_CONVOLUTION, StaticLayer
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from mirabelle.model.state import copied
 from mirabelle.quantize.layer_selection import Bits, coded, layers_for, quantized_in_words
 from mirabelle.records.record import Patterns, record
 from mirabelle.step import Preview, Stage
@@ -50,6 +49,7 @@ class Weights:
     exclude: Patterns = ()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        from mirabelle.model.state import copied
         from mirabelle.quantize.layers import WEIGHTED, WeightLayer
 
         del task

@@ -18,6 +18,8 @@ from typing import Any
 from mirabelle.errors import MODULE_OF_FILES, UserError, did_you_mean
 from mirabelle.records.functions import object_from
 
+PACKAGES_OF_STEPS = ("distill", "prune", "quantize", "training")  # which export steps, and the modules that these put in
+
 
 def subclass_of(kind: type) -> Callable[[Any], bool]:
     """Whether a class is a subclass of `kind`, and not `kind` itself."""
