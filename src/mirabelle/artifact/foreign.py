@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
+from mirabelle.artifact.codecs import Codec
 from mirabelle.artifact.mira import pack, unpack
 from mirabelle.artifact.reading import model_of
 from mirabelle.errors import UserError
@@ -38,12 +39,13 @@ class Packed:
     gates: Mapping[str, Gate]
 
 
-def pack_any(onnx: bytes, shape: Sequence[int] | None = None) -> Packed:
+def pack_any(onnx: bytes, shape: Sequence[int] | None = None, codecs: Sequence[Codec] = ()) -> Packed:
     """The packed form of an ONNX model from anywhere.
 
     Args:
         onnx: content of an .onnx file.
         shape: sizes of one input without its batch axis, where the model leaves some open.
+        codecs: of a user's own, tried besides those that Mirabelle ships.
 
     Raises:
         UserError: E141 no ONNX model, E143 tensors in other files, E121 what cannot be brought into canonical form, E110 when
@@ -51,7 +53,7 @@ def pack_any(onnx: bytes, shape: Sequence[int] | None = None) -> Packed:
     """
     model = model_of(onnx)
     form = onnx if _restorable(model, onnx) else _canonical(model)
-    packed = pack(form)
+    packed = pack(form, codecs)
     gates = {"packed_unpacked": same_bytes(form, unpack(packed, len(form)))}
     if form != onnx:
         gates["same_outputs"] = _same_outputs(model, onnx, form, shape)

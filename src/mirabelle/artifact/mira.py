@@ -3,8 +3,8 @@
 Version 0, which promises nothing yet:
 
     "MIRA" · version, 1 byte · digest, 16 bytes, of all that follows · varints: ONNX length, skeleton length, packed skeleton
-    length · the skeleton (the ONNX graph without the bytes of its tensors), deflated · for each tensor: codec, 1 byte ·
-    length, varint · its bytes
+    length · the skeleton (the ONNX graph without the bytes of its tensors), deflated · for each tensor: codec, 1 byte,
+    255 for a codec of a user's own, followed by the length of its name, varint, and the name · length, varint · its bytes
 
 The digest is checked before anything is decoded; tensors together may not exceed the announced length of the ONNX model, nor
 the limit that the reader gives.
@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from mirabelle.artifact.codecs import Codec, Deflate, Histogram, Planes, Sparse
+from mirabelle.artifact.codecs import CODECS, Codec, Deflate, Histogram, Planes, Sparse
 from mirabelle.artifact.codecs.deflate import deflate, inflate
 from mirabelle.artifact.codecs.varint import Reader, write_varints
 from mirabelle.errors import UserError
@@ -42,6 +44,7 @@ _CODECS: dict[int, Codec] = {
     4: Sparse(Histogram()),
     5: Sparse(Planes()),
 }
+_OWN = 255  # a codec of a user's own, whose name follows
 _NOT_CODED = {
     getattr(TensorProto, name) for name in ("UNDEFINED", "STRING", "FLOAT6E2M3", "FLOAT6E3M2") if hasattr(TensorProto, name)
 }
@@ -57,8 +60,13 @@ _DICTIONARY = (
 )
 
 
-def pack(onnx: bytes) -> bytes:
+def pack(onnx: bytes, codecs: Sequence[Codec] = ()) -> bytes:
     """The packed form of a canonical ONNX model; every tensor by the codec that takes the fewest bytes.
+
+    Args:
+        onnx: bytes of the model.
+        codecs: of a user's own, tried besides those that Mirabelle ships; their classes are made without arguments when the
+            file is unpacked, where their modules must be imported.
 
     Raises:
         UserError: E121 when the model is not canonical, so that it could not be given back bit for bit.
@@ -72,8 +80,8 @@ def pack(onnx: bytes) -> bytes:
         raise UserError("E121", "the ONNX model is not in canonical form", "export it with mirabelle")
     sections = b""
     for tensor in model.graph.initializer:
-        kind, body = _coded(tensor)
-        sections += bytes([kind]) + write_varints([len(body)]) + body
+        kind, body = _coded(tensor, codecs)
+        sections += kind + write_varints([len(body)]) + body
         tensor.ClearField("raw_data")
     skeleton = model.SerializeToString(deterministic=True)
     small = deflate(skeleton, _DICTIONARY)
@@ -90,7 +98,8 @@ def unpack(packed: bytes, most_bytes: int | None = None) -> bytes:
             times the packed bytes where that is more.
 
     Raises:
-        UserError: E143 not a packed file, E142 a newer version, E141 damaged or inconsistent.
+        UserError: E143 not a packed file, E142 a newer version, E141 damaged or inconsistent, E106 a codec of a user's own that
+            is not imported.
     """
     head = len(MAGIC) + 1 + _DIGEST
     if packed[: len(MAGIC)] != MAGIC:
@@ -129,8 +138,8 @@ def _decoded(content: bytes, most_bytes: int) -> bytes:
         budget -= _length(tensor)
         if budget < 0:
             raise ValueError(f'tensor "{tensor.name}" does not fit into {onnx_length} bytes')
-        kind = reader.take(1)[0]
-        tensor.raw_data = _bytes(tensor, kind, reader.take(reader.varint()))
+        codec = _codec(tensor, reader)
+        tensor.raw_data = _bytes(tensor, codec, reader.take(reader.varint()))
     if reader.left:
         raise ValueError(f"{reader.left} bytes follow the last tensor")
     onnx: bytes = model.SerializeToString(deterministic=True)
@@ -139,29 +148,52 @@ def _decoded(content: bytes, most_bytes: int) -> bytes:
     return onnx
 
 
-def _coded(tensor: TensorProto) -> tuple[int, bytes]:
-    """(codec, bytes) of a tensor's values, the shortest there is."""
-    best = (_RAW, tensor.raw_data)
+def _coded(tensor: TensorProto, own: Sequence[Codec]) -> tuple[bytes, bytes]:
+    """How the codec is called, and the bytes, of the codec that takes the fewest for a tensor's values."""
+    best = (bytes([_RAW]), tensor.raw_data)
     dtype = _dtype(tensor)
     values = np.frombuffer(tensor.raw_data, dtype).reshape(_shape(tensor))
-    for kind, codec in _CODECS.items():
+    named = [(bytes([kind]), codec) for kind, codec in _CODECS.items()] + [(_name(codec), codec) for codec in own]
+    for name, codec in named:
         if dtype.name not in codec.dtypes:
             continue
         body = codec.encode(values)
-        if len(body) < len(best[1]):
-            best = (kind, body)
+        if len(name) + len(body) < len(best[0]) + len(best[1]):
+            best = (name, body)
     return best
 
 
-def _bytes(tensor: TensorProto, kind: int, body: bytes) -> bytes:
-    if kind == _RAW:
+def _name(codec: Codec) -> bytes:
+    """What the file says of a codec of a user's own."""
+    name = CODECS.name_of(type(codec)).encode()
+    return bytes([_OWN]) + write_varints([len(name)]) + name
+
+
+def _codec(tensor: TensorProto, reader: Reader) -> Codec | None:
+    """The codec that the file tells for a tensor; None for plain bytes. A user's own is found where it is imported.
+
+    Raises:
+        UserError: E106 when it is not.
+    """
+    kind = reader.take(1)[0]
+    if kind == _OWN:
+        cls: Any = CODECS.imported_member(reader.take(reader.varint()).decode())
+        codec: Codec = cls()
+        return codec
+    if kind != _RAW and kind not in _CODECS:
+        raise ValueError(f'tensor "{tensor.name}" names codec {kind}')
+    return _CODECS.get(kind)
+
+
+def _bytes(tensor: TensorProto, codec: Codec | None, body: bytes) -> bytes:
+    if codec is None:
         if len(body) != _length(tensor):
             raise ValueError(f'tensor "{tensor.name}" has {len(body)} bytes, {_length(tensor)} are due')
         return body
     dtype = _dtype(tensor)
-    if kind not in _CODECS or dtype.name not in _CODECS[kind].dtypes:
-        raise ValueError(f'tensor "{tensor.name}" names codec {kind}')
-    return _CODECS[kind].decode(body, _shape(tensor), dtype).tobytes()
+    if dtype.name not in codec.dtypes:
+        raise ValueError(f'tensor "{tensor.name}" of {dtype.name} names {type(codec).__name__}')
+    return codec.decode(body, _shape(tensor), dtype).tobytes()
 
 
 def _length(tensor: TensorProto) -> int:

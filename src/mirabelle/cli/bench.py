@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mirabelle.cli.options import json_option
+from mirabelle.cli.options import codec_option, json_option
 
 if TYPE_CHECKING:
     from mirabelle.runtime.latency import Ratio
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime; by default one per physical core.")
 @click.option("--seconds", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Total measuring time.")
 @click.option("--input", "shape", help='Input shape without the batch axis, such as "1x28x28", if the file has dynamic axes.')
+@codec_option(read=True)
 @json_option
 def command(
     models: tuple[str, ...], batch: int, threads: int | None, seconds: float, shape: str | None, *, as_json: bool

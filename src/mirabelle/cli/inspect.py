@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from mirabelle.cli.options import data_dir_option, data_option, json_option, quiet_option, verbose
+from mirabelle.cli.options import codec_option, data_dir_option, data_option, json_option, quiet_option, verbose
 from mirabelle.errors import UserError
 from mirabelle.sources.names import names_model_file
 
@@ -43,6 +43,7 @@ _SHOWN = 3  # names of group members to print without --verbose
 )
 @click.option("--sensitivity", is_flag=True, help="Validation loss against sparsity, for each group and layer.")
 @click.option("--samples", type=click.IntRange(min=1), help="Number of validation samples for --sensitivity; by default 512.")
+@codec_option(read=True)
 @json_option
 @quiet_option
 def command(

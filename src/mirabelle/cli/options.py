@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
+F = TypeVar("F", bound=Callable[..., Any])
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _QUIET = "Do not show progress on standard error."
 quiet_option = click.option("--quiet", is_flag=True, help=_QUIET)
@@ -24,6 +27,28 @@ track_option = click.option(
     type=click.Choice(["tensorboard", "wandb"]),
     help="Also log the learning curves with this tracker.",
 )
+
+
+def _import_codecs(_context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Import the codecs that the user names, so that files packed with them can be read."""
+    from mirabelle.artifact.codecs import CODECS
+
+    for name in names:
+        CODECS.member(name)
+    return names
+
+
+def codec_option(*, read: bool) -> Callable[[F], F]:
+    """The option that names codecs of the user's own; a command that only reads packed files is not given their names."""
+    return click.option(
+        "--codec",
+        "codecs",
+        multiple=True,
+        metavar="NAME",
+        callback=_import_codecs,
+        expose_value=not read,
+        help='A codec of your own that the file is packed with: "package.module:Codec" or "./file.py:Codec".',
+    )
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001 (click's own call)

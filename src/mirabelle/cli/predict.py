@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mirabelle.cli.options import json_option
+from mirabelle.cli.options import codec_option, json_option
 
 if TYPE_CHECKING:
     from mirabelle.artifact.prediction import Prediction
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Number of classes to print.")
+@codec_option(read=True)
 @json_option
 def command(file: Path, inputs: tuple[Path, ...], top: int, *, as_json: bool) -> int:
     """Print the predictions of the model in FILE for each INPUT, with its stored preprocessing and class names.

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
-from mirabelle.cli.options import json_option
+from mirabelle.cli.options import codec_option, json_option
 
 
 @click.command("unpack", short_help="Restore an ONNX file from a packed file.")
 @click.argument("packed", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The .onnx file to write; by default in the folder of PACKED.")
+@codec_option(read=True)
 @json_option
 def command(packed: Path, out: Path | None, *, as_json: bool) -> int:
     """Restore the ONNX file from PACKED, a .mira file.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mirabelle.cli.options import data_dir_option, data_option, json_option
+from mirabelle.cli.options import codec_option, data_dir_option, data_option, json_option
 
 
 @click.command("verify", short_help="Repeat the checks of a run or an exported file.")
@@ -15,6 +15,7 @@ from mirabelle.cli.options import data_dir_option, data_option, json_option
 @data_option
 @data_dir_option
 @click.option("--input", "shape", help='Input shape without the batch axis, such as "1x28x28", if the file has dynamic axes.')
+@codec_option(read=True)
 @json_option
 def command(artifact: str, data: str | None, data_dir: Path | None, shape: str | None, *, as_json: bool) -> int:
     """Verify FILE: the folder of a run, an .onnx file or a .mira file.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mirabelle.artifact.codecs import Codec
 from mirabelle.artifact.mira import pack
 from mirabelle.model.architecture import replaced_modules
 from mirabelle.model.replacement import stored_tensors_of
@@ -34,10 +35,16 @@ class Files:
     packed: bytes
 
 
-def exported(model: nn.Module, task: Task) -> Files:
-    """The files of a model."""
+def exported(model: nn.Module, task: Task, codecs: Sequence[Codec] = ()) -> Files:
+    """The files of a model.
+
+    Args:
+        model: to be exported.
+        task: gives example inputs, labels and preprocessing.
+        codecs: of a user's own, tried besides those that Mirabelle ships.
+    """
     onnx = export(model, task.example(), task.labels, task.preprocessing, multi_label=task.multi_label)
-    return Files(onnx, pack(onnx))
+    return Files(onnx, pack(onnx, codecs))
 
 
 def measure(

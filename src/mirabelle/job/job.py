@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from mirabelle import artifact, records
+from mirabelle.artifact.codecs import CODECS, Codec
 from mirabelle.errors import Path, UserError
 from mirabelle.inspection import layers_of_onnx
 from mirabelle.inspection.measure import Files, exported, measure
 from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps, with_model_outputs_as_targets
-from mirabelle.job.steps import run_or_resume, walk
+from mirabelle.job.steps import codecs_of, run_or_resume, walk
 from mirabelle.model.architecture import rounds
 from mirabelle.model.state import copied, fingerprint, tensors_of_module
 from mirabelle.recipe.recipe import Recipe
@@ -78,6 +79,7 @@ def compress(
     teacher_train: Training | None = None,
     callbacks: Sequence[Callback] = (),
     source: Source | None = None,
+    codecs: Sequence[Codec] = (),
 ) -> Result:
     """Compress a model by a recipe, judge it once on the test set, and leave the files to ship with the evidence.
 
@@ -96,6 +98,7 @@ def compress(
             `mirabelle.Stop("why")` ends the training under way, or the recipe after the step just done. What one raises ends
             the run, which can be gone on with.
         source: what a recipe file knows beyond the other arguments.
+        codecs: of a user's own, tried for the packed file besides those that Mirabelle ships.
 
     Raises:
         UserError: E150 the folder holds another run, E302 a gate failed (all files and the report are written before),
@@ -123,6 +126,8 @@ def compress(
     try_one_batch(plan.model, task)
     try_steps(plan)
     document = _resolved(plan, seed, source)
+    if codecs:
+        document["artifact"] = {"codecs": [CODECS.name_of(type(codec), with_path=True) for codec in codecs]}
     origin = source.origin or _origin(plan)
     run = Run.opened(out, document, seed=seed, callbacks=callbacks, decisions=source.decisions, origin=origin)
     try:
@@ -250,7 +255,7 @@ def _conclude(ending: _Ending) -> Result:
     """Write what ships, check it, measure it, judge it once, report it."""
     run, task = ending.run, ending.task
     run.event("begin", step="gates and measurements")
-    before, after = exported(ending.start, task), exported(ending.end, task)
+    before, after = (exported(model, task, codecs_of(run)) for model in (ending.start, ending.end))
     files.write(run.folder / "model.onnx", after.onnx)
     files.write(run.folder / "model.mira", after.packed)
     for name, data in task.extra_files.items():

@@ -9,6 +9,7 @@ from functools import partial
 from torch import nn
 
 from mirabelle import artifact
+from mirabelle.artifact.codecs.codec import Codec, codecs_named
 from mirabelle.inspection.measure import exported, measure
 from mirabelle.run import files
 from mirabelle.run.run import Run
@@ -63,7 +64,7 @@ def run_or_resume(
         artifact.save(work(), run.folder)
         model = artifact.load(dense, run.folder)
         seconds = before + time.monotonic() - begin
-        profile, _ = measure(model, task, task.validation, exported(model, task))
+        profile, _ = measure(model, task, task.validation, exported(model, task, codecs_of(run)))
         _tell(run, name, profile, seconds)
         files.write_json(done, {"profile": profile.to_data(), "seconds": seconds})
     else:
@@ -71,6 +72,11 @@ def run_or_resume(
     (run.folder / "checkpoint.safetensors").unlink(missing_ok=True)  # here, since a kill may have come before it
     data = files.read_json(done)
     return model, StepResult(name, Profile.from_data(data["profile"]), data["seconds"])
+
+
+def codecs_of(run: Run) -> list[Codec]:
+    """The codecs of a user's own that the run packs with."""
+    return codecs_named(run.journal.document.get("artifact", {}).get("codecs", ()))
 
 
 def _tell(run: Run, name: str, profile: Profile, seconds: float) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mirabelle import errors, records
-from mirabelle.errors import UserError, UserErrors, did_you_mean, gathered
+from mirabelle.errors import UserError, UserErrors, at_path, did_you_mean, gathered
 from mirabelle.recipe.overrides import Overrides
 from mirabelle.recipe.recipe import Recipe
-from mirabelle.recipe.tables import BaselineTable, MemberTable, ModelTable, TaskTable, TeacherTable
+from mirabelle.recipe.tables import ArtifactTable, BaselineTable, MemberTable, ModelTable, TaskTable, TeacherTable
 from mirabelle.records.annotated_toml import ORIGINS
 from mirabelle.records.earlier import in_todays_names
 from mirabelle.records.toml_positions import TomlPositions
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mirabelle.task.task import Task
 
 P = TypeVar("P")
-KEYS = ("schema", "seed", "model", "task", "teacher", "baseline", "goal", "step")
+KEYS = ("schema", "seed", "model", "task", "teacher", "baseline", "goal", "step", "artifact")
 _WRITTEN_BY_RUNS = ("fingerprint", "decisions")
 SCHEMA = 1
 MOST_SEEDS = 1 << 63  # of torch's generators
@@ -45,6 +45,7 @@ _HELD: dict[str | int, Callable[[str], None]] = {  # what is held against the na
     "weights": lambda name: check_weights(Path(name)),
     "pickle": lambda name: check_pickle(Path(name)),
 }
+_MEMBERS = ("use", "term", "score", "codecs")  # what may name a class of the user's own
 _JUDGES = ("loss", "metric", "extra_metrics")  # arguments of data in files that may name functions
 _AT_ITS_KEY = ("E102", "E104")  # mistakes that are about a key; the others are about its value
 
@@ -59,6 +60,7 @@ class RecipeFile:
     task: TaskTable
     teacher: TeacherTable | None
     baseline: BaselineTable | None
+    artifact: ArtifactTable | None
     goal: Goal
     recipe: Recipe
     decisions: Mapping[str, Any]
@@ -132,6 +134,8 @@ class RecipeFile:
             tables["teacher"] = records.to_data(dataclasses.replace(self.teacher, train=None))
         if self.baseline is not None and self.baseline.weights is not None:
             tables["baseline"] = records.to_data(dataclasses.replace(self.baseline, train=None))
+        if self.artifact is not None:
+            tables["artifact"] = records.to_data(self.artifact)
         return tables
 
     def origin(self, path: errors.Path) -> str:
@@ -185,6 +189,7 @@ def read_recipe(
     task = read.part(lambda tables: records.build(TaskTable, _section(tables, "task"), "task"), "task")
     teacher = read.part(lambda tables: _optional(TeacherTable, tables, "teacher"), "teacher")
     baseline = read.part(lambda tables: _optional(BaselineTable, tables, "baseline"), "baseline")
+    artifact = read.part(_artifact)
     goal = read.part(lambda tables: records.build(Goal, tables.get("goal", {}), "goal"), "goal")
     recipe = read.part(lambda tables: Recipe.from_data(_section(tables, "step")), "step")
     read.part(lambda _: _check_weights(model, baseline), "baseline", "weights")
@@ -195,7 +200,7 @@ def read_recipe(
     if mistakes or model is None or task is None or goal is None or recipe is None:
         raise UserErrors([one.at(places.of(one.path, key=one.code in _AT_ITS_KEY)) for one in mistakes])
     decisions = read.data.get("decisions", {})
-    return RecipeFile(path, read.data.get("seed", 0), model, task, teacher, baseline, goal, recipe, decisions, places)
+    return RecipeFile(path, read.data.get("seed", 0), model, task, teacher, baseline, artifact, goal, recipe, decisions, places)
 
 
 class _Reading:
@@ -276,6 +281,18 @@ def _optional(cls: type[P], data: Mapping[str, Any], name: str) -> P | None:
     return records.build(cls, data[name], name) if name in data else None
 
 
+def _artifact(data: Mapping[str, Any]) -> ArtifactTable | None:
+    """The table [artifact], its codecs imported."""
+    with at_path("artifact"):
+        table = _optional(ArtifactTable, data, "artifact")
+        for position, name in enumerate(table.codecs if table is not None else ()):
+            from mirabelle.artifact.codecs import CODECS
+
+            with at_path("codecs", position):
+                CODECS.member(name)
+    return table
+
+
 def _check_weights(model: ModelTable | None, baseline: BaselineTable | None) -> None:
     if model is not None and model.weights and baseline is not None and baseline.weights:
         raise UserError("E111", "[model] and [baseline] both name weights", "keep one of them")
@@ -315,11 +332,12 @@ def _absolute(value: Any, folder: Path, key: str) -> Any:
         return {name: _absolute(item, folder, name) for name, item in value.items()}
     if isinstance(value, list):
         return [_absolute(item, folder, key) for item in value]
-    if not isinstance(value, str) or key not in _HELD or value.startswith((FOLDER, PACKAGE)):
+    if not isinstance(value, str) or key not in (*_HELD, *_MEMBERS) or value.startswith((FOLDER, PACKAGE)):
         return value
     if key in ("weights", "pickle"):
         return str((folder / value).resolve())
-    if (key == "data" and names_files(value)) or (key != "data" and (names_model_file(value) or names_model_folder(value))):
+    of_model = key in ("from", "model") and (names_model_file(value) or names_model_folder(value))
+    if of_model or (key == "data" and names_files(value)):
         return str((folder / value).resolve())
     return _located(value, folder)
 

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from mirabelle import objectives, scores
 from mirabelle.objectives.objective import ObjectiveField, Term
 from mirabelle.recipe.file import KEYS, MOST_SEEDS, SCHEMA
-from mirabelle.recipe.tables import BaselineTable, MembersField, MemberTable, ModelTable, TaskTable, TeacherTable
+from mirabelle.recipe.tables import ArtifactTable, BaselineTable, MembersField, MemberTable, ModelTable, TaskTable, TeacherTable
 from mirabelle.records.record import bounds_of, described, hints_of, key_of
 from mirabelle.records.schedules import Annealed, Gradual, ScheduleField
 from mirabelle.scores.score import Score, ScoreField
@@ -22,6 +22,7 @@ from mirabelle.training.joint import Joint
 
 _BOUNDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
 _KINDS = {str: "string", int: "integer", float: "number", bool: "boolean"}
+_OWN = ":"  # in the name of a class of the user's own
 _SCHEDULES = ["one-shot", "constant", "linear", "cubic"]
 
 
@@ -44,7 +45,14 @@ class _Schema:
         )
 
     def whole(self) -> dict[str, Any]:
-        tables = {"model": ModelTable, "task": TaskTable, "teacher": TeacherTable, "baseline": BaselineTable, "goal": Goal}
+        tables = {
+            "model": ModelTable,
+            "task": TaskTable,
+            "teacher": TeacherTable,
+            "baseline": BaselineTable,
+            "goal": Goal,
+            "artifact": ArtifactTable,
+        }
         properties: dict[str, Any] = {
             "schema": {"const": SCHEMA, "description": "the version of this form of recipe"},
             "seed": {
@@ -70,7 +78,7 @@ class _Schema:
         }
 
     def _steps(self) -> dict[str, Any]:
-        return {"oneOf": [self._table(cls, use=name) for name, cls in sorted(STEPS.known().items())]}
+        return {"oneOf": [*(self._table(cls, use=name) for name, cls in sorted(STEPS.known().items())), _own("use")]}
 
     def _table(self, cls: type, **constants: str) -> dict[str, Any]:
         """A record as a table; `constants` are keys with one value, such as `use`."""
@@ -95,7 +103,11 @@ class _Schema:
 
     def _joint_steps(self) -> dict[str, Any]:
         parts = {name: cls for name, cls in sorted(STEPS.known().items()) if hasattr(cls, "prepare")}
-        return {"type": "array", "minItems": 1, "items": {"oneOf": [self._table(cls, use=name) for name, cls in parts.items()]}}
+        return {
+            "type": "array",
+            "minItems": 1,
+            "items": {"oneOf": [*(self._table(cls, use=name) for name, cls in parts.items()), _own("use")]},
+        }
 
     def _value(self, hint: Any) -> dict[str, Any]:
         """The schema of a field's type."""
@@ -135,11 +147,18 @@ class _Schema:
         return {"type": "array", "minItems": 1, "items": self._record(MemberTable)}
 
     def _objective(self) -> dict[str, Any]:
-        return {"type": "array", "minItems": 1, "items": {"oneOf": [self._term(cls) for cls in _exported(objectives, Term)]}}
+        return {
+            "type": "array",
+            "minItems": 1,
+            "items": {"oneOf": [*(self._term(cls) for cls in _exported(objectives, Term)), _own("term")]},
+        }
 
     def _score(self) -> dict[str, Any]:
         names = {cls.__name__: cls for cls in _exported(scores, Score)}
-        return {"oneOf": [{"enum": list(names)}, *(self._table(cls, use=name) for name, cls in names.items())]}
+        own = {"type": "string", "pattern": _OWN}
+        return {
+            "oneOf": [{"enum": list(names)}, own, *(self._table(cls, use=name) for name, cls in names.items()), _own("use")]
+        }
 
     def _schedule(self) -> dict[str, Any]:
         return {"oneOf": [{"enum": _SCHEDULES}, self._record(Gradual)]}
@@ -149,6 +168,16 @@ class _Schema:
         number = {"anyOf": [{"type": "number"}, self._record(Annealed)]}
         schema["properties"]["weight"] = {**number, "description": "factor of the term, or one that changes; 1 by default"}
         return schema
+
+
+def _own(key: str) -> dict[str, Any]:
+    """A table that names a class of the user's own, whose settings are not known here."""
+    return {
+        "type": "object",
+        "description": 'a class of your own: "package.module:Name" or "./file.py:Name"',
+        "properties": {key: {"type": "string", "pattern": _OWN}},
+        "required": [key],
+    }
 
 
 def _exported(room: Any, kind: type) -> list[type]:

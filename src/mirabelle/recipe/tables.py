@@ -113,6 +113,17 @@ class TaskTable:
 
 
 @record
+class ArtifactTable:
+    """`[artifact]`: how the result is packed.
+
+    Args:
+        codecs: of your own, "package.module:Codec" or "./file.py:Codec", tried besides those that Mirabelle ships.
+    """
+
+    codecs: tuple[str, ...] = ()
+
+
+@record
 class BaselineTable:
     """`[baseline]`: how the start is trained, or where its weights lie.
 

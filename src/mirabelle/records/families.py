@@ -97,9 +97,8 @@ class Family:
             >>> SCORES.name_of(SCORES.member("Taylor"))
             'Taylor'
         """
-        root, _, rest = cls.__module__.partition(".")
-        package = rest.partition(".")[0]
-        if root == "mirabelle" and package in self.packages:
+        package = next((one for one in self.packages if f"{cls.__module__}.".startswith(f"mirabelle.{one}.")), None)
+        if package is not None:
             return f"{package}.{cls.__name__}" if self.qualified else cls.__name__
         file = getattr(sys.modules.get(cls.__module__), "__file__", None)
         if cls.__module__.startswith(MODULE_OF_FILES) and file is not None:
