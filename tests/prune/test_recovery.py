@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle import Run, Task, prune
-from mirabelle.calibration.moments import unfolding_of
+from mirabelle.calibration.columns import columns_of
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import Architecture, architecture_of, attach
 from mirabelle.model.edits import Cut
@@ -101,17 +101,16 @@ def test_one_value_a_channel_is_left() -> None:
     ],
     ids=["linear", "tokens", "conv1d", "dilated", "grouped", "depthwise"],
 )
-def test_a_layer_unfolded_is_the_layer(layer: nn.Linear | nn.Conv2d, shape: tuple[int, ...]) -> None:
-    (x,), unfolding = batches(*shape, count=1), unfolding_of(layer)
+def test_a_layer_is_the_product_of_its_weight_and_some_rows(layer: nn.Linear | nn.Conv2d, shape: tuple[int, ...]) -> None:
+    (x,), columns = batches(*shape, count=1), columns_of(layer)
     with torch.no_grad():
         outputs = layer(x)
-    rows = torch.arange(unfolding.count(outputs))[::3]
-    ((part, read),) = unfolding.inputs(x, rows)
-    by_hand = (read.double() @ unfolding.weight().transpose(1, 2)).transpose(0, 1).reshape(len(rows), -1)
+    rows = torch.arange(columns.rows_in(x))[::3]
+    (read,) = columns.at(x, rows)
+    by_hand = (read.double() @ columns.weight().transpose(1, 2)).transpose(0, 1).reshape(len(rows), -1)
     if layer.bias is not None:
         by_hand = by_hand + layer.bias.detach().double()
-    assert torch.equal(part, rows)
-    assert (by_hand - unfolding.outputs(outputs, rows)).abs().max() < 1e-5
+    assert (by_hand - columns.outputs_at(outputs, rows)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("bias", [True, False])

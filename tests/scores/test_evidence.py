@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mirabelle import Run, Task, Training, prune, scores
-from mirabelle.calibration.columns import columns_of
+from mirabelle.calibration.columns import Columns
 from mirabelle.errors import UserError
 from mirabelle.model.state import fingerprint
 from mirabelle.scores import ActivationNorm, BatchNormScale, Fisher, Hessian, Magnitude, Score, Taylor
@@ -69,7 +69,7 @@ def test_a_layer_is_the_product_of_its_weight_and_its_columns(
     inputs = torch.randn(shape, dtype=torch.float64)
     with torch.no_grad():
         expected = F.linear(inputs, layer.weight) if isinstance(layer, nn.Linear) else layer(inputs) - _bias(layer)
-    parts = list(columns_of(layer, inputs))
+    parts = list(Columns(layer).of(inputs))
     assert len(parts) > 1 or len(shape) == 3
     columns = torch.cat(parts, 1)
     weight = layer.weight.detach().reshape(columns.shape[0], -1, columns.shape[2])

@@ -1,19 +1,36 @@
-"""What a layer sees while batches run: ranges, columns of its inputs, and their moments."""
+"""What a layer sees while batches run: ranges, columns of its inputs, their moments; passes in batches of bounded size."""
 
 from typing import TYPE_CHECKING
 
 from mirabelle.lazy import lazily
 
 if TYPE_CHECKING:
+    from mirabelle.calibration.columns import Columns, columns_of
+    from mirabelle.calibration.moments import Moments, damped, least_squares
+    from mirabelle.calibration.passes import one_after_the_other
     from mirabelle.calibration.ranges import Range, activation_ranges
+    from mirabelle.calibration.samples import CalibrationSamples, DrawnRows, SampleBatches
 
 __all__ = [
+    "CalibrationSamples",
+    "Columns",
+    "DrawnRows",
+    "Moments",
     "Range",
+    "SampleBatches",
     "activation_ranges",
+    "columns_of",
+    "damped",
+    "least_squares",
+    "one_after_the_other",
 ]
 __getattr__ = lazily(
     "mirabelle.calibration",
     {
+        "columns": ["Columns", "columns_of"],
+        "moments": ["Moments", "damped", "least_squares"],
+        "passes": ["one_after_the_other"],
         "ranges": ["Range", "activation_ranges"],
+        "samples": ["CalibrationSamples", "DrawnRows", "SampleBatches"],
     },
 )

@@ -1,153 +1,108 @@
-"""Layers as what they are at each place: a linear map of one row of inputs; convolutions unfolded where they are looked at."""
+"""Second moments that add up over batches, and the least-squares fit that follows from them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
-
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-_AT_ONCE = 16_384  # rows unfolded at a time
-_LEAST = 10_000  # rows of a layer, where there are so many
+from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Unfolding:
-    """How a layer reads its inputs and gives its outputs, row by row.
-
-    A row is one place: a sample, a token, a position of an image; rows count sample by sample, then along the image's lines.
-
-    Args:
-        layer: a Linear, Conv1d or Conv2d whose forward is torch's own.
-    """
-
-    layer: nn.Linear | nn.Conv1d | nn.Conv2d
-
-    @property
-    def groups(self) -> int:
-        return 1 if isinstance(self.layer, nn.Linear) else self.layer.groups
-
-    @property
-    def columns(self) -> int:
-        """How many inputs one output sums over."""
-        return self.layer.weight[0].numel()
-
-    def has_batch(self, inputs: Tensor) -> bool:
-        """Whether the inputs have samples in front."""
-        return inputs.ndim >= 2 if isinstance(self.layer, nn.Linear) else inputs.ndim == 2 + len(self.layer.kernel_size)  # noqa: PLR2004
-
-    def count(self, outputs: Tensor) -> int:
-        """How many rows there are."""
-        return outputs.numel() // self.layer.weight.shape[0]
-
-    def drawn(self, outputs: Tensor, rows_per_column: int, seed: int) -> Tensor:
-        """Rising numbers of some rows: enough for the columns, the same for the same seed."""
-        count = max(_LEAST, rows_per_column * self.columns)
-        order = torch.randperm(self.count(outputs), generator=torch.Generator().manual_seed(seed))
-        return order[:count].sort().values
-
-    def outputs(self, outputs: Tensor, rows: Tensor) -> Tensor:
-        """(rows, outputs): what the layer gave there."""
-        if isinstance(self.layer, nn.Linear):
-            return outputs.reshape(-1, outputs.shape[-1])[rows]
-        flat = outputs.flatten(2)
-        return flat[rows // flat.shape[2], :, rows % flat.shape[2]]
-
-    def inputs(self, inputs: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """What the layer reads there, (groups, rows, columns) in the order of its weights, with the rows; some at a time."""
-        source = inputs if isinstance(self.layer, nn.Linear) else _padded(self.layer, inputs)
-        for part in torch.split(rows, _AT_ONCE):
-            yield part, self._unfolded(source, part)
-
-    def weight(self) -> Tensor:
-        """(groups, outputs of each, columns), in float64."""
-        return self.layer.weight.detach().double().reshape(self.groups, -1, self.columns)
-
-    def _unfolded(self, source: Tensor, rows: Tensor) -> Tensor:
-        layer = self.layer
-        if isinstance(layer, nn.Linear):
-            return source.reshape(-1, source.shape[-1])[rows][None]
-        (high, wide), (down, right), (apart, beside) = map(_two, (layer.kernel_size, layer.stride, layer.dilation))
-        lines = (source.shape[2] - apart * (high - 1) - 1) // down + 1
-        places = (source.shape[3] - beside * (wide - 1) - 1) // right + 1
-        sample, place = rows // (lines * places), rows % (lines * places)
-        y, x = place // places * down, place % places * right
-        read = [source[sample, :, y + i * apart, x + j * beside] for i in range(high) for j in range(wide)]
-        return torch.stack(read, 2).reshape(len(rows), layer.groups, -1).transpose(0, 1)
-
-
-def unfolding_of(module: nn.Module | None) -> Unfolding | None:
-    """The unfolding of a layer whose forward is torch's own and whose weight is a parameter; None for any other module."""
-    for kind in (nn.Linear, nn.Conv1d, nn.Conv2d):
-        if isinstance(module, kind) and type(module).forward is kind.forward and isinstance(module.weight, nn.Parameter):
-            return Unfolding(module)
-    return None
-
-
-@dataclass(frozen=True)
 class Moments:
-    """Second moments of the rows of a layer; about the means where a bias takes these up, else about zero.
+    """Second moments of rows x, or of rows x with rows y, over everything that was added.
+
+        matrix:    Σ (x − m)(y − m')ᵀ / rows        (groups, columns of x, columns of y)
+        diagonal:  Σ (x − m) · (y − m') / rows      (groups, columns)
+
+    m and m' are the means of all rows where moments are centred, else 0; y is x where none is given. Centred parts are merged
+    without taking a difference of large numbers: with n and k rows, d and d' the differences of their means,
+    S = S₁ + S₂ + d d'ᵀ · n k / (n + k).
 
     Args:
-        gram: (groups, columns, columns), of the inputs.
-        cross: (groups, columns, outputs), of inputs with what the outputs miss.
-        power: mean square of the outputs that are due.
-        missed: mean square of what is missed.
-        inputs: (groups, 1, columns), means that were taken off; zero without a bias.
-        offset: (groups, 1, outputs), the same of what is missed.
+        centred: about the means.
+        diagonal: keep the diagonal alone.
+        dtype: in which rows are multiplied and sums are kept; None leaves rows in their own, of 32 bits at least.
+
+    Example:
+        >>> moments = Moments(centred=True)
+        >>> moments.add(torch.tensor([[[1.0], [2.0]]]))
+        >>> moments.add(torch.tensor([[[6.0]]]))
+        >>> moments.mean(), moments.means[0]  # Σ (x − 3)² / 3
+        (tensor([[[4.6667]]], dtype=torch.float64), tensor([[[3.]]], dtype=torch.float64))
+
+    Source: Chan, Golub, LeVeque 1983, "Algorithms for computing the sample variance" (merging of parts).
     """
 
-    gram: Tensor
-    cross: Tensor
-    power: float
-    missed: float
-    inputs: Tensor
-    offset: Tensor
+    def __init__(self, *, centred: bool, diagonal: bool = False, dtype: torch.dtype | None = torch.float64) -> None:
+        self.rows = 0
+        self._centred, self._diagonal, self._dtype = centred, diagonal, dtype
+        self._sum: Tensor | None = None
+        self._means: tuple[Tensor, Tensor] | None = None
 
-    def damped(self, ridge: float) -> Tensor:
-        """The Gram matrix with `ridge` times the mean of its diagonal added to the diagonal."""
-        mean = self.gram.diagonal(dim1=1, dim2=2).mean(1)
-        added = torch.where(mean > 0, ridge * mean, torch.ones_like(mean))
-        return self.gram + added[:, None, None] * torch.eye(self.gram.shape[1], dtype=self.gram.dtype, device=self.gram.device)
+    def add(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Take in rows: x of (groups, rows, columns), and y of as many rows or None for x itself."""
+        if not x.shape[1]:
+            return
+        x = x.to(self._dtype or torch.promote_types(x.dtype, torch.float32))
+        y = x if y is None else y.to(x.dtype)
+        count, self.rows = x.shape[1], self.rows + x.shape[1]
+        if not self._centred:
+            self._include(self._products(x, y))
+            return
+        means = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
+        left = x - means[0]
+        self._include(self._products(left, left if y is x else y - means[1]))
+        if self._means is None:
+            self._means = means
+            return
+        apart = means[0] - self._means[0], means[1] - self._means[1]
+        self._include(self._products(*apart) * (count * (self.rows - count) / self.rows))
+        known = self._means
+        self._means = known[0] + apart[0] * (count / self.rows), known[1] + apart[1] * (count / self.rows)
+
+    @property
+    def means(self) -> tuple[Tensor, Tensor]:
+        """The means of x and of y, each (groups, 1, columns); only of centred moments to which rows were added."""
+        assert self._means is not None, "asked for where there are rows, and moments are centred"
+        return self._means
+
+    def total(self) -> Tensor:
+        """The sum over all rows, `rows` times the mean; at least one row was added."""
+        assert self._sum is not None, "asked for where there are rows"
+        return self._sum
+
+    def mean(self) -> Tensor:
+        """The moments; at least one row was added."""
+        return self.total() / self.rows
+
+    def _products(self, left: Tensor, right: Tensor) -> Tensor:
+        return (left * right).sum(1) if self._diagonal else left.transpose(1, 2) @ right
+
+    def _include(self, products: Tensor) -> None:
+        self._sum = products if self._sum is None else self._sum.add_(products)
 
 
-def moments(unfolding: Unfolding, inputs: Tensor, rows: Tensor, due: Tensor) -> Moments:
-    """Moments over some rows, in float64.
+def damped(gram: Tensor, ridge: float) -> Tensor:
+    """Second moments (groups, columns, columns) with `ridge` times the mean of each diagonal added to that diagonal.
+
+    A diagonal of zeros gets ones, so that the result always has an inverse.
+    """
+    mean = gram.diagonal(dim1=1, dim2=2).mean(1)
+    added = torch.where(mean > 0, ridge * mean, torch.ones_like(mean))
+    return gram + added[:, None, None] * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+
+
+def least_squares(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
+    """The coefficients B of min ‖X B − Y‖² / rows + λ ‖B‖², λ = ridge · mean of the diagonal of XᵀX / rows.
 
     Args:
-        unfolding: of the layer.
-        inputs: of the layer.
-        rows: to look at.
-        due: (rows, outputs), what the layer should give there.
+        gram: XᵀX / rows, (groups, columns, columns).
+        cross: XᵀY / rows, (groups, columns, outputs).
+        ridge: above 0.
+
+    Returns:
+        (groups, columns, outputs).
+
+    Example:
+        >>> least_squares(torch.tensor([[[2.0]]]), torch.tensor([[[6.0]]]), ridge=0.5)
+        tensor([[[2.]]])
     """
-    layer, weight, groups = unfolding.layer, unfolding.weight(), unfolding.groups
-    targets = due.double().reshape(len(rows), groups, -1).transpose(0, 1)
-    bias = 0.0 if layer.bias is None else layer.bias.detach().double().reshape(groups, 1, -1)
-    count, start = len(rows), 0
-    gram, cross, total, offset = (torch.zeros((), dtype=torch.float64, device=inputs.device) for _ in range(4))
-    square = gram
-    for part, read in unfolding.inputs(inputs, rows):
-        x = read.double()
-        missed = targets[:, start : start + len(part)] - (x @ weight.transpose(1, 2) + bias)
-        gram, cross = gram + x.transpose(1, 2) @ x / count, cross + x.transpose(1, 2) @ missed / count
-        total, offset = total + x.sum(1, keepdim=True) / count, offset + missed.sum(1, keepdim=True) / count
-        square, start = square + missed.square().sum() / due.numel(), start + len(part)
-    if layer.bias is None:
-        return Moments(gram, cross, float(targets.square().mean()), float(square), 0 * total, 0 * offset)
-    power = (targets - targets.mean(1, keepdim=True)).square().mean()
-    centred = gram - total.transpose(1, 2) @ total, cross - total.transpose(1, 2) @ offset
-    return Moments(*centred, float(power), float(square), total, offset)
-
-
-def _two(value: Any) -> tuple[int, int]:
-    return (1, value[0]) if len(value) == 1 else (value[0], value[1])
-
-
-def _padded(layer: Any, inputs: Tensor) -> Tensor:
-    """What the convolution slides over, always with lines and places."""
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
-    return padded.unsqueeze(2) if isinstance(layer, nn.Conv1d) else padded
+    return torch.cholesky_solve(cross, torch.linalg.cholesky(damped(gram, ridge)))

@@ -94,7 +94,7 @@ class Layers:
         from mirabelle.prune.recovery import recovered
 
         smaller = self._plan(model, task, run).smaller()
-        return Prepared(recovered(self.recover, model, smaller, task.train.drawn(self.samples, run.seed), run))
+        return Prepared(recovered(self.recover, model, smaller, task.train, run, samples=self.samples))
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         plan = self._plan(model, task, run)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from mirabelle.calibration.samples import CalibrationSamples
 from mirabelle.graph.flow import Flow
 from mirabelle.graph.groups import AxisGroup, sums_over_units
 from mirabelle.graph.trace import Program
@@ -59,8 +60,8 @@ def ranked(
     """
     removals: list[Removal | None] = [None] * len(groups)
     if isinstance(score, Hessian):
-        drawn = task.train.drawn(score.samples, seed)
-        removals = structured_obs(model, program, flow, groups, drawn.batches(len(drawn)), ridge=score.damping)
+        drawn = CalibrationSamples.drawn(task.train, score.samples, seed)
+        removals = structured_obs(model, program, flow, groups, drawn, ridge=score.damping)
     found = [None if removal is None else _by_removal(removal) for removal in removals]
     if all(found):
         return found

@@ -1,32 +1,37 @@
-"""Recovery without labels and without gradients: what a cut took from a model, given back by statistics and least squares.
+"""Recovery without labels and without gradients: statistics and least squares make up for what a cut took from a model.
 
-A cut leaves the layers behind it with inputs that they were not trained on. Both functions run the smaller model once over all
-calibration samples together, and set each layer right when the pass reaches it: it sees what the layers before it give by
-then. What the pass holds in memory is what the model holds for a batch of all these samples.
+After a cut, the next layers get inputs that they were not trained on. Both functions run a copy of the smaller model over
+calibration samples, in batches of bounded size, and correct its layers in the order in which they run: each sees inputs that
+the corrected layers before it give. Memory does not grow with the number of samples; where they need more than one batch,
+there is a pass for each layer that changes, as far as that layer.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from mirabelle.calibration.moments import Unfolding, moments, unfolding_of
+from mirabelle.calibration.columns import Columns, columns_of
+from mirabelle.calibration.moments import Moments, least_squares
+from mirabelle.calibration.passes import one_after_the_other
+from mirabelle.calibration.samples import LEAST_ROWS, CalibrationSamples, DrawnRows, SampleBatches
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
-from mirabelle.model.state import copied, in_eval_mode
-from mirabelle.task.batch import Batch, Inputs, Samples, call, map_tensors, tensors_of
+from mirabelle.model.state import copied
+from mirabelle.model.watch import LayerRun, watch
+from mirabelle.task.batch import Batch, Inputs, Samples, Stream
 
 if TYPE_CHECKING:
     from mirabelle.prune.recovery_methods import Recover
     from mirabelle.run.run import Run
 
 _SAME = 1e-10  # of the outputs' power: a layer that misses no more than rounding does stays as it is
-Look: TypeAlias = Callable[[str, Tensor], None]  # what to do with the name of a module and a tensor of it
+_NUMBERS_AT_ONCE = 1 << 22  # of a norm's inputs, in float64
 
 
 @dataclass(frozen=True)
@@ -46,15 +51,15 @@ class Recovery:
     left: Mapping[str, str] = field(default_factory=dict)
 
 
-def reestimate_batch_norm(model: nn.Module, inputs: Iterable[Inputs | Batch]) -> Recovery:
+def reestimate_batch_norm(model: nn.Module, inputs: Iterable[Inputs | Batch] | CalibrationSamples) -> Recovery:
     """Give every BatchNorm the mean and the variance that its inputs have now.
 
     Statistics are those of all samples together, as if in one batch: the mean, and the variance Σ(x − mean)² / (n − 1).
-    A norm behind another one sees what that one gives with its new statistics. Nothing else changes; dropout stays off.
+    A norm gets the inputs that the norms before it give with their new statistics. Nothing else changes; dropout stays off.
 
     Args:
         model: stays as it is.
-        inputs: calibration batches, labels unused; samples of one shape.
+        inputs: calibration batches, labels unused; samples of one shape. How they are divided does not matter.
 
     Returns:
         A copy, with the names of its norms. A rewritten program, whose norms are operators, comes back as it was.
@@ -75,25 +80,39 @@ def reestimate_batch_norm(model: nn.Module, inputs: Iterable[Inputs | Batch]) ->
     if (why := _rewritten(model)) is not None:
         return Recovery(recovered, left=why)
     norms: dict[str, Any] = {name: module for name, module in recovered.named_modules() if _has_statistics(module)}
-    seen: dict[str, tuple[int, Tensor, Tensor]] = {}
+    seen: dict[str, Moments] = {}
 
-    def estimate(name: str, given: Tensor) -> None:
-        count, mean, squares = seen[name] = _pooled(seen.get(name), given)
-        if count > 1:
-            norms[name].running_mean.copy_(mean)
-            norms[name].running_var.copy_(squares / (count - 1))
+    def begin(name: str, _changes: bool) -> _Statistics:  # noqa: FBT001  # as `one_after_the_other` calls it
+        return _Statistics(norms[name], seen.setdefault(name, Moments(centred=True, diagonal=True)))
 
     if norms:
-        pass_over(recovered, joined(inputs), norms, before=estimate)
+        one_after_the_other(recovered, CalibrationSamples.of(inputs).for_model(recovered), norms, begin)
     left = {name: "it is not reached" for name in norms if name not in seen}
-    left |= {name: "one value tells no variance" for name, (count, _, _) in seen.items() if count == 1}
+    left |= {name: "one value tells no variance" for name, moments in seen.items() if moments.rows == 1}
     return Recovery(recovered, norms=tuple(name for name in seen if name not in left), left=left)
+
+
+class _Statistics:
+    """One run of a norm: the moments of its inputs, pooled with those of its earlier runs, become its statistics."""
+
+    def __init__(self, norm: Any, moments: Moments) -> None:
+        self._norm, self._moments = norm, moments
+
+    def take(self, given: Tensor) -> bool:
+        for part in torch.split(given, max(1, _NUMBERS_AT_ONCE // given[0].numel())):
+            self._moments.add(part.transpose(0, 1).flatten(1).T[None])
+        return True
+
+    def finish(self) -> None:
+        if self._moments.rows > 1:
+            self._norm.running_mean.copy_(self._moments.means[0].flatten())
+            self._norm.running_var.copy_(self._moments.total()[0] / (self._moments.rows - 1))
 
 
 def reconstruct(
     dense: nn.Module,
     smaller: nn.Module,
-    inputs: Iterable[Inputs | Batch],
+    inputs: Iterable[Inputs | Batch] | CalibrationSamples,
     *,
     ridge: float = 1e-3,
     rows_per_column: int = 30,
@@ -101,8 +120,9 @@ def reconstruct(
 ) -> Recovery:
     """Fit the layers of a cut model, in the order in which they run, to what the dense model's give.
 
-    For each Linear, Conv1d and Conv2d, with X (rows, columns) what it reads in the smaller model as recovered so far, unfolded,
-    and Y (rows, outputs) what the dense layer gives at the same places, only the outputs that stayed:
+    For each linear layer and each convolution that is not transposed, with X (rows, columns) its inputs in the smaller model as
+    recovered so far (unfolded into columns, `mirabelle.calibration.Columns`), and Y (rows, outputs) the dense layer's outputs
+    at the same places, those that stayed:
 
         min over W, b of  ‖X Wᵀ + b − Y‖² / rows + λ ‖W − W₀‖²,   λ = ridge · mean of the diagonal of XᵀX / rows
 
@@ -149,83 +169,186 @@ def reconstruct(
     recovered = copied(smaller)
     if (why := _rewritten(smaller)) is not None:
         return Recovery(recovered, left=why)
-    given = joined(inputs)
+    batches = CalibrationSamples.of(inputs).for_model(dense)
     found, left = _layers(recovered, dense)
-    rows: dict[str, Tensor] = {}
-    due: dict[str, Tensor] = {}
-    calls: Counter[str] = Counter()
-    wide = {name: unfolding_of(dense.get_submodule(name)) for name in found}
-
-    def keep(name: str, outputs: Tensor) -> None:
-        calls[name] += 1
-        unfolding = wide[name]
-        assert unfolding is not None, "only such layers are looked at"
-        if calls[name] == 1:
-            rows[name] = unfolding.drawn(outputs, rows_per_column, seed + len(rows))
-            outputs = unfolding.outputs(outputs, rows[name])
-            due[name] = outputs[:, _kept(dense, smaller, f"{name}.weight", outputs.shape[1])]
-
-    pass_over(dense, given, {name: dense.get_submodule(name) for name in found}, after=keep)
-    left |= {name: "it is not reached" if not calls[name] else "it runs more than once" for name in found if calls[name] != 1}
+    targets, runs = _targets(dense, smaller, batches, list(found), (rows_per_column, seed))
+    left |= {name: "it is not reached" if not runs[name] else "it runs more than once" for name in found if runs[name] != 1}
     layers: dict[str, tuple[float, float]] = {}
 
-    def fit(name: str, read: Tensor) -> None:
-        if not found[name].has_batch(read):
-            left[name] = "its inputs have no batch"
-        elif (shares := _fitted(found[name], read, rows[name], due.pop(name), ridge)) is not None:
-            layers[name] = shares
+    def begin(name: str, changes: bool) -> _Fit:  # noqa: FBT001  # as `one_after_the_other` calls it
+        return _Fit(name, found[name], targets.get(name), ridge, changes=changes, layers=layers, left=left)
 
-    reached = {name: found[name].layer for name in found if name not in left}
-    pass_over(recovered, given, reached, before=fit)
+    fitted = {name: found[name].layer for name in found if name not in left}
+    one_after_the_other(recovered, batches, fitted, begin)
     return Recovery(recovered, layers, left=left)
 
 
-def recovered(manner: Recover, dense: nn.Module, smaller: nn.Module, samples: Samples, run: Run) -> nn.Module:
-    """The smaller model after the recovery that a step asks for; what was done becomes an event of the run."""
+def recovered(
+    manner: Recover, dense: nn.Module, smaller: nn.Module, data: Samples | Stream, run: Run, *, samples: int
+) -> nn.Module:
+    """The smaller model after the recovery that a step asks for, by so many samples of the data, drawn with the run's seed.
+
+    What was done becomes an event of the run.
+    """
     if manner == "nothing":
         return smaller
-    batches = [samples.first(len(samples))]
+    drawn = CalibrationSamples.drawn(data, samples, run.seed)
     if manner == "batch-norm":
-        recovery = reestimate_batch_norm(smaller, batches)
+        recovery = reestimate_batch_norm(smaller, drawn)
         run.event("recovered", norms=len(recovery.norms), left=dict(recovery.left))
     else:
-        recovery = reconstruct(dense, smaller, batches)
+        recovery = reconstruct(dense, smaller, drawn)
         run.event("recovered", layers=len(recovery.layers), left=dict(recovery.left))
     return recovery.model
 
 
-def _fitted(unfolding: Unfolding, read: Tensor, rows: Tensor, due: Tensor, ridge: float) -> tuple[float, float] | None:
-    """Give a layer its best weights; the shares of power missed before and after, None where it gives what is due as it is."""
-    found = moments(unfolding, read, rows, due)
-    power = max(found.power, 1e-30)
-    if found.missed <= _SAME * power:
-        return None
-    change = torch.cholesky_solve(found.cross, torch.linalg.cholesky(found.damped(ridge)))
-    layer = unfolding.layer
-    layer.weight.copy_((unfolding.weight() + change.transpose(1, 2)).reshape(layer.weight.shape))
-    if layer.bias is not None:
-        layer.bias.add_((found.offset - found.inputs @ change).flatten().to(layer.bias.dtype))
-    gained = (2 * (change * found.cross).sum() - (change * (found.gram @ change)).sum() + found.offset.square().sum()).item()
-    return found.missed / power, max(found.missed - gained / due.shape[1], 0.0) / power
+@dataclass(frozen=True)
+class _Targets:
+    """What a layer should give: the dense layer's outputs that stayed, at some rows of all batches.
+
+    Args:
+        rows: numbers of the rows.
+        outputs: (rows, outputs).
+    """
+
+    rows: Tensor
+    outputs: Tensor
 
 
-def _layers(model: nn.Module, dense: nn.Module) -> tuple[dict[str, Unfolding], dict[str, str]]:
+def _targets(
+    dense: nn.Module, smaller: nn.Module, batches: SampleBatches, names: list[str], draw: tuple[int, int]
+) -> tuple[dict[str, _Targets], Counter[str]]:
+    """By layer of the dense model what its first run gives, and how often it runs in a forward (the most of all batches)."""
+    rows_per_column, seed = draw
+    modules = {name: dense.get_submodule(name) for name in names}
+    wide = {name: Columns(module) for name, module in modules.items()}  # type: ignore[arg-type]  # `_layers` has looked
+    drawn: dict[str, DrawnRows] = {}
+    kept: dict[str, list[int]] = {}
+    outputs: dict[str, Tensor] = {}
+    runs, most = Counter[str](), Counter[str]()
+
+    def keep(run: LayerRun) -> None:
+        name = run.name
+        runs[name] += 1
+        most[name] = max(most[name], runs[name])
+        if most[name] > 1:
+            return
+        assert run.input is not None, "such layers take a tensor"
+        assert run.output is not None, "and give one"
+        columns, given = wide[name], run.output
+        if not columns.has_batch(run.input):
+            return
+        rows = columns.rows_in(run.input)
+        if name not in drawn:
+            count = max(LEAST_ROWS, rows_per_column * columns.width)
+            drawn[name] = DrawnRows.draw(batches.rows_in_all(rows), count, seed + len(drawn))
+            kept[name] = _kept(dense, smaller, f"{name}.weight", columns.layer.weight.shape[0])
+            outputs[name] = torch.empty(len(drawn[name].numbers), len(kept[name]), dtype=given.dtype, device=given.device)
+        start, here = drawn[name].given, drawn[name].next(rows)
+        outputs[name][start : start + len(here)] = columns.outputs_at(given, here)[:, kept[name]]
+
+    def forwards() -> Iterable[Inputs]:
+        for inputs in batches:
+            runs.clear()
+            yield inputs
+
+    watch(dense, forwards(), modules, after=keep)
+    return {name: _Targets(own.numbers[: own.given], outputs[name][: own.given]) for name, own in drawn.items()}, most
+
+
+class _Fit:
+    """The best weights of one layer for what it should give, from batches of its inputs.
+
+    Second moments are taken only of a layer that misses something of what it should give: most of those before a cut do not.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        columns: Columns,
+        targets: _Targets | None,
+        ridge: float,
+        *,
+        changes: bool,
+        layers: dict[str, tuple[float, float]],
+        left: dict[str, str],
+    ) -> None:
+        self._name, self._columns, self._ridge = name, columns, ridge
+        self._targets, self._layers, self._left = targets, layers, left
+        layer = columns.layer
+        self._weight = columns.weight()
+        self._bias = 0.0 if layer.bias is None else layer.bias.detach().double().reshape(columns.groups, 1, -1)
+        self._changes, self._missed, self._seen = changes, 0.0, 0
+        centred = layer.bias is not None
+        self._gram, self._cross = Moments(centred=centred), Moments(centred=centred)
+        if targets is not None:
+            self._drawn = DrawnRows(targets.rows)
+            due = targets.outputs.double()
+            power = (due - due.mean(0) if centred else due).square().mean()
+            self._power = max(float(power), 1e-30) * due.numel()
+
+    def take(self, given: Tensor) -> bool:
+        if self._targets is None or not self._columns.has_batch(given):
+            self._left[self._name] = "its inputs have no batch"
+            return False
+        start, rows = self._drawn.given, self._drawn.next(self._columns.rows_in(given))
+        if not self._changes:
+            missed = self._missed
+            for _, lacking in self._parts(given, rows, start):
+                missed += float(lacking.square().sum())
+                if missed > _SAME * self._power:
+                    self._changes = True
+                    break
+            else:
+                self._missed = missed
+                return False
+        for x, lacking in self._parts(given, rows, start):
+            self._missed += float(lacking.square().sum())
+            self._gram.add(x)
+            self._cross.add(x, lacking)
+        return True
+
+    def _parts(self, given: Tensor, rows: Tensor, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The layer's inputs at some rows, and what its outputs lack there, (groups, rows, …), in float64."""
+        assert self._targets is not None, "looked at before"
+        for part in self._columns.at(given, rows):
+            x, stop = part.double(), start + part.shape[1]
+            due = self._targets.outputs[start:stop].double().reshape(stop - start, self._columns.groups, -1).transpose(0, 1)
+            yield x, due - (x @ self._weight.transpose(1, 2) + self._bias)
+            start = stop
+
+    def finish(self) -> None:
+        if not self._changes:
+            return
+        layer, gram, cross = self._columns.layer, self._gram.mean(), self._cross.mean()
+        change = least_squares(gram, cross, self._ridge)
+        layer.weight.copy_((self._weight + change.transpose(1, 2)).reshape(layer.weight.shape))
+        gained = 2 * (change * cross).sum() - (change * (gram @ change)).sum()
+        if layer.bias is not None:
+            inputs, offset = self._cross.means
+            layer.bias.add_((offset - inputs @ change).flatten().to(layer.bias.dtype))
+            gained = gained + offset.square().sum()
+        after = max(self._missed - float(gained) * self._cross.rows, 0.0)
+        self._layers[self._name] = self._missed / self._power, after / self._power
+
+
+def _layers(model: nn.Module, dense: nn.Module) -> tuple[dict[str, Columns], dict[str, str]]:
     """The layers that may be fitted, and why others may not."""
     holders = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     pruned, wide = architecture_of(model).pruned, dict(dense.named_modules())
     found, left = {}, {}
     for name, module in model.named_modules():
-        unfolding = unfolding_of(module)
-        if unfolding is None:
+        columns = columns_of(module)
+        if columns is None:
             continue
         if any(holders[id(parameter)] > 1 for parameter in module.parameters()):
             left[name] = "its weights are shared"
         elif f"{name}.weight" in pruned:
             left[name] = "its zeros are kept"
-        elif unfolding_of(wide.get(name)) is None:
+        elif columns_of(wide.get(name)) is None:
             left[name] = "the dense layer is of another kind"
         else:
-            found[name] = unfolding
+            found[name] = columns
     return found, left
 
 
@@ -234,75 +357,9 @@ def _kept(dense: nn.Module, smaller: nn.Module, name: str, size: int) -> list[in
     return architecture_of(smaller).kept_since(architecture_of(dense), name, 0, size)
 
 
-def joined(inputs: Iterable[Inputs | Batch]) -> Inputs:
-    """All batches as one.
-
-    Raises:
-        UserError: E131 no batch, or batches that do not fit together.
-    """
-    parts = [part.inputs if isinstance(part, Batch) else part for part in inputs]
-    if not parts:
-        raise UserError("E131", "recovery needs calibration data, and there is no batch", "give at least one batch")
-    try:
-        whole = iter([torch.cat(tensors) for tensors in zip(*map(tensors_of, parts), strict=True)])
-    except (RuntimeError, ValueError) as error:
-        raise UserError("E131", f"calibration batches do not fit together: {error}", "give samples of one shape") from error
-    return map_tensors(parts[0], lambda _: next(whole))
-
-
-@torch.no_grad()
-def pass_over(
-    model: nn.Module,
-    inputs: Inputs,
-    modules: Mapping[str, nn.Module],
-    before: Look | None = None,
-    after: Look | None = None,
-) -> None:
-    """Run the model once, in eval mode, and show what goes into and comes out of some of its modules when it does.
-
-    Args:
-        model: left in the mode in which it was.
-        inputs: of the model.
-        modules: by name.
-        before: is given the first input of a module before it runs, and may change the module.
-        after: is given its output.
-    """
-    hooks: list[Any] = []
-    for name, module in modules.items():
-        if before is not None:
-            hooks.append(module.register_forward_pre_hook(_showing_inputs(name, before), with_kwargs=True))
-        if after is not None:
-            hooks.append(module.register_forward_hook(_showing_outputs(name, after)))
-    try:
-        with in_eval_mode(model):
-            call(model, inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _showing_inputs(name: str, look: Look) -> Callable[[nn.Module, Sequence[Any], Mapping[str, Any]], None]:
-    return lambda _module, args, kwargs: look(name, args[0] if args else next(iter(kwargs.values())))
-
-
-def _showing_outputs(name: str, look: Look) -> Callable[[nn.Module, Any, Tensor], None]:
-    return lambda _module, _args, outputs: look(name, outputs)
-
-
 def _rewritten(model: nn.Module) -> dict[str, str] | None:
     return {"": "a rewritten program stands for it"} if architecture_of(model).rewritten is not None else None
 
 
 def _has_statistics(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
-
-
-def _pooled(known: tuple[int, Tensor, Tensor] | None, given: Tensor) -> tuple[int, Tensor, Tensor]:
-    """Count, mean and Σ(x − mean)² of each channel, over these values and those known before."""
-    values = given.double().transpose(0, 1).flatten(1)
-    count, mean = values.shape[1], values.mean(1)
-    squares = (values - mean[:, None]).square().sum(1)
-    if known is None:
-        return count, mean, squares
-    whole, apart = known[0] + count, mean - known[1]
-    return whole, known[1] + apart * count / whole, known[2] + squares + apart.square() * known[0] * count / whole

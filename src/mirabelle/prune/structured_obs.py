@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +11,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mirabelle.calibration.moments import Unfolding, moments, unfolding_of
+from mirabelle.calibration.columns import Columns, columns_of
+from mirabelle.calibration.moments import Moments, damped
+from mirabelle.calibration.samples import LEAST_ROWS, CalibrationSamples, DrawnRows, SampleBatches
 from mirabelle.graph.flow import Flow
 from mirabelle.graph.groups import AxisGroup, axes_of_tensors
 from mirabelle.graph.trace import Program
 from mirabelle.graph.units import Array
-from mirabelle.prune.recovery import joined, pass_over
+from mirabelle.model.watch import LayerRun, watch
 from mirabelle.task.batch import Batch, Inputs
 
 
@@ -40,7 +43,7 @@ def structured_obs(
     program: Program,
     flow: Flow,
     groups: Sequence[AxisGroup],
-    inputs: Iterable[Inputs | Batch],
+    inputs: Iterable[Inputs | Batch] | CalibrationSamples,
     *,
     ridge: float = 1e-3,
     rows_per_column: int = 30,
@@ -90,11 +93,12 @@ def structured_obs(
     Alistarh 2023, arXiv:2302.04089 (whole columns, one by one).
     """
     columns = [_columns(model, program, flow, group) for group in groups]
-    readers = {name: unfolding for own in columns for name, (unfolding, _) in own.items()}
-    grams = _grams(model, readers, joined(inputs), (ridge, rows_per_column, seed))
+    readers = {name: reader for own in columns for name, (reader, _) in own.items()}
+    batches = CalibrationSamples.of(inputs).for_model(model)
+    grams = _grams(model, readers, batches, (ridge, rows_per_column, seed))
     found: list[Removal | None] = []
     for group, own in zip(groups, columns, strict=True):
-        read = {name: (_Reader(unfolding, grams[name]), at) for name, (unfolding, at) in own.items() if name in grams}
+        read = {name: (_Reader(reader, grams[name]), at) for name, (reader, at) in own.items() if name in grams}
         found.append(_removal(group, read) if read else None)
     return found
 
@@ -102,8 +106,8 @@ def structured_obs(
 class _Reader:
     """A layer whose columns go, its weights always the best for those that are left."""
 
-    def __init__(self, unfolding: Unfolding, gram: Tensor) -> None:
-        self._weight = unfolding.weight()[0]
+    def __init__(self, columns: Columns, gram: Tensor) -> None:
+        self._weight = columns.weight()[0]
         self._power = float(torch.sum(self._weight @ gram * self._weight).clamp_min(1e-300))
         self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
 
@@ -135,40 +139,50 @@ def _removal(group: AxisGroup, readers: dict[str, tuple[_Reader, Tensor]]) -> Re
     return Removal(group.units[order], np.array(damage), tuple(readers))
 
 
-def _columns(model: nn.Module, program: Program, flow: Flow, group: AxisGroup) -> dict[str, tuple[Unfolding, Tensor]]:
+def _columns(model: nn.Module, program: Program, flow: Flow, group: AxisGroup) -> dict[str, tuple[Columns, Tensor]]:
     """The layers that read a group, and which of their columns each unit is, (units, columns)."""
     modules, axes, found = dict(model.named_modules()), axes_of_tensors(program, flow), {}
     for member in group.members:
         name, _, last = member.name.rpartition(".")
-        unfolding = unfolding_of(modules.get(name))
-        if unfolding is None or last != "weight" or member.dimension != 1 or unfolding.groups > 1:
+        columns = columns_of(modules.get(name))
+        if columns is None or last != "weight" or member.dimension != 1 or columns.groups > 1:
             continue
         axis, size = axes[member.name][1]
         assert axis is not None, "a member has an axis"
         elements = np.stack([np.flatnonzero(axis[:, member.column] == unit) for unit in group.units])
-        inner = unfolding.columns // size
+        inner = columns.width // size
         places = (elements[:, :, None] * inner + np.arange(inner)).reshape(len(group), -1)
-        found[name] = (unfolding, torch.from_numpy(places))
+        found[name] = (columns, torch.from_numpy(places))
     return found
 
 
 def _grams(
-    model: nn.Module, readers: dict[str, Unfolding], inputs: Inputs, settings: tuple[float, int, int]
+    model: nn.Module, readers: dict[str, Columns], batches: SampleBatches, settings: tuple[float, int, int]
 ) -> dict[str, Tensor]:
-    """The damped second moments of what each reader reads, averaged over its calls; one that is not reached has none."""
+    """The damped second moments of each reader's inputs, averaged over its runs; a reader that is not reached has none."""
     ridge, rows_per_column, seed = settings
-    read: dict[str, Tensor] = {}
-    found: dict[str, list[Tensor]] = {}
+    drawn: dict[tuple[str, int], DrawnRows] = {}
+    found: dict[str, list[Moments]] = {}
+    runs = Counter[str]()
 
-    def hold(name: str, given: Tensor) -> None:
-        read[name] = given
+    def take(run: LayerRun) -> None:
+        columns, place = readers[run.name], (run.name, runs[run.name])
+        assert run.input is not None, "such layers take a tensor"
+        if not columns.has_batch(run.input):
+            return
+        runs[run.name] += 1
+        rows = columns.rows_in(run.input)
+        if place not in drawn:
+            count = max(LEAST_ROWS, rows_per_column * columns.width)
+            drawn[place] = DrawnRows.draw(batches.rows_in_all(rows), count, seed + len(found))
+            found.setdefault(run.name, []).append(Moments(centred=columns.layer.bias is not None))
+        for part in columns.at(run.input, drawn[place].next(rows)):
+            found[run.name][place[1]].add(part)
 
-    def take(name: str, outputs: Tensor) -> None:
-        unfolding, given = readers[name], read.pop(name)
-        if unfolding.has_batch(given):
-            rows = unfolding.drawn(outputs, rows_per_column, seed + len(found))
-            taken = moments(unfolding, given, rows, unfolding.outputs(outputs, rows))
-            found.setdefault(name, []).append(taken.damped(ridge)[0])
+    def forwards() -> Iterator[Inputs]:
+        for inputs in batches:
+            runs.clear()
+            yield inputs
 
-    pass_over(model, inputs, {name: unfolding.layer for name, unfolding in readers.items()}, before=hold, after=take)
-    return {name: torch.stack(grams).mean(0) for name, grams in found.items()}
+    watch(model, forwards(), {name: columns.layer for name, columns in readers.items()}, before=take)
+    return {name: torch.stack([damped(each.mean(), ridge)[0] for each in own]).mean(0) for name, own in found.items()}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from mirabelle.calibration.columns import Moments, columns_of, multiplies_inputs
+from mirabelle.calibration.columns import Columns, multiplies_inputs
+from mirabelle.calibration.moments import Moments
 from mirabelle.errors import UserError
 from mirabelle.model.state import copied
+from mirabelle.model.watch import LayerRun, watch
 from mirabelle.scores.score import Evidence, Score, covered
 from mirabelle.task.batch import Samples, call, in_float32
 
@@ -105,33 +106,25 @@ def _measure_gradients(
 def _measure_inputs(score: Score, model: nn.Module, drawn: Samples, found: Mapping[str, dict[str, Tensor]]) -> None:
     whole = "input_moments" in score.needs
     parameters = dict(model.named_parameters())
-    moments = {parameters[name]: Moments(whole=whole) for name in found}
+    moments = {parameters[name]: Moments(centred=False, diagonal=not whole, dtype=None) for name in found}
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(weight := getattr(module, "weight", None), nn.Parameter)
+        and weight in moments
+        and multiplies_inputs(module, weight)
+    }
 
-    def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        for columns in columns_of(module, args[0] if args else kwargs["input"]):
-            moments[module.weight].add(columns)  # type: ignore[index]  # the weight is a parameter
+    def take(run: LayerRun) -> None:
+        layer: Any = layers[run.name]
+        assert run.input is not None, "such layers take a tensor"
+        for columns in Columns(layer).of(run.input):
+            moments[layer.weight].add(columns)
 
-    for module in model.modules():
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, nn.Parameter) and weight in moments and multiplies_inputs(module, weight):
-            module.register_forward_pre_hook(see, with_kwargs=True)
-    with torch.no_grad(), _every_layer_called():
-        for batch in drawn.batches(_BATCH):
-            call(model, batch.inputs)
+    watch(model, drawn.batches(_BATCH), layers, before=take)
     for name, own in found.items():
-        mean = moments[parameters[name]].mean()
-        if mean is not None and whole:
-            own["input_moments"] = mean
-        if mean is not None and "input_norms" in score.needs:
-            own["input_norms"] = (mean.diagonal(dim1=1, dim2=2) if whole else mean).sqrt()
-
-
-@contextlib.contextmanager
-def _every_layer_called() -> Iterator[None]:
-    """Without the fused kernels for attention that read layers' weights past their forward."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+        known = moments[parameters[name]]
+        if known.rows and whole:
+            own["input_moments"] = known.mean()
+        if known.rows and "input_norms" in score.needs:
+            own["input_norms"] = (known.mean().diagonal(dim1=1, dim2=2) if whole else known.mean()).sqrt()

@@ -157,8 +157,11 @@ class Samples:
 
     def drawn(self, count: int, seed: int) -> Samples:
         """`count` samples (all, if there are fewer) drawn without replacement, the same for the same seed."""
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return self._of(self.at(order[:count]))
+        return self._of(self.at(self.order(seed)[:count]))
+
+    def order(self, seed: int) -> Tensor:
+        """The numbers of all samples in a random order, the same for the same seed."""
+        return torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
 
     def against(self, targets: Tensor) -> Samples:
         """The same inputs with what a model gives for them in place of labels; the digest is that of the inputs."""
