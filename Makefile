@@ -30,6 +30,7 @@ bench: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/startup.py
 	$(VENV)/bin/python benchmarks/checkpointing.py
 	$(VENV)/bin/python benchmarks/interruption.py
+	$(VENV)/bin/python benchmarks/recovery_memory.py
 
 docs: $(INSTALLED)
 	$(VENV)/bin/python docs/reference.py
