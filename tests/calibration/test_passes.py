@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.calibration import samples as sizes
-from mirabelle.calibration.passes import one_after_the_other
+from mirabelle.calibration.passes import layer_by_layer
 from mirabelle.calibration.samples import CalibrationSamples, SampleBatches
 from mirabelle.model.architecture import Architecture, attach
 from mirabelle.prune.recovery import reconstruct, reestimate_batch_norm
@@ -42,7 +42,7 @@ def scaled(model: nn.Sequential, x: Tensor, most: int, thresholds: dict[str, flo
         return Scaled(model.get_submodule(name), thresholds.get(name, 0.0), changes=changes)
 
     modules = {str(k): layer for k, layer in enumerate(model)}
-    one_after_the_other(model, SampleBatches(CalibrationSamples.of([x]), most), modules, begin)
+    layer_by_layer(model, SampleBatches(CalibrationSamples.of([x]), most), modules, begin)
     return model, begun
 
 
@@ -81,12 +81,14 @@ def several(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 class Twice(nn.Module):
+    """Two norms, the second of which runs twice."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.norm, self.head = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.conv, self.norm, self.twice = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.norm(self.norm(self.conv(x)).relu()))
+        return self.twice(self.twice(self.norm(self.conv(x)).relu()) - 1)
 
 
 def test_statistics_of_norms_do_not_depend_on_batches(several: pytest.MonkeyPatch) -> None:
@@ -96,7 +98,7 @@ def test_statistics_of_norms_do_not_depend_on_batches(several: pytest.MonkeyPatc
     parts = reestimate_batch_norm(model, [x])
     several.undo()
     whole = reestimate_batch_norm(model, [x])
-    assert parts.norms == whole.norms == ("norm", "head")
+    assert parts.norms == whole.norms == ("norm", "twice")
     for name, tensor in whole.model.state_dict().items():
         # Convolutions of other batches round differently, 1e-7 a value.
         torch.testing.assert_close(parts.model.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)

@@ -76,8 +76,8 @@ def the_scale_follows_the_width(patch: Patch) -> None:
 
 
 def parts_lie_in_another_order(patch: Patch) -> None:
-    right = joining._one_after_the_other
-    patch.setattr(joining, "_one_after_the_other", lambda parts: right(parts[::-1]))
+    right = joining._layer_by_layer
+    patch.setattr(joining, "_layer_by_layer", lambda parts: right(parts[::-1]))
 
 
 def literals_are_matched_as_numbers(patch: Patch) -> None:

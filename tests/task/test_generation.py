@@ -90,7 +90,7 @@ def successor_task() -> Task:
     )
 
 
-def one_after_the_other(model: Writer, source: Tensor) -> Tensor:
+def layer_by_layer(model: Writer, source: Tensor) -> Tensor:
     written, found = torch.full((len(source), LENGTH + 1), END), torch.full((len(source), LENGTH), -100)
     written[:, 0] = BEGIN
     open_rows = torch.ones(len(source), dtype=torch.bool)
@@ -114,7 +114,7 @@ def test_what_is_written_is_what_comes_one_symbol_after_the_other(named: bool) -
         return call(model, given)
 
     with torch.no_grad():
-        due = one_after_the_other(model, source)
+        due = layer_by_layer(model, source)
         found = Generation(BEGIN, END, written="written" if named else -1)(run, inputs)
     assert torch.equal(found, due)
     assert len(calls) <= LENGTH

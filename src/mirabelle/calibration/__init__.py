@@ -7,7 +7,7 @@ from mirabelle.lazy import lazily
 if TYPE_CHECKING:
     from mirabelle.calibration.columns import Columns, columns_of
     from mirabelle.calibration.moments import Moments, damped, least_squares
-    from mirabelle.calibration.passes import one_after_the_other
+    from mirabelle.calibration.passes import layer_by_layer
     from mirabelle.calibration.ranges import Range, activation_ranges
     from mirabelle.calibration.samples import CalibrationSamples, DrawnRows, SampleBatches
 
@@ -21,15 +21,15 @@ __all__ = [
     "activation_ranges",
     "columns_of",
     "damped",
+    "layer_by_layer",
     "least_squares",
-    "one_after_the_other",
 ]
 __getattr__ = lazily(
     "mirabelle.calibration",
     {
         "columns": ["Columns", "columns_of"],
         "moments": ["Moments", "damped", "least_squares"],
-        "passes": ["one_after_the_other"],
+        "passes": ["layer_by_layer"],
         "ranges": ["Range", "activation_ranges"],
         "samples": ["CalibrationSamples", "DrawnRows", "SampleBatches"],
     },

@@ -1,4 +1,4 @@
-"""Changing modules one after the other by what they read: passes over calibration samples, each as far as it can go."""
+"""Changing the modules of a model layer by layer, each by its inputs after the layers before it have changed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mirabelle.calibration.samples import SampleBatches
 from mirabelle.model.watch import EndOfForward, LayerRun, watch
 from mirabelle.task.batch import Inputs
 
-Run: TypeAlias = tuple[str, int]  # the name of a module, and which of its runs within a forward
+Occurrence: TypeAlias = tuple[str, int]  # the name of a module, and which of its runs within a forward
 
 
 class Fitting(Protocol):
-    """What `one_after_the_other` does with one run of a module, in one pass."""
+    """What `layer_by_layer` does with one run of a module, in one pass."""
 
     def take(self, given: Tensor) -> bool:
         """Take in a batch of the module's inputs; whether the module is going to change, as far as is known by then."""
@@ -29,7 +29,7 @@ class Fitting(Protocol):
 
 
 @torch.no_grad()
-def one_after_the_other(
+def layer_by_layer(
     model: nn.Module,
     batches: SampleBatches,
     modules: Mapping[str, nn.Module],
@@ -41,6 +41,9 @@ def one_after_the_other(
     changes, and the next pass goes further. Modules before it that stay as they are need no pass of their own. A single batch
     needs one pass in all: it holds everything that a module needs, and the forward goes on after the change.
 
+    A module that runs several times in a forward changes at each of its runs. The modules after it then get what it gives, in a
+    single batch, in the state that it had at each run, and in several batches in its last state.
+
     Args:
         model: whose modules change; is left in the mode in which it was.
         batches: of calibration samples.
@@ -48,8 +51,8 @@ def one_after_the_other(
         begin: (name, whether it is known to change) gives what takes in the inputs of one run of a module. It is called anew in
             every pass, for the first batch in which the module runs.
     """
-    done: set[Run] = set()
-    changing: set[Run] = set()
+    done: set[Occurrence] = set()
+    changing: set[Occurrence] = set()
     more = True
     while more:
         one = _Pass(begin, done, changing, alone=len(batches) == 1)
@@ -58,13 +61,15 @@ def one_after_the_other(
 
 
 class _Pass:
-    """One pass of `one_after_the_other`, which says what `done` and `changing` are."""
+    """One pass of `layer_by_layer`, which says what `done` and `changing` are."""
 
-    def __init__(self, begin: Callable[[str, bool], Fitting], done: set[Run], changing: set[Run], *, alone: bool) -> None:
+    def __init__(
+        self, begin: Callable[[str, bool], Fitting], done: set[Occurrence], changing: set[Occurrence], *, alone: bool
+    ) -> None:
         self._begin, self._done, self._changing, self._alone = begin, done, changing, alone
-        self._fittings: dict[Run, Fitting] = {}  # in the order in which they run
-        self._begun: dict[Run, int] = {}  # in which batch
-        self._last: Run | None = None  # the run that changes, behind which nothing is looked at
+        self._fittings: dict[Occurrence, Fitting] = {}  # in the order in which they run
+        self._begun: dict[Occurrence, int] = {}  # in which batch
+        self._last: Occurrence | None = None  # the run that changes, behind which nothing is looked at
         self._whole = True  # whether the last one took in all that it needs
         self._batch, self._runs = -1, Counter[str]()
 
@@ -103,7 +108,7 @@ class _Pass:
                 self._done.add(run)
         return self._last is not None
 
-    def _ends_at(self, run: Run) -> None:
+    def _ends_at(self, run: Occurrence) -> None:
         """A run turns out to change: what follows it waits. It has taken in everything if this shows in its first batch."""
         self._last, self._whole = run, self._begun[run] == self._batch or run in self._changing
         following = list(self._fittings)[list(self._fittings).index(run) + 1 :]

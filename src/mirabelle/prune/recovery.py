@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mirabelle.calibration.columns import Columns, columns_of
 from mirabelle.calibration.moments import Moments, least_squares
-from mirabelle.calibration.passes import one_after_the_other
+from mirabelle.calibration.passes import layer_by_layer
 from mirabelle.calibration.samples import LEAST_ROWS, CalibrationSamples, DrawnRows, SampleBatches
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
@@ -82,11 +82,11 @@ def reestimate_batch_norm(model: nn.Module, inputs: Iterable[Inputs | Batch] | C
     norms: dict[str, Any] = {name: module for name, module in recovered.named_modules() if _has_statistics(module)}
     seen: dict[str, Moments] = {}
 
-    def begin(name: str, _changes: bool) -> _Statistics:  # noqa: FBT001  # as `one_after_the_other` calls it
+    def begin(name: str, _changes: bool) -> _Statistics:  # noqa: FBT001  # as `layer_by_layer` calls it
         return _Statistics(norms[name], seen.setdefault(name, Moments(centred=True, diagonal=True)))
 
     if norms:
-        one_after_the_other(recovered, CalibrationSamples.of(inputs).for_model(recovered), norms, begin)
+        layer_by_layer(recovered, CalibrationSamples.of(inputs).for_model(recovered), norms, begin)
     left = {name: "it is not reached" for name in norms if name not in seen}
     left |= {name: "one value tells no variance" for name, moments in seen.items() if moments.rows == 1}
     return Recovery(recovered, norms=tuple(name for name in seen if name not in left), left=left)
@@ -175,11 +175,11 @@ def reconstruct(
     left |= {name: "it is not reached" if not runs[name] else "it runs more than once" for name in found if runs[name] != 1}
     layers: dict[str, tuple[float, float]] = {}
 
-    def begin(name: str, changes: bool) -> _Fit:  # noqa: FBT001  # as `one_after_the_other` calls it
+    def begin(name: str, changes: bool) -> _Fit:  # noqa: FBT001  # as `layer_by_layer` calls it
         return _Fit(name, found[name], targets.get(name), ridge, changes=changes, layers=layers, left=left)
 
     fitted = {name: found[name].layer for name in found if name not in left}
-    one_after_the_other(recovered, batches, fitted, begin)
+    layer_by_layer(recovered, batches, fitted, begin)
     return Recovery(recovered, layers, left=left)
 
 

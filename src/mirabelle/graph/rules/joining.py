@@ -19,7 +19,7 @@ def cat(flow: Flow, call: Call) -> Results:
         for node in nodes[1:] if k != d else ():
             flow.unify(flow.of(nodes[0])[k], flow.of(node)[k])
     axes: list[Axis] = list(flow.of(nodes[0]))
-    axes[d] = _one_after_the_other([(flow.of(node)[d], size[d]) for node, size in zip(nodes, sizes, strict=True)])
+    axes[d] = _layer_by_layer([(flow.of(node)[d], size[d]) for node, size in zip(nodes, sizes, strict=True)])
     return tuple(flow.units.resolve(axis) for axis in axes)
 
 
@@ -74,7 +74,7 @@ def select_scatter(flow: Flow, call: Call) -> Results:
     return tuple(flow.units.resolve(axis) for axis in axes)
 
 
-def _one_after_the_other(parts: list[tuple[Axis, int]]) -> Axis:
+def _layer_by_layer(parts: list[tuple[Axis, int]]) -> Axis:
     """The rows of several axes one after the other, as an axis; elements that are always kept have unit 0."""
     width = max((axis.shape[1] for axis, _ in parts if axis is not None), default=0)
     if not width:
