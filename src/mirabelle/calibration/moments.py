@@ -102,7 +102,7 @@ def least_squares(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
         (groups, columns, outputs).
 
     Example:
-        >>> least_squares(torch.tensor([[[2.0]]]), torch.tensor([[[6.0]]]), ridge=0.5)
+        >>> least_squares(torch.tensor([[[2.0]]]), torch.tensor([[[6.0]]]), ridge=0.5).round(decimals=4)
         tensor([[[2.]]])
     """
     return torch.cholesky_solve(cross, torch.linalg.cholesky(damped(gram, ridge)))
