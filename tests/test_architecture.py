@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "mirabelle"
 ROOMS = [
     "errors", "lazy", "records", "run", "numerics", "task", "model", "graph", "step", "runtime", "calibration", "sources",
     "allocation", "objectives", "scores", "training", "prune", "distill", "quantize", "artifact", "inspection", "recipe",
-    "report", "job", "cli",
+    "report", "job", "testing", "cli",
 ]  # fmt: skip
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "manager", "tools"}
 MODULES = sorted(SOURCE.rglob("*.py"))

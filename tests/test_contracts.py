@@ -6,16 +6,28 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from mirabelle import Run, Task, Training, distill, prune, quantize, training
+from mirabelle.artifact.codecs import Codec, Deflate, Histogram, Planes, Sparse
+from mirabelle.calibration.ranges import Range
+from mirabelle.errors import UserError
 from mirabelle.model.state import copied, fingerprint
 from mirabelle.objectives import L1
+from mirabelle.objectives.bound_objective import BoundFunction
+from mirabelle.objectives.objective import TERMS, Term
+from mirabelle.quantize import DynamicLayer, StaticLayer, TokenLayer, WeightLayer
+from mirabelle.records.record import record
+from mirabelle.scores import Evidence, Score
+from mirabelle.scores.score import SCORES
 from mirabelle.sources.datasets.digits import digits
-from mirabelle.sources.zoo import digits_cnn
-from mirabelle.step import STAGES, Preview, Stage, Step, step_from_data, step_to_data, use_of
+from mirabelle.sources.zoo import digits_cnn, digits_mlp
+from mirabelle.step import Preview, Stage, Step, use_of
+from mirabelle.task.batch import Batch
+from mirabelle.testing import check_codec, check_replacement, check_score, check_step, check_term
 from mirabelle.training import JoinsTraining, Prepared
 
 SHORT = Training(epochs=1, batch_size=200, precision="float32")
@@ -50,30 +62,153 @@ def test_every_step_behind_the_doors_is_here() -> None:
 
 
 @pytest.mark.parametrize("use", STEPS)
-def test_a_step_is_data(use: str) -> None:
-    step = STEPS[use]
-    assert isinstance(step, Step)
-    assert use_of(step) == use
-    assert step.stage in STAGES
-    assert step_from_data(step_to_data(step)) == step
-    with pytest.raises(AttributeError):
-        step.stage = "thin"  # type: ignore[misc]
-
-
-@pytest.mark.parametrize("use", STEPS)
-def test_a_step_leaves_the_given_model_and_the_generator_alone_and_repeats_itself(use: str, tmp_path: Path) -> None:
+def test_a_step_keeps_the_contract(use: str) -> None:
     torch.manual_seed(0)
-    model: nn.Module = residual() if use == "prune.Layers" else digits_cnn()
-    task, before, state = digits(), fingerprint(model), torch.get_rng_state()
-    runs = [Run(tmp_path / str(k), seed=7) for k in range(2)]
-    for run in runs:  # what is measured may turn out differently each time, so it is decided here
-        run.journal.decisions["execution"] = "float32"
-    results = [STEPS[use](model, task, run) for run in runs]
-    assert fingerprint(model) == before
-    assert torch.equal(torch.get_rng_state(), state)
-    assert fingerprint(results[0]) == fingerprint(results[1])
-    assert fingerprint(results[0]) != before
-    assert not any(hooks for module in results[0].modules() for hooks in (module._forward_hooks, module._forward_pre_hooks))
+    model: nn.Module = (residual() if use == "prune.Layers" else digits_cnn()).eval()
+    step = STEPS[use]
+    assert use_of(step) == use
+    check_step(step, model, digits(), origin=digits_mlp() if use == "distill.Student" else None)
+
+
+DECISIONS = {"TaskLoss", "SoftTargets", "DKD", "DIST", "MLKD", "ReverseKL", "JensenShannon", "L1", "L2", "RKD", "CRD"}
+
+
+@pytest.mark.parametrize("name", sorted(DECISIONS))
+def test_a_term_keeps_the_contract(name: str) -> None:
+    torch.manual_seed(0)
+    term = TERMS.member(name)()
+    check_term(term, digits_mlp(), digits().with_teacher(digits_mlp()))
+
+
+@pytest.mark.parametrize("name", SCORES.known())
+def test_a_score_keeps_the_contract(name: str) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10)).eval()
+    check_score(SCORES.member(name)(), model, digits())
+
+
+@pytest.mark.parametrize("codec", [Deflate(), Histogram(), Planes(), Sparse(Histogram()), Sparse(Planes())], ids=repr)
+def test_a_codec_keeps_the_contract(codec: Codec) -> None:
+    check_codec(codec)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda dense: StaticLayer.quantized(dense, Range(-4.0, 4.0), weight_bits=8),
+        lambda dense: WeightLayer.quantized(dense, 8),
+        lambda dense: DynamicLayer.quantized(dense, 8),
+        lambda dense: TokenLayer.quantized(dense, 8),
+        lambda _: prune.Skipped(),
+    ],
+    ids=["static", "weights", "dynamic", "token", "skipped"],
+)
+def test_a_replaced_module_keeps_the_contract(made: Callable[[nn.Module], nn.Module]) -> None:
+    torch.manual_seed(0)
+    dense = nn.Linear(6, 6)
+    check_replacement(made(dense), dense, torch.randn(5, 6))
+
+
+# The checks find what does not keep the contract.
+
+
+@record
+class Changing:
+    """Changes the given model, draws from the global generator, or leaves a hook, as it is asked."""
+
+    stage: ClassVar[Stage] = "thin"
+    fault: str
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        other = model if self.fault == "changes" else copied(model)
+        with torch.no_grad():
+            other[1].weight.mul_(0.5)
+        if self.fault == "draws":
+            torch.rand(1)
+        if self.fault == "hooks":
+            other[1].register_forward_hook(lambda *_: None)
+        if self.fault == "varies":
+            other[1].weight.data += Path(run.folder).name == "1"
+        if self.fault == "unrecorded":
+            other[1].register_forward_pre_hook(lambda *_: None).remove()
+            other[3] = nn.Sequential(other[3], nn.Softmax(1))
+        return other
+
+    def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        return Preview(copied(model), () if self.fault == "silent" else ("halves",))
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("changes", "left as it was"),
+        ("draws", "random generator"),
+        ("hooks", "no hooks"),
+        ("varies", "same seed"),
+        ("silent", "in words"),
+    ],
+)
+def test_a_step_that_breaks_the_contract_is_found(fault: str, words: str) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10)).eval()
+    check_step(Changing(fault="none"), copied(model), digits())
+    with pytest.raises(AssertionError, match=words):
+        check_step(Changing(fault=fault), model, digits())
+
+
+def test_a_change_that_is_not_recorded_is_found() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10)).eval()
+    with pytest.raises(UserError, match="E140"):  # the tensors have other names than those of a fresh dense module
+        check_step(Changing(fault="unrecorded"), model, digits())
+
+
+class Lossy:
+    """A codec that forgets the sign of zero."""
+
+    dtypes = ("float32",)
+
+    def encode(self, symbols: np.ndarray) -> bytes:
+        return (symbols + np.float32(0)).tobytes()
+
+    def decode(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        return np.frombuffer(data, dtype).reshape(shape)
+
+
+def test_a_codec_that_loses_a_bit_is_found() -> None:
+    with pytest.raises(AssertionError, match="equal to the bit"):
+        check_codec(Lossy())
+
+
+@record
+class Flat(Score):
+    def __call__(self, tensor: torch.Tensor, evidence: Evidence) -> torch.Tensor:
+        return tensor.flatten()
+
+
+@record
+class Vector(Term):
+    def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
+        return BoundFunction(lambda forward: forward.outputs.mean(1))
+
+
+def test_scores_and_terms_of_a_wrong_shape_are_found() -> None:
+    with pytest.raises(AssertionError, match="have shape"):
+        check_score(Flat(), digits_mlp(), digits())
+    with pytest.raises(AssertionError, match="must give a scalar"):
+        check_term(Vector(), digits_mlp(), digits())
+
+
+class Forgetful(nn.Linear):
+    """Does not say all of its settings."""
+
+    settings: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def from_dense(cls, dense: nn.Linear) -> Forgetful:
+        return cls(dense.in_features, 3)
+
+
+def test_a_replaced_module_that_is_not_made_again_is_found() -> None:
+    with pytest.raises(AssertionError, match="same tensors"):
+        check_replacement(Forgetful(6, 4), nn.Linear(6, 4), torch.randn(2, 6))
 
 
 # A step that joins a training.

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from mirabelle.artifact.codecs import CODECS, Codec, Deflate, Histogram, Planes, Sparse
+from mirabelle.artifact.codecs import Codec, Deflate, Histogram, Planes, Sparse
+from mirabelle.artifact.codecs.codec import CODECS
 from mirabelle.artifact.codecs.deflate import deflate, inflate
 from mirabelle.artifact.codecs.varint import Reader, write_varints
 from mirabelle.errors import UserError

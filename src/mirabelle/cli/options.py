@@ -31,7 +31,7 @@ track_option = click.option(
 
 def _import_codecs(_context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
     """Import the codecs that the user names, so that files packed with them can be read."""
-    from mirabelle.artifact.codecs import CODECS
+    from mirabelle.artifact.codecs.codec import CODECS
 
     for name in names:
         CODECS.member(name)

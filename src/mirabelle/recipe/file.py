@@ -286,7 +286,7 @@ def _artifact(data: Mapping[str, Any]) -> ArtifactTable | None:
     with at_path("artifact"):
         table = _optional(ArtifactTable, data, "artifact")
         for position, name in enumerate(table.codecs if table is not None else ()):
-            from mirabelle.artifact.codecs import CODECS
+            from mirabelle.artifact.codecs.codec import CODECS
 
             with at_path("codecs", position):
                 CODECS.member(name)

@@ -1,0 +1,69 @@
+"""The contract test of a codec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from mirabelle.artifact.codecs.codec import CODECS, Codec, Symbols
+
+_SHAPES = ((0,), (1,), (7,), (3, 0), (5, 4), (4, 3, 2, 2), ())
+
+
+def check_codec(codec: Codec) -> None:
+    """Check that a codec does what Mirabelle asks of every codec.
+
+    Arrays of each of its types come back equal to the bit, whatever their shape and content: empty, constant, sparse, random,
+    with NaN, infinities and negative zeros; the same array gives the same bytes; a codec made without arguments reads them; and
+    bytes that cannot be those of an array raise ValueError.
+
+    Args:
+        codec: that is checked.
+
+    Raises:
+        AssertionError: with the part of the contract that does not hold.
+
+    Example:
+        >>> from mirabelle.artifact.codecs import Histogram
+        >>> check_codec(Histogram())
+    """
+    assert isinstance(codec, Codec), "a codec has `dtypes`, `encode(symbols)` and `decode(data, shape, dtype)`"
+    assert codec.dtypes, "`dtypes` must name the types of arrays that it codes"
+    assert CODECS.is_member(type(codec)), "its class must be a codec"
+    for name in codec.dtypes:
+        for symbols in _arrays(np.dtype(name)):
+            data = codec.encode(symbols)
+            what = f"{name} of shape {symbols.shape}"
+            assert isinstance(data, bytes), f"encode() must return bytes; got {type(data).__name__}"
+            assert codec.encode(symbols) == data, f"the same array must give the same bytes ({what})"
+            found = codec.decode(data, symbols.shape, symbols.dtype)
+            assert (found.shape, found.dtype) == (symbols.shape, symbols.dtype), f"decode() must give {what} back"
+            assert found.tobytes() == symbols.tobytes(), f"an array must come back equal to the bit ({what})"
+        _check_damage(codec, np.dtype(name))
+
+
+def _arrays(dtype: np.dtype[np.generic]) -> Iterator[Symbols]:
+    random = np.random.default_rng(0)
+    for shape in _SHAPES:
+        count = int(np.prod(shape))
+        raw = random.integers(0, 256, count * dtype.itemsize, np.uint8).view(dtype)
+        yield raw.reshape(shape)  # among floating numbers NaN, infinities and subnormal ones
+        yield np.zeros(shape, dtype)
+        yield np.ones(shape, dtype)
+        yield np.where(random.random(shape) < 0.2, 3, 0).astype(dtype)  # noqa: PLR2004 (a fifth)
+    if dtype.kind == "f":
+        yield np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 1.0], dtype)
+
+
+def _check_damage(codec: Codec, dtype: np.dtype[np.generic]) -> None:
+    """Bytes that are cut short must not give an array, nor anything but ValueError."""
+    symbols = np.random.default_rng(1).integers(0, 100, 64).astype(dtype)
+    data = codec.encode(symbols)
+    try:
+        found = codec.decode(data[: len(data) // 2], symbols.shape, dtype)
+    except ValueError:
+        return
+    except Exception as error:
+        raise AssertionError(f"bytes that are cut short must raise ValueError; got {type(error).__name__}") from error
+    assert found.tobytes() != symbols.tobytes(), "half of the bytes cannot give the whole array"

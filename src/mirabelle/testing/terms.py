@@ -1,0 +1,58 @@
+"""The contract test of a term of an objective."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mirabelle.model.state import copied, fingerprint
+from mirabelle.model.taps import Taps
+from mirabelle.objectives.forward import Forward
+from mirabelle.objectives.objective import Objective, Term
+from mirabelle.task.batch import call
+from mirabelle.task.task import Task
+
+
+def check_term(term: Term, model: nn.Module, task: Task, *, trains: bool = True) -> None:
+    """Check that a term does what Mirabelle asks of every term.
+
+    It is plain data and comes back from it equal; it reads like a formula (`0.5 * term`); bound to a model it leaves the model
+    alone, and maps a `Forward` to a finite scalar whose gradient reaches the model.
+
+    Args:
+        term: that is checked.
+        model: the student.
+        task: with a teacher, where the term needs one; by default a copy of the model teaches.
+        trains: whether a gradient is expected: not of a term that may be zero at the start.
+
+    Raises:
+        AssertionError: with the part of the contract that does not hold.
+
+    Example:
+        >>> from mirabelle import Task
+        >>> from mirabelle.objectives import L2
+        >>> x, y = torch.randn(40, 4), torch.arange(40) % 2
+        >>> check_term(L2(), nn.Linear(4, 2), Task(train=(x, y), test=(x, y)))
+    """
+    objective = 0.5 * term
+    assert Objective.from_data(objective.to_data()) == objective, "a term must come back equal from its plain data"
+    task = task if task.teacher is not None else task.with_teacher(copied(model).eval())
+    assert task.teacher is not None, "a copy of the model teaches"
+    before, batch = fingerprint(model), task.example()
+    bound = objective.bind(model, task, batch)
+    assert fingerprint(model) == before, "bind() must leave the model as it was"
+    with torch.no_grad(), Taps(task.teacher, bound.teacher_layers) as taps:
+        outputs = call(task.teacher, batch.inputs)
+        teacher = Forward(batch, outputs, features=taps.taken() if bound.teacher_layers else {})
+    with Taps(model, bound.student_layers) as taps:
+        outputs = call(model, batch.inputs)
+        features = taps.taken() if bound.student_layers else {}
+        value = bound(Forward(batch, outputs, teacher, features, 0.5))
+    assert value.ndim == 0, f"a term must give a scalar; got shape {tuple(value.shape)}"
+    assert bool(torch.isfinite(value)), f"a term must give a finite number; got {value.item()}"
+    if trains:
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        found = torch.autograd.grad(value, parameters, allow_unused=True)
+        assert any(gradient is not None for gradient in found), "the gradient of a term must reach the model"
+        finite = all(bool(torch.isfinite(gradient).all()) for gradient in found if gradient is not None)
+        assert finite, "the gradient of a term must be finite"

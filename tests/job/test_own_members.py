@@ -1,0 +1,200 @@
+"""A step, term, score and codec of a user's own: run, verified, loaded and gone on with."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mirabelle import UserError, unpack
+from mirabelle.cli import main
+from mirabelle.job.reopening import model_of_run
+from mirabelle.recipe.file import read_recipe
+from mirabelle.run import files
+from mirabelle.task.batch import call
+
+MINE = '''
+import lzma
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from mirabelle.model import Replacement, copied, replace_module
+from mirabelle.objectives import Term
+from mirabelle.records import record
+from mirabelle.scores import Score
+from mirabelle.step import Preview
+
+
+class LowRank(Replacement):
+    def __init__(self, dense, rank):
+        super().__init__({"rank": rank})
+        self.v = nn.Linear(dense.in_features, rank, bias=False)
+        self.u = nn.Linear(rank, dense.out_features)
+
+    def forward(self, x):
+        return self.u(self.v(x))
+
+
+@record
+class Factorize:
+    """y = U V x + b by the singular values.
+
+    Args:
+        rank: of the product.
+    """
+
+    stage: ClassVar[str] = "thin"
+    rank: int = 4
+
+    def __call__(self, model, task, run):
+        model = copied(model)
+        dense, low = model[1], LowRank(model[1], self.rank)
+        with torch.no_grad():
+            u, s, v = torch.linalg.svd(dense.weight)
+            low.u.weight.copy_(u[:, : self.rank] * s[: self.rank])
+            low.v.weight.copy_(v[: self.rank])
+            low.u.bias.copy_(dense.bias)
+        return replace_module(model, "1", low)
+
+    def preview(self, model, task, run):
+        return Preview(self(model, task, run), ("factorizes one layer",))
+
+
+@record
+class Largest(Score):
+    def __call__(self, tensor, evidence):
+        return tensor.abs()
+
+
+class Nothing(nn.Module):
+    def forward(self, forward):
+        return forward.outputs.sum() * 0.0
+
+
+@record
+class Zero(Term):
+    def bind(self, model, task, example):
+        return Nothing()
+
+
+class Lzma:
+    dtypes = ("float32", "int8", "int32")
+
+    def encode(self, symbols):
+        return lzma.compress(symbols.tobytes(), lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "preset": 9}])
+
+    def decode(self, data, shape, dtype):
+        try:
+            whole = lzma.decompress(data, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "preset": 9}])
+        except lzma.LZMAError as error:
+            raise ValueError(str(error)) from error
+        return np.frombuffer(whole, dtype).reshape(shape)
+
+
+class Nearly:
+    """A codec that takes no bytes, for zeros alone: it wins wherever it may."""
+
+    dtypes = ("float32", "int8", "int32")
+
+    def encode(self, symbols):
+        return b"" if not symbols.any() and symbols.size > 200 else bytes(len(symbols.tobytes()) + 9)
+
+    def decode(self, data, shape, dtype):
+        if data:
+            raise ValueError("not zeros")
+        return np.zeros(shape, dtype)
+
+
+def net():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 10), nn.Linear(10, 10))
+    return model
+'''
+RECIPE = """
+schema = 1
+[model]
+from = "./mine.py:net"
+[task]
+data = "digits"
+[baseline]
+train = { epochs = 1, lr = 1e-2, objective = [{ term = "TaskLoss" }, { term = "./mine.py:Zero", weight = 0.5 }] }
+[[step]]
+use = "./mine.py:Factorize"
+rank = 8
+[[step]]
+use = "prune.Channels"
+sparsity = 0.25
+score = "./mine.py:Largest"
+[[step]]
+use = "prune.Weights"
+sparsity = 0.5
+score = { use = "./mine.py:Largest" }
+[artifact]
+codecs = ["./mine.py:Lzma", "./mine.py:Nearly"]
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "mine.py").write_text(MINE)
+    (folder / "recipe.toml").write_text(RECIPE)
+    assert main.run(["run", str(folder / "recipe.toml"), "--out", str(folder / "run"), "--quiet"]) == 0
+    return folder
+
+
+def test_a_run_with_members_of_a_users_own_is_verified_and_gone_on_with(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = files.read_json(finished / "run" / "architecture.json")
+    assert [edit.get("use", edit["edit"]) for edit in record["edits"]] == ["mine.py:LowRank", "model.Cut"]
+    assert (finished / "run" / "steps" / "1-factorize").is_dir()
+    before = (finished / "run" / "model.safetensors").read_bytes()
+    assert main.run(["run", str(finished / "recipe.toml"), "--out", str(finished / "run"), "--quiet"]) == 0
+    assert (finished / "run" / "model.safetensors").read_bytes() == before
+    code = "import sys; from mirabelle.cli import main; sys.exit(main.run(['verify', 'run']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=finished, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("passed") == 4
+    task = read_recipe(finished / "run" / "recipe.toml").build_task(None)
+    assert call(model_of_run(finished / "run"), task.test.first(3).inputs).shape == (3, 10)
+
+
+def test_a_file_packed_with_a_users_own_codec_is_read_only_where_the_user_names_it(finished: Path, tmp_path: Path) -> None:
+    packed = finished / "run" / "model.mira"
+    onnx = (finished / "run" / "model.onnx").read_bytes()
+    assert b"mine.py:" in packed.read_bytes()
+    assert unpack(packed.read_bytes()) == onnx  # the fixture's recipe has imported it here
+    code = "import sys; from mirabelle.cli import main; sys.exit(main.run(sys.argv[1:]))"
+    for options, status in (((), 2), (("--codec", "./mine.py:Lzma"), 0)):
+        command = [sys.executable, "-c", code, "unpack", str(packed), "--out", str(tmp_path / "out.onnx"), *options]
+        done = subprocess.run(command, cwd=finished, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+        assert ("E106" in done.stderr) == (status == 2)
+    assert (tmp_path / "out.onnx").read_bytes() == onnx
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("Factorize", "Factorise"), r'E120.*has no class "Factorise".*did you mean "Factorize"'),
+        (("./mine.py:Factorize", "./mine.py:net"), 'E106.*mine.py:net" is no step'),
+        (("./mine.py:Factorize", "./other.py:Factorize"), "E120.*no Python file"),
+        (("rank = 8", "rang = 8"), "E102.*unknown key.*rang"),
+        (("./mine.py:Zero", "./mine.py:Largest"), "E106.*is no term"),
+        (("./mine.py:Lzma", "./mine.py:Zero"), "E106.*is no codec"),
+    ],
+)
+def test_a_members_name_that_leads_nowhere_is_shown_at_its_line(finished: Path, change: tuple[str, str], words: str) -> None:
+    (finished / "wrong.toml").write_text(RECIPE.replace(*change))
+    with pytest.raises(UserError) as caught:
+        read_recipe(finished / "wrong.toml")
+    text = str(caught.value)
+    assert re.search(words, text, re.DOTALL), text
+    assert "wrong.toml:" in text
