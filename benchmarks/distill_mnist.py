@@ -72,9 +72,7 @@ def errors(model: nn.Module, task: Task) -> int:
 def without(task: Task, digit: int) -> Task:
     """The training images of all other digits; validation and test stay."""
     kept = task.train.at((task.train.targets != digit).nonzero().flatten())
-    other = copy.copy(task)
-    other.train = Samples(kept.inputs, kept.targets)
-    return other
+    return task.replace(train=Samples(kept.inputs, kept.targets))
 
 
 def with_bias(model: nn.Sequential, task: Task, digit: int) -> tuple[nn.Sequential, float]:

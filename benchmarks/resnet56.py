@@ -135,9 +135,8 @@ def blocks(dense: nn.Module, task: Task, options: argparse.Namespace) -> Iterato
 
 def steps_in(seconds: float, model: nn.Module, dense: nn.Module, task: Task, execution: Execution) -> int:
     """How many optimizer steps fit, with the teacher's views and a judgement an epoch counted in."""
-    trial = copy.copy(task)
-    trial.train, trial.validation = task.train.drawn(70 * BATCH, 0), task.validation.drawn(100, 0)
-    trial.augment = Augmentation(crop=4, flip=True)  # without views the teacher answers every batch anew
+    trial = task.replace(train=task.train.drawn(70 * BATCH, 0), validation=task.validation.drawn(100, 0))
+    trial = trial.with_augment(Augmentation(crop=4, flip=True))  # without views the teacher answers every batch anew
     spent = {}
     for steps in (10, 60):  # the first warms up
         run = mirabelle.Run(WORK / f"trial-{steps}")

@@ -148,8 +148,7 @@ def test_another_metric_or_augmentation_is_another_comparison(
 ) -> None:
     recipes = {"half": [prune.Weights(sparsity=0.5)]}
     compare(mlp, blobs, recipes, out=tmp_path / "a", seeds=(0,))
-    other = copy.copy(blobs)
-    other.metric = Metric.of(lambda outputs, targets: (outputs.argmax(1) != targets).double())
+    other = blobs.replace(metric=Metric.of(lambda outputs, targets: (outputs.argmax(1) != targets).double()))
     with pytest.raises(UserError, match="E150"):
         compare(mlp, other, recipes, out=tmp_path / "a", seeds=(0,))
     net = Convolutional(4)

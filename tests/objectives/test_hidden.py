@@ -270,8 +270,8 @@ def test_contrast_draws_near_what_is_the_same_and_knows_samples_again(images: Ta
     bound(seen)
     moved = (bound.terms[0].student_bank != bank).any(1).nonzero().flatten().tolist()
     assert moved == [3, 7]
-    stream = copy.copy(task)
-    stream.train = Stream(DataLoader(TensorDataset(task.train.inputs, task.train.targets), batch_size=8, shuffle=True))
+    loader = DataLoader(TensorDataset(task.train.inputs, task.train.targets), batch_size=8, shuffle=True)
+    stream = task.replace(train=Stream(loader))
     with pytest.raises(UserError, match=r"E111.*the data come as a stream"):
         (1.0 * CRD()).bind(student, stream, task.example())
 

@@ -520,8 +520,7 @@ def test_settings_out_of_range_are_refused(settings: Mapping[str, Any], code: st
 
 
 def test_samples_without_labels_learn_from_the_teacher_alone(mlp: nn.Module, blobs: Task, run: Run) -> None:
-    few = copy.copy(blobs)
-    few.train = Samples(blobs.train.inputs[:6], blobs.train.targets[:6])
+    few = blobs.replace(train=Samples(blobs.train.inputs[:6], blobs.train.targets[:6]))
     task = few.with_unlabelled(blobs.train.inputs[6:])
     assert (len(task.train), int((task.train.targets == -100).sum())) == (400, 394)
     torch.manual_seed(3)

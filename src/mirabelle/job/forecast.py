@@ -196,10 +196,8 @@ def _guided(task: Task, training: Training) -> bool:
 
 def _small(task: Task, training: Training) -> Task:
     """The same task on as few samples as the timed steps need."""
-    other = task.with_teacher(task.teacher)
-    other.train = task.train.drawn((_WARM_STEPS + _TIMED_STEPS) * training.batch_size, 0)
-    other.validation = task.validation.drawn(2, 0)
-    return other
+    count = (_WARM_STEPS + _TIMED_STEPS) * training.batch_size
+    return task.replace(train=task.train.drawn(count, 0), validation=task.validation.drawn(2, 0))
 
 
 def _evaluation_seconds(model: nn.Module, task: Task) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -24,8 +24,9 @@ _LEAST_VARIANCE = 1e-12  # of an output that is the same for all samples
 _HELD_OUT_SEED = 0  # the split belongs to the data, so that all seeds of a comparison share it
 
 
+@dataclass(frozen=True, init=False, eq=False, repr=False)
 class Task:
-    """Batches, loss, metric, example inputs, teacher.
+    """Batches, loss, metric, example inputs, teacher. A task never changes: `replace` and `with_…` give another one.
 
     Args:
         train: `(inputs, targets)` tensors or arrays, a `Dataset`, or a `DataLoader`; inputs alone, or a dict of them by name,
@@ -62,6 +63,20 @@ class Task:
         (36, 4)
     """
 
+    train: Samples | Stream
+    test: Samples
+    validation: Samples
+    loss: Loss
+    metric: Metric
+    extra_metrics: tuple[Metric, ...]
+    labels: tuple[str, ...]
+    name: str
+    preprocessing: Preprocessing | None
+    augment: Augmentation | None
+    generation: Generation | None
+    extra_files: Mapping[str, bytes]
+    teacher: nn.Module | None
+
     def __init__(
         self,
         *,
@@ -79,24 +94,60 @@ class Task:
         generation: Generation | None = None,
         extra_files: Mapping[str, bytes] | None = None,
     ) -> None:
-        self.train, self.test = data_of(train), in_memory(test)
+        learned, judged = data_of(train), in_memory(test)
         if validation is None:
-            if isinstance(self.train, Stream):
+            if isinstance(learned, Stream):
                 raise UserError("E131", "a shuffling loader cannot be split", "give `validation`, or tensors as `train`")
-            self.train, validation = self.train.split(validation_fraction, _HELD_OUT_SEED)
-        self.validation = in_memory(validation)
-        labelled = _labelled(self.train, self.validation, self.test)
-        self.loss = loss_of(loss or ("cross_entropy" if labelled else "matching"))
-        self.metric = Metric.of(metric or ("accuracy" if labelled else "fidelity"))
-        self.extra_metrics = tuple(Metric.of(one) for one in extra_metrics)
-        self.labels = tuple(labels)
-        self.name = name
-        self.preprocessing = _fitting(preprocessing, self.validation)
-        self.teacher: nn.Module | None = None
-        self.augment = _applicable(augment, self.train, self.preprocessing)
-        self.generation = generation
-        self.extra_files = dict(extra_files or {})
-        if generation is None and any(one.of_sequences for one in (self.metric, *self.extra_metrics)):
+            learned, validation = learned.split(validation_fraction, _HELD_OUT_SEED)
+        validated = in_memory(validation)
+        labelled = _labelled(learned, validated, judged)
+        self._settle(
+            train=learned,
+            test=judged,
+            validation=validated,
+            loss=loss_of(loss or ("cross_entropy" if labelled else "matching")),
+            metric=Metric.of(metric or ("accuracy" if labelled else "fidelity")),
+            extra_metrics=tuple(Metric.of(one) for one in extra_metrics),
+            labels=tuple(labels),
+            name=name,
+            preprocessing=preprocessing,
+            augment=augment,
+            generation=generation,
+            extra_files=dict(extra_files or {}),
+            teacher=None,
+        )
+
+    def replace(self, **changes: Any) -> Task:
+        """The same task with other values of some attributes.
+
+        Args:
+            changes: by the name of the attribute, in the form in which it is kept: `Samples` or a `Stream`, a `Metric`, a loss
+                as a function, a tuple of labels.
+
+        Raises:
+            TypeError: for a name that is no attribute.
+            UserError: E111, E131 as the constructor does where the parts do not fit each other.
+
+        Example:
+            >>> import torch
+            >>> x, y = torch.randn(40, 3), torch.randint(0, 2, (40,))
+            >>> task = Task(train=(x, y), test=(x, y))
+            >>> task.replace(metric=Metric.of("f1")).metric.name, task.metric.name
+            ('f1', 'accuracy')
+        """
+        unknown = sorted(set(changes) - {one.name for one in fields(self)})
+        if unknown:
+            raise TypeError(f"Task has no attribute {', '.join(unknown)}")
+        other = copy.copy(self)
+        other._settle(**changes)
+        return other
+
+    def _settle(self, **values: Any) -> None:
+        """Set attributes of a task that nobody has seen yet, and check that all of them fit each other."""
+        vars(self).update(values)
+        _check_preprocessing(self.preprocessing, self.validation)
+        vars(self).update(augment=_applicable(self.augment, self.train, self.preprocessing))
+        if self.generation is None and any(one.of_sequences for one in (self.metric, *self.extra_metrics)):
             message = f"{self.metric.name} is of what a model writes, and the task does not say how it does"
             raise UserError("E111", message, "give `generation`: mirabelle.Generation(begin=…, end=…)")
 
@@ -108,9 +159,7 @@ class Task:
 
     def with_teacher(self, teacher: nn.Module | None) -> Task:
         """The same task under another teacher."""
-        other = copy.copy(self)
-        other.teacher = teacher
-        return other
+        return self.replace(teacher=teacher)
 
     def with_augment(self, augment: Augmentation | None) -> Task:
         """The same task, its images changed in another way while a model trains.
@@ -118,9 +167,7 @@ class Task:
         Raises:
             UserError: E131 when the data are no images in memory.
         """
-        other = copy.copy(self)
-        other.augment = _applicable(augment, self.train, self.preprocessing)
-        return other
+        return self.replace(augment=augment)
 
     def with_unlabelled(self, inputs: Inputs) -> Task:
         """The same task with more training samples, of which nobody knows the class: they learn from the teacher alone.
@@ -150,9 +197,8 @@ class Task:
             )
         pairs = iter([torch.cat(both) for both in zip(own, more, strict=True)])
         targets = torch.full((len(more[0]), *self.train.targets.shape[1:]), UNLABELLED, dtype=self.train.targets.dtype)
-        other = copy.copy(self)
-        other.train = Samples(map_tensors(self.train.inputs, lambda _: next(pairs)), torch.cat([self.train.targets, targets]))
-        return other
+        inputs = map_tensors(self.train.inputs, lambda _: next(pairs))
+        return self.replace(train=Samples(inputs, torch.cat([self.train.targets, targets])))
 
     @property
     def labelled(self) -> bool:
@@ -169,16 +215,15 @@ class Task:
         """
         if self.labelled or self.validation.targets.shape[1:] != (0,):  # they do already
             return self
-        other = copy.copy(self)
+        changes: dict[str, Any] = {}
         for name in ("train", "validation", "test"):
             data: Samples = getattr(self, name)
             given = outputs(data)
-            setattr(other, name, data.against(as_one_tensor(given)))
+            changes[name] = data.against(as_one_tensor(given))
             if name == "train" and self.loss == Matching():
-                other.loss = Matching(
-                    tuple(max(float(part.float().var(0).mean()), _LEAST_VARIANCE) for part in parts_of(given))
-                )
-        return other
+                variances = tuple(max(float(part.float().var(0).mean()), _LEAST_VARIANCE) for part in parts_of(given))
+                changes["loss"] = Matching(variances)
+        return self.replace(**changes)
 
     @property
     def classifies(self) -> bool:
@@ -231,11 +276,10 @@ def _applicable(
     return augment
 
 
-def _fitting(preprocessing: Preprocessing | None, data: Samples) -> Preprocessing | None:
-    """The preprocessing, if it makes inputs like those of the data."""
+def _check_preprocessing(preprocessing: Preprocessing | None, data: Samples) -> None:
+    """Raise where the preprocessing makes other inputs than those of the data."""
     if preprocessing is not None:
         shapes = [tuple(tensor.shape[1:]) for tensor in tensors_of(data.inputs)]
         if shapes != shapes_of(preprocessing):
             made = ", ".join(map(str, shapes_of(preprocessing)))
             raise UserError("E131", f"the preprocessing makes inputs of {made}; the data have {shapes}", "make them agree")
-    return preprocessing

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -103,9 +102,7 @@ def with_answers(task: Task, answers: Tensor) -> Task:
         length = task.generation.length(inputs)
         answers = F.pad(answers[:, :length], (0, max(0, length - answers.shape[1])), value=UNLABELLED)
         inputs = task.generation.reading(inputs, answers)
-    other = copy.copy(task)
-    other.train = Samples(inputs, answers)
-    return other
+    return task.replace(train=Samples(inputs, answers))
 
 
 def _samples(task: Task) -> Samples:
