@@ -63,7 +63,7 @@ def test_of_several_labels_each_is_told_that_holds(tmp_path: Path, capsys: pytes
     np.savez(tmp_path / "tags.npz", inputs=inputs, targets=(inputs > 0).astype(np.int64))
     settings = {"kind": "multi-label", "labels": ["red", "round", "ripe"]}
     task = task_from("./tags.npz", settings, data_folder=None, folder=tmp_path)
-    assert (task.labels, task.multi_label) == (("red", "round", "ripe"), True)
+    assert (task.labels, task.outputs.multi_label) == (("red", "round", "ripe"), True)
     model = nn.Linear(3, 3)
     with torch.no_grad():
         model.weight.copy_(torch.eye(3) * 4)

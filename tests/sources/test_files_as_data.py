@@ -311,7 +311,7 @@ def test_rare_classes_may_count_alike_and_be_judged_by_more_than_accuracy(tmp_pa
     found = task(tmp_path / "iris.csv", metric="roc_auc", class_weights="balanced")
     assert found.metric.name == "roc_auc"
     assert found.loss == CrossEntropy(weights=balanced(found.train.targets, 2))
-    assert found.classifies
+    assert found.outputs.classifies
     with pytest.raises(UserError, match=r'E110.*metric "auc" is not known'):
         task(tmp_path / "iris.csv", metric="auc")
     with pytest.raises(UserError, match=r"E111.*class_weights are for one class a sample"):
@@ -323,7 +323,7 @@ def test_targets_may_be_several_labels_a_sample(tmp_path: Path) -> None:
     np.savez(tmp_path / "many.npz", inputs=x, targets=y)
     found = task(tmp_path / "many.npz", kind="multi-label", metric="average_precision")
     assert found.train.targets.shape == (28, 3)
-    assert (found.loss, found.classifies, found.several) == (loss_of("binary_cross_entropy"), False, True)
+    assert (found.loss, found.outputs.classifies, found.outputs.multi_label) == (loss_of("binary_cross_entropy"), False, True)
     assert found.labels == ("0", "1", "2")
     outputs = torch.where(found.test.targets > 0, 1.0, -1.0)
     assert found.metric.value(found.metric.of_samples(outputs, found.test.targets)) == 1.0

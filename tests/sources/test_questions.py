@@ -135,7 +135,7 @@ def test_what_is_cut_off_is_judged_but_not_learned(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("bert")
 def test_a_teacher_of_spans_is_matched_over_the_tokens(tmp_path: Path) -> None:
     found = task(written(tmp_path / "asked.json"), max_length=24)
-    assert found.classes_axis == 1
+    assert found.outputs.classes_axis == 1
     batch = found.train.first(3)
     teacher = marking(batch.targets, 24)
     from mirabelle.objectives import Forward

@@ -67,12 +67,12 @@ def test_ctc_sums_over_all_paths_that_read_as_the_target() -> None:
 
 
 def test_cross_entropies_alone_have_class_scores() -> None:
-    axes = {name: Task(train=(X, X), test=(X, X), loss=name).classes_axis for name in LOSSES}
+    axes = {name: Task(train=(X, X), test=(X, X), loss=name).outputs.classes_axis for name in LOSSES}
     assert axes == {
         "cross_entropy": 1, "token_cross_entropy": -1, "binary_cross_entropy": None, "mse": None, "mae": None, "huber": None,
         "span": 1, "ctc": None, "matching": None,
     }  # fmt: skip
-    assert Task(train=(X, X), test=(X, X), loss=CrossEntropy(weights=(1.0, 2.0, 1.0))).classifies
+    assert Task(train=(X, X), test=(X, X), loss=CrossEntropy(weights=(1.0, 2.0, 1.0))).outputs.classifies
 
 
 def test_several_outputs_match_by_what_each_varies() -> None:

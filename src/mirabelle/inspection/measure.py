@@ -43,7 +43,7 @@ def exported(model: nn.Module, task: Task, codecs: Sequence[Codec] = ()) -> File
         task: gives example inputs, labels and preprocessing.
         codecs: of a user's own, tried besides those that Mirabelle ships.
     """
-    onnx = export(model, task.example(), task.labels, task.preprocessing, multi_label=task.multi_label)
+    onnx = export(model, task.example(), task.labels, task.preprocessing, outputs=task.outputs)
     return Files(onnx, pack(onnx, codecs))
 
 

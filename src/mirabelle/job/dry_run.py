@@ -13,19 +13,18 @@ from torch import Tensor, nn
 from mirabelle.errors import UserError, at_path, gathered, is_out_of_memory, raise_all
 from mirabelle.model.state import copied
 from mirabelle.numerics.several_outputs import UNLABELLED
+from mirabelle.numerics.target_shapes import are_class_indices, unlabelled
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.run.run import Run
 from mirabelle.sources.models.onnx_graph import OnnxModule
 from mirabelle.step import folder_of
 from mirabelle.task.batch import Batch, Outputs, Samples, call, in_float32, map_tensors, parts_of, tensors_of
 from mirabelle.task.goal import Goal
-from mirabelle.task.loss import LOSSES, takes_one
 from mirabelle.task.preprocessing.text import TOKENIZER, vocabulary_of
 from mirabelle.task.task import Task
 from mirabelle.training import Training, default_objective, evaluate_metrics, outputs_of, with_replaced_model_as_teacher
 from mirabelle.training.teacher_targets import with_answer
 
-_CLASS_SCORES = 2  # dimensions: batch, classes
 _FEW = 5  # names that a message holds
 
 
@@ -80,10 +79,10 @@ def _tried(model: nn.Module, task: Task) -> Outputs:
     _check_tokens(model, task)
     batch = task.example()
     outputs = _outputs(model, batch)
-    if isinstance(outputs, tuple) and takes_one(task.loss):
+    if isinstance(outputs, tuple) and task.outputs.takes_one_output:
         remedy = "wrap it so that it returns its scores, or name a loss and a metric that take a tuple of outputs"
         raise UserError("E121", "the model gives tuple, not a tensor, and the loss takes one output", remedy)
-    scores = task.classifies and isinstance(outputs, Tensor) and outputs.dim() == _CLASS_SCORES
+    scores = task.outputs.scores_one_class(outputs)
     if scores and task.labels and outputs.shape[1] != len(task.labels):
         raise UserError(
             "E132",
@@ -154,7 +153,7 @@ def _try_training(model: nn.Module, task: Task, training: Training | None) -> No
 
 def _check_scores(model: nn.Module | None, task: Task) -> None:
     """Raise where an ONNX graph ends in the probabilities that the loss would make of scores."""
-    kind = "Softmax" if task.classifies else "Sigmoid" if task.loss is LOSSES["binary_cross_entropy"] else None
+    kind = task.outputs.activation
     scores = model.scores_before(kind) if isinstance(model, OnnxModule) and kind is not None else None
     if scores is not None:
         message = f"the ONNX graph ends in {kind}, and the loss takes scores, not probabilities"
@@ -164,11 +163,11 @@ def _check_scores(model: nn.Module | None, task: Task) -> None:
 
 def _example(task: Task, count: int) -> Batch:
     """The first samples, one without a label among them where there are such."""
-    if not isinstance(task.train, Samples) or not task.classifies:
+    if not isinstance(task.train, Samples) or not task.outputs.classifies:
         return task.example(count)
-    unlabelled = (task.train.targets == UNLABELLED).reshape(len(task.train), -1).all(1).nonzero().flatten()[:1]
+    unknown = unlabelled(task.train.targets).nonzero().flatten()[:1]
     first = torch.arange(min(max(count, 2), len(task.train)))
-    return task.train.at(torch.cat([first[: len(first) - len(unlabelled)], unlabelled]))
+    return task.train.at(torch.cat([first[: len(first) - len(unknown)], unknown]))
 
 
 def _train_mode(model: nn.Module, batch: Batch) -> None:
@@ -224,7 +223,7 @@ def _judge(model: nn.Module, task: Task, outputs: Outputs, batch: Batch) -> None
         raise
     except Exception as error:
         one = isinstance(outputs, Tensor)
-        if isinstance(error, IndexError) and task.classifies and one and outputs.dim() == _CLASS_SCORES:
+        if isinstance(error, IndexError) and task.outputs.scores_one_class(outputs):
             _check_labels("train", batch.targets, outputs.shape[1])
         targets = f"{batch.targets.dtype} {tuple(batch.targets.shape)}"
         shapes = " and ".join(str(tuple(part.shape)) for part in parts_of(outputs))
@@ -260,7 +259,7 @@ def _named(labels: Sequence[str]) -> str:
 
 
 def _check_labels(split: str, targets: Tensor, classes: int) -> None:
-    if targets.is_floating_point() or targets.dim() != 1:
+    if not are_class_indices(targets):
         return
     known = targets[targets != UNLABELLED] if split == "train" else targets
     if not len(known):

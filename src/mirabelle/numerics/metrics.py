@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mirabelle.numerics.several_outputs import paired
+from mirabelle.numerics.target_shapes import are_yes_or_no
 
 LEFT_OUT = -100  # targets with this value are ignored, as by the cross entropy of torch
 _BINS = 15
@@ -302,7 +303,7 @@ def negative_calibration_error(outputs: Tensor, targets: Tensor) -> float:
 
     Source: Guo, Pleiss, Sun, Weinberger 2017, arXiv:1706.04599, equation 3.
     """
-    if outputs.shape == targets.shape or outputs.shape[1:] == (1,):
+    if are_yes_or_no(outputs, targets):
         positive = outputs.double().sigmoid().reshape(targets.shape)
         confidence = torch.maximum(positive, 1 - positive).flatten()
         right = ((positive > 0.5) == targets.bool()).flatten()  # noqa: PLR2004 (more likely than not)
@@ -323,7 +324,7 @@ def r2(outputs: Tensor, targets: Tensor) -> float:
 
 def _by_label(outputs: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Scores and binary targets, each (samples, labels): one label for binary problems, otherwise one per class or label."""
-    if outputs.shape == targets.shape or outputs.shape[1:] == (1,):
+    if are_yes_or_no(outputs, targets):
         return outputs.double().reshape(len(outputs), -1).numpy(), targets.bool().reshape(len(targets), -1).numpy()
     scores = outputs.double()
     if outputs.shape[1] == 2:  # noqa: PLR2004 (two classes: the score of the second against the first)

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mirabelle.task.batch import Batch, Outputs
+    from mirabelle.task.outputs import OutputKind
     from mirabelle.task.task import Task
 
-_CLASS_SCORES = 2  # dimensions: batch, classes
 Temperature = Positive | Annealed
 Temperatures = Annotated[tuple[Positive, ...], Field(min_length=1)]
 
@@ -37,14 +37,15 @@ class Decisions(Term):
         temperature = getattr(self, "temperature", 1.0)
         if isinstance(temperature, Annealed) and min(temperature.start, temperature.end) <= 0:
             raise UserError("E110", f"temperature must be above 0; got {temperature}", "begin and end above 0")
-        return BoundFunction(partial(self._compared, classes_second=task.classes_axis == 1))
+        return BoundFunction(partial(self._compared, kind=task.outputs))
 
     @abstractmethod
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         """The loss, a scalar, of outputs of the same shape, at the temperature of the moment."""
 
-    def _compared(self, forward: Forward, *, classes_second: bool) -> Tensor:
+    def _compared(self, forward: Forward, *, kind: OutputKind) -> Tensor:
         from mirabelle.numerics.several_outputs import UNLABELLED
+        from mirabelle.numerics.target_shapes import are_one_class_each_place
 
         assert forward.teacher is not None, "Objective.bind refuses a task without teacher"
         student, teacher = forward.outputs, forward.teacher.outputs
@@ -58,9 +59,8 @@ class Decisions(Term):
         if isinstance(student, tuple):
             return self._compared_each(student, teacher, forward.batch)
         targets = forward.batch.targets
-        if classes_second and student.dim() > _CLASS_SCORES:  # as cross entropy has them
-            student, teacher = student.movedim(1, -1), teacher.movedim(1, -1)
-        if student.dim() > _CLASS_SCORES and targets.shape == student.shape[:-1]:  # one decision a token, some of them padding
+        student, teacher = kind.with_classes_last(student), kind.with_classes_last(teacher)
+        if are_one_class_each_place(student, targets):  # some places are padding
             student, teacher = student[targets != UNLABELLED], teacher[targets != UNLABELLED]
         temperature = value_at(getattr(self, "temperature", 1.0), forward.progress)
         return self.compare(student, teacher, forward.batch, temperature)
@@ -138,9 +138,10 @@ class DKD(Decisions):
 
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         from mirabelle.numerics.divergence import decoupled_divergence
+        from mirabelle.numerics.target_shapes import are_one_class
 
         unlabelled = not batch.targets.is_floating_point() and bool((batch.targets < 0).any())
-        if unlabelled or student.dim() != _CLASS_SCORES or batch.targets.is_floating_point() or batch.targets.dim() != 1:
+        if unlabelled or not are_one_class(student, batch.targets):
             raise UserError(
                 "E111",
                 f"DKD needs the one right class of each sample; got targets of shape {tuple(batch.targets.shape)} "

@@ -33,7 +33,7 @@ class TaskLoss(Term):
 
         def loss(forward: Forward) -> Tensor:
             outputs, targets = in_float32(forward.outputs), forward.batch.targets
-            if task.classifies and bool((targets == UNLABELLED).all()):
+            if task.outputs.classifies and bool((targets == UNLABELLED).all()):
                 return outputs.sum() * 0.0  # type: ignore[no-any-return]  # scores of classes are one tensor
             return task.loss(outputs, targets)
 

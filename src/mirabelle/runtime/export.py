@@ -24,6 +24,7 @@ from mirabelle.model.value_names import names_of, rename_values
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.operators import onnx_translations
 from mirabelle.task.batch import Batch, Inputs
+from mirabelle.task.outputs import OutputKind
 from mirabelle.task.preprocessing import Preprocessing, to_json
 
 Array = npt.NDArray[np.generic]
@@ -36,7 +37,7 @@ def export(
     labels: tuple[str, ...] = (),
     preprocessing: Preprocessing | None = None,
     *,
-    multi_label: bool = False,
+    outputs: OutputKind | None = None,
 ) -> bytes:
     """The model as a canonical ONNX file whose first axis of every input is free.
 
@@ -48,7 +49,7 @@ def export(
         example: at least two samples; with an "attention_mask" among named inputs their number of tokens is free, too.
         labels: names of the classes, kept inside as JSON under "labels".
         preprocessing: how a raw input becomes a model input, kept inside as JSON under "preprocessing".
-        several: whether each label is a yes or no of its own; kept inside as "several" under "decision".
+        outputs: what the outputs are, kept inside as `OutputKind.metadata` has it; by default scores of one class.
 
     Raises:
         UserError: E121 when torch cannot export the model, or its batch axis would be fixed.
@@ -88,7 +89,7 @@ def export(
     named = rename_values(proto.graph, proto.graph.input, () if isinstance(example.inputs, Mapping) else told.inputs)
     named += rename_values(proto.graph, proto.graph.output, told.outputs)
     metadata = {"labels": json.dumps(labels)} if labels else {}
-    metadata |= {"decision": "several"} if multi_label else {}
+    metadata |= outputs.metadata if outputs is not None else {}
     if preprocessing is not None:
         metadata["preprocessing"] = to_json(preprocessing)
     return canonical(proto, metadata, kept=named)

@@ -163,18 +163,3 @@ def public_name(loss: Loss) -> str:
     """
     known = next((name for name, ours in LOSSES.items() if ours is loss or (is_dataclass(loss) and ours == loss)), None)
     return known or (repr(loss) if isinstance(loss, (CrossEntropy, Matching)) else name_of(loss))
-
-
-def classes_axis(loss: Loss) -> int | None:
-    """The dimension of the outputs that holds class scores: 1 or −1; None for a loss that is no cross entropy over classes.
-
-    The ends of a span are chosen among the tokens, (batch, tokens, 2).
-    """
-    if isinstance(loss, CrossEntropy):
-        return -1 if loss.classes_last else 1
-    return 1 if loss in (F.cross_entropy, span) else None
-
-
-def takes_one(loss: Loss) -> bool:
-    """Whether a loss is one of ours that looks at a single output."""
-    return isinstance(loss, CrossEntropy) or any(loss is known for known in LOSSES.values() if not isinstance(known, Matching))

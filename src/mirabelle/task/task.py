@@ -15,10 +15,10 @@ from mirabelle.numerics.several_outputs import UNLABELLED, as_one_tensor
 from mirabelle.task.augmentation import Augmentation
 from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, Stream, data_of, in_memory, map_tensors, parts_of, tensors_of
 from mirabelle.task.generation import Generation
-from mirabelle.task.loss import Loss, Matching, classes_axis, loss_of
+from mirabelle.task.loss import Loss, Matching, loss_of
 from mirabelle.task.metric import Metric, PerSample
+from mirabelle.task.outputs import DEFAULTS, Form, OutputKind
 from mirabelle.task.preprocessing import Image, Preprocessing
-from mirabelle.task.preprocessing.stored import shapes_of
 
 _LEAST_VARIANCE = 1e-12  # of an output that is the same for all samples
 _HELD_OUT_SEED = 0  # the split belongs to the data, so that all seeds of a comparison share it
@@ -100,13 +100,13 @@ class Task:
                 raise UserError("E131", "a shuffling loader cannot be split", "give `validation`, or tensors as `train`")
             learned, validation = learned.split(validation_fraction, _HELD_OUT_SEED)
         validated = in_memory(validation)
-        labelled = _labelled(learned, validated, judged)
+        default_loss, default_metric = DEFAULTS[Form.CLASSES if _labelled(learned, validated, judged) else Form.MATCHED]
         self._settle(
             train=learned,
             test=judged,
             validation=validated,
-            loss=loss_of(loss or ("cross_entropy" if labelled else "matching")),
-            metric=Metric.of(metric or ("accuracy" if labelled else "fidelity")),
+            loss=loss_of(loss or default_loss),
+            metric=Metric.of(metric or default_metric),
             extra_metrics=tuple(Metric.of(one) for one in extra_metrics),
             labels=tuple(labels),
             name=name,
@@ -152,10 +152,9 @@ class Task:
             raise UserError("E111", message, "give `generation`: mirabelle.Generation(begin=…, end=…)")
 
     @property
-    def multi_label(self) -> bool:
-        """Whether a sample has several labels, yes or no each, and not one class."""
-        targets = self.validation.targets
-        return bool(self.labels) and targets.is_floating_point() and targets.shape[1:] == (len(self.labels),)
+    def outputs(self) -> OutputKind:
+        """What the outputs of a model and the targets of the data are."""
+        return OutputKind.of_task(self.loss, self.validation.targets, self.labels)
 
     def with_teacher(self, teacher: nn.Module | None) -> Task:
         """The same task under another teacher."""
@@ -187,7 +186,7 @@ class Task:
             >>> len(more.train), int((more.train.targets == UNLABELLED).sum())
             (136, 100)
         """
-        if not self.classifies or not isinstance(self.train, Samples):
+        if not self.outputs.classifies or not isinstance(self.train, Samples):
             raise UserError("E131", "samples without labels need a task that classifies samples in memory", "give tensors")
         own, more = tensors_of(self.train.inputs), tensors_of(inputs)
         if [tuple(part.shape[1:]) for part in own] != [tuple(part.shape[1:]) for part in more]:
@@ -224,16 +223,6 @@ class Task:
                 variances = tuple(max(float(part.float().var(0).mean()), _LEAST_VARIANCE) for part in parts_of(given))
                 changes["loss"] = Matching(variances)
         return self.replace(**changes)
-
-    @property
-    def classifies(self) -> bool:
-        """Whether outputs are class scores, so that softened decisions mean something."""
-        return self.classes_axis is not None
-
-    @property
-    def classes_axis(self) -> int | None:
-        """The dimension of the outputs that holds class scores; None where they are none."""
-        return classes_axis(self.loss)
 
     def example(self, count: int = 2) -> Batch:
         """The first samples of the training data, at least two, as an example of a batch."""
@@ -280,6 +269,6 @@ def _check_preprocessing(preprocessing: Preprocessing | None, data: Samples) -> 
     """Raise where the preprocessing makes other inputs than those of the data."""
     if preprocessing is not None:
         shapes = [tuple(tensor.shape[1:]) for tensor in tensors_of(data.inputs)]
-        if shapes != shapes_of(preprocessing):
-            made = ", ".join(map(str, shapes_of(preprocessing)))
+        if shapes != list(preprocessing.shapes):
+            made = ", ".join(map(str, preprocessing.shapes))
             raise UserError("E131", f"the preprocessing makes inputs of {made}; the data have {shapes}", "make them agree")

@@ -49,7 +49,7 @@ class Numbers:
 
 def default_objective(task: Task) -> Objective:
     """The task's own loss; classifying under a teacher 0.9 · SoftTargets(T = 4) + 0.1 · TaskLoss."""
-    guided = task.teacher is not None and task.classifies
+    guided = task.teacher is not None and task.outputs.classifies
     return 0.9 * SoftTargets(temperature=4.0) + 0.1 * TaskLoss() if guided else 1.0 * TaskLoss()
 
 

@@ -67,10 +67,10 @@ def answer(task: Task, batch: Batch, execution: Execution | None = None) -> Tens
     with torch.inference_mode():
         if task.generation is not None:
             return task.generation(run, batch.inputs).clone()
-        if task.classes_axis is None:
+        if not task.outputs.classifies:
             message = "the teacher's answers are neither classes nor sequences, so they are no targets"
             raise UserError("E111", message, 'targets = "data", or `generation` of the task', path=("targets",))
-        found = run(batch.inputs).argmax(task.classes_axis)
+        found = task.outputs.chosen(run(batch.inputs))
     single = found.dim() == 1  # a sample without a label gets the teacher's
     return found.clone() if single else found.masked_fill(batch.targets == UNLABELLED, UNLABELLED)
 

@@ -12,6 +12,7 @@ import torch
 from mirabelle.errors import UserError
 from mirabelle.task.batch import Samples
 from mirabelle.task.loss import CrossEntropy, Loss, balanced
+from mirabelle.task.outputs import DEFAULTS, Form, form_of_targets
 from mirabelle.task.preprocessing.image import Image
 from mirabelle.task.preprocessing.sound import Sound
 from mirabelle.task.preprocessing.table import Table
@@ -75,25 +76,25 @@ def as_task(
     without labels.
     """
     targets = torch.from_numpy(splits["train"][1])
-    several, unlabelled = bool(labels) and targets.ndim > 1, targets.shape[1:] == (0,)
-    loss: str | Loss = "binary_cross_entropy" if several else "cross_entropy" if labels else "mse"
+    form = form_of_targets(targets, labels)
+    loss: str | Loss
+    loss, metric = DEFAULTS[form]
     if settings.class_weights == "balanced":
-        if several or not labels or settings.loss:
+        if form is not Form.CLASSES or settings.loss:
             message = "class_weights are for one class a sample, and the loss of that"
             raise UserError("E111", message, "leave them out", path=("class_weights",))
         loss = CrossEntropy(weights=balanced(targets, len(labels)))
-    metric = "f1" if several else "accuracy" if labels else "negative_squared_error"
     scaled = {part: x if preprocessing is None else preprocessing.scaled(x) for part, (x, _) in splits.items()}
     ready = {
-        part: Samples(torch.from_numpy(scaled[part]), None if unlabelled else torch.from_numpy(y))
+        part: Samples(torch.from_numpy(scaled[part]), None if form is Form.MATCHED else torch.from_numpy(y))
         for part, (_, y) in splits.items()
     }
     return Task(
         train=ready["train"],
         validation=ready["validation"],
         test=ready["test"],
-        loss=settings.loss or (None if unlabelled else loss),
-        metric=settings.metric or (None if unlabelled else metric),
+        loss=settings.loss or loss,
+        metric=settings.metric or metric,
         extra_metrics=settings.extra_metrics,
         labels=labels,
         name=name,

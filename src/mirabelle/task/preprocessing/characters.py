@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from mirabelle.errors import UserError
 from mirabelle.records.record import Count, record
+from mirabelle.task.preprocessing import lines
+from mirabelle.task.preprocessing.raw_inputs import Array, PreparedInputs, Preprocessing, Sizes
 
 Numbers = npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class _Windows(PreparedInputs):
+    """Windows of characters; the outputs at the last one score the character that follows the text.
+
+    Args:
+        ends: place of the last character of each text, (samples,).
+    """
+
+    ends: Sequence[int]
+
+    def select(self, outputs: Sequence[Array]) -> Sequence[Array]:
+        return [output[np.arange(len(self.ends)), list(self.ends)] for output in outputs]
+
+
 @record
-class Characters:
+class Characters(Preprocessing):
     """The place of each character among all that may occur, int64, (texts, length).
 
     Args:
@@ -31,6 +49,12 @@ class Characters:
         [[2, 0, 1, 0], [2, 0, 1, 2]]
     """
 
+    key: ClassVar[str] = "characters"
+    raw_inputs: ClassVar[str] = "texts"
+    suffixes: ClassVar[tuple[str, ...]] = lines.SUFFIXES
+    takes_arrays: ClassVar[bool] = False
+    dtype: ClassVar[str] = "int64"
+
     characters: str
     length: Count
 
@@ -42,6 +66,28 @@ class Characters:
     def shape(self) -> tuple[int, ...]:
         """Of one model input: (length,)."""
         return (self.length,)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return (self.shape,)
+
+    @property
+    def remedy(self) -> str:
+        return lines.REMEDY
+
+    def samples(self, path: Path) -> Iterator[tuple[str, str]]:
+        """The lines of a file; errors as of `lines_of`."""
+        return lines.lines_of(path)
+
+    def prepare(self, samples: Sequence[str], sizes: Sizes, resources: Any) -> PreparedInputs:
+        """Windows of the texts; errors as of `numbers`."""
+        del sizes, resources
+        return _Windows({"": self(samples)}, [min(len(text), self.length) - 1 for text in samples])
+
+    def labels(self, stored: tuple[str, ...]) -> tuple[str, ...]:
+        """The characters: outputs score which of them follows."""
+        del stored
+        return tuple(self.characters)
 
     def __call__(self, texts: Sequence[str]) -> Numbers:
         """Texts as model inputs; errors as of `numbers`."""

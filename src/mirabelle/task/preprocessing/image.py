@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from mirabelle.errors import UserError
 from mirabelle.records.record import record
 from mirabelle.task.preprocessing import scaling
+from mirabelle.task.preprocessing.raw_inputs import Preprocessing
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -34,7 +35,7 @@ _MOST_SIDE, _MOST_PIXELS = 1 << 14, 1 << 25  # a few bytes in a file must not as
 
 
 @record
-class Image:
+class Image(Preprocessing):
     """x[c, i, j] = (pixel[i, j, c] / 255 − mean[c]) / deviation[c], float32, channels first; or x[i, j, c].
 
     Args:
@@ -51,6 +52,12 @@ class Image:
         >>> Image(size=(1, 2), mean=(0.5,), deviation=(0.5,)).scaled(np.array([[[0], [255]]], np.uint8))
         array([[[-1.,  1.]]], dtype=float32)
     """
+
+    key: ClassVar[str] = "size"
+    raw_inputs: ClassVar[str] = "images"
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
+    file_content: ClassVar[str] = "an image"
+    folder_content: ClassVar[str] = "image"
 
     size: tuple[int, int]
     mode: Literal["L", "RGB"] = "L"
@@ -75,6 +82,18 @@ class Image:
     def shape(self) -> tuple[int, ...]:
         """Of one model input: (channels, height, width), or (height, width, channels)."""
         return (self.channels, *self.size) if self.layout == "channels-first" else (*self.size, self.channels)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return (self.shape,)
+
+    @property
+    def remedy(self) -> str:
+        return "give an image or a folder of images"
+
+    def samples(self, path: Path) -> Iterator[tuple[str, Array]]:
+        """The one image of a file; errors as of a call."""
+        yield str(path), self(path)
 
     def __call__(self, path: Path) -> Array:
         """The model input of an image file, of `shape`.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from mirabelle.errors import UserError, first_line
 from mirabelle.records.record import Count, Positive, record
 from mirabelle.task.preprocessing import scaling
+from mirabelle.task.preprocessing.raw_inputs import Preprocessing
 
 Array = npt.NDArray[np.float32]
 SUFFIXES = (".wav",)
@@ -21,7 +23,7 @@ _QUIET = 1e-6  # power of a band that is silent
 
 
 @record
-class Sound:
+class Sound(Preprocessing):
     """x[0, m, t] = (log(Σ_k M[m, k] · |X_t[k]|² + 10⁻⁶) − mean) / deviation, float32, (1, mels, frames).
 
     X_t is the discrete Fourier transform of the t-th frame under a Hann window, M a bank of triangles that overlap by half,
@@ -47,6 +49,12 @@ class Sound:
     Source: Davis, Mermelstein 1980, doi:10.1109/TASSP.1980.1163420, without the cosine transform.
     """
 
+    key: ClassVar[str] = "rate"
+    raw_inputs: ClassVar[str] = "recordings"
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
+    file_content: ClassVar[str] = "a recording"
+    folder_content: ClassVar[str] = "recording"
+
     rate: Count
     seconds: Positive
     mels: Count = 40
@@ -67,6 +75,18 @@ class Sound:
     def shape(self) -> tuple[int, ...]:
         """Of one model input: (1, mels, frames)."""
         return (1, self.mels, 1 + (self._samples - self._frame) // self._step)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return (self.shape,)
+
+    @property
+    def remedy(self) -> str:
+        return "give a .wav or a folder of .wav files"
+
+    def samples(self, path: Path) -> Iterator[tuple[str, Array]]:
+        """The one recording of a file; errors as of a call."""
+        yield str(path), self(path)
 
     @property
     def _samples(self) -> int:

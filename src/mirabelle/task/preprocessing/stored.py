@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import TypeAlias
+from collections.abc import Mapping
 
 from mirabelle import records
 from mirabelle.errors import UserError
 from mirabelle.task.preprocessing.characters import Characters
 from mirabelle.task.preprocessing.image import Image
+from mirabelle.task.preprocessing.raw_inputs import Preprocessing
 from mirabelle.task.preprocessing.sound import Sound
 from mirabelle.task.preprocessing.table import Table
 from mirabelle.task.preprocessing.text import Text
 
-Preprocessing: TypeAlias = Image | Sound | Table | Text | Characters
-_KINDS: dict[str, type[Preprocessing]] = {
-    "size": Image,
-    "rate": Sound,
-    "columns": Table,
-    "tokenizer": Text,
-    "characters": Characters,
-}  # the key that only this kind has
+KINDS: tuple[type[Preprocessing], ...] = (Image, Sound, Table, Text, Characters)
+FILE_CONTENTS: Mapping[str, str] = {
+    suffix: kind.file_content for kind in KINDS if kind.file_content for suffix in kind.suffixes
+}  # what a file holds, by its suffix
 
 
 def to_json(preprocessing: Preprocessing) -> str:
@@ -45,18 +42,13 @@ def from_json(text: str) -> Preprocessing:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _damaged(f"it is no JSON: {error}") from error
-    kinds = [kind for key, kind in _KINDS.items() if isinstance(data, dict) and key in data]
+    kinds = [kind for kind in KINDS if isinstance(data, dict) and kind.key in data]
     if len(kinds) != 1:
         raise _damaged("it is of no known kind")
     try:
         return records.build(kinds[0], data, "preprocessing")
     except UserError as error:
         raise _damaged(error.message[:200]) from error
-
-
-def shapes_of(preprocessing: Preprocessing) -> list[tuple[int, ...]]:
-    """Of the model's inputs, without the batch."""
-    return list(preprocessing.shapes) if isinstance(preprocessing, Text) else [preprocessing.shape]
 
 
 def _damaged(reason: str) -> UserError:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from mirabelle.errors import UserError
 from mirabelle.records.record import record
 from mirabelle.task.preprocessing import scaling
+from mirabelle.task.preprocessing.raw_inputs import Preprocessing
 
 Values = npt.NDArray[np.float64]
 Array = npt.NDArray[np.float32]
@@ -22,7 +23,7 @@ _MOST = float(np.finfo(np.float32).max)
 
 
 @record
-class Table:
+class Table(Preprocessing):
     """x[k] = (value of columns[k] − mean[k]) / deviation[k], float32.
 
     Args:
@@ -37,6 +38,11 @@ class Table:
         >>> Table(columns=("height", "width"), mean=(1.0, 2.0), deviation=(2.0, 1.0)).scaled(np.array([[3.0, 2.0]]))
         array([[1., 0.]], dtype=float32)
     """
+
+    key: ClassVar[str] = "columns"
+    raw_inputs: ClassVar[str] = "rows of a table"
+    suffixes: ClassVar[tuple[str, ...]] = (".csv",)
+    file_content: ClassVar[str] = "rows of a table"
 
     columns: tuple[str, ...]
     mean: tuple[float, ...] = ()
@@ -53,6 +59,19 @@ class Table:
     def shape(self) -> tuple[int, ...]:
         """Of one model input: (columns,)."""
         return (len(self.columns),)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return (self.shape,)
+
+    @property
+    def remedy(self) -> str:
+        return f"give a .csv with {', '.join(self.columns)}"
+
+    def samples(self, path: Path) -> Iterator[tuple[str, Array]]:
+        """The rows of a file, named "file:line"; errors as of `read_rows` and of a call."""
+        rows = read_rows(path)
+        yield from zip((f"{path}:{line}" for line in rows.lines), self(rows), strict=True)
 
     def __call__(self, rows: Rows) -> Array:
         """Rows as model inputs, (rows, columns); columns that the model does not take are left alone.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +13,42 @@ import numpy.typing as npt
 from mirabelle.errors import UserError
 from mirabelle.records.record import Count, record
 from mirabelle.run import files
+from mirabelle.task.preprocessing import lines
+from mirabelle.task.preprocessing.raw_inputs import Array, PreparedInputs, Preprocessing, Sizes
 
 Tokens = npt.NDArray[np.int64]
 TOKENIZER = "tokenizer.json"
 _FROM_ENCODING = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
 
+@dataclass(frozen=True)
+class _Paragraphs(PreparedInputs):
+    """Questions with their paragraphs; outputs score each token to be the first, and the last, of the answer.
+
+    Args:
+        paragraphs: (samples,).
+        places: first character of each token in its paragraph, and the one behind it, (samples, tokens, 2); −1 elsewhere.
+    """
+
+    paragraphs: Sequence[str]
+    places: Tokens
+
+    def answers(self, outputs: Sequence[Array], model: Path) -> list[str]:
+        import torch
+
+        from mirabelle.numerics.metrics import span_of
+
+        scores, places = outputs[0], self.places
+        if scores.shape != places.shape:
+            message = f"{model} gives outputs of shape {scores.shape} for {places.shape[1]} tokens, no first and last ones"
+            raise UserError("E141", message, "fetch the file again")
+        spans = span_of(torch.from_numpy(scores), within=torch.from_numpy(places[:, :, 0] >= 0)).tolist()
+        ends = [(place[first, 0], place[last, 1]) for place, (first, last) in zip(places, spans, strict=True)]
+        return [paragraph[begin:end] for paragraph, (begin, end) in zip(self.paragraphs, ends, strict=True)]
+
+
 @record
-class Text:
+class Text(Preprocessing):
     """Token ids, a mask of real tokens and types of tokens, int64, (texts, tokens), padded at the end.
 
     Args:
@@ -32,6 +61,12 @@ class Text:
     Raises:
         UserError: E110 for other names, E111 for answers without pairs.
     """
+
+    key: ClassVar[str] = "tokenizer"
+    raw_inputs: ClassVar[str] = "texts"
+    suffixes: ClassVar[tuple[str, ...]] = lines.SUFFIXES
+    takes_arrays: ClassVar[bool] = False
+    dtype: ClassVar[str] = "int64"
 
     tokenizer: str
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
@@ -50,6 +85,30 @@ class Text:
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of one model input each: (tokens,)."""
         return ((self.max_length,),) * len(self.inputs)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return self.inputs
+
+    @property
+    def remedy(self) -> str:
+        return lines.REMEDY
+
+    def samples(self, path: Path) -> Iterator[tuple[str, Any]]:
+        """The lines of a file, each a text or a pair of them; errors as of `lines_of`."""
+        return lines.lines_of(path, pairs=self.pairs)
+
+    def open_resources(self, folder: Path) -> Any:
+        """The tokenizer; errors as of `tokenizer_of`."""
+        return tokenizer_of(folder / TOKENIZER, self.tokenizer)
+
+    def prepare(self, samples: Sequence[Any], sizes: Sizes, resources: Any) -> PreparedInputs:
+        """Token ids, padded to `max_length` where the model takes no other number of tokens; errors as of `encodings`."""
+        encodings = self.encodings(samples, resources, whole=sizes[0] is not None)
+        arrays = self.inputs_of(encodings)
+        if not self.answers:
+            return PreparedInputs(arrays)
+        return _Paragraphs(arrays, [paragraph for _, paragraph in samples], self.places(encodings))
 
     def tokens(
         self, texts: Sequence[str] | Sequence[tuple[str, str]], tokenizer: Any, *, whole: bool = False
