@@ -18,7 +18,7 @@ from mirabelle.task.generation import Generation
 from mirabelle.task.loss import Loss, Matching, loss_of
 from mirabelle.task.metric import Metric, PerSample
 from mirabelle.task.outputs import DEFAULTS, Form, OutputKind
-from mirabelle.task.preprocessing import Image, Preprocessing
+from mirabelle.task.preprocessing import Preprocessing
 
 _LEAST_VARIANCE = 1e-12  # of an output that is the same for all samples
 _HELD_OUT_SEED = 0  # the split belongs to the data, so that all seeds of a comparison share it
@@ -252,8 +252,8 @@ def _applicable(
 ) -> Augmentation | None:
     """The augmentation, if it can change these data, in the layout that they have."""
     if augment is not None:
-        if augment.layout is None and isinstance(preprocessing, Image) and preprocessing.layout == "channels-last":
-            augment = replace(augment, layout=preprocessing.layout)
+        if augment.layout is None and preprocessing is not None and preprocessing.image_layout == "channels-last":
+            augment = replace(augment, layout=preprocessing.image_layout)
         if isinstance(data, Samples) and not data.labelled:
             message = "images without labels cannot be augmented: what stands for labels are outputs for them as they lie"
             raise UserError("E131", message, "leave `augment` out")

@@ -88,6 +88,10 @@ class Image(Preprocessing):
         return (self.shape,)
 
     @property
+    def image_layout(self) -> Layout:
+        return self.layout
+
+    @property
     def remedy(self) -> str:
         return "give an image or a folder of images"
 

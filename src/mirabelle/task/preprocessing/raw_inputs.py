@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -127,6 +127,11 @@ class Preprocessing(RawInputs):
     @abstractmethod
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of each model input, without the batch."""
+
+    @property
+    def image_layout(self) -> Literal["channels-first", "channels-last"] | None:
+        """Where model inputs that are images have their channels; None where they are no images."""
+        return None
 
     @abstractmethod
     def to_data(self) -> dict[str, Any]:
