@@ -13,6 +13,7 @@ from typing import Any
 
 from mirabelle.cli.init import SCHEMA
 from mirabelle.errors import CODES
+from mirabelle.model.replacement import REPLACEMENTS
 from mirabelle.recipe.schema import recipe_schema
 from mirabelle.records.record import argument_descriptions, described
 
@@ -46,23 +47,7 @@ OTHERS = (
     ("In Python: what a model of sequences writes", "task", "Generation"),
     ("In Python: an answer of a callback", "run", "Stop"),
 )
-NOT_FOR_RECIPES = {
-    "Control",
-    "Evidence",
-    "Score",
-    "Forward",
-    "Objective",
-    "Term",
-    "Execution",
-    "JoinsTraining",
-    "KeptZeros",
-    "Prepared",
-    "StaticLayer",
-    "DynamicLayer",
-    "FoldedNorm",
-    "TokenLayer",
-    "WeightLayer",
-}
+CONTRACTS = {"Evidence", "Score", "Forward", "Objective", "Term", "Execution", "KeptZeros", "Prepared", "JoinsTraining"}
 
 
 def reference() -> str:
@@ -73,7 +58,7 @@ def reference() -> str:
         parts += [f"## {title}", "", inspect.getdoc(room) or "", ""]
         for name in room.__all__:
             entry = getattr(room, name)
-            if inspect.isclass(entry) and name not in NOT_FOR_RECIPES:
+            if inspect.isclass(entry) and name not in CONTRACTS and not REPLACEMENTS.is_member(entry):
                 parts += [f"### {family}.{name}", "", "```text", documentation(entry), "```", ""]
     for title, room, name in OTHERS:
         entry = getattr(importlib.import_module(f"mirabelle.{room}"), name)
