@@ -16,13 +16,14 @@ from zoo import ARCHITECTURES, made
 from zoo.weights import randomized
 
 from mirabelle import load, save
+from mirabelle.graph.exporter_tables import translations_read_once
 from mirabelle.graph.groups import groups_of
 from mirabelle.graph.interpret import kept_without, run_masked
 from mirabelle.graph.propagate import propagated
 from mirabelle.graph.surgery import cut
 from mirabelle.graph.trace import traced
 from mirabelle.model.architecture import architecture_of
-from mirabelle.runtime.export import _quiet, _translations_read_once
+from mirabelle.runtime.export import _quiet
 from mirabelle.runtime.onnxruntime import Session
 
 NOT_IN_ONNX = {  # whole or cut
@@ -83,7 +84,7 @@ def dense(name: str) -> nn.Module:
 def onnx_outputs(model: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> list[torch.Tensor]:
     """What ONNX Runtime gives for the exported model, its sizes those of the example."""
     flat, spec = pytree.tree_flatten((positional, named))
-    with _quiet(), _translations_read_once():
+    with _quiet(), translations_read_once():
         exported = torch.onnx.export(Flat(model, spec), tuple(flat), dynamo=True, opset_version=18, verbose=False)
     assert exported is not None, "the exporter gives a program"
     session = Session(exported.model_proto.SerializeToString(), threads=1)

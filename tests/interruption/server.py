@@ -101,12 +101,10 @@ def warm_up() -> None:
 
     del mirabelle, charts, page
     import task as tasks
-    from onnx_table import read_once
 
     torch.set_num_threads(1)  # no thread but this one may exist before a fork: what it holds would be locked for ever
     tqdm.tqdm.monitor_interval = 0
-    read_once()
-    onnxruntime.side_by_side.__kwdefaults__["seconds"] = 0.0  # milliseconds are no matter here
+    onnxruntime.time_side_by_side.__kwdefaults__["seconds"] = 0.0  # milliseconds are no matter here
     data, model = tasks.task(), tasks.stateful().eval()
     measure(model, data, data.validation, exported(model, data))
     gc.collect()

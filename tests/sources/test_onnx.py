@@ -18,6 +18,7 @@ import mirabelle
 from mirabelle import Training, prune, quantize
 from mirabelle.cli import main
 from mirabelle.errors import UserError
+from mirabelle.graph.exporter_tables import translations_read_once
 from mirabelle.graph.trace import traced
 from mirabelle.sources import model_from
 from mirabelle.sources.datasets.digits import digits
@@ -145,7 +146,8 @@ def written(model: nn.Module, example: Tensor, path: Path, *, dynamo: bool = Fal
     """The file that torch's older or newer exporter writes."""
     if dynamo:
         shapes = ({0: torch.export.Dim("batch")},) if free else None
-        torch.onnx.export(model, (example,), path, dynamo=True, external_data=False, verbose=False, dynamic_shapes=shapes)
+        with translations_read_once():
+            torch.onnx.export(model, (example,), path, dynamo=True, external_data=False, verbose=False, dynamic_shapes=shapes)
     else:
         axes = {"x": {0: "batch"}} if free else None
         torch.onnx.export(

@@ -24,6 +24,7 @@ from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
 
 from mirabelle.errors import UserError
+from mirabelle.graph.exporter_tables import operators_listed_once
 
 _NOISY = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")  # loggers
 _RAISED_BY = re.compile(r'call raised this error:\s+File "(.+?)", line (\d+), in \S+\s+(.+)')  # in messages of the exporter
@@ -83,7 +84,7 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
     before = _Attributes(model)
     model.eval()
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), operators_listed_once(), torch.no_grad():
             exported = _exported(model, args, dict(kwargs or {}))
     except Exception as error:
         message = f"the model cannot be traced by torch.export: {_reason(error)}"

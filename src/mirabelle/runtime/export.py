@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import json
 import logging
@@ -11,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +18,7 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from mirabelle.errors import UserError, first_line
+from mirabelle.graph.exporter_tables import translations_read_once
 from mirabelle.model.value_names import names_of, rename_values
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.operators import onnx_translations
@@ -58,7 +57,7 @@ def export(
     args, keywords, shapes = _arguments(inputs, example.inputs)
     shapes = (shapes,) if names else shapes
     try:
-        with _quiet(), _translations_read_once(), torch.no_grad():
+        with _quiet(), translations_read_once(), torch.no_grad():
             program = torch.onnx.export(
                 given,
                 args,
@@ -225,25 +224,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-@contextmanager
-def _translations_read_once() -> Iterator[None]:
-    """torch reads the translations of two thousand operators anew for every export, 0.4 s of 0.75; here they are kept.
-
-    Where another torch has no such place, it exports as it always does.
-    """
-    from torch.onnx._internal.exporter import _registration
-
-    source: Any = getattr(_registration, "onnxscript_apis", None)
-    if not hasattr(source, "get_torchlib_ops"):
-        yield
-        return
-    known = _translations(source)
-    with mock.patch.object(source, "get_torchlib_ops", return_value=known):
-        yield
-
-
-@functools.cache
-def _translations(source: Any) -> tuple[Any, ...]:
-    return tuple(source.get_torchlib_ops())
