@@ -16,10 +16,9 @@ from torch import nn
 
 from mirabelle import records
 from mirabelle.errors import UserError
-from mirabelle.inspection.measure import exported
 from mirabelle.job.comparison_results import Budget, Comparison, Outcome
 from mirabelle.job.dry_run import JobPlan, try_steps, with_model_outputs_as_targets
-from mirabelle.job.steps import walk
+from mirabelle.job.steps import Reached, walk
 from mirabelle.model.state import copied, fingerprint
 from mirabelle.numerics.statistics import Scores
 from mirabelle.recipe.recipe import Recipe
@@ -137,10 +136,10 @@ def _outcome(
     model: nn.Module, task: Task, steps: Sequence[Step], run: Run, *, budget: Budget, judge: Literal["validation", "test"]
 ) -> Outcome:
     start = copied(model).eval()
-    end, _, trail = walk(_within(budget, steps, start, task, run), start, task, run, dense=start)
+    end, _, trail = walk(_within(budget, steps, start, task, run), Reached(start), task, run, dense=start)
     path, profile = run.folder / f"{judge}.safetensors", trail[-1].profile
     if not path.is_file():
-        scores = evaluate(end, task.test if judge == "test" else task.validation, task)
+        scores = evaluate(end.model, task.test if judge == "test" else task.validation, task)
         files.write_tensors(path, _as_tensors(scores))
     scores = _as_scores(files.read_tensors(path)[0])
     return Outcome(
@@ -164,9 +163,9 @@ def _as_scores(tensors: Mapping[str, torch.Tensor]) -> Scores:
     return arrays["scores"].astype(float) if "scores" in arrays else records_of(arrays)
 
 
-def _milliseconds(model: nn.Module, task: Task) -> float:
+def _milliseconds(end: Reached, task: Task) -> float:
     """Median of one call for one sample in ONNX Runtime, as many threads as torch has."""
-    session = Session(exported(model, task).onnx, torch.get_num_threads())
+    session = Session(end.exported(task).onnx, torch.get_num_threads())
     return time_side_by_side(session, session, task.example().inputs)[1].median
 
 

@@ -104,7 +104,7 @@ def forecast(plan: JobPlan, *, free_memory: int | None = None, free_disk: int | 
         steps, models, trainings = _previewed(plan, task, Run(folder))
     begin = time.perf_counter()
     before, after = exported(plan.model, task), exported(models[-1], task)
-    measuring = (time.perf_counter() - begin) / 2 + _evaluation_seconds(plan.model, task)
+    exporting, evaluating = (time.perf_counter() - begin) / 2, _evaluation_seconds(plan.model, task)
     start, end, ratio = _profiles(plan.model, models[-1], before, after, task)
     goal = dataclasses.replace(plan.goal, max_drop=None, metric=None)
     found = Forecast(
@@ -112,7 +112,7 @@ def forecast(plan: JobPlan, *, free_memory: int | None = None, free_disk: int | 
         outputs=", ".join(str(tuple(part.shape)) for part in parts_of(outputs)),
         samples={"train": len(task.train), "validation": len(task.validation), "test": len(task.test)},
         steps=steps,
-        seconds=sum(step.seconds for step in steps) + (len(steps) + 2) * measuring + 2.0,
+        seconds=sum(step.seconds for step in steps) + (len(steps) + 1) * exporting + (len(steps) + 2) * evaluating + 2.0,
         memory_bytes=_peak_memory() + max((_checkpoint_bytes(part) for part in trainings), default=0),
         disk_bytes=_disk_bytes(models, trainings, after, task),
         start=start,

@@ -14,9 +14,9 @@ from mirabelle import artifact, records
 from mirabelle.artifact.codecs.codec import CODECS, Codec
 from mirabelle.errors import Path, UserError
 from mirabelle.inspection import layers_of_onnx
-from mirabelle.inspection.measure import Files, exported, measure
+from mirabelle.inspection.measure import Files, measure
 from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps, with_model_outputs_as_targets
-from mirabelle.job.steps import codecs_of, run_or_resume, walk
+from mirabelle.job.steps import Reached, codecs_of, run_or_resume, walk
 from mirabelle.model.architecture import rounds
 from mirabelle.model.state import copied, fingerprint, tensors_of_module
 from mirabelle.recipe.recipe import Recipe
@@ -142,13 +142,13 @@ def _run(plan: JobPlan, run: Run) -> Result:
     start, trail = _start(plan, run)
     teacher = _teacher(plan, run)
     if teacher is not None:
-        _tell_of_a_weak_teacher(teacher, start, plan.task, run)
-    task = plan.task.with_teacher(teacher or start)
+        _tell_of_a_weak_teacher(teacher, start.model, plan.task, run)
+    task = plan.task.with_teacher(teacher or start.model)
     stopped = any(run.within(f"steps/0-{name}").decided("stopped") is not None for name in ("baseline", "teacher"))
     steps = () if stopped else plan.recipe.steps
     end, origin, entries = walk(steps, start, task, run, dense=plan.model)
-    if (run.folder / "report.json").is_file() and _is_whole(run.folder, end):
-        return _read_result(end, run)
+    if (run.folder / "report.json").is_file() and _is_whole(run.folder, end.model):
+        return _read_result(end.model, run)
     return _conclude(_Ending(start, end, origin, task, plan.goal, trail + entries, run))
 
 
@@ -209,10 +209,10 @@ def _origin(plan: JobPlan) -> Origin:
     return origin
 
 
-def _start(plan: JobPlan, run: Run) -> tuple[nn.Module, list[StepResult]]:
+def _start(plan: JobPlan, run: Run) -> tuple[Reached, list[StepResult]]:
     """The model at the start: as given, or trained first."""
     if plan.baseline is None:
-        return plan.model, []
+        return Reached(plan.model), []
     start, entry = _trained("baseline", plan.model, plan.baseline, plan.task, run)
     return start, [entry]
 
@@ -221,7 +221,7 @@ def _teacher(plan: JobPlan, run: Run) -> nn.Module | None:
     """The teacher, if one was given: as given, or trained first."""
     if plan.teacher is None or plan.teacher_train is None:
         return plan.teacher
-    return _trained("teacher", plan.teacher, plan.teacher_train, plan.task, run)[0]
+    return _trained("teacher", plan.teacher, plan.teacher_train, plan.task, run)[0].model
 
 
 def _tell_of_a_weak_teacher(teacher: nn.Module, start: nn.Module, task: Task, run: Run) -> None:
@@ -232,7 +232,7 @@ def _tell_of_a_weak_teacher(teacher: nn.Module, start: nn.Module, task: Task, ru
         run.event("warning", text=f"the teacher has {name} {values[0]:.4f}, the model that it guides {values[1]:.4f}")
 
 
-def _trained(name: str, model: nn.Module, training: Training, task: Task, run: Run) -> tuple[nn.Module, StepResult]:
+def _trained(name: str, model: nn.Module, training: Training, task: Task, run: Run) -> tuple[Reached, StepResult]:
     """A copy of the model, trained without a teacher in the run's folder steps/0-<name>."""
     place, alone = run.within(f"steps/0-{name}"), task.with_teacher(None)
     return run_or_resume(name, place, model, alone, lambda: fit(copied(model), alone, training, place))
@@ -242,8 +242,8 @@ def _trained(name: str, model: nn.Module, training: Training, task: Task, run: R
 class _Ending:
     """Everything that is known when the last step is done."""
 
-    start: nn.Module
-    end: nn.Module
+    start: Reached
+    end: Reached
     origin: nn.Module
     task: Task
     goal: Goal
@@ -255,12 +255,12 @@ def _conclude(ending: _Ending) -> Result:
     """Write what ships, check it, measure it, judge it once, report it."""
     run, task = ending.run, ending.task
     run.event("begin", step="gates and measurements")
-    before, after = (exported(model, task, codecs_of(run)) for model in (ending.start, ending.end))
+    before, after = (reached.exported(task, codecs_of(run)) for reached in (ending.start, ending.end))
     files.write(run.folder / "model.onnx", after.onnx)
     files.write(run.folder / "model.mira", after.packed)
     for name, data in task.extra_files.items():
         files.write(run.folder / name, data)
-    artifact.save(ending.end, run.folder)
+    artifact.save(ending.end.model, run.folder)
     _write_back(ending)
     gates = _gates(ending, after)
     for name, gate in gates.items():
@@ -268,8 +268,8 @@ def _conclude(ending: _Ending) -> Result:
 
     threads = torch.get_num_threads()
     first, last = Session(before.onnx, threads), Session(after.onnx, threads)
-    start, start_scores = measure(ending.start, task, task.test, before, session=first)
-    end, end_scores = measure(ending.end, task, task.test, after, session=last)
+    start, start_scores = measure(ending.start.model, task, task.test, before, session=first)
+    end, end_scores = measure(ending.end.model, task, task.test, after, session=last)
     start_ms, end_ms, ratio = time_side_by_side(first, last, task.example().inputs)
     start, end = replace(start, latency_ms=start_ms), replace(end, latency_ms=end_ms)
     shortfalls = ending.goal.shortfalls(start, end)
@@ -289,14 +289,14 @@ def _conclude(ending: _Ending) -> Result:
     )
     write_report(report, run.folder)
     _tell_end(run, shortfalls)
-    return _checked(Result(ending.end, end, start, shortfalls, gates, run.folder))
+    return _checked(Result(ending.end.model, end, start, shortfalls, gates, run.folder))
 
 
 def _write_back(ending: _Ending) -> None:
     """The model in the form of the framework that it came from; where it does not fit that, the reason is told."""
     if isinstance(ending.origin, Native):
         try:
-            ending.origin.write_back(ending.end, ending.run.folder)
+            ending.origin.write_back(ending.end.model, ending.run.folder)
         except UserError as error:
             ending.run.event("warning", text=f"the model does not go back to its framework: {error.message}")
 
@@ -316,11 +316,11 @@ def _checked(result: Result) -> Result:
 
 def _gates(ending: _Ending, after: Files) -> dict[str, Gate]:
     batches = batches_to_compare(ending.task.validation)
-    quantized = rounds(ending.end)
+    quantized = rounds(ending.end.model)
     return {
-        "torch_onnx": torch_equals_onnx(ending.end, after.onnx, batches, quantized=quantized),
+        "torch_onnx": torch_equals_onnx(ending.end.model, after.onnx, batches, quantized=quantized),
         "packed_unpacked": same_bytes(after.onnx, artifact.unpack((ending.run.folder / "model.mira").read_bytes())),
-        "saved_loaded": same_outputs(ending.end, artifact.load(ending.origin, ending.run.folder), batches[0]),
+        "saved_loaded": same_outputs(ending.end.model, artifact.load(ending.origin, ending.run.folder), batches[0]),
     }
 
 
