@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import shutil
 import textwrap
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from mirabelle.artifact import pack
+from mirabelle.cli import main
 from mirabelle.runtime.export import export
 from mirabelle.sources.zoo import digits_mlp
 from mirabelle.task.batch import Batch
@@ -151,26 +154,50 @@ def flat_metric():
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder; it is also the working folder."""
-    (tmp_path / "recipe.toml").write_text(RECIPE)
-    (tmp_path / "parts.py").write_text(textwrap.dedent(PARTS))
-    (tmp_path / "broken.py").write_text("def net(:\n")
-    (tmp_path / "exits.py").write_text("import sys\nsys.exit(0)\nnet = dict\n")
-    (tmp_path / "explodes.py").write_text("1 / 0\nnet = dict\n")
-    (tmp_path / "notes.txt").write_text("dear diary")
+    write_place(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def ended_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The place after `mirabelle run recipe.toml --out out`, with a copy of what the run left, `whole`."""
+    folder = tmp_path_factory.mktemp("ended")
+    write_place(folder)
+    with contextlib.chdir(folder):
+        assert main.run(("run", "recipe.toml", "--out", "out", "--quiet")) == 0
+    shutil.copytree(folder / "out", folder / "whole")
+    return folder
+
+
+@pytest.fixture
+def ended(ended_place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That place as the working folder; the test may damage the run's folder, `out`, and nothing else."""
+    shutil.rmtree(ended_place / "out")
+    shutil.copytree(ended_place / "whole", ended_place / "out")
+    monkeypatch.chdir(ended_place)
+    return ended_place
+
+
+def write_place(folder: Path) -> None:
+    (folder / "recipe.toml").write_text(RECIPE)
+    (folder / "parts.py").write_text(textwrap.dedent(PARTS))
+    (folder / "broken.py").write_text("def net(:\n")
+    (folder / "exits.py").write_text("import sys\nsys.exit(0)\nnet = dict\n")
+    (folder / "explodes.py").write_text("1 / 0\nnet = dict\n")
+    (folder / "notes.txt").write_text("dear diary")
     for name, tensors in {
         "missing": {"0.weight": torch.zeros(8, 8), "0.bias": torch.zeros(8), "2.bias": torch.zeros(3)},
         "extra": {**digits_state(), "more": torch.zeros(1)},
         "shapes": {**digits_state(), "2.weight": torch.zeros(3, 9)},
     }.items():
-        save_file(tensors, tmp_path / f"{name}.safetensors")
-    (tmp_path / "torn.safetensors").write_bytes((tmp_path / "extra.safetensors").read_bytes()[:100])
-    torch.save(digits_state(), tmp_path / "weights.pt")
-    folder = tmp_path / "data" / "mnist"
-    folder.mkdir(parents=True)
+        save_file(tensors, folder / f"{name}.safetensors")
+    (folder / "torn.safetensors").write_bytes((folder / "extra.safetensors").read_bytes()[:100])
+    torch.save(digits_state(), folder / "weights.pt")
+    data = folder / "data" / "mnist"
+    data.mkdir(parents=True)
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
-        (folder / f"{name}-ubyte.gz").write_bytes(gzip.compress(b"not an image", mtime=0))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+        (data / f"{name}-ubyte.gz").write_bytes(gzip.compress(b"not an image", mtime=0))
 
 
 def digits_state() -> dict[str, torch.Tensor]:

@@ -84,8 +84,8 @@ def test_a_loss_that_is_no_number_is_rolled_back(place: Path, capsys) -> None:
     assert "lr = 1e+29" in remedy
 
 
-def test_a_second_run_in_the_same_folder_is_refused(place: Path, capsys) -> None:
-    lock = FolderLock(place / "out")
+def test_a_second_run_in_the_same_folder_is_refused(ended: Path, capsys) -> None:
+    lock = FolderLock(ended / "out")
     assert main.run(RUN) == 2
     first, remedy = lines_of(capsys)
     assert first.startswith(f"error[E152]: out is in use by process {os.getpid()} since ")
@@ -107,29 +107,25 @@ def test_the_lock_of_a_dead_run_is_taken_over(place: Path) -> None:
     again.release()
 
 
-def test_a_resumed_run_of_another_recipe_is_refused(place: Path, capsys) -> None:
-    assert main.run(RUN) == 0
-    capsys.readouterr()
+def test_a_resumed_run_of_another_recipe_is_refused(ended: Path, capsys) -> None:
     assert main.run((*RUN, "--set", "step.1.sparsity=0.6")) == 2
     first, remedy = lines_of(capsys)
     assert first.startswith("error[E150]: out contains another run: step.1.sparsity: 0.5 there, 0.6 here")
     assert "see out/recipe.toml" in remedy
-    (place / "out" / "recipe.toml").write_text("[")
+    (ended / "out" / "recipe.toml").write_text("[")
     assert main.run(RUN) == 2
     assert "cannot be read" in lines_of(capsys)[0]
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\x00" * 64])
-def test_a_damaged_file_of_a_run_is_named(place: Path, capsys, damage: bytes) -> None:
-    assert main.run(RUN) == 0
-    capsys.readouterr()
+def test_a_damaged_file_of_a_run_is_named(ended: Path, capsys, damage: bytes) -> None:
     for name, code in {"steps/0-baseline/model.safetensors": "E141", "steps/0-baseline/architecture.json": "E141"}.items():
-        whole = (place / "out" / name).read_bytes()
-        (place / "out" / name).write_bytes(damage)
+        whole = (ended / "out" / name).read_bytes()
+        (ended / "out" / name).write_bytes(damage)
         assert main.run(RUN) == 2
         first, _ = lines_of(capsys)
         assert first.startswith(f"error[{code}]: out/{name}"), first
-        (place / "out" / name).write_bytes(whole)
+        (ended / "out" / name).write_bytes(whole)
 
 
 def test_an_extra_that_is_not_installed_is_named_with_its_command(place: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,10 +147,8 @@ def test_a_goal_that_is_missed_is_status_4_with_everything_written(place: Path, 
     assert (place / "out" / "model.mira").is_file()
 
 
-def test_a_gate_that_fails_is_status_4(place: Path, capsys) -> None:
-    assert main.run(RUN) == 0
-    capsys.readouterr()
-    (place / "out" / "model.onnx").write_bytes((place / "out" / "model.onnx").read_bytes()[:-1] + b"\x00")
+def test_a_gate_that_fails_is_status_4(ended: Path, capsys) -> None:
+    (ended / "out" / "model.onnx").write_bytes((ended / "out" / "model.onnx").read_bytes()[:-1] + b"\x00")
     assert main.run(("verify", "out")) == 4
     assert "error[E302]: out: gate" in capsys.readouterr().err
 
