@@ -21,7 +21,8 @@ chunked_qkv interleaved_qkv cat_of_cat uneven_split gated_linear_unit group_conv
 pixel_shuffle depthwise_multiplier single_output_channel class_token relative_position_table cached_tensor tied_layers
 weight_norm grouped_queries rotary_halves dense_experts group_norm one_group_norm max_over_channels in_place gathered_channels
 reordered_channels kernels_per_sample standardized_by_batch_norm norm_over_features shifted_time batch_times_heads
-shifted_channels involution spectrum distances bert gpt2 llama qwen3 phi3 mixtral t5 bart vit swin wav2vec2 clip
+shifted_channels involution spectrum distances sum_over_channels broadcast_residual instance_norm product_of_branches
+softmax_over_channels chosen_channels bert gpt2 llama t5 vit swin wav2vec2
 """
 FAST = frozenset(FAST_NAMES.split())
 

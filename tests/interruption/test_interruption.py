@@ -15,10 +15,11 @@ def held(tally: Tally) -> bool:
     return tally.identical == tally.ends > 0
 
 
-def test_runs_killed_at_random_instants_end_with_the_same_bytes(harness: Harness) -> None:
-    tally = harness.randomly(SEED, kills=4)
+@pytest.mark.parametrize("kills", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_runs_killed_at_random_instants_end_with_the_same_bytes(harness: Harness, kills: int) -> None:
+    tally = harness.randomly(SEED, kills=kills)
     assert held(tally)
-    assert tally.kills >= 20
+    assert tally.kills >= kills * len(KINDS)
     assert len(tally.taken_up) >= 3, "hardly any training was taken up in its middle, so little was shown"
 
 

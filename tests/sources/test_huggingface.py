@@ -25,7 +25,7 @@ if importlib.util.find_spec("transformers") is None:
 import transformers
 
 WORDS = {"vocab_size": 50, "max_position_embeddings": 16, "num_labels": 3}
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
 
 def saved(folder: Path, kind: str = "BertForSequenceClassification") -> Path:

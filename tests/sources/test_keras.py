@@ -270,7 +270,7 @@ def test_layers_train_and_copies_share_the_graph_alone(tmp_path: Path) -> None:
     assert [layer.p for layer in other.modules() if isinstance(layer, torch.nn.Dropout)] == [0.2]
 
 
-@pytest.mark.parametrize("name", ["digits.h5", "digits.keras"])
+@pytest.mark.parametrize("name", [pytest.param("digits.h5", marks=pytest.mark.slow), "digits.keras"])
 def test_a_stranger_with_a_keras_file_gets_a_smaller_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

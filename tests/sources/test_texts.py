@@ -34,7 +34,7 @@ WORDS = ["good", "fine", "great", "bad", "dull", "poor", "film", "plot", "a", "t
 @pytest.fixture
 def bert(tmp_path: Path) -> Path:
     """A small model with a tokenizer of words."""
-    settings = {"num_hidden_layers": 2, "intermediate_size": 32, "num_labels": 2}
+    settings = {"num_hidden_layers": 1, "intermediate_size": 32, "num_labels": 2}
     return save_bert(tmp_path / "bert", WORDS, "BertForSequenceClassification", **settings)
 
 
