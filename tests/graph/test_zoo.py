@@ -22,7 +22,7 @@ pixel_shuffle depthwise_multiplier single_output_channel class_token relative_po
 weight_norm grouped_queries rotary_halves dense_experts group_norm one_group_norm max_over_channels in_place gathered_channels
 reordered_channels kernels_per_sample standardized_by_batch_norm norm_over_features shifted_time batch_times_heads
 shifted_channels involution spectrum distances sum_over_channels broadcast_residual instance_norm product_of_branches
-softmax_over_channels chosen_channels bert gpt2 llama t5 vit swin wav2vec2
+softmax_over_channels chosen_channels network_in_network bert gpt2 llama t5 vit wav2vec2
 """
 FAST = frozenset(FAST_NAMES.split())
 
