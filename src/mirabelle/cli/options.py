@@ -30,7 +30,7 @@ track_option = click.option(
 
 
 def _import_codecs(_context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Import the codecs that the user names, so that files packed with them can be read."""
+    """Import the user's codecs, so that files packed with them can be read."""
     from mirabelle.artifact.codecs.codec import CODECS
 
     for name in names:
@@ -39,7 +39,7 @@ def _import_codecs(_context: click.Context, _parameter: click.Parameter, names: 
 
 
 def codec_option(*, read: bool) -> Callable[[F], F]:
-    """The option that names codecs of the user's own; a command that only reads packed files is not given their names."""
+    """The option --codec. With `read`, the codecs are only imported, and the command does not get their names."""
     return click.option(
         "--codec",
         "codecs",
@@ -47,7 +47,7 @@ def codec_option(*, read: bool) -> Callable[[F], F]:
         metavar="NAME",
         callback=_import_codecs,
         expose_value=not read,
-        help='A codec of your own that the file is packed with: "package.module:Codec" or "./file.py:Codec".',
+        help='Codec of your own used in the packed file: "package.module:Codec" or "./file.py:Codec".',
     )
 
 

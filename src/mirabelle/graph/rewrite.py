@@ -1,4 +1,4 @@
-"""The edit of a model whose code does not follow a cut: its traced program, cut, stands for the module."""
+"""The edit that replaces a model by its rewritten program, used if the model's own code does not work with new widths."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from mirabelle.model.value_names import keep_names
 
 @dataclass(frozen=True)
 class Rewrite(Edit):
-    """The model replaced by its program without some units.
+    """Replaces a model by its traced program without the removed units.
 
     Args:
-        inputs: shapes and types of the inputs of the trace (`ExampleSignature`), as plain data.
-        why: the module's own code does not follow the cut, in words.
-        slices: name of a tensor -> dimension, as text -> the indices that are left, as `ranges` writes them.
+        inputs: shapes and dtypes of the example inputs of the trace (`ExampleSignature`), as plain data.
+        why: reason in words why the module's own code does not work with the new widths.
+        slices: name of a tensor -> dimension, as text -> the kept indices, as written by `ranges`.
     """
 
     inputs: Mapping[str, Any]
@@ -43,10 +43,10 @@ class Rewrite(Edit):
         return rewritten
 
     def _kept(self, program: Program, flow: Flow) -> Kept:
-        """The units that are left.
+        """The units that are kept.
 
         Raises:
-            UserError: E140 where the model has nothing to cut.
+            UserError: E140 if the slices do not fit the model.
         """
         alive = np.ones(flow.units.count, bool)
         axes = axes_of_tensors(program, flow)
@@ -55,8 +55,8 @@ class Rewrite(Edit):
                 axis, size = axes[name][int(dimension)] if len(axes.get(name, ())) > int(dimension) else (None, 0)
                 left = np.array(indices_of(text), int)
                 if axis is None or not len(left) or left[-1] >= size:
-                    message = f'architecture.json cuts "{name}" where the model has nothing to cut'
-                    raise UserError("E140", message, "give its module")
+                    message = f'architecture.json cuts "{name}", which the model does not have in that form'
+                    raise UserError("E140", message, "give the model of this file")
                 alive[axis] = False
             for dimension, text in dimensions.items():
                 alive[axes[name][int(dimension)][0][indices_of(text)]] = True  # type: ignore[index]  # checked above
