@@ -38,14 +38,14 @@ def test_the_choice_is_the_best_of_all(seed: int) -> None:
 def test_what_cannot_be_reached_is_told_with_the_least() -> None:
     bits = Constraint("bits", 5.0, {(0,): np.array([2.0, 4.0]), (1,): np.array([4.0, 8.0])})
     assert least(bits, [2, 2]) == 6.0
-    with pytest.raises(UserError, match=r"E114.*no choice reaches bits 5 \(the least is 6\)"):
+    with pytest.raises(UserError, match=r"E114.*the limits cannot be reached: bits 5 \(the least possible is 6\)"):
         allocate([[1.0, 0.0], [1.0, 0.0]], [bits])
 
 
 def test_budgets_that_hold_one_by_one_but_not_together_are_told_so() -> None:
     one = Constraint("macs", 1.0, {(0,): np.array([1.0, 2.0])})
     other = Constraint("bytes", 1.0, {(0,): np.array([2.0, 1.0])})
-    with pytest.raises(UserError, match=r"E114.*no choice reaches together"):
+    with pytest.raises(UserError, match=r"E114.*the limits cannot be reached at the same time"):
         allocate([[0.0, 0.0]], [one, other])
 
 

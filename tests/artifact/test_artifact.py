@@ -120,12 +120,12 @@ def test_a_newer_version_is_told_from_damage() -> None:
 def test_the_reader_says_how_much_may_come_out(packed: bytes) -> None:
     size = len(unpack(packed))
     assert len(unpack(packed, most_bytes=size)) == size
-    with pytest.raises(UserError, match="over the limit"):
+    with pytest.raises(UserError, match="above the limit"):
         unpack(packed, most_bytes=size - 1)
 
 
 def test_a_length_that_memory_could_not_hold_is_refused_before_it_is_taken() -> None:
-    with pytest.raises(UserError, match="cannot be"):
+    with pytest.raises(UserError, match="impossible"):
         unpack(sealed(write_varints([1 << 40, 1 << 39, 0])))
     tensor = TensorProto(name="huge", data_type=TensorProto.FLOAT, dims=[1 << 20, 1 << 20])
     graph = ModelProto()

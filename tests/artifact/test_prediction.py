@@ -246,7 +246,7 @@ def test_a_model_that_names_another_file_is_refused(place: Path, tmp_path: Path,
         inner = helper.make_graph([node], "inner", [], [])
         model.graph.node.append(node if where == "constant" else helper.make_node("If", ["c"], [], then_branch=inner))
     (tmp_path / "outside.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(UserError, match=r"E143.*lies in another file"):
+    with pytest.raises(UserError, match=r"E143.*is stored in another file"):
         Predictor(tmp_path / "outside.onnx")
 
 

@@ -73,5 +73,5 @@ def test_tensors_in_other_files_are_refused_wherever_they_stand(place: str, tmp_
         opset = [helper.make_opsetid("", 18)]
         model.functions.append(helper.make_function("own", "f", [], ["y"], [constant], opset))
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(UserError, match=r'E143.*"outside" lies in another file'):
+    with pytest.raises(UserError, match=r'E143.*"outside" is stored in another file'):
         onnx_of(tmp_path / "model.onnx")

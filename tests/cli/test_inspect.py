@@ -92,7 +92,7 @@ def test_several_inputs_by_position_and_by_name(call: Callable[..., int], capsys
 
 @pytest.mark.usefixtures("net")
 def test_no_group_is_a_mistake_after_its_reasons(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="no channel, neuron or head can be cut: it is an output of the model") as raised:
+    with pytest.raises(UserError, match="no channel, neuron or head can be removed: it is an output of the model") as raised:
         call("inspect", "./net.py:single", "--input", "8", "--groups")
     assert raised.value.code == "E112"
     assert "weight:0, bias:0  3 of 3" in capsys.readouterr().out

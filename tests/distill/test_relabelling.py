@@ -72,7 +72,7 @@ def test_tokens_that_are_padding_teach_nothing(sentences: Task) -> None:
 
 
 def test_answers_that_do_not_fit_are_told(sentences: Task) -> None:
-    with pytest.raises(UserError, match=r"E131.*1 answers came for 100 inputs"):
+    with pytest.raises(UserError, match=r"E131.*1 answers for 100 inputs"):
         relabelled(sentences, lambda words: words[:1])
     loader = DataLoader(TensorDataset(sentences.test.inputs, sentences.test.targets), shuffle=True)
     stream = Task(train=loader, validation=sentences.validation, test=sentences.test, loss=tokens_loss, metric=right_tokens)

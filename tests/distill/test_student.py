@@ -176,9 +176,9 @@ def test_an_assistant_teaches_the_student_after_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({}, "made by `model`, or derived"),
-        ({"model": MLP, "width": 0.5}, "one of the two"),
-        ({"model": MLP, "start": "teacher"}, "only a derived student can start as its teacher"),
+        ({}, "needs either `model`, or"),
+        ({"model": MLP, "width": 0.5}, "needs either `model`, or"),
+        ({"model": MLP, "start": "teacher"}, "needs a student that is derived"),
     ],
 )
 def test_a_student_is_made_or_derived(settings: dict[str, Any], words: str) -> None:
@@ -207,7 +207,7 @@ def test_a_student_with_the_teachers_head_learns_its_embedding(tmp_path: Path) -
 
 def test_an_embedding_of_another_width_is_no_projection_onto_the_teachers(tmp_path: Path) -> None:
     training = Training(epochs=1, batch_size=64, objective=1.0 * SimKD())
-    with pytest.raises(UserError, match=r'(?s)E111.*"fc2:input", \(2, 16\).*does not have the width.*head = "teacher"'):
+    with pytest.raises(UserError, match=r'(?s)E111.*"fc2:input", \(2, 16\).*differ in width.*head = "teacher"'):
         distill.Student(model=MLP, train=training)(digits_cnn(), digits(), Run(tmp_path))
 
 
@@ -238,7 +238,7 @@ def test_samples_without_labels_go_through_a_whole_run(tmp_path: Path) -> None:
     step = distill.Student(model=MLP, train=Training(epochs=1, batch_size=64))
     assert compress(digits_cnn(), task, [step], out=tmp_path / "run").gates
     wrong = distill.Student(model=MLP, train=Training(epochs=1, batch_size=64, objective=1.0 * DKD()))
-    with pytest.raises(UserError, match=r"E111.*DKD needs the one right class.*some without a class"):
+    with pytest.raises(UserError, match=r"E111.*DKD needs one correct class.*some without a class"):
         compress(digits_cnn(), task, [wrong], out=tmp_path / "wrong")
 
 

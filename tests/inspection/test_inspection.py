@@ -63,8 +63,8 @@ class Recurrent(nn.Module):
 HEADS = {
     "features of a residual stream",
     "heads of attention",
-    "places of queries and keys in each head",
-    "places of values in each head",
+    "dimensions of queries and keys in each head",
+    "dimensions of values in each head",
 }
 GROUPED = (nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 3, groups=4), nn.Conv2d(12, 12, 1, groups=12), nn.Conv2d(12, 2, 1))
 
@@ -107,7 +107,7 @@ def test_what_is_frozen_says_why_in_words() -> None:
     assert reasons["table.weight", 0] == ("any row of the table may be looked up",)
     assert reasons["last.bias", 0] == ("it is an output of the model",)
     assert "cummax" in str(reasons["table.weight", 1])
-    with pytest.raises(UserError, match="no channel, neuron or head can be cut") as raised:
+    with pytest.raises(UserError, match="no channel, neuron or head can be removed") as raised:
         structure.check_any_group()
     assert raised.value.code == "E112"
 
@@ -181,7 +181,7 @@ def test_what_cannot_be_measured_is_refused(judged: tuple[nn.Module, Task]) -> N
     broken = copy.deepcopy(model)
     with torch.no_grad():
         broken[0].bias.fill_(math.inf)
-    with pytest.raises(UserError, match="with nothing removed"):
+    with pytest.raises(UserError, match="loss of the unchanged model"):
         sensitivity_of(broken, task, groups=False)
 
 

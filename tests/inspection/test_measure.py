@@ -121,7 +121,7 @@ def test_attention_is_counted() -> None:
 
 
 def test_a_file_that_is_no_model_or_reaches_outside_is_refused(cnn: nn.Module, images: Task) -> None:
-    with pytest.raises(UserError, match="no ONNX model"):
+    with pytest.raises(UserError, match="not an ONNX model"):
         layers_of_onnx(b"\xff\xff\xff")
     model = ModelProto.FromString(exported(cnn, images).onnx)
     model.graph.initializer[0].external_data.add(key="location", value="/etc/passwd")

@@ -94,7 +94,7 @@ def test_every_step_and_every_loss_is_tried_before_anything_begins(plan: JobPlan
 def test_a_teacher_of_other_classes_is_told_before_anything_begins(plan: JobPlan) -> None:
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
     taught = dataclasses.replace(plan, teacher=teacher)
-    with pytest.raises(UserError, match=r"student gives .* outputs a sample, the teacher"):
+    with pytest.raises(UserError, match=r"student gives outputs of shape .* for each sample, the teacher"):
         try_steps(taught)
 
 
@@ -112,5 +112,5 @@ def test_a_student_is_previewed_with_its_size(plan: JobPlan) -> None:
     task = Task(train=(torch.randn(60, 1, 8, 8), torch.arange(60) % 3), test=(torch.randn(6, 1, 8, 8), torch.arange(6) % 3))
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     (step,) = forecast(JobPlan(model, task, Recipe([student]), Goal())).steps
-    assert step.description == ("mirabelle.sources.zoo:digits_mlp takes the place of the model: 310 parameters instead of 650",)
+    assert step.description == ("the model is replaced by mirabelle.sources.zoo:digits_mlp: 310 parameters instead of 650",)
     assert step.parameters == 310

@@ -30,13 +30,13 @@ FILES = {
     "cut.mira": (lambda onnx, packed: packed[:-10], "E141", "digest does not match"),
     "flipped.mira": (lambda onnx, packed: flipped(packed, len(packed) // 2), "E141", "digest does not match"),
     "newer.mira": (lambda onnx, packed: packed[: HEAD - 1] + b"\x09" + packed[HEAD:], "E142", "version 9"),
-    "huge.mira": (lambda onnx, packed: sealed(write_varints([1 << 40, 4, 4]) + b"0000"), "E141", "over the limit"),
+    "huge.mira": (lambda onnx, packed: sealed(write_varints([1 << 40, 4, 4]) + b"0000"), "E141", "above the limit"),
     "odd.mira": (lambda onnx, packed: sealed(write_varints([100, 4, 4]) + b"0000"), "E141", "graph cannot be read"),
     "longer.mira": (lambda onnx, packed: sealed(packed[HEAD + 16 :] + b"more"), "E141", "follow the last tensor"),
     "onnx.mira": (lambda onnx, packed: onnx, "E143", "not a .mira file"),
     "cut.onnx": (lambda onnx, packed: onnx[: len(onnx) // 2], "E141", "ONNX"),
-    "empty.onnx": (lambda onnx, packed: b"", "E141", "no ONNX model"),
-    "mira.onnx": (lambda onnx, packed: packed, "E141", "no ONNX model"),
+    "empty.onnx": (lambda onnx, packed: b"", "E141", "not an ONNX model"),
+    "mira.onnx": (lambda onnx, packed: packed, "E141", "not an ONNX model"),
 }
 COMMANDS = {
     "unpack": ("unpack", "FILE", "--out", "out.onnx"),

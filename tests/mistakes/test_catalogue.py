@@ -208,7 +208,9 @@ MISTAKES = {
         at="25:18",
     ),
     # models
-    "name without function": Mistake("E120", "names no function", "file.py:function", ("./parts.py:net", "parts"), at="5:8"),
+    "name without function": Mistake(
+        "E120", '"parts" is not a function', "file.py:function", ("./parts.py:net", "parts"), at="5:8"
+    ),
     "module not found": Mistake(
         "E120", 'module "no.such" cannot be imported', "install it", ("./parts.py:net", "no.such:net"), at="5:8"
     ),
@@ -218,16 +220,18 @@ MISTAKES = {
     "function not found": Mistake(
         "E120", 'has no function "nett"', 'did you mean "net"?', ("parts.py:net", "parts.py:nett"), at="5:8"
     ),
-    "file is no Python": Mistake("E120", "raised SyntaxError", "by hand", ("./parts.py:net", "./broken.py:net"), at="5:8"),
+    "file is no Python": Mistake(
+        "E120", "raised SyntaxError", "in Python to see why", ("./parts.py:net", "./broken.py:net"), at="5:8"
+    ),
     "file raises": Mistake("E120", "raised ZeroDivisionError", "by hand", ("./parts.py:net", "./explodes.py:net"), at="5:8"),
     "factory raises": Mistake(
-        "E120", "raised ZeroDivisionError: a mistake", "by hand", ("parts.py:net", "parts.py:raises"), at="5:8"
+        "E120", "raised ZeroDivisionError: a mistake", "in Python to see why", ("parts.py:net", "parts.py:raises"), at="5:8"
     ),
     "factory gives no module": Mistake(
         "E121", "returned int", "torch.nn.Module", ("parts.py:net", "parts.py:number"), at="5:8"
     ),
     "factory's arguments": Mistake(
-        "E120", "unexpected keyword argument", "by hand", ('net"', 'net"\narguments = { depth = 3 }'), at="5:8"
+        "E120", "unexpected keyword argument", "in Python to see why", ('net"', 'net"\narguments = { depth = 3 }'), at="5:8"
     ),
     "model on other shapes": Mistake(
         "E121", "the model fails on inputs of torch.float32 (2, 8)", "shapes", ("parts.py:net", "parts.py:Images")
@@ -240,9 +244,11 @@ MISTAKES = {
         "E112", 'pattern "conv*"', "available: ", ("50\n", '50\ninclude = ["0", "conv*"]\n'), at="25:17"
     ),
     # data
-    "unknown data": Mistake("E130", 'data "didgits"', 'did you mean "digits"?', ("./parts.py:task", "didgits"), at="8:8"),
+    "unknown data": Mistake(
+        "E130", '"didgits" is not a built-in data set', 'did you mean "digits"?', ("./parts.py:task", "didgits"), at="8:8"
+    ),
     "place of the data unknown": Mistake(
-        "E130", 'the place of "mnist" is not known', "--data-dir", ("./parts.py:task", "mnist"), at="8:8"
+        "E130", 'the data folder of "mnist" is not known', "--data-dir", ("./parts.py:task", "mnist"), at="8:8"
     ),
     "data not in their place": Mistake(
         "E130",
@@ -253,9 +259,11 @@ MISTAKES = {
         at="8:8",
     ),
     "data damaged": Mistake(
-        "E131", "is no IDX file", "download", ("./parts.py:task", "mnist"), (*RUN, "--data-dir", "data"), at="8:8"
+        "E131", "is not an IDX file", "download", ("./parts.py:task", "mnist"), (*RUN, "--data-dir", "data"), at="8:8"
     ),
-    "task raises": Mistake("E120", "raised ZeroDivisionError", "by hand", ("parts.py:task", "parts.py:raises"), at="8:8"),
+    "task raises": Mistake(
+        "E120", "raised ZeroDivisionError", "in Python to see why", ("parts.py:task", "parts.py:raises"), at="8:8"
+    ),
     "task is none": Mistake("E131", "returned int", "mirabelle.Task", ("parts.py:task", "parts.py:number"), at="8:8"),
     "labels too high": Mistake(
         "E132", "labels must be in [0, 2], one", "number the classes", ("parts.py:task", "parts.py:high_labels")
@@ -292,7 +300,9 @@ MISTAKES = {
     "weights damaged": Mistake(
         "E141", "not an intact safetensors file", "save it again", (BASELINE, 'weights = "torn.safetensors"')
     ),
-    "pickle offered": Mistake("E143", "may hold code (a pickle)", "safetensors", (BASELINE, 'weights = "weights.pt"')),
+    "pickle offered": Mistake(
+        "E143", "is a pickle, which may contain code", "safetensors", (BASELINE, 'weights = "weights.pt"')
+    ),
     "weights of the baseline at their line": Mistake(
         "E130", "no weights at", "safetensors", (BASELINE, 'weights = "w.safetensors"'), at="11:11"
     ),
@@ -358,9 +368,9 @@ MISTAKES = {
         at="9:15",
     ),
     "init of data without a slash": Mistake(
-        "E130", '"data" is not a built-in set', '"./data"', command=typed("init", "--data", "data")
+        "E130", '"data" is not a built-in data set', '"./data"', command=typed("init", "--data", "data")
     ),
-    "init of a pickle": Mistake("E143", "may hold code", "safetensors", command=typed("init", "--weights", "weights.pt")),
+    "init of a pickle": Mistake("E143", "may contain code", "safetensors", command=typed("init", "--weights", "weights.pt")),
     # other commands
     "init of a model that is not there": Mistake(
         "E120", "no Python file", "check", command=typed("init", "--model", "./no.py:net")
@@ -409,13 +419,13 @@ MISTAKES = {
     ),
     "sensitivity on unknown data": Mistake(
         "E130",
-        '"digit" is not a built-in set',
+        '"digit" is not a built-in data set',
         "digits",
         command=typed("inspect", "./parts.py:net", "--sensitivity", "--data", "digit"),
     ),
     "sensitivity with a pickle": Mistake(
         "E143",
-        "may hold code",
+        "may contain code",
         "safetensors",
         command=typed("inspect", "./parts.py:net", "--sensitivity", "--data", "./parts.py:task", "--weights", "weights.pt"),
     ),
@@ -448,14 +458,14 @@ MISTAKES = {
     ),
     "goal below what every layer must keep": Mistake(
         "E114",
-        "macs of at most 1 cannot be reached: with the least left everywhere,",
+        "macs of at most 1 cannot be reached: the least possible is",
         "lower `minimum`",
         ('use = "prune.Weights"\nsparsity = 0.5\nschedule = "cubic"', 'use = "prune.Channels"\nmacs = 1'),
         at="18:8",
     ),
     "goal and sparsity of channels": Mistake(
         "E111",
-        "give a sparsity, or a goal of macs, parameters, size, latency; got both",
+        "give either a sparsity or limits for macs, parameters, size, latency; got both",
         "sparsity = 0.5",
         ('use = "prune.Weights"\nsparsity = 0.5\nschedule = "cubic"', 'use = "prune.Channels"\nmacs = "50%"\nsparsity = 0.5'),
     ),

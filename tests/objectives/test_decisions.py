@@ -65,7 +65,7 @@ def test_descending_the_loss_brings_the_student_to_the_teachers_decisions(kind: 
 
 @pytest.mark.parametrize("kind", FAMILY, ids=lambda kind: kind.__name__)
 def test_other_classes_are_refused_with_both_shapes(kind: type[Decisions], blobs: Task) -> None:
-    with pytest.raises(UserError, match=r"student gives \(3,\) outputs a sample, the teacher \(4,\)"):
+    with pytest.raises(UserError, match=r"student gives outputs of shape \(3,\) for each sample, the teacher \(4,\)"):
         value(kind(), blobs, drawn(0), torch.zeros(16, 4))
 
 
@@ -79,7 +79,7 @@ def test_standardized_logits_need_only_be_proportional(blobs: Task) -> None:
 def test_a_sample_with_several_labels_has_no_target_class_to_take_apart(blobs: Task) -> None:
     batch = Batch(torch.zeros(16, 8), torch.rand(16, 3))
     bound = DKD().bind(nn.Identity(), blobs, blobs.example())
-    with pytest.raises(UserError, match=r"(?s)DKD needs the one right class of each sample.*MultiLabel"):
+    with pytest.raises(UserError, match=r"(?s)DKD needs one correct class for each sample.*MultiLabel"):
         bound(Forward(batch, drawn(0), Forward(batch, drawn(1))))
 
 

@@ -194,18 +194,18 @@ def test_perceptrons_are_paired_by_depth(blobs: Task) -> None:
 @pytest.mark.parametrize(
     ("term", "code", "words"),
     [
-        (Hint(layers=("finer",)), "E112", 'pattern "finer" matches nothing'),
-        (Hint(layers=("fine", "coarse"), teacher_layers=("coarse",)), "E111", "`layers` name 2 of the student's layers"),
+        (Hint(layers=("finer",)), "E112", 'pattern "finer" matches no layer'),
+        (Hint(layers=("fine", "coarse"), teacher_layers=("coarse",)), "E111", "`layers` selects 2 layers of the student"),
         (
             Hint(layers=("fine",), teacher_layers=("head",)),
             "E111",
             r"\"fine\", \(2, 4, 8, 8\) of the student and \"head\", \(2, 3\) of the teacher cannot be compared",
         ),
-        (HiddenStates(), "E112", "no layers that both give tokens"),
-        (AttentionMaps(), "E112", "no layers that both give attention"),
-        (TokenRelations(), "E112", "Convolutional has no projections of queries, keys and values"),
+        (HiddenStates(), "E112", "do not both have layers whose outputs are tokens"),
+        (AttentionMaps(), "E112", "do not both have layers whose outputs are attention"),
+        (TokenRelations(), "E112", "Convolutional has no query, key and value projections"),
         (TokenRelations(layer="heed"), "E112", 'no layer "heed"'),
-        (RKD(layers=("fine", "coarse")), "E111", "name 2 layers, one embedding is compared"),
+        (RKD(layers=("fine", "coarse")), "E111", "names 2 layers, but one embedding is compared"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Term) else "",
 )
@@ -224,7 +224,7 @@ def test_shapes_that_cannot_be_matched_are_told(images: Task) -> None:
     task = images.with_teacher(Transformer(24, 4, 4))
     with pytest.raises(UserError, match=r'E111.*"layers.0", \(2, 4, 12\) of the student and "layers.1", \(2, 8, 24\) of the'):
         (1.0 * HiddenStates()).bind(Halved(12, 2, 2), task, task.example())
-    with pytest.raises(UserError, match=r'E111.*heads is 5, and "layers.1.attention.key" is 12 wide'):
+    with pytest.raises(UserError, match=r'E111.*the width of "layers.1.attention.key", 12, is not divisible by heads = 5'):
         (1.0 * TokenRelations(heads=5)).bind(Transformer(12, 2, 2), task, task.example())
 
 
@@ -272,7 +272,7 @@ def test_contrast_draws_near_what_is_the_same_and_knows_samples_again(images: Ta
     assert moved == [3, 7]
     loader = DataLoader(TensorDataset(task.train.inputs, task.train.targets), batch_size=8, shuffle=True)
     stream = task.replace(train=Stream(loader))
-    with pytest.raises(UserError, match=r"E111.*the data come as a stream"):
+    with pytest.raises(UserError, match=r"E111.*the training data are a stream"):
         (1.0 * CRD()).bind(student, stream, task.example())
 
 

@@ -84,7 +84,7 @@ def test_a_term_that_needs_a_teacher_is_refused_without_one(mlp: nn.Module, blob
 
 
 def test_a_teacher_with_other_classes_is_refused(mlp: nn.Module, blobs: Task) -> None:
-    with pytest.raises(UserError, match=r"student gives \(3,\) outputs a sample, the teacher \(5,\)"):
+    with pytest.raises(UserError, match=r"student gives outputs of shape \(3,\) for each sample, the teacher \(5,\)"):
         SoftTargets().bind(mlp, blobs, blobs.example())(forward(mlp, blobs, torch.randn(16, 5)))
 
 

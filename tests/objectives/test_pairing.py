@@ -143,9 +143,9 @@ class SequenceFirst(nn.Module):
 
 def test_layers_that_do_not_hold_samples_first_are_refused() -> None:
     student, teacher, example = SequenceFirst(6), SequenceFirst(9), batch_of(5, 4)
-    with pytest.raises(UserError, match=r'E111.*"mix" gives \(5, 2, 6\), which does not hold the samples'):
+    with pytest.raises(UserError, match=r'E111.*"mix", \(5, 2, 6\), does not have the samples'):
         names(student, teacher, example, layers=("mix",), teacher_layers=("mix",))
-    with pytest.raises(UserError, match=r"E112.*no layers that both give"):
+    with pytest.raises(UserError, match=r"E112.*do not both have layers"):
         names(student, teacher, example)
 
 

@@ -168,8 +168,8 @@ def test_a_training_that_goes_on_keeps_the_choice(net: Residual, images: Task, t
     ("term", "words"),
     [
         (GroupLasso(include=("inner.weigth",)), 'pattern "inner.weigth" matches nothing'),
-        (Growing(exclude=("*",)), "`include` without `exclude` leaves no group"),
-        (Growing(sparsity=0.0), "leave no unit to go"),
+        (Growing(exclude=("*",)), "no group of channels, neurons or heads is selected"),
+        (Growing(sparsity=0.0), "no unit can be removed"),
     ],
 )
 def test_what_cannot_be_bound_is_told(term: Term, words: str, net: Residual, images: Task) -> None:
@@ -178,5 +178,5 @@ def test_what_cannot_be_bound_is_told(term: Term, words: str, net: Residual, ima
 
 
 def test_the_factor_does_not_fall() -> None:
-    with pytest.raises(UserError, match=r"E111.*grows from initial to ceiling"):
+    with pytest.raises(UserError, match=r"E111.*initial must not exceed ceiling"):
         Growing(initial=2.0, ceiling=1.0)

@@ -262,7 +262,7 @@ def test_a_preview_names_every_group(net: Net, images: Task, tmp_path: Path) -> 
     [
         (prune.Channels(sparsity=0.5, exclude=("stemm",)), "E112", 'pattern "stemm" matches nothing'),
         (prune.Channels(sparsity=0.5, exclude=("*",)), "E112", "no channel, neuron or head can be cut"),
-        (prune.Channels(macs=100), "E114", "macs of at most 100 cannot be reached: with the least left everywhere, 1,731 stay"),
+        (prune.Channels(macs=100), "E114", "macs of at most 100 cannot be reached: the least possible is 1,731"),
         (prune.Channels(parameters="1%", minimum=8), "E114", "parameters of at most .* cannot be reached"),
         (
             prune.Channels(sparsity=0.5, score="BatchNormScale", exclude=("stem*",)),
@@ -281,7 +281,7 @@ def test_what_cannot_be_done_is_told(
 @pytest.mark.parametrize(
     ("settings", "code", "words"),
     [
-        ({}, "E111", "give a sparsity, or a goal of macs, parameters, size, latency; got neither"),
+        ({}, "E111", "give either a sparsity or limits for macs, parameters, size, latency; got neither"),
         ({"sparsity": 0.5, "macs": "50%"}, "E111", "got both"),
         ({"macs": "5 elephants"}, "E113", "macs cannot be read; got '5 elephants'"),
         ({"latency": "5 kB"}, "E113", "latency cannot be read"),

@@ -136,7 +136,7 @@ def test_teachers_of_other_classes_are_no_ensemble() -> None:
     ensemble = distill.Ensemble([torch.nn.Linear(4, 3), torch.nn.Linear(4, 2)])
     with pytest.raises(UserError, match=r"E111.*\(5, 2\), \(5, 3\)"):
         ensemble(torch.zeros(5, 4))
-    with pytest.raises(UserError, match=r"E111.*1 models have 2 weights"):
+    with pytest.raises(UserError, match=r"E111.*1 models, 2 weights"):
         distill.Ensemble([torch.nn.Identity()], [1.0, 2.0])
     with pytest.raises(UserError, match=r"E110.*above 0"):
         distill.Ensemble([torch.nn.Identity()], [0.0])

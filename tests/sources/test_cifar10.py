@@ -88,7 +88,7 @@ def test_files_of_cifar10_that_are_missing_or_damaged_are_named(tmp_path: Path, 
     with pytest.raises(UserError, match=r"(?s)E131.*classes from 0 to 9; got 10"):
         source.cifar10(tmp_path)
     write(tmp_path, count=19)
-    with pytest.raises(UserError, match=r"(?s)E131.*must hold 20 records"):
+    with pytest.raises(UserError, match=r"(?s)E131.*must have 20 records"):
         source.cifar10(tmp_path)
     write(tmp_path)
     (tmp_path / "test_batch.bin").unlink()

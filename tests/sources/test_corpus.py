@@ -85,8 +85,8 @@ def test_tokens_of_transformers_are_taken_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "arguments", "says"),
     [
-        (b"abc", {}, r"E131.*has 3 symbols; windows of 128: 0 for train.*smaller window"),
-        (b"\xff\xfe\xfa", {}, "E131.*is no text in UTF-8"),
+        (b"abc", {}, r"E131.*has 3 tokens; the number of windows of 128 is 0 for train.*smaller window"),
+        (b"\xff\xfe\xfa", {}, "E131.*is not encoded in UTF-8"),
         (TEXT.encode(), {"test_fraction": 0.6, "validation_fraction": 0.4}, "E110.*add up to less than 1"),
         (TEXT.encode(), {"windows": 4}, 'E102.*did you mean "window"'),
     ],

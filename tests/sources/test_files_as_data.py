@@ -92,7 +92,7 @@ def test_split_folders_are_kept_and_missing_ones_are_drawn_from_train(tmp_path: 
             draw(tmp_path / "photos" / split / name, count, seed=k)
     found = task(tmp_path / "photos")
     assert (len(found.train), len(found.validation), len(found.test)) == (20, 8, 10)
-    with pytest.raises(UserError, match=r"E111.*validation_fraction = 0\.3.*of their own"):
+    with pytest.raises(UserError, match=r"E111.*validation_fraction = 0\.3.*of its own"):
         task(tmp_path / "photos", validation_fraction=0.3)
     shutil.rmtree(tmp_path / "photos" / "test")
     found = task(tmp_path / "photos")
@@ -135,13 +135,13 @@ def _break(photos: Path, how: str) -> None:
     ("how", "words"),
     [
         ("absent", r"E130.*no folder of images at .*photos"),
-        ("empty", "E130.*holds no class folders"),
-        ("one class", 'E131.*at least two class folders; it holds one, "apple"'),
+        ("empty", "E130.*contains no class folders"),
+        ("one class", 'E131.*at least two class folders; it contains one, "apple"'),
         ("no image", 'E131.*class "plum" in .* has no image'),
         ("unreadable", r"E131.*plum/003\.png cannot be read as an image"),
-        ("two images", 'E131.*class "plum" has 2 samples; dividing it needs 3'),
-        ("splits differ", 'E131.*class "plum" is in one of "train" and "test" only'),
-        ("extra folder", 'E131.*has a folder "extra" beside "train"'),
+        ("two images", 'E131.*class "plum" has 2 samples; a split needs 3'),
+        ("splits differ", 'E131.*class "plum" is only in one of the splits "train" and "test"'),
+        ("extra folder", 'E131.*has a folder "extra" next to "train"'),
         ("two names", 'E131.*"validation"'),
     ],
 )
@@ -212,26 +212,29 @@ def test_other_arrays_are_taken_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"a": np.zeros(3)}, "E131.*holds a.*train_images and train_labels; x_train and y_train"),
+        ({"a": np.zeros(3)}, "E131.*contains a.*train_images and train_labels; x_train and y_train"),
         ({"inputs": np.array([{}], dtype=object), "targets": np.zeros(1)}, r"E143.*Python objects \(a pickle\)"),
-        ({"x_train": np.zeros((9, 2)), "y_train": np.zeros(9), "x_test": np.zeros((3, 2))}, "E131.*x_test without its other"),
-        ({"inputs": np.zeros((9, 2)), "targets": np.zeros(8)}, "E131.*one length above 0; got 9 and 8"),
-        ({"inputs": np.zeros((0, 2)), "targets": np.zeros(0)}, "E131.*one length above 0"),
-        ({"inputs": np.zeros((9, 2)), "targets": np.zeros((9, 14), int)}, r"E131.*one class a sample.*got shape \(9, 14\)"),
-        ({"inputs": np.zeros((9, 2)), "targets": np.arange(9) - 1}, "E131.*train targets must be in 0..7.*got -1"),
-        ({"inputs": np.zeros((9, 2)), "targets": np.zeros(9, int)}, "E131.*needs two classes"),
+        ({"x_train": np.zeros((9, 2)), "y_train": np.zeros(9), "x_test": np.zeros((3, 2))}, "E131.*has x_test, but not"),
+        ({"inputs": np.zeros((9, 2)), "targets": np.zeros(8)}, "E131.*the same length, above 0; got 9 and 8"),
+        ({"inputs": np.zeros((0, 2)), "targets": np.zeros(0)}, "E131.*the same length, above 0"),
+        (
+            {"inputs": np.zeros((9, 2)), "targets": np.zeros((9, 14), int)},
+            r"E131.*one class for each sample.*got shape \(9, 14\)",
+        ),
+        ({"inputs": np.zeros((9, 2)), "targets": np.arange(9) - 1}, "E131.*train targets must be from 0 to 7.*got -1"),
+        ({"inputs": np.zeros((9, 2)), "targets": np.zeros(9, int)}, "E131.*needs at least two classes"),
         ({"inputs": np.zeros((9, 2)), "targets": np.arange(9) * 10}, "E131.*9 training samples for 81 classes"),
-        ({"inputs": np.zeros((9, 2)), "targets": np.arange(9)}, 'E131.*class "0" has 1 sample; dividing it needs 3'),
+        ({"inputs": np.zeros((9, 2)), "targets": np.arange(9)}, 'E131.*class "0" has 1 sample; a split needs 3'),
         ({"inputs": np.zeros((9, 2, 5, 7), np.uint8), "targets": np.arange(9) % 2}, r"E131.*images of uint8 must be"),
         ({"inputs": np.array(["a"] * 9), "targets": np.arange(9) % 2}, "E131.*must be numbers; got <U1"),
         ({"inputs": np.full((9, 2), np.nan), "targets": np.arange(9) % 2}, r"E131.*bad\.npz: the data hold NaN"),
         (
             {"x_train": np.zeros((9, 2)), "y_train": np.arange(9) % 2, "x_test": np.zeros((3, 4)), "y_test": np.arange(3) % 2},
-            "E131.*samples of the splits differ",
+            "E131.*the splits differ in shape or type",
         ),
         (
             {"x_train": np.zeros((9, 2)), "y_train": np.arange(9) % 2, "x_test": np.zeros((3, 2)), "y_test": np.arange(3)},
-            "E131.*test targets must be in 0..1 as the training data say; got 2",
+            "E131.*test targets must be from 0 to 1, according to the training data; got 2",
         ),
     ],
 )
@@ -314,7 +317,7 @@ def test_rare_classes_may_count_alike_and_be_judged_by_more_than_accuracy(tmp_pa
     assert found.outputs.classifies
     with pytest.raises(UserError, match=r'E110.*metric "auc" is not known'):
         task(tmp_path / "iris.csv", metric="auc")
-    with pytest.raises(UserError, match=r"E111.*class_weights are for one class a sample"):
+    with pytest.raises(UserError, match=r"E111.*class_weights need a classification with one class"):
         task(tmp_path / "iris.csv", kind="regression", class_weights="balanced")
 
 
@@ -331,7 +334,7 @@ def test_targets_may_be_several_labels_a_sample(tmp_path: Path) -> None:
         np.savez(tmp_path / "wrong.npz", inputs=x, targets=targets)
         with pytest.raises(UserError, match=f"E131.*{words}"):
             task(tmp_path / "wrong.npz", kind="multi-label")
-    with pytest.raises(UserError, match=r"E131.*2 labels for targets of 3"):
+    with pytest.raises(UserError, match=r"E131.*2 labels for 3 columns of targets"):
         task(tmp_path / "many.npz", kind="multi-label", labels=["a", "b"])
 
 
@@ -351,9 +354,9 @@ def test_a_table_may_be_read_otherwise(tmp_path: Path) -> None:
         (["a,b", "1,x", "oops,y"], {}, r'E131.*t\.csv, line 3, column "a": "oops" is not a finite number'),
         (["a,b", "1,x", "2,"], {}, 'E131.*line 3, column "b": the cell is empty'),
         (["a,b", *(f"1,{k}.5" for k in range(30)), "1,oops"], {}, 'E131.*line 32, column "b": "oops"'),
-        (["a,b", "1,x", "2,x"], {}, 'E131.*column "b" always says "x"'),
-        (["a,b", "1,x", "2,y"], {}, r't\.csv: class "x" has 1 sample; dividing it needs 3'),
-        (["a", "1", "2"], {}, "E131.*leaves no column"),
+        (["a,b", "1,x", "2,x"], {}, 'E131.*column "b" is "x" in every row'),
+        (["a,b", "1,x", "2,y"], {}, r't\.csv: class "x" has 1 sample; a split needs 3'),
+        (["a", "1", "2"], {}, "E131.*has no column left"),
         (["a,b", "1,2"], {"target": "bb"}, 'E110.*has no column "bb".*did you mean "b"'),
         (["a,b", "1,2"], {"ignore": ["c"]}, 'E110.*has no column "c"'),
         (["a,b", "1,2.5"], {}, "E131.*the training data has 1 sample"),
@@ -374,10 +377,10 @@ def test_tables_that_cannot_be_used_are_told(
         ("./absent.csv", r"E130.*no table at .*absent\.csv"),
         ("./absent.npz", r"E130.*no arrays at"),
         ("~/photos", 'E130.*"~" is not expanded'),
-        ("./notes.doc", r"E143.*notes\.doc is of no kind that is read as data"),
+        ("./notes.doc", r"E143.*notes\.doc has a file type that is not supported as data"),
         ("./notes.txt", r"E130.*notes\.txt is empty"),
         ("./weights.pkl", "E143"),
-        ("photos", r'E130.*not a built-in set.*write "\./photos" for the folder'),
+        ("photos", r'E130.*not a built-in data set.*write "\./photos" for the folder'),
     ],
 )
 def test_a_name_that_is_no_data_is_told(photos: Path, name: str, words: str) -> None:
@@ -401,7 +404,7 @@ def test_data_may_lie_in_the_folder_of_data_sets(tmp_path: Path, monkeypatch: py
     assert recipe.task.data == "data:flowers/iris.csv"
     assert recipe.build_task(tmp_path).name == "iris"
     monkeypatch.delenv("MIRABELLE_DATA", raising=False)
-    with pytest.raises(UserError, match=r'E130.*the place of "data:flowers/iris\.csv" is not known'):
+    with pytest.raises(UserError, match=r'E130.*the data folder of "data:flowers/iris\.csv" is not known'):
         recipe.build_task(None)
     monkeypatch.setenv("MIRABELLE_DATA", str(tmp_path))
     assert len(recipe.build_task(None).train) == 28
@@ -427,7 +430,9 @@ def test_models_and_weights_may_lie_in_the_folder_of_data_sets(tmp_path: Path, m
     assert found.model.weights == StateDict(pickle=str(tmp_path / "sets" / "nets" / "net.th"))
     assert found.teacher is not None
     assert found.teacher.weights == str(tmp_path / "sets" / "nets" / "net.safetensors")
-    with pytest.raises(UserErrors, match=r'(?s)the place of "data:nets/net\.h5" is not known.*--data-dir FOLDER') as caught:
+    with pytest.raises(
+        UserErrors, match=r'(?s)the data folder of "data:nets/net\.h5" is not known.*--data-dir FOLDER'
+    ) as caught:
         read_recipe(recipe)
     assert [error.code for error in caught.value.errors] == ["E130"] * 3
     monkeypatch.setenv("MIRABELLE_DATA", str(tmp_path))

@@ -110,7 +110,7 @@ def test_a_model_of_modelscope_is_its_snapshot(tmp_path: Path, monkeypatch: pyte
     assert isinstance(model, HuggingFaceModel)
     assert asked == [("org/bert", "v2")]
     assert model.origin == folder
-    with pytest.raises(UserError, match="ModelScope gives no org/none: no such model") as caught:
+    with pytest.raises(UserError, match="ModelScope cannot download org/none: no such model") as caught:
         model_from("ms:org/none", {}, tmp_path)
     assert caught.value.code == "E130"
     monkeypatch.setitem(sys.modules, "modelscope", None)
@@ -124,7 +124,7 @@ def test_what_cannot_come_in_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('schema = 1\n[model]\nfrom = "./brt"\n[task]\ndata = "digits"\n[[step]]\nuse = "quantize.Dynamic"\n')
     assert main.run(["check", str(recipe)]) == 2
-    assert "no model of transformers at" in capsys.readouterr().err
+    assert "no transformers model at" in capsys.readouterr().err
     config = json.loads((folder / "config.json").read_text("utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, "architectures": ["BertForSequenceClasification"]}))
     with pytest.raises(UserError, match='has no "BertForSequenceClasification"') as caught:
@@ -173,7 +173,7 @@ def test_a_folder_may_lie_in_an_installed_package(tmp_path: Path, monkeypatch: p
     model = model_from("package:nets/bert", {}, Path("elsewhere"))
     assert isinstance(model, HuggingFaceModel)
     assert model.origin == tmp_path / "nets" / "bert"
-    with pytest.raises(UserError, match='no package "nots" is installed') as caught:
+    with pytest.raises(UserError, match='the package "nots", which is not installed') as caught:
         model_from("package:nots/bert", {}, tmp_path)
     assert caught.value.code == "E130"
     recipe = tmp_path / "recipe.toml"
@@ -181,5 +181,5 @@ def test_a_folder_may_lie_in_an_installed_package(tmp_path: Path, monkeypatch: p
     recipe.write_text(text.replace("NAME", "bert"))
     assert read_recipe(recipe).model.factory == "package:nets/bert"
     recipe.write_text(text.replace("NAME", "brt"))
-    with pytest.raises(UserErrors, match="no model of transformers at package:nets/brt"):
+    with pytest.raises(UserErrors, match="no transformers model at package:nets/brt"):
         read_recipe(recipe)

@@ -229,7 +229,7 @@ def test_arguments_that_keras_no_longer_knows_are_left_out_where_they_say_nothin
     torch.testing.assert_close(outputs(module, example.inputs), outputs(model, example.inputs))
     assert type(next(layer for layer in module.layers() if layer.name.startswith("depth"))) is L.DepthwiseConv2D
     altered(tmp_path / f"new{suffix}", tmp_path / f"odd{suffix}", "DepthwiseConv2D", groups=2, quantum=True)
-    with pytest.raises(UserError, match="this Keras knows no groups, quantum of a DepthwiseConv2D layer") as caught:
+    with pytest.raises(UserError, match="does not know the argument groups, quantum of a DepthwiseConv2D layer") as caught:
         module_from_keras(tmp_path / f"odd{suffix}")
     assert caught.value.code == "E141"
 
@@ -326,12 +326,12 @@ def test_what_cannot_come_in_is_told(tmp_path: Path) -> None:
         model_from("broken.keras", {}, tmp_path)
     assert caught.value.code == "E141"
     keras.Sequential([keras.Input((3,)), Doubling(), L.Dense(2)]).save(tmp_path / "own.keras")
-    with pytest.raises(UserError, match=r'(?s)"Doubling" is no class of Keras.*file\.py:function') as caught:
+    with pytest.raises(UserError, match=r'(?s)"Doubling" is not a class of Keras.*file\.py:function') as caught:
         model_from("own.keras", {}, tmp_path)
     assert caught.value.code == "E141"
     assert "\n" not in caught.value.message, "one line, without the whole config"
     dense().save_weights(tmp_path / "only.weights.h5")
-    with pytest.raises(UserError, match="holds weights alone"):
+    with pytest.raises(UserError, match="contains only weights"):
         model_from("only.weights.h5", {}, tmp_path)
     unsafe = keras.Sequential([keras.Input((3,)), L.Lambda(lambda x: x + 1)])
     unsafe.save(tmp_path / "lambda.keras")
@@ -349,7 +349,7 @@ def test_another_backend_or_no_keras_is_told(tmp_path: Path) -> None:
         "import sys; from types import SimpleNamespace as Space; "
         f"sys.modules['keras'] = Space(backend=Space(backend=lambda: 'jax')); {program}"
     )
-    for code, told in ((missing, "pip install 'mirabelle[keras]'"), (elsewhere, "Keras runs on jax here")):
+    for code, told in ((missing, "pip install 'mirabelle[keras]'"), (elsewhere, "Keras is imported with the backend jax")):
         done = subprocess.run(
             [sys.executable, "-c", code], env={"HOME": str(tmp_path)}, capture_output=True, text=True, check=False
         )

@@ -109,7 +109,7 @@ def test_a_folder_of_recordings_is_a_task(whistles: Path) -> None:
 
 def test_recordings_that_cannot_be_used_are_told(whistles: Path, tmp_path: Path) -> None:
     whistle(whistles / "low" / "zz.wav", 300, rate=8000)
-    with pytest.raises(UserError, match=r"E131.*zz\.wav has 8000 samples a second, the others 4000"):
+    with pytest.raises(UserError, match=r"E131.*zz\.wav has a sampling rate of 8000 Hz, the other recordings of 4000 Hz"):
         task(whistles)
     (whistles / "low" / "zz.wav").write_bytes(b"RIFF1234WAVEno")
     with pytest.raises(UserError, match=r"E131.*zz\.wav cannot be read as a recording"):
@@ -132,9 +132,9 @@ def test_names_may_tell_the_classes(tmp_path: Path) -> None:
     assert len(found.train) + len(found.validation) + len(found.test) == 20
     for pattern, words in (
         ("[a-z]+_", "E110.*no group"),
-        ("(", "E110.*no regular expression"),
+        ("(", "E110.*not a regular expression"),
         ("(low)_", r"E131.*the name of .*high_1\.wav does not match"),
-        (".*(wav)", 'E131.*all recordings in .* are "wav"'),
+        (".*(wav)", 'E131.*all recordings in .* have the class "wav"'),
     ):
         with pytest.raises(UserError, match=words):
             task(tmp_path / "all", pattern=pattern)
@@ -172,6 +172,6 @@ def test_what_ships_takes_recordings(whistles: Path, tmp_path: Path, capsys: pyt
     found = json.loads(capsys.readouterr().out)
     assert [entry["label"] for entry in found] == ["high", "low"]
     assert main.run(["predict", str(tmp_path / "run"), str(whistle(tmp_path / "fast.wav", 300, rate=8000))]) == 2
-    assert "has 8000 samples a second" in capsys.readouterr().err
+    assert "has a sampling rate of 8000 Hz" in capsys.readouterr().err
     assert main.run(["predict", str(tmp_path / "run"), str(tmp_path / "recipe.toml")]) == 2
     assert new[0].is_file()

@@ -10,7 +10,8 @@ from torch import nn
 
 from mirabelle import Task
 from mirabelle.errors import UserError
-from mirabelle.sources import function_from, model_from, task_from
+from mirabelle.records.functions import function_from
+from mirabelle.sources import model_from, task_from
 from mirabelle.sources.checks import check_function
 from mirabelle.sources.datasets.digits import digits
 from mirabelle.sources.datasets.mnist import mnist

@@ -68,7 +68,7 @@ def test_a_recipe_asks_for_a_pickle_by_its_name(saved: Path, capsys: pytest.Capt
     recipe.write_text(RECIPE.replace("WEIGHTS", '"net.th"'))
     assert main.run(["check", str(recipe)]) == 2
     told = capsys.readouterr().err
-    assert "may hold code (a pickle)" in told
+    assert "is a pickle, which may contain code" in told
     assert 'weights = { pickle = "net.th" }' in told
 
 
@@ -80,7 +80,7 @@ class Evil:
 def test_code_in_a_pickle_does_not_run(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(saved.parent)
     torch.save({"weight": Evil()}, saved)
-    with pytest.raises(UserError, match=r"E143.*holds more than tensors"):
+    with pytest.raises(UserError, match=r"E143.*contains more than tensors"):
         load_weights(net(), StateDict(pickle="net.th"), saved.parent)
     assert not Path("touched").exists()
 
@@ -89,8 +89,8 @@ def test_code_in_a_pickle_does_not_run(saved: Path, monkeypatch: pytest.MonkeyPa
     ("content", "name", "words"),
     [
         (b"no archive", "net.th", "E14[13].*net.th"),
-        ({"epoch": 3}, "net.th", "E141.*holds no state dict"),
-        (b"", "net.safetensors", "E143.*is no pickle"),
+        ({"epoch": 3}, "net.th", "E141.*contains no state dict"),
+        (b"", "net.safetensors", "E143.*is not a pickle"),
         (None, "other.th", "E130.*no weights at"),
     ],
 )

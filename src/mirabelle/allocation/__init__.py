@@ -1,4 +1,4 @@
-"""How much to take from where under one or several budgets."""
+"""How much to remove from which part of a model, for a given sparsity or under one or several budgets."""
 
 from typing import TYPE_CHECKING
 

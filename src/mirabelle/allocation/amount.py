@@ -1,4 +1,4 @@
-"""How much a step that removes units or layers takes away: a sparsity, or a goal on what the model costs."""
+"""How much a step removes: a sparsity, or limits on the cost of the resulting model."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import Any
 from mirabelle.errors import UserError, gathered, raise_all
 from mirabelle.task.goal import limit_of
 
-AMOUNTS = ("macs", "parameters", "size", "latency")  # what a step that removes units or layers may have a goal on
+AMOUNTS = ("macs", "parameters", "size", "latency")  # the costs that a step may limit
 
 
 @dataclass(frozen=True)
 class Amount:
-    """Either a sparsity, or one or several goals.
+    """Either a sparsity, or one or several limits on the cost of the resulting model.
+
+    A limit is a number, or a string such as "2.3M" or "50%" (of the present model's cost).
 
     Args:
-        sparsity: the fraction that is removed, in [0, 1).
-        macs: multiply-accumulates of one sample that may be left, as `Goal` writes them: "2.3M", or "50%" of the model's.
-        parameters: parameters that may be left.
-        size: bytes of the parameters in float32 that may be left.
-        latency: milliseconds of one call that may be left.
+        sparsity: the fraction to remove, in [0, 1).
+        macs: most multiply-accumulate operations for one sample.
+        parameters: most parameters.
+        size: most bytes of the parameters in float32.
+        latency: most milliseconds of one inference call.
     """
 
     sparsity: float | None = None
@@ -31,14 +33,14 @@ class Amount:
 
     @staticmethod
     def of(step: Any) -> Amount:
-        """The amount that a step asks for; its fields have the names of these."""
+        """The amount that a step asks for, read from the step's fields of the same names."""
         return Amount(step.sparsity, *(getattr(step, name) for name in AMOUNTS))
 
     def check(self) -> None:
-        """Raise unless there is a sparsity, or a goal that can be read.
+        """Raise an error unless there is either a sparsity, or limits that can be read.
 
         Raises:
-            UserError: E111 both or neither, E113 a goal that cannot be read.
+            UserError: E111 if there are both or neither, E113 if a limit cannot be read.
         """
         mistakes: list[UserError] = []
         names = [name for name in AMOUNTS if getattr(self, name) is not None]
@@ -49,5 +51,7 @@ class Amount:
         if (self.sparsity is None) == (not names):
             got = "both" if names else "neither"
             raise UserError(
-                "E111", f"give a sparsity, or a goal of {', '.join(AMOUNTS)}; got {got}", 'sparsity = 0.5, or macs = "50%", say'
+                "E111",
+                f"give either a sparsity or limits for {', '.join(AMOUNTS)}; got {got}",
+                'for example: sparsity = 0.5, or macs = "50%"',
             )

@@ -1,8 +1,9 @@
-"""How much to take from where under one or several budgets: one option of each item, least damage, exactly.
+"""Choose one option for each item with the least total damage under one or several budgets, as an integer linear program.
 
-Items are groups of channels, layers, tensors; their options are widths, bits, ranks. Damage adds up over items. A cost adds up
-over tables: over the options of one item, or of several at once (a convolution costs inputs × outputs). A table over several
-items keeps the problem linear: it has a variable for each combination, whose sums over the others are the variables of each.
+Items are, for example, groups of channels, layers or tensors; their options are widths, bits or ranks. The damage is a sum over
+items. A cost is a sum over tables, each indexed by the options of one item or of several (the cost of a convolution is the
+product of its numbers of inputs and outputs). A table over several items has one variable for each combination of options,
+which keeps the program linear: the sum of these variables over the other items equals the variable of an item's option.
 """
 
 from __future__ import annotations
@@ -19,17 +20,18 @@ import numpy.typing as npt
 from mirabelle.errors import UserError
 
 Table = npt.NDArray[np.float64]
-_SECONDS = 60.0  # after which the best that was found is taken, with what is known of its distance to the optimum
+_SECONDS = 60.0  # time limit of the solver; afterwards the best solution found so far is used, with its gap to the optimum
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """A cost and its limit.
+    """A cost, as a sum of tables, and its limit.
 
     Args:
         name: for messages: "macs", "parameters", "latency".
-        limit: the most that all tables together may come to.
-        tables: by the numbers of the items whose options are its axes, rising; () holds what no choice changes.
+        limit: the most that the cost may be.
+        tables: by the ascending indices of the items whose options are the table's axes; () holds the constant part of the
+            cost.
     """
 
     name: str
@@ -37,23 +39,23 @@ class Constraint:
     tables: Mapping[tuple[int, ...], Table]
 
     def cost(self, choice: Sequence[int]) -> float:
-        """What a choice costs.
+        """The cost of a choice.
 
         Args:
-            choice: the number of the chosen option of each item.
+            choice: the index of the chosen option of each item.
         """
         return float(sum(table[tuple(choice[item] for item in items)] for items, table in self.tables.items()))
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """The choice that does least damage within the budgets.
+    """The choice with the least damage within the budgets.
 
     Args:
-        choice: the number of the chosen option, item by item.
+        choice: the index of the chosen option of each item.
         damage: sum of the damages of the chosen options.
-        costs: by the name of the budget.
-        gap: how far above the optimum the damage may be, relative; 0 where it is proven.
+        costs: the cost of the choice under each budget, by the budget's name.
+        gap: bound on the relative distance of the damage to the optimum; 0 if the choice is proven optimal.
     """
 
     choice: tuple[int, ...]
@@ -63,17 +65,17 @@ class Allocation:
 
 
 def allocate(damages: Sequence[npt.ArrayLike], budgets: Sequence[Constraint], *, gap: float = 0.0) -> Allocation:
-    """One option of every item, so that Σ damage is least and every budget holds: a multiple-choice knapsack.
+    """Choose one option of every item so that the sum of damages is least and every budget holds (multiple-choice knapsack).
 
     min Σ_i d_i[c_i]  subject to  Σ_t T_t[c_i for the items i of t] ≤ limit, for every budget.
 
     Args:
         damages: for each item, the damage of each of its options, finite and ≥ 0.
-        budgets: costs and their limits; tables are indexed by the items' positions.
-        gap: how far above the optimum the damage may be, relative; many items that are alike make the last of it costly.
+        budgets: costs and their limits; tables are indexed by the items' positions in `damages`.
+        gap: accepted relative distance of the damage to the optimum; closing the last gap is slow if many items are similar.
 
     Raises:
-        UserError: E114 when no choice fits; the least that each budget allows is told.
+        UserError: E114 if no choice fits the budgets; the message names the least cost that can be reached for each of them.
 
     Example:
         >>> macs = Constraint("macs", 10.0, {(0, 1): np.outer([1.0, 2.0, 4.0], [2.0, 4.0])})
@@ -97,11 +99,11 @@ def allocate(damages: Sequence[npt.ArrayLike], budgets: Sequence[Constraint], *,
 
 
 def least(budget: Constraint, options: Sequence[int]) -> float:
-    """The smallest cost that any choice has.
+    """The smallest cost of any choice.
 
     Args:
-        budget: its limit does not count.
-        options: how many each item has.
+        budget: gives the cost; its limit is ignored.
+        options: the number of options of each item.
     """
     program = _Program([np.zeros(count) for count in options], [budget])
     result = program.solved(program.costs(budget), [])
@@ -111,15 +113,19 @@ def least(budget: Constraint, options: Sequence[int]) -> float:
 def _unreachable(program: _Program, budgets: Sequence[Constraint]) -> UserError:
     alone = {budget.name: least(budget, [len(row) for row in program.rows]) for budget in budgets}
     low = [budget for budget in budgets if alone[budget.name] > budget.limit]
-    told = ", ".join(f"{budget.name} {budget.limit:.6g} (the least is {alone[budget.name]:.6g})" for budget in low or budgets)
-    together = "" if low else " together"
+    limits = ", ".join(
+        f"{budget.name} {budget.limit:.6g} (the least possible is {alone[budget.name]:.6g})" for budget in low or budgets
+    )
+    together = "" if low else " at the same time"
     return UserError(
-        "E114", f"no choice reaches{together} {told}", "ask for less, or lower what every group, layer or tensor must keep"
+        "E114",
+        f"the limits cannot be reached{together}: {limits}",
+        "raise the limit, or lower what every group, layer or tensor must keep",
     )
 
 
 class _Program:
-    """The variables: one for each option of each item, then one for each entry of each table over several items."""
+    """The integer program. Its variables: one for each option of each item, then one for each entry of each joint table."""
 
     def __init__(self, rows: Sequence[Table], budgets: Sequence[Constraint]) -> None:
         self.rows = rows
@@ -135,7 +141,7 @@ class _Program:
         self.damage[: self._starts[-1]] = np.concatenate([np.zeros(0), *rows])
 
     def costs(self, budget: Constraint) -> Table:
-        """The factor of each variable in the cost, without what no choice changes."""
+        """The coefficient of each variable in the cost; the constant part is left out."""
         found = np.zeros(self.size)
         for items, table in budget.tables.items():
             if items:
@@ -148,7 +154,7 @@ class _Program:
 
         constraints = [self._one_each()]
         for budget in budgets:
-            scale = max(abs(budget.limit), 1e-30)  # so that tolerances mean the same whatever the unit
+            scale = max(abs(budget.limit), 1e-30)  # so that the solver's tolerances do not depend on the unit
             fixed = float(budget.tables[()]) if () in budget.tables else 0.0
             constraints.append(
                 LinearConstraint(self.costs(budget)[np.newaxis] / scale, -np.inf, (budget.limit - fixed) / scale)
@@ -169,7 +175,7 @@ class _Program:
         return tuple(int(part.argmax()) for part in parts)
 
     def _one_each(self) -> Any:
-        """Exactly one option of each item; the entries of a table sum to the options of each of its items."""
+        """The equality constraints: exactly one option of each item; sums over a joint table equal its items' variables."""
         from scipy.optimize import LinearConstraint
         from scipy.sparse import coo_array
 
@@ -196,11 +202,11 @@ class _Program:
 
 
 def tables_of(polynomial: Mapping[tuple[int, ...], float], fractions: Sequence[Table]) -> dict[tuple[int, ...], Table]:
-    """The tables of a polynomial in what the items keep.
+    """The cost tables of a polynomial in the fractions that the items keep.
 
     Args:
-        polynomial: factors by the numbers of items, each as often as it is a factor.
-        fractions: for each item, what each option keeps.
+        polynomial: coefficients by the indices of items; an index occurs as often as the item is a factor.
+        fractions: for each item, the fraction that each option keeps.
     """
     found: dict[tuple[int, ...], Table] = {}
     for key, factor in polynomial.items():
@@ -212,7 +218,7 @@ def tables_of(polynomial: Mapping[tuple[int, ...], float], fractions: Sequence[T
 
 
 def _absorbed(tables: Mapping[tuple[int, ...], Table]) -> dict[tuple[int, ...], Table]:
-    """Tables whose items are all among those of another are added to it: fewer variables, the same costs."""
+    """Add each table over several items to one over a superset of them, if there is one: fewer variables, equal costs."""
     found: dict[tuple[int, ...], Table] = {}
     for items in sorted(tables, key=len, reverse=True):
         home: Iterable[tuple[int, ...]] = (other for other in found if len(items) > 1 and set(items) <= set(other))

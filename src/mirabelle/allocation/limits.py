@@ -1,4 +1,4 @@
-"""The costs that a plan is held against: multiply-accumulates, parameters, bytes, and measured milliseconds."""
+"""Costs with limits, for planning: multiply-accumulates, parameters, bytes, and measured milliseconds."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from mirabelle.runtime.onnxruntime import Session, time_side_by_side
 if TYPE_CHECKING:
     from mirabelle.task.task import Task
 
-_SECONDS = 1.0  # in which two models are timed in turn
-_TRIES, _NARROW = 5, 0.1  # timed again while the interval of their ratio is wider than this share of it
-BYTES = 4  # of a parameter in float32
+_SECONDS = 1.0  # duration of one alternating measurement of two models
+_TRIES, _NARROW = 5, 0.1  # most measurements; the confidence interval of the ratio, relative to it, that is narrow enough
+BYTES = 4  # size of a float32 parameter
 
 
 @dataclass(frozen=True)
 class CountedLimit:
-    """A cost that is a polynomial in what the items keep.
+    """A limited cost that can be counted: expected as a polynomial in the fractions that the items keep.
 
     Args:
-        name: of the cost.
-        limit: the most it may be.
-        polynomial: by the numbers of items.
-        cost: the true one.
+        name: of the cost, for messages.
+        limit: the most that the cost may be.
+        polynomial: coefficients by the indices of items; an index occurs as often as the item is a factor.
+        cost: numbers of units that the items keep -> the true cost.
     """
 
     name: str
@@ -45,7 +45,7 @@ class CountedLimit:
 
     @staticmethod
     def exact(name: str, limit: float, polynomial: Polynomial) -> CountedLimit:
-        """Where items are kept whole or not at all, and the polynomial is the true cost."""
+        """A limit for items that are either kept or removed as a whole, for which the polynomial is the true cost."""
 
         def cost(counts: Sequence[int]) -> float:
             return sum(value for key, value in polynomial.items() if all(counts[item] for item in key))
@@ -55,14 +55,14 @@ class CountedLimit:
 
 @dataclass
 class MeasuredLimit:
-    """Milliseconds in the runtime: planned by expected times, held against the whole model's.
+    """A limit in milliseconds: plans use expected times, and are then checked by measuring the whole model in the runtime.
 
     Args:
         name: "latency".
-        limit: the most it may be.
-        expected: the tables of expected times, by what the options of each item keep.
-        measure: milliseconds of the whole model when each item keeps so many.
-        known: what was measured before.
+        limit: the most milliseconds.
+        expected: for each item the fractions that its options keep -> tables of expected milliseconds.
+        measure: numbers of units that the items keep -> measured milliseconds of the whole model.
+        known: earlier measurements, by the numbers of units.
     """
 
     name: str
@@ -82,15 +82,15 @@ class MeasuredLimit:
 
 
 class Stopwatch:
-    """Times models against the one at hand in ONNX Runtime, in turn.
+    """Measures the latency of models in ONNX Runtime relative to a reference model, in alternating runs.
 
     Args:
-        model: the one at hand.
-        task: gives inputs.
-        batch: samples of a call.
+        model: the reference model.
+        task: gives the inputs.
+        batch: number of samples in one call.
 
     Attributes:
-        start_ms: of the model at hand.
+        start_ms: median latency of the reference model, in milliseconds.
     """
 
     def __init__(self, model: nn.Module, task: Task, batch: int) -> None:
@@ -100,13 +100,14 @@ class Stopwatch:
         self.start_ms = time_side_by_side(self._start, self._start, self._inputs, batch=batch, seconds=_SECONDS)[0].median
 
     def __call__(self, model: nn.Module) -> float:
-        """Milliseconds of a call: the ratio to the model at hand, at the upper end of its interval, times `start_ms`."""
+        """Milliseconds of one call: `start_ms` times the upper end of the confidence interval of the model's latency ratio."""
         return self.start_ms * self.ratio(model).high
 
     def ratio(self, model: nn.Module) -> Ratio:
-        """A model's latency as a share of that of the model at hand.
+        """The latency of a model divided by that of the reference model, with a confidence interval.
 
-        Where other work takes part and the interval is wide, it is timed several times; the narrowest counts.
+        While the interval is wide, for example because of other work on the machine, the measurement is repeated; the result
+        with the narrowest interval is returned.
         """
         session, ratios = self._session(model), []
         for _ in range(_TRIES):
@@ -120,5 +121,5 @@ class Stopwatch:
 
 
 def _width(ratio: Ratio) -> float:
-    """Of its interval, as a share of it."""
+    """The width of the confidence interval relative to the ratio."""
     return (ratio.high - ratio.low) / ratio.median

@@ -1,4 +1,4 @@
-"""What the operators of a program take in the runtime, by what the groups keep, and which widths it likes."""
+"""Expected milliseconds of a program's operators in the runtime, by the fractions that items keep, and efficient widths."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ from mirabelle.graph.flow import Flow
 from mirabelle.graph.groups import AxisGroup
 from mirabelle.runtime.timing import Operator, milliseconds
 
-_MOST_MEASURED = 400  # entries of one operator's table; beyond, each item is varied alone
+_MOST_MEASURED = 400  # entries of one operator's table; above this, each item is varied separately
 _MULTIPLES = (1, 2, 4, 8, 16, 32)
-_HEAVIEST = 4  # operators by which a multiple is chosen
-_GOOD = 0.9  # of the best rate
+_HEAVIEST = 4  # number of operators by which a multiple is chosen
+_GOOD = 0.9  # share of the best rate that is sufficient
 
 
 class OperatorTimes:
-    """What each operator of a program with weights takes, by what the items keep.
+    """Expected milliseconds of the operators with weights, as tables over the fractions that the items keep.
+
+    Each operator is measured alone in the sizes in question. The part of the whole model's latency that these operators do not
+    explain is distributed over all other operators in proportion to the number of values they compute.
 
     Args:
-        flow: of the program.
-        groups: by which the fractions count.
-        item_of: the item of each group.
-        whole_ms: of the whole model, nothing gone: what the operators do not explain goes with the values that are computed.
-        batch: samples of a call that is timed.
-        traced_batch: samples of the example that was traced.
-        threads: of one operator.
+        flow: the program's axes.
+        groups: the groups of units.
+        item_of: the index of the item that each group belongs to.
+        whole_ms: milliseconds of the whole unchanged model.
+        batch: number of samples in a measured call.
+        traced_batch: number of samples of the example that was traced.
+        threads: number of threads of an operator.
     """
 
     def __init__(
@@ -76,9 +79,10 @@ class OperatorTimes:
         return found
 
     def best_multiple(self) -> int:
-        """The smallest multiple at which the heaviest operators come to nine tenths of their best rate.
+        """The smallest multiple of channels (1, 2, 4, … 32) with which the heaviest operators reach 90 % of their best rate.
 
-        Each is measured with its inputs, then its outputs, at the largest odd multiple below 0.8 of their number: 1, 2, 4 … 32.
+        For each multiple, an operator is measured with the number of its inputs, then of its outputs, reduced to the largest
+        odd multiple below 0.8 of it. The rate is the number of multiply-accumulates per millisecond.
         """
         whole = [sized.whole(self._growth) for sized in self._operators]
         heaviest = sorted(dict.fromkeys(whole), key=_macs, reverse=True)[:_HEAVIEST]
@@ -99,7 +103,7 @@ class OperatorTimes:
         found: dict[tuple[int, ...], Table] = {}
         for sized, part, grid in grids:
             table = np.vectorize(self._times.__getitem__, otypes=[np.float64])(grid)
-            if part != sized.items:  # varied alone, counted from where nothing is gone
+            if part != sized.items:  # varied separately: the difference to the unchanged operator
                 table = table - self._times[sized.whole(self._growth)] if part else table
             found[part] = found[part] + table if part in found else table
         return found
@@ -107,14 +111,14 @@ class OperatorTimes:
 
 @dataclass(frozen=True)
 class _Sized:
-    """An operator whose sizes depend on items: the polynomial of each size, and how an operator is made of sizes."""
+    """An operator whose sizes depend on items: a polynomial for each size, and a function from sizes to an operator."""
 
     items: tuple[int, ...]
     sizes: tuple[Polynomial, ...]
     made: Callable[[Sequence[int], float], Operator]
 
     def parts(self, fractions: Sequence[Table]) -> list[tuple[int, ...]]:
-        """All items at once where the table stays small; else nothing gone, and each item alone."""
+        """The sets of items to vary: all at once if the table is small enough; else none, and each item separately."""
         if math.prod(len(fractions[item]) for item in self.items) <= _MOST_MEASURED:
             return [self.items]
         return [(), *((item,) for item in self.items)]
@@ -138,7 +142,7 @@ class _Sized:
 
 
 def _sized(flow: Flow, node: fx.Node, polynomial: Callable[[Sequence[Length]], Polynomial]) -> _Sized | None:
-    """The operator as the runtime has it, if it has stored weights and can be timed by itself."""
+    """The operator of a node, if it has stored weights and can be measured alone; else None."""
     call = Call.of(node)
     if call.name in ("conv1d", "conv2d", "conv3d", "convolution"):
         made = _convolution(call)
@@ -198,12 +202,12 @@ def _macs(operator: Operator) -> int:
     if operator.kind == "MatMul":
         return math.prod(operator.shape) * operator.weight[1]
     stride = dict(operator.attributes)["strides"]
-    assert isinstance(stride, tuple), "one a dimension"
+    assert isinstance(stride, tuple), "one for each dimension"
     return operator.shape[0] * math.prod(operator.weight) * math.prod(operator.shape[2:]) // math.prod(stride)
 
 
 def _narrowed(operator: Operator, multiple: int) -> list[Operator]:
-    """The operator with fewer inputs, and with fewer outputs; none where it is too small, or works by groups."""
+    """The operator with fewer inputs, and with fewer outputs; empty if it is too small, or a grouped convolution."""
     conv = operator.kind == "Conv"
     if conv and dict(operator.attributes)["group"] != 1:
         return []
@@ -223,7 +227,7 @@ def _narrowed(operator: Operator, multiple: int) -> list[Operator]:
 
 
 def in_items(polynomial: Polynomial, item_of: Sequence[int]) -> Polynomial:
-    """A polynomial in groups, written in the items that they belong to."""
+    """A polynomial over groups as a polynomial over the items that the groups belong to."""
     found: Polynomial = {}
     for key, value in polynomial.items():
         items = tuple(sorted(item_of[group] for group in key))

@@ -1,4 +1,4 @@
-"""How much every item keeps: by sparsity, each alone or all ranked together, or under budgets, with least damage."""
+"""How many units every item keeps: by a sparsity, in each item or over all items, or within limits with the least damage."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from mirabelle.allocation.knapsack import Constraint, Table, allocate
 from mirabelle.errors import UserError
 
 _MOST_ENTRIES = 600  # of one table
-_MOST_LEVELS = 17
-_ROUNDS = 8  # of planning and holding the plan against the true cost
-_GAP = 2e-3  # of a plan to the best; scores are far less certain
-_SAFELY = 0.999  # of a limit that was missed
+_MOST_LEVELS = 17  # options of one item in one integer program
+_ROUNDS = 8  # of planning and comparing the plan with the true cost
+_GAP = 2e-3  # accepted distance of a plan to the optimum; scores are far less certain
+_SAFELY = 0.999  # an exceeded limit is aimed at with this factor in the next round
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Item:
-    """Units of which some go, the least important first.
+    """A set of n units, some of which are removed, starting with the least important.
 
     Args:
         name: for messages.
-        scores: of each unit, rising.
-        damage: after the first 0, 1, …, n have gone.
-        allowed: how many may be kept, rising; the last is all of them.
+        scores: importance of each unit, ascending, (n,).
+        damage: total damage after the first 0, 1, …, n units have been removed, (n + 1,).
+        allowed: the numbers of units that may be kept, ascending; the last is n.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Item:
         return len(self.scores)
 
     def at_least(self, count: int) -> int:
-        """The smallest allowed number that is no less."""
+        """The smallest allowed number of kept units that is at least `count`."""
         return min(allowed for allowed in self.allowed if allowed >= count)
 
 
 class Limit(Protocol):
-    """A cost that has a limit."""
+    """The interface of a cost with a limit."""
 
     @property
     def name(self) -> str: ...
@@ -56,19 +56,22 @@ class Limit(Protocol):
     def limit(self) -> float: ...
 
     def tables(self, fractions: Sequence[Table]) -> Mapping[tuple[int, ...], Table]:
-        """What is expected of the cost, by the fractions that the options of each item keep."""
+        """Tables of the expected cost, for the fractions that the options of each item keep."""
 
     def cost(self, counts: Sequence[int]) -> float:
-        """The true cost when each item keeps so many."""
+        """The true cost if each item keeps this number of units."""
 
 
 def each_alone(items: Sequence[Item], sparsity: float) -> list[int]:
-    """Of n units ⌊sparsity · n⌋ go, or as many fewer as is allowed."""
+    """The number of units to keep in each item: of n units ⌊sparsity · n⌋ are removed, or the next smaller allowed number."""
     return [item.at_least(len(item) - math.floor(sparsity * len(item))) for item in items]
 
 
 def all_together(items: Sequence[Item], sparsity: float) -> list[int]:
-    """Scores are divided by their mean in the item, and ranked over all items."""
+    """The number of units to keep in each item if a fraction `sparsity` of all units is removed, ranked over all items.
+
+    Scores are divided by the mean score of their item first.
+    """
     relative = [item.scores / max(float(item.scores.mean()), 1e-30) for item in items]
     ranked = np.sort(np.concatenate(relative), kind="stable")
     gone = math.floor(sparsity * len(ranked))
@@ -77,13 +80,18 @@ def all_together(items: Sequence[Item], sparsity: float) -> list[int]:
 
 
 def within_limits(items: Sequence[Item], limits: Sequence[Limit], *, uniform: bool) -> list[int]:
-    """The least damage with which every true cost holds its limit, or the least uniform sparsity.
+    """The number of units to keep in each item, so that every true cost is within its limit, with the least damage.
 
-    A plan is made by what the costs are expected to be, then held against the true ones; as long as one is missed, the next
-    plan aims lower by what it was missed.
+    A plan is made with the expected costs and then compared with the true ones. While a limit is exceeded, the next plan aims
+    lower in the same proportion.
+
+    Args:
+        items: the sets of units.
+        limits: costs and their limits.
+        uniform: use the smallest sparsity that is the same for all items, instead of the least damage.
 
     Raises:
-        UserError: E114 when not even the least of every item is enough.
+        UserError: E114 if a limit is exceeded even if every item keeps the fewest units.
     """
     _check_reachable(items, limits)
     aims = {limit.name: limit.limit for limit in limits}
@@ -104,17 +112,16 @@ def _check_reachable(items: Sequence[Item], limits: Sequence[Limit]) -> None:
     for limit in limits:
         cost = limit.cost(least)
         if cost > limit.limit:
-            asked = f"{limit.name} of at most {limit.limit:,.6g}"
             raise UserError(
                 "E114",
-                f"{asked} cannot be reached: with the least left everywhere, {cost:,.6g} stay",
-                "ask for less, lower `minimum` or `multiple`, or shorten `exclude`",
+                f"{limit.name} of at most {limit.limit:,.6g} cannot be reached: the least possible is {cost:,.6g}",
+                "raise the limit, lower `minimum` or `multiple`, or shorten `exclude`",
                 path=(limit.name,),
             )
 
 
 def _uniform(items: Sequence[Item], limits: Sequence[Limit], aims: Mapping[str, float]) -> list[int]:
-    """The smallest sparsity, the same everywhere, whose expected costs hold."""
+    """The plan with the smallest uniform sparsity whose expected costs are within the limits."""
 
     def holds(counts: Sequence[int]) -> bool:
         fractions = [np.array([count / len(item)]) for item, count in zip(items, counts, strict=True)]
@@ -131,7 +138,7 @@ def _uniform(items: Sequence[Item], limits: Sequence[Limit], aims: Mapping[str, 
 
 
 def _with_least_damage(items: Sequence[Item], limits: Sequence[Limit], aims: Mapping[str, float]) -> list[int]:
-    """The exact optimum over some levels of every item, then over finer ones around it."""
+    """The optimum over a coarse selection of allowed numbers of every item, then over finer selections around it."""
     most = _levels_at_once(items, limits)
     levels = [_spread(item.allowed, most) for item in items]
     while True:
@@ -152,13 +159,13 @@ def _chosen(
     budgets = [Constraint(limit.name, aims[limit.name], limit.tables(fractions)) for limit in limits]
     try:
         found = allocate(damages, budgets, gap=_GAP)
-    except UserError:  # what is expected is not exact: at the very edge of what can be reached only the least is left
+    except UserError:  # expected costs are not exact: close to the least possible cost, only the smallest numbers remain
         return [item.allowed[0] for item in items]
     return [own[option] for own, option in zip(levels, found.choice, strict=True)]
 
 
 def _levels_at_once(items: Sequence[Item], limits: Sequence[Limit]) -> int:
-    """So many that no table becomes too large."""
+    """The largest number of options for each item with which no table exceeds its size limit."""
     ones = [np.ones(1) for _ in items]
     widest = max((len(key) for limit in limits for key in limit.tables(ones)), default=1)
     return max(3, min(_MOST_LEVELS, int(_MOST_ENTRIES ** (1 / max(widest, 1)))))
@@ -170,7 +177,7 @@ def _spread(allowed: tuple[int, ...], most: int) -> tuple[int, ...]:
 
 
 def _around(allowed: tuple[int, ...], levels: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """The level, and on either side the middle between it and the next, and that next one."""
+    """The chosen number, its two neighbouring levels, and the numbers halfway between it and them."""
     at = levels.index(count)
     found = {count}
     for neighbour in (levels[max(at - 1, 0)], levels[min(at + 1, len(levels) - 1)]):
@@ -179,13 +186,13 @@ def _around(allowed: tuple[int, ...], levels: tuple[int, ...], count: int) -> tu
 
 
 def _neighbours(allowed: tuple[int, ...], levels: tuple[int, ...], count: int) -> bool:
-    """Whether the levels hold every allowed number next to this one."""
+    """Whether the levels contain both allowed numbers next to this one."""
     at = allowed.index(count)
     return {*allowed[max(at - 1, 0) : at + 2]} <= set(levels)
 
 
 def allowed_counts(size: int, minimum: int, multiple: int) -> tuple[int, ...]:
-    """All of them, or a multiple that is no less than the minimum.
+    """The numbers of units that may be kept: multiples of `multiple` from `minimum` on, and `size` itself.
 
     Example:
         >>> allowed_counts(20, 3, 8)

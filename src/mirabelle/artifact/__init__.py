@@ -1,4 +1,4 @@
-"""What ships and what resumes: one file a format."""
+"""The artifacts of a run: a folder with the compressed model, and the packed file format .mira."""
 
 from mirabelle.artifact.folder import load, save
 from mirabelle.artifact.mira import pack, unpack

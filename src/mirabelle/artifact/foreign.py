@@ -1,4 +1,4 @@
-"""Any ONNX file -> its packed form, checked: as it is where that can be given back bit for bit, else in canonical form."""
+"""Pack an ONNX file from any source, with checks: unchanged if every byte can be restored, else in canonical form."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _BATCH = 2
 
 @dataclass(frozen=True)
 class Packed:
-    """A packed model.
+    """The result of packing an ONNX file.
 
     Args:
         packed: the content of the .mira file.
-        onnx: what unpacking gives.
-        as_it_was: whether that is the given file, byte for byte.
-        gates: unpacked_equal (unpack(packed) is `onnx`) and, where the form changed, same_outputs.
+        onnx: the ONNX model that unpacking gives.
+        as_it_was: whether `onnx` equals the given file, byte for byte.
+        gates: the checks: packed_unpacked (unpack(packed) equals `onnx`) and, if `onnx` differs from the file, same_outputs.
     """
 
     packed: bytes
@@ -40,16 +40,16 @@ class Packed:
 
 
 def pack_any(onnx: bytes, shape: Sequence[int] | None = None, codecs: Sequence[Codec] = ()) -> Packed:
-    """The packed form of an ONNX model from anywhere.
+    """Pack an ONNX model from any source.
 
     Args:
         onnx: content of an .onnx file.
-        shape: sizes of one input without its batch axis, where the model leaves some open.
-        codecs: of a user's own, tried besides those that Mirabelle ships.
+        shape: shape of one input without its batch axis, if the model has dynamic axes.
+        codecs: the user's own codecs, which are tried in addition to those of Mirabelle.
 
     Raises:
-        UserError: E141 no ONNX model, E143 tensors in other files, E121 what cannot be brought into canonical form, E110 when
-            inputs for the check need a shape.
+        UserError: E141 if this is not an ONNX model, E143 if it stores tensors in other files, E121 if it cannot be brought
+            into canonical form, E110 if the check of the outputs needs a shape.
     """
     model = model_of(onnx)
     form = onnx if _restorable(model, onnx) else _canonical(model)
@@ -61,15 +61,16 @@ def pack_any(onnx: bytes, shape: Sequence[int] | None = None, codecs: Sequence[C
 
 
 def _restorable(model: ModelProto, onnx: bytes) -> bool:
-    """Whether the file would come back bit for bit: every tensor raw, the bytes in protobuf's own order."""
+    """Whether unpacking can restore every byte: all tensors are raw data, and the message is serialized deterministically."""
     raw = all(tensor.raw_data or 0 in tensor.dims for tensor in model.graph.initializer)
     return raw and model.SerializeToString(deterministic=True) == onnx
 
 
 def _canonical(model: ModelProto) -> bytes:
-    """Canonical form; values keep their names, since a caller may ask for outputs by name."""
+    """The model in canonical form; values keep their names, since callers request outputs by name."""
     for node in model.graph.node:
-        node.ClearField("metadata_props")  # where torch's exporter says which layer a value is of
+        # torch's exporter writes names of modules there; with them, the canonical form would rename values.
+        node.ClearField("metadata_props")
     metadata = {entry.key: entry.value for entry in model.metadata_props if entry.key in _KEPT_METADATA}
     try:
         return canonical(model, metadata)
@@ -79,7 +80,7 @@ def _canonical(model: ModelProto) -> bytes:
 
 
 def _same_outputs(model: ModelProto, onnx: bytes, form: bytes, shape: Sequence[int] | None) -> Gate:
-    """Whether ONNX Runtime gives equal bits for both on drawn inputs."""
+    """Whether the outputs of both models in ONNX Runtime are bitwise equal for random inputs."""
     inputs, _ = signature_of(model)
     fixed = next((value.sizes[0] for value in inputs if value.sizes and isinstance(value.sizes[0], int)), _BATCH)
     feed = drawn_inputs(inputs, int(fixed), shape)
@@ -87,7 +88,8 @@ def _same_outputs(model: ModelProto, onnx: bytes, form: bytes, shape: Sequence[i
     try:
         pairs = list(zip(before.output_names, before.run(feed), after.run(feed), strict=True))
     except Exception as error:
-        raise UserError("E121", f"the model fails on drawn inputs: {str(error).splitlines()[0]}", "see that it runs") from error
+        message = f"the model fails on random inputs: {str(error).splitlines()[0]}"
+        raise UserError("E121", message, "check that it runs in ONNX Runtime") from error
     different = [name for name, one, other in pairs if not _equal(one, other)]
     if different:
         return Gate(passed=False, worst=float("inf"), detail=f'output "{different[0]}" differs')
@@ -95,7 +97,7 @@ def _same_outputs(model: ModelProto, onnx: bytes, form: bytes, shape: Sequence[i
 
 
 def _equal(one: object, other: object) -> bool:
-    """Arrays by their bytes, so that NaN equals NaN; sequences part by part."""
+    """Whether two outputs are equal: arrays by their bytes, so that NaN equals NaN; sequences element by element."""
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(_equal(a, b) for a, b in zip(one, other, strict=True))
     first, second = _array(one), _array(other)

@@ -1,13 +1,14 @@
-"""The packed file: an ONNX model entropy-coded tensor by tensor, and decoded bit for bit.
+"""The packed file format .mira: an ONNX model whose tensors are entropy-coded one by one; decoding restores every byte.
 
-Version 0, which promises nothing yet:
+Layout of version 0, for which no compatibility is promised yet:
 
-    "MIRA" · version, 1 byte · digest, 16 bytes, of all that follows · varints: ONNX length, skeleton length, packed skeleton
-    length · the skeleton (the ONNX graph without the bytes of its tensors), deflated · for each tensor: codec, 1 byte,
-    255 for a codec of a user's own, followed by the length of its name, varint, and the name · length, varint · its bytes
+    "MIRA" · version, 1 byte · BLAKE2b digest of everything that follows, 16 bytes · varints: length of the ONNX model, length
+    of the skeleton, length of the compressed skeleton · the skeleton (the ONNX graph without the data of its tensors), deflated
+    · for each tensor: codec, 1 byte, 255 for a user's own codec, followed by the length of its name, varint, and the name ·
+    length, varint · coded data
 
-The digest is checked before anything is decoded; tensors together may not exceed the announced length of the ONNX model, nor
-the limit that the reader gives.
+The digest is verified before anything is decoded. The decoded tensors together must not exceed the length of the ONNX model in
+the header, nor the limit that the caller sets.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from mirabelle.errors import UserError
 
 MAGIC, VERSION = b"MIRA", 0
 _DIGEST = 16
-_MOST_BYTES = 1 << 31  # of an ONNX model, by protobuf's own limit
-_USUAL_BYTES, _USUAL_TIMES = 1 << 28, 64  # what an honest file may become, whichever is more
-# Types of which several share a byte; ONNX packs them, and they are coded as the bytes that they are.
+_MOST_BYTES = 1 << 31  # size limit of a protobuf message, and so of an ONNX model
+_USUAL_BYTES, _USUAL_TIMES = 1 << 28, 64  # default limit of the unpacked size: bytes, or multiple of the packed size
+# Types of less than 8 bits: ONNX stores several values in a byte, and these bytes are coded.
 _BITS = {
     getattr(TensorProto, name): bits
     for name, bits in (("INT4", 4), ("UINT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
@@ -49,7 +50,7 @@ _OWN = 255  # a codec of a user's own, whose name follows
 _NOT_CODED = {
     getattr(TensorProto, name) for name in ("UNDEFINED", "STRING", "FLOAT6E2M3", "FLOAT6E3M2") if hasattr(TensorProto, name)
 }
-# Strings that most graphs hold, so that a small file need not carry them.
+# Strings that occur in most graphs, as a preset dictionary for deflate.
 _DICTIONARY = (
     b"axis\xa0\x01\x02kernel_shape@\x05pads\x00strides@\x01dilations@\x01group\x18\x01auto_padNOTSETceil_modestorage_orderkeepdims"
     b"transB\x18\x01alphabetaepsilonmomentumallowzeroperm\x12\x05batch\x0a\x07channel_wisemainmirabellelabels"
@@ -62,15 +63,17 @@ _DICTIONARY = (
 
 
 def pack(onnx: bytes, codecs: Sequence[Codec] = ()) -> bytes:
-    """The packed form of a canonical ONNX model; every tensor by the codec that takes the fewest bytes.
+    """Pack a canonical ONNX model; every tensor is coded with the codec that needs the fewest bytes.
+
+    Returns the content of a .mira file.
 
     Args:
-        onnx: bytes of the model.
-        codecs: of a user's own, tried besides those that Mirabelle ships; their classes are made without arguments when the
-            file is unpacked, where their modules must be imported.
+        onnx: content of an .onnx file in canonical form.
+        codecs: the user's own codecs, which are tried in addition to those of Mirabelle. To unpack the file, their modules must
+            be imported, and their classes are instantiated without arguments.
 
     Raises:
-        UserError: E121 when the model is not canonical, so that it could not be given back bit for bit.
+        UserError: E121 if the model is not in canonical form, so that unpacking could not restore every byte.
     """
     model = ModelProto.FromString(onnx)
     try:
@@ -91,20 +94,20 @@ def pack(onnx: bytes, codecs: Sequence[Codec] = ()) -> bytes:
 
 
 def unpack(packed: bytes, most_bytes: int | None = None) -> bytes:
-    """The canonical ONNX model, bit for bit.
+    """Unpack a .mira file to the ONNX model that was packed, byte for byte.
 
     Args:
         packed: content of a .mira file.
-        most_bytes: the largest ONNX model that may come out, since a few bytes can stand for many; by default 256 MiB, or 64
-            times the packed bytes where that is more.
+        most_bytes: limit of the unpacked size, as a protection against decompression bombs; by default 256 MiB or 64 times the
+            packed size, whichever is larger.
 
     Raises:
-        UserError: E143 not a packed file, E142 a newer version, E141 damaged or inconsistent, E106 a codec of a user's own that
-            is not imported.
+        UserError: E143 if this is not a .mira file, E142 if its version is newer, E141 if it is damaged or inconsistent, E106
+            if the module of a user's own codec is not imported.
     """
     head = len(MAGIC) + 1 + _DIGEST
     if packed[: len(MAGIC)] != MAGIC:
-        raise UserError("E143", "this is not a .mira file: it does not begin with MIRA", "give a file that Mirabelle packed")
+        raise UserError("E143", "this is not a .mira file: it does not begin with MIRA", "give a file packed by Mirabelle")
     if len(packed) > len(MAGIC) and packed[len(MAGIC)] > VERSION:
         raise UserError(
             "E142", f"the file has version {packed[len(MAGIC)]}, this Mirabelle reads up to {VERSION}", "upgrade Mirabelle"
@@ -125,7 +128,7 @@ def _decoded(content: bytes, most_bytes: int) -> bytes:
     onnx_length, skeleton_length, small_length = reader.varint(), reader.varint(), reader.varint()
     if not skeleton_length <= onnx_length <= most_bytes:
         raise ValueError(
-            f"an ONNX model of {onnx_length} bytes with a graph of {skeleton_length} cannot be, or is over the limit"
+            f"its header gives {onnx_length} bytes of ONNX with a graph of {skeleton_length}: impossible, or above the limit"
         )
     model = ModelProto()
     try:
@@ -135,7 +138,7 @@ def _decoded(content: bytes, most_bytes: int) -> bytes:
     budget = onnx_length
     for tensor in model.graph.initializer:
         if tensor.external_data or tensor.data_location != TensorProto.DEFAULT:
-            raise ValueError(f'tensor "{tensor.name}" lies outside the file')
+            raise ValueError(f'tensor "{tensor.name}" is stored in another file')
         budget -= _length(tensor)
         if budget < 0:
             raise ValueError(f'tensor "{tensor.name}" does not fit into {onnx_length} bytes')
@@ -145,12 +148,12 @@ def _decoded(content: bytes, most_bytes: int) -> bytes:
         raise ValueError(f"{reader.left} bytes follow the last tensor")
     onnx: bytes = model.SerializeToString(deterministic=True)
     if len(onnx) != onnx_length:
-        raise ValueError(f"{onnx_length} bytes of ONNX were announced, {len(onnx)} came")
+        raise ValueError(f"its header gives {onnx_length} bytes of ONNX, but it unpacks to {len(onnx)}")
     return onnx
 
 
 def _coded(tensor: TensorProto, own: Sequence[Codec]) -> tuple[bytes, bytes]:
-    """How the codec is called, and the bytes, of the codec that takes the fewest for a tensor's values."""
+    """(name of the codec, coded bytes) of a tensor's values, with the codec that needs the fewest bytes."""
     best = (bytes([_RAW]), tensor.raw_data)
     dtype = _dtype(tensor)
     values = np.frombuffer(tensor.raw_data, dtype).reshape(_shape(tensor))
@@ -165,16 +168,16 @@ def _coded(tensor: TensorProto, own: Sequence[Codec]) -> tuple[bytes, bytes]:
 
 
 def _name(codec: Codec) -> bytes:
-    """What the file says of a codec of a user's own."""
+    """The name of a user's own codec as it is stored in the file."""
     name = CODECS.name_of(type(codec)).encode()
     return bytes([_OWN]) + write_varints([len(name)]) + name
 
 
 def _codec(tensor: TensorProto, reader: Reader) -> Codec | None:
-    """The codec that the file tells for a tensor; None for plain bytes. A user's own is found where it is imported.
+    """The codec of a tensor, read from the file; None for uncoded bytes. A user's own codec must be imported.
 
     Raises:
-        UserError: E106 when it is not.
+        UserError: E106 if it is not imported.
     """
     kind = reader.take(1)[0]
     if kind == _OWN:
@@ -182,18 +185,18 @@ def _codec(tensor: TensorProto, reader: Reader) -> Codec | None:
         codec: Codec = cls()
         return codec
     if kind != _RAW and kind not in _CODECS:
-        raise ValueError(f'tensor "{tensor.name}" names codec {kind}')
+        raise ValueError(f'tensor "{tensor.name}" has the unknown codec {kind}')
     return _CODECS.get(kind)
 
 
 def _bytes(tensor: TensorProto, codec: Codec | None, body: bytes) -> bytes:
     if codec is None:
         if len(body) != _length(tensor):
-            raise ValueError(f'tensor "{tensor.name}" has {len(body)} bytes, {_length(tensor)} are due')
+            raise ValueError(f'tensor "{tensor.name}" has {len(body)} bytes instead of {_length(tensor)}')
         return body
     dtype = _dtype(tensor)
     if dtype.name not in codec.dtypes:
-        raise ValueError(f'tensor "{tensor.name}" of {dtype.name} names {type(codec).__name__}')
+        raise ValueError(f'tensor "{tensor.name}" has codec {type(codec).__name__}, which does not code {dtype.name}')
     return codec.decode(body, _shape(tensor), dtype).tobytes()
 
 
@@ -202,7 +205,7 @@ def _length(tensor: TensorProto) -> int:
 
 
 def _shape(tensor: TensorProto) -> tuple[int, ...]:
-    """Of the array that is coded: the tensor's own, or that of the bytes which several of its values share."""
+    """The shape of the coded array: the tensor's own shape, or for types of less than 8 bits the number of bytes."""
     if any(size < 0 for size in tensor.dims):
         raise ValueError(f'tensor "{tensor.name}" has a negative size')
     bits = _BITS.get(tensor.data_type)
@@ -213,8 +216,10 @@ def _dtype(tensor: TensorProto) -> np.dtype[np.generic]:
     if tensor.data_type in _BITS:
         return np.dtype(np.uint8)
     if tensor.data_type in _NOT_CODED:
-        raise ValueError(f'tensor "{tensor.name}" has type {TensorProto.DataType.Name(tensor.data_type)}, which is not coded')
+        raise ValueError(
+            f'tensor "{tensor.name}" has type {TensorProto.DataType.Name(tensor.data_type)}, which cannot be packed'
+        )
     try:
         return np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
     except KeyError as error:
-        raise ValueError(f'tensor "{tensor.name}" has type {tensor.data_type}, which is not known') from error
+        raise ValueError(f'tensor "{tensor.name}" has type {tensor.data_type}, which is unknown') from error

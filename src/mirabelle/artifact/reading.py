@@ -1,4 +1,4 @@
-"""A path that a person gives -> the ONNX model that lies there, safe to read: no code, nothing outside the file."""
+"""Read an ONNX model from a path given by the user. No code is run, and no other file is opened."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from mirabelle.artifact.mira import unpack
 from mirabelle.errors import UserError
 
-_MOST_BYTES = 1 << 31  # of an ONNX model, by protobuf's own limit
+_MOST_BYTES = 1 << 31  # size limit of a protobuf message, and so of an ONNX model
 
 
 def onnx_of(path: str | Path) -> bytes:
-    """The ONNX model of an .onnx file, a .mira file, or the folder of a run.
+    """The ONNX model in an .onnx file, a .mira file, or the folder of a run.
 
     Raises:
-        UserError: E130 nothing there, E121 larger than an ONNX model can be, E141 damaged, E142 a newer version, E143 another
-            kind of file, or one that keeps tensors in other files. The message begins with the file's name.
+        UserError: E130 if the path does not exist, E121 if the file is larger than an ONNX model can be, E141 if it is damaged,
+            E142 if its version is newer, E143 if it is another kind of file, or stores tensors in other files. The message
+            begins with the file's name.
     """
     path = file_of(path)
     if path.stat().st_size >= _MOST_BYTES:
-        raise UserError("E121", f"{path} has 2 GiB or more, which no ONNX model can have in one file", "give a smaller model")
+        message = f"{path} has 2 GiB or more, but an ONNX model in one file must be smaller"
+        raise UserError("E121", message, "give a smaller model")
     data = path.read_bytes()
     try:
         onnx = unpack(data) if path.suffix == ".mira" else data
@@ -34,47 +36,47 @@ def onnx_of(path: str | Path) -> bytes:
 
 
 def file_of(path: str | Path) -> Path:
-    """The file of that model: `path` itself, or model.onnx in the folder of a run.
+    """The path of the model file: `path` itself, or model.onnx in the folder of a run.
 
     Raises:
-        UserError: E130 nothing there, E143 another kind of file.
+        UserError: E130 if the path does not exist, E143 if it is another kind of file.
     """
     path = Path(path)
     if path.is_dir():
         if not (path / "model.onnx").is_file():
-            raise UserError("E130", f"no model.onnx in {path}", "name the folder of a run that has ended")
+            raise UserError("E130", f"no model.onnx in {path}", "name the folder of a finished run")
         return path / "model.onnx"
     if not path.is_file():
         raise UserError("E130", f"no file at {path}", "check the path")
     if path.suffix not in (".onnx", ".mira"):
-        raise UserError("E143", f"{path} is neither .onnx nor .mira", "give such a file, or the folder of a run")
+        raise UserError("E143", f"{path} is neither .onnx nor .mira", "give an .onnx or .mira file, or the folder of a run")
     return path
 
 
 def model_of(onnx: bytes) -> ModelProto:
-    """The model read, its tensors all inside.
+    """The parsed ONNX model, all of whose tensors are stored in the same file.
 
     Raises:
-        UserError: E141 no ONNX model, E143 tensors in other files.
+        UserError: E141 if this is not an ONNX model, E143 if it stores tensors in other files.
     """
     try:
         model: ModelProto = ModelProto.FromString(onnx)
     except DecodeError as error:
-        raise UserError("E141", f"this is no ONNX model, or a damaged one: {error}", "fetch it again") from None
+        raise UserError("E141", f"this is not an ONNX model, or it is damaged: {error}", "fetch it again") from None
     if not model.ir_version or not model.graph.output:
-        raise UserError("E141", "this is no ONNX model: it has no version or no output", "give an .onnx file")
+        raise UserError("E141", "this is not an ONNX model: it has no version or no output", "give an .onnx file")
     for tensor in tensors_of_model(model):
         if tensor.external_data or tensor.data_location != TensorProto.DEFAULT:
             raise UserError(
                 "E143",
-                f'tensor "{tensor.name}" lies in another file, and such files are not read',
+                f'tensor "{tensor.name}" is stored in another file (external data), which is not read',
                 "save the model as one file",
             )
     return model
 
 
 def tensors_of_model(model: ModelProto) -> Iterator[TensorProto]:
-    """Every tensor that the model holds, wherever it stands: stored, sparse, in attributes, in subgraphs, in functions."""
+    """Every tensor in the model: initializers, dense and sparse, and those in attributes, subgraphs and functions."""
     yield from _in_graph(model.graph)
     for function in model.functions:
         yield from _in_nodes(function.node)

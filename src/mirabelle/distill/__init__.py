@@ -1,4 +1,4 @@
-"""Steps in which a teacher guides a smaller model: one file a step."""
+"""Knowledge distillation: train a smaller student model with the outputs of a teacher."""
 
 from typing import TYPE_CHECKING
 

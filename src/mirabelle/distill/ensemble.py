@@ -1,4 +1,4 @@
-"""Several teachers as one."""
+"""An ensemble of several teachers, used as one teacher."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from mirabelle.task.batch import Outputs, as_outputs, parts_of
 
 
 class Ensemble(nn.Module):
-    """Σₖ wₖ · outputsₖ / Σₖ wₖ: the weighted mean of what several models give for the same inputs.
+    """The weighted mean of the outputs of several models for the same inputs: Σₖ wₖ · outputsₖ / Σₖ wₖ.
 
     Args:
-        models: with outputs of one shape.
-        weights: of each; by default all count the same.
+        models: models whose outputs have the same shape.
+        weights: one weight for each model; by default all are equal.
 
     Raises:
-        UserError: E110 for weights that are not above 0 and finite, E111 for another number of them than of models, and, when
-            it runs, for outputs of different shapes.
+        UserError: E110 if a weight is not finite and above 0, E111 if the numbers of weights and models differ, or, in a
+            forward pass, if the outputs have different shapes.
 
     Example:
         >>> pair = Ensemble([nn.Identity(), nn.ReLU()], weights=[3.0, 1.0])
@@ -36,11 +36,13 @@ class Ensemble(nn.Module):
         super().__init__()
         weights = [1.0] * len(models) if weights is None else list(weights)
         if not models or len(weights) != len(models):
-            raise UserError("E111", f"{len(models)} models have {len(weights)} weights", "give one weight a model")
+            message = f"an ensemble needs one weight for each model; got {len(models)} models, {len(weights)} weights"
+            raise UserError("E111", message, "give at least one model, and one weight for each")
         if not all(weight > 0 and math.isfinite(weight) for weight in weights):
-            raise UserError("E110", f"weights must be above 0; got {weights}", "leave out a model that should not count")
+            raise UserError("E110", f"weights must be above 0; got {weights}", "leave out a model that should have no weight")
         self.models = nn.ModuleList(models)
-        self.register_buffer("shares", torch.tensor(weights) / sum(weights))  # part of its state: other shares, another teacher
+        # A buffer, so that the weights are part of the state by which a teacher is identified.
+        self.register_buffer("shares", torch.tensor(weights) / sum(weights))
 
     def forward(self, *args: Any, **kwargs: Any) -> Outputs:
         outputs = [as_outputs(model(*args, **kwargs)) for model in self.models]
@@ -52,7 +54,7 @@ class Ensemble(nn.Module):
         shapes = {tuple(part.shape) for part in outputs}
         if len(shapes) > 1:
             raise UserError(
-                "E111", f"the teachers' outputs have shapes {sorted(shapes)}", "take teachers with the same classes"
+                "E111", f"the teachers' outputs differ in shape: {sorted(shapes)}", "use teachers with the same classes"
             )
         total: Tensor = torch.einsum("k,k...->...", self.get_buffer("shares").to(outputs[0].dtype), torch.stack(list(outputs)))
         return total

@@ -1,4 +1,4 @@
-"""An objective in somebody else's training loop: a Hugging Face `Trainer`, or one of one's own."""
+"""Use an objective in another training loop: that of a Hugging Face `Trainer`, or your own."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ _LABELS = ("labels", "label", "label_ids")
 
 
 class Guided:
-    """A loss for a loop that calls the model itself: it listens to the calls, and asks the teacher the same.
+    """A distillation loss for a training loop that calls the model itself; used as a context manager.
 
-    Within the context the model carries what the terms train along, so that an optimizer made there, of the model's parameters,
-    trains it, too; afterwards nothing of it is left. Models may give a tensor, or an output with `logits`, as those of
-    transformers do. Call it with the outputs and the labels of the call before: a Trainer does so with its
-    `compute_loss_func`.
+    A hook records the inputs of every forward pass of the model, and the teacher is run on the same inputs when the loss is
+    computed. Call the object with the outputs and labels of the last forward pass; a Trainer does this if the object is given
+    as `compute_loss_func`. Within the context, parameters of the objective (such as projectors) are registered as parameters of
+    the model, so that an optimizer created there trains them, too; they are removed at the end. Models may return a tensor, or
+    an output with `logits`, like the models of transformers.
 
     Args:
         model: the student.
-        teacher: for the same inputs; is put into eval mode.
-        objective: of any terms but `CRD`, which must know samples again.
-        example: inputs and labels of a few samples: (inputs, labels), inputs a tensor, or a tuple or dict of tensors.
-        loss: of `TaskLoss`: (outputs, labels) -> scalar.
-        steps: calls of the model in training mode in the whole training, for weights and temperatures that change; None leaves
-            them at their start.
+        teacher: a model for the same inputs; it is set to evaluation mode.
+        objective: any terms except `CRD`, which needs the indices of samples.
+        example: (inputs, labels) of a few samples; inputs are a tensor, or a tuple or dict of tensors.
+        loss: the loss of the term `TaskLoss`: (outputs, labels) -> scalar.
+        steps: number of forward passes in training mode in the whole training, for weights and temperatures that change during
+            training; None keeps them at their initial value.
 
     Raises:
-        UserError: as `Objective.bind`; E111 when the loss is asked for without a call of the model.
+        UserError: E111 if the loss is computed without a preceding forward pass of the model, and the errors of the objective's
+            `bind`.
 
     Example:
         >>> from mirabelle.objectives import SoftTargets, TaskLoss
@@ -87,16 +89,17 @@ class Guided:
             delattr(self._model, name)
 
     def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """The loss of the call of the model that gave these outputs.
+        """The loss of the last forward pass of the model.
 
         Args:
-            outputs: of the model.
-            labels: (batch, ...); those of −100 are no items.
-            num_items_in_batch: of all calls whose gradients are added up before the optimizer's step, as a Trainer counts them:
-                the loss counts as its share of them.
+            outputs: the outputs of that pass.
+            labels: (batch, ...); a label of −100 is ignored.
+            num_items_in_batch: number of labels in all forward passes whose gradients are accumulated before an optimizer step,
+                as a Trainer counts them; the loss is scaled by its share of them.
         """
         if self._called is None:
-            raise UserError("E111", "the loss is asked for, but the model was not called", "call the model within the context")
+            message = "the loss needs a forward pass of the model, and there was none"
+            raise UserError("E111", message, "call the model within the context, before the loss")
         args, kwargs = self._called
         batch = Batch(kwargs if not args else args[0] if len(args) == 1 else args, labels)
         with torch.no_grad(), Taps(self._teacher, self._bound.teacher_layers) as taps:
@@ -114,7 +117,7 @@ class Guided:
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """The decisions in what a model gives.
+    """The logits in the output of a model: a tensor itself, the entry "logits" of a mapping, or the first of a tuple.
 
     Example:
         >>> logits_of({"loss": torch.zeros(()), "logits": torch.ones(2, 3)}).shape

@@ -1,4 +1,4 @@
-"""The teacher's last layer in the student's place."""
+"""Replace the last linear layer of a student by that of its teacher, behind a projector."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mirabelle.task.batch import Batch
 
 
 class ReusedHead(Replacement):
-    """The teacher's linear head, which is not trained, behind a projector from the student's embedding to the teacher's.
+    """The teacher's last linear layer (frozen) behind a trained projector from the student's embedding to the teacher's.
 
-    The projector is linear, batch norm, ReLU, linear, its middle half as wide as the teacher's embedding.
+    The projector is Linear, BatchNorm, ReLU, Linear; its hidden width is half the width of the teacher's embedding.
 
     Args:
         inputs: width of the student's embedding.
-        embedding: width of the teacher's.
-        outputs: of the head.
-        bias: whether the head has one.
+        embedding: width of the teacher's embedding.
+        outputs: number of outputs of the last linear layer.
+        bias: whether the last linear layer has a bias.
 
     Source: Chen, Mei, Zhang, Wang, Feng, Chen 2022, "Knowledge Distillation with the Reused Teacher Classifier",
     arXiv:2203.14001.
@@ -39,6 +39,7 @@ class ReusedHead(Replacement):
 
     @classmethod
     def from_dense(cls, dense: nn.Module, **settings: Any) -> Self:
+        """The module that replaces a head, from its settings in `architecture.json`."""
         del dense
         return cls(**settings)
 
@@ -48,15 +49,15 @@ class ReusedHead(Replacement):
 
 
 def with_head_of(student: nn.Module, teacher: nn.Module, example: Batch) -> nn.Module:
-    """The student with the teacher's head in the place of its own; the student itself changes.
+    """Replace the student's last linear layer by a `ReusedHead` with the teacher's; the student is changed in place.
 
     Args:
-        student: its last linear layer is replaced; its embeddings are vectors.
+        student: its last linear layer is replaced; its embedding must be (batch, width).
         teacher: its last linear layer is copied.
-        example: inputs that both take.
+        example: inputs for both models.
 
     Raises:
-        UserError: E112 when one of the two has no linear layer at its end.
+        UserError: E112 if one of the two does not end with a linear layer.
     """
     places = head_of(student, example), head_of(teacher, example)
     own, theirs = (model.get_submodule(place) for model, place in zip((student, teacher), places, strict=True))

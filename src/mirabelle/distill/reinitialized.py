@@ -1,4 +1,4 @@
-"""A model with first weights again."""
+"""A copy of a model with newly initialized weights."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from mirabelle.model.state import copied
 
 
 def redrawn(model: nn.Module, seed: int) -> nn.Module:
-    """A copy whose weights are drawn as its modules draw theirs when they are made.
+    """A copy of a model with newly initialized weights.
 
-    A module draws its own with `reset_parameters`, statistics of norms included; a parameter of a module that cannot is drawn
-    from a normal distribution with its present mean and deviation.
+    A module with the method `reset_parameters` is initialized by it, including the running statistics of normalization layers.
+    All other parameters are drawn from a normal distribution with their present mean and standard deviation.
 
     Args:
-        model: left as it is.
-        seed: of the drawing.
+        model: is not changed.
+        seed: of the random numbers.
 
     Raises:
-        UserError: E111 when the model is a rewritten program, whose norms are no modules any more.
+        UserError: E111 if the model is a rewritten program, whose normalization layers are not modules any more.
     """
     if architecture_of(model).rewritten is not None:
-        message = "the model runs as a rewritten program, whose statistics cannot begin anew"
-        raise UserError("E111", message, 'start = "teacher", or give the student by its factory')
+        message = "the model runs as a rewritten program, whose running statistics cannot be initialized again"
+        raise UserError("E111", message, 'use start = "teacher", or give the student by a factory')
     fresh = copied(model)
     drawn: set[int] = set()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""The teacher's answers as the targets of a training set."""
+"""Replace the targets of a training set by the answers of a teacher."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from mirabelle.training.teacher_targets import with_answers
 
 
 def relabelled(task: Task, answer: Callable[[Inputs], Tensor], *, batch_size: int = 100) -> Task:
-    """The same task, whose training targets are what a teacher answers to the training inputs.
+    """The same task with new training targets: the answers of a teacher to the training inputs.
 
-    With the sequences that a teacher generates, `lambda inputs: teacher.generate(**inputs, num_beams=5)` say, this is
-    sequence-level distillation: the student learns from the most likely answers alone. With a classifier's decisions it is
-    training on pseudo-labels. Both as the task itself has it, kept on disk, by `Training(targets="teacher")`.
+    If the answers are sequences that the teacher generates, for example `lambda inputs: teacher.generate(**inputs,
+    num_beams=5)`, this is sequence-level distillation. If they are the decisions of a classifier, it is training on
+    pseudo-labels. In a recipe, `Training(targets="teacher")` does both with the task's own teacher, and keeps the answers on
+    disk.
 
     Args:
-        task: its validation and test targets stay.
-        answer: targets of a batch, (batch, ...). Sequences may be of another length in every batch; those that end earlier are
-            filled up with −100, which cross entropy leaves out.
-        batch_size: samples that are asked for at a time.
+        task: its validation and test targets are not changed.
+        answer: inputs of a batch -> its targets, (batch, ...). The length of sequences may differ between batches; shorter ones
+            are padded with −100, which cross entropy ignores.
+        batch_size: number of samples in one call of `answer`.
 
     Raises:
-        UserError: E131 for training data that are a stream, or another number of answers than of inputs.
+        UserError: E131 if the training data are a stream, or if `answer` returns another number of targets than of inputs.
 
     Example:
         >>> x = torch.tensor([[1.0, 3.0], [4.0, 2.0]]).repeat(5, 1)
@@ -40,14 +41,14 @@ def relabelled(task: Task, answer: Callable[[Inputs], Tensor], *, batch_size: in
     Source: Kim, Rush 2016, "Sequence-Level Knowledge Distillation", arXiv:1606.07947.
     """
     if not isinstance(task.train, Samples):
-        raise UserError("E131", "the training data come as a stream, which cannot be relabelled", "give samples in memory")
+        raise UserError("E131", "the training data are a stream, which cannot be relabelled", "give the data as samples")
     answers = []
     with torch.no_grad():
         for batch in task.train.batches(batch_size):
             answers.append(answer(batch.inputs).detach().clone())
             if len(answers[-1]) != len(batch):
-                message = f"{len(answers[-1])} answers came for {len(batch)} inputs"
-                raise UserError("E131", message, "give one answer an input")
+                message = f"the function returned {len(answers[-1])} answers for {len(batch)} inputs"
+                raise UserError("E131", message, "return one answer for each input")
     longest = max(part.shape[-1] for part in answers)
     if answers[0].dim() > 1:
         answers = [F.pad(part, (0, longest - part.shape[-1]), value=UNLABELLED) for part in answers]

@@ -1,4 +1,4 @@
-"""The model replaced by a smaller one that learns from it."""
+"""The distillation step: replace a model by a smaller student that is trained with a teacher."""
 
 from __future__ import annotations
 
@@ -27,27 +27,29 @@ Kept = Annotated[float, Field(gt=0, le=1)]
 
 @record
 class Student:
-    """A smaller model trained under the task's teacher (by default the model it replaces).
+    """Replace the model by a smaller student, trained with the task's teacher (by default the model that is replaced).
 
-    L = α · L_KL + (1 − α) · L_CE with α = 0.9 and T = 4, unless `train.objective` says otherwise. The student is made by a
-    factory, or derived from the model it replaces: `width` of the units of every group (`prune.Channels`), `depth` of the
-    residual layers (`prune.Layers`). `width = 1.0` with a random start is a student of the same size, born again.
+    The loss is L = α · L_KL + (1 − α) · L_CE with α = 0.9 and temperature 4, unless `train.objective` is given. The student is
+    made by a factory (`model`), or derived from the model that it replaces: it keeps a share `width` of the units of every
+    group (like `prune.Channels`) and a share `depth` of the residual layers (like `prune.Layers`). `width = 1.0` with a random
+    start gives a student of the same size (a born-again network).
 
     Args:
         model: factory of the student, "pkg.mod:function" or "./file.py:function" (relative to the working folder).
-        arguments: keywords of the factory.
+        arguments: keyword arguments of the factory.
         width: share of the units that a derived student keeps in every group of channels, neurons and heads, in (0, 1].
         depth: share of the residual layers that a derived student keeps, in (0, 1].
-        start: first weights of a derived student: the "teacher"'s, of what it keeps, or "random" ones, drawn anew.
-        head: the student's "own" last linear layer, or the "teacher"'s, which is not trained, behind a projector that is and
-            that stays: what `SimKD` learns with.
-        taught_by: "task", its teacher, which guides every training of a recipe; or "model", the one that this student
-            replaces: after another student this makes that one a teacher's assistant.
-        train: the training; required unless the step joins another's.
+        start: initial weights of a derived student: "teacher" keeps those of the replaced model, "random" draws new ones.
+        head: "own" keeps the student's last linear layer; "teacher" replaces it by a trained projector and the teacher's last
+            linear layer (frozen), as the term `SimKD` needs.
+        taught_by: "task" uses the task's teacher; "model" uses the model that this student replaces. After another student,
+            "model" makes that student a teacher assistant.
+        train: the training; required unless the step is part of a joint training.
 
     Raises:
-        UserError: E120 and E121 as the factory fails, E111 without a training, or with a student that is both made and derived;
-            a derived one raises as `prune.Channels` and `prune.Layers`, and E111 where it cannot be drawn anew.
+        UserError: E120 or E121 if the factory fails, E111 without a training, if both or neither of a factory and a derived
+            student are given, or if the weights cannot be initialized again; a derived student also raises the errors of
+            `prune.Channels` and `prune.Layers`.
 
     Example:
         >>> Student(model="mirabelle.sources.zoo:digits_mlp", train=Training(epochs=2)).stage
@@ -72,14 +74,15 @@ class Student:
 
     def __post_init__(self) -> None:
         if (self.model is not None) == self.derived:
-            message = "a student is made by `model`, or derived by `width` and `depth`: one of the two"
+            message = "a student needs either `model`, or `width` and `depth`"
             raise UserError("E111", message, 'write model = "pkg.mod:function", or width = 0.5')
         if self.start == "teacher" and not self.derived:
-            raise UserError("E111", "only a derived student can start as its teacher", "leave out start", path=("start",))
+            message = 'start = "teacher" needs a student that is derived by `width` or `depth`'
+            raise UserError("E111", message, "leave out start", path=("start",))
 
     @property
     def derived(self) -> bool:
-        """Whether the student is cut out of the model it replaces."""
+        """Whether the student is derived from the model that it replaces."""
         return self.width is not None or self.depth is not None
 
     @property
@@ -111,7 +114,7 @@ class Student:
             return with_head_of(student, teacher, task.example())
 
     def origin(self, model: nn.Module, run: Run) -> nn.Module:
-        """The dense module of the student: as its factory makes it, with the run's seed, or the model it is cut out of."""
+        """The dense model of the student: made by the factory with the run's seed, or the model that it is derived from."""
         import torch
 
         from mirabelle.sources import model_from
@@ -138,6 +141,6 @@ class Student:
         student = self._student(model, task, run)
         size, before = (sum(parameter.numel() for parameter in module.parameters()) for module in (student, model))
         description = (
-            f"{self.model or 'a student cut out of it'} takes the place of the model: {size:,} parameters instead of {before:,}"
+            f"the model is replaced by {self.model or 'a student derived from it'}: {size:,} parameters instead of {before:,}"
         )
         return Preview(student, (description,), self.train)

@@ -1,4 +1,4 @@
-"""A model looked at: layer by layer, by what is cut together, and by what each part is worth."""
+"""Inspect a model: its layers, the groups of units that can be removed, and the sensitivity of each part to pruning."""
 
 from typing import TYPE_CHECKING
 

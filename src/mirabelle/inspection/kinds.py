@@ -1,4 +1,4 @@
-"""What the units of an axis group are, in words, as far as the program shows it beyond doubt; else just "units"."""
+"""A description of the units of an axis group, such as "channels of a convolution"; "units" if the program is not clear."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d"
 _PRODUCTS = {"addmm": ("mat1", "mat2"), "mm": ("self", "mat2"), "matmul": ("self", "other"), "bmm": ("self", "mat2")}
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 _PASSED = ("mul", "div", "add", "sub", "masked_fill", "where", "_to_copy", "to", "clone", "dropout", "alias", "contiguous")
-_STEPS = 12  # from a softmax back to the product that it weighs
+_STEPS = 12  # most nodes between a softmax and the matrix products before and after it
 _BATCH_HEADS_LENGTH_WIDTH = 4
 
 
 def kinds_of(program: Program, flow: Flow, groups: Sequence[AxisGroup]) -> list[str]:
-    """For each group the words for its units, such as "channels of a convolution".
+    """A description of the units of each group, such as "channels of a convolution".
 
-    Heads and their places are told by attention, written as one operator or as softmax between two products; key-value groups
-    by heads that several queries share; the residual stream by an addition of two results that both have the group's units.
-    What is named by none of these is named for the layers that make it.
+    Heads and dimensions of heads are recognized by attention, written as one operator or as a softmax between two matrix
+    products; key-value groups by key heads that several query heads share; a residual stream by an addition of two values that
+    both have the group's units. All other groups are described by the layers that compute them.
 
     Args:
-        program: of the model.
-        flow: of the program.
-        groups: all, or some, of the program's.
+        program: the traced model.
+        flow: the program's axes.
+        groups: all groups of the program, or some.
     """
     owners = np.full(flow.units.count, -1)
     for place, group in enumerate(groups):
@@ -39,15 +39,15 @@ def kinds_of(program: Program, flow: Flow, groups: Sequence[AxisGroup]) -> list[
     found: dict[int, str] = {}
     for node in program.graph.nodes:
         if node.op == "call_function" and node in flow.axes:
-            for axis, column, words in _told_by(flow, Call.of(node)):
+            for axis, column, words in _described_by(flow, Call.of(node)):
                 for place in _owning(flow, owners, axis, column):
                     found[place] = _joined(found.get(place), words)
     made, streams = _made_by(program, flow, owners), _streams(program, flow, owners)
     return [found.get(place) or _by_layers(made.get(place, {}), stream=place in streams) for place in range(len(groups))]
 
 
-def _told_by(flow: Flow, call: Call) -> Iterator[tuple[Axis, int | None, str]]:
-    """(axis, column of it or None for all, what its units are), from one operator."""
+def _described_by(flow: Flow, call: Call) -> Iterator[tuple[Axis, int | None, str]]:
+    """(axis, its column or None for all columns, description of its units), as far as one operator shows it."""
     if call.name == "scaled_dot_product_attention" and len(sizes_of(value_of(call["query"]))) == _BATCH_HEADS_LENGTH_WIDTH:
         yield from _attention(flow.of(call["query"]), flow.of(call["value"]))
     elif call.name in ("softmax", "_softmax"):
@@ -70,12 +70,12 @@ def _attention(query: Sequence[Axis], value: Sequence[Axis]) -> Iterator[tuple[A
     elif heads is not None and heads.shape[1] == 2:  # noqa: PLR2004 (outer and inner)
         yield heads, 0, "key-value groups of attention"
         yield heads, 1, "queries in each key-value group"
-    yield query[-1], None, "places of queries and keys in each head"
-    yield value[-1], None, "places of values in each head"
+    yield query[-1], None, "dimensions of queries and keys in each head"
+    yield value[-1], None, "dimensions of values in each head"
 
 
 def _written_attention(flow: Flow, call: Call) -> Iterator[tuple[Axis, int | None, str]]:
-    """Softmax between two products of batches of heads."""
+    """The descriptions if a softmax stands between two batched matrix products over heads."""
     before, after = call["self"], call.node
     for _ in range(_STEPS):
         if before.op != "call_function" or Call.of(before).name not in _PASSED:
@@ -100,7 +100,7 @@ def _sizes(node: fx.Node) -> tuple[int, ...]:
 
 
 def _owning(flow: Flow, owners: Array, axis: Axis, column: int | None) -> list[int]:
-    """The groups whose units an axis has."""
+    """The indices of the groups whose units occur in an axis."""
     rows = flow.units.resolve(axis)
     if rows is None or (column is not None and column >= rows.shape[1]):
         return []
@@ -109,14 +109,14 @@ def _owning(flow: Flow, owners: Array, axis: Axis, column: int | None) -> list[i
 
 
 def _joined(before: str | None, words: str) -> str:
-    places = {"places of queries and keys in each head", "places of values in each head"}
+    places = {"dimensions of queries and keys in each head", "dimensions of values in each head"}
     if before is None or before == words:
         return words
-    return "places in each head" if {before, words} <= places | {"places in each head"} else "units"
+    return "dimensions of each head" if {before, words} <= places | {"dimensions of each head"} else "units"
 
 
 def _made_by(program: Program, flow: Flow, owners: Array) -> dict[int, dict[str, str]]:
-    """By group: the weights whose results have its units, each with what makes it: layer, convolution, table."""
+    """By group: the weights whose outputs have its units, each with its kind: "layer", "convolution", "table" or "unclear"."""
     found: dict[int, dict[str, str]] = {}
     for node in program.graph.nodes:
         call = Call.of(node) if node.op == "call_function" else None
@@ -131,7 +131,7 @@ def _made_by(program: Program, flow: Flow, owners: Array) -> dict[int, dict[str,
 
 
 def _weights(call: Call) -> Iterator[tuple[fx.Node, int, str]]:
-    """(weight, dimension that the result has, what makes it)."""
+    """(weight, its dimension that the output has, kind of the layer) of an operator."""
     if call.name == "linear":
         yield call["weight"], 0, "layer"
     elif call.name in _PRODUCTS:
@@ -143,9 +143,9 @@ def _weights(call: Call) -> Iterator[tuple[fx.Node, int, str]]:
 
 
 def _streams(program: Program, flow: Flow, owners: Array) -> set[int]:
-    """The groups in which what a layer gives is added to what led to that layer."""
-    nearest: dict[fx.Node, int] = {}  # the layers from whose results a node is made without another one in between, as bits
-    before: dict[int, int] = {}  # all layers on the way to one
+    """The groups in which a layer's output is added to a value that the layer was computed from (residual streams)."""
+    nearest: dict[fx.Node, int] = {}  # the layers from which a node is computed without another layer in between, as bits
+    before: dict[int, int] = {}  # all layers that a layer depends on
     found: set[int] = set()
     for node in program.graph.nodes:
         nearest[node] = 0
@@ -170,7 +170,7 @@ def _streams(program: Program, flow: Flow, owners: Array) -> set[int]:
 
 
 def _all_before(layers: int, before: Mapping[int, int], *, own: bool = True) -> int:
-    """The layers on the way to these, and themselves."""
+    """The layers that these depend on, as bits; with `own` these layers, too."""
     found = layers if own else 0
     while layers:
         last = layers & -layers

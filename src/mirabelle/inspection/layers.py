@@ -1,4 +1,4 @@
-"""The layers of a model, one by one: of a torch module, or of an ONNX file."""
+"""The layers of a PyTorch module or of an ONNX model, with their shapes, parameters and costs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,17 @@ _TRANSPARENT = ("DequantizeLinear", "Transpose", "Cast", "Reshape", "Identity")
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer with weights: `shape` of its largest tensor, `macs` of one sample (None: unknown), `sparsity` in [0, 1]."""
+    """One layer with weights.
+
+    Args:
+        name: of the module.
+        kind: class of the module, or operator of the ONNX node.
+        shape: of the layer's largest tensor.
+        parameters: number of stored numbers.
+        macs: multiply-accumulate operations for one sample; None if unknown.
+        sparsity: share of zeros among the parameters, in [0, 1].
+        size_bytes: bytes of the stored tensors.
+    """
 
     name: str
     kind: str
@@ -35,7 +45,12 @@ class Layer:
 
 
 def layers_of_module(model: nn.Module, example: Batch | None) -> list[Layer]:
-    """The modules that hold weights themselves; without an example their multiply-accumulates stay unknown."""
+    """The layers of a PyTorch module: every submodule that has weights of its own.
+
+    Args:
+        model: any module.
+        example: a batch on which multiply-accumulate operations are counted; without it `macs` is None.
+    """
     macs: Mapping[str, int] = multiply_accumulates_by_module(model, example) if example is not None else {}
     grouped: dict[str, list[Any]] = {}
     for name, tensor in weights_of(model).items():
@@ -47,13 +62,21 @@ def layers_of_module(model: nn.Module, example: Batch | None) -> list[Layer]:
 
 
 def layers_of_onnx(onnx: bytes) -> list[Layer]:
-    """The nodes that compute with stored weights, named for the module these belong to."""
+    """The layers of an ONNX model: every node that computes with stored weights, named after the module they belong to.
+
+    Args:
+        onnx: content of an .onnx file.
+
+    Raises:
+        UserError: E141 if this is not an ONNX model, E143 if it stores tensors in other files.
+    """
     try:
         model = ModelProto.FromString(onnx)
     except DecodeError as error:
-        raise UserError("E141", f"this is no ONNX model: {error}", "give an .onnx file") from error
+        raise UserError("E141", f"this is not an ONNX model: {error}", "give an .onnx file") from error
     if any(tensor.external_data for tensor in model.graph.initializer):
-        raise UserError("E143", "the ONNX model keeps tensors in other files, which are not read", "save it as one file")
+        message = "the ONNX model stores tensors in other files (external data), which are not read"
+        raise UserError("E143", message, "save the model as one file")
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     shapes = _shapes_of_one(model, stored=tensors)
     makers = {output: node for node in model.graph.node for output in node.output}
@@ -75,10 +98,10 @@ def layers_of_onnx(onnx: bytes) -> list[Layer]:
 
 
 def _shapes_of_one(model: ModelProto, stored: Container[str]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the values, once the model's batch is one sample; none where the graph holds for another batch alone."""
+    """The shapes of all values for a batch of one sample; empty if the graph is fixed to another batch size."""
     for value in model.graph.input:
         axes = value.type.tensor_type.shape.dim
-        if axes and value.name not in stored:  # files of old versions list stored tensors as inputs, too
+        if axes and value.name not in stored:  # old IR versions list initializers as inputs, too
             axes[0].Clear()
             axes[0].dim_value = 1
     try:
@@ -110,7 +133,10 @@ def _macs_of(name: str, macs: Mapping[str, int], example: Batch | None) -> int |
 
 
 def _stored(name: str, tensors: Mapping[str, TensorProto], makers: Mapping[str, NodeProto]) -> TensorProto | None:
-    """The stored tensor that a value is, seen through changes of layout and dequantization, be it a cast and a product."""
+    """The stored tensor that a value is computed from by layout changes and dequantization only, else None.
+
+    Dequantization is a DequantizeLinear, or a Cast followed by a Mul.
+    """
     if name in tensors:
         return tensors[name]
     node = makers.get(name)
@@ -122,7 +148,7 @@ def _stored(name: str, tensors: Mapping[str, TensorProto], makers: Mapping[str, 
 
 
 def _onnx_macs(node: NodeProto, weights: Sequence[Any], shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-    """Of one sample: every weight works once at each position of the output."""
+    """Multiply-accumulate operations for one sample: every weight is used once at each position of the output."""
     output = shapes.get(node.output[0])
     weight = max(weights, key=lambda array: array.size)
     if output is None or 0 in output:

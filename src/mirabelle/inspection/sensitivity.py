@@ -1,4 +1,4 @@
-"""Which parts of a model can go: its loss against the sparsity of one axis group, or of one layer's weights, at a time."""
+"""Sensitivity analysis: the loss of a model as a function of the sparsity of one group of units, or of one layer, at a time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from mirabelle.training import evaluate_metrics
 SPARSITIES = (0.1, 0.25, 0.5, 0.75, 0.9)
 _BATCH = 256
 _SEED = 0
-Progress = Callable[[int, int, str], None]  # measurements done, measurements in all, what is being measured
+Progress = Callable[[int, int, str], None]  # measurements done, measurements in total, what is being measured
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Point:
     """One measurement.
 
     Args:
-        sparsity: what was asked for, in [0, 1).
-        removed: units or weights that went: floor(sparsity · size).
-        loss: of the task, over the samples; may be infinite or NaN where the model breaks.
+        sparsity: the requested sparsity, in [0, 1).
+        removed: number of removed units or weights: floor(sparsity · size).
+        loss: the task's loss over the samples; may be infinite or NaN.
         metric: mean over the samples, higher = better.
     """
 
@@ -54,13 +54,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """Loss against sparsity while everything else stays.
+    """Loss as a function of the sparsity of one part, while the rest of the model is unchanged.
 
     Args:
-        part: a "group" of units, or a "layer": one weight.
+        part: "group" (of units) or "layer" (the elements of one weight).
         name: of the group or the weight.
-        kind: what is removed, in words.
-        size: units of the group, or numbers in the weight.
+        kind: description of what is removed.
+        size: number of units of the group, or of elements of the weight.
         points: by ascending sparsity.
     """
 
@@ -72,21 +72,21 @@ class Curve:
 
     @property
     def cost(self) -> float:
-        """Mean loss over the points; infinite where the model breaks."""
+        """Mean loss over the points; infinite if a loss is not finite."""
         mean = sum(point.loss for point in self.points) / len(self.points)
         return mean if math.isfinite(mean) else math.inf
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What every part of a model is worth.
+    """The sensitivity of a model to the removal of each of its parts.
 
     Args:
-        samples: on how many it was measured.
-        loss: with nothing removed.
-        metric: with nothing removed.
-        metric_name: of the task's metric.
-        curves: the part whose removal costs least loss first.
+        samples: number of samples that were measured.
+        loss: of the unchanged model.
+        metric: of the unchanged model.
+        metric_name: name of the task's metric.
+        curves: one for each part, the part with the lowest mean loss first.
     """
 
     samples: int
@@ -96,7 +96,7 @@ class Sensitivity:
     curves: tuple[Curve, ...]
 
     def to_data(self) -> dict[str, Any]:
-        """Plain data; a loss that is not finite is null, as JSON has it."""
+        """The result as data for JSON; a loss that is not finite becomes null."""
 
         def plain(curve: Curve) -> dict[str, Any]:
             points = [{**asdict(point), "loss": _finite(point.loss), "metric": _finite(point.metric)} for point in curve.points]
@@ -120,28 +120,28 @@ def sensitivity_of(
     score: Score | None = None,
     progress: Progress | None = None,
 ) -> Sensitivity:
-    """Loss and metric on held-out validation samples when the lowest part of one group, or of one layer, goes alone.
+    """Loss and metric on validation samples when only one group of units, or only one layer, is pruned.
 
-    Of a group of n units, the ⌊sparsity · n⌋ of lowest score are cut out of every tensor that they touch: exactly what
-    `prune.Channels` removes. Of a layer's weight of n
-    numbers, the ⌊sparsity · n⌋ of lowest score become zero, as `prune.Weights` does. Nothing is trained in between, so the
-    curves say what is there to recover, not what is lost for good. The test set is not looked at.
+    In a group of n units, the ⌊sparsity · n⌋ units with the lowest scores are removed from every tensor that they are part of,
+    as `prune.Channels` does. In a layer's weight of n elements, the ⌊sparsity · n⌋ elements with the lowest scores are set to
+    zero, as `prune.Weights` does. The model is not trained afterwards, so training can recover a part of the loss. The test set
+    is not used.
 
     Args:
-        model: trained; measured in eval mode, and left as it is.
-        task: its validation samples, loss and metric.
+        model: a trained model; measured in evaluation mode, and not changed.
+        task: gives validation samples, loss and metric.
         sparsities: each in [0, 1).
-        samples: of the validation set, drawn with a fixed seed; all if there are fewer.
-        groups: False leaves groups out, for a model that cannot be traced.
-        score: what matters least; magnitude by default. Parts of which it does not speak are left out.
-        progress: hears measurements done, measurements in all, and what is being measured.
+        samples: number of validation samples, drawn with a fixed seed; all if there are fewer.
+        groups: whether groups of units are measured; False for a model that cannot be traced.
+        score: importance score, magnitude by default. Parts for which it is not defined are left out.
+        progress: called with the number of measurements done, their total, and the name of the part being measured.
 
     Returns:
-        The curves, the part whose removal costs least first.
+        One curve for each part, the part with the lowest mean loss first.
 
     Raises:
-        UserError: E110 a sparsity out of range or fewer than one sample, E112 a model with nothing to remove, E121 one that
-            cannot be traced, or whose loss is not finite with nothing removed.
+        UserError: E110 if a sparsity is out of range or there is no sample, E112 if nothing can be removed, E121 if the model
+            cannot be traced, or if the loss of the unchanged model is not finite.
 
     Example:
         >>> x = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))
@@ -151,33 +151,33 @@ def sensitivity_of(
         [('group', '0.weight:0', 6), ('layer', '0.weight', 24), ('layer', '2.weight', 12)]
     """
     if not all(0 <= sparsity < 1 for sparsity in sparsities) or not sparsities or samples < 1:
-        message = f"sparsities must be numbers in [0, 1), samples a number from 1; got {list(sparsities)}, {samples}"
-        raise UserError("E110", message, "sparsities=(0.5, 0.9), samples=512, say")
+        message = f"sparsities must be in [0, 1) and samples at least 1; got {list(sparsities)} and {samples}"
+        raise UserError("E110", message, "for example: sparsities=(0.5, 0.9), samples=512")
     score = score or Magnitude()
     training = {name: module.training for name, module in model.named_modules()}
     model.eval()
     try:
         with torch.no_grad():
-            judge = _Judge(task, samples)
+            evaluator = _Evaluator(task, samples)
             evidence = evidence_for(score, model, task)
             weights = {name: weight for name, weight in model.named_parameters() if name in evidence}
             parts = [_layer(model, name, weight, score(weight, evidence[name])) for name, weight in weights.items()]
-            parts = [*(_groups(model, score, task, judge.example) if groups else ()), *parts]
-            return _measured(model, parts, sorted(sparsities), judge, progress or (lambda *_: None))
+            parts = [*(_groups(model, score, task, evaluator.example) if groups else ()), *parts]
+            return _measured(model, parts, sorted(sparsities), evaluator, progress or (lambda *_: None))
     finally:
         for name, module in model.named_modules():
             module.training = training[name]
 
 
 def _measured(
-    model: nn.Module, parts: Sequence[_Part], sparsities: Sequence[float], judge: _Judge, progress: Progress
+    model: nn.Module, parts: Sequence[_Part], sparsities: Sequence[float], evaluator: _Evaluator, progress: Progress
 ) -> Sensitivity:
     if not parts:
-        message = "the model has neither a group of units nor a weight that can be removed"
-        raise UserError("E112", message, "give its dense module")
-    loss, metric = judge.loss_and_metric(lambda inputs: call(model, inputs))
+        message = "the model has neither a group of units nor a weight that can be pruned"
+        raise UserError("E112", message, "give the dense model")
+    loss, metric = evaluator.loss_and_metric(lambda inputs: call(model, inputs))
     if not math.isfinite(loss):
-        raise UserError("E121", f"the loss of the model is {loss} with nothing removed", "see which outputs are not finite")
+        raise UserError("E121", f"the loss of the unchanged model is {loss}", "find out which outputs are not finite")
     total, curves = len(parts) * len(sparsities), []
     for place, part in enumerate(parts):
         known: dict[int, tuple[float, float]] = {0: (loss, metric)}
@@ -186,23 +186,23 @@ def _measured(
             progress(place * len(sparsities) + step, total, part.name)
             removed = math.floor(sparsity * part.size)
             if removed not in known:
-                known[removed] = judge.loss_and_metric(part.without(removed))
+                known[removed] = evaluator.loss_and_metric(part.without(removed))
             points.append(Point(sparsity, removed, *known[removed]))
         curves.append(Curve(part.part, part.name, part.kind, part.size, tuple(points)))
     progress(total, total, "")
     curves.sort(key=lambda curve: curve.cost)
-    return Sensitivity(judge.count, loss, metric, judge.task.metric.name, tuple(curves))
+    return Sensitivity(evaluator.count, loss, metric, evaluator.task.metric.name, tuple(curves))
 
 
-class _Judge:
-    """The samples that judge, in batches of one size: a program may be fixed to that of its trace."""
+class _Evaluator:
+    """Measures loss and metric on fixed samples, in batches of one size, since a traced program may require that size."""
 
     def __init__(self, task: Task, samples: int) -> None:
         drawn = task.validation.drawn(samples, _SEED)
         self.task, self._targets, self.count = task, drawn.targets, len(drawn)
         size = math.ceil(self.count / math.ceil(self.count / _BATCH))
-        size = max(size, 2)  # a trace takes a size of one for one that never changes
-        places = torch.arange(math.ceil(self.count / size) * size) % self.count  # the last batch is filled up
+        size = max(size, 2)  # torch.export treats a batch size of 1 as a constant
+        places = torch.arange(math.ceil(self.count / size) * size) % self.count  # pads the last batch
         padded = drawn.at(places)
         self.batches = list(Samples(padded.inputs, padded.targets).batches(size))
 
@@ -211,7 +211,7 @@ class _Judge:
         return self.batches[0]
 
     def loss_and_metric(self, run: Callable[[Any], Any]) -> tuple[float, float]:
-        """Loss and metric of what a function makes of the inputs."""
+        """Loss and metric of the outputs that a function computes from the inputs."""
         results = [as_outputs(run(batch.inputs)) for batch in self.batches]
         if isinstance(results[0], Tensor):
             outputs: Any = torch.cat(results)[: self.count]
@@ -229,7 +229,7 @@ class _Judge:
 
 @dataclass(frozen=True)
 class _Part:
-    """What is removed alone: `without(count)` is the model less its `count` least important pieces."""
+    """One part of the model; `without(count)` runs the model without the `count` least important elements of the part."""
 
     part: Literal["group", "layer"]
     name: str
@@ -261,7 +261,7 @@ def _groups(model: nn.Module, score: Score, task: Task, example: Batch) -> Itera
     together = {int(unit) for axes in flow.equal for axis in axes for unit in _units(flow, axis)}
     for group, kind, ranking in zip(groups, kinds_of(program, flow, groups), rankings, strict=True):
         if ranking is not None:
-            masked = bool(together & set(ranking.units.tolist()))  # cut alone, it would not fit what must be as wide as it
+            masked = bool(together & set(ranking.units.tolist()))  # another group must have the same width
             yield _Part("group", group.name, kind, len(group), _cutter(program, flow, ranking.units, masked=masked))
 
 

@@ -1,4 +1,4 @@
-"""The axis groups of a model in words and numbers: what is cut together, what it costs, and what cannot be cut and why."""
+"""The groups of units of a model: which units are removed together, what they cost, and which cannot be removed and why."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from mirabelle.task.batch import Batch, arguments_of
 
 @dataclass(frozen=True)
 class Group:
-    """Units that are cut together, one as good as another.
+    """A group of equivalent units: removing one of them removes a slice of every tensor that the group is part of.
 
     Args:
-        kind: what they are, such as "channels of a convolution"; "units" where the program leaves a doubt.
-        cost: name, number of units, members, parameters and multiply-accumulates that one takes with it.
+        kind: description of the units, such as "channels of a convolution"; "units" if the program does not show it clearly.
+        cost: name, number of units, tensors concerned, and the parameters and multiply-accumulates of one unit.
     """
 
     kind: str
@@ -36,12 +36,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Structure:
-    """What of a model can be cut, and what cannot.
+    """Which parts of a model can be removed, and which cannot.
 
     Args:
-        groups: in the order of the model's parameters.
-        fixed: in the same order.
-        unknown: names of the operators that are not understood, which hold what they touch, with how often.
+        groups: the groups of removable units, in the order of the model's parameters.
+        fixed: the dimensions that cannot be changed, with reasons, in the same order.
+        unknown: operators without a rule, which freeze the dimensions of their tensors: name and number of occurrences.
     """
 
     groups: tuple[Group, ...]
@@ -56,25 +56,25 @@ class Structure:
         }
 
     def check_any_group(self) -> None:
-        """Raise unless there is a group.
+        """Raise an error if no unit can be removed.
 
         Raises:
-            UserError: E112 with what holds the model.
+            UserError: E112, with the reasons.
         """
         if not self.groups:
             why = why_nothing_goes(self.fixed)
-            raise UserError("E112", f"no channel, neuron or head can be cut: {why}", "prune single weights: prune.Weights")
+            raise UserError("E112", f"no channel, neuron or head can be removed: {why}", "prune single weights: prune.Weights")
 
 
 def structure_of(model: nn.Module, example: Batch) -> Structure:
-    """The groups of a model, with what one unit of each costs, and what is frozen.
+    """The groups of removable units of a model, with the cost of one unit of each, and the dimensions that cannot be changed.
 
     Args:
-        model: on any device; it is traced in eval mode, not run, and stays as it is.
+        model: on any device; it is traced in evaluation mode, not run, and not changed.
         example: inputs of at least two samples.
 
     Raises:
-        UserError: E121 when the model cannot be traced.
+        UserError: E121 if the model cannot be traced.
 
     Example:
         >>> import torch
@@ -91,11 +91,19 @@ def structure_of(model: nn.Module, example: Batch) -> Structure:
 
 
 def structure_of_program(program: Program, flow: Flow, batch: int) -> Structure:
-    """The same of a program that is at hand, traced on so many samples; buffers alone make no group."""
+    """The groups of removable units of a traced program, and the dimensions that cannot be changed.
+
+    A group of buffers alone, without parameters and costs, is left out.
+
+    Args:
+        program: the traced model.
+        flow: the program's axes.
+        batch: number of samples that the program was traced with.
+    """
     groups = groups_of(program, flow)
-    told = zip(groups, kinds_of(program, flow, groups), costs_of(program, flow, batch), strict=True)
+    described = zip(groups, kinds_of(program, flow, groups), costs_of(program, flow, batch), strict=True)
     return Structure(
-        tuple(Group(kind, cost) for _, kind, cost in told if cost.parameters or cost.macs),
+        tuple(Group(kind, cost) for _, kind, cost in described if cost.parameters or cost.macs),
         tuple(frozen_in(program, flow)),
         dict(flow.unknown),
     )

@@ -1,4 +1,4 @@
-"""The training loss as a weighted sum of terms: one file per family of terms."""
+"""The training loss, written as a weighted sum of terms; each kind of term has its own file."""
 
 from mirabelle.objectives.decisions import (
     DIST,

@@ -1,4 +1,4 @@
-"""Terms bound to one model: modules that map a `Forward` to a scalar."""
+"""Loss terms bound to one model: modules that map a `Forward` to a scalar loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class BoundFunction(nn.Module):
-    """A term without parameters of its own: a function of the `Forward`."""
+    """A bound term that has no parameters of its own: it calls a function of the `Forward`."""
 
     def __init__(self, loss: Callable[[Forward], Tensor]) -> None:
         super().__init__()
@@ -28,7 +28,12 @@ class BoundFunction(nn.Module):
 
 
 class BoundObjective(nn.Module):
-    """The weighted sum of bound terms."""
+    """The weighted sum of bound terms, a scalar.
+
+    Args:
+        weights: one weight for each term; an `Annealed` weight is evaluated at the progress of the training.
+        terms: the bound terms; a term with weight 0 is not computed.
+    """
 
     def __init__(self, weights: list[float | Annealed], terms: list[nn.Module]) -> None:
         super().__init__()
@@ -40,17 +45,19 @@ class BoundObjective(nn.Module):
     def forward(self, forward: Forward) -> Tensor:
         weights = [value_at(weight, forward.progress) for weight in self.weights]
         parts = [weight * term(forward) for weight, term in zip(weights, self.terms, strict=True) if weight]
-        if not parts:  # weights that are zero at the moment
+        if not parts:  # all weights are zero at this progress
             return 0.0 * torch.stack([part.float().sum() for part in parts_of(forward.outputs)]).sum()
         return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
     def seen(self, model: nn.Module, batch: Batch, teacher: nn.Module | None = None) -> Forward:
-        """A pass of a batch through the model and its teacher, with everything that the terms look at; as they stand.
+        """Run a batch through the model and its teacher, and collect everything that the terms read.
+
+        Both models run in their present mode (training or evaluation).
 
         Args:
-            model: that the terms are bound to, or a copy of it; with its gradients.
+            model: the model that the terms are bound to, or a copy of it; it runs with gradients.
             batch: the inputs.
-            teacher: runs without gradient; needed where a term looks at it.
+            teacher: runs without gradients; required if a term needs a teacher.
         """
         from mirabelle.objectives.forward import Forward
 
@@ -63,5 +70,5 @@ class BoundObjective(nn.Module):
 
 
 def _layers(terms: list[nn.Module], side: str) -> tuple[str, ...]:
-    """The layers that the terms look at, each once."""
+    """The names of the layers whose outputs the terms read, without duplicates."""
     return tuple(dict.fromkeys(name for term in terms for name in getattr(term, side, ())))

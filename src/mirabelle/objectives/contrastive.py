@@ -1,4 +1,4 @@
-"""What contrastive distillation trains and keeps along: two maps and two banks of embeddings."""
+"""The bound form of contrastive distillation (CRD): two trained linear maps and two memory banks of embeddings."""
 
 from __future__ import annotations
 
@@ -20,40 +20,45 @@ if TYPE_CHECKING:
 
 
 class Contrastive(nn.Module):
-    """The two-sided contrastive loss over one pair of embeddings.
+    """The contrastive loss between the embeddings of student and teacher, with each side once as the anchor.
+
+    The formula is in the docstring of `objectives.CRD`.
 
     Args:
-        pair: the embedding of the student and of the teacher.
-        task: whose training samples are told from each other.
-        temperature: of the products.
-        negatives: other samples for each batch.
-        width: of the embeddings that are compared.
-        momentum: of the banks.
+        pair: the layers that give the embedding of the student and of the teacher.
+        task: its training samples are the instances that the loss distinguishes.
+        temperature: divides the inner products of normalized embeddings.
+        negatives: number of negative samples for each batch.
+        width: dimension of the space in which the embeddings are compared.
+        momentum: of the memory banks, in [0, 1).
 
     Raises:
-        UserError: E111 for data that come as a stream, or layers that do not give one vector a sample.
+        UserError: E111 if the training data are a stream, or if a layer does not give one vector for each sample.
     """
 
     def __init__(self, pair: Pair, task: Task, *, temperature: float, negatives: int, width: int, momentum: float) -> None:
         super().__init__()
         if not isinstance(task.train, Samples):
-            raise UserError("E111", "CRD must know samples again, and the data come as a stream", "give samples, or use RKD")
+            message = "CRD needs an index for every training sample, and the training data are a stream without one"
+            raise UserError("E111", message, "give the data as samples, or use RKD")
         self.pair, self.count = pair, len(task.train)
         self.temperature, self.negatives, self.momentum = temperature, negatives, momentum
         self.student_layers, self.teacher_layers = (pair.student.name,), (pair.teacher.name,)
         self.maps = nn.ModuleList(nn.Linear(layer.shape[-1], width) for layer in (pair.student, pair.teacher))
         for side in ("student", "teacher"):
             self.register_buffer(f"{side}_bank", F.normalize(torch.randn(self.count, width), dim=1))
-        self.register_buffer("log_sums", torch.full((2,), torch.nan))  # of each side, from the first batch on
+        self.register_buffer("log_sums", torch.full((2,), torch.nan))  # log Z of each side, set by the first batch
         if len(pair.student.shape) != 2 or len(pair.teacher.shape) != 2:  # noqa: PLR2004
-            message = f"layers {pair.student} of the student and {pair.teacher} of the teacher are no embeddings of samples"
-            raise UserError("E111", message, "name layers that give one vector a sample")
+            message = (
+                f"layers {pair.student} of the student and {pair.teacher} of the teacher do not give embeddings of samples"
+            )
+            raise UserError("E111", message, "name layers that give one vector for each sample")
 
     def forward(self, forward: Forward) -> Tensor:
         assert forward.teacher is not None, "Objective.bind refuses a task without teacher"
         index = forward.batch.index
         if index is None:
-            raise UserError("E111", "CRD must know samples again, and this batch does not say which they are", "use RKD")
+            raise UserError("E111", "CRD needs the index of every sample, and this batch has no indices", "use RKD")
         features = forward.features[self.pair.student.name], forward.teacher.features[self.pair.teacher.name]
         one, other = (F.normalize(mapped(part.float()), dim=-1) for mapped, part in zip(self.maps, features, strict=True))
         banks: tuple[Tensor, Tensor] = self.student_bank, self.teacher_bank  # type: ignore[assignment]
@@ -65,7 +70,10 @@ class Contrastive(nn.Module):
         return loss
 
     def _estimate(self, side: int, tensors: tuple[Tensor, Tensor, Tensor], index: Tensor, drawn: Tensor) -> Tensor:
-        """Of an anchor, the same sample's embedding on the other side, and the other side's bank."""
+        """The loss with one side as the anchor.
+
+        `tensors` are the anchor's embeddings, the other side's embeddings of the same samples, and the other side's bank.
+        """
         anchor, partner, bank = tensors
         same = (anchor * partner).sum(-1) / self.temperature
         others = anchor @ bank[drawn].T / self.temperature
@@ -73,7 +81,7 @@ class Contrastive(nn.Module):
         if torch.isnan(sums[side]):
             mean = others.detach().logsumexp((0, 1)) - math.log(others.numel())
             sums[side] = mean + math.log(self.count)
-        others = others.masked_fill(index[:, None] == drawn, -torch.inf)  # a sample is no other of itself
+        others = others.masked_fill(index[:, None] == drawn, -torch.inf)  # a sample is not its own negative
         return contrastive_estimate(same - sums[side].clone(), others - sums[side].clone(), self.count)
 
     def _move(self, banks: tuple[Tensor, Tensor], embeddings: tuple[Tensor, Tensor], index: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The teacher's decisions as targets: terms that look at the outputs of both and at nothing else."""
+"""Terms that compare the outputs of the student with those of the teacher (response-based distillation)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ Temperatures = Annotated[tuple[Positive, ...], Field(min_length=1)]
 
 
 class Decisions(Term):
-    """A comparison of the student's outputs with the teacher's."""
+    """The common part of the terms that compare the student's outputs with the teacher's.
+
+    A subclass implements `compare`. Class scores of several tokens or positions are passed to it with the classes in the last
+    dimension; tokens without a label are left out.
+    """
 
     needs_teacher = True
 
@@ -36,12 +40,19 @@ class Decisions(Term):
         del model, example
         temperature = getattr(self, "temperature", 1.0)
         if isinstance(temperature, Annealed) and min(temperature.start, temperature.end) <= 0:
-            raise UserError("E110", f"temperature must be above 0; got {temperature}", "begin and end above 0")
+            raise UserError("E110", f"temperature must be above 0; got {temperature}", "start and end with a value above 0")
         return BoundFunction(partial(self._compared, kind=task.outputs))
 
     @abstractmethod
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
-        """The loss, a scalar, of outputs of the same shape, at the temperature of the moment."""
+        """The scalar loss of two outputs of the same shape.
+
+        Args:
+            student: outputs of the student, classes in the last dimension.
+            teacher: outputs of the teacher, of the same shape.
+            batch: the batch that both were computed for.
+            temperature: the temperature at the present progress of the training.
+        """
 
     def _compared(self, forward: Forward, *, kind: OutputKind) -> Tensor:
         from mirabelle.numerics.several_outputs import UNLABELLED
@@ -53,27 +64,27 @@ class Decisions(Term):
         if shapes[0] != shapes[1]:
             raise UserError(
                 "E111",
-                f"student gives {shapes[0]} outputs a sample, the teacher {shapes[1]}",
-                "take a teacher and a student with the same classes",
+                f"the student gives outputs of shape {shapes[0]} for each sample, the teacher {shapes[1]}",
+                "use a teacher and a student with the same classes",
             )
         if isinstance(student, tuple):
             return self._compared_each(student, teacher, forward.batch)
         targets = forward.batch.targets
         student, teacher = kind.with_classes_last(student), kind.with_classes_last(teacher)
-        if are_one_class_each_place(student, targets):  # some places are padding
+        if are_one_class_each_place(student, targets):  # one label for each token, some of them padding
             student, teacher = student[targets != UNLABELLED], teacher[targets != UNLABELLED]
         temperature = value_at(getattr(self, "temperature", 1.0), forward.progress)
         return self.compare(student, teacher, forward.batch, temperature)
 
     def _compared_each(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], batch: Batch) -> Tensor:
-        """Of several outputs; only distances make sense for all kinds of them."""
+        """The loss of a model with several outputs; only distances are defined for outputs of every kind."""
         del teacher, batch
-        message = f"{type(self).__name__} compares class scores; the model gives {len(student)} outputs"
+        message = f"{type(self).__name__} compares class scores of one output; the model has {len(student)} outputs"
         raise UserError("E111", message, "use Regression, or the loss of the task")
 
 
 def _shapes(outputs: Outputs) -> str:
-    """As people read them, without the batch axis."""
+    """The shapes of the outputs without the batch dimension, as text for a message."""
     from mirabelle.task.batch import parts_of
 
     return " and ".join(str(tuple(part.shape[1:])) for part in parts_of(outputs))
@@ -81,13 +92,13 @@ def _shapes(outputs: Outputs) -> str:
 
 @record
 class SoftTargets(Decisions):
-    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), mean over the batch.
+    """Soft targets: T² · KL(softmax(teacher / T) ‖ softmax(student / T)), mean over the batch.
 
     Args:
-        temperature: T > 0; the higher, the more the teacher's ranking of wrong classes counts. May change while a model trains
-            (`schedules.Annealed`).
-        standardize: logits are first brought to mean 0 and deviation 1 over the classes of each decision, so that a student
-            need not learn the range of the teacher's; T = 2 is a good start then.
+        temperature: T > 0. A higher temperature gives more weight to the teacher's ranking of the wrong classes. May change
+            during training (`schedules.Annealed`).
+        standardize: scale the logits of every sample to mean 0 and standard deviation 1 over the classes first, so that the
+            student need not match the range of the teacher's logits; T = 2 is a good starting value then.
 
     Example:
         >>> objective = 0.9 * SoftTargets(temperature=4.0)
@@ -111,18 +122,18 @@ class SoftTargets(Decisions):
 
 @record
 class DKD(Decisions):
-    """Decoupled distillation: T² · (α · KL of the target class against the rest + β · KL among the other classes).
+    """Decoupled knowledge distillation: T² · (α · KL of target class versus rest + β · KL among the other classes).
 
-    In `SoftTargets` the second part counts the less the surer the teacher is; here it counts as β says. For samples of one
-    right class each.
+    In `SoftTargets` the weight of the second part decreases as the teacher becomes more confident; here it is β. Every sample
+    must have exactly one correct class.
 
     Args:
         temperature: T > 0.
-        alpha: α, weight of the target class against the rest.
-        beta: β, weight of the other classes among themselves; 1 to 8, higher for a surer teacher.
+        alpha: α, weight of the part that compares the target class with the rest.
+        beta: β, weight of the part that compares the other classes; 1 to 8, higher for a more confident teacher.
 
     Raises:
-        UserError: E111 when targets are not class indices of shape (batch,).
+        UserError: E111 if the targets are not class indices of shape (batch,).
 
     Example:
         >>> from mirabelle.objectives import TaskLoss
@@ -144,7 +155,7 @@ class DKD(Decisions):
         if unlabelled or not are_one_class(student, batch.targets):
             raise UserError(
                 "E111",
-                f"DKD needs the one right class of each sample; got targets of shape {tuple(batch.targets.shape)} "
+                f"DKD needs one correct class for each sample; got targets of shape {tuple(batch.targets.shape)} "
                 f"for outputs of shape {tuple(student.shape)}" + (", some without a class" if unlabelled else ""),
                 "use SoftTargets, or MultiLabel where a sample has several labels",
             )
@@ -160,14 +171,16 @@ class DKD(Decisions):
 
 @record
 class DIST(Decisions):
-    """T² · (β · what the classes' correlation lacks to one + γ · what the samples' does): the order counts, not the values.
+    """Correlation distillation: T² · (β · mean_n (1 − ρ_n) + γ · mean_k (1 − ρ_k)).
 
-    Suits a teacher that is far stronger than its student.
+    ρ_n is Pearson's correlation of the student's and the teacher's probabilities over the classes of sample n, ρ_k that over
+    the samples of class k in the batch; probabilities are softmax(logits / T). The relative order of the scores counts, not
+    their values; useful if the teacher is much stronger than its student.
 
     Args:
         temperature: T > 0.
-        beta: β, weight of the relations between the classes of a sample.
-        gamma: γ, weight of the relations between the samples of a class, over a batch.
+        beta: β, weight of the correlation over the classes of a sample.
+        gamma: γ, weight of the correlation over the samples of a class within the batch.
 
     Example:
         >>> (2.0 * DIST()).needs_teacher
@@ -190,14 +203,15 @@ class DIST(Decisions):
 
 @record
 class MLKD(Decisions):
-    """Multi-level distillation: Σ_T (soft targets + how samples of a batch relate + γ · how classes relate).
+    """Multi-level logit distillation: Σ_T (soft targets + relations of the samples in a batch + γ · relations of the classes).
 
-    How classes relate is a sum over the batch, squared, so that it grows with (batch / classes)². The paper has 64 samples of
-    100 classes; with 128 of 10 it outweighs all the rest and a training may collapse: take γ = (classes / batch)² there.
+    The relations of the classes are squared sums over the batch, so they grow with (batch / classes)². The paper uses 64
+    samples and 100 classes; with 128 samples and 10 classes this part dominates the loss and training may collapse: use
+    γ = (classes / batch)² in such a case.
 
     Args:
-        temperatures: each T > 0.
-        by_class: γ ≥ 0.
+        temperatures: the temperatures T, each > 0, over which the loss is summed.
+        by_class: γ ≥ 0, weight of the relations of the classes.
 
     Example:
         >>> MLKD(temperatures=(2.0, 4.0)).needs_teacher
@@ -218,7 +232,9 @@ class MLKD(Decisions):
 
 @record
 class ReverseKL(Decisions):
-    """T² · KL(softmax(student / T) ‖ softmax(teacher / T)): the student keeps to what the teacher finds likely.
+    """Reverse KL divergence: T² · KL(softmax(student / T) ‖ softmax(teacher / T)), mean over the batch.
+
+    It is mode-seeking: the student is penalized for probability on classes that the teacher finds unlikely.
 
     Args:
         temperature: T > 0.
@@ -241,11 +257,13 @@ class ReverseKL(Decisions):
 
 @record
 class JensenShannon(Decisions):
-    """T² · (β · KL(p ‖ m) + (1 − β) · KL(q ‖ m)) with the teacher's p, the student's q and m = β·p + (1 − β)·q.
+    """Generalized Jensen-Shannon divergence: T² · (β · KL(p ‖ m) + (1 − β) · KL(q ‖ m)), m = β·p + (1 − β)·q.
+
+    p is softmax(teacher / T), q is softmax(student / T); mean over the batch.
 
     Args:
         temperature: T > 0.
-        beta: β in (0, 1); 1/2 is the symmetric divergence, near 0 it behaves as the forward one, near 1 as the reverse one.
+        beta: β in (0, 1); 1/2 is the symmetric divergence, near 0 it behaves like the forward KL, near 1 like the reverse KL.
 
     Example:
         >>> JensenShannon(beta=0.5).needs_teacher
@@ -266,7 +284,9 @@ class JensenShannon(Decisions):
 
 @record
 class MultiLabel(Decisions):
-    """For several labels a sample: T² · KL between the two Bernoulli decisions of every label, mean over labels and batch.
+    """Multi-label distillation: T² · KL(sigmoid(teacher / T) ‖ sigmoid(student / T)) of each label's Bernoulli distribution.
+
+    The mean is taken over labels and batch. For tasks in which a sample may have several labels.
 
     Args:
         temperature: T > 0.
@@ -289,9 +309,10 @@ class MultiLabel(Decisions):
 
 @record
 class Regression(Decisions):
-    """Mean squared distance of the outputs to the teacher's: the matching loss of regression, and of bare logits.
+    """Mean squared error between the outputs of student and teacher: mean (student − teacher)², for regression or raw logits.
 
-    Of several outputs it is the mean over them, each as it is; the loss "matching" of a task weighs them by their variance.
+    For a model with several outputs it is the unweighted mean of their errors; the task loss "matching" scales each output by
+    its variance instead.
 
     Example:
         >>> (0.5 * Regression()).needs_teacher

@@ -1,4 +1,4 @@
-"""How samples relate as a target: terms over the embedding of a sample, what the last linear layer is given."""
+"""Terms that compare embeddings of samples, by default the input of the last linear layer."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ if TYPE_CHECKING:
     from mirabelle.task.task import Task
 
 
-_PAIR, _TRIPLE = 2, 3  # samples
+_PAIR, _TRIPLE = 2, 3  # least number of samples
 
 
 @record
 class EmbeddingTerm(Term):
-    """A comparison of one embedding of the student with one of the teacher.
+    """The common part of the terms that compare one embedding of the student with one of the teacher.
 
     Args:
-        layers: the student's layer, or "name:input" for what a layer is given; by default what the last linear layer is given.
-        teacher_layers: the teacher's.
+        layers: the student's layer: "name" for the output of a layer, "name:input" for its input; by default the input of the
+            last linear layer.
+        teacher_layers: the teacher's layer, written in the same way.
 
     Raises:
-        UserError: E112 a name that matches nothing, or a model without linear layer; E111 several layers.
+        UserError: E112 if a name matches no layer, or the model has no linear layer at its end; E111 if several layers are
+            named.
     """
 
     needs_teacher = True
@@ -38,7 +40,7 @@ class EmbeddingTerm(Term):
     teacher_layers: Patterns = ()
 
     def embeddings(self, model: nn.Module, task: Task, example: Batch) -> Pair:
-        """The two layers."""
+        """The student's and the teacher's layer whose embeddings are compared."""
         from mirabelle.objectives.layer_matching import embeddings_of
 
         assert task.teacher is not None, "Objective.bind refuses a task without teacher"
@@ -47,17 +49,22 @@ class EmbeddingTerm(Term):
 
 @record
 class RKD(EmbeddingTerm):
-    """Relational distillation: δ · (distances of all pairs of samples) + γ · (angles at all triples), of both compared.
+    """Relational knowledge distillation: δ · (loss over distances of all pairs) + γ · (loss over angles of all triples).
 
-    Needs no map between widths; batches of up to about 200 samples, as there are batch³ angles. A batch without a pair, or
-    without a triple, has none.
+    Distances between two samples and angles between three samples, in the student's embedding, are compared with those in the
+    teacher's by a Huber loss. The two widths may differ. Use batches of up to about 200 samples, since there are batch³ angles.
+    In a batch of one sample the loss is 0, in a batch of two there are only distances.
 
     Args:
+        layers: the student's layer: "name" for the output of a layer, "name:input" for its input; by default the input of the
+            last linear layer.
+        teacher_layers: the teacher's layer, written in the same way.
         distance: δ, weight of the distances.
         angle: γ, weight of the angles.
 
     Raises:
-        UserError: E112 and E111 as `EmbeddingTerm`.
+        UserError: E112 if a name matches no layer, or the model has no linear layer at its end; E111 if several layers are
+            named.
 
     Example:
         >>> RKD(angle=0.0).distance
@@ -75,7 +82,7 @@ class RKD(EmbeddingTerm):
         return PairedFeatures([self.embeddings(model, task, example)], self.compare)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The loss of two embeddings, (batch, ...) each."""
+        """The scalar loss of two embeddings, each of shape (batch, ...)."""
         from mirabelle.numerics.relations import angle_relation, distance_relation
 
         loss = 0.0 * student.sum()
@@ -88,17 +95,18 @@ class RKD(EmbeddingTerm):
 
 @record
 class SimKD(EmbeddingTerm):
-    """mean (p(s) − t)²: the student's embedding, projected, is the teacher's; the teacher's own head decides from it.
+    """Distillation with the teacher's classifier: mean (p(s) − t)², s and t the embeddings, p the student's projector.
 
-    For students with `distill.Student(head = "teacher")`, whose projector p stays in the model. The paper trains with this term
-    alone.
+    For students made by `distill.Student(head = "teacher")`: they end with the projector p, which stays in the model, and a
+    copy of the teacher's last linear layer. The paper trains with this term alone.
 
     Args:
-        layers: the student's projector; by default found.
-        teacher_layers: the teacher's embedding; by default what its last linear layer is given.
+        layers: the student's projector; by default the input of the last linear layer, which is the projector's output.
+        teacher_layers: the teacher's embedding; by default the input of its last linear layer.
 
     Raises:
-        UserError: E112 and E111 as `EmbeddingTerm`, E111 for a student whose embedding is of another width than the teacher's.
+        UserError: E112 if a name matches no layer, or the model has no linear layer at its end; E111 if several layers are
+            named, or if the widths of the two embeddings differ.
 
     Example:
         >>> SimKD().needs_teacher
@@ -111,14 +119,14 @@ class SimKD(EmbeddingTerm):
         from mirabelle.errors import UserError
         from mirabelle.objectives.projection import PairedFeatures
 
-        pair = self.embeddings(model, task, example)  # what the student's last linear layer is given comes from the projector
+        pair = self.embeddings(model, task, example)  # the input of the student's last linear layer is the projector's output
         if pair.student.shape != pair.teacher.shape:
-            message = f"layer {pair.student} of the student does not have the width of {pair.teacher} of the teacher"
-            raise UserError("E111", message, 'take distill.Student(head = "teacher"), or use Hint')
+            message = f"layer {pair.student} of the student and layer {pair.teacher} of the teacher differ in width"
+            raise UserError("E111", message, 'use distill.Student(head = "teacher"), or the term Hint')
         return PairedFeatures([pair], self.compare)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The loss of two embeddings of one shape."""
+        """The scalar loss of two embeddings of the same shape."""
         import torch.nn.functional as F
 
         return F.mse_loss(student, teacher)
@@ -126,21 +134,26 @@ class SimKD(EmbeddingTerm):
 
 @record
 class CRD(EmbeddingTerm):
-    """Contrastive distillation: the student's embedding of a sample is told from the teacher's embeddings of other samples.
+    """Contrastive representation distillation: −log h(u) − Σ log(1 − h(v)), h(x) = eˣ / Z / (eˣ / Z + M / N).
 
-    −log h(u) − Σ log(1 − h(v)), h(x) = eˣ / Z / (eˣ / Z + M / N), of u, v the products of normalized embeddings over the
-    temperature; once with the student as anchor, once with the teacher. Z is N times the mean of eᵛ over the first batch, as in
-    the authors' code. Both sides are mapped to `width` by linear layers that are trained along and dropped; the other samples'
-    embeddings come from banks that move along with a momentum.
+    u is the inner product of the student's and the teacher's normalized embedding of the same sample, divided by the
+    temperature; v the same product for two different samples; N the number of training samples, M the number of negatives. The
+    loss is summed over the student and the teacher as the anchor. Z is N times the mean of eᵛ over the first batch, as in the
+    authors' code. Linear layers map both embeddings to `width` dimensions; they are trained with the student and dropped
+    afterwards. Embeddings of negatives come from memory banks that are updated with a momentum.
 
     Args:
-        temperature: of the products.
-        negatives: M, other samples for each batch, drawn anew.
-        width: of the embeddings that are compared.
-        momentum: of the banks.
+        layers: the student's layer: "name" for the output of a layer, "name:input" for its input; by default the input of the
+            last linear layer.
+        teacher_layers: the teacher's layer, written in the same way.
+        temperature: > 0, divides the inner products.
+        negatives: M, number of negative samples, drawn anew for each batch.
+        width: dimension of the space in which embeddings are compared.
+        momentum: of the memory banks, in [0, 1).
 
     Raises:
-        UserError: E112 and E111 as `EmbeddingTerm`, E111 for data that come as a stream: samples must be known again.
+        UserError: E112 if a name matches no layer, or the model has no linear layer at its end; E111 if several layers are
+            named, or if the training data are a stream, whose samples have no index.
 
     Example:
         >>> (0.8 * CRD(negatives=1024)).needs_teacher

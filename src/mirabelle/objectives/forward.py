@@ -1,4 +1,4 @@
-"""What a term of the loss may look at."""
+"""The result of a forward pass, which is the input of the terms of a training loss."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ if TYPE_CHECKING:
 
     from mirabelle.task.batch import Batch, Outputs
 
-Kind: TypeAlias = Literal["maps", "tokens", "vectors", "attention"]  # what a layer gives
+Kind: TypeAlias = Literal["maps", "tokens", "vectors", "attention"]  # the kind of a layer's output
 
 
 @dataclass(frozen=True)
 class Forward:
-    """One pass of a batch through a model: everything a term may look at; several outputs are a tuple."""
+    """One forward pass of a batch through a model.
+
+    Args:
+        batch: the inputs and targets.
+        outputs: the model's output, a tuple if it has several.
+        teacher: the teacher's pass over the same batch, None without a teacher.
+        features: tensors inside the model by name: "name" is the output of a layer, "name:input" its input.
+        progress: the share of the training that is done, in [0, 1].
+    """
 
     batch: Batch
     outputs: Outputs

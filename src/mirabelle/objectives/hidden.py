@@ -1,4 +1,4 @@
-"""The teacher's features as targets: terms that look at what layers between input and output give."""
+"""Terms that compare outputs of hidden layers of the student with those of the teacher (feature-based distillation)."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 @record
 class FeatureTerm(Term):
-    """A comparison of layers of the student with layers of the teacher, mean over their pairs.
+    """The common part of the terms that compare layers of the student with layers of the teacher; the mean over the pairs.
 
     Args:
-        layers: names of the student's layers, whole or with "*", which takes the outermost layers that match; what a layer
-            gives besides its first tensor is "name[k]".
-        teacher_layers: of the teacher's, paired with the student's in the order in which they are named. Where one side is
-            not named, its layers are found: the last of every size of maps, the layers of a transformer, or the last of every
-            width of a perceptron, spread evenly over the depth.
+        layers: names of the student's layers. A name with "*" selects the outermost layers that match. "name" is the first
+            tensor that a layer returns, "name[k]" its tensor number k.
+        teacher_layers: names of the teacher's layers, paired with the student's in the order given. If one side is not named,
+            its layers are chosen automatically, evenly over the depth: the last layer of every size of feature maps, the
+            layers of a transformer, or the last layer of every width of a multilayer perceptron.
 
     Raises:
-        UserError: E112 a pattern that matches nothing, E111 layers that cannot be paired or compared.
+        UserError: E112 if a pattern matches no layer, E111 if layers cannot be paired or compared.
     """
 
     needs_teacher = True
@@ -48,7 +48,7 @@ class FeatureTerm(Term):
         return PairedFeatures(self.pairs(model, task, example), self.compare, **settings)
 
     def pairs(self, model: nn.Module, task: Task, example: Batch) -> list[Pair]:
-        """The layers that are compared."""
+        """The pairs of layers that are compared."""
         from mirabelle.objectives.layer_matching import pairs_of
 
         assert task.teacher is not None, "Objective.bind refuses a task without teacher"
@@ -56,22 +56,22 @@ class FeatureTerm(Term):
 
     @abstractmethod
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The loss, a scalar, of the features of one pair."""
+        """The scalar loss of the features of one pair of layers."""
 
 
 @record
 class Hint(FeatureTerm):
-    """mean (r(s) − t)² over all elements: a layer of the student, through a linear map r, gives what the teacher's does.
+    """Hints (FitNets): mean (r(s) − t)² over all elements, s and t the features of student and teacher.
 
-    r maps the width, place by place (a convolution of 1 × 1 for maps), is trained along and dropped; where both widths are
-    equal there is none.
+    r is a learned linear map from the student's width to the teacher's (a 1 × 1 convolution for feature maps). It is trained
+    with the student and dropped afterwards; if the widths are equal, r is the identity.
 
     Args:
-        layers: patterns of the student's layers; by default found by depth and shape.
-        teacher_layers: patterns of the teacher's.
+        layers: patterns of the student's layers; by default chosen by depth and shape.
+        teacher_layers: patterns of the teacher's layers.
 
     Raises:
-        UserError: E112 a pattern that matches nothing, E111 layers that cannot be paired or compared.
+        UserError: E112 if a pattern matches no layer, E111 if layers cannot be paired or compared.
 
     Example:
         >>> (0.5 * Hint(layers=("layer2",), teacher_layers=("layer2",))).needs_teacher
@@ -90,17 +90,19 @@ class Hint(FeatureTerm):
 
 @record
 class FeatureKL(FeatureTerm):
-    """T² · KL(softmax(t / T) ‖ softmax(r(s) / T)) over all elements of a sample's features, r as in `Hint`.
+    """KL divergence of features: T² · KL(softmax(t / T) ‖ softmax(r(s) / T)), softmax over all elements of a sample's features.
 
-    With a decision term it is `L = α·L_feature + (1−α)·L_decision`.
+    s and t are the features of student and teacher. r is a learned linear map from the student's width to the teacher's (a
+    1 × 1 convolution for feature maps), trained with the student and dropped afterwards; if the widths are equal, r is the
+    identity. Combined with a term over the outputs it gives L = α · L_feature + (1 − α) · L_decision.
 
     Args:
-        layers: patterns of the student's layers; by default found by depth and shape.
-        teacher_layers: patterns of the teacher's.
+        layers: patterns of the student's layers; by default chosen by depth and shape.
+        teacher_layers: patterns of the teacher's layers.
         temperature: T > 0.
 
     Raises:
-        UserError: E112 a pattern that matches nothing, E111 layers that cannot be paired or compared.
+        UserError: E112 if a pattern matches no layer, E111 if layers cannot be paired or compared.
 
     Example:
         >>> from mirabelle.objectives import SoftTargets
@@ -122,16 +124,17 @@ class FeatureKL(FeatureTerm):
 
 @record
 class AttentionTransfer(FeatureTerm):
-    """‖Q(s) − Q(t)‖², Q = Σ_c |f_c|² at every place, scaled to norm 1: the student looks where the teacher looks.
+    """Attention transfer: ‖Q(s) − Q(t)‖², Q = Σ_c |f_c|² at every position, scaled to norm 1.
 
-    Needs no map between widths. For maps of convolutions.
+    f_c is channel c of a feature map, so Q shows at which positions the activations are large. For feature maps of
+    convolutional networks; the numbers of channels may differ.
 
     Args:
-        layers: patterns of the student's layers; by default the last of every size of maps.
-        teacher_layers: patterns of the teacher's.
+        layers: patterns of the student's layers; by default the last layer of every size of feature maps.
+        teacher_layers: patterns of the teacher's layers.
 
     Raises:
-        UserError: E112 a pattern that matches nothing, E111 layers that cannot be paired or compared.
+        UserError: E112 if a pattern matches no layer, E111 if layers cannot be paired or compared.
 
     Example:
         >>> (100.0 * AttentionTransfer()).needs_teacher
@@ -150,16 +153,17 @@ class AttentionTransfer(FeatureTerm):
 
 @record
 class SimilarityPreserving(FeatureTerm):
-    """‖G_s − G_t‖²_F / batch², G = F·Fᵀ with rows of norm 1: what is alike for the teacher is alike for the student.
+    """Similarity-preserving distillation: ‖G_s − G_t‖²_F / batch², G = F·Fᵀ with rows scaled to norm 1.
 
-    Needs no map between widths.
+    F is the (batch, features) matrix of a layer's output, so G holds the similarity of every two samples in the batch. The
+    widths may differ.
 
     Args:
-        layers: patterns of the student's layers; by default found by depth and shape.
-        teacher_layers: patterns of the teacher's.
+        layers: patterns of the student's layers; by default chosen by depth and shape.
+        teacher_layers: patterns of the teacher's layers.
 
     Raises:
-        UserError: E112 a pattern that matches nothing, E111 layers that cannot be paired or compared.
+        UserError: E112 if a pattern matches no layer, E111 if layers cannot be paired or compared.
 
     Example:
         >>> (3000.0 * SimilarityPreserving()).needs_teacher
@@ -176,18 +180,18 @@ class SimilarityPreserving(FeatureTerm):
 
 @record
 class ReviewKD(FeatureTerm):
-    """Knowledge review: maps of the student, each joined with the deeper ones, are held against those of the teacher.
+    """Knowledge review: L = Σ_l pyramid_distance(fused_l, t_l) / pairs, fused_l the student's map l fused with deeper maps.
 
-    L = Σ_l pyramid_distance(joined_l, t_l) / pairs; what joins them, attention over two maps and convolutions, is trained
-    along and dropped.
+    The fusion (convolutions, and an attention that weighs two maps at every position) is trained with the student and dropped
+    afterwards. pyramid_distance is the mean squared error of two maps, pooled to several sizes.
 
     Args:
-        layers: patterns of the student's layers; by default the last of every size of maps.
-        teacher_layers: patterns of the teacher's.
-        width: channels in which maps are joined.
+        layers: patterns of the student's layers; by default the last layer of every size of feature maps.
+        teacher_layers: patterns of the teacher's layers.
+        width: number of channels in which maps are fused.
 
     Raises:
-        UserError: E112 a pattern that matches nothing, E111 layers that cannot be paired or compared.
+        UserError: E112 if a pattern matches no layer, E111 if layers cannot be paired or compared.
 
     Example:
         >>> (1.0 * ReviewKD()).needs_teacher

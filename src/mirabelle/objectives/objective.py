@@ -1,6 +1,6 @@
-"""The training loss as a weighted sum of terms that reads like its formula.
+"""The training loss as a weighted sum of terms, written like its formula.
 
-`0.9 * SoftTargets(temperature=4) + 0.1 * TaskLoss() + 1e-4 * L1()`; in TOML a list of `{term, weight, …}` tables.
+In Python: `0.9 * SoftTargets(temperature=4) + 0.1 * TaskLoss() + 1e-4 * L1()`; in TOML: a list of `{term, weight, …}` tables.
 """
 
 from __future__ import annotations
@@ -27,13 +27,21 @@ if TYPE_CHECKING:
 
 
 class Term(ABC):
-    """A differentiable part of the training loss; a frozen record that is bound to a model before it is used."""
+    """A differentiable term of the training loss: an immutable record that is bound to a model before it is used."""
 
     needs_teacher: bool = False
 
     @abstractmethod
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
-        """A module that maps a `Forward` to a scalar. Its own parameters train beside the model and are dropped."""
+        """A module that maps a `Forward` to a scalar loss.
+
+        Parameters of this module are trained together with the model, and dropped after the training.
+
+        Args:
+            model: the model that is trained.
+            task: gives the data, the task's loss and the teacher.
+            example: a small batch of inputs, for the shapes.
+        """
 
     def __rmul__(self, weight: float | Annealed) -> Objective:
         return Objective(terms=((weight if isinstance(weight, Annealed) else float(weight), self),))
@@ -44,7 +52,7 @@ class Term(ABC):
 
 @dataclass(frozen=True)
 class Objective:
-    """A weighted sum of terms: L = Σ weight · term; a weight may change while a model trains (`schedules.Annealed`)."""
+    """A weighted sum of terms: L = Σ weight · term. A weight may change during training (`schedules.Annealed`)."""
 
     terms: tuple[tuple[float | Annealed, Term], ...]
 
@@ -59,10 +67,15 @@ class Objective:
         return any(term.needs_teacher for _, term in self.terms)
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> BoundObjective:
-        """The loss as a module.
+        """The loss as a module for one model.
+
+        Args:
+            model: the model that is trained.
+            task: gives the data, the task's loss and the teacher.
+            example: a small batch of inputs, for the shapes.
 
         Raises:
-            UserError: E111 when a term needs a teacher and the task has none.
+            UserError: E111 if a term needs a teacher and the task has none; and the errors of the terms' own `bind`.
         """
         from mirabelle.objectives.bound_objective import BoundObjective
 
@@ -83,10 +96,11 @@ class Objective:
 
     @staticmethod
     def from_data(data: Any) -> Objective:
-        """From a list of `{term, weight, …}` tables.
+        """An objective from a list of `{term, weight, …}` tables.
 
         Raises:
-            UserError: E104 no term named, E106 unknown term, E120 a user's term that is not found, E102 or E103 wrong settings.
+            UserError: E104 if a table names no term, E106 if a term is unknown, E120 if a user's own term is not found, E102 or
+                E103 if its settings are wrong.
         """
         if isinstance(data, Objective):
             return data
@@ -106,7 +120,8 @@ class Objective:
 def _product(one: float | Annealed, other: float | Annealed) -> float | Annealed:
     if isinstance(one, Annealed):
         if isinstance(other, Annealed):
-            raise UserError("E111", "a weight that changes cannot be multiplied by another that does", "write one of them")
+            message = "a weight that changes during training cannot be multiplied by another one that changes"
+            raise UserError("E111", message, "combine the two into one schedule")
         return one.times(other)
     return other.times(one) if isinstance(other, Annealed) else one * other
 
@@ -115,12 +130,15 @@ def _weighted_term(table: Any) -> tuple[float | Annealed, Term]:
     settings = dict(table) if isinstance(table, Mapping) else {}
     name, weight = settings.pop("term", None), settings.pop("weight", 1.0)
     if not isinstance(name, str):
-        raise UserError("E104", 'a part of an objective needs the key "term"', 'write term = "TaskLoss", say')
+        raise UserError("E104", 'every table of an objective needs the key "term"', 'for example: term = "TaskLoss"')
     if isinstance(weight, Mapping):
         weight = records.build(Annealed, weight, "weight")
     elif not isinstance(weight, (int, float)) or isinstance(weight, bool) or not math.isfinite(weight):
         raise UserError(
-            "E103", f"the weight of {name} must be a finite number; got {weight!r}", "write weight = 0.5, say", path=("weight",)
+            "E103",
+            f"the weight of {name} must be a finite number; got {weight!r}",
+            "for example: weight = 0.5",
+            path=("weight",),
         )
     with at_path("term"):
         cls = TERMS.member(name)

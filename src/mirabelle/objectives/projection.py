@@ -1,4 +1,4 @@
-"""What brings a student's features into the shape of the teacher's: places pooled, widths mapped by a layer that is learned."""
+"""Bring a student's features to the shape of the teacher's: pool positions, and map the width by a learned linear layer."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ _BY_POINT = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 
 
 class PairedFeatures(nn.Module):
-    """A comparison of pairs of layers, mean over them.
+    """A bound term that compares pairs of layers; the mean over the pairs.
 
     Args:
-        pairs: of layers.
-        compare: the distance of features of a pair, student's first; both float32, with their width in dimension 1 for maps.
-        projects: whether the student's widths are mapped to the teacher's where they differ.
-        resizes: whether the larger maps are pooled to the sizes of the smaller ones.
-        real_tokens: whether tokens that an attention mask among the inputs hides are left out.
+        pairs: the layers to compare.
+        compare: (student's features, teacher's features) -> scalar, both in float32; feature maps have the channels in
+            dimension 1.
+        projects: whether a learned linear layer maps the student's width to the teacher's if they differ.
+        resizes: whether the larger feature map of a pair is average-pooled to the size of the smaller one.
+        real_tokens: whether tokens with 0 in the inputs' "attention_mask" are left out.
 
     Raises:
-        UserError: E111 for a pair whose shapes cannot be matched.
+        UserError: E111 if the shapes of a pair cannot be matched.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class PairedFeatures(nn.Module):
 
 
 def projector(student: TappedLayer, width: int) -> nn.Module:
-    """A linear map of a layer's width to another, place by place; nothing where the widths are equal."""
+    """A learned linear map from a layer's width to another, applied at every position; the identity if the widths are equal."""
     if student.width == width:
         return nn.Identity()
     if student.channels == 1 and len(student.shape) > 2:  # noqa: PLR2004
@@ -90,21 +91,24 @@ def projector(student: TappedLayer, width: int) -> nn.Module:
 
 
 def same_places(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both with the smaller of their sizes, (batch, channels, ...), the larger maps averaged."""
+    """Both feature maps, (batch, channels, ...), average-pooled to the smaller of their two sizes in every dimension."""
     sizes = tuple(map(min, student.shape[2:], teacher.shape[2:]))
     one, other = (part if part.shape[2:] == sizes else _POOLED[part.ndim](part, sizes) for part in (student, teacher))
     return one, other
 
 
 def in_precision_of(features: Tensor) -> AbstractContextManager[None]:
-    """What is trained along on features runs as the model that gave them: under autocast where they are bfloat16."""
+    """A context in which layers run in the precision of these features: under autocast if they are bfloat16."""
     return torch.autocast(features.device.type, torch.bfloat16, enabled=features.dtype is torch.bfloat16)
 
 
 def real_tokens(features: Tensor, inputs: Inputs) -> Tensor:
-    """Of (batch, tokens, width) or (batch, heads, tokens, tokens) what belongs to real tokens, (real tokens, ...).
+    """The features of the tokens that the attention mask keeps, of shape (kept tokens, ...).
 
-    All of it, and as it was, where the inputs are no dict with an "attention_mask" of these tokens.
+    Args:
+        features: (batch, tokens, width), or attention of shape (batch, heads, tokens, tokens).
+        inputs: the model's inputs. If they are not a dict with an "attention_mask" for these tokens, the features are returned
+            unchanged.
     """
     by_token = features.transpose(1, 2) if features.ndim == 4 else features  # noqa: PLR2004
     mask = mask_of(by_token, inputs)
@@ -112,7 +116,7 @@ def real_tokens(features: Tensor, inputs: Inputs) -> Tensor:
 
 
 def mask_of(features: Tensor, inputs: Inputs) -> Tensor | None:
-    """Of (batch, tokens, ...), which tokens are real, (batch, tokens); None where the inputs hide none of them."""
+    """The attention mask for features of shape (batch, tokens, ...), boolean (batch, tokens); None if the inputs have none."""
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
     return mask.bool() if mask is not None and mask.shape == features.shape[:2] else None
 
@@ -122,6 +126,6 @@ def _check_comparable(pair: Pair, *, resizes: bool) -> None:
     alike = len(one.shape) == len(other.shape) and one.channels == other.channels
     if not alike or (one.places != other.places and not (resizes and one.channels == 1)):
         message = f"layer {one} of the student and {other} of the teacher cannot be compared"
-        raise UserError("E111", message, "name `layers` and `teacher_layers` that give the same kind of thing")
+        raise UserError("E111", message, "name `layers` and `teacher_layers` whose outputs have matching shapes")
     if math.prod(one.shape) == 0:
-        raise UserError("E111", f"layer {one} of the student gives nothing", "name another")
+        raise UserError("E111", f"the output of layer {one} of the student is empty", "name another layer")

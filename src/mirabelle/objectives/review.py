@@ -1,4 +1,4 @@
-"""What knowledge review trains along: the student's maps joined from the deepest to the shallowest."""
+"""The bound form of knowledge review (ReviewKD): the student's feature maps are fused from the deepest to the shallowest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ from mirabelle.objectives.projection import PairedFeatures, in_precision_of, sam
 
 
 class ProjectedFusion(nn.Module):
-    """A map, joined with what came from the deeper ones by an attention over the two, and its form of the teacher's width."""
+    """Fuse a feature map with the fused deeper maps, and project the result to the teacher's width.
+
+    An attention computed from both maps weighs them at every position. The result of `forward` is (the projection, the fused
+    map).
+
+    Args:
+        channels: of the student's feature map.
+        width: channels in which maps are fused.
+        out: channels of the teacher's feature map.
+        deepest: whether this is the deepest map, which has nothing to be fused with.
+    """
 
     def __init__(self, channels: int, width: int, out: int, *, deepest: bool) -> None:
         super().__init__()
@@ -26,7 +36,7 @@ class ProjectedFusion(nn.Module):
     def forward(self, x: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
         x = self.enter(x)
         if self.weigh is not None:
-            assert deeper is not None, "all but the deepest are given what came from there"
+            assert deeper is not None, "every layer except the deepest gets the fused deeper maps"
             deeper = F.interpolate(deeper, x.shape[2:], mode="nearest")
             weights = torch.sigmoid(self.weigh(torch.cat([x, deeper], 1)))
             x = x * weights[:, :1] + deeper * weights[:, 1:]
@@ -34,17 +44,23 @@ class ProjectedFusion(nn.Module):
 
 
 class Review(PairedFeatures):
-    """All pairs, the deepest first.
+    """The knowledge review loss over all pairs of layers; maps are fused from the deepest to the shallowest.
+
+    Args:
+        pairs: the layers to compare, from shallow to deep.
+        compare: (student's fused map, teacher's map) -> scalar.
+        width: channels in which maps are fused.
 
     Raises:
-        UserError: E111 for maps that are not two-dimensional.
+        UserError: E111 if a layer's output is not (batch, channels, height, width).
     """
 
     def __init__(self, pairs: Sequence[Pair], compare: Callable[[Tensor, Tensor], Tensor], width: int) -> None:
         super().__init__(pairs, compare)
         for pair in pairs:
             if len(pair.student.shape) != 4:  # noqa: PLR2004
-                raise UserError("E111", f"layer {pair.student} of the student gives no maps of two dimensions", "use Hint")
+                message = f"the output of layer {pair.student} of the student is not a two-dimensional feature map"
+                raise UserError("E111", message, "use Hint")
         self.joints = nn.ModuleList(
             ProjectedFusion(pair.student.width, width, pair.teacher.width, deepest=pair is pairs[-1]) for pair in pairs
         )

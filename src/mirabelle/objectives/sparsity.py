@@ -1,4 +1,4 @@
-"""Regularization: terms that draw weights towards zero."""
+"""Regularization terms that pull single weights towards zero."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @record
 class L1(Term):
-    """Σ |w| over the chosen parameters.
+    """L1 regularization: Σ |w| over the selected parameters.
 
     Args:
         include: patterns of parameter names; by default every weight of two or more dimensions.
@@ -36,10 +36,14 @@ class L1(Term):
 
 @record
 class L2(Term):
-    """Σ w² over the chosen parameters.
+    """L2 regularization: Σ w² over the selected parameters.
 
     Args:
         include: patterns of parameter names; by default every weight of two or more dimensions.
+
+    Example:
+        >>> 1e-4 * L2()
+        Objective(terms=((0.0001, L2(include=())),))
     """
 
     include: Patterns = ()
@@ -50,7 +54,7 @@ class L2(Term):
 
 
 def _norm(model: nn.Module, include: Patterns, power: int) -> nn.Module:
-    """Σ |w|^power; the parameters stay the model's, so the module has none of its own."""
+    """A bound term Σ |w|^power. It refers to the model's parameters and has none of its own."""
     import torch
 
     from mirabelle.objectives.bound_objective import BoundFunction

@@ -1,4 +1,4 @@
-"""Structured regularization: terms that draw whole channels, neurons and heads towards zero before they are cut."""
+"""Structured regularization: terms that pull whole channels, neurons and heads towards zero before they are removed."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ if TYPE_CHECKING:
 
 @record
 class GroupLasso(Term):
-    """Σ √|u| · ‖w_u‖₂ over the units u that can be cut: w_u are the |u| parameters that the unit takes with it.
+    """Group lasso: Σ √|u| · ‖w_u‖₂ over the units u that can be removed; w_u are the |u| weights that belong to unit u.
 
-    Units are the channels, neurons and heads that `prune.Channels` cuts, found on the traced model when the term is bound. The
-    norm is not squared, so that small units lose as fast as large ones, and end at zero together with all that belongs to them.
+    Units are the channels, neurons and heads that `prune.Channels` removes; they are found on the traced model when the term is
+    bound. Because the norm is not squared, its gradient does not vanish for small units: a unit reaches zero as a whole.
 
     Args:
-        include: patterns of parameter names; groups that touch one of them count, by default all.
-        exclude: patterns of parameter names; groups that touch one of them do not count.
+        include: patterns of parameter names; groups with a matching parameter are regularized, by default all.
+        exclude: patterns of parameter names; groups with a matching parameter are not regularized.
 
     Raises:
-        UserError: when it is bound: E112 a pattern that matches nothing or no group left, E121 a model that cannot be traced.
+        UserError: when the term is bound: E112 if a pattern matches no parameter or no group is left, E121 if the model cannot
+            be traced.
 
     Example:
         >>> from mirabelle.objectives import TaskLoss
@@ -57,7 +58,7 @@ class GroupLasso(Term):
 
         def penalty(_: Forward) -> Tensor:
             own = squares()
-            # At zero the norm has no gradient; what is below the smallest number has none here.
+            # The norm has no gradient at zero: values below the smallest positive number are clamped and get gradient 0.
             return (factors * own.clamp_min(torch.finfo(own.dtype).tiny).sqrt()).sum()
 
         return BoundFunction(penalty)
@@ -65,25 +66,25 @@ class GroupLasso(Term):
 
 @record
 class Growing(Term):
-    """½ λ(t) Σ ‖w_u‖² over the units u that are to go, λ growing with the progress t of the training (GReg-1).
+    """Growing regularization (GReg-1): ½ λ(t) Σ ‖w_u‖² over the units u selected for removal, at training progress t in [0, 1].
 
         λ(t) = initial + (ceiling − initial) · min(1, t / end)
 
-    Of a group of n units, the ⌊sparsity · n⌋ of lowest ‖w_u‖₂ when the term is bound are to go, and `minimum` stay. What they
-    carried moves to the others little by little, so that the cut afterwards removes next to nothing.
+    In a group of n units, the ⌊sparsity · n⌋ units with the lowest ‖w_u‖₂ at the time of binding are selected; at least
+    `minimum` are left. The network gradually stops using the selected units, so that their removal changes its outputs little.
 
     Args:
-        sparsity: fraction of the units of each group that are to go, in [0, 1); as in the step that cuts them.
-        ceiling: the greatest factor, > 0.
-        initial: the factor at the beginning, > 0 and at most `ceiling`.
-        end: the progress at which the ceiling is reached, in [0, 1]; the rest of the training stays there.
-        include: patterns of parameter names; groups that touch one of them lose units, by default all.
-        exclude: patterns of parameter names; groups that touch one of them lose none.
-        minimum: units of every group that are left alone at least.
+        sparsity: fraction of the units of each group to select, in [0, 1); use the same value in the step that removes them.
+        ceiling: the largest value of λ, > 0.
+        initial: λ at the start of the training, > 0 and at most `ceiling`.
+        end: the progress at which λ reaches `ceiling`, in [0, 1]; λ is constant afterwards.
+        include: patterns of parameter names; units are selected in groups with a matching parameter, by default in all.
+        exclude: patterns of parameter names; no units are selected in groups with a matching parameter.
+        minimum: least number of units of every group that are not selected.
 
     Raises:
-        UserError: E110 out of range, E111 initial above ceiling; when it is bound: E112 a pattern that matches nothing or no
-            unit to go, E121 a model that cannot be traced.
+        UserError: E110 if a value is out of range, E111 if initial exceeds ceiling; when the term is bound: E112 if a pattern
+            matches no parameter or no unit is selected, E121 if the model cannot be traced.
 
     Example:
         >>> Growing(ceiling=1.0, initial=0.1, end=0.5).factor(0.25)
@@ -104,13 +105,13 @@ class Growing(Term):
         if self.initial > self.ceiling:
             raise UserError(
                 "E111",
-                f"the factor grows from initial to ceiling; got {self.initial:g} and {self.ceiling:g}",
+                f"initial must not exceed ceiling; got {self.initial:g} and {self.ceiling:g}",
                 "lower initial, or raise ceiling",
                 path=("initial",),
             )
 
     def factor(self, progress: float) -> float:
-        """λ at this progress."""
+        """λ(progress), for a progress in [0, 1]."""
         grown = 1.0 if progress >= self.end else progress / self.end
         return self.initial + (self.ceiling - self.initial) * grown
 
@@ -123,14 +124,14 @@ class Growing(Term):
         del example
         squares = UnitSquares(model, task, self.include, self.exclude)
         with torch.no_grad():
-            chosen = self._to_go(squares)
+            chosen = self._selected(squares)
         bound = BoundFunction(lambda forward: 0.5 * self.factor(forward.progress) * squares()[bound.get_buffer("to_go")].sum())
-        # Chosen once: a training that goes on takes the choice from its checkpoint.
+        # The selection is made once and stored in the checkpoint, so that a resumed training uses the same units.
         bound.register_buffer("to_go", chosen)
         return bound
 
-    def _to_go(self, squares: UnitSquares) -> torch.Tensor:
-        """The numbers of the units that are to go."""
+    def _selected(self, squares: UnitSquares) -> torch.Tensor:
+        """The indices of the selected units."""
         import torch
 
         values = squares()
@@ -142,6 +143,6 @@ class Growing(Term):
             begin += len(group)
         numbers = torch.cat(chosen)
         if not len(numbers):
-            message = f"sparsity {self.sparsity:g} and minimum {self.minimum} leave no unit to go"
+            message = f"no unit can be removed with sparsity {self.sparsity:g} and minimum {self.minimum}"
             raise UserError("E112", message, "raise sparsity, or lower minimum")
         return numbers

@@ -1,4 +1,4 @@
-"""The task's own loss as a term."""
+"""The task's own loss as a term of the training loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @record
 class TaskLoss(Term):
-    """task.loss(outputs, targets), computed in float32; samples without labels are left out of the mean.
+    """The task's loss, loss(outputs, targets), computed in float32; samples without labels are left out of the mean.
 
     Example:
         >>> 0.5 * TaskLoss() + TaskLoss()
@@ -34,7 +34,7 @@ class TaskLoss(Term):
         def loss(forward: Forward) -> Tensor:
             outputs, targets = in_float32(forward.outputs), forward.batch.targets
             if task.outputs.classifies and bool((targets == UNLABELLED).all()):
-                return outputs.sum() * 0.0  # type: ignore[no-any-return]  # scores of classes are one tensor
+                return outputs.sum() * 0.0  # type: ignore[no-any-return]  # class scores are one tensor
             return task.loss(outputs, targets)
 
         return BoundFunction(loss)

@@ -1,4 +1,4 @@
-"""The projections of attention layers, and how tokens relate by them."""
+"""The bound form of MiniLM's loss: relations between tokens, computed from the projections of attention layers."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ _OPERANDS = {"attention": ("query", "key"), "query": ("query", "query"), "key": 
 
 
 class Relations(nn.Module):
-    """The sum of the divergences of some relations, for one layer of the student and one of the teacher.
+    """The sum of the KL divergences of several token relations, for one layer of the student and one of the teacher.
+
+    The formula is in the docstring of `objectives.TokenRelations`.
 
     Args:
         model: the student.
         teacher: the teacher.
-        example: a batch on which both are run once.
-        relations: the kinds that count.
-        heads: into which projections are split.
-        layers: names of the student's layer and of the teacher's; None for the last one that has projections.
+        example: a batch on which both models are run once.
+        relations: the relations to compare: "attention", "query", "key", "value".
+        heads: number of relation heads into which the projections are split.
+        layers: names of the student's and the teacher's layer; None for the last layer that has query, key and value
+            projections.
 
     Raises:
-        UserError: E112 a layer without projections, E111 widths that the heads do not divide.
+        UserError: E112 if a layer has no such projections, E111 if a width is not divisible by `heads`.
     """
 
     def __init__(
@@ -57,11 +60,11 @@ class Relations(nn.Module):
             widths = {projections[part]: features[projections[part]].shape[-1] for part in needed}
             for name, width in widths.items():
                 if width % heads:
-                    message = f'heads is {heads}, and "{name}" is {width} wide'
-                    raise UserError("E111", message, "take a number of heads that divides both widths")
+                    message = f'the width of "{name}", {width}, is not divisible by heads = {heads}'
+                    raise UserError("E111", message, "use a number of heads that divides both widths")
             if "attention" in relations and len({widths[projections[part]] for part in ("query", "key")}) > 1:
-                message = f"queries and keys are not of one width in the layer: {widths}"
-                raise UserError("E111", message, 'leave out the relation "attention": heads share their keys here')
+                message = f"the query and key projections of the layer differ in width: {widths}"
+                raise UserError("E111", message, 'leave out the relation "attention": in this layer several heads share keys')
         self.student_layers, self.teacher_layers = (tuple(names.values()) for names in self.names)
 
     def forward(self, forward: Forward) -> Tensor:
@@ -78,7 +81,7 @@ class Relations(nn.Module):
 
 
 def _projections(model: nn.Module, layer: str | None, features: dict[str, Tensor]) -> dict[str, str]:
-    """By part, the name of its projection in a layer, in the last layer that has all three if none is named."""
+    """The names of the projections by "query", "key" and "value", in a layer or else in the last layer that has all three."""
     modules = dict(model.named_modules())
     if layer is not None and layer not in modules:
         raise UserError("E112", f'the model has no layer "{layer}"', did_you_mean(layer, modules))
@@ -92,5 +95,5 @@ def _projections(model: nn.Module, layer: str | None, features: dict[str, Tensor
     whole = [parts for parts in found.values() if len(parts) == len(_PARTS)]
     if not whole:
         place = f'layer "{layer}"' if layer else type(model).__name__
-        raise UserError("E112", f"{place} has no projections of queries, keys and values", "name the layer that has them")
+        raise UserError("E112", f"{place} has no query, key and value projections", "name a layer that has them")
     return whole[-1]

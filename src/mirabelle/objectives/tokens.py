@@ -1,4 +1,4 @@
-"""What a transformer teacher gives inside: terms over hidden states, attention and the relations of tokens."""
+"""Terms for transformers that compare hidden states, attention maps, and relations between tokens."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ Kinds = Annotated[tuple[Literal["attention", "query", "key", "value"], ...], Fie
 
 @record
 class HiddenStates(FeatureTerm):
-    """Every layer of the student gives what a layer of the teacher gives, through a learned linear map where widths differ.
+    """Hidden states: mean (r(s) − t)² over all elements ("mse"), or mean 1 − cos(r(s), t) over the tokens ("cosine").
 
-    "mse" is mean (r(s) − t)² over all elements, "cosine" mean 1 − cos(r(s), t) over the tokens; tokens that an "attention_mask"
-    among the inputs hides are left out. A student of m layers looks at every (n / m)-th of a teacher's n, the last at the last.
+    s and t are the hidden states of a layer of the student and of the teacher; r is a learned linear map if their widths
+    differ, else the identity. Tokens with 0 in the inputs' "attention_mask" are left out. A student of m layers is compared
+    with every (n / m)-th of the teacher's n layers, the last with the last.
 
     Args:
         layers: patterns of the student's layers; by default all of its longest list of layers.
-        teacher_layers: patterns of the teacher's.
-        distance: of the states.
+        teacher_layers: patterns of the teacher's layers.
+        distance: "mse" or "cosine".
 
     Raises:
-        UserError: E112 a pattern that matches nothing, E111 layers that cannot be paired or compared.
+        UserError: E112 if a pattern matches no layer, E111 if layers cannot be paired or compared.
 
     Example:
         >>> HiddenStates(distance="cosine").needs_teacher
@@ -59,19 +60,18 @@ class HiddenStates(FeatureTerm):
 
 @record
 class AttentionMaps(FeatureTerm):
-    """mean (A_s − A_t)²: tokens of the student attend to the tokens that those of the teacher attend to.
+    """Attention maps: mean (A_s − A_t)², A the attention probabilities of a layer, (batch, heads, tokens, tokens).
 
-    A is what an attention layer gives beside its states, (batch, heads, tokens, tokens), averaged over the heads where their
-    numbers differ; rows of tokens that an "attention_mask" among the inputs hides are left out. The models must give it:
-    `attn_implementation="eager"` for those of transformers. The paper compares the scores before the softmax, which layers do
-    not give.
+    If the numbers of heads differ, A is averaged over the heads first. Rows of tokens with 0 in the inputs' "attention_mask"
+    are left out. The layers must return their attention probabilities as an additional output: for transformers, load the model
+    with `attn_implementation="eager"`. The paper compares the scores before the softmax, which layers do not return.
 
     Args:
-        layers: patterns of the student's attention, "name[1]"; by default all that the layers give.
-        teacher_layers: patterns of the teacher's.
+        layers: patterns of the student's attention outputs, such as "name[1]"; by default all that are returned.
+        teacher_layers: patterns of the teacher's attention outputs.
 
     Raises:
-        UserError: E112 a pattern that matches nothing, or models that give no attention; E111 layers that cannot be compared.
+        UserError: E112 if a pattern matches no layer, or a model returns no attention; E111 if layers cannot be compared.
 
     Example:
         >>> AttentionMaps().needs_teacher
@@ -94,22 +94,22 @@ class AttentionMaps(FeatureTerm):
 
 @record
 class TokenRelations(Term):
-    """Self-attention relations of one layer: KL of how the teacher's tokens relate against how the student's do.
+    """Self-attention relations (MiniLM): Σ over relations of KL(softmax(tᵢ·tⱼᵀ / √d) ‖ softmax(sᵢ·sⱼᵀ / √d)), for one layer.
 
-    Σ over kinds of KL(softmax(tᵢ·tⱼᵀ / √d) ‖ softmax(sᵢ·sⱼᵀ / √d)), mean over samples, relation heads and tokens. "value"
-    relates values with values, "attention" queries with keys, "query" and "key" each with itself. Widths and numbers of heads
-    may differ, since both sides are cut anew into relation heads. Tokens that an "attention_mask" among the inputs hides are
-    left out.
+    t and s are projections in the teacher's and the student's layer, split into relation heads of width d; the mean is taken
+    over samples, relation heads and tokens. i and j are "value" and "value" for the relation "value", "query" and "key" for
+    "attention"; "query" and "key" relate each projection with itself. Widths and numbers of attention heads may differ. Tokens
+    with 0 in the inputs' "attention_mask" are left out.
 
     Args:
-        relations: kinds that count; the first MiniLM has ("attention", "value"), the second ("query", "key", "value").
-        heads: of relations; a divisor of both widths.
-        layer: of the student, whose projections are its parts "query", "key" and "value" or names like them ("q_proj", "q_lin",
-            "q"); by default the last that has such.
-        teacher_layer: of the teacher; by default its last. MiniLM takes one above the middle for large teachers.
+        relations: the relations to compare; ("attention", "value") in MiniLM, ("query", "key", "value") in MiniLMv2.
+        heads: number of relation heads; must divide both widths.
+        layer: of the student; its projections are submodules named "query", "key" and "value", or "q_proj", "q_lin", "q" and so
+            on. By default the last layer that has them.
+        teacher_layer: of the teacher; by default the last. MiniLMv2 uses an upper-middle layer for large teachers.
 
     Raises:
-        UserError: E112 a layer without projections, E111 widths that the heads do not divide.
+        UserError: E112 if a layer has no such projections, E111 if a width is not divisible by `heads`.
 
     Example:
         >>> TokenRelations(heads=12).relations

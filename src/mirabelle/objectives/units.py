@@ -1,4 +1,4 @@
-"""The units of a model, and the squares of what each takes with it, as a differentiable sum."""
+"""The squared norm of every removable unit (channel, neuron, head) of a model, as a differentiable function."""
 
 from __future__ import annotations
 
@@ -19,27 +19,26 @@ from mirabelle.task.task import Task
 
 @dataclass(frozen=True)
 class _Line:
-    """A dimension of a parameter, by whose elements its squares are summed."""
+    """A parameter, and the dimension along which its squares are assigned to units."""
 
     parameter: nn.Parameter
     dimension: int
-    columns: int  # how many units take an element with them
+    columns: int  # number of units that an index of this dimension belongs to
 
 
 class UnitSquares:
-    """Σ w² of every unit over the parameters that it takes with it; an element that it takes twice counts twice.
+    """Σ w² over all weights that are removed with a unit, for every unit; differentiable, of shape (units,).
 
-    The units of all groups are numbered one after the other. One call reads each parameter once for each of its dimensions
-    that can be cut; what it gives is differentiable.
+    A weight that belongs to a unit in two dimensions counts twice. The units of all groups are numbered consecutively.
 
     Args:
-        model: traced on the task's example, and left as it is; its parameters are read anew in every call.
-        task: gives the example.
-        include: patterns of parameter names; groups that touch one of them count, by default all.
-        exclude: patterns of parameter names; groups that touch one of them do not count.
+        model: traced on the task's example and not changed; its parameters are read anew in every call.
+        task: gives the example batch.
+        include: patterns of parameter names; only groups with a matching parameter are used, by default all.
+        exclude: patterns of parameter names; groups with a matching parameter are not used.
 
     Raises:
-        UserError: E112 a pattern that matches nothing, or no group left; E121 a model that cannot be traced.
+        UserError: E112 if a pattern matches no parameter, or no group is left; E121 if the model cannot be traced.
     """
 
     def __init__(self, model: nn.Module, task: Task, include: tuple[str, ...], exclude: tuple[str, ...]) -> None:
@@ -50,10 +49,10 @@ class UnitSquares:
         flow = propagated(program)
         self.groups = [group for group in groups_of(program, flow) if _chosen(group, include, exclude)]
         if not self.groups:
-            message = "`include` without `exclude` leaves no group of channels, neurons or heads"
-            raise UserError("E112", message, "see `mirabelle inspect MODEL --groups` for those that there are")
+            message = "no group of channels, neurons or heads is selected by `include` and `exclude`"
+            raise UserError("E112", message, "`mirabelle inspect MODEL --groups` lists the groups of a model")
         units = np.concatenate([group.units for group in self.groups])
-        places = np.full(flow.units.count, len(units))  # what is in no group of ours goes to one place behind all others
+        places = np.full(flow.units.count, len(units))  # units outside the selected groups share one index, the last
         places[units] = np.arange(len(units))
         self._lines: list[_Line] = []
         found = []
@@ -68,7 +67,7 @@ class UnitSquares:
         self.counts = self._summed([torch.ones_like(line.parameter, requires_grad=False) for line in self._lines])
 
     def __len__(self) -> int:
-        """How many units there are."""
+        """The number of units."""
         return sum(map(len, self.groups))
 
     def __call__(self) -> Tensor:
@@ -80,7 +79,7 @@ class UnitSquares:
         return self._summed([squares[line.parameter] for line in self._lines])
 
     def _summed(self, tensors: list[Tensor]) -> Tensor:
-        """The sums over each unit of tensors that lie as the lines' parameters do."""
+        """The sum over each unit of tensors that have the shapes of the parameters in `_lines`."""
         parts = []
         for line, tensor in zip(self._lines, tensors, strict=True):
             others = [d for d in range(tensor.ndim) if d != line.dimension]

@@ -1,4 +1,4 @@
-"""How much each weight or unit matters: one file a score, higher = keep."""
+"""Importance scores of weights and units; a higher score means keep. Each score has its own file."""
 
 from mirabelle.scores.activation_norm import ActivationNorm
 from mirabelle.scores.batch_norm_scale import BatchNormScale

@@ -1,4 +1,4 @@
-"""Keep what is large times what it is multiplied by."""
+"""The score of Wanda: the magnitude of a weight times the norm of its input."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 
 @record
 class ActivationNorm(Score):
-    """|w_ij| · ‖x_j‖, ‖x_j‖ = √E[x_j²] over what column j of the layer's weight is multiplied by (Wanda).
+    """Magnitude times input norm (Wanda): |w_ij| · ‖x_j‖, ‖x_j‖ = √E[x_j²], x_j the input that column j is multiplied by.
 
-    It speaks of the weights of linear layers and convolutions (no transposed ones). Of a unit √Σ w² ‖x‖².
+    Defined for the weights of linear layers and convolutions, not of transposed convolutions. The score of a unit is
+    √Σ w² ‖x‖² over its weights.
 
     Args:
-        samples: of the training data over which the norms are taken.
+        samples: number of training samples over which the norms are computed.
 
     Raises:
-        UserError: E112 for a parameter of another kind that is asked for by name, or of a layer that never runs.
+        UserError: E112 if a parameter of another kind is selected by name, or if its layer never runs.
 
     Example:
         >>> import torch
@@ -38,7 +39,7 @@ class ActivationNorm(Score):
 
     def __call__(self, tensor: Tensor, evidence: Evidence) -> Tensor:
         norms = evidence.input_norms
-        assert norms is not None, "they were asked for"
+        assert norms is not None, "requested by `needs`"
         by_column = tensor.reshape(norms.shape[0], -1, norms.shape[1])
         return (by_column.abs() * norms.unsqueeze(1)).reshape(tensor.shape)
 

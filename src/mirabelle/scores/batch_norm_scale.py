@@ -1,4 +1,4 @@
-"""Keep what its normalization layer lets through."""
+"""The score of network slimming: the scale of a channel's normalization layer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 @record
 class BatchNormScale(Score):
-    """|γ| of the channel's normalization layer; of a unit √Σ γ² over the layers that it goes through.
+    """Scale of normalization (network slimming): |γ| of the normalization layer of a channel.
 
-    It speaks of the scales of normalization layers alone (batch, instance, group, layer and RMS norm): a channel without one
-    has no score. Scales mean most where an L1 penalty drew them towards zero while the model was trained.
+    Defined only for the scales of normalization layers (batch, instance, group, layer and RMS norm): a channel without one has
+    no score. The score of a unit is √Σ γ² over its normalization layers. Most useful if the model was trained with an L1
+    penalty on the scales.
 
     Example:
         >>> import torch

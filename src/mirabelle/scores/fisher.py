@@ -1,4 +1,4 @@
-"""Keep what the loss would feel at second order, by the Fisher information."""
+"""The score of Fisher pruning: the second-order change of the loss, estimated by the Fisher information."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 @record
 class Fisher(Score):
-    """½ F w², F = mean (∂ℓₙ/∂w)² over single samples: the rise of the loss without w where its mean gradient is zero.
+    """Fisher pruning: ½ F w², F = mean (∂ℓₙ/∂w)² over samples n, ℓₙ the loss of sample n.
 
-    F is the diagonal of the empirical Fisher information, which stands for that of the Hessian. Of a unit Σ ½ F w².
+    This estimates the increase of the loss when w is set to zero, if the mean gradient is zero: F is the diagonal of the
+    empirical Fisher information, used in place of that of the Hessian. The score of a unit is Σ ½ F w² over its weights.
 
     Args:
-        samples: of the training data; each takes a pass of its own.
+        samples: number of training samples; each needs a backward pass of its own.
 
     Example:
         >>> import torch
@@ -37,7 +38,7 @@ class Fisher(Score):
     samples: Count = 128
 
     def __call__(self, tensor: Tensor, evidence: Evidence) -> Tensor:
-        assert evidence.squared_gradient is not None, "it was asked for"
+        assert evidence.squared_gradient is not None, "requested by `needs`"
         return 0.5 * evidence.squared_gradient * tensor.square()
 
     def contributions(self, tensor: Tensor, evidence: Evidence) -> Tensor:

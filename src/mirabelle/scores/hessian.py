@@ -1,4 +1,4 @@
-"""Keep what the layer could not make up for."""
+"""The score of Optimal Brain Surgeon: the output error that the layer's other weights cannot compensate."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 @record
 class Hessian(Score):
-    """w_ij² / (2 [H⁻¹]_jj), H = 2 E[x xᵀ] + λ I over what the columns of the layer's weight are multiplied by (OBS).
+    """Optimal Brain Surgeon (OBS): w_ij² / (2 [H⁻¹]_jj), H = 2 E[x xᵀ] + λ I, x the input that the weight's rows multiply.
 
-    That is the least rise of the layer's squared output error without w_ij, when the other weights of row i are free to make up
-    for it. λ is `damping` times the mean of the diagonal of 2 E[x xᵀ]. It speaks of the weights of linear layers and
-    convolutions (no transposed ones). Of a unit the sum of its weights' scores.
+    This is the least increase of the layer's squared output error when w_ij is set to zero and the other weights of row i are
+    adjusted to compensate. λ is `damping` times the mean of the diagonal of 2 E[x xᵀ]. Defined for the weights of linear layers
+    and convolutions, not of transposed convolutions. The score of a unit is the sum of its weights' scores.
 
     Args:
-        damping: λ over the mean of the diagonal, > 0.
-        samples: of the training data over which E[x xᵀ] is taken; it needs columns² numbers a layer.
+        damping: λ divided by the mean of the diagonal, > 0.
+        samples: number of training samples over which E[x xᵀ] is computed; a layer needs columns² numbers of memory.
 
     Raises:
-        UserError: E112 for a parameter of another kind that is asked for by name, or of a layer that never runs.
+        UserError: E112 if a parameter of another kind is selected by name, or if its layer never runs.
 
     Example:
         >>> import torch
@@ -44,7 +44,7 @@ class Hessian(Score):
     samples: Count = 128
 
     def __call__(self, tensor: Tensor, evidence: Evidence) -> Tensor:
-        assert evidence.input_moments is not None, "they were asked for"
+        assert evidence.input_moments is not None, "requested by `needs`"
         return self._rises(tensor, evidence.input_moments)
 
     def contributions(self, tensor: Tensor, evidence: Evidence) -> Tensor:

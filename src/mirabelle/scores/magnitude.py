@@ -1,4 +1,4 @@
-"""Keep what is large."""
+"""The magnitude score: large weights are kept."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @record
 class Magnitude(Score):
-    """|w|; of a unit the norm of its weights, (Σ |w|ᵖ)^(1/p).
+    """Magnitude: |w|. The score of a unit is the norm of its weights, (Σ |w|ᵖ)^(1/p).
 
     Args:
-        order: p of a unit's norm, 1 or 2.
+        order: p of the norm of a unit, 1 or 2.
 
     Example:
         >>> import torch

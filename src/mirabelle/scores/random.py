@@ -1,4 +1,4 @@
-"""Keep by lot: the control that any other score must beat."""
+"""Random scores: the baseline that every other score must beat."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 @record
 class Random(Score):
-    """Uniform draws in [0, 1), the same for the same seed and parameter, so that a growing mask only grows.
+    """Random scores, uniform in [0, 1).
+
+    They depend only on the seed and the parameter's name, so that gradual pruning never restores a pruned weight.
 
     Args:
-        seed: of the draws.
+        seed: of the random numbers.
     """
 
     seed: int = 0

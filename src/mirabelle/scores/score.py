@@ -1,4 +1,4 @@
-"""The contract of a score: what matters least."""
+"""The interface of an importance score, and the measured quantities that it may use."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Need = Literal["gradient", "squared_gradient", "input_moments", "input_norms"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a score may look at beside the tensor itself; it is measured by `scores.evidence.evidence_for`.
+    """The measured quantities that a score may use in addition to the tensor itself.
 
-    Let ℓₙ be the loss of sample n alone, and x what the columns of a linear or convolution layer's weight are multiplied by:
-    its inputs, unfolded under the kernel for a convolution. Both means go over the samples, that of x over every place at
-    which the layer is applied, too.
+    Let ℓₙ be the loss of sample n, and x the input vector that a row of the weight of a linear layer or convolution is
+    multiplied by: the layer's input, for a convolution the patch under the kernel. Means are taken over samples; the mean of x
+    also over all positions at which the layer is applied.
 
     Args:
         name: of the parameter.
         gradient: mean ∂ℓₙ/∂w, of the parameter's shape.
         squared_gradient: mean (∂ℓₙ/∂w)², of the parameter's shape: the diagonal of the empirical Fisher information.
-        input_moments: E[x xᵀ], (groups, columns, columns); one group but in a grouped convolution.
+        input_moments: E[x xᵀ], (groups, columns, columns); one group except in a grouped convolution.
         input_norms: √E[x²], (groups, columns).
     """
 
@@ -45,15 +45,15 @@ class Evidence:
 
 
 class Score(ABC):
-    """How much each weight, or each unit, matters; a frozen record.
+    """The importance of each weight, or of each unit; an immutable record. Weights with the lowest scores are pruned first.
 
-    A unit (a channel, a neuron, a head) takes weights of several tensors with it. Its score is `unit(Σ contributions)`, the
-    sum over all weights that it takes of the tensors that the score covers; by default √Σ s², s the scores of the weights.
+    A unit (channel, neuron, attention head) consists of weights in several tensors. Its score is `unit(Σ contributions)`,
+    summed over all its weights in tensors that the score covers; by default √Σ s², s the scores of the weights.
 
-    Args:
-        needs: the evidence that it looks at.
-        samples: how many samples of the training data are looked at, where it needs any.
-        parts: into which they are divided for units, whose score is then the mean over the parts.
+    Attributes:
+        needs: the quantities of `Evidence` that the score uses.
+        samples: number of training samples on which they are measured; only for scores that need any.
+        parts: number of parts into which the samples are divided for scores of units, which are the means over the parts.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
@@ -61,10 +61,10 @@ class Score(ABC):
 
     @abstractmethod
     def __call__(self, tensor: Tensor, evidence: Evidence) -> Tensor:
-        """Scores of the same shape; higher = keep."""
+        """The scores of a tensor's elements, of the same shape; a higher score means keep."""
 
     def contributions(self, tensor: Tensor, evidence: Evidence) -> Tensor:
-        """What each weight adds to the sum of its unit; of the tensor's shape."""
+        """The contribution of each weight to the sum of its unit, of the tensor's shape."""
         return self(tensor, evidence).square()
 
     def unit(self, sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -73,17 +73,17 @@ class Score(ABC):
         return scores
 
     def covers(self, name: str, tensor: Tensor, module: nn.Module) -> bool:
-        """Whether it speaks of a parameter of this module: by default of two or more dimensions."""
+        """Whether the score is defined for a parameter of this module: by default if it has two or more dimensions."""
         del name, module
         return tensor.ndim > 1
 
     def to_data(self) -> dict[str, Any]:
-        """A table {use = name, ...} from which `score_from_data` makes an equal score."""
+        """The score as a table {use = name, ...}, from which `score_from_data` makes an equal score."""
         return {"use": SCORES.name_of(type(self), with_path=True), **fields_to_data(self)}
 
 
 def covered(score: Score, model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of which a score speaks, by name; each tied one once."""
+    """The parameters for which a score is defined, by name; a tied parameter appears once."""
     return {
         name: parameter
         for name, parameter in model.named_parameters()
@@ -95,7 +95,8 @@ def score_from_data(data: Any) -> Score:
     """A score from its name, "Magnitude" or "./file.py:Mine", or from a table {use = name, ...}.
 
     Raises:
-        UserError: E106 unknown score, E120 a user's score that is not found, E102 or E103 wrong settings.
+        UserError: E106 if the score is unknown, E120 if a user's own score is not found, E102 or E103 if its settings are
+            wrong.
     """
     if isinstance(data, Score):
         return data

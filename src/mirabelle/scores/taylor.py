@@ -1,4 +1,4 @@
-"""Keep what the loss would feel at first order."""
+"""The first-order Taylor score: the change of the loss when a weight is set to zero."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @record
 class Taylor(Score):
-    """(g w)², g the mean gradient of the loss: the square of the loss's change without w, at first order.
+    """First-order Taylor expansion: (g w)², the squared change of the loss if w is set to zero; g is the mean gradient.
 
-    Of a unit the mean over `parts` of the samples of (Σ g w)², g the mean gradient over a part: that along the removal of the
-    whole unit. Over all samples of a trained network it would be next to nothing everywhere.
+    For units the samples are divided into `parts`, since the gradient over all samples of a trained network is close to zero.
+    The score of a unit is the mean over the parts of (Σ g w)², g the mean gradient over a part, summed over the unit's weights.
 
     Args:
-        samples: of the training data over which the gradient is taken.
-        parts: into which they are divided for units.
+        samples: number of training samples over which the gradient is computed.
+        parts: number of parts into which the samples are divided for scores of units.
 
     Example:
         >>> import torch
@@ -43,7 +43,7 @@ class Taylor(Score):
         return self.contributions(tensor, evidence).square()
 
     def contributions(self, tensor: Tensor, evidence: Evidence) -> Tensor:
-        assert evidence.gradient is not None, "it was asked for"
+        assert evidence.gradient is not None, "requested by `needs`"
         return evidence.gradient * tensor
 
     def unit(self, sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Where models and data come from: Python factories, built-in sets, files, weights in safetensors."""
+"""Load models, data sets and weights: from Python factories, files of many formats, built-in data sets, and hubs."""
 
 from typing import TYPE_CHECKING
 

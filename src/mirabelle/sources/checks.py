@@ -1,4 +1,4 @@
-"""What can be said against the name of a model, of data or of weights before any of them is opened: cheap, and run nowhere."""
+"""Check the names of models, data sets and weights without opening or running anything, so that mistakes are found early."""
 
 from __future__ import annotations
 
@@ -34,17 +34,23 @@ _RELATIVE = 'check the path; it is relative to the recipe, and "~" is not expand
 
 
 def check_model(name: str, folder: Path) -> None:
-    """Raise unless the name is one of a function that a Python file defines, or of a file that is there.
+    """Raise an error unless a model name is that of a function that is defined, or of a file or folder that exists.
+
+    Names of hubs ("hf:", "ms:") are not checked.
+
+    Args:
+        name: of the model.
+        folder: relative paths refer to it.
 
     Raises:
-        UserError: E120, E130.
+        UserError: E120 if there is no such function, E130 if there is no such file or folder.
     """
     if name.startswith(HUBS):
         return
     _check_place(name)
     if names_model_folder(name):
         if not (path_of(name, folder) / "config.json").is_file():
-            raise UserError("E130", f"no model of transformers at {name}: there is no config.json", _RELATIVE)
+            raise UserError("E130", f"no transformers model at {name}: there is no config.json", _RELATIVE)
     elif not names_model_file(name):
         check_function(name, folder)
     elif not path_of(name, folder).is_file():
@@ -52,15 +58,19 @@ def check_model(name: str, folder: Path) -> None:
 
 
 def check_function(name: str, folder: Path) -> None:
-    """Raise unless the name is one of a function, and a Python file defines what it names.
+    """Raise an error unless a name is that of a function and, for a Python file, the file defines it.
+
+    Args:
+        name: "package.module:function" or "./file.py:function".
+        folder: relative paths refer to it.
 
     Raises:
-        UserError: E120.
+        UserError: E120 if there is no such function.
     """
     place, _, function = name.rpartition(":")
     if not place or not function:
         raise UserError(
-            "E120", f'"{name}" names no function', 'write "./file.py:function", "package.module:function" or "x.onnx"'
+            "E120", f'"{name}" is not a function', 'write "./file.py:function", "package.module:function" or "x.onnx"'
         )
     path = folder / place
     if path.suffix != ".py":
@@ -70,70 +80,80 @@ def check_function(name: str, folder: Path) -> None:
     try:
         names = set(_bound(ast.parse(path.read_text("utf-8"))))
     except (SyntaxError, ValueError) as error:
-        raise UserError("E120", f"{place} raised {type(error).__name__}: {error}", "run it by hand to see why") from error
+        raise UserError(
+            "E120", f"{place} raised {type(error).__name__}: {error}", "run the file in Python to see why"
+        ) from error
     if function not in names and not names & {"*", "__getattr__"}:
         raise UserError("E120", f'{place} has no function "{function}"', did_you_mean(function, names))
 
 
 def check_data(name: str, folder: Path) -> None:
-    """Raise when nothing lies where the name of data points, what lies there is of no known kind, or no built-in set is meant.
+    """Raise an error unless a data name is that of a function, of a file or folder that can be read, or of a built-in set.
+
+    Args:
+        name: of the data.
+        folder: relative paths refer to it.
 
     Raises:
-        UserError: E120 for a function, E130 when data are not there, E143 for a file of a kind that is not read.
+        UserError: E120 if there is no such function, E130 if the data do not exist, E143 if the file type is not supported.
     """
     if names_function(name):
         check_function(name, folder)
     elif name.startswith(FOLDER):
-        return  # of which only the task knows the folder
+        return  # the folder of data sets is known only when the task is loaded
     elif names_files(name):
         path = folder / name
         if not path.exists():
             raise UserError("E130", f"no {_KINDS.get(path.suffix.lower(), 'folder of images')} at {name}", _RELATIVE)
         if path.is_file() and path.suffix.lower() not in FILES:
             known = f"give a folder of class folders of images, {' or '.join(FILES)}"
-            raise UserError("E143", f"{name} is of no kind that is read as data", known)
+            raise UserError("E143", f"{name} has a file type that is not supported as data", known)
     elif name not in BUILT_IN:
         remedy = f'write "./{name}" for the folder' if (folder / name).is_dir() else did_you_mean(name, BUILT_IN)
-        raise UserError("E130", f'data "{name}" is not a built-in set', remedy)
+        raise UserError("E130", f'"{name}" is not a built-in data set', remedy)
 
 
 def check_weights(path: Path) -> None:
-    """Raise when no weights lie there, or a pickle.
+    """Raise an error unless a file of weights exists and is not a pickle.
 
     Raises:
-        UserError: E130, E143.
+        UserError: E130 if the file does not exist, E143 if it is a pickle.
     """
     _check_place(str(path))
     if path.suffix in PICKLES:
-        remedy = f'save the state dict as safetensors, or write weights = {{ pickle = "{path.name}" }}: tensors alone are read'
-        raise UserError("E143", f"{path} may hold code (a pickle), so it is not read", remedy)
+        remedy = (
+            f'save the state dict as safetensors, or write weights = {{ pickle = "{path.name}" }}, which reads only tensors'
+        )
+        raise UserError("E143", f"{path} is a pickle, which may contain code, so it is not read", remedy)
     if not path.is_file():
         raise UserError("E130", f"no weights at {path}", "name a .safetensors file")
 
 
 def check_pickle(path: Path) -> None:
-    """Raise when no state dict lies there.
+    """Raise an error unless a pickled state dict exists.
 
     Raises:
-        UserError: E130, E143.
+        UserError: E130 if the file does not exist, E143 if it is not a pickle.
     """
     _check_place(str(path))
     if path.suffix not in PICKLES:
         raise UserError(
-            "E143", f"{path} is no pickle", 'name a .safetensors file as weights = "…", a .pt or .th file as pickle'
+            "E143",
+            f"{path} is not a pickle",
+            'write weights = "…" for a .safetensors file, weights = { pickle = "…" } for a .pt or .th file',
         )
     if not path.is_file():
         raise UserError("E130", f"no weights at {path}", _RELATIVE)
 
 
 def _check_place(name: str) -> None:
-    """Raise for a name in the folder of data sets that is still one: nobody has said where that folder is."""
+    """Raise an error for a name "data:…" that has not been resolved, since the folder of data sets is unknown."""
     if name.startswith(FOLDER):
-        raise UserError("E130", f'the place of "{name}" is not known', f"give --data-dir FOLDER, or set {VARIABLE}")
+        raise UserError("E130", f'the data folder of "{name}" is not known', f"give --data-dir FOLDER, or set {VARIABLE}")
 
 
 def _bound(tree: ast.Module) -> Iterator[str]:
-    """Names that a module binds; "*" where it takes all those of another."""
+    """The names that a module defines or imports; "*" for a star import."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name

@@ -1,4 +1,4 @@
-"""What a name of data or weights means, told without importing anything heavy."""
+"""What the name of a model or of data refers to: a function, a file, a folder or a hub. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 from mirabelle.errors import UserError
 
 BUILT_IN = ("cifar10", "digits", "mnist")
-FOLDER = "data:"  # before a path in the folder of data sets
-LINES = (".label", ".train", ".test")  # of text, which a pattern takes apart; the names that TREC gives its files
+FOLDER = "data:"  # prefix of a path in the folder of data sets
+LINES = (".label", ".train", ".test")  # text files whose lines are parsed by a regular expression; TREC uses these suffixes
 TEXTS = (".tsv", ".jsonl", ".json", *LINES)
 CORPUS = ".txt"
 FILES = (".csv", ".npz", ".parquet", *TEXTS, CORPUS)
-PACKAGE = "package:"  # before the path of a model inside of an installed Python package
-HUBS = ("hf:", "ms:")  # before names of Hugging Face's hub and of ModelScope
+PACKAGE = "package:"  # prefix of a model path inside an installed Python package
+HUBS = ("hf:", "ms:")  # prefixes of names on the Hugging Face Hub and on ModelScope
 ONNX = ".onnx"
 MODELS = (ONNX, ".keras", ".h5", ".hdf5")
 PICKLES = (".pt", ".pth", ".th", ".bin", ".pkl", ".pickle", ".ckpt")
 
 
 def names_files(data: str) -> bool:
-    """Whether the name of data is the path of a folder or a file, rather than a built-in set or a function.
+    """Whether a data name is the path of a folder or a file, not a built-in set or a function.
 
     Example:
         >>> [names_files(name) for name in ("./photos", "x.csv", "data:x.csv", "digits", "./file.py:task")]
@@ -33,7 +33,7 @@ def names_files(data: str) -> bool:
 
 
 def names_model_file(model: str) -> bool:
-    """Whether the name of a model is the path of another framework's file.
+    """Whether a model name is the path of an ONNX or Keras file.
 
     Example:
         >>> [names_model_file(name) for name in ("x.onnx", "./x.keras", "old.h5", "./file.py:net")]
@@ -43,7 +43,7 @@ def names_model_file(model: str) -> bool:
 
 
 def names_model_folder(model: str) -> bool:
-    """Whether the name of a model is the path of a folder, such as transformers saves.
+    """Whether a model name is the path of a folder, as saved by transformers.
 
     Example:
         >>> [names_model_folder(name) for name in ("./bert", "package:mine/bert", "hf:org/bert", "./file.py:net", "./x.onnx")]
@@ -54,20 +54,24 @@ def names_model_folder(model: str) -> bool:
 
 
 def is_trained(model: str) -> bool:
-    """Whether what the name of a model means brings weights of its own."""
+    """Whether a model name refers to a file, folder or hub, and not to a factory: such a model has its own weights."""
     return names_model_file(model) or names_model_folder(model) or model.startswith(HUBS)
 
 
 def names_function(data: str) -> bool:
-    """Whether the name of data is that of a function: "package.module:function", "./file.py:function"."""
+    """Whether a name refers to a function: "package.module:function" or "./file.py:function"."""
     return ":" in data and not data.startswith(FOLDER) and "/" not in data.rpartition(":")[2]
 
 
 def path_of(name: str, folder: Path) -> Path:
-    """Where a file or folder of a model lies: against a folder, or inside of an installed package, which is not imported.
+    """The path of a model's file or folder. For "package:name/path", it is inside an installed package, which is not imported.
+
+    Args:
+        name: of the model.
+        folder: relative paths refer to it.
 
     Raises:
-        UserError: E130 when no such package is installed.
+        UserError: E130 if no such package is installed.
 
     Example:
         >>> path_of("nets/bert", Path("/models"))
@@ -80,5 +84,5 @@ def path_of(name: str, folder: Path) -> Path:
     package, _, inside = name.removeprefix(PACKAGE).partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("E130", f'no package "{package}" is installed, so there is no {name}', "install it, or name a folder")
+        raise UserError("E130", f'{name} needs the package "{package}", which is not installed', "install it, or name a folder")
     return Path(next(iter(spec.submodule_search_locations))) / inside

@@ -1,4 +1,4 @@
-"""Small models as the literature has them, for recipes, examples and benchmarks."""
+"""Small well-known networks for recipes, examples and benchmarks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mirabelle.sources.datasets.rows import RowTransformer
 
 
 def lenet300(dropout: float = 0.0) -> nn.Sequential:
-    """LeNet-300-100: 784–300–100–10 with ReLU, 266,610 parameters; takes (batch, 1, 28, 28).
+    """LeNet-300-100: a multilayer perceptron 784–300–100–10 with ReLU; 266,610 parameters, inputs (batch, 1, 28, 28).
 
     Source: LeCun, Bottou, Bengio, Haffner 1998, "Gradient-based learning applied to document recognition".
     """
@@ -30,11 +30,11 @@ def lenet300(dropout: float = 0.0) -> nn.Sequential:
 
 
 def lenet5(dropout: float = 0.0) -> nn.Sequential:
-    """LeNet-5 as Caffe has it: two convolutions 5×5 with max pooling and no ReLU between, 431,080 parameters.
+    """LeNet-5 in Caffe's version: two 5×5 convolutions with max pooling and without ReLU, and two dense layers.
 
-    Takes (batch, 1, 28, 28).
+    431,080 parameters, inputs (batch, 1, 28, 28).
 
-    Source: Jia et al. 2014, Caffe, examples/mnist/lenet.prototxt; the network that Han 2015 and its successors prune.
+    Source: Jia et al. 2014, Caffe, examples/mnist/lenet.prototxt; pruned by Han et al. 2015 and later papers.
     """
     return nn.Sequential(
         OrderedDict(
@@ -52,11 +52,11 @@ def lenet5(dropout: float = 0.0) -> nn.Sequential:
 
 
 def vgg6() -> nn.Sequential:
-    """Four convolutions 3×3 in the manner of VGG and two dense layers, with dropout; 329,962 parameters.
+    """A VGG-like network of four 3×3 convolutions and two dense layers, with dropout; a good teacher for the LeNets on MNIST.
 
-    Takes (batch, 1, 28, 28). A strong teacher for the networks above.
+    329,962 parameters, inputs (batch, 1, 28, 28).
 
-    Source: Simonyan & Zisserman 2015, arXiv:1409.1556 (the manner); Srivastava et al. 2014, "Dropout".
+    Source: Simonyan & Zisserman 2015, arXiv:1409.1556 (architecture); Srivastava et al. 2014, "Dropout".
     """
     return nn.Sequential(
         OrderedDict(
@@ -82,7 +82,7 @@ def vgg6() -> nn.Sequential:
 
 
 def digits_cnn() -> nn.Sequential:
-    """Two convolutions and two dense layers for 8×8 digits, (batch, 1, 8, 8); 70,576 parameters."""
+    """Two convolutions and two dense layers for 8×8 digits; 70,576 parameters, inputs (batch, 1, 8, 8)."""
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(1, 32, 3, padding=1),
@@ -99,23 +99,24 @@ def digits_cnn() -> nn.Sequential:
 
 
 def digits_mlp(hidden: int = 16) -> nn.Sequential:
-    """One hidden layer for 8×8 digits: a student for `digits_cnn`; 75 · hidden + 10 parameters."""
+    """One hidden layer for 8×8 digits, a student for `digits_cnn`; 75 · hidden + 10 parameters, inputs (batch, 1, 8, 8)."""
     return nn.Sequential(
         OrderedDict(flatten=nn.Flatten(), fc1=nn.Linear(64, hidden), relu1=nn.ReLU(), fc2=nn.Linear(hidden, 10))
     )
 
 
 def digits_transformer(width: int = 24, layers: int = 4, heads: int = 4) -> RowTransformer:
-    """A transformer that reads 8×8 digits row by row; 20,194 parameters at its defaults."""
+    """A transformer that reads 8×8 digits row by row; 20,194 parameters with the defaults, inputs (batch, 1, 8, 8)."""
     return RowTransformer(8, width, layers, heads)
 
 
 def vgg8(classes: int = 10) -> nn.Sequential:
-    """Five convolutions 3×3 of 64 to 512 channels with norms, pooled in between, and one dense layer; 3,917,386 parameters.
+    """VGG-8: five 3×3 convolutions of 64 to 512 channels with batch norm and max pooling, and one dense layer.
 
-    Takes (batch, 3, 32, 32): the classic student of residual networks.
+    3,917,386 parameters, inputs (batch, 3, 32, 32). Often used as a student of residual networks.
 
-    Source: Simonyan & Zisserman 2015, arXiv:1409.1556 (the manner); Tian, Krishnan, Isola 2020, arXiv:1910.10699 (as student).
+    Source: Simonyan & Zisserman 2015, arXiv:1409.1556 (architecture); Tian, Krishnan, Isola 2020, arXiv:1910.10699 (as
+    student).
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     into = 3
@@ -133,7 +134,7 @@ def vgg8(classes: int = 10) -> nn.Sequential:
 
 
 def resnet20() -> ResNet:
-    """ResNet-20 for CIFAR: three blocks a stage, 269,722 parameters; takes (batch, 3, 32, 32).
+    """ResNet-20 for CIFAR: three blocks in each stage; 269,722 parameters, inputs (batch, 3, 32, 32).
 
     Source: He, Zhang, Ren, Sun 2016, arXiv:1512.03385, section 4.2.
     """
@@ -141,7 +142,7 @@ def resnet20() -> ResNet:
 
 
 def resnet56() -> ResNet:
-    """ResNet-56 for CIFAR: nine blocks a stage, 853,018 parameters; takes (batch, 3, 32, 32).
+    """ResNet-56 for CIFAR: nine blocks in each stage; 853,018 parameters, inputs (batch, 3, 32, 32).
 
     Source: He, Zhang, Ren, Sun 2016, arXiv:1512.03385, section 4.2.
     """
@@ -149,14 +150,14 @@ def resnet56() -> ResNet:
 
 
 class ResNet(nn.Module):
-    """The residual networks for CIFAR: one convolution, three stages of 16, 32 and 64 channels, a mean over places, one layer.
+    """The residual networks for CIFAR: a convolution, three stages of 16, 32 and 64 channels, average pooling, a linear layer.
 
-    Shortcuts hold no parameter: where a stage halves the size, every other place is taken and channels of zeros are added
-    on both sides. Tensors are named as in the implementations for torch whose weights are published.
+    Shortcuts have no parameters: where a stage halves the image size, they take every second pixel and pad the channels with
+    zeros on both sides. Tensors have the names of the common PyTorch implementations, so that published weights can be loaded.
 
     Args:
-        blocks: in each stage; 6 · blocks + 2 layers.
-        classes: outputs.
+        blocks: number of blocks in each stage; the network has 6 · blocks + 2 layers.
+        classes: number of outputs.
 
     Example:
         >>> import torch
@@ -186,7 +187,7 @@ class ResNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two convolutions 3×3 and the shortcut around them."""
+    """A residual block: two 3×3 convolutions and a shortcut."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()

@@ -75,7 +75,7 @@ def test_inflate_gives_exactly_what_was_announced() -> None:
     packed = deflate(b"a" * 1000, b"aaaa")
     assert inflate(packed, 1000, b"aaaa") == b"a" * 1000
     for size in (0, 999, 1001):
-        with pytest.raises(ValueError, match=r"wanted|invalid"):
+        with pytest.raises(ValueError, match=r"do not decompress|invalid"):
             inflate(packed, size, b"aaaa")
 
 
@@ -87,7 +87,7 @@ def test_varints_come_back(values: list[int]) -> None:
 
 
 def test_a_reader_does_not_read_past_the_end() -> None:
-    with pytest.raises(ValueError, match="3 bytes wanted"):
+    with pytest.raises(ValueError, match="3 bytes expected"):
         Reader(b"ab").take(3)
     with pytest.raises(ValueError, match="longer than ten"):
         Reader(b"\xff" * 12).varint()

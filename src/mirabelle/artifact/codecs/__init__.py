@@ -1,4 +1,4 @@
-"""Symbols to bytes and back, lossless: one file a codec, constriction underneath."""
+"""Lossless codecs for arrays; entropy coding uses the library constriction. Each codec has its own file."""
 
 from mirabelle.artifact.codecs.codec import Codec
 from mirabelle.artifact.codecs.deflate import Deflate

@@ -1,4 +1,4 @@
-"""The contract of a codec: symbols to bytes and back, lossless."""
+"""The interface of a lossless codec for arrays."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ Symbols = npt.NDArray[Any]
 
 @runtime_checkable
 class Codec(Protocol):
-    """Arrays of the types in `dtypes` to bytes, and back to equal arrays."""
+    """Encodes arrays with a dtype in `dtypes` to bytes, and decodes them to equal arrays."""
 
     dtypes: tuple[str, ...]
 
     def encode(self, symbols: Symbols) -> bytes:
-        """The bytes of an array."""
+        """Encode an array."""
 
     def decode(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Symbols:
-        """The array again.
+        """Decode an array of this shape and dtype.
 
         Raises:
-            ValueError: when the bytes cannot be those of such an array.
+            ValueError: if the bytes do not encode such an array.
         """
 
 
 def codecs_named(names: Iterable[str]) -> list[Codec]:
-    """Codecs by the names that a resolved recipe gives; those of a user's own are imported already.
+    """Instances of codecs, by the names in a resolved recipe; the modules of a user's own codecs must be imported.
 
     Raises:
-        UserError: E106 when one is not known or not imported.
+        UserError: E106 if a codec is unknown or not imported.
     """
     classes: list[Any] = [CODECS.imported_member(name) for name in names]
     return [cls() for cls in classes]

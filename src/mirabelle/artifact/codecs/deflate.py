@@ -1,4 +1,4 @@
-"""Bytes with repeats in them, by zlib: graphs, names, whatever has no better model."""
+"""Deflate compression by zlib, for graphs, names, and data for which no other codec is better."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mirabelle.artifact.codecs.codec import Symbols
 
 
 class Deflate:
-    """Any array through zlib's deflate, without its header.
+    """Encodes the bytes of any array as a raw deflate stream, without a zlib header.
 
     Source: RFC 1951.
     """
@@ -40,7 +40,7 @@ class Deflate:
 
 
 def deflate(data: bytes, dictionary: bytes = b"") -> bytes:
-    """Raw deflate; `dictionary` holds strings that both sides know beforehand."""
+    """Compress to a raw deflate stream; `dictionary` is a preset dictionary, which `inflate` needs, too."""
     packer = (
         zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=dictionary)
         if dictionary
@@ -50,10 +50,10 @@ def deflate(data: bytes, dictionary: bytes = b"") -> bytes:
 
 
 def inflate(data: bytes, size: int, dictionary: bytes = b"") -> bytes:
-    """Exactly `size` bytes again.
+    """Decompress a raw deflate stream of exactly `size` bytes.
 
     Raises:
-        ValueError: when the data are damaged, or give more or less than `size` bytes.
+        ValueError: if the data are damaged, or do not decompress to exactly `size` bytes.
     """
     unpacker = zlib.decompressobj(-15, zdict=dictionary) if dictionary else zlib.decompressobj(-15)
     try:
@@ -61,5 +61,5 @@ def inflate(data: bytes, size: int, dictionary: bytes = b"") -> bytes:
     except zlib.error as error:
         raise ValueError(str(error)) from error
     if len(plain) != size or unpacker.unconsumed_tail:
-        raise ValueError(f"{size} bytes wanted, another number found")
+        raise ValueError(f"the data do not decompress to {size} bytes")
     return plain

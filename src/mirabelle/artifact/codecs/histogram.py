@@ -1,4 +1,4 @@
-"""Entropy coding under the symbols' own histogram: near Σ −log₂ p(symbol) bits, plus a table of the counts."""
+"""Entropy coding with the histogram of the symbols: close to Σ −log₂ p(symbol) bits, plus the table of counts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _MOST = 1 << 16
 
 
 class Histogram:
-    """Range coding of small integers with a static model of their frequencies.
+    """Range coding of small integers with their histogram as a static model.
 
-    The stream: lowest symbol, number of symbols from lowest to highest, a rescaled count for each, then 32-bit words.
-    One symbol alone needs no words.
+    The encoded data are: the lowest symbol, the number of symbols from lowest to highest, a rescaled count for each, and the
+    32-bit words of the range coder. If there is only one distinct symbol, there are no words.
 
     Example:
         >>> codes = np.array([0, 0, 1, 0, -1, 0], dtype=np.int8)
@@ -52,11 +52,11 @@ class Histogram:
         reader = Reader(data)
         low, kinds = _unzigzag(reader.varint()), reader.varint()
         if not 0 < kinds <= min(_MOST, reader.left):
-            raise ValueError(f"{kinds} kinds of symbols cannot be")
+            raise ValueError(f"the number of distinct symbols, {kinds}, is impossible")
         counts = np.array([reader.varint() for _ in range(kinds)])
         limits = np.iinfo(dtype)
         if low < limits.min or low + kinds - 1 > limits.max or not 0 < counts.sum() <= 2 * _TOTAL + kinds:
-            raise ValueError("the table of counts cannot be")
+            raise ValueError("the table of counts is impossible")
         if kinds == 1:
             return np.full(shape, low, dtype)
         decoder = constriction.stream.queue.RangeDecoder(words(reader.rest()))
@@ -65,9 +65,13 @@ class Histogram:
 
 
 def words(data: bytes) -> Symbols:
-    """The 32-bit words of a range coder's stream."""
+    """The 32-bit words of a range coder's stream.
+
+    Raises:
+        ValueError: if the length is not a multiple of four bytes.
+    """
     if len(data) % 4:
-        raise ValueError("a stream of words has a length that is a multiple of four")
+        raise ValueError("the length of a range coder's stream is not a multiple of four bytes")
     return np.frombuffer(data, "<u4").astype(np.uint32)
 
 
@@ -76,7 +80,7 @@ def _model(counts: Symbols) -> Any:
 
 
 def _rescaled(counts: Symbols) -> Symbols:
-    """Counts that sum to about `_TOTAL`, at least 1 where a symbol occurs."""
+    """Counts rescaled to a sum of about `_TOTAL`, with at least 1 for every symbol that occurs."""
     total = counts.sum()
     if total <= _TOTAL:
         return counts

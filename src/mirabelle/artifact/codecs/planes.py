@@ -1,4 +1,4 @@
-"""Numbers of several bytes as planes: all lowest bytes, then all next ones, each coded by its own histogram."""
+"""Byte planes: all lowest bytes of an array, then all second bytes, and so on, each coded with its own histogram."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RAW, _CODED = 0, 1
 
 
 class Planes:
-    """Floats and wide integers byte by byte; a plane that does not shrink is kept as it is.
+    """Codes floats and wide integers as byte planes; a plane that does not get smaller is stored uncompressed.
 
     Example:
         >>> scales = np.array([0.5, 0.25, 0.5], dtype=np.float32)

@@ -1,7 +1,7 @@
-"""Mostly zeros: where the others are, then what they are.
+"""A codec for sparse arrays: the positions of the non-zero elements, then their values.
 
-Positions are coded as one bit an element under a probability that depends on how full its row and its column are, so that
-pruned neurons and pruned inputs cost next to nothing.
+Positions are coded as one bit for each element, with a probability that depends on the density of its row and its column, so
+that pruned neurons and pruned inputs need almost no bits.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from mirabelle.artifact.codecs.codec import Codec, Symbols
 from mirabelle.artifact.codecs.histogram import Histogram, words
 from mirabelle.artifact.codecs.varint import Reader, write_varints
 
-_CLASSES = 8  # of rows and of columns, by density; class 0 is empty
+_CLASSES = 8  # density classes of rows and of columns; class 0 is empty
 _STEPS = 255  # probabilities are multiples of 1 / 256
 
 
 class Sparse:
-    """Positions by row and column density, values of the non-zero elements by another codec.
+    """Codes the positions of non-zero elements by row and column density, and their values with another codec.
 
-    The array is seen as a matrix of its first axis by all others.
+    The array is treated as a matrix whose rows are its first axis.
 
     Args:
-        values: codec of the non-zero elements.
+        values: the codec for the values of the non-zero elements.
 
     Example:
         >>> codes = np.array([[0, 0, 3], [0, 0, -2]], dtype=np.int8)
@@ -43,7 +43,7 @@ class Sparse:
         if not symbols.size:
             return b""
         matrix = _matrix(symbols)
-        # Compared as bits, so that a negative zero of a float is kept.
+        # Compared as bits, so that a floating-point negative zero counts as non-zero.
         mask = matrix.view(f"u{matrix.dtype.itemsize}") != 0
         rows, columns = _classes(mask.mean(axis=1)), _classes(mask.mean(axis=0))
         head = [Histogram().encode(rows), Histogram().encode(columns)]
@@ -89,14 +89,14 @@ def _matrix(symbols: Symbols) -> Symbols:
 
 
 def _classes(density: Symbols) -> Symbols:
-    """0 where empty, else 1 … 7 by octaves of density: 1 is at most 1/64, 7 more than 1/2."""
+    """The density class: 0 if empty, else 1 to 7 by powers of two: class 1 up to 1/64, class 7 above 1/2."""
     with np.errstate(divide="ignore"):
         octave = np.ceil(np.log2(density))
     return np.where(density > 0, np.clip(octave + _CLASSES - 1, 1, _CLASSES - 1), 0).astype(np.uint8)
 
 
 def _contexts(rows: Symbols, columns: Symbols) -> Iterator[tuple[Symbols, Symbols]]:
-    """Index pairs of every block of one row class by one column class, empty classes left out."""
+    """The indices (rows, columns) of every block of one row class and one column class, except empty ones."""
     for row_class in range(1, _CLASSES):
         for column_class in range(1, _CLASSES):
             members = np.flatnonzero(rows == row_class), np.flatnonzero(columns == column_class)
@@ -105,7 +105,7 @@ def _contexts(rows: Symbols, columns: Symbols) -> Iterator[tuple[Symbols, Symbol
 
 
 def _probability(bits: Symbols) -> int:
-    """The share of ones in steps of 1 / 256: 0 for none, 256 for all, 1 to 255 otherwise."""
+    """The share of ones in steps of 1/256: 0 if there are none, 256 if all are ones, else 1 to 255."""
     ones = int(bits.sum())
     if ones in (0, bits.size):
         return 0 if ones == 0 else _STEPS + 1

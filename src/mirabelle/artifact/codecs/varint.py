@@ -1,15 +1,15 @@
-"""Whole numbers in as few bytes as they need: seven bits a byte, lowest first (LEB128)."""
+"""Integers of variable length: seven bits in each byte, the lowest first (LEB128)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 _MOST_BYTES = 10
-_MORE = 0x80  # set in a byte that another follows
+_MORE = 0x80  # this bit is set if another byte follows
 
 
 def write_varints(values: Iterable[int]) -> bytes:
-    """Non-negative numbers, one after another.
+    """Encode non-negative integers, one after another.
 
     Example:
         >>> write_varints([1, 300]).hex()
@@ -18,7 +18,7 @@ def write_varints(values: Iterable[int]) -> bytes:
     out = bytearray()
     for value in values:
         rest = int(value)
-        assert rest >= 0, "varints hold non-negative numbers"
+        assert rest >= 0, "varints are non-negative"
         while rest >= _MORE:
             out.append(rest % _MORE + _MORE)
             rest //= _MORE
@@ -27,7 +27,7 @@ def write_varints(values: Iterable[int]) -> bytes:
 
 
 class Reader:
-    """Reads numbers and runs of bytes from the front; refuses to read past the end."""
+    """Reads integers and bytes one after another; raises ValueError if the data are too short."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -44,11 +44,11 @@ class Reader:
             value |= (byte % _MORE) << (7 * k)
             if byte < _MORE:
                 return value
-        raise ValueError("a number is longer than ten bytes")
+        raise ValueError("an integer is longer than ten bytes")
 
     def take(self, count: int) -> bytes:
         if count > self.left:
-            raise ValueError(f"{count} bytes wanted, {self.left} left")
+            raise ValueError(f"{count} bytes expected, only {self.left} left")
         self._at += count
         return self._data[self._at - count : self._at]
 

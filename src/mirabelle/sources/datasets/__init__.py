@@ -1,1 +1,1 @@
-"""Data sets: built-in ones, and files and folders as people have them."""
+"""Data sets: built-in ones, and readers for the user's files and folders."""

@@ -1,4 +1,4 @@
-"""Arrays in an .npz file: MedMNIST's names, the usual x and y, or inputs and targets."""
+"""Read a task from arrays in an .npz file, named as in MedMNIST, or x_train and y_train, or inputs and targets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _IMAGE_AXES, _CHANNELS = 4, (1, 3)
 
 
 def task_of(path: Path, settings: Arrays) -> Task:
-    """The task that a file gives; errors as `Arrays` tells them."""
+    """The task of an .npz file; the errors are those of `Arrays`."""
     try:
         return _task(_splits(path, labelled=settings.kind != "unlabelled"), path.stem, settings)
     except UserError as error:
@@ -44,18 +44,18 @@ def _task(splits: dict[str, Split], name: str, settings: Arrays) -> Task:
     kind = settings.kind or _kind(splits)
     labels: tuple[str, ...] = ()
     if kind == "unlabelled":
-        splits = {part: (x, _nothing(x)) for part, (x, _) in splits.items()}
+        splits = {part: (x, _no_targets(x)) for part, (x, _) in splits.items()}
     elif kind == "classification":
         splits, labels = _classes(splits, settings.labels)
     elif kind == "multi-label":
-        splits, labels = _several(splits, settings.labels)
+        splits, labels = _multi_label(splits, settings.labels)
     else:
         splits = {part: (x, _quantities(y)) for part, (x, y) in splits.items()}
     is_pixels = splits["train"][0].dtype == np.uint8 and splits["train"][0].ndim >= _IMAGE_AXES - 1
     splits = {part: (_pixels(x) if is_pixels else _numbers(x), y) for part, (x, y) in splits.items()}
     if len({(x.shape[1:], x.dtype) for x, _ in splits.values()}) > 1:
         shapes = ", ".join(f"{part} {x.dtype} {x.shape[1:]}" for part, (x, _) in splits.items())
-        raise UserError("E131", f"samples of the splits differ: {shapes}", "give all the same shape and type")
+        raise UserError("E131", f"the splits differ in shape or type: {shapes}", "give samples of the same shape and type")
     splits = completed(
         splits, settings.test_fraction, settings.validation_fraction, settings.seed, labels if kind == "classification" else ()
     )
@@ -75,41 +75,44 @@ def _image(train: Array, settings: Arrays) -> Image:
 
 
 def _splits(path: Path, *, labelled: bool) -> dict[str, Split]:
-    """(inputs, targets) by split, of one length each; no targets, of no length, where they are not asked for."""
+    """(inputs, targets) by split, of equal lengths; if `labelled` is false, targets have shape (samples, 0)."""
     arrays = read_arrays(path)
     if not labelled:
         pairs = [pair for layout in _LAYOUTS for pair in layout.values()]
-        arrays |= {other: _nothing(arrays[own]) for own, other in pairs if own in arrays}
+        arrays |= {other: _no_targets(arrays[own]) for own, other in pairs if own in arrays}
     layout = next((layout for layout in _LAYOUTS if set(layout["train"]) & set(arrays)), None)
     if layout is None:
         known = "; ".join(" and ".join(layout["train"]) for layout in _LAYOUTS)
-        raise UserError("E131", f"{path} holds {', '.join(arrays) or 'no array'}", f"call the training data {known}")
+        message = f"{path} contains {', '.join(arrays) or 'no array'}, and no training data under a known name"
+        raise UserError("E131", message, f"name the training data {known}")
     splits = {}
     for name, pair in layout.items():
         present = [key for key in pair if key in arrays]
         if len(present) == 1:
-            remedy = f'give both of {" and ".join(pair)}; inputs without targets with kind = "unlabelled"'
-            raise UserError("E131", f"{path} has {present[0]} without its other half", remedy)
+            remedy = f'give both {" and ".join(pair)}, or write kind = "unlabelled" for inputs without targets'
+            raise UserError("E131", f"{path} has {present[0]}, but not its counterpart", remedy)
         if present:
             inputs, targets = (np.ascontiguousarray(arrays[key]) for key in pair)
             lengths = [array.shape[0] if array.ndim else 0 for array in (inputs, targets)]
             if lengths[0] != lengths[1] or not lengths[0]:
-                message = f"{path}: {pair[0]} and {pair[1]} need one length above 0; got {lengths[0]} and {lengths[1]}"
+                message = (
+                    f"{path}: {pair[0]} and {pair[1]} must have the same length, above 0; got {lengths[0]} and {lengths[1]}"
+                )
                 raise UserError("E131", message, "give one target for each input")
             splits[name] = (inputs, targets)
     return splits
 
 
-def _nothing(inputs: Array) -> Array:
-    """Targets of which nothing is known, (N, 0)."""
+def _no_targets(inputs: Array) -> Array:
+    """Empty targets for unlabelled data, (N, 0)."""
     return np.zeros((inputs.shape[0] if inputs.ndim else 0, 0), np.float32)
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
-    """All arrays of an .npz file by name, none of which may hold pickled objects.
+    """All arrays of an .npz file by name; pickled objects are refused.
 
     Raises:
-        UserError: E130 when it is missing, E131 when it is damaged, E143 when it holds objects.
+        UserError: E130 if the file is missing, E131 if it is damaged, E143 if it contains pickled objects.
     """
     if not path.is_file():
         raise UserError("E130", f"no arrays at {path}", 'paths are relative to the recipe; "~" is not expanded')
@@ -119,11 +122,11 @@ def read_arrays(path: Path) -> dict[str, Array]:
             arrays = {"": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
     except (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         if "allow_pickle" in str(error):
-            message = f"{path} holds Python objects (a pickle), which may run code, so it is not read"
+            message = f"{path} contains Python objects (a pickle), which may run code, so it is not read"
             raise UserError("E143", message, "save arrays of numbers") from error
         raise UserError("E131", f"{path} is damaged: {error}", "save it again with numpy.savez") from error
     if "" in arrays:
-        raise UserError("E131", f"{path} holds one array without a name", "save inputs and targets with numpy.savez")
+        raise UserError("E131", f"{path} contains one array without a name", "save inputs and targets with numpy.savez")
     return arrays
 
 
@@ -139,12 +142,12 @@ def _quantities(targets: Array) -> Array:
 
 
 def _classes(splits: Mapping[str, Split], names: tuple[str, ...]) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """Targets as int64 (N,), and the names of the classes: as many as the training data have."""
+    """The splits with targets as int64 (N,), and the names of the classes; by default numbers, as the training data need."""
     found: dict[str, Split] = {}
     for part, (inputs, targets) in splits.items():
         if targets.shape[1:] not in ((), (1,)):
-            message = f"{part} targets must be one class a sample, (N,) or (N, 1); got shape {targets.shape}"
-            raise UserError("E131", message, 'for several labels a sample, 0 or 1 each, write kind = "multi-label"')
+            message = f"{part} targets must be one class for each sample, (N,) or (N, 1); got shape {targets.shape}"
+            raise UserError("E131", message, 'for several labels of 0 or 1 for each sample, write kind = "multi-label"')
         classes = targets.reshape(-1).astype(np.int64)
         if (classes != targets.reshape(-1)).any():
             raise UserError("E131", f"{part} targets must be whole numbers", 'give classes, or write kind = "regression"')
@@ -154,24 +157,26 @@ def _classes(splits: Mapping[str, Split], names: tuple[str, ...]) -> tuple[dict[
         wrong = classes[(classes < 0) | (classes >= count)]
         if len(wrong):
             source = "labels" if names else "the training data"
-            raise UserError("E131", f"{part} targets must be in 0..{count - 1} as {source} say; got {wrong[0]}", "mend it")
-    if count < 2:  # noqa: PLR2004 (something to choose between)
-        raise UserError("E131", "classification needs two classes; all targets are 0", "give targets of both")
+            message = f"{part} targets must be from 0 to {count - 1}, according to {source}; got {wrong[0]}"
+            raise UserError("E131", message, "correct the targets or the labels")
+    if count < 2:  # noqa: PLR2004 (a classification needs two classes)
+        message = "a classification needs at least two classes; all targets are 0"
+        raise UserError("E131", message, "give targets of at least two classes")
     if count > len(found["train"][1]):
-        message = f"{len(found['train'][1])} training samples for {count} classes"
-        raise UserError("E131", message, 'number the classes from 0 on, or write kind = "regression"')
+        message = f"there are only {len(found['train'][1])} training samples for {count} classes"
+        raise UserError("E131", message, 'number the classes from 0, or write kind = "regression"')
     return found, names or tuple(str(k) for k in range(count))
 
 
-def _several(splits: Mapping[str, Split], names: tuple[str, ...]) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """Targets as float32 (N, labels) of 0 and 1, and the names of the labels."""
+def _multi_label(splits: Mapping[str, Split], names: tuple[str, ...]) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """The splits with targets as float32 (N, labels) of 0 and 1, and the names of the labels."""
     count = splits["train"][1].shape[1] if splits["train"][1].ndim == 2 else 0  # noqa: PLR2004 (samples, labels)
     for part, (_, targets) in splits.items():
         if not count or targets.shape[1:] != (count,) or not np.isin(targets, (0, 1)).all():
             message = f"{part} targets must be 0 or 1, (N, {count or 'labels'}); got {targets.dtype} {targets.shape}"
-            raise UserError("E131", message, "give one column a label")
+            raise UserError("E131", message, "give one column for each label")
     if names and len(names) != count:
-        raise UserError("E131", f"{len(names)} labels for targets of {count}", "name each label once")
+        raise UserError("E131", f"there are {len(names)} labels for {count} columns of targets", "name each label once")
     found = {part: (inputs, targets.astype(np.float32)) for part, (inputs, targets) in splits.items()}
     return found, names or tuple(str(k) for k in range(count))
 
@@ -185,7 +190,7 @@ def _pixels(inputs: Array) -> Array:
     if inputs.dtype == np.uint8 and inputs.ndim == _IMAGE_AXES and inputs.shape[1] in _CHANNELS:
         return np.ascontiguousarray(inputs.transpose(0, 2, 3, 1))
     rule = "images of uint8 must be (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W)"
-    raise UserError("E131", f"{rule}; got {inputs.dtype} {inputs.shape}", "give other inputs as float32")
+    raise UserError("E131", f"{rule}; got {inputs.dtype} {inputs.shape}", "save inputs that are not images as float32")
 
 
 def _numbers(inputs: Array) -> Array:

@@ -1,4 +1,4 @@
-"""A task by name: a built-in set, files of one of the known kinds, or a Python factory that returns one."""
+"""Load a task by name: a built-in data set, files in a supported format, or a Python factory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _BUILT_IN: dict[str, Callable[[Path | None, BuiltInImages], Task]] = {
     "digits": lambda _, images: digits(images),
     "mnist": lambda folder, images: mnist(_needed(folder, "mnist"), images),
 }
-# By the settings of a kind of file, the module beside this one whose `task_of(path, settings)` reads it.
+# For each class of settings, the module in this folder whose function `task_of(path, settings)` reads the files.
 _READERS: dict[type[Files], str] = {
     Arrays: "arrays",
     Corpus: "corpus",
@@ -49,23 +49,21 @@ _READERS: dict[type[Files], str] = {
 
 
 def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | None, folder: Path) -> Task:
-    """The task called `name`.
-
-    "cifar10", "digits", "mnist"; "data:PATH" for a file or folder beside these; the path of a folder of class folders of images
-    or recordings (with a slash or a leading dot), of an .npz, .csv, .parquet, .tsv, .jsonl, .json or .txt file; or
-    "pkg.mod:function" / "./file.py:function" returning a `Task`.
+    """Load a task by name.
 
     Args:
-        name: of the data.
-        arguments: settings of `ImageFolder`, `SoundFolder`, `Arrays`, `TableFile`, `TextFile`, `QuestionFile` or `Corpus`, or
-            keywords of the factory; built-in sets take none. A factory with a parameter `data_dir` is given the folder of data
-            there.
-        data_folder: where built-in sets lie; by default the variable MIRABELLE_DATA.
-        folder: against which paths are read.
+        name: "cifar10", "digits" or "mnist"; the path of an .npz, .csv, .parquet, .tsv, .jsonl, .json or .txt file; the path of
+            a folder with a subfolder of images or recordings for each class (with a slash or a leading dot); "data:PATH" for a
+            path in the folder of data sets; or "pkg.mod:function" or "./file.py:function" for a function that returns a `Task`.
+        arguments: settings of `ImageFolder`, `SoundFolder`, `Arrays`, `TableFile`, `TextFile`, `QuestionFile` or `Corpus`,
+            those of `BuiltInImages` for built-in sets, or keyword arguments of the function. A function with a parameter
+            `data_dir` gets the folder of data sets.
+        data_folder: the folder of data sets; by default the environment variable MIRABELLE_DATA.
+        folder: relative paths refer to it.
 
     Raises:
-        UserError: E130 when the data are not there, E131 when they cannot be used or a factory returns no task, E143 for
-            files of a kind that is not read, E102 and E103 for settings, E120 when a factory fails.
+        UserError: E130 if the data do not exist, E131 if they cannot be used or a function returns no task, E143 if a file type
+            is not supported, E102 or E103 if settings are wrong, E120 if a function fails.
     """
     sets = data_folder or data_folder_of_environment()
     if name.startswith(FOLDER):
@@ -101,7 +99,9 @@ def _from_factory(name: str, arguments: Mapping[str, Any], folder: Path, sets: P
     except (Exception, SystemExit) as error:
         if is_out_of_memory(error):
             raise
-        raise UserError("E120", f"{name} raised {type(error).__name__}: {error}", "call it by hand to see why") from error
+        raise UserError(
+            "E120", f"{name} raised {type(error).__name__}: {error}", "call the function in Python to see why"
+        ) from error
     if not isinstance(task, Task):
         raise UserError("E131", f"{name} returned {type(task).__name__}", "return a mirabelle.Task")
     return task
@@ -109,5 +109,5 @@ def _from_factory(name: str, arguments: Mapping[str, Any], folder: Path, sets: P
 
 def _needed(folder: Path | None, name: str) -> Path:
     if folder is None:
-        raise UserError("E130", f'the place of "{name}" is not known', f"give --data-dir FOLDER, or set {VARIABLE}")
+        raise UserError("E130", f'the data folder of "{name}" is not known', f"give --data-dir FOLDER, or set {VARIABLE}")
     return folder

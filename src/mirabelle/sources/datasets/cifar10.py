@@ -1,4 +1,4 @@
-"""CIFAR-10 from the six files of its binary version."""
+"""CIFAR-10, read from the six files of its binary version."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ _CHUNK = 1_000
 
 
 def cifar10(folder: Path, images: BuiltInImages = AS_PUBLISHED) -> Task:
-    """Images (3, 32, 32), (pixel / 255 − mean) / deviation, ten classes; 45,000 to train, 5,000 to validate, 10,000 to test.
+    """The CIFAR-10 task: images (3, 32, 32), scaled to (pixel / 255 − mean) / deviation, ten classes.
 
-    Mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225) are those under which most published weights were trained.
+    45,000 samples for training, 5,000 for validation (a fixed part of the training set) and 10,000 for test. The mean
+    (0.485, 0.456, 0.406) and the standard deviation (0.229, 0.224, 0.225) are those used for most published weights.
 
     Args:
-        folder: holds data_batch_1.bin … data_batch_5.bin and test_batch.bin, or has a folder "cifar10" or
-            "cifar-10-batches-bin" that does.
-        images: how they become inputs, where it should be otherwise.
+        folder: contains data_batch_1.bin to data_batch_5.bin and test_batch.bin, or a folder "cifar10" or
+            "cifar-10-batches-bin" with them.
+        images: changes how images become inputs.
 
     Raises:
-        UserError: E130 when a file is missing, E131 when it is not 10,000 records of a class and an image.
+        UserError: E130 if a file is missing, E131 if it does not have 10,000 valid records.
 
     Source: Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images".
     """
@@ -57,7 +58,7 @@ def cifar10(folder: Path, images: BuiltInImages = AS_PUBLISHED) -> Task:
 
 
 def _split(records: Bytes, order: npt.NDArray[np.int64], image: Image) -> Split:
-    """The chosen records; scaled piece by piece, so that the images lie in memory as float32 only once."""
+    """(inputs, targets) of the selected records, scaled in chunks, so that only one float32 copy of the images is in memory."""
     images = np.empty((len(order), *image.shape), np.float32)
     for start in range(0, len(order), _CHUNK):
         planes = records[order[start : start + _CHUNK], 1:].reshape(-1, image.channels, *image.size)
@@ -68,13 +69,13 @@ def _split(records: Bytes, order: npt.NDArray[np.int64], image: Image) -> Split:
 def _records(path: Path) -> Bytes:
     """(records, bytes) of one file."""
     if not path.is_file():
-        raise UserError("E130", f"no {path.name} in {path.parent}", "name the folder with --data-dir or MIRABELLE_DATA")
+        raise UserError("E130", f"no {path.name} in {path.parent}", "give the folder by --data-dir or MIRABELLE_DATA")
     values = np.fromfile(path, np.uint8)
     if len(values) != _RECORDS * _RECORD:
-        rule = f"{path} must hold {_RECORDS:,} records of {_RECORD:,} bytes"
+        rule = f"{path} must have {_RECORDS:,} records of {_RECORD:,} bytes"
         raise UserError("E131", f"{rule}; got {len(values):,} bytes", "download the binary version again")
     records = values.reshape(_RECORDS, _RECORD)
     if records[:, 0].max() >= len(_LABELS):
-        rule = f"{path} must hold classes from 0 to {len(_LABELS) - 1}"
+        rule = f"{path} must have classes from 0 to {len(_LABELS) - 1}"
         raise UserError("E131", f"{rule}; got {records[:, 0].max()}", "download the binary version again")
     return records

@@ -1,4 +1,4 @@
-"""A file of running text, and what follows each of its symbols."""
+"""Language modelling: read a text file as windows of tokens, with the next tokens as targets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def task_of(path: Path, settings: Corpus) -> Task:
-    """The task that a file gives; errors as `Corpus` tells them."""
+    """The task of a text file; the errors are those of `Corpus`."""
     text = _read(path)
     extra_files: Mapping[str, bytes] = {}
     kind: Preprocessing
@@ -41,7 +41,7 @@ def task_of(path: Path, settings: Corpus) -> Task:
     parts = {name: _windows(part, settings.window) for name, part in _divided(symbols, settings).items()}
     if not all(len(inputs) for inputs, _ in parts.values()):
         counts = ", ".join(f"{len(inputs)} for {name}" for name, (inputs, _) in parts.items())
-        message = f"{path} has {len(symbols):,} symbols; windows of {settings.window}: {counts}"
+        message = f"{path} has {len(symbols):,} tokens; the number of windows of {settings.window} is {counts}"
         raise UserError("E131", message, "give a longer text, or a smaller window")
     ready = {
         name: Samples(
@@ -63,31 +63,31 @@ def task_of(path: Path, settings: Corpus) -> Task:
 
 
 def _read(path: Path) -> str:
-    """The text.
+    """The text of a file.
 
     Raises:
-        UserError: E130 when the file is missing or empty, E131 when it is no text.
+        UserError: E130 if the file is missing or empty, E131 if it is not UTF-8 text.
     """
     if not path.is_file():
         raise UserError("E130", f"no text at {path}", 'paths are relative to the recipe; "~" is not expanded')
     try:
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError("E131", f"{path} is no text in UTF-8: {error}", "save it in UTF-8") from error
+        raise UserError("E131", f"{path} is not encoded in UTF-8: {error}", "save it in UTF-8") from error
     if not text:
-        raise UserError("E130", f"{path} is empty", "give a text to learn from")
+        raise UserError("E130", f"{path} is empty", "give a text for training")
     return text
 
 
 def _divided(symbols: Numbers, settings: Corpus) -> dict[str, Numbers]:
-    """The beginning, what follows it, and the end."""
+    """The tokens by split: the beginning for "train", then "validation", the end for "test"."""
     test, validation = (round(part * len(symbols)) for part in (settings.test_fraction, settings.validation_fraction))
     ends = [len(symbols) - test - validation, len(symbols) - test]
     return dict(zip(("train", "validation", "test"), np.split(symbols, ends), strict=True))
 
 
 def _windows(symbols: Numbers, window: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(symbols, those one further on), (windows, window) each; what is left at the end is left out."""
+    """(inputs, targets), each (windows, window); targets are inputs shifted by one. An incomplete last window is dropped."""
     count = max(len(symbols) - 1, 0) // window
     inputs, targets = (torch.from_numpy(symbols[k : count * window + k].reshape(count, window).copy()) for k in (0, 1))
     return inputs, targets

@@ -1,4 +1,4 @@
-"""Settings of running text as the data of a language model, under `[task.arguments]`."""
+"""The settings of a text corpus for a language model, under `[task.arguments]` of a recipe."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ Part = Annotated[float, Field(gt=0, lt=1)]
 
 @record
 class Corpus:
-    """A task from a .txt file whose text a language model goes on with, symbol by symbol.
+    """A language modelling task from a .txt file: predict the next token or character.
 
-    The text is cut into windows; the targets of a window are its symbols one further on. It is divided where it stands: the
-    beginning trains, what follows validates, the end tests. `predict` tells what follows a text.
+    The text is cut into windows; the targets of a window are its tokens shifted by one. The first part of the text is used for
+    training, the next for validation, the last for test. `mirabelle predict` continues a text.
 
     Args:
-        window: symbols that the model sees at once.
-        tokenizer: the folder of a model with its tokenizer, "hf:organisation/model" or "ms:organisation/model", for tokens by
-            name ("input_ids", "attention_mask"); by default symbols are the characters of the text.
-        test_fraction: of the symbols.
-        validation_fraction: the same.
-        metric: by name, as `Metric.of` knows it; by default "negative_perplexity".
-        extra_metrics: further metrics that are reported and decide nothing.
+        window: number of tokens or characters that the model sees at once.
+        tokenizer: folder of a model with its tokenizer, "hf:organisation/model" or "ms:organisation/model"; inputs are then
+            tensors by name ("input_ids", "attention_mask"). By default the tokens are the characters of the text.
+        test_fraction: fraction of the text for test.
+        validation_fraction: fraction of the text for validation.
+        metric: a name that `Metric.of` accepts; by default "negative_perplexity".
+        extra_metrics: further metrics, which are only reported.
 
     Raises:
-        UserError: E130 when the file or the tokenizer is missing; E131 when it is no text, or too short for a window in each
-            part; E110 for fractions that leave nothing; E160 for a tokenizer without transformers.
+        UserError: E130 if the file or the tokenizer is missing, E131 if it is not text, or too short for a window in each part,
+            E110 if the fractions leave no training data, E160 if a tokenizer is given and transformers is not installed.
     """
 
     window: Count = 128
@@ -43,4 +43,5 @@ class Corpus:
     def __post_init__(self) -> None:
         if self.test_fraction + self.validation_fraction >= 1:
             got = f"{self.test_fraction} and {self.validation_fraction}"
-            raise UserError("E110", f"test and validation fractions must add up to less than 1; got {got}", "leave some")
+            message = f"test and validation fractions must add up to less than 1; got {got}"
+            raise UserError("E110", message, "leave some text for training")

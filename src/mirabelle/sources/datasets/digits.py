@@ -1,4 +1,4 @@
-"""scikit-learn's bundled handwritten digits: 1,797 images of 8×8, offline."""
+"""The handwritten digits bundled with scikit-learn: 1,797 images of 8×8 pixels; needs no download."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from mirabelle.sources.datasets.settings import AS_PUBLISHED, BuiltInImages
 from mirabelle.task.preprocessing import Image
 from mirabelle.task.task import Task
 
-_LEVELS = 16  # of a pixel
+_LEVELS = 16  # largest pixel value
 
 
 def digits(images: BuiltInImages = AS_PUBLISHED) -> Task:
-    """Images (1, 8, 8) in [0, 1], ten classes; 1,197 to train, 200 to validate, 400 to test, always the same.
+    """The task of classifying 8×8 digits: images (1, 8, 8) in [0, 1], ten classes.
+
+    1,197 samples for training, 200 for validation and 400 for test, in a fixed split.
 
     Args:
-        images: how they become inputs, where it should be otherwise.
+        images: changes how images become inputs.
 
     Source: Alpaydin & Kaynak 1998, UCI, "Optical recognition of handwritten digits"; shipped with scikit-learn.
     """

@@ -1,4 +1,4 @@
-"""A folder of class folders of files, in splits or not."""
+"""List the files of a folder that has one subfolder for each class, optionally inside folders for the splits."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "v
 
 @dataclass(frozen=True)
 class Kind:
-    """Of files: what they are called, one and several, and their suffixes."""
+    """A kind of file: its name in the singular and plural, for messages, and its suffixes."""
 
     one: str
     several: str
     suffixes: Sequence[str]
 
     def files(self, folder: Path) -> list[Path]:
-        """Those in a folder, sorted; what begins with a dot is left alone."""
+        """The files of this kind in a folder, sorted; hidden files are ignored."""
         return sorted(
             path
             for path in folder.iterdir()
@@ -29,11 +29,11 @@ class Kind:
 
 
 def files_by_split(folder: Path, kind: Kind) -> dict[str, dict[str, list[Path]]]:
-    """Files by split and class; "train" alone where the folder holds classes.
+    """The files by split and class. If the folder directly contains class folders, the only split is "train".
 
     Raises:
-        UserError: E130 when the folder is missing or holds no folder, E131 for fewer than two classes, a class without a file,
-            or splits whose classes differ.
+        UserError: E130 if the folder is missing or has no subfolders, E131 if there are fewer than two classes, a class has no
+            files, or the splits have different classes.
     """
     if not folder.is_dir():
         raise UserError(
@@ -44,29 +44,30 @@ def files_by_split(folder: Path, kind: Kind) -> dict[str, dict[str, list[Path]]]
         remedy = f"put {kind.several} ({', '.join(kind.suffixes)}) into one folder for each class: {folder}/<class>/"
         if kind.one == "image":
             remedy += '; images without labels are read with kind = "unlabelled"'
-        raise UserError("E130", f"{folder} holds no class folders", remedy)
+        raise UserError("E130", f"{folder} contains no class folders", remedy)
     if not any(place.name == "train" and _folders(place) for place in inside):
         return {"train": _classes(folder, kind)}
     other = [place.name for place in inside if place.name not in _SPLITS]
     if other:
-        raise UserError("E131", f'{folder} has a folder "{other[0]}" beside "train"', f"known here: {', '.join(_SPLITS)}")
+        message = f'{folder} has a folder "{other[0]}" next to "train", which is not a split'
+        raise UserError("E131", message, f"the names of splits are {', '.join(_SPLITS)}")
     named = [_SPLITS[place.name] for place in inside]
     if len(set(named)) < len(named):
-        raise UserError("E131", f"{folder} has validation {kind.several} under two names", 'keep one folder, "validation"')
+        raise UserError("E131", f"{folder} has two folders of validation {kind.several}", 'keep one folder, "validation"')
     splits = {_SPLITS[place.name]: _classes(place, kind) for place in inside}
     for name, classes in splits.items():
         different = sorted(set(classes) ^ set(splits["train"]))
         if different:
-            message = f'{folder}: class "{different[0]}" is in one of "train" and "{name}" only'
+            message = f'{folder}: class "{different[0]}" is only in one of the splits "train" and "{name}"'
             raise UserError("E131", message, "give every split the same class folders")
     return splits
 
 
 def files_without_classes(folder: Path, kind: Kind) -> dict[str, dict[str, list[Path]]]:
-    """Files by split, all of one class without a name; anywhere below the folder, or below its folder "train" and the others.
+    """The files by split, in a single class "", found recursively in the folder or in its folders for the splits.
 
     Raises:
-        UserError: E130 when the folder, or the one of a split, is missing or holds no such file.
+        UserError: E130 if the folder is missing, or a split has no files.
     """
     if not folder.is_dir():
         raise UserError(
@@ -79,12 +80,12 @@ def files_without_classes(folder: Path, kind: Kind) -> dict[str, dict[str, list[
         below = (place, *(part for part in sorted(place.rglob("*")) if part.is_dir() and not part.name.startswith(".")))
         found[name] = {"": [file for part in below for file in kind.files(part)]}
         if not found[name][""]:
-            raise UserError("E130", f"no {kind.one} below {place}", f"put {kind.several} there ({', '.join(kind.suffixes)})")
+            raise UserError("E130", f"no {kind.one} in {place}", f"put {kind.several} there ({', '.join(kind.suffixes)})")
     return found
 
 
 def first_suffix(folder: Path, suffixes: Sequence[str]) -> str | None:
-    """The suffix of the first file in a folder, or in one below it, that has one of these."""
+    """The suffix of the first file in a folder, or up to two levels below it, that has one of these suffixes; else None."""
     for place in (folder, *folder.glob("*/"), *folder.glob("*/*/")):
         if place.is_dir():
             found = next((path.suffix.lower() for path in sorted(place.iterdir()) if path.suffix.lower() in suffixes), None)
@@ -94,11 +95,12 @@ def first_suffix(folder: Path, suffixes: Sequence[str]) -> str | None:
 
 
 def _classes(folder: Path, kind: Kind) -> dict[str, list[Path]]:
-    """Files by class, both sorted."""
+    """The files by class, both sorted."""
     classes = {place.name: kind.files(place) for place in _folders(folder)}
-    if len(classes) < 2:  # noqa: PLR2004 (something to choose between)
+    if len(classes) < 2:  # noqa: PLR2004 (a classification needs two classes)
         found = f'one, "{next(iter(classes))}"' if classes else "none"
-        raise UserError("E131", f"{folder} must hold at least two class folders; it holds {found}", "add the other classes")
+        message = f"{folder} must contain at least two class folders; it contains {found}"
+        raise UserError("E131", message, "add the other classes")
     for name, paths in classes.items():
         if not paths:
             raise UserError("E131", f'class "{name}" in {folder} has no {kind.one}', f"add some ({', '.join(kind.suffixes)})")

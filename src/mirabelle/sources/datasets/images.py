@@ -1,4 +1,4 @@
-"""A folder of class folders of images."""
+"""Image classification: read a folder with a subfolder of images for each class; or images without labels."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _LARGEST, _OTHERWISE = 256, (64, 64)
 
 
 def task_of(folder: Path, settings: ImageFolder) -> Task:
-    """The task that a folder gives; errors as `ImageFolder` tells them."""
+    """The task of a folder of images; the errors are those of `ImageFolder`."""
     unlabelled = settings.kind == "unlabelled"
     files = files_without_classes(folder, KIND) if unlabelled else files_by_split(folder, KIND)
     labels = () if unlabelled else tuple(files["train"])
     size, mode = _size_and_mode(files, settings)
-    plain = Image(size=size, mode=mode)  # refuses a size that is out of range before anything is read
+    plain = Image(size=size, mode=mode)  # raises an error for a size out of range before anything is read
     raw = {name: _read(classes, plain) for name, classes in files.items()}
     if unlabelled:
         raw = {name: (values, np.zeros((len(values), 0), np.float32)) for name, (values, _) in raw.items()}

@@ -1,4 +1,4 @@
-"""MNIST from its four canonical IDX files."""
+"""MNIST, read from its four original IDX files."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from mirabelle.sources.datasets.settings import AS_PUBLISHED, BuiltInImages
 from mirabelle.task.preprocessing import Image
 from mirabelle.task.task import Task
 
-_IMAGE = Image(size=(28, 28), mean=(0.1307,), deviation=(0.3081,))  # of the training pixels in [0, 1]
+_IMAGE = Image(
+    size=(28, 28), mean=(0.1307,), deviation=(0.3081,)
+)  # mean and standard deviation of the training pixels in [0, 1]
 _HELD_OUT = 5_000
 
 
 def mnist(folder: Path, images: BuiltInImages = AS_PUBLISHED) -> Task:
-    """Images (1, 28, 28), (pixel / 255 − 0.1307) / 0.3081, ten classes; 55,000 to train, 5,000 to validate, 10,000 to test.
+    """The MNIST task: images (1, 28, 28), scaled to (pixel / 255 − 0.1307) / 0.3081, ten classes.
+
+    55,000 samples for training, 5,000 for validation (a fixed part of the training set) and 10,000 for test.
 
     Args:
-        folder: holds train-images-idx3-ubyte.gz and its three siblings, or has a folder "mnist" that does.
-        images: how they become inputs, where it should be otherwise.
+        folder: contains train-images-idx3-ubyte.gz and the other three files, or a folder "mnist" with them.
+        images: changes how images become inputs.
 
     Raises:
-        UserError: E130 when a file is missing, E131 when it is no IDX file of the right length.
+        UserError: E130 if a file is missing, E131 if it is not an IDX file of the right length.
 
     Source: LeCun, Cortes, Burges 1998, "The MNIST database of handwritten digits".
     """
@@ -54,12 +58,12 @@ def _split(folder: Path, name: str, count: int, image: Image) -> tuple[torch.Ten
 
 def _values(path: Path, magic: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     if not path.is_file():
-        raise UserError("E130", f"no {path.name} in {path.parent}", "name the folder with --data-dir or MIRABELLE_DATA")
+        raise UserError("E130", f"no {path.name} in {path.parent}", "give the folder by --data-dir or MIRABELLE_DATA")
     try:
         data = gzip.decompress(path.read_bytes())
     except (OSError, EOFError) as error:
         raise UserError("E131", f"{path} is damaged: {error}", "download it again") from error
     header = np.array([magic, *shape], dtype=">u4").tobytes()
     if data[: len(header)] != header or len(data) != len(header) + int(np.prod(shape)):
-        raise UserError("E131", f"{path} is no IDX file of shape {shape}", "download the canonical file again")
+        raise UserError("E131", f"{path} is not an IDX file of shape {shape}", "download the original file again")
     return np.frombuffer(data, np.uint8, offset=len(header)).reshape(shape).copy()

@@ -1,4 +1,4 @@
-"""Columns of a .parquet file, through pyarrow, which is not installed with Mirabelle."""
+"""Read the columns of a .parquet file with pyarrow, an optional dependency."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mirabelle.errors import UserError, first_line
 
 
 def read_parquet(path: Path) -> dict[str, list[Any]]:
-    """Every column by name, as Python values, None where one is missing.
+    """The columns of a .parquet file by name, as lists of Python values; missing values are None.
 
     Raises:
-        UserError: E160 without pyarrow, E130 when the file is missing, E131 when it is none.
+        UserError: E160 if pyarrow is not installed, E130 if the file is missing, E131 if it is not a .parquet file.
     """
     try:
         from pyarrow import parquet
@@ -23,5 +23,5 @@ def read_parquet(path: Path) -> dict[str, list[Any]]:
     try:
         found: dict[str, list[Any]] = parquet.read_table(path).to_pydict()
     except Exception as error:
-        raise UserError("E131", f"{path} is no .parquet file: {first_line(error)}", "save it again") from error
+        raise UserError("E131", f"{path} is not a .parquet file: {first_line(error)}", "save it again") from error
     return found

@@ -1,4 +1,4 @@
-"""Questions about paragraphs, with answers that stand in them, in SQuAD's .json."""
+"""Extractive question answering: read questions and answers from a .json file in SQuAD's format."""
 
 from __future__ import annotations
 
@@ -30,7 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """A question, the paragraph that answers it, the answers that count, and where the first begins."""
+    """A question about a paragraph.
+
+    Args:
+        text: the question.
+        paragraph: the text that contains the answer.
+        answers: the accepted answers.
+        start: position of the first answer in the paragraph, in characters.
+    """
 
     text: str
     paragraph: str
@@ -40,18 +47,20 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Passages:
-    """What the outputs of a model say as text: the tokens of every paragraph, and the answers that are due.
+    """Converts the outputs of a model to answers as text, and compares them with the accepted answers.
 
     Args:
-        questions: all of a task; targets (samples, 3) hold first token, last token, and the question's place here.
-        places: first character of each token in its paragraph and the one behind it, (questions, tokens, 2); −1 elsewhere.
+        questions: all questions of a task. Targets, (samples, 3), hold the first token and the last token of the answer, and
+            the index of the question in this sequence.
+        places: for each token of a paragraph its first character and the one after its last, (questions, tokens, 2); −1 for
+            other tokens.
     """
 
     questions: Sequence[Question]
     places: Tensor
 
     def found(self, outputs: Tensor, targets: Tensor) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """(answer, those that count) of each sample, from scores (samples, tokens, 2)."""
+        """(predicted answer, accepted answers) of each sample, from scores of shape (samples, tokens, 2)."""
         rows = targets[:, 2]
         places = self.places[rows]
         spans = span_of(outputs, within=places[:, :, 0] >= 0)
@@ -60,21 +69,21 @@ class Passages:
             yield question.paragraph[place[first, 0] : place[last, 1]], question.answers
 
     def exact_match(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """1 where the answer says what one of those that count says, (samples,)."""
+        """1 if the predicted answer equals an accepted answer after normalization, else 0; (samples,)."""
         return torch.tensor([answer_exact_match(*pair) for pair in self.found(outputs, targets)])
 
     def f1(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Words shared with the best of the answers that count, (samples,)."""
+        """The F1 score of the words shared with the most similar accepted answer, (samples,)."""
         return torch.tensor([answer_f1(*pair) for pair in self.found(outputs, targets)])
 
     def metric(self, name: str) -> Metric:
-        """A metric of answers, or any other by name."""
+        """The metric "answer_exact_match" or "answer_f1" over these questions, or any other metric by name."""
         own = {"answer_exact_match": self.exact_match, "answer_f1": self.f1}
         return Metric(name, own[name]) if name in own else Metric.of(name)
 
 
 def task_of(path: Path, settings: QuestionFile) -> Task:
-    """The task that a file gives; errors as `QuestionFile` tells them."""
+    """The task of a file of questions; the errors are those of `QuestionFile`."""
     named = {"train": path, "validation": settings.validation, "test": settings.test}
     articles = {part: read_articles(path.parent / place) for part, place in named.items() if place is not None}
     divided = _divided(articles, settings, path)
@@ -97,8 +106,8 @@ def task_of(path: Path, settings: QuestionFile) -> Task:
         if part == "train":
             rows = rows[targets[rows, 0] != UNLABELLED]
         if not len(rows):
-            message = f"{path}: every answer stands behind the first {settings.max_length} tokens"
-            raise UserError("E131", message, "give a higher max_length")
+            message = f"{path}: no answer is within the first {settings.max_length} tokens"
+            raise UserError("E131", message, "increase max_length")
         parts[part] = Samples({name: tensor[rows] for name, tensor in inputs.items()}, targets[rows])
         first += len(own)
     return Task(
@@ -115,7 +124,7 @@ def task_of(path: Path, settings: QuestionFile) -> Task:
 
 
 def _divided(articles: Mapping[str, Sequence[list[Question]]], settings: QuestionFile, path: Path) -> dict[str, list[Question]]:
-    """Questions by split; those of an article stay together."""
+    """The questions by split; all questions of an article are in the same split."""
     counted: dict[str, Split] = {part: (np.arange(len(own)), np.zeros(len(own))) for part, own in articles.items()}
     try:
         splits = completed(counted, settings.test_fraction, settings.validation_fraction, settings.seed)
@@ -128,7 +137,10 @@ def _divided(articles: Mapping[str, Sequence[list[Question]]], settings: Questio
 
 
 def _targets(passages: Passages) -> Tensor:
-    """First and last token of the first answer, and the question's place, (questions, 3); −100 where the tokens end before."""
+    """The targets (questions, 3): first and last token of the first answer, and the index of the question.
+
+    Tokens are −100 if the answer is beyond the last token of the input.
+    """
     targets = torch.full((len(passages.questions), 3), UNLABELLED)
     targets[:, 2] = torch.arange(len(passages.questions))
     for row, question in enumerate(passages.questions):
@@ -141,11 +153,11 @@ def _targets(passages: Passages) -> Tensor:
 
 
 def read_articles(path: Path) -> list[list[Question]]:
-    """The questions of each article in a file.
+    """The questions of each article in a file in SQuAD's format.
 
     Raises:
-        UserError: E130 when it is missing or holds no question, E131 when it is no such file, or a question has no answer that
-            stands in its paragraph.
+        UserError: E130 if the file is missing or has no questions, E131 if it is not in this format, or a question has no
+            answer in its paragraph.
     """
     if not path.is_file():
         raise UserError("E130", f"no questions at {path}", 'paths are relative to the recipe; "~" is not expanded')
@@ -158,13 +170,13 @@ def read_articles(path: Path) -> list[list[Question]]:
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
-        raise UserError("E131", f"{path} is no JSON in UTF-8: {first_line(error)}", "save it again") from error
+        raise UserError("E131", f"{path} is not valid JSON in UTF-8: {first_line(error)}", "save it again") from error
     except (KeyError, TypeError) as error:
-        due = 'SQuAD\'s form is {"data": [{"paragraphs": [{"context": …, "qas": [{"question": …, "answers": […]}]}]}]}'
-        raise UserError("E131", f"{path} holds no questions in SQuAD's form: {error} is missing", due) from error
+        due = 'the format is {"data": [{"paragraphs": [{"context": …, "qas": [{"question": …, "answers": […]}]}]}]}'
+        raise UserError("E131", f"{path} is not in SQuAD's format: {error} is missing", due) from error
     articles = [article for article in articles if article]
     if not articles:
-        raise UserError("E130", f"{path} has no question", "give at least one")
+        raise UserError("E130", f"{path} has no questions", "give at least one")
     return articles
 
 
@@ -172,11 +184,11 @@ def _question(path: Path, paragraph: str, entry: Mapping[str, Any]) -> Question:
     text, answers = entry["question"].strip(), entry["answers"]
     place = f'{path}, question "{entry.get("id", text)}"'
     if not answers:
-        raise UserError("E131", f"{place} has no answer", "leave out questions that the paragraph does not answer")
+        raise UserError("E131", f"{place} has no answer", "remove questions that the paragraph does not answer")
     for answer in answers:
         start, due = answer["answer_start"], answer["text"]
         if not due.strip() or paragraph[start : start + len(due)] != due:
             found = paragraph[start : start + len(due)]
-            message = f'{place}: its answer "{due[:40]}" is not what stands at {start}, "{found[:40]}"'
-            raise UserError("E131", message, "count characters from 0 within the paragraph")
+            message = f'{place}: the answer is "{due[:40]}", but at position {start} the paragraph has "{found[:40]}"'
+            raise UserError("E131", message, "give answer_start in characters from the start of the paragraph, from 0 on")
     return Question(text, paragraph, tuple(answer["text"] for answer in answers), answers[0]["answer_start"])

@@ -1,4 +1,4 @@
-"""A small transformer that reads images row by row."""
+"""A small transformer that treats the rows of an image as tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class RowAttention(nn.Module):
-    """Multi-head self-attention that gives its weights, (batch, heads, rows, rows), beside its states."""
+    """Multi-head self-attention that returns (states, attention probabilities of shape (batch, heads, rows, rows))."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class RowAttention(nn.Module):
 
 
 class RowLayer(nn.Module):
-    """Attention and a perceptron, each behind a norm and beside a shortcut."""
+    """A pre-norm transformer layer: attention and a feed-forward network, each with layer norm and a residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -43,16 +43,16 @@ class RowLayer(nn.Module):
 
 
 class RowTransformer(nn.Module):
-    """Rows of an image as tokens, a mean over them, one linear layer.
+    """A transformer classifier that treats the rows of an image as tokens; it averages the tokens before the last linear layer.
 
     Args:
-        side: of the square images, (batch, 1, side, side).
-        width: of a token.
-        layers: of attention and perceptron.
-        heads: of each attention.
-        classes: of the decision.
+        side: height and width of the images, (batch, 1, side, side).
+        width: dimension of a token.
+        layers: number of transformer layers.
+        heads: number of attention heads in each layer.
+        classes: number of outputs.
 
-    Source: Vaswani et al. 2017, arXiv:1706.03762; with the norms in front: Xiong et al. 2020, arXiv:2002.04745.
+    Source: Vaswani et al. 2017, arXiv:1706.03762; pre-norm layers: Xiong et al. 2020, arXiv:2002.04745.
     """
 
     def __init__(self, side: int, width: int, layers: int, heads: int, *, classes: int = 10) -> None:

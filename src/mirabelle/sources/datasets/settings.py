@@ -1,4 +1,4 @@
-"""Settings of data that lie in files, under `[task.arguments]`, held against their types before any file is read."""
+"""The settings of data sets, under `[task.arguments]` of a recipe; they are checked before any file is read."""
 
 from __future__ import annotations
 
@@ -18,24 +18,26 @@ from mirabelle.sources.datasets.folders import first_suffix
 from mirabelle.sources.names import CORPUS, FOLDER, LINES, names_files, names_function
 from mirabelle.task.preprocessing.image import Image, Layout
 
-VARIABLE = "MIRABELLE_DATA"  # of the environment: where data sets lie
+VARIABLE = "MIRABELLE_DATA"  # environment variable with the folder of data sets
 Part = Annotated[float, Field(gt=0, lt=1)]
 
 
 @record
 class Divided:
-    """How the data of any file are divided and judged.
+    """Settings of every data set that is read from files: splits, loss and metrics.
 
     Args:
-        test_fraction: of the training data (of each class, in a classification), where there are no test data; by default 0.2.
-        validation_fraction: of the training data, in the same way, where there are no validation data; by default 0.1.
-        seed: of the split; not of the run, so that runs of different seeds are judged on the same data.
-        metric: by name, as `Metric.of` knows it, such as "roc_auc" or "f1", or "./file.py:function"; by default accuracy, or
-            −(squared error) where the targets are numbers.
-        loss: by name, as `mirabelle.task.loss` knows it, or "./file.py:function"; by default cross entropy, or squared error
+        test_fraction: fraction of the training data (in a classification, of each class) for test, if there are no test data;
+            by default 0.2.
+        validation_fraction: the same for validation, if there are no validation data; by default 0.1.
+        seed: of the random split. It does not depend on the seed of the run, so that runs with different seeds use the same
+            data.
+        metric: a name such as "roc_auc" or "f1", or "./file.py:function"; by default accuracy, or for a regression
+            −(squared error).
+        loss: a name such as "cross_entropy" or "mse", or "./file.py:function"; by default cross entropy, or squared error
             where the targets are numbers.
-        extra_metrics: further metrics that are reported and decide nothing.
-        class_weights: "balanced" to let all classes count alike in the loss, however many samples they have.
+        extra_metrics: further metrics, which are only reported.
+        class_weights: "balanced" gives all classes the same total weight in the loss, whatever their number of samples.
     """
 
     test_fraction: Part | None = None
@@ -49,22 +51,22 @@ class Divided:
 
 @record
 class ImageFolder(Divided):
-    """Classes from `folder/<class>/*.png`, or splits and classes from `folder/{train,validation,test}/<class>/*.png`.
+    """Images with one folder for each class, `folder/<class>/*.png`, or `folder/{train,validation,test}/<class>/*.png`.
 
-    Labels are the names of the class folders, sorted. What is not an image by its suffix, and what
-    begins with a dot, is left alone. Images lie in memory as float32.
+    Labels are the sorted names of the class folders. Files without the suffix of an image, and hidden files, are ignored. All
+    images are held in memory as float32.
 
     Args:
-        kind: "unlabelled" for images of which nobody knows classes, anywhere below the folder or its folders of splits.
-        size: (height, width); by default that of the images where all have one of at most 256 × 256, otherwise 64 × 64.
-        mode: "L" or "RGB"; by default "L" where all images are grey.
-        mean: one number a channel, of pixels in [0, 1]; by default that of the training images.
-        deviation: the same.
-        layout: of the inputs, "channels-first" as torch has it, or "channels-last" as Keras does.
+        kind: "unlabelled" for images without classes, found recursively in the folder or in its folders for the splits.
+        size: (height, width); by default that of the images if all have the same size of at most 256 × 256, otherwise 64 × 64.
+        mode: "L" (grayscale) or "RGB"; by default "L" if all images are grayscale.
+        mean: subtracted from pixels in [0, 1], one number for each channel; by default the mean of the training images.
+        deviation: standard deviation by which they are then divided, likewise.
+        layout: of the inputs: "channels-first", as in PyTorch, or "channels-last", as in Keras.
 
     Raises:
-        UserError: E130 when the folder is missing or empty; E131 for fewer than two classes, a class without an image, an image
-            that cannot be read, splits whose classes differ, a class too small to be divided.
+        UserError: E130 if the folder is missing or empty, E131 if there are fewer than two classes, a class has no image or too
+            few for the split, an image cannot be read, or the splits have different classes.
     """
 
     kind: Literal["unlabelled"] | None = None
@@ -77,15 +79,16 @@ class ImageFolder(Divided):
 
 @record
 class BuiltInImages:
-    """How the images of a built-in set ("cifar10", "digits", "mnist") become inputs: (pixel / 255 − mean) / deviation.
+    """How images of a built-in data set ("cifar10", "digits", "mnist") become inputs: (pixel / 255 − mean) / deviation.
 
     Args:
-        mean: one number a channel, of pixels in [0, 1]; by default what the set says.
-        deviation: the same; with mean 0, 1 leaves pixels in [0, 1] and 0.00392157 in [0, 255].
-        layout: of the inputs, "channels-first" as torch has it, or "channels-last" as Keras does.
+        mean: subtracted from pixels in [0, 1], one number for each channel; by default the usual value for the data set.
+        deviation: standard deviation by which they are then divided, likewise; with mean 0, a value of 1 gives pixels in [0,
+            1], 0.00392157 pixels in [0, 255].
+        layout: of the inputs: "channels-first", as in PyTorch, or "channels-last", as in Keras.
 
     Raises:
-        UserError: E110 when there is not one number a channel, or one is out of range.
+        UserError: E110 if there is not one number for each channel, or a number is out of range.
     """
 
     mean: tuple[float, ...] = ()
@@ -93,7 +96,7 @@ class BuiltInImages:
     layout: Layout = "channels-first"
 
     def of(self, usual: Image) -> Image:
-        """The preprocessing, what is not said as it is usual."""
+        """The preprocessing, with the usual values where nothing is set."""
         mean, deviation = self.mean or usual.mean, self.deviation or usual.deviation
         return Image(size=usual.size, mode=usual.mode, mean=mean, deviation=deviation, layout=self.layout)
 
@@ -103,23 +106,22 @@ AS_PUBLISHED = BuiltInImages()
 
 @record
 class SoundFolder(Divided):
-    """Classes from `folder/<class>/*.wav`, or splits and classes from `folder/{train,validation,test}/<class>/*.wav`.
+    """Recordings with one folder for each class, `folder/<class>/*.wav`, or `folder/{train,validation,test}/<class>/*.wav`.
 
-    Labels are the names of the class folders, sorted. In a folder without class folders a `pattern` of
-    the files' names tells the classes. Recordings become log-mel features
-    (`preprocessing.Sound`), standardized by the mean and deviation of the training data.
+    Labels are the sorted names of the class folders. In a folder without class folders, a `pattern` gets the class from the
+    file names. Recordings become log-mel features, standardized by the mean and standard deviation of the training data.
 
     Args:
-        pattern: a regular expression that every file's name matches from its beginning; its first group is the class.
-        rate: samples a second that all must have; by default those of the first.
-        seconds: to which recordings are cut, or filled up with silence; by default those of the longest, at most 10.
-        mels: bands.
-        window: seconds of a frame.
-        hop: seconds from a frame to the next.
+        pattern: a regular expression that every file name must match from its beginning; its first group is the class.
+        rate: sampling rate in Hz that all recordings must have; by default that of the first.
+        seconds: duration to which recordings are cut or padded with silence; by default that of the longest, at most 10.
+        mels: number of mel bands.
+        window: length of a frame in seconds.
+        hop: seconds from one frame to the next.
 
     Raises:
-        UserError: E130 when the folder is missing or empty; E131 for fewer than two classes, a class without a recording, one
-            that cannot be read or is of another rate.
+        UserError: E130 if the folder is missing or empty, E131 if there are fewer than two classes, a class has no recording,
+            or a recording cannot be read or has another sampling rate.
     """
 
     pattern: str | None = None
@@ -132,26 +134,26 @@ class SoundFolder(Divided):
 
 @record
 class Arrays(Divided):
-    """A task from the arrays of an .npz file.
+    """Arrays in an .npz file.
 
-    Names: train_images, train_labels, val_…, test_… (MedMNIST); x_train, y_train, x_val, …, y_test; or inputs and targets.
-    Validation and test data that are missing are drawn from the training data.
+    Names of the arrays: train_images, train_labels, val_…, test_… (as in MedMNIST); or x_train, y_train, x_val, …, y_test; or
+    inputs and targets. Missing validation and test data are drawn from the training data.
 
-    Arrays of uint8 are pixels, (N, H, W), (N, H, W, channels) or (N, channels, H, W), and become
-    (pixel / 255 − mean) / deviation; floating numbers are taken as they are, as float32, whole numbers as int64.
-    Whole-numbered targets, (N,) or (N, 1), are classes, others numbers to be met.
+    Inputs of type uint8 are images, (N, H, W), (N, H, W, channels) or (N, channels, H, W), and are scaled to
+    (pixel / 255 − mean) / deviation. Other inputs are not scaled; they become float32 or int64. Integer targets, (N,) or (N,
+    1), are classes; with other targets the task is a regression.
 
     Args:
         labels: names of the classes; by default "0", "1", …
-        kind: "classification", "multi-label" (targets of 0 and 1, (N, labels)) or "regression", where the type of the targets
-            does not tell; "unlabelled" for inputs alone.
-        mean: one number a channel, of pixels in [0, 1]; by default that of the training images.
-        deviation: the same.
-        layout: of the inputs made of pixels, "channels-first" as torch has it, or "channels-last" as Keras does.
+        kind: "classification", "multi-label" (targets of 0 and 1, (N, labels)) or "regression", if it should not be decided by
+            the type of the targets; "unlabelled" for inputs without targets.
+        mean: subtracted from pixels in [0, 1], one number for each channel; by default the mean of the training images.
+        deviation: standard deviation by which they are then divided, likewise.
+        layout: of inputs that are images: "channels-first", as in PyTorch, or "channels-last", as in Keras.
 
     Raises:
-        UserError: E130 when the file is missing; E131 when arrays are missing or do not fit together; E143 when it holds
-            pickled objects, which are not read.
+        UserError: E130 if the file is missing, E131 if arrays are missing or do not fit together, E143 if it contains pickled
+            objects, which are not read.
     """
 
     labels: tuple[str, ...] = ()
@@ -163,20 +165,20 @@ class Arrays(Divided):
 
 @record
 class TableFile(Divided):
-    """A task from a .csv file, or a .parquet file through pyarrow.
+    """A table in a .csv file, or in a .parquet file (needs pyarrow).
 
-    Every column but the target must hold numbers; they become (value − mean) / deviation, float32, with mean and deviation of
-    the training rows. A target of texts, or of whole numbers with at most 20 different values, makes a classification; other
-    numbers a regression with mean squared error, on the numbers as they are.
+    All columns except the target must be numeric; they are scaled to (value − mean) / deviation with the mean and standard
+    deviation of the training rows, as float32. If the target is text, or has at most 20 different integers, the task is a
+    classification; otherwise it is a regression with mean squared error, and the target is not scaled.
 
     Args:
         target: name of the column to predict; by default the last.
-        kind: "classification" or "regression", where the target's values should not decide.
-        ignore: columns to leave out, such as an identifier.
+        kind: "classification" or "regression", if it should not be decided by the target's values.
+        ignore: names of columns to leave out, such as an identifier.
 
     Raises:
-        UserError: E130 when the file is missing or empty; E131 when it is no such table, with line and column; E110 when a
-            setting names a column that is not there; E160 a .parquet without pyarrow.
+        UserError: E130 if the file is missing or empty, E131 if it is not such a table (the message gives line and column),
+            E110 if a setting names a column that does not exist, E160 for a .parquet file without pyarrow.
     """
 
     target: str | None = None
@@ -186,33 +188,33 @@ class TableFile(Divided):
 
 @record
 class TextFile(Divided):
-    """A task from a file of texts and the class of each.
+    """Texts with a class, one in each row of a file.
 
-    Rows of a .tsv or .jsonl file, or of a .csv or .parquet with a `tokenizer`; or lines of a .label, .train or .test file (so
-    TREC calls them), which `pattern` takes apart. Texts become token ids by the tokenizer of a model of transformers, padded to
-    one length; the tokenizer goes beside the artifact, and `predict` takes texts.
+    The file is .tsv or .jsonl, or, if `tokenizer` is given, .csv or .parquet; or it has the suffix .label, .train or .test (as
+    in TREC), and its lines are parsed by `pattern`. Texts become token ids by the tokenizer of a transformers model, padded to
+    one length. The tokenizer is stored with the compressed model, so that `mirabelle predict` accepts texts.
 
     Args:
-        tokenizer: the folder of a model with its tokenizer, seen from the file; "hf:organisation/model",
+        tokenizer: folder of a model with its tokenizer, relative to the folder of the file; or "hf:organisation/model",
             "ms:organisation/model" or "package:name/folder".
-        text: name of the column of texts; by default the only one besides the target, or "text", "sentence", "content",
+        text: name of the text column; by default the only one besides the target, or "text", "sentence", "content" or
             "question".
-        pair: of a column of second texts, where a sample is two.
-        target: of the column of classes.
-        pattern: a regular expression that every line matches as a whole; its two groups are the class and the text, as in
+        pair: name of the column of the second text, if a sample is a pair of texts.
+        target: name of the column of classes.
+        pattern: a regular expression that must match every whole line; its two groups are the class and the text, such as
             "([A-Z]+):[a-z]+ (.+)" for the six classes of TREC.
-        encoding: of the letters, "utf-8" or "latin-1".
-        samples: training texts at most, drawn by `seed`; by default all.
-        labels: names of the classes, in the order of the model's outputs; by default those in the column, sorted by length.
-        validation: another such file, beside the first; by default drawn from it.
-        test: the same.
-        max_length: in tokens; longer texts are cut at the end.
-        inputs: what the model takes of "input_ids", "attention_mask", "token_type_ids"; by default what the tokenizer says,
-            types of tokens for pairs alone.
+        encoding: character encoding of the file, "utf-8" or "latin-1".
+        samples: most training texts, drawn with `seed`; by default all.
+        labels: names of the classes in the order of the model's outputs; by default those in the column, sorted by length.
+        validation: another file of this format in the same folder; by default a part of the first.
+        test: the same for test.
+        max_length: most tokens of a text; longer texts are truncated at the end.
+        inputs: the model's inputs among "input_ids", "attention_mask" and "token_type_ids"; by default those of the tokenizer,
+            "token_type_ids" only for pairs.
 
     Raises:
-        UserError: E160 without transformers; E130 when a file or the tokenizer is missing; E131 for texts without classes, rows
-            that are none; E110 when a setting names a column that is not there, or the pattern is none.
+        UserError: E160 if transformers is not installed, E130 if a file or the tokenizer is missing, E131 if texts have no
+            class or a row cannot be read, E110 if a setting names a column that does not exist, or the pattern is not valid.
     """
 
     tokenizer: str
@@ -231,29 +233,29 @@ class TextFile(Divided):
 
 @record
 class QuestionFile(Divided):
-    """A task from a .json file in SQuAD's form: questions about paragraphs, with answers that stand in them.
+    """Questions about paragraphs, with answers that are parts of them, in a .json file in SQuAD's format.
 
-    A sample is a question and its paragraph; the model marks the first and the last token of the answer. Answers are judged as
-    texts, as SQuAD does it: words in lower case, without articles and punctuation, against the best of several answers.
-    Paragraphs are cut at `max_length` tokens of both; questions whose answer is cut off are left out of the training data, and
-    judged all the same.
+    A sample is a question with its paragraph; the model predicts the first and the last token of the answer. Answers are
+    compared as text, as in SQuAD: words in lower case, without articles and punctuation, with the most similar of the accepted
+    answers. Question and paragraph are truncated at `max_length` tokens; questions whose answer is cut off are left out of the
+    training data, but not of the validation and test data.
 
     Args:
-        tokenizer: the folder of a model with its tokenizer, seen from the file; "hf:organisation/model",
+        tokenizer: folder of a model with its tokenizer, relative to the folder of the file; or "hf:organisation/model",
             "ms:organisation/model" or "package:name/folder".
-        validation: another such file, beside the first; by default articles drawn from it.
-        test: the same.
-        max_length: in tokens.
-        inputs: what the model takes of "input_ids", "attention_mask", "token_type_ids"; by default what the tokenizer says.
-        test_fraction: of the articles, where there is no file of test questions; by default 0.2.
-        validation_fraction: the same; by default 0.1.
-        metric: "answer_f1", the default, or "answer_exact_match"; of tokens instead of texts "span_f1" or "exact_match".
-        extra_metrics: further metrics that are reported and decide nothing; by default "answer_exact_match".
-        class_weights: none; a span is no class.
+        validation: another file of this format in the same folder; by default a part of the articles of the first.
+        test: the same for test.
+        max_length: most tokens of question and paragraph together.
+        inputs: the model's inputs among "input_ids", "attention_mask" and "token_type_ids"; by default those of the tokenizer.
+        test_fraction: fraction of the articles for test, if there is no file of test questions; by default 0.2.
+        validation_fraction: the same for validation; by default 0.1.
+        metric: "answer_f1" (the default) or "answer_exact_match"; over tokens instead of words "span_f1" or "exact_match".
+        extra_metrics: further metrics, which are only reported; by default "answer_exact_match".
+        class_weights: not available, since a span is not a class.
 
     Raises:
-        UserError: E160 without transformers; E130 when a file or the tokenizer is missing; E131 for a file that is none, a
-            question without an answer; E111 for class weights.
+        UserError: E160 if transformers is not installed, E130 if a file or the tokenizer is missing, E131 if a file is not in
+            this format or a question has no answer, E111 for class weights.
     """
 
     tokenizer: str
@@ -265,7 +267,10 @@ class QuestionFile(Divided):
     def __post_init__(self) -> None:
         if self.class_weights is not None:
             raise UserError(
-                "E111", "class_weights are for classes, and a span is none", "leave them out", path=("class_weights",)
+                "E111",
+                "class_weights need classes, and the targets of this task are spans",
+                "leave them out",
+                path=("class_weights",),
             )
 
 
@@ -281,16 +286,16 @@ _BY_SUFFIX: dict[str, type[Files]] = {
 
 
 def data_folder_of_environment() -> Path | None:
-    """Where data sets lie, if MIRABELLE_DATA says it."""
+    """The folder of data sets in the environment variable MIRABELLE_DATA, if it is set."""
     named = os.environ.get(VARIABLE)
     return Path(named) if named else None
 
 
 def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()) -> Files | BuiltInImages | None:
-    """The settings of the files that a name points at, or of a built-in set; None for a function, whose keywords they are.
+    """The settings of the data set that a name refers to; None if the name is a function, which gets `arguments` itself.
 
     Raises:
-        UserError: as `records.build`, at the path of the setting; E102 for one that a built-in set does not have.
+        UserError: E102 if a setting is unknown, E103 or another code if its value is wrong; with the path of the setting.
 
     Example:
         >>> settings_from("a/b.csv", {"target": "price"}).target
@@ -315,7 +320,7 @@ def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()
 
             inside = data_folder_of_environment() if name.startswith(FOLDER) else folder
             if inside is None:
-                return None  # which the task tells when it is read
+                return None  # an error is raised when the task is loaded
             first = first_suffix(inside / name.removeprefix(FOLDER), (*image.SUFFIXES, *sound.SUFFIXES))
             kind = SoundFolder if first in sound.SUFFIXES else ImageFolder
         return records.build(kind, arguments, "task.arguments")

@@ -1,4 +1,4 @@
-"""A folder of class folders of recordings."""
+"""Audio classification: read a folder of recordings, with the class in the name of the subfolder or of the file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from mirabelle.sources.datasets.settings import SoundFolder
 
 KIND = Kind("recording", "recordings", SUFFIXES)
-_LONGEST = 10.0  # seconds, where nothing is said
+_LONGEST = 10.0  # most seconds of a recording by default
 
 
 def task_of(folder: Path, settings: SoundFolder) -> Task:
-    """The task that a folder gives; errors as `SoundFolder` tells them."""
+    """The task of a folder of recordings; the errors are those of `SoundFolder`."""
     files = files_by_split(folder, KIND) if settings.pattern is None else {"train": _by_name(folder, settings.pattern)}
     labels = tuple(files["train"])
     rate = settings.rate
@@ -34,7 +34,8 @@ def task_of(folder: Path, settings: SoundFolder) -> Task:
             own, samples = read_wav(path)
             rate = rate or own
             if own != rate:
-                raise UserError("E131", f"{path} has {own} samples a second, the others {rate}", f"resample it to {rate}")
+                message = f"{path} has a sampling rate of {own} Hz, the other recordings of {rate} Hz"
+                raise UserError("E131", message, f"resample it to {rate} Hz")
             recordings[part].append(samples)
     assert rate is not None, "every class has a recording"
     longest = max(len(samples) for samples in recordings["train"]) / rate
@@ -56,17 +57,19 @@ def task_of(folder: Path, settings: SoundFolder) -> Task:
 
 
 def _by_name(folder: Path, pattern: str) -> dict[str, list[Path]]:
-    """Recordings by the class that their names tell.
+    """The recordings by class; the class is the first group of the pattern in the file name.
 
     Raises:
-        UserError: E110 for a pattern that is none, E130 when there are no recordings, E131 for a name that does not match.
+        UserError: E110 if the pattern is not a regular expression with a group, E130 if there are no recordings, E131 if a name
+            does not match the pattern, or there is only one class.
     """
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise UserError("E110", f'"{pattern}" is no regular expression: {error}', 'write pattern = "([^_]+)_", say') from error
+        message = f'"{pattern}" is not a regular expression: {error}'
+        raise UserError("E110", message, 'for example: pattern = "([^_]+)_"') from error
     if expression.groups < 1:
-        raise UserError("E110", f'"{pattern}" has no group that tells the class', 'write pattern = "([^_]+)_", say')
+        raise UserError("E110", f'"{pattern}" has no group for the class', 'for example: pattern = "([^_]+)_"')
     paths = KIND.files(folder) if folder.is_dir() else []
     if not paths:
         raise UserError("E130", f"no recording in {folder}", f"give a folder with {', '.join(SUFFIXES)} files")
@@ -74,8 +77,8 @@ def _by_name(folder: Path, pattern: str) -> dict[str, list[Path]]:
     for path in paths:
         found = expression.match(path.name)
         if found is None or not found[1]:
-            raise UserError("E131", f'the name of {path} does not match "{pattern}"', "mend the pattern, or move the file")
+            raise UserError("E131", f'the name of {path} does not match "{pattern}"', "correct the pattern, or move the file")
         classes.setdefault(found[1], []).append(path)
-    if len(classes) < 2:  # noqa: PLR2004 (something to choose between)
-        raise UserError("E131", f'all recordings in {folder} are "{next(iter(classes))}"', "add other classes")
+    if len(classes) < 2:  # noqa: PLR2004 (a classification needs two classes)
+        raise UserError("E131", f'all recordings in {folder} have the class "{next(iter(classes))}"', "add other classes")
     return dict(sorted(classes.items()))

@@ -1,4 +1,4 @@
-"""Validation and test data out of the training data, where a source does not bring its own: the same ones every time."""
+"""Split validation and test data off the training data if a source has none of its own; the split is reproducible."""
 
 from __future__ import annotations
 
@@ -33,28 +33,30 @@ def completed(
     seed: int,
     labels: Sequence[str] = (),
 ) -> dict[str, Split]:
-    """The splits with "test" and "validation", drawn from "train" where they are not there.
+    """The splits "train", "validation" and "test"; missing ones are drawn from "train".
 
     Args:
-        splits: (inputs, targets) by name, "train" among them.
-        test_fraction: of the training data, in (0, 1); by default 0.2, None where the split is there.
-        validation_fraction: the same, by default 0.1.
-        seed: of the draw.
-        labels: names of the classes; with them every class is divided in the same proportion and occurs in each split.
+        splits: (inputs, targets) by name, with at least "train".
+        test_fraction: fraction of the training data for "test", in (0, 1); by default 0.2. Must be None if the split exists.
+        validation_fraction: the same for "validation", by default 0.1.
+        seed: of the random split.
+        labels: names of the classes; if given, every class is split in the same proportion (stratified).
 
     Raises:
-        UserError: E110 fractions that leave nothing, E111 one for a split that is there, E131 too few samples to divide.
+        UserError: E110 if the fractions leave no training data, E111 if a fraction is given for a split that exists, E131 if
+            there are too few samples.
     """
     asked = {"test": (test_fraction, TEST_FRACTION), "validation": (validation_fraction, VALIDATION_FRACTION)}
     fractions = {}
     for name, (given, default) in asked.items():
         if name in splits and given is not None:
-            message = f"{name}_fraction = {given} is given, but the data bring {name} data of their own"
+            message = f"{name}_fraction = {given} is given, but the source has {name} data of its own"
             raise UserError("E111", message, f"leave out {name}_fraction")
         if name not in splits:
             fractions[name] = default if given is None else given
     if sum(fractions.values()) >= 1:
-        raise UserError("E110", f"test and validation fractions must add up to less than 1; got {fractions}", "leave some")
+        message = f"test and validation fractions must add up to less than 1; got {fractions}"
+        raise UserError("E110", message, "leave some samples for training")
     if not fractions:
         return dict(splits)
     inputs, targets = splits["train"]
@@ -70,10 +72,18 @@ def as_task(
     preprocessing: Image | Sound | Table | None,
     settings: Divided,
 ) -> Task:
-    """The task of the three splits, scaled by `preprocessing`: a classification where there are labels, else a regression.
+    """The task of three splits, with inputs scaled by `preprocessing`.
 
-    Targets of several labels a sample, (samples, labels), make a task of many yes or no; those of no numbers, (samples, 0), one
-    without labels.
+    Args:
+        splits: (inputs, targets) of "train", "validation" and "test". Targets of shape (samples, labels) together with `labels`
+            make a multi-label task; targets of shape (samples, 0) a task without labels.
+        labels: names of the classes or labels; without them the task is a regression.
+        name: of the task.
+        preprocessing: scales the inputs; None leaves them unchanged.
+        settings: give loss, metrics and class weights.
+
+    Raises:
+        UserError: E111 if class weights are given for a task that is not a classification with one class for each sample.
     """
     targets = torch.from_numpy(splits["train"][1])
     form = form_of_targets(targets, labels)
@@ -81,7 +91,7 @@ def as_task(
     loss, metric = DEFAULTS[form]
     if settings.class_weights == "balanced":
         if form is not Form.CLASSES or settings.loss:
-            message = "class_weights are for one class a sample, and the loss of that"
+            message = "class_weights need a classification with one class for each sample, and its default loss"
             raise UserError("E111", message, "leave them out", path=("class_weights",))
         loss = CrossEntropy(weights=balanced(targets, len(labels)))
     scaled = {part: x if preprocessing is None else preprocessing.scaled(x) for part, (x, _) in splits.items()}
@@ -103,17 +113,17 @@ def as_task(
 
 
 def _divided(groups: Mapping[str, Indices], fractions: Mapping[str, float], seed: int) -> dict[str, Indices]:
-    """Indices by split; each group gives at least one to each split, and "train" the rest, all in random order."""
+    """The indices by split, in random order; each group gives at least one index to each split, and the rest to "train"."""
     generator = torch.Generator().manual_seed(seed)
     parts: dict[str, list[Indices]] = {name: [] for name in ("train", *fractions)}
     for group, members in groups.items():
         least = len(fractions) + 1
         if 0 < len(members) < least:
             counted = f"{len(members)} sample{'s' if len(members) > 1 else ''}"
-            raise UserError("E131", f"{group} has {counted}; dividing it needs {least}", "add samples, or bring splits")
+            raise UserError("E131", f"{group} has {counted}; a split needs {least}", "add samples, or give separate splits")
         rest = members[torch.randperm(len(members), generator=generator).numpy()]
         for position, (name, fraction) in enumerate(fractions.items()):
-            most = len(rest) - (len(fractions) - position)  # one each for the splits to come, and for training
+            most = len(rest) - (len(fractions) - position)  # leaves one for each of the following splits and for training
             count = max(min(round(fraction * len(members)), most), min(1, len(members)))
             parts[name].append(rest[:count])
             rest = rest[count:]

@@ -1,4 +1,4 @@
-"""Rows of texts by column out of a file: .tsv, .csv, .jsonl, .parquet, or lines that a pattern takes apart."""
+"""Read rows of text by column from .tsv, .csv, .jsonl or .parquet files, or from lines that a regular expression parses."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 from mirabelle.errors import UserError
 from mirabelle.sources.datasets.parquet import read_parquet
 
-_PARTS = 2  # of a line: what it is, and the text
+_PARTS = 2  # groups of the pattern: the class and the text
 
 
 @dataclass(frozen=True)
 class TextRows:
-    """Rows of texts by column, and the line at which each stands."""
+    """Rows of text by column, with the line number of each row."""
 
     path: Path
     columns: Sequence[str]
@@ -26,34 +26,32 @@ class TextRows:
     lines: Sequence[int]
 
     def column(self, name: str) -> list[str]:
-        """As text.
+        """The values of a column as strings.
 
         Raises:
-            UserError: E131 naming the line where it is missing or empty.
+            UserError: E131 if a value is missing or empty; the message gives the line.
         """
         found = []
         for row, line in zip(self.rows, self.lines, strict=True):
             value = row.get(name)
             if value is None or isinstance(value, (dict, list)) or not str(value).strip():
-                raise UserError(
-                    "E131", f'{self.path}, line {line}: "{name}" is missing or empty', "write it, or leave out the row"
-                )
+                raise UserError("E131", f'{self.path}, line {line}: "{name}" is missing or empty', "add it, or remove the row")
             found.append(str(value))
         return found
 
 
 def read_text_rows(path: Path, *, pattern: str | None = None, columns: Sequence[str] = (), encoding: str = "utf-8") -> TextRows:
-    """The rows of a file, by its suffix; with a pattern of any file's lines.
+    """Read the rows of a text file; the format follows from the suffix, or from the pattern if there is one.
 
     Args:
         path: of the file.
-        pattern: a regular expression that every line matches as a whole; its two groups are the `columns`.
-        columns: names of what the groups hold.
-        encoding: of the letters.
+        pattern: a regular expression that must match every whole line; its two groups are the `columns`.
+        columns: names of the groups of the pattern.
+        encoding: character encoding of the file.
 
     Raises:
-        UserError: E130 when it is missing or empty, E131 with the line at which it is no such file, E110 for a pattern that is
-            none, E160 a .parquet without pyarrow.
+        UserError: E130 if the file is missing or has no rows, E131 if a line cannot be read (the message gives the line), E110
+            if the pattern is not a regular expression, E160 for a .parquet file without pyarrow.
     """
     if not path.is_file():
         raise UserError("E130", f"no texts at {path}", 'paths are relative to the recipe; "~" is not expanded')
@@ -71,10 +69,10 @@ def read_text_rows(path: Path, *, pattern: str | None = None, columns: Sequence[
         elif suffix in (".tsv", ".csv"):
             table = _of_columns(path, lines, "\t" if suffix == ".tsv" else ",")
         else:
-            remedy = "write pattern = '([A-Z]+):[a-z]+ (.+)', say, of the class and the text"
-            raise UserError("E131", f"{path} has no columns, so what its lines hold is not known", remedy)
+            remedy = "give a pattern with a group for the class and one for the text, for example '([A-Z]+):[a-z]+ (.+)'"
+            raise UserError("E131", f"{path} is a file without columns, and there is no pattern for its lines", remedy)
     if not table.rows:
-        raise UserError("E130", f"{path} has no row", "give at least one")
+        raise UserError("E130", f"{path} has no rows", "give at least one")
     return table
 
 
@@ -82,26 +80,28 @@ def _lines(path: Path, encoding: str) -> list[str]:
     try:
         return path.read_text("utf-8-sig" if encoding == "utf-8" else encoding).splitlines()
     except UnicodeDecodeError as error:
-        message = f"{path} is no text in {encoding.upper()}: {error}"
-        raise UserError("E131", message, 'save it in UTF-8, or name its encoding, "latin-1" say') from error
+        message = f"{path} is not encoded in {encoding.upper()}: {error}"
+        raise UserError("E131", message, 'save it in UTF-8, or give its encoding, for example "latin-1"') from error
 
 
 def _of_pattern(path: Path, lines: Sequence[str], pattern: str, columns: Sequence[str]) -> TextRows:
-    """Lines that are not empty, taken apart."""
-    say = "write pattern = '([A-Z]+):[a-z]+ (.+)', say"
+    """The rows of all lines that are not empty, parsed by the pattern."""
+    remedy = "for example: pattern = '([A-Z]+):[a-z]+ (.+)'"
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise UserError("E110", f'"{pattern}" is no regular expression: {error}', say) from error
+        raise UserError("E110", f'"{pattern}" is not a regular expression: {error}', remedy) from error
     if expression.groups != _PARTS:
-        message = f'"{pattern}" has {expression.groups} groups; two are needed, of the class and of the text'
-        raise UserError("E110", message, say)
+        message = f'"{pattern}" has {expression.groups} groups; it needs two, for the class and for the text'
+        raise UserError("E110", message, remedy)
     rows, places = [], []
     for number, line in enumerate(lines, start=1):
         if line.strip():
             found = expression.fullmatch(line)
             if found is None:
-                raise UserError("E131", f'{path}, line {number}: "{line[:40]}" does not match "{pattern}"', "mend one of them")
+                raise UserError(
+                    "E131", f'{path}, line {number}: "{line[:40]}" does not match "{pattern}"', "correct one of them"
+                )
             rows.append(dict(zip(columns, found.groups(), strict=True)))
             places.append(number)
     return TextRows(path, columns, rows, places)
@@ -114,16 +114,17 @@ def _of_json(path: Path, lines: Sequence[str]) -> TextRows:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise UserError("E131", f"{path}, line {number} is no JSON: {error}", "write one object a line") from error
+                message = f"{path}, line {number} is not valid JSON: {error}"
+                raise UserError("E131", message, "write one object in each line") from error
             if not isinstance(row, dict):
-                raise UserError("E131", f"{path}, line {number} is no JSON object", 'write {"text": …, "label": …}')
+                raise UserError("E131", f"{path}, line {number} is not a JSON object", 'write {"text": …, "label": …}')
             rows.append(row)
             places.append(number)
     return TextRows(path, list(rows[0]) if rows else [], rows, places)
 
 
 def _of_columns(path: Path, lines: Sequence[str], separator: str) -> TextRows:
-    """A header and rows; in a .tsv quotation marks are what they are, letters of a text."""
+    """The rows of a file with a header; in a .tsv file quotation marks are ordinary characters."""
     text = (f"{line}\n" for line in lines)
     reader = csv.reader(text) if separator == "," else csv.reader(text, delimiter=separator, quoting=csv.QUOTE_NONE)
     header = [name.strip() for name in next(reader, [])]
@@ -131,8 +132,8 @@ def _of_columns(path: Path, lines: Sequence[str], separator: str) -> TextRows:
     for row in reader:
         if row:
             if len(row) != len(header):
-                message = f"{path}, line {reader.line_num}: {len(row)} cells under a header of {len(header)}"
-                raise UserError("E131", message, "mend the row")
+                message = f"{path}, line {reader.line_num}: {len(row)} cells, but the header has {len(header)}"
+                raise UserError("E131", message, "correct the row")
             rows.append(dict(zip(header, row, strict=True)))
             places.append(reader.line_num)
     return TextRows(path, header, rows, places)

@@ -1,4 +1,4 @@
-"""A file of texts, one a row, and what each of them is."""
+"""Text classification: read a file with one text and its class in each row."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from mirabelle.task.task import Task
 if TYPE_CHECKING:
     from mirabelle.sources.datasets.settings import TextFile
 
-_NAMES = ("text", "sentence", "content", "question")  # of a column of texts, where there are several others
+_NAMES = ("text", "sentence", "content", "question")  # preferred names of the text column, if there are several
 
 
 def task_of(path: Path, settings: TextFile) -> Task:
-    """The task that a file gives; errors as `TextFile` tells them."""
+    """The task of a file of texts; the errors are those of `TextFile`."""
     named = {"train": path, "validation": settings.validation, "test": settings.test}
     tables = {part: _rows(path.parent / place, settings) for part, place in named.items() if place is not None}
     texts, targets = {}, {}
@@ -78,16 +78,16 @@ def _rows(path: Path, settings: TextFile) -> TextRows:
 
 
 def _columns(table: TextRows, settings: TextFile) -> tuple[list[Any], list[str]]:
-    """(texts or pairs of them, targets) of a table."""
+    """(texts or pairs of texts, targets) of a table."""
     if settings.target not in table.columns:
-        message = f'{table.path} has no column "{settings.target}" that says what each text is'
-        raise UserError("E131", message, f"name it as `target`; there are {', '.join(table.columns)}")
+        message = f'{table.path} has no column "{settings.target}" for the class of each text'
+        raise UserError("E131", message, f"give its name as `target`; the columns are {', '.join(table.columns)}")
     others = [name for name in table.columns if name != settings.target]
     name = settings.text or (others[0] if len(others) == 1 else next((name for name in _NAMES if name in others), ""))
     for column in (name, *([settings.pair] if settings.pair else [])):
         if column not in others:
-            message = f'{table.path} has no column "{column}"' if column else f"{table.path} has several columns of texts"
-            remedy = did_you_mean(column, others) if column else f"name one as `text`: {', '.join(others)}"
+            message = f'{table.path} has no column "{column}"' if column else f"{table.path} has several text columns"
+            remedy = did_you_mean(column, others) if column else f"give one of them as `text`: {', '.join(others)}"
             raise UserError("E110" if column else "E131", message, remedy)
     texts: list[Any] = table.column(name)
     if settings.pair:
@@ -96,11 +96,13 @@ def _columns(table: TextRows, settings: TextFile) -> tuple[list[Any], list[str]]
 
 
 def _classes(table: TextRows, names: Sequence[str], labels: Sequence[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    if len(labels) < 2:  # noqa: PLR2004 (something to choose between)
-        raise UserError("E131", f'{table.path}: every text is "{labels[0]}"', "give texts of another class")
+    if len(labels) < 2:  # noqa: PLR2004 (a classification needs two classes)
+        message = f'{table.path}: all texts have the class "{labels[0]}"'
+        raise UserError("E131", message, "give texts of another class")
     numbers = {label: k for k, label in enumerate(labels)}
     for name, line in zip(names, table.lines, strict=True):
         if name not in numbers:
             known = ", ".join(labels[:10])
-            raise UserError("E131", f'{table.path}, line {line}: "{name}" is no class; there are {known}', "mend the row")
+            message = f'{table.path}, line {line}: "{name}" is not a class; the classes are {known}'
+            raise UserError("E131", message, "correct the row")
     return np.array([numbers[name] for name in names], np.int64)

@@ -1,4 +1,4 @@
-"""The tokenizer of a model of transformers, as it travels with what is made of the model."""
+"""Load the tokenizer of a transformers model, in the form that is stored with a compressed model."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Tokenizer:
     """A fast tokenizer.
 
     Args:
-        fast: of the package tokenizers.
-        inputs: what a model takes of it, by name.
-        data: its tokenizer.json.
+        fast: the tokenizer object of the package tokenizers.
+        inputs: names of the model inputs that it produces, such as "input_ids".
+        data: content of its tokenizer.json.
     """
 
     fast: Any
@@ -26,23 +26,24 @@ class Tokenizer:
 
 
 def tokenizer_from(name: str, folder: Path) -> Tokenizer:
-    """The tokenizer of a model.
+    """Load the tokenizer of a model.
 
     Args:
-        name: of the model's folder, or "hf:…", "ms:…", "package:…", as under `[model] from`.
-        folder: against which paths are read.
+        name: the model's folder, or "hf:…", "ms:…", "package:…", as under `[model] from`.
+        folder: relative paths refer to it.
 
     Raises:
-        UserError: E160 without transformers, E130 when it is no tokenizer, E121 when it is one of Python alone.
+        UserError: E160 if transformers is not installed, E130 if there is no tokenizer, E121 if it has no fast version.
     """
     transformers, (place, revision) = library(), place_of(name, folder)
     try:
         options = {"trust_remote_code": False, **({"revision": revision} if revision else {})}
         found = transformers.AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:
-        message = f"transformers finds no tokenizer at {name}: {first_line(error)}"
+        message = f"transformers cannot load a tokenizer from {name}: {first_line(error)}"
         raise UserError("E130", message, "name the folder of the model, or hf:organisation/model") from error
     if not found.is_fast:
-        raise UserError("E121", f"{name} has a tokenizer written in Python, which cannot travel", "save a fast one")
+        message = f"{name} has a slow tokenizer (written in Python), which cannot be stored with a model"
+        raise UserError("E121", message, "save a fast tokenizer")
     fast = found.backend_tokenizer
     return Tokenizer(fast, tuple(found.model_input_names), fast.to_str().encode())

@@ -1,1 +1,1 @@
-"""Models: Python factories, and files of PyTorch, Keras, ONNX and transformers."""
+"""Load models from Python factories, and from files of PyTorch, Keras, ONNX and transformers."""

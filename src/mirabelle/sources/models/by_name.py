@@ -1,4 +1,4 @@
-"""A model by name: a Python factory, or a file of another framework."""
+"""Load a model by name: from a Python factory, a file of another framework, or a hub."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from mirabelle.sources.names import HUBS, ONNX, is_trained, names_model_folder, 
 
 
 def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Module:
-    """The module that a name stands for.
+    """Load a model by name as a PyTorch module.
 
     Args:
-        name: "pkg.mod:function", "./file.py:function", which may return a Keras model, too; the path of an .onnx, .keras or
-            .h5 file or of a folder of transformers, in an installed package "package:name/folder"; or
-            "hf:organisation/model@revision", of ModelScope "ms:…".
-        arguments: keywords of the factory; of transformers those of `Head`; an ONNX file takes `outputs`, names of the values
-            that are wanted; Keras files none.
-        folder: against which paths are read.
+        name: "pkg.mod:function" or "./file.py:function" for a function that returns a module or a Keras model; the path of an
+            .onnx, .keras or .h5 file, or of a folder saved by transformers; "package:name/folder" for such a folder in an
+            installed package; "hf:organisation/model@revision" for the Hugging Face Hub, "ms:…" for ModelScope.
+        arguments: keyword arguments of the function; for transformers those of `Head`; for an ONNX file `outputs`, the names of
+            the values that the module returns; Keras files have none.
+        folder: relative paths refer to it.
 
     Raises:
-        UserError: E120 when the factory is not found or raises; E130 and E141 as a file fails; E121 when a factory returns no
-            module, or a graph is not covered; E111 arguments for a file; E112 no such value in a graph; E160 without the
-            package that reads it.
+        UserError: E120 if the function is not found or raises an exception, E130 if a file does not exist, E141 if it cannot be
+            read, E121 if a function returns no module or an operator is not supported, E111 if a file is given arguments, E112
+            if a graph has no value of a name in `outputs`, E160 if a required package is not installed.
     """
     if not is_trained(name):
         return in_torch(made_by(name, arguments, folder))
@@ -39,8 +39,8 @@ def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Modu
         return module_from_huggingface(name, folder, records.build(Head, arguments, "model.arguments"))
     outputs = arguments.get("outputs", ()) if name.lower().endswith(ONNX) else ()
     if set(arguments) - ({"outputs"} if outputs else set()) or not _are_names(outputs):
-        remedy = "leave them out; of an ONNX file outputs = [names of values] are taken"
-        raise UserError("E111", f"{name} is a file, which takes no arguments; got {sorted(arguments)}", remedy)
+        remedy = "leave them out; an ONNX file accepts only outputs = [names of values]"
+        raise UserError("E111", f"{name} is a file, which has no arguments; got {sorted(arguments)}", remedy)
     if name.lower().endswith(ONNX):
         from mirabelle.sources.models.onnx_graph import module_from_onnx
 
@@ -55,12 +55,12 @@ def _are_names(value: Any) -> bool:
 
 
 def in_torch(model: nn.Module) -> nn.Module:
-    """The model itself; of a Keras model, which is a module of torch without layers of torch, the module that has them.
+    """The model itself, or for a Keras model the module with PyTorch layers that computes the same.
 
     Raises:
-        UserError: E121 for a Keras model whose graph is not known, or that is not covered.
+        UserError: E121 if a Keras model has no known graph, or computes other values in PyTorch.
     """
-    keras = sys.modules.get("keras")  # a Keras model comes with the package imported
+    keras = sys.modules.get("keras")  # if it is not imported, this cannot be a Keras model
     if keras is None or not isinstance(model, getattr(keras, "Model", ())):
         return model
     from mirabelle.sources.models.keras_model import module_from_keras

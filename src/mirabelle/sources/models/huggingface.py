@@ -1,4 +1,4 @@
-"""Models of transformers: from a folder, Hugging Face's hub or ModelScope, giving one tensor, and back as a folder."""
+"""Load transformers models from a folder, the Hugging Face Hub or ModelScope, as modules that return one tensor."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _HEADS = {
     "image-classification": "AutoModelForImageClassification",
     "audio-classification": "AutoModelForAudioClassification",
 }
-_ENDS = 2  # of an answer
+_ENDS = 2  # outputs of question answering: start and end
 
 
 @record
 class Head:
-    """What decides at the end of a model of transformers; layers that its weights lack are drawn anew, and want a training.
+    """The head of a transformers model. Layers without saved weights are initialized randomly and need training.
 
     Args:
         head: "sequence-classification", "token-classification", "question-answering", "masked-lm", "causal-lm",
-            "image-classification" or "audio-classification"; by default the first architecture that config.json names.
-        labels: outputs of a classifier; by default as config.json says.
+            "image-classification" or "audio-classification"; by default that of the first architecture in config.json.
+        labels: number of outputs of a classifier; by default the number in config.json.
     """
 
     head: (
@@ -52,14 +52,14 @@ class Head:
 
 
 class HuggingFaceModel(nn.Module):
-    """A model of transformers that takes tensors by name and gives one tensor: its logits.
+    """A transformers model as a module with tensors by name as inputs and one tensor, the logits, as output.
 
-    Question answering gives (batch, tokens, 2), the logits of starts and ends; a model without a head gives its last hidden
-    states.
+    For question answering the output is (batch, tokens, 2), the logits of start and end; a model without a head returns its
+    last hidden states.
 
     Args:
-        model: of transformers.
-        origin: the folder it came from; its tokenizer or processor goes back with it.
+        model: the transformers model.
+        origin: the folder that it was loaded from; its tokenizer or processor is copied when the model is saved.
     """
 
     def __init__(self, model: nn.Module, origin: Path | None = None) -> None:
@@ -72,10 +72,10 @@ class HuggingFaceModel(nn.Module):
         return one_tensor(self.model(**inputs))
 
     def write_back(self, model: nn.Module, folder: Path) -> str:
-        """`huggingface/`: weights, config and tokenizer, for `from_pretrained`.
+        """Save the folder `huggingface/` with weights, config and tokenizer, for `from_pretrained`.
 
         Raises:
-            UserError: E121 when the config cannot say the widths of a cut model.
+            UserError: E121 if the config cannot represent the widths of a pruned model.
         """
         from mirabelle.sources.models.saved_huggingface import save_pretrained
 
@@ -85,7 +85,7 @@ class HuggingFaceModel(nn.Module):
 
 
 def one_tensor(given: Any) -> Tensor:
-    """What a model of transformers decides, of all that it gives."""
+    """The logits, or else the last hidden states, from the output of a transformers model."""
     if isinstance(given, Tensor):
         return given
     if "start_logits" in given:
@@ -94,23 +94,24 @@ def one_tensor(given: Any) -> Tensor:
         if name in given:
             found: Tensor = given[name]
             return found
-    raise UserError("E121", f"the model gives {', '.join(given)}, and no logits", "wrap it in a function that returns a tensor")
+    message = f"the outputs of the model are {', '.join(given)}; there are no logits"
+    raise UserError("E121", message, "wrap it in a function that returns a tensor")
 
 
 def module_from_huggingface(name: str, folder: Path, head: Head | None = None) -> HuggingFaceModel:
-    """The model of a folder, or of the hub.
+    """Load a transformers model from a folder or a hub.
 
-    Only safetensors are read, and no code that a model brings is run.
+    Only safetensors are read, and no code from the model repository is run.
 
     Args:
-        name: "hf:organisation/model" or, of ModelScope, "ms:organisation/model", with "@revision" behind it where one is meant;
-            or the path of a folder with config.json.
-        folder: against which paths are read.
-        head: what decides at its end, where that is not what config.json names.
+        name: "hf:organisation/model" or "ms:organisation/model" (ModelScope), optionally followed by "@revision"; or the path
+            of a folder with config.json.
+        folder: relative paths refer to it.
+        head: the head to use instead of the one in config.json.
 
     Raises:
-        UserError: E160 without transformers (or modelscope), E130 when there is no such model, E143 for weights that are a
-            pickle, E121 for an architecture that is not known.
+        UserError: E160 if transformers (or modelscope) is not installed, E130 if there is no such model, E143 if its weights
+            are a pickle, E121 if its architecture is unknown.
     """
     transformers = library()
     place, revision = place_of(name, folder)
@@ -126,32 +127,32 @@ def module_from_huggingface(name: str, folder: Path, head: Head | None = None) -
         reason = first_line(error)
         if "safetensors" in reason:
             raise UserError(
-                "E143", f"{name} has no safetensors, and pickles are not read: {reason}", "save it with transformers 5"
+                "E143", f"{name} has no safetensors file, and pickles are not read: {reason}", "save it with transformers 5"
             ) from error
         raise UserError("E130", f"transformers cannot read {name}: {reason}", "check the name, or download it first") from error
     if getattr(model.config, "use_cache", False):
-        model.config.use_cache = False  # of earlier tokens, which nothing here goes on with
+        model.config.use_cache = False  # the key-value cache is not used here
     return HuggingFaceModel(model.float(), Path(place) if Path(place).is_dir() else None)
 
 
 def library() -> Any:
-    """transformers.
+    """The package transformers.
 
     Raises:
-        UserError: E160 when it is not installed.
+        UserError: E160 if it is not installed.
     """
     try:
         import transformers
     except ImportError as error:
         raise UserError(
-            "E160", f"models of Hugging Face need transformers: {error}", "pip install 'mirabelle[huggingface]'"
+            "E160", f"Hugging Face models need transformers: {error}", "pip install 'mirabelle[huggingface]'"
         ) from error
     return transformers
 
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Without the progress bars that transformers draws over ours, and its tables of layers that are drawn anew."""
+    """A context without progress bars and warnings of transformers, which would disturb Mirabelle's own progress display."""
     logging = library().utils.logging
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
@@ -165,7 +166,7 @@ def without_bars() -> Iterator[None]:
 
 
 def place_of(name: str, folder: Path) -> tuple[str, str | None]:
-    """(what from_pretrained takes, the revision) of a folder, or of a model on a hub."""
+    """(argument of from_pretrained, revision or None) for a folder, or for a model on a hub."""
     if not name.startswith(HUBS):
         return str(path_of(name, folder)), None
     hub, _, rest = name.partition(":")
@@ -174,22 +175,23 @@ def place_of(name: str, folder: Path) -> tuple[str, str | None]:
 
 
 def _snapshot(place: str, revision: str | None) -> str:
-    """The folder into which ModelScope has put a model."""
+    """The local folder into which ModelScope has downloaded a model."""
     try:
         from modelscope import snapshot_download
     except ImportError as error:
-        message = f"models of ModelScope need the package modelscope: {error}"
+        message = f"ModelScope models need the package modelscope: {error}"
         raise UserError("E160", message, "pip install 'mirabelle[modelscope]'") from error
     try:
         found: str = snapshot_download(place, revision=revision)
     except Exception as error:
         reason = first_line(error)
-        raise UserError("E130", f"ModelScope gives no {place}: {reason}", "check the name, or name a folder") from error
+        message = f"ModelScope cannot download {place}: {reason}"
+        raise UserError("E130", message, "check the name, or name a folder") from error
     return found
 
 
 def _labels(head: Head | None) -> dict[str, int]:
-    """The outputs that a head asks for; those of question answering are two, first and last token."""
+    """The config setting for the number of outputs; question answering has two, for the first and last token."""
     if head is None:
         return {}
     count = _ENDS if head.head == "question-answering" else head.labels
@@ -197,13 +199,13 @@ def _labels(head: Head | None) -> dict[str, int]:
 
 
 def _class_of(transformers: Any, config: Any, head: Head | None) -> Any:
-    """The class with a head, or that a config names: the first of its architectures."""
+    """The transformers class for a head, or else the first architecture in the config."""
     if head is not None and head.head is not None:
         return getattr(transformers, _HEADS[head.head])
     names = list(config.architectures or ())
     if not names:
         raise UserError(
-            "E121", "config.json names no architecture", 'add "architectures": ["BertForSequenceClassification"], say'
+            "E121", "config.json has no architecture", 'for example: "architectures": ["BertForSequenceClassification"]'
         )
     kind = getattr(transformers, names[0], None)
     if kind is None:

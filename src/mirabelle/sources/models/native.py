@@ -1,4 +1,4 @@
-"""The contract of models that came from another framework and can go back to it."""
+"""The interface of modules that were loaded from another framework's file and can be saved in its format again."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from mirabelle.model.architecture import replaced_modules
 
 @runtime_checkable
 class Native(Protocol):
-    """A module that another framework's file has become."""
+    """A module that was loaded from a file of another framework."""
 
     def write_back(self, model: nn.Module, folder: Path) -> str:
-        """Write what steps have made of this module in the framework's own form; the name of the file.
+        """Save the compressed model in the framework's own format, and return the name of the file or folder.
 
         Args:
-            model: descends from this module.
+            model: the compressed model that the steps have made from this module.
             folder: of the run.
 
         Raises:
-            UserError: E121 when its widths do not fit that form.
+            UserError: E121 if the format cannot represent the model's widths.
         """
 
 
 def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, those of replaced modules as the numbers of the dense ones that give the same results."""
+    """Parameters and buffers by name on the CPU; those of replaced modules (such as quantized layers) as for dense ones."""
     found = dict(model.state_dict())
     replaced = replaced_modules(model)
     for name, module in replaced.items():

@@ -1,4 +1,4 @@
-"""A model of transformers, compressed, as a folder that `from_pretrained` reads."""
+"""Save a compressed transformers model as a folder that `from_pretrained` can load."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ _OF_WEIGHTS = ("config.json", "generation_config.json")
 
 
 def save_pretrained(dense: nn.Module, origin: Path | None, model: nn.Module, folder: Path) -> None:
-    """Save what steps have made of a model, with the files that stood beside the weights it came from.
+    """Save a compressed transformers model with its config, and with the other files of the original folder.
 
-    A config says one inner width for all layers, so it may change where all have the same; heads and widths of states may not.
+    A config has one intermediate size for all layers, so it can change only if it is the same in all layers. The numbers of
+    heads and the hidden size cannot change.
 
     Args:
-        dense: the model of transformers as it came.
+        dense: the original transformers model.
         origin: its folder, if it has one.
-        model: descends from it; its tensors stand under "model.".
-        folder: where it goes.
+        model: the compressed model; names of its tensors begin with "model.".
+        folder: the target folder.
 
     Raises:
-        UserError: E121 when the config cannot say its widths.
+        UserError: E121 if the config cannot represent the model's widths.
     """
     tensors = {name.removeprefix("model."): tensor for name, tensor in plain_tensors(model).items()}
     config: Any = copy.deepcopy(dense.config)
@@ -38,8 +39,8 @@ def save_pretrained(dense: nn.Module, origin: Path | None, model: nn.Module, fol
     for name, tensor in fresh.state_dict().items():
         shape = tuple(tensors[name].shape) if name in tensors else None
         if shape != tuple(tensor.shape):
-            cut = "is gone" if shape is None else f"is {shape}, and a config says {tuple(tensor.shape)}"
-            remedy = "go on with model.onnx or mirabelle.load, or cut inner widths alone, by one sparsity for every group"
+            cut = "was removed" if shape is None else f"has shape {shape}, but a config can only give {tuple(tensor.shape)}"
+            remedy = "use model.onnx or mirabelle.load, or prune only intermediate sizes, with the same sparsity in all layers"
             raise UserError("E121", f'"{name}" {cut}', remedy)
     fresh.load_state_dict({name: tensors[name] for name in fresh.state_dict()})
     fresh.eval().save_pretrained(folder)
@@ -54,7 +55,7 @@ def save_pretrained(dense: nn.Module, origin: Path | None, model: nn.Module, fol
 
 
 def _narrow(config: Any, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
-    """Set the inner widths of a config to those of the tensors."""
+    """Set the intermediate sizes of a config to those of the tensors."""
     changes: dict[int, set[int]] = {}
     for name, tensor in before.items():
         for old, new in zip(tensor.shape, after[name].shape if name in after else (), strict=False):

@@ -1,4 +1,4 @@
-"""Trained weights from a file: of safetensors, or a state dict that torch has pickled, where that is asked for."""
+"""Load trained weights from a safetensors file or, if requested, from a state dict pickled by torch."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from mirabelle.sources.checks import check_pickle, check_weights
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_INSIDE = ("state_dict", "model_state_dict", "model")  # under which training scripts keep it
-_COUNTER = "num_batches_tracked"  # which torch has only kept since 2018
+_INSIDE = ("state_dict", "model_state_dict", "model")  # keys under which training scripts save the state dict
+_COUNTER = "num_batches_tracked"  # missing in files from before PyTorch 0.4.1
 
 
 @record
 class StateDict:
-    """`weights = { pickle = "resnet.th" }`: a state dict that torch has saved, read as tensors alone; no code in it runs.
+    """A state dict saved by torch.save, as `weights = { pickle = "resnet.th" }`; only tensors are read, and no code is run.
 
     Args:
         pickle: the file (.pt, .pth, .th, .bin, .ckpt).
-        prefixes: what stands for the beginnings of names, such as { "module." = "" }; the first that fits counts.
+        prefixes: replacements for prefixes of names, such as { "module." = "" }; the first prefix that matches is replaced.
 
     Example:
         >>> StateDict(pickle="x.th", prefixes={"module.": ""}).named({"module.fc.weight": 1, "step": 2})
@@ -36,7 +36,7 @@ class StateDict:
     prefixes: Mapping[str, str] = field(default_factory=dict)
 
     def named(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """The same under the names that the prefixes make."""
+        """The tensors with the prefixes of their names replaced."""
         found = {}
         for name, tensor in tensors.items():
             old = next((prefix for prefix in self.prefixes if name.startswith(prefix)), None)
@@ -45,16 +45,16 @@ class StateDict:
 
 
 def load_weights(model: nn.Module, weights: Path | str | StateDict, folder: Path = Path()) -> None:
-    """Copy the weights of a file into the model.
+    """Copy the weights of a file into a model.
 
     Args:
-        model: with the tensors of the file.
-        weights: a safetensors file; or a `StateDict`.
-        folder: against which paths are read.
+        model: must have the tensors of the file.
+        weights: the path of a safetensors file, or a `StateDict`.
+        folder: relative paths refer to it.
 
     Raises:
-        UserError: E143 for a pickle that is not asked for, or that holds more than tensors; E130, E140 and E141 as the file
-            fails.
+        UserError: E143 for a pickle that is not given as a `StateDict`, or that contains more than tensors; E130 if the file
+            does not exist, E140 if its tensors do not fit the model, E141 if it is damaged.
     """
     from mirabelle.model.state import load_tensors
 
@@ -72,10 +72,10 @@ def load_weights(model: nn.Module, weights: Path | str | StateDict, folder: Path
 
 
 def _pickled(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict.
+    """The tensors of a pickled state dict.
 
     Raises:
-        UserError: E143 when it holds code, E141 when it is damaged or no state dict.
+        UserError: E143 if it contains code, E141 if it is damaged or not a state dict.
     """
     import pickle
 
@@ -84,13 +84,13 @@ def _pickled(path: Path) -> dict[str, Tensor]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        message = f"{path} holds more than tensors, which may run code: {first_line(error)}"
-        raise UserError("E143", message, "save model.state_dict() alone, as safetensors") from error
-    except Exception as error:  # whatever a damaged archive leads to
-        raise UserError("E141", f"{path} is no state dict of torch: {first_line(error)}", "save it again") from error
+        message = f"{path} contains more than tensors, which may run code: {first_line(error)}"
+        raise UserError("E143", message, "save only model.state_dict(), as safetensors") from error
+    except Exception as error:  # a damaged archive can raise any exception
+        raise UserError("E141", f"{path} is not a state dict of torch: {first_line(error)}", "save it again") from error
     for key in _INSIDE:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
     if not isinstance(found, Mapping) or not found or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
-        raise UserError("E141", f"{path} holds no state dict", "save model.state_dict()")
+        raise UserError("E141", f"{path} contains no state dict", "save model.state_dict()")
     return dict(found)

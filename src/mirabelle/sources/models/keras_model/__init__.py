@@ -1,4 +1,4 @@
-"""Keras models, from `.keras` and `.h5` files, as modules of torch; and back into `.keras` files with their new widths."""
+"""Load Keras models from `.keras` and `.h5` files as PyTorch modules, and save pruned ones as `.keras` files."""
 
 from typing import TYPE_CHECKING
 

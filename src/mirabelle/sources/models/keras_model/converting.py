@@ -1,7 +1,7 @@
-"""What it takes to turn one class of Keras layers into a module of torch, and back.
+"""The interface of a converter, which turns one class of Keras layers into a PyTorch module and back.
 
-A layer is told by its class, its config and its weights; a converter knows how the module is made, how it is called on tensors
-that are laid out as Keras has them (channels last), and what config and weights stand for the module's tensors afterwards.
+A Keras layer is defined by its class, config and weights. A converter makes the module, calls it on tensors, and computes the
+config and the weights of a Keras layer from the module's tensors.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import torch
 from torch import Tensor, nn
 
 Array: TypeAlias = npt.NDArray[Any]
-Tensors: TypeAlias = Mapping[str, Tensor]  # of a module, by their names in it
+Tensors: TypeAlias = Mapping[str, Tensor]  # tensors of a module by name
 
 
 @dataclass(frozen=True)
 class Converter:
-    """How one class of layers goes to torch and back.
+    """The conversion of one class of Keras layers to PyTorch and back.
 
     Args:
-        made: layer -> module, or None where torch has none like it.
-        called: (layer, module, x) -> what the layer gives, its activation left out.
+        made: layer -> module, or None if PyTorch has no equivalent module.
+        called: (layer, module, x) -> the layer's output, without its activation.
         config: (config, tensors) -> the config with the widths of the tensors.
         weights: (config, tensors) -> the layer's weights, in the order of Keras.
-        spatial: whether it is called with channels behind the batch, wherever Keras has them, and gives them there.
+        spatial: whether inputs and outputs of `called` are channels-first, (batch, channels, …).
     """
 
     made: Callable[[Any], nn.Module | None]
@@ -39,11 +39,11 @@ class Converter:
 
 
 def array_of(tensor: Tensor) -> Array:
-    """A tensor as Keras sets it."""
+    """A tensor as a float32 array, as Keras expects its weights."""
     found: Array = np.ascontiguousarray(tensor.detach().float().numpy())
     return found
 
 
 def tensors_of(layer: Any) -> list[Tensor]:
-    """The weights of a layer of Keras."""
+    """The weights of a Keras layer as tensors, in the order of Keras."""
     return [torch.from_numpy(np.array(weight)) for weight in layer.get_weights()]

@@ -1,4 +1,4 @@
-"""Layers of Keras as modules of torch, and the way back."""
+"""Converters for Keras layers: to PyTorch modules, and back to configs and weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _NORMS: dict[int, Any] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2
 
 
 class Padded(nn.Module):
-    """A convolution with borders as Keras asks for.
+    """A convolution with the padding modes of Keras that PyTorch's layers do not have.
 
     Args:
-        layer: pads nothing itself.
-        padding: "same", as many places as the input has, over the stride; or "causal", which sees what came before alone.
+        layer: the convolution, without padding.
+        padding: "same": the output size is ⌈input size / stride⌉; "causal": an output depends only on earlier positions.
     """
 
     def __init__(self, layer: Any, padding: str) -> None:
@@ -39,11 +39,11 @@ class Padded(nn.Module):
 
 
 class Cropped(nn.Module):
-    """A transposed convolution that gives as many places as Keras does.
+    """A transposed convolution whose output is cropped to the size that Keras gives.
 
     Args:
-        layer: gives all that the kernel reaches.
-        crops: places too many, (before, after), for each axis.
+        layer: the transposed convolution, without padding.
+        crops: number of positions to remove, (before, after), for each spatial axis.
     """
 
     def __init__(self, layer: nn.Module, crops: Sequence[tuple[int, int]]) -> None:
@@ -56,7 +56,7 @@ class Cropped(nn.Module):
 
 
 def _named(tensors: Tensors, name: str) -> Tensor | None:
-    """A tensor of a layer that may stand inside of a `Padded` or a `Cropped`."""
+    """A tensor of a layer, which may be inside a `Padded` or a `Cropped`."""
     return tensors.get(name, tensors.get(f"layer.{name}"))
 
 
@@ -66,7 +66,7 @@ def _with_bias(weight: Tensor, tensors: Tensors) -> list[Array]:
 
 
 def _filled(module: Any, *arrays: Any) -> Any:
-    """The module with these tensors as weight and bias."""
+    """The module, after copying these tensors into its weight and bias."""
     with torch.no_grad():
         for name, array in zip(("weight", "bias"), arrays, strict=False):
             if array is not None:
@@ -87,7 +87,7 @@ def _weight_of(tensors: Tensors) -> Tensor:
 
 
 def _convolution(layer: Any, kernel: Tensor, bias: Tensor | None, groups: int, strides: Sequence[int]) -> nn.Module | None:
-    """A convolution with a weight of torch's order, its borders as the layer has them."""
+    """A PyTorch convolution with a weight in PyTorch's layout, and the padding of the Keras layer."""
     if layer.padding not in ("same", "valid", "causal"):
         return None
     rank = kernel.ndim - 2
@@ -132,7 +132,9 @@ def _transposed(layer: Any) -> nn.Module | None:
         return None
     sides, strides = (weight.shape[2], weight.shape[3]), tuple(layer.strides)
     less = [max(side - stride, 0) if layer.padding == "same" else 0 for side, stride in zip(sides, strides, strict=True)]
-    more = [max(stride - side, 0) for side, stride in zip(sides, strides, strict=True)]  # which the kernel does not reach
+    more = [
+        max(stride - side, 0) for side, stride in zip(sides, strides, strict=True)
+    ]  # positions that the kernel does not reach
     settings: dict[str, Any] = {"stride": strides, "output_padding": more, "bias": bool(bias)}
     made = nn.ConvTranspose2d(weight.shape[0], weight.shape[1], sides, **settings)
     _filled(made, weight, *bias)
@@ -153,7 +155,7 @@ def _depthwise_config(config: Mapping[str, Any], tensors: Tensors) -> dict[str, 
 
 
 def _depthwise_kernel(weight: Tensor, each: int) -> Tensor:
-    """(sides…, channels, so many of each)."""
+    """The depthwise kernel in the layout of Keras: (kernel size…, channels, depth multiplier)."""
     plain = weight.squeeze(1)
     return plain.reshape(-1, each, *plain.shape[1:]).movedim((0, 1), (-2, -1))
 
@@ -187,7 +189,7 @@ def _separable_weights(config: Mapping[str, Any], tensors: Tensors) -> list[Arra
 
 
 def _rank_of(layer: Any) -> int:
-    """Dimensions of what the layer was built for."""
+    """The number of dimensions of the layer's input."""
     return len(layer.get_build_config()["input_shape"])
 
 
@@ -223,16 +225,16 @@ def _embedding(layer: Any) -> nn.Module | None:
     return None if layer.mask_zero else made
 
 
-def _dropped(_layer: Any, module: Any, x: Tensor) -> Tensor:
+def _apply(_layer: Any, module: Any, x: Tensor) -> Tensor:
     found: Tensor = module(x)
     return found
 
 
-_CONVOLVE = Converter(_conv, _dropped, _conv_config, _conv_weights, spatial=True)
+_CONVOLVE = Converter(_conv, _apply, _conv_config, _conv_weights, spatial=True)
 CONVERTERS: dict[str, Converter] = {
     "Dense": Converter(
         _dense,
-        _dropped,
+        _apply,
         lambda config, tensors: {**config, "units": len(tensors["weight"])},
         lambda _, tensors: _with_bias(tensors["weight"].T, tensors),
     ),
@@ -241,14 +243,14 @@ CONVERTERS: dict[str, Converter] = {
     "Conv3D": _CONVOLVE,
     "Conv2DTranspose": Converter(
         _transposed,
-        _dropped,
+        _apply,
         lambda config, tensors: {**config, "filters": _weight_of(tensors).shape[1]},
         _conv_weights,
         spatial=True,
     ),
     "DepthwiseConv2D": Converter(
         _depthwise,
-        _dropped,
+        _apply,
         _depthwise_config,
         lambda config, tensors: _with_bias(_depthwise_kernel(_weight_of(tensors), config["depth_multiplier"]), tensors),
         spatial=True,
@@ -260,16 +262,16 @@ CONVERTERS: dict[str, Converter] = {
         _separable_weights,
         spatial=True,
     ),
-    "BatchNormalization": Converter(_batch_norm, _dropped, lambda config, _: dict(config), _norm_weights, spatial=True),
+    "BatchNormalization": Converter(_batch_norm, _apply, lambda config, _: dict(config), _norm_weights, spatial=True),
     "LayerNormalization": Converter(
         _layer_norm,
-        _dropped,
+        _apply,
         lambda config, _: dict(config),
         lambda _, tensors: [array_of(tensors["weight"]), array_of(tensors["bias"])],
     ),
     "Embedding": Converter(
         _embedding,
-        _dropped,
+        _apply,
         lambda config, tensors: {**config, "input_dim": len(tensors["weight"]), "output_dim": tensors["weight"].shape[1]},
         lambda _, tensors: [array_of(tensors["weight"])],
     ),
@@ -278,18 +280,18 @@ CONVERTERS: dict[str, Converter] = {
 
 
 def _heads(config: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
-    """Attention with the heads, and the widths of heads, that are left."""
+    """The config of an attention layer with the remaining heads and dimensions of heads."""
     _, heads, width = tensors["query_kernel"].shape
     return {**config, "num_heads": heads, "key_dim": width, "value_dim": tensors["value_kernel"].shape[2]}
 
 
 def _scaled(config: Mapping[str, Any], tensors: Tensors) -> Tensors:
-    """Scores are over √width; where heads are narrower now, queries make up for it."""
+    """The tensors of an attention layer; queries are rescaled, since Keras divides scores by the root of the new head size."""
     factor = (tensors["query_kernel"].shape[2] / config["key_dim"]) ** 0.5
     return {name: tensor * factor if name.startswith("query_") else tensor for name, tensor in tensors.items()}
 
 
-# Layers that Keras computes, and whose widths may change all the same: (config, tensors) -> config, and -> tensors.
+# Layers that are computed by Keras, but can be pruned: functions (config, tensors) -> config, and (config, tensors) -> tensors.
 BY_KERAS = {"MultiHeadAttention": (_heads, _scaled)}
 ACTIVATED = (
     "Dense",
@@ -299,4 +301,4 @@ ACTIVATED = (
     "Conv2DTranspose",
     "DepthwiseConv2D",
     "SeparableConv2D",
-)  # classes with an activation inside
+)  # classes of layers with an activation

@@ -1,7 +1,7 @@
-"""Where channels stand while a model runs: behind the batch between layers of torch, at the end wherever Keras looks.
+"""The memory layout of tensors: channels first between PyTorch layers, channels last for layers computed by Keras.
 
-So a convolution, its norm, its activation and the next convolution follow on each other without a transposition in between, as
-in a model that was written in torch; quantization takes that for granted, and so do runtimes.
+A convolution, its norm, its activation and the next convolution then follow each other without transposes, as in a model
+written in PyTorch. Quantization and the runtimes rely on this.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-# Of these every element of the result depends on the same element of each input alone.
+# Layers that compute every element of the output from the same element of each input.
 _MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
 _POINTWISE = ("Dropout", "ReLU", "LeakyReLU", "ELU", *_MERGING)
 _ACTIVATIONS = (
     "linear", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "swish", "mish", "sigmoid", "hard_sigmoid",
     "hard_silu", "hard_swish", "hard_tanh", "tanh", "softplus", "softsign", "exponential", "log_sigmoid",
 )  # fmt: skip
-# Classes that Keras computes in either layout, without the "1D", "2D", "3D" at their ends.
+# Classes that Keras can compute in both layouts, without the suffixes "1D", "2D", "3D".
 _IN_EITHER = (
     "MaxPooling",
     "AveragePooling",
@@ -33,22 +33,22 @@ _IN_EITHER = (
 
 @dataclass(frozen=True)
 class Behind:
-    """A tensor that Keras has with its channels last, here behind the batch.
+    """A channels-first tensor, in place of the channels-last tensor that Keras would have.
 
     Args:
-        tensor: (batch, channels, places…).
+        tensor: (batch, channels, positions…).
     """
 
     tensor: Tensor
 
 
 def first(x: Tensor | Behind) -> Tensor:
-    """Channels behind the batch."""
+    """The tensor with channels first, (batch, channels, …)."""
     return x.tensor if isinstance(x, Behind) else x.movedim(-1, 1)
 
 
 def last(x: Any) -> Any:
-    """What Keras would have: channels last, in every tensor of lists and dicts."""
+    """The tensor with channels last, as in Keras; also for the tensors in lists, tuples and dicts."""
     if isinstance(x, Behind):
         return x.tensor.movedim(1, -1)
     if isinstance(x, (list, tuple)):
@@ -57,17 +57,17 @@ def last(x: Any) -> Any:
 
 
 def as_in_keras(call: Callable[..., Any]) -> Callable[..., Any]:
-    """The call on tensors as Keras has them."""
+    """The function, with its arguments converted to channels last."""
     return lambda *args, **kwargs: call(*last(args), **last(kwargs))
 
 
 def is_pointwise(activation: Any) -> bool:
-    """Whether an activation looks at single elements, so that it does not matter where channels stand."""
+    """Whether an activation is elementwise, so that it does not depend on the layout."""
     return getattr(activation, "__name__", "") in _ACTIVATIONS
 
 
 def twin_of(layer: Any) -> Any | None:
-    """The same layer with channels behind the batch; None where Keras computes it in one layout alone."""
+    """The same layer for channels-first tensors; None if Keras computes it in one layout only."""
     kind = type(layer).__name__
     if kind[:-2] not in _IN_EITHER or getattr(layer, "data_format", "") != "channels_last":
         return None
@@ -75,12 +75,12 @@ def twin_of(layer: Any) -> Any | None:
 
 
 def either(layer: Any, call: Callable[..., Any], twin: Any | None) -> Callable[..., Any] | None:
-    """The call of a layer without weights that leaves channels where they are; None for other layers.
+    """A function that computes a layer without weights in the layout of its input; None if the layer does not allow it.
 
     Args:
-        layer: of Keras.
-        call: what computes it on tensors as Keras has them.
-        twin: as `twin_of` gives it.
+        layer: the Keras layer.
+        call: computes the layer for channels-last tensors.
+        twin: the same layer for channels-first tensors, from `twin_of`.
     """
     if type(layer).__name__ in _POINTWISE or (type(layer).__name__ == "Activation" and is_pointwise(layer.activation)):
         return lambda *args, **kwargs: _kept(call, args, kwargs) or as_in_keras(call)(*args, **kwargs)
@@ -97,7 +97,7 @@ def either(layer: Any, call: Callable[..., Any], twin: Any | None) -> Callable[.
 
 
 def _kept(call: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Behind | None:
-    """The result where all that goes in has its channels behind the batch."""
+    """The channels-first result if all inputs are channels-first, else None."""
     given = args[0] if args and isinstance(args[0], (list, tuple)) else args
     if not given or not all(isinstance(x, Behind) for x in given) or len({x.tensor.ndim for x in given}) > 1:
         return None

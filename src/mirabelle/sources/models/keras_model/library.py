@@ -1,4 +1,4 @@
-"""Keras on the torch backend, without TensorFlow."""
+"""Import Keras with the PyTorch backend; TensorFlow is not needed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _VARIABLE = "KERAS_BACKEND"
 
 
 def library() -> Any:
-    """The package.
+    """The package keras.
 
     Raises:
-        UserError: E160 when it is not installed, or runs on another backend already.
+        UserError: E160 if it is not installed, or is already imported with another backend.
     """
     os.environ.setdefault(_VARIABLE, "torch")
     try:
@@ -23,6 +23,8 @@ def library() -> Any:
         raise UserError("E160", f"Keras files need the package keras: {error}", "pip install 'mirabelle[keras]'") from error
     if keras.backend.backend() != "torch":
         raise UserError(
-            "E160", f"Keras runs on {keras.backend.backend()} here", f"set {_VARIABLE}=torch before Keras is imported"
+            "E160",
+            f"Keras is imported with the backend {keras.backend.backend()}, and torch is needed",
+            f"set {_VARIABLE}=torch before Keras is imported",
         )
     return keras

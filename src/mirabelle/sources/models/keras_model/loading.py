@@ -1,4 +1,4 @@
-"""From a file, or a Keras model in memory, to a module that has been seen to compute what Keras computes."""
+"""Convert a Keras file, or a Keras model in memory, to a PyTorch module, and check that it computes the same values."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from mirabelle.sources.models.keras_model.module import KerasModule
 from mirabelle.sources.models.keras_model.reading import model_in
 from mirabelle.sources.models.keras_model.writing import KerasFile
 
-_TOLERANCE, _SMALL, _LENGTH = 1e-4, 1e-5, 16  # the last of axes whose size is open
+_TOLERANCE, _SMALL, _LENGTH = 1e-4, 1e-5, 16  # tolerances, relative and absolute; size used for dynamic axes
 
 
 def module_from_keras(source: Path | Any) -> KerasFile:
-    """The module of a `.keras` or `.h5` file, or of a Keras model.
+    """A PyTorch module from a `.keras` or `.h5` file, or from a Keras model.
 
-    Code that such a file may carry (`Lambda` layers) is not run: Keras refuses it in its safe mode.
+    Code in such a file (`Lambda` layers) is not run, since Keras loads it in safe mode.
 
     Args:
-        source: the path of the file; or the model, built.
+        source: the path of the file, or a built model.
 
     Raises:
-        UserError: E160 without Keras, E130 no such file, E141 one that Keras does not read, E121 a model without a graph, or
-            one that gives other outputs than in Keras.
+        UserError: E160 if Keras is not installed, E130 if the file does not exist, E141 if Keras cannot read it, E121 if the
+            model has no graph of layers, or if the outputs of the module and of Keras differ.
     """
     module = KerasFile(model_in(source) if isinstance(source, Path) else source)
     _check_equal(module)
@@ -33,7 +33,10 @@ def module_from_keras(source: Path | Any) -> KerasFile:
 
 
 def _check_equal(module: KerasModule) -> None:
-    """Raise unless every layer by itself, where nothing saturated hides it, and the whole give what Keras gives."""
+    """Raise an error unless every converted layer, and the whole model, computes the same values as in Keras.
+
+    Layers are compared one by one, too, since a saturated output of the whole model could hide a difference.
+    """
     for inner in module.nested().values():
         _check_equal(inner)
     generator = torch.Generator().manual_seed(0)
@@ -55,7 +58,8 @@ def _compare(what: str, found: object, due: object) -> None:
     for one, other in zip(_flat(found), _flat(due), strict=True):
         gap = float((one - other).abs().max()) if one.shape == other.shape else float("inf")
         if not gap <= _TOLERANCE * float(other.abs().max()) + _SMALL:
-            raise UserError("E121", f"{what} gives other values in torch: by {gap:.3g}", "report it, with the file")
+            message = f"{what} computes other values in PyTorch than in Keras; the largest difference is {gap:.3g}"
+            raise UserError("E121", message, "report it, with the file")
 
 
 def _flat(found: object) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""A Keras model as a module of torch."""
+"""A Keras model as a PyTorch module."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from mirabelle.sources.models.keras_model.library import library
 from mirabelle.task.batch import Batch
 
 _LAST = "channels_last"
-_MASKED = ("Embedding", "LSTM", "GRU", "Bidirectional")  # which look at masks, that torch's layers do not
+_MASKED = ("Embedding", "LSTM", "GRU", "Bidirectional")  # use masks, which PyTorch's layers do not support
 
 
 class Graph:
-    """The Keras model behind a module: tells how layers follow on each other, and is one for all copies of the module.
+    """The Keras model of a module, which gives the order of its layers. Copies of the module share it.
 
     Args:
-        model: functional or sequential; it is run, and stays as it is.
+        model: a functional or sequential model; it is run, but not changed.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.function = getattr(model, "_functional", None) or model
-        self.twins: dict[str, Any] = {}  # of layers without weights, with channels behind the batch
+        self.twins: dict[str, Any] = {}  # channels-first versions of layers without weights
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         memo[id(self)] = self
@@ -38,17 +38,17 @@ class Graph:
 
 
 class Dropped(nn.Dropout):
-    """Dropout that takes whatever Keras passes to it."""
+    """Dropout that ignores the additional arguments of Keras."""
 
     def forward(self, input: Tensor, *_: Any, **__: Any) -> Tensor:  # noqa: A002 (as torch names it)
         return super().forward(input)
 
 
 class ByKeras(nn.Module):
-    """A layer that Keras computes, its weights parameters and buffers of ours.
+    """A layer that is computed by Keras, with its weights as parameters and buffers of this module.
 
     Args:
-        layer: of Keras; shared by all copies, and never changed.
+        layer: the Keras layer; it is shared by all copies and not changed.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -72,31 +72,31 @@ class ByKeras(nn.Module):
 
 
 class KerasModule(nn.Module):
-    """A functional or sequential Keras model whose layers are torch's own, under their Keras names.
+    """A functional or sequential Keras model as a PyTorch module, whose layers have their Keras names.
 
-    Dense, convolution, norm, embedding, LSTM and GRU layers become modules of torch, so that every step finds them; other
-    layers run as Keras has them, on its torch backend. Inputs are laid out as in Keras, channels last.
+    Dense, convolution, normalization, embedding, LSTM and GRU layers become PyTorch modules, which all compression steps know;
+    other layers are computed by Keras with its PyTorch backend. Inputs are channels-last, as in Keras.
 
-    A softmax at the very end is left out: outputs are scores, of which losses, teachers and metrics make what they need. What
-    is written back has it again.
+    A softmax at the end is left out, since losses, teachers and metrics need logits. It is added again when the model is saved
+    as a Keras model.
 
     Args:
-        model: built.
-        ends: whether its outputs are those of the whole model.
+        model: a built Keras model.
+        ends: whether its outputs are the outputs of the whole model, and not those of a nested one.
 
     Raises:
-        UserError: E121 for a subclass of `keras.Model`, whose graph nobody knows.
+        UserError: E121 for a subclass of `keras.Model`, whose graph of layers is unknown.
     """
 
     def __init__(self, model: Any, *, ends: bool = True) -> None:
         super().__init__()
         self.graph = Graph(model)
         if not hasattr(self.graph.function, "_run_through_graph"):
-            message = f"{type(model).__name__} is a subclass of keras.Model, which tells no graph of layers"
-            raise UserError("E121", message, "build it as a functional or sequential model; or go on with it as an ONNX file")
-        self.names: dict[str, str] = {}  # of our modules, by those of their layers
-        self.converted: set[str] = set()  # the layers that are modules of torch
-        self.last = self._last() if ends else ""  # the layer that gives the outputs, alone
+            message = f"{type(model).__name__} is a subclass of keras.Model, whose graph of layers is unknown"
+            raise UserError("E121", message, "build it as a functional or sequential model, or export it to ONNX")
+        self.names: dict[str, str] = {}  # names of the modules by the names of their layers
+        self.converted: set[str] = set()  # the layers that are PyTorch modules
+        self.last = self._last() if ends else ""  # the layer that computes the only output
         masked = any(getattr(layer, "mask_zero", False) or type(layer).__name__ == "Masking" for layer in self.layers())
         for layer in self.layers():
             self._take(layer, masked=masked)
@@ -107,12 +107,12 @@ class KerasModule(nn.Module):
         return list(self.graph.function.operations)
 
     def nested(self) -> Mapping[str, KerasModule]:
-        """Models inside of the model, by the names of their layers."""
+        """The nested models, by the names of their layers."""
         found = {name: getattr(self, place) for name, place in self.names.items()}
         return {name: module for name, module in found.items() if isinstance(module, KerasModule)}
 
     def example(self, count: int = 2) -> Batch | None:
-        """Drawn inputs, where the model tells their sizes."""
+        """Random inputs; None if the model has dynamic axes other than the batch."""
         drawn = []
         for position, value in enumerate(self.graph.function.inputs):
             if any(size is None for size in value.shape[1:]):
@@ -131,7 +131,7 @@ class KerasModule(nn.Module):
         return next(iter(several)) if len(several) == 1 else tuple(several)
 
     def _take(self, layer: Any, *, masked: bool) -> None:
-        """Hold what of a layer has weights, or is random, as a module."""
+        """Add a module for a layer that has weights, or is a dropout or a nested model."""
         keras, kind = library(), type(layer).__name__
         name = _safe(layer.name, self)
         if isinstance(layer, keras.Model):
@@ -154,17 +154,17 @@ class KerasModule(nn.Module):
 
     @property
     def gives_scores(self) -> bool:
-        """Whether a softmax at the end was left out."""
+        """Whether a softmax at the end of the model was left out."""
         layer = next((layer for layer in self.layers() if layer.name == self.last), None)
         inner = self.nested().get(self.last)
         return inner.gives_scores if inner is not None else layer is not None and _is_softmax(layer)
 
     def as_in_keras(self, outputs: Any) -> Any:
-        """Outputs of this module as those of the Keras model."""
+        """The outputs of the Keras model, computed from those of this module: with the softmax that was left out."""
         return outputs.softmax(-1) if self.gives_scores else outputs
 
     def computing(self, layer: Any) -> Callable[..., Any]:
-        """What computes a layer, at the end without its softmax; channels may stand behind the batch."""
+        """A function that computes a layer, without the softmax at the end of the model; its tensors may be `Behind`."""
         ends = layer.name == self.last and layer.name not in self.nested() and _is_softmax(layer)
         if layer.name in self.converted:
             return self._converted(layer, ends=ends)
@@ -174,12 +174,12 @@ class KerasModule(nn.Module):
         return either(layer, call, self.graph.twins.get(layer.name)) or as_in_keras(call)
 
     def whole(self, layer: Any) -> Callable[..., Any]:
-        """What computes a converted layer as Keras has it."""
+        """A function that computes a converted layer with its activation, for channels-last tensors."""
         computed = self._converted(layer, ends=False)
         return lambda x: last(computed(x))
 
     def _converted(self, layer: Any, *, ends: bool) -> Callable[..., Any]:
-        """What computes a layer that is a module of torch; its activation is left out where it ends the model."""
+        """A function that computes a layer by its PyTorch module; without the activation if the layer `ends` the model."""
         kind, module = type(layer).__name__, getattr(self, self.names[layer.name])
         converter = CONVERTERS[kind]
         spatial = converter.spatial and getattr(layer, "data_format", _LAST) == _LAST
@@ -197,7 +197,7 @@ class KerasModule(nn.Module):
         return computed
 
     def _last(self) -> str:
-        """The layer that gives the only output, which no other layer reads; "" where there is none such."""
+        """The name of the layer that computes the only output, if no other layer reads it; else ""."""
         outputs = self.graph.function.outputs
         layer = outputs[0]._keras_history.operation
         is_read = any(node.operation in self.layers() for node in layer._outbound_nodes)
@@ -205,7 +205,7 @@ class KerasModule(nn.Module):
 
 
 def _is_softmax(layer: Any) -> bool:
-    """Whether a layer ends in a softmax over its last axis."""
+    """Whether a layer ends with a softmax over its last axis."""
     kind = type(layer).__name__
     if kind == "Softmax":
         return layer.axis in (-1, len(layer.output.shape) - 1)
@@ -214,6 +214,6 @@ def _is_softmax(layer: Any) -> bool:
 
 
 def _safe(name: str, module: nn.Module) -> str:
-    """A name of Keras as one that is free in a module."""
+    """A Keras name as a valid attribute name that is not used in the module yet."""
     plain = re.sub(r"\W", "_", name)
     return f"{plain}_" if hasattr(module, plain) else plain

@@ -1,4 +1,4 @@
-"""A Keras file read, by Keras alone and without running code of it; what Keras says against one, in a clear line."""
+"""Read a Keras file with Keras, without running code in it, and turn Keras' error messages into short ones."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from typing import Any
 from mirabelle.errors import UserError, first_line
 from mirabelle.sources.models.keras_model.library import library
 
-_CONFIG = "config.json"  # inside of a .keras file
-_SUFFIXES = ("_initializer", "_regularizer", "_constraint")  # of arguments that no trained layer needs
+_CONFIG = "config.json"  # inside a .keras file
+_SUFFIXES = ("_initializer", "_regularizer", "_constraint")  # suffixes of arguments that a trained layer does not need
 _SAYS_NOTHING: dict[str, Any] = {"groups": 1, "time_major": False, "renorm": False, "virtual_batch_size": None}
 _UNKNOWN_ARGUMENT = re.compile(r"Unrecognized keyword arguments passed to (\w+): (\{.*\})", re.DOTALL)
-_OWN_FUNCTION = 'make it in a function of your own that returns the Keras model, and name that: from = "./file.py:function"'
-# What Keras says -> what is wrong, and what can still be done.
+_OWN_FUNCTION = 'write a function that returns the Keras model, and give its name: from = "./file.py:function"'
+# Pattern of Keras' message -> what is wrong, and what can be done.
 _REFUSALS: tuple[tuple[str, str, str], ...] = (
     (
         r"Unknown layer: '?([\w>]+)|Could not locate class '([\w>]+)'",
-        '"{0}" is no class of Keras, and the code of a class is not in the file',
-        f"{_OWN_FUNCTION}; models and layers of Keras' own classes come in as they are",
+        '"{0}" is not a class of Keras, and the file does not contain the code of a class',
+        f"{_OWN_FUNCTION}; files with Keras' own classes can be read directly",
     ),
     (
         _UNKNOWN_ARGUMENT.pattern,
-        "this Keras knows no {1} of a {0} layer",
-        "save it again as .keras with the Keras that wrote it, the layer without them",
+        "the installed Keras does not know the argument {1} of a {0} layer",
+        "save it again as .keras with the Keras that wrote it, without these arguments",
     ),
     (
         r"(Lambda)` layer|a Python (lambda)|activation function identifier: \{'(value)'",
-        "it holds a lambda, which is code and is not run",
-        f"write a layer of Keras instead of it, or {_OWN_FUNCTION}",
+        "it contains a lambda, which is code and is not run",
+        f"use a Keras layer instead of it, or {_OWN_FUNCTION}",
     ),
-    (r"No (model config) found", "it holds weights alone, without the layers", f"save the whole model, or {_OWN_FUNCTION}"),
-    (r"(file signature not found|accessible `.keras` zip)", "it is no Keras file, or a damaged one", "fetch it again"),
+    (r"No (model config) found", "it contains only weights, without the layers", f"save the whole model, or {_OWN_FUNCTION}"),
+    (r"(file signature not found|accessible `.keras` zip)", "it is not a Keras file, or it is damaged", "fetch it again"),
 )
 
 
 def model_in(path: Path) -> Any:
     """The Keras model in a `.keras` or `.h5` file, uncompiled.
 
-    Arguments that this Keras no longer knows are left out where they say what it does anyhow, such as `groups = 1` of a
-    depthwise convolution from Keras 2.
+    Arguments that the installed Keras does not know are left out if they have no effect, such as `groups = 1` of a depthwise
+    convolution from Keras 2.
 
     Args:
         path: of the file.
 
     Raises:
-        UserError: E160 without Keras, E130 no such file, E141 one that is damaged, has code, or classes of layers or arguments
-            that this Keras does not know.
+        UserError: E160 if Keras is not installed, E130 if the file does not exist, E141 if it is damaged, contains code, or has
+            classes of layers or arguments that the installed Keras does not know.
     """
     keras = library()
     if not path.is_file():
@@ -72,7 +72,7 @@ def model_in(path: Path) -> Any:
 
 
 def _needless(error: Exception) -> tuple[str, set[str]]:
-    """The class and the arguments that Keras does not know, where all of them can be left out."""
+    """The class and the arguments that Keras does not know, if all of them can be left out; else ("", empty set)."""
     found = _UNKNOWN_ARGUMENT.search(str(error))
     given = _given(found[2]) if found else {}
     needless = all(name.endswith(_SUFFIXES) or (name in _SAYS_NOTHING and _SAYS_NOTHING[name] == given[name]) for name in given)
@@ -80,7 +80,7 @@ def _needless(error: Exception) -> tuple[str, set[str]]:
 
 
 def _given(text: str) -> dict[str, Any]:
-    """Arguments as Keras lists them; none where there are objects among them."""
+    """The arguments listed in a message of Keras; empty if they contain objects that cannot be parsed."""
     try:
         found: dict[str, Any] = ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -89,7 +89,7 @@ def _given(text: str) -> dict[str, Any]:
 
 
 def _without(path: Path, known: Mapping[str, set[str]], folder: Path) -> Path:
-    """A copy of the file whose layers of these classes lack these arguments."""
+    """A copy of the file without these arguments of these classes."""
     place = folder / path.name
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as before, zipfile.ZipFile(place, "w") as after:
@@ -106,7 +106,7 @@ def _without(path: Path, known: Mapping[str, set[str]], folder: Path) -> Path:
 
 
 def _stripped(config: Any, known: Mapping[str, set[str]]) -> Any:
-    """A config, those arguments left out of every layer in it."""
+    """A config without these arguments, in all layers within it."""
     if isinstance(config, list):
         return [_stripped(item, known) for item in config]
     if not isinstance(config, dict):
@@ -119,7 +119,7 @@ def _stripped(config: Any, known: Mapping[str, set[str]]) -> Any:
 
 
 def _refused(path: Path, error: Exception) -> UserError:
-    """What Keras says, without its listings of whole configs."""
+    """The error for an exception of Keras, without its listings of whole configs."""
     says = str(error)
     for pattern, rule, remedy in _REFUSALS:
         if match := re.search(pattern, says, re.DOTALL):

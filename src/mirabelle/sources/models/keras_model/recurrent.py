@@ -1,4 +1,4 @@
-"""Recurrent layers of Keras as modules of torch, and the way back."""
+"""Converters for the recurrent layers of Keras: to PyTorch modules, and back to configs and weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from mirabelle.sources.models.keras_model.converting import Array, Converter, Tensors, array_of, tensors_of
 
 _KINDS: dict[str, Any] = {"LSTM": nn.LSTM, "GRU": nn.GRU}
-_ORDER = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2)}  # torch's gates, told in positions of Keras'; each its own inverse
+_ORDER = {
+    "LSTM": (0, 1, 2, 3),
+    "GRU": (1, 0, 2),
+}  # PyTorch's gates by their positions in Keras; each permutation is its own inverse
 _SUFFIXES = ("_l0", "_l0_reverse")
 
 
@@ -21,14 +24,14 @@ def _reordered(rows: Tensor, kind: str) -> Tensor:
 
 
 def _is_plain(layer: Any) -> bool:
-    """Whether torch has a layer that computes the same."""
+    """Whether PyTorch has a layer that computes the same."""
     extras = layer.dropout or layer.recurrent_dropout or layer.return_state or layer.stateful
     usual = layer.activation.__name__ == "tanh" and layer.recurrent_activation.__name__ == "sigmoid"
     return not extras and usual and getattr(layer, "reset_after", True)
 
 
 def _made(layers: list[Any]) -> nn.Module | None:
-    """One module of the directions of a layer."""
+    """One PyTorch module for a recurrent layer, given one Keras layer for each direction."""
     kind = type(layers[0]).__name__
     if kind not in _KINDS or not all(_is_plain(layer) for layer in layers):
         return None
@@ -84,7 +87,7 @@ def _config_both_ways(config: Mapping[str, Any], tensors: Tensors) -> dict[str, 
     def narrowed(serialized: Any) -> Any:
         if not serialized:
             return serialized
-        kept = {key: value for key, value in serialized.items() if key != "build_config"}  # tells the widths of before
+        kept = {key: value for key, value in serialized.items() if key != "build_config"}  # contains the old widths
         return {**kept, "config": {**serialized["config"], "units": _units(tensors)}}
 
     changed = {key: narrowed(config[key]) for key in ("layer", "backward_layer") if key in config}

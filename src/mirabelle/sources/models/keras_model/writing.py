@@ -1,4 +1,4 @@
-"""A module that came from Keras, cut and trained, back into a Keras model with its new widths."""
+"""Convert a compressed module that was loaded from Keras back to a Keras model with its new widths."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from mirabelle.sources.models.native import plain_tensors
 
 
 class KerasFile(KerasModule):
-    """A Keras model that came from a file, and goes back into one."""
+    """A PyTorch module from a Keras model that can be saved as a `.keras` file again."""
 
     def write_back(self, model: nn.Module, folder: Path) -> str:
-        """`model.keras`: what steps have made of this module, for plain Keras on any backend."""
+        """Save the compressed model as `model.keras`, which Keras can load with any backend."""
         keras_model_of(self, model).save(folder / "model.keras")
         return "model.keras"
 
 
 def keras_model_of(dense: KerasModule, model: nn.Module) -> Any:
-    """The Keras model that computes what a model computes which descends from a Keras file.
+    """The Keras model that computes the same as a compressed module.
 
     Args:
-        dense: as it came from the file.
-        model: what steps have made of it; quantized weights come back as the numbers that they stand for.
+        dense: the module as it was loaded from the Keras file.
+        model: the compressed module; quantized weights are dequantized.
 
     Raises:
-        UserError: E121 when a layer that Keras itself computes was cut, or the widths do not fit together.
+        UserError: E121 if a layer that is computed by Keras was pruned, or if the widths do not fit together.
     """
-    return _rebuilt(dense, _told(model), "")
+    return _rebuilt(dense, _tensors_and_groups(model), "")
 
 
-def _told(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a model, and the groups of its convolutions, which no tensor tells."""
+def _tensors_and_groups(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a model, and the numbers of groups of its convolutions as additional tensors."""
     groups = {name: getattr(module, "groups", None) for name, module in model.named_modules()}
-    told = {f"{name}.groups": torch.tensor(count) for name, count in groups.items() if isinstance(count, int)}
-    return {**plain_tensors(model), **told}
+    counts = {f"{name}.groups": torch.tensor(count) for name, count in groups.items() if isinstance(count, int)}
+    return {**plain_tensors(model), **counts}
 
 
 def _rebuilt(dense: KerasModule, tensors: Tensors, prefix: str) -> Any:
-    """The model whose modules stand under a prefix."""
+    """The Keras model of a module whose tensors have this prefix."""
     nested = {name: _rebuilt(inner, tensors, f"{prefix}{dense.names[name]}.") for name, inner in dense.nested().items()}
     own = {name: _below(tensors, f"{prefix}{place}.") for name, place in dense.names.items() if name not in nested}
     kinds = {layer.name: type(layer).__name__ for layer in dense.layers()}
@@ -65,27 +65,27 @@ def _rebuilt(dense: KerasModule, tensors: Tensors, prefix: str) -> Any:
     try:
         made = library().models.clone_model(dense.graph.model, clone_function=copy)
     except (ValueError, TypeError) as error:
-        message = f"the new widths do not fit into the Keras model: {first_line(error)}"
-        raise UserError("E121", message, "ignore the layers that it names when channels are pruned") from error
+        message = f"the new widths do not fit the Keras model: {first_line(error)}"
+        raise UserError("E121", message, "exclude the layers in this message from pruning") from error
     for layer in made.layers:
         if layer.name in dense.converted:
             layer.set_weights(CONVERTERS[kinds[layer.name]].weights(layer.get_config(), own[layer.name]))
         elif layer.name in own and isinstance(held := getattr(dense, dense.names[layer.name]), ByKeras):
-            _set_as_they_are(layer, held, own[layer.name])
+            _set_weights(layer, held, own[layer.name])
     return made
 
 
-def _set_as_they_are(layer: Any, held: ByKeras, tensors: Tensors) -> None:
-    """Weights of a layer that Keras itself computes."""
+def _set_weights(layer: Any, held: ByKeras, tensors: Tensors) -> None:
+    """Set the weights of a layer that is computed by Keras."""
     for kind, variables in (("trained", layer.trainable_variables), ("fixed", layer.non_trainable_variables)):
         for variable, place in zip(variables, held.places[kind], strict=True):
             shape = tuple(tensors[place].shape)
             if tuple(variable.shape) != shape:
-                message = f'layer "{layer.name}" is computed by Keras as {tuple(variable.shape)}, and was cut to {shape}'
-                raise UserError("E121", message, "ignore it when channels are pruned, or go on with the ONNX file")
+                message = f'layer "{layer.name}" is computed by Keras with {tuple(variable.shape)}, and was pruned to {shape}'
+                raise UserError("E121", message, "exclude it from pruning, or use the ONNX file")
             variable.assign(tensors[place].numpy())
 
 
 def _below(tensors: Tensors, place: str) -> Tensors:
-    """Those under a name, without it."""
+    """The tensors whose names have this prefix, without the prefix."""
     return {name.removeprefix(place): tensor for name, tensor in tensors.items() if name.startswith(place)}

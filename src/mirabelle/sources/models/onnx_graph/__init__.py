@@ -1,4 +1,4 @@
-"""ONNX files, from whatever exporter, as modules of torch: they train, teach, are cut, quantized and sent out again."""
+"""Load ONNX files from any exporter as PyTorch modules, which can be trained, pruned, quantized and exported again."""
 
 from typing import TYPE_CHECKING
 

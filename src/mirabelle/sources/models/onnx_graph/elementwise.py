@@ -1,4 +1,4 @@
-"""Operators that compute every element by itself."""
+"""Elementwise ONNX operators."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def identity(_node: Node, x: Value) -> Value:
 
 @operator("Dropout")
 def dropout(node: Node, x: Tensor, _ratio: Value = None, training: Tensor | None = None) -> Value:
-    """Nothing is dropped in an inference graph, and the mask is all true."""
+    """Dropout in an inference graph: the identity, and a mask that is true everywhere."""
     if training is not None and bool(training):
         raise node.refuse("training_mode")
     return [x, torch.ones_like(x, dtype=torch.bool)] if len(node.outputs) > 1 else x
@@ -156,7 +156,7 @@ def _cast(x: Tensor, to: torch.dtype) -> Tensor:
 
 @operator("QuantizeLinear")
 def quantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-    """Codes of x / scale + zero, rounded to even and held to the range of their type."""
+    """Integer codes round(x / scale) + zero, rounded half to even and clamped to the range of their type."""
     kind = zero.dtype if zero is not None else type_of(node["output_dtype"], node) if node["output_dtype"] else torch.uint8
     codes = torch.round(x / _along(node, x, scale))
     if zero is not None:
@@ -173,9 +173,9 @@ def dequantize(node: Node, codes: Tensor, scale: Tensor, zero: Tensor | None = N
 
 
 def _along(node: Node, x: Tensor, part: Tensor) -> Tensor:
-    """One number for the tensor, or one for every place of an axis."""
+    """A scale or zero point, shaped so that it broadcasts: one for the whole tensor, or one for every index of an axis."""
     if node["block_size"]:
-        raise node.refuse("scales of blocks")
+        raise node.refuse("blockwise scales")
     if part.numel() == 1:
         return part.reshape(())
     return part.reshape([-1 if axis == node["axis"] % x.ndim else 1 for axis in range(x.ndim)])

@@ -1,4 +1,4 @@
-"""Nodes with constant weights as modules of torch, so that every step finds the layers it knows."""
+"""PyTorch layers for ONNX nodes with constant weights, so that all compression steps find the layers they know."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _NORMS: dict[int, Any] = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3
 
 
 class Bordered(nn.Module):
-    """A convolution whose map gets other borders on one side than on the other, or as many as its size asks for.
+    """A convolution with asymmetric padding, or with padding that depends on the input size.
 
     Args:
-        node: tells the borders.
-        layer: pads nothing itself.
+        node: the ONNX node, which defines the padding.
+        layer: the convolution, without padding.
     """
 
     def __init__(self, node: Node, layer: Any) -> None:
@@ -58,7 +58,7 @@ def _conv(node: Node, weights: Weights) -> Any:
 
 
 def _fixed_pads(node: Node, kernel: list[int], strides: list[int], dilations: list[int]) -> Pairs | None:
-    """The borders where no size of a map decides about them."""
+    """The padding, if it does not depend on the input size; else None."""
     if (node["auto_pad"] or "NOTSET") in ("NOTSET", "VALID") or all(stride == 1 for stride in strides):
         return pads_of(node, [1 << 20] * len(kernel), kernel, strides, dilations)
     return None
@@ -136,12 +136,12 @@ MADE: dict[str, Callable[[Node, Weights], Any]] = {
 
 
 def module_of(node: Node, weights: Weights, rank: int | None) -> nn.Module | None:
-    """The module that computes a node whose inputs but the first are these constants; None where torch has no such layer.
+    """The PyTorch layer that computes a node with constant weights; None if PyTorch has no such layer.
 
     Args:
-        node: of a kind in `MADE`, or a batch norm.
-        weights: the inputs after the first.
-        rank: dimensions of the first input, where they are known.
+        node: of a kind in `MADE`, or a BatchNormalization.
+        weights: the constant inputs, which are all inputs except the first.
+        rank: number of dimensions of the first input, if known.
     """
     if not weights or weights[0] is None or not weights[0].is_floating_point():
         return None
@@ -153,12 +153,12 @@ def module_of(node: Node, weights: Weights, rank: int | None) -> nn.Module | Non
 
 def _two(weights: Weights) -> tuple[Tensor, Tensor | None]:
     weight = weights[0]
-    assert weight is not None, "held by module_of"
+    assert weight is not None, "checked by module_of"
     return weight, weights[1] if len(weights) > 1 else None
 
 
 def _filled(layer: Any, weight: Tensor, bias: Tensor | None) -> Any:
-    """The layer with these weights, in eval mode."""
+    """The layer in evaluation mode, after copying these weights into it."""
     layer.weight.copy_(weight.float())
     if bias is not None:
         layer.bias.copy_(bias.float())

@@ -1,4 +1,4 @@
-"""From a file to a module that has been seen to compute what ONNX Runtime computes."""
+"""Load an ONNX file as a PyTorch module, and check that it computes the same values as ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from mirabelle.runtime.signature import drawn_inputs
 from mirabelle.sources.models.onnx_graph.module import OnnxModule
 from mirabelle.sources.models.onnx_graph.nodes import REMEDY
 
-_LENGTHS = (16, 32, 64, 224, 8)  # tried for free axes other than the batch, until ONNX Runtime takes one
+_LENGTHS = (16, 32, 64, 224, 8)  # sizes tried for dynamic axes other than the batch, until ONNX Runtime accepts one
 _SAMPLES = 2
 _TOLERANCE, _SMALL = 1e-3, 1e-5
 
 
 def module_from_onnx(path: Path, outputs: Sequence[str] = ()) -> OnnxModule:
-    """The module of an ONNX file, once it has given the same as ONNX Runtime for drawn inputs.
+    """A PyTorch module from an ONNX file, checked against ONNX Runtime with random inputs.
 
     Args:
-        path: of the file; weights beside it are read from its folder.
-        outputs: names of the values that the module gives, in order, wherever they stand in the graph; by default its outputs.
+        path: of the file; external weights are read from its folder.
+        outputs: names of values anywhere in the graph that the module returns, in this order; by default the graph's outputs.
 
     Raises:
-        UserError: E130 no such file, E141 a damaged one, E121 operators that are not covered, or other outputs than those of
-            ONNX Runtime, E112 no value of such a name.
+        UserError: E130 if the file does not exist, E141 if it is damaged, E121 if it has unsupported operators, or if the
+            outputs of the module and of ONNX Runtime differ, E112 if the graph has no value of a name in `outputs`.
     """
     if not path.is_file():
         raise UserError("E130", f"no model at {path}", "check the path")
@@ -39,7 +39,7 @@ def module_from_onnx(path: Path, outputs: Sequence[str] = ()) -> OnnxModule:
         proto = onnx.load(path)
         onnx.checker.check_model(proto)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
-        raise UserError("E141", f"{path} is no sound ONNX file: {error}", "export it again") from error
+        raise UserError("E141", f"{path} is not a valid ONNX file: {error}", "export it again") from error
     proto = _ending_in(proto, outputs) if outputs else proto
     module = OnnxModule(proto)
     _check_equal(module, proto)
@@ -47,7 +47,7 @@ def module_from_onnx(path: Path, outputs: Sequence[str] = ()) -> OnnxModule:
 
 
 def _ending_in(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """The graph with these values as its outputs, and the nodes that they need."""
+    """The model with these values as its outputs, and only the nodes that they need."""
     made = {name: onnx.ValueInfoProto(name=name) for node in proto.graph.node for name in node.output if name}
     made |= {value.name: value for value in (*proto.graph.value_info, *proto.graph.output)}
     for name in names:
@@ -67,23 +67,24 @@ def _ending_in(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
 
 
 def _check_equal(module: OnnxModule, proto: onnx.ModelProto) -> None:
-    """Raise unless the module gives what ONNX Runtime gives."""
+    """Raise an error unless the module computes the same values as ONNX Runtime."""
     session = Session(proto.SerializeToString(), threads=torch.get_num_threads())
     refused: Exception = ValueError("no lengths")
     for inputs in _drawn(module):
         try:
             due = _run(session, inputs, module.fixed_batch or _SAMPLES)
-        except Exception as error:  # noqa: BLE001 (whatever the runtime raises for lengths that it does not take)
+        except Exception as error:  # noqa: BLE001 (the runtime may raise anything for sizes that do not fit)
             refused = error
             continue
         _compare(module, inputs, due)
         return
     reason = first_line(refused)
-    raise UserError("E121", f"ONNX Runtime runs the file on no drawn input: {reason}", "fix its free axes, all but the batch")
+    message = f"ONNX Runtime cannot run the file with random inputs: {reason}"
+    raise UserError("E121", message, "export it with fixed sizes for all axes except the batch")
 
 
 def _drawn(module: OnnxModule) -> Iterator[dict[str, Array]]:
-    """Inputs of the shapes that the file tells, free axes of one length after the other; twice as many as a fixed batch has."""
+    """Random inputs, with one size after the other for dynamic axes; if the batch is fixed, twice as many samples."""
     count = 2 * module.fixed_batch if module.fixed_batch else _SAMPLES
     for length in _LENGTHS:
         sized = [
@@ -96,7 +97,7 @@ def _drawn(module: OnnxModule) -> Iterator[dict[str, Array]]:
 
 
 def _run(session: Session, inputs: Mapping[str, Array], batch: int) -> list[Array]:
-    """What ONNX Runtime gives, so many samples at a time."""
+    """The outputs of ONNX Runtime, computed in batches of this size."""
     count = len(next(iter(inputs.values())))
     parts = [
         session.run({name: array[start : start + batch] for name, array in inputs.items()}) for start in range(0, count, batch)
@@ -111,7 +112,7 @@ def _compare(module: OnnxModule, inputs: Mapping[str, Array], due: list[Array]) 
     except UserError:
         raise
     except Exception as error:
-        message = f"the ONNX graph cannot be computed in torch: {first_line(error)}"
+        message = f"the ONNX graph cannot be computed in PyTorch: {first_line(error)}"
         raise UserError("E121", message, REMEDY) from error
     outputs = found if isinstance(found, tuple) else (found,)
     for name, one, other in zip(module.output_names, outputs, due, strict=True):
@@ -121,4 +122,5 @@ def _compare(module: OnnxModule, inputs: Mapping[str, Array], due: list[Array]) 
             gap = float((one.double() - expected.double()).abs().max())
             apart = f"values by {gap:.3g}" if not gap <= _TOLERANCE * float(expected.double().abs().max()) + _SMALL else None
         if apart is not None:
-            raise UserError("E121", f'output "{name}" of the ONNX graph differs in torch from ONNX Runtime: {apart}', REMEDY)
+            message = f'output "{name}" of the ONNX graph differs between PyTorch and ONNX Runtime: {apart}'
+            raise UserError("E121", message, REMEDY)

@@ -1,4 +1,4 @@
-"""Nodes of an ONNX graph, and the table of what computes them."""
+"""Nodes of an ONNX graph, and the tables of the functions that compute them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mirabelle.sources.models.onnx_graph.values import Value
 
 Function: TypeAlias = Callable[..., Value]  # (node, *inputs) -> the output, or a list of several
 TABLE: dict[str, Function] = {}
-ON_INTEGERS: dict[str, Function] = {}  # the same for inputs that are all integers, so that shapes stay integers
+ON_INTEGERS: dict[str, Function] = {}  # functions for nodes whose inputs are all shape integers
 
 _TYPES: dict[int, torch.dtype] = {
     onnx.TensorProto.FLOAT: torch.float32, onnx.TensorProto.UINT8: torch.uint8, onnx.TensorProto.INT8: torch.int8,
@@ -34,11 +34,11 @@ class Node:
     """One operator of a graph.
 
     Args:
-        kind: of the operator, such as "Conv".
-        name: by which people know it.
-        inputs: names of values; "" for one that is left out.
-        outputs: names of values; "" for one that nobody reads.
-        attributes: with the defaults of the standard; tensors as torch tensors.
+        kind: type of the operator, such as "Conv".
+        name: of the node, for messages.
+        inputs: names of values; "" for an optional input that is missing.
+        outputs: names of values; "" for an output that is not used.
+        attributes: including the defaults of the standard; tensors are PyTorch tensors.
         version: of the operator set.
     """
 
@@ -53,18 +53,18 @@ class Node:
         return self.attributes.get(attribute)
 
     def refuse(self, what: str) -> UserError:
-        """The mistake of a node that is known, but not in this form."""
-        return UserError("E121", f'{self.kind} "{self.name}" is not covered: {what}', REMEDY)
+        """The error for a node whose operator is supported, but not with these attributes or inputs."""
+        return UserError("E121", f'{self.kind} "{self.name}" is not supported with {what}', REMEDY)
 
 
 REMEDY = (
-    "pack, bench and verify take the file as it is; to train or cut it, export it again without that, or end the graph before "
-    'it: [model] arguments = { outputs = ["name of a value"] }'
+    "`mirabelle pack`, `bench` and `verify` accept the file; to train or prune it, export it without that, or end the graph "
+    'before it: [model] arguments = { outputs = ["name of a value"] }'
 )
 
 
 def operator(*kinds: str) -> Callable[[Function], Function]:
-    """Enter a function into the table."""
+    """A decorator that registers a function for operators of these kinds."""
 
     def enter(function: Function) -> Function:
         TABLE.update(dict.fromkeys(kinds, function))
@@ -74,7 +74,7 @@ def operator(*kinds: str) -> Callable[[Function], Function]:
 
 
 def on_integers(*kinds: str) -> Callable[[Function], Function]:
-    """Enter a function into the table for integers."""
+    """A decorator that registers a function for operators of these kinds whose inputs are all shape integers."""
 
     def enter(function: Function) -> Function:
         ON_INTEGERS.update(dict.fromkeys(kinds, function))
@@ -84,7 +84,7 @@ def on_integers(*kinds: str) -> Callable[[Function], Function]:
 
 
 def node_of(proto: onnx.NodeProto, version: int, position: int) -> Node:
-    """A node as it stands in a file, its attributes with their defaults."""
+    """A node of a file, with the default values of its attributes."""
     attributes: dict[str, Any] = {}
     if onnx.defs.has(proto.op_type, ""):
         schema = onnx.defs.get_schema(proto.op_type, version)
@@ -99,7 +99,7 @@ def node_of(proto: onnx.NodeProto, version: int, position: int) -> Node:
 
 
 def tensor_from(proto: onnx.TensorProto) -> torch.Tensor:
-    """A tensor of the file."""
+    """A tensor of the file as a PyTorch tensor."""
     array = onnx.numpy_helper.to_array(proto)
     if proto.data_type == onnx.TensorProto.BFLOAT16:
         return torch.from_numpy(array.astype(np.float32)).bfloat16()
@@ -107,9 +107,9 @@ def tensor_from(proto: onnx.TensorProto) -> torch.Tensor:
 
 
 def type_of(code: int, node: Node) -> torch.dtype:
-    """The type that the standard numbers `code`."""
+    """The PyTorch dtype of an ONNX data type, given by its number."""
     if code not in _TYPES:
-        raise node.refuse(f"values of type {code}")
+        raise node.refuse(f"data type {code}")
     return _TYPES[code]
 
 

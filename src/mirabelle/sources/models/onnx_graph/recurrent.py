@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN nodes as modules of torch."""
+"""PyTorch layers for the ONNX operators LSTM, GRU and RNN."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor, nn
 from mirabelle.sources.models.onnx_graph.nodes import Node
 from mirabelle.sources.models.onnx_graph.values import Value
 
-_GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}  # torch's order, told in positions of the standard's
+_GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}  # PyTorch's gates by their positions in ONNX
 _KINDS: dict[str, Any] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
 _ACTIVATIONS = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh"), "RNN": ("tanh",)}
 
 
 class Recurrent(nn.Module):
-    """One recurrent layer, its outputs laid out as the standard has them: (time, directions, batch, hidden), last states.
+    """One recurrent layer with the outputs of the ONNX operator: (time, directions, batch, hidden), and the last states.
 
     Args:
         node: of kind LSTM, GRU or RNN.
         weights: W (directions, gates · hidden, width), R (directions, gates · hidden, hidden), B or None.
 
     Raises:
-        UserError: E121 for activations, peepholes or layouts that torch's layers do not have.
+        UserError: E121 for activations, peepholes or layouts that PyTorch's layers do not have.
     """
 
     def __init__(self, node: Node, weights: Sequence[Tensor | None]) -> None:
@@ -33,7 +33,7 @@ class Recurrent(nn.Module):
         assert into is not None, "a recurrent node has weights"
         assert recurrent is not None, "a recurrent node has weights"
         self._backwards, both = node["direction"] == "reverse", node["direction"] == "bidirectional"
-        _hold(node, directions=2 if both else 1)
+        _check_supported(node, directions=2 if both else 1)
         hidden = recurrent.shape[2]
         self.rnn = _KINDS[node.kind](into.shape[2], hidden, bias=bias is not None, bidirectional=both)
         self._hidden, self._directions = hidden, 2 if both else 1
@@ -60,14 +60,14 @@ class Recurrent(nn.Module):
         getattr(self.rnn, name).copy_(torch.cat([gates[k] for k in _GATES[node.kind]]).float())
 
 
-def _hold(node: Node, *, directions: int) -> None:
+def _check_supported(node: Node, *, directions: int) -> None:
     asked = tuple(str(name).lower() for name in node["activations"] or ())
     if asked and asked != _ACTIVATIONS[node.kind] * directions:
         raise node.refuse(f"activations {asked}")
     if node["clip"] or node["input_forget"] or node["layout"]:
-        raise node.refuse("clip, input_forget or a layout with the batch first")
+        raise node.refuse("clip, input_forget or a batch-first layout")
     if node.kind == "GRU" and not node["linear_before_reset"]:
-        raise node.refuse("a GRU that resets before its matrix product (linear_before_reset = 0), which torch does not have")
+        raise node.refuse("linear_before_reset = 0, which PyTorch's GRU does not have")
     if len(node.inputs) > 4 and node.inputs[4]:  # noqa: PLR2004 (the fifth input)
         raise node.refuse("sequence lengths")
     if len(node.inputs) > 7 and node.inputs[7]:  # noqa: PLR2004 (the eighth)

@@ -1,4 +1,4 @@
-"""Operators that sum, compare and order elements, or multiply tensors that both depend on the input."""
+"""ONNX operators for reductions, sorting, softmax, normalization, and products of two non-constant tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mirabelle.sources.models.onnx_graph.nodes import Node, operator
 from mirabelle.sources.models.onnx_graph.shaping import axes_of
 from mirabelle.sources.models.onnx_graph.values import Value, integers_of, tensor_of
 
-_LAST_AXIS = 13  # operator set from which softmax is over one axis instead of all from there on
+_LAST_AXIS = 13  # from this operator set on, softmax is over one axis instead of all axes from `axis` on
 
 
 def _product(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:  # noqa: FBT001 (as the others)
@@ -43,7 +43,7 @@ def reduce(node: Node, x: Value, axes: Value = None) -> Value:
             return x
         found = tuple(range(x.ndim))
     if x.numel() == 0 and node.kind in ("ReduceMax", "ReduceMin"):
-        raise node.refuse("the largest of nothing")
+        raise node.refuse("an empty tensor")
     return _REDUCTIONS[node.kind](x, found, bool(node["keepdims"])).to(x.dtype)
 
 
@@ -92,7 +92,9 @@ def cumulated_product(node: Node, x: Tensor, axis: Value) -> Tensor:
 @operator("TopK")
 def largest(node: Node, x: Tensor, count: Value = None) -> list[Tensor]:
     k = node["k"] if count is None else integers_of(count)[0]
-    found = torch.sort(x, stable=True, dim=node["axis"], descending=node["largest"] != 0)  # of equals the first
+    found = torch.sort(
+        x, stable=True, dim=node["axis"], descending=node["largest"] != 0
+    )  # among equal elements the first comes first
     return [part.narrow(node["axis"], 0, k) for part in (found.values, found.indices)]
 
 
@@ -115,7 +117,7 @@ def einsum(node: Node, *parts: Tensor) -> Tensor:
 @operator("LayerNormalization")
 def layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
     if len([name for name in node.outputs if name]) > 1:
-        raise node.refuse("its mean and deviation as outputs")
+        raise node.refuse("mean and standard deviation as outputs")
     shape = x.shape[node["axis"] % x.ndim :]
     if scale.shape != shape or (bias is not None and bias.shape != shape):
         plain = F.layer_norm(x, shape, eps=node["epsilon"]) * scale

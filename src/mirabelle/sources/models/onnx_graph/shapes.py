@@ -1,4 +1,4 @@
-"""Operators on integers: how files compute shapes from shapes."""
+"""ONNX operators on shape integers, with which files compute shapes from shapes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PAIRS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _each(function: Callable[..., Any], *parts: Integers) -> Integers:
-    """A function of single integers, over arrays that are broadcast."""
+    """Apply a function of single integers elementwise to arrays, with broadcasting."""
     spread = np.broadcast_arrays(*parts)
     return integers([function(*items) for items in zip(*(part.flat for part in spread), strict=True)], spread[0].shape)
 
@@ -116,7 +116,7 @@ def gather(node: Node, x: Integers, index: Integers) -> Integers:
 
 
 def integers_at(x: Integers, index: Integers, axis: int) -> Integers:
-    """Elements of integers at places along an axis."""
+    """Elements of an array of integers at these indices along an axis."""
     found = np.take(x, index.astype(int), axis)
     return found if isinstance(found, np.ndarray) else integers(found)
 

@@ -1,4 +1,4 @@
-"""Operators that move elements, or tell and make shapes."""
+"""ONNX operators that move elements, or read and create shapes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate",
 
 
 def axes_of(node: Node, axes: Value) -> tuple[int, ...] | None:
-    """Axes as an input has them or, in older files, an attribute."""
+    """The axes of an operator, from an input or, in older operator sets, from an attribute."""
     found = node["axes"] if axes is None else integers_of(axes)
     return None if found is None else tuple(int(axis) for axis in found)
 
@@ -34,7 +34,7 @@ def constant(node: Node) -> Any:
         if (found := node[name]) is not None:
             kind = {"value_float": torch.float32, "value_floats": torch.float32}.get(name, torch.int64)
             return found if isinstance(found, Tensor) else torch.tensor(found, dtype=kind)
-    raise node.refuse("a constant of text or of sparse values")
+    raise node.refuse("text or sparse values")
 
 
 @operator("Shape")
@@ -120,7 +120,7 @@ def slice_(node: Node, x: Tensor, *bounds: Value) -> Tensor:
 
 
 def _backwards(begin: int, stop: int, stride: int, length: int) -> list[int]:
-    """Indices of a slice whose stride is negative; an end before the first element means that it takes part."""
+    """The indices of a slice with a negative step; if the end is before the first element, that is included."""
     return list(range(length))[slice(begin, None if stop < -length else stop, stride)]
 
 
@@ -230,7 +230,7 @@ def pad(node: Node, x: Tensor, pads: Value = None, value: Value = None, axes: Va
         return F.pad(x, flat, value=fill or 0)
     if any(side < 0 for pair in pairs.values() for side in pair):
         raise node.refuse(f"negative widths in mode {mode}")
-    for axis, (before, after) in pairs.items():  # torch pads one to three last axes; one at a time any
+    for axis, (before, after) in pairs.items():  # these modes of F.pad work on the last axes only
         if before or after:
             moved = x.movedim(axis, -1)
             rows = moved.reshape(1, -1, moved.shape[-1])
@@ -276,12 +276,12 @@ def non_zero(_node: Node, x: Value) -> Tensor:
 
 @operator("Resize", "Upsample")
 def resize(node: Node, x: Tensor, *rest: Value) -> Tensor:
-    """Nearest, linear and cubic interpolation in the forms that torch has."""
+    """Nearest, linear and cubic interpolation, in the variants that PyTorch has."""
     scales, sizes = (rest[0], None) if len(rest) == 1 else (rest[1], rest[2] if len(rest) > 2 else None)  # noqa: PLR2004
     scales = node["scales"] if scales is None and sizes is None else scales
     how, mode = node["coordinate_transformation_mode"] or "asymmetric", node["mode"]
     if node["axes"] or node["antialias"] or node["keep_aspect_ratio_policy"] not in (None, "stretch"):
-        raise node.refuse("resizing of chosen axes, with antialias, or of kept proportions")
+        raise node.refuse("axes, antialias or keep_aspect_ratio_policy")
     if sizes is not None:
         target: list[Any] = list(integers_of(sizes))[2:]
         factors = None
@@ -295,7 +295,7 @@ def resize(node: Node, x: Tensor, *rest: Value) -> Tensor:
     if name is None or how not in ("half_pixel", "pytorch_half_pixel", "align_corners"):
         raise node.refuse(f"mode {mode} with coordinates {how} over {x.ndim - 2} axes")
     if (mode == "cubic" and abs(node["cubic_coeff_a"] + 0.75) > 1e-6) or node["exclude_outside"]:  # noqa: PLR2004 (torch's)
-        raise node.refuse("cubic weights other than those of a = -0.75")
+        raise node.refuse("cubic_coeff_a other than -0.75, or exclude_outside")
     aligned = how == "align_corners"
     whole = factors is None or all(float(size * factor).is_integer() for size, factor in zip(x.shape[2:], factors, strict=True))
     if (aligned and not whole) or (how == "pytorch_half_pixel" and 1 in target):

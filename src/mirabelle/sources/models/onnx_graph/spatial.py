@@ -1,4 +1,4 @@
-"""Convolutions, pooling and norms over maps: as functions of weights, and how the standard pads them."""
+"""ONNX operators over feature maps as functions: convolution, pooling, normalization; and the padding of the standard."""
 
 from __future__ import annotations
 
@@ -22,15 +22,19 @@ Pairs = list[tuple[int, int]]
 
 
 def spread(node: Node, name: str, count: int) -> list[int]:
-    """An attribute with a number for each axis of a map; ones by default."""
+    """An attribute with one number for each spatial axis; ones by default."""
     return list(node[name] or [1] * count)
 
 
 def pads_of(node: Node, sizes: Any, kernel: list[int], strides: list[int], dilations: list[int]) -> Pairs:
-    """(before, after) for every axis of a map, as the node names them or its mode asks for.
+    """The padding (before, after) of every spatial axis, from the node's `pads` or computed for its `auto_pad`.
 
     Args:
-        sizes: of the map.
+        node: a convolution or pooling.
+        sizes: spatial sizes of the input.
+        kernel: kernel size for each axis.
+        strides: for each axis.
+        dilations: for each axis.
     """
     mode = node["auto_pad"] or "NOTSET"
     if mode == "VALID":
@@ -47,20 +51,20 @@ def pads_of(node: Node, sizes: Any, kernel: list[int], strides: list[int], dilat
 
 
 def padded(x: Tensor, pads: Pairs, value: float = 0.0) -> Tensor:
-    """The map with borders of one value."""
+    """The feature map, padded with a constant value."""
     if not any(itertools.chain(*pads)):
         return x
     return F.pad(x, list(itertools.chain(*reversed(pads))), value=value)
 
 
 def is_even(pads: Pairs) -> bool:
-    """Whether every axis is padded alike on both sides, by no negative width."""
+    """Whether the padding of every axis is symmetric and not negative."""
     return all(before == after and before >= 0 for before, after in pads)
 
 
 @operator("Conv")
 def convolution(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Value:
-    """With weights that are computed; constant ones become a module."""
+    """A convolution whose weight is not constant; one with a constant weight becomes a PyTorch layer."""
     count = x.ndim - 2
     strides, dilations = (spread(node, name, count) for name in ("strides", "dilations"))
     pads = pads_of(node, x.shape[2:], list(weight.shape[2:]), strides, dilations)
@@ -94,7 +98,7 @@ def max_pool(node: Node, x: Tensor) -> Value:
     strides, dilations = (spread(node, name, count) for name in ("strides", "dilations"))
     pads = pads_of(node, x.shape[2:], kernel, strides, dilations)
     if len([name for name in node.outputs if name]) > 1:
-        raise node.refuse("its indices as a second output")
+        raise node.refuse("indices as a second output")
     pool: Any = _MAX_POOLS[x.ndim]
     if not x.is_floating_point():
         return _max_of_integers(node, x)
@@ -121,7 +125,7 @@ def average_pool(node: Node, x: Tensor) -> Value:
         return pool(x, kernel, strides, [before for before, _ in pads], ceil_mode=ceil, count_include_pad=includes)
     if ceil:
         raise node.refuse("uneven padding or dilation with ceil_mode")
-    # Sums over sums of ones: what counts are the places of the map, and with count_include_pad those of its borders.
+    # Divide sums by counts: positions of the map count, and with count_include_pad those of the padding, too.
     window = torch.ones(1, 1, *kernel, dtype=x.dtype, device=x.device)
     convolve: Any = _CONVOLUTIONS[x.ndim]
 
@@ -185,6 +189,6 @@ def instance_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 @operator("GroupNormalization")
 def group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     groups = node["num_groups"]
-    if scale.shape[0] != x.shape[1]:  # operator set 18 has one number a group
+    if scale.shape[0] != x.shape[1]:  # operator set 18 has one scale for each group
         scale, bias = (part.repeat_interleave(x.shape[1] // groups) for part in (scale, bias))
     return F.group_norm(x, groups, scale, bias, node["epsilon"])

@@ -1,7 +1,7 @@
-"""What flows along the edges of an ONNX graph: tensors, and integers that shapes are made of.
+"""The values of an ONNX graph: tensors, and shape integers.
 
-Shapes, and what is asked about them, stay Python integers and booleans in NumPy arrays of objects, so that a free batch axis
-stays free when torch traces the module.
+Shapes, and values computed from shapes, are Python integers and booleans in NumPy object arrays, so that a dynamic batch axis
+stays dynamic when PyTorch traces the module.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Integers: TypeAlias = npt.NDArray[np.object_]  # of int, bool, or torch.SymInt, which stands for an int while a module is traced
-Value: TypeAlias = Any  # a Tensor, Integers, or None for an input that is left out
+Integers: TypeAlias = npt.NDArray[np.object_]  # elements are int, bool, or torch.SymInt during a trace
+Value: TypeAlias = Any  # a Tensor, Integers, or None for a missing optional input
 _MOST, _MOST_AXES = 64, 2
 
 
 def is_integers(value: Value) -> bool:
-    """Whether a value is integers rather than a tensor."""
+    """Whether a value is an array of shape integers, not a tensor."""
     return isinstance(value, np.ndarray)
 
 
 def integers(items: Any, shape: tuple[int, ...] | None = None) -> Integers:
-    """Integers with a shape; by default one axis over a sequence, or none for a single one."""
+    """An array of shape integers; by default a sequence has one axis, and a single integer none."""
     if not isinstance(items, (tuple, list)):
         items, shape = (items,), () if shape is None else shape
     found = np.empty(len(items), dtype=object)
@@ -33,12 +33,12 @@ def integers(items: Any, shape: tuple[int, ...] | None = None) -> Integers:
 
 
 def integers_of(value: Value) -> tuple[Any, ...]:
-    """The integers of a value, in order."""
+    """The integers of a value as a flat tuple."""
     return tuple(value.flat) if is_integers(value) else tuple(int(item) for item in value.flatten().tolist())
 
 
 def tensor_of(value: Value, like: Tensor | None = None) -> Tensor:
-    """A value as a tensor, integers as int64 on the device of `like`."""
+    """A value as a tensor; shape integers become int64 (or bool) on the device of `like`."""
     if isinstance(value, Tensor):
         return value
     device, items = None if like is None else like.device, value.flatten().tolist()
@@ -51,7 +51,7 @@ def tensor_of(value: Value, like: Tensor | None = None) -> Tensor:
 
 
 def simplified(tensor: Tensor) -> Value:
-    """A constant as integers where it can be part of a shape, else as it is."""
+    """A constant as shape integers if it is a small int64 tensor, else the tensor itself."""
     if tensor.dtype != torch.int64 or tensor.ndim > _MOST_AXES or tensor.numel() > _MOST:
         return tensor
     return integers(tensor.flatten().tolist(), tuple(tensor.shape))
