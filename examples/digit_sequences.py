@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle import Task
-from mirabelle.task.preprocessing.sound import Sound, samples_of
+from mirabelle.task.preprocessing import Sound, wav_samples
 
 RATE, SECONDS, MOST = 8000, 3.5, 6  # samples a second, of a sequence, digits in it
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
@@ -62,7 +62,7 @@ def sequences(folder: Path, split: str, sound: Sound) -> tuple[np.ndarray, np.nd
     """(log-mel features, digits + 1 padded with -100): recordings of a drawn speaker with drawn pauses, as many as fit."""
     generator = np.random.default_rng(list(SPLITS).index(split))
     recordings = {
-        (speaker, digit): [samples_of(folder / f"{digit}_{speaker}_{k}.wav", RATE) for k in SPLITS[split]]
+        (speaker, digit): [wav_samples(folder / f"{digit}_{speaker}_{k}.wav", RATE) for k in SPLITS[split]]
         for speaker in SPEAKERS
         for digit in range(10)
     }

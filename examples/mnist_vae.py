@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle import Task
-from mirabelle.sources.datasets.mnist import mnist
-from mirabelle.task.batch import Samples
+from mirabelle.sources import task_from
+from mirabelle.task import Samples
 from mirabelle.task.preprocessing import Image
 
 PIXELS, LATENT = 784, 16
@@ -65,7 +65,7 @@ def reconstruction(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def pictures(data_dir: Path) -> Task:
     """Images as they are, to be given back."""
-    digits = mnist(data_dir)
+    digits = task_from("mnist", {}, data_folder=data_dir, folder=Path())
     scale = digits.preprocessing
 
     def both(samples: Samples) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle import Generation, Task
-from mirabelle.task.metric import Metric
+from mirabelle.task import Metric
 
 TOKENS, LENGTH, HEAD = 4000, 28, 32  # known, of a caption at most, numbers a head
 PAD, BEGIN, END = range(3)

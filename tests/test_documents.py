@@ -189,3 +189,29 @@ def test_the_public_names_are_there() -> None:
         assert getattr(mirabelle, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'squeeze'"):
         mirabelle.squeeze  # noqa: B018
+
+
+PUBLIC_MODULES = {
+    "mirabelle.errors",
+    "mirabelle.step",
+    "mirabelle.sources.zoo",
+}  # contracts, and the networks that recipes name
+
+
+def test_documents_and_examples_use_only_what_packages_export() -> None:
+    """`from package import name`, with a name in the package's `__all__`; nothing out of a file of a package."""
+    pages = [ROOT / "README.md", *ROOT.glob("docs/*.md")]
+    sources = {path.name: "\n".join(blocks(str(path.relative_to(ROOT)), "python")) for path in pages}
+    sources |= {path.name: path.read_text("utf-8") for path in ROOT.glob("examples/*.py")}
+    private = []
+    for name, text in sources.items():
+        for module, names in re.findall(r"from (mirabelle[\w.]*) import ([^\n(]+|\([^)]*\))", text):
+            if module not in PUBLIC_MODULES:
+                exported = getattr(importlib.import_module(module), "__all__", ())
+                wanted = re.findall(r"\w+", re.sub(r"#.*", "", names))
+                private += [f"{name}: {module}.{word}" for word in wanted if word not in (*exported, "as")]
+        for use in re.findall(r"(?<!from )(mirabelle\.[\w.]*\.[\w.]+)\(", text):
+            module, _, word = use.rpartition(".")
+            if word not in getattr(importlib.import_module(module), "__all__", ()):
+                private.append(f"{name}: {use}")
+    assert not private

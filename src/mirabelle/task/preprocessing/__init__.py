@@ -7,9 +7,9 @@ the same bits.
 from mirabelle.task.preprocessing.characters import Characters
 from mirabelle.task.preprocessing.image import Image
 from mirabelle.task.preprocessing.raw_inputs import Preprocessing
-from mirabelle.task.preprocessing.sound import Sound
+from mirabelle.task.preprocessing.sound import Sound, wav_samples
 from mirabelle.task.preprocessing.stored import from_json, to_json
 from mirabelle.task.preprocessing.table import Table
 from mirabelle.task.preprocessing.text import Text
 
-__all__ = ["Characters", "Image", "Preprocessing", "Sound", "Table", "Text", "from_json", "to_json"]
+__all__ = ["Characters", "Image", "Preprocessing", "Sound", "Table", "Text", "from_json", "to_json", "wav_samples"]

@@ -106,7 +106,7 @@ class Sound(Preprocessing):
         Raises:
             UserError: E130 when it is not there, E131 when it is no such file, or of another rate.
         """
-        return self.scaled(self.logarithms(samples_of(path, self.rate)))
+        return self.scaled(self.logarithms(wav_samples(path, self.rate)))
 
     def scaled(self, values: Array) -> Array:
         """Logarithms (..., mels, frames) as model inputs."""
@@ -142,7 +142,7 @@ class Sound(Preprocessing):
         return {**data, **scaling.to_data(self.mean, self.deviation)}
 
 
-def samples_of(path: Path, rate: int | None = None) -> Array:
+def wav_samples(path: Path, rate: int | None = None) -> Array:
     """A .wav file as samples in [−1, 1], (samples,), its channels averaged.
 
     Raises:
@@ -155,7 +155,7 @@ def samples_of(path: Path, rate: int | None = None) -> Array:
 
 
 def read_wav(path: Path) -> tuple[int, Array]:
-    """(samples a second, samples in [−1, 1]) of a .wav file; errors as of `samples_of`."""
+    """(samples a second, samples in [−1, 1]) of a .wav file; errors as of `wav_samples`."""
     from scipy.io import wavfile
 
     if not path.is_file():
