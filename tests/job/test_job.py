@@ -89,8 +89,8 @@ def test_the_report_has_the_keys_that_others_rely_on(done: Result) -> None:
 
 
 def test_the_page_is_self_contained_and_escapes_names(mlp: nn.Module, blobs: Task, tmp_path: Path) -> None:
-    blobs.name = "<script>alert(1)</script>"
-    result = compress(mlp, blobs, [quantize.Static()], out=tmp_path / "run")
+    task = blobs.replace(name="<script>alert(1)</script>")
+    result = compress(mlp, task, [quantize.Static()], out=tmp_path / "run")
     page = (result.folder / "report.html").read_text("utf-8")
     assert "<script" not in page
     assert "&lt;script&gt;" in page
