@@ -36,7 +36,7 @@ from mirabelle.inspection.measure import multiply_accumulates
 from mirabelle.prune.skipped import Skipped
 from mirabelle.runtime.export import export
 from mirabelle.runtime.latency import interleaved
-from mirabelle.runtime.onnxruntime import Session
+from mirabelle.runtime.runtime import default_runtime
 from mirabelle.sources import load_weights
 from mirabelle.sources.datasets.cifar10 import cifar10
 from mirabelle.sources.zoo import resnet56
@@ -170,7 +170,7 @@ def latency(dense: nn.Module, task: Task, options: argparse.Namespace) -> Iterat
     files = {name: export(model.eval(), task.example()) for name, model in models.items()}
     inputs = map_tensors(task.test.first(32).inputs, lambda tensor: tensor)
     for threads in (1, 2):
-        sessions = {name: Session(file, threads) for name, file in files.items()}
+        sessions = {name: default_runtime().load(file, threads) for name, file in files.items()}
         calls = {name: partial(session.run, session.feed(inputs)) for name, session in sessions.items()}
         latencies, ratios = interleaved(calls, runtime="onnxruntime", threads=threads, batch=32, seconds=30.0)
         for name, model in models.items():

@@ -15,7 +15,7 @@ from mirabelle import unpack
 from mirabelle.artifact.foreign import pack_any
 from mirabelle.errors import UserError
 from mirabelle.runtime.canonical import canonical
-from mirabelle.runtime.onnxruntime import Session
+from mirabelle.runtime.runtime import default_runtime
 
 X = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])
 Y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", None])
@@ -29,7 +29,7 @@ def model(nodes: list, tensors: list, inputs=(X,), outputs=(Y,), opset: int = 21
 
 
 def same(one: bytes, other: bytes, feed: dict[str, np.ndarray]) -> bool:
-    pairs = zip(Session(one, 1).run(feed), Session(other, 1).run(feed), strict=True)
+    pairs = zip(default_runtime().load(one, 1).run(feed), default_runtime().load(other, 1).run(feed), strict=True)
     return all(np.array_equal(a, b) for a, b in pairs)
 
 
@@ -161,4 +161,8 @@ def test_what_torch_exports_is_packed(dynamo: bool) -> None:
             torch.onnx.export(net, (example,), file, dynamo=False, opset_version=17)
     result = pack_any(file.getvalue())
     assert all(gate.passed for gate in result.gates.values())
-    assert same(file.getvalue(), unpack(result.packed), dict.fromkeys(Session(result.onnx, 1).input_names, example.numpy()))
+    assert same(
+        file.getvalue(),
+        unpack(result.packed),
+        dict.fromkeys(default_runtime().load(result.onnx, 1).input_names, example.numpy()),
+    )

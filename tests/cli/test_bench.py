@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from mirabelle.errors import UserError
 from mirabelle.runtime.latency import Ratio
-from mirabelle.runtime.onnxruntime import Session
+from mirabelle.runtime.onnxruntime import OnnxSession
 
 
 def written(path: Path, name: str, axes: list, width: int = 8) -> Path:
@@ -28,8 +28,8 @@ def test_files_are_called_in_turn_and_compared_with_the_first(
 ) -> None:
     other = written(tmp_path / "other.onnx", "another_name", ["n", 8])
     called: list[int] = []
-    run = Session.run
-    monkeypatch.setattr(Session, "run", lambda self, feed: (called.append(id(self)), run(self, feed))[1])
+    run = OnnxSession.run
+    monkeypatch.setattr(OnnxSession, "run", lambda self, feed: (called.append(id(self)), run(self, feed))[1])
     models = [finished / "model.onnx", finished, finished / "model.mira", other]
     assert call("bench", *models, "--seconds", "0.1", "--threads", "1", "--json") == 0
     told = json.loads(capsys.readouterr().out)

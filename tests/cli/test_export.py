@@ -12,7 +12,7 @@ import torch
 from mirabelle.errors import UserError
 from mirabelle.run.files import read_tensors, write_tensors
 from mirabelle.runtime.gates import Gate
-from mirabelle.runtime.onnxruntime import Session
+from mirabelle.runtime.runtime import default_runtime
 
 NET = """
 import torch
@@ -59,7 +59,7 @@ def test_a_factory_with_its_weights_gives_the_outputs_of_torch(call, capsys, fac
     assert call("export", factory, "--out", "m.onnx", *arguments) == 0
     assert "gate torch_onnx: passed" in capsys.readouterr().out
     exported = (tmp_path / "m.onnx").read_bytes()
-    session, inputs = Session(exported, 1), torch.randn(3, 1, 8, 8)
+    session, inputs = default_runtime().load(exported, 1), torch.randn(3, 1, 8, 8)
     with torch.inference_mode():
         assert session.run(session.feed(inputs))[0] == pytest.approx(module(inputs).numpy(), abs=1e-5)
     metadata = {entry.key: entry.value for entry in onnx.ModelProto.FromString(exported).metadata_props}

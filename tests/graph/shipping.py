@@ -24,7 +24,7 @@ from mirabelle.graph.surgery import cut
 from mirabelle.graph.trace import traced
 from mirabelle.model.architecture import architecture_of
 from mirabelle.runtime.export import _quiet
-from mirabelle.runtime.onnxruntime import Session
+from mirabelle.runtime.runtime import default_runtime
 
 NOT_IN_ONNX = {  # whole or cut
     "distances": "torch.onnx knows no cdist",
@@ -87,7 +87,7 @@ def onnx_outputs(model: nn.Module, positional: tuple[Any, ...], named: dict[str,
     with _quiet(), translations_read_once():
         exported = torch.onnx.export(Flat(model, spec), tuple(flat), dynamo=True, opset_version=18, verbose=False)
     assert exported is not None, "the exporter gives a program"
-    session = Session(exported.model_proto.SerializeToString(), threads=1)
+    session = default_runtime().load(exported.model_proto.SerializeToString(), threads=1)
     feed = dict(zip(session.input_names, inputs_read(exported, flat), strict=True))
     return [torch.from_numpy(np.asarray(part)) for part in session.run(feed)]
 

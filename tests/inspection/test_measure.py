@@ -11,7 +11,7 @@ from torch import nn
 from mirabelle import Run, Task, UserError, pack, prune, quantize, unpack
 from mirabelle.inspection import layers_of_module, layers_of_onnx
 from mirabelle.inspection.measure import count_parameters, exported, measure, multiply_accumulates
-from mirabelle.runtime.onnxruntime import Session
+from mirabelle.runtime.runtime import default_runtime
 from mirabelle.sources.zoo import digits_cnn, digits_mlp, lenet5, lenet300, vgg6
 
 
@@ -52,7 +52,7 @@ def test_a_profile_counts_what_is_there(cnn: nn.Module, images: Task, run: Run) 
         float((pruned(images.test.inputs).argmax(1) == images.test.targets).float().mean())
     )
     assert len(scores) == 50
-    session = Session(files.onnx, threads=1)
+    session = default_runtime().load(files.onnx, threads=1)
     assert measure(pruned, images, images.test, files, session=session)[0].metric == profile.metric
 
 

@@ -97,14 +97,14 @@ def warm_up() -> None:
     import mirabelle.recipe.file
     from mirabelle.inspection.measure import exported, measure
     from mirabelle.report import charts, page
-    from mirabelle.runtime import onnxruntime
+    from mirabelle.runtime.runtime import time_side_by_side
 
     del mirabelle, charts, page
     import task as tasks
 
     torch.set_num_threads(1)  # no thread but this one may exist before a fork: what it holds would be locked for ever
     tqdm.tqdm.monitor_interval = 0
-    onnxruntime.time_side_by_side.__kwdefaults__["seconds"] = 0.0  # milliseconds are no matter here
+    time_side_by_side.__kwdefaults__["seconds"] = 0.0  # milliseconds are no matter here
     data, model = tasks.task(), tasks.stateful().eval()
     measure(model, data, data.validation, exported(model, data))
     gc.collect()

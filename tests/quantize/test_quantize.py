@@ -22,7 +22,7 @@ from mirabelle.model.architecture import architecture_of, attach
 from mirabelle.quantize import DynamicLayer, StaticLayer, TokenLayer, WeightLayer
 from mirabelle.runtime.export import export
 from mirabelle.runtime.gates import torch_equals_onnx
-from mirabelle.runtime.onnxruntime import Session
+from mirabelle.runtime.runtime import default_runtime
 from mirabelle.step import Step, step_from_data, step_to_data
 from mirabelle.training import evaluate, fit
 
@@ -65,7 +65,7 @@ def test_every_step_exports_with_int8_initializers_that_onnx_runtime_computes_al
         assert f"{name}.weight" not in tensors
     with torch.inference_mode():
         expected = model(images.test.inputs).numpy()
-    given = Session(onnx, threads=1).outputs_of([images.test.first(50)])[0].numpy()
+    given = default_runtime().load(onnx, threads=1).outputs_of([images.test.first(50)])[0].numpy()
     levels = np.abs(expected - given).max() / np.abs(expected).max()
     assert levels < 0.02  # a rounding tie that falls the other way moves an activation by one of 256 levels
     assert (expected.argmax(1) == given.argmax(1)).mean() >= 0.98
@@ -224,7 +224,7 @@ def test_embeddings_beside_integer_layers_ship_as_codes_and_the_rows_alone_are_c
     assert [tensor.data_type for tensor in tables] == [TensorProto.INT8]
     with torch.inference_mode():
         expected = model(ids)
-        given = Session(onnx.SerializeToString(), 1).outputs_of([task.test.first(60)])[0]
+        given = default_runtime().load(onnx.SerializeToString(), 1).outputs_of([task.test.first(60)])[0]
         assert torch.allclose(expected, given, atol=0.02)
         assert torch.allclose(expected, net(ids), atol=0.05)
 
@@ -269,7 +269,7 @@ def test_grouped_strided_and_one_dimensional_convolutions_are_quantized(run: Run
     model = quantize.Static()(net, task, run)
     with torch.inference_mode():
         assert torch.allclose(model(inputs), net(inputs), atol=0.05)
-        given = Session(export(model, task.example()), 1).outputs_of([task.test.first(60)])[0]
+        given = default_runtime().load(export(model, task.example()), 1).outputs_of([task.test.first(60)])[0]
         assert torch.allclose(model(inputs), given, atol=0.02)
 
 

@@ -19,7 +19,7 @@ from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.export import export
 from mirabelle.runtime.gates import first_differing_layer, same_bytes, same_outputs, torch_equals_onnx
 from mirabelle.runtime.latency import interleaved
-from mirabelle.runtime.onnxruntime import Session
+from mirabelle.runtime.runtime import default_runtime
 from mirabelle.task.batch import Batch
 
 
@@ -28,7 +28,7 @@ def test_the_exported_model_is_valid_and_takes_any_batch(cnn: nn.Module, images:
     model = ModelProto.FromString(onnx)
     checker.check_model(model, full_check=True)
     assert {entry.key: entry.value for entry in model.metadata_props} == {"labels": '["row", "column", "none"]'}
-    session = Session(onnx, threads=1)
+    session = default_runtime().load(onnx, threads=1)
     for count in (1, 2, 7):
         outputs, targets = session.outputs_of([images.test.first(count)])
         assert outputs.shape == (count, 3)
@@ -53,7 +53,7 @@ def test_a_convolution_of_codes_pads_itself(images: Task, run: Run) -> None:
     pads = [list(one.ints) for node in nodes for one in node.attribute if node.op_type == "Conv" and one.name == "pads"]
     assert pads == [[0, 0, 1, 1], [1, 2, 1, 1]]
     assert "Pad" not in {node.op_type for node in nodes}
-    given = Session(onnx, threads=1).outputs_of([images.test.first(20)])[0]
+    given = default_runtime().load(onnx, threads=1).outputs_of([images.test.first(20)])[0]
     with torch.no_grad():
         due = model(images.test.inputs[:20])
     assert (given - due).abs().max() < 0.02 * due.abs().max()  # a rounding tie that falls the other way
@@ -90,7 +90,7 @@ class Two(nn.Module):
 def test_several_inputs_export_by_name_or_in_order(as_dict: bool) -> None:
     model, left, right = Two().eval(), torch.randn(4, 3), torch.randn(4, 5)
     inputs = {"left": left, "right": right} if as_dict else (left, right)
-    session = Session(export(model, Batch(inputs, torch.zeros(4))), threads=1)
+    session = default_runtime().load(export(model, Batch(inputs, torch.zeros(4))), threads=1)
     with torch.inference_mode():
         assert session.run(session.feed(inputs))[0] == pytest.approx(model(left, right).numpy(), abs=1e-6)
 
@@ -106,7 +106,7 @@ def test_a_model_that_cannot_be_exported_is_named() -> None:
 
 def test_a_file_that_is_no_model_is_refused() -> None:
     with pytest.raises(UserError, match="E141"):
-        Session(b"no model", threads=1)
+        default_runtime().load(b"no model", threads=1)
 
 
 @pytest.mark.parametrize("quantized", [True, False])
@@ -176,7 +176,7 @@ def test_a_session_that_waits_leaves_the_cores_to_the_one_that_runs() -> None:
     """Else what is timed in turn is timed against the spinning threads of the other: at half its speed on two cores."""
     model = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1)).eval()
     example = Batch(torch.randn(16, 32, 32, 32), torch.zeros(16))
-    session = Session(export(model, example), threads=2)
+    session = default_runtime().load(export(model, example), threads=2)
     feed = session.feed(example.inputs)
 
     def spun() -> float:

@@ -17,7 +17,7 @@ from mirabelle.artifact.prediction import Predictor
 from mirabelle.cli import main
 from mirabelle.cli.init import _path_from_data
 from mirabelle.errors import UserError
-from mirabelle.runtime.onnxruntime import Session
+from mirabelle.runtime.runtime import default_runtime
 from mirabelle.sources import task_from
 from mirabelle.task.loss import CrossEntropy
 from mirabelle.task.preprocessing import Text, from_json, to_json
@@ -246,7 +246,7 @@ def test_texts_go_in_and_what_ships_takes_texts(bert: Path, tmp_path: Path, caps
     model = onnx.load(tmp_path / "run" / "model.onnx")
     axes = [[axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in model.graph.input]
     assert axes == [["batch", "tokens"]] * 2
-    session, predictor = Session(model.SerializeToString(), 1), Predictor(tmp_path / "run" / "model.mira")
+    session, predictor = default_runtime().load(model.SerializeToString(), 1), Predictor(tmp_path / "run" / "model.mira")
     for length in (4, 12, 20):
         ids = np.full((1, length), 4)
         ids[0, 0], ids[0, -1] = 2, 3

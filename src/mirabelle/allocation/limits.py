@@ -14,7 +14,7 @@ from mirabelle.allocation.plan import Measured
 from mirabelle.graph.costs import Polynomial
 from mirabelle.runtime.export import export
 from mirabelle.runtime.latency import Ratio
-from mirabelle.runtime.onnxruntime import Session, time_side_by_side
+from mirabelle.runtime.runtime import Session, default_runtime, time_alone, time_side_by_side
 
 if TYPE_CHECKING:
     from mirabelle.task.task import Task
@@ -97,7 +97,7 @@ class Stopwatch:
         self._task, self._batch = task, batch
         self._inputs = task.example(max(batch, 2)).inputs
         self._start = self._session(model)
-        self.start_ms = time_side_by_side(self._start, self._start, self._inputs, batch=batch, seconds=_SECONDS)[0].median
+        self.start_ms = time_alone(self._start, self._inputs, batch=batch, seconds=_SECONDS).median
 
     def __call__(self, model: nn.Module) -> float:
         """Milliseconds of one call: `start_ms` times the upper end of the confidence interval of the model's latency ratio."""
@@ -117,7 +117,7 @@ class Stopwatch:
         return min(ratios, key=_width)
 
     def _session(self, model: nn.Module) -> Session:
-        return Session(export(model, self._task.example()), torch.get_num_threads())
+        return default_runtime().load(export(model, self._task.example()), torch.get_num_threads())
 
 
 def _width(ratio: Ratio) -> float:

@@ -15,7 +15,7 @@ from mirabelle.artifact.reading import model_of
 from mirabelle.errors import UserError
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.gates import Gate, same_bytes
-from mirabelle.runtime.onnxruntime import Session
+from mirabelle.runtime.runtime import default_runtime
 from mirabelle.runtime.signature import drawn_inputs, signature_of
 
 _KEPT_METADATA = ("labels", "preprocessing", "decision")
@@ -84,7 +84,7 @@ def _same_outputs(model: ModelProto, onnx: bytes, form: bytes, shape: Sequence[i
     inputs, _ = signature_of(model)
     fixed = next((value.sizes[0] for value in inputs if value.sizes and isinstance(value.sizes[0], int)), _BATCH)
     feed = drawn_inputs(inputs, int(fixed), shape)
-    before, after = Session(onnx, threads=1), Session(form, threads=1)
+    before, after = (default_runtime().load(of_one, threads=1) for of_one in (onnx, form))
     try:
         pairs = list(zip(before.output_names, before.run(feed), after.run(feed), strict=True))
     except Exception as error:

@@ -18,7 +18,7 @@ from mirabelle.artifact.input_signature import Arrays, input_signature
 from mirabelle.artifact.reading import model_of, onnx_of
 from mirabelle.errors import UserError, first_line
 from mirabelle.numerics.metrics import ctc_greedy_decode
-from mirabelle.runtime.onnxruntime import Session
+from mirabelle.runtime.runtime import default_runtime
 from mirabelle.task.outputs import Form, OutputKind
 from mirabelle.task.preprocessing.raw_inputs import RawInputs
 from mirabelle.task.preprocessing.stored import FILE_CONTENTS, from_json
@@ -85,7 +85,7 @@ class Predictor:
             self.labels = self._raw.labels(labels)
             self._kind_of = partial(OutputKind.of_file, self.labels, metadata, last_operators)
             self._resources = self._raw.open_resources(_folder_of(path))
-            self._session = Session(model.SerializeToString(), torch.get_num_threads())
+            self._session = default_runtime().load(model.SerializeToString(), torch.get_num_threads())
         except UserError as error:
             raise error.at(str(path)) from None
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mirabelle.calibration.settings import Calibration
 from mirabelle.model.watch import LayerRun, watch
+from mirabelle.numerics.arrays import to_numpy
 from mirabelle.numerics.ranges import Counts, Edges, entropy_threshold, percentile_range
 from mirabelle.task.batch import Batch
 
@@ -57,7 +58,7 @@ def activation_ranges(
     def count(run: LayerRun) -> None:
         values = _seen(run).abs() if method == "entropy" else _seen(run)
         edges = _edges(extremes[run.name], method)
-        counts[run.name] += torch.histc(values.float(), _BINS, float(edges[0]), float(edges[-1])).double().numpy()
+        counts[run.name] += to_numpy(torch.histc(values.float(), _BINS, float(edges[0]), float(edges[-1])).double())
 
     watch(model, batches, modules, after=count)
     return {name: _clipped(counts[name], extremes[name], method, percentile) for name in extremes}

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mirabelle.errors import UserError
 from mirabelle.model.watch import watch
+from mirabelle.numerics.draws import generator_from
 from mirabelle.task.batch import Batch, Inputs, Samples, Stream, map_tensors, tensors_of
 
 LEAST_ROWS = 10_000  # that are drawn of a layer's rows, where there are so many
@@ -132,7 +133,7 @@ class DrawnRows:
     def draw(cls, total: int, count: int, seed: int) -> Self:
         """`count` of `total` rows without replacement (all, if there are fewer), the same for the same seed."""
         if total <= _SHUFFLED:
-            order = torch.randperm(total, generator=torch.Generator().manual_seed(seed), dtype=torch.int32)
+            order = torch.randperm(total, generator=generator_from(seed), dtype=torch.int32)
             return cls(order[:count].sort().values.long())
         drawn = np.random.default_rng(seed).choice(total, min(count, total), replace=False, shuffle=False)
         return cls(torch.from_numpy(np.sort(drawn)))

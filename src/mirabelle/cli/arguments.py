@@ -77,6 +77,8 @@ def _split_name(text: str) -> tuple[str, bool, str]:
 def _example_tensor(text: str, seed: int) -> Tensor:
     import torch
 
+    from mirabelle.numerics.draws import generator_from
+
     shape, _, name = text.partition(":")
     sizes, name = sizes_of(shape), name or "float32"
     if name not in (*_FLOATS, *_INTEGERS):
@@ -85,7 +87,7 @@ def _example_tensor(text: str, seed: int) -> Tensor:
     dtype = getattr(torch, name)
     if name in _INTEGERS:
         return torch.ones(_SAMPLES, *sizes, dtype=dtype)
-    return torch.randn(_SAMPLES, *sizes, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return torch.randn(_SAMPLES, *sizes, generator=generator_from(seed)).to(dtype)
 
 
 def check_inputs(module: nn.Module, example: Batch) -> None:

@@ -39,19 +39,19 @@ def command(
     from mirabelle.cli.arguments import sizes_of
     from mirabelle.run.machine import this_machine
     from mirabelle.runtime.latency import interleaved
-    from mirabelle.runtime.onnxruntime import NAME
+    from mirabelle.runtime.runtime import default_runtime
 
     sizes = sizes_of(shape)
-    count = threads or this_machine().threads
+    count, name = threads or this_machine().threads, default_runtime().describe().name
     files = [onnx_of(model) for model in models]
     prepared = [_prepared_call(model, onnx, batch, sizes, count) for model, onnx in zip(models, files, strict=True)]
     calls = {str(position): call for position, (call, _) in enumerate(prepared)}
-    latencies, ratios = interleaved(calls, runtime=NAME, threads=count, batch=batch, seconds=seconds)
+    latencies, ratios = interleaved(calls, runtime=name, threads=count, batch=batch, seconds=seconds)
     lengths = [len(onnx) for onnx in files]
     results = list(zip(models, lengths, latencies.values(), ratios.values(), strict=True))
     inputs = [shapes for _, shapes in prepared]
     if as_json:
-        click.echo(json.dumps({"runtime": NAME, "batch": batch, "threads": count, "models": _data(results, inputs)}, indent=2))
+        click.echo(json.dumps({"runtime": name, "batch": batch, "threads": count, "models": _data(results, inputs)}, indent=2))
         return 0
     from mirabelle.cli.display import print_table
 
@@ -61,7 +61,7 @@ def command(
     ]
     print_table(("file", "ONNX bytes", "median ms", "p95 ms", "ratio (95 % interval)"), lines)
     click.echo(
-        f"\n{NAME}, batch {batch}, {count} thread{'s' * (count > 1)}"
+        f"\n{name}, batch {batch}, {count} thread{'s' * (count > 1)}"
         + (f"; compared with {models[0]}:" if len(results) > 1 else "")
     )
     for position, (model, _, _, ratio) in enumerate(results[1:], start=1):
@@ -79,12 +79,12 @@ def _prepared_call(
     """A function that runs the model once on random inputs, already tried, and the shapes of these inputs."""
     from mirabelle.artifact.reading import model_of
     from mirabelle.errors import UserError
-    from mirabelle.runtime.onnxruntime import Session
+    from mirabelle.runtime.runtime import default_runtime
     from mirabelle.runtime.signature import drawn_inputs, signature_of
 
     try:
         feed = drawn_inputs(signature_of(model_of(onnx))[0], batch, sizes)
-        session = Session(onnx, threads)
+        session = default_runtime().load(onnx, threads)
     except UserError as error:
         raise error.at(model) from None
     try:

@@ -103,6 +103,7 @@ def _of_factory(
 
     from mirabelle.cli.arguments import check_inputs, sizes_of
     from mirabelle.errors import UserError
+    from mirabelle.numerics.draws import generator_from
     from mirabelle.runtime.export import export
     from mirabelle.runtime.gates import batches_to_compare
     from mirabelle.sources import load_weights, model_from, task_from
@@ -120,7 +121,7 @@ def _of_factory(
         batches, labels = batches_to_compare(task.validation), labels or task.labels
         example = task.example()
     elif sizes is not None:
-        samples = torch.randn(_SAMPLES, *sizes, generator=torch.Generator().manual_seed(0))
+        samples = torch.randn(_SAMPLES, *sizes, generator=generator_from(0))
         batches = [Batch(samples, torch.zeros(_SAMPLES))]
         example = Batch(samples[:2], torch.zeros(2))
     else:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError
+from mirabelle.model.device import device_of
 from mirabelle.model.taps import Taps
 from mirabelle.model.watch import LayerRun, watched
 from mirabelle.numerics.several_outputs import UNLABELLED
@@ -71,7 +72,7 @@ class Guided:
         self._hooks = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        device = next((parameter.device for parameter in self._model.parameters()), torch.device("cpu"))
+        device = device_of(self._model)
         self._bound.to(device)
         self._teacher.to(device)
         self._taps.__enter__()

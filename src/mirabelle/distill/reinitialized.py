@@ -8,6 +8,7 @@ from torch import nn
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
 from mirabelle.model.state import copied
+from mirabelle.numerics.draws import global_draws
 
 
 def redrawn(model: nn.Module, seed: int) -> nn.Module:
@@ -28,8 +29,7 @@ def redrawn(model: nn.Module, seed: int) -> nn.Module:
         raise UserError("E111", message, 'use start = "teacher", or give the student by a factory')
     fresh = copied(model)
     drawn: set[int] = set()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch.no_grad(), global_draws(seed):
         for module in fresh.modules():
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if callable(reset):

@@ -101,7 +101,7 @@ class Student:
 
     def _student(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         """The student with its first weights, and with the teacher's head where that is asked for."""
-        import torch
+        from mirabelle.numerics.draws import global_draws
 
         student = self._cut_out(model, task, run) if self.derived else self.origin(model, run)
         if self.head == "own":
@@ -109,20 +109,17 @@ class Student:
         from mirabelle.distill.head import with_head_of
 
         teacher = model if task.teacher is None or self.taught_by == "model" else task.teacher
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed_for("head"))
+        with global_draws(run.seed_for("head")):
             return with_head_of(student, teacher, task.example())
 
     def origin(self, model: nn.Module, run: Run) -> nn.Module:
         """The dense model of the student: made by the factory with the run's seed, or the model that it is derived from."""
-        import torch
-
+        from mirabelle.numerics.draws import global_draws
         from mirabelle.sources import model_from
 
         if self.model is None:
             return model
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed_for("student"))
+        with global_draws(run.seed_for("student")):
             return model_from(self.model, self.arguments, Path())
 
     def _cut_out(self, model: nn.Module, task: Task, run: Run) -> nn.Module:

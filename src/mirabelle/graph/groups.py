@@ -15,6 +15,7 @@ from mirabelle.graph.call import sizes_of, value_of
 from mirabelle.graph.flow import Flow
 from mirabelle.graph.trace import Program
 from mirabelle.graph.units import Array, Axis
+from mirabelle.numerics.arrays import to_numpy
 
 _OPERATOR = re.compile(r'"([^"]+)"(?: in (.+))?')  # format of a reason given by the pass over a program
 _MAX_REASONS = 2  # in the message for a whole model
@@ -174,7 +175,7 @@ def sums_over_units(program: Program, flow: Flow, values: Mapping[str, Tensor]) 
         for dimension, (axis, _) in enumerate(axes if name in values else ()):
             if axis is not None:
                 others = [d for d in range(values[name].ndim) if d != dimension]
-                lines = (values[name].sum(others) if others else values[name]).double().cpu().numpy()
+                lines = to_numpy((values[name].sum(others) if others else values[name]).double())
                 for column in axis.T:
                     np.add.at(sums, column, lines)
     sums[0] = 0.0

@@ -21,6 +21,7 @@ from mirabelle.graph.flow import Flow, Kept, Place, Share
 from mirabelle.graph.groups import axes_of_tensors
 from mirabelle.graph.trace import Program
 from mirabelle.graph.units import Array
+from mirabelle.numerics.arrays import to_numpy
 
 SKIPPED = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size", "sym_constrain_range")
 
@@ -224,7 +225,7 @@ def _over_kept(flow: Flow, kept: Kept, call: Call, arguments: dict[str, Any]) ->
     if _first_sizes(call) != sizes_of(value_of(node)):
         return part  # the dimensions were reduced
     result = torch.zeros_like(whole)
-    mesh = np.ix_(*[index[d].numpy() if d in index else np.arange(whole.shape[d]) for d in range(whole.ndim)])
+    mesh = np.ix_(*[to_numpy(index[d]) if d in index else np.arange(whole.shape[d]) for d in range(whole.ndim)])
     result[tuple(torch.from_numpy(np.asarray(positions)) for positions in mesh)] = first
     return [result, *rest] if isinstance(part, (list, tuple)) else result
 

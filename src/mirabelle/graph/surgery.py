@@ -30,6 +30,7 @@ from mirabelle.model.architecture import architecture_of, attach
 from mirabelle.model.edits import Cut, set_attributes, slice_tensors, slices_in_text
 from mirabelle.model.state import copied
 from mirabelle.model.value_names import keep_names
+from mirabelle.numerics.draws import generator_from, global_draws
 
 _SAME = 1e-6  # largest relative difference between the same operators on the same numbers
 # Larger differences, up to _ROUNDING, are accepted if they are below _TIMES the effect of rounding in the full model.
@@ -244,8 +245,7 @@ class _Proof:
         for name, tensor in drawn.items():
             if name in named:
                 named[name].copy_(tensor)
-        with torch.random.fork_rng(devices=[]):  # operators that draw random numbers draw the same in both
-            torch.manual_seed(0)
+        with global_draws(0):  # operators that draw random numbers draw the same in both
             try:
                 expected = _tensors(run_cut(self.program, self.flow, kept, drawn, pytree.tree_leaves(self.example)))
             except Exception as error:  # an argument that no rule has adapted
@@ -270,7 +270,7 @@ def drawn_tensors(tensors: Mapping[str, Tensor], seed: int = 0, scale: float = 1
         Tensors by name: with two or more dimensions normal with variance 1 / fan-in, others uniform in [0.5, 1.5), times
         `scale`.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_from(seed)
     drawn = {}
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():

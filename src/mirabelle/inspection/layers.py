@@ -13,6 +13,7 @@ from torch import nn
 
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import multiply_accumulates_by_module, weights_of
+from mirabelle.numerics.arrays import to_numpy
 from mirabelle.task.batch import Batch
 
 _TRANSPARENT = ("DequantizeLinear", "Transpose", "Cast", "Reshape", "Identity")
@@ -54,7 +55,7 @@ def layers_of_module(model: nn.Module, example: Batch | None) -> list[Layer]:
     macs: Mapping[str, int] = multiply_accumulates_by_module(model, example) if example is not None else {}
     grouped: dict[str, list[Any]] = {}
     for name, tensor in weights_of(model).items():
-        grouped.setdefault(name.rpartition(".")[0], []).append(tensor.numpy())
+        grouped.setdefault(name.rpartition(".")[0], []).append(to_numpy(tensor))
     return [
         _layer(name or "model", type(model.get_submodule(name)).__name__, arrays, _macs_of(name, macs, example))
         for name, arrays in grouped.items()

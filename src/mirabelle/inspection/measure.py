@@ -15,12 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from mirabelle.artifact.codecs import Codec
 from mirabelle.artifact.mira import pack
 from mirabelle.model.architecture import replaced_modules
+from mirabelle.model.device import check_device
 from mirabelle.model.replacement import stored_tensors_of
 from mirabelle.model.state import tensors_of_module
 from mirabelle.numerics.statistics import Scores
 from mirabelle.run.files import tensor_bytes
 from mirabelle.runtime.export import export
-from mirabelle.runtime.onnxruntime import Session
+from mirabelle.runtime.runtime import Session
 from mirabelle.task.batch import Batch, Samples, Stream, call, map_tensors
 from mirabelle.task.profile import Profile, SizeBytes
 from mirabelle.task.task import Task
@@ -54,7 +55,11 @@ def measure(
 
     With a session of the model's ONNX file the outputs that are judged are the runtime's, those of the file that ships;
     otherwise they are torch's.
+
+    Raises:
+        UserError: E121 when the model is not on the CPU.
     """
+    check_device(model)
     metrics = (task.metric, *task.extra_metrics)
     with torch.inference_mode():
         scores, *others = evaluate_metrics(partial(call, model.eval()) if session is None else session, data, task, metrics)

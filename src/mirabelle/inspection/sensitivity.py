@@ -21,6 +21,7 @@ from mirabelle.graph.propagate import propagated
 from mirabelle.graph.trace import Program, traced
 from mirabelle.graph.units import Array
 from mirabelle.inspection.kinds import kinds_of
+from mirabelle.model.device import check_device
 from mirabelle.numerics.masks import keep_highest
 from mirabelle.prune.ranking import ranked
 from mirabelle.scores import Magnitude, Score
@@ -141,7 +142,7 @@ def sensitivity_of(
 
     Raises:
         UserError: E110 if a sparsity is out of range or there is no sample, E112 if nothing can be removed, E121 if the model
-            cannot be traced, or if the loss of the unchanged model is not finite.
+            cannot be traced or is not on the CPU, or if the loss of the unchanged model is not finite.
 
     Example:
         >>> x = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))
@@ -153,6 +154,7 @@ def sensitivity_of(
     if not all(0 <= sparsity < 1 for sparsity in sparsities) or not sparsities or samples < 1:
         message = f"sparsities must be in [0, 1) and samples at least 1; got {list(sparsities)} and {samples}"
         raise UserError("E110", message, "for example: sparsities=(0.5, 0.9), samples=512")
+    check_device(model)
     score = score or Magnitude()
     training = {name: module.training for name, module in model.named_modules()}
     model.eval()

@@ -19,13 +19,15 @@ from mirabelle.errors import UserError
 from mirabelle.job.comparison_results import Budget, Comparison, Outcome
 from mirabelle.job.dry_run import JobPlan, try_steps, with_model_outputs_as_targets
 from mirabelle.job.steps import Reached, walk
+from mirabelle.model.device import check_device
 from mirabelle.model.state import copied, fingerprint
+from mirabelle.numerics.arrays import to_numpy
 from mirabelle.numerics.statistics import Scores
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.run import files
 from mirabelle.run.journal import Callback
 from mirabelle.run.run import Run
-from mirabelle.runtime.onnxruntime import Session, time_side_by_side
+from mirabelle.runtime.runtime import default_runtime, time_alone
 from mirabelle.step import Step, folder_of, step_to_data
 from mirabelle.task.goal import Goal
 from mirabelle.task.loss import public_name
@@ -68,8 +70,8 @@ def compare(
         callbacks: as of `mirabelle.compress`.
 
     Raises:
-        UserError: E111 no candidates, no seeds, or a reference that is none of them; E150 when `out` holds another comparison;
-            whatever the steps raise.
+        UserError: E111 no candidates, no seeds, or a reference that is none of them; E121 a model that is not on the CPU;
+            E150 when `out` holds another comparison; whatever the steps raise.
 
     Example:
         >>> import mirabelle, tempfile, torch
@@ -85,6 +87,7 @@ def compare(
     reference = reference or next(iter(candidates), "")
     if reference not in candidates or not seeds:
         raise UserError("E111", f'a comparison needs seeds and candidates, "{reference}" among them', "name its reference")
+    check_device(model)
     recipes, task = (
         {name: Recipe(steps) for name, steps in candidates.items()},
         with_model_outputs_as_targets(task, task.teacher or model),
@@ -159,14 +162,14 @@ def _as_tensors(scores: Scores) -> dict[str, torch.Tensor]:
 
 
 def _as_scores(tensors: Mapping[str, torch.Tensor]) -> Scores:
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    arrays = {name: to_numpy(tensor) for name, tensor in tensors.items()}
     return arrays["scores"].astype(float) if "scores" in arrays else records_of(arrays)
 
 
 def _milliseconds(end: Reached, task: Task) -> float:
     """Median of one call for one sample in ONNX Runtime, as many threads as torch has."""
-    session = Session(end.exported(task).onnx, torch.get_num_threads())
-    return time_side_by_side(session, session, task.example().inputs)[1].median
+    session = default_runtime().load(end.exported(task).onnx, torch.get_num_threads())
+    return time_alone(session, task.example().inputs).median
 
 
 def _within(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task, run: Run) -> list[Step]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mirabelle.errors import UserError, at_path, gathered, is_out_of_memory, raise_all
 from mirabelle.model.state import copied
+from mirabelle.numerics.draws import global_draws
 from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.numerics.target_shapes import are_class_indices, unlabelled
 from mirabelle.recipe.recipe import Recipe
@@ -143,7 +144,7 @@ def _try_training(model: nn.Module, task: Task, training: Training | None) -> No
             batch = with_answer(task, batch)
     _train_mode(model, batch)
     objective = training.objective or default_objective(task)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), global_draws():
         loss = objective.bind(model, task, batch)
         value = loss(loss.seen(copied(model).eval(), batch, task.teacher.eval() if task.teacher is not None else None))
     if not bool(torch.isfinite(value)):
@@ -172,7 +173,7 @@ def _example(task: Task, count: int) -> Batch:
 
 def _train_mode(model: nn.Module, batch: Batch) -> None:
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), global_draws():
             call(copied(model).train(), batch.inputs)
     except Exception as error:
         if is_out_of_memory(error):

@@ -22,7 +22,7 @@ from mirabelle.model.state import copied, tensors_of_module
 from mirabelle.run.files import tensor_bytes
 from mirabelle.run.run import Run
 from mirabelle.runtime.latency import Ratio
-from mirabelle.runtime.onnxruntime import Session, time_side_by_side
+from mirabelle.runtime.runtime import default_runtime, time_side_by_side
 from mirabelle.step import folder_of, use_of
 from mirabelle.task.batch import Samples, parts_of, tensors_of
 from mirabelle.task.goal import Shortfall
@@ -210,9 +210,9 @@ def _evaluation_seconds(model: nn.Module, task: Task) -> float:
 
 def _profiles(start: nn.Module, end: nn.Module, before: Files, after: Files, task: Task) -> tuple[Profile, Profile, Ratio]:
     """Both models measured, without metric."""
-    threads = torch.get_num_threads()
-    sessions = Session(before.onnx, threads), Session(after.onnx, threads)
-    *latencies, ratio = time_side_by_side(*sessions, task.example().inputs, seconds=_LATENCY_SECONDS)
+    runtime, threads = default_runtime(), torch.get_num_threads()
+    first, last = (runtime.load(form.onnx, threads) for form in (before, after))
+    *latencies, ratio = time_side_by_side(first, last, task.example().inputs, seconds=_LATENCY_SECONDS)
     profiles = []
     for model, files, latency in zip((start, end), (before, after), latencies, strict=True):
         total, nonzero = count_parameters(model)

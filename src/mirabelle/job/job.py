@@ -18,6 +18,7 @@ from mirabelle.inspection.measure import Files, measure
 from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps, with_model_outputs_as_targets
 from mirabelle.job.steps import Reached, codecs_of, run_or_resume, walk
 from mirabelle.model.architecture import rounds
+from mirabelle.model.device import check_device
 from mirabelle.model.state import copied, fingerprint, tensors_of_module
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.records.annotated_toml import ORIGINS, Origin
@@ -28,7 +29,7 @@ from mirabelle.run.environment import environment
 from mirabelle.run.journal import Callback
 from mirabelle.run.run import Run
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_outputs, torch_equals_onnx
-from mirabelle.runtime.onnxruntime import Session, time_side_by_side
+from mirabelle.runtime.runtime import default_runtime, time_side_by_side
 from mirabelle.sources.models.by_name import in_torch
 from mirabelle.sources.models.native import Native
 from mirabelle.step import Step
@@ -101,8 +102,8 @@ def compress(
         codecs: of a user's own, tried for the packed file besides those that Mirabelle ships.
 
     Raises:
-        UserError: E150 the folder holds another run, E302 a gate failed (all files and the report are written before),
-            E152 another process works in it, and whatever the steps raise.
+        UserError: E121 a model that is not on the CPU, E150 the folder holds another run, E302 a gate failed (all files and
+            the report are written before), E152 another process works in it, and whatever the steps raise.
 
     Example:
         >>> import mirabelle, tempfile, torch
@@ -113,14 +114,18 @@ def compress(
         >>> result.met, sorted(result.gates)
         (True, ['packed_unpacked', 'saved_loaded', 'torch_onnx'])
     """
+    dense, guide = in_torch(model), None if teacher is None else in_torch(teacher)
+    check_device(dense)
+    if guide is not None:
+        check_device(guide, "the teacher")
     source, task = source or Source(), with_model_outputs_as_targets(task, teacher or model)
     plan = JobPlan(
-        model=copied(in_torch(model)).eval(),
+        model=copied(dense).eval(),
         task=task,
         recipe=recipe if isinstance(recipe, Recipe) else Recipe(recipe),
         goal=goal if isinstance(goal, Goal) else records.build(Goal, goal or {}, "goal"),
         baseline=baseline,
-        teacher=in_torch(teacher) if teacher is not None else None,
+        teacher=guide,
         teacher_train=teacher_train,
     )
     try_one_batch(plan.model, task)
@@ -266,8 +271,8 @@ def _conclude(ending: _Ending) -> Result:
     for name, gate in gates.items():
         run.event("gate", name=name, **gate.to_data())
 
-    threads = torch.get_num_threads()
-    first, last = Session(before.onnx, threads), Session(after.onnx, threads)
+    runtime, threads = default_runtime(), torch.get_num_threads()
+    first, last = (runtime.load(form.onnx, threads) for form in (before, after))
     start, start_scores = measure(ending.start.model, task, task.test, before, session=first)
     end, end_scores = measure(ending.end.model, task, task.test, after, session=last)
     start_ms, end_ms, ratio = time_side_by_side(first, last, task.example().inputs)

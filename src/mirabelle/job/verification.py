@@ -22,10 +22,11 @@ from mirabelle.job.dry_run import with_model_outputs_as_targets
 from mirabelle.job.reopening import origin_of_run, recipe_of_run, steps_of_run
 from mirabelle.model.architecture import rounds
 from mirabelle.model.state import fingerprint
+from mirabelle.numerics.arrays import Array, to_numpy
 from mirabelle.recipe.file import RecipeFile
 from mirabelle.run import files
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_tensors, torch_equals_onnx
-from mirabelle.runtime.onnxruntime import Array, Session
+from mirabelle.runtime.runtime import default_runtime
 from mirabelle.runtime.signature import Value, check_inputs, drawn_inputs, signature_of
 from mirabelle.task.batch import Batch, Samples, tensors_of
 from mirabelle.task.task import Task
@@ -128,7 +129,7 @@ def _check_data(path: Path, task: Task) -> None:
 
 def _arrays(task: Task) -> list[Array]:
     """The inputs of a few samples, in the order in which ONNX Runtime is given them."""
-    return [tensor.numpy() for tensor in tensors_of(task.example().inputs)]
+    return [to_numpy(tensor) for tensor in tensors_of(task.example().inputs)]
 
 
 def _check(name: str, gate: Callable[[], Gate]) -> Check:
@@ -206,7 +207,7 @@ def _same_metric(folder: Path, task: Task) -> Gate:
 
 def _metric(onnx: bytes, task: Task, batch: int | None = None) -> tuple[float, str]:
     """The metric on the test set in ONNX Runtime, as a number and in words."""
-    session = Session(onnx, threads=torch.get_num_threads())
+    session = default_runtime().load(onnx, torch.get_num_threads())
     data = task.test if batch is None else _batches(task.test, batch)
     found = task.metric.measured(evaluate_metrics(session, data, task, (task.metric,))[0])
     return found.value, f"{found.name} {found.value:.6g} ({found.low:.4g} to {found.high:.4g}) on {found.n} test samples"
@@ -224,7 +225,7 @@ def _valid(model: ModelProto) -> Gate:
 
 def _finite_outputs(model: ModelProto, onnx: bytes, given: Sequence[Batch | dict[str, Array]]) -> Gate:
     """Whether ONNX Runtime runs the model, and its outputs are finite and of the promised shape."""
-    session, count = Session(onnx, threads=torch.get_num_threads()), 0
+    session, count = default_runtime().load(onnx, torch.get_num_threads()), 0
     promised = signature_of(model)[1]
     for part in given:
         feed = part if isinstance(part, dict) else session.feed(part.inputs)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mirabelle.errors import UserError
+from mirabelle.numerics.arrays import bytes_of
 from mirabelle.run.files import digest
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -56,7 +57,7 @@ def fingerprint(model: nn.Module) -> str:
     """Sixteen hexadecimal digits over names, shapes and values of every tensor."""
     parts: list[bytes] = []
     for name, tensor in tensors_of_module(model).items():
-        parts += [f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode(), _bytes(tensor)]
+        parts += [f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode(), bytes_of(tensor)]
     return digest(*parts)
 
 
@@ -85,7 +86,3 @@ def in_eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""

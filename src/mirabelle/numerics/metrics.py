@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mirabelle.numerics.arrays import to_numpy
 from mirabelle.numerics.several_outputs import paired
 from mirabelle.numerics.target_shapes import are_yes_or_no
 
@@ -161,7 +162,7 @@ def transcribed(outputs: Tensor, targets: Tensor) -> Tensor:
     Source: Graves, Fernández, Gomez, Schmidhuber 2006, doi:10.1145/1143844.1143891; distance of Levenshtein 1966.
     """
     pieces = []
-    for scores, target in zip(outputs.detach().float().numpy(), targets, strict=True):
+    for scores, target in zip(to_numpy(outputs.float()), targets, strict=True):
         expected = target[target != LEFT_OUT].tolist()
         pieces.append([len(expected) - edits(ctc_greedy_decode(scores), expected), len(expected)])
     return torch.tensor(pieces, dtype=torch.float64)
@@ -325,11 +326,11 @@ def r2(outputs: Tensor, targets: Tensor) -> float:
 def _by_label(outputs: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Scores and binary targets, each (samples, labels): one label for binary problems, otherwise one per class or label."""
     if are_yes_or_no(outputs, targets):
-        return outputs.double().reshape(len(outputs), -1).numpy(), targets.bool().reshape(len(targets), -1).numpy()
+        return to_numpy(outputs.double().reshape(len(outputs), -1)), to_numpy(targets.bool().reshape(len(targets), -1))
     scores = outputs.double()
     if outputs.shape[1] == 2:  # noqa: PLR2004 (two classes: the score of the second against the first)
-        return (scores[:, 1:] - scores[:, :1]).numpy(), (targets == 1)[:, None].numpy()
-    return scores.softmax(-1).numpy(), F.one_hot(targets, outputs.shape[1]).bool().numpy()
+        return to_numpy(scores[:, 1:] - scores[:, :1]), to_numpy((targets == 1)[:, None])
+    return to_numpy(scores.softmax(-1)), to_numpy(F.one_hot(targets, outputs.shape[1]).bool())
 
 
 def _decided(outputs: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -337,4 +338,4 @@ def _decided(outputs: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
     scores, hits = _by_label(outputs, targets)
     if hits.shape[1] == 1 or outputs.shape == targets.shape:
         return hits, scores > 0
-    return hits, F.one_hot(outputs.argmax(-1), outputs.shape[1]).bool().numpy()
+    return hits, to_numpy(F.one_hot(outputs.argmax(-1), outputs.shape[1]).bool())

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError
+from mirabelle.model.device import autocast
 from mirabelle.objectives.forward import Forward
 from mirabelle.objectives.layer_matching import Pair, TappedLayer
 from mirabelle.task.batch import Inputs
@@ -99,7 +100,7 @@ def same_places(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 def in_precision_of(features: Tensor) -> AbstractContextManager[None]:
     """A context in which layers run in the precision of these features: under autocast if they are bfloat16."""
-    return torch.autocast(features.device.type, torch.bfloat16, enabled=features.dtype is torch.bfloat16)
+    return autocast("bfloat16" if features.dtype is torch.bfloat16 else "float32", features.device)
 
 
 def real_tokens(features: Tensor, inputs: Inputs) -> Tensor:

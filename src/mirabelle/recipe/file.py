@@ -104,13 +104,11 @@ class RecipeFile:
         weights: str | StateDict | None,
     ) -> nn.Module:
         """The module of the table at a path, with the weights that the table `holder` names."""
-        import torch
-
+        from mirabelle.numerics.draws import global_draws
         from mirabelle.sources import load_weights, model_from
 
         assert table.factory is not None, "a teacher without members has a factory"
-        with self.shown_at(*path, "from"), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with self.shown_at(*path, "from"), global_draws(self.seed):
             model = model_from(table.factory, table.arguments, self.folder)
         if weights is not None:
             with self.shown_at(*holder, "weights"):

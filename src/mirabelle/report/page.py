@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from mirabelle.report.charts import loss_chart, metric_chart, spans, trail_chart
 from mirabelle.report.document import Report
-from mirabelle.report.table import NAMES, conditions, rows, value
+from mirabelle.report.table import conditions, rows, title_of, value
 from mirabelle.report.verdict import change, in_points, metrics, signed
 from mirabelle.run import files
 
@@ -117,7 +117,7 @@ def _rendered(template: str, report: Report, **more: Any) -> str:
         rows=rows(report),
         conditions=conditions(report.end, processor),
         processor=processor,
-        runtime=NAMES.get(latency.runtime, latency.runtime) if latency else None,
+        runtime=title_of(latency.runtime) if latency else None,
         **more,
     )
 

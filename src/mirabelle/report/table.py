@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 from mirabelle.report.document import Report
 from mirabelle.report.verdict import in_points, metrics
+from mirabelle.runtime import RUNTIMES
 from mirabelle.task.profile import MeasuredMetric, Profile
 
 if TYPE_CHECKING:
     from mirabelle.runtime.latency import Ratio
 
-NAMES = {"onnxruntime": "ONNX Runtime"}
+
+def title_of(runtime: str) -> str:
+    """What sentences call a runtime; one that is not known here by its name."""
+    return RUNTIMES[runtime].title if runtime in RUNTIMES else runtime
 
 
 def rows(report: Report) -> list[tuple[str, str, str, str]]:
@@ -53,7 +57,7 @@ def conditions(end: Profile, processor: str) -> str:
         return text
     latency = end.latency_ms
     threads = "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
-    runtime = NAMES.get(latency.runtime, latency.runtime)
+    runtime = title_of(latency.runtime)
     return f"{text} Latency in {runtime}, batch {latency.batch}, {threads}, on {processor}."
 
 

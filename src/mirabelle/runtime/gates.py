@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mirabelle.model.watch import LayerRun, watch
-from mirabelle.runtime.onnxruntime import Array, Session
+from mirabelle.numerics.arrays import Array, bytes_of, to_numpy
+from mirabelle.runtime.runtime import default_runtime
 from mirabelle.task.batch import Batch, Samples, call, joined, parts_of
 from mirabelle.task.outputs import OutputKind
 
@@ -60,10 +61,10 @@ def torch_equals_onnx(model: nn.Module, onnx: bytes, batches: list[Batch], *, qu
     agree to 5 % of the largest value and (for class scores, where they are all that the model gives) in their class: rounding
     ties may fall differently and cascade.
     """
-    session = Session(onnx, threads=torch.get_num_threads())
+    session = default_runtime().load(onnx, torch.get_num_threads())
     with torch.inference_mode():
-        expected = [part.numpy() for part in joined([_tensors(call(model.eval(), batch.inputs)) for batch in batches])]
-    given = [part.numpy() for part in parts_of(session.outputs_of(batches)[0])]
+        expected = [to_numpy(part) for part in joined([_tensors(call(model.eval(), batch.inputs)) for batch in batches])]
+    given = [to_numpy(part) for part in parts_of(session.outputs_of(batches)[0])]
     shapes = [[part.shape for part in side] for side in (expected, given)]
     if shapes[0] != shapes[1]:
         here, there = (" and ".join(map(str, side)) for side in shapes)
@@ -111,7 +112,7 @@ def same_outputs(one: nn.Module, other: nn.Module, batch: Batch) -> Gate:
     pairs = list(zip(first, second, strict=True))
     if all(torch.equal(*pair) for pair in pairs):
         return Gate(passed=True, worst=0.0, detail=f"{len(batch)} samples are equal to the bit")
-    worst = max(float(_relative(due.numpy(), given.numpy()).max()) for due, given in pairs)
+    worst = max(float(_relative(to_numpy(due), to_numpy(given)).max()) for due, given in pairs)
     return Gate(passed=False, worst=worst, detail="outputs differ")
 
 
@@ -122,7 +123,7 @@ def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Gate
         return Gate(passed=False, worst=math.inf, detail=f'only one of the two has tensor "{alone[0]}"')
     for name, tensor in one.items():
         same_kind = tensor.dtype == other[name].dtype and tensor.shape == other[name].shape
-        if not same_kind or _bits(tensor) != _bits(other[name]):
+        if not same_kind or bytes_of(tensor) != bytes_of(other[name]):
             return Gate(passed=False, worst=math.inf, detail=f'tensor "{name}" differs')
     return Gate(passed=True, worst=0.0, detail=f"{len(one)} tensors are equal to the bit")
 
@@ -135,10 +136,10 @@ def first_differing_layer(model: nn.Module, onnx: bytes, batch: Batch, tolerance
     made = [name for node in probe.graph.node for name in node.output]
     watched = [name for name in made if name in expected and name not in outputs]
     probe.graph.output.extend(ValueInfoProto(name=name) for name in watched)
-    session = Session(probe.SerializeToString(), threads=torch.get_num_threads())
+    session = default_runtime().load(probe.SerializeToString(), torch.get_num_threads())
     given = dict(zip(session.output_names, session.run(session.feed(batch.inputs)), strict=True))
     for name in watched:
-        tensor, array = expected[name].numpy(), given[name]
+        tensor, array = to_numpy(expected[name]), given[name]
         if tensor.shape != array.shape or _relative(tensor, array).max() > tolerance:
             return f'"{name}"'
     last = [name for name, module in model.named_modules() if name and not list(module.children())]
@@ -155,10 +156,6 @@ def _layer_outputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
     watch(model, [batch], {name: module for name, module in model.named_modules() if name}, after=keep)
     return {name: outputs[0] for name, outputs in seen.items() if len(outputs) == 1}
-
-
-def _bits(tensor: Tensor) -> bytes:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _tensors(outputs: Any) -> tuple[Tensor, ...]:

@@ -1,52 +1,62 @@
-"""ONNX Runtime: what the exported model really gives."""
+"""ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import partial
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
+from onnx import ModelProto
 
 from mirabelle.errors import UserError
+from mirabelle.numerics.arrays import Array
 from mirabelle.run.machine import int8_saturates
-from mirabelle.runtime.latency import Ratio, interleaved
-from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, Stream, as_outputs, joined, map_tensors, tensors_of
-from mirabelle.task.profile import Latency
+from mirabelle.runtime.runtime import Description, Runtime, Session
 
-Array = npt.NDArray[Any]
-NAME = "onnxruntime"
 EXACT_INTEGERS = ("session.x64quantprecision", "1")  # else sums of uint8 · int8 saturate where the processor has no VNNI
 NO_IDLE_SPINNING = ("session.force_spinning_stop", "1")  # else threads of a session spin on while another is timed
 SHARING = "ConstantSharing"  # with it, exact integers fail where two layers have equal zero points
-_BATCH = 500
+_PROVIDERS = ("CPUExecutionProvider",)
+_REORDERS = ("ReorderInput", "ReorderOutput")  # changes of the memory layout, which ONNX Runtime adds itself
 
 
-def library() -> Any:
-    """The package, told before its import to send nobody anything: of itself it keeps a thread that reports what is run.
+class OnnxRuntime(Runtime):
+    """ONNX Runtime with its CPU kernels."""
 
-    Who wants the reports sets ORT_DISABLE_TELEMETRY=0.
-    """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
+    def describe(self) -> Description:
+        return Description("onnxruntime", "ONNX Runtime", library().__version__, "cpu", _PROVIDERS)
 
-    return onnxruntime
+    def load(self, model: bytes, threads: int) -> OnnxSession:
+        return OnnxSession(model, threads)
+
+    def operator_milliseconds(
+        self, model: bytes, feed: Mapping[str, Array], *, threads: int, runs: int
+    ) -> Mapping[str, Sequence[float]]:
+        names = sorted((node.name for node in ModelProto.FromString(model).graph.node if node.name), key=len, reverse=True)
+        with tempfile.TemporaryDirectory() as folder:
+            options = _options(threads)
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = library().InferenceSession(model, options, providers=list(_PROVIDERS))
+            for _ in range(runs):
+                session.run(None, feed)
+            events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+        times: dict[str, list[float]] = defaultdict(list)
+        for event in events:
+            given, kind = event["name"], event.get("args", {}).get("op_name")
+            if event.get("cat") == "Node" and given.endswith("_kernel_time") and kind not in _REORDERS:
+                # An operator in another memory layout has the name of its output and an ending.
+                name = next((name for name in names if given.startswith(name)), None)
+                if name is not None:
+                    times[name].append(event["dur"] / 1e3)
+        return times
 
 
-def options_for(threads: int) -> Any:
-    """Session options: so many threads of one operator, which rest between calls, and a log of errors only."""
-    options = library().SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    options.add_session_config_entry(*NO_IDLE_SPINNING)
-    return options
-
-
-class Session:
+class OnnxSession(Session):
     """A model loaded into ONNX Runtime on the CPU.
 
     Args:
@@ -58,51 +68,38 @@ class Session:
     """
 
     def __init__(self, model: bytes, threads: int) -> None:
-        options = options_for(threads)
+        options = _options(threads)
         if int8_saturates():
             options.add_session_config_entry(*EXACT_INTEGERS)
         try:
             self._session = library().InferenceSession(
-                model, options, providers=["CPUExecutionProvider"], disabled_optimizers=[SHARING]
+                model, options, providers=list(_PROVIDERS), disabled_optimizers=[SHARING]
             )
         except Exception as error:
             raise UserError("E141", f"ONNX Runtime refuses the model: {error}", "export it again") from error
-        self.threads = threads
-        self.input_names = [value.name for value in self._session.get_inputs()]
-        self.output_names = [value.name for value in self._session.get_outputs()]
+        names = [[value.name for value in values] for values in (self._session.get_inputs(), self._session.get_outputs())]
+        super().__init__("onnxruntime", threads, *names)
 
-    def feed(self, inputs: Inputs) -> dict[str, Array]:
-        """Arrays by input name: dicts by their keys, other inputs in order."""
-        if isinstance(inputs, Mapping) and set(inputs) == set(self.input_names):
-            return {name: tensor.numpy() for name, tensor in inputs.items()}
-        return {name: tensor.numpy() for name, tensor in zip(self.input_names, tensors_of(inputs), strict=True)}
-
-    def run(self, feed: Mapping[str, Array]) -> Sequence[Array]:
-        """All outputs, in the order of `output_names`."""
-        outputs: Sequence[Array] = self._session.run(None, feed)
+    def run(self, feed: Mapping[str, Array]) -> Sequence[Any]:
+        outputs: Sequence[Any] = self._session.run(None, feed)
         return outputs
 
-    def outputs_of(self, data: Samples | Stream | Sequence[Batch]) -> tuple[Outputs, Tensor]:
-        """(outputs, targets) of all samples, in the data's order; several outputs as a tuple."""
-        batches = data.batches(_BATCH) if isinstance(data, (Samples, Stream)) else data
-        pairs = [(self(batch.inputs), batch.targets) for batch in batches]
-        return joined([outputs for outputs, _ in pairs]), torch.cat([targets for _, targets in pairs])
 
-    def __call__(self, inputs: Inputs) -> Outputs:
-        """The outputs, several as a tuple."""
-        arrays = self.run(self.feed(inputs))
-        strange = [name for name, array in zip(self.output_names, arrays, strict=True) if not isinstance(array, np.ndarray)]
-        if strange:
-            raise UserError("E121", f'output "{strange[0]}" of the model is no tensor', "export it without what makes it")
-        return as_outputs([torch.from_numpy(array) for array in arrays])
+def library() -> Any:
+    """The package onnxruntime, imported with its telemetry off: otherwise a thread of it reports which models are run.
+
+    The environment variable ORT_DISABLE_TELEMETRY=0 allows these reports.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
 
 
-def time_side_by_side(
-    start: Session, end: Session, inputs: Inputs, *, batch: int = 1, seconds: float = 2.0
-) -> tuple[Latency, Latency, Ratio]:
-    """Milliseconds of the first `batch` samples in each, measured in turn for `seconds`, and the ratio end / start."""
-    one = map_tensors(inputs, lambda tensor: tensor[:batch])
-    sessions = {"start": start, "end": end}
-    calls = {name: partial(session.run, session.feed(one)) for name, session in sessions.items()}
-    latencies, ratios = interleaved(calls, runtime=NAME, threads=start.threads, batch=batch, seconds=seconds)
-    return latencies["start"], latencies["end"], ratios["end"]
+def _options(threads: int) -> Any:
+    """Session options: the number of threads of one operator, which rest between calls, and a log of errors only."""
+    options = library().SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry(*NO_IDLE_SPINNING)
+    return options

@@ -13,6 +13,7 @@ from mirabelle.calibration.moments import Moments
 from mirabelle.errors import UserError
 from mirabelle.model.state import copied
 from mirabelle.model.watch import LayerRun, watch
+from mirabelle.numerics.draws import global_draws
 from mirabelle.scores.score import Evidence, Score, covered
 from mirabelle.task.batch import Samples, call, in_float32
 
@@ -67,8 +68,7 @@ def evidence_for(
         drawn = Samples(own.inputs, own.targets)
     model = copied(model).eval()
     found: dict[str, dict[str, Tensor]] = {name: {} for name in chosen}
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with global_draws(seed):
         if score.needs & {"gradient", "squared_gradient"}:
             _measure_gradients(score, model, task, drawn, found)
         if score.needs & {"input_moments", "input_norms"}:

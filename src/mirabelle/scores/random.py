@@ -27,5 +27,7 @@ class Random(Score):
     def __call__(self, tensor: Tensor, evidence: Evidence) -> Tensor:
         import torch
 
+        from mirabelle.numerics.draws import generator_from
+
         seed = int(files.digest(f"{self.seed} {evidence.name}".encode()), 16) >> 1
-        return torch.rand(tensor.shape, generator=torch.Generator().manual_seed(seed))
+        return torch.rand(tensor.shape, generator=generator_from(seed))

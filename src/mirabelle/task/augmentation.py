@@ -67,11 +67,12 @@ class Augmentation:
         """The batch in a view."""
         import torch
 
+        from mirabelle.numerics.arrays import to_numpy
         from mirabelle.task.batch import Batch
 
         assert batch.index is not None, "a batch of samples has its index"
-        drawn = _drawn(view, batch.index.numpy())
-        images = batch.inputs.numpy()
+        drawn = _drawn(view, to_numpy(batch.index))
+        images = to_numpy(batch.inputs)
         moved = np.zeros(images.shape, images.dtype)
         for image, target, dy, dx, mirrored in zip(self._first(images), self._first(moved), *self._changes(drawn), strict=True):
             place = target[:, :, ::-1] if mirrored else target

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from mirabelle.errors import UserError
+from mirabelle.numerics.arrays import to_numpy
+from mirabelle.numerics.draws import generator_from
 
 Inputs: TypeAlias = Any  # a tensor, or a tuple, list or dict of tensors
 Outputs: TypeAlias = Any  # a tensor, or a tuple of tensors, each (batch, ...)
@@ -151,7 +153,7 @@ class Samples:
 
     def split(self, fraction: float, seed: int) -> tuple[Samples, Samples]:
         """(the rest, a random `fraction`), the same for the same seed."""
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(self), generator=generator_from(seed))
         held = max(1, int(fraction * len(self)))
         return self._of(self.at(order[held:])), self._of(self.at(order[:held]))
 
@@ -161,7 +163,7 @@ class Samples:
 
     def order(self, seed: int) -> Tensor:
         """The numbers of all samples in a random order, the same for the same seed."""
-        return torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return torch.randperm(len(self), generator=generator_from(seed))
 
     def against(self, targets: Tensor) -> Samples:
         """The same inputs with what a model gives for them in place of labels; the digest is that of the inputs."""
@@ -195,7 +197,7 @@ class Samples:
         total = hashlib.blake2b(digest_size=8)
         for tensor in self._told_by():
             total.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-            total.update(np.ascontiguousarray(tensor.numpy()).data)
+            total.update(np.ascontiguousarray(to_numpy(tensor)).data)
         return total.hexdigest()
 
 
@@ -205,7 +207,7 @@ class Shuffled:
     def __init__(self, samples: Samples, batch_size: int, seed: int) -> None:
         self._samples = samples
         self._size = min(batch_size, len(samples))
-        self._order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
+        self._order = torch.randperm(len(samples), generator=generator_from(seed))
 
     def __len__(self) -> int:
         return len(self._samples) // self._size

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mirabelle.errors import UserError, did_you_mean
 from mirabelle.numerics import metrics
+from mirabelle.numerics.arrays import to_numpy
 from mirabelle.numerics.statistics import (
     Scores,
     Statistic,
@@ -171,7 +172,7 @@ class Metric:
                 f"metric {self.name} gave shape {tuple(scores.shape)} for {len(targets)} samples",
                 "return one score a sample, shape (batch,), or make it a metric of the set: Metric.over_set(function)",
             )
-        return scores.double().cpu().numpy()
+        return to_numpy(scores.double())
 
     def _statistic(self, scores: Scores) -> Statistic | None:
         """None where the mean counts."""
@@ -181,8 +182,8 @@ class Metric:
 def _pairs(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Scores:
     """Records of output and target; of several outputs "outputs.0", "outputs.1", …"""
     several = {f"outputs.{k}": part for k, part in enumerate(outputs)} if isinstance(outputs, tuple) else {"outputs": outputs}
-    arrays = {name: part.detach().float().cpu().numpy() for name, part in several.items()}
-    return records_of({**arrays, "targets": targets.cpu().numpy()})
+    arrays = {name: to_numpy(part.float()) for name, part in several.items()}
+    return records_of({**arrays, "targets": to_numpy(targets)})
 
 
 def records_of(parts: Mapping[str, npt.NDArray[Any]]) -> Scores:

@@ -1,9 +1,10 @@
-"""Contract tests of each family, for authors of new members: each raises AssertionError with what does not hold."""
+"""Contract tests of each family, for authors of new members. A check that fails raises AssertionError and says why."""
 
 from mirabelle.testing.codecs import check_codec
 from mirabelle.testing.replacements import check_replacement
+from mirabelle.testing.runtimes import check_runtime
 from mirabelle.testing.scores import check_score
 from mirabelle.testing.steps import check_step
 from mirabelle.testing.terms import check_term
 
-__all__ = ["check_codec", "check_replacement", "check_score", "check_step", "check_term"]
+__all__ = ["check_codec", "check_replacement", "check_runtime", "check_score", "check_step", "check_term"]

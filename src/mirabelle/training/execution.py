@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import is_out_of_memory
+from mirabelle.model.device import autocast
 from mirabelle.model.state import copied
+from mirabelle.numerics.draws import global_draws
 from mirabelle.task.batch import Batch, Inputs, call, in_float32, map_tensors, tensors_of
 
 _IMAGE_DIMENSIONS = 4
@@ -38,7 +40,7 @@ class Execution:
         return Execution(precision, layout == "channels_last")
 
     def autocast(self) -> AbstractContextManager[None]:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16")
+        return autocast(self.precision)
 
     def laid_out(self, model: nn.Module) -> nn.Module:
         laid_out: nn.Module = model.to(memory_format=torch.channels_last) if self.channels_last else model  # type: ignore[call-overload]
@@ -60,7 +62,7 @@ def fastest_execution(
     candidates = [Execution(name, layout) for name in precisions for layout in ((False, True) if images else (False,))]
     if len(candidates) == 1:
         return candidates[0]
-    with torch.random.fork_rng(devices=[]):
+    with global_draws():
         seconds = {candidates[0]: _step_seconds(model, batch, loss, candidates[0])}
         seconds |= {candidate: _seconds_if_it_runs(model, batch, loss, candidate) for candidate in candidates[1:]}
     plain, fastest = candidates[0], min(candidates, key=lambda candidate: seconds[candidate])

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError
+from mirabelle.model.device import check_device
 from mirabelle.model.state import load_tensors, tensors_of_module
 from mirabelle.model.taps import Taps
+from mirabelle.numerics.draws import global_draws
 from mirabelle.objectives import Forward, Objective, SoftTargets, TaskLoss
 from mirabelle.records.schedules import learning_rate_factor
 from mirabelle.run.journal import Stop
@@ -73,12 +75,15 @@ def fit(
         controls: act after every optimizer step.
 
     Raises:
-        UserError: E201 when the loss is no longer finite; the model then has its last finite weights, which the checkpoint
-            keeps.
+        UserError: E121 when the model or the teacher is not on the CPU; E201 when the loss is no longer finite; the model then
+            has its last finite weights, which the checkpoint keeps.
     """
+    check_device(model)
+    if task.teacher is not None:
+        check_device(task.teacher, "the teacher")
     objective = objective or training.objective or default_objective(task)
     loop = _Loop(model, task, training, run, objective=objective, controls=controls)
-    with torch.random.fork_rng(devices=[]):
+    with global_draws():
         loop.run_to_end()
     return loop.finished_model()
 
@@ -102,8 +107,7 @@ class _Loop:
         self.model = self.execution.laid_out(model)
         if training.targets == "teacher":
             self.task = task = answered(task, run, self.execution)
-        with torch.random.fork_rng(devices=[]):  # a killed run draws the same projectors again
-            torch.manual_seed(run.seed_for("objective"))
+        with global_draws(run.seed_for("objective")):  # a killed run draws the same projectors again
             self.loss = objective.bind(self.model, task, task.example())
         self.taps = Taps(self.model, self.loss.student_layers)
         self.optimizer = optimizer_for([*self.model.parameters(), *self.loss.parameters()], training)

@@ -21,6 +21,7 @@ from torch import Tensor, fx
 from mirabelle.graph.call import Call, is_tensor, number_of, sizes_of, value_of
 from mirabelle.graph.flow import Axes, Flow
 from mirabelle.graph.units import Array, Axis, product
+from mirabelle.numerics.arrays import to_numpy
 
 _aten = torch.ops.aten
 VIEWS = {"view", "reshape", "_unsafe_view", "_reshape_alias", "unflatten", "flatten", "view_copy", "view_as", "reshape_as"}
@@ -154,7 +155,7 @@ def _read(flow: Flow, axis: Array, labels: Tensor, columns: list[list[Array]]) -
     for d in reversed(range(labels.ndim)):
         if d not in varying:
             labels = labels.select(d, 0)
-    index = labels.numpy()
+    index = to_numpy(labels)
     if not varying:
         if index:
             flow.freeze([axis[int(index) - 1][np.newaxis]])

@@ -13,6 +13,7 @@ from mirabelle.graph.call import Call, name_of, sizes_of, value_of
 from mirabelle.graph.flow import Axes, Flow, Kept, Results, Share, dimension_of
 from mirabelle.graph.rules.labels import FLOATING, VIEWS, Moved, settle
 from mirabelle.graph.units import product
+from mirabelle.numerics.arrays import to_numpy
 
 _aten = torch.ops.aten
 _EXPANSIONS = {"expand", "broadcast_to", "expand_copy", "expand_as"}
@@ -257,7 +258,7 @@ def _rewrite_by_index(flow: Flow, call: Call, moved: Moved, dimension: int) -> N
     for k in reversed(range(labels.ndim)):
         if k != dimension:
             labels = labels.select(k, 0)
-    index = labels.numpy() - 1
+    index = to_numpy(labels) - 1
     axis, size = moved.axes[dimension], moved.sizes[dimension]
 
     def picked(kept: Kept) -> Tensor:

@@ -9,6 +9,8 @@ import numpy.typing as npt
 import torch
 
 from mirabelle.errors import UserError
+from mirabelle.numerics.arrays import to_numpy
+from mirabelle.numerics.draws import generator_from
 from mirabelle.sources.datasets.settings import AS_PUBLISHED, BuiltInImages
 from mirabelle.task.preprocessing import Image
 from mirabelle.task.task import Task
@@ -46,7 +48,7 @@ def cifar10(folder: Path, images: BuiltInImages = AS_PUBLISHED) -> Task:
     folder = next((folder / place for place in _PLACES if (folder / place / _TRAIN[0]).is_file()), folder)
     image = images.of(_IMAGE)
     train = np.concatenate([_records(folder / name) for name in _TRAIN])
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).numpy()
+    order = to_numpy(torch.randperm(len(train), generator=generator_from(0)))
     return Task(
         train=_split(train, order[_HELD_OUT:], image),
         validation=_split(train, order[:_HELD_OUT], image),

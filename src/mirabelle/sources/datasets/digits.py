@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from mirabelle.numerics.draws import generator_from
 from mirabelle.sources.datasets.settings import AS_PUBLISHED, BuiltInImages
 from mirabelle.task.preprocessing import Image
 from mirabelle.task.task import Task
@@ -28,7 +29,7 @@ def digits(images: BuiltInImages = AS_PUBLISHED) -> Task:
     image = images.of(Image(size=(8, 8)))
     inputs = torch.from_numpy(image.scaled(np.expand_dims(bunch.images, -1) * (255 / _LEVELS)))
     targets = torch.from_numpy(bunch.target).long()
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(targets), generator=generator_from(0))
     test, validation, train = order[:400], order[400:600], order[600:]
     return Task(
         train=(inputs[train], targets[train]),

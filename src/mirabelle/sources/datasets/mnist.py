@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from mirabelle.errors import UserError
+from mirabelle.numerics.draws import generator_from
 from mirabelle.sources.datasets.settings import AS_PUBLISHED, BuiltInImages
 from mirabelle.task.preprocessing import Image
 from mirabelle.task.task import Task
@@ -37,7 +38,7 @@ def mnist(folder: Path, images: BuiltInImages = AS_PUBLISHED) -> Task:
     folder = folder / "mnist" if (folder / "mnist").is_dir() else folder
     image = images.of(_IMAGE)
     train = _split(folder, "train", 60_000, image)
-    order = torch.randperm(len(train[1]), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(train[1]), generator=generator_from(0))
     held, rest = order[:_HELD_OUT], order[_HELD_OUT:]
     return Task(
         train=(train[0][rest], train[1][rest]),

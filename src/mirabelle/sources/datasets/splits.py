@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 
 from mirabelle.errors import UserError
+from mirabelle.numerics.arrays import to_numpy
+from mirabelle.numerics.draws import generator_from
 from mirabelle.task.batch import Samples
 from mirabelle.task.loss import CrossEntropy, Loss, balanced
 from mirabelle.task.outputs import DEFAULTS, Form, form_of_targets
@@ -114,14 +116,14 @@ def as_task(
 
 def _divided(groups: Mapping[str, Indices], fractions: Mapping[str, float], seed: int) -> dict[str, Indices]:
     """The indices by split, in random order; each group gives at least one index to each split, and the rest to "train"."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_from(seed)
     parts: dict[str, list[Indices]] = {name: [] for name in ("train", *fractions)}
     for group, members in groups.items():
         least = len(fractions) + 1
         if 0 < len(members) < least:
             counted = f"{len(members)} sample{'s' if len(members) > 1 else ''}"
             raise UserError("E131", f"{group} has {counted}; a split needs {least}", "add samples, or give separate splits")
-        rest = members[torch.randperm(len(members), generator=generator).numpy()]
+        rest = members[to_numpy(torch.randperm(len(members), generator=generator))]
         for position, (name, fraction) in enumerate(fractions.items()):
             most = len(rest) - (len(fractions) - position)  # leaves one for each of the following splits and for training
             count = max(min(round(fraction * len(members)), most), min(1, len(members)))
@@ -129,4 +131,4 @@ def _divided(groups: Mapping[str, Indices], fractions: Mapping[str, float], seed
             rest = rest[count:]
         parts["train"].append(rest)
     joined = {name: np.concatenate(indices) for name, indices in parts.items()}
-    return {name: index[torch.randperm(len(index), generator=generator).numpy()] for name, index in joined.items()}
+    return {name: index[to_numpy(torch.randperm(len(index), generator=generator))] for name, index in joined.items()}

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from mirabelle.numerics.arrays import to_numpy
+
 Array: TypeAlias = npt.NDArray[Any]
 Tensors: TypeAlias = Mapping[str, Tensor]  # tensors of a module by name
 
@@ -40,7 +42,7 @@ class Converter:
 
 def array_of(tensor: Tensor) -> Array:
     """A tensor as a float32 array, as Keras expects its weights."""
-    found: Array = np.ascontiguousarray(tensor.detach().float().numpy())
+    found: Array = np.ascontiguousarray(to_numpy(tensor.float()))
     return found
 
 

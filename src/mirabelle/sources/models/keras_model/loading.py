@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mirabelle.errors import UserError
+from mirabelle.numerics.draws import generator_from
 from mirabelle.sources.models.keras_model.module import KerasModule
 from mirabelle.sources.models.keras_model.reading import model_in
 from mirabelle.sources.models.keras_model.writing import KerasFile
@@ -39,7 +40,7 @@ def _check_equal(module: KerasModule) -> None:
     """
     for inner in module.nested().values():
         _check_equal(inner)
-    generator = torch.Generator().manual_seed(0)
+    generator = generator_from(0)
     for layer in module.layers():
         if layer.name in module.converted:
             shape = [2, *(size or _LENGTH for size in layer.get_build_config()["input_shape"][1:])]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError
+from mirabelle.numerics.draws import generator_from
 from mirabelle.sources.models.keras_model.layers import ACTIVATED, CONVERTERS
 from mirabelle.sources.models.keras_model.layout import Behind, as_in_keras, either, first, is_pointwise, last, twin_of
 from mirabelle.sources.models.keras_model.library import library
@@ -119,7 +120,7 @@ class KerasModule(nn.Module):
                 return None
             shape = (count, *value.shape[1:])
             floats = "float" in str(value.dtype)
-            generator = torch.Generator().manual_seed(position)
+            generator = generator_from(position)
             drawn.append(torch.rand(shape, generator=generator) if floats else torch.ones(shape, dtype=torch.int64))
         return Batch(drawn[0] if len(drawn) == 1 else tuple(drawn), torch.zeros(count))
 

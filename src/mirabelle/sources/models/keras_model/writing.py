@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError, first_line
+from mirabelle.numerics.arrays import to_numpy
 from mirabelle.sources.models.keras_model.converting import Tensors
 from mirabelle.sources.models.keras_model.layers import BY_KERAS, CONVERTERS
 from mirabelle.sources.models.keras_model.library import library
@@ -83,7 +84,7 @@ def _set_weights(layer: Any, held: ByKeras, tensors: Tensors) -> None:
             if tuple(variable.shape) != shape:
                 message = f'layer "{layer.name}" is computed by Keras with {tuple(variable.shape)}, and was pruned to {shape}'
                 raise UserError("E121", message, "exclude it from pruning, or use the ONNX file")
-            variable.assign(tensors[place].numpy())
+            variable.assign(to_numpy(tensors[place]))
 
 
 def _below(tensors: Tensors, place: str) -> Tensors:

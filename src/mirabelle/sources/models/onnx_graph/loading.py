@@ -12,7 +12,8 @@ import torch
 from google.protobuf.message import DecodeError
 
 from mirabelle.errors import UserError, did_you_mean, first_line
-from mirabelle.runtime.onnxruntime import Array, Session
+from mirabelle.numerics.arrays import Array
+from mirabelle.runtime.runtime import Session, default_runtime
 from mirabelle.runtime.signature import drawn_inputs
 from mirabelle.sources.models.onnx_graph.module import OnnxModule
 from mirabelle.sources.models.onnx_graph.nodes import REMEDY
@@ -68,7 +69,7 @@ def _ending_in(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
 
 def _check_equal(module: OnnxModule, proto: onnx.ModelProto) -> None:
     """Raise an error unless the module computes the same values as ONNX Runtime."""
-    session = Session(proto.SerializeToString(), threads=torch.get_num_threads())
+    session = default_runtime().load(proto.SerializeToString(), torch.get_num_threads())
     refused: Exception = ValueError("no lengths")
     for inputs in _drawn(module):
         try:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError
+from mirabelle.numerics.arrays import to_numpy
 from mirabelle.runtime.signature import Value as Input
 from mirabelle.runtime.signature import drawn_inputs, signature_of
 from mirabelle.sources.models.onnx_graph import elementwise, reducing, shapes, shaping, spatial  # noqa: F401 (register operators)
@@ -152,7 +153,7 @@ class OnnxModule(nn.Module):
         """
         if parameter.ndim < 2:  # noqa: PLR2004
             return parameter
-        digest = hashlib.blake2b(parameter.detach().contiguous().numpy().data, digest_size=16).digest()
+        digest = hashlib.blake2b(to_numpy(parameter.contiguous()).data, digest_size=16).digest()
         return self._seen.setdefault((tuple(parameter.shape), digest), parameter)
 
     def _store(self, name: str, graph: _Reading) -> None:

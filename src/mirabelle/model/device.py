@@ -1,0 +1,52 @@
+"""The device of models and batches, the CPU alone so far, and the precision of a forward pass."""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import AbstractContextManager
+
+import torch
+from torch import nn
+
+from mirabelle.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a model's first parameter; the CPU for a model without parameters."""
+    return next((parameter.device for parameter in model.parameters()), CPU)
+
+
+def check_device(model: nn.Module, what: str = "the model") -> None:
+    """Raise unless all parameters and buffers of a model are on the CPU, where its batches are.
+
+    Args:
+        model: that will be run.
+        what: its name in the message.
+
+    Raises:
+        UserError: E121 naming the first tensor on another device.
+
+    Example:
+        >>> check_device(nn.Linear(2, 2))
+        >>> check_device(nn.Linear(2, 2, device="meta"))
+        Traceback (most recent call last):
+        mirabelle.errors.UserError: error[E121]: "weight" of the model is on device "meta"; models are compressed on the CPU
+        help: load its weights, which "meta" does not hold
+    """
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if tensor.device.type != CPU.type:
+            place = tensor.device
+            remedy = 'load its weights, which "meta" does not hold' if tensor.is_meta else 'move it: model.to("cpu")'
+            raise UserError("E121", f'"{name}" of {what} is on device "{place}"; models are compressed on the CPU', remedy)
+
+
+def autocast(precision: str, device: torch.device = CPU) -> AbstractContextManager[None]:
+    """The context in which a model's forward pass computes in a precision.
+
+    Args:
+        precision: "float32", which changes nothing, or "bfloat16" for matrix products and convolutions.
+        device: of the model.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")

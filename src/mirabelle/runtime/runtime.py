@@ -1,0 +1,182 @@
+"""The contract of a runtime: load an exported model, run it, time it, and describe what runs it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mirabelle import runtime as door
+from mirabelle.errors import UserError, did_you_mean
+from mirabelle.numerics.arrays import Array, to_numpy
+from mirabelle.runtime.latency import Ratio, interleaved
+from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, Stream, as_outputs, joined, map_tensors, tensors_of
+from mirabelle.task.profile import Latency
+
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Description:
+    """What runs a model.
+
+    Args:
+        name: in reports, such as "onnxruntime"; also the name of the runtime's module.
+        title: in sentences, such as "ONNX Runtime".
+        version: of the package.
+        device: on which it computes, such as "cpu".
+        uses: its own names of what computes there, such as "CPUExecutionProvider".
+    """
+
+    name: str
+    title: str
+    version: str
+    device: str
+    uses: tuple[str, ...]
+
+
+class Session(ABC):
+    """A model that a runtime has loaded. A subclass implements `run`; the other methods call it.
+
+    Args:
+        runtime: name of the runtime.
+        threads: of one operator.
+        input_names: of the graph, in its order.
+        output_names: of the graph, in its order.
+    """
+
+    def __init__(self, runtime: str, threads: int, input_names: Sequence[str], output_names: Sequence[str]) -> None:
+        self.runtime = runtime
+        self.threads = threads
+        self.input_names = list(input_names)
+        self.output_names = list(output_names)
+
+    @abstractmethod
+    def run(self, feed: Mapping[str, Array]) -> Sequence[Any]:
+        """All outputs in memory, in the order of `output_names`: arrays, or lists where an output is a sequence.
+
+        Args:
+            feed: an array for every name of `input_names`; it is not changed.
+        """
+
+    def feed(self, inputs: Inputs) -> dict[str, Array]:
+        """Arrays by input name: dicts by their keys, other inputs in order."""
+        if isinstance(inputs, Mapping) and set(inputs) == set(self.input_names):
+            return {name: to_numpy(tensor) for name, tensor in inputs.items()}
+        return {name: to_numpy(tensor) for name, tensor in zip(self.input_names, tensors_of(inputs), strict=True)}
+
+    def outputs_of(self, data: Samples | Stream | Sequence[Batch]) -> tuple[Outputs, Tensor]:
+        """(outputs, targets) of all samples, in the data's order; several outputs as a tuple."""
+        batches = data.batches(_BATCH) if isinstance(data, (Samples, Stream)) else data
+        pairs = [(self(batch.inputs), batch.targets) for batch in batches]
+        return joined([outputs for outputs, _ in pairs]), torch.cat([targets for _, targets in pairs])
+
+    def __call__(self, inputs: Inputs) -> Outputs:
+        """The outputs as tensors, several as a tuple.
+
+        Raises:
+            UserError: E121 when an output is a sequence or a map.
+        """
+        arrays = self.run(self.feed(inputs))
+        strange = [name for name, array in zip(self.output_names, arrays, strict=True) if not isinstance(array, np.ndarray)]
+        if strange:
+            raise UserError("E121", f'output "{strange[0]}" of the model is no tensor', "export it without what makes it")
+        return as_outputs([torch.from_numpy(array) for array in arrays])
+
+
+class Runtime(ABC):
+    """A package that runs exported models, such as ONNX Runtime.
+
+    A new runtime is one subclass in a module with the runtime's name, and one entry in `mirabelle.runtime.RUNTIMES`.
+    `mirabelle.testing.check_runtime` tests it. The functions `time_alone` and `time_side_by_side` time the sessions of every
+    runtime in the same way.
+
+    Example:
+        >>> runtime_named("onnxruntime").describe().title
+        'ONNX Runtime'
+    """
+
+    @abstractmethod
+    def describe(self) -> Description:
+        """Its name and version, and the device on which it computes."""
+
+    @abstractmethod
+    def load(self, model: bytes, threads: int) -> Session:
+        """Load a model, so that it can run.
+
+        Args:
+            model: bytes of an ONNX file.
+            threads: of one operator.
+
+        Raises:
+            UserError: E141 when the runtime refuses the file.
+        """
+
+    def operator_milliseconds(
+        self, model: bytes, feed: Mapping[str, Array], *, threads: int, runs: int
+    ) -> Mapping[str, Sequence[float]]:
+        """Milliseconds of each operator in each of several runs, by the name of its node.
+
+        Operators that the runtime adds itself, such as a change of the memory layout, are left out.
+
+        Args:
+            model: bytes of an ONNX file in which every node has the name of its first output.
+            feed: an array for every input.
+            threads: of one operator.
+            runs: how often the whole model is run.
+
+        Raises:
+            UserError: E111 from a runtime that has no profile of operators.
+        """
+        del model, feed, threads, runs
+        raise UserError(
+            "E111",
+            f"{self.describe().title} does not time single operators",
+            "plan by multiply-accumulates, not by latency",
+        )
+
+
+def runtime_named(name: str) -> Runtime:
+    """The runtime with this name, a key of `mirabelle.runtime.RUNTIMES`.
+
+    Raises:
+        UserError: E103 when no runtime has this name.
+    """
+    if name not in door.RUNTIMES:
+        raise UserError("E103", f'there is no runtime "{name}"', did_you_mean(name, door.RUNTIMES))
+    found: Runtime = getattr(door, door.RUNTIMES[name].class_name)()
+    return found
+
+
+def default_runtime() -> Runtime:
+    """ONNX Runtime, in which models are measured and checked unless another runtime is named."""
+    return runtime_named("onnxruntime")
+
+
+def time_alone(session: Session, inputs: Inputs, *, batch: int = 1, seconds: float = 2.0) -> Latency:
+    """Milliseconds of a call on the first `batch` samples, measured for `seconds`."""
+    calls = {"alone": _call(session, inputs, batch)}
+    return interleaved(calls, runtime=session.runtime, threads=session.threads, batch=batch, seconds=seconds)[0]["alone"]
+
+
+def time_side_by_side(
+    start: Session, end: Session, inputs: Inputs, *, batch: int = 1, seconds: float = 2.0
+) -> tuple[Latency, Latency, Ratio]:
+    """Milliseconds of a call on the first `batch` samples in each of two, measured in turn for `seconds`; ratio end / start.
+
+    Both must be loaded into the same runtime, with the same number of threads.
+    """
+    assert (start.runtime, start.threads) == (end.runtime, end.threads), "a ratio compares two models, not two runtimes"
+    calls = {"start": _call(start, inputs, batch), "end": _call(end, inputs, batch)}
+    latencies, ratios = interleaved(calls, runtime=start.runtime, threads=start.threads, batch=batch, seconds=seconds)
+    return latencies["start"], latencies["end"], ratios["end"]
+
+
+def _call(session: Session, inputs: Inputs, batch: int) -> Callable[[], object]:
+    return partial(session.run, session.feed(map_tensors(inputs, lambda tensor: tensor[:batch])))

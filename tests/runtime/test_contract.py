@@ -1,0 +1,130 @@
+"""The contract of runtimes: ONNX Runtime keeps it, a runtime of anybody's own serves, and broken ones are found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+from onnx.reference import ReferenceEvaluator
+from torch import nn
+
+from mirabelle import Task, runtime
+from mirabelle.errors import UserError
+from mirabelle.inspection.measure import exported, measure
+from mirabelle.report.table import title_of
+from mirabelle.runtime.runtime import (
+    Description,
+    Runtime,
+    Session,
+    default_runtime,
+    runtime_named,
+    time_alone,
+    time_side_by_side,
+)
+from mirabelle.testing import check_runtime
+
+
+class ReferenceSession(Session):
+    def __init__(self, model: bytes, threads: int) -> None:
+        try:
+            self._evaluator = ReferenceEvaluator(ModelProto.FromString(model))
+        except Exception as error:
+            raise UserError("E141", f"no model: {error}", "export it again") from error
+        super().__init__("reference", threads, self._evaluator.input_names, self._evaluator.output_names)
+
+    def run(self, feed: Mapping[str, Any]) -> Sequence[Any]:
+        return self._evaluator.run(None, dict(feed))
+
+
+class Reference(Runtime):
+    """ONNX's own evaluator in NumPy: a second runtime, in twenty lines."""
+
+    def describe(self) -> Description:
+        return Description("reference", "the reference", "1", "cpu", ("numpy",))
+
+    def load(self, model: bytes, threads: int) -> Session:
+        return ReferenceSession(model, threads)
+
+
+@pytest.mark.parametrize("name", runtime.RUNTIMES)
+def test_every_runtime_behind_the_door_keeps_the_contract(name: str) -> None:
+    found = runtime_named(name)
+    check_runtime(found)
+    described = found.describe()
+    assert (described.name, described.title) == (name, runtime.RUNTIMES[name].title)
+
+
+def test_a_runtime_of_anybodys_own_keeps_the_contract() -> None:
+    check_runtime(Reference())
+
+
+def test_a_second_runtime_measures_and_times(cnn: nn.Module, images: Task) -> None:
+    files = exported(cnn, images)
+    mine, other = (one.load(files.onnx, threads=1) for one in (Reference(), default_runtime()))
+    profile, scores = measure(cnn, images, images.test, files, session=mine)
+    due, expected = measure(cnn, images, images.test, files, session=other)
+    assert profile == due
+    assert np.array_equal(scores, expected)
+    inputs = images.example().inputs
+    latency = time_alone(mine, inputs, seconds=0.01)
+    assert (latency.runtime, latency.threads, latency.batch) == ("reference", 1, 1)
+    assert time_side_by_side(mine, mine, inputs, seconds=0.01)[1].runtime == "reference"
+    with pytest.raises(UserError, match=r"E111.*the reference does not time single operators"):
+        Reference().operator_milliseconds(files.onnx, {}, threads=1, runs=1)
+
+
+def test_a_runtime_of_another_name_is_refused() -> None:
+    with pytest.raises(UserError, match=r'E103.*there is no runtime "onnxrutime"') as caught:
+        runtime_named("onnxrutime")
+    assert caught.value.remedy == 'did you mean "onnxruntime"?'
+    assert (title_of("onnxruntime"), title_of("of a later version")) == ("ONNX Runtime", "of a later version")
+
+
+class Shuffled(ReferenceSession):
+    def run(self, feed: Mapping[str, Any]) -> Sequence[Any]:
+        return super().run(feed)[::-1]
+
+
+class Writing(ReferenceSession):
+    def run(self, feed: Mapping[str, Any]) -> Sequence[Any]:
+        outputs = super().run(feed)
+        for array in feed.values():
+            array[:] = 0
+        return outputs
+
+
+class Saturating(ReferenceSession):
+    def run(self, feed: Mapping[str, Any]) -> Sequence[Any]:
+        return [np.minimum(array, np.float32(2**15 - 1)) for array in super().run(feed)]
+
+
+class Reusing(ReferenceSession):
+    """It gives the same memory in every run."""
+
+    def run(self, feed: Mapping[str, Any]) -> Sequence[Any]:
+        outputs = super().run(feed)
+        kept = vars(self).setdefault("kept", {})
+        for name, array in zip(self.output_names, outputs, strict=True):
+            if kept.setdefault((name, array.shape), array) is not array:
+                kept[name, array.shape][...] = array
+        return [kept[name, array.shape] for name, array in zip(self.output_names, outputs, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("session", "words"),
+    [
+        (Shuffled, "has shape"),
+        (Writing, "inputs are changed"),
+        (Saturating, "its sums saturate"),
+        (Reusing, "outputs change when the session runs again"),
+    ],
+)
+def test_a_runtime_that_breaks_the_contract_is_found(
+    session: type[ReferenceSession], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Reference, "load", lambda self, model, threads: session(model, threads))
+    with pytest.raises(AssertionError, match=words):
+        check_runtime(Reference())
