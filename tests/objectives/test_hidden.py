@@ -282,6 +282,7 @@ def test_contrast_draws_near_what_is_the_same_and_knows_samples_again(images: Ta
 def test_features_are_kept_with_the_outputs_and_equal_those_of_the_live_teacher(images: Task, run: Run) -> None:
     _, task = pair_for(Hint, images)
     assert task.teacher is not None
+    task.teacher.eval()  # a pass in training mode would change its statistics, and make it another teacher
     given = guidance(task.teacher, task.train, run, layers=("coarse", "head:input"))
     batch = task.train.at(torch.tensor([7, 3, 150]))
     bound = (1.0 * Hint(layers=("coarse",), teacher_layers=("coarse",))).bind(task.teacher, task, task.example())

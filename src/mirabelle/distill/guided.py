@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mirabelle.errors import UserError
 from mirabelle.model.device import device_of
+from mirabelle.model.state import in_eval_mode
 from mirabelle.model.taps import Taps
 from mirabelle.model.watch import LayerRun, watched
 from mirabelle.numerics.several_outputs import UNLABELLED
@@ -33,7 +34,7 @@ class Guided:
 
     Args:
         model: the student.
-        teacher: a model for the same inputs; it is set to evaluation mode.
+        teacher: a model for the same inputs; it runs in evaluation mode, and each of its modules keeps the mode that it has.
         objective: any terms except `CRD`, which needs the indices of samples.
         example: (inputs, labels) of a few samples; inputs are a tensor, or a tuple or dict of tensors.
         loss: the loss of the term `TaskLoss`: (outputs, labels) -> scalar.
@@ -63,7 +64,7 @@ class Guided:
         loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
         steps: int | None = None,
     ) -> None:
-        self._model, self._teacher, self._steps, self._done = model, teacher.eval(), steps, 0
+        self._model, self._teacher, self._steps, self._done = model, teacher, steps, 0
         inputs, labels = example
         task = Task(train=example, validation=example, test=example, loss=loss).with_teacher(teacher)
         self._bound = objective.bind(model, task, Batch(inputs, labels))
@@ -103,7 +104,7 @@ class Guided:
             raise UserError("E111", message, "call the model within the context, before the loss")
         args, kwargs = self._called
         batch = Batch(kwargs if not args else args[0] if len(args) == 1 else args, labels)
-        with torch.no_grad(), Taps(self._teacher, self._bound.teacher_layers) as taps:
+        with torch.no_grad(), in_eval_mode(self._teacher), Taps(self._teacher, self._bound.teacher_layers) as taps:
             given = self._teacher(*args, **kwargs)
             guide = Forward(batch, logits_of(given), features=taps.taken())
         progress = min(1.0, self._done / self._steps) if self._steps else 0.0

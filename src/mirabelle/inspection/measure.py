@@ -17,7 +17,7 @@ from mirabelle.artifact.mira import pack
 from mirabelle.model.architecture import replaced_modules
 from mirabelle.model.device import check_device
 from mirabelle.model.replacement import stored_tensors_of
-from mirabelle.model.state import tensors_of_module
+from mirabelle.model.state import in_eval_mode, tensors_of_module
 from mirabelle.numerics.statistics import Scores
 from mirabelle.run.files import tensor_bytes
 from mirabelle.runtime.export import export
@@ -54,15 +54,15 @@ def measure(
     """The profile of a model without its latency, and the metric's score of every sample of `data`.
 
     With a session of the model's ONNX file the outputs that are judged are the runtime's, those of the file that ships;
-    otherwise they are torch's.
+    otherwise they are torch's, of the model in eval mode. Afterwards each of its modules is in the mode that it had.
 
     Raises:
         UserError: E121 when the model is not on the CPU.
     """
     check_device(model)
     metrics = (task.metric, *task.extra_metrics)
-    with torch.inference_mode():
-        scores, *others = evaluate_metrics(partial(call, model.eval()) if session is None else session, data, task, metrics)
+    with torch.inference_mode(), in_eval_mode(model):
+        scores, *others = evaluate_metrics(partial(call, model) if session is None else session, data, task, metrics)
     total, nonzero = count_parameters(model)
     profile = Profile(
         parameters=total,
@@ -113,8 +113,8 @@ def multiply_accumulates_by_module(model: nn.Module, example: Batch) -> Mapping[
     one = map_tensors(example.inputs, lambda tensor: tensor[:1])
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     counter: Any = FlopCounterMode(display=False, custom_mapping={attention: _attention_flops})
-    with torch.inference_mode(mode=False), torch.no_grad(), counter:
-        call(model.eval(), one)
+    with torch.inference_mode(mode=False), torch.no_grad(), in_eval_mode(model), counter:
+        call(model, one)
     prefix = f"{type(model).__name__}."
     counts = counter.get_flop_counts()
     return {name.removeprefix(prefix): sum(operators.values()) // 2 for name, operators in counts.items()}

@@ -22,6 +22,7 @@ from mirabelle.graph.trace import Program, traced
 from mirabelle.graph.units import Array
 from mirabelle.inspection.kinds import kinds_of
 from mirabelle.model.device import check_device
+from mirabelle.model.state import in_eval_mode
 from mirabelle.numerics.masks import keep_highest
 from mirabelle.prune.ranking import ranked
 from mirabelle.scores import Magnitude, Score
@@ -156,19 +157,13 @@ def sensitivity_of(
         raise UserError("E110", message, "for example: sparsities=(0.5, 0.9), samples=512")
     check_device(model)
     score = score or Magnitude()
-    training = {name: module.training for name, module in model.named_modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            evaluator = _Evaluator(task, samples)
-            evidence = evidence_for(score, model, task)
-            weights = {name: weight for name, weight in model.named_parameters() if name in evidence}
-            parts = [_layer(model, name, weight, score(weight, evidence[name])) for name, weight in weights.items()]
-            parts = [*(_groups(model, score, task, evaluator.example) if groups else ()), *parts]
-            return _measured(model, parts, sorted(sparsities), evaluator, progress or (lambda *_: None))
-    finally:
-        for name, module in model.named_modules():
-            module.training = training[name]
+    with torch.no_grad(), in_eval_mode(model):
+        evaluator = _Evaluator(task, samples)
+        evidence = evidence_for(score, model, task)
+        weights = {name: weight for name, weight in model.named_parameters() if name in evidence}
+        parts = [_layer(model, name, weight, score(weight, evidence[name])) for name, weight in weights.items()]
+        parts = [*(_groups(model, score, task, evaluator.example) if groups else ()), *parts]
+        return _measured(model, parts, sorted(sparsities), evaluator, progress or (lambda *_: None))
 
 
 def _measured(

@@ -146,7 +146,8 @@ def _try_training(model: nn.Module, task: Task, training: Training | None) -> No
     objective = training.objective or default_objective(task)
     with torch.no_grad(), global_draws():
         loss = objective.bind(model, task, batch)
-        value = loss(loss.seen(copied(model).eval(), batch, task.teacher.eval() if task.teacher is not None else None))
+        teacher = None if task.teacher is None else copied(task.teacher).eval()
+        value = loss(loss.seen(copied(model).eval(), batch, teacher))
     if not bool(torch.isfinite(value)):
         message = f"the loss is {float(value)} on the first batch, before anything is trained"
         raise UserError("E121", message, "see which term is not finite: `objective` with one term at a time", path=("train",))

@@ -72,6 +72,9 @@ def copied(model: Model) -> Model:
 def in_eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     """The model in eval mode; afterwards each of its modules is in the mode that it had.
 
+    A frozen batch norm stays frozen, and a dropout that is on in a model in eval mode stays on. The modes are changed by
+    `train` and `eval`, which some modules override: a low-rank adapter that is merged into its layer for evaluation, say.
+
     Example:
         >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
         >>> with in_eval_mode(model):
@@ -84,5 +87,6 @@ def in_eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     try:
         yield model.eval()
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        for module, mode in modes.items():  # a module comes before its parts, whose modes its `train` changes
+            if module.training != mode:
+                module.train(mode)

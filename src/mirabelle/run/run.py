@@ -53,6 +53,7 @@ class Run:
         self.name = name
         self.journal = journal or Journal(self.folder)
         self.lock: FolderLock | None = None
+        self._threads_before: int | None = None
 
     @staticmethod
     def opened(
@@ -66,7 +67,8 @@ class Run:
     ) -> Run:
         """Start a run of a resolved recipe, or resume it if the folder contains a run of the same recipe.
 
-        The folder is locked until `close`. The number of threads of torch is set to the one that the run was started with.
+        Until `close` the folder is locked, and torch computes with the number of threads of the run: the one that it was
+        started with.
 
         Args:
             folder: of the run.
@@ -84,14 +86,14 @@ class Run:
 
         folder = Path(folder)
         _check_folder(folder)
-        lock = FolderLock(folder)
+        run = Run(folder, seed=seed, callbacks=callbacks, journal=Journal(folder, document, origin=origin))
+        run.lock = FolderLock(folder)
+        run._threads_before = torch.get_num_threads()
         try:
-            run = Run(folder, seed=seed, callbacks=callbacks, journal=Journal(folder, document, origin=origin))
-            run.lock = lock
             run._start_or_resume(_recipe_in(folder), document, decisions or {})
             torch.set_num_threads(_threads(run.decide("threads", torch.get_num_threads)))
         except BaseException:
-            lock.release()
+            run.close()
             raise
         return run
 
@@ -120,7 +122,12 @@ class Run:
         self.event("resumed", killed=self.lock.taken_over)
 
     def close(self) -> None:
-        """Release the lock on the folder."""
+        """Release the lock on the folder, and set the number of threads of torch that the process had before `opened`."""
+        if self._threads_before is not None:
+            import torch
+
+            torch.set_num_threads(self._threads_before)
+            self._threads_before = None
         if self.lock is not None:
             self.lock.release()
             self.lock = None

@@ -19,6 +19,7 @@ from torch import nn
 
 from mirabelle.errors import UserError, first_line
 from mirabelle.graph.exporter_tables import translations_read_once
+from mirabelle.model.state import in_eval_mode
 from mirabelle.model.value_names import names_of, rename_values
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.operators import onnx_translations
@@ -44,7 +45,7 @@ def export(
     and outputs "output", or "output_0", "output_1" and so on.
 
     Args:
-        model: exported in eval mode.
+        model: exported in eval mode; afterwards each of its modules is in the mode that it had.
         example: at least two samples; with an "attention_mask" among named inputs their number of tokens is free, too.
         labels: names of the classes, kept inside as JSON under "labels".
         preprocessing: how a raw input becomes a model input, kept inside as JSON under "preprocessing".
@@ -53,11 +54,11 @@ def export(
     Raises:
         UserError: E121 when torch cannot export the model, or its batch axis would be fixed.
     """
-    given, inputs, names = _taking(model.eval(), example.inputs)
+    given, inputs, names = _taking(model, example.inputs)
     args, keywords, shapes = _arguments(inputs, example.inputs)
     shapes = (shapes,) if names else shapes
     try:
-        with _quiet(), translations_read_once(), torch.no_grad():
+        with _quiet(), translations_read_once(), torch.no_grad(), in_eval_mode(given):
             program = torch.onnx.export(
                 given,
                 args,
@@ -186,7 +187,7 @@ def _taking(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, list[s
     """The model and inputs as the exporter takes them, and names of the inputs where the forward itself names none."""
     kinds = {parameter.kind for parameter in inspect.signature(model.forward).parameters.values()}
     if isinstance(inputs, Mapping) and inspect.Parameter.VAR_KEYWORD in kinds:
-        return _ByName(model, list(inputs)).eval(), tuple(inputs.values()), list(inputs)
+        return _ByName(model, list(inputs)), tuple(inputs.values()), list(inputs)
     if not isinstance(inputs, Mapping) and inspect.Parameter.VAR_POSITIONAL in kinds:
         count = len(inputs) if isinstance(inputs, (tuple, list)) else 1
         return model, inputs, ["input"] if count == 1 else [f"input_{k}" for k in range(count)]

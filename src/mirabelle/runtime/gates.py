@@ -13,6 +13,7 @@ from onnx import ModelProto, ValueInfoProto
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from mirabelle.model.state import in_eval_mode
 from mirabelle.model.watch import LayerRun, watch
 from mirabelle.numerics.arrays import Array, bytes_of, to_numpy
 from mirabelle.runtime.runtime import default_runtime
@@ -62,8 +63,8 @@ def torch_equals_onnx(model: nn.Module, onnx: bytes, batches: list[Batch], *, qu
     ties may fall differently and cascade.
     """
     session = default_runtime().load(onnx, torch.get_num_threads())
-    with torch.inference_mode():
-        expected = [to_numpy(part) for part in joined([_tensors(call(model.eval(), batch.inputs)) for batch in batches])]
+    with torch.inference_mode(), in_eval_mode(model):
+        expected = [to_numpy(part) for part in joined([_tensors(call(model, batch.inputs)) for batch in batches])]
     given = [to_numpy(part) for part in parts_of(session.outputs_of(batches)[0])]
     shapes = [[part.shape for part in side] for side in (expected, given)]
     if shapes[0] != shapes[1]:
@@ -107,8 +108,8 @@ def same_bytes(one: bytes, other: bytes) -> Gate:
 
 def same_outputs(one: nn.Module, other: nn.Module, batch: Batch) -> Gate:
     """Whether two modules give the same bits for a batch."""
-    with torch.inference_mode():
-        first, second = (_tensors(call(model.eval(), batch.inputs)) for model in (one, other))
+    with torch.inference_mode(), in_eval_mode(one), in_eval_mode(other):
+        first, second = (_tensors(call(model, batch.inputs)) for model in (one, other))
     pairs = list(zip(first, second, strict=True))
     if all(torch.equal(*pair) for pair in pairs):
         return Gate(passed=True, worst=0.0, detail=f"{len(batch)} samples are equal to the bit")

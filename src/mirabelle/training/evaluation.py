@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from mirabelle.model.state import in_eval_mode
 from mirabelle.numerics.statistics import Scores
 from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, Stream, call, joined
 from mirabelle.task.metric import Metric
@@ -17,13 +18,9 @@ _BATCH = 500
 
 
 def evaluate(model: nn.Module, data: Samples | Stream, task: Task) -> Scores:
-    """What the metric sees of every sample, in float32 and eval mode; the model's mode is put back."""
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        scores = evaluate_metrics(partial(call, model), data, task, (task.metric,))[0]
-    model.train(was_training)
-    return scores
+    """What the metric sees of every sample, in float32 and eval mode; afterwards each module is in the mode that it had."""
+    with torch.inference_mode(), in_eval_mode(model):
+        return evaluate_metrics(partial(call, model), data, task, (task.metric,))[0]
 
 
 def evaluate_metrics(
@@ -48,10 +45,10 @@ def evaluate_metrics(
 
 
 def outputs_of(model: nn.Module, data: Samples | Stream) -> tuple[Outputs, Tensor]:
-    """(outputs, targets) of all samples, in the data's order; several outputs as a tuple."""
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
+    """(outputs, targets) of all samples, in the data's order; several outputs as a tuple.
+
+    The model runs in eval mode; afterwards each module is in the mode that it had.
+    """
+    with torch.inference_mode(), in_eval_mode(model):
         pairs = [(call(model, batch.inputs), batch.targets) for batch in data.batches(_BATCH)]
-    model.train(was_training)
     return joined([outputs for outputs, _ in pairs]), torch.cat([targets for _, targets in pairs])

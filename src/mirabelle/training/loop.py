@@ -66,6 +66,8 @@ def fit(
 ) -> nn.Module:
     """Train the model in place and return it, with its best (or last) weights, in eval mode.
 
+    While it trains, all of its modules are in training mode: a batch norm that is in eval mode before learns its statistics.
+
     Args:
         model: trained in place.
         task: its train split is learned, its validation split decides about best weights and stops.

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError
-from mirabelle.model.state import copied, fingerprint
+from mirabelle.model.state import copied, fingerprint, in_eval_mode
 from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.run import files
 from mirabelle.run.run import Run
@@ -63,8 +63,8 @@ def answer(task: Task, batch: Batch, execution: Execution | None = None) -> Tens
     """
     if task.teacher is None:
         raise _nobody()
-    run = partial(_run, task.teacher.eval(), execution)
-    with torch.inference_mode():
+    run = partial(_run, task.teacher, execution)
+    with torch.inference_mode(), in_eval_mode(task.teacher):
         if task.generation is not None:
             return task.generation(run, batch.inputs).clone()
         if not task.outputs.classifies:
