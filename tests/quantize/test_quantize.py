@@ -117,7 +117,7 @@ def test_per_token_each_vector_is_rounded_by_its_own_largest_value_whatever_lies
     given = layer(inputs)
     assert given.numpy() == pytest.approx(expected, rel=1e-4, abs=1e-4)
     assert torch.equal(given[1, 3], dense.bias)
-    assert torch.equal(layer(inputs[1:]), given[1:])  # alone as beside others
+    assert torch.equal(layer(inputs[1:]), given[1:])  # alone as with others: sums of integers below 2²⁴ are exact in any order
     exact = dense(inputs).detach()
     errors = [float((found - exact)[0, 0].abs().mean()) for found in (given, coarse(inputs))]
     assert errors[0] < errors[1] / 10

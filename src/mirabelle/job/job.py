@@ -90,7 +90,7 @@ def compress(
         task: data, loss and metric; without labels, outputs of the teacher or of the model at the start stand for them.
         recipe: steps in a legal plan.
         goal: what must hold at the end; the best model is kept either way.
-        out: the run's folder. A folder that holds the same run is gone on with, to bit-identical weights.
+        out: the run's folder. A folder that holds the same run is gone on with, to bit-identical weights on the same machine.
         seed: of everything random in the run.
         baseline: trains the start first.
         teacher: guides every training; by default the model at the start.
@@ -163,7 +163,7 @@ class Source:
 
     Args:
         tables: how the file names model, data and teacher; kept in the resolved recipe.
-        decisions: measured decisions of an earlier run, to reproduce it to the bit.
+        decisions: measured decisions of an earlier run, to reproduce it to the bit on the same machine.
         origin: path in the resolved recipe -> where the value comes from; by default told from the records' own defaults.
     """
 
