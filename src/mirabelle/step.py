@@ -1,4 +1,4 @@
-"""The contract of a step, and steps to and from plain data."""
+"""The contract of a compression step, and the conversion of steps from and to plain data."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ STAGES: tuple[Stage, ...] = ("replace", "thin", "quantize")
 
 @dataclass(frozen=True)
 class Preview:
-    """What a step would do, found without training.
+    """The effect of a step, determined without training.
 
     Args:
-        model: of the shape and sparsity that the step would give; its weights are not the final ones.
-        description: what the step will do to the model at hand, in words.
-        training: the `Training` that it would run, or None.
+        model: a model with the shapes and the sparsity of the step's result; its weights are not the final ones.
+        description: sentences on what the step does to the given model.
+        training: the `Training` that the step runs, or None.
     """
 
     model: nn.Module
@@ -37,35 +37,40 @@ class Preview:
 
 @runtime_checkable
 class Step(Protocol):
-    """One change to a model: a frozen record whose fields are its hyperparameters."""
+    """A step of a recipe: a frozen record whose fields are the hyperparameters of one compression method.
+
+    `stage` tells whether the step replaces the model, thins it (prunes) or quantizes it. A recipe must keep this order: a step
+    cannot follow one of a later stage.
+    """
 
     stage: ClassVar[Stage]
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        """The changed model; the given one is left as it was."""
+        """Return the compressed model; the given model is not changed."""
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
-        """What the call would do, in seconds and without training; raises what the call would raise at its beginning."""
+        """Determine the effect of the call within seconds, without training; raises the errors that the call raises first."""
 
 
 @runtime_checkable
 class ReplacesModel(Protocol):
-    """A step whose result descends from another dense module than the one it was given."""
+    """A step whose result is derived from another dense module than the given model, such as the student of a distillation."""
 
     def origin(self, model: nn.Module, run: Run) -> nn.Module:
-        """The dense module on which the record of the result is replayed."""
+        """The dense module on which the recorded edits of the result are replayed."""
 
 
 def step_from_data(data: Any) -> Step:
-    """A step from plain data, `{use = "family.Class", ...}`, or of a user's own `{use = "./file.py:Class", ...}`.
+    """Create a step from plain data: `{use = "family.Class", ...}`, or `{use = "./file.py:Class", ...}` if it is user-defined.
 
     Raises:
-        UserError: E104 no `use`, E106 unknown step, E120 a user's step that is not found, E102, E103 or E110 wrong settings.
+        UserError: E104 if `use` is missing; E106 for an unknown step; E120 if a user-defined step is not found; E102, E103 or
+            E110 for wrong settings.
     """
     settings = dict(data) if isinstance(data, Mapping) else {}
     use = settings.pop("use", None)
     if not isinstance(use, str):
-        raise UserError("E104", 'a step needs the key "use"', 'write use = "prune.Weights", say')
+        raise UserError("E104", 'a step needs the key "use"', 'add it, for example use = "prune.Weights"')
     with at_path("use"):
         cls = STEPS.member(use)
     step: Step = records.build(cls, settings, STEPS.name_of(cls))
@@ -73,17 +78,17 @@ def step_from_data(data: Any) -> Step:
 
 
 def step_to_data(step: Step) -> dict[str, Any]:
-    """The plain data from which `step_from_data` makes an equal step."""
+    """Convert a step to plain data, from which `step_from_data` creates an equal step."""
     return {"use": STEPS.name_of(type(step), with_path=True), **records.to_data(step)}
 
 
 def folder_of(position: int, step: object) -> str:
-    """Where in a run's folder the step at this position, from 1, works: "steps/2-prune.weights"."""
+    """The subfolder of a run for the step at this position (from 1), such as "steps/2-prune.weights"."""
     return f"steps/{position}-{use_of(step).rpartition(':')[2].lower()}"
 
 
 def use_of(step: object) -> str:
-    """The name of a step: "prune.Weights", or of a user's own "module:Class"."""
+    """The name of a step: "prune.Weights", or "module:Class" for a user-defined step."""
     return STEPS.name_of(type(step))
 
 

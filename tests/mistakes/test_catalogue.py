@@ -61,7 +61,7 @@ MISTAKES = {
     "setting of a step too far": Mistake(
         "E100", "there is no step 9; there are", "steps count from 1", command=setting("step.9.x=1")
     ),
-    "setting inside a number": Mistake("E100", "does not stand in a table", "name the keys", command=setting("seed.x.y=1")),
+    "setting inside a number": Mistake("E100", "is not in a table", "whole path", command=setting("seed.x.y=1")),
     "setting with a wrong key": Mistake(
         "E102", "--set step.1.sparcity=1: unknown key", "sparsity", command=setting("step.1.sparcity=1")
     ),
@@ -71,9 +71,9 @@ MISTAKES = {
     ),
     # the text of a recipe
     "recipe missing": Mistake("E130", "no recipe at nowhere.toml", "mirabelle init", command=typed("run", "nowhere.toml")),
-    "no TOML": Mistake("E101", "this is no TOML", "mend the line", ("[task]", "[task"), at="7:6"),
-    "string without quotes": Mistake("E101", "this is no TOML", "quotes", ('"cubic"', "cubic"), at="19:12"),
-    "key twice": Mistake("E101", "this is no TOML", "mend", ("seed = 0", "seed = 0\nseed = 1"), at="3:9"),
+    "no TOML": Mistake("E101", "this is not valid TOML", "correct the line", ("[task]", "[task"), at="7:6"),
+    "string without quotes": Mistake("E101", "this is not valid TOML", "quotes", ('"cubic"', "cubic"), at="19:12"),
+    "key twice": Mistake("E101", "this is not valid TOML", "correct", ("seed = 0", "seed = 0\nseed = 1"), at="3:9"),
     "schema missing": Mistake("E104", 'missing key "schema"', "schema = 1", ("schema = 1", "")),
     "schema of the future": Mistake("E142", "schema = 2 is not known", "upgrade", ("schema = 1", "schema = 2"), at="1:10"),
     "seed of a recipe": Mistake("E103", '"seed" must be a whole number', "seed = 0", ("seed = 0", "seed = 1.5"), at="2:8"),
@@ -107,7 +107,7 @@ MISTAKES = {
     "negative learning rate": Mistake("E110", "lr must be a number above 0", "learning rate", ("0.01", "-0.01"), at="11:45"),
     "unknown schedule": Mistake("E103", "schedule 'qubic' is not known", "choose one-shot", ('"cubic"', '"qubic"'), at="19:12"),
     "schedule backwards": Mistake(
-        "E111", "begin = 0.9 lies after", "begin earlier", ('"cubic"', "{ begin = 0.9, end = 0.1 }"), at="19:22"
+        "E111", "begin = 0.9 is greater", "begin ≤ end", ('"cubic"', "{ begin = 0.9, end = 0.1 }"), at="19:22"
     ),
     "schedule's key": Mistake("E102", '"schedule.power2"', "power", ('"cubic"', "{ power2 = 1 }"), at="19:14"),
     "unknown step": Mistake(
@@ -152,7 +152,7 @@ MISTAKES = {
         "E111", "give epochs or steps", "epochs = 5", ("epochs = 1, batch_size = 32, lr", "epochs = 1, steps = 2, lr")
     ),
     "baseline of both kinds": Mistake(
-        "E111", "`train` or `weights`", "say", ("[goal]", 'weights = "w.safetensors"\n[goal]'), at="10:2"
+        "E111", "either `train` or `weights`", "for example", ("[goal]", 'weights = "w.safetensors"\n[goal]'), at="10:2"
     ),
     "weights named twice": Mistake(
         "E111",
@@ -345,7 +345,7 @@ MISTAKES = {
     "execution that is none": Mistake(
         "E103",
         "must be one of",
-        "mend it",
+        "correct it",
         ("[goal]", '[decisions]\n"steps/0-baseline/execution" = "bfloat"\n[goal]'),
         at="14:32",
     ),

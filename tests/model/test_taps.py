@@ -48,7 +48,7 @@ def test_taps_keep_what_layers_gave_with_its_gradient(x: Tensor) -> None:
         assert torch.allclose(found["attending[1]"].sum(-1), torch.ones(3, 5))
         found["attending"].sum().backward()
         assert net.attending.score.weight.grad is not None
-        with pytest.raises(UserError, match=r'E112.*"attending" gave no tensor'):
+        with pytest.raises(UserError, match=r'E112.*"attending" returned no tensor'):
             taps.taken()
     assert not any(module._forward_hooks for module in net.modules())
 
@@ -66,11 +66,11 @@ def test_what_a_later_layer_changes_in_place_is_told() -> None:
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(inplace=True))
     with Taps(net, ["0"]) as taps:
         net(torch.randn(2, 4))
-        with pytest.raises(UserError, match=r'E111.*"0" gives is changed in place'):
+        with pytest.raises(UserError, match=r'E111.*output of layer "0" is changed in place'):
             taps.taken()
 
 
-@pytest.mark.parametrize(("name", "words"), [("heed", 'no layer "heed".*head'), ("attending.unused", "gave no tensor")])
+@pytest.mark.parametrize(("name", "words"), [("heed", 'no layer "heed".*head'), ("attending.unused", "returned no tensor")])
 def test_layers_that_are_not_there_are_named(name: str, words: str, x: Tensor) -> None:
     net = Net()
 

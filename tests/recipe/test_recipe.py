@@ -171,7 +171,7 @@ def test_the_seed_decides_the_first_weights(tmp_path: Path) -> None:
         (('"prune.Weights"', '"os.system"'), "E106", "os.system"),
         (('"quantize.Static"', '"quantize.StaticLayer"'), "E106", 'step "quantize.StaticLayer" is not known'),
         (('use = "quantize.Static"', "bits = 8"), "E104", 'the key "use"'),
-        (("[model]", "[model"), "E101", "this is no TOML"),
+        (("[model]", "[model"), "E101", "this is not valid TOML"),
         (("[task]", "train = { epochs = 1 }\n[task]"), "E102", 'unknown key "model.train"'),
     ],
 )
@@ -220,7 +220,7 @@ def test_weights_that_cannot_be_used_are_refused(tmp_path: Path, name: str, code
 
 
 def test_a_baseline_is_trained_or_loaded_not_both(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="one of them"):
+    with pytest.raises(UserError, match="either `train` or `weights`"):
         read(tmp_path, GOOD.replace("[task]", '[baseline]\nweights = "w"\ntrain = { epochs = 1 }\n[task]'))
 
 

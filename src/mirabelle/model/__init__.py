@@ -1,4 +1,4 @@
-"""A module, its tensors, what it gives inside, and how it differs from its dense origin."""
+"""Torch modules: their tensors, the values of their layers, and the edits that turn a dense model into a compressed one."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,8 @@
-"""How a model differs from its dense origin, as plain data that travels with it: one list of edits, in their order.
+"""The architecture record of a compressed model: the ordered list of edits that turned the dense model into it.
 
-Replayed on a fresh dense module, the edits give the model's shape back; the tensors then come from safetensors. Each edit is
-replayed by its own kind (`model.edits`), whatever family of steps made it.
+The record is attached to the model and saved as `architecture.json`. To load a compressed model, the edits are replayed on a
+dense module, which gives the layers and shapes, and then the tensors are loaded from safetensors. Each class of edits
+(`model.edits`) has its own code for the replay; it does not matter which step made the edit.
 """
 
 from __future__ import annotations
@@ -23,68 +24,71 @@ SCHEMA = 2
 
 @dataclass(frozen=True)
 class Architecture:
-    """Differences from the dense origin.
+    """The differences between a compressed model and the dense module that it was made from.
 
     Args:
         edits: in the order in which they were made.
-        pruned: names of the tensors whose zeros are kept in every later training.
+        pruned: names of the tensors whose zeros are kept in all later trainings.
     """
 
     edits: tuple[Edit, ...] = ()
     pruned: tuple[str, ...] = ()
 
     def with_pruned(self, names: Sequence[str]) -> Architecture:
-        """With more tensors whose zeros are kept."""
+        """A copy of the record with more tensors whose zeros are kept."""
         return replace(self, pruned=tuple(sorted({*self.pruned, *names})))
 
     def with_edit(self, edit: Edit) -> Architecture:
-        """With one more edit; tensors that it replaces are no longer pruned ones."""
+        """A copy of the record with one more edit; tensors that the edit replaces are removed from `pruned`."""
         return Architecture((*self.edits, edit), tuple(name for name in self.pruned if not edit.replaces(name)))
 
     @property
     def replaced(self) -> dict[str, Replace]:
-        """By the name of a module, the edit that put it in last, in the order in which they were put in first."""
+        """Name of each replaced module -> the last edit that replaced it, in the order of the first replacements."""
         return {edit.module: edit for edit in self.edits if isinstance(edit, Replace)}
 
     @property
     def rewritten(self) -> str | None:
-        """Why a rewritten program stands for the module, in words; None where the module's own code runs."""
+        """Why a rewritten program replaced the code of the module, in words; None if the module's own code is used."""
         return next((str(edit.why) for edit in reversed(self.edits) if hasattr(edit, "why")), None)
 
     def kept_since(self, earlier: Architecture, tensor: str, dimension: int, size: int) -> list[int]:
-        """Which indices of a dimension of a tensor are left of those that it had earlier.
+        """The indices of a tensor's dimension that are kept by the edits made since an earlier record.
 
         Args:
-            earlier: the record of a model from which this one was made; by the edits that have come since it is told.
-            tensor: its name, in both.
+            earlier: record of the model from which this one was made.
+            tensor: name of the tensor, the same in both models.
             dimension: of the tensor.
-            size: of the dimension, earlier.
+            size: of this dimension in the earlier model.
+
+        Returns:
+            Indices in the earlier tensor, in increasing order.
         """
         count = len(earlier.edits)
-        places = list(range(size))
+        kept = list(range(size))
         for edit in self.edits[count:] if self.edits[:count] == earlier.edits else self.edits:
             text = edit.slices_of(tensor).get(str(dimension))
             if text is not None:
-                places = [places[index] for index in indices_of(text)]
-        return places
+                kept = [kept[index] for index in indices_of(text)]
+        return kept
 
     def to_data(self) -> dict[str, Any]:
-        """Plain data, as architecture.json holds them."""
+        """The record as plain data: the content of `architecture.json`."""
         edits = [{"edit": EDITS.name_of(type(edit)), **edit.to_data()} for edit in self.edits]
         return {"schema": SCHEMA, "pruned": list(self.pruned), "edits": edits}
 
     @staticmethod
     def from_data(data: Any) -> Architecture:
-        """Read the plain data again.
+        """Create a record from plain data that `to_data`, of this or an earlier version, returned.
 
         Raises:
-            UserError: E142 when they were written by a newer Mirabelle, E141 when they are damaged, E106 for an edit of
-                a user's own whose module is not imported.
+            UserError: E142 if the data were written by a newer Mirabelle; E141 if they are damaged; E106 for a user-defined
+                edit whose module is not imported.
         """
         if not isinstance(data, Mapping) or not isinstance(data.get("schema"), int):
             raise UserError("E141", "architecture.json has no schema number", "restore the file")
         if data["schema"] > SCHEMA:
-            message = f"architecture.json has schema {data['schema']}, this version reads {SCHEMA}"
+            message = f"architecture.json has schema {data['schema']}, this version reads up to {SCHEMA}"
             raise UserError("E142", message, "upgrade Mirabelle")
         edits = edits_of_schema_1(data) if data["schema"] == 1 else data.get("edits")
         pruned = data.get("pruned")
@@ -94,24 +98,27 @@ class Architecture:
 
 
 def architecture_of(model: nn.Module) -> Architecture:
-    """The record that travels with a model; empty for a dense one."""
+    """The architecture record attached to a model; an empty record for a dense model."""
     record = model.__dict__.get("_mirabelle_architecture", Architecture())
     assert isinstance(record, Architecture)
     return record
 
 
 def attach(model: nn.Module, record: Architecture) -> None:
-    """Let a record travel with a model."""
+    """Attach an architecture record to a model."""
     model.__dict__["_mirabelle_architecture"] = record
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """The model with one module replaced, and the replacement recorded.
+    """Replace a module of a model, and record the edit.
 
     Args:
-        model: it changes itself, unless `name` is "".
-        name: of the module that is replaced; "" for the model itself.
-        module: a `Replacement`, or any module with a method `from_dense` and its `settings`.
+        model: is changed in place, unless `name` is "".
+        name: of the module to replace; "" for the model itself.
+        module: a `Replacement`, or any module with a class method `from_dense` and an attribute `settings`.
+
+    Returns:
+        The changed model; `module` if `name` is "".
     """
     edit = Replace(name, REPLACEMENTS.name_of(type(module)), dict(module.settings))  # type: ignore[arg-type]  # plain data
     record = architecture_of(model).with_edit(edit)
@@ -121,11 +128,11 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
 
 
 def replayed(dense: nn.Module, record: Architecture) -> nn.Module:
-    """A copy of a dense module with the record's edits made; its tensors are still to be loaded.
+    """Replay the edits of a record on a copy of a dense module. The tensors must be loaded afterwards.
 
     Raises:
-        UserError: E140 when the module has no such part; E106 or E141 when the record names what Mirabelle does not have, or
-            what is the user's own and not imported; E121 when it cannot be traced any more.
+        UserError: E140 if the module does not fit the record; E106 if the record names an unknown class, or a user-defined one
+            whose module is not imported; E141 if the record is damaged; E121 if the module cannot be traced.
     """
     model = copied(dense)
     for edit in record.edits:
@@ -135,25 +142,25 @@ def replayed(dense: nn.Module, record: Architecture) -> nn.Module:
 
 
 def replaced_modules(model: nn.Module) -> dict[str, Any]:
-    """The modules that are not the dense origin's, by name, in the order in which they were put in."""
+    """The modules that replaced modules of the dense model, by name, in the order in which they were inserted."""
     modules = dict(model.named_modules())
     names = architecture_of(model).replaced
     return {name: modules[name] for name in names if hasattr(modules.get(name), "from_dense")}
 
 
 def replaced_module_names(model: nn.Module) -> list[str]:
-    """Names of the modules that are not the dense origin's, in the order in which they were put in."""
+    """Names of the modules that replaced modules of the dense model, in the order in which they were inserted."""
     return list(replaced_modules(model))
 
 
 def rounds(model: nn.Module) -> bool:
-    """Whether results of a replaced module are rounded, so that another runtime may round some of them otherwise."""
+    """Whether a replaced module rounds its results, so that runtimes may differ by one rounding step."""
     return any(getattr(module, "rounds", False) for module in replaced_modules(model).values())
 
 
 def _edit_from_data(data: Any) -> Edit:
     if not isinstance(data, Mapping) or not isinstance(data.get("edit"), str):
-        raise damaged("an entry is no edit")
+        raise damaged("an entry is not an edit")
     cls: Any = EDITS.imported_member(data["edit"])
     edit: Edit = cls.from_data(data)
     return edit

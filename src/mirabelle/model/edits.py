@@ -1,4 +1,4 @@
-"""Edits: the changes that make a compressed model of its dense origin, each of which can be made again on a fresh module."""
+"""Edits: the recorded changes of a dense model, which can be replayed on another instance of the dense module."""
 
 from __future__ import annotations
 
@@ -14,57 +14,62 @@ from mirabelle.errors import UserError, did_you_mean
 from mirabelle.model.replacement import REPLACEMENTS
 from mirabelle.records.families import Family, subclass_of
 
-Slices = Mapping[str, Mapping[str, str]]  # name of a tensor -> dimension, as text -> indices that are left, see `ranges`
+Slices = Mapping[str, Mapping[str, str]]  # name of a tensor -> dimension, as a string -> kept indices as written by `ranges`
 
 
 class Edit(ABC):
-    """One change of a model, as plain data.
+    """A change of a model that can be saved and replayed.
 
-    A new kind of change is a subclass, a frozen dataclass, that a package exports; `architecture.json` names it.
+    To add a kind of change, define a subclass that is a frozen dataclass and export it from a package. `architecture.json`
+    refers to it by name.
     """
 
     @abstractmethod
     def replay(self, model: nn.Module) -> nn.Module:
-        """Make the change on a model that is like the one that it was made on; the tensors are loaded afterwards.
+        """Make the change on a model of the same architecture as the original one. The tensors are loaded afterwards.
 
         Args:
-            model: may itself be changed.
+            model: may be changed in place.
+
+        Returns:
+            The changed model.
 
         Raises:
-            UserError: E140 when the model has no such part, E141 when the record names what is not allowed.
+            UserError: E140 if the edit does not fit the model; E141 if the record asks for a change that is not allowed.
         """
 
     @abstractmethod
     def to_data(self) -> dict[str, Any]:
-        """Plain data from which `from_data` makes an equal edit."""
+        """The edit as plain data, from which `from_data` creates an equal edit."""
 
     @classmethod
     @abstractmethod
     def from_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read the plain data again.
+        """Create an edit from plain data.
 
         Raises:
-            UserError: E141 when they are damaged.
+            UserError: E141 if the data are damaged.
         """
 
     def replaces(self, tensor: str) -> bool:
-        """Whether a tensor that had this name before the edit is another one afterwards."""
+        """Whether the edit replaces the tensor of this name by another one, or removes it."""
         del tensor
         return False
 
     def slices_of(self, tensor: str) -> Mapping[str, str]:
-        """By dimension, the indices that the edit leaves of a tensor; empty where it leaves all."""
+        """Dimension -> the indices of a tensor that the edit keeps (see `ranges`); dimensions that are not cut are omitted."""
         del tensor
         return {}
 
 
 @dataclass(frozen=True)
 class Cut(Edit):
-    """Tensors sliced, and what the modules around them say of their widths.
+    """The removal of elements from parameters and buffers, and the adjustment of module attributes such as `out_channels`.
 
     Args:
-        slices: indices count in the tensors as they were before the cut.
-        attributes: name of a module -> attribute -> its number.
+        slices: name of a tensor -> dimension, as a string -> kept indices, as written by `ranges`. The indices refer to the
+            tensors before the cut.
+        attributes: name of a module -> attribute -> its new integer, or list of integers.
     """
 
     slices: Slices = field(default_factory=dict)
@@ -72,7 +77,7 @@ class Cut(Edit):
 
     @staticmethod
     def of(kept: Mapping[str, Mapping[int, list[int]]], attributes: Mapping[str, Mapping[str, Any]]) -> Cut:
-        """From the indices that are kept of each dimension."""
+        """Create a cut from the kept indices of each dimension, by the names of the tensors."""
         return Cut(slices_in_text(kept), {name: dict(values) for name, values in attributes.items()})
 
     def replay(self, model: nn.Module) -> nn.Module:
@@ -80,20 +85,21 @@ class Cut(Edit):
         modules = dict(model.named_modules())
         for name in self.slices:
             if name not in names:
-                raise UserError("E140", f'architecture.json cuts "{name}", which the model has not', did_you_mean(name, names))
+                message = f'architecture.json cuts the tensor "{name}", which the model does not have'
+                raise UserError("E140", message, did_you_mean(name, names))
         for name, values in self.attributes.items():
             if name not in modules:
-                message = f'architecture.json speaks of "{name}", which the model has not'
+                message = f'architecture.json changes the module "{name}", which the model does not have'
                 raise UserError("E140", message, did_you_mean(name, modules))
-            strange = [attribute for attribute, value in values.items() if not _may_be_set(modules[name], attribute, value)]
-            if strange:
-                raise UserError("E141", f'architecture.json may not set "{strange[0]}" of "{name}"', "restore the file")
+            forbidden = [attribute for attribute, value in values.items() if not _may_be_set(modules[name], attribute, value)]
+            if forbidden:
+                raise UserError("E141", f'architecture.json may not set "{forbidden[0]}" of "{name}"', "restore the file")
         try:
             kept = {name: {int(d): indices_of(text) for d, text in parts.items()} for name, parts in self.slices.items()}
             slice_tensors(model, kept)
         except (ValueError, IndexError, RuntimeError, AttributeError) as error:
             message = f"architecture.json does not fit the model: {error}"
-            raise UserError("E140", message, "give the module it was cut from") from error
+            raise UserError("E140", message, "give the dense module from which the model was made") from error
         set_attributes(model, self.attributes)
         return model
 
@@ -113,12 +119,12 @@ class Cut(Edit):
 
 @dataclass(frozen=True)
 class Replace(Edit):
-    """A module replaced by another one (`model.Replacement`).
+    """The replacement of a module by another one, usually a `model.Replacement`.
 
     Args:
-        module: its name; "" for the model itself.
-        use: name of the class.
-        settings: of its `from_dense`.
+        module: name of the replaced module; "" for the model itself.
+        use: name of the class of the new module.
+        settings: keyword arguments of the class's `from_dense`.
     """
 
     module: str
@@ -128,7 +134,7 @@ class Replace(Edit):
     def replay(self, model: nn.Module) -> nn.Module:
         names = dict(model.named_modules())
         if self.module not in names:
-            message = f'architecture.json replaces "{self.module}", which the model has not'
+            message = f'architecture.json replaces the module "{self.module}", which the model does not have'
             raise UserError("E140", message, did_you_mean(self.module, names))
         try:
             cls: Any = REPLACEMENTS.imported_member(self.use)
@@ -137,7 +143,7 @@ class Replace(Edit):
         try:
             replacement: nn.Module = cls.from_dense(names[self.module], **self.settings)
         except TypeError as error:
-            message = f'architecture.json gives "{self.module}" wrong settings: {error}'
+            message = f'architecture.json has wrong settings for "{self.module}": {error}'
             raise UserError("E141", message, "restore the file") from error
         return put(model, self.module, replacement)
 
@@ -148,7 +154,7 @@ class Replace(Edit):
     def from_data(cls, data: Mapping[str, Any]) -> Replace:
         module, use, settings = data.get("module"), data.get("use"), data.get("settings", {})
         if not isinstance(module, str) or not isinstance(use, str) or not isinstance(settings, Mapping):
-            raise damaged("an entry that replaces nothing")
+            raise damaged('a replacement lacks "module" or "use", or has wrong "settings"')
         return Replace(module, use, settings)
 
     def replaces(self, tensor: str) -> bool:
@@ -159,7 +165,7 @@ EDITS = Family("edit", ("model", "graph"), subclass_of(Edit))
 
 
 def put(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """The model with a module in the place of another one; the model itself changes unless `name` is ""."""
+    """Put a module in the place of the one called `name`, in place, and return the model; return `module` if `name` is ""."""
     if not name:
         return module
     parent, _, last = name.rpartition(".")
@@ -168,7 +174,12 @@ def put(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
 
 
 def slice_tensors(model: nn.Module, kept: Mapping[str, Mapping[int, list[int]]]) -> None:
-    """Leave only these indices of these parameters and buffers of the model itself; ties stay ties."""
+    """Keep only the given indices of parameters and buffers, in place. Shared tensors stay shared.
+
+    Args:
+        model: is changed.
+        kept: name of a tensor -> dimension -> kept indices.
+    """
     named = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
     for name, dimensions in kept.items():
         dense, tensor = named[name], named[name].detach()
@@ -178,12 +189,12 @@ def slice_tensors(model: nn.Module, kept: Mapping[str, Mapping[int, list[int]]])
         cut = nn.Parameter(tensor, requires_grad=dense.requires_grad) if isinstance(dense, nn.Parameter) else tensor
         for other, value in named.items():
             if value is dense:
-                place, _, last = other.rpartition(".")
-                setattr(model.get_submodule(place), last, cut)
+                parent, _, last = other.rpartition(".")
+                setattr(model.get_submodule(parent), last, cut)
 
 
 def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
-    """What modules of the model itself say of their widths."""
+    """Set attributes of modules, in place: name of a module -> attribute -> value. Lists are set as tuples."""
     for name, values in attributes.items():
         module = model.get_submodule(name)
         for attribute, value in values.items():
@@ -191,12 +202,12 @@ def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]
 
 
 def slices_in_text(kept: Mapping[str, Mapping[int, list[int]]]) -> dict[str, dict[str, str]]:
-    """Kept indices as plain data."""
+    """Convert kept indices to plain data; see `ranges`."""
     return {name: {str(d): ranges(indices) for d, indices in parts.items()} for name, parts in kept.items()}
 
 
 def ranges(indices: Sequence[int]) -> str:
-    """Rising indices as text.
+    """Write increasing indices as a string of ranges.
 
     Example:
         >>> ranges([0, 1, 2, 5, 7, 8])
@@ -212,10 +223,10 @@ def ranges(indices: Sequence[int]) -> str:
 
 
 def indices_of(text: str) -> list[int]:
-    """The indices that `ranges` wrote.
+    """Read the indices that `ranges` wrote.
 
     Raises:
-        ValueError: when the text is none of its own.
+        ValueError: if the text does not have the format of `ranges`.
     """
     found: list[int] = []
     for part in text.split(","):
@@ -227,26 +238,26 @@ def indices_of(text: str) -> list[int]:
 
 
 def table_of_tables(data: Mapping[str, Any], key: str) -> Mapping[str, Mapping[str, Any]]:
-    """A table whose entries are tables; empty where there is none.
+    """The table of this key, whose values must be tables; an empty table if the key is missing.
 
     Raises:
-        UserError: E141 for anything else.
+        UserError: E141 if it is not a table of tables.
     """
     table = data.get(key, {})
     if not isinstance(table, Mapping) or not all(isinstance(entry, Mapping) for entry in table.values()):
-        raise damaged(f'"{key}" is no table of tables')
+        raise damaged(f'"{key}" is not a table of tables')
     return table
 
 
 def damaged(what: str) -> UserError:
-    """What is raised for an architecture.json that cannot have been written so."""
+    """The E141 error for a damaged `architecture.json`."""
     return UserError("E141", f"architecture.json is damaged: {what}", "restore the file")
 
 
 def _may_be_set(module: nn.Module, attribute: str, value: Any) -> bool:
-    """Whether a file may set an attribute: whole numbers where whole numbers stand, and nothing else."""
-    before = getattr(module, attribute, None) if not attribute.startswith("_") else None
+    """Whether a file may set this attribute: only public integers, and lists of integers, may be changed."""
+    current = getattr(module, attribute, None) if not attribute.startswith("_") else None
     numbers = value if isinstance(value, (list, tuple)) else [value]
     if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
         return False
-    return isinstance(before, (list, tuple)) if isinstance(value, (list, tuple)) else isinstance(before, int)
+    return isinstance(current, (list, tuple)) if isinstance(value, (list, tuple)) else isinstance(current, int)

@@ -1,4 +1,4 @@
-"""The contract of a module that replaces a module of the dense model: a quantized layer, a factorized one, a skipped one."""
+"""The contract of modules that replace modules of the dense model, such as quantized, factorized and skipped layers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from mirabelle.records.families import PACKAGES_OF_STEPS, Family
 
 
 class Replacement(nn.Module):
-    """A module that stands where a dense one was, and says of itself what others need to know.
+    """A module that replaces a module of the dense model and describes what it stores.
 
-    A subclass keeps its settings, plain data (numbers, strings, lists), in `settings`; with them and the dense module,
-    `from_dense` makes it again, its tensors still to be loaded. What it stores follows from its tensors: counting, writing back
-    and inspecting ask the methods below, never for names or classes.
+    A subclass keeps its settings (numbers, strings and lists) in `settings`. When a saved model is loaded, `from_dense` creates
+    the replacement again from the dense module and the settings, and then its tensors are loaded. The methods below tell other
+    parts of Mirabelle what the module stores, so that they can count its parameters, inspect it and convert it to other
+    frameworks without knowing its class.
 
     Args:
-        settings: of `from_dense`.
+        settings: keyword arguments of `from_dense`.
 
     Example:
         >>> import torch
@@ -31,7 +32,7 @@ class Replacement(nn.Module):
         {'levels': 6}
     """
 
-    rounds: ClassVar[bool] = False  # whether its results are rounded, so that other runtimes may round some of them otherwise
+    rounds: ClassVar[bool] = False  # whether the module rounds its results, so that runtimes may differ by one rounding step
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__()
@@ -39,42 +40,43 @@ class Replacement(nn.Module):
 
     @classmethod
     def from_dense(cls, dense: nn.Module, **settings: Any) -> Self:
-        """The replacement with its tensors still to be loaded.
+        """Create the replacement of a dense module. Its tensors are loaded afterwards.
 
         Args:
-            dense: the module that is replaced.
-            settings: as `settings` has them.
+            dense: the module to replace.
+            settings: the saved `settings`.
 
         Raises:
-            UserError: E140 when the dense module is of a kind that has no such form.
+            UserError: E140 if a module of this class cannot be replaced.
         """
         return cls(dense, **settings)  # type: ignore[arg-type]  # of subclasses
 
     def stored_tensors(self) -> dict[str, Tensor]:
-        """The tensors whose elements count as parameters, by name; an element is zero where the weight is zero.
+        """The tensors whose elements count as parameters, by name. Zero elements must correspond to zero weights.
 
-        By default parameters, and buffers of whole numbers that are no scalars: codes, but neither scales nor statistics.
+        By default all parameters, and all integer buffers that are not scalars: quantized weights, but not scales and running
+        statistics.
         """
         return stored_tensors_of(self)
 
     def plain_tensors(self) -> dict[str, Tensor]:
-        """The tensors of the dense module, under its names, as numbers that give the same results; for other frameworks.
+        """The tensors of an equivalent dense module, by its names, for other frameworks; quantized weights are dequantized.
 
-        By default none: the tensors go out under their own names.
+        By default empty: the tensors are exported under their own names.
         """
         return {}
 
     @property
     def borrowed_tensors(self) -> Mapping[str, str]:
-        """Name among `plain_tensors` -> name in the model of a plain tensor that belongs there; by default none."""
+        """Name of a plain tensor -> name in the model of a tensor outside this module that it shares; by default empty."""
         return {}
 
 
 def stored_tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """`Replacement.stored_tensors` as it is by default, of any module."""
-    found = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    """The default of `Replacement.stored_tensors`, for any module."""
+    parameters = {name: parameter.detach() for name, parameter in module.named_parameters()}
     codes = {name: buffer for name, buffer in module.named_buffers() if buffer.ndim and not buffer.is_floating_point()}
-    return found | codes
+    return parameters | codes
 
 
 def _replaces(cls: Any) -> bool:

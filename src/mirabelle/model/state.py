@@ -1,4 +1,4 @@
-"""A module's tensors out to plain data and back in: ties kept, memory layout kept, misfits named."""
+"""Read, load, hash and copy the tensors of a module. Shared tensors stay shared, and memory layouts are kept."""
 
 from __future__ import annotations
 
@@ -19,23 +19,28 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def tensors_of_module(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by name; of tied tensors the first name only."""
+    """Parameters and persistent buffers by name; shared tensors are listed once, under their first names."""
     found: dict[str, Tensor] = {}
     seen: set[tuple[int, int, torch.Size]] = set()
     for name, tensor in model.state_dict().items():
-        place = (tensor.data_ptr(), tensor.storage_offset(), tensor.shape)
-        if place in seen and tensor.numel():
+        identity = (tensor.data_ptr(), tensor.storage_offset(), tensor.shape)
+        if identity in seen and tensor.numel():
             continue
-        seen.add(place)
+        seen.add(identity)
         found[name] = tensor
     return found
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str = "the weights") -> None:
-    """Copy tensors into the module, in place, so that ties and strides stay as they are.
+    """Copy tensors into a module in place, so that shared tensors stay shared and strides are kept.
+
+    Args:
+        model: receives the tensors.
+        tensors: by name, as `tensors_of_module` returns them.
+        source: subject of the error message.
 
     Raises:
-        UserError: E140 when a tensor is missing, left over, or of another shape; nothing is copied then.
+        UserError: E140 if a tensor is missing, unknown or of another shape; no tensor is copied in this case.
     """
     wanted = tensors_of_module(model)
     missing = sorted(set(wanted) - set(tensors))
@@ -54,7 +59,7 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Sixteen hexadecimal digits over names, shapes and values of every tensor."""
+    """A hash of the names, shapes, dtypes and values of all tensors: 16 hexadecimal digits."""
     parts: list[bytes] = []
     for name, tensor in tensors_of_module(model).items():
         parts += [f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode(), bytes_of(tensor)]
@@ -62,15 +67,19 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def copied(model: Model) -> Model:
-    """A deep copy. What a forward has left on the model, attention or a weight that a hook makes, loses the graph behind it."""
-    left = [value for module in model.modules() for value in pytree.tree_leaves(list(vars(module).values()))]
-    made = [value for value in left if isinstance(value, Tensor) and not value.is_leaf]
-    return copy.deepcopy(model, {id(value): value.detach().clone() for value in made})
+    """A deep copy of a model.
+
+    Tensors that a forward pass left in attributes of the model, such as attention weights, are copied without their autograd
+    graph, which `copy.deepcopy` refuses to copy.
+    """
+    values = [value for module in model.modules() for value in pytree.tree_leaves(list(vars(module).values()))]
+    computed = [value for value in values if isinstance(value, Tensor) and not value.is_leaf]
+    return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
 
 
 @contextlib.contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode; afterwards each of its modules is in the mode that it had.
+    """A context in which a model is in eval mode; at its end, each module returns to its previous mode.
 
     A frozen batch norm stays frozen, and a dropout that is on in a model in eval mode stays on. The modes are changed by
     `train` and `eval`, which some modules override: a low-rank adapter that is merged into its layer for evaluation, say.

@@ -1,4 +1,4 @@
-"""What named layers give while a model runs."""
+"""Capture the inputs and outputs of named layers during a forward pass."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mirabelle.task.batch import Batch
 
 
 class Taps:
-    """Keeps what named layers gave in the last forward pass, with its gradients.
+    """Captures inputs and outputs of named layers in the last forward pass, with their gradients.
 
-    A layer's first tensor stands under its name; of a layer that gives several, such as an attention that also gives its
-    weights, the k-th (from 0) stands under "name[k]". What a layer is given, its first tensor, stands under "name:input". Of a
-    layer that runs several times the last run counts.
+    "name" is the first tensor that the layer returns. "name[k]" is the k-th one (from 0) of a layer that returns several, such
+    as the attention weights. "name:input" is the first tensor among the layer's arguments. If a layer runs several times, its
+    last run is captured.
 
     Args:
-        model: that is listened to, from the beginning to the end of the context.
-        names: as above.
+        model: is observed from the beginning to the end of the context.
+        names: of the values to capture.
 
     Raises:
-        UserError: E112 when the model has no layer of a name.
+        UserError: E112 if the model has no layer of a name.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
@@ -39,7 +39,7 @@ class Taps:
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         self._names = tuple(dict.fromkeys(names))
         self._modules = {layer_of(name): _module(model, layer_of(name)) for name in self._names}
-        self._seen: dict[str, tuple[Tensor, int]] = {}  # with the version of the tensor, which counts changes in place
+        self._seen: dict[str, tuple[Tensor, int]] = {}  # tensors and their versions, which count in-place changes
         self._hooks = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -51,20 +51,22 @@ class Taps:
         self._seen.clear()
 
     def taken(self) -> dict[str, Tensor]:
-        """What the last forward gave, by name; it is forgotten here.
+        """Return the tensors captured in the last forward pass, by name, and release them.
 
         Raises:
-            UserError: E112 when a layer did not run, or gave no such tensor; E111 when a later layer has changed it in place.
+            UserError: E112 if a layer did not run or did not return such a tensor; E111 if a later layer has changed the tensor
+                in place.
         """
         missing = [name for name in self._names if name not in self._seen]
         if missing:
-            raise UserError("E112", f'layer "{missing[0]}" gave no tensor in a forward', "name layers that run and give one")
+            message = f'layer "{missing[0]}" returned no tensor in the forward pass'
+            raise UserError("E112", message, "name a layer that runs and returns a tensor")
         found = {}
         for name in self._names:
             found[name], version = self._seen[name]
             if _version(found[name]) != version:
-                message = f'what layer "{name}" gives is changed in place by a later one'
-                raise UserError("E111", message, "name the layer that changes it, or let it work out of place")
+                message = f'the output of layer "{name}" is changed in place by a later layer'
+                raise UserError("E111", message, "name the layer that changes it, or set inplace=False there")
         self._seen.clear()
         return found
 
@@ -73,19 +75,19 @@ class Taps:
 
 
 def features_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Every tensor that the layers of a model give for a batch in eval mode, in the order in which the layers finish.
+    """All output tensors of all layers of a model for a batch in eval mode, in the order in which the layers finish.
 
-    Names are those of `Taps`; the model's own outputs stand last, under "".
+    Names are those of `Taps`; the outputs of the model itself are last, under the name "".
 
     Args:
-        model: left as it is.
-        batch: the inputs.
+        model: its modes are restored afterwards.
+        batch: inputs of the model.
     """
     found: dict[str, Tensor] = {}
 
     def keep(run: LayerRun) -> None:
         for name, tensor in run.outputs().items():
-            found.pop(name, None)  # the last run counts, and its place
+            found.pop(name, None)  # the last run of a layer determines the value and its position
             found[name] = tensor
 
     watch(model, [batch], dict(model.named_modules()), after=keep)

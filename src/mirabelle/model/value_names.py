@@ -1,4 +1,4 @@
-"""What the inputs and outputs of an exported file are called, so that it can stand where another one stood."""
+"""Names of the inputs and outputs of exported files, so that a compressed ONNX file can replace the original one."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import nn
 if TYPE_CHECKING:
     from onnx import GraphProto, ValueInfoProto
 
-_TOLD = ("input_names", "output_names")
+_ATTRIBUTES = ("input_names", "output_names")
 
 
 @dataclass(frozen=True)
 class Names:
-    """Of the inputs and the outputs of a model, in order; empty where it does not tell."""
+    """The names of the inputs and outputs of a model, in order; empty if the model does not define them."""
 
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
 
 
 def names_of(model: nn.Module) -> Names:
-    """What a model tells by its attributes `input_names` and `output_names`, as one from an ONNX file does.
+    """The names that a model defines by its attributes `input_names` and `output_names`, as models from ONNX files do.
 
     Example:
         >>> net = nn.Linear(3, 2)
@@ -31,26 +31,34 @@ def names_of(model: nn.Module) -> Names:
         >>> names_of(net)
         Names(inputs=(), outputs=('scores',))
     """
-    found = [getattr(model, attribute, ()) for attribute in _TOLD]
-    told = [
-        tuple(names) if isinstance(names, (tuple, list)) and all(isinstance(n, str) for n in names) else () for names in found
+    values = [getattr(model, attribute, ()) for attribute in _ATTRIBUTES]
+    defined = [
+        tuple(names) if isinstance(names, (tuple, list)) and all(isinstance(n, str) for n in names) else () for names in values
     ]
-    return Names(*told)
+    return Names(*defined)
 
 
 def keep_names(model: nn.Module, origin: nn.Module) -> None:
-    """Let a model tell the names of the one that it has come from."""
+    """Copy the names of inputs and outputs from the model that a compressed model was made from."""
     names = names_of(origin)
-    for attribute, told in zip(_TOLD, (names.inputs, names.outputs), strict=True):
-        if told:
-            model.__dict__[attribute] = told
+    for attribute, defined in zip(_ATTRIBUTES, (names.inputs, names.outputs), strict=True):
+        if defined:
+            model.__dict__[attribute] = defined
 
 
 def rename_values(graph: GraphProto, values: Sequence[ValueInfoProto], names: Sequence[str]) -> tuple[str, ...]:
-    """Call the inputs or the outputs of a graph by these names, wherever they stand; the names that they have now.
+    """Rename the inputs or outputs of a graph, in place.
 
-    Other values of such a name get another one. Nothing is changed, and none come back, where there are not as many names, or
-    two alike, or the graph has branches, whose insides may speak of them.
+    Other values that already have one of the names are renamed, too. Nothing is changed if the number of names is wrong, if a
+    name occurs twice, or if the graph has subgraphs (branches, loops), which may refer to the values.
+
+    Args:
+        graph: is changed.
+        values: `graph.input` or `graph.output`.
+        names: new names, one per value.
+
+    Returns:
+        The new names; () if nothing was changed.
     """
     branches = any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute)
     if branches or len(values) != len(names) or len(set(names)) < len(names):

@@ -1,4 +1,4 @@
-"""Watching what layers get and give while a model runs: hooks that are always removed, and passes over batches in eval mode."""
+"""Observe the inputs and outputs of layers while a model runs: hooks that are always removed, and passes over batches."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mirabelle.task.batch import Batch, Inputs, call
 
 @dataclass(frozen=True, slots=True)
 class LayerRun:
-    """One run of a layer. A layer that runs several times in a forward has as many of these.
+    """One call of a layer. A layer that is called several times in a forward pass has one `LayerRun` per call.
 
     Args:
-        name: under which the layer is watched.
+        name: of the layer, as given to `watched` or `watch`.
         args: positional arguments of the call.
         kwargs: keyword arguments of the call.
-        given: what the layer returned; None before it has run.
+        given: return value; None before the layer has run.
     """
 
     name: str
@@ -32,12 +32,12 @@ class LayerRun:
 
     @property
     def input(self) -> Tensor | None:
-        """The first tensor among the arguments, None if there is none."""
+        """The first tensor among the arguments; None if there is none."""
         return next((part for part in (*self.args, *self.kwargs.values()) if isinstance(part, Tensor)), None)
 
     @property
     def output(self) -> Tensor | None:
-        """The first tensor that the layer returned, None if there is none."""
+        """The first tensor that the layer returned; None if there is none."""
         return next(iter(self.outputs().values()), None)
 
     def outputs(self) -> dict[str, Tensor]:
@@ -54,12 +54,12 @@ class LayerRun:
 Observer: TypeAlias = Callable[[LayerRun], object]
 
 
-class EndOfForward(BaseException):  # no error, and no `except Exception` of a model may catch it
-    """Raised by an observer in `watch` that needs nothing of what comes later in this forward."""
+class EndOfForward(BaseException):  # not an Exception, so that `except Exception` in a model does not catch it
+    """Raised by an observer in `watch` to end the forward pass when the rest of it is not needed."""
 
 
 def layer_of(name: str) -> str:
-    """The layer that a value belongs to.
+    """The name of the layer to which a value belongs.
 
     Example:
         >>> layer_of("encoder.layer.0.attention[1]"), layer_of("head:input")
@@ -72,12 +72,12 @@ def layer_of(name: str) -> str:
 def watched(
     modules: Mapping[str, nn.Module], *, before: Observer | None = None, after: Observer | None = None
 ) -> Iterator[None]:
-    """Call observers whenever one of the modules runs, until the context ends. Modes and gradients stay the caller's.
+    """A context in which observers are called whenever one of the modules runs. It does not change modes or gradients.
 
     Args:
-        modules: to watch, by the names that observers are given. One module may have several names.
-        before: called before a module runs; it may change the module's tensors.
-        after: called after a module has run, with what it returned.
+        modules: modules to observe, by the names that observers receive. A module may have several names.
+        before: called before a module runs; may change the module's tensors.
+        after: called after a module has run, with its return value.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
@@ -105,11 +105,11 @@ def watch(
     """Run a model over batches, in eval mode and without gradients, and call observers whenever one of the modules runs.
 
     Args:
-        model: is left in the mode in which it was, without hooks, whatever happens.
-        batches: inputs of the model, one forward each.
-        modules: of the model, by the names that observers are given.
-        before: called before a module runs. It may raise `EndOfForward`: the next batch follows.
-        after: called after a module has run; it may do the same.
+        model: its modes are restored and its hooks removed afterwards, also after an exception.
+        batches: inputs of the model; each batch is one forward pass.
+        modules: modules to observe, by the names that observers receive.
+        before: called before a module runs. May raise `EndOfForward` to continue with the next batch.
+        after: called after a module has run, with its return value. May raise `EndOfForward`, too.
 
     Example:
         >>> model, sums = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), []
@@ -126,7 +126,7 @@ def watch(
 
 def _before(name: str, observer: Observer) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        observer(LayerRun(name, args, kwargs))  # whose result is dropped: torch would take it for new arguments
+        observer(LayerRun(name, args, kwargs))  # the result is not returned: torch would use it as new arguments
 
     return hook
 
@@ -140,7 +140,7 @@ def _after(name: str, observer: Observer) -> Callable[[nn.Module, tuple[Any, ...
 
 @contextlib.contextmanager
 def _every_layer_called() -> Iterator[None]:
-    """Without torch's fused attention kernels, which read the weights of layers without calling the layers."""
+    """A context without torch's fused attention kernels, which use the weights of layers without calling the layers."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

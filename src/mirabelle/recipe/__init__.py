@@ -1,4 +1,4 @@
-"""A list of steps, and the file that holds one."""
+"""Recipes: ordered lists of steps, the recipe file in TOML and its JSON Schema."""
 
 from typing import TYPE_CHECKING
 

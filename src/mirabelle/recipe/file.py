@@ -1,6 +1,6 @@
-"""A recipe file (TOML, schema 1) -> everything that `compress` needs. Every mistake in it is found in one reading.
+"""Read a recipe file (TOML, schema 1) and report all mistakes in it at once.
 
-Nothing heavy is imported to read it; model and data are built when they are asked for.
+Reading imports no heavy packages; the model and the data are built on request.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ P = TypeVar("P")
 KEYS = ("schema", "seed", "model", "task", "teacher", "baseline", "goal", "step", "artifact")
 _WRITTEN_BY_RUNS = ("fingerprint", "decisions")
 SCHEMA = 1
-MOST_SEEDS = 1 << 63  # of torch's generators
-_HELD: dict[str | int, Callable[[str], None]] = {  # what is held against the name under each key that names a source
+MOST_SEEDS = 1 << 63  # limit of the seeds of torch's generators
+_CHECKS: dict[str | int, Callable[[str], None]] = {  # key that names a model, data or weights -> check of the value
     "from": lambda name: check_model(name, Path()),
     "model": lambda name: check_model(name, Path()),
     "data": lambda name: check_data(name, Path()),
     "weights": lambda name: check_weights(Path(name)),
     "pickle": lambda name: check_pickle(Path(name)),
 }
-_MEMBERS = ("use", "term", "score", "codecs")  # what may name a class of the user's own
-_JUDGES = ("loss", "metric", "extra_metrics")  # arguments of data in files that may name functions
-_AT_ITS_KEY = ("E102", "E104")  # mistakes that are about a key; the others are about its value
+_MEMBERS = ("use", "term", "score", "codecs")  # keys that may name a user-defined class
+_JUDGES = ("loss", "metric", "extra_metrics")  # arguments of data from files that may name functions
+_AT_ITS_KEY = ("E102", "E104")  # errors that are shown at a key; the others are shown at its value
 
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """A recipe file that has been read and found well-formed."""
+    """A recipe file that has been read and is valid."""
 
     path: Path
     seed: int
@@ -68,14 +68,14 @@ class RecipeFile:
 
     @property
     def folder(self) -> Path:
-        """Against which the paths in the file are read."""
+        """The folder relative to which paths in the file are resolved."""
         return self.path.parent
 
     def build_model(self) -> nn.Module:
-        """The model at the start, with the weights the file names.
+        """Build the model to compress, and load the weights that the file names.
 
         Raises:
-            UserError: E120, E121 as the factory fails; E130, E140, E141, E143 as the weights do.
+            UserError: E120 or E121 if the factory fails; E130, E140, E141 or E143 if the weights cannot be loaded.
         """
         name = "model" if self.model.weights or self.baseline is None else "baseline"
         return self._built(
@@ -83,7 +83,7 @@ class RecipeFile:
         )
 
     def build_teacher(self) -> nn.Module | None:
-        """The teacher, with its weights; of several the mean."""
+        """Build the teacher and load its weights; several teachers give a `distill.Ensemble`. None if there is no teacher."""
         if self.teacher is None:
             return None
         if not self.teacher.members:
@@ -100,10 +100,17 @@ class RecipeFile:
         self,
         path: errors.Path,
         table: ModelTable | TeacherTable | MemberTable,
-        holder: errors.Path,
+        weights_path: errors.Path,
         weights: str | StateDict | None,
     ) -> nn.Module:
-        """The module of the table at a path, with the weights that the table `holder` names."""
+        """Build the module that a table describes, and load weights.
+
+        Args:
+            path: of the table.
+            table: names the factory.
+            weights_path: path of the table that names the weights.
+            weights: to load; None for none.
+        """
         from mirabelle.numerics.draws import global_draws
         from mirabelle.sources import load_weights, model_from
 
@@ -111,11 +118,12 @@ class RecipeFile:
         with self.shown_at(*path, "from"), global_draws(self.seed):
             model = model_from(table.factory, table.arguments, self.folder)
         if weights is not None:
-            with self.shown_at(*holder, "weights"):
+            with self.shown_at(*weights_path, "weights"):
                 load_weights(model, weights, self.folder)
         return model
 
     def build_task(self, data_folder: Path | None) -> Task:
+        """Load the data and create the task; `data_folder` contains built-in data sets."""
         from mirabelle.sources import task_from
 
         with self.shown_at("task", "data"):
@@ -126,7 +134,7 @@ class RecipeFile:
             return task.with_augment(self.task.augment)
 
     def source(self) -> dict[str, Any]:
-        """How the file names model, data and teacher, as the resolved recipe keeps it."""
+        """The tables that name the model, the data and the teacher, as plain data for the resolved recipe."""
         tables: dict[str, Any] = {"model": records.to_data(self.model), "task": records.to_data(self.task)}
         if self.teacher is not None:
             tables["teacher"] = records.to_data(dataclasses.replace(self.teacher, train=None))
@@ -137,7 +145,7 @@ class RecipeFile:
         return tables
 
     def origin(self, path: errors.Path) -> str:
-        """Where the value at `path` of the resolved recipe comes from."""
+        """The origin of the value at `path` of the resolved recipe, such as "recipe.toml:3" or "default"."""
         place = self.places.given(path)
         if place is not None:
             return f"{place.file}:{place.line}" if place.line else place.file
@@ -145,7 +153,7 @@ class RecipeFile:
 
     @contextmanager
     def shown_at(self, *path: str | int) -> Iterator[None]:
-        """A mistake that arises inside is shown at the line that asked for it: at its own path, else at this one."""
+        """A context that adds positions in the file to errors: that of the error's own path, or else that of `path`."""
         try:
             yield
         except UserError as error:
@@ -160,23 +168,24 @@ class RecipeFile:
 def read_recipe(
     path: Path, settings: Sequence[str] = (), *, sources: bool = True, data_folder: Path | None = None
 ) -> RecipeFile:
-    """Read a recipe file strictly.
+    """Read and check a recipe file.
 
     Args:
         path: of the file.
-        settings: what is set instead of what the file says, such as "step.1.sparsity=0.9" (steps count from 1).
-        sources: whether the files and functions that it names must be there; nothing of them is run.
-        data_folder: where "data:PATH" of models and weights lies; by default the variable MIRABELLE_DATA.
+        settings: values that replace those of the file, such as "step.1.sparsity=0.9" (steps count from 1).
+        sources: also check that the files and functions that the recipe names exist; they are not run.
+        data_folder: folder of "data:PATH" in names of models and weights; by default that of the environment variable
+            MIRABELLE_DATA.
 
     Raises:
-        UserError: E130 no such file, E101 no TOML, E100 a setting that cannot be read, and every other mistake at once as
-            `UserErrors`, each with its place in the file.
+        UserError: E130 if there is no such file; E101 if it is not valid TOML; E100 if a setting cannot be read. All other
+            mistakes are raised together as `UserErrors`, each with its position in the file.
     """
     text = _text(path)
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise _no_toml(path, text, error) from None
+        raise _not_toml(path, text, error) from None
     overrides = Overrides.of(settings)
     places = TomlPositions(text, str(path), overrides.places())
     mistakes: list[UserError] = []
@@ -202,7 +211,7 @@ def read_recipe(
 
 
 class _Reading:
-    """The parts of a recipe, read one after the other; mistakes are gathered."""
+    """Reads the parts of a recipe one after the other and collects the mistakes."""
 
     def __init__(self, data: Mapping[str, Any], mistakes: list[UserError]) -> None:
         self.data = data
@@ -225,19 +234,19 @@ def _text(path: Path) -> str:
             raise UserError("E130", f"no recipe at {path}", "check the path; `mirabelle init` prints a recipe to start from")
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError("E101", f"{path} is no UTF-8 text: {error.reason}", "save it as UTF-8") from None
+        raise UserError("E101", f"{path} is not UTF-8 text: {error.reason}", "save it as UTF-8") from None
     except OSError as error:
         raise UserError("E130", f"{path} cannot be read: {error.strerror}", "check its permissions") from None
 
 
-def _no_toml(path: Path, text: str, error: tomllib.TOMLDecodeError) -> UserError:
-    """The place that tomllib names, as ours."""
+def _not_toml(path: Path, text: str, error: tomllib.TOMLDecodeError) -> UserError:
+    """The E101 error, with the position from the message of tomllib."""
     message, _, where = str(error).partition(" (at ")
     numbers = [int(word.strip("),")) for word in where.split() if word.strip("),").isdigit()]
     lines = text.split("\n")
     line, column = numbers if len(numbers) == 2 else (len(lines), len(lines[-1]) + 1)  # noqa: PLR2004 (line and column)
     place = errors.Place(str(path), line, column, lines[line - 1] if line <= len(lines) else "")
-    return UserError("E101", f"this is no TOML: {message}", "mend the line; strings stand in quotes", place=place)
+    return UserError("E101", f"this is not valid TOML: {message}", "correct the line; strings need quotes", place=place)
 
 
 def _schema(data: Mapping[str, Any]) -> None:
@@ -257,16 +266,17 @@ def _seed(data: Mapping[str, Any]) -> None:
 
 
 def _decisions(data: Mapping[str, Any]) -> None:
-    """What a run has decided, as a later run takes it: threads, executions, and why steps were left out."""
+    """Check the decisions of an earlier run that this run adopts: threads, executions, and why steps were skipped."""
     decisions = data.get("decisions", {})
     if not isinstance(decisions, Mapping):
         raise UserError("E103", f'"decisions" must be a table; got {decisions!r}', "leave it out")
     for key, value in decisions.items():
         threads = isinstance(value, int) and not isinstance(value, bool) and value >= 1
         rules = {"threads": (threads, "a whole number from 1"), "execution": (value in EXECUTIONS, f"one of {EXECUTIONS}")}
-        held, rule = rules.get(key.rpartition("/")[2], (isinstance(value, (str, int, float, bool)), "a plain value"))
-        if not held:
-            raise UserError("E103", f'"decisions.{key}" must be {rule}; got {value!r}', "mend it, or leave it out", path=(key,))
+        valid, rule = rules.get(key.rpartition("/")[2], (isinstance(value, (str, int, float, bool)), "a plain value"))
+        if not valid:
+            message = f'"decisions.{key}" must be {rule}; got {value!r}'
+            raise UserError("E103", message, "correct it, or leave it out", path=(key,))
 
 
 def _section(data: Mapping[str, Any], name: str) -> Any:
@@ -280,7 +290,7 @@ def _optional(cls: type[P], data: Mapping[str, Any], name: str) -> P | None:
 
 
 def _artifact(data: Mapping[str, Any]) -> ArtifactTable | None:
-    """The table [artifact], its codecs imported."""
+    """Read the table [artifact] and import its codecs."""
     with at_path("artifact"):
         table = _optional(ArtifactTable, data, "artifact")
         for position, name in enumerate(table.codecs if table is not None else ()):
@@ -297,40 +307,40 @@ def _check_weights(model: ModelTable | None, baseline: BaselineTable | None) -> 
 
 
 def _check_sources(value: Any, path: errors.Path, mistakes: list[UserError]) -> None:
-    """Gather what is wrong with each name of a function, of data or of weights, wherever one stands."""
+    """Check all names of functions, data and weights, also in nested tables, and collect the mistakes."""
     if isinstance(value, (Mapping, list)):
         for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
             if key != "arguments":
                 _check_sources(item, (*path, key), mistakes)
-    elif isinstance(value, str) and path[-1] in _HELD:
+    elif isinstance(value, str) and path[-1] in _CHECKS:
         with gathered(mistakes, *path):
-            _HELD[path[-1]](value)
+            _CHECKS[path[-1]](value)
 
 
 def _in_sets(value: Any, sets: Path | None, key: str) -> Any:
-    """The same data, models and weights that lie in the folder of data sets named by their paths, where it is known.
+    """Replace "data:PATH" in names of models and weights by paths in the folder of data sets, if this folder is known.
 
-    Data keep their names: a run goes on where they have moved.
+    Names of data are kept, so that a run can be continued after the data have moved.
     """
     if isinstance(value, dict) and key != "arguments":
         return {name: _in_sets(item, sets, name) for name, item in value.items()}
     if isinstance(value, list):
         return [_in_sets(item, sets, key) for item in value]
-    if sets is None or key not in _HELD or key == "data" or not isinstance(value, str) or not value.startswith(FOLDER):
+    if sets is None or key not in _CHECKS or key == "data" or not isinstance(value, str) or not value.startswith(FOLDER):
         return value
     return str((sets / value.removeprefix(FOLDER)).resolve())
 
 
 def _absolute(value: Any, folder: Path, key: str) -> Any:
-    """The same data with the paths in it made absolute, so that a resolved recipe runs from anywhere.
+    """Make the paths in a recipe absolute, so that the resolved recipe can be run from any folder.
 
-    What stands under `arguments` is for other people's functions, and left as it is.
+    Values of `arguments` are passed to functions of the user and stay unchanged.
     """
     if isinstance(value, dict) and key != "arguments":
         return {name: _absolute(item, folder, name) for name, item in value.items()}
     if isinstance(value, list):
         return [_absolute(item, folder, key) for item in value]
-    if not isinstance(value, str) or key not in (*_HELD, *_MEMBERS) or value.startswith((FOLDER, PACKAGE)):
+    if not isinstance(value, str) or key not in (*_CHECKS, *_MEMBERS) or value.startswith((FOLDER, PACKAGE)):
         return value
     if key in ("weights", "pickle"):
         return str((folder / value).resolve())
@@ -341,17 +351,18 @@ def _absolute(value: Any, folder: Path, key: str) -> Any:
 
 
 def _judged(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The same with absolute paths to the functions that judge data in files, whose arguments are ours."""
+    """Make the paths of loss and metric functions absolute, if the data are read from files by Mirabelle."""
     task = data.get("task")
-    own = task.get("arguments") if isinstance(task, Mapping) and names_files(str(task.get("data", ""))) else None
-    if not isinstance(task, Mapping) or not isinstance(own, Mapping):
+    arguments = task.get("arguments") if isinstance(task, Mapping) and names_files(str(task.get("data", ""))) else None
+    if not isinstance(task, Mapping) or not isinstance(arguments, Mapping):
         return dict(data)
-    judges = {name: _located(own[name], folder) for name in _JUDGES if name in own}
-    return {**data, "task": {**task, "arguments": {**own, **judges}}}
+    judges = {name: _located(arguments[name], folder) for name in _JUDGES if name in arguments}
+    return {**data, "task": {**task, "arguments": {**arguments, **judges}}}
 
 
 def _located(name: Any, folder: Path) -> Any:
+    """Make the path in "./file.py:name", or in a list of such names, absolute; other values stay unchanged."""
     if isinstance(name, list):
         return [_located(one, folder) for one in name]
-    place, colon, function = name.rpartition(":") if isinstance(name, str) else ("", "", "")
-    return f"{(folder / place).resolve()}:{function}" if colon and place.endswith(".py") else name
+    source, colon, function = name.rpartition(":") if isinstance(name, str) else ("", "", "")
+    return f"{(folder / source).resolve()}:{function}" if colon and source.endswith(".py") else name

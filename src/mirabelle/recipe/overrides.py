@@ -1,4 +1,4 @@
-"""`--set a.b=value`: settings on the command line that take the place of what a recipe says."""
+"""`--set a.b=value`: settings on the command line that override those of a recipe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from mirabelle.errors import Path, UserError, raise_all
 
 @dataclass(frozen=True)
 class Overrides:
-    """Settings by path.
+    """Values that override those of a recipe, by path.
+
+    Args:
+        settings: path of a value -> (text of the option for messages, value).
 
     Example:
         >>> overrides = Overrides.of(["step.1.train.lr=1e-3", "goal.size=5%"])
@@ -25,10 +28,12 @@ class Overrides:
 
     @staticmethod
     def of(settings: Sequence[str]) -> Overrides:
-        """From "a.b=value": keys joined by dots, steps counted from 1, the value as TOML, or else as a string.
+        """Parse settings of the form "a.b=value".
+
+        Keys are joined by dots, and steps count from 1. The value is read as TOML; if it is not valid TOML, it is a string.
 
         Raises:
-            UserError: E100 when there is no key or no "=".
+            UserError: E100 if a setting has no key or no "=".
         """
         found: dict[Path, tuple[str, Any]] = {}
         mistakes = []
@@ -36,7 +41,7 @@ class Overrides:
             keys, equals, value = setting.partition("=")
             names = [name.strip() for name in keys.split(".")]
             if not equals or not all(names):
-                mistakes.append(UserError("E100", f'--set takes key=value; got "{setting}"', "--set step.1.sparsity=0.9, say"))
+                mistakes.append(UserError("E100", f'--set takes key=value; got "{setting}"', "write --set step.1.sparsity=0.9"))
                 continue
             path = tuple(int(name) - 1 if name.isascii() and name.isdecimal() else name for name in names)
             found[path] = (f"--set {setting}", _value(value))
@@ -44,21 +49,21 @@ class Overrides:
         return Overrides(found)
 
     def places(self) -> dict[Path, str]:
-        """What messages call the place of each setting, and of everything inside it."""
+        """Path of each setting, and of each value inside it -> the text of the option, for messages."""
         return {(*path, *inner): words for path, (words, value) in self.settings.items() for inner in ((), *_paths_in(value))}
 
     def applied(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The data with the settings in them; the given data stay as they are.
+        """A copy of the data with the settings applied.
 
         Raises:
-            UserError: E100 when a path leads through something that is no table, or to a step that is not there.
+            UserError: E100 if a path leads through a value that is not a table, or to a step that does not exist.
         """
         result: dict[str, Any] = copy.deepcopy(dict(data))
         for path, (words, value) in self.settings.items():
-            holder: Any = result
+            parent: Any = result
             for position, key in enumerate(path[:-1]):
-                holder = _inside(holder, key, words, path[:position])
-            _inside(holder, path[-1], words, path[:-1], value)
+                parent = _item(parent, key, words, path[:position])
+            _item(parent, path[-1], words, path[:-1], value)
         return result
 
 
@@ -76,17 +81,25 @@ def _value(text: str) -> Any:
         return text.strip()
 
 
-def _inside(holder: Any, key: str | int, words: str, led: Path, value: Any = None) -> Any:
-    """What `holder`, to which `led` leads, has at `key`, set to `value` if one is given; a table that is not there is made."""
+def _item(parent: Any, key: str | int, words: str, path: Path, value: Any = None) -> Any:
+    """The item of a table or list, after setting it to `value` if one is given; a missing table is created.
+
+    Args:
+        parent: the table or list.
+        key: of the item.
+        words: text of the option, for messages.
+        path: of `parent`.
+        value: new value; None to only read the item.
+    """
     if isinstance(key, int):
-        if not isinstance(holder, list) or not 0 <= key < len(holder):
-            count = len(holder) if isinstance(holder, list) else 0
-            what = led[-1] if led else "number"
+        if not isinstance(parent, list) or not 0 <= key < len(parent):
+            count = len(parent) if isinstance(parent, list) else 0
+            what = path[-1] if path else "number"
             raise UserError("E100", f"{words}: there is no {what} {key + 1}; there are {count}", "steps count from 1")
-    elif not isinstance(holder, dict):
-        raise UserError("E100", f'{words}: "{key}" does not stand in a table', "name the keys that lead to it: step.1.sparsity")
+    elif not isinstance(parent, dict):
+        raise UserError("E100", f'{words}: "{key}" is not in a table', "give the whole path, such as step.1.sparsity")
     elif value is None:
-        holder.setdefault(key, {})
+        parent.setdefault(key, {})
     if value is not None:
-        holder[key] = value
-    return holder[key]
+        parent[key] = value
+    return parent[key]

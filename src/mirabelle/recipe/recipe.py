@@ -1,4 +1,4 @@
-"""A list of steps, its order checked."""
+"""A recipe: a list of steps in a valid order."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from mirabelle.training.joint import Joint
 
 
 class Recipe:
-    """Steps in a legal order.
+    """A list of steps in a valid order.
 
-    A model is replaced first, thinned next, quantized last: what a later stage made, an earlier one would undo.
+    Steps that replace the model come first, then those that prune it, then those that quantize it: a step of an earlier stage
+    would undo the work of a later one.
 
     Args:
-        steps: at least one.
+        steps: at least one step.
 
     Raises:
-        UserError: E105 when the order is not legal, E104 when there is no step.
+        UserError: E105 if the order is not valid; E104 if there is no step; E111 if a step that needs a training has none.
 
     Example:
         >>> from mirabelle import prune, quantize
@@ -37,7 +38,7 @@ class Recipe:
         self.steps = tuple(steps)
         if not self.steps:
             raise UserError("E104", "a recipe needs at least one step", "add a [[step]]")
-        mistakes = list(_out_of_order([_Place.of(step) for step in self.steps]))
+        mistakes = list(_out_of_order([_Stages.of(step) for step in self.steps]))
         for position, step in enumerate(self.steps):
             if isinstance(step, NeedsTraining) and step.needs_training and step.train is None:
                 remedy = "give `train`, or put the step into training.Joint"
@@ -46,7 +47,11 @@ class Recipe:
 
     @staticmethod
     def from_data(data: Any) -> Recipe:
-        """From a list of tables, each with `use`; every mistake in them is found, the path of each led by its position."""
+        """Create a recipe from a list of tables, each with the key `use`.
+
+        Raises:
+            UserError: E103 if it is not a list, and the errors of all tables together, each with the position in its path.
+        """
         if not isinstance(data, list):
             raise UserError("E103", f'"step" must be a list of tables; got {data!r}', "write [[step]], with two brackets")
         mistakes: list[UserError] = []
@@ -54,44 +59,45 @@ class Recipe:
         for position, table in enumerate(data):
             with gathered(mistakes, position):
                 steps.append(step_from_data(table))
-        if mistakes:  # the order is told of in the same breath, as far as the steps are known
-            mistakes += _out_of_order([_Place.named(table) for table in data])
+        if mistakes:  # report a wrong order at the same time, as far as the steps are known
+            mistakes += _out_of_order([_Stages.named(table) for table in data])
         raise_all(mistakes)
         return Recipe(steps)
 
     def to_data(self) -> list[dict[str, Any]]:
+        """The steps as plain data: a list of tables."""
         return [step_to_data(step) for step in self.steps]
 
 
 @dataclass(frozen=True)
-class _Place:
-    """What the order of steps depends on: a step's name, and the stages at which it begins and ends."""
+class _Stages:
+    """The name of a step, and its first and last stage."""
 
     use: str
     begins: Stage
     ends: Stage
 
     @staticmethod
-    def of(step: Step) -> _Place:
-        return _Place(use_of(step), step.first_stage if isinstance(step, Joint) else step.stage, step.stage)
+    def of(step: Step) -> _Stages:
+        return _Stages(use_of(step), step.first_stage if isinstance(step, Joint) else step.stage, step.stage)
 
     @staticmethod
-    def named(table: Any) -> _Place | None:
-        """Of a table whose step is known by its name alone; None for others."""
+    def named(table: Any) -> _Stages | None:
+        """The stages of a built-in step by its name in a table; None for other steps and joint trainings."""
         use = table.get("use") if isinstance(table, Mapping) else None
         cls: Any = STEPS.known().get(use) if isinstance(use, str) else None
-        return None if cls is None or cls is Joint else _Place(str(use), cls.stage, cls.stage)
+        return None if cls is None or cls is Joint else _Stages(str(use), cls.stage, cls.stage)
 
 
-def _out_of_order(places: Sequence[_Place | None]) -> Iterator[UserError]:
-    """A mistake for every step that would undo what the step before it made."""
-    for position, (before, after) in enumerate(pairwise(places), start=1):
+def _out_of_order(steps: Sequence[_Stages | None]) -> Iterator[UserError]:
+    """An E105 error for each step that follows a step of a later stage."""
+    for position, (before, after) in enumerate(pairwise(steps), start=1):
         if before is None or after is None or STAGES.index(after.begins) >= STAGES.index(before.ends):
             continue
-        legal = sorted((place for place in places if place is not None), key=lambda place: STAGES.index(place.ends))
+        legal = sorted((step for step in steps if step is not None), key=lambda step: STAGES.index(step.ends))
         yield UserError(
             "E105",
             f"{after.use} (step {position + 1}) cannot follow {before.use} (step {position})",
-            f"legal order: {', '.join(place.use for place in legal)}",
+            f"legal order: {', '.join(step.use for step in legal)}",
             path=(position, "use"),
         )

@@ -1,4 +1,4 @@
-"""The JSON Schema of recipes, for editors: made from the records that read them, so that it cannot say anything else."""
+"""The JSON Schema of recipe files, for editors. It is generated from the records that read recipes, so that both agree."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from mirabelle.training.joint import Joint
 
 _BOUNDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
 _KINDS = {str: "string", int: "integer", float: "number", bool: "boolean"}
-_OWN = ":"  # in the name of a class of the user's own
+_OWN = ":"  # occurs in the name of a user-defined class, and only there
 _SCHEDULES = ["one-shot", "constant", "linear", "cubic"]
 
 
 def recipe_schema() -> dict[str, Any]:
-    """The schema of a recipe file."""
+    """The JSON Schema of recipe files."""
     return _Schema().whole()
 
 
 class _Schema:
-    """The schema while it is made: what stands at several places is defined once and referred to."""
+    """Builds the schema; what occurs several times is defined once, under "$defs", and referred to."""
 
     def __init__(self) -> None:
         self._definitions: dict[str, dict[str, Any]] = {}
-        # Fields that read themselves, and so cannot be told from their types.
+        # Fields with their own validators, whose schema does not follow from their types.
         self._own: tuple[tuple[Any, Callable[[], dict[str, Any]]], ...] = (
             (ObjectiveField, lambda: self._defined("Objective", self._objective)),
             (ScoreField, lambda: self._defined("Score", self._score)),
@@ -54,16 +54,21 @@ class _Schema:
             "artifact": ArtifactTable,
         }
         properties: dict[str, Any] = {
-            "schema": {"const": SCHEMA, "description": "the version of this form of recipe"},
+            "schema": {"const": SCHEMA, "description": "version of the recipe format"},
             "seed": {
                 "type": "integer",
                 "minimum": 0,
                 "exclusiveMaximum": MOST_SEEDS,
-                "description": "of everything random in the run",
+                "description": "seed of all random numbers of the run",
             },
             **{key: self._table(cls) for key, cls in tables.items()},
-            "step": {"type": "array", "minItems": 1, "items": self._steps(), "description": "what is done, in this order"},
-            "fingerprint": {"type": "object", "description": "written by a run: tells its model and data from others"},
+            "step": {
+                "type": "array",
+                "minItems": 1,
+                "items": self._steps(),
+                "description": "steps in the order in which they run",
+            },
+            "fingerprint": {"type": "object", "description": "written by a run: identifies its model and data"},
             "decisions": {"type": "object", "description": "written by a run: what it measured and decided"},
         }
         assert set(KEYS) <= set(properties), "every key of a recipe is described"
@@ -81,7 +86,7 @@ class _Schema:
         return {"oneOf": [*(self._table(cls, use=name) for name, cls in sorted(STEPS.known().items())), _own("use")]}
 
     def _table(self, cls: type, **constants: str) -> dict[str, Any]:
-        """A record as a table; `constants` are keys with one value, such as `use`."""
+        """The schema of a record as a table; `constants` are additional keys with a fixed value, such as `use`."""
         fields = {field.name: field for field in dataclasses.fields(cls)}
         properties: dict[str, Any] = {key: {"const": value} for key, value in constants.items()}
         required = list(constants)
@@ -138,7 +143,7 @@ class _Schema:
         return self._defined(cls.__name__, lambda: self._table(cls))
 
     def _defined(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """A reference to what is defined under a name."""
+        """A reference to the definition of this name, which is created if it is missing."""
         if name not in self._definitions:
             self._definitions[name] = make()
         return {"$ref": f"#/$defs/{name}"}
@@ -166,20 +171,20 @@ class _Schema:
     def _term(self, cls: type) -> dict[str, Any]:
         schema = self._table(cls, term=cls.__name__)
         number = {"anyOf": [{"type": "number"}, self._record(Annealed)]}
-        schema["properties"]["weight"] = {**number, "description": "factor of the term, or one that changes; 1 by default"}
+        schema["properties"]["weight"] = {**number, "description": "factor of the term, constant or scheduled; 1 by default"}
         return schema
 
 
 def _own(key: str) -> dict[str, Any]:
-    """A table that names a class of the user's own, whose settings are not known here."""
+    """The schema of a table that names a user-defined class, whose settings are unknown."""
     return {
         "type": "object",
-        "description": 'a class of your own: "package.module:Name" or "./file.py:Name"',
+        "description": 'a user-defined class: "package.module:Name" or "./file.py:Name"',
         "properties": {key: {"type": "string", "pattern": _OWN}},
         "required": [key],
     }
 
 
-def _exported(room: Any, kind: type) -> list[type]:
-    things = (getattr(room, name) for name in room.__all__)
-    return [thing for thing in things if isinstance(thing, type) and issubclass(thing, kind) and thing is not kind]
+def _exported(package: Any, kind: type) -> list[type]:
+    exports = (getattr(package, name) for name in package.__all__)
+    return [cls for cls in exports if isinstance(cls, type) and issubclass(cls, kind) and cls is not kind]

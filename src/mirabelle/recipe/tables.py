@@ -1,4 +1,4 @@
-"""The tables of a recipe file that name models, data and teachers."""
+"""The tables of a recipe file that name models, data, teachers and codecs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mirabelle.training import Training
 
 @record
 class ModelTable:
-    """`[model]`: where a module comes from, and its weights.
+    """`[model]`: the model to compress, and its weights.
 
     Args:
-        factory: "package.module:function" or "./file.py:function" that returns a torch module; a file
-            (.onnx, .keras, .h5); or a model of transformers (a folder, "hf:organisation/model", "ms:organisation/model",
-            "package:name/folder" inside of an installed package).
-        arguments: keywords of the function; of a model of transformers { head = "sequence-classification", labels = 2 }.
-        weights: a .safetensors file with trained weights; or { pickle = "x.th" }, a state dict of torch.
+        factory: "package.module:function" or "./file.py:function", a function that returns a torch module; a file
+            (.onnx, .keras, .h5); or a transformers model (a folder, "hf:organisation/model", "ms:organisation/model", or
+            "package:name/folder" in an installed package).
+        arguments: keyword arguments of the function; for a transformers model { head = "sequence-classification", labels = 2 }.
+        weights: a .safetensors file with trained weights; or { pickle = "x.th" }, a torch state dict.
     """
 
     factory: str = field(metadata={"key": "from"})
@@ -38,7 +38,7 @@ class MemberTable(ModelTable):
     """One of several teachers.
 
     Args:
-        share: its weight in the mean of the teachers' outputs.
+        share: weight of this teacher in the mean of the teachers' outputs.
     """
 
     share: Positive = 1.0
@@ -51,6 +51,7 @@ class Members(tuple[MemberTable, ...]):
 
     @staticmethod
     def from_data(data: Any) -> Members:
+        """Create the teachers from a list of tables."""
         if isinstance(data, Members):
             return data
         if not isinstance(data, (list, tuple)):
@@ -64,6 +65,7 @@ class Members(tuple[MemberTable, ...]):
         return Members(members)
 
     def to_data(self) -> list[dict[str, Any]]:
+        """The teachers as a list of tables."""
         return [fields_to_data(member) for member in self]
 
 
@@ -72,15 +74,15 @@ MembersField = Annotated[Sequence[MemberTable], PlainValidator(Members.from_data
 
 @record
 class TeacherTable:
-    """`[teacher]`: where it comes from, its weights or its training; or the members of which it is the mean.
+    """`[teacher]`: the teacher with its weights or its training, or several teachers whose outputs are averaged.
 
     Args:
-        factory: "package.module:function" or "./file.py:function" that returns a torch module; a file
-            (.onnx, .keras, .h5); or a model of transformers (a folder, "hf:organisation/model", "ms:organisation/model",
-            "package:name/folder" inside of an installed package).
-        arguments: keywords of the function; of a model of transformers { head = "sequence-classification", labels = 2 }.
-        weights: a .safetensors file with trained weights; or { pickle = "x.th" }, a state dict of torch.
-        train: how it is trained first, if it is not trained yet.
+        factory: "package.module:function" or "./file.py:function", a function that returns a torch module; a file
+            (.onnx, .keras, .h5); or a transformers model (a folder, "hf:organisation/model", "ms:organisation/model", or
+            "package:name/folder" in an installed package).
+        arguments: keyword arguments of the function; for a transformers model { head = "sequence-classification", labels = 2 }.
+        weights: a .safetensors file with trained weights; or { pickle = "x.th" }, a torch state dict.
+        train: training of the teacher before it is used, if it is not trained yet.
         members: several teachers, [[teacher.members]], whose outputs are averaged; instead of the other keys.
     """
 
@@ -92,19 +94,21 @@ class TeacherTable:
 
     def __post_init__(self) -> None:
         if (self.factory is None) == (not self.members):
-            raise UserError("E111", "[teacher] needs `from` or `members`, one of them", 'from = "pkg.mod:function", say')
+            raise UserError("E111", "[teacher] needs either `from` or `members`", 'add, for example, from = "pkg.mod:function"')
         if self.members and (self.weights is not None or self.train is not None or self.arguments):
-            raise UserError("E111", "[teacher] has members, so arguments, weights and training are theirs", "move them there")
+            message = "[teacher] has members, so it cannot have arguments, weights or a training of its own"
+            raise UserError("E111", message, "move them to [[teacher.members]]")
 
 
 @record
 class TaskTable:
-    """`[task]`: which data.
+    """`[task]`: the data.
 
     Args:
-        data: a built-in set, a folder of class folders, a .csv or .npz file, or "./file.py:function" that returns a Task.
-        arguments: keywords for them.
-        augment: how images are changed while a model trains.
+        data: a built-in data set, a folder with one subfolder per class, a .csv or .npz file, or "./file.py:function", a
+            function that returns a Task.
+        arguments: settings of the data set, or keyword arguments of the function.
+        augment: random changes of images during training.
     """
 
     data: str
@@ -117,7 +121,7 @@ class ArtifactTable:
     """`[artifact]`: how the result is packed.
 
     Args:
-        codecs: of your own, "package.module:Codec" or "./file.py:Codec", tried besides those that Mirabelle ships.
+        codecs: user-defined codecs, "package.module:Codec" or "./file.py:Codec", tried in addition to the built-in ones.
     """
 
     codecs: tuple[str, ...] = ()
@@ -125,11 +129,11 @@ class ArtifactTable:
 
 @record
 class BaselineTable:
-    """`[baseline]`: how the start is trained, or where its weights lie.
+    """`[baseline]`: the training of the model before it is compressed, or its trained weights.
 
     Args:
-        train: how the model is trained before it is compressed (or give weights).
-        weights: a .safetensors file with trained weights; or { pickle = "x.th" }, a state dict of torch.
+        train: training of the model before it is compressed.
+        weights: a .safetensors file with trained weights; or { pickle = "x.th" }, a torch state dict.
     """
 
     train: Training | None = None
@@ -137,4 +141,4 @@ class BaselineTable:
 
     def __post_init__(self) -> None:
         if (self.train is None) == (self.weights is None):
-            raise UserError("E111", "[baseline] needs `train` or `weights`, one of them", "train = { epochs = 10 }, say")
+            raise UserError("E111", "[baseline] needs either `train` or `weights`", "add, for example, train = { epochs = 10 }")

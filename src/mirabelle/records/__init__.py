@@ -1,4 +1,4 @@
-"""Settings as plain data: frozen records to and from TOML, functions by name, schedules, patterns."""
+"""Settings as plain data: records and their conversion from and to TOML, objects by name, schedules and name patterns."""
 
 from mirabelle.records.record import build, default_paths, described, lookup, record, to_data
 

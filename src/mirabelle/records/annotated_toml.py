@@ -1,4 +1,4 @@
-"""A resolved recipe as text: every value, and behind it where it comes from."""
+"""Write a resolved recipe as TOML, with the origin of each value in a comment."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _HEADER = "# The resolved recipe of a run: every setting and every measured deci
 
 
 def resolved_text(document: Mapping[str, Any], origin: Origin) -> str:
-    """The document as TOML, each line with its origin as a comment.
+    """Convert a document to TOML, with a comment on each line that tells the origin of its value.
 
     Args:
         document: plain data.
-        origin: what to say of the value at a path, such as "default".
+        origin: returns the origin of the value at a path, such as "default" or "recipe.toml:3".
 
     Example:
         >>> print(resolved_text({"seed": 1, "goal": {"size": "5%"}}, {("seed",): "default", ("goal", "size"): "r.toml:3"}.get))
@@ -32,16 +32,16 @@ def resolved_text(document: Mapping[str, Any], origin: Origin) -> str:
         <BLANKLINE>
     """
     text = tomli_w.dumps(document)
-    places = TomlPositions(text, "")
+    positions = TomlPositions(text, "")
     origins: dict[int, dict[str, None]] = {}
     for path in _leaves(document, ()):
-        line = places.last_line(path)
+        line = positions.last_line(path)
         if line is not None:
             origins.setdefault(line, {})[origin(path)] = None
     lines = text.rstrip("\n").split("\n")
-    for line, found in origins.items():
-        said = "; ".join(found)
-        lines[line - 1] += f"  # {''.join(letter if letter.isprintable() else ' ' for letter in said)}"
+    for line, of_line in origins.items():
+        comment = "; ".join(of_line)
+        lines[line - 1] += f"  # {''.join(letter if letter.isprintable() else ' ' for letter in comment)}"
     return _HEADER + "\n".join(lines) + "\n"
 
 

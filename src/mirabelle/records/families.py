@@ -1,9 +1,8 @@
-"""Families: kinds of things that recipes and records call by name, and that anybody may add to.
+"""Families of classes that recipes and saved files refer to by name, such as steps, scores and terms. Users can add members.
 
-A member that Mirabelle ships is called by the package that exports it and its class ("prune.Weights"), in some families by its
-class alone ("Magnitude"). A member of a user's own is called "package.module:Name" or "./file.py:Name". Its module is imported
-only because the user names it, in a recipe or in a command: what a file that was written by a run names is looked for among the
-modules that are imported already, and nowhere else.
+The name of a built-in member is "package.Class" ("prune.Weights"), in some families only "Class" ("Magnitude"). The name of a
+user-defined member is "package.module:Class" or "./file.py:Class". A name in a recipe or in a command imports the user's
+module. A name in a file written by a run never imports anything: its class must be in a module that is already imported.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ from typing import Any
 from mirabelle.errors import MODULE_OF_FILES, UserError, did_you_mean
 from mirabelle.records.functions import object_from
 
-PACKAGES_OF_STEPS = ("distill", "prune", "quantize", "training")  # which export steps, and the modules that these put in
+PACKAGES_OF_STEPS = ("distill", "prune", "quantize", "training")  # they export steps and the modules that steps insert
 
 
 def subclass_of(kind: type) -> Callable[[Any], bool]:
-    """Whether a class is a subclass of `kind`, and not `kind` itself."""
+    """A function that tells whether a class is a proper subclass of `kind`."""
     return lambda cls: isinstance(cls, type) and issubclass(cls, kind) and cls is not kind
 
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of thing that is called by name.
+    """A set of classes with a common contract, which are looked up by name.
 
     Args:
-        noun: what a member is called in messages.
-        packages: of Mirabelle that export members.
-        is_member: whether a class is one.
-        qualified: whether members that Mirabelle ships are called with their package, as "prune.Weights" is.
+        noun: word for a member in messages, such as "step".
+        packages: packages of Mirabelle that export the built-in members.
+        is_member: whether a class fulfils the contract of the family.
+        qualified: whether names of built-in members include the package, as in "prune.Weights".
 
     Example:
         >>> from mirabelle.step import STEPS
@@ -48,19 +47,19 @@ class Family:
     qualified: bool = True
 
     def known(self) -> dict[str, type]:
-        """The members that Mirabelle ships, by name."""
+        """The built-in members by name."""
         return dict(self._exported())
 
     def member(self, use: str, folder: Path = Path()) -> type:
-        """The class of a name, from a recipe or a command; a user's module is imported.
+        """Look up a class by a name given in a recipe or a command; imports the module of a user-defined class.
 
         Args:
             use: the name.
-            folder: against which "./file.py:Name" is read.
+            folder: relative to which the path in "./file.py:Name" is resolved.
 
         Raises:
-            UserError: E106 when Mirabelle has no such member, or the object is no member; E120 when the user's module or the
-                name in it is not found.
+            UserError: E106 if there is no built-in member of this name, or the object is not a member; E120 if the user's
+                module, or the name in it, is not found.
         """
         found = object_from(use, folder) if ":" in use else self._export(use)
         if not self._is_member(found):
@@ -68,11 +67,11 @@ class Family:
         return found  # type: ignore[no-any-return]  # a class
 
     def imported_member(self, use: str) -> type:
-        """The class of a name that a file gives; no module of a user's is imported.
+        """Look up a class by a name read from a saved file; imports no module of the user.
 
         Raises:
-            UserError: E106 when Mirabelle has no such member, or the user's module is not imported; E141 when the name is that
-                of something else.
+            UserError: E106 if there is no built-in member of this name, or the user's module has not been imported; E141 if
+                the name refers to an object that is not a member.
         """
         found = _imported(use) if ":" in use else self._export(use)
         if self._is_member(found):
@@ -82,15 +81,15 @@ class Family:
             raise UserError("E141", error.message, "restore the file")
         if ":" not in use:
             raise self._unknown(use)
-        message = f'the {self.noun} "{use}" is a user\'s own, and its module is not imported'
-        raise UserError("E106", message, f"import {use.rpartition(':')[0]} first: nothing is imported because a file names it")
+        message = f'the {self.noun} "{use}" is user-defined, and its module is not imported'
+        raise UserError("E106", message, f"import {use.rpartition(':')[0]} first: a name in a file never imports a module")
 
     def name_of(self, cls: type, *, with_path: bool = False) -> str:
-        """The name under which a recipe or a record finds a class again.
+        """The name by which `member` and `imported_member` find a class.
 
         Args:
             cls: a member.
-            with_path: give the whole path of a user's file, as a recipe needs it, instead of the file's name.
+            with_path: include the absolute path of a user's file, as recipes need it, instead of the file name alone.
 
         Example:
             >>> from mirabelle.scores.score import SCORES
@@ -109,12 +108,12 @@ class Family:
         for package in self.packages:
             room = importlib.import_module(f"mirabelle.{package}")
             for name in room.__all__:
-                thing = vars(room).get(name)  # settings are there; what is heavy is imported when its own name is looked up
-                if self._is_member(thing):
-                    yield (f"{package}.{name}" if self.qualified else name), thing  # type: ignore[misc]  # a class
+                exported = vars(room).get(name)  # not getattr, which would import the heavy modules behind lazy exports
+                if self._is_member(exported):
+                    yield (f"{package}.{name}" if self.qualified else name), exported  # type: ignore[misc]  # a class
 
     def _export(self, use: str) -> Any:
-        """What a package exports under a name, if one does."""
+        """The object that a package exports under this name; None if there is none."""
         package, _, name = use.rpartition(".") if self.qualified else (self.packages[0], "", use)
         room = importlib.import_module(f"mirabelle.{package}") if package in self.packages else None
         return getattr(room, name) if room is not None and name in room.__all__ else None
@@ -127,12 +126,13 @@ class Family:
         return UserError("E106", f"{called} is not known", did_you_mean(use, self.known()))
 
     def _not_a_member(self, use: str) -> UserError:
-        return UserError("E106", f'"{use}" is no {self.noun}', f"see mirabelle.testing for what a {self.noun} must do")
+        noun = f"{'an' if self.noun[0] in 'aeiou' else 'a'} {self.noun}"
+        return UserError("E106", f'"{use}" is not {noun}', f"see mirabelle.testing for the contract of {noun}")
 
 
 def _imported(use: str) -> Any:
-    """What a name stands for among the modules that are imported, if anything."""
-    place, _, name = use.rpartition(":")
-    stem = Path(place).stem
-    modules = (f"{MODULE_OF_FILES}{stem}", stem, "__main__") if place.endswith(".py") else (place,)
+    """The object of this name in a module that is already imported; None if there is none."""
+    source, _, name = use.rpartition(":")
+    stem = Path(source).stem
+    modules = (f"{MODULE_OF_FILES}{stem}", stem, "__main__") if source.endswith(".py") else (source,)
     return next((getattr(sys.modules[one], name) for one in modules if hasattr(sys.modules.get(one), name)), None)

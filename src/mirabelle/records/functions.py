@@ -1,4 +1,4 @@
-"""Functions and classes by name: "pkg.mod:name" or "./file.py:name"."""
+"""Import functions and classes by name: "pkg.mod:name" or "./file.py:name"."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from typing import Any
 
 from mirabelle.errors import MODULE_OF_FILES, UserError, did_you_mean
 
-_STATE = "_mirabelle_state_of_file"  # of a module made of a file: its size and time, so that it is run once
+_STATE = "_mirabelle_state_of_file"  # attribute of a module from a file: path, size and time, to detect changes of the file
 
 
 def function_from(name: str, folder: Path) -> Callable[..., Any]:
-    """The function of a name.
+    """Import a function by name.
 
     Args:
         name: "pkg.mod:function" or "./file.py:function".
-        folder: against which the path of a file is read.
+        folder: relative to which the path of a file is resolved.
 
     Raises:
-        UserError: E120 when it is not found.
+        UserError: E120 if it is not found.
     """
     found: Callable[..., Any] = object_from(name, folder, noun="function")
     return found
 
 
 def object_from(name: str, folder: Path, *, noun: str = "class") -> Any:
-    """The function or class of a name; what cannot be called is not found.
+    """Import a function or class by name; objects that are not callable are ignored.
 
     Args:
         name: "pkg.mod:name" or "./file.py:name".
-        folder: against which the path of a file is read.
-        noun: what is looked for, in messages.
+        folder: relative to which the path of a file is resolved.
+        noun: word for the object in messages.
 
     Raises:
-        UserError: E120 when it is not found.
+        UserError: E120 if it is not found.
     """
-    place, _, attribute = name.rpartition(":")
-    if not place or not attribute:
+    source, _, attribute = name.rpartition(":")
+    if not source or not attribute:
         raise UserError("E120", f'"{name}" names no {noun}', f'write "package.module:{noun}" or "./file.py:{noun}"')
-    module = _module_of_file(folder / place) if place.endswith(".py") else _module(place)
+    module = _module_of_file(folder / source) if source.endswith(".py") else _module(source)
     found = getattr(module, attribute, None)
     if not callable(found):
-        raise UserError("E120", f'{place} has no {noun} "{attribute}"', did_you_mean(attribute, _callables(module)))
+        raise UserError("E120", f'{source} has no {noun} "{attribute}"', did_you_mean(attribute, _callables(module)))
     return found
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """`module:qualified.name` of a function or class; of a record with its values."""
+    """The name of a function or class as "module:qualified.name"; that of a record as "module:Class(field=value, ...)"."""
     if dataclasses.is_dataclass(function) and not isinstance(function, type):
         return f"{function.__module__}:{function!r}"
     return f"{function.__module__}:{getattr(function, '__qualname__', type(function).__qualname__)}"
@@ -65,7 +65,7 @@ def _module(name: str) -> Any:
 
 
 def _module_of_file(path: Path) -> Any:
-    """The module of a file; the file is run once, and again only when it has changed."""
+    """Import a file as a module; the file is run only once, and again if it has changed."""
     name = f"{MODULE_OF_FILES}{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
@@ -77,7 +77,7 @@ def _module_of_file(path: Path) -> Any:
         return known
     module = importlib.util.module_from_spec(spec)
     setattr(module, _STATE, state)
-    sys.modules[name] = module  # dataclasses and pickling of the user's own look a module up by its name
+    sys.modules[name] = module  # dataclasses and pickle look up modules by name
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:

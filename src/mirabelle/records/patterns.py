@@ -1,4 +1,4 @@
-"""Choosing parameters and modules by the patterns of their names."""
+"""Select parameters and modules by patterns of their names."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 def selected(
     model: nn.Module, include: tuple[str, ...], exclude: tuple[str, ...] = (), by_default: Collection[str] | None = None
 ) -> dict[str, nn.Parameter]:
-    """Parameters whose names match one of `include` and none of `exclude`; each tied parameter once.
+    """Select the parameters whose names match a pattern of `include` and none of `exclude`; shared parameters count once.
 
-    Without include: those named in `by_default`, else every weight of two or more dimensions.
+    If `include` is empty, the parameters named in `by_default` are used; if that is None, all with two or more dimensions.
 
     Raises:
-        UserError: E112 when a pattern matches no parameter, or nothing is left.
+        UserError: E112 if a pattern matches no parameter, or no parameter is selected.
     """
     parameters = dict(model.named_parameters())
     every_pattern_matches("include", include, parameters)
@@ -33,12 +33,12 @@ def selected(
         chosen = {name: parameter for name, parameter in parameters.items() if parameter.dim() > 1}
     chosen = {name: parameter for name, parameter in chosen.items() if not matches(name, exclude)}
     if not chosen:
-        raise UserError("E112", "`include` without `exclude` leaves no parameter", "widen `include`, or shorten `exclude`")
+        raise UserError("E112", "`include` and `exclude` select no parameter", "widen `include`, or shorten `exclude`")
     return chosen
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a dotted name matches a shell pattern, such as "layer*.weight"; "fc1" also stands for all below it.
+    """Whether a dotted name, or the name of a parent module, matches a shell pattern such as "layer*.weight" or "fc1".
 
     Example:
         >>> matches("fc1.weight", ("fc*.weight",)), matches("fc1.bias", ("fc1",)), matches("fc10.bias", ("fc1",))
@@ -48,7 +48,11 @@ def matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def every_pattern_matches(key: str, patterns: tuple[str, ...], names: Iterable[str]) -> None:
-    """Raise E112 for each pattern of the setting `key` that matches none of the names."""
+    """Check that each pattern of the setting `key` matches at least one of the names.
+
+    Raises:
+        UserError: E112 for each pattern that matches none.
+    """
     names = list(names)
     raise_all(
         [
@@ -67,12 +71,13 @@ def every_pattern_matches(key: str, patterns: tuple[str, ...], names: Iterable[s
 def selected_modules(
     model: nn.Module, kinds: tuple[type[nn.Module], ...], include: tuple[str, ...], exclude: tuple[str, ...]
 ) -> dict[str, nn.Module]:
-    """Modules that are exactly of one of these kinds, match `include` (all, if there are none) and do not match `exclude`.
+    """Select the modules of these classes whose names match `include` (all, if it is empty) and not `exclude`.
 
-    Those inside torch's TransformerEncoderLayer are left out: it reads its parts' weights past their forward.
+    Subclasses are not selected, and neither are modules inside `torch.nn.TransformerEncoderLayer`, which reads the weights of
+    its submodules without calling them.
 
     Raises:
-        UserError: E112 when a pattern matches no module, or nothing is left.
+        UserError: E112 if a pattern matches no module, or no module is selected.
     """
     from torch import nn
 
@@ -87,5 +92,5 @@ def selected_modules(
     }
     if not chosen:
         wanted = ", ".join(kind.__name__ for kind in kinds)
-        raise UserError("E112", f"no module of kind {wanted} is left to change", "widen `include`, or shorten `exclude`")
+        raise UserError("E112", f"no module of class {wanted} is selected", "widen `include`, or shorten `exclude`")
     return chosen

@@ -1,8 +1,8 @@
-"""Hyperparameters as plain data: frozen records to and from TOML, looked up by `family.Class` in the family's door.
+"""Records: frozen dataclasses that hold hyperparameters, and their conversion from and to plain data.
 
-The namespace is the registry: `prune.Weights` is whatever `mirabelle.prune` exports under that name. A record declares
-type and range of every field; unknown keys, wrong types, values out of range and missing keys are refused, all at once,
-each with the path that leads to it.
+A record declares the type and the range of each field. Unknown keys, values of a wrong type or out of range, and missing keys
+raise errors, all at once, each with the path of the key. Classes are looked up by the names that packages export:
+"prune.Weights" is what `mirabelle.prune` exports as `Weights`.
 """
 
 from __future__ import annotations
@@ -47,37 +47,42 @@ Patterns = tuple[str, ...]
 
 
 @runtime_checkable
-class SaysItself(Protocol):
-    """What knows its own plain data, such as a list of tables."""
+class HasPlainData(Protocol):
+    """A value that converts itself to plain data, such as a weighted sum of terms."""
 
     def to_data(self) -> Any:
-        """Tables, lists, numbers and strings."""
+        """The value as tables, lists, numbers and strings."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
 def record(cls: type[R]) -> type[R]:
-    """Class decorator: a frozen, keyword-only dataclass whose fields are held against their types whenever one is made."""
+    """Class decorator: makes a frozen, keyword-only dataclass that validates the types and ranges of its fields.
+
+    Raises:
+        UserError: when an instance is created: E103 for a value of a wrong type, E110 for one out of range; several errors are
+            raised together as `UserErrors`.
+    """
     cls.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
-    check_together = cls.__dict__.get("__post_init__")
+    post_init = cls.__dict__.get("__post_init__")
 
     def check(self: Any) -> None:
         _check_fields(self)
-        if check_together is not None:
-            check_together(self)
+        if post_init is not None:
+            post_init(self)
 
     cls.__post_init__ = check  # type: ignore[attr-defined]
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
 
 def _check_fields(instance: Any) -> None:
-    """Raise for every field whose value is not of its type or range; keep what the types make of the others."""
+    """Validate all fields and replace their values by the converted ones, such as lists by tuples."""
     mistakes: list[UserError] = []
     cls = type(instance)
     for name, hint in hints_of(cls).items():  # type: ignore[arg-type]  # classes are hashable
         with gathered(mistakes, name):
             value = getattr(instance, name)
             if isinstance(value, list) and any(get_origin(kind) is tuple for kind in _kinds(hint)):
-                value = tuple(value)  # a record does not change, nor does what it holds
+                value = tuple(value)  # records are immutable
             try:
                 object.__setattr__(instance, name, _adapter(hint).validate_python(value))
             except ValidationError as error:
@@ -95,7 +100,7 @@ def hints_of(cls: Hashable) -> dict[str, Any]:
 
 @functools.cache
 def _adapter(hint: Any) -> TypeAdapter[Any]:
-    """Strict about values; a record in it brings its own configuration."""
+    """A strict validator of a type; records in it have their own configuration."""
     try:
         return TypeAdapter(hint, config=_STRICT)
     except PydanticUserError:
@@ -103,39 +108,45 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 
 
 def key_of(field: dataclasses.Field[Any]) -> str:
-    """The key under which a field stands in files: its name, or the one that its metadata give."""
+    """The key of a field in plain data: `key` in its metadata, or else its name."""
     return str(field.metadata.get("key", field.name))
 
 
-def lookup(door: str, name: str, kind: type = object) -> Any:
-    """What the family `door` (a room of mirabelle) exports as `name`.
+def lookup(package: str, name: str, kind: type = object) -> Any:
+    """The object that the package `mirabelle.<package>` exports as `name`.
+
+    Args:
+        package: name of the package, such as "prune".
+        name: exported name.
+        kind: class of which the object must be a proper subclass; by default any object is accepted.
 
     Raises:
-        UserError: E106 when the door has no such name, or no class of that `kind` under it.
+        UserError: E106 if the package exports no such name, or the object is not a subclass of `kind`.
     """
-    room = importlib.import_module(f"mirabelle.{door}")
-    found = getattr(room, name) if name in room.__all__ else None
-    if found is None or (kind is not object and not _is_one(found, kind)):
-        known = [other for other in room.__all__ if kind is object or _is_one(getattr(room, other), kind)]
-        raise UserError("E106", f'"{door}.{name}" is not known', did_you_mean(name, known))
+    module = importlib.import_module(f"mirabelle.{package}")
+    found = getattr(module, name) if name in module.__all__ else None
+    if found is None or (kind is not object and not _is_subclass(found, kind)):
+        known = [other for other in module.__all__ if kind is object or _is_subclass(getattr(module, other), kind)]
+        raise UserError("E106", f'"{package}.{name}" is not known', did_you_mean(name, known))
     return found
 
 
-def _is_one(found: Any, kind: type) -> bool:
+def _is_subclass(found: Any, kind: type) -> bool:
     return isinstance(found, type) and issubclass(found, kind) and found is not kind
 
 
 def build(cls: type[R], data: Any, where: str = "") -> R:
-    """An instance of a record from plain data.
+    """Create a record from plain data.
 
     Args:
-        cls: a class made with `record`.
-        data: keys and values as TOML gives them.
-        where: what the data are called in messages, such as "prune.Weights".
+        cls: a class decorated with `record`.
+        data: keys and values as read from TOML.
+        where: name of the data in messages, such as "prune.Weights".
 
     Raises:
-        UserError: E102 unknown key, E103 wrong type or value, E104 missing key, E110 out of range, and what the record says of
-            several fields together; several come as `UserErrors`, each with its path.
+        UserError: E102 for an unknown key, E103 for a wrong type or value, E104 for a missing key, E110 for a value out of
+            range, and the errors of the record's own checks of several fields. Several errors are raised together as
+            `UserErrors`, each with its path.
     """
     if not isinstance(data, Mapping):
         raise UserError("E103", f'"{where}" must be a table; got {data!r}', f"write {where} = {{ key = value }}")
@@ -149,15 +160,15 @@ def build(cls: type[R], data: Any, where: str = "") -> R:
             name = fields[key].name
             values[name] = _field_value(cls, name, _joined(where, key), value)
     for key, field in fields.items():
-        needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if needed and key not in data:
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and key not in data:
             mistakes.append(UserError("E104", f'missing key "{_joined(where, key)}"', described(cls, field.name) or "add it"))
     raise_all(mistakes)
     try:
         return cls(**values)
     except UserError as error:
-        led = [one if not where or one.message.startswith(f"{where}.") else one.at(where) for one in error.errors]
-        raise UserErrors(led) if len(led) > 1 else led[0] from None
+        errors = [one if not where or one.message.startswith(f"{where}.") else one.at(where) for one in error.errors]
+        raise UserErrors(errors) if len(errors) > 1 else errors[0] from None
 
 
 def _field_value(cls: type, name: str, where: str, value: Any) -> Any:
@@ -166,7 +177,7 @@ def _field_value(cls: type, name: str, where: str, value: Any) -> Any:
     if inner is not None and isinstance(value, Mapping):
         return build(inner, value, where)
     try:
-        return _adapter(hint).validate_json(json.dumps(value, default=str))  # as JSON, in which lists stand for tuples
+        return _adapter(hint).validate_json(json.dumps(value, default=str))  # JSON mode accepts lists for tuples
     except ValidationError as error:
         raise _wrong(cls, name, where, value, error) from None
 
@@ -176,12 +187,12 @@ def _joined(where: str, key: str) -> str:
 
 
 def record_in(hint: Any) -> type | None:
-    """The record that a field holds, alone or as one of several kinds."""
+    """The record among the alternatives of a field's type; None if there is none."""
     return next((kind for kind in _kinds(hint) if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
 
 
 def _kinds(hint: Any) -> Iterator[Any]:
-    """The alternatives of a type, with their constraints."""
+    """The alternatives of a union type without None, with their constraints; a type that is not a union is its only one."""
     if get_origin(hint) in (Union, types.UnionType):
         for kind in get_args(hint):
             yield from _kinds(kind)
@@ -194,7 +205,7 @@ _WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a stri
 
 
 def _wrong(cls: type, name: str, where: str, value: Any, error: ValidationError) -> UserError:
-    """What is wrong with a value, in terms of the rule that its field declares."""
+    """The E103 or E110 error for a value, with the type and range that its field declares."""
     mistakes = error.errors(include_url=False)
     inner = tuple(part for part in mistakes[0]["loc"] if isinstance(part, int))
     rule = f"must be {' or '.join(_rule(kind) for kind in _kinds(hints_of(cls)[name]))}; got {value!r}"
@@ -206,7 +217,7 @@ def _wrong(cls: type, name: str, where: str, value: Any, error: ValidationError)
 
 
 def _rule(hint: Any) -> str:
-    """A type in words: "a number in [0, 1)"."""
+    """A type and its range in words, such as "a number in [0, 1)"."""
     origin = get_origin(hint)
     if origin is Annotated:
         kind, *notes = get_args(hint)
@@ -224,7 +235,7 @@ def _rule(hint: Any) -> str:
 
 
 def bounds_of(note: FieldInfo) -> Iterator[tuple[str, float]]:
-    """The bounds that a field declares: ("ge", 0), ("lt", 1)."""
+    """The bounds that a field declares, such as ("ge", 0) and ("lt", 1)."""
     for constraint in note.metadata:
         for key in ("gt", "ge", "lt", "le"):
             if hasattr(constraint, key):
@@ -240,9 +251,9 @@ def _interval(bounds: Mapping[str, float]) -> str:
 
 
 def described(cls: type, name: str) -> str:
-    """What the docstring of a record says of a field, as `name: words`; empty when it says nothing.
+    """The description of a field in the docstring of its record, as "name: description"; "" if there is none.
 
-    A field that the docstring of the class does not mention is described by that of the nearest parent that does.
+    If the docstring of the class does not describe the field, that of the nearest parent class that does is used.
 
     Example:
         >>> from mirabelle.training import Training
@@ -258,7 +269,7 @@ def described(cls: type, name: str) -> str:
 
 @functools.cache
 def argument_descriptions(docstring: str) -> tuple[tuple[tuple[str, ...], str], ...]:
-    """(names, words) of each entry in the docstring's section "Args"."""
+    """(names, description) of each entry in the section "Args" of a docstring."""
     section = re.search(r"\n    Args:\n((?:        .*\n|\n)+)", docstring + "\n")
     entries = re.split(r"\n        (?=\S)", "\n" + section[1].rstrip()) if section else []
     found = [re.match(r"(\w+(?:, \w+)*): (.+)", entry, re.DOTALL) for entry in entries]
@@ -266,8 +277,8 @@ def argument_descriptions(docstring: str) -> tuple[tuple[tuple[str, ...], str], 
 
 
 def to_data(value: Any) -> Any:
-    """Plain data (tables, lists, numbers, strings) of a record; fields that are None are left out."""
-    if isinstance(value, SaysItself):
+    """Convert a record to plain data: tables, lists, numbers and strings. Fields that are None are omitted."""
+    if isinstance(value, HasPlainData):
         return value.to_data()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return fields_to_data(value)
@@ -281,17 +292,17 @@ def to_data(value: Any) -> Any:
 
 
 def fields_to_data(value: Any) -> dict[str, Any]:
-    """Plain data of a record's fields; those that are None are left out."""
+    """Convert the fields of a record to plain data; fields that are None are omitted."""
     pairs = ((key_of(field), getattr(value, field.name)) for field in dataclasses.fields(value))
     return {key: to_data(item) for key, item in pairs if item is not None}
 
 
 def default_paths(value: Any) -> Iterator[tuple[str, ...]]:
-    """Paths to the fields of a record, and of the records in it, that have their default."""
+    """The paths of the fields of a record, and of the records in it, that have their default values."""
     for field in dataclasses.fields(value) if dataclasses.is_dataclass(value) else ():
-        held = getattr(value, field.name)
+        current = getattr(value, field.name)
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-        if held == default:
+        if current == default:
             yield (key_of(field),)
-        elif not isinstance(held, SaysItself):
-            yield from ((key_of(field), *path) for path in default_paths(held))
+        elif not isinstance(current, HasPlainData):
+            yield from ((key_of(field), *path) for path in default_paths(current))

@@ -1,4 +1,7 @@
-"""Progress in [0, 1] -> how much of a change is made, in [0, 1]."""
+"""Schedules: values that change with the progress of a training, such as sparsity, loss weights and the learning rate.
+
+The progress of a training is a number in [0, 1].
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,18 @@ _POWERS: dict[str, float] = {"linear": 1.0, "cubic": 3.0}
 
 @record
 class Gradual:
-    """Sparsity that grows while a model trains, from `initial` to `final`.
+    """Gradual pruning: the sparsity grows from `initial` to `final` while the model is trained.
 
     s(p) = final + (initial − final) · (1 − (p − begin) / (end − begin))^power   for begin ≤ p ≤ end
 
-    and `initial` before, `final` after. Power 1 is linear, 3 the cubic schedule; `constant` jumps at `begin`.
+    s(p) = initial before, and final after. The final sparsity is that of the pruning step. Power 1 gives the linear schedule,
+    power 3 the cubic one. With begin = end the sparsity jumps.
 
     Args:
-        begin, end: progress of the training, in [0, 1], at which growth begins and ends.
-        initial: the amount at `begin`, in [0, 1); never more than the final one.
-        power: of the polynomial; infinity jumps.
-        frequency: optimizer steps from one change to the next; by default the growth takes about a hundred changes.
+        begin, end: progress of the training, in [0, 1], at which the sparsity begins and ends to grow.
+        initial: sparsity at `begin`, in [0, 1); limited to the final sparsity.
+        power: exponent of the polynomial; with infinity the sparsity jumps.
+        frequency: number of optimizer steps between changes of the sparsity; by default there are about 100 changes.
 
     Example:
         >>> round(Gradual(begin=0.0, end=0.5, power=3.0).at(0.25, final=0.8), 6)
@@ -47,29 +51,35 @@ class Gradual:
         if self.begin > self.end:
             raise UserError(
                 "E111",
-                f"schedule.begin = {self.begin:g} lies after schedule.end = {self.end:g}",
-                "begin earlier, or end later",
+                f"schedule.begin = {self.begin:g} is greater than schedule.end = {self.end:g}",
+                "give begin ≤ end",
                 path=("begin",),
             )
 
     @staticmethod
     def named(name: ScheduleName) -> Gradual:
-        """Growth by name: `constant` jumps at the start of training, the others grow over its first 60 %."""
+        """The schedule of a name: "constant" jumps at the start of training, the others grow over its first 60 %."""
         return Gradual(end=0.0) if name == "constant" else Gradual(power=_POWERS[name])
 
     @staticmethod
     def of(schedule: ScheduleName | Gradual) -> Gradual:
-        """The schedule itself, or the one of that name."""
+        """A schedule given by name or as an object."""
         return schedule if isinstance(schedule, Gradual) else Gradual.named(schedule)
 
     def due(self, step: int, progress: float, last: float) -> bool:
-        """Whether a change is due at this optimizer step, the last one having come at progress `last`."""
+        """Whether to change the sparsity at this optimizer step.
+
+        Args:
+            step: number of the optimizer step.
+            progress: of the training, in [0, 1].
+            last: progress at the previous change.
+        """
         if not self.begin <= progress < self.end:
             return False
         return step % self.frequency == 0 if self.frequency else progress - last >= (self.end - self.begin) / _CHANGES
 
     def at(self, progress: float, final: float) -> float:
-        """The sparsity at `progress`."""
+        """The sparsity at a progress in [0, 1], given the final sparsity."""
         if progress < self.begin:
             return min(self.initial, final)
         if progress >= self.end:
@@ -80,15 +90,15 @@ class Gradual:
 
 @record
 class Annealed:
-    """A number that changes while a model trains: a weight of the loss, a temperature.
+    """A number that changes while a model is trained, such as the weight of a loss term or a temperature.
 
     v(p) = end + (start − end) · f(min(1, p / until)),   f(q) = 1 − q if linear, ½ · (1 + cos(π q)) if cosine
 
     Args:
-        start: at the beginning.
-        end: from progress `until` on.
-        until: progress of the training, in (0, 1].
-        shape: of the way from the one to the other.
+        start: value at the start of the training.
+        end: value from progress `until` on.
+        until: progress of the training at which `end` is reached, in (0, 1].
+        shape: of the transition, "linear" or "cosine".
 
     Example:
         >>> Annealed(start=8.0, end=1.0).at(0.5)
@@ -103,18 +113,18 @@ class Annealed:
     shape: Literal["linear", "cosine"] = "linear"
 
     def at(self, progress: float) -> float:
-        """The number at a progress in [0, 1]."""
+        """The value at a progress in [0, 1]."""
         q = min(1.0, progress / self.until)
         left = 1 - q if self.shape == "linear" else 0.5 * (1 + math.cos(math.pi * q))
         return self.end + (self.start - self.end) * left
 
     def times(self, factor: float) -> Annealed:
-        """The same, every number times a factor."""
+        """The schedule with all values multiplied by a factor."""
         return Annealed(start=factor * self.start, end=factor * self.end, until=self.until, shape=self.shape)
 
 
 def value_at(number: float | Annealed, progress: float) -> float:
-    """What a number is at a progress in [0, 1], whether it changes or not."""
+    """The value of a constant or scheduled number at a progress in [0, 1]."""
     return number.at(progress) if isinstance(number, Annealed) else number
 
 
@@ -131,10 +141,15 @@ LearningRateSchedule = Literal["constant", "linear", "cosine", "one-cycle"]
 
 
 def learning_rate_factor(schedule: LearningRateSchedule, progress: float, warmup: float) -> float:
-    """The factor of the learning rate at `progress`: a linear rise during `warmup`, then the schedule down to 0.
+    """The factor by which the learning rate is multiplied at `progress`.
 
-    cosine: ½ · (1 + cos(π q)), linear and one-cycle: 1 − q, with q = (progress − warmup) / (1 − warmup).
-    `one-cycle` rises over the first 30 % unless a longer warmup is given.
+    During the warmup the factor is progress / warmup. Afterwards, with q = (progress − warmup) / (1 − warmup), it is 1 for
+    "constant", ½ · (1 + cos(π q)) for "cosine", and 1 − q for "linear" and "one-cycle".
+
+    Args:
+        schedule: name of the schedule.
+        progress: of the training, in [0, 1].
+        warmup: fraction of the training, in [0, 1]; at least 0.3 for "one-cycle".
 
     Example:
         >>> learning_rate_factor("cosine", 0.5, warmup=0.0)

@@ -1,6 +1,6 @@
-"""Where each key and each value of a TOML text stands, so that a mistake can be shown with line, column and caret.
+"""Line and column of each key and each value in a TOML text, for error messages.
 
-The text has been read by `tomllib` before: it is known to be well-formed.
+The text must be well-formed: `tomllib` has read it before.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _TABLES = ("table", "table_array_element")
 
 
 class TomlPositions:
-    """The places in one TOML text.
+    """The positions of the keys and values in a TOML text.
 
     Args:
         text: well-formed TOML.
-        file: how messages call it.
-        elsewhere: paths that were set in another way, and what messages call that place.
+        file: name of the file in messages.
+        elsewhere: paths of values that were set outside the file, such as by --set, with the text for messages.
 
     Example:
-        >>> places = TomlPositions('seed = 1\\n[[step]]\\nuse = "x"\\n', "recipe.toml")
-        >>> str(places.of(("step", 0, "use"), key=True)), str(places.of(("step", 0, "use")))
+        >>> positions = TomlPositions('seed = 1\\n[[step]]\\nuse = "x"\\n', "recipe.toml")
+        >>> str(positions.of(("step", 0, "use"), key=True)), str(positions.of(("step", 0, "use")))
         ('recipe.toml:3:1', 'recipe.toml:3:7')
     """
 
@@ -37,29 +37,29 @@ class TomlPositions:
         import tree_sitter_toml
 
         self._file = file
-        self._lines = text.split("\n")  # not splitlines: strings may hold other ends of lines
+        self._lines = text.split("\n")  # not splitlines: strings may contain other line separators
         self._elsewhere = dict(elsewhere or {})
         self._tables = {path[:length] for path in self._elsewhere for length in range(len(path))}
         parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_toml.language()))
         self._nodes: dict[Path, tuple[Node, Node]] = {}
         for path, nodes in _pairs(parser.parse(text.encode()).root_node):
             if not any(path[:length] in self._elsewhere for length in range(1, len(path) + 1)):
-                self._nodes.setdefault(path, nodes)  # of a list of tables, its first header
+                self._nodes.setdefault(path, nodes)  # for an array of tables: its first header
 
     def of(self, path: Path, *, key: bool = False) -> Place:
-        """The place of the value at `path`, or of its key; of what encloses it, where the text does not hold it."""
+        """The position of the value at `path`, or of its key; if it is not in the text, of the innermost enclosing table."""
         while path:
             if path in self._elsewhere:
                 return Place(self._elsewhere[path])
             if path in self._nodes:
                 return self._place(self._nodes[path][0 if key else 1])
-            if path in self._tables:  # a table that only a setting has made
+            if path in self._tables:  # a table that exists only because a value in it was set outside the file
                 return Place(next(words for inner, words in self._elsewhere.items() if inner[: len(path)] == path))
             path, key = path[:-1], True
         return Place(self._file, 1, 1, self._lines[0] if self._lines else "")
 
     def given(self, path: Path) -> Place | None:
-        """The place where the value at `path` was written, alone or as a part of a plain value; None where it was not."""
+        """The position at which the value at `path`, or an array that contains it, was written; None if it was not."""
         while path:
             if path in self._elsewhere:
                 return Place(self._elsewhere[path]) if path not in self._tables else None
@@ -70,7 +70,7 @@ class TomlPositions:
         return None
 
     def last_line(self, path: Path) -> int | None:
-        """The line, from 1, on which the value at `path` ends; None where the text does not hold it."""
+        """The line (from 1) on which the value at `path` ends; None if the text does not contain it."""
         return self._nodes[path][1].end_point[0] + 1 if path in self._nodes else None
 
     def _place(self, node: Node) -> Place:
@@ -82,7 +82,7 @@ class TomlPositions:
 
 
 def _pairs(document: Node) -> Iterator[tuple[Path, tuple[Node, Node]]]:
-    """(path, (node of the key, node of the value)) of everything in the text."""
+    """(path, (node of the key, node of the value)) of all keys in the text."""
     counts: dict[Path, int] = {}
     for node in document.named_children:
         if node.type == "pair":
@@ -99,7 +99,7 @@ def _pairs(document: Node) -> Iterator[tuple[Path, tuple[Node, Node]]]:
 
 
 def _table_path(names: list[str], counts: dict[Path, int], *, is_element: bool) -> Path:
-    """The path of a table's header; a name that stands for a list of tables means the list's last element."""
+    """The path of a table's header; the name of an array of tables refers to its last element."""
     path: Path = ()
     for position, name in enumerate(names):
         path = (*path, name)
@@ -131,7 +131,7 @@ def _value(path: Path, key: Node, value: Node) -> Iterator[tuple[Path, tuple[Nod
 
 
 def _names(key: Node) -> list[str]:
-    """The names of a key, its quotes and dots taken apart."""
+    """The parts of a dotted key, without quotes."""
     if key.type == "dotted_key":
         return [name for child in key.named_children for name in _names(child)]
     text = (key.text or b"").decode()
