@@ -184,11 +184,11 @@ def test_a_file_packed_with_a_users_own_codec_is_read_only_where_the_user_names_
     ("change", "words"),
     [
         (("Factorize", "Factorise"), r'E120.*has no class "Factorise".*did you mean "Factorize"'),
-        (("./mine.py:Factorize", "./mine.py:net"), 'E106.*mine.py:net" is no step'),
+        (("./mine.py:Factorize", "./mine.py:net"), 'E106.*mine.py:net" is not a step'),
         (("./mine.py:Factorize", "./other.py:Factorize"), "E120.*no Python file"),
         (("rank = 8", "rang = 8"), "E102.*unknown key.*rang"),
-        (("./mine.py:Zero", "./mine.py:Largest"), "E106.*is no term"),
-        (("./mine.py:Lzma", "./mine.py:Zero"), "E106.*is no codec"),
+        (("./mine.py:Zero", "./mine.py:Largest"), "E106.*is not a term"),
+        (("./mine.py:Lzma", "./mine.py:Zero"), "E106.*is not a codec"),
     ],
 )
 def test_a_members_name_that_leads_nowhere_is_shown_at_its_line(finished: Path, change: tuple[str, str], words: str) -> None:
