@@ -97,7 +97,7 @@ def test_the_example_in_the_help_of_a_command_runs(command: str, place: Path, ca
     if command == "run":
         assert json.loads((place / "runs" / "mine" / "report.json").read_text())["recipe"]["step"][0]["sparsity"] == 0.7
     if command == "check":
-        assert "2 layers become integers: 0, 3" in out
+        assert "2 layers are quantized: 0, 3" in out
         assert not (place / "runs" / "recipe").exists()
 
 

@@ -36,7 +36,7 @@ def test_the_end_is_told_as_it_comes(plan: JobPlan, tmp_path: Path) -> None:
     assert [step.name for step in found.steps] == ["baseline", "prune.Weights", "quantize.Static"]
     assert [step.optimizer_steps for step in found.steps] == [600, 600, 0]
     assert "108 of 144 weights become zero" in found.steps[1].description
-    assert found.steps[2].description == ("2 layers become integers: 0, 4",)
+    assert found.steps[2].description == ("2 layers are quantized: 0, 4",)
     begin = time.monotonic()
     result = compress(plan.model, plan.task, plan.recipe, plan.goal, out=tmp_path / "run", baseline=plan.baseline)
     seconds = time.monotonic() - begin

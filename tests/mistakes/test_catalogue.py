@@ -143,7 +143,11 @@ MISTAKES = {
     ),
     "goal in elephants": Mistake("E113", "goal.size cannot be read", "5 kB", ('"200%"', '"2 elephants"'), at="14:8"),
     "two amounts": Mistake(
-        "E111", "give one of sparsity, threshold", "say", ("sparsity = 0.5", "sparsity = 0.5\nthreshold = 1.0"), at="16:3"
+        "E111",
+        "give one of sparsity, threshold",
+        "sparsity = 0.9",
+        ("sparsity = 0.5", "sparsity = 0.5\nthreshold = 1.0"),
+        at="16:3",
     ),
     "scope of a threshold": Mistake(
         "E111", "threshold does not rank", "leave scope out", ("sparsity = 0.5", 'threshold = 0.1\nscope = "global"'), at="19:9"

@@ -267,7 +267,7 @@ def test_a_preview_names_every_group(net: Net, images: Task, tmp_path: Path) -> 
         (
             prune.Channels(sparsity=0.5, score="BatchNormScale", exclude=("stem*",)),
             "E112",
-            "BatchNormScale speaks of no tensor",
+            "BatchNormScale applies to no tensor",
         ),
     ],
 )

@@ -214,7 +214,7 @@ def test_embeddings_beside_integer_layers_ship_as_codes_and_the_rows_alone_are_c
     ids, targets = torch.randint(0, 500, (60, 3)), torch.arange(60) % 3
     task = Task(train=(ids, targets), test=(ids, targets))
     static = quantize.Static()(net, task, run)
-    assert quantize.Weights().preview(static, task, run).description == ("1 layers become integers: 0",)
+    assert quantize.Weights().preview(static, task, run).description == ("1 layers are quantized: 0",)
     model = quantize.Weights()(static, task, run)
     assert {name: entry.use for name, entry in architecture_of(model).replaced.items()} == {
         "0": "quantize.WeightLayer", "2": "quantize.StaticLayer",

@@ -179,7 +179,7 @@ def test_scales_of_norms_are_what_their_score_prunes(images: Task, run: Run) -> 
 
 
 def test_a_score_that_looks_at_data_ranks_once() -> None:
-    with pytest.raises(UserError, match=r"E111.*Hessian looks at data and ranks once"):
+    with pytest.raises(UserError, match=r"E111.*Hessian needs data and is computed once"):
         prune.Weights(sparsity=0.5, schedule="cubic", score="Hessian", train=Training(epochs=1))
     assert prune.Weights(sparsity=0.5, schedule="cubic", score="Random", train=Training(epochs=1)).needs_training
 

@@ -1,4 +1,4 @@
-"""Steps that remove what matters least: one file a step."""
+"""Pruning steps, which remove the weights, channels or layers that matter least."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Which units of a model go, and the cut."""
+"""Choose the units of a model to remove (channels, neurons, heads), and remove them."""
 
 from __future__ import annotations
 
@@ -35,23 +35,24 @@ if TYPE_CHECKING:
 
 
 class ChannelPlan:
-    """The groups of units of a model, and which units of each are removed.
+    """The groups of units of a model, and the units of each group that are removed.
 
     Args:
-        model: to be cut; it is left as it is.
-        task: gives the example inputs of the trace.
-        run: keeps what was decided by measuring.
-        amount: how much is removed.
-        score: how much each unit matters.
-        include: patterns of the groups that may be cut; all, if there are none.
-        exclude: patterns of parameter names; a group that touches one of them is left whole.
-        ranks_together: whether one group may lose a larger share than another.
-        minimum: units that every group keeps at least.
-        multiple: every group keeps a multiple of this; "measured" finds one by timing.
-        batch: samples of a call whose latency is measured.
+        model: the model to prune; it is not changed.
+        task: provides example inputs for the trace, and data for the score.
+        run: records decisions that depend on measured times.
+        amount: a sparsity, or limits that the pruned model must meet.
+        score: importance of weights.
+        include: patterns of names of groups that may be pruned; all groups, if it is empty.
+        exclude: patterns of parameter names; a group with a matching parameter is not pruned.
+        ranks_together: whether groups may lose different fractions of their units.
+        minimum: smallest number of units that each group keeps.
+        multiple: the number of units of each group is a multiple of this; "measured" finds one by timing.
+        batch: batch size for the measurement of latency.
 
     Raises:
-        UserError: as `prune.Channels`.
+        UserError: E112 if a pattern matches nothing, or no group can be pruned; E113 for a limit that cannot be read; E114 for
+            one that cannot be reached; E121 if the model cannot be traced.
     """
 
     def __init__(
@@ -92,43 +93,42 @@ class ChannelPlan:
         self.removed = self._without(self._counts())
 
     def cut(self) -> nn.Module:
-        """The smaller model."""
+        """The model without the removed units."""
         return self._cut(self.removed)
 
     def describe(self, smaller: nn.Module) -> Iterator[str]:
-        """What goes, group by group, and what stands for the model afterwards."""
+        """Sentences on the removed units, group by group, and on whether a rewritten program replaces the model's code."""
         total, gone = sum(map(len, self.groups)), sum(map(len, self.removed))
         yield f"{gone:,} of {total:,} units in {len(self.groups)} groups are cut"
         for group, units in zip(self.groups, self.removed, strict=True):
             yield f"{group.name}: {len(group)} become {len(group) - len(units)} ({len(group.members)} dimensions of tensors)"
         if self._flow.unknown:
-            yield f"stays because an operator is not understood: {', '.join(self._flow.unknown)}"
+            yield f"not pruned, because there is no rule for the operator: {', '.join(self._flow.unknown)}"
         why = architecture_of(smaller).rewritten
         if why:
-            yield f"the module's code does not follow ({why}): its rewritten program stands for it, as in eval mode"
+            yield f"the module's code does not work with the new widths ({why}): a rewritten program in eval mode replaces it"
 
     def _cut(self, removed: Sequence[Array]) -> nn.Module:
         gone = np.concatenate([np.zeros(0, np.int64), *removed])
         return cut(self._model, self._program, self._flow, kept_without(self._flow, gone), self._example)
 
     def _ranked(self, free: Sequence[AxisGroup]) -> tuple[list[AxisGroup], list[Ranking]]:
-        """The groups of which the score speaks, and their units by it."""
+        """The groups with tensors to which the score applies, and the ranking of their units."""
         score = self._score
         rankings = ranked(score, self._model, self._task, free, program=self._program, flow=self._flow, seed=self._run.seed)
         pairs = [(group, ranking) for group, ranking in zip(free, rankings, strict=True) if ranking is not None]
         if not pairs:
             name = type(score).__name__
-            raise UserError(
-                "E112", f"{name} speaks of no tensor of the groups that can be cut", 'score = "Magnitude" speaks of all weights'
-            )
+            message = f"{name} applies to no tensor of the groups that can be cut"
+            raise UserError("E112", message, 'use score = "Magnitude", which applies to all weights')
         return [group for group, _ in pairs], [ranking for _, ranking in pairs]
 
     def _without(self, counts: Sequence[int]) -> list[Array]:
-        """For each group, the units that go when its item keeps so many."""
+        """The units of each group that are removed if the items keep these numbers of units."""
         return [ranking.units[: len(ranking.units) - counts[self._item_of[k]]] for k, ranking in enumerate(self._rankings)]
 
     def _counts(self) -> list[int]:
-        """How many units each item keeps."""
+        """The number of units that each item keeps."""
         items = self._items()
         if self._amount.sparsity is not None:
             return (all_together if self._ranks_together else each_alone)(items, self._amount.sparsity)
@@ -139,11 +139,11 @@ class ChannelPlan:
 
         if self._amount.latency is None:
             return planned()
-        # What was measured once is written down, so that a repeat is the same although the machine's timing is not.
+        # A plan that depends on measured times is recorded, so that a repeated run gives the same model.
         return [int(count) for count in self._run.decide("kept", lambda: " ".join(map(str, planned()))).split()]
 
     def _counted_limits(self) -> Iterator[Limit]:
-        """Those of what can be counted without running anything."""
+        """The limits on multiply-accumulates, parameters and size, which are computed without running the model."""
         parameters = list(parameter_products(self._program, self._flow))
         macs = [product for _, product in mac_products(self._flow)]
         for name, products, factor in (
@@ -163,7 +163,7 @@ class ChannelPlan:
         return factor * counted(products, kept_without(self._flow, np.concatenate(self._without(counts))))
 
     def _measured_limits(self) -> Iterator[Limit]:
-        """That of milliseconds in the runtime."""
+        """The limit on the latency in the runtime."""
         if self._amount.latency is not None:
             start = self._stopwatch.start_ms
             limit = limit_of("latency", self._amount.latency, start, where="")
@@ -188,7 +188,7 @@ class ChannelPlan:
         )
 
     def _items(self) -> list[Item]:
-        """Groups that keep equally many are one item."""
+        """The items of the allocation; groups that must keep the same number of units form one item."""
         multiple = self._multiple
         if isinstance(multiple, str):
             multiple = self._run.decide("multiple", self._times.best_multiple)
@@ -202,7 +202,7 @@ class ChannelPlan:
         return items
 
     def _tied_groups(self) -> list[tuple[tuple[int, ...], bool]]:
-        """Groups that must keep equally many, and whether they stay whole because one of them cannot be cut."""
+        """Sets of groups that must keep the same number of units, and whether a set keeps all, as one axis cannot be cut."""
         found = [({k}, False) for k in range(len(self.groups))]
         for axes in self._flow.equal:
             units = [set(np.unique(rows).tolist()) for axis in axes if (rows := self._flow.units.resolve(axis)) is not None]

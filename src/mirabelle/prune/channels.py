@@ -1,4 +1,4 @@
-"""Pruning whole channels, neurons, heads: units of the axis groups that the graph finds, really gone."""
+"""Structured pruning: removes whole channels, neurons and attention heads, so that tensors become smaller."""
 
 from __future__ import annotations
 
@@ -23,49 +23,50 @@ if TYPE_CHECKING:
 
 @record
 class Channels:
-    """Cuts the units of lowest score out of every tensor that they touch: the model has smaller layers afterwards.
+    """Structured pruning: removes the units (channels, neurons, heads) of lowest score, which makes the layers smaller.
 
-    What must be cut together is found on the traced program: channels with their norms and readers, heads with all their
-    projections, key-value groups, neurons. What is not understood stays, and is named (`mirabelle inspect MODEL --groups`).
-    How much goes is told in one of two ways:
-        sparsity s   of a group of n units, max(minimum, ⌈(n − ⌊s · n⌋) / multiple⌉ · multiple) stay, at most n;
-        a goal       one or several of macs, parameters, size, latency: as little goes as the goal allows.
-    The score of a unit is that of all weights together that it takes with it, √Σ s² for the magnitude; a group with no tensor
-    of which the score speaks stays whole.
-    With `scope = "group"` every group loses the same fraction. With "global" and a sparsity, scores are divided by their mean
-    in the group and ranked over all groups; with "global" and a goal, the widths are those of least damage
-    −Σ n · ln(share of the group's squared scores that stays), n the weights that the group narrows: an exact optimum over the
-    widths that are looked at (`mirabelle.allocation`). Milliseconds are planned from times of single operators and held
-    against those of the whole model.
+    A trace of the model shows which elements of which tensors must be removed together: channels with their norms and the
+    layers that use them, heads with all their projections, key-value groups, neurons. Units of operators without a rule are
+    not removed; `mirabelle inspect MODEL --groups` lists them. The amount is given in one of two ways:
+        sparsity s   a group of n units keeps max(minimum, ⌈(n − ⌊s · n⌋) / multiple⌉ · multiple) of them, at most n;
+        limits       one or several of macs, parameters, size, latency: as little is removed as the limits allow.
+    The score of a unit combines the scores of all weights that are removed with it, for the magnitude √Σ s². A group without a
+    tensor to which the score applies is not pruned.
+    With `scope = "group"`, all groups lose the same fraction. With "global" and a sparsity, scores are divided by their mean in
+    the group and ranked over all groups. With "global" and limits, the widths minimize the damage
+    −Σ n · ln(share of the squared scores that the group keeps), where n is the number of weights that the group narrows; the
+    optimum over the considered widths is exact (`mirabelle.allocation`). A limit on latency is planned with the times of
+    single operators and then checked by timing the whole model.
 
-    The cut model is the model's own module where its code follows its widths; where they are written into it, the rewritten
-    program stands for it: without dropout and with its batch statistics fixed, as in eval mode, for inputs of the sizes that
-    its code fixes (`len(x)` fixes the batch, `x.shape[0]` does not).
+    If the code of the model works with the new widths, the result is the model's own module. Otherwise it is a rewritten
+    program in eval mode: without dropout, with fixed batch norm statistics, and for the input sizes that the code fixes
+    (`len(x)` fixes the batch size, `x.shape[0]` does not).
 
     Args:
-        sparsity: fraction of the units removed, in [0, 1).
-        macs: multiply-accumulates of one sample that may be left: "2.3M", or "50%" of the model's.
-        parameters: that may be left: "20k", or "8%".
-        size: bytes of the parameters in float32 that may be left: "80 kB", or "8%".
-        latency: median of one call in ONNX Runtime that may be left: "0.8 ms", or "60%"; measured, then written down.
-        batch: samples of a call whose latency is measured.
-        scope: "group", or "global" over all of them; by default "group" for a sparsity and "global" for a goal.
-        include: patterns of the names by which `inspect --groups` calls groups, less their ":dimension"; by default all.
-        exclude: patterns of parameter names; a group that touches one of them stays whole.
-        minimum: units that every group keeps at least.
-        multiple: what is left in a group is a multiple of this; "measured" takes the smallest at which the heaviest operators
-            run at nine tenths of their best rate, and writes it down.
-        score: what matters least; magnitude by default. "Hessian" removes units one by one, always the one whose loss the
-            layers that read it can make up for best.
-        recover: what the cut model gets without labels: "batch-norm" estimates the statistics of its norms again,
-            "least-squares" fits every layer after a cut to the outputs of the dense model's.
-        samples: of the training data, looked at for that.
-        train: the training in which the rest recovers; None cuts and leaves it at that.
+        sparsity: fraction of the units to remove, in [0, 1).
+        macs: limit on multiply-accumulates per sample, such as "2.3M", or "50%" of the model's.
+        parameters: limit on parameters, such as "20k" or "8%".
+        size: limit on the size of the parameters in float32, such as "80 kB" or "8%".
+        latency: limit on the median latency of a call in ONNX Runtime, such as "0.8 ms" or "60%"; the widths that were found
+            by measuring are recorded in the run.
+        batch: batch size for the measurement of latency.
+        scope: "group" or "global", over all groups; by default "group" for a sparsity and "global" for limits.
+        include: patterns of names of groups, as shown by `inspect --groups`, without ":dimension"; by default all groups.
+        exclude: patterns of parameter names; a group with a matching parameter is not pruned.
+        minimum: smallest number of units that each group keeps.
+        multiple: each group keeps a multiple of this number of units; "measured" takes the smallest number for which the most
+            expensive operators run at 90 % of their highest rate, and records it in the run.
+        score: importance of weights; magnitude by default. "Hessian" removes units one by one, each time the one whose removal
+            the layers that use it can compensate best.
+        recover: how the pruned model is corrected without labels: "batch-norm" estimates the statistics of batch norms again,
+            "least-squares" fits each layer after a cut to the outputs of the dense model.
+        samples: number of training samples for `recover`.
+        train: training after pruning (fine-tuning); None for no training.
 
     Raises:
-        UserError: E110 out of range, E111 both or neither of sparsity and a goal, E112 a pattern that matches nothing or no
-            group that can be cut, E113 a goal that cannot be read, E114 one that cannot be reached, E121 a model that cannot
-            be traced.
+        UserError: E110 for a value out of range; E111 if both or neither of a sparsity and limits are given; E112 if a pattern
+            matches nothing, or no group can be pruned; E113 for a limit that cannot be read; E114 for one that cannot be
+            reached; E121 if the model cannot be traced.
 
     Example:
         >>> import mirabelle, torch
@@ -104,7 +105,7 @@ class Channels:
 
     @property
     def ranks_together(self) -> bool:
-        """Whether one group may lose more than another."""
+        """Whether groups may lose different fractions of their units."""
         return self.scope == "global" or (self.scope is None and self.sparsity is None)
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Which residual layers of a model go."""
+"""Choose the residual layers of a model to drop."""
 
 from __future__ import annotations
 
@@ -29,23 +29,24 @@ from mirabelle.task.task import Task
 if TYPE_CHECKING:
     from mirabelle.run.run import Run
 
-_NEEDLESS = 1e-3  # of the largest damage: a layer that does nothing stays, too, where it need not go
+_NEEDLESS = 1e-3  # smallest damage, relative to the largest: a layer without effect is kept, too, if the limits allow it
 
 
 class LayerPlan:
-    """The residual layers of a model, and which of them are dropped.
+    """The residual layers of a model, and those of them that are dropped.
 
     Args:
-        model: it is left as it is.
-        task: gives the example inputs of the trace, and the samples on which damage is measured.
-        run: keeps what was decided by measuring.
-        amount: how much is removed.
+        model: the model to prune; it is not changed.
+        task: provides example inputs for the trace, and training samples to measure the damage.
+        run: records decisions that depend on measured times.
+        amount: a sparsity, or limits that the pruned model must meet.
         exclude: patterns of names of layers that are kept.
-        samples: of the training data, on which damage is measured.
-        batch: samples of a call whose latency is measured.
+        samples: number of training samples on which the damage is measured.
+        batch: batch size for the measurement of latency.
 
     Raises:
-        UserError: as `prune.Layers`.
+        UserError: E112 if a pattern matches nothing, or no layer can be dropped; E113 for a limit that cannot be read; E114 for
+            one that cannot be reached; E121 if the model cannot be traced or is a rewritten program.
     """
 
     def __init__(
@@ -78,14 +79,14 @@ class LayerPlan:
         self.dropped = self._dropped()
 
     def smaller(self) -> nn.Module:
-        """The model that skips what is dropped."""
+        """The model without the dropped layers."""
         return without(self._model, self.dropped)
 
     def describe(self) -> Iterator[str]:
-        """What goes, and what each layer's loss was thought to do."""
+        """Sentences on the dropped layers, and on how much the loss rises without each layer."""
         yield f"{len(self.dropped)} of {len(self.blocks)} residual layers are dropped"
         for block, rise in zip(self.blocks, self.rises, strict=True):
-            what = "dropped" if block in self.dropped else "stays"
+            what = "dropped" if block in self.dropped else "kept"
             yield f"{block.name}: {what} (the loss rises by {rise:.3g} without it)"
 
     def _dropped(self) -> list[Block]:
@@ -131,7 +132,7 @@ class LayerPlan:
             )
 
     def _times(self, watch: Stopwatch, sizes: Sequence[tuple[float, float]]) -> Polynomial:
-        """Milliseconds by block: what all blocks of one size save together is shared out evenly among them."""
+        """The latency as a polynomial: the time saved by dropping all blocks of one size is divided equally among them."""
         saved = {}
         for size in dict.fromkeys(sizes):
             alike = [block for block, other in zip(self.blocks, sizes, strict=True) if other == size]
@@ -147,5 +148,5 @@ class LayerPlan:
 
 
 def _polynomial(whole: float, own: Sequence[float]) -> Polynomial:
-    """What stays whatever goes, and what goes with each item."""
+    """A cost as a polynomial: the part that is independent of all items, and the part of each item."""
     return {(): whole - sum(own), **{(k,): float(value) for k, value in enumerate(own)}}

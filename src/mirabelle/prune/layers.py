@@ -1,4 +1,4 @@
-"""Pruning whole layers: residual blocks, transformer layers."""
+"""Depth pruning: drops whole residual layers, such as residual blocks and transformer layers."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ if TYPE_CHECKING:
 
 @record
 class Layers:
-    """Drops the residual layers whose loss is missed least: their input goes on as it came, x + f(x) becomes x.
+    """Depth pruning: drops the residual layers that matter least, so that x + f(x) becomes x.
 
-    A residual layer is an element of a `Sequential`, a `ModuleList` or a `ModuleDict` that runs once, gives a tensor of its
-    first argument's shape, and adds that argument to something inside: a block of a ResNet that keeps its shape, a layer of a
-    transformer with all its branches. Damage is the rise of the mean loss on `samples` training samples when a layer is
-    skipped alone. How much goes is told in one of two ways:
-        sparsity s   ⌊s · n⌋ of n layers go, those of least damage;
-        a goal       one or several of macs, parameters, size, latency: the layers whose damage together is least
-                     (`mirabelle.allocation`). A layer's milliseconds are its share of what all layers of its size save when
-                     they are gone, timed in the runtime; those of the plan are held against the runtime's.
+    A residual layer is an element of a `Sequential`, a `ModuleList` or a `ModuleDict` that runs once, returns a tensor with the
+    shape of its first argument, and contains an addition with this argument: a residual block that keeps its shape, or a
+    transformer layer with all its branches. The damage of a layer is the rise of the mean loss on `samples` training samples
+    when only this layer is skipped. The amount is given in one of two ways:
+        sparsity s   ⌊s · n⌋ of n layers are dropped, those of least damage;
+        limits       one or several of macs, parameters, size, latency: the layers with the smallest sum of damages are dropped
+                     (`mirabelle.allocation`). All layers of one size are timed together in the runtime, and each gets an equal
+                     share of the time that dropping them saves; the latency of the result is then measured.
 
     Args:
-        sparsity: fraction of the layers removed, in [0, 1).
-        macs: multiply-accumulates of one sample that may be left: "2.3M", or "50%" of the model's.
-        parameters: that may be left: "20k", or "8%".
-        size: bytes of the parameters in float32 that may be left: "80 kB", or "8%".
-        latency: median of one call in ONNX Runtime that may be left: "0.8 ms", or "60%"; measured, then written down.
-        batch: samples of a call whose latency is measured.
-        exclude: patterns of layers' names; they stay.
-        recover: what the model gets without labels: "batch-norm" estimates the statistics of its norms again,
-            "least-squares" fits every layer after a dropped one to the outputs of the dense model's.
-        samples: of the training data, for damage and recovery.
-        train: the training in which the rest recovers; None drops and leaves it at that.
+        sparsity: fraction of the layers to drop, in [0, 1).
+        macs: limit on multiply-accumulates per sample, such as "2.3M", or "50%" of the model's.
+        parameters: limit on parameters, such as "20k" or "8%".
+        size: limit on the size of the parameters in float32, such as "80 kB" or "8%".
+        latency: limit on the median latency of a call in ONNX Runtime, such as "0.8 ms" or "60%"; the layers that were chosen
+            by measuring are recorded in the run.
+        batch: batch size for the measurement of latency.
+        exclude: patterns of names of layers that are kept.
+        recover: how the pruned model is corrected without labels: "batch-norm" estimates the statistics of batch norms again,
+            "least-squares" fits each layer after a dropped one to the outputs of the dense model.
+        samples: number of training samples to measure the damage, and for `recover`.
+        train: training after pruning (fine-tuning); None for no training.
 
     Raises:
-        UserError: E110 out of range, E111 both or neither of sparsity and a goal, E112 a pattern that matches nothing or a
-            model without residual layers, E113 a goal that cannot be read, E114 one that cannot be reached, E121 a model that
-            cannot be traced.
+        UserError: E110 for a value out of range; E111 if both or neither of a sparsity and limits are given; E112 if a pattern
+            matches nothing, or no layer can be dropped; E113 for a limit that cannot be read; E114 for one that cannot be
+            reached; E121 if the model cannot be traced.
 
     Example:
         >>> import mirabelle, torch

@@ -1,4 +1,4 @@
-"""Which units of each group go first, and what their loss is thought to do."""
+"""Rank the units of each group by a score, and estimate the damage of removing them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from mirabelle.scores.score import covered
 from mirabelle.task.task import Task
 
 Numbers = npt.NDArray[np.float64]
-_LEAST_SHARE = 1e-9  # of what stays, so that a whole layer has a damage, though a huge one
+_LEAST_SHARE = 1e-9  # lower limit of a kept share, so that the damage of removing a whole layer is finite
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The units of one group.
+    """The units of one group in the order in which they are removed.
 
     Args:
-        units: the first to go first; none where the score does not speak of the group.
-        scores: of the units, rising.
-        damage: (units + 1,), after the first 0, 1, … have gone.
+        units: (n,), in the order of removal.
+        scores: (n,), scores of the units, in increasing order.
+        damage: (n + 1,), damage of removing the first 0, 1, …, n units.
     """
 
     units: Array
@@ -43,20 +43,24 @@ class Ranking:
 def ranked(
     score: Score, model: nn.Module, task: Task, groups: Sequence[AxisGroup], *, program: Program, flow: Flow, seed: int
 ) -> list[Ranking | None]:
-    """Every group's units by a score; None for a group that takes no tensor with it of which the score speaks.
+    """Rank the units of each group by a score.
 
-    The damage of a group whose share p of squared scores stays is −n · ln p, n the weights of two or more dimensions that it
-    narrows: over groups and layers it adds up to −ln of a product of shares, so that no layer is emptied while others stay
-    whole. With the Hessian score units go as `structured_obs` says, and p is the share of its readers' outputs that is kept.
+    If a group keeps a share p of its squared scores, its damage is −n · ln p, where n is the number of weights with two or more
+    dimensions that the group narrows. The sum over all groups is −ln of a product of shares, so that no layer is emptied while
+    others keep all units. With the Hessian score, units are removed in the order of `structured_obs`, and p is the share of the
+    outputs of the layers using them that is kept.
 
     Args:
-        score: what matters least.
-        model: as it was traced.
-        task: whose training data the score may look at.
+        score: importance of weights.
+        model: the traced model.
+        task: provides training data for scores that need data.
         groups: of the flow.
-        program: of the model.
+        program: traced program of the model.
         flow: of the program.
-        seed: of the samples that are drawn.
+        seed: of the drawn samples.
+
+    Returns:
+        A ranking per group; None for a group without a tensor to which the score applies.
     """
     removals: list[Removal | None] = [None] * len(groups)
     if isinstance(score, Hessian):
@@ -76,7 +80,7 @@ def ranked(
 
 
 def _sums(score: Score, model: nn.Module, task: Task, program: Program, flow: Flow, *, part: int, seed: int) -> Numbers:
-    """For each unit, what the weights that it takes with it contribute."""
+    """For each unit, the sum of the contributions of all weights that are removed with it."""
     evidence = evidence_for(score, model, task, part=part, seed=seed)
     with torch.no_grad():
         added = {

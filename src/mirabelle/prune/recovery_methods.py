@@ -1,4 +1,4 @@
-"""How weights that stay are fitted after a cut."""
+"""Names of the methods that correct the kept weights after pruning, without labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The residual layers of a model: what can be skipped, what each costs, and what its loss does."""
+"""Find the residual layers of a model, drop them, and measure how the loss rises without them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _UNCHANGED = ("clone", "dropout", "native_dropout", "alias", "contiguous", "to",
 
 @dataclass(frozen=True)
 class Block:
-    """A layer of a list whose input is added to what it computes.
+    """A residual layer: its output is the sum of its input and of what it computes.
 
     Args:
         name: of the module.
-        outputs: how many things it gives in a tuple; 0 for one that is not in a tuple.
-        nodes: of the program, that run inside it.
+        outputs: length of the tuple that it returns; 0 if it returns a single tensor.
+        nodes: nodes of the program that belong to the layer.
     """
 
     name: str
@@ -38,10 +38,11 @@ class Block:
 
 
 def blocks_of(model: nn.Module, program: Program, example: Batch) -> list[Block]:
-    """The residual layers, in the order in which they run.
+    """The residual layers of a model, in the order in which they run.
 
-    One is an element of a `Sequential`, a `ModuleList` or a `ModuleDict` that has parameters, runs once, gives a tensor of its
-    first argument's shape, and has an addition inside of which that argument is an operand; of nested ones the innermost.
+    A residual layer is an element of a `Sequential`, a `ModuleList` or a `ModuleDict` that has parameters, runs once, returns a
+    tensor with the shape of its first argument, and contains an addition with this argument as an operand. Of nested residual
+    layers, only the innermost are returned.
     """
     inside = _nodes_inside(program)
     called = _called(model, example)
@@ -60,7 +61,7 @@ def blocks_of(model: nn.Module, program: Program, example: Batch) -> list[Block]
 
 
 def without(model: nn.Module, blocks: Sequence[Block]) -> nn.Module:
-    """A copy of the model that skips these layers, its record saying so."""
+    """A copy of the model in which these layers are replaced by `Skipped`."""
     smaller = copied(model)
     for block in blocks:
         smaller = replace_module(smaller, block.name, Skipped(block.outputs))
@@ -69,7 +70,7 @@ def without(model: nn.Module, blocks: Sequence[Block]) -> nn.Module:
 
 @torch.no_grad()
 def rises_of_loss(model: nn.Module, blocks: Sequence[Block], task: Task, samples: Samples) -> list[float]:
-    """How much the mean loss rises when each layer is skipped alone, never below 0."""
+    """For each layer, the rise of the mean loss when only this layer is skipped; at least 0."""
     batch = samples.first(len(samples))
     with in_eval_mode(model):
         losses = [float(task.loss(in_float32(call(model, batch.inputs)), batch.targets))]
@@ -88,7 +89,7 @@ def _skipping(outputs: int) -> Any:
 
 
 def _nodes_inside(program: Program) -> Mapping[str, frozenset[fx.Node]]:
-    """By module, the operators that run when it is called."""
+    """Name of each module -> the nodes that its call runs."""
     found: dict[str, set[fx.Node]] = {}
     for node in program.graph.nodes:
         for path, _ in (node.meta.get("nn_module_stack") or {}).values():
@@ -97,7 +98,7 @@ def _nodes_inside(program: Program) -> Mapping[str, frozenset[fx.Node]]:
 
 
 def _adds_its_input(nodes: frozenset[fx.Node]) -> bool:
-    """Whether a tensor from outside, of the result's shape, is an operand of an addition inside."""
+    """Whether a tensor from outside, with the shape of a result of these nodes, is an operand of an addition among them."""
     results = [node for node in nodes if is_tensor(node) and any(user not in nodes for user in node.users)]
     shapes = {tuple(sizes_of(value_of(node))) for node in results}
     for node in nodes:
@@ -111,14 +112,17 @@ def _adds_its_input(nodes: frozenset[fx.Node]) -> bool:
 
 
 def _seen_through(operand: Any) -> Any:
-    """The tensor that an operand is, whatever leaves it unchanged left out."""
+    """The node of an operand before operators that do not change its values, such as dropout in eval mode."""
     while isinstance(operand, fx.Node) and operand.op == "call_function" and Call.of(operand).name in _UNCHANGED:
         operand = operand.args[0]
     return operand
 
 
 def _called(model: nn.Module, example: Batch) -> dict[str, list[int | None]]:
-    """For each call of each module: how many things it gives, or None where the first is not of its first argument's shape."""
+    """For each call of each module: the length of the returned tuple (0: no tuple); None if the first result has another shape.
+
+    The shape is compared with that of the first argument.
+    """
     found: dict[str, list[int | None]] = {}
 
     def see(run: LayerRun) -> None:
@@ -132,7 +136,7 @@ def _called(model: nn.Module, example: Batch) -> dict[str, list[int | None]]:
 
 
 def parameters_in(model: nn.Module, block: Block) -> int:
-    """Those that go when the layer is skipped: shared with no other part of the model."""
+    """The number of parameters that are removed with a layer: those not shared with another part of the model."""
     own = {id(parameter): parameter.numel() for parameter in model.get_submodule(block.name).parameters()}
     elsewhere = {id(parameter) for name, parameter in _named(model) if not name.startswith(f"{block.name}.")}
     return sum(count for key, count in own.items() if key not in elsewhere)

@@ -1,4 +1,4 @@
-"""What stands where a layer was dropped."""
+"""The module that replaces a dropped residual layer."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from mirabelle.model.replacement import Replacement
 
 
 class Skipped(Replacement):
-    """Gives its first argument back: what a residual layer does whose branches are zero.
+    """Replaces a dropped residual layer: returns its first argument, x instead of x + f(x).
 
     Args:
-        outputs: how many things the layer gave; 0 for one that is not in a tuple. All but the first become None.
+        outputs: length of the tuple that the dropped layer returned, of which all but the first become None; 0 if it returned a
+            single tensor.
 
     Example:
         >>> import torch

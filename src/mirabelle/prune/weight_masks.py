@@ -1,4 +1,4 @@
-"""The control that removes single weights while a model trains, or at once."""
+"""Unstructured pruning: sets single weights to zero, gradually while a model is trained or all at once."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from mirabelle.scores.score import Score, covered
 
 @dataclass(frozen=True)
 class RemovedWeights:
-    """Which weights are removed.
+    """The weights to prune: parameters, score, amount and schedule.
 
     Args:
-        rule: what `amount` is: "sparsity", the fraction of lowest score; "threshold", the score at or below which a weight is
-            removed; "quality", that threshold as a multiple of the standard deviation of the weight's tensor.
+        rule: meaning of `amount`. "sparsity": fraction of the weights to prune, those of lowest score; "threshold": weights
+            with scores up to this value are pruned; "quality": the threshold as a multiple of the standard deviation of the
+            weight's tensor.
         amount: at the end of the schedule.
-        score: how much each weight matters.
-        schedule: the amount over the course of a training.
-        include: patterns of parameter names; by default what the score covers.
-        exclude: patterns of parameter names that are left alone.
-        together: whether weights of all tensors are ranked together (for a sparsity).
+        score: importance of weights.
+        schedule: growth of the amount during a training.
+        include: patterns of parameter names; by default the parameters to which the score applies.
+        exclude: patterns of names of parameters that are not pruned.
+        together: rank the weights of all tensors together (for a sparsity).
     """
 
     rule: Literal["sparsity", "threshold", "quality"]
@@ -42,23 +43,23 @@ class RemovedWeights:
 
 
 def weights_to_prune(removed: RemovedWeights, model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters whose weights are ranked, by name.
+    """The parameters to prune, by name.
 
     Raises:
-        UserError: E112 a pattern that matches nothing, or nothing left.
+        UserError: E112 if a pattern matches nothing, or no parameter is selected.
     """
     chosen = selected(model, removed.include, removed.exclude, by_default=covered(removed.score, model))
-    # A tensor of zeros alone, such as a fresh bias, has nothing to rank: it trains as ever.
+    # A tensor of zeros, such as a newly initialized bias, cannot be ranked and is not pruned.
     return {name: parameter for name, parameter in chosen.items() if bool(parameter.any())}
 
 
 class WeightMasks:
-    """The control that removes weights, more and more as the training progresses.
+    """Sets weights to zero during a training, following a schedule (a `training.Control`).
 
     Args:
-        removed: which weights are removed.
-        model: to be pruned.
-        evidence: for scores that need any, of every parameter in `weights_to_prune`.
+        removed: the weights to prune.
+        model: the model to prune.
+        evidence: for scores that need data: the evidence of each parameter in `weights_to_prune`.
     """
 
     def __init__(self, removed: RemovedWeights, model: nn.Module, evidence: Mapping[str, Evidence] | None = None) -> None:
@@ -89,7 +90,7 @@ class WeightMasks:
 
     @torch.no_grad()
     def prune(self, model: nn.Module, amount: float) -> None:
-        """Zero the weights of lowest score and record their tensors as pruned."""
+        """Set the weights of lowest score to zero, and record their tensors as pruned."""
         parameters = dict(model.named_parameters())
         evidence = [self._evidence.get(name, Evidence(name)) for name in self._names]
         scores = [self._removed.score(parameters[own.name], own) for own in evidence]

@@ -1,4 +1,4 @@
-"""Pruning single weights: by sparsity, by threshold, or by a multiple of each layer's standard deviation."""
+"""Unstructured pruning of single weights, by a sparsity, a threshold or a multiple of each tensor's standard deviation."""
 
 from __future__ import annotations
 
@@ -22,34 +22,36 @@ if TYPE_CHECKING:
     from mirabelle.task.task import Task
 
 _RULES: tuple[Literal["sparsity", "threshold", "quality"], ...] = ("sparsity", "threshold", "quality")
-_PREVIEWED = 16  # samples at which a score looks for a preview
+_PREVIEWED = 16  # number of samples for the score in a preview
 
 
 @record
 class Weights:
-    """Removes the weights of lowest score; their positions stay zero in every later training.
+    """Unstructured pruning: sets the weights of lowest score to zero; they stay zero in all later trainings.
 
-    One of three amounts:
-        sparsity s      the floor(s · n) lowest of each tensor, or of all together (`scope = "global"`);
-        threshold t     every weight with score ≤ t;
-        quality q       every weight with score ≤ q · σ, σ the standard deviation of its tensor before pruning (Han 2015).
+    One of three amounts is given:
+        sparsity s      prunes the floor(s · n) lowest of the n weights of each tensor, or of all tensors (`scope = "global"`);
+        threshold t     prunes all weights with score ≤ t;
+        quality q       prunes all weights with score ≤ q · σ, where σ is the standard deviation of the tensor before pruning
+                        (Han 2015).
 
     Args:
         sparsity: fraction removed, in [0, 1).
-        threshold: score at or below which a weight goes, > 0.
-        quality: factor of the standard deviation, > 0.
-        scope: rank within each "layer", or "global" over all include (sparsity only).
-        include: patterns of parameter names; by default what the score covers: for most, all weights of two or more dimensions
-            (no biases, no norms).
-        exclude: patterns of parameter names that are left alone.
-        schedule: "one-shot" prunes before training; "constant", "linear", "cubic" or a table `{begin, end, initial, power,
-            frequency}` prune while it trains (Zhu & Gupta 2017; see `schedules.Gradual`).
-        score: what matters least; magnitude by default. One that looks at data ranks once, so its schedule is "one-shot".
-        train: the training in which, or after which, the rest recovers; None prunes and leaves it at that.
+        threshold: weights with scores up to this value are pruned, > 0.
+        quality: threshold as a multiple of the standard deviation, > 0.
+        scope: rank the weights within each "layer", or "global" over all selected tensors (sparsity only).
+        include: patterns of parameter names; by default the parameters to which the score applies: for most scores, all with
+            two or more dimensions (no biases, no norms).
+        exclude: patterns of names of parameters that are not pruned.
+        schedule: "one-shot" prunes before the training; "constant", "linear", "cubic" or a table `{begin, end, initial, power,
+            frequency}` prune during the training (Zhu & Gupta 2017; see `Gradual`).
+        score: importance of weights; magnitude by default. A score that needs data is computed once and requires "one-shot".
+        train: training during or after pruning (fine-tuning); None for no training.
 
     Raises:
-        UserError: E110 out of range, E111 not exactly one amount, a schedule without training, or one with a score that looks
-            at data, E112 a pattern that matches nothing or a parameter of which the score cannot speak.
+        UserError: E110 for a value out of range; E111 if not exactly one amount is given, or for a gradual schedule without a
+            training or with a score that needs data; E112 if a pattern matches nothing, or a parameter to which the score does
+            not apply.
 
     Example:
         >>> import mirabelle, torch
@@ -79,7 +81,9 @@ class Weights:
         given = [name for name in _RULES if getattr(self, name) is not None]
         if len(given) != 1:
             raise UserError(
-                "E111", f"give one of sparsity, threshold and quality; got {', '.join(given) or 'none'}", "sparsity = 0.9, say"
+                "E111",
+                f"give one of sparsity, threshold and quality; got {', '.join(given) or 'none'}",
+                "give, for example, sparsity = 0.9 alone",
             )
         if self.scope == "global" and self.sparsity is None:
             raise UserError(
@@ -91,14 +95,14 @@ class Weights:
         if self.score.needs and self.needs_training:
             raise UserError(
                 "E111",
-                f"{type(self.score).__name__} looks at data and ranks once; a gradual schedule ranks again and again",
+                f"{type(self.score).__name__} needs data and is computed once, but a gradual schedule ranks weights repeatedly",
                 'schedule = "one-shot", or score = "Magnitude"',
                 path=("score",),
             )
 
     @property
     def needs_training(self) -> bool:
-        """Whether the schedule is one that only a training can follow."""
+        """Whether the step needs a training: true for gradual schedules."""
         return self.schedule != "one-shot"
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
@@ -122,7 +126,7 @@ class Weights:
         return Preview(pruned, _removals(pruned), self.train)
 
     def _pruned(self, model: nn.Module, task: Task, run: Run, most_samples: int | None = None) -> nn.Module:
-        """A copy with all that is asked for removed at once."""
+        """A copy of the model with the full amount pruned at once."""
         from mirabelle.model.state import copied
         from mirabelle.prune.weight_masks import WeightMasks, weights_to_prune
         from mirabelle.scores.evidence import evidence_for
@@ -155,7 +159,7 @@ class Weights:
 
 
 def _removals(pruned: nn.Module) -> tuple[str, ...]:
-    """What is gone, in all and tensor by tensor."""
+    """Sentences on the numbers of pruned weights, in total and per tensor."""
     from mirabelle.model.architecture import architecture_of
 
     parameters = dict(pruned.named_parameters())

@@ -1,4 +1,4 @@
-"""Steps that store numbers in fewer bits: one file a step."""
+"""Quantization steps, which store weights, and optionally compute activations, in few bits."""
 
 from typing import TYPE_CHECKING
 

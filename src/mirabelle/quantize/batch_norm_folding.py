@@ -1,6 +1,6 @@
-"""Batch norms that a layer before them can take in: y = γ · (W x + b − μ) / √(σ² + ε) + β is a layer of its own.
+"""Batch norm folding: a layer followed by a batch norm, y = γ · (W x + b − μ) / √(σ² + ε) + β, is a single linear layer.
 
-Integer kernels join a layer with what follows it only where nothing but an activation stands in between.
+Folding is needed because integer kernels can only fuse a layer with an activation that directly follows it.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _DIVIDING = (
 )
 _MOVING = ("permute", "transpose", "reshape", "view", "_unsafe_view", "flatten", "squeeze", "unsqueeze", "contiguous", "clone")
 _POOLING = ("max_pool1d", "max_pool2d")
-_ROWS = 2  # dimensions of what a linear layer gives, for its outputs to be the channels of a norm
+_ROWS = 2  # number of dimensions of a linear layer's output for which its features are the channels of a batch norm
 
 
 class FoldedNorm(Replacement):
-    """Stands for a batch norm that the layer before it has taken in, and changes nothing.
+    """Replaces a batch norm that was folded into the previous layer; its output is its input.
 
     Args:
-        dense: the norm.
-        of: name of the layer that took it in.
-        bias: whether that layer had no bias before.
+        dense: the batch norm.
+        of: name of the layer into which it was folded.
+        bias: whether that layer had no bias before the folding.
     """
 
     def __init__(self, dense: nn.Module, *, of: str, bias: bool) -> None:
@@ -60,24 +60,26 @@ class FoldedNorm(Replacement):
 
     @property
     def borrowed_tensors(self) -> Mapping[str, str]:
-        """The norm's own bias, where the layer that took it in had none before."""
+        """The bias of the batch norm is that of the layer into which it was folded, if this layer had none before."""
         return {"bias": f"{self.settings['of']}.bias"} if self.settings["bias"] else {}
 
     def plain_tensors(self) -> dict[str, Tensor]:
-        """Those of a norm that changes nothing."""
+        """The tensors of a batch norm whose output is its input in eval mode."""
         ones, zeros = torch.ones(self._features), torch.zeros(self._features)
         return {"weight": ones, "bias": zeros, "running_mean": zeros.clone(), "running_var": ones - self._eps}
 
 
 @dataclass(frozen=True)
 class Consumer:
-    """What reads a layer's result.
+    """The operations that use the output of a layer.
 
     Args:
-        norm: a batch norm that alone reads it, by name.
-        output: of convolutions "relu" or "plain", as a ReLU alone reads what comes of both, or not; "" where that should not be
-            rounded: it is the model's own output, or a layer norm or softmax would magnify the rounding.
-        layers: that read it then, where nothing else does: rounded themselves, they make the rounding of the output idle.
+        norm: name of a batch norm that is the only user of the output; None if there is none.
+        output: for convolutions: "relu" if a ReLU is the only user of the output (of the batch norm, if there is one), and
+            "plain" otherwise; "" if the output must not be quantized, because it is the output of the model, or because a
+            layer norm or softmax would amplify the rounding errors.
+        layers: names of the layers that use the output after that; () if other operations use it, too. If these layers
+            quantize their inputs, the output need not be quantized.
     """
 
     norm: str | None = None
@@ -85,19 +87,19 @@ class Consumer:
     layers: tuple[str, ...] = ()
 
     def rounds_for(self, quantized: Collection[str]) -> bool:
-        """Whether the output must be rounded, where these layers round their inputs."""
+        """Whether the output must be quantized, given the names of the layers that quantize their inputs."""
         return bool(self.output) and not (self.layers and set(self.layers) <= set(quantized))
 
     def output_of(self, layer: str) -> str:
-        """Where its range is seen, as `calibrate.activation_ranges` names it."""
+        """The name in `calibration.ranges.activation_ranges` of the value to quantize."""
         return f"{self.norm or layer}:{'relu' if self.output == 'relu' else 'output'}"
 
 
 def consumers(model: nn.Module, example: Batch, run: Run) -> dict[str, Consumer]:
-    """By the name of a linear or convolution layer, what reads its result.
+    """Name of each linear or convolution layer -> the operations that use its output.
 
-    Layers and norms that run several times, share their tensors or keep no statistics are left alone; a model that cannot be
-    traced has none, and the run is told. So has one without convolutions and batch norms, for which it would change nothing.
+    Layers and norms that run several times or share their tensors, and norms without running statistics, are omitted. The
+    result is empty if the model has neither convolutions nor batch norms, or if it cannot be traced, which the run records.
     """
     modules = dict(model.named_modules())
     if not any(isinstance(module, (_BatchNorm, nn.Conv1d, nn.Conv2d)) for module in modules.values()):
@@ -114,18 +116,19 @@ def consumers(model: nn.Module, example: Batch, run: Run) -> dict[str, Consumer]
 
 
 class _Reading:
-    """A program, read forwards from its layers."""
+    """Follows the outputs of layers through a traced program."""
 
     def __init__(self, program: Program, modules: Mapping[str, nn.Module]) -> None:
         self._program, self._modules = program, modules
 
     def layer(self, node: fx.Node) -> str | None:
-        """The linear or convolution module that a node runs, if it runs nowhere else."""
+        """The name of the linear or convolution module that a node computes, if it is computed only once."""
         if node.op != "call_function" or Call.of(node).name not in _LAYERS:
             return None
         return self._owner(Call.of(node)["weight"], "weight")
 
     def behind(self, node: fx.Node) -> Consumer:
+        """The operations that use the output of a layer's node."""
         norm, end = self._norm(node)
         if Call.of(node).name == "linear":
             return Consumer(norm)
@@ -140,7 +143,7 @@ class _Reading:
         return Consumer(norm, "relu" if relu else "plain", known if len(known) == len(layers) else ())
 
     def _norm(self, node: fx.Node) -> tuple[str | None, fx.Node]:
-        """The batch norm that alone reads a node, and what it gives; None, and the node, without one."""
+        """The batch norm that is the only user of a node, and the node of its output; (None, node) if there is none."""
         reader = _only_reader(node)
         rows = Call.of(node).name != "linear" or value_of(node).ndim == _ROWS
         if reader is None or reader.name not in _NORMS or not rows:
@@ -148,11 +151,11 @@ class _Reading:
         norm = self._owner(reader.get("running_var"), "running_var")
         if norm is None or not isinstance(self._modules.get(norm), _BatchNorm):
             return None, node
-        first = _only_reader(reader.node)  # of the three tensors that some kinds give
+        first = _only_reader(reader.node)  # some variants return three tensors, of which the first is the output
         return norm, first.node if first is not None and first.node.target is operator.getitem else reader.node
 
     def _owner(self, node: Any, tensor: str) -> str | None:
-        """The module whose own tensor of this name a placeholder stands for, read nowhere else."""
+        """The name of the module that owns the tensor of a placeholder, if the tensor is called so and is used only once."""
         source = self._program.sources.get(node.name) if isinstance(node, fx.Node) else None
         if source is None or len(node.users) != 1 or len(self._program.names.get(source.name, ())) != 1:
             return None
@@ -161,16 +164,16 @@ class _Reading:
 
 
 def _readers(node: fx.Node) -> list[fx.Node]:
-    """What computes with a result; on the way it may be moved, and its greatest values taken, which rounding allows."""
-    found: list[fx.Node] = []
+    """The nodes that use a result, also through reshaping and max pooling, which commute with rounding."""
+    readers: list[fx.Node] = []
     for user in node.users:
-        passing = user.op == "call_function" and Call.of(user).name in (*_MOVING, *_POOLING)
-        found += _readers(user) if passing else [user]
-    return found
+        passes = user.op == "call_function" and Call.of(user).name in (*_MOVING, *_POOLING)
+        readers += _readers(user) if passes else [user]
+    return readers
 
 
 def _leads_to_exact(node: fx.Node) -> bool:
-    """Whether a result is the model's output, or is divided by its own spread or sum, which would magnify what is rounded."""
+    """Whether a result is an output of the model, or is normalized (layer norm, softmax), which amplifies rounding errors."""
     for user in node.users:
         name = "" if user.op != "call_function" else Call.of(user).name
         if user.op == "output" or name in _DIVIDING or (name in _MOVING and _leads_to_exact(user)):
@@ -187,7 +190,12 @@ def _only_reader(node: fx.Node) -> Call | None:
 
 @torch.no_grad()
 def folded(layer: nn.Module, norm: nn.Module) -> nn.Module:
-    """A copy of a layer, (out, ...), with a bias, that gives what the norm behind it gives in eval mode."""
+    """A copy of a layer with the batch norm that follows it folded into its weight, (out, ...), and bias, (out,).
+
+    Args:
+        layer: linear or convolution.
+        norm: a batch norm with running statistics; its eval mode is folded.
+    """
     assert isinstance(norm, _BatchNorm), "other norms are not folded"
     assert norm.running_mean is not None, "a norm without statistics is not folded"
     assert norm.running_var is not None, "a norm without statistics is not folded"

@@ -1,4 +1,4 @@
-"""int8 weights, activations quantized by the range that they have as the model runs: the form that suits transformers."""
+"""Dynamic quantization: int8 weights, and inputs quantized over their range at inference; well suited to transformers."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 @record
 class Dynamic:
-    """Every Linear with int8 weights (per output) and inputs rounded over the range that they have as the model runs.
+    """Dynamic quantization of Linear layers: int8 weights (per output), inputs quantized over their range at inference.
 
-    Needs no calibration. Per token, each vector of the inputs has 255 levels between ± its own largest absolute value. Per
-    tensor, all have the same 256 between the least and the largest value of the batch: ONNX Runtime is faster by a third then
-    (both are two to four times as fast as floating point), but one outlier coarsens all, which in transformers makes rounding
-    errors several times as large, and a sample's result depends on its batch.
+    No calibration is needed. With granularity "token", each input vector has 255 levels between ± its own largest absolute
+    value. With "tensor", the whole batch has 256 levels between its smallest and largest value. ONNX Runtime is about a third
+    faster with "tensor" (both are two to four times as fast as floating point), but a single outlier then makes the steps of
+    all values larger, which multiplies the rounding errors in transformers, and the result of a sample depends on its batch.
 
     Args:
-        weight_bits: levels of the weights, 2 to 8; codes are stored as int8.
-        granularity: "token" or "tensor", what shares one range of inputs.
-        include: patterns of module names; by default every Linear.
-        exclude: patterns of module names that stay in floating point.
+        weight_bits: bits per weight, 2 to 8; codes are stored as int8.
+        granularity: which inputs share a range: those of a "token" or of the whole "tensor".
+        include: patterns of module names; by default all Linear layers.
+        exclude: patterns of names of modules that stay in floating point.
 
     Raises:
-        UserError: E110 out of range, E112 a pattern that matches nothing or no layer left, E121 a rewritten program that
-            has none.
+        UserError: E110 for a value out of range; E112 if a pattern matches nothing, or no layer is selected; E121 for a
+            rewritten program, which has no layers.
 
     Example:
         >>> Dynamic(exclude=("classifier",)).stage

@@ -1,4 +1,4 @@
-"""Which layers are quantized, and what stays in floating point."""
+"""Select the layers to quantize, and report which stay in floating point."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ Bits = Annotated[int, Field(ge=2, le=8)]
 def layers_for(
     model: nn.Module, kinds: tuple[type[nn.Module], ...], include: tuple[str, ...], exclude: tuple[str, ...]
 ) -> dict[str, nn.Module]:
-    """The layers of these kinds whose names match a pattern of `include` (all, if there are none) and none of `exclude`.
+    """Select the layers of these classes whose names match `include` (all, if it is empty) and not `exclude`.
 
     Raises:
-        UserError: as `selected_modules`; E121 where a program without layers stands for the model.
+        UserError: E112 if a pattern matches nothing, or no layer is selected; E121 if the model is a rewritten program, which
+            has no layers.
     """
     from mirabelle.model.architecture import architecture_of
     from mirabelle.records.patterns import selected_modules
@@ -34,14 +35,14 @@ def layers_for(
     if why and not any(type(module) in kinds for module in model.modules()):
         raise UserError(
             "E121",
-            f"a rewritten program without layers stands for the model, so there is nothing to quantize ({why})",
-            'let prune.Channels cut what the code follows, include = ["*.conv1"] within residual blocks, say',
+            f"the model was replaced by a rewritten program without layers, so there is nothing to quantize ({why})",
+            'restrict prune.Channels to widths that the code adapts to, for example include = ["*.conv1"] in residual blocks',
         )
     return selected_modules(model, kinds, include, exclude)
 
 
 def coded(model: nn.Module, chosen: Mapping[str, nn.Module], kind: type[WeightLayer], weight_bits: int, run: Run) -> nn.Module:
-    """The model with integer weights in the chosen layers, each one of `kind` now; the run is told."""
+    """Replace the chosen layers by layers of the class `kind` with integer weights, and record it in the run."""
     from mirabelle.model.architecture import replace_module
 
     for name, dense in chosen.items():
@@ -51,7 +52,7 @@ def coded(model: nn.Module, chosen: Mapping[str, nn.Module], kind: type[WeightLa
 
 
 def left_in_floating_point(model: nn.Module) -> list[str]:
-    """Modules with weights of two or more dimensions that no quantized layer replaced."""
+    """Names of the modules that have parameters with two or more dimensions and were not replaced."""
     from mirabelle.model.architecture import replaced_module_names
 
     replaced = replaced_module_names(model)
@@ -63,11 +64,11 @@ def left_in_floating_point(model: nn.Module) -> list[str]:
 
 
 def quantized_in_words(given: nn.Module, model: nn.Module) -> tuple[str, ...]:
-    """Which layers of the given model became integers, and which did not."""
+    """Sentences on which layers of a model were quantized and which stay in floating point, for previews."""
     from mirabelle.model.architecture import replaced_module_names
 
     before, alone = replaced_module_names(given), left_in_floating_point(model)
     replaced = [name for name in replaced_module_names(model) if name not in before]
-    return (f"{len(replaced)} layers become integers: {', '.join(replaced)}",) + (
+    return (f"{len(replaced)} layers are quantized: {', '.join(replaced)}",) + (
         (f"left in floating point: {', '.join(alone)}",) if alone else ()
     )

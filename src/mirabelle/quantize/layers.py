@@ -1,4 +1,4 @@
-"""Layers whose weights are integer codes; their forward gives the quantized results."""
+"""Quantized layers: modules that store weights as integer codes and compute the results of quantized inference."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ LINEAR = (nn.Linear,)
 LINEAR_AND_CONVOLUTION = (nn.Linear, nn.Conv1d, nn.Conv2d)
 WEIGHTED = (*LINEAR_AND_CONVOLUTION, nn.Embedding)
 
-_BIAS_LIMIT = 2.0**30  # biases are int32, and rounding a scale up must not carry one over the edge
+_BIAS_LIMIT = 2.0**30  # limit of bias codes: half the range of int32, so that rounding cannot cause an overflow
 Apply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class StaticLayer(Replacement):
-    """y = layer(Q(x), scale · codes, bias) with Q rounding to 256 levels over a calibrated range.
+    """A statically quantized layer: y = layer(Q(x), scale · codes, bias), where Q rounds to 256 levels over a calibrated range.
 
-    Buffers: codes int8 of the weight's shape; scale (out,); input_scale and input_zero_point scalars; where the layer has a
-    bias, bias_codes int32 (out,) with bias_scale = input_scale · scale, as integer kernels want it; where the result is
-    rounded, too, output_scale and output_zero_point.
+    Buffers: codes, int8, with the shape of the weight; scale, (out,); input_scale and input_zero_point, scalars. With a bias:
+    bias_codes, int32, (out,), and bias_scale = input_scale · scale, (out,), as integer kernels require. With a quantized
+    output: output_scale and output_zero_point, scalars.
 
     Args:
-        dense: the layer that it stands for.
-        weight_bits: of the codes.
-        bias: whether it has one although the dense layer has none.
-        output: "relu" or "plain" where the result, behind a ReLU or as it is, is rounded to 256 levels; "" where it is not.
+        dense: the layer to replace: Linear, Conv1d or Conv2d.
+        weight_bits: bits per weight.
+        bias: add a bias although the dense layer has none.
+        output: "plain" if the output is rounded to 256 levels, "relu" if it is rounded after a ReLU, "" if it is not rounded.
     """
 
     rounds: ClassVar[bool] = True
@@ -68,7 +68,14 @@ class StaticLayer(Replacement):
     @classmethod
     @torch.no_grad()
     def quantized(cls, dense: nn.Module, inputs: Range, outputs: Range | None = None, **settings: Any) -> StaticLayer:
-        """The layer with its weights rounded and its ranges fixed; settings as of the class."""
+        """Quantize a layer.
+
+        Args:
+            dense: the layer.
+            inputs: range of its inputs.
+            outputs: range of its outputs, if they are quantized.
+            settings: further arguments of the class.
+        """
         layer = cls(dense, **settings)
         weight_bits = layer.settings["weight_bits"]
         input_scale, zero_point = _scale_and_zero_point(inputs)
@@ -100,7 +107,7 @@ class StaticLayer(Replacement):
         return result
 
     def _as_exported(self, inputs: Tensor) -> Tensor:
-        """In the form of which ONNX runtimes make an integer kernel."""
+        """The computation in the form that ONNX runtimes fuse to an integer kernel: dequantized weights and inputs."""
         inputs = operators.fake_quantize(inputs, self.input_scale, self.input_zero_point)
         bias = None
         if self.bias_codes is not None and self.bias_scale is not None:
@@ -108,7 +115,7 @@ class StaticLayer(Replacement):
         return self.applied(inputs, operators.dequantize(self.codes, self.scale), bias)
 
     def _of_integers(self, inputs: Tensor) -> Tensor:
-        """As such a kernel computes it: a sum of integers, exact in float32 below 2²⁴, that is scaled once."""
+        """The computation of an integer kernel: a sum of integers, exact in float32 below 2²⁴, that is scaled once."""
         zero = self.input_zero_point.to(inputs.dtype)
         levels = affine.quantize(inputs, self.input_scale, zero, 0, 255) - zero
         bias = None if self.bias_codes is None else self.bias_codes.to(levels.dtype)
@@ -128,11 +135,13 @@ class StaticLayer(Replacement):
 
 
 class WeightLayer(Replacement):
-    """y = layer(x, scale · codes, bias), or the rows scale · codes of an embedding; x stays in floating point.
+    """A layer with integer weights that computes in floating point: y = layer(x, scale · codes, bias).
 
-    In the ONNX file scale · codes is a cast and a product, which runtimes compute once, as they load it.
+    An embedding returns rows of scale · codes. In the ONNX file, scale · codes is a cast and a product, which runtimes compute
+    once, when they load the file.
 
-    Buffers: codes int8 of the weight's shape; scale (out,), of an embedding (rows,); where the layer has one, bias (out,).
+    Buffers: codes, int8, with the shape of the weight; scale, (out,), for an embedding (rows,); bias, (out,), if the layer has
+    one.
     """
 
     rounds: ClassVar[bool] = True
@@ -153,19 +162,19 @@ class WeightLayer(Replacement):
     @classmethod
     @torch.no_grad()
     def quantized(cls, dense: nn.Module, weight_bits: int) -> Self:
-        """The layer with its weights rounded."""
+        """Quantize the weights of a layer."""
         layer = cls(dense, weight_bits)
         codes, scale = _codes(_weight(dense, cls.kinds), weight_bits)
         layer.codes.copy_(cls._stored(codes))
         layer.scale.copy_(scale)
         bias = _bias(dense)
         if bias is not None:
-            assert layer.bias is not None, "a bias has its place"
+            assert layer.bias is not None, "a layer with a bias has a buffer for it"
             layer.bias.copy_(bias)
         return layer
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if self.applied is None:  # only the rows that are looked up are computed
+        if self.applied is None:  # an embedding: dequantize only the rows that are looked up
             return F.embedding(inputs, self.codes).to(self.scale.dtype) * F.embedding(inputs, self.scale[:, None])
         return self.applied(inputs, operators.decode(self.codes, self.scale), self.bias)
 
@@ -182,14 +191,14 @@ class WeightLayer(Replacement):
 
     @staticmethod
     def _stored(codes: Tensor) -> Tensor:
-        """Codes of the weight's shape as the buffer has them, and back."""
+        """Convert codes from the layout of the weight to that of the buffer, and back."""
         return codes
 
 
 class DynamicLayer(WeightLayer):
-    """y = Q(x) · weightᵀ + bias, x rounded to 256 levels over the range of the batch at hand.
+    """A dynamically quantized Linear, y = Q(x) · weightᵀ + bias, where Q rounds to 256 levels over the range of the batch.
 
-    Buffers as of `WeightLayer`, but codes (in, out), as integer products want them.
+    Buffers: codes, int8, (in, out), as integer matrix products require; scale, (out,); bias, (out,), if the layer has one.
     """
 
     kinds: ClassVar[tuple[type[nn.Module], ...]] = LINEAR
@@ -204,9 +213,11 @@ class DynamicLayer(WeightLayer):
 
 
 class TokenLayer(DynamicLayer):
-    """y = Q(x) · weightᵀ + bias, each vector of x rounded to 255 levels between ± its largest absolute value.
+    """A Linear quantized per token, y = Q(x) · weightᵀ + bias.
 
-    Buffers as of `DynamicLayer`.
+    Q rounds each vector of x to 255 levels between ± its largest absolute value.
+
+    Buffers: codes, int8, (in, out), as integer matrix products require; scale, (out,); bias, (out,), if the layer has one.
     """
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -215,16 +226,23 @@ class TokenLayer(DynamicLayer):
 
 
 def _scale_and_zero_point(values: Range) -> tuple[Tensor, Tensor]:
-    """Of 256 levels over a range."""
+    """Scale and zero point of 256 levels over a range."""
     scale, zero_point = affine.asymmetric_parameters(torch.tensor(values.low), torch.tensor(values.high))
     return _rounded_up(scale), zero_point
 
 
 def _codes(weight: Tensor, bits: int, least_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Symmetric codes in ±(2^(bits−1) − 1), one scale an output; zeros stay zero.
+    """Symmetric codes in ±(2^(bits−1) − 1) and one scale per output; zeros stay zero.
 
-    A row of zeros takes the largest scale of the others, which is fine enough for its bias and costs nothing to store. No
-    scale is below `least_scale`, so that the bias of a row with tiny weights still fits into its integer.
+    A row of zeros gets the largest scale of the other rows, which adds no new value to store.
+
+    Args:
+        weight: (out, ...).
+        bits: bits per weight.
+        least_scale: (out,), lower limits of the scales, so that the bias of a row with tiny weights fits into int32.
+
+    Returns:
+        Codes, with the shape of the weight, and scales, (out,).
     """
     high = 2 ** (bits - 1) - 1
     rows = weight.flatten(1).float()
@@ -239,16 +257,17 @@ def _codes(weight: Tensor, bits: int, least_scale: Tensor | None = None) -> tupl
 
 
 def _rounded_up(scale: Tensor) -> Tensor:
-    """The next bfloat16 at or above: two bytes to store, and nothing of the range is lost."""
+    """Round a scale up to a bfloat16 value, which takes two bytes to store; no value leaves the range."""
     near = scale.bfloat16()
     return torch.where(near.float() >= scale, near.float(), torch.nextafter(near, torch.full_like(near, torch.inf)).float())
 
 
 def _weight(dense: nn.Module, kinds: tuple[type[nn.Module], ...] = LINEAR_AND_CONVOLUTION) -> Tensor:
     if not isinstance(dense, kinds):
-        raise UserError("E140", f"{type(dense).__name__} has no quantized form", "give the module the weights were made for")
+        message = f"{type(dense).__name__} cannot be quantized"
+        raise UserError("E140", message, "give the dense module from which the model was made")
     weight = dense.weight
-    assert isinstance(weight, Tensor), "each of these kinds has one"
+    assert isinstance(weight, Tensor), "layers of these classes have a weight"
     return weight.detach()
 
 
@@ -258,7 +277,7 @@ def _bias(dense: nn.Module) -> Tensor | None:
 
 
 def _applied(dense: nn.Module) -> Apply:
-    """The layer's function of (inputs, weight, bias), its stride, padding and groups bound."""
+    """The function (inputs, weight, bias) -> outputs of a layer, with its stride, padding, dilation and groups."""
     if isinstance(dense, nn.Linear):
         return F.linear
     assert isinstance(dense, (nn.Conv1d, nn.Conv2d)), "_weight refuses every other kind"

@@ -1,4 +1,4 @@
-"""int8 weights and activations, ranges calibrated on real data beforehand: the form that suits convolutional networks."""
+"""Static quantization: int8 weights and activations with calibrated ranges; well suited to convolutional networks."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ _BATCH = 100
 
 @record
 class Static:
-    """Every Linear, Conv1d and Conv2d with int8 weights (per output channel) and uint8 inputs (per tensor).
+    """Static quantization of Linear, Conv1d and Conv2d: int8 weights (per output channel) and uint8 inputs (per tensor).
 
     x ≈ s_x · (code − z), code in 0 … 255, over the calibrated range;  w ≈ s_o · code, code in ±(2^(weight_bits − 1) − 1).
 
-    What a convolution gives is rounded to uint8, too, unless it is the model's own output or goes into a layer norm. A batch
-    norm that alone reads what a layer gives is taken into the layer's weights and bias first, and a ReLU behind both is part of
-    what is rounded.
+    Outputs of convolutions are quantized to uint8, too, unless they are outputs of the model or inputs of a layer norm or
+    softmax. A batch norm that is the only user of a layer's output is folded into the layer first, and a ReLU that follows is
+    applied before the output is quantized.
 
     Args:
-        calibration: "min-max" (the extremes), "percentile" (tails cut), or "entropy" (least information lost).
-        percentile: the share of values kept by "percentile", in (0, 100].
-        samples: of the training data that are looked at.
-        weight_bits: levels of the weights, 2 to 8; codes are stored as int8 in ONNX, and fewer levels pack smaller.
-        include: patterns of module names; by default all of these kinds.
-        exclude: patterns of module names that stay in floating point.
+        calibration: how ranges are found: "min-max" (smallest and largest value), "percentile" (outliers clipped), or
+            "entropy" (smallest loss of information).
+        percentile: percentage of values inside the range for "percentile", in (0, 100].
+        samples: number of training samples for the calibration.
+        weight_bits: bits per weight, 2 to 8; codes are stored as int8 in ONNX, and fewer bits make the packed file smaller.
+        include: patterns of module names; by default all layers of these classes.
+        exclude: patterns of names of modules that stay in floating point.
 
     Raises:
-        UserError: E110 out of range, E112 a pattern that matches nothing or no layer left, E121 a layer that never ran, or a
-            rewritten program without layers.
+        UserError: E110 for a value out of range; E112 if a pattern matches nothing, or no layer is selected; E121 if a layer
+            did not run on the calibration data, or for a rewritten program without layers.
 
     Example:
         >>> Static(calibration="percentile", percentile=99.99).weight_bits
@@ -102,6 +103,6 @@ class Static:
         return Preview(quantized, quantized_in_words(model, quantized))
 
     def _batches(self, task: Task, run: Run) -> list[Batch]:
-        """`samples` of the training data, drawn with the run's seed."""
+        """The calibration data: training samples drawn with the seed of the run, in batches."""
         calibration = task.train.drawn(self.samples, run.seed_for("calibration"))
         return list(calibration.batches(_BATCH))

@@ -1,4 +1,4 @@
-"""int8 weights alone, activations as they are: the form for tables of embeddings, and where only bytes count."""
+"""Weight-only quantization: int8 weights and floating-point activations; for embeddings, and to make files smaller."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ if TYPE_CHECKING:
 
 @record
 class Weights:
-    """Every Embedding, Linear, Conv1d and Conv2d with int8 weights, computed in floating point.
+    """Weight-only quantization of Embedding, Linear, Conv1d and Conv2d: int8 weights, computation in floating point.
 
-    w ≈ s_o · code, code in ±(2^(weight_bits − 1) − 1), one scale an output, of an embedding one a row. Files shrink; time does
-    not. Layers that `Static` or `Dynamic` made integers before are left alone, so that this takes the embeddings beside them.
+    w ≈ s_o · code, code in ±(2^(weight_bits − 1) − 1), with one scale per output, for an embedding one per row. Files become
+    smaller, but inference does not become faster. Layers that `Static` or `Dynamic` quantized before are not changed, so this
+    step can follow them to quantize the embeddings.
 
     Args:
-        weight_bits: levels of the weights, 2 to 8; codes are stored as int8 in ONNX, and fewer levels pack smaller.
-        include: patterns of module names; by default all of these kinds.
-        exclude: patterns of module names that stay in floating point.
+        weight_bits: bits per weight, 2 to 8; codes are stored as int8 in ONNX, and fewer bits make the packed file smaller.
+        include: patterns of module names; by default all layers of these classes.
+        exclude: patterns of names of modules that stay in floating point.
 
     Raises:
-        UserError: E110 out of range, E112 a pattern that matches nothing or no layer left, E121 a rewritten program that
-            has none.
+        UserError: E110 for a value out of range; E112 if a pattern matches nothing, or no layer is selected; E121 for a
+            rewritten program, which has no layers.
 
     Example:
         >>> import mirabelle, torch
@@ -55,7 +56,7 @@ class Weights:
         del task
         model = copied(model).eval()
         chosen = layers_for(model, WEIGHTED, self.include, self.exclude)
-        # Other paddings, and embeddings that change when they are read, stay.
+        # Layers with other padding modes, and embeddings with max_norm, which changes them in the forward pass, are skipped.
         plain = {"padding_mode": "zeros", "max_norm": None}
         chosen = {name: dense for name, dense in chosen.items() if all(getattr(dense, k, v) == v for k, v in plain.items())}
         return coded(model, chosen, WeightLayer, self.weight_bits, run)
