@@ -95,7 +95,7 @@ def test_a_failed_gate_leaves_no_file(call, factory: str, monkeypatch: pytest.Mo
         (("./net.py:broken", "--input", "1x8x8"), "E120.*no disk"),
         (("./net.py:nothing", "--input", "1x8x8"), "E121.*int"),
         (("./absent.py:net", "--input", "1x8x8"), "E120"),
-        ((".", "--data", "digits"), "E130.*holds no run"),
+        ((".", "--data", "digits"), "E130.*contains no run"),
         ((".", "--input", "1x8x8"), "E111.*--input"),
     ],
 )

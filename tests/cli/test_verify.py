@@ -120,9 +120,9 @@ def test_a_changed_report_is_caught(call, capsys, copied: Path) -> None:
 
 def test_a_run_that_has_not_ended_is_no_failed_gate_but_a_mistake(call, copied: Path, tmp_path: Path) -> None:
     (copied / "report.json").unlink()
-    with pytest.raises(UserError, match=r"E130.*has not ended"):
+    with pytest.raises(UserError, match=r"E130.*is not finished"):
         call("verify", copied)
-    with pytest.raises(UserError, match=r"E130.*holds no run"):
+    with pytest.raises(UserError, match=r"E130.*contains no run"):
         call("verify", tmp_path)
     with pytest.raises(UserError, match=r"E130.*no file"):
         call("verify", tmp_path / "absent.mira")

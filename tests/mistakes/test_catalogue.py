@@ -240,7 +240,7 @@ MISTAKES = {
     "model on other shapes": Mistake(
         "E121", "the model fails on inputs of torch.float32 (2, 8)", "shapes", ("parts.py:net", "parts.py:Images")
     ),
-    "model that gives a pair": Mistake("E121", "gives tuple, not a tensor", "wrap it", ("parts.py:net", "parts.py:Pair")),
+    "model that gives a pair": Mistake("E121", "returns a tuple, not a tensor", "wrap it", ("parts.py:net", "parts.py:Pair")),
     "model of NaN": Mistake(
         "E121", 'NaN or infinite values; its tensor "2.bias"', "weights that work", ("parts.py:net", "parts.py:infinite")
     ),
@@ -278,7 +278,9 @@ MISTAKES = {
     "data empty": Mistake("E131", "one length above 0", "check the data", ("parts.py:task", "parts.py:empty"), at="8:8"),
     "data with NaN": Mistake("E131", "NaN", "clean", ("parts.py:task", "parts.py:nan"), at="8:8"),
     "data of two lengths": Mistake("E131", "one length", "check", ("parts.py:task", "parts.py:lengths"), at="8:8"),
-    "targets of a wrong type": Mistake("E131", "loss or metric fail", "int64", ("parts.py:task", "parts.py:float_targets")),
+    "targets of a wrong type": Mistake(
+        "E131", "loss or the metric fails", "int64", ("parts.py:task", "parts.py:float_targets")
+    ),
     "data without length": Mistake(
         "E131", "IterableDataset has no length", "Dataset", ("parts.py:task", "parts.py:iterable"), at="8:8"
     ),
@@ -313,7 +315,7 @@ MISTAKES = {
     # what fresh pairs of eyes found
     "more outputs than classes": Mistake(
         "E132",
-        "the model gives 3 outputs, the data have 10 classes: 0, 1, 2, 3, 4, …",
+        "the model has 3 outputs, the data have 10 classes: 0, 1, 2, 3, 4, …",
         "10 outputs",
         ('net"\n\n[task]\ndata = "./parts.py:task"', 'flat"\n\n[task]\ndata = "digits"'),
         at="5:8",
@@ -330,7 +332,7 @@ MISTAKES = {
     "batch of one under batch norm": Mistake(
         "E121",
         "fails in training mode on a batch of 1",
-        "train on such",
+        "trained on such a batch",
         ("parts.py:net", "parts.py:normed"),
         (*RUN, "--set", "baseline.train.batch_size=1"),
     ),
@@ -490,7 +492,7 @@ MISTAKES = {
         "E102", "unknown key", "did you mean", ("sparsity", "sparcity"), typed("check", "recipe.toml"), at="18:1"
     ),
     "report of no run": Mistake("E130", "data contains no run", "--out", command=typed("report", "data")),
-    "verify of no run": Mistake("E130", "data holds no run", "folder of a run", command=typed("verify", "data")),
+    "verify of no run": Mistake("E130", "data contains no run", "folder of a run", command=typed("verify", "data")),
     "bench of a text": Mistake("E143", "neither .onnx nor .mira", "give", command=typed("bench", "notes.txt")),
     "unpack of a text": Mistake("E143", "notes.txt: this is not a .mira file", "packed", command=typed("unpack", "notes.txt")),
     "folder is a file": Mistake(

@@ -117,7 +117,7 @@ def test_several_teachers_are_one_whose_outputs_are_the_mean(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("table", "code", "words"),
     [
-        ("[teacher]\n", "E111", "needs `from` or `members`"),
+        ("[teacher]\n", "E111", "needs either `from` or `members`"),
         ("[teacher]\narguments = { hidden = 3 }" + MEMBERS, "E111", "has members"),
         (MEMBERS.replace("share = 3.0", "share = 0.0"), "E110", "share must be a number above 0"),
         (MEMBERS.replace("share = 3.0", "shar = 3.0"), "E102", 'unknown key "members.shar"'),

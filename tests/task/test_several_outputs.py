@@ -127,7 +127,7 @@ def test_a_network_of_several_outputs_learns_to_match_itself(detector: Detector,
     assert "in 2 outputs" in result.gates["torch_onnx"].detail
     again = mirabelle.compress(detector, without_labels(), steps, out=tmp_path / "run")
     assert again.profile.metric == result.profile.metric
-    with pytest.raises(UserError, match="nothing to learn from: the data have no labels"):
+    with pytest.raises(UserError, match="the data have no labels, so the model cannot be trained"):
         mirabelle.compress(detector, without_labels(), steps, out=tmp_path / "two", baseline=Training(epochs=1))
 
 
@@ -214,7 +214,7 @@ def test_losses_and_metrics_of_one_s_own_take_all_outputs(
 
 def test_what_does_not_fit_several_outputs_is_told(detector: Detector) -> None:
     images, classes = pictures(12), torch.zeros(12, dtype=torch.long)
-    with pytest.raises(UserError, match="gives tuple, not a tensor, and the loss takes one output"):
+    with pytest.raises(UserError, match="returns a tuple, not a tensor, and the loss takes one output"):
         try_one_batch(detector, Task(train=(images, classes), test=(images, classes)))
     judged = Task(train=(images, classes), test=(images, classes), loss=lambda outputs, _: outputs[0].sum())
     with pytest.raises(UserError, match=r"fail on outputs of \(2, 16, 2\) and \(2, 16, 4\)") as caught:
@@ -230,7 +230,7 @@ def test_what_does_not_fit_several_outputs_is_told(detector: Detector) -> None:
             return x.flatten(1), self.other
 
     task = Task(train=images, test=images)
-    with pytest.raises(UserError, match="gives a tuple with NoneType in it, not a tensor"):
+    with pytest.raises(UserError, match="returns a tuple that contains NoneType, not a tensor"):
         with_model_outputs_as_targets(task, Odd(None))
     with pytest.raises(UserError, match=r"output 1 of the model has shape \(5,\) for 2 samples"):
         with_model_outputs_as_targets(task, Odd(torch.zeros(5)))

@@ -1,4 +1,4 @@
-"""The whole job: a recipe checked, tried, run, judged, compared with others and verified."""
+"""Jobs: check and forecast a recipe, run it, evaluate and report the result, compare recipes, and verify artifacts."""
 
 from typing import TYPE_CHECKING
 

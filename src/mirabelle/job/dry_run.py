@@ -1,4 +1,4 @@
-"""One batch through model, loss and metric before anything begins: a mistake must not surface after an hour."""
+"""Try model, loss, metric, trainings and steps on one batch before a run begins, so that mistakes are found at once."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from mirabelle.task.task import Task
 from mirabelle.training import Training, default_objective, evaluate_metrics, outputs_of, with_replaced_model_as_teacher
 from mirabelle.training.teacher_targets import with_answer
 
-_FEW = 5  # names that a message holds
+_FEW = 5  # number of labels shown in a message
 
 
 @dataclass(frozen=True)
 class JobPlan:
-    """What `compress` is given, or would be."""
+    """The arguments of `compress` that determine its result."""
 
     model: nn.Module
     task: Task
@@ -43,14 +43,14 @@ class JobPlan:
 
 
 def with_model_outputs_as_targets(task: Task, model: nn.Module) -> Task:
-    """The task without labels in which what the model gives stands for them; one with labels as it is.
+    """Use the outputs of a model as targets of a task without labels; a task with labels is returned unchanged.
 
     Args:
-        task: read from data.
-        model: the teacher, by default the model at the start; every later model is held against its outputs.
+        task: with or without labels.
+        model: the teacher, by default the model before compression; later models are compared with its outputs.
 
     Raises:
-        UserError: E121 when the model fails on the data, or gives values that are not finite.
+        UserError: E121 if the model fails on the data, or returns values that are not finite.
     """
 
     def outputs(data: Samples) -> Outputs:
@@ -66,11 +66,20 @@ def with_model_outputs_as_targets(task: Task, model: nn.Module) -> Task:
 
 
 def try_one_batch(model: nn.Module, task: Task, name: str = "model") -> Outputs:
-    """The model's outputs for the task's example; everything that a run takes for granted holds afterwards.
+    """Check that a model fits a task: run it, the loss and the metric on one batch.
+
+    Args:
+        model: it is not changed.
+        task: provides the batch.
+        name: table of the recipe to which errors refer.
+
+    Returns:
+        The outputs of the model.
 
     Raises:
-        UserError: E121 when the model fails on the data, gives no tensors, or gives values that are not finite; E131 when loss
-            or metric fail on its outputs, or the data are not what an ONNX graph takes; E132 when a label is no class of it.
+        UserError: E121 if the model fails on the data, does not return tensors, or returns values that are not finite; E131 if
+            the loss or the metric fails on its outputs, or the data do not fit the inputs of an ONNX graph; E132 if a label is
+            not a class of the model.
     """
     with at_path(name, "from"):
         return _tried(model, task)
@@ -82,12 +91,12 @@ def _tried(model: nn.Module, task: Task) -> Outputs:
     outputs = _outputs(model, batch)
     if isinstance(outputs, tuple) and task.outputs.takes_one_output:
         remedy = "wrap it so that it returns its scores, or name a loss and a metric that take a tuple of outputs"
-        raise UserError("E121", "the model gives tuple, not a tensor, and the loss takes one output", remedy)
+        raise UserError("E121", "the model returns a tuple, not a tensor, and the loss takes one output", remedy)
     scores = task.outputs.scores_one_class(outputs)
     if scores and task.labels and outputs.shape[1] != len(task.labels):
         raise UserError(
             "E132",
-            f"the model gives {outputs.shape[1]} outputs, the data have {len(task.labels)} classes: {_named(task.labels)}",
+            f"the model has {outputs.shape[1]} outputs, the data have {len(task.labels)} classes: {_named(task.labels)}",
             f"give the model {len(task.labels)} outputs, one for each class",
         )
     _judge(model, task, outputs, batch)
@@ -100,10 +109,10 @@ def _tried(model: nn.Module, task: Task) -> Outputs:
 
 
 def try_steps(plan: JobPlan) -> None:
-    """Every training and every step, tried on one batch: patterns match, terms can be bound, teacher and model fit.
+    """Try all trainings and steps on one batch: patterns must match, and the losses must fit teacher and model.
 
     Raises:
-        UserError: what a training or a step would raise at its beginning, led by the path to it in a recipe.
+        UserError: the errors that the trainings and steps would raise at their beginning, with their paths in the recipe.
     """
     alone, guided = plan.task.with_teacher(None), plan.task.with_teacher(plan.teacher or plan.model)
     mistakes: list[UserError] = []
@@ -116,8 +125,8 @@ def try_steps(plan: JobPlan) -> None:
         for name, training in (("baseline", plan.baseline), ("teacher", plan.teacher_train)):
             with gathered(mistakes, name, "train"):
                 if training is not None and not plan.task.labelled:
-                    message = "there is nothing to learn from: the data have no labels"
-                    raise UserError("E111", message, "begin with trained weights, and leave `train` out")
+                    message = "the data have no labels, so the model cannot be trained on them"
+                    raise UserError("E111", message, "start from trained weights, and leave `train` out")
         with gathered(mistakes, "baseline"):
             _try_training(plan.model, alone, plan.baseline)
         model = plan.model
@@ -131,7 +140,7 @@ def try_steps(plan: JobPlan) -> None:
 
 
 def _try_training(model: nn.Module, task: Task, training: Training | None) -> None:
-    """One batch as the training will see it: the model in training mode, and its loss."""
+    """Run the model in training mode and its loss on one batch of the size of the training."""
     if training is None:
         return
     for one in (model, task.teacher):
@@ -150,21 +159,22 @@ def _try_training(model: nn.Module, task: Task, training: Training | None) -> No
         value = loss(loss.seen(copied(model).eval(), batch, teacher))
     if not bool(torch.isfinite(value)):
         message = f"the loss is {float(value)} on the first batch, before anything is trained"
-        raise UserError("E121", message, "see which term is not finite: `objective` with one term at a time", path=("train",))
+        remedy = "find the term that is not finite: try `objective` with one term at a time"
+        raise UserError("E121", message, remedy, path=("train",))
 
 
 def _check_scores(model: nn.Module | None, task: Task) -> None:
-    """Raise where an ONNX graph ends in the probabilities that the loss would make of scores."""
+    """Raise E131 if an ONNX graph ends in a softmax or sigmoid, although the loss expects scores (logits)."""
     kind = task.outputs.activation
     scores = model.scores_before(kind) if isinstance(model, OnnxModule) and kind is not None else None
     if scores is not None:
-        message = f"the ONNX graph ends in {kind}, and the loss takes scores, not probabilities"
-        remedy = f'end it before: arguments = {{ outputs = ["{scores}"] }} for the model, or name a loss of probabilities'
+        message = f"the ONNX graph ends in {kind}, but the loss takes scores, not probabilities"
+        remedy = f'end it before: give the model arguments = {{ outputs = ["{scores}"] }}, or use a loss of probabilities'
         raise UserError("E131", message, remedy, path=("train",))
 
 
 def _example(task: Task, count: int) -> Batch:
-    """The first samples, one without a label among them where there are such."""
+    """The first training samples; if there are samples without labels, one of them is included."""
     if not isinstance(task.train, Samples) or not task.outputs.classifies:
         return task.example(count)
     unknown = unlabelled(task.train.targets).nonzero().flatten()[:1]
@@ -180,7 +190,8 @@ def _train_mode(model: nn.Module, batch: Batch) -> None:
         if is_out_of_memory(error):
             raise
         message = f"the model fails in training mode on a batch of {len(batch)}: {error}"
-        raise UserError("E121", message.splitlines()[0], "see that it can train on such a batch", path=("train",)) from error
+        remedy = "change the model or the batch size, so that it can be trained on such a batch"
+        raise UserError("E121", message.splitlines()[0], remedy, path=("train",)) from error
 
 
 def _outputs(model: nn.Module, batch: Batch) -> Outputs:
@@ -194,17 +205,17 @@ def _outputs(model: nn.Module, batch: Batch) -> Outputs:
         if is_out_of_memory(error):
             raise
         message = f"the model fails on inputs of {given}: {error}"
-        remedy = "see that shapes and types fit the model; how data from files are read stands under [task] arguments"
+        remedy = "check that shapes and dtypes fit the model; [task] arguments determine how data are read from files"
         raise UserError("E121", message.splitlines()[0], remedy) from error
-    strange = next((type(part).__name__ for part in parts_of(outputs) if not isinstance(part, Tensor)), None)
-    if strange is not None:
-        within = f"a tuple with {strange} in it" if isinstance(outputs, tuple) else strange
+    other = next((type(part).__name__ for part in parts_of(outputs) if not isinstance(part, Tensor)), None)
+    if other is not None:
+        returned = f"a tuple that contains {other}" if isinstance(outputs, tuple) else other
         remedy = "wrap it so that it returns its scores, one tensor or a tuple of tensors"
-        raise UserError("E121", f"the model gives {within}, not a tensor", remedy)
+        raise UserError("E121", f"the model returns {returned}, not a tensor", remedy)
     for k, part in enumerate(parts_of(outputs)):
         if isinstance(outputs, tuple) and part.shape[:1] != (len(batch),):
             message = f"output {k} of the model has shape {tuple(part.shape)} for {len(batch)} samples"
-            raise UserError("E121", message, "let the first axis of every output be the batch")
+            raise UserError("E121", message, "the first dimension of every output must be the batch")
     _check_finite(model, outputs)
     return outputs
 
@@ -213,7 +224,7 @@ def _check_finite(model: nn.Module, outputs: Outputs) -> None:
     if not all(bool(torch.isfinite(part).all()) for part in parts_of(outputs)):
         where = next((name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()), None)
         because = f'; its tensor "{where}" is not finite either' if where else ""
-        raise UserError("E121", f"the model gives NaN or infinite values{because}", "start from weights that work")
+        raise UserError("E121", f"the model returns NaN or infinite values{because}", "start from weights that work")
 
 
 def _judge(model: nn.Module, task: Task, outputs: Outputs, batch: Batch) -> None:
@@ -229,7 +240,7 @@ def _judge(model: nn.Module, task: Task, outputs: Outputs, batch: Batch) -> None
             _check_labels("train", batch.targets, outputs.shape[1])
         targets = f"{batch.targets.dtype} {tuple(batch.targets.shape)}"
         shapes = " and ".join(str(tuple(part.shape)) for part in parts_of(outputs))
-        message = f"loss or metric fail on outputs of {shapes} and targets of {targets}: {error}"
+        message = f"the loss or the metric fails on outputs of {shapes} and targets of {targets}: {error}"
         remedy = "give class indices as int64, other targets as float32"
         if not one:
             remedy = "name a loss and a metric that take a tuple of outputs"
@@ -237,7 +248,7 @@ def _judge(model: nn.Module, task: Task, outputs: Outputs, batch: Batch) -> None
 
 
 def _check_tokens(model: nn.Module, task: Task) -> None:
-    """Raise where texts hold, or could hold, tokens for which a model of transformers has no embedding."""
+    """Raise E132 if the texts or the tokenizer contain tokens for which a transformers model has no embedding."""
     inputs = task.validation.inputs
     embedding = getattr(getattr(model, "model", None), "get_input_embeddings", lambda: None)()
     if not isinstance(inputs, Mapping) or "input_ids" not in inputs or not isinstance(embedding, nn.Embedding):
@@ -246,13 +257,14 @@ def _check_tokens(model: nn.Module, task: Task) -> None:
     highest = max(int(part.inputs["input_ids"].max()) for part in parts)
     if highest >= embedding.num_embeddings:
         message = (
-            f"the texts hold token {highest}, the model knows {embedding.num_embeddings}: the tokenizer is another model's"
+            f"the texts contain token {highest}, the model has {embedding.num_embeddings} tokens: "
+            "the tokenizer is that of another model"
         )
-        raise UserError("E132", message, "name the model's own as `tokenizer`")
+        raise UserError("E132", message, "set `tokenizer` to that of the model")
     known = vocabulary_of(task.extra_files[TOKENIZER]) if TOKENIZER in task.extra_files else 0
     if known > embedding.num_embeddings:
-        message = f"the tokenizer knows {known} tokens, the model {embedding.num_embeddings}: it is another model's"
-        raise UserError("E132", message, "name the model's own as `tokenizer`")
+        message = f"the tokenizer has {known} tokens, the model {embedding.num_embeddings}: it is that of another model"
+        raise UserError("E132", message, "set `tokenizer` to that of the model")
 
 
 def _named(labels: Sequence[str]) -> str:

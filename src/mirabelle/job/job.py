@@ -1,4 +1,4 @@
-"""The whole job: recipe, goal, artifact, gates, report -> Result."""
+"""Run a recipe: compress a model, write the artifact, run the gates, measure the result and write the report."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Result:
-    """What a run leaves.
+    """The result of a run.
 
     Args:
         model: the compressed module, in eval mode.
-        profile: of the model at the end, its metric on the test set.
-        start: of the model at the start, its metric on the test set.
-        shortfalls: the parts of the goal that do not hold; empty when it is met.
-        gates: the verdict of each check, by name.
-        folder: where model.onnx, model.mira, report.html and the rest lie.
+        profile: measurements of the compressed model; its metric is that on the test set.
+        start: measurements of the model before compression; its metric is that on the test set.
+        shortfalls: the parts of the goal that are not met; empty if the goal is met.
+        gates: name of each check of the artifact -> its outcome.
+        folder: contains `model.onnx`, `model.mira`, `report.html` and the other files of the run.
     """
 
     model: nn.Module
@@ -64,6 +64,7 @@ class Result:
 
     @property
     def met(self) -> bool:
+        """Whether the goal is met."""
         return not self.shortfalls
 
 
@@ -82,28 +83,29 @@ def compress(
     source: Source | None = None,
     codecs: Sequence[Codec] = (),
 ) -> Result:
-    """Compress a model by a recipe, judge it once on the test set, and leave the files to ship with the evidence.
+    """Compress a model with a recipe, evaluate the result once on the test set, and write artifact and report to a folder.
 
     Args:
-        model: trained, or to be trained by `baseline`; left as it was. Of a Keras model its module is compressed, and written
-            back.
-        task: data, loss and metric; without labels, outputs of the teacher or of the model at the start stand for them.
-        recipe: steps in a legal plan.
-        goal: what must hold at the end; the best model is kept either way.
-        out: the run's folder. A folder that holds the same run is gone on with, to bit-identical weights on the same machine.
-        seed: of everything random in the run.
-        baseline: trains the start first.
-        teacher: guides every training; by default the model at the start.
-        teacher_train: trains the teacher first.
-        callbacks: plain callables, called with every event and with progress, which they cannot change; one that returns
-            `mirabelle.Stop("why")` ends the training under way, or the recipe after the step just done. What one raises ends
-            the run, which can be gone on with.
-        source: what a recipe file knows beyond the other arguments.
-        codecs: of a user's own, tried for the packed file besides those that Mirabelle ships.
+        model: trained, or to be trained by `baseline`; it is not changed. A Keras model is compressed as a torch module, and
+            the result is written as a Keras model, too.
+        task: data, loss and metric. Without labels, the outputs of the teacher, by default of the model itself, are the targets.
+        recipe: steps in a valid order.
+        goal: conditions that the result should meet; the result is kept in either case.
+        out: folder of the run. If it contains the same run, unfinished, the run is continued; on the same
+            machine to bit-identical weights.
+        seed: of all random numbers of the run.
+        baseline: training of the model before it is compressed.
+        teacher: teacher in all trainings; by default the model before compression.
+        teacher_train: training of the teacher before it is used.
+        callbacks: functions that are called with each event and with the progress, which they cannot change. One that returns
+            `mirabelle.Stop("why")` ends the current training, or the recipe after the step just finished. If one raises an
+            exception, the run ends, and can be continued later.
+        source: information from a recipe file beyond the other arguments.
+        codecs: user-defined codecs, tried for the packed file in addition to the built-in ones.
 
     Raises:
-        UserError: E121 a model that is not on the CPU, E150 the folder holds another run, E302 a gate failed (all files and
-            the report are written before), E152 another process works in it, and whatever the steps raise.
+        UserError: E121 if a model is not on the CPU; E150 if the folder contains another run; E152 if another process uses it;
+            E302 if a gate failed (all files and the report are written before); and the errors of the steps.
 
     Example:
         >>> import mirabelle, tempfile, torch
@@ -159,12 +161,12 @@ def _run(plan: JobPlan, run: Run) -> Result:
 
 @dataclass(frozen=True)
 class Source:
-    """What a recipe file knows of a run beyond the arguments of `compress`.
+    """Information from a recipe file beyond the arguments of `compress`.
 
     Args:
-        tables: how the file names model, data and teacher; kept in the resolved recipe.
-        decisions: measured decisions of an earlier run, to reproduce it to the bit on the same machine.
-        origin: path in the resolved recipe -> where the value comes from; by default told from the records' own defaults.
+        tables: the tables that name the model, the data and the teacher; they are copied to the resolved recipe.
+        decisions: measured decisions of an earlier run, to reproduce its result to the bit on the same machine.
+        origin: path in the resolved recipe -> origin of the value; by default "default" or "given".
     """
 
     tables: Mapping[str, Any] = field(default_factory=dict)
@@ -173,7 +175,7 @@ class Source:
 
 
 def _resolved(plan: JobPlan, seed: int, source: Source) -> dict[str, Any]:
-    """The resolved recipe: every setting, defaults included, and what tells this model and these data from others."""
+    """The resolved recipe: all settings, including defaults, and fingerprints of the models and the data."""
     document: dict[str, Any] = {"schema": SCHEMA, "seed": seed, **source.tables}
     document.setdefault("model", {"from": name_of(type(plan.model))})
     document.setdefault("task", {"data": plan.task.name})
@@ -197,7 +199,7 @@ def _resolved(plan: JobPlan, seed: int, source: Source) -> dict[str, Any]:
 
 
 def _origin(plan: JobPlan) -> Origin:
-    """Where each value comes from when everything was given in Python: a default, or not."""
+    """The origins of values that were given in Python: "default" or "given"."""
     given: dict[Path, Any] = {
         ("goal",): plan.goal,
         ("baseline", "train"): plan.baseline,
@@ -215,7 +217,7 @@ def _origin(plan: JobPlan) -> Origin:
 
 
 def _start(plan: JobPlan, run: Run) -> tuple[Reached, list[StepResult]]:
-    """The model at the start: as given, or trained first."""
+    """The model to compress: the given one, or the one trained by the baseline."""
     if plan.baseline is None:
         return Reached(plan.model), []
     start, entry = _trained("baseline", plan.model, plan.baseline, plan.task, run)
@@ -223,29 +225,29 @@ def _start(plan: JobPlan, run: Run) -> tuple[Reached, list[StepResult]]:
 
 
 def _teacher(plan: JobPlan, run: Run) -> nn.Module | None:
-    """The teacher, if one was given: as given, or trained first."""
+    """The teacher, trained first if a training is given; None if there is no teacher."""
     if plan.teacher is None or plan.teacher_train is None:
         return plan.teacher
     return _trained("teacher", plan.teacher, plan.teacher_train, plan.task, run)[0].model
 
 
 def _tell_of_a_weak_teacher(teacher: nn.Module, start: nn.Module, task: Task, run: Run) -> None:
-    """A warning where the model that is guided knows more than its guide, on the validation samples."""
+    """Record a warning if the teacher has a lower metric on the validation samples than the model that it teaches."""
     values = [task.metric.value(evaluate(model, task.validation, task)) for model in (teacher, start)]
     if values[0] < values[1]:
         name = task.metric.name
-        run.event("warning", text=f"the teacher has {name} {values[0]:.4f}, the model that it guides {values[1]:.4f}")
+        run.event("warning", text=f"the teacher has {name} {values[0]:.4f}, the model that it teaches {values[1]:.4f}")
 
 
 def _trained(name: str, model: nn.Module, training: Training, task: Task, run: Run) -> tuple[Reached, StepResult]:
-    """A copy of the model, trained without a teacher in the run's folder steps/0-<name>."""
+    """Train a copy of the model without a teacher; the files of the training are in the subfolder steps/0-<name>."""
     place, alone = run.within(f"steps/0-{name}"), task.with_teacher(None)
     return run_or_resume(name, place, model, alone, lambda: fit(copied(model), alone, training, place))
 
 
 @dataclass(frozen=True)
 class _Ending:
-    """Everything that is known when the last step is done."""
+    """The state of a run after its last step."""
 
     start: Reached
     end: Reached
@@ -257,7 +259,7 @@ class _Ending:
 
 
 def _conclude(ending: _Ending) -> Result:
-    """Write what ships, check it, measure it, judge it once, report it."""
+    """Write the artifact, run its gates, measure it, evaluate it once on the test set, and write the report."""
     run, task = ending.run, ending.task
     run.event("begin", step="gates and measurements")
     before, after = (reached.exported(task, codecs_of(run)) for reached in (ending.start, ending.end))
@@ -298,12 +300,12 @@ def _conclude(ending: _Ending) -> Result:
 
 
 def _write_back(ending: _Ending) -> None:
-    """The model in the form of the framework that it came from; where it does not fit that, the reason is told."""
+    """Write the model in the format of its original framework, such as Keras; if that is impossible, record a warning."""
     if isinstance(ending.origin, Native):
         try:
             ending.origin.write_back(ending.end.model, ending.run.folder)
         except UserError as error:
-            ending.run.event("warning", text=f"the model does not go back to its framework: {error.message}")
+            ending.run.event("warning", text=f"the model cannot be written in its original framework: {error.message}")
 
 
 def _tell_end(run: Run, shortfalls: Sequence[Shortfall]) -> None:
@@ -311,7 +313,7 @@ def _tell_end(run: Run, shortfalls: Sequence[Shortfall]) -> None:
 
 
 def _checked(result: Result) -> Result:
-    """The result, unless a gate failed."""
+    """Return the result; raises E302 if a gate failed."""
     for name, gate in result.gates.items():
         if not gate.passed:
             message, remedy = f"gate {name} failed: {gate.detail}", f"do not ship {result.folder}; see report.html there"
@@ -330,7 +332,7 @@ def _gates(ending: _Ending, after: Files) -> dict[str, Gate]:
 
 
 def _is_whole(folder: pathlib.Path, end: nn.Module) -> bool:
-    """Whether the files of an ended run are those that it wrote; what is damaged or missing is made again."""
+    """Whether the files of a finished run are complete and intact; otherwise they are written again."""
     try:
         tensors = files.read_tensors(folder / "model.safetensors")[0]
         same = artifact.unpack((folder / "model.mira").read_bytes()) == (folder / "model.onnx").read_bytes()
@@ -341,7 +343,7 @@ def _is_whole(folder: pathlib.Path, end: nn.Module) -> bool:
 
 
 def _read_result(end: nn.Module, run: Run) -> Result:
-    """The result of a run that had ended before; what it had no time to tell is told."""
+    """The result of a run that was already finished; if it was killed before its last event, the event is recorded now."""
     report, folder = read_report(run.folder), run.folder
     if not any(event.get("event") == "end" for event in read_events(folder)):
         _tell_end(run, report.goal.shortfalls)

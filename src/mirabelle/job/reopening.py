@@ -1,4 +1,4 @@
-"""The folder of a run -> its model in torch: the module that its recipe names, and what the run made of it."""
+"""Load the recipe and the torch models of a finished run from its folder."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from mirabelle.step import ReplacesModel, Step, folder_of
 
 
 def recipe_of_run(folder: Path) -> RecipeFile:
-    """The resolved recipe of a run that has ended.
+    """Read the resolved recipe of a finished run.
 
     Raises:
-        UserError: E130 when the folder holds no run, or one that has not ended; and what reading the recipe raises.
+        UserError: E130 if the folder contains no run, or the run is not finished; and the errors of `read_recipe`.
     """
     if not folder.is_dir() or not (folder / "recipe.toml").is_file():
-        raise UserError("E130", f"{folder} holds no run: there is no recipe.toml", "name the folder of a run")
+        raise UserError("E130", f"{folder} contains no run: there is no recipe.toml", "give the folder of a run")
     if not (folder / "report.json").is_file():
-        raise UserError("E130", f"the run in {folder} has not ended: there is no report.json", "repeat its command; it goes on")
-    return read_recipe(folder / "recipe.toml", sources=False)  # a run can be read where its data no longer are
+        message = f"the run in {folder} is not finished: there is no report.json"
+        raise UserError("E130", message, "run its command again to continue it")
+    return read_recipe(folder / "recipe.toml", sources=False)  # the data of the run need not exist any more
 
 
 def origin_of_run(file: RecipeFile, folder: Path) -> nn.Module:
-    """The dense module from which the model of the run descends: the recipe's, or that of the last step that replaced it.
+    """Build the dense module from which the compressed model was made: the recipe's model, or that of the last student.
 
     Raises:
-        UserError: E120, E121 as a factory fails; E130, E140, E141 as the weights do that the recipe names.
+        UserError: E120 or E121 if a factory fails; E130, E140 or E141 if weights cannot be loaded.
     """
     run, dense = Run(folder, seed=file.seed), file.build_model()
     for place, step in steps_of_run(file, folder):
@@ -40,20 +41,21 @@ def origin_of_run(file: RecipeFile, folder: Path) -> nn.Module:
 
 
 def steps_of_run(file: RecipeFile, folder: Path) -> list[tuple[Path, Step]]:
-    """The steps that were taken, each with the folder in which it left its model; a callback may have stopped the rest."""
-    taken = []
+    """The steps that were run, each with its subfolder; steps after a stop by a callback are omitted."""
+    steps = []
     for position, step in enumerate(file.recipe.steps, start=1):
-        place = folder_of(position, step)
-        taken.append((folder / place, step))
-        if f"{place}/stopped" in file.decisions:
+        subfolder = folder_of(position, step)
+        steps.append((folder / subfolder, step))
+        if f"{subfolder}/stopped" in file.decisions:
             break
-    return taken
+    return steps
 
 
 def model_of_run(folder: Path) -> nn.Module:
-    """The compressed model of a run, in eval mode.
+    """Load the compressed model of a finished run, in eval mode.
 
     Raises:
-        UserError: as `recipe_of_run` and `origin_of_run`; E140 when the module has changed since, E141 a damaged file.
+        UserError: E130 if the folder contains no finished run; E120 or E121 if the factory of the model fails; E140 if the
+            model's code has changed since the run; E141 if a file is damaged.
     """
     return artifact.load(origin_of_run(recipe_of_run(folder), folder), folder)

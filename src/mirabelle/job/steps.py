@@ -1,4 +1,4 @@
-"""A recipe walked step by step, each finished step kept on disk and measured: the trail."""
+"""Run the steps of a recipe; each finished step is saved and measured, so that a killed run can be continued."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ from mirabelle.training.checkpoint import seconds_before
 
 @dataclass(frozen=True)
 class Reached:
-    """A model at some place of a run.
+    """A model during a run, with its exported files.
 
     Args:
         model: in eval mode.
-        files: the model as it ships, where this process has exported it already.
+        files: its exported files, if this process has exported it already.
     """
 
     model: nn.Module
     files: Files | None = None
 
     def exported(self, task: Task, codecs: Sequence[Codec] = ()) -> Files:
-        """The model as it ships; `codecs` of a user's own are tried besides those that Mirabelle ships."""
+        """The exported files; `codecs` are user-defined codecs, tried in addition to the built-in ones."""
         return self.files or exported(self.model, task, codecs)
 
 
 def walk(
     steps: Sequence[Step], start: Reached, task: Task, run: Run, *, dense: nn.Module
 ) -> tuple[Reached, nn.Module, list[StepResult]]:
-    """Walk the steps, or go on where a killed run stopped.
+    """Run steps one after the other, or continue after the last step that a killed run finished.
 
-    A callback that returns `Stop` when a step has been measured ends the walk there; that it did is a decision of the run.
+    If a callback returns `Stop` after a step, the remaining steps are not run; the stop is recorded as a decision of the run.
 
     Args:
         steps: of a recipe.
-        start: where the first step begins.
+        start: model before the first step.
         task: with its teacher.
-        run: each step works in its folder `steps/<k>-<step>`.
-        dense: the module from which the start descends.
+        run: each step uses its subfolder `steps/<k>-<step>`.
+        dense: the dense module from which `start` was made.
 
     Returns:
-        The end, the dense module from which it descends, and the trail.
+        The final model, the dense module from which it was made, and the measurements after each step.
     """
     trail, reached = [], start
     for position, step in enumerate(steps, start=1):
@@ -70,10 +70,20 @@ def walk(
 def run_or_resume(
     name: str, run: Run, dense: nn.Module, task: Task, work: Callable[[], nn.Module]
 ) -> tuple[Reached, StepResult]:
-    """What `work` gives, read back from the run's folder: done now, or there already.
+    """Do the work of a step, unless an earlier process has finished it, and load its result from the folder of the run.
 
-    What the next step gets is what the disk holds, so that a run that was killed and one that was not see the same model.
-    `profile.json` is written last: where it stands, the work is done.
+    The next step always gets the model that was saved and loaded, so that a continued run gives the same result as one that
+    was not interrupted. `profile.json` is written last, and marks the step as finished.
+
+    Args:
+        name: of the step, for events.
+        run: restricted to the subfolder of the step.
+        dense: the dense module from which the result is made.
+        task: for the measurements.
+        work: returns the result of the step.
+
+    Returns:
+        The result, and its measurements on the validation samples.
     """
     done, shipped = run.folder / "profile.json", None
     if not done.is_file():
@@ -88,18 +98,18 @@ def run_or_resume(
         files.write_json(done, {"profile": profile.to_data(), "seconds": seconds})
     else:
         model = artifact.load(dense, run.folder)
-    (run.folder / "checkpoint.safetensors").unlink(missing_ok=True)  # here, since a kill may have come before it
+    (run.folder / "checkpoint.safetensors").unlink(missing_ok=True)  # also if a killed process did not get here
     data = files.read_json(done)
     return Reached(model, shipped), StepResult(name, Profile.from_data(data["profile"]), data["seconds"])
 
 
 def codecs_of(run: Run) -> list[Codec]:
-    """The codecs of a user's own that the run packs with."""
+    """The user-defined codecs of a run."""
     return codecs_named(run.journal.document.get("artifact", {}).get("codecs", ()))
 
 
 def _tell(run: Run, name: str, profile: Profile, seconds: float) -> None:
-    """Tell what the step gave; a callback may answer that the steps after it are not to be taken."""
+    """Record the measurements of a step; if a callback returns `Stop`, record that the remaining steps are not run."""
     stop = run.event("profile", step=name, profile=profile.to_data(), seconds=round(seconds, 3))
     if stop is not None:
         run.decide("stopped", lambda: stop.why)
