@@ -139,7 +139,7 @@ def test_what_a_run_in_python_leaves_unchecked_is_told(call, capsys, mlp: nn.Mod
         "saved_loaded": "passed",
         "metric": "not checked",
     }
-    assert "the data are not there" in found["torch_onnx"][1]
+    assert "the data are not available" in found["torch_onnx"][1]
 
 
 def test_other_data_are_no_proof_of_the_reported_metric(call, capsys, finished: Path, tmp_path: Path, monkeypatch) -> None:
@@ -151,7 +151,7 @@ def test_other_data_are_no_proof_of_the_reported_metric(call, capsys, finished: 
     found = verdicts(call, capsys, finished, "--data", "./other.py:data")
     assert found["torch_onnx"][0] == "passed"
     assert found["metric"][0] == "not checked"
-    assert "other test data" in found["metric"][1]
+    assert "the test data differ from those of the run" in found["metric"][1]
     assert "on 60 test samples" in found["metric"][1]
 
 

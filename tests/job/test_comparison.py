@@ -129,9 +129,9 @@ def test_the_numbers_of_a_row() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"reference": "none"}, '"none" among them'),
+        ({"reference": "none"}, 'the reference "none"'),
         ({"seeds": ()}, "needs seeds"),
-        ({"budget": Budget(steps=5)}, "for recipes that train"),
+        ({"budget": Budget(steps=5)}, "needs recipes with trainings"),
     ],
 )
 def test_what_cannot_be_compared_is_told(
@@ -139,7 +139,7 @@ def test_what_cannot_be_compared_is_told(
 ) -> None:
     with pytest.raises(UserError, match=f"E111.*{words}"):
         compare(mlp, blobs, {"half": [prune.Weights(sparsity=0.5)]}, out=tmp_path, **settings)
-    with pytest.raises(UserError, match=r"E111.*steps or seconds"):
+    with pytest.raises(UserError, match=r"E111.*either steps or seconds"):
         Budget(steps=3, seconds=2.0)
 
 

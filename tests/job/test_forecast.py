@@ -68,7 +68,7 @@ def test_a_layer_that_would_lose_every_weight_is_named(plan: JobPlan) -> None:
     wiped = Recipe([prune.Weights(sparsity=0.75, scope="global")])
     found = forecast(dataclasses.replace(plan, recipe=wiped, baseline=None))
     assert found.emptied == ["4.weight"]
-    assert "4.weight would lose every weight: what follows it hears nothing any more." in found.remarks
+    assert "4.weight would lose all its weights, so no information would pass through it." in found.remarks
 
 
 def test_space_is_that_of_the_nearest_folder_there_is(tmp_path: Path) -> None:

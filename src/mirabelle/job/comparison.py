@@ -1,4 +1,4 @@
-"""Recipes compared at equal budget: several seeds each, judged on the same samples, with intervals and paired tests."""
+"""Compare recipes at equal budgets: several seeds per recipe, the same samples, confidence intervals and paired tests."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from mirabelle.task.task import Task
 from mirabelle.training import Training, evaluate, fit, with_replaced_model_as_teacher
 
 _WARM_STEPS, _TIMED_STEPS, _MOST_TIMED = 3, 12, 96
-_TIMED_SHARE = 0.03  # of the budget, spent on timing
-_STILL = 1e-12  # a learning rate
+_TIMED_SHARE = 0.03  # fraction of the budget that is spent on timing
+_STILL = 1e-12  # learning rate with which weights practically do not change
 Candidates: TypeAlias = Mapping[str, Sequence[Step]]
 
 
@@ -53,25 +53,25 @@ def compare(
     judge: Literal["validation", "test"] = "validation",
     callbacks: Sequence[Callback] = (),
 ) -> Comparison:
-    """Run every candidate with every seed from the same model, and judge the results on the same samples.
+    """Run each candidate with each seed, starting from the same model, and evaluate the results on the same samples.
 
-    A candidate and seed that are done stay so: a comparison that was killed goes on with the next, to the same results. What
-    a teacher gives is kept once for all of them.
+    Finished runs are kept: a killed comparison continues with the next run and gives the same results. The outputs of the
+    teacher are cached once for all candidates.
 
     Args:
-        model: from which every candidate begins; left as it is.
-        task: with its teacher; by default the model teaches, as in `mirabelle.compress`.
+        model: from which all candidates start; it is not changed.
+        task: with its teacher; by default the model itself is the teacher, as in `mirabelle.compress`.
         candidates: recipes by name, each a list of steps.
-        out: a folder; one that holds this comparison is gone on with.
-        seeds: of every candidate.
-        budget: equal for all.
-        reference: the candidate to which the others are compared; by default the first.
-        judge: the split. Choose on "validation"; look at "test" once, when nothing is to be chosen any more.
-        callbacks: as of `mirabelle.compress`.
+        out: a folder; if it contains the same comparison, unfinished, the comparison is continued.
+        seeds: each candidate is run with all of them.
+        budget: the same for all candidates.
+        reference: name of the candidate with which the others are compared; by default the first.
+        judge: the split for the evaluation. Choose a recipe on "validation"; use "test" once, after the choice.
+        callbacks: functions that are called with each event, as in `mirabelle.compress`.
 
     Raises:
-        UserError: E111 no candidates, no seeds, or a reference that is none of them; E121 a model that is not on the CPU;
-            E150 when `out` holds another comparison; whatever the steps raise.
+        UserError: E111 if there are no candidates or seeds, or the reference is not a candidate; E121 if a model is not on the
+            CPU; E150 if `out` contains another comparison; and the errors of the steps.
 
     Example:
         >>> import mirabelle, tempfile, torch
@@ -86,7 +86,8 @@ def compare(
     budget, out = budget or Budget(), Path(out)
     reference = reference or next(iter(candidates), "")
     if reference not in candidates or not seeds:
-        raise UserError("E111", f'a comparison needs seeds and candidates, "{reference}" among them', "name its reference")
+        message = f'a comparison needs seeds, and candidates that include the reference "{reference}"'
+        raise UserError("E111", message, "give the name of a candidate as `reference`")
     check_device(model)
     recipes, task = (
         {name: Recipe(steps) for name, steps in candidates.items()},
@@ -107,7 +108,7 @@ def compare(
         finally:
             run.close()
 
-    for name, recipe in recipes.items():  # all are timed before any is run, so that the machine is the same for all
+    for name, recipe in recipes.items():  # all are timed before the first run, under the same conditions
         with place(name, seeds[0]) as run:
             _within(budget, recipe.steps, copied(model).eval(), task, run)
     for seed in seeds:
@@ -120,8 +121,8 @@ def compare(
 
 
 def _document(recipe: Recipe, model: nn.Module, task: Task, budget: Budget) -> dict[str, Any]:
-    """What makes a candidate's run this one."""
-    assert task.teacher is not None, "the model teaches where nobody else does"
+    """The recipe, budget and fingerprints that identify the runs of a candidate."""
+    assert task.teacher is not None, "the model is its own teacher by default"
     return {
         "step": [step_to_data(step) for step in recipe.steps],
         "budget": records.to_data(budget),
@@ -167,30 +168,31 @@ def _as_scores(tensors: Mapping[str, torch.Tensor]) -> Scores:
 
 
 def _milliseconds(end: Reached, task: Task) -> float:
-    """Median of one call for one sample in ONNX Runtime, as many threads as torch has."""
+    """Median latency of a call for one sample in the default runtime, with the number of threads of torch."""
     session = default_runtime().load(end.exported(task).onnx, torch.get_num_threads())
     return time_alone(session, task.example().inputs).median
 
 
 def _within(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task, run: Run) -> list[Step]:
-    """The steps, their trainings as long as the budget says."""
+    """The steps, with the lengths of their trainings adjusted to the budget."""
     if budget.steps is None and budget.seconds is None:
         return list(steps)
-    path = run.folder.parent / "factor.json"  # one for all seeds of the candidate
+    path = run.folder.parent / "factor.json"  # shared by all seeds of the candidate
     asked = {key: value for key, value in run.journal.document.items() if key != "seed"}
     if not path.is_file():
         files.write_json(path, {"asked": asked, "factor": _factor(budget, steps, model, task, run)})
     kept = files.read_json(path)
     if kept["asked"] != json.loads(json.dumps(asked)):
-        raise UserError("E150", f"{run.folder.parent} holds another comparison", "repeat it as it was, or choose another `out`")
+        message = f"{run.folder.parent} contains another comparison"
+        raise UserError("E150", message, "repeat it with the same arguments, or choose another `out`")
     return [_lengthened(step, kept["factor"], task) for step in steps]
 
 
 def _factor(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task, run: Run) -> float:
-    """How many times as long as the recipe asks for all trainings may be together."""
+    """The factor by which the lengths of all trainings of a recipe are multiplied to use the budget."""
     trainings = [training for step in steps if (training := getattr(step, "train", None)) is not None]
     if not trainings:
-        raise UserError("E111", "a budget of steps or seconds is for recipes that train", "give `train`, or another budget")
+        raise UserError("E111", "a budget of steps or seconds needs recipes with trainings", "give `train`, or another budget")
     if budget.steps is not None:
         return budget.steps / sum(_length(training, task) for training in trainings)
     seconds = 0.0
@@ -206,9 +208,9 @@ def _factor(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task,
 
 
 def _step_seconds(model: nn.Module, task: Task, training: Training, run: Run, *, budget: float) -> float:
-    """Of one optimizer step on all the data, with its share of an epoch's validation; the teacher is asked before.
+    """Seconds per optimizer step, including its share of the validation after each epoch; the teacher's outputs are cached.
 
-    At a learning rate that moves nothing: so few steps know no warmup, and one that diverges would end the comparison.
+    The steps are timed with a tiny learning rate: without a warmup, the training might diverge and end the comparison.
     """
     few = task.replace(validation=task.validation.drawn(2, 0))
 
@@ -219,7 +221,7 @@ def _step_seconds(model: nn.Module, task: Task, training: Training, run: Run, *,
         fit(copied(model), few, settings, run)
         return time.perf_counter() - begin
 
-    seconds(_WARM_STEPS)  # decides how to run, and asks the teacher
+    seconds(_WARM_STEPS)  # also chooses the execution and caches the outputs of the teacher
     bare = min(seconds(_WARM_STEPS), seconds(_WARM_STEPS))
     timed = _TIMED_STEPS
     step = max(seconds(_WARM_STEPS + timed) - bare, 0.0) / timed
@@ -233,7 +235,7 @@ def _step_seconds(model: nn.Module, task: Task, training: Training, run: Run, *,
 
 
 def _length(training: Training, task: Task) -> int:
-    """In optimizer steps."""
+    """The length of a training in optimizer steps."""
     return training.steps or (training.epochs or 0) * max(1, len(task.train) // training.batch_size)
 
 

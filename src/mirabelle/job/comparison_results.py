@@ -1,4 +1,4 @@
-"""What a comparison of recipes found: means, intervals and paired tests, as a table."""
+"""Results of a comparison of recipes: means, confidence intervals and paired tests, as a table."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from mirabelle.task.metric import Metric
 
 @record
 class Budget:
-    """What every candidate may spend, and what its result may need.
+    """Limits on the training of each candidate, and on its result.
 
     Args:
-        steps: optimizer steps of all trainings of a recipe together; each gets its share by what it asks for.
-        seconds: of all trainings together, validation counted in, turned into steps by timing a few of each; the same steps for
-            every seed. What a teacher gives for the first time is kept, and not counted.
-        size_bytes: packed bytes that a result may have.
-        milliseconds: of one call in ONNX Runtime that a result may take.
+        steps: total number of optimizer steps of all trainings of a recipe, divided in proportion to their given lengths.
+        seconds: total duration of all trainings of a recipe, including validation. It is converted to optimizer steps by timing
+            a few of each training, and all seeds use the same number. Computing the outputs of the teacher is not counted.
+        size_bytes: limit on the size of the packed file.
+        milliseconds: limit on the latency of a call in ONNX Runtime.
 
     Raises:
-        UserError: E111 both steps and seconds.
+        UserError: E111 if both steps and seconds are given.
 
     Example:
         >>> Budget(seconds=480.0).steps is None
@@ -40,21 +40,21 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.seconds is not None:
-            raise UserError("E111", "a budget has steps or seconds of training, one of them", "leave one out")
+            raise UserError("E111", "a budget limits either steps or seconds, not both", "leave one out")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One candidate with one seed.
+    """The result of one candidate with one seed.
 
     Args:
-        seed: of everything random.
-        metric: of the split that judges.
-        scores: of each of its samples, in their order.
-        seconds: of all steps.
-        parameters: non-zero ones.
-        size_bytes: packed.
-        milliseconds: of one call, where the budget asks for it.
+        seed: of all random numbers.
+        metric: value on the split of the evaluation.
+        scores: scores of the samples of this split, in their order.
+        seconds: duration of all steps.
+        parameters: number of non-zero parameters.
+        size_bytes: size of the packed file.
+        milliseconds: latency of a call; None if the budget does not limit it.
     """
 
     seed: int
@@ -68,16 +68,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """A candidate over all seeds.
+    """The results of a candidate over all seeds.
 
     Args:
         name: of the candidate.
-        metric: mean over the seeds, with its 95 % interval (Student's; of one seed that of its samples).
-        difference: to the reference, mean over seeds that are paired, with its interval; None for the reference.
-        p_value: that a candidate as good as the reference shows such a difference on these samples, by scores averaged over the
-            seeds; None for the reference.
+        metric: mean over the seeds and bounds of its 95 % confidence interval (Student's t; for one seed over its samples).
+        difference: mean difference to the reference over paired seeds, with its interval; None for the reference.
+        p_value: of a paired test against the reference, on scores of the samples averaged over the seeds; None for the
+            reference.
         seconds, parameters, size_bytes: means over the seeds.
-        over: what of the budget the results exceed, in words.
+        over: limits of the budget that the results exceed, as text.
     """
 
     name: str
@@ -92,14 +92,14 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was found.
+    """The results of a comparison.
 
     Args:
-        metric: that judged.
-        judge: the split that judged.
-        reference: the candidate to which the others are compared.
-        budget: of each.
-        outcomes: by candidate, in the order of the seeds.
+        metric: of the evaluation.
+        judge: the split of the evaluation.
+        reference: name of the candidate with which the others are compared.
+        budget: of each candidate.
+        outcomes: name of each candidate -> its results, in the order of the seeds.
     """
 
     metric: Metric
@@ -152,15 +152,15 @@ class Comparison:
 
 
 def _over(budget: Budget, outcomes: Sequence[Outcome]) -> list[str]:
-    """What the results need beyond the budget."""
-    said = []
+    """The limits of the budget that the results exceed, as text."""
+    exceeded = []
     size = max(one.size_bytes for one in outcomes)
     if budget.size_bytes is not None and size > budget.size_bytes:
-        said.append(f"{size:,} bytes of {budget.size_bytes:,}")
+        exceeded.append(f"{size:,} bytes of {budget.size_bytes:,}")
     times = [one.milliseconds for one in outcomes if one.milliseconds is not None]
     if budget.milliseconds is not None and max(times) > budget.milliseconds:
-        said.append(f"{max(times):.2f} ms of {budget.milliseconds:.2f}")
-    return said
+        exceeded.append(f"{max(times):.2f} ms of {budget.milliseconds:.2f}")
+    return exceeded
 
 
 def _spread(values: Sequence[float]) -> Scores:

@@ -1,4 +1,4 @@
-"""What a recipe will do and cost, found in seconds: every step previewed, a few real optimizer steps timed, nothing trained."""
+"""Forecast the effect and the cost of a recipe within seconds: preview all steps, and time a few optimizer steps."""
 
 from __future__ import annotations
 
@@ -31,15 +31,24 @@ from mirabelle.task.task import Task
 from mirabelle.training import Training, default_objective, evaluate, fit, outputs_of, with_replaced_model_as_teacher
 
 _WARM_STEPS, _TIMED_STEPS = 2, 8
-_VALIDATED = 200  # samples on which evaluation is timed
+_VALIDATED = 200  # number of samples with which evaluation is timed
 _LATENCY_SECONDS = 1.0
-_STATE = {"adamw": 2, "sgd": 1}  # tensors of the parameters' size that the optimizer keeps
-_REPORT_BYTES = 300_000  # report, card, journal
+_STATE = {"adamw": 2, "sgd": 1}  # size of the optimizer state, as a multiple of the parameters
+_REPORT_BYTES = 300_000  # approximate size of report, model card and journal
 
 
 @dataclass(frozen=True)
 class StepForecast:
-    """One step: what it will do in words, how many of its seconds are training, and the model after it."""
+    """The forecast of one step.
+
+    Args:
+        name: of the step.
+        description: sentences on what the step does to the model.
+        seconds: estimated duration.
+        optimizer_steps: number of optimizer steps of its training.
+        parameters: number of parameters of the model after the step.
+        nonzero_parameters: number of non-zero parameters of the model after the step.
+    """
 
     name: str
     description: tuple[str, ...]
@@ -51,20 +60,21 @@ class StepForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """A whole recipe.
+    """The forecast of a whole recipe.
 
     Args:
-        inputs, outputs: shapes of one batch of two, as they went through the model.
+        inputs, outputs: shapes of the inputs and outputs of the model for a batch of two samples.
         samples: lengths of the splits.
-        steps: baseline, teacher and every step.
-        seconds: of the whole run, estimated from timed optimizer steps.
-        memory_bytes: the process's peak, measured while it trained a batch, with what grows later added.
-        disk_bytes: of the run's folder at its fullest.
-        start, end: profiles without metric; the end's bytes and latency are those of the previewed, untrained model.
-        latency: end over start, of those models.
-        shortfalls: parts of the goal that the preview misses.
-        emptied: tensors that would lose every weight.
-        remarks: what will not pay, what will not fit.
+        steps: forecasts of teacher, baseline and all steps.
+        seconds: duration of the run, estimated from timed optimizer steps.
+        memory_bytes: peak memory of the process, measured while it trained on a batch, plus the size of checkpoints.
+        disk_bytes: largest size of the folder of the run.
+        start, end: profiles without metric, before and after compression; sizes and latency after compression are those of
+            the previewed model, which is not trained.
+        latency: ratio of the latencies after and before compression.
+        shortfalls: parts of the goal that the previewed model does not meet.
+        emptied: names of tensors that would lose all weights.
+        remarks: warnings, for example that there is too little memory, or that the model does not become faster.
     """
 
     inputs: str
@@ -87,14 +97,14 @@ class Forecast:
 
 
 def forecast(plan: JobPlan, *, free_memory: int | None = None, free_disk: int | None = None) -> Forecast:
-    """Look ahead.
+    """Forecast a run.
 
     Args:
-        plan: what would be run.
-        free_memory, free_disk: bytes that there are, for the remarks.
+        plan: the arguments of the run.
+        free_memory, free_disk: available bytes, for the remarks.
 
     Raises:
-        UserError: whatever the run would raise at its beginning, or at the beginning of any of its steps.
+        UserError: the errors that the run would raise at its beginning, or at the beginning of one of its steps.
     """
     outputs = try_one_batch(plan.model, plan.task)
     try_steps(plan)
@@ -127,7 +137,7 @@ def forecast(plan: JobPlan, *, free_memory: int | None = None, free_disk: int | 
 
 @dataclass(frozen=True)
 class _Trained:
-    """A model that is trained, how, and on what."""
+    """A training, with its model and task."""
 
     model: nn.Module
     training: Training
@@ -135,7 +145,7 @@ class _Trained:
 
 
 def _previewed(plan: JobPlan, task: Task, run: Run) -> tuple[list[StepForecast], list[nn.Module], list[_Trained]]:
-    """Forecasts of baseline, teacher and steps; the model after each; what trains, and how."""
+    """The forecasts of teacher, baseline and steps; the model after each step; and all trainings."""
     steps: list[StepForecast] = []
     models: list[nn.Module] = []
     trainings: list[_Trained] = []
@@ -169,10 +179,10 @@ def _previewed(plan: JobPlan, task: Task, run: Run) -> tuple[list[StepForecast],
 
 
 def _training_seconds(model: nn.Module, task: Task, training: Training, run: Run) -> tuple[float, int]:
-    """(seconds, optimizer steps) of a training: a few steps of it are made on a copy, and timed."""
+    """(seconds, optimizer steps) of a training, estimated by timing a few optimizer steps on a copy of the model."""
     small = _small(task, training)
     times = []
-    for count in (1, _WARM_STEPS, _WARM_STEPS + _TIMED_STEPS):  # the first also decides how to run, and asks the teacher
+    for count in (1, _WARM_STEPS, _WARM_STEPS + _TIMED_STEPS):  # the first also chooses the execution and caches the teacher
         few = dataclasses.replace(training, epochs=None, steps=count, keep="last", patience=None, until=None)
         (run.folder / "checkpoint.safetensors").unlink(missing_ok=True)
         begin = time.perf_counter()
@@ -190,12 +200,12 @@ def _training_seconds(model: nn.Module, task: Task, training: Training, run: Run
 
 
 def _guided(task: Task, training: Training) -> bool:
-    """Whether the teacher's outputs are asked for, and kept."""
+    """Whether the training uses, and so caches, the outputs of the teacher."""
     return task.teacher is not None and (training.objective or default_objective(task)).needs_teacher
 
 
 def _small(task: Task, training: Training) -> Task:
-    """The same task on as few samples as the timed steps need."""
+    """The task with only as many samples as the timed optimizer steps need."""
     count = (_WARM_STEPS + _TIMED_STEPS) * training.batch_size
     return task.replace(train=task.train.drawn(count, 0), validation=task.validation.drawn(2, 0))
 
@@ -209,7 +219,7 @@ def _evaluation_seconds(model: nn.Module, task: Task) -> float:
 
 
 def _profiles(start: nn.Module, end: nn.Module, before: Files, after: Files, task: Task) -> tuple[Profile, Profile, Ratio]:
-    """Both models measured, without metric."""
+    """Measure both models, without the metric."""
     runtime, threads = default_runtime(), torch.get_num_threads()
     first, last = (runtime.load(form.onnx, threads) for form in (before, after))
     *latencies, ratio = time_side_by_side(first, last, task.example().inputs, seconds=_LATENCY_SECONDS)
@@ -222,14 +232,14 @@ def _profiles(start: nn.Module, end: nn.Module, before: Files, after: Files, tas
 
 
 def _checkpoint_bytes(part: _Trained) -> int:
-    """Weights, best weights and the optimizer's state."""
+    """The size of a checkpoint: weights, best weights and optimizer state."""
     weights = len(tensor_bytes(tensors_of_module(part.model)))
     return weights * (2 + _STATE[part.training.optimizer])
 
 
 def _disk_bytes(models: Sequence[nn.Module], trainings: Sequence[_Trained], after: Files, task: Task) -> int:
     kept = sum(len(tensor_bytes(tensors_of_module(model))) for model in models)
-    # A checkpoint is written beside the one before it; the teacher's outputs are kept in float32.
+    # A new checkpoint is written before the previous one is deleted. Outputs of the teacher are cached in float32.
     checkpoint = 2 * max(map(_checkpoint_bytes, trainings), default=0)
     cache = 0
     if task.teacher is not None and any(_guided(part.task, part.training) for part in trainings):
@@ -239,7 +249,7 @@ def _disk_bytes(models: Sequence[nn.Module], trainings: Sequence[_Trained], afte
 
 
 def _peak_memory() -> int:
-    """Bytes that this process has held at its fullest."""
+    """Peak memory of this process in bytes."""
     if sys.platform == "win32":
         import psutil
 
@@ -255,16 +265,16 @@ def _emptied(model: nn.Module) -> list[str]:
 
 
 def _remarks(found: Forecast, free_memory: int | None, free_disk: int | None) -> list[str]:
-    remarks = [f"{name} would lose every weight: what follows it hears nothing any more." for name in found.emptied]
+    remarks = [f"{name} would lose all its weights, so no information would pass through it." for name in found.emptied]
     if found.end.nonzero_parameters < 0.9 * found.end.parameters:
-        remarks.append("Zeros inside dense tensors make the packed file smaller, not the computation faster.")
+        remarks.append("Zeros inside dense tensors make the packed file smaller, but not the computation faster.")
     if found.latency.low > 1:
         remarks.append(f"The compressed model would be slower here: {found.latency.in_words()}.")
     elif found.latency.high >= 1:
         remarks.append(f"No gain in latency is to be expected here: {found.latency.in_words()}.")
     before, after = found.start.size_bytes, found.end.size_bytes
     if before.onnx is not None and after.onnx is not None and after.onnx > before.onnx:
-        remarks.append("The ONNX file would grow: what quantization adds to the graph outweighs what it saves.")
+        remarks.append("The ONNX file would grow: quantization adds more to the graph than it saves on the weights.")
     remarks += [f"The goal on {shortfall.name} would be missed: {shortfall}." for shortfall in found.shortfalls]
     if free_memory is not None and found.memory_bytes > free_memory:
         remarks.append(f"Memory may run out: about {found.memory_bytes / 1e9:.1f} GB needed, {free_memory / 1e9:.1f} GB free.")
@@ -274,7 +284,7 @@ def _remarks(found: Forecast, free_memory: int | None, free_disk: int | None) ->
 
 
 def folder_space(folder: Path) -> int:
-    """Free bytes on the disk that will hold `folder`, which need not be there yet."""
+    """Free bytes on the disk of a folder, which need not exist yet."""
     try:
         while not folder.exists():
             folder = folder.parent

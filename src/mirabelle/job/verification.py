@@ -1,5 +1,7 @@
-"""The gates of an artifact, run again: of the folder of a run, or of a single file. What cannot be checked is told, with the
-reason, and never passes in silence."""
+"""Verify artifacts: run the gates of a finished run, or of a single file, again.
+
+A gate that cannot be checked is reported as "not checked", with the reason.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +35,18 @@ from mirabelle.task.task import Task
 from mirabelle.training import evaluate_metrics
 
 Verdict = Literal["passed", "failed", "not checked"]
-_EQUAL = 1e-6  # two metrics of one file on the same data
+_EQUAL = 1e-6  # relative tolerance between two metrics of the same file on the same data
 
 
 @dataclass(frozen=True)
 class Check:
-    """A gate's name, its verdict, and what was compared, what differs, or why it was not checked."""
+    """The outcome of a gate.
+
+    Args:
+        name: of the gate.
+        verdict: "passed", "failed" or "not checked".
+        detail: what was compared, what differs, or why the gate was not checked.
+    """
 
     name: str
     verdict: Verdict
@@ -49,23 +57,25 @@ class Check:
 
 
 class _NotCheckedError(Exception):
-    """A gate for which something is lacking, and what."""
+    """Raised if a gate cannot be checked; the message is the reason."""
 
 
 def verify_run(folder: Path, task: Task | None = None, data_folder: Path | None = None) -> list[Check]:
-    """The gates of a run that has ended.
+    """Run the gates of a finished run.
 
-    torch_onnx: the rebuilt module and model.onnx agree on validation samples. packed_unpacked: model.mira gives model.onnx bit
-    for bit. saved_loaded: what the folder holds is what the last step left. metric: model.onnx has the metric of report.json
-    on the test set.
+    - torch_onnx: the torch module, loaded from the folder, and `model.onnx` agree on validation samples.
+    - packed_unpacked: unpacking `model.mira` gives exactly the bytes of `model.onnx`.
+    - saved_loaded: the model in the folder is that of the last step.
+    - metric: `model.onnx` has the metric of `report.json` on the test set.
 
     Args:
         folder: of the run.
-        task: data to check on, instead of the run's own.
-        data_folder: where data sets lie.
+        task: data for the gates, instead of those of the run.
+        data_folder: contains built-in data sets.
 
     Raises:
-        UserError: E130 no run, or one that has not ended; what its recipe.toml raises; E131 data that the model cannot take.
+        UserError: E130 if the folder contains no finished run; E131 if the data do not fit the inputs of the model; and the
+            errors of reading the recipe.
     """
     file = recipe_of_run(folder)
     if task is not None:
@@ -82,16 +92,21 @@ def verify_run(folder: Path, task: Task | None = None, data_folder: Path | None 
 
 
 def verify_file(path: Path, task: Task | None = None, shape: Sequence[int] | None = None) -> list[Check]:
-    """The gates of an .onnx or .mira file: decoded, valid, outputs, and with data the metric.
+    """Run the gates of an .onnx or .mira file.
+
+    - decoded: the file can be read and unpacked.
+    - valid: the ONNX model passes the checker of the onnx package.
+    - outputs: ONNX Runtime runs the model, and its outputs are finite and have the stated shapes.
+    - metric, if data are given: the metric on the test set.
 
     Args:
         path: of the file.
-        task: data to run it on; without them inputs are drawn.
-        shape: of one drawn input, where the file leaves it open.
+        task: data for the gates; without them, random inputs are used.
+        shape: of one random input, if the file does not determine it.
 
     Raises:
-        UserError: E130 no such file, E142 a newer version, E143 another kind of file, E110 no shape to draw inputs of,
-            E131 data that the model cannot take.
+        UserError: E130 if there is no such file; E142 if its version is newer; E143 if it is of another kind; E110 if the shape
+            of the inputs is unknown; E131 if the data do not fit the inputs of the model.
     """
     path = file_of(path)
     try:
@@ -119,7 +134,7 @@ def verify_file(path: Path, task: Task | None = None, shape: Sequence[int] | Non
 
 
 def _check_data(path: Path, task: Task) -> None:
-    """Data that fit no whole file are nothing that a gate could tell; of a damaged one the gates tell."""
+    """Raise E131 if the data do not fit the inputs of the file; a damaged file is left to the gates."""
     try:
         inputs, _ = signature_of(model_of(onnx_of(path)))
     except UserError:
@@ -128,19 +143,19 @@ def _check_data(path: Path, task: Task) -> None:
 
 
 def _arrays(task: Task) -> list[Array]:
-    """The inputs of a few samples, in the order in which ONNX Runtime is given them."""
+    """The inputs of a few samples, in the order of the inputs of the ONNX model."""
     return [to_numpy(tensor) for tensor in tensors_of(task.example().inputs)]
 
 
 def _check(name: str, gate: Callable[[], Gate]) -> Check:
-    """A gate's verdict; one that raises has failed, whatever it was that the file made it stumble over."""
+    """Run a gate; if it raises an exception, it has failed."""
     try:
         found = gate()
     except _NotCheckedError as reason:
         return Check(name, "not checked", str(reason))
     except UserError as error:
         return Check(name, "failed", error.message)
-    except Exception as error:  # noqa: BLE001 (ONNX Runtime raises kinds of its own)
+    except Exception as error:  # noqa: BLE001 (ONNX Runtime raises its own exceptions)
         return Check(name, "failed", (str(error).strip() or type(error).__name__).splitlines()[0])
     return Check(name, "passed" if found.passed else "failed", found.detail)
 
@@ -149,17 +164,17 @@ def _needed(data: Callable[[], Task]) -> Task:
     try:
         return data()
     except UserError as error:
-        raise _NotCheckedError(f"the data are not there: {error.message}") from error
+        raise _NotCheckedError(f"the data are not available: {error.message}") from error
 
 
 def _with_targets(file: RecipeFile, task: Task) -> Task:
-    """The task; without labels, what the teacher or the start gives stands for them, as in the run."""
+    """The task; without labels, outputs of the teacher or of the model before compression are the targets, as in the run."""
     if task.labelled:
         return task
     try:
         return with_model_outputs_as_targets(task, file.build_teacher() or file.build_model())
     except UserError as error:
-        raise _NotCheckedError(f"the recipe cannot build what the run was held against: {error.message}") from error
+        raise _NotCheckedError(f"the recipe cannot build the model whose outputs are the targets: {error.message}") from error
 
 
 def _torch_onnx(file: RecipeFile, folder: Path, task: Task) -> Gate:
@@ -169,7 +184,7 @@ def _torch_onnx(file: RecipeFile, folder: Path, task: Task) -> Gate:
 
 
 def _rebuilt(file: RecipeFile, folder: Path) -> nn.Module:
-    """The run's model on the module that its recipe names."""
+    """Load the compressed model of the run, with the dense module that its recipe names."""
     try:
         origin = origin_of_run(file, folder)
     except UserError as error:
@@ -178,14 +193,14 @@ def _rebuilt(file: RecipeFile, folder: Path) -> nn.Module:
         return artifact.load(origin, folder)
     except UserError as error:
         if error.code == "E140" and fingerprint(file.build_model()) != _recorded(folder).get("model"):
-            raise _NotCheckedError("the recipe builds another module than the run began with") from error
+            raise _NotCheckedError("the recipe builds another module than at the time of the run") from error
         raise
 
 
 def _saved_loaded(file: RecipeFile, folder: Path) -> Gate:
     last, _ = steps_of_run(file, folder)[-1]
     if not (last / "model.safetensors").is_file() or not (last / "architecture.json").is_file():
-        raise _NotCheckedError(f"{last.relative_to(folder)} does not hold what the last step left")
+        raise _NotCheckedError(f"{last.relative_to(folder)} does not contain the model of the last step")
     if files.read_json(folder / "architecture.json") != files.read_json(last / "architecture.json"):
         return Gate(passed=False, worst=math.inf, detail=f"architecture.json is not that of {last.relative_to(folder)}")
     return same_tensors(files.read_tensors(last / "model.safetensors")[0], files.read_tensors(folder / "model.safetensors")[0])
@@ -195,7 +210,7 @@ def _same_metric(folder: Path, task: Task) -> Gate:
     recorded = _recorded(folder)
     if task.test.digest() != recorded.get("test"):
         raise _NotCheckedError(
-            f"these are other test data than the run's; here it has {_metric(_bytes(folder / 'model.onnx'), task)[1]}"
+            f"the test data differ from those of the run; on these it has {_metric(_bytes(folder / 'model.onnx'), task)[1]}"
         )
     expected = files.read_json(folder / "report.json")["end"]["metric"]["value"]
     given, words = _metric(_bytes(folder / "model.onnx"), task)
@@ -206,7 +221,7 @@ def _same_metric(folder: Path, task: Task) -> Gate:
 
 
 def _metric(onnx: bytes, task: Task, batch: int | None = None) -> tuple[float, str]:
-    """The metric on the test set in ONNX Runtime, as a number and in words."""
+    """The metric on the test set in ONNX Runtime, as a number and as text."""
     session = default_runtime().load(onnx, torch.get_num_threads())
     data = task.test if batch is None else _batches(task.test, batch)
     found = task.metric.measured(evaluate_metrics(session, data, task, (task.metric,))[0])
@@ -214,7 +229,7 @@ def _metric(onnx: bytes, task: Task, batch: int | None = None) -> tuple[float, s
 
 
 def _batches(data: Samples, batch: int | None) -> list[Batch]:
-    """Batches of the size that the model takes, where it takes only one."""
+    """Batches of validation data; of the given size if the model takes only one batch size."""
     return batches_to_compare(data) if batch is None else [part for part in data.batches(batch) if len(part) == batch]
 
 
@@ -224,7 +239,7 @@ def _valid(model: ModelProto) -> Gate:
 
 
 def _finite_outputs(model: ModelProto, onnx: bytes, given: Sequence[Batch | dict[str, Array]]) -> Gate:
-    """Whether ONNX Runtime runs the model, and its outputs are finite and of the promised shape."""
+    """Check that ONNX Runtime runs the model, and that its outputs are finite and have the stated shapes."""
     session, count = default_runtime().load(onnx, torch.get_num_threads()), 0
     promised = signature_of(model)[1]
     for part in given:
@@ -234,19 +249,19 @@ def _finite_outputs(model: ModelProto, onnx: bytes, given: Sequence[Batch | dict
         for value, output in zip(promised, outputs, strict=True):
             if fault := _fault(value, output):
                 return Gate(passed=False, worst=math.inf, detail=fault)
-    return Gate(passed=True, worst=0.0, detail=f"finite and of the promised shape on {count} samples")
+    return Gate(passed=True, worst=0.0, detail=f"finite and of the stated shape on {count} samples")
 
 
 def _fault(value: Value, output: Any) -> str:
-    """What is wrong with an output, "" where nothing is."""
+    """What is wrong with an output; "" if nothing is."""
     if not isinstance(output, np.ndarray):
-        return ""  # sequences and maps promise no shape
+        return ""  # sequences and maps have no shape
     if value.sizes is not None:
         fits = len(value.sizes) == output.ndim and all(
             size == given for size, given in zip(value.sizes, output.shape, strict=True) if isinstance(size, int)
         )
         if not fits:
-            return f'output "{value.name}" has shape {output.shape}, {value.sizes} was promised'
+            return f'output "{value.name}" has shape {output.shape}, but the file states {value.sizes}'
     if output.dtype.kind == "f" and not np.isfinite(output).all():
         return f'output "{value.name}" has values that are not finite'
     return ""
@@ -259,6 +274,6 @@ def _bytes(path: Path) -> bytes:
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
-    """What told the run's model and data from others."""
+    """The fingerprints of the run's model and data."""
     recorded: dict[str, Any] = tomllib.loads((folder / "recipe.toml").read_text("utf-8")).get("fingerprint", {})
     return recorded

@@ -1,9 +1,9 @@
-"""Recovery without labels and without gradients: statistics and least squares make up for what a cut took from a model.
+"""Correct a pruned model without labels and without gradients: batch norm statistics, and least squares for layer outputs.
 
-After a cut, the next layers get inputs that they were not trained on. Both functions run a copy of the smaller model over
-calibration samples, in batches of bounded size, and correct its layers in the order in which they run: each sees inputs that
-the corrected layers before it give. Memory does not grow with the number of samples; where they need more than one batch,
-there is a pass for each layer that changes, as far as that layer.
+After pruning, the next layers get inputs on which they were not trained. Both functions run a copy of the pruned model on
+calibration samples, in batches of bounded size, and correct its layers in the order in which they run, so that each layer is
+fitted to the outputs of the corrected layers before it. Memory does not grow with the number of samples. If the samples need
+more than one batch, there is one pass for each layer that changes, which ends at that layer.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     from mirabelle.prune.recovery_methods import Recover
     from mirabelle.run.run import Run
 
-_SAME = 1e-10  # of the outputs' power: a layer that misses no more than rounding does stays as it is
-_NUMBERS_AT_ONCE = 1 << 22  # of a norm's inputs, in float64
+_SAME = 1e-10  # of the power of the outputs: a layer with a smaller error, which is due to rounding, is not changed
+_NUMBERS_AT_ONCE = 1 << 22  # number of inputs of a batch norm that are converted to float64 at once
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """A model after a recovery, and what was done.
+    """A corrected model, and what was changed.
 
     Args:
-        model: a copy of the one that was given.
-        layers: by the name of a reconstructed layer, the share of its due outputs' power that it misses, before and after.
-        norms: names of the norms whose statistics were estimated again.
-        left: by name, why a layer stayed as it was; the name is empty where the whole model did.
+        model: a copy of the given model.
+        layers: name of each fitted layer -> its error before and after, as a share of the power of the target outputs.
+        norms: names of the batch norms whose statistics were estimated again.
+        left: name of each layer that was not changed -> the reason; the name "" is the whole model.
     """
 
     model: nn.Module
@@ -52,20 +52,21 @@ class Recovery:
 
 
 def reestimate_batch_norm(model: nn.Module, inputs: Iterable[Inputs | Batch] | CalibrationSamples) -> Recovery:
-    """Give every BatchNorm the mean and the variance that its inputs have now.
+    """Estimate the running statistics of all batch norms again, from the inputs that they have now.
 
-    Statistics are those of all samples together, as if in one batch: the mean, and the variance Σ(x − mean)² / (n − 1).
-    A norm gets the inputs that the norms before it give with their new statistics. Nothing else changes; dropout stays off.
+    The statistics are those of all samples together, as if in one batch: the mean, and the variance Σ(x − mean)² / (n − 1).
+    Each batch norm is estimated after the ones before it have their new statistics. Nothing else is changed; dropout is off.
 
     Args:
-        model: stays as it is.
-        inputs: calibration batches, labels unused; samples of one shape. How they are divided does not matter.
+        model: it is not changed.
+        inputs: calibration batches of samples of one shape; labels are not used. The division into batches does not matter.
 
     Returns:
-        A copy, with the names of its norms. A rewritten program, whose norms are operators, comes back as it was.
+        A copy with new statistics, and the names of its batch norms. A rewritten program, in which batch norms are operators,
+        is returned unchanged.
 
     Raises:
-        UserError: E131 no batch, or batches that do not fit together.
+        UserError: E131 if there is no batch, or if the batches differ in their shapes.
 
     Example:
         >>> model = nn.Sequential(nn.BatchNorm1d(2))
@@ -88,12 +89,12 @@ def reestimate_batch_norm(model: nn.Module, inputs: Iterable[Inputs | Batch] | C
     if norms:
         layer_by_layer(recovered, CalibrationSamples.of(inputs).for_model(recovered), norms, begin)
     left = {name: "it is not reached" for name in norms if name not in seen}
-    left |= {name: "one value tells no variance" for name, moments in seen.items() if moments.rows == 1}
+    left |= {name: "one value has no variance" for name, moments in seen.items() if moments.rows == 1}
     return Recovery(recovered, norms=tuple(name for name in seen if name not in left), left=left)
 
 
 class _Statistics:
-    """One run of a norm: the moments of its inputs, pooled with those of its earlier runs, become its statistics."""
+    """Sets the statistics of a batch norm to the moments of its inputs, pooled with those of its earlier runs."""
 
     def __init__(self, norm: Any, moments: Moments) -> None:
         self._norm, self._moments = norm, moments
@@ -118,33 +119,34 @@ def reconstruct(
     rows_per_column: int = 30,
     seed: int = 0,
 ) -> Recovery:
-    """Fit the layers of a cut model, in the order in which they run, to what the dense model's give.
+    """Fit the layers of a pruned model to the outputs of the dense model by least squares, in the order in which they run.
 
-    For each linear layer and each convolution that is not transposed, with X (rows, columns) its inputs in the smaller model as
-    recovered so far (unfolded into columns, `mirabelle.calibration.Columns`), and Y (rows, outputs) the dense layer's outputs
-    at the same places, those that stayed:
+    For each linear layer and each convolution that is not transposed, let X (rows, columns) be its inputs in the pruned model
+    corrected so far (unfolded into columns, `mirabelle.calibration.Columns`), and Y (rows, outputs) the kept outputs of the
+    dense layer at the same positions:
 
         min over W, b of  ‖X Wᵀ + b − Y‖² / rows + λ ‖W − W₀‖²,   λ = ridge · mean of the diagonal of XᵀX / rows
 
-    with W₀ as it was before; X and Y are taken about their means where there is a bias, which takes up what is left. Norms keep
-    the statistics that the dense outputs had, which is what they get again: estimating them anew afterwards loses accuracy.
+    where W₀ is the weight before. If the layer has a bias, X and Y are centred, and the bias compensates their means. Batch
+    norms keep the statistics of the dense model, since the fitted outputs approximate those of the dense model; estimating
+    the statistics again afterwards loses accuracy.
 
-    Layers before the first cut stay, bit by bit, and so do layers that run more than once, share their weights, have pruned
-    weights, or whose forward is not torch's own; all but the last are named.
+    Layers before the first cut stay exactly the same. So do layers that run more than once, share their weights, have pruned
+    weights, or have a `forward` other than torch's; all but the last are listed in `left`.
 
     Args:
-        dense: the model that was cut; stays as it is.
-        smaller: what the cut left; stays as it is.
-        inputs: calibration batches, labels unused; samples of one shape.
-        ridge: how strongly the weights are held where they were.
-        rows_per_column: places looked at for each column, drawn at random; at least 10,000 places where there are as many.
+        dense: the model before pruning; it is not changed.
+        smaller: the pruned model; it is not changed.
+        inputs: calibration batches of samples of one shape; labels are not used.
+        ridge: strength of the regularization towards the weights before.
+        rows_per_column: number of rows of X per column, drawn at random; at least 10,000 rows, if there are so many.
         seed: of the draw.
 
     Returns:
-        A copy of the smaller model. A rewritten program, which has no modules, comes back as it was.
+        A corrected copy of the pruned model. A rewritten program, which has no modules, is returned unchanged.
 
     Raises:
-        UserError: E110 a ridge that is not positive; E131 no batch, or batches that do not fit together.
+        UserError: E110 if the ridge is not positive; E131 if there is no batch, or if the batches differ in their shapes.
 
     Example:
         >>> from mirabelle.model.architecture import Architecture, attach
@@ -186,9 +188,15 @@ def reconstruct(
 def recovered(
     manner: Recover, dense: nn.Module, smaller: nn.Module, data: Samples | Stream, run: Run, *, samples: int
 ) -> nn.Module:
-    """The smaller model after the recovery that a step asks for, by so many samples of the data, drawn with the run's seed.
+    """Apply the recovery method of a pruning step, and record in the run what was changed.
 
-    What was done becomes an event of the run.
+    Args:
+        manner: the method.
+        dense: the model before pruning.
+        smaller: the pruned model.
+        data: training data, from which samples are drawn with the seed of the run.
+        run: records the event.
+        samples: number of samples.
     """
     if manner == "nothing":
         return smaller
@@ -204,10 +212,10 @@ def recovered(
 
 @dataclass(frozen=True)
 class _Targets:
-    """What a layer should give: the dense layer's outputs that stayed, at some rows of all batches.
+    """The target outputs of a layer: the kept outputs of the dense layer, at some rows of all batches.
 
     Args:
-        rows: numbers of the rows.
+        rows: (rows,), indices of the rows.
         outputs: (rows, outputs).
     """
 
@@ -218,7 +226,10 @@ class _Targets:
 def _targets(
     dense: nn.Module, smaller: nn.Module, batches: SampleBatches, names: list[str], draw: tuple[int, int]
 ) -> tuple[dict[str, _Targets], Counter[str]]:
-    """By layer of the dense model what its first run gives, and how often it runs in a forward (the most of all batches)."""
+    """The outputs of the first run of each layer of the dense model, and its number of runs in a forward pass.
+
+    The number of runs is the largest one of all batches.
+    """
     rows_per_column, seed = draw
     modules = {name: dense.get_submodule(name) for name in names}
     wide = {name: Columns(module) for name, module in modules.items()}  # type: ignore[arg-type]  # `_layers` has looked
@@ -257,9 +268,9 @@ def _targets(
 
 
 class _Fit:
-    """The best weights of one layer for what it should give, from batches of its inputs.
+    """Least-squares fit of the weights of one layer to its target outputs, from batches of its inputs.
 
-    Second moments are taken only of a layer that misses something of what it should give: most of those before a cut do not.
+    Second moments are only computed for a layer whose outputs differ from the targets, which those before a cut do not.
     """
 
     def __init__(
@@ -309,8 +320,8 @@ class _Fit:
         return True
 
     def _parts(self, given: Tensor, rows: Tensor, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The layer's inputs at some rows, and what its outputs lack there, (groups, rows, …), in float64."""
-        assert self._targets is not None, "looked at before"
+        """The layer's inputs at some rows, and target minus output there, both (groups, rows, …) in float64."""
+        assert self._targets is not None, "checked by the caller"
         for part in self._columns.at(given, rows):
             x, stop = part.double(), start + part.shape[1]
             due = self._targets.outputs[start:stop].double().reshape(stop - start, self._columns.groups, -1).transpose(0, 1)
@@ -333,7 +344,7 @@ class _Fit:
 
 
 def _layers(model: nn.Module, dense: nn.Module) -> tuple[dict[str, Columns], dict[str, str]]:
-    """The layers that may be fitted, and why others may not."""
+    """The layers that can be fitted, and for the other linear layers and convolutions the reason why not."""
     holders = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     pruned, wide = architecture_of(model).pruned, dict(dense.named_modules())
     found, left = {}, {}
@@ -353,12 +364,12 @@ def _layers(model: nn.Module, dense: nn.Module) -> tuple[dict[str, Columns], dic
 
 
 def _kept(dense: nn.Module, smaller: nn.Module, name: str, size: int) -> list[int]:
-    """Which outputs of the dense layer the smaller one still has; both may be cuts of one origin."""
+    """The indices of the dense layer's outputs that the pruned layer keeps; both models may be cuts of the same one."""
     return architecture_of(smaller).kept_since(architecture_of(dense), name, 0, size)
 
 
 def _rewritten(model: nn.Module) -> dict[str, str] | None:
-    return {"": "a rewritten program stands for it"} if architecture_of(model).rewritten is not None else None
+    return {"": "it is a rewritten program"} if architecture_of(model).rewritten is not None else None
 
 
 def _has_statistics(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Which units go first when the layers that read them are reconstructed afterwards: optimal brain surgery on whole columns."""
+"""Structured Optimal Brain Surgeon: an order of removal of units whose readers, the layers that use them, are fitted again."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from mirabelle.task.batch import Batch, Inputs
 
 @dataclass(frozen=True)
 class Removal:
-    """In which order the units of a group go, and what that costs.
+    """The order in which the units of a group are removed, and the damage.
 
     Args:
-        order: the units, the first to go first.
-        damage: (units + 1,), rising from 0: after the first k are gone, the share of its outputs' power that a reader misses
-            with its weights the best for what is left, summed over the readers; 1 for each when all are gone.
-        readers: names of the layers that read the units.
+        order: (units,), in the order of removal.
+        damage: (units + 1,), increasing from 0. Entry k is the damage after k removals: for each reader, the squared error of
+            its outputs with optimal weights for the remaining columns, as a share of their power; summed over the readers. It
+            is the number of readers after all removals.
+        readers: names of the layers that use the units as inputs.
     """
 
     order: Array
@@ -49,34 +50,35 @@ def structured_obs(
     rows_per_column: int = 30,
     seed: int = 0,
 ) -> list[Removal | None]:
-    """Remove the units of each group one by one, always the one whose loss the layers that read it can make up for best.
+    """Remove the units of each group one by one, each time the one whose removal its readers can compensate best.
 
-    A reader with weights W (outputs, columns) and inputs of second moments G, ridge included, has for a unit with columns S
+    A reader is a layer that uses the units as inputs. For a reader with weights W (outputs, columns) and second moments G of
+    its inputs, including the ridge, a unit with columns S has
 
         damage = tr(W_S [(G⁻¹)_SS]⁻¹ W_Sᵀ),    W ← W − W_S [(G⁻¹)_SS]⁻¹ (G⁻¹)_S,:
 
-    which is what `reconstruct` with the same ridge attains on the dense model's inputs; G⁻¹ loses its rows and columns S the
-    same way. Damages are divided by tr(W G Wᵀ). Units that several layers read (those of a residual stream) have the sum of
-    their damages, and every reader is updated. Groups are judged one by one, each as if all others stayed whole.
+    This is the error that `recovery.reconstruct` with the same ridge attains on the inputs of the dense model; rows and columns
+    S of G⁻¹ are eliminated in the same way. Damages are divided by tr(W G Wᵀ). If several layers use a unit, as in a residual
+    stream, their damages are added, and all are updated. Groups are treated independently, as if no other group was pruned.
 
-    Cost: one pass, and for each reader of c columns c³ operations for G⁻¹ and about as many for all removals together.
+    Cost: one pass over the data, and for each reader with c columns c³ operations for G⁻¹ and about as many for all removals.
 
     Args:
-        model: dense, as it was traced; stays as it is.
-        program: of the model.
+        model: the traced dense model; it is not changed.
+        program: traced program of the model.
         flow: of the program.
         groups: of the flow.
-        inputs: calibration batches, labels unused; samples of one shape.
-        ridge: as `reconstruct` has it.
-        rows_per_column: as `reconstruct` has it.
-        seed: of the rows drawn.
+        inputs: calibration batches of samples of one shape; labels are not used.
+        ridge: regularization; λ = ridge · mean of the diagonal of G is added to this diagonal.
+        rows_per_column: number of input rows per column, drawn at random; at least 10,000 rows, if there are so many.
+        seed: of the draw.
 
     Returns:
-        For each group its removal; None where no Linear or ungrouped convolution reads it by columns, such as the places within
-        heads over which attention compares queries and keys.
+        A removal per group; None for a group that no Linear or ungrouped convolution uses by columns, such as the positions
+        within heads over which attention compares queries and keys.
 
     Raises:
-        UserError: E131 no batch, or batches that do not fit together.
+        UserError: E131 if there is no batch, or if the batches differ in their shapes.
 
     Example:
         >>> from mirabelle.graph import groups_of, propagated, traced
@@ -104,7 +106,7 @@ def structured_obs(
 
 
 class _Reader:
-    """A layer whose columns go, its weights always the best for those that are left."""
+    """A layer whose columns are removed, with optimal weights for the remaining columns."""
 
     def __init__(self, columns: Columns, gram: Tensor) -> None:
         self._weight = columns.weight()[0]
@@ -112,13 +114,14 @@ class _Reader:
         self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
 
     def damages(self, columns: Tensor) -> Tensor:
-        """(units,): what it costs to lose each unit, whose columns are (units, columns)."""
+        """The damage of removing each unit, (units,), for the columns of the units, (units, columns)."""
         inner = self._inverse[columns[:, :, None], columns[:, None, :]]
         lost = self._weight[:, columns].permute(1, 2, 0)  # (units, columns, outputs)
         solved: Tensor = torch.linalg.solve(inner, lost)
         return (lost * solved).sum((1, 2)) / self._power
 
     def lose(self, columns: Tensor) -> None:
+        """Remove columns, and update the weights of the remaining ones."""
         rows = self._inverse[columns]
         shares = torch.linalg.solve(rows[:, columns], rows)
         self._weight = self._weight - self._weight[:, columns] @ shares
@@ -140,7 +143,7 @@ def _removal(group: AxisGroup, readers: dict[str, tuple[_Reader, Tensor]]) -> Re
 
 
 def _columns(model: nn.Module, program: Program, flow: Flow, group: AxisGroup) -> dict[str, tuple[Columns, Tensor]]:
-    """The layers that read a group, and which of their columns each unit is, (units, columns)."""
+    """The readers of a group by name, each with the columns of the units, (units, columns)."""
     modules, axes, found = dict(model.named_modules()), axes_of_tensors(program, flow), {}
     for member in group.members:
         name, _, last = member.name.rpartition(".")
@@ -159,7 +162,7 @@ def _columns(model: nn.Module, program: Program, flow: Flow, group: AxisGroup) -
 def _grams(
     model: nn.Module, readers: dict[str, Columns], batches: SampleBatches, settings: tuple[float, int, int]
 ) -> dict[str, Tensor]:
-    """The damped second moments of each reader's inputs, averaged over its runs; a reader that is not reached has none."""
+    """The second moments of each reader's inputs, with ridge, averaged over its runs; readers that do not run are omitted."""
     ridge, rows_per_column, seed = settings
     drawn: dict[tuple[str, int], DrawnRows] = {}
     found: dict[str, list[Moments]] = {}
