@@ -85,7 +85,7 @@ def test_a_norm_that_runs_twice_pools_what_it_sees() -> None:
 
 def test_one_value_a_channel_is_left() -> None:
     recovery = reestimate_batch_norm(nn.BatchNorm1d(2), [torch.ones(1, 2)])
-    assert recovery.left == {"": "one value tells no variance"}
+    assert recovery.left == {"": "one value has no variance"}
     assert torch.equal(recovery.model.running_var, torch.ones(2))
 
 

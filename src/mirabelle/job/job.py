@@ -86,8 +86,8 @@ def compress(
     """Compress a model with a recipe, evaluate the result once on the test set, and write artifact and report to a folder.
 
     Args:
-        model: trained, or to be trained by `baseline`; it is not changed. A Keras model is compressed as a torch module, and the
-            result is written as a Keras model, too.
+        model: trained, or to be trained by `baseline`; it is not changed. A Keras model is compressed as a torch module, and
+            the result is also written as a Keras model.
         task: data, loss and metric. Without labels, the targets are outputs of the teacher, by default the model itself.
         recipe: steps in a valid order.
         goal: conditions that the result should meet; the result is kept in either case.
