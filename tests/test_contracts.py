@@ -86,7 +86,16 @@ def test_a_score_keeps_the_contract(name: str) -> None:
     check_score(SCORES.member(name)(), model, digits())
 
 
-@pytest.mark.parametrize("codec", [Deflate(), Histogram(), Planes(), Sparse(Histogram()), Sparse(Planes())], ids=repr)
+CODECS = {
+    "deflate": Deflate(),
+    "histogram": Histogram(),
+    "planes": Planes(),
+    "sparse histogram": Sparse(Histogram()),
+    "sparse planes": Sparse(Planes()),
+}
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 def test_a_codec_keeps_the_contract(codec: Codec) -> None:
     check_codec(codec)
 
