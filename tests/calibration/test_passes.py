@@ -12,6 +12,7 @@ from mirabelle.calibration import samples as sizes
 from mirabelle.calibration.passes import layer_by_layer
 from mirabelle.calibration.samples import CalibrationSamples, SampleBatches
 from mirabelle.model.architecture import Architecture, attach
+from mirabelle.model.edits import Cut
 from mirabelle.prune.recovery import reconstruct, reestimate_batch_norm
 
 
@@ -117,7 +118,7 @@ def test_fits_do_not_depend_on_batches_and_are_numpy_s(several: pytest.MonkeyPat
         "2.weight": tensors["2.weight"][:, kept],
     }
     smaller.load_state_dict(tensors)
-    attach(smaller, Architecture().with_slices(slices, {}))
+    attach(smaller, Architecture().with_edit(Cut.of(slices, {})))
     dense, smaller, x = dense.double(), smaller.double(), torch.randn(200, 2, 6, 6).double()
     assert len(CalibrationSamples.of([x]).for_model(dense)) > 3
     parts = reconstruct(dense, smaller, [x[:50], x[50:]], ridge=1e-12)
