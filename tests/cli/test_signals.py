@@ -72,4 +72,4 @@ def test_the_first_instants_answer_too(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 130
-    assert done.stderr == "interrupted before anything was begun\n"
+    assert done.stderr == "interrupted before the command started\n"

@@ -146,7 +146,7 @@ def test_what_was_cut_is_loaded_onto_a_fresh_dense_module_in_another_process(lit
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"slices": {"convv.weight": {"0": "0-3"}}}, 'cuts "convv.weight"'),
+        ({"slices": {"convv.weight": {"0": "0-3"}}}, 'cuts the tensor "convv.weight"'),
         ({"slices": {"conv.weight": {"0": "0-30"}}}, "does not fit"),
         ({"slices": {"conv.weight": {"0": "3,1"}}}, "does not fit"),
         ({"attributes": {"conv": {"forward": 3}}}, 'may not set "forward"'),
@@ -157,7 +157,7 @@ def test_what_was_cut_is_loaded_onto_a_fresh_dense_module_in_another_process(lit
             "inputs of its program",
         ),
         ({"program": {"inputs": {"args": [{"shape": [2], "type": "load"}], "kwargs": {}}}}, "inputs of its program"),
-        ({"slices": [1]}, "no table of tables"),
+        ({"slices": [1]}, "not a table of tables"),
     ],
 )
 def test_a_record_that_does_not_fit_is_told(change: dict[str, Any], words: str, tmp_path: Path) -> None:

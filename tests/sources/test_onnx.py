@@ -352,7 +352,7 @@ def test_probabilities_are_not_trained_as_scores(kind: str, loss: str, metric: s
     trained = prune.Weights(sparsity=0.5, train=Training(epochs=1))
     for model, teacher in ((module_from_onnx(tmp_path / "given.onnx"), None), (nn.Linear(4, 4), "given.onnx")):
         guide = module_from_onnx(tmp_path / teacher) if teacher else None
-        with pytest.raises(UserError, match=f"ends in {kind}, and the loss takes scores") as caught:
+        with pytest.raises(UserError, match=f"ends in {kind}, but the loss takes scores") as caught:
             mirabelle.compress(model, task, [trained], out=tmp_path / "refused", teacher=guide)
         assert (caught.value.code, 'outputs = ["s"]' in caught.value.remedy) == ("E131", True)
     module = module_from_onnx(tmp_path / "given.onnx")
