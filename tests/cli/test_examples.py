@@ -149,7 +149,7 @@ def test_a_shell_can_complete_commands_and_options() -> None:
         assert {line.partition(",")[2] for line in done.stdout.splitlines()} == expected
 
 
-@pytest.mark.parametrize("no_color", [False, True])
+@pytest.mark.parametrize("no_color", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_terminal_gets_a_bar_and_no_colour_where_none_is_wanted(place: Path, no_color: bool) -> None:
     """A real terminal: the run's standard error is a pseudo-terminal."""
     recipe = """

@@ -79,7 +79,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("term", TERMS)
+# One of each family in the fast suite; the formula and the contract of every term have fast tests of their own.
+FAST = ("SoftTargets", "Hint", "RKD", "HiddenStates", "SimKD")
+EACH = [term if term in FAST else pytest.param(term, marks=pytest.mark.slow) for term in TERMS]
+
+
+@pytest.mark.parametrize("term", EACH)
 def test_a_student_is_distilled_with_every_term(term: str, weights: Path, tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(recipe(term, weights))

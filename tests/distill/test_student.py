@@ -212,7 +212,9 @@ def test_an_embedding_of_another_width_is_no_projection_onto_the_teachers(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "then", [quantize.Static(), quantize.Dynamic(), prune.Channels(sparsity=0.5)], ids=lambda step: step.stage
+    "then",
+    [quantize.Static(), pytest.param(quantize.Dynamic(), marks=pytest.mark.slow), prune.Channels(sparsity=0.5)],
+    ids=lambda step: step.stage,
 )
 def test_a_student_with_the_teachers_head_is_cut_and_quantized_like_any_other(then: Any, tmp_path: Path) -> None:
     training = Training(epochs=1, batch_size=64, objective=1.0 * SimKD())

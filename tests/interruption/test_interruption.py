@@ -23,12 +23,14 @@ def test_runs_killed_at_random_instants_end_with_the_same_bytes(harness: Harness
     assert len(tally.taken_up) >= 3, "hardly any training was taken up in its middle, so little was shown"
 
 
+@pytest.mark.slow
 def test_runs_killed_at_a_sample_of_writes_and_renames_end_with_the_same_bytes(harness: Harness) -> None:
     tally = harness.at_points(SEED, sample=1)
     assert held(tally)
     assert tally.kills == len(KINDS)
 
 
+@pytest.mark.slow
 def test_trainings_killed_around_a_checkpoint_are_taken_up_in_their_middle(harness: Harness) -> None:
     tally = harness.at_points(SEED, sample=3, kinds=("distill",), ending="checkpoint.safetensors")
     assert held(tally)

@@ -138,6 +138,7 @@ def test_the_plan_of_a_goal_does_the_least_damage(net: Net, images: Task, tmp_pa
     assert tuple(counts) in allowed
 
 
+@pytest.mark.slow
 def test_milliseconds_are_measured_and_what_was_decided_is_taken_again(net: Net, images: Task, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     step = prune.Channels(latency="90%", multiple="measured", batch=64)

@@ -170,7 +170,9 @@ class Written(nn.Module):
         return self.head(self.inner(rows.relu().mean(2)).relu()) + 0.1 * functional.linear(rows.mean(2), self.head.weight)
 
 
-@every_step
+@pytest.mark.parametrize(
+    "step", [STEPS[0], *(pytest.param(step, marks=pytest.mark.slow) for step in STEPS[1:-1]), STEPS[-1]], ids=repr
+)
 def test_layers_of_a_rewritten_program_become_integers(step: Step, images: Task, tmp_path: Path) -> None:
     """Through files: the record cuts the dense model, and puts integers into the program that stands for it."""
     torch.manual_seed(0)

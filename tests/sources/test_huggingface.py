@@ -68,6 +68,7 @@ def test_a_folder_goes_in_and_a_smaller_one_comes_out(tmp_path: Path) -> None:
     assert folder.is_dir()
 
 
+@pytest.mark.slow
 def test_heads_that_are_gone_cannot_be_said_in_a_config(tmp_path: Path) -> None:
     saved(tmp_path / "bert")
     model, events = model_from("./bert", {}, tmp_path), list[Any]()

@@ -340,6 +340,7 @@ def test_what_cannot_come_in_is_told(tmp_path: Path) -> None:
     assert caught.value.code == "E141"
 
 
+@pytest.mark.slow
 def test_another_backend_or_no_keras_is_told(tmp_path: Path) -> None:
     """In processes of their own: Keras chooses its backend when it is imported."""
     package = "mirabelle.sources.models.keras_model"

@@ -204,6 +204,7 @@ def test_further_metrics_are_told_and_judge_nothing(tmp_path: Path) -> None:
     assert "negative_calibration_error" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_recipes_are_compared_by_a_metric_of_the_set(tmp_path: Path) -> None:
     task = imbalanced()
     torch.manual_seed(0)

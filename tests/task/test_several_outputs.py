@@ -111,6 +111,7 @@ def test_what_the_start_gives_stands_for_labels(detector: Detector) -> None:
     assert (caught.value.code, caught.value.path) == ("E121", ("model", "from"))
 
 
+@pytest.mark.slow
 def test_a_network_of_several_outputs_learns_to_match_itself(detector: Detector, tmp_path: Path) -> None:
     steps = [
         prune.Weights(sparsity=0.5, train=Training(epochs=30, batch_size=10, lr=3e-3, precision="float32")),
