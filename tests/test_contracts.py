@@ -149,10 +149,10 @@ class Changing:
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("changes", "left as it was"),
+        ("changes", "must not be changed"),
         ("draws", "random generator"),
         ("hooks", "no hooks"),
-        ("varies", "same seed"),
+        ("varies", "equal seeds"),
         ("silent", "in words"),
     ],
 )
@@ -182,7 +182,7 @@ class Lossy:
 
 
 def test_a_codec_that_loses_a_bit_is_found() -> None:
-    with pytest.raises(AssertionError, match="equal to the bit"):
+    with pytest.raises(AssertionError, match="the same bits"):
         check_codec(Lossy())
 
 
@@ -201,7 +201,7 @@ class Vector(Term):
 def test_scores_and_terms_of_a_wrong_shape_are_found() -> None:
     with pytest.raises(AssertionError, match="have shape"):
         check_score(Flat(), digits_mlp(), digits())
-    with pytest.raises(AssertionError, match="must give a scalar"):
+    with pytest.raises(AssertionError, match="must return a scalar"):
         check_term(Vector(), digits_mlp(), digits())
 
 
@@ -216,7 +216,7 @@ class Forgetful(nn.Linear):
 
 
 def test_a_replaced_module_that_is_not_made_again_is_found() -> None:
-    with pytest.raises(AssertionError, match="same tensors"):
+    with pytest.raises(AssertionError, match="same names, shapes and dtypes"):
         check_replacement(Forgetful(6, 4), nn.Linear(6, 4), torch.randn(2, 6))
 
 

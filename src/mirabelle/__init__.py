@@ -1,6 +1,6 @@
-"""Mirabelle makes trained neural networks small and fast: give it a network, data and a goal.
+"""Mirabelle compresses trained neural networks: give it a network, data and a goal, and it makes the network small and fast.
 
-The public names are looked up when first used, so that `import mirabelle` costs nothing.
+Public names are imported when they are first used, so that `import mirabelle` is fast.
 """
 
 from importlib import import_module

@@ -161,14 +161,14 @@ def test_rows_of_a_table_are_taken_by_name_and_give_numbers(table: Path, capsys:
             r"E131.*float32, shape \(1, 8, 9\).*takes float32, shape \(1, 8, 8\) for one",
         ),
         ("x.npy", np.zeros((2, 3, 8, 8), np.float32), r"E131.*\(batch, 1, 8, 8\) for several"),
-        ("x.npy", np.zeros((1, 8, 8)), r"E131.*holds float64.*the model takes float32"),
+        ("x.npy", np.zeros((1, 8, 8)), r"E131.*contains float64.*the model takes float32"),
         ("x.npy", np.float32(1), r"E131.*shape \(\)"),
         ("x.npy", np.zeros((0, 1, 8, 8), np.float32), "E131.*is empty"),
         ("x.npy", np.full((1, 8, 8), np.inf, np.float32), "E131.*infinite"),
         ("x.npy", np.array([{}], dtype=object), r"E143.*Python objects \(a pickle\)"),
         ("x.npy", b"\x80\x04K\x01.", "E143.*pickle"),
         ("x.npy", b"\x93NUMPY\x01\x00", "E131.*is damaged"),
-        ("x.npz", b"", "E143.*of no kind"),
+        ("x.npz", b"", "E143.*unknown file type"),
         ("x.txt", b"", "E143.*give an image"),
         ("x.png", b"no", r"E131.*x\.png cannot be read as an image"),
         ("x.csv", b"a,b\n1,2\n", r"E131.*takes images, not .*x\.csv"),
@@ -209,7 +209,7 @@ def changed(place: Path, folder: Path, **metadata: str) -> Path:
 
 def test_without_preprocessing_an_array_is_asked_for_and_without_labels_outputs_are_given(place: Path, tmp_path: Path) -> None:
     file = changed(place, tmp_path, preprocessing="", labels="")
-    with pytest.raises(UserError, match=r"(?s)E131.*holds no preprocessing.*give a \.npy.*float32, shape \(1, 8, 8\)"):
+    with pytest.raises(UserError, match=r"(?s)E131.*contains no preprocessing.*give a \.npy.*float32, shape \(1, 8, 8\)"):
         Predictor(file)([place / "photos" / "dark" / "00.png"])
     np.save(tmp_path / "x.npy", np.zeros((3, 1, 8, 8), np.float32))
     found = Predictor(file)([tmp_path / "x.npy"])

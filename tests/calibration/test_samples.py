@@ -40,7 +40,7 @@ def test_drawn_samples_are_those_that_data_draw() -> None:
     ids=["shapes", "structure", "lengths", "scalar"],
 )  # fmt: skip
 def test_batches_that_do_not_fit_together_are_refused(batches: list[object]) -> None:
-    with pytest.raises(UserError, match=r"E131.*do not fit together"):
+    with pytest.raises(UserError, match=r"E131.*have different shapes"):
         CalibrationSamples.of(batches)
 
 

@@ -153,7 +153,7 @@ MISTAKES = {
         "E111", "threshold does not rank", "leave scope out", ("sparsity = 0.5", 'threshold = 0.1\nscope = "global"'), at="19:9"
     ),
     "epochs and steps": Mistake(
-        "E111", "give epochs or steps", "epochs = 5", ("epochs = 1, batch_size = 32, lr", "epochs = 1, steps = 2, lr")
+        "E111", "give either epochs or steps", "epochs = 5", ("epochs = 1, batch_size = 32, lr", "epochs = 1, steps = 2, lr")
     ),
     "baseline of both kinds": Mistake(
         "E111", "either `train` or `weights`", "for example", ("[goal]", 'weights = "w.safetensors"\n[goal]'), at="10:2"
@@ -194,8 +194,8 @@ MISTAKES = {
     ),
     "joint with its own training": Mistake(
         "E111",
-        "has a training of its own",
-        "leave its `train` out",
+        "has its own training",
+        "remove its `train`",
         (
             'use = "quantize.Static"\nsamples = 50',
             'use = "training.Joint"\ntrain.epochs = 1\n[[step.steps]]\nuse = "prune.Weights"\nsparsity = 0.1\ntrain.epochs = 1',
@@ -204,7 +204,7 @@ MISTAKES = {
     "quantize in a joint training": Mistake(
         "E111",
         "quantize.Static does not act during training",
-        "a step of its own",
+        "a separate step",
         (
             'use = "quantize.Static"\nsamples = 50',
             'use = "training.Joint"\ntrain = { epochs = 1 }\nsteps = [{ use = "quantize.Static" }]',
@@ -285,14 +285,14 @@ MISTAKES = {
         "E131", "IterableDataset has no length", "Dataset", ("parts.py:task", "parts.py:iterable"), at="8:8"
     ),
     "shuffled and unsplit": Mistake(
-        "E131", "shuffling loader cannot be split", "validation", ("parts.py:task", "parts.py:shuffled"), at="8:8"
+        "E131", "a loader that shuffles cannot be split", "validation", ("parts.py:task", "parts.py:shuffled"), at="8:8"
     ),
     "data of strings": Mistake("E131", "inputs must be tensors", "tensor", ("parts.py:task", "parts.py:strings"), at="8:8"),
     "unknown metric": Mistake(
         "E110", 'metric "acuracy"', 'did you mean "accuracy"?', ("parts.py:task", "parts.py:bad_metric"), at="8:8"
     ),
     "metric of one number": Mistake(
-        "E131", "gave shape () for", "one score a sample", ("parts.py:task", "parts.py:flat_metric")
+        "E131", "returned shape () for", "one score for each sample", ("parts.py:task", "parts.py:flat_metric")
     ),
     # weights
     "weights missing": Mistake("E130", "no weights at", "safetensors", (BASELINE, 'weights = "w.safetensors"')),

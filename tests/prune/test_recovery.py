@@ -234,7 +234,7 @@ def test_mistakes_are_told() -> None:
     model = nn.BatchNorm1d(2)
     with pytest.raises(UserError, match=r"E131.*no batch"):
         reestimate_batch_norm(model, [])
-    with pytest.raises(UserError, match=r"E131.*do not fit together"):
+    with pytest.raises(UserError, match=r"E131.*have different shapes"):
         reestimate_batch_norm(model, [torch.ones(2, 2), torch.ones(2, 2, 3)])
     with pytest.raises(UserError, match=r"E110.*ridge is 0"):
         reconstruct(model, model, [torch.ones(2, 2)], ridge=0.0)

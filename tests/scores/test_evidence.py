@@ -139,7 +139,7 @@ def test_attention_whose_parts_are_read_past_their_forward_is_left_out_or_told(b
         "encoder.linear2.weight",
         "head.weight",
     ]
-    with pytest.raises(UserError, match=r'E112.*"encoder.self_attn.out_proj.weight" is none, or its layer never ran'):
+    with pytest.raises(UserError, match=r'E112.*"encoder.self_attn.out_proj.weight" is no such weight, or its layer never ran'):
         prune.Weights(sparsity=0.5, score=ActivationNorm())(model, blobs, Run(tmp_path))
     assert len(evidence_for(Taylor(), model, blobs)) == 5
 

@@ -465,5 +465,5 @@ def test_splits_are_disjoint_whole_and_have_every_class() -> None:
 
 def test_preprocessing_that_cannot_have_made_the_data_is_refused() -> None:
     x, y = torch.zeros(20, 1, 8, 8), torch.arange(20) % 2
-    with pytest.raises(UserError, match=r"E131.*makes inputs of \(3, 8, 8\); the data have \[\(1, 8, 8\)\]"):
+    with pytest.raises(UserError, match=r"E131.*makes inputs of shape \(3, 8, 8\); the data have \[\(1, 8, 8\)\]"):
         Task(train=(x, y), test=(x, y), preprocessing=Image(size=(8, 8), mode="RGB"))

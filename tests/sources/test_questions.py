@@ -126,7 +126,7 @@ def test_what_is_cut_off_is_judged_but_not_learned(tmp_path: Path) -> None:
     assert [len(part) for part in (found.train, found.validation, found.test)] == [4, 3, 3]
     assert found.test.targets[:, 0].tolist().count(UNLABELLED) == 1
     assert found.train.targets[:, 0].min() > 0
-    with pytest.raises(UserError, match=r"E131.*leaves no token of 6 to its paragraph"):
+    with pytest.raises(UserError, match=r"E131.*leaves none of 6 tokens for its paragraph"):
         task(path, max_length=6)
     with pytest.raises(UserError, match=r"E131.*no answer is within the first 9 tokens"):
         task(path, max_length=9)

@@ -85,7 +85,9 @@ def test_channels_may_stand_last() -> None:
     last = Samples(first.inputs.movedim(1, -1).contiguous(), first.targets)
     moved = Augmentation(crop=2, flip=True, layout="channels-last")(last.first(600), 1)
     assert torch.equal(moved.inputs.movedim(-1, 1), Augmentation(crop=2, flip=True)(first.first(600), 1).inputs)
-    with pytest.raises(UserError, match=r"(?s)E131.*inputs \(samples, height, width, channels\) with sides above crop = 5"):
+    with pytest.raises(
+        UserError, match=r"(?s)E131.*inputs \(samples, height, width, channels\) with height and width above crop = 5"
+    ):
         Augmentation(crop=5, layout="channels-last").check(last.inputs)
     images = Image(size=(5, 6), mode="RGB", layout="channels-last")
     data = (torch.zeros(20, 5, 6, 3), torch.arange(20) % 2)
@@ -96,10 +98,10 @@ def test_channels_may_stand_last() -> None:
 def test_only_images_in_memory_are_augmented(blobs: Task, images: Task) -> None:
     with pytest.raises(UserError, match=r"(?s)E131.*inputs \(samples, channels, height, width\).*got torch.float32 \(400, 8\)"):
         blobs.with_augment(Augmentation(flip=True))
-    with pytest.raises(UserError, match=r"(?s)E131.*sides above crop = 8"):
+    with pytest.raises(UserError, match=r"(?s)E131.*height and width above crop = 8"):
         images.with_augment(Augmentation(crop=8))
     loader = DataLoader(TensorDataset(images.train.inputs, images.train.targets), shuffle=True)
-    with pytest.raises(UserError, match=r"(?s)E131.*shuffling loader"):
+    with pytest.raises(UserError, match=r"(?s)E131.*loader that shuffles"):
         Task(train=loader, validation=images.validation, test=images.test, augment=Augmentation(flip=True))
     with pytest.raises(UserError, match=r"(?s)E110.*must do something"):
         Augmentation()

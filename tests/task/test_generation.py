@@ -159,7 +159,7 @@ def test_decisions_of_a_classifier_are_targets_too(blobs: Task, mlp: nn.Sequenti
 
 def test_who_gives_no_answers_is_told(blobs: Task, mlp: nn.Sequential, run: Run) -> None:
     training = Training(epochs=1, targets="teacher")
-    with pytest.raises(UserError, match="need one, and none is there"):
+    with pytest.raises(UserError, match="needs a teacher"):
         fit(mlp, blobs, training, run)
     x = torch.randn(40, 8)
     numbers = Task(train=(x, x[:, :3]), test=(x, x[:, :3]), loss="mse", metric="negative_squared_error").with_teacher(mlp)
@@ -169,7 +169,7 @@ def test_who_gives_no_answers_is_told(blobs: Task, mlp: nn.Sequential, run: Run)
 
 def test_a_metric_of_what_is_written_needs_to_know_how(successor_task: Task) -> None:
     train = successor_task.train.inputs, successor_task.train.targets
-    with pytest.raises(UserError, match="exact is of what a model writes"):
+    with pytest.raises(UserError, match="the metric exact needs generated sequences"):
         Task(train=train, test=train, loss="token_cross_entropy", metric=EXACT)
 
 

@@ -86,7 +86,7 @@ def test_data_without_labels_are_told_apart_by_their_inputs() -> None:
     labelled = data_of({"ids": images, "labels": torch.zeros(12)})
     assert isinstance(labelled, Samples)
     assert labelled.labelled
-    with pytest.raises(UserError, match="the test data have no targets, others do"):
+    with pytest.raises(UserError, match="the test data have no targets, the others do"):
         Task(train=(images, torch.zeros(12).long()), test=images)
     with pytest.raises(UserError, match="without labels cannot be augmented"):
         Task(train=images, test=images, augment=mirabelle.Augmentation(flip=True))

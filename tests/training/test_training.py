@@ -544,7 +544,7 @@ def test_a_joint_training_refuses_what_cannot_join() -> None:
 
     with pytest.raises(UserError, match="does not act during training"):
         Joint(steps=(quantize.Static(),), train=Training(epochs=1))
-    with pytest.raises(UserError, match="has a training of its own"):
+    with pytest.raises(UserError, match="has its own training"):
         Joint(steps=(prune.Weights(sparsity=0.5, train=Training(epochs=1)),), train=Training(epochs=1))
     with pytest.raises(UserError, match="at least one step"):
         Joint(steps=(), train=Training(epochs=1))

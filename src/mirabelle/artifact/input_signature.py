@@ -1,4 +1,4 @@
-"""What a shipped model takes without preprocessing: type and shape of its input, and samples from .npy files."""
+"""The input of a deployed model: its dtype and shape, and samples from .npy files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class InputSignature:
-    """What the model takes: the type and shape of one sample (None: any size), and how many samples at once at most."""
+    """The input of a deployed model.
+
+    Args:
+        dtype: dtype of the input.
+        shape: shape of one sample; None for a dynamic size.
+        most: largest number of samples in one call.
+    """
 
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
@@ -35,34 +41,34 @@ class InputSignature:
         return f"{self.dtype}, shape {one} for one sample or (batch, {sizes}) for several"
 
     def array_samples(self, path: Path) -> Iterable[tuple[str, Array]]:
-        """(name, sample) of a .npy file that holds one sample or a batch, already preprocessed.
+        """(name, sample) of each sample in a .npy file, which contains one preprocessed sample or a batch of them.
 
         Raises:
-            UserError: E131 for another type or shape or values that are not finite, E143 for a file of pickled objects.
+            UserError: E131 for another dtype or shape, or values that are not finite; E143 for a pickle.
         """
         values = _read_array(path)
-        given = f"{path} holds {values.dtype}, shape {values.shape}"
+        given = f"{path} contains {values.dtype}, shape {values.shape}"
         one = self.takes(values.shape)
         if values.dtype != self.dtype or not (one or (values.ndim and self.takes(values.shape[1:]))):
             raise UserError("E131", given, f"the model takes {self}")
         if not values.size or (values.dtype.kind == "f" and not np.isfinite(values).all()):
-            raise UserError("E131", f"{given}; it is empty, or holds NaN or infinite values", "give finite numbers")
+            raise UserError("E131", f"{given}; it is empty, or contains NaN or infinite values", "give finite numbers")
         return [(str(path), values)] if one else ((f"{path}[{k}]", sample) for k, sample in enumerate(values))
 
 
 @dataclass(frozen=True)
 class Arrays(RawInputs):
-    """The raw inputs of a model without preprocessing: arrays that it takes as they are."""
+    """The raw inputs of a model without stored preprocessing: arrays of preprocessed inputs."""
 
     raw_inputs: ClassVar[str] = "arrays"
     signature: InputSignature
 
     @property
     def remedy(self) -> str:
-        return f"give a .npy, already preprocessed: {self.signature}"
+        return f"give a .npy file, already preprocessed: {self.signature}"
 
     def refusal(self, model: Path, path: Path, content: str) -> UserError:
-        message = f"{model} holds no preprocessing, so it cannot take {content}: {path}"
+        message = f"{model} contains no preprocessing, so it cannot take {content}: {path}"
         return UserError("E131", message, self.remedy)
 
     def samples(self, path: Path) -> Iterator[tuple[str, Array]]:
@@ -70,10 +76,14 @@ class Arrays(RawInputs):
 
 
 def input_signature(model: ModelProto, preprocessing: Preprocessing | None) -> InputSignature:
-    """What a model takes, checked against what its preprocessing makes.
+    """The input of a model, checked against its preprocessing.
+
+    Args:
+        model: the deployed model.
+        preprocessing: its stored preprocessing, or None.
 
     Raises:
-        UserError: E121 for several inputs or a fixed batch, E141 where preprocessing and model do not fit.
+        UserError: E121 for several inputs or a fixed batch size, E141 if preprocessing and model do not fit.
     """
     stored = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in stored]
@@ -81,30 +91,30 @@ def input_signature(model: ModelProto, preprocessing: Preprocessing | None) -> I
         return _signature_of_tokens(inputs, preprocessing)
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs)
-        raise UserError("E121", f"the model takes {len(inputs)} inputs ({names})", "predict serves models of one input")
+        raise UserError("E121", f"the model takes {len(inputs)} inputs ({names})", "predict supports models with one input")
     kind = inputs[0].type.tensor_type
     if not kind.shape.dim or kind.elem_type == TensorProto.UNDEFINED:
-        raise UserError("E121", "the model does not say which inputs it takes", "export it again")
+        raise UserError("E121", "the file does not define the shape or type of the model's input", "export it again")
     batch, *sizes = [dimension.dim_value if dimension.HasField("dim_value") else None for dimension in kind.shape.dim]
     if batch not in (None, 1):
-        raise UserError("E121", f"the model takes {batch} samples at once, no others", "export it with a free batch axis")
+        raise UserError("E121", f"the model has the fixed batch size {batch}", "export it with a dynamic batch dimension")
     most = 1 if batch or None in sizes else _BATCH  # samples of different sizes cannot be stacked
     signature = InputSignature(_dtype(kind.elem_type), tuple(sizes), most)
     if preprocessing is not None:
         due, shape = np.dtype(preprocessing.dtype), preprocessing.shapes[0]
         if signature.dtype != due or not signature.takes(shape):
             message = f"the stored preprocessing makes {due} of shape {shape}; the model takes {signature}"
-            raise UserError("E141", message, "fetch the file again")
+            raise UserError("E141", message, "download or copy the file again")
     return signature
 
 
 def _signature_of_tokens(inputs: Sequence[ValueInfoProto], preprocessing: Preprocessing) -> InputSignature:
-    """Of a model that takes several inputs (batch, tokens) by name."""
+    """The input signature of a model that takes several inputs (batch, tokens) by name."""
     names = [value.name for value in inputs]
     if sorted(names) != sorted(preprocessing.input_names):
         due = ", ".join(preprocessing.input_names)
         message = f"the stored preprocessing makes {due}; the model takes {', '.join(names)}"
-        raise UserError("E141", message, "fetch the file again")
+        raise UserError("E141", message, "download or copy the file again")
     batch, tokens = inputs[0].type.tensor_type.shape.dim
     length = tokens.dim_value if tokens.HasField("dim_value") else None
     return InputSignature(np.dtype(preprocessing.dtype), (length,), _BATCH if batch.dim_param else 1)
@@ -114,7 +124,7 @@ def _dtype(code: int) -> np.dtype[Any]:
     try:
         return np.dtype(helper.tensor_dtype_to_np_dtype(code))
     except KeyError as error:
-        raise UserError("E141", f"the model takes values of type {code}, which is not known", "export it again") from error
+        raise UserError("E141", f"the model takes values of the unknown type {code}", "export it again") from error
 
 
 def _read_array(path: Path) -> Array:
@@ -122,7 +132,7 @@ def _read_array(path: Path) -> Array:
         values = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError, MemoryError) as error:
         if "allow_pickle" in str(error):
-            message = f"{path} holds Python objects (a pickle), which may run code, so it is not read"
+            message = f"{path} contains Python objects (a pickle), which may run code, so it is not loaded"
             raise UserError("E143", message, "save an array of numbers with numpy.save") from error
         raise UserError("E131", f"{path} is damaged: {error}", "save it again with numpy.save") from error
     if not isinstance(values, np.ndarray):

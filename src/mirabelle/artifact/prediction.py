@@ -1,4 +1,4 @@
-"""A shipped model on raw inputs: its own preprocessing, ONNX Runtime, its own labels."""
+"""Predictions of a deployed model for raw inputs, with its stored preprocessing and labels, in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -24,12 +24,18 @@ from mirabelle.task.preprocessing.raw_inputs import RawInputs
 from mirabelle.task.preprocessing.stored import FILE_CONTENTS, from_json
 
 Array = npt.NDArray[Any]
-_YES = 0.5  # the least probability of a label that is told
+_YES = 0.5  # least probability of a predicted label
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A class with its probability in [0, 1]."""
+    """A class with its probability.
+
+    Args:
+        label: name of the class.
+        index: index of the class.
+        probability: in [0, 1].
+    """
 
     label: str
     index: int
@@ -38,10 +44,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model makes of one input: the likeliest classes, best first; without labels its outputs, or the answer found.
+    """The prediction of a model for one input.
 
-    Of several outputs it is those, by name, whether there are labels or not; of sequences without alignment the text; where
-    each label is a yes or no of its own, those of probability 0.5 and more.
+    Args:
+        input: name of the input.
+        top: the most probable classes or labels, best first; empty for a model without labels, or with several outputs.
+        outputs: the output if the model has no labels, or several outputs by name; otherwise None.
+        answer: the answer in the paragraph, for a model that answers questions.
+        text: the decoded text, for a CTC model.
+        multi_label: the labels with a probability of at least 0.5, for a multi-label model.
     """
 
     input: str
@@ -62,13 +73,13 @@ class Prediction:
 
 
 class Predictor:
-    """A model from an .onnx or .mira file or the folder of a run, ready to take inputs.
+    """A deployed model, loaded from an .onnx or .mira file or the folder of a run.
 
     Args:
         path: the file or folder.
 
     Raises:
-        UserError: E130, E141, E142, E143 as the file fails; E121 when the model takes more than one input.
+        UserError: E130, E141, E142 or E143 if the file is missing or not valid; E121 if the model takes more than one input.
     """
 
     def __init__(self, path: Path) -> None:
@@ -90,17 +101,18 @@ class Predictor:
             raise error.at(str(path)) from None
 
     def __call__(self, inputs: Sequence[Path], top: int = 3) -> list[Prediction]:
-        """Predictions for images, .npy arrays (a sample or a batch, already preprocessed), .csv tables and lines of .txt files.
+        """Predictions for files: images, recordings, .csv tables, lines of .txt files, or .npy arrays of preprocessed inputs.
 
-        What a language model of characters predicts is the character that follows a line; of a model of sequences without
-        alignment, whose first label is "" for nothing, the text of the likeliest path.
+        A character language model predicts the character that follows a line. A CTC model, whose first label "" is the blank,
+        predicts the text of the most probable path.
 
         Args:
-            inputs: files and folders, of which there may be several kinds; in a .txt pairs of texts have a tab between them.
-            top: how many classes to name.
+            inputs: files and folders; a .npy file contains one sample or a batch, and a line of a .txt file a text, or two
+                texts separated by a tab.
+            top: largest number of classes in a prediction.
 
         Raises:
-            UserError: E130 what is missing, E131 what the model cannot take, E143 a file of pickled objects or unknown kind.
+            UserError: E130 if an input is missing, E131 if the model cannot take it, E143 for a pickle or an unknown file type.
         """
         found: list[Prediction] = []
         samples = itertools.chain.from_iterable(self._samples(path) for path in inputs)
@@ -123,11 +135,11 @@ class Predictor:
             outputs = self._session.run(feed)
         except Exception as error:
             message = f"{self.path} fails on inputs of {batch.dtype} {batch.shape}: {first_line(error)}"
-            raise UserError("E121", message, "see that it is the right model for these inputs") from error
+            raise UserError("E121", message, "check that it is the right model for these inputs") from error
         for output in outputs:
             if np.shape(output)[:1] != batch.shape[:1] or not np.isfinite(output).all():
                 message = f"{self.path} gives outputs that are not finite, or not one for each input"
-                raise UserError("E121", message, "see that it is the right model for these inputs")
+                raise UserError("E121", message, "check that it is the right model for these inputs")
         return outputs
 
     def _prediction(self, name: str, outputs: Sequence[Array], top: int) -> Prediction:
@@ -142,15 +154,15 @@ class Predictor:
             return Prediction(name, (), None, text="".join(self.labels[symbol] for symbol in ctc_greedy_decode(output)))
         if output.shape != (len(self.labels),):
             message = f"{self.path} gives outputs of shape {output.shape} for {len(self.labels)} labels"
-            raise UserError("E141", message, "fetch the file again")
-        shares = kind.probabilities(output)
-        order = np.argsort(-shares, kind="stable")[:top].tolist()
-        holding = tuple(label for label, share in zip(self.labels, shares, strict=True) if share >= _YES)
-        choices = tuple(Choice(self.labels[k], k, float(shares[k])) for k in order)
-        return Prediction(name, choices, None, multi_label=holding if kind.multi_label else None)
+            raise UserError("E141", message, "download or copy the file again")
+        probabilities = kind.probabilities(output)
+        order = np.argsort(-probabilities, kind="stable")[:top].tolist()
+        predicted = tuple(label for label, value in zip(self.labels, probabilities, strict=True) if value >= _YES)
+        choices = tuple(Choice(self.labels[k], k, float(probabilities[k])) for k in order)
+        return Prediction(name, choices, None, multi_label=predicted if kind.multi_label else None)
 
     def _samples(self, path: Path) -> Iterator[tuple[str, Any]]:
-        """(name, sample) of each raw input in a file or folder; a sample is what the preprocessing makes a model input of."""
+        """(name, sample) of each raw input in a file or folder; samples are inputs of the preprocessing."""
         suffix, content = path.suffix.lower(), FILE_CONTENTS.get(path.suffix.lower(), "an image")
         if path.is_dir():
             if not self._raw.folder_content:
@@ -173,8 +185,8 @@ class Predictor:
         elif suffix in FILE_CONTENTS:
             raise self._raw.refusal(self.path, path, content)
         else:
-            kinds = "an image, a .wav, a .npy, a .csv or a folder of images; texts as a .txt, to a model that takes them"
-            raise UserError("E143", f"{path} is of no kind that is read", f"give {kinds}")
+            kinds = "an image, a .wav, .npy, .csv or .txt file, or a folder of images or .wav files"
+            raise UserError("E143", f"{path} has an unknown file type", f"give {kinds}")
 
 
 def _folder_of(path: Path) -> Path:
@@ -187,5 +199,5 @@ def _labels(text: str) -> tuple[str, ...]:
     except (ValueError, RecursionError):
         labels = None
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise UserError("E141", "the stored labels are damaged", "fetch the file again")
+        raise UserError("E141", "the stored labels are damaged", "download or copy the file again")
     return tuple(labels)

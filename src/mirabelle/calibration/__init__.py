@@ -1,4 +1,4 @@
-"""What a layer sees while batches run: ranges, columns of its inputs, their moments; passes in batches of bounded size."""
+"""Calibration: ranges of activations, and inputs of layers and their moments, from calibration data in bounded batches."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Second moments that add up over batches, and the least-squares fit that follows from them."""
+"""Second moments accumulated over batches, and least squares from them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from torch import Tensor
 
 
 class Moments:
-    """Second moments of rows x, or of rows x with rows y, over everything that was added.
+    """Second moments of rows x, or of rows x and y, accumulated over batches.
 
         matrix:    Σ (x − m)(y − m')ᵀ / rows        (groups, columns of x, columns of y)
         diagonal:  Σ (x − m) · (y − m') / rows      (groups, columns)
 
-    m and m' are the means of all rows where moments are centred, else 0; y is x where none is given. Centred parts are merged
-    without taking a difference of large numbers: with n and k rows, d and d' the differences of their means,
+    m and m' are the means of x and y if the moments are centred, otherwise 0. y is x if it is not given. Centred moments of two
+    parts are merged without cancellation: with n and k rows, and differences d and d' of their means,
     S = S₁ + S₂ + d d'ᵀ · n k / (n + k).
 
     Args:
-        centred: about the means.
-        diagonal: keep the diagonal alone.
-        dtype: in which rows are multiplied and sums are kept; None leaves rows in their own, of 32 bits at least.
+        centred: whether the means are subtracted.
+        diagonal: whether only the diagonal is computed.
+        dtype: dtype of products and sums; None keeps that of the rows, but at least float32.
 
     Example:
         >>> moments = Moments(centred=True)
@@ -38,7 +38,12 @@ class Moments:
         self._means: tuple[Tensor, Tensor] | None = None
 
     def add(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Take in rows: x of (groups, rows, columns), and y of as many rows or None for x itself."""
+        """Add rows.
+
+        Args:
+            x: (groups, rows, columns).
+            y: (groups, rows, columns of y); None for x.
+        """
         if not x.shape[1]:
             return
         x = x.to(self._dtype or torch.promote_types(x.dtype, torch.float32))
@@ -60,17 +65,17 @@ class Moments:
 
     @property
     def means(self) -> tuple[Tensor, Tensor]:
-        """The means of x and of y, each (groups, 1, columns); only of centred moments to which rows were added."""
-        assert self._means is not None, "asked for where there are rows, and moments are centred"
+        """The means of x and of y, each (groups, 1, columns), for centred moments with at least one row."""
+        assert self._means is not None, "only for centred moments with at least one row"
         return self._means
 
     def total(self) -> Tensor:
-        """The sum over all rows, `rows` times the mean; at least one row was added."""
-        assert self._sum is not None, "asked for where there are rows"
+        """The sum over all rows, which is `rows` times the moments; needs at least one row."""
+        assert self._sum is not None, "needs at least one row"
         return self._sum
 
     def mean(self) -> Tensor:
-        """The moments; at least one row was added."""
+        """The moments; needs at least one row."""
         return self.total() / self.rows
 
     def _products(self, left: Tensor, right: Tensor) -> Tensor:
@@ -81,9 +86,13 @@ class Moments:
 
 
 def damped(gram: Tensor, ridge: float) -> Tensor:
-    """Second moments (groups, columns, columns) with `ridge` times the mean of each diagonal added to that diagonal.
+    """Second moments with `ridge` times the mean of the diagonal added to the diagonal of each group.
 
-    A diagonal of zeros gets ones, so that the result always has an inverse.
+    To a diagonal of zeros, ones are added, so that the result is always invertible.
+
+    Args:
+        gram: (groups, columns, columns).
+        ridge: above 0.
     """
     mean = gram.diagonal(dim1=1, dim2=2).mean(1)
     added = torch.where(mean > 0, ridge * mean, torch.ones_like(mean))
@@ -91,7 +100,7 @@ def damped(gram: Tensor, ridge: float) -> Tensor:
 
 
 def least_squares(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
-    """The coefficients B of min ‖X B − Y‖² / rows + λ ‖B‖², λ = ridge · mean of the diagonal of XᵀX / rows.
+    """Ridge regression: the B that minimizes ‖X B − Y‖² / rows + λ ‖B‖², with λ = ridge · mean diagonal of XᵀX / rows.
 
     Args:
         gram: XᵀX / rows, (groups, columns, columns).

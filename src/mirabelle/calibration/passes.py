@@ -1,4 +1,4 @@
-"""Changing the modules of a model layer by layer, each by its inputs after the layers before it have changed."""
+"""Layer-by-layer changes of a model: each module is changed by its inputs after the modules before it have changed."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from mirabelle.calibration.samples import SampleBatches
 from mirabelle.model.watch import EndOfForward, LayerRun, watch
 from mirabelle.task.batch import Inputs
 
-Occurrence: TypeAlias = tuple[str, int]  # the name of a module, and which of its runs within a forward
+Occurrence: TypeAlias = tuple[str, int]  # the name of a module, and the index of its run within a forward pass
 
 
 class Fitting(Protocol):
-    """What `layer_by_layer` does with one run of a module, in one pass."""
+    """Collects the inputs of one run of a module over a pass of `layer_by_layer`, and then changes the module."""
 
     def take(self, given: Tensor) -> bool:
-        """Take in a batch of the module's inputs; whether the module is going to change, as far as is known by then."""
+        """Add a batch of the module's inputs; return whether it is known by now that the module will change."""
         ...
 
     def finish(self) -> None:
-        """All batches were taken: change the module, if it is to change."""
+        """Change the module, if necessary; called after the last batch."""
         ...
 
 
@@ -35,21 +35,21 @@ def layer_by_layer(
     modules: Mapping[str, nn.Module],
     begin: Callable[[str, bool], Fitting],
 ) -> None:
-    """Change modules in the order in which they run: each sees inputs that the modules before it give after their change.
+    """Change modules in the order in which they run, each by the inputs that it gets after the modules before have changed.
 
-    A pass ends at the first module that is going to change. It takes in that module's inputs batch by batch; then the module
-    changes, and the next pass goes further. Modules before it that stay as they are need no pass of their own. A single batch
-    needs one pass in all: it holds everything that a module needs, and the forward goes on after the change.
+    A pass over the batches stops at the first module that will change. It collects the inputs of this module batch by batch;
+    then the module changes, and the next pass continues from there. Modules that do not change need no pass of their own. A
+    single batch needs only one pass: it contains all inputs of a module, and the forward pass continues after the change.
 
-    A module that runs several times in a forward changes at each of its runs. The modules after it then get what it gives, in a
-    single batch, in the state that it had at each run, and in several batches in its last state.
+    A module that runs several times in a forward pass changes at each of its runs. With a single batch, the modules after it
+    get outputs of the state that the module had at each run; with several batches, outputs of its last state.
 
     Args:
-        model: whose modules change; is left in the mode in which it was.
-        batches: of calibration samples.
-        modules: by name.
-        begin: (name, whether it is known to change) gives what takes in the inputs of one run of a module. It is called anew in
-            every pass, for the first batch in which the module runs.
+        model: the model, which is changed in place; its mode (training or evaluation) is restored.
+        batches: calibration samples.
+        modules: the modules to change, by name.
+        begin: (name, whether the module is known to change) -> `Fitting` for one run of the module. It is called again in every
+            pass, at the first batch in which the module runs.
     """
     done: set[Occurrence] = set()
     changing: set[Occurrence] = set()
@@ -61,16 +61,23 @@ def layer_by_layer(
 
 
 class _Pass:
-    """One pass of `layer_by_layer`, which says what `done` and `changing` are."""
+    """One pass of `layer_by_layer`.
+
+    Args:
+        begin: as in `layer_by_layer`.
+        done: runs that are finished.
+        changing: runs of modules that are known to change, but whose inputs are still to be collected.
+        alone: whether there is a single batch.
+    """
 
     def __init__(
         self, begin: Callable[[str, bool], Fitting], done: set[Occurrence], changing: set[Occurrence], *, alone: bool
     ) -> None:
         self._begin, self._done, self._changing, self._alone = begin, done, changing, alone
         self._fittings: dict[Occurrence, Fitting] = {}  # in the order in which they run
-        self._begun: dict[Occurrence, int] = {}  # in which batch
-        self._last: Occurrence | None = None  # the run that changes, behind which nothing is looked at
-        self._whole = True  # whether the last one took in all that it needs
+        self._begun: dict[Occurrence, int] = {}  # the batch of each run's first inputs
+        self._last: Occurrence | None = None  # the run that will change, at which the forward pass stops
+        self._whole = True  # whether the last run has collected all of its inputs
         self._batch, self._runs = -1, Counter[str]()
 
     def counted(self, batches: Iterable[Inputs]) -> Iterator[Inputs]:
@@ -87,7 +94,7 @@ class _Pass:
             if self._last is not None:
                 raise EndOfForward
             self._fittings[run], self._begun[run] = self._begin(layer.name, run in self._changing), self._batch
-        assert layer.input is not None, "these modules take a tensor"
+        assert layer.input is not None, "the modules must take a tensor"
         if not self._fittings[run].take(layer.input):
             return
         if self._alone:
@@ -99,7 +106,7 @@ class _Pass:
         raise EndOfForward
 
     def finish(self) -> bool:
-        """Change what is known in full; whether another pass is needed."""
+        """Change the modules whose inputs are complete; return whether another pass is needed."""
         for run, fitting in self._fittings.items():
             if run == self._last and not self._whole:
                 self._changing.add(run)
@@ -109,7 +116,7 @@ class _Pass:
         return self._last is not None
 
     def _ends_at(self, run: Occurrence) -> None:
-        """A run turns out to change: what follows it waits. It has taken in everything if this shows in its first batch."""
+        """Stop the pass at a run that will change; its inputs are complete if this was known from its first batch on."""
         self._last, self._whole = run, self._begun[run] == self._batch or run in self._changing
         following = list(self._fittings)[list(self._fittings).index(run) + 1 :]
         for other in following:

@@ -1,4 +1,4 @@
-"""The ranges that activations have over calibration batches."""
+"""Ranges of activations over calibration data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BINS = 2048
 
 @dataclass(frozen=True)
 class Range:
-    """The values [low, high] that an activation is quantized over."""
+    """The range [low, high] over which an activation is quantized."""
 
     low: float
     high: float
@@ -29,18 +29,19 @@ class Range:
 def activation_ranges(
     model: nn.Module, names: Iterable[str], batches: list[Batch], method: Calibration, percentile: float
 ) -> dict[str, Range]:
-    """The range of each named module's input, or of its output, over the batches.
+    """The range of the input or output of modules over calibration data.
 
     Args:
-        model: is run in eval mode, twice where a histogram is needed, and left in the mode in which it was.
-        names: of modules that take one tensor, for the range of that tensor; "name:output" for what the module returns,
-            "name:relu" for max(0, what it returns).
-        batches: real inputs.
-        method: "min-max" takes the extremes, "percentile" cuts the tails, "entropy" loses least information.
-        percentile: the share of values kept by "percentile", in (0, 100].
+        model: runs in evaluation mode, twice if a histogram is needed; its mode is restored.
+        names: of modules that take one tensor, for the range of this tensor; "name:output" for the module's output,
+            "name:relu" for max(0, output).
+        batches: calibration data.
+        method: "min-max" uses the extreme values, "percentile" clips the tails, "entropy" chooses the threshold with the least
+            loss of information (KL divergence).
+        percentile: the percentage of values inside the range for "percentile", in (0, 100].
 
     Returns:
-        A range for every module that ran; one that never ran is absent.
+        The range of every module that ran, by the given names.
     """
     modules = {name: model.get_submodule(name.partition(":")[0]) for name in names}
     extremes: dict[str, Range] = {}
@@ -81,8 +82,8 @@ def _edges(extremes: Range, method: Calibration) -> Edges:
 
 
 def _seen(run: LayerRun) -> Tensor:
-    """The tensor that a name asks for."""
+    """The tensor that the name of the run refers to: input, output, or rectified output."""
     part = run.name.partition(":")[2]
     seen = run.output if part else run.input
-    assert seen is not None, "such modules take one tensor and give one"
+    assert seen is not None, "the module must take one tensor and return one"
     return seen.relu() if part == "relu" else seen

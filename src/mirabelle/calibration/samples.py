@@ -1,4 +1,4 @@
-"""Calibration samples in batches whose size the model's activations decide, and rows that are drawn from all of them."""
+"""Calibration samples in batches of bounded memory, and random draws of a layer's rows over all batches."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from mirabelle.model.watch import watch
 from mirabelle.numerics.draws import generator_from
 from mirabelle.task.batch import Batch, Inputs, Samples, Stream, map_tensors, tensors_of
 
-LEAST_ROWS = 10_000  # that are drawn of a layer's rows, where there are so many
-_BYTES_AT_ONCE = 1 << 26  # of the largest result of an operator: a forward holds a few of that size
-_PROBED = (2, 3)  # samples, to see what one more takes; not one, which some models give a dimension less
-_SHUFFLED = 1 << 24  # numbers that are shuffled to draw from; more would take memory that grows with the samples
+LEAST_ROWS = 10_000  # least number of rows of a layer to draw, if it has as many
+_BYTES_AT_ONCE = 1 << 26  # most bytes of an operator's result; a forward pass holds a few of this size
+_PROBED = (2, 3)  # numbers of samples that are run to measure the memory of one more; some models squeeze a batch of one
+_SHUFFLED = 1 << 24  # up to this many row numbers are shuffled; more would take memory that grows with the samples
 
 
 class CalibrationSamples:
-    """Samples of one shape, read part by part and as often as needed; what is held is what the caller holds.
+    """Calibration samples of one shape, read in parts and as often as needed without keeping them in memory.
 
     Args:
-        count: of the samples.
-        read: gives the inputs of samples `start` to `stop`.
+        count: number of samples.
+        read: (start, stop) -> inputs of the samples `start` to `stop` − 1.
 
     Example:
         >>> samples = CalibrationSamples.of([torch.zeros(2, 3), torch.ones(3, 3)])
@@ -42,16 +42,16 @@ class CalibrationSamples:
 
     @classmethod
     def of(cls, batches: Iterable[Inputs | Batch] | CalibrationSamples) -> CalibrationSamples:
-        """The samples of all batches, one after the other; how they are divided into batches does not matter.
+        """The samples of all batches, concatenated; their division into batches has no influence.
 
         Raises:
-            UserError: E131 no batch, or batches that do not fit together.
+            UserError: E131 if there is no batch, or the shapes of the batches differ.
         """
         if isinstance(batches, CalibrationSamples):
             return batches
         parts = [part.inputs if isinstance(part, Batch) else part for part in batches]
         if not parts:
-            raise UserError("E131", "recovery needs calibration data, and there is no batch", "give at least one batch")
+            raise UserError("E131", "recovery needs calibration data; got no batch", "give at least one batch")
         lengths = [_length(part, parts[0]) for part in parts]
         starts = list(accumulate(lengths, initial=0))
 
@@ -70,7 +70,7 @@ class CalibrationSamples:
 
     @classmethod
     def drawn(cls, data: Samples | Stream, count: int, seed: int) -> CalibrationSamples:
-        """The samples of `data.drawn(count, seed)`; where data lie in memory nothing is copied before it is needed."""
+        """The samples of `data.drawn(count, seed)`; those of data in memory are copied only when they are read."""
         if isinstance(data, Stream):
             return cls.of([data.drawn(count, seed).inputs])
         index = data.order(seed)[:count]
@@ -80,11 +80,11 @@ class CalibrationSamples:
         return self._count
 
     def inputs(self, start: int, stop: int) -> Inputs:
-        """The inputs of samples `start` to `stop`, the last one not included."""
+        """The inputs of the samples `start` to `stop` − 1."""
         return self._read(start, stop)
 
     def for_model(self, model: nn.Module) -> SampleBatches:
-        """The samples in batches for which no operator of the model gives more than 64 MiB, or of one sample."""
+        """The samples in batches so small that no operator of the model returns more than 64 MiB, or in batches of one."""
         if self._count <= _PROBED[-1]:
             return SampleBatches(self, self._count)
         fewer, more = (_result_bytes(model, self._read(0, count)) for count in _PROBED)
@@ -93,11 +93,11 @@ class CalibrationSamples:
 
 
 class SampleBatches:
-    """Calibration samples in batches of nearly equal sizes; they can be gone over any number of times.
+    """Calibration samples in batches of nearly equal sizes, which can be iterated over several times.
 
     Args:
-        samples: to divide.
-        most: samples of a batch.
+        samples: the samples.
+        most: largest number of samples in a batch.
     """
 
     def __init__(self, samples: CalibrationSamples, most: int) -> None:
@@ -113,25 +113,25 @@ class SampleBatches:
             yield self._samples.inputs(start, stop)
 
     def rows_in_all(self, rows_in_first: int) -> int:
-        """How many rows all batches have when the first has so many."""
+        """The number of rows in all batches, extrapolated from that in the first batch."""
         return rows_in_first * self.bounds[-1] // self.bounds[1]
 
 
 class DrawnRows:
-    """Some of the rows that a layer has over all batches, given out batch by batch.
+    """A random draw of the rows that a layer has over all batches, returned batch by batch.
 
     Args:
-        numbers: of the rows drawn, rising.
+        numbers: ascending numbers of the drawn rows.
     """
 
     def __init__(self, numbers: Tensor) -> None:
         self.numbers = numbers
-        self.given = 0  # of the rows drawn, how many batches so far held
+        self.given = 0  # number of drawn rows in the batches so far
         self._seen = 0
 
     @classmethod
     def draw(cls, total: int, count: int, seed: int) -> Self:
-        """`count` of `total` rows without replacement (all, if there are fewer), the same for the same seed."""
+        """Draw `count` of `total` rows (or all, if there are fewer) without replacement. Equal seeds give equal rows."""
         if total <= _SHUFFLED:
             order = torch.randperm(total, generator=generator_from(seed), dtype=torch.int32)
             return cls(order[:count].sort().values.long())
@@ -139,7 +139,7 @@ class DrawnRows:
         return cls(torch.from_numpy(np.sort(drawn)))
 
     def next(self, rows: int) -> Tensor:
-        """The numbers, within the next batch, of the rows drawn that it holds; the batch has so many rows."""
+        """The drawn rows of the next batch, as row numbers within this batch, which has `rows` rows."""
         start, self._seen = self._seen, self._seen + rows
         stop = int(torch.searchsorted(self.numbers, self._seen))
         found = self.numbers[self.given : stop] - start
@@ -147,8 +147,8 @@ class DrawnRows:
         return found
 
 
-class _ResultBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not say its types
-    """The bytes that each operator gives, in the order in which they run."""
+class _ResultBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types for it
+    """Records the size of each operator's result in bytes, in the order in which the operators run."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -173,10 +173,10 @@ def _slice(inputs: Inputs, start: int, stop: int) -> Inputs:
 
 
 def _length(part: Inputs, first: Inputs) -> int:
-    """How many samples a batch holds, whose tensors must have the shapes of the first batch's."""
+    """The number of samples of a batch; an error is raised if its tensors have other shapes than those of the first batch."""
     shapes, due = ([tuple(tensor.shape) for tensor in tensors_of(inputs)] for inputs in (part, first))
     lengths = {shape[:1] for shape in shapes}
     if len(lengths) != 1 or () in lengths or [shape[1:] for shape in shapes] != [shape[1:] for shape in due]:
-        message = f"calibration batches do not fit together: one has shapes {shapes}, the first {due}"
+        message = f"calibration batches have different shapes: one has {shapes}, the first {due}"
         raise UserError("E131", message, "give samples of one shape")
     return shapes[0][0]

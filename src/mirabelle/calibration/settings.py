@@ -1,4 +1,4 @@
-"""How ranges of activations are found, as settings name it; read without torch."""
+"""Names of the calibration methods in settings; this module does not import torch."""
 
 from typing import Literal
 

@@ -1,1 +1,1 @@
-"""The command line: parse, call, print. One file per command, imported when it is called."""
+"""The command line: parse arguments, call the library, print. Each command has its own file, imported when it is called."""

@@ -1,4 +1,4 @@
-"""A model, a task, a runtime -> what it costs and gives."""
+"""Measure a model: parameters, multiply-accumulate operations, file sizes and metrics."""
 
 from __future__ import annotations
 
@@ -30,19 +30,24 @@ from mirabelle.training.evaluation import evaluate_metrics
 
 @dataclass(frozen=True)
 class Files:
-    """A model as it ships: canonical ONNX, and its packed form."""
+    """The files of a model for deployment.
+
+    Args:
+        onnx: the canonical ONNX file.
+        packed: the packed file (.mira).
+    """
 
     onnx: bytes
     packed: bytes
 
 
 def exported(model: nn.Module, task: Task, codecs: Sequence[Codec] = ()) -> Files:
-    """The files of a model.
+    """Export a model to ONNX and pack it.
 
     Args:
-        model: to be exported.
+        model: the model.
         task: gives example inputs, labels and preprocessing.
-        codecs: of a user's own, tried besides those that Mirabelle ships.
+        codecs: codecs of the user to try in addition to those of Mirabelle.
     """
     onnx = export(model, task.example(), task.labels, task.preprocessing, outputs=task.outputs)
     return Files(onnx, pack(onnx, codecs))
@@ -51,13 +56,19 @@ def exported(model: nn.Module, task: Task, codecs: Sequence[Codec] = ()) -> File
 def measure(
     model: nn.Module, task: Task, data: Samples | Stream, files: Files, *, session: Session | None = None
 ) -> tuple[Profile, Scores]:
-    """The profile of a model without its latency, and the metric's score of every sample of `data`.
+    """The profile of a model without its latency, and the scores of the task's metric for every sample of `data`.
 
-    With a session of the model's ONNX file the outputs that are judged are the runtime's, those of the file that ships;
-    otherwise they are torch's, of the model in eval mode. Afterwards each of its modules is in the mode that it had.
+    Args:
+        model: the model.
+        task: the task.
+        data: the data for the metrics.
+        files: the model's files.
+        session: a session of the model's ONNX file, to evaluate the metrics on its outputs; None evaluates them in torch.
+
+    In torch, the model runs in evaluation mode; the mode of each of its modules is restored.
 
     Raises:
-        UserError: E121 when the model is not on the CPU.
+        UserError: E121 if the model is not on the CPU.
     """
     check_device(model)
     metrics = (task.metric, *task.extra_metrics)
@@ -76,20 +87,20 @@ def measure(
 
 
 def sizes(model: nn.Module, files: Files) -> SizeBytes:
-    """Lengths of the files that hold the model."""
+    """The sizes of the model's files in bytes."""
     zipped = gzip.compress(files.onnx, compresslevel=9, mtime=0)
     plain = tensor_bytes(tensors_of_module(model))
     return SizeBytes(torch=len(plain), onnx=len(files.onnx), onnx_gzip=len(zipped), packed=len(files.packed))
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """(all, non-zero) weights and biases; integer codes of quantized layers count as the weights they stand for."""
+    """(number of all, number of non-zero) weights and biases; integer codes of quantized layers count as weights."""
     tensors = weights_of(model).values()
     return sum(tensor.numel() for tensor in tensors), sum(int(tensor.count_nonzero()) for tensor in tensors)
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters, each tied one once, and what stands for parameters in replaced modules, as these say it."""
+    """The parameters (tied ones once), and the stored tensors of replaced modules that count as parameters, by name."""
     found = {name: parameter.detach() for name, parameter in model.named_parameters()}
     for name, module in replaced_modules(model).items():
         stored = module.stored_tensors() if hasattr(module, "stored_tensors") else stored_tensors_of(module)
@@ -98,18 +109,18 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def multiply_accumulates(model: nn.Module, example: Batch) -> int:
-    """Multiply-accumulates of one sample, in all matrix products, convolutions and attentions."""
+    """The number of multiply-accumulate operations for one sample in all matrix products, convolutions and attentions."""
     return multiply_accumulates_by_module(model, example).get("Global", 0)
 
 
 def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
-    """Two products a query and key: torch counts them for its other kernels, but not for the CPU's."""
+    """FLOPs of attention: two products for each query and key. Torch counts them for other kernels, but not for the CPU's."""
     batch, heads, queries, width = query
     return 2 * batch * heads * queries * key[2] * (width + value[3])
 
 
 def multiply_accumulates_by_module(model: nn.Module, example: Batch) -> Mapping[str, int]:
-    """Multiply-accumulates of one sample by module name; "Global" is their sum."""
+    """The number of multiply-accumulate operations for one sample by module name; "Global" is their sum."""
     one = map_tensors(example.inputs, lambda tensor: tensor[:1])
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     counter: Any = FlopCounterMode(display=False, custom_mapping={attention: _attention_flops})

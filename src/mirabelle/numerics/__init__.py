@@ -1,1 +1,1 @@
-"""Formulas on tensors and arrays. Nothing here knows of modules, files, devices or runs."""
+"""Formulas on tensors and arrays, independent of modules, files, devices and runs."""

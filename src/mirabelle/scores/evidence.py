@@ -1,4 +1,4 @@
-"""What scores look at, measured on a sample of the training data; the model stays as it is."""
+"""The evidence for scores: gradients and input statistics of a model's parameters, measured on samples of the training data."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ def evidence_for(
     part: int | None = None,
     seed: int = 0,
 ) -> Mapping[str, Evidence]:
-    """Everything that a score needs to know of a model's parameters.
+    """Measure the evidence that a score needs about a model's parameters.
 
     Args:
-        score: says what it needs, and of which parameters it speaks.
-        model: a copy of it is run, in eval mode.
-        task: its loss is differentiated, its training data are drawn from.
-        names: of the parameters; by default those that the score covers, less those of layers that never run.
-        most_samples: a bound on the score's own number of samples, for a quick look. A stream gives its first ones.
-        part: the number of one of the score's parts, whose samples alone are looked at; None looks at all.
-        seed: of the draw, and of whatever the model draws itself.
+        score: the score; it determines the kinds of evidence and the parameters that it covers.
+        model: the model; a copy of it runs in evaluation mode.
+        task: gives the loss for gradients, and the training data from which samples are drawn.
+        names: names of the parameters; by default those that the score covers, without those of layers that never run.
+        most_samples: upper limit for the score's own number of samples; of a stream, the first samples are used.
+        part: index of one of the score's parts, to use only its samples; None uses the samples of all parts.
+        seed: seed of the draw, and of random operations of the model.
 
     Returns:
-        Evidence by the name of the parameter; a parameter on which the loss does not depend has a gradient of zeros.
+        Evidence by the name of the parameter; the gradient is zero for a parameter on which the loss does not depend.
 
     Raises:
-        UserError: E112 when `names` has one of which the score cannot speak.
+        UserError: E112 if the score does not cover one of `names`, or its layer never runs.
 
     Example:
         >>> from mirabelle import Task
@@ -78,8 +78,8 @@ def evidence_for(
         raise UserError(
             "E112",
             f"{type(score).__name__} scores the weights of linear layers and convolutions that run; "
-            f'"{silent[0]}" is none, or its layer never ran on the data',
-            f'exclude = ["{silent[0]}"], or score = "Magnitude"',
+            f'"{silent[0]}" is no such weight, or its layer never ran on the data',
+            f'set exclude = ["{silent[0]}"], or score = "Magnitude"',
         )
     return {name: Evidence(name, **found[name]) for name in chosen if name not in silent}
 
@@ -93,7 +93,7 @@ def _measure_gradients(
     for name, parameter in zip(found, chosen, strict=True):
         found[name] |= {kind: torch.zeros_like(parameter, requires_grad=False) for kind in kinds}
     with torch.enable_grad():
-        # Gradients that are squared one by one are those of single samples.
+        # Squared gradients are those of single samples.
         for batch in drawn.batches(1 if "squared_gradient" in kinds else _BATCH):
             loss = task.loss(in_float32(call(model, batch.inputs)), batch.targets)
             gradients = torch.autograd.grad(loss, chosen, allow_unused=True)
@@ -117,7 +117,7 @@ def _measure_inputs(score: Score, model: nn.Module, drawn: Samples, found: Mappi
 
     def take(run: LayerRun) -> None:
         layer: Any = layers[run.name]
-        assert run.input is not None, "such layers take a tensor"
+        assert run.input is not None, "the layers take a tensor"
         for columns in Columns(layer).of(run.input):
             moments[layer.weight].add(columns)
 

@@ -1,4 +1,4 @@
-"""What a model is for: data in batches, what its outputs mean, loss, metric, goal, and how raw inputs are prepared."""
+"""The task of a model: data in batches, the meaning of its outputs, loss, metrics, goal, and preprocessing of raw inputs."""
 
 from typing import TYPE_CHECKING
 

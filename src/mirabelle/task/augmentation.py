@@ -1,4 +1,4 @@
-"""Images moved and mirrored while a model trains, drawn so that every draw can be repeated."""
+"""Data augmentation: random shifts and horizontal flips of images, drawn so that every draw can be repeated."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ if TYPE_CHECKING:
 
 _DIMENSIONS = 4
 _EPOCH_BITS = 32
-_SHARE = np.uint64(24)  # bits of a draw that one shift takes
+_SHARE = np.uint64(24)  # bits of a draw that one shift uses
 
 
 @record
 class Augmentation:
-    """x'[c, i, j] = x[c, i + dy, j + dx], zero outside, with dy and dx from −crop to crop; half are mirrored left to right.
+    """Random shifts, x'[c, i, j] = x[c, i + dy, j + dx] with zeros outside the image, and random horizontal flips.
 
-    What is drawn depends on (seed, epoch, index of the sample) alone: not on the run's seed, the batch or the machine, so that
-    a training that goes on after a kill meets the same images. In inputs that were centred, zero is the mean colour.
+    dy and dx are uniform from −crop to crop; half of the images are flipped. The draws depend on (seed, epoch, index of the
+    sample) only, not on the seed of the run, the batch or the machine, so that a resumed training sees the same images. In
+    centred inputs, zero is the mean colour.
 
     Args:
-        crop: the most places by which an image moves, as if one of its size were cut out after `crop` zeros on every side.
-        flip: whether images are mirrored.
-        views: how many different draws there are, one an epoch, then again from the first: a teacher's outputs are then
-            computed once for each. None draws anew in every epoch.
-        seed: of the draws.
-        layout: of the inputs; by default that of their preprocessing, channels first where there is none.
+        crop: largest shift in pixels: a random crop of the image's size after padding with `crop` zeros on every side.
+        flip: whether images are flipped left to right.
+        views: number of different draws, used in turn, one in each epoch, so that a teacher's outputs are computed once for
+            each of them. None draws again in every epoch.
+        seed: seed of the draws.
+        layout: layout of the inputs; by default that of their preprocessing, or channels first without preprocessing.
 
     Raises:
-        UserError: E110 when a number is out of range, or nothing would be done.
+        UserError: E110 if a number is out of range, or neither `crop` nor `flip` is set.
 
     Example:
         >>> import torch
@@ -57,14 +58,16 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if not self.crop and not self.flip:
-            raise UserError("E110", "augment must do something; got crop = 0, flip = false", "set crop = 4, flip = true, say")
+            raise UserError(
+                "E110", "augment needs crop or flip; got crop = 0, flip = false", "for example: crop = 4, flip = true"
+            )
 
     def __call__(self, batch: Batch, epoch: int) -> Batch:
-        """The batch as it is seen in an epoch; its view tells (seed, draw) and is never 0."""
+        """The augmented batch of an epoch; its view identifies (seed, draw) and is never 0."""
         return self.seen(batch, self.view(epoch))
 
     def seen(self, batch: Batch, view: int) -> Batch:
-        """The batch in a view."""
+        """The augmented batch of a view."""
         import torch
 
         from mirabelle.numerics.arrays import to_numpy
@@ -82,14 +85,14 @@ class Augmentation:
         return Batch(torch.from_numpy(moved), batch.targets, batch.index, view)
 
     def view(self, epoch: int) -> int:
-        """What tells the draws of an epoch from those of others, and from the images as they lie."""
+        """The view of an epoch: a number above 0 that identifies its draws; 0 is kept for images without augmentation."""
         return (self.seed << _EPOCH_BITS) + (epoch if self.views is None else epoch % self.views) + 1
 
     def check(self, inputs: Any) -> None:
-        """Raise unless these are images that it can move.
+        """Raise an error unless the inputs are images that can be augmented.
 
         Raises:
-            UserError: E131.
+            UserError: E131 if they are no batch of images, or their sides are not above `crop`.
         """
         import torch
 
@@ -97,16 +100,16 @@ class Augmentation:
         last = self.layout == "channels-last"
         if not images or self.crop >= min(inputs.shape[1:3] if last else inputs.shape[2:]):
             axes = "height, width, channels" if last else "channels, height, width"
-            rule = f"augment needs inputs (samples, {axes}) with sides above crop = {self.crop}"
+            rule = f"augment needs inputs (samples, {axes}) with height and width above crop = {self.crop}"
             got = f"{inputs.dtype} {tuple(inputs.shape)}" if isinstance(inputs, torch.Tensor) else type(inputs).__name__
             raise UserError("E131", f"{rule}; got {got}", "give images in memory, or leave augment out")
 
     def _first(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """A view with the channels behind the samples."""
+        """A view of the images with the channels after the samples."""
         return np.moveaxis(images, -1, 1) if self.layout == "channels-last" else images
 
     def _changes(self, drawn: npt.NDArray[np.uint64]) -> tuple[list[int], list[int], list[bool]]:
-        """(dy, dx, whether it is mirrored) of every sample."""
+        """(dy, dx, whether the image is flipped) of every sample."""
         many, mask = np.uint64(2 * self.crop + 1), np.uint64((1 << int(_SHARE)) - 1)
         dy, dx = ((((drawn >> shift) & mask) * many >> _SHARE).astype(np.int64) - self.crop for shift in (np.uint64(0), _SHARE))
         mirrored = (drawn >> np.uint64(63)).astype(bool) & self.flip
@@ -114,7 +117,7 @@ class Augmentation:
 
 
 def _drawn(view: int, index: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """64 random bits for each sample: SplitMix64, its state counted by the index, its origin drawn from the view.
+    """64 random bits for each sample by SplitMix64: the view gives the initial state, the index the number of steps.
 
     Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
     """

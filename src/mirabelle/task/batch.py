@@ -1,7 +1,8 @@
-"""A batch with identity, and data as indexable samples or as a stream of batches.
+"""Batches, and data as indexed samples in memory or as a stream of batches.
 
-`Samples` lie in memory: shuffled by (seed, epoch), indexed, so that a teacher's cache, a resume and a paired test speak
-of the same sample. A `Stream` is a loader that shuffles itself: it serves for everything but caching and bit-exact resume.
+`Samples` are data in memory, with an index for each sample. Their order depends on (seed, epoch) only, so that a cache of
+teacher outputs, a resumed run and a paired test refer to the same samples. A `Stream` is a loader that shuffles by itself. It
+can be used for everything except caching and bit-exact resuming.
 """
 
 from __future__ import annotations
@@ -23,14 +24,18 @@ from mirabelle.numerics.draws import generator_from
 
 Inputs: TypeAlias = Any  # a tensor, or a tuple, list or dict of tensors
 Outputs: TypeAlias = Any  # a tensor, or a tuple of tensors, each (batch, ...)
-_TARGETS = ("labels", "label", "targets", "target")  # what dicts call them
+_TARGETS = ("labels", "label", "targets", "target")  # the keys of the targets in dicts
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples: what goes in, what should come out, which samples these are (None in a stream), and their view.
+    """A batch of samples.
 
-    The view is the seed of the augmentation that made these inputs; 0 is the sample as it lies.
+    Args:
+        inputs: inputs of the model.
+        targets: (batch, ...).
+        index: indices of the samples in their data set, (batch,); None for a stream.
+        view: the seed of the augmentation that made these inputs; 0 for samples without augmentation.
     """
 
     inputs: Inputs
@@ -43,7 +48,7 @@ class Batch:
 
 
 def map_tensors(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
-    """The same structure with every tensor changed."""
+    """Apply a function to every tensor of the inputs and keep their structure."""
     if isinstance(inputs, Tensor):
         return change(inputs)
     if isinstance(inputs, Mapping):
@@ -56,7 +61,7 @@ def map_tensors(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
 
 
 def tensors_of(inputs: Inputs) -> list[Tensor]:
-    """Every tensor of the inputs, in order."""
+    """All tensors of the inputs, in order."""
     found: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
@@ -68,39 +73,39 @@ def tensors_of(inputs: Inputs) -> list[Tensor]:
 
 
 def arguments_of(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """How a model is called on inputs: by position, and by name where they are a dict."""
+    """The positional and the keyword arguments with which a model is called on inputs; a dict gives keyword arguments."""
     if isinstance(inputs, Tensor):
         return (inputs,), {}
     return ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
 
 
 def call(model: Callable[..., Any], inputs: Inputs) -> Any:
-    """The model's outputs: tuples are spread over its arguments, dicts over its keywords."""
+    """Call the model on inputs, a tuple as positional arguments and a dict as keyword arguments, and return its outputs."""
     args, kwargs = arguments_of(inputs)
     return as_outputs(model(*args, **kwargs))
 
 
 def as_outputs(given: Any) -> Outputs:
-    """What a model gives, a list of tensors as a tuple, and a single one without what is around it."""
+    """The return value of a model as outputs: a list of tensors becomes a tuple, a list or tuple of one tensor that tensor."""
     if isinstance(given, (tuple, list)) and given and all(isinstance(part, Tensor) for part in given):
         return tuple(given) if len(given) > 1 else given[0]
     return given
 
 
 def parts_of(outputs: Outputs) -> tuple[Tensor, ...]:
-    """The outputs one by one, of a single one itself."""
+    """The outputs as a tuple of tensors, also if there is a single one."""
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def in_float32(outputs: Outputs) -> Outputs:
-    """The outputs in the precision of a loss; whole numbers as they are where there are several."""
+    """The outputs as float32 for a loss; in a tuple of outputs, integer tensors stay unchanged."""
     if isinstance(outputs, Tensor):
         return outputs.float()
     return tuple(part.float() if part.is_floating_point() else part for part in outputs)
 
 
 def joined(batches: Sequence[Outputs]) -> Outputs:
-    """Outputs of all batches, one after the other."""
+    """The outputs of all batches, concatenated along the batch dimension."""
     if isinstance(batches[0], Tensor):
         return torch.cat(list(batches))
     return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
@@ -111,7 +116,7 @@ class Samples:
 
     Args:
         inputs: a tensor, or a tuple or dict of tensors, each (samples, ...).
-        targets: (samples, ...); None where nobody knows any.
+        targets: (samples, ...); None for data without labels.
 
     Example:
         >>> samples = Samples(torch.arange(6.0).reshape(3, 2), torch.tensor([0, 1, 0]))
@@ -127,10 +132,12 @@ class Samples:
             targets = torch.zeros(len(next(iter(tensors_of(inputs)), ())), 0)
         lengths = {len(tensor) for tensor in (*tensors_of(inputs), targets)}
         if len(lengths) != 1 or not len(targets):
-            raise UserError("E131", f"inputs and targets need one length above 0; got {sorted(lengths)}", "check the data")
+            raise UserError(
+                "E131", f"inputs and targets must have the same length, above 0; got {sorted(lengths)}", "check the data"
+            )
         for tensor in (*tensors_of(inputs), targets):
             if tensor.is_floating_point() and not _is_finite(tensor):
-                raise UserError("E131", "the data hold NaN or infinite values", "clean the data before compressing")
+                raise UserError("E131", "the data contain NaN or infinite values", "clean the data before compressing")
         self.inputs = inputs
         self.targets = targets
         self._known: tuple[tuple[int, ...], str] | None = None  # versions of the tensors, and their digest
@@ -145,64 +152,64 @@ class Samples:
         return self.at(torch.arange(min(count, len(self))))
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """All samples in order; slices, so nothing is copied."""
+        """All samples in order, in batches that are views of the data: nothing is copied."""
         for start in range(0, len(self), batch_size):
             count = min(batch_size, len(self) - start)
             inputs = map_tensors(self.inputs, partial(torch.narrow, dim=0, start=start, length=count))
             yield Batch(inputs, self.targets[start : start + count], torch.arange(start, start + count))
 
     def split(self, fraction: float, seed: int) -> tuple[Samples, Samples]:
-        """(the rest, a random `fraction`), the same for the same seed."""
+        """Split off a random `fraction` of the samples: (the other samples, the fraction). Equal seeds give equal splits."""
         order = torch.randperm(len(self), generator=generator_from(seed))
         held = max(1, int(fraction * len(self)))
         return self._of(self.at(order[held:])), self._of(self.at(order[:held]))
 
     def drawn(self, count: int, seed: int) -> Samples:
-        """`count` samples (all, if there are fewer) drawn without replacement, the same for the same seed."""
+        """Draw `count` samples (or all, if there are fewer) without replacement. Equal seeds give equal samples."""
         return self._of(self.at(self.order(seed)[:count]))
 
     def order(self, seed: int) -> Tensor:
-        """The numbers of all samples in a random order, the same for the same seed."""
+        """The indices of all samples in a random order. Equal seeds give equal orders."""
         return torch.randperm(len(self), generator=generator_from(seed))
 
     def against(self, targets: Tensor) -> Samples:
-        """The same inputs with what a model gives for them in place of labels; the digest is that of the inputs."""
+        """The same inputs with the outputs of a model as targets; the digest depends on the inputs only."""
         other = Samples(self.inputs, targets)
         other.labelled = False
         return other
 
     def _of(self, batch: Batch) -> Samples:
-        """Some of these samples."""
+        """A batch of these samples as samples of their own."""
         found = Samples(batch.inputs, batch.targets)
         found.labelled = self.labelled
         return found
 
     def shuffled(self, batch_size: int, seed: int) -> Shuffled:
-        """Full batches in an order that depends on the seed alone."""
+        """Full batches of the samples, in an order that depends on the seed only."""
         return Shuffled(self, batch_size, seed)
 
     def digest(self) -> str:
-        """Tells data apart: sixteen hexadecimal digits over every value; computed again only when a tensor has changed."""
-        tensors = self._told_by()
+        """A digest of all values, sixteen hexadecimal digits; it is computed again only if a tensor has changed."""
+        tensors = self._identifying_tensors()
         versions = tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors)
         if self._known is None or self._known[0] != versions:
             self._known = (versions, self._computed_digest())
         return self._known[1]
 
-    def _told_by(self) -> tuple[Tensor, ...]:
-        """What tells these data from others: what stands in for labels follows from the inputs."""
+    def _identifying_tensors(self) -> tuple[Tensor, ...]:
+        """The tensors that identify these data; targets from a model are left out, because they follow from the inputs."""
         return (*tensors_of(self.inputs), *((self.targets,) if self.labelled else ()))
 
     def _computed_digest(self) -> str:
         total = hashlib.blake2b(digest_size=8)
-        for tensor in self._told_by():
+        for tensor in self._identifying_tensors():
             total.update(str((tensor.dtype, tuple(tensor.shape))).encode())
             total.update(np.ascontiguousarray(to_numpy(tensor)).data)
         return total.hexdigest()
 
 
 class Shuffled:
-    """One epoch of samples: `self[k]` is its k-th batch, so that a resumed run goes on in the middle."""
+    """One epoch of shuffled samples: `self[k]` is its k-th batch, so that a resumed run can continue within the epoch."""
 
     def __init__(self, samples: Samples, batch_size: int, seed: int) -> None:
         self._samples = samples
@@ -213,13 +220,13 @@ class Shuffled:
         return len(self._samples) // self._size
 
     def __getitem__(self, k: int) -> Batch:
-        if not 0 <= k < len(self):  # where a loop over the epoch ends
+        if not 0 <= k < len(self):  # ends a loop over the epoch
             raise IndexError(k)
         return self._samples.at(self._order[k * self._size : (k + 1) * self._size])
 
 
 class Stream:
-    """Batches of (inputs, targets) from a loader that decides their order itself."""
+    """Batches of (inputs, targets) from a loader that determines their order."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.loader = loader
@@ -228,10 +235,10 @@ class Stream:
         return len(self.loader.dataset)  # type: ignore[arg-type]
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """The loader's own batches; its own batch size holds."""
+        """The batches of the loader; its own batch size applies."""
         del batch_size
         for given in self.loader:
-            yield Batch(*_parted(given))
+            yield Batch(*_inputs_and_targets(given))
 
     def first(self, count: int) -> Batch:
         collected: list[Batch] = []
@@ -243,21 +250,21 @@ class Stream:
         return joined.at(torch.arange(min(count, len(joined))))
 
     def drawn(self, count: int, seed: int) -> Samples:
-        """The first `count` samples that the loader gives; it shuffles by its own seed."""
+        """The first `count` samples of the loader; the seed is ignored, because the loader shuffles by its own."""
         del seed
         first = self.first(count)
         return Samples(first.inputs, first.targets)
 
 
 def data_of(source: Any) -> Samples | Stream:
-    """Data from `(inputs, targets)` tensors or arrays, a `Dataset` with a length, one of `datasets`, or a `DataLoader`.
+    """Data from `(inputs, targets)` tensors or arrays, a `Dataset` with a length, one of Hugging Face, or a `DataLoader`.
 
-    A tensor or an array alone, or a dict of them by the names of the inputs, are data without labels. Batches are
-    (inputs, targets), or dicts with the targets under "labels", "label", "targets" or "target". A loader in sequential order,
-    and a data set, are read once into memory; a loader that shuffles stays a stream, since its data set may augment.
+    A tensor or an array alone, or a dict of them by the names of the inputs, is data without labels. Batches are
+    (inputs, targets), or dicts with the targets under "labels", "label", "targets" or "target". A data set, and a loader in
+    sequential order, are read into memory once. A loader that shuffles remains a stream, because its data set may augment.
 
     Raises:
-        UserError: E131 when it is none of these.
+        UserError: E131 if the source is none of these.
     """
     if isinstance(source, (Samples, Stream)):
         return source
@@ -268,12 +275,12 @@ def data_of(source: Any) -> Samples | Stream:
         if not shuffles:
             return _joined(list(Stream(source).batches(0)))
         return Stream(source)
-    if hasattr(source, "with_format") and hasattr(source, "column_names"):  # of Hugging Face's `datasets`
+    if hasattr(source, "with_format") and hasattr(source, "column_names"):  # a data set of Hugging Face's `datasets`
         source = source.with_format("torch")
     if isinstance(source, Dataset) or hasattr(source, "column_names"):
         return _joined(list(Stream(DataLoader(source, batch_size=256)).batches(0)))
     if isinstance(source, Mapping) and any(name in source for name in _TARGETS):
-        source = _parted(source)
+        source = _inputs_and_targets(source)
     if isinstance(source, (Tensor, np.ndarray)) or (isinstance(source, Mapping) and source):
         return Samples(map_tensors(_as_tensors(source), lambda tensor: tensor))
     if isinstance(source, (tuple, list)) and len(source) == 2:  # noqa: PLR2004 (inputs and targets)
@@ -284,8 +291,8 @@ def data_of(source: Any) -> Samples | Stream:
     )
 
 
-def _parted(given: Any) -> tuple[Inputs, Tensor]:
-    """(inputs, targets) of what a loader gives for a batch."""
+def _inputs_and_targets(given: Any) -> tuple[Inputs, Tensor]:
+    """(inputs, targets) from a batch of a loader."""
     if isinstance(given, Mapping):
         name = next((name for name in _TARGETS if name in given), None)
         others = {key: part for key, part in given.items() if key != name}
@@ -293,22 +300,22 @@ def _parted(given: Any) -> tuple[Inputs, Tensor]:
             return others if len(others) > 1 else next(iter(others.values())), given[name]
         raise UserError(
             "E131",
-            f"a batch is a dict of {', '.join(map(str, given))}",
-            f"call its targets {' or '.join(_TARGETS)}, beside inputs",
+            f"a batch is a dict of {', '.join(map(str, given))}, and has no targets or no inputs",
+            f"name the targets {' or '.join(_TARGETS)}, and give at least one input next to them",
         )
     if isinstance(given, (tuple, list)) and len(given) == 2:  # noqa: PLR2004
         return given[0], given[1]
-    raise UserError("E131", f"a batch is a {type(given).__name__}", "let the loader give (inputs, targets), or a dict")
+    raise UserError("E131", f"a batch is a {type(given).__name__}", "let the loader yield (inputs, targets), or a dict")
 
 
 def in_memory(source: Any) -> Samples:
-    """Data as samples in memory; a stream is read once, in the order that it happens to give."""
+    """Data as samples in memory; a stream is read once, in the order of its loader."""
     data = data_of(source)
     return _joined(list(data.batches(0))) if isinstance(data, Stream) else data
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether every value is; told by the least and the greatest, which NaN would be, so that nothing is copied."""
+    """Whether all values are finite, by the minimum and the maximum (NaN if any value is NaN), so that nothing is copied."""
     return not tensor.numel() or all(bool(torch.isfinite(bound)) for bound in torch.aminmax(tensor))
 
 
@@ -324,7 +331,7 @@ def _as_tensors(value: Any) -> Any:
 
 def _joined(batches: list[Batch]) -> Samples:
     if not batches:
-        raise UserError("E131", "the loader gave no batch", "give at least one sample")
+        raise UserError("E131", "the loader yields no batch", "give at least one sample")
     flat = [tensors_of(batch.inputs) for batch in batches]
     columns = iter([torch.cat(parts) for parts in zip(*flat, strict=True)])
     inputs = map_tensors(batches[0].inputs, lambda _: next(columns))

@@ -1,4 +1,4 @@
-"""BLEU, by sacrebleu, as sums over sentences: so that intervals and paired tests can draw a set anew."""
+"""BLEU by sacrebleu from counts of single sentences, so that confidence intervals and paired tests can resample sentences."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ _ORDERS = 4  # n-grams of 1 to 4 words
 
 
 def sentence_counts(decode: Callable[[list[int]], str], sequences: Tensor, targets: Tensor) -> Scores:
-    """n-grams that are right, and all, of each order, words and words of the reference: (samples, 10).
+    """The counts that BLEU needs of each sentence, (samples, 10).
+
+    These are, for n-grams of 1 to 4 words, the number of matches and of all n-grams, then the words of the sentence and of its
+    reference.
 
     Args:
-        decode: symbols to text.
-        sequences: that a model writes, filled up with −100, (samples, length).
-        targets: the same of the references; lengths may differ.
+        decode: symbols -> text.
+        sequences: generated sequences, padded with −100, (samples, length).
+        targets: reference sequences, padded with −100; their length may differ.
     """
-    metric = library().BLEU(effective_order=True)  # which changes no count
+    metric = library().BLEU(effective_order=True)  # does not change the counts
     rows = []
     for written, due in zip(sequences, targets, strict=True):
         texts = [decode(part[part != UNLABELLED].tolist()) for part in (written, due)]
@@ -33,7 +36,7 @@ def sentence_counts(decode: Callable[[list[int]], str], sequences: Tensor, targe
 
 
 def corpus_bleu(counts: Scores) -> float:
-    """BLEU in [0, 1] of the sentences with these counts."""
+    """BLEU in [0, 1] of a set of sentences, from their counts (samples, 10)."""
     sums = counts.sum(0).astype(int).tolist()
     right, total, (words, due) = sums[:_ORDERS], sums[_ORDERS : 2 * _ORDERS], sums[2 * _ORDERS :]
     score = library().BLEU.compute_bleu(right, total, words, due, smooth_method="exp")
@@ -44,7 +47,7 @@ def library() -> Any:
     """sacrebleu's metrics.
 
     Raises:
-        UserError: E160 when it is not installed.
+        UserError: E160 if sacrebleu is not installed.
     """
     try:
         from sacrebleu import metrics

@@ -1,4 +1,4 @@
-"""What a model of sequences to sequences writes: it reads what it has written when it is asked for more."""
+"""Greedy decoding: the sequences that a sequence-to-sequence model generates."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from mirabelle.task.batch import Inputs, map_tensors
 
 @dataclass(frozen=True)
 class Generation:
-    """Sequences of the likeliest symbol each time: y_t = argmax of the scores at place t, given begin, y_1 … y_{t−1}.
+    """Greedy decoding: y_t = argmax of the logits at position t, given begin, y_1 … y_{t−1}.
 
-    One input of the model is what has been written so far, (batch, length): `begin`, then the symbols. The model gives scores
-    of what follows at each place, (batch, length, symbols), from this place, those before it, and the other inputs.
+    One input of the model, the decoder input (batch, length), is `begin` followed by the symbols generated so far. At each
+    position the model returns the logits of the next symbol, (batch, length, symbols), which depend on this position, those
+    before it, and the other inputs.
 
-    All places are computed at once, again and again from what came out before, until nothing changes. That gives the same
-    sequences as one symbol after the other, for place t is right from the t-th call on, and mostly takes fewer calls.
+    All positions are computed in parallel, repeatedly from the result before, until nothing changes. The result is the same as
+    when decoding symbol by symbol, because position t is right from the t-th call on, and mostly needs fewer calls.
 
     Args:
-        begin: symbol in front of what is written.
+        begin: symbol at the beginning of the decoder input.
         end: symbol that ends a sequence.
-        written: the input that takes what is written: its position, or its name.
+        written: position or name of the decoder input.
 
     Example:
         >>> counts = Generation(begin=0, end=4)
@@ -44,11 +45,13 @@ class Generation:
     written: int | str = -1
 
     def __call__(self, run: Callable[[Inputs], Tensor], inputs: Inputs) -> Tensor:
-        """Sequences with their end, filled up with −100, (batch, length); what finds no end is cut at the length.
+        """Generate sequences with their end symbol, padded with −100, (batch, length).
+
+        A sequence without an end symbol is cut at the length.
 
         Args:
-            run: gives the scores for inputs.
-            inputs: of the model; what they hold as written tells the length, and nothing else.
+            run: inputs -> logits.
+            inputs: inputs of the model; of the decoder input, only the length is used.
         """
         found = torch.full_like(inputs[self._key(inputs)], UNLABELLED)
         left = torch.arange(len(found))  # rows that still change
@@ -66,15 +69,20 @@ class Generation:
         return found
 
     def length(self, inputs: Inputs) -> int:
-        """The most symbols that these inputs have room for."""
+        """The largest number of symbols that can be generated for these inputs: the length of the decoder input."""
         return int(inputs[self._key(inputs)].shape[1])
 
     def reading(self, inputs: Inputs, sequences: Tensor) -> Inputs:
-        """The inputs under which the model is asked for each symbol of the sequences, which are as long as what is written."""
+        """The inputs with given sequences as decoder input (teacher forcing).
+
+        Args:
+            inputs: inputs of the model.
+            sequences: padded with −100, of the length of the decoder input, (batch, length).
+        """
         return self._replaced(inputs, self._following(sequences))
 
     def _following(self, sequences: Tensor) -> Tensor:
-        """`begin` and the symbols one place on; behind the end there are ends."""
+        """`begin` and the symbols shifted by one position, padded with `end`."""
         shifted = torch.cat([torch.full_like(sequences[:, :1], self.begin), sequences[:, :-1]], 1)
         return shifted.masked_fill(shifted == UNLABELLED, self.end)
 

@@ -1,4 +1,4 @@
-"""What must hold at the end, absolute or relative to the start, and what falls short of it."""
+"""The goal of a run: limits on metric, size, latency and operations, absolute or relative to the original model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,13 @@ _ALLOWED = {
 
 @dataclass(frozen=True)
 class Shortfall:
-    """One part of a goal that does not hold, and by how much it was missed (same unit as the limit)."""
+    """A part of a goal that was not reached.
+
+    Args:
+        name: "metric", "size", "onnx_size", "latency", "macs" or "parameters".
+        limit: the limit of the goal: a fraction, bytes, milliseconds or a count.
+        value: the value that was reached, in the unit of the limit.
+    """
 
     name: str
     limit: float
@@ -48,16 +54,19 @@ class Shortfall:
 
 @record
 class Goal:
-    """What must hold at the end of a run; judged once, on the test set.
+    """The requirements on the compressed model at the end of a run. They are checked once, on the test set.
 
     Args:
-        max_drop: how far the metric may fall: "0.5pt" (points, hundredths) or "1%" (of the start's value).
-        metric: what the metric must reach, absolute: "99.2%" or 0.992.
-        size: of the packed file: "44 kB" (1 kB = 1000 bytes) or "5%" of the start's fp32 torch file.
-        onnx_size: of the ONNX file: absolute, or relative to the start's ONNX file.
-        latency: median of one call: "0.8 ms", or "25%" of the start's.
-        macs: multiply-accumulates of one sample: "2.3M", or "50%" of the start's.
-        parameters: non-zero parameters: "20k", or "8%" of the start's.
+        max_drop: largest drop of the metric: "0.5pt" (percentage points) or "1%" (of the original model's metric).
+        metric: least value of the metric, absolute: "99.2%" or 0.992.
+        size: most bytes of the packed file: "44 kB" (1 kB = 1000 bytes), or "5%" of the original model's float32 torch file.
+        onnx_size: most bytes of the ONNX file: absolute, or relative to the original model's ONNX file.
+        latency: largest median latency of one call: "0.8 ms", or "25%" of the original model's.
+        macs: most multiply-accumulate operations for one sample: "2.3M", or "50%" of the original model's.
+        parameters: most non-zero parameters: "20k", or "8%" of the original model's.
+
+    Raises:
+        UserError: E113 if a limit cannot be read.
 
     Example:
         >>> Goal(max_drop="0.2pt", size="44 kB")
@@ -83,7 +92,12 @@ class Goal:
         raise_all(mistakes)
 
     def shortfalls(self, start: Profile, end: Profile) -> list[Shortfall]:
-        """The parts of this goal that do not hold at the end; empty when it is met."""
+        """The parts of this goal that the model at the end does not reach; empty if it reaches the goal.
+
+        Args:
+            start: profile of the original model.
+            end: profile of the compressed model.
+        """
         missed = [*self._metric_shortfalls(start, end)]
         for name in _ALLOWED:
             asked = getattr(self, name)
@@ -91,7 +105,7 @@ class Goal:
                 continue
             before, after = _measured(name, start, of_start=True), _measured(name, end, of_start=False)
             limit = limit_of(name, asked, before)
-            if not after <= limit:  # so that a NaN is never taken for success
+            if not after <= limit:  # written so that NaN never counts as success
                 missed.append(Shortfall(name, limit, after))
         return missed
 
@@ -107,12 +121,12 @@ class Goal:
             return []
         assert end.metric is not None, "a goal on the metric needs it measured"
         limit = max(limits)
-        # A metric counted over n samples is a multiple of 1/n: rounding in the subtraction must not decide.
+        # A metric that counts over n samples is a multiple of 1/n; rounding errors of the subtraction must not matter.
         return [] if end.metric.value >= limit - 1e-9 else [Shortfall("metric", limit, end.metric.value)]
 
 
 def _measured(name: str, profile: Profile, *, of_start: bool) -> float:
-    """The number that a goal on `name` speaks of; the packed file is compared with the start's plain torch file."""
+    """The measured number to compare with the limit `name`; the original model's size is that of its plain torch file."""
     sizes = profile.size_bytes
     value = {
         "size": sizes.torch if of_start else sizes.packed,
@@ -126,16 +140,16 @@ def _measured(name: str, profile: Profile, *, of_start: bool) -> float:
 
 
 def limit_of(name: str, asked: str | float, start: float, where: str = "goal.") -> float:
-    """The number that is asked for: bytes, milliseconds, or a count.
+    """A limit as a number: bytes, milliseconds, or a count.
 
     Args:
         name: "size", "onnx_size", "latency", "macs" or "parameters".
-        asked: "44 kB", or "5%" of the start's.
-        start: the start's number.
-        where: what the name stands behind in messages.
+        asked: a number, a string with a unit such as "44 kB", or "5%" of `start`.
+        start: the value of the original model.
+        where: prefix of the name in messages.
 
     Raises:
-        UserError: E113 when it cannot be read.
+        UserError: E113 if the limit cannot be read.
 
     Example:
         >>> limit_of("macs", "2.5M", 1e7), limit_of("macs", "50%", 1e7)

@@ -1,7 +1,4 @@
-"""What a training makes small: losses by name, functions (outputs, targets) -> scalar.
-
-A model of several outputs gives the loss a tuple of them.
-"""
+"""Loss functions by name: (outputs, targets) -> scalar. The outputs of a model with several outputs are a tuple."""
 
 from __future__ import annotations
 
@@ -18,16 +15,17 @@ from mirabelle.errors import UserError, did_you_mean
 from mirabelle.numerics.several_outputs import UNLABELLED, paired
 from mirabelle.records.functions import function_from, name_of
 
-Loss: TypeAlias = Callable[[Any, Tensor], Tensor]  # of the outputs, a tuple where there are several, and the targets
+Loss: TypeAlias = Callable[[Any, Tensor], Tensor]  # (outputs, targets); several outputs are a tuple
 
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """−Σ w_y · log softmax(outputs)_y / Σ w_y over all decisions; targets of −100 are left out.
+    """Weighted cross entropy, −Σ w_y · log softmax(outputs)_y / Σ w_y over all targets y; targets of −100 are ignored.
 
     Args:
-        classes_last: outputs are (batch, ..., classes), as those of transformers; otherwise (batch, classes, ...), as in torch.
-        weights: w of each class; by default 1.
+        classes_last: whether outputs are (batch, ..., classes), as in transformers; otherwise (batch, classes, ...), as in
+            torch.
+        weights: the weight w of each class; by default 1.
 
     Example:
         >>> CrossEntropy(classes_last=True)(torch.zeros(2, 5, 4), torch.zeros(2, 5, dtype=torch.long))
@@ -46,10 +44,10 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class Matching:
-    """How far outputs are from those that are due: mean over the outputs of mean((output − target)²) / s².
+    """Mean squared error between the outputs of two models: the mean over all outputs of mean((output − target)²) / s².
 
     Args:
-        variances: s² of each output, so that boxes in pixels weigh as much as probabilities; by default 1.
+        variances: s² of each output, so that, for example, boxes in pixels count as much as probabilities; by default 1.
 
     Example:
         >>> outputs = torch.ones(2, 3), torch.zeros(2, 1)
@@ -66,7 +64,11 @@ class Matching:
 
 
 def balanced(targets: Tensor, classes: int) -> tuple[float, ...]:
-    """Weights with which all classes count alike: samples / (classes · samples of the class), 0 for one without a sample.
+    """Class weights that give all classes equal influence: samples / (classes · samples of the class), 0 without samples.
+
+    Args:
+        targets: class indices of any shape; −100 is ignored.
+        classes: number of classes.
 
     Example:
         >>> balanced(torch.tensor([0, 0, 0, 1]), 2)
@@ -78,38 +80,50 @@ def balanced(targets: Tensor, classes: int) -> tuple[float, ...]:
 
 
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:
-    """mean((output − target)²); targets (batch,) fit outputs (batch, 1)."""
+    """Mean squared error, mean((output − target)²); targets are reshaped to the shape of the outputs."""
     return F.mse_loss(outputs, targets.reshape(outputs.shape).to(outputs.dtype))
 
 
 def mae(outputs: Tensor, targets: Tensor) -> Tensor:
-    """mean |output − target|; targets as of `mse`."""
+    """Mean absolute error, mean |output − target|; targets are reshaped to the shape of the outputs."""
     return F.l1_loss(outputs, targets.reshape(outputs.shape).to(outputs.dtype))
 
 
 def huber(outputs: Tensor, targets: Tensor) -> Tensor:
-    """mean of ½ d² where |d| ≤ 1, else |d| − ½; d = output − target. Source: Huber 1964, doi:10.1214/aoms/1177703732."""
+    """Huber loss: the mean of ½ d² where |d| ≤ 1, otherwise of |d| − ½, with d = output − target.
+
+    Targets are reshaped to the shape of the outputs.
+
+    Source: Huber 1964, doi:10.1214/aoms/1177703732.
+    """
     return F.huber_loss(outputs, targets.reshape(outputs.shape).to(outputs.dtype))
 
 
 def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """−mean(y · log σ(o) + (1 − y) · log σ(−o)) over samples and labels; targets of 0 or 1, shaped as for `mse`."""
+    """Binary cross entropy of logits o, −mean(y · log σ(o) + (1 − y) · log σ(−o)) over all samples and labels.
+
+    Targets y are 0 or 1 and are reshaped to the shape of the outputs.
+    """
     return F.binary_cross_entropy_with_logits(outputs, targets.reshape(outputs.shape).to(outputs.dtype))
 
 
 def span(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross entropy of the first and the last token of a span; outputs (batch, tokens, 2), targets (batch, 2).
+    """Mean cross entropy of the first and the last token of a span.
 
-    Targets of −100 are left out, and so are further columns.
+    Args:
+        outputs: logits of each token to be the first, and the last, (batch, tokens, 2).
+        targets: indices of the first and the last token, (batch, 2); −100 and further columns are ignored.
     """
     return F.cross_entropy(outputs.movedim(2, 1).flatten(0, 1), targets[:, :2].flatten())
 
 
 def ctc(outputs: Tensor, targets: Tensor) -> Tensor:
-    """−log of the sum over all paths of frames that read as the target, over its length, mean over the batch.
+    """Connectionist temporal classification: −log p(target | outputs) / length of the target, mean over the batch.
+
+    p(target | outputs) is the sum of the probabilities of all paths of frames that reduce to the target.
 
     Args:
-        outputs: scores, (batch, frames, symbols), of which symbol 0 is the blank.
+        outputs: logits, (batch, frames, symbols); symbol 0 is the blank.
         targets: symbols from 1, padded with −100, (batch, length).
 
     Source: Graves, Fernández, Gomez, Schmidhuber 2006, doi:10.1145/1143844.1143891.
@@ -134,14 +148,15 @@ LOSSES: Mapping[str, Loss] = {
 
 
 def loss_of(loss: str | Loss, folder: Path = Path()) -> Loss:
-    """A loss by name, "pkg.mod:function" or "./file.py:function" among them; or a function as it is.
+    """The loss function of a name.
 
     Args:
-        loss: (outputs, targets) -> scalar.
-        folder: against which the path of a file is read.
+        loss: one of `LOSSES`, "pkg.mod:function" or "./file.py:function"; a function (outputs, targets) -> scalar is returned
+            unchanged.
+        folder: the folder to which the path of a file is relative.
 
     Raises:
-        UserError: E110 when the name is not known, E120 when no such function is found.
+        UserError: E110 if the name is not known, E120 if there is no such function.
     """
     if not isinstance(loss, str):
         return loss
@@ -153,9 +168,9 @@ def loss_of(loss: str | Loss, folder: Path = Path()) -> Loss:
 
 
 def public_name(loss: Loss) -> str:
-    """What a fingerprint calls a loss: the name that recipes give it, or its class with its settings; never where its code is.
+    """The name of a loss in fingerprints: its name in recipes, or its class with its settings, but not the place of its code.
 
-    A function of the user's is named by its module.
+    A function of the user is named by its module.
 
     Example:
         >>> public_name(LOSSES["mse"]), public_name(CrossEntropy(weights=(1.0, 2.0)))

@@ -1,4 +1,4 @@
-"""What a model is judged by: scores of samples, higher = better, so that intervals and paired tests are honest."""
+"""Metrics: scores of single samples, higher is better, from which values, confidence intervals and paired tests follow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mirabelle.numerics.statistics import (
 from mirabelle.records.functions import function_from
 from mirabelle.task.profile import MeasuredMetric
 
-PerSample = Callable[[Any, Tensor], Tensor | Scores]  # of the outputs, a tuple where there are several, and the targets
+PerSample = Callable[[Any, Tensor], Tensor | Scores]  # (outputs, targets); several outputs are a tuple
 OverSet = Callable[[Any, Tensor], float | Tensor]
 _SUM_AND_COUNT = 2  # columns
 
@@ -41,15 +41,15 @@ def _ratio(scores: Scores) -> float:
 
 @dataclass(frozen=True)
 class Metric:
-    """A function of outputs and targets to what each sample shows, and how that becomes one number.
+    """A metric: scores of single samples, and a statistic that reduces them to one number.
 
     Args:
-        name: as it is told.
-        scores: (outputs, targets) -> one score a sample, (samples,), whose mean counts; or (sum, count) of each sample,
-            (samples, 2), where Σ sum / Σ count does; higher = better.
-        statistic: of all scores, instead of these.
-        of_sequences: whether the outputs are what the model writes (`Task.generation`), symbols filled up with −100, instead of
-            its scores.
+        name: name of the metric in reports and messages.
+        scores: (outputs, targets) -> scores, higher is better. Scores (samples,) are averaged; for scores (samples, 2), each a
+            (sum, count), the metric is Σ sum / Σ count.
+        statistic: scores of all samples -> number, instead of the mean or the ratio.
+        of_sequences: whether `scores` takes the sequences that the model generates (`Task.generation`), padded with −100,
+            instead of its outputs.
 
     Example:
         >>> accuracy = Metric.of("accuracy")
@@ -65,21 +65,22 @@ class Metric:
 
     @staticmethod
     def of(metric: str | PerSample | Metric, folder: Path = Path()) -> Metric:
-        """A metric by name, or from a function of the user's that gives scores of samples.
+        """The metric of a name, or of a function that returns the scores of samples.
 
-        Names are "accuracy" (of one class or of many tokens a sample), "balanced_accuracy", "f1", "roc_auc",
-        "average_precision", "sensitivity" ("sensitivity@0.9": at that specificity), "negative_calibration_error";
-        "negative_squared_error", "negative_absolute_error", "r2"; "exact_match", "span_f1"; "negative_perplexity",
-        "character_accuracy"; "hit_rate" and "ndcg" ("hit_rate@10"); "fidelity", "cosine_similarity" and
-        "negative_relative_error", of one output or of several; and "pkg.mod:function" or "./file.py:function", of a function
-        that gives scores, or of a `Metric`.
+        Names for classification are "accuracy" (for one class or many tokens a sample), "balanced_accuracy", "f1", "roc_auc",
+        "average_precision", "sensitivity" ("sensitivity@0.9": at this specificity) and "negative_calibration_error"; for
+        regression "negative_squared_error", "negative_absolute_error" and "r2"; for spans "exact_match" and "span_f1"; for
+        language models and transcription "negative_perplexity" and "character_accuracy"; for ranking "hit_rate" and "ndcg"
+        ("hit_rate@10"); for comparison with the outputs of another model "fidelity", "cosine_similarity" and
+        "negative_relative_error", for one or several outputs.
 
         Args:
-            metric: as above; a model of several outputs gives the function a tuple.
-            folder: against which the path of a file is read.
+            metric: one of these names; "pkg.mod:function" or "./file.py:function", which names a function that returns scores,
+                or a `Metric`; such a function or `Metric` itself. For a model with several outputs, the function takes a tuple.
+            folder: the folder to which the path of a file is relative.
 
         Raises:
-            UserError: E110 when the name is not known, E120 when no such function is found.
+            UserError: E110 if the name is not known, E120 if there is no such function.
         """
         if isinstance(metric, str) and ":" in metric:
             metric = function_from(metric, folder)
@@ -95,27 +96,31 @@ class Metric:
 
     @staticmethod
     def over_set(function: OverSet, name: str | None = None) -> Metric:
-        """A metric of a whole set, a function of torchmetrics or scikit-learn: (outputs, targets) of all samples -> one number.
+        """A metric of a whole set, such as a function of torchmetrics or scikit-learn.
 
-        Intervals and tests come from the set drawn anew, so the function is called some thousand times.
+        Confidence intervals and tests use the bootstrap, which calls the function some thousand times.
+
+        Args:
+            function: (outputs, targets) of all samples -> one number, higher is better.
+            name: name of the metric; by default that of the function.
 
         Example:
             >>> largest = Metric.over_set(lambda outputs, targets: outputs.max(), "largest")
             >>> largest.value(largest.of_samples(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 1])))
             3.0
         """
-        told = name or str(getattr(function, "__name__", type(function).__name__))
-        return Metric(told, _pairs, partial(_of_pairs, function))
+        name = name or str(getattr(function, "__name__", type(function).__name__))
+        return Metric(name, _pairs, partial(_of_pairs, function))
 
     @staticmethod
     def bleu(decode: Callable[[list[int]], str]) -> Metric:
-        """BLEU of sacrebleu, as a fraction: what a model writes against the targets, one reference each, as text.
+        """BLEU of generated sequences against one reference each, as a fraction in [0, 1], computed by sacrebleu.
 
         Args:
-            decode: symbols to text, without marks of beginning and end.
+            decode: symbols -> text, without begin and end symbols.
 
         Raises:
-            UserError: E160 without sacrebleu.
+            UserError: E160 if sacrebleu is not installed.
 
         Source: Papineni, Roukos, Ward, Zhu 2002, doi:10.3115/1073083.1073135; Post 2018, arXiv:1804.08771.
         """
@@ -125,41 +130,50 @@ class Metric:
         return Metric("bleu", partial(sentence_counts, decode), corpus_bleu, of_sequences=True)
 
     def value(self, scores: Scores) -> float:
-        """The metric of a set of samples."""
+        """The value of the metric for the scores of a set of samples."""
         statistic = self._statistic(scores)
         return float(scores.mean()) if statistic is None else statistic(scores)
 
     def measured(self, scores: Scores) -> MeasuredMetric:
-        """The metric of a set of samples with its 95 % interval."""
+        """The value of the metric for the scores of a set of samples, with its 95 % confidence interval.
+
+        Raises:
+            UserError: E121 if the value is not finite.
+        """
         value, low, high = self.interval(scores)
         if not math.isfinite(value):
             raise UserError(
-                "E121", f"metric {self.name} is {value} on {len(scores)} samples", "see which outputs are not finite"
+                "E121", f"metric {self.name} is {value} on {len(scores)} samples", "check which outputs are not finite"
             )
         return MeasuredMetric(self.name, value, low, high, len(scores))
 
     def interval(self, scores: Scores) -> tuple[float, float, float]:
-        """(value, low, high), 95 %."""
+        """(value, low, high): the value of the metric and its 95 % confidence interval."""
         statistic = self._statistic(scores)
         return mean_interval(scores) if statistic is None else resampled_interval(scores, statistic)
 
     def difference(self, before: Scores, after: Scores) -> tuple[float, float, float]:
-        """after − before on the same samples, with its 95 % interval."""
+        """(difference, low, high): the change of the metric on the same samples, after − before, with its 95 % interval."""
         statistic = self._statistic(before)
         return paired_difference(before, after) if statistic is None else resampled_difference([before], [after], statistic)[:3]
 
     def p_value(self, before: Sequence[Scores], after: Sequence[Scores]) -> float:
-        """That models as good as each other show such a mean difference on the same samples; a pair of scores each seed."""
+        """p-value of a paired test: the probability of a difference at least this large between two equally good models.
+
+        Args:
+            before: scores of the first model, one entry for each seed.
+            after: scores of the second model on the same samples.
+        """
         statistic = self._statistic(before[0])
         if statistic is None:
             return paired_p_value(np.mean(before, axis=0), np.mean(after, axis=0))
         return resampled_difference(before, after, statistic)[3]
 
     def of_samples(self, outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Scores:
-        """What each sample shows, as float64, or as a record of its output and its target.
+        """The score of each sample as float64, or, for a metric of a whole set, a record of its output and its target.
 
         Raises:
-            UserError: E131 when that is not one entry a sample.
+            UserError: E131 if the function does not return one entry for each sample.
         """
         with torch.no_grad():
             scores = self.scores(outputs, targets)
@@ -169,25 +183,25 @@ class Metric:
         if scores.shape not in (due, (*due, _SUM_AND_COUNT)) or len(scores) != len(targets):
             raise UserError(
                 "E131",
-                f"metric {self.name} gave shape {tuple(scores.shape)} for {len(targets)} samples",
-                "return one score a sample, shape (batch,), or make it a metric of the set: Metric.over_set(function)",
+                f"metric {self.name} returned shape {tuple(scores.shape)} for {len(targets)} samples",
+                "return one score for each sample, shape (batch,), or define a metric of the set: Metric.over_set(function)",
             )
         return to_numpy(scores.double())
 
     def _statistic(self, scores: Scores) -> Statistic | None:
-        """None where the mean counts."""
+        """The statistic of the metric for these scores; None for the mean."""
         return self.statistic or (_ratio if scores.ndim == _SUM_AND_COUNT else None)
 
 
 def _pairs(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Scores:
-    """Records of output and target; of several outputs "outputs.0", "outputs.1", …"""
+    """One record of output and target for each sample; several outputs are the fields "outputs.0", "outputs.1", …"""
     several = {f"outputs.{k}": part for k, part in enumerate(outputs)} if isinstance(outputs, tuple) else {"outputs": outputs}
     arrays = {name: to_numpy(part.float()) for name, part in several.items()}
     return records_of({**arrays, "targets": to_numpy(targets)})
 
 
 def records_of(parts: Mapping[str, npt.NDArray[Any]]) -> Scores:
-    """One record a sample, of arrays (samples, ...) by name."""
+    """Structured array with one record for each sample, from arrays (samples, ...) by name."""
     shapes = [(name, part.dtype, part.shape[1:]) for name, part in parts.items()]
     records = np.empty(len(next(iter(parts.values()))), shapes)
     for name, part in parts.items():
@@ -228,10 +242,15 @@ _KNOWN: Mapping[str, Metric] = {
 
 
 def _set(metric: str, name: str, setting: str) -> Metric:
-    """A metric with the number behind its "@".
+    """A metric with the number after its "@".
+
+    Args:
+        metric: "hit_rate@10".
+        name: the part before the "@".
+        setting: the part after it.
 
     Raises:
-        UserError: E110 when it takes none, or another kind of number.
+        UserError: E110 if the metric takes no setting, or another kind of number.
     """
     if name not in _SETTINGS:
         raise UserError("E110", f'metric "{metric}": {name} takes no setting', f'write "{name}"')
@@ -241,7 +260,7 @@ def _set(metric: str, name: str, setting: str) -> Metric:
     except ValueError:
         number = -1
     if number <= 0 or (kind is float and number >= 1):
-        due = "a whole number above 0" if kind is int else "a number between 0 and 1"
+        due = "an integer above 0" if kind is int else "a number between 0 and 1"
         raise UserError("E110", f'metric "{metric}": {keyword} must be {due}', f'write "{name}@{10 if kind is int else 0.9}"')
     given = partial(function, **{keyword: number})
     return Metric(metric, given) if name in {one.__name__ for one in _SAMPLES} else Metric.over_set(given, metric)

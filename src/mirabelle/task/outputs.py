@@ -1,4 +1,4 @@
-"""What the outputs of a model and the targets of its task are; everyone who has to know asks here."""
+"""The meaning of a model's outputs and of the targets of its task, decided in this one place."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from mirabelle.task.loss import CrossEntropy, Loss, Matching, binary_cross_entro
 Array = npt.NDArray[Any]
 Given = TypeVar("Given", Tensor, Array)
 _FRAMES = 2  # dimensions of a sample of CTC: frames, symbols
-_SEVERAL = "several"  # value of the metadata "decision" in a file whose labels are each decided alone
+_SEVERAL = "several"  # value of the metadata "decision" in a multi-label file
 
 
 class Form(Enum):
-    """What outputs are, as far as the loss says.
+    """The meaning of outputs, as far as the loss determines it.
 
-    CLASSES: scores of classes, of which one holds for each sample, or for each of its places.
-    LABELS: a score for each label, which holds or does not, whatever the others do.
-    NUMBERS: quantities.
-    SPAN: scores of each token to be the first, and the last, of a span, (batch, tokens, 2).
-    SYMBOLS: scores of symbols in each frame, of which symbol 0 is the blank of CTC, (batch, frames, symbols).
-    MATCHED: whatever another model gives for the same inputs, in one tensor or several.
-    UNKNOWN: nothing is known.
+    CLASSES: logits of mutually exclusive classes, for each sample or for each of its positions.
+    LABELS: logits of independent labels (multi-label classification).
+    NUMBERS: quantities (regression).
+    SPAN: logits of each token to be the first, and the last, of a span, (batch, tokens, 2).
+    SYMBOLS: logits of symbols in each frame for CTC, (batch, frames, symbols); symbol 0 is the blank.
+    MATCHED: outputs to be matched with those of another model for the same inputs, in one or several tensors.
+    UNKNOWN: unknown outputs, for example of a loss of the user.
     """
 
     CLASSES = "classes"
@@ -44,14 +44,13 @@ class Form(Enum):
 
 @dataclass(frozen=True)
 class OutputKind:
-    """What outputs, and the targets that belong to them, mean.
+    """The meaning of outputs and of the targets that belong to them.
 
     Args:
-        form: as above.
-        classes_axis: the dimension of a batch of outputs that holds the scores of which the highest is chosen: 1 or −1; None
-            where nothing is chosen so.
-        activation: what makes probabilities of the outputs, by its name in ONNX; None where that is not known, or nothing does.
-        multi_label: whether there is a name for each number of a sample, which holds or does not, whatever the others do.
+        form: classes, labels, numbers or another form of outputs.
+        classes_axis: the dimension of the class scores in a batch of outputs, 1 or −1; None if the outputs are no class scores.
+        activation: the function from outputs to probabilities, by its name in ONNX; None if there is none or it is unknown.
+        multi_label: whether the output of a sample has one value for each named label, independent of the others.
 
     Example:
         >>> kind = OutputKind.of_loss(CrossEntropy(classes_last=True))
@@ -66,7 +65,7 @@ class OutputKind:
 
     @staticmethod
     def of_loss(loss: Loss) -> OutputKind:
-        """What a loss takes its outputs for."""
+        """The meaning of the outputs that a loss takes."""
         if isinstance(loss, CrossEntropy):
             return OutputKind(Form.CLASSES, -1 if loss.classes_last else 1, "Softmax")
         if isinstance(loss, Matching):
@@ -75,12 +74,12 @@ class OutputKind:
 
     @staticmethod
     def of_task(loss: Loss, targets: Tensor, labels: Sequence[str]) -> OutputKind:
-        """What the outputs of a task's model are.
+        """The meaning of the outputs of a task's model.
 
         Args:
-            loss: of the task.
-            targets: of its data, (samples, ...).
-            labels: names of classes, or of what each column of the targets says yes or no to.
+            loss: loss of the task.
+            targets: targets of its data, (samples, ...).
+            labels: names of the classes, or of the columns of multi-label targets.
         """
         kind = OutputKind.of_loss(loss)
         named = bool(labels) and targets.is_floating_point() and targets.shape[1:] == (len(labels),)
@@ -88,10 +87,10 @@ class OutputKind:
 
     @staticmethod
     def of_shapes(shapes: Sequence[Sequence[int]]) -> OutputKind:
-        """What outputs are taken for where nothing but their shapes is known: (batch, numbers) alone for scores of classes.
+        """The meaning of outputs of which only the shapes are known: a single output (batch, numbers) counts as class scores.
 
         Args:
-            shapes: of every output of a model, the batch first.
+            shapes: shape of each output of a model, with the batch dimension.
 
         Example:
             >>> OutputKind.of_shapes([(8, 10)]).classes_axis, OutputKind.of_shapes([(8, 10), (8, 4)]).classes_axis
@@ -104,13 +103,13 @@ class OutputKind:
     def of_file(
         labels: Sequence[str], metadata: Mapping[str, str], last_operators: set[str], shape: Sequence[int]
     ) -> OutputKind:
-        """What an output of a shipped file is.
+        """The meaning of an output of a deployed file.
 
         Args:
-            labels: names that the file holds; a first name "" is the blank of CTC.
-            metadata: of the file.
-            last_operators: names of the operators that give the output.
-            shape: of the output for one sample.
+            labels: label names stored in the file; a first name "" is the blank of CTC.
+            metadata: metadata of the file.
+            last_operators: types of the operators that compute the output.
+            shape: shape of the output of one sample.
 
         Example:
             >>> OutputKind.of_file(("", "a"), {}, {"Add"}, (20, 2)).form, OutputKind.of_file(("a", "b"), {}, {"Add"}, (2,)).form
@@ -126,35 +125,35 @@ class OutputKind:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What a file says of its outputs besides their labels, as `of_file` reads it."""
+        """The metadata that a file stores about its outputs in addition to their labels; `of_file` reads them."""
         return {"decision": _SEVERAL} if self.multi_label else {}
 
     @property
     def classifies(self) -> bool:
-        """Whether the highest of several scores is chosen, so that softened decisions of a teacher mean something."""
+        """Whether the outputs are class scores, so that soft targets of a teacher are defined."""
         return self.classes_axis is not None
 
     @property
     def takes_one_output(self) -> bool:
-        """Whether a model of several outputs is certainly wrong."""
+        """Whether the model must have a single output."""
         return self.form not in (Form.MATCHED, Form.UNKNOWN)
 
     def scores_one_class(self, outputs: Tensor | tuple[Tensor, ...]) -> bool:
-        """Whether these outputs score the one class of each sample, (batch, classes)."""
+        """Whether these outputs are the class scores of whole samples, (batch, classes)."""
         return self.classifies and isinstance(outputs, Tensor) and outputs.dim() == CLASS_SCORES
 
     def chosen(self, outputs: Given) -> Given:
-        """The index of the highest score of each choice: outputs without the axis of the classes."""
-        assert self.classes_axis is not None, "nothing is chosen"
+        """The class with the highest score: the argmax of the outputs over the axis of the classes."""
+        assert self.classes_axis is not None, "the outputs must be class scores"
         highest: Given = outputs.argmax(self.classes_axis)
         return highest
 
     def with_classes_last(self, outputs: Tensor) -> Tensor:
-        """Outputs (batch, ..., classes); as they are where the classes are last already, or there are none."""
+        """Outputs (batch, ..., classes); unchanged if the classes are last already, or if there are none."""
         return outputs.movedim(1, -1) if self.classes_axis == 1 and outputs.dim() > CLASS_SCORES else outputs
 
     def probabilities(self, outputs: Array) -> Array:
-        """Of the scores of one sample, as float64; outputs that are probabilities, as they are."""
+        """The probabilities of one sample from its outputs, as float64; outputs without an activation stay unchanged."""
         if self.activation is None:
             return outputs
         scores = outputs.astype(np.float64)
@@ -166,11 +165,11 @@ class OutputKind:
 
 
 def form_of_targets(targets: Tensor, labels: Sequence[str]) -> Form:
-    """What outputs are due for the targets of data.
+    """The form of the outputs that fit the targets of data.
 
     Args:
-        targets: (samples, ...); (samples, 0) where nobody knows any.
-        labels: names of classes, or of what each column of the targets says yes or no to; none for quantities.
+        targets: (samples, ...); (samples, 0) for data without labels.
+        labels: names of the classes, or of the columns of multi-label targets; empty for regression.
 
     Example:
         >>> import torch
@@ -189,7 +188,7 @@ DEFAULTS: Mapping[Form, tuple[str, str]] = {
     Form.LABELS: ("binary_cross_entropy", "f1"),
     Form.NUMBERS: ("mse", "negative_squared_error"),
     Form.MATCHED: ("matching", "fidelity"),
-}  # names of loss and metric, where the user names none
+}  # names of the default loss and metric
 _BY_LOSS: tuple[tuple[Loss, OutputKind], ...] = (
     (F.cross_entropy, OutputKind(Form.CLASSES, 1, "Softmax")),
     (binary_cross_entropy, OutputKind(Form.LABELS, None, "Sigmoid")),

@@ -1,4 +1,4 @@
-"""What one model costs and gives: plain data, each number with its unit. Measuring is `measure`'s work."""
+"""Profile of a model as plain data: parameters, operations, sizes, latency and metrics, each in its unit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class MeasuredMetric:
-    """A metric on `n` samples with its 95 % interval [low, high]."""
+    """The value of a metric on `n` samples, with its 95 % confidence interval [low, high]."""
 
     name: str
     value: float
@@ -20,7 +20,15 @@ class MeasuredMetric:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one call of the runtime: median and 95th percentile of repeated calls."""
+    """Latency of one call of a runtime in milliseconds: median and 95th percentile of repeated calls.
+
+    Args:
+        median: median, in milliseconds.
+        p95: 95th percentile, in milliseconds.
+        runtime: name of the runtime.
+        threads: number of threads.
+        batch: number of samples in one call.
+    """
 
     median: float
     p95: float
@@ -31,7 +39,14 @@ class Latency:
 
 @dataclass(frozen=True)
 class SizeBytes:
-    """Lengths of the files that hold the model, in bytes; `onnx_gzip` is there for comparison only."""
+    """Sizes of the files that store the model, in bytes; None if a file was not written.
+
+    Args:
+        torch: the model's tensors without compression, as safetensors.
+        onnx: the ONNX file.
+        onnx_gzip: the ONNX file compressed by gzip, for comparison only.
+        packed: the packed file.
+    """
 
     torch: int
     onnx: int | None = None
@@ -41,9 +56,16 @@ class SizeBytes:
 
 @dataclass(frozen=True)
 class Profile:
-    """One model, measured. `macs`: multiply-accumulates of one sample. What was not measured is None.
+    """The measured properties of one model; a property that was not measured is None.
 
-    `others` are metrics that are told beside the one that judges.
+    Args:
+        parameters: number of parameters.
+        nonzero_parameters: number of parameters that are not zero.
+        macs: multiply-accumulate operations for one sample.
+        size_bytes: sizes of the model's files.
+        metric: the metric of the task.
+        latency_ms: latency of one call.
+        others: further metrics, for information only.
     """
 
     parameters: int
@@ -72,7 +94,13 @@ class Profile:
 
 @dataclass(frozen=True)
 class StepResult:
-    """One step of the trail: its name, the model's profile after it (metric on validation), and the seconds it took."""
+    """The result of one step.
+
+    Args:
+        step: name of the step.
+        profile: the model after the step; its metric is that on the validation data.
+        seconds: duration of the step.
+    """
 
     step: str
     profile: Profile

@@ -1,4 +1,4 @@
-"""What a model is for: its data, its loss, its metric, and the teacher that guides it."""
+"""The task of a model: data, loss, metric, preprocessing, and the teacher for distillation."""
 
 from __future__ import annotations
 
@@ -20,40 +20,43 @@ from mirabelle.task.metric import Metric, PerSample
 from mirabelle.task.outputs import DEFAULTS, Form, OutputKind
 from mirabelle.task.preprocessing import Preprocessing
 
-_LEAST_VARIANCE = 1e-12  # of an output that is the same for all samples
-_HELD_OUT_SEED = 0  # the split belongs to the data, so that all seeds of a comparison share it
+_LEAST_VARIANCE = 1e-12  # used for an output that is equal for all samples
+_HELD_OUT_SEED = 0  # fixed, so that runs with different seeds use the same validation split
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class Task:
-    """Batches, loss, metric, example inputs, teacher. A task never changes: `replace` and `with_…` give another one.
+    """The task of a model: data splits, loss, metrics, preprocessing, and a teacher.
+
+    A task is immutable: `replace` and the methods `with_…` return another one.
 
     Args:
-        train: `(inputs, targets)` tensors or arrays, a `Dataset`, or a `DataLoader`; inputs alone, or a dict of them by name,
-            where nobody knows labels: the outputs of the teacher, by default of the model at the start, then stand for them.
-        test: the same, read into memory once, so that all models are judged on the same samples.
-        validation: the same, read into memory once; by default `validation_fraction` of train, always the same samples.
+        train: training data: `(inputs, targets)` tensors or arrays, a `Dataset`, or a `DataLoader`. Data without labels are
+            inputs alone, or a dict of them by name; the outputs of the teacher, by default of the original model, then serve
+            as targets.
+        test: test data in the same form, read into memory once, so that all models are evaluated on the same samples.
+        validation: validation data in the same form, read into memory once; by default a held-out part of the training data,
+            always the same samples.
+        validation_fraction: the fraction of the training data that is held out if no validation data are given.
         loss: "cross_entropy", "token_cross_entropy" (classes last), "binary_cross_entropy", "mse", "mae", "huber", "span",
-            "ctc" or "matching" (`mirabelle.task.loss`), a function (outputs, targets) -> scalar, or the name of one,
-            "pkg.mod:function"; a model of several outputs gives it a tuple. By default "cross_entropy", without labels
-            "matching".
-        metric: a name that `Metric.of` knows, "accuracy" say, or a function (outputs, targets) -> one score a sample, higher =
-            better; `Metric.over_set(function)` for one of all samples together. By default "accuracy", without labels
-            "fidelity".
-        also: further metrics, named in the same way, that are told before and after, and judge nothing.
-        labels: names of the classes, or where targets are floats (samples, labels) of what each says yes or no to; kept with
-            the artifact. Of sequences without alignment those of symbols, the first "" for nothing: `predict` then writes the
-            sequence.
-        name: of the data, for the report.
-        preprocessing: how a raw input became one of these inputs; kept with the artifact, so that it takes raw inputs.
-        augment: how images are changed while a model trains; they are judged as they lie.
-        generation: how a model of sequences to sequences writes; needed by metrics of what is written, and for a teacher's
-            sequences as targets.
-        beside: files that the preprocessing needs, a tokenizer say, by name; they go beside the artifact.
+            "ctc" or "matching" (`mirabelle.task.LOSSES`), a function (outputs, targets) -> scalar, or its name,
+            "pkg.mod:function". Several outputs are passed as a tuple. By default "cross_entropy", without labels "matching".
+        metric: a name that `Metric.of` knows, such as "accuracy", or a function (outputs, targets) -> one score for each
+            sample, higher is better; `Metric.over_set(function)` for a metric of a whole set. By default "accuracy", without
+            labels "fidelity".
+        extra_metrics: further metrics in the same form, reported for information only.
+        labels: names of the classes, or of the columns of multi-label targets (float, (samples, labels)); stored with the
+            artifact. For CTC the names of the symbols, the first "" for the blank: `predict` then prints the sequence.
+        name: name of the data in reports.
+        preprocessing: how a raw input becomes a model input; stored with the artifact, which then takes raw inputs.
+        augment: random changes of images during training; evaluation uses the images without them.
+        generation: how a sequence-to-sequence model generates sequences; needed for metrics of generated sequences, and for
+            generated sequences of a teacher as targets.
+        extra_files: files that the preprocessing needs, such as a tokenizer, by name; they are stored next to the artifact.
 
     Raises:
-        UserError: E110 unknown loss or metric; E111 a metric of sequences without `generation`; E131 data that cannot be used
-            or augmented, that the preprocessing cannot have made, or of which only some have labels.
+        UserError: E110 if loss or metric are unknown; E111 for a metric of sequences without `generation`; E131 if the data
+            cannot be used or augmented, do not match the preprocessing, or only some splits have labels.
 
     Example:
         >>> import torch
@@ -97,7 +100,9 @@ class Task:
         learned, judged = data_of(train), in_memory(test)
         if validation is None:
             if isinstance(learned, Stream):
-                raise UserError("E131", "a shuffling loader cannot be split", "give `validation`, or tensors as `train`")
+                raise UserError(
+                    "E131", "data from a loader that shuffles cannot be split", "give `validation`, or tensors as `train`"
+                )
             learned, validation = learned.split(validation_fraction, _HELD_OUT_SEED)
         validated = in_memory(validation)
         default_loss, default_metric = DEFAULTS[Form.CLASSES if _labelled(learned, validated, judged) else Form.MATCHED]
@@ -118,15 +123,15 @@ class Task:
         )
 
     def replace(self, **changes: Any) -> Task:
-        """The same task with other values of some attributes.
+        """A copy of the task with other values of some attributes.
 
         Args:
-            changes: by the name of the attribute, in the form in which it is kept: `Samples` or a `Stream`, a `Metric`, a loss
-                as a function, a tuple of labels.
+            changes: new values by the names of the attributes, of the attributes' types: `Samples` or `Stream`, a `Metric`, a
+                loss function, a tuple of labels.
 
         Raises:
-            TypeError: for a name that is no attribute.
-            UserError: E111, E131 as the constructor does where the parts do not fit each other.
+            TypeError: for an unknown name.
+            UserError: E111 or E131 if the parts do not fit each other, as in the constructor.
 
         Example:
             >>> import torch
@@ -143,41 +148,41 @@ class Task:
         return other
 
     def _settle(self, **values: Any) -> None:
-        """Set attributes of a task that nobody has seen yet, and check that all of them fit each other."""
+        """Set attributes of a task under construction, and check that all attributes fit each other."""
         vars(self).update(values)
         _check_preprocessing(self.preprocessing, self.validation)
         vars(self).update(augment=_applicable(self.augment, self.train, self.preprocessing))
         if self.generation is None and any(one.of_sequences for one in (self.metric, *self.extra_metrics)):
-            message = f"{self.metric.name} is of what a model writes, and the task does not say how it does"
+            message = f"the metric {self.metric.name} needs generated sequences, and the task has no `generation`"
             raise UserError("E111", message, "give `generation`: mirabelle.Generation(begin=…, end=…)")
 
     @property
     def outputs(self) -> OutputKind:
-        """What the outputs of a model and the targets of the data are."""
+        """The meaning of the model's outputs and of the targets."""
         return OutputKind.of_task(self.loss, self.validation.targets, self.labels)
 
     def with_teacher(self, teacher: nn.Module | None) -> Task:
-        """The same task under another teacher."""
+        """A copy of the task with another teacher."""
         return self.replace(teacher=teacher)
 
     def with_augment(self, augment: Augmentation | None) -> Task:
-        """The same task, its images changed in another way while a model trains.
+        """A copy of the task with another data augmentation.
 
         Raises:
-            UserError: E131 when the data are no images in memory.
+            UserError: E131 if the data are no images in memory.
         """
         return self.replace(augment=augment)
 
     def with_unlabelled(self, inputs: Inputs) -> Task:
-        """The same task with more training samples, of which nobody knows the class: they learn from the teacher alone.
+        """A copy of the task with additional training samples without labels, for which only the teacher gives targets.
 
-        Their targets are `UNLABELLED`; `TaskLoss` leaves them out, and terms that need the right class refuse them.
+        Their targets are `UNLABELLED`: `TaskLoss` ignores them, and terms that need the true class raise an error.
 
         Args:
-            inputs: as those of the training data, (samples, ...).
+            inputs: inputs like those of the training data, (samples, ...).
 
         Raises:
-            UserError: E131 when the task does not classify, its training data are a stream, or the inputs are of other shapes.
+            UserError: E131 if the task is no classification, its training data are a stream, or the inputs have other shapes.
 
         Example:
             >>> import torch
@@ -187,12 +192,14 @@ class Task:
             (136, 100)
         """
         if not self.outputs.classifies or not isinstance(self.train, Samples):
-            raise UserError("E131", "samples without labels need a task that classifies samples in memory", "give tensors")
+            raise UserError("E131", "samples without labels need a classification task with data in memory", "give tensors")
         own, more = tensors_of(self.train.inputs), tensors_of(inputs)
         if [tuple(part.shape[1:]) for part in own] != [tuple(part.shape[1:]) for part in more]:
             shapes = [[tuple(part.shape[1:]) for part in side] for side in (more, own)]
             raise UserError(
-                "E131", f"samples without labels have shapes {shapes[0]}, the data {shapes[1]}", "prepare them alike"
+                "E131",
+                f"samples without labels have shapes {shapes[0]}, the data {shapes[1]}",
+                "prepare both in the same way",
             )
         pairs = iter([torch.cat(both) for both in zip(own, more, strict=True)])
         targets = torch.full((len(more[0]), *self.train.targets.shape[1:]), UNLABELLED, dtype=self.train.targets.dtype)
@@ -201,18 +208,18 @@ class Task:
 
     @property
     def labelled(self) -> bool:
-        """Whether the data bring targets of their own."""
+        """Whether the data have labels."""
         return not isinstance(self.train, Samples) or self.train.labelled
 
     def against(self, outputs: Callable[[Samples], Outputs]) -> Task:
-        """The task without labels in which outputs of a model stand for them; one with labels as it is.
+        """A copy of a task without labels with the outputs of a model as targets; a task with labels is returned unchanged.
 
-        Each output counts in the loss "matching" by its variance over the training data.
+        In the loss "matching", each output is divided by its variance over the training data.
 
         Args:
-            outputs: of samples, in their order.
+            outputs: samples -> outputs of the model, in the order of the samples.
         """
-        if self.labelled or self.validation.targets.shape[1:] != (0,):  # they do already
+        if self.labelled or self.validation.targets.shape[1:] != (0,):  # outputs are the targets already
             return self
         changes: dict[str, Any] = {}
         for name in ("train", "validation", "test"):
@@ -225,11 +232,11 @@ class Task:
         return self.replace(**changes)
 
     def example(self, count: int = 2) -> Batch:
-        """The first samples of the training data, at least two, as an example of a batch."""
+        """The first `count` samples of the training data as an example batch."""
         return self.train.first(count)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells these data from others: lengths and digests by split (a stream has no digest)."""
+        """The identity of the data: number of samples and digest of each split (a stream has no digest)."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return {
             name: {"samples": len(data), "digest": data.digest() if isinstance(data, Samples) else None}
@@ -238,37 +245,41 @@ class Task:
 
 
 def _labelled(*splits: Samples | Stream) -> bool:
-    """Whether all of them have labels, rather than none."""
+    """Whether the splits have labels; either all or none of them must."""
     known = [not isinstance(data, Samples) or data.labelled for data in splits]
     if any(known) and not all(known):
         names = [name for name, own in zip(("train", "validation", "test"), known, strict=True) if not own]
-        remedy = "give all of them targets, or none"
-        raise UserError("E131", f"the {' and '.join(names)} data have no targets, others do", remedy)
+        remedy = "give targets for all of them, or for none"
+        raise UserError("E131", f"the {' and '.join(names)} data have no targets, the others do", remedy)
     return all(known)
 
 
 def _applicable(
     augment: Augmentation | None, data: Samples | Stream, preprocessing: Preprocessing | None
 ) -> Augmentation | None:
-    """The augmentation, if it can change these data, in the layout that they have."""
+    """The augmentation with the layout of the data; an error is raised if the data cannot be augmented."""
     if augment is not None:
         if augment.layout is None and preprocessing is not None and preprocessing.image_layout == "channels-last":
             augment = replace(augment, layout=preprocessing.image_layout)
         if isinstance(data, Samples) and not data.labelled:
-            message = "images without labels cannot be augmented: what stands for labels are outputs for them as they lie"
+            message = "images without labels cannot be augmented: their targets are outputs for the original images"
             raise UserError("E131", message, "leave `augment` out")
         if isinstance(data, Stream):
             raise UserError(
-                "E131", "a shuffling loader cannot be augmented", "let its data set do it, or give tensors as `train`"
+                "E131",
+                "data from a loader that shuffles cannot be augmented",
+                "augment in its data set, or give tensors as `train`",
             )
         augment.check(data.inputs)
     return augment
 
 
 def _check_preprocessing(preprocessing: Preprocessing | None, data: Samples) -> None:
-    """Raise where the preprocessing makes other inputs than those of the data."""
+    """Raise an error if the preprocessing makes inputs of other shapes than those of the data."""
     if preprocessing is not None:
         shapes = [tuple(tensor.shape[1:]) for tensor in tensors_of(data.inputs)]
         if shapes != list(preprocessing.shapes):
             made = ", ".join(map(str, preprocessing.shapes))
-            raise UserError("E131", f"the preprocessing makes inputs of {made}; the data have {shapes}", "make them agree")
+            raise UserError(
+                "E131", f"the preprocessing makes inputs of shape {made}; the data have {shapes}", "make them agree"
+            )

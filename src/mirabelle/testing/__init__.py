@@ -1,4 +1,7 @@
-"""Contract tests of each family, for authors of new members. A check that fails raises AssertionError and says why."""
+"""Contract tests for authors of new steps, terms, scores, codecs, runtimes and replaced modules.
+
+Each function raises an AssertionError that describes the part of the contract that is violated.
+"""
 
 from mirabelle.testing.codecs import check_codec
 from mirabelle.testing.replacements import check_replacement

@@ -12,24 +12,23 @@ _SHAPES = ((0,), (1,), (7,), (3, 0), (5, 4), (4, 3, 2, 2), ())
 
 
 def check_codec(codec: Codec) -> None:
-    """Check that a codec does what Mirabelle asks of every codec.
+    """Check that a codec fulfils the contract of codecs.
 
-    Arrays of each of its types come back equal to the bit, whatever their shape and content: empty, constant, sparse, random,
-    with NaN, infinities and negative zeros; the same array gives the same bytes; a codec made without arguments reads them; and
-    bytes that cannot be those of an array raise ValueError.
+    Arrays of each of its dtypes are decoded to the same bits, for every shape and content: empty, constant, sparse, random,
+    with NaN, infinities and negative zeros. Equal arrays give equal bytes. Truncated bytes raise a ValueError.
 
     Args:
-        codec: that is checked.
+        codec: the codec to check.
 
     Raises:
-        AssertionError: with the part of the contract that does not hold.
+        AssertionError: with the part of the contract that is violated.
 
     Example:
         >>> from mirabelle.artifact.codecs import Histogram
         >>> check_codec(Histogram())
     """
     assert isinstance(codec, Codec), "a codec has `dtypes`, `encode(symbols)` and `decode(data, shape, dtype)`"
-    assert codec.dtypes, "`dtypes` must name the types of arrays that it codes"
+    assert codec.dtypes, "`dtypes` must name the dtypes that the codec encodes"
     assert CODECS.is_member(type(codec)), "its class must be a codec"
     for name in codec.dtypes:
         for symbols in _arrays(np.dtype(name)):
@@ -38,8 +37,8 @@ def check_codec(codec: Codec) -> None:
             assert isinstance(data, bytes), f"encode() must return bytes; got {type(data).__name__}"
             assert codec.encode(symbols) == data, f"the same array must give the same bytes ({what})"
             found = codec.decode(data, symbols.shape, symbols.dtype)
-            assert (found.shape, found.dtype) == (symbols.shape, symbols.dtype), f"decode() must give {what} back"
-            assert found.tobytes() == symbols.tobytes(), f"an array must come back equal to the bit ({what})"
+            assert (found.shape, found.dtype) == (symbols.shape, symbols.dtype), f"decode() must return {what}"
+            assert found.tobytes() == symbols.tobytes(), f"decode() must return the same bits ({what})"
         _check_damage(codec, np.dtype(name))
 
 
@@ -48,7 +47,7 @@ def _arrays(dtype: np.dtype[np.generic]) -> Iterator[Symbols]:
     for shape in _SHAPES:
         count = int(np.prod(shape))
         raw = random.integers(0, 256, count * dtype.itemsize, np.uint8).view(dtype)
-        yield raw.reshape(shape)  # among floating numbers NaN, infinities and subnormal ones
+        yield raw.reshape(shape)  # for floating-point dtypes also NaN, infinities and subnormal numbers
         yield np.zeros(shape, dtype)
         yield np.ones(shape, dtype)
         yield np.where(random.random(shape) < 0.2, 3, 0).astype(dtype)  # noqa: PLR2004 (a fifth)
@@ -57,7 +56,7 @@ def _arrays(dtype: np.dtype[np.generic]) -> Iterator[Symbols]:
 
 
 def _check_damage(codec: Codec, dtype: np.dtype[np.generic]) -> None:
-    """Bytes that are cut short must not give an array, nor anything but ValueError."""
+    """Check that truncated bytes raise a ValueError or give another array."""
     symbols = np.random.default_rng(1).integers(0, 100, 64).astype(dtype)
     data = codec.encode(symbols)
     try:
@@ -65,5 +64,5 @@ def _check_damage(codec: Codec, dtype: np.dtype[np.generic]) -> None:
     except ValueError:
         return
     except Exception as error:
-        raise AssertionError(f"bytes that are cut short must raise ValueError; got {type(error).__name__}") from error
-    assert found.tobytes() != symbols.tobytes(), "half of the bytes cannot give the whole array"
+        raise AssertionError(f"truncated bytes must raise ValueError; got {type(error).__name__}") from error
+    assert found.tobytes() != symbols.tobytes(), "half of the bytes must not give the whole array"

@@ -12,21 +12,21 @@ from mirabelle.model.replacement import REPLACEMENTS, stored_tensors_of
 
 
 def check_replacement(replacement: nn.Module, dense: nn.Module, example: Tensor, *, tolerance: float = 0.05) -> None:
-    """Check that a replaced module does what Mirabelle asks of every one.
+    """Check that a module that replaces a dense one fulfils the contract of replaced modules.
 
-    From its settings, which are plain data, and the dense module, `from_dense` makes one with the same tensors, which gives the
-    same outputs once these are loaded; the tensors that count as parameters are among those that it stores; and what it gives
-    as plain tensors fits the dense module, which then gives nearly the same outputs.
+    From its settings, which are plain data, and the dense module, `from_dense` makes a module with tensors of the same names,
+    shapes and dtypes, which returns the same outputs once the tensors are loaded. The tensors that count as parameters are
+    among its stored tensors. Its plain tensors fit the dense module, which then returns nearly the same outputs.
 
     Args:
-        replacement: made of `dense`.
-        dense: the module that it replaces; left as it is.
-        example: inputs of both.
-        tolerance: by which the dense module with plain tensors may differ, as a share of the largest output; rounded
-            activations differ.
+        replacement: the replaced module, made from `dense`.
+        dense: the dense module; it is not changed.
+        example: inputs of both modules.
+        tolerance: largest difference of the dense module with plain tensors, relative to the largest output; rounded
+            activations make a difference.
 
     Raises:
-        AssertionError: with the part of the contract that does not hold.
+        AssertionError: with the part of the contract that is violated.
 
     Example:
         >>> from mirabelle.quantize import WeightLayer
@@ -39,15 +39,15 @@ def check_replacement(replacement: nn.Module, dense: nn.Module, example: Tensor,
     assert settings == given.settings, "settings must be plain data: numbers, strings, lists, tables"
     again = type(given).from_dense(dense, **settings)
     shapes = [{name: (tensor.shape, tensor.dtype) for name, tensor in one.state_dict().items()} for one in (given, again)]
-    assert shapes[0] == shapes[1], "from_dense must give the same tensors as the replacement has"
+    assert shapes[0] == shapes[1], "from_dense must make tensors of the same names, shapes and dtypes"
     again.load_state_dict(given.state_dict())
     with torch.no_grad():
         outputs = given.eval()(example)
-        assert torch.equal(again.eval()(example), outputs), "with its tensors loaded it must give the same outputs"
+        assert torch.equal(again.eval()(example), outputs), "with its tensors loaded, the module must return the same outputs"
         stored = given.stored_tensors() if hasattr(given, "stored_tensors") else stored_tensors_of(given)
         own = {tensor.data_ptr() for tensor in (*given.parameters(), *given.buffers())}
         strange = [name for name, tensor in stored.items() if tensor.numel() and tensor.data_ptr() not in own]
-        assert not strange, f'"{(strange or [""])[0]}" counts as parameters and is none of its tensors'
+        assert not strange, f'"{(strange or [""])[0]}" counts as a parameter, but is no parameter or buffer of the module'
         plain = given.plain_tensors() if hasattr(given, "plain_tensors") else {}
         if plain:
             _check_plain(plain, dense, example, outputs, tolerance)
@@ -56,7 +56,7 @@ def check_replacement(replacement: nn.Module, dense: nn.Module, example: Tensor,
 def _check_plain(plain: dict[str, Tensor], dense: nn.Module, example: Tensor, outputs: Tensor, tolerance: float) -> None:
     tensors = dense.state_dict()
     misfits = [name for name, tensor in plain.items() if name in tensors and tensors[name].shape != tensor.shape]
-    assert not misfits, f'plain tensor "{(misfits or [""])[0]}" has not the shape of the dense module\'s'
+    assert not misfits, f'plain tensor "{(misfits or [""])[0]}" has another shape than in the dense module'
     computed = torch.func.functional_call(
         dense, {**tensors, **{name: plain[name] for name in plain if name in tensors}}, example
     )

@@ -13,19 +13,19 @@ from mirabelle.task.task import Task
 
 
 def check_score(score: Score, model: nn.Module, task: Task) -> None:
-    """Check that a score does what Mirabelle asks of every score.
+    """Check that a score fulfils the contract of scores.
 
-    It is plain data and comes back from it equal; it covers some parameter of the model; of each it gives scores and
-    contributions of the parameter's shape, finite and the same when asked again, with the evidence that it needs and no other;
-    and it leaves the model alone.
+    It can be converted to plain data and back. It covers at least one parameter of the model. For each of them it returns
+    scores and contributions of the parameter's shape, finite and the same in every call, from the evidence that it declares. It
+    does not change the model.
 
     Args:
-        score: that is checked.
-        model: with parameters that it covers.
-        task: whose training samples give the evidence.
+        score: the score to check.
+        model: a model with parameters that the score covers.
+        task: a task; the evidence is measured on its training samples.
 
     Raises:
-        AssertionError: with the part of the contract that does not hold.
+        AssertionError: with the part of the contract that is violated.
 
     Example:
         >>> from mirabelle import Task
@@ -33,7 +33,7 @@ def check_score(score: Score, model: nn.Module, task: Task) -> None:
         >>> x, y = torch.randn(40, 4), torch.arange(40) % 2
         >>> check_score(Taylor(), nn.Linear(4, 2), Task(train=(x, y), test=(x, y)))
     """
-    assert score_from_data(score.to_data()) == score, "a score must come back equal from its plain data"
+    assert score_from_data(score.to_data()) == score, "a score built from its plain data must equal the original"
     before = fingerprint(model)
     names = covered(score, model)
     assert names, "the score covers no parameter of this model"
@@ -45,8 +45,8 @@ def check_score(score: Score, model: nn.Module, task: Task) -> None:
                 f"{kind} of {name} have shape {tuple(found.shape)}, not {tuple(parameter.shape)}"
             )
             assert bool(torch.isfinite(found).all()), f"{kind} of {name} are not finite"
-        assert torch.equal(score(parameter, own), score(parameter, own)), f"scores of {name} must be the same when asked again"
+        assert torch.equal(score(parameter, own), score(parameter, own)), f"scores of {name} must be the same in every call"
     units = score.unit(np.array([0.0, 1.0, 4.0]))
-    assert units.shape == (3,), "unit() must give one number for each sum of contributions"
-    assert bool(np.isfinite(units).all()), "unit() must give finite numbers"
-    assert fingerprint(model) == before, "the model must be left as it was"
+    assert units.shape == (3,), "unit() must return one number for each sum of contributions"
+    assert bool(np.isfinite(units).all()), "unit() must return finite numbers"
+    assert fingerprint(model) == before, "the model must not be changed"

@@ -19,21 +19,20 @@ from mirabelle.task.task import Task
 
 
 def check_step(step: Step, model: nn.Module, task: Task, *, origin: nn.Module | None = None) -> None:
-    """Check that a step does what Mirabelle asks of every step.
+    """Check that a step fulfils the contract of steps.
 
-    It is plain data and comes back from it equal; it leaves the given model and the random generator of torch alone; with the
-    same seed it gives the same model; it leaves no hooks; its preview needs no training; and what it makes is loaded from a
-    folder again with the same outputs.
+    It can be converted to plain data and back. It changes neither the given model nor the random generator of torch. Equal
+    seeds give equal models. It leaves no hooks on the model. It has a preview. The resulting model can be saved and loaded, and
+    then returns the same outputs.
 
     Args:
-        step: with settings that make it quick.
-        model: that it is called on, in eval mode.
-        task: small.
-        origin: the dense module on which the result is replayed, if that is not `model`: of a step that puts another model in
-            its place.
+        step: the step to check, with settings that make it fast.
+        model: the model on which it is called, in evaluation mode.
+        task: a small task.
+        origin: the dense module into which the result is loaded, if it is not `model`: for a step that replaces the model.
 
     Raises:
-        AssertionError: with the part of the contract that does not hold.
+        AssertionError: with the part of the contract that is violated.
 
     Example:
         >>> from mirabelle import Task, quantize
@@ -45,33 +44,33 @@ def check_step(step: Step, model: nn.Module, task: Task, *, origin: nn.Module | 
     task = task if task.teacher is not None else task.with_teacher(model)
     with tempfile.TemporaryDirectory() as folder:
         runs = [Run(Path(folder) / str(position), seed=7) for position in range(3)]
-        for run in runs:  # what is measured may differ from call to call, so it is decided here
+        for run in runs:  # measured decisions may differ between calls, so they are fixed
             run.journal.decisions["execution"] = "float32"
         preview = step.preview(model, task, runs[2])
         assert isinstance(preview, Preview), "preview() must return a Preview"
-        assert preview.description, "a preview must say in words what the step would do"
+        assert preview.description, "a preview must describe in words what the step would do"
         one, other = (step(model, task, run) for run in runs[:2])
-        assert fingerprint(model) == before, "the given model must be left as it was"
-        assert torch.equal(torch.get_rng_state(), state), "torch's random generator must be left as it was (fork_rng)"
-        assert fingerprint(one) == fingerprint(other), "the same seed must give the same model"
+        assert fingerprint(model) == before, "the given model must not be changed"
+        assert torch.equal(torch.get_rng_state(), state), "torch's random generator must not be changed (use fork_rng)"
+        assert fingerprint(one) == fingerprint(other), "equal seeds must give equal models"
         hooks = [hook for module in one.modules() for hook in (module._forward_hooks, module._forward_pre_hooks) if hook]
         assert not hooks, "no hooks may be left on the model"
         save(one, Path(folder) / "saved")
         again = load(origin if origin is not None else model, Path(folder) / "saved")
-        assert architecture_of(again) == architecture_of(one), "the record of the edits must come back as it was"
+        assert architecture_of(again) == architecture_of(one), "the recorded edits must be the same after loading"
         example = task.example()
         with torch.no_grad():
             outputs = [parts_of(call(copied(made).eval(), example.inputs)) for made in (one, again)]
         equal = all(torch.equal(*pair) for pair in zip(*outputs, strict=True) if isinstance(pair[0], Tensor))
-        assert equal, "the model that is loaded again must give the same outputs: record every change with an Edit"
+        assert equal, "the loaded model must return the same outputs: record every change by an Edit"
 
 
 def _check_data(step: Step) -> None:
     assert isinstance(step, Step), "a step has `stage`, `__call__(model, task, run)` and `preview(model, task, run)`"
     assert step.stage in STAGES, f"stage must be one of {STAGES}"
-    assert dataclasses.is_dataclass(step), "a step is made with the decorator mirabelle.records.record"
-    assert isinstance(step, STEPS.member(STEPS.name_of(type(step), with_path=True))), "its name must lead to its class"
-    assert step_from_data(step_to_data(step)) == step, "a step must come back equal from its plain data"
+    assert dataclasses.is_dataclass(step), "the class of a step needs the decorator mirabelle.records.record"
+    assert isinstance(step, STEPS.member(STEPS.name_of(type(step), with_path=True))), "the name must refer to the class"
+    assert step_from_data(step_to_data(step)) == step, "a step built from its plain data must equal the original"
     try:
         step.stage = step.stage
     except AttributeError:

@@ -14,19 +14,19 @@ from mirabelle.task.task import Task
 
 
 def check_term(term: Term, model: nn.Module, task: Task, *, trains: bool = True) -> None:
-    """Check that a term does what Mirabelle asks of every term.
+    """Check that a term of an objective fulfils the contract of terms.
 
-    It is plain data and comes back from it equal; it reads like a formula (`0.5 * term`); bound to a model it leaves the model
-    alone, and maps a `Forward` to a finite scalar whose gradient reaches the model.
+    It can be multiplied by a number (`0.5 * term`), and converted to plain data and back. Binding it to a model does not change
+    the model. The bound term maps a `Forward` to a finite scalar with a gradient for the model's parameters.
 
     Args:
-        term: that is checked.
+        term: the term to check.
         model: the student.
-        task: with a teacher, where the term needs one; by default a copy of the model teaches.
-        trains: whether a gradient is expected: not of a term that may be zero at the start.
+        task: a task; without a teacher, a copy of the model is the teacher.
+        trains: whether a gradient is expected; False for a term that may be constant at the start.
 
     Raises:
-        AssertionError: with the part of the contract that does not hold.
+        AssertionError: with the part of the contract that is violated.
 
     Example:
         >>> from mirabelle import Task
@@ -35,12 +35,12 @@ def check_term(term: Term, model: nn.Module, task: Task, *, trains: bool = True)
         >>> check_term(L2(), nn.Linear(4, 2), Task(train=(x, y), test=(x, y)))
     """
     objective = 0.5 * term
-    assert Objective.from_data(objective.to_data()) == objective, "a term must come back equal from its plain data"
+    assert Objective.from_data(objective.to_data()) == objective, "a term built from its plain data must equal the original"
     task = task if task.teacher is not None else task.with_teacher(copied(model).eval())
-    assert task.teacher is not None, "a copy of the model teaches"
+    assert task.teacher is not None, "the task has a teacher"
     before, batch = fingerprint(model), task.example()
     bound = objective.bind(model, task, batch)
-    assert fingerprint(model) == before, "bind() must leave the model as it was"
+    assert fingerprint(model) == before, "bind() must not change the model"
     with torch.no_grad(), Taps(task.teacher, bound.teacher_layers) as taps:
         outputs = call(task.teacher, batch.inputs)
         teacher = Forward(batch, outputs, features=taps.taken() if bound.teacher_layers else {})
@@ -48,8 +48,8 @@ def check_term(term: Term, model: nn.Module, task: Task, *, trains: bool = True)
         outputs = call(model, batch.inputs)
         features = taps.taken() if bound.student_layers else {}
         value = bound(Forward(batch, outputs, teacher, features, 0.5))
-    assert value.ndim == 0, f"a term must give a scalar; got shape {tuple(value.shape)}"
-    assert bool(torch.isfinite(value)), f"a term must give a finite number; got {value.item()}"
+    assert value.ndim == 0, f"a term must return a scalar; got shape {tuple(value.shape)}"
+    assert bool(torch.isfinite(value)), f"a term must return a finite number; got {value.item()}"
     if trains:
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         found = torch.autograd.grad(value, parameters, allow_unused=True)

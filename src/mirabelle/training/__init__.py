@@ -1,4 +1,4 @@
-"""The only optimization loop: its settings, what it measures, how it resumes, and several techniques in one training."""
+"""Training: settings, the training loop, evaluation, checkpoints, the teacher, and several techniques in one training."""
 
 from typing import TYPE_CHECKING
 

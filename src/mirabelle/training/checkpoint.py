@@ -1,4 +1,7 @@
-"""A training's whole state in one safetensors file, so that a kill at any moment loses seconds and changes no bit."""
+"""Checkpoints: the whole state of a training in one safetensors file.
+
+A training that is killed at any moment loses a few seconds, and its result is the same to the bit.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,22 @@ from torch import Tensor
 from mirabelle.errors import UserError
 from mirabelle.run import files
 
-_COST = 0.01  # the fraction of the time that may go into writing checkpoints
+_COST = 0.01  # largest fraction of the time spent on writing checkpoints
 _LEAST_SECONDS = 1.0
 
 
 def seconds_before(path: Path) -> float:
-    """How long the training whose checkpoint lies at `path` has taken so far; 0 where there is none."""
+    """The seconds that the training with a checkpoint at `path` has taken so far; 0 without a checkpoint."""
     written = Checkpoint(path).read()
     return float(written[1].get("seconds", 0.0)) if written is not None else 0.0
 
 
 class Checkpoint:
-    """Groups of tensors and plain numbers at `path`; written so seldom that it costs 1 % of the time at most."""
+    """A checkpoint file of groups of tensors and plain data, written so rarely that it takes at most 1 % of the time.
+
+    Args:
+        path: the file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,7 +50,11 @@ class Checkpoint:
         self._pause = max(_LEAST_SECONDS, (self._written_at - begin) / _COST)
 
     def read(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-        """What was written last, or None."""
+        """(groups of tensors, plain data) from the file; None without a file.
+
+        Raises:
+            UserError: E141 if the file is no checkpoint.
+        """
         if not self.path.is_file():
             return None
         tensors, metadata = files.read_tensors(self.path)

@@ -1,4 +1,4 @@
-"""What takes part in a training: controls between optimizer steps, and steps that share one training."""
+"""Interfaces of training: controls that act between optimizer steps, and steps that can share one training."""
 
 from __future__ import annotations
 
@@ -17,45 +17,53 @@ if TYPE_CHECKING:
 
 
 class Control(Protocol):
-    """What changes the model between optimizer steps: a growing mask, a falling rank."""
+    """Changes the model between optimizer steps, for example by a growing pruning mask."""
 
     def __call__(self, model: nn.Module, progress: float) -> bool:
-        """Act after an optimizer step; True when the set of pruned weights changed."""
+        """Change the model after an optimizer step.
+
+        Args:
+            model: the model in training, changed in place.
+            progress: fraction of the training that is finished, in (0, 1].
+
+        Returns:
+            Whether the set of pruned weights has changed.
+        """
 
     def settled(self, progress: float) -> bool:
-        """Whether the model has its final shape: only from then on may a best model be chosen."""
+        """Whether the model has its final form at this progress; only from then on is the best model selected."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers from which `load_state_dict` goes on; the checkpoint keeps the model itself."""
+        """The state as plain data for the checkpoint; the model itself is stored separately."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
 
 
 def no_controls(model: nn.Module) -> Sequence[Control]:
-    """The controls of a step that does nothing between optimizer steps."""
+    """No controls: the default for steps that do nothing between optimizer steps."""
     del model
     return ()
 
 
 def unchanged(model: nn.Module) -> nn.Module:
-    """The model itself: how a step finishes that has nothing left to do after the training."""
+    """Return the model: the default for steps that do nothing after the training."""
     return model
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a step brings into a training: a model to train, and what it does before, during and after the optimizer steps.
+    """A step's contribution to a training: the model to train, terms of the loss, controls, and a final change.
 
-    Where several steps share one training, each prepares the model that the step before it has prepared. Then the terms of
-    all are added to the objective, the controls of all are made for the model that the last one has prepared, the model is
-    trained once, and all finish it, always in the order of the steps.
+    If several steps share one training, each step prepares the model from the step before it. Then the terms of all steps are
+    added to the objective, the controls of all steps are created for the last model, the model is trained once, and all steps
+    finish it; always in the order of the steps.
 
     Args:
-        model: the model to train: a changed copy of the given one.
-        terms: what the step adds to the objective of the training; None adds nothing.
-        controls: model -> the controls that act on it between optimizer steps. It is called once, with the model that is
-            trained, which is another one than `model` where a later step changes it again.
+        model: the model to train, a changed copy of the original.
+        terms: terms to add to the objective; None adds nothing.
+        controls: model -> controls that act on it between optimizer steps. It is called once with the model in training, which
+            differs from `model` if a later step changes it.
         finish: trained model -> final model.
 
     Example:
@@ -73,20 +81,20 @@ class Prepared:
 
 @runtime_checkable
 class JoinsTraining(Protocol):
-    """A step that acts while a model trains; several may share one training (`training.Joint`)."""
+    """A step that acts during training; several of them can share one training (`training.Joint`)."""
 
     stage: ClassVar[Stage]
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
-        """What joining the training would do, without training."""
+        """Describe the effect of the step, without training."""
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
-        """The model to train, a changed copy of the given one, and what the step does while it trains and afterwards."""
+        """Prepare the training: a changed copy of the model, and the changes during and after the training."""
 
 
 @runtime_checkable
 class NeedsTraining(Protocol):
-    """A step that may be unable to do its work without a training of its own or a shared one."""
+    """A step that, depending on its settings, needs a training of its own or a shared one."""
 
     @property
     def needs_training(self) -> bool: ...

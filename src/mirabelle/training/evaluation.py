@@ -1,4 +1,4 @@
-"""A model's outputs and its metrics over data."""
+"""Evaluation: the outputs and metrics of a model over data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BATCH = 500
 
 
 def evaluate(model: nn.Module, data: Samples | Stream, task: Task) -> Scores:
-    """What the metric sees of every sample, in float32 and eval mode; afterwards each module is in the mode that it had."""
+    """The scores of the task's metric for every sample, in float32 and evaluation mode; all modes are restored afterwards."""
     with torch.inference_mode(), in_eval_mode(model):
         return evaluate_metrics(partial(call, model), data, task, (task.metric,))[0]
 
@@ -26,28 +26,31 @@ def evaluate(model: nn.Module, data: Samples | Stream, task: Task) -> Scores:
 def evaluate_metrics(
     run: Callable[[Inputs], Outputs], data: Samples | Stream | Sequence[Batch], task: Task, metrics: Sequence[Metric]
 ) -> list[Scores]:
-    """What each metric sees of every sample, in the data's order.
+    """The scores of several metrics for every sample, in the order of the data.
 
     Args:
-        run: gives a model's outputs for inputs; of metrics of sequences it is called until these are written.
-        data: that are judged.
-        task: of the metrics.
-        metrics: in the order of what comes back.
+        run: inputs -> outputs of the model; for metrics of generated sequences it is called repeatedly.
+        data: the data to evaluate on.
+        task: the task, for the generation of sequences.
+        metrics: the metrics.
+
+    Returns:
+        The scores by metric, in the order of `metrics`.
     """
     batches = list(data.batches(_BATCH)) if isinstance(data, (Samples, Stream)) else data
     targets = torch.cat([batch.targets for batch in batches])
     given: dict[bool, Outputs] = {}
     for written in {metric.of_sequences for metric in metrics}:
-        assert task.generation is not None or not written, "a task refuses such a metric"
+        assert task.generation is not None or not written, "a task with such a metric has `generation`"
         outputs = partial(task.generation, run) if written and task.generation is not None else run
         given[written] = joined([outputs(batch.inputs) for batch in batches])
     return [metric.of_samples(given[metric.of_sequences], targets) for metric in metrics]
 
 
 def outputs_of(model: nn.Module, data: Samples | Stream) -> tuple[Outputs, Tensor]:
-    """(outputs, targets) of all samples, in the data's order; several outputs as a tuple.
+    """(outputs, targets) of all samples, in the order of the data; several outputs are a tuple.
 
-    The model runs in eval mode; afterwards each module is in the mode that it had.
+    The model runs in evaluation mode; the mode of each of its modules is restored afterwards.
     """
     with torch.inference_mode(), in_eval_mode(model):
         pairs = [(call(model, batch.inputs), batch.targets) for batch in data.batches(_BATCH)]

@@ -1,4 +1,4 @@
-"""How the forward pass runs fastest here: precision and memory layout, measured over a few steps."""
+"""The fastest precision and memory layout of the forward pass on this machine, measured over a few training steps."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ from mirabelle.numerics.draws import global_draws
 from mirabelle.task.batch import Batch, Inputs, call, in_float32, map_tensors, tensors_of
 
 _IMAGE_DIMENSIONS = 4
-_GAIN = 1.1  # a change from plain float32 must pay at least this much
-_SECONDS = 0.4  # for each candidate
+_GAIN = 1.1  # least speedup over plain float32 for another candidate to be chosen
+_SECONDS = 0.4  # time for each candidate
 _STEPS = 8
 
 
 @dataclass(frozen=True)
 class Execution:
-    """A precision ("float32" or "bfloat16") and whether images lie channels-last."""
+    """Precision and memory layout of the forward pass.
+
+    Args:
+        precision: "float32" or "bfloat16".
+        channels_last: whether images and convolutions use torch's memory format channels-last.
+    """
 
     precision: str
     channels_last: bool
@@ -53,9 +58,15 @@ class Execution:
 def fastest_execution(
     model: nn.Module, batch: Batch, loss: Callable[[Any, Tensor], Tensor], precision: str = "auto"
 ) -> Execution:
-    """The candidate whose training step has the lowest time; float32 unless another is at least 10 % faster.
+    """The precision and memory layout with the fastest training step; plain float32 unless another one is 10 % faster.
 
-    The model and the global random generator are left as they were.
+    The model and the global random generator are not changed.
+
+    Args:
+        model: the model to train.
+        batch: a batch of training data.
+        loss: (outputs, targets) -> scalar.
+        precision: "auto", or the only precision to try.
     """
     precisions = ("float32", "bfloat16") if precision == "auto" else (precision,)
     images = any(tensor.dim() == _IMAGE_DIMENSIONS for tensor in tensors_of(batch.inputs))
@@ -70,7 +81,7 @@ def fastest_execution(
 
 
 def _seconds_if_it_runs(model: nn.Module, batch: Batch, loss: Callable[[Any, Tensor], Tensor], execution: Execution) -> float:
-    """For ever where the model cannot be run so: a `view` that asks for one layout, an operator without this precision."""
+    """Seconds of a training step; infinite if the model cannot run, for example because an operator lacks this precision."""
     try:
         return _step_seconds(model, batch, loss, execution)
     except RuntimeError as error:

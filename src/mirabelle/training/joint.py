@@ -1,4 +1,4 @@
-"""Several techniques in one training."""
+"""Several steps that share one training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Parts(tuple[JoinsTraining, ...]):
-    """Steps that train together, in the order in which they prepare the model."""
+    """Steps that share one training, in the order in which they prepare the model."""
 
     __slots__ = ()
 
@@ -30,7 +30,9 @@ class Parts(tuple[JoinsTraining, ...]):
         if isinstance(data, Parts):
             return data
         if not isinstance(data, (list, tuple)):
-            raise UserError("E103", f"steps that train together must be a list of tables; got {data!r}", "write [[step.steps]]")
+            raise UserError(
+                "E103", f"the steps of a joint training must be a list of tables; got {data!r}", "write [[step.steps]]"
+            )
         mistakes: list[UserError] = []
         steps: list[JoinsTraining] = []
         for position, part in enumerate(data):
@@ -38,7 +40,7 @@ class Parts(tuple[JoinsTraining, ...]):
                 step = step_from_data(part) if isinstance(part, Mapping) else part
                 if not isinstance(step, JoinsTraining):
                     raise UserError(
-                        "E111", f"{use_of(step)} does not act during training", "make it a step of its own", path=("use",)
+                        "E111", f"{use_of(step)} does not act during training", "make it a separate step", path=("use",)
                     )
                 steps.append(step)
         raise_all(mistakes)
@@ -50,14 +52,14 @@ class Parts(tuple[JoinsTraining, ...]):
 
 @record
 class Joint:
-    """One training in which several steps act: prune convolutions and dense layers each in its own way, say.
+    """One training shared by several steps, for example to prune convolutions and linear layers in different ways.
 
     Args:
-        steps: the steps; their own `train` must be absent.
+        steps: the steps; they must not have a `train` of their own.
         train: settings of the shared training.
 
     Raises:
-        UserError: E111 when a step brings a training of its own, or cannot join one.
+        UserError: E111 if a step has its own training or does not act during training, E105 if the steps are in a wrong order.
 
     Example:
         >>> from mirabelle import prune
@@ -79,10 +81,12 @@ class Joint:
             raise UserError("E111", "a joint training needs at least one step", "name one under `steps`")
         for step in self.steps:
             if getattr(step, "train", None) is not None:
-                raise UserError("E111", f"{type(step).__name__} has a training of its own", "leave its `train` out")
+                raise UserError("E111", f"{type(step).__name__} has its own training", "remove its `train`")
         stages = [STAGES.index(step.stage) for step in self.steps]
         if stages != sorted(stages):
-            raise UserError("E105", "a joint training replaces the model first and thins it then", "put distill.Student first")
+            raise UserError(
+                "E105", "steps that replace the model must come before steps that prune it", "put distill.Student first"
+            )
 
     @property
     def stage(self) -> Stage:

@@ -1,4 +1,4 @@
-"""What is pruned stays pruned, and only that."""
+"""Pruned weights stay zero during training."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from mirabelle.model.architecture import architecture_of
 
 
 class KeptZeros:
-    """The zeros of a model's pruned tensors, put back after every optimizer step.
+    """Masks that set the pruned weights of a model to zero after every optimizer step.
 
-    Only tensors that a pruning step recorded are held: other zeros, such as fresh biases, train as ever. The optimizer's
-    state is cleared there too, so that momentum does not gather behind a mask.
+    Only tensors that a pruning step has recorded are masked; other zeros, such as those of initial biases, are trained. The
+    state of the optimizer is masked too, so that pruned weights accumulate no momentum.
+
+    Args:
+        model: the model in training.
+        optimizer: its optimizer.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -21,14 +25,14 @@ class KeptZeros:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take the model's present zeros as those to keep."""
+        """Update the masks to the current zeros of the model."""
         parameters = dict(self._model.named_parameters())
         pruned = [parameters[name] for name in architecture_of(self._model).pruned if name in parameters]
         self._masks = {parameter: (parameter.detach() != 0).to(parameter.dtype) for parameter in pruned}
 
     @torch.no_grad()
     def keep(self) -> None:
-        """Multiply weights and optimizer state by the masks."""
+        """Multiply the weights and the optimizer state by the masks."""
         if not self._masks:
             return
         held: list[Tensor] = []

@@ -1,7 +1,7 @@
-"""The only optimization loop.
+"""The training loop; all trainings use it.
 
-Every optimizer step is a point from which a killed run goes on bit for bit: the order of the data follows from
-(seed, epoch), and what a step draws from (seed, step), so no generator's state has to be kept.
+A killed training can resume after any optimizer step with the same result to the bit: the order of the data depends on
+(seed, epoch) only, and the random numbers of a step on (seed, step), so that no generator state has to be stored.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from mirabelle.training.teacher_targets import answered
 
 @dataclass
 class Numbers:
-    """Where a training stands; plain data."""
+    """The progress of a training, as plain data."""
 
     step: int = 0
-    loss: float = 0.0  # sum over the steps of the present epoch
+    loss: float = 0.0  # sum over the steps of the current epoch
     seconds: float = 0.0
     best: float = -math.inf
     since_best: int = 0
@@ -50,7 +50,7 @@ class Numbers:
 
 
 def default_objective(task: Task) -> Objective:
-    """The task's own loss; classifying under a teacher 0.9 · SoftTargets(T = 4) + 0.1 · TaskLoss."""
+    """The default objective: the task's loss; for classification with a teacher 0.9 · SoftTargets(T = 4) + 0.1 · TaskLoss."""
     guided = task.teacher is not None and task.outputs.classifies
     return 0.9 * SoftTargets(temperature=4.0) + 0.1 * TaskLoss() if guided else 1.0 * TaskLoss()
 
@@ -64,21 +64,21 @@ def fit(
     objective: Objective | None = None,
     controls: Sequence[Control] = (),
 ) -> nn.Module:
-    """Train the model in place and return it, with its best (or last) weights, in eval mode.
+    """Train a model in place and return it with its best or last weights, in evaluation mode.
 
     While it trains, all of its modules are in training mode: a batch norm that is in eval mode before learns its statistics.
 
     Args:
-        model: trained in place.
-        task: its train split is learned, its validation split decides about best weights and stops.
+        model: the model, trained in place.
+        task: its training split is used for training, its validation split to select the best weights and for early stopping.
         training: settings.
-        run: takes the checkpoint, the events and the measured decisions.
-        objective: the loss; by default the settings' objective, else `default_objective`.
+        run: records the checkpoint, events and measured decisions.
+        objective: the loss; by default the objective of the settings, or else `default_objective`.
         controls: act after every optimizer step.
 
     Raises:
-        UserError: E121 when the model or the teacher is not on the CPU; E201 when the loss is no longer finite; the model then
-            has its last finite weights, which the checkpoint keeps.
+        UserError: E121 if the model or the teacher is not on the CPU; E201 if the loss or a weight is no longer finite; the
+            model then has its last finite weights.
     """
     check_device(model)
     if task.teacher is not None:
@@ -109,7 +109,7 @@ class _Loop:
         self.model = self.execution.laid_out(model)
         if training.targets == "teacher":
             self.task = task = answered(task, run, self.execution)
-        with global_draws(run.seed_for("objective")):  # a killed run draws the same projectors again
+        with global_draws(run.seed_for("objective")):  # a resumed run initializes the same projectors
             self.loss = objective.bind(self.model, task, task.example())
         self.taps = Taps(self.model, self.loss.student_layers)
         self.optimizer = optimizer_for([*self.model.parameters(), *self.loss.parameters()], training)
@@ -125,7 +125,7 @@ class _Loop:
         self.best: dict[str, Tensor] = {}
         self.answer: Stop | None = None
         self.checkpoint = Checkpoint(run.folder / "checkpoint.safetensors")
-        # Until there is a checkpoint, a training that diverges goes back to where it began.
+        # A training that diverges before the first checkpoint is rolled back to the initial weights.
         self.beginning = {} if self._take_up() else _copies(self.model)
         self.zeros = KeptZeros(self.model, self.optimizer)
 
@@ -168,7 +168,7 @@ class _Loop:
 
     @property
     def _epoch_is_over(self) -> bool:
-        """A checkpoint of its last step must hold its judgement, too: who went on from there would never make it."""
+        """Whether the epoch has had its last step; its checkpoint is written only after the validation."""
         step = self.numbers.step
         return step == self.total or step % self.steps_per_epoch == 0
 
@@ -191,7 +191,7 @@ class _Loop:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
         self.optimizer.step()
         progress = (step + 1) / self.total
-        self.zeros.keep()  # first, so that no control sees a pruned weight that the optimizer has moved
+        self.zeros.keep()  # first, so that controls see pruned weights as zero
         if any([control(self.model, progress) for control in self.controls]):  # noqa: C419 (every control must act)
             self.zeros.refresh()
             self.zeros.keep()
@@ -228,21 +228,21 @@ class _Loop:
         if why is not None:
             numbers.stopped = True
             run.event("stopped", why=why)
-        if why is not None or self.checkpoint.due:  # a stop is remembered, so that a resumed run need not be told again
+        if why is not None or self.checkpoint.due:  # a stop is stored, so that a resumed run stops too
             self._write_checkpoint()
 
     def _validated(self) -> float:
         return self.task.metric.value(evaluate(self.model, self.task.validation, self.task))
 
     def _settle(self) -> None:
-        """Bring the model to its final shape at once: who stops a training early still gets what the step asks for."""
+        """Bring the model to its final form at once, so that a training that is stopped early still reaches its sparsity."""
         for control in self.controls:
             control(self.model, 1.0)
         self.zeros.refresh()
         self.zeros.keep()
 
     def _judged(self, value: float) -> str | None:
-        """Keep the best weights (of equals the latest, which trained longer); why it is enough, if it is."""
+        """Keep the weights if they are the best so far (or equal to it); return the reason for early stopping, if any."""
         numbers, training = self.numbers, self.training
         improved = value > numbers.best
         if value >= numbers.best:
@@ -256,7 +256,7 @@ class _Loop:
         return None
 
     def _rolled_back(self, error: _DivergedError) -> UserError:
-        """The model gets back its last finite weights; what to tell."""
+        """Restore the last finite weights of the model; return the error to raise."""
         lr, step = self.training.lr, self.numbers.step
         epoch = (step - 1) // self.steps_per_epoch + 1
         message = f"training diverged in epoch {epoch} (step {step} of {self.total}): {error}"
@@ -265,7 +265,7 @@ class _Loop:
         load_tensors(self.model, finite, source="the checkpoint")
         message += f" at lr = {lr:g}; rolled back to the last finite weights, of step {good}"
         message += f" ({self.checkpoint.path})" if written is not None else ""
-        return UserError("E201", message, f"begin again in another folder with lr = {lr / 10:g}, a warmup, or clip = 1.0")
+        return UserError("E201", message, f"start again in another folder with lr = {lr / 10:g}, a warmup, or clip = 1.0")
 
     def _tell_progress(self, epoch: int) -> Stop | None:
         numbers = self.numbers
@@ -280,7 +280,7 @@ class _Loop:
         )
 
     def _write_checkpoint(self) -> None:
-        """Keep the present state, unless the last step has made a weight infinite: then the checkpoint before stays."""
+        """Write the current state, unless a weight is no longer finite; then the previous checkpoint remains."""
         if not self._has_finite_weights():
             return
         groups = {
@@ -300,7 +300,7 @@ class _Loop:
         return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
     def _take_up(self) -> bool:
-        """Go on from the checkpoint, if there is one."""
+        """Resume from the checkpoint, if there is one; return whether there was."""
         written = self.checkpoint.read()
         if written is None:
             return False
@@ -322,7 +322,7 @@ def _copies(model: nn.Module) -> dict[str, Tensor]:
 
 
 class _DivergedError(Exception):
-    """The loss is no longer finite."""
+    """The loss or a weight is no longer finite."""
 
 
 def _finite(loss_sum: Tensor) -> float:
@@ -343,7 +343,7 @@ def _steps_per_epoch(data: Samples | Stream, batch_size: int) -> int:
 
 
 def _epoch_of(data: Samples | Stream, batch_size: int, seed: int, done: int) -> Iterator[Batch]:
-    """The batches of one epoch, from its `done`-th on; a stream begins its epoch again."""
+    """The batches of one epoch after the first `done`; a stream starts its epoch again."""
     if isinstance(data, Stream):
         yield from data.batches(batch_size)
         return

@@ -1,4 +1,4 @@
-"""The optimizer of a training, and its state out to plain data and back."""
+"""The optimizer of a training, and its state as named tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mirabelle.training.settings import Training
 
 
 def optimizer_for(parameters: Iterable[nn.Parameter], training: Training) -> torch.optim.Optimizer:
-    """AdamW or SGD over the parameters that ask for a gradient, in torch's fused form."""
+    """AdamW or SGD for the parameters that require a gradient, in torch's fused implementation."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if training.optimizer == "sgd":
         return torch.optim.SGD(trained, training.lr, training.momentum, weight_decay=training.weight_decay, fused=True)
@@ -19,7 +19,7 @@ def optimizer_for(parameters: Iterable[nn.Parameter], training: Training) -> tor
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state: "3.exp_avg" is what it holds for its fourth parameter."""
+    """The state of the optimizer as named tensors: "3.exp_avg" belongs to the fourth parameter."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return {
         f"{position}.{key}": value
@@ -30,7 +30,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put the state back, each tensor in the strides of its parameter."""
+    """Restore the state of the optimizer, each tensor with the strides of its parameter."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, value in tensors.items():
         position, _, key = name.partition(".")

@@ -1,4 +1,4 @@
-"""How a model is trained: epochs, optimizer, learning rate, objective, when to stop."""
+"""Settings of a training: epochs, optimizer, learning rate, objective, early stopping."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mirabelle.records.record import Count, Finite, Fraction, NotNegative, Posit
 from mirabelle.records.schedules import LearningRateSchedule
 
 Precision = Literal["auto", "float32", "bfloat16"]
-EXECUTIONS = ("float32", "float32 channels_last", "bfloat16", "bfloat16 channels_last")  # what "auto" may decide
+EXECUTIONS = ("float32", "float32 channels_last", "bfloat16", "bfloat16 channels_last")  # the choices of "auto"
 
 
 @record
@@ -18,29 +18,29 @@ class Training:
     """Settings of one training.
 
     Args:
-        epochs: passes over the training data (or give steps).
-        steps: optimizer steps, where epochs are not given.
-        batch_size: samples a step.
+        epochs: number of passes over the training data; give either epochs or steps.
+        steps: number of optimizer steps.
+        batch_size: number of samples in a batch.
         optimizer: "adamw", or "sgd" with `momentum`.
-        lr: the highest learning rate.
-        lr_schedule: its course: "constant", "linear", "cosine" or "one-cycle".
+        lr: highest learning rate.
+        lr_schedule: learning rate schedule: "constant", "linear", "cosine" or "one-cycle".
         warmup: fraction of the training over which the learning rate rises linearly, in [0, 1).
-        momentum: of SGD, in [0, 1).
-        weight_decay: decoupled for AdamW, an L2 gradient for SGD.
-        clip: largest norm of the gradient, or None.
-        objective: the loss; by default the task's own, and classifying under a teacher
+        momentum: momentum of SGD, in [0, 1).
+        weight_decay: weight decay: decoupled for AdamW, added to the gradient (L2) for SGD.
+        clip: gradient clipping: the largest norm of the gradient; None for no clipping.
+        objective: the loss; by default that of the task, and for classification with a teacher
             0.9 · SoftTargets(T = 4) + 0.1 · TaskLoss.
-        patience: epochs without a better validation metric after which training stops, or None.
-        until: a value of the validation metric at which training stops, or None.
-        keep: which weights come back: "best" on validation, or "last".
-        precision: of the forward pass; "auto" measures a few steps and takes what is fastest.
-        targets: what is learned: those of the "data", or the "teacher"'s answers in their place: the sequences that it writes,
-            which is sequence-level distillation (Kim, Rush 2016, arXiv:1606.07947), or its decisions.
-        teacher_cache: bytes that features of the teacher may take on disk, all views of the data together; where they would
-            take more, the teacher runs with every batch.
+        patience: early stopping: the number of epochs without a better validation metric; None for no early stopping.
+        until: value of the validation metric at which training stops; None for no such value.
+        keep: the weights to return: the "best" by the validation metric, or the "last".
+        precision: precision of the forward pass; "auto" measures a few steps and uses the fastest.
+        targets: the training targets: those of the "data", or instead predictions of the "teacher": its classes, or the
+            sequences that it generates, which is sequence-level distillation (Kim, Rush 2016, arXiv:1606.07947).
+        teacher_cache: most bytes on disk for cached features of the teacher, for all views of the data together; if they need
+            more, the teacher runs on every batch.
 
     Raises:
-        UserError: E110 out of range, E111 both or neither of epochs and steps.
+        UserError: E110 if a value is out of range, E111 if both or neither of epochs and steps are given.
 
     Example:
         >>> Training(epochs=3, lr=2e-3).optimizer
@@ -68,5 +68,7 @@ class Training:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise UserError(
-                "E111", f"give epochs or steps, one of them; got epochs={self.epochs}, steps={self.steps}", "epochs = 5, say"
+                "E111",
+                f"give either epochs or steps; got epochs={self.epochs}, steps={self.steps}",
+                "for example: epochs = 5",
             )

@@ -1,4 +1,4 @@
-"""One training in which several steps act."""
+"""The training that several steps share."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ from mirabelle.training.settings import Training
 
 
 def with_replaced_model_as_teacher(steps: Sequence[object], model: nn.Module, task: Task) -> Task:
-    """The task under which steps train a model.
+    """The task of a training, with the model as teacher if a step replaces the model by a student.
 
-    Where a step replaces the model, and asks to be taught by it or the task has no teacher, the model that is replaced teaches.
+    The model becomes the teacher if the task has none, or the step has `taught_by = "model"`; otherwise the task is unchanged.
+
+    Args:
+        steps: the steps, or joint trainings of steps.
+        model: the model before the training.
+        task: the task.
     """
     inner = [part for step in steps for part in getattr(step, "steps", (step,))]
     replacing = [step for step in inner if isinstance(step, ReplacesModel)]
@@ -27,7 +32,7 @@ def with_replaced_model_as_teacher(steps: Sequence[object], model: nn.Module, ta
 
 
 def train_together(steps: Sequence[JoinsTraining], training: Training, model: nn.Module, task: Task, run: Run) -> nn.Module:
-    """The model prepared by every step, trained once with the terms and controls of all, and finished by every step."""
+    """Prepare a model by every step, train it once with the terms and controls of all steps, and finish it by every step."""
     task = with_replaced_model_as_teacher(steps, model, task)
     parts: list[Prepared] = []
     for step in steps:

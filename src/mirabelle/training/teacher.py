@@ -1,4 +1,4 @@
-"""What the teacher gives: computed once for the training data and kept on disk, or live where no sample is met twice."""
+"""Outputs and features of the teacher: computed once for the training data and cached on disk, or live for every batch."""
 
 from __future__ import annotations
 
@@ -22,15 +22,20 @@ if TYPE_CHECKING:
     from mirabelle.training.execution import Execution
 
 _BATCH = 500
-_EXACT = 100  # classes up to which outputs are kept as they are
-_LEVELS = 255  # steps of 8 bits
-KEPT = 512 * 1024**2  # bytes of features that are kept where nothing else is said
-_LAST = "channels_last."  # before names of features whose channels lie last, as they are kept
+_EXACT = 100  # outputs with more classes are rounded to 8 bits
+_LEVELS = 255  # number of steps between the levels of 8 bits
+KEPT = 512 * 1024**2  # default limit of cached features, in bytes
+_LAST = "channels_last."  # prefix for the names of features that are stored with channels last
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """What a teacher gives for a batch, without gradient: its outputs, and what the layers give that are asked for."""
+    """The outputs of a teacher for a batch, and the outputs of chosen layers (features), without gradients.
+
+    Args:
+        outputs: outputs of the teacher.
+        features: outputs of layers, by their names.
+    """
 
     outputs: Outputs
     features: Mapping[str, Tensor] = field(default_factory=dict)
@@ -49,16 +54,16 @@ def guidance(
     execution: Execution | None = None,
     limit: int = KEPT,
 ) -> Teacher:
-    """A function from a batch of `data` to what the teacher gives for it.
+    """A function from a batch of `data` to the teacher's outputs and features for it.
 
-    For `Samples` all of it is computed once and kept under `teacher/` in the run's folder, named by a digest of the teacher,
-    the layers and the data, so that another teacher or other data never meet them. For a `Stream` the teacher runs with every
-    batch. Augmented samples are seen in the training's own precision and layout: with every batch, or, where their views
-    recur, once a view. All is kept in the precision in which the teacher gives it, outputs in memory; features of more than
-    512 MiB stay on disk, and those of more than `limit`, all views together, are not kept.
+    For `Samples`, they are computed once and cached under `teacher/` in the run's folder, named by a digest of the teacher, the
+    layers and the data, so that a cache is never used for another teacher or other data. For a `Stream`, the teacher runs on
+    every batch. For augmented samples, the teacher runs in the precision and layout of the training, on every batch, or, if the
+    number of views is limited, once for each view. The cache keeps the precision of the teacher. Outputs are held in memory;
+    features of more than 512 MiB stay on disk, and those of more than `limit` are not cached.
 
-    Outputs over more than 100 classes are rounded to 8 bits, 256 even steps from the lowest to the highest of each decision, so
-    that no logit is off by more than (highest − lowest) / 510; those of a live teacher in the same way.
+    Outputs for more than 100 classes are rounded to 8 bits: 256 levels, evenly spaced from the lowest to the highest logit of a
+    position, so that the error of a logit is at most (highest − lowest) / 510. This also holds for a live teacher.
 
     Cached and live outputs of a sample need not be equal to the bit. A matrix product adds up in an order that depends on the
     number of rows, the number of threads and the processor; what is cached is computed in batches of 500, what is live in
@@ -72,31 +77,29 @@ def guidance(
     equal. A run that is killed and resumed reads the same cache, or computes the same batches again, to the same bits.
 
     Args:
-        teacher: runs in eval mode; afterwards each of its modules is in the mode that it had.
-        data: that are trained on.
-        run: takes the cache and is told of it.
-        layers: whose features are asked for, as `Taps` name them.
-        augment: how samples are changed.
-        execution: how the model that is trained runs; needed where samples are augmented.
-        limit: bytes of features on disk, all views together.
+        teacher: the teacher; it runs in evaluation mode, and the mode of each of its modules is restored.
+        data: the training data.
+        run: stores the cache and records an event about it.
+        layers: names of the layers whose outputs are needed as features, as in `Taps`.
+        augment: the data augmentation.
+        execution: precision and layout of the training; needed for augmented samples.
+        limit: most bytes of cached features on disk, for all views together.
 
     Raises:
-        UserError: E112 when the teacher has no layer of a name.
+        UserError: E112 if the teacher has no layer of a given name.
     """
     why = ""
     if isinstance(data, Stream):
-        why = "the loader shuffles itself, so its samples cannot be told apart"
+        why = "the loader shuffles, so its samples cannot be identified"
     elif augment is not None and augment.views is None:
-        why = "the samples are augmented, so none is met twice"
+        why = "the samples are augmented differently in every epoch"
     elif layers:
         seen = None if augment is None else execution
         size = _bytes_of_features(_asked(teacher, layers, seen), data) * (1 if augment is None else augment.views or 1)
         if size > limit:
-            why = (
-                f"the features that are asked for take {size:,} bytes, and {limit:,} are kept: `teacher_cache` of the training"
-            )
+            why = f"the features need {size:,} bytes, more than the {limit:,} of the training's `teacher_cache`"
     if not why:
-        assert isinstance(data, Samples), "streams have been told apart"
+        assert isinstance(data, Samples), "a stream has a reason not to be cached"
         return _Kept(teacher, data, run, layers=layers, augment=augment, execution=execution)
     run.event("teacher", cached=False, why=why)
     live = _asked(teacher, layers, None if isinstance(data, Stream) else execution)
@@ -104,7 +107,7 @@ def guidance(
 
 
 class _Kept:
-    """What a teacher gives for the samples as they lie, or for each of their views."""
+    """The cached outputs and features of a teacher, for samples without augmentation or for each view of them."""
 
     def __init__(
         self,
@@ -133,7 +136,7 @@ class _Kept:
         return _unpacked({name: tensor[batch.index] for name, tensor in given.items()})
 
     def _of(self, view: int) -> dict[str, Tensor] | None:
-        """Of all samples; None where it is large and finds no place."""
+        """The outputs and features for all samples in a view; None if they are too large for the disk."""
         key = files.digest(self._key.encode(), f"view {view}".encode())
         path = self._run.journal.cache / "teacher" / f"{key}.safetensors"
         if path.is_file():
@@ -151,7 +154,7 @@ class _Kept:
 
 
 def _packed(given: Guidance) -> dict[str, Tensor]:
-    """As it is kept: features by name, and outputs as they are or in steps of 8 bits."""
+    """Outputs and features as named tensors for the cache; outputs for many classes are rounded to 8 bits."""
     features = {}
     for name, tensor in given.features.items():
         last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)  # noqa: PLR2004 (images)
@@ -163,7 +166,7 @@ def _packed(given: Guidance) -> dict[str, Tensor]:
 
 
 def _rounded(outputs: Tensor) -> dict[str, Tensor]:
-    """One output as it is kept: in the precision in which the teacher gives it, or in steps of 8 bits."""
+    """One output as named tensors for the cache: unchanged, or, for many classes, rounded to 8 bits."""
     if outputs.shape[-1] <= _EXACT or not outputs.is_floating_point():
         return {"outputs": outputs}
     outputs = outputs.float()
@@ -174,7 +177,7 @@ def _rounded(outputs: Tensor) -> dict[str, Tensor]:
 
 
 def _restored(kept: Mapping[str, Tensor], mark: str) -> Tensor | None:
-    """The output whose parts have this before their names, in the precision of a loss."""
+    """The output from the cached tensors whose names start with `mark`, as float32 or integers; None if there are none."""
     if f"{mark}outputs" in kept:
         given = kept[f"{mark}outputs"]
         return given.float() if given.is_floating_point() else given
@@ -195,11 +198,11 @@ def _unpacked(kept: Mapping[str, Tensor]) -> Guidance:
 
 
 def _asked(teacher: nn.Module, layers: Sequence[str], execution: Execution | None) -> Teacher:
-    """A teacher that is run: as it is, or a copy of it that runs as the model that is trained."""
+    """A function that runs the teacher on a batch, in the precision and layout of `execution` if it is given."""
     guide = teacher if execution is None else execution.laid_out(copied(teacher).eval())
 
     def given(batch: Batch) -> Guidance:
-        # Inference tensors cannot tell whether they are changed in place after a layer gave them.
+        # Inference tensors have no version counter, by which `Taps` see changes in place after a layer has returned.
         with torch.inference_mode(mode=not layers), torch.no_grad(), in_eval_mode(guide), Taps(guide, layers) as taps:
             if execution is None:
                 outputs = call(guide, batch.inputs)
@@ -207,7 +210,7 @@ def _asked(teacher: nn.Module, layers: Sequence[str], execution: Execution | Non
                 with execution.autocast():
                     outputs = call(guide, execution.inputs(batch.inputs))
             features = taps.taken()
-        # Made outside of inference mode, a copy may be saved for the gradient.
+        # Copies made outside of inference mode can be used in autograd.
         copies = tuple(part.clone() for part in parts_of(outputs))
         return Guidance(as_outputs(copies), {name: tensor.clone() for name, tensor in features.items()})
 
@@ -215,18 +218,18 @@ def _asked(teacher: nn.Module, layers: Sequence[str], execution: Execution | Non
 
 
 def _as_kept(given: Guidance) -> Guidance:
-    """What a cache would give for it."""
+    """The outputs and features as they would come from a cache."""
     return _unpacked(_packed(given))
 
 
 def _bytes_of_features(teach: Teacher, data: Samples) -> int:
-    """Of one view."""
+    """The bytes of the features for one view of the data."""
     few = data.first(2)
     return sum(tensor.nbytes for tensor in teach(few).features.values()) // len(few) * len(data)
 
 
 def _stream(path: Path, parts: Iterable[Mapping[str, Tensor]], samples: int, run: Run) -> bool:
-    """Write a cache that is too large for the memory as it comes; whether there is a place for it."""
+    """Write a cache that is too large for the memory part by part; return whether the disk had enough space."""
     try:
         size = files.write_rows(path, parts, samples)
     except UserError as error:
@@ -237,7 +240,7 @@ def _stream(path: Path, parts: Iterable[Mapping[str, Tensor]], samples: int, run
 
 
 def _keep(path: Path, given: Mapping[str, Tensor], run: Run) -> None:
-    """Write the cache; a full disk costs a repeat after a kill, not the run."""
+    """Write the cache; if the disk is full, the run continues without it, and computes it again when it resumes."""
     try:
         files.write_tensors(path, dict(given))
         size = sum(tensor.nbytes for tensor in given.values())

@@ -1,4 +1,4 @@
-"""The teacher's answers as the targets of a training: found once, and kept on disk."""
+"""Predictions of the teacher as training targets: computed once and cached on disk."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _BATCH = 500
 
 
 def answered(task: Task, run: Run, execution: Execution | None = None) -> Task:
-    """The same task, whose training targets are its teacher's answers: the sequences that it writes, or its decisions.
+    """A copy of the task whose training targets are its teacher's predictions: generated sequences, or classes.
 
-    Answers are kept under `teacher/` in the run's folder, named by a digest of the teacher and the data.
+    The predictions are cached under `teacher/` in the run's folder, named by a digest of the teacher and the data.
 
     Args:
-        task: with a teacher, and samples in memory.
-        run: takes the cache and is told of it.
-        execution: how the model that is trained runs; the teacher then runs so, too.
+        task: a task with a teacher, and training data in memory.
+        run: stores the cache and records an event about it.
+        execution: precision and layout in which the teacher runs.
 
     Raises:
-        UserError: E111 without a teacher, or one whose answers are neither sequences nor classes; E131 for a stream.
+        UserError: E111 without a teacher, or if it predicts neither sequences nor classes; E131 for a stream.
 
     Source: Kim, Rush 2016, "Sequence-Level Knowledge Distillation", arXiv:1606.07947, section 3.2.
     """
@@ -50,16 +50,16 @@ def answered(task: Task, run: Run, execution: Execution | None = None) -> Task:
     try:
         files.write_tensors(path, {"answers": answers})
         run.event("teacher", cached=True, samples=len(answers), bytes=answers.nbytes)
-    except UserError as error:  # a full disk costs a repeat after a kill, not the run
+    except UserError as error:  # if the disk is full, the run continues without the cache
         run.event("teacher", cached=False, why=error.message)
     return with_answers(task, answers)
 
 
 def answer(task: Task, batch: Batch, execution: Execution | None = None) -> Tensor:
-    """What the teacher answers to a batch, as targets of it; tokens without a target stay without one.
+    """The teacher's predictions for a batch, as targets; tokens that are ignored in the targets stay ignored.
 
     Raises:
-        UserError: E111 without a teacher, or one whose answers are neither sequences nor classes.
+        UserError: E111 without a teacher, or if it predicts neither sequences nor classes.
     """
     if task.teacher is None:
         raise _nobody()
@@ -68,10 +68,10 @@ def answer(task: Task, batch: Batch, execution: Execution | None = None) -> Tens
         if task.generation is not None:
             return task.generation(run, batch.inputs).clone()
         if not task.outputs.classifies:
-            message = "the teacher's answers are neither classes nor sequences, so they are no targets"
-            raise UserError("E111", message, 'targets = "data", or `generation` of the task', path=("targets",))
+            message = "the teacher's outputs are neither classes nor sequences, so they cannot be used as targets"
+            raise UserError("E111", message, 'set targets = "data", or the `generation` of the task', path=("targets",))
         found = task.outputs.chosen(run(batch.inputs))
-    single = found.dim() == 1  # a sample without a label gets the teacher's
+    single = found.dim() == 1  # whole samples without a label get the teacher's class
     return found.clone() if single else found.masked_fill(batch.targets == UNLABELLED, UNLABELLED)
 
 
@@ -83,18 +83,22 @@ def _run(teacher: nn.Module, execution: Execution | None, inputs: Inputs) -> Ten
 
 
 def with_answer(task: Task, batch: Batch) -> Batch:
-    """A batch with its teacher's answers as targets; errors as of `answer`."""
+    """A batch with the teacher's predictions as targets.
+
+    Raises:
+        UserError: E111 without a teacher, or if it predicts neither sequences nor classes.
+    """
     targets = answer(task, batch)
     inputs = batch.inputs if task.generation is None else task.generation.reading(batch.inputs, targets)
     return Batch(inputs, targets, batch.index, batch.view)
 
 
 def with_answers(task: Task, answers: Tensor) -> Task:
-    """The same task with these training targets; what is written reads them where the model writes sequences.
+    """A copy of the task with other training targets; for generated sequences they also become the decoder input.
 
     Args:
-        task: its validation and test targets stay.
-        answers: (samples, ...); of sequences, filled up with −100, as many symbols as the inputs hold count.
+        task: the task; its validation and test targets stay unchanged.
+        answers: targets (samples, ...); sequences are padded with −100, and cut to the length of the decoder input.
     """
     data = _samples(task)
     inputs = data.inputs
@@ -107,9 +111,9 @@ def with_answers(task: Task, answers: Tensor) -> Task:
 
 def _samples(task: Task) -> Samples:
     if not isinstance(task.train, Samples):
-        raise UserError("E131", "the training data come as a stream, which cannot be relabelled", "give samples in memory")
+        raise UserError("E131", "the training data are a stream, which cannot be relabelled", "give data in memory")
     return task.train
 
 
 def _nobody() -> UserError:
-    return UserError("E111", "targets of a teacher need one, and none is there", 'targets = "data"', path=("targets",))
+    return UserError("E111", 'targets = "teacher" needs a teacher', 'set targets = "data"', path=("targets",))

@@ -1,7 +1,6 @@
-"""How a raw input becomes one model input, as plain data that travels with the model: one kind a file.
+"""Preprocessing of raw inputs to model inputs, as plain data that is stored with the model; one kind in each file.
 
-What trains a model and what predicts with it call the same code, so an image that was trained on enters the shipped model with
-the same bits.
+Training and prediction call the same code, so that an image gives the same bits in both.
 """
 
 from mirabelle.task.preprocessing.characters import Characters

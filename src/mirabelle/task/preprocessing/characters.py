@@ -1,4 +1,4 @@
-"""Texts to the numbers of their characters."""
+"""Preprocessing of texts to the indices of their characters."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class _Windows(PreparedInputs):
-    """Windows of characters; the outputs at the last one score the character that follows the text.
+    """Windows of characters; the outputs at the last character of a text score the character that follows it.
 
     Args:
-        ends: place of the last character of each text, (samples,).
+        ends: position of the last character of each text in its window, (samples,).
     """
 
     ends: Sequence[int]
@@ -35,14 +35,14 @@ class _Windows(PreparedInputs):
 
 @record
 class Characters(Preprocessing):
-    """The place of each character among all that may occur, int64, (texts, length).
+    """The index of each character of a text in the list of all characters, int64, (texts, length).
 
     Args:
-        characters: all of them, each once.
-        length: of one model input; a longer text keeps its end, a shorter one is followed by zeros.
+        characters: all characters that may occur, each once.
+        length: length of one model input; of a longer text the end is used, a shorter one is padded with zeros at the end.
 
     Raises:
-        UserError: E110 when a character occurs twice, or there is none.
+        UserError: E110 if a character occurs twice, or there is none.
 
     Example:
         >>> Characters(characters="abc", length=4)(["cab", "abcabc"]).tolist()
@@ -60,11 +60,13 @@ class Characters(Preprocessing):
 
     def __post_init__(self) -> None:
         if not self.characters or len(set(self.characters)) < len(self.characters):
-            raise UserError("E110", f"every character must occur once; got {self.characters!r}", "leave out the second one")
+            raise UserError(
+                "E110", f"every character must occur exactly once; got {self.characters!r}", "remove the repeated character"
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one model input: (length,)."""
+        """The shape of one model input, (length,)."""
         return (self.length,)
 
     @property
@@ -76,21 +78,33 @@ class Characters(Preprocessing):
         return lines.REMEDY
 
     def samples(self, path: Path) -> Iterator[tuple[str, str]]:
-        """The lines of a file; errors as of `lines_of`."""
+        """(name, line) of each line of a text file that is not empty.
+
+        Raises:
+            UserError: E130 for a file without text, E131 if it is not UTF-8.
+        """
         return lines.lines_of(path)
 
     def prepare(self, samples: Sequence[str], sizes: Sizes, resources: Any) -> PreparedInputs:
-        """Windows of the texts; errors as of `numbers`."""
+        """Windows of the texts.
+
+        Raises:
+            UserError: E131 for an unknown character.
+        """
         del sizes, resources
         return _Windows({"": self(samples)}, [min(len(text), self.length) - 1 for text in samples])
 
     def labels(self, stored: tuple[str, ...]) -> tuple[str, ...]:
-        """The characters: outputs score which of them follows."""
+        """The characters: the outputs score which of them follows."""
         del stored
         return tuple(self.characters)
 
     def __call__(self, texts: Sequence[str]) -> Numbers:
-        """Texts as model inputs; errors as of `numbers`."""
+        """Texts as model inputs, (texts, length).
+
+        Raises:
+            UserError: E131 for an unknown character.
+        """
         inputs = np.zeros((len(texts), self.length), np.int64)
         for row, text in zip(inputs, texts, strict=True):
             kept = text[-self.length :]
@@ -98,10 +112,10 @@ class Characters(Preprocessing):
         return inputs
 
     def numbers(self, text: str) -> Numbers:
-        """Of every character of a text, (characters,).
+        """The index of every character of a text, (characters,).
 
         Raises:
-            UserError: E131 for a character that is not known.
+            UserError: E131 for an unknown character.
         """
         try:
             return np.array([self._places[character] for character in text], np.int64)

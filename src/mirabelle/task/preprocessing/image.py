@@ -1,4 +1,4 @@
-"""An image file, or its pixels, to one model input."""
+"""Preprocessing of images to model inputs."""
 
 from __future__ import annotations
 
@@ -25,28 +25,29 @@ Pixels = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.float32]
 Layout: TypeAlias = Literal["channels-first", "channels-last"]
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-# Only these decoders may run: Pillow's others start programs (EPS) or follow what a file says.
+# Only these decoders of Pillow may run; others start programs (EPS) or follow references in the file.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _GREY = ("1", "L", "LA", "I;16", "I;16L", "I;16B")
-# What Pillow's decoders raise on damaged files.
+# Exceptions of Pillow's decoders on damaged files.
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error)
 _CHANNELS = {"L": 1, "RGB": 3}
-_MOST_SIDE, _MOST_PIXELS = 1 << 14, 1 << 25  # a few bytes in a file must not ask for more memory than there is
+_MOST_SIDE, _MOST_PIXELS = 1 << 14, 1 << 25  # limits for the size in a stored file, which could otherwise exhaust the memory
 
 
 @record
 class Image(Preprocessing):
-    """x[c, i, j] = (pixel[i, j, c] / 255 − mean[c]) / deviation[c], float32, channels first; or x[i, j, c].
+    """Standardized pixels: x[c, i, j] = (pixel[i, j, c] / 255 − mean[c]) / deviation[c], float32; or x[i, j, c].
 
     Args:
-        size: (height, width); images of another size are scaled to it, bilinearly, by Pillow.
-        mode: "L" grey, one channel; "RGB" three.
-        mean: one number a channel, of pixels in [0, 1]; by default 0.
-        deviation: one number a channel; by default 1.
-        layout: of a model input, "channels-first" as torch has it, or "channels-last" as Keras does.
+        size: (height, width); images of another size are resized by Pillow with bilinear interpolation.
+        mode: "L" for greyscale, one channel; "RGB" for three channels.
+        mean: mean of each channel, for pixels in [0, 1]; by default 0.
+        deviation: standard deviation of each channel; by default 1.
+        layout: layout of a model input, "channels-first" as in torch, or "channels-last" as in Keras.
 
     Raises:
-        UserError: E110 when a side is not in 1..16,384 or the image has more than 2²⁵ pixels, or mean and deviation do not fit.
+        UserError: E110 if height or width are not in 1..16,384, the image has more than 2²⁵ pixels, or the number of means or
+            deviations is not that of the channels.
 
     Example:
         >>> Image(size=(1, 2), mean=(0.5,), deviation=(0.5,)).scaled(np.array([[[0], [255]]], np.uint8))
@@ -80,7 +81,7 @@ class Image(Preprocessing):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one model input: (channels, height, width), or (height, width, channels)."""
+        """The shape of one model input, (channels, height, width) or (height, width, channels)."""
         return (self.channels, *self.size) if self.layout == "channels-first" else (*self.size, self.channels)
 
     @property
@@ -96,14 +97,18 @@ class Image(Preprocessing):
         return "give an image or a folder of images"
 
     def samples(self, path: Path) -> Iterator[tuple[str, Array]]:
-        """The one image of a file; errors as of a call."""
+        """(path, model input) of the image in a file.
+
+        Raises:
+            UserError: E130 if the file is missing, E131 if it cannot be read as an image.
+        """
         yield str(path), self(path)
 
     def __call__(self, path: Path) -> Array:
         """The model input of an image file, of `shape`.
 
         Raises:
-            UserError: E130 when it is not there, E131 when it cannot be read as an image.
+            UserError: E130 if the file is missing, E131 if it cannot be read as an image.
         """
         return self.scaled(pixels(path, self.size, self.mode))
 
@@ -122,10 +127,15 @@ class Image(Preprocessing):
 
 
 def pixels(path: Path, size: tuple[int, int], mode: Literal["L", "RGB"]) -> Pixels:
-    """The pixels of an image file, (height, width, channels), upright as its camera held it, without transparency.
+    """The pixels of an image file, (height, width, channels), rotated as its EXIF data say, without transparency.
+
+    Args:
+        path: the image file.
+        size: (height, width) to which the image is resized.
+        mode: "L" for greyscale, "RGB" for colour.
 
     Raises:
-        UserError: E130 when it is not there, E131 when it cannot be read as an image.
+        UserError: E130 if the file is missing, E131 if it cannot be read as an image.
     """
     from PIL.Image import Resampling
 
@@ -138,17 +148,20 @@ def pixels(path: Path, size: tuple[int, int], mode: Literal["L", "RGB"]) -> Pixe
 
 
 def upright_size(path: Path) -> tuple[tuple[int, int], Literal["L", "RGB"]]:
-    """((height, width), mode) of an image file as it lies; for most files only their head is read.
+    """((height, width), mode) of an image file after rotation by its EXIF data; for most files only the header is read.
 
     Raises:
-        UserError: E130 when it is not there, E131 when it cannot be read as an image.
+        UserError: E130 if the file is missing, E131 if it cannot be read as an image.
     """
     with _opened(path) as picture:
         return (picture.height, picture.width), "L" if picture.mode in _GREY else "RGB"
 
 
 def mean_and_deviation(values: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Of pixels in [0, 1], each channel of (..., channels) alone; a channel that is constant has deviation 1.
+    """Mean and standard deviation of each channel, for pixels scaled to [0, 1]; a constant channel has deviation 1.
+
+    Args:
+        values: pixels from 0 to 255, (..., channels).
 
     Example:
         >>> mean_and_deviation(np.array([[0], [255]], np.uint8))
@@ -161,15 +174,15 @@ def mean_and_deviation(values: Pixels) -> tuple[tuple[float, ...], tuple[float, 
         mean = float(shares @ levels)
         deviation = float(shares @ (levels - mean) ** 2) ** 0.5
         means.append(mean)
-        deviations.append(deviation if deviation > 1 / 255 / 1000 else 1.0)  # less than any real picture varies
+        deviations.append(deviation if deviation > 1 / 255 / 1000 else 1.0)  # below this, the channel counts as constant
     return tuple(means), tuple(deviations)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[PIL.Image.Image]:
-    """A Pillow image, turned upright; its pixels are read when they are first needed.
+    """Open an image with Pillow and rotate it by its EXIF data; pixels are read when they are first needed.
 
-    What a decoder raises inside becomes E131.
+    Exceptions of the decoder inside the context become E131.
     """
     import PIL.Image
     import PIL.ImageOps
@@ -177,27 +190,27 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
     if not path.is_file():
         raise UserError("E130", f"no image at {path}", "check the path")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what a camera wrote wrongly into its tags does not matter
+        warnings.simplefilter("ignore")  # faulty tags of a camera do not matter
         try:
             with path.open("rb") as file, PIL.Image.open(file, formats=_FORMATS) as picture:
                 PIL.ImageOps.exif_transpose(picture, in_place=True)
                 yield picture
         except (*_DAMAGED, PIL.Image.DecompressionBombError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            if isinstance(error, PIL.UnidentifiedImageError):  # whose words name the file object that it was given
-                reason = "its bytes are of no known kind"
+            if isinstance(error, PIL.UnidentifiedImageError):  # its message would show a Python object
+                reason = "it has no known image format"
             message = f"{path} cannot be read as an image: {reason}"
             raise UserError("E131", message, f"give an intact {', '.join(SUFFIXES)} file") from error
 
 
 def _eight_bits(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """The picture as grey or colour of 8 bits a channel, at its own size."""
+    """The image as greyscale or colour with 8 bits for each channel, at its own size."""
     import PIL.Image
 
     if picture.mode.startswith("I;16"):
         return PIL.Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode in ("I", "F"):
-        raise ValueError(f'its pixels are of mode "{picture.mode}", which says nothing of black and white')
+        raise ValueError(f'its pixels have mode "{picture.mode}", which does not define the values of black and white')
     if picture.mode in _GREY:
         return picture.convert("L")
     return picture.convert("RGBA").convert("RGB") if picture.mode in ("P", "PA") else picture.convert("RGB")

@@ -1,4 +1,4 @@
-"""The contract of a kind of raw input: how it is read, how it becomes a model input, what outputs mean for it."""
+"""The interface of preprocessing: how raw inputs are read, how they become model inputs, what outputs mean for them."""
 
 from __future__ import annotations
 
@@ -14,90 +14,90 @@ import numpy.typing as npt
 from mirabelle.errors import UserError
 
 Array = npt.NDArray[Any]
-Sizes = tuple[int | None, ...]  # of one model input without the batch; None: any size
+Sizes = tuple[int | None, ...]  # shape of one model input without the batch dimension; None for a dynamic size
 
 
 @dataclass(frozen=True)
 class PreparedInputs:
-    """Model inputs made from raw ones, and what the outputs for them mean.
+    """Model inputs made from raw inputs, and the meaning of the outputs for them.
 
     Args:
-        arrays: (samples, ...) by the names of the model's inputs; under "" where the model has one input, whatever its name.
+        arrays: (samples, ...) by the names of the model's inputs; the key "" is the input of a model with one input.
     """
 
     arrays: Mapping[str, Array]
 
     def select(self, outputs: Sequence[Array]) -> Sequence[Array]:
-        """The part of each output that is about the raw input, (samples, ...); by default all of it."""
+        """The part of each output that belongs to the raw input, (samples, ...); by default all of it."""
         return outputs
 
     def answers(self, outputs: Sequence[Array], model: Path) -> list[str] | None:
-        """The text that the outputs mark in each raw input; None where outputs mark no text.
+        """The answer that the outputs mark in the text of each raw input; None if the model does not mark answers.
 
         Args:
-            outputs: of the model, (samples, ...).
-            model: its file, for messages.
+            outputs: outputs of the model, (samples, ...).
+            model: file of the model, for messages.
 
         Raises:
-            UserError: E141 when the outputs do not fit the inputs.
+            UserError: E141 if the shapes of outputs and inputs do not fit.
         """
         del outputs, model
         return None
 
 
 class RawInputs(ABC):
-    """A kind of raw input: which files hold it, how they are read, and how samples become model inputs."""
+    """A kind of raw input: its file types, how files are read, and how samples become model inputs."""
 
     raw_inputs: ClassVar[str]
-    """What the model takes, for messages: "images"."""
+    """What the model takes, for messages, such as "images"."""
     suffixes: ClassVar[tuple[str, ...]] = ()
-    """Of the files that hold raw inputs, in lower case, with the dot."""
+    """Suffixes of files with raw inputs, in lower case, with the dot."""
     file_content: ClassVar[str] = ""
-    """What a file with one of these suffixes holds, for messages: "an image"; empty where the suffix does not say."""
+    """The content of a file with one of these suffixes, for messages, such as "an image"; empty if the suffix is ambiguous."""
     folder_content: ClassVar[str] = ""
-    """What one file in a folder of raw inputs holds: "image"; empty where a folder is not read."""
+    """The content of one file in a folder of raw inputs, such as "image"; empty if folders are not supported."""
     takes_arrays: ClassVar[bool] = True
-    """Whether a .npy file may give model inputs that are prepared already."""
+    """Whether a .npy file may contain model inputs, which are already preprocessed."""
 
     @property
     @abstractmethod
     def remedy(self) -> str:
-        """What to give instead of an input of another kind."""
+        """The remedy in errors about an input of another kind."""
 
     def refusal(self, model: Path, path: Path, content: str) -> UserError:
         """The error for an input of another kind.
 
         Args:
             model: file of the model.
-            path: of the input.
-            content: what it holds, "an image".
+            path: file of the input.
+            content: its content, such as "an image".
         """
         del content
         return UserError("E131", f"{model} takes {self.raw_inputs}, not {path}", self.remedy)
 
     @abstractmethod
     def samples(self, path: Path) -> Iterator[tuple[str, Any]]:
-        """(name, sample) of each raw input in a file with one of the `suffixes`; a sample is what `prepare` takes.
+        """(name, sample) of each raw input in a file with one of the `suffixes`, for `prepare`.
 
         Raises:
             UserError: E130 for a missing or empty file, E131 for one that cannot be read.
         """
 
     def open_resources(self, folder: Path) -> Any:
-        """What `prepare` needs of the files next to the model, read once: a tokenizer; None where it needs nothing.
+        """Read what `prepare` needs from files next to the model, such as a tokenizer; None if it needs nothing.
 
         Raises:
-            UserError: E130 missing file, E141 another file than the model was made with, E160 missing package.
+            UserError: E130 if a file is missing, E141 if it is not the one of the model, E160 if a package is missing.
         """
         del folder
 
     def prepare(self, samples: Sequence[Any], sizes: Sizes, resources: Any) -> PreparedInputs:
-        """Model inputs of some samples; by default each sample is one already.
+        """Model inputs from samples; by default the samples are model inputs and are stacked.
 
         Args:
-            samples: as `samples` gives them.
-            sizes: of one model input.
-            resources: from `open_resources`.
+            samples: samples from `samples`, without their names.
+            sizes: shape of one model input; None for a dynamic size.
+            resources: the result of `open_resources`.
 
         Raises:
             UserError: E131 for a sample that the model cannot take.
@@ -106,33 +106,33 @@ class RawInputs(ABC):
         return PreparedInputs({"": np.stack(samples)})
 
     def labels(self, stored: tuple[str, ...]) -> tuple[str, ...]:
-        """Names of the classes that the outputs score; by default those stored with the model."""
+        """The names of the classes of the outputs; by default those stored with the model."""
         return stored
 
 
 class Preprocessing(RawInputs):
-    """A kind of raw input that is described by plain data, which travel inside the model: a frozen record."""
+    """A kind of raw input whose preprocessing is a frozen record, stored as plain data inside the model."""
 
     key: ClassVar[str]
-    """The name in the stored data that only this kind has."""
+    """The key in the stored data that identifies this kind."""
     dtype: ClassVar[str] = "float32"
-    """Of the model inputs."""
+    """Dtype of the model inputs."""
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Of the model's inputs; empty where it has one input, whatever its name."""
+        """The names of the model's inputs; empty for a model with one input of any name."""
         return ()
 
     @property
     @abstractmethod
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of each model input, without the batch."""
+        """The shape of each model input, without the batch dimension."""
 
     @property
     def image_layout(self) -> Literal["channels-first", "channels-last"] | None:
-        """Where model inputs that are images have their channels; None where they are no images."""
+        """The layout of model inputs that are images; None for other inputs."""
         return None
 
     @abstractmethod
     def to_data(self) -> dict[str, Any]:
-        """Plain data, from which the record can be made again."""
+        """The record as plain data, from which it can be built again."""

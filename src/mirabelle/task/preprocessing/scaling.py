@@ -1,4 +1,4 @@
-"""Means and deviations as they are stored: few digits, and training uses the very digits that are stored."""
+"""Means and standard deviations, rounded to few digits; training uses the rounded values that are stored with the model."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ _DIGITS = 6
 def settled(
     mean: Sequence[float], deviation: Sequence[float], count: int, what: str
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, deviation) of `count` channels or columns: absent ones filled with 0 and 1, both rounded.
+    """Check and round means and standard deviations; an empty mean becomes 0, an empty deviation 1.
 
-    A deviation keeps six significant digits, a mean the same decimal places, so that its error is at most 10⁻⁵ deviations
-    however large it is. Rounded values stay as they are.
+    A deviation keeps six significant digits. A mean keeps the same decimal places, so that its error is at most 10⁻⁵
+    deviations, however large it is. Rounding twice changes nothing.
+
+    Args:
+        mean: one number for each channel or column, or empty.
+        deviation: one number for each channel or column, or empty.
+        count: number of channels or columns.
+        what: "channels" or "columns", for messages.
 
     Raises:
-        UserError: E110 when there are not `count` of them, or one is not finite, or a deviation is not positive.
+        UserError: E110 if there are not `count` numbers, one is not finite, or a deviation is not positive.
 
     Example:
         >>> settled((1234567.891234,), (0.123456789,), 1, "columns")
@@ -29,7 +35,9 @@ def settled(
     """
     for name, values in (("mean", mean), ("deviation", deviation)):
         if values and len(values) != count:
-            raise UserError("E110", f"{name} needs one number for each of {count} {what}; got {len(values)}", "give as many")
+            raise UserError(
+                "E110", f"{name} needs one number for each of {count} {what}; got {len(values)}", f"give {count} numbers"
+            )
         if not all(math.isfinite(value) and (name == "mean" or value > 0) for value in values):
             rule = "finite" if name == "mean" else "finite and above 0"
             raise UserError("E110", f"{name} must be {rule}; got {list(values)}", "give other numbers")
@@ -40,7 +48,7 @@ def settled(
 
 
 def to_data(mean: Sequence[float], deviation: Sequence[float]) -> dict[str, list[float]]:
-    """What must be written of them: zeros and ones are the default, whole numbers need no point."""
+    """The entries to store: means of 0 and deviations of 1 are defaults and left out, integers are written without a point."""
     data = {}
     if any(mean):
         data["mean"] = [_short(value) for value in mean]

@@ -1,4 +1,4 @@
-"""A recording to log-mel features."""
+"""Preprocessing of recordings to log-mel spectrograms."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ from mirabelle.task.preprocessing.raw_inputs import Preprocessing
 
 Array = npt.NDArray[np.float32]
 SUFFIXES = (".wav",)
-_QUIET = 1e-6  # power of a band that is silent
+_QUIET = 1e-6  # added to the power of each band, so that the logarithm of silence is finite
 
 
 @record
 class Sound(Preprocessing):
-    """x[0, m, t] = (log(Σ_k M[m, k] · |X_t[k]|² + 10⁻⁶) − mean) / deviation, float32, (1, mels, frames).
+    """Log-mel spectrogram: x[0, m, t] = (log(Σ_k M[m, k] · |X_t[k]|² + 10⁻⁶) − mean) / deviation, float32.
 
-    X_t is the discrete Fourier transform of the t-th frame under a Hann window, M a bank of triangles that overlap by half,
-    evenly spaced from 0 to rate / 2 on the mel scale 2595 · log₁₀(1 + f / 700). Samples lie in [−1, 1], channels are averaged.
+    X_t is the discrete Fourier transform of frame t with a Hann window. M is a bank of triangular filters that overlap by half
+    and are evenly spaced from 0 to rate / 2 on the mel scale 2595 · log₁₀(1 + f / 700). Samples are in [−1, 1], channels are
+    averaged. A model input has the shape (1, mels, frames).
 
     Args:
-        rate: samples a second.
-        seconds: of a recording; a longer one is cut at the end, a shorter one followed by silence.
-        mels: bands.
-        window: seconds of a frame.
-        hop: seconds from a frame to the next.
-        mean: of the logarithms.
-        deviation: the same.
+        rate: sampling rate in Hz.
+        seconds: length of a recording; a longer one is cut at the end, a shorter one is padded with silence.
+        mels: number of mel bands.
+        window: length of a frame in seconds.
+        hop: time between the starts of two frames in seconds.
+        mean: mean of the logarithms; one number, by default 0.
+        deviation: standard deviation of the logarithms; one number, by default 1.
 
     Raises:
-        UserError: E110 when a frame is longer than the recording or has fewer than two samples, or mean and deviation do not
-            fit.
+        UserError: E110 if a frame is longer than the recording or has fewer than two samples, or there is more than one mean or
+            deviation.
 
     Example:
         >>> Sound(rate=8000, seconds=1.0).shape
@@ -65,15 +66,15 @@ class Sound(Preprocessing):
 
     def __post_init__(self) -> None:
         if not 1 < self._frame <= self._samples or self._step < 1:
-            rule = f"a frame must have from 2 to {self._samples} samples, and begin at least one after the last"
-            raise UserError("E110", f"{rule}; got {self._frame} and {self._step}", "give another window, or hop")
+            rule = f"window must be from 2 to {self._samples} samples, and hop at least 1"
+            raise UserError("E110", f"{rule}; got {self._frame} and {self._step}", "give another window or hop")
         mean, deviation = scaling.settled(self.mean, self.deviation, 1, "channel")
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "deviation", deviation)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one model input: (1, mels, frames)."""
+        """The shape of one model input, (1, mels, frames)."""
         return (1, self.mels, 1 + (self._samples - self._frame) // self._step)
 
     @property
@@ -85,7 +86,11 @@ class Sound(Preprocessing):
         return "give a .wav or a folder of .wav files"
 
     def samples(self, path: Path) -> Iterator[tuple[str, Array]]:
-        """The one recording of a file; errors as of a call."""
+        """(path, model input) of the recording in a file.
+
+        Raises:
+            UserError: E130 if the file is missing, E131 if it is no .wav file, or has another sampling rate.
+        """
         yield str(path), self(path)
 
     @property
@@ -104,17 +109,21 @@ class Sound(Preprocessing):
         """The model input of a .wav file.
 
         Raises:
-            UserError: E130 when it is not there, E131 when it is no such file, or of another rate.
+            UserError: E130 if the file is missing, E131 if it is no .wav file, or has another sampling rate.
         """
         return self.scaled(self.logarithms(wav_samples(path, self.rate)))
 
     def scaled(self, values: Array) -> Array:
-        """Logarithms (..., mels, frames) as model inputs."""
+        """Logarithms (..., mels, frames), standardized to model inputs."""
         scaled: Array = (values - np.float32(self.mean[0])) / np.float32(self.deviation[0])
         return scaled
 
     def logarithms(self, samples: Array) -> Array:
-        """Of a recording, (samples,) in [−1, 1]: (1, mels, frames)."""
+        """The log-mel spectrogram of a recording before standardization, (1, mels, frames).
+
+        Args:
+            samples: (samples,) in [−1, 1].
+        """
         padded = np.zeros(self._samples, np.float64)
         kept = samples[: self._samples]
         padded[: len(kept)] = kept
@@ -129,7 +138,7 @@ class Sound(Preprocessing):
 
     @cached_property
     def _bank(self) -> npt.NDArray[np.float64]:
-        """Triangles, (mels, frequencies)."""
+        """The triangular filters, (mels, frequencies)."""
         highest = 2595 * math.log10(1 + self.rate / 2 / 700)
         edges = 700 * (10 ** (np.linspace(0, highest, self.mels + 2) / 2595) - 1)
         frequencies = np.arange(self._points // 2 + 1) * self.rate / self._points
@@ -143,33 +152,41 @@ class Sound(Preprocessing):
 
 
 def wav_samples(path: Path, rate: int | None = None) -> Array:
-    """A .wav file as samples in [−1, 1], (samples,), its channels averaged.
+    """The samples of a .wav file in [−1, 1], (samples,), averaged over channels.
+
+    Args:
+        path: the .wav file.
+        rate: sampling rate in Hz that the file must have; None for any.
 
     Raises:
-        UserError: E130 when it is not there, E131 when it cannot be read, or is of another rate than `rate`.
+        UserError: E130 if the file is missing, E131 if it cannot be read, or has another sampling rate.
     """
     own, samples = read_wav(path)
     if rate not in (None, own):
-        raise UserError("E131", f"{path} has {own} samples a second, the others {rate}", f"resample it to {rate}")
+        raise UserError("E131", f"{path} has a sampling rate of {own} Hz, not {rate} Hz", f"resample it to {rate} Hz")
     return samples
 
 
 def read_wav(path: Path) -> tuple[int, Array]:
-    """(samples a second, samples in [−1, 1]) of a .wav file; errors as of `wav_samples`."""
+    """(sampling rate in Hz, samples in [−1, 1]) of a .wav file, averaged over channels.
+
+    Raises:
+        UserError: E130 if the file is missing, E131 if it cannot be read.
+    """
     from scipy.io import wavfile
 
     if not path.is_file():
         raise UserError("E130", f"no recording at {path}", "check the path")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks of which nothing is needed
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # unknown chunks, which are not needed
             rate, values = wavfile.read(path)
-    except Exception as error:  # whatever a damaged head leads to
+    except Exception as error:  # a damaged header may lead to any exception
         raise UserError(
             "E131", f"{path} cannot be read as a recording: {first_line(error)}", "give an intact .wav file"
         ) from error
     if not values.size:
-        raise UserError("E131", f"{path} holds no sample", "leave it out")
+        raise UserError("E131", f"{path} contains no samples", "remove the file")
     if values.dtype == np.uint8:
         samples = (values.astype(np.float32) - 128) / 128
     elif np.issubdtype(values.dtype, np.integer):
@@ -177,5 +194,5 @@ def read_wav(path: Path) -> tuple[int, Array]:
     else:
         samples = values.astype(np.float32)
     if not np.isfinite(samples).all():
-        raise UserError("E131", f"{path} holds NaN or infinite samples", "record it again")
+        raise UserError("E131", f"{path} contains NaN or infinite samples", "record it again")
     return int(rate), samples.mean(axis=1) if samples.ndim > 1 else samples

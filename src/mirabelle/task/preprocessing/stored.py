@@ -1,4 +1,4 @@
-"""Preprocessing to and from the text that travels inside a model: strict, short, and free of paths and code."""
+"""Preprocessing as the JSON text that is stored inside a model: strict, short, and free of paths and code."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mirabelle.task.preprocessing.text import Text
 KINDS: tuple[type[Preprocessing], ...] = (Image, Sound, Table, Text, Characters)
 FILE_CONTENTS: Mapping[str, str] = {
     suffix: kind.file_content for kind in KINDS if kind.file_content for suffix in kind.suffixes
-}  # what a file holds, by its suffix
+}  # content of a file by its suffix
 
 
 def to_json(preprocessing: Preprocessing) -> str:
-    """The shortest text that says it; it lies in the packed file, where every byte counts.
+    """The preprocessing as JSON text without spaces, because every byte of the packed file counts.
 
     Example:
         >>> to_json(Image(size=(8, 8)))
@@ -33,18 +33,18 @@ def to_json(preprocessing: Preprocessing) -> str:
 
 
 def from_json(text: str) -> Preprocessing:
-    """What `to_json` wrote.
+    """The preprocessing from the text of `to_json`.
 
     Raises:
-        UserError: E141 when the text says anything else.
+        UserError: E141 if the text is not valid.
     """
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _damaged(f"it is no JSON: {error}") from error
+        raise _damaged(f"it is not valid JSON: {error}") from error
     kinds = [kind for kind in KINDS if isinstance(data, dict) and kind.key in data]
     if len(kinds) != 1:
-        raise _damaged("it is of no known kind")
+        raise _damaged("its kind is unknown")
     try:
         return records.build(kinds[0], data, "preprocessing")
     except UserError as error:
@@ -52,4 +52,4 @@ def from_json(text: str) -> Preprocessing:
 
 
 def _damaged(reason: str) -> UserError:
-    return UserError("E141", f"the stored preprocessing is damaged: {reason}", "fetch the file again")
+    return UserError("E141", f"the stored preprocessing is damaged: {reason}", "download or copy the file again")
