@@ -66,7 +66,7 @@ def fit(
 ) -> nn.Module:
     """Train a model in place and return it with its best or last weights, in evaluation mode.
 
-    While it trains, all of its modules are in training mode: a batch norm that is in eval mode before learns its statistics.
+    During training, all modules are in training mode; a batch norm that was in evaluation mode updates its statistics too.
 
     Args:
         model: the model, trained in place.
