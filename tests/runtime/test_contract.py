@@ -72,7 +72,7 @@ def test_a_second_runtime_measures_and_times(cnn: nn.Module, images: Task) -> No
     latency = time_alone(mine, inputs, seconds=0.01)
     assert (latency.runtime, latency.threads, latency.batch) == ("reference", 1, 1)
     assert time_side_by_side(mine, mine, inputs, seconds=0.01)[1].runtime == "reference"
-    with pytest.raises(UserError, match=r"E111.*the reference does not time single operators"):
+    with pytest.raises(UserError, match=r"E111.*the reference cannot measure the time of single operators"):
         Reference().operator_milliseconds(files.onnx, {}, threads=1, runs=1)
 
 

@@ -51,7 +51,7 @@ def test_inputs_are_drawn_to_fit_and_equal_for_an_equal_seed() -> None:
 @pytest.mark.parametrize(
     ("value", "shape", "message"),
     [
-        (Value("x", FLOAT, ("batch", 3, "width")), None, r'E110.*"x" does not tell axis 2 \("width"\)'),
+        (Value("x", FLOAT, ("batch", 3, "width")), None, r'E110.*"x" does not define axis 2 \("width"\)'),
         (Value("x", FLOAT, None), None, "E110.*its shape"),
         (Value("x", FLOAT, ("batch", 3, "width")), (4, 8), r"E110.*3x\?.*got 4x8"),
         (Value("x", FLOAT, ("batch", 3, "width")), (8,), "E110.*got 8"),

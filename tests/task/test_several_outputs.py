@@ -256,7 +256,7 @@ def test_gates_look_at_every_output(detector: Detector, tmp_path: Path) -> None:
         other.corners.bias += 0.5
     gate = torch_equals_onnx(other, file, batches, quantized=False)
     assert not gate.passed
-    assert 'most apart in "output_1"; the first layer that differs is "corners"' in gate.detail
+    assert 'the largest difference is in "output_1"; the first layer that differs is "corners"' in gate.detail
     assert not same_outputs(detector, other, batches[0]).passed
     detector.output_names = ("scores", "body")  # type: ignore[assignment]  # as a user writes it
     named = onnx.ModelProto.FromString(export(detector, task.example()))

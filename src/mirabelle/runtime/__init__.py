@@ -1,4 +1,4 @@
-"""What runs the exported model: ONNX out, runtimes, latency, and gates that two forms agree."""
+"""Export to ONNX, runtimes, latency measurements, and gates that check that two forms of a model agree."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ class Listed(NamedTuple):
     """An entry of the table of runtimes; the runtime itself is imported when it is first used.
 
     Args:
-        class_name: of the subclass of `Runtime`, in the module with the runtime's name.
+        class_name: name of the subclass of `Runtime`, in the module with the runtime's name.
         title: its name in sentences and tables.
     """
 

@@ -1,8 +1,8 @@
-"""ONNX in one canonical form: nothing of the exporter, the machine or the moment in it.
+"""A canonical form of ONNX files that does not depend on the exporter, the machine or the time.
 
-Doc strings, metadata and value types are stripped, initializers hold raw bytes in order of use, values are named for the
-layer they come from ("fc1" is what layer fc1 gives, "fc1:0" an intermediate of it) where the exporter says so and the graph
-has no branches. Equal models give equal bytes, and a canonical model stays as it is.
+Doc strings, metadata and value types are removed. Initializers are raw bytes in the order of their use. Values are named after
+the layer that computes them ("fc1" is the output of layer fc1, "fc1:0" an intermediate value of it), if the exporter records
+layers and the graph has no subgraphs. Equal models give equal bytes, and a canonical model does not change.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ _IR_VERSION = 10
 
 
 def canonical(model: ModelProto, metadata: Mapping[str, str], kept: Sequence[str] = ()) -> bytes:
-    """The canonical bytes of a model, with `metadata` (input signature, labels) inside; outputs named in `kept` stay so."""
+    """The canonical bytes of a model.
+
+    Args:
+        model: the model.
+        metadata: metadata to store in it, such as labels.
+        kept: names of values that are not renamed.
+    """
     result = ModelProto()
     result.CopyFrom(model)
     result.ir_version = _IR_VERSION
@@ -47,7 +53,7 @@ def canonical(model: ModelProto, metadata: Mapping[str, str], kept: Sequence[str
 
 
 def _own_zero_points(graph: GraphProto) -> None:
-    """A zero point for each stored int8 tensor: ONNX Runtime's way to exact integers fails where two share one."""
+    """Give each stored int8 tensor its own zero point; exact integers of ONNX Runtime fail if two tensors share one."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     taken: set[str] = set()
     for node in graph.node:
@@ -61,7 +67,7 @@ def _own_zero_points(graph: GraphProto) -> None:
 
 
 def _layer_names(model: ModelProto, kept: Sequence[str]) -> dict[str, str]:
-    """Old value name -> new one; inputs and initializers keep theirs, outputs become "output" or "output_0", "output_1", …"""
+    """Old name of a value -> new name; outputs become "output" or "output_0", "output_1", …; inputs keep their names."""
     graph = model.graph
     fixed = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | set(kept)
     outputs = [value.name for value in graph.output]
@@ -85,7 +91,7 @@ def _layer_names(model: ModelProto, kept: Sequence[str]) -> dict[str, str]:
 
 
 def _layer(node: NodeProto) -> str:
-    """The module that a node was exported from, "" at the top or where the exporter did not say."""
+    """The name of the module that a node was exported from; "" for the top module, or if it is not recorded."""
     scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
     path = ast.literal_eval(scopes)
     return str(path[-2]) if len(path) > 1 else ""
@@ -103,10 +109,10 @@ def _rename(model: ModelProto, names: Mapping[str, str]) -> None:
 
 
 def _order_initializers(model: ModelProto) -> None:
-    """In order of first use, unused ones dropped, each as raw bytes without doc strings."""
+    """Sort the initializers by their first use, remove unused ones, and store each as raw bytes without doc string."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     used = dict.fromkeys(name for node in model.graph.node for name in _inputs(node) if name in tensors)
-    # An output may be a stored tensor, and what is listed as an input is that input's default, used or not.
+    # An output may be an initializer; an initializer with the name of an input is its default value and is kept.
     listed = (*model.graph.output, *model.graph.input)
     used.update(dict.fromkeys(value.name for value in listed if value.name in tensors))
     ordered = [_raw(tensors[name]) for name in used]
@@ -115,14 +121,14 @@ def _order_initializers(model: ModelProto) -> None:
 
 
 def _inputs(node: NodeProto) -> list[str]:
-    """Everything a node reads, its subgraphs included."""
+    """All values that a node reads, including those of its subgraphs."""
     graphs = [graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)]
     below = [name for graph in graphs for inner in graph.node for name in _inputs(inner)]
     return [*node.input, *below, *(value.name for graph in graphs for value in graph.output)]
 
 
 def _raw(tensor: TensorProto) -> TensorProto:
-    """The tensor with its values as raw bytes, several to a byte where ONNX packs them so; text has no such form and stays."""
+    """The tensor with its values as raw bytes, in ONNX's packed form for types below 8 bits; strings stay unchanged."""
     if tensor.data_type == TensorProto.STRING:
         return TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, string_data=tensor.string_data)
     raw = tensor.raw_data or numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data

@@ -1,4 +1,4 @@
-"""A torch module out to canonical ONNX."""
+"""Export of a torch module to canonical ONNX."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def export(
     *,
     outputs: OutputKind | None = None,
 ) -> bytes:
-    """The model as a canonical ONNX file whose first axis of every input is free.
+    """Export a model to a canonical ONNX file with a dynamic batch axis for every input.
 
-    Inputs and outputs are called as the model tells by `input_names` and `output_names`; by default inputs as in its forward,
-    and outputs "output", or "output_0", "output_1" and so on.
+    The names of inputs and outputs are the model's `input_names` and `output_names`. By default, inputs have the names of the
+    forward's parameters, and outputs are "output", or "output_0", "output_1" and so on.
 
     Args:
-        model: exported in eval mode; afterwards each of its modules is in the mode that it had.
-        example: at least two samples; with an "attention_mask" among named inputs their number of tokens is free, too.
-        labels: names of the classes, kept inside as JSON under "labels".
-        preprocessing: how a raw input becomes a model input, kept inside as JSON under "preprocessing".
-        outputs: what the outputs are, kept inside as `OutputKind.metadata` has it; by default scores of one class.
+        model: the model, exported in evaluation mode; the mode of each of its modules is restored.
+        example: at least two samples; if named inputs include an "attention_mask", their number of tokens is dynamic too.
+        labels: names of the classes, stored in the file as JSON under "labels".
+        preprocessing: how a raw input becomes a model input, stored in the file as JSON under "preprocessing".
+        outputs: the meaning of the outputs, stored in the file by `OutputKind.metadata`; by default class scores.
 
     Raises:
-        UserError: E121 when torch cannot export the model, or its batch axis would be fixed.
+        UserError: E121 if torch cannot export the model, or its batch axis is fixed.
     """
     given, inputs, names = _taking(model, example.inputs)
     args, keywords, shapes = _arguments(inputs, example.inputs)
@@ -74,20 +74,20 @@ def export(
         raise UserError(
             "E121",
             f"torch.onnx cannot export the model: {_reason(error)}",
-            "export it by hand with torch.onnx.export(..., dynamo=True) to see the whole reason",
+            "call torch.onnx.export(..., dynamo=True) yourself to see the whole error",
         ) from error
     assert program is not None, "dynamo export returns a program"
     proto = program.model_proto
     for value in proto.graph.input:
         if not value.type.tensor_type.shape.dim[0].dim_param:
-            raise UserError("E121", f'the batch axis of input "{value.name}" is fixed', "let the model take any batch size")
+            raise UserError("E121", f'the batch axis of input "{value.name}" is fixed', "make the model accept any batch size")
     _name_tokens(proto.graph)
     _cast_codes(proto.graph)
     _drop_idle_relus(proto.graph)
     _take_in_pads(proto.graph)
-    told = names_of(model)
-    named = rename_values(proto.graph, proto.graph.input, () if isinstance(example.inputs, Mapping) else told.inputs)
-    named += rename_values(proto.graph, proto.graph.output, told.outputs)
+    names_given = names_of(model)
+    named = rename_values(proto.graph, proto.graph.input, () if isinstance(example.inputs, Mapping) else names_given.inputs)
+    named += rename_values(proto.graph, proto.graph.output, names_given.outputs)
     metadata = {"labels": json.dumps(labels)} if labels else {}
     metadata |= outputs.metadata if outputs is not None else {}
     if preprocessing is not None:
@@ -96,7 +96,7 @@ def export(
 
 
 def _name_tokens(graph: GraphProto) -> None:
-    """Call the free axis of an attention mask "tokens", instead of by a number that torch counts on."""
+    """Name the dynamic axis of an attention mask "tokens"; torch's own name contains a counter."""
     masks = [value for value in graph.input if value.name == "attention_mask"]
     own = {mask.type.tensor_type.shape.dim[1].dim_param for mask in masks if len(mask.type.tensor_type.shape.dim) > 1}
     for value in (*graph.input, *graph.output, *graph.value_info):
@@ -106,14 +106,14 @@ def _name_tokens(graph: GraphProto) -> None:
 
 
 def _cast_codes(graph: GraphProto) -> None:
-    """Let codes that weights alone are be cast: `operators.decode` writes them as DequantizeLinear without a zero point."""
+    """Replace DequantizeLinear without a zero point, from `operators.decode` for weight-only quantization, by Cast."""
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and len(node.input) == 2:  # noqa: PLR2004 (codes and scale)
             node.CopyFrom(helper.make_node("Cast", node.input[:1], node.output, to=TensorProto.FLOAT, name=node.name))
 
 
 def _drop_idle_relus(graph: GraphProto) -> None:
-    """Leave out every ReLU of numbers that come from unsigned codes with zero point 0, none of which is below 0."""
+    """Remove every ReLU after unsigned codes with zero point 0, because none of their values is negative."""
     zeros = {tensor.name for tensor in graph.initializer if not numpy_helper.to_array(tensor).any() and not tensor.dims}
     given = {value.name for value in graph.output}
     sources = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
@@ -129,7 +129,7 @@ def _drop_idle_relus(graph: GraphProto) -> None:
 
 
 def _take_in_pads(graph: GraphProto) -> None:
-    """Let a convolution of codes pad with zeros itself: codes hold 0 exactly, so it does not matter what is rounded first."""
+    """Move zero padding before quantization into the convolution; codes represent 0 exactly, so the result is the same."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     sources = {node.output[0]: node for node in graph.node}
     read = Counter(name for node in graph.node for name in node.input) + Counter(value.name for value in graph.output)
@@ -153,7 +153,7 @@ def _take_in_pads(graph: GraphProto) -> None:
 
 
 def _sides(pad: NodeProto, constants: Mapping[str, Array]) -> list[int] | None:
-    """How far a node pads with zeros before and after each axis of places; None where it does anything else."""
+    """The zero padding of a Pad node before and after each spatial axis; None if it does anything else."""
     mode = next((attribute.s for attribute in pad.attribute if attribute.name == "mode"), b"constant")
     names = [*pad.input[1:], "", ""]
     zeros = not names[1] or (names[1] in constants and not constants[names[1]].any())
@@ -161,19 +161,19 @@ def _sides(pad: NodeProto, constants: Mapping[str, Array]) -> list[int] | None:
         return None
     pads = constants[names[0]].tolist()
     half = len(pads) // 2
-    around = [*pads[:2], *pads[half : half + 2]]  # of batch and channels
+    around = [*pads[:2], *pads[half : half + 2]]  # padding of batch and channels
     return None if any(around) or min(pads) < 0 else [*pads[2:half], *pads[half + 2 :]]
 
 
 def _reason(error: Exception) -> str:
-    """What lies at the bottom of an exporter's error, one line."""
+    """The root cause of an exporter's error, in one line."""
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__
     return first_line(error)
 
 
 class _ByName(nn.Module):
-    """A model whose forward takes whatever names it is given, called by position."""
+    """A model whose forward takes arbitrary keyword arguments, wrapped to take them by position."""
 
     def __init__(self, model: nn.Module, names: list[str]) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class _ByName(nn.Module):
 
 
 def _taking(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, list[str]]:
-    """The model and inputs as the exporter takes them, and names of the inputs where the forward itself names none."""
+    """(model, inputs, names of the inputs) for the exporter; the names are empty if the forward's parameters give them."""
     kinds = {parameter.kind for parameter in inspect.signature(model.forward).parameters.values()}
     if isinstance(inputs, Mapping) and inspect.Parameter.VAR_KEYWORD in kinds:
         return _ByName(model, list(inputs)), tuple(inputs.values()), list(inputs)
@@ -195,14 +195,14 @@ def _taking(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, list[s
 
 
 def _free_tokens(inputs: Mapping[str, Any], name: str) -> dict[int, Any]:
-    """Axis 1 of what lies beside an "attention_mask", free where the model lets it be."""
+    """The dynamic token axis of an input with the (batch, tokens) of the "attention_mask"; {} for other inputs."""
     mask = inputs.get("attention_mask")
     tokens = mask is not None and mask.ndim > 1 and inputs[name].shape[:2] == mask.shape[:2]
     return {1: torch.export.Dim.AUTO} if tokens else {}
 
 
 def _arguments(inputs: Inputs, given: Inputs) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    """(positional, keyword, their free axes); of inputs given by name, but taken in their order, too."""
+    """(positional arguments, keyword arguments, their dynamic axes), also for named inputs that are passed by position."""
     batch = torch.export.Dim("batch")
     if isinstance(given, Mapping):
         axes = {name: {0: batch, **_free_tokens(given, name)} for name in given}
@@ -215,7 +215,7 @@ def _arguments(inputs: Inputs, given: Inputs) -> tuple[tuple[Any, ...], dict[str
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's notices about packages that are not installed and its own deprecations."""
+    """Suppress torch's messages about missing packages and its own deprecations."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)

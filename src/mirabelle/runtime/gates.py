@@ -1,4 +1,4 @@
-"""Checks that two forms of one model agree; a gate that fails says which layer differs first."""
+"""Gates: checks that two forms of one model agree; a failed gate names the first layer that differs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mirabelle.runtime.runtime import default_runtime
 from mirabelle.task.batch import Batch, Samples, call, joined, parts_of
 from mirabelle.task.outputs import OutputKind
 
-# Floating point: sums in another order. Quantized: a tie that rounds the other way moves a value by one level, and cascades.
+# Floating point: sums in another order. Quantized: ties may round differently, which moves values by one level and cascades.
 _EXACT, _QUANTIZED = 1e-4, 5e-2
 _AGREEING = 0.995
 _SAMPLES, _BATCH = 1000, 250
@@ -28,7 +28,7 @@ _SAMPLES, _BATCH = 1000, 250
 
 @dataclass(frozen=True)
 class Gate:
-    """The verdict of one check.
+    """The result of one check.
 
     Args:
         passed: whether the two forms agree.
@@ -41,7 +41,7 @@ class Gate:
     detail: str
 
     def to_data(self) -> dict[str, Any]:
-        """Plain data; JSON knows no infinity, so a difference without bound is null."""
+        """The gate as plain data; an infinite difference is None, because JSON has no infinity."""
         return {**asdict(self), "worst": self.worst if math.isfinite(self.worst) else None}
 
     @staticmethod
@@ -51,16 +51,22 @@ class Gate:
 
 
 def batches_to_compare(data: Samples) -> list[Batch]:
-    """Up to 1000 samples, always the same ones, on which two forms of a model are compared."""
+    """Up to 1000 samples, always the same ones, to compare two forms of a model."""
     return list(data.drawn(_SAMPLES, seed=0).batches(_BATCH))
 
 
 def torch_equals_onnx(model: nn.Module, onnx: bytes, batches: list[Batch], *, quantized: bool) -> Gate:
-    """Whether torch and ONNX Runtime give the same outputs on real batches.
+    """Check that torch and ONNX Runtime give the same outputs on real data.
 
-    In floating point every value must agree to 1e-4 of the largest one of its output. Quantized, 99.5 % of the samples must
-    agree to 5 % of the largest value and (for class scores, where they are all that the model gives) in their class: rounding
-    ties may fall differently and cascade.
+    In floating point, every value must agree to 1e-4 of the largest value of its output. For a quantized model, 99.5 % of the
+    samples must agree to 5 % of the largest value and, if the only output is class scores, in their class; ties in rounding may
+    be resolved differently and cascade.
+
+    Args:
+        model: the torch model.
+        onnx: bytes of its ONNX file.
+        batches: the batches to compare.
+        quantized: whether the model is quantized.
     """
     session = default_runtime().load(onnx, torch.get_num_threads())
     with torch.inference_mode(), in_eval_mode(model):
@@ -92,12 +98,12 @@ def torch_equals_onnx(model: nn.Module, onnx: bytes, batches: list[Batch], *, qu
     worst_batch = batches[int(np.searchsorted(starts, int(differences.argmax()), side="right")) - 1]
     layer = first_differing_layer(model, onnx, worst_batch, _QUANTIZED if quantized else _EXACT)
     if len(expected) > 1:
-        share += f', most apart in "{session.output_names[int(by_output.max(axis=1).argmax())]}"'
+        share += f', the largest difference is in "{session.output_names[int(by_output.max(axis=1).argmax())]}"'
     return Gate(passed=False, worst=worst, detail=f"{share}; the first layer that differs is {layer}")
 
 
 def same_bytes(one: bytes, other: bytes) -> Gate:
-    """Whether two files are equal to the byte."""
+    """Check that two files have the same bytes."""
     if one == other:
         return Gate(passed=True, worst=0.0, detail=f"{len(one)} bytes are equal")
     shared = min(len(one), len(other))
@@ -107,7 +113,7 @@ def same_bytes(one: bytes, other: bytes) -> Gate:
 
 
 def same_outputs(one: nn.Module, other: nn.Module, batch: Batch) -> Gate:
-    """Whether two modules give the same bits for a batch."""
+    """Check that two modules return the same bits for a batch."""
     with torch.inference_mode(), in_eval_mode(one), in_eval_mode(other):
         first, second = (_tensors(call(model, batch.inputs)) for model in (one, other))
     pairs = list(zip(first, second, strict=True))
@@ -118,7 +124,7 @@ def same_outputs(one: nn.Module, other: nn.Module, batch: Batch) -> Gate:
 
 
 def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Gate:
-    """Whether two sets of tensors are equal to the bit; names the first that differs."""
+    """Check that two sets of tensors are equal to the bit; the detail names the first that differs."""
     if set(one) != set(other):
         alone = sorted(set(one) ^ set(other))
         return Gate(passed=False, worst=math.inf, detail=f'only one of the two has tensor "{alone[0]}"')
@@ -130,7 +136,7 @@ def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Gate
 
 
 def first_differing_layer(model: nn.Module, onnx: bytes, batch: Batch, tolerance: float) -> str:
-    """The first layer, in the order of the ONNX graph, whose output differs between torch and ONNX Runtime."""
+    """The name of the first layer, in the order of the ONNX graph, whose output differs between torch and ONNX Runtime."""
     expected = _layer_outputs(model, batch)
     probe = ModelProto.FromString(onnx)
     outputs = {value.name for value in probe.graph.output}
@@ -148,7 +154,7 @@ def first_differing_layer(model: nn.Module, onnx: bytes, batch: Batch, tolerance
 
 
 def _layer_outputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """What every module gives that is called just once and gives one tensor."""
+    """The outputs of all modules that run exactly once and return one tensor, by name."""
     seen: dict[str, list[Tensor]] = {}
 
     def keep(run: LayerRun) -> None:
@@ -160,12 +166,12 @@ def _layer_outputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 
 def _tensors(outputs: Any) -> tuple[Tensor, ...]:
-    """A model's outputs, in whatever structure it gives them, as ONNX lists them."""
+    """A model's outputs, from any structure, in the order of the ONNX outputs."""
     return tuple(part for part in pytree.tree_leaves(outputs) if isinstance(part, Tensor))
 
 
 def _relative(expected: Array, given: Array) -> Array:
-    """Per sample: the largest difference over the largest expected value of all; NaN counts as infinite."""
+    """For each sample, the largest difference relative to the largest expected value of all; NaN counts as infinite."""
     scale = max(float(np.abs(expected).max(initial=0.0)), 1e-12)
     differences = np.abs(expected.astype(np.float64) - given.astype(np.float64)).reshape(len(expected), -1)
     worst: Array = np.nan_to_num(differences.max(axis=1, initial=0.0), nan=np.inf) / scale

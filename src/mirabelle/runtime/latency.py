@@ -1,4 +1,4 @@
-"""Milliseconds of a call, measured so that a noisy machine cannot decide between two models."""
+"""Latency measurements in alternating runs, so that noise on the machine affects all models alike."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ import numpy as np
 from mirabelle.task.profile import Latency
 
 _WARM_UP = 5
-_NOTICEABLE = 0.02  # a ratio nearer to 1 than this is not worth a word
+_NOTICEABLE = 0.02  # a ratio that differs less from 1 counts as no difference
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Time of the second over time of the first, pair by pair: the median with its 95 % interval.
+    """Median of the ratios of paired times, second model over first, with its 95 % confidence interval.
 
-    The interval is that of order statistics: the values at ranks n/2 ± 0.98 · √n, whatever the distribution.
+    The interval consists of order statistics, the ratios at the ranks n/2 ± 0.98 · √n, and holds for every distribution.
+
+    Args:
+        median: median of the ratios.
+        low: lower end of the interval.
+        high: upper end of the interval.
     """
 
     median: float
@@ -31,11 +36,11 @@ class Ratio:
 
     @property
     def unchanged(self) -> bool:
-        """Whether no difference is shown, or none worth a word."""
+        """Whether the interval contains 1, or the median differs by less than 2 % from it."""
         return self.low <= 1 <= self.high or abs(self.median - 1) < _NOTICEABLE
 
     def in_words(self) -> str:
-        """What the ratio says about the speed of the second.
+        """The speed of the second model relative to the first, in words.
 
         Example:
             >>> Ratio(0.5, 0.4, 0.625).in_words()
@@ -53,10 +58,17 @@ class Ratio:
 def interleaved(
     calls: Mapping[str, Callable[[], object]], *, runtime: str, threads: int, batch: int, seconds: float = 2.0
 ) -> tuple[dict[str, Latency], dict[str, Ratio]]:
-    """Call every one in turn, A B A B …, for about `seconds`.
+    """Measure the latency of several functions, called in alternation (A B A B …) for about `seconds`.
+
+    Args:
+        calls: the functions, by name.
+        runtime: name of the runtime.
+        threads: number of threads.
+        batch: number of samples in a call.
+        seconds: duration of the measurement.
 
     Returns:
-        Latency by name, and by name the ratio to the first of them.
+        The latency of each function by name, and the ratio of its times to those of the first function.
     """
     for _ in range(_WARM_UP):
         for call in calls.values():

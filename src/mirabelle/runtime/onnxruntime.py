@@ -17,11 +17,11 @@ from mirabelle.numerics.arrays import Array
 from mirabelle.run.machine import int8_saturates
 from mirabelle.runtime.runtime import Description, Runtime, Session
 
-EXACT_INTEGERS = ("session.x64quantprecision", "1")  # else sums of uint8 · int8 saturate where the processor has no VNNI
-NO_IDLE_SPINNING = ("session.force_spinning_stop", "1")  # else threads of a session spin on while another is timed
-SHARING = "ConstantSharing"  # with it, exact integers fail where two layers have equal zero points
+EXACT_INTEGERS = ("session.x64quantprecision", "1")  # otherwise sums of uint8 · int8 saturate on processors without VNNI
+NO_IDLE_SPINNING = ("session.force_spinning_stop", "1")  # otherwise idle threads of a session slow down the next measurement
+SHARING = "ConstantSharing"  # this optimizer breaks exact integers if two layers have equal zero points
 _PROVIDERS = ("CPUExecutionProvider",)
-_REORDERS = ("ReorderInput", "ReorderOutput")  # changes of the memory layout, which ONNX Runtime adds itself
+_REORDERS = ("ReorderInput", "ReorderOutput")  # changes of the memory layout, which ONNX Runtime adds
 
 
 class OnnxRuntime(Runtime):
@@ -49,7 +49,7 @@ class OnnxRuntime(Runtime):
         for event in events:
             given, kind = event["name"], event.get("args", {}).get("op_name")
             if event.get("cat") == "Node" and given.endswith("_kernel_time") and kind not in _REORDERS:
-                # An operator in another memory layout has the name of its output and an ending.
+                # The name of an operator in another memory layout is the name of its output with a suffix.
                 name = next((name for name in names if given.startswith(name)), None)
                 if name is not None:
                     times[name].append(event["dur"] / 1e3)
@@ -61,10 +61,10 @@ class OnnxSession(Session):
 
     Args:
         model: bytes of an ONNX file.
-        threads: of one operator.
+        threads: number of threads of an operator.
 
     Raises:
-        UserError: E141 when ONNX Runtime refuses the file.
+        UserError: E141 if ONNX Runtime cannot load the file.
     """
 
     def __init__(self, model: bytes, threads: int) -> None:
@@ -76,7 +76,7 @@ class OnnxSession(Session):
                 model, options, providers=list(_PROVIDERS), disabled_optimizers=[SHARING]
             )
         except Exception as error:
-            raise UserError("E141", f"ONNX Runtime refuses the model: {error}", "export it again") from error
+            raise UserError("E141", f"ONNX Runtime cannot load the model: {error}", "export it again") from error
         names = [[value.name for value in values] for values in (self._session.get_inputs(), self._session.get_outputs())]
         super().__init__("onnxruntime", threads, *names)
 
@@ -97,7 +97,7 @@ def library() -> Any:
 
 
 def _options(threads: int) -> Any:
-    """Session options: the number of threads of one operator, which rest between calls, and a log of errors only."""
+    """Session options: the number of threads of an operator, no spinning of idle threads, and a log of errors only."""
     options = library().SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -1,9 +1,9 @@
-"""Operators of ours: what torch computes, and what ONNX is told.
+"""Custom operators for quantized layers: their computation in torch and their translation to ONNX.
 
-`mirabelle::fake_quantize` rounds activations to uint8 levels, `mirabelle::dequantize` keeps integer codes integer in the
-exported file, and so does `mirabelle::decode` where the weights alone are codes. `mirabelle::dynamic_linear` quantizes its
-input by the range of the batch at hand, as ONNX DynamicQuantizeLinear does, `mirabelle::token_linear` each of its vectors by
-its own largest value. Importing this module registers them with torch. They have no gradient.
+`mirabelle::fake_quantize` rounds activations to uint8 levels. `mirabelle::dequantize` keeps integer codes in the exported file,
+and so does `mirabelle::decode` for weight-only quantization. `mirabelle::dynamic_linear` quantizes its input by the range of
+the current batch, like ONNX DynamicQuantizeLinear, and `mirabelle::token_linear` each vector of its input by its largest
+absolute value. Importing this module registers the operators with torch. They have no gradient.
 """
 
 from __future__ import annotations
@@ -19,13 +19,19 @@ from torch.utils.flop_counter import register_flop_formula
 
 from mirabelle.numerics import affine
 
-_TOKEN_STEP = float(np.float32(1 / 127))  # of a vector's largest value; ONNX Runtime divides by just this number
-_LEAST = 1e-30  # a vector of zeros is divided by it
+_TOKEN_STEP = float(np.float32(1 / 127))  # quantization step relative to a vector's largest value; the same in ONNX
+_LEAST = 1e-30  # divisor for a vector of zeros
 
 
 @torch.library.custom_op("mirabelle::fake_quantize", mutates_args=())
 def fake_quantize(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """`values` rounded to the levels scale · (code − zero_point), code in 0 … 255; scale a scalar, zero_point uint8."""
+    """Round values to the levels scale · (code − zero_point), with code in 0 … 255.
+
+    Args:
+        values: any shape.
+        scale: scalar.
+        zero_point: scalar, uint8.
+    """
     zero = zero_point.to(values.dtype)
     return (affine.quantize(values, scale, zero, 0, 255) - zero) * scale
 
@@ -38,15 +44,25 @@ def _(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 
 @torch.library.custom_op("mirabelle::dequantize", mutates_args=())
 def dequantize(codes: Tensor, scale: Tensor) -> Tensor:
-    """scale · code, `scale` one value per index of the first axis, or a single one: (1,)."""
+    """scale · code.
+
+    Args:
+        codes: integers, (n, ...).
+        scale: one value for each index of the first axis, (n,), or a single one, (1,).
+    """
     return affine.dequantize(codes, scale)
 
 
 @torch.library.custom_op("mirabelle::decode", mutates_args=())
 def decode(codes: Tensor, scale: Tensor) -> Tensor:
-    """As `dequantize`, for what is computed in floating point all the same: `scale` one value per index of the first axis.
+    """scale · code, for weights that are used in floating point (weight-only quantization).
 
-    ONNX Runtime rounds the other factor of a matrix product to 8 bits, too, where it finds one behind DequantizeLinear.
+    It is exported as a Cast, because ONNX Runtime would round the other factor of a matrix product with the output of
+    DequantizeLinear to 8 bits too.
+
+    Args:
+        codes: integers, (n, ...).
+        scale: one value for each index of the first axis, (n,).
     """
     return affine.dequantize(codes, scale)
 
@@ -59,12 +75,12 @@ def _(codes: Tensor, scale: Tensor) -> Tensor:
 
 @torch.library.custom_op("mirabelle::dynamic_linear", mutates_args=())
 def dynamic_linear(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
-    """inputs · weightᵀ with inputs rounded to 256 levels over their present range.
+    """inputs · weightᵀ, with the inputs rounded to 256 levels over their current range.
 
     Args:
         inputs: (..., in).
         codes: int8 weights, (in, out).
-        scale: of the weights, (out,).
+        scale: scales of the weights, (out,).
     """
     input_scale, zero_point = affine.asymmetric_parameters(*inputs.aminmax())
     levels = affine.quantize(inputs, input_scale, zero_point, 0, 255) - zero_point
@@ -73,12 +89,12 @@ def dynamic_linear(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
 
 @torch.library.custom_op("mirabelle::token_linear", mutates_args=())
 def token_linear(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
-    """inputs · weightᵀ with each vector of the inputs rounded to 255 levels between ± its largest absolute value.
+    """inputs · weightᵀ, with each vector of the inputs rounded to 255 levels between ± its largest absolute value.
 
     Args:
         inputs: (..., in).
         codes: int8 weights, (in, out).
-        scale: of the weights, (out,).
+        scale: scales of the weights, (out,).
     """
     largest = inputs.abs().amax(dim=-1, keepdim=True).clamp(min=_LEAST)
     levels = torch.round(inputs / largest / _TOKEN_STEP)
@@ -98,7 +114,7 @@ def _flops(inputs: torch.Size, codes: torch.Size, *_: Any, **__: Any) -> int:
 
 
 def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """For torch.onnx.export: our operators in terms of ONNX's own (operator set 18)."""
+    """Translations of the custom operators to ONNX operators (opset 18), for torch.onnx.export."""
     from onnx import numpy_helper
     from onnxscript import opset18 as op
 
@@ -106,12 +122,12 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         return op.DequantizeLinear(op.QuantizeLinear(values, scale, zero_point), scale, zero_point)
 
     def onnx_dequantize(codes: Any, scale: Any) -> Any:
-        # The zero points say nothing, but without them ONNX Runtime computes Gemm in floating point, eight times slower.
+        # Zero points of 0 change nothing, but without them ONNX Runtime computes Gemm in floating point, eight times slower.
         zeros = np.zeros(tuple(scale.shape), codes.dtype.numpy())
         return op.DequantizeLinear(codes, scale, op.Constant(value=numpy_helper.from_array(zeros)), axis=0)
 
     def onnx_decode(codes: Any, scale: Any) -> Any:
-        # The exporter would compute a cast itself; `export` makes one of this, which runtimes compute as they load the file.
+        # The exporter would fold a Cast into float weights; `export` replaces this node by a Cast later.
         one: Any = op.Constant(value_float=1.0)
         axes: Any = op.Constant(value_ints=list(range(1, len(codes.shape))))
         return op.Mul(op.DequantizeLinear(codes, one), op.Unsqueeze(scale, axes))
@@ -122,7 +138,7 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         return op.Mul(product, op.Mul(input_scale, scale))
 
     def onnx_token_linear(inputs: Any, codes: Any, scale: Any) -> Any:
-        # Levels are unsigned around 128: ONNX Runtime multiplies those with signed weights fastest.
+        # Levels are unsigned with zero point 128, because ONNX Runtime is fastest for uint8 inputs and int8 weights.
         step: Any = op.Constant(value=numpy_helper.from_array(np.array(_TOKEN_STEP, np.float32)))
         middle: Any = op.Constant(value=numpy_helper.from_array(np.array(128, np.uint8)))
         last: Any = op.Constant(value_ints=[-1])

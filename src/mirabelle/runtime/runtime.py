@@ -1,4 +1,4 @@
-"""The contract of a runtime: load an exported model, run it, time it, and describe what runs it."""
+"""The interface of runtimes: load an exported model, run it, measure its latency, and describe the runtime."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _BATCH = 500
 
 @dataclass(frozen=True)
 class Description:
-    """What runs a model.
+    """Name, version and device of a runtime.
 
     Args:
         name: in reports, such as "onnxruntime"; also the name of the runtime's module.
         title: in sentences, such as "ONNX Runtime".
-        version: of the package.
-        device: on which it computes, such as "cpu".
-        uses: its own names of what computes there, such as "CPUExecutionProvider".
+        version: version of the package.
+        device: device on which it computes, such as "cpu".
+        uses: the runtime's own names of its backends, such as "CPUExecutionProvider".
     """
 
     name: str
@@ -46,9 +46,9 @@ class Session(ABC):
 
     Args:
         runtime: name of the runtime.
-        threads: of one operator.
-        input_names: of the graph, in its order.
-        output_names: of the graph, in its order.
+        threads: number of threads of an operator.
+        input_names: names of the graph's inputs, in order.
+        output_names: names of the graph's outputs, in order.
     """
 
     def __init__(self, runtime: str, threads: int, input_names: Sequence[str], output_names: Sequence[str]) -> None:
@@ -59,43 +59,43 @@ class Session(ABC):
 
     @abstractmethod
     def run(self, feed: Mapping[str, Array]) -> Sequence[Any]:
-        """All outputs in memory, in the order of `output_names`: arrays, or lists where an output is a sequence.
+        """Run the model and return all outputs in the order of `output_names`: arrays, or lists for outputs that are sequences.
 
         Args:
             feed: an array for every name of `input_names`; it is not changed.
         """
 
     def feed(self, inputs: Inputs) -> dict[str, Array]:
-        """Arrays by input name: dicts by their keys, other inputs in order."""
+        """Inputs as arrays by input name; a dict is assigned by its keys, other inputs in order."""
         if isinstance(inputs, Mapping) and set(inputs) == set(self.input_names):
             return {name: to_numpy(tensor) for name, tensor in inputs.items()}
         return {name: to_numpy(tensor) for name, tensor in zip(self.input_names, tensors_of(inputs), strict=True)}
 
     def outputs_of(self, data: Samples | Stream | Sequence[Batch]) -> tuple[Outputs, Tensor]:
-        """(outputs, targets) of all samples, in the data's order; several outputs as a tuple."""
+        """(outputs, targets) of all samples, in the order of the data; several outputs are a tuple."""
         batches = data.batches(_BATCH) if isinstance(data, (Samples, Stream)) else data
         pairs = [(self(batch.inputs), batch.targets) for batch in batches]
         return joined([outputs for outputs, _ in pairs]), torch.cat([targets for _, targets in pairs])
 
     def __call__(self, inputs: Inputs) -> Outputs:
-        """The outputs as tensors, several as a tuple.
+        """The outputs as tensors; several outputs are a tuple.
 
         Raises:
-            UserError: E121 when an output is a sequence or a map.
+            UserError: E121 if an output is a sequence or a map.
         """
         arrays = self.run(self.feed(inputs))
         strange = [name for name, array in zip(self.output_names, arrays, strict=True) if not isinstance(array, np.ndarray)]
         if strange:
-            raise UserError("E121", f'output "{strange[0]}" of the model is no tensor', "export it without what makes it")
+            raise UserError("E121", f'output "{strange[0]}" of the model is no tensor', "export the model without this output")
         return as_outputs([torch.from_numpy(array) for array in arrays])
 
 
 class Runtime(ABC):
-    """A package that runs exported models, such as ONNX Runtime.
+    """Interface to a package that runs exported models, such as ONNX Runtime.
 
     A new runtime is one subclass in a module with the runtime's name, and one entry in `mirabelle.runtime.RUNTIMES`.
-    `mirabelle.testing.check_runtime` tests it. The functions `time_alone` and `time_side_by_side` time the sessions of every
-    runtime in the same way.
+    `mirabelle.testing.check_runtime` tests it. The functions `time_alone` and `time_side_by_side` measure the latency of the
+    sessions of every runtime in the same way.
 
     Example:
         >>> runtime_named("onnxruntime").describe().title
@@ -104,18 +104,18 @@ class Runtime(ABC):
 
     @abstractmethod
     def describe(self) -> Description:
-        """Its name and version, and the device on which it computes."""
+        """The name and version of the runtime, and the device on which it computes."""
 
     @abstractmethod
     def load(self, model: bytes, threads: int) -> Session:
-        """Load a model, so that it can run.
+        """Load a model.
 
         Args:
             model: bytes of an ONNX file.
-            threads: of one operator.
+            threads: number of threads of an operator.
 
         Raises:
-            UserError: E141 when the runtime refuses the file.
+            UserError: E141 if the runtime cannot load the file.
         """
 
     def operator_milliseconds(
@@ -123,30 +123,30 @@ class Runtime(ABC):
     ) -> Mapping[str, Sequence[float]]:
         """Milliseconds of each operator in each of several runs, by the name of its node.
 
-        Operators that the runtime adds itself, such as a change of the memory layout, are left out.
+        Operators that the runtime adds, such as changes of the memory layout, are left out.
 
         Args:
             model: bytes of an ONNX file in which every node has the name of its first output.
             feed: an array for every input.
-            threads: of one operator.
-            runs: how often the whole model is run.
+            threads: number of threads of an operator.
+            runs: number of runs of the whole model.
 
         Raises:
-            UserError: E111 from a runtime that has no profile of operators.
+            UserError: E111 from a runtime that cannot profile operators.
         """
         del model, feed, threads, runs
         raise UserError(
             "E111",
-            f"{self.describe().title} does not time single operators",
-            "plan by multiply-accumulates, not by latency",
+            f"{self.describe().title} cannot measure the time of single operators",
+            "set a limit for macs instead of latency",
         )
 
 
 def runtime_named(name: str) -> Runtime:
-    """The runtime with this name, a key of `mirabelle.runtime.RUNTIMES`.
+    """The runtime with a given name, a key of `mirabelle.runtime.RUNTIMES`.
 
     Raises:
-        UserError: E103 when no runtime has this name.
+        UserError: E103 if no runtime has this name.
     """
     if name not in door.RUNTIMES:
         raise UserError("E103", f'there is no runtime "{name}"', did_you_mean(name, door.RUNTIMES))
@@ -155,12 +155,12 @@ def runtime_named(name: str) -> Runtime:
 
 
 def default_runtime() -> Runtime:
-    """ONNX Runtime, in which models are measured and checked unless another runtime is named."""
+    """ONNX Runtime, in which models are measured and checked by default."""
     return runtime_named("onnxruntime")
 
 
 def time_alone(session: Session, inputs: Inputs, *, batch: int = 1, seconds: float = 2.0) -> Latency:
-    """Milliseconds of a call on the first `batch` samples, measured for `seconds`."""
+    """Latency of one call with the first `batch` samples of the inputs, measured for `seconds`."""
     calls = {"alone": _call(session, inputs, batch)}
     return interleaved(calls, runtime=session.runtime, threads=session.threads, batch=batch, seconds=seconds)[0]["alone"]
 
@@ -168,9 +168,14 @@ def time_alone(session: Session, inputs: Inputs, *, batch: int = 1, seconds: flo
 def time_side_by_side(
     start: Session, end: Session, inputs: Inputs, *, batch: int = 1, seconds: float = 2.0
 ) -> tuple[Latency, Latency, Ratio]:
-    """Milliseconds of a call on the first `batch` samples in each of two, measured in turn for `seconds`; ratio end / start.
+    """(latency of start, latency of end, ratio end / start) of one call, measured in alternation for `seconds`.
 
-    Both must be loaded into the same runtime, with the same number of threads.
+    Args:
+        start: the reference model.
+        end: the other model, in the same runtime and with the same number of threads.
+        inputs: inputs of both models.
+        batch: number of samples in a call; the first ones of the inputs are used.
+        seconds: duration of the measurement.
     """
     assert (start.runtime, start.threads) == (end.runtime, end.threads), "a ratio compares two models, not two runtimes"
     calls = {"start": _call(start, inputs, batch), "end": _call(end, inputs, batch)}

@@ -1,4 +1,4 @@
-"""Milliseconds of single operators in the runtime, at many sizes, measured side by side in one graph."""
+"""Times of single operators of many sizes in the runtime, measured together in one graph."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _MOST_AT_ONCE = 48  # operators in one graph
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator with stored weights, at one size.
+    """An operator with a stored weight, of a given size.
 
     Args:
-        kind: "Conv", "ConvTranspose" or "MatMul", as ONNX has them.
-        shape: of what goes in.
-        weight: shape of the weight as ONNX has it.
-        attributes: strides, pads, dilations, group, by name.
+        kind: type of the ONNX operator: "Conv", "ConvTranspose" or "MatMul".
+        shape: shape of the input.
+        weight: shape of the weight in ONNX.
+        attributes: (name, value) of the operator's attributes: strides, pads, dilations, group.
     """
 
     kind: str
@@ -34,11 +34,11 @@ class Operator:
 
 
 def milliseconds(operators: Sequence[Operator], threads: int) -> dict[Operator, float]:
-    """The median milliseconds of each operator, without the changes of memory layout before and after it.
+    """The median milliseconds of each operator, without changes of the memory layout before and after it.
 
     Args:
-        operators: each is measured once, however often it is given.
-        threads: of one operator.
+        operators: the operators; equal ones are measured once.
+        threads: number of threads of an operator.
     """
     distinct = list(dict.fromkeys(operators))
     found: dict[Operator, float] = {}
@@ -54,7 +54,7 @@ def _measured(operators: Sequence[Operator], threads: int) -> dict[Operator, flo
 
 
 def _graph(operators: Sequence[Operator]) -> tuple[ModelProto, dict[str, Any]]:
-    """A graph in which each operator has an input of its own."""
+    """(graph in which each operator has its own input, random arrays for the inputs)."""
     draw = np.random.default_rng(0)
     nodes, inputs, outputs, weights, feed = [], [], [], [], {}
     for k, operator in enumerate(operators):
@@ -70,5 +70,5 @@ def _graph(operators: Sequence[Operator]) -> tuple[ModelProto, dict[str, Any]]:
 
 
 def _name(position: int) -> str:
-    """The name of an operator and of its output. The last "_" keeps "op_1_" from being the beginning of "op_12_"."""
+    """The name of an operator and of its output; because of the last "_", no name is a prefix of another one."""
     return f"op_{position}_"

@@ -22,14 +22,14 @@ _NAME = re.compile(r"[a-z0-9_]+")
 
 
 def check_runtime(runtime: Runtime, *, tolerance: float = 1e-4) -> None:
-    """Check that a runtime does what Mirabelle expects of every runtime. It loads and runs small models for a few seconds.
+    """Check that a runtime fulfils the contract of runtimes, by loading and running small models for a few seconds.
 
     Args:
-        runtime: to be checked.
-        tolerance: by which outputs in float32 may differ from torch's, as a share of the largest value.
+        runtime: the runtime to check.
+        tolerance: largest difference of float32 outputs from those of torch, relative to the largest value.
 
     Raises:
-        AssertionError: naming the part of the contract that does not hold.
+        AssertionError: with the part of the contract that is violated.
 
     Example:
         >>> from mirabelle.runtime import OnnxRuntime
