@@ -148,7 +148,7 @@ def test_rows_of_a_table_are_taken_by_name_and_give_numbers(table: Path, capsys:
     with pytest.raises(UserError, match=r'E131.*rows\.csv lacks columns "b"'):
         Predictor(table / "run")([table / "rows.csv"])
     Picture.new("L", (8, 8)).save(table / "a.png")
-    with pytest.raises(UserError, match=r"(?s)E131.*takes rows of a table.*give a \.csv with a, b"):
+    with pytest.raises(UserError, match=r"(?s)E131.*takes rows of a table.*give a \.csv file with the columns a, b"):
         Predictor(table / "run")([table / "a.png"])
 
 

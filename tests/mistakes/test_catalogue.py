@@ -275,9 +275,9 @@ MISTAKES = {
     "labels negative": Mistake(
         "E132", "the test data have -1 to 1", "number the classes", ("parts.py:task", "parts.py:negative_labels")
     ),
-    "data empty": Mistake("E131", "one length above 0", "check the data", ("parts.py:task", "parts.py:empty"), at="8:8"),
+    "data empty": Mistake("E131", "the same length, above 0", "check the data", ("parts.py:task", "parts.py:empty"), at="8:8"),
     "data with NaN": Mistake("E131", "NaN", "clean", ("parts.py:task", "parts.py:nan"), at="8:8"),
-    "data of two lengths": Mistake("E131", "one length", "check", ("parts.py:task", "parts.py:lengths"), at="8:8"),
+    "data of two lengths": Mistake("E131", "the same length", "check", ("parts.py:task", "parts.py:lengths"), at="8:8"),
     "targets of a wrong type": Mistake(
         "E131", "loss or the metric fails", "int64", ("parts.py:task", "parts.py:float_targets")
     ),

@@ -165,7 +165,7 @@ def test_weights_are_pruned_by_what_the_data_show(score: Score, mlp: nn.Sequenti
     if score in (Taylor(), Fisher()):
         assert int((prune.Weights(sparsity=0.5, score=score, include=(names,))(mlp, blobs, run)[0].bias == 0).sum()) == 8
     else:
-        with pytest.raises(UserError, match=r'E112.*"0.bias" is none'):
+        with pytest.raises(UserError, match=r'E112.*"0.bias" is no such weight'):
             prune.Weights(sparsity=0.5, score=score, include=(names,))(mlp, blobs, run)
 
 

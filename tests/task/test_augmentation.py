@@ -103,7 +103,7 @@ def test_only_images_in_memory_are_augmented(blobs: Task, images: Task) -> None:
     loader = DataLoader(TensorDataset(images.train.inputs, images.train.targets), shuffle=True)
     with pytest.raises(UserError, match=r"(?s)E131.*loader that shuffles"):
         Task(train=loader, validation=images.validation, test=images.test, augment=Augmentation(flip=True))
-    with pytest.raises(UserError, match=r"(?s)E110.*must do something"):
+    with pytest.raises(UserError, match=r"(?s)E110.*needs crop or flip"):
         Augmentation()
 
 

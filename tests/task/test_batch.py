@@ -134,8 +134,8 @@ def test_arrays_are_taken_too() -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ((torch.zeros(3, 2), torch.zeros(2)), "one length"),
-        ((torch.zeros(0, 2), torch.zeros(0)), "one length above 0"),
+        ((torch.zeros(3, 2), torch.zeros(2)), "the same length"),
+        ((torch.zeros(0, 2), torch.zeros(0)), "the same length, above 0"),
         ((torch.tensor([[float("nan")]]), torch.zeros(1)), "NaN"),
         (("words", torch.zeros(1)), "must be tensors"),
         (42, "data must be"),
@@ -170,5 +170,5 @@ def test_accuracy_counts_hits_and_squared_error_is_negative() -> None:
 
 
 def test_a_metric_that_is_not_one_score_a_sample_is_refused() -> None:
-    with pytest.raises(UserError, match="one score a sample"):
+    with pytest.raises(UserError, match="one score for each sample"):
         Metric.of(lambda outputs, targets: outputs.mean()).of_samples(torch.zeros(3, 2), torch.zeros(3))
