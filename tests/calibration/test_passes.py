@@ -77,7 +77,8 @@ def test_what_shows_late_is_looked_at_again_from_the_start() -> None:
 @pytest.fixture
 def several(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A batch holds a few samples alone."""
-    monkeypatch.setattr(sizes, "_BYTES_AT_ONCE", 2000)
+    monkeypatch.setattr(sizes, "_BYTES_OF_ALL", 2000)
+    monkeypatch.setattr(sizes, "_BYTES_OF_A_BATCH", 2000)
     return monkeypatch
 
 

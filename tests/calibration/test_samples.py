@@ -46,10 +46,11 @@ def test_batches_that_do_not_fit_together_are_refused(batches: list[object]) -> 
 
 def test_a_batch_holds_what_the_largest_result_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(4, 100), nn.ReLU(), nn.Linear(100, 2))
-    monkeypatch.setattr(module, "_BYTES_AT_ONCE", 4 * 100 * 8)  # eight samples of a hundred numbers
+    monkeypatch.setattr(module, "_BYTES_OF_A_BATCH", 4 * 100 * 8)  # eight samples of a hundred numbers
+    monkeypatch.setattr(module, "_BYTES_OF_ALL", 4 * 100 * 29)
     samples = CalibrationSamples.of([torch.zeros(30, 4)])
     assert np.diff(samples.for_model(model).bounds).tolist() == [7, 8, 7, 8]
-    monkeypatch.undo()
+    monkeypatch.setattr(module, "_BYTES_OF_ALL", 4 * 100 * 30)
     assert samples.for_model(model).bounds == [0, 30]
     assert CalibrationSamples.of([torch.zeros(1, 4)]).for_model(model).bounds == [0, 1]
 

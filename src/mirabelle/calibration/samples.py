@@ -18,7 +18,9 @@ from mirabelle.numerics.draws import generator_from
 from mirabelle.task.batch import Batch, Inputs, Samples, Stream, map_tensors, tensors_of
 
 LEAST_ROWS = 10_000  # least number of rows of a layer to draw, if it has as many
-_BYTES_AT_ONCE = 1 << 26  # most bytes of an operator's result; a forward pass holds a few of this size
+# Most bytes of an operator's result; a forward pass holds a few of this size. All samples are one batch if they stay within the
+# first limit: then one pass serves all layers. Otherwise batches stay within the second, which fits caches better.
+_BYTES_OF_ALL, _BYTES_OF_A_BATCH = 1 << 26, 1 << 24
 _PROBED = (2, 3)  # numbers of samples that are run to measure the memory of one more; some models squeeze a batch of one
 _SHUFFLED = 1 << 24  # up to this many row numbers are shuffled; more would take memory that grows with the samples
 
@@ -84,12 +86,16 @@ class CalibrationSamples:
         return self._read(start, stop)
 
     def for_model(self, model: nn.Module) -> SampleBatches:
-        """The samples in batches so small that no operator of the model returns more than 64 MiB, or in batches of one."""
+        """The samples as one batch if no operator of the model then returns more than 64 MiB, otherwise in batches of 16 MiB.
+
+        A batch has at least one sample. The memory of one more sample is measured by running the model on two and on three.
+        """
         if self._count <= _PROBED[-1]:
             return SampleBatches(self, self._count)
         fewer, more = (_result_bytes(model, self._read(0, count)) for count in _PROBED)
-        each = max((b - a for a, b in zip(fewer, more, strict=False)), default=0)
-        return SampleBatches(self, max(1, _BYTES_AT_ONCE // max(each, 1)))
+        each = max([1, *(b - a for a, b in zip(fewer, more, strict=False))])
+        most = self._count if each * self._count <= _BYTES_OF_ALL else max(1, _BYTES_OF_A_BATCH // each)
+        return SampleBatches(self, most)
 
 
 class SampleBatches:
