@@ -80,7 +80,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # One of each family in the fast suite; the formula and the contract of every term have fast tests of their own.
-FAST = ("SoftTargets", "Hint", "RKD", "HiddenStates", "SimKD")
+FAST = ("SoftTargets", "Hint", "RKD", "SimKD")
 EACH = [term if term in FAST else pytest.param(term, marks=pytest.mark.slow) for term in TERMS]
 
 

@@ -213,7 +213,11 @@ def test_an_embedding_of_another_width_is_no_projection_onto_the_teachers(tmp_pa
 
 @pytest.mark.parametrize(
     "then",
-    [quantize.Static(), pytest.param(quantize.Dynamic(), marks=pytest.mark.slow), prune.Channels(sparsity=0.5)],
+    [
+        quantize.Static(),
+        pytest.param(quantize.Dynamic(), marks=pytest.mark.slow),
+        pytest.param(prune.Channels(sparsity=0.5), marks=pytest.mark.slow),
+    ],
     ids=lambda step: step.stage,
 )
 def test_a_student_with_the_teachers_head_is_cut_and_quantized_like_any_other(then: Any, tmp_path: Path) -> None:

@@ -225,7 +225,10 @@ torch.save(model(torch.load(sys.argv[2])), sys.argv[3])
 
 @pytest.mark.parametrize(
     "width",
-    [pytest.param("-1", marks=pytest.mark.slow, id="the module itself"), pytest.param("6", id="the rewritten program")],
+    [
+        pytest.param("-1", marks=pytest.mark.slow, id="the module itself"),
+        pytest.param("6", marks=pytest.mark.slow, id="the rewritten program"),
+    ],
 )
 def test_a_strangers_own_module_is_cut_and_loaded_in_another_process(
     images: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: str

@@ -80,6 +80,7 @@ def test_a_goal_drops_what_does_least_damage(net: Net, images: Task, tmp_path: P
     assert preview.description[2].startswith("body.1: dropped (the loss rises by 0 ")
 
 
+@pytest.mark.slow
 def test_a_run_cuts_layers_then_channels_and_loads_again(net: Net, images: Task, tmp_path: Path) -> None:
     train = Training(epochs=1, batch_size=20, lr=0.01, precision="float32")
     steps = [prune.Layers(parameters="70%", train=train), prune.Channels(sparsity=0.5, recover="least-squares")]

@@ -110,7 +110,7 @@ def test_characters_survive_the_file_they_travel_in() -> None:
     np.testing.assert_array_equal(characters(["aé\n\n"]), [[5, 0, 0]])
     with pytest.raises(UserError, match="does not know the character 'b'"):
         characters(["ab"])
-    with pytest.raises(UserError, match="must occur once"):
+    with pytest.raises(UserError, match="must occur exactly once"):
         Characters(characters="aa", length=3)
 
 

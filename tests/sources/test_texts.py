@@ -198,6 +198,7 @@ def test_what_is_stored_comes_back() -> None:
     assert text.shapes == ((7,),)
 
 
+@pytest.mark.slow
 def test_init_writes_a_recipe_for_texts(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write(tmp_path / "films.jsonl", sentences(60))
     capsys.readouterr()

@@ -258,7 +258,7 @@ def described(cls: type, name: str) -> str:
     Example:
         >>> from mirabelle.training import Training
         >>> described(Training, "lr")
-        'lr: the highest learning rate.'
+        'lr: highest learning rate.'
     """
     for kind in cls.__mro__:
         for names, words in argument_descriptions(kind.__doc__ or ""):
