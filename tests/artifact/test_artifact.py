@@ -112,6 +112,45 @@ def test_arbitrary_content_is_refused(content: bytes) -> None:
         unpack(sealed(content))
 
 
+NOISE = np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)
+
+
+class Tiny:
+    """A codec that takes one byte for one array that it knows, and so is chosen for it."""
+
+    dtypes = ("float32",)
+
+    def encode(self, symbols: np.ndarray) -> bytes:
+        return b"n" if np.array_equal(symbols, NOISE) else symbols.tobytes()
+
+    def decode(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[np.float32]) -> np.ndarray:
+        return NOISE if data == b"n" else np.frombuffer(data, dtype).reshape(shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("nowhere:Codec", "E106"),  # not imported, and not imported for it either
+        ("codecs:Codec", "E141"),  # a class of Python's own that encodes and decodes something else
+        ("os:getcwd", "E141"),
+        ("builtins:eval", "E141"),
+        ("Deflate", "E141"),  # Mirabelle's own, by its name: the byte is no deflated array
+    ],
+)
+def test_a_file_cannot_name_what_is_not_a_codec(name: str, code: str) -> None:
+    tensor = helper.make_tensor("noise", TensorProto.FLOAT, NOISE.shape, NOISE.tobytes(), raw=True)
+    graph = helper.make_graph([helper.make_node("Identity", ["noise"], ["y"])], "g", [], [], [tensor])
+    onnx = canonical(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), {})
+    data = pack(onnx, [Tiny()])
+    own = f"{__name__}:Tiny".encode()
+    assert own in data, "the codec of the test is the shortest"
+    assert unpack(data) == onnx
+    wrong = data[HEAD:].replace(write_varints([len(own)]) + own, write_varints([len(name)]) + name.encode())
+    with pytest.raises(UserError) as caught:
+        unpack(sealed(wrong))
+    assert caught.value.code == code
+
+
 def test_a_newer_version_is_told_from_damage() -> None:
     with pytest.raises(UserError, match="version 1, this Mirabelle reads up to 0"):
         unpack(sealed(b"", version=1))

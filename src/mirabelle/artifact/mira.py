@@ -181,8 +181,11 @@ def _codec(tensor: TensorProto, reader: Reader) -> Codec | None:
     """
     kind = reader.take(1)[0]
     if kind == _OWN:
-        cls: Any = CODECS.imported_member(reader.take(reader.varint()).decode())
-        codec: Codec = cls()
+        name = reader.take(reader.varint()).decode()
+        cls: Any = CODECS.imported_member(name)
+        codec = cls()
+        if not isinstance(codec, Codec):
+            raise ValueError(f'tensor "{tensor.name}" names "{name}", which is not a codec')
         return codec
     if kind != _RAW and kind not in _CODECS:
         raise ValueError(f'tensor "{tensor.name}" has the unknown codec {kind}')
