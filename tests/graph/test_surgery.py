@@ -35,7 +35,15 @@ OTHER_FIRST_AXIS = {"stacked_gru", "clip"}  # time; the other modality
 ONE_BATCH = {"literal_widths"}  # whose trace holds the batch of its example: another raises
 
 
-@pytest.mark.parametrize("name", chosen(ARCHITECTURES))
+# Large ones whose cut program the fast suite compares in test_exactness; their modules are cut in the slow one.
+LARGE = {"t5", "llama", "gpt2", "wav2vec2", "mobilenet_v3", "densenet"}
+CUT = [
+    pytest.param(name, marks=pytest.mark.slow) if name in LARGE else case
+    for name, case in zip(ARCHITECTURES, chosen(ARCHITECTURES), strict=True)
+]
+
+
+@pytest.mark.parametrize("name", CUT)
 @torch.no_grad()
 def test_the_cut_module_gives_what_was_masked(name: str) -> None:
     model, positional, named = made_or_skipped(name)

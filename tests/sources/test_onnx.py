@@ -156,7 +156,9 @@ def written(model: nn.Module, example: Tensor, path: Path, *, dynamo: bool = Fal
     return path
 
 
-@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "gpt2, dynamo" else name for name in GRAPHS]
+)
 def test_a_graph_of_an_exporter_computes_what_its_model_does(name: str, tmp_path: Path) -> None:
     make, example, dynamo = GRAPHS[name]
     torch.manual_seed(0)
