@@ -79,8 +79,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# One of each family in the fast suite; the formula and the contract of every term have fast tests of their own.
-FAST = ("SoftTargets", "Hint", "RKD", "SimKD")
+# One over decisions and one over features in the fast suite; the formula and the contract of every term have fast tests of their own.
+FAST = ("SoftTargets", "Hint")
 EACH = [term if term in FAST else pytest.param(term, marks=pytest.mark.slow) for term in TERMS]
 
 

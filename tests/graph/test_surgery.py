@@ -122,7 +122,8 @@ def test_a_cut_module_trains_and_is_cut_again(literal: bool) -> None:
     assert architecture_of(model).kept_since(Architecture(), "conv.weight", 0, 12) == [8, 9, 10, 11]
 
 
-@pytest.mark.parametrize("literal", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("literal", [False, True])
 def test_what_was_cut_is_loaded_onto_a_fresh_dense_module_in_another_process(literal: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, x = Widths(literal=literal), torch.randn(2, 3, 7, 7)

@@ -174,6 +174,7 @@ def imbalanced() -> Task:
     return Task(train=(inputs[:600], targets[:600]), test=(inputs[600:], targets[600:]), metric="roc_auc")
 
 
+@pytest.mark.slow
 def test_a_job_is_judged_by_a_metric_of_the_set(tmp_path: Path) -> None:
     task, train = imbalanced(), Training(epochs=6, lr=0.02, batch_size=50)
     net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2))

@@ -181,6 +181,7 @@ def right(outputs, targets):
 """
 
 
+@pytest.mark.slow
 def test_losses_and_metrics_of_one_s_own_take_all_outputs(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
