@@ -79,7 +79,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# One over decisions and one over features in the fast suite; the formula and the contract of every term have fast tests of their own.
+# One over decisions and one over features; formula and contract of every term have fast tests of their own.
 FAST = ("SoftTargets", "Hint")
 EACH = [term if term in FAST else pytest.param(term, marks=pytest.mark.slow) for term in TERMS]
 
