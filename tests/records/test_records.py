@@ -14,6 +14,7 @@ from mirabelle.errors import UserError, UserErrors
 from mirabelle.records.patterns import matches, selected, selected_modules
 from mirabelle.records.record import record
 from mirabelle.records.schedules import Gradual, learning_rate_factor
+from mirabelle.step import STEPS
 from mirabelle.task.goal import Goal
 from mirabelle.task.profile import Latency, MeasuredMetric, Profile, SizeBytes
 
@@ -211,12 +212,12 @@ def test_lists_in_python_are_taken_as_those_of_files_are() -> None:
         Outer(rate=1.0, names=[1])  # type: ignore[arg-type]
 
 
-def test_what_a_door_does_not_export_is_not_found() -> None:
+def test_what_a_package_does_not_export_is_not_found() -> None:
     with pytest.raises(UserError, match=r'"prune\.Wieghts" is not known') as caught:
-        records.lookup("prune", "Wieghts")
-    assert caught.value.remedy == 'did you mean "Weights"?'
+        STEPS.member("prune.Wieghts")
+    assert caught.value.remedy == 'did you mean "prune.Weights"?'
     with pytest.raises(UserError, match="E106"):
-        records.lookup("prune", "__builtins__")
+        STEPS.member("prune.__builtins__")
 
 
 @record

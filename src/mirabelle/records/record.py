@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import json
 import re
 import types
@@ -110,29 +109,6 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 def key_of(field: dataclasses.Field[Any]) -> str:
     """The key of a field in plain data: `key` in its metadata, or else its name."""
     return str(field.metadata.get("key", field.name))
-
-
-def lookup(package: str, name: str, kind: type = object) -> Any:
-    """The object that the package `mirabelle.<package>` exports as `name`.
-
-    Args:
-        package: name of the package, such as "prune".
-        name: exported name.
-        kind: class of which the object must be a proper subclass; by default any object is accepted.
-
-    Raises:
-        UserError: E106 if the package exports no such name, or the object is not a subclass of `kind`.
-    """
-    module = importlib.import_module(f"mirabelle.{package}")
-    found = getattr(module, name) if name in module.__all__ else None
-    if found is None or (kind is not object and not _is_subclass(found, kind)):
-        known = [other for other in module.__all__ if kind is object or _is_subclass(getattr(module, other), kind)]
-        raise UserError("E106", f'"{package}.{name}" is not known', did_you_mean(name, known))
-    return found
-
-
-def _is_subclass(found: Any, kind: type) -> bool:
-    return isinstance(found, type) and issubclass(found, kind) and found is not kind
 
 
 def build(cls: type[R], data: Any, where: str = "") -> R:
