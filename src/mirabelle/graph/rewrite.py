@@ -75,3 +75,7 @@ class Rewrite(Edit):
 
     def slices_of(self, tensor: str) -> Mapping[str, str]:
         return self.slices.get(tensor, {})
+
+    @property
+    def rewritten(self) -> str | None:
+        return self.why

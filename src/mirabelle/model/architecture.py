@@ -50,7 +50,8 @@ class Architecture:
     @property
     def rewritten(self) -> str | None:
         """Why a rewritten program replaced the code of the module, in words; None if the module's own code is used."""
-        return next((str(edit.why) for edit in reversed(self.edits) if hasattr(edit, "why")), None)
+        reasons = [edit.rewritten for edit in self.edits if edit.rewritten is not None]
+        return reasons[-1] if reasons else None
 
     def kept_since(self, earlier: Architecture, tensor: str, dimension: int, size: int) -> list[int]:
         """The indices of a tensor's dimension that are kept by the edits made since an earlier record.

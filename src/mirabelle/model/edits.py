@@ -61,6 +61,11 @@ class Edit(ABC):
         del tensor
         return {}
 
+    @property
+    def rewritten(self) -> str | None:
+        """Why the edit replaces the code of the whole model by a rewritten program, in words; None if it keeps the code."""
+        return None
+
 
 @dataclass(frozen=True)
 class Cut(Edit):
