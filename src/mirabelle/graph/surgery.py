@@ -7,10 +7,9 @@ widths, the rewritten program replaces it, and the reason is recorded.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +17,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mirabelle.errors import UserError
-from mirabelle.graph.call import Call, sizes_of, value_of
+from mirabelle.graph.attributes import Attributes, by_class, by_width, merged
 from mirabelle.graph.example_signature import Example, ExampleSignature
 from mirabelle.graph.flow import Flow, Kept
 from mirabelle.graph.groups import axes_of_tensors
 from mirabelle.graph.interpret import kept_without, run_cut, sliced
 from mirabelle.graph.rewrite import Rewrite
 from mirabelle.graph.rewritten import Rewritten
-from mirabelle.graph.trace import Program, name_in_model
+from mirabelle.graph.trace import Program
 from mirabelle.model.architecture import architecture_of, attach
 from mirabelle.model.edits import Cut, set_attributes, slice_tensors, slices_in_text
 from mirabelle.model.state import copied
@@ -36,7 +35,6 @@ _SAME = 1e-6  # largest relative difference between the same operators on the sa
 # Larger differences, up to _ROUNDING, are accepted if they are below _TIMES the effect of rounding in the full model.
 _ROUNDING, _TIMES = 1e-4, 10.0
 _SCALES = 1.0, 0.25  # of random weights: with the smaller one, a final sigmoid does not saturate
-Attributes: TypeAlias = dict[str, dict[str, Any]]
 
 
 class _DoesNotFollowError(Exception):
@@ -60,13 +58,13 @@ def cut(model: nn.Module, program: Program, flow: Flow, kept: Kept, example: Exa
         UserError: E121 if neither computes the correct outputs on the example with random weights.
     """
     indices = kept_indices(program, flow, kept)
-    attributes = _merged(_by_class(model, program, flow, kept, indices), _by_width(model, flow, kept))
-    smaller, edit = copied(model), Cut.of(indices, attributes)
+    known, guessed = by_class(model, program, flow, kept, indices), by_width(model, flow, kept)
+    smaller = copied(model)
     slice_tensors(smaller, indices)
-    set_attributes(smaller, attributes)
+    set_attributes(smaller, known)
     proof = _Proof(model, program, flow, example)
     try:
-        proof.check(smaller, kept)
+        attributes = merged(known, _proven(proof, smaller, kept, guessed))
     except _DoesNotFollowError as reason:
         smaller = Rewritten(program, flow, kept)
         keep_names(smaller, model)
@@ -79,8 +77,37 @@ def cut(model: nn.Module, program: Program, flow: Flow, kept: Kept, example: Exa
         rewritten = Rewrite(ExampleSignature.of(example).to_data(), str(reason), slices_in_text(indices))
         attach(smaller, architecture_of(model).with_edit(rewritten))
         return smaller
-    attach(smaller, architecture_of(model).with_edit(edit))
+    attach(smaller, architecture_of(model).with_edit(Cut.of(indices, attributes)))
     return smaller
+
+
+def _proven(proof: _Proof, smaller: nn.Module, kept: Kept, guessed: Attributes) -> Attributes:
+    """Set those of the guessed attributes, in place, without which the module does not follow the cut program.
+
+    Raises:
+        _DoesNotFollowError: if it does not follow with all of them either.
+    """
+    try:
+        proof.check(smaller, kept)
+    except _DoesNotFollowError:
+        if not guessed:
+            raise
+    else:
+        return {}
+    set_attributes(smaller, guessed)
+    proof.check(smaller, kept)
+    for key in sorted({key for values in guessed.values() for key in values}):
+        back = {name: {key: getattr(proof.model.get_submodule(name), key)} for name, values in guessed.items() if key in values}
+        set_attributes(smaller, back)
+        try:
+            proof.check(smaller, kept)
+        except _DoesNotFollowError:
+            set_attributes(smaller, {name: {key: guessed[name][key]} for name in back})
+        else:
+            guessed = {
+                name: {other: value for other, value in values.items() if other != key} for name, values in guessed.items()
+            }
+    return {name: values for name, values in guessed.items() if values}
 
 
 def kept_indices(program: Program, flow: Flow, kept: Kept) -> dict[str, dict[int, list[int]]]:
@@ -92,123 +119,6 @@ def kept_indices(program: Program, flow: Flow, kept: Kept) -> dict[str, dict[int
             if not stays.all():
                 indices.setdefault(name, {})[dimension] = np.flatnonzero(stays).tolist()
     return indices
-
-
-def _by_class(
-    model: nn.Module, program: Program, flow: Flow, kept: Kept, indices: Mapping[str, Mapping[int, list[int]]]
-) -> Attributes:
-    """New values of the width attributes of torch's own modules, computed from the new shapes of their tensors."""
-    groups = _groups_of_convolutions(program, flow, kept)
-    attributes: Attributes = {}
-    touched = {other.rpartition(".")[0] for name in indices for other in program.names.get(name, (name,))}
-    shapes = {
-        other: tuple(len(indices.get(name, {}).get(d, range(size))) for d, size in enumerate(program.tensors[name].shape))
-        for name, names in program.names.items()
-        if name in program.tensors
-        for other in names
-    }
-    for name, module in model.named_modules():
-        own = {key: shapes[path] for key in _TENSORS if (path := f"{name}.{key}" if name else key) in shapes}
-        values = _widths(module, own, groups.get(name))
-        if values and (name in touched or name in groups):
-            attributes[name] = {key: value for key, value in values.items() if getattr(module, key) != value}
-    return {name: values for name, values in attributes.items() if values}
-
-
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-def _of_convolution(module: Any, shapes: Shapes, groups: int) -> dict[str, Any]:
-    one, other = shapes["weight"][:2]
-    out, into = (other * groups, one) if module.transposed else (one, other * groups)
-    return {"out_channels": out, "in_channels": into, "groups": groups}
-
-
-def _of_recurrent(module: Any, shapes: Shapes) -> dict[str, Any]:
-    gates = module.weight_hh_l0.shape[0] // module.hidden_size
-    widths = {"hidden_size": shapes["weight_hh_l0"][0] // gates, "input_size": shapes["weight_ih_l0"][1]}
-    return {**widths, "proj_size": shapes["weight_hh_l0"][1]} if module.proj_size else widths
-
-
-_TENSORS = ("weight", "running_mean", "weight_ih_l0", "weight_hh_l0")
-_WIDTHS: tuple[
-    tuple[type | tuple[type, ...], str, Callable[[Any, Shapes, int], dict[str, Any]]], ...
-] = (  # class, a tensor that it must have, its width attributes
-    (nn.Linear, "weight", lambda _, shapes, __: dict(zip(("out_features", "in_features"), shapes["weight"], strict=True))),
-    (nn.modules.conv._ConvNd, "weight", _of_convolution),
-    (nn.modules.batchnorm._NormBase, "weight", lambda _, shapes, __: {"num_features": shapes["weight"][0]}),
-    (nn.modules.batchnorm._NormBase, "running_mean", lambda _, shapes, __: {"num_features": shapes["running_mean"][0]}),
-    ((nn.Embedding, nn.EmbeddingBag), "weight", lambda _, shapes, __: {"embedding_dim": shapes["weight"][1]}),
-    (
-        nn.Bilinear,
-        "weight",
-        lambda _, shapes, __: dict(zip(("out_features", "in1_features", "in2_features"), shapes["weight"], strict=True)),
-    ),
-    (nn.LayerNorm, "weight", lambda _, shapes, __: {"normalized_shape": shapes["weight"]}),
-    (nn.RMSNorm, "weight", lambda _, shapes, __: {"normalized_shape": shapes["weight"]}),
-    (nn.GroupNorm, "weight", lambda _, shapes, groups: {"num_channels": shapes["weight"][0], "num_groups": groups}),
-    (nn.PReLU, "weight", lambda _, shapes, __: {"num_parameters": shapes["weight"][0]}),
-    (nn.RNNBase, "weight_hh_l0", lambda module, shapes, __: _of_recurrent(module, shapes)),
-)
-
-
-def _widths(module: nn.Module, shapes: Shapes, groups: int | None) -> dict[str, Any]:
-    before = int(getattr(module, "groups", 0) or getattr(module, "num_groups", 1))
-    for cls, needed, widths in _WIDTHS:
-        if isinstance(module, cls) and needed in shapes:
-            return widths(module, shapes, groups or before)
-    return {}
-
-
-def _groups_of_convolutions(program: Program, flow: Flow, kept: Kept) -> dict[str, int]:
-    """Module -> number of groups that are kept."""
-    groups: dict[str, int] = {}
-    for node, rewriting in flow.rewritings.items():
-        call = Call.of(node)
-        for key in ("groups", "num_groups"):
-            if key in call.arguments and call.get("weight") is not None:
-                source = program.sources.get(call["weight"].name)
-                values = rewriting.arguments(kept)
-                for name in program.names.get(source.name, ()) if source is not None and key in values else ():
-                    groups[name.rpartition(".")[0]] = values[key]
-    return groups
-
-
-def _by_width(model: nn.Module, flow: Flow, kept: Kept) -> Attributes:
-    """New values of integer attributes of other modules that equal a width of their operators, where the new width is clear."""
-    changes = _changes(flow, kept)
-    attributes: Attributes = {}
-    for name, module in model.named_modules():
-        if type(module).__module__.startswith("torch.nn.modules") and not isinstance(module, nn.MultiheadAttention):
-            continue
-        for key, value in vars(module).items():
-            if isinstance(value, int) and not isinstance(value, bool) and not key.startswith("_"):
-                become = changes.get(name, {}).get(value, set())
-                if len(become) == 1 and value not in become:
-                    attributes.setdefault(name, {})[key] = next(iter(become))
-    return attributes
-
-
-def _changes(flow: Flow, kept: Kept) -> dict[str, dict[int, set[int]]]:
-    """Module -> old size -> new sizes, over all tensors computed by operators of the module and its submodules."""
-    changes: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
-    for node, axes in flow.axes.items():
-        if isinstance(axes, tuple) and node not in flow.inside and isinstance(value_of(node), Tensor):
-            for axis, size in zip(axes, sizes_of(value_of(node)), strict=True):
-                if axis is not None:
-                    for module in _calling_modules(node):
-                        changes[module][size].add(kept.count(axis, size))
-    return changes
-
-
-def _calling_modules(node: Any) -> Iterator[str]:
-    """The modules whose code calls an operator, outermost first."""
-    for path, _ in (node.meta.get("nn_module_stack") or {}).values():
-        yield name_in_model(str(path))
-
-
-def _merged(one: Attributes, other: Attributes) -> Attributes:
-    return {name: {**other.get(name, {}), **one.get(name, {})} for name in {**one, **other}}
 
 
 @dataclass(frozen=True)
