@@ -206,3 +206,25 @@ def test_a_module_with_several_parents_is_cut_once(literal: bool) -> None:
     assert isinstance(smaller, Rewritten) == literal
     assert {name: value.shape for name, value in smaller.state_dict().items()}.keys() == model.state_dict().keys()
     assert sum(p.numel() for p in smaller.parameters()) < 0.5 * sum(p.numel() for p in model.parameters())
+
+
+class Crossed(nn.Module):
+    """Three parents of two shared layers, so that the order of all names is not that of first names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        one, other = nn.Linear(7, 12), nn.Linear(12, 12)
+        self.a, self.b, self.c = nn.ModuleDict({"s": one}), nn.ModuleDict({"t": other}), nn.ModuleDict({"s": one, "t": other})
+        self.leave = nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.b["t"](torch.tanh(self.a["s"](x)))
+        return self.leave(self.c["t"](x.reshape(-1, 12)))
+
+
+def test_a_rewritten_program_has_the_first_names_of_the_model() -> None:
+    model = Crossed()
+    smaller = cut_by_half(model, torch.randn(2, 7))
+    assert isinstance(smaller, Rewritten)
+    assert [name for name, _ in smaller.named_parameters()] == [name for name, _ in model.named_parameters()]
+    assert list(smaller.state_dict()) == list(model.state_dict())

@@ -41,14 +41,13 @@ def by_class(
         if name in program.tensors
         for other in names
     }
-    first = {other: name for name, names in program.names.items() for other in names}
     for name, module in model.named_modules():
         if name not in touched and name not in groups:
             continue
         paths = {key: path for key in _TENSORS if (path := f"{name}.{key}" if name else key) in dense}
         before = {key: dense[path] for key, path in paths.items()}
         after = {
-            key: tuple(len(indices.get(first[path], {}).get(d, range(size))) for d, size in enumerate(dense[path]))
+            key: tuple(len(indices.get(program.first[path], {}).get(d, range(size))) for d, size in enumerate(dense[path]))
             for key, path in paths.items()
         }
         if not (values := _widths(module, before, None)) or not _describe(module, values):

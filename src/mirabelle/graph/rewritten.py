@@ -124,12 +124,12 @@ class Rewritten(nn.Module):
         self._arguments = _Arguments(program)
         self._results = _Results(program.exported.call_spec.out_spec)
         tensors = {name: _own(tensor, program.tensors[name]) for name, tensor in sliced(program, flow, kept).items()}
-        for name, names in program.names.items():
-            if name in tensors:
-                _register(self, names, tensors[name], saved=program.saved)
+        for name, first in program.first.items():  # in the model's order, so that shared tensors have the same first names
+            if first in tensors:
+                _register(self, name, tensors[first], saved=program.saved)
         for name, tensor in tensors.items():
-            if name not in program.names:
-                _register(self, (name,), tensor, saved=program.saved)
+            if name not in program.first:
+                _register(self, name, tensor, saved=program.saved)
         for node in program.graph.nodes:
             self._take(node, program, flow, kept)
         del self._numbers, self._picked
@@ -245,19 +245,17 @@ def _own(tensor: Tensor, dense: Tensor) -> Tensor:
     return nn.Parameter(own, requires_grad=dense.requires_grad) if isinstance(dense, nn.Parameter) else own
 
 
-def _register(module: nn.Module, names: Sequence[str], tensor: Tensor, *, saved: frozenset[str]) -> None:
-    """Register a tensor under all of its names, creating the modules that contain it."""
-    for name in names:
-        holder = module
-        *path, last = name.split(".")
-        for part in path:
-            if part not in holder._modules:
-                holder.add_module(part, nn.Module())
-            holder = holder.get_submodule(part)
-        if isinstance(tensor, nn.Parameter):
-            holder.register_parameter(last, tensor)
-        else:
-            holder.register_buffer(last, tensor, persistent=name in saved)
+def _register(module: nn.Module, name: str, tensor: Tensor, *, saved: frozenset[str]) -> None:
+    """Register a tensor under its name, creating the modules that contain it."""
+    *path, last = name.split(".")
+    for part in path:
+        if part not in module._modules:
+            module.add_module(part, nn.Module())
+        module = module.get_submodule(part)
+    if isinstance(tensor, nn.Parameter):
+        module.register_parameter(last, tensor)
+    else:
+        module.register_buffer(last, tensor, persistent=name in saved)
 
 
 def _layer_of(target: Any, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:

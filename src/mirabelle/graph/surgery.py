@@ -151,7 +151,7 @@ class _Proof:
         own = {name: tensor for name, tensor in tensors.items() if name in self.program.names}  # constants are not changed
         drawn = sliced(self.program, self.flow, kept, {**tensors, **drawn_tensors(own, scale=scale)})
         trial = copied(module).eval()
-        named = {**dict(trial.named_parameters()), **dict(trial.named_buffers())}
+        named = {**dict(trial.named_parameters(remove_duplicate=False)), **dict(trial.named_buffers(remove_duplicate=False))}
         for name, tensor in drawn.items():
             if name in named:
                 named[name].copy_(tensor)

@@ -53,6 +53,7 @@ class Program:
         sources: name of a placeholder -> the tensor it represents.
         tensors: parameters, buffers and constants by `Source.name`; those of the model, not copies.
         names: first name of each parameter and buffer -> all its names; shared ones have several.
+        first: every name of a parameter or buffer, in the order of the model -> the first name of its tensor.
         saved: names in the state dict of the model; other buffers are not persistent.
         updates: name of an output node -> the buffer that every call sets to it, such as a running mean.
     """
@@ -61,6 +62,7 @@ class Program:
     sources: Mapping[str, Source]
     tensors: Mapping[str, Tensor]
     names: Mapping[str, tuple[str, ...]]
+    first: Mapping[str, str]
     saved: frozenset[str]
     updates: Mapping[str, str]
 
@@ -176,12 +178,13 @@ def _program(model: nn.Module, exported: ExportedProgram) -> Program:
     for name, tensor in own_tensors.items():
         known = first.setdefault(id(tensor), name)
         names[known] = (*names.get(known, ()), name)
+    first_names = {name: first[id(tensor)] for name, tensor in own_tensors.items()}
     sources, tensors = {}, {}
     for spec in exported.graph_signature.input_specs:
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
             assert spec.target is not None, "a parameter has a name"
             own = name_in_model(spec.target)
-            name = first[id(own_tensors[own])] if own in own_tensors else own
+            name = first_names.get(own, own)
             kind: Kind = "parameter" if spec.kind == InputKind.PARAMETER else "buffer"
             tensors[name] = own_tensors.get(name, exported.state_dict.get(spec.target, exported.constants.get(spec.target)))
         elif spec.kind == InputKind.CONSTANT_TENSOR:
@@ -192,8 +195,8 @@ def _program(model: nn.Module, exported: ExportedProgram) -> Program:
             name, kind = spec.arg.name, "input"
         sources[spec.arg.name] = Source(kind, name)
     mutated = exported.graph_signature.buffers_to_mutate
-    updates = {node: first[id(own_tensors[name_in_model(target)])] for node, target in mutated.items()}
-    return Program(exported, sources, tensors, names, frozenset(model.state_dict()), updates)
+    updates = {node: first_names[name_in_model(target)] for node, target in mutated.items()}
+    return Program(exported, sources, tensors, names, first_names, frozenset(model.state_dict()), updates)
 
 
 @contextlib.contextmanager
