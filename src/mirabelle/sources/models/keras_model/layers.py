@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle.sources.models.keras_model.converting import Array, Converter, Tensors, array_of, tensors_of
+from mirabelle.sources.models.keras_model.masks import batch_normalized
 from mirabelle.sources.models.keras_model.recurrent import RECURRENT
 
 _CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -222,7 +223,7 @@ def _layer_norm(layer: Any) -> nn.Module | None:
 def _embedding(layer: Any) -> nn.Module | None:
     (table,) = tensors_of(layer)
     made: nn.Module = _filled(nn.Embedding(*table.shape), table)
-    return None if layer.mask_zero else made
+    return made
 
 
 def _apply(_layer: Any, module: Any, x: Tensor) -> Tensor:
@@ -262,7 +263,13 @@ CONVERTERS: dict[str, Converter] = {
         _separable_weights,
         spatial=True,
     ),
-    "BatchNormalization": Converter(_batch_norm, _apply, lambda config, _: dict(config), _norm_weights, spatial=True),
+    "BatchNormalization": Converter(
+        _batch_norm,
+        lambda _, module, x: batch_normalized(module, x),
+        lambda config, _: dict(config),
+        _norm_weights,
+        spatial=True,
+    ),
     "LayerNormalization": Converter(
         _layer_norm,
         _apply,

@@ -2,15 +2,20 @@
 
 A convolution, its norm, its activation and the next convolution then follow each other without transposes, as in a model
 written in PyTorch. Quantization and the runtimes rely on this.
+
+The mask of a tensor, (batch, positions), False for padding, stays with it in either layout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
+
+_MASK = "_keras_mask"  # Keras' own attribute of a tensor
+Given = TypeVar("Given")
 
 # Layers that compute every element of the output from the same element of each input.
 _MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
@@ -42,15 +47,28 @@ class Behind:
     tensor: Tensor
 
 
+def mask_of(x: Any) -> Tensor | None:
+    """The mask of a tensor of PyTorch or Keras; None if it has none."""
+    found: Tensor | None = getattr(x.tensor if isinstance(x, Behind) else x, _MASK, None)
+    return found
+
+
+def with_mask(x: Given, mask: Tensor | None) -> Given:
+    """The same tensor, after it was given a mask; unchanged if there is none."""
+    if mask is not None:
+        setattr(x.tensor if isinstance(x, Behind) else x, _MASK, mask)
+    return x
+
+
 def first(x: Tensor | Behind) -> Tensor:
     """The tensor with channels first, (batch, channels, …)."""
-    return x.tensor if isinstance(x, Behind) else x.movedim(-1, 1)
+    return x.tensor if isinstance(x, Behind) else with_mask(x.movedim(-1, 1), mask_of(x))
 
 
 def last(x: Any) -> Any:
     """The tensor with channels last, as in Keras; also for the tensors in lists, tuples and dicts."""
     if isinstance(x, Behind):
-        return x.tensor.movedim(1, -1)
+        return with_mask(x.tensor.movedim(1, -1), mask_of(x))
     if isinstance(x, (list, tuple)):
         return type(x)(last(item) for item in x)
     return {key: last(item) for key, item in x.items()} if isinstance(x, dict) else x

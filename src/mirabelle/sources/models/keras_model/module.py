@@ -13,12 +13,22 @@ from torch import Tensor, nn
 from mirabelle.errors import UserError
 from mirabelle.numerics.draws import generator_from
 from mirabelle.sources.models.keras_model.layers import ACTIVATED, CONVERTERS
-from mirabelle.sources.models.keras_model.layout import Behind, as_in_keras, either, first, is_pointwise, last, twin_of
+from mirabelle.sources.models.keras_model.layout import (
+    Behind,
+    as_in_keras,
+    either,
+    first,
+    is_pointwise,
+    last,
+    mask_of,
+    twin_of,
+    with_mask,
+)
 from mirabelle.sources.models.keras_model.library import library
+from mirabelle.sources.models.keras_model.masks import masking, takes_one_tensor
 from mirabelle.task.batch import Batch
 
 _LAST = "channels_last"
-_MASKED = ("Embedding", "LSTM", "GRU", "Bidirectional")  # use masks, which PyTorch's layers do not support
 
 
 class Graph:
@@ -39,10 +49,10 @@ class Graph:
 
 
 class Dropped(nn.Dropout):
-    """Dropout that ignores the additional arguments of Keras."""
+    """Dropout that ignores the additional arguments of Keras, and keeps the mask of its input."""
 
     def forward(self, input: Tensor, *_: Any, **__: Any) -> Tensor:  # noqa: A002 (as torch names it)
-        return super().forward(input)
+        return with_mask(super().forward(input), mask_of(input))
 
 
 class ByKeras(nn.Module):
@@ -68,8 +78,11 @@ class ByKeras(nn.Module):
                 self.places[kind].append(place)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        held = [[getattr(self, place) for place in self.places[kind]] for kind in ("trained", "fixed")]
-        return self.graph.model.stateless_call(*held, *args, **kwargs)[0]
+        layer = self.graph.model
+        variables = [*layer.trainable_variables, *layer.non_trainable_variables]
+        held = [getattr(self, place) for kind in ("trained", "fixed") for place in self.places[kind]]
+        with library().StatelessScope(state_mapping=list(zip(variables, held, strict=True))):
+            return layer(*args, **kwargs)  # a call, since only that reads and gives masks
 
 
 class KerasModule(nn.Module):
@@ -98,9 +111,8 @@ class KerasModule(nn.Module):
         self.names: dict[str, str] = {}  # names of the modules by the names of their layers
         self.converted: set[str] = set()  # the layers that are PyTorch modules
         self.last = self._last() if ends else ""  # the layer that computes the only output
-        masked = any(getattr(layer, "mask_zero", False) or type(layer).__name__ == "Masking" for layer in self.layers())
         for layer in self.layers():
-            self._take(layer, masked=masked)
+            self._take(layer)
         self.eval()
 
     def layers(self) -> list[Any]:
@@ -131,7 +143,7 @@ class KerasModule(nn.Module):
         several = found.values() if isinstance(found, dict) else found if isinstance(found, (list, tuple)) else [found]
         return next(iter(several)) if len(several) == 1 else tuple(several)
 
-    def _take(self, layer: Any, *, masked: bool) -> None:
+    def _take(self, layer: Any) -> None:
         """Add a module for a layer that has weights, or is a dropout or a nested model."""
         keras, kind = library(), type(layer).__name__
         name = _safe(layer.name, self)
@@ -146,8 +158,7 @@ class KerasModule(nn.Module):
         if not getattr(layer, "weights", ()):
             self.graph.twins[layer.name] = twin_of(layer)
             return
-        unmasked = not masked or kind not in _MASKED
-        made = CONVERTERS[kind].made(layer) if kind in CONVERTERS and unmasked else None
+        made = CONVERTERS[kind].made(layer) if kind in CONVERTERS and takes_one_tensor(layer) else None
         if made is not None:
             self.converted.add(layer.name)
         self.names[layer.name] = name
@@ -185,7 +196,7 @@ class KerasModule(nn.Module):
         converter = CONVERTERS[kind]
         spatial = converter.spatial and getattr(layer, "data_format", _LAST) == _LAST
 
-        def computed(x: Tensor | Behind, *_: Any, **__: Any) -> Any:
+        def computed(x: Tensor | Behind) -> Any:
             behind = spatial and (isinstance(x, Behind) or x.ndim > 2)  # noqa: PLR2004 (samples and features)
             found = converter.called(layer, module, first(x) if behind else last(x))
             given = Behind(found) if behind else found
@@ -195,7 +206,7 @@ class KerasModule(nn.Module):
                 Behind(layer.activation(found)) if behind and is_pointwise(layer.activation) else layer.activation(last(given))
             )
 
-        return computed
+        return masking(layer, computed)
 
     def _last(self) -> str:
         """The name of the layer that computes the only output, if no other layer reads it; else ""."""

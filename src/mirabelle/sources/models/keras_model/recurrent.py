@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.sources.models.keras_model.converting import Array, Converter, Tensors, array_of, tensors_of
+from mirabelle.sources.models.keras_model.layout import mask_of
 
 _KINDS: dict[str, Any] = {"LSTM": nn.LSTM, "GRU": nn.GRU}
 _ORDER = {
@@ -58,17 +59,68 @@ def _both_ways(layer: Any) -> nn.Module | None:
     return _made([layer.forward_layer, layer.backward_layer]) if layer.merge_mode == "concat" else None
 
 
+class _Padding:
+    """The positions of sequences that a mask leaves out, which Keras' recurrent layers skip: their state stays as it was.
+
+    The positions that count are moved together, PyTorch's layer runs over the result, and each position takes the output of
+    the last one that counts, as in Keras.
+
+    Args:
+        mask: (batch, positions), False for padding.
+        zeros: whether the outputs at padding are 0 (`zero_output_for_mask` in Keras).
+    """
+
+    def __init__(self, mask: Tensor, *, zeros: bool) -> None:
+        self.mask, self.zeros = mask, zeros
+
+    def moved(self, x: Tensor, *, behind: bool) -> Tensor:
+        """The sequences, (batch, positions, features), with all padding behind, or in front, of what counts."""
+        later = ~self.mask if behind else self.mask
+        size = self.mask.shape[1]
+        return _picked(x, (torch.arange(size, device=x.device) + later.long() * size).argsort(1))
+
+    def outputs(self, found: Tensor) -> Tensor:
+        """The output of each position, (batch, positions, units), from those of the sequence with padding behind."""
+        seen = self.mask.long().cumsum(1)
+        return self._visible(_picked(found, (seen - 1).clamp_min(0)), seen)
+
+    def outputs_back(self, found: Tensor) -> Tensor:
+        """The output of each position of a layer that runs backwards, from those of the sequence with padding in front."""
+        seen, size = self.mask.long().flip(1).cumsum(1).flip(1), self.mask.shape[1]
+        return self._visible(_picked(found, (size - seen).clamp_max(size - 1)), seen)
+
+    def _visible(self, found: Tensor, seen: Tensor) -> Tensor:
+        shown = self.mask if self.zeros else seen > 0  # the state before the first position that counts is 0
+        return found * shown[:, :, None].to(found.dtype)
+
+
+def _picked(x: Tensor, places: Tensor) -> Tensor:
+    """The vectors at given positions of each sequence: (batch, positions, units) and (batch, positions)."""
+    return x.gather(1, places[:, :, None].expand_as(x))
+
+
 def _run(layer: Any, module: Any, x: Tensor) -> Tensor:
-    outputs: Tensor = module(x)[0]
+    mask = mask_of(x)
+    if mask is None:
+        outputs: Tensor = module(x)[0]
+    else:
+        padding = _Padding(mask, zeros=layer.zero_output_for_mask)
+        outputs = padding.outputs(module(padding.moved(x, behind=True))[0])
     return outputs if layer.return_sequences else outputs[:, -1]
 
 
 def _run_both_ways(layer: Any, module: Any, x: Tensor) -> Tensor:
-    outputs: Tensor = module(x)[0]
-    if layer.return_sequences:
-        return outputs
-    onwards, back = outputs.chunk(2, dim=-1)
-    return torch.cat([onwards[:, -1], back[:, 0]], dim=-1)
+    mask = mask_of(x)
+    if mask is None:
+        onwards, back = module(x)[0].chunk(2, dim=-1)
+    else:
+        one = _Padding(mask, zeros=layer.forward_layer.zero_output_for_mask)
+        other = _Padding(mask, zeros=layer.backward_layer.zero_output_for_mask)
+        onwards = one.outputs(module(one.moved(x, behind=True))[0].chunk(2, dim=-1)[0])
+        back = other.outputs_back(module(other.moved(x, behind=False))[0].chunk(2, dim=-1)[1])
+    if not layer.return_sequences:
+        onwards, back = onwards[:, -1], back[:, 0]
+    return torch.cat([onwards, back], dim=-1)
 
 
 def _weights_of(kind: str, tensors: Tensors, suffix: str) -> list[Array]:
