@@ -19,11 +19,19 @@ from torch import Tensor, fx
 from mirabelle.graph.call import Call, is_known, sizes_of, value_of
 from mirabelle.graph.flow import Flow, Kept, Place, Share
 from mirabelle.graph.groups import axes_of_tensors
-from mirabelle.graph.trace import Program
+from mirabelle.graph.trace import Program, described
 from mirabelle.graph.units import Array
 from mirabelle.numerics.arrays import to_numpy
 
 SKIPPED = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size", "sym_constrain_range")
+
+
+class NodeError(RuntimeError):
+    """An operator of a program fails; the message names it, and the cause is its own exception."""
+
+    def __init__(self, node: fx.Node, error: Exception) -> None:
+        super().__init__(f"{described(node)}: {' '.join(str(error).split())}")
+        self.node = node
 
 
 def kept_without(flow: Flow, removed: Array) -> Kept:
@@ -157,10 +165,11 @@ def _run(
         elif node.op == "output":
             outputs = program.exported.graph_signature.user_outputs
             return [_substituted(part, known) for part in node.args[0] if isinstance(part, fx.Node) and part.name in outputs]
-        elif node.target is operator.getitem:
-            known[node] = known[node.args[0]][node.args[1]]
         elif Call.of(node).name not in SKIPPED:
-            known[node] = call(node, known)
+            try:
+                known[node] = known[node.args[0]][node.args[1]] if node.target is operator.getitem else call(node, known)
+            except Exception as error:
+                raise NodeError(node, error) from error
     raise AssertionError("a program has an output")
 
 

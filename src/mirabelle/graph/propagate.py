@@ -1,4 +1,4 @@
-"""A single pass over a program: creates units for every parameter and applies the rule of every operator."""
+"""The pass over a program: creates units for every parameter and applies the rule of every operator."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor, fx
 
 from mirabelle.graph.call import Call, name_of, sizes_of, tensors_in, value_of
 from mirabelle.graph.flow import Axes, Flow, Results, untouched
+from mirabelle.graph.rehearsal import misunderstood
 from mirabelle.graph.rules import rule_for
 from mirabelle.graph.rules.labels import VIEWS
-from mirabelle.graph.rules.layout import shuffled
-from mirabelle.graph.trace import Program, name_in_model
+from mirabelle.graph.rules.layout import shuffled, there_and_back
+from mirabelle.graph.trace import Program, described
 
 _CLAIMS = ("_assert", "sym_constrain_range")  # assertions of the trace, without a result
 _ALWAYS_CONSTANT = ("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")
@@ -32,8 +33,19 @@ def propagated(program: Program) -> Flow:
 
     Returns:
         The axes and how they are tied, which operands to mask, and which arguments depend on widths. Inputs and outputs of the
-        model are frozen.
+        model are frozen, and all tensors of operators that could not run on the sizes that their axes say.
     """
+    frozen: set[fx.Node] = set()
+    while True:
+        flow = _in_one_pass(program, frozen)
+        node = misunderstood(program, flow)
+        if node is None or node in frozen:
+            return flow
+        frozen.add(node)
+
+
+def _in_one_pass(program: Program, frozen: set[fx.Node]) -> Flow:
+    """The result of one pass; all tensors of the frozen nodes stay whole."""
     flow = Flow()
     axes_by_name: dict[str, Axes] = {}
     for node in program.graph.nodes:
@@ -44,8 +56,10 @@ def propagated(program: Program) -> Flow:
                 if result in flow.axes:
                     flow.freeze(_every_axis(flow.axes[result]), _OUTPUTS)
         elif node.op == "call_function" and node not in flow.axes:
-            flow.units.reason = _description(node)
-            if not (name_of(node) in VIEWS and shuffled(flow, node)):
+            flow.units.reason = described(node)
+            if node in frozen:
+                flow.axes[node] = _kept_whole(flow, Call.of(node), "is called in a way that is not supported")
+            elif not (name_of(node) in VIEWS and frozen.isdisjoint(there_and_back(node)) and shuffled(flow, node)):
                 flow.axes[node] = _called(flow, node)
         elif node not in flow.axes:
             flow.axes[node] = untouched(value_of(node))
@@ -103,9 +117,7 @@ def _ruled(flow: Flow, call: Call) -> Results:
     """Apply the rule of an operator; without a rule, or if the rule cannot handle the call, freeze all its tensors."""
     rule = rule_for(call)
     if rule is None:
-        flow.unknown[call.name] = flow.unknown.get(call.name, 0) + 1
-        flow.units.reason = f'operator "{call.name}" is not supported'
-        return flow.freeze_all(call)
+        return _kept_whole(flow, call, "is not supported")
     try:
         return rule(flow, call)
     except (
@@ -115,9 +127,14 @@ def _ruled(flow: Flow, call: Call) -> Results:
         IndexError,
         RuntimeError,
     ) as error:  # arguments that the rule does not expect
-        flow.unknown[call.name] = flow.unknown.get(call.name, 0) + 1
-        flow.units.reason = f'operator "{call.name}" is called in a way that is not supported ({type(error).__name__})'
-        return flow.freeze_all(call)
+        return _kept_whole(flow, call, f"is called in a way that is not supported ({type(error).__name__})")
+
+
+def _kept_whole(flow: Flow, call: Call, why: str) -> Results:
+    """Freeze all tensors of an operator that is not understood."""
+    flow.unknown[call.name] = flow.unknown.get(call.name, 0) + 1
+    flow.units.reason = f"operator {described(call.node)} {why}"
+    return flow.freeze_all(call)
 
 
 def _constant(flow: Flow, call: Call) -> Results:
@@ -149,11 +166,3 @@ def _tensors(value: Any) -> list[fx.Node]:
 def _every_axis(results: Results) -> list[Any]:
     parts = results if isinstance(results, list) else [results]
     return [axis for part in parts for axis in part]
-
-
-def _description(node: fx.Node) -> str:
-    """The name of an operator and of the module that calls it, such as '"conv2d" in features.0'."""
-    stack = node.meta.get("nn_module_stack") or {}
-    path = next(reversed([str(path) for path, _ in stack.values()]), "") if stack else ""
-    module = name_in_model(path)
-    return f'"{name_of(node)}" in {module}' if module else f'"{name_of(node)}"'

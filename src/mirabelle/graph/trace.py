@@ -24,6 +24,7 @@ from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
 
 from mirabelle.errors import UserError
+from mirabelle.graph.call import name_of
 from mirabelle.graph.exporter_tables import operators_listed_once
 
 _NOISY = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")  # loggers
@@ -149,6 +150,14 @@ class _Called(nn.Module):
 def name_in_model(name: str) -> str:
     """The name within the model, given a name within the traced wrapper or the module path of a node."""
     return name.removeprefix("L['self']").removeprefix(".").removeprefix("model").removeprefix(".")
+
+
+def described(node: fx.Node) -> str:
+    """The name of an operator and of the module that calls it, such as '"conv2d" in features.0'."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next(reversed([str(path) for path, _ in stack.values()]), "") if stack else ""
+    module = name_in_model(path)
+    return f'"{name_of(node)}" in {module}' if module else f'"{name_of(node)}"'
 
 
 def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:

@@ -65,6 +65,8 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(reduction.WHOLE, reduction.along),
     **dict.fromkeys(reduction.TRANSFORMS, reduction.transformed),
     **dict.fromkeys(spatial.NAMES, spatial.spatial),
+    "grid_sampler": spatial.sampled,
+    "affine_grid_generator": spatial.placed,
     **dict.fromkeys(("max_unpool2d", "max_unpool3d"), spatial.unpooled),
     "cat": joining.cat,
     "concat": joining.cat,

@@ -97,8 +97,8 @@ def shuffled(flow: Flow, node: fx.Node) -> bool:
 
     ShuffleNet mixes the channels of its groups in this way. Treated one by one, the views would tie all channels of a group.
     """
-    chain = _there_and_back(node)
-    if chain is None:
+    chain = there_and_back(node)
+    if not chain:
         return False
     calls = [Call.of(part) for part in chain]
     moved = Moved.by(flow, calls)
@@ -113,18 +113,18 @@ def shuffled(flow: Flow, node: fx.Node) -> bool:
     return True
 
 
-def _there_and_back(node: fx.Node) -> list[fx.Node] | None:
-    """The nodes from a view to the view that restores its shape, each read only by the next."""
+def there_and_back(node: fx.Node) -> list[fx.Node]:
+    """The nodes from a view to the view that restores its shape, each read only by the next; [] if they are not such."""
     chain = [node]
     while len(chain) <= _LONGEST_SHUFFLE and len(chain[-1].users) == 1:
         chain.append(next(iter(chain[-1].users)))
         name = name_of(chain[-1])
         if name in VIEWS:
             source = node.all_input_nodes[0]
-            return chain if len(chain) > 2 and sizes_of(value_of(chain[-1])) == sizes_of(value_of(source)) else None  # noqa: PLR2004
+            return chain if len(chain) > 2 and sizes_of(value_of(chain[-1])) == sizes_of(value_of(source)) else []  # noqa: PLR2004
         if name not in _SHUFFLING:
-            return None
-    return None
+            return []
+    return []
 
 
 def _with_new(flow: Flow, sizes: Sequence[int], result: Axes, out: Sequence[int]) -> Axes:
