@@ -8,12 +8,15 @@ from proof import half_of
 from test_zoo import chosen, made_or_skipped
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
+from zoo import ARCHITECTURES
 
 from mirabelle.graph.costs import costs_of, multiply_accumulates, parameters_left
 from mirabelle.graph.groups import groups_of
 from mirabelle.graph.interpret import kept_without, run_cut, sliced
 from mirabelle.graph.propagate import propagated
 from mirabelle.graph.trace import traced
+from mirabelle.model.counting import macs_of
+from mirabelle.task.batch import Batch
 
 
 @pytest.mark.parametrize("name", chosen(["lenet", "resnet_bottleneck", "resnext", "gan_generator", "mlp_mixer"]))
@@ -31,6 +34,26 @@ def test_costs_are_those_of_the_cut_program(name: str) -> None:
         assert multiply_accumulates(flow, kept, batch=1) == counter.get_total_flops() // 2
         parameters = {source.name for source in program.sources.values() if source.kind == "parameter"}
         assert parameters_left(program, flow, kept) == sum(tensors[name].numel() for name in parameters)
+
+
+# Two of the zoo have no samples on the first axis, or compare the samples of a batch with each other.
+OTHER_BATCHES = {"stacked_gru", "clip"}
+COUNTED_FAST = {"lenet", "lstm", "torch_encoder", "einsum_attention", "weight_norm", "literal_widths"}
+COUNTED = [
+    pytest.param(name, marks=() if name in COUNTED_FAST else pytest.mark.slow)
+    for name in sorted({*ARCHITECTURES} - OTHER_BATCHES)
+]
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_the_traced_program_costs_what_the_module_costs_when_it_runs(name: str) -> None:
+    model, positional, named = made_or_skipped(name)
+    if positional and named:
+        pytest.skip("a batch has either positional or named inputs")
+    first = next(iter((*positional, *named.values())))
+    example = Batch(named or (positional[0] if len(positional) == 1 else positional), torch.zeros(len(first)))
+    flow = propagated(traced(model, positional, named))
+    assert multiply_accumulates(flow, kept_without(flow, half_of([])), batch=len(first)) == macs_of(model, example).total
 
 
 def test_a_unit_costs_what_it_takes_with_it() -> None:

@@ -134,7 +134,7 @@ def _print_layers(
     macs = f"{sum(known):,}" if known else "–"
     lines.append(("total", "", "", f"{total:,}", macs, "", f"{sum(layer.size_bytes for layer in layers):,}"))
     print_table(("layer", "kind", "shape", "parameters", "MACs", "sparsity", "bytes"), lines)
-    if not shapes and not known and not _is_file(model):
+    if not shapes and not known:
         click.echo("\nMACs depend on the input shape: give --input, for example --input 3x224x224")
     return 0
 
@@ -145,15 +145,14 @@ def _is_file(model: str) -> bool:
 
 def _layers(model: str, shapes: Sequence[str], data: str | None, data_dir: Path | None, weights: Path | None) -> list[Layer]:
     from mirabelle.artifact.reading import onnx_of
+    from mirabelle.cli.arguments import example_of
     from mirabelle.inspection import layers_of_module, layers_of_onnx
 
     if _is_file(model):
         if data is not None or weights is not None:
             message = f"the layers of {model} are read from the file; --data and --weights do not apply"
             raise UserError("E111", message, "leave these options out, or give a function that returns the model")
-        return layers_of_onnx(onnx_of(model))
-    from mirabelle.cli.arguments import example_of
-
+        return layers_of_onnx(onnx_of(model), example_of(shapes))
     example = example_of(shapes)
     module = _built(model, weights)
     if data is not None:

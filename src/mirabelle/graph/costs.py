@@ -8,19 +8,22 @@ cost of any cut.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
-from torch import fx
+from torch import Tensor, fx
 
-from mirabelle.graph.call import Call, sizes_of, value_of
+from mirabelle.graph.call import Call, sizes_of, tensors_in, value_of
 from mirabelle.graph.flow import Flow, Kept
 from mirabelle.graph.groups import AxisGroup, axes_of_tensors, groups_of
 from mirabelle.graph.interpret import kept_without
 from mirabelle.graph.trace import Program
 from mirabelle.graph.units import Array, Axis
+from mirabelle.model.products import Operation, factors, is_counted
+from mirabelle.model.products import mac_products as products_of
 
 Length: TypeAlias = tuple[Axis, int]  # of a dimension: its axis, and its size when nothing is removed
 Product: TypeAlias = tuple[Length, ...]
@@ -93,11 +96,27 @@ def parameter_products(program: Program, flow: Flow) -> Iterator[Product]:
 
 
 def mac_products(flow: Flow) -> Iterator[tuple[fx.Node, Product]]:
-    """Products whose sum is the number of multiply-accumulates of the whole example batch, each with its node."""
+    """Products whose sum is the number of multiply-accumulates of the whole example batch, each with its node.
+
+    As in `model.counting`, products of stored numbers alone are left out. What a call computes from no input, such as the
+    projection of a table of positions, counts for every sample, since a call with one sample computes it, too.
+    """
+    stored = {node for node, kind in flow.kinds.items() if kind in ("parameter", "buffer")}
+    fed = {node for node, kind in flow.kinds.items() if kind == "input"}
+    batch = next((sizes_of(value_of(node))[0] for node in flow.axes if node in fed and value_of(node).ndim), 1)
     for node in flow.axes:
-        lengths = _LENGTHS.get(Call.of(node).name) if node.op == "call_function" else None
-        for product in lengths(flow, Call.of(node)) if lengths is not None else ():
-            yield node, product
+        if node.op != "call_function":
+            continue
+        tensors = [part for part in node.all_input_nodes if isinstance(value_of(part), (Tensor, tuple, list))]
+        if any(part in fed for part in tensors):
+            fed.add(node)
+        elif tensors and all(part in stored for part in tensors):
+            stored.add(node)
+        call = Call.of(node)
+        operation: Operation[Length] = Operation(call.name, call.arguments, node, partial(_lengths, flow))
+        if is_counted(call.name) and not all(part in stored for part in tensors_in(factors(operation))):
+            for product in products_of(operation):
+                yield node, product if node in fed else (*product, (None, batch))
 
 
 def counted(products: Iterable[Product], kept: Kept) -> int:
@@ -147,45 +166,3 @@ def _multiplied(one: Polynomial, other: Polynomial) -> Polynomial:
 
 def _lengths(flow: Flow, node: fx.Node) -> Product:
     return tuple(zip(flow.of(node), sizes_of(value_of(node)), strict=True))
-
-
-def _linear(flow: Flow, call: Call) -> Iterator[Product]:
-    yield (*_lengths(flow, call.node), _lengths(flow, call["weight"])[-1])
-
-
-def _convolution(flow: Flow, call: Call) -> Iterator[Product]:
-    transposed = "transpose" in call.name or bool(call.get("transposed"))
-    positions = _lengths(flow, call["input"] if transposed else call.node)
-    yield positions + _lengths(flow, call["weight"])[1:]
-
-
-def _matmul(flow: Flow, call: Call) -> Iterator[Product]:
-    nodes = [value for value in call.arguments.values() if isinstance(value, fx.Node)]
-    yield (*_lengths(flow, call.node), _lengths(flow, nodes[1 if "add" in call.name else 0])[-1])
-
-
-def _attention(flow: Flow, call: Call) -> Iterator[Product]:
-    query, key, value = (_lengths(flow, call[name]) for name in ("query", "key", "value"))
-    for width in (query[-1], value[-1]):
-        yield (*query[:-1], key[-2], width)
-
-
-def _einsum(flow: Flow, call: Call) -> Iterator[Product]:
-    terms = str(call["equation"]).replace(" ", "").partition("->")[0].split(",")
-    lengths: dict[str, Length] = {}
-    for term, node in zip(terms, call["tensors"], strict=True):
-        for letter, length in zip(term, _lengths(flow, node), strict=False):
-            if letter not in lengths or length[1] > lengths[letter][1]:
-                lengths[letter] = length
-    if len(terms) > 1:
-        yield tuple(lengths.values())
-
-
-_LENGTHS: Mapping[str, Callable[[Flow, Call], Iterator[Product]]] = {
-    "linear": _linear,
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), _convolution),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _convolution),
-    **dict.fromkeys(("matmul", "mm", "bmm", "addmm", "baddbmm"), _matmul),
-    "einsum": _einsum,
-    "scaled_dot_product_attention": _attention,
-}

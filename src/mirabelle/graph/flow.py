@@ -88,6 +88,7 @@ class Flow:
         statistics: node -> dimensions of its first operand over which it computes a statistic of the kept elements.
         rewritings: node -> how its call changes.
         constants: values of the nodes that depend on no input and no parameter.
+        kinds: what each placeholder with a tensor holds: "parameter", "buffer", "constant" or "input".
         inside: nodes whose work is done by the rewriting of a later node.
         equal: axes that must lose the same number of units, but not the same units.
         unknown: names of operators without a rule, each with its number of calls.
@@ -99,6 +100,7 @@ class Flow:
     statistics: dict[fx.Node, tuple[int, ...]] = field(default_factory=dict)
     rewritings: dict[fx.Node, Rewriting] = field(default_factory=dict)
     constants: dict[fx.Node, Any] = field(default_factory=dict)
+    kinds: dict[fx.Node, str] = field(default_factory=dict)
     inside: set[fx.Node] = field(default_factory=set)
     equal: list[list[Axis]] = field(default_factory=list)
     unknown: dict[str, int] = field(default_factory=dict)

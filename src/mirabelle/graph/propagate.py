@@ -71,6 +71,7 @@ def _placeholder(flow: Flow, program: Program, node: fx.Node, axes_by_name: dict
     if not isinstance(value, Tensor):
         flow.constants[node] = value
         return ()
+    flow.kinds[node] = source.kind
     if source.kind in ("parameter", "buffer") and value.is_floating_point():
         if source.name not in axes_by_name:
             axes_by_name[source.name] = tuple(flow.fresh(size) for size in sizes_of(value))

@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 from mirabelle.errors import UserError
 from mirabelle.graph.call import name_of
 from mirabelle.graph.exporter_tables import operators_listed_once
+from mirabelle.model.watch import every_layer_called
 
 _NOISY = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")  # loggers
 _RAISED_BY = re.compile(r'call raised this error:\s+File "(.+?)", line (\d+), in \S+\s+(.+)')  # in messages of the exporter
@@ -212,17 +213,19 @@ def _program(model: nn.Module, exported: ExportedProgram) -> Program:
 def _quiet() -> Iterator[None]:
     """No messages of the exporter, no fused kernels that hide attention, and no inspection of mask values."""
     levels = {name: logging.getLogger(name).level for name in _NOISY}
-    fast, detect = torch.backends.mha.get_fastpath_enabled(), transformer._detect_is_causal_mask
-    torch.backends.mha.set_fastpath_enabled(False)
+    detect = transformer._detect_is_causal_mask
     transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True  # noqa: ARG005
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # a failed export prints its graph there
+        with (
+            every_layer_called(),
+            warnings.catch_warnings(),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):  # a failed export prints its graph there
             warnings.simplefilter("ignore")
             yield
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-        torch.backends.mha.set_fastpath_enabled(fast)
         transformer._detect_is_causal_mask = detect

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mirabelle.artifact.codecs import Codec
 from mirabelle.artifact.mira import pack
 from mirabelle.model.architecture import replaced_modules
+from mirabelle.model.counting import macs_of
 from mirabelle.model.device import check_device
 from mirabelle.model.replacement import stored_tensors_of
 from mirabelle.model.state import in_eval_mode, tensors_of_module
@@ -22,7 +21,7 @@ from mirabelle.numerics.statistics import Scores
 from mirabelle.run.files import tensor_bytes
 from mirabelle.runtime.export import export
 from mirabelle.runtime.runtime import Session
-from mirabelle.task.batch import Batch, Samples, Stream, call, map_tensors
+from mirabelle.task.batch import Batch, Samples, Stream, call
 from mirabelle.task.profile import Profile, SizeBytes
 from mirabelle.task.task import Task
 from mirabelle.training.evaluation import evaluate_metrics
@@ -109,23 +108,5 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def multiply_accumulates(model: nn.Module, example: Batch) -> int:
-    """The number of multiply-accumulate operations for one sample in all matrix products, convolutions and attentions."""
-    return multiply_accumulates_by_module(model, example).get("Global", 0)
-
-
-def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
-    """FLOPs of attention: two products for each query and key. Torch counts them for other kernels, but not for the CPU's."""
-    batch, heads, queries, width = query
-    return 2 * batch * heads * queries * key[2] * (width + value[3])
-
-
-def multiply_accumulates_by_module(model: nn.Module, example: Batch) -> Mapping[str, int]:
-    """The number of multiply-accumulate operations for one sample by module name; "Global" is their sum."""
-    one = map_tensors(example.inputs, lambda tensor: tensor[:1])
-    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    counter: Any = FlopCounterMode(display=False, custom_mapping={attention: _attention_flops})
-    with torch.inference_mode(mode=False), torch.no_grad(), in_eval_mode(model), counter:
-        call(model, one)
-    prefix = f"{type(model).__name__}."
-    counts = counter.get_flop_counts()
-    return {name.removeprefix(prefix): sum(operators.values()) // 2 for name, operators in counts.items()}
+    """The number of multiply-accumulate operations for one sample, as `model.products` defines them."""
+    return macs_of(model, example).total

@@ -291,7 +291,7 @@ def _conclude(ending: _Ending) -> Result:
         gates=gates,
         shortfalls=shortfalls,
         comparison=Significance(task.metric.p_value([start_scores], [end_scores]), ratio, difference),
-        layers=layers_of_onnx(after.onnx),
+        layers=layers_of_onnx(after.onnx, task.example()),
         curves=curves(read_events(run.folder)),
     )
     write_report(report, run.folder)

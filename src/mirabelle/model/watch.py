@@ -118,7 +118,7 @@ def watch(
         >>> sums
         [8.0, 20.0]
     """
-    with torch.no_grad(), in_eval_mode(model), _every_layer_called(), watched(modules, before=before, after=after):
+    with torch.no_grad(), in_eval_mode(model), every_layer_called(), watched(modules, before=before, after=after):
         for batch in batches:
             with contextlib.suppress(EndOfForward):
                 call(model, batch.inputs if isinstance(batch, Batch) else batch)
@@ -139,7 +139,7 @@ def _after(name: str, observer: Observer) -> Callable[[nn.Module, tuple[Any, ...
 
 
 @contextlib.contextmanager
-def _every_layer_called() -> Iterator[None]:
+def every_layer_called() -> Iterator[None]:
     """A context without torch's fused attention kernels, which use the weights of layers without calling the layers."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -15,12 +15,13 @@ from onnx import ModelProto
 from mirabelle.errors import UserError
 from mirabelle.numerics.arrays import Array
 from mirabelle.run.machine import int8_saturates
-from mirabelle.runtime.runtime import Description, Runtime, Session
+from mirabelle.runtime.runtime import Description, OperatorShapes, Runtime, Session
 
 EXACT_INTEGERS = ("session.x64quantprecision", "1")  # otherwise sums of uint8 · int8 saturate on processors without VNNI
 NO_IDLE_SPINNING = ("session.force_spinning_stop", "1")  # otherwise idle threads of a session slow down the next measurement
 SHARING = "ConstantSharing"  # this optimizer breaks exact integers if two layers have equal zero points
 _PROVIDERS = ("CPUExecutionProvider",)
+_KERNEL = "_kernel_time"  # the end of the name of an operator's event
 _REORDERS = ("ReorderInput", "ReorderOutput")  # changes of the memory layout, which ONNX Runtime adds
 
 
@@ -37,23 +38,28 @@ class OnnxRuntime(Runtime):
         self, model: bytes, feed: Mapping[str, Array], *, threads: int, runs: int
     ) -> Mapping[str, Sequence[float]]:
         names = sorted((node.name for node in ModelProto.FromString(model).graph.node if node.name), key=len, reverse=True)
-        with tempfile.TemporaryDirectory() as folder:
-            options = _options(threads)
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "profile")
-            session = library().InferenceSession(model, options, providers=list(_PROVIDERS))
-            for _ in range(runs):
-                session.run(None, feed)
-            events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+        events = _profiled(model, feed, _options(threads), runs)
         times: dict[str, list[float]] = defaultdict(list)
         for event in events:
             given, kind = event["name"], event.get("args", {}).get("op_name")
-            if event.get("cat") == "Node" and given.endswith("_kernel_time") and kind not in _REORDERS:
+            if kind not in _REORDERS:
                 # The name of an operator in another memory layout is the name of its output with a suffix.
                 name = next((name for name in names if given.startswith(name)), None)
                 if name is not None:
                     times[name].append(event["dur"] / 1e3)
         return times
+
+    def operator_shapes(self, model: bytes, feed: Mapping[str, Array]) -> list[OperatorShapes]:
+        options = _options(1)
+        options.graph_optimization_level = library().GraphOptimizationLevel.ORT_DISABLE_ALL  # every node runs as it is
+        return [
+            OperatorShapes(
+                event["name"].removesuffix(_KERNEL),
+                [tuple(shape) for value in event["args"]["input_type_shape"] for shape in value.values()],
+                [tuple(shape) for value in event["args"]["output_type_shape"] for shape in value.values()],
+            )
+            for event in _profiled(model, feed, options, runs=1)
+        ]
 
 
 class OnnxSession(Session):
@@ -94,6 +100,18 @@ def library() -> Any:
     import onnxruntime
 
     return onnxruntime
+
+
+def _profiled(model: bytes, feed: Mapping[str, Array], options: Any, runs: int) -> list[dict[str, Any]]:
+    """The events of all operators in some runs of a model, in the order in which they ended."""
+    with tempfile.TemporaryDirectory() as folder:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = library().InferenceSession(model, options, providers=list(_PROVIDERS))
+        for _ in range(runs):
+            session.run(None, feed)
+        events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+    return [event for event in events if event.get("cat") == "Node" and event["name"].endswith(_KERNEL)]
 
 
 def _options(threads: int) -> Any:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from mirabelle.numerics import affine
 
@@ -106,11 +105,6 @@ def token_linear(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
 def _(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     del scale
     return inputs.new_empty((*inputs.shape[:-1], codes.shape[1]))
-
-
-@register_flop_formula([torch.ops.mirabelle.dynamic_linear, torch.ops.mirabelle.token_linear])
-def _flops(inputs: torch.Size, codes: torch.Size, *_: Any, **__: Any) -> int:
-    return 2 * inputs.numel() * codes[1]
 
 
 def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:

@@ -41,6 +41,21 @@ class Description:
     uses: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class OperatorShapes:
+    """The shapes of one call of an operator.
+
+    Args:
+        name: of the node.
+        inputs: shapes of its inputs; those of stored tensors may be missing.
+        outputs: shapes of its outputs.
+    """
+
+    name: str
+    inputs: Sequence[tuple[int, ...]]
+    outputs: Sequence[tuple[int, ...]]
+
+
 class Session(ABC):
     """A model that a runtime has loaded. A subclass implements `run`; the other methods call it.
 
@@ -140,6 +155,19 @@ class Runtime(ABC):
             f"{self.describe().title} cannot measure the time of single operators",
             "set a limit for macs instead of latency",
         )
+
+    def operator_shapes(self, model: bytes, feed: Mapping[str, Array]) -> Sequence[OperatorShapes]:
+        """The shapes that every operator sees when the model runs once, without optimizations, also in branches and loops.
+
+        Args:
+            model: bytes of an ONNX file in which every node has a name of its own, also in subgraphs.
+            feed: an array for every input.
+
+        Raises:
+            UserError: E111 from a runtime that cannot tell shapes.
+        """
+        del model, feed
+        raise UserError("E111", f"{self.describe().title} cannot tell the shapes of single operators", "use onnxruntime")
 
 
 def runtime_named(name: str) -> Runtime:
