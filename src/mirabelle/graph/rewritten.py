@@ -4,7 +4,7 @@ It holds the tensors under the names of the model and runs the operators of the 
 widths. Convolutions and linear layers whose weights nothing else reads become modules, so that later steps find them. It can be
 trained, exported and saved like any module. Dropout and batch statistics are missing, because the model was traced in eval
 mode. Buffers that the code of the model updates are updated, too. Sizes that this code makes static are those of the trace:
-`len(x)`, for example, makes the batch size static, `x.shape[0]` does not.
+a loop over the samples of a batch, for example, makes the batch size static.
 """
 
 from __future__ import annotations

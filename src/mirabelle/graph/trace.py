@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 from mirabelle.errors import UserError
 from mirabelle.graph.call import name_of
 from mirabelle.graph.exporter_tables import operators_listed_once
+from mirabelle.graph.free_lengths import free_lengths
 from mirabelle.model.watch import every_layer_called
 
 _NOISY = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")  # loggers
@@ -166,7 +167,8 @@ def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     dynamic = pytree.tree_map(lambda part: {0: Dim.AUTO} if isinstance(part, Tensor) and part.ndim else None, (args, kwargs))
     called = _Called(model).eval()
     try:
-        exported = torch.export.export(called, (args, kwargs), dynamic_shapes=dynamic, strict=False)
+        with free_lengths(model):
+            exported = torch.export.export(called, (args, kwargs), dynamic_shapes=dynamic, strict=False)
     except Exception:  # noqa: BLE001 (a static batch size may still work)
         exported = torch.export.export(called, (args, kwargs), strict=False)
     decomposed: ExportedProgram = exported.run_decompositions({torch.ops.aten._weight_norm.default: _weight_of_norm})

@@ -40,7 +40,7 @@ class Channels:
 
     If the code of the model works with the new widths, the result is the model's own module. Otherwise it is a rewritten
     program in eval mode: without dropout, with fixed batch norm statistics, and for the input sizes that the code fixes
-    (`len(x)` fixes the batch size, `x.shape[0]` does not).
+    (a loop over the samples fixes the batch size, `len(x)` and `x.shape[0]` do not).
 
     Args:
         sparsity: fraction of the units to remove, in [0, 1).
