@@ -71,7 +71,7 @@ def test_the_report_has_the_keys_that_others_rely_on(done: Result) -> None:
     assert report["goal"]["shortfalls"] == []
     for end in ("start", "end"):
         profile = report[end]
-        assert set(profile["metric"]) == {"name", "value", "low", "high", "n"}
+        assert set(profile["metric"]) == {"name", "value", "low", "high", "n", "not_finite"}
         assert set(profile["size_bytes"]) == {"torch", "onnx", "onnx_gzip", "packed"}
         assert set(profile["latency_ms"]) == {"median", "p95", "runtime", "threads", "batch"}
         assert profile["metric"]["low"] <= profile["metric"]["value"] <= profile["metric"]["high"]

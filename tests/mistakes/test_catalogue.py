@@ -279,7 +279,7 @@ MISTAKES = {
     "data with NaN": Mistake("E131", "NaN", "clean", ("parts.py:task", "parts.py:nan"), at="8:8"),
     "data of two lengths": Mistake("E131", "the same length", "check", ("parts.py:task", "parts.py:lengths"), at="8:8"),
     "targets of a wrong type": Mistake(
-        "E131", "loss or the metric fails", "int64", ("parts.py:task", "parts.py:float_targets")
+        "E131", "each output needs one target", "int64", ("parts.py:task", "parts.py:float_targets")
     ),
     "data without length": Mistake(
         "E131", "IterableDataset has no length", "Dataset", ("parts.py:task", "parts.py:iterable"), at="8:8"

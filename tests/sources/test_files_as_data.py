@@ -203,7 +203,7 @@ def test_other_arrays_are_taken_as_they_are(tmp_path: Path) -> None:
     assert found.train.inputs.dtype == torch.float32
     np.savez(tmp_path / "split.npz", x_train=x[:30], y_train=x[:30, 0], x_test=x[30:], y_test=x[30:, 0])
     found = task(tmp_path / "split.npz")
-    assert (found.metric.name, found.labels) == ("negative_squared_error", ())
+    assert (found.metric.name, found.labels) == ("r2", ())
     assert torch.equal(found.test.targets, torch.from_numpy(x[30:, :1]).float())
     np.savez(tmp_path / "first.npz", inputs=np.zeros((12, 3, 4, 5), np.uint8), targets=np.arange(12) % 2)
     assert task(tmp_path / "first.npz").preprocessing.shape == (3, 4, 5)
@@ -305,7 +305,7 @@ def test_few_whole_numbers_are_classes_and_others_are_quantities(
     iris(tmp_path / "iris.csv", species)
     found = task(tmp_path / "iris.csv")
     assert found.labels == labels
-    assert found.metric.name == ("accuracy" if labels else "negative_squared_error")
+    assert found.metric.name == ("accuracy" if labels else "r2")
     assert found.train.targets.dtype == (torch.int64 if labels else torch.float32)
 
 

@@ -77,11 +77,12 @@ def test_targets_without_a_loss_get_the_loss_of_their_form(targets: Tensor, labe
         (torch.zeros(9, 3), NAMES, True),
         (torch.zeros(9, 3), (), False),
         (torch.zeros(9, 2), NAMES, False),
-        (torch.zeros(9, 3, dtype=torch.long), NAMES, False),
-        (torch.zeros(9), NAMES[:1], False),
+        (torch.zeros(9, 3, dtype=torch.long), NAMES, True),
+        (torch.zeros(9), NAMES[:1], True),
+        (torch.zeros(9), NAMES[:2], False),
     ],
 )
-def test_named_columns_of_floats_are_labels(targets: Tensor, labels: tuple[str, ...], multi_label: bool) -> None:
+def test_named_columns_are_labels(targets: Tensor, labels: tuple[str, ...], multi_label: bool) -> None:
     kind = OutputKind.of_task(LOSSES["binary_cross_entropy"], targets, labels)
     assert (kind.multi_label, kind.metadata) == (multi_label, {"decision": "several"} if multi_label else {})
 

@@ -36,7 +36,7 @@ def test_no_attribute_can_be_assigned(name: str, data: tuple[Tensor, Tensor]) ->
     [
         ("train", Samples(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long))),
         ("metric", Metric.of("f1")),
-        ("loss", LOSSES["mse"]),
+        ("loss", LOSSES["token_cross_entropy"]),
         ("teacher", nn.Linear(3, 2)),
     ],
 )

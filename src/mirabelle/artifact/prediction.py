@@ -119,7 +119,8 @@ class Predictor:
         while chunk := list(itertools.islice(samples, self.signature.most)):
             names, given = zip(*chunk, strict=True)
             prepared = self._raw.prepare(given, self.signature.shape, self._resources)
-            outputs = self._outputs({name or self._session.input_names[0]: array for name, array in prepared.arrays.items()})
+            feed = {name or self._session.input_names[0]: array for name, array in prepared.arrays.items()}
+            outputs = self._outputs(feed, names)
             answers = prepared.answers(outputs, self.path)
             if answers is not None:
                 found += [Prediction(name, (), None, answer) for name, answer in zip(names, answers, strict=True)]
@@ -129,7 +130,7 @@ class Predictor:
                 found.append(self._prediction(name, [output[k] for output in outputs], top))
         return found
 
-    def _outputs(self, feed: dict[str, Array]) -> Sequence[Array]:
+    def _outputs(self, feed: dict[str, Array], names: Sequence[str]) -> Sequence[Array]:
         batch = next(iter(feed.values()))
         try:
             outputs = self._session.run(feed)
@@ -137,9 +138,15 @@ class Predictor:
             message = f"{self.path} fails on inputs of {batch.dtype} {batch.shape}: {first_line(error)}"
             raise UserError("E121", message, "check that it is the right model for these inputs") from error
         for output in outputs:
-            if np.shape(output)[:1] != batch.shape[:1] or not np.isfinite(output).all():
-                message = f"{self.path} gives outputs that are not finite, or not one for each input"
+            if np.shape(output)[:1] != batch.shape[:1]:
+                message = f"{self.path} gives outputs of shape {np.shape(output)} for {len(batch)} inputs"
                 raise UserError("E121", message, "check that it is the right model for these inputs")
+            finite = np.isfinite(output).reshape(len(output), -1).all(1)
+            if not finite.all():
+                wrong = [name for name, fine in zip(names, finite, strict=True) if not fine]
+                message = f"{self.path} gives outputs that are NaN or infinite for {wrong[0]}"
+                message += f" and {len(wrong) - 1} more of {len(names)} inputs" if len(wrong) > 1 else ""
+                raise UserError("E121", message, "leave these inputs out, or check that it is the right model for them")
         return outputs
 
     def _prediction(self, name: str, outputs: Sequence[Array], top: int) -> Prediction:
@@ -152,7 +159,9 @@ class Predictor:
             return Prediction(name, (), output.tolist())
         if kind.form is Form.SYMBOLS:
             return Prediction(name, (), None, text="".join(self.labels[symbol] for symbol in ctc_greedy_decode(output)))
-        if output.shape != (len(self.labels),):
+        if kind.form is Form.LABELS and output.size == 1:
+            output = output.reshape(1)
+        if output.shape != (1 if kind.form is Form.LABELS and not kind.multi_label else len(self.labels),):
             message = f"{self.path} gives outputs of shape {output.shape} for {len(self.labels)} labels"
             raise UserError("E141", message, "download or copy the file again")
         probabilities = kind.probabilities(output)

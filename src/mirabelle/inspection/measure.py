@@ -22,9 +22,10 @@ from mirabelle.run.files import tensor_bytes
 from mirabelle.runtime.export import export
 from mirabelle.runtime.runtime import Session
 from mirabelle.task.batch import Batch, Samples, Stream, call
+from mirabelle.task.outputs import Form
 from mirabelle.task.profile import Profile, SizeBytes
 from mirabelle.task.task import Task
-from mirabelle.training.evaluation import evaluate_metrics
+from mirabelle.training.evaluation import evaluation
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def exported(model: nn.Module, task: Task, codecs: Sequence[Codec] = ()) -> File
         task: gives example inputs, labels and preprocessing.
         codecs: codecs of the user to try in addition to those of Mirabelle.
     """
-    onnx = export(model, task.example(), task.labels, task.preprocessing, outputs=task.outputs)
+    labels = () if task.outputs.form is Form.NUMBERS else task.labels
+    onnx = export(model, task.example(), labels, task.preprocessing, outputs=task.outputs)
     return Files(onnx, pack(onnx, codecs))
 
 
@@ -67,22 +69,23 @@ def measure(
     In torch, the model runs in evaluation mode; the mode of each of its modules is restored.
 
     Raises:
-        UserError: E121 if the model is not on the CPU.
+        UserError: E121 if the model is not on the CPU, or a metric is not finite.
     """
     check_device(model)
     metrics = (task.metric, *task.extra_metrics)
     with torch.inference_mode(), in_eval_mode(model):
-        scores, *others = evaluate_metrics(partial(call, model) if session is None else session, data, task, metrics)
+        found = evaluation(partial(call, model) if session is None else session, data, task, metrics)
+    measured = [metric.measured(scores, found.not_finite) for metric, scores in zip(metrics, found.scores, strict=True)]
     total, nonzero = count_parameters(model)
     profile = Profile(
         parameters=total,
         nonzero_parameters=nonzero,
         macs=multiply_accumulates(model, task.example()),
         size_bytes=sizes(model, files),
-        metric=task.metric.measured(scores),
-        others=tuple(metric.measured(of_it) for metric, of_it in zip(task.extra_metrics, others, strict=True)),
+        metric=measured[0],
+        others=tuple(measured[1:]),
     )
-    return profile, scores
+    return profile, found.scores[0]
 
 
 def sizes(model: nn.Module, files: Files) -> SizeBytes:

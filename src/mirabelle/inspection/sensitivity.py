@@ -220,7 +220,7 @@ class _Evaluator:
         if self.task.metric.of_sequences:
             scores = evaluate_metrics(run, self.batches, self.task, (self.task.metric,))[0][: self.count]
         else:
-            scores = self.task.metric.of_samples(outputs, self._targets)
+            scores = self.task.metric.of_samples(outputs, self._targets, self.task.outputs)
         return loss, self.task.metric.value(scores)
 
 

@@ -22,7 +22,7 @@ from mirabelle.job.steps import Reached, walk
 from mirabelle.model.device import check_device
 from mirabelle.model.state import copied, fingerprint
 from mirabelle.numerics.arrays import to_numpy
-from mirabelle.numerics.statistics import Scores
+from mirabelle.numerics.statistics import Scores, records_of
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.run import files
 from mirabelle.run.journal import Callback
@@ -31,7 +31,6 @@ from mirabelle.runtime.runtime import default_runtime, time_alone
 from mirabelle.step import Step, folder_of, step_to_data
 from mirabelle.task.goal import Goal
 from mirabelle.task.loss import public_name
-from mirabelle.task.metric import records_of
 from mirabelle.task.task import Task
 from mirabelle.training import Training, evaluate, fit, with_replaced_model_as_teacher
 
@@ -145,7 +144,7 @@ def _outcome(
     if not path.is_file():
         scores = evaluate(end.model, task.test if judge == "test" else task.validation, task)
         files.write_tensors(path, _as_tensors(scores))
-    scores = _as_scores(files.read_tensors(path)[0])
+    scores = _as_scores(files.read_tensors(path)[0], task)
     return Outcome(
         run.seed,
         task.metric.value(scores),
@@ -162,7 +161,9 @@ def _as_tensors(scores: Scores) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(part)) for name, part in parts.items()}
 
 
-def _as_scores(tensors: Mapping[str, torch.Tensor]) -> Scores:
+def _as_scores(tensors: Mapping[str, torch.Tensor], task: Task) -> Scores:
+    if tensors.keys() == {"outputs", "targets"}:  # earlier versions kept these for every metric of a set
+        return task.metric.of_samples(tensors["outputs"], tensors["targets"], task.outputs)
     arrays = {name: to_numpy(tensor) for name, tensor in tensors.items()}
     return arrays["scores"].astype(float) if "scores" in arrays else records_of(arrays)
 

@@ -5,28 +5,28 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError, at_path, gathered, is_out_of_memory, raise_all
+from mirabelle.job.metric_trial import check_broadcast, check_ending, check_targets, try_metrics
 from mirabelle.model.state import copied
 from mirabelle.numerics.draws import global_draws
-from mirabelle.numerics.several_outputs import UNLABELLED
-from mirabelle.numerics.target_shapes import are_class_indices, unlabelled
+from mirabelle.numerics.target_shapes import unlabelled
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.run.run import Run
 from mirabelle.sources.models.onnx_graph import OnnxModule
 from mirabelle.step import folder_of
 from mirabelle.task.batch import Batch, Outputs, Samples, call, in_float32, map_tensors, parts_of, tensors_of
 from mirabelle.task.goal import Goal
+from mirabelle.task.outputs import Form
 from mirabelle.task.preprocessing.text import TOKENIZER, vocabulary_of
 from mirabelle.task.task import Task
-from mirabelle.training import Training, default_objective, evaluate_metrics, outputs_of, with_replaced_model_as_teacher
+from mirabelle.training import Training, default_objective, outputs_of, with_replaced_model_as_teacher
 from mirabelle.training.teacher_targets import with_answer
 
-_FEW = 5  # number of labels shown in a message
+_FEW = 5  # number of labels shown in a message, and of samples of a loss
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,12 @@ class JobPlan:
     baseline: Training | None = None
     teacher: nn.Module | None = None
     teacher_train: Training | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained."""
+        steps = (getattr(step, "train", None) for step in self.recipe.steps)
+        return any(training is not None for training in (self.baseline, self.teacher_train, *steps))
 
 
 def with_model_outputs_as_targets(task: Task, model: nn.Module) -> Task:
@@ -99,12 +105,9 @@ def _tried(model: nn.Module, task: Task) -> Outputs:
             f"the model has {outputs.shape[1]} outputs, the data have {len(task.labels)} classes: {_named(task.labels)}",
             f"give the model {len(task.labels)} outputs, one for each class",
         )
+    if task.outputs.form is Form.LABELS:
+        _check_scores(model, task)
     _judge(model, task, outputs, batch)
-    if scores:
-        splits = {"train": task.train, "validation": task.validation, "test": task.test}
-        for name, data in splits.items():
-            if isinstance(data, Samples):
-                _check_labels(name, data.targets, outputs.shape[1])
     return outputs
 
 
@@ -164,13 +167,16 @@ def _try_training(model: nn.Module, task: Task, training: Training | None) -> No
 
 
 def _check_scores(model: nn.Module | None, task: Task) -> None:
-    """Raise E131 if an ONNX graph ends in a softmax or sigmoid, although the loss expects scores (logits)."""
+    """Raise E131 if a model ends in a softmax or sigmoid, although the loss expects scores (logits)."""
+    if model is None:
+        return
     kind = task.outputs.activation
     scores = model.scores_before(kind) if isinstance(model, OnnxModule) and kind is not None else None
     if scores is not None:
         message = f"the ONNX graph ends in {kind}, but the loss takes scores, not probabilities"
         remedy = f'end it before: give the model arguments = {{ outputs = ["{scores}"] }}, or use a loss of probabilities'
         raise UserError("E131", message, remedy, path=("train",))
+    check_ending(model, task, task.example())
 
 
 def _example(task: Task, count: int) -> Batch:
@@ -230,14 +236,16 @@ def _check_finite(model: nn.Module, outputs: Outputs) -> None:
 def _judge(model: nn.Module, task: Task, outputs: Outputs, batch: Batch) -> None:
     try:
         task.loss(in_float32(outputs), batch.targets)
-        with torch.no_grad():
-            evaluate_metrics(partial(call, copied(model).eval()), [batch], task, (task.metric,))
+        check_targets(outputs, task)
+        few = task.example(_FEW)
+        check_broadcast(task, _outputs(model, few), few.targets)
+        try_metrics(model, task)
     except UserError:
         raise
     except Exception as error:
         one = isinstance(outputs, Tensor)
-        if isinstance(error, IndexError) and task.outputs.scores_one_class(outputs):
-            _check_labels("train", batch.targets, outputs.shape[1])
+        if isinstance(error, IndexError):
+            check_targets(outputs, task)
         targets = f"{batch.targets.dtype} {tuple(batch.targets.shape)}"
         shapes = " and ".join(str(tuple(part.shape)) for part in parts_of(outputs))
         message = f"the loss or the metric fails on outputs of {shapes} and targets of {targets}: {error}"
@@ -270,18 +278,3 @@ def _check_tokens(model: nn.Module, task: Task) -> None:
 def _named(labels: Sequence[str]) -> str:
     few = ", ".join(labels[:_FEW])
     return few if len(labels) <= _FEW else f"{few}, …"
-
-
-def _check_labels(split: str, targets: Tensor, classes: int) -> None:
-    if not are_class_indices(targets):
-        return
-    known = targets[targets != UNLABELLED] if split == "train" else targets
-    if not len(known):
-        return
-    low, high = int(known.min()), int(known.max())
-    if low < 0 or high >= classes:
-        raise UserError(
-            "E132",
-            f"labels must be in [0, {classes - 1}], one for each output of the model; the {split} data have {low} to {high}",
-            "number the classes from 0, or give the model as many outputs as there are classes",
-        )

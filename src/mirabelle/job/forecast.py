@@ -18,6 +18,7 @@ from torch import nn
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import Files, count_parameters, exported, multiply_accumulates, sizes, weights_of
 from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps
+from mirabelle.job.metric_trial import unknown_loss
 from mirabelle.model.state import copied, tensors_of_module
 from mirabelle.run.files import tensor_bytes
 from mirabelle.run.run import Run
@@ -132,7 +133,8 @@ def forecast(plan: JobPlan, *, free_memory: int | None = None, free_disk: int | 
         emptied=_emptied(models[-1]),
         remarks=(),
     )
-    return dataclasses.replace(found, remarks=_remarks(found, free_memory, free_disk))
+    unknown = [sentence] if trainings and (sentence := unknown_loss(task)) else []
+    return dataclasses.replace(found, remarks=unknown + _remarks(found, free_memory, free_disk))
 
 
 @dataclass(frozen=True)

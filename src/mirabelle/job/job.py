@@ -16,6 +16,7 @@ from mirabelle.errors import Path, UserError
 from mirabelle.inspection import layers_of_onnx
 from mirabelle.inspection.measure import Files, measure
 from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps, with_model_outputs_as_targets
+from mirabelle.job.metric_trial import unknown_loss
 from mirabelle.job.steps import Reached, codecs_of, run_or_resume, walk
 from mirabelle.model.architecture import rounds
 from mirabelle.model.device import check_device
@@ -146,6 +147,8 @@ def compress(
 def _run(plan: JobPlan, run: Run) -> Result:
     if not (run.folder / "environment.json").is_file():
         files.write_json(run.folder / "environment.json", environment())
+    if plan.trains and (sentence := unknown_loss(plan.task)):
+        run.event("warning", text=sentence)
     start, trail = _start(plan, run)
     teacher = _teacher(plan, run)
     if teacher is not None:
@@ -325,7 +328,7 @@ def _gates(ending: _Ending, after: Files) -> dict[str, Gate]:
     batches = batches_to_compare(ending.task.validation)
     quantized = rounds(ending.end.model)
     return {
-        "torch_onnx": torch_equals_onnx(ending.end.model, after.onnx, batches, quantized=quantized),
+        "torch_onnx": torch_equals_onnx(ending.end.model, after.onnx, batches, quantized=quantized, kind=ending.task.outputs),
         "packed_unpacked": same_bytes(after.onnx, artifact.unpack((ending.run.folder / "model.mira").read_bytes())),
         "saved_loaded": same_outputs(ending.end.model, artifact.load(ending.origin, ending.run.folder), batches[0]),
     }

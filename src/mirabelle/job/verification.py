@@ -32,7 +32,7 @@ from mirabelle.runtime.runtime import default_runtime
 from mirabelle.runtime.signature import Value, check_inputs, drawn_inputs, signature_of
 from mirabelle.task.batch import Batch, Samples, tensors_of
 from mirabelle.task.task import Task
-from mirabelle.training import evaluate_metrics
+from mirabelle.training.evaluation import evaluation
 
 Verdict = Literal["passed", "failed", "not checked"]
 _EQUAL = 1e-6  # relative tolerance between two metrics of the same file on the same data
@@ -224,7 +224,8 @@ def _metric(onnx: bytes, task: Task, batch: int | None = None) -> tuple[float, s
     """The metric on the test set in ONNX Runtime, as a number and as text."""
     session = default_runtime().load(onnx, torch.get_num_threads())
     data = task.test if batch is None else _batches(task.test, batch)
-    found = task.metric.measured(evaluate_metrics(session, data, task, (task.metric,))[0])
+    judged = evaluation(session, data, task, (task.metric,))
+    found = task.metric.measured(judged.scores[0], judged.not_finite)
     return found.value, f"{found.name} {found.value:.6g} ({found.low:.4g} to {found.high:.4g}) on {found.n} test samples"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,20 @@ Scores = npt.NDArray[Any]  # one entry per sample: a number, or all numbers that
 Statistic = Callable[[Scores], float]
 _RESAMPLES, _SEED = 1000, 0
 _ROUNDING = 1e-12
+
+
+def records_of(parts: Mapping[str, npt.NDArray[Any]]) -> Scores:
+    """Structured array with one record for each sample, from arrays (samples, ...) by name.
+
+    Example:
+        >>> records_of({"right": np.array([2, 1]), "counted": np.array([3, 3])})["right"].sum()
+        np.int64(3)
+    """
+    shapes = [(name, part.dtype, part.shape[1:]) for name, part in parts.items()]
+    records = np.empty(len(next(iter(parts.values()))), shapes)
+    for name, part in parts.items():
+        records[name] = part
+    return records
 
 
 def mean_interval(scores: Scores, confidence: float = 0.95) -> tuple[float, float, float]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mirabelle.errors import UserError
 from mirabelle.numerics.several_outputs import UNLABELLED
 
 CLASS_SCORES = 2  # dimensions of scores of one class a sample: batch, classes
@@ -33,15 +34,28 @@ def are_one_class_each_place(outputs: Tensor, targets: Tensor) -> bool:
     return outputs.dim() > CLASS_SCORES and targets.shape == outputs.shape[:-1]
 
 
-def are_yes_or_no(outputs: Tensor, targets: Tensor) -> bool:
-    """Whether each output is a decision of its own: outputs shaped as the targets, or (samples, 1).
+def aligned(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Targets in the shape of the outputs: axes of length 1 do not matter, and one of the two may be flat, (samples, numbers).
+
+    Without this, (samples, 1) and (samples,) would be broadcast to (samples, samples).
+
+    Raises:
+        UserError: E131 if outputs and targets have other shapes.
 
     Example:
         >>> import torch
-        >>> are_yes_or_no(torch.zeros(4, 3), torch.zeros(4, 3)), are_yes_or_no(torch.zeros(4, 3), torch.zeros(4))
-        (True, False)
+        >>> aligned(torch.zeros(4, 1), torch.arange(4)).shape, aligned(torch.zeros(4, 6), torch.zeros(4, 2, 3)).shape
+        (torch.Size([4, 1]), torch.Size([4, 6]))
     """
-    return outputs.shape == targets.shape or outputs.shape[1:] == (1,)
+    own, other = ([size for size in part.shape[1:] if size != 1] for part in (outputs, targets))
+    flat = min(len(own), len(other)) <= 1
+    if outputs.shape[:1] == targets.shape[:1] and outputs.numel() == targets.numel() and (own == other or flat):
+        return targets.reshape(outputs.shape)
+    raise UserError(
+        "E131",
+        f"each output needs one target; outputs have shape {tuple(outputs.shape)}, targets {tuple(targets.shape)}",
+        "give targets the shape of the outputs; those of a classification must be integers (int64)",
+    )
 
 
 def unlabelled(targets: Tensor) -> Tensor:

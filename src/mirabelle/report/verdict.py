@@ -88,7 +88,12 @@ def remarks(
     gates: Mapping[str, Outcome],
 ) -> list[str]:
     """Sentences on what brought no benefit, on missed goals and on failed gates."""
-    sentences = []
+    sentences = [
+        f"The outputs of the {which} model for {metric.not_finite} of {metric.n} test samples are NaN or infinite; they count "
+        "as wrong."
+        for which, metric in zip(("dense", "compressed"), metrics(start, end), strict=True)
+        if metric.not_finite
+    ]
     if end.nonzero_parameters < _SPARSE * end.parameters:
         sentences.append(
             "Zero weights make the packed file smaller but not the model faster: ONNX Runtime multiplies by zero as by any "

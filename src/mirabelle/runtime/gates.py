@@ -16,9 +16,10 @@ from torch.utils import _pytree as pytree
 from mirabelle.model.state import in_eval_mode
 from mirabelle.model.watch import LayerRun, watch
 from mirabelle.numerics.arrays import Array, bytes_of, to_numpy
+from mirabelle.numerics.target_shapes import CLASS_SCORES
 from mirabelle.runtime.runtime import default_runtime
 from mirabelle.task.batch import Batch, Samples, call, joined, parts_of
-from mirabelle.task.outputs import OutputKind
+from mirabelle.task.outputs import Form, OutputKind
 
 # Floating point: sums in another order. Quantized: ties may round differently, which moves values by one level and cascades.
 _EXACT, _QUANTIZED = 1e-4, 5e-2
@@ -55,18 +56,21 @@ def batches_to_compare(data: Samples) -> list[Batch]:
     return list(data.drawn(_SAMPLES, seed=0).batches(_BATCH))
 
 
-def torch_equals_onnx(model: nn.Module, onnx: bytes, batches: list[Batch], *, quantized: bool) -> Gate:
+def torch_equals_onnx(
+    model: nn.Module, onnx: bytes, batches: list[Batch], *, quantized: bool, kind: OutputKind | None = None
+) -> Gate:
     """Check that torch and ONNX Runtime give the same outputs on real data.
 
     In floating point, every value must agree to 1e-4 of the largest value of its output. For a quantized model, 99.5 % of the
     samples must agree to 5 % of the largest value and, if the only output is class scores, in their class; ties in rounding may
-    be resolved differently and cascade.
+    be resolved differently and cascade. Outputs that are NaN or infinite never agree.
 
     Args:
         model: the torch model.
         onnx: bytes of its ONNX file.
         batches: the batches to compare.
         quantized: whether the model is quantized.
+        kind: the meaning of the outputs; by default what their shapes say.
     """
     session = default_runtime().load(onnx, torch.get_num_threads())
     with torch.inference_mode(), in_eval_mode(model):
@@ -79,13 +83,16 @@ def torch_equals_onnx(model: nn.Module, onnx: bytes, batches: list[Batch], *, qu
     count = sum(map(len, batches))
     if rows := next((len(part) for part in expected if len(part) != count), None):
         return Gate(passed=False, worst=float("inf"), detail=f"an output has {rows} rows for {count} samples")
+    if wrong := int((~np.stack([_finite(part) for part in (*expected, *given)]).all(0)).sum()):
+        return Gate(passed=False, worst=math.inf, detail=f"outputs of {wrong} of {count} samples are NaN or infinite")
     by_output = np.stack([_relative(*pair) for pair in zip(expected, given, strict=True)])
     differences = by_output.max(axis=0)
     worst = float(differences.max())
     if quantized:
         agreeing = differences <= _QUANTIZED
-        kind = OutputKind.of_shapes(shapes[0])
-        if kind.classifies:
+        if kind is None or kind.form is Form.UNKNOWN:
+            kind = OutputKind.of_shapes(shapes[0])
+        if kind.form is Form.CLASSES and expected[0].ndim == CLASS_SCORES:
             agreeing &= kind.chosen(expected[0]) == kind.chosen(given[0])
         passed, share = bool(agreeing.mean() >= _AGREEING), f"{agreeing.mean():.2%} of {len(agreeing)} samples agree"
     else:
@@ -117,6 +124,8 @@ def same_outputs(one: nn.Module, other: nn.Module, batch: Batch) -> Gate:
     with torch.inference_mode(), in_eval_mode(one), in_eval_mode(other):
         first, second = (_tensors(call(model, batch.inputs)) for model in (one, other))
     pairs = list(zip(first, second, strict=True))
+    if not all(bool(part.isfinite().all()) for part in (*first, *second)):
+        return Gate(passed=False, worst=math.inf, detail="outputs are NaN or infinite")
     if all(torch.equal(*pair) for pair in pairs):
         return Gate(passed=True, worst=0.0, detail=f"{len(batch)} samples are equal to the bit")
     worst = max(float(_relative(to_numpy(due), to_numpy(given)).max()) for due, given in pairs)
@@ -170,9 +179,20 @@ def _tensors(outputs: Any) -> tuple[Tensor, ...]:
     return tuple(part for part in pytree.tree_leaves(outputs) if isinstance(part, Tensor))
 
 
+def _finite(part: Array) -> Array:
+    """Which samples of an output are finite, (samples,)."""
+    finite: Array = np.asarray(np.isfinite(part)).reshape(len(part), -1)
+    return np.asarray(finite.all(1))
+
+
 def _relative(expected: Array, given: Array) -> Array:
-    """For each sample, the largest difference relative to the largest expected value of all; NaN counts as infinite."""
-    scale = max(float(np.abs(expected).max(initial=0.0)), 1e-12)
-    differences = np.abs(expected.astype(np.float64) - given.astype(np.float64)).reshape(len(expected), -1)
+    """For each sample, the largest difference relative to the largest finite value of all; NaN counts as infinite.
+
+    Equal values do not differ, also if they are infinite, as in the mask of an attention.
+    """
+    due, found = expected.astype(np.float64), given.astype(np.float64)
+    scale = max(float(np.abs(due).max(initial=0.0, where=np.isfinite(due))), 1e-12)
+    with np.errstate(invalid="ignore"):
+        differences = np.where(due == found, 0.0, np.abs(due - found)).reshape(len(expected), -1)
     worst: Array = np.nan_to_num(differences.max(axis=1, initial=0.0), nan=np.inf) / scale
     return worst

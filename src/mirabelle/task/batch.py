@@ -21,6 +21,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from mirabelle.errors import UserError
 from mirabelle.numerics.arrays import to_numpy
 from mirabelle.numerics.draws import generator_from
+from mirabelle.numerics.several_outputs import UNLABELLED
 
 Inputs: TypeAlias = Any  # a tensor, or a tuple, list or dict of tensors
 Outputs: TypeAlias = Any  # a tensor, or a tuple of tensors, each (batch, ...)
@@ -130,6 +131,7 @@ class Samples:
         self.labelled = targets is not None
         if targets is None:
             targets = torch.zeros(len(next(iter(tensors_of(inputs)), ())), 0)
+        _check_targets(targets)
         lengths = {len(tensor) for tensor in (*tensors_of(inputs), targets)}
         if len(lengths) != 1 or not len(targets):
             raise UserError(
@@ -177,6 +179,10 @@ class Samples:
         other = Samples(self.inputs, targets)
         other.labelled = False
         return other
+
+    def ignoring(self, target: int) -> Samples:
+        """The same samples with targets of −100 in place of `target`, such as 255 in masks of images."""
+        return self._of(Batch(self.inputs, self.targets.masked_fill(self.targets == target, UNLABELLED)))
 
     def _of(self, batch: Batch) -> Samples:
         """A batch of these samples as samples of their own."""
@@ -238,7 +244,9 @@ class Stream:
         """The batches of the loader; its own batch size applies."""
         del batch_size
         for given in self.loader:
-            yield Batch(*_inputs_and_targets(given))
+            inputs, targets = _inputs_and_targets(given)
+            _check_targets(targets)
+            yield Batch(inputs, targets)
 
     def first(self, count: int) -> Batch:
         collected: list[Batch] = []
@@ -306,6 +314,16 @@ def _inputs_and_targets(given: Any) -> tuple[Inputs, Tensor]:
     if isinstance(given, (tuple, list)) and len(given) == 2:  # noqa: PLR2004
         return given[0], given[1]
     raise UserError("E131", f"a batch is a {type(given).__name__}", "let the loader yield (inputs, targets), or a dict")
+
+
+def _check_targets(targets: Any) -> None:
+    """Raise E131 if a sample has several targets, in a tuple, list or dict, or targets are no tensor."""
+    if isinstance(targets, Tensor):
+        return
+    several = isinstance(targets, (tuple, list, Mapping))
+    given = f"a {type(targets).__name__} of {len(targets)}" if several else type(targets).__name__
+    remedy = "join the targets of a sample into one tensor, (samples, numbers), and name a loss that takes them apart"
+    raise UserError("E131", f"targets must be one tensor; got {given}", remedy if several else "give a tensor or an array")
 
 
 def in_memory(source: Any) -> Samples:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mirabelle.errors import UserError, did_you_mean
 from mirabelle.numerics.several_outputs import UNLABELLED, paired
+from mirabelle.numerics.target_shapes import aligned
 from mirabelle.records.functions import function_from, name_of
 
 Loss: TypeAlias = Callable[[Any, Tensor], Tensor]  # (outputs, targets); several outputs are a tuple
@@ -63,6 +64,38 @@ class Matching:
         return torch.stack([F.mse_loss(*pair) / scale for pair, scale in zip(pairs, scales, strict=True)]).mean()
 
 
+@dataclass(frozen=True, eq=False)
+class TorchLoss:
+    """A loss of `torch.nn.functional` with its settings; targets of single numbers or labels get the shape of the outputs.
+
+    Args:
+        name: name of the function.
+        settings: its keyword arguments.
+
+    Example:
+        >>> TorchLoss("mse_loss")(torch.zeros(3, 1), torch.tensor([1.0, 1.0, 1.0]))
+        tensor(1.)
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        function = getattr(F, self.name)
+        settings = {key: one.to(outputs) if isinstance(one, Tensor) else one for key, one in self.settings.items()}
+        if self.name.startswith("binary"):
+            return _of_labels(function, outputs, targets, **settings)
+        if self.name in _BY_NUMBER:
+            targets = aligned(outputs, targets).to(outputs.dtype)
+        found: Tensor = function(outputs, targets, **settings)
+        return found
+
+    def __repr__(self) -> str:
+        """The name of the function with its settings, for fingerprints."""
+        given = {key: one.tolist() if isinstance(one, Tensor) else one for key, one in sorted(self.settings.items())}
+        return f"{self.name}({', '.join(f'{key}={one}' for key, one in given.items())})" if given else self.name
+
+
 def balanced(targets: Tensor, classes: int) -> tuple[float, ...]:
     """Class weights that give all classes equal influence: samples / (classes · samples of the class), 0 without samples.
 
@@ -80,31 +113,41 @@ def balanced(targets: Tensor, classes: int) -> tuple[float, ...]:
 
 
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error, mean((output − target)²); targets are reshaped to the shape of the outputs."""
-    return F.mse_loss(outputs, targets.reshape(outputs.shape).to(outputs.dtype))
+    """Mean squared error, mean((output − target)²); targets get the shape of the outputs (`aligned`)."""
+    return F.mse_loss(outputs, aligned(outputs, targets).to(outputs.dtype))
 
 
 def mae(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean absolute error, mean |output − target|; targets are reshaped to the shape of the outputs."""
-    return F.l1_loss(outputs, targets.reshape(outputs.shape).to(outputs.dtype))
+    """Mean absolute error, mean |output − target|; targets get the shape of the outputs (`aligned`)."""
+    return F.l1_loss(outputs, aligned(outputs, targets).to(outputs.dtype))
 
 
 def huber(outputs: Tensor, targets: Tensor) -> Tensor:
     """Huber loss: the mean of ½ d² where |d| ≤ 1, otherwise of |d| − ½, with d = output − target.
 
-    Targets are reshaped to the shape of the outputs.
+    Targets get the shape of the outputs (`aligned`).
 
     Source: Huber 1964, doi:10.1214/aoms/1177703732.
     """
-    return F.huber_loss(outputs, targets.reshape(outputs.shape).to(outputs.dtype))
+    return F.huber_loss(outputs, aligned(outputs, targets).to(outputs.dtype))
 
 
 def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Binary cross entropy of logits o, −mean(y · log σ(o) + (1 − y) · log σ(−o)) over all samples and labels.
 
-    Targets y are 0 or 1 and are reshaped to the shape of the outputs.
+    Targets y are 0 or 1 and get the shape of the outputs (`aligned`); those of −100 are left out.
     """
-    return F.binary_cross_entropy_with_logits(outputs, targets.reshape(outputs.shape).to(outputs.dtype))
+    return _of_labels(F.binary_cross_entropy_with_logits, outputs, targets)
+
+
+def _of_labels(function: Callable[..., Tensor], outputs: Tensor, targets: Tensor, **settings: Any) -> Tensor:
+    """A loss of single labels over those that have a target; 0 if none has."""
+    targets = aligned(outputs, targets).to(outputs.dtype)
+    known = targets != UNLABELLED
+    if bool(known.all()):
+        return function(outputs, targets, **settings)
+    losses = function(outputs, targets.where(known, 0.0), **settings | {"reduction": "none"}).where(known, 0.0).sum()
+    return losses if settings.get("reduction") == "sum" else losses / known.sum().clamp_min(1)
 
 
 def span(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -134,6 +177,7 @@ def ctc(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.ctc_loss(paths, targets.where(due, 0), frames, due.sum(1), zero_infinity=True)
 
 
+_BY_NUMBER = ("mse_loss", "l1_loss", "huber_loss", "smooth_l1_loss")
 LOSSES: Mapping[str, Loss] = {
     "cross_entropy": F.cross_entropy,
     "token_cross_entropy": CrossEntropy(classes_last=True),
@@ -177,4 +221,6 @@ def public_name(loss: Loss) -> str:
         ('mse', 'CrossEntropy(classes_last=False, weights=(1.0, 2.0))')
     """
     known = next((name for name, ours in LOSSES.items() if ours is loss or (is_dataclass(loss) and ours == loss)), None)
+    if isinstance(loss, TorchLoss):
+        return f"torch.nn.functional:{loss!r}"
     return known or (repr(loss) if isinstance(loss, (CrossEntropy, Matching)) else name_of(loss))

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from mirabelle.errors import UserError, did_you_mean
-from mirabelle.numerics import metrics
+from mirabelle.numerics import decision_metrics, metrics
 from mirabelle.numerics.arrays import to_numpy
 from mirabelle.numerics.statistics import (
     Scores,
@@ -23,13 +22,15 @@ from mirabelle.numerics.statistics import (
     mean_interval,
     paired_difference,
     paired_p_value,
+    records_of,
     resampled_difference,
     resampled_interval,
 )
 from mirabelle.records.functions import function_from
+from mirabelle.task.outputs import Form, OutputKind
 from mirabelle.task.profile import MeasuredMetric
 
-PerSample = Callable[[Any, Tensor], Tensor | Scores]  # (outputs, targets); several outputs are a tuple
+PerSample = Callable[..., Tensor | Scores]  # (outputs, targets), several outputs are a tuple; or Decisions
 OverSet = Callable[[Any, Tensor], float | Tensor]
 _SUM_AND_COUNT = 2  # columns
 
@@ -50,6 +51,9 @@ class Metric:
         statistic: scores of all samples -> number, instead of the mean or the ratio.
         of_sequences: whether `scores` takes the sequences that the model generates (`Task.generation`), padded with −100,
             instead of its outputs.
+        forms: the forms of outputs that the metric is defined for; empty for any.
+        of_decisions: whether `scores` takes `Decisions`, to which outputs and targets are brought by the task's `OutputKind`.
+        undefined_for: targets of a set -> why the metric is not defined for them; "" if it is.
 
     Example:
         >>> accuracy = Metric.of("accuracy")
@@ -62,13 +66,17 @@ class Metric:
     scores: PerSample
     statistic: Statistic | None = None
     of_sequences: bool = False
+    forms: frozenset[Form] = frozenset()
+    of_decisions: bool = False
+    undefined_for: Callable[[Tensor], str] | None = None
 
     @staticmethod
     def of(metric: str | PerSample | Metric, folder: Path = Path()) -> Metric:
         """The metric of a name, or of a function that returns the scores of samples.
 
-        Names for classification are "accuracy" (for one class or many tokens a sample), "balanced_accuracy", "f1", "roc_auc",
-        "average_precision", "sensitivity" ("sensitivity@0.9": at this specificity) and "negative_calibration_error"; for
+        Names for classification are "accuracy", "balanced_accuracy", "f1", "roc_auc", "average_precision", "sensitivity"
+        ("sensitivity@0.9": at this specificity) and "negative_calibration_error", for classes or labels of samples, tokens or
+        pixels; for
         regression "negative_squared_error", "negative_absolute_error" and "r2"; for spans "exact_match" and "span_f1"; for
         language models and transcription "negative_perplexity" and "character_accuracy"; for ranking "hit_rate" and "ndcg"
         ("hit_rate@10"); for comparison with the outputs of another model "fidelity", "cosine_similarity" and
@@ -134,18 +142,32 @@ class Metric:
         statistic = self._statistic(scores)
         return float(scores.mean()) if statistic is None else statistic(scores)
 
-    def measured(self, scores: Scores) -> MeasuredMetric:
+    def measured(self, scores: Scores, not_finite: int = 0) -> MeasuredMetric:
         """The value of the metric for the scores of a set of samples, with its 95 % confidence interval.
+
+        Args:
+            scores: of all samples.
+            not_finite: number of samples whose outputs are not finite.
 
         Raises:
             UserError: E121 if the value is not finite.
         """
-        value, low, high = self.interval(scores)
+        value = self.value(scores)
         if not math.isfinite(value):
-            raise UserError(
-                "E121", f"metric {self.name} is {value} on {len(scores)} samples", "check which outputs are not finite"
-            )
-        return MeasuredMetric(self.name, value, low, high, len(scores))
+            because = f": the outputs of {not_finite} samples are NaN or infinite" if not_finite else ""
+            remedy = "correct the model, or start from weights that work" if not_finite else self.remedy
+            raise UserError("E121", f"metric {self.name} is {value} on {len(scores)} samples{because}", remedy)
+        value, low, high = self.interval(scores)
+        return MeasuredMetric(self.name, value, low, high, len(scores), not_finite)
+
+    @property
+    def remedy(self) -> str:
+        """What to do where the metric is not defined for the data."""
+        if self.forms == _NUMBERS:
+            return 'give targets that vary and are not empty, or use "negative_squared_error"'
+        return (
+            "give samples of every class, or name another metric" if self.of_decisions else "check the metric and the targets"
+        )
 
     def interval(self, scores: Scores) -> tuple[float, float, float]:
         """(value, low, high): the value of the metric and its 95 % confidence interval."""
@@ -169,14 +191,37 @@ class Metric:
             return paired_p_value(np.mean(before, axis=0), np.mean(after, axis=0))
         return resampled_difference(before, after, statistic)[3]
 
-    def of_samples(self, outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Scores:
-        """The score of each sample as float64, or, for a metric of a whole set, a record of its output and its target.
+    def check(self, kind: OutputKind) -> None:
+        """Raise an error if the metric is not defined for outputs of a kind.
 
         Raises:
-            UserError: E131 if the function does not return one entry for each sample.
+            UserError: E111.
+        """
+        if self.forms and kind.form is not Form.UNKNOWN and kind.form not in self.forms:
+            due = " or ".join(sorted(form.value for form in self.forms - {Form.UNKNOWN}))
+            message = f"metric {self.name} takes {due}; by loss and targets the outputs are {kind.form.value}"
+            raise UserError("E111", message, "name another metric, or the loss of these outputs")
+
+    def of_samples(self, outputs: Tensor | tuple[Tensor, ...], targets: Tensor, kind: OutputKind | None = None) -> Scores:
+        """The score of each sample as float64, or, for a metric of a whole set, a record of what it needs of each sample.
+
+        Args:
+            outputs: outputs of the model for all samples.
+            targets: targets of all samples.
+            kind: the meaning of the outputs, `Task.outputs`; by default logits, with the classes in the last axis.
+
+        Raises:
+            UserError: E111 or E131 if the metric is not defined for these outputs and targets, E132 for targets that are no
+                class; E131 if the function does not return one entry for each sample.
         """
         with torch.no_grad():
-            scores = self.scores(outputs, targets)
+            if kind is not None:
+                self.check(kind)
+            if self.of_decisions:
+                kind = kind or OutputKind.of_pair(outputs, targets)
+                scores = self.scores(kind.decisions(outputs, targets))
+            else:
+                scores = self.scores(outputs, targets)
         if isinstance(scores, np.ndarray):
             return scores
         due = targets.shape[:1] if self.statistic is None else scores.shape[:1]
@@ -186,7 +231,10 @@ class Metric:
                 f"metric {self.name} returned shape {tuple(scores.shape)} for {len(targets)} samples",
                 "return one score for each sample, shape (batch,), or define a metric of the set: Metric.over_set(function)",
             )
-        return to_numpy(scores.double())
+        found: Scores = to_numpy(scores.double())
+        if not self.forms and not self.of_sequences:  # a function of the user: what NaN is worth is not known
+            found[to_numpy(not_finite(outputs))] = math.nan
+        return found
 
     def _statistic(self, scores: Scores) -> Statistic | None:
         """The statistic of the metric for these scores; None for the mean."""
@@ -200,18 +248,18 @@ def _pairs(outputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Scores:
     return records_of({**arrays, "targets": to_numpy(targets)})
 
 
-def records_of(parts: Mapping[str, npt.NDArray[Any]]) -> Scores:
-    """Structured array with one record for each sample, from arrays (samples, ...) by name."""
-    shapes = [(name, part.dtype, part.shape[1:]) for name, part in parts.items()]
-    records = np.empty(len(next(iter(parts.values()))), shapes)
-    for name, part in parts.items():
-        records[name] = part
-    return records
+def not_finite(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Which samples have outputs that are NaN or infinite, (samples,)."""
+    parts = outputs if isinstance(outputs, tuple) else (outputs,)
+    return ~torch.stack([part.reshape(len(part), -1).isfinite().all(1) for part in parts]).all(0)
 
 
 def _of_pairs(function: OverSet, records: Scores) -> float:
+    """The value of a function for records of `_pairs`; NaN if an output is not finite, since its worth is not known."""
     names = sorted(set(records.dtype.names or ()) - {"targets"}, key=lambda name: int(name.partition(".")[2] or 0))
     *outputs, targets = (torch.from_numpy(np.ascontiguousarray(records[name])) for name in (*names, "targets"))
+    if any(not bool(part.isfinite().all()) for part in outputs):
+        return math.nan
     return float(function(outputs[0] if len(outputs) == 1 else tuple(outputs), targets))
 
 
@@ -219,26 +267,44 @@ def _negative_perplexity(scores: Scores) -> float:
     return -math.exp(_ratio(scores))
 
 
-_SETTINGS: Mapping[str, tuple[str, Callable[[str], float], Callable[..., Any]]] = {
-    "hit_rate": ("k", int, metrics.hit_rate),
-    "ndcg": ("k", int, metrics.ndcg),
-    "sensitivity": ("specificity", float, metrics.sensitivity),
-}
-_SETS = (
-    metrics.balanced_accuracy, metrics.f1, metrics.roc_auc, metrics.average_precision, metrics.sensitivity,
-    metrics.negative_calibration_error, metrics.r2,
-)  # fmt: skip
-_SAMPLES = (
-    metrics.accuracy, metrics.negative_squared_error, metrics.negative_absolute_error, metrics.exact_match, metrics.span_f1,
-    metrics.hit_rate, metrics.ndcg, metrics.cosine_similarity, metrics.negative_relative_error,
-)  # fmt: skip
+_DECIDED = frozenset({Form.CLASSES, Form.LABELS})
+_CLASSES = frozenset({Form.CLASSES})
+_NUMBERS = frozenset({Form.NUMBERS, Form.MATCHED})
+_SPANS = frozenset({Form.SPAN})
+
+
+def _decided(name: str, scores: PerSample, statistic: Statistic | None = None, forms: frozenset[Form] = _DECIDED) -> Metric:
+    return Metric(name, scores, statistic, forms=forms, of_decisions=True)
+
+
+_DECISIONS = decision_metrics
 _KNOWN: Mapping[str, Metric] = {
-    **{function.__name__: Metric(function.__name__, function) for function in _SAMPLES},
-    **{function.__name__: Metric.over_set(function) for function in _SETS},
-    "negative_perplexity": Metric("negative_perplexity", metrics.negative_log_likelihood, _negative_perplexity),
-    "character_accuracy": Metric("character_accuracy", metrics.transcribed),
-    "fidelity": Metric("fidelity", metrics.fidelity),
+    metric.name: metric
+    for metric in (
+        _decided("accuracy", _DECISIONS.accuracy),
+        _decided("balanced_accuracy", _DECISIONS.confusion, _DECISIONS.balanced_accuracy),
+        _decided("f1", _DECISIONS.confusion, _DECISIONS.f1),
+        _decided("roc_auc", _DECISIONS.ranks, _DECISIONS.roc_auc),
+        _decided("average_precision", _DECISIONS.ranks, _DECISIONS.average_precision),
+        _decided("sensitivity", _DECISIONS.ranks, _DECISIONS.sensitivity),
+        _decided("negative_calibration_error", _DECISIONS.calibration, _DECISIONS.negative_calibration_error),
+        _decided("negative_perplexity", _DECISIONS.negative_log_likelihood, _negative_perplexity, _CLASSES),
+        _decided("hit_rate", _DECISIONS.hit_rate, forms=_CLASSES),
+        _decided("ndcg", _DECISIONS.ndcg, forms=_CLASSES),
+        Metric("negative_squared_error", metrics.negative_squared_error, forms=_NUMBERS),
+        Metric("negative_absolute_error", metrics.negative_absolute_error, forms=_NUMBERS),
+        Metric("r2", metrics.squared_errors, metrics.r2, forms=_NUMBERS, undefined_for=metrics.constant_numbers),
+        Metric("exact_match", metrics.exact_match, forms=_SPANS),
+        Metric("span_f1", metrics.span_f1, forms=_SPANS),
+        Metric("character_accuracy", metrics.transcribed, forms=frozenset({Form.SYMBOLS})),
+        Metric("fidelity", metrics.fidelity, forms=_NUMBERS),
+        Metric("cosine_similarity", metrics.cosine_similarity, forms=_NUMBERS),
+        Metric("negative_relative_error", metrics.negative_relative_error, forms=_NUMBERS),
+    )
 }
+_SETTINGS: Mapping[str, tuple[str, Callable[[str], float]]] = {
+    "hit_rate": ("k", int), "ndcg": ("k", int), "sensitivity": ("specificity", float)
+}  # fmt: skip
 
 
 def _set(metric: str, name: str, setting: str) -> Metric:
@@ -254,7 +320,7 @@ def _set(metric: str, name: str, setting: str) -> Metric:
     """
     if name not in _SETTINGS:
         raise UserError("E110", f'metric "{metric}": {name} takes no setting', f'write "{name}"')
-    keyword, kind, function = _SETTINGS[name]
+    keyword, kind = _SETTINGS[name]
     try:
         number = kind(setting)
     except ValueError:
@@ -262,5 +328,7 @@ def _set(metric: str, name: str, setting: str) -> Metric:
     if number <= 0 or (kind is float and number >= 1):
         due = "an integer above 0" if kind is int else "a number between 0 and 1"
         raise UserError("E110", f'metric "{metric}": {keyword} must be {due}', f'write "{name}@{10 if kind is int else 0.9}"')
-    given = partial(function, **{keyword: number})
-    return Metric(metric, given) if name in {one.__name__ for one in _SAMPLES} else Metric.over_set(given, metric)
+    own = _KNOWN[name]
+    if own.statistic is not None:
+        return replace(own, name=metric, statistic=partial(own.statistic, **{keyword: number}))
+    return replace(own, name=metric, scores=partial(own.scores, **{keyword: number}))

@@ -9,13 +9,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class MeasuredMetric:
-    """The value of a metric on `n` samples, with its 95 % confidence interval [low, high]."""
+    """The value of a metric on `n` samples, with its 95 % confidence interval [low, high].
+
+    The outputs of `not_finite` of these samples were NaN or infinite; they count as wrong.
+    """
 
     name: str
     value: float
     low: float
     high: float
     n: int
+    not_finite: int = 0
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, Stream, data_o
 from mirabelle.task.generation import Generation
 from mirabelle.task.loss import Loss, Matching, loss_of
 from mirabelle.task.metric import Metric, PerSample
-from mirabelle.task.outputs import DEFAULTS, Form, OutputKind
+from mirabelle.task.outputs import DEFAULTS, Form, OutputKind, OutputsAre, default_form, default_metric
 from mirabelle.task.preprocessing import Preprocessing
+from mirabelle.task.torch_losses import known_loss
 
 _LEAST_VARIANCE = 1e-12  # used for an output that is equal for all samples
 _HELD_OUT_SEED = 0  # fixed, so that runs with different seeds use the same validation split
@@ -40,13 +41,21 @@ class Task:
         validation_fraction: the fraction of the training data that is held out if no validation data are given.
         loss: "cross_entropy", "token_cross_entropy" (classes last), "binary_cross_entropy", "mse", "mae", "huber", "span",
             "ctc" or "matching" (`mirabelle.task.LOSSES`), a function (outputs, targets) -> scalar, or its name,
-            "pkg.mod:function". Several outputs are passed as a tuple. By default "cross_entropy", without labels "matching".
+            "pkg.mod:function". Several outputs are passed as a tuple. Losses of torch, such as
+            `nn.CrossEntropyLoss(label_smoothing=0.1)` or `nn.MSELoss()`, are known; targets that they ignore become −100. By
+            default "cross_entropy" for integer targets, "mse" for floating-point targets, "binary_cross_entropy" if they have
+            `labels`, without targets "matching".
         metric: a name that `Metric.of` knows, such as "accuracy", or a function (outputs, targets) -> one score for each
-            sample, higher is better; `Metric.over_set(function)` for a metric of a whole set. By default "accuracy", without
-            labels "fidelity".
+            sample, higher is better; `Metric.over_set(function)` for a metric of a whole set. By default that of the loss:
+            "accuracy" for classes and for a single label, "f1" for several labels, "r2" for numbers, without targets
+            "fidelity".
         extra_metrics: further metrics in the same form, reported for information only.
-        labels: names of the classes, or of the columns of multi-label targets (float, (samples, labels)); stored with the
-            artifact. For CTC the names of the symbols, the first "" for the blank: `predict` then prints the sequence.
+        outputs_are: what the outputs of the model are, if the loss is your own: "classes" (logits, classes in axis 1),
+            "classes_last" (in the last axis), "labels" (logits of yes or no) or "numbers". It decides what metrics compare, how
+            a teacher is followed, which targets are refused, and what `predict` prints.
+        labels: names of the classes, or of the columns of multi-label targets, (samples, labels), or of no and yes for a single
+            output; stored with the artifact. For CTC the names of the symbols, the first "" for the blank: `predict` then
+            prints the sequence.
         name: name of the data in reports.
         preprocessing: how a raw input becomes a model input; stored with the artifact, which then takes raw inputs.
         augment: random changes of images during training; evaluation uses the images without them.
@@ -55,8 +64,9 @@ class Task:
         extra_files: files that the preprocessing needs, such as a tokenizer, by name; they are stored next to the artifact.
 
     Raises:
-        UserError: E110 if loss or metric are unknown; E111 for a metric of sequences without `generation`; E131 if the data
-            cannot be used or augmented, do not match the preprocessing, or only some splits have labels.
+        UserError: E110 if loss or metric are unknown; E111 for a metric of sequences without `generation`, or if loss, metric
+            and `outputs_are` do not fit each other; E131 if the data cannot be used or augmented, do not match the
+            preprocessing, or only some splits have labels.
 
     Example:
         >>> import torch
@@ -72,6 +82,7 @@ class Task:
     loss: Loss
     metric: Metric
     extra_metrics: tuple[Metric, ...]
+    outputs_are: OutputsAre | None
     labels: tuple[str, ...]
     name: str
     preprocessing: Preprocessing | None
@@ -90,6 +101,7 @@ class Task:
         loss: str | Loss | None = None,
         metric: str | PerSample | Metric | None = None,
         extra_metrics: Sequence[str | PerSample | Metric] = (),
+        outputs_are: OutputsAre | None = None,
         labels: tuple[str, ...] = (),
         name: str = "data",
         preprocessing: Preprocessing | None = None,
@@ -105,14 +117,19 @@ class Task:
                 )
             learned, validation = learned.split(validation_fraction, _HELD_OUT_SEED)
         validated = in_memory(validation)
-        default_loss, default_metric = DEFAULTS[Form.CLASSES if _labelled(learned, validated, judged) else Form.MATCHED]
+        form = default_form(validated.targets, labels) if _labelled(learned, validated, judged) else Form.MATCHED
+        loss = loss_of(loss or DEFAULTS[form][0])
+        if metric is None:
+            kind = OutputKind.of_task(loss, validated.targets, labels, outputs_are)
+            metric = default_metric(kind, validated.targets, judged.targets)
         self._settle(
             train=learned,
             test=judged,
             validation=validated,
-            loss=loss_of(loss or default_loss),
-            metric=Metric.of(metric or default_metric),
+            loss=loss,
+            metric=Metric.of(metric),
             extra_metrics=tuple(Metric.of(one) for one in extra_metrics),
+            outputs_are=outputs_are,
             labels=tuple(labels),
             name=name,
             preprocessing=preprocessing,
@@ -150,16 +167,33 @@ class Task:
     def _settle(self, **values: Any) -> None:
         """Set attributes of a task under construction, and check that all attributes fit each other."""
         vars(self).update(values)
+        self._know_loss()
+        for metric in (self.metric, *self.extra_metrics):
+            metric.check(self.outputs)
         _check_preprocessing(self.preprocessing, self.validation)
         vars(self).update(augment=_applicable(self.augment, self.train, self.preprocessing))
         if self.generation is None and any(one.of_sequences for one in (self.metric, *self.extra_metrics)):
             message = f"the metric {self.metric.name} needs generated sequences, and the task has no `generation`"
             raise UserError("E111", message, "give `generation`: mirabelle.Generation(begin=…, end=…)")
 
+    def _know_loss(self) -> None:
+        """Replace a loss of torch by that of Mirabelle, and the targets that it ignores by −100."""
+        known = known_loss(self.loss)
+        vars(self).update(loss=known.loss)
+        if known.ignored != UNLABELLED:
+            for name in ("train", "validation", "test"):
+                data = getattr(self, name)
+                if isinstance(data, Stream):
+                    message = (
+                        f"the loss ignores targets of {known.ignored}, and the {name} data are a stream, which is not changed"
+                    )
+                    raise UserError("E131", message, "let the loader yield targets of -100 for them, and ignore these")
+                vars(self)[name] = data.ignoring(known.ignored)
+
     @property
     def outputs(self) -> OutputKind:
         """The meaning of the model's outputs and of the targets."""
-        return OutputKind.of_task(self.loss, self.validation.targets, self.labels)
+        return OutputKind.of_task(self.loss, self.validation.targets, self.labels, self.outputs_are)
 
     def with_teacher(self, teacher: nn.Module | None) -> Task:
         """A copy of the task with another teacher."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from mirabelle.model.state import in_eval_mode
 from mirabelle.numerics.statistics import Scores
 from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, Stream, call, joined
-from mirabelle.task.metric import Metric
+from mirabelle.task.metric import Metric, not_finite
 from mirabelle.task.task import Task
 
 _BATCH = 500
@@ -23,6 +24,19 @@ def evaluate(model: nn.Module, data: Samples | Stream, task: Task) -> Scores:
         return evaluate_metrics(partial(call, model), data, task, (task.metric,))[0]
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What metrics say of a model.
+
+    Args:
+        scores: the scores of every sample, in the order of the data, by metric.
+        not_finite: number of samples whose outputs are NaN or infinite.
+    """
+
+    scores: list[Scores]
+    not_finite: int
+
+
 def evaluate_metrics(
     run: Callable[[Inputs], Outputs], data: Samples | Stream | Sequence[Batch], task: Task, metrics: Sequence[Metric]
 ) -> list[Scores]:
@@ -31,12 +45,19 @@ def evaluate_metrics(
     Args:
         run: inputs -> outputs of the model; for metrics of generated sequences it is called repeatedly.
         data: the data to evaluate on.
-        task: the task, for the generation of sequences.
+        task: the task, for the meaning of outputs and the generation of sequences.
         metrics: the metrics.
 
     Returns:
         The scores by metric, in the order of `metrics`.
     """
+    return evaluation(run, data, task, metrics).scores
+
+
+def evaluation(
+    run: Callable[[Inputs], Outputs], data: Samples | Stream | Sequence[Batch], task: Task, metrics: Sequence[Metric]
+) -> Evaluation:
+    """The scores of several metrics, as of `evaluate_metrics`, and the number of samples whose outputs are not finite."""
     batches = list(data.batches(_BATCH)) if isinstance(data, (Samples, Stream)) else data
     targets = torch.cat([batch.targets for batch in batches])
     given: dict[bool, Outputs] = {}
@@ -44,7 +65,8 @@ def evaluate_metrics(
         assert task.generation is not None or not written, "a task with such a metric has `generation`"
         outputs = partial(task.generation, run) if written and task.generation is not None else run
         given[written] = joined([outputs(batch.inputs) for batch in batches])
-    return [metric.of_samples(given[metric.of_sequences], targets) for metric in metrics]
+    scores = [metric.of_samples(given[metric.of_sequences], targets, task.outputs) for metric in metrics]
+    return Evaluation(scores, int(not_finite(given[False]).sum()) if False in given else 0)
 
 
 def outputs_of(model: nn.Module, data: Samples | Stream) -> tuple[Outputs, Tensor]:

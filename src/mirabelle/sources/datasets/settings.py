@@ -32,8 +32,8 @@ class Divided:
         validation_fraction: the same for validation, if there are no validation data; by default 0.1.
         seed: of the random split. It does not depend on the seed of the run, so that runs with different seeds use the same
             data.
-        metric: a name such as "roc_auc" or "f1", or "./file.py:function"; by default accuracy, or for a regression
-            −(squared error).
+        metric: a name such as "roc_auc" or "f1", or "./file.py:function"; by default accuracy, F1 for several labels, r² for a
+            regression.
         loss: a name such as "cross_entropy" or "mse", or "./file.py:function"; by default cross entropy, or squared error
             where the targets are numbers.
         extra_metrics: further metrics, which are only reported.

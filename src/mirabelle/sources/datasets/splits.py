@@ -90,7 +90,7 @@ def as_task(
     targets = torch.from_numpy(splits["train"][1])
     form = form_of_targets(targets, labels)
     loss: str | Loss
-    loss, metric = DEFAULTS[form]
+    loss = DEFAULTS[form][0]
     if settings.class_weights == "balanced":
         if form is not Form.CLASSES or settings.loss:
             message = "class_weights need a classification with one class for each sample, and its default loss"
@@ -106,7 +106,7 @@ def as_task(
         validation=ready["validation"],
         test=ready["test"],
         loss=settings.loss or loss,
-        metric=settings.metric or metric,
+        metric=settings.metric,
         extra_metrics=settings.extra_metrics,
         labels=labels,
         name=name,

@@ -63,7 +63,7 @@ def task_of(path: Path, settings: TextFile) -> Task:
         validation=parts["validation"],
         test=parts["test"],
         loss=settings.loss or loss,
-        metric=settings.metric or "accuracy",
+        metric=settings.metric,
         extra_metrics=settings.extra_metrics,
         labels=labels,
         name=path.stem,
