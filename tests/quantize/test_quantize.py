@@ -20,6 +20,7 @@ from mirabelle.graph.rewrite import Rewrite
 from mirabelle.inspection.layers import layers_of_onnx
 from mirabelle.model.architecture import architecture_of, attach
 from mirabelle.quantize import DynamicLayer, StaticLayer, TokenLayer, WeightLayer
+from mirabelle.report import left_by_steps, read_events
 from mirabelle.runtime.export import export
 from mirabelle.runtime.gates import torch_equals_onnx
 from mirabelle.runtime.runtime import default_runtime
@@ -278,8 +279,46 @@ def test_grouped_strided_and_one_dimensional_convolutions_are_quantized(run: Run
 
 
 def test_what_is_left_in_floating_point_is_named(cnn: nn.Module, images: Task, run: Run) -> None:
-    quantize.Dynamic()(cnn, images, run)
-    assert '"left_alone": ["0"]' in (run.folder / "events.jsonl").read_text("utf-8")
+    model = quantize.Dynamic()(cnn, images, run)
+    (left,) = left_by_steps(read_events(run.folder))
+    total = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    assert left.what.names == ("0.weight",)
+    assert left.what.why == "this step quantizes Linear; these are weights of Conv2d"
+    assert left.what.share_of_bytes == pytest.approx(4 * 36 / total)
+    assert left.what.share_of_macs == pytest.approx(36 * 36 / (36 * 36 + 36 * 3))
+
+
+def test_every_reason_to_stay_in_floating_point_is_told(run: Run) -> None:
+    class Mine(nn.Linear):
+        pass
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.own, self.first, self.last = nn.Embedding(7, 6), Mine(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+            self.mixed = nn.MultiheadAttention(6, 2, batch_first=True)
+
+        def forward(self, words: Tensor) -> Tensor:
+            x = self.first(self.own(self.table(words)))
+            return self.last(self.mixed(x, x, x)[0].mean(1))
+
+    words = torch.randint(0, 7, (20, 5))
+    task = Task(train=(words, torch.arange(20) % 3), test=(words, torch.arange(20) % 3))
+    quantize.Dynamic(exclude=("last",))(Net(), task, run)
+    told = {left.what.why: left.what for left in left_by_steps(read_events(run.folder))}
+    assert {why: left.names for why, left in told.items()} == {
+        "excluded": ("last.weight",),
+        "Mine is a class of its own, whose code may differ": ("own.weight",),
+        "this step quantizes Linear; these are weights of Embedding": ("table.weight",),
+        "torch.nn.MultiheadAttention reads the weights of its layers without calling them": (
+            "mixed.in_proj_weight",
+            "mixed.out_proj.weight",
+        ),
+        "products of activations stay in floating point": ("mixed",),
+    }
+    total = 5 * 6 * (6 + 6 + 18 + 6) + 6 * 3 + 2 * 5 * 5 * 6
+    assert told["products of activations stay in floating point"].share_of_macs == pytest.approx(2 * 5 * 5 * 6 / total)
+    assert told["this step quantizes Linear; these are weights of Embedding"].share_of_macs == 0
 
 
 def test_a_layer_that_never_runs_is_named(images: Task, run: Run) -> None:
@@ -334,7 +373,12 @@ def test_parts_of_torchs_own_encoder_layer_are_left_alone_and_named(run: Run) ->
         model = step(net, task, run)
         assert list(architecture_of(model).replaced) == ["2"]
         assert model(inputs).shape == (20, 3)
-    assert '"0.linear1"' in (run.folder / "events.jsonl").read_text("utf-8")
+    told = [left.what for left in left_by_steps(read_events(run.folder)) if "0.linear1.weight" in left.what.names]
+    assert [left.why for left in told] == [
+        "torch.nn.TransformerEncoderLayer reads the weights of its layers without calling them"
+    ] * 2
+    products = 5 * 8 * (24 + 8 + 16 + 16)
+    assert told[0].share_of_macs == pytest.approx(products / (products + 2 * 5 * 5 * 8 + 40 * 3))
 
 
 def test_nothing_to_quantize_is_an_error(images: Task, run: Run) -> None:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from mirabelle.model.left_alone import LeftAlone
 from mirabelle.report import Report, RunProgress
 from mirabelle.report.table import rows, value
 
@@ -73,6 +74,7 @@ def print_report(report: Report, page: Path, *, shortfalls: bool = True) -> None
     print_table(("", "before", "after", "reduction"), rows(report), numbers_from=1)
     passed = ", ".join(f"{name} {'passed' if gate.passed else 'FAILED'}" for name, gate in report.gates.items())
     lines = ["", report.verdict, f"gates: {passed}"]
+    lines += [f"{left.step} left as it is: {left.what}" for left in report.left]
     lines += [f"goal not met: {shortfall}" for shortfall in report.goal.shortfalls if shortfalls]
     _print_lines([*lines, f"report: {page}"])
 
@@ -145,12 +147,16 @@ def _gate(event: Mapping[str, Any]) -> str:
     return f"gate {event['name']}: {'passed' if event['passed'] else 'FAILED'} ({event['detail']})"
 
 
+def _left_alone(event: Mapping[str, Any]) -> str:
+    return "\n".join(f"left as it is: {LeftAlone.from_data(part)}" for part in event["parts"])
+
+
 _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "begin": lambda event: str(event["step"]),
     "epoch": _epoch,
     "gate": _gate,
     "decision": lambda event: f"chosen: {event['name']} = {event['value']}",
-    "quantized": lambda event: f"kept in floating point: {', '.join(event['left_alone'])}" if event["left_alone"] else "",
+    "left alone": _left_alone,
     "warning": lambda event: f"warning: {event['text']}",
     "stopped": lambda event: f"stopped: {event['why']}",
     "taken up": lambda event: f"continued at step {event['step']} of {event['steps']}",

@@ -24,7 +24,7 @@ from mirabelle.model.state import copied, fingerprint, tensors_of_module
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.records.annotated_toml import ORIGINS, Origin
 from mirabelle.records.functions import name_of
-from mirabelle.report import Difference, Report, Significance, curves, read_events, read_report, write_report
+from mirabelle.report import Difference, Report, Significance, curves, left_by_steps, read_events, read_report, write_report
 from mirabelle.run import files
 from mirabelle.run.environment import environment
 from mirabelle.run.journal import Callback
@@ -284,6 +284,7 @@ def _conclude(ending: _Ending) -> Result:
     start, end = replace(start, latency_ms=start_ms), replace(end, latency_ms=end_ms)
     shortfalls = ending.goal.shortfalls(start, end)
     difference = Difference(*task.metric.difference(start_scores, end_scores))
+    events = read_events(run.folder)
     report = Report.of(
         name=task.name,
         recipe={**run.journal.document, "decisions": run.journal.decisions},
@@ -295,7 +296,8 @@ def _conclude(ending: _Ending) -> Result:
         shortfalls=shortfalls,
         comparison=Significance(task.metric.p_value([start_scores], [end_scores]), ratio, difference),
         layers=layers_of_onnx(after.onnx, task.example()),
-        curves=curves(read_events(run.folder)),
+        curves=curves(events),
+        left=left_by_steps(events),
     )
     write_report(report, run.folder)
     _tell_end(run, shortfalls)

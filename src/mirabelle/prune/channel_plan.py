@@ -33,6 +33,8 @@ from mirabelle.task.task import Task
 if TYPE_CHECKING:
     from mirabelle.run.run import Run
 
+_MOST_REASONS = 2  # for one parameter
+
 
 class ChannelPlan:
     """The groups of units of a model, and the units of each group that are removed.
@@ -87,6 +89,7 @@ class ChannelPlan:
             why = "`exclude` leaves none" if meant else why_nothing_goes(frozen_in(self._program, self._flow))
             remedy = "shorten `exclude`" if meant else "prune single weights: prune.Weights"
             raise UserError("E112", f"no channel, neuron or head can be cut: {why}", remedy)
+        self._given, self._meant, self._exclude = found, meant, exclude
         self.groups, self._rankings = self._ranked(free)
         self._tied = self._tied_groups()
         self._item_of = [next(n for n, (tied, _) in enumerate(self._tied) if k in tied) for k in range(len(self.groups))]
@@ -95,6 +98,32 @@ class ChannelPlan:
     def cut(self) -> nn.Module:
         """The model without the removed units."""
         return self._cut(self.removed)
+
+    def left(self, smaller: nn.Module) -> dict[str, str]:
+        """Name of each parameter with two or more dimensions from which nothing is cut -> why."""
+        before = {name: parameter.shape for name, parameter in self._model.named_parameters()}
+        free, meant, ranked = (
+            {member.name for group in groups for member in group.members} for groups in (self._given, self._meant, self.groups)
+        )
+        frozen: dict[str, list[str]] = {}
+        for fixed in frozen_in(self._program, self._flow):
+            if fixed.dimension < 2:  # noqa: PLR2004 (outputs and inputs; kernels are never cut)
+                frozen.setdefault(fixed.name, []).extend(why for why in fixed.reasons if why not in frozen.get(fixed.name, ()))
+        reasons: dict[str, str] = {}
+        for name, parameter in smaller.named_parameters():
+            if parameter.dim() < 2 or before.get(name) != parameter.shape:  # noqa: PLR2004 (biases and norms)
+                continue
+            if name not in free:
+                reasons[name] = "; ".join(frozen.get(name, ["the program does not use it"])[:_MOST_REASONS])
+            elif matches(name, self._exclude) or name in meant - ranked:
+                reasons[name] = (
+                    "excluded, or cut only together with what is" if self._exclude else "the score does not apply to it"
+                )
+            elif name not in meant:
+                reasons[name] = "not in `include`"
+            else:
+                reasons[name] = "the plan keeps all its units"
+        return reasons
 
     def describe(self, smaller: nn.Module) -> Iterator[str]:
         """Sentences on the removed units, group by group, and on whether a rewritten program replaces the model's code."""

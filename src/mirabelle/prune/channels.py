@@ -116,15 +116,21 @@ class Channels:
         return self.prepare(model, task, run).model
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
+        from mirabelle.model.left_alone import tell_left_alone
         from mirabelle.prune.recovery import recovered
 
-        smaller = self._plan(model, task, run).cut()
+        plan = self._plan(model, task, run)
+        smaller = plan.cut()
+        tell_left_alone(run, smaller, task.example(), plan.left(smaller))
         return Prepared(recovered(self.recover, model, smaller, task.train, run, samples=self.samples))
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        from mirabelle.model.left_alone import tell_left_alone
+
         plan = self._plan(model, task, run)
         smaller = plan.cut()
-        return Preview(smaller, tuple(plan.describe(smaller)), self.train)
+        left = tell_left_alone(run, smaller, task.example(), plan.left(smaller))
+        return Preview(smaller, (*plan.describe(smaller), *left), self.train)
 
     def _plan(self, model: nn.Module, task: Task, run: Run) -> ChannelPlan:
         from mirabelle.prune.channel_plan import ChannelPlan

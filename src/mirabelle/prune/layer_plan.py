@@ -62,6 +62,7 @@ class LayerPlan:
     ) -> None:
         self._model, self._task, self._run, self._amount, self._timed_batch = model, task, run, amount, batch
         every_pattern_matches("exclude", exclude, [name for name, _ in model.named_modules() if name])
+        self._exclude = exclude
         if architecture_of(model).rewritten is not None:
             raise UserError("E121", "a rewritten program has no layers to drop", "drop layers before channels")
         self._example = task.example()
@@ -81,6 +82,18 @@ class LayerPlan:
     def smaller(self) -> nn.Module:
         """The model without the dropped layers."""
         return without(self._model, self.dropped)
+
+    def left(self, smaller: nn.Module) -> dict[str, str]:
+        """Name of each parameter with two or more dimensions that is kept -> why."""
+        reasons: dict[str, str] = {}
+        for name, parameter in smaller.named_parameters():
+            if parameter.dim() > 1:
+                inside = next((block for block in self.blocks if name.startswith(f"{block.name}.")), None)
+                if inside is not None:
+                    reasons[name] = "in a layer that is kept"
+                else:
+                    reasons[name] = "excluded" if matches(name, self._exclude) else "in no residual layer"
+        return reasons
 
     def describe(self) -> Iterator[str]:
         """Sentences on the dropped layers, and on how much the loss rises without each layer."""

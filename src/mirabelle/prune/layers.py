@@ -92,14 +92,21 @@ class Layers:
         return self.prepare(model, task, run).model
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
+        from mirabelle.model.left_alone import tell_left_alone
         from mirabelle.prune.recovery import recovered
 
-        smaller = self._plan(model, task, run).smaller()
+        plan = self._plan(model, task, run)
+        smaller = plan.smaller()
+        tell_left_alone(run, smaller, task.example(), plan.left(smaller))
         return Prepared(recovered(self.recover, model, smaller, task.train, run, samples=self.samples))
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        from mirabelle.model.left_alone import tell_left_alone
+
         plan = self._plan(model, task, run)
-        return Preview(plan.smaller(), tuple(plan.describe()), self.train)
+        smaller = plan.smaller()
+        left = tell_left_alone(run, smaller, task.example(), plan.left(smaller))
+        return Preview(smaller, (*plan.describe(), *left), self.train)
 
     def _plan(self, model: nn.Module, task: Task, run: Run) -> LayerPlan:
         from mirabelle.prune.layer_plan import LayerPlan

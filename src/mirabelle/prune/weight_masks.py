@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mirabelle.model.architecture import architecture_of, attach
 from mirabelle.numerics.masks import keep_above, keep_highest, keep_highest_together
-from mirabelle.records.patterns import selected
+from mirabelle.records.patterns import matches, selected
 from mirabelle.records.schedules import Gradual
 from mirabelle.scores import Evidence
 from mirabelle.scores.score import Score, covered
@@ -51,6 +51,24 @@ def weights_to_prune(removed: RemovedWeights, model: nn.Module) -> dict[str, nn.
     chosen = selected(model, removed.include, removed.exclude, by_default=covered(removed.score, model))
     # A tensor of zeros, such as a newly initialized bias, cannot be ranked and is not pruned.
     return {name: parameter for name, parameter in chosen.items() if bool(parameter.any())}
+
+
+def why_not_pruned(removed: RemovedWeights, model: nn.Module) -> dict[str, str]:
+    """Name of each parameter with two or more dimensions that is not pruned -> why."""
+    chosen = weights_to_prune(removed, model)
+    reasons: dict[str, str] = {}
+    for name, parameter in model.named_parameters():
+        if name in chosen or parameter.dim() < 2:  # noqa: PLR2004 (biases and norms)
+            continue
+        if matches(name, removed.exclude):
+            reasons[name] = "excluded"
+        elif removed.include and not matches(name, removed.include):
+            reasons[name] = "not in `include`"
+        elif not bool(parameter.any()):
+            reasons[name] = "all its numbers are zero"
+        else:
+            reasons[name] = f"the score {type(removed.score).__name__} does not apply to it"
+    return reasons
 
 
 class WeightMasks:

@@ -117,13 +117,21 @@ class Weights:
     def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
         from mirabelle.model.state import copied
 
+        self._told(model, task, run)
         if self.needs_training:
             return Prepared(copied(model), controls=self._controls)
         return Prepared(self._pruned(model, task, run))
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         pruned = self._pruned(model, task, run, most_samples=_PREVIEWED)
-        return Preview(pruned, _removals(pruned), self.train)
+        return Preview(pruned, _removals(pruned) + self._told(model, task, run), self.train)
+
+    def _told(self, model: nn.Module, task: Task, run: Run) -> tuple[str, ...]:
+        """Record which parameters stay as they are, and why; the same as sentences."""
+        from mirabelle.model.left_alone import tell_left_alone
+        from mirabelle.prune.weight_masks import why_not_pruned
+
+        return tell_left_alone(run, model, task.example(), why_not_pruned(self._removed(), model))
 
     def _pruned(self, model: nn.Module, task: Task, run: Run, most_samples: int | None = None) -> nn.Module:
         """A copy of the model with the full amount pruned at once."""

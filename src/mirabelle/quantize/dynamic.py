@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from mirabelle.quantize.layer_selection import Bits, coded, layers_for, quantized_in_words
+from mirabelle.quantize.layer_selection import Bits, coded, layers_for, told
 from mirabelle.records.record import Patterns, record
 from mirabelle.step import Preview, Stage
 
@@ -49,15 +49,24 @@ class Dynamic:
     exclude: Patterns = ()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        from mirabelle.model.state import copied
-        from mirabelle.quantize.layers import LINEAR, DynamicLayer, TokenLayer
-
-        del task
-        model = copied(model).eval()
-        chosen = layers_for(model, LINEAR, self.include, self.exclude)
-        kind = {"tensor": DynamicLayer, "token": TokenLayer}[self.granularity]
-        return coded(model, chosen, kind, self.weight_bits, run)
+        quantized = self._quantized(model)
+        told(model, quantized, self, task, run)
+        return quantized
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
-        quantized = self(model, task, run)
-        return Preview(quantized, quantized_in_words(model, quantized))
+        quantized = self._quantized(model)
+        return Preview(quantized, told(model, quantized, self, task, run))
+
+    def layers(self) -> tuple[type[nn.Module], ...]:
+        from mirabelle.quantize.layers import LINEAR
+
+        return LINEAR
+
+    def _quantized(self, model: nn.Module) -> nn.Module:
+        from mirabelle.model.state import copied
+        from mirabelle.quantize.layers import DynamicLayer, TokenLayer
+
+        model = copied(model).eval()
+        chosen = layers_for(model, self.layers(), self.include, self.exclude)
+        kind = {"tensor": DynamicLayer, "token": TokenLayer}[self.granularity]
+        return coded(model, chosen, kind, self.weight_bits)

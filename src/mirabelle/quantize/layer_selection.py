@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from mirabelle.quantize.layers import WeightLayer
     from mirabelle.run.run import Run
+    from mirabelle.task.task import Task
 
 Bits = Annotated[int, Field(ge=2, le=8)]
 
@@ -41,34 +42,79 @@ def layers_for(
     return selected_modules(model, kinds, include, exclude)
 
 
-def coded(model: nn.Module, chosen: Mapping[str, nn.Module], kind: type[WeightLayer], weight_bits: int, run: Run) -> nn.Module:
-    """Replace the chosen layers by layers of the class `kind` with integer weights, and record it in the run."""
+def coded(model: nn.Module, chosen: Mapping[str, nn.Module], kind: type[WeightLayer], weight_bits: int) -> nn.Module:
+    """Replace the chosen layers by layers of the class `kind` with integer weights."""
     from mirabelle.model.architecture import replace_module
 
     for name, dense in chosen.items():
         model = replace_module(model, name, kind.quantized(dense, weight_bits))
-    run.event("quantized", modules=list(chosen), left_alone=left_in_floating_point(model))
     return model
 
 
-def left_in_floating_point(model: nn.Module) -> list[str]:
-    """Names of the modules that have parameters with two or more dimensions and were not replaced."""
+def told(given: nn.Module, model: nn.Module, step: Quantizes, task: Task, run: Run) -> tuple[str, ...]:
+    """Record which layers a step quantized and what stays in floating point and why; the same as sentences.
+
+    Args:
+        given: the model before the step.
+        model: the result.
+        step: its settings `include` and `exclude` and its kinds of layers say why something was left.
+        task: gives example inputs.
+        run: of the step.
+    """
     from mirabelle.model.architecture import replaced_module_names
+    from mirabelle.model.left_alone import tell_left_alone
+
+    before = replaced_module_names(given)
+    replaced = [name for name in replaced_module_names(model) if name not in before]
+    run.event("quantized", modules=replaced)
+    reasons = why_in_floating_point(model, step.layers(), step.include, step.exclude)
+    left = tell_left_alone(run, model, task.example(), reasons, "products of activations stay in floating point")
+    return (f"{len(replaced)} layers are quantized: {', '.join(replaced)}", *left)
+
+
+class Quantizes(Protocol):
+    """A step of the family, with the classes of layers that it quantizes."""
+
+    @property
+    def include(self) -> tuple[str, ...]: ...
+    @property
+    def exclude(self) -> tuple[str, ...]: ...
+    def layers(self) -> tuple[type[nn.Module], ...]: ...
+
+
+def why_in_floating_point(
+    model: nn.Module, kinds: tuple[type[nn.Module], ...], include: tuple[str, ...], exclude: tuple[str, ...]
+) -> dict[str, str]:
+    """Name of each parameter with two or more dimensions that was not quantized -> why."""
+    from torch import nn
+
+    from mirabelle.model.architecture import replaced_module_names
+    from mirabelle.records.patterns import matches
 
     replaced = replaced_module_names(model)
-    return sorted(
-        name
-        for name, module in model.named_modules()
-        if name not in replaced and any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
-    )
-
-
-def quantized_in_words(given: nn.Module, model: nn.Module) -> tuple[str, ...]:
-    """Sentences on which layers of a model were quantized and which stay in floating point, for previews."""
-    from mirabelle.model.architecture import replaced_module_names
-
-    before, alone = replaced_module_names(given), left_in_floating_point(model)
-    replaced = [name for name in replaced_module_names(model) if name not in before]
-    return (f"{len(replaced)} layers are quantized: {', '.join(replaced)}",) + (
-        (f"left in floating point: {', '.join(alone)}",) if alone else ()
-    )
+    closed = {
+        kind.__name__: tuple(name for name, module in model.named_modules() if isinstance(module, kind))
+        for kind in (nn.TransformerEncoderLayer, nn.MultiheadAttention)
+    }
+    wanted = ", ".join(kind.__name__ for kind in kinds)
+    reasons: dict[str, str] = {}
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if name in replaced or any(name.startswith(f"{other}.") for other in replaced):
+            continue
+        if matches(name, exclude):
+            why = "excluded"
+        elif include and not matches(name, include):
+            why = "not in `include`"
+        elif (reader := next((reader for reader, names in closed.items() if matches(name, names)), "")) != "":
+            why = f"torch.nn.{reader} reads the weights of its layers without calling them"
+        elif isinstance(module, kinds) and type(module) not in kinds:
+            why = f"{kind} is a class of its own, whose code may differ"
+        elif isinstance(module, kinds):
+            why = f"a {kind} with these settings has no quantized form"
+        else:
+            why = f"this step quantizes {wanted}; these are weights of {kind}"
+        for own, parameter in module.named_parameters(recurse=False):
+            if parameter.dim() > 1:
+                reasons[f"{name}.{own}".lstrip(".")] = why
+    return reasons

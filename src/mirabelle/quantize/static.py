@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mirabelle.calibration.settings import Calibration
 from mirabelle.errors import UserError
-from mirabelle.quantize.layer_selection import Bits, layers_for, left_in_floating_point, quantized_in_words
+from mirabelle.quantize.layer_selection import Bits, layers_for, told
 from mirabelle.records.record import Count, Patterns, record
 from mirabelle.step import Preview, Stage
 
@@ -63,14 +63,29 @@ class Static:
     exclude: Patterns = ()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        quantized = self._quantized(model, task, run)
+        told(model, quantized, self, task, run)
+        return quantized
+
+    def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        few = dataclasses.replace(self, samples=min(self.samples, _BATCH))
+        quantized = few._quantized(model, task, run)
+        return Preview(quantized, told(model, quantized, self, task, run))
+
+    def layers(self) -> tuple[type[nn.Module], ...]:
+        from mirabelle.quantize.layers import LINEAR_AND_CONVOLUTION
+
+        return LINEAR_AND_CONVOLUTION
+
+    def _quantized(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         from mirabelle.calibration.ranges import activation_ranges
         from mirabelle.model.architecture import replace_module
         from mirabelle.model.state import copied
         from mirabelle.quantize.batch_norm_folding import Consumer, FoldedNorm, consumers, folded
-        from mirabelle.quantize.layers import LINEAR_AND_CONVOLUTION, StaticLayer
+        from mirabelle.quantize.layers import StaticLayer
 
         model = copied(model).eval()
-        chosen = layers_for(model, LINEAR_AND_CONVOLUTION, self.include, self.exclude)
+        chosen = layers_for(model, self.layers(), self.include, self.exclude)
         chosen = {name: module for name, module in chosen.items() if getattr(module, "padding_mode", "zeros") == "zeros"}
         behind = {name: found for name, found in consumers(model, task.example(), run).items() if name in chosen}
         outputs = {name: found.output_of(name) for name, found in behind.items() if found.rounds_for(chosen)}
@@ -94,13 +109,7 @@ class Static:
             if norm is not None:
                 nothing = FoldedNorm(model.get_submodule(norm), of=name, bias=dense.bias is None)
                 model = replace_module(model, norm, nothing)
-        run.event("quantized", modules=list(chosen), left_alone=left_in_floating_point(model))
         return model
-
-    def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
-        few = dataclasses.replace(self, samples=min(self.samples, _BATCH))
-        quantized = few(model, task, run)
-        return Preview(quantized, quantized_in_words(model, quantized))
 
     def _batches(self, task: Task, run: Run) -> list[Batch]:
         """The calibration data: training samples drawn with the seed of the run, in batches."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from mirabelle.quantize.layer_selection import Bits, coded, layers_for, quantized_in_words
+from mirabelle.quantize.layer_selection import Bits, coded, layers_for, told
 from mirabelle.records.record import Patterns, record
 from mirabelle.step import Preview, Stage
 
@@ -50,17 +50,26 @@ class Weights:
     exclude: Patterns = ()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        from mirabelle.model.state import copied
-        from mirabelle.quantize.layers import WEIGHTED, WeightLayer
+        quantized = self._quantized(model)
+        told(model, quantized, self, task, run)
+        return quantized
 
-        del task
+    def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        quantized = self._quantized(model)
+        return Preview(quantized, told(model, quantized, self, task, run))
+
+    def layers(self) -> tuple[type[nn.Module], ...]:
+        from mirabelle.quantize.layers import WEIGHTED
+
+        return WEIGHTED
+
+    def _quantized(self, model: nn.Module) -> nn.Module:
+        from mirabelle.model.state import copied
+        from mirabelle.quantize.layers import WeightLayer
+
         model = copied(model).eval()
-        chosen = layers_for(model, WEIGHTED, self.include, self.exclude)
+        chosen = layers_for(model, self.layers(), self.include, self.exclude)
         # Layers with other padding modes, and embeddings with max_norm, which changes them in the forward pass, are skipped.
         plain = {"padding_mode": "zeros", "max_norm": None}
         chosen = {name: dense for name, dense in chosen.items() if all(getattr(dense, k, v) == v for k, v in plain.items())}
-        return coded(model, chosen, WeightLayer, self.weight_bits, run)
-
-    def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
-        quantized = self(model, task, run)
-        return Preview(quantized, quantized_in_words(model, quantized))
+        return coded(model, chosen, WeightLayer, self.weight_bits)

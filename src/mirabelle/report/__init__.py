@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mirabelle.report.document import Report, read_report
 from mirabelle.report.findings import Difference, Significance
-from mirabelle.report.learning_curves import Curve, curves, read_events
+from mirabelle.report.learning_curves import Curve, curves, left_by_steps, read_events
 from mirabelle.report.page import write_pages
 from mirabelle.report.progress import RunProgress, progress_of
 from mirabelle.run import files
@@ -16,6 +16,7 @@ __all__ = [
     "RunProgress",
     "Significance",
     "curves",
+    "left_by_steps",
     "progress_of",
     "read_events",
     "read_report",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from mirabelle.errors import UserError
-from mirabelle.report.findings import Judgement, Milestone, Outcome, Share, Significance
+from mirabelle.report.findings import Judgement, Left, Milestone, Outcome, Share, Significance
 from mirabelle.report.learning_curves import Curve
 from mirabelle.report.verdict import remarks, verdict
 from mirabelle.run import files
@@ -53,6 +53,7 @@ class Report:
         environment: machine and versions.
         name: of the task.
         curves: the learning curve of each training.
+        left: what each step left as it is, and why.
     """
 
     start: Profile
@@ -66,6 +67,7 @@ class Report:
     environment: Mapping[str, Any]
     name: str = "model"
     curves: tuple[Curve, ...] = ()
+    left: tuple[Left, ...] = ()
 
     @staticmethod
     def of(
@@ -81,6 +83,7 @@ class Report:
         gates: Mapping[str, Gate],
         layers: Iterable[Layer],
         curves: Iterable[Curve],
+        left: Iterable[Left] = (),
     ) -> Report:
         """Build a report from the measurements of a run."""
         return Report(
@@ -95,6 +98,7 @@ class Report:
             environment=dict(environment),
             name=name,
             curves=tuple(curves),
+            left=tuple(left),
         )
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mirabelle.model.left_alone import LeftAlone
 from mirabelle.runtime.latency import Ratio
 from mirabelle.task.goal import Shortfall
 from mirabelle.task.profile import Profile
@@ -70,6 +71,14 @@ class Outcome:
     passed: bool
     worst: float | None
     detail: str
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a step left as it is, and why; shares are those of the model after the step."""
+
+    step: str
+    what: LeftAlone
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mirabelle.model.left_alone import LeftAlone
+from mirabelle.report.findings import Left
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -65,6 +68,22 @@ def curves(events: Iterable[Mapping[str, Any]]) -> list[Curve]:
         Curve(where, names.get(where) or where.rpartition("/")[2], tuple(epochs[number] for number in sorted(epochs)))
         for where, epochs in epochs_of.items()
     ]
+
+
+def left_by_steps(events: Iterable[Mapping[str, Any]]) -> list[Left]:
+    """What each step left as it is, in the order of the steps. A step that ran again after a kill tells it once."""
+    names: dict[str, str] = {}
+    found: dict[str, dict[str, list[Left]]] = {}  # by folder, then by the step's parts in a joint training
+    for event in events:
+        where = str(event.get("where", ""))
+        if event["event"] == "begin":
+            names[where] = str(event.get("step", ""))
+            found.pop(where, None)
+        elif event["event"] == "left alone":
+            step = names.get(where) or where.rpartition("/")[2]
+            lefts = [Left(step, LeftAlone.from_data(part)) for part in event["parts"]]
+            found.setdefault(where, {})[json.dumps(event["parts"])] = lefts
+    return [left for by_part in found.values() for lefts in by_part.values() for left in lefts]
 
 
 def _event(line: str) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import tomli_w
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from mirabelle.model.left_alone import few
 from mirabelle.report.charts import loss_chart, metric_chart, spans, trail_chart
 from mirabelle.report.document import Report
 from mirabelle.report.table import conditions, rows, title_of, value
@@ -109,7 +110,13 @@ def _rendered(template: str, report: Report, **more: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"value": value, "count": _count, "markdown": _markdown, "parentheses": _with_parentheses_marked}
+    environment.filters |= {
+        "value": value,
+        "count": _count,
+        "few": few,
+        "markdown": _markdown,
+        "parentheses": _with_parentheses_marked,
+    }
     latency = report.end.latency_ms
     processor = report.environment.get("processor", "an unknown processor")
     return environment.get_template(template).render(
