@@ -1,8 +1,9 @@
 """A canonical form of ONNX files that does not depend on the exporter, the machine or the time.
 
-Doc strings, metadata and value types are removed. Initializers are raw bytes in the order of their use. Values are named after
-the layer that computes them ("fc1" is the output of layer fc1, "fc1:0" an intermediate value of it), if the exporter records
-layers and the graph has no subgraphs. Equal models give equal bytes, and a canonical model does not change.
+Doc strings, metadata and value types are removed. Initializers are raw bytes in the order of their use, and each is stored
+once. Values are named after the layer that computes them ("fc1" is the output of layer fc1, "fc1:0" an intermediate value of
+it), if the exporter records layers and the graph has no subgraphs. Equal models give equal bytes, and a canonical model does
+not change.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import ast
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto
+
+from mirabelle.runtime.initializers import own_zero_points, put_in_order, store_once
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _IR_VERSION = 10
@@ -46,24 +49,11 @@ def canonical(model: ModelProto, metadata: Mapping[str, str], kept: Sequence[str
     for value in (*graph.input, *graph.output):
         value.ClearField("doc_string")
         value.ClearField("metadata_props")
-    _own_zero_points(graph)
-    _order_initializers(result)
+    store_once(graph)
+    own_zero_points(graph)
+    put_in_order(graph)
     data: bytes = result.SerializeToString(deterministic=True)
     return data
-
-
-def _own_zero_points(graph: GraphProto) -> None:
-    """Give each stored int8 tensor its own zero point; exact integers of ONNX Runtime fail if two tensors share one."""
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    taken: set[str] = set()
-    for node in graph.node:
-        codes, _, *given = node.input if node.op_type == "DequantizeLinear" else ("", "")
-        for name in given if codes in tensors else ():
-            if name in taken and name in tensors:
-                own = graph.initializer.add()
-                own.CopyFrom(tensors[name])
-                own.name = node.input[-1] = f"{codes}_zero_point"
-            taken.add(node.input[-1])
 
 
 def _layer_names(model: ModelProto, kept: Sequence[str]) -> dict[str, str]:
@@ -106,30 +96,3 @@ def _rename(model: ModelProto, names: Mapping[str, str]) -> None:
         node.output.extend(outputs)
     for value in model.graph.output:
         value.name = names.get(value.name, value.name)
-
-
-def _order_initializers(model: ModelProto) -> None:
-    """Sort the initializers by their first use, remove unused ones, and store each as raw bytes without doc string."""
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    used = dict.fromkeys(name for node in model.graph.node for name in _inputs(node) if name in tensors)
-    # An output may be an initializer; an initializer with the name of an input is its default value and is kept.
-    listed = (*model.graph.output, *model.graph.input)
-    used.update(dict.fromkeys(value.name for value in listed if value.name in tensors))
-    ordered = [_raw(tensors[name]) for name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(ordered)
-
-
-def _inputs(node: NodeProto) -> list[str]:
-    """All values that a node reads, including those of its subgraphs."""
-    graphs = [graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)]
-    below = [name for graph in graphs for inner in graph.node for name in _inputs(inner)]
-    return [*node.input, *below, *(value.name for graph in graphs for value in graph.output)]
-
-
-def _raw(tensor: TensorProto) -> TensorProto:
-    """The tensor with its values as raw bytes, in ONNX's packed form for types below 8 bits; strings stay unchanged."""
-    if tensor.data_type == TensorProto.STRING:
-        return TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, string_data=tensor.string_data)
-    raw = tensor.raw_data or numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data
-    return TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, raw_data=raw)

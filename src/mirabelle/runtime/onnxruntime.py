@@ -15,6 +15,7 @@ from onnx import ModelProto
 from mirabelle.errors import UserError
 from mirabelle.numerics.arrays import Array
 from mirabelle.run.machine import int8_saturates
+from mirabelle.runtime.initializers import with_own_integer_weights
 from mirabelle.runtime.runtime import Description, OperatorShapes, Runtime, Session
 
 EXACT_INTEGERS = ("session.x64quantprecision", "1")  # otherwise sums of uint8 · int8 saturate on processors without VNNI
@@ -75,9 +76,10 @@ class OnnxSession(Session):
 
     def __init__(self, model: bytes, threads: int) -> None:
         options = _options(threads)
-        if int8_saturates():
-            options.add_session_config_entry(*EXACT_INTEGERS)
         try:
+            if int8_saturates():
+                options.add_session_config_entry(*EXACT_INTEGERS)
+                model = with_own_integer_weights(model)
             self._session = library().InferenceSession(
                 model, options, providers=list(_PROVIDERS), disabled_optimizers=[SHARING]
             )

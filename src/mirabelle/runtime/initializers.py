@@ -1,0 +1,138 @@
+"""The initializers of an ONNX graph: each stored once, as raw bytes, in the order of their use.
+
+Exporters write a tensor that several layers share once per use, some of these copies transposed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import defaultdict
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+_TRANSPOSED = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8, TensorProto.UINT8)
+_WORTH = 1024  # size of a matrix in bytes from which on a node that transposes another matrix takes less
+
+
+def store_once(graph: GraphProto) -> None:
+    """Let nodes share initializers of equal type, shape and bytes, and matrices that are equal after transposition.
+
+    A transposed matrix is computed from the one that is used first. Runtimes do so once, when they load the file, so it costs
+    no time later. Defaults of inputs, and what subgraphs use, are left alone. The unused initializers are not removed.
+    """
+    alike: dict[object, list[TensorProto]] = defaultdict(list)
+    for tensor in _used_by_nodes(graph):
+        alike[tensor.data_type, *sorted(tensor.dims)].append(tensor)
+    same: dict[str, str] = {}
+    transposed: dict[str, str] = {}
+    for group in (group for group in alike.values() if len(group) > 1):
+        first: dict[object, str] = {}
+        for tensor in group:
+            other = same[tensor.name] = first.setdefault(_key(tensor), tensor.name)
+            turned = first.get(_key(tensor, transposed=True)) if other == tensor.name and _is_large_matrix(tensor) else None
+            if turned is not None and turned != tensor.name:
+                transposed[tensor.name] = turned
+    for position, (name, other) in enumerate(transposed.items()):
+        graph.node.insert(position, helper.make_node("Transpose", [other], [f"{name}:transposed"], perm=[1, 0]))
+    names = {name: f"{other}:transposed" if other in transposed else other for name, other in same.items()}
+    for node in list(graph.node)[len(transposed) :]:
+        for k, name in enumerate(node.input):
+            node.input[k] = names.get(name, name)
+
+
+def own_zero_points(graph: GraphProto) -> None:
+    """Give each use of stored int8 tensors its own zero point; exact integers of ONNX Runtime fail if two uses share one."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    taken: set[str] = set()
+    for node in graph.node:
+        codes, _, *given = node.input if node.op_type == "DequantizeLinear" else ("", "")
+        for name in given if codes in tensors else ():
+            if name in taken and name in tensors:
+                own = graph.initializer.add()
+                own.CopyFrom(tensors[name])
+                free = (
+                    f"{codes}_zero_point{suffix}" for suffix in itertools.chain([""], (f"_{k}" for k in itertools.count(1)))
+                )
+                own.name = node.input[-1] = next(new for new in free if new not in taken)
+            taken.add(node.input[-1])
+
+
+def with_own_integer_weights(model: bytes) -> bytes:
+    """The model with a copy of an int8 matrix for each further MatMulInteger that uses it.
+
+    ONNX Runtime cannot load a model with exact integers if two of these nodes share their weights.
+    """
+    proto = ModelProto.FromString(model)
+    graph = proto.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    turned = {node.output[0]: node for node in graph.node if node.op_type == "Transpose" and node.input[0] in tensors}
+    users: dict[str, list[NodeProto]] = defaultdict(list)
+    for node in graph.node:
+        if node.op_type == "MatMulInteger":
+            users[node.input[1]].append(node)
+    further = [(name, k, node) for name, nodes in users.items() for k, node in enumerate(nodes) if k]
+    for name, k, node in further:
+        stored = turned[name].input[0] if name in turned else name
+        if stored in tensors:
+            copy = graph.initializer.add()
+            copy.CopyFrom(tensors[stored])
+            copy.name = node.input[1] = f"{name}:{k}"
+            if name in turned:
+                node.input[1] += ":transposed"
+                graph.node.insert(0, helper.make_node("Transpose", [copy.name], [node.input[1]], perm=[1, 0]))
+    data: bytes = proto.SerializeToString()
+    return data if further else model
+
+
+def put_in_order(graph: GraphProto) -> None:
+    """Sort the initializers by their first use, remove unused ones, and store each as raw bytes without doc string."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    used = dict.fromkeys(name for node in graph.node for name in _inputs(node) if name in tensors)
+    # An output may be an initializer; an initializer with the name of an input is its default value and is kept.
+    listed = (*graph.output, *graph.input)
+    used.update(dict.fromkeys(value.name for value in listed if value.name in tensors))
+    ordered = [_raw(tensors[name]) for name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(ordered)
+
+
+def _used_by_nodes(graph: GraphProto) -> list[TensorProto]:
+    """The initializers that only the nodes of the graph itself use, in the order of their use; no strings."""
+    within = {name for node in graph.node for name in _below(node)} | {value.name for value in graph.input}
+    tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type != TensorProto.STRING}
+    used = dict.fromkeys(name for node in graph.node for name in node.input)
+    return [tensors[name] for name in used if name in tensors and name not in within]
+
+
+def _key(tensor: TensorProto, *, transposed: bool = False) -> object:
+    """Shape and digest of a tensor's values, or of their transpose."""
+    if transposed:
+        array = np.ascontiguousarray(numpy_helper.to_array(tensor).T)
+        return (*array.shape, hashlib.blake2b(array.data).digest())
+    return (*tensor.dims, hashlib.blake2b(_raw(tensor).raw_data).digest())
+
+
+def _is_large_matrix(tensor: TensorProto) -> bool:
+    return tensor.data_type in _TRANSPOSED and len(tensor.dims) == 2 and tensor.ByteSize() >= _WORTH  # noqa: PLR2004 (axes)
+
+
+def _inputs(node: NodeProto) -> list[str]:
+    """All values that a node reads, including those of its subgraphs."""
+    return [*node.input, *_below(node)]
+
+
+def _below(node: NodeProto) -> list[str]:
+    """The values that the subgraphs of a node read, and their results."""
+    graphs = [graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)]
+    read = [name for graph in graphs for inner in graph.node for name in _inputs(inner)]
+    return [*read, *(value.name for graph in graphs for value in graph.output)]
+
+
+def _raw(tensor: TensorProto) -> TensorProto:
+    """The tensor with its values as raw bytes, in ONNX's packed form for types below 8 bits; strings stay unchanged."""
+    if tensor.data_type == TensorProto.STRING:
+        return TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, string_data=tensor.string_data)
+    raw = tensor.raw_data or numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data
+    return TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, raw_data=raw)
