@@ -12,7 +12,7 @@ from torch import nn
 
 from mirabelle.graph import rules
 from mirabelle.graph.flow import Flow
-from mirabelle.graph.groups import frozen_in, groups_of
+from mirabelle.graph.groups import frozen_in, groups_of, kept_whole
 from mirabelle.graph.interpret import kept_without, run_cut, run_masked, sliced
 from mirabelle.graph.propagate import propagated
 from mirabelle.graph.trace import Program, traced
@@ -111,6 +111,50 @@ def test_an_operator_that_could_not_run_on_its_axes_is_kept_whole_and_named(monk
     assert flow.unknown == {"grid_sampler": 1}
     assert [group.name for group in groups_of(program, flow)] == ["conv.weight:0"]
     assert any(why.startswith('operator "grid_sampler" is called in a way') for why in reasons(program, flow)["value.weight:0"])
+
+
+class Joined(nn.Module):
+    """A residual stream to which the input itself, or a table that is neither parameter nor buffer, is added."""
+
+    def __init__(self, *, table: bool) -> None:
+        super().__init__()
+        self.table = torch.randn(1, 7, dtype=torch.float64) if table else None
+        self.first, self.expand, self.project, self.head = nn.Linear(7, 7), nn.Linear(7, 16), nn.Linear(16, 7), nn.Linear(7, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x) + (x if self.table is None else self.table)
+        return self.head(x + self.project(self.expand(x).relu()))
+
+
+@pytest.mark.parametrize(("table", "cause"), [(False, 'the input "args_0"'), (True, 'the constant "table"')])
+def test_a_reason_names_the_tensor_from_which_it_comes(table: bool, cause: str) -> None:
+    program, flow, _ = cut_by_half(Joined(table=table), torch.randn(2, 7))
+    why = reasons(program, flow)
+    assert (
+        why["first.weight:0"]
+        == why["project.weight:0"]
+        == (f'operator "add" joins its elements with {cause}, which stays whole',)
+    )
+    assert kept_whole(frozen_in(program, flow))[0] == f"first.weight and 3 more: {why['first.weight:0'][0]}"
+
+
+class Ring(nn.Module):
+    """Every channel is added to its neighbour, so that all of them hang together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.expand, self.head = nn.Linear(7, 12), nn.Linear(12, 16), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.enter(x)
+        return self.head(self.expand(x + x.roll(1, -1)).relu())
+
+
+def test_elements_that_are_all_tied_to_each_other_are_no_group_and_the_operator_is_named() -> None:
+    program, flow, worst = cut_by_half(nn.Sequential(Ring()), torch.randn(2, 7))
+    assert worst < 1e-9
+    assert [group.name for group in groups_of(program, flow)] == ["0.expand.weight:0"]
+    assert reasons(program, flow)["0.enter.weight:0"] == ('operator "add" in 0 ties its elements to each other',)
 
 
 def unequal_halves(flow: Flow, call: Any) -> Any:

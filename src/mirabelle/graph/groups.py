@@ -17,7 +17,7 @@ from mirabelle.graph.trace import Program
 from mirabelle.graph.units import Array, Axis
 from mirabelle.numerics.arrays import to_numpy
 
-_OPERATOR = re.compile(r'"([^"]+)"(?: in (.+))?')  # format of a reason given by the pass over a program
+_OPERATOR = re.compile(r'"([^"]+)"(?: in (\S+))?(?: with (.+))?')  # format of a reason given by the pass over a program
 _MAX_REASONS = 2  # in the message for a whole model
 
 
@@ -92,7 +92,8 @@ def axes_of_tensors(program: Program, flow: Flow) -> dict[str, tuple[tuple[Axis,
 def groups_of(program: Program, flow: Flow) -> list[AxisGroup]:
     """All groups of a program, in the order of its parameters.
 
-    Units belong to the same group if they take the same number of elements from the same dimensions of the same tensors.
+    Units belong to the same group if they take the same number of elements from the same dimensions of the same tensors. A
+    single unit is no group, since one must stay.
     """
     keys = np.zeros(flow.units.count, np.uint64)  # of each unit: the sum of random numbers of its members, a hash of their set
     draw = np.random.default_rng(0)
@@ -112,10 +113,11 @@ def groups_of(program: Program, flow: Flow) -> list[AxisGroup]:
         for key in np.unique(keys[own]).tolist():
             touching[key].append(member)
             first.setdefault(key, position)
-    return [
+    groups = [
         AxisGroup(entries[position][1][keys[entries[position][1]] == np.uint64(key)], tuple(touching[key]))
         for key, position in sorted(first.items(), key=lambda item: (item[1], item[0]))
     ]
+    return [group for group in groups if len(group) > 1]
 
 
 def frozen_in(program: Program, flow: Flow) -> list[Frozen]:
@@ -131,7 +133,12 @@ def frozen_in(program: Program, flow: Flow) -> list[Frozen]:
                 continue
             resolved = flow.units.resolve(axis)  # type: ignore[arg-type]
             stays = size if resolved is None else int((~resolved.any(axis=1)).sum())
-            if stays:
+            if resolved is not None and all(len(np.unique(column[column != 0])) <= 1 for column in resolved.T):
+                ties = dict.fromkeys(f"operator {tie} ties its elements to each other" for tie in flow.units.tied_by(resolved))
+                frozen.append(
+                    Frozen(source.name, dimension, size, size, tuple(ties) or ("its elements are tied to each other",))
+                )
+            elif stays:
                 reasons = dict.fromkeys(_in_words(why, dimension) for why in flow.units.why(axis))  # type: ignore[arg-type]
                 frozen.append(Frozen(source.name, dimension, stays, size, tuple(reasons) or ("every element is needed",)))
     return frozen
@@ -142,14 +149,26 @@ def _in_words(reason: str, dimension: int) -> str:
     match = _OPERATOR.fullmatch(reason)
     if match is None:
         return reason
-    name, module = match.groups()
+    name, module, other = match.groups()
     if "conv" in name and dimension > 1:
         return "kernel positions are never removed"
     if name == "embedding" and dimension == 0:
         return "any row of the table may be looked up"
     if dimension == 1 and ("conv" in name or name in ("linear", "lstm", "gru")):
         return f"the input of {module or 'the operator'} cannot be cut"
-    return f'operator "{name}"{f" in {module}" if module else ""} needs all elements'
+    place = f'operator "{name}"{f" in {module}" if module else ""}'
+    return f"{place} joins its elements with {other}, which stays whole" if other else f"{place} needs all elements"
+
+
+def kept_whole(frozen: Iterable[Frozen]) -> list[str]:
+    """Sentences on the outputs of layers that an operator keeps whole, one for each reason, the most frequent ones first."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for one in frozen:
+        for why in one.reasons if one.dimension == 0 else ():
+            if why.startswith("operator"):
+                names[why].append(one.name)
+    ranked = sorted(names.items(), key=lambda item: -len(item[1]))
+    return [f"{own[0]}{f' and {len(own) - 1} more' if len(own) > 1 else ''}: {why}" for why, own in ranked]
 
 
 def why_nothing_goes(frozen: Iterable[Frozen]) -> str:

@@ -16,6 +16,7 @@ from mirabelle.graph.rules import rule_for
 from mirabelle.graph.rules.labels import VIEWS
 from mirabelle.graph.rules.layout import shuffled, there_and_back
 from mirabelle.graph.trace import Program, described
+from mirabelle.graph.whole_tensors import WholeTensors
 
 _CLAIMS = ("_assert", "sym_constrain_range")  # assertions of the trace, without a result
 _ALWAYS_CONSTANT = ("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")
@@ -48,6 +49,7 @@ def _in_one_pass(program: Program, frozen: set[fx.Node]) -> Flow:
     """The result of one pass; all tensors of the frozen nodes stay whole."""
     flow = Flow()
     axes_by_name: dict[str, Axes] = {}
+    whole = WholeTensors(flow, program)
     for node in program.graph.nodes:
         if node.op == "placeholder":
             flow.axes[node] = _placeholder(flow, program, node, axes_by_name)
@@ -56,14 +58,21 @@ def _in_one_pass(program: Program, frozen: set[fx.Node]) -> Flow:
                 if result in flow.axes:
                     flow.freeze(_every_axis(flow.axes[result]), _OUTPUTS)
         elif node.op == "call_function" and node not in flow.axes:
-            flow.units.reason = described(node)
-            if node in frozen:
-                flow.axes[node] = _kept_whole(flow, Call.of(node), "is called in a way that is not supported")
-            elif not (name_of(node) in VIEWS and frozen.isdisjoint(there_and_back(node)) and shuffled(flow, node)):
-                flow.axes[node] = _called(flow, node)
+            flow.units.reason = described(node) + whole.joined(node)
+            _operator(flow, node, frozen)
         elif node not in flow.axes:
             flow.axes[node] = untouched(value_of(node))
+        if node.op != "output":
+            whole.note(node)
     return flow
+
+
+def _operator(flow: Flow, node: fx.Node, frozen: set[fx.Node]) -> None:
+    """Record the axes of the result of an operator, or of several that are read as one."""
+    if node in frozen:
+        flow.axes[node] = _kept_whole(flow, Call.of(node), "is called in a way that is not supported")
+    elif not (name_of(node) in VIEWS and frozen.isdisjoint(there_and_back(node)) and shuffled(flow, node)):
+        flow.axes[node] = _called(flow, node)
 
 
 def _placeholder(flow: Flow, program: Program, node: fx.Node, axes_by_name: dict[str, Axes]) -> Results:

@@ -49,6 +49,7 @@ class Units:
         self._frozen[0] = True
         self._bound = np.zeros((_FIRST_CAPACITY, _MOST_FACTORS), np.int32)
         self._why = np.zeros(_FIRST_CAPACITY, np.int32)
+        self._tied_by = np.zeros(_FIRST_CAPACITY, np.int32)
         self._reasons: list[str] = [""]
         self._reason_numbers: dict[str, int] = {"": 0}
         self.reason = ""
@@ -119,6 +120,13 @@ class Units:
             pending = inner[inner != 0]
         return [self._reasons[number] for number in sorted(seen) if number]
 
+    def tied_by(self, axis: Axis) -> list[str]:
+        """The reasons why units of an axis were merged with each other, not only with those of another axis."""
+        if axis is None:
+            return []
+        numbers = np.unique(self._tied_by[self.find(np.unique(axis))])
+        return [self._reasons[number] for number in numbers.tolist() if number]
+
     def unify(self, one: Axis, other: Axis) -> None:
         """Require that element i of one axis is kept exactly if element i of the other is."""
         one, other = self.resolve(one), self.resolve(other)
@@ -180,17 +188,24 @@ class Units:
         self.freeze(one[~keep][:, np.newaxis])
         self.freeze(other[~keep][:, np.newaxis])
         one, other = one[keep], other[keep]
+        before = min(self._distinct(one), self._distinct(other))
         while True:
             mine, theirs = self.find(one), self.find(other)
             differ = mine != theirs
             if not differ.any():
-                return
+                break
             low, high = np.minimum(mine, theirs)[differ], np.maximum(mine, theirs)[differ]
             frozen = self._frozen[low] | self._frozen[high]
             why = np.maximum(self._why[low], self._why[high])
             self._parent[high] = low
             self._frozen[low] |= frozen
             self._why[low] = np.maximum(self._why[low], why)
+            self._tied_by[low] = np.maximum(self._tied_by[low], self._tied_by[high])
+        if self._distinct(one) < before:
+            self._tied_by[self.find(one)] = self._reason_number()
+
+    def _distinct(self, units: Array) -> int:
+        return len(np.unique(self.find(units)))
 
     def _bind(self, units: Array, rows: Array) -> bool:
         """Bind each unit to the product of the units in its row; False if that is impossible or circular."""
@@ -256,6 +271,7 @@ class Units:
         self._frozen = np.concatenate([self._frozen, np.zeros(more, bool)])
         self._bound = np.concatenate([self._bound, np.zeros((more, _MOST_FACTORS), np.int32)])
         self._why = np.concatenate([self._why, np.zeros(more, np.int32)])
+        self._tied_by = np.concatenate([self._tied_by, np.zeros(more, np.int32)])
 
 
 def product(parts: Sequence[tuple[Axis, int]]) -> Axis:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from mirabelle.graph.call import Call, sizes_of, value_of
+from mirabelle.graph.call import Call, name_of, sizes_of, value_of
 from mirabelle.graph.flow import Flow, Results, broadcast, operands, untouched
 
 NAMES = (
     "clone", "contiguous", "detach", "alias", "_to_copy", "to", "dropout", "feature_dropout", "lift_fresh_copy", "where",
     "masked_fill", "fill", "copy", "copy_", "zeros_like", "ones_like", "full_like", "empty_like", "rand_like",
-    "randn_like", "type_as", "gelu", "silu", "hardtanh", "hardswish", "hardsigmoid", "elu", "celu", "selu", "mish",
+    "randn_like", "gelu", "silu", "hardtanh", "hardswish", "hardsigmoid", "elu", "celu", "selu", "mish",
     "softplus", "rrelu", "rrelu_with_noise", "lerp", "addcmul", "addcdiv", "nan_to_num", "clamp", "clip", "float_power",
     "__and__", "__or__", "__xor__", "logical_and", "logical_or", "fake_quantize_per_tensor_affine", "bernoulli",
     "alpha_dropout", "square", "isfinite", "isnan", "isinf", "softsign", "_softmax_backward_data",
@@ -32,6 +32,11 @@ def elementwise(flow: Flow, call: Call) -> Results:
 def tagged(node: fx.Node) -> bool:
     """Whether torch tags an operator as elementwise."""
     return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
+
+
+def is_elementwise(node: fx.Node) -> bool:
+    """Whether a node is of this class."""
+    return name_of(node) in NAMES or tagged(node)
 
 
 def prelu(flow: Flow, call: Call) -> Results:
@@ -66,6 +71,11 @@ def triangle(flow: Flow, call: Call) -> Results:
     else:
         flow.freeze(axes[-2:])
     return tuple(flow.units.resolve(axis) for axis in axes)
+
+
+def first_alone(flow: Flow, call: Call) -> Results:
+    """`type_as`: only the type of the other operand is read."""
+    return flow.of(call["self"])
 
 
 def dropped(flow: Flow, call: Call) -> Results:

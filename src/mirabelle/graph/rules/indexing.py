@@ -7,10 +7,12 @@ import math
 import torch
 from torch import Tensor, fx
 
-from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
+from mirabelle.graph.call import Call, is_known, is_tensor, name_of, sizes_of, value_of
 from mirabelle.graph.flow import Flow, Results, dimension_of
 from mirabelle.graph.rules.layout import layout
 from mirabelle.graph.units import Axis
+
+_SAME_VALUES = ("expand", "expand_as", "broadcast_to", "clone", "contiguous", "to", "_to_copy", "alias", "detach")
 
 
 def embedding(flow: Flow, call: Call) -> Results:
@@ -143,6 +145,44 @@ def index_select(flow: Flow, call: Call) -> Results:
         flow.freeze(flow.of(call["index"]))
     axes[d] = None
     return tuple(axes)
+
+
+def pieces(flow: Flow, call: Call) -> Results:
+    """`split_with_sizes`: with sizes that depend on data, such as the tokens of each expert, the cut dimension is frozen."""
+    if all(isinstance(size, int) or (isinstance(size, fx.Node) and is_known(value_of(size))) for size in call["split_sizes"]):
+        return layout(flow, call)
+    axes = list(flow.of(call["self"]))
+    d = dimension_of(int(call.get("dim", 0)), len(axes))
+    flow.freeze([axes[d]])
+    return [tuple(None if k == d else axis for k, axis in enumerate(axes)) for _ in call["split_sizes"]]
+
+
+def marked(flow: Flow, call: Call) -> Results:
+    """`one_hot`: a new dimension of classes, which is frozen; the others pass."""
+    return (*flow.of(call["self"]), None)
+
+
+def masked_scatter(flow: Flow, call: Call) -> Results:
+    """`masked_scatter`: rows chosen by a mask are replaced by the rows of another tensor, in order; their width passes.
+
+    That needs a mask that is constant along the last dimension, which the source has, too; otherwise all is frozen.
+    """
+    axes, mask, source = list(flow.of(call["self"])), call["mask"], call["source"]
+    sizes, given = sizes_of(value_of(call["self"])), sizes_of(value_of(source))
+    if not given or given[-1] != sizes[-1] or not _is_constant_along_last(mask):
+        return flow.freeze_all(call)
+    flow.freeze([*axes[:-1], *flow.of(mask)[:-1], *flow.of(source)[:-1]])
+    flow.unify(axes[-1], flow.of(source)[-1])
+    if sizes_of(value_of(mask))[-1] == sizes[-1]:
+        flow.unify(axes[-1], flow.of(mask)[-1])
+    return (*[None] * (len(axes) - 1), flow.units.resolve(axes[-1]))
+
+
+def _is_constant_along_last(node: fx.Node) -> bool:
+    """Whether all elements along the last dimension are equal because it was expanded from one."""
+    while name_of(node) in _SAME_VALUES and sizes_of(value_of(node))[-1] != 1:
+        node = node.all_input_nodes[0]
+    return sizes_of(value_of(node))[-1:] == (1,)
 
 
 def _is_known_line(flow: Flow, node: fx.Node) -> bool:
