@@ -16,7 +16,7 @@ from mirabelle.allocation.operator_times import OperatorTimes, in_items
 from mirabelle.allocation.plan import Item, Limit, all_together, allowed_counts, each_alone, within_limits
 from mirabelle.errors import UserError
 from mirabelle.graph.costs import Product, counted, mac_products, parameter_products, polynomial_of
-from mirabelle.graph.groups import AxisGroup, frozen_in, groups_of, why_nothing_goes
+from mirabelle.graph.groups import AxisGroup, frozen_in, groups_of, kept_whole, why_nothing_goes
 from mirabelle.graph.interpret import kept_without
 from mirabelle.graph.propagate import propagated
 from mirabelle.graph.surgery import cut
@@ -33,7 +33,7 @@ from mirabelle.task.task import Task
 if TYPE_CHECKING:
     from mirabelle.run.run import Run
 
-_MOST_REASONS = 2  # for one parameter
+_MOST_REASONS = 2  # for one parameter, and in the description of a cut
 
 
 class ChannelPlan:
@@ -131,8 +131,11 @@ class ChannelPlan:
         yield f"{gone:,} of {total:,} units in {len(self.groups)} groups are cut"
         for group, units in zip(self.groups, self.removed, strict=True):
             yield f"{group.name}: {len(group)} become {len(group) - len(units)} ({len(group.members)} dimensions of tensors)"
-        if self._flow.unknown:
-            yield f"not pruned, because there is no rule for the operator: {', '.join(self._flow.unknown)}"
+        whole = kept_whole(frozen_in(self._program, self._flow))
+        for sentence in whole[:_MOST_REASONS]:
+            yield f"kept whole: {sentence}"
+        if len(whole) > _MOST_REASONS:
+            yield f"kept whole for {len(whole) - _MOST_REASONS} more reasons: mirabelle inspect --groups lists them"
         why = architecture_of(smaller).rewritten
         if why:
             yield f"the module's code does not work with the new widths ({why}): a rewritten program in eval mode replaces it"
