@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from sklearn.metrics import f1_score
 from torch import Tensor, nn
 
 import mirabelle
@@ -357,8 +358,19 @@ def test_probabilities_are_not_trained_as_scores(kind: str, loss: str, metric: s
         with pytest.raises(UserError, match=f"ends in {kind}, but the loss takes scores") as caught:
             mirabelle.compress(model, task, [trained], out=tmp_path / "refused", teacher=guide)
         assert (caught.value.code, 'outputs = ["s"]' in caught.value.remedy) == ("E131", True)
-    module = module_from_onnx(tmp_path / "given.onnx")
-    mirabelle.compress(module, task, [prune.Weights(sparsity=0.5)], out=tmp_path / "untrained")
+    module, untrained = module_from_onnx(tmp_path / "given.onnx"), [prune.Weights(sparsity=0.5)]
+    if kind == "Sigmoid":  # 0 does not divide yes from no, so no metric would be right
+        with pytest.raises(UserError, match="ends in Sigmoid, but the loss takes scores") as caught:
+            mirabelle.compress(module, task, untrained, out=tmp_path / "refused")
+        given = "torch.nn.functional:binary_cross_entropy"
+        assert given in caught.value.remedy
+        of_probabilities = mirabelle.Task(train=(inputs, targets), test=(inputs, targets), loss=given, metric=metric)
+        result = mirabelle.compress(module, of_probabilities, untrained, out=tmp_path / "untrained")
+        with torch.no_grad():
+            found = result.model(inputs) > 0.5
+        assert result.profile.metric.value == pytest.approx(f1_score(targets, found, average="macro"))
+    else:
+        mirabelle.compress(module, task, untrained, out=tmp_path / "untrained")
     scores = module_from_onnx(tmp_path / "given.onnx", ["s"])
     result = mirabelle.compress(scores, task, [trained], out=tmp_path / "trained")
     assert onnx.load(result.folder / "model.onnx").graph.output[0].name == "s"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError, at_path, gathered, is_out_of_memory, raise_all
-from mirabelle.job.metric_trial import check_broadcast, check_ending, check_targets, try_metrics
+from mirabelle.job.metric_trial import LOSS_OF_PROBABILITIES, check_broadcast, check_ending, check_targets, try_metrics
 from mirabelle.model.state import copied
 from mirabelle.numerics.draws import global_draws
 from mirabelle.numerics.target_shapes import unlabelled
@@ -174,7 +174,8 @@ def _check_scores(model: nn.Module | None, task: Task) -> None:
     scores = model.scores_before(kind) if isinstance(model, OnnxModule) and kind is not None else None
     if scores is not None:
         message = f"the ONNX graph ends in {kind}, but the loss takes scores, not probabilities"
-        remedy = f'end it before: give the model arguments = {{ outputs = ["{scores}"] }}, or use a loss of probabilities'
+        remedy = f'end it before: give the model arguments = {{ outputs = ["{scores}"] }}'
+        remedy += f", or use {LOSS_OF_PROBABILITIES}" if kind == "Sigmoid" else ""
         raise UserError("E131", message, remedy, path=("train",))
     check_ending(model, task, task.example())
 

@@ -195,7 +195,8 @@ def _resolved(plan: JobPlan, seed: int, source: Source) -> dict[str, Any]:
     document["fingerprint"] = {
         "model": fingerprint(plan.model),
         **({"teacher": fingerprint(plan.teacher)} if plan.teacher is not None else {}),
-        "judged_by": f"{public_name(plan.task.loss)}, {plan.task.metric.name}, {len(plan.task.labels)} labels",
+        "judged_by": f"{public_name(plan.task.loss)}, {plan.task.metric.name}, {len(plan.task.labels)} labels"
+        + (f", outputs are {said}" if (said := plan.task.outputs_are) else ""),
         **{name: split["digest"] or "stream" for name, split in plan.task.fingerprint().items()},
     }
     return document

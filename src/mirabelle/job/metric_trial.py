@@ -15,11 +15,12 @@ from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.numerics.target_shapes import are_class_indices
 from mirabelle.task.batch import Batch, Outputs, Samples, call, in_float32, joined, parts_of
 from mirabelle.task.loss import TorchLoss
-from mirabelle.task.metric import Metric
+from mirabelle.task.metric import Metric, not_finite
 from mirabelle.task.outputs import Form, OutputKind
 from mirabelle.task.task import Task
 from mirabelle.training import evaluate_metrics
 
+LOSS_OF_PROBABILITIES = 'the loss "torch.nn.functional:binary_cross_entropy"'  # of yes or no
 _FEW = 8  # samples, of different classes as far as there are
 _NUMBERS = 2**23  # largest number of outputs that are made up for the targets of a split
 _ROUNDING = 1e-4  # of sums of probabilities in float32
@@ -47,12 +48,15 @@ def try_metrics(model: nn.Module, task: Task) -> None:
         places = torch.arange(len(targets)) % len(batch)
         made_up = joined([tuple(part[places] for part in outputs) if isinstance(outputs, tuple) else outputs[places]])
         for metric in plain:
-            _try_metric(metric, made_up, targets, task.outputs, name)
+            _try_metric(metric, made_up, targets, task.outputs, split=name, broken=int(not_finite(outputs).sum()))
 
 
-def _try_metric(metric: Metric, outputs: Outputs, targets: Tensor, kind: OutputKind, split: str) -> None:
+def _try_metric(metric: Metric, outputs: Outputs, targets: Tensor, kind: OutputKind, *, split: str, broken: int) -> None:
     why = metric.undefined_for(targets) if metric.undefined_for is not None else ""
     value = metric.value(metric.of_samples(outputs, targets, kind)) if not why else math.nan
+    if not math.isfinite(value) and broken and not why:
+        message = f"metric {metric.name} is {value}: the outputs for {broken} of {_FEW} test samples are NaN or infinite"
+        raise UserError("E121", message, "correct the model or the data, or start from weights that work")
     if not math.isfinite(value):
         message = f"metric {metric.name} is not defined on the {split} data{': ' + why if why else ''}"
         if metric.of_decisions and not why:
@@ -157,7 +161,7 @@ def check_ending(model: nn.Module, task: Task, batch: Batch) -> None:
         message = f"the model ends in {end}, but the loss takes scores, not probabilities"
         remedy = f"return the scores before the {str(end).lower()}, which the loss applies itself"
         if end == "Sigmoid":
-            remedy += ', or use the loss "torch.nn.functional:binary_cross_entropy"'
+            remedy += f", or use {LOSS_OF_PROBABILITIES}"
         raise UserError("E131", message, remedy, path=("train",))
 
 

@@ -19,6 +19,7 @@ from mirabelle.sources.names import CORPUS, FOLDER, LINES, names_files, names_fu
 from mirabelle.task.preprocessing.image import Image, Layout
 
 VARIABLE = "MIRABELLE_DATA"  # environment variable with the folder of data sets
+OutputsAre: TypeAlias = Literal["classes", "classes_last", "labels", "numbers"]
 Part = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -37,6 +38,8 @@ class Divided:
         loss: a name such as "cross_entropy" or "mse", or "./file.py:function"; by default cross entropy, or squared error
             where the targets are numbers.
         extra_metrics: further metrics, which are only reported.
+        outputs_are: what the outputs are, if the loss is your own: "classes" (in axis 1), "classes_last", "labels" (each yes or
+            no) or "numbers".
         class_weights: "balanced" gives all classes the same total weight in the loss, whatever their number of samples.
     """
 
@@ -46,6 +49,7 @@ class Divided:
     metric: str | None = None
     loss: str | None = None
     extra_metrics: tuple[str, ...] = ()
+    outputs_are: OutputsAre | None = None
     class_weights: Literal["balanced"] | None = None
 
 

@@ -108,6 +108,7 @@ def as_task(
         loss=settings.loss or loss,
         metric=settings.metric,
         extra_metrics=settings.extra_metrics,
+        outputs_are=settings.outputs_are,
         labels=labels,
         name=name,
         preprocessing=preprocessing,

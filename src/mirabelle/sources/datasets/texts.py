@@ -65,6 +65,7 @@ def task_of(path: Path, settings: TextFile) -> Task:
         loss=settings.loss or loss,
         metric=settings.metric,
         extra_metrics=settings.extra_metrics,
+        outputs_are=settings.outputs_are,
         labels=labels,
         name=path.stem,
         preprocessing=text,
