@@ -3,47 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from mirabelle.cli import main
 from mirabelle.errors import CODES
-
-BASELINE = "train = { epochs = 1, batch_size = 32, lr = 0.01 }"
-RUN = ("run", "recipe.toml", "--out", "out", "--quiet")
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """What a person does, and what they are promised to read.
-
-    Args:
-        code: of the error.
-        says: words of the first line.
-        helps: words of the help line.
-        change: (what stands in the recipe, what stands there instead).
-        command: what is typed.
-        at: "line:column" in the recipe, where the mistake has a place there.
-    """
-
-    code: str
-    says: str
-    helps: str
-    change: tuple[str, str] = ("", "")
-    command: tuple[str, ...] = RUN
-    at: str = ""
-    environment: dict[str, str] = field(default_factory=dict)
-
-
-def typed(*command: str) -> tuple[str, ...]:
-    return command
-
-
-def setting(text: str) -> tuple[str, ...]:
-    return (*RUN, "--set", text)
-
+from mistakes.mistake import BASELINE, RUN, Mistake, setting, typed
+from mistakes.of_files import OF_FILES
+from mistakes.of_settings import OF_SETTINGS
 
 MISTAKES = {
     # the command line
@@ -508,6 +476,7 @@ MISTAKES = {
         "E130", "no folder of images at", "relative to the recipe", ("./parts.py:task", "./photos"), at="8:8"
     ),
 }
+MISTAKES |= OF_SETTINGS | OF_FILES
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -522,6 +491,9 @@ def test_a_mistake_is_told_as_promised(name: str, place: Path, capsys: pytest.Ca
     recipe = place / "recipe.toml"
     assert mistake.change[0] in recipe.read_text()
     recipe.write_text(recipe.read_text().replace(*mistake.change, 1 if mistake.change[0] != "[[step]]" else -1))
+    for path, content in mistake.files.items():
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        (place / path).write_bytes(content)
     before = digest(place)
     status = main.run(mistake.command)
     out, told = capsys.readouterr()
@@ -547,7 +519,7 @@ def test_a_mistake_is_told_as_promised(name: str, place: Path, capsys: pytest.Ca
 
 
 def test_the_catalogue_is_long_enough() -> None:
-    assert len(MISTAKES) >= 60
+    assert len(MISTAKES) >= 200
 
 
 def test_model_data_and_weights_that_are_not_there_are_told_beside_the_rest(place: Path, capsys) -> None:

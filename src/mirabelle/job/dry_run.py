@@ -121,6 +121,8 @@ def try_steps(plan: JobPlan) -> None:
     mistakes: list[UserError] = []
     with tempfile.TemporaryDirectory() as folder:
         run = Run(folder)
+        with gathered(mistakes, "goal"):
+            plan.goal.check(plan.task.metric.name, plan.task.metric.highest)
         if plan.teacher is not None:
             with gathered(mistakes, "teacher"):
                 _tried(plan.teacher, plan.task)
@@ -134,11 +136,16 @@ def try_steps(plan: JobPlan) -> None:
             _try_training(plan.model, alone, plan.baseline)
         model = plan.model
         for position, step in enumerate(plan.recipe.steps):
+            known = len(mistakes)
             with gathered(mistakes, "step", position):
                 preview = step.preview(model, guided, run.within(folder_of(position + 1, step)))
                 under = with_replaced_model_as_teacher([step], model, guided)
                 model = preview.model
+                if step.stage == "replace":
+                    _tried(model, plan.task)
                 _try_training(model, under, preview.training)
+            if step.stage == "replace" and len(mistakes) > known:
+                break  # nothing can be said of steps that change a model which does not work
     raise_all(mistakes)
 
 

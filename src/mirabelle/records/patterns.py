@@ -81,7 +81,7 @@ def selected_modules(
     """
     from torch import nn
 
-    names = [name for name, _ in model.named_modules()]
+    names = [name for name, _ in model.named_modules() if name]
     every_pattern_matches("include", include, names)
     every_pattern_matches("exclude", exclude, names)
     opaque = tuple(name for name, module in model.named_modules() if isinstance(module, nn.TransformerEncoderLayer))

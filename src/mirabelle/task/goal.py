@@ -91,6 +91,20 @@ class Goal:
                     read(getattr(self, name))
         raise_all(mistakes)
 
+    def check(self, metric: str, highest: float) -> None:
+        """Check that a metric can reach the goal.
+
+        Args:
+            metric: its name.
+            highest: its highest value.
+
+        Raises:
+            UserError: E113 if the goal on the metric is above this value.
+        """
+        if self.metric is not None and _fraction(self.metric) > highest:
+            remedy = f"{metric} is at most {highest:g}; write, for example, " + ('"93%" or 0.93' if highest else "-0.5")
+            raise UserError("E113", f"goal.metric cannot be reached; got {self.metric!r}", remedy, path=("metric",))
+
     def shortfalls(self, start: Profile, end: Profile) -> list[Shortfall]:
         """The parts of this goal that the model at the end does not reach; empty if it reaches the goal.
 
@@ -149,16 +163,21 @@ def limit_of(name: str, asked: str | float, start: float, where: str = "goal.") 
         where: prefix of the name in messages.
 
     Raises:
-        UserError: E113 if the limit cannot be read.
+        UserError: E113 if the limit cannot be read, or is not above 0.
 
     Example:
         >>> limit_of("macs", "2.5M", 1e7), limit_of("macs", "50%", 1e7)
         (2500000.0, 5000000.0)
     """
     if isinstance(asked, (int, float)):
-        return _finite(where + name, asked)
-    number, unit = _parse(where + name, asked, ("%", *_ALLOWED[name]))
-    return start * number / 100 if unit == "%" else number * _UNITS[unit]
+        limit = _finite(where + name, asked)
+    else:
+        number, unit = _parse(where + name, asked, ("%", *_ALLOWED[name]))
+        limit = start * number / 100 if unit == "%" else number * _UNITS[unit]
+    if limit <= 0 < start:
+        message = f"{where}{name} must be above 0; got {asked!r}"
+        raise UserError("E113", message, "no model is that small: raise it, or leave it out")
+    return limit
 
 
 def _drop(asked: str) -> tuple[float, bool]:

@@ -137,6 +137,12 @@ class Metric:
         library()
         return Metric("bleu", partial(sentence_counts, decode), corpus_bleu, of_sequences=True)
 
+    @property
+    def highest(self) -> float:
+        """The highest value of a named metric; infinity for others."""
+        named = self.name in _KNOWN and self == _KNOWN[self.name]
+        return math.inf if not named else 0.0 if self.name.startswith("negative_") else 1.0
+
     def value(self, scores: Scores) -> float:
         """The value of the metric for the scores of a set of samples."""
         statistic = self._statistic(scores)
