@@ -63,6 +63,29 @@ def test_tagged_tokens_are_judged_token_by_token(tmp_path: Path) -> None:
     assert result.profile.others[0].value == pytest.approx((found == known.numpy()).mean())
 
 
+def test_tokens_and_pixels_get_their_labels_by_predict(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    names = ("sky", "road", "tree")
+    np.save(tmp_path / "tokens.npy", np.arange(4)[None])
+    np.save(tmp_path / "image.npy", np.random.default_rng(0).normal(size=(1, 1, 2, 4)).astype(np.float32))
+    for net, data, loss in (
+        (nn.Embedding(9, 3), "tokens", "token_cross_entropy"),
+        (nn.Conv2d(1, 3, 1), "image", "cross_entropy"),
+        (nn.Sequential(nn.Flatten(1, 2), nn.Conv1d(2, 3, 1), nn.Linear(4, 3)), "image", "cross_entropy"),
+    ):
+        given = torch.from_numpy(np.load(tmp_path / f"{data}.npy")).repeat(20, *[1] * (1 if data == "tokens" else 3))
+        axis = -1 if data == "tokens" else 1
+        due = net(given).argmax(axis)
+        task = Task(train=(given, torch.zeros_like(due)), test=(given, torch.zeros_like(due)), loss=loss, labels=names)
+        result = compress(net, task, [prune.Weights(sparsity=0.0)], out=tmp_path / type(net).__name__)
+        if due.shape[1:] == (3,):
+            with pytest.raises(UserError, match="gives outputs of shape"):
+                Predictor(result.folder)([tmp_path / f"{data}.npy"])
+            continue
+        (found,) = Predictor(result.folder)([tmp_path / f"{data}.npy"])
+        assert found.outputs == np.array(names)[due[0].numpy()].tolist()
+
+
 @pytest.mark.parametrize("metric", [None, "f1"])
 def test_pixels_are_classified_by_default(metric: str | None, tmp_path: Path) -> None:
     torch.manual_seed(0)

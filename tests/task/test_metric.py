@@ -217,7 +217,7 @@ def test_recipes_are_compared_by_a_metric_of_the_set(tmp_path: Path) -> None:
     assert "roc_auc" in found.table()
     kept = again.outcomes["little"][0]
     assert kept.metric == task.metric.value(kept.scores)
-    assert kept.scores.dtype.names == ("outputs", "targets")
+    assert kept.scores.dtype.names == ("codes",)
 
 
 def test_fidelity_is_the_mean_r2_of_the_outputs() -> None:

@@ -49,7 +49,8 @@ class Prediction:
     Args:
         input: name of the input.
         top: the most probable classes or labels, best first; empty for a model without labels, or with several outputs.
-        outputs: the output if the model has no labels, or several outputs by name; otherwise None.
+        outputs: the output if the model has no labels, or several outputs by name; the label at each position if the model
+            labels tokens or pixels; otherwise None.
         answer: the answer in the paragraph, for a model that answers questions.
         text: the decoded text, for a CTC model.
         multi_label: the labels with a probability of at least 0.5, for a multi-label model.
@@ -159,11 +160,13 @@ class Predictor:
             return Prediction(name, (), output.tolist())
         if kind.form is Form.SYMBOLS:
             return Prediction(name, (), None, text="".join(self.labels[symbol] for symbol in ctc_greedy_decode(output)))
+        if kind.form is Form.CLASSES and output.ndim > 1 and kind.classes_axis is not None:  # tokens or pixels
+            return Prediction(name, (), np.array(self.labels)[kind.chosen(output[None])[0]].tolist())
         if kind.form is Form.LABELS and output.size == 1:
             output = output.reshape(1)
         if output.shape != (1 if kind.form is Form.LABELS and not kind.multi_label else len(self.labels),):
             message = f"{self.path} gives outputs of shape {output.shape} for {len(self.labels)} labels"
-            raise UserError("E141", message, "download or copy the file again")
+            raise UserError("E141", message, "check that it is the right file; classes must be in the first or the last axis")
         probabilities = kind.probabilities(output)
         order = np.argsort(-probabilities, kind="stable")[:top].tolist()
         predicted = tuple(label for label, value in zip(self.labels, probabilities, strict=True) if value >= _YES)

@@ -17,7 +17,7 @@ from torch import nn
 from mirabelle import records
 from mirabelle.errors import UserError
 from mirabelle.job.comparison_results import Budget, Comparison, Outcome
-from mirabelle.job.dry_run import JobPlan, try_steps, with_model_outputs_as_targets
+from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps, with_model_outputs_as_targets
 from mirabelle.job.steps import Reached, walk
 from mirabelle.model.device import check_device
 from mirabelle.model.state import copied, fingerprint
@@ -92,6 +92,7 @@ def compare(
         {name: Recipe(steps) for name, steps in candidates.items()},
         with_model_outputs_as_targets(task, task.teacher or model),
     )
+    try_one_batch(model, task)
     for recipe in recipes.values():
         try_steps(JobPlan(model, task, recipe, Goal(), teacher=task.teacher))
     task = task.with_teacher(task.teacher or copied(model).eval())

@@ -98,12 +98,14 @@ def _tried(model: nn.Module, task: Task) -> Outputs:
     if isinstance(outputs, tuple) and task.outputs.takes_one_output:
         remedy = "wrap it so that it returns its scores, or name a loss and a metric that take a tuple of outputs"
         raise UserError("E121", "the model returns a tuple, not a tensor, and the loss takes one output", remedy)
-    scores = task.outputs.scores_one_class(outputs)
-    if scores and task.labels and outputs.shape[1] != len(task.labels):
+    axis = task.outputs.classes_axis
+    classes = outputs.shape[axis] if task.outputs.form is Form.CLASSES and axis is not None and outputs.dim() > 1 else None
+    if classes is not None and task.labels and classes != len(task.labels):
         raise UserError(
             "E132",
-            f"the model has {outputs.shape[1]} outputs, the data have {len(task.labels)} classes: {_named(task.labels)}",
-            f"give the model {len(task.labels)} outputs, one for each class",
+            f"the model has {classes} outputs, the data have {len(task.labels)} classes: {_named(task.labels)}",
+            f"give the model {len(task.labels)} outputs, one for each class"
+            + (', or name the loss "binary_cross_entropy" for one output of yes or no' if classes == 1 else ""),
         )
     if task.outputs.form is Form.LABELS:
         _check_scores(model, task)

@@ -142,18 +142,19 @@ def ranks(decisions: Decisions) -> Scores:
     """What the metrics of an order need of each sample: the rank of its score and whether the label is true, for each label.
 
     Returns:
-        Records "ranks" and "hits", (positions, labels): equal scores have equal ranks; hits are 1, 0, or −1 without a target.
+        Records "codes", (positions, labels): twice the rank, from 1, plus 1 for a true label; 0 without a target. Equal scores
+        have equal ranks.
     """
     labels = decisions.by_label()
     scores, hits = to_numpy(labels.scores), to_numpy(labels.targets == 1)
     counted, finite = to_numpy(labels.counted), to_numpy(labels.finite)
-    found = np.zeros(scores.shape, np.int32)
+    found = np.ones(scores.shape, np.int32)
     for k in range(scores.shape[-1]):
         known = counted[..., k] & finite[..., k]
         order = np.unique(scores[..., k][known], return_inverse=True)[1].reshape(-1)
-        found[..., k][known] = order + 1
-        found[..., k][~finite[..., k] & ~hits[..., k]] = order.max(initial=0) + 2
-    return records_of({"ranks": found, "hits": np.where(counted, hits, -1).astype(np.int8)})
+        found[..., k][known] = order + 2
+        found[..., k][~finite[..., k] & ~hits[..., k]] = order.max(initial=0) + 3
+    return records_of({"codes": np.where(counted, 2 * found + hits, 0).astype(np.int32)})
 
 
 def roc_auc(records: Scores) -> float:
@@ -208,7 +209,7 @@ def sensitivity(records: Scores, specificity: float = 0.9) -> float:
     ((positive, negative),) = pairs
     if not positive.any() or not negative.any():
         return math.nan
-    spared = min(math.ceil(specificity * negative.sum()), negative.sum())
+    spared = min(math.ceil(specificity * negative.sum()), int(negative.sum()))
     threshold = int(np.searchsorted(negative.cumsum(), spared))
     return float(positive[threshold + 1 :].sum() / positive.sum())
 
@@ -278,13 +279,11 @@ def _counts(records: Scores) -> tuple[Array, bool]:
 
 
 def _by_rank(records: Scores) -> list[tuple[Array, Array]]:
-    """For each label, the numbers of positive and of negative decisions by rank, from the lowest."""
-    found, hits = (records[name].reshape(-1, records[name].shape[-1]) for name in ("ranks", "hits"))
-    size = int(found.max(initial=0)) + 1
-    return [
-        (np.bincount(rank[hit == 1], minlength=size), np.bincount(rank[hit == 0], minlength=size))
-        for rank, hit in zip(found.T, hits.T, strict=True)
-    ]
+    """For each label, the numbers of positive and of negative decisions by rank, from the lowest, as float64."""
+    codes = records["codes"].reshape(-1, records["codes"].shape[-1])
+    length = 2 * (int(codes.max(initial=0)) // 2 + 1)
+    tables = [np.bincount(label, minlength=length).reshape(-1, 2)[1:].astype(np.float64) for label in codes.T]
+    return [(table[:, 1], table[:, 0]) for table in tables]
 
 
 def _mean(values: Array) -> float:

@@ -13,6 +13,7 @@ from scipy import stats
 Scores = npt.NDArray[Any]  # one entry per sample: a number, or all numbers that a statistic of the whole set needs
 Statistic = Callable[[Scores], float]
 _RESAMPLES, _SEED = 1000, 0
+_FEWEST, _MOST_BYTES = 100, 2**31  # of large sets, such as ranks of all pixels: so many bytes in all, but no fewer resamples
 _ROUNDING = 1e-12
 
 
@@ -125,7 +126,8 @@ def student_interval(scores: Scores, confidence: float = 0.95) -> tuple[float, f
 def resampled_interval(scores: Scores, statistic: Statistic, confidence: float = 0.95) -> tuple[float, float, float]:
     """A statistic of a set of samples with its bootstrap percentile interval: (value, low, high).
 
-    The samples are resampled with replacement 1000 times with a fixed seed. Resamples for which the statistic is not finite,
+    The samples are resampled with replacement 1000 times with a fixed seed; fewer times, but at least 100, if their scores take
+    more than 2 MB, as the ranks of all pixels do. Resamples for which the statistic is not finite,
     such as a set without positive samples, are ignored.
 
     Example:
@@ -135,7 +137,7 @@ def resampled_interval(scores: Scores, statistic: Statistic, confidence: float =
 
     Source: Efron, Tibshirani 1993, An Introduction to the Bootstrap, doi:10.1201/9780429246593, chapter 13.
     """
-    low, high = _percentiles(np.array([statistic(scores[drawn]) for drawn in _draws(len(scores))]), confidence)
+    low, high = _percentiles(np.array([statistic(scores[drawn]) for drawn in _draws(scores)]), confidence)
     return statistic(scores), low, high
 
 
@@ -160,7 +162,7 @@ def resampled_difference(
         return float(np.mean([statistic(b[drawn]) - statistic(a[drawn]) for a, b in zip(before, after, strict=True)]))
 
     observed = difference(slice(None))
-    draws = np.array([difference(drawn) for drawn in _draws(len(before[0]))])
+    draws = np.array([difference(drawn) for drawn in _draws(before[0])])
     draws = draws[np.isfinite(draws)]
     if not len(draws):
         return observed, math.nan, math.nan, 1.0
@@ -168,9 +170,10 @@ def resampled_difference(
     return observed, *_percentiles(draws, confidence), min(1.0, max(p_value, 1 / len(draws)))
 
 
-def _draws(n: int) -> Iterator[npt.NDArray[np.int64]]:
-    generator = np.random.default_rng(_SEED)
-    return (generator.integers(0, n, n) for _ in range(_RESAMPLES))
+def _draws(scores: Scores) -> Iterator[npt.NDArray[np.int64]]:
+    generator, n = np.random.default_rng(_SEED), len(scores)
+    count = min(_RESAMPLES, max(_FEWEST, _MOST_BYTES // max(1, scores.nbytes)))
+    return (generator.integers(0, n, n) for _ in range(count))
 
 
 def _percentiles(values: npt.NDArray[np.float64], confidence: float) -> tuple[float, float]:

@@ -173,7 +173,7 @@ class OutputKind:
             return OutputKind(Form.SYMBOLS)
         several, one = metadata.get("decision") == _SEVERAL, len(labels) == _TWO and list(shape) in ([], [1])
         yes_or_no = OutputKind(Form.LABELS, None, "Sigmoid", multi_label=several)
-        kind = yes_or_no if several or one else OutputKind(Form.CLASSES, 1, "Softmax")
+        kind = yes_or_no if several or one else OutputKind(Form.CLASSES, _axis_of_classes(shape, len(labels)), "Softmax")
         done = kind.activation in last_operators or metadata.get("scores") == _PROBABILITIES
         return replace(kind, activation=None) if done else kind
 
@@ -193,10 +193,6 @@ class OutputKind:
     def takes_one_output(self) -> bool:
         """Whether the model must have a single output."""
         return self.form not in (Form.MATCHED, Form.UNKNOWN)
-
-    def scores_one_class(self, outputs: Tensor | tuple[Tensor, ...]) -> bool:
-        """Whether these outputs are the class scores of whole samples, (batch, classes)."""
-        return self.classifies and isinstance(outputs, Tensor) and outputs.dim() == CLASS_SCORES
 
     def chosen(self, outputs: Given) -> Given:
         """The class with the highest score: the argmax of the outputs over the axis of the classes."""
@@ -248,6 +244,12 @@ class OutputKind:
         powers: Array = np.exp(scores - scores.max())
         shares: Array = powers / powers.sum()
         return shares
+
+
+def _axis_of_classes(shape: Sequence[int], classes: int) -> int | None:
+    """The axis of the classes in a batch of outputs, from the shape of one sample; None if both or neither can be."""
+    first, last = shape[:1] == (classes,), shape[-1:] == (classes,)
+    return 1 if len(shape) == 1 or (first and not last) else -1 if last and not first else None
 
 
 def _check_one_output(outputs: Outputs) -> None:
