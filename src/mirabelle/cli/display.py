@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from mirabelle.model.left_alone import LeftAlone
+from mirabelle.model.left_alone import LeftAlone, few
 from mirabelle.report import Report, RunProgress
 from mirabelle.report.table import rows, value
 
@@ -156,6 +156,7 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "epoch": _epoch,
     "gate": _gate,
     "decision": lambda event: f"chosen: {event['name']} = {event['value']}",
+    "folded": lambda event: f"computed weights become plain parameters: {few(event['tensors'])}",
     "left alone": _left_alone,
     "warning": lambda event: f"warning: {event['text']}",
     "stopped": lambda event: f"stopped: {event['why']}",

@@ -7,12 +7,15 @@ from torch import nn
 
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
+from mirabelle.model.plain_weights import with_plain_weights
 from mirabelle.model.state import copied
 from mirabelle.numerics.draws import global_draws
 
 
 def redrawn(model: nn.Module, seed: int) -> nn.Module:
     """A copy of a model with newly initialized weights.
+
+    A weight that is computed from others, for example by weight norm, becomes a plain parameter first.
 
     A module with the method `reset_parameters` is initialized by it, including the running statistics of normalization layers.
     All other parameters are drawn from a normal distribution with their present mean and standard deviation.
@@ -27,7 +30,7 @@ def redrawn(model: nn.Module, seed: int) -> nn.Module:
     if architecture_of(model).rewritten is not None:
         message = "the model runs as a rewritten program, whose running statistics cannot be initialized again"
         raise UserError("E111", message, 'use start = "teacher", or give the student by a factory')
-    fresh = copied(model)
+    fresh = copied(with_plain_weights(model))
     drawn: set[int] = set()
     with torch.no_grad(), global_draws(seed):
         for module in fresh.modules():

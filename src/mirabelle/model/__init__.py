@@ -7,6 +7,7 @@ from mirabelle.lazy import lazily
 if TYPE_CHECKING:
     from mirabelle.model.architecture import Architecture, architecture_of, replace_module, replayed
     from mirabelle.model.edits import Cut, Edit, Replace
+    from mirabelle.model.plain_weights import Fold
     from mirabelle.model.replacement import Replacement
     from mirabelle.model.state import copied, fingerprint, in_eval_mode, load_tensors, tensors_of_module
     from mirabelle.model.taps import Taps, features_of
@@ -15,6 +16,7 @@ __all__ = [
     "Architecture",
     "Cut",
     "Edit",
+    "Fold",
     "Replace",
     "Replacement",
     "Taps",
@@ -33,6 +35,7 @@ __getattr__ = lazily(
     {
         "architecture": ["Architecture", "architecture_of", "replace_module", "replayed"],
         "edits": ["Cut", "Edit", "Replace"],
+        "plain_weights": ["Fold"],
         "replacement": ["Replacement"],
         "state": ["copied", "fingerprint", "in_eval_mode", "load_tensors", "tensors_of_module"],
         "taps": ["Taps", "features_of"],

@@ -117,8 +117,10 @@ class Channels:
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
         from mirabelle.model.left_alone import tell_left_alone
+        from mirabelle.model.plain_weights import with_plain_weights
         from mirabelle.prune.recovery import recovered
 
+        model = with_plain_weights(model, run)
         plan = self._plan(model, task, run)
         smaller = plan.cut()
         tell_left_alone(run, smaller, task.example(), plan.left(smaller))
@@ -126,7 +128,9 @@ class Channels:
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         from mirabelle.model.left_alone import tell_left_alone
+        from mirabelle.model.plain_weights import with_plain_weights
 
+        model = with_plain_weights(model)
         plan = self._plan(model, task, run)
         smaller = plan.cut()
         left = tell_left_alone(run, smaller, task.example(), plan.left(smaller))

@@ -93,8 +93,10 @@ class Layers:
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
         from mirabelle.model.left_alone import tell_left_alone
+        from mirabelle.model.plain_weights import with_plain_weights
         from mirabelle.prune.recovery import recovered
 
+        model = with_plain_weights(model, run)
         plan = self._plan(model, task, run)
         smaller = plan.smaller()
         tell_left_alone(run, smaller, task.example(), plan.left(smaller))
@@ -102,7 +104,9 @@ class Layers:
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         from mirabelle.model.left_alone import tell_left_alone
+        from mirabelle.model.plain_weights import with_plain_weights
 
+        model = with_plain_weights(model)
         plan = self._plan(model, task, run)
         smaller = plan.smaller()
         left = tell_left_alone(run, smaller, task.example(), plan.left(smaller))

@@ -115,14 +115,19 @@ class Weights:
         return self.prepare(model, task, run).model
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
+        from mirabelle.model.plain_weights import with_plain_weights
         from mirabelle.model.state import copied
 
+        model = with_plain_weights(model, run)
         self._told(model, task, run)
         if self.needs_training:
             return Prepared(copied(model), controls=self._controls)
         return Prepared(self._pruned(model, task, run))
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        from mirabelle.model.plain_weights import with_plain_weights
+
+        model = with_plain_weights(model)
         pruned = self._pruned(model, task, run, most_samples=_PREVIEWED)
         return Preview(pruned, _removals(pruned) + self._told(model, task, run), self.train)
 

@@ -63,11 +63,17 @@ class Static:
     exclude: Patterns = ()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        from mirabelle.model.plain_weights import with_plain_weights
+
+        model = with_plain_weights(model, run)
         quantized = self._quantized(model, task, run)
         told(model, quantized, self, task, run)
         return quantized
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        from mirabelle.model.plain_weights import with_plain_weights
+
+        model = with_plain_weights(model)
         few = dataclasses.replace(self, samples=min(self.samples, _BATCH))
         quantized = few._quantized(model, task, run)
         return Preview(quantized, told(model, quantized, self, task, run))

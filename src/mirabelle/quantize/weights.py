@@ -50,11 +50,17 @@ class Weights:
     exclude: Patterns = ()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        from mirabelle.model.plain_weights import with_plain_weights
+
+        model = with_plain_weights(model, run)
         quantized = self._quantized(model)
         told(model, quantized, self, task, run)
         return quantized
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        from mirabelle.model.plain_weights import with_plain_weights
+
+        model = with_plain_weights(model)
         quantized = self._quantized(model)
         return Preview(quantized, told(model, quantized, self, task, run))
 
