@@ -78,6 +78,14 @@ def is_known(size: Any) -> bool:
     return not isinstance(size, torch.SymInt) or size.node.hint is not None
 
 
+def is_free(size: Any) -> bool:
+    """Whether a size may have other values than in the trace, such as the batch size.
+
+    A size that the code of the model fixes is a symbolic number in the trace, too, but one without symbols.
+    """
+    return isinstance(size, torch.SymInt) and not size.node.expr.is_number
+
+
 def is_tensor(value: Any) -> bool:
     """Whether an argument is a node whose result is a single tensor."""
     return isinstance(value, fx.Node) and isinstance(value_of(value), Tensor)

@@ -8,7 +8,7 @@ sliced parameters and arguments adapted to the new widths, as the exported model
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from mirabelle.graph.call import Call, is_known, sizes_of, value_of
+from mirabelle.graph.call import Call, sizes_of, value_of
 from mirabelle.graph.flow import Flow, Kept, Place, Share
 from mirabelle.graph.groups import axes_of_tensors
+from mirabelle.graph.sizes import FreeSizes
 from mirabelle.graph.trace import Program, described
 from mirabelle.graph.units import Array
 from mirabelle.numerics.arrays import to_numpy
@@ -98,6 +99,8 @@ def run_cut(program: Program, flow: Flow, kept: Kept, tensors: Mapping[str, Tens
         inputs: all user inputs in the order of the program's placeholders.
     """
 
+    free = FreeSizes(program, inputs)
+
     def call(node: fx.Node, known: Mapping[fx.Node, Any]) -> Any:
         if node in flow.inside:
             return None
@@ -106,10 +109,10 @@ def run_cut(program: Program, flow: Flow, kept: Kept, tensors: Mapping[str, Tens
         read = known if constant else _Picked(flow, kept, known)
         result = result_of(target, _substituted(arguments, read))
         if not constant:
-            _check_sizes(flow, kept, node, result)
+            _check_sizes(flow, kept, node, result, free)
         return result
 
-    return _run(program, tensors, inputs, call)
+    return _run(program, tensors, inputs, call, flow.inside)
 
 
 def result_of(target: Any, arguments: Mapping[str, Any]) -> Any:
@@ -155,9 +158,11 @@ def _run(
     tensors: Mapping[str, Tensor],
     inputs: Sequence[Any],
     call: Callable[[fx.Node, Mapping[fx.Node, Any]], Any],
+    inside: Collection[fx.Node] = (),
 ) -> list[Any]:
     known: dict[fx.Node, Any] = {}
     remaining = iter(inputs)
+    ended = _last_readers(program, inside)
     for node in program.graph.nodes:
         if node.op == "placeholder":
             source = program.sources[node.name]
@@ -170,7 +175,24 @@ def _run(
                 known[node] = known[node.args[0]][node.args[1]] if node.target is operator.getitem else call(node, known)
             except Exception as error:
                 raise NodeError(node, error) from error
+        for past in ended.get(node, ()):  # memory holds what is still read, not all that was computed
+            known.pop(past, None)
     raise AssertionError("a program has an output")
+
+
+def _last_readers(program: Program, inside: Collection[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
+    """Node -> the nodes whose results nothing reads after it. What nodes `inside` read, the node after them reads."""
+    last: dict[fx.Node, fx.Node] = {}
+    through: dict[fx.Node, list[fx.Node]] = {}
+    for node in program.graph.nodes:
+        read = [*node.all_input_nodes, *(part for own in node.all_input_nodes for part in through.get(own, ()))]
+        if node in inside:
+            through[node] = read
+        last |= dict.fromkeys((node, *read), node)
+    ended: dict[fx.Node, list[fx.Node]] = {}
+    for part, node in last.items():
+        ended.setdefault(node, []).append(part)
+    return ended
 
 
 def _substituted(value: Any, known: Mapping[fx.Node, Any]) -> Any:
@@ -244,13 +266,13 @@ def _first_sizes(call: Call) -> tuple[int, ...]:
     return sizes_of(value[0] if isinstance(value, (list, tuple)) else value)
 
 
-def _check_sizes(flow: Flow, kept: Kept, node: fx.Node, result: Any) -> None:
-    """Assert that the result of a cut operator has the sizes that its axes predict."""
+def _check_sizes(flow: Flow, kept: Kept, node: fx.Node, result: Any, free: FreeSizes) -> None:
+    """Assert that the result of a cut operator has the sizes that its axes predict, for inputs of any batch size."""
     traced, axes = value_of(node), flow.axes[node]
     if not isinstance(result, Tensor) or not isinstance(axes, tuple):
         return
-    expected = tuple(
-        kept.count(axis, size) if is_known(free) else own
-        for axis, size, free, own in zip(axes, sizes_of(traced), traced.shape, result.shape, strict=True)
-    )
-    assert tuple(result.shape) == expected, f"{node.name}: {tuple(result.shape)} instead of {expected}"
+    expected = []
+    for axis, size, whole, own in zip(axes, traced.shape, sizes_of(traced), result.shape, strict=True):
+        here = free.of(size)
+        expected.append(own if here is None else kept.count(axis, whole) * here // whole if whole else here)
+    assert list(result.shape) == expected, f"{node.name}: {tuple(result.shape)} instead of {tuple(expected)}"

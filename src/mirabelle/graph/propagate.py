@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from mirabelle.graph.call import Call, name_of, sizes_of, tensors_in, value_of
+from mirabelle.graph.call import Call, is_free, name_of, sizes_of, tensors_in, value_of
 from mirabelle.graph.flow import Axes, Flow, Results, untouched
 from mirabelle.graph.rehearsal import misunderstood
 from mirabelle.graph.rules import rule_for
 from mirabelle.graph.rules.labels import VIEWS
-from mirabelle.graph.rules.layout import shuffled, there_and_back
+from mirabelle.graph.rules.layout import kept_sizes, shuffled, there_and_back
 from mirabelle.graph.trace import Program, described
 from mirabelle.graph.whole_tensors import WholeTensors
 
 _CLAIMS = ("_assert", "sym_constrain_range")  # assertions of the trace, without a result
+_FILLS = ("zeros", "ones", "full", "new_zeros", "new_ones", "new_full")
 _ALWAYS_CONSTANT = ("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")
 _MIXING = {*VIEWS, "repeat", "tile"}
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
@@ -106,6 +107,8 @@ def _called(flow: Flow, node: fx.Node) -> Results:
     if call.name.startswith(_CLAIMS):
         return untouched(value_of(node))
     nodes = [part for part in node.all_input_nodes if value_of(part) is not None]
+    if call.name in _FILLS and any(map(_holds_more_than_batch, value_of(node).shape)):
+        return _filled(flow, call)
     if call.name in _ALWAYS_CONSTANT or (
         all(part in flow.constants for part in nodes) and not _mixes_in_free_size(call, nodes)
     ):
@@ -147,12 +150,28 @@ def _kept_whole(flow: Flow, call: Call, why: str) -> Results:
     return flow.freeze_all(call)
 
 
+def _holds_more_than_batch(size: Any) -> bool:
+    """Whether a free size is a product or a sum, such as batch × heads."""
+    return is_free(size) and not size.node.expr.is_Symbol
+
+
+def _filled(flow: Flow, call: Call) -> Results:
+    """A tensor of one number with a dimension of free size: it is made with the sizes that are kept."""
+    value = value_of(call.node)
+    axes, sizes = tuple(flow.fresh(size) for size in sizes_of(value)), sizes_of(value)
+    flow.rewrite(call, None, size=lambda kept: kept_sizes(kept, axes, sizes, call["size"]))
+    return axes
+
+
 def _constant(flow: Flow, call: Call) -> Results:
-    """Evaluate a node that depends on no input and no parameter; its readers may select elements of the result."""
+    """Evaluate a node that depends on no input and no parameter; its readers may select elements of the result.
+
+    Along a dimension of free size, which has other elements in another batch, nothing can be selected.
+    """
     value = value_of(call.node)
     flow.constants[call.node] = _evaluated(flow, call)
     if isinstance(value, Tensor) and value.is_floating_point():
-        return tuple(flow.fresh(size) for size in sizes_of(value))
+        return tuple(None if is_free(own) else flow.fresh(size) for own, size in zip(value.shape, sizes_of(value), strict=True))
     return untouched(value)
 
 

@@ -28,17 +28,19 @@ class Rewrite(Edit):
         inputs: shapes and dtypes of the example inputs of the trace (`ExampleSignature`), as plain data.
         why: reason in words why the module's own code does not work with the new widths.
         slices: name of a tensor -> dimension, as text -> the kept indices, as written by `ranges`.
+        least: the fewest samples that the program takes; 2 if the model's code treats a single sample in another way.
     """
 
     inputs: Mapping[str, Any]
     why: str
     slices: Slices = field(default_factory=dict)
+    least: int = 1
 
     def replay(self, model: nn.Module) -> nn.Module:
         args, kwargs = ExampleSignature.from_data(self.inputs).example()
         program = traced(model, args, kwargs)
         flow = propagated(program)
-        rewritten: nn.Module = Rewritten(program, flow, self._kept(program, flow))
+        rewritten: nn.Module = Rewritten(program, flow, self._kept(program, flow), self.least)
         keep_names(rewritten, model)
         return rewritten
 
@@ -65,13 +67,17 @@ class Rewrite(Edit):
 
     def to_data(self) -> dict[str, Any]:
         slices = {name: dict(dimensions) for name, dimensions in self.slices.items()}
-        return {"inputs": dict(self.inputs), "why": self.why, "slices": slices}
+        data: dict[str, Any] = {"inputs": dict(self.inputs), "why": self.why, "slices": slices}
+        return data if self.least == 1 else {**data, "least": self.least}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Rewrite:
         if not isinstance(data.get("inputs"), Mapping):
             raise damaged("a program without its inputs")
-        return Rewrite(data["inputs"], str(data.get("why", "")), table_of_tables(data, "slices"))
+        least = data.get("least", 1)
+        if least not in (1, 2):
+            raise damaged(f"a program for at least {least} samples")
+        return Rewrite(data["inputs"], str(data.get("why", "")), table_of_tables(data, "slices"), int(least))
 
     def slices_of(self, tensor: str) -> Mapping[str, str]:
         return self.slices.get(tensor, {})

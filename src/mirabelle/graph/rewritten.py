@@ -3,15 +3,15 @@
 It holds the tensors under the names of the model and runs the operators of the trace on them, with arguments adapted to the new
 widths. Convolutions and linear layers whose weights nothing else reads become modules, so that later steps find them. It can be
 trained, exported and saved like any module. Dropout and batch statistics are missing, because the model was traced in eval
-mode. Buffers that the code of the model updates are updated, too. Sizes that this code makes static are those of the trace:
-a loop over the samples of a batch, for example, makes the batch size static.
+mode. Buffers that the code of the model updates are updated, too. Sizes that this code makes static are those of the trace, and
+a branch of the code on a size holds for the sizes that take it: inputs of other sizes are refused.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from mirabelle.graph.call import Call, value_of
 from mirabelle.graph.flow import Flow, Kept, Share
 from mirabelle.graph.interpret import SKIPPED, result_of, sliced, written
+from mirabelle.graph.sizes import Limits
 from mirabelle.graph.trace import Program
 
 
@@ -50,11 +51,15 @@ _LAYERS: Mapping[Any, tuple[type[nn.Module], int]] = {  # module class, and numb
 
 @dataclass(frozen=True)
 class _Instruction:
-    """A call of an operator, or of a module given by its name, whose result is stored in a register."""
+    """A call of an operator, or of a module given by its name, whose result is stored in a register.
+
+    Registers that nothing reads after it, `ended`, are emptied.
+    """
 
     register: int
     target: Callable[..., Any] | str
     arguments: Mapping[str, Any]
+    ended: tuple[int, ...] = ()
 
 
 class _Results:
@@ -73,35 +78,33 @@ class _Results:
 class _Arguments:
     """Flattens and checks the arguments of a call; immutable, so copies of the module share it."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, least: int) -> None:
         self._spec = program.exported.call_spec.in_spec
         inputs = [
             node for node in program.graph.nodes if node.op == "placeholder" and program.sources[node.name].kind == "input"
         ]
         values = [value_of(node) for node in inputs]
-        self._shapes = [_fixed(value) if isinstance(value, Tensor) else None for value in values]
+        self._limits = [
+            [Limits.of(size, program, least) for size in value.shape] if isinstance(value, Tensor) else None for value in values
+        ]
 
     def leaves(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         try:
             leaves = list(self._spec.flatten_up_to(((args, kwargs), {})))
         except ValueError as error:
             raise TypeError(f"call the rewritten program with the same arguments as when it was traced: {error}") from error
-        for value, shape in zip(leaves, self._shapes, strict=True):
-            if shape is not None and not _fits(value, shape):
-                raise ValueError(f"the rewritten program needs the input sizes of its trace, {shape}; got {tuple(value.shape)}")
+        for value, limits in zip(leaves, self._limits, strict=True):
+            if limits is not None and not _fits(value, limits):
+                needed, given = ", ".join(map(str, limits)), ", ".join(map(str, value.shape))
+                raise ValueError(f"the rewritten program holds for inputs of the sizes ({needed}); got ({given})")
         return leaves
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Arguments:
         return self
 
 
-def _fixed(value: Tensor) -> tuple[int | None, ...]:
-    """The shape of a traced tensor, with None for dynamic sizes."""
-    return tuple(None if isinstance(size, torch.SymInt) else size for size in value.shape)
-
-
-def _fits(value: Tensor, shape: Sequence[int | None]) -> bool:
-    return value.ndim == len(shape) and all(size in (None, own) for own, size in zip(value.shape, shape, strict=True))
+def _fits(value: Tensor, limits: Sequence[Limits]) -> bool:
+    return value.ndim == len(limits) and all(limit.hold(own) for own, limit in zip(value.shape, limits, strict=True))
 
 
 class Rewritten(nn.Module):
@@ -111,9 +114,11 @@ class Rewritten(nn.Module):
         program: of the model.
         flow: of the program.
         kept: units that are kept.
+        least: the fewest samples for which the program computes what the model computes: 1, or 2 if its code treats a single
+            sample in another way.
     """
 
-    def __init__(self, program: Program, flow: Flow, kept: Kept) -> None:
+    def __init__(self, program: Program, flow: Flow, kept: Kept, least: int = 1) -> None:
         super().__init__()
         self._numbers: dict[fx.Node, int] = {}
         self._inputs: list[int] = []
@@ -121,7 +126,7 @@ class Rewritten(nn.Module):
         self._instructions: list[_Instruction] = []
         self._picked: dict[tuple[int, int], int] = {}
         self._indices = 0
-        self._arguments = _Arguments(program)
+        self._arguments = _Arguments(program, least)
         self._results = _Results(program.exported.call_spec.out_spec)
         tensors = {name: _own(tensor, program.tensors[name]) for name, tensor in sliced(program, flow, kept).items()}
         for name, first in program.first.items():  # in the model's order, so that shared tensors have the same first names
@@ -132,6 +137,7 @@ class Rewritten(nn.Module):
                 _register(self, name, tensor, saved=program.saved)
         for node in program.graph.nodes:
             self._take(node, program, flow, kept)
+        self._instructions = self._with_ends()
         del self._numbers, self._picked
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -143,9 +149,21 @@ class Rewritten(nn.Module):
             known[instruction.register] = (
                 self.get_submodule(target)(*filled.values()) if isinstance(target, str) else result_of(target, filled)
             )
+            for past in instruction.ended:
+                del known[past]
         for name, register in self._updates.items():
             self._tensor(name).copy_(known[register].detach())
         return self._results.of([_filled(part, known) for part in self._outputs])
+
+    def _with_ends(self) -> list[_Instruction]:
+        """The instructions, each with the registers that it is the last to read."""
+        lasting = {*_registers_in(self._outputs), *self._updates.values()}
+        changed = []
+        for instruction in reversed(self._instructions):
+            read = {instruction.register, *_registers_in(list(instruction.arguments.values()))}
+            changed.append(replace(instruction, ended=tuple(sorted(read - lasting))))
+            lasting |= read
+        return changed[::-1]
 
     def _tensor(self, name: str) -> Tensor:
         module, _, attribute = name.rpartition(".")
@@ -241,7 +259,7 @@ class Rewritten(nn.Module):
 
 def _own(tensor: Tensor, dense: Tensor) -> Tensor:
     """A copy that is a parameter if the dense tensor is one."""
-    own = tensor.detach().clone()
+    own = tensor.detach().clone() if tensor.data_ptr() == dense.data_ptr() else tensor.detach()
     return nn.Parameter(own, requires_grad=dense.requires_grad) if isinstance(dense, nn.Parameter) else own
 
 
@@ -277,6 +295,14 @@ def _has_only(module: nn.Module, names: Collection[str]) -> bool:
     """Whether a module is a plain container of exactly these parameters."""
     own = {name for name, parameter in module._parameters.items() if parameter is not None}
     return type(module) is nn.Module and own == set(names) and not module._buffers and not module._modules
+
+
+def _registers_in(value: Any) -> Iterator[int]:
+    if isinstance(value, (_Register, _Part)):
+        yield value.number
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _registers_in(part)
 
 
 def _filled(value: Any, known: Mapping[int, Any]) -> Any:

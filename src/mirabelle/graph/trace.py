@@ -86,7 +86,7 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
     Raises:
         UserError: E121 if the model cannot be exported.
     """
-    before = _Attributes(model)
+    before = AttributesBefore(model)
     model.eval()
     try:
         with _quiet(), operators_listed_once(), torch.no_grad():
@@ -99,8 +99,8 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
     return _program(model, exported)
 
 
-class _Attributes:
-    """A copy of all attributes and hooks of a model's modules, to undo changes made by a trace."""
+class AttributesBefore:
+    """A copy of all attributes and hooks of a model's modules, to undo what a call changes in them; tensors are not copied."""
 
     def __init__(self, model: nn.Module) -> None:
         self._of = [(vars(module), dict(vars(module))) for module in model.modules()]
@@ -171,8 +171,13 @@ def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
             exported = torch.export.export(called, (args, kwargs), dynamic_shapes=dynamic, strict=False)
     except Exception:  # noqa: BLE001 (a static batch size may still work)
         exported = torch.export.export(called, (args, kwargs), strict=False)
-    decomposed: ExportedProgram = exported.run_decompositions({torch.ops.aten._weight_norm.default: _weight_of_norm})
+    decomposed: ExportedProgram = exported.run_decompositions(_DECOMPOSED)
     return decomposed
+
+
+def _assigned(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:  # noqa: ARG001, FBT001, FBT002
+    """What `target[...] = source` writes; the operator that torch has for it has no derivative."""
+    return source.to(target.dtype).expand(target.shape).clone()
 
 
 def _weight_of_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
@@ -180,6 +185,9 @@ def _weight_of_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     others = [d for d in range(v.ndim) if d != dim] if dim >= 0 else list(range(v.ndim))
     norms: Tensor = torch.linalg.vector_norm(v, 2, others, keepdim=True)
     return v * (g / norms)
+
+
+_DECOMPOSED = {torch.ops.aten._weight_norm.default: _weight_of_norm, torch.ops.aten.copy.default: _assigned}
 
 
 def _program(model: nn.Module, exported: ExportedProgram) -> Program:

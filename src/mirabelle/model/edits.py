@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mirabelle.errors import UserError, did_you_mean
 from mirabelle.model.replacement import REPLACEMENTS
@@ -187,15 +187,21 @@ def slice_tensors(model: nn.Module, kept: Mapping[str, Mapping[int, list[int]]])
     """
     named = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
     for name, dimensions in kept.items():
-        dense, tensor = named[name], named[name].detach()
-        for dimension, indices in dimensions.items():
-            tensor = tensor.index_select(dimension, torch.tensor(indices, device=tensor.device))
-        tensor = tensor.clone()
-        cut = nn.Parameter(tensor, requires_grad=dense.requires_grad) if isinstance(dense, nn.Parameter) else tensor
+        dense = named[name]
+        cut = sliced_tensor(dense, dimensions)
         for other, value in named.items():
             if value is dense:
                 parent, _, last = other.rpartition(".")
                 setattr(model.get_submodule(parent), last, cut)
+
+
+def sliced_tensor(dense: Tensor, kept: Mapping[int, list[int]]) -> Tensor:
+    """A copy with the given indices of some dimensions only; a parameter if the dense tensor is one."""
+    tensor = dense.detach()
+    for dimension, indices in kept.items():
+        tensor = tensor.index_select(dimension, torch.tensor(indices, device=tensor.device))
+    tensor = tensor.clone() if tensor.data_ptr() == dense.data_ptr() else tensor
+    return nn.Parameter(tensor, requires_grad=dense.requires_grad) if isinstance(dense, nn.Parameter) else tensor
 
 
 def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:

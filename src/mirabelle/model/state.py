@@ -66,15 +66,19 @@ def fingerprint(model: nn.Module) -> str:
     return digest(*parts)
 
 
-def copied(model: Model) -> Model:
+def copied(model: Model, instead: Mapping[int, Tensor] | None = None) -> Model:
     """A deep copy of a model.
+
+    Args:
+        model: to copy.
+        instead: `id` of a tensor of the model -> the tensor that takes its place, which is not copied.
 
     Tensors that a forward pass left in attributes of the model, such as attention weights, are copied without their autograd
     graph, which `copy.deepcopy` refuses to copy.
     """
     values = [value for module in model.modules() for value in pytree.tree_leaves(list(vars(module).values()))]
     computed = [value for value in values if isinstance(value, Tensor) and not value.is_leaf]
-    return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
+    return copy.deepcopy(model, {**{id(value): value.detach().clone() for value in computed}, **(instead or {})})
 
 
 @contextlib.contextmanager

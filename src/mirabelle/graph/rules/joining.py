@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import fx
 
-from mirabelle.graph.call import Call, sizes_of, value_of
+from mirabelle.graph.call import Call, is_free, sizes_of, value_of
 from mirabelle.graph.flow import Flow, Kept, Results, dimension_of
 from mirabelle.graph.units import Array, Axis
 
@@ -49,8 +49,10 @@ def slice_scatter(flow: Flow, call: Call) -> Results:
     axis = axes[d]
     if axis is None:
         flow.freeze([source[d]])
-    elif step != 1:
+    elif step != 1 or (is_free(value_of(call["self"]).shape[d]) and count < size):
         flow.freeze([axis, source[d]])
+    elif count == size:
+        flow.unify(axis, source[d])  # all elements: the written bounds stay right at any size
     else:
         flow.unify(axis[places], source[d])
 

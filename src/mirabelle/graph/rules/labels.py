@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from mirabelle.graph.call import Call, is_tensor, number_of, sizes_of, value_of
+from mirabelle.graph.call import Call, is_free, is_tensor, number_of, sizes_of, value_of
 from mirabelle.graph.flow import Axes, Flow
 from mirabelle.graph.units import Array, Axis, product
 from mirabelle.numerics.arrays import to_numpy
@@ -60,12 +60,17 @@ class Moved:
         return [d not in self.labels or _is_identity(self.labels[d][0], d, self.sizes[d]) for d in range(len(self.sizes))]
 
     def can_be_picked(self) -> bool:
-        """Whether at most one dimension with units is changed, so that an index along it describes the change."""
+        """Whether at most one dimension with units is changed, so that an index along it describes the change.
+
+        No index does so along a dimension of free size, which has other elements in another batch.
+        """
         if all(self.unchanged):
             return True
         if self.unchanged.count(False) > 1 or len(self.outs) > 1 or len(self.outs[0]) != len(self.sizes):
             return False
         d = self.unchanged.index(False)
+        if is_free(value_of(self.node).shape[d]):
+            return False
         labels = self.labels[d][0]
         others = [k for k in range(len(self.sizes)) if k != d]
         same = all(_is_identity(self.traced(k)[0], k, self.sizes[k]) for k in others)

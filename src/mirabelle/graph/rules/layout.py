@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from mirabelle.graph.call import Call, name_of, sizes_of, value_of
+from mirabelle.graph.call import Call, is_free, name_of, sizes_of, value_of
 from mirabelle.graph.flow import Axes, Flow, Kept, Results, Share, dimension_of
 from mirabelle.graph.rules.labels import FLOATING, VIEWS, Moved, settle
 from mirabelle.graph.units import product
@@ -139,12 +139,18 @@ def _with_new(flow: Flow, sizes: Sequence[int], result: Axes, out: Sequence[int]
 def _rewrite(flow: Flow, call: Call, moved: Moved) -> None:
     """Record how the call changes when units are removed: new sizes, bounds and counts, or selection of elements by index."""
     name, node, result, out = call.name, moved.node, moved.results[0], moved.outs[0]
+    value = value_of(call.node)
+    free = any(is_free(size) for part in (value if isinstance(value, (list, tuple)) else [value]) for size in part.shape)
+    if free and name in VIEWS | _EXPANSIONS and len(call.get("size", call.get("shape")) or ()) != len(out):
+        raise ValueError("the sizes of the trace would be written in")
     if name in VIEWS:
         literal = call.get("size", call.get("shape"))
-        flow.rewrite(call, _aten.reshape.default, self=lambda _: node, shape=lambda kept: _sizes(kept, result, out, literal))
+        flow.rewrite(
+            call, _aten.reshape.default, self=lambda _: node, shape=lambda kept: kept_sizes(kept, result, out, literal)
+        )
     elif name in _EXPANSIONS:
         literal = call.get("size")
-        flow.rewrite(call, _aten.expand.default, self=lambda _: node, size=lambda kept: _sizes(kept, result, out, literal))
+        flow.rewrite(call, _aten.expand.default, self=lambda _: node, size=lambda kept: kept_sizes(kept, result, out, literal))
     elif name in _PIECES:
         _rewrite_pieces(flow, call, moved)
     elif name in _SLICES:
@@ -172,7 +178,7 @@ def _times_of(call: Call) -> str:
     return "repeats" if call.name == "repeat" else "dims"
 
 
-def _sizes(kept: Kept, axes: Axes, sizes: Sequence[int], literal: Sequence[Any] | None) -> list[Any]:
+def kept_sizes(kept: Kept, axes: Axes, sizes: Sequence[int], literal: Sequence[Any] | None) -> list[Any]:
     """Sizes of a result: the written ones where nothing is removed or they are not numbers, otherwise the kept numbers."""
     written = literal if literal is not None and len(literal) == len(sizes) else sizes
     return [_part(literal, kept.count(axis, size), size) for axis, size, literal in zip(axes, sizes, written, strict=True)]
@@ -188,6 +194,9 @@ def _part(written: Any, stays: int, size: int) -> Any:
 def _rewrite_pieces(flow: Flow, call: Call, moved: Moved) -> None:
     d = dimension_of(call.get("dim", 0), len(moved.sizes))
     pieces = [(part[d], size[d]) for part, size in zip(moved.results, moved.outs, strict=True)]
+    if is_free(value_of(moved.node).shape[d]):
+        flow.freeze([moved.axes[d]])
+        return
     flow.rewrite(
         call,
         _aten.split_with_sizes.default,
@@ -207,8 +216,16 @@ def _rewrite_slice(flow: Flow, call: Call, moved: Moved) -> None:
         return int(kept.of(axis, size)[:place].sum())
 
     if call.name == "select":
-        index = dimension_of(int(call["index"]), size)
-        flow.rewrite(call, None, index=lambda kept: before(kept, index))
+        index = int(call["index"])  # a negative one is counted from the end, which a free size may move
+        if index < 0:
+            flow.rewrite(call, None, index=lambda kept: before(kept, size + index) - kept.count(axis, size))
+        else:
+            flow.rewrite(call, None, index=lambda kept: before(kept, index))
+        return
+    if moved.outs[0][d] == size:
+        return  # all elements: the written bounds stay right at any size
+    if is_free(value_of(moved.node).shape[d]):
+        flow.freeze([axis])  # which elements a part of a free size has depends on the size
         return
     if int(call.get("step", 1) or 1) != 1:
         _rewrite_by_index(flow, call, moved, d)
