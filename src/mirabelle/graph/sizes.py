@@ -34,7 +34,7 @@ class FreeSizes:
         self._values: dict[Any, int] = {}
         self._known: dict[Any, int] = {}
         for traced, given in zip(traced_inputs(program), inputs, strict=True):
-            for size, own in zip(traced.shape, given.shape, strict=True) if isinstance(traced, Tensor) else ():
+            for size, own in zip(_shape(traced), given.shape, strict=True) if _shape(traced) else ():
                 if is_free(size) and size.node.expr.is_Symbol:
                     self._values[size.node.expr] = own
 
@@ -118,7 +118,7 @@ def resized(program: Program, example: Example, *, more: int = 0, to: int = 0) -
     changed, given = False, []
     for traced, own in zip(traced_inputs(program), leaves, strict=True):
         value = own
-        for d, size in enumerate(traced.shape if isinstance(traced, Tensor) else ()):
+        for d, size in enumerate(_shape(traced)):
             if is_free(size):
                 count = to or own.shape[d] + more
                 if not size.node.expr.is_Symbol or not Limits.of(size, program, least=1).hold(count):
@@ -131,6 +131,11 @@ def resized(program: Program, example: Example, *, more: int = 0, to: int = 0) -
 def repeated(example: Example, count: int) -> Example:
     """The example with this number of samples, by repeating its own: the first dimension of every tensor."""
     return pytree.tree_map(lambda part: _rows(part, 0, count) if isinstance(part, Tensor) and part.ndim else part, example)  # type: ignore[no-any-return]
+
+
+def _shape(value: Any) -> tuple[Any, ...]:
+    """The shape of a traced input, with symbols for free sizes; empty for what is no tensor."""
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
 def _rows(tensor: Tensor, dimension: int, count: int) -> Tensor:
