@@ -130,6 +130,61 @@ def lengths():
 def float_targets():
     return Task(train=(x, y.float()), test=(x, y.float()))
 
+def of(targets=y, **settings):
+    return Task(train=(x, targets), validation=(x, targets), test=(x, targets), **settings)
+
+def two_targets():
+    return of((y, y))
+
+def named_targets():
+    return of({"color": y, "size": y})
+
+def loader_of_pairs():
+    pairs = [(row, (label, label)) for row, label in zip(x, y)]
+    return Task(train=DataLoader(pairs), test=(x, y))
+
+def numbers_for_classes():
+    return of(metric="r2")
+
+def classes_for_numbers():
+    return of(x[:, :3], metric="accuracy")
+
+def spans_for_classes():
+    return of(extra_metrics=("exact_match",))
+
+def missing_class():
+    return Task(train=(x, y), validation=(x, y), test=(x[y < 2], y[y < 2]), metric="roc_auc")
+
+def constant_number():
+    return of(x[:, :3] * torch.tensor([1.0, 0.0, 1.0]), metric="r2")
+
+def many_classes_of_labels():
+    return of(x[:, :3].round(), loss="binary_cross_entropy")
+
+def pairs_of_samples():
+    return of(x[:, None, :3], loss=lambda outputs, targets: (outputs - targets).square().mean(), metric="r2")
+
+def vector_loss():
+    return of(loss=nn.CrossEntropyLoss(reduction="none"))
+
+def likelihood():
+    return of(loss=nn.NLLLoss())
+
+def contradiction():
+    return of(loss="mse", metric="r2", outputs_are="classes")
+
+def unsaid():
+    return of(loss=lambda outputs, targets: outputs.mean(), metric="sensitivity")
+
+def perplexity_of_labels():
+    return of(x[:, :3].gt(0), loss="binary_cross_entropy", metric="negative_perplexity")
+
+def rates():
+    return nn.Sequential(nn.Linear(8, 3), nn.Softmax(1))
+
+def lone():
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1))
+
 class Stream(IterableDataset):
     def __iter__(self):
         yield from zip(x, y)

@@ -249,6 +249,66 @@ MISTAKES = {
     "targets of a wrong type": Mistake(
         "E131", "each output needs one target", "int64", ("parts.py:task", "parts.py:float_targets")
     ),
+    "several targets": Mistake(
+        "E131",
+        "targets must be one tensor; got a tuple of 2",
+        "into one tensor",
+        ("parts.py:task", "parts.py:two_targets"),
+        at="8:8",
+    ),
+    "named targets": Mistake(
+        "E131", "targets must be one tensor; got a dict of 2", "into one tensor", ("parts.py:task", "parts.py:named_targets")
+    ),
+    "loader of several targets": Mistake(
+        "E131", "targets must be one tensor; got a list of 2", "into one tensor", ("parts.py:task", "parts.py:loader_of_pairs")
+    ),
+    # what outputs mean
+    "metric of numbers for classes": Mistake(
+        "E111", "metric r2 takes", "another metric", ("parts.py:task", "parts.py:numbers_for_classes"), at="8:8"
+    ),
+    "metric of classes for numbers": Mistake(
+        "E111", "metric accuracy takes classes or labels", "another metric", ("parts.py:task", "parts.py:classes_for_numbers")
+    ),
+    "extra metric of spans": Mistake(
+        "E111", "metric exact_match takes span", "another metric", ("parts.py:task", "parts.py:spans_for_classes")
+    ),
+    "class without a test sample": Mistake(
+        "E131", "roc_auc is not defined on the test data", "every class", ("parts.py:task", "parts.py:missing_class")
+    ),
+    "target that never varies": Mistake(
+        "E131", "1 of 3 numbers are the same", "negative_squared_error", ("parts.py:task", "parts.py:constant_number")
+    ),
+    "labels of many values": Mistake(
+        "E132", "targets of labels are 0 or 1", "loss of classes", ("parts.py:task", "parts.py:many_classes_of_labels")
+    ),
+    "loss of all pairs": Mistake(
+        "E131", "the loss compares all pairs", "give targets", ("parts.py:task", "parts.py:pairs_of_samples")
+    ),
+    "loss of every sample": Mistake(
+        "E110", "a loss must be one number", 'reduction = "mean"', ("parts.py:task", "parts.py:vector_loss"), at="8:8"
+    ),
+    "likelihood of logits": Mistake(
+        "E131", "the loss takes log-probabilities", "log-softmax", ("parts.py:task", "parts.py:likelihood")
+    ),
+    "softmax before cross entropy": Mistake(
+        "E131", "the model ends in Softmax", "before the softmax", ("parts.py:net", "parts.py:rates")
+    ),
+    "one output and classes": Mistake(
+        "E132", "labels must be in [0, 0]", "binary_cross_entropy", ("parts.py:net", "parts.py:lone")
+    ),
+    "outputs of another kind": Mistake(
+        "E111",
+        'outputs_are = "classes", but the loss takes numbers',
+        "leave `outputs_are` out",
+        ("parts.py:task", "parts.py:contradiction"),
+        at="8:8",
+    ),
+    "sensitivity of three classes": Mistake(
+        "E131", "sensitivity is defined for two classes; the outputs have 3", "roc_auc", ("parts.py:task", "parts.py:unsaid")
+    ),
+    "perplexity of labels": Mistake(
+        "E111", "negative_perplexity takes classes", "another metric", ("parts.py:task", "parts.py:perplexity_of_labels")
+    ),
     "data without length": Mistake(
         "E131", "IterableDataset has no length", "Dataset", ("parts.py:task", "parts.py:iterable"), at="8:8"
     ),
