@@ -65,7 +65,7 @@ class Acceptance:
         Raises:
             DoesNotFollowError: if they differ, or if the module fails where the dense model does not.
         """
-        trial = make().eval()
+        trial = make()
         self.compare(trial)
         _scale(trial, self.program)
         self._compare(trial, self._one_more or self.example, scaled=True)
@@ -84,7 +84,7 @@ class Acceptance:
         Raises:
             DoesNotFollowError: if they differ.
         """
-        _draw_into(module.eval(), self.program)
+        _draw_into(_in_mode(module, training=False), self.program)
         self._compare(module, self.example)
 
     @cached_property
@@ -175,7 +175,7 @@ class Acceptance:
             if _stepped(copied(self.model), self.example) is None:
                 raise DoesNotFollowError(f"in training mode, {_words(error)}") from error
             return  # the dense model fails, too
-        self._compare(trial.eval(), self.example, scaled=True)
+        self._compare(_in_mode(trial, training=False), self.example, scaled=True)
 
 
 def _named(module: nn.Module) -> dict[str, Tensor]:
@@ -205,6 +205,14 @@ def _scale(module: nn.Module, program: Program) -> None:
         tensor.mul_(_SCALE)
 
 
+def _in_mode(module: nn.Module, *, training: bool) -> nn.Module:
+    """The module in a mode; its code may compute something there, such as a cache, which may fail with new widths."""
+    try:
+        return module.train(training)
+    except Exception as error:
+        raise DoesNotFollowError(_words(error)) from error
+
+
 def _runs(module: nn.Module, example: Example) -> Exception | None:
     """The error of a call; None if there is none."""
     before = AttributesBefore(module)
@@ -221,9 +229,9 @@ def _runs(module: nn.Module, example: Example) -> Exception | None:
 def _stepped(module: nn.Module, example: Example) -> Exception | None:
     """Train a module for one step of gradient descent of a fixed length; the error, or None if there is none."""
     before = AttributesBefore(module)
-    module.train()
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
+        module.train()  # may compute something, such as a cache
         with torch.enable_grad(), global_draws(0):
             outputs = [part for part in _tensors(module(*example[0], **example[1])) if part.requires_grad]
             if not outputs or not parameters:

@@ -25,6 +25,7 @@ _MIXING = {*VIEWS, "repeat", "tile"}
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _NUMBERS = (*_SYMBOLS, int, float, bool)
 _OUTPUTS = "it is an output of the model"
+_NOT_READ = "the model does not read it in evaluation mode"
 
 
 def propagated(program: Program) -> Flow:
@@ -68,6 +69,12 @@ def _in_one_pass(program: Program, frozen: set[fx.Node]) -> Flow:
     return flow
 
 
+def _is_read(program: Program, name: str) -> bool:
+    """Whether any operator reads a parameter or buffer."""
+    nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
+    return any(node.users for node in nodes if program.sources[node.name].name == name)
+
+
 def _operator(flow: Flow, node: fx.Node, frozen: set[fx.Node]) -> None:
     """Record the axes of the result of an operator, or of several that are read as one."""
     if node in frozen:
@@ -85,6 +92,8 @@ def _placeholder(flow: Flow, program: Program, node: fx.Node, axes_by_name: dict
     if source.kind in ("parameter", "buffer") and value.is_floating_point():
         if source.name not in axes_by_name:
             axes_by_name[source.name] = tuple(flow.fresh(size) for size in sizes_of(value))
+            if not _is_read(program, source.name):
+                flow.freeze(axes_by_name[source.name], _NOT_READ)
         return axes_by_name[source.name]
     if source.kind in ("buffer", "constant") and not value.is_floating_point() and source.name not in program.updates.values():
         flow.constants[node] = program.tensors[source.name]
