@@ -300,6 +300,8 @@ def test_outputs_that_are_not_finite_are_wrong_and_told(tmp_path: Path) -> None:
     assert result.profile.metric.not_finite == 75
     remarks = json.loads((tmp_path / "run" / "report.json").read_text())["remarks"]
     assert any("compressed model for 75 of 100 test samples are NaN or infinite; they count as wrong" in one for one in remarks)
+    told = [event["text"] for event in read_events(tmp_path / "run") if event.get("event") == "warning"]
+    assert [text for text in told if "75 of 100 test samples are NaN or infinite" in text] != []
     np.save(tmp_path / "x.npy", tested[74:77].numpy())
     with pytest.raises(UserError, match=r"E121.*NaN or infinite for x.npy\[0\]|E121.*NaN or infinite for .*x.npy"):
         Predictor(tmp_path / "run")([tmp_path / "x.npy"])
@@ -459,6 +461,11 @@ REFUSED: dict[str, tuple[nn.Module, Callable[[], Task], str]] = {
         nn.Linear(4, 3),
         lambda: Task(train=(X, CLASS), test=(X, CLASS), loss=nn.CrossEntropyLoss(reduction="none")),
         'E110.*a loss must be one number; this one has reduction = "none"',
+    ),
+    "tokens under a loss of pixels": (
+        nn.Embedding(9, 3),
+        lambda: Task(train=(CLASS[:, None].repeat(1, 5),) * 2, test=(CLASS[:, None].repeat(1, 5),) * 2),
+        r"E131.*fails on outputs of \(2, 5, 3\)(?s:.)*token_cross_entropy",
     ),
     "tokens whose label is no class": (
         nn.Embedding(9, 3),

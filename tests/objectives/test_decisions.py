@@ -69,6 +69,20 @@ def test_other_classes_are_refused_with_both_shapes(kind: type[Decisions], blobs
         value(kind(), blobs, drawn(0), torch.zeros(16, 4))
 
 
+@pytest.mark.parametrize("kind", FAMILY, ids=lambda kind: kind.__name__)
+def test_outputs_are_compared_as_what_they_are(kind: type[Decisions]) -> None:
+    inputs, yes = torch.zeros(16, 8), torch.arange(16)[:, None] % 2
+    refused = {"binary_cross_entropy": kind.compares == "classes", "mse": kind.compares == "classes"}
+    refused["torch.nn.functional:binary_cross_entropy"] = kind.compares != "numbers"
+    for loss, wrong in refused.items():
+        task = Task(train=(inputs, yes.float()), test=(inputs, yes.float()), loss=loss)
+        if wrong:
+            with pytest.raises(UserError, match=f"E111.*{kind.__name__} (compares classes|takes logits)"):
+                kind().bind(nn.Identity(), task, task.example())
+        else:
+            kind().bind(nn.Identity(), task, task.example())
+
+
 def test_standardized_logits_need_only_be_proportional(blobs: Task) -> None:
     term = SoftTargets(temperature=2.0, standardize=True)
     assert float(value(term, blobs, 7 * drawn(0) + 5, drawn(0))) == pytest.approx(0.0, abs=1e-5)

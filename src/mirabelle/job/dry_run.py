@@ -260,6 +260,8 @@ def _judge(model: nn.Module, task: Task, outputs: Outputs, batch: Batch) -> None
         shapes = " and ".join(str(tuple(part.shape)) for part in parts_of(outputs))
         message = f"the loss or the metric fails on outputs of {shapes} and targets of {targets}: {error}"
         remedy = "give class indices as int64, other targets as float32"
+        if one and task.outputs.classes_axis == 1 and outputs.dim() > batch.targets.dim() > 1:
+            remedy += ', or name the loss "token_cross_entropy" if the last axis has the classes'
         if not one:
             remedy = "name a loss and a metric that take a tuple of outputs"
         raise UserError("E131", message.splitlines()[0], remedy) from error

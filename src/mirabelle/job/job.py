@@ -25,6 +25,7 @@ from mirabelle.recipe.recipe import Recipe
 from mirabelle.records.annotated_toml import ORIGINS, Origin
 from mirabelle.records.functions import name_of
 from mirabelle.report import Difference, Report, Significance, curves, left_by_steps, read_events, read_report, write_report
+from mirabelle.report.verdict import not_finite
 from mirabelle.run import files
 from mirabelle.run.environment import environment
 from mirabelle.run.journal import Callback
@@ -281,6 +282,8 @@ def _conclude(ending: _Ending) -> Result:
     first, last = (runtime.load(form.onnx, threads) for form in (before, after))
     start, start_scores = measure(ending.start.model, task, task.test, before, session=first)
     end, end_scores = measure(ending.end.model, task, task.test, after, session=last)
+    for sentence in not_finite(start, end):
+        run.event("warning", text=sentence)
     start_ms, end_ms, ratio = time_side_by_side(first, last, task.example().inputs)
     start, end = replace(start, latency_ms=start_ms), replace(end, latency_ms=end_ms)
     shortfalls = ending.goal.shortfalls(start, end)

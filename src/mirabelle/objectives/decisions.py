@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -33,15 +33,28 @@ class Decisions(Term):
     """
 
     needs_teacher = True
+    compares: ClassVar[Literal["classes", "labels", "numbers"]] = "classes"
+    """What the term takes outputs for: a softmax needs classes that exclude each other, a sigmoid logits."""
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
         from mirabelle.objectives.bound_objective import BoundFunction
 
         del model, example
+        self._check(task.outputs)
         temperature = getattr(self, "temperature", 1.0)
         if isinstance(temperature, Annealed) and min(temperature.start, temperature.end) <= 0:
             raise UserError("E110", f"temperature must be above 0; got {temperature}", "start and end with a value above 0")
         return BoundFunction(partial(self._compared, kind=task.outputs))
+
+    def _check(self, kind: OutputKind) -> None:
+        """Raise E111 if the term would take the outputs for what they are not."""
+        form, name = kind.form.value, type(self).__name__
+        if self.compares == "classes" and form in ("labels", "numbers"):
+            message = f"{name} compares classes of which one is right; by the loss the outputs are {form}"
+            raise UserError("E111", message, "use MultiLabel" if form == "labels" else "use Regression")
+        if self.compares == "labels" and form == "labels" and kind.activation is None:
+            message = f"{name} takes logits; by the loss the outputs are probabilities"
+            raise UserError("E111", message, 'use Regression, or the loss "binary_cross_entropy" of logits')
 
     @abstractmethod
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
@@ -298,6 +311,7 @@ class MultiLabel(Decisions):
     Source: Yang, Shen, Huang, Qiu 2023, arXiv:2308.06453.
     """
 
+    compares: ClassVar[Literal["classes", "labels", "numbers"]] = "labels"
     temperature: Temperature = 1.0
 
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
@@ -320,6 +334,8 @@ class Regression(Decisions):
 
     Source: Ba, Caruana 2014, arXiv:1312.6184.
     """
+
+    compares: ClassVar[Literal["classes", "labels", "numbers"]] = "numbers"
 
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         import torch.nn.functional as F

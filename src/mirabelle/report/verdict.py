@@ -80,6 +80,16 @@ def signed(value: float, unit: str = "") -> str:
     return f"{value + 0.0:+.2f}" if unit else f"{value + 0.0:+.4g}"  # + 0.0 turns -0.0 into 0.0
 
 
+def not_finite(start: Profile, end: Profile) -> list[str]:
+    """Sentences on test samples whose outputs are NaN or infinite."""
+    return [
+        f"The outputs of the {which} model for {metric.not_finite} of {metric.n} test samples are NaN or infinite; they count "
+        "as wrong."
+        for which, metric in zip(("dense", "compressed"), metrics(start, end), strict=True)
+        if metric.not_finite
+    ]
+
+
 def remarks(
     start: Profile,
     end: Profile,
@@ -88,12 +98,7 @@ def remarks(
     gates: Mapping[str, Outcome],
 ) -> list[str]:
     """Sentences on what brought no benefit, on missed goals and on failed gates."""
-    sentences = [
-        f"The outputs of the {which} model for {metric.not_finite} of {metric.n} test samples are NaN or infinite; they count "
-        "as wrong."
-        for which, metric in zip(("dense", "compressed"), metrics(start, end), strict=True)
-        if metric.not_finite
-    ]
+    sentences = not_finite(start, end)
     if end.nonzero_parameters < _SPARSE * end.parameters:
         sentences.append(
             "Zero weights make the packed file smaller but not the model faster: ONNX Runtime multiplies by zero as by any "
