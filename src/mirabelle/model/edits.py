@@ -166,11 +166,28 @@ class Replace(Edit):
         return not self.module or tensor.startswith(f"{self.module}.")
 
 
+_PLAIN = (bool, int, float, str, tuple, torch.dtype, type(None))
 EDITS = Family("edit", ("model", "graph"), subclass_of(Edit))
 
 
 def put(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """Put a module in the place of the one called `name`, in place, and return the model; return `module` if `name` is ""."""
+    """Put a module in the place of the one called `name`, in place, and return the model; return `module` if `name` is "".
+
+    Plain attributes of the old module that the new one lacks, such as `in_features`, are copied, since code of the model may
+    read them. Fused kernels of torch's transformer encoder, which take weights from modules instead of calling them, are
+    turned off around the module.
+    """
+    old = model.get_submodule(name)
+    for key, value in vars(old).items():
+        if not key.startswith("_") and isinstance(value, _PLAIN) and not hasattr(module, key):
+            setattr(module, key, value)
+    vars(module)["in_place"] = True  # from now on it also answers for the old module's weight
+    parts = name.split(".") if name else []
+    for above in (model.get_submodule(".".join(parts[:count])) for count in range(len(parts))):
+        if isinstance(above, nn.TransformerEncoderLayer):
+            above.activation_relu_or_gelu = 0  # only the choice of the fused kernel reads it
+        elif isinstance(above, nn.TransformerEncoder):
+            above.use_nested_tensor = False
     if not name:
         return module
     parent, _, last = name.rpartition(".")

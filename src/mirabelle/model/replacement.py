@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from mirabelle.records.families import PACKAGES_OF_STEPS, Family
 
+_READ = ("weight", "bias")  # tensors of a layer that models read themselves
+
 
 class Replacement(nn.Module):
     """A module that replaces a module of the dense model and describes what it stores.
@@ -16,7 +18,8 @@ class Replacement(nn.Module):
     A subclass keeps its settings (numbers, strings and lists) in `settings`. When a saved model is loaded, `from_dense` creates
     the replacement again from the dense module and the settings, and then its tensors are loaded. The methods below tell other
     parts of Mirabelle what the module stores, so that they can count its parameters, inspect it and convert it to other
-    frameworks without knowing its class.
+    frameworks without knowing its class. Code of the model that reads `weight` or `bias` gets the plain tensors. Settings of
+    the dense module that the replacement lacks, such as `in_features`, are copied to it.
 
     Args:
         settings: keyword arguments of `from_dense`.
@@ -65,6 +68,15 @@ class Replacement(nn.Module):
         By default empty: the tensors are exported under their own names.
         """
         return {}
+
+    def __getattr__(self, name: str) -> Any:
+        """The plain weight or bias, for code that reads it from the layer (`x @ table.weight.T`, `layer.weight.dtype`)."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in _READ and vars(self).get("in_place") and "weight" in (plain := self.plain_tensors()):
+                return plain.get(name)
+            raise
 
     @property
     def borrowed_tensors(self) -> Mapping[str, str]:

@@ -63,11 +63,15 @@ def told(given: nn.Module, model: nn.Module, step: Quantizes, task: Task, run: R
     """
     from mirabelle.model.architecture import replaced_module_names
     from mirabelle.model.left_alone import tell_left_alone
+    from mirabelle.quantize.reading import read_but_not_called
 
     before = replaced_module_names(given)
     replaced = [name for name in replaced_module_names(model) if name not in before]
     run.event("quantized", modules=replaced)
-    reasons = why_in_floating_point(model, step.layers(), step.include, step.exclude)
+    candidates = [name for name, module in model.named_modules() if type(module) in step.layers()]
+    read = read_but_not_called(model, candidates, task.example())
+    known = dict.fromkeys(read, "the model reads its weight without calling it")
+    reasons = why_in_floating_point(model, step.layers(), step.include, step.exclude, known)
     left = tell_left_alone(run, model, task.example(), reasons, "products of activations stay in floating point")
     return (f"{len(replaced)} layers are quantized: {', '.join(replaced)}", *left)
 
@@ -83,38 +87,43 @@ class Quantizes(Protocol):
 
 
 def why_in_floating_point(
-    model: nn.Module, kinds: tuple[type[nn.Module], ...], include: tuple[str, ...], exclude: tuple[str, ...]
+    model: nn.Module,
+    kinds: tuple[type[nn.Module], ...],
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    known: Mapping[str, str],
 ) -> dict[str, str]:
-    """Name of each parameter with two or more dimensions that was not quantized -> why."""
+    """Name of each parameter with two or more dimensions that was not quantized -> why; `known` are reasons by module."""
     from torch import nn
 
     from mirabelle.model.architecture import replaced_module_names
     from mirabelle.records.patterns import matches
 
     replaced = replaced_module_names(model)
-    closed = {
-        kind.__name__: tuple(name for name, module in model.named_modules() if isinstance(module, kind))
-        for kind in (nn.TransformerEncoderLayer, nn.MultiheadAttention)
-    }
-    wanted = ", ".join(kind.__name__ for kind in kinds)
+    attention = tuple(name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention))
     reasons: dict[str, str] = {}
     for name, module in model.named_modules():
-        kind = type(module).__name__
         if name in replaced or any(name.startswith(f"{other}.") for other in replaced):
             continue
         if matches(name, exclude):
             why = "excluded"
         elif include and not matches(name, include):
             why = "not in `include`"
-        elif (reader := next((reader for reader, names in closed.items() if matches(name, names)), "")) != "":
-            why = f"torch.nn.{reader} reads the weights of its layers without calling them"
-        elif isinstance(module, kinds) and type(module) not in kinds:
-            why = f"{kind} is a class of its own, whose code may differ"
-        elif isinstance(module, kinds):
-            why = f"a {kind} with these settings has no quantized form"
+        elif matches(name, attention):
+            why = "torch.nn.MultiheadAttention reads the weights of its layers without calling them"
         else:
-            why = f"this step quantizes {wanted}; these are weights of {kind}"
+            why = known.get(name) or _why_of_class(module, kinds)
         for own, parameter in module.named_parameters(recurse=False):
             if parameter.dim() > 1:
                 reasons[f"{name}.{own}".lstrip(".")] = why
     return reasons
+
+
+def _why_of_class(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str:
+    """Why a module that no pattern leaves out was not quantized."""
+    kind = type(module).__name__
+    if isinstance(module, kinds) and type(module) not in kinds:
+        return f"{kind} is a class of its own, whose code may differ"
+    if isinstance(module, kinds):
+        return f"a {kind} with these settings has no quantized form"
+    return f"this step quantizes {', '.join(one.__name__ for one in kinds)}; these are weights of {kind}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -20,7 +20,6 @@ LINEAR_AND_CONVOLUTION = (nn.Linear, nn.Conv1d, nn.Conv2d)
 WEIGHTED = (*LINEAR_AND_CONVOLUTION, nn.Embedding)
 
 _BIAS_LIMIT = 2.0**30  # limit of bias codes: half the range of int32, so that rounding cannot cause an overflow
-Apply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class StaticLayer(Replacement):
@@ -125,9 +124,9 @@ class StaticLayer(Replacement):
 
     def plain_tensors(self) -> dict[str, Tensor]:
         """Weight and bias as the numbers that the codes stand for."""
-        found = {"weight": operators.dequantize(self.codes, self.scale)}
+        found = {"weight": operators.decode(self.codes, self.scale)}
         if self.bias_codes is not None and self.bias_scale is not None:
-            found["bias"] = operators.dequantize(self.bias_codes, self.bias_scale)
+            found["bias"] = operators.decode(self.bias_codes, self.bias_scale)
         return found
 
     def extra_repr(self) -> str:
@@ -183,7 +182,7 @@ class WeightLayer(Replacement):
 
     def plain_tensors(self) -> dict[str, Tensor]:
         """Weight and bias as the numbers that the codes stand for."""
-        weight = operators.dequantize(self._stored(self.codes).contiguous(), self.scale)
+        weight = operators.decode(self._stored(self.codes), self.scale)
         return {"weight": weight} if self.bias is None else {"weight": weight, "bias": self.bias}
 
     def extra_repr(self) -> str:
@@ -276,11 +275,21 @@ def _bias(dense: nn.Module) -> Tensor | None:
     return bias.detach() if isinstance(bias, Tensor) else None
 
 
-def _applied(dense: nn.Module) -> Apply:
-    """The function (inputs, weight, bias) -> outputs of a layer, with its stride, padding, dilation and groups."""
+@dataclass(frozen=True)
+class _Applied:
+    """The function (inputs, weight, bias) -> outputs of a layer, with the settings of a convolution."""
+
+    kind: str
+    convolution: tuple[Any, ...] = ()  # stride, padding, dilation, groups
+
+    def __call__(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        found: Tensor = getattr(F, self.kind)(inputs, weight, bias, *self.convolution)
+        return found
+
+
+def _applied(dense: nn.Module) -> _Applied:
     if isinstance(dense, nn.Linear):
-        return F.linear
+        return _Applied("linear")
     assert isinstance(dense, (nn.Conv1d, nn.Conv2d)), "_weight refuses every other kind"
-    function = F.conv1d if isinstance(dense, nn.Conv1d) else F.conv2d
-    stride, padding, dilation, groups = dense.stride, dense.padding, dense.dilation, dense.groups
-    return lambda inputs, weight, bias: function(inputs, weight, bias, stride, padding, dilation, groups)
+    kind = "conv1d" if isinstance(dense, nn.Conv1d) else "conv2d"
+    return _Applied(kind, (dense.stride, dense.padding, dense.dilation, dense.groups))

@@ -89,6 +89,7 @@ class Static:
         from mirabelle.model.state import copied
         from mirabelle.quantize.batch_norm_folding import Consumer, FoldedNorm, consumers, folded
         from mirabelle.quantize.layers import StaticLayer
+        from mirabelle.quantize.reading import read_but_not_called
 
         model = copied(model).eval()
         chosen = layers_for(model, self.layers(), self.include, self.exclude)
@@ -97,7 +98,10 @@ class Static:
         outputs = {name: found.output_of(name) for name, found in behind.items() if found.rounds_for(chosen)}
         seen = [*chosen, *outputs.values()]
         ranges = activation_ranges(model, seen, self._batches(task, run), self.calibration, self.percentile)
+        read = read_but_not_called(model, chosen.keys() - ranges.keys(), task.example())
         for name, dense in chosen.items():
+            if name in read:
+                continue
             if name not in ranges:
                 raise UserError("E121", f'layer "{name}" never ran on the calibration data', f'exclude = ["{name}"]')
             after = behind.get(name, Consumer())

@@ -73,22 +73,18 @@ def selected_modules(
 ) -> dict[str, nn.Module]:
     """Select the modules of these classes whose names match `include` (all, if it is empty) and not `exclude`.
 
-    Subclasses are not selected, and neither are modules inside `torch.nn.TransformerEncoderLayer`, which reads the weights of
-    its submodules without calling them.
+    Subclasses are not selected, since their code may differ.
 
     Raises:
         UserError: E112 if a pattern matches no module, or no module is selected.
     """
-    from torch import nn
-
     names = [name for name, _ in model.named_modules() if name]
     every_pattern_matches("include", include, names)
     every_pattern_matches("exclude", exclude, names)
-    opaque = tuple(name for name, module in model.named_modules() if isinstance(module, nn.TransformerEncoderLayer))
     chosen = {
         name: module
         for name, module in model.named_modules()
-        if type(module) in kinds and (not include or matches(name, include)) and not matches(name, (*exclude, *opaque))
+        if type(module) in kinds and (not include or matches(name, include)) and not matches(name, exclude)
     }
     if not chosen:
         wanted = ", ".join(kind.__name__ for kind in kinds)

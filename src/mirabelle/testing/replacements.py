@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -43,6 +44,7 @@ def check_replacement(replacement: nn.Module, dense: nn.Module, example: Tensor,
     again.load_state_dict(given.state_dict())
     with torch.no_grad():
         outputs = given.eval()(example)
+        assert torch.equal(copy.deepcopy(given)(example), outputs), "a deep copy must return the same outputs"
         assert torch.equal(again.eval()(example), outputs), "with its tensors loaded, the module must return the same outputs"
         stored = given.stored_tensors() if hasattr(given, "stored_tensors") else stored_tensors_of(given)
         own = {tensor.data_ptr() for tensor in (*given.parameters(), *given.buffers())}
