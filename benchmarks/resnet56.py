@@ -35,8 +35,7 @@ from mirabelle import Augmentation, Task, Training, prune
 from mirabelle.inspection.measure import multiply_accumulates
 from mirabelle.prune.skipped import Skipped
 from mirabelle.runtime.export import export
-from mirabelle.runtime.latency import interleaved
-from mirabelle.runtime.runtime import default_runtime
+from mirabelle.runtime.runtime import default_runtime, time_all
 from mirabelle.sources import load_weights
 from mirabelle.sources.datasets.cifar10 import cifar10
 from mirabelle.sources.zoo import resnet56
@@ -171,8 +170,7 @@ def latency(dense: nn.Module, task: Task, options: argparse.Namespace) -> Iterat
     inputs = map_tensors(task.test.first(32).inputs, lambda tensor: tensor)
     for threads in (1, 2):
         sessions = {name: default_runtime().load(file, threads) for name, file in files.items()}
-        calls = {name: partial(session.run, session.feed(inputs)) for name, session in sessions.items()}
-        latencies, ratios = interleaved(calls, runtime="onnxruntime", threads=threads, batch=32, seconds=30.0)
+        latencies, ratios = time_all(sessions, inputs, batch=32, seconds=30.0)
         for name, model in models.items():
             macs = multiply_accumulates(dense, task.example()) / multiply_accumulates(model, task.example())
             yield (

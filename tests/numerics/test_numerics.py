@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -118,6 +120,59 @@ def test_the_interval_of_real_scores_covers_the_truth_about_95_times_in_100() ->
         _, low, high = statistics.mean_interval(generator.normal(1.0, 2.0, size=20))
         covered += low <= 1.0 <= high
     assert 365 <= covered <= 395  # binomial(400, 0.95): 380 ± 3.4 standard deviations
+
+
+def covered(interval: Any, draw: Any, truth: float, times: int) -> float:
+    """The fraction of intervals of drawn scores that hold the truth."""
+    return float(np.mean([low <= truth <= high for _, low, high in (interval(draw()) for _ in range(times))]))
+
+
+@pytest.mark.parametrize("n", [5, 20, 100])
+@pytest.mark.parametrize("p", [0.7, 0.95, 0.99])
+def test_intervals_of_fractions_hold_the_truth_also_near_one_and_for_few_samples(n: int, p: float) -> None:
+    generator = np.random.default_rng(n)
+
+    def fractions() -> statistics.Scores:
+        """Correct tokens of ten, which are more alike within a sample than between samples."""
+        return generator.binomial(10, generator.beta(5 * p, 5 * (1 - p), n)) / 10
+
+    assert covered(statistics.mean_interval, fractions, p, 1000) >= 0.91  # Student's: 0.26 for n = 5 and p = 0.99
+
+
+def test_intervals_of_ratios_over_clustered_tokens_hold_the_truth() -> None:
+    generator = np.random.default_rng(3)
+
+    def counts() -> statistics.Scores:
+        tokens = generator.integers(1, 30, 20)
+        return np.stack([generator.binomial(tokens, generator.beta(3.88, 0.12, 20)), tokens], 1).astype(float)
+
+    def interval(scores: statistics.Scores) -> tuple[float, float, float]:
+        return statistics.resampled_interval(scores, lambda part: float(part[:, 0].sum() / part[:, 1].sum()))
+
+    assert covered(interval, counts, 0.97, 150) >= 0.88  # percentiles alone: 0.82
+
+
+def test_perfect_results_of_few_samples_are_not_certain() -> None:
+    share = 1 - 0.025 ** (1 / 20)
+    wilson = statistics.mean_interval(np.ones(20))
+    assert wilson == pytest.approx((1.0, 0.8389, 1.0), abs=1e-4)
+    assert statistics.mean_interval(np.full(20, 0.75)) == pytest.approx((0.75, 0.75 - 0.75 * share, 0.75 + 0.25 * share))
+    assert statistics.mean_interval(np.array([0.5])) == pytest.approx((0.5, 0.5 - 0.5 * 0.975, 0.5 + 0.5 * 0.975))
+    perfect = statistics.resampled_interval(np.arange(20.0), lambda part: 1.0)
+    assert perfect == pytest.approx((1.0, 1 - share, 1.0))
+    same = np.full(20, 0.5)
+    assert statistics.paired_difference(same, same) == pytest.approx((0.0, -share, share))
+    assert statistics.resampled_difference([same], [same], lambda part: 0.9) == pytest.approx((0.0, -share, share, 1.0))
+
+
+def test_the_interval_of_a_resampled_difference_leaves_out_zero_where_its_test_does() -> None:
+    generator, agreed = np.random.default_rng(5), 0
+    for _ in range(60):
+        before = generator.normal(size=12)
+        after = before + generator.normal(0.35, 0.6, size=12)
+        _, low, high, p_value = statistics.resampled_difference([before], [after], lambda part: float(part.mean()))
+        agreed += (p_value < 0.05) == (low > 0 or high < 0)
+    assert agreed >= 58  # a p-value counts resamples, a percentile lies between two
 
 
 def test_mcnemar_counts_only_the_discordant_samples() -> None:

@@ -85,3 +85,36 @@ def test_what_did_not_pay_is_said(data: dict[str, Any]) -> None:
     ):
         assert part in said
     assert "Zero weights" not in " ".join(Report.from_data({**data, "end": data["start"]}).remarks)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"max_drop": "0.25pt"}, "accuracy is missed as measured: a change of -3.67 points, where -0.25 points is allowed."),
+        ({"metric": 0.94}, "accuracy is met as measured: a change of -3.67 points, where -4.00 points is allowed."),
+        ({"max_drop": "9pt"}, ""),  # the whole interval meets it
+        ({"metric": 0.985}, ""),  # none of it does
+    ],
+)
+def test_a_goal_that_the_test_cannot_decide_is_told_with_what_it_can(data: dict[str, Any], asked: Any, said: str) -> None:
+    data["goal"]["asked"] = asked
+    data["end"]["metric"]["value"] = 0.98 - 0.0367
+    data["comparison"] |= {"difference": {"value": -0.0367, "low": -0.0735, "high": 0.0001}, "p_value": 0.052}
+    told = [remark for remark in Report.from_data(data).remarks if "as measured" in remark]
+    assert len(told) == bool(said)
+    if said:
+        assert said in told[0]
+        assert "400 test samples cannot tell" in told[0]
+        assert "-7.35 points to +0.01 points, holds both" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"), [("60%", "missed as measured"), ("63%", "met as measured"), ("70%", ""), ("50%", "")]
+)
+def test_a_goal_of_latency_between_the_ends_of_the_interval_may_fall_otherwise(
+    data: dict[str, Any], asked: str, said: str
+) -> None:
+    data["goal"]["asked"] = {"latency": asked}
+    told = [remark for remark in Report.from_data(data).remarks if "goal for latency" in remark]
+    assert len(told) == bool(said)
+    assert all(said in remark and "between 0.588 and 0.645" in remark for remark in told)

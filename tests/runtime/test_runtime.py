@@ -164,7 +164,7 @@ def test_bytes_and_modules_are_compared_exactly(mlp: nn.Module, blobs: Task) -> 
 
 def test_latency_tells_a_slow_call_from_a_fast_one() -> None:
     calls = {"fast": lambda: time.sleep(0.001), "slow": lambda: time.sleep(0.004)}
-    latencies, ratios = interleaved(calls, runtime="sleep", threads=1, batch=1, seconds=0.3)
+    latencies, ratios = interleaved(lambda: calls, runtime="sleep", threads=1, batch=1, seconds=0.3)
     assert latencies["slow"].median > 2 * latencies["fast"].median
     assert latencies["slow"].p95 >= latencies["slow"].median
     assert ratios["fast"].median == 1.0

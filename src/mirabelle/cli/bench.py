@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +12,9 @@ import click
 from mirabelle.cli.options import codec_option, json_option
 
 if TYPE_CHECKING:
+    from mirabelle.numerics.arrays import Array
     from mirabelle.runtime.latency import Ratio
+    from mirabelle.runtime.runtime import Session
     from mirabelle.task.profile import Latency
 
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("models", metavar="FILE...", nargs=-1, required=True)
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Batch size.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime; by default one per physical core.")
-@click.option("--seconds", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Total measuring time.")
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=4.0, show_default=True, help="Total measuring time.")
 @click.option("--input", "shape", help='Input shape without the batch axis, such as "1x28x28", if the file has dynamic axes.')
 @codec_option(read=True)
 @json_option
@@ -28,8 +31,9 @@ def command(
 ) -> int:
     """Measure the latency of each FILE and compare it with the first.
 
-    FILE is an .onnx or .mira file, or the folder of a run. The models are called alternately (A B A B ...) in one process, on
-    random inputs. The ratio of their latencies is printed with its 95 % confidence interval.
+    FILE is an .onnx or .mira file, or the folder of a run. The models are called alternately (A B B A ...) on random inputs, in
+    blocks, for each of which they are loaded anew. The ratio is that of the milliseconds beside it; in its interval lie 95 % of
+    the ratios that repetitions give. Milliseconds alone drift with the clock of the processor and other work on the machine.
 
     \b
     Example:
@@ -45,11 +49,14 @@ def command(
     count, name = threads or this_machine().threads, default_runtime().describe().name
     files = [onnx_of(model) for model in models]
     prepared = [_prepared_call(model, onnx, batch, sizes, count) for model, onnx in zip(models, files, strict=True)]
-    calls = {str(position): call for position, (call, _) in enumerate(prepared)}
-    latencies, ratios = interleaved(calls, runtime=name, threads=count, batch=batch, seconds=seconds)
+
+    def load() -> dict[str, Callable[[], object]]:
+        return {str(position): partial(session.anew().run, feed) for position, (session, feed) in enumerate(prepared)}
+
+    latencies, ratios = interleaved(load, runtime=name, threads=count, batch=batch, seconds=seconds)
     lengths = [len(onnx) for onnx in files]
     results = list(zip(models, lengths, latencies.values(), ratios.values(), strict=True))
-    inputs = [shapes for _, shapes in prepared]
+    inputs = [[list(array.shape) for array in feed.values()] for _, feed in prepared]
     if as_json:
         click.echo(json.dumps({"runtime": name, "batch": batch, "threads": count, "models": _data(results, inputs)}, indent=2))
         return 0
@@ -59,7 +66,7 @@ def command(
         (model, f"{length:,}", f"{latency.median:.4f}", f"{latency.p95:.4f}", _ratio(ratio, position))
         for position, (model, length, latency, ratio) in enumerate(results)
     ]
-    print_table(("file", "ONNX bytes", "median ms", "p95 ms", "ratio (95 % interval)"), lines)
+    print_table(("file", "ONNX bytes", "median ms", "p95 ms", "ratio (95 %)"), lines)
     click.echo(
         f"\n{name}, batch {batch}, {count} thread{'s' * (count > 1)}"
         + (f"; compared with {models[0]}:" if len(results) > 1 else "")
@@ -75,8 +82,8 @@ def command(
 
 def _prepared_call(
     model: str, onnx: bytes, batch: int, sizes: tuple[int, ...] | None, threads: int
-) -> tuple[Callable[[], object], list[list[int]]]:
-    """A function that runs the model once on random inputs, already tried, and the shapes of these inputs."""
+) -> tuple[Session, dict[str, Array]]:
+    """A session of the model, already tried, and random inputs."""
     from mirabelle.artifact.reading import model_of
     from mirabelle.errors import UserError
     from mirabelle.runtime.runtime import default_runtime
@@ -96,7 +103,7 @@ def _prepared_call(
             f"{model} fails on random inputs: {reason}",
             "give its input shape with --input, its batch size with --batch",
         ) from error
-    return lambda: session.run(feed), [list(array.shape) for array in feed.values()]
+    return session, feed
 
 
 def _ratio(ratio: Ratio, position: int) -> str:

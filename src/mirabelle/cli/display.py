@@ -76,6 +76,7 @@ def print_report(report: Report, page: Path, *, shortfalls: bool = True) -> None
     lines = ["", report.verdict, f"gates: {passed}"]
     lines += [f"{left.step} left as it is: {left.what}" for left in report.left]
     lines += [f"goal not met: {shortfall}" for shortfall in report.goal.shortfalls if shortfalls]
+    lines += report.certainty
     _print_lines([*lines, f"report: {page}"])
 
 

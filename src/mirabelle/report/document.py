@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from mirabelle import records
 from mirabelle.errors import UserError
 from mirabelle.report.findings import Judgement, Left, Milestone, Outcome, Share, Significance
 from mirabelle.report.learning_curves import Curve
-from mirabelle.report.verdict import remarks, verdict
+from mirabelle.report.verdict import certainty, remarks, verdict
 from mirabelle.run import files
-from mirabelle.task.goal import Shortfall
+from mirabelle.task.goal import Goal, Shortfall
 from mirabelle.task.profile import Profile
 
 if TYPE_CHECKING:
@@ -107,7 +108,13 @@ class Report:
 
     @property
     def remarks(self) -> list[str]:
-        return remarks(self.start, self.end, self.comparison, self.goal.shortfalls, self.gates)
+        return [*remarks(self.start, self.end, self.comparison, self.goal.shortfalls, self.gates), *self.certainty]
+
+    @property
+    def certainty(self) -> list[str]:
+        """What the measurements cannot tell about the goal."""
+        asked = {name: value for name, value in self.goal.asked.items() if name in Goal.__dataclass_fields__}
+        return certainty(self.start, self.end, self.comparison, records.build(Goal, asked, "goal"))
 
     def to_data(self) -> dict[str, Any]:
         """The content of report.json: the fields, the verdict and remarks derived from them, and the names of the files."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mirabelle.task.goal import Shortfall
+from mirabelle.task.goal import ROUNDING, Goal, Shortfall
 from mirabelle.task.profile import MeasuredMetric, Profile
 
 if TYPE_CHECKING:
@@ -88,6 +88,40 @@ def not_finite(start: Profile, end: Profile) -> list[str]:
         for which, metric in zip(("dense", "compressed"), metrics(start, end), strict=True)
         if metric.not_finite
     ]
+
+
+def certainty(start: Profile, end: Profile, comparison: Significance, goal: Goal) -> list[str]:
+    """Sentences on what the measurements cannot tell about the goal: parts that could as well be met or missed.
+
+    A goal is judged by what was measured. Where the 95 % interval of the change also holds values on the other side of the
+    limit, that is said.
+    """
+    sentences = []
+    limit, interval = goal.limit_of_metric(start), comparison.difference
+    if limit is not None and interval is not None:
+        before, after = metrics(start, end)
+        unit = " points" if in_points(before, after) else ""
+        allowed = limit - before.value
+        measured, least, low, high = (
+            signed(value * (100 if unit else 1), unit) + unit
+            for value in (interval.value, allowed, interval.low, interval.high)
+        )
+        if interval.low < allowed <= interval.high:
+            met = "met" if after.value >= limit - ROUNDING else "missed"
+            sentences.append(
+                f"The goal for {after.name} is {met} as measured: a change of {measured}, where {least} is allowed. "
+                f"{after.n:,} test samples cannot tell whether it is {met} in truth: the 95 % interval of the change, "
+                f"{low} to {high}, holds both."
+            )
+    most, ratio = goal.limit_of_latency(start), comparison.latency_ratio
+    if most is not None and start.latency_ms is not None and ratio.low <= most / start.latency_ms.median < ratio.high:
+        allowed = most / start.latency_ms.median
+        met = "met" if ratio.median <= allowed else "missed"
+        sentences.append(
+            f"The goal for latency is {met} as measured, by a ratio of {ratio.median:.3f} where {allowed:.3f} is allowed; "
+            f"repeated measurements lie between {ratio.low:.3f} and {ratio.high:.3f}, and may decide otherwise."
+        )
+    return sentences
 
 
 def remarks(

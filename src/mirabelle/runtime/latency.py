@@ -1,7 +1,14 @@
-"""Latency measurements in alternating runs, so that noise on the machine affects all models alike."""
+"""Latency measurements in blocks, whose intervals cover what a repetition of the whole measurement gives.
+
+Calls of one loaded model agree better with each other than with those of the same model loaded again, or a second later: memory
+is laid out anew, and other work on the machine comes and goes. So a measurement consists of blocks. In each block all models
+are loaded anew and called in alternation, in another order each time. Latencies, ratios and intervals all come from the medians
+of the blocks.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -9,20 +16,29 @@ from typing import Any
 
 import numpy as np
 
+from mirabelle.numerics.statistics import interval_of_repeats
 from mirabelle.task.profile import Latency
 
-_WARM_UP = 5
+_BLOCKS, _FEWEST_BLOCKS = 12, 6
+_WARM_UP, _FEWEST_ROUNDS = 2, 3  # calls of each model in a block
+_LONGER = 2.0  # a measurement of slow models may take this many times the seconds asked for, until it has the fewest blocks
+_FLOOR = 0.025  # relative: what ratios minutes apart differ by even where the blocks of each agree
+_JITTER_MS = 0.0004  # the same for calls of microseconds, which depend on what else uses the caches of the core
 _NOTICEABLE = 0.02  # a ratio that differs less from 1 counts as no difference
+
+Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Median of the ratios of paired times, second model over first, with its 95 % confidence interval.
+    """The latency of the second model over that of the first, with its 95 % interval.
 
-    The interval consists of order statistics, the ratios at the ranks n/2 ± 0.98 · √n, and holds for every distribution.
+    The ratio is exactly that of the two latencies measured with it. In the interval lie 95 % of the ratios that repetitions of
+    the measurement give in other processes, some minutes apart, on the same machine (see
+    `numerics.statistics.interval_of_repeats`, and `benchmarks/interval_coverage.py` for the proof).
 
     Args:
-        median: median of the ratios.
+        median: the ratio: the geometric mean over the blocks of the ratio of the two medians.
         low: lower end of the interval.
         high: upper end of the interval.
     """
@@ -56,40 +72,62 @@ class Ratio:
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], object]], *, runtime: str, threads: int, batch: int, seconds: float = 2.0
+    load: Callable[[], Mapping[str, Call]], *, runtime: str, threads: int, batch: int, seconds: float = 2.0
 ) -> tuple[dict[str, Latency], dict[str, Ratio]]:
-    """Measure the latency of several functions, called in alternation (A B A B …) for about `seconds`.
+    """Measure the latency of several functions, called in alternation (A B B A …) in blocks, for about `seconds`.
 
     Args:
-        calls: the functions, by name.
+        load: loads all models anew and returns the functions that call them, by name; called for each block.
         runtime: name of the runtime.
         threads: number of threads.
         batch: number of samples in a call.
-        seconds: duration of the measurement.
+        seconds: duration of the measurement, with loading. Slow models may take longer.
 
     Returns:
-        The latency of each function by name, and the ratio of its times to those of the first function.
+        The latency of each function by name, and the ratio of its latency to that of the first function.
     """
-    for _ in range(_WARM_UP):
-        for call in calls.values():
-            call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    blocks: list[dict[str, list[float]]] = []
     begin = time.perf_counter()
-    while time.perf_counter() - begin < seconds or len(times[next(iter(times))]) < _WARM_UP:
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append((time.perf_counter() - start) * 1e3)
-    latencies = {
-        name: Latency(float(np.median(taken)), float(np.percentile(taken, 95)), runtime, threads, batch)
-        for name, taken in times.items()
-    }
-    first = np.array(times[next(iter(times))])
-    ratios = {name: _ratio(np.array(taken) / first) for name, taken in times.items()}
+    while len(blocks) < _BLOCKS:
+        spent = time.perf_counter() - begin
+        if len(blocks) >= _FEWEST_BLOCKS and spent > _LONGER * seconds:
+            break
+        blocks.append(_block(load(), seconds / _BLOCKS, backwards=len(blocks) % 2 == 1))
+    return of_blocks(blocks, runtime=runtime, threads=threads, batch=batch)
+
+
+def of_blocks(
+    blocks: list[dict[str, list[float]]], *, runtime: str, threads: int, batch: int
+) -> tuple[dict[str, Latency], dict[str, Ratio]]:
+    """Latencies and ratios from the milliseconds of all calls: one dict by name for each block."""
+    names = list(blocks[0])
+    medians = {name: np.log([np.median(block[name]) for block in blocks]) for name in names}
+    slowest = {name: np.log([np.percentile(block[name], 95) for block in blocks]) for name in names}
+    shortest = min(float(np.exp(values.min())) for values in medians.values())
+    floor = math.hypot(_FLOOR, _JITTER_MS / shortest)
+    latencies, ratios = {}, {}
+    for name in names:
+        middle, p95 = (float(np.exp(values[name].mean())) for values in (medians, slowest))
+        latencies[name] = Latency(middle, p95, runtime, threads, batch)
+        ratio, low, high = np.exp(interval_of_repeats(medians[name] - medians[names[0]], floor=floor)).tolist()
+        ratios[name] = Ratio(ratio, low, high) if name != names[0] else Ratio(1.0, 1.0, 1.0)
     return latencies, ratios
 
 
-def _ratio(pairs: np.ndarray[Any, np.dtype[np.float64]]) -> Ratio:
-    ordered, reach = np.sort(pairs), 0.98 * np.sqrt(len(pairs))
-    low, high = int(len(pairs) / 2 - reach), int(np.ceil(len(pairs) / 2 + reach))
-    return Ratio(float(np.median(pairs)), float(ordered[max(low, 0)]), float(ordered[min(high, len(pairs) - 1)]))
+def _block(calls: Mapping[str, Call], seconds: float, *, backwards: bool) -> dict[str, list[float]]:
+    """Milliseconds of calls in alternation, each round in the opposite order of the one before."""
+    order = list(calls.items())[:: -1 if backwards else 1]
+    begin = time.perf_counter()
+    for _ in range(_WARM_UP):
+        for _, call in order:
+            call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    rounds = 0
+    while rounds < _FEWEST_ROUNDS or time.perf_counter() - begin < seconds:
+        for name, call in order:
+            start = time.perf_counter()
+            call()
+            times[name].append((time.perf_counter() - start) * 1e3)
+        order.reverse()
+        rounds += 1
+    return times

@@ -75,6 +75,7 @@ class OnnxSession(Session):
     """
 
     def __init__(self, model: bytes, threads: int) -> None:
+        self._model = model
         options = _options(threads)
         try:
             if int8_saturates():
@@ -87,6 +88,9 @@ class OnnxSession(Session):
             raise UserError("E141", f"ONNX Runtime cannot load the model: {error}", "export it again") from error
         names = [[value.name for value in values] for values in (self._session.get_inputs(), self._session.get_outputs())]
         super().__init__("onnxruntime", threads, *names)
+
+    def anew(self) -> OnnxSession:
+        return OnnxSession(self._model, self.threads)
 
     def run(self, feed: Mapping[str, Array]) -> Sequence[Any]:
         outputs: Sequence[Any] = self._session.run(None, feed)

@@ -80,6 +80,10 @@ class Session(ABC):
             feed: an array for every name of `input_names`; it is not changed.
         """
 
+    def anew(self) -> Session:
+        """The same model loaded again, for measurements that should not depend on one layout of memory; by default itself."""
+        return self
+
     def feed(self, inputs: Inputs) -> dict[str, Array]:
         """Inputs as arrays by input name; a dict is assigned by its keys, other inputs in order."""
         if isinstance(inputs, Mapping) and set(inputs) == set(self.input_names):
@@ -189,8 +193,7 @@ def default_runtime() -> Runtime:
 
 def time_alone(session: Session, inputs: Inputs, *, batch: int = 1, seconds: float = 2.0) -> Latency:
     """Latency of one call with the first `batch` samples of the inputs, measured for `seconds`."""
-    calls = {"alone": _call(session, inputs, batch)}
-    return interleaved(calls, runtime=session.runtime, threads=session.threads, batch=batch, seconds=seconds)[0]["alone"]
+    return time_all({"alone": session}, inputs, batch=batch, seconds=seconds)[0]["alone"]
 
 
 def time_side_by_side(
@@ -205,11 +208,20 @@ def time_side_by_side(
         batch: number of samples in a call; the first ones of the inputs are used.
         seconds: duration of the measurement.
     """
-    assert (start.runtime, start.threads) == (end.runtime, end.threads), "a ratio compares two models, not two runtimes"
-    calls = {"start": _call(start, inputs, batch), "end": _call(end, inputs, batch)}
-    latencies, ratios = interleaved(calls, runtime=start.runtime, threads=start.threads, batch=batch, seconds=seconds)
+    latencies, ratios = time_all({"start": start, "end": end}, inputs, batch=batch, seconds=seconds)
     return latencies["start"], latencies["end"], ratios["end"]
 
 
-def _call(session: Session, inputs: Inputs, batch: int) -> Callable[[], object]:
-    return partial(session.run, session.feed(map_tensors(inputs, lambda tensor: tensor[:batch])))
+def time_all(
+    sessions: Mapping[str, Session], inputs: Inputs, *, batch: int = 1, seconds: float = 2.0
+) -> tuple[dict[str, Latency], dict[str, Ratio]]:
+    """The latency of each session by name, and its ratio to the first one, measured in alternation (see `runtime.latency`)."""
+    first = next(iter(sessions.values()))
+    same = all((one.runtime, one.threads) == (first.runtime, first.threads) for one in sessions.values())
+    assert same, "a ratio compares two models, not two runtimes"
+    feeds = {name: one.feed(map_tensors(inputs, lambda tensor: tensor[:batch])) for name, one in sessions.items()}
+
+    def load() -> dict[str, Callable[[], object]]:
+        return {name: partial(one.anew().run, feeds[name]) for name, one in sessions.items()}
+
+    return interleaved(load, runtime=first.runtime, threads=first.threads, batch=batch, seconds=seconds)

@@ -22,6 +22,8 @@ _ALLOWED = {
     "parameters": ("", "k", "M", "G"),
 }
 
+ROUNDING = 1e-9  # a metric over n samples is a multiple of 1/n; rounding errors of a subtraction must not matter
+
 
 @dataclass(frozen=True)
 class Shortfall:
@@ -123,7 +125,8 @@ class Goal:
                 missed.append(Shortfall(name, limit, after))
         return missed
 
-    def _metric_shortfalls(self, start: Profile, end: Profile) -> list[Shortfall]:
+    def limit_of_metric(self, start: Profile) -> float | None:
+        """The least value of the metric that reaches this goal; None if the goal asks for none."""
         limits = []
         if self.metric is not None:
             limits.append(_fraction(self.metric))
@@ -131,12 +134,18 @@ class Goal:
             assert start.metric is not None, "a goal on the metric needs it measured"
             amount, relative = _drop(self.max_drop)
             limits.append(start.metric.value - amount * (abs(start.metric.value) if relative else 1.0))
-        if not limits:
+        return max(limits, default=None)
+
+    def limit_of_latency(self, start: Profile) -> float | None:
+        """The largest latency in milliseconds that reaches this goal; None if the goal asks for none."""
+        return None if self.latency is None else limit_of("latency", self.latency, _measured("latency", start, of_start=True))
+
+    def _metric_shortfalls(self, start: Profile, end: Profile) -> list[Shortfall]:
+        limit = self.limit_of_metric(start)
+        if limit is None:
             return []
         assert end.metric is not None, "a goal on the metric needs it measured"
-        limit = max(limits)
-        # A metric that counts over n samples is a multiple of 1/n; rounding errors of the subtraction must not matter.
-        return [] if end.metric.value >= limit - 1e-9 else [Shortfall("metric", limit, end.metric.value)]
+        return [] if end.metric.value >= limit - ROUNDING else [Shortfall("metric", limit, end.metric.value)]
 
 
 def _measured(name: str, profile: Profile, *, of_start: bool) -> float:

@@ -24,11 +24,13 @@ class MeasuredMetric:
 
 @dataclass(frozen=True)
 class Latency:
-    """Latency of one call of a runtime in milliseconds: median and 95th percentile of repeated calls.
+    """Latency of one call of a runtime in milliseconds (wall time): median and 95th percentile of repeated calls.
 
     Args:
-        median: median, in milliseconds.
-        p95: 95th percentile, in milliseconds.
+        median: the geometric mean over several blocks of the median, in milliseconds. The model is loaded anew for each block.
+            It has no interval: with the clock of the processor and other work on the machine it drifts by 10 % within minutes,
+            which a measurement of seconds cannot tell. Ratios of models measured together do not.
+        p95: the same of the 95th percentile.
         runtime: name of the runtime.
         threads: number of threads.
         batch: number of samples in one call.
