@@ -33,6 +33,14 @@ TOLD_APART = {
     ("funnel", "model.funnel.encoder.blocks.1.0.attention.r_kernel:0"),
     ("shifted_channels", "conv1.weight:0"),
     ("symmetric_weight", "enter.weight:0"),
+    ("shift_mlp", "blocks.0.before.weight:0"),
+    ("shift_mlp", "blocks.1.before.weight:0"),
+    ("slices_assigned", "enter.weight:0"),
+    ("conditional_queries", "around.weight:1"),
+    ("deformable_detr", "level:0"),
+    ("conditional_detr", "model.model.input_projection.weight:0"),
+    ("conditional_detr", "model.model.decoder.layers.0.encoder_attn.q_pos_sine_proj.weight:1"),
+    ("deformable_detr_of_package", "model.model.level_embed:1"),
     ("detr", "model.model.input_projection.weight:0"),
 }
 

@@ -23,6 +23,7 @@ weight_norm grouped_queries rotary_halves dense_experts group_norm one_group_nor
 reordered_channels kernels_per_sample standardized_by_batch_norm norm_over_features shifted_time batch_times_heads
 shifted_channels involution spectrum distances sum_over_channels broadcast_residual instance_norm product_of_branches
 softmax_over_channels chosen_channels network_in_network bert gpt2 llama t5 vit wav2vec2
+built_in_shuffle rolled_stream split_experts sorted_tokens shift_mlp coordinate_convolution auxiliary_head
 """
 FAST = frozenset(FAST_NAMES.split())
 

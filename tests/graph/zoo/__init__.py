@@ -9,13 +9,37 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from . import cnn, cnn_dense, cnn_light, mixers, others, pitfalls, recurrent, transformers
+from . import (
+    attention_on_maps,
+    cnn,
+    cnn_dense,
+    cnn_light,
+    experts_and_states,
+    mixers,
+    moved_channels,
+    others,
+    pitfalls,
+    recurrent,
+    transformers,
+)
 from .architecture import Architecture
 from .weights import randomized
 
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.name: architecture
-    for module in (cnn, cnn_light, cnn_dense, recurrent, mixers, others, pitfalls, transformers)
+    for module in (
+        cnn,
+        cnn_light,
+        cnn_dense,
+        moved_channels,
+        recurrent,
+        mixers,
+        attention_on_maps,
+        others,
+        pitfalls,
+        transformers,
+        experts_and_states,
+    )
     for architecture in module.ARCHITECTURES
 }
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from .computed import COMPUTED
 from .convolutional import CONVOLUTIONAL
+from .moved import MOVED
 from .notation import Group
 from .others import OTHERS, RECURRENT
 from .packaged import TRANSFORMERS
 from .pitfalls import PITFALLS
 
-EXPECTED: dict[str, tuple[Group, ...]] = PITFALLS | COMPUTED | RECURRENT | CONVOLUTIONAL | OTHERS | TRANSFORMERS
+EXPECTED: dict[str, tuple[Group, ...]] = PITFALLS | COMPUTED | RECURRENT | CONVOLUTIONAL | MOVED | OTHERS | TRANSFORMERS
