@@ -1,11 +1,13 @@
-"""What becomes of a cut architecture in float32: as a module, saved and loaded onto a fresh dense one, and as ONNX."""
+"""What becomes of a cut architecture in float32: as a module at three batch sizes and after an optimizer step, saved and loaded
+onto a fresh dense one, and as ONNX.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,17 +19,21 @@ from zoo.weights import randomized
 
 from mirabelle import load, save
 from mirabelle.graph.exporter_tables import translations_read_once
+from mirabelle.graph.flow import Flow, Kept
 from mirabelle.graph.groups import groups_of
-from mirabelle.graph.interpret import kept_without, run_masked
+from mirabelle.graph.interpret import kept_without, run_cut, run_masked
 from mirabelle.graph.propagate import propagated
+from mirabelle.graph.sizes import resized
 from mirabelle.graph.surgery import cut
-from mirabelle.graph.trace import traced
+from mirabelle.graph.trace import Program, traced
 from mirabelle.model.architecture import architecture_of
+from mirabelle.model.state import copied
 from mirabelle.runtime.export import _quiet
 from mirabelle.runtime.runtime import default_runtime
 
 NOT_IN_ONNX = {  # whole or cut
     "distances": "torch.onnx knows no cdist",
+    "sorted_tokens": "torch.onnx knows no split at counts that depend on data",
     "projected_lstm": "an LSTM in ONNX has no projection",
 }
 FLOAT32 = 2e-4  # relative; sums of other lengths in another order, through a few layers
@@ -42,17 +48,37 @@ class Shipped:
         module: between the cut module and the masked program.
         loaded: between the cut module and itself, saved and loaded.
         onnx: between the cut module and its ONNX form; 0 where it can have none.
+        batches: between the cut module and the masked program, both with one sample, one more and three more than the example;
+            None where the model's code fixes their number.
+        step: between the cut module in eval mode and the cut program with the module's tensors, after one optimizer step in
+            training mode; None where the dense model cannot be trained either.
     """
 
     rewritten: str
     module: float
     loaded: float
     onnx: float
+    batches: float | None = None
+    step: float | None = None
 
     def faults(self) -> list[str]:
         """What does not hold, in words."""
-        parts = {"the cut module": self.module, "the loaded module": self.loaded, "its ONNX form": self.onnx}
+        parts = {
+            "the cut module": self.module,
+            "the loaded module": self.loaded,
+            "its ONNX form": self.onnx,
+            "the cut module on another batch": self.batches or 0.0,
+            "the trained module": self.step or 0.0,
+        }
         return [f"{name} differs by {worst:.1e}" for name, worst in parts.items() if not worst <= FLOAT32]
+
+
+class Run(NamedTuple):
+    """What is needed to run a program without the removed units."""
+
+    program: Program
+    flow: Flow
+    kept: Kept
 
 
 @torch.no_grad()
@@ -73,7 +99,52 @@ def shipped(name: str) -> Shipped:
         module=difference(outputs, masked),
         loaded=difference(list(tensors_of(again(*positional, **named))), outputs),
         onnx=0.0 if name in NOT_IN_ONNX else difference(onnx_outputs(smaller, positional, named), outputs),
+        batches=on_other_batches(smaller, Run(program, flow, kept), (positional, named)),
+        step=after_a_step(smaller, model, Run(program, flow, kept), (positional, named)),
     )
+
+
+def on_other_batches(smaller: nn.Module, run: Run, example: Any) -> float | None:
+    """The largest difference from the masked program over the numbers of samples that both take."""
+    worst: list[float] = []
+    sizes = [resized(run.program, example, **size) for size in ({"to": 1}, {"more": 1}, {"more": 3})]
+    for other in sizes:
+        if other is None:
+            continue
+        try:
+            masked = run_masked(run.program, run.flow, run.kept, pytree.tree_leaves(other))
+        except (RuntimeError, AssertionError):
+            if other is sizes[0]:  # a trace assumes two samples or more
+                continue
+            raise
+        worst.append(difference(list(tensors_of(smaller(*other[0], **other[1]))), masked))
+    return max(worst, default=None)
+
+
+def after_a_step(smaller: nn.Module, dense: nn.Module, run: Run, example: Any) -> float | None:
+    """The difference from the cut program after one step of gradient descent of the module, if the dense one can be trained."""
+    try:
+        step(copied(dense), example)
+    except (RuntimeError, ValueError):
+        return None
+    step(smaller, example)
+    own = dict(smaller.named_parameters(remove_duplicate=False)) | dict(smaller.named_buffers(remove_duplicate=False))
+    tensors = {key: own.get(key, tensor) for key, tensor in run.program.tensors.items()}
+    expected = run_cut(run.program, run.flow, run.kept, tensors, pytree.tree_leaves(example))
+    return difference(list(tensors_of(smaller(*example[0], **example[1]))), expected)
+
+
+def step(model: nn.Module, example: Any) -> None:
+    """One step of gradient descent in training mode, after which the model is in eval mode again."""
+    model.train()
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        loss = sum(part.square().mean() for part in tensors_of(model(*example[0], **example[1])))
+        assert isinstance(loss, torch.Tensor)
+        loss.backward()
+        optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
 
 
 def dense(name: str) -> nn.Module:
