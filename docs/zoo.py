@@ -149,6 +149,8 @@ def row_of(name: str) -> Row:
         "not_in_onnx": NOT_IN_ONNX.get(name, ""),
         "rewritten": forms.rewritten,
         "forms": max(forms.module, forms.loaded, forms.onnx),
+        "batches": forms.batches,
+        "step": forms.step,
         "frozen": [[part.name, part.dimension, part.elements, list(part.reasons)] for part in proof.frozen],
         "unknown": list(proof.unknown),
         "faults": [*proof.faults(), *forms.faults()],
@@ -166,6 +168,7 @@ def page(rows: Sequence[Row]) -> str:
     own = sum(not row["rewritten"] for row in good)
     seconds = sorted(row["seconds"] for row in rows)
     exact, forms = (max((row[key] for row in good), default=0) for key in ("exact", "forms"))
+    batches, step = ([row[key] for row in good if row[key] is not None] for key in ("batches", "step"))
     text = f"""# The zoo
 
 Made by `make zoo`. For every architecture of `tests/graph/zoo`, with random weights that are nowhere close to zero, half of the
@@ -176,29 +179,39 @@ units of every group are removed.
 - *removed*: the fraction of parameters that is removed.
 - *forms*: the largest relative difference in float32 between the masked program and the cut module, the same module saved and
   loaded, and its ONNX export.
+- *batches*: the largest relative difference in float32 between the masked program and the cut module with one sample, with one
+  more and with three more than in the trace; a dash where the code of the model fixes the number of samples.
+- *step*: the same between the cut program and the cut module after one optimizer step of the module in training mode; a dash
+  where the model itself cannot be trained on its example.
 - *ships as*: the model's own module with new widths, or, if its code contains literal widths, its rewritten program.
 - *frozen*: the operators that freeze the most dimensions, each with its first dimension. Dimensions that are
   always frozen are not listed: outputs and inputs of the model, kernels and vocabularies.
 
 {len(rows)} architectures: **{len(good)} exact, {len(rows) - len(good)} not**. The largest differences are
-{exact:.0e} in float64 and {forms:.0e} in float32.
+{exact:.0e} in float64 and {forms:.0e} in float32. On other batches, {len(batches)} differ by at most
+{max(batches, default=0):.0e}, and after an optimizer step, {len(step)} by at most {max(step, default=0):.0e}.
 With half of every group removed, {enough} of them ({enough / len(rows):.1%}) lose at least {TARGET_SHARE:.0%} of their
 parameters; the median is {shares[len(shares) // 2]:.0%}. {own} ship as their own module, {len(good) - own} as their rewritten
 program. Seconds on one thread: median {seconds[len(seconds) // 2]:.1f}, maximum {seconds[-1]:.1f}, total {sum(seconds):.0f}.
 
-| architecture | exact | removed | forms | ships as | frozen | s |
-|---|--:|--:|--:|---|---|--:|"""
+| architecture | exact | removed | forms | batches | step | ships as | frozen | s |
+|---|--:|--:|--:|--:|--:|---|---|--:|"""
     return "\n".join([text, *map(line, rows)]) + "\n"
 
 
 def line(row: Row) -> str:
     """One row of the table."""
     if row["faults"]:
-        return f"| {row['name']} | **{escaped('; '.join(row['faults']))[:200]}** | | | | | {row['seconds']:.1f} |"
+        return f"| {row['name']} | **{escaped('; '.join(row['faults']))[:200]}** | | | | | | | {row['seconds']:.1f} |"
     ships = f"program: {escaped(row['rewritten'])[:110]}" if row["rewritten"] else "module"
     ships += f"; {row['not_in_onnx']}" if row["not_in_onnx"] else ""
-    cells = [row["name"], f"{row['exact']:.0e}", f"{row['removed']:.0%}", f"{row['forms']:.0e}", ships, frozen(row)]
+    numbers = [f"{row['exact']:.0e}", f"{row['removed']:.0%}", *(shown(row[key]) for key in ("forms", "batches", "step"))]
+    cells = [row["name"], *numbers, ships, frozen(row)]
     return f"| {' | '.join(cells)} | {row['seconds']:.1f} |"
+
+
+def shown(difference: float | None) -> str:
+    return "–" if difference is None else f"{difference:.0e}"
 
 
 OPERATOR = re.compile(r'operator "([^"]+)"')  # reasons without an operator always apply: outputs, kernels, vocabularies

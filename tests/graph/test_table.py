@@ -38,6 +38,7 @@ def test_most_architectures_lose_two_fifths_of_their_parameters() -> None:
 def test_a_row_is_written_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = zoo_module()
     good = {"name": "a", "exact": 1e-16, "removed": 0.5, "forms": 1e-7, "rewritten": "", "not_in_onnx": "", "seconds": 1.0}
+    good |= {"batches": 2e-7, "step": None}
     good |= {
         "faults": [],
         "frozen": [["fc.weight", 1, 3, ['operator "sort" in fc needs all elements', "it is an output of the model"]]],
@@ -51,5 +52,5 @@ def test_a_row_is_written_and_read_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(table.known_rows("now")) == ["a"]
     text = table.page([good, bad])
     assert "**1 exact, 1 not**" in text
-    assert "| a | 1e-16 | 50% | 1e-07 | module | sort: `fc.weight:1` | 1.0 |" in text
-    assert "| b | **no answer within 300 s** | | | | | 300.0 |" in text
+    assert "| a | 1e-16 | 50% | 1e-07 | 2e-07 | – | module | sort: `fc.weight:1` | 1.0 |" in text
+    assert "| b | **no answer within 300 s** | | | | | | | 300.0 |" in text

@@ -329,38 +329,6 @@ class CoordinateConvolution(nn.Module):
         return self.head(F.relu(self.after(self.coordinates(x))).mean((2, 3)))
 
 
-class CachedBiases(nn.Module):
-    """LeViT: biases by head are looked up in every training step and kept for evaluation."""
-
-    def __init__(self, width: int = 20, heads: int = 4, size: tuple[int, int] = (5, 7)) -> None:
-        super().__init__()
-        self.heads, self.cache = heads, None
-        self.patch, self.norm = nn.Conv2d(3, width, 4, 4), nn.BatchNorm2d(width)
-        self.qkv, self.qkv_norm = nn.Linear(width, heads * (6 + 6 + 10), bias=False), nn.BatchNorm1d(heads * 22)
-        self.proj, self.head = nn.Linear(heads * 10, width), nn.Linear(width, 5)
-        places = [(i, j) for i in range(size[0]) for j in range(size[1])]
-        known: dict[tuple[int, int], int] = {}
-        index = [known.setdefault((abs(a - c), abs(b - d)), len(known)) for a, b in places for c, d in places]
-        self.biases = nn.Parameter(torch.randn(heads, len(known)))
-        self.register_buffer("index", torch.tensor(index).view(len(places), len(places)), persistent=False)
-
-    @torch.no_grad()
-    def train(self, mode: bool = True) -> CachedBiases:
-        super().train(mode)
-        self.cache = None if mode else self.biases[:, self.index]
-        return self
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.norm(self.patch(x)).flatten(2).transpose(1, 2)
-        b, n, _ = x.shape
-        mixed = self.qkv_norm(self.qkv(x).flatten(0, 1)).reshape(b, n, self.heads, -1)
-        query, key, value = mixed.split([6, 6, 10], 3)
-        bias = self.biases[:, self.index] if self.training else self.cache
-        scores = query.transpose(1, 2) @ key.permute(0, 2, 3, 1) * 6**-0.5 + bias
-        out = (scores.softmax(-1) @ value.transpose(1, 2)).transpose(1, 2).reshape(b, n, -1)
-        return self.head((x + self.proj(F.hardswish(out))).mean(1))
-
-
 MAPS = arguments(floats(3, 3, 20, 28))
 
 ARCHITECTURES = (
@@ -371,5 +339,4 @@ ARCHITECTURES = (
     Architecture("deformable_detr", "transformer", DeformableDetr, MAPS),
     Architecture("spatial_transformer", "cnn", SpatialTransformer, MAPS),
     Architecture("coordinate_convolution", "cnn", CoordinateConvolution, MAPS),
-    Architecture("cached_biases", "transformer", CachedBiases, MAPS),
 )
