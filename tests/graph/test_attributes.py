@@ -228,3 +228,37 @@ def test_a_rewritten_program_has_the_first_names_of_the_model() -> None:
     assert isinstance(smaller, Rewritten)
     assert [name for name, _ in smaller.named_parameters()] == [name for name, _ in model.named_parameters()]
     assert list(smaller.state_dict()) == list(model.state_dict())
+
+
+class RepeatsWhenExported(nn.Module):
+    """Grouped queries: fused attention repeats keys by itself; an export repeats them by an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.query, self.key = nn.Linear(7, 24), nn.Linear(24, 24), nn.Linear(24, 12)
+        self.leave, self.head, self.repeats = nn.Linear(24, 24), nn.Linear(24, 3), 2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.enter(x)
+        query, key = (layer(x).unflatten(-1, (-1, 6)).transpose(1, 2) for layer in (self.query, self.key))
+        if torch.compiler.is_exporting():
+            batch, heads, length, depth = key.shape
+            key = key[:, :, None].expand(batch, heads, self.repeats, length, depth).reshape(batch, -1, length, depth)
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, key, enable_gqa=not torch.compiler.is_exporting())
+        return self.head(self.leave(out.transpose(1, 2).flatten(2)))
+
+
+def test_an_attribute_that_only_an_export_reads_is_changed_too() -> None:
+    model, x = RepeatsWhenExported(), torch.randn(2, 5, 7)
+    program = traced(model.eval(), (x,))
+    flow = propagated(program)
+    groups = [group for group in groups_of(program, flow) if len(group) == 2]
+    assert len(groups) == 2, "heads of keys, and the queries of each"
+    kept = kept_without(flow, half_of(groups))
+    smaller = cut(model, program, flow, kept, ((x,), {})).eval()
+    assert isinstance(smaller, RepeatsWhenExported)
+    assert smaller.repeats == 1
+    with torch.no_grad():
+        exported = torch.export.export(smaller, (x,), strict=False).module()
+        assert difference([exported(x)], [smaller(x)]) < 1e-5
+        assert difference([smaller(x)], run_masked(program, flow, kept, [x])) < 1e-5

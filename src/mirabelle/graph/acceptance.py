@@ -22,7 +22,7 @@ from mirabelle.graph.example_signature import Example
 from mirabelle.graph.flow import Flow, Kept
 from mirabelle.graph.interpret import kept_without, run_cut
 from mirabelle.graph.sizes import limits_of_batch, repeated, resized
-from mirabelle.graph.trace import AttributesBefore, Program
+from mirabelle.graph.trace import AttributesBefore, Program, traced
 from mirabelle.model.state import copied
 from mirabelle.numerics.draws import generator_from, global_draws
 
@@ -86,6 +86,24 @@ class Acceptance:
         """
         _draw_into(_in_mode(module, training=False), self.program)
         self._compare(module, self.example)
+
+    @torch.no_grad()
+    def traces(self, module: nn.Module) -> bool:
+        """Whether a module, whose tensors are changed, computes the same when it is traced, as for an export.
+
+        Code may take another path there: grouped queries repeat their keys by an attribute that other attention does not read.
+        """
+        _draw_into(_in_mode(module, training=False), self.program)
+        args, kwargs = self.example
+        before = AttributesBefore(module)
+        try:
+            expected = _tensors(module(*args, **kwargs))
+            actual = _tensors(traced(module, args, kwargs).exported.module()(args, kwargs))
+        except Exception:  # noqa: BLE001 (any code of a user's)
+            return False
+        finally:
+            before.restore()
+        return difference(actual, expected) <= _ROUNDING
 
     @cached_property
     @torch.no_grad()

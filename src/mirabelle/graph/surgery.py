@@ -99,6 +99,8 @@ def _needed(acceptance: Acceptance, own_code: Callable[[Attributes], nn.Module],
                 acceptance.compare(own_code(fewer))
                 needed = fewer
     needed = {name: values for name, values in needed.items() if values}
+    if needed != guessed and not acceptance.traces(own_code(needed)):
+        needed = guessed
     try:
         acceptance.check(lambda: own_code(needed))
     except DoesNotFollowError:
