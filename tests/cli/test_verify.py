@@ -12,7 +12,7 @@ import torch
 from onnx import ModelProto, TensorProto, helper
 from torch import nn
 
-from mirabelle import Task, compress, pack, quantize
+from mirabelle import Task, compress, load, pack, quantize, save
 from mirabelle.errors import UserError
 from mirabelle.run.files import read_tensors, write_tensors
 from mirabelle.runtime.export import export
@@ -42,18 +42,18 @@ def failed(found: dict[str, tuple[str, str]]) -> set[str]:
 def test_an_intact_run_passes_every_gate(call, capsys, finished: Path) -> None:
     found = verdicts(call, capsys, finished)
     assert {name: verdict for name, (verdict, _) in found.items()} == dict.fromkeys(
-        ("torch_onnx", "packed_unpacked", "saved_loaded", "metric"), "passed"
+        ("torch_onnx", "packed_unpacked", "saved_loaded", "metric", "digests"), "passed"
     )
     assert call("verify", finished) == 0
     assert "packed_unpacked  passed       " in capsys.readouterr().out
 
 
 def test_a_changed_weight_is_caught_and_its_layer_named(call, capsys, copied: Path) -> None:
-    tensors = read_tensors(copied / "model.safetensors")[0]
-    tensors["fc1.codes"] = -tensors["fc1.codes"]
-    write_tensors(copied / "model.safetensors", tensors)
+    model = load(digits_mlp, copied)
+    model.fc1.codes.neg_()
+    save(model, copied)
     found = verdicts(call, capsys, copied)
-    assert failed(found) == {"torch_onnx", "saved_loaded"}
+    assert failed(found) == {"torch_onnx", "saved_loaded", "digests"}
     assert 'the first layer that differs is "fc1"' in found["torch_onnx"][1]
     assert 'tensor "fc1.codes" differs' in found["saved_loaded"][1]
     with pytest.raises(UserError, match=r'E302.*torch_onnx failed.*"fc1"'):
@@ -64,7 +64,9 @@ def test_one_small_weight_that_changes_no_output_much_is_caught_too(call, capsys
     tensors = read_tensors(copied / "model.safetensors")[0]
     tensors["fc1.codes"][0, 0] += 1
     write_tensors(copied / "model.safetensors", tensors)
-    assert failed(verdicts(call, capsys, copied)) == {"saved_loaded"}
+    found = verdicts(call, capsys, copied)
+    assert failed(found) == {"torch_onnx", "saved_loaded", "digests"}
+    assert "was not written together with architecture.json" in found["torch_onnx"][1]
 
 
 def test_a_flipped_byte_of_the_packed_file_is_caught(call, capsys, copied: Path) -> None:
@@ -72,7 +74,7 @@ def test_a_flipped_byte_of_the_packed_file_is_caught(call, capsys, copied: Path)
     data[len(data) // 2] ^= 1
     (copied / "model.mira").write_bytes(data)
     found = verdicts(call, capsys, copied)
-    assert failed(found) == {"packed_unpacked"}
+    assert failed(found) == {"packed_unpacked", "digests"}
     assert "digest" in found["packed_unpacked"][1]
     alone = verdicts(call, capsys, copied / "model.mira")
     assert failed(alone) == {"decoded"}
@@ -85,7 +87,7 @@ def test_the_onnx_file_of_another_model_is_caught(call, capsys, copied: Path, tm
     task = Task(train=(inputs, torch.arange(20) % 10), test=(inputs, torch.arange(20) % 10), labels=tuple("0123456789"))
     (copied / "model.onnx").write_bytes(export(digits_mlp().eval(), task.example(), task.labels))
     found = verdicts(call, capsys, copied)
-    assert failed(found) == {"torch_onnx", "packed_unpacked", "metric"}
+    assert failed(found) == {"torch_onnx", "packed_unpacked", "metric", "digests"}
     assert "report.json has" in found["metric"][1]
     wide = export(nn.Sequential(nn.Flatten(), nn.Linear(64, 12)).eval(), task.example())
     (copied / "model.onnx").write_bytes(wide)
@@ -93,10 +95,10 @@ def test_the_onnx_file_of_another_model_is_caught(call, capsys, copied: Path, tm
 
 
 GATES = {
-    "model.onnx": {"torch_onnx", "packed_unpacked", "metric"},
-    "model.mira": {"packed_unpacked"},
-    "model.safetensors": {"torch_onnx", "saved_loaded"},
-    "architecture.json": {"torch_onnx", "saved_loaded"},
+    "model.onnx": {"torch_onnx", "packed_unpacked", "metric", "digests"},
+    "model.mira": {"packed_unpacked", "digests"},
+    "model.safetensors": {"torch_onnx", "saved_loaded", "digests"},
+    "architecture.json": {"torch_onnx", "saved_loaded", "digests"},
 }
 
 
@@ -115,7 +117,7 @@ def test_a_changed_report_is_caught(call, capsys, copied: Path) -> None:
     report = json.loads((copied / "report.json").read_text())
     report["end"]["metric"]["value"] += 0.0025
     (copied / "report.json").write_text(json.dumps(report))
-    assert failed(verdicts(call, capsys, copied)) == {"metric"}
+    assert failed(verdicts(call, capsys, copied)) == {"metric", "digests"}
 
 
 def test_a_run_that_has_not_ended_is_no_failed_gate_but_a_mistake(call, copied: Path, tmp_path: Path) -> None:
@@ -138,6 +140,7 @@ def test_what_a_run_in_python_leaves_unchecked_is_told(call, capsys, mlp: nn.Mod
         "packed_unpacked": "passed",
         "saved_loaded": "passed",
         "metric": "not checked",
+        "digests": "passed",
     }
     assert "the data are not available" in found["torch_onnx"][1]
 

@@ -58,3 +58,21 @@ def test_another_recipe_is_another_run(folder: Path, tmp_path: Path, capsys: pyt
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("sparsity = 0.25", 'sparsity = 0.25\ninclude = ["fc1*"]'))
     assert main.run(["run", str(tmp_path / "recipe.toml"), "--out", str(folder), "--quiet"]) == 2
     assert "step.2.include" in capsys.readouterr().err
+
+
+def test_a_damaged_step_without_digests_is_refused_and_nothing_good_is_overwritten(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    arguments = ["run", str(tmp_path / "recipe.toml"), "--out", str(folder), "--quiet"]
+    assert main.run(arguments) == 0
+    assert "steps/1-prune.weights was written by an earlier version, without digests" in (folder / "events.jsonl").read_text()
+    last = folder / "steps" / "3-quantize.static" / "model.safetensors"
+    data = bytearray(last.read_bytes())
+    data[-9] ^= 1
+    last.write_bytes(data)
+    whole = {path.name: path.read_bytes() for path in folder.glob("model.*")}
+    capsys.readouterr()
+    assert main.run(arguments) == 2
+    assert "differ, and an earlier version wrote no digests" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.glob("model.*")} == whole

@@ -10,6 +10,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from mirabelle.artifact.mira import unpack
 from mirabelle.errors import UserError
+from mirabelle.run import files
 
 _MOST_BYTES = 1 << 31  # size limit of a protobuf message, and so of an ONNX model
 
@@ -18,21 +19,33 @@ def onnx_of(path: str | Path) -> bytes:
     """The ONNX model in an .onnx file, a .mira file, or the folder of a run.
 
     Raises:
-        UserError: E130 if the path does not exist, E121 if the file is larger than an ONNX model can be, E141 if it is damaged,
-            E142 if its version is newer, E143 if it is another kind of file, or stores tensors in other files. The message
-            begins with the file's name.
+        UserError: E130 if the path does not exist, E121 if the file is larger than an ONNX model can be, E141 if it is damaged
+            or, in the folder of a run, is not the file that the run wrote, E142 if its version is newer, E143 if it is another
+            kind of file, or stores tensors in other files. The message begins with the file's name.
     """
     path = file_of(path)
     if path.stat().st_size >= _MOST_BYTES:
         message = f"{path} has 2 GiB or more, but an ONNX model in one file must be smaller"
         raise UserError("E121", message, "give a smaller model")
     data = path.read_bytes()
+    _check_digest(path, data)
     try:
         onnx = unpack(data) if path.suffix == ".mira" else data
         model_of(onnx)
     except UserError as error:
         raise error.at(str(path)) from None
     return onnx
+
+
+def _check_digest(path: Path, data: bytes) -> None:
+    """Raise E141 if the file lies beside the report of its run, and does not have the digest that the report names."""
+    report = path.parent / "report.json"
+    try:
+        digests = files.read_json(report).get("digests", {}) if report.is_file() else {}
+    except (UserError, AttributeError):  # damaged, or no report: nothing is known of the file
+        return
+    if digests.get(path.name, files.digest_of_bytes(data)) != files.digest_of_bytes(data):
+        raise UserError("E141", f"{path} is damaged, or not the file that the run wrote", "run the same command again")
 
 
 def file_of(path: str | Path) -> Path:

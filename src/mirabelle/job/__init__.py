@@ -7,7 +7,8 @@ from mirabelle.lazy import lazily
 if TYPE_CHECKING:
     from mirabelle.job.comparison import compare
     from mirabelle.job.comparison_results import Budget, Comparison
-    from mirabelle.job.job import Result, Source, compress
+    from mirabelle.job.job import Source, compress
+    from mirabelle.job.result import Result
 
 __all__ = [
     "Budget",
@@ -22,6 +23,7 @@ __getattr__ = lazily(
     {
         "comparison": ["compare"],
         "comparison_results": ["Budget", "Comparison"],
-        "job": ["Result", "Source", "compress"],
+        "job": ["Source", "compress"],
+        "result": ["Result"],
     },
 )

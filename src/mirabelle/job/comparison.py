@@ -18,6 +18,7 @@ from mirabelle import records
 from mirabelle.errors import UserError
 from mirabelle.job.comparison_results import Budget, Comparison, Outcome
 from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps, with_model_outputs_as_targets
+from mirabelle.job.processes import record_process
 from mirabelle.job.steps import Reached, walk
 from mirabelle.model.device import check_device
 from mirabelle.model.state import copied, fingerprint
@@ -29,6 +30,7 @@ from mirabelle.run.journal import Callback
 from mirabelle.run.run import Run
 from mirabelle.runtime.runtime import default_runtime, time_alone
 from mirabelle.step import Step, folder_of, step_to_data
+from mirabelle.task.batch import Samples
 from mirabelle.task.goal import Goal
 from mirabelle.task.loss import public_name
 from mirabelle.task.task import Task
@@ -103,6 +105,7 @@ def compare(
     def place(name: str, seed: int) -> Iterator[Run]:
         run = Run.opened(out / name / f"seed-{seed}", {"seed": seed, **documents[name]}, seed=seed, callbacks=callbacks)
         run.journal.shared = out
+        record_process(run, model)
         try:
             yield run
         finally:
@@ -140,12 +143,9 @@ def _outcome(
     model: nn.Module, task: Task, steps: Sequence[Step], run: Run, *, budget: Budget, judge: Literal["validation", "test"]
 ) -> Outcome:
     start = copied(model).eval()
-    end, _, trail = walk(_within(budget, steps, start, task, run), Reached(start), task, run, dense=start)
-    path, profile = run.folder / f"{judge}.safetensors", trail[-1].profile
-    if not path.is_file():
-        scores = evaluate(end.model, task.test if judge == "test" else task.validation, task)
-        files.write_tensors(path, _as_tensors(scores))
-    scores = _as_scores(files.read_tensors(path)[0], task)
+    end, _, trail = walk(_within(budget, steps, start, task, run), Reached.given(start), task, run, dense=start)
+    profile = trail[-1].profile
+    scores = _scores(end, task.test if judge == "test" else task.validation, task, run.folder / f"{judge}.safetensors", run)
     return Outcome(
         run.seed,
         task.metric.value(scores),
@@ -155,6 +155,25 @@ def _outcome(
         profile.size_bytes.packed or 0,
         run.decide("milliseconds", lambda: _milliseconds(end, task)) if budget.milliseconds is not None else None,
     )
+
+
+def _scores(end: Reached, data: Samples, task: Task, path: Path, run: Run) -> Scores:
+    """The scores of a model for the samples of a split, from a file of the run, or computed and kept there.
+
+    A file that is damaged, or that is of another model or other data, is made again.
+    """
+    of = {"of": f"{end.digest} {data.digest()}"}
+    try:
+        tensors, kept = files.read_tensors(path)
+        if kept.get("of", of["of"]) == of["of"]:
+            return _as_scores(tensors, task)
+        run.event("warning", text=f"{path} has scores of another model or of other data; they are computed again")
+    except UserError as error:
+        if path.is_file():
+            run.event("warning", text=f"{error.message}; the scores are computed again")
+    tensors = _as_tensors(evaluate(end.model, data, task))
+    files.write_tensors(path, tensors, of)
+    return _as_scores(tensors, task)
 
 
 def _as_tensors(scores: Scores) -> dict[str, torch.Tensor]:

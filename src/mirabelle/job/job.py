@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,19 +15,22 @@ from mirabelle.artifact.codecs.codec import CODECS, Codec
 from mirabelle.errors import Path, UserError
 from mirabelle.inspection import layers_of_onnx
 from mirabelle.inspection.measure import Files, measure
+from mirabelle.job.digests import SHIPPED, digests_of
 from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps, with_model_outputs_as_targets
+from mirabelle.job.ended import result_of_ended, result_without_digests
 from mirabelle.job.metric_trial import unknown_loss
+from mirabelle.job.processes import processes_of, record_process
+from mirabelle.job.result import Result, checked, tell_end
 from mirabelle.job.steps import Reached, codecs_of, run_or_resume, walk
 from mirabelle.model.architecture import rounds
 from mirabelle.model.device import check_device
-from mirabelle.model.state import copied, fingerprint, tensors_of_module
+from mirabelle.model.state import copied, fingerprint
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.records.annotated_toml import ORIGINS, Origin
 from mirabelle.records.functions import name_of
-from mirabelle.report import Difference, Report, Significance, curves, left_by_steps, read_events, read_report, write_report
+from mirabelle.report import Difference, Report, Significance, curves, left_by_steps, read_events, write_report
 from mirabelle.report.verdict import not_finite
 from mirabelle.run import files
-from mirabelle.run.environment import environment
 from mirabelle.run.journal import Callback
 from mirabelle.run.run import Run
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_outputs, torch_equals_onnx
@@ -35,39 +38,13 @@ from mirabelle.runtime.runtime import default_runtime, time_side_by_side
 from mirabelle.sources.models.by_name import in_torch
 from mirabelle.sources.models.native import Native
 from mirabelle.step import Step
-from mirabelle.task.goal import Goal, Shortfall
+from mirabelle.task.goal import Goal
 from mirabelle.task.loss import public_name
-from mirabelle.task.profile import Profile, StepResult
+from mirabelle.task.profile import StepResult
 from mirabelle.task.task import Task
 from mirabelle.training import Training, evaluate, fit
 
 SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Result:
-    """The result of a run.
-
-    Args:
-        model: the compressed module, in eval mode.
-        profile: measurements of the compressed model; its metric is that on the test set.
-        start: measurements of the model before compression; its metric is that on the test set.
-        shortfalls: the parts of the goal that are not met; empty if the goal is met.
-        gates: name of each check of the artifact -> its outcome.
-        folder: contains `model.onnx`, `model.mira`, `report.html` and the other files of the run.
-    """
-
-    model: nn.Module
-    profile: Profile
-    start: Profile
-    shortfalls: Sequence[Shortfall]
-    gates: Mapping[str, Gate]
-    folder: pathlib.Path
-
-    @property
-    def met(self) -> bool:
-        """Whether the goal is met."""
-        return not self.shortfalls
 
 
 def compress(
@@ -146,8 +123,10 @@ def compress(
 
 
 def _run(plan: JobPlan, run: Run) -> Result:
-    if not (run.folder / "environment.json").is_file():
-        files.write_json(run.folder / "environment.json", environment())
+    ended = result_of_ended(plan, run)
+    if ended is not None:
+        return ended
+    record_process(run, plan.model)
     if plan.trains and (sentence := unknown_loss(plan.task)):
         run.event("warning", text=sentence)
     start, trail = _start(plan, run)
@@ -158,8 +137,9 @@ def _run(plan: JobPlan, run: Run) -> Result:
     stopped = any(run.within(f"steps/0-{name}").decided("stopped") is not None for name in ("baseline", "teacher"))
     steps = () if stopped else plan.recipe.steps
     end, origin, entries = walk(steps, start, task, run, dense=plan.model)
-    if (run.folder / "report.json").is_file() and _is_whole(run.folder, end.model):
-        return _read_result(end.model, run)
+    earlier = result_without_digests(end.model, run)
+    if earlier is not None:
+        return earlier
     return _conclude(_Ending(start, end, origin, task, plan.goal, trail + entries, run))
 
 
@@ -224,7 +204,7 @@ def _origin(plan: JobPlan) -> Origin:
 def _start(plan: JobPlan, run: Run) -> tuple[Reached, list[StepResult]]:
     """The model to compress: the given one, or the one trained by the baseline."""
     if plan.baseline is None:
-        return Reached(plan.model), []
+        return Reached.given(plan.model), []
     start, entry = _trained("baseline", plan.model, plan.baseline, plan.task, run)
     return start, [entry]
 
@@ -247,7 +227,8 @@ def _tell_of_a_weak_teacher(teacher: nn.Module, start: nn.Module, task: Task, ru
 def _trained(name: str, model: nn.Module, training: Training, task: Task, run: Run) -> tuple[Reached, StepResult]:
     """Train a copy of the model without a teacher; the files of the training are in the subfolder steps/0-<name>."""
     place, alone = run.within(f"steps/0-{name}"), task.with_teacher(None)
-    return run_or_resume(name, place, model, alone, lambda: fit(copied(model), alone, training, place))
+    made_from = {"model": fingerprint(model), "teacher": None}
+    return run_or_resume(name, place, model, alone, lambda: fit(copied(model), alone, training, place), made_from=made_from)
 
 
 @dataclass(frozen=True)
@@ -273,7 +254,7 @@ def _conclude(ending: _Ending) -> Result:
     for name, data in task.extra_files.items():
         files.write(run.folder / name, data)
     artifact.save(ending.end.model, run.folder)
-    _write_back(ending)
+    native = _write_back(ending)
     gates = _gates(ending, after)
     for name, gate in gates.items():
         run.event("gate", name=name, **gate.to_data())
@@ -292,7 +273,8 @@ def _conclude(ending: _Ending) -> Result:
     report = Report.of(
         name=task.name,
         recipe={**run.journal.document, "decisions": run.journal.decisions},
-        environment=files.read_json(run.folder / "environment.json"),
+        processes=processes_of(run.folder),
+        digests=digests_of(run.folder, [*SHIPPED, *task.extra_files, *native]),
         start=start,
         end=end,
         trail=ending.trail,
@@ -304,30 +286,21 @@ def _conclude(ending: _Ending) -> Result:
         left=left_by_steps(events),
     )
     write_report(report, run.folder)
-    _tell_end(run, shortfalls)
-    return _checked(Result(ending.end.model, end, start, shortfalls, gates, run.folder))
+    tell_end(run, shortfalls)
+    return checked(Result(ending.end.model, end, start, shortfalls, gates, run.folder))
 
 
-def _write_back(ending: _Ending) -> None:
-    """Write the model in the format of its original framework, such as Keras; if that is impossible, record a warning."""
+def _write_back(ending: _Ending) -> list[str]:
+    """Write the model in the format of its original framework, such as Keras; return the names of the files and folders.
+
+    If that is impossible, a warning is recorded.
+    """
     if isinstance(ending.origin, Native):
         try:
-            ending.origin.write_back(ending.end.model, ending.run.folder)
+            return [ending.origin.write_back(ending.end.model, ending.run.folder)]
         except UserError as error:
             ending.run.event("warning", text=f"the model cannot be written in its original framework: {error.message}")
-
-
-def _tell_end(run: Run, shortfalls: Sequence[Shortfall]) -> None:
-    run.event("end", met=not shortfalls, shortfalls=[str(shortfall) for shortfall in shortfalls])
-
-
-def _checked(result: Result) -> Result:
-    """Return the result; raises E302 if a gate failed."""
-    for name, gate in result.gates.items():
-        if not gate.passed:
-            message, remedy = f"gate {name} failed: {gate.detail}", f"do not ship {result.folder}; see report.html there"
-            raise UserError("E302", message, remedy)
-    return result
+    return []
 
 
 def _gates(ending: _Ending, after: Files) -> dict[str, Gate]:
@@ -338,24 +311,3 @@ def _gates(ending: _Ending, after: Files) -> dict[str, Gate]:
         "packed_unpacked": same_bytes(after.onnx, artifact.unpack((ending.run.folder / "model.mira").read_bytes())),
         "saved_loaded": same_outputs(ending.end.model, artifact.load(ending.origin, ending.run.folder), batches[0]),
     }
-
-
-def _is_whole(folder: pathlib.Path, end: nn.Module) -> bool:
-    """Whether the files of a finished run are complete and intact; otherwise they are written again."""
-    try:
-        tensors = files.read_tensors(folder / "model.safetensors")[0]
-        same = artifact.unpack((folder / "model.mira").read_bytes()) == (folder / "model.onnx").read_bytes()
-    except (UserError, OSError):
-        return False
-    expected = tensors_of_module(end)
-    return same and tensors.keys() == expected.keys() and all(torch.equal(tensors[name], expected[name]) for name in tensors)
-
-
-def _read_result(end: nn.Module, run: Run) -> Result:
-    """The result of a run that was already finished; if it was killed before its last event, the event is recorded now."""
-    report, folder = read_report(run.folder), run.folder
-    if not any(event.get("event") == "end" for event in read_events(folder)):
-        _tell_end(run, report.goal.shortfalls)
-    run.event("ended before")
-    gates = {name: Gate.from_data(asdict(gate)) for name, gate in report.gates.items()}
-    return _checked(Result(end, report.end, report.start, report.goal.shortfalls, gates, folder))

@@ -9,6 +9,7 @@ from torch import nn
 from mirabelle import artifact
 from mirabelle.errors import UserError
 from mirabelle.recipe.file import RecipeFile, read_recipe
+from mirabelle.run import files
 from mirabelle.run.run import Run
 from mirabelle.step import ReplacesModel, Step, folder_of
 
@@ -17,13 +18,15 @@ def recipe_of_run(folder: Path) -> RecipeFile:
     """Read the resolved recipe of a finished run.
 
     Raises:
-        UserError: E130 if the folder contains no run, or the run is not finished; and the errors of `read_recipe`.
+        UserError: E130 if the folder contains no run, or the run is not finished; E141 if the recipe is damaged; and the errors
+            of `read_recipe`.
     """
     if not folder.is_dir() or not (folder / "recipe.toml").is_file():
         raise UserError("E130", f"{folder} contains no run: there is no recipe.toml", "give the folder of a run")
     if not (folder / "report.json").is_file():
         message = f"the run in {folder} is not finished: there is no report.json"
         raise UserError("E130", message, "run its command again to continue it")
+    files.read_text(folder / "recipe.toml")  # checks its digest
     return read_recipe(folder / "recipe.toml", sources=False)  # the data of the run need not exist any more
 
 

@@ -1,9 +1,13 @@
-"""Run the steps of a recipe; each finished step is saved and measured, so that a killed run can be continued."""
+"""Run the steps of a recipe; each finished step is saved and measured, so that a killed run can be continued.
+
+What an earlier process left is used only if it is whole and was made from the same model: `profile.json` names the digest of
+the model in its folder, and those of the model before it and of its teacher. Otherwise the step is made again.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,13 +15,19 @@ from torch import nn
 
 from mirabelle import artifact
 from mirabelle.artifact.codecs.codec import Codec, codecs_named
+from mirabelle.artifact.folder import load_with_digest
+from mirabelle.errors import UserError
 from mirabelle.inspection.measure import Files, exported, measure
+from mirabelle.model.state import fingerprint
 from mirabelle.run import files
+from mirabelle.run.journal import read_events
 from mirabelle.run.run import Run
 from mirabelle.step import ReplacesModel, Step, folder_of, use_of
 from mirabelle.task.profile import Profile, StepResult
 from mirabelle.task.task import Task
 from mirabelle.training.checkpoint import seconds_before
+
+_PROFILE, _CHECKPOINT = "profile.json", "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -26,11 +36,18 @@ class Reached:
 
     Args:
         model: in eval mode.
+        digest: of the model: its fingerprint, or that of the files from which it was loaded.
         files: its exported files, if this process has exported it already.
     """
 
     model: nn.Module
+    digest: str
     files: Files | None = None
+
+    @staticmethod
+    def given(model: nn.Module) -> Reached:
+        """A model with which a run begins."""
+        return Reached(model, fingerprint(model))
 
     def exported(self, task: Task, codecs: Sequence[Codec] = ()) -> Files:
         """The exported files; `codecs` are user-defined codecs, tried in addition to the built-in ones."""
@@ -55,11 +72,14 @@ def walk(
         The final model, the dense module from which it was made, and the measurements after each step.
     """
     trail, reached = [], start
+    teacher = None if task.teacher is None else fingerprint(task.teacher)
     for position, step in enumerate(steps, start=1):
         name = use_of(step)
         place = run.within(folder_of(position, step))
         origin = step.origin(dense, place) if isinstance(step, ReplacesModel) else dense
-        reached, entry = run_or_resume(name, place, origin, task, partial(step, reached.model, task, place))
+        made_from = {"model": reached.digest, "teacher": teacher}
+        work = partial(step, reached.model, task, place)
+        reached, entry = run_or_resume(name, place, origin, task, work, made_from=made_from)
         trail.append(entry)
         dense = origin
         if place.decided("stopped") is not None:
@@ -68,7 +88,7 @@ def walk(
 
 
 def run_or_resume(
-    name: str, run: Run, dense: nn.Module, task: Task, work: Callable[[], nn.Module]
+    name: str, run: Run, dense: nn.Module, task: Task, work: Callable[[], nn.Module], *, made_from: Mapping[str, str | None]
 ) -> tuple[Reached, StepResult]:
     """Do the work of a step, unless an earlier process has finished it, and load its result from the folder of the run.
 
@@ -81,26 +101,87 @@ def run_or_resume(
         dense: the dense module from which the result is made.
         task: for the measurements.
         work: returns the result of the step.
+        made_from: digests of the models on which the result depends.
 
     Returns:
         The result, and its measurements on the validation samples.
     """
-    done, shipped = run.folder / "profile.json", None
-    if not done.is_file():
-        run.event("begin", step=name)
-        before, begin = seconds_before(run.folder / "checkpoint.safetensors"), time.monotonic()
+    finished = _finished(name, run, dense, made_from)
+    shipped = None
+    if finished is None:
+        (run.folder / _PROFILE).unlink(missing_ok=True)
+        before, begin = _seconds_of_checkpoint(run, made_from), time.monotonic()
+        run.event("begin", step=name, made_from=made_from)
         artifact.save(work(), run.folder)
-        model = artifact.load(dense, run.folder)
+        model, digest = load_with_digest(dense, run.folder)
         seconds = before + time.monotonic() - begin
         shipped = exported(model, task, codecs_of(run))
         profile, _ = measure(model, task, task.validation, shipped)
         _tell(run, name, profile, seconds)
-        files.write_json(done, {"profile": profile.to_data(), "seconds": seconds})
-    else:
-        model = artifact.load(dense, run.folder)
-    (run.folder / "checkpoint.safetensors").unlink(missing_ok=True)  # also if a killed process did not get here
-    data = files.read_json(done)
-    return Reached(model, shipped), StepResult(name, Profile.from_data(data["profile"]), data["seconds"])
+        content = {"profile": profile.to_data(), "seconds": seconds, "model": digest, "made_from": made_from}
+        files.write_json(run.folder / _PROFILE, {**content, "events": run.journal.count})
+        entry = StepResult(name, Profile.from_data(profile.to_data()), seconds)
+        finished = Reached(model, digest or "", shipped), entry
+    (run.folder / _CHECKPOINT).unlink(missing_ok=True)  # also if a killed process did not get here
+    return finished
+
+
+class _UnusableError(Exception):
+    """Raised if what an earlier process has made of a step cannot be used; the message is the reason."""
+
+
+def _finished(name: str, run: Run, dense: nn.Module, made_from: Mapping[str, str | None]) -> tuple[Reached, StepResult] | None:
+    """What an earlier process has made of a step; None if it is not finished, damaged, or made from another model."""
+    if not (run.folder / _PROFILE).is_file():
+        return None
+    try:
+        return _read_back(name, run, dense, made_from)
+    except _UnusableError as reason:
+        run.event("warning", text=f"{reason}; this step is made again")
+        return None
+
+
+def _read_back(name: str, run: Run, dense: nn.Module, made_from: Mapping[str, str | None]) -> tuple[Reached, StepResult]:
+    path = run.folder / _PROFILE
+    try:
+        data = files.read_json(path)
+        entry = StepResult(name, Profile.from_data(data["profile"]), float(data["seconds"]))
+        model, digest = load_with_digest(dense, run.folder)
+    except UserError as error:
+        if error.code not in ("E130", "E141"):
+            raise
+        raise _UnusableError(error.message) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _UnusableError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+    if "model" not in data:
+        text = f"{run.name} was written by an earlier version, without digests: whether it is whole could not be checked"
+        run.event("warning", text=text)
+    elif data["model"] != digest:
+        raise _UnusableError(f"the model in {run.folder} is not the one that was measured there")
+    elif data["made_from"] != made_from:
+        raise _UnusableError(f"{run.folder} was made from another model or by another teacher than this run has now")
+    elif data["events"] > run.journal.count:
+        run.event("warning", text="events.jsonl has lost lines: learning curves may lack epochs")
+    return Reached(model, digest or fingerprint(model)), entry
+
+
+def _seconds_of_checkpoint(run: Run, made_from: Mapping[str, str | None]) -> float:
+    """The seconds that the training of an unfinished step has taken; a checkpoint that cannot be used is removed."""
+    path = run.folder / _CHECKPOINT
+    try:
+        seconds = seconds_before(path)
+    except UserError as error:
+        path.unlink()
+        run.event("warning", text=f"{error.message}; the training of this step begins anew")
+        return 0.0
+    if path.is_file():
+        begun = [event for event in read_events(run.journal.folder) if event["event"] == "begin"]
+        known = next((event.get("made_from") for event in reversed(begun) if event.get("where") == run.name), None)
+        if known is not None and known != made_from:
+            path.unlink()
+            run.event("warning", text=f"{path} is of a training of another model; the training of this step begins anew")
+            return 0.0
+    return seconds
 
 
 def codecs_of(run: Run) -> list[Codec]:

@@ -20,6 +20,7 @@ from torch import nn
 from mirabelle import artifact
 from mirabelle.artifact.reading import file_of, model_of, onnx_of
 from mirabelle.errors import UserError
+from mirabelle.job.digests import faults_of_run
 from mirabelle.job.dry_run import with_model_outputs_as_targets
 from mirabelle.job.reopening import origin_of_run, recipe_of_run, steps_of_run
 from mirabelle.model.architecture import rounds
@@ -67,6 +68,7 @@ def verify_run(folder: Path, task: Task | None = None, data_folder: Path | None 
     - packed_unpacked: unpacking `model.mira` gives exactly the bytes of `model.onnx`.
     - saved_loaded: the model in the folder is that of the last step.
     - metric: `model.onnx` has the metric of `report.json` on the test set.
+    - digests: every file of the run has the digest with which it was written, and belongs to this run.
 
     Args:
         folder: of the run.
@@ -88,7 +90,18 @@ def verify_run(folder: Path, task: Task | None = None, data_folder: Path | None 
         ),
         _check("saved_loaded", lambda: _saved_loaded(file, folder)),
         _check("metric", lambda: _same_metric(folder, _with_targets(file, _needed(data)))),
+        _digests(file, folder),
     ]
+
+
+def _digests(file: RecipeFile, folder: Path) -> Check:
+    """Check the digests of all files of a run."""
+    faults, unknown = faults_of_run(folder, steps_of_run(file, folder))
+    if faults:
+        return Check("digests", "failed", "; ".join(faults))
+    if unknown:
+        return Check("digests", "not checked", f"an earlier version wrote no digests for {', '.join(unknown)}")
+    return Check("digests", "passed", "every file is as it was written")
 
 
 def verify_file(path: Path, task: Task | None = None, shape: Sequence[int] | None = None) -> list[Check]:
@@ -201,7 +214,8 @@ def _saved_loaded(file: RecipeFile, folder: Path) -> Gate:
     last, _ = steps_of_run(file, folder)[-1]
     if not (last / "model.safetensors").is_file() or not (last / "architecture.json").is_file():
         raise _NotCheckedError(f"{last.relative_to(folder)} does not contain the model of the last step")
-    if files.read_json(folder / "architecture.json") != files.read_json(last / "architecture.json"):
+    one, other = ({**files.read_json(place / "architecture.json"), "tensors": None} for place in (folder, last))
+    if one != other:  # the digests of the tensors apart, which are compared below
         return Gate(passed=False, worst=math.inf, detail=f"architecture.json is not that of {last.relative_to(folder)}")
     return same_tensors(files.read_tensors(last / "model.safetensors")[0], files.read_tensors(folder / "model.safetensors")[0])
 

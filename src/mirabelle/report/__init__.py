@@ -4,10 +4,11 @@ from pathlib import Path
 
 from mirabelle.report.document import Report, read_report
 from mirabelle.report.findings import Difference, Significance
-from mirabelle.report.learning_curves import Curve, curves, left_by_steps, read_events
+from mirabelle.report.learning_curves import Curve, curves, left_by_steps
 from mirabelle.report.page import write_pages
 from mirabelle.report.progress import RunProgress, progress_of
 from mirabelle.run import files
+from mirabelle.run.journal import read_events
 
 __all__ = [
     "Curve",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from mirabelle import records
 from mirabelle.errors import UserError
 from mirabelle.report.findings import Judgement, Left, Milestone, Outcome, Share, Significance
 from mirabelle.report.learning_curves import Curve
+from mirabelle.report.processes import different_conditions
 from mirabelle.report.verdict import certainty, remarks, verdict
 from mirabelle.run import files
 from mirabelle.task.goal import Goal, Shortfall
@@ -51,10 +52,12 @@ class Report:
         trail: the model's profile after each step, measured on the validation split.
         layers: the layers of the exported file.
         recipe: the resolved recipe, including every decision made during the run.
-        environment: machine and versions.
+        environment: machine and versions with which the run was started.
         name: of the task.
         curves: the learning curve of each training.
         left: what each step left as it is, and why.
+        processes: machine and versions of each process that worked on the run, equal ones once, in their order.
+        digests: name of each file that ships -> digest of its bytes.
     """
 
     start: Profile
@@ -69,13 +72,15 @@ class Report:
     name: str = "model"
     curves: tuple[Curve, ...] = ()
     left: tuple[Left, ...] = ()
+    processes: tuple[Mapping[str, Any], ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def of(
         *,
         name: str,
         recipe: Mapping[str, Any],
-        environment: Mapping[str, Any],
+        processes: Sequence[Mapping[str, Any]],
         start: Profile,
         end: Profile,
         comparison: Significance,
@@ -85,6 +90,7 @@ class Report:
         layers: Iterable[Layer],
         curves: Iterable[Curve],
         left: Iterable[Left] = (),
+        digests: Mapping[str, str],
     ) -> Report:
         """Build a report from the measurements of a run."""
         return Report(
@@ -96,10 +102,12 @@ class Report:
             trail=tuple(Milestone(entry.step, entry.profile, round(entry.seconds, 3)) for entry in trail),
             layers=tuple(Share(**layer.to_data()) for layer in layers),
             recipe=dict(recipe),
-            environment=dict(environment),
+            environment=dict(processes[0]),
             name=name,
             curves=tuple(curves),
             left=tuple(left),
+            processes=tuple(dict(process) for process in processes),
+            digests=dict(digests),
         )
 
     @property
@@ -108,7 +116,8 @@ class Report:
 
     @property
     def remarks(self) -> list[str]:
-        return [*remarks(self.start, self.end, self.comparison, self.goal.shortfalls, self.gates), *self.certainty]
+        found = remarks(self.start, self.end, self.comparison, self.goal.shortfalls, self.gates)
+        return [*found, *self.certainty, *different_conditions(self.processes)]
 
     @property
     def certainty(self) -> list[str]:

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mirabelle.model.left_alone import LeftAlone
@@ -30,19 +29,6 @@ class Curve:
     where: str
     step: str
     epochs: tuple[Epoch, ...]
-
-
-def read_events(folder: Path) -> list[dict[str, Any]]:
-    """Read the events of a run, oldest first.
-
-    Lines that are not JSON objects are skipped: a killed process may leave an incomplete line, to which the next one appends.
-    """
-    try:
-        lines = (folder / "events.jsonl").read_text("utf-8", errors="replace").split("\n")
-    except OSError:
-        return []
-    events = (_event(line) for line in lines)
-    return [event for event in events if event is not None]
 
 
 def curves(events: Iterable[Mapping[str, Any]]) -> list[Curve]:
@@ -84,14 +70,6 @@ def left_by_steps(events: Iterable[Mapping[str, Any]]) -> list[Left]:
             lefts = [Left(step, LeftAlone.from_data(part)) for part in event["parts"]]
             found.setdefault(where, {})[json.dumps(event["parts"])] = lefts
     return [left for by_part in found.values() for lefts in by_part.values() for left in lefts]
-
-
-def _event(line: str) -> dict[str, Any] | None:
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) and "event" in event else None
 
 
 def _finite(value: object) -> float | None:

@@ -18,13 +18,15 @@ from mirabelle.report.table import conditions, rows, title_of, value
 from mirabelle.report.verdict import change, in_points, metrics, signed
 from mirabelle.run import files
 
+PAGES = ("README.md", "report.html")
+
 
 def write_pages(report: Report, folder: Path, page_at: Path | None = None) -> Path:
     """Write README.md and report.html into `folder`, or only the page to `page_at`; returns the path of the page."""
     if page_at is None:
-        files.write(folder / "README.md", card(report).encode())
-    place = page_at or folder / "report.html"
-    files.write(place, page(report).encode())
+        files.write_text(folder / PAGES[0], card(report))
+    place = page_at or folder / PAGES[1]
+    files.write_text(place, page(report))
     return place
 
 
@@ -124,6 +126,7 @@ def _rendered(template: str, report: Report, **more: Any) -> str:
         rows=rows(report),
         conditions=conditions(report.end, processor),
         processor=processor,
+        digest=files.TEXT_DIGEST,
         runtime=title_of(latency.runtime) if latency else None,
         **more,
     )

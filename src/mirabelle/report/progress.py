@@ -14,7 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from mirabelle.errors import UserError
 from mirabelle.report.findings import Milestone
-from mirabelle.report.learning_curves import read_events
+from mirabelle.run import files
+from mirabelle.run.journal import read_events
 
 _LAST = "gates and measurements"
 
@@ -59,7 +60,7 @@ def progress_of(folder: Path) -> RunProgress:
         problem = "contains no run" if folder.is_dir() else "is not a folder"
         raise UserError("E130", f"{folder} {problem}", "give the folder that was passed to `mirabelle run` as --out")
     try:
-        names = _step_folders(tomllib.loads(path.read_text("utf-8")))
+        names = _step_folders(tomllib.loads(files.read_text(path)))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             "E141", f"{path} is not the recipe of a run: {error}", "restore the file, or start a new run"
@@ -81,7 +82,7 @@ def _milestone(name: str, path: Path) -> Milestone | None:
     if not path.is_file():
         return None
     try:
-        data = {"step": name, **json.loads(path.read_bytes())}
+        data = {"step": name, **files.read_json(path)}
         return TypeAdapter(Milestone).validate_json(json.dumps(data), strict=True)
     except (OSError, ValueError, TypeError, ValidationError) as error:
         message = f"{path} is damaged: {str(error).splitlines()[0]}"

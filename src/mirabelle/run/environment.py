@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterable
 from typing import Any
 
 from mirabelle.run.machine import processor_name
 
 
-def environment() -> dict[str, Any]:
-    """Versions of Python and packages, operating system, processor, number of cores and threads, as JSON-compatible data."""
+def environment(modules: Iterable[str] = ()) -> dict[str, Any]:
+    """Versions of Python and packages, operating system, processor, number of cores and threads, as JSON-compatible data.
+
+    Args:
+        modules: names of modules that the model uses; the versions of their packages are included if they are known.
+    """
     import platform
-    from importlib.metadata import version
+    from contextlib import suppress
+    from importlib.metadata import PackageNotFoundError, version
 
     import torch
 
     packages = ("mirabelle", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "constriction", "scikit-learn")
+    versions = {name: version(name) for name in packages}
+    for name in sorted({module.partition(".")[0] for module in modules} - {*packages, *sys.stdlib_module_names}):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -23,5 +34,5 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "versions": {name: version(name) for name in packages},
+        "versions": versions,
     }

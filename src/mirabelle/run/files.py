@@ -2,6 +2,9 @@
 
 A file is written under a temporary name in the same folder, flushed to disk and renamed; then the folder is flushed. Tensors
 are stored as safetensors, never as pickles.
+
+What a run reads back carries a digest of its content: JSON files under the key "digest", safetensors in their metadata, texts
+in a comment. It is checked whenever the file is read. Files of earlier versions have none and are read unchecked.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +23,12 @@ from mirabelle.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+DIGEST = "digest"  # the key of the digest in a JSON file
+TENSORS_DIGEST = "mirabelle.digest"  # the key in the metadata of a safetensors file
+_NO_DIGEST = "0" * 16
+TEXT_DIGEST = f"digest of this file: {_NO_DIGEST}"  # put into a comment of a text, which `write_text` completes
+_TEXT_DIGEST = re.compile("digest of this file: ([0-9a-f]{16})")
 
 
 def write(path: Path, data: bytes) -> None:
@@ -46,13 +56,14 @@ def write(path: Path, data: bytes) -> None:
         raise cannot_write(path, error, len(data)) from error
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Tensor]], count: int) -> int:
+def write_rows(path: Path, rows: Iterable[Mapping[str, Tensor]], count: int, metadata: Mapping[str, str] | None = None) -> int:
     """Write tensors that arrive in parts as one safetensors file, holding only one part in memory at a time.
 
     Args:
         path: of the file, which appears only when it is complete.
         rows: parts of the tensors, each of shape (rows, ...), with equal names, dtypes and remaining sizes.
         count: total number of rows of all parts.
+        metadata: stored with the tensors.
 
     Returns:
         The number of bytes of the tensors.
@@ -60,11 +71,13 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Tensor]], count: int) -> 
     Raises:
         UserError: E202 if the file cannot be written, for example if the disk is full.
     """
-    import torch
     from safetensors.torch import save
 
     temporary, data_start = path.with_name(path.name + ".writing"), 0
     offsets: dict[str, int] = {}
+    hashes: dict[str, Any] = {}
+    kinds: dict[str, str] = {}
+    metadata = dict(metadata or {})
     size = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +87,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Tensor]], count: int) -> 
                     names = sorted(
                         part, key=lambda name: (-part[name].element_size(), name)
                     )  # larger dtypes first, for alignment
-                    header: dict[str, Any] = {}
+                    header: dict[str, Any] = {"__metadata__": {**metadata, TENSORS_DIGEST: _NO_DIGEST}}
                     for name in names:
                         dtype = _header(save({name: part[name][:0].contiguous()}))[name]["dtype"]
                         length = part[name][:1].nbytes * count
@@ -84,13 +97,20 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Tensor]], count: int) -> 
                             "data_offsets": [size, size + length],
                         }
                         offsets[name], size = size, size + length
+                        kinds[name] = _kind(part[name].dtype, header[name]["shape"])
+                        hashes[name] = hashlib.blake2b(digest_size=8)
                     text = json.dumps(header).encode()
                     text += b" " * (-len(text) % 8)
                     file.write(len(text).to_bytes(8, "little") + text)
                     data_start = file.tell()
                 for name, tensor in part.items():
                     file.seek(data_start + offsets[name])
-                    offsets[name] += file.write(tensor.contiguous().view(torch.uint8).numpy().data)
+                    offsets[name] += file.write(_bytes(tensor))
+                    hashes[name].update(_bytes(tensor))
+            if hashes:
+                total = _joined({name: (kinds[name], one.hexdigest()) for name, one in hashes.items()}, metadata)
+                file.seek(8 + text.index(_NO_DIGEST.encode()))
+                file.write(total.encode())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -115,41 +135,108 @@ def cannot_write(path: Path, error: OSError, size_bytes: int = 0) -> UserError:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; NaN and infinity are refused with a ValueError."""
+    """Write `value` as indented JSON, atomically; a table also gets its digest, under the key "digest".
+
+    NaN and infinity are refused with a ValueError.
+    """
+    if isinstance(value, Mapping):
+        value = {**value, DIGEST: digest_of_data(value)}
     write(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file without its digest, which is checked if there is one.
 
     Raises:
-        UserError: E141 if the file cannot be read or is not JSON.
+        UserError: E141 if the file cannot be read, is not JSON, or does not have its digest.
+    """
+    return read_json_and_digest(path)[0]
+
+
+def read_json_and_digest(path: Path) -> tuple[Any, str | None]:
+    """(content without its digest, digest) of a JSON file; the digest is None in files of earlier versions.
+
+    Raises:
+        UserError: E141 if the file cannot be read, is not JSON, or does not have its digest.
     """
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
+        value = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError("E141", f"{path} cannot be read as JSON: {error}", "restore the file, or start a new run") from error
+    written = value.pop(DIGEST, None) if isinstance(value, dict) else None
+    if written is not None and written != digest_of_data(value):
+        raise damaged(path)
+    return value, written
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as one safetensors file, atomically."""
-    write(path, tensor_bytes(tensors, metadata))
+def damaged(path: Path) -> UserError:
+    """The E141 error for a file whose content does not have the digest with which it was written."""
+    message = f"{path} is damaged: its content does not have the digest with which it was written"
+    return UserError("E141", message, "restore the file, or start a new run in another folder")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text atomically; the zeros of the `TEXT_DIGEST` that it contains are replaced by its digest."""
+    before, mark, after = text.rpartition(TEXT_DIGEST)
+    filled = f"{before}{mark.replace(_NO_DIGEST, digest(text.encode()))}{after}"
+    write(path, filled.encode())
+
+
+def read_text(path: Path) -> str:
+    """Read a text, whose digest is checked if it contains one.
+
+    Raises:
+        UserError: E141 if the file cannot be read, is not UTF-8, or does not have its digest.
+    """
+    try:
+        text = path.read_bytes().decode()
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError("E141", f"{path} cannot be read: {error}", "restore the file, or start a new run") from error
+    found = list(_TEXT_DIGEST.finditer(text))
+    if found:
+        last = found[-1]
+        plain = text[: last.start(1)] + _NO_DIGEST + text[last.end(1) :]
+        if digest(plain.encode()) != last[1]:
+            raise damaged(path)
+    return text
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
+    """Write tensors as one safetensors file, atomically; returns their digest, which is also stored in the file."""
+    data, total = _serialized(tensors, metadata)
+    write(path, data)
+    return total
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Serialize tensors in the safetensors format; equal tensors give equal bytes."""
+    """Serialize tensors in the safetensors format, with their digest; equal tensors give equal bytes."""
+    return _serialized(tensors, metadata)[0]
+
+
+def _serialized(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> tuple[bytes, str]:
     from safetensors.torch import save
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data: bytes = save(contiguous, metadata=dict(metadata) if metadata else None)
-    return data
+    total = _digest_of_tensors(contiguous, metadata or {})
+    data: bytes = save(contiguous, metadata={**(metadata or {}), TENSORS_DIGEST: total})
+    return data, total
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the tensors and the metadata of a safetensors file.
+    """Read the tensors and the metadata of a safetensors file, whose digest is checked if there is one.
 
     Raises:
-        UserError: E130 if there is no such file; E141 if it is not an intact safetensors file.
+        UserError: E130 if there is no such file; E141 if it is not an intact safetensors file, or does not have its digest.
+    """
+    tensors, metadata, _ = read_tensors_and_digest(path)
+    return tensors, metadata
+
+
+def read_tensors_and_digest(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str | None]:
+    """(tensors, metadata, digest) of a safetensors file; the digest is None in files of earlier versions.
+
+    Raises:
+        UserError: E130 if there is no such file; E141 if it is not an intact safetensors file, or does not have its digest.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -158,9 +245,58 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            return tensors, dict(file.metadata() or {})
-    except SafetensorError as error:
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
         raise UserError("E141", f"{path} is not an intact safetensors file: {error}", "save it again as safetensors") from error
+    written = metadata.pop(TENSORS_DIGEST, None)
+    if written is not None and written != _digest_of_tensors(tensors, metadata):
+        raise damaged(path)
+    return tensors, metadata, written
+
+
+def _digest_of_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """A digest of the names, types, shapes and values of tensors, and of the metadata stored with them."""
+    parts = {
+        name: (_kind(tensor.dtype, tensor.shape), hashlib.blake2b(_bytes(tensor), digest_size=8).hexdigest())
+        for name, tensor in tensors.items()
+    }
+    return _joined(parts, metadata)
+
+
+def _joined(parts: Mapping[str, tuple[str, str]], metadata: Mapping[str, str]) -> str:
+    return digest_of_data([sorted(parts.items()), sorted(metadata.items())])
+
+
+def _kind(dtype: Any, shape: Iterable[int]) -> str:
+    return f"{dtype} {tuple(shape)}"
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor on the CPU, without a copy if it is contiguous."""
+    import torch
+
+    view: memoryview = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return view
+
+
+def digest_of_data(value: Any) -> str:
+    """A digest of JSON-compatible data; the order of keys and the layout of a file do not matter."""
+    plain = json.loads(json.dumps(value))
+    return digest(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode())
+
+
+def digest_of_file(path: Path) -> str:
+    """A digest of the bytes of a file, or of the names and contents of all files in a folder."""
+    if path.is_dir():
+        inside = sorted(one for one in path.rglob("*") if one.is_file())
+        return digest(*(f"{one.relative_to(path)} {digest_of_file(one)}".encode() for one in inside))
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+def digest_of_bytes(data: bytes) -> str:
+    """The digest of a file with this content, as `digest_of_file` gives it."""
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def digest(*parts: bytes) -> str:

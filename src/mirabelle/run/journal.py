@@ -1,4 +1,7 @@
-"""The journal of a run: its events and decisions, kept in its folder; and the interface of callbacks."""
+"""The journal of a run: its events and decisions, kept in its folder; and the interface of callbacks.
+
+Every line of `events.jsonl` carries the digest of its event. Lines that are damaged are left out when events are read.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,8 @@ class Stop:
     why: str
 
 
+_SEAL = f"\n# {files.TEXT_DIGEST}\n"
+
 Callback = Callable[[Mapping[str, Any]], "Stop | None"]
 
 
@@ -44,6 +49,7 @@ class Journal:
         decisions: name -> value, written into `recipe.toml` as the table [decisions].
         origin: where each value of the recipe comes from, for the comments in `recipe.toml`.
         shared: folder that several runs share for results that do not depend on the seed; None: the folder of the run itself.
+        count: number of events in the folder, as far as this process knows.
     """
 
     folder: Path
@@ -51,6 +57,7 @@ class Journal:
     decisions: dict[str, Any] = field(default_factory=dict)
     origin: Origin = _unknown
     shared: Path | None = None
+    count: int = 0
 
     @property
     def cache(self) -> Path:
@@ -66,20 +73,62 @@ class Journal:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(event) + "\n")
+                file.write(json.dumps({**event, files.DIGEST: files.digest_of_data(event)}) + "\n")
+            self.count += 1
         except OSError as error:
             raise files.cannot_write(self.folder / "events.jsonl", error) from error
 
-    def mend(self) -> None:
-        """Remove what a killed process left behind: temporary files, and an incomplete last line of `events.jsonl`."""
+    def mend(self) -> int:
+        """Remove what a killed process left behind: temporary files, and an incomplete last line of `events.jsonl`.
+
+        Returns:
+            The number of damaged lines in `events.jsonl`.
+        """
         for temporary in self.folder.rglob("*.writing"):
             temporary.unlink(missing_ok=True)
         path = self.folder / "events.jsonl"
         data = path.read_bytes() if path.is_file() else b""
         if data and not data.endswith(b"\n"):
-            files.write(path, data[: data.rfind(b"\n") + 1])
+            data = data[: data.rfind(b"\n") + 1]
+            files.write(path, data)
+        self.count = len(read_events(self.folder))
+        return damaged_lines(self.folder)
 
     def write_recipe(self) -> None:
         """Write the resolved recipe with all decisions to `recipe.toml`, atomically."""
         document = {**self.document, "decisions": self.decisions} if self.decisions else self.document
-        files.write(self.folder / "recipe.toml", resolved_text(document, self.origin).encode())
+        text = resolved_text(document, self.origin)
+        files.write_text(self.folder / "recipe.toml", f"{text}{_SEAL}")
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """Read the events of a run, oldest first.
+
+    Lines that are damaged are left out, as are incomplete lines of a killed process, to which the next one appends. Lines that
+    an earlier version wrote have no digest and are read unchecked.
+    """
+    try:
+        lines = (folder / "events.jsonl").read_text("utf-8", errors="replace").split("\n")
+    except OSError:
+        return []
+    events = (_event(line) for line in lines)
+    return [event for event in events if event is not None]
+
+
+def damaged_lines(folder: Path) -> int:
+    """The number of lines of the journal in the folder of a run that are not events, or do not have their digests."""
+    path = folder / "events.jsonl"
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    return len([line for line in lines if line]) - len(read_events(folder))
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    """The event of a line without its digest; None if it is damaged."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict) or "event" not in event:
+        return None
+    written = event.pop(files.DIGEST, None)
+    return event if written is None or written == files.digest_of_data(event) else None

@@ -18,6 +18,7 @@ from mirabelle.run.journal import Callback, Journal, Stop, _unknown
 from mirabelle.run.lock import NAMES, FolderLock
 
 _MAX_DIFFERENCES = 3  # listed in an error message
+PROGRAM = "program"  # the part of the fingerprint that identifies code
 D = TypeVar("D", str, int, float, bool)
 
 
@@ -117,9 +118,12 @@ class Run:
             summary = "; ".join(changed[:_MAX_DIFFERENCES]) + ("; …" if len(changed) > _MAX_DIFFERENCES else "")
             remedy = f"use the settings with which it was started (see {self.folder / 'recipe.toml'}), or choose another --out"
             raise UserError("E150", f"{self.folder} contains another run: {summary}", remedy)
-        self.journal.mend()
+        lost = self.journal.mend()
         assert self.lock is not None, "an opened run holds the lock on its folder"
         self.event("resumed", killed=self.lock.taken_over)
+        if lost:
+            text = f"{lost} damaged lines of events.jsonl are left out; learning curves may lack epochs"
+            self.event("warning", text=text)
 
     def close(self) -> None:
         """Release the lock on the folder, and set the number of threads of torch that the process had before `opened`."""
@@ -202,6 +206,20 @@ class Run:
         return int(files.digest(str((self.seed, self.name, *names)).encode()), 16) >> 1
 
 
+def same_run(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Whether two resolved recipes are those of one run, whatever their decisions and the code of their models.
+
+    Args:
+        there: as it was written, maybe by an earlier version.
+        here: as plain data.
+    """
+    plain = [in_todays_names(json.loads(json.dumps(one))) for one in (there, here)]
+    for one in plain:
+        one.pop("decisions", None)
+        one["fingerprint"] = {name: text for name, text in one.get("fingerprint", {}).items() if name != PROGRAM}
+    return plain[0] == plain[1]
+
+
 def _differences(there: Any, here: Any, name: str) -> Iterator[str]:
     """The differences between two recipes, each as "name: old there, new here"."""
     if isinstance(there, Mapping) and isinstance(here, Mapping):
@@ -253,6 +271,6 @@ def _recipe_in(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        return tomllib.loads(files.read_text(path))
+    except tomllib.TOMLDecodeError as error:
         raise UserError("E150", f"{path} cannot be read: {error}", "choose another --out") from error

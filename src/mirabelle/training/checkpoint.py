@@ -21,7 +21,11 @@ _LEAST_SECONDS = 1.0
 
 
 def seconds_before(path: Path) -> float:
-    """The seconds that the training with a checkpoint at `path` has taken so far; 0 without a checkpoint."""
+    """The seconds that the training with a checkpoint at `path` has taken so far; 0 without a checkpoint.
+
+    Raises:
+        UserError: E141 if the checkpoint is damaged.
+    """
     written = Checkpoint(path).read()
     return float(written[1].get("seconds", 0.0)) if written is not None else 0.0
 
@@ -53,7 +57,7 @@ class Checkpoint:
         """(groups of tensors, plain data) from the file; None without a file.
 
         Raises:
-            UserError: E141 if the file is no checkpoint.
+            UserError: E141 if the file is damaged, or is no checkpoint.
         """
         if not self.path.is_file():
             return None

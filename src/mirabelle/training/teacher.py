@@ -25,6 +25,7 @@ _BATCH = 500
 _EXACT = 100  # outputs with more classes are rounded to 8 bits
 _LEVELS = 255  # number of steps between the levels of 8 bits
 KEPT = 512 * 1024**2  # default limit of cached features, in bytes
+_KEY = "of"  # the key of the file's name in its metadata
 _LAST = "channels_last."  # prefix for the names of features that are stored with channels last
 
 
@@ -139,18 +140,42 @@ class _Kept:
         """The outputs and features for all samples in a view; None if they are too large for the disk."""
         key = files.digest(self._key.encode(), f"view {view}".encode())
         path = self._run.journal.cache / "teacher" / f"{key}.safetensors"
-        if path.is_file():
-            return files.read_tensors(path)[0]
+        kept = read_cache(path, self._run)
+        if kept is not None:
+            return kept
         batches = self._data.batches(_BATCH)
         if self._augment is not None:
             batches = (self._augment.seen(batch, view) for batch in batches)
         packed = (_packed(self._teach(batch)) for batch in batches)
         if self._large:
-            return files.read_tensors(path)[0] if _stream(path, packed, len(self._data), self._run) else None
+            return read_cache(path, self._run) if _stream(path, packed, len(self._data), self._run) else None
         parts = list(packed)
         given = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         _keep(path, given, self._run)
         return given
+
+
+def write_cache(path: Path, given: Mapping[str, Tensor]) -> None:
+    """Write a file of what a teacher computed; its name tells of which teacher and data, and is stored in it, too."""
+    files.write_tensors(path, given, {_KEY: path.stem})
+
+
+def read_cache(path: Path, run: Run) -> dict[str, Tensor] | None:
+    """The tensors of a file of what a teacher computed; None if there is none, or if it is damaged or another file.
+
+    A damaged file is recorded as a warning; what it held can be computed again.
+    """
+    if not path.is_file():
+        return None
+    try:
+        tensors, metadata = files.read_tensors(path)
+    except UserError as error:
+        run.event("warning", text=f"{error.message}; it is computed again")
+        return None
+    if metadata.get(_KEY, path.stem) != path.stem:
+        run.event("warning", text=f"{path} is the file of another teacher or of other data; it is computed again")
+        return None
+    return tensors
 
 
 def _packed(given: Guidance) -> dict[str, Tensor]:
@@ -231,7 +256,7 @@ def _bytes_of_features(teach: Teacher, data: Samples) -> int:
 def _stream(path: Path, parts: Iterable[Mapping[str, Tensor]], samples: int, run: Run) -> bool:
     """Write a cache that is too large for the memory part by part; return whether the disk had enough space."""
     try:
-        size = files.write_rows(path, parts, samples)
+        size = files.write_rows(path, parts, samples, {_KEY: path.stem})
     except UserError as error:
         run.event("teacher", cached=False, why=error.message)
         return False
@@ -242,7 +267,7 @@ def _stream(path: Path, parts: Iterable[Mapping[str, Tensor]], samples: int, run
 def _keep(path: Path, given: Mapping[str, Tensor], run: Run) -> None:
     """Write the cache; if the disk is full, the run continues without it, and computes it again when it resumes."""
     try:
-        files.write_tensors(path, dict(given))
+        write_cache(path, given)
         size = sum(tensor.nbytes for tensor in given.values())
         run.event("teacher", cached=True, samples=len(next(iter(given.values()))), bytes=size)
     except UserError as error:

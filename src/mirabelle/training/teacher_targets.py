@@ -16,6 +16,7 @@ from mirabelle.run import files
 from mirabelle.run.run import Run
 from mirabelle.task.batch import Batch, Inputs, Samples, call
 from mirabelle.task.task import Task
+from mirabelle.training.teacher import read_cache, write_cache
 
 if TYPE_CHECKING:
     from mirabelle.training.execution import Execution
@@ -43,12 +44,13 @@ def answered(task: Task, run: Run, execution: Execution | None = None) -> Task:
         raise _nobody()
     key = files.digest(f"{fingerprint(task.teacher)} {data.digest()} {task.generation} {execution}".encode())
     path = run.journal.cache / "teacher" / f"answers-{key}.safetensors"
-    if path.is_file():
-        return with_answers(task, files.read_tensors(path)[0]["answers"])
+    kept = read_cache(path, run)
+    if kept is not None:
+        return with_answers(task, kept["answers"])
     guide = task if execution is None else task.with_teacher(execution.laid_out(copied(task.teacher)))
     answers = torch.cat([answer(guide, batch, execution) for batch in data.batches(_BATCH)])
     try:
-        files.write_tensors(path, {"answers": answers})
+        write_cache(path, {"answers": answers})
         run.event("teacher", cached=True, samples=len(answers), bytes=answers.nbytes)
     except UserError as error:  # if the disk is full, the run continues without the cache
         run.event("teacher", cached=False, why=error.message)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 Event = Mapping[str, Any]
@@ -64,21 +62,6 @@ class Rows:
             return None
         self._seen.add(key)
         return TrackedRow(len(self._seen) - 1, float(event.get("time", 0.0)), group, position, scalars)
-
-
-def journal(folder: Path) -> Iterator[Event]:
-    """Read the events in the folder of a run, oldest first; incomplete lines of a killed process are skipped."""
-    path = folder / "events.jsonl"
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict) and "event" in event:
-                yield event
 
 
 _Numbers = tuple[str, int, dict[str, Any]]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mirabelle.errors import UserError, did_you_mean
-from mirabelle.run.tracking.rows import Rows, TrackedRow, journal
+from mirabelle.run.journal import read_events
+from mirabelle.run.tracking.rows import Rows, TrackedRow
 from mirabelle.run.tracking.tensorboard import TensorBoard
 from mirabelle.run.tracking.wandb import Wandb
 
@@ -91,7 +92,7 @@ class Tracker:
             if self._writer is None:
                 recipe = self._folder / "recipe.toml"
                 self._writer = self._begin(self._folder, recipe.read_text("utf-8") if recipe.is_file() else "")
-                for earlier in journal(self._folder):
+                for earlier in read_events(self._folder):
                     self._log(earlier, self._writer)
             self._log(event, self._writer)  # `Rows` drops it if the journal contained it already
 
