@@ -14,6 +14,7 @@ from rich.text import Text
 from mirabelle.model.left_alone import LeftAlone, few
 from mirabelle.report import Report, RunProgress
 from mirabelle.report.table import rows, value
+from mirabelle.report.verdict import of_constant
 
 _UNBOUNDED = 100_000
 
@@ -77,6 +78,7 @@ def print_report(report: Report, page: Path, *, shortfalls: bool = True) -> None
     lines += [f"{left.step} left as it is: {left.what}" for left in report.left]
     lines += [f"goal not met: {shortfall}" for shortfall in report.goal.shortfalls if shortfalls]
     lines += report.certainty
+    lines += [] if report.constant is None else of_constant(report.end, report.constant)
     _print_lines([*lines, f"report: {page}"])
 
 

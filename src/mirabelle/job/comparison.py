@@ -18,6 +18,7 @@ from mirabelle import records
 from mirabelle.errors import UserError
 from mirabelle.job.comparison_results import Budget, Comparison, Outcome
 from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps, with_model_outputs_as_targets
+from mirabelle.job.learned import standing, taught_by_start
 from mirabelle.job.processes import record_process
 from mirabelle.job.steps import Reached, walk
 from mirabelle.model.device import check_device
@@ -61,7 +62,8 @@ def compare(
 
     Args:
         model: from which all candidates start; it is not changed.
-        task: with its teacher; by default the model itself is the teacher, as in `mirabelle.compress`.
+        task: with its teacher; by default the model itself is the teacher, as in `mirabelle.compress`, unless it is not better
+            than the best answer that is the same for every input.
         candidates: recipes by name, each a list of steps.
         out: a folder; if it contains the same comparison, unfinished, the comparison is continued.
         seeds: each candidate is run with all of them.
@@ -97,9 +99,13 @@ def compare(
     try_one_batch(model, task)
     for recipe in recipes.values():
         try_steps(JobPlan(model, task, recipe, Goal(), teacher=task.teacher))
-    task = task.with_teacher(task.teacher or copied(model).eval())
+    given, task = task.teacher, task.with_teacher(task.teacher or copied(model).eval())
     documents = {name: _document(recipe, model, task, budget) for name, recipe in recipes.items()}
     outcomes: dict[str, list[Outcome]] = {name: [] for name in recipes}
+    begin = standing(model, task, task.validation)
+
+    def taught(run: Run) -> Task:
+        return task if given is not None else taught_by_start(task, begin, run)
 
     @contextmanager
     def place(name: str, seed: int) -> Iterator[Run]:
@@ -113,12 +119,13 @@ def compare(
 
     for name, recipe in recipes.items():  # all are timed before the first run, under the same conditions
         with place(name, seeds[0]) as run:
-            _within(budget, recipe.steps, copied(model).eval(), task, run)
+            _within(budget, recipe.steps, copied(model).eval(), taught(run), run)
     for seed in seeds:
         for name, recipe in recipes.items():
             with place(name, seed) as run:
-                outcomes[name].append(_outcome(model, task, recipe.steps, run, budget=budget, judge=judge))
-    found = Comparison(task.metric, judge, reference, budget, outcomes)
+                outcomes[name].append(_outcome(model, taught(run), recipe.steps, run, budget=budget, judge=judge))
+    start = begin if judge == "validation" else standing(model, task, task.test)
+    found = Comparison(task.metric, judge, reference, budget, outcomes, start)
     files.write(out / f"{judge}.md", found.table().encode())
     return found
 

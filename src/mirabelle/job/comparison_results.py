@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mirabelle.errors import UserError
+from mirabelle.job.learned import Standing, nothing_learned
 from mirabelle.numerics.statistics import Scores, student_interval
 from mirabelle.records.record import Count, Positive, record
 from mirabelle.task.metric import Metric
@@ -77,7 +78,8 @@ class ComparisonRow:
         p_value: of a paired test against the reference, on scores of the samples averaged over the seeds; None for the
             reference.
         seconds, parameters, size_bytes: means over the seeds.
-        over: limits of the budget that the results exceed, as text.
+        over: limits of the budget that the results exceed, and that the metric is not above that of the same answer for every
+            input, as text.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Comparison:
         reference: name of the candidate with which the others are compared.
         budget: of each candidate.
         outcomes: name of each candidate -> its results, in the order of the seeds.
+        start: the model from which all start, beside the best answer that is the same for every input.
     """
 
     metric: Metric
@@ -107,6 +110,7 @@ class Comparison:
     reference: str
     budget: Budget
     outcomes: Mapping[str, Sequence[Outcome]]
+    start: Standing | None = None
 
     def rows(self) -> list[ComparisonRow]:
         """The candidates, best first."""
@@ -126,6 +130,9 @@ class Comparison:
             lines.append(
                 f"| {name} | {_interval(row.metric)} | {difference} | {p_value} | {row.seconds:,.0f} | {row.size_bytes:,.0f} |"
             )
+        if self.start is not None and not self.start.learned:
+            words = nothing_learned("The model from which all start", self.start, self.judge)
+            lines += ["", f"{words}. Differences to it are no gain or loss of a recipe."]
         return "\n".join(lines) + "\n"
 
     def _row(self, name: str, outcomes: Sequence[Outcome]) -> ComparisonRow:
@@ -147,8 +154,14 @@ class Comparison:
             statistics.mean(one.seconds for one in outcomes),
             statistics.mean(one.parameters for one in outcomes),
             statistics.mean(one.size_bytes for one in outcomes),
-            tuple(_over(self.budget, outcomes)),
+            (*_over(self.budget, outcomes), *self._not_above_constant(outcomes)),
         )
+
+    def _not_above_constant(self, outcomes: Sequence[Outcome]) -> list[str]:
+        constant = None if self.start is None else self.start.constant
+        if constant is None or statistics.mean(one.metric for one in outcomes) > constant.value:
+            return []
+        return [f"not above {constant.value:.4f}, the same answer for every input"]
 
 
 def _over(budget: Budget, outcomes: Sequence[Outcome]) -> list[str]:

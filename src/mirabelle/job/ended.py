@@ -105,4 +105,4 @@ def _read_result(end: nn.Module, report: Report, run: Run) -> Result:
         tell_end(run, report.goal.shortfalls)
     run.event("ended before")
     gates = {name: Gate.from_data(asdict(gate)) for name, gate in report.gates.items()}
-    return checked(Result(end, report.end, report.start, report.goal.shortfalls, gates, run.folder))
+    return checked(Result(end, report.end, report.start, report.goal.shortfalls, gates, run.folder, report.constant))

@@ -18,6 +18,7 @@ from torch import nn
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import Files, count_parameters, exported, multiply_accumulates, sizes, weights_of
 from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps
+from mirabelle.job.learned import REMEDY, nothing_learned, standing
 from mirabelle.job.metric_trial import unknown_loss
 from mirabelle.model.state import copied, tensors_of_module
 from mirabelle.run.files import tensor_bytes
@@ -110,7 +111,10 @@ def forecast(plan: JobPlan, *, free_memory: int | None = None, free_disk: int | 
     outputs = try_one_batch(plan.model, plan.task)
     try_steps(plan)
     example = plan.task.example()
+    unlearned = _unlearned(plan)
     task = plan.task.with_teacher(plan.teacher or plan.model)
+    if plan.model in unlearned:
+        task = task.without_lessons_of(plan.model)
     with tempfile.TemporaryDirectory() as folder:
         steps, models, trainings = _previewed(plan, task, Run(folder))
     begin = time.perf_counter()
@@ -134,7 +138,18 @@ def forecast(plan: JobPlan, *, free_memory: int | None = None, free_disk: int | 
         remarks=(),
     )
     unknown = [sentence] if trainings and (sentence := unknown_loss(task)) else []
-    return dataclasses.replace(found, remarks=unknown + _remarks(found, free_memory, free_disk))
+    remarks = [*unlearned.values(), *unknown, *_remarks(found, free_memory, free_disk)]
+    return dataclasses.replace(found, remarks=remarks)
+
+
+def _unlearned(plan: JobPlan) -> dict[nn.Module, str]:
+    """The models that would begin without having learned anything, judged on a few validation samples, with a sentence each."""
+    few, found = plan.task.validation.drawn(_VALIDATED, 0), {}
+    if plan.baseline is None and not (own := standing(plan.model, plan.task, few)).learned:
+        found[plan.model] = f"{nothing_learned('The model to compress', own)}. {REMEDY}."
+    if plan.teacher is not None and plan.teacher_train is None and not (own := standing(plan.teacher, plan.task, few)).learned:
+        found[plan.teacher] = f"{nothing_learned('The teacher', own)}."
+    return found
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from mirabelle.inspection.measure import Files, measure
 from mirabelle.job.digests import SHIPPED, digests_of
 from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps, with_model_outputs_as_targets
 from mirabelle.job.ended import result_of_ended, result_without_digests
+from mirabelle.job.learned import constant_beside, with_teacher_that_learned
 from mirabelle.job.metric_trial import unknown_loss
 from mirabelle.job.processes import processes_of, record_process
 from mirabelle.job.result import Result, checked, tell_end
@@ -28,7 +29,15 @@ from mirabelle.model.state import copied, fingerprint
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.records.annotated_toml import ORIGINS, Origin
 from mirabelle.records.functions import name_of
-from mirabelle.report import Difference, Report, Significance, curves, left_by_steps, read_events, write_report
+from mirabelle.report import (
+    Difference,
+    Report,
+    Significance,
+    curves,
+    left_by_steps,
+    read_events,
+    write_report,
+)
 from mirabelle.report.verdict import not_finite
 from mirabelle.run import files
 from mirabelle.run.journal import Callback
@@ -42,7 +51,7 @@ from mirabelle.task.goal import Goal
 from mirabelle.task.loss import public_name
 from mirabelle.task.profile import StepResult
 from mirabelle.task.task import Task
-from mirabelle.training import Training, evaluate, fit
+from mirabelle.training import Training, fit
 
 SCHEMA = 1
 
@@ -74,7 +83,8 @@ def compress(
             machine to bit-identical weights.
         seed: of all random numbers of the run.
         baseline: training of the model before it is compressed.
-        teacher: teacher in all trainings; by default the model before compression.
+        teacher: teacher in all trainings; by default the model before compression. If that is not better than the best answer
+            that is the same for every input, it only teaches where an objective asks for a teacher.
         teacher_train: training of the teacher before it is used.
         callbacks: functions that are called with each event and with the progress, which they cannot change. One that returns
             `mirabelle.Stop("why")` ends the current training, or the recipe after the step just finished. If one raises an
@@ -131,9 +141,7 @@ def _run(plan: JobPlan, run: Run) -> Result:
         run.event("warning", text=sentence)
     start, trail = _start(plan, run)
     teacher = _teacher(plan, run)
-    if teacher is not None:
-        _tell_of_a_weak_teacher(teacher, start.model, plan.task, run)
-    task = plan.task.with_teacher(teacher or start.model)
+    task = with_teacher_that_learned(plan.task, start.model, teacher, trail[-1].profile.metric if trail else None, run)
     stopped = any(run.within(f"steps/0-{name}").decided("stopped") is not None for name in ("baseline", "teacher"))
     steps = () if stopped else plan.recipe.steps
     end, origin, entries = walk(steps, start, task, run, dense=plan.model)
@@ -216,14 +224,6 @@ def _teacher(plan: JobPlan, run: Run) -> nn.Module | None:
     return _trained("teacher", plan.teacher, plan.teacher_train, plan.task, run)[0].model
 
 
-def _tell_of_a_weak_teacher(teacher: nn.Module, start: nn.Module, task: Task, run: Run) -> None:
-    """Record a warning if the teacher has a lower metric on the validation samples than the model that it teaches."""
-    values = [task.metric.value(evaluate(model, task.validation, task)) for model in (teacher, start)]
-    if values[0] < values[1]:
-        name = task.metric.name
-        run.event("warning", text=f"the teacher has {name} {values[0]:.4f}, the model that it teaches {values[1]:.4f}")
-
-
 def _trained(name: str, model: nn.Module, training: Training, task: Task, run: Run) -> tuple[Reached, StepResult]:
     """Train a copy of the model without a teacher; the files of the training are in the subfolder steps/0-<name>."""
     place, alone = run.within(f"steps/0-{name}"), task.with_teacher(None)
@@ -267,7 +267,8 @@ def _conclude(ending: _Ending) -> Result:
         run.event("warning", text=sentence)
     start_ms, end_ms, ratio = time_side_by_side(first, last, task.example().inputs)
     start, end = replace(start, latency_ms=start_ms), replace(end, latency_ms=end_ms)
-    shortfalls = ending.goal.shortfalls(start, end)
+    constant = constant_beside(task, (ending.start.model, start), (ending.end.model, end))
+    shortfalls = ending.goal.shortfalls(start, end, None if constant is None or constant.end_learned else constant.value)
     difference = Difference(*task.metric.difference(start_scores, end_scores))
     events = read_events(run.folder)
     report = Report.of(
@@ -283,11 +284,12 @@ def _conclude(ending: _Ending) -> Result:
         comparison=Significance(task.metric.p_value([start_scores], [end_scores]), ratio, difference),
         layers=layers_of_onnx(after.onnx, task.example()),
         curves=curves(events),
+        constant=constant,
         left=left_by_steps(events),
     )
     write_report(report, run.folder)
     tell_end(run, shortfalls)
-    return checked(Result(ending.end.model, end, start, shortfalls, gates, run.folder))
+    return checked(Result(ending.end.model, end, start, shortfalls, gates, run.folder, constant))
 
 
 def _write_back(ending: _Ending) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from mirabelle.errors import UserError
+from mirabelle.report import ConstantAnswer
 from mirabelle.run.run import Run
 from mirabelle.runtime.gates import Gate
 from mirabelle.task.goal import Shortfall
@@ -26,6 +27,8 @@ class Result:
         shortfalls: the parts of the goal that are not met; empty if the goal is met.
         gates: name of each check of the artifact -> its outcome.
         folder: contains `model.onnx`, `model.mira`, `report.html` and the other files of the run.
+        constant: the best answer that is the same for every input, and whether the models before and after are better than
+            it; None if no such answer is known for the outputs of the task.
     """
 
     model: nn.Module
@@ -34,6 +37,7 @@ class Result:
     shortfalls: Sequence[Shortfall]
     gates: Mapping[str, Gate]
     folder: pathlib.Path
+    constant: ConstantAnswer | None = None
 
     @property
     def met(self) -> bool:

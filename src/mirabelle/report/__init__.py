@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mirabelle.report.document import Report, read_report
-from mirabelle.report.findings import Difference, Significance
+from mirabelle.report.findings import ConstantAnswer, Difference, Significance
 from mirabelle.report.learning_curves import Curve, curves, left_by_steps
 from mirabelle.report.page import write_pages
 from mirabelle.report.progress import RunProgress, progress_of
@@ -11,6 +11,7 @@ from mirabelle.run import files
 from mirabelle.run.journal import read_events
 
 __all__ = [
+    "ConstantAnswer",
     "Curve",
     "Difference",
     "Report",

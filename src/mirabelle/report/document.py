@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mirabelle import records
 from mirabelle.errors import UserError
-from mirabelle.report.findings import Judgement, Left, Milestone, Outcome, Share, Significance
+from mirabelle.report.findings import ConstantAnswer, Judgement, Left, Milestone, Outcome, Share, Significance
 from mirabelle.report.learning_curves import Curve
 from mirabelle.report.processes import different_conditions
 from mirabelle.report.verdict import certainty, remarks, verdict
@@ -55,6 +55,7 @@ class Report:
         environment: machine and versions with which the run was started.
         name: of the task.
         curves: the learning curve of each training.
+        constant: the best constant answer beside both models; None in reports of earlier versions.
         left: what each step left as it is, and why.
         processes: machine and versions of each process that worked on the run, equal ones once, in their order.
         digests: name of each file that ships -> digest of its bytes.
@@ -71,6 +72,7 @@ class Report:
     environment: Mapping[str, Any]
     name: str = "model"
     curves: tuple[Curve, ...] = ()
+    constant: ConstantAnswer | None = None
     left: tuple[Left, ...] = ()
     processes: tuple[Mapping[str, Any], ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
@@ -89,6 +91,7 @@ class Report:
         gates: Mapping[str, Gate],
         layers: Iterable[Layer],
         curves: Iterable[Curve],
+        constant: ConstantAnswer | None = None,
         left: Iterable[Left] = (),
         digests: Mapping[str, str],
     ) -> Report:
@@ -105,6 +108,7 @@ class Report:
             environment=dict(processes[0]),
             name=name,
             curves=tuple(curves),
+            constant=constant,
             left=tuple(left),
             processes=tuple(dict(process) for process in processes),
             digests=dict(digests),
@@ -112,11 +116,11 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        return verdict(self.start, self.end, self.comparison)
+        return verdict(self.start, self.end, self.comparison, self.constant)
 
     @property
     def remarks(self) -> list[str]:
-        found = remarks(self.start, self.end, self.comparison, self.goal.shortfalls, self.gates)
+        found = remarks(self.start, self.end, self.comparison, self.goal.shortfalls, self.gates, constant=self.constant)
         return [*found, *self.certainty, *different_conditions(self.processes)]
 
     @property
@@ -124,6 +128,14 @@ class Report:
         """What the measurements cannot tell about the goal."""
         asked = {name: value for name, value in self.goal.asked.items() if name in Goal.__dataclass_fields__}
         return certainty(self.start, self.end, self.comparison, records.build(Goal, asked, "goal"))
+
+    @property
+    def goal_in_words(self) -> str:
+        """Whether the goal is met; that a limit relative to a start that has learned nothing is kept is no success."""
+        idle = self.constant is not None and not self.constant.start_learned and self.goal.asked.get("max_drop") is not None
+        if self.goal.met and idle:
+            return "Goal met in numbers only, as its max_drop is relative to a start that has learned nothing"
+        return "Goal met" if self.goal.met else "Goal not met"
 
     def to_data(self) -> dict[str, Any]:
         """The content of report.json: the fields, the verdict and remarks derived from them, and the names of the files."""

@@ -44,6 +44,24 @@ class Significance:
 
 
 @dataclass(frozen=True)
+class ConstantAnswer:
+    """The best answer that is the same for every input, on the test set, beside the models before and after compression.
+
+    Args:
+        answer: in words, such as "class 3".
+        value: its metric.
+        start_learned: whether the model before compression is better than it; only then is a change of the metric a gain or a
+            loss of the compression.
+        end_learned: whether the compressed model is better than it.
+    """
+
+    answer: str
+    value: float
+    start_learned: bool
+    end_learned: bool
+
+
+@dataclass(frozen=True)
 class Judgement:
     """The goal as written in the recipe, and the parts of it that are not met."""
 

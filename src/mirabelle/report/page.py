@@ -15,7 +15,7 @@ from mirabelle.model.left_alone import few
 from mirabelle.report.charts import loss_chart, metric_chart, spans, trail_chart
 from mirabelle.report.document import Report
 from mirabelle.report.table import conditions, rows, title_of, value
-from mirabelle.report.verdict import change, in_points, metrics, signed
+from mirabelle.report.verdict import change, in_points, metrics, plain, signed
 from mirabelle.run import files
 
 PAGES = ("README.md", "report.html")
@@ -100,6 +100,12 @@ def _metric_tile(report: Report) -> Tile:
         scale = 100 if points else 1
         lines.append(Bar("95 %", f"{signed(interval.low * scale, points)} to {signed(interval.high * scale, points)}{points}"))
     lines.append(Bar("test", "significant difference" if report.comparison.different else "no significant difference"))
+    constant = report.constant
+    if constant is not None:
+        lines.append(Bar("constant", plain(after, constant.value)))
+        if not constant.start_learned:
+            told = "after; the start had learned nothing" if constant.end_learned else "not better than a constant answer"
+            return Tile(after.name, value(after), told, tuple(lines[:2] + lines[-1:]))
     return Tile(after.name, signed(change(report.start, report.end, report.comparison), points), points.strip(), tuple(lines))
 
 

@@ -9,16 +9,49 @@ from mirabelle.task.goal import ROUNDING, Goal, Shortfall
 from mirabelle.task.profile import MeasuredMetric, Profile
 
 if TYPE_CHECKING:
-    from mirabelle.report.findings import Outcome, Significance
+    from mirabelle.report.findings import ConstantAnswer, Outcome, Significance
     from mirabelle.runtime.latency import Ratio
 
 _NOTICEABLE_SIZE = 0.05  # a ratio this close to 1 would be printed as "1.0×"; words replace it
 _SPARSE = 0.9  # with more than 10 % zeros, a remark says what zeros are good for
 
 
-def verdict(start: Profile, end: Profile, comparison: Significance) -> str:
-    """One sentence on the change of size, latency and metric."""
-    return f"{size(start, end)} and {speed(comparison.latency_ratio)}; {quality(start, end, comparison)}."
+def verdict(start: Profile, end: Profile, comparison: Significance, constant: ConstantAnswer | None = None) -> str:
+    """One sentence on the change of size, latency and metric.
+
+    The change of the metric is only told if the start is better than the best constant answer (`constant`).
+    """
+    costs = f"{size(start, end)} and {speed(comparison.latency_ratio)}"
+    if constant is not None and not constant.start_learned:
+        return (
+            f"{costs}; no gain or loss in {metrics(start, end)[1].name} can be told: {beside_constant(start, end, constant)}."
+        )
+    if constant is not None and not constant.end_learned:
+        lost = f"the compressed model is not better than {always(constant, end)}"
+        return f"{costs}; {quality(start, end, comparison)}; {lost}."
+    return f"{costs}; {quality(start, end, comparison)}."
+
+
+def beside_constant(start: Profile, end: Profile, constant: ConstantAnswer) -> str:
+    """The metrics of start and end beside that of a constant answer, where the start is not better than it."""
+    before, after = metrics(start, end)
+    last = (
+        f"the compressed model has {plain(after, after.value)}"
+        if constant.end_learned
+        else f"neither is the compressed model ({plain(after, after.value)})"
+    )
+    return f"the start ({plain(before, before.value)}) is not better than {always(constant, start)}; {last}"
+
+
+def always(constant: ConstantAnswer, profile: Profile) -> str:
+    """A constant answer in words with its metric."""
+    assert profile.metric is not None, "a report measures the metric"
+    return f"the same answer for every input, {constant.answer} ({plain(profile.metric, constant.value)})"
+
+
+def plain(metric: MeasuredMetric, value: float) -> str:
+    """A value of a metric, in percent if the metric is a fraction."""
+    return f"{value:.2%}" if in_points(metric) else f"{value:.4g}"
 
 
 def size(start: Profile, end: Profile) -> str:
@@ -130,9 +163,12 @@ def remarks(
     comparison: Significance,
     shortfalls: Sequence[Shortfall],
     gates: Mapping[str, Outcome],
+    *,
+    constant: ConstantAnswer | None = None,
 ) -> list[str]:
     """Sentences on what brought no benefit, on missed goals and on failed gates."""
-    sentences = not_finite(start, end)
+    sentences = [] if constant is None else of_constant(end, constant)
+    sentences += not_finite(start, end)
     if end.nonzero_parameters < _SPARSE * end.parameters:
         sentences.append(
             "Zero weights make the packed file smaller but not the model faster: ONNX Runtime multiplies by zero as by any "
@@ -149,3 +185,17 @@ def remarks(
         f"Gate {name} FAILED: {gate.detail}. Do not use these files." for name, gate in gates.items() if not gate.passed
     ]
     return sentences
+
+
+def of_constant(end: Profile, constant: ConstantAnswer) -> list[str]:
+    """Sentences on models that are not better than a constant answer."""
+    if constant.start_learned and constant.end_learned:
+        return []
+    same = always(constant, end)
+    if constant.start_learned:
+        return [f"The compressed model is not better than {same}. Do not use it for its answers."]
+    start = f"The model before compression is not better than {same}, so nothing is kept or lost by the compression"
+    sentences = [
+        f"{start}, and a goal relative to it says nothing. Train it first (`baseline`), or start from trained weights."
+    ]
+    return sentences if constant.end_learned else [*sentences, "The compressed model is not better than that either."]

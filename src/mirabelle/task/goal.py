@@ -33,11 +33,13 @@ class Shortfall:
         name: "metric", "size", "onnx_size", "latency", "macs" or "parameters".
         limit: the limit of the goal: a fraction, bytes, milliseconds or a count.
         value: the value that was reached, in the unit of the limit.
+        constant: whether the limit is the metric of an answer that is the same for every input, which must be exceeded.
     """
 
     name: str
     limit: float
     value: float
+    constant: bool = False
 
     @property
     def missed_by(self) -> float:
@@ -48,6 +50,9 @@ class Shortfall:
 
     def __str__(self) -> str:
         side = "at least" if self.name == "metric" else "at most"
+        if self.constant:
+            shown = [f"{one:.2%}" if 0 <= one <= 1 else f"{one:.6g}" for one in (self.value, self.limit)]
+            return f"metric is {shown[0]}, asked more than the {shown[1]} of the same answer for every input"
         if self.name == "metric" and min(self.limit, self.value) >= 0 and max(self.limit, self.value) <= 1:
             missed = f"missed by {100 * self.missed_by:.2f} points"
             return f"metric is {self.value:.2%}, asked {side} {self.limit:.2%}: {missed}"
@@ -59,7 +64,8 @@ class Goal:
     """The requirements on the compressed model at the end of a run. They are checked once, on the test set.
 
     Args:
-        max_drop: largest drop of the metric: "0.5pt" (percentage points) or "1%" (of the original model's metric).
+        max_drop: largest drop of the metric: "0.5pt" (percentage points) or "1%" (of the original model's metric). The
+            compressed model must also be better than the best answer that is the same for every input.
         metric: least value of the metric, absolute: "99.2%" or 0.992.
         size: most bytes of the packed file: "44 kB" (1 kB = 1000 bytes), or "5%" of the original model's float32 torch file.
         onnx_size: most bytes of the ONNX file: absolute, or relative to the original model's ONNX file.
@@ -107,14 +113,16 @@ class Goal:
             remedy = f"{metric} is at most {highest:g}; write, for example, " + ('"93%" or 0.93' if highest else "-0.5")
             raise UserError("E113", f"goal.metric cannot be reached; got {self.metric!r}", remedy, path=("metric",))
 
-    def shortfalls(self, start: Profile, end: Profile) -> list[Shortfall]:
+    def shortfalls(self, start: Profile, end: Profile, constant: float | None = None) -> list[Shortfall]:
         """The parts of this goal that the model at the end does not reach; empty if it reaches the goal.
 
         Args:
             start: profile of the original model.
             end: profile of the compressed model.
+            constant: the metric of the best answer that is the same for every input, if the compressed model has learned no
+                more than that; a limit relative to the start then also asks for a metric above it.
         """
-        missed = [*self._metric_shortfalls(start, end)]
+        missed = [*self._metric_shortfalls(start, end, constant)]
         for name in _ALLOWED:
             asked = getattr(self, name)
             if asked is None:
@@ -140,12 +148,16 @@ class Goal:
         """The largest latency in milliseconds that reaches this goal; None if the goal asks for none."""
         return None if self.latency is None else limit_of("latency", self.latency, _measured("latency", start, of_start=True))
 
-    def _metric_shortfalls(self, start: Profile, end: Profile) -> list[Shortfall]:
+    def _metric_shortfalls(self, start: Profile, end: Profile, constant: float | None) -> list[Shortfall]:
         limit = self.limit_of_metric(start)
         if limit is None:
             return []
         assert end.metric is not None, "a goal on the metric needs it measured"
-        return [] if end.metric.value >= limit - ROUNDING else [Shortfall("metric", limit, end.metric.value)]
+        if not end.metric.value >= limit - ROUNDING:
+            return [Shortfall("metric", limit, end.metric.value)]
+        if self.max_drop is not None and constant is not None and end.metric.value <= constant + ROUNDING:
+            return [Shortfall("metric", constant, end.metric.value, constant=True)]
+        return []
 
 
 def _measured(name: str, profile: Profile, *, of_start: bool) -> float:

@@ -90,6 +90,7 @@ class Task:
     generation: Generation | None
     extra_files: Mapping[str, bytes]
     teacher: nn.Module | None
+    unlearned: nn.Module | None
 
     def __init__(
         self,
@@ -137,6 +138,7 @@ class Task:
             generation=generation,
             extra_files=dict(extra_files or {}),
             teacher=None,
+            unlearned=None,
         )
 
     def replace(self, **changes: Any) -> Task:
@@ -239,6 +241,15 @@ class Task:
         targets = torch.full((len(more[0]), *self.train.targets.shape[1:]), UNLABELLED, dtype=self.train.targets.dtype)
         inputs = map_tensors(self.train.inputs, lambda _: next(pairs))
         return self.replace(train=Samples(inputs, torch.cat([self.train.targets, targets])))
+
+    def without_lessons_of(self, model: nn.Module) -> Task:
+        """A copy of the task in which a model that has learned nothing teaches only where an objective asks for a teacher."""
+        return self.replace(unlearned=model)
+
+    @property
+    def has_lessons(self) -> bool:
+        """Whether there is a teacher that has learned something, as far as is known."""
+        return self.teacher is not None and self.teacher is not self.unlearned
 
     @property
     def labelled(self) -> bool:

@@ -50,8 +50,11 @@ class Numbers:
 
 
 def default_objective(task: Task) -> Objective:
-    """The default objective: the task's loss; for classification with a teacher 0.9 · SoftTargets(T = 4) + 0.1 · TaskLoss."""
-    guided = task.teacher is not None and task.outputs.classifies
+    """The default objective: the task's loss; for classification with a teacher 0.9 · SoftTargets(T = 4) + 0.1 · TaskLoss.
+
+    A model that is known to have learned nothing does not teach by default (`Task.without_lessons_of`).
+    """
+    guided = task.has_lessons and task.outputs.classifies
     return 0.9 * SoftTargets(temperature=4.0) + 0.1 * TaskLoss() if guided else 1.0 * TaskLoss()
 
 
@@ -114,6 +117,8 @@ class _Loop:
         self.taps = Taps(self.model, self.loss.student_layers)
         self.optimizer = optimizer_for([*self.model.parameters(), *self.loss.parameters()], training)
         self.teacher = None
+        if task.teacher is not None and not task.has_lessons and (objective.needs_teacher or training.targets == "teacher"):
+            run.event("warning", text="the training asks a model to teach that is not better than a constant answer")
         if objective.needs_teacher and task.teacher is not None:
             layers = self.loss.teacher_layers
             self.teacher = guidance(
