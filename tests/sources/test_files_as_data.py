@@ -86,6 +86,56 @@ def test_size_and_mode_follow_from_the_images(photos: Path) -> None:
     assert torch.equal(last.train.inputs.movedim(-1, 1), task(photos, size=[4, 6], mode="RGB").train.inputs)
 
 
+def test_12_of_16_bits_are_scaled_by_the_training_images_and_told(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("bright", 110)):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        for k in range(20):
+            values = generator.integers(low, low + 110, (8, 8))
+            values[0, 0] = 4000 if k else 3000
+            Picture.fromarray(values.astype(np.uint16)).save(tmp_path / "scans" / name / f"{k:02}.png")
+    found = task(tmp_path / "scans")
+    assert isinstance(found.preprocessing, Image)
+    assert found.preprocessing.white == 4095
+    assert any("40 of 40 images have more than 8 bits" in note and "4,095 counts as white" in note for note in found.notes)
+    means = found.train.inputs[:, 0, 1:].mean((1, 2))
+    assert means[found.train.targets == 0].min() > means[found.train.targets == 1].max()
+    again = torch.from_numpy(np.stack([found.preprocessing(path) for path in sorted((tmp_path / "scans/bright").iterdir())]))
+    assert all(any(torch.equal(one, other) for other in again) for one in found.train.inputs[found.train.targets == 0])
+    assert task(tmp_path / "scans", white=65535.0).preprocessing.white == 65535
+
+
+def test_files_of_8_and_16_bits_may_lie_side_by_side(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        draw(tmp_path / "mixed" / name, 10)
+        values = (np.arange(64).reshape(8, 8) * 65).astype(np.uint16)  # up to 4,095
+        Picture.fromarray(values).save(tmp_path / "mixed" / name / "deep.png")
+    found = task(tmp_path / "mixed", mean=[0.0], deviation=[1.0], test_fraction=0.1, validation_fraction=0.1)
+    assert float(found.train.inputs.max()) <= 1
+    assert any(note.startswith("2 of 22 images have more than 8 bits") for note in found.notes)
+
+
+def test_what_a_folder_leaves_out_is_told(photos: Path) -> None:
+    Picture.fromarray(np.zeros((8, 8, 4), np.uint8)).save(photos / "plum" / "clear.png")
+    draw(photos / "pear" / "more", 2)
+    draw(photos / "pear" / "other", 1, (16, 8))
+    (photos / "pear" / "other" / "000.png").rename(photos / "pear" / "large.png")
+    notes = " ".join(task(photos).notes)
+    assert "Not all files in photos are read: 2 × .png, 1 × .txt are left out" in notes
+    assert "1 of 62 images have transparency, which is left out" in notes
+    assert "62 of 62 images (8×8 to 16×8 pixels) are resized to 64×64; `size`" in notes
+
+
+def test_images_of_uint16_in_arrays_are_scaled_by_what_they_use(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 4096, (40, 6, 6)).astype(np.uint16)
+    x[:, 0, 0] = 4095
+    np.savez(tmp_path / "deep.npz", inputs=x, targets=np.arange(40) % 2)
+    found = task(tmp_path / "deep.npz", mean=[0.0], deviation=[1.0])
+    assert found.preprocessing.white == 4095
+    assert float(found.train.inputs.max()) == pytest.approx(1)
+    assert len(found.notes) == 1
+
+
 def test_split_folders_are_kept_and_missing_ones_are_drawn_from_train(tmp_path: Path) -> None:
     for split, count in (("train", 10), ("val", 4), ("test", 5)):
         for k, name in enumerate("ab"):
@@ -225,7 +275,7 @@ def test_other_arrays_are_taken_as_they_are(tmp_path: Path) -> None:
         ({"inputs": np.zeros((9, 2)), "targets": np.zeros(9, int)}, "E131.*needs at least two classes"),
         ({"inputs": np.zeros((9, 2)), "targets": np.arange(9) * 10}, "E131.*9 training samples for 81 classes"),
         ({"inputs": np.zeros((9, 2)), "targets": np.arange(9)}, 'E131.*class "0" has 1 sample; a split needs 3'),
-        ({"inputs": np.zeros((9, 2, 5, 7), np.uint8), "targets": np.arange(9) % 2}, r"E131.*images of uint8 must be"),
+        ({"inputs": np.zeros((9, 2, 5, 7), np.uint8), "targets": np.arange(9) % 2}, r"E131.*images of uint8 or uint16 must be"),
         ({"inputs": np.array(["a"] * 9), "targets": np.arange(9) % 2}, "E131.*must be numbers; got <U1"),
         ({"inputs": np.full((9, 2), np.nan), "targets": np.arange(9) % 2}, r"E131.*bad\.npz: the data contain NaN"),
         (

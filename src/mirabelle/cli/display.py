@@ -161,6 +161,7 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "decision": lambda event: f"chosen: {event['name']} = {event['value']}",
     "folded": lambda event: f"computed weights become plain parameters: {few(event['tensors'])}",
     "left alone": _left_alone,
+    "note": lambda event: f"note: {event['text']}",
     "warning": lambda event: f"warning: {event['text']}",
     "stopped": lambda event: f"stopped: {event['why']}",
     "taken up": lambda event: f"continued at step {event['step']} of {event['steps']}",

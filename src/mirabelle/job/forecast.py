@@ -20,6 +20,7 @@ from mirabelle.inspection.measure import Files, count_parameters, exported, mult
 from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps
 from mirabelle.job.learned import REMEDY, nothing_learned, standing
 from mirabelle.job.metric_trial import unknown_loss
+from mirabelle.job.notes import notes_of
 from mirabelle.model.state import copied, tensors_of_module
 from mirabelle.run.files import tensor_bytes
 from mirabelle.run.run import Run
@@ -76,7 +77,8 @@ class Forecast:
         latency: ratio of the latencies after and before compression.
         shortfalls: parts of the goal that the previewed model does not meet.
         emptied: names of tensors that would lose all weights.
-        remarks: warnings, for example that there is too little memory, or that the model does not become faster.
+        remarks: warnings, for example that there is too little memory, or that the model does not become faster; and what was
+            left out or changed while the data were read, see `Task.notes`.
     """
 
     inputs: str
@@ -138,7 +140,7 @@ def forecast(plan: JobPlan, *, free_memory: int | None = None, free_disk: int | 
         remarks=(),
     )
     unknown = [sentence] if trainings and (sentence := unknown_loss(task)) else []
-    remarks = [*unlearned.values(), *unknown, *_remarks(found, free_memory, free_disk)]
+    remarks = [*unlearned.values(), *unknown, *_remarks(found, free_memory, free_disk), *notes_of(plan)]
     return dataclasses.replace(found, remarks=remarks)
 
 

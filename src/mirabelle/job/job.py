@@ -20,6 +20,7 @@ from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps, with_model_
 from mirabelle.job.ended import result_of_ended, result_without_digests
 from mirabelle.job.learned import constant_beside, with_teacher_that_learned
 from mirabelle.job.metric_trial import unknown_loss
+from mirabelle.job.notes import notes_of
 from mirabelle.job.processes import processes_of, record_process
 from mirabelle.job.result import Result, checked, tell_end
 from mirabelle.job.steps import Reached, codecs_of, run_or_resume, walk
@@ -139,6 +140,8 @@ def _run(plan: JobPlan, run: Run) -> Result:
     record_process(run, plan.model)
     if plan.trains and (sentence := unknown_loss(plan.task)):
         run.event("warning", text=sentence)
+    notes = notes_of(plan)
+    _tell_notes(notes, run)
     start, trail = _start(plan, run)
     teacher = _teacher(plan, run)
     task = with_teacher_that_learned(plan.task, start.model, teacher, trail[-1].profile.metric if trail else None, run)
@@ -148,7 +151,7 @@ def _run(plan: JobPlan, run: Run) -> Result:
     earlier = result_without_digests(end.model, run)
     if earlier is not None:
         return earlier
-    return _conclude(_Ending(start, end, origin, task, plan.goal, trail + entries, run))
+    return _conclude(_Ending(start, end, origin, task, plan.goal, trail + entries, run, notes))
 
 
 @dataclass(frozen=True)
@@ -242,6 +245,7 @@ class _Ending:
     goal: Goal
     trail: list[StepResult]
     run: Run
+    notes: tuple[str, ...]
 
 
 def _conclude(ending: _Ending) -> Result:
@@ -286,6 +290,7 @@ def _conclude(ending: _Ending) -> Result:
         curves=curves(events),
         constant=constant,
         left=left_by_steps(events),
+        notes=ending.notes,
     )
     write_report(report, run.folder)
     tell_end(run, shortfalls)
@@ -303,6 +308,14 @@ def _write_back(ending: _Ending) -> list[str]:
         except UserError as error:
             ending.run.event("warning", text=f"the model cannot be written in its original framework: {error.message}")
     return []
+
+
+def _tell_notes(notes: Sequence[str], run: Run) -> None:
+    """Record what is to be known about data and models; a continued run records only what is new."""
+    known = {event.get("text") for event in read_events(run.folder) if event.get("event") == "note"}
+    for text in notes:
+        if text not in known:
+            run.event("note", text=text)
 
 
 def _gates(ending: _Ending, after: Files) -> dict[str, Gate]:

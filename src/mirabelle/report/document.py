@@ -59,6 +59,7 @@ class Report:
         left: what each step left as it is, and why.
         processes: machine and versions of each process that worked on the run, equal ones once, in their order.
         digests: name of each file that ships -> digest of its bytes.
+        notes: sentences on data that were left out, cut or changed, and on weights that no file contains.
     """
 
     start: Profile
@@ -76,6 +77,7 @@ class Report:
     left: tuple[Left, ...] = ()
     processes: tuple[Mapping[str, Any], ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def of(
@@ -94,6 +96,7 @@ class Report:
         constant: ConstantAnswer | None = None,
         left: Iterable[Left] = (),
         digests: Mapping[str, str],
+        notes: Iterable[str] = (),
     ) -> Report:
         """Build a report from the measurements of a run."""
         return Report(
@@ -112,6 +115,7 @@ class Report:
             left=tuple(left),
             processes=tuple(dict(process) for process in processes),
             digests=dict(digests),
+            notes=tuple(notes),
         )
 
     @property
@@ -121,7 +125,7 @@ class Report:
     @property
     def remarks(self) -> list[str]:
         found = remarks(self.start, self.end, self.comparison, self.goal.shortfalls, self.gates, constant=self.constant)
-        return [*found, *self.certainty, *different_conditions(self.processes)]
+        return [*found, *self.certainty, *different_conditions(self.processes), *self.notes]
 
     @property
     def certainty(self) -> list[str]:

@@ -62,6 +62,8 @@ class Task:
         generation: how a sequence-to-sequence model generates sequences; needed for metrics of generated sequences, and for
             generated sequences of a teacher as targets.
         extra_files: files that the preprocessing needs, such as a tokenizer, by name; they are stored next to the artifact.
+        notes: sentences on what was left out, cut or changed while the data were read; `check`, the run and the report show
+            them, together with what was found when data sets and loaders were read into memory.
 
     Raises:
         UserError: E110 if loss or metric are unknown; E111 for a metric of sequences without `generation`, or if loss, metric
@@ -89,6 +91,7 @@ class Task:
     augment: Augmentation | None
     generation: Generation | None
     extra_files: Mapping[str, bytes]
+    notes: tuple[str, ...]
     teacher: nn.Module | None
     unlearned: nn.Module | None
 
@@ -109,6 +112,7 @@ class Task:
         augment: Augmentation | None = None,
         generation: Generation | None = None,
         extra_files: Mapping[str, bytes] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         learned, judged = data_of(train), in_memory(test)
         if validation is None:
@@ -137,6 +141,7 @@ class Task:
             augment=augment,
             generation=generation,
             extra_files=dict(extra_files or {}),
+            notes=tuple(notes),
             teacher=None,
             unlearned=None,
         )

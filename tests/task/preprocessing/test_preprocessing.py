@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ from PIL import Image as Picture
 
 from mirabelle.errors import UserError
 from mirabelle.task.preprocessing import Image, Table, from_json, to_json
-from mirabelle.task.preprocessing.image import mean_and_deviation, pixels, upright_size
+from mirabelle.task.preprocessing.image import mean_and_deviation, white_of
+from mirabelle.task.preprocessing.pictures import header_of, pixels
 from mirabelle.task.preprocessing.scaling import settled
 from mirabelle.task.preprocessing.table import read_rows
 
@@ -46,14 +49,72 @@ def test_images_of_every_mode_are_read_without_a_warning(tmp_path: Path) -> None
             warnings.simplefilter("error")
             assert pixels(path, (2, 2), "RGB").shape == (2, 2, 3)
     Picture.fromarray(np.full((2, 2), 100 * 256 + 7, np.uint16)).save(tmp_path / "deep.png")
-    assert (pixels(tmp_path / "deep.png", (2, 2), "L") == 100).all()
+    assert (pixels(tmp_path / "deep.png", (2, 2), "L") == 100 * 256 + 7).all()
 
 
 def test_a_photo_is_turned_as_its_camera_was_held(tmp_path: Path) -> None:
     exif = Picture.Exif()
     exif[0x0112] = 6  # rotated by a quarter
     Picture.fromarray(np.zeros((4, 8, 3), np.uint8)).save(tmp_path / "a.jpg", exif=exif)
-    assert upright_size(tmp_path / "a.jpg") == ((8, 4), "RGB")
+    header = header_of(tmp_path / "a.jpg")
+    assert (header.size, header.mode, header.deep) == ((8, 4), "RGB", False)
+
+
+def save_colours_of_16_bits(path: Path, values: np.ndarray, kind: int) -> None:
+    """Write a .png file of 16 bits for each channel, filtered by differences, which Pillow cannot write."""
+    height, width, channels = values.shape
+    rows = values.astype(">u2").tobytes()
+    step, length = 2 * channels, 2 * channels * width
+    lines = []
+    for k in range(height):
+        row = np.frombuffer(rows[k * length : (k + 1) * length], np.uint8)
+        lines.append(b"\1" + (row - np.concatenate([np.zeros(step, np.uint8), row[:-step]])).tobytes())
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"".join(lines))),
+        (b"IEND", b""),
+    ]
+    chunks = [struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+@pytest.mark.parametrize(("channels", "kind"), [(1, 0), (2, 4), (3, 2), (4, 6)])
+def test_colours_of_16_bits_keep_all_of_them(tmp_path: Path, channels: int, kind: int) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (5, 7, channels)).astype(np.uint16)
+    save_colours_of_16_bits(tmp_path / "a.png", values, kind)
+    colours = 3 if channels > 2 else 1
+    found = pixels(tmp_path / "a.png", (5, 7), "RGB" if colours == 3 else "L")
+    np.testing.assert_array_equal(found, values[..., :colours])
+    header = header_of(tmp_path / "a.png")
+    assert (header.deep, header.transparent, header.mode) == (True, channels in (2, 4), "RGB" if colours == 3 else "L")
+    if colours == 3:
+        grey = pixels(tmp_path / "a.png", (5, 7), "L")[..., 0]
+        np.testing.assert_allclose(grey, values[..., :3] @ [0.299, 0.587, 0.114], rtol=1e-5)  # float32
+
+
+def test_deep_greys_keep_their_levels_in_every_format(tmp_path: Path) -> None:
+    ramp = np.arange(4096).reshape(64, 64)
+    Picture.fromarray(ramp.astype(np.uint16)).save(tmp_path / "a.png")
+    Picture.fromarray(ramp.astype(np.uint16)).save(tmp_path / "a.tif")
+    Picture.fromarray(ramp.astype(np.int32)).save(tmp_path / "b.tif")
+    Picture.fromarray((ramp / 4096).astype(np.float32)).save(tmp_path / "c.tif")
+    for name, scale in (("a.png", 1), ("a.tif", 1), ("b.tif", 1), ("c.tif", 4096)):
+        np.testing.assert_array_equal(pixels(tmp_path / name, (64, 64), "L")[..., 0] * scale, ramp)
+        assert pixels(tmp_path / name, (16, 16), "RGB").shape == (16, 16, 3)
+    (tmp_path / "d.pgm").write_bytes(b"P5 64 64 4095\n" + ramp.astype(">u2").tobytes())
+    np.testing.assert_allclose(pixels(tmp_path / "d.pgm", (64, 64), "L")[..., 0] / 65535, ramp / 4095, atol=1e-5)
+    Picture.fromarray(np.full((2, 2), np.nan, np.float32)).save(tmp_path / "e.tif")
+    with pytest.raises(UserError, match=r"E131.*NaN or infinite"):
+        pixels(tmp_path / "e.tif", (2, 2), "L")
+    assert [white_of(largest) for largest in (0.0, 0.5, 200.0, 256.0, 4000.0, 65535.0, 12.5)] == [
+        1,
+        1,
+        255,
+        511,
+        4095,
+        65535,
+        12.5,
+    ]
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, b"%!PS-Adobe-3.0 EPSF-3.0\n"])
@@ -98,6 +159,7 @@ def test_stored_numbers_are_few_digits_near_enough_and_settle_at_once(mean: floa
     ("preprocessing", "text"),
     [
         (Image(size=(8, 8)), '{"size":[8,8]}'),
+        (Image(size=(8, 8), white=4095), '{"size":[8,8],"white":4095}'),
         (
             Image(size=(28, 30), mode="RGB", mean=(0.0, 0.5, 1.0), deviation=(0.123456789, 2.0, 1.0)),
             '{"size":[28,30],"mode":"RGB","mean":[0,0.5,1],"deviation":[0.123457,2,1]}',

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from mirabelle.errors import UserError
 from mirabelle.sources.datasets.splits import Split, as_task, completed
-from mirabelle.task.preprocessing.image import Image, mean_and_deviation
+from mirabelle.task.preprocessing.image import Image, mean_and_deviation, white_of
 from mirabelle.task.task import Task
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _LAYOUTS: tuple[dict[str, tuple[str, str]], ...] = (
     {"train": ("inputs", "targets")},
 )
 _IMAGE_AXES, _CHANNELS = 4, (1, 3)
+_PIXELS = (np.uint8, np.uint16)  # types of images
 
 
 def task_of(path: Path, settings: Arrays) -> Task:
@@ -51,7 +53,7 @@ def _task(splits: dict[str, Split], name: str, settings: Arrays) -> Task:
         splits, labels = _multi_label(splits, settings.labels)
     else:
         splits = {part: (x, _quantities(y)) for part, (x, y) in splits.items()}
-    is_pixels = splits["train"][0].dtype == np.uint8 and splits["train"][0].ndim >= _IMAGE_AXES - 1
+    is_pixels = splits["train"][0].dtype in _PIXELS and splits["train"][0].ndim >= _IMAGE_AXES - 1
     splits = {part: (_pixels(x) if is_pixels else _numbers(x), y) for part, (x, y) in splits.items()}
     if len({(x.shape[1:], x.dtype) for x, _ in splits.values()}) > 1:
         shapes = ", ".join(f"{part} {x.dtype} {x.shape[1:]}" for part, (x, _) in splits.items())
@@ -59,19 +61,24 @@ def _task(splits: dict[str, Split], name: str, settings: Arrays) -> Task:
     splits = completed(
         splits, settings.test_fraction, settings.validation_fraction, settings.seed, labels if kind == "classification" else ()
     )
-    return as_task(splits, labels, name, _image(splits["train"][0], settings) if is_pixels else None, settings)
+    return _of_pixels(splits, labels, name, settings) if is_pixels else as_task(splits, labels, name, None, settings)
 
 
-def _image(train: Array, settings: Arrays) -> Image:
-    mean, deviation = mean_and_deviation(train)
+def _of_pixels(splits: dict[str, Split], labels: tuple[str, ...], name: str, settings: Arrays) -> Task:
+    """The task of images as arrays (N, height, width, channels) of uint8 or uint16."""
+    train = splits["train"][0]
     _, height, width, channels = train.shape
-    return Image(
-        size=(height, width),
-        mode="L" if channels == 1 else "RGB",
-        mean=settings.mean or mean,
-        deviation=settings.deviation or deviation,
-        layout=settings.layout,
+    deep = train.dtype != np.uint8
+    image = Image(
+        size=(height, width), mode="L" if channels == 1 else "RGB", white=white_of(float(train.max())) if deep else None
     )
+    ready: dict[str, Split] = {
+        part: (image.as_bytes(x.astype(np.float32) if deep else x), y) for part, (x, y) in splits.items()
+    }
+    mean, deviation = mean_and_deviation(ready["train"][0])
+    image = replace(image, mean=settings.mean or mean, deviation=settings.deviation or deviation, layout=settings.layout)
+    notes = [f"The images have 16 bits; {image.white:,g} counts as white, from the largest training value."] if deep else []
+    return as_task(ready, labels, name, image, settings).replace(notes=tuple(notes))
 
 
 def _splits(path: Path, *, labelled: bool) -> dict[str, Split]:
@@ -182,14 +189,14 @@ def _multi_label(splits: Mapping[str, Split], names: tuple[str, ...]) -> tuple[d
 
 
 def _pixels(inputs: Array) -> Array:
-    """uint8 images as (N, H, W, channels)."""
-    if inputs.dtype == np.uint8 and inputs.ndim == _IMAGE_AXES - 1:
+    """Images of uint8 or uint16 as (N, H, W, channels)."""
+    if inputs.dtype in _PIXELS and inputs.ndim == _IMAGE_AXES - 1:
         return inputs[..., np.newaxis]
-    if inputs.dtype == np.uint8 and inputs.ndim == _IMAGE_AXES and inputs.shape[3] in _CHANNELS:
+    if inputs.dtype in _PIXELS and inputs.ndim == _IMAGE_AXES and inputs.shape[3] in _CHANNELS:
         return inputs
-    if inputs.dtype == np.uint8 and inputs.ndim == _IMAGE_AXES and inputs.shape[1] in _CHANNELS:
+    if inputs.dtype in _PIXELS and inputs.ndim == _IMAGE_AXES and inputs.shape[1] in _CHANNELS:
         return np.ascontiguousarray(inputs.transpose(0, 2, 3, 1))
-    rule = "images of uint8 must be (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W)"
+    rule = "images of uint8 or uint16 must be (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W)"
     raise UserError("E131", f"{rule}; got {inputs.dtype} {inputs.shape}", "save inputs that are not images as float32")
 
 

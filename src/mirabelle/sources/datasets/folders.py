@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mirabelle.errors import UserError
 
+_FEW = 5  # number of suffixes in a message
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
 
 
@@ -82,6 +84,26 @@ def files_without_classes(folder: Path, kind: Kind) -> dict[str, dict[str, list[
         if not found[name][""]:
             raise UserError("E130", f"no {kind.one} in {place}", f"put {kind.several} there ({', '.join(kind.suffixes)})")
     return found
+
+
+def unread_files(folder: Path, read: Container[Path], kind: Kind) -> list[str]:
+    """A sentence on the files in a folder, at any depth, that are not read; none if all are. Hidden files do not count.
+
+    Args:
+        folder: of the data.
+        read: the files that are read.
+        kind: the kind of file that is read.
+    """
+    inside = (
+        path for path in sorted(folder.rglob("*")) if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    suffixes = Counter(path.suffix.lower() or "no suffix" for path in inside if path.is_file() and path not in read)
+    if not suffixes:
+        return []
+    named = ", ".join(f"{count:,} × {suffix}" for suffix, count in suffixes.most_common(_FEW))
+    places = f"{kind.several} are read ({', '.join(kind.suffixes)})"
+    misplaced = " that lie directly in a class folder" if any(suffix in kind.suffixes for suffix in suffixes) else ""
+    return [f"Not all files in {folder.name} are read: {named} are left out; only {places}{misplaced}."]
 
 
 def first_suffix(folder: Path, suffixes: Sequence[str]) -> str | None:

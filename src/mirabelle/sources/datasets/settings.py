@@ -67,6 +67,9 @@ class ImageFolder(Divided):
         mean: subtracted from pixels in [0, 1], one number for each channel; by default the mean of the training images.
         deviation: standard deviation by which they are then divided, likewise.
         layout: of the inputs: "channels-first", as in PyTorch, or "channels-last", as in Keras.
+        white: the pixel value that becomes 1 in files of more than 8 bits for each channel; by default the largest value of
+            as many bits as the training images use, such as 4,095 for 12 bits; of floating-point images the largest value, or 1
+            if none is larger. In other files it is always 255.
 
     Raises:
         UserError: E130 if the folder is missing or empty, E131 if there are fewer than two classes, a class has no image or too
@@ -79,6 +82,7 @@ class ImageFolder(Divided):
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
     layout: Layout = "channels-first"
+    white: Positive | None = None
 
 
 @record
@@ -143,8 +147,9 @@ class Arrays(Divided):
     Names of the arrays: train_images, train_labels, val_…, test_… (as in MedMNIST); or x_train, y_train, x_val, …, y_test; or
     inputs and targets. Missing validation and test data are drawn from the training data.
 
-    Inputs of type uint8 are images, (N, H, W), (N, H, W, channels) or (N, channels, H, W), and are scaled to
-    (pixel / 255 − mean) / deviation. Other inputs are not scaled; they become float32 or int64. Integer targets, (N,) or (N,
+    Inputs of type uint8 or uint16 are images, (N, H, W), (N, H, W, channels) or (N, channels, H, W), and are scaled to
+    (pixel / white − mean) / deviation, where white is 255 or, for uint16, the largest value of as many bits as the training
+    images use. Other inputs are not scaled; they become float32 or int64. Integer targets, (N,) or (N,
     1), are classes; with other targets the task is a regression.
 
     Args:
@@ -320,11 +325,11 @@ def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()
         if "tokenizer" in arguments and kind not in (QuestionFile, Corpus):
             kind = TextFile
         if kind is None:
-            from mirabelle.task.preprocessing import image, sound
+            from mirabelle.task.preprocessing import pictures, sound
 
             inside = data_folder_of_environment() if name.startswith(FOLDER) else folder
             if inside is None:
                 return None  # an error is raised when the task is loaded
-            first = first_suffix(inside / name.removeprefix(FOLDER), (*image.SUFFIXES, *sound.SUFFIXES))
+            first = first_suffix(inside / name.removeprefix(FOLDER), (*pictures.SUFFIXES, *sound.SUFFIXES))
             kind = SoundFolder if first in sound.SUFFIXES else ImageFolder
         return records.build(kind, arguments, "task.arguments")

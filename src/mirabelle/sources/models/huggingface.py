@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -60,12 +60,14 @@ class HuggingFaceModel(nn.Module):
     Args:
         model: the transformers model.
         origin: the folder that it was loaded from; its tokenizer or processor is copied when the model is saved.
+        untrained: names of tensors that its file does not contain, such as those of a new head; they are random.
     """
 
-    def __init__(self, model: nn.Module, origin: Path | None = None) -> None:
+    def __init__(self, model: nn.Module, origin: Path | None = None, untrained: Sequence[str] = ()) -> None:
         super().__init__()
         self.model = model
         self.origin = origin
+        self.untrained = tuple(untrained)
         self.eval()
 
     def forward(self, **inputs: Tensor) -> Tensor:

@@ -1,0 +1,209 @@
+"""Decode image files with Pillow: pixels with the depth of the file, turned upright, without transparency.
+
+A file of at most 8 bits for each channel gives bytes from 0 to 255. A deeper file (16 or 32 bits, floating point) gives its own
+values; which of them counts as white is not in the file, so `Image` decides it.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from mirabelle.errors import UserError
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+Pixels: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+Mode: TypeAlias = Literal["L", "RGB"]
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+CHANNELS = {"L": 1, "RGB": 3}
+# Only these decoders of Pillow may run; others start programs (EPS) or follow references in the file.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_DEEP_GREY = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_GREY = ("1", "L", "LA", *_DEEP_GREY)
+_GREY_AND_ALPHA = "LA;16B"  # layout of a PNG file that Pillow opens with mode "RGBA"
+# Pillow keeps the high byte of each colour of 16 bits. Read as the other order of bytes, it keeps the low byte.
+_OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue, as in Pillow
+_MOST = 65535  # the largest value of 16 bits
+# Exceptions of Pillow's decoders on damaged files.
+_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the beginning of an image file says.
+
+    Args:
+        size: (height, width) after rotation by its EXIF data.
+        mode: "L" for greyscale, "RGB" for colour.
+        deep: whether it has more than 8 bits for each channel.
+        transparent: whether it has a transparent colour or a channel of transparency.
+        several: whether it contains several images or pages, of which the first is read.
+    """
+
+    size: tuple[int, int]
+    mode: Mode
+    deep: bool
+    transparent: bool
+    several: bool
+
+
+def header_of(path: Path) -> Header:
+    """The header of an image file; pixels are decoded only if the image must be rotated.
+
+    Raises:
+        UserError: E130 if the file is missing, E131 if it cannot be read as an image.
+    """
+    with _opened(path) as (picture, layout):
+        grey = picture.mode in _GREY or layout == _GREY_AND_ALPHA
+        return Header(
+            size=(picture.height, picture.width),
+            mode="L" if grey else "RGB",
+            deep=_is_deep(picture, layout),
+            transparent=picture.has_transparency_data,
+            several=bool(getattr(picture, "is_animated", False)),
+        )
+
+
+def pixels(path: Path, size: tuple[int, int], mode: Mode) -> Pixels:
+    """The pixels of an image file, (height, width, channels), rotated as its EXIF data say, without transparency.
+
+    Args:
+        path: the image file.
+        size: (height, width) to which the image is resized, with bilinear interpolation.
+        mode: "L" for greyscale, "RGB" for colour.
+
+    Returns:
+        uint8 from 0 to 255 for a file of at most 8 bits for each channel; otherwise float32, in the units of the file.
+
+    Raises:
+        UserError: E130 if the file is missing, E131 if it cannot be read as an image.
+    """
+    from PIL.Image import Resampling
+
+    height, width = size
+    with _opened(path) as (picture, layout):
+        if not _is_deep(picture, layout):
+            upright = _eight_bits(picture)
+            if upright.size != (width, height):
+                upright = upright.resize((width, height), Resampling.BILINEAR)
+            return np.array(upright.convert(mode), np.uint8).reshape(height, width, CHANNELS[mode])
+        values = _deep_values(path, picture, layout)
+    channels = _resized(values, size)
+    if channels.shape[2] > 1 and mode == "L":
+        return (channels @ _LUMINANCE)[..., np.newaxis]
+    return np.ascontiguousarray(np.broadcast_to(channels, (height, width, CHANNELS[mode])))
+
+
+def _is_deep(picture: PIL.Image.Image, layout: str) -> bool:
+    return picture.mode in _DEEP_GREY or ";16" in layout
+
+
+def _eight_bits(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """The image as greyscale or colour with 8 bits for each channel, at its own size."""
+    if picture.mode in _GREY:
+        return picture.convert("L")
+    return picture.convert("RGBA").convert("RGB") if picture.mode in ("P", "PA") else picture.convert("RGB")
+
+
+def _deep_values(path: Path, picture: PIL.Image.Image, layout: str) -> npt.NDArray[np.float32]:
+    """The values of a deep image, (height, width, 1 or 3), with all their bits."""
+    if picture.mode in _DEEP_GREY:
+        values = np.asarray(picture).astype(np.float32)[..., np.newaxis]
+        if not np.isfinite(values).all():
+            raise ValueError("it has pixels that are NaN or infinite")
+        return values
+    if layout == _GREY_AND_ALPHA:
+        high, low, *_ = np.moveaxis(_bytes(path, {layout: "RGBA"}), -1, 0)
+        grey: npt.NDArray[np.float32] = (high * 256 + low)[..., np.newaxis].astype(np.float32)
+        return grey
+    if layout.startswith("RGBa") or layout[-1] not in _OTHER_ORDER:
+        raise ValueError(f'its layout "{layout}" of 16 bits for each channel is not supported')
+    values = np.asarray(picture).astype(np.float32) * 256 + _bytes(path, {})
+    if picture.mode == "CMYK":
+        return ((_MOST - values[..., :3]) * (_MOST - values[..., 3:]) / _MOST).astype(np.float32)
+    return values[..., :3]
+
+
+def _bytes(path: Path, layouts: dict[str, str]) -> npt.NDArray[np.float32]:
+    """The image decoded with another layout of its bytes; by default with the other order of bytes."""
+    with _opened(path, layouts) as (picture, _):
+        return np.asarray(picture).astype(np.float32)
+
+
+def _resized(values: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Values (height, width, channels), resized with bilinear interpolation in floating point."""
+    import PIL.Image
+
+    if values.shape[:2] == size:
+        return values
+    planes = [PIL.Image.fromarray(np.ascontiguousarray(values[..., k])) for k in range(values.shape[2])]
+    return np.stack([np.asarray(plane.resize(size[::-1], PIL.Image.Resampling.BILINEAR)) for plane in planes], axis=-1)
+
+
+@contextmanager
+def _opened(path: Path, layouts: dict[str, str] | None = None) -> Iterator[tuple[PIL.Image.Image, str]]:
+    """Open an image with Pillow and rotate it by its EXIF data; pixels are read when they are first needed.
+
+    Exceptions of the decoder inside the context become E131.
+
+    Args:
+        path: the image file.
+        layouts: other layouts by which Pillow's decoder shall read the bytes; {} for the other order of bytes.
+
+    Returns:
+        The image, and the layout of its bytes in the file by Pillow's name, such as "RGB;16B".
+    """
+    import PIL.Image
+    import PIL.ImageOps
+
+    if not path.is_file():
+        raise UserError("E130", f"no image at {path}", "check the path")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # faulty tags of a camera do not matter
+        try:
+            with path.open("rb") as file, PIL.Image.open(file, formats=_FORMATS) as picture:
+                layout = _layout(picture)
+                if layouts is not None:
+                    _read_as(picture, layouts)
+                PIL.ImageOps.exif_transpose(picture, in_place=True)
+                yield picture, layout
+        except (*_DAMAGED, PIL.Image.DecompressionBombError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, PIL.UnidentifiedImageError):  # its message would show a Python object
+                reason = "it has no known image format"
+            message = f"{path} cannot be read as an image: {reason}"
+            raise UserError("E131", message, f"give an intact {', '.join(SUFFIXES)} file") from error
+
+
+def _layout(picture: PIL.Image.Image) -> str:
+    """The layout of the bytes of an image that has not been decoded."""
+    tile: Any = next(iter(getattr(picture, "tile", ())), None)
+    if tile is None:
+        return ""
+    first, *others = (tile.args,) if isinstance(tile.args, str) or not tile.args else tile.args
+    if str(tile.codec_name).startswith("ppm") and first == "RGB" and others[0] > 255:  # noqa: PLR2004 (the largest byte)
+        raise ValueError("Pillow reads only 8 bits for each channel of a coloured .ppm file; save it as .png or .tif")
+    return first if isinstance(first, str) else ""
+
+
+def _read_as(picture: PIL.Image.Image, layouts: dict[str, str]) -> None:
+    """Make Pillow decode the bytes of an opened image by another layout."""
+    tiles = []
+    for tile in getattr(picture, "tile", ()):
+        own, *others = (tile.args,) if isinstance(tile.args, str) else tile.args
+        other = layouts.get(own) or own[:-1] + _OTHER_ORDER[own[-1]]
+        tiles.append(tile._replace(args=other if isinstance(tile.args, str) else (other, *others)))
+    picture.tile = tiles  # type: ignore[attr-defined]
