@@ -21,6 +21,7 @@ from mirabelle.artifact.mira import MAGIC, VERSION
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
 from mirabelle.model.state import fingerprint
+from mirabelle.run.files import read_json, write_json
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.export import export
 
@@ -200,7 +201,10 @@ def test_a_folder_that_does_not_fit_is_refused(mlp: nn.Module, cnn: nn.Module, t
     save(mlp, tmp_path)
     with pytest.raises(UserError, match="E140"):
         load(cnn, tmp_path)
-    record = json.loads((tmp_path / "architecture.json").read_text())
-    (tmp_path / "architecture.json").write_text(json.dumps({**record, "schema": 7}))
+    record = read_json(tmp_path / "architecture.json")
+    (tmp_path / "architecture.json").write_text(json.dumps({**record, "schema": 6}))
+    with pytest.raises(UserError, match="E142"):
+        load(mlp, tmp_path)
+    write_json(tmp_path / "architecture.json", {**record, "schema": 7})
     with pytest.raises(UserError, match="E142"):
         load(mlp, tmp_path)

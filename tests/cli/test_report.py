@@ -13,6 +13,7 @@ from torch import nn
 from mirabelle import Task, Training, compress, quantize
 from mirabelle.cli import main
 from mirabelle.errors import UserError
+from mirabelle.run.files import read_json, write_json
 
 
 def report(*arguments: str | Path) -> int:
@@ -89,8 +90,8 @@ def test_mistakes(ended: Path, tmp_path: Path) -> None:
 
 
 def test_a_terminal_shows_names_as_they_are(ended: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = json.loads((ended / "report.json").read_text())
+    data = read_json(ended / "report.json")
     data["end"]["metric"]["name"] = "f1[red]"
-    (ended / "report.json").write_text(json.dumps(data))
+    write_json(ended / "report.json", data)
     assert report(ended) == 0
     assert "f1[red] (95 %)" in capsys.readouterr().out

@@ -24,7 +24,7 @@ from mirabelle.job.dry_run import JobPlan, try_one_batch
 from mirabelle.job.forecast import forecast
 from mirabelle.objectives import SoftTargets
 from mirabelle.recipe.recipe import Recipe
-from mirabelle.report.learning_curves import read_events
+from mirabelle.run.journal import read_events
 from mirabelle.runtime.gates import same_outputs, torch_equals_onnx
 from mirabelle.task.batch import Batch
 from mirabelle.task.goal import Goal

@@ -182,7 +182,7 @@ def test_another_process_reads_what_is_the_users_own_only_where_the_user_names_i
     done = subprocess.run(command, cwd=finished, capture_output=True, text=True, check=False)
     assert re.findall(r"status (\d)", done.stdout) == ["2", "0", "0"], done.stderr
     assert done.stderr.count("E106") == 1
-    assert done.stdout.count("passed") == 4
+    assert done.stdout.count("passed") == 5
     assert (tmp_path / "out.onnx").read_bytes() == onnx
 
 

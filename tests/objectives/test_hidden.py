@@ -332,7 +332,7 @@ def test_features_too_large_for_the_memory_lie_on_disk_as_the_teacher_gives_them
 
 
 def test_without_room_for_large_features_the_teacher_runs(images: Task, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, rows: Any, count: int) -> int:
+    def full(path: Path, rows: Any, count: int, _: Any = None) -> int:
         raise files.cannot_write(path, OSError(28, "No space left on device"), count)
 
     monkeypatch.setattr("mirabelle.training.teacher.KEPT", 1000)

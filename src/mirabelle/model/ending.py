@@ -23,6 +23,7 @@ def ending(run: Callable[[], Any]) -> str | None:
         run: runs the model and returns its outputs.
 
     Example:
+        >>> from torch import nn
         >>> x, linear = torch.ones(2, 3), nn.Linear(3, 1)
         >>> ending(lambda: torch.sigmoid(linear(x)).squeeze(1)), ending(lambda: linear(x))
         ('Sigmoid', None)

@@ -37,6 +37,9 @@ def read_but_not_called(model: nn.Module, layers: Collection[str], example: Batc
         example: the batch.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from mirabelle.task.batch import Batch
         >>> class Tied(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
