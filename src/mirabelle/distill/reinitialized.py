@@ -18,7 +18,8 @@ def redrawn(model: nn.Module, seed: int) -> nn.Module:
     A weight that is computed from others, for example by weight norm, becomes a plain parameter first.
 
     A module with the method `reset_parameters` is initialized by it, including the running statistics of normalization layers.
-    All other parameters are drawn from a normal distribution with their present mean and standard deviation.
+    All other parameters are drawn from a normal distribution with their present mean and standard deviation, except for those
+    with infinite values, such as the mask of an attention.
 
     Args:
         model: is not changed.
@@ -39,7 +40,7 @@ def redrawn(model: nn.Module, seed: int) -> nn.Module:
                 reset()
                 drawn |= {id(parameter) for parameter in module.parameters(recurse=False)}
         for parameter in fresh.parameters():
-            if id(parameter) not in drawn and parameter.is_floating_point():
+            if id(parameter) not in drawn and parameter.is_floating_point() and bool(parameter.isfinite().all()):
                 deviation, mean = torch.std_mean(parameter.float(), correction=0)
                 parameter.copy_(mean + deviation * torch.randn(parameter.shape))
     return fresh

@@ -238,7 +238,8 @@ def _outputs(model: nn.Module, batch: Batch) -> Outputs:
 
 def _check_finite(model: nn.Module, outputs: Outputs) -> None:
     if not all(bool(torch.isfinite(part).all()) for part in parts_of(outputs)):
-        where = next((name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()), None)
+        # −inf alone may be the mask of an attention
+        where = next((name for name, tensor in model.state_dict().items() if (tensor.isnan() | tensor.isposinf()).any()), None)
         because = f'; its tensor "{where}" is not finite either' if where else ""
         raise UserError("E121", f"the model returns NaN or infinite values{because}", "start from weights that work")
 

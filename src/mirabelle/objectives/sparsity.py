@@ -20,7 +20,7 @@ class L1(Term):
     """L1 regularization: Σ |w| over the selected parameters.
 
     Args:
-        include: patterns of parameter names; by default every weight of two or more dimensions.
+        include: patterns of parameter names; by default every weight of two or more dimensions with finite values.
 
     Example:
         >>> 1e-4 * L1(include=("fc*.weight",))
@@ -39,7 +39,7 @@ class L2(Term):
     """L2 regularization: Σ w² over the selected parameters.
 
     Args:
-        include: patterns of parameter names; by default every weight of two or more dimensions.
+        include: patterns of parameter names; by default every weight of two or more dimensions with finite values.
 
     Example:
         >>> 1e-4 * L2()
@@ -59,7 +59,8 @@ def _norm(model: nn.Module, include: Patterns, power: int) -> nn.Module:
 
     from mirabelle.objectives.bound_objective import BoundFunction
 
-    chosen = list(selected(model, include).values())
+    parameters = selected(model, include).values()
+    chosen = [parameter for parameter in parameters if include or bool(parameter.isfinite().all())]  # a mask may have −inf
     if power == 1:
         return BoundFunction(lambda _: torch.stack([parameter.abs().sum() for parameter in chosen]).sum())
     return BoundFunction(lambda _: torch.stack([parameter.square().sum() for parameter in chosen]).sum())

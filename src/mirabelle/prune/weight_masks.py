@@ -49,8 +49,14 @@ def weights_to_prune(removed: RemovedWeights, model: nn.Module) -> dict[str, nn.
         UserError: E112 if a pattern matches nothing, or no parameter is selected.
     """
     chosen = selected(model, removed.include, removed.exclude, by_default=covered(removed.score, model))
-    # A tensor of zeros, such as a newly initialized bias, cannot be ranked and is not pruned.
-    return {name: parameter for name, parameter in chosen.items() if bool(parameter.any())}
+    return {name: parameter for name, parameter in chosen.items() if _why_not_ranked(parameter) is None}
+
+
+def _why_not_ranked(parameter: Tensor) -> str | None:
+    """Why the values of a parameter, such as a newly initialized bias or the mask of an attention, cannot be ranked."""
+    if not bool(parameter.any()):
+        return "all its numbers are zero"
+    return None if bool(parameter.isfinite().all()) else "it has infinite numbers, as a mask has"
 
 
 def why_not_pruned(removed: RemovedWeights, model: nn.Module) -> dict[str, str]:
@@ -64,10 +70,9 @@ def why_not_pruned(removed: RemovedWeights, model: nn.Module) -> dict[str, str]:
             reasons[name] = "excluded"
         elif removed.include and not matches(name, removed.include):
             reasons[name] = "not in `include`"
-        elif not bool(parameter.any()):
-            reasons[name] = "all its numbers are zero"
         else:
-            reasons[name] = f"the score {type(removed.score).__name__} does not apply to it"
+            own = _why_not_ranked(parameter)
+            reasons[name] = own or f"the score {type(removed.score).__name__} does not apply to it"
     return reasons
 
 

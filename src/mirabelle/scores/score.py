@@ -83,11 +83,14 @@ class Score(ABC):
 
 
 def covered(score: Score, model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters for which a score is defined, by name; a tied parameter appears once."""
+    """The parameters for which a score is defined, by name; a tied parameter appears once.
+
+    A parameter with infinite values, such as the mask of an attention, is left out.
+    """
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if score.covers(name, parameter, model.get_submodule(name.rpartition(".")[0]))
+        if score.covers(name, parameter, model.get_submodule(name.rpartition(".")[0])) and bool(parameter.isfinite().all())
     }
 
 

@@ -28,6 +28,7 @@ from mirabelle.task.batch import Batch, Samples, Stream, call
 from mirabelle.task.task import Task
 from mirabelle.training.checkpoint import Checkpoint
 from mirabelle.training.contracts import Control
+from mirabelle.training.divergence import NewlyNotFinite
 from mirabelle.training.evaluation import evaluate
 from mirabelle.training.execution import Execution, fastest_execution
 from mirabelle.training.kept_zeros import KeptZeros
@@ -130,6 +131,7 @@ class _Loop:
         self.best: dict[str, Tensor] = {}
         self.answer: Stop | None = None
         self.checkpoint = Checkpoint(run.folder / "checkpoint.safetensors")
+        self.not_finite = NewlyNotFinite(self.model)
         # A training that diverges before the first checkpoint is rolled back to the initial weights.
         self.beginning = {} if self._take_up() else _copies(self.model)
         self.zeros = KeptZeros(self.model, self.optimizer)
@@ -204,7 +206,7 @@ class _Loop:
 
     def _close_epoch(self, epoch: int, mean_loss: float) -> None:
         numbers, run = self.numbers, self.run
-        if not self._has_finite_weights():
+        if self.not_finite.any():
             raise _DivergedError("a weight is no longer finite")
         begin = time.monotonic()
         value = self._validated()
@@ -286,7 +288,7 @@ class _Loop:
 
     def _write_checkpoint(self) -> None:
         """Write the current state, unless a weight is no longer finite; then the previous checkpoint remains."""
-        if not self._has_finite_weights():
+        if self.not_finite.any():
             return
         groups = {
             "model": tensors_of_module(self.model),
@@ -299,10 +301,6 @@ class _Loop:
         self.checkpoint.write(
             groups, {**dataclasses.asdict(self.numbers), "best": _plain(self.numbers.best), "controls": controls}
         )
-
-    def _has_finite_weights(self) -> bool:
-        tensors = (tensor for tensor in tensors_of_module(self.model).values() if tensor.is_floating_point())
-        return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
     def _take_up(self) -> bool:
         """Resume from the checkpoint, if there is one; return whether there was."""
