@@ -111,19 +111,21 @@ def attach(model: nn.Module, record: Architecture) -> None:
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """Replace a module of a model, and record the edit.
+    """Replace a module of a model, under all its names if several parts of the model share it, and record the edit.
 
     Args:
         model: is changed in place, unless `name` is "".
-        name: of the module to replace; "" for the model itself.
+        name: a name of the module to replace; "" for the model itself.
         module: a `Replacement`, or any module with a class method `from_dense` and an attribute `settings`.
 
     Returns:
         The changed model; `module` if `name` is "".
     """
-    edit = Replace(name, REPLACEMENTS.name_of(type(module)), dict(module.settings))  # type: ignore[arg-type]  # plain data
-    record = architecture_of(model).with_edit(edit)
-    model = put(model, name, module)
+    old = model.get_submodule(name)
+    names = [other for other, same in model.named_modules(remove_duplicate=False) if same is old]
+    use, settings = REPLACEMENTS.name_of(type(module)), dict(module.settings)  # type: ignore[arg-type]  # plain data
+    record = architecture_of(model).with_edit(Replace(names[0], use, settings, tuple(names[1:])))
+    model = put(model, names, module)
     attach(model, record)
     return model
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from mirabelle.errors import UserError, did_you_mean
 from mirabelle.model.replacement import REPLACEMENTS
@@ -130,17 +131,23 @@ class Replace(Edit):
         module: name of the replaced module; "" for the model itself.
         use: name of the class of the new module.
         settings: keyword arguments of the class's `from_dense`.
+        also: the other names of a module that several parts of the model share.
     """
 
     module: str
     use: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
 
     def replay(self, model: nn.Module) -> nn.Module:
-        names = dict(model.named_modules())
-        if self.module not in names:
-            message = f'architecture.json replaces the module "{self.module}", which the model does not have'
-            raise UserError("E140", message, did_you_mean(self.module, names))
+        names = dict(model.named_modules(remove_duplicate=False))
+        for name in self._names:
+            if name not in names:
+                message = f'architecture.json replaces the module "{name}", which the model does not have'
+                raise UserError("E140", message, did_you_mean(name, names))
+            if names[name] is not names[self.module]:
+                message = f'"{self.module}" and "{name}" are two modules; architecture.json replaces them as one'
+                raise UserError("E140", message, "give the dense module from which the model was made")
         try:
             cls: Any = REPLACEMENTS.imported_member(self.use)
         except UserError as error:
@@ -150,49 +157,70 @@ class Replace(Edit):
         except TypeError as error:
             message = f'architecture.json has wrong settings for "{self.module}": {error}'
             raise UserError("E141", message, "restore the file") from error
-        return put(model, self.module, replacement)
+        return put(model, self._names, replacement)
 
     def to_data(self) -> dict[str, Any]:
-        return {"module": self.module, "use": self.use, "settings": dict(self.settings)}
+        data = {"module": self.module, "use": self.use, "settings": dict(self.settings)}
+        return {**data, "also": list(self.also)} if self.also else data
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Replace:
         module, use, settings = data.get("module"), data.get("use"), data.get("settings", {})
         if not isinstance(module, str) or not isinstance(use, str) or not isinstance(settings, Mapping):
             raise damaged('a replacement lacks "module" or "use", or has wrong "settings"')
-        return Replace(module, use, settings)
+        return Replace(module, use, settings, names_in(data, "also"))
 
     def replaces(self, tensor: str) -> bool:
-        return not self.module or tensor.startswith(f"{self.module}.")
+        return not self.module or tensor.startswith(tuple(f"{name}." for name in self._names))
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return (self.module, *self.also)
 
 
 _PLAIN = (bool, int, float, str, tuple, torch.dtype, type(None))
 EDITS = Family("edit", ("model", "graph"), subclass_of(Edit))
 
 
-def put(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """Put a module in the place of the one called `name`, in place, and return the model; return `module` if `name` is "".
+def put(model: nn.Module, names: Sequence[str], module: nn.Module) -> nn.Module:
+    """Put a module in the place of the one with these names, in place, and return the model; return `module` if the name is "".
 
     Plain attributes of the old module that the new one lacks, such as `in_features`, are copied, since code of the model may
-    read them. Fused kernels of torch's transformer encoder, which take weights from modules instead of calling them, are
-    turned off around the module.
+    read them. Plain lists and dictionaries in which code keeps the module get the new one, too. Fused kernels of torch's
+    transformer encoder, which take weights from modules instead of calling them, are turned off around the module.
     """
-    old = model.get_submodule(name)
+    old = model.get_submodule(names[0])
     for key, value in vars(old).items():
         if not key.startswith("_") and isinstance(value, _PLAIN) and not hasattr(module, key):
             setattr(module, key, value)
     vars(module)["in_place"] = True  # from now on it also answers for the old module's weight
-    parts = name.split(".") if name else []
-    for above in (model.get_submodule(".".join(parts[:count])) for count in range(len(parts))):
-        if isinstance(above, nn.TransformerEncoderLayer):
-            above.activation_relu_or_gelu = 0  # only the choice of the fused kernel reads it
-        elif isinstance(above, nn.TransformerEncoder):
-            above.use_nested_tensor = False
-    if not name:
+    for name in names:
+        parts = name.split(".") if name else []
+        for above in (model.get_submodule(".".join(parts[:count])) for count in range(len(parts))):
+            if isinstance(above, nn.TransformerEncoderLayer):
+                above.activation_relu_or_gelu = 0  # only the choice of the fused kernel reads it
+            elif isinstance(above, nn.TransformerEncoder):
+                above.use_nested_tensor = False
+    if not names[0]:
         return module
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, module)
+    _put_in_plain_attributes(model, old, module)
+    for name in names:
+        set_attribute(model, name, module)
     return model
+
+
+def _put_in_plain_attributes(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Let the lists, dictionaries and other plain attributes in which modules keep a module have another one in its place."""
+    for holder in model.modules():
+        for key, value in vars(holder).items():
+            if key != "_modules" and any(part is old for part in pytree.tree_leaves(value)):
+                vars(holder)[key] = pytree.tree_map(lambda part: new if part is old else part, value)
+
+
+def set_attribute(model: nn.Module, name: str, value: nn.Module | Tensor) -> None:
+    """Set a module or tensor of a model by its dotted name."""
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, value)
 
 
 def slice_tensors(model: nn.Module, kept: Mapping[str, Mapping[int, list[int]]]) -> None:
@@ -208,8 +236,7 @@ def slice_tensors(model: nn.Module, kept: Mapping[str, Mapping[int, list[int]]])
         cut = sliced_tensor(dense, dimensions)
         for other, value in named.items():
             if value is dense:
-                parent, _, last = other.rpartition(".")
-                setattr(model.get_submodule(parent), last, cut)
+                set_attribute(model, other, cut)
 
 
 def sliced_tensor(dense: Tensor, kept: Mapping[int, list[int]]) -> Tensor:
@@ -275,6 +302,18 @@ def table_of_tables(data: Mapping[str, Any], key: str) -> Mapping[str, Mapping[s
     if not isinstance(table, Mapping) or not all(isinstance(entry, Mapping) for entry in table.values()):
         raise damaged(f'"{key}" is not a table of tables')
     return table
+
+
+def names_in(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """The list of names of this key; empty if the key is missing.
+
+    Raises:
+        UserError: E141 if it is not a list of strings.
+    """
+    names = data.get(key, [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise damaged(f'"{key}" is not a list of names')
+    return tuple(names)
 
 
 def damaged(what: str) -> UserError:
