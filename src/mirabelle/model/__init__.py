@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mirabelle.model.replacement import Replacement
     from mirabelle.model.state import copied, fingerprint, in_eval_mode, load_tensors, tensors_of_module
     from mirabelle.model.taps import Taps, features_of
+    from mirabelle.model.ties import Tie, tie
 
 __all__ = [
     "Architecture",
@@ -20,6 +21,7 @@ __all__ = [
     "Replace",
     "Replacement",
     "Taps",
+    "Tie",
     "architecture_of",
     "copied",
     "features_of",
@@ -29,6 +31,7 @@ __all__ = [
     "replace_module",
     "replayed",
     "tensors_of_module",
+    "tie",
 ]
 __getattr__ = lazily(
     "mirabelle.model",
@@ -39,5 +42,6 @@ __getattr__ = lazily(
         "replacement": ["Replacement"],
         "state": ["copied", "fingerprint", "in_eval_mode", "load_tensors", "tensors_of_module"],
         "taps": ["Taps", "features_of"],
+        "ties": ["Tie", "tie"],
     },
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from mirabelle.errors import UserError
@@ -18,17 +20,19 @@ from mirabelle.run.files import digest
 Model = TypeVar("Model", bound=nn.Module)
 
 
+def memory_of(tensor: Tensor) -> Hashable:
+    """What identifies the memory of a tensor's elements: equal for tensors that are the same numbers, also transposed."""
+    places = sorted((stride, size) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1)
+    where = tensor.untyped_storage()._cdata, tensor.storage_offset() if tensor.numel() else id(tensor)
+    return *where, tensor.dtype, *places
+
+
 def tensors_of_module(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers by name; shared tensors are listed once, under their first names."""
-    found: dict[str, Tensor] = {}
-    seen: set[tuple[int, int, torch.Size]] = set()
+    found: dict[Hashable, tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict().items():
-        identity = (tensor.data_ptr(), tensor.storage_offset(), tensor.shape)
-        if identity in seen and tensor.numel():
-            continue
-        seen.add(identity)
-        found[name] = tensor
-    return found
+        found.setdefault(memory_of(tensor), (name, tensor))
+    return dict(found.values())
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str = "the weights") -> None:
@@ -36,26 +40,39 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str
 
     Args:
         model: receives the tensors.
-        tensors: by name, as `tensors_of_module` returns them.
+        tensors: by name, as `tensors_of_module` returns them; further names of shared tensors must have the same values.
         source: subject of the error message.
 
     Raises:
-        UserError: E140 if a tensor is missing, unknown or of another shape; no tensor is copied in this case.
+        UserError: E140 if a tensor is missing, unknown or of another shape, or if two names of a shared tensor have different
+            values; no tensor is copied in this case.
     """
-    wanted = tensors_of_module(model)
+    own, wanted = model.state_dict(), tensors_of_module(model)
     missing = sorted(set(wanted) - set(tensors))
-    extra = sorted(set(tensors) - set(model.state_dict()))
+    extra = sorted(set(tensors) - set(own))
     misshaped = [
-        f"{name} is {tuple(tensors[name].shape)}, the model has {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in tensors and tensors[name].shape != wanted[name].shape
+        f"{name} is {tuple(tensors[name].shape)}, the model has {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in tensors and tensors[name].shape != tensor.shape
     ]
     faults = [f"missing {', '.join(missing)}"] * bool(missing) + [f"extra {', '.join(extra)}"] * bool(extra) + misshaped
+    first = {memory_of(tensor): name for name, tensor in wanted.items()}
+    for name in () if faults else tensors:
+        one = first[memory_of(own[name])]
+        if one != name and not _same(own[one], tensors[one], own[name], tensors[name]):
+            faults.append(f"{one} and {name} differ, the model has one tensor for both")
     if faults:
         raise UserError("E140", f"{source} do not fit the model: {'; '.join(faults)}", "give weights of this architecture")
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(tensors[name])
+
+
+def _same(one: Tensor, value: Tensor, other: Tensor, expected: Tensor) -> bool:
+    """Whether `other`, which shares the memory of `one`, is `expected` once `one` is `value`; NaN equals NaN."""
+    laid = torch.empty_strided(one.size(), one.stride(), dtype=one.dtype).copy_(value)
+    seen, expected = laid.as_strided(other.size(), other.stride()), expected.to(other.dtype)
+    return bool(((seen == expected) | (seen.isnan() & expected.isnan())).all())
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -67,18 +84,42 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def copied(model: Model, instead: Mapping[int, Tensor] | None = None) -> Model:
-    """A deep copy of a model.
+    """A deep copy of a model, in which tensors that share memory share it, too.
+
+    Parameters that are the same numbers in memory (`b.weight.data = a.weight.data`) become one parameter, so that they are
+    trained and counted once. Tensors that a forward pass left in attributes of the model, such as attention weights, are copied
+    without their autograd graph, which `copy.deepcopy` refuses to copy.
 
     Args:
         model: to copy.
         instead: `id` of a tensor of the model -> the tensor that takes its place, which is not copied.
-
-    Tensors that a forward pass left in attributes of the model, such as attention weights, are copied without their autograd
-    graph, which `copy.deepcopy` refuses to copy.
     """
     values = [value for module in model.modules() for value in pytree.tree_leaves(list(vars(module).values()))]
     computed = [value for value in values if isinstance(value, Tensor) and not value.is_leaf]
-    return copy.deepcopy(model, {**{id(value): value.detach().clone() for value in computed}, **(instead or {})})
+    detached = {id(value): value.detach().clone() for value in computed}
+    return copy.deepcopy(model, {**detached, **_copies_of_shared(model), **(instead or {})})
+
+
+def _copies_of_shared(model: nn.Module) -> dict[int, Tensor]:
+    """`id` of each parameter or buffer that shares memory with a parameter -> its copy; `deepcopy` would separate them."""
+    together: dict[int, list[Tensor]] = defaultdict(list)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not is_lazy(tensor) and tensor.layout == torch.strided and tensor.is_leaf and tensor.numel():
+            together[tensor.untyped_storage()._cdata].append(tensor)
+    copies: dict[int, Tensor] = {}
+    for group in together.values():
+        if len(group) == 1 or not any(isinstance(tensor, nn.Parameter) for tensor in group):
+            continue
+        storage = group[0].detach().untyped_storage().clone()  # type: ignore[no-untyped-call]  # torch's is not typed
+        made: dict[Hashable, Tensor] = {}
+        for tensor in group:
+            view = tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor.requires_grad, type(tensor)
+            if view not in made:
+                copy_of = tensor.detach().new_empty(0).set_(storage, *view[:3])
+                is_parameter = isinstance(tensor, nn.Parameter)
+                made[view] = nn.Parameter(copy_of, requires_grad=tensor.requires_grad) if is_parameter else copy_of
+            copies[id(tensor)] = made[view]
+    return copies
 
 
 @contextlib.contextmanager
