@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-import torch.nn.functional as F
 
 from mirabelle.records.earlier import in_todays_names
 from mirabelle.task.loss import LOSSES, CrossEntropy, Matching, public_name
@@ -13,7 +12,7 @@ from mirabelle.task.loss import LOSSES, CrossEntropy, Matching, public_name
 
 def as_before(loss: object) -> str:
     """How a loss stood in a fingerprint when it was named by the place of its code."""
-    if loss is F.cross_entropy:
+    if loss is LOSSES["cross_entropy"]:
         return "torch.nn.functional:cross_entropy"
     return f"mirabelle.loss:{loss!r}" if dataclasses.is_dataclass(loss) else f"mirabelle.loss:{loss.__qualname__}"
 

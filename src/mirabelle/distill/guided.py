@@ -112,7 +112,7 @@ class Guided:
         loss: Tensor = self._bound(Forward(batch, logits_of(outputs), guide, self._taps.taken(), progress))
         if num_items_in_batch is None:
             return loss
-        return loss * int((labels != UNLABELLED).sum()) / num_items_in_batch
+        return loss * int((labels != UNLABELLED).sum()) / max(int(num_items_in_batch), 1)
 
     def _listen(self, run: LayerRun) -> None:
         self._called = run.args, {name: part for name, part in run.kwargs.items() if name not in _LABELS}

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mirabelle.numerics.statistics import Scores, student_interval
+from mirabelle.numerics.target_shapes import unlabelled
 from mirabelle.report import ConstantAnswer
 from mirabelle.report.table import interval
 from mirabelle.report.verdict import plain
@@ -162,7 +163,9 @@ def _has_lower_loss(task: Task, data: Samples, outputs: Outputs) -> bool:
         return False
     every = as_outputs(tuple(part.expand(len(data), *part.shape[1:]) for part in parts_of(known[1])))
     own, other = (_losses(task, data, given) for given in (outputs, every))
-    counted = np.isfinite(other)  # a sample without a label has no loss
+    counted = np.isfinite(other)
+    if task.outputs.classifies:
+        counted &= ~unlabelled(data.targets).numpy()
     if int(counted.sum()) < 2 or not np.isfinite(own[counted]).all():  # noqa: PLR2004 (one sample has no interval)
         return False
     return student_interval(other[counted] - own[counted])[1] > 0

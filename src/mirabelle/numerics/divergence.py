@@ -1,7 +1,8 @@
 """Divergences between the predicted class distributions of a student and its teacher.
 
 Every function takes logits of shape (batch, ..., classes), computes in float32 or float64, and returns a scalar in nats: the
-mean over all predictions. In the formulas, p is the distribution of the teacher and q that of the student.
+mean over all predictions, which is 0 if there are none. In the formulas, p is the distribution of the teacher and q that of the
+student.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mirabelle.numerics.selections import mean_of, nothing
 
 _TINY = 1e-7  # avoids a division by zero for a row of equal logits
 
@@ -150,7 +153,7 @@ def bernoulli_divergence(student: Tensor, teacher: Tensor, temperature: float) -
     one, other = _exact(student) / temperature, _exact(teacher) / temperature
     p = other.sigmoid()
     divergences = p * (F.logsigmoid(other) - F.logsigmoid(one)) + (1 - p) * (F.logsigmoid(-other) - F.logsigmoid(-one))
-    return divergences.mean() * temperature**2
+    return mean_of(torch.mean, divergences) * temperature**2
 
 
 def multi_level_divergence(student: Tensor, teacher: Tensor, temperatures: Sequence[float], by_class: float = 1.0) -> Tensor:
@@ -170,7 +173,7 @@ def multi_level_divergence(student: Tensor, teacher: Tensor, temperatures: Seque
     for temperature in temperatures:
         q, p = (F.softmax(_exact(logits) / temperature, dim=-1) for logits in (student, teacher))
         total = total + soft_target_divergence(student, teacher, temperature)
-        total = total + (q @ q.T - p @ p.T).square().sum() / student.shape[0]
+        total = total + (q @ q.T - p @ p.T).square().sum() / _predictions(student)
         total = total + by_class * (q.T @ q - p.T @ p).square().sum() / student.shape[1]
     return total
 
@@ -180,8 +183,8 @@ def correlation_distance(student: Tensor, teacher: Tensor, temperature: float, b
 
     L = T² · (β · mean_n (1 − ρ(q_n·, p_n·)) + γ · mean_k (1 − ρ(q_·k, p_·k))), ρ Pearson's correlation
 
-    The correlation is invariant to scale and shift, so that a student much weaker than its teacher has to match only relations,
-    not exact values.
+    The second part is 0 for a single sample. The correlation is invariant to scale and shift, so that a student much weaker
+    than its teacher has to match only relations, not exact values.
 
     Args:
         student: logits, (batch, classes).
@@ -193,7 +196,8 @@ def correlation_distance(student: Tensor, teacher: Tensor, temperature: float, b
     Source: Huang, You, Wang, Qian, Xu 2022, "Knowledge Distillation from A Stronger Teacher", arXiv:2205.10536, eq. 6 to 9.
     """
     q, p = (F.softmax(_exact(logits) / temperature, dim=-1) for logits in (student, teacher))
-    between, within = 1 - _correlation(q, p).mean(), 1 - _correlation(q.T, p.T).mean()
+    between = mean_of(torch.mean, 1 - _correlation(q, p))
+    within = mean_of(torch.mean, 1 - _correlation(q.T, p.T)) if len(q) > 1 else nothing(q)
     return temperature**2 * (by_class * between + by_sample * within)
 
 
@@ -209,5 +213,5 @@ def _exact(logits: Tensor) -> Tensor:
 
 
 def _predictions(logits: Tensor) -> int:
-    """Number of predicted distributions: the number of elements without the last axis."""
-    return logits.numel() // logits.shape[-1]
+    """Number of predicted distributions, by which sums are divided: at least 1, since a sum over none is 0."""
+    return max(logits.numel() // logits.shape[-1], 1)

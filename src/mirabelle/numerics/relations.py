@@ -1,7 +1,7 @@
 """Distances between features of a student and its teacher, and between relations within these features.
 
 Features are tensors of shape (batch, ...). Where only relations are compared, the features of student and teacher may have
-different widths.
+different widths. Every function returns a scalar, which is 0 if there is nothing to compare.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mirabelle.numerics.selections import mean_of
 
 _TINY = 1e-12
 _HIDDEN = -1e30  # masked score: the softmax gives exactly 0, without NaN
@@ -87,7 +89,7 @@ def distance_relation(student: Tensor, teacher: Tensor) -> Tensor:
     L = mean_{i≠j} h(‖s_i − s_j‖ / μ_s − ‖t_i − t_j‖ / μ_t), h(x) = x²/2 for |x| ≤ 1, |x| − 1/2 beyond
 
     Args:
-        student: (batch, ...), at least two samples.
+        student: (batch, ...).
         teacher: (batch, ...), of any width.
 
     Source: Park, Kim, Lu, Cho 2019, "Relational Knowledge Distillation", arXiv:1904.05068, equations 4 to 7.
@@ -100,7 +102,7 @@ def distance_relation(student: Tensor, teacher: Tensor) -> Tensor:
         distances = (flat[one] - flat[other]).square().sum(1).clamp_min(_TINY).sqrt()
         return distances / distances.mean()
 
-    return F.smooth_l1_loss(relations(student), relations(teacher))
+    return mean_of(F.smooth_l1_loss, relations(student), relations(teacher))
 
 
 def angle_relation(student: Tensor, teacher: Tensor) -> Tensor:
@@ -109,7 +111,7 @@ def angle_relation(student: Tensor, teacher: Tensor) -> Tensor:
     L = mean_{i,j,k distinct} h(cos ∠ s_i s_j s_k − cos ∠ t_i t_j t_k), h(x) = x²/2 for |x| ≤ 1, |x| − 1/2 beyond
 
     Args:
-        student: (batch, ...), at least three samples.
+        student: (batch, ...).
         teacher: (batch, ...), of any width.
 
     Source: Park, Kim, Lu, Cho 2019, "Relational Knowledge Distillation", arXiv:1904.05068, equations 8 to 10.
@@ -123,7 +125,7 @@ def angle_relation(student: Tensor, teacher: Tensor) -> Tensor:
     count = len(student)
     j, i, k = torch.meshgrid(*[torch.arange(count, device=student.device)] * 3, indexing="ij")
     distinct = (i != j) & (j != k) & (i < k)
-    return F.smooth_l1_loss(cosines(student)[distinct], cosines(teacher)[distinct])
+    return mean_of(F.smooth_l1_loss, cosines(student)[distinct], cosines(teacher)[distinct])
 
 
 def relation_divergence(
@@ -156,7 +158,7 @@ def relation_divergence(
 
     log_q, log_p = logs(student), logs(teacher)
     distributions = log_q.numel() // log_q.shape[-1]
-    return F.kl_div(log_q, log_p, reduction="sum", log_target=True) / distributions
+    return F.kl_div(log_q, log_p, reduction="sum", log_target=True) / max(distributions, 1)
 
 
 def pyramid_distance(student: Tensor, teacher: Tensor) -> Tensor:

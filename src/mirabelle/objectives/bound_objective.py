@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.model.taps import Taps
+from mirabelle.numerics.selections import nothing
 from mirabelle.records.schedules import Annealed, value_at
 from mirabelle.task.batch import Batch, call, parts_of
 
@@ -46,7 +47,7 @@ class BoundObjective(nn.Module):
         weights = [value_at(weight, forward.progress) for weight in self.weights]
         parts = [weight * term(forward) for weight, term in zip(weights, self.terms, strict=True) if weight]
         if not parts:  # all weights are zero at this progress
-            return 0.0 * torch.stack([part.float().sum() for part in parts_of(forward.outputs)]).sum()
+            return torch.stack([nothing(part.float()) for part in parts_of(forward.outputs)]).sum()
         return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
     def seen(self, model: nn.Module, batch: Batch, teacher: nn.Module | None = None) -> Forward:

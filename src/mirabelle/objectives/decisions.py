@@ -29,7 +29,7 @@ class Decisions(Term):
     """The common part of the terms that compare the student's outputs with the teacher's.
 
     A subclass implements `compare`. Class scores of several tokens or positions are passed to it with the classes in the last
-    dimension; tokens without a label are left out.
+    dimension; tokens without a label are left out. If no token has a label, the loss is 0.
     """
 
     needs_teacher = True
@@ -340,8 +340,10 @@ class Regression(Decisions):
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         import torch.nn.functional as F
 
+        from mirabelle.numerics.selections import mean_of
+
         del batch, temperature
-        return F.mse_loss(student.float(), teacher.float())
+        return mean_of(F.mse_loss, student.float(), teacher.float())
 
     def _compared_each(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], batch: Batch) -> Tensor:
         import torch

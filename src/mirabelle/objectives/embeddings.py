@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from mirabelle.task.task import Task
 
 
-_PAIR, _TRIPLE = 2, 3  # least number of samples
-
-
 @record
 class EmbeddingTerm(Term):
     """The common part of the terms that compare one embedding of the student with one of the teacher.
@@ -84,11 +81,12 @@ class RKD(EmbeddingTerm):
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The scalar loss of two embeddings, each of shape (batch, ...)."""
         from mirabelle.numerics.relations import angle_relation, distance_relation
+        from mirabelle.numerics.selections import nothing
 
-        loss = 0.0 * student.sum()
-        if self.distance and len(student) >= _PAIR:
+        loss = nothing(student)
+        if self.distance:
             loss = loss + self.distance * distance_relation(student, teacher)
-        if self.angle and len(student) >= _TRIPLE:
+        if self.angle:
             loss = loss + self.angle * angle_relation(student, teacher)
         return loss
 

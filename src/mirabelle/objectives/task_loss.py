@@ -19,22 +19,30 @@ if TYPE_CHECKING:
 class TaskLoss(Term):
     """The task's loss, loss(outputs, targets), computed in float32; samples without labels are left out of the mean.
 
+    The loss of a batch without any label is 0.
+
     Example:
         >>> 0.5 * TaskLoss() + TaskLoss()
         Objective(terms=((0.5, TaskLoss()), (1.0, TaskLoss())))
     """
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
-        from mirabelle.numerics.several_outputs import UNLABELLED
+        import torch
+
+        from mirabelle.numerics.selections import nothing
+        from mirabelle.numerics.target_shapes import unlabelled
         from mirabelle.objectives.bound_objective import BoundFunction
-        from mirabelle.task.batch import in_float32
+        from mirabelle.task.batch import in_float32, parts_of
+        from mirabelle.task.outputs import Form
 
         del model, example
+        classes = task.outputs.form is Form.UNKNOWN or task.outputs.classifies
 
         def loss(forward: Forward) -> Tensor:
             outputs, targets = in_float32(forward.outputs), forward.batch.targets
-            if task.outputs.classifies and bool((targets == UNLABELLED).all()):
-                return outputs.sum() * 0.0  # type: ignore[no-any-return]  # class scores are one tensor
+            if classes and not targets.is_floating_point() and bool(unlabelled(targets).all()):
+                # The losses of `task.LOSSES` do this themselves; one of the user's own may give NaN.
+                return torch.stack([nothing(part) for part in parts_of(outputs)]).sum()
             return task.loss(outputs, targets)
 
         return BoundFunction(loss)

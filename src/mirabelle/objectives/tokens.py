@@ -51,11 +51,14 @@ class HiddenStates(FeatureTerm):
     distance: Literal["mse", "cosine"] = "mse"
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        import torch
         import torch.nn.functional as F
 
+        from mirabelle.numerics.selections import mean_of
+
         if self.distance == "mse":
-            return F.mse_loss(student, teacher)
-        return (1 - F.cosine_similarity(student, teacher, dim=-1)).mean()
+            return mean_of(F.mse_loss, student, teacher)
+        return mean_of(torch.mean, 1 - F.cosine_similarity(student, teacher, dim=-1))
 
 
 @record
@@ -87,9 +90,11 @@ class AttentionMaps(FeatureTerm):
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         import torch.nn.functional as F
 
+        from mirabelle.numerics.selections import mean_of
+
         if student.shape[1] != teacher.shape[1]:
             student, teacher = student.mean(1), teacher.mean(1)
-        return F.mse_loss(student, teacher)
+        return mean_of(F.mse_loss, student, teacher)
 
 
 @record

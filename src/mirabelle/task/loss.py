@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mirabelle.errors import UserError, did_you_mean
+from mirabelle.numerics.selections import nothing
 from mirabelle.numerics.several_outputs import UNLABELLED, paired
 from mirabelle.numerics.target_shapes import aligned
 from mirabelle.records.functions import function_from, name_of
@@ -22,6 +23,8 @@ Loss: TypeAlias = Callable[[Any, Tensor], Tensor]  # (outputs, targets); several
 @dataclass(frozen=True)
 class CrossEntropy:
     """Weighted cross entropy, −Σ w_y · log softmax(outputs)_y / Σ w_y over all targets y; targets of −100 are ignored.
+
+    It is 0 if no target is left, or the weights of all are 0.
 
     Args:
         classes_last: whether outputs are (batch, ..., classes), as in transformers; otherwise (batch, classes, ...), as in
@@ -39,8 +42,8 @@ class CrossEntropy:
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.classes_last:
             outputs, targets = outputs.flatten(0, -2), targets.flatten()
-        weights = outputs.new_tensor(self.weights) if self.weights else None
-        return F.cross_entropy(outputs, targets, weights)
+        weights = {"weight": outputs.new_tensor(self.weights)} if self.weights else {}
+        return _of_classes(F.cross_entropy, outputs, targets, **weights)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class TorchLoss:
         settings = {key: one.to(outputs) if isinstance(one, Tensor) else one for key, one in self.settings.items()}
         if self.name.startswith("binary"):
             return _of_labels(function, outputs, targets, **settings)
+        if self.name in _BY_CLASS:
+            return _of_classes(function, outputs, targets, **settings)
         if self.name in _BY_NUMBER:
             targets = aligned(outputs, targets).to(outputs.dtype)
         found: Tensor = function(outputs, targets, **settings)
@@ -110,6 +115,27 @@ def balanced(targets: Tensor, classes: int) -> tuple[float, ...]:
     counts = torch.bincount(targets[targets != UNLABELLED].flatten(), minlength=classes)
     weights = counts.sum() / (classes * counts)
     return tuple(torch.where(counts > 0, weights, 0.0).tolist())
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy, the mean of −log softmax(outputs)_y over all targets y except those of −100; 0 if no target is left.
+
+    Args:
+        outputs: logits, (batch, classes, ...).
+        targets: class indices, (batch, ...), or probabilities of the classes in the shape of the outputs.
+    """
+    return _of_classes(F.cross_entropy, outputs, targets)
+
+
+def _of_classes(function: Callable[..., Tensor], outputs: Tensor, targets: Tensor, **settings: Any) -> Tensor:
+    """A loss of classes; 0 if no target is a class of which the weight is not 0, for which torch gives NaN."""
+    if targets.is_floating_point():
+        return function(outputs, targets, **settings)
+    counted = targets[targets != UNLABELLED]
+    weights = settings.get("weight")
+    if bool(counted.numel() if weights is None else weights[counted].any()):
+        return function(outputs, targets, **settings)
+    return nothing(outputs)
 
 
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -151,13 +177,13 @@ def _of_labels(function: Callable[..., Tensor], outputs: Tensor, targets: Tensor
 
 
 def span(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross entropy of the first and the last token of a span.
+    """Mean cross entropy of the first and the last token of a span; 0 if no span is labelled.
 
     Args:
         outputs: logits of each token to be the first, and the last, (batch, tokens, 2).
         targets: indices of the first and the last token, (batch, 2); −100 and further columns are ignored.
     """
-    return F.cross_entropy(outputs.movedim(2, 1).flatten(0, 1), targets[:, :2].flatten())
+    return cross_entropy(outputs.movedim(2, 1).flatten(0, 1), targets[:, :2].flatten())
 
 
 def ctc(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -177,9 +203,10 @@ def ctc(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.ctc_loss(paths, targets.where(due, 0), frames, due.sum(1), zero_infinity=True)
 
 
+_BY_CLASS = ("cross_entropy", "nll_loss")
 _BY_NUMBER = ("mse_loss", "l1_loss", "huber_loss", "smooth_l1_loss")
 LOSSES: Mapping[str, Loss] = {
-    "cross_entropy": F.cross_entropy,
+    "cross_entropy": cross_entropy,
     "token_cross_entropy": CrossEntropy(classes_last=True),
     "binary_cross_entropy": binary_cross_entropy,
     "mse": mse,

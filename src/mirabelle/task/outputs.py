@@ -9,14 +9,25 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch.nn.functional as F
 from torch import Tensor
 
 from mirabelle.errors import UserError
 from mirabelle.numerics.decisions import Decisions, of_classes, of_labels
 from mirabelle.numerics.metrics import constant_numbers
 from mirabelle.numerics.target_shapes import CLASS_SCORES
-from mirabelle.task.loss import CrossEntropy, Loss, Matching, TorchLoss, binary_cross_entropy, ctc, huber, mae, mse, span
+from mirabelle.task.loss import (
+    CrossEntropy,
+    Loss,
+    Matching,
+    TorchLoss,
+    binary_cross_entropy,
+    cross_entropy,
+    ctc,
+    huber,
+    mae,
+    mse,
+    span,
+)
 from mirabelle.task.torch_losses import known_loss
 
 Array = npt.NDArray[Any]
@@ -356,7 +367,7 @@ _BY_NAME: Mapping[str, OutputKind] = {
     "smooth_l1_loss": _SAID["numbers"],
 }  # losses of torch
 _BY_LOSS: tuple[tuple[Loss, OutputKind], ...] = (
-    (F.cross_entropy, OutputKind(Form.CLASSES, 1, "Softmax")),
+    (cross_entropy, OutputKind(Form.CLASSES, 1, "Softmax")),
     (binary_cross_entropy, OutputKind(Form.LABELS, None, "Sigmoid")),
     (mse, OutputKind(Form.NUMBERS)),
     (mae, OutputKind(Form.NUMBERS)),

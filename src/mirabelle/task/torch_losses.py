@@ -13,7 +13,7 @@ from torch import nn
 
 from mirabelle.errors import UserError
 from mirabelle.numerics.several_outputs import UNLABELLED
-from mirabelle.task.loss import Loss, TorchLoss
+from mirabelle.task.loss import Loss, TorchLoss, cross_entropy
 
 # The function of each module, by whose `forward` a class derived from it is known; settings are attributes of the module.
 _MODULES: Mapping[type[nn.Module], Callable[..., Any]] = {
@@ -66,7 +66,7 @@ def known_loss(loss: Loss) -> KnownLoss:
         raise UserError("E110", message, 'use reduction = "mean"')
     ignored = settings.pop("ignore_index", UNLABELLED)
     if function is F.cross_entropy and not settings:
-        return KnownLoss(F.cross_entropy, ignored)
+        return KnownLoss(cross_entropy, ignored)
     return KnownLoss(TorchLoss(function.__name__, settings), ignored)
 
 
