@@ -173,6 +173,23 @@ def test_what_is_cut_is_made_up_for_without_labels(net: Net, images: Task, tmp_p
     assert missed["least-squares"] < 0.05 * missed["nothing"]
 
 
+def test_constant_channels_are_cut_without_a_change(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.Flatten(), nn.Linear(96, 4)
+    ).eval()
+    silent = [1, 3, 5, 6]
+    with torch.no_grad():
+        net[1].weight[silent], net[1].bias[silent] = 0.0, torch.tensor([4.0, 3.0, 5.0, 2.0])
+        net[0].weight[silent] *= 1e-3
+    x = torch.randn(40, 1, 8, 8)
+    task = Task(train=(x, torch.arange(40) % 4), test=(x, torch.arange(40) % 4))
+    smaller = prune.Channels(sparsity=0.5, include=("0.*",))(net, task, Run(tmp_path)).eval()
+    assert torch.equal(smaller[0].weight, net[0].weight[[0, 2, 4, 7]])
+    with torch.no_grad():
+        assert (smaller(x) - net(x)).norm() / net(x).norm() < 1e-5
+
+
 def test_norms_get_their_statistics_again(net: Net, images: Task, tmp_path: Path) -> None:
     smaller = prune.Channels(sparsity=0.5, recover="batch-norm", samples=100)(net, images, Run(tmp_path, seed=3))
     x = images.train.drawn(100, 3).inputs

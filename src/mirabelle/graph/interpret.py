@@ -75,7 +75,7 @@ def run_masked(program: Program, flow: Flow, kept: Kept, inputs: Sequence[Any]) 
 
     def call(node: fx.Node, known: Mapping[fx.Node, Any]) -> Any:
         called = Call.of(node)
-        arguments = _substituted(dict(called.arguments), known)
+        arguments = substituted(dict(called.arguments), known)
         for masking in flow.maskings.get(node, ()):
             stays = kept.of(masking.axis, _size_at(called, masking.operand, masking.dimension))
             arguments = _changed(arguments, masking.operand, partial(_zeroed, dimension=masking.dimension, stays=stays))
@@ -85,7 +85,7 @@ def run_masked(program: Program, flow: Flow, kept: Kept, inputs: Sequence[Any]) 
             return arguments["self"].reshape(arguments["size"])
         return result_of(node.target, arguments)
 
-    return _run(program, program.tensors, inputs, call)
+    return run_nodes(program, program.tensors, inputs, call)
 
 
 def run_cut(program: Program, flow: Flow, kept: Kept, tensors: Mapping[str, Tensor], inputs: Sequence[Any]) -> list[Any]:
@@ -107,12 +107,12 @@ def run_cut(program: Program, flow: Flow, kept: Kept, tensors: Mapping[str, Tens
         constant = node in flow.constants
         target, arguments = written(flow, kept, node)
         read = known if constant else _Picked(flow, kept, known)
-        result = result_of(target, _substituted(arguments, read))
+        result = result_of(target, substituted(arguments, read))
         if not constant:
             _check_sizes(flow, kept, node, result, free)
         return result
 
-    return _run(program, tensors, inputs, call, flow.inside)
+    return run_nodes(program, tensors, inputs, call, flow.inside)
 
 
 def result_of(target: Any, arguments: Mapping[str, Any]) -> Any:
@@ -153,13 +153,25 @@ class _Picked(Mapping[fx.Node, Any]):
         return len(self._known)
 
 
-def _run(
+def run_nodes(
     program: Program,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Any],
     inputs: Sequence[Any],
     call: Callable[[fx.Node, Mapping[fx.Node, Any]], Any],
     inside: Collection[fx.Node] = (),
 ) -> list[Any]:
+    """The outputs of a program, node by node.
+
+    Args:
+        program: of the model.
+        tensors: parameters, buffers and constants by name, or what stands for them.
+        inputs: all user inputs in the order of the program's placeholders.
+        call: gives the result of a node from the results of those before it.
+        inside: nodes whose work is done by a later node.
+
+    Raises:
+        NodeError: if a node fails.
+    """
     known: dict[fx.Node, Any] = {}
     remaining = iter(inputs)
     ended = _last_readers(program, inside)
@@ -169,7 +181,7 @@ def _run(
             known[node] = next(remaining) if source.kind == "input" else tensors[source.name]
         elif node.op == "output":
             outputs = program.exported.graph_signature.user_outputs
-            return [_substituted(part, known) for part in node.args[0] if isinstance(part, fx.Node) and part.name in outputs]
+            return [substituted(part, known) for part in node.args[0] if isinstance(part, fx.Node) and part.name in outputs]
         elif Call.of(node).name not in SKIPPED:
             try:
                 known[node] = known[node.args[0]][node.args[1]] if node.target is operator.getitem else call(node, known)
@@ -195,15 +207,16 @@ def _last_readers(program: Program, inside: Collection[fx.Node]) -> dict[fx.Node
     return ended
 
 
-def _substituted(value: Any, known: Mapping[fx.Node, Any]) -> Any:
+def substituted(value: Any, known: Mapping[fx.Node, Any]) -> Any:
+    """Arguments with the results of nodes in place of the nodes."""
     if isinstance(value, fx.Node):
         return known[value]
     if isinstance(value, Share):
         return known[value.node] * value.stays // value.of
     if isinstance(value, Mapping):
-        return {name: _substituted(part, known) for name, part in value.items()}
+        return {name: substituted(part, known) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_substituted(part, known) for part in value]
+        return [substituted(part, known) for part in value]
     return value
 
 

@@ -15,7 +15,9 @@ from mirabelle.allocation.limits import BYTES, CountedLimit, MeasuredLimit, Stop
 from mirabelle.allocation.operator_times import OperatorTimes, in_items
 from mirabelle.allocation.plan import Item, Limit, all_together, allowed_counts, each_alone, within_limits
 from mirabelle.errors import UserError
+from mirabelle.graph.constant_channels import ConstantsCut, constants_cut
 from mirabelle.graph.costs import Product, counted, mac_products, parameter_products, polynomial_of
+from mirabelle.graph.flow import Kept
 from mirabelle.graph.groups import AxisGroup, frozen_in, groups_of, kept_whole, why_nothing_goes
 from mirabelle.graph.interpret import kept_without
 from mirabelle.graph.propagate import propagated
@@ -94,10 +96,14 @@ class ChannelPlan:
         self._tied = self._tied_groups()
         self._item_of = [next(n for n, (tied, _) in enumerate(self._tied) if k in tied) for k in range(len(self.groups))]
         self.removed = self._without(self._counts())
+        self.constants = ConstantsCut()
 
     def cut(self) -> nn.Module:
-        """The model without the removed units."""
-        return self._cut(self.removed)
+        """The model without the removed units; constants of removed units are added to the layers that read them."""
+        smaller, kept = self._cut(self.removed), self._kept(self.removed)
+        self.constants = constants_cut(self._program, self._flow, kept, self._example)
+        self.constants.give_to(smaller, self._program, self._flow, kept)
+        return smaller
 
     def left(self, smaller: nn.Module) -> dict[str, str]:
         """Name of each parameter with two or more dimensions from which nothing is cut -> why."""
@@ -131,6 +137,7 @@ class ChannelPlan:
         yield f"{gone:,} of {total:,} units in {len(self.groups)} groups are cut"
         for group, units in zip(self.groups, self.removed, strict=True):
             yield f"{group.name}: {len(group)} become {len(group) - len(units)} ({len(group.members)} dimensions of tensors)"
+        yield from self.constants.sentences()
         whole = kept_whole(frozen_in(self._program, self._flow))
         for sentence in whole[:_MOST_REASONS]:
             yield f"kept whole: {sentence}"
@@ -141,8 +148,10 @@ class ChannelPlan:
             yield f"the module's code does not work with the new widths ({why}): a rewritten program in eval mode replaces it"
 
     def _cut(self, removed: Sequence[Array]) -> nn.Module:
-        gone = np.concatenate([np.zeros(0, np.int64), *removed])
-        return cut(self._model, self._program, self._flow, kept_without(self._flow, gone), self._example)
+        return cut(self._model, self._program, self._flow, self._kept(removed), self._example)
+
+    def _kept(self, removed: Sequence[Array]) -> Kept:
+        return kept_without(self._flow, np.concatenate([np.zeros(0, np.int64), *removed]))
 
     def _ranked(self, free: Sequence[AxisGroup]) -> tuple[list[AxisGroup], list[Ranking]]:
         """The groups with tensors to which the score applies, and the ranking of their units."""

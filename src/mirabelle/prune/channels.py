@@ -38,6 +38,10 @@ class Channels:
     optimum over the considered widths is exact (`mirabelle.allocation`). A limit on latency is planned with the times of
     single operators and then checked by timing the whole model.
 
+    A unit that is the same number for every input, such as a channel whose batch norm has γ = 0, is cut without a change: its
+    constant is added to the biases of the layers that read it. Where a padding hides it at the border, the mean over all
+    positions is added, and it is told (Ye 2018, arXiv:1802.00124).
+
     If the code of the model works with the new widths, the result is the model's own module. Otherwise it is a rewritten
     program in eval mode: without dropout, with fixed batch norm statistics, and for the input sizes that the code fixes
     (a loop over the samples fixes the batch size, `len(x)` and `x.shape[0]` do not).
@@ -123,6 +127,8 @@ class Channels:
         model = with_plain_weights(model, run)
         plan = self._plan(model, task, run)
         smaller = plan.cut()
+        for text in plan.constants.sentences():
+            run.event("note", text=text)
         tell_left_alone(run, smaller, task.example(), plan.left(smaller))
         return Prepared(recovered(self.recover, model, smaller, task.train, run, samples=self.samples))
 
