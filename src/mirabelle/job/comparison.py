@@ -20,6 +20,7 @@ from mirabelle.job.comparison_results import Budget, Comparison, Outcome
 from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps, with_model_outputs_as_targets
 from mirabelle.job.learned import standing, taught_by_start
 from mirabelle.job.processes import record_process
+from mirabelle.job.program import code_of_run
 from mirabelle.job.steps import Reached, walk
 from mirabelle.model.device import check_device
 from mirabelle.model.state import copied, fingerprint
@@ -96,6 +97,7 @@ def compare(
         {name: Recipe(steps) for name, steps in candidates.items()},
         with_model_outputs_as_targets(task, task.teacher or model),
     )
+    codes = {name: code_of_run(model, task, recipe.steps, task.teacher) for name, recipe in recipes.items()}
     try_one_batch(model, task)
     for recipe in recipes.values():
         try_steps(JobPlan(model, task, recipe, Goal(), teacher=task.teacher))
@@ -109,7 +111,8 @@ def compare(
 
     @contextmanager
     def place(name: str, seed: int) -> Iterator[Run]:
-        run = Run.opened(out / name / f"seed-{seed}", {"seed": seed, **documents[name]}, seed=seed, callbacks=callbacks)
+        document = {"seed": seed, **documents[name]}
+        run = Run.opened(out / name / f"seed-{seed}", document, seed=seed, callbacks=callbacks, code=codes[name])
         run.journal.shared = out
         record_process(run, model)
         try:

@@ -22,6 +22,7 @@ from mirabelle.job.learned import constant_beside, with_teacher_that_learned
 from mirabelle.job.metric_trial import unknown_loss
 from mirabelle.job.notes import notes_of
 from mirabelle.job.processes import processes_of, record_process
+from mirabelle.job.program import code_of_run
 from mirabelle.job.result import Result, checked, tell_end
 from mirabelle.job.steps import Reached, codecs_of, run_or_resume, walk
 from mirabelle.model.architecture import rounds
@@ -94,7 +95,8 @@ def compress(
         codecs: user-defined codecs, tried for the packed file in addition to the built-in ones.
 
     Raises:
-        UserError: E121 if a model is not on the CPU; E150 if the folder contains another run; E152 if another process uses it;
+        UserError: E121 if a model is not on the CPU; E150 if the folder contains another run, or the code of the model or of a
+            step has changed since it was started; E152 if another process uses it;
             E302 if a gate failed (all files and the report are written before); and the errors of the steps.
 
     Example:
@@ -120,13 +122,15 @@ def compress(
         teacher=guide,
         teacher_train=teacher_train,
     )
+    trainings = [one for one in (baseline, teacher_train) if one is not None]
+    code = code_of_run(plan.model, task, [*plan.recipe.steps, *trainings, *codecs], guide)
     try_one_batch(plan.model, task)
     try_steps(plan)
     document = _resolved(plan, seed, source)
     if codecs:
         document["artifact"] = {"codecs": [CODECS.name_of(type(codec), with_path=True) for codec in codecs]}
     origin = source.origin or _origin(plan)
-    run = Run.opened(out, document, seed=seed, callbacks=callbacks, decisions=source.decisions, origin=origin)
+    run = Run.opened(out, document, seed=seed, callbacks=callbacks, decisions=source.decisions, origin=origin, code=code)
     try:
         return _run(plan, run)
     finally:

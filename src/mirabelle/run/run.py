@@ -14,6 +14,7 @@ from mirabelle.errors import UserError
 from mirabelle.records.annotated_toml import Origin
 from mirabelle.records.earlier import in_todays_names
 from mirabelle.run import files
+from mirabelle.run.code import EVENT, Code, compared, told
 from mirabelle.run.journal import Callback, Journal, Stop, _unknown
 from mirabelle.run.lock import NAMES, FolderLock
 
@@ -65,6 +66,7 @@ class Run:
         callbacks: Sequence[Callback] = (),
         decisions: Mapping[str, Any] | None = None,
         origin: Origin = _unknown,
+        code: Code | None = None,
     ) -> Run:
         """Start a run of a resolved recipe, or resume it if the folder contains a run of the same recipe.
 
@@ -78,52 +80,83 @@ class Run:
             callbacks: called with every event and with progress.
             decisions: decisions of an earlier run to be reproduced; ignored when resuming.
             origin: where each value of the recipe comes from, for the comments in `recipe.toml`.
+            code: what the run computes; its digest becomes part of the fingerprint in the recipe.
 
         Raises:
-            UserError: E150 if the folder contains a run of another recipe, or other files; E151 if it cannot be used; E152 if
-                another process works in it; E103 if `decisions` contains no valid number of threads.
+            UserError: E150 if the folder contains a run of another recipe or of other code, or other files; E151 if it cannot
+                be used; E152 if another process works in it; E103 if `decisions` contains no valid number of threads.
         """
         import torch
 
         folder = Path(folder)
         _check_folder(folder)
+        if code is not None:
+            document = {**document, "fingerprint": {**document.get("fingerprint", {}), PROGRAM: str(code)}}
         run = Run(folder, seed=seed, callbacks=callbacks, journal=Journal(folder, document, origin=origin))
         run.lock = FolderLock(folder)
         run._threads_before = torch.get_num_threads()
         try:
-            run._start_or_resume(_recipe_in(folder), document, decisions or {})
+            run._start_or_resume(_recipe_in(folder), document, decisions or {}, code)
             torch.set_num_threads(_threads(run.decide("threads", torch.get_num_threads)))
         except BaseException:
             run.close()
             raise
         return run
 
-    def _start_or_resume(self, earlier: dict[str, Any] | None, document: dict[str, Any], decisions: Mapping[str, Any]) -> None:
+    def _start_or_resume(
+        self, earlier: dict[str, Any] | None, document: dict[str, Any], decisions: Mapping[str, Any], code: Code | None
+    ) -> None:
         """Start a new run if `earlier` is None; otherwise check that it is the same recipe and resume.
 
         Args:
             earlier: content of `recipe.toml` in the folder, or None.
             document: the resolved recipe to run now.
             decisions: used only for a new run.
+            code: what the run computes.
         """
         if earlier is None:
             self.journal.mend()
             self.journal.decisions = dict(decisions)
             self.journal.write_recipe()
+            self._tell_code(code)
             return
         earlier = in_todays_names(earlier)
         self.journal.decisions = earlier.pop("decisions", {})
-        if earlier != json.loads(json.dumps(document)):
-            changed = list(_differences(earlier, json.loads(json.dumps(document)), ""))
+        here = json.loads(json.dumps(document))
+        if not same_run(earlier, here):
+            changed = list(_differences(_without_program(earlier), _without_program(here), ""))
             summary = "; ".join(changed[:_MAX_DIFFERENCES]) + ("; …" if len(changed) > _MAX_DIFFERENCES else "")
             remedy = f"use the settings with which it was started (see {self.folder / 'recipe.toml'}), or choose another --out"
             raise UserError("E150", f"{self.folder} contains another run: {summary}", remedy)
+        unsure = self._compare_code(earlier.get("fingerprint", {}).get(PROGRAM), code)
         lost = self.journal.mend()
         assert self.lock is not None, "an opened run holds the lock on its folder"
         self.event("resumed", killed=self.lock.taken_over)
         if lost:
             text = f"{lost} damaged lines of events.jsonl are left out; learning curves may lack epochs"
             self.event("warning", text=text)
+        if unsure:
+            self.event("warning", text=unsure)
+        if code is not None and code not in told(self.journal):
+            self._tell_code(code)
+
+    def _compare_code(self, before: str | None, code: Code | None) -> str:
+        """Check that this process computes what the earlier ones did; a sentence if that cannot be said.
+
+        Args:
+            before: the code with which the run was started; None if an earlier version of Mirabelle started it.
+            code: that of this process.
+        """
+        known = [*([Code.of(before)] if before else []), *told(self.journal)]
+        if code is None or not known:
+            return ""
+        unsure = compared(self.folder, known, code)
+        self.journal.document["fingerprint"][PROGRAM] = str(known[0])
+        return unsure
+
+    def _tell_code(self, code: Code | None) -> None:
+        if code is not None:
+            self.event(EVENT, python=code.python, code=code.digest, parts=dict(code.parts))
 
     def close(self) -> None:
         """Release the lock on the folder, and set the number of threads of torch that the process had before `opened`."""
@@ -216,8 +249,15 @@ def same_run(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
     plain = [in_todays_names(json.loads(json.dumps(one))) for one in (there, here)]
     for one in plain:
         one.pop("decisions", None)
-        one["fingerprint"] = {name: text for name, text in one.get("fingerprint", {}).items() if name != PROGRAM}
-    return plain[0] == plain[1]
+    return _without_program(plain[0]) == _without_program(plain[1])
+
+
+def _without_program(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe without the part of its fingerprint that identifies code, which is compared by itself."""
+    return {
+        key: {name: text for name, text in table.items() if name != PROGRAM} if key == "fingerprint" else table
+        for key, table in document.items()
+    }
 
 
 def _differences(there: Any, here: Any, name: str) -> Iterator[str]:
