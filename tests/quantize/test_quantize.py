@@ -278,6 +278,27 @@ def test_grouped_strided_and_one_dimensional_convolutions_are_quantized(run: Run
         assert torch.allclose(model(inputs), given, atol=0.02)
 
 
+@pytest.mark.parametrize("step", [quantize.Static(), quantize.Weights()], ids=repr)
+def test_volumes_are_convolved_with_integers(step: Step, run: Run) -> None:
+    """A batch norm is folded, outputs are rounded behind a ReLU and a max pooling, and the file computes the same."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv3d(2, 6, 3, padding=1), nn.BatchNorm3d(6), nn.ReLU(), nn.MaxPool3d(2),
+        nn.Conv3d(6, 4, (1, 3, 2), stride=2, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3),
+    )  # fmt: skip
+    inputs, targets = torch.randn(40, 2, 8, 8, 8), torch.arange(40) % 3
+    task = Task(train=(inputs, targets), test=(inputs, targets))
+    model = step(net, task, run)
+    assert set(architecture_of(model).replaced) >= {"0", "4", "7"}
+    with torch.inference_mode():
+        assert torch.allclose(model(inputs), net.eval()(inputs), atol=0.05)
+    file = export(model, task.example())
+    given = default_runtime().load(file, 1).outputs_of([task.test.first(40)])[0]
+    assert torch.allclose(model(inputs), given, atol=0.02)
+    kernels = [one for one in ModelProto.FromString(file).graph.initializer if len(one.dims) == 5 and max(one.dims[2:]) > 1]
+    assert [one.data_type for one in kernels] == [TensorProto.INT8] * 2
+
+
 def test_what_is_left_in_floating_point_is_named(cnn: nn.Module, images: Task, run: Run) -> None:
     model = quantize.Dynamic()(cnn, images, run)
     (left,) = left_by_steps(read_events(run.folder))

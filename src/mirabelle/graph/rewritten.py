@@ -46,6 +46,7 @@ _LAYERS: Mapping[Any, tuple[type[nn.Module], int]] = {  # module class, and numb
     torch.ops.aten.linear.default: (nn.Linear, 0),
     torch.ops.aten.conv1d.default: (nn.Conv1d, 1),
     torch.ops.aten.conv2d.default: (nn.Conv2d, 2),
+    torch.ops.aten.conv3d.default: (nn.Conv3d, 3),
 }
 
 

@@ -20,10 +20,11 @@ from mirabelle.graph.call import Call, value_of
 from mirabelle.graph.trace import Program, traced
 from mirabelle.model.replacement import Replacement
 from mirabelle.model.state import copied
+from mirabelle.quantize.layers import CONVOLUTIONS
 from mirabelle.run.run import Run
 from mirabelle.task.batch import Batch, arguments_of
 
-_LAYERS = ("conv1d", "conv2d", "convolution", "linear")
+_LAYERS = ("conv1d", "conv2d", "conv3d", "convolution", "linear")
 _NORMS = ("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "cudnn_batch_norm")
 _RELUS = ("relu", "relu_")
 _DIVIDING = (
@@ -37,7 +38,7 @@ _DIVIDING = (
     "_softmax",
 )
 _MOVING = ("permute", "transpose", "reshape", "view", "_unsafe_view", "flatten", "squeeze", "unsqueeze", "contiguous", "clone")
-_POOLING = ("max_pool1d", "max_pool2d")
+_POOLING = ("max_pool1d", "max_pool2d", "max_pool3d")
 _ROWS = 2  # number of dimensions of a linear layer's output for which its features are the channels of a batch norm
 
 
@@ -102,7 +103,7 @@ def consumers(model: nn.Module, example: Batch, run: Run) -> dict[str, Consumer]
     result is empty if the model has neither convolutions nor batch norms, or if it cannot be traced, which the run records.
     """
     modules = dict(model.named_modules())
-    if not any(isinstance(module, (_BatchNorm, nn.Conv1d, nn.Conv2d)) for module in modules.values()):
+    if not any(isinstance(module, (_BatchNorm, *CONVOLUTIONS)) for module in modules.values()):
         return {}
     args, kwargs = arguments_of(example.inputs)
     try:

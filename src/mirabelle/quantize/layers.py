@@ -16,7 +16,8 @@ from mirabelle.numerics import affine
 from mirabelle.runtime import operators
 
 LINEAR = (nn.Linear,)
-LINEAR_AND_CONVOLUTION = (nn.Linear, nn.Conv1d, nn.Conv2d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LINEAR_AND_CONVOLUTION = (nn.Linear, *CONVOLUTIONS)
 WEIGHTED = (*LINEAR_AND_CONVOLUTION, nn.Embedding)
 
 _BIAS_LIMIT = 2.0**30  # limit of bias codes: half the range of int32, so that rounding cannot cause an overflow
@@ -30,7 +31,7 @@ class StaticLayer(Replacement):
     output: output_scale and output_zero_point, scalars.
 
     Args:
-        dense: the layer to replace: Linear, Conv1d or Conv2d.
+        dense: the layer to replace: Linear, Conv1d, Conv2d or Conv3d.
         weight_bits: bits per weight.
         bias: add a bias although the dense layer has none.
         output: "plain" if the output is rounded to 256 levels, "relu" if it is rounded after a ReLU, "" if it is not rounded.
@@ -290,6 +291,6 @@ class _Applied:
 def _applied(dense: nn.Module) -> _Applied:
     if isinstance(dense, nn.Linear):
         return _Applied("linear")
-    assert isinstance(dense, (nn.Conv1d, nn.Conv2d)), "_weight refuses every other kind"
-    kind = "conv1d" if isinstance(dense, nn.Conv1d) else "conv2d"
+    assert isinstance(dense, CONVOLUTIONS), "_weight refuses every other kind"
+    kind = {3: "conv1d", 4: "conv2d", 5: "conv3d"}[dense.weight.ndim]
     return _Applied(kind, (dense.stride, dense.padding, dense.dilation, dense.groups))

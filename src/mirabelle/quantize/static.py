@@ -25,7 +25,7 @@ _BATCH = 100
 
 @record
 class Static:
-    """Static quantization of Linear, Conv1d and Conv2d: int8 weights (per output channel) and uint8 inputs (per tensor).
+    """Static quantization of linear and convolution layers: int8 weights (per output channel) and uint8 inputs (per tensor).
 
     x ≈ s_x · (code − z), code in 0 … 255, over the calibrated range;  w ≈ s_o · code, code in ±(2^(weight_bits − 1) − 1).
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @record
 class Weights:
-    """Weight-only quantization of Embedding, Linear, Conv1d and Conv2d: int8 weights, computation in floating point.
+    """Weight-only quantization of Embedding, Linear, Conv1d, Conv2d and Conv3d: int8 weights, computation in floating point.
 
     w ≈ s_o · code, code in ±(2^(weight_bits − 1) − 1), with one scale per output, for an embedding one per row. Files become
     smaller, but inference does not become faster. Layers that `Static` or `Dynamic` quantized before are not changed, so this
