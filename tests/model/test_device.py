@@ -42,6 +42,12 @@ def test_a_teacher_that_is_not_on_the_cpu_is_refused(mlp: nn.Module, blobs: Task
         fit(mlp, blobs.with_teacher(ELSEWHERE), Training(epochs=1), run)
 
 
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_in_another_precision_are_refused(precision: torch.dtype, blobs: Task, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf'E121.*"weight" of the model is {precision}.*\n.*model.float'):
+        compress(nn.Linear(4, 3).to(precision), blobs, [quantize.Static()], out=tmp_path / "out")
+
+
 def test_buffers_count_as_well() -> None:
     model = nn.BatchNorm1d(3, affine=False, device="meta")
     with pytest.raises(UserError, match=r'E121.*"running_mean"'):

@@ -277,7 +277,7 @@ def test_other_arrays_are_taken_as_they_are(tmp_path: Path) -> None:
         ({"inputs": np.zeros((9, 2)), "targets": np.arange(9)}, 'E131.*class "0" has 1 sample; a split needs 3'),
         ({"inputs": np.zeros((9, 2, 5, 7), np.uint8), "targets": np.arange(9) % 2}, r"E131.*images of uint8 or uint16 must be"),
         ({"inputs": np.array(["a"] * 9), "targets": np.arange(9) % 2}, "E131.*must be numbers; got <U1"),
-        ({"inputs": np.full((9, 2), np.nan), "targets": np.arange(9) % 2}, r"E131.*bad\.npz: the data contain NaN"),
+        ({"inputs": np.full((9, 2), np.nan), "targets": np.arange(9) % 2}, r"E131.*bad\.npz: the inputs contain NaN"),
         (
             {"x_train": np.zeros((9, 2)), "y_train": np.arange(9) % 2, "x_test": np.zeros((3, 4)), "y_test": np.arange(3) % 2},
             "E131.*the splits differ in shape or type",

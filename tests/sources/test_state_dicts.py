@@ -11,6 +11,7 @@ from torch import nn
 
 from mirabelle.cli import main
 from mirabelle.errors import UserError
+from mirabelle.model.state import load_tensors
 from mirabelle.recipe.file import read_recipe
 from mirabelle.sources import load_weights
 from mirabelle.sources.models.weights import StateDict
@@ -101,3 +102,32 @@ def test_what_is_no_state_dict_is_told(content: Any, name: str, words: str, save
         torch.save(content, saved.parent / name)
     with pytest.raises(UserError, match=words):
         load_weights(net(), StateDict(pickle=name), saved.parent)
+
+
+def tied() -> nn.Module:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "words"),
+    [
+        (tied, {"1.weight": torch.zeros(3, 3)}, r"1\.weight and 0\.weight differ, in the model they are one tensor"),
+        (tied, {"0.bias": torch.zeros(3, dtype=torch.int8)}, r"0\.bias is torch\.int8, the model has torch\.float32"),
+        (tied, {"0.bias": torch.zeros(2)}, r"0\.bias is \(2,\), the model has \(3,\)"),
+        (tied, {"2.bias": torch.zeros(2)}, r"extra 2\.bias"),
+    ],
+)
+def test_weights_of_another_model_are_refused(make: Any, change: dict[str, Any], words: str) -> None:
+    model = make()
+    before = [tensor.clone() for tensor in model.parameters()]
+    with pytest.raises(UserError, match=words):
+        load_tensors(model, {**model.state_dict(), **change})
+    assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
+    load_tensors(model, {**model.state_dict(), "1.weight": model[0].weight.clone()})  # equal values are no contradiction
+
+
+def test_a_prefix_that_all_names_have_is_in_the_remedy() -> None:
+    with pytest.raises(UserError, match=r'E140.*\n.*remove "module\."'):
+        load_tensors(net(), {f"module.{name}": tensor for name, tensor in net().state_dict().items()})

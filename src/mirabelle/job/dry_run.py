@@ -19,6 +19,7 @@ from mirabelle.run.run import Run
 from mirabelle.sources.models.onnx_graph import OnnxModule
 from mirabelle.step import folder_of
 from mirabelle.task.batch import Batch, Outputs, Samples, call, in_float32, map_tensors, parts_of, tensors_of
+from mirabelle.task.class_targets import check_one_hot
 from mirabelle.task.goal import Goal
 from mirabelle.task.outputs import Form
 from mirabelle.task.preprocessing.text import TOKENIZER, vocabulary_of
@@ -222,6 +223,8 @@ def _outputs(model: nn.Module, batch: Batch) -> Outputs:
             raise
         message = f"the model fails on inputs of {given}: {error}"
         remedy = "check that shapes and dtypes fit the model; [task] arguments determine how data are read from files"
+        if any(not tensor.is_floating_point() for tensor in tensors_of(batch.inputs)) and "dtype" in message:
+            remedy = "give floating-point numbers, scaled as in the training of the model, such as x.float() / 255 for images"
         raise UserError("E121", message.splitlines()[0], remedy) from error
     other = next((type(part).__name__ for part in parts_of(outputs) if not isinstance(part, Tensor)), None)
     if other is not None:
@@ -246,6 +249,8 @@ def _check_finite(model: nn.Module, outputs: Outputs) -> None:
 
 def _judge(model: nn.Module, task: Task, outputs: Outputs, batch: Batch) -> None:
     try:
+        if task.outputs.form is Form.CLASSES:
+            check_one_hot(outputs, batch.targets)
         task.loss(in_float32(outputs), batch.targets)
         check_targets(outputs, task)
         few = task.example(_FEW)

@@ -126,7 +126,9 @@ def check_classes(split: str, targets: Tensor, classes: int) -> None:
         raise UserError(
             "E132",
             f"labels must be in [0, {classes - 1}], one for each output of the model; the {split} data have {low} to {high}",
-            "number the classes from 0, or give the model as many outputs as there are classes"
+            "number the classes from 0"
+            + (": subtract 1" if (low, high) == (1, classes) else "")
+            + ", or give the model as many outputs as there are classes"
             + ('; for one output, yes or no, name the loss "binary_cross_entropy"' if classes == 1 else ""),
         )
 

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mirabelle.job.dry_run import JobPlan
 from mirabelle.sources.models.huggingface import HuggingFaceModel
 from mirabelle.task.unusual_inputs import unusual_inputs
+
+_MOST = 8  # names in a sentence
 
 
 def notes_of(plan: JobPlan) -> tuple[str, ...]:
     """Sentences on the data (left out, cut, changed, constant) and on weights that no file contains."""
     models = {"model": plan.model, "teacher": plan.teacher}
+    loaded = {what: model for what, model in models.items() if isinstance(model, HuggingFaceModel)}
     untrained = [
         f"The {what} has tensors that its file does not contain; they are random until they are trained: "
-        f"{', '.join(model.untrained)}."
-        for what, model in models.items()
-        if isinstance(model, HuggingFaceModel) and model.untrained
+        f"{_few(model.untrained)}."
+        for what, model in loaded.items()
+        if model.untrained
     ]
-    return (*plan.task.notes, *unusual_inputs(plan.task), *untrained)
+    unused = [
+        f"The file of the {what} has tensors that the {what} does not have, and that are left out: {_few(model.unused)}."
+        for what, model in loaded.items()
+        if model.unused
+    ]
+    return (*plan.task.notes, *unusual_inputs(plan.task), *untrained, *unused)
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names, and how many there are if not all are shown."""
+    return ", ".join(names[:_MOST]) + (f", … ({len(names)} in all)" if len(names) > _MOST else "")

@@ -19,14 +19,14 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def check_device(model: nn.Module, what: str = "the model") -> None:
-    """Raise unless all parameters and buffers of a model are on the CPU, where its batches are.
+    """Raise unless all parameters and buffers of a model are on the CPU, where its batches are, and its parameters float32.
 
     Args:
         model: that will be run.
         what: its name in the message.
 
     Raises:
-        UserError: E121 naming the first tensor on another device.
+        UserError: E121 naming the first tensor on another device, or the first parameter in another precision.
 
     Example:
         >>> check_device(nn.Linear(2, 2))
@@ -40,6 +40,9 @@ def check_device(model: nn.Module, what: str = "the model") -> None:
             place = tensor.device
             remedy = 'load its weights, which "meta" does not hold' if tensor.is_meta else 'move it: model.to("cpu")'
             raise UserError("E121", f'"{name}" of {what} is on device "{place}"; models are compressed on the CPU', remedy)
+        if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() and tensor.dtype != torch.float32:
+            message = f'"{name}" of {what} is {tensor.dtype}; models are compressed in float32'
+            raise UserError("E121", message, "convert it: model.float()")
 
 
 def autocast(precision: str, device: torch.device = CPU) -> AbstractContextManager[None]:

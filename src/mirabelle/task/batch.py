@@ -18,14 +18,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
 
-from mirabelle.errors import UserError
+from mirabelle.errors import UserError, first_line, is_out_of_memory
 from mirabelle.numerics.arrays import to_numpy
 from mirabelle.numerics.draws import generator_from
 from mirabelle.numerics.several_outputs import UNLABELLED
+from mirabelle.task.class_names import TARGETS
+from mirabelle.task.values import as_inputs, as_targets, plain, plain_targets
 
 Inputs: TypeAlias = Any  # a tensor, or a tuple, list or dict of tensors
 Outputs: TypeAlias = Any  # a tensor, or a tuple of tensors, each (batch, ...)
-_TARGETS = ("labels", "label", "targets", "target")  # the keys of the targets in dicts
 
 
 @dataclass(frozen=True)
@@ -132,14 +133,20 @@ class Samples:
         if targets is None:
             targets = torch.zeros(len(next(iter(tensors_of(inputs)), ())), 0)
         _check_targets(targets)
-        lengths = {len(tensor) for tensor in (*tensors_of(inputs), targets)}
+        parts = {"inputs": tensors_of(inputs), "targets": [targets]}
+        for what, tensors in parts.items():
+            if any(not tensor.dim() for tensor in tensors):
+                raise UserError(
+                    "E131", f"the {what} are a single number", "give one row for each sample, also for a single one"
+                )
+        lengths = {len(tensor) for tensors in parts.values() for tensor in tensors}
         if len(lengths) != 1 or not len(targets):
             raise UserError(
                 "E131", f"inputs and targets must have the same length, above 0; got {sorted(lengths)}", "check the data"
             )
-        for tensor in (*tensors_of(inputs), targets):
-            if tensor.is_floating_point() and not _is_finite(tensor):
-                raise UserError("E131", "the data contain NaN or infinite values", "clean the data before compressing")
+        for what, tensors in parts.items():
+            for tensor in tensors:
+                _check_finite(tensor, what)
         self.inputs = inputs
         self.targets = targets
         self._known: tuple[tuple[int, ...], str] | None = None  # versions of the tensors, and their digest
@@ -162,6 +169,8 @@ class Samples:
 
     def split(self, fraction: float, seed: int) -> tuple[Samples, Samples]:
         """Split off a random `fraction` of the samples: (the other samples, the fraction). Equal seeds give equal splits."""
+        if len(self) == 1:
+            raise UserError("E131", "a single sample cannot be split", "give `validation`, or more training samples")
         order = torch.randperm(len(self), generator=generator_from(seed))
         held = max(1, int(fraction * len(self)))
         return self._of(self.at(order[held:])), self._of(self.at(order[:held]))
@@ -180,9 +189,13 @@ class Samples:
         other.labelled = False
         return other
 
+    def with_targets(self, change: Callable[[Tensor], Tensor]) -> Samples:
+        """The same inputs with changed targets."""
+        return self._of(Batch(self.inputs, change(self.targets)))
+
     def ignoring(self, target: int) -> Samples:
         """The same samples with targets of −100 in place of `target`, such as 255 in masks of images."""
-        return self._of(Batch(self.inputs, self.targets.masked_fill(self.targets == target, UNLABELLED)))
+        return self.with_targets(lambda targets: targets.masked_fill(targets == target, UNLABELLED))
 
     def _of(self, batch: Batch) -> Samples:
         """A batch of these samples as samples of their own."""
@@ -232,10 +245,11 @@ class Shuffled:
 
 
 class Stream:
-    """Batches of (inputs, targets) from a loader that determines their order."""
+    """Batches of (inputs, targets) from a loader that determines their order; targets become int64 or float32."""
 
-    def __init__(self, loader: DataLoader[Any]) -> None:
+    def __init__(self, loader: DataLoader[Any], change: Callable[[Tensor], Tensor] = plain_targets) -> None:
         self.loader = loader
+        self._change = change  # of the targets of each batch
 
     def __len__(self) -> int:
         return len(self.loader.dataset)  # type: ignore[arg-type]
@@ -243,10 +257,14 @@ class Stream:
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """The batches of the loader; its own batch size applies."""
         del batch_size
-        for given in self.loader:
+        for given in _read(self.loader):
             inputs, targets = _inputs_and_targets(given)
             _check_targets(targets)
-            yield Batch(inputs, targets)
+            yield Batch(map_tensors(inputs, _plain_inputs), self._change(targets))
+
+    def with_targets(self, change: Callable[[Tensor], Tensor]) -> Stream:
+        """The same loader with changed targets."""
+        return Stream(self.loader, lambda targets: change(plain_targets(targets)))
 
     def first(self, count: int) -> Batch:
         collected: list[Batch] = []
@@ -262,6 +280,17 @@ class Stream:
         del seed
         first = self.first(count)
         return Samples(first.inputs, first.targets)
+
+
+def _read(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The batches of a loader; what the user's data set raises is an error of the data."""
+    try:
+        yield from loader
+    except Exception as error:
+        if isinstance(error, UserError) or is_out_of_memory(error):
+            raise
+        message = f"the data set or its loader raised {type(error).__name__}: {first_line(error)}"
+        raise UserError("E131", message, "read all its samples in Python to see why") from error
 
 
 def data_of(source: Any) -> Samples | Stream:
@@ -287,13 +316,12 @@ def data_of(source: Any) -> Samples | Stream:
         source = source.with_format("torch")
     if isinstance(source, Dataset) or hasattr(source, "column_names"):
         return _joined(list(Stream(DataLoader(source, batch_size=256)).batches(0)))
-    if isinstance(source, Mapping) and any(name in source for name in _TARGETS):
+    if isinstance(source, Mapping) and any(name in source for name in TARGETS):
         source = _inputs_and_targets(source)
-    if isinstance(source, (Tensor, np.ndarray)) or (isinstance(source, Mapping) and source):
-        return Samples(map_tensors(_as_tensors(source), lambda tensor: tensor))
     if isinstance(source, (tuple, list)) and len(source) == 2:  # noqa: PLR2004 (inputs and targets)
-        inputs, targets = source
-        return Samples(map_tensors(_as_tensors(inputs), lambda tensor: tensor), _as_tensors(targets))
+        return _pair(*source)
+    if isinstance(source, Tensor) or hasattr(source, "__array__") or (isinstance(source, Mapping) and source):
+        return Samples(as_inputs(source))
     raise UserError(
         "E131", f"data must be (inputs, targets), a Dataset or a DataLoader; got {type(source).__name__}", "give one of these"
     )
@@ -302,14 +330,14 @@ def data_of(source: Any) -> Samples | Stream:
 def _inputs_and_targets(given: Any) -> tuple[Inputs, Tensor]:
     """(inputs, targets) from a batch of a loader."""
     if isinstance(given, Mapping):
-        name = next((name for name in _TARGETS if name in given), None)
+        name = next((name for name in TARGETS if name in given), None)
         others = {key: part for key, part in given.items() if key != name}
         if name is not None and others:
             return others if len(others) > 1 else next(iter(others.values())), given[name]
         raise UserError(
             "E131",
             f"a batch is a dict of {', '.join(map(str, given))}, and has no targets or no inputs",
-            f"name the targets {' or '.join(_TARGETS)}, and give at least one input next to them",
+            f"name the targets {' or '.join(TARGETS)}, and give at least one input next to them",
         )
     if isinstance(given, (tuple, list)) and len(given) == 2:  # noqa: PLR2004
         return given[0], given[1]
@@ -320,6 +348,8 @@ def _check_targets(targets: Any) -> None:
     """Raise E131 if a sample has several targets, in a tuple, list or dict, or targets are no tensor."""
     if isinstance(targets, Tensor):
         return
+    if isinstance(targets, (tuple, list)) and targets and isinstance(targets[0], str):
+        raise UserError("E131", "the targets of a batch are words", "number the classes from 0 in the data set")
     several = isinstance(targets, (tuple, list, Mapping))
     given = f"a {type(targets).__name__} of {len(targets)}" if several else type(targets).__name__
     remedy = "join the targets of a sample into one tensor, (samples, numbers), and name a loss that takes them apart"
@@ -332,19 +362,28 @@ def in_memory(source: Any) -> Samples:
     return _joined(list(data.batches(0))) if isinstance(data, Stream) else data
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    """Whether all values are finite, by the minimum and the maximum (NaN if any value is NaN), so that nothing is copied."""
-    return not tensor.numel() or all(bool(torch.isfinite(bound)) for bound in torch.aminmax(tensor))
+def _check_finite(tensor: Tensor, what: str) -> None:
+    """Raise E131 for NaN or infinite values; the minimum and the maximum are NaN if any value is, and nothing is copied."""
+    if not tensor.is_floating_point() or not tensor.numel() or all(bool(torch.isfinite(one)) for one in torch.aminmax(tensor)):
+        return
+    wrong = ~torch.isfinite(tensor.reshape(len(tensor), -1)).all(1)
+    message = f"the {what} contain NaN or infinite values in {int(wrong.sum()):,} of {len(tensor):,} samples"
+    raise UserError("E131", f"{message}, first in sample {int(wrong.nonzero()[0])}", "clean the data before compressing")
 
 
-def _as_tensors(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value.astype(np.float32) if value.dtype == np.float64 else value)
-    if isinstance(value, Mapping):
-        return {name: _as_tensors(part) for name, part in value.items()}
-    if isinstance(value, (tuple, list)):
-        return tuple(_as_tensors(part) for part in value)
-    return value
+def _plain_inputs(tensor: Tensor) -> Tensor:
+    return plain(tensor, "inputs")
+
+
+def _pair(inputs: Any, targets: Any) -> Samples:
+    """Samples from inputs and targets of any kind; rows of tables must have the same names on both sides."""
+    own, other = (getattr(part, "index", None) for part in (inputs, targets))
+    if hasattr(own, "equals") and hasattr(other, "equals") and not own.equals(other):  # type: ignore[union-attr]
+        message = "the rows of inputs and targets have different names (index), so they may not belong together"
+        raise UserError("E131", message, "bring them into one order, or give x.to_numpy() and y.to_numpy()")
+    found = as_targets(targets)
+    _check_targets(found)
+    return Samples(as_inputs(inputs, len(found) if found.dim() else None), found)
 
 
 def _joined(batches: list[Batch]) -> Samples:

@@ -14,6 +14,8 @@ from mirabelle.errors import UserError
 from mirabelle.numerics.several_outputs import UNLABELLED, as_one_tensor
 from mirabelle.task.augmentation import Augmentation
 from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, Stream, data_of, in_memory, map_tensors, parts_of, tensors_of
+from mirabelle.task.class_names import with_numbered_classes
+from mirabelle.task.class_targets import with_class_indices
 from mirabelle.task.generation import Generation
 from mirabelle.task.loss import Loss, Matching, loss_of
 from mirabelle.task.metric import Metric, PerSample
@@ -32,9 +34,9 @@ class Task:
     A task is immutable: `replace` and the methods `with_…` return another one.
 
     Args:
-        train: training data: `(inputs, targets)` tensors or arrays, a `Dataset`, or a `DataLoader`. Data without labels are
-            inputs alone, or a dict of them by name; the outputs of the teacher, by default of the original model, then serve
-            as targets.
+        train: training data: `(inputs, targets)` tensors, arrays, lists or tables of pandas, a `Dataset`, or a `DataLoader`.
+            Targets may be the names of classes. Data without labels are inputs alone, or a dict of them by name; the outputs
+            of the teacher, by default of the original model, then serve as targets.
         test: test data in the same form, read into memory once, so that all models are evaluated on the same samples.
         validation: validation data in the same form, read into memory once; by default a held-out part of the training data,
             always the same samples.
@@ -114,16 +116,19 @@ class Task:
         extra_files: Mapping[str, bytes] | None = None,
         notes: Sequence[str] = (),
     ) -> None:
-        learned, judged = data_of(train), in_memory(test)
+        given, labels = with_numbered_classes({"train": train, "validation": validation, "test": test}, labels)
+        learned, validation, judged = data_of(given["train"]), given["validation"], in_memory(given["test"])
         if validation is None:
             if isinstance(learned, Stream):
                 raise UserError(
                     "E131", "data from a loader that shuffles cannot be split", "give `validation`, or tensors as `train`"
                 )
             learned, validation = learned.split(validation_fraction, _HELD_OUT_SEED)
-        validated = in_memory(validation)
+        named_loss, own_metric = None if loss is None else loss_of(loss), not isinstance(metric, (str, type(None)))
+        found, told = with_class_indices((learned, in_memory(validation), judged), named_loss, labels, own_metric=own_metric)
+        learned, validated, judged = found[0], in_memory(found[1]), in_memory(found[2])
         form = default_form(validated.targets, labels) if _labelled(learned, validated, judged) else Form.MATCHED
-        loss = loss_of(loss or DEFAULTS[form][0])
+        loss = named_loss or loss_of(DEFAULTS[form][0])
         if metric is None:
             kind = OutputKind.of_task(loss, validated.targets, labels, outputs_are)
             metric = default_metric(kind, validated.targets, judged.targets)
@@ -141,7 +146,7 @@ class Task:
             augment=augment,
             generation=generation,
             extra_files=dict(extra_files or {}),
-            notes=tuple(notes),
+            notes=(*notes, *told),
             teacher=None,
             unlearned=None,
         )

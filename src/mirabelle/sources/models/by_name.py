@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from mirabelle import records
@@ -58,8 +59,12 @@ def in_torch(model: nn.Module) -> nn.Module:
     """The model itself, or for a Keras model the module with PyTorch layers that computes the same.
 
     Raises:
-        UserError: E121 if a Keras model has no known graph, or computes other values in PyTorch.
+        UserError: E121 if a Keras model has no known graph, or computes other values in PyTorch; for a TorchScript module,
+            whose layers cannot be changed.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        remedy = "give the nn.Module that it was made from, with weights by load_state_dict(scripted.state_dict())"
+        raise UserError("E121", "the model is a TorchScript module, whose layers cannot be changed", remedy)
     keras = sys.modules.get("keras")  # if it is not imported, this cannot be a Keras model
     if keras is None or not isinstance(model, getattr(keras, "Model", ())):
         return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ _HEADS = {
     "image-classification": "AutoModelForImageClassification",
     "audio-classification": "AutoModelForAudioClassification",
 }
+_FEW = 5  # names in a message
 _ENDS = 2  # outputs of question answering: start and end
 
 
@@ -60,14 +61,18 @@ class HuggingFaceModel(nn.Module):
     Args:
         model: the transformers model.
         origin: the folder that it was loaded from; its tokenizer or processor is copied when the model is saved.
-        untrained: names of tensors that its file does not contain, such as those of a new head; they are random.
+        untrained: names of tensors of a new head, which its file does not contain; they are random.
+        unused: names of tensors of its file that the model does not have, such as those of another head.
     """
 
-    def __init__(self, model: nn.Module, origin: Path | None = None, untrained: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, origin: Path | None = None, untrained: Sequence[str] = (), unused: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self.model = model
         self.origin = origin
         self.untrained = tuple(untrained)
+        self.unused = tuple(unused)
         self.eval()
 
     def forward(self, **inputs: Tensor) -> Tensor:
@@ -113,7 +118,8 @@ def module_from_huggingface(name: str, folder: Path, head: Head | None = None) -
 
     Raises:
         UserError: E160 if transformers (or modelscope) is not installed, E130 if there is no such model, E143 if its weights
-            are a pickle, E121 if its architecture is unknown.
+            are a pickle, E121 if its architecture is unknown, E140 if its files lack tensors that are not those of a head
+            that `head` asks for.
     """
     transformers = library()
     place, revision = place_of(name, folder)
@@ -122,19 +128,50 @@ def module_from_huggingface(name: str, folder: Path, head: Head | None = None) -
         with without_bars():
             config = transformers.AutoConfig.from_pretrained(place, **settings, **_labels(head))
             kind = _class_of(transformers, config, head)
-            model = kind.from_pretrained(place, config=config, use_safetensors=True, **settings)
+            model, found = kind.from_pretrained(
+                place,
+                config=config,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # `_untrained` refuses them, unless they are of a new head
+                **settings,
+            )
+            untrained = _untrained(name, model, found, new_head=head is not None and head != Head())
     except UserError:
         raise
     except Exception as error:
         reason = first_line(error)
-        if "safetensors" in reason:
+        if "safetensors" in reason and not isinstance(error, FileNotFoundError):  # which names a shard
             raise UserError(
                 "E143", f"{name} has no safetensors file, and pickles are not read: {reason}", "save it with transformers 5"
             ) from error
         raise UserError("E130", f"transformers cannot read {name}: {reason}", "check the name, or download it first") from error
     if getattr(model.config, "use_cache", False):
         model.config.use_cache = False  # the key-value cache is not used here
-    return HuggingFaceModel(model.float(), Path(place) if Path(place).is_dir() else None)
+    origin = Path(place) if Path(place).is_dir() else None
+    return HuggingFaceModel(model.float(), origin, untrained, sorted(found["unexpected_keys"]))
+
+
+def _untrained(name: str, model: Any, found: Mapping[str, Any], *, new_head: bool) -> list[str]:
+    """The tensors that no file contains, all of a head that is asked for; E140 for any others.
+
+    Args:
+        name: of the model.
+        model: as transformers has loaded it. Tied tensors, and buffers that are computed, are not missing.
+        found: what transformers says about the loading.
+        new_head: whether `Head` asks for a head.
+    """
+    shapes = {key: f" {tuple(given)} instead of {tuple(own)}" for key, given, own in found["mismatched_keys"]}
+    absent = sorted({*found["missing_keys"], *shapes})
+    base = f"{model.base_model_prefix}."
+    is_base = not hasattr(model, model.base_model_prefix)
+    wrong = [key for key in absent if not new_head or is_base or (key.startswith(base) and ".pooler." not in f".{key}")]
+    if wrong:
+        few = ", ".join(f"{key}{shapes.get(key, '')}" for key in wrong[:_FEW]) + (", …" if len(wrong) > _FEW else "")
+        message = f"the files of {name} do not contain {len(wrong)} of its tensors, or in another shape: {few}"
+        remedy = "give the whole model; a head that is to be new is asked for by arguments = { head = …, labels = … }"
+        raise UserError("E140", message, remedy)
+    return absent
 
 
 def library() -> Any:
