@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-<<<<<<< Updated upstream
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping
-=======
-from collections.abc import Iterator, Mapping, Sequence
->>>>>>> Stashed changes
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -49,9 +45,8 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str
         source: subject of the error message.
 
     Raises:
-<<<<<<< Updated upstream
-        UserError: E140 if a tensor is missing, unknown or of another shape, or if two names of a shared tensor have different
-            values; no tensor is copied in this case.
+        UserError: E140 if a tensor is missing, unknown, of another shape or integer instead of decimal, or if two names of a
+            shared tensor have different values; no tensor is copied in this case.
     """
     own, wanted = model.state_dict(), tensors_of_module(model)
     missing = sorted(set(wanted) - set(tensors))
@@ -61,55 +56,24 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str
         for name, tensor in own.items()
         if name in tensors and tensors[name].shape != tensor.shape
     ]
-    faults = [f"missing {', '.join(missing)}"] * bool(missing) + [f"extra {', '.join(extra)}"] * bool(extra) + misshaped
+    faults = [f"missing {_few(missing)}"] * bool(missing) + [f"extra {_few(extra)}"] * bool(extra) + misshaped
+    faults += [
+        f"{name} is {tensors[name].dtype}, the model has {tensor.dtype}"
+        for name, tensor in wanted.items()
+        if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point()
+    ]
     first = {memory_of(tensor): name for name, tensor in wanted.items()}
     for name in () if faults else tensors:
         one = first[memory_of(own[name])]
         if one != name and not _same(own[one], tensors[one], own[name], tensors[name]):
             faults.append(f"{one} and {name} differ, the model has one tensor for both")
-=======
-        UserError: E140 if a tensor is missing, unknown, of another shape or kind, or differs from one that the model shares
-            with it; no tensor is copied in this case.
-    """
-    wanted, own = tensors_of_module(model), model.state_dict()
-    missing, extra = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(own))
-    faults = [f"{word} {_few(names)}" for word, names in (("missing", missing), ("extra", extra)) if names]
-    for name in wanted.keys() & tensors.keys():
-        if tensors[name].shape != wanted[name].shape:
-            faults.append(f"{name} is {tuple(tensors[name].shape)}, the model has {tuple(wanted[name].shape)}")
-        elif tensors[name].is_floating_point() != wanted[name].is_floating_point():
-            faults.append(f"{name} is {tensors[name].dtype}, the model has {wanted[name].dtype}")
-    faults += [
-        f"{name} and {first} differ, in the model they are one tensor"
-        for name in own.keys() & tensors.keys() - wanted.keys()
-        for first in wanted.keys() & tensors.keys()
-        if own[name].data_ptr() == own[first].data_ptr() and own[name].shape == own[first].shape
-        if not torch.equal(tensors[name].to(tensors[first].dtype), tensors[first])
-    ]
->>>>>>> Stashed changes
     if faults:
         prefix = _common_prefix(missing, extra)
-        remedy = "give weights of this architecture"
-        if prefix:
-            remedy = (
-                f'remove "{prefix}" from the names, or write weights = {{ pickle = "…", prefixes = {{ "{prefix}" = "" }} }}'
-            )
-        raise UserError("E140", f"{source} do not fit the model: {'; '.join(sorted(faults, key=_is_of_one))}", remedy)
+        remedy = f'remove "{prefix}" from the names' if prefix else "give weights of this architecture"
+        raise UserError("E140", f"{source} do not fit the model: {'; '.join(faults)}", remedy)
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(tensors[name])
-
-
-<<<<<<< Updated upstream
-def _same(one: Tensor, value: Tensor, other: Tensor, expected: Tensor) -> bool:
-    """Whether `other`, which shares the memory of `one`, is `expected` once `one` is `value`; NaN equals NaN."""
-    laid = torch.empty_strided(one.size(), one.stride(), dtype=one.dtype).copy_(value)
-    seen, expected = laid.as_strided(other.size(), other.stride()), expected.to(other.dtype)
-    return bool(((seen == expected) | (seen.isnan() & expected.isnan())).all())
-=======
-def _is_of_one(fault: str) -> bool:
-    """Whether a fault is of a single tensor; those of lists come first."""
-    return not fault.startswith(("missing ", "extra "))
 
 
 def _few(names: Sequence[str]) -> str:
@@ -120,7 +84,13 @@ def _common_prefix(missing: Sequence[str], extra: Sequence[str]) -> str:
     """The prefix with which the extra names are the missing ones, such as "module." of `DataParallel`; "" if there is none."""
     prefix = next((name.removesuffix(missing[0]) for name in extra if missing and name.endswith(missing[0])), "")
     return prefix if prefix and {prefix + name for name in missing} <= set(extra) else ""
->>>>>>> Stashed changes
+
+
+def _same(one: Tensor, value: Tensor, other: Tensor, expected: Tensor) -> bool:
+    """Whether `other`, which shares the memory of `one`, is `expected` once `one` is `value`; NaN equals NaN."""
+    laid = torch.empty_strided(one.size(), one.stride(), dtype=one.dtype).copy_(value)
+    seen, expected = laid.as_strided(other.size(), other.stride()), expected.to(other.dtype)
+    return bool(((seen == expected) | (seen.isnan() & expected.isnan())).all())
 
 
 def fingerprint(model: nn.Module) -> str:
