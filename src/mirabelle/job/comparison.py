@@ -262,12 +262,12 @@ def _step_seconds(model: nn.Module, task: Task, training: Training, run: Run, *,
     begin = time.perf_counter()
     evaluate(model, task.validation, task)
     judging = time.perf_counter() - begin
-    return step + judging / max(1, len(task.train) // training.batch_size)
+    return step + judging / task.train.steps(training.batch_size)
 
 
 def _length(training: Training, task: Task) -> int:
     """The length of a training in optimizer steps."""
-    return training.steps or (training.epochs or 0) * max(1, len(task.train) // training.batch_size)
+    return training.steps or (training.epochs or 0) * task.train.steps(training.batch_size)
 
 
 def _lengthened(step: Step, factor: float, task: Task) -> Step:

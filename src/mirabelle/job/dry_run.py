@@ -25,6 +25,7 @@ from mirabelle.task.outputs import Form
 from mirabelle.task.preprocessing.text import TOKENIZER, vocabulary_of
 from mirabelle.task.task import Task
 from mirabelle.training import Training, default_objective, outputs_of, with_replaced_model_as_teacher
+from mirabelle.training.single_samples import only_single_samples
 from mirabelle.training.teacher_targets import with_answer
 
 _FEW = 5  # number of labels shown in a message, and of samples of a loss
@@ -158,8 +159,9 @@ def _try_training(model: nn.Module, task: Task, training: Training | None) -> No
         return
     for one in (model, task.teacher):
         _check_scores(one, task)
-    batch = _example(task, training.batch_size)
-    if training.batch_size == 1:
+    size = task.train.batch_size(training.batch_size)
+    batch = _example(task, size)
+    if size == 1:
         batch = Batch(map_tensors(batch.inputs, lambda tensor: tensor[:1]), batch.targets[:1], torch.arange(1))
     if training.targets == "teacher":
         with at_path("train"):
@@ -206,6 +208,8 @@ def _train_mode(model: nn.Module, batch: Batch) -> None:
     except Exception as error:
         if is_out_of_memory(error):
             raise
+        if len(batch) == 1:
+            raise only_single_samples(str(error).partition("\n")[0]) from error
         message = f"the model fails in training mode on a batch of {len(batch)}: {error}"
         remedy = "change the model or the batch size, so that it can be trained on such a batch"
         raise UserError("E121", message.splitlines()[0], remedy, path=("train",)) from error

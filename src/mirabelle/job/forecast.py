@@ -27,11 +27,12 @@ from mirabelle.run.run import Run
 from mirabelle.runtime.latency import Ratio
 from mirabelle.runtime.runtime import default_runtime, time_side_by_side
 from mirabelle.step import folder_of, use_of
-from mirabelle.task.batch import Samples, parts_of, tensors_of
+from mirabelle.task.batch import Samples, Stream, parts_of, tensors_of
 from mirabelle.task.goal import Shortfall
 from mirabelle.task.profile import Profile
 from mirabelle.task.task import Task
 from mirabelle.training import Training, default_objective, evaluate, fit, outputs_of, with_replaced_model_as_teacher
+from mirabelle.training.single_samples import why_not_one_sample
 
 _WARM_STEPS, _TIMED_STEPS = 2, 8
 _VALIDATED = 200  # number of samples with which evaluation is timed
@@ -140,7 +141,7 @@ def forecast(plan: JobPlan, *, free_memory: int | None = None, free_disk: int | 
         remarks=(),
     )
     unknown = [sentence] if trainings and (sentence := unknown_loss(task)) else []
-    remarks = [*unlearned.values(), *unknown, *_remarks(found, free_memory, free_disk), *notes_of(plan)]
+    remarks = [*unlearned.values(), *unknown, *_remarks(found, free_memory, free_disk), *_left_out(plan), *notes_of(plan)]
     return dataclasses.replace(found, remarks=remarks)
 
 
@@ -208,7 +209,7 @@ def _training_seconds(model: nn.Module, task: Task, training: Training, run: Run
         fit(copied(model), small, few, run)
         times.append(time.perf_counter() - begin)
     step_seconds = max(times[2] - times[1], 0.0) / _TIMED_STEPS
-    per_epoch = max(1, len(task.train) // training.batch_size)
+    per_epoch = task.train.steps(training.batch_size)
     total = training.steps or (training.epochs or 0) * per_epoch
     epochs = max(1, round(total / per_epoch))
     asked = _guided(task, training) or training.targets == "teacher"
@@ -281,6 +282,14 @@ def _peak_memory() -> int:
 
 def _emptied(model: nn.Module) -> list[str]:
     return [name for name, tensor in weights_of(model).items() if tensor.dim() > 1 and not bool(tensor.any())]
+
+
+def _left_out(plan: JobPlan) -> list[str]:
+    """A sentence on a last batch of one sample on which the model cannot be trained."""
+    train = plan.task.train
+    single = plan.trains and isinstance(train, Stream) and train.ends_with_one
+    why = why_not_one_sample(plan.model, plan.task.example()) if single else None
+    return [f"The last batch of each epoch has one sample and is left out of the training: {why}."] if why else []
 
 
 def _remarks(found: Forecast, free_memory: int | None, free_disk: int | None) -> list[str]:

@@ -14,6 +14,16 @@ from mirabelle.objectives.layer_matching import Pair
 from mirabelle.objectives.projection import PairedFeatures, in_precision_of, same_places
 
 
+class _Norm(nn.BatchNorm2d):
+    """Batch norm; a single value per channel, which has no variance, is scaled by the running statistics."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == x.shape[1]:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        out: Tensor = super().forward(x)
+        return out
+
+
 class ProjectedFusion(nn.Module):
     """Fuse a feature map with the fused deeper maps, and project the result to the teacher's width.
 
@@ -29,9 +39,9 @@ class ProjectedFusion(nn.Module):
 
     def __init__(self, channels: int, width: int, out: int, *, deepest: bool) -> None:
         super().__init__()
-        self.enter = nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width))
+        self.enter = nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), _Norm(width))
         self.weigh = None if deepest else nn.Conv2d(2 * width, 2, 1)
-        self.leave = nn.Sequential(nn.Conv2d(width, out, 3, padding=1, bias=False), nn.BatchNorm2d(out))
+        self.leave = nn.Sequential(nn.Conv2d(width, out, 3, padding=1, bias=False), _Norm(out))
 
     def forward(self, x: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
         x = self.enter(x)

@@ -203,6 +203,14 @@ class Samples:
         found.labelled = self.labelled
         return found
 
+    def steps(self, batch_size: int) -> int:
+        """The number of batches in an epoch of training, which are full, or have all samples if there are fewer."""
+        return len(self) // self.batch_size(batch_size)
+
+    def batch_size(self, asked: int) -> int:
+        """The size of the batches in training: as asked, or all samples if there are fewer."""
+        return min(asked, len(self))
+
     def shuffled(self, batch_size: int, seed: int) -> Shuffled:
         """Full batches of the samples, in an order that depends on the seed only."""
         return Shuffled(self, batch_size, seed)
@@ -232,11 +240,11 @@ class Shuffled:
 
     def __init__(self, samples: Samples, batch_size: int, seed: int) -> None:
         self._samples = samples
-        self._size = min(batch_size, len(samples))
+        self._size = samples.batch_size(batch_size)
         self._order = torch.randperm(len(samples), generator=generator_from(seed))
 
     def __len__(self) -> int:
-        return len(self._samples) // self._size
+        return self._samples.steps(self._size)
 
     def __getitem__(self, k: int) -> Batch:
         if not 0 <= k < len(self):  # ends a loop over the epoch
@@ -253,6 +261,22 @@ class Stream:
 
     def __len__(self) -> int:
         return len(self.loader.dataset)  # type: ignore[arg-type]
+
+    def steps(self, batch_size: int) -> int:
+        """The number of batches in an epoch of training; the loader's own batch size applies."""
+        del batch_size
+        return len(self.loader)
+
+    def batch_size(self, asked: int) -> int:
+        """The size of the loader's batches, as far as it says; otherwise as asked."""
+        return self.loader.batch_size or asked
+
+    @property
+    def ends_with_one(self) -> bool:
+        """Whether the last batch of each epoch, and no other, has a single sample; False if the loader does not say."""
+        size, sampler = self.loader.batch_size, self.loader.batch_sampler
+        known = size is not None and type(sampler) is BatchSampler and not self.loader.drop_last
+        return known and size != 1 and len(self.loader.sampler) % size == 1  # type: ignore[arg-type, operator]
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """The batches of the loader; its own batch size applies."""

@@ -34,6 +34,7 @@ from mirabelle.training.execution import Execution, fastest_execution
 from mirabelle.training.kept_zeros import KeptZeros
 from mirabelle.training.optimizer import load_optimizer_tensors, optimizer_for, optimizer_tensors
 from mirabelle.training.settings import Training
+from mirabelle.training.single_samples import SingleSamples, only_single_samples, why_not_one_sample
 from mirabelle.training.teacher import guidance
 from mirabelle.training.teacher_targets import answered
 
@@ -71,6 +72,7 @@ def fit(
     """Train a model in place and return it with its best or last weights, in evaluation mode.
 
     During training, all modules are in training mode; a batch norm that was in evaluation mode updates its statistics too.
+    Batches of samples in memory are full. A loader's batch of one sample is left out if the model cannot be trained on it.
 
     Args:
         model: the model, trained in place.
@@ -81,8 +83,8 @@ def fit(
         controls: act after every optimizer step.
 
     Raises:
-        UserError: E121 if the model or the teacher is not on the CPU; E201 if the loss or a weight is no longer finite; the
-            model then has its last finite weights.
+        UserError: E121 if the model or the teacher is not on the CPU, or if all batches have one sample and the model cannot be
+            trained on one; E201 if the loss or a weight is no longer finite; the model then has its last finite weights.
     """
     check_device(model)
     if task.teacher is not None:
@@ -106,15 +108,18 @@ class _Loop:
         controls: Sequence[Control],
     ) -> None:
         self.task, self.training, self.run = task, training, run
-        self.steps_per_epoch = _steps_per_epoch(task.train, training.batch_size)
+        self.steps_per_epoch = task.train.steps(training.batch_size)
         self.total = training.steps or (training.epochs or 0) * self.steps_per_epoch
         self.step_seed = run.seed_for("step")
+        if task.train.batch_size(training.batch_size) == 1 and (why := why_not_one_sample(model, task.example(1))):
+            raise only_single_samples(why)
         self.execution = self._decided_execution(model)
         self.model = self.execution.laid_out(model)
         if training.targets == "teacher":
             self.task = task = answered(task, run, self.execution)
         with global_draws(run.seed_for("objective")):  # a resumed run initializes the same projectors
             self.loss = objective.bind(self.model, task, task.example())
+        self.single_samples = SingleSamples(self.model, run)
         self.taps = Taps(self.model, self.loss.student_layers)
         self.optimizer = optimizer_for([*self.model.parameters(), *self.loss.parameters()], training)
         self.teacher = None
@@ -156,10 +161,14 @@ class _Loop:
         self.model.train()
         loss_sum = torch.tensor(numbers.loss, dtype=torch.float64)
         begin, seconds_before = time.monotonic(), numbers.seconds
-        augment = self.task.augment
+        augment, left_out = self.task.augment, 0
         for batch in _epoch_of(self.task.train, self.training.batch_size, self.run.seed_for("order", epoch), done):
-            loss_sum += self._step(augment(batch, epoch) if augment else batch)
+            if self.single_samples.left_out(batch):
+                left_out += 1
+            else:
+                loss_sum += self._learned(augment(batch, epoch) if augment else batch)
             numbers.step += 1
+            self._control(numbers.step / self.total)
             if self.checkpoint.due:
                 numbers.seconds = seconds_before + time.monotonic() - begin
                 if isinstance(self.task.train, Samples) and not self._epoch_is_over:
@@ -168,7 +177,9 @@ class _Loop:
                 self.answer = self._tell_progress(epoch)
             if numbers.step == self.total or self.answer is not None:
                 break
-        mean_loss = _finite(loss_sum) / (numbers.step - epoch * self.steps_per_epoch)
+        learned = numbers.step - epoch * self.steps_per_epoch - left_out
+        self.single_samples.check_some_are_left(learned)
+        mean_loss = _finite(loss_sum) / learned
         numbers.loss = 0.0
         numbers.seconds = seconds_before + time.monotonic() - begin
         self._close_epoch(epoch, mean_loss)
@@ -179,7 +190,8 @@ class _Loop:
         step = self.numbers.step
         return step == self.total or step % self.steps_per_epoch == 0
 
-    def _step(self, batch: Batch) -> Tensor:
+    def _learned(self, batch: Batch) -> Tensor:
+        """The loss of a batch, after an optimizer step that lowers it."""
         step = self.numbers.step
         torch.default_generator.manual_seed(self.step_seed + step)
         factor = learning_rate_factor(self.training.lr_schedule, step / self.total, self.training.warmup)
@@ -197,12 +209,13 @@ class _Loop:
         if self.training.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
         self.optimizer.step()
-        progress = (step + 1) / self.total
+        return loss.detach()
+
+    def _control(self, progress: float) -> None:
         self.zeros.keep()  # first, so that controls see pruned weights as zero
         if any([control(self.model, progress) for control in self.controls]):  # noqa: C419 (every control must act)
             self.zeros.refresh()
             self.zeros.keep()
-        return loss.detach()
 
     def _close_epoch(self, epoch: int, mean_loss: float) -> None:
         numbers, run = self.numbers, self.run
@@ -337,12 +350,6 @@ def _finite(loss_sum: Tensor) -> float:
 
 def _plain(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _steps_per_epoch(data: Samples | Stream, batch_size: int) -> int:
-    if isinstance(data, Stream):
-        return len(data.loader)
-    return max(1, len(data) // batch_size)
 
 
 def _epoch_of(data: Samples | Stream, batch_size: int, seed: int, done: int) -> Iterator[Batch]:
