@@ -98,6 +98,8 @@ class Run:
         try:
             run._start_or_resume(_recipe_in(folder), document, decisions or {}, code)
             torch.set_num_threads(_threads(run.decide("threads", torch.get_num_threads)))
+            if code is not None and code not in told(run.journal):
+                run.event(EVENT, python=code.python, code=code.digest, parts=dict(code.parts))
         except BaseException:
             run.close()
             raise
@@ -118,7 +120,6 @@ class Run:
             self.journal.mend()
             self.journal.decisions = dict(decisions)
             self.journal.write_recipe()
-            self._tell_code(code)
             return
         earlier = in_todays_names(earlier)
         self.journal.decisions = earlier.pop("decisions", {})
@@ -137,8 +138,6 @@ class Run:
             self.event("warning", text=text)
         if unsure:
             self.event("warning", text=unsure)
-        if code is not None and code not in told(self.journal):
-            self._tell_code(code)
 
     def _compare_code(self, before: str | None, code: Code | None) -> str:
         """Check that this process computes what the earlier ones did; a sentence if that cannot be said.
@@ -153,10 +152,6 @@ class Run:
         unsure = compared(self.folder, known, code)
         self.journal.document["fingerprint"][PROGRAM] = str(known[0])
         return unsure
-
-    def _tell_code(self, code: Code | None) -> None:
-        if code is not None:
-            self.event(EVENT, python=code.python, code=code.digest, parts=dict(code.parts))
 
     def close(self) -> None:
         """Release the lock on the folder, and set the number of threads of torch that the process had before `opened`."""
