@@ -196,7 +196,7 @@ def shuffled():
     return Task(train=DataLoader(TensorDataset(x, y), shuffle=True), test=(x, y))
 
 def strings():
-    return Task(train=(["a"], ["b"]), test=(x, y))
+    return Task(train=(["a"], [0]), test=(x, y))
 
 def bad_metric():
     return Task(train=(x, y), test=(x, y), metric="acuracy")

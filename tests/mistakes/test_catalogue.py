@@ -315,7 +315,7 @@ MISTAKES = {
     "shuffled and unsplit": Mistake(
         "E131", "a loader that shuffles cannot be split", "validation", ("parts.py:task", "parts.py:shuffled"), at="8:8"
     ),
-    "data of strings": Mistake("E131", "inputs must be tensors", "tensor", ("parts.py:task", "parts.py:strings"), at="8:8"),
+    "data of strings": Mistake("E131", "inputs must be numbers", "tokens", ("parts.py:task", "parts.py:strings"), at="8:8"),
     "unknown metric": Mistake(
         "E110", 'metric "acuracy"', 'did you mean "accuracy"?', ("parts.py:task", "parts.py:bad_metric"), at="8:8"
     ),

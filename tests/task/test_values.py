@@ -164,6 +164,12 @@ def test_what_is_refused_is_named_before_anything_is_trained(name: str) -> None:
         try_one_batch(first_column(), Task(train=(inputs, targets), test=(inputs, targets)))
 
 
+def test_images_of_bytes_are_refused_with_the_remedy_of_floats() -> None:
+    images, model = torch.zeros(20, 3, 8, 8, dtype=torch.uint8), nn.Sequential(nn.Conv2d(3, 2, 8), nn.Flatten())
+    with pytest.raises(UserError, match=r"E121.*uint8.*\n.*x\.float\(\) / 255"):
+        try_one_batch(model, Task(train=(images, torch.arange(20) % 2), test=(images, torch.arange(20) % 2)))
+
+
 def test_rows_of_two_tables_must_have_the_same_names() -> None:
     class Named(np.ndarray):
         index: Any = None

@@ -18,7 +18,7 @@ from mirabelle.recipe.recipe import Recipe
 from mirabelle.run.run import Run
 from mirabelle.sources.models.onnx_graph import OnnxModule
 from mirabelle.step import folder_of
-from mirabelle.task.batch import Batch, Outputs, Samples, call, in_float32, map_tensors, parts_of, tensors_of
+from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, call, in_float32, map_tensors, parts_of, tensors_of
 from mirabelle.task.class_targets import check_one_hot
 from mirabelle.task.goal import Goal
 from mirabelle.task.outputs import Form
@@ -227,7 +227,7 @@ def _outputs(model: nn.Module, batch: Batch) -> Outputs:
             raise
         message = f"the model fails on inputs of {given}: {error}"
         remedy = "check that shapes and dtypes fit the model; [task] arguments determine how data are read from files"
-        if any(not tensor.is_floating_point() for tensor in tensors_of(batch.inputs)) and "dtype" in message:
+        if _runs(model, map_tensors(batch.inputs, Tensor.float)):
             remedy = "give floating-point numbers, scaled as in the training of the model, such as x.float() / 255 for images"
         raise UserError("E121", message.splitlines()[0], remedy) from error
     other = next((type(part).__name__ for part in parts_of(outputs) if not isinstance(part, Tensor)), None)
@@ -241,6 +241,16 @@ def _outputs(model: nn.Module, batch: Batch) -> Outputs:
             raise UserError("E121", message, "the first dimension of every output must be the batch")
     _check_finite(model, outputs)
     return outputs
+
+
+def _runs(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether a model computes these inputs."""
+    try:
+        with torch.no_grad():
+            call(copied(model).eval(), inputs)
+    except Exception:  # noqa: BLE001 (whatever the user's model raises)
+        return False
+    return True
 
 
 def _check_finite(model: nn.Module, outputs: Outputs) -> None:
