@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from mirabelle import Run, Task, Training
@@ -37,6 +39,38 @@ def test_a_loop_of_ones_own_trains_student_and_projectors_and_leaves_nothing(ima
     assert float(evaluate(student, images.validation, images).mean()) > 0.9
     assert list(student.state_dict()) == names
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in student.modules())
+
+
+def test_what_is_trained_along_is_not_part_of_the_student(images: Task) -> None:
+    student, task = pair_for(Hint, images)
+    assert task.teacher is not None
+    plain = copy.deepcopy(student)
+    names, example = list(student.state_dict()), images.example()
+    objective = Annealed(start=1.0, end=0.0) * Hint(layers=("coarse",), teacher_layers=("coarse",)) + 1.0 * TaskLoss()
+
+    def guided(model: nn.Module) -> Guided:
+        return Guided(model, task.teacher, objective, (example.inputs, example.targets), steps=4)  # type: ignore[arg-type]
+
+    with guided(student) as loss:
+        assert "distillation_0" in dict(student.named_parameters())
+        state = student.state_dict()
+        assert list(state) == names
+        assert list(nn.Sequential(student).state_dict()) == [f"0.{name}" for name in names]
+        plain.load_state_dict(state)
+        loss(student.train()(example.inputs), example.targets)
+        projector = student.get_parameter("distillation_0").detach().clone()
+        student.load_state_dict(plain.state_dict())
+        assert torch.equal(student.get_parameter("distillation_0"), projector)
+        kept = loss.state_dict()
+    student.load_state_dict(plain.state_dict())
+    with guided(plain) as resumed:
+        resumed.load_state_dict(kept)
+        assert torch.equal(plain.get_parameter("distillation_0"), projector)
+        assert int(resumed.state_dict()["steps_done"]) == 1
+        with pytest.raises(UserError, match=r"E140"):
+            resumed.load_state_dict({})
+    assert not plain._state_dict_hooks
+    assert not plain._load_state_dict_pre_hooks
 
 
 def test_it_is_the_loss_of_the_house(images: Task) -> None:
@@ -93,7 +127,7 @@ def test_a_trainer_of_transformers_distills(tmp_path: Path) -> None:
     example = ({"input_ids": words[:2], "attention_mask": masks[:2]}, labels[:2])
     settings = transformers.TrainingArguments(
         output_dir=str(tmp_path), num_train_epochs=3, per_device_train_batch_size=16, learning_rate=3e-3, report_to=[],
-        save_strategy="no", logging_steps=1, disable_tqdm=True, use_cpu=True,
+        save_strategy="epoch", logging_steps=1, disable_tqdm=True, use_cpu=True,
     )  # fmt: skip
     names = list(student.state_dict())
     objective = 0.5 * HiddenStates() + 0.5 * SoftTargets(temperature=2.0)
@@ -107,6 +141,16 @@ def test_a_trainer_of_transformers_distills(tmp_path: Path) -> None:
     with Guided(student, teacher, objective, example) as loss:
         trainer = transformers.Trainer(model=student, args=settings, train_dataset=rows, compute_loss_func=loss)
         trainer.train()
+        assert sum(name.startswith("distillation_") for name, _ in student.named_parameters()) == 4
+    saved = load_file(tmp_path / "checkpoint-12" / "model.safetensors")
+    assert sorted(saved) == sorted(names)
+    plain = transformers.BertForSequenceClassification(student.config)
+    plain.load_state_dict(saved)
+    loaded, told = transformers.BertForSequenceClassification.from_pretrained(
+        tmp_path / "checkpoint-12", output_loading_info=True
+    )
+    assert not any(told[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert all(torch.equal(tensor, student.state_dict()[name]) for name, tensor in loaded.state_dict().items())
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < 0.8 * losses[0]
     assert apart() < before

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mirabelle.errors import UserError
 from mirabelle.model.device import device_of
-from mirabelle.model.state import in_eval_mode
+from mirabelle.model.state import in_eval_mode, load_tensors, tensors_of_module
 from mirabelle.model.taps import Taps
 from mirabelle.model.watch import LayerRun, watched
 from mirabelle.numerics.several_outputs import UNLABELLED
@@ -21,6 +21,7 @@ from mirabelle.task.batch import Batch, Inputs
 from mirabelle.task.task import Task
 
 _LABELS = ("labels", "label", "label_ids")
+_STEPS_DONE = "steps_done"  # in the state of a `Guided`
 
 
 class Guided:
@@ -29,8 +30,9 @@ class Guided:
     A hook records the inputs of every forward pass of the model, and the teacher is run on the same inputs when the loss is
     computed. Call the object with the outputs and labels of the last forward pass; a Trainer does this if the object is given
     as `compute_loss_func`. Within the context, parameters of the objective (such as projectors) are registered as parameters of
-    the model, so that an optimizer created there trains them, too; they are removed at the end. Models may return a tensor, or
-    an output with `logits`, like the models of transformers.
+    the model, so that an optimizer created there trains them, too; they are removed at the end. They are not part of the state
+    of the model: a checkpoint of a Trainer has the tensors of the student alone. To resume a training, store `state_dict()` of
+    this object next to the checkpoint. Models may return a tensor, or an output with `logits`, like the models of transformers.
 
     Args:
         model: the student.
@@ -82,6 +84,7 @@ class Guided:
         self._trained = {f"distillation_{k}": parameter for k, parameter in enumerate(self._bound.parameters())}
         for name, parameter in self._trained.items():
             self._model.register_parameter(name, parameter)
+        self._keep_out_of_state()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -113,6 +116,37 @@ class Guided:
         if num_items_in_batch is None:
             return loss
         return loss * int((labels != UNLABELLED).sum()) / max(int(num_items_in_batch), 1)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensors of the objective, such as projectors, and the number of steps done, to resume a training."""
+        return {**tensors_of_module(self._bound), _STEPS_DONE: torch.tensor(self._done)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned, for the same objective.
+
+        Raises:
+            UserError: E140 if a tensor is missing, unknown or of another shape.
+        """
+        load_tensors(self._bound, {name: tensor for name, tensor in state.items() if name != _STEPS_DONE})
+        self._done = int(state.get(_STEPS_DONE, 0))
+
+    def _keep_out_of_state(self) -> None:
+        """The parameters of the objective are not in the model's state, and loading a state does not miss them."""
+        trained = self._trained
+
+        def leave_out(_module: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: Any) -> None:
+            for name in trained:
+                state.pop(f"{prefix}{name}", None)
+
+        def put_in(_module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+            for name, parameter in trained.items():
+                state.setdefault(f"{prefix}{name}", parameter)
+
+        for handle in (
+            self._model.register_state_dict_post_hook(leave_out),
+            self._model.register_load_state_dict_pre_hook(put_in),
+        ):
+            self._hooks.callback(handle.remove)
 
     def _listen(self, run: LayerRun) -> None:
         self._called = run.args, {name: part for name, part in run.kwargs.items() if name not in _LABELS}
