@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from mirabelle import Task
 from mirabelle.errors import UserError
-from mirabelle.task.batch import Samples, Stream, call, data_of, tensors_of
+from mirabelle.task.batch import Samples, Stream, call, tensors_of
+from mirabelle.task.given_data import data_of
 from mirabelle.task.metric import Metric
 
 

@@ -143,8 +143,8 @@ class Guided:
                 state.setdefault(f"{prefix}{name}", parameter)
 
         for handle in (
-            self._model.register_state_dict_post_hook(leave_out),
-            self._model.register_load_state_dict_pre_hook(put_in),
+            self._model.register_state_dict_post_hook(leave_out),  # type: ignore[no-untyped-call]
+            self._model.register_load_state_dict_pre_hook(put_in),  # type: ignore[no-untyped-call]
         ):
             self._hooks.callback(handle.remove)
 

@@ -16,14 +16,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader
 
 from mirabelle.errors import UserError, first_line, is_out_of_memory
 from mirabelle.numerics.arrays import to_numpy
 from mirabelle.numerics.draws import generator_from
 from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.task.class_names import TARGETS
-from mirabelle.task.values import as_inputs, as_targets, plain, plain_targets
+from mirabelle.task.values import plain, plain_targets
 
 Inputs: TypeAlias = Any  # a tensor, or a tuple, list or dict of tensors
 Outputs: TypeAlias = Any  # a tensor, or a tuple of tensors, each (batch, ...)
@@ -132,7 +132,7 @@ class Samples:
         self.labelled = targets is not None
         if targets is None:
             targets = torch.zeros(len(next(iter(tensors_of(inputs)), ())), 0)
-        _check_targets(targets)
+        check_targets(targets)
         parts = {"inputs": tensors_of(inputs), "targets": [targets]}
         for what, tensors in parts.items():
             if any(not tensor.dim() for tensor in tensors):
@@ -282,8 +282,8 @@ class Stream:
         """The batches of the loader; its own batch size applies."""
         del batch_size
         for given in _read(self.loader):
-            inputs, targets = _inputs_and_targets(given)
-            _check_targets(targets)
+            inputs, targets = inputs_and_targets(given)
+            check_targets(targets)
             yield Batch(map_tensors(inputs, _plain_inputs), self._change(targets))
 
     def with_targets(self, change: Callable[[Tensor], Tensor]) -> Stream:
@@ -296,7 +296,7 @@ class Stream:
             collected.append(batch)
             if sum(map(len, collected)) >= count:
                 break
-        joined = _joined(collected)
+        joined = joined_samples(collected)
         return joined.at(torch.arange(min(count, len(joined))))
 
     def drawn(self, count: int, seed: int) -> Samples:
@@ -317,41 +317,7 @@ def _read(loader: DataLoader[Any]) -> Iterator[Any]:
         raise UserError("E131", message, "read all its samples in Python to see why") from error
 
 
-def data_of(source: Any) -> Samples | Stream:
-    """Data from `(inputs, targets)` tensors or arrays, a `Dataset` with a length, one of Hugging Face, or a `DataLoader`.
-
-    A tensor or an array alone, or a dict of them by the names of the inputs, is data without labels. Batches are
-    (inputs, targets), or dicts with the targets under "labels", "label", "targets" or "target". A data set, and a loader in
-    sequential order, are read into memory once. A loader that shuffles remains a stream, because its data set may augment.
-
-    Raises:
-        UserError: E131 if the source is none of these.
-    """
-    if isinstance(source, (Samples, Stream)):
-        return source
-    if isinstance(source, DataLoader):
-        if isinstance(source.dataset, IterableDataset):
-            raise UserError("E131", "an IterableDataset has no length", "give a Dataset that has one, or tensors")
-        shuffles = type(source.batch_sampler) is not BatchSampler or not isinstance(source.sampler, SequentialSampler)
-        if not shuffles:
-            return _joined(list(Stream(source).batches(0)))
-        return Stream(source)
-    if hasattr(source, "with_format") and hasattr(source, "column_names"):  # a data set of Hugging Face's `datasets`
-        source = source.with_format("torch")
-    if isinstance(source, Dataset) or hasattr(source, "column_names"):
-        return _joined(list(Stream(DataLoader(source, batch_size=256)).batches(0)))
-    if isinstance(source, Mapping) and any(name in source for name in TARGETS):
-        source = _inputs_and_targets(source)
-    if isinstance(source, (tuple, list)) and len(source) == 2:  # noqa: PLR2004 (inputs and targets)
-        return _pair(*source)
-    if isinstance(source, Tensor) or hasattr(source, "__array__") or (isinstance(source, Mapping) and source):
-        return Samples(as_inputs(source))
-    raise UserError(
-        "E131", f"data must be (inputs, targets), a Dataset or a DataLoader; got {type(source).__name__}", "give one of these"
-    )
-
-
-def _inputs_and_targets(given: Any) -> tuple[Inputs, Tensor]:
+def inputs_and_targets(given: Any) -> tuple[Inputs, Tensor]:
     """(inputs, targets) from a batch of a loader."""
     if isinstance(given, Mapping):
         name = next((name for name in TARGETS if name in given), None)
@@ -368,7 +334,7 @@ def _inputs_and_targets(given: Any) -> tuple[Inputs, Tensor]:
     raise UserError("E131", f"a batch is a {type(given).__name__}", "let the loader yield (inputs, targets), or a dict")
 
 
-def _check_targets(targets: Any) -> None:
+def check_targets(targets: Any) -> None:
     """Raise E131 if a sample has several targets, in a tuple, list or dict, or targets are no tensor."""
     if isinstance(targets, Tensor):
         return
@@ -378,12 +344,6 @@ def _check_targets(targets: Any) -> None:
     given = f"a {type(targets).__name__} of {len(targets)}" if several else type(targets).__name__
     remedy = "join the targets of a sample into one tensor, (samples, numbers), and name a loss that takes them apart"
     raise UserError("E131", f"targets must be one tensor; got {given}", remedy if several else "give a tensor or an array")
-
-
-def in_memory(source: Any) -> Samples:
-    """Data as samples in memory; a stream is read once, in the order of its loader."""
-    data = data_of(source)
-    return _joined(list(data.batches(0))) if isinstance(data, Stream) else data
 
 
 def _check_finite(tensor: Tensor, what: str) -> None:
@@ -399,18 +359,8 @@ def _plain_inputs(tensor: Tensor) -> Tensor:
     return plain(tensor, "inputs")
 
 
-def _pair(inputs: Any, targets: Any) -> Samples:
-    """Samples from inputs and targets of any kind; rows of tables must have the same names on both sides."""
-    own, other = (getattr(part, "index", None) for part in (inputs, targets))
-    if hasattr(own, "equals") and hasattr(other, "equals") and not own.equals(other):  # type: ignore[union-attr]
-        message = "the rows of inputs and targets have different names (index), so they may not belong together"
-        raise UserError("E131", message, "bring them into one order, or give x.to_numpy() and y.to_numpy()")
-    found = as_targets(targets)
-    _check_targets(found)
-    return Samples(as_inputs(inputs, len(found) if found.dim() else None), found)
-
-
-def _joined(batches: list[Batch]) -> Samples:
+def joined_samples(batches: list[Batch]) -> Samples:
+    """The samples of all batches, in their order."""
     if not batches:
         raise UserError("E131", "the loader yields no batch", "give at least one sample")
     flat = [tensors_of(batch.inputs) for batch in batches]

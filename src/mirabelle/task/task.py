@@ -13,10 +13,11 @@ from torch import nn
 from mirabelle.errors import UserError
 from mirabelle.numerics.several_outputs import UNLABELLED, as_one_tensor
 from mirabelle.task.augmentation import Augmentation
-from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, Stream, data_of, in_memory, map_tensors, parts_of, tensors_of
+from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, Stream, map_tensors, parts_of, tensors_of
 from mirabelle.task.class_names import with_numbered_classes
 from mirabelle.task.class_targets import with_class_indices
 from mirabelle.task.generation import Generation
+from mirabelle.task.given_data import data_of, in_memory
 from mirabelle.task.loss import Loss, Matching, loss_of
 from mirabelle.task.metric import Metric, PerSample
 from mirabelle.task.outputs import DEFAULTS, Form, OutputKind, OutputsAre, default_form, default_metric
