@@ -55,6 +55,7 @@ def test_targets_are_the_characters_one_further_on(corpus: Path) -> None:
     assert first.inputs.tolist() == [[0, 1, 2, 3, 0, 1, 2], [3, 0, 1, 2, 3, 0, 1]]
     assert first.targets.tolist() == [[1, 2, 3, 0, 1, 2, 3], [0, 1, 2, 3, 0, 1, 2]]
     assert found.test.first(1).inputs[0].tolist() == [0, 1, 2, 3, 0, 1, 2]  # the last quarter, from where it begins
+    assert found.notes == ("5 of 400 tokens are left out: the ends of the parts, shorter than a window.",)  # 4 + 0 + 1
     assert found.metric.name == "negative_perplexity"
     assert found.preprocessing == Characters(characters="abcd", length=7)
 

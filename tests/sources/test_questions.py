@@ -126,6 +126,12 @@ def test_what_is_cut_off_is_judged_but_not_learned(tmp_path: Path) -> None:
     assert [len(part) for part in (found.train, found.validation, found.test)] == [4, 3, 3]
     assert found.test.targets[:, 0].tolist().count(UNLABELLED) == 1
     assert found.train.targets[:, 0].min() > 0
+    assert found.notes == (
+        "12 of 12 paragraphs are cut: with its question, an input has 14 tokens (`max_length`).",
+        "2 of 6 training questions are left out: their answers are cut off.",
+        "2 of 6 validation and test questions have answers that are cut off; they count as wrong.",
+    )
+    assert task(path, max_length=40).notes == ()
     with pytest.raises(UserError, match=r"E131.*leaves none of 6 tokens for its paragraph"):
         task(path, max_length=6)
     with pytest.raises(UserError, match=r"E131.*no answer is within the first 9 tokens"):

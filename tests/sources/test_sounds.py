@@ -107,6 +107,13 @@ def test_a_folder_of_recordings_is_a_task(whistles: Path) -> None:
     assert sum(torch.equal(again, one) for one in every) == 1
 
 
+def test_what_is_cut_off_or_not_read_is_told(whistles: Path) -> None:
+    (whistles / "low" / "song.mp3").write_bytes(b"")
+    unread, cut = task(whistles, mels=16, seconds=0.25).notes
+    assert "1 × .mp3 are left out" in unread
+    assert cut == "18 of 40 recordings are longer than 0.25 s, of which the rest is left out (`seconds`)."
+
+
 def test_recordings_that_cannot_be_used_are_told(whistles: Path, tmp_path: Path) -> None:
     whistle(whistles / "low" / "zz.wav", 300, rate=8000)
     with pytest.raises(UserError, match=r"E131.*zz\.wav has a sampling rate of 8000 Hz, the other recordings of 4000 Hz"):

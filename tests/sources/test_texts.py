@@ -78,6 +78,14 @@ def test_texts_become_tokens_of_one_length(suffix: str, bert: Path, tmp_path: Pa
             assert known[tuple(row.tolist())] == found.labels[target]
 
 
+def test_how_many_texts_are_cut_is_told(bert: Path, tmp_path: Path) -> None:
+    rows = [("good film " * (1 + k % 5), ("blame", "praise")[k % 2]) for k in range(50)]  # 2 to 10 words, and two marks
+    path = write(tmp_path / "films.tsv", rows)
+    cut = "20 of 50 texts have more than 8 tokens, of which the rest is left out (`max_length`)."
+    assert task(path, max_length=8).notes == (cut,)
+    assert task(path, max_length=12).notes == ()
+
+
 def test_validation_and_test_texts_may_lie_in_files_of_their_own(bert: Path, tmp_path: Path) -> None:
     write(tmp_path / "train.tsv", sentences(30))
     (tmp_path / "dev.tsv").write_text("label\tcontent\npraise\tgood film\nblame\tbad plot\n")  # another name of the column

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import random
+import re
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
 
 from mirabelle import Task
 from mirabelle.errors import UserError
 from mirabelle.task.batch import Samples, Stream, call, tensors_of
 from mirabelle.task.given_data import data_of
 from mirabelle.task.metric import Metric
+from mirabelle.task.read_once import notes_on_reading
 
 
 class Endless(IterableDataset):
@@ -79,6 +84,51 @@ def test_a_sequential_loader_is_read_into_memory_and_a_shuffling_one_streams() -
     assert all(batch.index is None for batch in stream.batches(99))
 
 
+class Flipped(TensorDataset):
+    """Samples that are changed at random by torch, NumPy or Python each time they are read."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        super().__init__(*points(20))
+        self.draw = draw
+
+    def __getitem__(self, k: int) -> tuple[Tensor, Tensor]:
+        x, y = super().__getitem__(k)
+        return (x.flip(0) if self.draw() < 0.5 else x), y
+
+
+DRAWS = {"torch": lambda: float(torch.rand(())), "numpy": np.random.random, "python": random.random}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_random_changes_that_are_frozen_are_told(name: str) -> None:
+    data, still = Flipped(DRAWS[name]), TensorDataset(*points(20))
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
+    frozen, judged = Task(train=DataLoader(data, batch_size=4), test=data, validation=still).notes
+    assert re.match(r"The train data change each time.*\(\d+ of 16 samples.*every epoch sees the same", frozen)
+    judged_again = r"The test data change each time.*judged on the values of one reading"
+    assert re.match(judged_again, judged)
+    assert Task(train=DataLoader(data, shuffle=True), validation=still, test=DataLoader(still)).notes == ()
+    seed = {"torch": torch.manual_seed, "numpy": np.random.seed, "python": random.seed}[name]
+    seed(0)
+    first = DRAWS[name]()
+    seed(0)
+    assert re.match(judged_again, notes_on_reading({"test": data}, {"test": Samples(*points(20))})[0])
+    assert DRAWS[name]() == first  # the samples that were read again left no trace
+
+
+def test_samples_that_a_loader_leaves_out_or_repeats_are_told() -> None:
+    data = TensorDataset(*points(20))
+    again = RandomSampler(data, replacement=True)
+    short = DataLoader(data, batch_size=8, drop_last=True)
+    task = Task(train=short, validation=DataLoader(data, sampler=again), test=data)
+    assert task.notes == (
+        "The loader of the train data gives 16 of the 20 samples of its data set.",
+        "The loader of the validation data draws with replacement: some samples count several times, others not at all.",
+    )
+
+
 def test_batches_may_be_dicts() -> None:
     x, y = points()
     rows = [{"pixels": row, "label": target} for row, target in zip(x, y, strict=True)]
@@ -141,6 +191,7 @@ def test_arrays_are_taken_too() -> None:
         (("words", torch.zeros(1)), "must be tensors"),
         (42, "data must be"),
         (DataLoader(Endless()), "has no length"),
+        (Endless(), "has no length"),
     ],
 )
 def test_data_that_cannot_be_used_are_refused(source: object, words: str) -> None:

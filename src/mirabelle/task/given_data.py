@@ -26,9 +26,10 @@ def data_of(source: Any) -> Samples | Stream:
     """
     if isinstance(source, (Samples, Stream)):
         return source
+    data = source.dataset if isinstance(source, DataLoader) else source
+    if isinstance(data, IterableDataset) or (hasattr(data, "column_names") and not hasattr(data, "__len__")):
+        raise UserError("E131", "an IterableDataset has no length", "give a Dataset that has one, or tensors")
     if isinstance(source, DataLoader):
-        if isinstance(source.dataset, IterableDataset):
-            raise UserError("E131", "an IterableDataset has no length", "give a Dataset that has one, or tensors")
         shuffles = type(source.batch_sampler) is not BatchSampler or not isinstance(source.sampler, SequentialSampler)
         if not shuffles:
             return joined_samples(list(Stream(source).batches(0)))

@@ -22,6 +22,7 @@ from mirabelle.task.loss import Loss, Matching, loss_of
 from mirabelle.task.metric import Metric, PerSample
 from mirabelle.task.outputs import DEFAULTS, Form, OutputKind, OutputsAre, default_form, default_metric
 from mirabelle.task.preprocessing import Preprocessing
+from mirabelle.task.read_once import notes_on_reading
 from mirabelle.task.torch_losses import known_loss
 
 _LEAST_VARIANCE = 1e-12  # used for an output that is equal for all samples
@@ -117,7 +118,8 @@ class Task:
         extra_files: Mapping[str, bytes] | None = None,
         notes: Sequence[str] = (),
     ) -> None:
-        given, labels = with_numbered_classes({"train": train, "validation": validation, "test": test}, labels)
+        sources = {"train": train, "validation": validation, "test": test}
+        given, labels = with_numbered_classes(sources, labels)
         learned, validation, judged = data_of(given["train"]), given["validation"], in_memory(given["test"])
         if validation is None:
             if isinstance(learned, Stream):
@@ -147,7 +149,7 @@ class Task:
             augment=augment,
             generation=generation,
             extra_files=dict(extra_files or {}),
-            notes=(*notes, *told),
+            notes=(*notes, *told, *notes_on_reading(sources, {"train": learned, "validation": validated, "test": judged})),
             teacher=None,
             unlearned=None,
         )

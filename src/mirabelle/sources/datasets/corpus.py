@@ -38,11 +38,13 @@ def task_of(path: Path, settings: Corpus) -> Task:
         tokenizer.fast.no_truncation()
         tokenizer.fast.no_padding()
         symbols = np.array(tokenizer.fast.encode(text, add_special_tokens=False).ids, np.int64)
-    parts = {name: _windows(part, settings.window) for name, part in _divided(symbols, settings).items()}
+    divided = _divided(symbols, settings)
+    parts = {name: _windows(part, settings.window) for name, part in divided.items()}
     if not all(len(inputs) for inputs, _ in parts.values()):
         counts = ", ".join(f"{len(inputs)} for {name}" for name, (inputs, _) in parts.items())
         message = f"{path} has {len(symbols):,} tokens; the number of windows of {settings.window} is {counts}"
         raise UserError("E131", message, "give a longer text, or a smaller window")
+    rest = sum(len(part) - inputs.numel() - 1 for part, (inputs, _) in zip(divided.values(), parts.values(), strict=True))
     ready = {
         name: Samples(
             {"input_ids": inputs, "attention_mask": torch.ones_like(inputs)} if isinstance(kind, Text) else inputs, targets
@@ -59,6 +61,9 @@ def task_of(path: Path, settings: Corpus) -> Task:
         name=path.stem,
         preprocessing=kind,
         extra_files=extra_files,
+        notes=[f"{rest:,} of {len(symbols):,} tokens are left out: the ends of the parts, shorter than a window."]
+        if rest
+        else [],
     )
 
 

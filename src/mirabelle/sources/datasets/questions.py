@@ -110,6 +110,7 @@ def task_of(path: Path, settings: QuestionFile) -> Task:
             raise UserError("E131", message, "increase max_length")
         parts[part] = Samples({name: tensor[rows] for name, tensor in inputs.items()}, targets[rows])
         first += len(own)
+    judged = sum(int((parts[part].targets[:, 0] == UNLABELLED).sum()) for part in ("validation", "test"))
     return Task(
         train=parts["train"],
         validation=parts["validation"],
@@ -120,7 +121,24 @@ def task_of(path: Path, settings: QuestionFile) -> Task:
         name=path.stem,
         preprocessing=text,
         extra_files={TOKENIZER: tokenizer.data},
+        notes=_notes(encodings, len(divided["train"]) - len(parts["train"]), judged, divided, settings.max_length),
     )
+
+
+def _notes(
+    encodings: Sequence[Any], dropped: int, judged: int, divided: Mapping[str, Sequence[Question]], most: int
+) -> list[str]:
+    """Sentences on what is beyond the last token: paragraphs, training questions and answers that are judged."""
+    cut, evaluated = sum(bool(one.overflowing) for one in encodings), sum(len(own) for own in divided.values())
+    notes = [f"{cut:,} of {evaluated:,} paragraphs are cut: with its question, an input has {most} tokens (`max_length`)."]
+    if dropped:
+        notes.append(f"{dropped:,} of {len(divided['train']):,} training questions are left out: their answers are cut off.")
+    if judged:
+        count = evaluated - len(divided["train"])
+        notes.append(
+            f"{judged:,} of {count:,} validation and test questions have answers that are cut off; they count as wrong."
+        )
+    return notes if cut else []
 
 
 def _divided(articles: Mapping[str, Sequence[list[Question]]], settings: QuestionFile, path: Path) -> dict[str, list[Question]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirabelle.errors import UserError
-from mirabelle.sources.datasets.folders import Kind, files_by_split
+from mirabelle.sources.datasets.folders import Kind, files_by_split, unread_files
 from mirabelle.sources.datasets.splits import Split, as_task, completed
 from mirabelle.task.preprocessing.sound import SUFFIXES, Array, Sound, read_wav
 from mirabelle.task.task import Task
@@ -53,7 +53,12 @@ def task_of(folder: Path, settings: SoundFolder) -> Task:
     raw = completed(raw, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
     train = raw["train"][0].astype(np.float64)
     scaled = dataclasses.replace(sound, mean=(float(train.mean()),), deviation=(float(train.std()) or 1.0,))
-    return as_task(raw, labels, folder.resolve().name, scaled, settings)
+    cut = sum(len(samples) > round(sound.seconds * rate) for own in recordings.values() for samples in own)
+    count = sum(len(own) for own in recordings.values())
+    notes = [f"{cut:,} of {count:,} recordings are longer than {sound.seconds:g} s, of which the rest is left out (`seconds`)."]
+    read = [path for classes in files.values() for paths in classes.values() for path in paths]
+    unread = unread_files(folder, read, KIND)
+    return as_task(raw, labels, folder.resolve().name, scaled, settings).replace(notes=(*unread, *(notes if cut else [])))
 
 
 def _by_name(folder: Path, pattern: str) -> dict[str, list[Path]]:

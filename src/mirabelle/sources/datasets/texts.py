@@ -47,17 +47,22 @@ def task_of(path: Path, settings: TextFile) -> Task:
         splits = completed(rows, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
     except UserError as error:
         raise error.at(str(path)) from None
-    parts = {}
+    parts, cut = {}, 0
     for part, (index, due) in splits.items():
         own = texts[places.get(part, "train")]
-        inputs = text.tokens([own[k] for k in index], tokenizer.fast, whole=True)
-        tensors = {name: torch.from_numpy(tokens) for name, tokens in inputs.items()}
+        encodings = text.encodings([own[k] for k in index], tokenizer.fast, whole=True)
+        cut += sum(bool(one.overflowing) for one in encodings)
+        tensors = {name: torch.from_numpy(tokens) for name, tokens in text.inputs_of(encodings).items()}
         parts[part] = Samples(tensors, torch.from_numpy(due))
     if settings.samples is not None:
         parts["train"] = parts["train"].drawn(settings.samples, settings.seed)
     loss: str | Loss = "cross_entropy"
     if settings.class_weights == "balanced":
         loss = CrossEntropy(weights=balanced(parts["train"].targets, len(labels)))
+    total = sum(len(due) for _, due in splits.values())
+    note = (
+        f"{cut:,} of {total:,} texts have more than {settings.max_length} tokens, of which the rest is left out (`max_length`)."
+    )
     return Task(
         train=parts["train"],
         validation=parts["validation"],
@@ -70,6 +75,7 @@ def task_of(path: Path, settings: TextFile) -> Task:
         name=path.stem,
         preprocessing=text,
         extra_files={TOKENIZER: tokenizer.data},
+        notes=[note] if cut else [],
     )
 
 
