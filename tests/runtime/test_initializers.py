@@ -75,6 +75,26 @@ def test_what_is_not_equal_stays_apart() -> None:
     assert sorted(stored(canonical(model, {}))) == sorted(array.shape for array in tensors.values())
 
 
+def test_numbers_in_another_shape_are_stored_once() -> None:
+    scale = RNG.normal(size=300).astype(np.float32)
+    nodes = [
+        helper.make_node("Gather", ["column", "chosen"], ["g"]),
+        helper.make_node("MatMul", ["x", "g"], ["y0"]),
+        helper.make_node("Mul", ["y0", "row"], ["y1"]),
+        helper.make_node("Add", ["y1", "few"], ["y2"]),
+        helper.make_node("Add", ["y2", "column of few"], ["y3"]),
+    ]
+    few = np.ones(4, np.float32)
+    tensors = {"column": scale[:, None], "chosen": np.arange(40), "row": scale, "few": few[:1], "column of few": few[:1, None]}
+    model = graph_of(nodes, tensors)
+    merged = canonical(model, {})
+    assert stored(merged) == [(300, 1), (1,), (40,), (1,), (1, 1)]  # the second is the shape of the row
+    assert canonical(ModelProto.FromString(merged), {}) == merged
+    x = RNG.normal(size=(3, 40)).astype(np.float32)
+    for one, other in zip(outputs_of(model.SerializeToString(), x), outputs_of(merged, x), strict=True):
+        assert np.array_equal(one, other)
+
+
 class Chain(nn.Module):
     """A table and layers, which may share their weights."""
 

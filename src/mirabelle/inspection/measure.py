@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +16,7 @@ from mirabelle.model.architecture import replaced_modules
 from mirabelle.model.counting import macs_of
 from mirabelle.model.device import check_device
 from mirabelle.model.replacement import stored_tensors_of
-from mirabelle.model.state import in_eval_mode, tensors_of_module
+from mirabelle.model.state import in_eval_mode, memory_of, tensors_of_module
 from mirabelle.numerics.statistics import Scores
 from mirabelle.run.files import tensor_bytes
 from mirabelle.runtime.export import export
@@ -102,12 +102,15 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The parameters (tied ones once), and the stored tensors of replaced modules that count as parameters, by name."""
+    """The parameters, and the stored tensors of replaced modules that count as parameters, by name; tied ones once."""
     found = {name: parameter.detach() for name, parameter in model.named_parameters()}
     for name, module in replaced_modules(model).items():
         stored = module.stored_tensors() if hasattr(module, "stored_tensors") else stored_tensors_of(module)
         found |= {f"{name}.{key}".lstrip("."): tensor.detach() for key, tensor in stored.items()}
-    return found
+    once: dict[Hashable, str] = {}
+    for name, tensor in found.items():
+        once.setdefault(memory_of(tensor), name)
+    return {name: found[name] for name in once.values()}
 
 
 def multiply_accumulates(model: nn.Module, example: Batch) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mirabelle.errors import UserError, did_you_mean
 from mirabelle.model.architecture import architecture_of, attach
-from mirabelle.model.edits import Edit, damaged, names_in, set_attribute
+from mirabelle.model.edits import Edit, damaged, names_in
 from mirabelle.model.state import memory_of
 
 
@@ -38,11 +38,11 @@ class Tie(Edit):
                 message = f'"{first}" is {tuple(one.shape)}, {one.dtype}, and "{name}" is {tuple(other.shape)}, {other.dtype}'
                 raise UserError("E140", f"architecture.json ties two tensors, but {message}", "give the dense module")
             owner, _, last = name.rpartition(".")
-            model.get_submodule(owner)._parameters.pop(last, None)  # torch puts no buffer in the place of a parameter
-            if last in model.get_submodule(owner)._buffers or isinstance(one, nn.Parameter):
-                set_attribute(model, name, one)
-            else:
-                model.get_submodule(owner).register_buffer(last, one)
+            module: Any = model.get_submodule(owner)
+            parameters, buffers = module._parameters, module._buffers
+            own, other_kind = (parameters, buffers) if isinstance(one, nn.Parameter) else (buffers, parameters)
+            other_kind.pop(last, None)
+            own[last] = one
         return model
 
     def to_data(self) -> dict[str, Any]:

@@ -24,6 +24,9 @@ class Dynamic:
     faster with "tensor" (both are two to four times as fast as floating point), but a single outlier then makes the steps of
     all values larger, which multiplies the rounding errors in transformers, and the result of a sample depends on its batch.
 
+    Layers that share a weight share its codes. An embedding that shares the weight of a layer becomes a table of these codes,
+    which adds the rounding of its weights. A weight that is shared with anything else stays in floating point.
+
     Args:
         weight_bits: bits per weight, 2 to 8; codes are stored as int8.
         granularity: which inputs share a range: those of a "token" or of the whole "tensor".
@@ -71,8 +74,9 @@ class Dynamic:
     def _quantized(self, model: nn.Module) -> nn.Module:
         from mirabelle.model.state import copied
         from mirabelle.quantize.layers import DynamicLayer, TokenLayer
+        from mirabelle.quantize.tied_weights import with_ties
 
         model = copied(model).eval()
         chosen = layers_for(model, self.layers(), self.include, self.exclude)
         kind = {"tensor": DynamicLayer, "token": TokenLayer}[self.granularity]
-        return coded(model, chosen, kind, self.weight_bits)
+        return coded(model, with_ties(model, chosen, self.layers(), self.exclude), kind, self.weight_bits)

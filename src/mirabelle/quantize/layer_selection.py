@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mirabelle.quantize.layers import WeightLayer
+    from mirabelle.quantize.tied_weights import Selection
     from mirabelle.run.run import Run
     from mirabelle.task.task import Task
 
@@ -42,13 +43,19 @@ def layers_for(
     return selected_modules(model, kinds, include, exclude)
 
 
-def coded(model: nn.Module, chosen: Mapping[str, nn.Module], kind: type[WeightLayer], weight_bits: int) -> nn.Module:
-    """Replace the chosen layers by layers of the class `kind` with integer weights."""
+def coded(model: nn.Module, selection: Selection, kind: type[WeightLayer], weight_bits: int) -> nn.Module:
+    """Replace the chosen layers by layers of the class `kind` with integer weights, in place; ties stay ties."""
     from mirabelle.model.architecture import replace_module
+    from mirabelle.model.ties import all_names
+    from mirabelle.quantize.layers import WeightLayer
+    from mirabelle.quantize.tied_weights import tie_codes
 
-    for name, dense in chosen.items():
-        model = replace_module(model, name, kind.quantized(dense, weight_bits))
-    return model
+    names = all_names(model)
+    for name, dense in selection.layers.items():
+        model = replace_module(model, name, kind.quantized(dense, weight_bits, rows=selection.has_readers(name)))
+    for name, dense in selection.readers.items():
+        model = replace_module(model, name, WeightLayer.quantized(dense, weight_bits))
+    return tie_codes(model, names, selection)
 
 
 def told(given: nn.Module, model: nn.Module, step: Quantizes, task: Task, run: Run) -> tuple[str, ...]:
@@ -64,16 +71,20 @@ def told(given: nn.Module, model: nn.Module, step: Quantizes, task: Task, run: R
     from mirabelle.model.architecture import replaced_module_names
     from mirabelle.model.left_alone import tell_left_alone
     from mirabelle.quantize.reading import read_but_not_called
+    from mirabelle.quantize.tied_weights import groups_of_codes, left_with_ties, separated
 
     before = replaced_module_names(given)
     replaced = [name for name in replaced_module_names(model) if name not in before]
-    run.event("quantized", modules=replaced)
     candidates = [name for name, module in model.named_modules() if type(module) in step.layers()]
     read = read_but_not_called(model, candidates, task.example())
     known = dict.fromkeys(read, "the model reads its weight without calling it")
+    known |= left_with_ties(model, step.layers(), step.exclude)
     reasons = why_in_floating_point(model, step.layers(), step.include, step.exclude, known)
     left = tell_left_alone(run, model, task.example(), reasons, "products of activations stay in floating point")
-    return (f"{len(replaced)} layers are quantized: {', '.join(replaced)}", *left)
+    tied = [f"{', '.join(names)} share one table of codes" for names in groups_of_codes(model, given)]
+    tied += separated(model, given)
+    run.event("quantized", modules=replaced, ties=tied)
+    return (f"{len(replaced)} layers are quantized: {', '.join(replaced)}", *tied, *left)
 
 
 class Quantizes(Protocol):
@@ -93,29 +104,38 @@ def why_in_floating_point(
     exclude: tuple[str, ...],
     known: Mapping[str, str],
 ) -> dict[str, str]:
-    """Name of each parameter with two or more dimensions that was not quantized -> why; `known` are reasons by module."""
+    """Name of each parameter with two or more dimensions that was not quantized -> why; a tied one has its first name.
+
+    Args:
+        known: name of a module -> why; it goes before other reasons.
+    """
     from torch import nn
 
     from mirabelle.model.architecture import replaced_module_names
+    from mirabelle.model.ties import all_names
     from mirabelle.records.patterns import matches
 
+    first = {name: names[0] for names in all_names(model).values() for name in names}
     replaced = replaced_module_names(model)
     attention = tuple(name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention))
     reasons: dict[str, str] = {}
     for name, module in model.named_modules():
         if name in replaced or any(name.startswith(f"{other}.") for other in replaced):
             continue
-        if matches(name, exclude):
+        if name in known:
+            why = known[name]
+        elif matches(name, exclude):
             why = "excluded"
         elif include and not matches(name, include):
             why = "not in `include`"
         elif matches(name, attention):
             why = "torch.nn.MultiheadAttention reads the weights of its layers without calling them"
         else:
-            why = known.get(name) or _why_of_class(module, kinds)
+            why = _why_of_class(module, kinds)
         for own, parameter in module.named_parameters(recurse=False):
-            if parameter.dim() > 1:
-                reasons[f"{name}.{own}".lstrip(".")] = why
+            tensor = first[f"{name}.{own}".lstrip(".")]
+            if parameter.dim() > 1 and (tensor not in reasons or name in known):
+                reasons[tensor] = why
     return reasons
 
 

@@ -67,13 +67,21 @@ class StaticLayer(Replacement):
 
     @classmethod
     @torch.no_grad()
-    def quantized(cls, dense: nn.Module, inputs: Range, outputs: Range | None = None, **settings: Any) -> StaticLayer:
+    def quantized(
+        cls,
+        dense: nn.Module,
+        inputs: Range,
+        outputs: Range | None = None,
+        least_scale: Tensor | None = None,
+        **settings: Any,
+    ) -> StaticLayer:
         """Quantize a layer.
 
         Args:
             dense: the layer.
             inputs: range of its inputs.
             outputs: range of its outputs, if they are quantized.
+            least_scale: (out,), lower limits of the scales of the weight in addition to those that the bias needs.
             settings: further arguments of the class.
         """
         layer = cls(dense, **settings)
@@ -86,8 +94,8 @@ class StaticLayer(Replacement):
             layer.output_scale.copy_(scale)
             layer.output_zero_point.copy_(point)
         values = _bias(dense)
-        largest = None if values is None else values.abs().float() / (input_scale * _BIAS_LIMIT)
-        codes, scale = _codes(_weight(dense), weight_bits, least_scale=largest)
+        limits = [limit for limit in (least_scale, least_scale_of(dense, inputs)) if limit is not None]
+        codes, scale = _codes(_weight(dense), weight_bits, torch.stack(limits).amax(0) if limits else None)
         layer.codes.copy_(codes)
         layer.scale.copy_(scale)
         layer.input_scale.copy_(input_scale)
@@ -141,7 +149,13 @@ class WeightLayer(Replacement):
     once, when they load the file.
 
     Buffers: codes, int8, with the shape of the weight; scale, (out,), for an embedding (rows,); bias, (out,), if the layer has
-    one.
+    one. Layers that shared a weight share codes and scale.
+
+    Args:
+        dense: the layer to replace.
+        weight_bits: bits per weight.
+        rows: store the codes with the shape of the weight, also where a subclass has another layout: a layer that shares them
+            reads rows.
     """
 
     rounds: ClassVar[bool] = True
@@ -150,8 +164,8 @@ class WeightLayer(Replacement):
     scale: Tensor
     bias: Tensor | None
 
-    def __init__(self, dense: nn.Module, weight_bits: int) -> None:
-        super().__init__({"weight_bits": weight_bits})
+    def __init__(self, dense: nn.Module, weight_bits: int, *, rows: bool = False) -> None:
+        super().__init__({"weight_bits": weight_bits, **({"rows": True} if rows else {})})
         weight, bias = _weight(dense, self.kinds), _bias(dense)
         self.applied = None if isinstance(dense, nn.Embedding) else _applied(dense)
         self.kind = type(dense).__name__
@@ -161,11 +175,11 @@ class WeightLayer(Replacement):
 
     @classmethod
     @torch.no_grad()
-    def quantized(cls, dense: nn.Module, weight_bits: int) -> Self:
-        """Quantize the weights of a layer."""
-        layer = cls(dense, weight_bits)
-        codes, scale = _codes(_weight(dense, cls.kinds), weight_bits)
-        layer.codes.copy_(cls._stored(codes))
+    def quantized(cls, dense: nn.Module, weight_bits: int, *, rows: bool = False, least_scale: Tensor | None = None) -> Self:
+        """Quantize the weights of a layer; `least_scale`, (out,), are lower limits of the scales."""
+        layer = cls(dense, weight_bits, rows=rows)
+        codes, scale = _codes(_weight(dense, cls.kinds), weight_bits, least_scale)
+        layer.codes.copy_(layer._stored(codes))
         layer.scale.copy_(scale)
         bias = _bias(dense)
         if bias is not None:
@@ -189,8 +203,7 @@ class WeightLayer(Replacement):
     def extra_repr(self) -> str:
         return f"{self.kind}, {tuple(self.codes.shape)}, weight_bits={self.settings['weight_bits']}"
 
-    @staticmethod
-    def _stored(codes: Tensor) -> Tensor:
+    def _stored(self, codes: Tensor) -> Tensor:
         """Convert codes from the layout of the weight to that of the buffer, and back."""
         return codes
 
@@ -198,18 +211,22 @@ class WeightLayer(Replacement):
 class DynamicLayer(WeightLayer):
     """A dynamically quantized Linear, y = Q(x) · weightᵀ + bias, where Q rounds to 256 levels over the range of the batch.
 
-    Buffers: codes, int8, (in, out), as integer matrix products require; scale, (out,); bias, (out,), if the layer has one.
+    Buffers: codes, int8, (in, out), as integer matrix products require, or (out, in) with `rows`; scale, (out,); bias, (out,),
+    if the layer has one.
     """
 
     kinds: ClassVar[tuple[type[nn.Module], ...]] = LINEAR
 
     def forward(self, inputs: Tensor) -> Tensor:
-        result: Tensor = operators.dynamic_linear(inputs, self.codes, self.scale)
+        result: Tensor = operators.dynamic_linear(inputs, self._factor(), self.scale)
         return result if self.bias is None else result + self.bias
 
-    @staticmethod
-    def _stored(codes: Tensor) -> Tensor:
-        return codes.t()
+    def _stored(self, codes: Tensor) -> Tensor:
+        return codes if self.settings.get("rows") else codes.t()
+
+    def _factor(self) -> Tensor:
+        """The codes as (in, out)."""
+        return self.codes.t() if self.settings.get("rows") else self.codes
 
 
 class TokenLayer(DynamicLayer):
@@ -221,8 +238,14 @@ class TokenLayer(DynamicLayer):
     """
 
     def forward(self, inputs: Tensor) -> Tensor:
-        result: Tensor = operators.token_linear(inputs, self.codes, self.scale)
+        result: Tensor = operators.token_linear(inputs, self._factor(), self.scale)
         return result if self.bias is None else result + self.bias
+
+
+def least_scale_of(dense: nn.Module, inputs: Range) -> Tensor | None:
+    """The smallest scales of a weight, (out,), with which the bias of a static layer fits into int32; None without a bias."""
+    bias = _bias(dense)
+    return None if bias is None else bias.abs().float() / (_scale_and_zero_point(inputs)[0] * _BIAS_LIMIT)
 
 
 def _scale_and_zero_point(values: Range) -> tuple[Tensor, Tensor]:

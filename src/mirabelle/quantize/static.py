@@ -33,6 +33,9 @@ class Static:
     softmax. A batch norm that is the only user of a layer's output is folded into the layer first, and a ReLU that follows is
     applied before the output is quantized.
 
+    Layers that share a weight share its codes. An embedding that shares the weight of a layer becomes a table of these codes.
+    A weight that is shared with anything else stays in floating point.
+
     Args:
         calibration: how ranges are found: "min-max" (smallest and largest value), "percentile" (outliers clipped), or
             "entropy" (smallest loss of information).
@@ -87,23 +90,29 @@ class Static:
         from mirabelle.calibration.ranges import activation_ranges
         from mirabelle.model.architecture import replace_module
         from mirabelle.model.state import copied
+        from mirabelle.model.ties import all_names
         from mirabelle.quantize.batch_norm_folding import Consumer, FoldedNorm, consumers, folded
-        from mirabelle.quantize.layers import StaticLayer
+        from mirabelle.quantize.layers import StaticLayer, WeightLayer, least_scale_of
         from mirabelle.quantize.reading import read_but_not_called
+        from mirabelle.quantize.tied_weights import is_plain, tie_codes, with_ties
 
         model = copied(model).eval()
+        names = all_names(model)
         chosen = layers_for(model, self.layers(), self.include, self.exclude)
-        chosen = {name: module for name, module in chosen.items() if getattr(module, "padding_mode", "zeros") == "zeros"}
+        chosen = {name: module for name, module in chosen.items() if is_plain(module)}
+        selection = with_ties(model, chosen, self.layers(), self.exclude)
+        chosen = dict(selection.layers)
         behind = {name: found for name, found in consumers(model, task.example(), run).items() if name in chosen}
         outputs = {name: found.output_of(name) for name, found in behind.items() if found.rounds_for(chosen)}
         seen = [*chosen, *outputs.values()]
         ranges = activation_ranges(model, seen, self._batches(task, run), self.calibration, self.percentile)
-        read = read_but_not_called(model, chosen.keys() - ranges.keys(), task.example())
-        for name, dense in chosen.items():
-            if name in read:
-                continue
-            if name not in ranges:
-                raise UserError("E121", f'layer "{name}" never ran on the calibration data', f'exclude = ["{name}"]')
+        running = selection.running(ranges)
+        silent = chosen.keys() - running.layers.keys() - running.readers.keys()
+        unused = sorted(silent - read_but_not_called(model, silent, task.example()))
+        if unused:
+            raise UserError("E121", f'layer "{unused[0]}" never ran on the calibration data', f'exclude = ["{unused[0]}"]')
+        least = {name: least_scale_of(dense, ranges[name]) for name, dense in running.layers.items()}
+        for name, dense in running.layers.items():
             after = behind.get(name, Consumer())
             norm = after.norm
             joined = dense if norm is None else folded(dense, model.get_submodule(norm))
@@ -111,6 +120,7 @@ class Static:
                 joined,
                 ranges[name],
                 ranges[outputs[name]] if name in outputs else None,
+                least_scale=running.largest(least, name),
                 weight_bits=self.weight_bits,
                 bias=dense.bias is None and norm is not None,
                 output=after.output if name in outputs else "",
@@ -119,7 +129,10 @@ class Static:
             if norm is not None:
                 nothing = FoldedNorm(model.get_submodule(norm), of=name, bias=dense.bias is None)
                 model = replace_module(model, norm, nothing)
-        return model
+        for name, dense in running.readers.items():
+            layer_of_codes = WeightLayer.quantized(dense, self.weight_bits, least_scale=running.largest(least, name))
+            model = replace_module(model, name, layer_of_codes)
+        return tie_codes(model, names, running)
 
     def _batches(self, task: Task, run: Run) -> list[Batch]:
         """The calibration data: training samples drawn with the seed of the run, in batches."""

@@ -21,7 +21,8 @@ class Weights:
 
     w ≈ s_o · code, code in ±(2^(weight_bits − 1) − 1), with one scale per output, for an embedding one per row. Files become
     smaller, but inference does not become faster. Layers that `Static` or `Dynamic` quantized before are not changed, so this
-    step can follow them to quantize the embeddings.
+    step can follow them to quantize the embeddings. Layers that share a weight share its codes; a weight that is shared with
+    anything but such layers stays in floating point.
 
     Args:
         weight_bits: bits per weight, 2 to 8; codes are stored as int8 in ONNX, and fewer bits make the packed file smaller.
@@ -72,10 +73,9 @@ class Weights:
     def _quantized(self, model: nn.Module) -> nn.Module:
         from mirabelle.model.state import copied
         from mirabelle.quantize.layers import WeightLayer
+        from mirabelle.quantize.tied_weights import is_plain, with_ties
 
         model = copied(model).eval()
         chosen = layers_for(model, self.layers(), self.include, self.exclude)
-        # Layers with other padding modes, and embeddings with max_norm, which changes them in the forward pass, are skipped.
-        plain = {"padding_mode": "zeros", "max_norm": None}
-        chosen = {name: dense for name, dense in chosen.items() if all(getattr(dense, k, v) == v for k, v in plain.items())}
-        return coded(model, chosen, WeightLayer, self.weight_bits)
+        chosen = {name: dense for name, dense in chosen.items() if is_plain(dense)}
+        return coded(model, with_ties(model, chosen, self.layers(), self.exclude), WeightLayer, self.weight_bits)

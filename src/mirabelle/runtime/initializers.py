@@ -8,19 +8,22 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 _TRANSPOSED = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8, TensorProto.UINT8)
-_WORTH = 1024  # size of a matrix in bytes from which on a node that transposes another matrix takes less
+_FLOATING = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+_WORTH = 1024  # size of a tensor in bytes from which on a node that computes it from another one takes less
 
 
 def store_once(graph: GraphProto) -> None:
-    """Let nodes share initializers of equal type, shape and bytes, and matrices that are equal after transposition.
+    """Let nodes share initializers of equal type and bytes, and matrices that are equal after transposition.
 
-    A transposed matrix is computed from the one that is used first. Runtimes do so once, when they load the file, so it costs
-    no time later. Defaults of inputs, and what subgraphs use, are left alone. The unused initializers are not removed.
+    A transposed matrix, and floating-point numbers in another shape, are computed from the tensor that is used first. Runtimes
+    do so once, when they load the file, so it costs no time later. Defaults of inputs, and what subgraphs use, are left alone.
+    The unused initializers are not removed.
     """
     alike: dict[object, list[TensorProto]] = defaultdict(list)
     for tensor in _used_by_nodes(graph):
@@ -37,7 +40,30 @@ def store_once(graph: GraphProto) -> None:
     for position, (name, other) in enumerate(transposed.items()):
         graph.node.insert(position, helper.make_node("Transpose", [other], [f"{name}:transposed"], perm=[1, 0]))
     names = {name: f"{other}:transposed" if other in transposed else other for name, other in same.items()}
-    for node in list(graph.node)[len(transposed) :]:
+    _rename(list(graph.node)[len(transposed) :], names)
+    _store_shapes_once(graph)
+
+
+def _store_shapes_once(graph: GraphProto) -> None:
+    """Let nodes share large floating-point initializers that differ in their shape alone, such as scales (n,) and (n, 1)."""
+    first: dict[object, str] = {}
+    names: dict[str, str] = {}
+    made: list[NodeProto] = []
+    for tensor in _used_by_nodes(graph):
+        if tensor.data_type in _FLOATING and tensor.ByteSize() >= _WORTH:
+            other = first.setdefault((tensor.data_type, _digest(tensor)), tensor.name)
+            if other != tensor.name:
+                names[tensor.name], shape = f"{tensor.name}:reshaped", f"{tensor.name}:shape"
+                graph.initializer.append(numpy_helper.from_array(np.array(tensor.dims, np.int64), shape))
+                made.append(helper.make_node("Reshape", [other, shape], [names[tensor.name]]))
+    _rename(graph.node, names)
+    for position, node in enumerate(made):
+        graph.node.insert(position, node)
+
+
+def _rename(nodes: Iterable[NodeProto], names: Mapping[str, str]) -> None:
+    """Let nodes read other values: name of a value -> name of the one that takes its place."""
+    for node in nodes:
         for k, name in enumerate(node.input):
             node.input[k] = names.get(name, name)
 
@@ -111,7 +137,11 @@ def _key(tensor: TensorProto, *, transposed: bool = False) -> object:
     if transposed:
         array = np.ascontiguousarray(numpy_helper.to_array(tensor).T)
         return (*array.shape, hashlib.blake2b(array.data).digest())
-    return (*tensor.dims, hashlib.blake2b(_raw(tensor).raw_data).digest())
+    return (*tensor.dims, _digest(tensor))
+
+
+def _digest(tensor: TensorProto) -> bytes:
+    return hashlib.blake2b(_raw(tensor).raw_data).digest()
 
 
 def _is_large_matrix(tensor: TensorProto) -> bool:

@@ -1,0 +1,274 @@
+"""Layers that share a weight read one table of codes, in torch and in all files; otherwise the weight is left and named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from onnx import ModelProto, numpy_helper
+from torch import Tensor, nn
+
+from mirabelle import Run, Task, artifact, quantize
+from mirabelle.inspection.layers import layers_of_module
+from mirabelle.inspection.measure import count_parameters
+from mirabelle.model.counting import macs_of
+from mirabelle.model.state import copied, memory_of, tensors_of_module
+from mirabelle.quantize.layers import DynamicLayer, StaticLayer, TokenLayer, WeightLayer
+from mirabelle.report import read_events
+from mirabelle.runtime.export import export
+from mirabelle.runtime.runtime import default_runtime
+
+VOCABULARY, WIDTH = 300, 16
+IDS = torch.arange(300)[::3].repeat(2)[:120].reshape(20, 6) % VOCABULARY
+
+
+class Tied(nn.Module):
+    """An embedding, a layer of its own, and an output layer with the table of the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.middle = nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.out = nn.Linear(WIDTH, VOCABULARY)
+        self.out.weight = self.table.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.out(torch.relu(self.middle(self.table(ids)))).mean(1)
+
+
+class InOneMemory(Tied):
+    """Tied by `.data`, as old code does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out.weight = nn.Parameter(self.table.weight.detach())
+
+
+class TwoLayers(nn.Module):
+    """Two layers with one weight, and biases of their own, of which one needs larger scales than the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(VOCABULARY, WIDTH)
+        self.one, self.other = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.other.weight = self.one.weight
+        self.out = nn.Linear(WIDTH, 3)
+        with torch.no_grad():
+            self.one.bias.fill_(900.0)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden = torch.relu(self.one(self.table(ids))) - 890
+        return self.out(torch.relu(self.other(hidden)).mean(1))
+
+
+class OneConvolution(nn.Module):
+    """A module under two parents, with batch norms that must not be folded into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(VOCABULARY, WIDTH)
+        convolution = nn.Conv1d(WIDTH, WIDTH, 3, padding=1)
+        self.first = nn.Sequential(convolution, nn.BatchNorm1d(WIDTH), nn.ReLU())
+        self.second = nn.Sequential(convolution, nn.BatchNorm1d(WIDTH), nn.ReLU())
+        self.out = nn.Linear(WIDTH, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.out(self.second(self.first(self.table(ids).transpose(1, 2))).mean(2))
+
+
+STEPS = [quantize.Weights(), quantize.Dynamic(), quantize.Dynamic(granularity="tensor"), quantize.Static()]
+MODELS = [Tied, InOneMemory, TwoLayers, OneConvolution]
+
+
+def task_for(model: nn.Module) -> Task:
+    with torch.no_grad():
+        targets = model.eval()(IDS).argmax(1)
+    return Task(train=(IDS, targets), test=(IDS, targets))
+
+
+def made(make: Any, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    model: nn.Module = make().eval()
+    return model
+
+
+def initializers(onnx: bytes, least: int = 256) -> list[Any]:
+    found = [numpy_helper.to_array(tensor) for tensor in ModelProto.FromString(onnx).graph.initializer]
+    return [array for array in found if array.size >= least]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=str)
+@pytest.mark.parametrize("make", MODELS)
+def test_ties_stay_ties(make: type[nn.Module], step: Any, tmp_path: Path) -> None:
+    dense = made(make)
+    task, run = task_for(dense), Run(tmp_path / "run")
+    model = step(dense, task, run)
+
+    # Every distinct tensor is counted once, and the number of parameters is that of the dense model.
+    assert count_parameters(model)[0] == count_parameters(copied(dense))[0]
+    assert sum(row.parameters for row in layers_of_module(model, None)) == count_parameters(model)[0]
+    assert macs_of(model, task.example()).total == macs_of(dense, task.example()).total
+
+    # The file of torch has it once, and loading makes one tensor of it.
+    artifact.save(model, tmp_path)
+    loaded = artifact.load(make, tmp_path)
+    ours, theirs = ([memory_of(tensor) for tensor in one.state_dict().values()] for one in (model, loaded))
+    assert [ours.index(memory) for memory in ours] == [theirs.index(memory) for memory in theirs]
+    size = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors_of_module(model).items()}
+    assert sum(size.values()) < sum(tensor.numel() * 4 for tensor in tensors_of_module(copied(dense)).values())
+    with torch.no_grad():
+        assert torch.equal(model(IDS), loaded(IDS))
+
+    # So does the file of ONNX, which computes the same.
+    onnx = export(model, task.example())
+    arrays = initializers(onnx)
+    assert len({array.tobytes() for array in arrays}) == len(arrays)
+    matrices = [array for array in arrays if array.ndim > 1]
+    assert not [one for one in matrices for other in matrices if one is not other and np.array_equal(one, other.T)]
+    whole = initializers(export(dense, task.example()))
+    assert sum(array.nbytes for array in arrays) <= sum(array.nbytes for array in whole)
+    result = default_runtime().load(onnx, threads=1).run({next(iter(_inputs(onnx))): IDS.numpy()})[0]
+    with torch.no_grad():
+        assert np.allclose(result, model(IDS).numpy(), atol=0.02 * float(model(IDS).abs().max()))
+        error = (model(IDS) - dense(IDS)).abs().max() / dense(IDS).abs().max()
+    assert float(error) < 0.03
+
+
+def _inputs(onnx: bytes) -> list[str]:
+    return [value.name for value in ModelProto.FromString(onnx).graph.input]
+
+
+@pytest.mark.parametrize(("step", "kind"), [(STEPS[1], TokenLayer), (STEPS[2], DynamicLayer), (STEPS[3], StaticLayer)])
+def test_a_table_is_quantized_with_the_layer_that_has_it(step: Any, kind: type, tmp_path: Path) -> None:
+    dense = made(Tied)
+    run = Run(tmp_path)
+    model: Any = step(dense, task_for(dense), run)
+    assert type(model.table) is WeightLayer
+    assert type(model.out) is kind
+    assert model.out.codes is model.table.codes
+    assert model.out.scale is model.table.scale
+    assert torch.equal(model.out.weight, model.table.weight)
+    (event,) = [event for event in read_events(tmp_path) if event["event"] == "quantized"]
+    assert set(event["modules"]) == {"table", "middle", "out"}
+    said = step.preview(dense, task_for(dense), run).description
+    assert "table, out share one table of codes" in said
+
+
+class ReadElsewhere(Tied):
+    """The table is also a parameter of the model itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = self.table.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return super().forward(ids) + self.words.sum()
+
+
+class Normed(Tied):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table.max_norm = 1.0
+
+
+class Transposed(nn.Module):
+    """A tied autoencoder in one memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.enter, self.leave = nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, 40), nn.Linear(40, WIDTH)
+        self.leave.weight = nn.Parameter(self.enter.weight.detach().t())
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.leave(torch.relu(self.enter(self.table(ids)))).mean(1)
+
+
+LEFT = [
+    (Tied, {"exclude": ("table",)}, "table.weight", "table.weight and out.weight are one tensor, and table is excluded"),
+    (
+        Normed,
+        {},
+        "table.weight",
+        "table.weight and out.weight are one tensor, and table.weight, of Embedding, has no quantized form",
+    ),
+    (
+        ReadElsewhere,
+        {},
+        "words",
+        "words and table.weight and out.weight are one tensor, and words, of ReadElsewhere, has no quantized form",
+    ),
+    (Transposed, {}, "enter.weight", "enter.weight and leave.weight are one tensor, and one of them is transposed"),
+]
+
+
+@pytest.mark.parametrize("kind", [quantize.Weights, quantize.Dynamic, quantize.Static])
+@pytest.mark.parametrize("case", LEFT)
+def test_what_is_shared_with_something_else_stays_whole_and_is_named(case: Any, kind: Any, tmp_path: Path) -> None:
+    make, settings, name, why = case
+    dense = made(make)
+    task = task_for(dense)
+    if make is Transposed and kind is not quantize.Weights:
+        with pytest.raises(Exception, match="one of them is transposed") as caught:
+            kind(**settings)(dense, task, Run(tmp_path))
+        assert caught.value.code == "E112"
+        return
+    model = kind(**settings)(dense, task, Run(tmp_path))
+    assert count_parameters(model)[0] == count_parameters(copied(dense))[0]
+    parts = next(event for event in read_events(tmp_path) if event["event"] == "left alone")["parts"]
+    (found,) = [part for part in parts if part["why"] == why]
+    assert found["names"] == [name]
+    sizes = {key: tensor.numel() * tensor.element_size() for key, tensor in tensors_of_module(model).items()}
+    assert found["share_of_bytes"] == pytest.approx(sizes[name] / sum(sizes.values()))
+    artifact.save(model, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(artifact.load(make, tmp_path)(IDS), model(IDS))
+
+
+def test_a_name_in_include_takes_the_weight_under_its_other_names(tmp_path: Path) -> None:
+    dense = made(Tied)
+    model: Any = quantize.Weights(include=("out",))(dense, task_for(dense), Run(tmp_path))
+    assert model.table.codes is model.out.codes
+    assert type(model.middle) is nn.Linear
+
+
+class OneIsIdle(TwoLayers):
+    """One of the layers that share a weight is never called."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.out(torch.relu(self.one(self.table(ids))).mean(1))
+
+
+def test_a_layer_that_never_runs_reads_the_codes_of_the_one_that_does(tmp_path: Path) -> None:
+    dense = made(OneIsIdle)
+    model: Any = quantize.Static()(dense, task_for(dense), Run(tmp_path))
+    assert type(model.one) is StaticLayer
+    assert type(model.other) is WeightLayer
+    assert model.one.codes is model.other.codes
+    assert count_parameters(model)[0] == count_parameters(dense)[0]
+
+
+class TiedBias(TwoLayers):
+    """The model has a name of its own for the bias of its output layer, as BERT has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(3))
+        self.out.bias = self.bias
+
+
+def test_a_tied_bias_stays_one_tensor_or_is_named(tmp_path: Path) -> None:
+    dense = made(TiedBias)
+    model: Any = quantize.Dynamic()(dense, task_for(dense), Run(tmp_path / "run"))
+    assert model.out.bias is model.bias
+    artifact.save(model, tmp_path)
+    loaded: Any = artifact.load(TiedBias, tmp_path)
+    assert loaded.out.bias is loaded.bias
+    said = "bias and out.bias are no longer one tensor: a static layer stores its bias in steps of its own"
+    assert said in quantize.Static().preview(dense, task_for(dense), Run(tmp_path / "static")).description
+    assert not [
+        text
+        for text in quantize.Static().preview(made(OneConvolution), task_for(made(OneConvolution)), Run(tmp_path)).description
+        if "no longer" in text
+    ]
