@@ -241,3 +241,15 @@ def test_other_scores_get_the_interval_of_the_paired_t_test() -> None:
     expected = stats.ttest_rel(after, before).confidence_interval(0.95)
     assert (low, high) == pytest.approx((expected.low, expected.high))
     assert difference == pytest.approx((after - before).mean())
+
+
+def test_a_floor_keeps_the_highest_of_each_tensor_and_takes_more_of_the_others() -> None:
+    """Half of 8 go; with a floor of 0.5 a tensor of 4 keeps ⌈0.5 · 0.5 · 4⌉ = 1, so that one of the large ones goes instead."""
+    small, large = torch.tensor([1.0, 4.0, 3.0, 2.0]), torch.tensor([[5.0, 6.0], [7.0, 8.0]])
+    one, two = masks.keep_highest_together([small, large], 0.5, floor=0.5)
+    assert one.tolist() == [False, True, False, False]
+    assert two.tolist() == [[False, True], [True, True]]
+    one, two = masks.keep_highest_together([small, large], 0.5, floor=1.0)
+    assert (int(one.sum()), int(two.sum())) == (2, 2), "the same sparsity for all"
+    one, two = masks.keep_highest_together([small, large], 0.9, floor=0.1)
+    assert (int(one.sum()), int(two.sum())) == (1, 1), "no more than the floors leave"

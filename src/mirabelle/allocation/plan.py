@@ -17,6 +17,7 @@ _MOST_ENTRIES = 600  # of one table
 _MOST_LEVELS = 17  # options of one item in one integer program
 _ROUNDS = 8  # of planning and comparing the plan with the true cost
 _GAP = 2e-3  # accepted distance of a plan to the optimum; scores are far less certain
+_ROUNDING = 1e-9  # of a product of fractions and a number of units
 _SAFELY = 0.999  # an exceeded limit is aimed at with this factor in the next round
 
 Array = npt.NDArray[np.float64]
@@ -67,16 +68,32 @@ def each_alone(items: Sequence[Item], sparsity: float) -> list[int]:
     return [item.at_least(len(item) - math.floor(sparsity * len(item))) for item in items]
 
 
-def all_together(items: Sequence[Item], sparsity: float) -> list[int]:
+def all_together(items: Sequence[Item], sparsity: float, floor: float = 0.0) -> list[int]:
     """The number of units to keep in each item if a fraction `sparsity` of all units is removed, ranked over all items.
 
-    Scores are divided by the mean score of their item first.
+    Scores are divided by the mean score of their item first. Units that an item must keep are not ranked, so others go instead.
+
+    Args:
+        items: the sets of units.
+        sparsity: fraction of all units to remove, in [0, 1).
+        floor: each item of n units keeps at least ⌈floor · (1 − sparsity) · n⌉, in [0, 1].
+
+    Example:
+        >>> even, uneven = np.ones(10), np.array([0.0] * 9 + [10.0])
+        >>> items = [Item(name, own, own, tuple(range(1, 11))) for name, own in (("even", even), ("uneven", uneven))]
+        >>> all_together(items, 0.4), all_together(items, 0.4, floor=0.5)
+        ([10, 2], [9, 3])
     """
-    relative = [item.scores / max(float(item.scores.mean()), 1e-30) for item in items]
-    ranked = np.sort(np.concatenate(relative), kind="stable")
-    gone = math.floor(sparsity * len(ranked))
-    threshold = ranked[gone - 1] if gone else -math.inf
-    return [item.at_least(len(item) - int((own <= threshold).sum())) for item, own in zip(items, relative, strict=True)]
+    least = [item.at_least(math.ceil(floor * (1 - sparsity) * len(item) - _ROUNDING)) for item in items]
+    free = [len(item) - stays for item, stays in zip(items, least, strict=True)]
+    scores = np.concatenate(
+        [item.scores[:own] / max(float(item.scores.mean()), 1e-30) for item, own in zip(items, free, strict=True)]
+    )
+    places = np.concatenate([np.arange(own) / len(item) for item, own in zip(items, free, strict=True)])  # orders equal scores
+    owners = np.repeat(np.arange(len(items)), free)
+    gone = np.lexsort((places, scores))[: math.floor(sparsity * sum(map(len, items)))]
+    lost = np.bincount(owners[gone], minlength=len(items))
+    return [item.at_least(len(item) - int(own)) for item, own in zip(items, lost, strict=True)]
 
 
 def within_limits(items: Sequence[Item], limits: Sequence[Limit], *, uniform: bool) -> list[int]:

@@ -22,7 +22,7 @@ from mirabelle.graph.example_signature import Example
 from mirabelle.graph.flow import Flow, Kept
 from mirabelle.graph.interpret import kept_without, run_cut
 from mirabelle.graph.sizes import limits_of_batch, repeated, resized
-from mirabelle.graph.trace import AttributesBefore, Program, traced
+from mirabelle.graph.trace import AttributesBefore, Program, exported_alone
 from mirabelle.model.state import copied
 from mirabelle.numerics.draws import generator_from, global_draws
 
@@ -98,7 +98,7 @@ class Acceptance:
         before = AttributesBefore(module)
         try:
             expected = _tensors(module(*args, **kwargs))
-            actual = _tensors(traced(module, args, kwargs).exported.module()(args, kwargs))
+            actual = _tensors(exported_alone(module, args, kwargs)(args, kwargs))
         except Exception:  # noqa: BLE001 (any code of a user's)
             return False
         finally:

@@ -99,6 +99,16 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
     return _program(model, exported)
 
 
+def exported_alone(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> nn.Module:
+    """What an export makes of a model in eval mode for inputs of one shape, as a module that takes `(args, kwargs)`.
+
+    This takes a fraction of the time of `traced`: sizes are fixed, and operators are not decomposed.
+    """
+    with _quiet(), torch.no_grad():
+        exported = torch.export.export(_Called(model).eval(), (args, dict(kwargs)), strict=False)
+        return exported.module(check_guards=False)
+
+
 class AttributesBefore:
     """A copy of all attributes and hooks of a model's modules, to undo what a call changes in them; tensors are not copied."""
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+_ROUNDING = 1e-9  # of a product of fractions and a size
 
 
 def keep_highest(scores: Tensor, sparsity: float) -> Tensor:
@@ -21,18 +24,36 @@ def keep_highest(scores: Tensor, sparsity: float) -> Tensor:
         >>> keep_highest(torch.tensor([3.0, 1.0, 2.0, 4.0]), sparsity=0.5)
         tensor([ True, False, False,  True])
     """
-    removed = int(sparsity * scores.numel())
-    mask = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
-    if removed:
-        mask[_lowest(scores.flatten(), removed)] = False
-    return mask.reshape(scores.shape)
+    return _but_lowest(scores, int(sparsity * scores.numel())).reshape(scores.shape)
 
 
-def keep_highest_together(scores: Sequence[Tensor], sparsity: float) -> list[Tensor]:
-    """`keep_highest` with a single ranking of the elements of all tensors; returns one mask per tensor."""
-    flat = keep_highest(torch.cat([score.flatten() for score in scores]), sparsity)
-    parts = torch.split(flat, [score.numel() for score in scores])
-    return [part.reshape(score.shape) for part, score in zip(parts, scores, strict=True)]
+def keep_highest_together(scores: Sequence[Tensor], sparsity: float, floor: float = 0.0) -> list[Tensor]:
+    """`keep_highest` with a single ranking of the elements of all tensors; returns one mask per tensor.
+
+    Args:
+        scores: any shapes.
+        sparsity: fraction of all elements to remove, in [0, 1).
+        floor: each tensor of n elements keeps at least ⌈floor · (1 − sparsity) · n⌉, in [0, 1]; others lose more instead.
+
+    Example:
+        >>> small, large = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([5.0, 6.0, 7.0, 8.0])
+        >>> keep_highest_together([small, large], sparsity=0.5)[0].tolist()
+        [False, False, False, False]
+        >>> keep_highest_together([small, large], sparsity=0.5, floor=0.5)[0].tolist()
+        [False, False, False, True]
+
+    Source: Gupta, Camci, Keneta, Vaidyanathan, Kanodia, Foo, Wu, Lin 2022, arXiv:2209.14624 (a least number of weights of each
+    layer in a global ranking).
+    """
+    sizes = [score.numel() for score in scores]
+    flat = torch.cat([score.flatten() for score in scores])
+    removed = int(sparsity * flat.numel())
+    if floor > 0:
+        least = [math.ceil(floor * (1 - sparsity) * size - _ROUNDING) for size in sizes]
+        stays = torch.cat([_but_lowest(score, size - own) for score, size, own in zip(scores, sizes, least, strict=True)])
+        flat, removed = flat.masked_fill(stays, math.inf), min(removed, int((~stays).sum()))
+    mask = _but_lowest(flat, removed)
+    return [part.reshape(score.shape) for part, score in zip(torch.split(mask, sizes), scores, strict=True)]
 
 
 def keep_above(scores: Tensor, threshold: float) -> Tensor:
@@ -43,6 +64,14 @@ def keep_above(scores: Tensor, threshold: float) -> Tensor:
         tensor([False,  True])
     """
     return scores > threshold
+
+
+def _but_lowest(scores: Tensor, removed: int) -> Tensor:
+    """A flat mask of all but the lowest scores."""
+    mask = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
+    if removed:
+        mask[_lowest(scores.flatten(), removed)] = False
+    return mask
 
 
 def _lowest(flat: Tensor, count: int) -> Tensor:

@@ -50,6 +50,7 @@ class ChannelPlan:
         include: patterns of names of groups that may be pruned; all groups, if it is empty.
         exclude: patterns of parameter names; a group with a matching parameter is not pruned.
         ranks_together: whether groups may lose different fractions of their units.
+        floor: least share that a group keeps of what an equal sparsity would leave it, if groups are ranked together.
         minimum: smallest number of units that each group keeps.
         multiple: the number of units of each group is a multiple of this; "measured" finds one by timing.
         batch: batch size for the measurement of latency.
@@ -70,6 +71,7 @@ class ChannelPlan:
         include: tuple[str, ...] = (),
         exclude: tuple[str, ...] = (),
         ranks_together: bool = False,
+        floor: float = 0.0,
         minimum: int = 1,
         multiple: int | Literal["measured"] = 1,
         batch: int = 1,
@@ -78,7 +80,7 @@ class ChannelPlan:
         every_pattern_matches("exclude", exclude, names)
         self._model, self._task, self._run = model, task, run
         self._amount, self._score, self._ranks_together = amount, score, ranks_together
-        self._minimum, self._multiple, self._timed_batch = minimum, multiple, batch
+        self._floor, self._minimum, self._multiple, self._timed_batch = floor, minimum, multiple, batch
         self._batch = len(task.example())
         self._example = arguments_of(task.example().inputs)
         self._program = traced(model, *self._example)
@@ -172,7 +174,8 @@ class ChannelPlan:
         """The number of units that each item keeps."""
         items = self._items()
         if self._amount.sparsity is not None:
-            return (all_together if self._ranks_together else each_alone)(items, self._amount.sparsity)
+            sparsity = self._amount.sparsity
+            return all_together(items, sparsity, self._floor) if self._ranks_together else each_alone(items, sparsity)
 
         def planned() -> list[int]:
             limits = [*self._counted_limits(), *self._measured_limits()]

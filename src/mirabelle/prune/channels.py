@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mirabelle.allocation.amount import Amount
 from mirabelle.prune.recovery_methods import Recover
-from mirabelle.records.record import Count, Fraction, Patterns, record
+from mirabelle.records.record import Count, Fraction, Patterns, Share, record
 from mirabelle.scores import Magnitude
 from mirabelle.scores.score import ScoreField
 from mirabelle.step import Preview, Stage
@@ -57,6 +57,8 @@ class Channels:
         scope: "group" or "global", over all groups; by default "group" for a sparsity and "global" for limits.
         include: patterns of names of groups, as shown by `inspect --groups`, without ":dimension"; by default all groups.
         exclude: patterns of parameter names; a group with a matching parameter is not pruned.
+        floor: in a global ranking by a sparsity s, a group of n units keeps at least ⌈floor · (1 − s) · n⌉, so that no layer is
+            emptied; the others lose more instead. 1 is the same sparsity for all, 0 no floor.
         minimum: smallest number of units that each group keeps.
         multiple: each group keeps a multiple of this number of units; "measured" takes the smallest number for which the most
             expensive operators run at 90 % of their highest rate, and records it in the run.
@@ -97,6 +99,7 @@ class Channels:
     scope: Literal["group", "global"] | None = None
     include: Patterns = ()
     exclude: Patterns = ()
+    floor: Share = 0.2
     minimum: Count = 1
     multiple: Count | Literal["measured"] = 1
     score: ScoreField = Magnitude()
@@ -117,11 +120,13 @@ class Channels:
 
         if self.train is not None:
             return train_together((self,), self.train, model, task, run)
-        return self.prepare(model, task, run).model
+        prepared = self.prepare(model, task, run)
+        return prepared.finish(prepared.model)
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
         from mirabelle.model.left_alone import tell_left_alone
         from mirabelle.model.plain_weights import with_plain_weights
+        from mirabelle.prune.collapse import told_of_collapse
         from mirabelle.prune.recovery import recovered
 
         model = with_plain_weights(model, run)
@@ -130,7 +135,8 @@ class Channels:
         for text in plan.constants.sentences():
             run.event("note", text=text)
         tell_left_alone(run, smaller, task.example(), plan.left(smaller))
-        return Prepared(recovered(self.recover, model, smaller, task.train, run, samples=self.samples))
+        smaller = recovered(self.recover, model, smaller, task.train, run, samples=self.samples)
+        return Prepared(smaller, finish=lambda trained: told_of_collapse(run, model, trained, task.train))
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         from mirabelle.model.left_alone import tell_left_alone
@@ -154,6 +160,7 @@ class Channels:
             include=self.include,
             exclude=self.exclude,
             ranks_together=self.ranks_together,
+            floor=self.floor,
             minimum=self.minimum,
             multiple=self.multiple,
             batch=self.batch,

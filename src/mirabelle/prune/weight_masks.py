@@ -31,6 +31,7 @@ class RemovedWeights:
         include: patterns of parameter names; by default the parameters to which the score applies.
         exclude: patterns of names of parameters that are not pruned.
         together: rank the weights of all tensors together (for a sparsity).
+        floor: least share that a tensor keeps of what an equal sparsity would leave it, if they are ranked together.
     """
 
     rule: Literal["sparsity", "threshold", "quality"]
@@ -40,6 +41,7 @@ class RemovedWeights:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     together: bool = False
+    floor: float = 0.0
 
 
 def weights_to_prune(removed: RemovedWeights, model: nn.Module) -> dict[str, nn.Parameter]:
@@ -138,5 +140,5 @@ class WeightMasks:
             pairs = zip(self._names, scores, strict=True)
             return [keep_above(score, amount * self._deviations[name]) for name, score in pairs]
         if self._removed.together:
-            return keep_highest_together(scores, amount)
+            return keep_highest_together(scores, amount, self._removed.floor)
         return [keep_highest(score, amount) for score in scores]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mirabelle.errors import UserError
-from mirabelle.records.record import Fraction, Patterns, Positive, record
+from mirabelle.records.record import Fraction, Patterns, Positive, Share, record
 from mirabelle.records.schedules import Gradual, ScheduleField
 from mirabelle.scores import Magnitude
 from mirabelle.scores.score import ScoreField
@@ -40,6 +40,8 @@ class Weights:
         threshold: weights with scores up to this value are pruned, > 0.
         quality: threshold as a multiple of the standard deviation, > 0.
         scope: rank the weights within each "layer", or "global" over all selected tensors (sparsity only).
+        floor: in a global ranking, a tensor of n weights keeps at least ⌈floor · (1 − s) · n⌉, so that no layer is emptied; the
+            others lose more instead. 1 is the same sparsity for all, 0 no floor.
         include: patterns of parameter names; by default the parameters to which the score applies: for most scores, all with
             two or more dimensions (no biases, no norms).
         exclude: patterns of names of parameters that are not pruned.
@@ -62,7 +64,8 @@ class Weights:
         >>> int((pruned.weight == 0).sum()), int((layer.weight == 0).sum())
         (6, 0)
 
-    Source: Han, Pool, Tran, Dally 2015, arXiv:1506.02626; Zhu & Gupta 2017, arXiv:1710.01878.
+    Source: Han, Pool, Tran, Dally 2015, arXiv:1506.02626; Zhu & Gupta 2017, arXiv:1710.01878;
+    Gupta et al. 2022, arXiv:2209.14624 (a floor of each layer).
     """
 
     stage: ClassVar[Stage] = "thin"
@@ -71,6 +74,7 @@ class Weights:
     threshold: Positive | None = None
     quality: Positive | None = None
     scope: Literal["layer", "global"] = "layer"
+    floor: Share = 0.1
     include: Patterns = ()
     exclude: Patterns = ()
     schedule: ScheduleField = "one-shot"
@@ -112,17 +116,23 @@ class Weights:
             return train_together((self,), self.train, model, task, run)
         if self.needs_training:
             raise UserError("E111", "a gradual schedule needs a training", 'give `train`, or schedule = "one-shot"')
-        return self.prepare(model, task, run).model
+        prepared = self.prepare(model, task, run)
+        return prepared.finish(prepared.model)
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
         from mirabelle.model.plain_weights import with_plain_weights
         from mirabelle.model.state import copied
+        from mirabelle.prune.collapse import told_of_collapse
 
         model = with_plain_weights(model, run)
         self._told(model, task, run)
+
+        def finish(trained: nn.Module) -> nn.Module:
+            return told_of_collapse(run, model, trained, task.train)
+
         if self.needs_training:
-            return Prepared(copied(model), controls=self._controls)
-        return Prepared(self._pruned(model, task, run))
+            return Prepared(copied(model), controls=self._controls, finish=finish)
+        return Prepared(self._pruned(model, task, run), finish=finish)
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         from mirabelle.model.plain_weights import with_plain_weights
@@ -167,6 +177,7 @@ class Weights:
             include=self.include,
             exclude=self.exclude,
             together=self.scope == "global",
+            floor=self.floor,
             schedule=Gradual.named("constant") if self.schedule == "one-shot" else Gradual.of(self.schedule),
         )
 
