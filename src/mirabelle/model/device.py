@@ -1,9 +1,8 @@
-"""The device of models and batches, the CPU alone so far, and the precision of a forward pass."""
+"""The device of models and batches, the CPU alone so far."""
 
 from __future__ import annotations
 
 import itertools
-from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -43,13 +42,3 @@ def check_device(model: nn.Module, what: str = "the model") -> None:
         if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() and tensor.dtype != torch.float32:
             message = f'"{name}" of {what} is {tensor.dtype}; models are compressed in float32'
             raise UserError("E121", message, "convert it: model.float()")
-
-
-def autocast(precision: str, device: torch.device = CPU) -> AbstractContextManager[None]:
-    """The context in which a model's forward pass computes in a precision.
-
-    Args:
-        precision: "float32", which changes nothing, or "bfloat16" for matrix products and convolutions.
-        device: of the model.
-    """
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError
-from mirabelle.model.device import autocast
+from mirabelle.model.precision import autocast
 from mirabelle.objectives.forward import Forward
 from mirabelle.objectives.layer_matching import Pair, TappedLayer
 from mirabelle.task.batch import Inputs

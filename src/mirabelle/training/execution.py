@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import is_out_of_memory
-from mirabelle.model.device import autocast
+from mirabelle.model.precision import autocast
 from mirabelle.model.state import copied
 from mirabelle.numerics.draws import global_draws
 from mirabelle.task.batch import Batch, Inputs, call, in_float32, map_tensors, tensors_of
