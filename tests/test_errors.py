@@ -64,3 +64,8 @@ def test_gathered_mistakes_keep_their_paths_and_come_all_at_once() -> None:
 def test_a_near_word_is_suggested_and_a_far_one_is_not() -> None:
     assert did_you_mean("sparcity", ["sparsity", "scope"]) == 'did you mean "sparsity"?'
     assert did_you_mean("zzz", ["b", "a"]) == "available: a, b"
+
+
+def test_a_fault_of_several_steps_is_told_once() -> None:
+    same = [UserError("E131", "no data", "give some", path=("step", step)) for step in (0, 1)]
+    assert str(UserErrors([*same, UserError("E102", "b")])) == f"{same[0]}\nerror[E102]: b"

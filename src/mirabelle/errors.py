@@ -162,7 +162,7 @@ class UserErrors(UserError):  # noqa: N818 (a list of errors)
         return UserErrors([error.within(*keys) for error in self.errors])
 
     def __str__(self) -> str:
-        return "\n".join(str(error) for error in self.errors)
+        return "\n".join(dict.fromkeys(str(error) for error in self.errors))  # a fault of several steps is told once
 
 
 @contextmanager

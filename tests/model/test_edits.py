@@ -136,6 +136,15 @@ def test_a_replaced_module_says_what_counts_and_what_it_is_in_plain_numbers() ->
     assert list(weights_of(model))[-1] == "2.levels"
 
 
+@pytest.mark.parametrize("settings", [None, {}])
+def test_a_module_that_no_file_could_make_again_is_refused(settings: dict[str, Any] | None) -> None:
+    other = nn.Identity()
+    if settings is not None:
+        other.settings = settings
+    with pytest.raises(UserError, match=r'E106.*Identity cannot stand for "2" in a saved model'):
+        replace_module(net(), "2", other)
+
+
 def test_what_stood_below_a_replaced_module_no_longer_counts() -> None:
     model = nn.Sequential(net(), nn.Linear(2, 2))
     model = replace_module(model, "0.2", Levels(model[0][2]))

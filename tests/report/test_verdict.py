@@ -66,6 +66,15 @@ def test_a_metric_that_is_no_fraction_has_no_points(data: dict[str, Any]) -> Non
     assert "points" not in said
 
 
+@pytest.mark.parametrize("name", ["r2", "cosine_similarity"])
+def test_a_metric_that_can_be_negative_is_no_fraction_where_it_is_not(data: dict[str, Any], name: str) -> None:
+    for end, value in (("start", 0.52), ("end", 0.5)):
+        data[end]["metric"] |= {"name": name, "value": value, "low": value - 0.1, "high": value + 0.1}
+    data["comparison"] |= {"difference": {"value": -0.02, "low": -0.03, "high": -0.01}, "p_value": 0.004}
+    said = Report.from_data(data).verdict
+    assert said.endswith(f"{name} fell by 0.02 (95 % interval -0.03 to -0.01, paired test p = 0.004).")
+
+
 def test_an_older_report_without_the_interval_is_told_without_it(data: dict[str, Any]) -> None:
     del data["comparison"]["difference"], data["curves"], data["name"]
     assert Report.from_data(data).verdict.endswith("no significant difference in accuracy (-0.50 points, paired test p = 0.5).")

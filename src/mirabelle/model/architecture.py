@@ -120,7 +120,15 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
 
     Returns:
         The changed model; `module` if `name` is "".
+
+    Raises:
+        UserError: E106 if the class of the module is not one that a saved run could make again.
     """
+    if not REPLACEMENTS.is_member(type(module)) or not hasattr(module, "settings"):
+        message = f'{type(module).__name__} cannot stand for "{name}" in a saved model'
+        raise UserError(
+            "E106", message, "give the class a class method from_dense(dense, **settings), and its objects `settings`"
+        )
     old = model.get_submodule(name)
     names = [other for other, same in model.named_modules(remove_duplicate=False) if same is old]
     use, settings = REPLACEMENTS.name_of(type(module)), dict(module.settings)  # type: ignore[arg-type]  # plain data

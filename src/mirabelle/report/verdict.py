@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mirabelle.report.findings import ConstantAnswer, Outcome, Significance
     from mirabelle.runtime.latency import Ratio
 
+_SIGNED = ("r2", "cosine_similarity")  # metrics that can be negative, and often are not
 _NOTICEABLE_SIZE = 0.05  # a ratio this close to 1 would be printed as "1.0×"; words replace it
 _SPARSE = 0.9  # with more than 10 % zeros, a remark says what zeros are good for
 
@@ -104,8 +105,11 @@ def metrics(start: Profile, end: Profile) -> tuple[MeasuredMetric, MeasuredMetri
 
 
 def in_points(*metrics: MeasuredMetric) -> bool:
-    """Whether all metrics lie in [0, 1]; they then count as fractions, and differences are given in percentage points."""
-    return all(metric.low >= 0 and metric.high <= 1 for metric in metrics)
+    """Whether all metrics are fractions, whose differences are given in percentage points: they lie in [0, 1].
+
+    r² and cosine similarity, which can be negative, are not fractions.
+    """
+    return all(metric.low >= 0 and metric.high <= 1 and metric.name not in _SIGNED for metric in metrics)
 
 
 def signed(value: float, unit: str = "") -> str:
