@@ -272,3 +272,13 @@ def test_a_tied_bias_stays_one_tensor_or_is_named(tmp_path: Path) -> None:
         for text in quantize.Static().preview(made(OneConvolution), task_for(made(OneConvolution)), Run(tmp_path)).description
         if "no longer" in text
     ]
+
+
+@pytest.mark.parametrize("pattern", ["second", "second.0", "first.*"])
+def test_every_name_of_a_shared_module_can_be_chosen(pattern: str, tmp_path: Path) -> None:
+    dense = made(OneConvolution)
+    chosen: Any = quantize.Weights(include=(pattern,))(dense, task_for(dense), Run(tmp_path / "chosen"))
+    assert type(chosen.second[0]) is WeightLayer
+    assert chosen.second[0] is chosen.first[0]
+    left: Any = quantize.Weights(exclude=(pattern,))(dense, task_for(dense), Run(tmp_path / "left"))
+    assert type(left.first[0]) is nn.Conv1d

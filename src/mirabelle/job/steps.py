@@ -19,6 +19,7 @@ from mirabelle.artifact.folder import load_with_digest
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import Files, exported, measure
 from mirabelle.model.state import fingerprint
+from mirabelle.model.ties import lost_ties
 from mirabelle.run import files
 from mirabelle.run.journal import read_events
 from mirabelle.run.run import Run
@@ -78,13 +79,21 @@ def walk(
         place = run.within(folder_of(position, step))
         origin = step.origin(dense, place) if isinstance(step, ReplacesModel) else dense
         made_from = {"model": reached.digest, "teacher": teacher}
-        work = partial(step, reached.model, task, place)
+        work = partial(_done, step, reached.model, task, place)
         reached, entry = run_or_resume(name, place, origin, task, work, made_from=made_from)
         trail.append(entry)
         dense = origin
         if place.decided("stopped") is not None:
             break
     return reached, dense, trail
+
+
+def _done(step: Step, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    """The result of a step; tensors that were one before it and are several now are named."""
+    result = step(model, task, run)
+    for names in () if isinstance(step, ReplacesModel) else lost_ties(model, result):
+        run.event("warning", text=f"{' and '.join(names)} were one tensor, and are stored separately from now on")
+    return result
 
 
 def run_or_resume(

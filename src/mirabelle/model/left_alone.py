@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +63,11 @@ def left_alone(model: nn.Module, example: Batch, reasons: Mapping[str, str], act
         activations: why the step left products of activations, which have no weights; "" if the step does not deal with them.
     """
     from mirabelle.model.counting import macs_of
+    from mirabelle.model.ties import all_names
 
     counted = macs_of(model, example)
     sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors_of_module(model).items()}
+    same = {name: names for names in all_names(model).values() for name in names}
     named: dict[str, list[str]] = defaultdict(list)
     for name, why in reasons.items():
         named[why].append(name)
@@ -74,8 +76,8 @@ def left_alone(model: nn.Module, example: Batch, reasons: Mapping[str, str], act
         LeftAlone(
             tuple(names),
             why,
-            sum(sizes.get(name, 0) for name in names) / total_bytes,
-            sum(counted.by_tensor.get(name, 0) for name in names) / total_macs,
+            _sum(sizes, {same.get(name, (name,)) for name in names}) / total_bytes,
+            _sum(counted.by_tensor, {same.get(name, (name,)) for name in names}) / total_macs,
         )
         for why, names in named.items()
     ]
@@ -83,6 +85,11 @@ def left_alone(model: nn.Module, example: Batch, reasons: Mapping[str, str], act
         share = sum(counted.by_module.values()) / total_macs
         found.append(LeftAlone(tuple(name or "the model" for name in counted.by_module), activations, 0.0, share))
     return sorted(found, key=lambda one: -max(one.share_of_bytes, one.share_of_macs))
+
+
+def _sum(values: Mapping[str, int], tensors: Collection[tuple[str, ...]]) -> int:
+    """The sum over tensors, each given by all its names, of which one may have a value."""
+    return sum(max(values.get(name, 0) for name in names) for names in tensors)
 
 
 def tell_left_alone(

@@ -21,6 +21,7 @@ from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of, attach
 from mirabelle.model.edits import Edit, damaged
 from mirabelle.model.state import copied, in_eval_mode
+from mirabelle.model.ties import tied_by_memory
 
 if TYPE_CHECKING:
     from mirabelle.run.run import Run
@@ -65,6 +66,8 @@ class Fold(Edit):
 def with_plain_weights(model: nn.Module, run: Run | None = None) -> nn.Module:
     """The model itself, or a copy in which every computed weight is a plain parameter, with the edit recorded.
 
+    In the copy, parameters that are the same numbers in memory are one parameter, too (see `copied`).
+
     The value is that of eval mode. Zeros of `torch.nn.utils.prune` are kept in later trainings, like those of `prune.Weights`.
 
     Args:
@@ -75,7 +78,7 @@ def with_plain_weights(model: nn.Module, run: Run | None = None) -> nn.Module:
         UserError: E121 for a weight that a hook computes in a way that is not known, or that differs from call to call.
     """
     if not _computed(model) and _hidden(model) is None:
-        return model
+        return copied(model) if tied_by_memory(model) else model
     folded = copied(model)
     weights = _computed(folded)
     pruned = [one.name for one in weights if one.masked]

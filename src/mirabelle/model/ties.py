@@ -97,3 +97,16 @@ def all_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
     for name, tensor in named_tensors(model).items():
         found[memory_of(tensor)].append(name)
     return {names[0]: tuple(names) for names in found.values()}
+
+
+def tied_by_memory(model: nn.Module) -> bool:
+    """Whether two parameters or buffers are different tensors with the same numbers in memory (`b.data = a.data`)."""
+    known = named_tensors(model)
+    return any(len({id(known[name]) for name in names}) > 1 for names in all_names(model).values())
+
+
+def lost_ties(before: nn.Module, after: nn.Module) -> list[tuple[str, ...]]:
+    """The names that stood for one tensor before a step and stand for several after it."""
+    known = named_tensors(after)
+    found = (tuple(name for name in names if name in known) for names in all_names(before).values())
+    return [names for names in found if len({memory_of(known[name]) for name in names}) > 1]

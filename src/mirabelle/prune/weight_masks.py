@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mirabelle.model.architecture import architecture_of, attach
 from mirabelle.numerics.masks import keep_above, keep_highest, keep_highest_together
-from mirabelle.records.patterns import matches, selected
+from mirabelle.records.patterns import any_matches, names_of_parameters, selected
 from mirabelle.records.schedules import Gradual
 from mirabelle.scores import Evidence
 from mirabelle.scores.score import Score, covered
@@ -63,14 +63,14 @@ def _why_not_ranked(parameter: Tensor) -> str | None:
 
 def why_not_pruned(removed: RemovedWeights, model: nn.Module) -> dict[str, str]:
     """Name of each parameter with two or more dimensions that is not pruned -> why."""
-    chosen = weights_to_prune(removed, model)
+    chosen, names = weights_to_prune(removed, model), names_of_parameters(model)
     reasons: dict[str, str] = {}
     for name, parameter in model.named_parameters():
         if name in chosen or parameter.dim() < 2:  # noqa: PLR2004 (biases and norms)
             continue
-        if matches(name, removed.exclude):
+        if any_matches(names[name], removed.exclude):
             reasons[name] = "excluded"
-        elif removed.include and not matches(name, removed.include):
+        elif removed.include and not any_matches(names[name], removed.include):
             reasons[name] = "not in `include`"
         else:
             own = _why_not_ranked(parameter)

@@ -30,7 +30,8 @@ def layers_for(
         UserError: E112 if a pattern matches nothing, or no layer is selected; E121 if the model is a rewritten program, which
             has no layers.
     """
-    from mirabelle.model.architecture import architecture_of
+    from mirabelle.model.architecture import architecture_of, replaced_module_names
+    from mirabelle.model.left_alone import few
     from mirabelle.records.patterns import selected_modules
 
     why = architecture_of(model).rewritten
@@ -39,6 +40,13 @@ def layers_for(
             "E121",
             f"the model was replaced by a rewritten program without layers, so there is nothing to quantize ({why})",
             'restrict prune.Channels to widths that the code adapts to, for example include = ["*.conv1"] in residual blocks',
+        )
+    coded_before = replaced_module_names(model)
+    if coded_before and not any(type(module) in kinds for module in model.modules()):
+        raise UserError(
+            "E112",
+            f"no {', '.join(kind.__name__ for kind in kinds)} is left to quantize; replaced before: {few(coded_before)}",
+            "remove this step",
         )
     return selected_modules(model, kinds, include, exclude)
 

@@ -11,6 +11,7 @@ from pydantic import PlainValidator
 
 from mirabelle import records
 from mirabelle.records.families import Family, subclass_of
+from mirabelle.records.patterns import names_of_parameters
 from mirabelle.records.record import fields_to_data
 
 if TYPE_CHECKING:
@@ -83,14 +84,17 @@ class Score(ABC):
 
 
 def covered(score: Score, model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters for which a score is defined, by name; a tied parameter appears once.
+    """The parameters for which a score is defined, by name.
 
-    A parameter with infinite values, such as the mask of an attention, is left out.
+    A tied parameter appears once, if the score is defined for it in all modules that have it. A parameter with infinite values,
+    such as the mask of an attention, is left out.
     """
+    names = names_of_parameters(model)
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if score.covers(name, parameter, model.get_submodule(name.rpartition(".")[0])) and bool(parameter.isfinite().all())
+        if all(score.covers(one, parameter, model.get_submodule(one.rpartition(".")[0])) for one in names[name])
+        and bool(parameter.isfinite().all())
     }
 
 

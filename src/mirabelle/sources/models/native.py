@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from mirabelle.model.architecture import replaced_modules
+from mirabelle.model.architecture import architecture_of, replaced_modules
 
 
 @runtime_checkable
@@ -29,10 +29,10 @@ class Native(Protocol):
 def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name on the CPU; those of replaced modules (such as quantized layers) as for dense ones."""
     found = dict(model.state_dict())
-    replaced = replaced_modules(model)
+    replaced, edits = replaced_modules(model), architecture_of(model).replaced
     for name, module in replaced.items():
-        if hasattr(module, "plain_tensors"):
-            found |= {f"{name}.{key}": tensor for key, tensor in module.plain_tensors().items()}
+        plain = module.plain_tensors() if hasattr(module, "plain_tensors") else {}
+        found |= {f"{each}.{key}": tensor for each in (name, *edits[name].also) for key, tensor in plain.items()}
     for name, module in replaced.items():
         for key, borrowed in getattr(module, "borrowed_tensors", {}).items():
             found[f"{name}.{key}"] = found.pop(borrowed)
