@@ -13,6 +13,7 @@ from torch import nn
 
 from mirabelle import Run, Source, Task, Training, compress, quantize
 from mirabelle.errors import UserError
+from mirabelle.job import verification
 from mirabelle.job.comparison import compare
 
 TRAIN = Training(epochs=1, batch_size=100, precision="float32")
@@ -94,3 +95,69 @@ def test_a_comparison_gives_them_back(mlp: nn.Module, blobs: Task, tmp_path: Pat
     compare(mlp, blobs, {"int8": STEPS}, out=tmp_path, seeds=(0,), callbacks=[listening])
     assert listening.heard == {3}
     assert torch.get_num_threads() == 3
+
+
+computed_with: set[int] = set()
+
+
+class Heard(nn.Module):
+    """Notes the numbers of threads with which it is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        computed_with.add(torch.get_num_threads())
+        out: torch.Tensor = self.inner(x)
+        return out
+
+
+@pytest.fixture
+def unlabelled(blobs: Task) -> Task:
+    computed_with.clear()
+    return Task(train=blobs.train.inputs, validation=blobs.validation.inputs, test=blobs.test.inputs)
+
+
+def test_targets_from_the_model_are_computed_with_the_threads_of_the_run(unlabelled: Task, tmp_path: Path) -> None:
+    """Otherwise their last bits, and with them the identity of the run, would depend on the process."""
+    source = Source(decisions={"threads": 1})
+    with pytest.raises(KeyboardInterrupt):
+        compress(Heard(), unlabelled, STEPS, out=tmp_path / "run", source=source, callbacks=[Listening("begin")])
+    assert computed_with == {1}
+    torch.set_num_threads(2)
+    compress(Heard(), unlabelled, STEPS, out=tmp_path / "run")
+    assert computed_with == {1}
+    assert torch.get_num_threads() == 2
+
+
+def test_a_comparison_goes_on_with_the_threads_with_which_it_was_begun(unlabelled: Task, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    compare(Heard(), unlabelled, {"int8": STEPS}, out=tmp_path, seeds=(0,))
+    torch.set_num_threads(3)
+    compare(Heard(), unlabelled, {"int8": STEPS}, out=tmp_path, seeds=(0, 1))
+    assert computed_with == {1}
+    assert torch.get_num_threads() == 3
+
+
+def test_a_run_is_verified_with_its_threads(mlp: nn.Module, blobs: Task, tmp_path: Path, monkeypatch: Any) -> None:
+    compress(mlp, blobs, STEPS, out=tmp_path / "run", source=Source(decisions={"threads": 1}))
+    heard = []
+    known = verification.torch_equals_onnx
+
+    def listening(*args: Any, **kwargs: Any) -> Any:
+        heard.append(torch.get_num_threads())
+        return known(*args, **kwargs)
+
+    monkeypatch.setattr(verification, "torch_equals_onnx", listening)
+    monkeypatch.setattr(verification, "_rebuilt", lambda *_: mlp)
+    verification.verify_run(tmp_path / "run", blobs)
+    assert heard == [1]
+    assert torch.get_num_threads() == 3
+
+
+def test_a_number_of_threads_that_is_none_is_told_before_anything_is_computed(unlabelled: Task, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"E103.*decisions.threads must be a whole number"):
+        compress(Heard(), unlabelled, STEPS, out=tmp_path / "run", source=Source(decisions={"threads": 0}))
+    assert not computed_with

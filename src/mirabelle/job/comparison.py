@@ -29,7 +29,7 @@ from mirabelle.numerics.statistics import Scores, records_of
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.run import files
 from mirabelle.run.journal import Callback
-from mirabelle.run.run import Run
+from mirabelle.run.run import Run, threads_of_run, torch_threads
 from mirabelle.runtime.runtime import default_runtime, time_alone
 from mirabelle.step import Step, folder_of, step_to_data
 from mirabelle.task.batch import Samples
@@ -93,44 +93,43 @@ def compare(
         message = f'a comparison needs seeds, and candidates that include the reference "{reference}"'
         raise UserError("E111", message, "give the name of a candidate as `reference`")
     check_device(model)
-    recipes, task = (
-        {name: Recipe(steps) for name, steps in candidates.items()},
-        with_model_outputs_as_targets(task, task.teacher or model),
-    )
-    codes = {name: code_of_run(model, task, recipe.steps, task.teacher) for name, recipe in recipes.items()}
-    try_one_batch(model, task)
-    for recipe in recipes.values():
-        try_steps(JobPlan(model, task, recipe, Goal(), teacher=task.teacher))
-    given, task = task.teacher, task.with_teacher(task.teacher or copied(model).eval())
-    documents = {name: _document(recipe, model, task, budget) for name, recipe in recipes.items()}
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in recipes}
-    begin = standing(model, task, task.validation)
+    with torch_threads(threads_of_run(out / next(iter(candidates)) / f"seed-{seeds[0]}", {})):
+        recipes = {name: Recipe(steps) for name, steps in candidates.items()}
+        task = with_model_outputs_as_targets(task, task.teacher or model)
+        codes = {name: code_of_run(model, task, recipe.steps, task.teacher) for name, recipe in recipes.items()}
+        try_one_batch(model, task)
+        for recipe in recipes.values():
+            try_steps(JobPlan(model, task, recipe, Goal(), teacher=task.teacher))
+        given, task = task.teacher, task.with_teacher(task.teacher or copied(model).eval())
+        documents = {name: _document(recipe, model, task, budget) for name, recipe in recipes.items()}
+        outcomes: dict[str, list[Outcome]] = {name: [] for name in recipes}
+        begin = standing(model, task, task.validation)
 
-    def taught(run: Run) -> Task:
-        return task if given is not None else taught_by_start(task, begin, run)
+        def taught(run: Run) -> Task:
+            return task if given is not None else taught_by_start(task, begin, run)
 
-    @contextmanager
-    def place(name: str, seed: int) -> Iterator[Run]:
-        document = {"seed": seed, **documents[name]}
-        run = Run.opened(out / name / f"seed-{seed}", document, seed=seed, callbacks=callbacks, code=codes[name])
-        run.journal.shared = out
-        record_process(run, model)
-        try:
-            yield run
-        finally:
-            run.close()
+        @contextmanager
+        def place(name: str, seed: int) -> Iterator[Run]:
+            document = {"seed": seed, **documents[name]}
+            run = Run.opened(out / name / f"seed-{seed}", document, seed=seed, callbacks=callbacks, code=codes[name])
+            run.journal.shared = out
+            record_process(run, model)
+            try:
+                yield run
+            finally:
+                run.close()
 
-    for name, recipe in recipes.items():  # all are timed before the first run, under the same conditions
-        with place(name, seeds[0]) as run:
-            _within(budget, recipe.steps, copied(model).eval(), taught(run), run)
-    for seed in seeds:
-        for name, recipe in recipes.items():
-            with place(name, seed) as run:
-                outcomes[name].append(_outcome(model, taught(run), recipe.steps, run, budget=budget, judge=judge))
-    start = begin if judge == "validation" else standing(model, task, task.test)
-    found = Comparison(task.metric, judge, reference, budget, outcomes, start)
-    files.write(out / f"{judge}.md", found.table().encode())
-    return found
+        for name, recipe in recipes.items():  # all are timed before the first run, under the same conditions
+            with place(name, seeds[0]) as run:
+                _within(budget, recipe.steps, copied(model).eval(), taught(run), run)
+        for seed in seeds:
+            for name, recipe in recipes.items():
+                with place(name, seed) as run:
+                    outcomes[name].append(_outcome(model, taught(run), recipe.steps, run, budget=budget, judge=judge))
+        start = begin if judge == "validation" else standing(model, task, task.test)
+        found = Comparison(task.metric, judge, reference, budget, outcomes, start)
+        files.write(out / f"{judge}.md", found.table().encode())
+        return found
 
 
 def _document(recipe: Recipe, model: nn.Module, task: Task, budget: Budget) -> dict[str, Any]:

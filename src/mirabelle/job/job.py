@@ -43,7 +43,7 @@ from mirabelle.report import (
 from mirabelle.report.verdict import not_finite
 from mirabelle.run import files
 from mirabelle.run.journal import Callback
-from mirabelle.run.run import Run
+from mirabelle.run.run import Run, threads_of_run, torch_threads
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_outputs, torch_equals_onnx
 from mirabelle.runtime.runtime import default_runtime, time_side_by_side
 from mirabelle.sources.models.by_name import in_torch
@@ -108,33 +108,35 @@ def compress(
         >>> result.met, sorted(result.gates)
         (True, ['packed_unpacked', 'saved_loaded', 'torch_onnx'])
     """
-    dense, guide = in_torch(model), None if teacher is None else in_torch(teacher)
-    check_device(dense)
-    if guide is not None:
-        check_device(guide, "the teacher")
-    source, task = source or Source(), with_model_outputs_as_targets(task, teacher or model)
-    plan = JobPlan(
-        model=copied(dense).eval(),
-        task=task,
-        recipe=recipe if isinstance(recipe, Recipe) else Recipe(recipe),
-        goal=goal if isinstance(goal, Goal) else records.build(Goal, goal or {}, "goal"),
-        baseline=baseline,
-        teacher=guide,
-        teacher_train=teacher_train,
-    )
-    trainings = [one for one in (baseline, teacher_train) if one is not None]
-    code = code_of_run(plan.model, task, [*plan.recipe.steps, *trainings, *codecs], guide)
-    try_one_batch(plan.model, task)
-    try_steps(plan)
-    document = _resolved(plan, seed, source)
-    if codecs:
-        document["artifact"] = {"codecs": [CODECS.name_of(type(codec), with_path=True) for codec in codecs]}
-    origin = source.origin or _origin(plan)
-    run = Run.opened(out, document, seed=seed, callbacks=callbacks, decisions=source.decisions, origin=origin, code=code)
-    try:
-        return _run(plan, run)
-    finally:
-        run.close()
+    source = source or Source()
+    with torch_threads(threads_of_run(pathlib.Path(out), source.decisions)):
+        dense, guide = in_torch(model), None if teacher is None else in_torch(teacher)
+        check_device(dense)
+        if guide is not None:
+            check_device(guide, "the teacher")
+        task = with_model_outputs_as_targets(task, teacher or model)
+        plan = JobPlan(
+            model=copied(dense).eval(),
+            task=task,
+            recipe=recipe if isinstance(recipe, Recipe) else Recipe(recipe),
+            goal=goal if isinstance(goal, Goal) else records.build(Goal, goal or {}, "goal"),
+            baseline=baseline,
+            teacher=guide,
+            teacher_train=teacher_train,
+        )
+        trainings = [one for one in (baseline, teacher_train) if one is not None]
+        code = code_of_run(plan.model, task, [*plan.recipe.steps, *trainings, *codecs], guide)
+        try_one_batch(plan.model, task)
+        try_steps(plan)
+        document = _resolved(plan, seed, source)
+        if codecs:
+            document["artifact"] = {"codecs": [CODECS.name_of(type(codec), with_path=True) for codec in codecs]}
+        origin = source.origin or _origin(plan)
+        run = Run.opened(out, document, seed=seed, callbacks=callbacks, decisions=source.decisions, origin=origin, code=code)
+        try:
+            return _run(plan, run)
+        finally:
+            run.close()
 
 
 def _run(plan: JobPlan, run: Run) -> Result:

@@ -28,6 +28,7 @@ from mirabelle.model.state import fingerprint
 from mirabelle.numerics.arrays import Array, to_numpy
 from mirabelle.recipe.file import RecipeFile
 from mirabelle.run import files
+from mirabelle.run.run import torch_threads
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_tensors, torch_equals_onnx
 from mirabelle.runtime.runtime import default_runtime
 from mirabelle.runtime.signature import Value, check_inputs, drawn_inputs, signature_of
@@ -83,15 +84,17 @@ def verify_run(folder: Path, task: Task | None = None, data_folder: Path | None 
     if task is not None:
         _check_data(folder / "model.onnx", task)
     data = (lambda: task) if task is not None else (lambda: file.build_task(data_folder))
-    return [
-        _check("torch_onnx", lambda: _torch_onnx(file, folder, _needed(data))),
-        _check(
-            "packed_unpacked", lambda: same_bytes(_bytes(folder / "model.onnx"), artifact.unpack(_bytes(folder / "model.mira")))
-        ),
-        _check("saved_loaded", lambda: _saved_loaded(file, folder)),
-        _check("metric", lambda: _same_metric(folder, _with_targets(file, _needed(data)))),
-        _digests(file, folder),
-    ]
+    with torch_threads(file.decisions.get("threads")):
+        return [
+            _check("torch_onnx", lambda: _torch_onnx(file, folder, _needed(data))),
+            _check(
+                "packed_unpacked",
+                lambda: same_bytes(_bytes(folder / "model.onnx"), artifact.unpack(_bytes(folder / "model.mira"))),
+            ),
+            _check("saved_loaded", lambda: _saved_loaded(file, folder)),
+            _check("metric", lambda: _same_metric(folder, _with_targets(file, _needed(data)))),
+            _digests(file, folder),
+        ]
 
 
 def _digests(file: RecipeFile, folder: Path) -> Check:

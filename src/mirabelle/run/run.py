@@ -6,6 +6,7 @@ import json
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -232,6 +233,31 @@ class Run:
     def seed_for(self, *names: object) -> int:
         """A seed below 2⁶³, derived by hashing from the seed of the run, the name of this part of it, and `names`."""
         return int(files.digest(str((self.seed, self.name, *names)).encode()), 16) >> 1
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """A context in which torch computes with a number of threads; None leaves it as it is."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def threads_of_run(folder: Path, decisions: Mapping[str, Any]) -> int | None:
+    """The number of threads of the run in a folder, or of the decisions that a new run there adopts; None if none is known.
+
+    Raises:
+        UserError: E141 or E150 if the recipe in the folder cannot be read; E103 if the number is none.
+    """
+    earlier = _recipe_in(folder)
+    known = decisions if earlier is None else earlier.get("decisions", {})
+    return _threads(known["threads"]) if "threads" in known else None
 
 
 def same_run(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
