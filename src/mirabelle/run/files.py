@@ -4,7 +4,8 @@ A file is written under a temporary name in the same folder, flushed to disk and
 are stored as safetensors, never as pickles.
 
 What a run reads back carries a digest of its content: JSON files under the key "digest", safetensors in their metadata, texts
-in a comment. It is checked whenever the file is read. Files of earlier versions have none and are read unchecked.
+in a comment. It is checked whenever the file is read. Files of earlier versions have none and are read unchecked; a digest
+whose own name is damaged is found by its value.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
 DIGEST = "digest"  # the key of the digest in a JSON file
 TENSORS_DIGEST = "mirabelle.digest"  # the key in the metadata of a safetensors file
 _NO_DIGEST = "0" * 16
+_UNKNOWN = "under a damaged key"
 TEXT_DIGEST = f"digest of this file: {_NO_DIGEST}"  # put into a comment of a text, which `write_text` completes
 _TEXT_DIGEST = re.compile("digest of this file: ([0-9a-f]{16})")
+_HALVES = ("digest of ", "this file: ")  # one of which is whole if the line of the digest itself is damaged
+_ENDS = 400  # characters at the beginning and at the end of a text, where that line is
 
 
 def write(path: Path, data: bytes) -> None:
@@ -163,10 +167,25 @@ def read_json_and_digest(path: Path) -> tuple[Any, str | None]:
         value = json.loads(path.read_text("utf-8"))
     except (ValueError, OSError, RecursionError) as error:
         raise UserError("E141", f"{path} cannot be read as JSON: {error}", "restore the file, or start a new run") from error
-    written = value.pop(DIGEST, None) if isinstance(value, dict) else None
+    written = without_digest(value) if isinstance(value, dict) else None
     if written is not None and written != digest_of_data(value):
         raise damaged(path)
     return value, written
+
+
+def without_digest(value: dict[str, Any]) -> str | None:
+    """Remove the digest from a table, and return it; None if there is none. One whose key is damaged belongs to no content."""
+    if DIGEST in value:
+        return str(value.pop(DIGEST))
+    return _UNKNOWN if any(text == digest_of_data(_without(value, key)) for key, text in _like_digests(value)) else None
+
+
+def _like_digests(table: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key, text) for key, text in table.items() if isinstance(text, str) and len(text) == len(_NO_DIGEST)]
+
+
+def _without(table: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in table.items() if name != key}
 
 
 def damaged(path: Path) -> UserError:
@@ -198,6 +217,8 @@ def read_text(path: Path) -> str:
         plain = text[: last.start(1)] + _NO_DIGEST + text[last.end(1) :]
         if digest(plain.encode()) != last[1]:
             raise damaged(path)
+    elif any(half in text[:_ENDS] or half in text[-_ENDS:] for half in _HALVES):
+        raise damaged(path)
     return text
 
 
@@ -249,7 +270,11 @@ def read_tensors_and_digest(path: Path) -> tuple[dict[str, Tensor], dict[str, st
     except (SafetensorError, OSError) as error:
         raise UserError("E141", f"{path} is not an intact safetensors file: {error}", "save it again as safetensors") from error
     written = metadata.pop(TENSORS_DIGEST, None)
-    if written is not None and written != _digest_of_tensors(tensors, metadata):
+    if written is None:
+        lost = any(text == _digest_of_tensors(tensors, _without(metadata, key)) for key, text in _like_digests(metadata))
+    else:
+        lost = written != _digest_of_tensors(tensors, metadata)
+    if lost:
         raise damaged(path)
     return tensors, metadata, written
 

@@ -29,7 +29,7 @@ class Stop:
     why: str
 
 
-_SEAL = f"\n# {files.TEXT_DIGEST}\n"
+_SEAL = f"# {files.TEXT_DIGEST}"
 
 Callback = Callable[[Mapping[str, Any]], "Stop | None"]
 
@@ -97,8 +97,8 @@ class Journal:
     def write_recipe(self) -> None:
         """Write the resolved recipe with all decisions to `recipe.toml`, atomically."""
         document = {**self.document, "decisions": self.decisions} if self.decisions else self.document
-        text = resolved_text(document, self.origin)
-        files.write_text(self.folder / "recipe.toml", f"{text}{_SEAL}")
+        head, _, rest = resolved_text(document, self.origin).partition("\n")
+        files.write_text(self.folder / "recipe.toml", f"{head}\n{_SEAL}\n{rest}")  # at the top, so that no cut removes it
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
@@ -130,5 +130,5 @@ def _event(line: str) -> dict[str, Any] | None:
         return None
     if not isinstance(event, dict) or "event" not in event:
         return None
-    written = event.pop(files.DIGEST, None)
+    written = files.without_digest(event)
     return event if written is None or written == files.digest_of_data(event) else None
