@@ -2,7 +2,7 @@
 
 Three states of one small run: ended; killed after its first step; killed in the training of its second step, with a checkpoint.
 Every byte is read by the functions with which the commands read its file. The same call for a killed run, up to the work that
-follows, meets every 16th byte (--calls). The whole commands (the same call again
+follows, meets every 64th byte (--calls). The whole commands (the same call again
 to its end, `verify`, `load`, `report`, `unpack`, `predict`) meet --commands bytes of each file, and every cut, empty, missing or
 swapped file. What happens is one of
 
@@ -23,6 +23,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +280,7 @@ def _killed(*_: Any) -> Any:
 
 
 AFTER, WITHIN = "killed after a step", "killed in a training"
+STATES = ("ended", AFTER, WITHIN)
 MODEL, TASK = net(), data()
 EXPECTED: dict[str, Any] = {}
 ANSWERS = b""
@@ -375,36 +378,42 @@ def page(table: Table) -> str:
     return "\n".join([*lines, ""])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--every", type=int, default=1, help="bytes from one that is read to the next")
-    parser.add_argument("--calls", type=int, default=16, help="bytes from one to the next for the same call of a killed run")
-    parser.add_argument("--commands", type=int, default=12, help="bytes of each file that whole commands meet")
-    parser.add_argument("--seed", type=int, default=0, help="of the bits")
-    parser.add_argument("--only", choices=("ended", AFTER, WITHIN), help="one state alone; nothing is kept")
-    options = parser.parse_args()
+def of_state(name: str, options: argparse.Namespace) -> Table:
+    """The outcomes of one state, in a process of its own."""
     torch.set_num_threads(1)
     for timed in (time_alone, time_side_by_side):  # no one reads the milliseconds of these runs
         timed.__kwdefaults__["seconds"] = 0.01
-    table, draw, begin = Table(), random.Random(options.seed), time.monotonic()  # noqa: S311 (bits to flip)
+    table, draw = Table(), random.Random(options.seed)  # noqa: S311 (bits to flip)
     with tempfile.TemporaryDirectory() as place:
-        for state in states(Path(place)):
-            if options.only in (None, state.name):
-                flips(state, table, options, draw)
-                cuts(state, table)
-    rows = [{"run": run, "damage": what, "file": kind, **found} for (run, what, kind), found in table.rows.items()]
-    numbers = {
-        "seed": options.seed,
-        "every": options.every,
-        "calls": options.calls,
-        "commands": options.commands,
-        "seconds": round(time.monotonic() - begin),
-    }
-    if options.only is None:
-        write("rotten_bits", {**numbers, "rows": rows, "wrong": table.wrong}, page(table))
+        state = next(state for state in states(Path(place)) if state.name == name)
+        flips(state, table, options, draw)
+        cuts(state, table)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--every", type=int, default=1, help="bytes from one that is read to the next")
+    parser.add_argument("--calls", type=int, default=64, help="bytes from one to the next for the same call of a killed run")
+    parser.add_argument("--commands", type=int, default=4, help="bytes of each file that whole commands meet")
+    parser.add_argument("--seed", type=int, default=0, help="of the bits")
+    parser.add_argument("--only", choices=STATES, help="one state alone; nothing is kept")
+    options = parser.parse_args()
+    begin, names = time.monotonic(), [options.only] if options.only else list(STATES)
+    with ProcessPoolExecutor(len(names), get_context("spawn")) as pool:
+        tables = list(pool.map(of_state, names, [options] * len(names)))
+    whole = Table()
+    for table in tables:
+        whole.rows.update(table.rows)
+        whole.wrong += table.wrong
+    if options.only:
+        print(page(whole))
     else:
-        print(page(table))
-    sys.exit(bool(table.wrong))
+        rows = [{"run": run, "damage": what, "file": kind, **found} for (run, what, kind), found in whole.rows.items()]
+        numbers = {"seed": options.seed, "every": options.every, "calls": options.calls, "commands": options.commands}
+        seconds = round(time.monotonic() - begin)
+        write("rotten_bits", {**numbers, "seconds": seconds, "rows": rows, "wrong": whole.wrong}, page(whole))
+    sys.exit(bool(whole.wrong))
 
 
 if __name__ == "__main__":
