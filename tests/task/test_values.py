@@ -102,6 +102,7 @@ TAKEN: dict[str, tuple[Any, Any]] = {
     "words": (X, WORDS),
     "words as objects": (X, WORDS.astype(object)),
     "words in a list": (X, WORDS.tolist()),
+    "words in bytes": (X, WORDS.astype("S")),
     "categories": (X, Column(WORDS.tolist(), "category", ("no", "yes"))),
     "whole numbers that can have gaps": (X, Column(Y.tolist(), "Int64")),
     "a table": (Frame(), Y),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mirabelle.job.dry_run import JobPlan
 from mirabelle.sources.models.huggingface import HuggingFaceModel
 from mirabelle.task.unusual_inputs import unusual_inputs
+from mirabelle.task.unusual_targets import unusual_targets
 
 _MOST = 8  # names in a sentence
 
@@ -26,7 +27,7 @@ def notes_of(plan: JobPlan) -> tuple[str, ...]:
         for what, model in loaded.items()
         if model.unused
     ]
-    return (*plan.task.notes, *unusual_inputs(plan.task), *untrained, *unused)
+    return (*plan.task.notes, *unusual_inputs(plan.task), *unusual_targets(plan.task), *untrained, *unused)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -83,7 +83,7 @@ def _words(targets: Any) -> list[str] | None:
         array = np.asarray(targets)
         if array.dtype.kind not in "OUST" or (array.ndim > 1 and array.shape[1:] != (1,)):
             return None
-        found = array.reshape(-1).tolist()
+        found = (array.astype(str) if array.dtype.kind == "S" else array).reshape(-1).tolist()
     else:
         return None
     return found if found and all(isinstance(word, str) for word in found) else None
