@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from mirabelle import Run, Task, Training
 from mirabelle.distill import Guided
@@ -71,6 +72,37 @@ def test_what_is_trained_along_is_not_part_of_the_student(images: Task) -> None:
             resumed.load_state_dict({})
     assert not plain._state_dict_hooks
     assert not plain._load_state_dict_pre_hooks
+
+
+def test_a_loop_goes_on_with_the_same_bits_from_what_is_stored(images: Task) -> None:
+    objective = Annealed(start=1.0, end=0.0) * Hint(layers=("coarse",), teacher_layers=("coarse",)) + 0.5 * SoftTargets()
+    example = images.example()
+
+    def trained(student: nn.Module, state: Any, begin: int, end: int) -> tuple[dict[str, Tensor], Any]:
+        assert task.teacher is not None
+        with Guided(student, task.teacher, objective, (example.inputs, example.targets), steps=6) as loss:
+            optimizer = torch.optim.AdamW(student.parameters(), lr=0.02)
+            if state is not None:
+                student.load_state_dict(state["student"])
+                optimizer.load_state_dict(state["optimizer"])
+                loss.load_state_dict(state["loss"])
+            for k in range(begin, end):
+                batch = images.train.at(torch.arange(20 * k, 20 * k + 20))
+                optimizer.zero_grad()
+                loss(student.train()(batch.inputs), batch.targets).backward()
+                optimizer.step()
+            state = {"student": student.state_dict(), "optimizer": optimizer.state_dict(), "loss": loss.state_dict()}
+            return {name: tensor.clone() for name, tensor in student.named_parameters()}, copy.deepcopy(state)
+
+    student, task = pair_for(Hint, images)
+    whole, _ = trained(student, None, 0, 6)
+    student, task = pair_for(Hint, images)
+    _, state = trained(student, None, 0, 3)
+    other = copy.deepcopy(student)
+    torch.manual_seed(99)  # other projectors, were they not restored
+    found, _ = trained(other, state, 3, 6)
+    assert "distillation_0" in found
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in found.items())
 
 
 def test_it_is_the_loss_of_the_house(images: Task) -> None:
