@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from mirabelle import Task, compress, load, pack, quantize, save
+from mirabelle import Task, compress, load, pack, prune, quantize, save
 from mirabelle.errors import UserError
 from mirabelle.run.files import read_tensors, write_tensors
 from mirabelle.runtime.export import export
+from mirabelle.runtime.runtime import default_runtime
 from mirabelle.sources.zoo import digits_mlp
 
 
@@ -67,6 +68,39 @@ def test_one_small_weight_that_changes_no_output_much_is_caught_too(call, capsys
     found = verdicts(call, capsys, copied)
     assert failed(found) == {"torch_onnx", "saved_loaded", "digests"}
     assert "was not written together with architecture.json" in found["torch_onnx"][1]
+
+
+def test_a_weight_that_changes_no_output_at_all_is_caught(call, capsys, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 4), torch.arange(60) % 3
+    model, task = (
+        torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3)),
+        Task(train=(x, y), test=(x, y)),
+    )
+    with torch.no_grad():
+        model[0].bias[2] = -1e6  # never passes the ReLU
+    folder = compress(model, task, [prune.Weights(sparsity=0.1, include=("2.*",))], out=tmp_path / "run").folder
+    proto = ModelProto.FromString((folder / "model.onnx").read_bytes())
+    weight = next(one for one in proto.graph.initializer if one.name == "0.weight")
+    values = numpy_helper.to_array(weight).copy()
+    values[(2, 1) if values.shape == (6, 4) else (1, 2)] += 0.25
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    changed = proto.SerializeToString(deterministic=True)
+    sessions = [default_runtime().load(one, 1) for one in ((folder / "model.onnx").read_bytes(), changed)]
+    one, other = (session.run(session.feed(x))[0] for session in sessions)
+    assert (one == other).all(), "this is what makes it hard to see"
+
+    (tmp_path / "alone.onnx").write_bytes((folder / "model.onnx").read_bytes())
+    assert failed(verdicts(call, capsys, tmp_path / "alone.onnx")) == set()
+    (tmp_path / "alone.onnx").write_bytes(changed)
+    (tmp_path / "alone.mira").write_bytes(pack(changed))
+    for name in ("alone.onnx", "alone.mira"):
+        found = verdicts(call, capsys, tmp_path / name)
+        assert failed(found) == {"digest"}
+        assert "changed since it was written" in found["digest"][1]
+    (folder / "model.onnx").write_bytes(changed)
+    assert failed(verdicts(call, capsys, folder / "model.onnx")) == {"decoded"}
+    assert {"packed_unpacked", "digests"} <= failed(verdicts(call, capsys, folder))
 
 
 def test_a_flipped_byte_of_the_packed_file_is_caught(call, capsys, copied: Path) -> None:
@@ -161,7 +195,9 @@ def test_other_data_are_no_proof_of_the_reported_metric(call, capsys, finished: 
 @pytest.mark.parametrize("name", ["model.onnx", "model.mira"])
 def test_a_file_alone_is_checked_on_drawn_inputs_or_on_data(call, capsys, finished: Path, name: str) -> None:
     drawn = verdicts(call, capsys, finished / name)
-    assert {gate: verdict for gate, (verdict, _) in drawn.items()} == dict.fromkeys(("decoded", "valid", "outputs"), "passed")
+    assert {gate: verdict for gate, (verdict, _) in drawn.items()} == dict.fromkeys(
+        ("decoded", "digest", "valid", "outputs"), "passed"
+    )
     data = verdicts(call, capsys, finished / name, "--data", "digits")
     value = json.loads((finished / "report.json").read_text())["end"]["metric"]["value"]
     assert f"accuracy {value:.6g}" in data["metric"][1]
@@ -197,7 +233,7 @@ def test_a_packed_file_of_an_invalid_graph_is_caught(call, capsys, finished: Pat
     (tmp_path / "m.mira").write_bytes(pack(model.SerializeToString(deterministic=True)))
     found = verdicts(call, capsys, tmp_path / "m.mira")
     assert found["decoded"][0] == "passed"
-    assert failed(found) == {"valid", "outputs"}
+    assert failed(found) == {"digest", "valid", "outputs"}
 
 
 def test_a_run_whose_steps_were_tidied_away_is_told_as_not_checked_there(call, capsys, copied: Path) -> None:

@@ -31,6 +31,7 @@ from mirabelle.run import files
 from mirabelle.run.run import torch_threads
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_tensors, torch_equals_onnx
 from mirabelle.runtime.runtime import default_runtime
+from mirabelle.runtime.seal import is_as_written
 from mirabelle.runtime.signature import Value, check_inputs, drawn_inputs, signature_of
 from mirabelle.task.batch import Batch, Samples, tensors_of
 from mirabelle.task.task import Task
@@ -111,6 +112,7 @@ def verify_file(path: Path, task: Task | None = None, shape: Sequence[int] | Non
     """Run the gates of an .onnx or .mira file.
 
     - decoded: the file can be read and unpacked.
+    - digest: a file that Mirabelle wrote has the bytes that it wrote, whatever else they compute.
     - valid: the ONNX model passes the checker of the onnx package.
     - outputs: ONNX Runtime runs the model, and its outputs are finite and have the stated shapes.
     - metric, if data are given: the metric on the test set.
@@ -139,6 +141,7 @@ def verify_file(path: Path, task: Task | None = None, shape: Sequence[int] | Non
     given = [drawn_inputs(signature_of(model)[0], batch or 2, shape)] if task is None else _batches(task.validation, batch)
     checks = [
         Check("decoded", "passed", f"{len(onnx)} bytes of ONNX"),
+        *_as_written(model, onnx),
         _check("valid", lambda: _valid(model)),
         _check("outputs", lambda: _finite_outputs(model, onnx, given)),
     ]
@@ -147,6 +150,19 @@ def verify_file(path: Path, task: Task | None = None, shape: Sequence[int] | Non
     elif task is not None:
         checks.append(_check("metric", lambda: Gate(passed=True, worst=0.0, detail=_metric(onnx, task, batch)[1])))
     return checks
+
+
+def _as_written(model: ModelProto, onnx: bytes) -> list[Check]:
+    """Check the digest that an exported file carries; nothing for a file that others wrote."""
+    found = is_as_written(onnx)
+    if found is None and model.producer_name != "mirabelle":
+        return []
+    words: dict[bool | None, tuple[Verdict, str]] = {
+        True: ("passed", "every byte is as it was written"),
+        False: ("failed", "the file is damaged, or was changed since it was written"),
+        None: ("not checked", "the file carries no digest: an earlier version wrote it"),
+    }
+    return [Check("digest", *words[found])]
 
 
 def _check_data(path: Path, task: Task) -> None:

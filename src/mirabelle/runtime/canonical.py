@@ -15,13 +15,14 @@ from collections.abc import Mapping, Sequence
 from onnx import ModelProto, NodeProto
 
 from mirabelle.runtime.initializers import own_zero_points, put_in_order, store_once
+from mirabelle.runtime.seal import sealed
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _IR_VERSION = 10
 
 
 def canonical(model: ModelProto, metadata: Mapping[str, str], kept: Sequence[str] = ()) -> bytes:
-    """The canonical bytes of a model.
+    """The canonical bytes of a model, with their digest among the metadata.
 
     Args:
         model: the model.
@@ -52,8 +53,7 @@ def canonical(model: ModelProto, metadata: Mapping[str, str], kept: Sequence[str
     store_once(graph)
     own_zero_points(graph)
     put_in_order(graph)
-    data: bytes = result.SerializeToString(deterministic=True)
-    return data
+    return sealed(result)
 
 
 def _layer_names(model: ModelProto, kept: Sequence[str]) -> dict[str, str]:

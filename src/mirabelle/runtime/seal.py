@@ -1,0 +1,40 @@
+"""The digest that an exported ONNX file carries in its metadata, so that a change of any byte is noticed wherever it lies.
+
+The digest is that of the file's bytes with zeros in the place of the digest.
+"""
+
+from __future__ import annotations
+
+from onnx import ModelProto
+
+from mirabelle.run.files import digest_of_bytes
+
+SEAL = "mirabelle.digest"
+_ZEROS = "0" * 16
+_MARK = b"".join(  # as protobuf writes the entry: tags, lengths, key; the value follows
+    [b"\x0a", bytes([len(SEAL)]), SEAL.encode(), b"\x12", bytes([len(_ZEROS)])]
+)
+
+
+def sealed(model: ModelProto) -> bytes:
+    """The bytes of a model with their digest, which is added to the metadata of the model."""
+    model.metadata_props.add(key=SEAL, value=_ZEROS)
+    data: bytes = model.SerializeToString(deterministic=True)
+    begin = data.rindex(_MARK) + len(_MARK)
+    return b"".join([data[:begin], digest_of_bytes(data).encode(), data[begin + len(_ZEROS) :]])
+
+
+def is_as_written(onnx: bytes) -> bool | None:
+    """Whether an ONNX file has the digest with which Mirabelle wrote it; None if it carries none.
+
+    Example:
+        >>> import onnx
+        >>> data = sealed(onnx.ModelProto(producer_name="mirabelle"))
+        >>> is_as_written(data), is_as_written(data.replace(b"mirabelle", b"Mirabelle", 1)), is_as_written(b"")
+        (True, False, None)
+    """
+    begin = onnx.rfind(_MARK) + len(_MARK)
+    if begin < len(_MARK):
+        return None
+    end = begin + len(_ZEROS)
+    return onnx[begin:end] == digest_of_bytes(b"".join([onnx[:begin], _ZEROS.encode(), onnx[end:]])).encode()
