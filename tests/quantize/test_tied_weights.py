@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from mirabelle.quantize.layers import DynamicLayer, StaticLayer, TokenLayer, Wei
 from mirabelle.report import read_events
 from mirabelle.runtime.export import export
 from mirabelle.runtime.runtime import default_runtime
+from mirabelle.testing import check_replacement
 
 VOCABULARY, WIDTH = 300, 16
 IDS = torch.arange(300)[::3].repeat(2)[:120].reshape(20, 6) % VOCABULARY
@@ -282,3 +284,54 @@ def test_every_name_of_a_shared_module_can_be_chosen(pattern: str, tmp_path: Pat
     assert chosen.second[0] is chosen.first[0]
     left: Any = quantize.Weights(exclude=(pattern,))(dense, task_for(dense), Run(tmp_path / "left"))
     assert type(left.first[0]) is nn.Conv1d
+
+
+class Gpt2(nn.Module):
+    """GPT-2: its linear layers are `Conv1D`, and its output layer is the table of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = {"vocab_size": VOCABULARY, "n_positions": 8, "n_embd": WIDTH, "n_layer": 1, "n_head": 2}
+        self.gpt = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        found: Tensor = self.gpt(input_ids=ids, use_cache=False).logits.mean(1)
+        return found
+
+
+def test_the_layers_and_the_table_of_gpt_2_are_quantized(tmp_path: Path) -> None:
+    dense: Any = made(Gpt2)
+    task = task_for(dense)
+    whole = export(dense, task.example())
+    for step in STEPS:
+        run = Run(tmp_path / str(STEPS.index(step)))
+        model: Any = step(dense, task, run)
+        codes, block = model.gpt.lm_head.codes, model.gpt.transformer.h[0]
+        assert codes is model.gpt.transformer.wte.codes
+        assert block.mlp.c_fc.codes.numel() == dense.gpt.transformer.h[0].mlp.c_fc.weight.numel()
+        assert block.mlp.c_fc.weight.shape == dense.gpt.transformer.h[0].mlp.c_fc.weight.shape
+        assert count_parameters(model)[0] == count_parameters(dense)[0]
+        artifact.save(model, run.folder)
+        onnx = export(model, task.example())
+        assert len(onnx) < 0.75 * len(whole)
+        with torch.no_grad():
+            outputs = model(IDS)
+            assert torch.equal(artifact.load(Gpt2, run.folder)(IDS), outputs)
+            assert float((outputs - dense(IDS)).abs().max() / dense(IDS).abs().max()) < 0.03
+        assert np.allclose(default_runtime().load(onnx, threads=1).run({"ids": IDS.numpy()})[0], outputs.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [WeightLayer, DynamicLayer, TokenLayer])
+def test_a_conv1d_is_quantized_like_the_linear_layer_that_it_is(kind: type[WeightLayer]) -> None:
+    torch.manual_seed(0)
+    turned = transformers.pytorch_utils.Conv1D(12, 6)
+    linear = nn.Linear(6, 12)
+    with torch.no_grad():
+        linear.weight.copy_(turned.weight.t())
+        linear.bias.copy_(turned.bias.normal_())
+    one, other = kind.quantized(turned, 8), kind.quantized(linear, 8)
+    assert torch.equal(one.codes, other.codes)
+    x = torch.randn(3, 6)
+    assert torch.equal(one(x), other(x))
+    assert torch.equal(one.plain_tensors()["weight"], other.plain_tensors()["weight"].t())
+    check_replacement(one, turned, x)

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 class Dynamic:
     """Dynamic quantization of Linear layers: int8 weights (per output), inputs quantized over their range at inference.
 
-    No calibration is needed. With granularity "token", each input vector has 255 levels between ± its own largest absolute
-    value. With "tensor", the whole batch has 256 levels between its smallest and largest value. ONNX Runtime is about a third
-    faster with "tensor" (both are two to four times as fast as floating point), but a single outlier then makes the steps of
-    all values larger, which multiplies the rounding errors in transformers, and the result of a sample depends on its batch.
+    `Conv1D` of transformers, the linear layer of GPT-2, is quantized, too. No calibration is needed. With granularity "token",
+    each input vector has 255 levels between ± its own largest absolute value. With "tensor", the whole batch has 256 levels
+    between its smallest and largest value. ONNX Runtime is about a third faster with "tensor" (both are two to four times as
+    fast as floating point), but a single outlier then makes the steps of all values larger, which multiplies the rounding
+    errors in transformers, and the result of a sample depends on its batch.
 
     Layers that share a weight share its codes. An embedding that shares the weight of a layer becomes a table of these codes,
     which adds the rounding of its weights. A weight that is shared with anything else stays in floating point.
@@ -67,9 +68,9 @@ class Dynamic:
         return Preview(quantized, told(model, quantized, self, task, run))
 
     def layers(self) -> tuple[type[nn.Module], ...]:
-        from mirabelle.quantize.layers import LINEAR
+        from mirabelle.quantize.layers import LINEAR, turned_linear
 
-        return LINEAR
+        return (*LINEAR, *turned_linear())
 
     def _quantized(self, model: nn.Module) -> nn.Module:
         from mirabelle.model.state import copied

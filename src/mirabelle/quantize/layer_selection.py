@@ -149,9 +149,12 @@ def why_in_floating_point(
 
 def _why_of_class(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str:
     """Why a module that no pattern leaves out was not quantized."""
+    from mirabelle.quantize.layers import turned_linear
+
     kind = type(module).__name__
     if isinstance(module, kinds) and type(module) not in kinds:
         return f"{kind} is a class of its own, whose code may differ"
     if isinstance(module, kinds):
         return f"a {kind} with these settings has no quantized form"
-    return f"this step quantizes {', '.join(one.__name__ for one in kinds)}; these are weights of {kind}"
+    named = ", ".join(one.__name__ for one in kinds if one not in turned_linear())
+    return f"this step quantizes {named}; these are weights of {kind}"

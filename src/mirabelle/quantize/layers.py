@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -21,6 +22,12 @@ LINEAR_AND_CONVOLUTION = (nn.Linear, *CONVOLUTIONS)
 WEIGHTED = (*LINEAR_AND_CONVOLUTION, nn.Embedding)
 
 _BIAS_LIMIT = 2.0**30  # limit of bias codes: half the range of int32, so that rounding cannot cause an overflow
+
+
+def turned_linear() -> tuple[type[nn.Module], ...]:
+    """The class `Conv1D` of transformers, a linear layer whose weight is (in, out); empty before transformers is imported."""
+    library = sys.modules.get("transformers.pytorch_utils")
+    return () if library is None else (library.Conv1D,)
 
 
 class StaticLayer(Replacement):
@@ -129,11 +136,11 @@ class StaticLayer(Replacement):
         bias = None if self.bias_codes is None else self.bias_codes.to(levels.dtype)
         sums = self.applied(levels, self.codes.to(levels.dtype), bias)
         scale = self.input_scale * self.scale
-        return sums * (scale if self.kind == "Linear" else scale.reshape(-1, *[1] * (self.codes.dim() - 2)))
+        return sums * (scale if self.applied.kind == "linear" else scale.reshape(-1, *[1] * (self.codes.dim() - 2)))
 
     def plain_tensors(self) -> dict[str, Tensor]:
         """Weight and bias as the numbers that the codes stand for."""
-        found = {"weight": operators.decode(self.codes, self.scale)}
+        found = {"weight": _as_in_dense(operators.decode(self.codes, self.scale), self.kind)}
         if self.bias_codes is not None and self.bias_scale is not None:
             found["bias"] = operators.decode(self.bias_codes, self.bias_scale)
         return found
@@ -197,7 +204,7 @@ class WeightLayer(Replacement):
 
     def plain_tensors(self) -> dict[str, Tensor]:
         """Weight and bias as the numbers that the codes stand for."""
-        weight = operators.decode(self._stored(self.codes), self.scale)
+        weight = _as_in_dense(operators.decode(self._stored(self.codes), self.scale), self.kind)
         return {"weight": weight} if self.bias is None else {"weight": weight, "bias": self.bias}
 
     def extra_repr(self) -> str:
@@ -286,12 +293,18 @@ def _rounded_up(scale: Tensor) -> Tensor:
 
 
 def _weight(dense: nn.Module, kinds: tuple[type[nn.Module], ...] = LINEAR_AND_CONVOLUTION) -> Tensor:
-    if not isinstance(dense, kinds):
+    """The weight of a layer, with its outputs on the first axis."""
+    if not isinstance(dense, (*kinds, *turned_linear())):
         message = f"{type(dense).__name__} cannot be quantized"
         raise UserError("E140", message, "give the dense module from which the model was made")
     weight = dense.weight
     assert isinstance(weight, Tensor), "layers of these classes have a weight"
-    return weight.detach()
+    return weight.detach().t() if isinstance(dense, turned_linear()) else weight.detach()
+
+
+def _as_in_dense(weight: Tensor, kind: str) -> Tensor:
+    """A weight with its outputs on the first axis, as the dense layer of a class stores it; see `turned_linear`."""
+    return weight.t().contiguous() if kind == "Conv1D" else weight
 
 
 def _bias(dense: nn.Module) -> Tensor | None:
@@ -312,7 +325,7 @@ class _Applied:
 
 
 def _applied(dense: nn.Module) -> _Applied:
-    if isinstance(dense, nn.Linear):
+    if isinstance(dense, (nn.Linear, *turned_linear())):
         return _Applied("linear")
     assert isinstance(dense, CONVOLUTIONS), "_weight refuses every other kind"
     kind = {3: "conv1d", 4: "conv2d", 5: "conv3d"}[dense.weight.ndim]

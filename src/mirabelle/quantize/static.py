@@ -29,6 +29,8 @@ class Static:
 
     x ≈ s_x · (code − z), code in 0 … 255, over the calibrated range;  w ≈ s_o · code, code in ±(2^(weight_bits − 1) − 1).
 
+    `Conv1D` of transformers, the linear layer of GPT-2, is quantized, too.
+
     Outputs of convolutions are quantized to uint8, too, unless they are outputs of the model or inputs of a layer norm or
     softmax. A batch norm that is the only user of a layer's output is folded into the layer first, and a ReLU that follows is
     applied before the output is quantized.
@@ -82,9 +84,9 @@ class Static:
         return Preview(quantized, told(model, quantized, self, task, run))
 
     def layers(self) -> tuple[type[nn.Module], ...]:
-        from mirabelle.quantize.layers import LINEAR_AND_CONVOLUTION
+        from mirabelle.quantize.layers import LINEAR_AND_CONVOLUTION, turned_linear
 
-        return LINEAR_AND_CONVOLUTION
+        return (*LINEAR_AND_CONVOLUTION, *turned_linear())
 
     def _quantized(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         from mirabelle.calibration.ranges import activation_ranges

@@ -13,7 +13,7 @@ from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
 from mirabelle.model.state import memory_of
 from mirabelle.model.ties import Tie, all_names, named_tensors, tie
-from mirabelle.quantize.layers import WEIGHTED
+from mirabelle.quantize.layers import WEIGHTED, turned_linear
 from mirabelle.records.patterns import matches
 
 _PLAIN = {"padding_mode": "zeros", "max_norm": None}
@@ -159,9 +159,10 @@ def _why_left(modules: Mapping[str, nn.Module], held: Sequence[tuple[str, str]],
         module = modules[holder]
         if matches(holder, exclude):
             return f"{one}{holder} is excluded"
-        if key != "weight" or type(module) not in WEIGHTED or not is_plain(module):
+        if key != "weight" or type(module) not in (*WEIGHTED, *turned_linear()) or not is_plain(module):
             return f"{one}{name}, of {type(module).__name__}, has no quantized form"
-    return f"{one}one of them is transposed" if len(shapes) > 1 else ""
+    turned = {isinstance(modules[holder], turned_linear()) for holder, _ in held}
+    return f"{one}one of them is transposed" if len(shapes) > 1 or len(turned) > 1 else ""
 
 
 def _weight(layer: nn.Module) -> Tensor:

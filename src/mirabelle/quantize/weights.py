@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class Weights:
     """Weight-only quantization of Embedding, Linear, Conv1d, Conv2d and Conv3d: int8 weights, computation in floating point.
 
+    `Conv1D` of transformers, the linear layer of GPT-2, is quantized, too.
+
     w ≈ s_o · code, code in ±(2^(weight_bits − 1) − 1), with one scale per output, for an embedding one per row. Files become
     smaller, but inference does not become faster. Layers that `Static` or `Dynamic` quantized before are not changed, so this
     step can follow them to quantize the embeddings. Layers that share a weight share its codes; a weight that is shared with
@@ -66,9 +68,9 @@ class Weights:
         return Preview(quantized, told(model, quantized, self, task, run))
 
     def layers(self) -> tuple[type[nn.Module], ...]:
-        from mirabelle.quantize.layers import WEIGHTED
+        from mirabelle.quantize.layers import WEIGHTED, turned_linear
 
-        return WEIGHTED
+        return (*WEIGHTED, *turned_linear())
 
     def _quantized(self, model: nn.Module) -> nn.Module:
         from mirabelle.model.state import copied
