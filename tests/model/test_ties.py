@@ -14,7 +14,11 @@ from mirabelle.model.architecture import Architecture, architecture_of, replace_
 from mirabelle.model.edits import Cut, Replace
 from mirabelle.model.state import copied, load_tensors, tensors_of_module
 from mirabelle.model.ties import Tie, all_names, tie
+from mirabelle.prune.weight_masks import RemovedWeights, WeightMasks
 from mirabelle.quantize.layers import TokenLayer
+from mirabelle.records.patterns import selected
+from mirabelle.records.schedules import Gradual
+from mirabelle.scores import Magnitude
 
 
 class TwoParents(nn.Module):
@@ -159,3 +163,14 @@ def test_a_parameter_may_become_a_buffer_and_wrong_ties_are_refused() -> None:
         assert caught.value.code == "E140"
     with pytest.raises(UserError, match="fewer than two"):
         Architecture.from_data({"schema": 2, "pruned": [], "edits": [{"edit": "model.Tie", "tensors": ["a"]}]})
+
+
+def test_a_shared_parameter_is_selected_by_each_of_its_names() -> None:
+    model = tie(TwoLayers(), ["a.weight", "b.weight"])
+    for pattern in ("a.weight", "b.weight", "b"):
+        assert "a.weight" in selected(model, (pattern,))
+        assert "a.weight" not in selected(model, (), (pattern,), by_default=["a.weight", "a.bias", "b.bias", "kept"])
+    masked = WeightMasks(RemovedWeights("sparsity", 0.5, Magnitude(), Gradual.named("constant"), include=("b.weight",)), model)
+    masked.prune(model, 0.5)
+    assert architecture_of(model).pruned == ("a.weight",)
+    assert int((model.b.weight == 0).sum()) == 8
