@@ -71,6 +71,9 @@ CONSUMERS: dict[str, Callable[[], Any]] = {
     "mean after a batch norm": _of_numbers(lambda x: _pooled(L.ReLU()(L.BatchNormalization()(x)))),
     "mean of a sum": _of_words(lambda x: _pooled(L.Add()([x, L.Dense(6)(x)]))),
     "mean of two beside each other": _of_words(lambda x: _pooled(L.Concatenate()([x, L.Dense(2)(x)]))),
+    "mean of attention, whose mask the graph holds": _of_words(
+        lambda x: _pooled(L.Add()([x, L.MultiHeadAttention(2, 3)(x, x)]))
+    ),
     "LSTM": _of_words(L.LSTM(5)),
     "GRU of outputs": _of_words(lambda x: _pooled(L.GRU(5, return_sequences=True)(x))),
     "recurrent layers, one on the other": _of_numbers(lambda x: L.GRU(5)(L.LSTM(4, return_sequences=True)(x))),

@@ -105,10 +105,11 @@ def either(layer: Any, call: Callable[..., Any], twin: Any | None) -> Callable[.
     if twin is None:
         return None
 
-    def computed(x: Any, *_: Any, **__: Any) -> Any:
+    def computed(x: Any, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = last(args), last(kwargs)  # a mask, (batch, positions), is the same in either layout
         if not isinstance(x, Behind):
-            return call(x)
-        found = twin(x.tensor)
+            return call(x, *args, **kwargs)
+        found = twin(x.tensor, *args, **kwargs)
         return Behind(found) if found.ndim == x.tensor.ndim else found
 
     return computed
