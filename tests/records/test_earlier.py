@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from mirabelle import prune
 from mirabelle.records.earlier import in_todays_names
 from mirabelle.task.loss import LOSSES, CrossEntropy, Matching, public_name
 
@@ -62,3 +63,15 @@ def test_what_chooses_parameters_has_its_present_keys() -> None:
 def test_a_keras_model_that_was_named_by_its_place_is_the_same_model() -> None:
     before = {"model": {"from": "mirabelle.sources.keras_model.module:KerasModule"}}
     assert in_todays_names(before) == {"model": {"from": "mirabelle.sources.models.keras_model.module:KerasModule"}}
+
+
+@pytest.mark.parametrize(("kind", "default"), [(prune.Weights, 0.1), (prune.Channels, 0.2)])
+def test_a_ranking_over_layers_of_an_earlier_version_had_no_floor(kind: type, default: float) -> None:
+    use = f"prune.{kind.__name__}"
+    assert kind(sparsity=0.5).floor == default
+    steps = [{"use": use, "sparsity": 0.5}, {"use": use, "sparsity": 0.5, "scope": "global"}, {"use": "quantize.Static"}]
+    alone, ranked, other = in_todays_names({"step": steps})["step"]
+    assert (alone["floor"], ranked["floor"]) == (default, 0.0)
+    assert "floor" not in other
+    kept = {"use": use, "sparsity": 0.5, "scope": "global", "floor": 0.3}
+    assert in_todays_names({"step": [kept]})["step"] == [kept]

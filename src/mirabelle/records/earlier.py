@@ -1,7 +1,7 @@
 """Resolved recipes of earlier versions, converted to the current names.
 
 A run is continued only if the recipe in its folder equals the given one. A setting that was renamed in the meantime must not
-count as a difference.
+count as a difference, nor one that was added and changes nothing that the recipe does.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _SELECTIONS = {"targets": "include", "ignore": "exclude"}  # of parameters and m
 _TERMS_WITH_SELECTIONS = ("L1", "L2", "GroupLasso", "Growing")
 _FAMILIES_WITH_SELECTIONS = ("prune.", "quantize.")
 _ARGUMENTS = {"also": "extra_metrics"}  # of data sets read from files
+_FLOORS = {"prune.Weights": 0.1, "prune.Channels": 0.2}  # defaults of a setting that was added, for rankings over layers
 
 
 def in_todays_names(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,6 +36,8 @@ def in_todays_names(document: Mapping[str, Any]) -> dict[str, Any]:
         {'step': [{'use': 'quantize.Static', 'exclude': ['fc']}]}
     """
     renamed: dict[str, Any] = {key: _with_current_selections(value) for key, value in document.items()}
+    if isinstance(renamed.get("step"), list):
+        renamed["step"] = [_with_floor(step) for step in renamed["step"]]
     task, fingerprint = renamed.get("task"), renamed.get("fingerprint")
     if isinstance(task, Mapping) and isinstance(task.get("arguments"), Mapping) and ":" not in str(task.get("data")):
         renamed["task"] = {**task, "arguments": _with_keys(task["arguments"], _ARGUMENTS)}
@@ -56,6 +59,14 @@ def _with_current_selections(value: Any) -> Any:
     selects = str(value.get("use", "")).startswith(_FAMILIES_WITH_SELECTIONS) or value.get("term") in _TERMS_WITH_SELECTIONS
     table = _with_keys(value, _SELECTIONS) if selects else value
     return {key: item if key == "arguments" else _with_current_selections(item) for key, item in table.items()}
+
+
+def _with_floor(step: Any) -> Any:
+    """A step that prunes with its floor: 0 where the ranking over layers of an earlier version had none, else the default."""
+    if not isinstance(step, Mapping) or step.get("use") not in _FLOORS or "floor" in step:
+        return step
+    ranks = step.get("scope") == "global" and step.get("sparsity") is not None
+    return {**step, "floor": 0.0 if ranks else _FLOORS[step["use"]]}
 
 
 def _with_keys(table: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
