@@ -29,18 +29,28 @@ class Rewrite(Edit):
         why: reason in words why the module's own code does not work with the new widths.
         slices: name of a tensor -> dimension, as text -> the kept indices, as written by `ranges`.
         least: the fewest samples that the program takes; 2 if the model's code treats a single sample in another way.
+        unsaved: tensors that the model holds outside of its state dict, and that the program saves.
     """
 
     inputs: Mapping[str, Any]
     why: str
     slices: Slices = field(default_factory=dict)
     least: int = 1
+    unsaved: tuple[str, ...] = ()
 
     def replay(self, model: nn.Module) -> nn.Module:
         args, kwargs = ExampleSignature.from_data(self.inputs).example()
         program = traced(model, args, kwargs)
         flow = propagated(program)
-        rewritten: nn.Module = Rewritten(program, flow, self._kept(program, flow), self.least)
+        lacking = [name for name in self.unsaved if name not in program.tensors]
+        if lacking:
+            message = (
+                f'the program reads "{lacking[0]}", which an attribute of the model held when it was cut and does not hold now'
+            )
+            raise UserError(
+                "E140", message, "give the model in the state in which it was cut, for example after its first call"
+            )
+        rewritten: nn.Module = Rewritten(program, flow, self._kept(program, flow), self.least, self.unsaved)
         keep_names(rewritten, model)
         return rewritten
 
@@ -68,7 +78,8 @@ class Rewrite(Edit):
     def to_data(self) -> dict[str, Any]:
         slices = {name: dict(dimensions) for name, dimensions in self.slices.items()}
         data: dict[str, Any] = {"inputs": dict(self.inputs), "why": self.why, "slices": slices}
-        return data if self.least == 1 else {**data, "least": self.least}
+        data |= {"least": self.least} if self.least != 1 else {}
+        return data | ({"unsaved": list(self.unsaved)} if self.unsaved else {})
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Rewrite:
@@ -77,7 +88,13 @@ class Rewrite(Edit):
         least = data.get("least", 1)
         if least not in (1, 2):
             raise damaged(f"a program for at least {least} samples")
-        return Rewrite(data["inputs"], str(data.get("why", "")), table_of_tables(data, "slices"), int(least))
+        return Rewrite(
+            data["inputs"],
+            str(data.get("why", "")),
+            table_of_tables(data, "slices"),
+            int(least),
+            _names(data.get("unsaved", [])),
+        )
 
     def slices_of(self, tensor: str) -> Mapping[str, str]:
         return self.slices.get(tensor, {})
@@ -85,3 +102,9 @@ class Rewrite(Edit):
     @property
     def rewritten(self) -> str | None:
         return self.why
+
+
+def _names(data: Any) -> tuple[str, ...]:
+    if not isinstance(data, list) or not all(isinstance(name, str) for name in data):
+        raise damaged("a program with names that are no texts")
+    return tuple(data)

@@ -117,9 +117,10 @@ class Rewritten(nn.Module):
         kept: units that are kept.
         least: the fewest samples for which the program computes what the model computes: 1, or 2 if its code treats a single
             sample in another way.
+        unsaved: tensors that the state dict of the model lacks and that of the program has.
     """
 
-    def __init__(self, program: Program, flow: Flow, kept: Kept, least: int = 1) -> None:
+    def __init__(self, program: Program, flow: Flow, kept: Kept, least: int = 1, unsaved: Collection[str] = ()) -> None:
         super().__init__()
         self._numbers: dict[fx.Node, int] = {}
         self._inputs: list[int] = []
@@ -129,13 +130,14 @@ class Rewritten(nn.Module):
         self._indices = 0
         self._arguments = _Arguments(program, least)
         self._results = _Results(program.exported.call_spec.out_spec)
+        saved = program.saved.union(unsaved)
         tensors = {name: _own(tensor, program.tensors[name]) for name, tensor in sliced(program, flow, kept).items()}
         for name, first in program.first.items():  # in the model's order, so that shared tensors have the same first names
             if first in tensors:
-                _register(self, name, tensors[first], saved=program.saved)
+                _register(self, name, tensors[first], saved=saved)
         for name, tensor in tensors.items():
             if name not in program.first:
-                _register(self, name, tensor, saved=program.saved)
+                _register(self, name, tensor, saved=saved)
         for node in program.graph.nodes:
             self._take(node, program, flow, kept)
         self._instructions = self._with_ends()

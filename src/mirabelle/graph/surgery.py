@@ -64,9 +64,9 @@ def cut(model: nn.Module, program: Program, flow: Flow, kept: Kept, example: Exa
     except DoesNotFollowError as error:
         message = f"neither the model's code nor its rewritten program works with the new widths: {error}"
         raise UserError("E121", message, "list the affected layers in `exclude`, or use prune.Weights") from error
-    smaller = Rewritten(program, flow, kept, least)
+    smaller = Rewritten(program, flow, kept, least, program.unsaved)
     keep_names(smaller, model)
-    rewritten = Rewrite(ExampleSignature.of(example).to_data(), reason, slices_in_text(indices), least)
+    rewritten = Rewrite(ExampleSignature.of(example).to_data(), reason, slices_in_text(indices), least, program.unsaved)
     attach(smaller, architecture_of(model).with_edit(rewritten))
     return smaller
 

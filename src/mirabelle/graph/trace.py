@@ -58,6 +58,8 @@ class Program:
         names: first name of each parameter and buffer -> all its names; shared ones have several.
         first: every name of a parameter or buffer, in the order of the model -> the first name of its tensor.
         saved: names in the state dict of the model; other buffers are not persistent.
+        unsaved: names of tensors that the program reads, that attributes or buffers of the model hold, and that its state dict
+            lacks; they may be computed from weights, such as `self.bias = self.table[:, self.index]` in `train`.
         updates: name of an output node -> the buffer that every call sets to it, such as a running mean.
     """
 
@@ -67,6 +69,7 @@ class Program:
     names: Mapping[str, tuple[str, ...]]
     first: Mapping[str, str]
     saved: frozenset[str]
+    unsaved: tuple[str, ...]
     updates: Mapping[str, str]
 
     @property
@@ -87,16 +90,32 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
         UserError: E121 if the model cannot be exported.
     """
     before = AttributesBefore(model)
-    model.eval()
+    _without_caches(model)
     try:
         with _quiet(), operators_listed_once(), torch.no_grad():
             exported = _exported(model, args, dict(kwargs or {}))
+            held = _held(model)
     except Exception as error:
         message = f"the model cannot be traced by torch.export: {_reason(error)}"
         raise UserError("E121", message, "change its forward method, or use prune.Weights, which needs no trace") from error
     finally:
         before.restore()
-    return _program(model, exported)
+    return _program(model, exported, held)
+
+
+def _without_caches(model: nn.Module) -> None:
+    """Set a model to eval mode by way of training mode, in which it may drop or compute anew what it keeps for evaluation."""
+    with contextlib.suppress(Exception), torch.no_grad():  # any code of a user's
+        model.train()
+    model.eval()
+
+
+def _held(model: nn.Module) -> frozenset[int]:
+    """Addresses of the tensors in attributes of a model that are no parameters and no buffers."""
+    own = [
+        value for module in model.modules() for name, value in vars(module).items() if name not in ("_parameters", "_buffers")
+    ]
+    return frozenset(part.data_ptr() for part in pytree.tree_leaves(own) if type(part) is Tensor and part.numel())
 
 
 def exported_alone(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> nn.Module:
@@ -200,7 +219,7 @@ def _weight_of_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 _DECOMPOSED = {torch.ops.aten._weight_norm.default: _weight_of_norm, torch.ops.aten.copy.default: _assigned}
 
 
-def _program(model: nn.Module, exported: ExportedProgram) -> Program:
+def _program(model: nn.Module, exported: ExportedProgram, held: frozenset[int]) -> Program:
     own_tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     own_tensors |= dict(model.named_buffers(remove_duplicate=False))
     first: dict[int, str] = {}
@@ -226,7 +245,14 @@ def _program(model: nn.Module, exported: ExportedProgram) -> Program:
         sources[spec.arg.name] = Source(kind, name)
     mutated = exported.graph_signature.buffers_to_mutate
     updates = {node: first_names[name_in_model(target)] for node, target in mutated.items()}
-    return Program(exported, sources, tensors, names, first_names, frozenset(model.state_dict()), updates)
+    saved = frozenset(model.state_dict())
+    constants = {source.name for source in sources.values() if source.kind == "constant"}
+    unsaved = tuple(
+        name
+        for name, tensor in tensors.items()
+        if (tensor.data_ptr() in held if name in constants else name not in saved and tensor.is_floating_point())
+    )
+    return Program(exported, sources, tensors, names, first_names, saved, unsaved, updates)
 
 
 @contextlib.contextmanager

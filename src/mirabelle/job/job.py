@@ -27,7 +27,7 @@ from mirabelle.job.result import Result, checked, tell_end
 from mirabelle.job.steps import Reached, codecs_of, run_or_resume, walk
 from mirabelle.model.architecture import rounds
 from mirabelle.model.device import check_device
-from mirabelle.model.state import copied, fingerprint
+from mirabelle.model.state import copied, fingerprint, with_other_weights
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.records.annotated_toml import ORIGINS, Origin
 from mirabelle.records.functions import name_of
@@ -330,5 +330,7 @@ def _gates(ending: _Ending, after: Files) -> dict[str, Gate]:
     return {
         "torch_onnx": torch_equals_onnx(ending.end.model, after.onnx, batches, quantized=quantized, kind=ending.task.outputs),
         "packed_unpacked": same_bytes(after.onnx, artifact.unpack((ending.run.folder / "model.mira").read_bytes())),
-        "saved_loaded": same_outputs(ending.end.model, artifact.load(ending.origin, ending.run.folder), batches[0]),
+        "saved_loaded": same_outputs(
+            ending.end.model, artifact.load(lambda: with_other_weights(ending.origin), ending.run.folder), batches[0]
+        ),
     }

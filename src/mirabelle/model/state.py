@@ -19,6 +19,7 @@ from mirabelle.run.files import digest
 
 Model = TypeVar("Model", bound=nn.Module)
 _MOST = 8  # names in a message
+_OTHER = (0.75, 0.01)  # factor and offset of other weights, positive so that variances stay so
 
 
 def memory_of(tensor: Tensor) -> Hashable:
@@ -116,6 +117,19 @@ def copied(model: Model, instead: Mapping[int, Tensor] | None = None) -> Model:
     computed = [value for value in values if isinstance(value, Tensor) and not value.is_leaf]
     detached = {id(value): value.detach().clone() for value in computed}
     return copy.deepcopy(model, {**detached, **_copies_of_shared(model), **(instead or {})})
+
+
+@torch.no_grad()
+def with_other_weights(model: Model) -> Model:
+    """A copy whose saved tensors have other values, as a model that was made anew and not trained.
+
+    What is loaded into it has nothing from the model itself.
+    """
+    other = copied(model)
+    for tensor in tensors_of_module(other).values():
+        if tensor.is_floating_point():
+            tensor.mul_(_OTHER[0]).add_(_OTHER[1])
+    return other
 
 
 def _copies_of_shared(model: nn.Module) -> dict[int, Tensor]:
