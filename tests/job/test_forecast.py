@@ -64,7 +64,7 @@ def test_too_little_memory_and_disk_are_told(plan: JobPlan) -> None:
 def test_a_layer_that_would_lose_every_weight_is_named(plan: JobPlan) -> None:
     with torch.no_grad():
         plan.model[4].weight.mul_(1e-6)
-    wiped = Recipe([prune.Weights(sparsity=0.75, scope="global")])
+    wiped = Recipe([prune.Weights(sparsity=0.75, scope="global", floor=0.0)])
     found = forecast(dataclasses.replace(plan, recipe=wiped, baseline=None))
     assert found.emptied == ["4.weight"]
     assert "4.weight would lose all its weights, so no information would pass through it." in found.remarks
