@@ -275,6 +275,14 @@ def test_a_target_that_the_loss_ignores_is_ignored_by_all() -> None:
     assert task.metric.value(scores) == pytest.approx(float((images.argmax(1) == masks)[:, 1:].float().mean()))
 
 
+def test_evaluated_samples_whose_only_target_is_ignored_are_refused_by_that_name() -> None:
+    inputs = torch.randn(60, 3)
+    loss = nn.CrossEntropyLoss(ignore_index=1)
+    task = Task(train=(inputs, torch.arange(60) % 3), test=(inputs[:30], torch.arange(30) % 3), loss=loss)
+    with pytest.raises(UserError, match=r"E132.*validation samples have no class"):
+        try_one_batch(nn.Identity(), task)
+
+
 class Broken(nn.Module):
     """NaN where the first feature is below −10."""
 
@@ -454,8 +462,13 @@ REFUSED: dict[str, tuple[nn.Module, Callable[[], Task], str]] = {
     ),
     "a loss that pairs all samples": (
         nn.Linear(4, 1),
-        lambda: Task(train=(X, X[:, 0]), test=(X, X[:, 0]), loss=lambda o, t: (o - t).square().mean()),
+        lambda: Task(train=(X, X[:, 0]), test=(X, X[:, 0]), loss=lambda o, t: (o - t).square().mean(), outputs_are="numbers"),
         r"E131.*compares all pairs of outputs \(5, 1\) and targets \(5,\)",
+    ),
+    "numbers or labels under a loss that nobody knows": (
+        nn.Linear(4, 1),
+        lambda: Task(train=(X, X[:, :1]), test=(X, X[:, :1]), loss=nn.PoissonNLLLoss()),
+        "E111.*nor which metric fits(?s:.)*outputs_are",
     ),
     "a loss of one number for each sample": (
         nn.Linear(4, 3),
@@ -466,6 +479,11 @@ REFUSED: dict[str, tuple[nn.Module, Callable[[], Task], str]] = {
         nn.Embedding(9, 3),
         lambda: Task(train=(CLASS[:, None].repeat(1, 5),) * 2, test=(CLASS[:, None].repeat(1, 5),) * 2),
         r"E131.*fails on outputs of \(2, 5, 3\)(?s:.)*token_cross_entropy",
+    ),
+    "as many tokens as classes, and no loss that says which axis is which": (
+        nn.Embedding(9, 3),
+        lambda: Task(train=(CLASS[:, None].repeat(1, 3),) * 2, test=(CLASS[:, None].repeat(1, 3),) * 2),
+        r"E131.*may be in axis 1 or in the last one(?s:.)*token_cross_entropy",
     ),
     "tokens whose label is no class": (
         nn.Embedding(9, 3),

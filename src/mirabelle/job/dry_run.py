@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError, at_path, gathered, is_out_of_memory, raise_all
-from mirabelle.job.metric_trial import LOSS_OF_PROBABILITIES, check_broadcast, check_ending, check_targets, try_metrics
+from mirabelle.job.metric_trial import (
+    LOSS_OF_PROBABILITIES,
+    check_axis_of_classes,
+    check_broadcast,
+    check_ending,
+    check_targets,
+    try_metrics,
+)
 from mirabelle.model.state import copied
 from mirabelle.numerics.draws import global_draws
 from mirabelle.numerics.target_shapes import unlabelled
@@ -265,6 +272,8 @@ def _judge(model: nn.Module, task: Task, outputs: Outputs, batch: Batch) -> None
     try:
         if task.outputs.form is Form.CLASSES:
             check_one_hot(outputs, batch.targets)
+            if task.loss_is_default:
+                check_axis_of_classes(outputs, batch.targets)
         task.loss(in_float32(outputs), batch.targets)
         check_targets(outputs, task)
         few = task.example(_FEW)

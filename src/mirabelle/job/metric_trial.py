@@ -12,7 +12,7 @@ from mirabelle.errors import UserError
 from mirabelle.model.ending import ending
 from mirabelle.model.state import copied
 from mirabelle.numerics.several_outputs import UNLABELLED
-from mirabelle.numerics.target_shapes import are_class_indices
+from mirabelle.numerics.target_shapes import CLASS_SCORES, are_class_indices
 from mirabelle.task.batch import Batch, Outputs, Samples, call, in_float32, joined, parts_of
 from mirabelle.task.loss import TorchLoss
 from mirabelle.task.metric import Metric, not_finite
@@ -118,7 +118,12 @@ def _check_names(task: Task) -> None:
 
 def check_classes(split: str, targets: Tensor, classes: int) -> None:
     """Raise E132 unless all targets but −100 are classes; those of evaluated samples must be known."""
-    known = targets[targets != UNLABELLED] if split == "train" or targets.dim() > 1 else targets
+    known = targets[targets != UNLABELLED]
+    if split != "train" and targets.dim() == 1 and len(known) < len(targets):
+        message = (
+            f"{len(targets) - len(known)} of {len(targets)} {split} samples have no class: their target is ignored, or −100"
+        )
+        raise UserError("E132", message, "leave them out: only samples with a class can be evaluated")
     if not known.numel():
         return
     low, high = int(known.min()), int(known.max())
@@ -133,9 +138,19 @@ def check_classes(split: str, targets: Tensor, classes: int) -> None:
         )
 
 
+def check_axis_of_classes(outputs: Outputs, targets: Tensor) -> None:
+    """Raise E131 if the classes may be in axis 1 as well as in the last one, and no loss has been named that says which."""
+    if not isinstance(outputs, Tensor) or outputs.dim() != targets.dim() + 1 or outputs.dim() <= CLASS_SCORES:
+        return
+    if all(outputs.movedim(axis, -1).shape[:-1] == targets.shape for axis in (1, -1)):
+        message = f"the classes of outputs {tuple(outputs.shape)} may be in axis 1 or in the last one; the targets fit both"
+        raise UserError("E131", message, 'name the loss: "cross_entropy" for axis 1, "token_cross_entropy" for the last one')
+
+
 def check_broadcast(task: Task, outputs: Outputs, targets: Tensor) -> None:
     """Raise E131 if a loss of the user broadcasts outputs (samples, 1) and targets (samples,) to all pairs of samples."""
-    if task.outputs.form is not Form.UNKNOWN or not isinstance(outputs, Tensor) or outputs.shape == targets.shape:
+    own = OutputKind.of_loss(task.loss).form is Form.UNKNOWN
+    if not own or not isinstance(outputs, Tensor) or outputs.shape == targets.shape:
         return
     if outputs.numel() != targets.numel():
         return

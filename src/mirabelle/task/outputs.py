@@ -337,10 +337,16 @@ def default_metric(kind: OutputKind, *evaluated: Tensor) -> str:
     Args:
         kind: the meaning of the outputs.
         evaluated: targets of the data that are evaluated.
+
+    Raises:
+        UserError: E111 for floating-point targets of outputs that are not known: numbers, labels, logarithms of rates, ….
     """
     form = kind.form
     if form is Form.UNKNOWN:
-        form = Form.NUMBERS if evaluated[0].is_floating_point() else Form.CLASSES
+        if evaluated[0].is_floating_point():
+            message = "the loss is not known, so it does not say what the outputs are, nor which metric fits them"
+            raise UserError("E111", message, 'say it: Task(outputs_are="numbers") or "labels"; or name a metric')
+        form = Form.CLASSES
     if form is Form.LABELS:
         return "accuracy" if evaluated[0].numel() == len(evaluated[0]) else "f1"
     if form is Form.NUMBERS:

@@ -52,7 +52,7 @@ class Task:
         metric: a name that `Metric.of` knows, such as "accuracy", or a function (outputs, targets) -> one score for each
             sample, higher is better; `Metric.over_set(function)` for a metric of a whole set. By default that of the loss:
             "accuracy" for classes and for a single label, "f1" for several labels, "r2" for numbers, without targets
-            "fidelity".
+            "fidelity". A loss of your own with floating-point targets has none: name one, or say what `outputs_are`.
         extra_metrics: further metrics in the same form, reported for information only.
         outputs_are: what the outputs of the model are, if the loss is your own: "classes" (logits, classes in axis 1),
             "classes_last" (in the last axis), "labels" (logits of yes or no) or "numbers". It decides what metrics compare, how
@@ -98,6 +98,7 @@ class Task:
     notes: tuple[str, ...]
     teacher: nn.Module | None
     unlearned: nn.Module | None
+    loss_is_default: bool
 
     def __init__(
         self,
@@ -152,6 +153,7 @@ class Task:
             notes=(*notes, *told, *notes_on_reading(sources, {"train": learned, "validation": validated, "test": judged})),
             teacher=None,
             unlearned=None,
+            loss_is_default=named_loss is None and outputs_are is None,
         )
 
     def replace(self, **changes: Any) -> Task:
@@ -176,6 +178,7 @@ class Task:
         if unknown:
             raise TypeError(f"Task has no attribute {', '.join(unknown)}")
         other = copy.copy(self)
+        changes.setdefault("loss_is_default", self.loss_is_default and "loss" not in changes)
         other._settle(**changes)
         return other
 
