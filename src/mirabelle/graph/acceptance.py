@@ -2,14 +2,14 @@
 
 Both run with the same random tensors, which hide nothing, on the example with its own number of samples and with two others,
 after one optimizer step of the module in training mode, too. The tensors are drawn into a module that is thrown away, and the
-program runs on the tensors of this module, so that nothing is held twice.
+program runs on the tensors of this module. What it computes with the first drawn tensors is kept for the other forms of a cut.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -37,6 +37,20 @@ class DoesNotFollowError(Exception):
     """A module does not compute the same as the cut program; the message says how they differ."""
 
 
+@dataclass
+class _Drawn:
+    """Tensors of the cut program that were drawn, and its outputs on the example with them; empty before the first draw."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    outputs: list[Tensor] = field(default_factory=list)
+
+    def are(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether other tensors are the same numbers."""
+        return tensors.keys() == self.tensors.keys() and all(
+            _alike(own, self.tensors[name]) and torch.equal(own, self.tensors[name]) for name, own in tensors.items()
+        )
+
+
 @dataclass(frozen=True)
 class Acceptance:
     """The check of the two forms that a cut model may have.
@@ -54,56 +68,61 @@ class Acceptance:
     flow: Flow
     kept: Kept
     example: Example
+    _drawn: _Drawn = field(default_factory=_Drawn, init=False)
 
     @torch.no_grad()
-    def check(self, make: Callable[[], nn.Module]) -> None:
-        """Compare a module with the cut program at three batch sizes, and after an optimizer step in training mode.
+    def check(self, trial: nn.Module, *, as_traced: bool = False) -> None:
+        """Compare a module at three batch sizes and after an optimizer step in training mode.
 
         Args:
-            make: returns a new cut module, which is changed.
+            trial: what `compare` returned, with the tensors of then; they are changed.
+            as_traced: compare what an export makes of it, too.
 
         Raises:
             DoesNotFollowError: if they differ, or if the module fails where the dense model does not.
         """
-        trial = make()
-        self.compare(trial)
+        if as_traced and not self._traces(trial):
+            raise DoesNotFollowError("an export of it takes another path")
         _scale(trial, self.program)
         self._compare(trial, self._one_more or self.example, scaled=True)
-        if self._alone is not None:
-            try:
-                self._compare(trial, self._alone, scaled=True)
-            except DoesNotFollowError:
-                if self.fewest_samples == 1:
-                    raise
         self._train(trial)
+        _in_mode(trial, training=False)
+        try:
+            self._compare(trial, self._alone or self.example, scaled=True)
+        except DoesNotFollowError:
+            if self._alone is None or self.fewest_samples == 1:
+                raise
+            self._compare(trial, self.example, scaled=True)
 
     @torch.no_grad()
-    def compare(self, module: nn.Module) -> None:
-        """Compare a module, whose tensors are changed, with the cut program on the example alone.
+    def compare(self, module: nn.Module) -> nn.Module:
+        """The module, with random tensors, if it computes what the cut program computes on the example.
 
         Raises:
             DoesNotFollowError: if they differ.
         """
-        _draw_into(_in_mode(module, training=False), self.program)
-        self._compare(module, self.example)
+        _draw_into(_in_mode(module, training=False), self.program, self._drawn.tensors)
+        tensors = self._tensors(module)
+        if not self._drawn.are(tensors):
+            self._drawn.outputs = [output.clone() for output in self._expected(tensors, self.example)]
+            self._drawn.tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+        self._compare(module, self.example, self._drawn.outputs)
+        return module
 
-    @torch.no_grad()
-    def traces(self, module: nn.Module) -> bool:
-        """Whether a module, whose tensors are changed, computes the same when it is traced, as for an export.
+    def _traces(self, module: nn.Module) -> bool:
+        """Whether a module that `compare` has accepted computes the same when it is traced, as for an export.
 
         Code may take another path there: grouped queries repeat their keys by an attribute that other attention does not read.
         """
-        _draw_into(_in_mode(module, training=False), self.program)
         args, kwargs = self.example
-        before = AttributesBefore(module)
+        apart = copied(module, {id(parameter): parameter for parameter in module.parameters()})
         try:
-            expected = _tensors(module(*args, **kwargs))
-            actual = _tensors(exported_alone(module, args, kwargs)(args, kwargs))
+            exported = exported_alone(apart, args, kwargs)
+            with global_draws(0):
+                actual = _tensors(exported(args, kwargs))
         except Exception:  # noqa: BLE001 (any code of a user's)
             return False
-        finally:
-            before.restore()
-        return difference(actual, expected) <= _ROUNDING
+        return difference(actual, self._drawn.outputs) <= _ROUNDING
 
     @cached_property
     @torch.no_grad()
@@ -152,9 +171,11 @@ class Acceptance:
                     message = f"its program holds for {words} samples only, since the code of the model depends on their number"
                     raise DoesNotFollowError(message)
 
-    def _compare(self, module: nn.Module, example: Example, *, scaled: bool = False) -> None:
-        """Raise `DoesNotFollowError` unless the module computes the same as the cut program."""
-        worst = self._difference(module, example)
+    def _compare(
+        self, module: nn.Module, example: Example, expected: list[Tensor] | None = None, *, scaled: bool = False
+    ) -> None:
+        """Raise `DoesNotFollowError` unless the module computes the same as the cut program, whose outputs may be known."""
+        worst = self._difference(module, example, expected)
         if worst <= _SAME:
             return
         rounding = 0.0
@@ -167,33 +188,38 @@ class Acceptance:
         if worst > _TIMES * rounding:
             raise DoesNotFollowError(f"its outputs would differ by {worst:.1e}")
 
-    def _difference(self, module: nn.Module, example: Example) -> float:
+    def _difference(self, module: nn.Module, example: Example, expected: list[Tensor] | None = None) -> float:
         """The relative difference of the outputs of a module and of the program, both with the tensors of the module."""
-        own = _named(module)
-        tensors = {name: own.get(name, tensor) for name, tensor in self.program.tensors.items()}
-        with global_draws(0):  # operators that draw random numbers draw the same in both
-            try:
-                expected = _tensors(run_cut(self.program, self.flow, self.kept, tensors, pytree.tree_leaves(example)))
-            except Exception as error:  # an argument that no rule has adapted
-                raise DoesNotFollowError(f"its program cannot be cut: {error}") from error
-            torch.manual_seed(0)
-            before = AttributesBefore(module)  # what a call caches is of other weights than the next one's
-            try:
+        if expected is None:
+            expected = self._expected(self._tensors(module), example)
+        before = AttributesBefore(module)  # what a call caches is of other weights than the next one's
+        try:
+            with global_draws(0):  # operators that draw random numbers draw the same in both
                 actual = _tensors(module(*example[0], **example[1]))
-            except Exception as error:
-                raise DoesNotFollowError(_words(error)) from error
-            finally:
-                before.restore()
+        except Exception as error:
+            raise DoesNotFollowError(_words(error)) from error
+        finally:
+            before.restore()
         return difference(actual, expected)
 
+    def _tensors(self, module: nn.Module) -> dict[str, Tensor]:
+        """The tensors of the program, those of the module where it has them."""
+        own = _named(module)
+        return {name: own.get(name, tensor) for name, tensor in self.program.tensors.items()}
+
+    def _expected(self, tensors: Mapping[str, Tensor], example: Example) -> list[Tensor]:
+        """The outputs of the cut program."""
+        try:
+            with global_draws(0):
+                return _tensors(run_cut(self.program, self.flow, self.kept, tensors, pytree.tree_leaves(example)))
+        except Exception as error:  # an argument that no rule has adapted
+            raise DoesNotFollowError(f"its program cannot be cut: {error}") from error
+
     def _train(self, trial: nn.Module) -> None:
-        """One optimizer step in training mode, after which the module and the program must still agree."""
+        """One optimizer step in training mode, in which a module may fail only if the dense model fails, too."""
         error = _stepped(trial, self.example)
-        if error is not None:
-            if _stepped(copied(self.model), self.example) is None:
-                raise DoesNotFollowError(f"in training mode, {_words(error)}") from error
-            return  # the dense model fails, too
-        self._compare(_in_mode(trial, training=False), self.example, scaled=True)
+        if error is not None and _stepped(copied(self.model), self.example) is None:
+            raise DoesNotFollowError(f"in training mode, {_words(error)}") from error
 
 
 def _named(module: nn.Module) -> dict[str, Tensor]:
@@ -207,15 +233,30 @@ def _drawn_in(module: nn.Module, program: Program) -> dict[str, Tensor]:
     return {name: own[name] for name in program.tensors if name in program.names and own[name].is_floating_point()}
 
 
-def _draw_into(module: nn.Module, program: Program) -> None:
-    """Fill a module with random numbers: normal with variance 1 / fan-in, or uniform in [0.5, 1.5) in one dimension."""
+def _draw_into(module: nn.Module, program: Program, before: Mapping[str, Tensor] | None = None) -> None:
+    """Fill a module with random numbers: normal with variance 1 / fan-in, or uniform in [0.5, 1.5) in one dimension.
+
+    Args:
+        module: to fill.
+        program: of the model.
+        before: tensors drawn earlier, which are taken again if they have the sizes of these.
+    """
+    wanted, before = _drawn_in(module, program), before or {}
+    if all(name in before and _alike(tensor, before[name]) for name, tensor in wanted.items()):
+        for name, tensor in wanted.items():
+            tensor.copy_(before[name])
+        return
     generator = generator_from(0)
-    for tensor in _drawn_in(module, program).values():
+    for tensor in wanted.values():
         fan = math.prod(tensor.shape[1:]) if tensor.ndim > 1 else 0
         if fan:
             tensor.copy_(torch.randn(tensor.shape, generator=generator).div_(math.sqrt(fan)))
         else:
             tensor.copy_(torch.rand(tensor.shape, generator=generator).add_(0.5))
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype
 
 
 def _scale(module: nn.Module, program: Program) -> None:

@@ -60,7 +60,7 @@ def cut(model: nn.Module, program: Program, flow: Flow, kept: Kept, example: Exa
         return smaller
     try:
         least = acceptance.fewest_samples
-        acceptance.check(lambda: Rewritten(program, flow, kept, least))
+        acceptance.check(acceptance.compare(Rewritten(program, flow, kept, least)))
     except DoesNotFollowError as error:
         message = f"neither the model's code nor its rewritten program works with the new widths: {error}"
         raise UserError("E121", message, "list the affected layers in `exclude`, or use prune.Weights") from error
@@ -87,26 +87,22 @@ def _needed(acceptance: Acceptance, own_code: Callable[[Attributes], nn.Module],
     """
     needed: Attributes = {}
     try:
-        acceptance.compare(own_code(needed))
+        trial = acceptance.compare(own_code(needed))
     except DoesNotFollowError:
         if not guessed:
             raise
-        needed = guessed
-        acceptance.compare(own_code(needed))
+        needed, trial = guessed, acceptance.compare(own_code(guessed))
         for key in sorted({key for values in guessed.values() for key in values}):
             fewer = {name: {other: value for other, value in values.items() if other != key} for name, values in needed.items()}
             with contextlib.suppress(DoesNotFollowError):
-                acceptance.compare(own_code(fewer))
-                needed = fewer
+                needed, trial = fewer, acceptance.compare(own_code(fewer))
     needed = {name: values for name, values in needed.items() if values}
-    if needed != guessed and not acceptance.traces(own_code(needed)):
-        needed = guessed
     try:
-        acceptance.check(lambda: own_code(needed))
+        acceptance.check(trial, as_traced=needed != guessed)
     except DoesNotFollowError:
         if needed == guessed:
             raise
-        acceptance.check(lambda: own_code(guessed))
+        acceptance.check(acceptance.compare(own_code(guessed)))
         return guessed
     return needed
 
