@@ -182,6 +182,6 @@ def test_a_step_that_separates_what_was_tied_cannot_be_loaded_wrong(tmp_path: Pa
 def test_a_step_finds_nothing_left_after_another_took_the_tied_table(tmp_path: Path) -> None:
     dense = made(Tied)
     model = quantize.Dynamic()(dense, task_for(dense), Run(tmp_path / "run"))
-    with pytest.raises(UserError, match=r"no Linear, .*Embedding is left to quantize; replaced before: ") as caught:
+    with pytest.raises(UserError, match=r"no Linear, .*Embedding.* is left to quantize; replaced before: ") as caught:
         quantize.Weights()(model, task_for(dense), Run(tmp_path / "run"))
     assert caught.value.remedy == "remove this step"

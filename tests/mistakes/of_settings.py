@@ -130,7 +130,7 @@ OF_SETTINGS = {
         "E103", '"token", "tensor"', "share a range", (STATIC, 'use = "quantize.Dynamic"\ngranularity = "row"'), at="24:15"
     ),
     "quantized twice": Mistake(
-        "E112", "no module of class Linear", "widen", (STATIC, f'{STATIC}\n[[step]]\nuse = "quantize.Dynamic"'), at="25:3"
+        "E112", "left to quantize", "remove this step", (STATIC, f'{STATIC}\n[[step]]\nuse = "quantize.Dynamic"'), at="25:3"
     ),
     "every layer left out": Mistake("E112", "no module of class Linear", "shorten", static('exclude = ["*"]'), at="22:3"),
     "layers that are not there": Mistake(

@@ -359,10 +359,11 @@ MISTAKES = {
     ),
     "batch of one under batch norm": Mistake(
         "E121",
-        "fails in training mode on a batch of 1",
-        "trained on such a batch",
+        "every training batch has one sample",
+        "a larger batch size",
         ("parts.py:net", "parts.py:normed"),
         (*RUN, "--set", "baseline.train.batch_size=1"),
+        at="11:9",
     ),
     "file that ends the program": Mistake("E120", "raised SystemExit", "by hand", ("parts.py:net", "exits.py:net"), at="5:8"),
     "joint training of a number": Mistake(

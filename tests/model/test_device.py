@@ -14,7 +14,8 @@ from mirabelle.errors import UserError
 from mirabelle.inspection.measure import Files, measure
 from mirabelle.inspection.sensitivity import sensitivity_of
 from mirabelle.job.comparison import compare
-from mirabelle.model.device import CPU, autocast, check_device, device_of
+from mirabelle.model.device import CPU, check_device, device_of
+from mirabelle.model.precision import autocast
 from mirabelle.training import fit
 
 ELSEWHERE = nn.Linear(8, 3, device="meta")

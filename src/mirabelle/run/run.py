@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -329,7 +330,7 @@ def _threads(value: object) -> int:
 
 def _recipe_in(folder: Path) -> dict[str, Any] | None:
     path = folder / "recipe.toml"
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 (False, too, for a name that no file can have)
         return None
     try:
         return tomllib.loads(files.read_text(path))
