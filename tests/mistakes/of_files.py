@@ -125,6 +125,13 @@ OF_FILES = {
     ),
     # commands
     "predict with nothing": Mistake("E100", "Missing argument", "mirabelle predict --help", command=typed("predict")),
+    "verify of an impossible name": Mistake("E130", "cannot be used", "check the path", command=typed("verify", "x" * 300)),
+    "inspect of an impossible name": Mistake("E130", "cannot be used", "check the path", command=typed("inspect", "x" * 300)),
+    "bench of an impossible name": Mistake("E130", "cannot be used", "check the path", command=typed("bench", "x" * 300)),
+    "pack of an impossible name": Mistake("E130", "cannot be used", "check the path", command=typed("pack", "x" * 300)),
+    "predict of an impossible name": Mistake(
+        "E130", "cannot be used", "check the path", command=typed("predict", "x" * 300, "a.png")
+    ),
     "predict with no file": Mistake("E130", "no file at no.onnx", "check", command=typed("predict", "no.onnx", "a.png")),
     "predict with a text": Mistake(
         "E143", "neither .onnx nor .mira", "folder of a run", command=typed("predict", "notes.txt", "a.png")

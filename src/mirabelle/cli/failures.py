@@ -20,6 +20,8 @@ from mirabelle.errors import MODULE_OF_FILES, UserError, is_out_of_memory
 
 DONE, BUG, USAGE, INTERRUPTED, TERMINATED, BROKEN_PIPE = 0, 1, 2, 130, 143, 141
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CLOSED = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE)
+_SHOWN = 80  # characters of a path
 
 
 def report_failure(error: BaseException, *, verbose: bool) -> int:
@@ -77,6 +79,10 @@ def _as_user_error(error: BaseException) -> UserError | None:
         return UserError(
             "E202", f"cannot write {error.filename or 'output'}: {error.strerror}", "free disk space and try again"
         )
+    if isinstance(error, OSError) and error.errno in _CLOSED and error.filename is not None:
+        path = str(error.filename)
+        shown = path if len(path) <= _SHOWN else f"{path[:_SHOWN]}…"
+        return UserError("E130", f"{shown} cannot be used: {error.strerror}", "check the path and its permissions")
     return None
 
 
