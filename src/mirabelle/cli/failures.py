@@ -75,11 +75,16 @@ def _as_user_error(error: BaseException) -> UserError | None:
         mistake = UserError("E120", message, remedy)
         mistake.__cause__ = error
         return mistake
-    if isinstance(error, OSError) and error.errno in _FULL:
+    return _of_system(error) if isinstance(error, OSError) else None
+
+
+def _of_system(error: OSError) -> UserError | None:
+    """A full disk, or a path that the system does not take; None for other errors."""
+    if error.errno in _FULL:
         return UserError(
             "E202", f"cannot write {error.filename or 'output'}: {error.strerror}", "free disk space and try again"
         )
-    if isinstance(error, OSError) and error.errno in _CLOSED and error.filename is not None:
+    if error.errno in _CLOSED and error.filename is not None:
         path = str(error.filename)
         shown = path if len(path) <= _SHOWN else f"{path[:_SHOWN]}…"
         return UserError("E130", f"{shown} cannot be used: {error.strerror}", "check the path and its permissions")
