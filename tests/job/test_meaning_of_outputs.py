@@ -295,6 +295,17 @@ class Broken(nn.Module):
         return found
 
 
+class Masked(nn.Module):
+    """Scores of three classes, of which the last is never possible."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).masked_fill(torch.tensor([False, False, True]), float("-inf"))
+
+
 def test_outputs_that_are_not_finite_are_wrong_and_told(tmp_path: Path) -> None:
     torch.manual_seed(0)
     inputs = torch.randn(100, 4)
@@ -469,6 +480,16 @@ REFUSED: dict[str, tuple[nn.Module, Callable[[], Task], str]] = {
         nn.Linear(4, 1),
         lambda: Task(train=(X, X[:, :1]), test=(X, X[:, :1]), loss=nn.PoissonNLLLoss()),
         "E111.*nor which metric fits(?s:.)*outputs_are",
+    ),
+    "scores of classes that are masked by -inf": (
+        Masked(),
+        lambda: Task(train=(X, CLASS), test=(X, CLASS)),
+        "E121.*returns -inf(?s:.)*mask scores with a large negative number",
+    ),
+    "test outputs without a single finite one": (
+        Broken(1),
+        lambda: Task(train=(X, X[:, :1]), test=(X[:3] - 20, X[:3, :1])),
+        "E121.*3 of the 3 test samples tried are NaN",
     ),
     "a loss of one number for each sample": (
         nn.Linear(4, 3),

@@ -265,7 +265,9 @@ def _check_finite(model: nn.Module, outputs: Outputs) -> None:
         # −inf alone may be the mask of an attention
         where = next((name for name, tensor in model.state_dict().items() if (tensor.isnan() | tensor.isposinf()).any()), None)
         because = f'; its tensor "{where}" is not finite either' if where else ""
-        raise UserError("E121", f"the model returns NaN or infinite values{because}", "start from weights that work")
+        masked = all(bool((part.isfinite() | part.isneginf()).all()) for part in parts_of(outputs))
+        remedy = "mask scores with a large negative number, such as -1e4" if masked else "start from weights that work"
+        raise UserError("E121", f"the model returns {'-inf' if masked else 'NaN or infinite values'}{because}", remedy)
 
 
 def _judge(model: nn.Module, task: Task, outputs: Outputs, batch: Batch) -> None:

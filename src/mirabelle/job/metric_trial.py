@@ -42,20 +42,22 @@ def try_metrics(model: nn.Module, task: Task) -> None:
         return
     with torch.no_grad():
         outputs = run(batch.inputs)
+    wrong = int(not_finite(outputs).sum())
+    broken = f"{wrong} of the {len(batch)} test samples tried" if wrong else ""
     for name, data in (("validation", task.validation), ("test", task.test)):
         size = max(1, sum(part.numel() for part in parts_of(outputs)) // len(batch))
         targets = data.targets[: max(_FEW, _NUMBERS // size)]
         places = torch.arange(len(targets)) % len(batch)
         made_up = joined([tuple(part[places] for part in outputs) if isinstance(outputs, tuple) else outputs[places]])
         for metric in plain:
-            _try_metric(metric, made_up, targets, task.outputs, split=name, broken=int(not_finite(outputs).sum()))
+            _try_metric(metric, made_up, targets, task.outputs, split=name, broken=broken)
 
 
-def _try_metric(metric: Metric, outputs: Outputs, targets: Tensor, kind: OutputKind, *, split: str, broken: int) -> None:
+def _try_metric(metric: Metric, outputs: Outputs, targets: Tensor, kind: OutputKind, *, split: str, broken: str) -> None:
     why = metric.undefined_for(targets) if metric.undefined_for is not None else ""
     value = metric.value(metric.of_samples(outputs, targets, kind)) if not why else math.nan
     if not math.isfinite(value) and broken and not why:
-        message = f"metric {metric.name} is {value}: the outputs for {broken} of {_FEW} test samples are NaN or infinite"
+        message = f"metric {metric.name} is {value}: the outputs for {broken} are NaN or infinite"
         raise UserError("E121", message, "correct the model or the data, or start from weights that work")
     if not math.isfinite(value):
         message = f"metric {metric.name} is not defined on the {split} data{': ' + why if why else ''}"
