@@ -44,3 +44,30 @@ def test_what_only_training_reads_stays_whole_and_both_modes_run() -> None:
     smaller = cut(model, program, flow, kept, ((x,), {}))
     assert difference([smaller.eval()(x)], run_masked(program, flow, kept, [x])) < 1e-5
     assert smaller.train()(x).shape == (2, 3)
+
+
+class Causal(nn.Module):
+    """A transformer layer of torch, whose fast path takes a mask of −inf in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(4, 16), nn.Linear(16, 2)
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0.0)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        attended = self.layer(self.enter(x), src_mask=self.mask, is_causal=True)
+        left: torch.Tensor = self.leave(attended[:, -1])
+        return left
+
+
+@torch.no_grad()
+def test_layers_with_a_causal_mask_in_a_buffer_are_cut() -> None:
+    model, x = Causal().eval(), torch.randn(3, 6, 4)
+    program = traced(model, (x,))
+    flow = propagated(program)
+    kept = kept_without(flow, half_of(groups_of(program, flow)))
+    smaller = cut(model, program, flow, kept, ((x,), {}))
+    assert difference([smaller(x)], run_masked(program, flow, kept, [x])) < 1e-5
+    assert torch.equal(smaller.get_buffer("mask"), model.mask)
+    assert sum(one.numel() for one in smaller.parameters()) < 0.4 * sum(one.numel() for one in model.parameters())

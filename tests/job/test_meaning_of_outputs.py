@@ -67,18 +67,20 @@ def test_tokens_and_pixels_get_their_labels_by_predict(tmp_path: Path) -> None:
     torch.manual_seed(0)
     names = ("sky", "road", "tree")
     np.save(tmp_path / "tokens.npy", np.arange(4)[None])
+    np.save(tmp_path / "tokens_as_many_as_classes.npy", np.arange(3)[None])
     np.save(tmp_path / "image.npy", np.random.default_rng(0).normal(size=(1, 1, 2, 4)).astype(np.float32))
     for net, data, loss in (
         (nn.Embedding(9, 3), "tokens", "token_cross_entropy"),
+        (nn.Sequential(nn.Embedding(9, 5), nn.Linear(5, 3)), "tokens_as_many_as_classes", "token_cross_entropy"),
         (nn.Conv2d(1, 3, 1), "image", "cross_entropy"),
         (nn.Sequential(nn.Flatten(1, 2), nn.Conv1d(2, 3, 1), nn.Linear(4, 3)), "image", "cross_entropy"),
     ):
-        given = torch.from_numpy(np.load(tmp_path / f"{data}.npy")).repeat(20, *[1] * (1 if data == "tokens" else 3))
-        axis = -1 if data == "tokens" else 1
+        given = torch.from_numpy(np.load(tmp_path / f"{data}.npy")).repeat(20, *[1] * (3 if data == "image" else 1))
+        axis = 1 if data == "image" else -1
         due = net(given).argmax(axis)
         task = Task(train=(given, torch.zeros_like(due)), test=(given, torch.zeros_like(due)), loss=loss, labels=names)
-        result = compress(net, task, [prune.Weights(sparsity=0.0)], out=tmp_path / type(net).__name__)
-        if due.shape[1:] == (3,):
+        result = compress(net, task, [prune.Weights(sparsity=0.0)], out=tmp_path / type(net).__name__ / data)
+        if axis == 1 and due.shape[1:] == (3,):
             with pytest.raises(UserError, match="gives outputs of shape"):
                 Predictor(result.folder)([tmp_path / f"{data}.npy"])
             continue

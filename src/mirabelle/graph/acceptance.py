@@ -228,9 +228,16 @@ def _named(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _drawn_in(module: nn.Module, program: Program) -> dict[str, Tensor]:
-    """The tensors of floating point that a program reads; constants of its trace are left out."""
-    own = _named(module)
-    return {name: own[name] for name in program.tensors if name in program.names and own[name].is_floating_point()}
+    """The tensors of floating point that a program reads; constants of its trace are left out, and masks of −inf.
+
+    The fast path of torch's transformer layers takes every number in a mask but 0 for −inf.
+    """
+    own = {name: tensor for name, tensor in _named(module).items() if name in program.tensors and name in program.names}
+    return {name: own[name] for name in program.tensors if name in own and _is_drawn(own[name])}
+
+
+def _is_drawn(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and bool(tensor.isfinite().all())
 
 
 def _draw_into(module: nn.Module, program: Program, before: Mapping[str, Tensor] | None = None) -> None:

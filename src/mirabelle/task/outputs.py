@@ -36,6 +36,7 @@ Outputs: TypeAlias = Any  # a tensor, or a tuple of tensors
 _FRAMES = 2  # dimensions of a sample of CTC: frames, symbols
 _SEVERAL = "several"  # value of the metadata "decision" in a multi-label file
 _PROBABILITIES = "probabilities"  # value of the metadata "scores" in a file whose outputs are no logits
+_LAST = "last"  # value of the metadata "classes" in a file with the classes in the last axis
 _TWO = 2  # names of the answers of a single output
 OutputsAre = Literal["classes", "classes_last", "labels", "numbers"]
 
@@ -184,7 +185,9 @@ class OutputKind:
             return OutputKind(Form.SYMBOLS)
         several, one = metadata.get("decision") == _SEVERAL, len(labels) == _TWO and list(shape) in ([], [1])
         yes_or_no = OutputKind(Form.LABELS, None, "Sigmoid", multi_label=several)
-        kind = yes_or_no if several or one else OutputKind(Form.CLASSES, _axis_of_classes(shape, len(labels)), "Softmax")
+        last = metadata.get("classes") == _LAST and len(shape) > 1 and shape[-1] == len(labels)
+        axis = -1 if last else _axis_of_classes(shape, len(labels))
+        kind = yes_or_no if several or one else OutputKind(Form.CLASSES, axis, "Softmax")
         done = kind.activation in last_operators or metadata.get("scores") == _PROBABILITIES
         return replace(kind, activation=None) if done else kind
 
@@ -193,7 +196,8 @@ class OutputKind:
         """The metadata that a file stores about its outputs in addition to their labels; `of_file` reads them."""
         probabilities = self.form in (Form.CLASSES, Form.LABELS) and self.activation is None
         decision = {"decision": _SEVERAL} if self.multi_label else {}
-        return decision | ({"scores": _PROBABILITIES} if probabilities else {})
+        axis = {"classes": _LAST} if self.form is Form.CLASSES and self.classes_axis == -1 else {}
+        return decision | axis | ({"scores": _PROBABILITIES} if probabilities else {})
 
     @property
     def classifies(self) -> bool:
