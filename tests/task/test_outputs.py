@@ -49,7 +49,8 @@ def own_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 def test_each_loss_says_what_it_takes_outputs_for(loss: Loss, form: Form, axis: int | None, activation: Any, one: bool) -> None:
     kind = OutputKind.of_loss(loss)
     assert kind == OutputKind(form, axis, activation)
-    assert (kind.classifies, kind.takes_one_output, kind.metadata) == (axis is not None, one, {})
+    told = {"classes": "last"} if axis == -1 else {}
+    assert (kind.classifies, kind.takes_one_output, kind.metadata) == (axis is not None, one, told)
 
 
 def test_every_loss_by_name_is_known() -> None:
@@ -105,6 +106,7 @@ def test_shapes_alone_show_scores_of_one_class(shapes: list[tuple[int, ...]], ax
         (NAMES, {"decision": "several"}, {"Softmax"}, (3,), (Form.LABELS, "Sigmoid")),
         (("", "a"), {}, {"Gemm"}, (20, 2), (Form.SYMBOLS, None)),
         (("", "a"), {}, {"Gemm"}, (2,), (Form.CLASSES, "Softmax")),
+        (NAMES, {"classes": "last"}, {"Gemm"}, (3, 3), (Form.CLASSES, "Softmax")),
     ],
 )
 def test_a_file_says_what_its_outputs_are(
@@ -116,6 +118,7 @@ def test_a_file_says_what_its_outputs_are(
 ) -> None:
     kind = OutputKind.of_file(labels, metadata, operators, shape)
     assert (kind.form, kind.activation) == due
+    assert (kind.classes_axis == -1) == ("classes" in metadata)
 
 
 @pytest.mark.parametrize(
