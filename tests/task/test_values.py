@@ -122,6 +122,14 @@ def test_what_is_taken_has_the_accuracy_of_the_plain_arrays(name: str) -> None:
     assert task.labels == (("no", "yes") if "words" in name or "categories" in name else ())
 
 
+@pytest.mark.parametrize("targets", [torch.tensor(Y).bfloat16(), torch.tensor(Y, dtype=torch.float32).requires_grad_()])
+def test_targets_of_numbers_that_numpy_has_not_are_taken(targets: torch.Tensor) -> None:
+    task = Task(train=(X, targets), test=(X, targets), loss="binary_cross_entropy")
+    assert task.test.targets.dtype == torch.float32
+    assert task.test.targets.tolist() == Y.tolist()
+    assert not task.test.targets.requires_grad
+
+
 REFUSED: dict[str, tuple[Any, Any, str]] = {
     "one-hot whole numbers": (X, np.eye(2, dtype=int)[Y], r"E131.*one-hot.*\n.*argmax"),
     "one-hot truth values": (X, np.eye(2, dtype=bool)[Y], r"E131.*one-hot"),
@@ -134,6 +142,10 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "complex": (X.astype(complex), Y, "E131.*complex numbers"),
     "a complex tensor": (torch.tensor(X).cfloat(), Y, "E131.*complex tensor"),
     "a sparse tensor": (torch.tensor(X).to_sparse(), Y, r"E131.*sparse tensor\n.*to_dense"),
+    "sparse targets": (X, torch.tensor(Y).to_sparse(), r"E131.*targets are a sparse tensor"),
+    "a nested tensor": (torch.nested.nested_tensor(list(torch.tensor(X))), Y, r"E131.*nested tensor\n.*to_padded_tensor"),
+    "a tensor without values": (torch.tensor(X, device="meta"), Y, "E131.*meta tensor"),
+    "targets without values": (X, torch.tensor(Y, device="meta"), "E131.*targets are a meta tensor"),
     "dates": (np.full((COUNT, 4), "2020-01-01", "M8[D]"), Y, "E131.*dates"),
     "dates as targets": (X, np.full(COUNT, "2020-01-01", "M8[D]"), "E131.*targets.*dates"),
     "a structured array": (np.zeros(COUNT, [("a", "f4"), ("b", "f4")]), Y, "E131.*structured array with the fields a, b"),

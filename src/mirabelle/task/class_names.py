@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from mirabelle.errors import UserError
 
@@ -77,6 +78,8 @@ def _words(targets: Any) -> list[str] | None:
             message = f"{int(targets.isna().sum()):,} targets are missing"
             raise UserError("E131", message, "fill them, or leave these samples out")
         return [str(word) for word in targets]
+    if isinstance(targets, Tensor):
+        return None
     if isinstance(targets, (list, tuple)):
         found = list(targets)
     elif getattr(targets, "ndim", 0) in (1, _PAIR) and hasattr(targets, "__array__") and not hasattr(targets, "columns"):

@@ -77,16 +77,22 @@ def plain_targets(targets: Tensor) -> Tensor:
 
 
 def plain(tensor: Tensor, what: str) -> Tensor:
-    """A dense tensor of real numbers: float32 for floating-point numbers of any precision, other types unchanged.
+    """A dense tensor of real numbers on the CPU: float32 for floating-point numbers of any precision, other types unchanged.
 
     Raises:
-        UserError: E131 for complex, sparse or quantized tensors.
+        UserError: E131 for complex, sparse, quantized or nested tensors, and for those without values, of device "meta".
     """
-    if tensor.is_complex() or tensor.layout != torch.strided or tensor.is_quantized:
-        kind = "complex" if tensor.is_complex() else "quantized" if tensor.is_quantized else "sparse"
-        remedy = {"complex": _REMEDY_COMPLEX, "quantized": "give x.dequantize()", "sparse": "give x.to_dense()"}[kind]
-        raise UserError("E131", f"{what} are a {kind} tensor", remedy)
-    tensor = tensor.detach()
+    kinds = {
+        "complex": tensor.is_complex(),
+        "quantized": tensor.is_quantized,
+        "nested": tensor.is_nested,
+        "meta": tensor.is_meta,
+        "sparse": tensor.layout != torch.strided,
+    }
+    kind = next((name for name, found in kinds.items() if found), None)
+    if kind is not None:
+        raise UserError("E131", f"{what} are a {kind} tensor", _REMEDIES[kind])
+    tensor = tensor.detach().cpu()
     wider = _WIDER.get(str(tensor.dtype).removeprefix("torch."))
     if wider is not None:
         return torch.from_numpy(_native(tensor.numpy(), what))
@@ -114,6 +120,13 @@ def as_tensor(value: Any, what: str) -> Tensor:
 _REMEDY_MISSING = "fill them, or leave these samples out"
 _REMEDY_TEXTS = "give texts as tokens (int64) or as a .tsv file, and classes all as names or all as numbers"
 _REMEDY_COMPLEX = "give real and imaginary parts as two channels"
+_REMEDIES = {
+    "complex": _REMEDY_COMPLEX,
+    "quantized": "give x.dequantize()",
+    "nested": "pad the samples to one shape: torch.nested.to_padded_tensor(x, 0.0)",
+    "meta": 'give tensors with values; device "meta" holds none',
+    "sparse": "give x.to_dense()",
+}  # of kinds of tensors
 _REFUSED = {
     "c": ("complex numbers", _REMEDY_COMPLEX),
     "M": ("dates", "give numbers, such as days since a date"),
