@@ -143,7 +143,11 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "a complex tensor": (torch.tensor(X).cfloat(), Y, "E131.*complex tensor"),
     "a sparse tensor": (torch.tensor(X).to_sparse(), Y, r"E131.*sparse tensor\n.*to_dense"),
     "sparse targets": (X, torch.tensor(Y).to_sparse(), r"E131.*targets are a sparse tensor"),
-    "a nested tensor": (torch.nested.nested_tensor(list(torch.tensor(X))), Y, r"E131.*nested tensor\n.*to_padded_tensor"),
+    "a nested tensor": (
+        torch.nested.nested_tensor(list(torch.tensor(X)), layout=torch.jagged),
+        Y,
+        r"E131.*nested tensor\n.*to_padded_tensor",
+    ),
     "a tensor without values": (torch.tensor(X, device="meta"), Y, "E131.*meta tensor"),
     "targets without values": (X, torch.tensor(Y, device="meta"), "E131.*targets are a meta tensor"),
     "dates": (np.full((COUNT, 4), "2020-01-01", "M8[D]"), Y, "E131.*dates"),

@@ -28,6 +28,7 @@ from mirabelle.step import folder_of
 from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, call, in_float32, map_tensors, parts_of, tensors_of
 from mirabelle.task.class_targets import check_one_hot
 from mirabelle.task.goal import Goal
+from mirabelle.task.loss import cross_entropy
 from mirabelle.task.outputs import Form
 from mirabelle.task.preprocessing.text import TOKENIZER, vocabulary_of
 from mirabelle.task.task import Task
@@ -274,7 +275,7 @@ def _judge(model: nn.Module, task: Task, outputs: Outputs, batch: Batch) -> None
     try:
         if task.outputs.form is Form.CLASSES:
             check_one_hot(outputs, batch.targets)
-            if task.loss_is_default:
+            if task.loss_is_default and task.loss is cross_entropy:
                 check_axis_of_classes(outputs, batch.targets)
         task.loss(in_float32(outputs), batch.targets)
         check_targets(outputs, task)

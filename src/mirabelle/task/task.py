@@ -178,7 +178,6 @@ class Task:
         if unknown:
             raise TypeError(f"Task has no attribute {', '.join(unknown)}")
         other = copy.copy(self)
-        changes.setdefault("loss_is_default", self.loss_is_default and "loss" not in changes)
         other._settle(**changes)
         return other
 
