@@ -91,11 +91,13 @@ def _needed(acceptance: Acceptance, own_code: Callable[[Attributes], nn.Module],
     except DoesNotFollowError:
         if not guessed:
             raise
-        needed, trial = guessed, acceptance.compare(own_code(guessed))
+        needed, accepted = guessed, None
         for key in sorted({key for values in guessed.values() for key in values}):
             fewer = {name: {other: value for other, value in values.items() if other != key} for name, values in needed.items()}
-            with contextlib.suppress(DoesNotFollowError):
-                needed, trial = fewer, acceptance.compare(own_code(fewer))
+            if any(fewer.values()):
+                with contextlib.suppress(DoesNotFollowError):
+                    needed, accepted = fewer, acceptance.compare(own_code(fewer))
+        trial = acceptance.compare(own_code(guessed)) if accepted is None else accepted
     needed = {name: values for name, values in needed.items() if values}
     try:
         acceptance.check(trial, as_traced=needed != guessed)
