@@ -54,5 +54,12 @@ def test_constant_samples_columns_and_channels_are_told() -> None:
     assert unusual_inputs(task(images)) == ["Channel 2 of the training inputs has a single value in all samples."]
 
 
+@pytest.mark.parametrize(("scale", "told"), [(torch.linspace(0, 1, 40), []), (torch.ones(40), ["scale"])])
+def test_one_number_for_each_sample_is_an_input(scale: Tensor, told: list[str]) -> None:
+    data = ({"x": draws(40, 5), "scale": scale}, torch.arange(40) % 2)
+    found = unusual_inputs(Task(train=data, test=data))
+    assert [f'All training inputs "{name}" are the same, so nothing can be learned from them.' for name in told] == found
+
+
 def test_the_sentences_reach_the_task_that_was_given_notes() -> None:
     assert task(draws(40, 5), notes=["Read in haste."]).with_teacher(None).notes == ("Read in haste.",)

@@ -89,7 +89,7 @@ class _Look:
         for chunk in torch.split(seen, _CHUNK):
             values = chunk.float()
             low, high = torch.minimum(low, values.amin(0)), torch.maximum(high, values.amax(0))
-            flat = values.flatten(1)
+            flat = values.reshape(len(values), -1)
             spans.append(flat.amax(1) - flat.amin(1))
         return _Look(seen, len(part), low, high, torch.cat(spans))
 
@@ -102,7 +102,8 @@ class _Look:
         return [*self._constant_samples(what), *self._constant_columns(what, columns), *self._constant_channels(what, layout)]
 
     def _constant_samples(self, what: str) -> list[str]:
-        if self.part.dim() == 2 and self.part.shape[1] < _SIGNAL:  # noqa: PLR2004 (samples, columns)
+        few = self.part.dim() == 2 and self.part.shape[1] < _SIGNAL  # noqa: PLR2004 (samples, columns)
+        if few or self.part[0].numel() == 1:
             return []
         least = _NEARLY * float(self.high.max() - self.low.min()) if self.part.is_floating_point() else 0.0
         constant = int((self.spans <= least).sum())
