@@ -18,6 +18,7 @@ from mirabelle.job.metric_trial import (
     check_targets,
     try_metrics,
 )
+from mirabelle.model.fast_path import check_fast_path
 from mirabelle.model.state import copied
 from mirabelle.numerics.draws import global_draws
 from mirabelle.numerics.target_shapes import unlabelled
@@ -120,6 +121,7 @@ def _tried(model: nn.Module, task: Task) -> Outputs:
     if task.outputs.form is Form.LABELS:
         _check_scores(model, task)
     _judge(model, task, outputs, batch)
+    check_fast_path(model, batch)
     return outputs
 
 
