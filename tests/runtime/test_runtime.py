@@ -190,3 +190,23 @@ def test_a_session_that_waits_leaves_the_cores_to_the_one_that_runs() -> None:
         return (time.process_time() - begin) / 0.02
 
     assert min(spun() for _ in range(5)) < 0.2
+
+
+class AskingForItsLength(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(8, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.inner(x).view(len(x), 2, int(x.shape[1])).transpose(1, 2).flatten(1))
+
+
+def test_a_model_that_asks_for_its_number_of_samples_takes_any() -> None:
+    torch.manual_seed(0)
+    model = AskingForItsLength().eval()
+    session = default_runtime().load(export(model, Batch(torch.randn(2, 8), torch.tensor([0, 1]))), 1)
+    for count in (1, 3, 5):
+        inputs = torch.randn(count, 8)
+        with torch.no_grad():
+            due = model(inputs)
+        torch.testing.assert_close(session.outputs_of([Batch(inputs, torch.zeros(count))])[0], due)

@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 from mirabelle.errors import UserError
 from mirabelle.graph.call import name_of
 from mirabelle.graph.exporter_tables import operators_listed_once
-from mirabelle.graph.free_lengths import free_lengths
+from mirabelle.model.free_lengths import free_lengths
 from mirabelle.model.watch import every_layer_called
 
 _NOISY = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")  # loggers

@@ -7,7 +7,7 @@ import json
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import nn
 
 from mirabelle.errors import UserError, first_line
 from mirabelle.graph.exporter_tables import translations_read_once
+from mirabelle.model.free_lengths import free_lengths
 from mirabelle.model.state import in_eval_mode
 from mirabelle.model.value_names import names_of, rename_values
 from mirabelle.runtime.canonical import canonical
@@ -57,10 +58,35 @@ def export(
     given, inputs, names = _taking(model, example.inputs)
     args, keywords, shapes = _arguments(inputs, example.inputs)
     shapes = (shapes,) if names else shapes
+    program = _exported(given, args, keywords, shapes, names)
+    if _fixed_batch(program) is not None:
+        with free_lengths(given):  # code that asks for len(x)
+            program = _exported(given, args, keywords, shapes, names)
+    fixed = _fixed_batch(program)
+    if fixed is not None:
+        raise UserError("E121", f'the batch axis of input "{fixed}" is fixed', "make the model accept any batch size")
+    proto = program.model_proto
+    _name_tokens(proto.graph)
+    _cast_codes(proto.graph)
+    _drop_idle_relus(proto.graph)
+    _take_in_pads(proto.graph)
+    names_given = names_of(model)
+    named = rename_values(proto.graph, proto.graph.input, () if isinstance(example.inputs, Mapping) else names_given.inputs)
+    named += rename_values(proto.graph, proto.graph.output, names_given.outputs)
+    metadata = {"labels": json.dumps(labels)} if labels else {}
+    metadata |= outputs.metadata if outputs is not None else {}
+    if preprocessing is not None:
+        metadata["preprocessing"] = to_json(preprocessing)
+    return canonical(proto, metadata, kept=named)
+
+
+def _exported(
+    model: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], shapes: Any, names: Sequence[str]
+) -> torch.onnx.ONNXProgram:
     try:
-        with _quiet(), translations_read_once(), torch.no_grad(), in_eval_mode(given):
+        with _quiet(), translations_read_once(), torch.no_grad(), in_eval_mode(model):
             program = torch.onnx.export(
-                given,
+                model,
                 args,
                 kwargs=keywords,
                 dynamo=True,
@@ -77,22 +103,13 @@ def export(
             "call torch.onnx.export(..., dynamo=True) yourself to see the whole error",
         ) from error
     assert program is not None, "dynamo export returns a program"
-    proto = program.model_proto
-    for value in proto.graph.input:
-        if not value.type.tensor_type.shape.dim[0].dim_param:
-            raise UserError("E121", f'the batch axis of input "{value.name}" is fixed', "make the model accept any batch size")
-    _name_tokens(proto.graph)
-    _cast_codes(proto.graph)
-    _drop_idle_relus(proto.graph)
-    _take_in_pads(proto.graph)
-    names_given = names_of(model)
-    named = rename_values(proto.graph, proto.graph.input, () if isinstance(example.inputs, Mapping) else names_given.inputs)
-    named += rename_values(proto.graph, proto.graph.output, names_given.outputs)
-    metadata = {"labels": json.dumps(labels)} if labels else {}
-    metadata |= outputs.metadata if outputs is not None else {}
-    if preprocessing is not None:
-        metadata["preprocessing"] = to_json(preprocessing)
-    return canonical(proto, metadata, kept=named)
+    return program
+
+
+def _fixed_batch(program: torch.onnx.ONNXProgram) -> str | None:
+    """The name of the first input whose batch axis has a fixed size; None if there is none."""
+    inputs = program.model_proto.graph.input
+    return next((value.name for value in inputs if not value.type.tensor_type.shape.dim[0].dim_param), None)
 
 
 def _name_tokens(graph: GraphProto) -> None:
