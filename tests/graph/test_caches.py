@@ -100,6 +100,7 @@ def test_a_program_is_loaded_into_a_model_that_was_made_anew(place: str, tmp_pat
         assert not torch.equal(made(place, 1)(x), made(place, 0)(x))
 
 
+@pytest.mark.slow
 def test_a_run_with_a_training_is_loaded_into_a_model_that_was_made_anew(tmp_path: Path) -> None:
     x = torch.randn(40, SIDE, 8)
     task = Task(train=(x, torch.arange(40) % 5), test=(x, torch.arange(40) % 5))

@@ -332,7 +332,9 @@ def test_outputs_that_are_not_finite_are_wrong_and_told(tmp_path: Path) -> None:
     assert not same_outputs(result.model, result.model, batch).passed
 
 
-@pytest.mark.parametrize(("first", "told"), [(0, "for 3 of the 8 test samples tried"), (50, "is nan on 100 samples: .* of 3 samples")])
+@pytest.mark.parametrize(
+    ("first", "told"), [(0, "for 3 of the 8 test samples tried"), (50, "is nan on 100 samples: .* of 3 samples")]
+)
 @pytest.mark.parametrize(
     "metric",
     ["r2", "negative_squared_error", lambda o, t: (o[:, 0] > t).float(), Metric.over_set(lambda o, t: float(o.argmax()))],

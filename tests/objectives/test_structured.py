@@ -133,6 +133,7 @@ def test_a_training_with_the_group_lasso_ends_with_units_near_zero(net: Residual
     assert int((norms[1] < 0.1 * norms[0].mean()).sum()) >= 5
 
 
+@pytest.mark.slow
 def test_what_a_growing_penalty_chose_can_be_cut_without_loss(net: Residual, images: Task, run: Run) -> None:
     term = Growing(sparsity=0.5, ceiling=1.0, end=0.6, exclude=("query", "merge"))
     model = trained(net, images, TaskLoss() + 3.0 * term, run.within("grown"), epochs=10)
@@ -150,6 +151,7 @@ def test_what_a_growing_penalty_chose_can_be_cut_without_loss(net: Residual, ima
     assert float(evaluate(model, images.test, images).mean()) > 0.8
 
 
+@pytest.mark.slow
 def test_a_training_that_goes_on_keeps_the_choice(net: Residual, images: Task, tmp_path: Path) -> None:
     term = Growing(sparsity=0.5)
     one, other = (term.bind(net, images, images.example()) for _ in range(2))

@@ -299,6 +299,7 @@ class Gpt2(nn.Module):
         return found
 
 
+@pytest.mark.slow
 def test_the_layers_and_the_table_of_gpt_2_are_quantized(tmp_path: Path) -> None:
     dense: Any = made(Gpt2)
     task = task_for(dense)
