@@ -74,7 +74,7 @@ def _canonical(model: ModelProto) -> bytes:
     metadata = {entry.key: entry.value for entry in model.metadata_props if entry.key in _KEPT_METADATA}
     try:
         return canonical(model, metadata)
-    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+    except (ValueError, TypeError, KeyError, NotImplementedError) as error:  # the last: element types that onnx cannot read
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError("E121", f"the model has no canonical form: {reason}", "ship the .onnx file itself") from error
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 from pydantic import Field
 
 from mirabelle.errors import UserError
+from mirabelle.records.record import Patterns
+from mirabelle.step import Preview
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +22,36 @@ if TYPE_CHECKING:
     from mirabelle.task.task import Task
 
 Bits = Annotated[int, Field(ge=2, le=8)]
+
+
+class WithoutData(ABC):
+    """A quantizing step that needs no samples, so that its preview is what it does."""
+
+    include: Patterns
+    exclude: Patterns
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        from mirabelle.model.plain_weights import with_plain_weights
+
+        model = with_plain_weights(model, run)
+        quantized = self._quantized(model)
+        told(model, quantized, self, task, run)
+        return quantized
+
+    def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        from mirabelle.model.plain_weights import with_plain_weights
+
+        model = with_plain_weights(model)
+        quantized = self._quantized(model)
+        return Preview(quantized, told(model, quantized, self, task, run))
+
+    @abstractmethod
+    def layers(self) -> tuple[type[nn.Module], ...]:
+        """The classes of layers that the step quantizes."""
+
+    @abstractmethod
+    def _quantized(self, model: nn.Module) -> nn.Module:
+        """A quantized copy of a model with plain weights."""
 
 
 def layers_for(

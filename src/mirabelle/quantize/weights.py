@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from mirabelle.quantize.layer_selection import Bits, coded, layers_for, told
+from mirabelle.quantize.layer_selection import Bits, WithoutData, coded, layers_for
 from mirabelle.records.record import Patterns, record
-from mirabelle.step import Preview, Stage
+from mirabelle.step import Stage
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mirabelle.run.run import Run
-    from mirabelle.task.task import Task
-
 
 @record
-class Weights:
+class Weights(WithoutData):
     """Weight-only quantization of Embedding, Linear, Conv1d, Conv2d and Conv3d: int8 weights, computation in floating point.
 
     `Conv1D` of transformers, the linear layer of GPT-2, is quantized, too.
@@ -51,21 +48,6 @@ class Weights:
     weight_bits: Bits = 8
     include: Patterns = ()
     exclude: Patterns = ()
-
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        from mirabelle.model.plain_weights import with_plain_weights
-
-        model = with_plain_weights(model, run)
-        quantized = self._quantized(model)
-        told(model, quantized, self, task, run)
-        return quantized
-
-    def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
-        from mirabelle.model.plain_weights import with_plain_weights
-
-        model = with_plain_weights(model)
-        quantized = self._quantized(model)
-        return Preview(quantized, told(model, quantized, self, task, run))
 
     def layers(self) -> tuple[type[nn.Module], ...]:
         from mirabelle.quantize.layers import WEIGHTED, turned_linear
