@@ -1,4 +1,4 @@
-"""Read a task from arrays in an .npz file, named as in MedMNIST, or x_train and y_train, or inputs and targets."""
+"""Read a task from arrays in an .npz file, named as in MedMNIST or by common habits, or in a folder of IDX files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mirabelle.errors import UserError
+from mirabelle.sources.datasets.idx import idx_splits
 from mirabelle.sources.datasets.splits import Split, as_task, completed
 from mirabelle.task.preprocessing.image import Image, mean_and_deviation, white_of
 from mirabelle.task.task import Task
@@ -35,9 +36,10 @@ _PIXELS = (np.uint8, np.uint16)  # types of images
 
 
 def task_of(path: Path, settings: Arrays) -> Task:
-    """The task of an .npz file; the errors are those of `Arrays`."""
+    """The task of an .npz file, or of a folder of IDX files; the errors are those of `Arrays`."""
     try:
-        return _task(_splits(path, labelled=settings.kind != "unlabelled"), path.stem, settings)
+        splits = idx_splits(path) if path.is_dir() else _splits(path, labelled=settings.kind != "unlabelled")
+        return _task(splits, path.stem, settings)
     except UserError as error:
         raise error if str(path) in error.message else error.at(str(path)) from None
 

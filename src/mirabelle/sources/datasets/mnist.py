@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 
 from mirabelle.errors import UserError
 from mirabelle.numerics.draws import generator_from
+from mirabelle.sources.datasets.idx import read_idx
 from mirabelle.sources.datasets.settings import AS_PUBLISHED, BuiltInImages
 from mirabelle.task.preprocessing import Image
 from mirabelle.task.task import Task
@@ -27,7 +27,7 @@ def mnist(folder: Path, images: BuiltInImages = AS_PUBLISHED) -> Task:
     55,000 samples for training, 5,000 for validation (a fixed part of the training set) and 10,000 for test.
 
     Args:
-        folder: contains train-images-idx3-ubyte.gz and the other three files, or a folder "mnist" with them.
+        folder: contains train-images-idx3-ubyte.gz and the other three files, compressed or not, or a folder "mnist" with them.
         images: changes how images become inputs.
 
     Raises:
@@ -51,20 +51,18 @@ def mnist(folder: Path, images: BuiltInImages = AS_PUBLISHED) -> Task:
 
 
 def _split(folder: Path, name: str, count: int, image: Image) -> tuple[torch.Tensor, torch.Tensor]:
-    pixels = _values(folder / f"{name}-images-idx3-ubyte.gz", magic=0x803, shape=(count, 28, 28))
-    labels = _values(folder / f"{name}-labels-idx1-ubyte.gz", magic=0x801, shape=(count,))
+    pixels = _values(folder, f"{name}-images-idx3-ubyte", shape=(count, 28, 28))
+    labels = _values(folder, f"{name}-labels-idx1-ubyte", shape=(count,))
     images = image.scaled(pixels[..., np.newaxis])
     return torch.from_numpy(images), torch.from_numpy(labels).long()
 
 
-def _values(path: Path, magic: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    if not path.is_file():
-        raise UserError("E130", f"no {path.name} in {path.parent}", "give the folder by --data-dir or MIRABELLE_DATA")
-    try:
-        data = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
-        raise UserError("E131", f"{path} is damaged: {error}", "download it again") from error
-    header = np.array([magic, *shape], dtype=">u4").tobytes()
-    if data[: len(header)] != header or len(data) != len(header) + int(np.prod(shape)):
-        raise UserError("E131", f"{path} is not an IDX file of shape {shape}", "download the original file again")
-    return np.frombuffer(data, np.uint8, offset=len(header)).reshape(shape).copy()
+def _values(folder: Path, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    path = next((folder / f"{name}{end}" for end in (".gz", "") if (folder / f"{name}{end}").is_file()), None)
+    if path is None:
+        raise UserError("E130", f"no {name}.gz in {folder}", "give the folder by --data-dir or MIRABELLE_DATA")
+    values = read_idx(path)
+    if values.dtype != np.uint8 or values.shape != shape:
+        message = f"{path} has {values.dtype} {values.shape}, and MNIST has uint8 {shape}"
+        raise UserError("E131", message, 'download the original file again; for other IDX files write data = "./folder"')
+    return values

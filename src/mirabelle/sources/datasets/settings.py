@@ -15,6 +15,7 @@ from mirabelle.errors import UserError, at_path, did_you_mean
 from mirabelle.records.record import Count, Positive, record
 from mirabelle.sources.datasets.corpus_settings import Corpus
 from mirabelle.sources.datasets.folders import first_suffix
+from mirabelle.sources.datasets.idx import idx_files
 from mirabelle.sources.names import CORPUS, FOLDER, LINES, names_files, names_function
 from mirabelle.task.preprocessing.image import Image, Layout
 
@@ -142,7 +143,10 @@ class SoundFolder(Divided):
 
 @record
 class Arrays(Divided):
-    """Arrays in an .npz file.
+    """Arrays in an .npz file, or in the IDX files of a folder, as MNIST has them, compressed by gzip or not.
+
+    IDX files may have any names and sizes: of each split one file with one axis (labels) and one with more (inputs). Names with
+    "test" or "t10k" are those of test data, names with "val" those of validation data.
 
     Names of the arrays: train_images, train_labels, val_…, test_… (as in MedMNIST); or x_train, y_train, x_val, …, y_test; or
     inputs and targets. Missing validation and test data are drawn from the training data.
@@ -161,8 +165,8 @@ class Arrays(Divided):
         layout: of inputs that are images: "channels-first", as in PyTorch, or "channels-last", as in Keras.
 
     Raises:
-        UserError: E130 if the file is missing, E131 if arrays are missing or do not fit together, E143 if it contains pickled
-            objects, which are not read.
+        UserError: E130 if the file is missing, E131 if arrays are missing, damaged or do not fit together, E143 if it contains
+            pickled objects, which are not read.
     """
 
     labels: tuple[str, ...] = ()
@@ -330,6 +334,9 @@ def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()
             inside = data_folder_of_environment() if name.startswith(FOLDER) else folder
             if inside is None:
                 return None  # an error is raised when the task is loaded
-            first = first_suffix(inside / name.removeprefix(FOLDER), (*pictures.SUFFIXES, *sound.SUFFIXES))
+            place = inside / name.removeprefix(FOLDER)
+            first = first_suffix(place, (*pictures.SUFFIXES, *sound.SUFFIXES))
             kind = SoundFolder if first in sound.SUFFIXES else ImageFolder
+            if first is None and idx_files(place):
+                kind = Arrays
         return records.build(kind, arguments, "task.arguments")
