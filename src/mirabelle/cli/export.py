@@ -112,7 +112,6 @@ def _of_factory(
     if shape is not None and data is not None:
         raise UserError("E111", "--input and --data both define the model's input", "give only one of them")
     sizes = sizes_of(shape)
-    torch.manual_seed(0)
     module = model_from(name, {}, Path()).eval()
     if weights is not None:
         load_weights(module, weights)

@@ -220,11 +220,8 @@ def _of_run(
 
 def _built(model: str, weights: Path | None) -> nn.Module:
     """Build the model with a fixed random seed, in eval mode, and load weights if given."""
-    import torch
-
     from mirabelle.sources import load_weights, model_from
 
-    torch.manual_seed(0)
     module = model_from(model, {}, Path()).eval()
     if weights is not None:
         load_weights(module, weights)

@@ -114,13 +114,11 @@ class Student:
 
     def origin(self, model: nn.Module, run: Run) -> nn.Module:
         """The dense model of the student: made by the factory with the run's seed, or the model that it is derived from."""
-        from mirabelle.numerics.draws import global_draws
         from mirabelle.sources import model_from
 
         if self.model is None:
             return model
-        with global_draws(run.seed_for("student")):
-            return model_from(self.model, self.arguments, Path())
+        return model_from(self.model, self.arguments, Path(), run.seed_for("student"))
 
     def _cut_out(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         from mirabelle.distill.reinitialized import redrawn

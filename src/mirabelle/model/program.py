@@ -36,6 +36,7 @@ _OF_MODULES = frozenset(vars(nn.Module()))  # attributes that torch itself gives
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _PLAIN = (types.NoneType, bool, int, float, complex, str, bytes, types.EllipsisType)
 _OF_TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format)
+_OF_LAYERS = ("name", "built", "_called")  # attributes of Keras' layers that compute nothing
 _ORIGINS = ("name_or_path", "_name_or_path", "_commit_hash", "transformers_version")  # where a transformers model came from
 _OF_CLASSES = ("__doc__", "__firstlineno__")  # names that the body of a class sets, and that compute nothing
 _LIBRARIES = ("site-packages", "dist-packages")  # folders of installed packages
@@ -137,6 +138,8 @@ class _Reader:
         return self._texts[id(value)]
 
     def _read(self, value: Any) -> str:
+        if any(kind.__module__.startswith("keras.") for kind in type(value).__mro__):  # layers are modules of torch, too
+            return self._of_library(value)
         for kinds, read in self._kinds():
             if isinstance(value, kinds):
                 return read(value)
@@ -240,8 +243,8 @@ class _Reader:
             return f"{kind} of {self.text_of(wrapped)}"
         if isinstance(value, fx.Graph):
             return f"{kind} {value}"
-        if getattr(type(value), "__module__", "").startswith(("keras.", "transformers.")):
-            return f"{kind} {self.text_of(self._config_of(value))}"
+        if getattr(type(value), "__module__", "").startswith("transformers."):
+            return self._of_library(value)
         if is_dataclass(value):
             return f"{kind} {self.text_of({one.name: getattr(value, one.name, None) for one in fields(value)})}"
         own = _own_code(type(value).__module__) or isinstance(value, types.SimpleNamespace)
@@ -249,6 +252,12 @@ class _Reader:
             text = f"{kind} {self.text_of(_held_by(value))}"
             return self._with_values_of(value, text) if own else text
         return kind
+
+    def _of_library(self, value: Any) -> str:
+        """An object of Keras or transformers by class and configuration; of a class of the user's, plain attributes count."""
+        kind = type(value)
+        own = {key: one for key, one in getattr(value, "__dict__", {}).items() if type(one) in _PLAIN and key not in _OF_LAYERS}
+        return f"{self.text_of(kind)} {self.text_of([self._config_of(value), own if _own_code(kind.__module__) else {}])}"
 
     def _config_of(self, value: Any) -> Any:
         """What an object of Keras or transformers says of itself, without where it came from."""

@@ -111,12 +111,11 @@ class RecipeFile:
             weights_path: path of the table that names the weights.
             weights: to load; None for none.
         """
-        from mirabelle.numerics.draws import global_draws
         from mirabelle.sources import load_weights, model_from
 
         assert table.factory is not None, "a teacher without members has a factory"
-        with self.shown_at(*path, "from"), global_draws(self.seed):
-            model = model_from(table.factory, table.arguments, self.folder)
+        with self.shown_at(*path, "from"):
+            model = model_from(table.factory, table.arguments, self.folder, self.seed)
         if weights is not None:
             with self.shown_at(*weights_path, "weights"):
                 load_weights(model, weights, self.folder)

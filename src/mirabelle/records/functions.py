@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from mirabelle.errors import MODULE_OF_FILES, UserError, did_you_mean
 
+KERAS_BACKEND = "KERAS_BACKEND"  # environment variable that Keras reads once, when it is imported
 _STATE = "_mirabelle_state_of_file"  # attribute of a module from a file: path, size and time, to detect changes of the file
 
 
@@ -43,11 +45,17 @@ def object_from(name: str, folder: Path, *, noun: str = "class") -> Any:
     source, _, attribute = name.rpartition(":")
     if not source or not attribute:
         raise UserError("E120", f'"{name}" names no {noun}', f'write "package.module:{noun}" or "./file.py:{noun}"')
+    choose_keras_backend()
     module = _module_of_file(folder / source) if source.endswith(".py") else _module(source)
     found = getattr(module, attribute, None)
     if not callable(found):
         raise UserError("E120", f'{source} has no {noun} "{attribute}"', did_you_mean(attribute, _callables(module)))
     return found
+
+
+def choose_keras_backend() -> None:
+    """Let Keras, if it is imported later, compute with torch, unless the environment says otherwise."""
+    os.environ.setdefault(KERAS_BACKEND, "torch")
 
 
 def name_of(function: Callable[..., Any]) -> str:

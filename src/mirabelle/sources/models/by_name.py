@@ -12,12 +12,17 @@ from torch import nn
 
 from mirabelle import records
 from mirabelle.errors import UserError
+from mirabelle.numerics.draws import all_global_draws
 from mirabelle.sources.models.factory import made_by
+from mirabelle.sources.models.keras_model.library import as_in_a_new_process
 from mirabelle.sources.names import HUBS, ONNX, is_trained, names_model_folder, path_of
 
 
-def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Module:
+def model_from(name: str, arguments: Mapping[str, Any], folder: Path, seed: int = 0) -> nn.Module:
     """Load a model by name as a PyTorch module.
+
+    The names and the weights of a new model depend on its code and on the seed alone: the global generators of torch, NumPy,
+    Python and Keras are seeded for it, and Keras numbers its layers from the start. Afterwards all are as they were.
 
     Args:
         name: "pkg.mod:function" or "./file.py:function" for a function that returns a module or a Keras model; the path of an
@@ -26,12 +31,18 @@ def model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Modu
         arguments: keyword arguments of the function; for transformers those of `Head`; for an ONNX file `outputs`, the names of
             the values that the module returns; Keras files have none.
         folder: relative paths refer to it.
+        seed: of weights that are drawn.
 
     Raises:
         UserError: E120 if the function is not found or raises an exception, E130 if a file does not exist, E141 if it cannot be
             read, E121 if a function returns no module or an operator is not supported, E111 if a file is given arguments, E112
             if a graph has no value of a name in `outputs`, E160 if a required package is not installed.
     """
+    with all_global_draws(seed), as_in_a_new_process():
+        return _model_from(name, arguments, folder)
+
+
+def _model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Module:
     if not is_trained(name):
         return in_torch(made_by(name, arguments, folder))
     if name.startswith(HUBS) or names_model_folder(name):
