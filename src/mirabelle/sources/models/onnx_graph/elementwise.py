@@ -152,30 +152,3 @@ def cast_like(_node: Node, x: Value, like: Value) -> Tensor:
 
 def _cast(x: Tensor, to: torch.dtype) -> Tensor:
     return x != 0 if to == torch.bool else x.to(to)
-
-
-@operator("QuantizeLinear")
-def quantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-    """Integer codes round(x / scale) + zero, rounded half to even and clamped to the range of their type."""
-    kind = zero.dtype if zero is not None else type_of(node["output_dtype"], node) if node["output_dtype"] else torch.uint8
-    codes = torch.round(x / _along(node, x, scale))
-    if zero is not None:
-        codes = codes + _along(node, x, zero).to(x.dtype)
-    bounds = torch.iinfo(kind)
-    return codes.clamp(bounds.min, bounds.max).to(kind)
-
-
-@operator("DequantizeLinear")
-def dequantize(node: Node, codes: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-    along, offset = _along(node, codes, scale), None if zero is None else _along(node, codes, zero)
-    codes = tensor_of(codes).to(scale.dtype)
-    return codes * along if offset is None else (codes - offset.to(scale.dtype)) * along
-
-
-def _along(node: Node, x: Tensor, part: Tensor) -> Tensor:
-    """A scale or zero point, shaped so that it broadcasts: one for the whole tensor, or one for every index of an axis."""
-    if node["block_size"]:
-        raise node.refuse("blockwise scales")
-    if part.numel() == 1:
-        return part.reshape(())
-    return part.reshape([-1 if axis == node["axis"] % x.ndim else 1 for axis in range(x.ndim)])

@@ -17,6 +17,7 @@ from mirabelle.runtime.runtime import Session, default_runtime
 from mirabelle.runtime.signature import drawn_inputs
 from mirabelle.sources.models.onnx_graph.module import OnnxModule
 from mirabelle.sources.models.onnx_graph.nodes import REMEDY
+from mirabelle.sources.models.onnx_graph.precision import in_single_precision
 
 _LENGTHS = (16, 32, 64, 224, 8)  # sizes tried for dynamic axes other than the batch, until ONNX Runtime accepts one
 _SAMPLES = 2
@@ -69,7 +70,7 @@ def _ending_in(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
 
 def _check_equal(module: OnnxModule, proto: onnx.ModelProto) -> None:
     """Raise an error unless the module computes the same values as ONNX Runtime."""
-    session = default_runtime().load(proto.SerializeToString(), torch.get_num_threads())
+    session = default_runtime().load(in_single_precision(proto)[0].SerializeToString(), torch.get_num_threads())
     refused: Exception = ValueError("no lengths")
     for inputs in _drawn(module):
         try:

@@ -56,6 +56,35 @@ class Node:
         """The error for a node whose operator is supported, but not with these attributes or inputs."""
         return UserError("E121", f'{self.kind} "{self.name}" is not supported with {what}', REMEDY)
 
+    def need_values(self, what: str) -> None:
+        """Raise an error while the graph is traced or exported, when values, on which `what` depends, are not known."""
+        if torch.compiler.is_exporting():
+            raise self.depends_on_values(what)
+
+    def depends_on_values(self, what: str) -> UserError:
+        """The error for a node that can be computed, but not traced or exported, because `what` depends on values."""
+        ending = ", ".join(f'"{name}"' for name in self["computed_inputs"] or ())
+        remedy = f"end the graph before it: [model] arguments = {{ outputs = [{ending}] }}" if ending else REMEDY
+        message = f'{what} of {self.kind} "{self.name}" depends on values, so the graph cannot be traced or exported'
+        return UserError("E121", message, remedy)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A graph inside a node: a branch of If, or the body of Loop, Scan or SequenceMap.
+
+    Args:
+        inputs: names of its own inputs.
+        outputs: names of values.
+        nodes: in the order in which they are computed.
+        outer: names of values of the graph around it.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    outer: tuple[str, ...]
+
 
 REMEDY = (
     "`mirabelle pack`, `bench` and `verify` accept the file; to train or prune it, export it without that, or end the graph "
@@ -84,18 +113,35 @@ def on_integers(*kinds: str) -> Callable[[Function], Function]:
 
 
 def node_of(proto: onnx.NodeProto, version: int, position: int) -> Node:
-    """A node of a file, with the default values of its attributes."""
+    """A node of a file, with the default values of its attributes.
+
+    The values that graphs inside it read from outside are further inputs of the node, named by its attribute `outer`.
+    """
     attributes: dict[str, Any] = {}
-    if onnx.defs.has(proto.op_type, ""):
+    if onnx.defs.has(proto.op_type, version, ""):
         schema = onnx.defs.get_schema(proto.op_type, version)
         attributes = {
             name: _plain(attribute.default_value)
             for name, attribute in schema.attributes.items()
             if attribute.default_value.type != onnx.AttributeProto.UNDEFINED
         }
-    attributes |= {attribute.name: _plain(attribute) for attribute in proto.attribute}
+    attributes |= {
+        one.name: _block(one.g, version) if one.type == onnx.AttributeProto.GRAPH else _plain(one) for one in proto.attribute
+    }
+    blocks = [value for value in attributes.values() if isinstance(value, Block)]
+    outer = tuple(dict.fromkeys(name for block in blocks for name in block.outer))
+    if blocks:
+        attributes["outer"] = outer
     name = proto.name or f"{proto.op_type}_{position}"
-    return Node(proto.op_type, name, tuple(proto.input), tuple(proto.output), attributes, version)
+    return Node(proto.op_type, name, (*proto.input, *outer), tuple(proto.output), attributes, version)
+
+
+def _block(graph: onnx.GraphProto, version: int) -> Block:
+    nodes = tuple(node_of(entry, version, position) for position, entry in enumerate(graph.node))
+    inputs, outputs = tuple(value.name for value in graph.input), tuple(value.name for value in graph.output)
+    own = {"", *inputs, *(name for node in nodes for name in node.outputs)}
+    read = dict.fromkeys([*(name for node in nodes for name in node.inputs), *outputs])
+    return Block(inputs, outputs, nodes, tuple(name for name in read if name not in own))
 
 
 def tensor_from(proto: onnx.TensorProto) -> torch.Tensor:

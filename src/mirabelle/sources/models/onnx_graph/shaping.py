@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mirabelle.sources.models.onnx_graph.nodes import Node, operator
-from mirabelle.sources.models.onnx_graph.values import Value, integers, integers_of, is_integers, tensor_of
+from mirabelle.sources.models.onnx_graph.values import Value, integers, integers_of, is_integers, kind_of, tensor_of
 
 _ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "floor": torch.floor,
@@ -186,7 +186,7 @@ def expand(_node: Node, x: Value, target: Value) -> Value:
 
 
 @operator("Tile")
-def tile(_node: Node, x: Value, repeats: Value) -> Tensor:
+def tile(_node: Node, x: Value, repeats: Value) -> Any:
     return tensor_of(x).repeat(integers_of(repeats))
 
 
@@ -199,8 +199,7 @@ def constant_of_shape(node: Node, sizes: Value) -> Tensor:
 @operator("Range")
 def range_(_node: Node, start: Value, limit: Value, delta: Value) -> Tensor:
     bounds = [part.item() for part in (start, limit, delta)]
-    kind = next((part.dtype for part in (start, limit, delta) if isinstance(part, Tensor)), torch.int64)
-    return torch.arange(*bounds, dtype=kind)
+    return torch.arange(*bounds, dtype=kind_of(start))
 
 
 @operator("EyeLike")
@@ -239,6 +238,20 @@ def pad(node: Node, x: Tensor, pads: Value = None, value: Value = None, axes: Va
     return x
 
 
+@operator("CenterCropPad")
+def centered(node: Node, x: Tensor, target: Value) -> Tensor:
+    """Cut or padded with zeros on both sides of every axis; the odd element is cut or added at the end."""
+    for axis, wanted in zip(axes_of(node, None) or range(x.ndim), integers_of(target), strict=True):
+        size = x.shape[axis]
+        if wanted < size:
+            x = x.narrow(axis, (size - wanted) // 2, wanted)
+        elif wanted > size:
+            before = (wanted - size) // 2
+            sides = (0, 0) * (x.ndim - 1 - axis % x.ndim) + (before, wanted - size - before)
+            x = F.pad(x, sides)
+    return x
+
+
 @operator("SpaceToDepth")
 def space_to_depth(node: Node, x: Tensor) -> Tensor:
     side, (batch, channels, height, width) = node["blocksize"], x.shape
@@ -267,11 +280,6 @@ def one_hot(node: Node, index: Value, depth: Value, values: Tensor) -> Tensor:
     shape[axis] = count
     off, on = tensor_of(values).unbind()
     return torch.where(hot == places.reshape(shape), on, off)
-
-
-@operator("NonZero")
-def non_zero(_node: Node, x: Value) -> Tensor:
-    return torch.stack(torch.nonzero(tensor_of(x), as_tuple=True))
 
 
 @operator("Resize", "Upsample")

@@ -1,4 +1,4 @@
-"""The values of an ONNX graph: tensors, and shape integers.
+"""The values of an ONNX graph: tensors, sequences of tensors as tuples, and shape integers.
 
 Shapes, and values computed from shapes, are Python integers and booleans in NumPy object arrays, so that a dynamic batch axis
 stays dynamic when PyTorch traces the module.
@@ -14,8 +14,14 @@ import torch
 from torch import Tensor
 
 Integers: TypeAlias = npt.NDArray[np.object_]  # elements are int, bool, or torch.SymInt during a trace
-Value: TypeAlias = Any  # a Tensor, Integers, or None for a missing optional input
+Value: TypeAlias = Any  # a Tensor, Integers, a tuple of them, or None for a missing optional input
 _MOST, _MOST_AXES = 64, 2
+
+
+class _Typed(np.ndarray[Any, Any]):
+    """Shape integers with the dtype that they have in the file, if that is not int64."""
+
+    kind: torch.dtype
 
 
 def is_integers(value: Value) -> bool:
@@ -32,17 +38,39 @@ def integers(items: Any, shape: tuple[int, ...] | None = None) -> Integers:
     return found if shape is None else found.reshape(shape)
 
 
+def typed(value: Value, kind: torch.dtype) -> Value:
+    """Shape integers with the dtype that they have in the file; other values are returned as they are."""
+    if not is_integers(value):
+        return value
+    plain = np.asarray(value)
+    if kind == torch.int64:
+        return plain
+    found = plain.view(_Typed)
+    found.kind = kind
+    return found
+
+
+def kind_of(value: Value) -> torch.dtype:
+    """The dtype that a value has in the file."""
+    if isinstance(value, Tensor):
+        return value.dtype
+    items = value.flatten().tolist()
+    plain = torch.bool if items and all(isinstance(item, bool) for item in items) else torch.int64
+    return getattr(value, "kind", plain)
+
+
 def integers_of(value: Value) -> tuple[Any, ...]:
     """The integers of a value as a flat tuple."""
     return tuple(value.flat) if is_integers(value) else tuple(int(item) for item in value.flatten().tolist())
 
 
-def tensor_of(value: Value, like: Tensor | None = None) -> Tensor:
-    """A value as a tensor; shape integers become int64 (or bool) on the device of `like`."""
-    if isinstance(value, Tensor):
+def tensor_of(value: Value, like: Tensor | None = None) -> Any:
+    """A value as a tensor, on the device of `like` if it is one of shape integers; a sequence stays one, of tensors."""
+    if isinstance(value, Tensor) or value is None:
         return value
-    device, items = None if like is None else like.device, value.flatten().tolist()
-    kind = torch.bool if items and all(isinstance(item, bool) for item in items) else torch.int64
+    if isinstance(value, tuple):
+        return tuple(tensor_of(part, like) for part in value)
+    device, items, kind = None if like is None else like.device, value.flatten().tolist(), kind_of(value)
     if any(isinstance(item, torch.SymInt) for item in items):
         found = torch.stack([torch.scalar_tensor(item, dtype=kind, device=device) for item in items])
     else:
@@ -51,7 +79,8 @@ def tensor_of(value: Value, like: Tensor | None = None) -> Tensor:
 
 
 def simplified(tensor: Tensor) -> Value:
-    """A constant as shape integers if it is a small int64 tensor, else the tensor itself."""
-    if tensor.dtype != torch.int64 or tensor.ndim > _MOST_AXES or tensor.numel() > _MOST:
+    """A constant as shape integers if it is small and of type int64, int32 or one boolean, else the tensor itself."""
+    whole = tensor.dtype in (torch.int64, torch.int32) or (tensor.dtype == torch.bool and tensor.numel() == 1)
+    if not whole or tensor.ndim > _MOST_AXES or tensor.numel() > _MOST:
         return tensor
-    return integers(tensor.flatten().tolist(), tuple(tensor.shape))
+    return typed(integers(tensor.flatten().tolist(), tuple(tensor.shape)), tensor.dtype)
