@@ -46,6 +46,7 @@ OTHERS = (
     ("In Python: the whole job", "job", "compress"),
     ("In Python: what a model of sequences writes", "task", "Generation"),
     ("In Python: an answer of a callback", "run", "Stop"),
+    ("In Python: a program for other runtimes", "runtime.program", "exported_program"),
 )
 CONTRACTS = {"Evidence", "Score", "Forward", "Objective", "Term", "Execution", "KeptZeros", "Prepared", "JoinsTraining"}
 

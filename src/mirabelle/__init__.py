@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mirabelle.records.schedules import Gradual
     from mirabelle.run.journal import Stop
     from mirabelle.run.run import Run
+    from mirabelle.runtime.program import exported_program
     from mirabelle.task.augmentation import Augmentation
     from mirabelle.task.generation import Generation
     from mirabelle.task.goal import Goal
@@ -41,6 +42,7 @@ __all__ = [
     "compare",
     "compress",
     "distill",
+    "exported_program",
     "load",
     "objectives",
     "pack",
@@ -60,6 +62,7 @@ _NAMES = lazily(
         "recipe": ["Recipe"],
         "records.schedules": ["Gradual"],
         "run": ["Run", "Stop"],
+        "runtime.program": ["exported_program"],
         "task": ["Augmentation", "Generation", "Goal", "Task"],
         "training": ["Training"],
     },

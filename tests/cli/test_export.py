@@ -12,6 +12,7 @@ import torch
 from mirabelle.errors import UserError
 from mirabelle.run.files import read_tensors, write_tensors
 from mirabelle.runtime.gates import Gate
+from mirabelle.runtime.program import LoadedProgram
 from mirabelle.runtime.runtime import default_runtime
 
 NET = """
@@ -64,6 +65,28 @@ def test_a_factory_with_its_weights_gives_the_outputs_of_torch(call, capsys, fac
         assert session.run(session.feed(inputs))[0] == pytest.approx(module(inputs).numpy(), abs=1e-5)
     metadata = {entry.key: entry.value for entry in onnx.ModelProto.FromString(exported).metadata_props}
     assert json.loads(metadata["labels"]) == ["a", "b", "c"]
+
+
+def test_a_run_as_a_program_of_torch_gives_what_its_onnx_file_gives(call, capsys, finished: Path, tmp_path: Path) -> None:
+    assert call("export", finished, "--out", tmp_path / "m.pt2", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {name: gate["passed"] for name, gate in told["gates"].items()} == {
+        "torch_onnx": True,
+        "as_in_the_run": True,
+        "pt2_onnx": True,
+    }
+    assert told["pt2_bytes"] == (tmp_path / "m.pt2").stat().st_size
+    session, inputs = default_runtime().load((finished / "model.onnx").read_bytes(), 1), torch.rand(9, 1, 8, 8)
+    given = LoadedProgram((tmp_path / "m.pt2").read_bytes())(inputs).detach().numpy()
+    assert given == pytest.approx(session.run(session.feed(inputs))[0], abs=0.02 * float(abs(given).max()))
+
+
+def test_a_factory_as_a_program_of_torch(call, capsys, factory: str) -> None:
+    assert call("export", factory, "--input", "1x8x8", "--out", "m.pt2") == 0
+    assert "gate pt2_onnx: passed" in capsys.readouterr().out
+    assert LoadedProgram(Path("m.pt2").read_bytes())(torch.rand(3, 1, 8, 8)).shape == (3, 3)
+    with pytest.raises(UserError, match=r"E143.*must end in \.onnx or \.pt2"):
+        call("export", factory, "--input", "1x8x8", "--out", "m.pte")
 
 
 def test_data_give_shape_and_labels(call, tmp_path: Path) -> None:

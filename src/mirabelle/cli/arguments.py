@@ -114,21 +114,23 @@ def check_inputs(module: nn.Module, example: Batch) -> None:
         ) from error
 
 
-def output_of(out: Path, suffix: str, source: Path) -> Path:
+def output_of(out: Path, suffixes: str | tuple[str, ...], source: Path) -> Path:
     """Check the path given as --out, so that no unrelated file is overwritten, and return it.
 
     Args:
         out: the path given.
-        suffix: the suffix it must have, such as ".onnx".
+        suffixes: the suffix it must have, such as ".onnx", or several of which it must have one.
         source: the file being read, which must not be overwritten.
 
     Raises:
         UserError: E143 if the suffix differs or `out` is `source` itself; E151 if `out` is a folder.
     """
-    if out.suffix != suffix:
-        raise UserError("E143", f"--out must end in {suffix}; got {out}", f"write --out {out.with_suffix(suffix)}")
+    allowed = (suffixes,) if isinstance(suffixes, str) else suffixes
+    if out.suffix not in allowed:
+        rule = f"--out must end in {' or '.join(allowed)}; got {out}"
+        raise UserError("E143", rule, f"write --out {out.with_suffix(allowed[0])}")
     if out.is_dir():
-        raise UserError("E151", f"{out} is a folder", f"give the name of a file in it: {out / ('out' + suffix)}")
+        raise UserError("E151", f"{out} is a folder", f"give the name of a file in it: {out / ('out' + allowed[0])}")
     if out.exists() and source.exists() and out.samefile(source):
         raise UserError("E143", f"--out is {source}, the input file itself", "give another file name")
     return out

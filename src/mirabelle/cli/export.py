@@ -1,11 +1,11 @@
-"""`mirabelle export`: exports a torch model to ONNX and checks the result before writing it."""
+"""`mirabelle export`: exports a torch model to ONNX or to a program of torch, and checks the result before writing it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -15,14 +15,32 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mirabelle.runtime.gates import Gate
-    from mirabelle.task.batch import Batch
+    from mirabelle.task.batch import Batch, Inputs
 
 _SAMPLES = 16  # random samples on which torch and ONNX are compared
 
 
-@click.command("export", short_help="Export a model to ONNX and check it.")
+class _Export(NamedTuple):
+    """A model and its ONNX file.
+
+    Args:
+        module: the torch module.
+        example: inputs for it.
+        batches: on which its forms are compared.
+        onnx: bytes of the file.
+        gates: what was compared, by name.
+    """
+
+    module: nn.Module
+    example: Inputs
+    batches: list[Batch]
+    onnx: bytes
+    gates: dict[str, Gate]
+
+
+@click.command("export", short_help="Export a model to ONNX or .pt2 and check it.")
 @click.argument("model")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The .onnx file to write.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The .onnx or .pt2 file to write.")
 @click.option("--input", "shape", help='Input shape of the model without the batch axis, such as "1x28x28".')
 @data_option
 @data_dir_option
@@ -43,42 +61,45 @@ def command(
     """Export MODEL to ONNX with a dynamic batch axis and compare its outputs with those of torch.
 
     MODEL is a function that returns a model ("pkg.mod:function" or "./file.py:function"), for which --input or --data must be
-    given, or the folder of a run. Nothing is written if the outputs differ.
+    given, or the folder of a run. Nothing is written if the outputs differ. With --out in .pt2, the file is a program of
+    torch.export, which the converters of other runtimes read; its outputs are compared with those of the ONNX file.
 
     \b
-    Example:
+    Examples:
       mirabelle export ./net.py:net --input 1x8x8 --out net.onnx
+      mirabelle export runs/digits --out digits.pt2
     """
     from mirabelle.cli.arguments import output_of
     from mirabelle.errors import UserError
     from mirabelle.run import files
 
-    output_of(out, ".onnx", weights or out.parent)
+    output_of(out, (".onnx", ".pt2"), weights or out.parent)
     if Path(model).is_dir():
         options = [("--input", shape), ("--weights", weights), ("--label", labels)]
         if superfluous := [name for name, value in options if value]:
             message = f"the folder of a run defines these itself; got {', '.join(superfluous)}"
             raise UserError("E111", message, "leave these options out")
-        onnx, gates = _of_run(Path(model), data, data_dir)
+        made = _of_run(Path(model), data, data_dir)
     else:
-        onnx, gates = _of_factory(model, shape=shape, data=data, data_dir=data_dir, weights=weights, labels=labels)
-    for name, gate in gates.items():
+        made = _of_factory(model, shape=shape, data=data, data_dir=data_dir, weights=weights, labels=labels)
+    content = _program(made) if out.suffix == ".pt2" else made.onnx
+    for name, gate in made.gates.items():
         if not gate.passed:
             raise UserError(
                 "E302", f"{model}: gate {name} failed: {gate.detail}", "nothing was written; check the layer that is named"
             )
-    files.write(out, onnx)
+    files.write(out, content)
     if as_json:
-        result = {"onnx": str(out), "onnx_bytes": len(onnx), "gates": {name: gate.to_data() for name, gate in gates.items()}}
-        click.echo(json.dumps(result, indent=2))
+        kind, gates = out.suffix[1:], {name: gate.to_data() for name, gate in made.gates.items()}
+        click.echo(json.dumps({kind: str(out), f"{kind}_bytes": len(content), "gates": gates}, indent=2))
         return 0
-    click.echo(f"{out}: {len(onnx):,} bytes")
-    for name, gate in gates.items():
+    click.echo(f"{out}: {len(content):,} bytes")
+    for name, gate in made.gates.items():
         click.echo(f"gate {name}: passed ({gate.detail})")
     return 0
 
 
-def _of_run(folder: Path, data: str | None, data_dir: Path | None) -> tuple[bytes, dict[str, Gate]]:
+def _of_run(folder: Path, data: str | None, data_dir: Path | None) -> _Export:
     """Export the final model of a run again; the result must equal its model.onnx byte for byte."""
     from mirabelle.inspection.measure import exported
     from mirabelle.job.reopening import model_of_run, recipe_of_run
@@ -88,16 +109,16 @@ def _of_run(folder: Path, data: str | None, data_dir: Path | None) -> tuple[byte
     file = recipe_of_run(folder)
     task = task_from(data, {}, data_folder=data_dir, folder=Path()) if data else file.build_task(data_dir)
     module = model_of_run(folder)
-    onnx = exported(module, task).onnx
-    gates = {"torch_onnx": _compared(module, onnx, batches_to_compare(task.validation))}
+    onnx, batches = exported(module, task).onnx, batches_to_compare(task.validation)
+    gates = {"torch_onnx": _compared(module, onnx, batches)}
     if (folder / "model.onnx").is_file():
         gates["as_in_the_run"] = same_bytes((folder / "model.onnx").read_bytes(), onnx)
-    return onnx, gates
+    return _Export(module, task.example().inputs, batches, onnx, gates)
 
 
 def _of_factory(
     name: str, *, shape: str | None, data: str | None, data_dir: Path | None, weights: Path | None, labels: Sequence[str]
-) -> tuple[bytes, dict[str, Gate]]:
+) -> _Export:
     """Export the model that a function returns; compared with torch on random inputs of that shape or on the data."""
     import torch
 
@@ -129,7 +150,19 @@ def _of_factory(
         )
     check_inputs(module, example)
     onnx = export(module, example, tuple(labels))
-    return onnx, {"torch_onnx": _compared(module, onnx, batches)}
+    return _Export(module, example.inputs, batches, onnx, {"torch_onnx": _compared(module, onnx, batches)})
+
+
+def _program(made: _Export) -> bytes:
+    """The bytes of the model's .pt2 file, which are read back and compared with the ONNX file."""
+    from mirabelle.model.architecture import rounds
+    from mirabelle.runtime.gates import torch_equals_onnx
+    from mirabelle.runtime.program import LoadedProgram, exported_program, program_bytes
+
+    content = program_bytes(exported_program(made.module, made.example))
+    program, quantized = LoadedProgram(content), rounds(made.module)
+    made.gates["pt2_onnx"] = torch_equals_onnx(program, made.onnx, made.batches, quantized=quantized)
+    return content
 
 
 def _compared(module: nn.Module, onnx: bytes, batches: list[Batch]) -> Gate:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import warnings
@@ -23,8 +22,9 @@ from mirabelle.model.free_lengths import free_lengths
 from mirabelle.model.state import in_eval_mode
 from mirabelle.model.value_names import names_of, rename_values
 from mirabelle.runtime.canonical import canonical
+from mirabelle.runtime.export_arguments import arguments, taking
 from mirabelle.runtime.operators import onnx_translations
-from mirabelle.task.batch import Batch, Inputs
+from mirabelle.task.batch import Batch
 from mirabelle.task.outputs import OutputKind
 from mirabelle.task.preprocessing import Preprocessing, to_json
 
@@ -55,8 +55,8 @@ def export(
     Raises:
         UserError: E121 if torch cannot export the model, or its batch axis is fixed.
     """
-    given, inputs, names = _taking(model, example.inputs)
-    args, keywords, shapes = _arguments(inputs, example.inputs)
+    given, inputs, names = taking(model, example.inputs)
+    args, keywords, shapes = arguments(inputs, example.inputs)
     shapes = (shapes,) if names else shapes
     program = _exported(given, args, keywords, shapes, names)
     if _fixed_batch(program) is not None:
@@ -84,7 +84,7 @@ def _exported(
     model: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], shapes: Any, names: Sequence[str]
 ) -> torch.onnx.ONNXProgram:
     try:
-        with _quiet(), translations_read_once(), torch.no_grad(), in_eval_mode(model):
+        with quiet(), translations_read_once(), torch.no_grad(), in_eval_mode(model):
             program = torch.onnx.export(
                 model,
                 args,
@@ -99,7 +99,7 @@ def _exported(
     except Exception as error:
         raise UserError(
             "E121",
-            f"torch.onnx cannot export the model: {_reason(error)}",
+            f"torch.onnx cannot export the model: {reason(error)}",
             "call torch.onnx.export(..., dynamo=True) yourself to see the whole error",
         ) from error
     assert program is not None, "dynamo export returns a program"
@@ -182,56 +182,15 @@ def _sides(pad: NodeProto, constants: Mapping[str, Array]) -> list[int] | None:
     return None if any(around) or min(pads) < 0 else [*pads[2:half], *pads[half + 2 :]]
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The root cause of an exporter's error, in one line."""
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__
     return first_line(error)
 
 
-class _ByName(nn.Module):
-    """A model whose forward takes arbitrary keyword arguments, wrapped to take them by position."""
-
-    def __init__(self, model: nn.Module, names: list[str]) -> None:
-        super().__init__()
-        self.model, self.names = model, names
-
-    def forward(self, *tensors: torch.Tensor) -> Any:
-        return self.model(**dict(zip(self.names, tensors, strict=True)))
-
-
-def _taking(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, list[str]]:
-    """(model, inputs, names of the inputs) for the exporter; the names are empty if the forward's parameters give them."""
-    kinds = {parameter.kind for parameter in inspect.signature(model.forward).parameters.values()}
-    if isinstance(inputs, Mapping) and inspect.Parameter.VAR_KEYWORD in kinds:
-        return _ByName(model, list(inputs)), tuple(inputs.values()), list(inputs)
-    if not isinstance(inputs, Mapping) and inspect.Parameter.VAR_POSITIONAL in kinds:
-        count = len(inputs) if isinstance(inputs, (tuple, list)) else 1
-        return model, inputs, ["input"] if count == 1 else [f"input_{k}" for k in range(count)]
-    return model, inputs, []
-
-
-def _free_tokens(inputs: Mapping[str, Any], name: str) -> dict[int, Any]:
-    """The dynamic token axis of an input with the (batch, tokens) of the "attention_mask"; {} for other inputs."""
-    mask = inputs.get("attention_mask")
-    tokens = mask is not None and mask.ndim > 1 and inputs[name].shape[:2] == mask.shape[:2]
-    return {1: torch.export.Dim.AUTO} if tokens else {}
-
-
-def _arguments(inputs: Inputs, given: Inputs) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    """(positional arguments, keyword arguments, their dynamic axes), also for named inputs that are passed by position."""
-    batch = torch.export.Dim("batch")
-    if isinstance(given, Mapping):
-        axes = {name: {0: batch, **_free_tokens(given, name)} for name in given}
-        if isinstance(inputs, Mapping):
-            return (), dict(inputs), axes
-        return tuple(inputs), {}, tuple(axes.values())
-    positional = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-    return positional, {}, tuple({0: batch} for _ in positional)
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Suppress torch's messages about missing packages and its own deprecations."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level

@@ -20,6 +20,8 @@ from mirabelle.numerics import affine
 
 _TOKEN_STEP = float(np.float32(1 / 127))  # quantization step relative to a vector's largest value; the same in ONNX
 _LEAST = 1e-30  # divisor for a vector of zeros
+_INT8 = (-128, 127, torch.int8)
+_UNSIGNED = 128  # codes of uint8 less this are codes of int8
 
 
 @torch.library.custom_op("mirabelle::fake_quantize", mutates_args=())
@@ -105,6 +107,56 @@ def token_linear(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
 def _(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     del scale
     return inputs.new_empty((*inputs.shape[:-1], codes.shape[1]))
+
+
+_PRODUCTS = torch.ops.mirabelle.dynamic_linear.default, torch.ops.mirabelle.token_linear.default
+TRANSPOSED_CODES = _PRODUCTS  # their codes are (in, out)
+CODED = (
+    torch.ops.mirabelle.dequantize.default,
+    torch.ops.mirabelle.decode.default,
+    *_PRODUCTS,
+)  # their last arguments are codes and scales
+
+
+def torch_translations() -> dict[Any, Callable[..., Tensor]]:
+    """Translations of the custom operators to those of torch, `torch.ops.quantized_decomposed`.
+
+    They take scalars as numbers, the codes of `TRANSPOSED_CODES` as (out, in), and for `CODED` also the zero points of the
+    codes, (out,). Activations have codes of int8, for which converters have kernels; these stand for the same values as ours
+    of uint8.
+    """
+    import torch.ao.quantization.fx._decomposed  # registers the operators with torch
+
+    ops = torch.ops.quantized_decomposed
+
+    def rounded(values: Tensor, scale: Any, zero_point: Any, kind: str = "default") -> Tensor:
+        codes = getattr(ops.quantize_per_tensor, kind)(values, scale, zero_point, *_INT8)
+        result: Tensor = getattr(ops.dequantize_per_tensor, kind)(codes, scale, zero_point, *_INT8)
+        return result
+
+    def torch_fake_quantize(values: Tensor, scale: float, zero_point: int) -> Tensor:
+        return rounded(values, scale, zero_point - _UNSIGNED)
+
+    def torch_dequantize(codes: Tensor, scale: Tensor, zero_points: Tensor) -> Tensor:
+        result: Tensor = ops.dequantize_per_channel(codes, scale, zero_points, 0, *_INT8)
+        return result
+
+    def torch_dynamic_linear(inputs: Tensor, codes: Tensor, scale: Tensor, zero_points: Tensor) -> Tensor:
+        input_scale, zero_point = ops.choose_qparams.tensor(inputs, *_INT8[:2], torch.finfo(torch.float32).tiny, torch.int8)
+        return F.linear(rounded(inputs, input_scale, zero_point, "tensor"), torch_dequantize(codes, scale, zero_points))
+
+    def torch_token_linear(inputs: Tensor, codes: Tensor, scale: Tensor, zero_points: Tensor) -> Tensor:
+        largest = inputs.abs().amax(dim=-1, keepdim=True).clamp(min=_LEAST)
+        levels = rounded(inputs / largest, _TOKEN_STEP, 0)
+        return F.linear(levels, torch_dequantize(codes, scale, zero_points)) * largest
+
+    return {
+        torch.ops.mirabelle.fake_quantize.default: torch_fake_quantize,
+        torch.ops.mirabelle.dequantize.default: torch_dequantize,
+        torch.ops.mirabelle.decode.default: torch_dequantize,
+        torch.ops.mirabelle.dynamic_linear.default: torch_dynamic_linear,
+        torch.ops.mirabelle.token_linear.default: torch_token_linear,
+    }
 
 
 def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
