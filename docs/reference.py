@@ -37,7 +37,7 @@ OTHERS = (
     ("Data: questions about paragraphs in a .json file, the same", "sources.datasets.settings", "QuestionFile"),
     ("Data: a .txt file of running text, the same", "sources.datasets.corpus_settings", "Corpus"),
     ("Data: an .npz file or a folder of IDX files, settings under `[task.arguments]`", "sources.datasets.settings", "Arrays"),
-    ("Data: a .csv or .parquet file, settings under `[task.arguments]`", "sources.datasets.settings", "TableFile"),
+    ("Data: a .csv, .data or .parquet file, settings under `[task.arguments]`", "sources.datasets.settings", "TableFile"),
     (
         "Data: images augmented while a model trains, under `[task]`: `augment = { crop = 4, flip = true }`",
         "task",

@@ -53,7 +53,7 @@ OF_FILES = {
         "E131", "is no .csv file in UTF-8", "save it", table(), files={"rows.csv": bytes(range(256)) * 4}, at="8:8"
     ),
     "table in another encoding": Mistake(
-        "E131", "is no .csv file in UTF-8", "save it", table(), files={"rows.csv": b"a,y\n" + b"\xe9,1\n" * 20}, at="8:8"
+        "E131", "is no .csv file in UTF-8", "save it", table(), files={"rows.csv": b"a,y\n" + b"\x81,1\n" * 20}, at="8:8"
     ),
     "unknown kind of a table": Mistake(
         "E103", '"regression"', "kind", table('{ target = "y", kind = "x" }'), files={"rows.csv": ROWS}, at="9:36"

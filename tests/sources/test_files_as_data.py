@@ -401,7 +401,11 @@ def test_a_table_may_be_read_otherwise(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "arguments", "words"),
     [
-        (["a,b", "1,x", "oops,y"], {}, r'E131.*t\.csv, line 3, column "a": "oops" is not a finite number'),
+        (
+            ["a,b", *(f"{k},x" for k in range(25)), "oops,y"],
+            {},
+            r'E131.*t\.csv, line 27, column "a": "oops" is not a finite number.*list the text under missing',
+        ),
         (["a,b", "1,x", "2,"], {}, 'E131.*line 3, column "b": the cell is empty'),
         (["a,b", *(f"1,{k}.5" for k in range(30)), "1,oops"], {}, 'E131.*line 32, column "b": "oops"'),
         (["a,b", "1,x", "2,x"], {}, 'E131.*column "b" is "x" in every row'),

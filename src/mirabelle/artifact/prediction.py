@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class Prediction:
         answer: the answer in the paragraph, for a model that answers questions.
         text: the decoded text, for a CTC model.
         multi_label: the labels with a probability of at least 0.5, for a multi-label model.
+        notes: sentences on the input that its user should know, such as a word in a table that is not known.
     """
 
     input: str
@@ -62,8 +63,12 @@ class Prediction:
     answer: str | None = None
     text: str | None = None
     multi_label: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def to_data(self) -> dict[str, Any]:
+        return {**self._answer(), "notes": list(self.notes)} if self.notes else self._answer()
+
+    def _answer(self) -> dict[str, Any]:
         for name in ("answer", "text"):
             if getattr(self, name) is not None:
                 return {"input": self.input, name: getattr(self, name)}
@@ -128,7 +133,8 @@ class Predictor:
                 continue
             outputs = prepared.select(outputs)
             for k, name in enumerate(names):
-                found.append(self._prediction(name, [output[k] for output in outputs], top))
+                prediction = self._prediction(name, [output[k] for output in outputs], top)
+                found.append(replace(prediction, notes=prepared.notes[k]) if prepared.notes else prediction)
         return found
 
     def _outputs(self, feed: dict[str, Array], names: Sequence[str]) -> Sequence[Array]:

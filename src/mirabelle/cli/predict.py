@@ -38,6 +38,8 @@ def command(file: Path, inputs: tuple[Path, ...], top: int, *, as_json: bool) ->
         click.echo(json.dumps([prediction.to_data() for prediction in predictions], indent=2, allow_nan=False))
     else:
         _print(predictions)
+        for note in (note for prediction in predictions for note in prediction.notes):
+            click.echo(f"note: {_printable(note)}", err=True)
     return 0
 
 

@@ -24,6 +24,7 @@ from mirabelle.sources.names import (
 
 _KINDS = {
     ".csv": "table",
+    ".data": "table",
     ".npz": "arrays",
     ".parquet": "table",
     ".json": "questions",

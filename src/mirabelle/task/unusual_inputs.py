@@ -39,7 +39,7 @@ def unusual_inputs(task: Task) -> list[str]:
         ['All training inputs are the same, so nothing can be learned from them.']
     """
     which, data = ("training", task.train) if isinstance(task.train, Samples) else ("validation", task.validation)
-    columns = task.preprocessing.columns if isinstance(task.preprocessing, Table) else ()
+    columns = task.preprocessing.features if isinstance(task.preprocessing, Table) else ()
     named = dict(_named(data.inputs))
     parts = {
         name: part for name, part in named.items() if part.dtype != torch.bool and not any(mark in name for mark in _MARKS)

@@ -178,25 +178,51 @@ class Arrays(Divided):
 
 @record
 class TableFile(Divided):
-    """A table in a .csv file, or in a .parquet file (needs pyarrow).
+    """A table in a .csv or .data file, or in a .parquet file (needs pyarrow).
 
-    All columns except the target must be numeric; they are scaled to (value − mean) / deviation with the mean and standard
-    deviation of the training rows, as float32. If the target is text, or has at most 20 different integers, the task is a
-    classification; otherwise it is a regression with mean squared error, and the target is not scaled.
+    Cells are separated by commas, semicolons, tabs, bars or spaces and may be in quotes; numbers may have a decimal point or
+    comma and groups of three digits. Columns of numbers become (value − mean) / deviation; dates likewise, as days, with their
+    parts of the year and of the week. A column with other texts becomes one feature for each of at most 64 words and one for
+    all others, or with more words one code. A word counts as other if it occurs in a single training row, or in fewer than 0.1
+    % of them and than 20. A missing value (nothing, NA, N/A, NaN, null, None, ?) becomes the median, with a feature that says
+    so; among words it is a word of its own. All of this is learned from the training rows. Columns with one word, or with a
+    text of its own in every row, are left out.
+
+    If the target is text, or has at most 20 different integers, the task is a classification; otherwise it is a regression with
+    mean squared error.
 
     Args:
         target: name of the column to predict; by default the last.
         kind: "classification" or "regression", if it should not be decided by the target's values.
         ignore: names of columns to leave out, such as an identifier.
+        header: whether the first line has the names of the columns; by default it must, and is refused if it looks like data.
+            Without a header, columns are named column_1, column_2, …
+        separator: the character between two cells, if it should not be decided by the file.
+        decimal: the decimal mark of all columns, "." or ",", if it should not be decided by the cells of each.
+        encoding: character encoding; by default UTF-8, or UTF-16 with a byte-order mark, else Windows-1252.
+        missing: further texts that stand for a missing value, such as "-999".
+        categories: names of columns whose numbers are names, such as a postal code.
+        embed: names of columns that become one code each, from 1 in order of frequency, 0 for other words, which is not scaled:
+            a network can look up its embedding.
+        day_first: whether the day is first in dates such as 1/2/2020, if the dates do not tell.
 
     Raises:
-        UserError: E130 if the file is missing or empty, E131 if it is not such a table (the message gives line and column),
-            E110 if a setting names a column that does not exist, E160 for a .parquet file without pyarrow.
+        UserError: E130 if the file is missing or empty, E131 if it is not such a table, has a text among numbers, or numbers or
+            dates can be read in two ways (the message gives line, column and value), E110 if a setting names a column that does
+            not exist, E160 for a .parquet file without pyarrow.
     """
 
     target: str | None = None
     kind: Literal["classification", "regression"] | None = None
     ignore: tuple[str, ...] = ()
+    header: bool | None = None
+    separator: str | None = None
+    decimal: Literal[".", ","] | None = None
+    encoding: str | None = None
+    missing: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    embed: tuple[str, ...] = ()
+    day_first: bool | None = None
 
 
 @record
@@ -290,6 +316,7 @@ class QuestionFile(Divided):
 Files: TypeAlias = ImageFolder | SoundFolder | Arrays | TableFile | TextFile | QuestionFile | Corpus
 _BY_SUFFIX: dict[str, type[Files]] = {
     ".csv": TableFile,
+    ".data": TableFile,
     ".parquet": TableFile,
     ".npz": Arrays,
     ".json": QuestionFile,

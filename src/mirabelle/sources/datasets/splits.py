@@ -73,8 +73,10 @@ def as_task(
     name: str,
     preprocessing: Image | Sound | Table | None,
     settings: Divided,
+    *,
+    notes: Sequence[str] = (),
 ) -> Task:
-    """The task of three splits, with inputs scaled by `preprocessing`.
+    """The task of three splits, with inputs scaled by `preprocessing`; those of a table are scaled already.
 
     Args:
         splits: (inputs, targets) of "train", "validation" and "test". Targets of shape (samples, labels) together with `labels`
@@ -83,6 +85,7 @@ def as_task(
         name: of the task.
         preprocessing: scales the inputs; None leaves them unchanged.
         settings: give loss, metrics and class weights.
+        notes: sentences on what was left out while the data were read.
 
     Raises:
         UserError: E111 if class weights are given for a task that is not a classification with one class for each sample.
@@ -96,7 +99,10 @@ def as_task(
             message = "class_weights need a classification with one class for each sample, and its default loss"
             raise UserError("E111", message, "leave them out", path=("class_weights",))
         loss = CrossEntropy(weights=balanced(targets, len(labels)))
-    scaled = {part: x if preprocessing is None else preprocessing.scaled(x) for part, (x, _) in splits.items()}
+    scaled = {
+        part: x if preprocessing is None or isinstance(preprocessing, Table) else preprocessing.scaled(x)
+        for part, (x, _) in splits.items()
+    }
     ready = {
         part: Samples(torch.from_numpy(scaled[part]), None if form is Form.MATCHED else torch.from_numpy(y))
         for part, (_, y) in splits.items()
@@ -112,6 +118,7 @@ def as_task(
         labels=labels,
         name=name,
         preprocessing=preprocessing,
+        notes=notes,
     )
 
 

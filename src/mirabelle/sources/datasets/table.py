@@ -1,76 +1,131 @@
-"""Tabular data: read a .csv file with a header, or a .parquet file, with numeric columns and one target column."""
+"""Tabular data: read a .csv or .parquet file with columns of numbers, categories and dates, and one target column."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from mirabelle.errors import UserError, did_you_mean
-from mirabelle.sources.datasets.parquet import read_parquet
+from mirabelle.sources.datasets.parquet import ParquetTable
 from mirabelle.sources.datasets.splits import Split, as_task, completed
-from mirabelle.task.preprocessing.table import Rows, Table, mean_and_deviation, read_rows
+from mirabelle.sources.datasets.table_columns import MOST_CLASSES, Kind, kinds_of, learned_table
+from mirabelle.task.preprocessing.cells import number_of
+from mirabelle.task.preprocessing.columns import Column, Source
+from mirabelle.task.preprocessing.delimited import Delimited, Habits, read_rows
+from mirabelle.task.preprocessing.table import Table, shortest, words_of
 from mirabelle.task.task import Task
 
 if TYPE_CHECKING:
     from mirabelle.sources.datasets.settings import TableFile
 
-_MOST_CLASSES = 20  # a target column with more different numbers is a regression
+_KEPT_CELLS = 4_000_000  # tables with at most so many cells keep their columns while they are read
+_REMEDY = "add the target, or remove the row"
 
 
 def task_of(path: Path, settings: TableFile) -> Task:
     """The task of a table; the errors are those of `TableFile`."""
-    rows = read_rows(path) if path.suffix.lower() != ".parquet" else _of_parquet(path)
-    target = settings.target if settings.target is not None else rows.columns[-1]
-    for name in (target, *settings.ignore):
-        if name not in rows.columns:
-            raise UserError("E110", f'{path} has no column "{name}"', did_you_mean(name, rows.columns))
-    columns = tuple(name for name in rows.columns if name != target and name not in settings.ignore)
-    if not columns or target in settings.ignore:
-        raise UserError("E131", f'{path} has no column left from which to predict "{target}"', "give at least one other column")
-    labels, targets = _targets(rows, target, settings.kind)
     try:
-        whole: dict[str, Split] = {"train": (rows.numbers(columns), targets)}
-        splits = completed(whole, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
-        mean, deviation = mean_and_deviation(splits["train"][0])
-        table = Table(columns=columns, mean=mean, deviation=deviation)
+        return _task(_source(path, settings), settings)
     except UserError as error:
         raise error if str(path) in error.message else error.at(str(path)) from None
-    return as_task(splits, labels, path.stem, table, settings)
 
 
-def _of_parquet(path: Path) -> Rows:
-    """The rows of a .parquet file as text, as in a .csv file."""
-    columns = read_parquet(path)
-    cells = [["" if value is None else str(value) for value in row] for row in zip(*columns.values(), strict=True)]
-    if not cells:
-        raise UserError("E130", f"{path} has no rows", "give at least one")
-    return Rows(path, list(columns), cells, range(1, len(cells) + 1))
+def _task(source: Source, settings: TableFile) -> Task:
+    names, path = source.names, source.path
+    target = settings.target if settings.target is not None else names[-1]
+    for name in (target, *settings.ignore, *settings.categories, *settings.embed):
+        if name not in names:
+            raise UserError("E110", f'{path} has no column "{name}"', did_you_mean(name, names))
+    columns = [name for name in names if name not in (target, *settings.ignore) and name]
+    if not columns or target in settings.ignore:
+        raise UserError("E131", f'{path} has no column left from which to predict "{target}"', "give at least one other column")
+    kinds = kinds_of(source, [*columns, target], settings)
+    labels, targets = _targets(source.column(target), kinds.pop(target), settings)
+    whole: dict[str, Split] = {"train": (np.arange(len(source)), targets)}
+    splits = completed(whole, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
+    habits = Habits(header=settings.header, separator=settings.separator, encoding=settings.encoding, missing=settings.missing)
+    if settings.header is False:
+        habits = dataclasses.replace(habits, count=len(names), target=target)
+    table, notes = learned_table(source, kinds, splits["train"][0], settings, habits)
+    if "" in names:
+        notes.append("The first column has no name and numbers the rows; it is left out.")
+    inputs = _inputs(source, table, {part: rows for part, (rows, _) in splits.items()})
+    ready: dict[str, Split] = {part: (inputs[part], y) for part, (_, y) in splits.items()}
+    return as_task(ready, labels, path.stem, table, settings, notes=notes)
 
 
-def _targets(
-    rows: Rows, target: str, kind: Literal["classification", "regression"] | None
-) -> tuple[tuple[str, ...], np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+def _inputs(source: Source, table: Table, rows: dict[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.float32]]:
+    """The model inputs of each split, written column by column."""
+    inputs = {part: np.empty((len(index), *table.shape), np.float32) for part, index in rows.items()}
+    start = 0
+    for name in table.columns:
+        stop = start + len(table.features_of(name))
+        column = source.column(name)
+        for part, index in rows.items():
+            table.encode(column, inputs[part][:, start:stop], index)
+        start = stop
+    return inputs
+
+
+class _Kept:
+    """A small table whose columns stay in memory once they are read."""
+
+    def __init__(self, source: Source) -> None:
+        self._source, self._columns = source, dict[str, Column]()
+        self.path, self.names, self.separator = source.path, source.names, source.separator
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def column(self, name: str) -> Column:
+        if name not in self._columns:
+            self._columns[name] = self._source.column(name)
+        return self._columns[name]
+
+
+def _source(path: Path, settings: TableFile) -> Source:
+    source: Delimited | ParquetTable
+    if path.suffix.lower() == ".parquet":
+        source = ParquetTable(path, settings.missing)
+    else:
+        habits = Habits(
+            header=settings.header, separator=settings.separator, encoding=settings.encoding, missing=settings.missing
+        )
+        source = read_rows(path, habits)
+    return _Kept(source) if len(source) * len(source.names) <= _KEPT_CELLS else source
+
+
+def _targets(column: Column, kind: Kind, settings: TableFile) -> tuple[tuple[str, ...], npt.NDArray[np.generic]]:
     """(labels, class indices (rows,)) for a classification, or ((), numbers (rows, 1)) for a regression."""
-    texts = rows.texts(target)
-    if "" in texts:
-        place = f'{rows.path}, line {rows.lines[texts.index("")]}, column "{target}"'
-        raise UserError("E131", f"{place}: the cell is empty", "add the target, or remove the row")
-    labels = _labels(texts)
-    if kind == "regression" or (kind is None and labels is None):
+    missing = column.missing()
+    if missing.any():
+        row = int(np.argmax(missing))
+        text = column.words[column.codes[row]] if column.values is None else ""
+        raise column.refused(row, text, "a target: it stands for a missing value", _REMEDY)
+    comma = bool(kind.comma)
+    words, codes = words_of(column) if column.values is not None else (column.words, column.codes)
+    labels = _labels(words, comma=comma) if kind.is_a != "date" else None
+    if settings.kind == "regression" or (settings.kind is None and labels is None):
+        numbers = column.dates(kind.order) if kind.is_a == "date" else column.numbers(comma=comma)
         with np.errstate(over="ignore"):  # the task refuses infinite targets
-            return (), rows.numbers([target]).astype(np.float32)
-    labels = labels or tuple(sorted(set(texts), key=lambda text: (len(text), text)))
+            return (), numbers[:, np.newaxis].astype(np.float32)
+    labels = labels or tuple(sorted(set(words), key=lambda text: (len(text), text)))
     if len(labels) < 2:  # noqa: PLR2004 (a classification needs two classes)
-        message = f'{rows.path}: column "{target}" is "{labels[0]}" in every row'
+        message = f'{column.place(0)}: column "{column.name}" is "{labels[0]}" in every row'
         raise UserError("E131", message, "give rows of another class")
-    numbers = {label: k for k, label in enumerate(labels)}
-    return labels, np.array([numbers[text if text in numbers else _whole(text)] for text in texts], np.int64)
+    index = {label: k for k, label in enumerate(labels)}
+    classes = np.array(
+        [index[word if word in index else shortest(number_of(word, comma=comma) or 0.0)] for word in words], np.int64
+    )
+    return labels, classes[codes]
 
 
-def _labels(texts: Sequence[str]) -> tuple[str, ...] | None:
+def _labels(texts: Sequence[str], *, comma: bool = False) -> tuple[str, ...] | None:
     """The sorted names of the classes in a column; None if the column contains quantities.
 
     Example:
@@ -78,21 +133,10 @@ def _labels(texts: Sequence[str]) -> tuple[str, ...] | None:
         (('no', 'yes'), ('2', '10'), None)
     """
     different = sorted(set(texts))
-    numbers = {number for text in different if (number := _number(text)) is not None}
-    if len(numbers) > _MOST_CLASSES:
+    parsed = [number_of(text, comma=comma) for text in different]
+    numbers = {number for number in parsed if number is not None}
+    if len(numbers) > MOST_CLASSES:
         return None  # then a text among many numbers is reported as an error, and does not become a class
-    if any(_number(text) is None for text in different):
+    if None in parsed:
         return tuple(different)
     return tuple(str(int(number)) for number in sorted(numbers)) if all(map(float.is_integer, numbers)) else None
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _whole(text: str) -> str:
-    """The shortest spelling of an integer: "1" for "1.0"."""
-    return str(int(float(text)))

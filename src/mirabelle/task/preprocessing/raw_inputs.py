@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,9 +23,11 @@ class PreparedInputs:
 
     Args:
         arrays: (samples, ...) by the names of the model's inputs; the key "" is the input of a model with one input.
+        notes: sentences on each sample that its user should know; empty if there are none.
     """
 
     arrays: Mapping[str, Array]
+    notes: Sequence[tuple[str, ...]] = field(default=(), kw_only=True)
 
     def select(self, outputs: Sequence[Array]) -> Sequence[Array]:
         """The part of each output that belongs to the raw input, (samples, ...); by default all of it."""

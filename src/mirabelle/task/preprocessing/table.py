@@ -1,11 +1,10 @@
-"""Preprocessing of rows of a .csv file to model inputs."""
+"""Preprocessing of rows of a table to model inputs."""
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,41 +12,76 @@ import numpy as np
 import numpy.typing as npt
 
 from mirabelle.errors import UserError
-from mirabelle.records.record import record
+from mirabelle.records.record import Finite, record
 from mirabelle.task.preprocessing import scaling
-from mirabelle.task.preprocessing.raw_inputs import Preprocessing
+from mirabelle.task.preprocessing.cells import Order
+from mirabelle.task.preprocessing.columns import Column, Source, Values
+from mirabelle.task.preprocessing.delimited import Habits, read_rows
+from mirabelle.task.preprocessing.raw_inputs import PreparedInputs, Preprocessing, Sizes
 
-Values = npt.NDArray[np.float64]
 Array = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+Write = Callable[[Indices, Array], None]
+_BLOCK = 1 << 16  # rows that are written at once
 _MOST = float(np.finfo(np.float32).max)
+_OTHER = "other"
+_DATE_PARTS = ("year sin", "year cos", "weekday sin", "weekday cos")
+_YEAR, _WEEK, _MONDAY = 365.2425, 7, 4  # days; 1 January 1970 was the fourth day after a Monday, counted from 1
+_BOOLEANS = {"true", "false"}
+_FEW = 12  # features in a sentence
 
 
 @record
 class Table(Preprocessing):
-    """Standardized columns of a table: x[k] = (value of columns[k] − mean[k]) / deviation[k], float32.
+    """Columns of a table as features, float32; each column gives one or more of them, in this order:
+
+    - a number or a date (days since 1 January 1970): (value − mean) / deviation; after it, for a date, sine and cosine of its
+      part of the year and of the week;
+    - a column of `words`: 1 for the cell's word and 0 for each other one, and a last feature for all words that are not listed;
+    - a column of `codes`: the position of the cell's word, from 1, 0 for words that are not listed, divided by the number of
+      words unless the column is `embedded`;
+    - for each of these that is `flagged`: 1 where the cell was empty, otherwise 0.
 
     Args:
         columns: names of the columns, in the order of the model's input.
         mean: mean of each column; by default 0.
         deviation: standard deviation of each column; by default 1.
+        words: of columns of categories: the words that have a feature; "" is a missing value.
+        codes: of columns of many categories: the words that have a code.
+        embedded: columns of codes that are not divided, so that a network can look up their embeddings.
+        dates: of columns of dates: the order of day, month and year.
+        fill: of columns of numbers and dates: the value that stands for a missing one, the median.
+        flagged: columns of numbers and dates with a feature that says that the value was missing.
+        commas: columns of numbers with a decimal comma.
+        habits: how files are written.
 
     Raises:
-        UserError: E110 if there is no column, a name occurs twice, or the number of means or deviations is not that of the
-            columns.
+        UserError: E110 if there is no column, a name occurs twice or is not one of the columns, or the number of means or
+            deviations is not that of the columns.
 
     Example:
         >>> Table(columns=("height", "width"), mean=(1.0, 2.0), deviation=(2.0, 1.0)).scaled(np.array([[3.0, 2.0]]))
         array([[1., 0.]], dtype=float32)
+        >>> Table(columns=("size", "color"), words={"color": ("blue", "red")}, fill={"size": 1.5}, flagged=("size",)).features
+        ('size', 'size missing', 'color=blue', 'color=red', 'color=other')
     """
 
     key: ClassVar[str] = "columns"
     raw_inputs: ClassVar[str] = "rows of a table"
-    suffixes: ClassVar[tuple[str, ...]] = (".csv",)
+    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".data")
     file_content: ClassVar[str] = "rows of a table"
 
     columns: tuple[str, ...]
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    codes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    embedded: tuple[str, ...] = ()
+    dates: Mapping[str, Order] = field(default_factory=dict)
+    fill: Mapping[str, Finite] = field(default_factory=dict)
+    flagged: tuple[str, ...] = ()
+    commas: tuple[str, ...] = ()
+    habits: Habits = field(default_factory=Habits)
 
     def __post_init__(self) -> None:
         if not self.columns or len(set(self.columns)) != len(self.columns):
@@ -56,14 +90,32 @@ class Table(Preprocessing):
                 f"columns needs at least one name, each only once; got {list(self.columns)}",
                 "name the columns of the .csv file",
             )
+        for part in (self.words, self.codes, self.embedded, self.dates, self.fill, self.flagged, self.commas):
+            unknown = [name for name in part if name not in self.columns]
+            if unknown:
+                raise UserError("E110", f'"{unknown[0]}" is not one of the columns', "name one of them")
+        if set(self.words) & set(self.codes) or not set(self.flagged) <= set(self.fill):
+            raise UserError("E110", "a column has words or codes, and a flag only with a fill", "give one of them")
         mean, deviation = scaling.settled(self.mean, self.deviation, len(self.columns), "columns")
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "deviation", deviation)
 
+    def features_of(self, name: str) -> tuple[str, ...]:
+        """The names of the features that a column gives."""
+        if name in self.words:
+            return (*(f"{name}={word or 'missing'}" for word in self.words[name]), f"{name}={_OTHER}")
+        found = (name, *(f"{name} {part}" for part in _DATE_PARTS if name in self.dates))
+        return (*found, f"{name} missing") if name in self.flagged else found
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the model's inputs, in their order."""
+        return tuple(feature for name in self.columns for feature in self.features_of(name))
+
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one model input, (columns,)."""
-        return (len(self.columns),)
+        """The shape of one model input, (features,)."""
+        return (len(self.features),)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -73,33 +125,185 @@ class Table(Preprocessing):
     def remedy(self) -> str:
         return f"give a .csv file with the columns {', '.join(self.columns)}"
 
-    def samples(self, path: Path) -> Iterator[tuple[str, Array]]:
-        """("file:line", model input) of each row of a .csv file.
+    @property
+    def sentence(self) -> str:
+        """How many features the network takes, and which, as the columns of the table give them."""
+        several = [f"{name} ({len(of_one)})" if len(of_one := self.features_of(name)) > 1 else name for name in self.columns]
+        more = f", and {len(several) - _FEW} more columns" if len(several) > _FEW else ""
+        count = len(self.features)
+        return f"The network takes {count} feature{'s' * (count > 1)}: {', '.join(several[:_FEW])}{more}."
+
+    def samples(self, path: Path) -> Iterator[tuple[str, Row]]:
+        """("file:line", row) of each row of a .csv file.
 
         Raises:
-            UserError: E130 if the file is missing or has no rows, E131 if it is no .csv file, a column is missing, or a value
-                is not a number.
+            UserError: E130 if the file is missing or has no rows, E131 if it is no .csv file, a column is missing, or a cell
+                has no value that the column can have.
         """
-        rows = read_rows(path)
-        yield from zip((f"{path}:{line}" for line in rows.lines), self(rows), strict=True)
+        rows = read_rows(path, self.habits)
+        unknown: dict[int, list[str]] = {}
+        inputs = self.inputs(rows, unknown)
+        for k, line in enumerate(rows.lines):
+            yield f"{path}:{line}", Row(inputs[k], tuple(unknown.get(k, ())))
 
-    def __call__(self, rows: Rows) -> Array:
-        """Rows as model inputs, (rows, columns); other columns of the table are ignored.
+    def prepare(self, samples: Sequence[Row | Array], sizes: Sizes, resources: Any) -> PreparedInputs:
+        rows = [sample if isinstance(sample, Row) else Row(sample) for sample in samples]
+        prepared = super().prepare([row.inputs for row in rows], sizes, resources)
+        return PreparedInputs(prepared.arrays, notes=tuple(row.notes for row in rows))
+
+    def __call__(self, rows: Source) -> Array:
+        """Rows as model inputs, (rows, features); other columns of the table are ignored.
 
         Raises:
-            UserError: E131 if a column is missing or a value is not a number.
+            UserError: E131 if a column is missing, or a cell has no value that the column can have.
         """
-        return self.scaled(rows.numbers(self.columns))
+        return self.inputs(rows, {})
 
-    def scaled(self, values: Values) -> Array:
-        """Values (..., columns), standardized to model inputs of the same shape."""
-        with np.errstate(over="ignore"):
-            scaled = (values - np.array(self.mean)) / np.array(self.deviation)
-        inputs: Array = np.clip(scaled, -_MOST, _MOST).astype(np.float32)
+    def inputs(self, rows: Source, unknown: dict[int, list[str]]) -> Array:
+        """The same; `unknown` gets a sentence for each cell with a word that is not known, by its row."""
+        missing = [name for name in self.columns if name not in rows.names]
+        if missing:
+            named = ", ".join(f'"{name}"' for name in missing)
+            raise UserError("E131", f"{rows.path} lacks columns {named}", f"its columns are: {', '.join(rows.names)}")
+        inputs = np.empty((len(rows), len(self.features)), np.float32)
+        start = 0
+        for name in self.columns:
+            width = len(self.features_of(name))
+            for row, note in self.encode(rows.column(name), inputs[:, start : start + width]).items():
+                unknown.setdefault(row, []).append(note)
+            start += width
         return inputs
 
+    def encode(self, column: Column, out: Array, rows: Indices | None = None) -> dict[int, str]:
+        """Write the features of a column into an array (rows, features of the column), in blocks that take little memory.
+
+        Args:
+            column: all its cells.
+            out: is written.
+            rows: the positions of the rows that are wanted; by default all.
+
+        Returns:
+            A sentence for each cell of the column with a word that is not known, by its row.
+
+        Raises:
+            UserError: E131 for a cell that has no value that the column can have.
+        """
+        write, notes = self._words(column) if column.name in self.words or column.name in self.codes else self._numbers(column)
+        for start in range(0, len(out), _BLOCK):
+            stop = min(start + _BLOCK, len(out))
+            write(np.arange(start, stop) if rows is None else rows[start:stop], out[start:stop])
+        return notes
+
+    def _numbers(self, column: Column) -> tuple[Write, dict[int, str]]:
+        """What writes rows of a column of numbers or dates, and no notes."""
+        name, values = column.name, self.values(column)
+        fill, position = self.fill.get(name), self.columns.index(name)
+        missing = np.isnan(values)
+        if fill is None and missing.any():
+            remedy = "write one, or leave the row out: the training rows have a number in each of its cells"
+            row = int(np.argmax(missing))
+            text = column.words[column.codes[row]] if column.values is None else ""
+            raise column.refused(row, text, "a finite number", remedy)
+
+        def write(rows: Indices, out: Array) -> None:
+            found, empty = values[rows], missing[rows]
+            if fill is not None:
+                found[empty] = fill
+            out[:, 0] = _scaled(found, self.mean[position], self.deviation[position])
+            if name in self.dates:
+                out[:, 1 : 1 + len(_DATE_PARTS)] = _parts(found)
+            if name in self.flagged:
+                out[:, -1] = empty
+
+        return write, {}
+
+    def _words(self, column: Column) -> tuple[Write, dict[int, str]]:
+        """What writes rows of a column of categories, and a sentence for each cell with a word that is not known."""
+        name = column.name
+        known = self.words.get(name) or self.codes[name]
+        place = {word: k for k, word in enumerate(known)}
+        words, codes = words_of(column)
+        slots = np.array([place.get(word, len(known)) for word in words], np.int64)
+
+        def write(rows: Indices, out: Array) -> None:
+            chosen = slots[codes[rows]]
+            if name in self.words:
+                out[:] = 0
+                out[np.arange(len(out)), chosen] = 1
+            else:
+                numbers = np.where(chosen == len(known), 0, chosen + 1)
+                out[:, 0] = numbers if name in self.embedded else numbers / len(known)
+
+        said = {k: f'"{word[:40]}"' if word else "an empty cell" for k, word in enumerate(words) if word not in place}
+        unlisted: Sequence[Any] = np.flatnonzero(np.isin(codes, list(said))).tolist() if said else []
+        sentence = '{}, column "{}": {} is none of the words that were learned; it counts as other'
+        return write, {int(row): sentence.format(column.place(int(row)), name, said[int(codes[row])]) for row in unlisted}
+
+    def values(self, column: Column) -> Values:
+        """The cells of a column of numbers or dates, NaN where they are missing; E131 for any other cell."""
+        if column.name in self.dates:
+            return column.dates(self.dates[column.name])
+        return column.numbers(comma=column.name in self.commas)
+
+    def scaled(self, values: Values) -> Array:
+        """Values (..., columns) of a table of complete numbers, standardized to model inputs of the same shape."""
+        return _scaled(values, np.array(self.mean), np.array(self.deviation))
+
     def to_data(self) -> dict[str, Any]:
-        return {"columns": list(self.columns), **scaling.to_data(self.mean, self.deviation)}
+        data: dict[str, Any] = {"columns": list(self.columns), **scaling.to_data(self.mean, self.deviation)}
+        for name in ("words", "codes", "dates", "fill"):
+            if table := getattr(self, name):
+                data[name] = {key: list(value) if isinstance(value, tuple) else value for key, value in table.items()}
+        for name in ("embedded", "flagged", "commas"):
+            if getattr(self, name):
+                data[name] = list(getattr(self, name))
+        habits = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in vars(self.habits).items()
+            if value not in (None, ())
+        }
+        return {**data, "habits": habits} if habits else data
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row as model input, (features,), with sentences on words that are not known."""
+
+    inputs: Array
+    notes: tuple[str, ...] = ()
+
+
+def words_of(column: Column) -> tuple[list[str], npt.NDArray[np.int32]]:
+    """(words, codes of the cells) of a column of categories; missing values are "", and true and false are in lower case.
+
+    A column of numbers gives their shortest spelling: "1" for 1.0.
+    """
+    if column.values is not None:
+        numbers, codes = np.unique(column.values, return_inverse=True)
+        return ["" if math.isnan(number) else shortest(number) for number in numbers.tolist()], codes.astype(np.int32).reshape(
+            -1
+        )
+    lower = {word.casefold() for word, gap in zip(column.words, column.gaps, strict=True) if not gap} <= _BOOLEANS
+    words = ["" if gap else word.casefold() if lower else word for word, gap in zip(column.words, column.gaps, strict=True)]
+    return words, column.codes
+
+
+def shortest(number: float) -> str:
+    """A number as text, without ".0" if it is whole."""
+    return str(int(number)) if number.is_integer() else repr(number)
+
+
+def _scaled(values: Values, mean: float | Values, deviation: float | Values) -> Array:
+    with np.errstate(over="ignore"):
+        scaled = (values - mean) / deviation
+    inputs: Array = np.clip(scaled, -_MOST, _MOST).astype(np.float32)
+    return inputs
+
+
+def _parts(days: Values) -> Values:
+    """Sine and cosine of the part of the year and of the week, (rows, 4)."""
+    year, week = 2 * np.pi * (days / _YEAR % 1), 2 * np.pi * ((days + _MONDAY - 1) / _WEEK % 1)
+    return np.stack([np.sin(year), np.cos(year), np.sin(week), np.cos(week)], axis=1)
 
 
 def mean_and_deviation(values: Values) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -113,99 +317,3 @@ def mean_and_deviation(values: Values) -> tuple[tuple[float, ...], tuple[float, 
         mean, deviation = values.mean(axis=0), values.std(axis=0)
     constant = deviation <= 1e-12 * np.abs(mean)
     return tuple(mean.tolist()), tuple(np.where(constant, 1.0, deviation).tolist())
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A .csv file as text.
-
-    Args:
-        path: the file.
-        columns: names in the header.
-        cells: the cells of every row.
-        lines: the line number of every row.
-    """
-
-    path: Path
-    columns: Sequence[str]
-    cells: Sequence[Sequence[str]]
-    lines: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.cells)
-
-    def texts(self, column: str) -> list[str]:
-        """The cells of a column, without leading and trailing spaces."""
-        position = self.columns.index(column)
-        return [row[position].strip() for row in self.cells]
-
-    def numbers(self, columns: Sequence[str]) -> Values:
-        """Columns as numbers, (rows, columns).
-
-        Raises:
-            UserError: E131 if columns are missing or a cell is not a finite number; the message names them.
-        """
-        missing = [name for name in columns if name not in self.columns]
-        if missing:
-            named = ", ".join(f'"{name}"' for name in missing)
-            raise UserError("E131", f"{self.path} lacks columns {named}", f"its columns are: {', '.join(self.columns)}")
-        values = np.empty((len(self.cells), len(columns)))
-        for position, name in enumerate(columns):
-            texts = self.texts(name)
-            values[:, position] = [self._number(text, name, row) for row, text in enumerate(texts)]
-        return values
-
-    def _number(self, text: str, column: str, row: int) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            place = f'{self.path}, line {self.lines[row]}, column "{column}"'
-            got = f'"{text[:40]}" is not a finite number' if text else "the cell is empty"
-            raise UserError("E131", f"{place}: {got}", "write a number, or remove the row or the column")
-        return number
-
-
-def read_rows(path: Path) -> Rows:
-    """Read a .csv file: a header with unique names, then rows with one cell for each name; empty lines are ignored.
-
-    Raises:
-        UserError: E130 if the file is missing or has no rows, E131 if it is no such file.
-    """
-    if not path.is_file():
-        raise UserError("E130", f"no table at {path}", "check the path")
-    cells: list[list[str]] = []
-    lines: list[int] = []
-    header: list[str] = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            for row in reader:
-                if not header:
-                    header = [name.strip() for name in row]
-                elif row:
-                    cells.append(row)
-                    lines.append(reader.line_num)
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise UserError("E131", f"{path} is no .csv file in UTF-8: {error}", "save it as .csv file with commas") from error
-    _check_header(path, header)
-    for row, line in zip(cells, lines, strict=True):
-        if len(row) != len(header):
-            message = f"{path}, line {line}: the row has {len(row)} cells, the header {len(header)}"
-            raise UserError("E131", message, "correct the row; a cell with a comma must be in quotes")
-    if not cells:
-        raise UserError("E130", f"{path} has no rows after its header", "give at least one row")
-    return Rows(path, header, cells, lines)
-
-
-def _check_header(path: Path, header: Sequence[str]) -> None:
-    if not header:
-        raise UserError("E130", f"{path} is empty", "write a header with the names of the columns, then rows")
-    if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
-        raise UserError("E131", f'{path} does not separate columns by commas: "{header[0][:60]}"', "save it with commas")
-    if not all(header):
-        raise UserError("E131", f"{path}: column {list(header).index('') + 1} has no name", "name every column in line 1")
-    twice = sorted({name for name in header if list(header).count(name) > 1})
-    if twice:
-        raise UserError("E131", f'{path} has two columns named "{twice[0]}"', "rename one of them")
