@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError, at_path, gathered, is_out_of_memory, raise_all
+from mirabelle.job.class_order import check_class_order
 from mirabelle.job.metric_trial import (
     LOSS_OF_PROBABILITIES,
     check_axis_of_classes,
@@ -118,6 +119,7 @@ def _tried(model: nn.Module, task: Task) -> Outputs:
             f"give the model {len(task.labels)} outputs, one for each class"
             + (', or name the loss "binary_cross_entropy" for one output of yes or no' if classes == 1 else ""),
         )
+    check_class_order(model, task)
     if task.outputs.form is Form.LABELS:
         _check_scores(model, task)
     _judge(model, task, outputs, batch)
@@ -304,8 +306,10 @@ def _judge(model: nn.Module, task: Task, outputs: Outputs, batch: Batch) -> None
 def _check_tokens(model: nn.Module, task: Task) -> None:
     """Raise E132 if the texts or the tokenizer contain tokens for which a transformers model has no embedding."""
     inputs = task.validation.inputs
-    embedding = getattr(getattr(model, "model", None), "get_input_embeddings", lambda: None)()
-    if not isinstance(inputs, Mapping) or "input_ids" not in inputs or not isinstance(embedding, nn.Embedding):
+    if not isinstance(inputs, Mapping) or "input_ids" not in inputs:
+        return
+    embedding = _embedding_of(model)
+    if embedding is None:
         return
     parts = [part for part in (task.train, task.validation, task.test) if isinstance(part, Samples)]
     highest = max(int(part.inputs["input_ids"].max()) for part in parts)
@@ -319,6 +323,15 @@ def _check_tokens(model: nn.Module, task: Task) -> None:
     if known > embedding.num_embeddings:
         message = f"the tokenizer has {known} tokens, the model {embedding.num_embeddings}: it is that of another model"
         raise UserError("E132", message, "set `tokenizer` to that of the model")
+
+
+def _embedding_of(model: nn.Module) -> nn.Embedding | None:
+    """The table of tokens of a transformers model, if it says which one that is."""
+    try:
+        found = getattr(getattr(model, "model", None), "get_input_embeddings", lambda: None)()
+    except NotImplementedError:  # of architectures that do not say it
+        return None
+    return found if isinstance(found, nn.Embedding) else None
 
 
 def _named(labels: Sequence[str]) -> str:

@@ -31,8 +31,13 @@ def memory_of(tensor: Tensor) -> Hashable:
 
 def tensors_of_module(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers by name; shared tensors are listed once, under their first names."""
+    return _once(model.state_dict())
+
+
+def _once(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by name without the further names of shared ones. A tensor without elements is identified by its object."""
     found: dict[Hashable, tuple[str, Tensor]] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in tensors.items():
         found.setdefault(memory_of(tensor), (name, tensor))
     return dict(found.values())
 
@@ -49,7 +54,8 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str
         UserError: E140 if a tensor is missing, unknown, of another shape or integer instead of decimal, or if two names of a
             shared tensor have different values; no tensor is copied in this case.
     """
-    own, wanted = model.state_dict(), tensors_of_module(model)
+    own = model.state_dict()
+    wanted = _once(own)
     missing = sorted(set(wanted) - set(tensors))
     extra = sorted(set(tensors) - set(own))
     misshaped = [

@@ -1,4 +1,4 @@
-"""Load transformers models from a folder, the Hugging Face Hub or ModelScope, as modules that return one tensor."""
+"""Load transformers models from a folder, the Hugging Face Hub or ModelScope, as modules that return tensors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError, did_you_mean, first_line
@@ -22,7 +23,13 @@ _HEADS = {
     "causal-lm": "AutoModelForCausalLM",
     "image-classification": "AutoModelForImageClassification",
     "audio-classification": "AutoModelForAudioClassification",
+    "ctc": "AutoModelForCTC",
+    "semantic-segmentation": "AutoModelForSemanticSegmentation",
+    "object-detection": "AutoModelForObjectDetection",
 }
+_SEVERAL = (("logits", "pred_boxes"), ("class_queries_logits", "masks_queries_logits"), ("image_embeds", "text_embeds"))
+_ONE = ("logits", "image_embeds", "text_embeds", "predicted_depth", "last_hidden_state")
+_SEGMENTS = "ForSemanticSegmentation"  # end of the names of the classes of such models
 _FEW = 5  # names in a message
 _ENDS = 2  # outputs of question answering: start and end
 
@@ -33,7 +40,8 @@ class Head:
 
     Args:
         head: "sequence-classification", "token-classification", "question-answering", "masked-lm", "causal-lm",
-            "image-classification" or "audio-classification"; by default that of the first architecture in config.json.
+            "image-classification", "audio-classification", "ctc", "semantic-segmentation" or "object-detection"; by default
+            that of the first architecture in config.json.
         labels: number of outputs of a classifier; by default the number in config.json.
     """
 
@@ -46,6 +54,9 @@ class Head:
             "causal-lm",
             "image-classification",
             "audio-classification",
+            "ctc",
+            "semantic-segmentation",
+            "object-detection",
         ]
         | None
     ) = None
@@ -53,30 +64,47 @@ class Head:
 
 
 class HuggingFaceModel(nn.Module):
-    """A transformers model as a module with tensors by name as inputs and one tensor, the logits, as output.
+    """A transformers model as a module with tensors as inputs and one tensor, the logits, as output.
 
-    For question answering the output is (batch, tokens, 2), the logits of start and end; a model without a head returns its
-    last hidden states.
+    Inputs have names; a single one may be given without its name. For question answering the output is (batch, tokens, 2), the
+    logits of start and end; the logits of a semantic segmentation have the size of its images, (batch, classes, height, width),
+    by bilinear interpolation; a model without a head returns its last hidden states. A detector returns two tensors, the
+    logits and the boxes of its queries; a model of images and texts the embeddings of both.
 
     Args:
         model: the transformers model.
         origin: the folder that it was loaded from; its tokenizer or processor is copied when the model is saved.
         untrained: names of tensors of a new head, which its file does not contain; they are random.
         unused: names of tensors of its file that the model does not have, such as those of another head.
+        class_names: names of the classes in the order of the outputs; empty if they have no names.
     """
 
     def __init__(
-        self, model: nn.Module, origin: Path | None = None, untrained: Sequence[str] = (), unused: Sequence[str] = ()
+        self,
+        model: nn.Module,
+        origin: Path | None = None,
+        untrained: Sequence[str] = (),
+        unused: Sequence[str] = (),
+        class_names: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.model = model
         self.origin = origin
         self.untrained = tuple(untrained)
         self.unused = tuple(unused)
+        self.class_names = tuple(class_names)
         self.eval()
 
-    def forward(self, **inputs: Tensor) -> Tensor:
-        return one_tensor(self.model(**inputs))
+    def forward(self, *alone: Tensor, **inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        if alone:
+            if len(alone) > 1:
+                message = f"the model is given {len(alone)} inputs without names"
+                raise UserError("E121", message, "give several inputs as a dict, by the names of the model's arguments")
+            inputs = {str(self.model.main_input_name): alone[0], **inputs}
+        outputs = tensors_of(self.model(**inputs))
+        if isinstance(outputs, Tensor) and type(self.model).__name__.endswith(_SEGMENTS):
+            return F.interpolate(outputs, size=inputs["pixel_values"].shape[-2:], mode="bilinear", align_corners=False)
+        return outputs
 
     def write_back(self, model: nn.Module, folder: Path) -> str:
         """Save the folder `huggingface/` with weights, config and tokenizer, for `from_pretrained`.
@@ -91,18 +119,21 @@ class HuggingFaceModel(nn.Module):
         return "huggingface"
 
 
-def one_tensor(given: Any) -> Tensor:
-    """The logits, or else the last hidden states, from the output of a transformers model."""
+def tensors_of(given: Any) -> Tensor | tuple[Tensor, ...]:
+    """The logits from the output of a transformers model; without logits other tensors, of which `HuggingFaceModel` tells."""
     if isinstance(given, Tensor):
         return given
     if "start_logits" in given:
         return torch.stack([given["start_logits"], given["end_logits"]], dim=-1)
-    for name in ("logits", "last_hidden_state"):
+    for names in _SEVERAL:
+        if all(given.get(name) is not None for name in names):
+            return tuple(given[name] for name in names)
+    for name in _ONE:
         if name in given:
             found: Tensor = given[name]
             return found
     message = f"the outputs of the model are {', '.join(given)}; there are no logits"
-    raise UserError("E121", message, "wrap it in a function that returns a tensor")
+    raise UserError("E121", message, "wrap it in a function that returns a module whose outputs are tensors")
 
 
 def module_from_huggingface(name: str, folder: Path, head: Head | None = None) -> HuggingFaceModel:
@@ -149,7 +180,15 @@ def module_from_huggingface(name: str, folder: Path, head: Head | None = None) -
     if getattr(model.config, "use_cache", False):
         model.config.use_cache = False  # the key-value cache is not used here
     origin = Path(place) if Path(place).is_dir() else None
-    return HuggingFaceModel(model.float(), origin, untrained, sorted(found["unexpected_keys"]))
+    names = () if head is not None and head.labels is not None else _class_names(model.config)
+    return HuggingFaceModel(model.float(), origin, untrained, sorted(found["unexpected_keys"]), names)
+
+
+def _class_names(config: Any) -> tuple[str, ...]:
+    """The names of the classes in a config, in the order of the outputs; empty for those that transformers makes up."""
+    names = getattr(config, "id2label", None) or {}
+    found = tuple(str(names[k]) for k in sorted(names))
+    return () if found == tuple(f"LABEL_{k}" for k in range(len(found))) else found
 
 
 def _untrained(name: str, model: Any, found: Mapping[str, Any], *, new_head: bool) -> list[str]:

@@ -1,0 +1,106 @@
+"""Folders of transformers for images: what they are given, what they return, and what their classes are called."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mirabelle
+from mirabelle import Task, quantize
+from mirabelle.errors import UserError
+from mirabelle.job.dry_run import try_one_batch
+from mirabelle.sources import model_from
+
+if importlib.util.find_spec("transformers") is None:
+    pytest.skip("transformers is not installed", allow_module_level=True)
+import transformers
+
+LAYERS = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+NAMES = {"id2label": {0: "red", 1: "green", 2: "blue"}, "label2id": {"red": 0, "green": 1, "blue": 2}}
+DETECTS = {"image_size": [16, 16], "patch_size": 8, "num_detection_tokens": 4, "num_labels": 2}
+RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+SEGMENTS = {
+    "hidden_sizes": [8] * 4,
+    "depths": [1] * 4,
+    "num_attention_heads": [1] * 4,
+    "decoder_hidden_size": 8,
+    "sr_ratios": [1] * 4,
+    "num_labels": 2,
+}
+
+
+def saved(folder: Path, kind: str, config: Any) -> Path:
+    torch.manual_seed(0)
+    model = getattr(transformers, kind)(config)
+    for parameter in model.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    model.eval().save_pretrained(folder)
+    return folder
+
+
+def pictures(count: int = 12) -> torch.Tensor:
+    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_one_input_needs_no_name_and_two_do(tmp_path: Path) -> None:
+    config = transformers.ViTConfig(**LAYERS, **NAMES, image_size=16, patch_size=8)
+    folder, images = saved(tmp_path / "vit", "ViTForImageClassification", config), pictures(2)
+    model = model_from("./vit", {}, tmp_path)
+    with torch.no_grad():
+        due = transformers.ViTForImageClassification.from_pretrained(folder)(pixel_values=images).logits
+        torch.testing.assert_close(model(images), due)
+    with pytest.raises(UserError, match="2 inputs without names"):
+        model(images, images)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (("red", "green", "blue"), None),
+        (("Red", "Green", "Blue"), None),
+        (("0", "1", "2"), None),
+        (("blue", "green", "red"), r'labels = \["red", "green", "blue"\]'),
+        (("cat", "dog", "fox"), "the model names its classes red, green, blue, the data theirs cat, dog, fox"),
+    ],
+)
+def test_classes_of_another_order_are_refused(labels: tuple[str, ...], told: str | None, tmp_path: Path) -> None:
+    saved(tmp_path / "resnet", "ResNetForImageClassification", transformers.ResNetConfig(**RESNET, **NAMES))
+    data = (pictures(), torch.arange(12) % 3)
+    task = Task(train=data, test=data, labels=labels)
+    model = model_from("./resnet", {}, tmp_path)
+    if told is None:
+        assert try_one_batch(model, task).shape == (2, 3)
+        return
+    with pytest.raises(UserError, match=told) as caught:
+        try_one_batch(model, task)
+    assert caught.value.code == "E132"
+    assert try_one_batch(model_from("./resnet", {"labels": 3}, tmp_path), task).shape == (2, 3)
+
+
+def test_a_detector_without_labels_is_matched_in_both_outputs(tmp_path: Path) -> None:
+    saved(tmp_path / "yolos", "YolosForObjectDetection", transformers.YolosConfig(**LAYERS, **DETECTS))
+    model, images = model_from("./yolos", {}, tmp_path), pictures()
+    assert [tuple(part.shape) for part in model(images)] == [(12, 4, 3), (12, 4, 4)]
+    task = Task(train=images[:8], validation=images[8:10], test=images[10:])
+    result = mirabelle.compress(model, task, [quantize.Dynamic()], out=tmp_path / "run")
+    assert result.profile.metric.name == "fidelity"
+    again = transformers.YolosForObjectDetection.from_pretrained(tmp_path / "run" / "huggingface")
+    with torch.no_grad():
+        found = again(pixel_values=images[10:])
+        for due, own in zip(result.model(images[10:]), (found.logits, found.pred_boxes), strict=True):
+            torch.testing.assert_close(own, due, atol=0.05, rtol=0)
+
+
+def test_logits_of_a_segmentation_have_the_size_of_the_image(tmp_path: Path) -> None:
+    config = transformers.SegformerConfig(**SEGMENTS)
+    folder, images = saved(tmp_path / "segformer", "SegformerForSemanticSegmentation", config), pictures(2)
+    with torch.no_grad():
+        small = transformers.SegformerForSemanticSegmentation.from_pretrained(folder)(pixel_values=images).logits
+        found = model_from("./segformer", {}, tmp_path)(images)
+    assert found.shape == (2, 2, 16, 16)
+    due = torch.nn.functional.interpolate(small, size=(16, 16), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(found, due)
