@@ -62,6 +62,7 @@ def test_the_python_of_the_page_on_frameworks_runs(tmp_path: Path, monkeypatch: 
     sparse = names["sparse"]
     assert isinstance(sparse, keras.Model)
     assert (sparse.layers[0].get_weights()[0] == 0).mean() >= 0.79
+    assert names["scores"].shape == (300, 3)
 
 
 def test_the_tables_of_the_page_on_distillation_are_those_of_the_benchmark() -> None:
