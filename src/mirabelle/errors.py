@@ -37,6 +37,7 @@ CODES: dict[str, tuple[int, str]] = {
     "E141": (2, "damaged file"),
     "E142": (2, "file from a newer version"),
     "E143": (2, "unsafe or unknown file type"),
+    "E144": (2, "code that a folder names, which is not trusted"),
     "E150": (2, "output folder contains another run"),
     "E151": (2, "output folder cannot be used"),
     "E152": (2, "output folder is in use"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 from mirabelle import records
 from mirabelle.errors import UserError, at_path
 from mirabelle.records.families import PACKAGES_OF_STEPS, Family
+from mirabelle.records.trust import NOT_TRUSTED
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,8 +61,34 @@ class ReplacesModel(Protocol):
         """The dense module on which the recorded edits of the result are replayed."""
 
 
+@dataclass(frozen=True)
+class UnreadStep:
+    """A step of a recipe in a folder that is not trusted: the code that it names was not imported, so it cannot be carried out.
+
+    Args:
+        use: name of the step.
+        error: why its code was not imported.
+    """
+
+    stage: ClassVar[Stage] = "replace"
+
+    use: str
+    error: UserError
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise self.error
+
+    def preview(self, *_: Any, **__: Any) -> Any:
+        raise self.error
+
+    def origin(self, *_: Any, **__: Any) -> Any:
+        raise self.error
+
+
 def step_from_data(data: Any) -> Step:
     """Create a step from plain data: `{use = "family.Class", ...}`, or `{use = "./file.py:Class", ...}` if it is user-defined.
+
+    A step that names code, in a folder that is not trusted, becomes an `UnreadStep`.
 
     Raises:
         UserError: E104 if `use` is missing; E106 for an unknown step; E120 if a user-defined step is not found; E102, E103 or
@@ -71,9 +98,14 @@ def step_from_data(data: Any) -> Step:
     use = settings.pop("use", None)
     if not isinstance(use, str):
         raise UserError("E104", 'a step needs the key "use"', 'add it, for example use = "prune.Weights"')
-    with at_path("use"):
-        cls = STEPS.member(use)
-    step: Step = records.build(cls, settings, STEPS.name_of(cls))
+    try:
+        with at_path("use"):
+            cls = STEPS.member(use)
+        step: Step = records.build(cls, settings, STEPS.name_of(cls))
+    except UserError as error:
+        if any(one.code != NOT_TRUSTED for one in error.errors):
+            raise
+        return UnreadStep(use, error.errors[0])
     return step
 
 
@@ -89,6 +121,8 @@ def folder_of(position: int, step: object) -> str:
 
 def use_of(step: object) -> str:
     """The name of a step: "prune.Weights", or "module:Class" for a user-defined step."""
+    if isinstance(step, UnreadStep):
+        return step.use
     return STEPS.name_of(type(step))
 
 

@@ -159,7 +159,7 @@ def test_a_run_with_members_of_a_users_own_is_verified_and_gone_on_with(
     assert main.run(["run", str(finished / "recipe.toml"), "--out", str(finished / "run"), "--quiet"]) == 0
     assert (finished / "run" / "model.safetensors").read_bytes() == before
     task = read_recipe(finished / "run" / "recipe.toml").build_task(None)
-    assert call(model_of_run(finished / "run"), task.test.first(3).inputs).shape == (3, 10)
+    assert call(model_of_run(finished / "run", trust=True), task.test.first(3).inputs).shape == (3, 10)
 
 
 ELSEWHERE = """
@@ -170,6 +170,7 @@ out = sys.argv[1]
 print("status", main.run(["unpack", "run/model.mira", "--out", out]))
 print("status", main.run(["unpack", "run/model.mira", "--out", out, "--codec", "./mine.py:Lzma"]))
 print("status", main.run(["verify", "run"]))
+print("status", main.run(["verify", "run", "--trust"]))
 """
 
 
@@ -180,9 +181,11 @@ def test_another_process_reads_what_is_the_users_own_only_where_the_user_names_i
     assert unpack(packed.read_bytes()) == onnx  # the fixture's recipe has imported it here
     command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "out.onnx")]
     done = subprocess.run(command, cwd=finished, capture_output=True, text=True, check=False)
-    assert re.findall(r"status (\d)", done.stdout) == ["2", "0", "0"], done.stderr
+    assert re.findall(r"status (\d)", done.stdout) == ["2", "0", "0", "0"], done.stderr
     assert done.stderr.count("E106") == 1
-    assert done.stdout.count("passed") == 5
+    assert done.stdout.count("passed") == 4 + 5
+    assert "run names " in done.stdout
+    assert "mine.py:net, which is code or an address and is not followed; give --trust" in done.stdout
     assert (tmp_path / "out.onnx").read_bytes() == onnx
 
 

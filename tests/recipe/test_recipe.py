@@ -225,7 +225,9 @@ def test_a_baseline_is_trained_or_loaded_not_both(tmp_path: Path) -> None:
 
 
 def test_paths_are_relative_to_the_recipe_and_absolute_in_what_a_run_keeps(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("from mirabelle.sources.zoo import digits_mlp as net\n")
+    (tmp_path / "mine.py").write_text(
+        "from mirabelle.sources import zoo\n\n\ndef net(**given):\n    return zoo.digits_mlp(**given)\n"
+    )
     file = read(tmp_path, GOOD.replace("mirabelle.sources.zoo:digits_mlp", "./mine.py:net"))
     assert file.build_model().fc1.out_features == 8
     assert file.source()["model"]["from"] == f"{tmp_path.resolve() / 'mine.py'}:net"

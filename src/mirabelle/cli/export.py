@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from mirabelle.cli.options import data_dir_option, data_option, json_option
+from mirabelle.cli.options import data_dir_option, data_option, json_option, trust_option
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,6 +46,7 @@ class _Export(NamedTuple):
 @data_dir_option
 @click.option("--weights", type=click.Path(path_type=Path), help="Load the weights of the model from this .safetensors file.")
 @click.option("--label", "labels", multiple=True, help="Class name to store in the file; repeat for each class, in order.")
+@trust_option
 @json_option
 def command(
     *,
@@ -56,13 +57,16 @@ def command(
     data_dir: Path | None,
     weights: Path | None,
     labels: tuple[str, ...],
+    trust: bool,
     as_json: bool,
 ) -> int:
     """Export MODEL to ONNX with a dynamic batch axis and compare its outputs with those of torch.
 
     MODEL is a function that returns a model ("pkg.mod:function" or "./file.py:function"), for which --input or --data must be
     given, or the folder of a run. Nothing is written if the outputs differ. With --out in .pt2, the file is a program of
-    torch.export, which the converters of other runtimes read; its outputs are compared with those of the ONNX file.
+    torch.export, which the converters of other runtimes read; its outputs are compared with those of the ONNX file. Code that
+    the recipe of a run names is imported only with --trust; without it the model.onnx of such a run is written, if its packed
+    form gives the same bytes.
 
     \b
     Examples:
@@ -79,36 +83,62 @@ def command(
         if superfluous := [name for name, value in options if value]:
             message = f"the folder of a run defines these itself; got {', '.join(superfluous)}"
             raise UserError("E111", message, "leave these options out")
-        made = _of_run(Path(model), data, data_dir)
+        content, gates = _of_run(Path(model), data, data_dir, out.suffix, trust=trust)
     else:
         made = _of_factory(model, shape=shape, data=data, data_dir=data_dir, weights=weights, labels=labels)
-    content = _program(made) if out.suffix == ".pt2" else made.onnx
-    for name, gate in made.gates.items():
+        content, gates = _content(made, out.suffix)
+    for name, gate in gates.items():
         if not gate.passed:
             raise UserError(
                 "E302", f"{model}: gate {name} failed: {gate.detail}", "nothing was written; check the layer that is named"
             )
     files.write(out, content)
     if as_json:
-        kind, gates = out.suffix[1:], {name: gate.to_data() for name, gate in made.gates.items()}
-        click.echo(json.dumps({kind: str(out), f"{kind}_bytes": len(content), "gates": gates}, indent=2))
+        kind, compared = out.suffix[1:], {name: gate.to_data() for name, gate in gates.items()}
+        click.echo(json.dumps({kind: str(out), f"{kind}_bytes": len(content), "gates": compared}, indent=2))
         return 0
     click.echo(f"{out}: {len(content):,} bytes")
-    for name, gate in made.gates.items():
+    for name, gate in gates.items():
         click.echo(f"gate {name}: passed ({gate.detail})")
     return 0
 
 
-def _of_run(folder: Path, data: str | None, data_dir: Path | None) -> _Export:
+def _of_run(
+    folder: Path, data: str | None, data_dir: Path | None, suffix: str, *, trust: bool
+) -> tuple[bytes, dict[str, Gate]]:
+    """Export the final model of a run; where that takes code which is not trusted, the ONNX file is that of the folder."""
+    from mirabelle.cli.display import warn
+    from mirabelle.errors import UserError
+    from mirabelle.records.trust import NOT_TRUSTED
+
+    try:
+        return _content(_exported_again(folder, data, data_dir, trust=trust), suffix)
+    except UserError as error:
+        if error.code != NOT_TRUSTED or suffix != ".onnx":
+            raise
+        warn(f"{error.message}; so torch and ONNX are not compared, and the model.onnx of the run is written; {error.remedy}")
+    return _as_stored(folder)
+
+
+def _as_stored(folder: Path) -> tuple[bytes, dict[str, Gate]]:
+    """The model.onnx of a run, compared with its packed form."""
+    from mirabelle.artifact.reading import onnx_of
+    from mirabelle.runtime.gates import same_bytes
+
+    onnx = onnx_of(folder)
+    return onnx, {"packed_unpacked": same_bytes(onnx, onnx_of(folder / "model.mira"))}
+
+
+def _exported_again(folder: Path, data: str | None, data_dir: Path | None, *, trust: bool) -> _Export:
     """Export the final model of a run again; the result must equal its model.onnx byte for byte."""
     from mirabelle.inspection.measure import exported
     from mirabelle.job.reopening import model_of_run, recipe_of_run
     from mirabelle.runtime.gates import batches_to_compare, same_bytes
     from mirabelle.sources import task_from
 
-    file = recipe_of_run(folder)
+    file = recipe_of_run(folder, trust=trust)
     task = task_from(data, {}, data_folder=data_dir, folder=Path()) if data else file.build_task(data_dir)
-    module = model_of_run(folder)
+    module = model_of_run(folder, trust=trust)
     onnx, batches = exported(module, task).onnx, batches_to_compare(task.validation)
     gates = {"torch_onnx": _compared(module, onnx, batches)}
     if (folder / "model.onnx").is_file():
@@ -151,6 +181,11 @@ def _of_factory(
     check_inputs(module, example)
     onnx = export(module, example, tuple(labels))
     return _Export(module, example.inputs, batches, onnx, {"torch_onnx": _compared(module, onnx, batches)})
+
+
+def _content(made: _Export, suffix: str) -> tuple[bytes, dict[str, Gate]]:
+    """The bytes of the file to write, and what was compared."""
+    return (_program(made) if suffix == ".pt2" else made.onnx), made.gates
 
 
 def _program(made: _Export) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from mirabelle.cli.options import codec_option, data_dir_option, data_option, json_option, quiet_option, verbose
+from mirabelle.cli.options import codec_option, data_dir_option, data_option, json_option, quiet_option, trust_option, verbose
 from mirabelle.errors import UserError
 from mirabelle.sources.names import names_model_file
 
@@ -44,6 +44,7 @@ _SHOWN = 3  # names of group members to print without --verbose
 @click.option("--sensitivity", is_flag=True, help="Validation loss against sparsity, for each group and layer.")
 @click.option("--samples", type=click.IntRange(min=1), help="Number of validation samples for --sensitivity; by default 512.")
 @codec_option(read=True)
+@trust_option
 @json_option
 @quiet_option
 def command(
@@ -56,6 +57,7 @@ def command(
     groups: bool,
     sensitivity: bool,
     samples: int | None,
+    trust: bool,
     as_json: bool,
     quiet: bool,
 ) -> int:
@@ -63,6 +65,7 @@ def command(
 
     MODEL is an .onnx, .mira, .keras or .h5 file, the folder of a run, or a function that returns a model ("pkg.mod:function" or
     "./file.py:function"). --groups and --sensitivity accept all of these except .mira files. -v lists all members of a group.
+    Code that the recipe of a run names is imported only with --trust; without it they look at the run's model.onnx.
 
     \b
     Example:
@@ -75,7 +78,7 @@ def command(
         raise UserError("E111", "--input and --data both define the model's input", "give only one of them")
     if not groups and not sensitivity:
         return _print_layers(model, shapes, data, data_dir, weights, as_json=as_json)
-    module, task, example = _module(model, shapes, data, data_dir, weights, needs_data=sensitivity)
+    module, task, example = _module(model, shapes, data, data_dir, weights, needs_data=sensitivity, trust=trust)
     structure, curves = None, None
     if groups:
         from mirabelle.inspection import structure_of
@@ -163,7 +166,14 @@ def _layers(model: str, shapes: Sequence[str], data: str | None, data_dir: Path 
 
 
 def _module(
-    model: str, shapes: Sequence[str], data: str | None, data_dir: Path | None, weights: Path | None, *, needs_data: bool
+    model: str,
+    shapes: Sequence[str],
+    data: str | None,
+    data_dir: Path | None,
+    weights: Path | None,
+    *,
+    needs_data: bool,
+    trust: bool,
 ) -> tuple[nn.Module, Task | None, Batch]:
     """The module, the task (None without data), and a batch of example inputs."""
     from mirabelle.cli.arguments import example_of
@@ -177,7 +187,7 @@ def _module(
     if needs_data and example is not None:
         raise UserError("E111", "--sensitivity needs data, not only a shape; got --input", "give --data instead")
     if path.is_dir():
-        return _of_run(path, data, data_dir, weights, example)
+        return _of_run(path, data, data_dir, weights, example, trust=trust)
     if data is None and example is None and not (names_model_file(model) and not needs_data):
         what = "--data, for example ./photos" if needs_data else "its shape with --input, such as 1x28x28, or --data"
         raise UserError("E130", "the input of the model is unknown", f"give {what}")
@@ -204,18 +214,33 @@ def _example_from_file(module: nn.Module) -> Batch:
 
 
 def _of_run(
-    folder: Path, data: str | None, data_dir: Path | None, weights: Path | None, example: Batch | None
+    folder: Path, data: str | None, data_dir: Path | None, weights: Path | None, example: Batch | None, *, trust: bool
 ) -> tuple[nn.Module, Task | None, Batch]:
-    from mirabelle.job.reopening import model_of_run, recipe_of_run
+    from mirabelle.job.reopening import recipe_of_run
 
     if weights is not None:
         raise UserError("E111", "the folder of a run has its own weights; got --weights", "leave --weights out")
-    file = recipe_of_run(folder)
-    module = model_of_run(folder)
+    file = recipe_of_run(folder, trust=trust)
+    module = _torch_model(folder, trust=trust)
     if example is not None:
         return module, None, example
     task = _task(data, data_dir) if data is not None else file.build_task(data_dir)
     return module, task, task.example()
+
+
+def _torch_model(folder: Path, *, trust: bool) -> nn.Module:
+    """The torch model of a run; that of its ONNX file if the recipe names code, and the folder is not trusted."""
+    from mirabelle.cli.display import warn
+    from mirabelle.job.reopening import model_of_run
+    from mirabelle.records.trust import NOT_TRUSTED
+
+    try:
+        return model_of_run(folder, trust=trust)
+    except UserError as error:
+        if error.code != NOT_TRUSTED:
+            raise
+        warn(f"{error.message}; the layers are those of its model.onnx; {error.remedy}")
+    return _built(str(folder / "model.onnx"), None)
 
 
 def _built(model: str, weights: Path | None) -> nn.Module:

@@ -29,6 +29,13 @@ track_option = click.option(
 )
 
 
+trust_option = click.option(
+    "--trust",
+    is_flag=True,
+    help="Import the code that the recipe in the folder of a run names: it may do anything that you may do.",
+)
+
+
 def _import_codecs(_context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
     """Import the user's codecs, so that files packed with them can be read."""
     from mirabelle.artifact.codecs.codec import CODECS

@@ -14,8 +14,12 @@ from mirabelle.run.run import Run
 from mirabelle.step import ReplacesModel, Step, folder_of
 
 
-def recipe_of_run(folder: Path) -> RecipeFile:
+def recipe_of_run(folder: Path, *, trust: bool = False) -> RecipeFile:
     """Read the resolved recipe of a finished run.
+
+    Args:
+        folder: of the run.
+        trust: the folder is trusted like a program: what its recipe names may be imported.
 
     Raises:
         UserError: E130 if the folder contains no run, or the run is not finished; E141 if the recipe is damaged; and the errors
@@ -27,19 +31,21 @@ def recipe_of_run(folder: Path) -> RecipeFile:
         message = f"the run in {folder} is not finished: there is no report.json"
         raise UserError("E130", message, "run its command again to continue it")
     files.read_text(folder / "recipe.toml")  # checks its digest
-    return read_recipe(folder / "recipe.toml", sources=False)  # the data of the run need not exist any more
+    return read_recipe(folder / "recipe.toml", sources=False, trust=trust)  # its data need not exist
 
 
 def origin_of_run(file: RecipeFile, folder: Path) -> nn.Module:
     """Build the dense module from which the compressed model was made: the recipe's model, or that of the last student.
 
     Raises:
-        UserError: E120 or E121 if a factory fails; E130, E140 or E141 if weights cannot be loaded.
+        UserError: E120 or E121 if a factory fails; E130, E140 or E141 if weights cannot be loaded; E144 if it takes code that a
+            folder which is not trusted names.
     """
     run, dense = Run(folder, seed=file.seed), file.build_model()
     for place, step in steps_of_run(file, folder):
         if isinstance(step, ReplacesModel):
-            dense = step.origin(dense, run.within(str(place.relative_to(folder))))
+            with file.naming():
+                dense = step.origin(dense, run.within(str(place.relative_to(folder))))
     return dense
 
 
@@ -54,11 +60,16 @@ def steps_of_run(file: RecipeFile, folder: Path) -> list[tuple[Path, Step]]:
     return steps
 
 
-def model_of_run(folder: Path) -> nn.Module:
+def model_of_run(folder: Path, *, trust: bool = False) -> nn.Module:
     """Load the compressed model of a finished run, in eval mode.
 
+    Args:
+        folder: of the run.
+        trust: the folder is trusted like a program: what its recipe names may be imported.
+
     Raises:
-        UserError: E130 if the folder contains no finished run; E120 or E121 if the factory of the model fails; E140 if the
-            model's code has changed since the run; E141 if a file is damaged.
+        UserError: E130 if the folder contains no finished run; E144 if the model takes code and the folder is not trusted; E120
+            or E121 if the factory of the model fails; E140 if the model's code has changed since the run; E141 if a file is
+            damaged.
     """
-    return artifact.load(origin_of_run(recipe_of_run(folder), folder), folder)
+    return artifact.load(origin_of_run(recipe_of_run(folder, trust=trust), folder), folder)

@@ -27,6 +27,7 @@ from mirabelle.model.architecture import rounds
 from mirabelle.model.state import fingerprint
 from mirabelle.numerics.arrays import Array, to_numpy
 from mirabelle.recipe.file import RecipeFile
+from mirabelle.records.trust import NOT_TRUSTED
 from mirabelle.run import files
 from mirabelle.run.run import torch_threads
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_tensors, torch_equals_onnx
@@ -38,6 +39,7 @@ from mirabelle.task.task import Task
 from mirabelle.training.evaluation import evaluation
 
 Verdict = Literal["passed", "failed", "not checked"]
+_NEEDS_CODE = (NOT_TRUSTED, "E106")  # it takes code that only a file names: of a folder that is not trusted, or not imported
 _EQUAL = 1e-6  # relative tolerance between two metrics of the same file on the same data
 
 
@@ -63,8 +65,8 @@ class _NotCheckedError(Exception):
     """Raised if a gate cannot be checked; the message is the reason."""
 
 
-def verify_run(folder: Path, task: Task | None = None, data_folder: Path | None = None) -> list[Check]:
-    """Run the gates of a finished run.
+def verify_run(folder: Path, task: Task | None = None, data_folder: Path | None = None, *, trust: bool = False) -> list[Check]:
+    """Run the gates of a finished run. What takes code that its recipe names is not checked, unless the folder is trusted.
 
     - torch_onnx: the torch module, loaded from the folder, and `model.onnx` agree on validation samples.
     - packed_unpacked: unpacking `model.mira` gives exactly the bytes of `model.onnx`.
@@ -76,12 +78,13 @@ def verify_run(folder: Path, task: Task | None = None, data_folder: Path | None 
         folder: of the run.
         task: data for the gates, instead of those of the run.
         data_folder: contains built-in data sets.
+        trust: the folder is trusted like a program: what its recipe names may be imported.
 
     Raises:
         UserError: E130 if the folder contains no finished run; E131 if the data do not fit the inputs of the model; and the
             errors of reading the recipe.
     """
-    file = recipe_of_run(folder)
+    file = recipe_of_run(folder, trust=trust)
     if task is not None:
         _check_data(folder / "model.onnx", task)
     data = (lambda: task) if task is not None else (lambda: file.build_task(data_folder))
@@ -186,17 +189,22 @@ def _check(name: str, gate: Callable[[], Gate]) -> Check:
     except _NotCheckedError as reason:
         return Check(name, "not checked", str(reason))
     except UserError as error:
-        return Check(name, "failed", error.message)
+        return Check(name, "not checked" if error.code in _NEEDS_CODE else "failed", _said(error))
     except Exception as error:  # noqa: BLE001 (ONNX Runtime raises its own exceptions)
         return Check(name, "failed", (str(error).strip() or type(error).__name__).splitlines()[0])
     return Check(name, "passed" if found.passed else "failed", found.detail)
+
+
+def _said(error: UserError) -> str:
+    """What is wrong; with what to do about it, if it takes code that only a file names."""
+    return f"{error.message}; {error.remedy}" if error.code in _NEEDS_CODE else error.message
 
 
 def _needed(data: Callable[[], Task]) -> Task:
     try:
         return data()
     except UserError as error:
-        raise _NotCheckedError(f"the data are not available: {error.message}") from error
+        raise _NotCheckedError(f"the data are not available: {_said(error)}") from error
 
 
 def _with_targets(file: RecipeFile, task: Task) -> Task:
@@ -206,7 +214,7 @@ def _with_targets(file: RecipeFile, task: Task) -> Task:
     try:
         return with_model_outputs_as_targets(task, file.build_teacher() or file.build_model())
     except UserError as error:
-        raise _NotCheckedError(f"the recipe cannot build the model whose outputs are the targets: {error.message}") from error
+        raise _NotCheckedError(f"the recipe cannot build the model whose outputs are the targets: {_said(error)}") from error
 
 
 def _torch_onnx(file: RecipeFile, folder: Path, task: Task) -> Gate:
@@ -220,7 +228,7 @@ def _rebuilt(file: RecipeFile, folder: Path) -> nn.Module:
     try:
         origin = origin_of_run(file, folder)
     except UserError as error:
-        raise _NotCheckedError(f"the recipe cannot build the model: {error.message}") from error
+        raise _NotCheckedError(f"the recipe cannot build the model: {_said(error)}") from error
     try:
         return artifact.load(origin, folder)
     except UserError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +21,7 @@ from mirabelle.recipe.tables import ArtifactTable, BaselineTable, MemberTable, M
 from mirabelle.records.annotated_toml import ORIGINS
 from mirabelle.records.earlier import in_todays_names
 from mirabelle.records.toml_positions import TomlPositions
+from mirabelle.records.trust import data_alone, names_of
 from mirabelle.sources.checks import check_data, check_model, check_pickle, check_weights
 from mirabelle.sources.datasets.settings import data_folder_of_environment, settings_from
 from mirabelle.sources.names import FOLDER, PACKAGE, names_files, names_model_file, names_model_folder
@@ -52,7 +53,7 @@ _AT_ITS_KEY = ("E102", "E104")  # errors that are shown at a key; the others are
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """A recipe file that has been read and is valid."""
+    """A recipe file that has been read and is valid. Unless it is `trusted`, nothing that it names is imported (E144)."""
 
     path: Path
     seed: int
@@ -65,6 +66,7 @@ class RecipeFile:
     recipe: Recipe
     decisions: Mapping[str, Any]
     places: TomlPositions
+    trusted: bool = True
 
     @property
     def folder(self) -> Path:
@@ -114,10 +116,10 @@ class RecipeFile:
         from mirabelle.sources import load_weights, model_from
 
         assert table.factory is not None, "a teacher without members has a factory"
-        with self.shown_at(*path, "from"):
+        with self.naming(), self.shown_at(*path, "from"):
             model = model_from(table.factory, table.arguments, self.folder, self.seed)
         if weights is not None:
-            with self.shown_at(*weights_path, "weights"):
+            with self.naming(), self.shown_at(*weights_path, "weights"):
                 load_weights(model, weights, self.folder)
         return model
 
@@ -125,7 +127,7 @@ class RecipeFile:
         """Load the data and create the task; `data_folder` contains built-in data sets."""
         from mirabelle.sources import task_from
 
-        with self.shown_at("task", "data"):
+        with self.naming(), self.shown_at("task", "data"):
             task = task_from(self.task.data, self.task.arguments, data_folder=data_folder, folder=self.folder)
         if self.task.augment is None:
             return task
@@ -150,6 +152,10 @@ class RecipeFile:
             return f"{place.file}:{place.line}" if place.line else place.file
         return ORIGINS.get(str(path[0]), "default")
 
+    def naming(self) -> AbstractContextManager[None]:
+        """A context in which names are those of this file, and are followed only if it is trusted."""
+        return names_of(self.folder, trust=self.trusted)
+
     @contextmanager
     def shown_at(self, *path: str | int) -> Iterator[None]:
         """A context that adds positions in the file to errors: that of the error's own path, or else that of `path`."""
@@ -165,7 +171,12 @@ class RecipeFile:
 
 
 def read_recipe(
-    path: Path, settings: Sequence[str] = (), *, sources: bool = True, data_folder: Path | None = None
+    path: Path,
+    settings: Sequence[str] = (),
+    *,
+    sources: bool = True,
+    data_folder: Path | None = None,
+    trust: bool = True,
 ) -> RecipeFile:
     """Read and check a recipe file.
 
@@ -175,6 +186,8 @@ def read_recipe(
         sources: also check that the files and functions that the recipe names exist; they are not run.
         data_folder: folder of "data:PATH" in names of models and weights; by default that of the environment variable
             MIRABELLE_DATA.
+        trust: import the classes that the recipe names. Otherwise a step that names one becomes an `UnreadStep`, and codecs and
+            the trainings of baseline and teacher are not read.
 
     Raises:
         UserError: E130 if there is no such file; E101 if it is not valid TOML; E100 if a setting cannot be read. All other
@@ -191,13 +204,16 @@ def read_recipe(
     here, sets = path.parent.resolve(), data_folder or data_folder_of_environment()
     named = _in_sets(in_todays_names(overrides.applied(data)), sets, key="")
     read = _Reading(_judged(_absolute(named, here, key=""), here), mistakes)
-    model = read.part(lambda tables: records.build(ModelTable, _section(tables, "model"), "model"), "model")
-    task = read.part(lambda tables: records.build(TaskTable, _section(tables, "task"), "task"), "task")
-    teacher = read.part(lambda tables: _optional(TeacherTable, tables, "teacher"), "teacher")
-    baseline = read.part(lambda tables: _optional(BaselineTable, tables, "baseline"), "baseline")
-    artifact = read.part(_artifact)
-    goal = read.part(lambda tables: records.build(Goal, tables.get("goal", {}), "goal"), "goal")
-    recipe = read.part(lambda tables: Recipe.from_data(_section(tables, "step")), "step")
+    if not trust:
+        read.data = _without_trainings(read.data)
+    with names_of(path.parent, trust=trust):
+        model = read.part(lambda tables: records.build(ModelTable, _section(tables, "model"), "model"), "model")
+        task = read.part(lambda tables: records.build(TaskTable, _section(tables, "task"), "task"), "task")
+        teacher = read.part(lambda tables: _optional(TeacherTable, tables, "teacher"), "teacher")
+        baseline = read.part(lambda tables: _optional(BaselineTable, tables, "baseline"), "baseline")
+        artifact = read.part(_artifact)
+        goal = read.part(lambda tables: records.build(Goal, tables.get("goal", {}), "goal"), "goal")
+        recipe = read.part(lambda tables: Recipe.from_data(_section(tables, "step")), "step")
     read.part(lambda _: _check_weights(model, baseline), "baseline", "weights")
     if task is not None:
         read.part(lambda _: settings_from(task.data, task.arguments, path.parent))
@@ -206,7 +222,8 @@ def read_recipe(
     if mistakes or model is None or task is None or goal is None or recipe is None:
         raise UserErrors([one.at(places.of(one.path, key=one.code in _AT_ITS_KEY)) for one in mistakes])
     decisions = read.data.get("decisions", {})
-    return RecipeFile(path, read.data.get("seed", 0), model, task, teacher, baseline, artifact, goal, recipe, decisions, places)
+    seed = read.data.get("seed", 0)
+    return RecipeFile(path, seed, model, task, teacher, baseline, artifact, goal, recipe, decisions, places, trust)
 
 
 class _Reading:
@@ -288,11 +305,18 @@ def _optional(cls: type[P], data: Mapping[str, Any], name: str) -> P | None:
     return records.build(cls, data[name], name) if name in data else None
 
 
+def _without_trainings(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables without the trainings of the baseline and the teacher, which may name terms of a user's own."""
+    tables = {name: table for name in ("baseline", "teacher") if isinstance(table := data.get(name), Mapping)}
+    rest = {name: {key: value for key, value in table.items() if key != "train"} for name, table in tables.items()}
+    return {name: rest.get(name, table) for name, table in data.items() if rest.get(name, table) or name not in rest}
+
+
 def _artifact(data: Mapping[str, Any]) -> ArtifactTable | None:
-    """Read the table [artifact] and import its codecs."""
+    """Read the table [artifact] and import its codecs, unless names are not followed: then each reader says what it lacks."""
     with at_path("artifact"):
         table = _optional(ArtifactTable, data, "artifact")
-        for position, name in enumerate(table.codecs if table is not None else ()):
+        for position, name in enumerate(table.codecs if table is not None and not data_alone() else ()):
             from mirabelle.artifact.codecs.codec import CODECS
 
             with at_path("codecs", position):

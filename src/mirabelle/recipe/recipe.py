@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from mirabelle.errors import UserError, gathered, raise_all
-from mirabelle.step import STAGES, STEPS, Stage, Step, step_from_data, step_to_data, use_of
+from mirabelle.step import STAGES, STEPS, Stage, Step, UnreadStep, step_from_data, step_to_data, use_of
 from mirabelle.training.contracts import NeedsTraining
 from mirabelle.training.joint import Joint
 
@@ -38,7 +38,7 @@ class Recipe:
         self.steps = tuple(steps)
         if not self.steps:
             raise UserError("E104", "a recipe needs at least one step", "add a [[step]]")
-        mistakes = list(_out_of_order([_Stages.of(step) for step in self.steps]))
+        mistakes = list(_out_of_order([None if isinstance(step, UnreadStep) else _Stages.of(step) for step in self.steps]))
         for position, step in enumerate(self.steps):
             if isinstance(step, NeedsTraining) and step.needs_training and step.train is None:
                 remedy = "give `train`, or put the step into training.Joint"

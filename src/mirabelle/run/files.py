@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mirabelle.errors import UserError
 
@@ -43,8 +43,7 @@ def write(path: Path, data: bytes) -> None:
     """
     temporary = path.with_name(path.name + ".writing")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with _new_file(temporary) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -58,6 +57,13 @@ def write(path: Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise cannot_write(path, error, len(data)) from error
+
+
+def _new_file(path: Path) -> BinaryIO:
+    """Open a new file; what is left there of a killed process is removed, and a link in its place is not followed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    return path.open("xb")
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Tensor]], count: int, metadata: Mapping[str, str] | None = None) -> int:
@@ -84,8 +90,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Tensor]], count: int, met
     metadata = dict(metadata or {})
     size = 0
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with _new_file(temporary) as file:
             for part in rows:
                 if not offsets:
                     names = sorted(

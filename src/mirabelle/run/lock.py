@@ -76,7 +76,7 @@ def at_work(folder: Path) -> str | None:
     """The process that holds the lock of a folder, in words, such as "process 1234 since ..."; None if no process does."""
     import filelock
 
-    if not (folder / _LOCK).is_file():
+    if not (folder / _LOCK).is_file() or (folder / _LOCK).is_symlink():  # to lock a file empties it
         return None
     lock = filelock.FileLock(folder / _LOCK, is_singleton=False)
     try:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mirabelle.errors import UserError, did_you_mean, first_line
 from mirabelle.records.record import Count, record
+from mirabelle.records.trust import check_trusted
 from mirabelle.sources.names import HUBS, path_of
 
 _HEADS = {
@@ -247,6 +248,7 @@ def place_of(name: str, folder: Path) -> tuple[str, str | None]:
     """(argument of from_pretrained, revision or None) for a folder, or for a model on a hub."""
     if not name.startswith(HUBS):
         return str(path_of(name, folder)), None
+    check_trusted(name)
     hub, _, rest = name.partition(":")
     place, _, revision = rest.partition("@")
     return (_snapshot(place, revision or None), None) if hub == "ms" else (place, revision or None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mirabelle.errors import UserError, first_line
 from mirabelle.records.record import record
+from mirabelle.records.trust import check_trusted
 from mirabelle.run import files
 from mirabelle.sources.checks import check_pickle, check_weights
 
@@ -75,12 +76,14 @@ def _pickled(path: Path) -> dict[str, Tensor]:
     """The tensors of a pickled state dict.
 
     Raises:
-        UserError: E143 if it contains code, E141 if it is damaged or not a state dict.
+        UserError: E143 if it contains code, E141 if it is damaged or not a state dict; E144 if a folder names it that is not
+            trusted.
     """
     import pickle
 
     import torch
 
+    check_trusted(str(path))
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
