@@ -30,8 +30,8 @@ FAMILIES = {
 OTHERS = (
     ("Goal", "task", "Goal"),
     ("A schedule of one's own", "records.schedules", "Gradual"),
-    ("Data: a folder of class folders, settings under `[task.arguments]`", "sources.datasets.settings", "ImageFolder"),
-    ("Data: built-in sets, the same", "sources.datasets.settings", "BuiltInImages"),
+    ("Data: a folder of class folders, settings under `[task.arguments]`", "sources.datasets.image_settings", "ImageFolder"),
+    ("Data: built-in sets, the same", "sources.datasets.image_settings", "BuiltInImages"),
     ("Data: a folder of class folders of recordings, the same", "sources.datasets.settings", "SoundFolder"),
     ("Data: a file of texts, the same", "sources.datasets.settings", "TextFile"),
     ("Data: questions about paragraphs in a .json file, the same", "sources.datasets.settings", "QuestionFile"),

@@ -121,6 +121,24 @@ def f1(records: Scores) -> float:
     return _mean(scores[both > 0] if exclusive else scores[counts[:, _ALL] > 0])
 
 
+def mean_iou(records: Scores) -> float:
+    """Mean intersection over union: TP / (TP + FP + FN), averaged over the classes or labels that are a target or found.
+
+    Of two classes, or of a single label, both answers count.
+
+    Args:
+        records: of `confusion`.
+
+    Source: Everingham et al. 2015, doi:10.1007/s11263-014-0733-5.
+    """
+    counts, exclusive = _counts(records)
+    if not exclusive and len(counts) == 1:
+        right, found, due, every = counts[0].tolist()
+        counts = np.array([counts[0], (every - found - due + right, every - found, every - due, every)])
+    union = counts[:, _FOUND] + counts[:, _DUE] - counts[:, _RIGHT]
+    return _mean(counts[union > 0, _RIGHT] / union[union > 0])
+
+
 def balanced_accuracy(records: Scores) -> float:
     """Balanced accuracy: the recall of each class that is a target, averaged over the classes; for labels, over the labels.
 

@@ -74,9 +74,9 @@ class Metric:
     def of(metric: str | PerSample | Metric, folder: Path = Path()) -> Metric:
         """The metric of a name, or of a function that returns the scores of samples.
 
-        Names for classification are "accuracy", "balanced_accuracy", "f1", "roc_auc", "average_precision", "sensitivity"
-        ("sensitivity@0.9": at this specificity) and "negative_calibration_error", for classes or labels of samples, tokens or
-        pixels; for
+        Names for classification are "accuracy", "balanced_accuracy", "f1", "mean_iou", "roc_auc", "average_precision",
+        "sensitivity" ("sensitivity@0.9": at this specificity) and "negative_calibration_error", for classes or labels of
+        samples, tokens or pixels; for
         regression "negative_squared_error", "negative_absolute_error" and "r2"; for spans "exact_match" and "span_f1"; for
         language models and transcription "negative_perplexity" and "character_accuracy"; for ranking "hit_rate" and "ndcg"
         ("hit_rate@10"); for comparison with the outputs of another model "fidelity", "cosine_similarity" and
@@ -289,6 +289,7 @@ _KNOWN: Mapping[str, Metric] = {
     for metric in (
         _decided("accuracy", _DECISIONS.accuracy),
         _decided("balanced_accuracy", _DECISIONS.confusion, _DECISIONS.balanced_accuracy),
+        _decided("mean_iou", _DECISIONS.confusion, _DECISIONS.mean_iou),
         _decided("f1", _DECISIONS.confusion, _DECISIONS.f1),
         _decided("roc_auc", _DECISIONS.ranks, _DECISIONS.roc_auc),
         _decided("average_precision", _DECISIONS.ranks, _DECISIONS.average_precision),

@@ -290,7 +290,7 @@ def form_of_targets(targets: Tensor, labels: Sequence[str]) -> Form:
     """The form of the outputs that fit the targets of data.
 
     Args:
-        targets: (samples, ...); (samples, 0) for data without labels.
+        targets: (samples, ...); (samples, 0) for data without labels. Integers are classes, also of pixels.
         labels: names of the classes, or of the columns of multi-label targets; empty for regression.
 
     Example:
@@ -302,7 +302,7 @@ def form_of_targets(targets: Tensor, labels: Sequence[str]) -> Form:
         return Form.MATCHED
     if not labels:
         return Form.NUMBERS
-    return Form.LABELS if targets.ndim > 1 else Form.CLASSES
+    return Form.LABELS if targets.ndim > 1 and targets.is_floating_point() else Form.CLASSES
 
 
 def default_form(targets: Tensor, labels: Sequence[str]) -> Form:

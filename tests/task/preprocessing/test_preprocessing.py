@@ -17,7 +17,7 @@ from PIL import Image as Picture
 from mirabelle.errors import UserError
 from mirabelle.task.preprocessing import Image, Table, from_json, to_json
 from mirabelle.task.preprocessing.image import mean_and_deviation, white_of
-from mirabelle.task.preprocessing.pictures import header_of, pixels
+from mirabelle.task.preprocessing.pictures import Resizing, header_of, pixels
 from mirabelle.task.preprocessing.scaling import settled
 from mirabelle.task.preprocessing.table import read_rows
 
@@ -37,7 +37,7 @@ def test_images_of_other_sizes_are_scaled_by_pillow(tmp_path: Path) -> None:
     picture = Picture.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7), np.uint8))
     picture.save(tmp_path / "a.png")
     due = np.asarray(picture.resize((4, 3), Picture.Resampling.BILINEAR))
-    np.testing.assert_array_equal(pixels(tmp_path / "a.png", (3, 4), "L")[..., 0], due)
+    np.testing.assert_array_equal(pixels(tmp_path / "a.png", Resizing((3, 4)), "L")[..., 0], due)
 
 
 def test_images_of_every_mode_are_read_without_a_warning(tmp_path: Path) -> None:
@@ -47,9 +47,9 @@ def test_images_of_every_mode_are_read_without_a_warning(tmp_path: Path) -> None
         grey.convert(mode).save(path)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert pixels(path, (2, 2), "RGB").shape == (2, 2, 3)
+            assert pixels(path, Resizing((2, 2)), "RGB").shape == (2, 2, 3)
     Picture.fromarray(np.full((2, 2), 100 * 256 + 7, np.uint16)).save(tmp_path / "deep.png")
-    assert (pixels(tmp_path / "deep.png", (2, 2), "L") == 100 * 256 + 7).all()
+    assert (pixels(tmp_path / "deep.png", Resizing((2, 2)), "L") == 100 * 256 + 7).all()
 
 
 def test_a_photo_is_turned_as_its_camera_was_held(tmp_path: Path) -> None:
@@ -83,12 +83,12 @@ def test_colours_of_16_bits_keep_all_of_them(tmp_path: Path, channels: int, kind
     values = np.random.default_rng(0).integers(0, 65536, (5, 7, channels)).astype(np.uint16)
     save_colours_of_16_bits(tmp_path / "a.png", values, kind)
     colours = 3 if channels > 2 else 1
-    found = pixels(tmp_path / "a.png", (5, 7), "RGB" if colours == 3 else "L")
+    found = pixels(tmp_path / "a.png", Resizing((5, 7)), "RGB" if colours == 3 else "L")
     np.testing.assert_array_equal(found, values[..., :colours])
     header = header_of(tmp_path / "a.png")
     assert (header.deep, header.transparent, header.mode) == (True, channels in (2, 4), "RGB" if colours == 3 else "L")
     if colours == 3:
-        grey = pixels(tmp_path / "a.png", (5, 7), "L")[..., 0]
+        grey = pixels(tmp_path / "a.png", Resizing((5, 7)), "L")[..., 0]
         np.testing.assert_allclose(grey, values[..., :3] @ [0.299, 0.587, 0.114], rtol=1e-5)  # float32
 
 
@@ -99,13 +99,13 @@ def test_deep_greys_keep_their_levels_in_every_format(tmp_path: Path) -> None:
     Picture.fromarray(ramp.astype(np.int32)).save(tmp_path / "b.tif")
     Picture.fromarray((ramp / 4096).astype(np.float32)).save(tmp_path / "c.tif")
     for name, scale in (("a.png", 1), ("a.tif", 1), ("b.tif", 1), ("c.tif", 4096)):
-        np.testing.assert_array_equal(pixels(tmp_path / name, (64, 64), "L")[..., 0] * scale, ramp)
-        assert pixels(tmp_path / name, (16, 16), "RGB").shape == (16, 16, 3)
+        np.testing.assert_array_equal(pixels(tmp_path / name, Resizing((64, 64)), "L")[..., 0] * scale, ramp)
+        assert pixels(tmp_path / name, Resizing((16, 16)), "RGB").shape == (16, 16, 3)
     (tmp_path / "d.pgm").write_bytes(b"P5 64 64 4095\n" + ramp.astype(">u2").tobytes())
-    np.testing.assert_allclose(pixels(tmp_path / "d.pgm", (64, 64), "L")[..., 0] / 65535, ramp / 4095, atol=1e-5)
+    np.testing.assert_allclose(pixels(tmp_path / "d.pgm", Resizing((64, 64)), "L")[..., 0] / 65535, ramp / 4095, atol=1e-5)
     Picture.fromarray(np.full((2, 2), np.nan, np.float32)).save(tmp_path / "e.tif")
     with pytest.raises(UserError, match=r"E131.*NaN or infinite"):
-        pixels(tmp_path / "e.tif", (2, 2), "L")
+        pixels(tmp_path / "e.tif", Resizing((2, 2)), "L")
     assert [white_of(largest) for largest in (0.0, 0.5, 200.0, 256.0, 4000.0, 65535.0, 12.5)] == [
         1,
         1,
@@ -135,7 +135,7 @@ def test_every_truncation_of_an_image_is_an_error_of_ours(tmp_path: Path) -> Non
         for length in range(0, len(content), 7):
             path.write_bytes(content[:length])
             with contextlib.suppress(UserError):
-                assert pixels(path, (8, 8), "L").shape == (8, 8, 1)
+                assert pixels(path, Resizing((8, 8)), "L").shape == (8, 8, 1)
 
 
 def test_mean_and_deviation_are_those_of_the_pixels() -> None:

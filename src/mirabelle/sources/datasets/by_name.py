@@ -14,13 +14,12 @@ from mirabelle.sources.checks import check_data
 from mirabelle.sources.datasets.cifar10 import cifar10
 from mirabelle.sources.datasets.corpus_settings import Corpus
 from mirabelle.sources.datasets.digits import digits
+from mirabelle.sources.datasets.image_settings import BuiltInImages, ImageFolder
 from mirabelle.sources.datasets.mnist import mnist
 from mirabelle.sources.datasets.settings import (
     VARIABLE,
     Arrays,
-    BuiltInImages,
     Files,
-    ImageFolder,
     QuestionFile,
     SoundFolder,
     TableFile,
@@ -78,7 +77,8 @@ def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | No
 
 
 def _from_files(settings: Files, path: Path) -> Task:
-    reader = import_module(f"mirabelle.sources.datasets.{_READERS[type(settings)]}")
+    segments = isinstance(settings, ImageFolder) and settings.kind == "segmentation"
+    reader = import_module(f"mirabelle.sources.datasets.{'masks' if segments else _READERS[type(settings)]}")
     try:
         task: Task = reader.task_of(path, settings)
     except OSError as error:

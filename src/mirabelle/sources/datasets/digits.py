@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mirabelle.numerics.draws import generator_from
-from mirabelle.sources.datasets.settings import AS_PUBLISHED, BuiltInImages
+from mirabelle.sources.datasets.image_settings import AS_PUBLISHED, BuiltInImages
 from mirabelle.task.preprocessing import Image
 from mirabelle.task.task import Task
 

@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirabelle.errors import UserError
+from mirabelle.errors import UserError, did_you_mean
 
 _FEW = 5  # number of suffixes in a message
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
@@ -30,13 +30,33 @@ class Kind:
         )
 
 
-def files_by_split(folder: Path, kind: Kind) -> dict[str, dict[str, list[Path]]]:
+def files_by_split(folder: Path, kind: Kind, labels: Sequence[str] = ()) -> dict[str, dict[str, list[Path]]]:
     """The files by split and class. If the folder directly contains class folders, the only split is "train".
+
+    Args:
+        folder: of the data.
+        kind: of the files.
+        labels: names of the classes in their order, also of some without a folder; by default the sorted names of the folders.
 
     Raises:
         UserError: E130 if the folder is missing or has no subfolders, E131 if there are fewer than two classes, a class has no
-            files, or the splits have different classes.
+            files, the splits have different classes, or a class is not in `labels`.
     """
+    found = _by_split(folder, kind)
+    other = sorted(set(found["train"]) - set(labels))
+    if labels and other:
+        message = f'{folder} has a class folder "{other[0]}", which is not in `labels`: {", ".join(labels[:_FEW])}'
+        raise UserError("E131", message + (", …" if len(labels) > _FEW else ""), did_you_mean(other[0], labels))
+    return {part: {name: classes.get(name, []) for name in labels or classes} for part, classes in found.items()}
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """The folders of the splits in a folder, by split; the folder itself as "train" if it has none."""
+    inside = {_SPLITS[place.name]: place for place in _folders(folder) if place.name in _SPLITS}
+    return inside if "train" in inside else {"train": folder}
+
+
+def _by_split(folder: Path, kind: Kind) -> dict[str, dict[str, list[Path]]]:
     if not folder.is_dir():
         raise UserError(
             "E130", f"no folder of {kind.several} at {folder}", 'paths are relative to the recipe; "~" is not expanded'
@@ -75,10 +95,8 @@ def files_without_classes(folder: Path, kind: Kind) -> dict[str, dict[str, list[
         raise UserError(
             "E130", f"no folder of {kind.several} at {folder}", 'paths are relative to the recipe; "~" is not expanded'
         )
-    inside = {place.name: place for place in _folders(folder) if place.name in _SPLITS}
-    places = {_SPLITS[name]: place for name, place in inside.items()} if "train" in inside else {"train": folder}
     found = {}
-    for name, place in places.items():
+    for name, place in split_folders(folder).items():
         below = (place, *(part for part in sorted(place.rglob("*")) if part.is_dir() and not part.name.startswith(".")))
         found[name] = {"": [file for part in below for file in kind.files(part)]}
         if not found[name][""]:

@@ -1,56 +1,112 @@
-"""Image classification: read a folder with a subfolder of images for each class; or images without labels."""
+"""Images as data: read a folder with a subfolder of images for each class, or images without labels."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mirabelle.sources.datasets.folders import Kind, files_by_split, files_without_classes, unread_files
 from mirabelle.sources.datasets.splits import Split, as_task, completed
 from mirabelle.task.preprocessing.image import Image, mean_and_deviation, white_of
-from mirabelle.task.preprocessing.pictures import SUFFIXES, Header, Mode, header_of, pixels
+from mirabelle.task.preprocessing.pictures import SUFFIXES, Header, Mode, Pixels, header_of, pixels
 from mirabelle.task.task import Task
 
 if TYPE_CHECKING:
-    from mirabelle.sources.datasets.settings import ImageFolder
+    from mirabelle.sources.datasets.image_settings import ImageFolder
 
 KIND = Kind("image", "images", SUFFIXES)
 _LARGEST, _OTHERWISE = 256, (64, 64)
-Files = Mapping[str, Mapping[str, Sequence[Path]]]  # by split and class
 
 
 def task_of(folder: Path, settings: ImageFolder) -> Task:
     """The task of a folder of images; the errors are those of `ImageFolder`."""
     unlabelled = settings.kind == "unlabelled"
-    files: Files = files_without_classes(folder, KIND) if unlabelled else files_by_split(folder, KIND)
+    files = files_without_classes(folder, KIND) if unlabelled else files_by_split(folder, KIND, settings.labels)
     labels = () if unlabelled else tuple(files["train"])
-    headers = {path: header_of(path) for classes in files.values() for paths in classes.values() for path in paths}
-    size, mode = _size_and_mode(list(headers.values()), settings)
-    image = Image(size=size, mode=mode, white=settings.white)  # raises an error for a size out of range before pixels are read
-    raw = {name: _read(classes, headers, image) for name, classes in files.items()}
-    deep = {name: _per_image(classes, headers) for name, classes in files.items()}
+    paths = {part: [path for group in classes.values() for path in group] for part, classes in files.items()}
+    images = opened(paths, settings)
+    targets = {part: _targets(classes) for part, classes in files.items()}
     if unlabelled:
-        raw = {name: (values, np.zeros((len(values), 0), np.float32)) for name, (values, _) in raw.items()}
-    positions: dict[str, Split] = {name: (np.arange(len(values)), targets) for name, (values, targets) in raw.items()}
-    splits = completed(positions, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
+        targets = {part: np.zeros((len(group), 0), np.float32) for part, group in paths.items()}
+    return divided(folder, images, targets, labels, settings, groups=labels)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The image files of the splits, of which only the headers are read.
+
+    Args:
+        paths: by split.
+        headers: of all files.
+        image: how they become inputs; its mean and deviation are not known yet.
+    """
+
+    paths: Mapping[str, Sequence[Path]]
+    headers: Mapping[Path, Header]
+    image: Image
+
+
+def opened(paths: Mapping[str, Sequence[Path]], settings: ImageFolder) -> Opened:
+    """The headers of image files, and the size and mode of the inputs.
+
+    Raises:
+        UserError: E131 if a file is no image, E110 for a size out of range.
+    """
+    headers = {path: header_of(path) for group in paths.values() for path in group}
+    size, mode = _size_and_mode(list(headers.values()), settings)
+    return Opened(
+        paths, headers, Image(size=size, mode=mode, white=settings.white, resize=settings.resize, resample=settings.resample)
+    )
+
+
+def divided(
+    folder: Path,
+    images: Opened,
+    targets: Mapping[str, npt.NDArray[Any]],
+    labels: tuple[str, ...],
+    settings: ImageFolder,
+    *,
+    groups: Sequence[str] = (),
+    also_read: Sequence[Path] = (),
+) -> Task:
+    """The task of images and targets, with splits that the files lack.
+
+    Args:
+        folder: of the data.
+        images: by split.
+        targets: by split.
+        labels: names of the classes.
+        settings: of the data.
+        groups: names of the classes by which the splits are stratified.
+        also_read: files of the folder that are read besides the images.
+    """
+    image, headers = images.image, images.headers
+    raw = {part: _read(group, headers, image) for part, group in images.paths.items()}
+    deep = {part: np.array([headers[path].deep for path in group], bool) for part, group in images.paths.items()}
+    positions: dict[str, Split] = {part: (np.arange(len(values)), targets[part]) for part, values in raw.items()}
+    splits = completed(positions, settings.test_fraction, settings.validation_fraction, settings.seed, groups)
     if any(header.deep for header in headers.values()):
-        learned = raw["train"][0][splits["train"][0]][deep["train"][splits["train"][0]]]
+        learned = raw["train"][splits["train"][0]][deep["train"][splits["train"][0]]]
         largest = float(learned.max()) if len(learned) else None
         if image.white is None and largest is not None:
             image = dataclasses.replace(image, white=white_of(largest))
-        for name, (values, _) in raw.items():
-            values[deep[name]] = image.as_bytes(values[deep[name]])
-    ready = {name: (raw[name if name in raw else "train"][0][index], targets) for name, (index, targets) in splits.items()}
+        for part, values in raw.items():
+            values[deep[part]] = image.as_bytes(values[deep[part]])
+    ready = {part: (raw[part if part in raw else "train"][index], own) for part, (index, own) in splits.items()}
     mean, deviation = mean_and_deviation(ready["train"][0])
     image = dataclasses.replace(
         image, mean=settings.mean or mean, deviation=settings.deviation or deviation, layout=settings.layout
     )
-    notes = [*unread_files(folder, headers, KIND), *_notes(list(headers.values()), image, settings)]
-    return as_task(ready, labels, folder.resolve().name, image, settings).replace(notes=tuple(notes))
+    notes = _notes(list(headers.values()), image, settings)
+    return as_task(ready, labels, folder.resolve().name, image, settings).replace(
+        notes=(*unread_files(folder, {*headers, *also_read}, KIND), *notes)
+    )
 
 
 def _size_and_mode(headers: Sequence[Header], settings: ImageFolder) -> tuple[tuple[int, int], Mode]:
@@ -61,21 +117,17 @@ def _size_and_mode(headers: Sequence[Header], settings: ImageFolder) -> tuple[tu
     return settings.size or size, settings.mode or mode
 
 
-def _per_image(
-    classes: Mapping[str, Sequence[Path]], headers: Mapping[Path, Header]
-) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Whether each image of a split has more than 8 bits for each channel, (images,)."""
-    return np.array([headers[path].deep for paths in classes.values() for path in paths], bool)
+def _targets(classes: Mapping[str, Sequence[Path]]) -> npt.NDArray[np.int64]:
+    return np.repeat(np.arange(len(classes)), [len(paths) for paths in classes.values()])
 
 
-def _read(classes: Mapping[str, Sequence[Path]], headers: Mapping[Path, Header], image: Image) -> Split:
-    """(pixels (images, height, width, channels), targets) of one split; float32 if any image of the folder is deep."""
-    paths = [path for paths in classes.values() for path in paths]
+def _read(paths: Sequence[Path], headers: Mapping[Path, Header], image: Image) -> Pixels:
+    """Pixels (images, height, width, channels) of one split; float32 if any image of the folder is deep."""
     kind = np.float32 if any(header.deep for header in headers.values()) else np.uint8
     values = np.empty((len(paths), *image.size, image.channels), kind)
     for k, path in enumerate(paths):
-        values[k] = pixels(path, image.size, image.mode)
-    return values, np.repeat(np.arange(len(classes)), [len(paths) for paths in classes.values()])
+        values[k] = pixels(path, image.resizing, image.mode)
+    return values
 
 
 def _notes(headers: Sequence[Header], image: Image, settings: ImageFolder) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from mirabelle.errors import UserError
 from mirabelle.numerics.draws import generator_from
 from mirabelle.sources.datasets.idx import read_idx
-from mirabelle.sources.datasets.settings import AS_PUBLISHED, BuiltInImages
+from mirabelle.sources.datasets.image_settings import AS_PUBLISHED, BuiltInImages
 from mirabelle.task.preprocessing import Image
 from mirabelle.task.task import Task
 

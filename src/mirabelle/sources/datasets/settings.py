@@ -6,111 +6,20 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
-
-from pydantic import Field
+from typing import Any, Literal, TypeAlias
 
 from mirabelle import records
 from mirabelle.errors import UserError, at_path, did_you_mean
 from mirabelle.records.record import Count, Positive, record
 from mirabelle.sources.datasets.corpus_settings import Corpus
+from mirabelle.sources.datasets.divided import Divided
 from mirabelle.sources.datasets.folders import first_suffix
 from mirabelle.sources.datasets.idx import idx_files
+from mirabelle.sources.datasets.image_settings import BuiltInImages, ImageFolder
 from mirabelle.sources.names import CORPUS, FOLDER, LINES, names_files, names_function
-from mirabelle.task.preprocessing.image import Image, Layout
+from mirabelle.task.preprocessing.image import Layout
 
 VARIABLE = "MIRABELLE_DATA"  # environment variable with the folder of data sets
-OutputsAre: TypeAlias = Literal["classes", "classes_last", "labels", "numbers"]
-Part = Annotated[float, Field(gt=0, lt=1)]
-
-
-@record
-class Divided:
-    """Settings of every data set that is read from files: splits, loss and metrics.
-
-    Args:
-        test_fraction: fraction of the training data (in a classification, of each class) for test, if there are no test data;
-            by default 0.2.
-        validation_fraction: the same for validation, if there are no validation data; by default 0.1.
-        seed: of the random split. It does not depend on the seed of the run, so that runs with different seeds use the same
-            data.
-        metric: a name such as "roc_auc" or "f1", or "./file.py:function"; by default accuracy, F1 for several labels, r² for a
-            regression.
-        loss: a name such as "cross_entropy" or "mse", or "./file.py:function"; by default cross entropy, or squared error
-            where the targets are numbers.
-        extra_metrics: further metrics, which are only reported.
-        outputs_are: what the outputs are, if the loss is your own: "classes" (in axis 1), "classes_last", "labels" (each yes or
-            no) or "numbers".
-        class_weights: "balanced" gives all classes the same total weight in the loss, whatever their number of samples.
-    """
-
-    test_fraction: Part | None = None
-    validation_fraction: Part | None = None
-    seed: int = 0
-    metric: str | None = None
-    loss: str | None = None
-    extra_metrics: tuple[str, ...] = ()
-    outputs_are: OutputsAre | None = None
-    class_weights: Literal["balanced"] | None = None
-
-
-@record
-class ImageFolder(Divided):
-    """Images with one folder for each class, `folder/<class>/*.png`, or `folder/{train,validation,test}/<class>/*.png`.
-
-    Labels are the sorted names of the class folders. Files without the suffix of an image, and hidden files, are ignored. All
-    images are held in memory as float32.
-
-    Args:
-        kind: "unlabelled" for images without classes, found recursively in the folder or in its folders for the splits.
-        size: (height, width); by default that of the images if all have the same size of at most 256 × 256, otherwise 64 × 64.
-        mode: "L" (grayscale) or "RGB"; by default "L" if all images are grayscale.
-        mean: subtracted from pixels in [0, 1], one number for each channel; by default the mean of the training images.
-        deviation: standard deviation by which they are then divided, likewise.
-        layout: of the inputs: "channels-first", as in PyTorch, or "channels-last", as in Keras.
-        white: the pixel value that becomes 1 in files of more than 8 bits for each channel; by default the largest value of
-            as many bits as the training images use, such as 4,095 for 12 bits; of floating-point images the largest value, or 1
-            if none is larger. In other files it is always 255.
-
-    Raises:
-        UserError: E130 if the folder is missing or empty, E131 if there are fewer than two classes, a class has no image or too
-            few for the split, an image cannot be read, or the splits have different classes.
-    """
-
-    kind: Literal["unlabelled"] | None = None
-    size: tuple[int, int] | None = None
-    mode: Literal["L", "RGB"] | None = None
-    mean: tuple[float, ...] = ()
-    deviation: tuple[float, ...] = ()
-    layout: Layout = "channels-first"
-    white: Positive | None = None
-
-
-@record
-class BuiltInImages:
-    """How images of a built-in data set ("cifar10", "digits", "mnist") become inputs: (pixel / 255 − mean) / deviation.
-
-    Args:
-        mean: subtracted from pixels in [0, 1], one number for each channel; by default the usual value for the data set.
-        deviation: standard deviation by which they are then divided, likewise; with mean 0, a value of 1 gives pixels in [0,
-            1], 0.00392157 pixels in [0, 255].
-        layout: of the inputs: "channels-first", as in PyTorch, or "channels-last", as in Keras.
-
-    Raises:
-        UserError: E110 if there is not one number for each channel, or a number is out of range.
-    """
-
-    mean: tuple[float, ...] = ()
-    deviation: tuple[float, ...] = ()
-    layout: Layout = "channels-first"
-
-    def of(self, usual: Image) -> Image:
-        """The preprocessing, with the usual values where nothing is set."""
-        mean, deviation = self.mean or usual.mean, self.deviation or usual.deviation
-        return Image(size=usual.size, mode=usual.mode, mean=mean, deviation=deviation, layout=self.layout)
-
-
-AS_PUBLISHED = BuiltInImages()
 
 
 @record

@@ -21,7 +21,7 @@ from mirabelle.task.preprocessing.table import Table
 from mirabelle.task.task import Task
 
 if TYPE_CHECKING:
-    from mirabelle.sources.datasets.settings import Divided
+    from mirabelle.sources.datasets.divided import Divided
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Split: TypeAlias = tuple[npt.NDArray[Any], npt.NDArray[Any]]  # inputs, targets

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mirabelle.errors import UserError
 from mirabelle.records.record import Positive, record
 from mirabelle.task.preprocessing import scaling
-from mirabelle.task.preprocessing.pictures import CHANNELS, SUFFIXES, Mode, Pixels, pixels
+from mirabelle.task.preprocessing.pictures import CHANNELS, SUFFIXES, Mode, Pixels, Resample, Resizing, pixels
 from mirabelle.task.preprocessing.raw_inputs import Preprocessing
 
 Array = npt.NDArray[np.float32]
@@ -29,17 +29,19 @@ class Image(Preprocessing):
     For files of at most 8 bits for each channel white is 255.
 
     Args:
-        size: (height, width); images of another size are resized by Pillow with bilinear interpolation.
+        size: (height, width); images of another size are resized by Pillow.
         mode: "L" for greyscale, one channel; "RGB" for three channels.
         mean: mean of each channel, for pixels in [0, 1]; by default 0.
         deviation: standard deviation of each channel; by default 1.
         layout: layout of a model input, "channels-first" as in torch, or "channels-last" as in Keras.
         white: the value that becomes 1 in files of more than 8 bits for each channel (16 or 32 bits, floating point); by
             default 65,535.
+        resize: the size before the middle is cut out, (height, width), or (side,) for the shorter side; by default `size`.
+        resample: how images are resized, by Pillow's name: "bilinear", "bicubic", "lanczos", "box", "hamming" or "nearest".
 
     Raises:
-        UserError: E110 if height or width are not in 1..16,384, the image has more than 2²⁵ pixels, or the number of means or
-            deviations is not that of the channels.
+        UserError: E110 if height or width are not in 1..16,384, the image has more than 2²⁵ pixels, `resize` is smaller than
+            `size`, or the number of means or deviations is not that of the channels.
 
     Example:
         >>> Image(size=(1, 2), mean=(0.5,), deviation=(0.5,)).scaled(np.array([[[0], [255]]], np.uint8))
@@ -58,12 +60,20 @@ class Image(Preprocessing):
     deviation: tuple[float, ...] = ()
     layout: Layout = "channels-first"
     white: Positive | None = None
+    resize: tuple[int, ...] = ()
+    resample: Resample = "bilinear"
 
     def __post_init__(self) -> None:
-        height, width = self.size
-        if not (1 <= height <= _MOST_SIDE and 1 <= width <= _MOST_SIDE and height * width <= _MOST_PIXELS):
-            rule = f"size must be (height, width), each from 1 to {_MOST_SIDE:,}, at most {_MOST_PIXELS:,} pixels"
-            raise UserError("E110", f"{rule}; got {list(self.size)}", "give a smaller size")
+        before = (self.resize or self.size) * (1 if len(self.resize) != 1 else 2)
+        for name, size in (("size", self.size), ("resize", before)):
+            if len(size) != len(self.size) or not (
+                all(1 <= side <= _MOST_SIDE for side in size) and size[0] * size[1] <= _MOST_PIXELS
+            ):
+                rule = f"{name} must be (height, width), each from 1 to {_MOST_SIDE:,}, at most {_MOST_PIXELS:,} pixels"
+                raise UserError("E110", f"{rule}; got {list(size)}", "give a smaller size")
+        if any(own < cut for own, cut in zip(before, self.size, strict=True)):
+            message = f"resize must not be smaller than size, {list(self.size)}; got {list(self.resize)}"
+            raise UserError("E110", message, "leave resize out, or give a larger one")
         mean, deviation = scaling.settled(self.mean, self.deviation, self.channels, f'channels of mode "{self.mode}"')
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "deviation", deviation)
@@ -103,7 +113,12 @@ class Image(Preprocessing):
         Raises:
             UserError: E130 if the file is missing, E131 if it cannot be read as an image.
         """
-        return self.scaled(self.as_bytes(pixels(path, self.size, self.mode)))
+        return self.scaled(self.as_bytes(pixels(path, self.resizing, self.mode)))
+
+    @property
+    def resizing(self) -> Resizing:
+        """How the pixels of a file get the size of a model input."""
+        return Resizing(self.size, self.resize, self.resample)
 
     def as_bytes(self, values: Pixels) -> Pixels:
         """Pixels of a file, with `white` as 255: bytes stay unchanged, deeper values are multiplied by 255 / white."""
@@ -121,7 +136,10 @@ class Image(Preprocessing):
         mode = {} if self.mode == "L" else {"mode": self.mode}
         layout = {} if self.layout == "channels-first" else {"layout": self.layout}
         white = {} if self.white is None else {"white": int(self.white) if float(self.white).is_integer() else self.white}
-        return {"size": list(self.size), **mode, **layout, **white, **scaling.to_data(self.mean, self.deviation)}
+        resize = {"resize": list(self.resize)} if self.resize else {}
+        resample = {} if self.resample == "bilinear" else {"resample": self.resample}
+        changes = {**mode, **layout, **white, **resize, **resample}
+        return {"size": list(self.size), **changes, **scaling.to_data(self.mean, self.deviation)}
 
 
 def white_of(largest: float) -> float:

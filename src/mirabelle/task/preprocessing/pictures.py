@@ -12,7 +12,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Pixels: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 Mode: TypeAlias = Literal["L", "RGB"]
+Resample: TypeAlias = Literal["bilinear", "bicubic", "lanczos", "box", "hamming", "nearest"]
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 CHANNELS = {"L": 1, "RGB": 3}
 # Only these decoders of Pillow may run; others start programs (EPS) or follow references in the file.
@@ -77,12 +78,43 @@ def header_of(path: Path) -> Header:
         )
 
 
-def pixels(path: Path, size: tuple[int, int], mode: Mode) -> Pixels:
+@dataclass(frozen=True)
+class Resizing:
+    """How an image gets its size: it is resized, and then its middle is cut out.
+
+    Args:
+        size: (height, width) of the result.
+        before: (height, width) before the middle is cut out, or (side,) for the shorter side; by default `size`.
+        resample: the interpolation, by its name in Pillow.
+    """
+
+    size: tuple[int, int]
+    before: tuple[int, ...] = ()
+    resample: Resample = "bilinear"
+
+    def plane(self, picture: PIL.Image.Image) -> PIL.Image.Image:
+        """The image in its size. The longer side of an image and the edges of the cut are rounded down, as in torchvision."""
+        from PIL.Image import Resampling
+
+        due = self._resized(picture.height, picture.width)
+        if picture.size != due[::-1]:
+            picture = picture.resize(due[::-1], Resampling[self.resample.upper()])
+        top, left = ((whole - part) // 2 for whole, part in zip(due, self.size, strict=True))
+        return picture if due == self.size else picture.crop((left, top, left + self.size[1], top + self.size[0]))
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        if len(self.before) != 1:
+            return (self.before[0], self.before[1]) if self.before else self.size
+        shorter, longer = self.before[0], int(self.before[0] * max(height, width) / min(height, width))
+        return (longer, shorter) if width <= height else (shorter, longer)
+
+
+def pixels(path: Path, resizing: Resizing, mode: Mode) -> Pixels:
     """The pixels of an image file, (height, width, channels), rotated as its EXIF data say, without transparency.
 
     Args:
         path: the image file.
-        size: (height, width) to which the image is resized, with bilinear interpolation.
+        resizing: how the image gets its size.
         mode: "L" for greyscale, "RGB" for colour.
 
     Returns:
@@ -91,17 +123,13 @@ def pixels(path: Path, size: tuple[int, int], mode: Mode) -> Pixels:
     Raises:
         UserError: E130 if the file is missing, E131 if it cannot be read as an image.
     """
-    from PIL.Image import Resampling
-
-    height, width = size
+    height, width = resizing.size
     with _opened(path) as (picture, layout):
         if not _is_deep(picture, layout):
-            upright = _eight_bits(picture)
-            if upright.size != (width, height):
-                upright = upright.resize((width, height), Resampling.BILINEAR)
+            upright = resizing.plane(_eight_bits(picture))
             return np.array(upright.convert(mode), np.uint8).reshape(height, width, CHANNELS[mode])
         values = _deep_values(path, picture, layout)
-    channels = _resized(values, size)
+    channels = _resized(values, resizing)
     if channels.shape[2] > 1 and mode == "L":
         return (channels @ _LUMINANCE)[..., np.newaxis]
     return np.ascontiguousarray(np.broadcast_to(channels, (height, width, CHANNELS[mode])))
@@ -143,14 +171,24 @@ def _bytes(path: Path, layouts: dict[str, str]) -> npt.NDArray[np.float32]:
         return np.asarray(picture).astype(np.float32)
 
 
-def _resized(values: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Values (height, width, channels), resized with bilinear interpolation in floating point."""
+def _resized(values: npt.NDArray[np.float32], resizing: Resizing) -> npt.NDArray[np.float32]:
+    """Values (height, width, channels) in their size, interpolated in floating point."""
     import PIL.Image
 
-    if values.shape[:2] == size:
-        return values
     planes = [PIL.Image.fromarray(np.ascontiguousarray(values[..., k])) for k in range(values.shape[2])]
-    return np.stack([np.asarray(plane.resize(size[::-1], PIL.Image.Resampling.BILINEAR)) for plane in planes], axis=-1)
+    return np.stack([np.asarray(resizing.plane(plane)) for plane in planes], axis=-1)
+
+
+def mask_values(path: Path, resizing: Resizing) -> npt.NDArray[np.int64]:
+    """The values of a mask, (height, width): numbers of classes, or of colours of a palette. The interpolation is "nearest".
+
+    Raises:
+        UserError: E130 if the file is missing, E131 if it cannot be read as an image, or has colours.
+    """
+    with _opened(path) as (picture, _):
+        if picture.mode not in (*_GREY, "P") or picture.mode == "LA":
+            raise ValueError("it has colours; a mask has one number for each pixel")
+        return np.array(replace(resizing, resample="nearest").plane(picture)).astype(np.int64)
 
 
 @contextmanager
