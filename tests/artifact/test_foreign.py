@@ -15,6 +15,7 @@ from mirabelle import unpack
 from mirabelle.artifact.foreign import pack_any
 from mirabelle.errors import UserError
 from mirabelle.runtime.canonical import canonical
+from mirabelle.runtime.drawn_inputs import GivenInput
 from mirabelle.runtime.runtime import default_runtime
 from mirabelle.runtime.seal import SEAL
 
@@ -140,13 +141,15 @@ def test_a_form_with_other_outputs_fails_the_gate(monkeypatch: pytest.MonkeyPatc
     assert gate.detail == 'output "y" differs'
 
 
-def test_a_free_axis_needs_a_shape() -> None:
+def test_the_size_of_a_free_axis_is_given_or_found() -> None:
     wide = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "width"])
     one = helper.make_tensor("one", TensorProto.FLOAT, [], [1])
     onnx = model([helper.make_node("Add", ["x", "one"], ["y"])], [one], inputs=(wide,)).SerializeToString()
-    with pytest.raises(UserError, match="E110"):
-        pack_any(onnx)
-    assert pack_any(onnx, (7,)).gates["same_outputs"].passed
+    given, found = (pack_any(onnx, sizes).gates["same_outputs"] for sizes in ([GivenInput((7,))], ()))
+    assert given.passed
+    assert given.detail == "1 outputs are equal to the bit"
+    assert found.passed
+    assert found.detail == "1 outputs are equal to the bit (sizes found by trial: x 2,16)"
 
 
 @pytest.mark.parametrize("dynamo", [True, False])

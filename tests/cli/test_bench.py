@@ -56,7 +56,7 @@ def test_files_that_take_other_inputs_are_told_apart(call, capsys, tmp_path: Pat
 
 
 def test_a_shape_that_no_input_has_is_refused(call, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r'E110.*no input is 9 without its batch axis: "x" is 8'):
+    with pytest.raises(UserError, match=r'E110.*"x" is 8 without its batch axis; got 9'):
         call("bench", written(tmp_path / "m.onnx", "x", ["n", 8]), "--input", "9")
 
 
@@ -92,3 +92,29 @@ def test_files_that_cannot_be_measured_are_told(call, finished: Path, tmp_path: 
     for name, code in [("absent.onnx", "E130"), ("cut.onnx", "E141")]:
         with pytest.raises(UserError, match=f"{code}.*{name}"):
             call("bench", finished, tmp_path / name)
+
+
+def test_shapes_are_given_by_name_and_with_the_batch(call, capsys, tmp_path: Path) -> None:
+    axes = {"ids": ["n", "length"], "mask": ["n", "other"]}
+    ids, mask = (helper.make_tensor_value_info(name, TensorProto.INT64, sizes) for name, sizes in axes.items())
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["ids", "mask"], ["y"])], "g", [ids, mask], [helper.make_empty_tensor_value_info("y")]
+    )
+    model = tmp_path / "two.onnx"
+    model.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString())
+    quick = ("--seconds", "0.1", "--json")
+    assert call("bench", model, "--input", "ids=4,16", "--input", "mask=4,16:int64", *quick) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["batch"], told["models"][0]["inputs"]) == (4, [[4, 16], [4, 16]])
+    assert call("bench", model, "--input", "16", "--input", "1", "--batch", "3", *quick) == 0
+    assert json.loads(capsys.readouterr().out)["models"][0]["inputs"] == [[3, 16], [3, 1]]
+    wrong = r'"ids" \(n,length\) int64, "mask" \(n,other\) int64'
+    for arguments, message in [
+        (("--input", "16", "--input", "8"), f"E121.*fails on random inputs.*\n.*{wrong}"),
+        (("--input", "ids=16"), f'E110.*"mask" does not define axis 1.*\n.*{wrong}'),
+        (("--input", "idz=16"), f'E111.*"idz".*{wrong}'),
+        (("--input", "16", "--input", "16", "--input", "16"), f"E111.*3 shapes.*{wrong}"),
+        (("--input", "ids=4,16", "--input", "mask=4,16", "--batch", "2"), "E111.*--batch"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            call("bench", model, *arguments)

@@ -110,7 +110,7 @@ def test_mistakes_are_one_line_and_a_remedy_with_exit_status_2(tmp_path: Path) -
         ("unpack", tmp_path / "notes.mira"),
         ("unpack", tmp_path / "absent.mira"),
         ("inspect", "mirabelle.sources.zoo:lenet55"),
-        ("inspect", "mirabelle.sources.zoo:lenet5", "--input", "1,28"),
+        ("inspect", "mirabelle.sources.zoo:lenet5", "--input", "1;28"),
     ):
         done = typed(*arguments)
         assert done.returncode == 2, arguments

@@ -8,12 +8,14 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from onnx import ModelProto
 
 from mirabelle.errors import UserError
 from mirabelle.run.files import read_tensors, write_tensors
 from mirabelle.runtime.gates import Gate
 from mirabelle.runtime.program import LoadedProgram
 from mirabelle.runtime.runtime import default_runtime
+from mirabelle.runtime.signature import signature_of
 
 NET = """
 import torch
@@ -110,7 +112,7 @@ def test_a_failed_gate_leaves_no_file(call, factory: str, monkeypatch: pytest.Mo
     [
         (("./net.py:net",), "E130.*is unknown"),
         (("./net.py:net", "--input", "1x9x9"), "E121.*inputs of 1x9x9"),
-        (("./net.py:net", "--input", "1,8"), "E110"),
+        (("./net.py:net", "--input", "1x,8"), "E110"),
         (("./net.py:net", "--input", "1x8x8", "--data", "digits"), "E111"),
         (("./net.py:net", "--input", "1x8x8", "--weights", "other.safetensors"), "E140.*missing"),
         (("./net.py:net", "--input", "1x8x8", "--weights", "absent.safetensors"), "E130"),
@@ -127,3 +129,18 @@ def test_mistakes_are_told_and_leave_no_file(call, factory: str, arguments: tupl
     with pytest.raises(UserError, match=message):
         call("export", *arguments, "--out", "m.onnx")
     assert not Path("m.onnx").exists()
+
+
+def test_a_model_of_several_inputs_is_exported_with_their_names(call, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = "from torch import nn\n\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+    code += "        self.table = nn.Embedding(5, 4)\n"
+    code += "    def forward(self, ids, scale):\n        return self.table(ids) * scale[:, None]\n"
+    Path("two.py").write_text(code)
+    assert call("export", "./two.py:Net", "--input", "ids=7:int64", "--input", "scale=2,4", "--out", "two.onnx") == 0
+    inputs, _ = signature_of(ModelProto.FromString(Path("two.onnx").read_bytes()))
+    assert [(value.name, value.sizes[1:]) for value in inputs] == [("ids", (7,)), ("scale", (4,))]
+    assert call("export", "./two.py:Net", "--input", "7:int64", "--input", "4", "--out", "two.onnx") == 0
+    with pytest.raises(UserError, match=r"E111.*first axis of every input is the batch"):
+        call("export", "./two.py:Net", "--input", "ids=3,7:int64", "--input", "scale=2,4", "--out", "other.onnx")
+    assert not Path("other.onnx").exists()

@@ -158,7 +158,7 @@ def test_inputs_are_read_as_they_are_written() -> None:
     named = example_of(["ids=7:int64", "mask=7:bool"])
     assert named is not None
     assert {name: str(tensor.dtype) for name, tensor in named.inputs.items()} == {"ids": "torch.int64", "mask": "torch.bool"}
-    for wrong, code in ((["8,8"], "E110"), (["8:integer"], "E110"), (["x=8", "8"], "E111"), (["x=8", "x=8"], "E111")):
+    for wrong, code in ((["8,8x8"], "E110"), (["8:integer"], "E110"), (["x=8", "8"], "E111"), (["x=8", "x=8"], "E111")):
         with pytest.raises(UserError) as raised:
             example_of(wrong)
         assert raised.value.code == code

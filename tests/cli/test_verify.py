@@ -241,3 +241,27 @@ def test_a_run_whose_steps_were_tidied_away_is_told_as_not_checked_there(call, c
     found = verdicts(call, capsys, copied)
     assert found.pop("saved_loaded")[0] == "not checked"
     assert {verdict for verdict, _ in found.values()} == {"passed"}
+
+
+def test_sizes_of_free_axes_are_given_or_found_by_trial(call, capsys, tmp_path: Path) -> None:
+    """A graph that takes only widths of a multiple of 32, as PP-OCR does, and one that no size fits."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "width"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "parts", "part"])
+    shape = helper.make_tensor("shape", TensorProto.INT64, [3], [0, -1, 32])
+    graph = helper.make_graph([helper.make_node("Reshape", ["x", "shape"], ["y"])], "g", [x], [y], [shape])
+    path = tmp_path / "m.onnx"
+    opset = {"opset_imports": [helper.make_opsetid("", 18)], "ir_version": 10}
+    path.write_bytes(helper.make_model(graph, **opset).SerializeToString())
+    assert "(sizes found by trial: x 2,32)" in verdicts(call, capsys, path)["outputs"][1]
+    assert verdicts(call, capsys, path, "--input", "x=3,64")["outputs"] == (
+        "passed",
+        "finite and of the stated shape on 3 samples",
+    )
+    assert failed(verdicts(call, capsys, path, "--input", "20")) == {"outputs"}
+    with pytest.raises(UserError, match=r'E111.*"y"; it takes "x" \(n,width\) float'):
+        call("verify", path, "--input", "y=3")
+    graph.initializer[0].CopyFrom(helper.make_tensor("shape", TensorProto.INT64, [3], [0, 7, 31]))
+    path.write_bytes(helper.make_model(graph, **opset).SerializeToString())
+    verdict, detail = verdicts(call, capsys, path)["outputs"]
+    assert verdict == "not checked"
+    assert "--input" in detail

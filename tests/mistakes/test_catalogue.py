@@ -35,7 +35,7 @@ MISTAKES = {
     ),
     "setting out of range": Mistake("E110", "--set step.1.sparsity=2", "in [0, 1)", command=setting("step.1.sparsity=2")),
     "shape that is none": Mistake(
-        "E110", '--input must be sizes joined by "x"', "1x28x28", command=typed("inspect", "parts.py:net", "--input", "8,8")
+        "E110", '--input must be sizes joined by "x"', "1x28x28", command=typed("inspect", "parts.py:net", "--input", "8;8")
     ),
     # the text of a recipe
     "recipe missing": Mistake("E130", "no recipe at nowhere.toml", "mirabelle init", command=typed("run", "nowhere.toml")),

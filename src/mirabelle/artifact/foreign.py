@@ -14,12 +14,12 @@ from mirabelle.artifact.mira import pack, unpack
 from mirabelle.artifact.reading import model_of
 from mirabelle.errors import UserError
 from mirabelle.runtime.canonical import canonical
+from mirabelle.runtime.drawn_inputs import GivenInput, accepted_inputs
 from mirabelle.runtime.gates import Gate, same_bytes
 from mirabelle.runtime.runtime import default_runtime
-from mirabelle.runtime.signature import drawn_inputs, signature_of
+from mirabelle.runtime.signature import signature_of
 
 _KEPT_METADATA = ("labels", "preprocessing", "decision")
-_BATCH = 2
 
 
 @dataclass(frozen=True)
@@ -39,24 +39,25 @@ class Packed:
     gates: Mapping[str, Gate]
 
 
-def pack_any(onnx: bytes, shape: Sequence[int] | None = None, codecs: Sequence[Codec] = ()) -> Packed:
+def pack_any(onnx: bytes, given: Sequence[GivenInput] = (), codecs: Sequence[Codec] = ()) -> Packed:
     """Pack an ONNX model from any source.
 
     Args:
         onnx: content of an .onnx file.
-        shape: shape of one input without its batch axis, if the model has dynamic axes.
+        given: sizes of inputs with dynamic axes; those that are left out are found by trial.
         codecs: the user's own codecs, which are tried in addition to those of Mirabelle.
 
     Raises:
         UserError: E141 if this is not an ONNX model, E143 if it stores tensors in other files, E121 if it cannot be brought
-            into canonical form, E110 if the check of the outputs needs a shape.
+            into canonical form, E110, E111 or E121 if the model accepts no random inputs of
+            the given sizes, or of any size that is tried.
     """
     model = model_of(onnx)
     form = onnx if _restorable(model, onnx) else _canonical(model)
     packed = pack(form, codecs)
     gates = {"packed_unpacked": same_bytes(form, unpack(packed, len(form)))}
     if form != onnx:
-        gates["same_outputs"] = _same_outputs(model, onnx, form, shape)
+        gates["same_outputs"] = _same_outputs(model, onnx, form, given)
     return Packed(packed, form, form == onnx, gates)
 
 
@@ -79,21 +80,16 @@ def _canonical(model: ModelProto) -> bytes:
         raise UserError("E121", f"the model has no canonical form: {reason}", "ship the .onnx file itself") from error
 
 
-def _same_outputs(model: ModelProto, onnx: bytes, form: bytes, shape: Sequence[int] | None) -> Gate:
+def _same_outputs(model: ModelProto, onnx: bytes, form: bytes, given: Sequence[GivenInput]) -> Gate:
     """Whether the outputs of both models in ONNX Runtime are bitwise equal for random inputs."""
     inputs, _ = signature_of(model)
-    fixed = next((value.sizes[0] for value in inputs if value.sizes and isinstance(value.sizes[0], int)), _BATCH)
-    feed = drawn_inputs(inputs, int(fixed), shape)
     before, after = (default_runtime().load(of_one, threads=1) for of_one in (onnx, form))
-    try:
-        pairs = list(zip(before.output_names, before.run(feed), after.run(feed), strict=True))
-    except Exception as error:
-        message = f"the model fails on random inputs: {str(error).splitlines()[0]}"
-        raise UserError("E121", message, "check that it runs in ONNX Runtime") from error
+    accepted = accepted_inputs(before, inputs, given)
+    pairs = list(zip(before.output_names, accepted.outputs, after.run(accepted.feed), strict=True))
     different = [name for name, one, other in pairs if not _equal(one, other)]
     if different:
         return Gate(passed=False, worst=float("inf"), detail=f'output "{different[0]}" differs')
-    return Gate(passed=True, worst=0.0, detail=f"{len(pairs)} outputs are equal to the bit")
+    return Gate(passed=True, worst=0.0, detail=f"{len(pairs)} outputs are equal to the bit{accepted.note}")
 
 
 def _equal(one: object, other: object) -> bool:

@@ -12,40 +12,56 @@ from mirabelle.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from mirabelle.runtime.drawn_inputs import GivenInput
     from mirabelle.task.batch import Batch
 
 _SAMPLES = 2  # batch size of example inputs
+_SIZE = r"[1-9]\d*"
 _FLOATS = ("float32", "float64", "float16", "bfloat16")
 _INTEGERS = ("int64", "int32", "int16", "int8", "uint8", "bool")
 
 
-def sizes_of(shape: str | None) -> tuple[int, ...] | None:
-    """Parse a shape such as "1x28x28" into a tuple of sizes; None stays None.
+def given_of(texts: Sequence[str]) -> list[GivenInput]:
+    """Parse the values of --input, `[NAME=]SIZES[:DTYPE]`.
+
+    SIZES joined by "x" leave out the batch axis, "1x28x28"; sizes joined by "," are those of all axes, "4,1,28,28" or "4,".
 
     Raises:
         UserError: E110 for any other text.
 
     Example:
-        >>> sizes_of("1x28x28")
-        (1, 28, 28)
+        >>> [(one.name, one.sizes, one.whole, one.dtype) for one in given_of(["1x28x28", "input.1=2,16:int64"])]
+        [('', (1, 28, 28), False, ''), ('input.1', (2, 16), True, 'int64')]
     """
-    if shape is None:
-        return None
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
-        raise UserError("E110", f'--input must be sizes joined by "x"; got "{shape}"', "for example: --input 1x28x28")
-    return tuple(int(size) for size in shape.split("x"))
+    from mirabelle.runtime.drawn_inputs import GivenInput
+
+    found = []
+    for text in texts:
+        name, _, rest = text.rpartition("=")
+        shape, _, dtype = rest.partition(":")
+        if not re.fullmatch(rf"{_SIZE}(x{_SIZE})*|{_SIZE},|{_SIZE}(,{_SIZE})+", shape):
+            message = f'--input must be sizes joined by "x" without the batch, or by "," with it; got "{rest}"'
+            raise UserError("E110", message, "for example: --input 1x28x28, --input 8,1,28,28 or --input NAME=16:int64")
+        if dtype and dtype not in (*_FLOATS, *_INTEGERS):
+            raise UserError("E110", f'--input has unknown dtype "{dtype}"', did_you_mean(dtype, (*_FLOATS, *_INTEGERS)))
+        sizes = tuple(int(size) for size in re.findall(r"\d+", shape))
+        found.append(GivenInput(sizes, name, "," in shape, dtype))
+    return found
 
 
-def example_of(inputs: Sequence[str]) -> Batch | None:
-    """A batch of two example samples built from the values of --input, one value per model input; None if there are none.
+def example_of(inputs: Sequence[str], samples: int = _SAMPLES) -> Batch | None:
+    """A batch of example samples for a module, built from the values of --input, one value per model input; None without any.
 
-    Each value is `[NAME=]SIZES[:DTYPE]`. SIZES leaves out the batch axis; DTYPE is float32 by default. Examples: "3x32x32",
-    "16:int64", or "input_ids=16:int64", which is passed to the model as a keyword argument. Floating-point tensors are drawn
-    from a normal distribution with a fixed seed. Integer and boolean tensors are filled with ones: 1 is a valid index in
-    nearly every embedding table, and a mask of ones masks nothing.
+    The values are those of `given_of`. Inputs with names are passed to the model as keyword arguments. Floating-point tensors
+    are drawn from a normal distribution with a fixed seed. Integer and boolean tensors are filled with ones: 1 is a valid index
+    in nearly every embedding table, and a mask of ones masks nothing. The first axis is the batch.
+
+    Args:
+        inputs: the values of --input; without a DTYPE they are float32.
+        samples: batch size.
 
     Raises:
-        UserError: E110 for any other text; E111 if only some inputs are named or two have the same name.
+        UserError: E110 for any other text; E111 if only some inputs are named, two have the same name, or batch sizes differ.
 
     Example:
         >>> [(tensor.shape, tensor.dtype) for tensor in example_of(["16:int64", "4"]).inputs]
@@ -57,37 +73,31 @@ def example_of(inputs: Sequence[str]) -> Batch | None:
 
     from mirabelle.task.batch import Batch
 
-    specs = [(name if is_named else "", spec) for name, is_named, spec in (_split_name(text) for text in inputs)]
-    tensors = [_example_tensor(spec, seed) for seed, (_, spec) in enumerate(specs)]
-    names = [name for name, _ in specs if name]
+    given = given_of(inputs)
+    names = [one.name for one in given if one.name]
     if len(names) not in (0, len(inputs)) or len(set(names)) != len(names):
         raise UserError(
             "E111", f"name every --input, each differently, or none; got {', '.join(inputs)}", "write --input NAME=16:int64"
         )
+    if len({one.sizes[0] for one in given if one.whole}) > 1:
+        message = f"the first axis of every input is the batch, but its sizes differ: {', '.join(inputs)}"
+        raise UserError("E111", message, "give sizes of one batch")
+    tensors = [_example_tensor(one, samples, seed) for seed, one in enumerate(given)]
     if names:
-        return Batch(dict(zip(names, tensors, strict=True)), torch.zeros(_SAMPLES))
-    return Batch(tensors[0] if len(tensors) == 1 else tuple(tensors), torch.zeros(_SAMPLES))
+        return Batch(dict(zip(names, tensors, strict=True)), torch.zeros(samples))
+    return Batch(tensors[0] if len(tensors) == 1 else tuple(tensors), torch.zeros(samples))
 
 
-def _split_name(text: str) -> tuple[str, bool, str]:
-    name, equals, rest = text.partition("=")
-    return (name, True, rest) if equals and name.isidentifier() else ("", False, text)
-
-
-def _example_tensor(text: str, seed: int) -> Tensor:
+def _example_tensor(one: GivenInput, samples: int, seed: int) -> Tensor:
     import torch
 
     from mirabelle.numerics.draws import generator_from
 
-    shape, _, name = text.partition(":")
-    sizes, name = sizes_of(shape), name or "float32"
-    if name not in (*_FLOATS, *_INTEGERS):
-        raise UserError("E110", f'--input has unknown dtype "{name}"', did_you_mean(name, (*_FLOATS, *_INTEGERS)))
-    assert sizes is not None, "a shape was given"
-    dtype = getattr(torch, name)
-    if name in _INTEGERS:
-        return torch.ones(_SAMPLES, *sizes, dtype=dtype)
-    return torch.randn(_SAMPLES, *sizes, generator=generator_from(seed)).to(dtype)
+    sizes = one.sizes[1:] if one.whole else one.sizes
+    dtype = getattr(torch, one.dtype or "float32")
+    if one.dtype in _INTEGERS:
+        return torch.ones(samples, *sizes, dtype=dtype)
+    return torch.randn(samples, *sizes, generator=generator_from(seed)).to(dtype)
 
 
 def check_inputs(module: nn.Module, example: Batch) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
-from mirabelle.cli.options import codec_option, json_option
+from mirabelle.cli.options import codec_option, input_option, json_option
 
 if TYPE_CHECKING:
     from mirabelle.numerics.arrays import Array
+    from mirabelle.runtime.drawn_inputs import GivenInput
     from mirabelle.runtime.latency import Ratio
     from mirabelle.runtime.runtime import Session
     from mirabelle.task.profile import Latency
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 
 @click.command("bench", short_help="Compare the latency of models.")
 @click.argument("models", metavar="FILE...", nargs=-1, required=True)
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Batch size.")
+@click.option("--batch", type=click.IntRange(min=1), help="Batch size; by default 1.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime; by default one per physical core.")
 @click.option("--seconds", type=click.FloatRange(min=0.1), default=4.0, show_default=True, help="Total measuring time.")
-@click.option("--input", "shape", help='Input shape without the batch axis, such as "1x28x28", if the file has dynamic axes.')
+@input_option
 @codec_option(read=True)
 @json_option
 def command(
-    models: tuple[str, ...], batch: int, threads: int | None, seconds: float, shape: str | None, *, as_json: bool
+    models: tuple[str, ...], batch: int | None, threads: int | None, seconds: float, shapes: tuple[str, ...], *, as_json: bool
 ) -> int:
     """Measure the latency of each FILE and compare it with the first.
 
@@ -40,15 +41,22 @@ def command(
       mirabelle bench runs/digits/model.onnx runs/digits --seconds 1
     """
     from mirabelle.artifact.reading import onnx_of
-    from mirabelle.cli.arguments import sizes_of
+    from mirabelle.cli.arguments import given_of
+    from mirabelle.errors import UserError
     from mirabelle.run.machine import this_machine
     from mirabelle.runtime.latency import interleaved
     from mirabelle.runtime.runtime import default_runtime
 
-    sizes = sizes_of(shape)
+    given = given_of(shapes)
+    if batch is not None and any(one.whole for one in given):
+        raise UserError(
+            "E111", "--batch and --input with all axes both define the batch", 'join the sizes by "x", or leave --batch out'
+        )
     count, name = threads or this_machine().threads, default_runtime().describe().name
     files = [onnx_of(model) for model in models]
-    prepared = [_prepared_call(model, onnx, batch, sizes, count) for model, onnx in zip(models, files, strict=True)]
+    prepared = [_prepared_call(model, onnx, batch or 1, given, count) for model, onnx in zip(models, files, strict=True)]
+
+    batch = next((len(array) for array in prepared[0][1].values() if array.ndim), 1)
 
     def load() -> dict[str, Callable[[], object]]:
         return {str(position): partial(session.anew().run, feed) for position, (session, feed) in enumerate(prepared)}
@@ -81,27 +89,28 @@ def command(
 
 
 def _prepared_call(
-    model: str, onnx: bytes, batch: int, sizes: tuple[int, ...] | None, threads: int
+    model: str, onnx: bytes, batch: int, given: Sequence[GivenInput], threads: int
 ) -> tuple[Session, dict[str, Array]]:
     """A session of the model, already tried, and random inputs."""
     from mirabelle.artifact.reading import model_of
-    from mirabelle.errors import UserError
+    from mirabelle.errors import UserError, first_line
+    from mirabelle.runtime.drawn_inputs import described, drawn_inputs
     from mirabelle.runtime.runtime import default_runtime
-    from mirabelle.runtime.signature import drawn_inputs, signature_of
+    from mirabelle.runtime.signature import signature_of
 
     try:
-        feed = drawn_inputs(signature_of(model_of(onnx))[0], batch, sizes)
+        inputs, _ = signature_of(model_of(onnx))
+        feed = drawn_inputs(inputs, batch, given)
         session = default_runtime().load(onnx, threads)
     except UserError as error:
         raise error.at(model) from None
     try:
         session.run(feed)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
             "E121",
-            f"{model} fails on random inputs: {reason}",
-            "give its input shape with --input, its batch size with --batch",
+            f"{model} fails on random inputs: {first_line(error)}",
+            f"give sizes with --input, the batch size with --batch; it takes {described(inputs)}",
         ) from error
     return session, feed
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from mirabelle.cli.options import data_dir_option, data_option, json_option, trust_option
+from mirabelle.cli.options import data_dir_option, data_option, input_option, json_option, trust_option
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +41,7 @@ class _Export(NamedTuple):
 @click.command("export", short_help="Export a model to ONNX or .pt2 and check it.")
 @click.argument("model")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The .onnx or .pt2 file to write.")
-@click.option("--input", "shape", help='Input shape of the model without the batch axis, such as "1x28x28".')
+@input_option
 @data_option
 @data_dir_option
 @click.option("--weights", type=click.Path(path_type=Path), help="Load the weights of the model from this .safetensors file.")
@@ -52,7 +52,7 @@ def command(
     *,
     model: str,
     out: Path,
-    shape: str | None,
+    shapes: tuple[str, ...],
     data: str | None,
     data_dir: Path | None,
     weights: Path | None,
@@ -79,13 +79,13 @@ def command(
 
     output_of(out, (".onnx", ".pt2"), weights or out.parent)
     if Path(model).is_dir():
-        options = [("--input", shape), ("--weights", weights), ("--label", labels)]
+        options = [("--input", shapes), ("--weights", weights), ("--label", labels)]
         if superfluous := [name for name, value in options if value]:
             message = f"the folder of a run defines these itself; got {', '.join(superfluous)}"
             raise UserError("E111", message, "leave these options out")
         content, gates = _of_run(Path(model), data, data_dir, out.suffix, trust=trust)
     else:
-        made = _of_factory(model, shape=shape, data=data, data_dir=data_dir, weights=weights, labels=labels)
+        made = _of_factory(model, shapes=shapes, data=data, data_dir=data_dir, weights=weights, labels=labels)
         content, gates = _content(made, out.suffix)
     for name, gate in gates.items():
         if not gate.passed:
@@ -147,22 +147,20 @@ def _exported_again(folder: Path, data: str | None, data_dir: Path | None, *, tr
 
 
 def _of_factory(
-    name: str, *, shape: str | None, data: str | None, data_dir: Path | None, weights: Path | None, labels: Sequence[str]
+    name: str, *, shapes: Sequence[str], data: str | None, data_dir: Path | None, weights: Path | None, labels: Sequence[str]
 ) -> _Export:
-    """Export the model that a function returns; compared with torch on random inputs of that shape or on the data."""
+    """Export the model that a function returns; compared with torch on random inputs of these shapes or on the data."""
     import torch
 
-    from mirabelle.cli.arguments import check_inputs, sizes_of
+    from mirabelle.cli.arguments import check_inputs, example_of
     from mirabelle.errors import UserError
-    from mirabelle.numerics.draws import generator_from
     from mirabelle.runtime.export import export
     from mirabelle.runtime.gates import batches_to_compare
     from mirabelle.sources import load_weights, model_from, task_from
-    from mirabelle.task.batch import Batch
 
-    if shape is not None and data is not None:
+    if shapes and data is not None:
         raise UserError("E111", "--input and --data both define the model's input", "give only one of them")
-    sizes = sizes_of(shape)
+    torch.manual_seed(0)
     module = model_from(name, {}, Path()).eval()
     if weights is not None:
         load_weights(module, weights)
@@ -170,10 +168,8 @@ def _of_factory(
         task = task_from(data, {}, data_folder=data_dir, folder=Path())
         batches, labels = batches_to_compare(task.validation), labels or task.labels
         example = task.example()
-    elif sizes is not None:
-        samples = torch.randn(_SAMPLES, *sizes, generator=generator_from(0))
-        batches = [Batch(samples, torch.zeros(_SAMPLES))]
-        example = Batch(samples[:2], torch.zeros(2))
+    elif (drawn := example_of(shapes)) is not None and (compared := example_of(shapes, _SAMPLES)) is not None:
+        batches, example = [compared], drawn
     else:
         raise UserError(
             "E130", "the input of the model is unknown", "give its shape with --input, such as 1x28x28, or give --data"

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from mirabelle.cli.options import codec_option, data_dir_option, data_option, json_option, quiet_option, trust_option, verbose
+from mirabelle.cli.options import (
+    codec_option,
+    data_dir_option,
+    data_option,
+    input_option,
+    json_option,
+    quiet_option,
+    trust_option,
+    verbose,
+)
 from mirabelle.errors import UserError
 from mirabelle.sources.names import names_model_file
 
@@ -27,12 +36,7 @@ _SHOWN = 3  # names of group members to print without --verbose
 
 @click.command("inspect", short_help="Show layers, groups of channels, and sensitivity.")
 @click.argument("model")
-@click.option(
-    "--input",
-    "shapes",
-    multiple=True,
-    help='Input shape without the batch axis, such as "1x28x28", "16:int64" or "NAME=16:int64"; repeat for each input.',
-)
+@input_option
 @data_option
 @data_dir_option
 @click.option("--weights", type=click.Path(path_type=Path), help="Load the weights of the model from this .safetensors file.")
@@ -155,7 +159,8 @@ def _layers(model: str, shapes: Sequence[str], data: str | None, data_dir: Path 
         if data is not None or weights is not None:
             message = f"the layers of {model} are read from the file; --data and --weights do not apply"
             raise UserError("E111", message, "leave these options out, or give a function that returns the model")
-        return layers_of_onnx(onnx_of(model), example_of(shapes))
+        onnx = onnx_of(model)
+        return layers_of_onnx(onnx, _drawn(onnx, shapes) if shapes else None)
     example = example_of(shapes)
     module = _built(model, weights)
     if data is not None:
@@ -163,6 +168,21 @@ def _layers(model: str, shapes: Sequence[str], data: str | None, data_dir: Path 
     if example is None and names_model_file(model):
         example = _example_from_file(module)
     return _with_checked_inputs(module, example, lambda: layers_of_module(module, example))
+
+
+def _drawn(onnx: bytes, shapes: Sequence[str]) -> Batch:
+    """Random inputs of an ONNX model, of these sizes."""
+    import torch
+
+    from mirabelle.artifact.reading import model_of
+    from mirabelle.cli.arguments import given_of
+    from mirabelle.runtime.drawn_inputs import batch_of, drawn_inputs
+    from mirabelle.runtime.signature import signature_of
+    from mirabelle.task.batch import Batch
+
+    inputs, _ = signature_of(model_of(onnx))
+    feed = drawn_inputs(inputs, batch_of(inputs) or 1, given_of(shapes))
+    return Batch({name: torch.from_numpy(array) for name, array in feed.items()}, torch.zeros(1))
 
 
 def _module(

@@ -9,6 +9,13 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+input_option = click.option(
+    "--input",
+    "shapes",
+    multiple=True,
+    metavar="[NAME=]SIZES[:DTYPE]",
+    help='Sizes of an input: "1x28x28" without the batch axis, "8,1,28,28" with it; "ids=16:int64" by name. Repeat for each.',
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _QUIET = "Do not show progress on standard error."
 quiet_option = click.option("--quiet", is_flag=True, help=_QUIET)

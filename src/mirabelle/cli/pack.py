@@ -7,16 +7,16 @@ from pathlib import Path
 
 import click
 
-from mirabelle.cli.options import codec_option, json_option
+from mirabelle.cli.options import codec_option, input_option, json_option
 
 
 @click.command("pack", short_help="Compress an ONNX file losslessly.")
 @click.argument("onnx", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The .mira file to write; by default in the folder of ONNX.")
-@click.option("--input", "shape", help='Input shape without the batch axis, such as "1x28x28", if the file has dynamic axes.')
+@input_option
 @codec_option(read=False)
 @json_option
-def command(onnx: Path, out: Path | None, shape: str | None, codecs: tuple[str, ...], *, as_json: bool) -> int:
+def command(onnx: Path, out: Path | None, shapes: tuple[str, ...], codecs: tuple[str, ...], *, as_json: bool) -> int:
     """Pack ONNX, any .onnx file, losslessly into a .mira file.
 
     Unpacking restores the file byte for byte if possible. Otherwise it gives the canonical form of the file: the same graph and
@@ -31,7 +31,7 @@ def command(onnx: Path, out: Path | None, shape: str | None, codecs: tuple[str, 
     from mirabelle.artifact.codecs.codec import codecs_named
     from mirabelle.artifact.foreign import pack_any
     from mirabelle.artifact.reading import onnx_of
-    from mirabelle.cli.arguments import output_of, sizes_of
+    from mirabelle.cli.arguments import given_of, output_of
     from mirabelle.errors import UserError
     from mirabelle.run import files
 
@@ -40,7 +40,7 @@ def command(onnx: Path, out: Path | None, shape: str | None, codecs: tuple[str, 
     data = onnx_of(onnx)
     target = output_of(out or onnx.with_suffix(".mira"), ".mira", onnx)
     try:
-        result = pack_any(data, sizes_of(shape), codecs_named(codecs))
+        result = pack_any(data, given_of(shapes), codecs_named(codecs))
     except UserError as error:
         raise error.at(str(onnx)) from None
     for name, gate in result.gates.items():

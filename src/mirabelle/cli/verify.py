@@ -7,23 +7,26 @@ from pathlib import Path
 
 import click
 
-from mirabelle.cli.options import codec_option, data_dir_option, data_option, json_option, trust_option
+from mirabelle.cli.options import codec_option, data_dir_option, data_option, input_option, json_option, trust_option
 
 
 @click.command("verify", short_help="Repeat the checks of a run or an exported file.")
 @click.argument("artifact", metavar="FILE")
 @data_option
 @data_dir_option
-@click.option("--input", "shape", help='Input shape without the batch axis, such as "1x28x28", if the file has dynamic axes.')
+@input_option
 @codec_option(read=True)
 @trust_option
 @json_option
-def command(artifact: str, data: str | None, data_dir: Path | None, shape: str | None, *, trust: bool, as_json: bool) -> int:
+def command(
+    artifact: str, data: str | None, data_dir: Path | None, shapes: tuple[str, ...], *, trust: bool, as_json: bool
+) -> int:
     """Verify FILE: the folder of a run, an .onnx file or a .mira file.
 
     For a run: torch and ONNX Runtime agree, unpacking the packed file gives the ONNX file byte for byte, the files are those of
     the last step, and the metric equals that in report.json. For a file: it can be decoded, is valid ONNX, and gives finite
-    outputs on the data or on random inputs; with --data its metric is printed. The exit status is 4 if a gate fails.
+    outputs on the data or on random inputs, for which sizes that --input leaves out are found by trial; with --data its
+    metric is printed. The exit status is 4 if a gate fails.
 
     The files are read as data. Code that the recipe of a run names is imported only with --trust; what takes it is "not
     checked" otherwise.
@@ -32,14 +35,14 @@ def command(artifact: str, data: str | None, data_dir: Path | None, shape: str |
     Example:
       mirabelle verify runs/digits
     """
-    from mirabelle.cli.arguments import sizes_of
+    from mirabelle.cli.arguments import given_of
     from mirabelle.errors import UserError
     from mirabelle.job.verification import verify_file, verify_run
     from mirabelle.sources import task_from
 
     path = Path(artifact)
     task = None if data is None else task_from(data, {}, data_folder=data_dir, folder=Path())
-    checks = verify_run(path, task, data_dir, trust=trust) if path.is_dir() else verify_file(path, task, sizes_of(shape))
+    checks = verify_run(path, task, data_dir, trust=trust) if path.is_dir() else verify_file(path, task, given_of(shapes))
     failed = [check for check in checks if check.verdict == "failed"]
     if as_json:
         result = {"artifact": artifact, "passed": not failed, "gates": [check.to_data() for check in checks]}

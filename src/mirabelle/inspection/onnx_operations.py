@@ -17,8 +17,9 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from mirabelle.errors import UserError
 from mirabelle.model.products import Operation, mac_products
 from mirabelle.numerics.arrays import Array, to_numpy
+from mirabelle.runtime.drawn_inputs import batch_of, drawn_inputs
 from mirabelle.runtime.runtime import OperatorShapes, default_runtime
-from mirabelle.runtime.signature import Value, check_inputs, drawn_inputs, signature_of
+from mirabelle.runtime.signature import Value, check_inputs, signature_of
 from mirabelle.task.batch import Inputs, tensors_of
 
 Shape = tuple[int, ...]
@@ -154,8 +155,7 @@ def _counts(
 ) -> dict[str, int | None] | None:
     """MACs for one sample by name of the node; None if the sizes are not known, or it does not run."""
     inputs = signature_of(model)[0]
-    fixed = {value.sizes[0] for value in inputs if value.sizes and isinstance(value.sizes[0], int)}
-    batch = int(fixed.pop()) if len(fixed) == 1 else 1
+    batch = batch_of(inputs) or 1
     own = None if given is None else _first(inputs, batch, given)
     try:
         feed = own or drawn_inputs(inputs, batch)
@@ -178,10 +178,15 @@ def _counts(
 def _first(inputs: Sequence[Value], batch: int, given: Inputs) -> dict[str, Array]:
     """The first samples of the given inputs, by the names of the model's inputs."""
     if isinstance(given, Mapping) and set(given) == {value.name for value in inputs}:
-        arrays = [to_numpy(given[value.name][:batch]) for value in inputs]
+        tensors = [given[value.name] for value in inputs]
     else:
-        arrays = [to_numpy(tensor[:batch]) for tensor in tensors_of(given)]
+        tensors = tensors_of(given)
+    arrays = [to_numpy(tensor) for tensor in tensors]
     check_inputs(inputs, arrays)
+    arrays = [
+        array[: batch if value.sizes is None or isinstance(value.sizes[0], str) else value.sizes[0]] if array.ndim else array
+        for value, array in zip(inputs, arrays, strict=True)
+    ]
     return {value.name: array for value, array in zip(inputs, arrays, strict=True)}
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mirabelle.job.dry_run import JobPlan
 from mirabelle.model.state import in_eval_mode
 from mirabelle.sources.models.huggingface import HuggingFaceModel
+from mirabelle.sources.models.onnx_graph import OnnxModule
 from mirabelle.task.batch import call, tensors_of
 from mirabelle.task.task import Task
 from mirabelle.task.unusual_inputs import unusual_inputs
@@ -40,8 +41,14 @@ def notes_of(plan: JobPlan) -> tuple[str, ...]:
         for what, model in loaded.items()
         if model.unused
     ]
+    compared = [
+        f"The ONNX file of the {what} leaves sizes free; it was compared with ONNX Runtime at sizes found by trial: "
+        f"{model.compared_at}."
+        for what, model in models.items()
+        if isinstance(model, OnnxModule) and model.compared_at
+    ]
     mixed = [_MIXED.format(what) for what, model in models.items() if model is not None and mixes_samples(model, plan.task)]
-    return (*plan.task.notes, *unusual_inputs(plan.task), *unusual_targets(plan.task), *untrained, *unused, *mixed)
+    return (*plan.task.notes, *unusual_inputs(plan.task), *unusual_targets(plan.task), *untrained, *unused, *compared, *mixed)
 
 
 def mixes_samples(model: nn.Module, task: Task) -> bool:

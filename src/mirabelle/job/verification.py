@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,10 +30,11 @@ from mirabelle.recipe.file import RecipeFile
 from mirabelle.records.trust import NOT_TRUSTED
 from mirabelle.run import files
 from mirabelle.run.run import torch_threads
+from mirabelle.runtime.drawn_inputs import GivenInput, accepted_inputs, batch_of, sizes_are_known
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_tensors, torch_equals_onnx
 from mirabelle.runtime.runtime import default_runtime
 from mirabelle.runtime.seal import is_as_written
-from mirabelle.runtime.signature import Value, check_inputs, drawn_inputs, signature_of
+from mirabelle.runtime.signature import Value, check_inputs, signature_of
 from mirabelle.task.batch import Batch, Samples, tensors_of
 from mirabelle.task.task import Task
 from mirabelle.training.evaluation import evaluation
@@ -111,7 +112,7 @@ def _digests(file: RecipeFile, folder: Path) -> Check:
     return Check("digests", "passed", "every file is as it was written")
 
 
-def verify_file(path: Path, task: Task | None = None, shape: Sequence[int] | None = None) -> list[Check]:
+def verify_file(path: Path, task: Task | None = None, shapes: Sequence[GivenInput] = ()) -> list[Check]:
     """Run the gates of an .onnx or .mira file.
 
     - decoded: the file can be read and unpacked.
@@ -123,11 +124,11 @@ def verify_file(path: Path, task: Task | None = None, shape: Sequence[int] | Non
     Args:
         path: of the file.
         task: data for the gates; without them, random inputs are used.
-        shape: of one random input, if the file does not determine it.
+        shapes: sizes of random inputs, if the file does not determine them; those that are left out are found by trial.
 
     Raises:
-        UserError: E130 if there is no such file; E142 if its version is newer; E143 if it is of another kind; E110 if the shape
-            of the inputs is unknown; E131 if the data do not fit the inputs of the model.
+        UserError: E130 if there is no such file; E142 if its version is newer; E143 if it is of another kind; E110 or E111
+            if `shapes` do not fit the inputs; E131 if the data do not fit the inputs of the model.
     """
     path = file_of(path)
     try:
@@ -140,13 +141,15 @@ def verify_file(path: Path, task: Task | None = None, shape: Sequence[int] | Non
     model = model_of(onnx)
     if task is not None:
         check_inputs(signature_of(model)[0], _arrays(task))
-    batch = next((size for value in signature_of(model)[0] if value.sizes and isinstance(size := value.sizes[0], int)), None)
-    given = [drawn_inputs(signature_of(model)[0], batch or 2, shape)] if task is None else _batches(task.validation, batch)
+    if task is None:
+        sizes_are_known(signature_of(model)[0], shapes)
+    batch = batch_of(signature_of(model)[0])
+    given = None if task is None else _batches(task.validation, batch)
     checks = [
         Check("decoded", "passed", f"{len(onnx)} bytes of ONNX"),
         *_as_written(model, onnx),
         _check("valid", lambda: _valid(model)),
-        _check("outputs", lambda: _finite_outputs(model, onnx, given)),
+        _check("outputs", lambda: _finite_outputs(model, onnx, given, shapes)),
     ]
     if task is not None and not task.labelled:
         checks.append(Check("metric", "not checked", "the data have no labels"))
@@ -280,18 +283,28 @@ def _valid(model: ModelProto) -> Gate:
     return Gate(passed=True, worst=0.0, detail=f"{len(model.graph.node)} nodes are well-formed")
 
 
-def _finite_outputs(model: ModelProto, onnx: bytes, given: Sequence[Batch | dict[str, Array]]) -> Gate:
-    """Check that ONNX Runtime runs the model, and that its outputs are finite and have the stated shapes."""
-    session, count = default_runtime().load(onnx, torch.get_num_threads()), 0
-    promised = signature_of(model)[1]
-    for part in given:
-        feed = part if isinstance(part, dict) else session.feed(part.inputs)
-        outputs = session.run(feed)
+def _finite_outputs(model: ModelProto, onnx: bytes, data: Sequence[Batch] | None, shapes: Sequence[GivenInput]) -> Gate:
+    """Check that ONNX Runtime runs the model on data or random inputs, and that its outputs are finite and as stated."""
+    session, count, note = default_runtime().load(onnx, torch.get_num_threads()), 0, ""
+    inputs, promised = signature_of(model)
+    runs: Iterable[tuple[Mapping[str, Array], Sequence[Any]]]
+    if data is None:
+        try:
+            accepted = accepted_inputs(session, inputs, shapes)
+        except UserError as error:
+            if sizes_are_known(inputs, shapes):
+                raise
+            raise _NotCheckedError(f"{error.message}; {error.remedy}") from error
+        runs, note = [(accepted.feed, accepted.outputs)], accepted.note
+    else:
+        feeds = (session.feed(part.inputs) for part in data)
+        runs = ((feed, session.run(feed)) for feed in feeds)
+    for feed, outputs in runs:
         count += len(next(iter(feed.values()), ()))
         for value, output in zip(promised, outputs, strict=True):
             if fault := _fault(value, output):
                 return Gate(passed=False, worst=math.inf, detail=fault)
-    return Gate(passed=True, worst=0.0, detail=f"finite and of the stated shape on {count} samples")
+    return Gate(passed=True, worst=0.0, detail=f"finite and of the stated shape on {count} samples{note}")
 
 
 def _fault(value: Value, output: Any) -> str:

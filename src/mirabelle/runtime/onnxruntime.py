@@ -21,6 +21,7 @@ from mirabelle.runtime.runtime import Description, OperatorShapes, Runtime, Sess
 EXACT_INTEGERS = ("session.x64quantprecision", "1")  # otherwise sums of uint8 · int8 saturate on processors without VNNI
 NO_IDLE_SPINNING = ("session.force_spinning_stop", "1")  # otherwise idle threads of a session slow down the next measurement
 SHARING = "ConstantSharing"  # this optimizer breaks exact integers if two layers have equal zero points
+_SILENT = 4  # of the levels of its log, 0 to 4; what fails is raised, too
 _PROVIDERS = ("CPUExecutionProvider",)
 _KERNEL = "_kernel_time"  # the end of the name of an operator's event
 _REORDERS = ("ReorderInput", "ReorderOutput")  # changes of the memory layout, which ONNX Runtime adds
@@ -105,6 +106,7 @@ def library() -> Any:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
+    onnxruntime.set_default_logger_severity(_SILENT)
     return onnxruntime
 
 
@@ -121,9 +123,9 @@ def _profiled(model: bytes, feed: Mapping[str, Array], options: Any, runs: int) 
 
 
 def _options(threads: int) -> Any:
-    """Session options: the number of threads of an operator, no spinning of idle threads, and a log of errors only."""
+    """Session options: the number of threads of an operator, no spinning of idle threads, and no log: errors are raised."""
     options = library().SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = _SILENT
     options.add_session_config_entry(*NO_IDLE_SPINNING)
     return options

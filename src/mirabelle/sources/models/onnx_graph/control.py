@@ -113,5 +113,7 @@ def _named(node: Node, outer: tuple[Value, ...]) -> dict[str, Value]:
 def _holds(node: Node, condition: Value, what: str) -> bool:
     if is_integers(condition):
         return bool(condition.flat[0])
+    if condition.numel() != 1:
+        raise node.refuse("a condition for each sample")
     node.need_values(what)
     return bool(condition)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,14 +14,15 @@ from google.protobuf.message import DecodeError
 
 from mirabelle.errors import UserError, did_you_mean, first_line
 from mirabelle.numerics.arrays import Array
-from mirabelle.runtime.runtime import Session, default_runtime
-from mirabelle.runtime.signature import drawn_inputs
+from mirabelle.runtime.drawn_inputs import all_accepted, batch_of, described, drawn_like
+from mirabelle.runtime.runtime import default_runtime
+from mirabelle.runtime.signature import Value, signature_of
 from mirabelle.sources.models.onnx_graph.module import OnnxModule
 from mirabelle.sources.models.onnx_graph.nodes import REMEDY
 from mirabelle.sources.models.onnx_graph.precision import in_single_precision
 
-_LENGTHS = (16, 32, 64, 224, 8)  # sizes tried for dynamic axes other than the batch, until ONNX Runtime accepts one
 _SAMPLES = 2
+_MOST = 12  # sizes that ONNX Runtime accepts, and PyTorch may refuse
 _TOLERANCE, _SMALL = 1e-3, 1e-5
 
 
@@ -43,6 +45,7 @@ def module_from_onnx(path: Path, outputs: Sequence[str] = ()) -> OnnxModule:
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
         raise UserError("E141", f"{path} is not a valid ONNX file: {error}", "export it again") from error
     proto = _ending_in(proto, outputs) if outputs else proto
+    _check_batch(signature_of(proto)[0])
     module = OnnxModule(proto)
     _check_equal(module, proto)
     return module
@@ -68,58 +71,65 @@ def _ending_in(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     return found
 
 
+def _check_batch(inputs: Sequence[Value]) -> None:
+    """Raise an error unless the first axis of every input can be the batch: a state may have it elsewhere, or not at all."""
+    due = batch_of(inputs)
+    for value in inputs:
+        if value.sizes == () or (value.sizes and isinstance(value.sizes[0], int) and value.sizes[0] != due):
+            message = (
+                f'the first axis of every input must be the batch, which "{value.name}" does not have: {described(inputs)}'
+            )
+            remedy = (
+                "`mirabelle inspect`, `pack`, `bench` and `verify` accept the file; to train or prune it, export it with the "
+                "batch first, or with a constant in place of this input"
+            )
+            raise UserError("E121", message, remedy)
+
+
 def _check_equal(module: OnnxModule, proto: onnx.ModelProto) -> None:
-    """Raise an error unless the module computes the same values as ONNX Runtime."""
-    session = default_runtime().load(in_single_precision(proto)[0].SerializeToString(), torch.get_num_threads())
-    refused: Exception = ValueError("no lengths")
-    for inputs in _drawn(module):
+    """Raise an error unless the module computes the same values as ONNX Runtime, at sizes that ONNX Runtime accepts.
+
+    The module gets the samples of two runs together, so that it must take other batches than the one that a file fixes.
+    """
+    proto, _ = in_single_precision(proto)
+    session = default_runtime().load(proto.SerializeToString(), torch.get_num_threads())
+    inputs, _ = signature_of(proto)
+    failed: Exception | None = None
+    for accepted in itertools.islice(all_accepted(session, inputs, batch=_SAMPLES), _MOST):
+        feeds = [accepted.feed]
+        if len(next(iter(accepted.feed.values()))) != _SAMPLES or module.fixed_batch:
+            feeds.append(drawn_like(inputs, accepted.feed, seed=1))
+        together = {name: np.concatenate([feed[name] for feed in feeds]) for name in accepted.feed}
         try:
-            due = _run(session, inputs, module.fixed_batch or _SAMPLES)
-        except Exception as error:  # noqa: BLE001 (the runtime may raise anything for sizes that do not fit)
-            refused = error
-            continue
-        _compare(module, inputs, due)
+            with torch.no_grad():
+                found = module(**{name: torch.from_numpy(array) for name, array in together.items()})
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001 (PyTorch refuses sizes for which ONNX Runtime computes something)
+            failed = failed or error
+            if accepted.found:
+                continue
+            break
+        module.compared_at = accepted.found
+        runs = [accepted.outputs, *(session.run(feed) for feed in feeds[1:])]
+        due = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*runs, strict=True)]
+        _compare(module, found, due, len(next(iter(together.values()))))
         return
-    reason = first_line(refused)
-    message = f"ONNX Runtime cannot run the file with random inputs: {reason}"
-    raise UserError("E121", message, "export it with fixed sizes for all axes except the batch")
+    assert failed is not None, "sizes were accepted, or an error raised"
+    raise UserError("E121", f"the ONNX graph cannot be computed in PyTorch: {first_line(failed)}", REMEDY) from failed
 
 
-def _drawn(module: OnnxModule) -> Iterator[dict[str, Array]]:
-    """Random inputs, with one size after the other for dynamic axes; if the batch is fixed, twice as many samples."""
-    count = 2 * module.fixed_batch if module.fixed_batch else _SAMPLES
-    for length in _LENGTHS:
-        sized = [
-            replace(one, sizes=("", *(size if isinstance(size, int) else length for size in one.sizes[1:])))
-            if one.sizes
-            else one
-            for one in module.inputs
-        ]
-        yield drawn_inputs(sized, count)
-
-
-def _run(session: Session, inputs: Mapping[str, Array], batch: int) -> list[Array]:
-    """The outputs of ONNX Runtime, computed in batches of this size."""
-    count = len(next(iter(inputs.values())))
-    parts = [
-        session.run({name: array[start : start + batch] for name, array in inputs.items()}) for start in range(0, count, batch)
-    ]
-    return [np.concatenate(outputs) if len(outputs) > 1 else outputs[0] for outputs in zip(*parts, strict=True)]
-
-
-def _compare(module: OnnxModule, inputs: Mapping[str, Array], due: list[Array]) -> None:
-    try:
-        with torch.no_grad():
-            found = module(**{name: torch.from_numpy(array) for name, array in inputs.items()})
-    except UserError:
-        raise
-    except Exception as error:
-        message = f"the ONNX graph cannot be computed in PyTorch: {first_line(error)}"
-        raise UserError("E121", message, REMEDY) from error
+def _compare(module: OnnxModule, found: Any, due: Sequence[Array], count: int) -> None:
+    """Raise an error unless the outputs for this many samples are the due ones."""
     outputs = found if isinstance(found, tuple) else (found,)
     for name, one, other in zip(module.output_names, outputs, due, strict=True):
         expected = torch.from_numpy(np.array(other))
-        apart = "shapes" if one.shape != expected.shape else None
+        if one.numel() == expected.numel() and one.shape != expected.shape and one.ndim == expected.ndim:
+            message = (
+                f'output "{name}" of the ONNX graph has its batch not in its first axis: {tuple(one.shape)} for {count} samples'
+            )
+            raise UserError("E121", message, REMEDY)
+        apart = f"shapes {tuple(one.shape)} and {tuple(expected.shape)}" if one.shape != expected.shape else None
         if apart is None and one.numel():
             gap = float((one.double() - expected.double()).abs().max())
             apart = f"values by {gap:.3g}" if not gap <= _TOLERANCE * float(expected.double().abs().max()) + _SMALL else None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mirabelle.errors import UserError
 from mirabelle.numerics.arrays import to_numpy
-from mirabelle.runtime.signature import drawn_inputs
+from mirabelle.runtime.drawn_inputs import drawn_inputs
 from mirabelle.sources.models.onnx_graph.computing import computed
 from mirabelle.sources.models.onnx_graph.layers import MADE, module_of
 from mirabelle.sources.models.onnx_graph.nodes import Node
@@ -59,6 +59,7 @@ class OnnxModule(nn.Module):
         self.inputs = graph.inputs
         self.input_names, self.output_names = [one.name for one in graph.inputs], graph.output_names
         self.fixed_batch, self.halved = graph.batch, graph.halved
+        self.compared_at = ""  # the sizes at which it was compared with ONNX Runtime, if they had to be found by trial
         self._integers: dict[str, Value] = {}
         self._seen: dict[tuple[tuple[int, ...], bytes], nn.Parameter] = {}
         self._places: dict[str, str] = {}  # constant -> name of its parameter or buffer
