@@ -102,8 +102,9 @@ class Student:
     def _student(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         """The student with its first weights, and with the teacher's head where that is asked for."""
         from mirabelle.numerics.draws import global_draws
+        from mirabelle.training import with_scale_of_targets
 
-        student = self._cut_out(model, task, run) if self.derived else self.origin(model, run)
+        student = self._cut_out(model, task, run) if self.derived else with_scale_of_targets(self.origin(model, run), task)
         if self.head == "own":
             return student
         from mirabelle.distill.head import with_head_of

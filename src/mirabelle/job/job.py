@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ from mirabelle.task.goal import Goal
 from mirabelle.task.loss import public_name
 from mirabelle.task.profile import StepResult
 from mirabelle.task.task import Task
-from mirabelle.training import Training, fit
+from mirabelle.training import Training, fit, with_scale_of_targets
 
 SCHEMA = 1
 
@@ -237,7 +238,8 @@ def _trained(name: str, model: nn.Module, training: Training, task: Task, run: R
     """Train a copy of the model without a teacher; the files of the training are in the subfolder steps/0-<name>."""
     place, alone = run.within(f"steps/0-{name}"), task.with_teacher(None)
     made_from = {"model": fingerprint(model), "teacher": None}
-    return run_or_resume(name, place, model, alone, lambda: fit(copied(model), alone, training, place), made_from=made_from)
+    work = partial(fit, with_scale_of_targets(copied(model), alone), alone, training, place)
+    return run_or_resume(name, place, model, alone, work, made_from=made_from)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from mirabelle.lazy import lazily
 if TYPE_CHECKING:
     from mirabelle.model.architecture import Architecture, architecture_of, replace_module, replayed
     from mirabelle.model.edits import Cut, Edit, Replace
+    from mirabelle.model.output_scale import ScaleOutput, with_output_scale
     from mirabelle.model.plain_weights import Fold
     from mirabelle.model.replacement import Replacement
     from mirabelle.model.state import copied, fingerprint, in_eval_mode, load_tensors, tensors_of_module
@@ -20,6 +21,7 @@ __all__ = [
     "Fold",
     "Replace",
     "Replacement",
+    "ScaleOutput",
     "Taps",
     "Tie",
     "architecture_of",
@@ -32,12 +34,14 @@ __all__ = [
     "replayed",
     "tensors_of_module",
     "tie",
+    "with_output_scale",
 ]
 __getattr__ = lazily(
     "mirabelle.model",
     {
         "architecture": ["Architecture", "architecture_of", "replace_module", "replayed"],
         "edits": ["Cut", "Edit", "Replace"],
+        "output_scale": ["ScaleOutput", "with_output_scale"],
         "plain_weights": ["Fold"],
         "replacement": ["Replacement"],
         "state": ["copied", "fingerprint", "in_eval_mode", "load_tensors", "tensors_of_module"],

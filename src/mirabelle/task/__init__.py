@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mirabelle.task.batch import Batch, Samples, Stream
     from mirabelle.task.generation import Generation
     from mirabelle.task.goal import Goal, Shortfall
-    from mirabelle.task.loss import LOSSES, CrossEntropy, Matching, balanced, loss_of
+    from mirabelle.task.loss import LOSSES, CrossEntropy, Matching, Standardized, balanced, loss_of
     from mirabelle.task.metric import Metric
     from mirabelle.task.profile import Profile, SizeBytes
     from mirabelle.task.task import Task
@@ -29,6 +29,7 @@ __all__ = [
     "Samples",
     "Shortfall",
     "SizeBytes",
+    "Standardized",
     "Stream",
     "Task",
     "balanced",
@@ -41,7 +42,7 @@ __getattr__ = lazily(
         "batch": ["Batch", "Samples", "Stream"],
         "generation": ["Generation"],
         "goal": ["Goal", "Shortfall"],
-        "loss": ["CrossEntropy", "LOSSES", "Matching", "balanced", "loss_of"],
+        "loss": ["CrossEntropy", "LOSSES", "Matching", "Standardized", "balanced", "loss_of"],
         "metric": ["Metric"],
         "mirabelle.numerics.several_outputs": ["UNLABELLED"],
         "profile": ["Profile", "SizeBytes"],

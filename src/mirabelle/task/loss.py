@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +65,31 @@ class Matching:
         pairs = paired(outputs, targets)
         scales = self.variances or (1.0,) * len(pairs)
         return torch.stack([F.mse_loss(*pair) / scale for pair, scale in zip(pairs, scales, strict=True)]).mean()
+
+
+@dataclass(frozen=True)
+class Standardized:
+    """A loss of numbers in units of the standard deviation s of the targets: loss(output / s, target / s).
+
+    A network that is trained here from its first weights gets output · s + mean after its last layer, so that it computes
+    numbers of about 1, and its outputs, metrics and file have the units of the targets.
+
+    Args:
+        loss: "mse", "mae" or "huber".
+        mean: of the training targets.
+        deviation: s, their standard deviation.
+
+    Example:
+        >>> Standardized(mean=500.0, deviation=10.0)(torch.tensor([[520.0]]), torch.tensor([[500.0]]))
+        tensor(4.)
+    """
+
+    loss: Literal["mse", "mae", "huber"] = "mse"
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return LOSSES[self.loss](outputs / self.deviation, targets / self.deviation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,4 +275,4 @@ def public_name(loss: Loss) -> str:
     known = next((name for name, ours in LOSSES.items() if ours is loss or (is_dataclass(loss) and ours == loss)), None)
     if isinstance(loss, TorchLoss):
         return f"torch.nn.functional:{loss!r}"
-    return known or (repr(loss) if isinstance(loss, (CrossEntropy, Matching)) else name_of(loss))
+    return known or (repr(loss) if isinstance(loss, (CrossEntropy, Matching, Standardized)) else name_of(loss))

@@ -19,6 +19,7 @@ from mirabelle.task.loss import (
     CrossEntropy,
     Loss,
     Matching,
+    Standardized,
     TorchLoss,
     binary_cross_entropy,
     cross_entropy,
@@ -90,6 +91,8 @@ class OutputKind:
         loss = known_loss(loss).loss
         if isinstance(loss, CrossEntropy):
             return OutputKind(Form.CLASSES, -1 if loss.classes_last else 1, "Softmax")
+        if isinstance(loss, Standardized):
+            return OutputKind(Form.NUMBERS)
         if isinstance(loss, Matching):
             return OutputKind(Form.MATCHED)
         if isinstance(loss, TorchLoss):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mirabelle.training.execution import Execution, fastest_execution
     from mirabelle.training.kept_zeros import KeptZeros
     from mirabelle.training.loop import default_objective, fit
-    from mirabelle.training.shared import train_together, with_replaced_model_as_teacher
+    from mirabelle.training.shared import train_together, with_replaced_model_as_teacher, with_scale_of_targets
 
 __all__ = [
     "Control",
@@ -30,6 +30,7 @@ __all__ = [
     "outputs_of",
     "train_together",
     "with_replaced_model_as_teacher",
+    "with_scale_of_targets",
 ]
 __getattr__ = lazily(
     "mirabelle.training",
@@ -38,6 +39,6 @@ __getattr__ = lazily(
         "execution": ["Execution", "fastest_execution"],
         "kept_zeros": ["KeptZeros"],
         "loop": ["default_objective", "fit"],
-        "shared": ["train_together", "with_replaced_model_as_teacher"],
+        "shared": ["train_together", "with_replaced_model_as_teacher", "with_scale_of_targets"],
     },
 )

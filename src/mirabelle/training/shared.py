@@ -6,13 +6,30 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from mirabelle.model.output_scale import with_output_scale
 from mirabelle.objectives import Objective
 from mirabelle.run.run import Run
 from mirabelle.step import ReplacesModel
+from mirabelle.task.loss import Standardized
 from mirabelle.task.task import Task
 from mirabelle.training.contracts import JoinsTraining, Prepared
+from mirabelle.training.evaluation import outputs_of
 from mirabelle.training.loop import default_objective, fit
 from mirabelle.training.settings import Training
+
+
+def with_scale_of_targets(model: nn.Module, task: Task) -> nn.Module:
+    """Prepare a model for its first training, in place: with the loss `Standardized`, its outputs get the targets' scale.
+
+    A model that is better than the mean of the targets as it is has their scale already, and is returned unchanged.
+
+    Args:
+        model: with its first weights.
+        task: whose loss says the scale.
+    """
+    if not isinstance(task.loss, Standardized) or float(task.loss(*outputs_of(model, task.validation))) < 1:
+        return model
+    return with_output_scale(model, task.loss.mean, task.loss.deviation)
 
 
 def with_replaced_model_as_teacher(steps: Sequence[object], model: nn.Module, task: Task) -> Task:

@@ -98,7 +98,8 @@ class TableFile(Divided):
     text of its own in every row, are left out.
 
     If the target is text, or has at most 20 different integers, the task is a classification; otherwise it is a regression with
-    mean squared error.
+    mean squared error in units of the targets' standard deviation. A network that is trained from its first weights then gets
+    output · deviation + mean after its last layer: its outputs, the metrics and the exported file have the units of the table.
 
     Args:
         target: name of the column to predict; by default the last.
@@ -114,6 +115,7 @@ class TableFile(Divided):
         embed: names of columns that become one code each, from 1 in order of frequency, 0 for other words, which is not scaled:
             a network can look up its embedding.
         day_first: whether the day is first in dates such as 1/2/2020, if the dates do not tell.
+        scale_target: whether the targets of a regression with the loss "mse", "mae" or "huber" are scaled in this way.
 
     Raises:
         UserError: E130 if the file is missing or empty, E131 if it is not such a table, has a text among numbers, or numbers or
@@ -132,6 +134,7 @@ class TableFile(Divided):
     categories: tuple[str, ...] = ()
     embed: tuple[str, ...] = ()
     day_first: bool | None = None
+    scale_target: bool = True
 
 
 @record

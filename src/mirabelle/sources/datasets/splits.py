@@ -74,6 +74,7 @@ def as_task(
     preprocessing: Image | Sound | Table | None,
     settings: Divided,
     *,
+    loss: Loss | None = None,
     notes: Sequence[str] = (),
 ) -> Task:
     """The task of three splits, with inputs scaled by `preprocessing`; those of a table are scaled already.
@@ -85,6 +86,7 @@ def as_task(
         name: of the task.
         preprocessing: scales the inputs; None leaves them unchanged.
         settings: give loss, metrics and class weights.
+        loss: the loss, unless the settings name a function; by default that of the targets.
         notes: sentences on what was left out while the data were read.
 
     Raises:
@@ -92,13 +94,12 @@ def as_task(
     """
     targets = torch.from_numpy(splits["train"][1])
     form = form_of_targets(targets, labels)
-    loss: str | Loss
-    loss = DEFAULTS[form][0]
+    chosen: str | Loss = loss or settings.loss or DEFAULTS[form][0]
     if settings.class_weights == "balanced":
         if form is not Form.CLASSES or settings.loss:
             message = "class_weights need a classification with one class for each sample, and its default loss"
             raise UserError("E111", message, "leave them out", path=("class_weights",))
-        loss = CrossEntropy(weights=balanced(targets, len(labels)))
+        chosen = CrossEntropy(weights=balanced(targets, len(labels)))
     scaled = {
         part: x if preprocessing is None or isinstance(preprocessing, Table) else preprocessing.scaled(x)
         for part, (x, _) in splits.items()
@@ -111,7 +112,7 @@ def as_task(
         train=ready["train"],
         validation=ready["validation"],
         test=ready["test"],
-        loss=settings.loss or loss,
+        loss=chosen,
         metric=settings.metric,
         extra_metrics=settings.extra_metrics,
         outputs_are=settings.outputs_are,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +15,12 @@ from mirabelle.errors import UserError, did_you_mean
 from mirabelle.sources.datasets.parquet import ParquetTable
 from mirabelle.sources.datasets.splits import Split, as_task, completed
 from mirabelle.sources.datasets.table_columns import MOST_CLASSES, Kind, kinds_of, learned_table
+from mirabelle.task.loss import Standardized
+from mirabelle.task.preprocessing import scaling
 from mirabelle.task.preprocessing.cells import number_of
 from mirabelle.task.preprocessing.columns import Column, Source
 from mirabelle.task.preprocessing.delimited import Delimited, Habits, read_rows
-from mirabelle.task.preprocessing.table import Table, shortest, words_of
+from mirabelle.task.preprocessing.table import Table, mean_and_deviation, shortest, words_of
 from mirabelle.task.task import Task
 
 if TYPE_CHECKING:
@@ -56,7 +59,19 @@ def _task(source: Source, settings: TableFile) -> Task:
         notes.append("The first column has no name and numbers the rows; it is left out.")
     inputs = _inputs(source, table, {part: rows for part, (rows, _) in splits.items()})
     ready: dict[str, Split] = {part: (inputs[part], y) for part, (_, y) in splits.items()}
-    return as_task(ready, labels, path.stem, table, settings, notes=notes)
+    loss = None if labels or not settings.scale_target else _standardized(splits["train"][1], settings.loss or "mse")
+    return as_task(ready, labels, path.stem, table, settings, loss=loss, notes=notes)
+
+
+def _standardized(targets: npt.NDArray[np.generic], loss: str) -> Standardized | None:
+    """The loss in units of the training targets' deviation; None for a loss of the user, or where no unit can be found."""
+    if loss not in ("mse", "mae", "huber"):
+        return None
+    (mean,), (deviation,) = mean_and_deviation(targets.astype(np.float64))
+    if not math.isfinite(mean) or not math.isfinite(deviation) or deviation == 0:
+        return None  # the task refuses such targets
+    (mean,), (deviation,) = scaling.settled((mean,), (deviation,), 1, "columns")
+    return Standardized(loss, mean, deviation)  # type: ignore[arg-type]  # one of the three
 
 
 def _inputs(source: Source, table: Table, rows: dict[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.float32]]:
