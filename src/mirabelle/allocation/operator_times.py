@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import fx
+from torch import Tensor, fx
 
 from mirabelle.allocation.knapsack import Table, tables_of
 from mirabelle.graph.call import Call, sizes_of, value_of
@@ -63,7 +63,7 @@ class OperatorTimes:
             sized = _sized(flow, node, polynomial) if node in counted else None
             if sized is not None:
                 self._operators.append(sized)
-            elif node.op == "call_function" and node not in flow.constants and isinstance(flow.axes[node], tuple):
+            elif node.op == "call_function" and node not in flow.constants and isinstance(value_of(node), Tensor):
                 for key, value in polynomial(list(zip(flow.of(node), sizes_of(value_of(node)), strict=True))).items():
                     rest[key] = rest.get(key, 0.0) + value
         ones = [np.ones(1) for _ in range(max(item_of, default=-1) + 1)]

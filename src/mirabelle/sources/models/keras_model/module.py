@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from mirabelle.errors import UserError
 from mirabelle.numerics.draws import generator_from
+from mirabelle.sources.models.keras_model.calling import called
 from mirabelle.sources.models.keras_model.layers import ACTIVATED, CONVERTERS
 from mirabelle.sources.models.keras_model.layout import (
     Behind,
@@ -82,7 +84,7 @@ class ByKeras(nn.Module):
         variables = [*layer.trainable_variables, *layer.non_trainable_variables]
         held = [getattr(self, place) for kind in ("trained", "fixed") for place in self.places[kind]]
         with library().StatelessScope(state_mapping=list(zip(variables, held, strict=True))):
-            return layer(*args, **kwargs)  # a call, since only that reads and gives masks
+            return called(layer, *args, **kwargs)  # a call, since only that reads and gives masks
 
 
 class KerasModule(nn.Module):
@@ -182,7 +184,7 @@ class KerasModule(nn.Module):
             return self._converted(layer, ends=ends)
         if ends:
             return lambda x, *_, **__: x
-        call = getattr(self, self.names[layer.name]) if layer.name in self.names else layer
+        call = getattr(self, self.names[layer.name]) if layer.name in self.names else partial(called, layer)
         return either(layer, call, self.graph.twins.get(layer.name)) or as_in_keras(call)
 
     def whole(self, layer: Any) -> Callable[..., Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,11 +11,18 @@ from torch import Tensor, nn
 from mirabelle.sources.models.keras_model.converting import Array, Converter, Tensors, array_of, tensors_of
 from mirabelle.sources.models.keras_model.layout import mask_of
 
-_KINDS: dict[str, Any] = {"LSTM": nn.LSTM, "GRU": nn.GRU}
+_KINDS: dict[str, Any] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "SimpleRNN": nn.RNN}
 _ORDER = {
     "LSTM": (0, 1, 2, 3),
     "GRU": (1, 0, 2),
+    "SimpleRNN": (0,),
 }  # PyTorch's gates by their positions in Keras; each permutation is its own inverse
+_MERGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "concat": lambda one, other: torch.cat([one, other], dim=-1),
+    "sum": torch.add,
+    "mul": torch.mul,
+    "ave": lambda one, other: (one + other) / 2,
+}
 _SUFFIXES = ("_l0", "_l0_reverse")
 
 
@@ -26,9 +33,9 @@ def _reordered(rows: Tensor, kind: str) -> Tensor:
 
 def _is_plain(layer: Any) -> bool:
     """Whether PyTorch has a layer that computes the same."""
-    extras = layer.dropout or layer.recurrent_dropout or layer.return_state or layer.stateful
-    usual = layer.activation.__name__ == "tanh" and layer.recurrent_activation.__name__ == "sigmoid"
-    return not extras and usual and getattr(layer, "reset_after", True)
+    gates = getattr(layer, "recurrent_activation", None)
+    usual = layer.activation.__name__ == "tanh" and (gates is None or gates.__name__ == "sigmoid")
+    return not (layer.return_state or layer.stateful) and usual and getattr(layer, "reset_after", True)
 
 
 def _made(layers: list[Any]) -> nn.Module | None:
@@ -52,11 +59,15 @@ def _made(layers: list[Any]) -> nn.Module | None:
 
 
 def _alone(layer: Any) -> nn.Module | None:
-    return None if layer.go_backwards else _made([layer])
+    return _made([layer])
 
 
 def _both_ways(layer: Any) -> nn.Module | None:
-    return _made([layer.forward_layer, layer.backward_layer]) if layer.merge_mode == "concat" else None
+    onwards, back = layer.forward_layer, layer.backward_layer
+    if type(onwards) is not type(back) or type(back).__name__ not in _KINDS or onwards.go_backwards:
+        return None
+    same = (onwards.units, onwards.use_bias) == (back.units, back.use_bias)
+    return _made([onwards, back]) if same and layer.merge_mode in _MERGES else None
 
 
 class _Padding:
@@ -101,6 +112,8 @@ def _picked(x: Tensor, places: Tensor) -> Tensor:
 
 def _run(layer: Any, module: Any, x: Tensor) -> Tensor:
     mask = mask_of(x)
+    if layer.go_backwards:
+        x, mask = x.flip(1), None if mask is None else mask.flip(1)
     if mask is None:
         outputs: Tensor = module(x)[0]
     else:
@@ -120,7 +133,7 @@ def _run_both_ways(layer: Any, module: Any, x: Tensor) -> Tensor:
         back = other.outputs_back(module(other.moved(x, behind=False))[0].chunk(2, dim=-1)[1])
     if not layer.return_sequences:
         onwards, back = onwards[:, -1], back[:, 0]
-    return torch.cat([onwards, back], dim=-1)
+    return _MERGES[layer.merge_mode](onwards, back)
 
 
 def _weights_of(kind: str, tensors: Tensors, suffix: str) -> list[Array]:
@@ -163,6 +176,7 @@ def _one_way(kind: str) -> Converter:
 RECURRENT = {
     "LSTM": _one_way("LSTM"),
     "GRU": _one_way("GRU"),
+    "SimpleRNN": _one_way("SimpleRNN"),
     "Bidirectional": Converter(
         _both_ways,
         _run_both_ways,
