@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -149,8 +150,7 @@ def test_a_head_of_ones_own_is_drawn_by_the_seed(tmp_path: Path, capfd: pytest.C
     capfd.readouterr()  # a bar while the folder is written
     found = []
     for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        found.append(model_from("./bert", {"head": "sequence-classification", "labels": 5}, tmp_path))
+        found.append(model_from("./bert", {"head": "sequence-classification", "labels": 5}, tmp_path, seed))
     words = torch.ones(2, 9, dtype=torch.int64)
     assert found[0](input_ids=words).shape == (2, 5)
     weights = [model.model.classifier.weight for model in found]
@@ -184,3 +184,51 @@ def test_a_folder_may_lie_in_an_installed_package(tmp_path: Path, monkeypatch: p
     recipe.write_text(text.replace("NAME", "brt"))
     with pytest.raises(UserErrors, match="no transformers model at package:nets/brt"):
         read_recipe(recipe)
+
+
+def test_a_folder_is_inspected_without_more_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = saved(tmp_path / "bert")
+    assert main.run(["inspect", str(folder), "--json"]) == 0
+    layers = json.loads(capsys.readouterr().out)
+    found = {layer["name"]: layer["macs"] for layer in layers}
+    assert found["model.classifier"] == 16 * 3
+    assert main.run(["inspect", str(folder), "--groups"]) == 0
+    assert "neurons of a layer" in capsys.readouterr().out
+
+
+def test_inputs_that_the_model_does_not_take_are_told_in_one_line(tmp_path: Path) -> None:
+    saved(tmp_path / "bert")
+    model = model_from("./bert", {}, tmp_path)
+    assert isinstance(model, HuggingFaceModel)
+    words = torch.ones(2, 9, dtype=torch.int64)
+    model.check({"input_ids": words, "attention_mask": words})
+    for inputs, says in (
+        (words, "E131.*takes inputs by name, such as input_ids; the data have none"),
+        ({"input_ids": words, "pixels": words}, "E131.*BertForSequenceClassification does not take pixels"),
+        ({"input_ids": torch.ones(2, 17, dtype=torch.int64)}, "E110.*have 17 tokens, the model takes at most 16"),
+    ):
+        with pytest.raises(UserError) as caught:
+            model.check(inputs)
+        assert re.search(says, f"{caught.value.code} {caught.value.message}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "arguments"),
+    [
+        ("BertForSequenceClassification", "x.tsv", 'tokenizer = "./bert", max_length = 14'),
+        ("BertForSequenceClassification", "x.csv", 'tokenizer = "./bert", max_length = 14'),
+        ("BertForTokenClassification", "x.jsonl", 'tokenizer = "./bert", kind = "tokens", max_length = 14'),
+        ("BertForMaskedLM", "x.txt", 'tokenizer = "./bert", kind = "masked", window = 14'),
+        ("BertLMHeadModel", "x.txt", 'tokenizer = "./bert", window = 14'),
+    ],
+)
+def test_init_reads_texts_as_the_model_needs_them(
+    kind: str, data: str, arguments: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = saved(tmp_path / "bert", kind)
+    (tmp_path / data).touch()
+    capsys.readouterr()
+    assert main.run(["init", "--model", str(folder), "--data", str(tmp_path / data)]) == 0
+    printed = capsys.readouterr().out.replace(str(folder), "./bert")
+    assert f"arguments = {{ {arguments} }}" in printed
+    assert 'use = "quantize.Dynamic"' in printed

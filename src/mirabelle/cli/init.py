@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -23,7 +23,13 @@ _TRAINED_ALREADY = "# The model already has trained weights, so there is no [bas
 _KEYWORDS = "# arguments = { width = 32 }         # keyword arguments of that function"
 _HEADED = '# arguments = { head = "sequence-classification", labels = 2 }    # if config.json names no such head'
 _READ = "# arguments = { size = [32, 32] }    # options for reading the data"
-_READ_BY_TOKENIZER = "arguments = { tokenizer = MODEL, max_length = 128 }  # in tokens"
+_READ_TEXTS = '# arguments = { tokenizer = "./bert" }    # the folder of a model with its tokenizer'
+_QUANTIZE_STATIC = """# Quantizes weights and activations to 8-bit integers. For transformers: use = "quantize.Dynamic"
+[[step]]
+use = "quantize.Static\""""
+_QUANTIZE_DYNAMIC = """# Quantizes weights to 8-bit integers, and activations by the range that each input has.
+[[step]]
+use = "quantize.Dynamic\""""
 _TRAINED_BEFORE = """[baseline]
 weights = WEIGHTS"""
 
@@ -57,7 +63,8 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
         click.echo(SCHEMA.read_text("utf-8"), nl=False)
         return 0
     from mirabelle.sources.checks import check_data, check_model, check_weights
-    from mirabelle.sources.names import HUBS, TEXTS, is_trained, names_function, names_model_folder
+    from mirabelle.sources.first_arguments import text_arguments
+    from mirabelle.sources.names import HUBS, TEXTS, is_trained, names_model_folder
 
     mistakes: list[UserError] = []
     with gathered(mistakes):
@@ -71,27 +78,22 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
     trained = _TRAINED_HERE if weights is None else _TRAINED_BEFORE.replace("WEIGHTS", json.dumps(weights))
     if weights is None and is_trained(model):
         trained = _TRAINED_ALREADY
-    texts = data.lower().endswith(TEXTS) and not names_function(data)
-    read = _READ_BY_TOKENIZER.replace("MODEL", json.dumps(_path_from_data(data, model))) if texts else _READ
+    read = text_arguments(model, data)
     keywords = _HEADED if names_model_folder(model) or model.startswith(HUBS) else _KEYWORDS
     values = {
         "MODEL": json.dumps(model),
         "DATA": json.dumps(data),
         "BASELINE": trained,
-        "ARGUMENTS": read,
+        "ARGUMENTS": _arguments(read) if read is not None else _READ_TEXTS if data.lower().endswith(TEXTS) else _READ,
         "KEYWORDS": keywords,
+        "QUANTIZE": _QUANTIZE_STATIC if read is None else _QUANTIZE_DYNAMIC,
     }
     text = re.sub("|".join(values), lambda match: values[match[0]], START.read_text("utf-8"))
     click.echo(json.dumps({"recipe": text}) if as_json else text, nl=as_json)
     return 0
 
 
-def _path_from_data(data: str, model: str) -> str:
-    """The path of a model's folder relative to the folder of the data file; package and absolute names are unchanged."""
-    from mirabelle.sources.names import FOLDER, PACKAGE, names_model_folder
-
-    if not names_model_folder(model) or model.startswith(PACKAGE) or Path(model).is_absolute():
-        return model
-    if data.startswith(FOLDER):
-        return str(Path(model).resolve())
-    return model if Path(data).parent == Path() else os.path.relpath(model, Path(data).parent)
+def _arguments(read: Mapping[str, str | int]) -> str:
+    return (
+        f"arguments = {{ {', '.join(f'{name} = {json.dumps(value)}' for name, value in read.items())} }}  # lengths in tokens"
+    )

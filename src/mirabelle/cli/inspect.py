@@ -21,7 +21,7 @@ from mirabelle.cli.options import (
     verbose,
 )
 from mirabelle.errors import UserError
-from mirabelle.sources.names import names_model_file
+from mirabelle.sources.names import HUBS, PACKAGE, names_model_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,8 +67,9 @@ def command(
 ) -> int:
     """Print the layers of MODEL with shape, parameters, MACs, sparsity and bytes; or its groups, or its sensitivity.
 
-    MODEL is an .onnx, .mira, .keras or .h5 file, the folder of a run, or a function that returns a model ("pkg.mod:function" or
-    "./file.py:function"). --groups and --sensitivity accept all of these except .mira files. -v lists all members of a group.
+    MODEL is an .onnx, .mira, .keras or .h5 file, the folder of a run or of a transformers model, or a function that returns a
+    model ("pkg.mod:function" or "./file.py:function"). --groups and --sensitivity accept all of these except .mira files. -v
+    lists all members of a group.
     Code that the recipe of a run names is imported only with --trust; without it they look at the run's model.onnx.
 
     \b
@@ -147,7 +148,14 @@ def _print_layers(
 
 
 def _is_file(model: str) -> bool:
-    return Path(model).is_dir() or Path(model).suffix in (".onnx", ".mira")
+    return (Path(model).is_dir() and not _is_of_transformers(model)) or Path(model).suffix in (".onnx", ".mira")
+
+
+def _is_of_transformers(model: str) -> bool:
+    """Whether a model is a folder saved by transformers, and not that of a run; or one on a hub, or in a package."""
+    return model.startswith((*HUBS, PACKAGE)) or (
+        (Path(model) / "config.json").is_file() and not (Path(model) / "model.onnx").is_file()
+    )
 
 
 def _layers(model: str, shapes: Sequence[str], data: str | None, data_dir: Path | None, weights: Path | None) -> list[Layer]:
@@ -164,8 +172,8 @@ def _layers(model: str, shapes: Sequence[str], data: str | None, data_dir: Path 
     example = example_of(shapes)
     module = _built(model, weights)
     if data is not None:
-        example = _task(data, data_dir).example()
-    if example is None and names_model_file(model):
+        example = _task(data, data_dir, model).example()
+    if example is None and (names_model_file(model) or _is_of_transformers(model)):
         example = _example_from_file(module)
     return _with_checked_inputs(module, example, lambda: layers_of_module(module, example))
 
@@ -206,13 +214,14 @@ def _module(
         raise UserError("E143", f"{model} contains no torch module, which --groups and --sensitivity need", remedy)
     if needs_data and example is not None:
         raise UserError("E111", "--sensitivity needs data, not only a shape; got --input", "give --data instead")
-    if path.is_dir():
+    of_transformers = _is_of_transformers(model)
+    if path.is_dir() and not of_transformers:
         return _of_run(path, data, data_dir, weights, example, trust=trust)
-    if data is None and example is None and not (names_model_file(model) and not needs_data):
+    if data is None and example is None and not ((names_model_file(model) or of_transformers) and not needs_data):
         what = "--data, for example ./photos" if needs_data else "its shape with --input, such as 1x28x28, or --data"
         raise UserError("E130", "the input of the model is unknown", f"give {what}")
     module = _built(model, weights)
-    task = _task(data, data_dir) if data is not None else None
+    task = _task(data, data_dir, model) if data is not None else None
     return module, task, example or (_example_from_file(module) if task is None else task.example())
 
 
@@ -222,14 +231,13 @@ def _example_from_file(module: nn.Module) -> Batch:
     Raises:
         UserError: E130 if the file has dynamic axes besides the batch axis.
     """
+    from mirabelle.sources.models.huggingface import HuggingFaceModel
     from mirabelle.sources.models.keras_model import KerasModule
     from mirabelle.sources.models.onnx_graph import OnnxModule
 
-    example = module.example() if isinstance(module, (KerasModule, OnnxModule)) else None
+    example = module.example() if isinstance(module, (HuggingFaceModel, KerasModule, OnnxModule)) else None
     if example is None:
-        raise UserError(
-            "E130", "the model file does not fix the sizes of its inputs", "give --input, such as 1x28x28, or --data"
-        )
+        raise UserError("E130", "the model does not fix the sizes of its inputs", "give --input, such as 1x28x28, or --data")
     return example
 
 
@@ -244,7 +252,7 @@ def _of_run(
     module = _torch_model(folder, trust=trust)
     if example is not None:
         return module, None, example
-    task = _task(data, data_dir) if data is not None else file.build_task(data_dir)
+    task = _task(data, data_dir, "") if data is not None else file.build_task(data_dir)
     return module, task, task.example()
 
 
@@ -267,16 +275,17 @@ def _built(model: str, weights: Path | None) -> nn.Module:
     """Build the model with a fixed random seed, in eval mode, and load weights if given."""
     from mirabelle.sources import load_weights, model_from
 
-    module = model_from(model, {}, Path()).eval()
+    module = model_from(str(Path(model).absolute()) if Path(model).is_dir() else model, {}, Path()).eval()
     if weights is not None:
         load_weights(module, weights)
     return module
 
 
-def _task(data: str, data_dir: Path | None) -> Task:
+def _task(data: str, data_dir: Path | None, model: str) -> Task:
     from mirabelle.sources import task_from
+    from mirabelle.sources.first_arguments import text_arguments
 
-    return task_from(data, {}, data_folder=data_dir, folder=Path())
+    return task_from(data, text_arguments(model, data) or {}, data_folder=data_dir, folder=Path())
 
 
 def _with_checked_inputs(module: nn.Module, example: Batch | None, work: Callable[[], Result]) -> Result:

@@ -25,6 +25,7 @@ from mirabelle.numerics.draws import global_draws
 from mirabelle.numerics.target_shapes import unlabelled
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.run.run import Run
+from mirabelle.sources.models.huggingface import HuggingFaceModel
 from mirabelle.sources.models.onnx_graph import OnnxModule
 from mirabelle.step import folder_of
 from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, call, in_float32, map_tensors, parts_of, tensors_of
@@ -229,7 +230,7 @@ def _train_mode(model: nn.Module, batch: Batch) -> None:
 
 def _outputs(model: nn.Module, batch: Batch) -> Outputs:
     given = ", ".join(f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors_of(batch.inputs))
-    if isinstance(model, OnnxModule):
+    if isinstance(model, (HuggingFaceModel, OnnxModule)):
         model.check(batch.inputs)
     try:
         with torch.no_grad():

@@ -20,13 +20,12 @@ from mirabelle.sources.datasets.settings import (
     VARIABLE,
     Arrays,
     Files,
-    QuestionFile,
     SoundFolder,
     TableFile,
-    TextFile,
     data_folder_of_environment,
     settings_from,
 )
+from mirabelle.sources.datasets.text_settings import QuestionFile, TextFile
 from mirabelle.sources.names import FOLDER
 from mirabelle.task.task import Task
 

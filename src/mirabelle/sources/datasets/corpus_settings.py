@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
 from mirabelle.errors import UserError
 from mirabelle.records.record import Count, record
-
-Part = Annotated[float, Field(gt=0, lt=1)]
+from mirabelle.sources.datasets.divided import Part
 
 
 @record

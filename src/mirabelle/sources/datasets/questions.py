@@ -25,7 +25,7 @@ from mirabelle.task.preprocessing.text import TOKENIZER, Text
 from mirabelle.task.task import Task
 
 if TYPE_CHECKING:
-    from mirabelle.sources.datasets.settings import QuestionFile
+    from mirabelle.sources.datasets.text_settings import QuestionFile
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from mirabelle.task.preprocessing.text import TOKENIZER, Text
 from mirabelle.task.task import Task
 
 if TYPE_CHECKING:
-    from mirabelle.sources.datasets.settings import TextFile
+    from mirabelle.sources.datasets.text_settings import TextFile
 
 _NAMES = ("text", "sentence", "content", "question")  # preferred names of the text column, if there are several
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError, did_you_mean, first_line
+from mirabelle.numerics.draws import generator_from
 from mirabelle.records.record import Count, record
 from mirabelle.records.trust import check_trusted
 from mirabelle.sources.names import HUBS, path_of
+from mirabelle.task.batch import Batch, Inputs
 
 _HEADS = {
     "sequence-classification": "AutoModelForSequenceClassification",
@@ -32,6 +36,9 @@ _SEVERAL = (("logits", "pred_boxes"), ("class_queries_logits", "masks_queries_lo
 _ONE = ("logits", "image_embeds", "text_embeds", "predicted_depth", "last_hidden_state")
 _SEGMENTS = "ForSemanticSegmentation"  # end of the names of the classes of such models
 _FEW = 5  # names in a message
+_SETTINGS = ("self", "kwargs", "labels", "use_cache", "return_dict", "output_attentions", "output_hidden_states")
+_EXAMPLES, _EXAMPLE_TOKENS = 2, 16
+_SECOND = 16_000  # samples of a recording at the rate that models of speech take
 _ENDS = 2  # outputs of question answering: start and end
 
 
@@ -107,6 +114,40 @@ class HuggingFaceModel(nn.Module):
             return F.interpolate(outputs, size=inputs["pixel_values"].shape[-2:], mode="bilinear", align_corners=False)
         return outputs
 
+    def example(self) -> Batch | None:
+        """Two samples of inputs whose sizes the config tells; None if it does not tell them.
+
+        Tokens are ones, at most 16; pixels and waveforms are drawn from a normal distribution.
+        """
+        model: Any = self.model
+        inputs = _example_inputs(model, model.config)
+        return None if inputs is None else Batch(inputs, torch.zeros(_EXAMPLES))
+
+    def check(self, inputs: Inputs) -> None:
+        """Raise an error unless the model takes inputs of these names, and texts of this length.
+
+        Raises:
+            UserError: E131 for inputs without names, or that the model does not take; E110 for texts that are too long.
+        """
+        model: Any = self.model
+        known = [name for name in inspect.signature(model.forward).parameters if name not in _SETTINGS]
+        if not isinstance(inputs, Mapping):
+            if isinstance(inputs, Tensor) and not _reads_tokens(model):
+                return
+            message = f"the model takes inputs by name, such as {model.main_input_name}; the data have none"
+            remedy = 'for texts: arguments = { tokenizer = "the folder of the model" }' if _reads_tokens(model) else ""
+            raise UserError("E131", message, remedy or "give a task whose inputs are a dict")
+        for name in inputs:
+            if name not in known:
+                few = ", ".join(known[:_FEW])
+                remedy = f"leave it out: inputs = {json.dumps([own for own in inputs if own != name])}"
+                raise UserError("E131", f"{type(model).__name__} does not take {name}; it takes {few}", remedy)
+        most = _positions(model)
+        for name, tensor in inputs.items():
+            if most is not None and name.endswith("input_ids") and tensor.shape[1] > most:
+                message = f"the texts have {tensor.shape[1]} tokens, the model takes at most {most}"
+                raise UserError("E110", message, f"set window or max_length to {most} or less")
+
     def write_back(self, model: nn.Module, folder: Path) -> str:
         """Save the folder `huggingface/` with weights, config and tokenizer, for `from_pretrained`.
 
@@ -135,6 +176,35 @@ def tensors_of(given: Any) -> Tensor | tuple[Tensor, ...]:
             return found
     message = f"the outputs of the model are {', '.join(given)}; there are no logits"
     raise UserError("E121", message, "wrap it in a function that returns a module whose outputs are tensors")
+
+
+def _reads_tokens(model: Any) -> bool:
+    return bool(model.main_input_name == "input_ids")
+
+
+def _positions(model: Any) -> int | None:
+    """The most tokens of a model that learns a vector for each position; None for other models."""
+    most = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(most, int):
+        return None
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and (name.endswith("wpe") or ".embed_positions" in name or "position_emb" in name):
+            reserved = 0 if module.padding_idx is None or module.num_embeddings > most else module.padding_idx + 1
+            return most - reserved
+    return None
+
+
+def _example_inputs(model: Any, config: Any) -> dict[str, Tensor] | None:
+    name = model.main_input_name
+    if name == "input_ids":
+        tokens = torch.ones(_EXAMPLES, min(_positions(model) or _EXAMPLE_TOKENS, _EXAMPLE_TOKENS), dtype=torch.int64)
+        decoder = {"decoder_input_ids": tokens} if config.is_encoder_decoder else {}
+        return {"input_ids": tokens, "attention_mask": tokens, **decoder}
+    size, generator = getattr(config, "image_size", None), generator_from(0)
+    if name == "pixel_values" and size is not None:
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        return {name: torch.randn(_EXAMPLES, getattr(config, "num_channels", 3), *sides, generator=generator)}
+    return {name: torch.randn(_EXAMPLES, _SECOND, generator=generator)} if name == "input_values" else None
 
 
 def module_from_huggingface(name: str, folder: Path, head: Head | None = None) -> HuggingFaceModel:
