@@ -148,9 +148,8 @@ def test_what_cannot_come_in_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_head_of_ones_own_is_drawn_by_the_seed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     saved(tmp_path / "bert", "BertModel")
     capfd.readouterr()  # a bar while the folder is written
-    found = []
-    for seed in (0, 0, 1):
-        found.append(model_from("./bert", {"head": "sequence-classification", "labels": 5}, tmp_path, seed))
+    arguments = {"head": "sequence-classification", "labels": 5}
+    found: list[Any] = [model_from("./bert", arguments, tmp_path, seed) for seed in (0, 0, 1)]
     words = torch.ones(2, 9, dtype=torch.int64)
     assert found[0](input_ids=words).shape == (2, 5)
     weights = [model.model.classifier.weight for model in found]
