@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from mirabelle import Task, pack
-from mirabelle.artifact.reading import onnx_of
+from mirabelle.artifact.reading import model_of, onnx_of
 from mirabelle.errors import UserError
 from mirabelle.runtime.export import export
 
@@ -52,7 +52,7 @@ def test_two_gigabytes_are_refused_before_they_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["stored", "attribute", "subgraph", "sparse", "function"])
-def test_tensors_in_other_files_are_refused_wherever_they_stand(place: str, tmp_path: Path) -> None:
+def test_tensors_outside_of_the_folder_are_refused_wherever_they_stand(place: str, tmp_path: Path) -> None:
     outside = TensorProto(name="outside", dims=[1], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
     outside.external_data.add(key="location", value="../secret")
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
@@ -73,5 +73,8 @@ def test_tensors_in_other_files_are_refused_wherever_they_stand(place: str, tmp_
         opset = [helper.make_opsetid("", 18)]
         model.functions.append(helper.make_function("own", "f", [], ["y"], [constant], opset))
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(UserError, match=r'E143.*"outside" is stored in another file'):
+    (tmp_path.parent / "secret").write_bytes(b"1234")
+    with pytest.raises(UserError, match=r'E143.*"outside" is stored in another file, "../secret", not in the folder'):
         onnx_of(tmp_path / "model.onnx")
+    with pytest.raises(UserError, match=r'E143.*"outside" is stored in another file'):
+        model_of((tmp_path / "model.onnx").read_bytes())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from mirabelle import unpack
 from mirabelle.errors import UserError
@@ -75,3 +76,19 @@ def test_no_file_of_anybodys_is_written_over(call, finished: Path, tmp_path: Pat
             call(command, source, "--out", out)
     assert source.read_bytes() == (finished / f"model{suffix}").read_bytes()
     assert (tmp_path / "net.py").read_text() == "mine"
+
+
+def test_a_file_with_tensors_beside_it_is_packed_with_them(call, capsys, foreign: Path) -> None:
+    model = onnx.load(foreign)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(model.graph.initializer[0]), "w"))
+    onnx.save(model, foreign, save_as_external_data=True, location="foreign.onnx.data", size_threshold=0)
+    assert call("pack", foreign) == 0
+    assert "unpacking gives one file" in capsys.readouterr().out
+    assert call("verify", foreign) == 0
+    assert call("inspect", foreign) == 0
+    assert call("unpack", foreign.with_suffix(".mira"), "--out", foreign.parent / "one.onnx") == 0
+    restored = ModelProto.FromString((foreign.parent / "one.onnx").read_bytes())
+    assert len(restored.graph.initializer[0].raw_data) == 64 * 64 * 4
+    (foreign.parent / "foreign.onnx.data").unlink()
+    with pytest.raises(UserError, match=r"E130.*foreign.onnx.data, which is missing"):
+        call("pack", foreign)

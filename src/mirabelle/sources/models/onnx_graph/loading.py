@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from google.protobuf.message import DecodeError
 
 from mirabelle.errors import UserError, did_you_mean, first_line
 from mirabelle.numerics.arrays import Array
 from mirabelle.runtime.drawn_inputs import all_accepted, batch_of, described, drawn_like
+from mirabelle.runtime.external_data import read_model
 from mirabelle.runtime.runtime import default_runtime
 from mirabelle.runtime.signature import Value, signature_of
 from mirabelle.sources.models.onnx_graph.module import OnnxModule
@@ -30,20 +30,23 @@ def module_from_onnx(path: Path, outputs: Sequence[str] = ()) -> OnnxModule:
     """A PyTorch module from an ONNX file, checked against ONNX Runtime with random inputs.
 
     Args:
-        path: of the file; external weights are read from its folder.
+        path: of the file; tensors in other files are read from its folder, and from nowhere else.
         outputs: names of values anywhere in the graph that the module returns, in this order; by default the graph's outputs.
 
     Raises:
-        UserError: E130 if the file does not exist, E141 if it is damaged, E121 if it has unsupported operators, or if the
+        UserError: E130 if the file does not exist, E141 if it is damaged, E143 if it stores tensors outside of its
+            folder, E121 if it has unsupported operators, or if the
             outputs of the module and of ONNX Runtime differ, E112 if the graph has no value of a name in `outputs`.
     """
     if not path.is_file():
         raise UserError("E130", f"no model at {path}", "check the path")
     try:
-        proto = onnx.load(path)
+        proto, _ = read_model(path)
         onnx.checker.check_model(proto)
-    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
-        raise UserError("E141", f"{path} is not a valid ONNX file: {error}", "export it again") from error
+    except UserError as error:
+        raise error.at(str(path)) from None
+    except (onnx.checker.ValidationError, OSError, ValueError) as error:
+        raise UserError("E141", f"{path} is not a valid ONNX file: {first_line(error)}", "export it again") from error
     proto = _ending_in(proto, outputs) if outputs else proto
     _check_batch(signature_of(proto)[0])
     module = OnnxModule(proto)
