@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from mirabelle import Task
 from mirabelle.cli import main
 from mirabelle.errors import UserError
 from mirabelle.sources import task_from
-from mirabelle.task.preprocessing import Sound, from_json, to_json
+from mirabelle.task.preprocessing import Kaldi, Sound, Waveform, from_json, to_json
 from mirabelle.task.preprocessing.sound import read_wav
 
 RATE = 4000
@@ -46,7 +47,7 @@ def task(path: Path, **arguments: object) -> Task:
 def test_features_are_logarithms_of_bands_of_the_spectrum() -> None:
     sound = Sound(rate=8000, seconds=0.5, mels=20)
     samples = np.random.default_rng(0).normal(size=4000).astype(np.float32) * 0.1
-    found = sound.logarithms(samples)
+    found = sound.features(samples)
     assert found.shape == sound.shape == (1, 20, 48)
     window = np.hanning(200)
     _, _, spectrum = signal.stft(
@@ -69,7 +70,7 @@ def test_features_are_logarithms_of_bands_of_the_spectrum() -> None:
 def test_a_tone_is_loudest_in_its_band_and_silence_follows_it() -> None:
     sound = Sound(rate=8000, seconds=1.0)
     times = np.arange(4000) / 8000
-    found = sound.logarithms(np.sin(2 * math.pi * 1000 * times).astype(np.float32))[0]
+    found = sound.features(np.sin(2 * math.pi * 1000 * times).astype(np.float32))[0]
     edges = 700 * (10 ** (np.linspace(0, 2595 * math.log10(1 + 4000 / 700), 42) / 2595) - 1)
     assert abs(edges[1 + int(found[:, 10].argmax())] - 1000) < 80
     assert found[:, -1] == pytest.approx(math.log(1e-6), abs=1e-5)
@@ -182,3 +183,44 @@ def test_what_ships_takes_recordings(whistles: Path, tmp_path: Path, capsys: pyt
     assert "has a sampling rate of 8000 Hz" in capsys.readouterr().err
     assert main.run(["predict", str(tmp_path / "run"), str(tmp_path / "recipe.toml")]) == 2
     assert new[0].is_file()
+
+
+@pytest.mark.parametrize("length", [300, 5_000, 16_000, 30_000])
+def test_waveforms_and_features_of_kaldi_are_those_of_transformers(length: int) -> None:
+    transformers = pytest.importorskip("transformers")
+    samples = (0.1 * np.random.default_rng(length).standard_normal(length)).astype(np.float32)
+    for masked in (False, True):
+        extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=masked)
+        settings = {"sampling_rate": 16_000, "padding": "max_length", "max_length": 16_000, "truncation": True}
+        due = extractor(samples, **settings)["input_values"][0]
+        own = Waveform(sampling_rate=16_000, seconds=1.0, normalize="recording" if masked else "padded")
+        np.testing.assert_array_equal(own.features(samples), due)
+        assert from_json(to_json(own)) == own
+    if length < 400:
+        return
+    extractor = transformers.ASTFeatureExtractor(max_length=98, num_mel_bins=32)
+    features = Kaldi(frames=98, mels=32, mean=(extractor.mean,), deviation=(2 * extractor.std,))
+    found = features.scaled(features.features(samples))
+    np.testing.assert_allclose(found, extractor(samples, sampling_rate=16_000)["input_values"][0], atol=2e-6)
+    assert from_json(to_json(features)) == features
+
+
+def test_a_folder_of_recordings_becomes_waveforms_or_features_of_kaldi(tmp_path: Path) -> None:
+    for name in ("low", "high"):
+        (tmp_path / "tones" / name).mkdir(parents=True)
+        for k in range(6):
+            samples = np.random.default_rng(k).integers(-9000, 9000, 8_000 + 100 * k).astype(np.int16)
+            wavfile.write(tmp_path / "tones" / name / f"{k}.wav", 16_000, samples)
+    read = partial(task_from, "./tones", data_folder=None, folder=tmp_path)
+    task = read({"features": "waveform", "labels": ["low", "high"], "normalize": "recording", "seconds": 0.52})
+    assert task.labels == ("low", "high")
+    assert task.train.first(2).inputs.shape == (2, 8_320)
+    assert [note for note in task.notes if "longer" in note or "zeros" in note] == [
+        "4 of 12 recordings are longer than 0.52 s, of which the rest is left out (`seconds`).",
+        "8 of 12 recordings are shorter than 0.52 s; the model sees the zeros behind them.",
+    ]
+    assert read({"features": "kaldi", "frames": 20, "mels": 16}).train.first(2).inputs.shape == (2, 20, 16)
+    with pytest.raises(UserError, match='has a class "high", which is not in `labels`: low, loud'):
+        read({"labels": ["low", "loud"]})
+    with pytest.raises(UserError, match="has a sampling rate of 16000 Hz, not 8000 Hz"):
+        read({"features": "waveform", "rate": 8_000})

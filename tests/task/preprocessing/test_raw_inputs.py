@@ -10,13 +10,15 @@ import pytest
 from PIL import Image as Picture
 
 from mirabelle.errors import UserError
-from mirabelle.task.preprocessing import Characters, Image, Sound, Table, Text
+from mirabelle.task.preprocessing import Characters, Image, Kaldi, Sound, Table, Text, Waveform
 from mirabelle.task.preprocessing.raw_inputs import Preprocessing
 from mirabelle.task.preprocessing.stored import FILE_CONTENTS, KINDS, from_json, to_json
 
 EXAMPLES: tuple[Preprocessing, ...] = (
     Image(size=(2, 3)),
     Sound(rate=8000, seconds=1.0),
+    Waveform(sampling_rate=8000, seconds=1.0),
+    Kaldi(frames=8),
     Table(columns=("length", "width")),
     Text(tokenizer="0", pairs=True, answers=True),
     Characters(characters="abc", length=4),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +42,20 @@ def files_by_split(folder: Path, kind: Kind, labels: Sequence[str] = ()) -> dict
         UserError: E130 if the folder is missing or has no subfolders, E131 if there are fewer than two classes, a class has no
             files, the splits have different classes, or a class is not in `labels`.
     """
-    found = _by_split(folder, kind)
-    other = sorted(set(found["train"]) - set(labels))
+    return {part: ordered(classes, labels, folder) for part, classes in _by_split(folder, kind).items()}
+
+
+def ordered(classes: Mapping[str, list[Path]], labels: Sequence[str], folder: Path) -> dict[str, list[Path]]:
+    """The files by class in the order of `labels`, by default as they are.
+
+    Raises:
+        UserError: E131 if a class is not in `labels`.
+    """
+    other = sorted(set(classes) - set(labels))
     if labels and other:
-        message = f'{folder} has a class folder "{other[0]}", which is not in `labels`: {", ".join(labels[:_FEW])}'
+        message = f'{folder} has a class "{other[0]}", which is not in `labels`: {", ".join(labels[:_FEW])}'
         raise UserError("E131", message + (", …" if len(labels) > _FEW else ""), did_you_mean(other[0], labels))
-    return {part: {name: classes.get(name, []) for name in labels or classes} for part, classes in found.items()}
+    return {name: classes.get(name, []) for name in labels or classes}
 
 
 def split_folders(folder: Path) -> dict[str, Path]:

@@ -19,6 +19,7 @@ from mirabelle.sources.datasets.image_settings import BuiltInImages, ImageFolder
 from mirabelle.sources.datasets.text_settings import QuestionFile, TextFile
 from mirabelle.sources.names import CORPUS, FOLDER, LINES, names_files, names_function
 from mirabelle.task.preprocessing.image import Layout
+from mirabelle.task.preprocessing.waveform import Normalize
 
 VARIABLE = "MIRABELLE_DATA"  # environment variable with the folder of data sets
 
@@ -28,27 +29,40 @@ class SoundFolder(Divided):
     """Recordings with one folder for each class, `folder/<class>/*.wav`, or `folder/{train,validation,test}/<class>/*.wav`.
 
     Labels are the sorted names of the class folders. In a folder without class folders, a `pattern` gets the class from the
-    file names. Recordings become log-mel features, standardized by the mean and standard deviation of the training data.
+    file names. Recordings become log-mel features, standardized by the mean and standard deviation of the training data, or
+    what models of transformers take: waveforms, or features of Kaldi at 16 kHz.
 
     Args:
+        features: "log-mel" (`Sound`), "waveform" (`Waveform`) or "kaldi" (`Kaldi`).
+        labels: names of the classes in the order of the model's outputs; by default their sorted names.
         pattern: a regular expression that every file name must match from its beginning; its first group is the class.
         rate: sampling rate in Hz that all recordings must have; by default that of the first.
         seconds: duration to which recordings are cut or padded with silence; by default that of the longest, at most 10.
         mels: number of mel bands.
         window: length of a frame in seconds.
         hop: seconds from one frame to the next.
+        normalize: of a waveform: "padded", "recording" or "none".
+        frames: number of frames of Kaldi's features.
+        mean: subtracted from Kaldi's features; by default 0.
+        deviation: number by which they are then divided; by default 1.
 
     Raises:
         UserError: E130 if the folder is missing or empty, E131 if there are fewer than two classes, a class has no recording,
             or a recording cannot be read or has another sampling rate.
     """
 
+    features: Literal["log-mel", "waveform", "kaldi"] = "log-mel"
+    labels: tuple[str, ...] = ()
     pattern: str | None = None
     rate: Count | None = None
     seconds: Positive | None = None
     mels: Count = 40
     window: Positive = 0.025
     hop: Positive = 0.01
+    normalize: Normalize = "padded"
+    frames: Count = 1024
+    mean: float | None = None
+    deviation: Positive | None = None
 
 
 @record

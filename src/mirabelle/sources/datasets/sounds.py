@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mirabelle.errors import UserError
-from mirabelle.sources.datasets.folders import Kind, files_by_split, unread_files
+from mirabelle.sources.datasets.folders import Kind, files_by_split, ordered, unread_files
 from mirabelle.sources.datasets.splits import Split, as_task, completed
+from mirabelle.task.preprocessing.kaldi import RATE as KALDI_RATE
+from mirabelle.task.preprocessing.kaldi import Kaldi
 from mirabelle.task.preprocessing.sound import SUFFIXES, Array, Sound, read_wav
+from mirabelle.task.preprocessing.waveform import Waveform
 from mirabelle.task.task import Task
 
 if TYPE_CHECKING:
@@ -20,13 +24,17 @@ if TYPE_CHECKING:
 
 KIND = Kind("recording", "recordings", SUFFIXES)
 _LONGEST = 10.0  # most seconds of a recording by default
+_ROUNDING = 1e-3  # seconds, to which the length of the longest recording is rounded
 
 
 def task_of(folder: Path, settings: SoundFolder) -> Task:
     """The task of a folder of recordings; the errors are those of `SoundFolder`."""
-    files = files_by_split(folder, KIND) if settings.pattern is None else {"train": _by_name(folder, settings.pattern)}
+    if settings.pattern is None:
+        files = files_by_split(folder, KIND, settings.labels)
+    else:
+        files = {"train": ordered(_by_name(folder, settings.pattern), settings.labels, folder)}
     labels = tuple(files["train"])
-    rate = settings.rate
+    rate = settings.rate or (KALDI_RATE if settings.features == "kaldi" else None)
     recordings: dict[str, list[Array]] = {}
     for part, classes in files.items():
         recordings[part] = []
@@ -35,30 +43,52 @@ def task_of(folder: Path, settings: SoundFolder) -> Task:
             rate = rate or own
             if own != rate:
                 message = f"{path} has a sampling rate of {own} Hz, the other recordings of {rate} Hz"
+                if settings.rate or settings.features == "kaldi":
+                    message = f"{path} has a sampling rate of {own} Hz, not {rate} Hz"
                 raise UserError("E131", message, f"resample it to {rate} Hz")
             recordings[part].append(samples)
     assert rate is not None, "every class has a recording"
     longest = max(len(samples) for samples in recordings["train"]) / rate
-    sound = Sound(
-        rate=rate,
-        seconds=settings.seconds or round(min(longest, _LONGEST), 3),
-        mels=settings.mels,
-        window=settings.window,
-        hop=settings.hop,
-    )
+    sound = _preprocessing(settings, rate, settings.seconds or round(min(longest, _LONGEST), 3))
     raw: dict[str, Split] = {}
     for part, classes in files.items():
-        features = np.stack([sound.logarithms(samples) for samples in recordings[part]])
+        features = np.stack([sound.features(samples) for samples in recordings[part]])
         raw[part] = (features, np.repeat(np.arange(len(classes)), [len(paths) for paths in classes.values()]))
     raw = completed(raw, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
-    train = raw["train"][0].astype(np.float64)
-    scaled = dataclasses.replace(sound, mean=(float(train.mean()),), deviation=(float(train.std()) or 1.0,))
-    cut = sum(len(samples) > round(sound.seconds * rate) for own in recordings.values() for samples in own)
-    count = sum(len(own) for own in recordings.values())
-    notes = [f"{cut:,} of {count:,} recordings are longer than {sound.seconds:g} s, of which the rest is left out (`seconds`)."]
+    if isinstance(sound, Sound):
+        train = raw["train"][0].astype(np.float64)
+        sound = dataclasses.replace(sound, mean=(float(train.mean()),), deviation=(float(train.std()) or 1.0,))
     read = [path for classes in files.values() for paths in classes.values() for path in paths]
-    unread = unread_files(folder, read, KIND)
-    return as_task(raw, labels, folder.resolve().name, scaled, settings).replace(notes=(*unread, *(notes if cut else [])))
+    notes = (*unread_files(folder, read, KIND), *_notes(sound, [len(one) / rate for own in recordings.values() for one in own]))
+    return as_task(raw, labels, folder.resolve().name, sound, settings).replace(notes=notes)
+
+
+def _preprocessing(settings: SoundFolder, rate: int, seconds: float) -> Sound | Waveform | Kaldi:
+    if settings.features == "waveform":
+        return Waveform(sampling_rate=rate, seconds=seconds, normalize=settings.normalize)
+    if settings.features == "kaldi":
+        mean, deviation = (() if value is None else (value,) for value in (settings.mean, settings.deviation))
+        return Kaldi(frames=settings.frames, mels=settings.mels, mean=mean, deviation=deviation)
+    return Sound(rate=rate, seconds=seconds, mels=settings.mels, window=settings.window, hop=settings.hop)
+
+
+def _notes(sound: Sound | Waveform | Kaldi, seconds: Sequence[float]) -> list[str]:
+    """What is left out of recordings of these lengths, and what is padded with zeros."""
+    cut, short = (sum(which(one - sound.seconds) for one in seconds) for which in (_is_longer, lambda gap: _is_longer(-gap)))
+    told, count = [], len(seconds)
+    if cut:
+        rest = "of which the rest is left out" + ("" if isinstance(sound, Kaldi) else " (`seconds`)")
+        told.append(f"{cut:,} of {count:,} recordings are longer than {sound.seconds:g} s, {rest}.")
+    if short and isinstance(sound, Waveform) and sound.normalize == "recording":
+        told.append(
+            f"{short:,} of {count:,} recordings are shorter than {sound.seconds:g} s; the model sees the zeros behind them."
+        )
+    return told
+
+
+def _is_longer(gap: float) -> bool:
+    """Whether a difference of seconds is more than a rounding."""
+    return gap > _ROUNDING
 
 
 def _by_name(folder: Path, pattern: str) -> dict[str, list[Path]]:

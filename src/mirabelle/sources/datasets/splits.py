@@ -16,8 +16,10 @@ from mirabelle.task.batch import Samples
 from mirabelle.task.loss import CrossEntropy, Loss, balanced
 from mirabelle.task.outputs import DEFAULTS, Form, form_of_targets
 from mirabelle.task.preprocessing.image import Image
+from mirabelle.task.preprocessing.kaldi import Kaldi
 from mirabelle.task.preprocessing.sound import Sound
 from mirabelle.task.preprocessing.table import Table
+from mirabelle.task.preprocessing.waveform import Waveform
 from mirabelle.task.task import Task
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def as_task(
     splits: Mapping[str, Split],
     labels: tuple[str, ...],
     name: str,
-    preprocessing: Image | Sound | Table | None,
+    preprocessing: Image | Sound | Waveform | Kaldi | Table | None,
     settings: Divided,
     *,
     loss: Loss | None = None,

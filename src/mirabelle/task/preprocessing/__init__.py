@@ -5,10 +5,24 @@ Training and prediction call the same code, so that an image gives the same bits
 
 from mirabelle.task.preprocessing.characters import Characters
 from mirabelle.task.preprocessing.image import Image
+from mirabelle.task.preprocessing.kaldi import Kaldi
 from mirabelle.task.preprocessing.raw_inputs import Preprocessing
 from mirabelle.task.preprocessing.sound import Sound, wav_samples
 from mirabelle.task.preprocessing.stored import from_json, to_json
 from mirabelle.task.preprocessing.table import Table
 from mirabelle.task.preprocessing.text import Text
+from mirabelle.task.preprocessing.waveform import Waveform
 
-__all__ = ["Characters", "Image", "Preprocessing", "Sound", "Table", "Text", "from_json", "to_json", "wav_samples"]
+__all__ = [
+    "Characters",
+    "Image",
+    "Kaldi",
+    "Preprocessing",
+    "Sound",
+    "Table",
+    "Text",
+    "Waveform",
+    "from_json",
+    "to_json",
+    "wav_samples",
+]

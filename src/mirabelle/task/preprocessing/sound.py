@@ -111,14 +111,14 @@ class Sound(Preprocessing):
         Raises:
             UserError: E130 if the file is missing, E131 if it is no .wav file, or has another sampling rate.
         """
-        return self.scaled(self.logarithms(wav_samples(path, self.rate)))
+        return self.scaled(self.features(wav_samples(path, self.rate)))
 
     def scaled(self, values: Array) -> Array:
         """Logarithms (..., mels, frames), standardized to model inputs."""
         scaled: Array = (values - np.float32(self.mean[0])) / np.float32(self.deviation[0])
         return scaled
 
-    def logarithms(self, samples: Array) -> Array:
+    def features(self, samples: Array) -> Array:
         """The log-mel spectrogram of a recording before standardization, (1, mels, frames).
 
         Args:

@@ -9,12 +9,14 @@ from mirabelle import records
 from mirabelle.errors import UserError
 from mirabelle.task.preprocessing.characters import Characters
 from mirabelle.task.preprocessing.image import Image
+from mirabelle.task.preprocessing.kaldi import Kaldi
 from mirabelle.task.preprocessing.raw_inputs import Preprocessing
 from mirabelle.task.preprocessing.sound import Sound
 from mirabelle.task.preprocessing.table import Table
 from mirabelle.task.preprocessing.text import Text
+from mirabelle.task.preprocessing.waveform import Waveform
 
-KINDS: tuple[type[Preprocessing], ...] = (Image, Sound, Table, Text, Characters)
+KINDS: tuple[type[Preprocessing], ...] = (Image, Sound, Waveform, Kaldi, Table, Text, Characters)
 FILE_CONTENTS: Mapping[str, str] = {
     suffix: kind.file_content for kind in KINDS if kind.file_content for suffix in kind.suffixes
 }  # content of a file by its suffix

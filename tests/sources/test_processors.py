@@ -1,0 +1,76 @@
+"""Image processors and feature extractors of transformers as settings of data."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from mirabelle.errors import UserError
+from mirabelle.sources.models.processors import image_arguments, sound_arguments
+from mirabelle.task.preprocessing import Image
+
+if importlib.util.find_spec("transformers") is None:
+    pytest.skip("transformers is not installed", allow_module_level=True)
+import transformers
+
+
+def saved(folder: Path, kind: str, **settings: Any) -> Any:
+    processor = getattr(transformers, kind)(**settings)
+    processor.save_pretrained(folder)
+    return processor
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("ViTImageProcessor", {"size": {"height": 20, "width": 24}}),
+        ("CLIPImageProcessor", {"size": {"shortest_edge": 24}, "crop_size": {"height": 20, "width": 20}}),
+        ("DeiTImageProcessor", {"size": {"height": 30, "width": 30}, "crop_size": {"height": 20, "width": 20}}),
+        ("ConvNextImageProcessor", {"size": {"shortest_edge": 24}}),
+        ("ConvNextImageProcessor", {"size": {"shortest_edge": 384}}),
+        ("SegformerImageProcessor", {"size": {"height": 20, "width": 20}, "do_reduce_labels": True}),
+        ("ViTImageProcessor", {"size": {"height": 20, "width": 20}, "do_normalize": False, "rescale_factor": 1 / 127.5}),
+    ],
+)
+def test_settings_make_the_inputs_that_a_processor_makes(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    processor = saved(tmp_path / "model", kind, **settings)
+    found = image_arguments(tmp_path / "model")
+    assert found.pop("reduce_labels", False) == settings.get("do_reduce_labels", False)
+    image = Image(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+    for k, size in enumerate(((50, 31), (31, 50), (20, 20), (400, 700))):
+        pixels = np.random.default_rng(k).integers(0, 256, (*size, 3), np.uint8)
+        picture = PIL.Image.fromarray(pixels)
+        picture.save(tmp_path / "a.png")
+        due = processor(picture, return_tensors="np")["pixel_values"][0]
+        np.testing.assert_allclose(image(tmp_path / "a.png"), due, atol=1e-5)
+
+
+def test_a_detector_gets_images_of_one_size(tmp_path: Path) -> None:
+    saved(tmp_path / "model", "DetrImageProcessor", size={"shortest_edge": 32, "longest_edge": 64})
+    assert image_arguments(tmp_path / "model")["size"] == [32, 32]
+
+
+def test_what_no_settings_say_is_refused_in_one_line(tmp_path: Path) -> None:
+    saved(tmp_path / "model", "DonutImageProcessor")
+    with pytest.raises(UserError, match="does cannot be said by settings of images") as caught:
+        image_arguments(tmp_path / "model")
+    assert caught.value.code == "E121"
+    assert "\n" not in caught.value.message
+    saved(tmp_path / "whisper", "WhisperFeatureExtractor")
+    with pytest.raises(UserError, match="is a WhisperFeatureExtractor, which the settings of recordings cannot say"):
+        sound_arguments(tmp_path / "whisper")
+    with pytest.raises(UserError, match="cannot be read"):
+        image_arguments(tmp_path / "nowhere")
+
+
+def test_extractors_of_sounds(tmp_path: Path) -> None:
+    saved(tmp_path / "one", "Wav2Vec2FeatureExtractor", return_attention_mask=True)
+    assert sound_arguments(tmp_path / "one") == {"features": "waveform", "rate": 16_000, "normalize": "recording"}
+    saved(tmp_path / "two", "ASTFeatureExtractor", max_length=48, num_mel_bins=32, mean=1.0, std=2.0)
+    due = {"features": "kaldi", "rate": 16_000, "mels": 32, "frames": 48, "mean": 1.0, "deviation": 4.0}
+    assert sound_arguments(tmp_path / "two") == due
