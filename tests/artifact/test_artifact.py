@@ -12,12 +12,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from mirabelle import Run, Task, load, pack, prune, quantize, save, unpack
 from mirabelle.artifact.codecs.varint import write_varints
 from mirabelle.artifact.mira import MAGIC, VERSION
+from mirabelle.artifact.reading import onnx_of
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
 from mirabelle.model.state import fingerprint
@@ -162,6 +163,34 @@ def test_the_reader_says_how_much_may_come_out(packed: bytes) -> None:
     assert len(unpack(packed, most_bytes=size)) == size
     with pytest.raises(UserError, match="above the limit"):
         unpack(packed, most_bytes=size - 1)
+
+
+def test_a_file_that_unpacks_to_much_more_needs_free_memory(packed: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = len(unpack(packed))
+    monkeypatch.setattr("mirabelle.artifact.mira._USUAL_BYTES", 10)
+    monkeypatch.setattr("mirabelle.artifact.mira._USUAL_TIMES", 1)
+    monkeypatch.setattr("mirabelle.artifact.mira.usable_memory", lambda: 4.0 * size)
+    assert len(unpack(packed)) == size
+    monkeypatch.setattr("mirabelle.artifact.mira.usable_memory", lambda: 4.0 * (size - 1))
+    with pytest.raises(UserError, match=rf"E203.*unpacks to {size:,} bytes, .* limit of {size - 1:,}"):
+        unpack(packed)
+
+
+@pytest.mark.slow
+def test_what_is_packed_is_read_also_beyond_256_mib(tmp_path: Path) -> None:
+    """A sparse model that packs to less than a 64th of its bytes."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 9000]) for name in "xy")
+    weight = np.zeros((9000, 9000), np.float32)
+    weight[0, 0] = 1
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [numpy_helper.from_array(weight, "w")]
+    )
+    onnx = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString(deterministic=True)
+    data = pack(onnx)
+    assert len(onnx) > 1 << 28
+    assert len(data) * 64 < 1 << 28
+    (tmp_path / "m.mira").write_bytes(data)
+    assert onnx_of(tmp_path / "m.mira") == onnx
 
 
 def test_a_length_that_memory_could_not_hold_is_refused_before_it_is_taken() -> None:

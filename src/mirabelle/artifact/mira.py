@@ -26,11 +26,13 @@ from mirabelle.artifact.codecs.codec import CODECS
 from mirabelle.artifact.codecs.deflate import deflate, inflate
 from mirabelle.artifact.codecs.varint import Reader, write_varints
 from mirabelle.errors import UserError
+from mirabelle.run.machine import usable_memory
 
 MAGIC, VERSION = b"MIRA", 0
 _DIGEST = 16
 _MOST_BYTES = 1 << 31  # size limit of a protobuf message, and so of an ONNX model
-_USUAL_BYTES, _USUAL_TIMES = 1 << 28, 64  # default limit of the unpacked size: bytes, or multiple of the packed size
+_USUAL_BYTES, _USUAL_TIMES = 1 << 28, 64  # always unpacked: so many bytes, or multiples of the packed size
+_COPIES = 4  # of the unpacked model that fit into memory while a larger file is unpacked
 # Types of less than 8 bits: ONNX stores several values in a byte, and these bytes are coded.
 _BITS = {
     getattr(TensorProto, name): bits
@@ -98,12 +100,12 @@ def unpack(packed: bytes, most_bytes: int | None = None) -> bytes:
 
     Args:
         packed: content of a .mira file.
-        most_bytes: limit of the unpacked size, as a protection against decompression bombs; by default 256 MiB or 64 times the
-            packed size, whichever is larger.
+        most_bytes: limit of the unpacked size, as a protection against decompression bombs; by default 256 MiB, 64 times the
+            packed size, or a quarter of the memory that is free, whichever is largest.
 
     Raises:
-        UserError: E143 if this is not a .mira file, E142 if its version is newer, E141 if it is damaged or inconsistent, E106
-            if the module of a user's own codec is not imported.
+        UserError: E143 if this is not a .mira file, E142 if its version is newer, E141 if it is damaged or inconsistent, E203
+            if it unpacks to more than the limit, E106 if the module of a user's own codec is not imported.
     """
     head = len(MAGIC) + 1 + _DIGEST
     if packed[: len(MAGIC)] != MAGIC:
@@ -116,9 +118,9 @@ def unpack(packed: bytes, most_bytes: int | None = None) -> bytes:
     if hashlib.blake2b(content, digest_size=_DIGEST).digest() != packed[len(MAGIC) + 1 : head]:
         raise UserError("E141", "the file is damaged: its digest does not match its content", "fetch it again")
     if most_bytes is None:
-        most_bytes = max(_USUAL_BYTES, _USUAL_TIMES * len(packed))
+        most_bytes = int(max(_USUAL_BYTES, _USUAL_TIMES * len(packed), min(usable_memory() / _COPIES, _MOST_BYTES)))
     try:
-        return _decoded(content, min(most_bytes, _MOST_BYTES))
+        return _decoded(content, most_bytes)
     except ValueError as error:
         raise UserError("E141", f"the file is inconsistent: {error}", "fetch it again") from error
 
@@ -126,10 +128,11 @@ def unpack(packed: bytes, most_bytes: int | None = None) -> bytes:
 def _decoded(content: bytes, most_bytes: int) -> bytes:
     reader = Reader(content)
     onnx_length, skeleton_length, small_length = reader.varint(), reader.varint(), reader.varint()
-    if not skeleton_length <= onnx_length <= most_bytes:
-        raise ValueError(
-            f"its header gives {onnx_length} bytes of ONNX with a graph of {skeleton_length}: impossible, or above the limit"
-        )
+    if not skeleton_length <= onnx_length < _MOST_BYTES:
+        raise ValueError(f"its header gives {onnx_length} bytes of ONNX with a graph of {skeleton_length}, which is impossible")
+    if onnx_length > most_bytes:
+        message = f"the file unpacks to {onnx_length:,} bytes, which is above the limit of {most_bytes:,}"
+        raise UserError("E203", message, "free memory, or set most_bytes of mirabelle.unpack if you trust the file")
     model = ModelProto()
     try:
         model.ParseFromString(inflate(reader.take(small_length), skeleton_length, _DICTIONARY))

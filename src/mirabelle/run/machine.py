@@ -182,6 +182,13 @@ def _gigabytes(count: float | None) -> str:
     return f"{(count or 0) / 1e9:.1f} GB"
 
 
+def usable_memory() -> float:
+    """Bytes of memory that are free now, within the limit of the container; infinite if the system reports neither."""
+    psutil: Any = _or_none(lambda: importlib.import_module("psutil"))
+    known = [_or_none(lambda: psutil.virtual_memory().available), container_limits()[1]]
+    return min((float(count) for count in known if count is not None), default=float("inf"))
+
+
 def _usable_memory(machine: Machine) -> float:
     known = [count for count in (machine.available_bytes, machine.memory_limit_bytes) if count is not None]
     return min(known, default=float("inf"))
