@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from mirabelle import UserError, unpack
+from mirabelle import UserError, load, unpack
 from mirabelle.cli import main
 from mirabelle.job.reopening import model_of_run
 from mirabelle.recipe.file import read_recipe
@@ -160,6 +161,18 @@ def test_a_run_with_members_of_a_users_own_is_verified_and_gone_on_with(
     assert (finished / "run" / "model.safetensors").read_bytes() == before
     task = read_recipe(finished / "run" / "recipe.toml").build_task(None)
     assert call(model_of_run(finished / "run", trust=True), task.test.first(3).inputs).shape == (3, 10)
+
+
+def test_a_folder_that_is_trusted_brings_its_classes(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = sys.modules["mirabelle_user_mine"]
+    monkeypatch.delitem(sys.modules, "mirabelle_user_mine")
+    folder = shutil.copytree(finished / "run", tmp_path / "run")
+    with pytest.raises(UserError, match="E106"):
+        load(mine.net, folder)
+    with pytest.raises(UserError, match="E120"):
+        load(mine.net, folder, trust=True)
+    shutil.copy(finished / "mine.py", folder)
+    assert type(load(mine.net, folder, trust=True)[1]).__qualname__ == "LowRank"
 
 
 ELSEWHERE = """

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import Architecture, architecture_of, replayed
 from mirabelle.model.state import load_tensors, tensors_of_module
+from mirabelle.records.functions import object_from
 from mirabelle.run import files
 from mirabelle.sources.models.by_name import in_torch
 
@@ -36,22 +37,24 @@ def save(model: nn.Module, folder: str | Path) -> None:
     files.write_json(folder / _RECORD, {**architecture_of(model).to_data(), _PINNED: pinned})
 
 
-def load(factory: Callable[[], nn.Module] | nn.Module, folder: str | Path) -> nn.Module:
+def load(factory: Callable[[], nn.Module] | nn.Module, folder: str | Path, *, trust: bool = False) -> nn.Module:
     """Load a model that `save` or a run wrote.
 
-    The edits of `architecture.json` are replayed on the dense module, then the tensors are loaded.
+    The edits of `architecture.json` are replayed on the dense module, then the tensors are loaded. Both files are data: a
+    user-defined class that they name is looked up among the modules that are already imported.
 
     Args:
         factory: returns the dense module from which the compressed model was made (for a distilled student: the student before
             its training); or such a module itself, which is copied.
         folder: contains `model.safetensors` and `architecture.json`.
+        trust: the folder is trusted like a program: classes that it names are imported, from packages or Python files in it.
 
     Returns:
         The module in eval mode.
 
     Raises:
         UserError: E130 if a file is missing; E140 if the files do not fit the module; E141 if they are damaged; E142 if they
-            were written by a newer version; E106 for a user-defined class whose module is not imported.
+            were written by a newer version; E106 for a user-defined class whose module is not imported; E120 if it cannot be.
 
     Example:
         >>> import tempfile, torch
@@ -60,7 +63,17 @@ def load(factory: Callable[[], nn.Module] | nn.Module, folder: str | Path) -> nn
         >>> torch.equal(load(lambda: torch.nn.Linear(2, 1), folder).weight, dense.weight)
         True
     """
+    if trust:
+        _import_classes(Path(folder))
     return load_with_digest(factory, folder)[0]
+
+
+def _import_classes(folder: Path) -> None:
+    """Import the user-defined classes that the edits in a folder name."""
+    edits = _read(folder)[0].get("edits", [])
+    for name in {edit.get(key) for edit in edits for key in ("edit", "use")}:
+        if isinstance(name, str) and ":" in name:
+            object_from(name, folder)
 
 
 def load_with_digest(factory: Callable[[], nn.Module] | nn.Module, folder: str | Path) -> tuple[nn.Module, str | None]:

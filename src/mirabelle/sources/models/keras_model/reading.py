@@ -13,19 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from mirabelle.errors import UserError, first_line
+from mirabelle.sources.models.keras_model.contents import CONFIG, OWN_FUNCTION, check_contents
 from mirabelle.sources.models.keras_model.library import library
 
-_CONFIG = "config.json"  # inside a .keras file
 _SUFFIXES = ("_initializer", "_regularizer", "_constraint")  # suffixes of arguments that a trained layer does not need
 _SAYS_NOTHING: dict[str, Any] = {"groups": 1, "time_major": False, "renorm": False, "virtual_batch_size": None}
 _UNKNOWN_ARGUMENT = re.compile(r"Unrecognized keyword arguments passed to (\w+): (\{.*\})", re.DOTALL)
-_OWN_FUNCTION = 'write a function that returns the Keras model, and give its name: from = "./file.py:function"'
 # Pattern of Keras' message -> what is wrong, and what can be done.
 _REFUSALS: tuple[tuple[str, str, str], ...] = (
     (
         r"Unknown layer: '?([\w>]+)|Could not locate class '([\w>]+)'",
         '"{0}" is not a class of Keras, and the file does not contain the code of a class',
-        f"{_OWN_FUNCTION}; files with Keras' own classes can be read directly",
+        f"{OWN_FUNCTION}; files with Keras' own classes can be read directly",
     ),
     (
         _UNKNOWN_ARGUMENT.pattern,
@@ -35,9 +34,9 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
     (
         r"(Lambda)` layer|a Python (lambda)|activation function identifier: \{'(value)'",
         "it contains a lambda, which is code and is not run",
-        f"use a Keras layer instead of it, or {_OWN_FUNCTION}",
+        f"use a Keras layer instead of it, or {OWN_FUNCTION}",
     ),
-    (r"No (model config) found", "it contains only weights, without the layers", f"save the whole model, or {_OWN_FUNCTION}"),
+    (r"No (model config) found", "it contains only weights, without the layers", f"save the whole model, or {OWN_FUNCTION}"),
     (r"(file signature not found|accessible `.keras` zip)", "it is not a Keras file, or it is damaged", "fetch it again"),
 )
 
@@ -58,6 +57,7 @@ def model_in(path: Path) -> Any:
     keras = library()
     if not path.is_file():
         raise UserError("E130", f"no model at {path}", "check the path")
+    check_contents(path)
     with tempfile.TemporaryDirectory() as folder:
         place, known = path, dict[str, set[str]]()
         while True:
@@ -95,7 +95,7 @@ def _without(path: Path, known: Mapping[str, set[str]], folder: Path) -> Path:
         with zipfile.ZipFile(path) as before, zipfile.ZipFile(place, "w") as after:
             for name in before.namelist():
                 data = before.read(name)
-                after.writestr(name, json.dumps(_stripped(json.loads(data), known)) if name == _CONFIG else data)
+                after.writestr(name, json.dumps(_stripped(json.loads(data), known)) if name == CONFIG else data)
         return place
     import h5py
 
