@@ -12,6 +12,7 @@ import click
 
 from mirabelle import __version__
 from mirabelle.cli import failures
+from mirabelle.cli.messages import own_lines_only
 from mirabelle.cli.options import COMMON_OPTIONS
 from mirabelle.cli.signals import SignalHandler, interruption_behind
 from mirabelle.errors import UserError, did_you_mean
@@ -95,15 +96,17 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command, print any error on standard error, and return the exit status."""
+    verbose = bool({"-v", "--verbose"} & set(arguments))
     try:
-        outcome: Any = mirabelle.main(list(arguments), prog_name="mirabelle", standalone_mode=False)
+        with own_lines_only(verbose=verbose):
+            outcome: Any = mirabelle.main(list(arguments), prog_name="mirabelle", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Exit as done:
         return done.exit_code
     except BaseException as error:  # noqa: BLE001 (each kind gets its own message)
         if isinstance(error, SystemExit) and _COMPLETION in os.environ:  # click has answered a shell's request for completion
             return failures.DONE
-        return failures.report_failure(interruption_behind(error), verbose=bool({"-v", "--verbose"} & set(arguments)))
+        return failures.report_failure(interruption_behind(error), verbose=verbose)
     return outcome if isinstance(outcome, int) else 0
 
 
