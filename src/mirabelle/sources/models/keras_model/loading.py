@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mirabelle.errors import UserError
 from mirabelle.numerics.draws import generator_from
+from mirabelle.sources.models.keras_model.compiling import compilation_in
 from mirabelle.sources.models.keras_model.module import KerasModule
 from mirabelle.sources.models.keras_model.reading import model_in
 from mirabelle.sources.models.keras_model.writing import KerasFile
@@ -32,7 +33,7 @@ def module_from_keras(source: Path | Any) -> KerasFile:
         UserError: E160 if Keras is not installed, E130 if the file does not exist, E141 if Keras cannot read it, E121 if the
             model has no graph of layers, or if the outputs of the module and of Keras differ.
     """
-    module = KerasFile(model_in(source) if isinstance(source, Path) else source)
+    module = KerasFile(model_in(source), compilation_in(source)) if isinstance(source, Path) else KerasFile(source)
     _check_equal(module)
     return module
 

@@ -43,6 +43,7 @@ class Graph:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.function = getattr(model, "_functional", None) or model
+        self.compilation: dict[str, Any] | None = None  # how a compressed model is compiled when it is saved
         self.twins: dict[str, Any] = {}  # channels-first versions of layers without weights
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError, first_line
 from mirabelle.numerics.arrays import to_numpy
+from mirabelle.sources.models.keras_model.compiling import Compilation, compilation_of, compile_like, save_portable
 from mirabelle.sources.models.keras_model.converting import Tensors
 from mirabelle.sources.models.keras_model.layers import BY_KERAS, CONVERTERS
 from mirabelle.sources.models.keras_model.library import library
@@ -18,11 +20,25 @@ from mirabelle.sources.models.native import plain_tensors
 
 
 class KerasFile(KerasModule):
-    """A PyTorch module from a Keras model that can be saved as a `.keras` file again."""
+    """A PyTorch module from a Keras model that can be saved as a `.keras` file again.
+
+    Args:
+        model: a built Keras model.
+        compilation: how the model in its file was compiled; by default as the given model was.
+    """
+
+    def __init__(self, model: Any, compilation: Compilation | None = None) -> None:
+        super().__init__(model)
+        self.graph.compilation = compilation or compilation_of(model)
 
     def write_back(self, model: nn.Module, folder: Path) -> str:
-        """Save the compressed model as `model.keras`, which Keras can load with any backend."""
-        keras_model_of(self, model).save(folder / "model.keras")
+        """Save the compressed model as `model.keras`, which Keras can load with any backend.
+
+        It is compiled as the original was, if by an optimizer, a loss and metrics of Keras itself.
+        """
+        made = keras_model_of(self, model)
+        compile_like(made, self.graph.compilation)
+        save_portable(made, folder / "model.keras")
         return "model.keras"
 
 
@@ -64,7 +80,8 @@ def _rebuilt(dense: KerasModule, tensors: Tensors, prefix: str) -> Any:
         return type(layer).from_config(config)
 
     try:
-        made = library().models.clone_model(dense.graph.model, clone_function=copy)
+        with patch.object(dense.graph.model, "compiled", new=False):  # Keras would compile the copy, by code that may fail
+            made = library().models.clone_model(dense.graph.model, clone_function=copy)
     except (ValueError, TypeError) as error:
         message = f"the new widths do not fit the Keras model: {first_line(error)}"
         raise UserError("E121", message, "exclude the layers in this message from pruning") from error
