@@ -9,9 +9,11 @@ from pathlib import Path
 
 import click
 
+from mirabelle.cli import table_recipe
 from mirabelle.cli.options import json_option
 from mirabelle.errors import UserError, gathered, raise_all
 
+_MODEL = "mirabelle.sources.zoo:digits_cnn"
 _FOLDER = Path(__file__).parent
 START = _FOLDER / "start.toml"
 SCHEMA = _FOLDER.parent / "recipe" / "recipe.schema.json"
@@ -37,8 +39,7 @@ weights = WEIGHTS"""
 @click.command("init", short_help="Print a commented recipe for your model and data.")
 @click.option(
     "--model",
-    default="mirabelle.sources.zoo:digits_cnn",
-    show_default=True,
+    show_default="mirabelle.sources.zoo:digits_cnn, for a table mirabelle.sources.zoo:table_mlp",
     help='A function that returns the model ("./file.py:function" or "package.module:function"), an .onnx, .keras or .h5 file, '
     "or a folder saved by transformers.",
 )
@@ -52,7 +53,7 @@ weights = WEIGHTS"""
 @click.option("--weights", help="Load trained weights of the model from this .safetensors file.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of recipes, for use in an editor, instead.")
 @json_option
-def command(*, model: str, data: str, weights: str | None, schema: bool, as_json: bool) -> int:
+def command(*, model: str | None, data: str, weights: str | None, schema: bool, as_json: bool) -> int:
     """Print a commented recipe for a model and data set; it can be run without changes.
 
     \b
@@ -64,8 +65,11 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
         return 0
     from mirabelle.sources.checks import check_data, check_model, check_weights
     from mirabelle.sources.first_arguments import text_arguments
-    from mirabelle.sources.names import HUBS, TEXTS, is_trained, names_model_folder
+    from mirabelle.sources.names import HUBS, TABLES, TEXTS, is_trained, names_function, names_model_folder
 
+    table = data.lower().endswith(TABLES) and not names_function(data)
+    proposed = model is None
+    model = model or (table_recipe.MODEL if table else _MODEL)
     mistakes: list[UserError] = []
     with gathered(mistakes):
         check_model(model, Path())
@@ -80,11 +84,14 @@ def command(*, model: str, data: str, weights: str | None, schema: bool, as_json
         trained = _TRAINED_ALREADY
     read = text_arguments(model, data)
     keywords = _HEADED if names_model_folder(model) or model.startswith(HUBS) else _KEYWORDS
+    arguments = _arguments(read) if read is not None else _READ_TEXTS if data.lower().endswith(TEXTS) else _READ
+    if table and not is_trained(model):
+        keywords, arguments = table_recipe.lines_of_table(data, proposed=proposed)
     values = {
         "MODEL": json.dumps(model),
         "DATA": json.dumps(data),
         "BASELINE": trained,
-        "ARGUMENTS": _arguments(read) if read is not None else _READ_TEXTS if data.lower().endswith(TEXTS) else _READ,
+        "ARGUMENTS": arguments,
         "KEYWORDS": keywords,
         "QUANTIZE": _QUANTIZE_STATIC if read is None else _QUANTIZE_DYNAMIC,
     }

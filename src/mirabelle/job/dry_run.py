@@ -33,6 +33,8 @@ from mirabelle.task.class_targets import check_one_hot
 from mirabelle.task.goal import Goal
 from mirabelle.task.loss import cross_entropy
 from mirabelle.task.outputs import Form
+from mirabelle.task.preprocessing.raw_inputs import Preprocessing
+from mirabelle.task.preprocessing.table import Table
 from mirabelle.task.preprocessing.text import TOKENIZER, vocabulary_of
 from mirabelle.task.task import Task
 from mirabelle.training import Training, default_objective, outputs_of, with_replaced_model_as_teacher
@@ -107,7 +109,7 @@ def try_one_batch(model: nn.Module, task: Task, name: str = "model") -> Outputs:
 def _tried(model: nn.Module, task: Task) -> Outputs:
     _check_tokens(model, task)
     batch = task.example()
-    outputs = _outputs(model, batch)
+    outputs = _outputs(model, batch, task.preprocessing)
     if isinstance(outputs, tuple) and task.outputs.takes_one_output:
         remedy = "wrap it so that it returns its scores, or name a loss and a metric that take a tuple of outputs"
         raise UserError("E121", "the model returns a tuple, not a tensor, and the loss takes one output", remedy)
@@ -228,7 +230,7 @@ def _train_mode(model: nn.Module, batch: Batch) -> None:
         raise UserError("E121", message.splitlines()[0], remedy, path=("train",)) from error
 
 
-def _outputs(model: nn.Module, batch: Batch) -> Outputs:
+def _outputs(model: nn.Module, batch: Batch, preprocessing: Preprocessing | None = None) -> Outputs:
     given = ", ".join(f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors_of(batch.inputs))
     if isinstance(model, (HuggingFaceModel, OnnxModule)):
         model.check(batch.inputs)
@@ -238,6 +240,9 @@ def _outputs(model: nn.Module, batch: Batch) -> Outputs:
     except Exception as error:
         if is_out_of_memory(error):
             raise
+        if isinstance(preprocessing, Table) and "shapes cannot be multiplied" in str(error):
+            message = f"the model does not take the {preprocessing.shape[0]} features of each row of the table"
+            raise UserError("E121", message, f"give it this width. {preprocessing.sentence}") from error
         message = f"the model fails on inputs of {given}: {error}"
         remedy = "check that shapes and dtypes fit the model; [task] arguments determine how data are read from files"
         if _runs(model, map_tensors(batch.inputs, Tensor.float)):

@@ -12,6 +12,7 @@ from mirabelle.model.state import in_eval_mode
 from mirabelle.sources.models.huggingface import HuggingFaceModel
 from mirabelle.sources.models.onnx_graph import OnnxModule
 from mirabelle.task.batch import call, tensors_of
+from mirabelle.task.preprocessing.table import Table
 from mirabelle.task.task import Task
 from mirabelle.task.unusual_inputs import unusual_inputs
 from mirabelle.task.unusual_targets import unusual_targets
@@ -48,7 +49,18 @@ def notes_of(plan: JobPlan) -> tuple[str, ...]:
         if isinstance(model, OnnxModule) and model.compared_at
     ]
     mixed = [_MIXED.format(what) for what, model in models.items() if model is not None and mixes_samples(model, plan.task)]
-    return (*plan.task.notes, *unusual_inputs(plan.task), *unusual_targets(plan.task), *untrained, *unused, *compared, *mixed)
+    table = plan.task.preprocessing
+    widths = [table.sentence] if isinstance(table, Table) and table.features != table.columns else []
+    return (
+        *widths,
+        *plan.task.notes,
+        *unusual_inputs(plan.task),
+        *unusual_targets(plan.task),
+        *untrained,
+        *unused,
+        *compared,
+        *mixed,
+    )
 
 
 def mixes_samples(model: nn.Module, task: Task) -> bool:

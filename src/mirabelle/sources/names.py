@@ -10,11 +10,12 @@ from mirabelle.errors import UserError
 BUILT_IN = ("cifar10", "digits", "mnist")
 FOLDER = "data:"  # prefix of a path in the folder of data sets
 LINES = (".label", ".train", ".test")  # text files whose lines are parsed by a regular expression; TREC uses these suffixes
+TABLES = (".csv", ".data", ".parquet")
 QUESTIONS = ".json"
 TEXTS = (".tsv", ".jsonl", QUESTIONS, *LINES)
 TAGGED = (".conll", ".conllu", ".bio", ".iob", ".iob2")  # one word and its tag on each line
 CORPUS = ".txt"
-FILES = (".csv", ".data", ".npz", ".parquet", *TEXTS, *TAGGED, CORPUS)
+FILES = (*TABLES, ".npz", *TEXTS, *TAGGED, CORPUS)
 PACKAGE = "package:"  # prefix of a model path inside an installed Python package
 HUBS = ("hf:", "ms:")  # prefixes of names on the Hugging Face Hub and on ModelScope
 ONNX = ".onnx"

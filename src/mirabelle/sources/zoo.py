@@ -10,6 +10,34 @@ from torch import Tensor, nn
 from mirabelle.sources.datasets.rows import RowTransformer
 
 
+def table_mlp(features: int, outputs: int, hidden: int = 64, dropout: float = 0.1) -> nn.Sequential:
+    """A multilayer perceptron for the rows of a table: two hidden layers with ReLU and dropout.
+
+    Args:
+        features: number of inputs, (batch, features); `mirabelle init` and `mirabelle check` say how many a table gives.
+        outputs: number of outputs: one for each class, or one number.
+        hidden: units of the first hidden layer; the second has half of them.
+        dropout: fraction of hidden units that are set to 0 while it learns.
+
+    Example:
+        >>> import torch
+        >>> table_mlp(features=12, outputs=2)(torch.zeros(3, 12)).shape
+        torch.Size([3, 2])
+    """
+    half = max(hidden // 2, 1)
+    return nn.Sequential(
+        OrderedDict(
+            fc1=nn.Linear(features, hidden),
+            relu1=nn.ReLU(),
+            drop1=nn.Dropout(dropout),
+            fc2=nn.Linear(hidden, half),
+            relu2=nn.ReLU(),
+            drop2=nn.Dropout(dropout),
+            fc3=nn.Linear(half, outputs),
+        )
+    )
+
+
 def lenet300(dropout: float = 0.0) -> nn.Sequential:
     """LeNet-300-100: a multilayer perceptron 784–300–100–10 with ReLU; 266,610 parameters, inputs (batch, 1, 28, 28).
 

@@ -40,6 +40,8 @@ def unusual_inputs(task: Task) -> list[str]:
     """
     which, data = ("training", task.train) if isinstance(task.train, Samples) else ("validation", task.validation)
     columns = task.preprocessing.features if isinstance(task.preprocessing, Table) else ()
+    quantities = set(task.preprocessing.quantities) if isinstance(task.preprocessing, Table) else set()
+    columns = tuple(name if name in quantities else "" for name in columns)
     named = dict(_named(data.inputs))
     parts = {
         name: part for name, part in named.items() if part.dtype != torch.bool and not any(mark in name for mark in _MARKS)
@@ -117,9 +119,11 @@ class _Look:
         if self.part.dim() != 2 or not self.part.is_floating_point():  # noqa: PLR2004 (samples, columns)
             return []
         single = self.low == self.high
+        judged = torch.tensor([bool(name) for name in columns] or [True])
         often = torch.zeros_like(single)
         if len(self.part) >= _LEAST_ROWS:
             often = (self.part == self.part.median(0).values).float().mean(0) >= _OFTEN
+        single, often = single & judged, often & judged
         count = int((single | often).sum())
         if not count or (self.part.shape[1] >= _SIGNAL and not columns and 2 * count < self.part.shape[1]):
             return []

@@ -113,6 +113,11 @@ class Table(Preprocessing):
         return tuple(feature for name in self.columns for feature in self.features_of(name))
 
     @property
+    def quantities(self) -> tuple[str, ...]:
+        """The features that are numbers and dates, unlike those of words and flags."""
+        return tuple(name for name in self.columns if name not in self.words and name not in self.codes)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one model input, (features,)."""
         return (len(self.features),)
