@@ -95,6 +95,8 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
         with _quiet(), operators_listed_once(), torch.no_grad():
             exported = _exported(model, args, dict(kwargs or {}))
             held = _held(model)
+    except UserError:
+        raise  # a model that says itself why it has no trace
     except Exception as error:
         message = f"the model cannot be traced by torch.export: {_reason(error)}"
         raise UserError("E121", message, "change its forward method, or use prune.Weights, which needs no trace") from error

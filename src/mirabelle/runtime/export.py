@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,8 @@ def _exported(
                 verbose=False,
             )
     except Exception as error:
+        if (told := _told_by_the_model(error)) is not None:
+            raise told from error
         raise UserError(
             "E121",
             f"torch.onnx cannot export the model: {reason(error)}",
@@ -104,6 +107,13 @@ def _exported(
         ) from error
     assert program is not None, "dynamo export returns a program"
     return program
+
+
+def _told_by_the_model(error: BaseException | None) -> UserError | None:
+    """The error with which a model says itself why it cannot be exported; torch wraps it in errors of its own."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
 
 
 def _fixed_batch(program: torch.onnx.ONNXProgram) -> str | None:
@@ -191,12 +201,12 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress torch's messages about missing packages and its own deprecations."""
+    """Suppress torch's messages about missing packages, its own deprecations, and the graph that a failed export prints."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

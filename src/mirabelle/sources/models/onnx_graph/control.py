@@ -32,6 +32,8 @@ def loop(node: Node, count: Value, condition: Value, *values: Value) -> list[Val
     if isinstance(count, Tensor):
         node.need_values("the number of steps")
     most = None if count is None else integers_of(count)[0]
+    if isinstance(most, torch.SymInt):
+        raise node.depends_on("the number of steps", "the number of samples")
     step, collected = 0, _Collected(len(body.outputs) - 1 - len(states))
     while (most is None or step < most) and (condition is None or _holds(node, condition, "the number of steps")):
         condition, *given = _run(body, {**around, **dict(zip(body.inputs, (integers(step), condition, *states), strict=True))})
@@ -111,9 +113,10 @@ def _named(node: Node, outer: tuple[Value, ...]) -> dict[str, Value]:
 
 
 def _holds(node: Node, condition: Value, what: str) -> bool:
-    if is_integers(condition):
-        return bool(condition.flat[0])
-    if condition.numel() != 1:
-        raise node.refuse("a condition for each sample")
-    node.need_values(what)
-    return bool(condition)
+    if not is_integers(condition):
+        if condition.numel() != 1:
+            raise node.refuse("a condition for each sample")
+        node.need_values(what)
+    elif isinstance(condition.flat[0], torch.SymBool):  # a trace assumes more than one sample, so it could be wrong for one
+        raise node.depends_on(what, "the number of samples")
+    return bool(condition.flat[0] if is_integers(condition) else condition)

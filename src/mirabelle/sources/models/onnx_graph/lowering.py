@@ -108,22 +108,18 @@ def _key(node: NodeProto) -> tuple[str, str]:
 
 @_rule("", "QLinearConv")
 def _quantized_convolution(nodes: _Nodes) -> None:
-    x = nodes.add("DequantizeLinear", *nodes.node.input[:3])
-    weight = nodes.add("DequantizeLinear", *nodes.node.input[3:6], axis=0)
-    bias = ""
-    if nodes.input(8):
-        scale = nodes.add("Mul", nodes.input(1), nodes.input(4))
-        bias = nodes.add("Mul", nodes.add("Cast", nodes.input(8), to=TensorProto.FLOAT), scale)
-    y = nodes.add("Conv", x, weight, bias, **nodes.attributes())
-    nodes.add("QuantizeLinear", y, *nodes.node.input[6:8], into=nodes.node.output[0])
+    x, weight = _centered(nodes, 0, 2), nodes.add("DequantizeLinear", *nodes.node.input[3:6], axis=0)
+    y = nodes.add("Conv", x, weight, **nodes.attributes())
+    scales = (nodes.input(1), nodes.input(4), *nodes.node.input[6:8])
+    nodes.add("Requantize", y, *scales, nodes.input(8), axis=1, into=nodes.node.output[0])
 
 
 @_rule("", "QLinearMatMul")
 @_rule(MICROSOFT, "QLinearMatMul")
 def _quantized_product(nodes: _Nodes) -> None:
-    a = nodes.add("DequantizeLinear", *nodes.node.input[:3], axis=-2)
-    b = nodes.add("DequantizeLinear", *nodes.node.input[3:6], axis=-1)
-    nodes.add("QuantizeLinear", nodes.add("MatMul", a, b), *nodes.node.input[6:8], into=nodes.node.output[0])
+    a, b = _centered(nodes, 0, 2, axis=-2), nodes.add("DequantizeLinear", *nodes.node.input[3:6], axis=-1)
+    scales = (nodes.input(1), nodes.input(4), *nodes.node.input[6:8])
+    nodes.add("Requantize", nodes.add("MatMul", a, b), *scales, axis=-1, into=nodes.node.output[0])
 
 
 @_rule("", "MatMulInteger")
@@ -139,29 +135,25 @@ def _integer_convolution(nodes: _Nodes) -> None:
     nodes.add("Cast", y, to=TensorProto.INT32, into=nodes.node.output[0])
 
 
-def _centered(nodes: _Nodes, codes: int, zero: int, *, axis: int) -> str:
+def _centered(nodes: _Nodes, codes: int, zero: int, *, axis: int = 1) -> str:
     """Codes minus their zero point, in float32: sums of their products are exact up to 2²⁴."""
     return str(nodes.add("DequantizeLinear", nodes.input(codes), nodes.constant(1.0), nodes.input(zero), axis=axis))
 
 
-_OF_CODES = {  # quantized operator -> the one on numbers, number of quantized operands
-    "QLinearAdd": ("Add", 2), "QLinearMul": ("Mul", 2), "QLinearSigmoid": ("Sigmoid", 1), "QLinearLeakyRelu": ("LeakyRelu", 1),
-    "QLinearReduceMean": ("ReduceMean", 1), "QLinearGlobalAveragePool": ("GlobalAveragePool", 1),
-    "QLinearAveragePool": ("AveragePool", 1), "QLinearSoftmax": ("Softmax", 1),
+_OF_CODES = {  # quantized operator -> the one on numbers
+    "QLinearSigmoid": "Sigmoid", "QLinearLeakyRelu": "LeakyRelu", "QLinearSoftmax": "Softmax",
+    "QLinearReduceMean": "ReduceMean", "QLinearGlobalAveragePool": "GlobalAveragePool", "QLinearAveragePool": "AveragePool",
 }  # fmt: skip
 
 
 @_rule(MICROSOFT, *_OF_CODES)
 def _on_codes(nodes: _Nodes) -> None:
-    kind, count = _OF_CODES[nodes.node.op_type]
-    operands = [nodes.add("DequantizeLinear", *nodes.node.input[3 * k : 3 * k + 3]) for k in range(count)]
-    attributes = nodes.attributes("channels_last", "opset")
-    if nodes.attribute("channels_last"):
-        operands = [nodes.add("Transpose", operands[0], perm=[0, 3, 1, 2])]
-    y = nodes.add(kind, *operands, **attributes)
-    if nodes.attribute("channels_last"):
-        y = nodes.add("Transpose", y, perm=[0, 2, 3, 1])
-    nodes.add("QuantizeLinear", y, *nodes.node.input[3 * count : 3 * count + 2], into=nodes.node.output[0])
+    x = nodes.add("DequantizeLinear", *nodes.node.input[:3])
+    last_channels = bool(nodes.attribute("channels_last"))
+    x = nodes.add("Transpose", x, perm=[0, 3, 1, 2]) if last_channels else x
+    y = nodes.add(_OF_CODES[nodes.node.op_type], x, **nodes.attributes("channels_last", "opset"))
+    y = nodes.add("Transpose", y, perm=[0, 2, 3, 1]) if last_channels else y
+    nodes.add("QuantizeLinear", y, *nodes.node.input[3:5], into=nodes.node.output[0])
 
 
 @_rule(MICROSOFT, "QLinearConcat")
@@ -174,23 +166,18 @@ def _quantized_concat(nodes: _Nodes) -> None:
 
 @_rule(MICROSOFT, "QGemm")
 def _quantized_gemm(nodes: _Nodes) -> None:
-    a = nodes.add("DequantizeLinear", *nodes.node.input[:3])
+    a = _centered(nodes, 0, 2)
     b = nodes.add("DequantizeLinear", *nodes.node.input[3:6], axis=0 if nodes.attribute("transB") else 1)
-    bias = ""
-    if nodes.input(6):
-        scale = nodes.add("Mul", nodes.input(1), nodes.input(4))
-        bias = nodes.add("Mul", nodes.add("Cast", nodes.input(6), to=TensorProto.FLOAT), scale)
-        if nodes.attribute("alpha", 1.0) != 1.0:
-            bias = nodes.add("Mul", bias, nodes.constant(nodes.attribute("alpha")))
-    quantizes = bool(nodes.input(7))
-    last = "" if quantizes else nodes.node.output[0]
-    y = nodes.add("Gemm", a, b, bias, **nodes.attributes(), into=last)
-    if quantizes:
-        nodes.add("QuantizeLinear", y, nodes.input(7), nodes.input(8), into=nodes.node.output[0])
+    y = nodes.add("Gemm", a, b, **nodes.attributes("alpha"))
+    scale = nodes.input(1)
+    if nodes.attribute("alpha", 1.0) != 1.0:
+        scale = nodes.add("Mul", scale, nodes.constant(nodes.attribute("alpha")))
+    scales = (scale, nodes.input(4), nodes.input(7), nodes.input(8))
+    nodes.add("Requantize", y, *scales, nodes.input(6), axis=-1, into=nodes.node.output[0])
 
 
-@_rule(MICROSOFT, "QuantizeLinear", "DequantizeLinear")
-def _as_in_the_standard(nodes: _Nodes) -> None:
+@_rule(MICROSOFT, "QuantizeLinear", "DequantizeLinear", "QLinearAdd", "QLinearMul")
+def _without_its_domain(nodes: _Nodes) -> None:
     nodes.add(nodes.node.op_type, *nodes.node.input, **nodes.attributes(), into=nodes.node.output[0])
 
 

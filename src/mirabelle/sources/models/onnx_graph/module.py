@@ -18,13 +18,14 @@ from mirabelle.numerics.arrays import to_numpy
 from mirabelle.runtime.drawn_inputs import drawn_inputs
 from mirabelle.sources.models.onnx_graph.computing import computed
 from mirabelle.sources.models.onnx_graph.layers import MADE, module_of
-from mirabelle.sources.models.onnx_graph.nodes import Node
+from mirabelle.sources.models.onnx_graph.nodes import Node, as_if_traced
 from mirabelle.sources.models.onnx_graph.places import add, get, path_of
 from mirabelle.sources.models.onnx_graph.reading import RECURRENT, Reading
 from mirabelle.sources.models.onnx_graph.recurrent import Recurrent
 from mirabelle.sources.models.onnx_graph.values import Value, integers, is_integers, simplified, tensor_of
 from mirabelle.task.batch import Batch, Inputs, tensors_of
 
+_ROUNDING = ("QuantizeLinear", "DynamicQuantizeLinear", "Requantize", "QLinearAdd", "QLinearMul")
 _HALF = (torch.float16, torch.bfloat16)
 _LAYERS = {*MADE, "BatchNormalization"}
 
@@ -64,6 +65,7 @@ class OnnxModule(nn.Module):
         self._seen: dict[tuple[tuple[int, ...], bytes], nn.Parameter] = {}
         self._places: dict[str, str] = {}  # constant -> name of its parameter or buffer
         self._calls = [self._call(node, graph) for node in graph.nodes]
+        self.rounds = any(call.node.kind in _ROUNDING for call in self._calls)
         needed = {name for call in self._calls for name in call.inputs} | set(self.output_names)
         for name in sorted(needed & graph.constants.keys()):
             self._store(name, graph)
@@ -93,7 +95,8 @@ class OnnxModule(nn.Module):
         """Raise an error unless the inputs have the names, the number and the sizes of the graph's inputs.
 
         Raises:
-            UserError: E131; the message gives the actual and the required inputs.
+            UserError: E131; the message gives the actual and the required inputs. E121 if the graph cannot be exported, because
+                it has a number of results that depends on values.
         """
         if isinstance(inputs, Mapping) and set(inputs) != set(self.input_names):
             message = f"the data have the inputs {', '.join(inputs)}, but the ONNX graph has {', '.join(self.input_names)}"
@@ -112,6 +115,8 @@ class OnnxModule(nn.Module):
                 remedy = "change the size of the data, for example by `size` among the arguments of a folder of images"
                 message = f'the data are {own}, but input "{due.name}" of the ONNX graph is {required}'
                 raise UserError("E131", message, remedy)
+        with torch.no_grad(), as_if_traced():
+            self(**dict(zip(self.input_names, given, strict=True)))
 
     def scores_before(self, kind: str) -> str | None:
         """The name of the input of the last operator, if the graph has one output and this operator is of the given kind."""
@@ -161,7 +166,7 @@ class OnnxModule(nn.Module):
     def _store(self, name: str, graph: Reading) -> None:
         """Store a constant as shape integers, as a trainable parameter, or as a buffer."""
         tensor = graph.constants[name]
-        plain = simplified(tensor)
+        plain = simplified(tensor, numbers=name in graph.of_shapes)
         if not isinstance(plain, Tensor):
             self._integers[name] = plain
             return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -27,6 +29,19 @@ _TYPES: dict[int, torch.dtype] = {
     onnx.TensorProto.BFLOAT16: torch.bfloat16, onnx.TensorProto.UINT16: torch.uint16, onnx.TensorProto.UINT32: torch.uint32,
     onnx.TensorProto.UINT64: torch.uint64, onnx.TensorProto.COMPLEX64: torch.complex64,
 }  # fmt: skip
+
+
+_TRACED: ContextVar[bool] = ContextVar("traced", default=False)
+
+
+@contextmanager
+def as_if_traced() -> Iterator[None]:
+    """A context in which nodes that depend on values are refused as in an export."""
+    token = _TRACED.set(True)
+    try:
+        yield
+    finally:
+        _TRACED.reset(token)
 
 
 @dataclass(frozen=True)
@@ -58,14 +73,14 @@ class Node:
 
     def need_values(self, what: str) -> None:
         """Raise an error while the graph is traced or exported, when values, on which `what` depends, are not known."""
-        if torch.compiler.is_exporting():
-            raise self.depends_on_values(what)
+        if _TRACED.get() or torch.compiler.is_exporting():
+            raise self.depends_on(what, "values")
 
-    def depends_on_values(self, what: str) -> UserError:
-        """The error for a node that can be computed, but not traced or exported, because `what` depends on values."""
+    def depends_on(self, what: str, on: str) -> UserError:
+        """The error for a node that can be computed, but not traced or exported, because `what` depends on something."""
         ending = ", ".join(f'"{name}"' for name in self["computed_inputs"] or ())
         remedy = f"end the graph before it: [model] arguments = {{ outputs = [{ending}] }}" if ending else REMEDY
-        message = f'{what} of {self.kind} "{self.name}" depends on values, so the graph cannot be traced or exported'
+        message = f'{what} of {self.kind} "{self.name}" depends on {on}, so the graph cannot be traced or exported'
         return UserError("E121", message, remedy)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,48 @@ def quantize_dynamically(_node: Node, x: Tensor) -> list[Tensor]:
     zero = torch.round(-low / scale).clamp(0, 255)
     codes = (torch.round(x / scale) + zero).clamp(0, 255)
     return [codes.to(torch.uint8), scale, zero.to(torch.uint8)]
+
+
+@operator("Requantize")
+def requantize(node: Node, y: Tensor, *scales: Any) -> Tensor:
+    """Codes of a product of integers with weights that are integers times a scale; it is no operator of the standard.
+
+    The quotient of the product and the scale is the sum that integer kernels compute, and is rounded to it. Then the bias is
+    added, and the sum is scaled in the way of these kernels, so that the codes are the same. Without a scale of the result, it
+    is a floating-point number.
+    """
+    x_scale, weight_scale, scale, zero, bias = (*scales, None, None, None)[:5]
+    sums = torch.round(y / _along(node, y, weight_scale))
+    if bias is not None:
+        sums = sums + _along(node, y, tensor_of(bias)).to(y.dtype)
+    if scale is None:
+        return sums * _along(node, y, x_scale * weight_scale)
+    sums = sums * _along(node, y, x_scale * weight_scale / scale)
+    return _clamped(torch.round(sums) + (0 if zero is None else tensor_of(zero).to(y.dtype)), zero)
+
+
+@operator("QLinearAdd", "QLinearMul")
+def on_codes(node: Node, *operands: Any) -> Tensor:
+    """Codes of a sum or product of two coded tensors, with the zero point added before rounding, as ONNX Runtime does."""
+    a, a_scale, a_zero, b, b_scale, b_zero, scale, zero = (*operands, None)[:8]
+    first, second, offset = (_float(part) for part in (a_zero, b_zero, zero))
+    if node.kind == "QLinearMul":
+        product = (_float(a) - first) * (_float(b) - second)
+        return _clamped(torch.round(product * (a_scale * b_scale / scale) + offset), zero, a)
+    a_ratio, b_ratio = a_scale / scale, b_scale / scale
+    total = (offset - (a_ratio * first + b_ratio * second)) + _float(a) * a_ratio + _float(b) * b_ratio
+    return _clamped(torch.round(total), zero, a)
+
+
+def _float(codes: Any) -> Tensor:
+    return torch.zeros(()) if codes is None else tensor_of(codes).float()
+
+
+def _clamped(codes: Tensor, zero: Tensor | None, like: Tensor | None = None) -> Tensor:
+    """Rounded numbers as codes of the type of the zero point, or of another tensor, by default uint8."""
+    kind = next((part.dtype for part in (zero, like) if part is not None), torch.uint8)
+    bounds = torch.iinfo(kind)
+    return codes.clamp(bounds.min, bounds.max).to(kind)
 
 
 def _along(node: Node, x: Tensor, part: Tensor) -> Tensor:

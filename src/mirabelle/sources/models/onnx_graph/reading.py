@@ -31,13 +31,16 @@ from mirabelle.sources.models.onnx_graph import (  # noqa: F401 (register operat
 from mirabelle.sources.models.onnx_graph.branches import graphs_in, shapes_of, with_branches_taken
 from mirabelle.sources.models.onnx_graph.computing import computed
 from mirabelle.sources.models.onnx_graph.lowering import STANDARD, is_lowered, lowered
-from mirabelle.sources.models.onnx_graph.nodes import REMEDY, TABLE, Node, node_of, tensor_from
+from mirabelle.sources.models.onnx_graph.nodes import ON_INTEGERS, REMEDY, TABLE, Node, node_of, tensor_from
 from mirabelle.sources.models.onnx_graph.places import path_of
 from mirabelle.sources.models.onnx_graph.precision import in_single_precision
 from mirabelle.sources.models.onnx_graph.values import simplified, tensor_of
 
 RECURRENT = ("LSTM", "GRU", "RNN")
-_DEPENDING = (*selecting.DEPENDING, "NonZero", "If", "Loop", "RoiAlign")
+_DEPENDING = {  # operators that may depend on values -> the inputs at which a graph can be ended instead
+    "Compress": slice(1), "NonMaxSuppression": slice(2), "NonZero": slice(1), "RoiAlign": slice(2), "Unique": slice(1),
+    "If": slice(1, None), "Loop": slice(2, None),
+}  # fmt: skip
 _BIASED = ("MatMul",)  # a following Add of a vector is treated as the bias
 _NUMBERS = (("Pad", 2, "value"), ("Resize", 2, "scales"), ("Resize", 1, "scales"), ("Upsample", 1, "scales"))
 _REFUSED = {  # operators of the standard that are named, not expanded to simpler ones
@@ -64,6 +67,7 @@ class Reading:
     """
 
     def __init__(self, proto: onnx.ModelProto) -> None:
+        self._in_file = {name for entry in proto.graph.node for name in entry.output}
         proto, self.halved = in_single_precision(lowered(_inlined(proto)))
         _check_supported(proto.graph)
         version = next((entry.version for entry in proto.opset_import if entry.domain in STANDARD), 1)
@@ -79,6 +83,20 @@ class Reading:
         nodes = [node_of(entry, version, position) for position, entry in enumerate(graph.node)]
         nodes = [self._with_attributes(node) for node in nodes if not self._folded(node)]
         self.nodes = [self._with_computed_inputs(node) for node in _with_biases(_needed(nodes, self.output_names), self)]
+        self.of_shapes = self._constants_of_shapes()
+
+    def _constants_of_shapes(self) -> set[str]:
+        """Floating-point constants that only shapes are computed with, such as factors of an interpolation."""
+        derived: set[str] = set()
+        others: set[str] = set(self.output_names)
+        for node in self.nodes:
+            of_shapes = node.kind in ON_INTEGERS and not derived.isdisjoint(node.inputs)
+            of_shapes = of_shapes and all(name in derived or name in self.constants for name in node.inputs if name)
+            if of_shapes or node.kind in ("Shape", "Size"):
+                derived.update(node.outputs)
+            else:
+                others.update(node.inputs)
+        return {name for node in self.nodes for name in node.inputs if name in self.constants} - others
 
     def name_of(self, node: Node) -> str:
         """The name of the layer of a node: that of its weight without ".weight", or else that of the node."""
@@ -122,7 +140,8 @@ class Reading:
         if node.kind not in _DEPENDING:
             return node
         fixed = {"", *self.constants, *(value.name for value in self.inputs)}
-        computed_inputs = tuple(name for name in dict.fromkeys(node.inputs) if name not in fixed)
+        read = node.inputs[_DEPENDING[node.kind]]
+        computed_inputs = tuple(name for name in dict.fromkeys(read) if name not in fixed and name in self._in_file)
         return replace(node, attributes={**node.attributes, "computed_inputs": computed_inputs})
 
 

@@ -8,8 +8,6 @@ from torch import Tensor
 from mirabelle.sources.models.onnx_graph.nodes import Node, operator
 from mirabelle.sources.models.onnx_graph.values import Value, integers_of, tensor_of
 
-DEPENDING = ("Compress", "NonMaxSuppression", "Unique")  # they compute, but no graph with a number of results is traced
-
 
 @operator("NonZero")
 def non_zero(_node: Node, x: Value) -> Tensor:

@@ -1,8 +1,9 @@
-"""ONNX operators on shape integers, with which files compute shapes from shapes."""
+"""ONNX operators on shape integers, and on numbers from them, with which files compute shapes from shapes."""
 
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -17,18 +18,24 @@ from mirabelle.sources.models.onnx_graph.shaping import axes_of
 from mirabelle.sources.models.onnx_graph.values import Integers, Value, integers, integers_of, tensor_of
 
 
-def _towards_zero(a: Any, b: Any) -> Any:
+def _divided(a: Any, b: Any) -> Any:
+    """The quotient; of integers that towards zero."""
+    if isinstance(a, (float, torch.SymFloat)):
+        return a / b
     if isinstance(a, int) and isinstance(b, int) and (a < 0) != (b < 0):
         return -(-a // b) if b > 0 else -(a // -b)
     return a // b
 
 
+def _number(item: Any) -> Any:
+    return torch.sym_float(item)  # type: ignore[no-untyped-call]
+
+
 _PAIRS: dict[str, Callable[[Any, Any], Any]] = {
-    "Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Div": _towards_zero, "Mod": operator.mod,
+    "Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Div": _divided, "Mod": operator.mod,
     "Max": torch.sym_max, "Min": torch.sym_min,
-    "Equal": lambda a, b: bool(a == b), "Greater": lambda a, b: bool(a > b), "Less": lambda a, b: bool(a < b),
-    "GreaterOrEqual": lambda a, b: bool(a >= b), "LessOrEqual": lambda a, b: bool(a <= b),
-    "And": lambda a, b: bool(a and b), "Or": lambda a, b: bool(a or b),
+    "Equal": operator.eq, "Greater": operator.gt, "Less": operator.lt, "GreaterOrEqual": operator.ge,
+    "LessOrEqual": operator.le, "And": operator.and_, "Or": operator.or_,
 }  # fmt: skip
 
 
@@ -46,9 +53,12 @@ for _kind, _function in _PAIRS.items():
     on_integers(_kind)(_paired(_function))
 
 
-@on_integers("Not", "Neg", "Abs")
+@on_integers("Not", "Neg", "Abs", "Floor", "Ceil")
 def alone(node: Node, x: Integers) -> Integers:
-    functions: dict[str, Callable[[Any], Any]] = {"Not": operator.not_, "Neg": operator.neg, "Abs": abs}
+    functions: dict[str, Callable[[Any], Any]] = {
+        "Not": torch.sym_not, "Neg": operator.neg, "Abs": abs,
+        "Floor": lambda a: _number(math.floor(a)), "Ceil": lambda a: _number(math.ceil(a)),
+    }  # fmt: skip
     return _each(functions[node.kind], x)
 
 
@@ -59,9 +69,12 @@ def where(_node: Node, condition: Integers, a: Integers, b: Integers) -> Integer
 
 @on_integers("Cast")
 def cast(node: Node, x: Integers) -> Value:
-    if type_of(node["to"], node) not in (torch.int64, torch.int32):
-        return elementwise.cast(node, tensor_of(x))
-    return _each(lambda item: int(item) if isinstance(item, bool) else item, x)
+    to = type_of(node["to"], node)
+    if to in (torch.float32, torch.float64):
+        return _each(_number, x)
+    if to in (torch.int64, torch.int32):
+        return _each(torch.sym_int, x)
+    return elementwise.cast(node, tensor_of(x))
 
 
 @on_integers("Squeeze")

@@ -1,7 +1,7 @@
 """The values of an ONNX graph: tensors, sequences of tensors as tuples, and shape integers.
 
-Shapes, and values computed from shapes, are Python integers and booleans in NumPy object arrays, so that a dynamic batch axis
-stays dynamic when PyTorch traces the module.
+Shapes, and values computed from shapes, are Python integers, booleans and numbers in NumPy object arrays, so that a dynamic
+batch axis stays dynamic when PyTorch traces the module, and sizes are known.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Integers: TypeAlias = npt.NDArray[np.object_]  # elements are int, bool, or torch.SymInt during a trace
+Integers: TypeAlias = npt.NDArray[
+    np.object_
+]  # elements are int, bool, float, and during a trace torch.SymInt, SymBool and SymFloat
 Value: TypeAlias = Any  # a Tensor, Integers, a tuple of them, or None for a missing optional input
 _MOST, _MOST_AXES = 64, 2
 
 
 class _Typed(np.ndarray[Any, Any]):
-    """Shape integers with the dtype that they have in the file, if that is not int64."""
+    """Shape integers, or numbers from them, with the dtype that they have in the file, if that is not int64."""
 
     kind: torch.dtype
 
@@ -45,6 +47,8 @@ def typed(value: Value, kind: torch.dtype) -> Value:
     plain = np.asarray(value)
     if kind == torch.int64:
         return plain
+    if kind == torch.float32:  # rounded after each operator, as in the file
+        plain = integers([_single(item) for item in plain.flat], plain.shape)
     found = plain.view(_Typed)
     found.kind = kind
     return found
@@ -55,7 +59,7 @@ def kind_of(value: Value) -> torch.dtype:
     if isinstance(value, Tensor):
         return value.dtype
     items = value.flatten().tolist()
-    plain = torch.bool if items and all(isinstance(item, bool) for item in items) else torch.int64
+    plain = torch.bool if items and all(isinstance(item, (bool, torch.SymBool)) for item in items) else torch.int64
     return getattr(value, "kind", plain)
 
 
@@ -70,17 +74,31 @@ def tensor_of(value: Value, like: Tensor | None = None) -> Any:
         return value
     if isinstance(value, tuple):
         return tuple(tensor_of(part, like) for part in value)
-    device, items, kind = None if like is None else like.device, value.flatten().tolist(), kind_of(value)
-    if any(isinstance(item, torch.SymInt) for item in items):
+    device, kind = None if like is None else like.device, kind_of(value)
+    items = [bool(item) if isinstance(item, torch.SymBool) else item for item in value.flatten().tolist()]
+    if any(isinstance(item, (torch.SymInt, torch.SymFloat)) for item in items):
         found = torch.stack([torch.scalar_tensor(item, dtype=kind, device=device) for item in items])
     else:
         found = torch.tensor(items, dtype=kind, device=device)
     return found.reshape(value.shape)
 
 
-def simplified(tensor: Tensor) -> Value:
-    """A constant as shape integers if it is small and of type int64, int32 or one boolean, else the tensor itself."""
+def _single(item: Any) -> Any:
+    return float(np.float32(item)) if isinstance(item, float) else item
+
+
+def simplified(tensor: Tensor, *, numbers: bool = False) -> Value:
+    """A constant as shape integers if it is small and of type int64, int32 or one boolean, else the tensor itself.
+
+    Args:
+        tensor: the constant.
+        numbers: also floating-point numbers, for a constant that only shapes are computed with.
+    """
     whole = tensor.dtype in (torch.int64, torch.int32) or (tensor.dtype == torch.bool and tensor.numel() == 1)
-    if not whole or tensor.ndim > _MOST_AXES or tensor.numel() > _MOST:
+    if (
+        not (whole or (numbers and tensor.dtype in (torch.float32, torch.float64)))
+        or tensor.ndim > _MOST_AXES
+        or tensor.numel() > _MOST
+    ):
         return tensor
     return typed(integers(tensor.flatten().tolist(), tuple(tensor.shape)), tensor.dtype)
