@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from mirabelle.cli import main
 from mirabelle.errors import UserError
+from mirabelle.sources import task_from
+from mirabelle.sources.folder_arguments import folder_arguments
 from mirabelle.sources.models.processors import image_arguments, sound_arguments
 from mirabelle.task.preprocessing import Image
 
@@ -74,3 +79,58 @@ def test_extractors_of_sounds(tmp_path: Path) -> None:
     saved(tmp_path / "two", "ASTFeatureExtractor", max_length=48, num_mel_bins=32, mean=1.0, std=2.0)
     due = {"features": "kaldi", "rate": 16_000, "mels": 32, "frames": 48, "mean": 1.0, "deviation": 4.0}
     assert sound_arguments(tmp_path / "two") == due
+
+
+def classes(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for k in range(4):
+            PIL.Image.fromarray(np.full((9, 9, 3), 20 * k, np.uint8)).save(folder / name / f"{k}.png")
+    return folder
+
+
+def model_folder(folder: Path, architecture: str, *names: str, **settings: Any) -> str:
+    saved(folder, "ViTImageProcessor", size={"height": 20, "width": 20})
+    config = {"architectures": [architecture], "id2label": dict(enumerate(names)), **settings}
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def test_classes_are_in_the_order_of_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = model_folder(tmp_path / "vit", "ViTForImageClassification", "Red", "green", "blue", num_attention_heads=2)
+    photos = classes(tmp_path / "photos", "blue", "red")
+    found = folder_arguments(model, f"{photos}/")
+    assert found is not None
+    assert (found["labels"], found["size"], found["mean"]) == (["red", "green", "blue"], [20, 20], [0.5, 0.5, 0.5])
+    task = task_from(f"{photos}/", found, data_folder=None, folder=tmp_path)
+    assert task.labels == ("red", "green", "blue")
+    assert sorted(task.train.first(9).targets.unique().tolist()) == [0, 2]
+    assert main.run(["init", "--model", model, "--data", str(photos)]) == 0
+    recipe = capsys.readouterr().out
+    read = tomllib.loads(recipe)
+    assert read["task"]["arguments"] == found
+    assert read["step"][1]["use"] == "quantize.Dynamic"
+    classes(photos, "violet")
+    with pytest.raises(UserError, match='has a class folder "violet", which is no class of the model: Red, green, blue'):
+        folder_arguments(model, f"{photos}/")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "places", "due"),
+    [
+        ("SegformerForSemanticSegmentation", ("images", "masks"), {"kind": "segmentation", "labels": ["a", "b"]}),
+        ("YolosForObjectDetection", (), {"kind": "unlabelled"}),
+        ("ViTModel", ("x", "y"), {"kind": "unlabelled"}),
+        ("ViTForImageClassification", (), {"kind": "unlabelled"}),
+    ],
+)
+def test_the_kind_of_images_follows_the_model(architecture: str, places: tuple[str, ...], due: Any, tmp_path: Path) -> None:
+    model = model_folder(tmp_path / "model", architecture, "a", "b")
+    (tmp_path / "data").mkdir()
+    classes(tmp_path / "data", *places)
+    PIL.Image.new("RGB", (9, 9)).save(tmp_path / "data" / "a.png")
+    found = folder_arguments(model, f"{tmp_path}/data")
+    assert found is not None
+    assert {name: found.get(name) for name in due} == due
+    assert folder_arguments(f"{tmp_path}/nowhere", f"{tmp_path}/data") is None
+    assert folder_arguments(model, "./file.py:task") is None

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -65,6 +66,7 @@ def command(*, model: str | None, data: str, weights: str | None, schema: bool, 
         return 0
     from mirabelle.sources.checks import check_data, check_model, check_weights
     from mirabelle.sources.first_arguments import text_arguments
+    from mirabelle.sources.folder_arguments import attends, folder_arguments
     from mirabelle.sources.names import HUBS, TABLES, TEXTS, is_trained, names_function, names_model_folder
 
     table = data.lower().endswith(TABLES) and not names_function(data)
@@ -82,9 +84,13 @@ def command(*, model: str | None, data: str, weights: str | None, schema: bool, 
     trained = _TRAINED_HERE if weights is None else _TRAINED_BEFORE.replace("WEIGHTS", json.dumps(weights))
     if weights is None and is_trained(model):
         trained = _TRAINED_ALREADY
-    read = text_arguments(model, data)
+    read, files = text_arguments(model, data), folder_arguments(model, data)
+    arguments = _READ_TEXTS if data.lower().endswith(TEXTS) else _READ
+    if files is not None:
+        arguments = _settings(files)
+    elif read is not None:
+        arguments = _arguments(read)
     keywords = _HEADED if names_model_folder(model) or model.startswith(HUBS) else _KEYWORDS
-    arguments = _arguments(read) if read is not None else _READ_TEXTS if data.lower().endswith(TEXTS) else _READ
     if table and not is_trained(model):
         keywords, arguments = table_recipe.lines_of_table(data, proposed=proposed)
     values = {
@@ -93,7 +99,7 @@ def command(*, model: str | None, data: str, weights: str | None, schema: bool, 
         "BASELINE": trained,
         "ARGUMENTS": arguments,
         "KEYWORDS": keywords,
-        "QUANTIZE": _QUANTIZE_STATIC if read is None else _QUANTIZE_DYNAMIC,
+        "QUANTIZE": _QUANTIZE_DYNAMIC if read is not None or (files is not None and attends(model)) else _QUANTIZE_STATIC,
     }
     text = re.sub("|".join(values), lambda match: values[match[0]], START.read_text("utf-8"))
     click.echo(json.dumps({"recipe": text}) if as_json else text, nl=as_json)
@@ -104,3 +110,8 @@ def _arguments(read: Mapping[str, str | int]) -> str:
     return (
         f"arguments = {{ {', '.join(f'{name} = {json.dumps(value)}' for name, value in read.items())} }}  # lengths in tokens"
     )
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in settings.items()]
+    return "\n".join(["", "[task.arguments]                     # as the processor of the model reads its inputs", *lines])

@@ -1,0 +1,93 @@
+"""How a folder of images or recordings is read for a transformers model: what `init` writes under `[task.arguments]`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mirabelle.errors import UserError
+from mirabelle.sources.datasets.folders import split_folders
+from mirabelle.sources.datasets.settings import SoundFolder, data_folder_of_environment, settings_from
+from mirabelle.sources.first_arguments import config_of
+from mirabelle.sources.models.processors import has_processor, image_arguments, sound_arguments
+from mirabelle.sources.names import FOLDER, names_files, names_model_folder, path_of
+
+_MASKS = {"images", "masks"}
+_ATTENDS = ("num_attention_heads", "num_heads", "encoder_attention_heads", "text_config")
+
+
+def folder_arguments(model: str, data: str) -> dict[str, Any] | None:
+    """The settings with which a folder of images or recordings is read for a transformers model; None for other models or data.
+
+    Sizes, means, deviations and rates are those of its image processor or feature extractor, the classes are in the order of
+    its config.json.
+
+    Args:
+        model: folder of the model.
+        data: folder of images or recordings.
+
+    Raises:
+        UserError: E121 if the processor does what no settings say.
+    """
+    place = _place(data)
+    if not names_model_folder(model) or place is None or not has_processor(path_of(model, Path())):
+        return None
+    config, folder = config_of(model), path_of(model, Path())
+    architecture = next(iter(config.get("architectures") or ()), "")
+    if isinstance(settings_from(data, {}, Path()), SoundFolder):
+        return {**sound_arguments(folder), **_labels(config, place)}
+    read = image_arguments(folder)
+    reduced = {"reduce_labels": True} if read.pop("reduce_labels", False) else {}
+    if architecture.endswith("ForSemanticSegmentation") and _subfolders(place) >= _MASKS:
+        names = _names(config)
+        return {"kind": "segmentation", **({"labels": names} if names else {}), **reduced, **read}
+    if "ForImageClassification" in architecture and _subfolders(place):
+        return {**_labels(config, place), **read}
+    return {"kind": "unlabelled", **read}
+
+
+def attends(model: str) -> bool:
+    """Whether the config.json of a transformers model names heads of attention, or cannot be read."""
+    config = config_of(model)
+    return not config or any(name in config for name in _ATTENDS)
+
+
+def _place(data: str) -> Path | None:
+    """The folder that a name of data refers to, if there is one."""
+    sets = data_folder_of_environment() if data.startswith(FOLDER) else Path()
+    place = None if sets is None or not names_files(data) else sets / data.removeprefix(FOLDER)
+    return place if place is not None and place.is_dir() else None
+
+
+def _subfolders(place: Path) -> set[str]:
+    """The names of the folders for the classes, or for images and masks."""
+    train = split_folders(place)["train"]
+    return {part.name for part in train.iterdir() if part.is_dir() and not part.name.startswith(".")}
+
+
+def _names(config: Mapping[str, Any]) -> list[str]:
+    """The names of the classes in the order of the outputs; empty for those that transformers makes up."""
+    given = config.get("id2label") or {}
+    try:
+        names = [str(given[key]) for key in sorted(given, key=int)]
+    except ValueError:
+        return []
+    return [] if names == [f"LABEL_{k}" for k in range(len(names))] else names
+
+
+def _labels(config: Mapping[str, Any], place: Path) -> dict[str, list[str]]:
+    """The names of the class folders in the order of the outputs, with the names of classes that have no folder.
+
+    Raises:
+        UserError: E132 if the config names classes, and a folder is none of them.
+    """
+    names, own = _names(config), {name.casefold(): name for name in _subfolders(place)}
+    if not names or not own:
+        return {}
+    other = sorted(set(own) - {name.casefold() for name in names})
+    if other and len(other) < len(own):
+        few = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")  # noqa: PLR2004 (names in a message)
+        message = f'{place} has a class folder "{own[other[0]]}", which is no class of the model: {few}'
+        raise UserError("E132", message, "rename the folder, or leave it out")
+    return {} if other else {"labels": [own.get(name.casefold(), name) for name in names]}
