@@ -1,9 +1,9 @@
-"""ONNX files as modules: the standard's examples of every operator, graphs of several exporters, and the whole way through."""
+"""ONNX files as modules: graphs of several exporters, and the whole way through."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,52 +27,7 @@ from mirabelle.sources.models.onnx_graph import OnnxModule, module_from_onnx
 from mirabelle.sources.zoo import digits_cnn, resnet20
 from mirabelle.task.batch import Samples, arguments_of
 
-# Types that NumPy or torch does not compute with.
-UNCOMMON = {
-    TensorProto.STRING, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64, *range(TensorProto.BFLOAT16, 64),
-}  # fmt: skip
-
-
 pytestmark = pytest.mark.usefixtures("quietly")
-
-
-def examples() -> Iterator[tuple[str, onnx.ModelProto, Any, Any]]:
-    """Those that the standard gives of its operators, over numbers that both NumPy and torch compute with."""
-    from onnx.backend.test.case.node import collect_testcases
-
-    for case in collect_testcases(None):
-        values = [*case.model.graph.input, *case.model.graph.output]
-        kinds = {value.type.tensor_type.elem_type for value in values}
-        if all(value.type.HasField("tensor_type") for value in values) and not kinds & UNCOMMON:
-            for inputs, outputs in case.data_sets:
-                if all(np.asarray(part).dtype.kind in "fiub" for part in (*inputs, *outputs)):
-                    yield case.name, case.model, inputs, outputs
-
-
-def difference(module: OnnxModule, inputs: Any, outputs: Any, tolerance: float) -> str:
-    """In which a module differs from the standard; nothing where it does not."""
-    with torch.no_grad():
-        found = module(*(torch.from_numpy(np.array(part)) for part in inputs))
-    try:
-        for one, due in zip(found if isinstance(found, tuple) else (found,), outputs, strict=False):
-            np.testing.assert_allclose(one.detach().numpy(), np.asarray(due), rtol=1e-3, atol=tolerance)
-            assert one.shape == np.asarray(due).shape
-    except AssertionError as error:
-        return str(error)
-    return ""
-
-
-def test_every_operator_gives_what_the_standard_says() -> None:
-    right, wrong = 0, []
-    for name, model, inputs, outputs in examples():
-        try:
-            told = difference(OnnxModule(model), inputs, outputs, tolerance=1e-2 if "16" in name else 1e-5)
-        except UserError:
-            continue  # not covered, and said so
-        right += not told
-        wrong += [f"{name}: {told}"] if told else []
-    assert not wrong
-    assert right > 1390
 
 
 class Recurrent(nn.Module):
@@ -275,7 +230,7 @@ def test_what_is_not_covered_is_named(name: str) -> None:
 
 def test_files_that_cannot_be_used_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"\x08\x07no onnx")
-    with pytest.raises(UserError, match="not a valid ONNX file") as caught:
+    with pytest.raises(UserError, match="not an ONNX model, or it is damaged") as caught:
         model_from("broken.onnx", {}, tmp_path)
     assert caught.value.code == "E141"
     with pytest.raises(UserError, match="has no arguments; got"):

@@ -36,9 +36,9 @@ def module_from_onnx(path: Path, outputs: Sequence[str] = ()) -> OnnxModule:
         outputs: names of values anywhere in the graph that the module returns, in this order; by default the graph's outputs.
 
     Raises:
-        UserError: E130 if the file does not exist, E141 if it is damaged, E143 if it stores tensors outside of its
-            folder, E121 if it has unsupported operators, or if the outputs of the module and of ONNX Runtime differ, E112 if the
-            graph has no value of a name in `outputs`.
+        UserError: E130 if the file does not exist, E141 if it is damaged, E143 if it stores tensors outside of its folder, E121
+            if it has unsupported operators, or if the outputs of the module and of ONNX Runtime differ, E112 if the graph has
+            no value of a name in `outputs`.
     """
     proto = read(path)
     proto = ending_in(proto, outputs) if outputs else proto

@@ -20,8 +20,8 @@ from mirabelle.sources.models.onnx_graph.computing import computed
 from mirabelle.sources.models.onnx_graph.layers import MADE, module_of
 from mirabelle.sources.models.onnx_graph.nodes import Node, as_if_traced
 from mirabelle.sources.models.onnx_graph.places import add, get, path_of
-from mirabelle.sources.models.onnx_graph.reading import RECURRENT, Reading
-from mirabelle.sources.models.onnx_graph.recurrent import Recurrent
+from mirabelle.sources.models.onnx_graph.reading import Reading
+from mirabelle.sources.models.onnx_graph.recurrent import RECURRENT, Recurrent, has_layer
 from mirabelle.sources.models.onnx_graph.values import Value, integers, is_integers, simplified, tensor_of
 from mirabelle.task.batch import Batch, Inputs, tensors_of
 
@@ -146,9 +146,7 @@ class OnnxModule(nn.Module):
                     layer.weight = self._shared(weight)
                 place = add(self, graph.name_of(node), layer)
                 return _Call(node, node.inputs[:1], node.outputs, place)
-        if node.kind in RECURRENT:
-            if not all(name in graph.constants for name in node.inputs[1:4] if name):
-                raise node.refuse("weights that are not constant")
+        if node.kind in RECURRENT and has_layer(node, graph.constants):
             place = add(self, graph.name_of(node), Recurrent(node, weights[:3]))
             return _Call(node, (node.inputs[0], *node.inputs[5:7]), node.outputs, place)
         return _Call(node, node.inputs, node.outputs, None)

@@ -19,8 +19,10 @@ from mirabelle.sources.models.onnx_graph import (  # noqa: F401 (register operat
     elementwise,
     losses,
     quantized,
+    recurrent,
     reducing,
     regions,
+    resizing,
     selecting,
     sequences,
     shapes,
@@ -36,7 +38,6 @@ from mirabelle.sources.models.onnx_graph.places import path_of
 from mirabelle.sources.models.onnx_graph.precision import in_single_precision
 from mirabelle.sources.models.onnx_graph.values import simplified, tensor_of
 
-RECURRENT = ("LSTM", "GRU", "RNN")
 _DEPENDING = {  # operators that may depend on values -> the inputs at which a graph can be ended instead
     "Compress": slice(1), "NonMaxSuppression": slice(2), "NonZero": slice(1), "RoiAlign": slice(2), "Unique": slice(1),
     "If": slice(1, None), "Loop": slice(2, None),
@@ -53,7 +54,7 @@ _REASONS = {kind: reason for reason, kinds in _REFUSED.items() for kind in kinds
 
 def is_covered(kind: str) -> bool:
     """Whether an operator of the standard's domain can be computed, or is written with others that can."""
-    return kind in TABLE or kind in RECURRENT or is_lowered(onnx.NodeProto(op_type=kind))
+    return kind in TABLE or is_lowered(onnx.NodeProto(op_type=kind))
 
 
 class Reading:

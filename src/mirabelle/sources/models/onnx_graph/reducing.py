@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -43,8 +44,22 @@ def reduce(node: Node, x: Value, axes: Value = None) -> Value:
             return x
         found = tuple(range(x.ndim))
     if x.numel() == 0 and node.kind in ("ReduceMax", "ReduceMin"):
-        raise node.refuse("an empty tensor")
+        return _extreme_of_nothing(node, x, found)
     return _REDUCTIONS[node.kind](x, found, bool(node["keepdims"])).to(x.dtype)
+
+
+def _extreme_of_nothing(node: Node, x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The least number of the type as the largest of none, the largest as the least."""
+    gone = {axis % x.ndim for axis in axes}
+    sizes = [1 if axis in gone else length for axis, length in enumerate(x.shape) if node["keepdims"] or axis not in gone]
+    low = node.kind == "ReduceMax"
+    if x.dtype == torch.bool:
+        value: float | int = not low
+    elif x.is_floating_point():
+        value = -math.inf if low else math.inf
+    else:
+        value = torch.iinfo(x.dtype).min if low else torch.iinfo(x.dtype).max
+    return torch.full(sizes, value, dtype=x.dtype, device=x.device)
 
 
 @operator("ArgMax", "ArgMin")
@@ -115,9 +130,13 @@ def einsum(node: Node, *parts: Tensor) -> Tensor:
 
 
 @operator("LayerNormalization")
-def layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+def layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Value:
     if len([name for name in node.outputs if name]) > 1:
-        raise node.refuse("mean and standard deviation as outputs")
+        axes = tuple(range(node["axis"] % x.ndim, x.ndim))
+        mean = x.mean(axes, keepdim=True)
+        inverse = torch.rsqrt((x - mean).square().mean(axes, keepdim=True) + node["epsilon"])
+        scaled = (x - mean) * inverse * scale
+        return [scaled if bias is None else scaled + bias, mean, inverse]
     shape = x.shape[node["axis"] % x.ndim :]
     if scale.shape != shape or (bias is not None and bias.shape != shape):
         plain = F.layer_norm(x, shape, eps=node["epsilon"]) * scale

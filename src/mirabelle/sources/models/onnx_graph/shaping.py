@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,12 +12,6 @@ from torch import Tensor
 from mirabelle.sources.models.onnx_graph.nodes import Node, operator
 from mirabelle.sources.models.onnx_graph.values import Value, integers, integers_of, is_integers, kind_of, tensor_of
 
-_ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    "floor": torch.floor,
-    "ceil": torch.ceil,
-    "round_prefer_floor": lambda places: torch.ceil(places - 0.5),
-    "round_prefer_ceil": lambda places: torch.floor(places + 0.5),
-}
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
@@ -168,10 +161,15 @@ def scatter_elements(node: Node, x: Tensor, index: Value, updates: Tensor) -> Te
 
 @operator("ScatterND")
 def scatter_nd(node: Node, x: Tensor, index: Value, updates: Tensor) -> Tensor:
-    if (node["reduction"] or "none") not in ("none", "add"):
-        raise node.refuse(f"reduction {node['reduction']}")
-    found = tuple(tensor_of(index).unbind(-1))
-    return x.index_put(found, tensor_of(updates, x), accumulate=node["reduction"] == "add")
+    found, how = tensor_of(index), {"mul": "prod", "max": "amax", "min": "amin"}.get(node["reduction"] or "none")
+    lengths = x.shape[: found.shape[-1]]
+    found = torch.where(found < 0, found + torch.tensor(lengths, device=found.device), found)
+    if how is None:
+        return x.index_put(found.unbind(-1), tensor_of(updates, x), accumulate=node["reduction"] == "add")
+    rows = x.reshape(math.prod(lengths), -1)
+    strides = [math.prod(lengths[axis + 1 :]) for axis in range(len(lengths))]
+    place = (found * torch.tensor(strides, device=found.device)).sum(-1).reshape(-1, 1).expand(-1, rows.shape[1])
+    return rows.scatter_reduce(0, place, updates.reshape(place.shape), how, include_self=True).reshape(x.shape)
 
 
 @operator("Expand")
@@ -280,55 +278,6 @@ def one_hot(node: Node, index: Value, depth: Value, values: Tensor) -> Tensor:
     shape[axis] = count
     off, on = tensor_of(values).unbind()
     return torch.where(hot == places.reshape(shape), on, off)
-
-
-@operator("Resize", "Upsample")
-def resize(node: Node, x: Tensor, *rest: Value) -> Tensor:
-    """Nearest, linear and cubic interpolation, in the variants that PyTorch has."""
-    scales, sizes = (rest[0], None) if len(rest) == 1 else (rest[1], rest[2] if len(rest) > 2 else None)  # noqa: PLR2004
-    scales = node["scales"] if scales is None and sizes is None else scales
-    how, mode = node["coordinate_transformation_mode"] or "asymmetric", node["mode"]
-    if node["axes"] or node["antialias"] or node["keep_aspect_ratio_policy"] not in (None, "stretch"):
-        raise node.refuse("axes, antialias or keep_aspect_ratio_policy")
-    if sizes is not None:
-        target: list[Any] = list(integers_of(sizes))[2:]
-        factors = None
-    else:
-        factors = [float(factor) for factor in (scales.tolist() if isinstance(scales, Tensor) else scales)][2:]
-        target = [int(length * factor) for length, factor in zip(x.shape[2:], factors, strict=True)]
-    if mode == "nearest":
-        return _nearest(node, x, target, factors, how)
-    torch_mode = {("linear", 3): "linear", ("linear", 4): "bilinear", ("linear", 5): "trilinear", ("cubic", 4): "bicubic"}
-    name = torch_mode.get((mode, x.ndim))
-    if name is None or how not in ("half_pixel", "pytorch_half_pixel", "align_corners"):
-        raise node.refuse(f"mode {mode} with coordinates {how} over {x.ndim - 2} axes")
-    if (mode == "cubic" and abs(node["cubic_coeff_a"] + 0.75) > 1e-6) or node["exclude_outside"]:  # noqa: PLR2004 (torch's)
-        raise node.refuse("cubic_coeff_a other than -0.75, or exclude_outside")
-    aligned = how == "align_corners"
-    whole = factors is None or all(float(size * factor).is_integer() for size, factor in zip(x.shape[2:], factors, strict=True))
-    if (aligned and not whole) or (how == "pytorch_half_pixel" and 1 in target):
-        raise node.refuse(f"coordinates {how} to the sizes {target}")
-    if factors is None or aligned:
-        return F.interpolate(x, size=target, mode=name, align_corners=aligned)
-    return F.interpolate(x, scale_factor=factors, mode=name, align_corners=False, recompute_scale_factor=False)
-
-
-def _nearest(node: Node, x: Tensor, target: list[Any], factors: list[float] | None, how: str) -> Tensor:
-    rounding = node["nearest_mode"] or "floor"
-    for axis, length in enumerate(target, start=2):
-        factor = factors[axis - 2] if factors else length / x.shape[axis]
-        places = torch.arange(length, dtype=torch.float64, device=x.device)
-        if how in ("half_pixel", "pytorch_half_pixel"):
-            places = (places + 0.5) / factor - 0.5
-        elif how == "asymmetric":
-            places = places / factor
-        elif how == "align_corners":
-            places = places * ((x.shape[axis] - 1) / max(length - 1, 1))
-        else:
-            raise node.refuse(f"coordinates {how}")
-        rounded = _ROUNDINGS[rounding](places)
-        x = x.index_select(axis, rounded.long().clamp(0, x.shape[axis] - 1))
-    return x
 
 
 @operator("ReverseSequence")

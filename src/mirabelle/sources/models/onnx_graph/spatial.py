@@ -98,7 +98,7 @@ def max_pool(node: Node, x: Tensor) -> Value:
     strides, dilations = (spread(node, name, count) for name in ("strides", "dilations"))
     pads = pads_of(node, x.shape[2:], kernel, strides, dilations)
     if len([name for name in node.outputs if name]) > 1:
-        raise node.refuse("indices as a second output")
+        return _max_with_places(node, x, pads)
     pool: Any = _MAX_POOLS[x.ndim]
     if not x.is_floating_point():
         return _max_of_integers(node, x)
@@ -106,6 +106,21 @@ def max_pool(node: Node, x: Tensor) -> Value:
         return pool(x, kernel, strides, [before for before, _ in pads], dilations, ceil_mode=bool(node["ceil_mode"]))
     bordered = padded(x, pads, float("-inf"))
     return pool(bordered, kernel, strides, 0, dilations, ceil_mode=bool(node["ceil_mode"]))
+
+
+def _max_with_places(node: Node, x: Tensor, pads: Pairs) -> list[Tensor]:
+    """The maxima, and their places in the whole flattened tensor, or in one whose last two axes are swapped."""
+    kernel, count = list(node["kernel_shape"]), x.ndim - 2
+    strides, dilations = (spread(node, name, count) for name in ("strides", "dilations"))
+    bordered = padded(x.double(), pads, float("-inf"))
+    pool: Any = _MAX_POOLS[x.ndim]
+    found, places = pool(bordered, kernel, strides, 0, dilations, ceil_mode=bool(node["ceil_mode"]), return_indices=True)
+    numbers = torch.arange(x.numel(), device=x.device).reshape(x.shape)
+    if node["storage_order"]:
+        swapped = x.transpose(-1, -2)
+        numbers = torch.arange(x.numel(), device=x.device).reshape(swapped.shape).transpose(-1, -2)
+    sources = F.pad(numbers, list(itertools.chain(*reversed(pads)))).flatten(2)
+    return [found.to(x.dtype), torch.gather(sources, 2, places.flatten(2)).reshape(places.shape)]
 
 
 def _max_of_integers(node: Node, x: Tensor) -> Tensor:
@@ -124,7 +139,7 @@ def average_pool(node: Node, x: Tensor) -> Value:
     if plain and is_even(pads) and all(2 * before <= side for (before, _), side in zip(pads, kernel, strict=True)):
         return pool(x, kernel, strides, [before for before, _ in pads], ceil_mode=ceil, count_include_pad=includes)
     if ceil:
-        raise node.refuse("uneven padding or dilation with ceil_mode")
+        return _average_with_ceiling(node, x, pads)
     # Divide sums by counts: positions of the map count, and with count_include_pad those of the padding, too.
     window = torch.ones(1, 1, *kernel, dtype=x.dtype, device=x.device)
     convolve: Any = _CONVOLUTIONS[x.ndim]
@@ -136,6 +151,26 @@ def average_pool(node: Node, x: Tensor) -> Value:
     if includes:
         return summed(padded(x, pads)) / math.prod(kernel)
     return summed(padded(x, pads)) / summed(padded(torch.ones_like(x[:1, :1]), pads))
+
+
+def _average_with_ceiling(node: Node, x: Tensor, pads: Pairs) -> Tensor:
+    """Sums over windows that may reach beyond the padding, divided by the positions of the map, or of it and its padding."""
+    kernel, count = list(node["kernel_shape"]), x.ndim - 2
+    strides, dilations = (spread(node, name, count) for name in ("strides", "dilations"))
+    more = []
+    for axis, (before, after) in enumerate(pads):
+        reach, total = (kernel[axis] - 1) * dilations[axis] + 1, x.shape[axis + 2] + before + after
+        steps = -(-(total - reach) // strides[axis])
+        steps -= steps * strides[axis] >= x.shape[axis + 2] + before  # no window begins behind the map
+        more.append((before, after + max(steps * strides[axis] + reach - total, 0)))
+    window = torch.ones(1, 1, *kernel, dtype=x.dtype, device=x.device)
+    convolve: Any = _CONVOLUTIONS[x.ndim]
+    beyond = [(0, wide - narrow) for (_, wide), (_, narrow) in zip(more, pads, strict=True)]
+    ones = torch.ones_like(x[:1, :1])
+    counted = padded(padded(ones, pads, 1.0), beyond) if node["count_include_pad"] else padded(ones, more)
+    sums = convolve(padded(x, more).flatten(0, 1).unsqueeze(1), window, None, strides, 0, dilations)
+    means: Tensor = sums.reshape(*x.shape[:2], *sums.shape[2:]) / convolve(counted, window, None, strides, 0, dilations)
+    return means
 
 
 @operator("LpPool")
