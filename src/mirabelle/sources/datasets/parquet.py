@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ import numpy as np
 
 from mirabelle.errors import UserError, first_line
 from mirabelle.task.preprocessing.cells import is_missing
-from mirabelle.task.preprocessing.columns import Column
+from mirabelle.task.preprocessing.columns import Column, Values
 
 _DAY = 86400 * 10**6  # microseconds
+_BLOCK = 1 << 16  # rows that are read at once
 
 
 class ParquetTable:
@@ -48,63 +49,59 @@ class ParquetTable:
         import pyarrow as pa
 
         kind = self._file.schema_arrow.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         try:
-            cells = self._file.read(columns=[name]).column(0)
             if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-                return self._numbers(name, cells.cast(pa.float64(), safe=False))
+                return Column(name=name, place=self._place, values=self._values(name, pa.float64()))
             if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-                moments = cells.cast(pa.timestamp("us"), safe=False)
-                days = self._numbers(name, moments.cast(pa.int64()).cast(pa.float64(), safe=False)).values
-                assert days is not None, "numbers have values"
-                return Column(name=name, place=self._place, values=days / _DAY, days=True)
-            if pa.types.is_boolean(kind):
-                return self._texts(name, _as_python_writes(cells))
-            if pa.types.is_dictionary(kind):
-                kind = kind.value_type
-            if (
-                pa.types.is_boolean(kind)
-                or pa.types.is_null(kind)
-                or pa.types.is_string(kind)
-                or pa.types.is_large_string(kind)
+                days = self._values(name, pa.timestamp("us"), pa.int64(), pa.float64())
+                days /= _DAY
+                return Column(name=name, place=self._place, values=days, days=True)
+            if any(
+                fits(kind) for fits in (pa.types.is_boolean, pa.types.is_null, pa.types.is_string, pa.types.is_large_string)
             ):
-                return self._texts(name, cells.cast(pa.string()) if pa.types.is_null(kind) else cells)
+                return self._texts(name)
         except (pa.ArrowException, OSError) as error:
             raise UserError("E131", f'{self.path}, column "{name}": {first_line(error)}', "save it again") from error
+        finally:
+            pa.default_memory_pool().release_unused()
         raise UserError("E131", f'{self.path}, column "{name}" has values of type {kind}', "name it under ignore")
 
-    def _numbers(self, name: str, cells: Any) -> Column:
-        values = np.empty(len(cells), np.float64)
+    def _parts(self, name: str) -> Iterator[tuple[slice, Any]]:
+        """(rows, cells) of a column in small parts, so that next to nothing is in memory twice."""
         start = 0
-        for chunk in cells.chunks:
-            values[start : start + len(chunk)] = chunk.to_numpy(zero_copy_only=False)  # null becomes NaN
-            start += len(chunk)
-        for number in filter(None, map(_number, self._missing)):
-            values[values == number] = np.nan
-        return Column(name=name, place=self._place, values=values)
+        for batch in self._file.iter_batches(_BLOCK, columns=[name], use_threads=False):
+            yield slice(start, start + len(batch)), batch.column(0)
+            start += len(batch)
 
-    def _texts(self, name: str, cells: Any) -> Column:
+    def _values(self, name: str, *types: Any) -> Values:
+        """The cells as numbers, NaN where they are missing, cast to one type after the other."""
+        values = np.empty(len(self), np.float64)
+        for rows, part in self._parts(name):
+            for kind in types:
+                part = part.cast(kind, safe=False)  # noqa: PLW2901 (cast again)
+            values[rows] = part.to_numpy(zero_copy_only=False)  # null becomes NaN
+        for number in (number for number in map(_number, self._missing) if number is not None):
+            values[values == number] = np.nan
+        return values
+
+    def _texts(self, name: str) -> Column:
         import pyarrow as pa
 
-        whole = cells.unify_dictionaries().combine_chunks() if pa.types.is_dictionary(cells.type) else cells.combine_chunks()
-        encoded = whole if pa.types.is_dictionary(whole.type) else whole.dictionary_encode()
+        codes = np.empty(len(self), np.int32)
         numbers: dict[str, int] = {}
-        words = [numbers.setdefault(str(word).strip(), len(numbers)) for word in encoded.dictionary.to_pylist()]
-        of_null = numbers.setdefault("", len(numbers)) if encoded.null_count else 0
-        positions = np.array([*words, of_null], np.int32)
-        codes = positions[encoded.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)]
+        for rows, cells in self._parts(name):
+            part = cells if pa.types.is_dictionary(cells.type) else cells.dictionary_encode()
+            words = ["" if word is None else str(word).strip() for word in part.dictionary.to_pylist()]
+            positions = np.array(
+                [numbers.setdefault(word, len(numbers)) for word in (*words, *[""] * bool(part.null_count))], np.int32
+            )
+            codes[rows] = positions[part.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)]
         gaps = np.array([is_missing(word) or word in self._missing for word in numbers], bool)
         return Column(name=name, place=self._place, words=list(numbers), codes=codes, gaps=gaps)
 
     def _place(self, row: int) -> str:
         return f"{self.path}, row {row + 1}"
-
-
-def _as_python_writes(cells: Any) -> Any:
-    """Truth values as the texts "True" and "False"."""
-    import pyarrow as pa
-    from pyarrow import compute
-
-    return pa.chunked_array([compute.if_else(chunk, "True", "False") for chunk in cells.chunks], pa.string())
 
 
 def _number(text: str) -> float | None:

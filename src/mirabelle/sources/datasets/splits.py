@@ -25,7 +25,7 @@ from mirabelle.task.task import Task
 if TYPE_CHECKING:
     from mirabelle.sources.datasets.divided import Divided
 
-Indices: TypeAlias = npt.NDArray[np.int64]
+Indices: TypeAlias = npt.NDArray[np.int32]  # no table has more rows than that; half the memory of int64
 Split: TypeAlias = tuple[npt.NDArray[Any], npt.NDArray[Any]]  # inputs, targets
 TEST_FRACTION, VALIDATION_FRACTION = 0.2, 0.1
 
@@ -64,8 +64,8 @@ def completed(
     if not fractions:
         return dict(splits)
     inputs, targets = splits["train"]
-    groups = {f'class "{label}"': np.flatnonzero(targets == k) for k, label in enumerate(labels)}
-    parts = _divided(groups or {"the training data": np.arange(len(targets))}, fractions, seed)
+    groups = {f'class "{label}"': np.flatnonzero(targets == k).astype(np.int32) for k, label in enumerate(labels)}
+    parts = _divided(groups or {"the training data": np.arange(len(targets), dtype=np.int32)}, fractions, seed)
     return {**splits, **{name: (inputs[index], targets[index]) for name, index in parts.items()}}
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from mirabelle.errors import UserError, did_you_mean
 from mirabelle.sources.datasets.parquet import ParquetTable
 from mirabelle.sources.datasets.splits import Split, as_task, completed
-from mirabelle.sources.datasets.table_columns import MOST_CLASSES, Kind, kinds_of, learned_table
+from mirabelle.sources.datasets.table_columns import MOST_CLASSES, Indices, Kind, kinds_of, learned_table
 from mirabelle.task.loss import Standardized
 from mirabelle.task.preprocessing import scaling
 from mirabelle.task.preprocessing.cells import number_of
@@ -48,9 +48,7 @@ def _task(source: Source, settings: TableFile) -> Task:
     if not columns or target in settings.ignore:
         raise UserError("E131", f'{path} has no column left from which to predict "{target}"', "give at least one other column")
     kinds = kinds_of(source, [*columns, target], settings)
-    labels, targets = _targets(source.column(target), kinds.pop(target), settings)
-    whole: dict[str, Split] = {"train": (np.arange(len(source)), targets)}
-    splits = completed(whole, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
+    labels, splits = _splits(source.column(target), kinds.pop(target), settings)
     habits = Habits(header=settings.header, separator=settings.separator, encoding=settings.encoding, missing=settings.missing)
     if settings.header is False:
         habits = dataclasses.replace(habits, count=len(names), target=target)
@@ -74,7 +72,14 @@ def _standardized(targets: npt.NDArray[np.generic], loss: str) -> Standardized |
     return Standardized(loss, mean, deviation)  # type: ignore[arg-type]  # one of the three
 
 
-def _inputs(source: Source, table: Table, rows: dict[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.float32]]:
+def _splits(target: Column, kind: Kind, settings: TableFile) -> tuple[tuple[str, ...], dict[str, Split]]:
+    """(labels, (positions of the rows, targets) by split); without labels, the task is a regression."""
+    labels, targets = _targets(target, kind, settings)
+    whole: dict[str, Split] = {"train": (np.arange(len(targets), dtype=np.int32), targets)}
+    return labels, completed(whole, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
+
+
+def _inputs(source: Source, table: Table, rows: dict[str, Indices]) -> dict[str, npt.NDArray[np.float32]]:
     """The model inputs of each split, written column by column."""
     inputs = {part: np.empty((len(index), *table.shape), np.float32) for part, index in rows.items()}
     start = 0

@@ -18,7 +18,7 @@ from mirabelle.task.preprocessing.table import Table, mean_and_deviation, words_
 if TYPE_CHECKING:
     from mirabelle.sources.datasets.settings import TableFile
 
-Indices = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.integer]
 MOST_CLASSES = 20  # more different numbers than this are quantities, and a text among them is a mistake
 _MOSTLY = 0.8  # fraction of cells that are numbers or dates from which on the others are mistakes
 _ONE_HOT, _MOST_WORDS = 64, 10_000  # words with a feature each; words with a code

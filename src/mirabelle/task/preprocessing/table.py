@@ -20,7 +20,7 @@ from mirabelle.task.preprocessing.delimited import Habits, read_rows
 from mirabelle.task.preprocessing.raw_inputs import PreparedInputs, Preprocessing, Sizes
 
 Array = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.integer]
 Write = Callable[[Indices, Array], None]
 _BLOCK = 1 << 16  # rows that are written at once
 _MOST = float(np.finfo(np.float32).max)
