@@ -22,6 +22,7 @@ from mirabelle.job.ended import result_of_ended, result_without_digests
 from mirabelle.job.learned import constant_beside, with_teacher_that_learned
 from mirabelle.job.metric_trial import unknown_loss
 from mirabelle.job.notes import notes_of
+from mirabelle.job.origins import known_of
 from mirabelle.job.processes import processes_of, record_process
 from mirabelle.job.program import code_of_run
 from mirabelle.job.result import Result, checked, tell_end
@@ -299,6 +300,7 @@ def _conclude(ending: _Ending) -> Result:
         constant=constant,
         left=left_by_steps(events),
         notes=ending.notes,
+        about=known_of(task, ending.origin, str(run.journal.document.get("model", {}).get("from", ""))),
     )
     write_report(report, run.folder)
     tell_end(run, shortfalls)

@@ -60,6 +60,7 @@ class Report:
         processes: machine and versions of each process that worked on the run, equal ones once, in their order.
         digests: name of each file that ships -> digest of its bytes.
         notes: sentences on data that were left out, cut or changed, and on weights that no file contains.
+        about: what is known of the model without measuring it: "pipeline_tag", "license", "base_model" and the like.
     """
 
     start: Profile
@@ -78,6 +79,7 @@ class Report:
     processes: tuple[Mapping[str, Any], ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    about: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def of(
@@ -97,6 +99,7 @@ class Report:
         left: Iterable[Left] = (),
         digests: Mapping[str, str],
         notes: Iterable[str] = (),
+        about: Mapping[str, str] | None = None,
     ) -> Report:
         """Build a report from the measurements of a run."""
         return Report(
@@ -116,6 +119,7 @@ class Report:
             processes=tuple(dict(process) for process in processes),
             digests=dict(digests),
             notes=tuple(notes),
+            about=dict(about or {}),
         )
 
     @property

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from mirabelle.model.left_alone import few
+from mirabelle.report.card_header import header
 from mirabelle.report.charts import loss_chart, metric_chart, spans, trail_chart
 from mirabelle.report.document import Report
 from mirabelle.report.table import conditions, rows, title_of, value
@@ -46,8 +47,8 @@ def page(report: Report) -> str:
 
 
 def card(report: Report) -> str:
-    """The report as a model card in Markdown."""
-    return _rendered("card.md.jinja", report)
+    """The report as a model card in Markdown, with the metadata that model hubs read."""
+    return _rendered("card.md.jinja", report, header=header(report))
 
 
 @dataclass(frozen=True)

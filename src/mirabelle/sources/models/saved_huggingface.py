@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mirabelle.errors import UserError
 from mirabelle.sources.models.native import plain_tensors
+from mirabelle.sources.names import PICKLES
 
 _INNER = ("intermediate_size", "ffn_dim", "n_inner", "d_ff", "hidden_dim", "encoder_ffn_dim", "decoder_ffn_dim")
 _OF_WEIGHTS = ("config.json", "generation_config.json")
@@ -45,13 +46,16 @@ def save_pretrained(dense: nn.Module, origin: Path | None, model: nn.Module, fol
     fresh.load_state_dict({name: tensors[name] for name in fresh.state_dict()})
     fresh.eval().save_pretrained(folder)
     for path in sorted(origin.iterdir()) if origin is not None else ():
-        if (
-            path.is_file()
-            and path.suffix != ".safetensors"
-            and path.name not in _OF_WEIGHTS
-            and not path.name.endswith(".index.json")
-        ):
+        if path.suffix not in (".safetensors", *PICKLES) and path.name not in _OF_WEIGHTS and _may_be_copied(path):
             shutil.copyfile(path, folder / path.name)
+
+
+def _may_be_copied(path: Path) -> bool:
+    """Whether a path is a file of its folder; a link is, if it leads into the folder itself or, in a hub's cache, its blobs."""
+    if not path.is_file() or path.name.endswith(".index.json"):
+        return False
+    place, folder = path.resolve(), path.parent.resolve()
+    return place.parent in (folder, folder.parent.parent / "blobs")
 
 
 def _narrow(config: Any, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
