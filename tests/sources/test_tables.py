@@ -131,6 +131,15 @@ def test_decimal_marks_and_groups_of_digits(tmp_path: Path, row: str, arguments:
     assert table(tmp_path / "t.csv", "a;y", row, **arguments).mean[0] == pytest.approx(mean, rel=1e-2)
 
 
+def test_numbers_with_another_decimal_mark_are_no_words(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r'(?s)E131.*line 2, column "a": "0.5" is not a finite number'):
+        table(tmp_path / "t.csv", "a;y", "{k}.5;{k % 2}", decimal=",")
+    with pytest.raises(UserError, match=r'(?s)E131.*line 3, column "a": "1.5" is not a finite number'):
+        table(tmp_path / "t.csv", "a;y", "{k}{',.'[k % 2]}5;{k % 2}", decimal=",")
+    with pytest.raises(UserError, match=r'(?s)E131.*column "a": "\d+[,.]5" is not a finite number'):
+        table(tmp_path / "t.csv", "a;y", "{k}{',.'[k % 2]}5;{k % 2}")
+
+
 def test_what_can_be_read_in_two_ways_is_asked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'(?s)E131.*column "a": numbers such as "1,100" can be read.*decimal = ","'):
         table(tmp_path / "t.csv", "a;y", "1,{k + 100};{k % 2}")
@@ -288,3 +297,31 @@ def test_a_parquet_file_keeps_its_columns(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"x": pa.array([[1], [2]]), "y": pa.array([1, 0])}), tmp_path / "t.parquet")
     with pytest.raises(UserError, match=r'(?s)E131.*column "x" has values of type list<.*name it under ignore'):
         task(tmp_path / "t.parquet")
+
+
+def test_the_form_of_german_credit_is_read(tmp_path: Path) -> None:
+    """german.data of the UCI repository: 20 columns, 13 of them words, between spaces, without a header, classes 1 and 2."""
+    generator = np.random.default_rng(0)
+    words = {0: 4, 2: 5, 3: 10, 5: 5, 6: 5, 8: 4, 9: 3, 11: 4, 13: 3, 14: 3, 16: 4, 18: 2, 19: 2}
+    cells = [
+        [f"A{k + 1}{1 + generator.integers(words[k])}" if k in words else str(generator.integers(1, 60)) for k in range(20)]
+        for _ in range(400)
+    ]
+    lines = (f"{' '.join(row)} {1 + row[0].endswith(('1', '2'))} \n" for row in cells)
+    (tmp_path / "german.data").write_text("".join(lines))
+    found = task(tmp_path / "german.data", header=False, metric="roc_auc")
+    assert isinstance(found.preprocessing, Table)
+    assert len(found.preprocessing.words) == 13
+    assert found.preprocessing.shape == (sum(words.values()) + 13 + 7,)
+    assert found.labels == ("1", "2")
+    status = found.train.inputs[:, :2].sum(1) > 0  # A11 and A12
+    assert torch.equal(status.long(), found.train.targets)
+
+
+def test_a_tsv_without_a_tokenizer_is_a_table(tmp_path: Path) -> None:
+    assert table(tmp_path / "t.tsv", "a\tw\ty", "{k}\t{('u', 'v')[k % 2]}\t{k % 2}").features == ("a", "w=u", "w=v", "w=other")
+    (tmp_path / "t.tsv").write_text("text\tlabel\n" + "".join(f"a sentence of {k} words\t{k % 2}\n" for k in range(ROWS)))
+    with pytest.raises(
+        UserError, match=r"(?s)E131.*no column from which anything can be learned.*texts are read with a tokenizer"
+    ):
+        task(tmp_path / "t.tsv")

@@ -102,7 +102,7 @@ class Arrays(Divided):
 
 @record
 class TableFile(Divided):
-    """A table in a .csv or .data file, or in a .parquet file (needs pyarrow).
+    """A table in a .csv, .data or .tsv file without texts, or in a .parquet file (needs pyarrow).
 
     Cells are separated by commas, semicolons, tabs, bars or spaces and may be in quotes; numbers may have a decimal point or
     comma and groups of three digits. Columns of numbers become (value − mean) / deviation; dates likewise, as days, with their
@@ -164,6 +164,12 @@ _BY_SUFFIX: dict[str, type[Files]] = {
 }
 
 
+def _names_of_texts() -> set[str]:
+    """The settings of texts that tables do not have."""
+    texts, table = ({field.name for field in dataclasses.fields(kind)} for kind in (TextFile, TableFile))
+    return texts - table
+
+
 def data_folder_of_environment() -> Path | None:
     """The folder of data sets in the environment variable MIRABELLE_DATA, if it is set."""
     named = os.environ.get(VARIABLE)
@@ -194,6 +200,8 @@ def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()
         kind: type[Files] | None = _BY_SUFFIX.get(Path(name).suffix.lower())
         if "tokenizer" in arguments and kind not in (QuestionFile, Corpus):
             kind = TextFile
+        elif Path(name).suffix.lower() == ".tsv" and not _names_of_texts() & set(arguments):
+            kind = TableFile
         if kind is None:
             from mirabelle.task.preprocessing import pictures, sound
 

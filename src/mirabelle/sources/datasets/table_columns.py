@@ -63,15 +63,15 @@ def _kind_of(column: Column, settings: TableFile) -> Kind:
     present = [word for word, count in zip(column.words, counts, strict=True) if count]
     if not present:
         return Kind("nothing")
-    point = [number_of(word) is not None for word in present] if settings.decimal != "," else [False]
-    comma = [number_of(word, comma=True) is not None for word in present] if settings.decimal != "." else [False]
-    if all(point) or all(comma):
-        both = all(point) and all(comma) and any(mark in word for word in present for mark in ",.")
-        return Kind("number", None if both else not all(point))
-    shares = {mark: _share(counts, fits) for mark, fits in (("point", point), ("comma", comma)) if len(fits) == len(present)}
-    best = max(shares, key=lambda mark: shares[mark], default="point")
-    if sum(comma if best == "comma" else point) > MOST_CLASSES and shares[best] >= _MOSTLY:
-        column.numbers(comma=best == "comma")  # raises the error for the first text
+    fits = {comma: [number_of(word, comma=comma) is not None for word in present] for comma in (False, True)}
+    allowed = fits if settings.decimal is None else {settings.decimal == ",": fits[settings.decimal == ","]}
+    whole = [comma for comma, of_one in allowed.items() if all(of_one)]
+    if whole:
+        both = len(whole) > 1 and any(mark in word for word in present for mark in ",.")
+        return Kind("number", None if both else whole[0])
+    numbers = [point or comma for point, comma in zip(*fits.values(), strict=True)]
+    if sum(numbers) > MOST_CLASSES and _share(counts, numbers) >= _MOSTLY:
+        column.numbers(comma=max(allowed, key=lambda comma: sum(allowed[comma])))  # raises the error for the first other text
     orders = orders_of(present)
     dates = [days_of(word, orders[0]) is not None for word in present] if orders else []
     if orders and (all(dates) or (sum(dates) > MOST_CLASSES and _share(counts, dates) >= _MOSTLY)):
@@ -153,7 +153,8 @@ def learned_table(
         else:
             _learn_numbers(parts, column, kind, train)
     if not parts.columns:
-        raise UserError("E131", f"{source.path} has no column from which anything can be learned", "give other columns")
+        remedy = 'give other columns; texts are read with a tokenizer: arguments = { tokenizer = "./bert" }'
+        raise UserError("E131", f"{source.path} has no column from which anything can be learned", remedy)
     used = set(parts.columns)
     table = Table(
         columns=tuple(parts.columns),

@@ -68,7 +68,7 @@ class Table(Preprocessing):
 
     key: ClassVar[str] = "columns"
     raw_inputs: ClassVar[str] = "rows of a table"
-    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".data")
+    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".data", ".tsv")
     file_content: ClassVar[str] = "rows of a table"
 
     columns: tuple[str, ...]
