@@ -29,14 +29,19 @@ OF_FILES = {
     ),
     "graph that is not there": Mistake("E130", "no model at", "relative to the recipe", model("./model.onnx"), at="5:8"),
     "graph that is a text": Mistake(
-        "E141", "not a valid ONNX file", "export it again", model("./m.onnx"), files={"m.onnx": b"dear diary"}, at="5:8"
+        "E141",
+        "not an ONNX model, or it is damaged",
+        "fetch it again",
+        model("./m.onnx"),
+        files={"m.onnx": b"dear diary"},
+        at="5:8",
     ),
     "Keras file that is not there": Mistake("E130", "no model at", "relative to the recipe", model("./model.keras"), at="5:8"),
     "Keras file that is a text": Mistake(
         "E141", "not a Keras file", "fetch it again", model("./m.keras"), files={"m.keras": b"dear diary"}, at="5:8"
     ),
     "folder that is no model": Mistake("E130", "no config.json", "check the path", model("./data"), at="5:8"),
-    "weights in place of a model": Mistake("E130", "no config.json", "check the path", model("./extra.safetensors"), at="5:8"),
+    "weights in place of a model": Mistake("E143", "holds weights", "weights = …", model("./extra.safetensors"), at="5:8"),
     "weights that are a folder": Mistake("E130", "no weights at", "safetensors", (BASELINE, 'weights = "data"'), at="11:11"),
     "weights that are a number": Mistake("E103", "a string or a table", "safetensors", (BASELINE, "weights = 3"), at="11:11"),
     "baseline of nothing": Mistake("E111", "needs either `train` or `weights`", "epochs = 10", (BASELINE, ""), at="10:2"),

@@ -30,7 +30,7 @@ FILES = {
     "cut.mira": (lambda onnx, packed: packed[:-10], "E141", "digest does not match"),
     "flipped.mira": (lambda onnx, packed: flipped(packed, len(packed) // 2), "E141", "digest does not match"),
     "newer.mira": (lambda onnx, packed: packed[: HEAD - 1] + b"\x09" + packed[HEAD:], "E142", "version 9"),
-    "huge.mira": (lambda onnx, packed: sealed(write_varints([1 << 40, 4, 4]) + b"0000"), "E141", "above the limit"),
+    "huge.mira": (lambda onnx, packed: sealed(write_varints([1 << 40, 4, 4]) + b"0000"), "E141", "impossible"),
     "odd.mira": (lambda onnx, packed: sealed(write_varints([100, 4, 4]) + b"0000"), "E141", "graph cannot be read"),
     "longer.mira": (lambda onnx, packed: sealed(packed[HEAD + 16 :] + b"more"), "E141", "follow the last tensor"),
     "onnx.mira": (lambda onnx, packed: onnx, "E143", "not a .mira file"),

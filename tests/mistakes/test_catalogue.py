@@ -181,7 +181,7 @@ MISTAKES = {
     ),
     # models
     "name without function": Mistake(
-        "E120", '"parts" is not a function', "file.py:function", ("./parts.py:net", "parts"), at="5:8"
+        "E130", "no model at parts", 'did you mean "./parts.py:function"', ("./parts.py:net", "parts"), at="5:8"
     ),
     "module not found": Mistake(
         "E120", 'module "no.such" cannot be imported', "install it", ("./parts.py:net", "no.such:net"), at="5:8"
@@ -417,7 +417,7 @@ MISTAKES = {
         "E130", "no folder of images at ./photos", "check", command=typed("init", "--data", "./photos")
     ),
     "inspect of nothing": Mistake("E130", "no file at no.onnx", "check", command=typed("inspect", "no.onnx")),
-    "inspect of a text": Mistake("E120", "names no function", "write", command=typed("inspect", "notes.txt")),
+    "inspect of a text": Mistake("E143", "notes.txt is no model", ".onnx", command=typed("inspect", "notes.txt")),
     "groups of a file": Mistake(
         "E143", "no.mira contains no torch module", "function that builds it", command=typed("inspect", "no.mira", "--groups")
     ),

@@ -19,6 +19,7 @@ from mirabelle.artifact.reading import model_of, onnx_of
 from mirabelle.errors import UserError, first_line
 from mirabelle.numerics.metrics import ctc_greedy_decode
 from mirabelle.runtime.runtime import default_runtime
+from mirabelle.sources.missing import missing
 from mirabelle.task.outputs import Form, OutputKind
 from mirabelle.task.preprocessing.raw_inputs import RawInputs
 from mirabelle.task.preprocessing.stored import FILE_CONTENTS, from_json
@@ -193,7 +194,7 @@ class Predictor:
             for file in files:
                 yield from self._raw.samples(file)
         elif not path.exists():
-            raise UserError("E130", f"no input at {path}", "check the path")
+            raise missing("input", str(path), path, "check the path")
         elif suffix == ".npy":
             if not self._raw.takes_arrays:
                 raise self._raw.refusal(self.path, path, "an array")

@@ -11,6 +11,7 @@ from mirabelle.artifact.mira import unpack
 from mirabelle.errors import UserError
 from mirabelle.run import files
 from mirabelle.runtime.external_data import MOST_BYTES, is_outside, read_model, tensors_of_model
+from mirabelle.sources.missing import missing
 
 
 def onnx_of(path: str | Path) -> bytes:
@@ -59,7 +60,7 @@ def file_of(path: str | Path) -> Path:
             raise UserError("E130", f"no model.onnx in {path}", "name the folder of a finished run")
         return path / "model.onnx"
     if not path.is_file():
-        raise UserError("E130", f"no file at {path}", "check the path")
+        raise missing("file", str(path), path, "check the path")
     if path.suffix not in (".onnx", ".mira"):
         raise UserError("E143", f"{path} is neither .onnx nor .mira", "give an .onnx or .mira file, or the folder of a run")
     return path

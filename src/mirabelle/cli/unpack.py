@@ -26,9 +26,10 @@ def command(packed: Path, out: Path | None, *, as_json: bool) -> int:
     from mirabelle.cli.arguments import output_of
     from mirabelle.errors import UserError
     from mirabelle.run import files
+    from mirabelle.sources.missing import missing
 
     if not packed.is_file():
-        raise UserError("E130", f"no file at {packed}", "check the path")
+        raise missing("file", str(packed), packed, "check the path")
     target = output_of(out or packed.with_suffix(".onnx"), ".onnx", packed)
     data = packed.read_bytes()
     try:

@@ -53,7 +53,7 @@ def command(
             click.echo(f"{check.name:<17}{check.verdict:<13}{check.detail}")
     if failed:
         first = failed[0]
-        raise UserError(
-            "E302", f"{artifact}: gate {first.name} failed: {first.detail}", "do not use this file; run its recipe again"
-        )
+        drawn = first.name == "outputs" and data is None
+        remedy = "it may need real inputs: give --data" if drawn else "do not use this file; run its recipe again"
+        raise UserError("E302", f"{artifact}: gate {first.name} failed: {first.detail}", remedy)
     return 0

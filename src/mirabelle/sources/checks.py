@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from mirabelle.errors import UserError, did_you_mean
 from mirabelle.sources.datasets.settings import VARIABLE
+from mirabelle.sources.missing import RELATIVE, missing, similar_path
 from mirabelle.sources.names import (
     BUILT_IN,
     FILES,
@@ -15,6 +17,7 @@ from mirabelle.sources.names import (
     HUBS,
     LINES,
     PICKLES,
+    is_trained,
     names_files,
     names_function,
     names_model_file,
@@ -22,6 +25,7 @@ from mirabelle.sources.names import (
     path_of,
 )
 
+_ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")  # organisation/model
 _KINDS = {
     ".csv": "table",
     ".data": "table",
@@ -31,7 +35,6 @@ _KINDS = {
     ".txt": "text",
     **dict.fromkeys((".tsv", ".jsonl", *LINES), "texts"),
 }
-_RELATIVE = 'check the path; it is relative to the recipe, and "~" is not expanded'
 
 
 def check_model(name: str, folder: Path) -> None:
@@ -44,18 +47,42 @@ def check_model(name: str, folder: Path) -> None:
         folder: relative paths refer to it.
 
     Raises:
-        UserError: E120 if there is no such function, E130 if there is no such file or folder.
+        UserError: E120 if there is no such function, E130 if there is no such file or folder,
+            E143 if it is a file of weights alone.
     """
     if name.startswith(HUBS):
         return
     _check_place(name)
-    if names_model_folder(name):
-        if not (path_of(name, folder) / "config.json").is_file():
-            raise UserError("E130", f"no transformers model at {name}: there is no config.json", _RELATIVE)
-    elif not names_model_file(name):
+    if not is_trained(name):
+        if ":" not in name and not name.endswith(".py"):
+            raise _no_model(name, folder)
         check_function(name, folder)
-    elif not path_of(name, folder).is_file():
-        raise UserError("E130", f"no model at {name}", _RELATIVE)
+        return
+    path = path_of(name, folder)
+    if names_model_folder(name) and path.is_file():
+        raise _no_model(name, folder)
+    if not path.exists() or names_model_file(name) == path.is_dir():
+        on_hub = f'; write "hf:{name}" for the Hugging Face Hub' if _ON_HUB.fullmatch(name) else ""
+        raise missing("transformers model" if names_model_folder(name) else "model", name, path, RELATIVE + on_hub)
+    if names_model_folder(name) and not (path / "config.json").is_file():
+        raise UserError("E130", f"no transformers model at {name}: there is no config.json", RELATIVE)
+
+
+def _no_model(name: str, folder: Path) -> UserError:
+    """The error for a word without a path, such as "bert-base", which names nothing, and for a file that is no model."""
+    if Path(name).suffix in (*PICKLES, ".safetensors"):
+        message = f"{name} holds weights, but not the model that they belong to"
+        return UserError("E143", message, 'write from = "./file.py:function" for the model, and weights = … for the file')
+    path = folder / name
+    ways = f'write "./{name}" for a path, "hf:{name}" for the Hugging Face Hub, or "./file.py:function" for a function'
+    if path.is_file():
+        return UserError("E143", f"{name} is no model", 'give an .onnx, .keras or .h5 file, or write "./file.py:function"')
+    if path.exists():
+        return UserError("E130", f'"{name}" is neither a path nor a function', f'did you mean "./{name}"? Or {ways}')
+    near = similar_path(path)
+    if near is not None and near.endswith(".py"):
+        return UserError("E130", f"no model at {name}", f'did you mean "{near}:function"?')
+    return missing("model", name, path, ways)
 
 
 def check_function(name: str, folder: Path) -> None:
@@ -77,7 +104,7 @@ def check_function(name: str, folder: Path) -> None:
     if path.suffix != ".py":
         return
     if not path.is_file():
-        raise UserError("E120", f"no Python file at {place}", _RELATIVE)
+        raise UserError("E120", f"no Python file at {place}", RELATIVE)
     try:
         names = set(_bound(ast.parse(path.read_text("utf-8"))))
     except (SyntaxError, ValueError) as error:
@@ -105,7 +132,7 @@ def check_data(name: str, folder: Path) -> None:
     elif names_files(name):
         path = folder / name
         if not path.exists():
-            raise UserError("E130", f"no {_KINDS.get(path.suffix.lower(), 'folder of images')} at {name}", _RELATIVE)
+            raise missing(_KINDS.get(path.suffix.lower(), "folder of images"), name, path)
         if path.is_file() and path.suffix.lower() not in FILES:
             known = f"give a folder of class folders of images, {' or '.join(FILES)}"
             raise UserError("E143", f"{name} has a file type that is not supported as data", known)
@@ -127,7 +154,7 @@ def check_weights(path: Path) -> None:
         )
         raise UserError("E143", f"{path} is a pickle, which may contain code, so it is not read", remedy)
     if not path.is_file():
-        raise UserError("E130", f"no weights at {path}", "name a .safetensors file")
+        raise missing("weights", str(path), path, "name a .safetensors file")
 
 
 def check_pickle(path: Path) -> None:
@@ -144,7 +171,7 @@ def check_pickle(path: Path) -> None:
             'write weights = "…" for a .safetensors file, weights = { pickle = "…" } for a .pt or .th file',
         )
     if not path.is_file():
-        raise UserError("E130", f"no weights at {path}", _RELATIVE)
+        raise missing("weights", str(path), path)
 
 
 def _check_place(name: str) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from mirabelle import records
 from mirabelle.errors import UserError
 from mirabelle.numerics.draws import all_global_draws
+from mirabelle.sources.checks import check_model
 from mirabelle.sources.models.factory import made_by
 from mirabelle.sources.models.keras_model.library import as_in_a_new_process
 from mirabelle.sources.names import HUBS, ONNX, is_trained, names_model_folder, path_of
@@ -43,6 +44,7 @@ def model_from(name: str, arguments: Mapping[str, Any], folder: Path, seed: int 
 
 
 def _model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Module:
+    check_model(name, folder)
     if not is_trained(name):
         return in_torch(made_by(name, arguments, folder))
     if name.startswith(HUBS) or names_model_folder(name):

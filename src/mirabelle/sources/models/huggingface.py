@@ -17,6 +17,7 @@ from mirabelle.errors import UserError, did_you_mean, first_line
 from mirabelle.numerics.draws import generator_from
 from mirabelle.records.record import Count, record
 from mirabelle.records.trust import check_trusted
+from mirabelle.sources.missing import missing
 from mirabelle.sources.names import HUBS, path_of
 from mirabelle.task.batch import Batch, Inputs
 
@@ -317,7 +318,10 @@ def without_bars() -> Iterator[None]:
 def place_of(name: str, folder: Path) -> tuple[str, str | None]:
     """(argument of from_pretrained, revision or None) for a folder, or for a model on a hub."""
     if not name.startswith(HUBS):
-        return str(path_of(name, folder)), None
+        path = path_of(name, folder)
+        if not path.is_dir():  # transformers would look for it on a hub
+            raise missing("folder of a transformers model", name, path)
+        return str(path), None
     check_trusted(name)
     hub, _, rest = name.partition(":")
     place, _, revision = rest.partition("@")
