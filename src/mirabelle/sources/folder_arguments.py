@@ -10,7 +10,7 @@ from mirabelle.errors import UserError
 from mirabelle.sources.datasets.folders import split_folders
 from mirabelle.sources.datasets.settings import SoundFolder, data_folder_of_environment, settings_from
 from mirabelle.sources.first_arguments import config_of
-from mirabelle.sources.models.processors import has_processor, image_arguments, sound_arguments
+from mirabelle.sources.models.processors import has_processor, image_arguments, sound_arguments, symbols_of
 from mirabelle.sources.names import FOLDER, names_files, names_model_folder, path_of
 
 _MASKS = {"images", "masks"}
@@ -28,7 +28,7 @@ def folder_arguments(model: str, data: str) -> dict[str, Any] | None:
         data: folder of images or recordings.
 
     Raises:
-        UserError: E121 if the processor does what no settings say.
+        UserError: E121 if the processor does what no settings say, E132 if classes of the data are not those of the model.
     """
     place = _place(data)
     if not names_model_folder(model) or place is None or not has_processor(path_of(model, Path())):
@@ -36,6 +36,8 @@ def folder_arguments(model: str, data: str) -> dict[str, Any] | None:
     config, folder = config_of(model), path_of(model, Path())
     architecture = next(iter(config.get("architectures") or ()), "")
     if isinstance(settings_from(data, {}, Path()), SoundFolder):
+        if architecture.endswith("ForCTC"):
+            return {"kind": "transcription", "labels": symbols_of(folder, config), **sound_arguments(folder)}
         return {**sound_arguments(folder), **_labels(config, place)}
     read = image_arguments(folder)
     reduced = {"reduce_labels": True} if read.pop("reduce_labels", False) else {}

@@ -44,6 +44,10 @@ _READERS: dict[type[Files], str] = {
     TableFile: "table",
     TextFile: "texts",
 }
+_READERS_OF_KINDS: dict[tuple[type[Files], str | None], str] = {
+    (ImageFolder, "segmentation"): "masks",
+    (SoundFolder, "transcription"): "speech",
+}
 
 
 def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | None, folder: Path) -> Task:
@@ -76,8 +80,8 @@ def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | No
 
 
 def _from_files(settings: Files, path: Path) -> Task:
-    segments = isinstance(settings, ImageFolder) and settings.kind == "segmentation"
-    reader = import_module(f"mirabelle.sources.datasets.{'masks' if segments else _READERS[type(settings)]}")
+    own = _READERS_OF_KINDS.get((type(settings), getattr(settings, "kind", None)), _READERS[type(settings)])
+    reader = import_module(f"mirabelle.sources.datasets.{own}")
     try:
         task: Task = reader.task_of(path, settings)
     except OSError as error:

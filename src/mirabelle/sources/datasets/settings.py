@@ -32,7 +32,12 @@ class SoundFolder(Divided):
     file names. Recordings become log-mel features, standardized by the mean and standard deviation of the training data, or
     what models of transformers take: waveforms, or features of Kaldi at 16 kHz.
 
+    With kind = "transcription", the folder, or each of its folders for the splits, has a table metadata.csv with the columns
+    `file_name` and `transcription` (or `text`, `sentence`), and `labels` are the symbols of a model of CTC, the first, "", the
+    blank. The loss is "ctc".
+
     Args:
+        kind: "transcription" for recordings with texts; by default recordings with classes.
         features: "log-mel" (`Sound`), "waveform" (`Waveform`) or "kaldi" (`Kaldi`).
         labels: names of the classes in the order of the model's outputs; by default their sorted names.
         pattern: a regular expression that every file name must match from its beginning; its first group is the class.
@@ -48,9 +53,10 @@ class SoundFolder(Divided):
 
     Raises:
         UserError: E130 if the folder is missing or empty, E131 if there are fewer than two classes, a class has no recording,
-            or a recording cannot be read or has another sampling rate.
+            or a recording cannot be read or has another sampling rate; E131 for a text with symbols that are not in `labels`.
     """
 
+    kind: Literal["transcription"] | None = None
     features: Literal["log-mel", "waveform", "kaldi"] = "log-mel"
     labels: tuple[str, ...] = ()
     pattern: str | None = None

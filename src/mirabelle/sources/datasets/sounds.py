@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,11 +34,33 @@ def task_of(folder: Path, settings: SoundFolder) -> Task:
     else:
         files = {"train": ordered(_by_name(folder, settings.pattern), settings.labels, folder)}
     labels = tuple(files["train"])
+    paths = {part: [path for group in classes.values() for path in group] for part, classes in files.items()}
+    sound, inputs, notes = inputs_of(paths, settings)
+    raw: dict[str, Split] = {
+        part: (inputs[part], np.repeat(np.arange(len(classes)), [len(group) for group in classes.values()]))
+        for part, classes in files.items()
+    }
+    raw = completed(raw, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
+    if isinstance(sound, Sound):
+        train = raw["train"][0].astype(np.float64)
+        sound = dataclasses.replace(sound, mean=(float(train.mean()),), deviation=(float(train.std()) or 1.0,))
+    unread = unread_files(folder, [path for group in paths.values() for path in group], KIND)
+    return as_task(raw, labels, folder.resolve().name, sound, settings).replace(notes=(*unread, *notes))
+
+
+def inputs_of(
+    paths: Mapping[str, Sequence[Path]], settings: SoundFolder
+) -> tuple[Sound | Waveform | Kaldi, dict[str, Array], list[str]]:
+    """(the preprocessing, features of all recordings by split, notes on what was cut).
+
+    Raises:
+        UserError: E131 if a recording cannot be read or has another sampling rate than the first.
+    """
     rate = settings.rate or (KALDI_RATE if settings.features == "kaldi" else None)
     recordings: dict[str, list[Array]] = {}
-    for part, classes in files.items():
+    for part, group in paths.items():
         recordings[part] = []
-        for path in (path for paths in classes.values() for path in paths):
+        for path in group:
             own, samples = read_wav(path)
             rate = rate or own
             if own != rate:
@@ -47,20 +69,11 @@ def task_of(folder: Path, settings: SoundFolder) -> Task:
                     message = f"{path} has a sampling rate of {own} Hz, not {rate} Hz"
                 raise UserError("E131", message, f"resample it to {rate} Hz")
             recordings[part].append(samples)
-    assert rate is not None, "every class has a recording"
+    assert rate is not None, "every split has a recording"
     longest = max(len(samples) for samples in recordings["train"]) / rate
     sound = _preprocessing(settings, rate, settings.seconds or round(min(longest, _LONGEST), 3))
-    raw: dict[str, Split] = {}
-    for part, classes in files.items():
-        features = np.stack([sound.features(samples) for samples in recordings[part]])
-        raw[part] = (features, np.repeat(np.arange(len(classes)), [len(paths) for paths in classes.values()]))
-    raw = completed(raw, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
-    if isinstance(sound, Sound):
-        train = raw["train"][0].astype(np.float64)
-        sound = dataclasses.replace(sound, mean=(float(train.mean()),), deviation=(float(train.std()) or 1.0,))
-    read = [path for classes in files.values() for paths in classes.values() for path in paths]
-    notes = (*unread_files(folder, read, KIND), *_notes(sound, [len(one) / rate for own in recordings.values() for one in own]))
-    return as_task(raw, labels, folder.resolve().name, sound, settings).replace(notes=notes)
+    features = {part: np.stack([sound.features(samples) for samples in own]) for part, own in recordings.items()}
+    return sound, features, _notes(sound, [len(one) / rate for own in recordings.values() for one in own])
 
 
 def _preprocessing(settings: SoundFolder, rate: int, seconds: float) -> Sound | Waveform | Kaldi:

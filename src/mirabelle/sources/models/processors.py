@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,24 @@ def sound_arguments(folder: Path) -> dict[str, Any]:
         }
     message = f"the feature extractor of {folder} is a {kind}, which the settings of recordings cannot say"
     raise UserError("E121", message, _OWN)
+
+
+def symbols_of(folder: Path, config: Mapping[str, Any]) -> list[str]:
+    """The symbols of a model of CTC in the order of its outputs: "" for the blank, " " for the end of a word.
+
+    Raises:
+        UserError: E130 if there is no vocab.json, E121 if the blank is not the first symbol, or the symbols are not numbered.
+    """
+    try:
+        given = json.loads((folder / "vocab.json").read_text("utf-8"))
+        symbols = sorted(given, key=given.__getitem__)
+        numbered = [given[name] for name in symbols] == list(range(len(symbols)))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError("E130", f"the symbols of {folder}, vocab.json, cannot be read: {first_line(error)}", _OWN) from error
+    if not numbered or config.get("pad_token_id") != 0:
+        message = f"the blank of {folder} is symbol {config.get('pad_token_id')} of vocab.json; only a blank of 0 is covered"
+        raise UserError("E121", message, _OWN)
+    return ["", *(" " if name == "|" else name for name in symbols[1:])]
 
 
 def _read(folder: Path, kind: str) -> Any:
