@@ -10,25 +10,28 @@ also one of a library in C++, counts as a raw message. The commands run in one p
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
 
 from conditions import RESULTS, write
 from mirabelle.cli import main as cli
 from mirabelle.errors import UserError
-from mirabelle.runtime.drawn_inputs import accepted_inputs
+from mirabelle.runtime.drawn_inputs import all_accepted
 from mirabelle.runtime.runtime import default_runtime
 from mirabelle.runtime.signature import signature_of
+from mirabelle.sources.models.onnx_graph import module_from_onnx
 
 SAMPLES = 12
 KEPT = RESULTS / "foreign_onnx.json"  # what is known of other files is kept
@@ -111,10 +114,14 @@ def called(*arguments: str) -> tuple[int, str, str]:
 
 
 def data_for(path: Path, folder: Path) -> tuple[str, str]:
-    """(data, a line of arguments) of random samples of sizes that ONNX Runtime accepts."""
-    model = onnx.load(path)
-    inputs, _ = signature_of(model)
-    feed = accepted_inputs(default_runtime().load(path.read_bytes(), 1), inputs).feed
+    """(data, a line of arguments) of random samples of sizes that ONNX Runtime accepts, and PyTorch where it can load the file."""
+    inputs, _ = signature_of(onnx.load(path))
+    try:
+        module: Callable[..., object] = module_from_onnx(path)
+    except UserError:
+        module = dict
+    feeds = [one.feed for one in itertools.islice(all_accepted(default_runtime().load(path.read_bytes(), 1), inputs), 8)]
+    feed = next((one for one in feeds if takes(module, one)), feeds[0])
     generator = np.random.default_rng(0)
     arrays = {
         name: generator.standard_normal((SAMPLES, *array.shape[1:])).astype(np.float32)
@@ -128,6 +135,15 @@ def data_for(path: Path, folder: Path) -> tuple[str, str]:
     np.savez(folder / "several.npz", **arrays)
     (folder / "data.py").write_text(SEVERAL.format(path=repr(str(folder / "several.npz"))))
     return "./data.py:task", ""
+
+
+def takes(module: Callable[..., object], feed: Mapping[str, np.ndarray]) -> bool:
+    """Whether a module computes anything for these inputs."""
+    try:
+        module(**{name: torch.from_numpy(array) for name, array in feed.items()})
+    except RuntimeError:
+        return False
+    return True
 
 
 def taken_through(package: str, path: Path, folder: Path) -> File:
