@@ -88,6 +88,7 @@ def _inputs(source: Source, table: Table, rows: dict[str, Indices]) -> dict[str,
         column = source.column(name)
         for part, index in rows.items():
             table.encode(column, inputs[part][:, start:stop], index)
+        del column  # before the next one is read
         start = stop
     return inputs
 

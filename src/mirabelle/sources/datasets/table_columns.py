@@ -152,6 +152,7 @@ def learned_table(
             _learn_words(parts, column, train, embedded=name in settings.embed)
         else:
             _learn_numbers(parts, column, kind, train)
+        del column  # before the next one is read
     if not parts.columns:
         remedy = 'give other columns; texts are read with a tokenizer: arguments = { tokenizer = "./bert" }'
         raise UserError("E131", f"{source.path} has no column from which anything can be learned", remedy)
