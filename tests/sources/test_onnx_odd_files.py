@@ -316,12 +316,21 @@ def test_quantized_files_of_onnxruntime_have_float_layers(kind: str, trained: Pa
     module = module_from_onnx(path)
     kinds = sorted(type(part).__name__ for part in module.modules() if isinstance(part, (nn.Conv2d, nn.Linear)))
     assert kinds == ["Conv2d", "Conv2d", "Linear", "Linear"]
+    loss = module.train()(torch.randn(8, 1, 8, 8)).square().mean()
+    loss.backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in module.parameters())
+    module.eval()
     if kind == "operators, per channel":
         inputs = torch.randn(64, 1, 8, 8)
         result = mirabelle.compress(
             module, mirabelle.Task(train=inputs, test=inputs), [prune.Channels(sparsity=0.25)], out=tmp_path / "run"
         )
         assert result.profile.parameters < 0.9 * result.start.parameters
+        trained_after = prune.Channels(sparsity=0.25, train=mirabelle.Training(epochs=1))
+        labelled = mirabelle.Task(train=(inputs, torch.arange(64) % 10), test=(inputs, torch.arange(64) % 10))
+        with pytest.raises(UserError, match="no weight has a gradient") as caught:
+            mirabelle.compress(module, labelled, [trained_after], out=tmp_path / "trained")
+        assert caught.value.code == "E121"
 
 
 @pytest.mark.parametrize("kind", ["bert", "digits"])

@@ -48,6 +48,12 @@ def notes_of(plan: JobPlan) -> tuple[str, ...]:
         for what, model in models.items()
         if isinstance(model, OnnxModule) and model.compared_at
     ]
+    widened = [
+        f"The ONNX file of the {what} is in half precision; it is computed, trained and exported in float32, its inputs and "
+        f"outputs included."
+        for what, model in models.items()
+        if isinstance(model, OnnxModule) and model.halved
+    ]
     mixed = [_MIXED.format(what) for what, model in models.items() if model is not None and mixes_samples(model, plan.task)]
     table = plan.task.preprocessing
     widths = [table.sentence] if isinstance(table, Table) and table.features != table.columns else []
@@ -59,6 +65,7 @@ def notes_of(plan: JobPlan) -> tuple[str, ...]:
         *untrained,
         *unused,
         *compared,
+        *widened,
         *mixed,
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mirabelle.errors import is_out_of_memory
+from mirabelle.errors import UserError, is_out_of_memory
 from mirabelle.model.precision import autocast
 from mirabelle.model.state import copied
 from mirabelle.numerics.draws import global_draws
@@ -90,6 +90,19 @@ def _seconds_if_it_runs(model: nn.Module, batch: Batch, loss: Callable[[Any, Ten
         return math.inf
 
 
+def with_gradient(loss: Tensor) -> Tensor:
+    """The loss itself, if any weight has a gradient.
+
+    Raises:
+        UserError: E121 if none has, for example because the model rounds to integers behind all of its weights.
+    """
+    if not loss.requires_grad:
+        message = "no weight has a gradient: an operator behind all of them, such as QuantizeLinear, has no derivative"
+        remedy = "leave the training out, or start from the model as it was before it was quantized"
+        raise UserError("E121", message, remedy)
+    return loss
+
+
 def _step_seconds(model: nn.Module, batch: Batch, loss: Callable[[Any, Tensor], Tensor], execution: Execution) -> float:
     model = execution.laid_out(copied(model)).train()
     times: list[float] = []
@@ -98,7 +111,7 @@ def _step_seconds(model: nn.Module, batch: Batch, loss: Callable[[Any, Tensor], 
         start = time.perf_counter()
         with execution.autocast():
             outputs = call(model, execution.inputs(batch.inputs))
-        loss(in_float32(outputs), batch.targets).backward()  # type: ignore[no-untyped-call]
+        with_gradient(loss(in_float32(outputs), batch.targets)).backward()  # type: ignore[no-untyped-call]
         times.append(time.perf_counter() - start)
         if time.perf_counter() - begin > _SECONDS and len(times) > 1:
             break

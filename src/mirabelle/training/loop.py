@@ -30,7 +30,7 @@ from mirabelle.training.checkpoint import Checkpoint
 from mirabelle.training.contracts import Control
 from mirabelle.training.divergence import NewlyNotFinite
 from mirabelle.training.evaluation import evaluate
-from mirabelle.training.execution import Execution, fastest_execution
+from mirabelle.training.execution import Execution, fastest_execution, with_gradient
 from mirabelle.training.kept_zeros import KeptZeros
 from mirabelle.training.optimizer import load_optimizer_tensors, optimizer_for, optimizer_tensors
 from mirabelle.training.settings import Training
@@ -205,7 +205,7 @@ class _Loop:
             guide = Forward(batch, given.outputs, features=given.features)
         loss: Tensor = self.loss(Forward(batch, outputs, guide, self.taps.taken(), progress=step / self.total))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with_gradient(loss).backward()  # type: ignore[no-untyped-call]
         if self.training.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
         self.optimizer.step()

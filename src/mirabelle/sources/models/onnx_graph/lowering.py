@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, helper
 from torch import Tensor
 
 from mirabelle.sources.models.onnx_graph.branches import graphs_in
@@ -125,14 +125,14 @@ def _quantized_product(nodes: _Nodes) -> None:
 @_rule("", "MatMulInteger")
 def _integer_product(nodes: _Nodes) -> None:
     a, b = _centered(nodes, 0, 2, axis=-2), _centered(nodes, 1, 3, axis=-1)
-    nodes.add("Cast", nodes.add("MatMul", a, b), to=TensorProto.INT32, into=nodes.node.output[0])
+    nodes.add("IntegerSums", nodes.add("MatMul", a, b), into=nodes.node.output[0])
 
 
 @_rule("", "ConvInteger")
 def _integer_convolution(nodes: _Nodes) -> None:
     x, weight = _centered(nodes, 0, 2, axis=1), _centered(nodes, 1, 3, axis=0)
     y = nodes.add("Conv", x, weight, **nodes.attributes())
-    nodes.add("Cast", y, to=TensorProto.INT32, into=nodes.node.output[0])
+    nodes.add("IntegerSums", y, into=nodes.node.output[0])
 
 
 def _centered(nodes: _Nodes, codes: int, zero: int, *, axis: int = 1) -> str:

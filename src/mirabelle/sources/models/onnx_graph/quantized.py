@@ -16,11 +16,8 @@ def quantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -
     """Integer codes round(x / scale) + zero, rounded half to even and clamped to the range of their type."""
     kind = zero.dtype if zero is not None else type_of(node["output_dtype"], node) if node["output_dtype"] else torch.uint8
     x = tensor_of(x).to(scale.dtype)
-    codes = torch.round(x / _along(node, x, scale))
-    if zero is not None:
-        codes = codes + _along(node, x, zero).to(x.dtype)
-    bounds = torch.iinfo(kind)
-    return codes.clamp(bounds.min, bounds.max).to(kind)
+    codes = _rounded(x / _along(node, x, scale))
+    return _clamped(codes if zero is None else codes + _along(node, x, zero).to(x.dtype), kind)
 
 
 @operator("DequantizeLinear")
@@ -34,11 +31,16 @@ def dequantize(node: Node, codes: Tensor, scale: Tensor, zero: Tensor | None = N
 @operator("DynamicQuantizeLinear")
 def quantize_dynamically(_node: Node, x: Tensor) -> list[Tensor]:
     """Codes from 0 to 255 of the range of x extended to 0, their scale and their zero point."""
-    low, high = x.amin().clamp(max=0.0), x.amax().clamp(min=0.0)
+    low, high = x.detach().amin().clamp(max=0.0), x.detach().amax().clamp(min=0.0)
     scale = torch.where(low == high, torch.ones_like(low), (high - low) / 255)
     zero = torch.round(-low / scale).clamp(0, 255)
-    codes = (torch.round(x / scale) + zero).clamp(0, 255)
-    return [codes.to(torch.uint8), scale, zero.to(torch.uint8)]
+    return [_clamped(_rounded(x / scale) + zero, torch.uint8), scale, zero.to(torch.uint8)]
+
+
+@operator("IntegerSums")
+def integer_sums(_node: Node, x: Tensor) -> Tensor:
+    """Sums of products of integers as int32; it is no operator of the standard."""
+    return _clamped(_rounded(x), torch.int32)
 
 
 @operator("Requantize")
@@ -50,13 +52,13 @@ def requantize(node: Node, y: Tensor, *scales: Any) -> Tensor:
     is a floating-point number.
     """
     x_scale, weight_scale, scale, zero, bias = (*scales, None, None, None)[:5]
-    sums = torch.round(y / _along(node, y, weight_scale))
+    sums = _rounded(y / _along(node, y, weight_scale))
     if bias is not None:
         sums = sums + _along(node, y, tensor_of(bias)).to(y.dtype)
     if scale is None:
         return sums * _along(node, y, x_scale * weight_scale)
-    sums = sums * _along(node, y, x_scale * weight_scale / scale)
-    return _clamped(torch.round(sums) + (0 if zero is None else tensor_of(zero).to(y.dtype)), zero)
+    codes = _rounded(sums * _along(node, y, x_scale * weight_scale / scale)) + _float(zero)
+    return _clamped(codes, torch.uint8 if zero is None else zero.dtype)
 
 
 @operator("QLinearAdd", "QLinearMul")
@@ -65,22 +67,31 @@ def on_codes(node: Node, *operands: Any) -> Tensor:
     a, a_scale, a_zero, b, b_scale, b_zero, scale, zero = (*operands, None)[:8]
     first, second, offset = (_float(part) for part in (a_zero, b_zero, zero))
     if node.kind == "QLinearMul":
-        product = (_float(a) - first) * (_float(b) - second)
-        return _clamped(torch.round(product * (a_scale * b_scale / scale) + offset), zero, a)
-    a_ratio, b_ratio = a_scale / scale, b_scale / scale
-    total = (offset - (a_ratio * first + b_ratio * second)) + _float(a) * a_ratio + _float(b) * b_ratio
-    return _clamped(torch.round(total), zero, a)
+        total = (_float(a) - first) * (_float(b) - second) * (a_scale * b_scale / scale) + offset
+    else:
+        a_ratio, b_ratio = a_scale / scale, b_scale / scale
+        total = (offset - (a_ratio * first + b_ratio * second)) + _float(a) * a_ratio + _float(b) * b_ratio
+    return _clamped(_rounded(total), a.dtype if zero is None else zero.dtype)
 
 
 def _float(codes: Any) -> Tensor:
     return torch.zeros(()) if codes is None else tensor_of(codes).float()
 
 
-def _clamped(codes: Tensor, zero: Tensor | None, like: Tensor | None = None) -> Tensor:
-    """Rounded numbers as codes of the type of the zero point, or of another tensor, by default uint8."""
-    kind = next((part.dtype for part in (zero, like) if part is not None), torch.uint8)
+def _rounded(x: Tensor) -> Tensor:
+    """Rounded half to even; in a training with the gradient of x itself (a straight-through estimator)."""
+    return x + (torch.round(x) - x).detach() if _is_trained(x) else torch.round(x)
+
+
+def _clamped(codes: Tensor, kind: torch.dtype) -> Tensor:
+    """Rounded numbers as codes of a type; in a training they stay numbers, since integers have no gradient."""
     bounds = torch.iinfo(kind)
-    return codes.clamp(bounds.min, bounds.max).to(kind)
+    within = codes.clamp(bounds.min, bounds.max)
+    return within if _is_trained(within) else within.to(kind)
+
+
+def _is_trained(x: Tensor) -> bool:
+    return torch.is_grad_enabled() and x.requires_grad
 
 
 def _along(node: Node, x: Tensor, part: Tensor) -> Tensor:

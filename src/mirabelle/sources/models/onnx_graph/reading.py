@@ -42,6 +42,7 @@ _DEPENDING = {  # operators that may depend on values -> the inputs at which a g
     "Compress": slice(1), "NonMaxSuppression": slice(2), "NonZero": slice(1), "RoiAlign": slice(2), "Unique": slice(1),
     "If": slice(1, None), "Loop": slice(2, None),
 }  # fmt: skip
+_SCALED = ("QuantizeLinear", "DequantizeLinear", "Requantize", "QLinearAdd", "QLinearMul")  # by inputs that are no weights
 _BIASED = ("MatMul",)  # a following Add of a vector is treated as the bias
 _NUMBERS = (("Pad", 2, "value"), ("Resize", 2, "scales"), ("Resize", 1, "scales"), ("Upsample", 1, "scales"))
 _REFUSED = {  # operators of the standard that are named, not expanded to simpler ones
@@ -85,6 +86,7 @@ class Reading:
         nodes = [self._with_attributes(node) for node in nodes if not self._folded(node)]
         self.nodes = [self._with_computed_inputs(node) for node in _with_biases(_needed(nodes, self.output_names), self)]
         self.of_shapes = self._constants_of_shapes()
+        self.learned -= {name for node in self.nodes if node.kind in _SCALED for name in node.inputs[1:]}
 
     def _constants_of_shapes(self) -> set[str]:
         """Floating-point constants that only shapes are computed with, such as factors of an interpolation."""
