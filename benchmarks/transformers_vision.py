@@ -56,7 +56,7 @@ def cases() -> tuple[Case, ...]:
         Case("segformer", _segformer, "./scenes", "scenes/images/00.png"),
         Case("detr", _detr, "./pictures", "pictures/00.png"),
         Case("yolos", _yolos, "./pictures", "pictures/00.png"),
-        Case("clip", _clip, "./captions"),
+        Case("clip", _clip, "./captions.py:task"),
         Case("wav2vec2", _wav2vec2, "./tones", "tones/low/00.wav"),
         Case("ast", _ast, "./tones", "tones/low/00.wav"),
         Case("ctc", _ctc, "./speech", "speech/00.wav"),
@@ -250,6 +250,31 @@ _LISTENS: Mapping[str, Any] = {
 }
 
 
+_TASK = '''"""Images with their texts, as the processor of CLIP gives them."""
+
+import csv
+from pathlib import Path
+
+import PIL.Image
+import transformers
+
+import mirabelle
+
+HERE = Path(__file__).parent
+
+
+def task() -> mirabelle.Task:
+    rows = list(csv.DictReader((HERE / "captions" / "metadata.csv").open()))
+    pictures = [PIL.Image.open(HERE / "captions" / row["file_name"]) for row in rows]
+    processor = transformers.CLIPProcessor.from_pretrained(HERE / "clip")
+    texts = [row["text"] for row in rows]
+    inputs = dict(processor(text=texts, images=pictures, padding="max_length", max_length=10, return_tensors="pt"))
+    inputs.pop("token_type_ids", None)
+    parts = [{name: tensor[rows] for name, tensor in inputs.items()} for rows in (slice(24), slice(24, 32), slice(32, None))]
+    return mirabelle.Task(train=parts[0], validation=parts[1], test=parts[2])
+'''
+
+
 def _words(folder: Path) -> Any:
     """A tokenizer of whole words."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -329,6 +354,7 @@ def _captions(folder: Path, count: int) -> None:
     _pictures(folder, count)
     rows = [f"{k:02}.png,a picture that is {list(COLOURS)[k % 3]}" for k in range(count)]
     (folder / "metadata.csv").write_text("\n".join(["file_name,text", *rows]) + "\n")
+    folder.with_suffix(".py").write_text(_TASK)
 
 
 def _speech(folder: Path, count: int) -> None:

@@ -134,3 +134,10 @@ def test_the_kind_of_images_follows_the_model(architecture: str, places: tuple[s
     assert {name: found.get(name) for name in due} == due
     assert folder_arguments(f"{tmp_path}/nowhere", f"{tmp_path}/data") is None
     assert folder_arguments(model, "./file.py:task") is None
+
+
+def test_a_model_of_images_and_texts_needs_both(tmp_path: Path) -> None:
+    model = model_folder(tmp_path / "clip", "CLIPModel", text_config={}, vision_config={})
+    with pytest.raises(UserError, match="CLIPModel reads images and texts together") as caught:
+        folder_arguments(model, str(classes(tmp_path / "photos", "a")))
+    assert caught.value.code == "E121"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import mirabelle
-from mirabelle import Task, quantize
+from mirabelle import Task, Training, prune, quantize
 from mirabelle.errors import UserError
 from mirabelle.job.dry_run import try_one_batch
 from mirabelle.sources import model_from
@@ -104,3 +104,20 @@ def test_logits_of_a_segmentation_have_the_size_of_the_image(tmp_path: Path) -> 
     assert found.shape == (2, 2, 16, 16)
     due = torch.nn.functional.interpolate(small, size=(16, 16), mode="bilinear", align_corners=False)
     torch.testing.assert_close(found, due)
+
+
+@pytest.mark.slow
+def test_a_vision_transformer_is_trained_quantized_and_written_back(tmp_path: Path) -> None:
+    config = transformers.ViTConfig(**LAYERS, **NAMES, image_size=16, patch_size=8)
+    saved(tmp_path / "vit", "ViTForImageClassification", config)
+    images, training = pictures(60), Training(epochs=1)
+    task = Task(
+        train=(images[:48], torch.arange(48) % 3), test=(images[48:], torch.arange(12) % 3), labels=("red", "green", "blue")
+    )
+    steps = [prune.Weights(sparsity=0.5, train=training), quantize.Static()]
+    result = mirabelle.compress(model_from("./vit", {}, tmp_path), task, steps, out=tmp_path / "run")
+    again = transformers.ViTForImageClassification.from_pretrained(tmp_path / "run" / "huggingface")
+    with torch.no_grad():
+        found, due = again(pixel_values=images[48:]).logits, result.model(images[48:])
+    assert float((found - due).abs().max()) < 0.1 * float(due.abs().max())
+    assert again.config.id2label == NAMES["id2label"]

@@ -13,6 +13,8 @@ from mirabelle.sources.first_arguments import config_of
 from mirabelle.sources.models.processors import has_processor, image_arguments, sound_arguments, symbols_of
 from mirabelle.sources.names import FOLDER, names_files, names_model_folder, path_of
 
+_READS_BOTH = {"text_config", "vision_config"}
+_READS_IMAGES = ("VisionModel", "VisionModelWithProjection", "ForImageClassification")
 _MASKS = {"images", "masks"}
 _ATTENDS = ("num_attention_heads", "num_heads", "encoder_attention_heads", "text_config")
 
@@ -28,7 +30,8 @@ def folder_arguments(model: str, data: str) -> dict[str, Any] | None:
         data: folder of images or recordings.
 
     Raises:
-        UserError: E121 if the processor does what no settings say, E132 if classes of the data are not those of the model.
+        UserError: E121 if the model reads texts, too, or its processor does what no settings say; E132 if classes of the data
+            are not those of the model.
     """
     place = _place(data)
     if not names_model_folder(model) or place is None or not has_processor(path_of(model, Path())):
@@ -39,6 +42,10 @@ def folder_arguments(model: str, data: str) -> dict[str, Any] | None:
         if architecture.endswith("ForCTC"):
             return {"kind": "transcription", "labels": symbols_of(folder, config), **sound_arguments(folder)}
         return {**sound_arguments(folder), **_labels(config, place)}
+    if config.keys() >= _READS_BOTH and not architecture.endswith(_READS_IMAGES):
+        message = f"{architecture} reads images and texts together, which a folder of images does not give"
+        remedy = 'write a function that returns a task of both, without targets: data = "./file.py:task"'
+        raise UserError("E121", message, remedy)
     read = image_arguments(folder)
     reduced = {"reduce_labels": True} if read.pop("reduce_labels", False) else {}
     if architecture.endswith("ForSemanticSegmentation") and _subfolders(place) >= _MASKS:
