@@ -298,11 +298,16 @@ def _section(results: dict[str, tuple[bool, str]]) -> str:
         "",
         "| not covered | why |",
         "|---|---|",
-        *(f"| `{name}` | {why} |" for name, (is_covered, why) in results.items() if not is_covered),
+        *(f"| `{name}` | {_short(why)} |" for name, (is_covered, why) in results.items() if not is_covered),
         "",
         "Not counted: " + "; ".join(f"`{name}` ({why})" for name, why in NOT_COUNTED.items()) + ".",
     ]
     return "\n".join(lines)
+
+
+def _short(why: str) -> str:
+    """A reason without the representations of objects."""
+    return re.sub(r" <Keras[^>]*>", "", re.sub(r"<OpOverload\(op='([\w.]+)'.*", r"\1", why))
 
 
 if __name__ == "__main__":
