@@ -34,6 +34,8 @@ OTHERS = (
     ("Data: built-in sets, the same", "sources.datasets.image_settings", "BuiltInImages"),
     ("Data: a folder of class folders of recordings, the same", "sources.datasets.settings", "SoundFolder"),
     ("Data: a file of texts, the same", "sources.datasets.text_settings", "TextFile"),
+    ("Data: texts with a tag for each word, the same", "sources.datasets.text_settings", "TokenFile"),
+    ("Data: pairs of texts, the same", "sources.datasets.text_settings", "SequenceFile"),
     ("Data: questions about paragraphs in a .json file, the same", "sources.datasets.text_settings", "QuestionFile"),
     ("Data: a .txt file of running text, the same", "sources.datasets.corpus_settings", "Corpus"),
     ("Data: an .npz file or a folder of IDX files, settings under `[task.arguments]`", "sources.datasets.settings", "Arrays"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,8 @@ class Prediction:
         outputs: the output if the model has no labels, or several outputs by name; the label at each position if the model
             labels tokens or pixels; otherwise None.
         answer: the answer in the paragraph, for a model that answers questions.
-        text: the decoded text, for a CTC model.
+        text: the decoded text of a CTC model; what follows a text; a text with its gaps filled, or with the tag of each word;
+            or the text that a model of sequences writes. `top` then has the tokens at the first place that is filled.
         multi_label: the labels with a probability of at least 0.5, for a multi-label model.
         notes: sentences on the input that its user should know, such as a word in a table that is not known.
     """
@@ -72,7 +73,8 @@ class Prediction:
     def _answer(self) -> dict[str, Any]:
         for name in ("answer", "text"):
             if getattr(self, name) is not None:
-                return {"input": self.input, name: getattr(self, name)}
+                top = {"top": [vars(choice) for choice in self.top]} if self.top else {}
+                return {"input": self.input, name: getattr(self, name), **top}
         if not self.top:
             return {"input": self.input, "outputs": self.outputs}
         first = vars(self.top[0]) if self.multi_label is None else {"labels": list(self.multi_label)}
@@ -126,6 +128,11 @@ class Predictor:
         while chunk := list(itertools.islice(samples, self.signature.most)):
             names, given = zip(*chunk, strict=True)
             prepared = self._raw.prepare(given, self.signature.shape, self._resources)
+            said = prepared.said(partial(self._outputs, names=names), self.labels, top)
+            if said is not None:
+                for name, one in zip(names, said, strict=True):
+                    found.append(Prediction(name, tuple(Choice(*choice) for choice in one.choices), None, text=one.text))
+                continue
             feed = {name or self._session.input_names[0]: array for name, array in prepared.arrays.items()}
             outputs = self._outputs(feed, names)
             answers = prepared.answers(outputs, self.path)
@@ -138,7 +145,7 @@ class Predictor:
                 found.append(replace(prediction, notes=prepared.notes[k]) if prepared.notes else prediction)
         return found
 
-    def _outputs(self, feed: dict[str, Array], names: Sequence[str]) -> Sequence[Array]:
+    def _outputs(self, feed: Mapping[str, Array], names: Sequence[str]) -> Sequence[Array]:
         batch = next(iter(feed.values()))
         try:
             outputs = self._session.run(feed)
@@ -151,7 +158,7 @@ class Predictor:
                 raise UserError("E121", message, "check that it is the right model for these inputs")
             finite = np.isfinite(output).reshape(len(output), -1).all(1)
             if not finite.all():
-                wrong = [name for name, fine in zip(names, finite, strict=True) if not fine]
+                wrong = [name for name, fine in zip(names, finite, strict=False) if not fine]
                 message = f"{self.path} gives outputs that are NaN or infinite for {wrong[0]}"
                 message += f" and {len(wrong) - 1} more of {len(names)} inputs" if len(wrong) > 1 else ""
                 raise UserError("E121", message, "leave these inputs out, or check that it is the right model for them")
@@ -204,7 +211,7 @@ class Predictor:
         elif suffix in FILE_CONTENTS:
             raise self._raw.refusal(self.path, path, content)
         else:
-            kinds = "an image, a .wav, .npy, .csv or .txt file, or a folder of images or .wav files"
+            kinds = "an image, a .wav, .npy, .csv, .tsv or .txt file, or a folder of images or .wav files"
             raise UserError("E143", f"{path} has an unknown file type", f"give {kinds}")
 
 

@@ -25,7 +25,9 @@ def command(file: Path, inputs: tuple[Path, ...], top: int, *, as_json: bool) ->
 
     FILE is an .onnx or .mira file, or the folder of a run; it runs in ONNX Runtime. INPUT is an image, a recording (.wav), a
     folder of either, a .csv file with one sample per row, a .txt file with one text per line (text pairs, or a question and its
-    paragraph, separated by a tab), or a .npy file with one preprocessed sample or a batch.
+    paragraph, separated by a tab), a file of texts like that of the training (.tsv, .jsonl, .csv, .conll or questions in .json;
+    labels are not read), or a .npy file with one preprocessed sample or a batch. A causal language model continues a text, a
+    masked one fills its mask tokens, a model of sequences writes another text.
 
     \b
     Example:
@@ -47,10 +49,13 @@ def _print(predictions: list[Prediction]) -> None:
     from mirabelle.cli.display import print_table
 
     field = next((name for name in ("answer", "text") if predictions and getattr(predictions[0], name) is not None), None)
-    if field is not None:
+    if field == "text" and predictions[0].top:
         print_table(
-            ("input", field), [(_printable(entry.input), _printable(getattr(entry, field) or "")) for entry in predictions]
+            ("input", "text", "first token"), [(*_row(entry, field), _printable(_shares(entry))) for entry in predictions]
         )
+        return
+    if field is not None:
+        print_table(("input", field), [_row(entry, field) for entry in predictions])
         return
     if not any(prediction.top for prediction in predictions):
         print_table(("input", "outputs"), [(_printable(entry.input), _printable(str(entry.outputs))) for entry in predictions])
@@ -60,7 +65,7 @@ def _print(predictions: list[Prediction]) -> None:
             (
                 _printable(entry.input),
                 _printable(", ".join(entry.multi_label or ("none",))),
-                _printable(", ".join(f"{choice.label} {choice.probability:.1%}" for choice in entry.top)),
+                _printable(_shares(entry)),
             )
             for entry in predictions
         ]
@@ -72,6 +77,14 @@ def _print(predictions: list[Prediction]) -> None:
         then = ", ".join(f"{choice.label} {choice.probability:.1%}" for choice in others)
         lines.append((_printable(prediction.input), _printable(first.label), f"{first.probability:.1%}", _printable(then)))
     print_table(("input", "label", "probability", "then"), lines)
+
+
+def _row(entry: Prediction, field: str) -> tuple[str, str]:
+    return _printable(entry.input), _printable(getattr(entry, field) or "")
+
+
+def _shares(entry: Prediction) -> str:
+    return ", ".join(f"{choice.label} {choice.probability:.1%}" for choice in entry.top)
 
 
 def _printable(text: str) -> str:

@@ -35,7 +35,7 @@ from mirabelle.task.loss import cross_entropy
 from mirabelle.task.outputs import Form
 from mirabelle.task.preprocessing.raw_inputs import Preprocessing
 from mirabelle.task.preprocessing.table import Table
-from mirabelle.task.preprocessing.text import TOKENIZER, vocabulary_of
+from mirabelle.task.preprocessing.text import TOKENIZER, Text, vocabulary_of
 from mirabelle.task.task import Task
 from mirabelle.training import Training, default_objective, outputs_of, with_replaced_model_as_teacher
 from mirabelle.training.single_samples import only_single_samples
@@ -108,6 +108,8 @@ def try_one_batch(model: nn.Module, task: Task, name: str = "model") -> Outputs:
 
 def _tried(model: nn.Module, task: Task) -> Outputs:
     _check_tokens(model, task)
+    if isinstance(model, HuggingFaceModel) and isinstance(task.preprocessing, Text):
+        model.check_use(task.preprocessing.use)
     batch = task.example()
     outputs = _outputs(model, batch, task.preprocessing)
     if isinstance(outputs, tuple) and task.outputs.takes_one_output:

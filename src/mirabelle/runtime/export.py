@@ -23,7 +23,8 @@ from mirabelle.model.free_lengths import free_lengths
 from mirabelle.model.state import in_eval_mode
 from mirabelle.model.value_names import names_of, rename_values
 from mirabelle.runtime.canonical import canonical
-from mirabelle.runtime.export_arguments import arguments, taking
+from mirabelle.runtime.export_arguments import arguments, free_tokens, taking
+from mirabelle.runtime.lengths import computes_other_lengths
 from mirabelle.runtime.operators import onnx_translations
 from mirabelle.task.batch import Batch
 from mirabelle.task.outputs import OutputKind
@@ -48,7 +49,8 @@ def export(
 
     Args:
         model: the model, exported in evaluation mode; the mode of each of its modules is restored.
-        example: at least two samples; if named inputs include an "attention_mask", their number of tokens is dynamic too.
+        example: at least two samples; if named inputs include an "attention_mask", their number of tokens is dynamic, too, if
+            the file then computes what the model computes for other lengths; otherwise it is that of the example.
         labels: names of the classes, stored in the file as JSON under "labels".
         preprocessing: how a raw input becomes a model input, stored in the file as JSON under "preprocessing".
         outputs: the meaning of the outputs, stored in the file by `OutputKind.metadata`; by default class scores.
@@ -56,8 +58,21 @@ def export(
     Raises:
         UserError: E121 if torch cannot export the model, or its batch axis is fixed.
     """
+    metadata = {"labels": json.dumps(labels)} if labels else {}
+    metadata |= outputs.metadata if outputs is not None else {}
+    if preprocessing is not None:
+        metadata["preprocessing"] = to_json(preprocessing)
+    free = free_tokens(example.inputs)
+    file = _file(model, example, metadata, free)
+    if free and not computes_other_lengths(model, file, example, free):
+        file = _file(model, example, metadata, {})
+    return file
+
+
+def _file(model: nn.Module, example: Batch, metadata: Mapping[str, str], free: Mapping[str, int]) -> bytes:
+    """The canonical file; the inputs in `free` have a dynamic number of tokens."""
     given, inputs, names = taking(model, example.inputs)
-    args, keywords, shapes = arguments(inputs, example.inputs)
+    args, keywords, shapes = arguments(inputs, example.inputs, free)
     shapes = (shapes,) if names else shapes
     program = _exported(given, args, keywords, shapes, names)
     if _fixed_batch(program) is not None:
@@ -74,11 +89,7 @@ def export(
     names_given = names_of(model)
     named = rename_values(proto.graph, proto.graph.input, () if isinstance(example.inputs, Mapping) else names_given.inputs)
     named += rename_values(proto.graph, proto.graph.output, names_given.outputs)
-    metadata = {"labels": json.dumps(labels)} if labels else {}
-    metadata |= outputs.metadata if outputs is not None else {}
-    if preprocessing is not None:
-        metadata["preprocessing"] = to_json(preprocessing)
-    return canonical(proto, metadata, kept=named)
+    return canonical(proto, dict(metadata), kept=named)
 
 
 def _exported(

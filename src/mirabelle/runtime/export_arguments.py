@@ -34,18 +34,32 @@ def taking(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, list[st
     return model, inputs, []
 
 
-def _free_tokens(inputs: Mapping[str, Any], name: str) -> dict[int, Any]:
-    """The dynamic token axis of an input with the (batch, tokens) of the "attention_mask"; {} for other inputs."""
-    mask = inputs.get("attention_mask")
-    tokens = mask is not None and mask.ndim > 1 and inputs[name].shape[:2] == mask.shape[:2]
-    return {1: torch.export.Dim.AUTO} if tokens else {}
+def free_tokens(inputs: Inputs) -> dict[str, int]:
+    """The number of tokens of each named input with the (batch, tokens) of the "attention_mask".
+
+    A decoder input has a length of its own, which stays that of the example.
+    """
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    if not isinstance(inputs, Mapping) or mask is None or mask.ndim < 2:  # noqa: PLR2004 (batch, tokens)
+        return {}
+    alike = [name for name in inputs if not name.startswith("decoder") and inputs[name].shape[:2] == mask.shape[:2]]
+    return dict.fromkeys(alike, mask.shape[1])
 
 
-def arguments(inputs: Inputs, given: Inputs) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    """(positional arguments, keyword arguments, their dynamic axes), also for named inputs that are passed by position."""
+def arguments(
+    inputs: Inputs, given: Inputs, free: Mapping[str, int] | None = None
+) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """(positional arguments, keyword arguments, their dynamic axes), also for named inputs that are passed by position.
+
+    Args:
+        inputs: as the exporter passes them.
+        given: as the model takes them.
+        free: the inputs whose number of tokens is dynamic; by default those of `free_tokens`.
+    """
     batch = torch.export.Dim("batch")
+    free = free_tokens(given) if free is None else free
     if isinstance(given, Mapping):
-        axes = {name: {0: batch, **_free_tokens(given, name)} for name in given}
+        axes = {name: {0: batch} | ({1: torch.export.Dim.AUTO} if name in free else {}) for name in given}
         if isinstance(inputs, Mapping):
             return (), dict(inputs), axes
         return tuple(inputs), {}, tuple(axes.values())

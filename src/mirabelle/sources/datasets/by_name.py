@@ -25,7 +25,7 @@ from mirabelle.sources.datasets.settings import (
     data_folder_of_environment,
     settings_from,
 )
-from mirabelle.sources.datasets.text_settings import QuestionFile, TextFile
+from mirabelle.sources.datasets.text_settings import QuestionFile, SequenceFile, TextFile, TokenFile
 from mirabelle.sources.names import FOLDER
 from mirabelle.task.task import Task
 
@@ -43,6 +43,8 @@ _READERS: dict[type[Files], str] = {
     SoundFolder: "sounds",
     TableFile: "table",
     TextFile: "texts",
+    TokenFile: "tagged_words",
+    SequenceFile: "text_pairs",
 }
 _READERS_OF_KINDS: dict[tuple[type[Files], str | None], str] = {
     (ImageFolder, "segmentation"): "masks",
@@ -57,7 +59,8 @@ def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | No
         name: "cifar10", "digits" or "mnist"; the path of an .npz, .csv, .parquet, .tsv, .jsonl, .json or .txt file; the path of
             a folder with a subfolder of images or recordings for each class (with a slash or a leading dot); "data:PATH" for a
             path in the folder of data sets; or "pkg.mod:function" or "./file.py:function" for a function that returns a `Task`.
-        arguments: settings of `ImageFolder`, `SoundFolder`, `Arrays`, `TableFile`, `TextFile`, `QuestionFile` or `Corpus`,
+        arguments: settings of `ImageFolder`, `SoundFolder`, `Arrays`, `TableFile`, `TextFile`, `TokenFile`,
+            `SequenceFile`, `QuestionFile` or `Corpus`,
             those of `BuiltInImages` for built-in sets, or keyword arguments of the function. A function with a parameter
             `data_dir` gets the folder of data sets.
         data_folder: the folder of data sets; by default the environment variable MIRABELLE_DATA.

@@ -16,7 +16,7 @@ from mirabelle.sources.datasets.divided import Divided
 from mirabelle.sources.datasets.folders import first_suffix
 from mirabelle.sources.datasets.idx import idx_files
 from mirabelle.sources.datasets.image_settings import BuiltInImages, ImageFolder
-from mirabelle.sources.datasets.text_settings import QuestionFile, TextFile
+from mirabelle.sources.datasets.text_settings import QuestionFile, SequenceFile, TextFile, TokenFile, text_settings
 from mirabelle.sources.names import CORPUS, FOLDER, LINES, names_files, names_function
 from mirabelle.task.preprocessing.image import Layout
 from mirabelle.task.preprocessing.waveform import Normalize
@@ -158,7 +158,7 @@ class TableFile(Divided):
     scale_target: bool = True
 
 
-Files: TypeAlias = ImageFolder | SoundFolder | Arrays | TableFile | TextFile | QuestionFile | Corpus
+Files: TypeAlias = ImageFolder | SoundFolder | Arrays | TableFile | TextFile | TokenFile | SequenceFile | QuestionFile | Corpus
 _BY_SUFFIX: dict[str, type[Files]] = {
     ".csv": TableFile,
     ".data": TableFile,
@@ -203,10 +203,9 @@ def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()
         with at_path("task", "arguments"):
             return records.build(BuiltInImages, arguments, "task.arguments")
     with at_path("task", "arguments"):
-        kind: type[Files] | None = _BY_SUFFIX.get(Path(name).suffix.lower())
-        if "tokenizer" in arguments and kind not in (QuestionFile, Corpus):
-            kind = TextFile
-        elif Path(name).suffix.lower() == ".tsv" and not _names_of_texts() & set(arguments):
+        suffix = Path(name).suffix.lower()
+        kind: type[Files] | None = text_settings(suffix, arguments) or _BY_SUFFIX.get(suffix)
+        if suffix == ".tsv" and "tokenizer" not in arguments and not _names_of_texts() & set(arguments):
             kind = TableFile
         if kind is None:
             from mirabelle.task.preprocessing import pictures, sound

@@ -1,4 +1,4 @@
-"""Read rows of text by column from .tsv, .csv, .jsonl or .parquet files, or from lines that a regular expression parses."""
+"""Read rows of text by column from files of several formats, or from lines that a regular expression parses."""
 
 from __future__ import annotations
 
@@ -61,11 +61,14 @@ def read_text_rows(path: Path, *, pattern: str | None = None, columns: Sequence[
         rows = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
         table = TextRows(path, list(found), rows, range(1, len(rows) + 1))
     else:
-        lines = _lines(path, encoding)
+        lines = read_lines(path, encoding)
         if pattern is not None:
             table = _of_pattern(path, lines, pattern, columns)
         elif suffix == ".jsonl":
             table = _of_json(path, lines)
+        elif suffix == ".txt":
+            kept = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+            table = TextRows(path, ["text"], [{"text": line} for _, line in kept], [number for number, _ in kept])
         elif suffix in (".tsv", ".csv"):
             table = _of_columns(path, lines, "\t" if suffix == ".tsv" else ",")
         else:
@@ -76,7 +79,12 @@ def read_text_rows(path: Path, *, pattern: str | None = None, columns: Sequence[
     return table
 
 
-def _lines(path: Path, encoding: str) -> list[str]:
+def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        UserError: E131 if it is not in this encoding.
+    """
     try:
         return path.read_text("utf-8-sig" if encoding == "utf-8" else encoding).splitlines()
     except UnicodeDecodeError as error:

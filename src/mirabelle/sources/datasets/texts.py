@@ -29,19 +29,25 @@ def task_of(path: Path, settings: TextFile) -> Task:
     """The task of a file of texts; the errors are those of `TextFile`."""
     named = {"train": path, "validation": settings.validation, "test": settings.test}
     tables = {part: _rows(path.parent / place, settings) for part, place in named.items() if place is not None}
-    texts, targets = {}, {}
-    for part, table in tables.items():
-        texts[part], targets[part] = _columns(table, settings)
-    labels = settings.labels or tuple(sorted(set(targets["train"]), key=lambda label: (len(label), label)))
-    classes = {part: _classes(tables[part], names, labels) for part, names in targets.items()}
+    names = {part: columns_of(table, settings.text, settings.pair, settings.target) for part, table in tables.items()}
+    texts = {part: texts_of(table, names[part]) for part, table in tables.items()}
+    labels: tuple[str, ...] = ()
+    classes: dict[str, np.ndarray[Any, Any]] = {
+        part: np.zeros((len(table.rows), 0), np.float32) for part, table in tables.items()
+    }
+    if settings.kind is None:
+        targets = {part: _targets(table, settings.target) for part, table in tables.items()}
+        labels = settings.labels or tuple(sorted(set(targets["train"]), key=lambda label: (len(label), label)))
+        classes = {part: _classes(tables[part], due, labels) for part, due in targets.items()}
     tokenizer = tokenizer_from(settings.tokenizer, path.parent)
     text = Text(
         tokenizer=files.digest(tokenizer.data),
         inputs=settings.inputs or tuple(name for name in tokenizer.inputs if name != "token_type_ids" or settings.pair),
         max_length=settings.max_length,
         pairs=settings.pair is not None,
+        text_columns=() if settings.pattern else names["train"],
     )
-    rows: dict[str, Split] = {part: (np.arange(len(names)), classes[part]) for part, names in targets.items()}
+    rows: dict[str, Split] = {part: (np.arange(len(due)), due) for part, due in classes.items()}
     places = {part: part for part in rows}
     try:
         splits = completed(rows, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
@@ -53,11 +59,13 @@ def task_of(path: Path, settings: TextFile) -> Task:
         encodings = text.encodings([own[k] for k in index], tokenizer.fast, whole=True)
         cut += sum(bool(one.overflowing) for one in encodings)
         tensors = {name: torch.from_numpy(tokens) for name, tokens in text.inputs_of(encodings).items()}
-        parts[part] = Samples(tensors, torch.from_numpy(due))
+        parts[part] = Samples(tensors, torch.from_numpy(due) if labels else None)
     if settings.samples is not None:
         parts["train"] = parts["train"].drawn(settings.samples, settings.seed)
-    loss: str | Loss = "cross_entropy"
+    loss: str | Loss = "cross_entropy" if labels else "matching"
     if settings.class_weights == "balanced":
+        if not labels:
+            raise UserError("E111", "class_weights need classes, and the texts have none", "leave them out")
         loss = CrossEntropy(weights=balanced(parts["train"].targets, len(labels)))
     total = sum(len(due) for _, due in splits.values())
     note = (
@@ -84,22 +92,39 @@ def _rows(path: Path, settings: TextFile) -> TextRows:
     return read_text_rows(path, pattern=settings.pattern, columns=columns, encoding=settings.encoding)
 
 
-def _columns(table: TextRows, settings: TextFile) -> tuple[list[Any], list[str]]:
-    """(texts or pairs of texts, targets) of a table."""
-    if settings.target not in table.columns:
-        message = f'{table.path} has no column "{settings.target}" for the class of each text'
-        raise UserError("E131", message, f"give its name as `target`; the columns are {', '.join(table.columns)}")
-    others = [name for name in table.columns if name != settings.target]
-    name = settings.text or (others[0] if len(others) == 1 else next((name for name in _NAMES if name in others), ""))
-    for column in (name, *([settings.pair] if settings.pair else [])):
+def columns_of(table: TextRows, text: str | None, pair: str | None, target: str) -> tuple[str, ...]:
+    """The name of the column of texts, and that of the second texts of pairs.
+
+    Args:
+        table: its rows.
+        text: name of the column; None for the only one besides the target, or one with a usual name.
+        pair: name of the column of the second text, if there is one.
+        target: name of a column that holds no text.
+
+    Raises:
+        UserError: E110 if there is no such column, E131 if no name is given and there are several.
+    """
+    others = [name for name in table.columns if name != target]
+    name = text or (others[0] if len(others) == 1 else next((name for name in _NAMES if name in others), ""))
+    for column in (name, *([pair] if pair else [])):
         if column not in others:
             message = f'{table.path} has no column "{column}"' if column else f"{table.path} has several text columns"
             remedy = did_you_mean(column, others) if column else f"give one of them as `text`: {', '.join(others)}"
             raise UserError("E110" if column else "E131", message, remedy)
-    texts: list[Any] = table.column(name)
-    if settings.pair:
-        texts = list(zip(texts, table.column(settings.pair), strict=True))
-    return texts, table.column(settings.target)
+    return (name, pair) if pair else (name,)
+
+
+def texts_of(table: TextRows, columns: Sequence[str]) -> list[Any]:
+    """The texts of a table, or its pairs of texts for two columns."""
+    found = [table.column(name) for name in columns]
+    return list(zip(*found, strict=True)) if len(found) > 1 else found[0]
+
+
+def _targets(table: TextRows, name: str) -> list[str]:
+    if name not in table.columns:
+        message = f'{table.path} has no column "{name}" for the class of each text'
+        raise UserError("E131", message, f"give its name as `target`; the columns are {', '.join(table.columns)}")
+    return table.column(name)
 
 
 def _classes(table: TextRows, names: Sequence[str], labels: Sequence[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:

@@ -9,6 +9,8 @@ from typing import Any
 from mirabelle.errors import UserError, first_line
 from mirabelle.sources.models.huggingface import library, place_of
 
+_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+
 
 @dataclass(frozen=True)
 class Tokenizer:
@@ -18,11 +20,24 @@ class Tokenizer:
         fast: the tokenizer object of the package tokenizers.
         inputs: names of the model inputs that it produces, such as "input_ids".
         data: content of its tokenizer.json.
+        mask: the token that hides another one, if there is one.
+        end: the end symbol of a text, if there is one.
     """
 
     fast: Any
     inputs: tuple[str, ...]
     data: bytes
+    mask: int | None = None
+    end: int | None = None
+
+    def wrapping(self) -> tuple[list[int], list[int]]:
+        """The special tokens before and after a text."""
+        self.fast.no_truncation()
+        self.fast.no_padding()
+        encoding = self.fast.encode("a")
+        own = [k for k, special in enumerate(encoding.special_tokens_mask) if not special]
+        ids = list(encoding.ids)
+        return (ids[: own[0]], ids[own[-1] + 1 :]) if own else ([], ids)
 
 
 def tokenizer_from(name: str, folder: Path) -> Tokenizer:
@@ -40,10 +55,14 @@ def tokenizer_from(name: str, folder: Path) -> Tokenizer:
         options = {"trust_remote_code": False, **({"revision": revision} if revision else {})}
         found = transformers.AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:
+        if Path(place).is_dir() and not any((Path(place) / file).is_file() for file in _FILES):
+            remedy = "save the tokenizer there, or name the folder of another model that has it"
+            raise UserError("E130", f"there is no tokenizer in {name}", remedy) from error
         message = f"transformers cannot load a tokenizer from {name}: {first_line(error)}"
         raise UserError("E130", message, "name the folder of the model, or hf:organisation/model") from error
     if not found.is_fast:
         message = f"{name} has a slow tokenizer (written in Python), which cannot be stored with a model"
         raise UserError("E121", message, "save a fast tokenizer")
     fast = found.backend_tokenizer
-    return Tokenizer(fast, tuple(found.model_input_names), fast.to_str().encode())
+    inputs, data = tuple(found.model_input_names), fast.to_str().encode()
+    return Tokenizer(fast, inputs, data, found.mask_token_id, found.eos_token_id)

@@ -143,11 +143,32 @@ class HuggingFaceModel(nn.Module):
                 few = ", ".join(known[:_FEW])
                 remedy = f"leave it out: inputs = {json.dumps([own for own in inputs if own != name])}"
                 raise UserError("E131", f"{type(model).__name__} does not take {name}; it takes {few}", remedy)
+        writes = model.config.is_encoder_decoder and type(model).__name__.endswith(("ForConditionalGeneration", "MTModel"))
+        if writes and "decoder_input_ids" not in inputs:
+            message = f"{type(model).__name__} writes texts, and the data have none that it is to write"
+            raise UserError("E131", message, 'give pairs of texts, with kind = "sequences" among the arguments of [task]')
         most = _positions(model)
         for name, tensor in inputs.items():
             if most is not None and name.endswith("input_ids") and tensor.shape[1] > most:
                 message = f"the texts have {tensor.shape[1]} tokens, the model takes at most {most}"
                 raise UserError("E110", message, f"set window or max_length to {most} or less")
+
+    def check_use(self, use: str | None) -> None:
+        """Raise an error if the model cannot learn what texts are read for.
+
+        Args:
+            use: of `mirabelle.task.preprocessing.Text`.
+
+        Raises:
+            UserError: E111 if the model sees the tokens that it is to predict, or not the tokens around those that are hidden.
+        """
+        kind = type(self.model).__name__
+        if use == "continue" and "MaskedLM" in kind:
+            message = f"{kind} sees both sides of a token, so it cannot learn which one follows"
+            raise UserError("E111", message, 'set kind = "masked" among the arguments of [task]')
+        if use == "fill" and ("CausalLM" in kind or "LMHeadModel" in kind):
+            message = f"{kind} sees only the tokens before a hidden one"
+            raise UserError("E111", message, "leave kind out among the arguments of [task]")
 
     def write_back(self, model: nn.Module, folder: Path) -> str:
         """Save the folder `huggingface/` with weights, config and tokenizer, for `from_pretrained`.

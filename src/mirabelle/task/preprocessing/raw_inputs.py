@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,6 +15,19 @@ from mirabelle.errors import UserError
 
 Array = npt.NDArray[Any]
 Sizes = tuple[int | None, ...]  # shape of one model input without the batch dimension; None for a dynamic size
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model says about a raw input, in words.
+
+    Args:
+        text: a text, such as one that follows the input.
+        choices: (token, index, probability) of the most probable tokens at the first place that the model fills, best first.
+    """
+
+    text: str
+    choices: Sequence[tuple[str, int, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,20 @@ class PreparedInputs:
             UserError: E141 if the shapes of outputs and inputs do not fit.
         """
         del outputs, model
+        return None
+
+    def said(self, run: Callable[[Mapping[str, Array]], Sequence[Array]], labels: Sequence[str], top: int) -> list[Said] | None:
+        """What the model says about each raw input, for models whose outputs become text; None for others.
+
+        Args:
+            run: inputs by name -> outputs of the model.
+            labels: names of its classes.
+            top: most choices of one result.
+
+        Raises:
+            UserError: E121 or E141 if the model fails, or its outputs are not of that kind.
+        """
+        del run, labels, top
         return None
 
 
