@@ -325,3 +325,10 @@ def test_a_tsv_without_a_tokenizer_is_a_table(tmp_path: Path) -> None:
         UserError, match=r"(?s)E131.*no column from which anything can be learned.*texts are read with a tokenizer"
     ):
         task(tmp_path / "t.tsv")
+
+
+def test_the_preprocessing_of_earlier_files_is_read_and_written_as_it_was() -> None:
+    text = '{"columns":["a","b"],"mean":[5,1],"deviation":[5,2]}'
+    found = from_json(text)
+    assert found == Table(columns=("a", "b"), mean=(5.0, 1.0), deviation=(5.0, 2.0))
+    assert to_json(found) == text
