@@ -332,3 +332,23 @@ def test_the_preprocessing_of_earlier_files_is_read_and_written_as_it_was() -> N
     found = from_json(text)
     assert found == Table(columns=("a", "b"), mean=(5.0, 1.0), deviation=(5.0, 2.0))
     assert to_json(found) == text
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "words"),
+    [
+        ('a,b\n"1,2\n3,4\n', {}, "E131.*no .csv file: unexpected end of data.*close every quote"),
+        ("a,b\n1,2\n", {"encoding": "base64"}, 'E110.*encoding "base64" is not known'),
+        ("a,b\n1,2\n", {"separator": "ab"}, "E110.*separator must be one character"),
+        ("a,b\n1,2\n1,2,3\n", {}, "E131.*line 3: the row has 3 cells, the header 2"),
+        ("a,,y\n1,3,0\n5,5,1\n", {}, "E131.*column 2 has no name"),
+        ("a,y\n1\0,0\n", {}, "E131.*bytes that no text has"),
+    ],
+)
+def test_files_that_are_no_tables_are_told_in_one_line(
+    tmp_path: Path, content: str, arguments: dict[str, object], words: str
+) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(UserError, match=f"(?s){words}") as caught:
+        task(tmp_path / "t.csv", **arguments)
+    assert len(str(caught.value).splitlines()) == 2

@@ -56,7 +56,7 @@ class Habits:
             )
         if self.encoding is not None:
             try:
-                codecs.lookup(self.encoding)
+                b"abcd".decode(self.encoding, "replace")  # refuses codecs of bytes, too
             except LookupError as error:
                 message = f'encoding "{self.encoding}" is not known'
                 raise UserError("E110", message, '"utf-8", "cp1252" or "utf-16"', path=("encoding",)) from error
@@ -120,8 +120,12 @@ def read_rows(path: Path, habits: Habits | None = None) -> Delimited:
             first, chunks, lines = _columns(
                 _rows(file, separator, strict=True), path, skipped, named=habits.header is not False
             )
-    except (UnicodeError, csv.Error, OSError) as error:
-        message = f"{path} is no .csv file in {encoding.upper()}: {error}"
+    except csv.Error as error:
+        raise UserError(
+            "E131", f"{path} is no .csv file: {error}", "close every quote, and write a quote in quotes twice"
+        ) from error
+    except (UnicodeError, OSError) as error:
+        message = f"{path} is no .csv file in {encoding.upper().removesuffix('-SIG')}: {error}"
         raise UserError("E131", message, 'save it in UTF-8, or give its encoding = "…"') from error
     if not first:
         raise UserError("E130", f"{path} is empty", "write a header with the names of the columns, then rows")

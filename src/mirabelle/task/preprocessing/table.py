@@ -135,8 +135,8 @@ class Table(Preprocessing):
         """How many features the network takes, and which, as the columns of the table give them."""
         several = [f"{name} ({len(of_one)})" if len(of_one := self.features_of(name)) > 1 else name for name in self.columns]
         more = f", and {len(several) - _FEW} more columns" if len(several) > _FEW else ""
-        count = len(self.features)
-        return f"The network takes {count} feature{'s' * (count > 1)}: {', '.join(several[:_FEW])}{more}."
+        count, named = len(self.features), " ".join(", ".join(several[:_FEW]).split())
+        return f"The network takes {count} feature{'s' * (count > 1)}: {named}{more}."
 
     def samples(self, path: Path) -> Iterator[tuple[str, Row]]:
         """("file:line", row) of each row of a .csv file.
