@@ -57,7 +57,7 @@ class Habits:
         if self.encoding is not None:
             try:
                 b"abcd".decode(self.encoding, "replace")  # refuses codecs of bytes, too
-            except LookupError as error:
+            except (LookupError, UnicodeError) as error:
                 message = f'encoding "{self.encoding}" is not known'
                 raise UserError("E110", message, '"utf-8", "cp1252" or "utf-16"', path=("encoding",)) from error
 
