@@ -219,6 +219,64 @@ def test_a_loop_of_known_length_goes_out_unrolled(tmp_path: Path) -> None:
     goes_out_again(module, path)
 
 
+def numbers(*shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(2).standard_normal(shape).astype(np.float32)
+
+
+def recurrent(kind: str, gates: int, **settings: Any) -> tuple[list[onnx.NodeProto], list[Any], dict[str, Any]]:
+    nodes = [
+        NODE("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        NODE(kind, ["t", "w", "r", "b"], ["o", "h"], hidden_size=5, direction="bidirectional", **settings),
+        NODE("Transpose", ["o"], ["p"], perm=[2, 0, 1, 3]),
+        NODE("Reshape", ["p", "flat"], ["y"]),
+    ]
+    held = {"w": numbers(2, gates * 5, 3), "r": numbers(2, gates * 5, 5), "b": numbers(2, gates * 10)}
+    return nodes, ["n", 7, 3], {**held, "flat": np.array([0, -1])}
+
+
+SPECTRUM = [
+    NODE("HannWindow", ["length"], ["window"]),
+    NODE("STFT", ["x", "step", "window"], ["s"], onesided=1),
+    NODE("Mul", ["s", "s"], ["squares"]),
+    NODE("ReduceSum", ["squares", "last"], ["power"], keepdims=0),
+    NODE("MelWeightMatrix", ["bins", "length", "rate", "low", "high"], ["mel"]),
+    NODE("MatMul", ["power", "mel"], ["y"]),
+]
+SETTINGS = {
+    "length": np.array(32), "step": np.array(8), "last": np.array([-1]), "bins": np.array(6), "rate": np.array(16000),
+    "low": np.array(50.0, np.float32), "high": np.array(7000.0, np.float32),
+}  # fmt: skip
+REGIONS = [
+    NODE("MaxRoiPool", ["x", "regions"], ["p"], pooled_shape=[2, 3], spatial_scale=0.5),
+    NODE("ReduceMean", ["p"], ["m"], axes=[0, 2, 3]),
+    NODE("Mul", ["x", "m"], ["y"]),
+]
+CASES: dict[str, tuple[list[onnx.NodeProto], list[Any], dict[str, Any]]] = {
+    "a GRU of Keras 1": recurrent("GRU", 3, linear_before_reset=0),
+    "an LSTM that clips": recurrent("LSTM", 4, clip=0.7),
+    "a mel spectrogram": (SPECTRUM, ["n", 128, 1], SETTINGS),
+    "regions of the first sample": (REGIONS, ["n", 3, 9, 9], {"regions": np.array([[0, 1, 1, 9, 7]], np.float32)}),
+    "a resize with uneven factors": (
+        [NODE("Resize", ["x", "", "factors"], ["y"], mode="linear", coordinate_transformation_mode="asymmetric")],
+        ["n", 2, 5, 6], {"factors": np.array([1, 1, 2, 2], np.float32)},
+    ),
+    "places of maxima": (
+        [
+            NODE("MaxPool", ["x"], ["p", "i"], kernel_shape=[2, 2], strides=[2, 2]),
+            NODE("MaxUnpool", ["p", "i"], ["y"], kernel_shape=[2, 2], strides=[2, 2]),
+        ],
+        ["n", 2, 6, 6], {},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_graph_goes_out_as_it_came_in(name: str, tmp_path: Path) -> None:
+    nodes, sizes, constants = CASES[name]
+    path = saved(tmp_path / "m.onnx", nodes, sizes, **constants)
+    goes_out_again(module_from_onnx(path), path)
+
+
 def detector(path: Path) -> Path:
     generator = np.random.default_rng(1)
     nodes = [

@@ -135,7 +135,7 @@ def _bilinear(maps: Tensor, down: Tensor, across: Tensor) -> Tensor:
     for row, tall in ((top, 1 - (down - top)), (top + 1, down - top)):
         for column, wide in ((left, 1 - (across - left)), (left + 1, across - left)):
             inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            index = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
+            index = row.long().clamp(0, height - 1) * width + column.long().clamp(0, width - 1)
             part = torch.gather(flat, 2, index.unsqueeze(1).expand(-1, flat.shape[1], -1))
             part = part * torch.where(inside, tall * wide, torch.zeros_like(wide)).unsqueeze(1)
             total = part if total is None else total + part
@@ -187,4 +187,5 @@ def _sides(node: Node, count: int) -> Pairs:
 
 @operator("AffineGrid")
 def affine_grid(node: Node, theta: Tensor, size: Value) -> Tensor:
-    return F.affine_grid(theta, list(integers_of(size)), align_corners=bool(node["align_corners"]))
+    sizes = [theta.shape[0], *integers_of(size)[1:]]  # the batch of a file may be fixed in the size, too
+    return F.affine_grid(theta, sizes, align_corners=bool(node["align_corners"]))
