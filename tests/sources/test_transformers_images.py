@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import mirabelle
 from mirabelle import Task, Training, prune, quantize
 from mirabelle.errors import UserError
 from mirabelle.job.dry_run import try_one_batch
+from mirabelle.model.plain_weights import with_plain_weights
 from mirabelle.sources import model_from
 
 if importlib.util.find_spec("transformers") is None:
@@ -121,3 +123,34 @@ def test_a_vision_transformer_is_trained_quantized_and_written_back(tmp_path: Pa
         found, due = again(pixel_values=images[48:]).logits, result.model(images[48:])
     assert float((found - due).abs().max()) < 0.1 * float(due.abs().max())
     assert again.config.id2label == NAMES["id2label"]
+
+
+def test_a_weight_that_is_computed_is_written_back_as_its_sources(tmp_path: Path) -> None:
+    listens = {"conv_dim": (8, 8), "conv_kernel": (10, 8), "conv_stride": (8, 8), "num_feat_extract_layers": 2}
+    convolves = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
+    config = transformers.Wav2Vec2Config(**LAYERS, **listens, **convolves, vocab_size=5)
+    saved(tmp_path / "ctc", "Wav2Vec2ForCTC", config)
+    model: Any = model_from("./ctc", {}, tmp_path)
+    plain = with_plain_weights(model)
+    assert "model.wav2vec2.encoder.pos_conv_embed.conv.weight" in plain.state_dict()
+    model.write_back(plain, tmp_path)
+    again = transformers.Wav2Vec2ForCTC.from_pretrained(tmp_path / "huggingface")
+    waves = torch.randn(2, 2_000, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(again(waves).logits, model(waves), atol=1e-5, rtol=1e-5)
+
+
+def test_the_sizes_of_images_are_those_of_the_processor(tmp_path: Path) -> None:
+    saved(tmp_path / "resnet", "ResNetForImageClassification", transformers.ResNetConfig(**RESNET, **NAMES))
+    model: Any = model_from("./resnet", {}, tmp_path)
+    assert model.example() is None
+    for size, due in (({"shortest_edge": 24}, (24, 24)), ({"height": 20, "width": 24}, (20, 24)), (28, (28, 28))):
+        (tmp_path / "resnet" / "preprocessor_config.json").write_text(json.dumps({"size": size}))
+        assert model.example().inputs["pixel_values"].shape == (2, 3, *due)
+
+
+def test_an_example_of_features_of_sound_has_their_sizes(tmp_path: Path) -> None:
+    config = transformers.ASTConfig(**LAYERS, max_length=32, num_mel_bins=16, patch_size=16)
+    saved(tmp_path / "ast", "ASTForAudioClassification", config)
+    model: Any = model_from("./ast", {}, tmp_path)
+    assert model.example().inputs["input_values"].shape == (2, 32, 16)

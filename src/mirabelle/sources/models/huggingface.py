@@ -121,7 +121,7 @@ class HuggingFaceModel(nn.Module):
         Tokens are ones, at most 16; pixels and waveforms are drawn from a normal distribution.
         """
         model: Any = self.model
-        inputs = _example_inputs(model, model.config)
+        inputs = _example_inputs(model, model.config, self.origin)
         return None if inputs is None else Batch(inputs, torch.zeros(_EXAMPLES))
 
     def check(self, inputs: Inputs) -> None:
@@ -216,17 +216,33 @@ def _positions(model: Any) -> int | None:
     return None
 
 
-def _example_inputs(model: Any, config: Any) -> dict[str, Tensor] | None:
+def _size_of_images(folder: Path | None) -> int | tuple[int, int] | None:
+    """The size that the image processor in a folder gives images, as far as its file says it."""
+    path = None if folder is None else folder / "preprocessor_config.json"
+    try:
+        said = json.loads(path.read_text("utf-8")) if path is not None else {}
+    except (OSError, ValueError):
+        return None
+    size = said.get("crop_size" if said.get("do_center_crop") else "size") if isinstance(said, dict) else None
+    if isinstance(size, dict):
+        size = (size["height"], size["width"]) if {"height", "width"} <= size.keys() else size.get("shortest_edge")
+    return size if isinstance(size, (int, tuple)) else None
+
+
+def _example_inputs(model: Any, config: Any, folder: Path | None) -> dict[str, Tensor] | None:
     name = model.main_input_name
     if name == "input_ids":
         tokens = torch.ones(_EXAMPLES, min(_positions(model) or _EXAMPLE_TOKENS, _EXAMPLE_TOKENS), dtype=torch.int64)
         decoder = {"decoder_input_ids": tokens} if config.is_encoder_decoder else {}
         return {"input_ids": tokens, "attention_mask": tokens, **decoder}
-    size, generator = getattr(config, "image_size", None), generator_from(0)
+    size, generator = getattr(config, "image_size", None) or _size_of_images(folder), generator_from(0)
     if name == "pixel_values" and size is not None:
         sides = (size, size) if isinstance(size, int) else tuple(size)
         return {name: torch.randn(_EXAMPLES, getattr(config, "num_channels", 3), *sides, generator=generator)}
-    return {name: torch.randn(_EXAMPLES, _SECOND, generator=generator)} if name == "input_values" else None
+    if name != "input_values":
+        return None
+    features = (config.max_length, config.num_mel_bins) if hasattr(config, "num_mel_bins") else (_SECOND,)
+    return {name: torch.randn(_EXAMPLES, *features, generator=generator)}
 
 
 def module_from_huggingface(name: str, folder: Path, head: Head | None = None) -> HuggingFaceModel:

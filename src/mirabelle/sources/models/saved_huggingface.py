@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from mirabelle.errors import UserError
 from mirabelle.sources.models.native import plain_tensors
@@ -37,6 +38,7 @@ def save_pretrained(dense: nn.Module, origin: Path | None, model: nn.Module, fol
     config: Any = copy.deepcopy(dense.config)
     _narrow(config, dict(dense.state_dict()), tensors)
     fresh: Any = type(dense)(config)
+    tensors |= _computed_again(fresh, tensors)
     for name, tensor in fresh.state_dict().items():
         shape = tuple(tensors[name].shape) if name in tensors else None
         if shape != tuple(tensor.shape):
@@ -56,6 +58,24 @@ def _may_be_copied(path: Path) -> bool:
         return False
     place, folder = path.resolve(), path.parent.resolve()
     return place.parent in (folder, folder.parent.parent / "blobs")
+
+
+def _computed_again(fresh: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The sources of weights that the original computes, such as by a weight norm, where the compressed model has the weight.
+
+    Args:
+        fresh: a model of the original's class.
+        tensors: of the compressed model.
+    """
+    found: dict[str, Tensor] = {}
+    for name, module in fresh.named_modules():
+        for weight in module.parametrizations if is_parametrized(module) else ():
+            plain = tensors.get(f"{name}.{weight}")
+            if plain is not None and plain.shape == getattr(module, weight).shape:
+                setattr(module, weight, plain)
+                sources = module.parametrizations[weight].state_dict()
+                found |= {f"{name}.parametrizations.{weight}.{key}": tensor for key, tensor in sources.items()}
+    return found
 
 
 def _narrow(config: Any, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
