@@ -134,6 +134,8 @@ def test_decimal_marks_and_groups_of_digits(tmp_path: Path, row: str, arguments:
 def test_numbers_with_another_decimal_mark_are_no_words(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'(?s)E131.*line 2, column "a": "0.5" is not a finite number'):
         table(tmp_path / "t.csv", "a;y", "{k}.5;{k % 2}", decimal=",")
+    with pytest.raises(UserError, match=r'(?s)E131.*line 2, column "a": "0%" is not a finite number.*write a number'):
+        table(tmp_path / "t.csv", "a;y", "{k}%;{k % 2}")
     with pytest.raises(UserError, match=r'(?s)E131.*line 3, column "a": "1.5" is not a finite number'):
         table(tmp_path / "t.csv", "a;y", "{k}{',.'[k % 2]}5;{k % 2}", decimal=",")
     with pytest.raises(UserError, match=r'(?s)E131.*column "a": "\d+[,.]5" is not a finite number'):

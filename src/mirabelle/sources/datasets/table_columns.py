@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Indices = npt.NDArray[np.integer]
 MOST_CLASSES = 20  # more different numbers than this are quantities, and a text among them is a mistake
+_SIGNS = "$€£¥% "  # beside numbers; they are not guessed away, since 12 % may be 12 or 0.12
 _MOSTLY = 0.8  # fraction of cells that are numbers or dates from which on the others are mistakes
 _ONE_HOT, _MOST_WORDS = 64, 10_000  # words with a feature each; words with a code
 _RARE, _OFTEN_ENOUGH = 1e-3, 20  # a word below this fraction of the training rows counts as other, unless it has so many rows
@@ -69,7 +70,7 @@ def _kind_of(column: Column, settings: TableFile) -> Kind:
     if whole:
         both = len(whole) > 1 and any(mark in word for word in present for mark in ",.")
         return Kind("number", None if both else whole[0])
-    numbers = [point or comma for point, comma in zip(*fits.values(), strict=True)]
+    numbers = [any(number_of(word.strip(_SIGNS), comma=comma) is not None for comma in fits) for word in present]
     if sum(numbers) > MOST_CLASSES and _share(counts, numbers) >= _MOSTLY:
         column.numbers(comma=max(allowed, key=lambda comma: sum(allowed[comma])))  # raises the error for the first other text
     orders = orders_of(present)
