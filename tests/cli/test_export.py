@@ -87,6 +87,13 @@ def test_a_factory_as_a_program_of_torch(call, capsys, factory: str) -> None:
     assert call("export", factory, "--input", "1x8x8", "--out", "m.pt2") == 0
     assert "gate pt2_onnx: passed" in capsys.readouterr().out
     assert LoadedProgram(Path("m.pt2").read_bytes())(torch.rand(3, 1, 8, 8)).shape == (3, 3)
+    assert call("export", factory, "--input", "1x8x8", "--out", "few.pt2", "--largest-batch", "4") == 0
+    with pytest.raises((AssertionError, RuntimeError), match="size"):
+        LoadedProgram(Path("few.pt2").read_bytes())(torch.rand(5, 1, 8, 8))
+    with pytest.raises(UserError, match=r"E110.*at least 2; got 1"):
+        call("export", factory, "--input", "1x8x8", "--out", "one.pt2", "--largest-batch", "1")
+    with pytest.raises(UserError, match=r"E111.*--largest-batch is for a \.pt2 file"):
+        call("export", factory, "--input", "1x8x8", "--out", "m.onnx", "--largest-batch", "4")
     with pytest.raises(UserError, match=r"E143.*must end in \.onnx or \.pt2"):
         call("export", factory, "--input", "1x8x8", "--out", "m.pte")
 

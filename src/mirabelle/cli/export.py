@@ -47,6 +47,7 @@ class _Export(NamedTuple):
 @click.option("--weights", type=click.Path(path_type=Path), help="Load the weights of the model from this .safetensors file.")
 @click.option("--label", "labels", multiple=True, help="Class name to store in the file; repeat for each class, in order.")
 @trust_option
+@click.option("--largest-batch", type=int, help="Largest batch of a .pt2 file; ExecuTorch plans memory for it.")
 @json_option
 def command(
     *,
@@ -58,6 +59,7 @@ def command(
     weights: Path | None,
     labels: tuple[str, ...],
     trust: bool,
+    largest_batch: int | None,
     as_json: bool,
 ) -> int:
     """Export MODEL to ONNX with a dynamic batch axis and compare its outputs with those of torch.
@@ -78,15 +80,17 @@ def command(
     from mirabelle.run import files
 
     output_of(out, (".onnx", ".pt2"), weights or out.parent)
+    if largest_batch is not None and out.suffix != ".pt2":
+        raise UserError("E111", "--largest-batch is for a .pt2 file; an .onnx file takes any batch", "leave it out")
     if Path(model).is_dir():
         options = [("--input", shapes), ("--weights", weights), ("--label", labels)]
         if superfluous := [name for name, value in options if value]:
             message = f"the folder of a run defines these itself; got {', '.join(superfluous)}"
             raise UserError("E111", message, "leave these options out")
-        content, gates = _of_run(Path(model), data, data_dir, out.suffix, trust=trust)
+        content, gates = _of_run(Path(model), data, data_dir, out.suffix, largest_batch, trust=trust)
     else:
         made = _of_factory(model, shapes=shapes, data=data, data_dir=data_dir, weights=weights, labels=labels)
-        content, gates = _content(made, out.suffix)
+        content, gates = _content(made, out.suffix, largest_batch)
     for name, gate in gates.items():
         if not gate.passed:
             raise UserError(
@@ -104,7 +108,7 @@ def command(
 
 
 def _of_run(
-    folder: Path, data: str | None, data_dir: Path | None, suffix: str, *, trust: bool
+    folder: Path, data: str | None, data_dir: Path | None, suffix: str, largest_batch: int | None, *, trust: bool
 ) -> tuple[bytes, dict[str, Gate]]:
     """Export the final model of a run; where that takes code which is not trusted, the ONNX file is that of the folder."""
     from mirabelle.cli.display import warn
@@ -112,7 +116,7 @@ def _of_run(
     from mirabelle.records.trust import NOT_TRUSTED
 
     try:
-        return _content(_exported_again(folder, data, data_dir, trust=trust), suffix)
+        return _content(_exported_again(folder, data, data_dir, trust=trust), suffix, largest_batch)
     except UserError as error:
         if error.code != NOT_TRUSTED or suffix != ".onnx":
             raise
@@ -179,20 +183,24 @@ def _of_factory(
     return _Export(module, example.inputs, batches, onnx, {"torch_onnx": _compared(module, onnx, batches)})
 
 
-def _content(made: _Export, suffix: str) -> tuple[bytes, dict[str, Gate]]:
+def _content(made: _Export, suffix: str, largest_batch: int | None) -> tuple[bytes, dict[str, Gate]]:
     """The bytes of the file to write, and what was compared."""
-    return (_program(made) if suffix == ".pt2" else made.onnx), made.gates
+    return (_program(made, largest_batch) if suffix == ".pt2" else made.onnx), made.gates
 
 
-def _program(made: _Export) -> bytes:
+def _program(made: _Export, largest_batch: int | None) -> bytes:
     """The bytes of the model's .pt2 file, which are read back and compared with the ONNX file."""
     from mirabelle.model.architecture import rounds
     from mirabelle.runtime.gates import torch_equals_onnx
     from mirabelle.runtime.program import LoadedProgram, exported_program, program_bytes
+    from mirabelle.task.batch import Samples
 
-    content = program_bytes(exported_program(made.module, made.example))
+    content = program_bytes(exported_program(made.module, made.example, largest_batch=largest_batch))
+    batches = made.batches
+    if largest_batch is not None:
+        batches = [part for batch in batches for part in Samples(batch.inputs, batch.targets).batches(largest_batch)]
     program, quantized = LoadedProgram(content), rounds(made.module)
-    made.gates["pt2_onnx"] = torch_equals_onnx(program, made.onnx, made.batches, quantized=quantized)
+    made.gates["pt2_onnx"] = torch_equals_onnx(program, made.onnx, batches, quantized=quantized)
     return content
 
 

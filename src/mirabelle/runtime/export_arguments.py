@@ -47,7 +47,7 @@ def free_tokens(inputs: Inputs) -> dict[str, int]:
 
 
 def arguments(
-    inputs: Inputs, given: Inputs, free: Mapping[str, int] | None = None
+    inputs: Inputs, given: Inputs, free: Mapping[str, int] | None = None, largest_batch: int | None = None
 ) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     """(positional arguments, keyword arguments, their dynamic axes), also for named inputs that are passed by position.
 
@@ -55,8 +55,9 @@ def arguments(
         inputs: as the exporter passes them.
         given: as the model takes them.
         free: the inputs whose number of tokens is dynamic; by default those of `free_tokens`.
+        largest_batch: the largest size of the batch; by default any.
     """
-    batch = torch.export.Dim("batch")
+    batch = torch.export.Dim("batch", max=largest_batch)
     free = free_tokens(given) if free is None else free
     if isinstance(given, Mapping):
         axes = {name: {0: batch} | ({1: torch.export.Dim.AUTO} if name in free else {}) for name in given}

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
 
 from mirabelle.errors import UserError
 from mirabelle.model.free_lengths import free_lengths
@@ -18,10 +17,12 @@ from mirabelle.numerics import affine
 from mirabelle.runtime.export import quiet, reason
 from mirabelle.runtime.export_arguments import arguments, taking
 from mirabelle.runtime.operators import CODED, TRANSPOSED_CODES, torch_translations
-from mirabelle.task.batch import Inputs
+from mirabelle.task.batch import Inputs, map_tensors
+
+_LEAST_BATCH = 2  # torch takes an axis of one element for a fixed one
 
 
-def exported_program(model: nn.Module, inputs: Inputs) -> ExportedProgram:
+def exported_program(model: nn.Module, inputs: Inputs, *, largest_batch: int | None = None) -> ExportedProgram:
     """Export a model by `torch.export`, with operators that plain torch knows.
 
     Quantized layers keep their integer codes. What they compute is expressed by torch's operators for quantization,
@@ -33,9 +34,11 @@ def exported_program(model: nn.Module, inputs: Inputs) -> ExportedProgram:
         model: exported in evaluation mode; the mode of each of its modules is restored.
         inputs: at least two samples: a tensor, a tuple of tensors, or tensors by name. The batch is dynamic; if the names
             include "attention_mask", so is the number of tokens.
+        largest_batch: the largest number of samples that the program takes; by default any number. ExecuTorch needs it, since
+            it plans its memory in advance.
 
     Raises:
-        UserError: E121 if torch cannot export the model, or its batch axis is fixed.
+        UserError: E110 for a largest batch below 2; E121 if torch cannot export the model, or its batch axis is fixed.
 
     Example:
         >>> import mirabelle, torch
@@ -48,13 +51,17 @@ def exported_program(model: nn.Module, inputs: Inputs) -> ExportedProgram:
 
     Source: https://docs.pytorch.org/docs/stable/export.html; the operators are those of PyTorch 2 Export Quantization.
     """
-    program = _exported(model, inputs)
+    if largest_batch is not None and largest_batch < _LEAST_BATCH:
+        raise UserError(
+            "E110", f"largest_batch must be at least {_LEAST_BATCH}; got {largest_batch}", "give a larger number, or none"
+        )
+    program = _exported(model, inputs, largest_batch)
     given = program.module(check_guards=False)
     assert isinstance(given, fx.GraphModule), "an exported program is a graph"
     module = fx.GraphModule(given, given.graph)
     if not _translated(module):
         return program
-    return _exported(module, inputs)
+    return _exported(module, inputs, largest_batch)
 
 
 def program_bytes(program: ExportedProgram) -> bytes:
@@ -77,10 +84,11 @@ class LoadedProgram(nn.Module):
         return self._call(*args, **kwargs)
 
 
-def _exported(model: nn.Module, inputs: Inputs) -> ExportedProgram:
-    inputs = pytree.tree_map(torch.ones_like, inputs)  # nothing is computed, and a program holds its example
+def _exported(model: nn.Module, inputs: Inputs, largest_batch: int | None) -> ExportedProgram:
+    # Nothing is computed with the example, and the program holds it, so it has no values of the data.
+    inputs = map_tensors(inputs, lambda tensor: torch.ones_like(tensor[:_LEAST_BATCH]))
     given, taken, names = taking(model, inputs)
-    args, keywords, shapes = arguments(taken, inputs)
+    args, keywords, shapes = arguments(taken, inputs, largest_batch=largest_batch)
     shapes = (shapes,) if names else shapes
     try:
         with quiet(), torch.no_grad(), in_eval_mode(given), free_lengths(given):
