@@ -11,8 +11,7 @@
     python -m venv litert && litert/bin/pip install torch==2.13.0 litert-torch==0.10.0
     litert/bin/python benchmarks/other_runtimes.py litert PLACE
 
-    python -m venv tf && tf/bin/pip install tensorflow-cpu==2.21.0 onnx2tf==1.29.24 ai-edge-litert==2.3.0
-    tf/bin/python benchmarks/other_runtimes.py onnx2tf PLACE
+    litert/bin/python benchmarks/other_runtimes.py tflite PLACE --model small.pt2      # any program: PLACE/small.tflite, batch 1
 
     python benchmarks/other_runtimes.py table PLACE         # in Mirabelle's environment: results/other_runtimes.md
 
@@ -27,10 +26,11 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -128,14 +128,14 @@ def in_executorch(stem: Path, inputs: np.ndarray, *, delegate: bool) -> tuple[An
     inside = [
         node for name, part in graph.named_children() if name.startswith("lowered") for node in part.original_module.graph.nodes
     ]
-    heavy = ("convolution", "conv2d", "linear", "addmm", "mm", "bmm")
-    named = Counter(_last(node) for node in inside if node.op == "call_function" and _last(node) in heavy)
-    outside = Counter(_last(node) for node in graph.graph.nodes if node.op == "call_function" and _last(node) in heavy)
-    return answers, f"in XNNPACK {_list(named)}; outside {_list(outside)}" if delegate else "portable kernels"
+    told = f"in XNNPACK {_list(_products(inside))}; outside {_list(_products(graph.graph.nodes))}"
+    return answers, told if delegate else "portable kernels"
 
 
-def _last(node: Any) -> str:
-    return str(node.target).removesuffix(".default").rpartition(".")[2].removeprefix("aten_")
+def _products(nodes: Iterable[Any]) -> Counter[str]:
+    """How many matrix products and convolutions there are among the nodes, by kind."""
+    words = [set(re.findall(r"\w+", str(node.target))) for node in nodes if node.op == "call_function"]
+    return Counter(kind for kind in ("convolution", "linear", "addmm", "mm", "bmm") for own in words if kind in own)
 
 
 def _list(counts: Counter[str]) -> str:
@@ -157,12 +157,102 @@ def in_core_ml(stem: Path, inputs: np.ndarray) -> tuple[Answers, str]:
     return {}, "converted; " + (_list(Counter(kept)) or "no integers")
 
 
+def in_litert(stem: Path, inputs: np.ndarray) -> tuple[Answers, str]:
+    """A .tflite file for one sample, computed by its interpreter with its default delegate."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    file = to_tflite(stem.with_suffix(".pt2"), stem.with_suffix(".tflite"))
+    interpreter = Interpreter(model_path=str(file))
+    interpreter.allocate_tensors()
+    (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+    answers = []
+    for sample in inputs[: max(BATCHES)]:
+        interpreter.set_tensor(given["index"], _coded(sample[None], given))
+        interpreter.invoke()
+        answers.append(interpreter.get_tensor(result["index"]))
+    kinds = Counter(tensor["dtype"].__name__ for tensor in interpreter.get_tensor_details() if tensor["shape"].size > 1)
+    told = f"{file.stat().st_size:,} bytes; {kinds['int8']} of {kinds.total()} tensors with axes are int8"
+    return {count: np.concatenate(answers[:count]) for count in BATCHES}, told
+
+
+def _coded(values: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
+    """Values as an input of the interpreter, which may be of int8."""
+    scale, zero_point = tensor["quantization"]
+    return (
+        values.astype(tensor["dtype"])
+        if not scale
+        else np.clip(np.rint(values / scale) + zero_point, -128, 127).astype(np.int8)
+    )
+
+
+def to_tflite(program: Path, out: Path) -> Path:
+    """Convert a .pt2 file of Mirabelle to a .tflite file for one sample.
+
+    LiteRT's converter expects weights that are quantized in the graph, as torch's own tools leave them; so codes become the numbers
+    that they stand for, followed by the same quantization, which gives the same codes again. An input that is rounded first of all
+    is then one of int8, with its scale and zero point in the file.
+    """
+    import litert_torch
+    import torch
+    import torch.ao.quantization.fx
+    from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+    from litert_torch.quantize.quant_config import QuantConfig
+
+    loaded = torch.export.load(program)
+    module, operators = loaded.module(), torch.ops.quantized_decomposed
+    graph = module.graph
+    for node in graph.nodes:
+        if node.target is operators.dequantize_per_channel.default:
+            stored = [_stored(module, part.target) for part in node.args[:3]]
+            name = f"{node.name}_numbers"
+            module.register_buffer(name, operators.dequantize_per_channel(*stored, *node.args[3:]))
+            with graph.inserting_before(node):
+                numbers = graph.get_attr(name)
+                codes = graph.call_function(operators.quantize_per_channel.default, (numbers, *node.args[1:]))
+            node.replace_input_with(node.args[0], codes)
+    module.recompile()
+    args, keywords = loaded.example_inputs
+    one = [tuple(tensor[:1] for tensor in args), {name: tensor[:1] for name, tensor in keywords.items()}]
+    settings = PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    litert_torch.convert(module, *one, quant_config=QuantConfig(pt2e_quantizer=settings)).export(str(out))
+    return out
+
+
+def _stored(module: Any, path: str) -> Any:
+    owner, _, name = path.rpartition(".")
+    return getattr(module.get_submodule(owner), name)
+
+
+def table(place: Path) -> None:
+    """results/other_runtimes.md: a row for every file, a column for every road."""
+    from conditions import write
+
+    parts = [json.loads((place / f"{road}.json").read_text("utf-8")) for road in ROADS]
+    found = {(entry["runtime"], entry["file"]): entry for part in parts for entry in part["found"]}
+    runtimes, names = (list(dict.fromkeys(keys)) for keys in zip(*found, strict=True))
+    lines = [f"| file | {' | '.join(runtimes)} |", "|---|" + "---|" * len(runtimes)]
+    lines += [f"| {name} | {' | '.join(_cell(found[runtime, name]) for runtime in runtimes)} |" for name in names]
+    versions = {name: number for part in parts for name, number in part["versions"].items()}
+    told = ", ".join(f"{name} {number}" for name, number in versions.items())
+    page = "# Other runtimes\n\nLargest difference from `model.onnx` in ONNX Runtime, relative to the largest output.\n\n"
+    page += "\n".join(lines) + f"\n\nIn environments of their own: {told}.\n"
+    write("other_runtimes", {"found": list(found.values()), "environments": versions}, page)
+
+
+def _cell(entry: dict[str, Any]) -> str:
+    if entry["differences"] is None:
+        return f"fails: {entry['told']}"
+    worst = f"{max(entry['differences']):.0e}; " if entry["differences"] else ""
+    return worst + entry["told"]
+
+
 ROADS: dict[str, dict[str, Callable[..., tuple[Answers, str]]]] = {
     "executorch": {
         "ExecuTorch": lambda *args: in_executorch(*args, delegate=False),
         "ExecuTorch, XNNPACK": lambda *args: in_executorch(*args, delegate=True),
     },
     "coreml": {"Core ML's converter": in_core_ml},
+    "litert": {"LiteRT (TFLite)": in_litert},
 }
 
 
@@ -182,7 +272,7 @@ def run(road: str, place: Path) -> None:
                 worst = [_difference(answers[count], kept[f"out_{count}"]) for count in BATCHES] if answers else []
             found.append({"runtime": kind, "file": stem.name, "differences": worst, "told": told})
             print(found[-1])
-    packages = ("torch", "executorch", "coremltools", "tensorflow-cpu", "onnx2tf", "ai-edge-litert", "litert-torch")
+    packages = ("torch", "executorch", "coremltools", "litert-torch", "ai-edge-litert")
     versions = {}
     for package in packages:
         with contextlib.suppress(ModuleNotFoundError):
@@ -212,12 +302,17 @@ def _silent() -> Iterator[None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["make", *ROADS, "table"])
+    parser.add_argument("what", choices=["make", *ROADS, "tflite", "table"])
     parser.add_argument("place", type=Path)
+    parser.add_argument("--model", type=Path, help="a .pt2 file for tflite")
     options = parser.parse_args()
     options.place.mkdir(parents=True, exist_ok=True)
     if options.what == "make":
         make(options.place)
+    elif options.what == "table":
+        table(options.place)
+    elif options.what == "tflite":
+        print(to_tflite(options.model, options.place / options.model.with_suffix(".tflite").name))
     else:
         run(options.what, options.place)
 
