@@ -277,6 +277,36 @@ def test_a_graph_goes_out_as_it_came_in(name: str, tmp_path: Path) -> None:
     goes_out_again(module_from_onnx(path), path)
 
 
+CODES = np.random.default_rng(3).integers(-127, 127, (4, 6)).astype(np.int8)
+IN, OUT = {"xs": np.float32(0.03), "xz": np.uint8(120)}, {"ys": np.float32(0.04), "yz": np.uint8(110)}
+FUSED: dict[str, tuple[list[str], dict[str, Any], dict[str, Any]]] = {  # operator -> inputs, attributes, constants
+    "FusedMatMul": (["x", "W"], {"transB": 1, "alpha": 0.5}, {"W": numbers(6, 4)}),
+    "QuickGelu": (["x"], {"alpha": 1.5}, {}),
+    "FastGelu": (["x", "b"], {}, {"b": numbers(4)}),
+    "SkipLayerNormalization": (["x", "x", "g", "b", "c"], {"epsilon": 1e-5}, {name: numbers(4) for name in "gbc"}),
+    "SkipSimplifiedLayerNormalization": (["x", "x", "g"], {"epsilon": 1e-5}, {"g": numbers(4)}),
+    "FusedGemm": (["x", "W", "b"], {"activation": "LeakyRelu", "activation_alpha": 0.2}, {"W": WEIGHT, "b": numbers(6)}),
+    "DynamicQuantizeMatMul": (["x", "C", "s", "", "b"], {}, {"C": CODES, "s": np.float32(0.02), "b": numbers(6)}),
+    "QLinearLeakyRelu": (["q", *IN, *OUT], {"alpha": 0.1}, IN | OUT),
+    "QLinearConcat": ([*OUT, "q", *IN, "q", *IN], {"axis": 1}, IN | OUT),
+    "QLinearAdd": (["q", *IN, "q", *IN, *OUT], {}, IN | OUT),
+    "QLinearMul": (["q", *IN, "q", *IN, *OUT], {}, IN | OUT),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_an_operator_of_onnxruntime_gives_what_it_gives_there(kind: str, tmp_path: Path) -> None:
+    inputs, settings, constants = FUSED[kind]
+    coded = kind.startswith("QLinear")
+    nodes = [NODE("QuantizeLinear", ["x", "xs", "xz"], ["q"])] if coded else []
+    nodes += [NODE(kind, inputs, ["r" if coded else "y"], domain="com.microsoft", **settings)]
+    nodes += [NODE("DequantizeLinear", ["r", "ys", "yz"], ["y"])] if coded else []
+    path = saved(tmp_path / "m.onnx", nodes, ["n", 4], **{name: np.asarray(array) for name, array in constants.items()})
+    module, x = module_from_onnx(path), numbers(5, 4)
+    due = onnxruntime.InferenceSession(path).run(None, {"x": x})[0]
+    np.testing.assert_allclose(module(torch.from_numpy(x)).detach().numpy(), due, rtol=1e-5, atol=1e-5)
+
+
 def detector(path: Path) -> Path:
     generator = np.random.default_rng(1)
     nodes = [

@@ -45,7 +45,7 @@ class _Nodes:
 
     def add(self, kind: str, *inputs: str, into: str = "", count: int = 1, **attributes: Any) -> Any:
         """Add a node; returns the name of its output, or of each of several."""
-        outputs = [into] if into else [self._free(kind) for _ in range(count)]
+        outputs = [into] if into else [f"{self._name}/{kind}_{len(self.made)}/output_{k}" for k in range(count)]
         while inputs and not inputs[-1]:
             inputs = inputs[:-1]
         self.made.append(helper.make_node(kind, inputs, outputs, f"{self._name}/{kind}_{len(self.made)}", **attributes))
@@ -58,9 +58,6 @@ class _Nodes:
     @property
     def _name(self) -> str:
         return self.node.name or f"{self.node.op_type}_{self.node.output[0]}"
-
-    def _free(self, kind: str) -> str:
-        return f"{self._name}/{kind}_{len(self.made)}/output"
 
 
 _Rule = Callable[[_Nodes], None]
@@ -299,9 +296,16 @@ def _bias_and_skip(nodes: _Nodes) -> None:
 def _embeddings(nodes: _Nodes) -> None:
     """The norm of the sum of embeddings of words, positions and segments; positions are counted unless they are given."""
     words, segments = nodes.input(0), nodes.input(1)
-    if nodes.input(7) or len([name for name in nodes.node.output[1:] if name]) > 0:
+    if any(nodes.node.output[2:]):
         nodes.made.append(nodes.node)
         return
+    if any(nodes.node.output[1:]) and nodes.input(7):
+        axes = nodes.constant([1], np.int64)
+        nodes.add("ReduceSum", nodes.input(7), axes, keepdims=0, into=nodes.node.output[1])
+    elif any(nodes.node.output[1:]):
+        count = nodes.add("Shape", words, start=0, end=1)
+        none = onnx.numpy_helper.from_array(np.zeros(1, np.int32))
+        nodes.add("ConstantOfShape", count, value=none, into=nodes.node.output[1])
     total = nodes.add("Gather", nodes.input(2), words, axis=0)
     zero, one = nodes.constant(0, np.int64), nodes.constant(1, np.int64)
     length = nodes.add("Gather", nodes.add("Shape", words), one, axis=0)
