@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from mirabelle.errors import UserError
+from mirabelle.model.state import copied
 from mirabelle.sources.models.onnx_graph import module_from_onnx
+from mirabelle.sources.models.onnx_graph.values import kind_of, simplified
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -84,3 +89,19 @@ def test_a_branch_that_each_sample_would_choose_for_itself_is_refused(tmp_path: 
     ]
     with pytest.raises(UserError, match=r'E121.*If ".*" is not supported with a condition for each sample'):
         module_from_onnx(written(tmp_path, nodes, {"x": [1, 4]}, {"axes": [1], "zero": [0.0]}))
+
+
+def test_a_copy_of_a_module_computes_with_constants_of_the_same_types(tmp_path: Path) -> None:
+    """States of zeros from tf2onnx: a floating-point number, expanded to the batch."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["size"]),
+        helper.make_node("Expand", ["zero", "size"], ["zeros"]),
+        helper.make_node("Concat", ["zeros", "x"], ["y"], axis=1),
+    ]
+    module = module_from_onnx(written(tmp_path, nodes, {"x": ["n", 4]}, {"zero": [0.0]}))
+    state = simplified(torch.tensor(0.5), numbers=True)
+    for copy_of in (copied(module), pickle.loads(pickle.dumps(module))):
+        assert torch.equal(copy_of(torch.ones(3, 4)), module(torch.ones(3, 4)))
+    for one in (copy.deepcopy(state), pickle.loads(pickle.dumps(state))):
+        assert kind_of(one) is torch.float32
+        assert one.tolist() == state.tolist()

@@ -25,6 +25,23 @@ class _Typed(np.ndarray[Any, Any]):
 
     kind: torch.dtype
 
+    def __deepcopy__(self, memo: dict[int, Any] | None, /) -> Any:
+        """A copy with its dtype, which NumPy leaves out."""
+        found: _Typed = super().__deepcopy__(memo).view(_Typed)
+        found.__dict__.update(self.__dict__)
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _as_pickled, (self.tolist(), self.shape, self.__dict__)
+
+
+def _as_pickled(items: Any, shape: tuple[int, ...], own: dict[str, Any]) -> _Typed:
+    plain = np.empty(shape, dtype=object)
+    plain[...] = items
+    found = plain.view(_Typed)
+    found.__dict__.update(own)
+    return found
+
 
 def is_integers(value: Value) -> bool:
     """Whether a value is an array of shape integers, not a tensor."""
