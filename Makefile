@@ -1,13 +1,14 @@
-# make demo | test | test-slow | lint | bench | docs | zoo
+# make demo | test | test-slow | test-lowest | lint | bench | docs | zoo
 # TORCH_INDEX=<url of a package index>   takes torch from there, for example an index of CPU builds
 PYTHON ?= python3
 TORCH_INDEX ?=
 VENV := .venv
 RUNS := $(VENV)/.runs
 INSTALLED := $(VENV)/.installed
+LOWEST := .venv-lowest
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' constraints.txt)
 
-.PHONY: demo test test-slow lint bench docs zoo clean
+.PHONY: demo test test-slow test-lowest lint bench docs zoo clean
 
 demo: $(RUNS)
 	$(VENV)/bin/mirabelle demo --fresh
@@ -17,6 +18,17 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(VENV)/bin/pytest -q -m slow
+
+# The fast tests with the lowest version that pyproject.toml allows of every package but torch, whose version is that of constraints.txt.
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/pytest -q -n 2 --dist worksteal
+
+$(LOWEST)/.installed: pyproject.toml constraints.txt .ci/lowest.py
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python .ci/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/constraints.txt $(TORCH) --editable '.[dev]'
+	touch $(LOWEST)/.installed
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
@@ -52,4 +64,4 @@ $(INSTALLED): $(RUNS)
 	touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) runs build
+	rm -rf $(VENV) $(LOWEST) runs build
