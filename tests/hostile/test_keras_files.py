@@ -40,7 +40,7 @@ def test_every_hostile_file_is_refused_in_one_line_and_none_runs(
 
 
 def test_the_installed_keras_runs_none_of_them_either(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lower bound of the requirement is the lowest version for which this holds."""
+    """It holds from 3.11.3 on, which is below the version that is required."""
     folder = next(iter(files.values())).parent
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
