@@ -454,3 +454,12 @@ def test_quantization_of_a_graph_with_constants_in_nodes(tmp_path: Path) -> None
     module = model_from("m.onnx", {}, tmp_path)
     result = mirabelle.compress(module, mirabelle.Task(train=inputs, test=inputs), [quantize.Dynamic()], out=tmp_path / "run")
     assert any(part.dtype == torch.int8 for part in result.model.state_dict().values())
+
+
+def test_a_file_in_the_layout_of_one_processor_is_refused_with_what_to_give_instead() -> None:
+    node = NODE("ReorderInput", ["x"], ["y"], domain="com.microsoft.nchwc")
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph([node], "g", [value("x", FLOAT, ["n", 8, 4, 4])], [value("y", FLOAT, None)])
+    with pytest.raises(UserError, match=r"not supported: com\.microsoft\.nchwc\.ReorderInput") as caught:
+        OnnxModule(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+    assert "before ONNX Runtime's optimization" in caught.value.remedy

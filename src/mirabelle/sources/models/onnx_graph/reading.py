@@ -45,6 +45,7 @@ _DEPENDING = {  # operators that may depend on values -> the inputs at which a g
 _SCALED = ("QuantizeLinear", "DequantizeLinear", "Requantize", "QLinearAdd", "QLinearMul")  # by inputs that are no weights
 _BIASED = ("MatMul",)  # a following Add of a vector is treated as the bias
 _NUMBERS = (("Pad", 2, "value"), ("Resize", 2, "scales"), ("Resize", 1, "scales"), ("Upsample", 1, "scales"))
+_OF_ONE_PROCESSOR = "com.microsoft.nchwc"  # the domain of operators in a memory layout of one kind of processor
 _REFUSED = {  # operators of the standard that are named, not expanded to simpler ones
     "random numbers": ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
     "text": ("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer"),
@@ -176,7 +177,10 @@ def _check_supported(graph: onnx.GraphProto) -> None:
     )
     if unknown:
         names = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in sorted(unknown.items()))
-        raise UserError("E121", f"the ONNX graph has operators that are not supported: {names}", REMEDY)
+        laid_out = any(name.startswith(_OF_ONE_PROCESSOR) for name in unknown)
+        remedy = "give the file from before ONNX Runtime's optimization, or optimize at most at the level extended"
+        message = f"the ONNX graph has operators that are not supported: {names}"
+        raise UserError("E121", message, remedy if laid_out else REMEDY)
 
 
 def _named(entry: onnx.NodeProto) -> str:
