@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mirabelle
-from mirabelle import Task, Training, prune, quantize
+from mirabelle import Run, Task, Training, prune, quantize
 from mirabelle.errors import UserError
 from mirabelle.job.dry_run import try_one_batch
 from mirabelle.model.plain_weights import with_plain_weights
@@ -154,3 +154,24 @@ def test_an_example_of_features_of_sound_has_their_sizes(tmp_path: Path) -> None
     saved(tmp_path / "ast", "ASTForAudioClassification", config)
     model: Any = model_from("./ast", {}, tmp_path)
     assert model.example().inputs["input_values"].shape == (2, 32, 16)
+
+
+def test_an_example_of_images_and_texts_has_both(tmp_path: Path) -> None:
+    words = {**LAYERS, "vocab_size": 20, "max_position_embeddings": 16, "bos_token_id": 1, "eos_token_id": 2}
+    pictures = {**LAYERS, "image_size": 16, "patch_size": 8}
+    saved(tmp_path / "clip", "CLIPModel", transformers.CLIPConfig(text_config=words, vision_config=pictures, projection_dim=6))
+    model: Any = model_from("./clip", {}, tmp_path)
+    with torch.no_grad():
+        assert [tuple(part.shape) for part in model(**model.example().inputs)] == [(2, 6), (2, 6)]
+
+
+def test_a_folded_batch_norm_is_written_back(tmp_path: Path) -> None:
+    saved(tmp_path / "resnet", "ResNetForImageClassification", transformers.ResNetConfig(**RESNET, **NAMES))
+    model: Any = model_from("./resnet", {}, tmp_path)
+    task = Task(train=(pictures(), torch.arange(12) % 3), test=(pictures(), torch.arange(12) % 3))
+    quantized = quantize.Static()(model, task, Run(tmp_path / "run"))
+    model.write_back(quantized, tmp_path)
+    again = transformers.ResNetForImageClassification.from_pretrained(tmp_path / "huggingface")
+    with torch.no_grad():
+        found, due = again(pictures()).logits, quantized(pictures())
+    assert float((found - due).abs().max()) < 0.05 * float(due.abs().max())

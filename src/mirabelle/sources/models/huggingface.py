@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError, did_you_mean, first_line
-from mirabelle.numerics.draws import generator_from
 from mirabelle.records.record import Count, record
 from mirabelle.records.trust import check_trusted
 from mirabelle.sources.missing import missing
+from mirabelle.sources.models.example_inputs import EXAMPLES, example_inputs
 from mirabelle.sources.names import HUBS, path_of
 from mirabelle.task.batch import Batch, Inputs
 
@@ -38,8 +38,6 @@ _ONE = ("logits", "image_embeds", "text_embeds", "predicted_depth", "last_hidden
 _SEGMENTS = "ForSemanticSegmentation"  # end of the names of the classes of such models
 _FEW = 5  # names in a message
 _SETTINGS = ("self", "kwargs", "labels", "use_cache", "return_dict", "output_attentions", "output_hidden_states")
-_EXAMPLES, _EXAMPLE_TOKENS = 2, 16
-_SECOND = 16_000  # samples of a recording at the rate that models of speech take
 _ENDS = 2  # outputs of question answering: start and end
 
 
@@ -121,8 +119,8 @@ class HuggingFaceModel(nn.Module):
         Tokens are ones, at most 16; pixels and waveforms are drawn from a normal distribution.
         """
         model: Any = self.model
-        inputs = _example_inputs(model, model.config, self.origin)
-        return None if inputs is None else Batch(inputs, torch.zeros(_EXAMPLES))
+        inputs = example_inputs(model, self.origin, _positions(model))
+        return None if inputs is None else Batch(inputs, torch.zeros(EXAMPLES))
 
     def check(self, inputs: Inputs) -> None:
         """Raise an error unless the model takes inputs of these names, and texts of this length.
@@ -214,35 +212,6 @@ def _positions(model: Any) -> int | None:
             reserved = 0 if module.padding_idx is None or module.num_embeddings > most else module.padding_idx + 1
             return most - reserved
     return None
-
-
-def _size_of_images(folder: Path | None) -> int | tuple[int, int] | None:
-    """The size that the image processor in a folder gives images, as far as its file says it."""
-    path = None if folder is None else folder / "preprocessor_config.json"
-    try:
-        said = json.loads(path.read_text("utf-8")) if path is not None else {}
-    except (OSError, ValueError):
-        return None
-    size = said.get("crop_size" if said.get("do_center_crop") else "size") if isinstance(said, dict) else None
-    if isinstance(size, dict):
-        size = (size["height"], size["width"]) if {"height", "width"} <= size.keys() else size.get("shortest_edge")
-    return size if isinstance(size, (int, tuple)) else None
-
-
-def _example_inputs(model: Any, config: Any, folder: Path | None) -> dict[str, Tensor] | None:
-    name = model.main_input_name
-    if name == "input_ids":
-        tokens = torch.ones(_EXAMPLES, min(_positions(model) or _EXAMPLE_TOKENS, _EXAMPLE_TOKENS), dtype=torch.int64)
-        decoder = {"decoder_input_ids": tokens} if config.is_encoder_decoder else {}
-        return {"input_ids": tokens, "attention_mask": tokens, **decoder}
-    size, generator = getattr(config, "image_size", None) or _size_of_images(folder), generator_from(0)
-    if name == "pixel_values" and size is not None:
-        sides = (size, size) if isinstance(size, int) else tuple(size)
-        return {name: torch.randn(_EXAMPLES, getattr(config, "num_channels", 3), *sides, generator=generator)}
-    if name != "input_values":
-        return None
-    features = (config.max_length, config.num_mel_bins) if hasattr(config, "num_mel_bins") else (_SECOND,)
-    return {name: torch.randn(_EXAMPLES, *features, generator=generator)}
 
 
 def module_from_huggingface(name: str, folder: Path, head: Head | None = None) -> HuggingFaceModel:

@@ -16,6 +16,7 @@ from mirabelle.sources.models.native import plain_tensors
 from mirabelle.sources.names import PICKLES
 
 _INNER = ("intermediate_size", "ffn_dim", "n_inner", "d_ff", "hidden_dim", "encoder_ffn_dim", "decoder_ffn_dim")
+_COUNTER = "num_batches_tracked"  # of a batch norm, which a folded one has no more; no output depends on it
 _OF_WEIGHTS = ("config.json", "generation_config.json")
 
 
@@ -39,6 +40,8 @@ def save_pretrained(dense: nn.Module, origin: Path | None, model: nn.Module, fol
     _narrow(config, dict(dense.state_dict()), tensors)
     fresh: Any = type(dense)(config)
     tensors |= _computed_again(fresh, tensors)
+    counters = {name: tensor for name, tensor in dense.state_dict().items() if name.endswith(_COUNTER)}
+    tensors = counters | tensors
     for name, tensor in fresh.state_dict().items():
         shape = tuple(tensors[name].shape) if name in tensors else None
         if shape != tuple(tensor.shape):
