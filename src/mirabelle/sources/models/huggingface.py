@@ -251,9 +251,8 @@ def module_from_huggingface(name: str, folder: Path, head: Head | None = None) -
     except Exception as error:
         reason = first_line(error)
         if "safetensors" in reason and not isinstance(error, FileNotFoundError):  # which names a shard
-            raise UserError(
-                "E143", f"{name} has no safetensors file, and pickles are not read: {reason}", "save it with transformers 5"
-            ) from error
+            message = f"{name} has no safetensors file, and pickles are not read: {reason}"
+            raise UserError("E143", message, "save it with transformers 5") from error
         raise UserError("E130", f"transformers cannot read {name}: {reason}", "check the name, or download it first") from error
     if getattr(model.config, "use_cache", False):
         model.config.use_cache = False  # the key-value cache is not used here
@@ -300,9 +299,8 @@ def library() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise UserError(
-            "E160", f"Hugging Face models need transformers: {error}", "pip install 'mirabelle[huggingface]'"
-        ) from error
+        message = f"Hugging Face models need transformers: {error}"
+        raise UserError("E160", message, "pip install 'mirabelle[huggingface]'") from error
     return transformers
 
 
@@ -344,8 +342,7 @@ def _snapshot(place: str, revision: str | None) -> str:
     try:
         found: str = snapshot_download(place, revision=revision)
     except Exception as error:
-        reason = first_line(error)
-        message = f"ModelScope cannot download {place}: {reason}"
+        message = f"ModelScope cannot download {place}: {first_line(error)}"
         raise UserError("E130", message, "check the name, or name a folder") from error
     return found
 
@@ -364,9 +361,8 @@ def _class_of(transformers: Any, config: Any, head: Head | None) -> Any:
         return getattr(transformers, _HEADS[head.head])
     names = list(config.architectures or ())
     if not names:
-        raise UserError(
-            "E121", "config.json has no architecture", 'for example: "architectures": ["BertForSequenceClassification"]'
-        )
+        remedy = 'for example: "architectures": ["BertForSequenceClassification"]'
+        raise UserError("E121", "config.json has no architecture", remedy)
     kind = getattr(transformers, names[0], None)
     if kind is None:
         raise UserError("E121", f'transformers has no "{names[0]}"', did_you_mean(names[0], dir(transformers)))
