@@ -63,7 +63,7 @@ def section(found: dict[str, str]) -> str:
         "",
         *(f"{number}. {said}" for said, number in numbers.items()),
     ]
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(lines).rstrip()
 
 
 def _shown(said: str, numbers: dict[str, int]) -> str:
