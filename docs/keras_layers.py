@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import torch
 
 from mirabelle.errors import UserError
 from mirabelle.runtime.export import export
+from mirabelle.runtime.runtime import runtime_named
 from mirabelle.sources.models.keras_model import module_from_keras
 from mirabelle.sources.models.keras_model.library import library
 from mirabelle.task.batch import Batch
@@ -225,14 +225,14 @@ def difference(model: Any) -> float:
         weight.assign(draw.uniform(-0.6, 0.6, weight.shape))
     module = module_from_keras(model)
     file = export(module, Batch(as_tensors(drawn(model, BATCHES[0])), torch.zeros(BATCHES[0])))
-    session = onnxruntime.InferenceSession(file)
+    session = runtime_named("onnxruntime").load(file, threads=1)
     worst = 0.0
     for batch in BATCHES:
         arrays = drawn(model, batch)
         with torch.no_grad():
             due = np.asarray(model(arrays if len(arrays) > 1 else arrays[0], training=False).cpu())
-        feeds = {value.name: array for value, array in zip(session.get_inputs(), arrays, strict=True)}
-        (found,) = session.run(None, feeds)
+        feeds = dict(zip(session.input_names, arrays, strict=True))
+        (found,) = session.run(feeds)
         shown = module.as_in_keras(torch.from_numpy(found)).numpy()
         if shown.shape != due.shape:
             return float("inf")

@@ -26,6 +26,7 @@ from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.export_arguments import arguments, free_tokens, taking
 from mirabelle.runtime.lengths import computes_other_lengths
 from mirabelle.runtime.operators import onnx_translations
+from mirabelle.runtime.pooling import pooling_translations
 from mirabelle.task.batch import Batch
 from mirabelle.task.outputs import OutputKind
 from mirabelle.task.preprocessing import Preprocessing, to_json
@@ -104,7 +105,7 @@ def _exported(
                 dynamo=True,
                 dynamic_shapes=shapes,
                 input_names=names or None,
-                custom_translation_table=onnx_translations(),
+                custom_translation_table=onnx_translations() | pooling_translations(),
                 opset_version=_OPSET,
                 verbose=False,
             )
