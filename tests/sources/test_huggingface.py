@@ -231,3 +231,28 @@ def test_init_reads_texts_as_the_model_needs_them(
     printed = capsys.readouterr().out.replace(str(folder), "./bert")
     assert f"arguments = {{ {arguments} }}" in printed
     assert 'use = "quantize.Dynamic"' in printed
+
+
+def test_sentence_vectors_are_pooled_and_normalized(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "bert", "BertModel")
+    plain = model_from("./bert", {}, tmp_path)
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    (folder / "modules.json").write_text(
+        json.dumps([{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()])
+    )
+    (folder / "1_Pooling").mkdir()
+    words = torch.randint(0, 48, (2, 9))
+    mask = torch.ones_like(words)
+    mask[0, 4:] = 0
+    states = plain(input_ids=words, attention_mask=mask).detach()
+    due = {"mean_tokens": states[0, :4].mean(0), "cls_token": states[0, 0], "max_tokens": states[0, :4].amax(0)}
+    for mode, expected in due.items():
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{mode}": True}))
+        model: Any = model_from("./bert", {}, tmp_path)
+        found = model(input_ids=words, attention_mask=mask).detach()
+        torch.testing.assert_close(found[0], expected / expected.norm())
+    assert model.write_back(model, tmp_path / "out") == "huggingface"
+    assert (tmp_path / "out" / "huggingface" / "1_Pooling" / "config.json").is_file()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_weightedmean_tokens": True}))
+    with pytest.raises(UserError, match="pools by pooling_mode_weightedmean_tokens; supported is one of"):
+        model_from("./bert", {}, tmp_path)

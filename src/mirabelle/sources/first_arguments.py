@@ -15,6 +15,7 @@ from mirabelle.sources.names import (
     HUBS,
     PACKAGE,
     QUESTIONS,
+    SENTENCES,
     TAGGED,
     TEXTS,
     names_function,
@@ -22,7 +23,6 @@ from mirabelle.sources.names import (
     path_of,
 )
 
-SENTENCES = "modules.json"  # the file in a folder of sentence-transformers that lists its modules
 _TABLES = (".csv", ".parquet")  # which hold texts if the model reads texts
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
 _TOKENS = 128

@@ -18,6 +18,7 @@ CORPUS = ".txt"
 FILES = (*TABLES, ".npz", *TEXTS, *TAGGED, CORPUS)
 PACKAGE = "package:"  # prefix of a model path inside an installed Python package
 HUBS = ("hf:", "ms:")  # prefixes of names on the Hugging Face Hub and on ModelScope
+SENTENCES = "modules.json"  # the file in a folder of sentence-transformers that lists its modules
 ONNX = ".onnx"
 MODELS = (ONNX, ".keras", ".h5", ".hdf5")
 PICKLES = (".pt", ".pth", ".th", ".bin", ".pkl", ".pickle", ".ckpt")

@@ -16,7 +16,7 @@ from mirabelle.numerics.draws import all_global_draws
 from mirabelle.sources.checks import check_model
 from mirabelle.sources.models.factory import made_by
 from mirabelle.sources.models.keras_model.library import as_in_a_new_process
-from mirabelle.sources.names import HUBS, ONNX, is_trained, names_model_folder, path_of
+from mirabelle.sources.names import HUBS, ONNX, SENTENCES, is_trained, names_model_folder, path_of
 
 
 def model_from(name: str, arguments: Mapping[str, Any], folder: Path, seed: int = 0) -> nn.Module:
@@ -50,7 +50,13 @@ def _model_from(name: str, arguments: Mapping[str, Any], folder: Path) -> nn.Mod
     if name.startswith(HUBS) or names_model_folder(name):
         from mirabelle.sources.models.huggingface import Head, module_from_huggingface
 
-        return module_from_huggingface(name, folder, records.build(Head, arguments, "model.arguments"))
+        model = module_from_huggingface(name, folder, records.build(Head, arguments, "model.arguments"))
+        modules = model.origin / SENTENCES if model.origin is not None and not arguments else None
+        if modules is None or not modules.is_file():
+            return model
+        from mirabelle.sources.models.sentence_vectors import with_pooling
+
+        return with_pooling(model, modules)
     outputs = arguments.get("outputs", ()) if name.lower().endswith(ONNX) else ()
     if set(arguments) - ({"outputs"} if outputs else set()) or not _are_names(outputs):
         remedy = "leave them out; an ONNX file accepts only outputs = [names of values]"
