@@ -231,7 +231,7 @@ def table(place: Path) -> None:
     found = {(entry["runtime"], entry["file"]): entry for part in parts for entry in part["found"]}
     runtimes, names = (list(dict.fromkeys(keys)) for keys in zip(*found, strict=True))
     lines = [f"| file | {' | '.join(runtimes)} |", "|---|" + "---|" * len(runtimes)]
-    lines += [f"| {name} | {' | '.join(_cell(found[runtime, name]) for runtime in runtimes)} |" for name in names]
+    lines += [f"| {name} | {' | '.join(_cell(found.get((runtime, name))) for runtime in runtimes)} |" for name in names]
     versions = {name: number for part in parts for name, number in part["versions"].items()}
     told = ", ".join(f"{name} {number}" for name, number in versions.items())
     page = "# Other runtimes\n\nLargest difference from `model.onnx` in ONNX Runtime, relative to the largest output.\n\n"
@@ -239,7 +239,9 @@ def table(place: Path) -> None:
     write("other_runtimes", {"found": list(found.values()), "environments": versions}, page)
 
 
-def _cell(entry: dict[str, Any]) -> str:
+def _cell(entry: dict[str, Any] | None) -> str:
+    if entry is None:
+        return "not run"
     if entry["differences"] is None:
         return f"fails: {entry['told']}"
     worst = f"{max(entry['differences']):.0e}; " if entry["differences"] else ""
