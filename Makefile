@@ -19,7 +19,7 @@ test: $(INSTALLED)
 test-slow: $(INSTALLED)
 	$(VENV)/bin/pytest -q -m slow
 
-# The fast tests with the lowest version that pyproject.toml allows of every package but torch, whose version is that of constraints.txt.
+# The fast tests with the lowest version of every package that pyproject.toml allows; that of torch is the version of constraints.txt.
 test-lowest: $(LOWEST)/.installed
 	$(LOWEST)/bin/pytest -q -n 2 --dist worksteal
 
