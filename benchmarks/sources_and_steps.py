@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -31,9 +32,10 @@ def main() -> None:
         for source, step, goal in cells:
             key = f"{source} | {goal or step}"
             if key not in found:
+                begin = time.process_time()
                 outcome = outcome_of(Path(folder), source, step, goal)
                 found[key] = f"differs: {', '.join(outcome.differs)}" if outcome.differs else outcome.said
-                print(key, found[key], flush=True)
+                print(f"{time.process_time() - begin:5.1f} s", key, found[key], flush=True)
                 RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
     write_page(found)
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,6 +18,7 @@ import torch
 
 from mirabelle.cli import main
 from mirabelle.run.run import Run
+from mirabelle.runtime.runtime import time_side_by_side
 
 SOURCES = {
     "torch function": "./nets.py:of_torch",
@@ -146,22 +148,22 @@ def recipe_of(source: str, step: str, goal: str = "") -> str:
 
 
 def outcome_of(folder: Path, source: str, step: str, goal: str = "") -> Outcome:
-    """Run a cell as a whole, and again with its measured decisions and a kill in the middle of its events."""
+    """Run a cell as a whole, and go on, with its measured decisions, from what a kill in its middle would leave behind."""
     write_source(folder, source)
     place = folder / "cell"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     (folder / "recipe.toml").write_text(recipe_of(source, step, goal))
-    status, said = _ran("recipe.toml", "cell/whole", folder)
+    with _kept_at_each_event(place / "whole", place / "kept") as kept:
+        status, said = _ran("recipe.toml", "cell/whole", folder)
     if status not in (0, 4) or not (place / "whole" / "report.json").is_file():
         return Outcome(said)
-    events = len((place / "whole" / "events.jsonl").read_text("utf-8").splitlines())
-    with _killed_at(events // 2):
-        killed, _ = _ran("cell/whole/recipe.toml", "cell/cut", folder)
-    assert killed != 0, "it was killed"
-    again, said = _ran("cell/whole/recipe.toml", "cell/cut", folder)
+    (place / "kept" / str(len(kept) // 2)).rename(place / "cut")
+    shutil.copy(place / "whole" / "recipe.toml", place / "cut" / "recipe.toml")
+    again, said = _ran("cell/cut/recipe.toml", "cell/cut", folder)
     if again not in (0, 4):
         return Outcome(f"after a kill: {said}")
+    assert '"resumed"' in (place / "cut" / "events.jsonl").read_text("utf-8"), "the run began anew"
     differs = [name for name in _SHIPPED if (place / "whole" / name).read_bytes() != (place / "cut" / name).read_bytes()]
     return Outcome("ok", (*differs, *(() if again == status else ["whether the goal is met"])))
 
@@ -169,7 +171,14 @@ def outcome_of(folder: Path, source: str, step: str, goal: str = "") -> Outcome:
 def _ran(recipe: str, out: str, folder: Path) -> tuple[int, str]:
     """The exit status of a run, and the first line of its error."""
     told = folder / "told.txt"
-    with told.open("w", encoding="utf-8") as stream, patch.object(sys, "stderr", stream), patch.object(sys, "stdout", stream):
+    briefly = partial(time_side_by_side, seconds=0.1)  # what is measured is not compared
+    with (
+        told.open("w", encoding="utf-8") as stream,
+        patch.object(sys, "stderr", stream),
+        patch.object(sys, "stdout", stream),
+        patch("mirabelle.job.job.time_side_by_side", briefly),
+        patch("mirabelle.allocation.limits._SECONDS", 0.1),
+    ):
         before = Path.cwd()
         os.chdir(folder)
         try:
@@ -181,16 +190,16 @@ def _ran(recipe: str, out: str, folder: Path) -> tuple[int, str]:
 
 
 @contextmanager
-def _killed_at(event: int) -> Iterator[None]:
-    """A context in which a run dies when it has recorded this many events."""
-    count, record = 0, Run.event
+def _kept_at_each_event(run: Path, kept: Path) -> Iterator[list[str]]:
+    """A context in which `kept` gets a copy of a run's folder before each of its events, as if it were killed there."""
+    kinds: list[str] = []
+    record = Run.event
 
-    def counted(run: Run, kind: str, **content: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count > event:
-            raise KeyboardInterrupt
-        return record(run, kind, **content)
+    def copied(self: Run, kind: str, **content: Any) -> Any:
+        if self.journal.folder.resolve() == run.resolve():  # not a forecast in a folder of its own
+            shutil.copytree(run, kept / str(len(kinds)))
+            kinds.append(kind)
+        return record(self, kind, **content)
 
-    with patch.object(Run, "event", counted):
-        yield
+    with patch.object(Run, "event", copied):
+        yield kinds
