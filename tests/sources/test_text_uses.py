@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,63 @@ def test_what_a_model_cannot_learn_is_refused(tmp_path: Path) -> None:
         task_from("./text.txt", {"kind": "masked"}, data_folder=None, folder=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "data", "told", "head"),
+    [
+        (
+            "BertForMaskedLM",
+            "films.tsv",
+            "gives the tokens that are hidden, the data ask for one class",
+            "sequence-clas",
+        ),
+        ("GPT2LMHeadModel", "films.tsv", "gives the token that follows, the data ask for one class", "sequence-class"),
+        ("BertForTokenClassification", "films.tsv", "gives a class for each word, the data ask for one", "sequence-cl"),
+        (
+            "BertForSequenceClassification",
+            "words.conll",
+            "one class for each text, the data ask for a class",
+            "token-cl",
+        ),
+        ("BertForMaskedLM", "questions.json", "the data ask for the answer as a part of a text", "question-answering"),
+    ],
+)
+def test_a_head_for_another_use_than_the_data_is_refused(kind: str, data: str, told: str, head: str, tmp_path: Path) -> None:
+    saved(tmp_path / "model", kind, GPT2 if kind.startswith("GPT2") else SMALL)
+    (tmp_path / "films.tsv").write_text("text\tlabel\n" + "good film\tpos\nbad film\tneg\n" * 20)
+    (tmp_path / "words.conll").write_text(TAGGED * 20)
+    asked = {"id": "0", "question": "a film", "answers": [{"text": "fine", "answer_start": 5}]}
+    article = {"title": "", "paragraphs": [{"context": "good fine film", "qas": [asked]}]}
+    (tmp_path / "questions.json").write_text(json.dumps({"version": "1.1", "data": [article] * 20}))
+    with pytest.raises(UserError, match=told) as caught:
+        try_one_batch(model_from("./model", {}, tmp_path), task(tmp_path, data, max_length=12))
+    assert (caught.value.code, head in caught.value.remedy) == ("E111", True)
+
+
 TAGGED = "the\tO\nfilm\tB-THING\nfine\tO\n\na\tO\nplot\tB-THING\n\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "names"), [("films.tsv", ["Pos", "neg", "neutral"]), ("words.conll", ["B-THING", "I-THING", "O"])]
+)
+def test_init_writes_classes_in_the_order_of_the_model(
+    data: str, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = "BertForTokenClassification" if data == "words.conll" else "BertForSequenceClassification"
+    saved(tmp_path / "model", kind, {**SMALL, "id2label": dict(enumerate(names))})
+    (tmp_path / "films.tsv").write_text("text\tlabel\n" + "good film\tpos\nbad film\tneg\n" * 20)
+    (tmp_path / "words.conll").write_text(TAGGED * 20)
+    monkeypatch.chdir(tmp_path)
+    call = ["init", "--model", "./model", "--data", f"./{data}"]
+    assert main.run(call) == 0
+    arguments = tomllib.loads(capsys.readouterr().out)["task"]["arguments"]
+    assert [name.casefold() for name in arguments["labels"]] == [name.casefold() for name in names]
+    found = task(tmp_path, data, **{**arguments, "tokenizer": "./model"})
+    assert found.labels == tuple(arguments["labels"])
+    assert try_one_batch(model_from("./model", {}, tmp_path), found).shape[-1] == len(names)
+    with (tmp_path / data).open("a") as file:
+        file.write("fine film\tfunny\n" if data == "films.tsv" else "film\tB-FILM\n")
+    assert main.run(call) == 2
+    assert "which is no class of the model: " in capsys.readouterr().err
 
 
 def test_words_are_tagged(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def command(*, model: str | None, data: str, weights: str | None, schema: bool, 
     from mirabelle.sources.checks import check_data, check_model, check_weights
     from mirabelle.sources.first_arguments import text_arguments
     from mirabelle.sources.folder_arguments import attends, folder_arguments
+    from mirabelle.sources.model_classes import labels_of_texts
     from mirabelle.sources.names import HUBS, TABLES, TEXTS, is_trained, names_function, names_model_folder
 
     table = data.lower().endswith(TABLES) and not names_function(data)
@@ -89,7 +90,7 @@ def command(*, model: str | None, data: str, weights: str | None, schema: bool, 
     if files is not None:
         arguments = _settings(files)
     elif read is not None:
-        arguments = _arguments(read)
+        arguments = _arguments({**read, **labels_of_texts(model, data, read)})
     keywords = _HEADED if names_model_folder(model) or model.startswith(HUBS) else _KEYWORDS
     if table and not is_trained(model):
         keywords, arguments = table_recipe.lines_of_table(data, proposed=proposed)
@@ -106,10 +107,9 @@ def command(*, model: str | None, data: str, weights: str | None, schema: bool, 
     return 0
 
 
-def _arguments(read: Mapping[str, str | int]) -> str:
-    return (
-        f"arguments = {{ {', '.join(f'{name} = {json.dumps(value)}' for name, value in read.items())} }}  # lengths in tokens"
-    )
+def _arguments(read: Mapping[str, Any]) -> str:
+    settings = ", ".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in read.items())
+    return f"arguments = {{ {settings} }}  # lengths in tokens"
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

@@ -109,7 +109,8 @@ def try_one_batch(model: nn.Module, task: Task, name: str = "model") -> Outputs:
 def _tried(model: nn.Module, task: Task) -> Outputs:
     _check_tokens(model, task)
     if isinstance(model, HuggingFaceModel) and isinstance(task.preprocessing, Text):
-        model.check_use(task.preprocessing.use)
+        classifies = "classify" if task.labels else None
+        model.check_use("answer" if task.preprocessing.answers else task.preprocessing.use or classifies)
     batch = task.example()
     outputs = _outputs(model, batch, task.preprocessing)
     if isinstance(outputs, tuple) and task.outputs.takes_one_output:

@@ -8,10 +8,11 @@ from typing import Any
 
 from mirabelle.errors import UserError
 from mirabelle.sources.datasets.folders import split_folders
-from mirabelle.sources.datasets.settings import SoundFolder, data_folder_of_environment, settings_from
+from mirabelle.sources.datasets.settings import SoundFolder, place_of_data, settings_from
 from mirabelle.sources.first_arguments import config_of
+from mirabelle.sources.model_classes import class_names, labels_in_order
 from mirabelle.sources.models.processors import has_processor, image_arguments, sound_arguments, symbols_of
-from mirabelle.sources.names import FOLDER, names_files, names_model_folder, path_of
+from mirabelle.sources.names import names_model_folder, path_of
 
 _READS_BOTH = {"text_config", "vision_config"}
 _READS_IMAGES = ("VisionModel", "VisionModelWithProjection", "ForImageClassification")
@@ -33,8 +34,8 @@ def folder_arguments(model: str, data: str) -> dict[str, Any] | None:
         UserError: E121 if the model reads texts, too, or its processor does what no settings say; E132 if classes of the data
             are not those of the model.
     """
-    place = _place(data)
-    if not names_model_folder(model) or place is None or not has_processor(path_of(model, Path())):
+    place = place_of_data(data)
+    if not names_model_folder(model) or place is None or not place.is_dir() or not has_processor(path_of(model, Path())):
         return None
     config, folder = config_of(model), path_of(model, Path())
     architecture = next(iter(config.get("architectures") or ()), "")
@@ -49,7 +50,7 @@ def folder_arguments(model: str, data: str) -> dict[str, Any] | None:
     read = image_arguments(folder)
     reduced = {"reduce_labels": True} if read.pop("reduce_labels", False) else {}
     if architecture.endswith("ForSemanticSegmentation") and _subfolders(place) >= _MASKS:
-        names = _names(config)
+        names = class_names(config)
         return {"kind": "segmentation", **({"labels": names} if names else {}), **reduced, **read}
     if "ForImageClassification" in architecture and _subfolders(place):
         return {**_labels(config, place), **read}
@@ -62,41 +63,12 @@ def attends(model: str) -> bool:
     return not config or any(name in config for name in _ATTENDS)
 
 
-def _place(data: str) -> Path | None:
-    """The folder that a name of data refers to, if there is one."""
-    sets = data_folder_of_environment() if data.startswith(FOLDER) else Path()
-    place = None if sets is None or not names_files(data) else sets / data.removeprefix(FOLDER)
-    return place if place is not None and place.is_dir() else None
-
-
 def _subfolders(place: Path) -> set[str]:
     """The names of the folders for the classes, or for images and masks."""
     train = split_folders(place)["train"]
     return {part.name for part in train.iterdir() if part.is_dir() and not part.name.startswith(".")}
 
 
-def _names(config: Mapping[str, Any]) -> list[str]:
-    """The names of the classes in the order of the outputs; empty for those that transformers makes up."""
-    given = config.get("id2label") or {}
-    try:
-        names = [str(given[key]) for key in sorted(given, key=int)]
-    except ValueError:
-        return []
-    return [] if names == [f"LABEL_{k}" for k in range(len(names))] else names
-
-
 def _labels(config: Mapping[str, Any], place: Path) -> dict[str, list[str]]:
-    """The names of the class folders in the order of the outputs, with the names of classes that have no folder.
-
-    Raises:
-        UserError: E132 if the config names classes, and a folder is none of them.
-    """
-    names, own = _names(config), {name.casefold(): name for name in _subfolders(place)}
-    if not names or not own:
-        return {}
-    other = sorted(set(own) - {name.casefold() for name in names})
-    if other and len(other) < len(own):
-        few = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")  # noqa: PLR2004 (names in a message)
-        message = f'{place} has a class folder "{own[other[0]]}", which is no class of the model: {few}'
-        raise UserError("E132", message, "rename the folder, or leave it out")
-    return {} if other else {"labels": [own.get(name.casefold(), name) for name in names]}
+    """The names of the class folders in the order of the outputs; E132 if some of them are no classes of the model."""
+    return labels_in_order(config, _subfolders(place), f"{place} has a class folder", "rename the folder, or leave it out")

@@ -182,6 +182,12 @@ def data_folder_of_environment() -> Path | None:
     return Path(named) if named else None
 
 
+def place_of_data(name: str) -> Path | None:
+    """The file or folder that a name of data refers to, in the working directory; None for built-in data and functions."""
+    inside = data_folder_of_environment() if name.startswith(FOLDER) else Path()
+    return None if inside is None or not names_files(name) else inside / name.removeprefix(FOLDER)
+
+
 def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()) -> Files | BuiltInImages | None:
     """The settings of the data set that a name refers to; None if the name is a function, which gets `arguments` itself.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,8 +42,7 @@ def task_of(path: Path, settings: TokenFile) -> Task:
     """The task of a file of tagged words; the errors are those of `TokenFile`."""
     named = {"train": path, "validation": settings.validation, "test": settings.test}
     texts = {part: list(_texts(path.parent / place)) for part, place in named.items() if place is not None}
-    tags = {tag for text in texts["train"] for tag in text.tags}
-    labels = settings.labels or tuple(sorted(tags, key=lambda tag: (tag != _OUTSIDE, tag)))
+    labels = settings.labels or _sorted(texts["train"])
     tokenizer = tokenizer_from(settings.tokenizer, path.parent)
     text = Text(
         tokenizer=files.digest(tokenizer.data),
@@ -79,6 +78,15 @@ def task_of(path: Path, settings: TokenFile) -> Task:
         preprocessing=text,
         extra_files={TOKENIZER: tokenizer.data},
     )
+
+
+def tags_of(path: Path) -> tuple[str, ...]:
+    """The tags of a file of tagged words, "O" first."""
+    return _sorted(_texts(path))
+
+
+def _sorted(texts: Iterable[TaggedText]) -> tuple[str, ...]:
+    return tuple(sorted({tag for text in texts for tag in text.tags}, key=lambda tag: (tag != _OUTSIDE, tag)))
 
 
 def _targets(text: TaggedText, word_ids: Sequence[int | None], labels: Sequence[str], path: Path) -> list[int]:

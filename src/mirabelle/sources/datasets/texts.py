@@ -37,7 +37,7 @@ def task_of(path: Path, settings: TextFile) -> Task:
     }
     if settings.kind is None:
         targets = {part: _targets(table, settings.target) for part, table in tables.items()}
-        labels = settings.labels or tuple(sorted(set(targets["train"]), key=lambda label: (len(label), label)))
+        labels = settings.labels or _sorted(targets["train"])
         classes = {part: _classes(tables[part], due, labels) for part, due in targets.items()}
     tokenizer = tokenizer_from(settings.tokenizer, path.parent)
     text = Text(
@@ -85,6 +85,17 @@ def task_of(path: Path, settings: TextFile) -> Task:
         extra_files={TOKENIZER: tokenizer.data},
         notes=[note] if cut else [],
     )
+
+
+def classes_of(path: Path, settings: TextFile) -> tuple[str, ...]:
+    """The names of the classes of a file of texts, sorted by length; () for texts without classes."""
+    if settings.kind is not None:
+        return ()
+    return _sorted(_targets(_rows(path, settings), settings.target))
+
+
+def _sorted(labels: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(labels), key=lambda label: (len(label), label)))
 
 
 def _rows(path: Path, settings: TextFile) -> TextRows:

@@ -33,6 +33,24 @@ _HEADS = {
     "semantic-segmentation": "AutoModelForSemanticSegmentation",
     "object-detection": "AutoModelForObjectDetection",
 }
+_USES = {
+    "ForSequenceClassification": "classify",
+    "ForTokenClassification": "tag",
+    "ForQuestionAnswering": "answer",
+    "ForMaskedLM": "fill",
+    "ForCausalLM": "continue",
+    "LMHeadModel": "continue",
+    "ForConditionalGeneration": "write",
+    "MTModel": "write",
+}
+_GIVES = {
+    "classify": "one class for each text",
+    "tag": "a class for each word",
+    "answer": "the answer as a part of a text",
+    "fill": "the tokens that are hidden",
+    "continue": "the token that follows",
+    "write": "a second text",
+}
 _SEVERAL = (("logits", "pred_boxes"), ("class_queries_logits", "masks_queries_logits"), ("image_embeds", "text_embeds"))
 _ONE = ("logits", "image_embeds", "text_embeds", "predicted_depth", "last_hidden_state")
 _SEGMENTS = "ForSemanticSegmentation"  # end of the names of the classes of such models
@@ -152,21 +170,31 @@ class HuggingFaceModel(nn.Module):
                 raise UserError("E110", message, f"set window or max_length to {most} or less")
 
     def check_use(self, use: str | None) -> None:
-        """Raise an error if the model cannot learn what texts are read for.
+        """Raise an error if the model gives something else than texts are read for.
 
         Args:
-            use: of `mirabelle.task.preprocessing.Text`.
+            use: of `mirabelle.task.preprocessing.Text`, "classify" for one class for each text, "answer" for parts of texts;
+                None if the outputs stay what they are.
 
         Raises:
-            UserError: E111 if the model sees the tokens that it is to predict, or not the tokens around those that are hidden.
+            UserError: E111 if its head is made for another use.
         """
         kind = type(self.model).__name__
-        if use == "continue" and "MaskedLM" in kind:
+        own = next((use for end, use in _USES.items() if kind.endswith(end)), None)
+        if use is None or own is None or own == use:
+            return
+        if (own, use) == ("fill", "continue"):
             message = f"{kind} sees both sides of a token, so it cannot learn which one follows"
             raise UserError("E111", message, 'set kind = "masked" among the arguments of [task]')
-        if use == "fill" and ("CausalLM" in kind or "LMHeadModel" in kind):
+        if (own, use) == ("continue", "fill"):
             message = f"{kind} sees only the tokens before a hidden one"
             raise UserError("E111", message, "leave kind out among the arguments of [task]")
+        head = next((name for name, auto in _HEADS.items() if _USES.get(auto.removeprefix("AutoModel")) == use), None)
+        labels = ", labels = 2" if use in ("classify", "tag") else ""
+        new = f'[model] arguments = {{ head = "{head}"{labels} }} puts a new head on it, which must be trained'
+        raise UserError(
+            "E111", f"{kind} gives {_GIVES[own]}, the data ask for {_GIVES[use]}", new if head else "give other data"
+        )
 
     def write_back(self, model: nn.Module, folder: Path) -> str:
         """Save the folder `huggingface/` with weights, config and tokenizer, for `from_pretrained`.
