@@ -29,9 +29,9 @@ def net():
 
 
 def example_of(command: str) -> str:
-    """The line under "Example:" in the help of a command."""
+    """The first line under "Example:" or "Examples:" in the help of a command."""
     text = importlib.import_module(f"mirabelle.cli.{command}").command.help or ""
-    (example,) = re.findall(r"Example:\n +(mirabelle .+)", text)
+    (example,) = re.findall(r"Examples?:\n +(mirabelle .+)", text)
     return example
 
 

@@ -28,7 +28,7 @@ from mirabelle.graph.surgery import cut
 from mirabelle.graph.trace import Program, traced
 from mirabelle.model.architecture import architecture_of
 from mirabelle.model.state import copied
-from mirabelle.runtime.export import _quiet
+from mirabelle.runtime.export import quiet
 from mirabelle.runtime.runtime import default_runtime
 
 NOT_IN_ONNX = {  # whole or cut
@@ -163,7 +163,7 @@ def dense(name: str) -> nn.Module:
 def onnx_outputs(model: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> list[torch.Tensor]:
     """What ONNX Runtime gives for the exported model, its sizes those of the example."""
     flat, spec = pytree.tree_flatten((positional, named))
-    with _quiet(), translations_read_once():
+    with quiet(), translations_read_once():
         exported = torch.onnx.export(Flat(model, spec), tuple(flat), dynamo=True, opset_version=18, verbose=False)
     assert exported is not None, "the exporter gives a program"
     session = default_runtime().load(exported.model_proto.SerializeToString(), threads=1)

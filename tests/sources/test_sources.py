@@ -26,7 +26,7 @@ def test_factories_come_from_packages_and_from_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "code", "words"),
     [
-        ("lenet5", "E120", "names no function"),
+        ("lenet5", "E130", "no model at lenet5"),
         ("no.such.module:net", "E120", "cannot be imported"),
         ("mirabelle.sources.zoo:lenet55", "E120", 'no function "lenet55"'),
         ("./absent.py:net", "E120", "no Python file"),
@@ -36,7 +36,7 @@ def test_factories_come_from_packages_and_from_files(tmp_path: Path) -> None:
     ],
 )
 def test_a_factory_that_fails_is_named(tmp_path: Path, name: str, code: str, words: str) -> None:
-    (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "broken.py").write_text("1 / 0\ndef net(): ...\n")
     (tmp_path / "mine.py").write_text("def fails():\n    raise ValueError('no luck')\ndef number():\n    return 3\n")
     with pytest.raises(UserError, match=words) as caught:
         model_from(name, {}, tmp_path)

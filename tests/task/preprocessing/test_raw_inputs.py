@@ -95,7 +95,7 @@ class _Tokenizer:
     def token_to_id(self, _: str) -> int:
         return 0
 
-    def encode_batch(self, texts: list[Any]) -> list[_Encoding]:
+    def encode_batch(self, texts: list[Any], **_: Any) -> list[_Encoding]:
         return [_Encoding()] * len(texts)
 
 

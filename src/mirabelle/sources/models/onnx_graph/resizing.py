@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from mirabelle.sources.models.onnx_graph.nodes import Node, operator
 from mirabelle.sources.models.onnx_graph.shaping import axes_of
@@ -54,9 +55,7 @@ def _targets(node: Node, lengths: list[Any], sizes: list[Any]) -> tuple[list[Any
     """The sizes of the result, and the factors to them; the policy may keep the ratio of the sizes."""
     policy = node["keep_aspect_ratio_policy"] or "stretch"
     if policy == "stretch":
-        same = [
-            size is length or (isinstance(size, int) and size == length) for size, length in zip(sizes, lengths, strict=True)
-        ]
+        same = [statically_known_true(size == length) for size, length in zip(sizes, lengths, strict=True)]
         return sizes, [1.0 if equal else size / length for equal, size, length in zip(same, sizes, lengths, strict=True)]
     factor = (min if policy == "not_larger" else max)(size / length for size, length in zip(sizes, lengths, strict=True))
     return [math.floor(factor * length + 0.5) for length in lengths], [factor] * len(lengths)
