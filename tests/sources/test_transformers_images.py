@@ -156,6 +156,22 @@ def test_an_example_of_features_of_sound_has_their_sizes(tmp_path: Path) -> None
     assert model.example().inputs["input_values"].shape == (2, 32, 16)
 
 
+def test_an_example_of_a_model_that_writes_what_it_hears_has_both_inputs(tmp_path: Path) -> None:
+    halves = {f"{half}_{name}": 2 for half in ("encoder", "decoder") for name in ("layers", "attention_heads", "ffn_dim")}
+    sizes = {"d_model": 8, "vocab_size": 12, "num_mel_bins": 6, "max_source_positions": 10, "max_target_positions": 9}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    config = transformers.WhisperConfig(**halves, **sizes, **special)
+    saved(tmp_path / "whisper", "WhisperForConditionalGeneration", config)
+    model: Any = model_from("./whisper", {}, tmp_path)
+    inputs = model.example().inputs
+    assert {name: tuple(part.shape) for name, part in inputs.items()} == {
+        "input_features": (2, 6, 20),
+        "decoder_input_ids": (2, 9),
+    }
+    with torch.no_grad():
+        assert model(**inputs).shape == (2, 9, 12)
+
+
 def test_an_example_of_images_and_texts_has_both(tmp_path: Path) -> None:
     words = {**LAYERS, "vocab_size": 20, "max_position_embeddings": 16, "bos_token_id": 1, "eos_token_id": 2}
     pictures = {**LAYERS, "image_size": 16, "patch_size": 8}

@@ -14,6 +14,7 @@ from mirabelle.numerics.draws import generator_from
 
 EXAMPLES = 2
 _TOKENS = 16
+_HALVES = 2  # frames of which the encoder of Whisper makes one position
 _SECOND = 16_000  # samples of a recording at the rate that models of speech take
 
 
@@ -51,6 +52,12 @@ def example_inputs(model: Any, folder: Path | None, positions: int | None) -> di
     if name == "pixel_values" and size is not None:
         sides = (size, size) if isinstance(size, int) else tuple(size)
         return {name: torch.randn(EXAMPLES, getattr(config, "num_channels", 3), *sides, generator=generator)}
+    if name == "input_features" and config.is_encoder_decoder and hasattr(config, "num_mel_bins"):  # Whisper
+        sound = torch.randn(EXAMPLES, config.num_mel_bins, _HALVES * config.max_source_positions, generator=generator)
+        return {
+            name: sound,
+            "decoder_input_ids": torch.ones(EXAMPLES, min(config.max_target_positions, _TOKENS), dtype=torch.int64),
+        }
     if name != "input_values":
         return None
     features = (config.max_length, config.num_mel_bins) if hasattr(config, "num_mel_bins") else (_SECOND,)
