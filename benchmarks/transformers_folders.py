@@ -1,8 +1,11 @@
 """Folders of tiny random transformers with their data go through the command line: inspect, init, check, run, predict, and back.
 
-python benchmarks/transformers_folders.py [--only bert,gpt2] takes every folder through `mirabelle inspect`, `init`, `check`, `run`
-and `predict`, and loads what comes out by `from_pretrained`. Of the recipe that `init` prints the step that trains is left out, the
-goal asks for a size (random models have no accuracy to keep), and texts have 24 tokens; nothing else is changed.
+python benchmarks/transformers_folders.py                   the folders that results/transformers_folders.json lacks
+python benchmarks/transformers_folders.py --only bert,gpt2  these again
+
+Each folder goes through `mirabelle inspect`, `init`, `check`, `run` and `predict`, and what comes out is loaded by `from_pretrained`. Of
+the recipe that `init` prints the step that trains is left out, the goal asks for a size (random models have no accuracy to keep), and
+texts have 24 tokens; nothing else is changed. The table "Thirty folders of transformers" of docs/frameworks.md is written after each.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import os
 import random
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,33 +27,11 @@ import transformers_vision
 from conditions import write
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+HERE = Path(__file__).absolute().parent
+RESULTS, PAGE = HERE / "results" / "transformers_folders.json", HERE.parent / "docs" / "frameworks.md"
+HEADING = "### Thirty folders of transformers"
 COMMANDS = ("inspect", "init", "check", "run", "predict", "from_pretrained")
-WORDS = [
-    "the",
-    "a",
-    "film",
-    "is",
-    "was",
-    "very",
-    "good",
-    "bad",
-    "not",
-    "and",
-    "but",
-    "plot",
-    "actor",
-    "scene",
-    "story",
-    "slow",
-    "fast",
-    "funny",
-    "sad",
-    "long",
-    "short",
-    "i",
-    "it",
-    "we",
-]
+WORDS = "the a film is was very good bad not and but plot actor scene story slow fast funny sad long short i it we".split()  # noqa: SIM905 (one line)
 ENCODER = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 32}
 DECODER = {**ENCODER, "max_position_embeddings": 64, "bos_token_id": 2, "eos_token_id": 3}
 ROTARY = {**DECODER, "num_key_value_heads": 1}
@@ -187,6 +168,8 @@ def call(*words: str) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = main.run(list(words))
+    with Path("errors.log").open("a") as log:
+        log.write(f"{words}: {status}\n{err.getvalue()}\n{out.getvalue() if words[0] == 'init' else ''}")
     told = [line for line in err.getvalue().splitlines() if line.startswith(("error", "internal"))]
     return status, out.getvalue(), told[0] if told else ""
 
@@ -233,41 +216,65 @@ def taken(case: Any) -> dict[str, str]:
 
 
 def main() -> None:
+    import torch
     import transformers
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="names of folders, joined by commas")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="names of folders, joined by commas, that are run again")
     parser.add_argument("--folder", type=Path, help="where the folders are made; by default a temporary one")
     given = parser.parse_args()
-    only = set(filter(None, given.only.split(",")))
+    every: list[Any] = [*cases(), *transformers_vision.cases()]
+    found = json.loads(RESULTS.read_text("utf-8"))["folders"] if RESULTS.is_file() else {}
+    only = set(filter(None, given.only.split(","))) or {case.name for case in every} - set(found)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
         write_data(folder)
-        vision = (
-            transformers_vision.make(folder) if not only or only & {one.name for one in transformers_vision.cases()} else ()
-        )
-        every: list[Any] = [*cases(), *vision]
-        chosen = [case for case in every if not only or case.name in only]
-        for case in chosen:
-            if isinstance(case, Case):
-                case.make(folder / case.name)
+        transformers_vision.write_data(folder)
         os.chdir(folder)
-        found = {}
-        for case in chosen:
+        for case in (case for case in every if case.name in only):
+            torch.manual_seed(0)
+            case.make(folder.absolute() / case.name)
             found[case.name] = taken(case)
             print(case.name, found[case.name], flush=True)
-    works = [name for name, told in found.items() if all(one in ("yes", "–") for one in told.values())]
-    lines = [f"# Folders of tiny transformers\n\n{len(works)} of {len(found)} folders go through every command.\n"]
-    lines += [f"| folder | data | {' | '.join(COMMANDS)} |", "|---|---|" + "---|" * len(COMMANDS)]
-    for case in chosen:
-        lines.append(f"| {case.name} | `{case.data.removeprefix('./')}` | {' | '.join(found[case.name].values())} |")
-    if only:
-        print("\n".join(lines))
-    else:
-        write("transformers_folders", {"folders": found}, "\n".join(lines) + "\n")
+            save(every, found)
+
+
+def save(every: Sequence[Any], found: dict[str, dict[str, str]]) -> None:
+    """Write the results so far, and the section of the page."""
+    table = section(every, found)
+    with contextlib.redirect_stdout(io.StringIO()):
+        write("transformers_folders", {"folders": found}, table.replace(HEADING, "# Folders of transformers") + "\n")
+    text = re.sub(rf"(?ms)^{HEADING}$.*?(?=^#|\Z)", "", PAGE.read_text("utf-8"))
+    before, heading, after = text.partition("\n## Keras\n")
+    PAGE.write_text(f"{before.rstrip()}\n\n{table}\n{heading}{after}", "utf-8")
+
+
+def section(every: Sequence[Any], found: dict[str, dict[str, str]]) -> str:
+    """The table: what each command said to each folder, and below it the lines of the refusals."""
+    ran = [case for case in every if case.name in found]
+    works = sum(all(said in ("yes", "–") for said in found[case.name].values()) for case in ran)
+    refusals = sorted({said for case in ran for said in found[case.name].values()} - {"yes", "–", ""})
+    numbers = {said: position for position, said in enumerate(refusals, start=1)}
+    shown = {"yes": "yes", "–": "–", "": "", **{said: f"no ({number})" for said, number in numbers.items()}}
+    lines = [
+        HEADING,
+        "",
+        "`cd benchmarks && python transformers_folders.py` makes folders of tiny random transformers, with tokenizer or processor and data, takes",
+        "each through `inspect`, `init`, `check`, `run` and `predict`, and loads what comes out by `from_pretrained`. `--only bert,gpt2` takes some",
+        f"of them again. {works} of {len(ran)} go through everything; for the others the numbers in the table stand for the lines below it.",
+        "A dash: there is no file of inputs that `predict` reads.",
+        "",
+        f"| folder | data | {' | '.join(COMMANDS)} |",
+        f"|---|---|{'---|' * len(COMMANDS)}",
+    ]
+    for case in ran:
+        said = " | ".join(shown[found[case.name][name]] for name in COMMANDS)
+        lines.append(f"| {case.name} | `{case.data.removeprefix('./')}` | {said} |")
+    lines += ["", *(f"{number}. {said}" for said, number in numbers.items())]
+    return "\n".join(lines).rstrip()
 
 
 if __name__ == "__main__":
