@@ -28,8 +28,8 @@ if importlib.util.find_spec("transformers") is None:
 import transformers
 
 WORDS = ["good", "fine", "great", "bad", "dull", "poor", "film", "plot", "a", "the"]
-SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-GPT2 = {"n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 32, "bos_token_id": 2, "eos_token_id": 3}
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+GPT2 = {"n_embd": 16, "n_head": 2, "n_layer": 1, "n_positions": 32, "bos_token_id": 2, "eos_token_id": 3}
 BART = {
     "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
     "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3,
@@ -186,20 +186,13 @@ def test_init_writes_classes_in_the_order_of_the_model(
     assert "which is no class of the model: " in capsys.readouterr().err
 
 
-def test_words_are_tagged(tmp_path: Path) -> None:
+def test_words_and_their_tags_are_read(tmp_path: Path) -> None:
     saved(tmp_path / "model", "BertForTokenClassification", {**SMALL, "max_position_embeddings": 32, "num_labels": 2})
     (tmp_path / "words.conll").write_text(TAGGED * 20)
     found = task(tmp_path, "words.conll", max_length=8)
     assert found.labels == ("O", "B-THING")
     rows = {tuple(row) for row in found.train.targets.tolist()}
     assert rows == {(-100, 0, 1, 0, -100, -100, -100, -100), (-100, 0, 1, -100, -100, -100, -100, -100)}
-    ship(tmp_path, found)
-    (tmp_path / "new.conll").write_text("good\tO\nplot\tO\n\n")
-    (tmp_path / "new.txt").write_text("good plot\n")
-    tagged, plain = (Predictor(tmp_path / "run")([tmp_path / name])[0].text for name in ("new.conll", "new.txt"))
-    assert tagged == plain
-    assert tagged is not None
-    assert [part.partition("/")[0] for part in tagged.split()] == ["good", "plot"]
     lines = [json.dumps({"tokens": ["a", "film"], "ner_tags": ["O", "B-THING"]})] * 20
     (tmp_path / "words.jsonl").write_text("\n".join(lines))
     assert task(tmp_path, "words.jsonl", kind="tokens", max_length=8).labels == ("O", "B-THING")
@@ -208,16 +201,32 @@ def test_words_are_tagged(tmp_path: Path) -> None:
         task(tmp_path, "bad.conll")
 
 
+@pytest.mark.slow
+def test_words_are_tagged(tmp_path: Path) -> None:
+    saved(tmp_path / "model", "BertForTokenClassification", {**SMALL, "max_position_embeddings": 32, "num_labels": 2})
+    (tmp_path / "words.conll").write_text(TAGGED * 20)
+    ship(tmp_path, task(tmp_path, "words.conll", max_length=8))
+    (tmp_path / "new.conll").write_text("good\tO\nplot\tO\n\n")
+    (tmp_path / "new.txt").write_text("good plot\n")
+    tagged, plain = (Predictor(tmp_path / "run")([tmp_path / name])[0].text for name in ("new.conll", "new.txt"))
+    assert tagged == plain
+    assert tagged is not None
+    assert [part.partition("/")[0] for part in tagged.split()] == ["good", "plot"]
+
+
+def written_backwards(folder: Path) -> list[tuple[str, str]]:
+    """Pairs of three words and the same words backwards, which are written to pairs.tsv, too."""
+    drawn = np.random.default_rng(0).choice(WORDS, (40, 3)).tolist()
+    pairs = [(" ".join(words), " ".join(reversed(words))) for words in drawn]
+    (folder / "pairs.tsv").write_text("one\ttwo\n" + "".join(f"{one}\t{two}\n" for one, two in pairs))
+    return pairs
+
+
+@pytest.mark.slow
 def test_a_model_of_sequences_writes_as_transformers_does(tmp_path: Path) -> None:
     original = saved(tmp_path / "model", "BartForConditionalGeneration", {**BART, "max_position_embeddings": 32})
-    generator = np.random.default_rng(0)
-    pairs = [(" ".join(words), " ".join(reversed(words))) for words in generator.choice(WORDS, (40, 3)).tolist()]
-    (tmp_path / "pairs.tsv").write_text("one\ttwo\n" + "".join(f"{one}\t{two}\n" for one, two in pairs))
+    pairs = written_backwards(tmp_path)
     found = task(tmp_path, "pairs.tsv", kind="sequences", max_length=8, written=9)
-    inputs, targets = found.train.first(1).inputs, found.train.first(1).targets
-    assert inputs["decoder_input_ids"][0, 0] == 2
-    assert torch.equal(inputs["decoder_input_ids"][0, 1:5], targets[0, :4])
-    assert targets[0].tolist()[4:] == [3, -100, -100, -100, -100]
     ship(tmp_path, found)
     (tmp_path / "new.tsv").write_text("one\ttwo\n" + "".join(f"{one}\t{two}\n" for one, two in pairs[:4]))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
@@ -225,6 +234,16 @@ def test_a_model_of_sequences_writes_as_transformers_does(tmp_path: Path) -> Non
         given = tokenizer(one, return_tensors="pt", return_token_type_ids=False)
         due = original.generate(**given, max_new_tokens=9, do_sample=False, num_beams=1)
         assert prediction.text == tokenizer.decode(due[0], skip_special_tokens=True)
+
+
+def test_pairs_of_texts_are_read(tmp_path: Path) -> None:
+    saved(tmp_path / "model", "BartForConditionalGeneration", {**BART, "max_position_embeddings": 32})
+    written_backwards(tmp_path)
+    found = task(tmp_path, "pairs.tsv", kind="sequences", max_length=8, written=9)
+    inputs, targets = found.train.first(1).inputs, found.train.first(1).targets
+    assert inputs["decoder_input_ids"][0, 0] == 2
+    assert torch.equal(inputs["decoder_input_ids"][0, 1:5], targets[0, :4])
+    assert targets[0].tolist()[4:] == [3, -100, -100, -100, -100]
     (tmp_path / "alone.txt").write_text("good film\n")
     with pytest.raises(UserError, match="needs a text, a tab and a text"):
         task(tmp_path, "alone.txt", kind="sequences")
@@ -257,11 +276,19 @@ def test_texts_need_no_labels(tmp_path: Path) -> None:
     found = task(tmp_path, "lines.txt", kind="unlabelled", max_length=8)
     assert not found.labelled
     assert found.metric.name == "fidelity"
+
+
+@pytest.mark.slow
+def test_a_model_keeps_what_it_says_of_texts_without_labels(tmp_path: Path) -> None:
+    saved(tmp_path / "model", "BertModel", {**SMALL, "max_position_embeddings": 32})
+    (tmp_path / "lines.txt").write_text("".join(f"{word} film\n" for word in WORDS * 4))
+    found = task(tmp_path, "lines.txt", kind="unlabelled", max_length=8)
     result = compress(model_from("./model", {}, tmp_path), found, [quantize.Dynamic()], out=tmp_path / "run")
     assert result.profile.metric is not None
     assert result.profile.metric.value > 0.9
 
 
+@pytest.mark.slow
 def test_a_file_tells_the_lengths_that_it_takes(tmp_path: Path) -> None:
     settings = {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
     saved(tmp_path / "model", "MambaForCausalLM", settings)

@@ -181,7 +181,12 @@ def test_a_parquet_file_without_pyarrow_is_told(bert: Path, tmp_path: Path, monk
         ),
         ("a.jsonl", '{"text": "good", "label": 0}\n{"text"\n', {}, "E131.*line 2 is not valid JSON"),
         ("a.jsonl", "[1]\n", {}, "E131.*line 1 is not a JSON object"),
-        ("a.tsv", "label\tone\n0\tgood\n1\tbad\n", {"tokenizer": "./nowhere"}, "E130.*no folder of a transformers model at ./nowhere"),
+        (
+            "a.tsv",
+            "label\tone\n0\tgood\n1\tbad\n",
+            {"tokenizer": "./nowhere"},
+            "E130.*no folder of a transformers model at ./nowhere",
+        ),
         ("a.tsv", "label\tone\n0\tgood\n1\tbad\n", {"validation": "dev.tsv"}, "E130.*no texts at.*dev.tsv"),
         ("a.tsv", "label\tone\n0\tgood\n1\tbad\n", {"inputs": ["ids"]}, "E110.*inputs must be from input_ids"),
         ("a.tsv", "label\tone\n0\tgood\n1\tbad\n", {}, 'E131.*class "0" has 1 sample'),
