@@ -33,6 +33,7 @@ def typed(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=folder)
 
 
+@pytest.mark.slow
 def test_messages_of_libraries_are_kept_back_unless_they_are_asked_for(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(NET)
     export = ("export", "./net.py:net", "--input", "1x8x8", "--out", "m.onnx")

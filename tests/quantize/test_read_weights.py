@@ -110,7 +110,9 @@ def task_of(model: nn.Module) -> Task:
 
 
 @pytest.mark.parametrize("step", STEPS, ids=["weights", "token", "tensor", "static"])
-@pytest.mark.parametrize("make", [ReadsType, ReadsTable, Standardized, Encoder, Attention, t5])
+@pytest.mark.parametrize(
+    "make", [ReadsType, ReadsTable, Standardized, Encoder, Attention, pytest.param(t5, marks=pytest.mark.slow)]
+)
 def test_torch_and_the_file_compute_with_the_quantized_weight(make: Any, step: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = make()

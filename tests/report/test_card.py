@@ -71,6 +71,7 @@ def test_names_are_texts_whatever_is_in_them(report: Report, name: str) -> None:
     assert data.eval_results[0].dataset_name == (shown or "data")
 
 
+@pytest.mark.slow
 def test_a_run_of_a_folder_of_transformers_keeps_its_licence(tmp_path: Path) -> None:
     folder = saved(tmp_path / "bert")
     (folder / "README.md").write_text(

@@ -20,9 +20,9 @@ SPEC.loader.exec_module(LAYERS)
 keras, L = LAYERS.keras, LAYERS.L
 REFUSED = {  # by Keras itself without TensorFlow, by torch's exporter, or by ONNX Runtime
     "HashedCrossing", "Hashing", "IntegerLookup", "StringLookup", "TextVectorization", "Equalization",
-    "AdaptiveAveragePooling3D", "AdaptiveMaxPooling2D", "ContrastLimitedAdaptiveHistogramEqualization",
+    "ContrastLimitedAdaptiveHistogramEqualization",
 }  # fmt: skip
-QUICK = ("SimpleRNN", "StackedRNNCells", "ConvLSTM1D", "TimeDistributed", "ActivityRegularization", "RandomHue")
+QUICK = ("SimpleRNN", "StackedRNNCells", "TimeDistributed", "ActivityRegularization", "RandomHue")
 
 
 @pytest.mark.parametrize(

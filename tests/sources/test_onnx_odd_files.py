@@ -392,7 +392,9 @@ class Batches:
         return next(self._left, None)
 
 
-@pytest.mark.parametrize("kind", ["operators", "operators, per channel", "pairs", "dynamic"])
+@pytest.mark.parametrize(
+    "kind", ["operators", pytest.param("operators, per channel", marks=pytest.mark.slow), "pairs", "dynamic"]
+)
 def test_quantized_files_of_onnxruntime_have_float_layers(kind: str, trained: Path, tmp_path: Path) -> None:
     quantization = pytest.importorskip("onnxruntime.quantization")
     path = tmp_path / "quantized.onnx"

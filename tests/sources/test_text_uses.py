@@ -270,6 +270,7 @@ def test_a_file_like_that_of_the_training_is_predicted(tmp_path: Path, capsys: p
     assert 'no text in "review"' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_texts_need_no_labels(tmp_path: Path) -> None:
     saved(tmp_path / "model", "BertModel", {**SMALL, "max_position_embeddings": 32})
     (tmp_path / "lines.txt").write_text("".join(f"{word} film\n" for word in WORDS * 4))
