@@ -246,7 +246,8 @@ def save(every: Sequence[Any], found: dict[str, dict[str, str]]) -> None:
     """Write the results so far, and the section of the page."""
     table = section(every, found)
     with contextlib.redirect_stdout(io.StringIO()):
-        write("transformers_folders", {"folders": found}, table.replace(HEADING, "# Folders of transformers") + "\n")
+        kept = "\n\nEach row was kept when it was made; the commit below is that of the last one.\n"
+        write("transformers_folders", {"folders": found}, table.replace(HEADING, "# Folders of transformers") + kept)
     text = re.sub(rf"(?ms)^{HEADING}$.*?(?=^#|\Z)", "", PAGE.read_text("utf-8"))
     before, heading, after = text.partition("\n## Keras\n")
     PAGE.write_text(f"{before.rstrip()}\n\n{table}\n{heading}{after}", "utf-8")
