@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mirabelle import Augmentation, Run, Task, Training, prune
+from mirabelle import Augmentation, Gradual, Run, Task, Training, prune
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import Architecture, attach
 from mirabelle.model.state import fingerprint
@@ -465,6 +465,32 @@ def test_a_checkpoint_holds_no_pickle_and_a_damaged_one_is_named(mlp: nn.Module,
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError, match="E141"):
         fit(mlp, blobs, Training(epochs=1, batch_size=32), run)
+
+
+@pytest.mark.usefixtures("every_step_is_kept")
+def test_a_second_training_in_the_folder_of_a_first_is_refused(mlp: nn.Module, blobs: Task, tmp_path: Path) -> None:
+    def trained(**changed: Any) -> nn.Module:
+        settings = {
+            "sparsity": 0.5,
+            "schedule": Gradual(begin=0.0, end=1.0),
+            "train": Training(epochs=1, batch_size=32),
+            **changed,
+        }
+        return prune.Weights(**settings)(copy.deepcopy(mlp), blobs, Run(tmp_path / "run"))
+
+    first = trained()
+    for changed, told in (
+        ({"sparsity": 0.75}, "amount: 0.5 there, 0.75 here"),
+        ({"exclude": ("2.*",)}, "exclude: a table there, a table here"),
+        ({"train": Training(epochs=2, batch_size=32)}, "epochs: 1 there, 2 here"),
+        ({"train": Training(epochs=1, batch_size=32, objective=1.0 * L1())}, "objective"),
+    ):
+        with pytest.raises(UserError, match=told) as caught:
+            trained(**changed)
+        assert caught.value.code == "E150"
+    with pytest.raises(UserError, match=r"E150.*controls"):
+        fit(copy.deepcopy(mlp), blobs, Training(epochs=1, batch_size=32), Run(tmp_path / "run"))
+    assert fingerprint(trained()) == fingerprint(first)
 
 
 def test_checkpoints_are_written_so_seldom_that_they_cost_one_percent(tmp_path: Path) -> None:

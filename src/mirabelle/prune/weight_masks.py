@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from mirabelle.model.architecture import architecture_of, attach
 from mirabelle.numerics.masks import keep_above, keep_highest, keep_highest_together
 from mirabelle.records.patterns import any_matches, names_of_parameters, selected
+from mirabelle.records.record import to_data
 from mirabelle.records.schedules import Gradual
 from mirabelle.scores import Evidence
 from mirabelle.scores.score import Score, covered
+from mirabelle.training.contracts import check_same_training
 
 
 @dataclass(frozen=True)
@@ -124,14 +126,22 @@ class WeightMasks:
         attach(model, architecture_of(model).with_pruned(self._names))
         self._prunings += 1
 
-    def state_dict(self) -> dict[str, int | float]:
-        return {"calls": self._calls, "last": self._last, "prunings": self._prunings, "finished": int(self._finished)}
+    def state_dict(self) -> dict[str, Any]:
+        progress = {"calls": self._calls, "last": self._last, "prunings": self._prunings, "finished": int(self._finished)}
+        return {**progress, "settings": self._settings()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        check_same_training(state.get("settings"), self._settings())
         self._calls, self._last = state["calls"], state["last"]
         self._prunings, self._finished = state["prunings"], bool(state["finished"])
         if self._prunings:
             attach(self._model, architecture_of(self._model).with_pruned(self._names))
+
+    def _settings(self) -> dict[str, Any]:
+        settings = {
+            field.name: to_data(getattr(self._removed, field.name)) for field in fields(RemovedWeights) if field.name != "score"
+        }
+        return {**settings, "score": type(self._removed.score).__name__}
 
     def _masks(self, scores: list[Tensor], amount: float) -> list[Tensor]:
         if self._removed.rule == "threshold":

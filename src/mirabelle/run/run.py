@@ -127,8 +127,7 @@ class Run:
         self.journal.decisions = earlier.pop("decisions", {})
         here = json.loads(json.dumps(document))
         if not same_run(earlier, here):
-            changed = list(_differences(_without_program(earlier), _without_program(here), ""))
-            summary = "; ".join(changed[:_MAX_DIFFERENCES]) + ("; …" if len(changed) > _MAX_DIFFERENCES else "")
+            summary = differences(_without_program(earlier), _without_program(here))
             remedy = f"use the settings with which it was started (see {self.folder / 'recipe.toml'}), or choose another --out"
             raise UserError("E150", f"{self.folder} contains another run: {summary}", remedy)
         unsure = self._compare_code(earlier.get("fingerprint", {}).get(PROGRAM), code)
@@ -280,6 +279,12 @@ def _without_program(document: Mapping[str, Any]) -> dict[str, Any]:
         key: {name: text for name, text in table.items() if name != PROGRAM} if key == "fingerprint" else table
         for key, table in document.items()
     }
+
+
+def differences(there: Any, here: Any) -> str:
+    """The first differences between plain data of an earlier run and of this one, each as "name: old there, new here"."""
+    found = list(_differences(there, here, ""))
+    return "; ".join(found[:_MAX_DIFFERENCES]) + ("; …" if len(found) > _MAX_DIFFERENCES else "")
 
 
 def _differences(there: Any, here: Any, name: str) -> Iterator[str]:

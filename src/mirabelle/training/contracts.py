@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
+from mirabelle.errors import UserError
+from mirabelle.run.run import differences
 from mirabelle.step import Preview, Stage
 
 if TYPE_CHECKING:
@@ -37,7 +40,25 @@ class Control(Protocol):
         """The state as plain data for the checkpoint; the model itself is stored separately."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state that `state_dict` returned."""
+        """Restore the state that `state_dict` returned; raise UserError E150 if it is of a control with other settings."""
+
+
+def check_same_training(there: Any, here: Any) -> None:
+    """Check that the training in a checkpoint is the one that is to go on.
+
+    Args:
+        there: settings in the checkpoint, as plain data; None if it has none.
+        here: the settings of this training.
+
+    Raises:
+        UserError: E150 if they differ.
+    """
+    here = json.loads(json.dumps(here))
+    if there is not None and there != here:
+        message = f"the folder has the checkpoint of another training: {differences(there, here)}"
+        raise UserError(
+            "E150", message, 'give each training a part of the run, such as run.within("second"), or its own folder'
+        )
 
 
 def no_controls(model: nn.Module) -> Sequence[Control]:

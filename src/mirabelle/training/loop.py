@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from mirabelle.run.run import Run
 from mirabelle.task.batch import Batch, Samples, Stream, call
 from mirabelle.task.task import Task
 from mirabelle.training.checkpoint import Checkpoint
-from mirabelle.training.contracts import Control
+from mirabelle.training.contracts import Control, check_same_training
 from mirabelle.training.divergence import NewlyNotFinite
 from mirabelle.training.evaluation import evaluate
 from mirabelle.training.execution import Execution, fastest_execution, with_gradient
@@ -84,7 +85,8 @@ def fit(
 
     Raises:
         UserError: E121 if the model or the teacher is not on the CPU, or if all batches have one sample and the model cannot be
-            trained on one; E201 if the loss or a weight is no longer finite; the model then has its last finite weights.
+            trained on one; E150 if the folder of `run` has the checkpoint of another training; E201 if the loss or a weight is
+            no longer finite; the model then has its last finite weights.
     """
     check_device(model)
     if task.teacher is not None:
@@ -132,6 +134,7 @@ class _Loop:
                 layers=layers, augment=task.augment, execution=self.execution, limit=training.teacher_cache,
             )  # fmt: skip
         self.controls = list(controls)
+        self.settings = _settings(training, objective)
         self.numbers = Numbers()
         self.best: dict[str, Tensor] = {}
         self.answer: Stop | None = None
@@ -309,11 +312,10 @@ class _Loop:
             "optimizer": optimizer_tensors(self.optimizer),
             "best": self.best,
         }
-        controls = [dict(control.state_dict()) for control in self.controls]
+        controls = [{"kind": type(control).__name__, **control.state_dict()} for control in self.controls]
         self.beginning = {}
-        self.checkpoint.write(
-            groups, {**dataclasses.asdict(self.numbers), "best": _plain(self.numbers.best), "controls": controls}
-        )
+        numbers = {**dataclasses.asdict(self.numbers), "best": _plain(self.numbers.best)}
+        self.checkpoint.write(groups, {**numbers, "settings": self.settings, "controls": controls})
 
     def _take_up(self) -> bool:
         """Resume from the checkpoint, if there is one; return whether there was."""
@@ -321,11 +323,15 @@ class _Loop:
         if written is None:
             return False
         groups, numbers = written
+        controls = numbers.pop("controls")
+        check_same_training(numbers.pop("settings", None), self.settings)
+        kinds = [state.pop("kind", None) for state in controls]
+        check_same_training({"controls": kinds}, {"controls": [type(control).__name__ for control in self.controls]})
         load_tensors(self.model, groups.get("model", {}), source="the checkpoint")
         load_tensors(self.loss, groups.get("objective", {}), source="the checkpoint")
         load_optimizer_tensors(self.optimizer, groups.get("optimizer", {}))
         self.best = groups.get("best", {})
-        for control, state in zip(self.controls, numbers.pop("controls"), strict=True):
+        for control, state in zip(self.controls, controls, strict=True):
             control.load_state_dict(state)
         best = numbers.pop("best")
         self.numbers = Numbers(**numbers, best=-math.inf if best is None else best)
@@ -346,6 +352,12 @@ def _finite(loss_sum: Tensor) -> float:
     if not math.isfinite(value):
         raise _DivergedError(f"the loss is {value}")
     return float(value)
+
+
+def _settings(training: Training, objective: Objective) -> dict[str, Any]:
+    """What a checkpoint says of its training, as plain data."""
+    fields = {field.name: getattr(training, field.name) for field in dataclasses.fields(training) if field.name != "objective"}
+    return {**fields, "objective": [type(term).__name__ for _, term in objective.terms]}
 
 
 def _plain(value: float) -> float | None:
