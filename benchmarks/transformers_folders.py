@@ -184,8 +184,6 @@ def shortened(recipe: str) -> str:
 
 def taken(case: Any) -> dict[str, str]:
     """What each command said to a folder: "yes", or its first error; "" for those behind an error."""
-    import transformers
-
     told = dict.fromkeys(COMMANDS, "")
     run = f"runs/{case.name}"
     steps: dict[str, tuple[str, ...]] = {
@@ -205,14 +203,21 @@ def taken(case: Any) -> dict[str, str]:
             return told
         if name == "init":
             Path(f"{case.name}.toml").write_text(shortened(printed))
-    try:
-        folder = Path(run) / "huggingface"
-        kind = json.loads((folder / "config.json").read_text())["architectures"][0]
-        getattr(transformers, kind).from_pretrained(folder)
-        told["from_pretrained"] = "yes"
-    except Exception as error:  # noqa: BLE001 (it is told)
-        told["from_pretrained"] = f"{type(error).__name__}: {error}".splitlines()[0]
+    told["from_pretrained"] = came_back(Path(run) / "huggingface")
     return told
+
+
+def came_back(folder: Path) -> str:
+    """ "yes" if `from_pretrained` finds all weights of the model in a folder, and no others; else its error."""
+    import transformers
+
+    try:
+        kind = json.loads((folder / "config.json").read_text())["architectures"][0]
+        _, found = getattr(transformers, kind).from_pretrained(folder, output_loading_info=True)
+    except Exception as error:  # noqa: BLE001 (it is told)
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    odd = {what: sorted(map(str, names)) for what, names in found.items() if names}
+    return f"from_pretrained tells {odd}" if odd else "yes"
 
 
 def main() -> None:
@@ -264,8 +269,10 @@ def section(every: Sequence[Any], found: dict[str, dict[str, str]]) -> str:
         HEADING,
         "",
         "`cd benchmarks && python transformers_folders.py` makes folders of tiny random transformers, with tokenizer or processor and data, takes",
-        "each through `inspect`, `init`, `check`, `run` and `predict`, and loads what comes out by `from_pretrained`. `--only bert,gpt2` takes some",
-        f"of them again. {works} of {len(ran)} go through everything; for the others the numbers in the table stand for the lines below it.",
+        "each through `inspect`, `init`, `check`, `run` and `predict`, and loads what comes out by `from_pretrained`,",
+        "which must find every weight and no other. `--only bert,gpt2` takes some of them again.",
+        "",
+        f"{works} of {len(ran)} go through everything; for the others the numbers in the table stand for the lines below it.",
         "A dash: there is no file of inputs that `predict` reads.",
         "",
         f"| folder | data | {' | '.join(COMMANDS)} |",
