@@ -150,7 +150,7 @@ def test_what_cannot_be_done_is_told(
 
 def test_a_model_without_residual_layers_is_told(images: Task, tmp_path: Path) -> None:
     plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 8), nn.Linear(8, 3))
-    with pytest.raises(UserError, match=r"E112.*no layer can be dropped: none adds its input"):
+    with pytest.raises(UserError, match=r"E112.*no layer can be dropped: none of the model's modules adds its input"):
         prune.Layers(sparsity=0.5)(plain, images, Run(tmp_path))
 
 

@@ -71,11 +71,9 @@ class LayerPlan:
         found = blocks_of(model, self._program, self._example)
         self.blocks = [block for block in found if not matches(block.name, exclude)]
         if not self.blocks:
-            raise UserError(
-                "E112",
-                "no layer can be dropped: " + ("`exclude` leaves none" if found else "none adds its input to its output"),
-                "shorten `exclude`" if found else "use prune.Channels",
-            )
+            why = "`exclude` leaves none" if found else "none of the model's modules adds its input to its output"
+            remedy = "shorten `exclude`" if found else "use prune.Channels, or a student with `width`"
+            raise UserError("E112", f"no layer can be dropped: {why}", remedy)
         self.rises = rises_of_loss(model, self.blocks, task, task.train.drawn(samples, run.seed))
         self.dropped = self._dropped()
 
