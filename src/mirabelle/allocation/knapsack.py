@@ -194,8 +194,8 @@ class _Program:
                     entries.append((np.full(len(columns), len(due)), columns, 1.0))
                     entries.append((np.array([len(due)]), np.array([self._starts[item] + option]), -1.0))
                     due.append(0.0)
-        lines = np.concatenate([lines for lines, _, _ in entries])
-        columns = np.concatenate([columns for _, columns, _ in entries])
+        lines = np.concatenate([lines for lines, _, _ in entries]).astype(np.int32)  # as scipy 1.14 needs them
+        columns = np.concatenate([columns for _, columns, _ in entries]).astype(np.int32)
         values = np.concatenate([np.full(len(lines), value) for lines, _, value in entries])
         matrix = coo_array((values, (lines, columns)), shape=(len(due), self.size)).tocsr()
         return LinearConstraint(matrix, np.array(due), np.array(due))
