@@ -271,6 +271,8 @@ def section(every: Sequence[Any], found: dict[str, dict[str, str]]) -> str:
         "`cd benchmarks && python transformers_folders.py` makes folders of tiny random transformers, with tokenizer or processor and data, takes",
         "each through `inspect`, `init`, `check`, `run` and `predict`, and loads what comes out by `from_pretrained`,",
         "which must find every weight and no other. `--only bert,gpt2` takes some of them again.",
+        "Of the recipe that `init` prints the step that trains is left out, the goal asks for a size, since random models have no accuracy to keep,",
+        "and texts have 24 tokens.",
         "",
         f"{works} of {len(ran)} go through everything; for the others the numbers in the table stand for the lines below it.",
         "A dash: there is no file of inputs that `predict` reads.",
