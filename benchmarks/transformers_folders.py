@@ -251,7 +251,7 @@ def save(every: Sequence[Any], found: dict[str, dict[str, str]]) -> None:
     """Write the results so far, and the section of the page."""
     table = section(every, found)
     with contextlib.redirect_stdout(io.StringIO()):
-        kept = "\n\nEach row was kept when it was made; the commit below is that of the last one.\n"
+        kept = "\n\nEach row was kept when it was made, at commits up to the one below.\n"
         write("transformers_folders", {"folders": found}, table.replace(HEADING, "# Folders of transformers") + kept)
     text = re.sub(rf"(?ms)^{HEADING}$.*?(?=^#|\Z)", "", PAGE.read_text("utf-8"))
     before, heading, after = text.partition("\n## Keras\n")
