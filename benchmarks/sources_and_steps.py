@@ -55,9 +55,9 @@ def section(found: dict[str, str]) -> str:
         HEADING,
         "",
         f"{sum(said == 'ok' for said in found.values())} of {len(found)} runs end as asked; the others are refused in one line "
-        "(numbers below the table). Each run was killed",
-        "once, in the middle of its events, and repeated: model, packed file and weights have the same bytes as those of a run that was not",
-        "killed. The last rows are goals, for a run of `quantize.Dynamic`. The command is `python benchmarks/sources_and_steps.py`.",
+        "(numbers below the table). Each run",
+        "was also gone on with from its folder as a kill in the middle of its events leaves it: model, packed file and weights have the",
+        "same bytes as those of the run that was not killed. The last rows are goals, for a run of `quantize.Dynamic`. The command is `python benchmarks/sources_and_steps.py`.",
         "",
         f"| | {' | '.join(SOURCES)} |",
         f"|---|{'---|' * len(SOURCES)}",
