@@ -513,7 +513,7 @@ MISTAKES = {
     ),
     "layers of a model that has none to drop": Mistake(
         "E112",
-        "no layer can be dropped: none adds its input",
+        "no layer can be dropped: none of the model's modules adds its input",
         "prune.Channels",
         ('use = "prune.Weights"\nsparsity = 0.5\nschedule = "cubic"', 'use = "prune.Layers"\nsparsity = 0.5'),
     ),
