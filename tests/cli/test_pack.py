@@ -20,7 +20,7 @@ def foreign(tmp_path: Path) -> Path:
     tensor = helper.make_tensor("w", TensorProto.FLOAT, [64, 64], [float(k % 7 == 0) for k in range(64 * 64)])
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [tensor])
     path = tmp_path / "foreign.onnx"
-    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString())
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString())
     return path
 
 
