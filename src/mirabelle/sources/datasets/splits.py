@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 Indices: TypeAlias = npt.NDArray[np.int32]  # no table has more rows than that; half the memory of int64
 Split: TypeAlias = tuple[npt.NDArray[Any], npt.NDArray[Any]]  # inputs, targets
+Row = TypeVar("Row")
 TEST_FRACTION, VALIDATION_FRACTION = 0.2, 0.1
 
 
@@ -67,6 +69,25 @@ def completed(
     groups = {f'class "{label}"': np.flatnonzero(targets == k).astype(np.int32) for k, label in enumerate(labels)}
     parts = _divided(groups or {"the training data": np.arange(len(targets), dtype=np.int32)}, fractions, seed)
     return {**splits, **{name: (inputs[index], targets[index]) for name, index in parts.items()}}
+
+
+def rows_by_split(rows: Mapping[str, Sequence[Row]], settings: Divided, path: Path) -> dict[str, list[Row]]:
+    """The rows of the splits "train", "validation" and "test"; missing ones are drawn from "train", in random order.
+
+    Args:
+        rows: by split, with at least "train".
+        settings: give the fractions and the seed.
+        path: of the file, for messages.
+
+    Raises:
+        UserError: as `completed`.
+    """
+    positions: dict[str, Split] = {part: (np.arange(len(own)), np.zeros(len(own), np.int64)) for part, own in rows.items()}
+    try:
+        splits = completed(positions, settings.test_fraction, settings.validation_fraction, settings.seed)
+    except UserError as error:
+        raise error.at(str(path)) from None
+    return {part: [rows[part if part in rows else "train"][k] for k in index] for part, (index, _) in splits.items()}
 
 
 def as_task(

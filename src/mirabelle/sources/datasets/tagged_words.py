@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from mirabelle.errors import UserError
 from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.run import files
-from mirabelle.sources.datasets.splits import Split, completed
+from mirabelle.sources.datasets.splits import rows_by_split
 from mirabelle.sources.datasets.text_rows import TextRows, read_lines, read_text_rows
 from mirabelle.sources.datasets.tokenizer import tokenizer_from
 from mirabelle.task.batch import Samples
@@ -51,16 +50,8 @@ def task_of(path: Path, settings: TokenFile) -> Task:
         use="tag",
         text_columns=_columns(path),
     )
-    rows: dict[str, Split] = {part: (np.arange(len(own)), np.zeros(len(own), np.int64)) for part, own in texts.items()}
-    places = {part: part for part in rows}
-    try:
-        splits = completed(rows, settings.test_fraction, settings.validation_fraction, settings.seed, ())
-    except UserError as error:
-        raise error.at(str(path)) from None
     parts = {}
-    for part, (index, _) in splits.items():
-        place = places.get(part, "train")
-        own = [texts[place][k] for k in index]
+    for part, own in rows_by_split(texts, settings, path).items():
         encodings = text.encodings([list(one.words) for one in own], tokenizer.fast, whole=True, words=True)
         tensors = {name: torch.from_numpy(tokens) for name, tokens in text.inputs_of(encodings).items()}
         due = [_targets(one, encoding.word_ids, labels, path) for one, encoding in zip(own, encodings, strict=True)]

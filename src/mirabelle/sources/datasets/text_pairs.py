@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mirabelle.errors import UserError, did_you_mean
 from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.run import files
-from mirabelle.sources.datasets.splits import Split, completed
+from mirabelle.sources.datasets.splits import rows_by_split
 from mirabelle.sources.datasets.text_rows import TextRows, read_lines, read_text_rows
 from mirabelle.sources.datasets.tokenizer import Tokenizer, tokenizer_from
 from mirabelle.sources.models.huggingface import place_of
@@ -51,16 +50,9 @@ def task_of(path: Path, settings: SequenceFile) -> Task:
         text_columns=() if path.suffix.lower() == ".txt" else (settings.text or read_text_rows(path).columns[0],),
     )
     generation = Generation(begin=begin, end=tokenizer.end, written=DECODER)
-    rows: dict[str, Split] = {part: (np.arange(len(own)), np.zeros(len(own), np.int64)) for part, own in pairs.items()}
-    places = {part: part for part in rows}
-    try:
-        splits = completed(rows, settings.test_fraction, settings.validation_fraction, settings.seed, ())
-    except UserError as error:
-        raise error.at(str(path)) from None
     parts = {}
-    for part, (index, _) in splits.items():
-        place = places.get(part, "train")
-        first, second = zip(*(pairs[place][k] for k in index), strict=True)
+    for part, own in rows_by_split(pairs, settings, path).items():
+        first, second = zip(*own, strict=True)
         targets = _targets(second, tokenizer, text.written or 0, tokenizer.end)
         arrays = text.inputs_of(text.encodings(first, tokenizer.fast, whole=True))
         inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
