@@ -25,6 +25,16 @@ def to_numpy(tensor: Tensor) -> Array:
     return array
 
 
+def flat(tensor: Tensor) -> Tensor:
+    """The values in one axis with stride 1; a single value that was expanded keeps a stride of 0 in `contiguous`.
+
+    Example:
+        >>> flat(torch.zeros(()).expand(1, 1)).stride()
+        (1,)
+    """
+    return tensor.detach().contiguous().as_strided((tensor.numel(),), (1,))
+
+
 def bytes_of(tensor: Tensor) -> bytes:
     """The bytes of a tensor's values, row by row, whatever its type and its layout in memory.
 
@@ -32,4 +42,4 @@ def bytes_of(tensor: Tensor) -> bytes:
         >>> bytes_of(torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).T)
         b'\\x01\\x03\\x02\\x04'
     """
-    return to_numpy(tensor.detach().contiguous().reshape(-1).view(torch.uint8)).tobytes() if tensor.numel() else b""
+    return to_numpy(flat(tensor).view(torch.uint8)).tobytes() if tensor.numel() else b""

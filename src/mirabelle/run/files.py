@@ -305,7 +305,8 @@ def _bytes(tensor: Tensor) -> memoryview:
     """The bytes of a tensor on the CPU, without a copy if it is contiguous."""
     import torch
 
-    view: memoryview = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    flat = tensor.detach().contiguous().as_strided((tensor.numel(),), (1,))  # a single value that was expanded has stride 0
+    view: memoryview = flat.view(torch.uint8).numpy().data
     return view
 
 
