@@ -20,7 +20,7 @@ from mirabelle.graph.call import Call, value_of
 from mirabelle.graph.trace import Program, traced
 from mirabelle.model.replacement import Replacement
 from mirabelle.model.state import copied
-from mirabelle.quantize.layers import CONVOLUTIONS
+from mirabelle.quantize.dense_layers import CONVOLUTIONS
 from mirabelle.run.run import Run
 from mirabelle.task.batch import Batch, arguments_of
 

@@ -50,7 +50,7 @@ class Dynamic(WithoutData):
     exclude: Patterns = ()
 
     def layers(self) -> tuple[type[nn.Module], ...]:
-        from mirabelle.quantize.layers import LINEAR, turned_linear
+        from mirabelle.quantize.dense_layers import LINEAR, turned_linear
 
         return (*LINEAR, *turned_linear())
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -11,23 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle.calibration.ranges import Range
-from mirabelle.errors import UserError
 from mirabelle.model.replacement import Replacement
 from mirabelle.numerics import affine
+from mirabelle.quantize.dense_layers import LINEAR, WEIGHTED, applied_of, as_in_dense, bias_of, weight_of
 from mirabelle.runtime import operators
 
-LINEAR = (nn.Linear,)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-LINEAR_AND_CONVOLUTION = (nn.Linear, *CONVOLUTIONS)
-WEIGHTED = (*LINEAR_AND_CONVOLUTION, nn.Embedding)
-
 _BIAS_LIMIT = 2.0**30  # limit of bias codes: half the range of int32, so that rounding cannot cause an overflow
-
-
-def turned_linear() -> tuple[type[nn.Module], ...]:
-    """The class `Conv1D` of transformers, a linear layer whose weight is (in, out); empty before transformers is imported."""
-    library = sys.modules.get("transformers.pytorch_utils")
-    return () if library is None else (library.Conv1D,)
 
 
 class StaticLayer(Replacement):
@@ -59,8 +46,8 @@ class StaticLayer(Replacement):
         super().__init__(
             {"weight_bits": weight_bits, **({"bias": True} if bias else {}), **({"output": output} if output else {})}
         )
-        weight, has_bias = _weight(dense), bias or _bias(dense) is not None
-        self.applied = _applied(dense)
+        weight, has_bias = weight_of(dense), bias or bias_of(dense) is not None
+        self.applied = applied_of(dense)
         self.kind = type(dense).__name__
         out = weight.shape[0]
         self.register_buffer("codes", torch.zeros(weight.shape, dtype=torch.int8))
@@ -100,9 +87,9 @@ class StaticLayer(Replacement):
             scale, point = _scale_and_zero_point(outputs)
             layer.output_scale.copy_(scale)
             layer.output_zero_point.copy_(point)
-        values = _bias(dense)
+        values = bias_of(dense)
         limits = [limit for limit in (least_scale, least_scale_of(dense, inputs)) if limit is not None]
-        codes, scale = _codes(_weight(dense), weight_bits, torch.stack(limits).amax(0) if limits else None)
+        codes, scale = _codes(weight_of(dense), weight_bits, torch.stack(limits).amax(0) if limits else None)
         layer.codes.copy_(codes)
         layer.scale.copy_(scale)
         layer.input_scale.copy_(input_scale)
@@ -140,7 +127,7 @@ class StaticLayer(Replacement):
 
     def plain_tensors(self) -> dict[str, Tensor]:
         """Weight and bias as the numbers that the codes stand for."""
-        found = {"weight": _as_in_dense(operators.decode(self.codes, self.scale), self.kind)}
+        found = {"weight": as_in_dense(operators.decode(self.codes, self.scale), self.kind)}
         if self.bias_codes is not None and self.bias_scale is not None:
             found["bias"] = operators.decode(self.bias_codes, self.bias_scale)
         return found
@@ -173,8 +160,8 @@ class WeightLayer(Replacement):
 
     def __init__(self, dense: nn.Module, weight_bits: int, *, rows: bool = False) -> None:
         super().__init__({"weight_bits": weight_bits, **({"rows": True} if rows else {})})
-        weight, bias = _weight(dense, self.kinds), _bias(dense)
-        self.applied = None if isinstance(dense, nn.Embedding) else _applied(dense)
+        weight, bias = weight_of(dense, self.kinds), bias_of(dense)
+        self.applied = None if isinstance(dense, nn.Embedding) else applied_of(dense)
         self.kind = type(dense).__name__
         self.register_buffer("codes", self._stored(torch.zeros(weight.shape, dtype=torch.int8)).contiguous())
         self.register_buffer("scale", torch.ones(weight.shape[0]))
@@ -185,10 +172,10 @@ class WeightLayer(Replacement):
     def quantized(cls, dense: nn.Module, weight_bits: int, *, rows: bool = False, least_scale: Tensor | None = None) -> Self:
         """Quantize the weights of a layer; `least_scale`, (out,), are lower limits of the scales."""
         layer = cls(dense, weight_bits, rows=rows)
-        codes, scale = _codes(_weight(dense, cls.kinds), weight_bits, least_scale)
+        codes, scale = _codes(weight_of(dense, cls.kinds), weight_bits, least_scale)
         layer.codes.copy_(layer._stored(codes))
         layer.scale.copy_(scale)
-        bias = _bias(dense)
+        bias = bias_of(dense)
         if bias is not None:
             assert layer.bias is not None, "a layer with a bias has a buffer for it"
             layer.bias.copy_(bias)
@@ -204,7 +191,7 @@ class WeightLayer(Replacement):
 
     def plain_tensors(self) -> dict[str, Tensor]:
         """Weight and bias as the numbers that the codes stand for."""
-        weight = _as_in_dense(operators.decode(self._stored(self.codes), self.scale), self.kind)
+        weight = as_in_dense(operators.decode(self._stored(self.codes), self.scale), self.kind)
         return {"weight": weight} if self.bias is None else {"weight": weight, "bias": self.bias}
 
     def extra_repr(self) -> str:
@@ -251,7 +238,7 @@ class TokenLayer(DynamicLayer):
 
 def least_scale_of(dense: nn.Module, inputs: Range) -> Tensor | None:
     """The smallest scales of a weight, (out,), with which the bias of a static layer fits into int32; None without a bias."""
-    bias = _bias(dense)
+    bias = bias_of(dense)
     return None if bias is None else bias.abs().float() / (_scale_and_zero_point(inputs)[0] * _BIAS_LIMIT)
 
 
@@ -290,43 +277,3 @@ def _rounded_up(scale: Tensor) -> Tensor:
     """Round a scale up to a bfloat16 value, which takes two bytes to store; no value leaves the range."""
     near = scale.bfloat16()
     return torch.where(near.float() >= scale, near.float(), torch.nextafter(near, torch.full_like(near, torch.inf)).float())
-
-
-def _weight(dense: nn.Module, kinds: tuple[type[nn.Module], ...] = LINEAR_AND_CONVOLUTION) -> Tensor:
-    """The weight of a layer, with its outputs on the first axis."""
-    if not isinstance(dense, (*kinds, *turned_linear())):
-        message = f"{type(dense).__name__} cannot be quantized"
-        raise UserError("E140", message, "give the dense module from which the model was made")
-    weight = dense.weight
-    assert isinstance(weight, Tensor), "layers of these classes have a weight"
-    return weight.detach().t() if isinstance(dense, turned_linear()) else weight.detach()
-
-
-def _as_in_dense(weight: Tensor, kind: str) -> Tensor:
-    """A weight with its outputs on the first axis, as the dense layer of a class stores it; see `turned_linear`."""
-    return weight.t().contiguous() if kind == "Conv1D" else weight
-
-
-def _bias(dense: nn.Module) -> Tensor | None:
-    bias = getattr(dense, "bias", None)
-    return bias.detach() if isinstance(bias, Tensor) else None
-
-
-@dataclass(frozen=True)
-class _Applied:
-    """The function (inputs, weight, bias) -> outputs of a layer, with the settings of a convolution."""
-
-    kind: str
-    convolution: tuple[Any, ...] = ()  # stride, padding, dilation, groups
-
-    def __call__(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        found: Tensor = getattr(F, self.kind)(inputs, weight, bias, *self.convolution)
-        return found
-
-
-def _applied(dense: nn.Module) -> _Applied:
-    if isinstance(dense, (nn.Linear, *turned_linear())):
-        return _Applied("linear")
-    assert isinstance(dense, CONVOLUTIONS), "_weight refuses every other kind"
-    kind = {3: "conv1d", 4: "conv2d", 5: "conv3d"}[dense.weight.ndim]
-    return _Applied(kind, (dense.stride, dense.padding, dense.dilation, dense.groups))

@@ -84,7 +84,7 @@ class Static:
         return Preview(quantized, told(model, quantized, self, task, run))
 
     def layers(self) -> tuple[type[nn.Module], ...]:
-        from mirabelle.quantize.layers import LINEAR_AND_CONVOLUTION, turned_linear
+        from mirabelle.quantize.dense_layers import LINEAR_AND_CONVOLUTION, turned_linear
 
         return (*LINEAR_AND_CONVOLUTION, *turned_linear())
 

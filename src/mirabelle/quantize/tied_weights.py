@@ -13,7 +13,7 @@ from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
 from mirabelle.model.state import memory_of
 from mirabelle.model.ties import Tie, all_names, named_tensors, tie
-from mirabelle.quantize.layers import WEIGHTED, turned_linear
+from mirabelle.quantize.dense_layers import WEIGHTED, turned_linear
 from mirabelle.records.patterns import matches
 
 _PLAIN = {"padding_mode": "zeros", "max_norm": None}

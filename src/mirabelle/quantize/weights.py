@@ -50,7 +50,7 @@ class Weights(WithoutData):
     exclude: Patterns = ()
 
     def layers(self) -> tuple[type[nn.Module], ...]:
-        from mirabelle.quantize.layers import WEIGHTED, turned_linear
+        from mirabelle.quantize.dense_layers import WEIGHTED, turned_linear
 
         return (*WEIGHTED, *turned_linear())
 
