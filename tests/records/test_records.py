@@ -77,6 +77,15 @@ def test_a_goal_that_cannot_be_read_is_named(goal: dict[str, object]) -> None:
         Goal(**goal)
 
 
+def test_a_goal_of_bytes_alone_has_no_limit_of_latency() -> None:
+    slow = profile(latency_ms=Latency(9.0, 9.1, "onnxruntime", 2, 1))
+    goal = records.build(Goal, {"latency": "any", "batch": 32, "threads": 1}, "goal")
+    assert goal.shortfalls(profile(), slow) == []
+    assert goal.limit_of_latency(profile()) is None
+    with pytest.raises(UserError, match=r"goal\.batch"):
+        records.build(Goal, {"batch": 0}, "goal")
+
+
 def test_rounding_does_not_decide_a_goal() -> None:
     start, end = profile(metric=MeasuredMetric("a", 0.3, 0, 1, 10)), profile(metric=MeasuredMetric("a", 0.2, 0, 1, 10))
     assert Goal(max_drop="10pt").shortfalls(start, end) == []

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import Files, count_parameters, exported, multiply_accumulates, sizes, weights_of
+from mirabelle.job.conditions import Conditions
 from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps
 from mirabelle.job.learned import REMEDY, nothing_learned, standing
 from mirabelle.job.metric_trial import unknown_loss
@@ -25,7 +25,7 @@ from mirabelle.model.state import copied, tensors_of_module
 from mirabelle.run.files import tensor_bytes
 from mirabelle.run.run import Run
 from mirabelle.runtime.latency import Ratio
-from mirabelle.runtime.runtime import default_runtime, time_side_by_side
+from mirabelle.runtime.runtime import time_side_by_side
 from mirabelle.step import folder_of, use_of
 from mirabelle.task.batch import Samples, Stream, parts_of, tensors_of
 from mirabelle.task.goal import Shortfall
@@ -123,7 +123,7 @@ def forecast(plan: JobPlan, *, free_memory: int | None = None, free_disk: int | 
     begin = time.perf_counter()
     before, after = exported(plan.model, task), exported(models[-1], task)
     exporting, evaluating = (time.perf_counter() - begin) / 2, _evaluation_seconds(plan.model, task)
-    start, end, ratio = _profiles(plan.model, models[-1], before, after, task)
+    start, end, ratio = _profiles((plan.model, before), (models[-1], after), task, Conditions.of(plan.goal, task))
     goal = dataclasses.replace(plan.goal, max_drop=None, metric=None)
     found = Forecast(
         inputs=", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(example.inputs)),
@@ -238,13 +238,14 @@ def _evaluation_seconds(model: nn.Module, task: Task) -> float:
     return (time.perf_counter() - begin) * len(task.validation) / len(few)
 
 
-def _profiles(start: nn.Module, end: nn.Module, before: Files, after: Files, task: Task) -> tuple[Profile, Profile, Ratio]:
+def _profiles(
+    start: tuple[nn.Module, Files], end: tuple[nn.Module, Files], task: Task, timed: Conditions
+) -> tuple[Profile, Profile, Ratio]:
     """Measure both models, without the metric."""
-    runtime, threads = default_runtime(), torch.get_num_threads()
-    first, last = (runtime.load(form.onnx, threads) for form in (before, after))
-    *latencies, ratio = time_side_by_side(first, last, task.example().inputs, seconds=_LATENCY_SECONDS)
+    first, last = (timed.load(form.onnx) for _, form in (start, end))
+    *latencies, ratio = time_side_by_side(first, last, timed.inputs, batch=timed.batch, seconds=_LATENCY_SECONDS)
     profiles = []
-    for model, files, latency in zip((start, end), (before, after), latencies, strict=True):
+    for (model, files), latency in zip((start, end), latencies, strict=True):
         total, nonzero = count_parameters(model)
         macs = multiply_accumulates(model, task.example())
         profiles.append(Profile(total, nonzero, macs, sizes(model, files), latency_ms=latency))

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from mirabelle import artifact, records
@@ -16,6 +15,7 @@ from mirabelle.artifact.codecs.codec import CODECS, Codec
 from mirabelle.errors import Path, UserError
 from mirabelle.inspection import layers_of_onnx
 from mirabelle.inspection.measure import Files, measure
+from mirabelle.job.conditions import Conditions
 from mirabelle.job.digests import SHIPPED, digests_of
 from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps, with_model_outputs_as_targets
 from mirabelle.job.ended import result_of_ended, result_without_digests
@@ -47,7 +47,7 @@ from mirabelle.run import files
 from mirabelle.run.journal import Callback
 from mirabelle.run.run import Run, threads_of_run, torch_threads
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_outputs, torch_equals_onnx
-from mirabelle.runtime.runtime import default_runtime, time_side_by_side
+from mirabelle.runtime.runtime import time_side_by_side
 from mirabelle.sources.models.by_name import in_torch
 from mirabelle.sources.models.native import Native
 from mirabelle.step import Step
@@ -272,13 +272,13 @@ def _conclude(ending: _Ending) -> Result:
     for name, gate in gates.items():
         run.event("gate", name=name, **gate.to_data())
 
-    runtime, threads = default_runtime(), torch.get_num_threads()
-    first, last = (runtime.load(form.onnx, threads) for form in (before, after))
+    timed = Conditions.of(ending.goal, task)
+    first, last = (timed.load(form.onnx) for form in (before, after))
     start, start_scores = measure(ending.start.model, task, task.test, before, session=first)
     end, end_scores = measure(ending.end.model, task, task.test, after, session=last)
     for sentence in not_finite(start, end):
         run.event("warning", text=sentence)
-    start_ms, end_ms, ratio = time_side_by_side(first, last, task.example().inputs)
+    start_ms, end_ms, ratio = time_side_by_side(first, last, timed.inputs, batch=timed.batch)
     start, end = replace(start, latency_ms=start_ms), replace(end, latency_ms=end_ms)
     constant = constant_beside(task, (ending.start.model, start), (ending.end.model, end))
     shortfalls = ending.goal.shortfalls(start, end, None if constant is None or constant.end_learned else constant.value)

@@ -15,8 +15,8 @@ from mirabelle.model.left_alone import few
 from mirabelle.report.card_header import header
 from mirabelle.report.charts import loss_chart, metric_chart, spans, trail_chart
 from mirabelle.report.document import Report
-from mirabelle.report.table import conditions, rows, title_of, value
-from mirabelle.report.verdict import change, in_points, metrics, plain, signed
+from mirabelle.report.table import conditions, rows, value
+from mirabelle.report.verdict import change, in_points, metrics, plain, signed, title_of
 from mirabelle.run import files
 
 PAGES = ("README.md", "report.html")

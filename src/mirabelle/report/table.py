@@ -5,17 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mirabelle.report.document import Report
-from mirabelle.report.verdict import in_points, metrics
-from mirabelle.runtime import RUNTIMES
+from mirabelle.report.verdict import in_points, metrics, title_of
 from mirabelle.task.profile import MeasuredMetric, Profile
 
 if TYPE_CHECKING:
     from mirabelle.runtime.latency import Ratio
-
-
-def title_of(runtime: str) -> str:
-    """What sentences call a runtime; one that is not known here by its name."""
-    return RUNTIMES[runtime].title if runtime in RUNTIMES else runtime
 
 
 def rows(report: Report) -> list[tuple[str, str, str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from mirabelle.runtime import RUNTIMES
 from mirabelle.task.goal import ROUNDING, Goal, Shortfall
 from mirabelle.task.profile import MeasuredMetric, Profile
 
@@ -22,7 +23,7 @@ def verdict(start: Profile, end: Profile, comparison: Significance, constant: Co
 
     The change of the metric is only told if the start is better than the best constant answer (`constant`).
     """
-    costs = f"{size(start, end)} and {speed(comparison.latency_ratio)}"
+    costs = f"{size(start, end)} and {speed(comparison.latency_ratio, runtime_of(end))}"
     if constant is not None and not constant.start_learned:
         return (
             f"{costs}; no gain or loss in {metrics(start, end)[1].name} can be told: {beside_constant(start, end, constant)}."
@@ -64,16 +65,24 @@ def size(start: Profile, end: Profile) -> str:
     return f"{ratio:.1f}× smaller on disk" if ratio > 1 else f"{1 / ratio:.1f}× larger on disk"
 
 
-def speed(ratio: Ratio) -> str:
+def title_of(runtime: str) -> str:
+    """What sentences call a runtime; one that is not known here by its name."""
+    return RUNTIMES[runtime].title if runtime in RUNTIMES else runtime
+
+
+def runtime_of(profile: Profile) -> str:
+    """What sentences call the runtime in which a model was timed."""
+    return title_of("onnxruntime" if profile.latency_ms is None else profile.latency_ms.runtime)
+
+
+def speed(ratio: Ratio, runtime: str) -> str:
     """The change of the latency with its 95 % confidence interval, in words; `ratio` is end / start."""
     if ratio.unchanged:
-        return (
-            f"no significant difference in latency in ONNX Runtime ({ratio.median:.2f}×, {ratio.low:.2f} to {ratio.high:.2f})"
-        )
+        return f"no significant difference in latency in {runtime} ({ratio.median:.2f}×, {ratio.low:.2f} to {ratio.high:.2f})"
     if ratio.median < 1:
         inverse = f"{1 / ratio.high:.2f} to {1 / ratio.low:.2f}"
-        return f"{1 / ratio.median:.2f}× faster in ONNX Runtime ({inverse})"
-    return f"{ratio.median:.2f}× slower in ONNX Runtime ({ratio.low:.2f} to {ratio.high:.2f})"
+        return f"{1 / ratio.median:.2f}× faster in {runtime} ({inverse})"
+    return f"{ratio.median:.2f}× slower in {runtime} ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
 def quality(start: Profile, end: Profile, comparison: Significance) -> str:
@@ -180,7 +189,8 @@ def remarks(
         )
     if comparison.latency_ratio.low > 1 and not comparison.latency_ratio.unchanged:
         sentences.append(
-            "The compressed model is slower than the dense model in ONNX Runtime on this machine; use it only for its size."
+            f"The compressed model is slower than the dense model in {runtime_of(end)} on this machine; use it only for its "
+            "size."
         )
     if start.size_bytes.onnx is not None and end.size_bytes.onnx is not None and end.size_bytes.onnx > start.size_bytes.onnx:
         sentences.append("The ONNX file grew: the nodes added by quantization take more bytes than the smaller weights save.")

@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from mirabelle.errors import UserError, gathered, raise_all
-from mirabelle.records.record import record
+from mirabelle.records.record import Count, record
 from mirabelle.task.profile import Profile
 
 _UNITS = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "ms": 1.0, "s": 1e3, "k": 1e3, "M": 1e6, "G": 1e9, "": 1.0}
@@ -21,6 +21,9 @@ _ALLOWED = {
     "macs": ("", "k", "M", "G"),
     "parameters": ("", "k", "M", "G"),
 }
+
+ANY = "any"  # as a limit of the latency: the model may become slower
+RuntimeName = Literal["onnxruntime"]  # the keys of mirabelle.runtime.RUNTIMES
 
 ROUNDING = 1e-9  # a metric over n samples is a multiple of 1/n; rounding errors of a subtraction must not matter
 
@@ -69,16 +72,21 @@ class Goal:
         metric: least value of the metric, absolute: "99.2%" or 0.992.
         size: most bytes of the packed file: "44 kB" (1 kB = 1000 bytes), or "5%" of the original model's float32 torch file.
         onnx_size: most bytes of the ONNX file: absolute, or relative to the original model's ONNX file.
-        latency: largest median latency of one call: "0.8 ms", or "25%" of the original model's.
+        latency: largest median latency of one call: "0.8 ms", or "25%" of the original model's. Without a limit the model must
+            not become slower: what makes it slower is undone (`mirabelle.job.never_slower`). "any" allows that, for a goal of
+            bytes alone.
         macs: most multiply-accumulate operations for one sample: "2.3M", or "50%" of the original model's.
         parameters: most non-zero parameters: "20k", or "8%" of the original model's.
+        batch: number of samples in the call that is timed; by default 1.
+        threads: number of threads of this call; by default those of the run.
+        runtime: the runtime that is timed; by default ONNX Runtime.
 
     Raises:
         UserError: E113 if a limit cannot be read.
 
     Example:
-        >>> Goal(max_drop="0.2pt", size="44 kB")
-        Goal(max_drop='0.2pt', metric=None, size='44 kB', onnx_size=None, latency=None, macs=None, parameters=None)
+        >>> Goal(max_drop="0.2pt", size="44 kB").may_be_slower, Goal(size="44 kB", latency="any").may_be_slower
+        (False, True)
     """
 
     max_drop: str | None = None
@@ -88,6 +96,9 @@ class Goal:
     latency: str | float | None = None
     macs: str | float | None = None
     parameters: str | float | None = None
+    batch: Count | None = None
+    threads: Count | None = None
+    runtime: RuntimeName | None = None
 
     def __post_init__(self) -> None:
         readers: dict[str, Callable[[Any], object]] = {"max_drop": _drop, "metric": _fraction}
@@ -95,8 +106,8 @@ class Goal:
         mistakes: list[UserError] = []
         for name, read in readers.items():
             with gathered(mistakes, name):
-                if getattr(self, name) is not None:
-                    read(getattr(self, name))
+                if self._limit(name) is not None:
+                    read(self._limit(name))
         raise_all(mistakes)
 
     def check(self, metric: str, highest: float) -> None:
@@ -124,7 +135,7 @@ class Goal:
         """
         missed = [*self._metric_shortfalls(start, end, constant)]
         for name in _ALLOWED:
-            asked = getattr(self, name)
+            asked = self._limit(name)
             if asked is None:
                 continue
             before, after = _measured(name, start, of_start=True), _measured(name, end, of_start=False)
@@ -146,7 +157,18 @@ class Goal:
 
     def limit_of_latency(self, start: Profile) -> float | None:
         """The largest latency in milliseconds that reaches this goal; None if the goal asks for none."""
-        return None if self.latency is None else limit_of("latency", self.latency, _measured("latency", start, of_start=True))
+        asked = self._limit("latency")
+        return None if asked is None else limit_of("latency", asked, _measured("latency", start, of_start=True))
+
+    @property
+    def may_be_slower(self) -> bool:
+        """Whether the model may be slower at the end than at the start."""
+        return self.latency == ANY
+
+    def _limit(self, name: str) -> str | float | None:
+        """A limit as it was given; None if there is none."""
+        given: str | float | None = getattr(self, name)
+        return None if name == "latency" and given == ANY else given
 
     def _metric_shortfalls(self, start: Profile, end: Profile, constant: float | None) -> list[Shortfall]:
         limit = self.limit_of_metric(start)
