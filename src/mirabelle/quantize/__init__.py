@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mirabelle.lazy import lazily
+from mirabelle.quantize.aware import Aware
 from mirabelle.quantize.dynamic import Dynamic
 from mirabelle.quantize.static import Static
 from mirabelle.quantize.weights import Weights
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from mirabelle.quantize.layers import DynamicLayer, StaticLayer, TokenLayer, WeightLayer
 
 __all__ = [
+    "Aware",
     "Dynamic",
     "DynamicLayer",
     "FoldedNorm",

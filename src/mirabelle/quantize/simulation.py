@@ -1,0 +1,116 @@
+"""The model that simulates a quantized one while it is trained, and the quantized one with what the training has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from torch import nn
+
+from mirabelle.errors import UserError
+from mirabelle.model.architecture import architecture_of, attach
+from mirabelle.model.plain_weights import with_plain_weights
+from mirabelle.model.state import copied, memory_of
+from mirabelle.model.ties import named_tensors
+from mirabelle.quantize.batch_norm_folding import FoldedNorm, folded
+from mirabelle.quantize.layers import StaticLayer, WeightLayer, turned_linear
+from mirabelle.quantize.simulated import Simulated, Step
+
+
+def simulating(dense: nn.Module, quantized: nn.Module) -> nn.Module:
+    """A model for training that computes what the quantized one computes.
+
+    Args:
+        dense: the model before quantization.
+        quantized: the result of a quantizing step on it.
+
+    Returns:
+        A copy of the quantized model, in which the layers that the step has quantized simulate it with the dense weights; batch
+        norms that the step has folded are folded into these. Layers that shared a weight share it.
+    """
+    dense = with_plain_weights(dense)
+    layers = _layers(dense, quantized)
+    norms = {module.settings["of"]: name for name, module in quantized.named_modules() if isinstance(module, FoldedNorm)}
+    model = copied(quantized)
+    weights: dict[Hashable, nn.Parameter] = {}
+    steps: dict[Hashable, Step] = {}
+    for name, layer in layers.items():
+        own: Any = dense.get_submodule(name)
+        joined: Any = folded(own, dense.get_submodule(norms[name])) if name in norms else own
+        weight = joined.weight.detach()
+        turned = weight.t() if isinstance(own, turned_linear()) else weight
+        shared = weights.setdefault(memory_of(own.weight), nn.Parameter(turned.clone(memory_format=torch.contiguous_format)))
+        bias = None if getattr(joined, "bias", None) is None else nn.Parameter(joined.bias.detach().clone())
+        one = Simulated(layer, shared, bias)
+        one.weight_step = steps.setdefault(memory_of(layer.scale), one.weight_step)
+        model = _with(model, quantized, layer, one)
+    known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    attach(model, architecture_of(model).with_pruned([name for name in architecture_of(dense).pruned if name in known]))
+    return model
+
+
+@torch.no_grad()
+def quantized_as_trained(quantized: nn.Module, trained: nn.Module) -> nn.Module:
+    """A copy of the quantized model with the codes, steps and other tensors of the model that simulated it.
+
+    Args:
+        quantized: as it was given to `simulating`.
+        trained: the result of that, after a training.
+    """
+    model = copied(quantized)
+    learned = {name: module for name, module in trained.named_modules() if isinstance(module, Simulated)}
+    for name, one in learned.items():
+        layer = model.get_submodule(name)
+        assert isinstance(layer, (StaticLayer, WeightLayer)), "only these are simulated"
+        _fill(layer, one)
+    inside = tuple(f"{name}." if name else "" for name in learned)
+    found = named_tensors(trained)
+    for name, tensor in named_tensors(model).items():
+        if not name.startswith(inside):
+            tensor.copy_(found[name])
+    outside = [name for name in architecture_of(trained).pruned if not name.startswith(inside)]
+    attach(model, architecture_of(model).with_pruned(outside))
+    return model.eval()
+
+
+def _layers(dense: nn.Module, quantized: nn.Module) -> dict[str, StaticLayer | WeightLayer]:
+    """The layers that a step has quantized, by name."""
+    known = dict(dense.named_modules())
+    found = {
+        name: module
+        for name, module in quantized.named_modules()
+        if isinstance(module, (StaticLayer, WeightLayer)) and not isinstance(known.get(name), (StaticLayer, WeightLayer))
+    }
+    if not found:
+        raise UserError("E112", "no layer is quantized, so there is nothing to train", "widen `include`, or shorten `exclude`")
+    return found
+
+
+def _with(model: nn.Module, quantized: nn.Module, layer: nn.Module, one: nn.Module) -> nn.Module:
+    """Put a layer at every name at which the quantized model has a given one, without a record: it lives for a training."""
+    for name, module in quantized.named_modules(remove_duplicate=False):
+        if module is layer and not name:
+            return one
+        if module is layer:
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, one)
+    return model
+
+
+def _fill(layer: StaticLayer | WeightLayer, one: Simulated) -> None:
+    """Give a quantized layer the codes, steps and bias of the layer that simulated it."""
+    steps, codes = one.steps(), one.codes()
+    layer.scale.copy_(steps["weight"])
+    if isinstance(layer, WeightLayer):
+        layer.codes.copy_(layer._stored(codes))
+        if layer.bias is not None and one.bias is not None:
+            layer.bias.copy_(one.bias)
+        return
+    layer.codes.copy_(codes)
+    layer.input_scale.copy_(steps["input"])
+    if layer.output_scale is not None:
+        layer.output_scale.copy_(steps["output"])
+    if layer.bias_codes is not None and layer.bias_scale is not None and one.bias is not None:
+        layer.bias_scale.copy_(layer.scale * layer.input_scale)
+        layer.bias_codes.copy_(torch.round(one.bias.double() / layer.bias_scale.double()))
