@@ -120,5 +120,10 @@ def _layer(name: str, kind: str, arrays: Sequence[Any], macs: int | None) -> Lay
         parameters=total,
         macs=macs,
         sparsity=1 - nonzero / total if total else 0.0,
-        size_bytes=sum(array.nbytes for array in arrays),
+        size_bytes=sum(-(-array.size * _bits(array.dtype) // 8) for array in arrays),
     )
+
+
+def _bits(dtype: np.dtype[Any]) -> int:
+    """Bits of one number in an ONNX file, which packs small integers; in memory each takes a byte."""
+    return int(dtype.name.lstrip("uint")) if dtype.name in ("int4", "uint4", "int2", "uint2") else 8 * dtype.itemsize

@@ -18,6 +18,7 @@ from mirabelle.errors import UserError
 from mirabelle.model.products import Operation, mac_products
 from mirabelle.numerics.arrays import Array, to_numpy
 from mirabelle.runtime.drawn_inputs import batch_of, drawn_inputs
+from mirabelle.runtime.group_operators import stored_codes
 from mirabelle.runtime.runtime import OperatorShapes, default_runtime
 from mirabelle.runtime.signature import Value, check_inputs, signature_of
 from mirabelle.task.batch import Inputs, tensors_of
@@ -25,7 +26,9 @@ from mirabelle.task.batch import Inputs, tensors_of
 Shape = tuple[int, ...]
 # Operators that lay out their first input anew; the others compute with all inputs.
 _MOVING = ("DequantizeLinear", "Transpose", "Cast", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten", "Expand", "Slice")
-_INTEGERS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
+_INTEGERS = (
+    TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4, TensorProto.INT2, TensorProto.UINT2,
+)  # fmt: skip
 _FRACTIONS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
@@ -63,7 +66,7 @@ def operations_of(model: ModelProto, inputs: Inputs | None = None) -> list[OnnxO
     nodes = {node.name: (node, stored) for node, stored in scopes if not stored.holds(node.output[0])}
     counts = _counts(model, nodes, inputs)
     found = [
-        OnnxOperation(node, tuple(stored.of_all(node.input)), None if counts is None else counts.get(name, 0))
+        OnnxOperation(node, tuple(stored.weights_of(node)), None if counts is None else counts.get(name, 0))
         for name, (node, stored) in nodes.items()
     ]
     return [one for one in found if one.macs or any(_is_weight(tensor) for tensor in one.weights)]
@@ -94,6 +97,11 @@ class _Stored:
     def holds(self, name: str) -> bool:
         return name in self.tensors or name in self._makers
 
+    def weights_of(self, node: NodeProto) -> Iterator[TensorProto]:
+        """The stored tensors with which a node computes; of codes that are packed in bytes, the codes."""
+        codes = stored_codes(node, self.tensors) if node.op_type == "MatMulNBits" else None
+        return self.of_all(node.input) if codes is None else iter((codes,))
+
     def of_all(self, names: Sequence[str]) -> Iterator[TensorProto]:
         """The stored tensors behind some values, each once."""
         found = {tensor.name: tensor for name in names for tensor in self._behind(name)}
@@ -107,6 +115,8 @@ class _Stored:
             return []
         given = [tensor for own in (node.input[:1] if node.op_type in _MOVING else node.input) for tensor in self._behind(own)]
         codes = [tensor for tensor in given if tensor.data_type in _INTEGERS]
+        most = max((prod(tensor.dims) for tensor in codes), default=0)  # zero points of groups are fewer than codes
+        codes = [tensor for tensor in codes if prod(tensor.dims) == most or node.op_type not in ("Sub", "Mul")]
         return codes or [tensor for tensor in given if tensor.data_type in _FRACTIONS] or given  # codes without their scale
 
 

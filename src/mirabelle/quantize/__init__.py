@@ -10,6 +10,7 @@ from mirabelle.quantize.weights import Weights
 
 if TYPE_CHECKING:
     from mirabelle.quantize.batch_norm_folding import FoldedNorm
+    from mirabelle.quantize.group_layer import GroupLayer
     from mirabelle.quantize.layers import DynamicLayer, StaticLayer, TokenLayer, WeightLayer
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Dynamic",
     "DynamicLayer",
     "FoldedNorm",
+    "GroupLayer",
     "Static",
     "StaticLayer",
     "TokenLayer",
@@ -27,6 +29,7 @@ __getattr__ = lazily(
     "mirabelle.quantize",
     {
         "batch_norm_folding": ["FoldedNorm"],
+        "group_layer": ["GroupLayer"],
         "layers": ["DynamicLayer", "StaticLayer", "TokenLayer", "WeightLayer"],
     },
 )

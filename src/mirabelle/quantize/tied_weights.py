@@ -112,8 +112,9 @@ def tie_codes(model: nn.Module, names: Mapping[str, Sequence[str]], selection: S
     """
     known = named_tensors(model)
     for group in selection.groups:
-        for key in ("codes", "scale"):
-            model = tie(model, [f"{name}.{key}" for name in group])
+        for key in ("codes", "scale", "zero_point"):
+            if all(f"{name}.{key}" in known for name in group):
+                model = tie(model, [f"{name}.{key}" for name in group])
     for same in names.values():
         kept = [name for name in same if name in known]
         if len({memory_of(known[name]) for name in kept}) > 1:

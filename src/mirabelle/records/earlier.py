@@ -22,6 +22,7 @@ _SELECTIONS = {"targets": "include", "ignore": "exclude"}  # of parameters and m
 _TERMS_WITH_SELECTIONS = ("L1", "L2", "GroupLasso", "Growing")
 _FAMILIES_WITH_SELECTIONS = ("prune.", "quantize.")
 _ARGUMENTS = {"also": "extra_metrics"}  # of data sets read from files
+_ADDED = {"quantize.Weights": {"zero_points": False, "kernel": "float"}}  # with what these steps did before
 _FLOORS = {"prune.Weights": 0.1, "prune.Channels": 0.2}  # defaults of a setting that was added, for rankings over layers
 
 
@@ -37,7 +38,7 @@ def in_todays_names(document: Mapping[str, Any]) -> dict[str, Any]:
     """
     renamed: dict[str, Any] = {key: _with_current_selections(value) for key, value in document.items()}
     if isinstance(renamed.get("step"), list):
-        renamed["step"] = [_with_floor(step) for step in renamed["step"]]
+        renamed["step"] = [_with_floor(_with_added(step)) for step in renamed["step"]]
     task, fingerprint = renamed.get("task"), renamed.get("fingerprint")
     if isinstance(task, Mapping) and isinstance(task.get("arguments"), Mapping) and ":" not in str(task.get("data")):
         renamed["task"] = {**task, "arguments": _with_keys(task["arguments"], _ARGUMENTS)}
@@ -59,6 +60,11 @@ def _with_current_selections(value: Any) -> Any:
     selects = str(value.get("use", "")).startswith(_FAMILIES_WITH_SELECTIONS) or value.get("term") in _TERMS_WITH_SELECTIONS
     table = _with_keys(value, _SELECTIONS) if selects else value
     return {key: item if key == "arguments" else _with_current_selections(item) for key, item in table.items()}
+
+
+def _with_added(step: Any) -> Any:
+    """A step with the settings that were added and change nothing that it does."""
+    return {**_ADDED[step["use"]], **step} if isinstance(step, Mapping) and step.get("use") in _ADDED else step
 
 
 def _with_floor(step: Any) -> Any:

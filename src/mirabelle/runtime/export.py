@@ -24,6 +24,8 @@ from mirabelle.model.state import in_eval_mode
 from mirabelle.model.value_names import names_of, rename_values
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.export_arguments import arguments, free_tokens, taking
+from mirabelle.runtime.group_operators import onnx_translations as translations_of_groups
+from mirabelle.runtime.group_operators import write_groups
 from mirabelle.runtime.lengths import computes_other_lengths
 from mirabelle.runtime.operators import onnx_translations
 from mirabelle.runtime.pooling import pooling_translations
@@ -84,6 +86,7 @@ def _file(model: nn.Module, example: Batch, metadata: Mapping[str, str], free: M
         raise UserError("E121", f'the batch axis of input "{fixed}" is fixed', "make the model accept any batch size")
     proto = program.model_proto
     _name_tokens(proto.graph)
+    write_groups(proto)
     _cast_codes(proto.graph)
     _drop_idle_relus(proto.graph)
     _take_in_pads(proto.graph)
@@ -105,7 +108,7 @@ def _exported(
                 dynamo=True,
                 dynamic_shapes=shapes,
                 input_names=names or None,
-                custom_translation_table=onnx_translations() | pooling_translations(),
+                custom_translation_table=onnx_translations() | translations_of_groups() | pooling_translations(),
                 opset_version=_OPSET,
                 verbose=False,
             )
