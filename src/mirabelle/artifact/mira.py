@@ -14,22 +14,27 @@ the header, nor the limit that the caller sets.
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, helper
 
 from mirabelle.artifact.codecs import Codec, Deflate, Histogram, Planes, Sparse
-from mirabelle.artifact.codecs.codec import CODECS
+from mirabelle.artifact.codecs.codec import CODECS, EstimatedCodec, Symbols
+from mirabelle.artifact.codecs.counts import byte_counts
 from mirabelle.artifact.codecs.deflate import deflate, inflate
 from mirabelle.artifact.codecs.varint import Reader, write_varints
+from mirabelle.artifact.skeleton import split
 from mirabelle.errors import UserError
 from mirabelle.run.machine import usable_memory
 
 MAGIC, VERSION = b"MIRA", 0
 _DIGEST = 16
+_HEAD = len(MAGIC) + 1 + _DIGEST
 _MOST_BYTES = 1 << 31  # size limit of a protobuf message, and so of an ONNX model
 _USUAL_BYTES, _USUAL_TIMES = 1 << 28, 64  # always unpacked: so many bytes, or multiples of the packed size
 _COPIES = 4  # of the unpacked model that fit into memory while a larger file is unpacked
@@ -40,8 +45,10 @@ _BITS = {
     if hasattr(TensorProto, name)
 }
 
+_SMALL, _CLOSE = 1 << 14, 64  # bytes; codecs for a small tensor are both tried if their estimates differ less
+
 _RAW = 0
-_CODECS: dict[int, Codec] = {
+_CODECS: dict[int, EstimatedCodec] = {
     1: Deflate(),
     2: Histogram(),
     3: Planes(),
@@ -77,22 +84,35 @@ def pack(onnx: bytes, codecs: Sequence[Codec] = ()) -> bytes:
     Raises:
         UserError: E121 if the model is not in canonical form, so that unpacking could not restore every byte.
     """
-    model = ModelProto.FromString(onnx)
     try:
-        plain = all(len(tensor.raw_data) == _length(tensor) and not tensor.external_data for tensor in model.graph.initializer)
+        skeleton, raws = split(onnx)
+        model = ModelProto.FromString(skeleton)
+        canonical = skeleton == model.SerializeToString(deterministic=True)
+    except (ValueError, DecodeError):
+        canonical = False
+    if not canonical:
+        raise _not_canonical()
+    tensors = model.graph.initializer
+    try:
+        if any(len(raw) != _length(tensor) or tensor.external_data for tensor, raw in zip(tensors, raws, strict=True)):
+            raise _not_canonical()
     except ValueError as error:
         raise UserError("E121", f"the ONNX model cannot be packed: {error}", "ship the .onnx file itself") from None
-    if not plain or model.SerializeToString(deterministic=True) != onnx:
-        raise UserError("E121", "the ONNX model is not in canonical form", "export it with mirabelle")
-    sections = b""
-    for tensor in model.graph.initializer:
-        kind, body = _coded(tensor, codecs)
-        sections += kind + write_varints([len(body)]) + body
-        tensor.ClearField("raw_data")
-    skeleton = model.SerializeToString(deterministic=True)
     small = deflate(skeleton, _DICTIONARY)
-    content = write_varints([len(onnx), len(skeleton), len(small)]) + small + sections
-    return MAGIC + bytes([VERSION]) + hashlib.blake2b(content, digest_size=_DIGEST).digest() + content
+    out = io.BytesIO()
+    out.write(MAGIC + bytes([VERSION]) + bytes(_DIGEST))
+    out.write(write_varints([len(onnx), len(skeleton), len(small)]) + small)
+    for tensor, raw in zip(tensors, raws, strict=True):
+        kind, body = _coded(tensor, raw, codecs)
+        out.write(kind + write_varints([len(body)]))
+        out.write(body)
+    with out.getbuffer() as content:
+        content[_HEAD - _DIGEST : _HEAD] = hashlib.blake2b(content[_HEAD:], digest_size=_DIGEST).digest()
+    return out.getvalue()
+
+
+def _not_canonical() -> UserError:
+    return UserError("E121", "the ONNX model is not in canonical form", "export it with mirabelle")
 
 
 def unpack(packed: bytes, most_bytes: int | None = None) -> bytes:
@@ -107,15 +127,14 @@ def unpack(packed: bytes, most_bytes: int | None = None) -> bytes:
         UserError: E143 if this is not a .mira file, E142 if its version is newer, E141 if it is damaged or inconsistent, E203
             if it unpacks to more than the limit, E106 if the module of a user's own codec is not imported.
     """
-    head = len(MAGIC) + 1 + _DIGEST
     if packed[: len(MAGIC)] != MAGIC:
         raise UserError("E143", "this is not a .mira file: it does not begin with MIRA", "give a file packed by Mirabelle")
     if len(packed) > len(MAGIC) and packed[len(MAGIC)] > VERSION:
         raise UserError(
             "E142", f"the file has version {packed[len(MAGIC)]}, this Mirabelle reads up to {VERSION}", "upgrade Mirabelle"
         )
-    content = packed[head:]
-    if hashlib.blake2b(content, digest_size=_DIGEST).digest() != packed[len(MAGIC) + 1 : head]:
+    content = packed[_HEAD:]
+    if hashlib.blake2b(content, digest_size=_DIGEST).digest() != packed[len(MAGIC) + 1 : _HEAD]:
         raise UserError("E141", "the file is damaged: its digest does not match its content", "fetch it again")
     if most_bytes is None:
         most_bytes = int(max(_USUAL_BYTES, _USUAL_TIMES * len(packed), min(usable_memory() / _COPIES, _MOST_BYTES)))
@@ -155,19 +174,29 @@ def _decoded(content: bytes, most_bytes: int) -> bytes:
     return onnx
 
 
-def _coded(tensor: TensorProto, own: Sequence[Codec]) -> tuple[bytes, bytes]:
+def _coded(tensor: TensorProto, raw: memoryview, own: Sequence[Codec]) -> tuple[bytes, bytes | memoryview]:
     """(name of the codec, coded bytes) of a tensor's values, with the codec that needs the fewest bytes."""
-    best = (bytes([_RAW]), tensor.raw_data)
+    best: tuple[bytes, bytes | memoryview] = (bytes([_RAW]), raw)
     dtype = _dtype(tensor)
-    values = np.frombuffer(tensor.raw_data, dtype).reshape(_shape(tensor))
-    named = [(bytes([kind]), codec) for kind, codec in _CODECS.items()] + [(_name(codec), codec) for codec in own]
-    for name, codec in named:
-        if dtype.name not in codec.dtypes:
-            continue
-        body = codec.encode(values)
-        if len(name) + len(body) < len(best[0]) + len(best[1]):
-            best = (name, body)
+    values = np.frombuffer(raw, dtype).reshape(_shape(tensor))
+    for name, codec in [*_likely(values), *((_name(codec), codec) for codec in own)]:
+        if dtype.name in codec.dtypes:
+            body = codec.encode(values)
+            if len(name) + len(body) < len(best[0]) + len(best[1]):
+                best = (name, body)
     return best
+
+
+def _likely(values: Symbols) -> list[tuple[bytes, EstimatedCodec]]:
+    """The codecs of Mirabelle that may need the fewest bytes, by what they estimate."""
+    suited = [(bytes([kind]), codec) for kind, codec in _CODECS.items() if values.dtype.name in codec.dtypes]
+    if not suited or not values.size:
+        return []
+    counts = byte_counts(values)
+    lengths = [codec.estimate(values, counts) for _, codec in suited]
+    most = min([values.nbytes, *(length for (_, codec), length in zip(suited, lengths, strict=True) if codec.exact)])
+    most += _CLOSE if values.nbytes <= _SMALL else 0
+    return [one for one, length in zip(suited, lengths, strict=True) if length <= most]
 
 
 def _name(codec: Codec) -> bytes:

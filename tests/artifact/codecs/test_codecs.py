@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper
 
-from mirabelle.artifact import codecs
+from mirabelle.artifact import codecs, mira
 from mirabelle.artifact.codecs import Codec, Deflate, Histogram, Planes, Sparse
+from mirabelle.artifact.codecs.codec import EstimatedCodec
+from mirabelle.artifact.codecs.counts import byte_counts
 from mirabelle.artifact.codecs.deflate import deflate, inflate
 from mirabelle.artifact.codecs.varint import Reader, write_varints
 
-FAMILY: list[Codec] = [Deflate(), Histogram(), Planes(), Sparse(Histogram()), Sparse(Planes())]
+FAMILY: list[EstimatedCodec] = [Deflate(), Histogram(), Planes(), Sparse(Histogram()), Sparse(Planes())]
 CASES = [(codec, dtype) for codec in FAMILY for dtype in codec.dtypes]
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=9)
 
@@ -63,6 +66,42 @@ def test_sparse_uses_that_rows_and_columns_differ_in_density() -> None:
     density = np.outer(generator.choice([0.0, 0.05, 0.4], 200), generator.choice([0.0, 0.1, 1.0], 300))
     codes = np.where(generator.random((200, 300)) < density, generator.integers(1, 4, (200, 300)), 0).astype(np.int8)
     assert len(Sparse(Histogram()).encode(codes)) < 0.75 * len(Histogram().encode(codes))
+
+
+DRAW = np.random.default_rng(0)
+LARGE = {
+    "weights": DRAW.normal(0, 0.05, (300, 400)).astype(np.float32),
+    "codes": DRAW.normal(0, 20, (300, 400)).round().clip(-127, 127).astype(np.int8),
+    "pruned weights": np.where(DRAW.random((300, 400)) < 0.1, DRAW.normal(0, 0.05, (300, 400)), 0).astype(np.float32),
+    "pruned codes": np.where(DRAW.random((300, 400)) < 0.1, DRAW.normal(0, 20, (300, 400)).round(), 0).astype(np.int8),
+    "repeated rows": np.tile(DRAW.normal(0, 0.05, (1, 400)).astype(np.float32), (300, 1)),
+    "noise": DRAW.integers(0, 256, 400_000, dtype=np.uint8).view(np.float32),
+    "indices": np.arange(50_000),
+    "constant": np.ones((300, 400), np.float32),
+    "half floats": DRAW.normal(0, 0.05, (300, 400)).astype(np.float16),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_the_codec_chosen_by_estimates_is_the_one_that_gives_the_fewest_bytes(name: str) -> None:
+    values = LARGE[name]
+    tensor = numpy_helper.from_array(values, name)
+    _, body = mira._coded(tensor, memoryview(tensor.raw_data), [])
+    least = min([len(codec.encode(values)) for codec in FAMILY if values.dtype.name in codec.dtypes])
+    assert len(body) <= 1.001 * min(least, values.nbytes)
+
+
+@pytest.mark.parametrize("codec", FAMILY, ids=lambda codec: type(codec).__name__)
+@pytest.mark.parametrize("name", LARGE)
+def test_an_estimate_comes_near_the_length(codec: EstimatedCodec, name: str) -> None:
+    values = LARGE[name]
+    if values.dtype.name not in codec.dtypes:
+        return
+    estimate, length = codec.estimate(values, byte_counts(values)), len(codec.encode(values))
+    if codec.exact:
+        assert estimate == pytest.approx(length, rel=0.001, abs=500) or (isinstance(codec, Sparse) and estimate == np.inf)
+    else:
+        assert estimate <= length
 
 
 def test_a_negative_zero_is_kept() -> None:

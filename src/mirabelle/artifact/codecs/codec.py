@@ -30,6 +30,19 @@ class Codec(Protocol):
         """
 
 
+class EstimatedCodec(Codec, Protocol):
+    """A codec that tells about how long its result will be, so that it need not be tried.
+
+    Args:
+        exact: whether its estimates are close; otherwise they are lower bounds.
+    """
+
+    exact: bool
+
+    def estimate(self, symbols: Symbols, counts: npt.NDArray[np.int64]) -> float:
+        """About the length of `encode(symbols)`, for `counts = byte_counts(symbols)`; infinite if another codec is better."""
+
+
 def codecs_named(names: Iterable[str]) -> list[Codec]:
     """Instances of codecs, by the names in a resolved recipe; the modules of a user's own codecs must be imported.
 

@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 
 from mirabelle.artifact.codecs.codec import Symbols
+from mirabelle.artifact.codecs.counts import Counts
+
+_PART, _PARTS, _SHARE = 1 << 16, 2, 16  # what a length is estimated from: parts of so many bytes, at least 2, a 16th in all
+_UNSURE, _REGULAR = 0.995, 0.5  # parts that become so short repeat themselves, so that the whole may be shorter by any factor
 
 
 class Deflate:
@@ -30,16 +34,27 @@ class Deflate:
         "float64",
         "bool",
     )
+    exact: bool = False
 
     def encode(self, symbols: Symbols) -> bytes:
-        return deflate(np.ascontiguousarray(symbols).tobytes())
+        return deflate(np.ascontiguousarray(symbols).data)
+
+    def estimate(self, symbols: Symbols, counts: Counts) -> float:
+        """A lower bound of the length of `encode(symbols)`, from parts spread over the array; 0 if it may be anything."""
+        del counts
+        data = np.ascontiguousarray(symbols).reshape(-1).view(np.uint8)
+        parts = max(_PARTS, data.size // (_PART * _SHARE))
+        starts = np.linspace(0, max(data.size - _PART, 0), parts).astype(int) if data.size > _PART * parts else [0]
+        taken = [data[start : start + _PART] if len(starts) > 1 else data for start in starts]
+        share = sum(len(deflate(part.data)) for part in taken) / max(sum(part.size for part in taken), 1)
+        return _UNSURE * share * data.size if share > _REGULAR else 0.0
 
     def decode(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Symbols:
         size = int(np.prod(shape)) * dtype.itemsize
         return np.frombuffer(inflate(data, size), dtype).reshape(shape)
 
 
-def deflate(data: bytes, dictionary: bytes = b"") -> bytes:
+def deflate(data: bytes | memoryview, dictionary: bytes = b"") -> bytes:
     """Compress to a raw deflate stream; `dictionary` is a preset dictionary, which `inflate` needs, too."""
     packer = (
         zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=dictionary)

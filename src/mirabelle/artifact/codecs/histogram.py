@@ -8,10 +8,12 @@ import constriction
 import numpy as np
 
 from mirabelle.artifact.codecs.codec import Symbols
+from mirabelle.artifact.codecs.counts import Counts, byte_counts
 from mirabelle.artifact.codecs.varint import Reader, write_varints
 
 _TOTAL = 1 << 12  # counts are rescaled to this sum; the loss is below 0.1 % of the bits
 _MOST = 1 << 16
+_AT_ONCE = 1 << 18  # symbols that become 32-bit integers for the coder at a time
 
 
 class Histogram:
@@ -30,20 +32,14 @@ class Histogram:
     """
 
     dtypes: tuple[str, ...] = ("int8", "uint8")
+    exact: bool = True
 
     def encode(self, symbols: Symbols) -> bytes:
-        flat = symbols.reshape(-1).astype(np.int32)
-        if not flat.size:
-            return b""
-        low = int(flat.min())
-        counts = _rescaled(np.bincount(flat - low))
-        head = write_varints([_zigzag(low), len(counts), *counts])
-        if len(counts) == 1:
-            return head
-        encoder = constriction.stream.queue.RangeEncoder()
-        encoder.encode(flat - low, _model(counts))
-        stream: bytes = encoder.get_compressed().astype("<u4").tobytes()
-        return head + stream
+        return encoded(symbols, byte_counts(symbols)[0])
+
+    def estimate(self, symbols: Symbols, counts: Counts) -> float:
+        """About the length of `encode(symbols)`, from the counts of its bytes."""
+        return coded_length(counts[0], symbols.dtype)
 
     def decode(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Symbols:
         size = int(np.prod(shape))
@@ -60,8 +56,41 @@ class Histogram:
         if kinds == 1:
             return np.full(shape, low, dtype)
         decoder = constriction.stream.queue.RangeDecoder(words(reader.rest()))
-        symbols: Symbols = decoder.decode(_model(counts), size)
-        return (symbols + low).astype(dtype).reshape(shape)
+        symbols, model = np.empty(size, dtype), _model(counts)
+        for start in range(0, size, _AT_ONCE):
+            part = symbols[start : start + _AT_ONCE]
+            part[:] = decoder.decode(model, part.size) + low
+        return symbols.reshape(shape)
+
+
+def encoded(symbols: Symbols, counts: Counts) -> bytes:
+    """Symbols of 8 bits coded with their histogram, which is in the counts of their bytes, (256,)."""
+    if not symbols.size:
+        return b""
+    low, table = _table(counts, symbols.dtype)
+    head = _head(low, table)
+    if len(table) == 1:
+        return head
+    encoder = constriction.stream.queue.RangeEncoder()
+    encode_in_parts(encoder, symbols.reshape(-1), _model(table), low)
+    stream: bytes = encoder.get_compressed().astype("<u4", copy=False).tobytes()
+    return head + stream
+
+
+def encode_in_parts(encoder: Any, symbols: Symbols, model: Any, low: int = 0) -> None:
+    """Encode a long row of small integers, minus `low`, without a 32-bit copy of all of it; the words are the same."""
+    for start in range(0, symbols.size, _AT_ONCE):
+        encoder.encode(symbols[start : start + _AT_ONCE].astype(np.int32) - low, model)
+
+
+def coded_length(counts: Counts, dtype: np.dtype[Any]) -> float:
+    """About the bytes to which a histogram codes symbols of 8 bits that occur so often, (256,)."""
+    if not counts.any():
+        return 0.0
+    present = counts[counts > 0]
+    scaled = _rescaled(present)
+    bits = float(present @ np.log2(scaled.sum() / scaled))
+    return len(_head(*_table(counts, dtype))) + bits / 8
 
 
 def words(data: bytes) -> Symbols:
@@ -85,6 +114,18 @@ def _rescaled(counts: Symbols) -> Symbols:
     if total <= _TOTAL:
         return counts
     return np.where(counts > 0, np.maximum(1, np.rint(counts * (_TOTAL / total))), 0).astype(np.int64)
+
+
+def _table(counts: Counts, dtype: np.dtype[Any]) -> tuple[int, Symbols]:
+    """(lowest symbol, rescaled counts of it and all up to the highest one), from the counts of bytes."""
+    ordered = np.roll(counts, 128) if dtype.kind == "i" else counts
+    present = np.flatnonzero(ordered)
+    low, high = int(present[0]), int(present[-1])
+    return low - 128 * (dtype.kind == "i"), _rescaled(ordered[low : high + 1])
+
+
+def _head(low: int, counts: Symbols) -> bytes:
+    return write_varints([_zigzag(low), len(counts), *counts])
 
 
 def _zigzag(value: int) -> int:

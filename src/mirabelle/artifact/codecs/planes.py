@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
 
 from mirabelle.artifact.codecs.codec import Symbols
-from mirabelle.artifact.codecs.histogram import Histogram
+from mirabelle.artifact.codecs.counts import Counts, byte_counts
+from mirabelle.artifact.codecs.histogram import Histogram, coded_length, encoded
 from mirabelle.artifact.codecs.varint import Reader, write_varints
 
 _RAW, _CODED = 0, 1
+_NEAR = 64  # bytes; a plane is coded to see whether it gets smaller, unless its counts say that it does not by this much
 
 
 class Planes:
@@ -23,16 +26,25 @@ class Planes:
     """
 
     dtypes: tuple[str, ...] = ("float32", "float64", "float16", "int16", "int32", "int64", "uint16", "uint32", "uint64")
+    exact: bool = True
 
     def encode(self, symbols: Symbols) -> bytes:
-        little = np.ascontiguousarray(symbols.reshape(-1)).astype(symbols.dtype.newbyteorder("<"))
+        little = np.ascontiguousarray(symbols.reshape(-1)).astype(symbols.dtype.newbyteorder("<"), copy=False)
         planes = little.view(np.uint8).reshape(-1, symbols.dtype.itemsize).T
-        out = b""
-        for plane in planes:
-            coded = Histogram().encode(plane)
-            kind, body = (_CODED, coded) if len(coded) < plane.size else (_RAW, plane.tobytes())
-            out += write_varints([kind, len(body)]) + body
-        return out
+        out = io.BytesIO()
+        for plane, counts in zip(planes, byte_counts(symbols), strict=True):
+            likely = coded_length(counts, plane.dtype) < plane.size + _NEAR
+            coded = encoded(plane, counts) if likely else b""
+            kind, body = (_CODED, coded) if likely and len(coded) < plane.size else (_RAW, plane.tobytes())
+            out.write(write_varints([kind, len(body)]))
+            out.write(body)
+        return out.getvalue()
+
+    def estimate(self, symbols: Symbols, counts: Counts) -> float:
+        """About the length of `encode(symbols)`, from the counts of its bytes."""
+        del symbols  # some of which may not be counted
+        size = int(counts[0].sum())
+        return sum(min(coded_length(plane, np.dtype(np.uint8)), size) + len(write_varints([0, size])) for plane in counts)
 
     def decode(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Symbols:
         size, reader = int(np.prod(shape)), Reader(data)

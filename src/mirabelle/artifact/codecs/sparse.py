@@ -6,17 +6,20 @@ that pruned neurons and pruned inputs need almost no bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import constriction
 import numpy as np
 
-from mirabelle.artifact.codecs.codec import Codec, Symbols
-from mirabelle.artifact.codecs.histogram import Histogram, words
+from mirabelle.artifact.codecs.codec import EstimatedCodec, Symbols
+from mirabelle.artifact.codecs.counts import Counts, byte_counts
+from mirabelle.artifact.codecs.histogram import Histogram, coded_length, encode_in_parts, words
 from mirabelle.artifact.codecs.varint import Reader, write_varints
 
 _CLASSES = 8  # density classes of rows and of columns; class 0 is empty
+_LEAST = 16  # bytes that positions take
 _STEPS = 255  # probabilities are multiples of 1 / 256
 
 
@@ -35,9 +38,10 @@ class Sparse:
         [[0, 0, 3], [0, 0, -2]]
     """
 
-    def __init__(self, values: Codec) -> None:
+    def __init__(self, values: EstimatedCodec) -> None:
         self._values = values
         self.dtypes = values.dtypes
+        self.exact = values.exact
 
     def encode(self, symbols: Symbols) -> bytes:
         if not symbols.size:
@@ -50,14 +54,28 @@ class Sparse:
         encoder = constriction.stream.queue.RangeEncoder()
         table = []
         for members in _contexts(rows, columns):
-            bits = mask[members].reshape(-1).astype(np.int32)
-            table.append(_probability(bits))
+            bits = mask[members].reshape(-1)
+            table.append(_probability(int(bits.sum()), bits.size))
             if 0 < table[-1] <= _STEPS:
-                encoder.encode(bits, _bernoulli(table[-1]))
+                encode_in_parts(encoder, bits, _bernoulli(table[-1]))
         positions = encoder.get_compressed().astype("<u4").tobytes()
         parts = [*head, write_varints(table), positions]
         values = self._values.encode(matrix[mask])
         return b"".join([write_varints([len(part)]) + part for part in parts]) + write_varints([int(mask.sum())]) + values
+
+    def estimate(self, symbols: Symbols, counts: Counts) -> float:
+        """About the length of `encode(symbols)`, from the counts of its bytes and of the zeros in its rows and columns."""
+        matrix = _matrix(symbols)
+        mask = matrix.view(f"u{matrix.dtype.itemsize}") != 0
+        zeros = int(mask.size - np.count_nonzero(mask))
+        left = counts.copy()
+        left[:, 0] -= zeros
+        values = self._values.estimate(symbols, left)
+        if values + _LEAST > self._values.estimate(symbols, counts):
+            return math.inf
+        rows, columns = _classes(mask.mean(axis=1)), _classes(mask.mean(axis=0))
+        heads = sum(coded_length(byte_counts(classes)[0], classes.dtype) for classes in (rows, columns))
+        return values + heads + sum(_bits(mask[rows == kind], columns) for kind in range(1, _CLASSES)) / 8
 
     def decode(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Symbols:
         if 0 in shape:
@@ -104,12 +122,23 @@ def _contexts(rows: Symbols, columns: Symbols) -> Iterator[tuple[Symbols, Symbol
                 yield members[0][:, None], members[1][None, :]
 
 
-def _probability(bits: Symbols) -> int:
-    """The share of ones in steps of 1/256: 0 if there are none, 256 if all are ones, else 1 to 255."""
-    ones = int(bits.sum())
-    if ones in (0, bits.size):
+def _bits(mask: Symbols, columns: Symbols) -> float:
+    """The bits of the positions in rows of one class, whose columns have these classes."""
+    ones = np.bincount(columns, mask.sum(axis=0), _CLASSES)
+    sizes = np.bincount(columns, minlength=_CLASSES) * len(mask)
+    found = 0.0
+    for one, size in zip(ones[1:], sizes[1:], strict=True):
+        steps = _probability(int(one), int(size))
+        if 0 < steps <= _STEPS:
+            found -= one * np.log2(steps / (_STEPS + 1)) + (size - one) * np.log2(1 - steps / (_STEPS + 1))
+    return found
+
+
+def _probability(ones: int, size: int) -> int:
+    """The share of ones among so many bits in steps of 1/256: 0 if there are none, 256 if all are ones, else 1 to 255."""
+    if ones in (0, size):
         return 0 if ones == 0 else _STEPS + 1
-    return int(np.clip(np.rint(ones / bits.size * (_STEPS + 1)), 1, _STEPS))
+    return int(np.clip(np.rint(ones / size * (_STEPS + 1)), 1, _STEPS))
 
 
 def _bernoulli(steps: int) -> Any:
