@@ -20,6 +20,7 @@ from mirabelle.records.record import argument_descriptions, described
 _WIDTH = 124  # characters of a line of the reference
 TARGET = Path(__file__).with_name("reference.md")
 FAMILIES = {
+    "factorize": "Steps that factorize",
     "prune": "Steps that prune",
     "distill": "Steps that distill",
     "quantize": "Steps that quantize",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mirabelle.lazy import lazily
 
 if TYPE_CHECKING:
-    from mirabelle import distill, objectives, prune, quantize, scores, training
+    from mirabelle import distill, factorize, objectives, prune, quantize, scores, training
     from mirabelle.artifact import load, pack, save, unpack
     from mirabelle.errors import UserError
     from mirabelle.job import Result, Source, compare, compress
@@ -43,6 +43,7 @@ __all__ = [
     "compress",
     "distill",
     "exported_program",
+    "factorize",
     "load",
     "objectives",
     "pack",
@@ -67,7 +68,7 @@ _NAMES = lazily(
         "training": ["Training"],
     },
 )
-_FAMILIES = ("distill", "objectives", "prune", "quantize", "scores", "training")
+_FAMILIES = ("distill", "factorize", "objectives", "prune", "quantize", "scores", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from mirabelle.run.run import Run
     from mirabelle.task.task import Task
 
-Stage = Literal["replace", "thin", "quantize"]
-STAGES: tuple[Stage, ...] = ("replace", "thin", "quantize")
+Stage = Literal["replace", "factorize", "thin", "quantize"]
+STAGES: tuple[Stage, ...] = ("replace", "factorize", "thin", "quantize")
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Preview:
 class Step(Protocol):
     """A step of a recipe: a frozen record whose fields are the hyperparameters of one compression method.
 
-    `stage` tells whether the step replaces the model, thins it (prunes) or quantizes it. A recipe must keep this order: a step
-    cannot follow one of a later stage.
+    `stage` tells whether the step replaces the model, factorizes its layers, thins it (prunes units, layers or single
+    weights) or quantizes it. A recipe must keep this order: a step cannot follow one of a later stage.
     """
 
     stage: ClassVar[Stage]

@@ -160,6 +160,32 @@ MISTAKES = {
         ('[[step]]\nuse = "prune', '[[step]]\nuse = "quantize.Static"\n[[step]]\nuse = "prune'),
         at="19:7",
     ),
+    "factors after pruning": Mistake(
+        "E105",
+        "factorize.Linear (step 2) cannot follow prune.Weights (step 1)",
+        "legal order: factorize.Linear, prune.Weights, quantize.Static",
+        ('[[step]]\nuse = "quantize', '[[step]]\nuse = "factorize.Linear"\nrank = 4\n[[step]]\nuse = "quantize'),
+        at="23:7",
+    ),
+    "rank given twice": Mistake(
+        "E111",
+        "give one of energy, rank, ratio, or limits for macs, parameters, size, latency; got energy, rank",
+        "for example: energy = 0.9",
+        ('[[step]]\nuse = "prune', '[[step]]\nuse = "factorize.Linear"\nrank = 4\nenergy = 0.5\n[[step]]\nuse = "prune'),
+    ),
+    "rank above every matrix": Mistake(
+        "E110",
+        "rank = 999 is larger than every matrix: the largest full rank is",
+        "lower `rank`",
+        ('[[step]]\nuse = "prune', '[[step]]\nuse = "factorize.Linear"\nrank = 999\n[[step]]\nuse = "prune'),
+    ),
+    "no energy": Mistake(
+        "E110",
+        "energy must be",
+        "share of the sum of squared singular values",
+        ('[[step]]\nuse = "prune', '[[step]]\nuse = "factorize.Linear"\nenergy = 0.0\n[[step]]\nuse = "prune'),
+        at="18:10",
+    ),
     "joint with its own training": Mistake(
         "E111",
         "has its own training",

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mirabelle import Recipe, Training, distill, prune, quantize
+from mirabelle import Recipe, Training, distill, factorize, prune, quantize
 from mirabelle.errors import UserError, UserErrors
 from mirabelle.recipe.file import read_recipe
 from mirabelle.sources.zoo import digits_mlp
@@ -63,6 +63,9 @@ def test_a_legal_order_is_taken_and_survives_plain_data() -> None:
         [quantize.Static(), prune.Weights(sparsity=0.5)],
         [prune.Weights(sparsity=0.5), distill.Student(model="a:b")],
         [quantize.Dynamic(), distill.Student(model="a:b")],
+        [quantize.Weights(), factorize.Linear(rank=4)],
+        [prune.Channels(sparsity=0.5), factorize.Linear(rank=4)],
+        [factorize.Linear(rank=4), distill.Student(model="a:b")],
         [prune.Weights(sparsity=0.5), Joint(steps=(distill.Student(model="a:b"),), train=Training(epochs=1))],
     ],
 )
@@ -77,7 +80,7 @@ def test_a_step_that_cannot_work_without_training_is_refused_before_anything_run
     for step in (prune.Weights(sparsity=0.5, schedule="cubic"), distill.Student(model="a:b")):
         with pytest.raises(UserError, match="needs a training"):
             Recipe([step])
-    with pytest.raises(UserError, match=r"distill\.Student first"):
+    with pytest.raises(UserError, match=r"legal order: distill\.Student, prune\.Weights"):
         Joint(steps=(prune.Weights(sparsity=0.5), distill.Student(model="a:b")), train=Training(epochs=1))
 
 

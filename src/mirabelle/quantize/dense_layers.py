@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,17 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError
+from mirabelle.model.turned_linear import turned_linear
 
 LINEAR = (nn.Linear,)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 LINEAR_AND_CONVOLUTION = (nn.Linear, *CONVOLUTIONS)
 WEIGHTED = (*LINEAR_AND_CONVOLUTION, nn.Embedding)
-
-
-def turned_linear() -> tuple[type[nn.Module], ...]:
-    """The class `Conv1D` of transformers, a linear layer whose weight is (in, out); empty before transformers is imported."""
-    library = sys.modules.get("transformers.pytorch_utils")
-    return () if library is None else (library.Conv1D,)
 
 
 def weight_of(dense: nn.Module, kinds: tuple[type[nn.Module], ...] = LINEAR_AND_CONVOLUTION) -> Tensor:

@@ -50,7 +50,8 @@ class Dynamic(WithoutData):
     exclude: Patterns = ()
 
     def layers(self) -> tuple[type[nn.Module], ...]:
-        from mirabelle.quantize.dense_layers import LINEAR, turned_linear
+        from mirabelle.model.turned_linear import turned_linear
+        from mirabelle.quantize.dense_layers import LINEAR
 
         return (*LINEAR, *turned_linear())
 

@@ -182,7 +182,7 @@ def why_in_floating_point(
 
 def _why_of_class(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str:
     """Why a module that no pattern leaves out was not quantized."""
-    from mirabelle.quantize.dense_layers import turned_linear
+    from mirabelle.model.turned_linear import turned_linear
 
     kind = type(module).__name__
     if isinstance(module, kinds) and type(module) not in kinds:

@@ -13,8 +13,8 @@ from mirabelle.model.architecture import architecture_of, attach
 from mirabelle.model.plain_weights import with_plain_weights
 from mirabelle.model.state import copied, memory_of
 from mirabelle.model.ties import named_tensors
+from mirabelle.model.turned_linear import turned_linear
 from mirabelle.quantize.batch_norm_folding import FoldedNorm, folded
-from mirabelle.quantize.dense_layers import turned_linear
 from mirabelle.quantize.layers import StaticLayer, WeightLayer
 from mirabelle.quantize.simulated import Simulated, Step
 

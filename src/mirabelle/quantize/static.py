@@ -84,7 +84,8 @@ class Static:
         return Preview(quantized, told(model, quantized, self, task, run))
 
     def layers(self) -> tuple[type[nn.Module], ...]:
-        from mirabelle.quantize.dense_layers import LINEAR_AND_CONVOLUTION, turned_linear
+        from mirabelle.model.turned_linear import turned_linear
+        from mirabelle.quantize.dense_layers import LINEAR_AND_CONVOLUTION
 
         return (*LINEAR_AND_CONVOLUTION, *turned_linear())
 

@@ -13,7 +13,8 @@ from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
 from mirabelle.model.state import memory_of
 from mirabelle.model.ties import Tie, all_names, named_tensors, tie
-from mirabelle.quantize.dense_layers import WEIGHTED, turned_linear
+from mirabelle.model.turned_linear import turned_linear
+from mirabelle.quantize.dense_layers import WEIGHTED
 from mirabelle.records.patterns import matches
 
 _PLAIN = {"padding_mode": "zeros", "max_norm": None}

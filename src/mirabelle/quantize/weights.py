@@ -96,7 +96,8 @@ class Weights(WithoutData):
         return (0 if self.weight_bits == _PLAIN_BITS else _GROUP) if self.group_size is None else self.group_size
 
     def layers(self) -> tuple[type[nn.Module], ...]:
-        from mirabelle.quantize.dense_layers import WEIGHTED, turned_linear
+        from mirabelle.model.turned_linear import turned_linear
+        from mirabelle.quantize.dense_layers import WEIGHTED
 
         return (*WEIGHTED, *turned_linear())
 

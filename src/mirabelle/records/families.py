@@ -17,7 +17,13 @@ from typing import Any
 from mirabelle.errors import MODULE_OF_FILES, UserError, did_you_mean
 from mirabelle.records.functions import object_from
 
-PACKAGES_OF_STEPS = ("distill", "prune", "quantize", "training")  # they export steps and the modules that steps insert
+PACKAGES_OF_STEPS = (
+    "distill",
+    "factorize",
+    "prune",
+    "quantize",
+    "training",
+)  # they export steps and the modules that steps insert
 
 
 def subclass_of(kind: type) -> Callable[[Any], bool]:

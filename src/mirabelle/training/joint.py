@@ -82,11 +82,11 @@ class Joint:
         for step in self.steps:
             if getattr(step, "train", None) is not None:
                 raise UserError("E111", f"{type(step).__name__} has its own training", "remove its `train`")
-        stages = [STAGES.index(step.stage) for step in self.steps]
-        if stages != sorted(stages):
-            raise UserError(
-                "E105", "steps that replace the model must come before steps that prune it", "put distill.Student first"
-            )
+        legal = sorted(self.steps, key=lambda step: STAGES.index(step.stage))
+        if legal != [*self.steps]:
+            names = [use_of(step) for step in self.steps]
+            remedy = f"legal order: {', '.join(map(use_of, legal))}"
+            raise UserError("E105", f"the steps of a joint training are in a wrong order: {', '.join(names)}", remedy)
 
     @property
     def stage(self) -> Stage:

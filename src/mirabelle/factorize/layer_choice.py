@@ -1,0 +1,91 @@
+"""The layers that a step factorizes, and why others stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from mirabelle.errors import UserError
+from mirabelle.model.architecture import architecture_of, replaced_modules, rounds
+from mirabelle.model.replacement import Replacement
+from mirabelle.model.ties import all_names
+from mirabelle.records.patterns import matches, selected_modules
+
+
+def layers_for(
+    model: nn.Module, kinds: tuple[type[nn.Module], ...], include: tuple[str, ...], exclude: tuple[str, ...]
+) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """The layers of these classes that match `include` and not `exclude` and can be replaced; the others, with the reasons.
+
+    Raises:
+        UserError: E105 if the model has quantized layers; E112 if a pattern matches nothing, or no layer is selected; E121 for
+            a rewritten program, which has no layers, or a weight that is not finite.
+    """
+    if rounds(model):
+        raise UserError("E105", "a model with quantized layers cannot be factorized", "legal order: factorize, then quantize")
+    why = architecture_of(model).rewritten
+    if why and not any(type(module) in kinds for module in model.modules()):
+        message = f"the model was replaced by a rewritten program without layers, so there is nothing to factorize ({why})"
+        raise UserError("E121", message, "factorize before the cut")
+    chosen, refused = selected_modules(model, kinds, include, exclude), {}
+    within = {part for module in replaced_modules(model).values() for part in module.modules()}
+    for name, module in chosen.items():
+        if module in within:
+            refused[name] = "it is a factor of a layer that was replaced before"
+        elif others := _sharers(model, module):
+            refused[name] = f"it shares its weight with {', '.join(others)}"
+        elif not bool(module.weight.isfinite().all()):  # type: ignore[operator]  # a tensor
+            raise UserError("E121", f'the weight of layer "{name}" is not finite', "give weights of a trained model")
+    return {name: module for name, module in chosen.items() if name not in refused}, refused
+
+
+def _sharers(model: nn.Module, module: nn.Module) -> list[str]:
+    """The names of other modules that hold the weight of this one, too."""
+    first = next(name for name, own in model.named_modules() if own is module)
+    names = next(same for same in all_names(model).values() if f"{first}.weight".lstrip(".") in same)
+    owners = [name.rpartition(".")[0] for name in names]
+    return [owner for owner in owners if model.get_submodule(owner) is not module]
+
+
+def why_left(
+    model: nn.Module,
+    kinds: tuple[type[nn.Module], ...],
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    known: Mapping[str, str],
+) -> dict[str, str]:
+    """Name of each weight with two or more dimensions that is not a factor -> why; a tied one has its first name.
+
+    Args:
+        model: the result of the step.
+        kinds: the classes of layers that the step factorizes.
+        include: as given to the step.
+        exclude: as given to the step.
+        known: name of a layer -> why; it goes before other reasons.
+    """
+    first = {name: names[0] for names in all_names(model).values() for name in names}
+    factors = {
+        part for module in replaced_modules(model).values() if isinstance(module, Replacement) for part in module.modules()
+    }
+    named = ", ".join(kind.__name__ for kind in kinds)
+    reasons: dict[str, str] = {}
+    for name, module in model.named_modules():
+        if module in factors:
+            continue
+        kind = type(module).__name__
+        if name in known:
+            why = known[name]
+        elif matches(name, exclude):
+            why = "excluded"
+        elif include and not matches(name, include):
+            why = "not in `include`"
+        elif isinstance(module, kinds) and type(module) not in kinds:
+            why = f"{kind} is a class of its own, whose code may differ"
+        else:
+            why = f"this step factorizes {named}; these are weights of {kind}"
+        for own, parameter in module.named_parameters(recurse=False):
+            tensor = first[f"{name}.{own}".lstrip(".")]
+            if parameter.dim() > 1 and (tensor not in reasons or name in known):
+                reasons[tensor] = why
+    return reasons

@@ -1,0 +1,82 @@
+"""Low-rank factors of matrices and of kernels, closest in the weights or in the outputs that they compute on data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_RIDGE = 1e-9  # of the mean second moment: orders directions that the data do not have by their weights
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """A matrix W = left · right whose first r columns and rows are the best factors of rank r, for every r.
+
+    Args:
+        left: (outputs, k), with orthonormal columns; k is the smaller side of the matrix.
+        right: (k, inputs).
+        values: (k,), descending: the factors of rank r have the squared error Σ_{i ≥ r} values².
+    """
+
+    left: Tensor
+    right: Tensor
+    values: Tensor
+
+    @property
+    def full_rank(self) -> int:
+        """The number of values."""
+        return len(self.values)
+
+    def lost(self) -> Tensor:
+        """The share of the squared norm that factors of rank 0, 1, …, k lose, (k + 1,); zeros if the norm is 0."""
+        squares = self.values.square()
+        tails = torch.cat([squares.flip(0).cumsum(0).flip(0), squares.new_zeros(1)])
+        return tails / tails[0] if float(tails[0]) > 0 else tails
+
+    def factors(self, rank: int) -> tuple[Tensor, Tensor]:
+        """Factors (outputs, rank) and (rank, inputs) of one size: √value of each component goes to each side."""
+        scale = self.values[:rank].sqrt()
+        scale = torch.where(scale > 0, scale, 1.0)
+        return self.left[:, :rank] * scale, self.right[:rank] / scale[:, None]
+
+
+def decomposed(weight: Tensor, moments: Tensor | None = None) -> Decomposition:
+    """The singular value decomposition of a matrix, or the one whose truncations are closest in the outputs on data.
+
+        without moments: ‖W − Ŵ‖² is least for every rank (Eckart, Young 1936);
+        with moments C:  E ‖(W − Ŵ) x‖² = tr (W − Ŵ) C (W − Ŵ)ᵀ is least for every rank.
+
+    With W C^½ = U S Vᵀ the second is Ŵ = U_r U_rᵀ W, the projection on the first principal components of the outputs, so that
+    C^½ need not be inverted. The error is Σ_{i ≥ r} S_i².
+
+    Args:
+        weight: (outputs, inputs).
+        moments: C, the second moments E x xᵀ, (inputs, inputs); centred ones, if a bias takes the mean of what is lost.
+
+    Example:
+        >>> found = decomposed(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
+        >>> found.values, found.lost()
+        (tensor([4., 3.], dtype=torch.float64), tensor([1.0000, 0.3600, 0.0000], dtype=torch.float64))
+        >>> decomposed(torch.eye(2), torch.diag(torch.tensor([1.0, 100.0]))).values
+        tensor([10.,  1.], dtype=torch.float64)
+
+    Source: Chen, Yu, Dhillon, Hsieh 2021, "DRONE" (the optimum on data); Wang, Zheng, Wan, Zhang 2024, arXiv:2403.07378
+    (SVD-LLM, whitening).
+    """
+    weight = weight.detach().double()
+    if moments is None:
+        left, values, right = torch.linalg.svd(weight, full_matrices=False)
+        return Decomposition(left, values[:, None] * right, values)
+    left, values, _ = torch.linalg.svd(weight @ root_of(moments), full_matrices=False)
+    return Decomposition(left, left.t() @ weight, values)
+
+
+def root_of(moments: Tensor) -> Tensor:
+    """The symmetric square root of second moments, (columns, columns), with 10⁻⁹ of their mean added to the diagonal."""
+    moments = moments.detach().double()
+    ridge = _RIDGE * float(moments.diagonal().mean())
+    values, vectors = torch.linalg.eigh(moments)
+    root: Tensor = (vectors * (values.clamp_min(0.0) + ridge).sqrt()) @ vectors.t()
+    return root
