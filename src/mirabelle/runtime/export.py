@@ -7,7 +7,7 @@ import json
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
@@ -24,6 +24,7 @@ from mirabelle.model.state import in_eval_mode
 from mirabelle.model.value_names import names_of, rename_values
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.export_arguments import arguments, free_tokens, taking
+from mirabelle.runtime.fused_forms import fused_translations
 from mirabelle.runtime.group_operators import onnx_translations as translations_of_groups
 from mirabelle.runtime.group_operators import write_groups
 from mirabelle.runtime.lengths import computes_other_lengths
@@ -108,7 +109,7 @@ def _exported(
                 dynamo=True,
                 dynamic_shapes=shapes,
                 input_names=names or None,
-                custom_translation_table=onnx_translations() | translations_of_groups() | pooling_translations(),
+                custom_translation_table=_translations(),
                 opset_version=_OPSET,
                 verbose=False,
             )
@@ -122,6 +123,11 @@ def _exported(
         ) from error
     assert program is not None, "dynamo export returns a program"
     return program
+
+
+def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """ONNX operators for our own operators, and for those of torch that its exporter writes otherwise or not at all."""
+    return onnx_translations() | translations_of_groups() | pooling_translations() | fused_translations()
 
 
 def _told_by_the_model(error: BaseException | None) -> UserError | None:
