@@ -28,8 +28,11 @@ from mirabelle.step import Step, step_from_data, step_to_data
 from mirabelle.training import evaluate, fit
 
 STEPS: list[Step] = [
-    *(kind() for name in quantize.__all__ if not issubclass(kind := getattr(quantize, name), nn.Module)),
+    quantize.Static(),
+    quantize.Dynamic(),
     quantize.Dynamic(granularity="tensor"),
+    quantize.Weights(),
+    quantize.Aware(train=Training(steps=1, precision="float32")),
 ]
 every_step = pytest.mark.parametrize("step", STEPS, ids=repr)
 

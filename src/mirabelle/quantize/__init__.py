@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from mirabelle.lazy import lazily
 from mirabelle.quantize.aware import Aware
+from mirabelle.quantize.bits import MixedBits
 from mirabelle.quantize.dynamic import Dynamic
 from mirabelle.quantize.static import Static
 from mirabelle.quantize.weights import Weights
@@ -19,6 +20,7 @@ __all__ = [
     "DynamicLayer",
     "FoldedNorm",
     "GroupLayer",
+    "MixedBits",
     "Static",
     "StaticLayer",
     "TokenLayer",

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mirabelle.calibration.settings import Calibration
 from mirabelle.errors import UserError
+from mirabelle.quantize.bits import Bits, MixedBits
 from mirabelle.quantize.dynamic import Dynamic
-from mirabelle.quantize.layer_selection import Bits
 from mirabelle.quantize.static import Static
 from mirabelle.quantize.weights import Weights
 from mirabelle.records.record import Count, Patterns, record
@@ -37,7 +37,8 @@ class Aware:
     training, the model before compression teaches by default.
 
     Args:
-        weight_bits: bits per weight, 2 to 8.
+        weight_bits: bits per weight, 2 to 8; for "static" also a table `{size, choices, samples}` for bits of each layer
+            within a size, chosen before the training (see `MixedBits`).
         activations: rounding of the inputs of layers: "static" with one learned range each, as in `quantize.Static`; by "token"
             or by "tensor" with the range of the moment, as in `quantize.Dynamic`; "float" for none, as in `quantize.Weights`.
         calibration: how the first ranges of "static" are found; see `quantize.Static`.
@@ -60,13 +61,18 @@ class Aware:
 
     stage: ClassVar[Stage] = "quantize"
 
-    weight_bits: Bits = 8
+    weight_bits: Bits | MixedBits = 8
     activations: Literal["static", "token", "tensor", "float"] = "static"
     calibration: Calibration = "min-max"
     samples: Count = 1000
     include: Patterns = ()
     exclude: Patterns = ()
     train: Training | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.weight_bits, MixedBits) and self.activations != "static":
+            message = f'bits of each layer are chosen for static activations; got activations = "{self.activations}"'
+            raise UserError("E111", message, "give one number of bits", path=("weight_bits",))
 
     @property
     def needs_training(self) -> bool:
@@ -98,6 +104,7 @@ class Aware:
             return Static(
                 calibration=self.calibration, samples=self.samples, weight_bits=bits, include=include, exclude=exclude
             )
+        assert isinstance(bits, int), "__post_init__ refuses other bits"
         if self.activations == "float":
             return Weights(weight_bits=bits, include=include, exclude=exclude)
         return Dynamic(weight_bits=bits, granularity=self.activations, include=include, exclude=exclude)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from mirabelle.quantize.layer_selection import Bits, WithoutData, coded, layers_for
+from mirabelle.quantize.bits import Bits
+from mirabelle.quantize.layer_selection import WithoutData, coded, layers_for
 from mirabelle.records.record import Patterns, record
 from mirabelle.step import Stage
 

@@ -60,8 +60,8 @@ class GroupLayer(Replacement):
         weight, bias = weight_of(dense, WEIGHTED), bias_of(dense)
         self.applied = None if isinstance(dense, nn.Embedding) else applied_of(dense)
         self.kind = type(dense).__name__
-        self._group = group_size or weight[0].numel()
-        groups = -(-weight[0].numel() // self._group)
+        self.group = group_size or weight[0].numel()
+        groups = -(-weight[0].numel() // self.group)
         self.register_buffer("codes", torch.zeros(weight.shape, dtype=torch.int8))
         self.register_buffer("scale", torch.ones(len(weight), groups))
         self.register_buffer("zero_point", torch.zeros(len(weight), groups, dtype=torch.int8) if zero_points else None)
@@ -97,7 +97,7 @@ class GroupLayer(Replacement):
         layer = cls(dense, weight_bits, group_size, zero_points=zero_points, kernel=kernel, divided=factor is not None)
         if codes is None:
             rows = weight_of(dense, WEIGHTED).flatten(1).float()
-            codes = nearest(rows, layer._group, Grid(weight_bits, zero_points, clipping))
+            codes = nearest(rows, layer.group, Grid(weight_bits, zero_points, clipping))
         layer.codes.copy_(codes.codes.reshape(layer.codes.shape))
         layer.scale.copy_(codes.scale)
         if layer.zero_point is not None and codes.zero_point is not None:
@@ -123,7 +123,7 @@ class GroupLayer(Replacement):
             F.embedding(inputs, self.codes),
             F.embedding(inputs, self.scale),
         )  # only those that are looked up are decoded
-        return decoded(rows.flatten(0, -2), scale.flatten(0, -2), self._group).reshape(rows.shape)
+        return decoded(rows.flatten(0, -2), scale.flatten(0, -2), self.group).reshape(rows.shape)
 
     def stored_tensors(self) -> dict[str, Tensor]:
         found = {"codes": self.codes, "bias": self.bias, "factor": self.factor}
@@ -131,7 +131,7 @@ class GroupLayer(Replacement):
 
     def plain_tensors(self) -> dict[str, Tensor]:
         """Weight and bias as the numbers that the codes stand for."""
-        weight = decoded(self.codes, self.scale, self._group)
+        weight = decoded(self.codes, self.scale, self.group)
         if self.factor is not None:
             weight = weight * self.factor.reshape(-1, *[1] * (weight.dim() - 2))
         weight = as_in_dense(weight, self.kind)
@@ -145,4 +145,4 @@ class GroupLayer(Replacement):
         return weight
 
     def _coded(self) -> tuple[Any, ...]:
-        return self.codes, self.scale, self.zero_point, self.settings["weight_bits"], self._group
+        return self.codes, self.scale, self.zero_point, self.settings["weight_bits"], self.group

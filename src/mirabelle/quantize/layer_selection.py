@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, Protocol
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Protocol
 
 from mirabelle.errors import UserError
 from mirabelle.records.record import Patterns
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
     from mirabelle.quantize.tied_weights import Selection
     from mirabelle.run.run import Run
     from mirabelle.task.task import Task
-
-Bits = Annotated[int, Field(ge=2, le=8)]
 
 
 class WithoutData(ABC):

@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle.numerics import affine
+from mirabelle.quantize.group_layer import GroupLayer
 from mirabelle.quantize.layers import DynamicLayer, StaticLayer, TokenLayer, WeightLayer
+
+WithCodes = StaticLayer | WeightLayer | GroupLayer
 
 _BIAS_LIMIT = 2.0**30  # as of `layers`: bias codes stay within half the range of int32
 
@@ -96,8 +99,8 @@ class Step(nn.Module):
 class Simulated(nn.Module):
     """A layer in training that computes what its quantized form will compute, up to the rounding of floating point.
 
-    Parameters: weight, with its outputs on the first axis; bias; and the logarithms of step sizes: of the weight, (out,), and
-    for a static layer of its inputs and of its rounded outputs. Zero points stay as calibrated.
+    Parameters: weight, with its outputs on the first axis; bias; and the logarithms of step sizes: of the weight, (out,) or
+    (out, groups), and for a static layer of its inputs and of its rounded outputs. Zero points stay as calibrated.
 
     Args:
         quantized: the layer that it becomes (`layer()`): gives kind, bits and first steps.
@@ -105,14 +108,16 @@ class Simulated(nn.Module):
         bias: dense bias, or None.
     """
 
-    def __init__(self, quantized: StaticLayer | WeightLayer, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+    def __init__(self, quantized: WithCodes, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
         super().__init__()
         self.weight, self.bias = weight, bias
         self.bits = int(quantized.settings["weight_bits"])
         self.high = 2 ** (self.bits - 1) - 1
+        self.low = -self.high - 1 if isinstance(quantized, GroupLayer) else -self.high
+        self.group = quantized.group if isinstance(quantized, GroupLayer) else weight[0].numel()
         self.kind = quantized.kind
         self.applied: Callable[..., Tensor] | None = quantized.applied
-        self.inputs = "static" if isinstance(quantized, StaticLayer) else _rounding_of(quantized)
+        self.inputs = _rounding_of(quantized)
         self.output = quantized.settings.get("output", "")
         self.weight_step = Step(quantized.scale, self.high)
         self.input_step = self.output_step = None
@@ -160,17 +165,22 @@ class Simulated(nn.Module):
         return None if self.input_step is None else self.input_step(1).detach()
 
     def _codes(self, input_scale: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(codes as float32, steps, (out,)) of the weight."""
-        step = self.weight_step(self.weight[0].numel())
+        """(codes as float32, steps) of the weight."""
+        step = self.weight_step(self.group)
         if input_scale is not None and self.bias is not None and self.input_step is not None:
             least = self.bias.detach().abs() / (input_scale * _BIAS_LIMIT)  # a bias must fit into int32
             step = torch.where(step > least, step, (1.01 * least).bfloat16().float())
-        own = step.reshape(-1, *[1] * (self.weight.ndim - 1))
-        return levels(self.weight, own, -self.high, self.high), step
+        return levels(self.weight, self._of_each_weight(step), self.low, self.high), step
+
+    def _of_each_weight(self, step: Tensor) -> Tensor:
+        """Steps, (out,) or (out, groups), as a tensor that is broadcastable to the weight."""
+        if step.ndim == 1:
+            return step.reshape(-1, *[1] * (self.weight.ndim - 1))
+        return step.repeat_interleave(self.group, 1)[:, : self.weight[0].numel()].reshape(self.weight.shape)
 
     def _rounded_weight(self) -> Tensor:
         codes, step = self._codes(None)
-        rounded: Tensor = codes * step.reshape(-1, *[1] * (self.weight.ndim - 1))
+        rounded: Tensor = codes * self._of_each_weight(step)
         return rounded
 
     def _entering(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,8 +206,10 @@ class Simulated(nn.Module):
         return f"{self.kind}, {tuple(self.weight.shape)}, weight_bits={self.bits}, inputs={self.inputs}"
 
 
-def _rounding_of(layer: WeightLayer) -> str:
-    """How a layer rounds its inputs: by "token", by "tensor", or not: "float"."""
+def _rounding_of(layer: WithCodes) -> str:
+    """How a layer rounds its inputs: "static", by "token", by "tensor", or not: "float"."""
+    if isinstance(layer, StaticLayer):
+        return "static"
     if isinstance(layer, TokenLayer):
         return "token"
     return "tensor" if isinstance(layer, DynamicLayer) else "float"

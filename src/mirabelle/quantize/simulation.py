@@ -15,8 +15,9 @@ from mirabelle.model.state import copied, memory_of
 from mirabelle.model.ties import named_tensors
 from mirabelle.model.turned_linear import turned_linear
 from mirabelle.quantize.batch_norm_folding import FoldedNorm, folded
-from mirabelle.quantize.layers import StaticLayer, WeightLayer
-from mirabelle.quantize.simulated import Simulated, Step
+from mirabelle.quantize.group_layer import GroupLayer
+from mirabelle.quantize.layers import WeightLayer
+from mirabelle.quantize.simulated import Simulated, Step, WithCodes
 
 
 def simulating(dense: nn.Module, quantized: nn.Module) -> nn.Module:
@@ -63,7 +64,7 @@ def quantized_as_trained(quantized: nn.Module, trained: nn.Module) -> nn.Module:
     learned = {name: module for name, module in trained.named_modules() if isinstance(module, Simulated)}
     for name, one in learned.items():
         layer = model.get_submodule(name)
-        assert isinstance(layer, (StaticLayer, WeightLayer)), "only these are simulated"
+        assert isinstance(layer, WithCodes), "only these are simulated"
         _fill(layer, one)
     inside = tuple(f"{name}." if name else "" for name in learned)
     found = named_tensors(trained)
@@ -75,13 +76,13 @@ def quantized_as_trained(quantized: nn.Module, trained: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def _layers(dense: nn.Module, quantized: nn.Module) -> dict[str, StaticLayer | WeightLayer]:
+def _layers(dense: nn.Module, quantized: nn.Module) -> dict[str, WithCodes]:
     """The layers that a step has quantized, by name."""
     known = dict(dense.named_modules())
     found = {
         name: module
         for name, module in quantized.named_modules()
-        if isinstance(module, (StaticLayer, WeightLayer)) and not isinstance(known.get(name), (StaticLayer, WeightLayer))
+        if isinstance(module, WithCodes) and not isinstance(known.get(name), WithCodes)
     }
     if not found:
         raise UserError("E112", "no layer is quantized, so there is nothing to train", "widen `include`, or shorten `exclude`")
@@ -99,12 +100,12 @@ def _with(model: nn.Module, quantized: nn.Module, layer: nn.Module, one: nn.Modu
     return model
 
 
-def _fill(layer: StaticLayer | WeightLayer, one: Simulated) -> None:
+def _fill(layer: WithCodes, one: Simulated) -> None:
     """Give a quantized layer the codes, steps and bias of the layer that simulated it."""
     steps, codes = one.steps(), one.codes()
     layer.scale.copy_(steps["weight"])
-    if isinstance(layer, WeightLayer):
-        layer.codes.copy_(layer._stored(codes))
+    if isinstance(layer, (WeightLayer, GroupLayer)):
+        layer.codes.copy_(layer._stored(codes) if isinstance(layer, WeightLayer) else codes)
         if layer.bias is not None and one.bias is not None:
             layer.bias.copy_(one.bias)
         return

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from mirabelle.calibration.settings import Calibration
 from mirabelle.errors import UserError
-from mirabelle.quantize.layer_selection import Bits, layers_for, told
+from mirabelle.quantize.bits import Bits, MixedBits
+from mirabelle.quantize.layer_selection import layers_for, told
 from mirabelle.records.record import Count, Patterns, record
 from mirabelle.step import Preview, Stage
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mirabelle.task.task import Task
 
 _BATCH = 100
+_PREVIEWED = 8  # samples by which a preview chooses bits
 
 
 @record
@@ -43,7 +45,8 @@ class Static:
             "entropy" (smallest loss of information).
         percentile: percentage of values inside the range for "percentile", in (0, 100].
         samples: number of training samples for the calibration.
-        weight_bits: bits per weight, 2 to 8; codes are stored as int8 in ONNX, and fewer bits make the packed file smaller.
+        weight_bits: bits per weight, 2 to 8, or a table `{size, choices, samples}` for bits of each layer within a size (see
+            `MixedBits`); codes are stored as int8 in ONNX, and fewer bits make the packed file smaller.
         include: patterns of module names; by default all layers of these classes.
         exclude: patterns of names of modules that stay in floating point.
 
@@ -63,7 +66,7 @@ class Static:
     calibration: Calibration = "min-max"
     percentile: Annotated[float, Field(gt=0, le=100)] = 99.99
     samples: Count = 1000
-    weight_bits: Bits = 8
+    weight_bits: Bits | MixedBits = 8
     include: Patterns = ()
     exclude: Patterns = ()
 
@@ -80,7 +83,7 @@ class Static:
 
         model = with_plain_weights(model)
         few = dataclasses.replace(self, samples=min(self.samples, _BATCH))
-        quantized = few._quantized(model, task, run)
+        quantized = few._quantized(model, task, run, most_samples_for_bits=_PREVIEWED)
         return Preview(quantized, told(model, quantized, self, task, run))
 
     def layers(self) -> tuple[type[nn.Module], ...]:
@@ -89,13 +92,14 @@ class Static:
 
         return (*LINEAR_AND_CONVOLUTION, *turned_linear())
 
-    def _quantized(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+    def _quantized(self, model: nn.Module, task: Task, run: Run, most_samples_for_bits: int | None = None) -> nn.Module:
         from mirabelle.calibration.ranges import activation_ranges
         from mirabelle.model.architecture import replace_module
         from mirabelle.model.state import copied
         from mirabelle.model.ties import all_names
         from mirabelle.quantize.batch_norm_folding import Consumer, FoldedNorm, consumers, folded
         from mirabelle.quantize.layers import StaticLayer, WeightLayer, least_scale_of
+        from mirabelle.quantize.mixed_bits import bits_of_layers
         from mirabelle.quantize.reading import read_but_not_called
         from mirabelle.quantize.tied_weights import is_plain, tie_codes, with_ties
 
@@ -114,6 +118,8 @@ class Static:
         unused = sorted(silent - read_but_not_called(model, silent, task.example()))
         if unused:
             raise UserError("E121", f'layer "{unused[0]}" never ran on the calibration data', f'exclude = ["{unused[0]}"]')
+        coded = [*running.layers, *running.readers]
+        bits = bits_of_layers(self.weight_bits, model, coded, task, run, most_samples=most_samples_for_bits)
         least = {name: least_scale_of(dense, ranges[name]) for name, dense in running.layers.items()}
         for name, dense in running.layers.items():
             after = behind.get(name, Consumer())
@@ -124,7 +130,7 @@ class Static:
                 ranges[name],
                 ranges[outputs[name]] if name in outputs else None,
                 least_scale=running.largest(least, name),
-                weight_bits=self.weight_bits,
+                weight_bits=bits[name],
                 bias=dense.bias is None and norm is not None,
                 output=after.output if name in outputs else "",
             )
@@ -133,7 +139,7 @@ class Static:
                 nothing = FoldedNorm(model.get_submodule(norm), of=name, bias=dense.bias is None)
                 model = replace_module(model, norm, nothing)
         for name, dense in running.readers.items():
-            layer_of_codes = WeightLayer.quantized(dense, self.weight_bits, least_scale=running.largest(least, name))
+            layer_of_codes = WeightLayer.quantized(dense, bits[name], least_scale=running.largest(least, name))
             model = replace_module(model, name, layer_of_codes)
         return tie_codes(model, names, running)
 

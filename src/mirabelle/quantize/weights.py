@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from mirabelle.errors import UserError
-from mirabelle.quantize.layer_selection import Bits, WithoutData, layers_for
+from mirabelle.quantize.bits import Bits
+from mirabelle.quantize.layer_selection import WithoutData, layers_for
 from mirabelle.records.record import Patterns, record
 from mirabelle.step import Stage
 
