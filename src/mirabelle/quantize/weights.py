@@ -118,7 +118,8 @@ class Weights(WithoutData):
         return tie_codes(model, names, selection)
 
     def _layer(self, dense: nn.Module, *, tied: bool) -> Replacement:
-        from mirabelle.quantize.dense_layers import LINEAR, turned_linear
+        from mirabelle.model.turned_linear import turned_linear
+        from mirabelle.quantize.dense_layers import LINEAR
         from mirabelle.quantize.group_layer import GroupLayer
         from mirabelle.quantize.layers import WeightLayer
 
