@@ -24,7 +24,44 @@ def keep_highest(scores: Tensor, sparsity: float) -> Tensor:
         >>> keep_highest(torch.tensor([3.0, 1.0, 2.0, 4.0]), sparsity=0.5)
         tensor([ True, False, False,  True])
     """
-    return _but_lowest(scores, int(sparsity * scores.numel())).reshape(scores.shape)
+    return keep_but(scores, int(sparsity * scores.numel()))
+
+
+def keep_but(scores: Tensor, removed: int) -> Tensor:
+    """Boolean mask that is False for so many elements with the lowest scores; any shape."""
+    return _but_lowest(scores, removed).reshape(scores.shape)
+
+
+def keep_highest_of_each(scores: Tensor, kept: int, columns: int) -> Tensor:
+    """Boolean mask of the highest scores of each row's groups of neighbouring columns (an N:M pattern).
+
+    Args:
+        scores: (rows, n).
+        kept: number of elements that each group keeps.
+        columns: of a group. A last group with fewer columns loses columns − kept elements, too, or all it has.
+
+    Example:
+        >>> keep_highest_of_each(torch.tensor([[1.0, 4.0, 3.0, 2.0, 9.0]]), kept=2, columns=4)
+        tensor([[False,  True,  True, False, False]])
+    """
+    rows, size = scores.shape
+    padded = torch.full((rows, -(-size // columns) * columns), math.inf, dtype=scores.dtype, device=scores.device)
+    padded[:, :size] = scores
+    lowest = padded.reshape(rows, -1, columns).argsort(dim=2, stable=True)[:, :, : columns - kept]
+    mask = torch.ones(rows, padded.shape[1] // columns, columns, dtype=torch.bool, device=scores.device)
+    return mask.scatter_(2, lowest, value=False).reshape(rows, -1)[:, :size]
+
+
+def keep_highest_by_row(scores: Tensor, sparsity: float) -> Tensor:
+    """Boolean mask that is False for the floor(sparsity · n) lowest of the n elements of each row; (rows, n).
+
+    Example:
+        >>> keep_highest_by_row(torch.tensor([[3.0, 1.0], [0.5, 0.1]]), sparsity=0.5)
+        tensor([[ True, False],
+                [ True, False]])
+    """
+    lowest = scores.argsort(dim=1, stable=True)[:, : int(sparsity * scores.shape[1])]
+    return torch.ones_like(scores, dtype=torch.bool).scatter_(1, lowest, value=False)
 
 
 def keep_highest_together(scores: Sequence[Tensor], sparsity: float, floor: float = 0.0) -> list[Tensor]:

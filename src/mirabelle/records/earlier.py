@@ -22,7 +22,12 @@ _SELECTIONS = {"targets": "include", "ignore": "exclude"}  # of parameters and m
 _TERMS_WITH_SELECTIONS = ("L1", "L2", "GroupLasso", "Growing")
 _FAMILIES_WITH_SELECTIONS = ("prune.", "quantize.")
 _ARGUMENTS = {"also": "extra_metrics"}  # of data sets read from files
-_ADDED = {"quantize.Weights": {"zero_points": False, "kernel": "float"}}  # with what these steps did before
+_ADDED = {  # with what these steps did before
+    "quantize.Weights": {
+        "zero_points": False, "method": "nearest", "clipping": True, "samples": 128, "damping": 0.01, "activation_order": False,
+        "kernel": "float",
+    },
+}  # fmt: skip
 _FLOORS = {"prune.Weights": 0.1, "prune.Channels": 0.2}  # defaults of a setting that was added, for rankings over layers
 
 

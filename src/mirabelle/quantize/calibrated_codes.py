@@ -1,0 +1,223 @@
+"""Codes of weights that are chosen by the inputs of their layers: GPTQ, and scales of the inputs (AWQ).
+
+Layers are quantized in the order in which they run, each by the inputs that it gets after the layers before it are quantized.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mirabelle.calibration.columns import Columns, columns_of
+from mirabelle.calibration.moments import Moments
+from mirabelle.calibration.passes import layer_by_layer
+from mirabelle.calibration.samples import SampleBatches
+from mirabelle.errors import UserError
+from mirabelle.model.turned_linear import turned_linear
+from mirabelle.model.watch import LayerRun, watch
+from mirabelle.numerics.compensation import Rounding, compensated, inverse_factor
+from mirabelle.numerics.group_codes import Grid, GroupCodes, decoded, nearest
+from mirabelle.quantize.dense_layers import weight_of
+from mirabelle.task.batch import Inputs
+
+_EXPONENTS = 20  # of the scales of inputs: 0, 1/20, … 19/20
+_WORTH = 0.02  # a scale of inputs costs a product at inference: it must lower the error by this share
+_EXACT_COLUMNS = 2048  # moments of wider layers are computed in float32, which halves memory and time
+_LEAST = 1e-4  # of the largest norm of an input
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The codes of one layer.
+
+    Args:
+        codes: with the rows and columns of the layer's weight; with a factor those of the weight divided by it.
+        factor: (in,), by which inputs are multiplied; None for none.
+        errors: mean squared error of the outputs as a share of their mean square, with the nearest codes and with these.
+    """
+
+    codes: GroupCodes
+    factor: Tensor | None
+    errors: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How codes are chosen.
+
+    Args:
+        name: "gptq" or "awq".
+        grid: of the codes.
+        group_size: weights of a group; 0 for whole rows.
+        damping: added to the diagonal of the moments, as a share of its mean.
+        by_activation: whether GPTQ takes the columns of the largest inputs first.
+    """
+
+    name: Literal["gptq", "awq"]
+    grid: Grid
+    group_size: int
+    damping: float = 0.01
+    by_activation: bool = False
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The codes of the layers that could be calibrated, by name, and for the others the reason why not."""
+
+    layers: dict[str, Fitted] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+
+def calibrated_codes(
+    model: nn.Module, layers: Mapping[str, nn.Module], batches: SampleBatches, method: Method, *, pruned: Iterable[str] = ()
+) -> Calibration:
+    """Choose the codes of layers by the inputs that they get on calibration samples.
+
+    Args:
+        model: its weights are changed to the values of the codes.
+        layers: by name; embeddings, and layers that run not once in a forward pass, are left.
+        batches: of the model's inputs.
+        method: of choosing.
+        pruned: names of weights whose zeros stay zero.
+
+    Raises:
+        UserError: E131 if inputs of a layer are NaN or infinite.
+    """
+    found, zeros = Calibration(), set(pruned)
+    runs = _runs(model, layers, next(iter(batches)))
+    columns: dict[str, Columns] = {}
+    for name, layer in layers.items():
+        own = _columns(layer)
+        if own is None:
+            found.left[name] = "it looks rows up, which weighs no columns"
+        elif method.name == "awq" and not isinstance(own.layer, nn.Linear):
+            found.left[name] = "only inputs of linear layers are scaled"
+        elif runs[name] != 1:
+            found.left[name] = "it never runs" if not runs[name] else "it runs more than once"
+        else:
+            columns[name] = own
+
+    def begin(name: str, _changes: bool) -> _Fit:  # noqa: FBT001  # as `layer_by_layer` calls it
+        return _Fit(name, columns[name], method, found.layers, keeps_zeros=f"{name}.weight" in zeros)
+
+    layer_by_layer(model, batches, {name: layers[name] for name in columns}, begin)
+    return found
+
+
+class _Fit:
+    """Collects the second moments of a layer's inputs, and then chooses its codes."""
+
+    def __init__(self, name: str, columns: Columns, method: Method, found: dict[str, Fitted], *, keeps_zeros: bool) -> None:
+        self._name, self._columns, self._method, self._found, self._keeps = name, columns, method, found, keeps_zeros
+        self._dtype = torch.float64 if columns.width <= _EXACT_COLUMNS else torch.float32
+        self._moments = Moments(centred=False, dtype=self._dtype)
+
+    def take(self, given: Tensor) -> bool:
+        for part in self._columns.of(given):
+            self._moments.add(part)
+        return True
+
+    def finish(self) -> None:
+        moments = self._moments.mean()
+        if not bool(moments.isfinite().all()):
+            message = f'inputs of layer "{self._name}" are NaN or infinite on the calibration data'
+            raise UserError("E131", message, "correct the data or the model, or exclude the layer")
+        weight = self._columns.weight().to(self._dtype)  # (groups, rows, columns)
+        fitted = [fitted_matrix(*pair, self._method, keeps_zeros=self._keeps) for pair in zip(weight, moments, strict=True)]
+        together = _together(fitted, [float((own @ gram * own).sum()) for own, gram in zip(weight, moments, strict=True)])
+        self._found[self._name] = together
+        values = decoded(together.codes.codes, together.codes.scale, self._method.group_size or self._columns.width)
+        layer = self._columns.layer
+        if together.factor is not None:
+            values = values * together.factor
+        layer.weight.data.copy_(values.reshape(layer.weight.shape))
+
+
+def fitted_matrix(weight: Tensor, moments: Tensor, method: Method, *, keeps_zeros: bool = False) -> Fitted:
+    """The codes of a matrix of weights by the second moments of its inputs.
+
+    Args:
+        weight: (rows, columns), in the dtype of the moments.
+        moments: E[x xᵀ], (columns, columns).
+        method: of choosing.
+        keeps_zeros: whether zeros stay zero; the nearest codes of zeros always are.
+
+    Returns:
+        The codes; their errors are the mean squared errors of the outputs, summed over the rows.
+    """
+    group = method.group_size or weight.shape[1]
+    plain = nearest(weight, group, method.grid)
+    before = _error(weight, decoded(plain.codes, plain.scale, group), moments)
+    if method.name == "awq":
+        return _scaled(weight, moments, method, Fitted(plain, None, (before, before)))
+    order = moments.diagonal().argsort(descending=True, stable=True) if method.by_activation else None
+    rule = Rounding(weight, group, method.grid, order, weight != 0 if keeps_zeros else None)
+    if order is None:
+        compensated(weight, inverse_factor(moments, method.damping), rule)
+    else:
+        compensated(weight[:, order], inverse_factor(moments[order][:, order], method.damping), rule)
+    codes = rule.codes()
+    after = _error(weight, decoded(codes.codes, codes.scale, group), moments)
+    return Fitted(codes, None, (before, after)) if after < before else Fitted(plain, None, (before, before))
+
+
+def _scaled(weight: Tensor, moments: Tensor, method: Method, plain: Fitted) -> Fitted:
+    """The scales of inputs, ‖x_j‖^α with the best α, that make large inputs' weights finer; none if they gain too little."""
+    group, norms = method.group_size or weight.shape[1], moments.diagonal().sqrt()
+    norms = norms.clamp_min(_LEAST * float(norms.max())) if bool(norms.any()) else torch.ones_like(norms)
+    best, least = plain, plain.errors[0]
+    for k in range(1, _EXPONENTS):
+        scale = norms ** (k / _EXPONENTS)
+        scale = scale / (scale.max() * scale.min()).sqrt()
+        codes = nearest(weight * scale, group, method.grid)
+        error = _error(weight, decoded(codes.codes, codes.scale, group) / scale, moments)
+        if error < least:
+            best, least = Fitted(codes, (1 / scale).float(), (plain.errors[0], error)), error
+    return best if least < (1 - _WORTH) * plain.errors[0] else plain
+
+
+def _error(weight: Tensor, values: Tensor, moments: Tensor) -> float:
+    """The mean squared error of the outputs, summed over the rows."""
+    apart = weight - values.to(weight.dtype)
+    return float((apart @ moments * apart).sum())
+
+
+def _together(parts: list[Fitted], powers: list[float]) -> Fitted:
+    """The codes of a grouped convolution from those of its groups; errors become shares of the power of the outputs."""
+    power = max(sum(powers), 1e-30)
+    before, after = (sum(part.errors[k] for part in parts) / power for k in (0, 1))
+    if len(parts) == 1:
+        return Fitted(parts[0].codes, parts[0].factor, (before, after))
+    zeros = [part.codes.zero_point for part in parts if part.codes.zero_point is not None]
+    codes = GroupCodes(
+        torch.cat([part.codes.codes for part in parts]),
+        torch.cat([part.codes.scale for part in parts]),
+        torch.cat(zeros) if zeros else None,
+    )
+    return Fitted(codes, None, (before, after))
+
+
+def _columns(layer: nn.Module) -> Columns | None:
+    """A layer as a matrix product; a `Conv1D` of transformers as the linear layer that shares its memory."""
+    if isinstance(layer, turned_linear()):
+        weight = weight_of(layer)
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        linear.weight = nn.Parameter(weight, requires_grad=False)
+        return Columns(linear)
+    return columns_of(layer)
+
+
+def _runs(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs) -> Counter[str]:
+    """How often each layer runs in a forward pass."""
+    runs = Counter[str]()
+
+    def count(run: LayerRun) -> None:
+        runs[run.name] += 1
+
+    watch(model, [inputs], layers, before=count)
+    return runs

@@ -1,0 +1,144 @@
+"""GPTQ and AWQ through the step: outputs closer than with the nearest codes, on what the layers before give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mirabelle import Run, Task, prune, quantize
+from mirabelle.errors import UserError
+from mirabelle.model.architecture import architecture_of, replaced_modules
+from mirabelle.numerics.group_codes import Grid, nearest
+from mirabelle.quantize.calibrated_codes import Method, fitted_matrix
+from mirabelle.run.journal import read_events
+from mirabelle.runtime.export import export
+from mirabelle.runtime.gates import torch_equals_onnx
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(576, 64), nn.ReLU(), nn.Linear(64, 10),
+    ).eval()  # fmt: skip
+
+
+@pytest.fixture
+def pictures() -> Task:
+    torch.manual_seed(0)
+    x = torch.randn(150, 3, 8, 8).cumsum(-1).cumsum(1)  # neighbours are alike, as in pictures
+    return Task(train=(x, torch.arange(150) % 10), test=(x, torch.arange(150) % 10))
+
+
+def distance(model: nn.Module, other: nn.Module, task: Task) -> float:
+    with torch.no_grad():
+        one, two = model(task.test.inputs), other(task.test.inputs)
+    return float((one - two).norm() / one.norm())
+
+
+@pytest.mark.parametrize("activation_order", [False, True])
+def test_gptq_keeps_the_outputs_of_a_network_closer(
+    network: nn.Module, pictures: Task, tmp_path: Path, activation_order: bool
+) -> None:
+    settings: dict[str, Any] = {"weight_bits": 3, "group_size": 32}
+    plain = quantize.Weights(**settings)(network, pictures, Run(tmp_path / "plain"))
+    step = quantize.Weights(**settings, method="gptq", activation_order=activation_order)
+    fitted = step(network, pictures, Run(tmp_path / "fitted"))
+    assert distance(network, fitted, pictures) < 0.7 * distance(network, plain, pictures)
+    assert [name for name, _ in replaced_modules(fitted).items()] == ["0", "2", "5", "7"]
+    (event,) = [one for one in read_events(tmp_path / "fitted") if one["event"] == "calibrated"]
+    assert list(event["errors"]) == ["0", "2", "5", "7"]
+    assert all(after < before for before, after in event["errors"].values())
+    gate = torch_equals_onnx(fitted, export(fitted, pictures.example()), list(pictures.test.batches(50)), quantized=False)
+    assert gate.passed, gate.detail
+
+
+def test_pruned_weights_stay_zero(network: nn.Module, pictures: Task, tmp_path: Path) -> None:
+    pruned = prune.Weights(sparsity=0.5)(network, pictures, Run(tmp_path / "pruned"))
+    step = quantize.Weights(weight_bits=3, group_size=32, zero_points=True, method="gptq")
+    found = step(pruned, pictures, Run(tmp_path / "fitted"))
+    for name, layer in replaced_modules(found).items():
+        assert bool((layer.codes[pruned.get_submodule(name).weight == 0] == 0).all())
+
+
+def test_scales_of_inputs_make_columns_of_large_inputs_finer_and_the_product_stays(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 4)).eval()
+    x = torch.randn(200, 64)
+    x[:, :4] *= 30  # a few channels are large, as in language models,
+    with torch.no_grad():
+        net[0].weight[:, :4] *= 0.1  # and their weights not the largest of their groups
+    task = Task(train=(x, torch.zeros(200, 4)), test=(x, torch.zeros(200, 4)), loss="mse")
+    plain = quantize.Weights(weight_bits=3, group_size=32)(net, task, Run(tmp_path / "plain"))
+    scaled: Any = quantize.Weights(weight_bits=3, group_size=32, method="awq")(net, task, Run(tmp_path / "scaled"))
+    assert distance(net, scaled, task) < 0.7 * distance(net, plain, task)
+    assert scaled[0].settings["divided"]
+    assert scaled[0].factor[:4].max() < scaled[0].factor[4:].min()
+    with torch.no_grad():
+        dense = nn.functional.linear(x, scaled[0].plain_tensors()["weight"], scaled[0].bias)
+        torch.testing.assert_close(scaled[0](x), dense, rtol=1e-4, atol=1e-4)
+    gate = torch_equals_onnx(scaled, export(scaled, task.example()), list(task.test.batches(50)), quantized=False)
+    assert gate.passed, gate.detail
+
+
+def test_the_scale_of_inputs_is_the_best_of_its_grid() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(500, 32, dtype=torch.float64) * torch.logspace(-1, 1, 32, dtype=torch.float64)
+    weight, moments = torch.randn(16, 32, dtype=torch.float64), x.T @ x / 500
+    found = fitted_matrix(weight, moments, Method("awq", Grid(3), 16))
+    assert found.factor is not None
+    values = found.codes.codes * found.codes.scale.repeat_interleave(16, 1) * found.factor
+    error = float((x @ (weight - values).T).square().sum(1).mean())
+    assert error == pytest.approx(found.errors[1], rel=1e-5)
+    every = [nearest(weight * scale, 16, Grid(3)) for scale in scales(moments)]
+    errors = [
+        float((x @ (weight - own.codes * own.scale.repeat_interleave(16, 1) / scale).T).square().sum(1).mean())
+        for own, scale in zip(every, scales(moments), strict=True)
+    ]
+    power = float((x @ weight.T).square().sum(1).mean())
+    assert found.errors[1] == pytest.approx(min(errors), rel=1e-5)
+    assert 0 < found.errors[1] / power < found.errors[0] / power < 0.1
+
+
+def scales(moments: Tensor) -> list[Tensor]:
+    found = [moments.diagonal() ** (k / 40) for k in range(20)]
+    return [scale / (scale.max() * scale.min()).sqrt() for scale in found]
+
+
+def test_what_cannot_be_calibrated_is_rounded_to_the_nearest_and_told(tmp_path: Path) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.again, self.idle = nn.Embedding(20, 32), nn.Linear(32, 32), nn.Linear(32, 2)
+            self.one, self.out = nn.Linear(32, 20, bias=False), nn.Linear(32, 3)
+            self.one.weight = self.table.weight
+
+        def forward(self, ids: Tensor) -> Tensor:
+            x = self.again(self.again(self.table(ids).mean(1)))
+            return self.out(x) + self.one(x)[:, :3]
+
+    torch.manual_seed(0)
+    ids = torch.randint(0, 20, (50, 4))
+    task = Task(train=(ids, torch.arange(50) % 3), test=(ids, torch.arange(50) % 3))
+    model = quantize.Weights(weight_bits=4, group_size=16, method="gptq")(Odd(), task, Run(tmp_path))
+    assert set(architecture_of(model).replaced) == {"table", "again", "idle", "one", "out"}
+    (event,) = [one for one in read_events(tmp_path) if one["event"] == "calibrated"]
+    assert list(event["errors"]) == ["out"]
+    assert event["nearest"] == {
+        "again": "it runs more than once",
+        "idle": "it never runs",
+        "table": "it shares its weight",
+        "one": "it shares its weight",
+    }
+
+
+def test_nan_inputs_are_refused_by_the_name_of_the_layer(network: nn.Module, pictures: Task, tmp_path: Path) -> None:
+    with torch.no_grad():
+        network[2].bias[3] = torch.nan
+    with pytest.raises(UserError, match=r'E131.*inputs of layer "5" are NaN'):
+        quantize.Weights(weight_bits=4, method="gptq")(network, pictures, Run(tmp_path))
