@@ -104,9 +104,9 @@ def _sentences(candidates: Sequence[Candidate], plan: RankPlan) -> tuple[str, ..
         if ranks is None:
             continue
         own, dense = candidate.cost(ranks), candidate.cost(())
-        kept = 1.0 - candidate.share_lost(ranks)
+        kept = f"{'at least ' * (len(ranks) > 1)}{1.0 - candidate.share_lost(ranks):.2%}"
         found.append(
-            f"{candidate.name or 'the model'}: rank {shown(ranks)} of {shown(candidate.full)} keeps {kept:.2%} of the squared "
+            f"{candidate.name or 'the model'}: rank {shown(ranks)} of {shown(candidate.full)} keeps {kept} of the squared "
             f"norm; {own.parameters:,} weights instead of {dense.parameters:,}, {own.macs:,} MACs instead of {dense.macs:,}"
         )
     return tuple(found) or ("no layer is factorized: no factors pay here",)

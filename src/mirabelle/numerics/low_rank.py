@@ -80,3 +80,49 @@ def root_of(moments: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(moments)
     root: Tensor = (vectors * (values.clamp_min(0.0) + ridge).sqrt()) @ vectors.t()
     return root
+
+
+def tucker(weight: Tensor, outputs: int, inputs: int, rounds: int = 10) -> tuple[Tensor, Tensor, Tensor]:
+    """A kernel as a core between two factors of channels: W[o, i] ≈ Σ U[o, p] core[p, q] V[i, q] (Tucker-2).
+
+    It starts from the higher-order singular value decomposition; then each factor in turn becomes the best one for the other
+    (alternating least squares), which only lowers the error.
+
+    Args:
+        weight: (out, in, *kernel).
+        outputs: rank of the output channels.
+        inputs: rank of the input channels.
+        rounds: number of alternations.
+
+    Returns:
+        U, (out, outputs), core, (outputs, inputs, *kernel), and V, (in, inputs), in float64; U and V have orthonormal columns.
+
+    Example:
+        >>> left, core, right = tucker(torch.ones(4, 3, 2, 2), outputs=1, inputs=1)
+        >>> torch.allclose(torch.einsum("op,pqhw,iq->oihw", left, core, right), torch.ones(4, 3, 2, 2).double())
+        True
+
+    Source: De Lathauwer, De Moor, Vandewalle 2000 (higher-order orthogonal iteration); Kim, Park, Yoo, Choi, Yang, Shin 2016,
+    arXiv:1511.06530 (convolutions).
+    """
+    flat = weight.detach().double().flatten(2)
+    left, right = _channels(flat, outputs), _channels(flat.transpose(0, 1), inputs)
+    for _ in range(rounds if outputs < flat.shape[0] and inputs < flat.shape[1] else 0):
+        left = _channels(torch.einsum("oik,iq->oqk", flat, right), outputs)
+        right = _channels(torch.einsum("oik,op->ipk", flat, left), inputs)
+    core = torch.einsum("oik,op,iq->pqk", flat, left, right)
+    return left, core.reshape(outputs, inputs, *weight.shape[2:]), right
+
+
+def lost_by_channels(weight: Tensor, dimension: int) -> Tensor:
+    """The share of the squared norm that is lost if one dimension keeps rank 0, 1, …, full; see `Decomposition.lost`."""
+    flat = weight.detach().double().transpose(0, dimension).flatten(1)
+    values = torch.linalg.eigvalsh(flat @ flat.t()).flip(0).clamp_min(0.0).sqrt()
+    return Decomposition(flat, flat, values).lost()
+
+
+def _channels(tensor: Tensor, rank: int) -> Tensor:
+    """The first principal directions of the first dimension, (size, rank)."""
+    flat = tensor.flatten(1)
+    vectors: Tensor = torch.linalg.eigh(flat @ flat.t())[1].flip(1)
+    return vectors[:, :rank]

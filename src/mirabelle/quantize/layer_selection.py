@@ -157,7 +157,7 @@ def why_in_floating_point(
     attention = tuple(name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention))
     reasons: dict[str, str] = {}
     for name, module in model.named_modules():
-        if name in replaced or any(name.startswith(f"{other}.") for other in replaced):
+        if name in replaced:
             continue
         if name in known:
             why = known[name]
