@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.model.architecture import architecture_of, attach
-from mirabelle.numerics.masks import keep_above, keep_highest, keep_highest_together
+from mirabelle.numerics.masks import keep_above, keep_highest, keep_highest_of_each, keep_highest_together
 from mirabelle.records.patterns import any_matches, names_of_parameters, selected
 from mirabelle.records.record import to_data
 from mirabelle.records.schedules import Gradual
@@ -26,7 +26,7 @@ class RemovedWeights:
     Args:
         rule: meaning of `amount`. "sparsity": fraction of the weights to prune, those of lowest score; "threshold": weights
             with scores up to this value are pruned; "quality": the threshold as a multiple of the standard deviation of the
-            weight's tensor.
+            weight's tensor; "pattern": the fraction that `of_each` prunes.
         amount: at the end of the schedule.
         score: importance of weights.
         schedule: growth of the amount during a training.
@@ -34,9 +34,10 @@ class RemovedWeights:
         exclude: patterns of names of parameters that are not pruned.
         together: rank the weights of all tensors together (for a sparsity).
         floor: least share that a tensor keeps of what an equal sparsity would leave it, if they are ranked together.
+        of_each: for a pattern, (kept, weights): so many of each group of that many neighbouring weights of a row are kept.
     """
 
-    rule: Literal["sparsity", "threshold", "quality"]
+    rule: Literal["sparsity", "threshold", "quality", "pattern"]
     amount: float
     score: Score
     schedule: Gradual
@@ -44,6 +45,7 @@ class RemovedWeights:
     exclude: tuple[str, ...] = ()
     together: bool = False
     floor: float = 0.0
+    of_each: tuple[int, int] | None = None
 
 
 def weights_to_prune(removed: RemovedWeights, model: nn.Module) -> dict[str, nn.Parameter]:
@@ -144,6 +146,8 @@ class WeightMasks:
         return {**settings, "score": type(self._removed.score).__name__}
 
     def _masks(self, scores: list[Tensor], amount: float) -> list[Tensor]:
+        if self._removed.of_each is not None:
+            return [keep_highest_of_each(score.flatten(1), *self._removed.of_each).reshape(score.shape) for score in scores]
         if self._removed.rule == "threshold":
             return [keep_above(score, amount) for score in scores]
         if self._removed.rule == "quality":

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mirabelle.errors import UserError
 from mirabelle.records.record import Fraction, Patterns, Positive, Share, record
 from mirabelle.records.schedules import Gradual, ScheduleField
 from mirabelle.scores import Magnitude
-from mirabelle.scores.score import ScoreField
+from mirabelle.scores.score import LayerScore, ScoreField
 from mirabelle.step import Preview, Stage
 from mirabelle.training import Training
 from mirabelle.training.contracts import Control, Prepared
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from mirabelle.run.run import Run
     from mirabelle.task.task import Task
 
-_RULES: tuple[Literal["sparsity", "threshold", "quality"], ...] = ("sparsity", "threshold", "quality")
+_RULES: tuple[Literal["sparsity", "threshold", "quality", "pattern"], ...] = ("sparsity", "threshold", "quality", "pattern")
+_CALIBRATED = 128  # number of samples for a score of layers without a number of its own
 _PREVIEWED = 16  # number of samples for the score in a preview
 
 
@@ -29,31 +30,37 @@ _PREVIEWED = 16  # number of samples for the score in a preview
 class Weights:
     """Unstructured pruning: sets the weights of lowest score to zero; they stay zero in all later trainings.
 
-    One of three amounts is given:
-        sparsity s      prunes the floor(s · n) lowest of the n weights of each tensor, or of all tensors (`scope = "global"`);
-        threshold t     prunes all weights with score ≤ t;
-        quality q       prunes all weights with score ≤ q · σ, where σ is the standard deviation of the tensor before pruning
-                        (Han 2015).
+    One of four amounts is given:
+        sparsity s      prunes the floor(s · n) lowest of the n weights of each tensor, or of all tensors (`scope =
+        "global"`); threshold t     prunes all weights with score ≤ t; quality q       prunes all weights with score ≤ q · σ,
+        where σ is the standard deviation of the tensor before pruning
+                        (Han 2015);
+        pattern "n:m"   keeps the n highest of each m neighbouring weights of a row, for kernels of hardware, such as "2:4".
+
+    With the scores `Wanda` and `SparseGPT`, layers are pruned one-shot in the order in which they run, each by the inputs
+    that the pruned layers before it give; `SparseGPT` also changes the weights that are kept. Both need no labels and no
+    training.
 
     Args:
         sparsity: fraction removed, in [0, 1).
         threshold: weights with scores up to this value are pruned, > 0.
         quality: threshold as a multiple of the standard deviation, > 0.
+        pattern: "n:m", 0 < n < m.
         scope: rank the weights within each "layer", or "global" over all selected tensors (sparsity only).
-        floor: in a global ranking, a tensor of n weights keeps at least ⌈floor · (1 − s) · n⌉, so that no layer is emptied; the
-            others lose more instead. 1 is the same sparsity for all, 0 no floor.
+        floor: in a global ranking, a tensor of n weights keeps at least ⌈floor · (1 − s) · n⌉, so that no layer is emptied;
+            the others lose more instead. 1 is the same sparsity for all, 0 no floor.
         include: patterns of parameter names; by default the parameters to which the score applies: for most scores, all with
             two or more dimensions (no biases, no norms).
         exclude: patterns of names of parameters that are not pruned.
-        schedule: "one-shot" prunes before the training; "constant", "linear", "cubic" or a table `{begin, end, initial, power,
-            frequency}` prune during the training (Zhu & Gupta 2017; see `Gradual`).
+        schedule: "one-shot" prunes before the training; "constant", "linear", "cubic" or a table `{begin, end, initial,
+            power, frequency}` prune during the training (Zhu & Gupta 2017; see `Gradual`).
         score: importance of weights; magnitude by default. A score that needs data is computed once and requires "one-shot".
         train: training during or after pruning (fine-tuning); None for no training.
 
     Raises:
-        UserError: E110 for a value out of range; E111 if not exactly one amount is given, or for a gradual schedule without a
-            training or with a score that needs data; E112 if a pattern matches nothing, or a parameter to which the score does
-            not apply.
+        UserError: E110 for a value out of range; E131 if inputs of a layer are NaN or infinite (`Wanda`, `SparseGPT`); E111
+            if not exactly one amount is given, or for a gradual schedule without a training or with a score that needs data;
+            E112 if a pattern matches nothing, or a parameter to which the score does not apply.
 
     Example:
         >>> import mirabelle, torch
@@ -65,7 +72,7 @@ class Weights:
         (6, 0)
 
     Source: Han, Pool, Tran, Dally 2015, arXiv:1506.02626; Zhu & Gupta 2017, arXiv:1710.01878;
-    Gupta et al. 2022, arXiv:2209.14624 (a floor of each layer).
+    Gupta et al. 2022, arXiv:2209.14624 (a floor of each layer); Zhou et al. 2021, arXiv:2102.04010 (patterns).
     """
 
     stage: ClassVar[Stage] = "thin"
@@ -73,6 +80,7 @@ class Weights:
     sparsity: Fraction | None = None
     threshold: Positive | None = None
     quality: Positive | None = None
+    pattern: str | None = None
     scope: Literal["layer", "global"] = "layer"
     floor: Share = 0.1
     include: Patterns = ()
@@ -86,7 +94,7 @@ class Weights:
         if len(given) != 1:
             raise UserError(
                 "E111",
-                f"give one of sparsity, threshold and quality; got {', '.join(given) or 'none'}",
+                f"give one of sparsity, threshold, quality and pattern; got {', '.join(given) or 'none'}",
                 "give, for example, sparsity = 0.9 alone",
             )
         if self.scope == "global" and self.sparsity is None:
@@ -96,6 +104,19 @@ class Weights:
                 "leave scope out, or give sparsity",
                 path=("scope",),
             )
+        self._of_each  # noqa: B018 (checks the pattern)
+        if self.pattern is not None and self.needs_training:
+            raise UserError(
+                "E111", "a pattern is set at once, and a gradual schedule is not", 'schedule = "one-shot"', path=("schedule",)
+            )
+        if isinstance(self.score, LayerScore) and (self.scope != "layer" or {"threshold", "quality"} & set(given)):
+            raise UserError(
+                "E111",
+                f"{type(self.score).__name__} prunes layer by layer, by a sparsity or a pattern; got "
+                + (f"{given[0]}" if self.scope == "layer" else 'scope = "global"'),
+                'give sparsity, and leave scope out, or score = "ActivationNorm"',
+                path=("score",),
+            )
         if self.score.needs and self.needs_training:
             raise UserError(
                 "E111",
@@ -103,6 +124,19 @@ class Weights:
                 'schedule = "one-shot", or score = "Magnitude"',
                 path=("score",),
             )
+
+    @property
+    def _of_each(self) -> tuple[int, int] | None:
+        """(n, m) of the pattern "n:m"."""
+        if self.pattern is None:
+            return None
+        parts = self.pattern.split(":")
+        numbers = tuple(int(part) for part in parts if part.isdecimal())
+        if len(parts) != 2 or len(numbers) != 2 or not 0 < numbers[0] < numbers[1]:  # noqa: PLR2004 (n and m)
+            raise UserError(
+                "E110", f'pattern must be "n:m" with 0 < n < m; got "{self.pattern}"', 'for example "2:4"', path=("pattern",)
+            )
+        return numbers[0], numbers[1]
 
     @property
     def needs_training(self) -> bool:
@@ -157,9 +191,35 @@ class Weights:
         model = copied(model)
         removed = self._removed()
         names = weights_to_prune(removed, model)
+        if isinstance(self.score, LayerScore):
+            self._prune_in_order(model, names, task, run, most_samples)
+            return model
         evidence = evidence_for(self.score, model, task, names, most_samples=most_samples, seed=run.seed_for("score"))
         WeightMasks(removed, model, evidence).prune(model, removed.amount)
         return model
+
+    def _prune_in_order(
+        self, model: nn.Module, names: Mapping[str, nn.Parameter], task: Task, run: Run, most_samples: int | None
+    ) -> None:
+        """Prune the parameters by a score of layers, in place."""
+        from mirabelle.calibration.samples import CalibrationSamples
+        from mirabelle.model.architecture import architecture_of, attach
+        from mirabelle.prune.layers_in_order import prune_alone, prune_in_order
+        from mirabelle.scores.evidence import evidence_for
+
+        assert isinstance(self.score, LayerScore), "other scores rank weights"
+        assert self.sparsity is not None or self._of_each is not None, "checked when the record was made"
+        amount = self._of_each or float(self.sparsity or 0)
+        seed, count = run.seed_for("score"), int(getattr(self.score, "samples", _CALIBRATED))
+        count = count if most_samples is None else min(count, most_samples)
+        batches = CalibrationSamples.drawn(task.train, count, seed).for_model(model)
+        left = prune_in_order(model, names, self.score, batches, amount)
+        if left:
+            evidence = evidence_for(self.score, model, task, left, most_samples=count, seed=seed)
+            prune_alone(names, evidence, self.score, amount)
+        attach(model, architecture_of(model).with_pruned(list(names)))
+        if most_samples is None:
+            run.event("pruned in order", layers=[name for name in names if name not in left], afterwards=left)
 
     def _controls(self, model: nn.Module) -> Sequence[Control]:
         from mirabelle.prune.weight_masks import WeightMasks
@@ -170,9 +230,11 @@ class Weights:
         from mirabelle.prune.weight_masks import RemovedWeights
 
         rule, amount = next((name, value) for name in _RULES if (value := getattr(self, name)) is not None)
+        of_each = self._of_each
         return RemovedWeights(
             rule=rule,
-            amount=float(amount),
+            amount=1 - of_each[0] / of_each[1] if of_each else float(amount),
+            of_each=of_each,
             score=self.score,
             include=self.include,
             exclude=self.exclude,

@@ -5,7 +5,6 @@ Layers are quantized in the order in which they run, each by the inputs that it 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,20 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.calibration.columns import Columns, columns_of
-from mirabelle.calibration.moments import Moments
-from mirabelle.calibration.passes import layer_by_layer
+from mirabelle.calibration.layer_moments import change_by_moments, runs_of
 from mirabelle.calibration.samples import SampleBatches
-from mirabelle.errors import UserError
 from mirabelle.model.turned_linear import turned_linear
-from mirabelle.model.watch import LayerRun, watch
 from mirabelle.numerics.compensation import Rounding, compensated, inverse_factor
 from mirabelle.numerics.group_codes import Grid, GroupCodes, decoded, nearest
 from mirabelle.quantize.dense_layers import weight_of
-from mirabelle.task.batch import Inputs
 
 _EXPONENTS = 20  # of the scales of inputs: 0, 1/20, … 19/20
 _WORTH = 0.02  # a scale of inputs costs a product at inference: it must lower the error by this share
-_EXACT_COLUMNS = 2048  # moments of wider layers are computed in float32, which halves memory and time
 _LEAST = 1e-4  # of the largest norm of an input
 
 
@@ -89,53 +83,37 @@ def calibrated_codes(
         UserError: E131 if inputs of a layer are NaN or infinite.
     """
     found, zeros = Calibration(), set(pruned)
-    runs = _runs(model, layers, next(iter(batches)))
-    columns: dict[str, Columns] = {}
+    runs = runs_of(model, layers, next(iter(batches)))
+    chosen: dict[str, tuple[nn.Module, Columns]] = {}
     for name, layer in layers.items():
-        own = _columns(layer)
-        if own is None:
+        columns = _columns(layer)
+        if columns is None:
             found.left[name] = "it looks rows up, which weighs no columns"
-        elif method.name == "awq" and not isinstance(own.layer, nn.Linear):
+        elif method.name == "awq" and not isinstance(columns.layer, nn.Linear):
             found.left[name] = "only inputs of linear layers are scaled"
         elif runs[name] != 1:
             found.left[name] = "it never runs" if not runs[name] else "it runs more than once"
         else:
-            columns[name] = own
+            chosen[name] = layer, columns
 
-    def begin(name: str, _changes: bool) -> _Fit:  # noqa: FBT001  # as `layer_by_layer` calls it
-        return _Fit(name, columns[name], method, found.layers, keeps_zeros=f"{name}.weight" in zeros)
+    def change(name: str, moments: Tensor) -> None:
+        columns = chosen[name][1]
+        found.layers[name] = _changed(columns, moments, method, keeps_zeros=f"{name}.weight" in zeros)
 
-    layer_by_layer(model, batches, {name: layers[name] for name in columns}, begin)
+    change_by_moments(model, batches, chosen, change)
     return found
 
 
-class _Fit:
-    """Collects the second moments of a layer's inputs, and then chooses its codes."""
-
-    def __init__(self, name: str, columns: Columns, method: Method, found: dict[str, Fitted], *, keeps_zeros: bool) -> None:
-        self._name, self._columns, self._method, self._found, self._keeps = name, columns, method, found, keeps_zeros
-        self._dtype = torch.float64 if columns.width <= _EXACT_COLUMNS else torch.float32
-        self._moments = Moments(centred=False, dtype=self._dtype)
-
-    def take(self, given: Tensor) -> bool:
-        for part in self._columns.of(given):
-            self._moments.add(part)
-        return True
-
-    def finish(self) -> None:
-        moments = self._moments.mean()
-        if not bool(moments.isfinite().all()):
-            message = f'inputs of layer "{self._name}" are NaN or infinite on the calibration data'
-            raise UserError("E131", message, "correct the data or the model, or exclude the layer")
-        weight = self._columns.weight().to(self._dtype)  # (groups, rows, columns)
-        fitted = [fitted_matrix(*pair, self._method, keeps_zeros=self._keeps) for pair in zip(weight, moments, strict=True)]
-        together = _together(fitted, [float((own @ gram * own).sum()) for own, gram in zip(weight, moments, strict=True)])
-        self._found[self._name] = together
-        values = decoded(together.codes.codes, together.codes.scale, self._method.group_size or self._columns.width)
-        layer = self._columns.layer
-        if together.factor is not None:
-            values = values * together.factor
-        layer.weight.data.copy_(values.reshape(layer.weight.shape))
+def _changed(columns: Columns, moments: Tensor, method: Method, *, keeps_zeros: bool) -> Fitted:
+    """Choose the codes of a layer, and set its weight to their values."""
+    weight = columns.weight().to(moments.dtype)  # (groups, rows, columns)
+    fitted = [fitted_matrix(*pair, method, keeps_zeros=keeps_zeros) for pair in zip(weight, moments, strict=True)]
+    found = _together(fitted, [float((own @ gram * own).sum()) for own, gram in zip(weight, moments, strict=True)])
+    values = decoded(found.codes.codes, found.codes.scale, method.group_size or columns.width)
+    if found.factor is not None:
+        values = values * found.factor
+    columns.layer.weight.data.copy_(values.reshape(columns.layer.weight.shape))
+    return found
 
 
 def fitted_matrix(weight: Tensor, moments: Tensor, method: Method, *, keeps_zeros: bool = False) -> Fitted:
@@ -210,14 +188,3 @@ def _columns(layer: nn.Module) -> Columns | None:
         linear.weight = nn.Parameter(weight, requires_grad=False)
         return Columns(linear)
     return columns_of(layer)
-
-
-def _runs(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs) -> Counter[str]:
-    """How often each layer runs in a forward pass."""
-    runs = Counter[str]()
-
-    def count(run: LayerRun) -> None:
-        runs[run.name] += 1
-
-    watch(model, [inputs], layers, before=count)
-    return runs

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class BatchNormScale(Score):
     """Scale of normalization (network slimming): |γ| of the normalization layer of a channel.
 
-    Defined only for the scales of normalization layers (batch, instance, group, layer and RMS norm): a channel without one has
-    no score. The score of a unit is √Σ γ² over its normalization layers. Most useful if the model was trained with an L1
+    Defined only for the scales of normalization layers (batch, instance, group, layer and RMS norm): a channel without one
+    has no score. The score of a unit is √Σ γ² over its normalization layers. Most useful if the model was trained with an L1
     penalty on the scales.
 
     Example:

@@ -18,8 +18,8 @@ class Hessian(Score):
     """Optimal Brain Surgeon (OBS): w_ij² / (2 [H⁻¹]_jj), H = 2 E[x xᵀ] + λ I, x the input that the weight's rows multiply.
 
     This is the least increase of the layer's squared output error when w_ij is set to zero and the other weights of row i are
-    adjusted to compensate. λ is `damping` times the mean of the diagonal of 2 E[x xᵀ]. Defined for the weights of linear layers
-    and convolutions, not of transposed convolutions. The score of a unit is the sum of its weights' scores.
+    adjusted to compensate. λ is `damping` times the mean of the diagonal of 2 E[x xᵀ]. Defined for the weights of linear
+    layers and convolutions, not of transposed convolutions. The score of a unit is the sum of its weights' scores.
 
     Args:
         damping: λ divided by the mean of the diagonal, > 0.

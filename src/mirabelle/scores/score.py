@@ -27,8 +27,8 @@ class Evidence:
     """The measured quantities that a score may use in addition to the tensor itself.
 
     Let ℓₙ be the loss of sample n, and x the input vector that a row of the weight of a linear layer or convolution is
-    multiplied by: the layer's input, for a convolution the patch under the kernel. Means are taken over samples; the mean of x
-    also over all positions at which the layer is applied.
+    multiplied by: the layer's input, for a convolution the patch under the kernel. Means are taken over samples; the mean of
+    x also over all positions at which the layer is applied.
 
     Args:
         name: of the parameter.
@@ -83,11 +83,35 @@ class Score(ABC):
         return {"use": SCORES.name_of(type(self), with_path=True), **fields_to_data(self)}
 
 
+class LayerScore(Score):
+    """A score by which weights are pruned layer by layer, each by the inputs that the pruned layers before it give.
+
+    It is defined for the weights of linear layers and convolutions that are not transposed, and may change the weights that
+    are kept.
+    """
+
+    @abstractmethod
+    def pruned(self, weight: Tensor, moments: Tensor, amount: float | tuple[int, int]) -> Tensor:
+        """The pruned weight.
+
+        Args:
+            weight: (rows, columns).
+            moments: of the inputs x, E[x xᵀ], (columns, columns); for a score that needs "input_norms", E[x²], (columns,).
+            amount: the fraction removed, in [0, 1), or (kept, columns) of each group of that many neighbouring columns.
+        """
+
+    def covers(self, name: str, tensor: Tensor, module: nn.Module) -> bool:
+        from mirabelle.calibration.columns import multiplies_inputs
+
+        del name
+        return multiplies_inputs(module, tensor)
+
+
 def covered(score: Score, model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters for which a score is defined, by name.
 
-    A tied parameter appears once, if the score is defined for it in all modules that have it. A parameter with infinite values,
-    such as the mask of an attention, is left out.
+    A tied parameter appears once, if the score is defined for it in all modules that have it. A parameter with infinite
+    values, such as the mask of an attention, is left out.
     """
     names = names_of_parameters(model)
     return {

@@ -18,7 +18,8 @@ class Taylor(Score):
     """First-order Taylor expansion: (g w)², the squared change of the loss if w is set to zero; g is the mean gradient.
 
     For units the samples are divided into `parts`, since the gradient over all samples of a trained network is close to zero.
-    The score of a unit is the mean over the parts of (Σ g w)², g the mean gradient over a part, summed over the unit's weights.
+    The score of a unit is the mean over the parts of (Σ g w)², g the mean gradient over a part, summed over the unit's
+    weights.
 
     Args:
         samples: number of training samples over which the gradient is computed.

@@ -1,0 +1,80 @@
+"""Change layers one after the other by the second moments of the inputs that they get once those before them have changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mirabelle.calibration.columns import Columns
+from mirabelle.calibration.moments import Moments
+from mirabelle.calibration.passes import layer_by_layer
+from mirabelle.calibration.samples import SampleBatches
+from mirabelle.errors import UserError
+from mirabelle.model.watch import LayerRun, watch
+from mirabelle.task.batch import Inputs
+
+_EXACT_COLUMNS = 2048  # moments of wider layers are computed in float32, which halves memory and time
+
+
+def change_by_moments(
+    model: nn.Module,
+    batches: SampleBatches,
+    layers: Mapping[str, tuple[nn.Module, Columns]],
+    change: Callable[[str, Tensor], None],
+    *,
+    diagonal: bool = False,
+) -> None:
+    """Change layers in the order in which they run.
+
+    Memory holds the moments of one layer, and the activations of one batch.
+
+    Args:
+        model: its layers are changed in place.
+        batches: of the model's inputs.
+        layers: by name, with what they are as matrix products; each runs once in a forward pass.
+        change: (name, E[x xᵀ], (groups, columns, columns), or with `diagonal` E[x²], (groups, columns)) changes the layer.
+        diagonal: whether the diagonal is enough.
+
+    Raises:
+        UserError: E131 if inputs of a layer are NaN or infinite.
+    """
+
+    def begin(name: str, _changes: bool) -> _Collected:  # noqa: FBT001  # as `layer_by_layer` calls it
+        return _Collected(name, layers[name][1], change, diagonal=diagonal)
+
+    layer_by_layer(model, batches, {name: layer for name, (layer, _) in layers.items()}, begin)
+
+
+def runs_of(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs) -> Counter[str]:
+    """How often each layer runs in a forward pass."""
+    runs = Counter[str]()
+
+    def count(run: LayerRun) -> None:
+        runs[run.name] += 1
+
+    watch(model, [inputs], layers, before=count)
+    return runs
+
+
+class _Collected:
+    """Collects the moments of a layer's inputs, and then has the layer changed."""
+
+    def __init__(self, name: str, columns: Columns, change: Callable[[str, Tensor], None], *, diagonal: bool) -> None:
+        self._name, self._columns, self._change = name, columns, change
+        dtype = torch.float64 if columns.width <= _EXACT_COLUMNS else torch.float32
+        self._moments = Moments(centred=False, diagonal=diagonal, dtype=dtype)
+
+    def take(self, given: Tensor) -> bool:
+        for part in self._columns.of(given):
+            self._moments.add(part)
+        return True
+
+    def finish(self) -> None:
+        moments = self._moments.mean()
+        if not bool(moments.isfinite().all()):
+            message = f'inputs of layer "{self._name}" are NaN or infinite on the calibration data'
+            raise UserError("E131", message, "correct the data or the model, or exclude the layer")
+        self._change(self._name, moments)
