@@ -16,7 +16,7 @@ from mirabelle.scores.score import covered, score_from_data
 KINDS = [
     getattr(scores, name)
     for name in scores.__all__
-    if name not in ("Score", "LayerScore") and issubclass(getattr(scores, name), Score)
+    if name != "Score" and issubclass(getattr(scores, name), Score)
 ]  # fmt: skip
 SETTINGS = [*(kind() for kind in KINDS), Magnitude(order=1), Random(seed=4), Hessian(damping=0.1, samples=7)]
 

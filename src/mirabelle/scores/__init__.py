@@ -6,7 +6,7 @@ from mirabelle.scores.fisher import Fisher
 from mirabelle.scores.hessian import Hessian
 from mirabelle.scores.magnitude import Magnitude
 from mirabelle.scores.random import Random
-from mirabelle.scores.score import Evidence, LayerScore, Score
+from mirabelle.scores.score import Evidence, Score
 from mirabelle.scores.sparse_gpt import SparseGPT
 from mirabelle.scores.taylor import Taylor
 from mirabelle.scores.wanda import Wanda
@@ -17,7 +17,6 @@ __all__ = [
     "Evidence",
     "Fisher",
     "Hessian",
-    "LayerScore",
     "Magnitude",
     "Random",
     "Score",
