@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle import Run, Task, load, quantize, save
-from mirabelle.quantize.batch_norm_folding import FoldedNorm, consumers, folded
+from mirabelle.quantize.batch_norm_folding import FoldedNorm, folded
+from mirabelle.quantize.surroundings import Consumer, surroundings
 from mirabelle.runtime.export import export
 from mirabelle.sources.models.native import plain_tensors
 
@@ -62,18 +64,24 @@ def task() -> Task:
     return Task(train=(x, x[:, 0, 0, 0].gt(0).long()), test=(x, x[:, 0, 0, 0].gt(0).long()))
 
 
+def consumers(model: nn.Module, task: Task, run: Run) -> Mapping[str, Consumer]:
+    """Of all layers."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    return surroundings(model, layers, task.example(), run).consumers
+
+
 def test_a_norm_is_folded_where_it_alone_reads_a_layer(net: Net, task: Task, run: Run) -> None:
-    found = consumers(net, task.example(), run)
+    found = consumers(net, task, run)
     assert {name: behind.norm for name, behind in found.items() if behind.norm} == {"a": "norm_a", "b": "norm_b", "d": "norm_d"}
     assert {name: behind.output for name, behind in found.items()} == {
         "a": "relu", "b": "plain", "c": "plain", "d": "", "head": "",
     }  # fmt: skip
-    assert consumers(nn.Sequential(nn.Flatten(), nn.Linear(81, 2)), task.example(), run) == {}
+    assert consumers(nn.Sequential(nn.Flatten(), nn.Linear(81, 2)), task, run) == {}
 
 
 def test_what_the_next_layer_rounds_is_not_rounded_twice(task: Task, run: Run) -> None:
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 2))
-    behind = consumers(net, task.example(), run)["0"]
+    behind = consumers(net, task, run)["0"]
     assert (behind.output, behind.layers) == ("relu", ("4",))
     assert behind.rounds_for(["0"])
     assert not behind.rounds_for(["0", "4"])

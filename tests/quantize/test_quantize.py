@@ -185,7 +185,8 @@ def test_layers_of_a_rewritten_program_become_integers(step: Step, images: Task,
     result = compress(Written(), images, [prune.Channels(sparsity=0.5), step], out=tmp_path / "run")
     record = architecture_of(result.model)
     assert record.rewritten
-    assert set(record.replaced) == ({"inner"} if isinstance(step, quantize.Dynamic) else {"conv", "mixed", "inner"})
+    layers = {name for name in record.replaced if not name.startswith("call_results.")}
+    assert layers == ({"inner"} if isinstance(step, quantize.Dynamic) else {"conv", "mixed", "inner"})
     assert all(entry.use.startswith("quantize.") for entry in record.replaced.values())
     assert all(gate.passed for gate in result.gates.values())
 

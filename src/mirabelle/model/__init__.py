@@ -6,6 +6,7 @@ from mirabelle.lazy import lazily
 
 if TYPE_CHECKING:
     from mirabelle.model.architecture import Architecture, architecture_of, replace_module, replayed
+    from mirabelle.model.call_results import CallResults, with_call_results
     from mirabelle.model.edits import Cut, Edit, Replace
     from mirabelle.model.output_scale import ScaleOutput, with_output_scale
     from mirabelle.model.plain_weights import Fold
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Architecture",
+    "CallResults",
     "Cut",
     "Edit",
     "Fold",
@@ -34,12 +36,14 @@ __all__ = [
     "replayed",
     "tensors_of_module",
     "tie",
+    "with_call_results",
     "with_output_scale",
 ]
 __getattr__ = lazily(
     "mirabelle.model",
     {
         "architecture": ["Architecture", "architecture_of", "replace_module", "replayed"],
+        "call_results": ["CallResults", "with_call_results"],
         "edits": ["Cut", "Edit", "Replace"],
         "output_scale": ["ScaleOutput", "with_output_scale"],
         "plain_weights": ["Fold"],

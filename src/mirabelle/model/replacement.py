@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
@@ -54,6 +56,10 @@ class Replacement(nn.Module):
         """
         return cls(dense, **settings)  # type: ignore[arg-type]  # of subclasses
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with uncounted():
+            return super().__call__(*args, **kwargs)
+
     def stored_tensors(self) -> dict[str, Tensor]:
         """The tensors whose elements count as parameters, by name. Zero elements must correspond to zero weights.
 
@@ -82,6 +88,24 @@ class Replacement(nn.Module):
     def borrowed_tensors(self) -> Mapping[str, str]:
         """Name of a plain tensor -> name in the model of a tensor outside this module that it shares; by default empty."""
         return {}
+
+
+_other = threading.local()
+
+
+@contextlib.contextmanager
+def uncounted() -> Iterator[None]:
+    """A context for code that is not the model's own, such as a replacement or an observer; see `model.call_results`."""
+    _other.depth = getattr(_other, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _other.depth -= 1
+
+
+def is_uncounted() -> bool:
+    """Whether this thread runs code that is not the model's own."""
+    return getattr(_other, "depth", 0) > 0
 
 
 def stored_tensors_of(module: nn.Module) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from mirabelle.model.replacement import uncounted
 from mirabelle.model.state import in_eval_mode
 from mirabelle.task.batch import Batch, Inputs, call
 
@@ -126,14 +127,16 @@ def watch(
 
 def _before(name: str, observer: Observer) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        observer(LayerRun(name, args, kwargs))  # the result is not returned: torch would use it as new arguments
+        with uncounted():
+            observer(LayerRun(name, args, kwargs))  # the result is not returned: torch would use it as new arguments
 
     return hook
 
 
 def _after(name: str, observer: Observer) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], given: Any) -> None:
-        observer(LayerRun(name, args, kwargs, given))
+        with uncounted():
+            observer(LayerRun(name, args, kwargs, given))
 
     return hook
 

@@ -12,7 +12,7 @@ from mirabelle.quantize.weights import Weights
 if TYPE_CHECKING:
     from mirabelle.quantize.batch_norm_folding import FoldedNorm
     from mirabelle.quantize.group_layer import GroupLayer
-    from mirabelle.quantize.layers import DynamicLayer, StaticLayer, TokenLayer, WeightLayer
+    from mirabelle.quantize.layers import DynamicLayer, RoundedValue, StaticLayer, TokenLayer, WeightLayer
 
 __all__ = [
     "Aware",
@@ -21,6 +21,7 @@ __all__ = [
     "FoldedNorm",
     "GroupLayer",
     "MixedBits",
+    "RoundedValue",
     "Static",
     "StaticLayer",
     "TokenLayer",
@@ -32,6 +33,6 @@ __getattr__ = lazily(
     {
         "batch_norm_folding": ["FoldedNorm"],
         "group_layer": ["GroupLayer"],
-        "layers": ["DynamicLayer", "StaticLayer", "TokenLayer", "WeightLayer"],
+        "layers": ["DynamicLayer", "RoundedValue", "StaticLayer", "TokenLayer", "WeightLayer"],
     },
 )

@@ -105,13 +105,13 @@ def told(given: nn.Module, model: nn.Module, step: Quantizes, task: Task, run: R
         task: gives example inputs.
         run: of the step.
     """
-    from mirabelle.model.architecture import replaced_module_names
+    from mirabelle.model.architecture import replaced_module_names, replaced_modules
     from mirabelle.model.left_alone import tell_left_alone
     from mirabelle.quantize.reading import read_but_not_called
     from mirabelle.quantize.tied_weights import groups_of_codes, left_with_ties, separated
 
     before = replaced_module_names(given)
-    replaced = [name for name in replaced_module_names(model) if name not in before]
+    replaced = [name for name, module in replaced_modules(model).items() if name not in before and hasattr(module, "codes")]
     candidates = [name for name, module in model.named_modules() if type(module) in step.layers()]
     read = read_but_not_called(model, candidates, task.example())
     known = dict.fromkeys(read, "the model reads its weight without calling it")

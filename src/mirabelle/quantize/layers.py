@@ -29,6 +29,8 @@ class StaticLayer(Replacement):
         weight_bits: bits per weight.
         bias: add a bias although the dense layer has none.
         output: "plain" if the output is rounded to 256 levels, "relu" if it is rounded after a ReLU, "" if it is not rounded.
+        reads: name of the layer, or of the `RoundedValue`, whose rounded output the layer reads, with the same levels; "" for
+            other inputs.
     """
 
     rounds: ClassVar[bool] = True
@@ -42,10 +44,9 @@ class StaticLayer(Replacement):
     output_scale: Tensor | None
     output_zero_point: Tensor | None
 
-    def __init__(self, dense: nn.Module, weight_bits: int, *, bias: bool = False, output: str = "") -> None:
-        super().__init__(
-            {"weight_bits": weight_bits, **({"bias": True} if bias else {}), **({"output": output} if output else {})}
-        )
+    def __init__(self, dense: nn.Module, weight_bits: int, *, bias: bool = False, output: str = "", reads: str = "") -> None:
+        other = {"bias": bias, "output": output, "reads": reads}
+        super().__init__({"weight_bits": weight_bits, **{name: value for name, value in other.items() if value}})
         weight, has_bias = weight_of(dense), bias or bias_of(dense) is not None
         self.applied = applied_of(dense)
         self.kind = type(dense).__name__
@@ -134,6 +135,39 @@ class StaticLayer(Replacement):
 
     def extra_repr(self) -> str:
         return f"{self.kind}, {tuple(self.codes.shape)}, weight_bits={self.settings['weight_bits']}"
+
+
+class RoundedValue(Replacement):
+    """Rounds the result of a function call to 256 levels over a calibrated range; see `model.CallResults`.
+
+    Buffers: scale and zero_point, scalars.
+
+    Args:
+        dense: the module that it replaces, which returns its input.
+    """
+
+    rounds: ClassVar[bool] = True
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, dense: nn.Module) -> None:
+        super().__init__()
+        del dense
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("zero_point", torch.zeros((), dtype=torch.uint8))
+
+    @classmethod
+    def quantized(cls, dense: nn.Module, values: Range) -> RoundedValue:
+        """Round values over a range."""
+        layer = cls(dense)
+        scale, zero_point = _scale_and_zero_point(values)
+        layer.scale.copy_(scale)
+        layer.zero_point.copy_(zero_point)
+        return layer
+
+    def forward(self, values: Tensor) -> Tensor:
+        result: Tensor = operators.fake_quantize(values, self.scale, self.zero_point)
+        return result
 
 
 class WeightLayer(Replacement):

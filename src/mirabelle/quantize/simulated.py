@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mirabelle.model.replacement import uncounted
 from mirabelle.numerics import affine
 from mirabelle.quantize.group_layer import GroupLayer
-from mirabelle.quantize.layers import DynamicLayer, StaticLayer, TokenLayer, WeightLayer
+from mirabelle.quantize.layers import DynamicLayer, RoundedValue, StaticLayer, TokenLayer, WeightLayer
 
 WithCodes = StaticLayer | WeightLayer | GroupLayer
 
@@ -120,7 +121,8 @@ class Simulated(nn.Module):
         self.inputs = _rounding_of(quantized)
         self.output = quantized.settings.get("output", "")
         self.weight_step = Step(quantized.scale, self.high)
-        self.input_step = self.output_step = None
+        self.input_step: Step | None = None
+        self.output_step: Step | None = None
         if isinstance(quantized, StaticLayer):
             self.input_step = Step(quantized.input_scale, 255)
             self._zero = int(quantized.input_zero_point)
@@ -128,6 +130,7 @@ class Simulated(nn.Module):
                 self.output_step = Step(quantized.output_scale, 255)
                 self._output_zero = int(quantized.output_zero_point)
 
+    @uncounted()
     def forward(self, inputs: Tensor) -> Tensor:
         if self.applied is None:  # an embedding
             return F.embedding(inputs, self._rounded_weight())
@@ -204,6 +207,24 @@ class Simulated(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.kind}, {tuple(self.weight.shape)}, weight_bits={self.bits}, inputs={self.inputs}"
+
+
+class SimulatedValue(nn.Module):
+    """A rounded result of a function call in training, with a learned step.
+
+    Args:
+        quantized: the module that it becomes.
+    """
+
+    def __init__(self, quantized: RoundedValue) -> None:
+        super().__init__()
+        self.step = Step(quantized.scale, 255)
+        self._zero = int(quantized.zero_point)
+
+    @uncounted()
+    def forward(self, values: Tensor) -> Tensor:
+        step: Tensor = self.step(max(values[0].numel(), 1))
+        return step * levels(values, step, -self._zero, 255 - self._zero)
 
 
 def _rounding_of(layer: WithCodes) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
@@ -10,14 +10,15 @@ from torch import nn
 
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of, attach
+from mirabelle.model.edits import set_attribute
 from mirabelle.model.plain_weights import with_plain_weights
 from mirabelle.model.state import copied, memory_of
 from mirabelle.model.ties import named_tensors
 from mirabelle.model.turned_linear import turned_linear
 from mirabelle.quantize.batch_norm_folding import FoldedNorm, folded
 from mirabelle.quantize.group_layer import GroupLayer
-from mirabelle.quantize.layers import WeightLayer
-from mirabelle.quantize.simulated import Simulated, Step, WithCodes
+from mirabelle.quantize.layers import RoundedValue, WeightLayer
+from mirabelle.quantize.simulated import Simulated, SimulatedValue, Step, WithCodes
 
 
 def simulating(dense: nn.Module, quantized: nn.Module) -> nn.Module:
@@ -47,6 +48,10 @@ def simulating(dense: nn.Module, quantized: nn.Module) -> nn.Module:
         one = Simulated(layer, shared, bias)
         one.weight_step = steps.setdefault(memory_of(layer.scale), one.weight_step)
         model = _with(model, quantized, layer, one)
+    values = {name: module for name, module in quantized.named_modules() if isinstance(module, RoundedValue)}
+    for name, value in values.items():
+        set_attribute(model, name, SimulatedValue(value))
+    _share_steps(model, layers)
     known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     attach(model, architecture_of(model).with_pruned([name for name in architecture_of(dense).pruned if name in known]))
     return model
@@ -61,11 +66,18 @@ def quantized_as_trained(quantized: nn.Module, trained: nn.Module) -> nn.Module:
         trained: the result of that, after a training.
     """
     model = copied(quantized)
-    learned = {name: module for name, module in trained.named_modules() if isinstance(module, Simulated)}
-    for name, one in learned.items():
+    learned: dict[str, nn.Module] = {}
+    for name, one in trained.named_modules():
+        if not isinstance(one, Simulated):
+            continue
+        learned[name] = one
         layer = model.get_submodule(name)
         assert isinstance(layer, WithCodes), "only these are simulated"
         _fill(layer, one)
+    for name, module in trained.named_modules():
+        if isinstance(module, SimulatedValue):
+            learned[name] = module
+            model.get_submodule(name).scale.copy_(module.step(1))  # type: ignore[operator]  # the tensor of a RoundedValue
     inside = tuple(f"{name}." if name else "" for name in learned)
     found = named_tensors(trained)
     for name, tensor in named_tensors(model).items():
@@ -74,6 +86,17 @@ def quantized_as_trained(quantized: nn.Module, trained: nn.Module) -> nn.Module:
     outside = [name for name in architecture_of(trained).pruned if not name.startswith(inside)]
     attach(model, architecture_of(model).with_pruned(outside))
     return model.eval()
+
+
+def _share_steps(model: nn.Module, layers: Mapping[str, WithCodes]) -> None:
+    """Give each layer that reads a rounded value the step of that value, so that no conversion comes between them."""
+    for name, layer in layers.items():
+        one, read = model.get_submodule(name), layer.settings.get("reads", "")
+        value = model.get_submodule(read) if read else None
+        if isinstance(one, Simulated) and isinstance(value, SimulatedValue):
+            one.input_step = value.step
+        elif isinstance(one, Simulated) and isinstance(value, Simulated) and value.output_step is not None:
+            one.input_step = value.output_step
 
 
 def _layers(dense: nn.Module, quantized: nn.Module) -> dict[str, WithCodes]:

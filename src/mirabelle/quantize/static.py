@@ -95,12 +95,14 @@ class Static:
     def _quantized(self, model: nn.Module, task: Task, run: Run, most_samples_for_bits: int | None = None) -> nn.Module:
         from mirabelle.calibration.ranges import activation_ranges
         from mirabelle.model.architecture import replace_module
+        from mirabelle.model.call_results import with_call_results
         from mirabelle.model.state import copied
         from mirabelle.model.ties import all_names
-        from mirabelle.quantize.batch_norm_folding import Consumer, FoldedNorm, consumers, folded
-        from mirabelle.quantize.layers import StaticLayer, WeightLayer, least_scale_of
+        from mirabelle.quantize.batch_norm_folding import FoldedNorm, folded
+        from mirabelle.quantize.layers import RoundedValue, StaticLayer, WeightLayer, least_scale_of
         from mirabelle.quantize.mixed_bits import bits_of_layers
         from mirabelle.quantize.reading import read_but_not_called
+        from mirabelle.quantize.surroundings import Consumer, surroundings
         from mirabelle.quantize.tied_weights import is_plain, tie_codes, with_ties
 
         model = copied(model).eval()
@@ -109,10 +111,15 @@ class Static:
         chosen = {name: module for name, module in chosen.items() if is_plain(module)}
         selection = with_ties(model, chosen, self.layers(), self.exclude)
         chosen = dict(selection.layers)
-        behind = {name: found for name, found in consumers(model, task.example(), run).items() if name in chosen}
-        outputs = {name: found.output_of(name) for name, found in behind.items() if found.rounds_for(chosen)}
-        seen = [*chosen, *outputs.values()]
+        around = surroundings(model, chosen, task.example(), run)
+        outputs = {name: found.output_of(name) for name, found in around.consumers.items() if found.rounds_for(chosen)}
+        places = [around.place(number) for number in around.rounded]
+        if places:
+            model = with_call_results(model, around.calls, around.rounded)
+        values = outputs | {place: f"{place}:output" for place in places}
+        seen = [*chosen, *values.values()]
         ranges = activation_ranges(model, seen, self._batches(task, run), self.calibration, self.percentile)
+        ranges |= {name: ranges[values[read]] for name, read in around.inputs.items() if name in ranges}
         running = selection.running(ranges)
         silent = chosen.keys() - running.layers.keys() - running.readers.keys()
         unused = sorted(silent - read_but_not_called(model, silent, task.example()))
@@ -122,7 +129,7 @@ class Static:
         bits = bits_of_layers(self.weight_bits, model, coded, task, run, most_samples=most_samples_for_bits)
         least = {name: least_scale_of(dense, ranges[name]) for name, dense in running.layers.items()}
         for name, dense in running.layers.items():
-            after = behind.get(name, Consumer())
+            after = around.consumers.get(name, Consumer())
             norm = after.norm
             joined = dense if norm is None else folded(dense, model.get_submodule(norm))
             layer = StaticLayer.quantized(
@@ -133,6 +140,7 @@ class Static:
                 weight_bits=bits[name],
                 bias=dense.bias is None and norm is not None,
                 output=after.output if name in outputs else "",
+                reads=around.inputs.get(name, ""),
             )
             model = replace_module(model, name, layer)
             if norm is not None:
@@ -141,6 +149,9 @@ class Static:
         for name, dense in running.readers.items():
             layer_of_codes = WeightLayer.quantized(dense, bits[name], least_scale=running.largest(least, name))
             model = replace_module(model, name, layer_of_codes)
+        for place in places:
+            value = RoundedValue.quantized(model.get_submodule(place), ranges[values[place]])
+            model = replace_module(model, place, value)
         return tie_codes(model, names, running)
 
     def _batches(self, task: Task, run: Run) -> list[Batch]:

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from mirabelle.model.architecture import architecture_of, replaced_modules
+from mirabelle.model.call_results import HOLDER
 
 
 @runtime_checkable
@@ -28,7 +29,7 @@ class Native(Protocol):
 
 def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name on the CPU; those of replaced modules (such as quantized layers) as for dense ones."""
-    found = dict(model.state_dict())
+    found = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{HOLDER}.")}
     replaced, edits = replaced_modules(model), architecture_of(model).replaced
     for name, module in replaced.items():
         plain = module.plain_tensors() if hasattr(module, "plain_tensors") else {}

@@ -1,0 +1,317 @@
+"""What stands around each layer in the traced program, and which values between layers can be integers.
+
+Integer kernels follow each other without a conversion only where every value between them is rounded: outputs of convolutions,
+of additions, concatenations, pools and activations, each with the ReLU that follows it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mirabelle.errors import UserError
+from mirabelle.graph.call import Call, tensors_in, value_of
+from mirabelle.graph.trace import Program, traced
+from mirabelle.model.call_results import HOLDER, calls_of, place_of, with_call_results
+from mirabelle.model.state import copied
+from mirabelle.quantize.dense_layers import CONVOLUTIONS
+from mirabelle.run.run import Run
+from mirabelle.task.batch import Batch, arguments_of
+
+_LAYERS = ("conv1d", "conv2d", "conv3d", "convolution", "linear")
+_NORMS = ("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "cudnn_batch_norm")
+_RELUS = ("relu", "relu_")
+_DIVIDING = (
+    "layer_norm",
+    "native_layer_norm",
+    "group_norm",
+    "native_group_norm",
+    "instance_norm",
+    "rms_norm",
+    "softmax",
+    "_softmax",
+)
+_MOVING = ("permute", "transpose", "reshape", "view", "_unsafe_view", "flatten", "squeeze", "unsqueeze", "contiguous", "clone")
+_POOLING = ("max_pool1d", "max_pool2d", "max_pool3d")
+_PICKING = ("slice", "alias")
+_PADDING = ("pad", "constant_pad_nd")
+_AVERAGING = tuple(f"{kind}{d}d" for kind in ("avg_pool", "adaptive_avg_pool") for d in (1, 2, 3))
+_OF_INTEGERS = ("add", "mul", "cat", "mean", "sigmoid", "leaky_relu", *_RELUS, *_AVERAGING)  # runtimes have integer kernels
+_OF_FLOATS = ("hardswish", "silu", "elu")  # between two conversions; the result is rounded, so that what follows has integers
+_ROWS = 2  # number of dimensions of a linear layer's output for which its features are the channels of a batch norm
+_IMAGES = 3  # the least number of dimensions with positions
+_MARK = "mirabelle.numbered"
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """The operations that use the output of a layer.
+
+    Args:
+        norm: name of a batch norm that is the only user of the output; None if there is none.
+        output: for convolutions: "relu" if a ReLU is the only user of the output (of the batch norm, if there is one), and
+            "plain" otherwise; "" if the output must not be quantized, because it is the output of the model, or because a
+            layer norm or softmax would amplify the rounding errors.
+        layers: names of the layers that use the output after that; () if other operations use it, too. If these layers
+            quantize their inputs, the output need not be quantized.
+    """
+
+    norm: str | None = None
+    output: Literal["relu", "plain", ""] = ""
+    layers: tuple[str, ...] = ()
+
+    def rounds_for(self, quantized: Collection[str]) -> bool:
+        """Whether the output must be quantized, given the names of the layers that quantize their inputs."""
+        return bool(self.output) and not (self.layers and set(self.layers) <= set(quantized))
+
+    def output_of(self, layer: str) -> str:
+        """The name in `calibration.ranges.activation_ranges` of the value to quantize."""
+        return f"{self.norm or layer}:{'relu' if self.output == 'relu' else 'output'}"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The values between the layers of a model.
+
+    Args:
+        consumers: name of each chosen layer -> the operations that use its output.
+        calls: functions that the model calls, as in `model.call_results`.
+        rounded: numbers of the calls whose results are to be rounded.
+        inputs: name of a chosen layer -> name of the layer, or of the place of the call, whose rounded result it reads.
+    """
+
+    consumers: Mapping[str, Consumer] = field(default_factory=dict)
+    calls: tuple[str, ...] = ()
+    rounded: tuple[int, ...] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    def place(self, number: int) -> str:
+        """The name of the module for the result of a call."""
+        return f"{HOLDER}.{place_of(self.calls, number)}"
+
+
+def surroundings(model: nn.Module, chosen: Collection[str], example: Batch, run: Run) -> Surroundings:
+    """What stands around the chosen layers of a model.
+
+    Layers and norms that run several times or share their tensors, and norms without running statistics, are omitted. The
+    result is empty if the model has neither convolutions nor batch norms, or if it cannot be traced, which the run records.
+
+    Args:
+        model: is not changed.
+        chosen: names of the layers that are quantized.
+        example: the batch.
+        run: records why a model has no trace.
+    """
+    modules = dict(model.named_modules())
+    if not any(isinstance(module, (_BatchNorm, *CONVOLUTIONS)) for module in modules.values()):
+        return Surroundings()
+    calls = () if hasattr(model, HOLDER) else calls_of(copied(model), example.inputs)
+    args, kwargs = arguments_of(example.inputs)
+    try:
+        program = traced(_numbered(model, calls), args, kwargs)
+    except UserError as error:
+        run.event("decision", name="surroundings", value=f"not known: {error.message}")
+        return Surroundings()
+    reading = _Reading(program, modules, chosen)
+    rounded = reading.rounded()
+    named = {end: f"{HOLDER}.{place_of(calls, reading.numbers[end])}" for end in rounded.values()}
+    named |= {reading.ends[name]: name for name, found in reading.consumers.items() if found.rounds_for(chosen)}
+    read = {name: named.get(_source(Call.of(node)["input"])) for name, node in reading.nodes.items()}
+    return Surroundings(
+        reading.consumers,
+        calls,
+        tuple(sorted(reading.numbers[end] for end in rounded.values())),
+        {name: value for name, value in read.items() if value is not None},
+    )
+
+
+@torch.library.custom_op("mirabelle::numbered", mutates_args=())
+def _number(values: Tensor, number: int) -> Tensor:
+    """The values; a node for them in the trace tells the number of the call."""
+    del number
+    return values.clone()
+
+
+@_number.register_fake
+def _(values: Tensor, number: int) -> Tensor:
+    del number
+    return torch.empty_like(values)
+
+
+class _Numbered(nn.Module):
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, values: Tensor) -> Tensor:
+        result: Tensor = _number(values, self.number)
+        return result
+
+
+def _numbered(model: nn.Module, calls: tuple[str, ...]) -> nn.Module:
+    """A copy whose trace has a node with the number of each call."""
+    model = copied(model)
+    if not calls:
+        return model
+    model = with_call_results(model, calls, range(len(calls)))
+    for number in range(len(calls)):
+        setattr(getattr(model, HOLDER), place_of(calls, number), _Numbered(number))
+    return model
+
+
+class _Reading:
+    """Follows the outputs of layers through a traced program."""
+
+    def __init__(self, program: Program, modules: Mapping[str, nn.Module], chosen: Collection[str]) -> None:
+        self._program, self._modules = program, modules
+        self.numbers = _numbers_of(program.graph)  # node -> number of the call that gives it
+        nodes = {self._layer(node): node for node in program.graph.nodes}
+        self.nodes = {name: node for name, node in nodes.items() if name is not None and name in chosen}
+        self._names = {node: name for name, node in self.nodes.items()}
+        self.ends: dict[str, fx.Node] = {}  # layer -> node of its output, behind its norm and ReLU
+        self.consumers = {name: self._behind(name, node) for name, node in self.nodes.items()}
+
+    def rounded(self) -> dict[fx.Node, fx.Node]:
+        """Node of each call whose result is rounded -> the node of the rounded value, that of a ReLU behind it if there is one.
+
+        All that it reads is rounded, and an integer kernel reads it.
+        """
+        ends = {node: self._end(node) for node in self.numbers if _kind(node) in (*_OF_INTEGERS, *_OF_FLOATS)}
+        inside = {end for node, end in ends.items() if end is not node}
+        of_layers = {self.ends[name] for name, found in self.consumers.items() if found.rounds_for(self.nodes)}
+        given = {node: end for node, end in ends.items() if node not in inside and node not in self.ends.values()}
+        kept = {node: end for node, end in given.items() if _computes_integers(node) and not _leads_to_exact(end)}
+        while True:
+            known = {*of_layers, *kept.values()}
+            left = {node: end for node, end in kept.items() if self._is_between(node, end, known, kept)}
+            if left == kept:
+                return kept
+            kept = left
+
+    def _is_between(self, node: fx.Node, end: fx.Node, known: Collection[fx.Node], kept: Collection[fx.Node]) -> bool:
+        reads = _kind(node) in _OF_FLOATS or all(_source(given) in known for given in node.all_input_nodes)
+        return reads and any(reader in self._names or reader in kept for reader in _readers(end))
+
+    def _end(self, node: fx.Node) -> fx.Node:
+        reader = _only_reader(node)
+        return reader.node if reader is not None and reader.name in _RELUS and reader.node in self.numbers else node
+
+    def _layer(self, node: fx.Node) -> str | None:
+        """The name of the linear or convolution module that a node computes, if it is computed only once."""
+        if node.op != "call_function" or Call.of(node).name not in _LAYERS:
+            return None
+        return self._owner(Call.of(node)["weight"], "weight")
+
+    def _behind(self, name: str, node: fx.Node) -> Consumer:
+        """The operations that use the output of a layer's node."""
+        norm, end = self._norm(node)
+        self.ends[name] = end
+        if Call.of(node).name == "linear":
+            return Consumer(norm)
+        reader = _only_reader(end)
+        relu = reader is not None and reader.name in _RELUS
+        if reader is not None and relu:
+            self.ends[name] = end = reader.node
+        if _leads_to_exact(end):
+            return Consumer(norm)
+        layers = [self._layer(user) for user in _readers(end)]
+        known = tuple(name for name in layers if name is not None)
+        return Consumer(norm, "relu" if relu else "plain", known if len(known) == len(layers) else ())
+
+    def _norm(self, node: fx.Node) -> tuple[str | None, fx.Node]:
+        """The batch norm that is the only user of a node, and the node of its output; (None, node) if there is none."""
+        reader = _only_reader(node)
+        rows = Call.of(node).name != "linear" or value_of(node).ndim == _ROWS
+        if reader is None or reader.name not in _NORMS or not rows:
+            return None, node
+        norm = self._owner(reader.get("running_var"), "running_var")
+        if norm is None or not isinstance(self._modules.get(norm), _BatchNorm):
+            return None, node
+        first = _only_reader(reader.node)  # some variants return three tensors, of which the first is the output
+        return norm, first.node if first is not None and first.node.target is operator.getitem else reader.node
+
+    def _owner(self, node: Any, tensor: str) -> str | None:
+        """The name of the module that owns the tensor of a placeholder, if the tensor is called so and is used only once."""
+        source = self._program.sources.get(node.name) if isinstance(node, fx.Node) else None
+        if source is None or len(node.users) != 1 or len(self._program.names.get(source.name, ())) != 1:
+            return None
+        name, _, last = source.name.rpartition(".")
+        return name if last == tensor else None
+
+
+def _numbers_of(graph: fx.Graph) -> dict[fx.Node, int]:
+    """Node -> number of its call. The nodes that tell the numbers are taken out of the graph.
+
+    A result that something reads past its module, because the call was in place, has no number.
+    """
+    numbers = {}
+    for mark in [node for node in graph.nodes if _kind(node) == _MARK]:
+        (node,) = mark.all_input_nodes
+        if len(node.users) == 1:
+            numbers[node] = mark.args[1]
+        mark.replace_all_uses_with(node)
+        graph.erase_node(mark)
+    return numbers
+
+
+def _kind(node: fx.Node) -> str:
+    return Call.of(node).name if node.op == "call_function" else ""
+
+
+def _computes_integers(node: fx.Node) -> bool:
+    """Whether an operator has an integer kernel with these arguments, or is between conversions anyway."""
+    called = Call.of(node)
+    if called.name in ("add", "mul"):
+        both = [tensors_in(called[name]) for name in ("self", "other")]
+        return all(both) and called.get("alpha", 1) == 1
+    if called.name == "mean":
+        value = value_of(node.all_input_nodes[0])
+        over = sorted(d % value.ndim for d in called["dim"] or ()) if value.ndim >= _IMAGES else []
+        return over == list(range(2, value.ndim)) and bool(over)
+    return True
+
+
+def _source(node: fx.Node) -> fx.Node:
+    """The node whose values a node only moves or picks."""
+    while _passes(node):
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _passes(node: fx.Node) -> bool:
+    """Whether every element of a result is an element of the only input, or an added zero, so that it is rounded as that is."""
+    kind = _kind(node)
+    if kind in _PADDING:
+        called = Call.of(node)
+        return called.get("mode", "constant") == "constant" and not called.get("value", 0)
+    return kind in (*_MOVING, *_POOLING, *_PICKING)
+
+
+def _readers(node: fx.Node) -> Iterator[fx.Node]:
+    """The nodes that use a result, also through reshaping and max pooling, which commute with rounding."""
+    for user in node.users:
+        if _passes(user):
+            yield from _readers(user)
+        else:
+            yield user
+
+
+def _leads_to_exact(node: fx.Node) -> bool:
+    """Whether a result is an output of the model, or is normalized (layer norm, softmax), which amplifies rounding errors."""
+    return any(
+        user.op == "output" or _kind(user) in _DIVIDING or (_kind(user) in _MOVING and _leads_to_exact(user))
+        for user in node.users
+    )
+
+
+def _only_reader(node: fx.Node) -> Call | None:
+    if len(node.users) != 1:
+        return None
+    (reader,) = node.users
+    return Call.of(reader) if reader.op == "call_function" else None

@@ -1,0 +1,127 @@
+"""Between integer kernels stands no conversion: additions, concatenations, pools and activations are rounded, too."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mirabelle import Run, Task, load, quantize, save
+from mirabelle.model.architecture import architecture_of
+from mirabelle.quantize import RoundedValue
+from mirabelle.runtime.export import export
+from mirabelle.runtime.onnxruntime import OnnxSession
+
+
+class Residual(nn.Module):
+    """Additions with and without a ReLU behind them, a shortcut that picks and pads, a mean at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.a, self.norm = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.b, self.c = nn.Conv2d(8, 12, 3, stride=2, padding=1), nn.Conv2d(12, 12, 1)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.first(x))
+        x = functional.relu(self.norm(self.a(x)) + x)
+        x = self.b(x) + functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
+        x = functional.relu(self.c(x) + x)
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
+class Branches(nn.Module):
+    """Concatenations, pools, gates and activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.left, self.right = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3, padding=1), nn.Conv2d(6, 4, 1)
+        self.gate, self.last, self.head = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 6, 3), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.max_pool2d(self.first(x), 2)
+        x = torch.cat([functional.leaky_relu(self.left(x), 0.1), functional.relu(self.right(x))], 1)
+        x = x * torch.sigmoid(self.gate(functional.adaptive_avg_pool2d(x, 1)))
+        x = functional.avg_pool2d(x, 3, stride=1, padding=1)
+        out: Tensor = self.head(functional.relu(self.last(x)).mean((2, 3)))
+        return out
+
+
+NETS = {
+    Residual: {"relu_2", "add_3", "relu_5", "mean_6"},
+    Branches: {"leaky_relu_0", "cat_2", "adaptive_avg_pool2d_3", "sigmoid_4", "mul_5", "avg_pool2d_6", "mean_8"},
+}
+every_net = pytest.mark.parametrize("kind", NETS, ids=lambda kind: kind.__name__)
+
+
+@pytest.fixture
+def task() -> Task:
+    x = torch.randn(300, 3, 14, 14, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(300) % 4
+    return Task(train=(x, y), test=(x, y))
+
+
+def quantized(kind: type[nn.Module], task: Task, run: Run) -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(0)
+    net = kind().eval()
+    return net, quantize.Static(samples=200)(net, task, run)
+
+
+def kinds_in_session(file: bytes, folder: Path) -> Counter[str]:
+    """The operators that ONNX Runtime runs."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in ModelProto.FromString((folder / "optimized.onnx").read_bytes()).graph.node)
+
+
+@every_net
+def test_values_between_layers_are_rounded_where_integers_are_read(kind: type[nn.Module], task: Task, run: Run) -> None:
+    net, small = quantized(kind, task, run)
+    replaced = {
+        name.partition(".")[2]: entry for name, entry in architecture_of(small).replaced.items() if "call_results" in name
+    }
+    assert set(replaced) == NETS[kind]
+    assert {entry.use for entry in replaced.values()} == {"quantize.RoundedValue"}
+    x = task.test.inputs
+    assert (small(x) - net(x)).abs().max() < 0.06 * net(x).abs().max()
+
+
+@every_net
+def test_torch_and_onnx_runtime_agree_and_the_model_comes_back(
+    kind: type[nn.Module], task: Task, run: Run, tmp_path: Path
+) -> None:
+    _, small = quantized(kind, task, run)
+    x = task.test.inputs
+    with torch.inference_mode():
+        expected = small(x)
+        given = OnnxSession(export(small, task.example()), 1).outputs_of([task.test.first(300)])[0]
+    assert (expected.argmax(1) == given.argmax(1)).float().mean() >= 0.995
+    assert (expected - given).abs().max() < 0.02 * expected.abs().max()
+    save(small, tmp_path)
+    assert torch.equal(load(kind(), tmp_path)(x), expected)
+
+
+def test_every_addition_is_one_of_integers(task: Task, run: Run, tmp_path: Path) -> None:
+    _, small = quantized(Residual, task, run)
+    kinds = kinds_in_session(export(small, task.example()), tmp_path)
+    assert (kinds["QLinearConv"], kinds["QLinearAdd"], kinds["Add"], kinds["Relu"]) == (4, 2, 1, 0)
+
+
+def test_a_rounded_value_is_the_nearest_of_256_levels() -> None:
+    from mirabelle.calibration.ranges import Range
+
+    value = RoundedValue.quantized(nn.Identity(), Range(-1.0, 2.0))
+    x = torch.linspace(-1, 2, 1000)
+    levels = (x.double() / value.scale.double()).round() * value.scale.double()
+    assert value(x).double().numpy() == pytest.approx(levels.numpy(), abs=1e-6)
+    assert float((value(x) - x).abs().max()) <= float(value.scale) / 2 + 1e-6
