@@ -45,9 +45,9 @@ class RankRule:
         asked = [name for name in AMOUNTS if getattr(limits, name) is not None]
         given = [name for name in ONE_RANK if getattr(step, name) is not None]
         if len(given) + bool(asked) != 1:
-            got = ", ".join((*given, *asked)) or "none"
-            message = f"give one of {', '.join(ONE_RANK)}, or limits for {', '.join(AMOUNTS)}; got {got}"
-            raise UserError("E111", message, 'for example: energy = 0.9, or macs = "50%"')
+            got, known = ", ".join((*given, *asked)) or "none", [name for name in AMOUNTS if hasattr(step, name)]
+            message = f"give one of {', '.join(ONE_RANK)}, or limits for {', '.join(known)}; got {got}"
+            raise UserError("E111", message, 'for example: energy = 0.9, or parameters = "50%"')
         if asked:
             limits.check()
         counted = bool(asked) and limits.latency is None

@@ -70,7 +70,7 @@ def seen_inputs(
     Args:
         model: runs in eval mode, on the example of the task and then on the calibration samples.
         task: gives them.
-        layers: linear layers and convolutions by name.
+        layers: linear layers and convolutions, without samples also embeddings, by name.
         samples: number of training samples for the moments; 0 for none.
         seed: of the draw.
 

@@ -126,3 +126,30 @@ def _channels(tensor: Tensor, rank: int) -> Tensor:
     flat = tensor.flatten(1)
     vectors: Tensor = torch.linalg.eigh(flat @ flat.t())[1].flip(1)
     return vectors[:, :rank]
+
+
+def principal(rows: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The directions on which rows are projected with the least squared error, the first ones first.
+
+    min Σ_v c_v ‖e_v − P e_v‖² over the projections P of rank r has P = D_r D_rᵀ, with the first r eigenvectors D of
+    Σ_v c_v e_v e_vᵀ.
+
+    Args:
+        rows: e, (entries, width).
+        counts: c, (entries,); None for ones.
+
+    Returns:
+        D, (width, k), in float64, with k the smaller side, and the share that is lost with rank 0, 1, …, k, (k + 1,).
+
+    Example:
+        >>> directions, lost = principal(torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
+        >>> directions.abs(), lost.round(decimals=4)
+        (tensor([[1., 0.],
+                [0., 1.]], dtype=torch.float64), tensor([1.0000, 0.1000, 0.0000], dtype=torch.float64))
+    """
+    rows = rows.detach().double()
+    weighted = rows if counts is None else rows * counts.double()[:, None]
+    values, directions = torch.linalg.eigh(weighted.t() @ rows)
+    most = min(rows.shape)
+    directions = directions.flip(1)[:, :most]
+    return directions, Decomposition(directions, directions, values.flip(0)[:most].clamp_min(0.0).sqrt()).lost()
