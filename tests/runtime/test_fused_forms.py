@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mirabelle.quantize import TokenLayer
 from mirabelle.runtime.export import export
 from mirabelle.task.batch import Batch
 
@@ -53,6 +54,13 @@ class Attention(nn.Module):
         query = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key = query[:, : self.groups]
         return F.scaled_dot_product_attention(query, key, key + 2, attn_mask=mask, **self.settings).transpose(1, 2).flatten(2)
+
+
+def test_a_layer_quantized_per_token_is_one_product_of_integers(tmp_path: Path) -> None:
+    net = nn.Sequential(TokenLayer.quantized(nn.Linear(8, 16), 8), nn.ReLU(), TokenLayer.quantized(nn.Linear(16, 4), 8))
+    operators = joined(close(net, torch.randn(4, 3, 8)), tmp_path)
+    assert operators["MatMulIntegerToFloat"] == operators["QuantizeLinear"] == 2
+    assert not {"MatMul", "MatMulInteger", "Cast", "DequantizeLinear"} & operators.keys()
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 _TRANSPOSED = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8, TensorProto.UINT8)
 _FLOATING = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+_CODES = {
+    "MatMulInteger": (1,),
+    "DequantizeLinear": (0, 2),
+}  # where nodes that become integer products have codes and zero points
 _WORTH = 1024  # size of a tensor in bytes from which on a node that computes it from another one takes less
 
 
@@ -86,7 +90,7 @@ def own_zero_points(graph: GraphProto) -> None:
 
 
 def with_own_integer_weights(model: bytes) -> bytes:
-    """The model with a copy of an int8 matrix for each further MatMulInteger that uses it.
+    """The model with a copy of an int8 matrix for each further product that uses it.
 
     ONNX Runtime cannot load a model with exact integers if two of these nodes share their weights.
     """
@@ -94,22 +98,42 @@ def with_own_integer_weights(model: bytes) -> bytes:
     graph = proto.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     turned = {node.output[0]: node for node in graph.node if node.op_type == "Transpose" and node.input[0] in tensors}
-    users: dict[str, list[NodeProto]] = defaultdict(list)
+    apart = _dequantized_apart(graph, {*tensors, *turned})
+    users: dict[str, list[tuple[NodeProto, int]]] = defaultdict(list)
     for node in graph.node:
-        if node.op_type == "MatMulInteger":
-            users[node.input[1]].append(node)
-    further = [(name, k, node) for name, nodes in users.items() for k, node in enumerate(nodes) if k]
-    for name, k, node in further:
+        for place in _CODES.get(node.op_type, ()):
+            users[node.input[place]].append((node, place))
+    further = [(name, k, *user) for name, found in users.items() for k, user in enumerate(found) if k]
+    for name, k, node, place in further:
         stored = turned[name].input[0] if name in turned else name
         if stored in tensors:
             copy = graph.initializer.add()
             copy.CopyFrom(tensors[stored])
-            copy.name = node.input[1] = f"{name}:{k}"
+            copy.name = node.input[place] = f"{name}:{k}"
             if name in turned:
-                node.input[1] += ":transposed"
-                graph.node.insert(0, helper.make_node("Transpose", [copy.name], [node.input[1]], perm=[1, 0]))
+                node.input[place] += ":transposed"
+                graph.node.insert(0, helper.make_node("Transpose", [copy.name], [node.input[place]], perm=[1, 0]))
     data: bytes = proto.SerializeToString()
-    return data if further else model
+    return data if further or apart else model
+
+
+def _dequantized_apart(graph: GraphProto, stored: Collection[str]) -> bool:
+    """Let each further reader of dequantized codes dequantize them itself; whether there are any."""
+    nodes = list(graph.node)
+    sources = {node.output[0]: node for node in nodes if node.op_type == "DequantizeLinear" and node.input[0] in stored}
+    read: Counter[str] = Counter()
+    added = 0
+    for position, node in enumerate(nodes):
+        for place, name in enumerate(node.input):
+            if name in sources:
+                if read[name]:
+                    own = NodeProto()
+                    own.CopyFrom(sources[name])
+                    own.output[0] = node.input[place] = f"{name}:{read[name]}"
+                    graph.node.insert(position + added, own)
+                    added += 1
+                read[name] += 1
+    return added > 0
 
 
 def put_in_order(graph: GraphProto) -> None:

@@ -98,7 +98,7 @@ def token_linear(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
         scale: scales of the weights, (out,).
     """
     largest = inputs.abs().amax(dim=-1, keepdim=True).clamp(min=_LEAST)
-    levels = torch.round(inputs / largest / _TOKEN_STEP)
+    levels = torch.round(inputs * largest.reciprocal() / _TOKEN_STEP)
     return F.linear(levels, codes.to(levels.dtype).t()) * (_TOKEN_STEP * scale) * largest
 
 
@@ -147,7 +147,7 @@ def torch_translations() -> dict[Any, Callable[..., Tensor]]:
 
     def torch_token_linear(inputs: Tensor, codes: Tensor, scale: Tensor, zero_points: Tensor) -> Tensor:
         largest = inputs.abs().amax(dim=-1, keepdim=True).clamp(min=_LEAST)
-        levels = rounded(inputs / largest, _TOKEN_STEP, 0)
+        levels = rounded(inputs * largest.reciprocal(), _TOKEN_STEP, 0)
         return F.linear(levels, torch_dequantize(codes, scale, zero_points)) * largest
 
     return {
@@ -184,14 +184,16 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         return op.Mul(product, op.Mul(input_scale, scale))
 
     def onnx_token_linear(inputs: Any, codes: Any, scale: Any) -> Any:
-        # Levels are unsigned with zero point 128, because ONNX Runtime is fastest for uint8 inputs and int8 weights.
+        # Levels are unsigned with zero point 128, because ONNX Runtime is fastest for uint8 inputs and int8 weights. Runtimes
+        # compute a product of dequantized factors by one operator; MatMulInteger with its cast and products would be four.
         step: Any = op.Constant(value=numpy_helper.from_array(np.array(_TOKEN_STEP, np.float32)))
         middle: Any = op.Constant(value=numpy_helper.from_array(np.array(128, np.uint8)))
+        zeros: Any = op.Constant(value=numpy_helper.from_array(np.zeros(tuple(scale.shape), np.int8)))
         last: Any = op.Constant(value_ints=[-1])
         largest = op.Max(op.ReduceMax(op.Abs(inputs), last), op.Constant(value_float=_LEAST))
-        levels = op.QuantizeLinear(op.Div(inputs, largest), step, middle)
-        product = op.Cast(op.MatMulInteger(levels, codes, middle), to=1)
-        return op.Mul(op.Mul(product, op.Mul(step, scale)), largest)
+        levels = op.QuantizeLinear(op.Mul(inputs, op.Reciprocal(largest)), step, middle)
+        product = op.MatMul(op.DequantizeLinear(levels, step, middle), op.DequantizeLinear(codes, scale, zeros, axis=1))
+        return op.Mul(product, largest)
 
     return {
         torch.ops.mirabelle.fake_quantize.default: onnx_fake_quantize,
