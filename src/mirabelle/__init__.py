@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mirabelle import distill, factorize, objectives, prune, quantize, scores, training
     from mirabelle.artifact import load, pack, save, unpack
     from mirabelle.errors import UserError
-    from mirabelle.job import Result, Source, compare, compress
+    from mirabelle.job import LargeResult, Result, Source, compare, compress, compress_large
     from mirabelle.recipe.recipe import Recipe
     from mirabelle.records.schedules import Gradual
     from mirabelle.run.journal import Stop
@@ -31,6 +31,7 @@ __all__ = [
     "Generation",
     "Goal",
     "Gradual",
+    "LargeResult",
     "Recipe",
     "Result",
     "Run",
@@ -41,6 +42,7 @@ __all__ = [
     "UserError",
     "compare",
     "compress",
+    "compress_large",
     "distill",
     "exported_program",
     "factorize",
@@ -59,7 +61,7 @@ _NAMES = lazily(
     {
         "artifact": ["load", "pack", "save", "unpack"],
         "errors": ["UserError"],
-        "job": ["Result", "Source", "compare", "compress"],
+        "job": ["LargeResult", "Result", "Source", "compare", "compress", "compress_large"],
         "recipe": ["Recipe"],
         "records.schedules": ["Gradual"],
         "run": ["Run", "Stop"],

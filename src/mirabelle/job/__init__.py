@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from mirabelle.lazy import lazily
 
 if TYPE_CHECKING:
+    from mirabelle.job.block_by_block import LargeResult, compress_large
     from mirabelle.job.comparison import compare
     from mirabelle.job.comparison_results import Budget, Comparison
     from mirabelle.job.job import Source, compress
@@ -13,14 +14,17 @@ if TYPE_CHECKING:
 __all__ = [
     "Budget",
     "Comparison",
+    "LargeResult",
     "Result",
     "Source",
     "compare",
     "compress",
+    "compress_large",
 ]
 __getattr__ = lazily(
     "mirabelle.job",
     {
+        "block_by_block": ["LargeResult", "compress_large"],
         "comparison": ["compare"],
         "comparison_results": ["Budget", "Comparison"],
         "job": ["Source", "compress"],

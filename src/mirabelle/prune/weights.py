@@ -104,7 +104,7 @@ class Weights:
                 "leave scope out, or give sparsity",
                 path=("scope",),
             )
-        self._of_each  # noqa: B018 (checks the pattern)
+        self.of_each  # noqa: B018 (checks the pattern)
         if self.pattern is not None and self.needs_training:
             raise UserError(
                 "E111", "a pattern is set at once, and a gradual schedule is not", 'schedule = "one-shot"', path=("schedule",)
@@ -126,7 +126,7 @@ class Weights:
             )
 
     @property
-    def _of_each(self) -> tuple[int, int] | None:
+    def of_each(self) -> tuple[int, int] | None:
         """(n, m) of the pattern "n:m"."""
         if self.pattern is None:
             return None
@@ -208,8 +208,8 @@ class Weights:
         from mirabelle.scores.evidence import evidence_for
 
         assert isinstance(self.score, LayerScore), "other scores rank weights"
-        assert self.sparsity is not None or self._of_each is not None, "checked when the record was made"
-        amount = self._of_each or float(self.sparsity or 0)
+        assert self.sparsity is not None or self.of_each is not None, "checked when the record was made"
+        amount = self.of_each or float(self.sparsity or 0)
         seed, count = run.seed_for("score"), int(getattr(self.score, "samples", _CALIBRATED))
         count = count if most_samples is None else min(count, most_samples)
         batches = CalibrationSamples.drawn(task.train, count, seed).for_model(model)
@@ -230,7 +230,7 @@ class Weights:
         from mirabelle.prune.weight_masks import RemovedWeights
 
         rule, amount = next((name, value) for name in _RULES if (value := getattr(self, name)) is not None)
-        of_each = self._of_each
+        of_each = self.of_each
         return RemovedWeights(
             rule=rule,
             amount=1 - of_each[0] / of_each[1] if of_each else float(amount),

@@ -106,17 +106,17 @@ class Weights:
         if self.zero_points and self.weight_bits == _PLAIN_BITS:
             message = "zero points are for up to 7 bits; codes of 8 bits have no use for them"
             raise UserError("E111", message, "leave zero_points out", path=("zero_points",))
-        if self.kernel == "MatMulNBits" and (self.weight_bits not in _KERNEL_BITS or self._group not in _KERNEL_GROUPS):
+        if self.kernel == "MatMulNBits" and (self.weight_bits not in _KERNEL_BITS or self.size_of_groups not in _KERNEL_GROUPS):
             raise UserError(
                 "E111",
                 "MatMulNBits with activations in float32 is for 3 or 4 bits in groups of 16, 32, 64, 128 or 256; got "
-                f"weight_bits = {self.weight_bits}, group_size = {self._group}",
+                f"weight_bits = {self.weight_bits}, group_size = {self.size_of_groups}",
                 "leave kernel out (with 2 and 8 bits, it is 10 to 30 times slower than floats), or set 4 bits in groups of 128",
                 path=("kernel",),
             )
 
     @property
-    def _group(self) -> int:
+    def size_of_groups(self) -> int:
         """The weights of a group; 0 for whole rows."""
         return (0 if self.weight_bits == _PLAIN_BITS else _GROUP) if self.group_size is None else self.group_size
 
@@ -174,7 +174,7 @@ class Weights:
         method = Method(
             self.method,
             Grid(self.weight_bits, zero_points=self.zero_points, clipping=self.clipping),
-            self._group,
+            self.size_of_groups,
             self.damping,
             by_activation=self.activation_order,
         )
@@ -190,14 +190,14 @@ class Weights:
         from mirabelle.quantize.group_layer import GroupLayer
         from mirabelle.quantize.layers import WeightLayer
 
-        if self.weight_bits == _PLAIN_BITS and not self._group and self.method == "nearest":
+        if self.weight_bits == _PLAIN_BITS and not self.size_of_groups and self.method == "nearest":
             return WeightLayer.quantized(dense, self.weight_bits)
         # A kernel has codes in an order of its own, so that layers that share codes would store them twice.
         multiplies = isinstance(dense, (*LINEAR, *turned_linear())) and not tied
         return GroupLayer.quantized(
             dense,
             self.weight_bits,
-            self._group,
+            self.size_of_groups,
             zero_points=self.zero_points,
             clipping=self.clipping,
             kernel=self.kernel if multiplies else "float",
