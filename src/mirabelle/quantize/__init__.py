@@ -6,12 +6,14 @@ from mirabelle.lazy import lazily
 from mirabelle.quantize.aware import Aware
 from mirabelle.quantize.bits import MixedBits
 from mirabelle.quantize.dynamic import Dynamic
+from mirabelle.quantize.half import Half
 from mirabelle.quantize.static import Static
 from mirabelle.quantize.weights import Weights
 
 if TYPE_CHECKING:
     from mirabelle.quantize.batch_norm_folding import FoldedNorm
     from mirabelle.quantize.group_layer import GroupLayer
+    from mirabelle.quantize.half_layer import HalfLayer
     from mirabelle.quantize.layers import DynamicLayer, RoundedValue, StaticLayer, TokenLayer, WeightLayer
 
 __all__ = [
@@ -20,6 +22,8 @@ __all__ = [
     "DynamicLayer",
     "FoldedNorm",
     "GroupLayer",
+    "Half",
+    "HalfLayer",
     "MixedBits",
     "RoundedValue",
     "Static",
@@ -33,6 +37,7 @@ __getattr__ = lazily(
     {
         "batch_norm_folding": ["FoldedNorm"],
         "group_layer": ["GroupLayer"],
+        "half_layer": ["HalfLayer"],
         "layers": ["DynamicLayer", "RoundedValue", "StaticLayer", "TokenLayer", "WeightLayer"],
     },
 )

@@ -113,7 +113,7 @@ def tie_codes(model: nn.Module, names: Mapping[str, Sequence[str]], selection: S
     """
     known = named_tensors(model)
     for group in selection.groups:
-        for key in ("codes", "scale", "zero_point"):
+        for key in ("codes", "scale", "zero_point", "values"):
             if all(f"{name}.{key}" in known for name in group):
                 model = tie(model, [f"{name}.{key}" for name in group])
     for same in names.values():

@@ -27,6 +27,8 @@ from mirabelle.runtime.export_arguments import arguments, free_tokens, taking
 from mirabelle.runtime.fused_forms import fused_translations
 from mirabelle.runtime.group_operators import onnx_translations as translations_of_groups
 from mirabelle.runtime.group_operators import write_groups
+from mirabelle.runtime.half_operators import onnx_translations as translations_of_halves
+from mirabelle.runtime.half_operators import write_casts
 from mirabelle.runtime.lengths import computes_other_lengths
 from mirabelle.runtime.operators import onnx_translations
 from mirabelle.runtime.pooling import pooling_translations
@@ -87,6 +89,7 @@ def _file(model: nn.Module, example: Batch, metadata: Mapping[str, str], free: M
         raise UserError("E121", f'the batch axis of input "{fixed}" is fixed', "make the model accept any batch size")
     proto = program.model_proto
     _name_tokens(proto.graph)
+    write_casts(proto)
     write_groups(proto)
     _cast_codes(proto.graph)
     _drop_idle_relus(proto.graph)
@@ -127,7 +130,13 @@ def _exported(
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """ONNX operators for our own operators, and for those of torch that its exporter writes otherwise or not at all."""
-    return onnx_translations() | translations_of_groups() | pooling_translations() | fused_translations()
+    return (
+        onnx_translations()
+        | translations_of_groups()
+        | translations_of_halves()
+        | pooling_translations()
+        | fused_translations()
+    )
 
 
 def _told_by_the_model(error: BaseException | None) -> UserError | None:

@@ -17,6 +17,7 @@ from mirabelle.numerics import affine
 from mirabelle.runtime.export import quiet, reason
 from mirabelle.runtime.export_arguments import arguments, taking
 from mirabelle.runtime.group_operators import torch_translations as translations_of_groups
+from mirabelle.runtime.half_operators import torch_translations as translations_of_halves
 from mirabelle.runtime.operators import CODED, TRANSPOSED_CODES, torch_translations
 from mirabelle.task.batch import Inputs, map_tensors
 
@@ -107,7 +108,7 @@ def _exported(model: nn.Module, inputs: Inputs, largest_batch: int | None) -> Ex
 
 def _translated(module: fx.GraphModule) -> bool:
     """Replace Mirabelle's own operators by calls of their translations, in place; whether there were any."""
-    translations, graph = torch_translations() | translations_of_groups(), module.graph
+    translations, graph = torch_translations() | translations_of_groups() | translations_of_halves(), module.graph
     found = [node for node in graph.nodes if node.target in translations]
     for node in found:
         with graph.inserting_before(node):
