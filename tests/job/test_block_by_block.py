@@ -118,7 +118,9 @@ def test_a_killed_run_goes_on_at_the_next_block_and_ends_with_the_same_bits(
     assert done == [0, 1, 1, 2]
     assert (again.errors, again.sparsity) == (whole.errors, whole.sparsity)
     for path in (tmp_path / "whole").rglob("*.safetensors"):
-        assert path.read_bytes() == (tmp_path / "killed" / path.relative_to(tmp_path / "whole")).read_bytes()
+        one, other = load_file(path), load_file(tmp_path / "killed" / path.relative_to(tmp_path / "whole"))
+        assert set(one) == set(other)
+        assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
     assert not list((tmp_path / "killed").glob("inputs-*"))
     with pytest.raises(UserError, match=r"E150.*another steps"):
         compress_large(tmp_path / "dense", BOTH[:1], tokens, tmp_path / "killed")
