@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: workers that share the cores take one thread each
@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from mirabelle import Run, Task
+from mirabelle.job.never_slower import Form, Trial
 from mirabelle.runtime.runtime import time_alone, time_side_by_side
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background it is ignored, and so in every child
@@ -41,16 +42,27 @@ def quietly() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+_UNDONE = Trial.undone
+
+
+@pytest.fixture
+def undone() -> Callable[[Trial, Form], str]:
+    """What runs do outside of tests: see `_hurry`."""
+    return _UNDONE
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _hurry() -> None:
     """Runs time their models for a tenth of a second, not for two: no test speaks of milliseconds that close.
 
+    Nor do they undo what makes a model slower: of tests with tiny models, only those of `job.never_slower` do.
     What was imported stays; the collector need not look through it at each of the millions of objects that exporters make.
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     for timed in (time_alone, time_side_by_side):
         timed.__kwdefaults__["seconds"] = 0.1
+    Trial.undone = lambda *_: "[]"  # type: ignore[method-assign]
 
 
 @pytest.fixture

@@ -98,16 +98,19 @@ def run_recipe(
     else:
         print_report(read_report(result.folder), result.folder / "report.html", shortfalls=False)  # raised as errors below
     with file.shown_at():
-        raise_all([_missed(shortfall, file.goal, result.folder) for shortfall in result.shortfalls])
+        undone = any(one.undone or one.returned for one in read_report(result.folder).speeds)
+        raise_all([_missed(shortfall, file.goal, result.folder, undone=undone) for shortfall in result.shortfalls])
     return 0
 
 
-def _missed(shortfall: Shortfall, goal: Goal, folder: Path) -> UserError:
-    """The error for one unmet part of the goal, with the setting to relax."""
+def _missed(shortfall: Shortfall, goal: Goal, folder: Path, *, undone: bool) -> UserError:
+    """The error for one unmet part of the goal, with the setting to relax; `undone`: steps were undone to keep the speed."""
     key = shortfall.name
     if key == "metric" and goal.metric is None:
         key = "max_drop"
     remedy = f"{folder} holds the closest model; relax goal.{key}, train longer or compress less"
     if key not in ("metric", "max_drop"):
         remedy = f"{folder} holds the closest model; relax goal.{key} to {shortfall.value:.6g}, or compress more"
+    if undone and key in ("size", "onnx_size"):
+        remedy += ', or set goal.latency = "any" to keep what makes the file smaller and the model slower'
     return UserError("E301", f"goal not met: {shortfall}", remedy, path=("goal", key))

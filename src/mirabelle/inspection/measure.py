@@ -49,9 +49,14 @@ def exported(model: nn.Module, task: Task, codecs: Sequence[Codec] = ()) -> File
         task: gives example inputs, labels and preprocessing.
         codecs: codecs of the user to try in addition to those of Mirabelle.
     """
-    labels = () if task.outputs.form is Form.NUMBERS else task.labels
-    onnx = export(model, task.example(), labels, task.preprocessing, outputs=task.outputs)
+    onnx = onnx_file(model, task)
     return Files(onnx, pack(onnx, codecs))
+
+
+def onnx_file(model: nn.Module, task: Task) -> bytes:
+    """The canonical ONNX file of a model, with what the task says of its inputs and outputs."""
+    labels = () if task.outputs.form is Form.NUMBERS else task.labels
+    return export(model, task.example(), labels, task.preprocessing, outputs=task.outputs)
 
 
 def measure(

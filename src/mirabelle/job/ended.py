@@ -13,13 +13,14 @@ from mirabelle.artifact.folder import digest_of_model
 from mirabelle.errors import UserError
 from mirabelle.job.digests import faults_of_files, faults_of_pages
 from mirabelle.job.dry_run import JobPlan
+from mirabelle.job.never_slower import origin_after
 from mirabelle.job.result import Result, checked, tell_end
 from mirabelle.model.state import tensors_of_module
 from mirabelle.report import Report, read_events, read_report, write_pages
 from mirabelle.run import files
 from mirabelle.run.run import Run, same_run
 from mirabelle.runtime.gates import Gate
-from mirabelle.step import ReplacesModel, folder_of
+from mirabelle.step import folder_of
 
 
 def result_of_ended(plan: JobPlan, run: Run) -> Result | None:
@@ -92,8 +93,7 @@ def _origin(plan: JobPlan, run: Run) -> nn.Module:
         return dense
     for position, step in enumerate(plan.recipe.steps, start=1):
         place = run.within(folder_of(position, step))
-        if isinstance(step, ReplacesModel):
-            dense = step.origin(dense, place)
+        dense = origin_after(step, dense, place)
         if place.decided("stopped") is not None:
             break
     return dense

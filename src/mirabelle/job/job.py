@@ -40,6 +40,7 @@ from mirabelle.report import (
     curves,
     left_by_steps,
     read_events,
+    speed_of_steps,
     write_report,
 )
 from mirabelle.report.verdict import not_finite
@@ -155,7 +156,7 @@ def _run(plan: JobPlan, run: Run) -> Result:
     task = with_teacher_that_learned(plan.task, start.model, teacher, trail[-1].profile.metric if trail else None, run)
     stopped = any(run.within(f"steps/0-{name}").decided("stopped") is not None for name in ("baseline", "teacher"))
     steps = () if stopped else plan.recipe.steps
-    end, origin, entries = walk(steps, start, task, run, dense=plan.model)
+    end, origin, entries = walk(steps, start, task, run, dense=plan.model, goal=plan.goal)
     earlier = result_without_digests(end.model, run)
     if earlier is not None:
         return earlier
@@ -240,7 +241,7 @@ def _trained(name: str, model: nn.Module, training: Training, task: Task, run: R
     place, alone = run.within(f"steps/0-{name}"), task.with_teacher(None)
     made_from = {"model": fingerprint(model), "teacher": None}
     work = partial(fit, with_scale_of_targets(copied(model), alone), alone, training, place)
-    return run_or_resume(name, place, model, alone, work, made_from=made_from)
+    return run_or_resume(name, place, lambda: model, alone, work, made_from=made_from)
 
 
 @dataclass(frozen=True)
@@ -299,6 +300,7 @@ def _conclude(ending: _Ending) -> Result:
         curves=curves(events),
         constant=constant,
         left=left_by_steps(events),
+        speeds=speed_of_steps(events),
         notes=ending.notes,
         about=known_of(task, ending.origin, str(run.journal.document.get("model", {}).get("from", ""))),
     )

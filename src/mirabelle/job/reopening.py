@@ -8,10 +8,11 @@ from torch import nn
 
 from mirabelle import artifact
 from mirabelle.errors import UserError
+from mirabelle.job.never_slower import origin_after
 from mirabelle.recipe.file import RecipeFile, read_recipe
 from mirabelle.run import files
 from mirabelle.run.run import Run
-from mirabelle.step import ReplacesModel, Step, folder_of
+from mirabelle.step import Step, folder_of
 
 
 def recipe_of_run(folder: Path, *, trust: bool = False) -> RecipeFile:
@@ -42,10 +43,10 @@ def origin_of_run(file: RecipeFile, folder: Path) -> nn.Module:
             folder which is not trusted names.
     """
     run, dense = Run(folder, seed=file.seed), file.build_model()
+    run.journal.decisions = dict(file.decisions)
     for place, step in steps_of_run(file, folder):
-        if isinstance(step, ReplacesModel):
-            with file.naming():
-                dense = step.origin(dense, run.within(str(place.relative_to(folder))))
+        with file.naming():
+            dense = origin_after(step, dense, run.within(str(place.relative_to(folder))))
     return dense
 
 

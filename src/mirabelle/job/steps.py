@@ -18,12 +18,14 @@ from mirabelle.artifact.codecs.codec import Codec, codecs_named
 from mirabelle.artifact.folder import load_with_digest
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import Files, exported, measure
+from mirabelle.job.never_slower import Form, Guard, origin_after
 from mirabelle.model.state import fingerprint
 from mirabelle.model.ties import lost_ties
 from mirabelle.run import files
 from mirabelle.run.journal import read_events
 from mirabelle.run.run import Run
 from mirabelle.step import ReplacesModel, Step, folder_of, use_of
+from mirabelle.task.goal import Goal
 from mirabelle.task.profile import Profile, StepResult
 from mirabelle.task.task import Task
 from mirabelle.training.checkpoint import seconds_before
@@ -31,14 +33,14 @@ from mirabelle.training.checkpoint import seconds_before
 _PROFILE, _CHECKPOINT = "profile.json", "checkpoint.safetensors"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reached:
     """A model during a run, with its exported files.
 
     Args:
         model: in eval mode.
         digest: of the model: its fingerprint, or that of the files from which it was loaded.
-        files: its exported files, if this process has exported it already.
+        files: its exported files, if this process has exported it already; `exported` keeps them here.
     """
 
     model: nn.Module
@@ -52,11 +54,16 @@ class Reached:
 
     def exported(self, task: Task, codecs: Sequence[Codec] = ()) -> Files:
         """The exported files; `codecs` are user-defined codecs, tried in addition to the built-in ones."""
-        return self.files or exported(self.model, task, codecs)
+        self.files = self.files or exported(self.model, task, codecs)
+        return self.files
+
+    def form(self, task: Task, codecs: Sequence[Codec] = ()) -> Form:
+        """The model with its ONNX file, exported when it is first needed."""
+        return Form(self.model, lambda: self.exported(task, codecs).onnx)
 
 
 def walk(
-    steps: Sequence[Step], start: Reached, task: Task, run: Run, *, dense: nn.Module
+    steps: Sequence[Step], start: Reached, task: Task, run: Run, *, dense: nn.Module, goal: Goal | None = None
 ) -> tuple[Reached, nn.Module, list[StepResult]]:
     """Run steps one after the other, or continue after the last step that a killed run finished.
 
@@ -68,21 +75,25 @@ def walk(
         task: with its teacher.
         run: each step uses its subfolder `steps/<k>-<step>`.
         dense: the dense module from which `start` was made.
+        goal: what makes the model slower is undone, as far as this goal does not allow it; None keeps all.
 
     Returns:
         The final model, the dense module from which it was made, and the measurements after each step.
     """
     trail, reached = [], start
+    before = start.form(task, codecs_of(run))
+    guard = None if goal is None else Guard(goal, task, before)
     teacher = None if task.teacher is None else fingerprint(task.teacher)
     for position, step in enumerate(steps, start=1):
         name = use_of(step)
         place = run.within(folder_of(position, step))
-        origin = step.origin(dense, place) if isinstance(step, ReplacesModel) else dense
         made_from = {"model": reached.digest, "teacher": teacher}
-        work = partial(_done, step, reached.model, task, place)
+        make = partial(_done, model=reached.model, task=task, run=place)
+        work = partial(make, step) if guard is None else partial(guard.kept, step, before, place, make)
+        origin = partial(origin_after, step, dense, place)
         reached, entry = run_or_resume(name, place, origin, task, work, made_from=made_from)
         trail.append(entry)
-        dense = origin
+        dense, before = origin(), reached.form(task, codecs_of(run))
         if place.decided("stopped") is not None:
             break
     return reached, dense, trail
@@ -97,7 +108,13 @@ def _done(step: Step, model: nn.Module, task: Task, run: Run) -> nn.Module:
 
 
 def run_or_resume(
-    name: str, run: Run, dense: nn.Module, task: Task, work: Callable[[], nn.Module], *, made_from: Mapping[str, str | None]
+    name: str,
+    run: Run,
+    dense: Callable[[], nn.Module],
+    task: Task,
+    work: Callable[[], nn.Module],
+    *,
+    made_from: Mapping[str, str | None],
 ) -> tuple[Reached, StepResult]:
     """Do the work of a step, unless an earlier process has finished it, and load its result from the folder of the run.
 
@@ -107,7 +124,7 @@ def run_or_resume(
     Args:
         name: of the step, for events.
         run: restricted to the subfolder of the step.
-        dense: the dense module from which the result is made.
+        dense: gives the dense module from which the result is made, once the work is done.
         task: for the measurements.
         work: returns the result of the step.
         made_from: digests of the models on which the result depends.
@@ -122,7 +139,7 @@ def run_or_resume(
         before, begin = _seconds_of_checkpoint(run, made_from), time.monotonic()
         run.event("begin", step=name, made_from=made_from)
         artifact.save(work(), run.folder)
-        model, digest = load_with_digest(dense, run.folder)
+        model, digest = load_with_digest(dense(), run.folder)
         seconds = before + time.monotonic() - begin
         shipped = exported(model, task, codecs_of(run))
         profile, _ = measure(model, task, task.validation, shipped)
@@ -139,7 +156,9 @@ class _UnusableError(Exception):
     """Raised if what an earlier process has made of a step cannot be used; the message is the reason."""
 
 
-def _finished(name: str, run: Run, dense: nn.Module, made_from: Mapping[str, str | None]) -> tuple[Reached, StepResult] | None:
+def _finished(
+    name: str, run: Run, dense: Callable[[], nn.Module], made_from: Mapping[str, str | None]
+) -> tuple[Reached, StepResult] | None:
     """What an earlier process has made of a step; None if it is not finished, damaged, or made from another model."""
     if not (run.folder / _PROFILE).is_file():
         return None
@@ -150,12 +169,14 @@ def _finished(name: str, run: Run, dense: nn.Module, made_from: Mapping[str, str
         return None
 
 
-def _read_back(name: str, run: Run, dense: nn.Module, made_from: Mapping[str, str | None]) -> tuple[Reached, StepResult]:
+def _read_back(
+    name: str, run: Run, dense: Callable[[], nn.Module], made_from: Mapping[str, str | None]
+) -> tuple[Reached, StepResult]:
     path = run.folder / _PROFILE
     try:
         data = files.read_json(path)
         entry = StepResult(name, Profile.from_data(data["profile"]), float(data["seconds"]))
-        model, digest = load_with_digest(dense, run.folder)
+        model, digest = load_with_digest(dense(), run.folder)
     except UserError as error:
         if error.code not in ("E130", "E141"):
             raise

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mirabelle.report.document import Report, read_report
 from mirabelle.report.findings import ConstantAnswer, Difference, Significance
-from mirabelle.report.learning_curves import Curve, curves, left_by_steps
+from mirabelle.report.learning_curves import Curve, curves, left_by_steps, speed_of_steps
 from mirabelle.report.page import write_pages
 from mirabelle.report.progress import RunProgress, progress_of
 from mirabelle.run import files
@@ -22,6 +22,7 @@ __all__ = [
     "progress_of",
     "read_events",
     "read_report",
+    "speed_of_steps",
     "write_pages",
     "write_report",
 ]

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mirabelle import records
 from mirabelle.errors import UserError
-from mirabelle.report.findings import ConstantAnswer, Judgement, Left, Milestone, Outcome, Share, Significance
+from mirabelle.report.findings import ConstantAnswer, Judgement, Left, Milestone, Outcome, Share, Significance, StepSpeed
 from mirabelle.report.learning_curves import Curve
 from mirabelle.report.processes import different_conditions
 from mirabelle.report.verdict import certainty, remarks, verdict
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mirabelle.task.profile import StepResult
 
 SCHEMA = 1
+ALLOW_SLOWER = '`latency = "any"` under [goal]'
 ARTIFACTS = {
     "onnx": "model.onnx",
     "packed": "model.mira",
@@ -61,6 +62,7 @@ class Report:
         digests: name of each file that ships -> digest of its bytes.
         notes: sentences on data that were left out, cut or changed, and on weights that no file contains.
         about: what is known of the model without measuring it: "pipeline_tag", "license", "base_model" and the like.
+        speeds: what each step that changes the operators does to the latency, and what of it was undone.
     """
 
     start: Profile
@@ -80,6 +82,7 @@ class Report:
     digests: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
+    speeds: tuple[StepSpeed, ...] = ()
 
     @staticmethod
     def of(
@@ -100,6 +103,7 @@ class Report:
         digests: Mapping[str, str],
         notes: Iterable[str] = (),
         about: Mapping[str, str] | None = None,
+        speeds: Iterable[StepSpeed] = (),
     ) -> Report:
         """Build a report from the measurements of a run."""
         return Report(
@@ -120,6 +124,7 @@ class Report:
             digests=dict(digests),
             notes=tuple(notes),
             about=dict(about or {}),
+            speeds=tuple(speeds),
         )
 
     @property
@@ -129,13 +134,22 @@ class Report:
     @property
     def remarks(self) -> list[str]:
         found = remarks(self.start, self.end, self.comparison, self.goal.shortfalls, self.gates, constant=self.constant)
-        return [*found, *self.certainty, *different_conditions(self.processes), *self.notes]
+        return [*found, *self._kept_from_size(), *self.certainty, *different_conditions(self.processes), *self.notes]
 
     @property
     def certainty(self) -> list[str]:
         """What the measurements cannot tell about the goal."""
         asked = {name: value for name, value in self.goal.asked.items() if name in Goal.__dataclass_fields__}
         return certainty(self.start, self.end, self.comparison, records.build(Goal, asked, "goal"))
+
+    def _kept_from_size(self) -> list[str]:
+        """A sentence if a goal of bytes is missed while layers were left in floating point for the sake of speed."""
+        missed = any(shortfall.name in ("size", "onnx_size") for shortfall in self.goal.shortfalls)
+        undone = [one.step for one in self.speeds if one.undone or one.returned]
+        if not missed or not undone:
+            return []
+        kept = f"Not all of {' and '.join(undone)} was kept, since it would have made the model slower"
+        return [f"{kept}. Where bytes alone count, {ALLOW_SLOWER} keeps it."]
 
     @property
     def goal_in_words(self) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mirabelle.model.left_alone import LeftAlone
 from mirabelle.runtime.latency import Ratio
 from mirabelle.task.goal import Shortfall
-from mirabelle.task.profile import Profile
+from mirabelle.task.profile import Latency, Profile
 
 _SIGNIFICANT = 0.05
+_SHOWN = 8  # layers in a sentence
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,73 @@ class Outcome:
     passed: bool
     worst: float | None
     detail: str
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """The milliseconds of a layer that does not gain: before a step and after it, with its conversions."""
+
+    name: str
+    before_ms: float
+    after_ms: float
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.before_ms:.3g} → {self.after_ms:.3g} ms"
+
+
+@dataclass(frozen=True)
+class StepSpeed:
+    """What a step does to the latency, and what of it was undone since it does not pay.
+
+    Args:
+        step: name of the step.
+        before: latency before the step.
+        after: latency after the whole step.
+        ratio: after / before.
+        undone: whether the step was undone as a whole.
+        returned: the layers that the step would have made slower, or no faster, and that were left as they are.
+        kept: ratio of the model that was kept to the model before the step, if only some layers were left as they are.
+        kept_ms: latency of this model in milliseconds.
+    """
+
+    step: str
+    before: Latency
+    after: Latency
+    ratio: Ratio
+    undone: bool = False
+    returned: tuple[LayerTimes, ...] = ()
+    kept: Ratio | None = None
+    kept_ms: float | None = None
+
+    def to_data(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_data(data: Mapping[str, Any]) -> StepSpeed:
+        kept = data["kept"]
+        return StepSpeed(
+            data["step"],
+            Latency(**data["before"]),
+            Latency(**data["after"]),
+            Ratio(**data["ratio"]),
+            data["undone"],
+            tuple(LayerTimes(**layer) for layer in data["returned"]),
+            Ratio(**kept) if kept else None,
+            data["kept_ms"],
+        )
+
+    def in_words(self) -> str:
+        """Whether the step paid, in milliseconds, and what was undone."""
+        text = f"{self.before.median:.3g} → {self.after.median:.3g} ms, {self.ratio.in_words()}"
+        layers = ", ".join(map(str, self.returned[:_SHOWN]))
+        more = len(self.returned) - _SHOWN
+        layers += f" and {more} more" if more > 0 else ""
+        if self.undone:
+            why = f"; slower layers: {layers}" if layers else ""
+            return f"{text}: undone as a whole{why}"
+        if self.kept is not None and self.kept_ms is not None:
+            return f"{text}; without {layers}: {self.kept_ms:.3g} ms, {self.kept.in_words()}, and so these layers are left"
+        return f"{text}: {'paid' if self.ratio.faster else 'no gain in time'}"
 
 
 @dataclass(frozen=True)

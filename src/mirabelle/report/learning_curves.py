@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mirabelle.model.left_alone import LeftAlone
-from mirabelle.report.findings import Left
+from mirabelle.report.findings import Left, StepSpeed
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,12 @@ def left_by_steps(events: Iterable[Mapping[str, Any]]) -> list[Left]:
             lefts = [Left(step, LeftAlone.from_data(part)) for part in event["parts"]]
             found.setdefault(where, {})[json.dumps(event["parts"])] = lefts
     return [left for by_part in found.values() for lefts in by_part.values() for left in lefts]
+
+
+def speed_of_steps(events: Iterable[Mapping[str, Any]]) -> list[StepSpeed]:
+    """What each step does to the latency, in the order of the steps; the last measurement of each."""
+    found = {str(event.get("where", "")): StepSpeed.from_data(event) for event in events if event["event"] == "speed"}
+    return list(found.values())
 
 
 def _finite(value: object) -> float | None:

@@ -23,7 +23,9 @@ def verdict(start: Profile, end: Profile, comparison: Significance, constant: Co
 
     The change of the metric is only told if the start is better than the best constant answer (`constant`).
     """
-    costs = f"{size(start, end)} and {speed(comparison.latency_ratio, runtime_of(end))}"
+    ratio = comparison.latency_ratio
+    parts = [size(start, end), speed(ratio, runtime_of(end))]
+    costs = " and ".join(reversed(parts) if ratio.slower else parts)  # bad news first
     if constant is not None and not constant.start_learned:
         return (
             f"{costs}; no gain or loss in {metrics(start, end)[1].name} can be told: {beside_constant(start, end, constant)}."
@@ -187,7 +189,7 @@ def remarks(
             "Zero weights make the packed file smaller but not the model faster: ONNX Runtime multiplies by zero as by any "
             "other number."
         )
-    if comparison.latency_ratio.low > 1 and not comparison.latency_ratio.unchanged:
+    if comparison.latency_ratio.slower:
         sentences.append(
             f"The compressed model is slower than the dense model in {runtime_of(end)} on this machine; use it only for its "
             "size."

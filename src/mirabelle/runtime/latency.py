@@ -19,7 +19,7 @@ import numpy as np
 from mirabelle.numerics.statistics import interval_of_repeats
 from mirabelle.task.profile import Latency
 
-_BLOCKS, _FEWEST_BLOCKS = 12, 6
+_BLOCKS, _FEWEST_BLOCKS, _FEWEST_TO_ANSWER = 12, 6, 3
 _WARM_UP, _FEWEST_ROUNDS = 2, 3  # calls of each model in a block
 _LONGER = 2.0  # a measurement of slow models may take this many times the seconds asked for, until it has the fewest blocks
 _FLOOR = 0.025  # relative: what ratios minutes apart differ by even where the blocks of each agree
@@ -55,6 +55,20 @@ class Ratio:
         """Whether the interval contains 1, or the median differs by less than 2 % from it."""
         return self.low <= 1 <= self.high or abs(self.median - 1) < _NOTICEABLE
 
+    @property
+    def slower(self) -> bool:
+        """Whether the second model is slower: the interval lies above 1, and the ratio differs by 2 % or more from it."""
+        return self.low > 1 and not self.unchanged
+
+    @property
+    def faster(self) -> bool:
+        """Whether the second model is faster: the interval lies below 1, and the ratio differs by 2 % or more from it."""
+        return self.high < 1 and not self.unchanged
+
+    def inverse(self) -> Ratio:
+        """The latency of the first model over that of the second."""
+        return Ratio(1 / self.median, 1 / self.high, 1 / self.low)
+
     def in_words(self) -> str:
         """The speed of the second model relative to the first, in words.
 
@@ -72,7 +86,13 @@ class Ratio:
 
 
 def interleaved(
-    load: Callable[[], Mapping[str, Call]], *, runtime: str, threads: int, batch: int, seconds: float = 2.0
+    load: Callable[[], Mapping[str, Call]],
+    *,
+    runtime: str,
+    threads: int,
+    batch: int,
+    seconds: float = 2.0,
+    enough: Callable[[Mapping[str, Ratio]], bool] | None = None,
 ) -> tuple[dict[str, Latency], dict[str, Ratio]]:
     """Measure the latency of several functions, called in alternation (A B B A …) in blocks, for about `seconds`.
 
@@ -82,6 +102,7 @@ def interleaved(
         threads: number of threads.
         batch: number of samples in a call.
         seconds: duration of the measurement, with loading. Slow models may take longer.
+        enough: whether the ratios so far answer the question; asked after a few blocks, it ends the measurement.
 
     Returns:
         The latency of each function by name, and the ratio of its latency to that of the first function.
@@ -93,6 +114,10 @@ def interleaved(
         if len(blocks) >= _FEWEST_BLOCKS and spent > _LONGER * seconds:
             break
         blocks.append(_block(load(), seconds / _BLOCKS, backwards=len(blocks) % 2 == 1))
+        if enough is not None and len(blocks) >= _FEWEST_TO_ANSWER:
+            found = of_blocks(blocks, runtime=runtime, threads=threads, batch=batch)
+            if enough(found[1]):
+                return found
     return of_blocks(blocks, runtime=runtime, threads=threads, batch=batch)
 
 

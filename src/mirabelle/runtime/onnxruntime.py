@@ -24,6 +24,7 @@ SHARING = "ConstantSharing"  # this optimizer breaks exact integers if two layer
 _SILENT = 4  # of the levels of its log, 0 to 4; what fails is raised, too
 _PROVIDERS = ("CPUExecutionProvider",)
 _KERNEL = "_kernel_time"  # the end of the name of an operator's event
+_FUSED = "fused "  # the beginning of the name of an operator with an activation
 _REORDERS = ("ReorderInput", "ReorderOutput")  # changes of the memory layout, which ONNX Runtime adds
 
 
@@ -43,7 +44,7 @@ class OnnxRuntime(Runtime):
         events = _profiled(model, feed, _options(threads), runs)
         times: dict[str, list[float]] = defaultdict(list)
         for event in events:
-            given, kind = event["name"], event.get("args", {}).get("op_name")
+            given, kind = event["name"].removeprefix(_FUSED), event.get("args", {}).get("op_name")
             if kind not in _REORDERS:
                 # The name of an operator in another memory layout is the name of its output with a suffix.
                 name = next((name for name in names if given.startswith(name)), None)

@@ -213,7 +213,12 @@ def time_side_by_side(
 
 
 def time_all(
-    sessions: Mapping[str, Session], inputs: Inputs, *, batch: int = 1, seconds: float = 2.0
+    sessions: Mapping[str, Session],
+    inputs: Inputs,
+    *,
+    batch: int = 1,
+    seconds: float = 2.0,
+    enough: Callable[[Mapping[str, Ratio]], bool] | None = None,
 ) -> tuple[dict[str, Latency], dict[str, Ratio]]:
     """The latency of each session by name, and its ratio to the first one, measured in alternation (see `runtime.latency`)."""
     first = next(iter(sessions.values()))
@@ -224,4 +229,4 @@ def time_all(
     def load() -> dict[str, Callable[[], object]]:
         return {name: partial(one.anew().run, feeds[name]) for name, one in sessions.items()}
 
-    return interleaved(load, runtime=first.runtime, threads=first.threads, batch=batch, seconds=seconds)
+    return interleaved(load, runtime=first.runtime, threads=first.threads, batch=batch, seconds=seconds, enough=enough)

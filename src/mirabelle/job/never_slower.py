@@ -1,0 +1,271 @@
+"""Keeps the steps of a run from making the model slower: what does not pay is undone, layer by layer.
+
+The model after a step is timed beside the model before it and the model at the start of the run, under the conditions of the
+goal. If it is slower (the 95 % interval of the ratio lies above 1), the time of each layer is measured before and after the
+step, and the step is made again without the layers that do not gain; if it is still slower, the step is undone as a whole. What
+is undone is a decision of the run, so that a run that was killed ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from mirabelle.errors import UserError
+from mirabelle.inspection.measure import onnx_file
+from mirabelle.job.conditions import Conditions
+from mirabelle.model.architecture import architecture_of, replaced_module_names
+from mirabelle.report.findings import LayerTimes, StepSpeed
+from mirabelle.run.run import Run
+from mirabelle.runtime.latency import Ratio
+from mirabelle.runtime.layer_times import layer_milliseconds
+from mirabelle.runtime.runtime import time_all
+from mirabelle.step import ReplacesModel, Step, use_of
+from mirabelle.task.goal import Goal
+from mirabelle.task.profile import Latency
+from mirabelle.task.task import Task
+
+EVENT = "speed"
+BRIEFLY, LONG = 0.5, 2.0  # seconds of a measurement; the second one if the first leaves a doubt
+_DECISION = "undone"  # the names of the layers that a step must leave as they are, as JSON, or this word:
+_WHOLLY = "all"
+_TRIES = 3  # how often a step is made again without the layers that do not gain
+_NOTICEABLE = 0.05  # of the model's time: what layers must lose for a step that gains to be tried without them
+_LEVEL = 1.01  # a median below it leaves no doubt that is worth a longer measurement
+
+Make = Callable[[Step], nn.Module]
+
+
+def origin_after(step: Step, dense: nn.Module, place: Run) -> nn.Module:
+    """The dense module from which the result of a step was made; a step that was undone as a whole replaces none.
+
+    Args:
+        step: the step.
+        dense: that of the model before it.
+        place: the folder of the step.
+    """
+    replaces = isinstance(step, ReplacesModel) and place.decided(_DECISION) != _WHOLLY
+    return step.origin(dense, place) if replaces and isinstance(step, ReplacesModel) else dense
+
+
+@dataclass
+class Form:
+    """A model with its ONNX file, which is exported when it is first needed."""
+
+    model: nn.Module
+    export: Callable[[], bytes]
+    _onnx: bytes = b""
+
+    @property
+    def onnx(self) -> bytes:
+        self._onnx = self._onnx or self.export()
+        return self._onnx
+
+
+class Guard:
+    """Undoes what makes a model slower, unless the goal allows it; tells the speed of each step in either case.
+
+    Args:
+        goal: says how models are timed, and whether the model may become slower.
+        task: gives the inputs.
+        start: the model at the start of the run.
+    """
+
+    def __init__(self, goal: Goal, task: Task, start: Form) -> None:
+        self.goal, self.task, self.start = goal, task, start
+        self._conditions: Conditions | None = None
+
+    @property
+    def timed(self) -> Conditions:
+        self._conditions = self._conditions or Conditions.of(self.goal, self.task)
+        return self._conditions
+
+    def kept(self, step: Step, before: Form, place: Run, make: Make) -> nn.Module:
+        """The result of a step, without what made the model slower; the model before it if nothing is left.
+
+        Args:
+            step: the step.
+            before: the model before it.
+            place: the folder of the step.
+            make: carries out a step.
+        """
+        trial = Trial(self, step, before, place, make)
+        decision = str(place.decided(_DECISION) or trial.decide())
+        if decision == _WHOLLY:
+            return before.model
+        names = tuple(json.loads(decision))
+        if names in trial.made:
+            return trial.made[names]
+        if trial.made:  # what was told of an attempt is told anew
+            place.event("begin", step=use_of(step))
+        return make(without(step, names))
+
+    def compare(self, before: Form, after: Form) -> tuple[Latency, Latency, Ratio, bool]:
+        """(latency before, latency after, ratio after / before, whether it is slower than before, or than at the start).
+
+        What a brief measurement cannot tell is measured longer.
+        """
+        forms = {"after": after, "before": before, **({} if before is self.start else {"start": self.start})}
+        sessions = {name: self.timed.load(form.onnx) for name, form in forms.items()}
+        found: tuple[dict[str, Latency], dict[str, Ratio]] = ({}, {})
+        for seconds in (BRIEFLY, LONG):
+            found = time_all(sessions, self.timed.inputs, batch=self.timed.batch, seconds=seconds, enough=_all_slower)
+            if all(found[1][name].inverse().median < _LEVEL for name in forms if name != "after"):
+                break
+        latencies, ratios = found
+        slower = any(ratios[name].inverse().slower for name in forms if name != "after")
+        return latencies["before"], latencies["after"], ratios["before"].inverse(), slower
+
+    def layer_times(self, form: Form, layers: Sequence[str]) -> dict[str, float]:
+        """Milliseconds of each of these layers; none in a runtime that does not tell."""
+        inputs = self.timed.inputs
+        try:
+            feed = self.timed.load(form.onnx).feed(inputs)
+            first = {name: array[: self.timed.batch] for name, array in feed.items()}
+            return layer_milliseconds(self.timed.runtime, form.onnx, first, layers, threads=self.timed.threads)
+        except UserError as error:
+            if error.code != "E111":
+                raise
+            return {}
+
+
+@dataclass
+class Trial:
+    """The attempts at one step; `made` holds their results by the names of the layers that were left as they are."""
+
+    guard: Guard
+    step: Step
+    before: Form
+    place: Run
+    make: Make
+    made: dict[tuple[str, ...], nn.Module] = field(default_factory=dict)
+
+    def decide(self) -> str:
+        """What is undone; nothing is measured, or decided, if the step leaves all operators as they are."""
+        first = self._attempt(())
+        if architecture_of(first.model).edits == architecture_of(self.before.model).edits and not _replaces(self.step):
+            return "[]"
+        return str(self.place.decide(_DECISION, lambda: self.undone(first)))
+
+    def _attempt(self, names: tuple[str, ...]) -> Form:
+        """The result of the step, without these layers; of a step that trains for speed, its preview, which costs nothing."""
+        step = without(self.step, names)
+        if _trains_for_speed(self.step):
+            with tempfile.TemporaryDirectory() as folder:
+                model = step.preview(self.before.model, self.guard.task, Run(folder, seed=self.place.seed)).model
+        else:
+            model = self.made[names] = self.make(step)
+        return Form(model, lambda: onnx_file(model, self.guard.task))
+
+    def undone(self, first: Form) -> str:
+        """Measure the result of the step, and the step without some layers if need be; what is undone, as text."""
+        guard = self.guard
+        before_ms, after_ms, ratio, slower = guard.compare(self.before, first)
+        tried = StepSpeed(use_of(self.step), before_ms, after_ms, ratio)
+        if guard.goal.may_be_slower:
+            return self._told(tried, ())
+        if not slower:
+            return self._faster_without(tried, first) or self._told(tried, ())
+        layers = self._new(first)
+        dense = guard.layer_times(self.before, layers)
+        names: tuple[str, ...] = ()
+        form, returned = first, []
+        for _ in range(_TRIES):
+            losing = self._losing(form, dense)
+            returned += losing
+            names = tuple(sorted({*names, *(one.name for one in losing)}))
+            found = self._without(names) if losing else None
+            if found is None:
+                break
+            form = found
+            _, after_ms, ratio, slower = guard.compare(self.before, form)
+            if not slower:
+                return self._told(dataclasses.replace(tried, kept=ratio, kept_ms=after_ms.median), names, returned)
+        return self._told(dataclasses.replace(tried, undone=True), None, returned)
+
+    def _faster_without(self, tried: StepSpeed, first: Form) -> str | None:
+        """The decision for a step that gains, and gains more without some layers; None if it does not, or bytes are asked."""
+        goal = self.guard.goal
+        if goal.size is not None or goal.onnx_size is not None:
+            return None
+        layers = self._new(first)
+        dense, after = (self.guard.layer_times(form, layers) for form in (self.before, first))
+        losing = [LayerTimes(name, dense[name], after[name]) for name in layers if after.get(name, 0) > dense.get(name, 1e9)]
+        if sum(one.after_ms - one.before_ms for one in losing) < _NOTICEABLE * tried.after.median:
+            return None
+        names = tuple(sorted(one.name for one in losing))
+        form = self._without(names)
+        if form is None or not self.guard.compare(first, form)[2].faster:
+            return None
+        _, after_ms, ratio, slower = self.guard.compare(self.before, form)
+        return None if slower else self._told(dataclasses.replace(tried, kept=ratio, kept_ms=after_ms.median), names, losing)
+
+    def _losing(self, form: Form, dense: Mapping[str, float]) -> list[LayerTimes]:
+        """The layers that do not gain; if none is known to lose, the half that gains least."""
+        after = self.guard.layer_times(form, self._new(form))
+        times = [LayerTimes(name, dense[name], after[name]) for name in after if name in dense]
+        times.sort(key=lambda one: one.before_ms / max(one.after_ms, 1e-9))
+        return [one for one in times if one.after_ms >= one.before_ms] or times[: (len(times) + 1) // 2]
+
+    def _new(self, form: Form) -> list[str]:
+        """The layers that the step has replaced."""
+        known = set(replaced_module_names(self.before.model))
+        return [name for name in replaced_module_names(form.model) if name not in known]
+
+    def _without(self, names: tuple[str, ...]) -> Form | None:
+        """The result of the step without these layers; None if no other is left, or the step takes no `exclude`."""
+        try:
+            return self._attempt(names) if without(self.step, names) != self.step else None
+        except UserError as error:
+            if error.code != "E112":
+                raise
+            return None
+
+    def _told(self, speed: StepSpeed, names: tuple[str, ...] | None, returned: Sequence[LayerTimes] = ()) -> str:
+        """Record the speed of the step; the decision on what is undone, None being all of it."""
+        self.place.event(EVENT, **dataclasses.replace(speed, returned=tuple(returned)).to_data())
+        return _WHOLLY if names is None else json.dumps(names)
+
+
+def without(step: Step, names: Sequence[str]) -> Step:
+    """A step that leaves more layers as they are; the step itself if it takes no `exclude`.
+
+    Example:
+        >>> from mirabelle import quantize
+        >>> without(quantize.Static(exclude=("head",)), ["conv[1]"]).exclude
+        ('head', 'conv[[]1]')
+    """
+    if not names:
+        return step
+    parts, changed = getattr(step, "steps", None), {}
+    if parts is not None:
+        changed["steps"] = tuple(without(part, names) if _quantizes(part) else part for part in parts)
+    elif hasattr(step, "exclude"):
+        changed["exclude"] = (*step.exclude, *map(glob.escape, names))
+    fewer: Step = dataclasses.replace(step, **changed)  # type: ignore[type-var]  # every step is a record
+    return fewer
+
+
+def _quantizes(step: Step) -> bool:
+    return step.stage == "quantize"
+
+
+def _replaces(step: Step) -> bool:
+    return isinstance(step, ReplacesModel)
+
+
+def _trains_for_speed(step: Step) -> bool:
+    """Whether a step trains a model whose speed its preview shows, so that no training is wasted on what is undone."""
+    trains = getattr(step, "train", None) is not None
+    return trains and (_replaces(step) or _quantizes(step))
+
+
+def _all_slower(ratios: Mapping[str, Ratio]) -> bool:
+    """Whether all other models are clearly slower than the first one, which a step has made."""
+    return all(ratio.low > 1 for name, ratio in ratios.items() if name != "after")

@@ -1,0 +1,92 @@
+"""The time of each layer of an exported model, with what belongs to it: conversions, folded norms, activations."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto
+
+from mirabelle.numerics.arrays import Array
+from mirabelle.runtime.runtime import Runtime
+
+_RUNS, _WARM_UP = 30, 6
+_CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "Cast")
+# What runtimes compute together with the layer before it, or at its cost.
+_FOLLOWING = (
+    *_CONVERSIONS, "Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Elu", "Tanh", "Gelu", "Erf",
+    "Mul", "Add", "Div", "BatchNormalization",
+)  # fmt: skip
+
+
+def layer_milliseconds(
+    runtime: Runtime, onnx: bytes, feed: Mapping[str, Array], layers: Collection[str], *, threads: int
+) -> dict[str, float]:
+    """The median milliseconds of one call of each layer; layers that are not found are left out.
+
+    Args:
+        runtime: that profiles operators.
+        onnx: bytes of a file that `runtime.export` wrote, in which values and stored tensors are named after layers.
+        feed: an array for every input.
+        layers: names of modules.
+        threads: number of threads of an operator.
+
+    Raises:
+        UserError: E111 from a runtime that cannot profile operators.
+    """
+    model = ModelProto.FromString(onnx)
+    for node in model.graph.node:
+        node.name = node.output[0]
+    owners = owners_of(model.graph, layers)
+    times = runtime.operator_milliseconds(model.SerializeToString(), feed, threads=threads, runs=_RUNS)
+    found: dict[str, float] = defaultdict(float)
+    for name, owner in owners.items():
+        if times.get(name):
+            found[owner] += float(np.median(_per_run(times[name], _RUNS)[_WARM_UP:]))
+    return dict(found)
+
+
+def owners_of(graph: GraphProto, layers: Collection[str]) -> dict[str, str]:
+    """First output of each node that belongs to a layer -> name of the layer.
+
+    A node belongs to the layer after which its output is named ("fc1", "fc1:0"), or whose tensors it takes ("fc1.weight").
+    What follows a layer and has no layer of its own, such as a folded norm, an activation or the addition of a residual,
+    belongs to it, if nothing else uses the layer's output; a runtime may compute both at once.
+    """
+    stored = {tensor.name for tensor in graph.initializer}
+    uses = Counter(name for node in graph.node for name in node.input) + Counter(value.name for value in graph.output)
+    owners: dict[str, str] = {}
+    for node in graph.node:
+        owner = _named(node, layers) or _of_tensors(node, layers, stored) or _of_inputs(node, owners, uses)
+        if owner:
+            owners[node.output[0]] = owner
+    return owners
+
+
+def _named(node: NodeProto, layers: Collection[str]) -> str:
+    name = node.output[0].partition(":")[0]
+    return name if name in layers else ""
+
+
+def _of_tensors(node: NodeProto, layers: Collection[str], stored: Collection[str]) -> str:
+    """The layer whose weight a node takes. Equal scales and zero points are stored once, so a conversion shows nothing."""
+    if node.op_type in _CONVERSIONS:
+        return ""
+    taken = (name.rpartition(".")[0] for name in node.input if name in stored)
+    return next((name for name in taken if name in layers), "")
+
+
+def _of_inputs(node: NodeProto, owners: Mapping[str, str], uses: Mapping[str, int]) -> str:
+    """The layer that a node follows; the layer of its converted inputs, if all of them are of one."""
+    given = [owners.get(name, "") if uses[name] == 1 else "" for name in node.input if name]
+    if node.op_type in _FOLLOWING:
+        return next(filter(None, given), "")
+    return given[0] if len(set(given)) == 1 else ""
+
+
+def _per_run(times: Sequence[float], runs: int) -> Array:
+    """The milliseconds of a node in each run; an operator that a runtime has split runs several times in each."""
+    parts = max(1, len(times) // runs)
+    whole: Array = np.asarray(times[: parts * (len(times) // parts)]).reshape(-1, parts).sum(1)
+    return whole
