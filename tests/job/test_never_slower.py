@@ -44,7 +44,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, float]], No
             return times[0], times[1], Ratio(last / first, last / first / 1.01, last / first * 1.01), last > 1.02 * first
 
         monkeypatch.setattr(Guard, "compare", compare)
-        monkeypatch.setattr(Guard, "layer_times", lambda _, form, layers: of(form, layers))
+        monkeypatch.setattr(Guard, "layer_times", lambda _, form, layers, whole_ms: of(form, layers))
 
     return pretend
 
@@ -141,4 +141,4 @@ def test_no_model_is_shipped_slower(tmp_path: Path) -> None:
     kept = mirabelle.compress(mixed, task, [quantize.Dynamic()], goal, out=tmp_path / "mixed")
     assert not read_report(kept.folder).comparison.latency_ratio.slower
     assert "26" in quantized_layers(kept)
-    assert "2" not in quantized_layers(kept)
+    assert len(quantized_layers(kept)) < 10

@@ -122,17 +122,28 @@ class Guard:
         slower = any(ratios[name].inverse().slower for name in forms if name != "after")
         return latencies["before"], latencies["after"], ratios["before"].inverse(), slower
 
-    def layer_times(self, form: Form, layers: Sequence[str]) -> dict[str, float]:
-        """Milliseconds of each of these layers; none in a runtime that does not tell."""
+    def layer_times(self, form: Form, layers: Sequence[str], whole_ms: float) -> dict[str, float]:
+        """Milliseconds of each of these layers in a model of `whole_ms`; none in a runtime that does not tell."""
         inputs = self.timed.inputs
         try:
             feed = self.timed.load(form.onnx).feed(inputs)
             first = {name: array[: self.timed.batch] for name, array in feed.items()}
-            return layer_milliseconds(self.timed.runtime, form.onnx, first, layers, threads=self.timed.threads)
+            timed = self.timed
+            return layer_milliseconds(timed.runtime, form.onnx, first, layers, threads=timed.threads, whole_ms=whole_ms)
         except UserError as error:
             if error.code != "E111":
                 raise
             return {}
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """What a step gives without some layers, and its speed."""
+
+    names: tuple[str, ...]
+    form: Form
+    speed: StepSpeed
+    slower: bool
 
 
 @dataclass
@@ -164,73 +175,67 @@ class Trial:
         return Form(model, lambda: onnx_file(model, self.guard.task))
 
     def undone(self, first: Form) -> str:
-        """Measure the result of the step, and the step without some layers if need be; what is undone, as text."""
-        guard = self.guard
-        before_ms, after_ms, ratio, slower = guard.compare(self.before, first)
-        tried = StepSpeed(use_of(self.step), before_ms, after_ms, ratio)
-        if guard.goal.may_be_slower:
-            return self._told(tried, ())
-        if not slower:
-            return self._faster_without(tried, first) or self._told(tried, ())
-        layers = self._new(first)
-        dense = guard.layer_times(self.before, layers)
-        names: tuple[str, ...] = ()
-        form, returned = first, []
-        for _ in range(_TRIES):
-            losing = self._losing(form, dense)
-            returned += losing
-            names = tuple(sorted({*names, *(one.name for one in losing)}))
-            found = self._without(names) if losing else None
-            if found is None:
-                break
-            form = found
-            _, after_ms, ratio, slower = guard.compare(self.before, form)
-            if not slower:
-                return self._told(dataclasses.replace(tried, kept=ratio, kept_ms=after_ms.median), names, returned)
-        return self._told(dataclasses.replace(tried, undone=True), None, returned)
+        """Measure the result of the step, and the step without the layers that do not gain; what is undone, as text."""
+        now = tried = self._timed((), first)
+        returned: list[LayerTimes] = []
+        if not self.guard.goal.may_be_slower:
+            dense = self.guard.layer_times(self.before, self._new(first), tried.speed.before.median) if self._worth(now) else {}
+            for _ in range(_TRIES):
+                losing = self._losing(now, dense) if self._worth(now) else []
+                better = self._without(now, losing) if losing else None
+                if better is not None or now.slower:
+                    returned += losing
+                if better is None:
+                    break
+                now = better
+        speed = dataclasses.replace(
+            tried.speed, undone=now.slower and not self.guard.goal.may_be_slower, returned=tuple(returned)
+        )
+        if now is not tried and not speed.undone:
+            speed = dataclasses.replace(speed, kept=now.speed.ratio, kept_ms=now.speed.after.median)
+        self.place.event(EVENT, **speed.to_data())
+        return _WHOLLY if speed.undone else json.dumps(now.names)
 
-    def _faster_without(self, tried: StepSpeed, first: Form) -> str | None:
-        """The decision for a step that gains, and gains more without some layers; None if it does not, or bytes are asked."""
+    def _timed(self, names: tuple[str, ...], form: Form) -> _Tried:
+        before, after, ratio, slower = self.guard.compare(self.before, form)
+        return _Tried(names, form, StepSpeed(use_of(self.step), before, after, ratio), slower)
+
+    def _worth(self, now: _Tried) -> bool:
+        """Whether layers are to be looked at: the model is slower, or only its speed counts."""
         goal = self.guard.goal
-        if goal.size is not None or goal.onnx_size is not None:
-            return None
-        layers = self._new(first)
-        dense, after = (self.guard.layer_times(form, layers) for form in (self.before, first))
-        losing = [LayerTimes(name, dense[name], after[name]) for name in layers if after.get(name, 0) > dense.get(name, 1e9)]
-        if sum(one.after_ms - one.before_ms for one in losing) < _NOTICEABLE * tried.after.median:
-            return None
-        names = tuple(sorted(one.name for one in losing))
-        form = self._without(names)
-        if form is None or not self.guard.compare(first, form)[2].faster:
-            return None
-        _, after_ms, ratio, slower = self.guard.compare(self.before, form)
-        return None if slower else self._told(dataclasses.replace(tried, kept=ratio, kept_ms=after_ms.median), names, losing)
+        return now.slower or (goal.size is None and goal.onnx_size is None)
 
-    def _losing(self, form: Form, dense: Mapping[str, float]) -> list[LayerTimes]:
-        """The layers that do not gain; if none is known to lose, the half that gains least."""
-        after = self.guard.layer_times(form, self._new(form))
+    def _losing(self, now: _Tried, dense: Mapping[str, float]) -> list[LayerTimes]:
+        """The layers that lose time. If the model is slower, at least the half of them that gains least; otherwise at least so
+        much that it shows.
+        """
+        after = self.guard.layer_times(now.form, self._new(now.form), now.speed.after.median)
         times = [LayerTimes(name, dense[name], after[name]) for name in after if name in dense]
-        times.sort(key=lambda one: one.before_ms / max(one.after_ms, 1e-9))
-        return [one for one in times if one.after_ms >= one.before_ms] or times[: (len(times) + 1) // 2]
+        losing = [one for one in times if one.after_ms > one.before_ms]
+        if now.slower:
+            times.sort(key=lambda one: one.before_ms / max(one.after_ms, 1e-9))
+            return losing or times[: (len(times) + 1) // 2]
+        lost = sum(one.after_ms - one.before_ms for one in losing)
+        return losing if lost >= _NOTICEABLE * now.speed.after.median else []
+
+    def _without(self, now: _Tried, losing: Sequence[LayerTimes]) -> _Tried | None:
+        """The step without these layers, too; None if that is no better, if no other is left, or it takes no `exclude`."""
+        names = tuple(sorted({*now.names, *(one.name for one in losing)}))
+        if without(self.step, names) == self.step:
+            return None
+        try:
+            found = self._timed(names, self._attempt(names))
+        except UserError as error:
+            if error.code != "E112":
+                raise
+            return None
+        gains = now.slower or (not found.slower and self.guard.compare(now.form, found.form)[2].faster)
+        return found if gains else None
 
     def _new(self, form: Form) -> list[str]:
         """The layers that the step has replaced."""
         known = set(replaced_module_names(self.before.model))
         return [name for name in replaced_module_names(form.model) if name not in known]
-
-    def _without(self, names: tuple[str, ...]) -> Form | None:
-        """The result of the step without these layers; None if no other is left, or the step takes no `exclude`."""
-        try:
-            return self._attempt(names) if without(self.step, names) != self.step else None
-        except UserError as error:
-            if error.code != "E112":
-                raise
-            return None
-
-    def _told(self, speed: StepSpeed, names: tuple[str, ...] | None, returned: Sequence[LayerTimes] = ()) -> str:
-        """Record the speed of the step; the decision on what is undone, None being all of it."""
-        self.place.event(EVENT, **dataclasses.replace(speed, returned=tuple(returned)).to_data())
-        return _WHOLLY if names is None else json.dumps(names)
 
 
 def without(step: Step, names: Sequence[str]) -> Step:
