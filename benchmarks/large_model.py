@@ -1,8 +1,8 @@
 """A causal transformer of a billion parameters, pruned and quantized block by block: peak memory, seconds, and that it loads.
 
-    python benchmarks/large_model.py [--folder FOLDER] [--layers 16] [--samples 8] [--length 256]
+    python benchmarks/large_model.py [--folder FOLDER] [--layers 22] [--samples 8] [--length 256]
 
-A Llama with random weights in bfloat16 (width 2048, 8192 neurons, 16 blocks: 1.0 billion parameters) is written in shards by a
+A Llama with random weights in bfloat16, of the sizes of TinyLlama (width 2048, 5632 neurons, 22 blocks: 1.1 billion parameters), is written in shards by a
 process of its own. A second one prunes half of its weights with SparseGPT and quantizes them with GPTQ to 4 bits in groups of
 128 (`mirabelle.compress_large`); its peak memory is the largest resident size that the system counted, pages of files included.
 A third one loads the result with `from_pretrained` and computes one sequence.
@@ -24,8 +24,8 @@ MAKE = """
 import sys, torch, transformers
 torch.manual_seed(0)
 config = transformers.LlamaConfig(
-    hidden_size=2048, intermediate_size=8192, num_hidden_layers=int(sys.argv[2]), num_attention_heads=32,
-    num_key_value_heads=8, vocab_size=32000, max_position_embeddings=2048, tie_word_embeddings=True,
+    hidden_size=2048, intermediate_size=5632, num_hidden_layers=int(sys.argv[2]), num_attention_heads=32,
+    num_key_value_heads=4, vocab_size=32000, max_position_embeddings=2048
 )
 model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
 model.save_pretrained(sys.argv[1], max_shard_size="500MB")
@@ -63,7 +63,7 @@ def ran(code: str, *arguments: object) -> tuple[str, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--layers", type=int, default=22)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--scores", nargs="+", default=list(SCORES))

@@ -14,8 +14,8 @@ from mirabelle import Run, Task, compress, load, prune, quantize
 from mirabelle.artifact.mira import pack, unpack
 from mirabelle.errors import UserError
 from mirabelle.inspection.layers import layers_of_module, layers_of_onnx
-from mirabelle.model.architecture import replace_module
-from mirabelle.quantize import GroupLayer
+from mirabelle.model.architecture import replace_module, replaced_modules
+from mirabelle.quantize import GroupLayer, kernels
 from mirabelle.runtime.export import export
 from mirabelle.runtime.gates import torch_equals_onnx
 from mirabelle.runtime.program import exported_program
@@ -63,6 +63,30 @@ def test_the_kernel_of_onnx_runtime_multiplies_by_the_same_codes(bits: int, zero
     assert gate.passed, gate.detail
     (found,) = layers_of_onnx(onnx, Batch(inputs, torch.zeros(8)))
     assert (found.kind, found.shape, found.macs, found.size_bytes) == ("MatMulNBits", (24, 100), 12_000, 1200)
+
+
+def test_the_faster_kernel_is_measured_for_each_size_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net, inputs = nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 96), nn.Linear(96, 3)), torch.randn(40, 5, 64)
+    task = Task(train=(inputs, torch.zeros(40, 5, 3)), test=(inputs, torch.zeros(40, 5, 3)), loss="mse")
+    asked: list[tuple[Any, ...]] = []
+
+    def gains(size: Any, *others: Any) -> bool:
+        asked.append((size, *others))
+        return size[2] == 96 and size[1] == 64
+
+    step = quantize.Weights(weight_bits=4, group_size=32, kernel="measured", batch=3)
+    really = kernels._gains((2, 64, 96), 4, 32, 1)
+    assert really in (True, False)
+    monkeypatch.setattr(kernels, "_gains", gains)
+    run = Run(tmp_path)
+    for _ in range(2):  # the second time as decided
+        model = step(net, task, run)
+        chosen = [layer.settings.get("kernel", "float") for layer in replaced_modules(model).values()]
+        assert chosen == ["MatMulNBits", "float", "float"]
+    assert [size for size, bits, group, _ in asked] == [(15, 64, 96), (15, 96, 96), (15, 96, 3)]
+    gate = torch_equals_onnx(model, export(model, task.example()), list(task.test.batches(20)), quantized=False)
+    assert gate.passed, gate.detail
 
 
 def test_zeros_are_seen_in_every_form() -> None:

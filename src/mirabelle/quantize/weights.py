@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from mirabelle.model.replacement import Replacement
     from mirabelle.quantize.calibrated_codes import Fitted
+    from mirabelle.quantize.group_layer import Kernel
     from mirabelle.quantize.tied_weights import Selection
     from mirabelle.run.run import Run
     from mirabelle.task.task import Task
@@ -66,8 +67,10 @@ class Weights:
         samples: number of training samples for "gptq" and "awq"; their labels are not used.
         damping: for "gptq", share of the mean of the moments' diagonal that is added to it, > 0.
         activation_order: for "gptq", round the columns of the largest inputs first, with the scales of the weights before.
-        kernel: how linear layers are computed in ONNX Runtime: "float", or "MatMulNBits", for 3 and 4 bits in groups of 16,
-            32, 64, 128 or 256.
+        kernel: how linear layers are computed in ONNX Runtime: "float", "MatMulNBits", or the faster of both as "measured"
+            for each size of a layer with the threads of the run; other than "float" for 3 and 4 bits in groups of 16, 32, 64,
+            128 or 256.
+        batch: number of samples of a call, if kernels are measured.
         include: patterns of module names; by default all layers of these classes.
         exclude: patterns of names of modules that stay in floating point.
 
@@ -98,7 +101,8 @@ class Weights:
     samples: Count = 128
     damping: Positive = 0.01
     activation_order: bool = False
-    kernel: Literal["float", "MatMulNBits"] = "float"
+    kernel: Literal["float", "MatMulNBits", "measured"] = "float"
+    batch: Count = 1
     include: Patterns = ()
     exclude: Patterns = ()
 
@@ -106,7 +110,7 @@ class Weights:
         if self.zero_points and self.weight_bits == _PLAIN_BITS:
             message = "zero points are for up to 7 bits; codes of 8 bits have no use for them"
             raise UserError("E111", message, "leave zero_points out", path=("zero_points",))
-        if self.kernel == "MatMulNBits" and (self.weight_bits not in _KERNEL_BITS or self.size_of_groups not in _KERNEL_GROUPS):
+        if self.kernel != "float" and (self.weight_bits not in _KERNEL_BITS or self.size_of_groups not in _KERNEL_GROUPS):
             raise UserError(
                 "E111",
                 "MatMulNBits with activations in float32 is for 3 or 4 bits in groups of 16, 32, 64, 128 or 256; got "
@@ -155,10 +159,11 @@ class Weights:
         fitted: Mapping[str, Fitted] = {}
         if self.method != "nearest" and task is not None and run is not None:
             fitted = self._fitted(model, selection, task, run)
+        kernels = self._kernels(model, selection, task, run)
         names = all_names(model)
         for name, dense in {**selection.layers, **selection.readers}.items():
-            tied = len(selection.group_of(name)) > 1
-            model = replace_module(model, name, self._layer(dense, fitted.get(name), tied=tied))
+            layer = self._layer(dense, fitted.get(name), kernels.get(name, "float"))
+            model = replace_module(model, name, layer)
         return tie_codes(model, names, selection)
 
     def _fitted(self, model: nn.Module, selection: Selection, task: Task, run: Run) -> Mapping[str, Fitted]:
@@ -184,23 +189,37 @@ class Weights:
         run.event("calibrated", method=self.method, samples=len(drawn), errors=errors, nearest=left)
         return found.layers
 
-    def _layer(self, dense: nn.Module, fitted: Fitted | None, *, tied: bool) -> Replacement:
+    def _kernels(self, model: nn.Module, selection: Selection, task: Task | None, run: Run | None) -> Mapping[str, Kernel]:
+        """The kernel of each linear layer that has codes of its own; a kernel would store shared codes twice."""
         from mirabelle.model.turned_linear import turned_linear
         from mirabelle.quantize.dense_layers import LINEAR
+        from mirabelle.quantize.kernels import faster_kernels
+
+        linear = {
+            name: layer
+            for name, layer in selection.layers.items()
+            if isinstance(layer, (*LINEAR, *turned_linear())) and len(selection.group_of(name)) == 1
+        }
+        if self.kernel != "measured":
+            return dict.fromkeys(linear, self.kernel)
+        if task is None or run is None:
+            return {}
+        group = self.size_of_groups
+        return faster_kernels(linear, model, task, run, bits=self.weight_bits, group_size=group, batch=self.batch)
+
+    def _layer(self, dense: nn.Module, fitted: Fitted | None, kernel: Kernel) -> Replacement:
         from mirabelle.quantize.group_layer import GroupLayer
         from mirabelle.quantize.layers import WeightLayer
 
         if self.weight_bits == _PLAIN_BITS and not self.size_of_groups and self.method == "nearest":
             return WeightLayer.quantized(dense, self.weight_bits)
-        # A kernel has codes in an order of its own, so that layers that share codes would store them twice.
-        multiplies = isinstance(dense, (*LINEAR, *turned_linear())) and not tied
         return GroupLayer.quantized(
             dense,
             self.weight_bits,
             self.size_of_groups,
             zero_points=self.zero_points,
             clipping=self.clipping,
-            kernel=self.kernel if multiplies else "float",
+            kernel=kernel,
             codes=None if fitted is None else fitted.codes,
             factor=None if fitted is None else fitted.factor,
         )

@@ -25,7 +25,7 @@ _ARGUMENTS = {"also": "extra_metrics"}  # of data sets read from files
 _ADDED = {  # with what these steps did before
     "quantize.Weights": {
         "zero_points": False, "method": "nearest", "clipping": True, "samples": 128, "damping": 0.01, "activation_order": False,
-        "kernel": "float",
+        "kernel": "float", "batch": 1,
     },
 }  # fmt: skip
 _FLOORS = {"prune.Weights": 0.1, "prune.Channels": 0.2}  # defaults of a setting that was added, for rankings over layers
