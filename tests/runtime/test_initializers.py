@@ -50,12 +50,12 @@ def test_equal_and_transposed_copies_are_stored_once() -> None:
     ]
     bias = np.arange(24, dtype=np.float32)
     tensors = {"a": MATRIX, "b": np.ascontiguousarray(MATRIX.T), "c": MATRIX.copy(), "short": bias, "again": bias.copy()}
-    model = graph_of(nodes, tensors)
-    merged = canonical(model, {})
+    given = graph_of(nodes, tensors).SerializeToString()
+    merged = canonical(ModelProto.FromString(given), {})
     assert stored(merged) == [(40, 24), (24,)]
     assert canonical(ModelProto.FromString(merged), {}) == merged
     x = RNG.normal(size=(3, 40)).astype(np.float32)
-    for one, other in zip(outputs_of(model.SerializeToString(), x), outputs_of(merged, x), strict=True):
+    for one, other in zip(outputs_of(given, x), outputs_of(merged, x), strict=True):
         assert np.array_equal(one, other)
 
 
@@ -86,12 +86,12 @@ def test_numbers_in_another_shape_are_stored_once() -> None:
     ]
     few = np.ones(4, np.float32)
     tensors = {"column": scale[:, None], "chosen": np.arange(40), "row": scale, "few": few[:1], "column of few": few[:1, None]}
-    model = graph_of(nodes, tensors)
-    merged = canonical(model, {})
+    given = graph_of(nodes, tensors).SerializeToString()
+    merged = canonical(ModelProto.FromString(given), {})
     assert stored(merged) == [(300, 1), (1,), (40,), (1,), (1, 1)]  # the second is the shape of the row
     assert canonical(ModelProto.FromString(merged), {}) == merged
     x = RNG.normal(size=(3, 40)).astype(np.float32)
-    for one, other in zip(outputs_of(model.SerializeToString(), x), outputs_of(merged, x), strict=True):
+    for one, other in zip(outputs_of(given, x), outputs_of(merged, x), strict=True):
         assert np.array_equal(one, other)
 
 

@@ -12,6 +12,7 @@ from onnx import ModelProto
 from mirabelle.artifact.codecs import Codec
 from mirabelle.artifact.mira import pack, unpack
 from mirabelle.artifact.reading import model_of
+from mirabelle.artifact.skeleton import is_plain
 from mirabelle.errors import UserError
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.drawn_inputs import GivenInput, accepted_inputs
@@ -54,21 +55,22 @@ def pack_any(onnx: bytes, given: Sequence[GivenInput] = (), codecs: Sequence[Cod
     """
     model = model_of(onnx)
     form = onnx if _restorable(model, onnx) else _canonical(model)
+    del model
     packed = pack(form, codecs)
     gates = {"packed_unpacked": same_bytes(form, unpack(packed, len(form)))}
     if form != onnx:
-        gates["same_outputs"] = _same_outputs(model, onnx, form, given)
+        gates["same_outputs"] = _same_outputs(onnx, form, given)
     return Packed(packed, form, form == onnx, gates)
 
 
 def _restorable(model: ModelProto, onnx: bytes) -> bool:
     """Whether unpacking can restore every byte: all tensors are raw data, and the message is serialized deterministically."""
     raw = all(tensor.raw_data or 0 in tensor.dims for tensor in model.graph.initializer)
-    return raw and model.SerializeToString(deterministic=True) == onnx
+    return raw and is_plain(onnx)
 
 
 def _canonical(model: ModelProto) -> bytes:
-    """The model in canonical form; values keep their names, since callers request outputs by name."""
+    """The model in canonical form, brought into it in place; values keep their names, since callers request outputs by name."""
     for node in model.graph.node:
         # torch's exporter writes names of modules there; with them, the canonical form would rename values.
         node.ClearField("metadata_props")
@@ -80,9 +82,9 @@ def _canonical(model: ModelProto) -> bytes:
         raise UserError("E121", f"the model has no canonical form: {reason}", "ship the .onnx file itself") from error
 
 
-def _same_outputs(model: ModelProto, onnx: bytes, form: bytes, given: Sequence[GivenInput]) -> Gate:
+def _same_outputs(onnx: bytes, form: bytes, given: Sequence[GivenInput]) -> Gate:
     """Whether the outputs of both models in ONNX Runtime are bitwise equal for random inputs."""
-    inputs, _ = signature_of(model)
+    inputs, _ = signature_of(ModelProto.FromString(onnx))
     before, after = (default_runtime().load(of_one, threads=1) for of_one in (onnx, form))
     accepted = accepted_inputs(before, inputs, given)
     pairs = list(zip(before.output_names, accepted.outputs, after.run(accepted.feed), strict=True))

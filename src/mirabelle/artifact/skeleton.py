@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from onnx import GraphProto, ModelProto, TensorProto
 
 from mirabelle.artifact.codecs.varint import write_varints
@@ -50,6 +50,15 @@ def split(onnx: bytes) -> tuple[bytes, list[memoryview]]:
     if graphs > 1:
         raise ValueError("it has two graphs")
     return b"".join(parts), raws
+
+
+def is_plain(onnx: bytes) -> bool:
+    """Whether protobuf writes a model in these very bytes."""
+    try:
+        skeleton, _ = split(onnx)
+        return bool(ModelProto.FromString(skeleton).SerializeToString(deterministic=True) == skeleton)
+    except (ValueError, DecodeError):
+        return False
 
 
 def _without_raw(tensor: _Field, raws: list[memoryview]) -> bytes:

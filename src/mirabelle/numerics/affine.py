@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_AT_ONCE = 1 << 16  # weights whose scales are searched together
+_SURELY = 1.001  # more than sums of squares are rounded by
+
 
 def quantize(values: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
     """Quantize values to codes: clamp(round(values / scale) + zero_point, low, high).
@@ -74,15 +77,32 @@ def symmetric_scales(rows: Tensor, high: int, candidates: int = 24) -> Tensor:
     Returns:
         Scales, (rows,).
     """
+    count = max(2, _AT_ONCE // max(rows.shape[1], 1))
+    starts = list(range(0, max(rows.shape[0] - 1, 1), count))  # one row alone would be summed in another order
+    parts = [rows[start:end] for start, end in zip(starts, [*starts[1:], rows.shape[0]], strict=True)]
+    return torch.cat([_scales(part, high, candidates) for part in parts])
+
+
+def _scales(rows: Tensor, high: int, candidates: int) -> Tensor:
+    """`symmetric_scales` of so few rows that they stay in the processor's cache."""
     largest = rows.abs().amax(dim=1)
     best_scale = torch.ones_like(largest)
     best_error = torch.full_like(largest, torch.inf)
+    values = torch.empty_like(rows)
     for fraction in torch.linspace(1.0, 0.4, candidates).tolist():
         scale = (largest * fraction / high).bfloat16().to(rows.dtype)
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        if not _open(largest - scale * high, best_error):
+            break
         step = scale[:, None]
-        error = (rows - quantize(rows, step, torch.zeros_like(step), -high, high) * step).square().sum(dim=1)
+        torch.div(rows, step, out=values).round_().clamp_(-high, high).mul_(step).sub_(rows).square_()
+        error = values.sum(dim=1)
         better = error < best_error
         best_scale = torch.where(better, scale, best_scale)
         best_error = torch.where(better, error, best_error)
     return best_scale
+
+
+def _open(clipped: Tensor, best_error: Tensor) -> bool:
+    """Whether a smaller scale may lower the error of a row: not if the error of its largest weight alone is above the best."""
+    return bool(((clipped.clamp(min=0).square() <= _SURELY * best_error) & (best_error > 0)).any())

@@ -25,25 +25,23 @@ def canonical(model: ModelProto, metadata: Mapping[str, str], kept: Sequence[str
     """The canonical bytes of a model, with their digest among the metadata.
 
     Args:
-        model: the model.
+        model: the model; it is changed, since a copy of a large one would not fit into memory.
         metadata: metadata to store in it, such as labels.
         kept: names of values that are not renamed.
     """
-    result = ModelProto()
-    result.CopyFrom(model)
-    result.ir_version = _IR_VERSION
+    model.ir_version = _IR_VERSION
     for field in ("doc_string", "producer_version", "domain", "model_version", "metadata_props"):
-        result.ClearField(field)
-    result.producer_name = "mirabelle"
+        model.ClearField(field)
+    model.producer_name = "mirabelle"
     for key in sorted(metadata):
-        result.metadata_props.add(key=key, value=metadata[key])
-    graph = result.graph
+        model.metadata_props.add(key=key, value=metadata[key])
+    graph = model.graph
     for field in ("doc_string", "metadata_props", "value_info", "quantization_annotation"):
         graph.ClearField(field)
     graph.name = "main"
     branches = any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute)
     if not branches and any(_layer(node) for node in graph.node):
-        _rename(result, _layer_names(result, kept))
+        _rename(model, _layer_names(model, kept))
     for node in graph.node:
         for field in ("name", "doc_string", "metadata_props"):
             node.ClearField(field)
@@ -53,7 +51,7 @@ def canonical(model: ModelProto, metadata: Mapping[str, str], kept: Sequence[str
     store_once(graph)
     own_zero_points(graph)
     put_in_order(graph)
-    return sealed(result)
+    return sealed(model)
 
 
 def _layer_names(model: ModelProto, kept: Sequence[str]) -> dict[str, str]:

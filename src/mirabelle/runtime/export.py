@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from mirabelle.errors import UserError, first_line
@@ -29,6 +29,7 @@ from mirabelle.runtime.group_operators import onnx_translations as translations_
 from mirabelle.runtime.group_operators import write_groups
 from mirabelle.runtime.half_operators import onnx_translations as translations_of_halves
 from mirabelle.runtime.half_operators import write_casts
+from mirabelle.runtime.initializers import StoredArrays
 from mirabelle.runtime.lengths import computes_other_lengths
 from mirabelle.runtime.operators import onnx_translations
 from mirabelle.runtime.pooling import pooling_translations
@@ -80,14 +81,13 @@ def _file(model: nn.Module, example: Batch, metadata: Mapping[str, str], free: M
     given, inputs, names = taking(model, example.inputs)
     args, keywords, shapes = arguments(inputs, example.inputs, free)
     shapes = (shapes,) if names else shapes
-    program = _exported(given, args, keywords, shapes, names)
-    if _fixed_batch(program) is not None:
+    proto = _exported(given, args, keywords, shapes, names)
+    if _fixed_batch(proto) is not None:
         with free_lengths(given):  # code that asks for len(x)
-            program = _exported(given, args, keywords, shapes, names)
-    fixed = _fixed_batch(program)
+            proto = _exported(given, args, keywords, shapes, names)
+    fixed = _fixed_batch(proto)
     if fixed is not None:
         raise UserError("E121", f'the batch axis of input "{fixed}" is fixed', "make the model accept any batch size")
-    proto = program.model_proto
     _name_tokens(proto.graph)
     write_casts(proto)
     write_groups(proto)
@@ -102,7 +102,7 @@ def _file(model: nn.Module, example: Batch, metadata: Mapping[str, str], free: M
 
 def _exported(
     model: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], shapes: Any, names: Sequence[str]
-) -> torch.onnx.ONNXProgram:
+) -> ModelProto:
     try:
         with quiet(), translations_read_once(), torch.no_grad(), in_eval_mode(model):
             program = torch.onnx.export(
@@ -125,7 +125,8 @@ def _exported(
             "call torch.onnx.export(..., dynamo=True) yourself to see the whole error",
         ) from error
     assert program is not None, "dynamo export returns a program"
-    return program
+    proto: ModelProto = program.model_proto
+    return proto
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -146,10 +147,9 @@ def _told_by_the_model(error: BaseException | None) -> UserError | None:
     return error
 
 
-def _fixed_batch(program: torch.onnx.ONNXProgram) -> str | None:
+def _fixed_batch(model: ModelProto) -> str | None:
     """The name of the first input whose batch axis has a fixed size; None if there is none."""
-    inputs = program.model_proto.graph.input
-    return next((value.name for value in inputs if not value.type.tensor_type.shape.dim[0].dim_param), None)
+    return next((value.name for value in model.graph.input if not value.type.tensor_type.shape.dim[0].dim_param), None)
 
 
 def _name_tokens(graph: GraphProto) -> None:
@@ -171,7 +171,7 @@ def _cast_codes(graph: GraphProto) -> None:
 
 def _drop_idle_relus(graph: GraphProto) -> None:
     """Remove every ReLU after unsigned codes with zero point 0, because none of their values is negative."""
-    zeros = {tensor.name for tensor in graph.initializer if not numpy_helper.to_array(tensor).any() and not tensor.dims}
+    zeros = {tensor.name for tensor in graph.initializer if not tensor.dims and not numpy_helper.to_array(tensor).any()}
     given = {value.name for value in graph.output}
     sources = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
     codes = {node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
@@ -187,7 +187,7 @@ def _drop_idle_relus(graph: GraphProto) -> None:
 
 def _take_in_pads(graph: GraphProto) -> None:
     """Move zero padding before quantization into the convolution; codes represent 0 exactly, so the result is the same."""
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    constants = StoredArrays(graph)
     sources = {node.output[0]: node for node in graph.node}
     read = Counter(name for node in graph.node for name in node.input) + Counter(value.name for value in graph.output)
     for conv in [node for node in graph.node if node.op_type == "Conv"]:

@@ -25,6 +25,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, defs, helper, n
 from torch import Tensor
 
 from mirabelle.numerics.group_codes import decoded
+from mirabelle.runtime.initializers import StoredArrays
 
 DOMAIN, _CONTRIBUTED = "mirabelle", "com.microsoft"
 _FLOAT32_ACTIVATIONS = 1  # accuracy_level of MatMulNBits
@@ -135,7 +136,7 @@ def _schema(name: str, *inputs: str) -> defs.OpSchema:
 def write_groups(model: ModelProto) -> None:
     """Replace the nodes of the domain "mirabelle" by those of ONNX and of ONNX Runtime, in place; see the module."""
     graph = model.graph
-    writer = _Writer({tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}, _opset(model), _kinds(graph))
+    writer = _Writer(StoredArrays(graph), _opset(model), _kinds(graph))
     nodes = [made for node in graph.node for made in writer.nodes_for(node)]
     if not writer.tensors:
         return

@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from mirabelle.numerics.arrays import Array
 
 _TRANSPOSED = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8, TensorProto.UINT8)
 _FLOATING = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
@@ -19,7 +21,25 @@ _CODES = {
     "MatMulInteger": (1,),
     "DequantizeLinear": (0, 2),
 }  # where nodes that become integer products have codes and zero points
+_SAMPLE = 1024  # bytes that are compared before whole tensors are
 _WORTH = 1024  # size of a tensor in bytes from which on a node that computes it from another one takes less
+
+
+class StoredArrays(Mapping[str, Array]):
+    """The initializers of a graph by name, each read when it is asked for."""
+
+    def __init__(self, graph: GraphProto) -> None:
+        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
+
+    def __getitem__(self, name: str) -> Array:
+        array: Array = numpy_helper.to_array(self._tensors[name])
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def store_once(graph: GraphProto) -> None:
@@ -36,7 +56,7 @@ def store_once(graph: GraphProto) -> None:
     transposed: dict[str, str] = {}
     for group in (group for group in alike.values() if len(group) > 1):
         first: dict[object, str] = {}
-        for tensor in group:
+        for tensor in _alike(group, _sample):
             other = same[tensor.name] = first.setdefault(_key(tensor), tensor.name)
             turned = first.get(_key(tensor, transposed=True)) if other == tensor.name and _is_large_matrix(tensor) else None
             if turned is not None and turned != tensor.name:
@@ -50,16 +70,16 @@ def store_once(graph: GraphProto) -> None:
 
 def _store_shapes_once(graph: GraphProto) -> None:
     """Let nodes share large floating-point initializers that differ in their shape alone, such as scales (n,) and (n, 1)."""
+    large = [tensor for tensor in _used_by_nodes(graph) if tensor.data_type in _FLOATING and tensor.ByteSize() >= _WORTH]
     first: dict[object, str] = {}
     names: dict[str, str] = {}
     made: list[NodeProto] = []
-    for tensor in _used_by_nodes(graph):
-        if tensor.data_type in _FLOATING and tensor.ByteSize() >= _WORTH:
-            other = first.setdefault((tensor.data_type, _digest(tensor)), tensor.name)
-            if other != tensor.name:
-                names[tensor.name], shape = f"{tensor.name}:reshaped", f"{tensor.name}:shape"
-                graph.initializer.append(numpy_helper.from_array(np.array(tensor.dims, np.int64), shape))
-                made.append(helper.make_node("Reshape", [other, shape], [names[tensor.name]]))
+    for tensor in _alike(large, lambda tensor: (tensor.data_type, _data(tensor)[:_SAMPLE])):
+        other = first.setdefault((tensor.data_type, _digest(tensor)), tensor.name)
+        if other != tensor.name:
+            names[tensor.name], shape = f"{tensor.name}:reshaped", f"{tensor.name}:shape"
+            graph.initializer.append(numpy_helper.from_array(np.array(tensor.dims, np.int64), shape))
+            made.append(helper.make_node("Reshape", [other, shape], [names[tensor.name]]))
     _rename(graph.node, names)
     for position, node in enumerate(made):
         graph.node.insert(position, node)
@@ -143,9 +163,15 @@ def put_in_order(graph: GraphProto) -> None:
     # An output may be an initializer; an initializer with the name of an input is its default value and is kept.
     listed = (*graph.output, *graph.input)
     used.update(dict.fromkeys(value.name for value in listed if value.name in tensors))
-    ordered = [_raw(tensors[name]) for name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(ordered)
+    last = {tensor.name: position for position, tensor in enumerate(graph.initializer)}  # of several with one name
+    for position in reversed(range(len(graph.initializer))):
+        name = graph.initializer[position].name
+        if name not in used or last[name] != position:
+            del graph.initializer[position]
+    place = {name: k for k, name in enumerate(used)}
+    graph.initializer.sort(key=lambda tensor: place[tensor.name])
+    for tensor in graph.initializer:
+        _make_raw(tensor)
 
 
 def _used_by_nodes(graph: GraphProto) -> list[TensorProto]:
@@ -164,8 +190,22 @@ def _key(tensor: TensorProto, *, transposed: bool = False) -> object:
     return (*tensor.dims, _digest(tensor))
 
 
+def _alike(tensors: Sequence[TensorProto], sample: Callable[[TensorProto], Hashable]) -> list[TensorProto]:
+    """The tensors, in their order, that share their sample with another one."""
+    samples = [sample(tensor) for tensor in tensors]
+    shared = Counter(samples)
+    return [tensor for tensor, own in zip(tensors, samples, strict=True) if shared[own] > 1]
+
+
 def _digest(tensor: TensorProto) -> bytes:
-    return hashlib.blake2b(_raw(tensor).raw_data).digest()
+    return hashlib.blake2b(_data(tensor)).digest()
+
+
+def _sample(tensor: TensorProto) -> bytes:
+    """A few of a tensor's values, which are equal if the tensors, or one and the other's transpose, are equal."""
+    if len(tensor.dims) == 2 and tensor.data_type in _TRANSPOSED:  # noqa: PLR2004 (axes)
+        return np.ascontiguousarray(numpy_helper.to_array(tensor).diagonal()).tobytes()
+    return _data(tensor)[:_SAMPLE]
 
 
 def _is_large_matrix(tensor: TensorProto) -> bool:
@@ -184,9 +224,18 @@ def _below(node: NodeProto) -> list[str]:
     return [*read, *(value.name for graph in graphs for value in graph.output)]
 
 
-def _raw(tensor: TensorProto) -> TensorProto:
-    """The tensor with its values as raw bytes, in ONNX's packed form for types below 8 bits; strings stay unchanged."""
-    if tensor.data_type == TensorProto.STRING:
-        return TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, string_data=tensor.string_data)
-    raw = tensor.raw_data or numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data
-    return TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, raw_data=raw)
+def _make_raw(tensor: TensorProto) -> None:
+    """Store the values of a tensor as raw bytes, in place, in ONNX's packed form for types below 8 bits; strings stay."""
+    if tensor.data_type != TensorProto.STRING and not tensor.raw_data:
+        tensor.raw_data = _data(tensor)
+    kept = {"name", "dims", "data_type", "string_data" if tensor.data_type == TensorProto.STRING else "raw_data"}
+    for field, _ in tensor.ListFields():
+        if field.name not in kept:
+            tensor.ClearField(field.name)
+    tensor.DiscardUnknownFields()
+
+
+def _data(tensor: TensorProto) -> bytes:
+    """The values of a tensor as raw bytes."""
+    data: bytes = tensor.raw_data or numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data
+    return data

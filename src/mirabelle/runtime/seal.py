@@ -18,10 +18,10 @@ _MARK = b"".join(  # as protobuf writes the entry: tags, lengths, key; the value
 
 def sealed(model: ModelProto) -> bytes:
     """The bytes of a model with their digest, which is added to the metadata of the model."""
-    model.metadata_props.add(key=SEAL, value=_ZEROS)
+    entry = model.metadata_props.add(key=SEAL, value=_ZEROS)
+    entry.value = digest_of_bytes(model.SerializeToString(deterministic=True))
     data: bytes = model.SerializeToString(deterministic=True)
-    begin = data.rindex(_MARK) + len(_MARK)
-    return b"".join([data[:begin], digest_of_bytes(data).encode(), data[begin + len(_ZEROS) :]])
+    return data
 
 
 def is_as_written(onnx: bytes) -> bool | None:
