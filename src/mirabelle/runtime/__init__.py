@@ -9,15 +9,23 @@ class Listed(NamedTuple):
     """An entry of the table of runtimes; the runtime itself is imported when it is first used.
 
     Args:
-        class_name: name of the subclass of `Runtime`, in the module with the runtime's name.
+        class_name: name of the subclass of `Runtime`.
         title: its name in sentences and tables.
+        module: of the class, and name of the package that it uses.
     """
 
     class_name: str
     title: str
+    module: str
 
 
 RUNTIMES = {
-    "onnxruntime": Listed("OnnxRuntime", "ONNX Runtime"),
+    "onnxruntime": Listed("OnnxRuntime", "ONNX Runtime", "onnxruntime"),
+    "openvino": Listed("OpenVino", "OpenVINO", "openvino"),
+    "openvino_bf16": Listed("OpenVinoBf16", "OpenVINO in bfloat16", "openvino"),
 }
-__getattr__ = lazily("mirabelle.runtime", {module: [listed.class_name] for module, listed in RUNTIMES.items()})
+_MODULES = {listed.module for listed in RUNTIMES.values()}
+__getattr__ = lazily(
+    "mirabelle.runtime",
+    {module: [listed.class_name for listed in RUNTIMES.values() if listed.module == module] for module in sorted(_MODULES)},
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class Description:
     """Name, version and device of a runtime.
 
     Args:
-        name: in reports, such as "onnxruntime"; also the name of the runtime's module.
+        name: in reports, such as "onnxruntime"; a key of `mirabelle.runtime.RUNTIMES`.
         title: in sentences, such as "ONNX Runtime".
         version: version of the package.
         device: device on which it computes, such as "cpu".
@@ -112,7 +113,7 @@ class Session(ABC):
 class Runtime(ABC):
     """Interface to a package that runs exported models, such as ONNX Runtime.
 
-    A new runtime is one subclass in a module with the runtime's name, and one entry in `mirabelle.runtime.RUNTIMES`.
+    A new runtime is one subclass in a module of its own, and one entry in `mirabelle.runtime.RUNTIMES`.
     `mirabelle.testing.check_runtime` tests it. The functions `time_alone` and `time_side_by_side` measure the latency of the
     sessions of every runtime in the same way.
 
@@ -124,6 +125,10 @@ class Runtime(ABC):
     @abstractmethod
     def describe(self) -> Description:
         """The name and version of the runtime, and the device on which it computes."""
+
+    def usable(self) -> bool:
+        """Whether this processor has what the runtime needs."""
+        return True
 
     @abstractmethod
     def load(self, model: bytes, threads: int) -> Session:
@@ -184,6 +189,12 @@ def runtime_named(name: str) -> Runtime:
         raise UserError("E103", f'there is no runtime "{name}"', did_you_mean(name, door.RUNTIMES))
     found: Runtime = getattr(door, door.RUNTIMES[name].class_name)()
     return found
+
+
+def runtimes_present() -> list[str]:
+    """The names of the runtimes that are installed and that this processor can use, the default one first."""
+    found = {name for name, listed in door.RUNTIMES.items() if importlib.util.find_spec(listed.module) is not None}
+    return [name for name in door.RUNTIMES if name in found and runtime_named(name).usable()]
 
 
 def default_runtime() -> Runtime:

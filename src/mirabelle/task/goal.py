@@ -23,7 +23,7 @@ _ALLOWED = {
 }
 
 ANY = "any"  # as a limit of the latency: the model may become slower
-RuntimeName = Literal["onnxruntime"]  # the keys of mirabelle.runtime.RUNTIMES
+RuntimeName = Literal["onnxruntime", "openvino", "openvino_bf16"]  # the keys of mirabelle.runtime.RUNTIMES
 
 ROUNDING = 1e-9  # a metric over n samples is a multiple of 1/n; rounding errors of a subtraction must not matter
 
@@ -79,7 +79,8 @@ class Goal:
         parameters: most non-zero parameters: "20k", or "8%" of the original model's.
         batch: number of samples in the call that is timed; by default 1.
         threads: number of threads of this call; by default those of the run.
-        runtime: the runtime that is timed; by default ONNX Runtime.
+        runtime: the runtime for which the model is made: latency and the final metric are measured in it. By default ONNX
+            Runtime; "openvino" computes in float32, "openvino_bf16" in bfloat16 (`pip install 'mirabelle[openvino]'`).
 
     Raises:
         UserError: E113 if a limit cannot be read.
