@@ -134,7 +134,7 @@ def test_per_token_onnx_runtime_gives_what_torch_gives(run: Run) -> None:
     task = Task(
         train=(inputs, torch.zeros(50, 7, 5)), test=(inputs, torch.zeros(50, 7, 5)), loss="mse", metric="negative_squared_error"
     )
-    model = quantize.Dynamic(include=("2",))(net, task, run)
+    model = quantize.Dynamic(granularity="token", include=("2",))(net, task, run)
     assert {name: entry.use for name, entry in architecture_of(model).replaced.items()} == {"2": "quantize.TokenLayer"}
     onnx = export(model, task.example())
     assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in ModelProto.FromString(onnx).graph.node}

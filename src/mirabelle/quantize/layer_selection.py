@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 from mirabelle.errors import UserError
-from mirabelle.records.record import Patterns
-from mirabelle.step import Preview
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import nn
 
@@ -18,36 +15,6 @@ if TYPE_CHECKING:
     from mirabelle.quantize.tied_weights import Selection
     from mirabelle.run.run import Run
     from mirabelle.task.task import Task
-
-
-class WithoutData(ABC):
-    """A quantizing step that needs no samples, so that its preview is what it does."""
-
-    include: Patterns
-    exclude: Patterns
-
-    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        from mirabelle.model.plain_weights import with_plain_weights
-
-        model = with_plain_weights(model, run)
-        quantized = self._quantized(model)
-        told(model, quantized, self, task, run)
-        return quantized
-
-    def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
-        from mirabelle.model.plain_weights import with_plain_weights
-
-        model = with_plain_weights(model)
-        quantized = self._quantized(model)
-        return Preview(quantized, told(model, quantized, self, task, run))
-
-    @abstractmethod
-    def layers(self) -> tuple[type[nn.Module], ...]:
-        """The classes of layers that the step quantizes."""
-
-    @abstractmethod
-    def _quantized(self, model: nn.Module) -> nn.Module:
-        """A quantized copy of a model with plain weights."""
 
 
 def layers_for(
@@ -80,8 +47,8 @@ def layers_for(
     return selected_modules(model, kinds, include, exclude)
 
 
-def coded(model: nn.Module, selection: Selection, kind: type[WeightLayer], weight_bits: int) -> nn.Module:
-    """Replace the chosen layers by layers of the class `kind` with integer weights, in place; ties stay ties."""
+def coded(model: nn.Module, selection: Selection, kind: Callable[[str], type[WeightLayer]], weight_bits: int) -> nn.Module:
+    """Replace the chosen layers by layers with integer weights, of a class by name, in place; ties stay ties."""
     from mirabelle.model.architecture import replace_module
     from mirabelle.model.ties import all_names
     from mirabelle.quantize.layers import WeightLayer
@@ -89,7 +56,7 @@ def coded(model: nn.Module, selection: Selection, kind: type[WeightLayer], weigh
 
     names = all_names(model)
     for name, dense in selection.layers.items():
-        model = replace_module(model, name, kind.quantized(dense, weight_bits, rows=selection.has_readers(name)))
+        model = replace_module(model, name, kind(name).quantized(dense, weight_bits, rows=selection.has_readers(name)))
     for name, dense in selection.readers.items():
         model = replace_module(model, name, WeightLayer.quantized(dense, weight_bits))
     return tie_codes(model, names, selection)
