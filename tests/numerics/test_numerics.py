@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from mirabelle.numerics import affine, divergence, masks, ranges, statistics
+from mirabelle.numerics.gzip_length import gzip_length
 
 
 def test_soft_target_divergence_is_hintons_formula() -> None:
@@ -253,3 +255,12 @@ def test_a_floor_keeps_the_highest_of_each_tensor_and_takes_more_of_the_others()
     assert (int(one.sum()), int(two.sum())) == (2, 2), "the same sparsity for all"
     one, two = masks.keep_highest_together([small, large], 0.9, floor=0.1)
     assert (int(one.sum()), int(two.sum())) == (1, 1), "no more than the floors leave"
+
+
+def test_the_length_after_gzip_is_exact_for_short_files_and_near_for_long_ones() -> None:
+    weights = np.random.default_rng(0).normal(0, 0.05, 4_300_000).astype(np.float32)
+    pruned = np.where(np.arange(4_300_000) % 1000 < 100, weights, 0).astype(np.float32)
+    for data in (b"", b"abc" * 1000, weights[:100_000].tobytes()):
+        assert gzip_length(data) == len(gzip.compress(data, 9, mtime=0))
+    for data in (weights.tobytes(), pruned.tobytes()):
+        assert gzip_length(data) == pytest.approx(len(gzip.compress(data, 9, mtime=0)), rel=0.01)

@@ -26,6 +26,14 @@ def test_equal_tensors_give_equal_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
+def test_the_length_of_a_file_is_known_before_it_is_written(tmp_path: Path) -> None:
+    kinds = (torch.float32, torch.int8, torch.bool, torch.int64, torch.float64, torch.bfloat16, torch.float16, torch.uint8)
+    tensors = {f"a.{k}é": torch.zeros(k, 3, dtype=kind) for k, kind in enumerate(kinds)} | {"one": torch.tensor(1.0)}
+    for part in (tensors, {"w": torch.zeros(1000, 7)}, {}):
+        files.write_tensors(tmp_path / "t.safetensors", part)
+        assert (tmp_path / "t.safetensors").stat().st_size == files.length_of_tensors(part)
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
     files.write_json(path, 1)

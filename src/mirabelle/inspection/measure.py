@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import nn
@@ -17,8 +16,9 @@ from mirabelle.model.counting import macs_of
 from mirabelle.model.device import check_device
 from mirabelle.model.replacement import stored_tensors_of
 from mirabelle.model.state import in_eval_mode, memory_of, tensors_of_module
+from mirabelle.numerics.gzip_length import gzip_length
 from mirabelle.numerics.statistics import Scores
-from mirabelle.run.files import tensor_bytes
+from mirabelle.run.files import length_of_tensors
 from mirabelle.runtime.export import export
 from mirabelle.runtime.runtime import Session
 from mirabelle.task.batch import Batch, Samples, Stream, call
@@ -39,6 +39,17 @@ class Files:
 
     onnx: bytes
     packed: bytes
+
+    @cached_property
+    def lengths(self) -> tuple[int, int, int]:
+        """Bytes of the ONNX file, of the ONNX file after gzip, and of the packed file."""
+        return len(self.onnx), gzip_length(self.onnx), len(self.packed)
+
+    def without_packed(self) -> Files:
+        """The same files, of whose packed one only the length is kept."""
+        files = Files(self.onnx, b"")
+        files.__dict__["lengths"] = self.lengths
+        return files
 
 
 def exported(model: nn.Module, task: Task, codecs: Sequence[Codec] = ()) -> Files:
@@ -95,9 +106,8 @@ def measure(
 
 def sizes(model: nn.Module, files: Files) -> SizeBytes:
     """The sizes of the model's files in bytes."""
-    zipped = gzip.compress(files.onnx, compresslevel=9, mtime=0)
-    plain = tensor_bytes(tensors_of_module(model))
-    return SizeBytes(torch=len(plain), onnx=len(files.onnx), onnx_gzip=len(zipped), packed=len(files.packed))
+    onnx, zipped, packed = files.lengths
+    return SizeBytes(torch=length_of_tensors(tensors_of_module(model)), onnx=onnx, onnx_gzip=zipped, packed=packed)
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

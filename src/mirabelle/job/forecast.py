@@ -22,7 +22,7 @@ from mirabelle.job.learned import REMEDY, nothing_learned, standing
 from mirabelle.job.metric_trial import unknown_loss
 from mirabelle.job.notes import notes_of
 from mirabelle.model.state import copied, tensors_of_module
-from mirabelle.run.files import tensor_bytes
+from mirabelle.run.files import length_of_tensors
 from mirabelle.run.run import Run
 from mirabelle.runtime.latency import Ratio
 from mirabelle.runtime.runtime import time_side_by_side
@@ -254,12 +254,12 @@ def _profiles(
 
 def _checkpoint_bytes(part: _Trained) -> int:
     """The size of a checkpoint: weights, best weights and optimizer state."""
-    weights = len(tensor_bytes(tensors_of_module(part.model)))
+    weights = length_of_tensors(tensors_of_module(part.model))
     return weights * (2 + _STATE[part.training.optimizer])
 
 
 def _disk_bytes(models: Sequence[nn.Module], trainings: Sequence[_Trained], after: Files, task: Task) -> int:
-    kept = sum(len(tensor_bytes(tensors_of_module(model))) for model in models)
+    kept = sum(length_of_tensors(tensors_of_module(model)) for model in models)
     # A new checkpoint is written before the previous one is deleted. Outputs of the teacher are cached in float32.
     checkpoint = 2 * max(map(_checkpoint_bytes, trainings), default=0)
     cache = 0

@@ -262,7 +262,8 @@ def _conclude(ending: _Ending) -> Result:
     """Write the artifact, run its gates, measure it, evaluate it once on the test set, and write the report."""
     run, task = ending.run, ending.task
     run.event("begin", step="gates and measurements")
-    before, after = (reached.exported(task, codecs_of(run)) for reached in (ending.start, ending.end))
+    before, after = ending.start.exported(task, codecs_of(run)).without_packed(), ending.end.exported(task, codecs_of(run))
+    ending.start.files = before
     files.write(run.folder / "model.onnx", after.onnx)
     files.write(run.folder / "model.mira", after.packed)
     for name, data in task.extra_files.items():

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DIGEST = "digest"  # the key of the digest in a JSON file
+# Types in the order in which a safetensors file has its tensors, with their names there.
+_SAFETENSORS_NAMES = {
+    "uint64": "U64", "int64": "I64", "float64": "F64", "complex64": "C64", "float32": "F32", "uint32": "U32", "int32": "I32",
+    "bfloat16": "BF16", "float16": "F16", "uint16": "U16", "int16": "I16", "float8_e8m0fnu": "F8_E8M0",
+    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+_SAFETENSORS = list(_SAFETENSORS_NAMES)
 TENSORS_DIGEST = "mirabelle.digest"  # the key in the metadata of a safetensors file
 _NO_DIGEST = "0" * 16
 _UNKNOWN = "under a damaged key"
@@ -234,9 +241,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     return total
 
 
-def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Serialize tensors in the safetensors format, with their digest; equal tensors give equal bytes."""
-    return _serialized(tensors, metadata)[0]
+def length_of_tensors(tensors: Mapping[str, Tensor]) -> int:
+    """The length of the safetensors file of tensors, with their digest, without a copy of the tensors."""
+    kinds = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+    header: dict[str, Any] = {"__metadata__": {TENSORS_DIGEST: _NO_DIGEST}}
+    end = 0
+    for name in sorted(tensors, key=lambda name: (_SAFETENSORS.index(kinds[name]), name.encode())):
+        shape, begin = list(tensors[name].shape), end
+        end += tensors[name].numel() * tensors[name].element_size()
+        header[name] = {"dtype": _SAFETENSORS_NAMES[kinds[name]], "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return 8 + -(-len(text) // 8) * 8 + end
 
 
 def _serialized(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> tuple[bytes, str]:

@@ -50,7 +50,7 @@ class SizeBytes:
     Args:
         torch: the model's tensors without compression, as safetensors.
         onnx: the ONNX file.
-        onnx_gzip: the ONNX file compressed by gzip, for comparison only.
+        onnx_gzip: the ONNX file compressed by gzip -9, for comparison only; of files above 16 MiB estimated from 64 parts.
         packed: the packed file.
     """
 
