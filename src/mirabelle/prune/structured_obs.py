@@ -21,6 +21,8 @@ from mirabelle.graph.units import Array
 from mirabelle.model.watch import LayerRun, watch
 from mirabelle.task.batch import Batch, Inputs
 
+_LATER = 64  # columns whose removal is put into the whole matrices at once
+
 
 @dataclass(frozen=True)
 class Removal:
@@ -61,7 +63,8 @@ def structured_obs(
     S of G⁻¹ are eliminated in the same way. Damages are divided by tr(W G Wᵀ). If several layers use a unit, as in a residual
     stream, their damages are added, and all are updated. Groups are treated independently, as if no other group was pruned.
 
-    Cost: one pass over the data, and for each reader with c columns c³ operations for G⁻¹ and about as many for all removals.
+    Cost: one pass over the data, and for each reader with c columns c³ operations for G⁻¹ and about as many for all removals,
+    nearly all of them in products of matrices.
 
     Args:
         model: the traced dense model; it is not changed.
@@ -100,45 +103,95 @@ def structured_obs(
     grams = _grams(model, readers, batches, (ridge, rows_per_column, seed))
     found: list[Removal | None] = []
     for group, own in zip(groups, columns, strict=True):
-        read = {name: (_Reader(reader, grams[name]), at) for name, (reader, at) in own.items() if name in grams}
+        read = {name: _Reader(reader, grams[name], at) for name, (reader, at) in own.items() if name in grams}
         found.append(_removal(group, read) if read else None)
     return found
 
 
 class _Reader:
-    """A layer whose columns are removed, with optimal weights for the remaining columns."""
+    """A layer whose columns are removed, with optimal weights for the remaining columns.
 
-    def __init__(self, columns: Columns, gram: Tensor) -> None:
-        self._weight = columns.weight()[0]
-        self._power = float(torch.sum(self._weight @ gram * self._weight).clamp_min(1e-300))
-        self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+    What removals cost follows from two matrices alone, A = WᵀW and G⁻¹, both (columns, columns), however many outputs the layer
+    has: damage = tr([(G⁻¹)_SS]⁻¹ A_SS). With E = (G⁻¹)_:,S [(G⁻¹)_SS]⁻¹ and B = A_:,S − E A_SS / 2, the removal of S gives
 
-    def damages(self, columns: Tensor) -> Tensor:
-        """The damage of removing each unit, (units,), for the columns of the units, (units, columns)."""
-        inner = self._inverse[columns[:, :, None], columns[:, None, :]]
-        lost = self._weight[:, columns].permute(1, 2, 0)  # (units, columns, outputs)
-        solved: Tensor = torch.linalg.solve(inner, lost)
-        return (lost * solved).sum((1, 2)) / self._power
+        G⁻¹ − E (G⁻¹)_S,:        A − B Eᵀ − E Bᵀ
 
-    def lose(self, columns: Tensor) -> None:
-        """Remove columns, and update the weights of the remaining ones."""
-        rows = self._inverse[columns]
-        shares = torch.linalg.solve(rows[:, columns], rows)
-        self._weight = self._weight - self._weight[:, columns] @ shares
-        self._inverse = self._inverse - rows.T @ shares
+    Of each change only what the next removals read is computed at once, the blocks of the units and the columns of the next
+    unit. The whole matrices follow for many removals together, and lose the removed columns.
+
+    Args:
+        columns: the layer.
+        gram: G, with ridge, (columns, columns).
+        at: the columns of each unit, (units, columns of a unit).
+    """
+
+    def __init__(self, columns: Columns, gram: Tensor, at: Tensor) -> None:
+        weight = columns.weight()[0]
+        self._products, self._inverse = weight.T @ weight, torch.cholesky_inverse(torch.linalg.cholesky(gram))
+        self._power = float(torch.sum(self._products * gram).clamp_min(1e-300))
+        self._at = at
+        self._blocks = [matrix[at[:, :, None], at[:, None, :]] for matrix in (self._products, self._inverse)]
+        self._left = torch.ones(len(gram), dtype=torch.bool)
+        self._begin()
+
+    def _begin(self) -> None:
+        empty = self._inverse.new_empty((len(self._inverse), _LATER + self._at.shape[1]))
+        self._shares, self._rows, self._halves, self._width = empty, empty.clone(), empty.clone(), 0
+
+    def damages(self) -> Tensor:
+        """The damage of removing each unit, (units,); without a meaning for those that are removed."""
+        products, inverse = self._blocks
+        if products.shape[1] == 1:
+            return (products / inverse)[:, 0, 0] / self._power
+        solved: Tensor = torch.linalg.solve_ex(inverse, products)[0]
+        return solved.diagonal(dim1=1, dim2=2).sum(1) / self._power
+
+    def lose(self, unit: int) -> None:
+        """Remove the columns of a unit, and update the weights of the remaining ones."""
+        own, shares, rows, halves = (
+            self._at[unit],
+            *(part[:, : self._width] for part in (self._shares, self._rows, self._halves)),
+        )
+        inverse = self._inverse[:, own] - shares @ rows[own].T
+        products = self._products[:, own] - halves @ shares[own].T - shares @ halves[own].T
+        share = torch.linalg.solve(inverse[own], inverse, left=False)
+        half = products - share @ products[own] / 2
+        end = self._width + len(own)
+        for kept, new in ((self._shares, share), (self._rows, inverse), (self._halves, half)):
+            kept[:, self._width : end] = new
+        self._width = end
+        for_units = [part[self._at] for part in (share, inverse, half)]
+        self._blocks[1] -= for_units[0] @ for_units[1].transpose(1, 2)
+        change = for_units[2] @ for_units[0].transpose(1, 2)
+        self._blocks[0] -= change + change.transpose(1, 2)
+        self._left[own] = False
+        if self._width >= _LATER:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Make the changes of both matrices, for the columns that are left."""
+        left = torch.nonzero(self._left).flatten()
+        shares, rows, halves = (part[left, : self._width] for part in (self._shares, self._rows, self._halves))
+        change = halves @ shares.T
+        self._products = self._products[left[:, None], left] - change - change.T
+        self._inverse = torch.addmm(self._inverse[left[:, None], left], shares, rows.T, alpha=-1)
+        self._at = (torch.cumsum(self._left, 0) - 1).clamp(min=0)[self._at]
+        self._left = torch.ones(len(left), dtype=torch.bool)
+        self._begin()
 
 
-def _removal(group: AxisGroup, readers: dict[str, tuple[_Reader, Tensor]]) -> Removal:
-    left = list(range(len(group)))
+def _removal(group: AxisGroup, readers: dict[str, _Reader]) -> Removal:
+    left = torch.ones(len(group), dtype=torch.bool)
     order: list[int] = []
     damage = [0.0]
-    while left:
-        costs = torch.stack([reader.damages(columns[left]) for reader, columns in readers.values()]).sum(0)
-        place = int(costs.argmin())
+    for _ in range(len(group)):
+        costs = torch.stack([reader.damages() for reader in readers.values()]).sum(0)
+        place = int(costs.masked_fill(~left, torch.inf).argmin())
         damage.append(damage[-1] + max(float(costs[place]), 0.0))
-        order.append(left.pop(place))
-        for reader, columns in readers.values():
-            reader.lose(columns[order[-1]])
+        order.append(place)
+        left[place] = False
+        for reader in readers.values():
+            reader.lose(place)
     return Removal(group.units[order], np.array(damage), tuple(readers))
 
 
