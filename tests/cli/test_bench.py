@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from onnx import TensorProto, helper
 from mirabelle.errors import UserError
 from mirabelle.runtime.latency import Ratio
 from mirabelle.runtime.onnxruntime import OnnxSession
+from mirabelle.runtime.runtime import runtimes_present
+
+ONCE = ("--runtime", "onnxruntime", "--no-memory")
 
 
 def written(path: Path, name: str, axes: list, width: int = 8) -> Path:
@@ -31,7 +35,7 @@ def test_files_are_called_in_turn_and_compared_with_the_first(
     run = OnnxSession.run
     monkeypatch.setattr(OnnxSession, "run", lambda self, feed: (called.append(id(self)), run(self, feed))[1])
     models = [finished / "model.onnx", finished, finished / "model.mira", other]
-    assert call("bench", *models, "--seconds", "0.1", "--threads", "1", "--json") == 0
+    assert call("bench", *models, *ONCE, "--seconds", "0.1", "--threads", "1", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     tried, rounds = called[: len(models)], len(called) // len(models)
     assert len(set(tried)) == len(models)
@@ -49,9 +53,9 @@ def test_files_are_called_in_turn_and_compared_with_the_first(
 
 def test_files_that_take_other_inputs_are_told_apart(call, capsys, tmp_path: Path) -> None:
     narrow, wide = (written(tmp_path / f"{width}.onnx", "x", ["n", width], width) for width in (8, 16))
-    assert call("bench", narrow, wide, "--seconds", "0.1") == 0
+    assert call("bench", narrow, wide, *ONCE, "--seconds", "0.1") == 0
     assert "input 1x16 here, 1x8 for the first; the work is not the same" in capsys.readouterr().out
-    assert call("bench", narrow, wide, "--seconds", "0.1", "--json") == 0
+    assert call("bench", narrow, wide, *ONCE, "--seconds", "0.1", "--json") == 0
     assert [entry["inputs"] for entry in json.loads(capsys.readouterr().out)["models"]] == [[[1, 8]], [[1, 16]]]
 
 
@@ -61,7 +65,7 @@ def test_a_shape_that_no_input_has_is_refused(call, tmp_path: Path) -> None:
 
 
 def test_a_table_and_a_sentence_for_every_file_but_the_first(call, capsys, finished: Path) -> None:
-    assert call("bench", finished, finished / "model.mira", "--seconds", "0.1", "--batch", "4") == 0
+    assert call("bench", finished, finished / "model.mira", *ONCE, "--seconds", "0.1", "--batch", "4") == 0
     told = capsys.readouterr().out
     assert "median ms" in told
     assert "batch 4" in told
@@ -77,11 +81,35 @@ def test_the_words_of_a_ratio() -> None:
         assert ratio.in_words().startswith("no difference shown")
 
 
+def test_every_runtime_batch_and_thread_is_measured_with_memory_and_first_call(call, capsys, tmp_path: Path) -> None:
+    model = written(tmp_path / "m.onnx", "x", ["n", 8])
+    asked = ("--seconds", "0.1", "--batch", "1,4", "--threads", "1,2")
+    assert call("bench", model, *asked, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    rows = {(row["runtime"], row["batch"], row["threads"]): row for row in told["models"]}
+    assert set(rows) == set(itertools.product(runtimes_present(), (1, 4), (1, 2)))
+    assert {"onnxruntime", "onnxruntime_extended"} <= {row["runtime"] for row in told["models"]}
+    assert [row["inputs"] for row in told["models"][:1]] == [[[1, 8]]]
+    assert all(row["first_call_ms"] > 0 for row in rows.values())
+    assert [best["latency"]["batch"] for best in told["fastest"]] == [1, 4]
+    assert call("bench", model, *asked[:2], "--no-memory") == 0
+    told = capsys.readouterr().out
+    assert "Fastest: " in told or "Nothing measured here is faster than" in told
+
+
+def test_what_is_asked_must_be_there(call, tmp_path: Path) -> None:
+    model = written(tmp_path / "m.onnx", "x", ["n", 8])
+    with pytest.raises(UserError, match=r'E103.*no runtime "onxruntime"'):
+        call("bench", model, "--runtime", "onxruntime")
+    with pytest.raises(UserError, match=r"E110.*--batch takes whole numbers.*'1,x'"):
+        call("bench", model, "--batch", "1,x")
+
+
 def test_a_free_axis_is_given_by_input(call, capsys, tmp_path: Path) -> None:
     model = written(tmp_path / "free.onnx", "x", ["n", "length", 8])
     with pytest.raises(UserError, match=r'E110.*free.onnx.*axis 1 \("length"\)'):
         call("bench", model)
-    assert call("bench", model, "--input", "5x8", "--seconds", "0.1", "--json") == 0
+    assert call("bench", model, "--input", "5x8", *ONCE, "--seconds", "0.1", "--json") == 0
     assert json.loads(capsys.readouterr().out)["models"]
     with pytest.raises(UserError, match=r"E121.*fails on random inputs"):
         call("bench", written(tmp_path / "wrong.onnx", "x", ["n", "length", "width"]), "--input", "5x9")
@@ -102,7 +130,7 @@ def test_shapes_are_given_by_name_and_with_the_batch(call, capsys, tmp_path: Pat
     )
     model = tmp_path / "two.onnx"
     model.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString())
-    quick = ("--seconds", "0.1", "--json")
+    quick = (*ONCE, "--seconds", "0.1", "--json")
     assert call("bench", model, "--input", "ids=4,16", "--input", "mask=4,16:int64", *quick) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["batch"], told["models"][0]["inputs"]) == (4, [[4, 16], [4, 16]])

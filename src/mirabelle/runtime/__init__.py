@@ -21,6 +21,7 @@ class Listed(NamedTuple):
 
 RUNTIMES = {
     "onnxruntime": Listed("OnnxRuntime", "ONNX Runtime", "onnxruntime"),
+    "onnxruntime_extended": Listed("OnnxRuntimeExtended", "ONNX Runtime at level extended", "onnxruntime"),
     "openvino": Listed("OpenVino", "OpenVINO", "openvino"),
     "openvino_bf16": Listed("OpenVinoBf16", "OpenVINO in bfloat16", "openvino"),
 }

@@ -23,7 +23,9 @@ _ALLOWED = {
 }
 
 ANY = "any"  # as a limit of the latency: the model may become slower
-RuntimeName = Literal["onnxruntime", "openvino", "openvino_bf16"]  # the keys of mirabelle.runtime.RUNTIMES
+RuntimeName = Literal[
+    "onnxruntime", "onnxruntime_extended", "openvino", "openvino_bf16"
+]  # the keys of mirabelle.runtime.RUNTIMES
 
 ROUNDING = 1e-9  # a metric over n samples is a multiple of 1/n; rounding errors of a subtraction must not matter
 
