@@ -85,23 +85,22 @@ def compensated(weight: Tensor, factor: Tensor, rule: Rule) -> Tensor:
         factor: `inverse_factor` of the layer's inputs, (columns, columns).
         rule: how columns change.
     """
-    weight = weight.to(factor.dtype, copy=True)
-    columns, spread = weight.shape[1], factor.diagonal()
+    by_column = weight.to(factor.dtype).t().contiguous()  # each column together in memory
+    columns, spread = len(by_column), factor.diagonal()
     first = 0
     while first < columns:
         last = min(first + rule.block, columns)
-        rule.begin(first, weight[:, first:], spread[first:])
-        errors = weight.new_empty(len(weight), last - first)
+        rule.begin(first, by_column[first:].t(), spread[first:])
+        errors = by_column.new_empty(last - first, by_column.shape[1])
         for position in range(first, last):
-            column = weight[:, position]
+            column = by_column[position]
             changed = rule.change(position, column)
-            error = (column - changed) / spread[position]
-            weight[:, position] = changed
-            weight[:, position + 1 : last].addr_(error, factor[position, position + 1 : last], alpha=-1)
-            errors[:, position - first] = error
-        weight[:, last:].addmm_(errors, factor[first:last, last:], alpha=-1)
+            error = torch.sub(column, changed, out=errors[position - first]).div_(spread[position])
+            by_column[position] = changed
+            by_column[position + 1 : last].addr_(factor[position, position + 1 : last], error, alpha=-1)
+        by_column[last:].addmm_(factor[first:last, last:].t(), errors, alpha=-1)
         first = last
-    return weight
+    return by_column.t().contiguous()
 
 
 class Rounding:
@@ -121,8 +120,11 @@ class Rounding:
     ) -> None:
         self._group, self._grid, self._kept = group_size, grid, kept
         self._order = None if order is None else order.tolist()
-        self._scale, self._zero = group_steps(weight, group_size, grid)
-        self._codes = torch.zeros(weight.shape, dtype=torch.int8)
+        groups = -(-weight.shape[1] // group_size)
+        self._scale, self._zero = torch.ones(len(weight), groups), torch.zeros(len(weight), groups)
+        if order is not None:
+            self._scale, self._zero = group_steps(weight, group_size, grid)
+        self._codes = torch.zeros(weight.shape[::-1], dtype=torch.int8)
 
     @property
     def block(self) -> int:
@@ -140,12 +142,14 @@ class Rounding:
         codes = self._grid.codes(column, scale, zero)
         if self._kept is not None:
             codes = torch.where(self._kept[:, own], codes, 0.0)
-        self._codes[:, own] = codes.to(torch.int8)
+        self._codes[own] = codes.to(torch.int8)
         return codes * scale
 
     def codes(self) -> GroupCodes:
         """The codes of the layer, once all columns have changed."""
-        return GroupCodes(self._codes, self._scale, self._zero.to(torch.int8) if self._grid.zero_points else None)
+        return GroupCodes(
+            self._codes.t().contiguous(), self._scale, self._zero.to(torch.int8) if self._grid.zero_points else None
+        )
 
 
 class Removing:

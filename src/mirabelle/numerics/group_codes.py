@@ -15,6 +15,7 @@ from torch.nn import functional
 
 _SMALLEST = 0.4  # of the range of a group, the smallest that clipping tries
 _CANDIDATES = 24
+_NUMBERS_AT_ONCE = 1 << 17  # of weights whose scales are searched together: they stay in a cache
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,26 @@ class Grid:
             (tensor([[1.]]), tensor([[0.]]))
         """
         groups = groups.float()
-        best_scale = torch.ones(len(groups), 1, device=groups.device)
-        best_zero = torch.zeros_like(best_scale)
-        best_error = torch.full_like(best_scale, torch.inf)
-        fractions = torch.linspace(1.0, _SMALLEST, _CANDIDATES).tolist() if self.clipping else [1.0]
-        for fraction in fractions:
+        parts = [self._best(part) for part in torch.split(groups, max(1, _NUMBERS_AT_ONCE // groups.shape[1]))]
+        return torch.cat([scale for scale, _ in parts]), torch.cat([zero for _, zero in parts])
+
+    def _best(self, groups: Tensor) -> tuple[Tensor, Tensor]:
+        best_scale, best_zero = self._steps_of(groups, 1.0)
+        if not self.clipping:
+            return best_scale, best_zero
+        best_error = self._error(groups, best_scale, best_zero)
+        for fraction in torch.linspace(1.0, _SMALLEST, _CANDIDATES).tolist()[1:]:
             scale, zero = self._steps_of(groups, fraction)
-            error = (groups - scale * self.codes(groups, scale, zero)).square().sum(1, keepdim=True)
+            error = self._error(groups, scale, zero)
             better = error < best_error
             best_scale, best_zero = torch.where(better, scale, best_scale), torch.where(better, zero, best_zero)
             best_error = torch.where(better, error, best_error)
         return best_scale, best_zero
+
+    def _error(self, groups: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        """The squared error of each group, (n, 1)."""
+        values = (groups / scale).round_().add_(zero).clamp_(self.low, self.high).sub_(zero).mul_(scale)
+        return values.sub_(groups).square_().sum(1, keepdim=True)
 
     def codes(self, values: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
         """The nearest codes, clamp(round(w / scale) + zero, low, high) − zero, as floats; scale and zero are broadcast."""
