@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -54,7 +55,8 @@ def test_a_module_changes_the_result_that_the_code_goes_on_with(model: nn.Module
     changed = with_call_results(copied(model), CALLS, [10])
     changed.call_results.cat_10 = Halved()
     assert torch.equal(changed(INPUTS), model(INPUTS) * 0.5)
-    assert torch.equal(copy.deepcopy(changed)(INPUTS), changed(INPUTS))
+    for again in (copy.deepcopy(changed), pickle.loads(pickle.dumps(changed))):
+        assert torch.equal(again(INPUTS), changed(INPUTS))
 
 
 def test_the_record_makes_the_same_model_again(model: nn.Module) -> None:

@@ -114,7 +114,17 @@ def test_torch_and_onnx_runtime_agree_and_the_model_comes_back(
 def test_every_addition_is_one_of_integers(task: Task, run: Run, tmp_path: Path) -> None:
     _, small = quantized(Residual, task, run)
     kinds = kinds_in_session(export(small, task.example()), tmp_path)
-    assert (kinds["QLinearConv"], kinds["QLinearAdd"], kinds["Add"], kinds["Relu"]) == (4, 2, 1, 0)
+    assert (kinds["QLinearConv"], kinds["QLinearAdd"], kinds["Add"], kinds["Relu"]) == (4, 3, 0, 0)
+
+
+def test_concatenations_pools_and_gates_are_of_integers(task: Task, run: Run, tmp_path: Path) -> None:
+    _, small = quantized(Branches, task, run)
+    kinds = kinds_in_session(export(small, task.example()), tmp_path)
+    fused = ("Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu", "Mul")
+    assert {kind: (kinds[kind], kinds[f"QLinear{kind}"]) for kind in fused} == dict.fromkeys(fused, (0, 1)) | {
+        "GlobalAveragePool": (0, 2)
+    }
+    assert (kinds["QuantizeLinear"], kinds["DequantizeLinear"]) == (1, 0)
 
 
 def test_a_rounded_value_is_the_nearest_of_256_levels() -> None:

@@ -187,9 +187,22 @@ def _class_with_results(cls: type[nn.Module]) -> type[nn.Module]:
         passing.end()
         return result
 
-    names: dict[str, Any] = {"forward": forward, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    def reduced(self: nn.Module, protocol: Any) -> Any:
+        return (_new, (cls,), *cls.__reduce_ex__(self, protocol)[2:])  # pickle finds classes by their names
+
+    names: dict[str, Any] = {
+        "forward": forward,
+        "__reduce_ex__": reduced,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+    }
     if issubclass(cls, nn.Sequential):  # it calls all its parts
         names["__iter__"] = lambda self: iter([part for name, part in self._modules.items() if name != HOLDER])
         names["__len__"] = lambda self: len(self._modules) - 1
     _CLASSES[cls] = type(cls.__name__, (cls,), names)
     return _CLASSES[cls]
+
+
+def _new(cls: type[nn.Module]) -> nn.Module:
+    made = _class_with_results(cls)
+    return made.__new__(made)

@@ -67,7 +67,7 @@ def levels(values: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
 
 
 class Step(nn.Module):
-    """A learned step size: first · exp(logarithm), rounded to bfloat16, in which it is stored.
+    """A learned step size: first · exp(logarithm); that of a weight is rounded to bfloat16, in which it is stored.
 
     The logarithm is learned, so that the step stays above 0 and an optimizer changes it in proportion to itself. Its gradient
     is divided by √(numbers · high), so that steps and weights change at similar speeds under SGD (Esser et al. 2020, 2.2).
@@ -75,12 +75,14 @@ class Step(nn.Module):
     Args:
         first: the step at the beginning, any shape.
         high: the largest level.
+        coarse: round the step to bfloat16.
     """
 
     first: Tensor
 
-    def __init__(self, first: Tensor, high: float) -> None:
+    def __init__(self, first: Tensor, high: float, *, coarse: bool = True) -> None:
         super().__init__()
+        self._coarse = coarse
         self.register_buffer("first", first.detach().clone().float())
         self.logarithm = nn.Parameter(torch.zeros_like(self.first))
         self._high = high
@@ -94,7 +96,7 @@ class Step(nn.Module):
         slow = 1 / math.sqrt(max(numbers, 1) * self._high)
         logarithm = self.logarithm * slow + (self.logarithm * (1 - slow)).detach()
         step = self.first * logarithm.exp()
-        return step + (step.bfloat16().float() - step).detach()
+        return step + (step.bfloat16().float() - step).detach() if self._coarse else step
 
 
 class Simulated(nn.Module):
@@ -124,10 +126,10 @@ class Simulated(nn.Module):
         self.input_step: Step | None = None
         self.output_step: Step | None = None
         if isinstance(quantized, StaticLayer):
-            self.input_step = Step(quantized.input_scale, 255)
+            self.input_step = Step(quantized.input_scale, 255, coarse=False)
             self._zero = int(quantized.input_zero_point)
             if quantized.output_scale is not None and quantized.output_zero_point is not None:
-                self.output_step = Step(quantized.output_scale, 255)
+                self.output_step = Step(quantized.output_scale, 255, coarse=False)
                 self._output_zero = int(quantized.output_zero_point)
 
     @uncounted()
@@ -218,7 +220,7 @@ class SimulatedValue(nn.Module):
 
     def __init__(self, quantized: RoundedValue) -> None:
         super().__init__()
-        self.step = Step(quantized.scale, 255)
+        self.step = Step(quantized.scale, 255, coarse=False)
         self._zero = int(quantized.zero_point)
 
     @uncounted()

@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto, helper
 from torch import nn
 
 from mirabelle.errors import UserError, first_line
@@ -29,7 +28,7 @@ from mirabelle.runtime.group_operators import onnx_translations as translations_
 from mirabelle.runtime.group_operators import write_groups
 from mirabelle.runtime.half_operators import onnx_translations as translations_of_halves
 from mirabelle.runtime.half_operators import write_casts
-from mirabelle.runtime.initializers import StoredArrays
+from mirabelle.runtime.integer_graph import keep_integers
 from mirabelle.runtime.lengths import computes_other_lengths
 from mirabelle.runtime.operators import onnx_translations
 from mirabelle.runtime.pooling import pooling_translations
@@ -92,8 +91,7 @@ def _file(model: nn.Module, example: Batch, metadata: Mapping[str, str], free: M
     write_casts(proto)
     write_groups(proto)
     _cast_codes(proto.graph)
-    _drop_idle_relus(proto.graph)
-    _take_in_pads(proto.graph)
+    keep_integers(proto.graph)
     names_given = names_of(model)
     named = rename_values(proto.graph, proto.graph.input, () if isinstance(example.inputs, Mapping) else names_given.inputs)
     named += rename_values(proto.graph, proto.graph.output, names_given.outputs)
@@ -167,59 +165,6 @@ def _cast_codes(graph: GraphProto) -> None:
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and len(node.input) == 2:  # noqa: PLR2004 (codes and scale)
             node.CopyFrom(helper.make_node("Cast", node.input[:1], node.output, to=TensorProto.FLOAT, name=node.name))
-
-
-def _drop_idle_relus(graph: GraphProto) -> None:
-    """Remove every ReLU after unsigned codes with zero point 0, because none of their values is negative."""
-    zeros = {tensor.name for tensor in graph.initializer if not tensor.dims and not numpy_helper.to_array(tensor).any()}
-    given = {value.name for value in graph.output}
-    sources = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
-    codes = {node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
-    for node in [node for node in graph.node if node.op_type == "Relu" and node.input[0] in sources]:
-        source = sources[node.input[0]]
-        if source.input[0] in codes and source.input[2] in zeros and node.output[0] not in given:
-            for reader in graph.node:
-                for k, name in enumerate(reader.input):
-                    if name == node.output[0]:
-                        reader.input[k] = node.input[0]
-            graph.node.remove(node)
-
-
-def _take_in_pads(graph: GraphProto) -> None:
-    """Move zero padding before quantization into the convolution; codes represent 0 exactly, so the result is the same."""
-    constants = StoredArrays(graph)
-    sources = {node.output[0]: node for node in graph.node}
-    read = Counter(name for node in graph.node for name in node.input) + Counter(value.name for value in graph.output)
-    for conv in [node for node in graph.node if node.op_type == "Conv"]:
-        chain, name = [], conv.input[0]
-        for kind in ("DequantizeLinear", "QuantizeLinear", "Pad"):
-            node = sources.get(name)
-            if node is None or node.op_type != kind or read[name] > 1:
-                break
-            chain.append(node)
-            name = node.input[0]
-        if len(chain) < 3 or (sides := _sides(chain[2], constants)) is None:  # noqa: PLR2004 (all of them)
-            continue
-        own = {attribute.name: attribute for attribute in conv.attribute}
-        given = list(own["pads"].ints) if "pads" in own else [0] * len(sides)
-        if "pads" in own:
-            conv.attribute.remove(own["pads"])
-        conv.attribute.append(helper.make_attribute("pads", [old + new for old, new in zip(given, sides, strict=True)]))
-        chain[1].input[0] = chain[2].input[0]
-        graph.node.remove(chain[2])
-
-
-def _sides(pad: NodeProto, constants: Mapping[str, Array]) -> list[int] | None:
-    """The zero padding of a Pad node before and after each spatial axis; None if it does anything else."""
-    mode = next((attribute.s for attribute in pad.attribute if attribute.name == "mode"), b"constant")
-    names = [*pad.input[1:], "", ""]
-    zeros = not names[1] or (names[1] in constants and not constants[names[1]].any())
-    if mode != b"constant" or names[0] not in constants or names[2] or not zeros:
-        return None
-    pads = constants[names[0]].tolist()
-    half = len(pads) // 2
-    around = [*pads[:2], *pads[half : half + 2]]  # padding of batch and channels
-    return None if any(around) or min(pads) < 0 else [*pads[2:half], *pads[half + 2 :]]
 
 
 def reason(error: Exception) -> str:
