@@ -277,9 +277,12 @@ def least_scale_of(dense: nn.Module, inputs: Range) -> Tensor | None:
 
 
 def _scale_and_zero_point(values: Range) -> tuple[Tensor, Tensor]:
-    """Scale and zero point of 256 levels over a range."""
-    scale, zero_point = affine.asymmetric_parameters(torch.tensor(values.low), torch.tensor(values.high))
-    return _rounded_up(scale), zero_point
+    """Scale and zero point of 256 levels over a range.
+
+    The scale keeps all its digits: sums of values with scales of 8 digits would lie halfway between two levels so often that
+    kernels, which round such ties in their own ways, would differ.
+    """
+    return affine.asymmetric_parameters(torch.tensor(values.low), torch.tensor(values.high))
 
 
 def _codes(weight: Tensor, bits: int, least_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -246,11 +246,13 @@ class _Reading:
 
 
 def _numbers_of(graph: fx.Graph) -> dict[fx.Node, int]:
-    """Node -> number of its call. The nodes that tell the numbers are taken out of the graph.
+    """Node -> number of its call. The nodes that tell the numbers are taken out of the graph, and those that assert something.
 
     A result that something reads past its module, because the call was in place, has no number.
     """
     numbers = {}
+    for node in [node for node in graph.nodes if _kind(node).startswith("_assert") and not node.users]:
+        graph.erase_node(node)
     for mark in [node for node in graph.nodes if _kind(node) == _MARK]:
         (node,) = mark.all_input_nodes
         if len(node.users) == 1:
