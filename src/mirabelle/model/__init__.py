@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mirabelle.model.call_results import CallResults, with_call_results
     from mirabelle.model.edits import Cut, Edit, Replace
     from mirabelle.model.output_scale import ScaleOutput, with_output_scale
+    from mirabelle.model.plain_attention import PlainAttention
     from mirabelle.model.plain_weights import Fold
     from mirabelle.model.replacement import Replacement
     from mirabelle.model.state import copied, fingerprint, in_eval_mode, load_tensors, tensors_of_module
@@ -21,6 +22,7 @@ __all__ = [
     "Cut",
     "Edit",
     "Fold",
+    "PlainAttention",
     "Replace",
     "Replacement",
     "ScaleOutput",
@@ -46,6 +48,7 @@ __getattr__ = lazily(
         "call_results": ["CallResults", "with_call_results"],
         "edits": ["Cut", "Edit", "Replace"],
         "output_scale": ["ScaleOutput", "with_output_scale"],
+        "plain_attention": ["PlainAttention"],
         "plain_weights": ["Fold"],
         "replacement": ["Replacement"],
         "state": ["copied", "fingerprint", "in_eval_mode", "load_tensors", "tensors_of_module"],

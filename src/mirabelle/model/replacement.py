@@ -119,4 +119,4 @@ def _replaces(cls: Any) -> bool:
     return isinstance(cls, type) and issubclass(cls, nn.Module) and hasattr(cls, "from_dense")
 
 
-REPLACEMENTS = Family("replaced module", PACKAGES_OF_STEPS, _replaces)
+REPLACEMENTS = Family("replaced module", ("model", *PACKAGES_OF_STEPS), _replaces)

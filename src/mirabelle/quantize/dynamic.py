@@ -67,9 +67,10 @@ class Dynamic:
     exclude: Patterns = ()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        from mirabelle.model.plain_attention import with_plain_attention
         from mirabelle.model.plain_weights import with_plain_weights
 
-        model = with_plain_weights(model, run)
+        model = with_plain_attention(with_plain_weights(model, run), self.include, self.exclude)
         selection = self._selection(model)
         whole = selection.layers if self.granularity == "tensor" else ()
         if self.granularity == "auto":
@@ -79,9 +80,10 @@ class Dynamic:
         return quantized
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        from mirabelle.model.plain_attention import with_plain_attention
         from mirabelle.model.plain_weights import with_plain_weights
 
-        model = with_plain_weights(model)
+        model = with_plain_attention(with_plain_weights(model), self.include, self.exclude)
         quantized = self._quantized(model, self._selection(model).layers if self.granularity == "tensor" else ())
         notes = told(model, quantized, self, task, run)
         if self.granularity == "auto":

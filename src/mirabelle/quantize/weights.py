@@ -131,17 +131,19 @@ class Weights:
         return (*WEIGHTED, *turned_linear())
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        from mirabelle.model.plain_attention import with_plain_attention
         from mirabelle.model.plain_weights import with_plain_weights
 
-        model = with_plain_weights(model, run)
+        model = with_plain_attention(with_plain_weights(model, run), self.include, self.exclude)
         quantized = self._quantized(model, task, run)
         told(model, quantized, self, task, run)
         return quantized
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        from mirabelle.model.plain_attention import with_plain_attention
         from mirabelle.model.plain_weights import with_plain_weights
 
-        model = with_plain_weights(model)
+        model = with_plain_attention(with_plain_weights(model), self.include, self.exclude)
         quantized = self._quantized(model)
         return Preview(quantized, told(model, quantized, self, task, run))
 
