@@ -499,6 +499,7 @@ def test_checkpoints_are_written_so_seldom_that_they_cost_one_percent(tmp_path: 
     checkpoint.write({"model": {"a": torch.zeros(200_000)}}, {"step": 1})
     assert not checkpoint.due
     assert checkpoint._pause >= 1.0
+    assert Checkpoint(tmp_path / "large.safetensors", 10**9)._pause == pytest.approx(200)  # it takes about 2 seconds
 
 
 # How it runs fastest.

@@ -18,6 +18,7 @@ from mirabelle.run import files
 
 _COST = 0.01  # largest fraction of the time spent on writing checkpoints
 _LEAST_SECONDS = 1.0
+_BYTES_PER_SECOND = 5e8  # of digest, copy and disk together, before one has been written
 
 
 def seconds_before(path: Path) -> float:
@@ -35,12 +36,13 @@ class Checkpoint:
 
     Args:
         path: the file.
+        size: about how many bytes it will have, from which the time of the first one is estimated.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, size: int = 0) -> None:
         self.path = path
         self._written_at = time.monotonic()
-        self._pause = _LEAST_SECONDS
+        self._pause = max(_LEAST_SECONDS, size / _BYTES_PER_SECOND / _COST)
 
     @property
     def due(self) -> bool:

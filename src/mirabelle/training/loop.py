@@ -39,6 +39,8 @@ from mirabelle.training.single_samples import SingleSamples, only_single_samples
 from mirabelle.training.teacher import guidance
 from mirabelle.training.teacher_targets import answered
 
+_TIMES_IN_CHECKPOINT = 4  # a weight: itself, that of the best epoch, and two moments of the optimizer
+
 
 @dataclass
 class Numbers:
@@ -138,7 +140,8 @@ class _Loop:
         self.numbers = Numbers()
         self.best: dict[str, Tensor] = {}
         self.answer: Stop | None = None
-        self.checkpoint = Checkpoint(run.folder / "checkpoint.safetensors")
+        size = sum(part.nbytes for part in (*self.model.parameters(), *self.loss.parameters()))
+        self.checkpoint = Checkpoint(run.folder / "checkpoint.safetensors", _TIMES_IN_CHECKPOINT * size)
         self.not_finite = NewlyNotFinite(self.model)
         # A training that diverges before the first checkpoint is rolled back to the initial weights.
         self.beginning = {} if self._take_up() else _copies(self.model)
