@@ -245,3 +245,14 @@ def test_quantized_layers_are_refused_and_factors_are_not_factorized_again(tmp_p
     factors = step(rank=4, include=("0",))(net(), task, Run(tmp_path))
     again = step(rank=2).preview(factors, task, Run(tmp_path))
     assert replaced_module_names(again.model) == ["0", "2"]
+
+
+def test_what_other_frameworks_get_is_the_dense_layer_and_nothing_else(tmp_path: Path) -> None:
+    task = task_of(correlated())
+    factors = step(rank=6)(net(), task, Run(tmp_path / "factors"))
+    coded = quantize.Dynamic(include=("2.reduce",))(factors, task, Run(tmp_path / "coded"))
+    for model in (factors, coded):
+        again, x = net(), task.test.inputs
+        again.load_state_dict(plain_tensors(model))
+        with torch.no_grad():
+            torch.testing.assert_close(again(x), model.eval()(x), rtol=0.02, atol=0.02)

@@ -31,9 +31,15 @@ def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name on the CPU; those of replaced modules (such as quantized layers) as for dense ones."""
     found = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{HOLDER}.")}
     replaced, edits = replaced_modules(model), architecture_of(model).replaced
+    dense: list[str] = []  # prefixes of modules that are described as dense ones, with all that is in them
     for name, module in replaced.items():
         plain = module.plain_tensors() if hasattr(module, "plain_tensors") else {}
-        found |= {f"{each}.{key}": tensor for each in (name, *edits[name].also) for key, tensor in plain.items()}
+        if not plain or name.startswith(tuple(dense)):
+            continue
+        for prefix in (f"{each}." if each else "" for each in (name, *edits[name].also)):
+            dense.append(prefix)
+            found = {key: tensor for key, tensor in found.items() if not key.startswith(prefix)}
+            found |= {f"{prefix}{key}": tensor for key, tensor in plain.items()}
     for name, module in replaced.items():
         for key, borrowed in getattr(module, "borrowed_tensors", {}).items():
             found[f"{name}.{key}"] = found.pop(borrowed)
