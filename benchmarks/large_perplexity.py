@@ -3,7 +3,7 @@
     python benchmarks/large_perplexity.py --data DATA [--steps 800] [--seeds 1]
 
 A Llama of 4 blocks, 128 wide, is trained on the first 90 % of the characters. `mirabelle.compress_large` prunes and quantizes it
-with 128 windows of the training text as calibration, and the perplexity per character is measured on the last 10 %, all windows.
+with 128 windows of the training text as calibration, and the perplexity per character is measured on the last 10 %.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def text(data: Path) -> tuple[Tensor, Tensor, int]:
     return ids[:cut], ids[cut:], len(known)
 
 
-def trained(ids: Tensor, size: int, steps: int, seed: int, folder: Path) -> None:
+def trained(  # noqa: PLR0917
+    ids: Tensor, size: int, steps: int, batch_size: int, seed: int, folder: Path
+) -> None:
     import transformers
 
     torch.manual_seed(seed)
@@ -60,7 +62,7 @@ def trained(ids: Tensor, size: int, steps: int, seed: int, folder: Path) -> None
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
     for step in range(steps):
-        starts = torch.randint(len(ids) - WINDOW - 1, (32,))
+        starts = torch.randint(len(ids) - WINDOW - 1, (batch_size,))
         batch = torch.stack([ids[start : start + WINDOW + 1] for start in starts.tolist()])
         loss = model(input_ids=batch[:, :-1]).logits.flatten(0, 1)
         loss = torch.nn.functional.cross_entropy(loss, batch[:, 1:].flatten())
@@ -69,8 +71,8 @@ def trained(ids: Tensor, size: int, steps: int, seed: int, folder: Path) -> None
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step % 100 == 0:
-            print(f"step {step}: loss {float(loss):.3f}", flush=True)
+        if step % 50 == 0:
+            print(f"step {step}: loss {loss.item():.3f}", flush=True)
     model.save_pretrained(folder)
 
 
@@ -92,13 +94,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--windows", type=int, default=871, help="of the held-out text that are judged")
     given = parser.parse_args()
     train, held_out, size = text(given.data)
+    held_out = held_out[: given.windows * WINDOW]
     found: dict[str, list[float]] = {}
     for seed in range(given.seeds):
         with tempfile.TemporaryDirectory() as place:
             dense = Path(place) / "dense"
-            trained(train, size, given.steps, seed, dense)
+            trained(train, size, given.steps, given.batch, seed, dense)
             generator = torch.Generator().manual_seed(seed)
             starts = torch.randint(len(train) - WINDOW, (128,), generator=generator).tolist()
             data = torch.stack([train[start : start + WINDOW] for start in starts])
@@ -111,7 +116,7 @@ def main() -> None:
     rows = [f"| {name} | {' | '.join(f'{one:.3f}' for one in values)} |" for name, values in found.items()]
     head = ["| form | " + " | ".join(f"seed {k}" for k in range(given.seeds)) + " |", "|---|" + "--:|" * given.seeds]
     title = "# Perplexity per character of a small Llama on tiny Shakespeare"
-    about = f"{__doc__.split(chr(10) * 2)[-1].strip()} {given.steps} training steps."
+    about = f"{__doc__.split(chr(10) * 2)[-1].strip()} {given.steps} training steps of {given.batch} windows; {len(held_out) // WINDOW} windows are judged."
     page = "\n".join([title, "", about, "", *head, *rows, ""])
     write("large_perplexity", {"perplexity": found, "steps": given.steps}, page)
 

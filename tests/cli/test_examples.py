@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 from PIL import Image
 
 from mirabelle.cli import main
+from word_tokenizer import save_word_tokenizer
 
 MIRABELLE = str(Path(sys.executable).parent / "mirabelle")
 NET = """
@@ -82,10 +84,21 @@ def prepared(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     """The example of a command, with the recipe that it takes made by the example of `init`."""
     if command in ("run", "check"):
         typed(example_of("init"), capsys)
+    if command == "large":
+        words = [f"word{k}" for k in range(40)]
+        config = transformers.LlamaConfig(
+            vocab_size=save_word_tokenizer(Path("llama"), words), hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+            num_attention_heads=2, num_key_value_heads=2,
+        )  # fmt: skip
+        transformers.LlamaForCausalLM(config).save_pretrained("llama")
+        Path("corpus.txt").write_text(" ".join(words * 20))
+        capsys.readouterr()  # transformers draws bars
+        return example_of(command) + " --samples 4"
     return example_of(command)
 
 
 LEFT = {"export": "net.onnx", "pack": "digits.mira", "unpack": "digits.onnx", "report": "digits.html", "init": "recipe.toml"}
+LEFT["large"] = "llama-small/model-00001-of-00003.safetensors"
 
 
 @pytest.mark.parametrize("command", [command for command in main.COMMANDS if command != "demo"])

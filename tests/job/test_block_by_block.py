@@ -122,6 +122,8 @@ def test_a_killed_run_goes_on_at_the_next_block_and_ends_with_the_same_bits(
         assert set(one) == set(other)
         assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
     assert not list((tmp_path / "killed").glob("inputs-*"))
+    finished = compress_large(tmp_path / "dense", BOTH, tokens, tmp_path / "killed")
+    assert (finished.errors, done) == (whole.errors, [0, 1, 1, 2])
     with pytest.raises(UserError, match=r"E150.*another steps"):
         compress_large(tmp_path / "dense", BOTH[:1], tokens, tmp_path / "killed")
 

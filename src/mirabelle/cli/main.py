@@ -30,6 +30,7 @@ COMMANDS = (
     "export",
     "pack",
     "unpack",
+    "large",
     "report",
     "doctor",
 )

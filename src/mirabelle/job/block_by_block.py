@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,14 @@ class LargeResult:
     sparsity: Mapping[str, float] = field(default_factory=dict)
 
 
-def compress_large(model: str | Path, steps: Sequence[Step], data: Tensor, out: str | Path) -> LargeResult:
+def compress_large(
+    model: str | Path,
+    steps: Sequence[Step],
+    data: Tensor,
+    out: str | Path,
+    *,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> LargeResult:
     """Prune and quantize the weights of a causal language model of transformers, one block after the other.
 
     Memory holds one block, the second moments of one layer's inputs, and the hidden states of the calibration tokens, not the
@@ -66,6 +74,7 @@ def compress_large(model: str | Path, steps: Sequence[Step], data: Tensor, out: 
             last, `quantize.Weights` with the method "nearest" or "gptq".
         data: calibration tokens, (samples, length), whole numbers.
         out: a new folder, or that of an earlier call with the same arguments.
+        progress: called after each block with the number of blocks that are done, that of all, and the seconds left.
 
     Raises:
         UserError: E111 or E105 for steps that are not possible; E121 for a model that is no causal language model, or is
@@ -86,7 +95,7 @@ def compress_large(model: str | Path, steps: Sequence[Step], data: Tensor, out: 
     _check_tokens(data, blocks)
     lock = FolderLock(folder)
     try:
-        return _Work(blocks, [*steps], data, source, folder).done()
+        return _Work(blocks, [*steps], data, source, folder).done(progress)
     finally:
         blocks.shards.close()
         lock.release()
@@ -108,13 +117,16 @@ class _Work:
         self._calls: list[Call] = []
 
     @torch.no_grad()
-    def done(self) -> LargeResult:
-        first = self._resumed()
-        hidden = self._embedded()
-        if first:
-            hidden = files.read_tensors(self._state(first))[0]["hidden"]
-        for position in range(first, len(self._blocks.names)):
+    def done(self, progress: Callable[[int, int, float], None] | None = None) -> LargeResult:
+        first, total, began = self._resumed(), len(self._blocks.names), time.monotonic()
+        if first < total:
+            hidden = self._embedded()
+            hidden = files.read_tensors(self._state(first))[0]["hidden"] if first else hidden
+        for position in range(first, total):
             hidden = self._block(position, hidden)
+            if progress is not None:
+                left = (time.monotonic() - began) / (position + 1 - first) * (total - position - 1)
+                progress(position + 1, total, left)
         self._finish()
         return LargeResult(self._folder, self._errors, self._sparsity)
 
