@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from mirabelle.report.table import rows, value
 from mirabelle.report.verdict import of_constant
 
 _UNBOUNDED = 100_000
+_LONG_SECONDS = 2.0  # what takes no longer is not told
 
 
 class Watcher:
@@ -28,9 +31,14 @@ class Watcher:
         self._console = Console(stderr=True, highlight=False)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
+        self._waiting: threading.Timer | None = None
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         if self._quiet:
+            return
+        self._end_waiting()
+        if event["event"] == "progress" and (event["done"], event["total"]) == (0, 1):
+            self._tell_if_it_lasts(f"{event['where'] or 'run'}  {event['text']}")
             return
         if event["event"] == "progress":
             self._advance(event["done"], event["total"], event["seconds_left"], f"{event['where']} {event['text']}")
@@ -42,9 +50,22 @@ class Watcher:
             self.close()
 
     def close(self) -> None:
+        self._end_waiting()
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
+
+    def _tell_if_it_lasts(self, line: str) -> None:
+        """Print a line unless another event comes within two seconds."""
+        tell = partial(self._console.print, line, markup=False, soft_wrap=True)
+        self._waiting = threading.Timer(_LONG_SECONDS, tell)
+        self._waiting.daemon = True
+        self._waiting.start()
+
+    def _end_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
 
     def _advance(self, done: int, total: int, seconds_left: float, text: str) -> None:
         if not self._console.is_terminal:

@@ -262,28 +262,33 @@ def _conclude(ending: _Ending) -> Result:
     """Write the artifact, run its gates, measure it, evaluate it once on the test set, and write the report."""
     run, task = ending.run, ending.task
     run.event("begin", step="gates and measurements")
+    run.working("export and packing of the model at the start")
     before, after = ending.start.exported(task, codecs_of(run)).without_packed(), ending.end.exported(task, codecs_of(run))
     ending.start.files = before
     files.write(run.folder / "model.onnx", after.onnx)
     files.write(run.folder / "model.mira", after.packed)
     for name, data in task.extra_files.items():
         files.write(run.folder / name, data)
+    run.working("gates")
     artifact.save(ending.end.model, run.folder)
     native = _write_back(ending)
     gates = _gates(ending, after)
     for name, gate in gates.items():
         run.event("gate", name=name, **gate.to_data())
 
+    run.working("evaluation on the test data in ONNX Runtime")
     timed = Conditions.of(ending.goal, task)
     first, last = (timed.load(form.onnx) for form in (before, after))
     start, start_scores = measure(ending.start.model, task, task.test, before, session=first)
     end, end_scores = measure(ending.end.model, task, task.test, after, session=last)
     for sentence in not_finite(start, end):
         run.event("warning", text=sentence)
+    run.working("latency")
     start_ms, end_ms, ratio = time_side_by_side(first, last, timed.inputs, batch=timed.batch)
     start, end = replace(start, latency_ms=start_ms), replace(end, latency_ms=end_ms)
     constant = constant_beside(task, (ending.start.model, start), (ending.end.model, end))
     shortfalls = ending.goal.shortfalls(start, end, None if constant is None or constant.end_learned else constant.value)
+    run.working("report")
     difference = Difference(*task.metric.difference(start_scores, end_scores))
     events = read_events(run.folder)
     report = Report.of(

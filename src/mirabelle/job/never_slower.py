@@ -197,6 +197,7 @@ class Trial:
         return _WHOLLY if speed.undone else json.dumps(now.names)
 
     def _timed(self, names: tuple[str, ...], form: Form) -> _Tried:
+        self.place.working("export and latency beside the model before")
         before, after, ratio, slower = self.guard.compare(self.before, form)
         return _Tried(names, form, StepSpeed(use_of(self.step), before, after, ratio), slower)
 

@@ -141,7 +141,9 @@ def run_or_resume(
         artifact.save(work(), run.folder)
         model, digest = load_with_digest(dense(), run.folder)
         seconds = before + time.monotonic() - begin
+        run.working("export to ONNX and packing")
         shipped = exported(model, task, codecs_of(run))
+        run.working("measurements")
         profile, _ = measure(model, task, task.validation, shipped)
         _tell(run, name, profile, seconds)
         content = {"profile": profile.to_data(), "seconds": seconds, "model": digest, "made_from": made_from}

@@ -189,6 +189,10 @@ class Run:
         self.journal.append(event)
         return self._notify(event)
 
+    def working(self, text: str) -> None:
+        """Tell the callbacks, as progress of 0 out of 1, what begins now and may take seconds; nothing is written."""
+        self.progress(0, 1, seconds_left=0.0, text=text)
+
     def progress(self, done: int, total: int, *, seconds_left: float, text: str) -> Stop | None:
         """Call the callbacks with the progress of the current work; nothing is written to the journal.
 
