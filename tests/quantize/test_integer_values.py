@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mirabelle import Run, Task, load, quantize, save
+from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
 from mirabelle.quantize import RoundedValue
 from mirabelle.runtime.export import export
@@ -135,3 +136,26 @@ def test_a_rounded_value_is_the_nearest_of_256_levels() -> None:
     levels = (x.double() / value.scale.double()).round() * value.scale.double()
     assert value(x).double().numpy() == pytest.approx(levels.numpy(), abs=1e-6)
     assert float((value(x) - x).abs().max()) <= float(value.scale) / 2 + 1e-6
+
+
+def test_values_that_are_not_finite_are_told_with_the_layer(task: Task, run: Run) -> None:
+    net = Residual()
+    with torch.no_grad():
+        net.a.weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(UserError, match=r'E121.*"\w+" is not finite on the calibration data'):
+        quantize.Static(samples=50)(net, task, run)
+
+
+def test_constant_activations_are_exact(task: Task, run: Run) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 4)).eval()
+    with torch.no_grad():
+        net[0].bias.fill_(-1e3)
+    small = quantize.Static(samples=50)(net, task, run)
+    assert torch.allclose(small(task.test.inputs), net(task.test.inputs), atol=0.02)
+
+
+def test_a_quantized_model_is_not_quantized_again(task: Task, run: Run) -> None:
+    _, small = quantized(Residual, task, run)
+    with pytest.raises(UserError, match=r"E112.*is left to quantize; replaced before"):
+        quantize.Static()(small, task, run)

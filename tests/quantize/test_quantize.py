@@ -251,7 +251,7 @@ def test_fewer_bits_use_fewer_levels(bits: int, trained: nn.Module, images: Task
     assert int(model.get_submodule("4").codes.abs().max()) == 2 ** (bits - 1) - 1
 
 
-@pytest.mark.parametrize("calibration", ["min-max", "percentile", "entropy"])
+@pytest.mark.parametrize("calibration", ["min-max", "percentile", "entropy", "mse"])
 def test_calibrated_ranges_lie_within_the_extremes_and_hold_most_values(
     calibration: Any, trained: nn.Module, images: Task
 ) -> None:

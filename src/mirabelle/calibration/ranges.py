@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.calibration.settings import Calibration
+from mirabelle.errors import UserError
 from mirabelle.model.watch import LayerRun, watch
 from mirabelle.numerics.arrays import to_numpy
-from mirabelle.numerics.ranges import Counts, Edges, entropy_threshold, percentile_range
+from mirabelle.numerics.ranges import Counts, Edges, entropy_threshold, least_error_range, percentile_range
 from mirabelle.task.batch import Batch
 
 _BINS = 2048
@@ -37,17 +38,26 @@ def activation_ranges(
             "name:relu" for max(0, output).
         batches: calibration data.
         method: "min-max" uses the extreme values, "percentile" clips the tails, "entropy" chooses the threshold with the least
-            loss of information (KL divergence).
+            loss of information (KL divergence), "mse" the range with the least squared error.
         percentile: the percentage of values inside the range for "percentile", in (0, 100].
 
     Returns:
         The range of every module that ran, by the given names.
+
+    Raises:
+        UserError: E131 without calibration data; E121 if a value is not finite.
     """
+    if not batches:
+        raise UserError("E131", "there are no data to calibrate on", "give training data with at least one sample")
     modules = {name: model.get_submodule(name.partition(":")[0]) for name in names}
     extremes: dict[str, Range] = {}
 
     def widen(run: LayerRun) -> None:
         low, high = (float(value) for value in _seen(run).aminmax())
+        if not np.isfinite([low, high]).all():
+            name, _, part = run.name.partition(":")
+            message = f'the {"output" if part else "input"} of "{name}" is not finite on the calibration data'
+            raise UserError("E121", message, "mend the weights that lead to it, or the data")
         known = extremes.get(run.name, Range(low, high))
         extremes[run.name] = Range(min(known.low, low), max(known.high, high))
 
@@ -71,6 +81,8 @@ def _clipped(counts: Counts, extremes: Range, method: Calibration, percentile: f
         return extremes
     if method == "percentile":
         return Range(*percentile_range(counts, edges, percentile))
+    if method == "mse":
+        return Range(*least_error_range(counts, edges))
     threshold = entropy_threshold(counts, edges)
     return Range(max(extremes.low, -threshold), min(extremes.high, threshold))
 

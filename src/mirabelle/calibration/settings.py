@@ -2,4 +2,4 @@
 
 from typing import Literal
 
-Calibration = Literal["min-max", "percentile", "entropy"]
+Calibration = Literal["min-max", "percentile", "entropy", "mse"]

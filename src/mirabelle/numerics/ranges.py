@@ -29,6 +29,41 @@ def percentile_range(counts: Counts, edges: Edges, percentile: float) -> tuple[f
     return float(low), float(high)
 
 
+def least_error_range(counts: Counts, edges: Edges, levels: int = 256, candidates: int = 48) -> tuple[float, float]:
+    """The range with the smallest squared error of rounding and clipping.
+
+    (a, b)* = argmin Σ_k counts_k · (x_k − Q(x_k))² over fractions of both ends of the histogram, where x_k is the middle of a
+    bin, Q(x) = s · clamp(round(x / s), z, z + levels − 1), s = (b − a) / (levels − 1), z = round(a / s). The range is extended
+    to contain 0.
+
+    Args:
+        counts: histogram, (bins,).
+        edges: bin edges, (bins + 1,).
+        levels: number of quantization levels.
+        candidates: fractions that are tried for each end, from 1 down to 1 / candidates.
+
+    Example:
+        >>> counts = np.array([1e6] * 50 + [0.0] * 949 + [1.0])
+        >>> least_error_range(counts, np.linspace(0.0, 1000.0, 1001))  # one value is far from the others
+        (0.0, 62.5)
+    """
+    middles = (edges[:-1] + edges[1:])[counts > 0] / 2.0
+    weights = counts[counts > 0]
+    least, best = np.inf, (float(edges[0]), float(edges[-1]))
+    ends = [limit * np.arange(candidates, 0, -1) / candidates for limit in (min(edges[0], 0.0), max(edges[-1], 0.0))]
+    for low in np.unique(ends[0]):
+        for high in np.unique(ends[1])[::-1]:
+            scale = (high - low) / (levels - 1)
+            if scale <= 0:
+                continue
+            zero = np.round(low / scale)
+            rounded = scale * np.clip(np.round(middles / scale), zero, zero + levels - 1)
+            error = float(weights @ np.square(middles - rounded))
+            if error < least:
+                least, best = error, (float(low), float(high))
+    return best
+
+
 def entropy_threshold(counts: Counts, edges: Edges, levels: int = 128) -> float:
     """The threshold t that loses the least information when |x| is clipped at t and rounded to `levels` levels.
 

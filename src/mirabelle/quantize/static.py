@@ -34,15 +34,16 @@ class Static:
     `Conv1D` of transformers, the linear layer of GPT-2, is quantized, too.
 
     Outputs of convolutions are quantized to uint8, too, unless they are outputs of the model or inputs of a layer norm or
-    softmax. A batch norm that is the only user of a layer's output is folded into the layer first, and a ReLU that follows is
-    applied before the output is quantized.
+    softmax. So are results of additions, products, concatenations, averages and activations between quantized layers, so that
+    no conversion stands between integer kernels. A batch norm that is the only user of a layer's output is folded into the
+    layer first, and a ReLU that follows is applied before the output is quantized.
 
     Layers that share a weight share its codes. An embedding that shares the weight of a layer becomes a table of these codes.
     A weight that is shared with anything else stays in floating point.
 
     Args:
-        calibration: how ranges are found: "min-max" (smallest and largest value), "percentile" (outliers clipped), or
-            "entropy" (smallest loss of information).
+        calibration: how ranges are found: "min-max" (smallest and largest value), "percentile" (outliers clipped), "entropy"
+            (smallest loss of information), or "mse" (smallest squared error).
         percentile: percentage of values inside the range for "percentile", in (0, 100].
         samples: number of training samples for the calibration.
         weight_bits: bits per weight, 2 to 8, or a table `{size, choices, samples}` for bits of each layer within a size (see
@@ -52,7 +53,7 @@ class Static:
 
     Raises:
         UserError: E110 for a value out of range; E112 if a pattern matches nothing, or no layer is selected; E121 if a layer
-            did not run on the calibration data, or for a rewritten program without layers.
+            did not run on the calibration data or saw a value that is not finite, or for a rewritten program without layers.
 
     Example:
         >>> Static(calibration="percentile", percentile=99.99).weight_bits
