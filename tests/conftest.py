@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from mirabelle import Run, Task
+from mirabelle.job import fastest
 from mirabelle.job.never_slower import Form, Trial
 from mirabelle.runtime.runtime import time_alone, time_side_by_side
 
@@ -62,6 +63,7 @@ def _hurry() -> None:
     gc.set_threshold(50_000, 20, 20)
     for timed in (time_alone, time_side_by_side):
         timed.__kwdefaults__["seconds"] = 0.1
+    fastest.runtimes_present = lambda: ["onnxruntime"]  # type: ignore[assignment]
     Trial.undone = lambda *_: "[]"  # type: ignore[method-assign]
 
 

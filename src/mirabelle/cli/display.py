@@ -98,6 +98,7 @@ def print_report(report: Report, page: Path, *, shortfalls: bool = True) -> None
     lines = ["", report.verdict, f"gates: {passed}"]
     lines += [f"{left.step} left as it is: {left.what}" for left in report.left]
     lines += [f"{speed.step}: {speed.in_words()}" for speed in report.speeds]
+    lines += [] if report.contest is None else report.contest.in_words()
     lines += [f"goal not met: {shortfall}" for shortfall in report.goal.shortfalls if shortfalls]
     lines += report.certainty
     lines += [] if report.constant is None else of_constant(report.end, report.constant)

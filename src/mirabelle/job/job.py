@@ -19,6 +19,7 @@ from mirabelle.job.conditions import Conditions
 from mirabelle.job.digests import SHIPPED, digests_of
 from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps, with_model_outputs_as_targets
 from mirabelle.job.ended import result_of_ended, result_without_digests
+from mirabelle.job.fastest import fastest_of
 from mirabelle.job.learned import constant_beside, with_teacher_that_learned
 from mirabelle.job.metric_trial import unknown_loss
 from mirabelle.job.notes import notes_of
@@ -307,6 +308,7 @@ def _conclude(ending: _Ending) -> Result:
         constant=constant,
         left=left_by_steps(events),
         speeds=speed_of_steps(events),
+        contest=fastest_of(ending.goal, timed, (before.onnx, start_ms), (after.onnx, end_ms), ratio),
         notes=ending.notes,
         about=known_of(task, ending.origin, str(run.journal.document.get("model", {}).get("from", ""))),
     )

@@ -19,6 +19,7 @@ from mirabelle.report.learning_curves import Curve
 from mirabelle.report.processes import different_conditions
 from mirabelle.report.verdict import certainty, remarks, verdict
 from mirabelle.run import files
+from mirabelle.runtime.contest import Contest
 from mirabelle.task.goal import Goal, Shortfall
 from mirabelle.task.profile import Profile
 
@@ -63,6 +64,7 @@ class Report:
         notes: sentences on data that were left out, cut or changed, and on weights that no file contains.
         about: what is known of the model without measuring it: "pipeline_tag", "license", "base_model" and the like.
         speeds: what each step that changes the operators does to the latency, and what of it was undone.
+        contest: both models in every runtime; None in reports of earlier versions.
     """
 
     start: Profile
@@ -83,6 +85,7 @@ class Report:
     notes: tuple[str, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
     speeds: tuple[StepSpeed, ...] = ()
+    contest: Contest | None = None
 
     @staticmethod
     def of(
@@ -104,6 +107,7 @@ class Report:
         notes: Iterable[str] = (),
         about: Mapping[str, str] | None = None,
         speeds: Iterable[StepSpeed] = (),
+        contest: Contest | None = None,
     ) -> Report:
         """Build a report from the measurements of a run."""
         return Report(
@@ -125,6 +129,7 @@ class Report:
             notes=tuple(notes),
             about=dict(about or {}),
             speeds=tuple(speeds),
+            contest=contest,
         )
 
     @property

@@ -33,8 +33,8 @@ class Timing:
     @property
     def place(self) -> str:
         """The runtime and the threads in words."""
-        count = self.latency.threads
-        return f"{RUNTIMES[self.latency.runtime].title} with {count} thread{'s' * (count > 1)}"
+        count, runtime = self.latency.threads, self.latency.runtime
+        return f"{RUNTIMES[runtime].title if runtime in RUNTIMES else runtime} with {count} thread{'s' * (count > 1)}"
 
     def to_data(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -106,14 +106,33 @@ def contest(
                 refused.append(f"{form} in {RUNTIMES[runtime].title}: {told}")
                 continue
             sessions |= {(form, runtime, one.threads): one for one in loaded}
+    return Contest(tuple(timings_of(sessions, feeds, batch=batch, seconds=seconds)), tuple(refused))
+
+
+def timings_of(
+    sessions: Mapping[tuple[str, str, int], Session],
+    feeds: Mapping[str, Mapping[str, Array]],
+    *,
+    batch: int,
+    seconds: float,
+    enough: Callable[[Mapping[str, Ratio]], bool] | None = None,
+) -> list[Timing]:
+    """Time sessions in alternation, beside the first of them.
+
+    Args:
+        sessions: (name of the form, name of the runtime, threads) -> the loaded model.
+        feeds: name of a form -> its inputs.
+        batch: number of samples in the inputs.
+        seconds: duration of the measurement.
+        enough: whether the ratios so far answer the question.
+    """
     keys = {"/".join(map(str, key)): key for key in sessions}
 
     def load() -> dict[str, Callable[[], object]]:
         return {name: partial(sessions[key].anew().run, feeds[key[0]]) for name, key in keys.items()}
 
-    latencies, ratios = interleaved(load, runtime=runtimes[0], threads=threads[0], batch=batch, seconds=seconds)
-    timings = [
+    latencies, ratios = interleaved(load, runtime="", threads=0, batch=batch, seconds=seconds, enough=enough)
+    return [
         Timing(form, dataclasses.replace(latencies[name], runtime=runtime, threads=count), ratios[name])
         for name, (form, runtime, count) in keys.items()
     ]
-    return Contest(tuple(timings), tuple(refused))

@@ -1,0 +1,67 @@
+"""The run's own contest: the model before and after compression in every runtime that is installed, and with fewer threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+
+from mirabelle.errors import UserError
+from mirabelle.job.conditions import Conditions
+from mirabelle.runtime.contest import Contest, Timing, timings_of
+from mirabelle.runtime.latency import Ratio
+from mirabelle.runtime.runtime import runtime_named, runtimes_present
+from mirabelle.task.batch import map_tensors
+from mirabelle.task.goal import Goal
+from mirabelle.task.profile import Latency
+
+START, END = "the model before", "the compressed model"
+SECONDS = 0.5  # for each runtime and number of threads, at most
+_MOST_BYTES = 200_000_000  # of an ONNX file; larger ones take minutes to load so often
+
+
+def fastest_of(
+    goal: Goal, timed: Conditions, start: tuple[bytes, Latency], end: tuple[bytes, Latency], ratio: Ratio
+) -> Contest:
+    """The timings of both models under the conditions of the goal, and under others as far as the goal leaves them open.
+
+    Three models are loaded at a time: both in another runtime or with other threads, and the one before as the reference.
+
+    Args:
+        goal: if it names a runtime, or threads, there is no choice.
+        timed: the conditions under which the run has measured both.
+        start: the ONNX file before compression, and its latency.
+        end: the file after compression, and its latency.
+        ratio: of these latencies, end / start.
+    """
+    known = [Timing(START, start[1], Ratio(1.0, 1.0, 1.0)), Timing(END, end[1], ratio)]
+    refused: list[str] = []
+    if max(len(start[0]), len(end[0])) > _MOST_BYTES:
+        return Contest(tuple(known), (f"files of more than {_MOST_BYTES // 10**6} MB: `mirabelle bench` compares runtimes",))
+    own = timed.runtime.describe().name
+    runtimes = [own] if goal.runtime is not None else runtimes_present()
+    threads = [timed.threads] if goal.threads is not None else sorted({timed.threads, 1}, reverse=True)
+    reference = timed.load(start[0])
+    inputs = map_tensors(timed.inputs, lambda tensor: tensor[: timed.batch])
+    feed = reference.feed(inputs)
+    for name, count in product(runtimes, threads):
+        if (name, count) == (own, timed.threads):
+            continue
+        sessions = {("reference", own, timed.threads): reference}
+        for form, onnx in ((START, start[0]), (END, end[0])):
+            try:
+                session = runtime_named(name).load(onnx, count)
+                session.run(session.feed(inputs))
+            except Exception as error:  # noqa: BLE001 (whatever another runtime raises for a file that it cannot run)
+                told = error.message if isinstance(error, UserError) else str(error).strip().partition("\n")[0]
+                refused.append(f"{form} in {name}: {told}")
+            else:
+                sessions[(form, name, count)] = session
+        feeds = {form: feed for form, _, _ in sessions}
+        found = timings_of(sessions, feeds, batch=timed.batch, seconds=SECONDS, enough=_decided) if len(sessions) > 1 else []
+        known += found[1:]
+    return Contest(tuple(known), tuple(dict.fromkeys(refused)))
+
+
+def _decided(ratios: Mapping[str, Ratio]) -> bool:
+    """Whether every ratio but that of the reference itself is clearly above or below 1."""
+    return all(ratio.low > 1 or ratio.high < 1 for ratio in list(ratios.values())[1:])

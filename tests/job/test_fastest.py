@@ -1,0 +1,58 @@
+"""A run measures both models in every runtime that is installed, and says which one is fastest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import mirabelle
+from mirabelle import Task, quantize
+from mirabelle.job import fastest
+from mirabelle.report import read_report
+from mirabelle.runtime.contest import Contest, Timing
+from mirabelle.runtime.latency import Ratio
+from mirabelle.runtime.runtime import runtimes_present
+from mirabelle.task.profile import Latency
+
+
+def test_a_run_tells_the_times_in_every_runtime(
+    mlp: nn.Module, blobs: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fastest, "runtimes_present", runtimes_present)
+    monkeypatch.setattr(fastest, "SECONDS", 0.05)
+    mirabelle.compress(mlp, blobs, [quantize.Static()], {"threads": 1, "batch": 4}, out=tmp_path / "run")
+    found = read_report(tmp_path / "run").contest
+    assert found is not None
+    places = [(one.form, one.latency.runtime, one.latency.threads, one.latency.batch) for one in found.timings]
+    assert places == [(form, name, 1, 4) for name in runtimes_present() for form in (fastest.START, fastest.END)]
+    assert found.refused == ()
+    page = (tmp_path / "run/report.html").read_text()
+    assert all(name in page for name in runtimes_present())
+
+
+def test_a_goal_that_names_runtime_and_threads_leaves_no_choice(mlp: nn.Module, blobs: Task, tmp_path: Path) -> None:
+    goal = {"threads": 1, "runtime": "onnxruntime_extended"}
+    result = mirabelle.compress(mlp, blobs, [quantize.Static()], goal, out=tmp_path / "run")
+    found = read_report(tmp_path / "run").contest
+    assert found is not None
+    assert [one.latency.runtime for one in found.timings] == ["onnxruntime_extended"] * 2
+    assert result.profile.latency_ms is not None
+    assert result.profile.latency_ms.runtime == "onnxruntime_extended"
+
+
+def timing(form: str, runtime: str, ms: float) -> Timing:
+    return Timing(form, Latency(ms, ms, runtime, 1, 1), Ratio(ms, 0.95 * ms, 1.05 * ms))
+
+
+def test_what_the_runtime_alone_gives_is_said() -> None:
+    start, end = timing("start", "onnxruntime", 1.0), timing("end", "onnxruntime", 0.8)
+    assert Contest((start, timing("end", "onnxruntime", 1.2))).in_words() == [
+        "Nothing measured here is faster than start in ONNX Runtime with 1 thread."
+    ]
+    others = (timing("start", "openvino", 0.5), timing("end", "openvino", 0.25))
+    assert Contest((start, end, *others)).in_words() == [
+        "Fastest: end in OpenVINO with 1 thread, 4.00× faster (3.81 to 4.21) than start in ONNX Runtime with 1 thread.",
+        "OpenVINO with 1 thread runs start unchanged 2.00× faster (1.90 to 2.11) than ONNX Runtime with 1 thread.",
+    ]
