@@ -72,6 +72,14 @@ def test_equal_models_give_equal_bytes_free_of_the_exporter(cnn: nn.Module, imag
     assert all(tensor.raw_data for tensor in model.graph.initializer)
 
 
+def test_a_session_that_was_released_runs_again(cnn: nn.Module, images: Task) -> None:
+    session = default_runtime().load(export(cnn, images.example()), threads=1)
+    inputs = images.example().inputs
+    before = session(inputs)
+    session.release()
+    assert torch.equal(session(inputs), before)
+
+
 def test_values_are_named_for_their_layers(cnn: nn.Module, images: Task) -> None:
     model = ModelProto.FromString(export(cnn, images.example()))
     made = [name for node in model.graph.node for name in node.output]

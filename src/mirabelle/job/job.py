@@ -279,8 +279,10 @@ def _conclude(ending: _Ending) -> Result:
 
     run.working("evaluation on the test data in ONNX Runtime")
     timed = Conditions.of(ending.goal, task)
-    first, last = (timed.load(form.onnx) for form in (before, after))
+    first = timed.load(before.onnx)
     start, start_scores = measure(ending.start.model, task, task.test, before, session=first)
+    first.release()
+    last = timed.load(after.onnx)
     end, end_scores = measure(ending.end.model, task, task.test, after, session=last)
     for sentence in not_finite(start, end):
         run.event("warning", text=sentence)

@@ -90,23 +90,29 @@ class OnnxSession(Session):
 
     def __init__(self, model: bytes, threads: int, runtime: OnnxRuntime | None = None) -> None:
         self._model, self._runtime = model, runtime or OnnxRuntime()
-        options = _options(threads, self._runtime.level)
+        self._session: Any = self._loaded(threads)
+        names = [[value.name for value in values] for values in (self._session.get_inputs(), self._session.get_outputs())]
+        super().__init__(self._runtime.name, threads, *names)
+
+    def _loaded(self, threads: int) -> Any:
+        options, model = _options(threads, self._runtime.level), self._model
         try:
             if int8_saturates():
                 options.add_session_config_entry(*EXACT_INTEGERS)
                 model = with_own_integer_weights(model)
-            self._session = library().InferenceSession(
-                model, options, providers=list(_PROVIDERS), disabled_optimizers=[SHARING]
-            )
+            return library().InferenceSession(model, options, providers=list(_PROVIDERS), disabled_optimizers=[SHARING])
         except Exception as error:
             raise UserError("E141", f"ONNX Runtime cannot load the model: {error}", "export it again") from error
-        names = [[value.name for value in values] for values in (self._session.get_inputs(), self._session.get_outputs())]
-        super().__init__(self._runtime.name, threads, *names)
 
     def anew(self) -> OnnxSession:
         return OnnxSession(self._model, self.threads, self._runtime)
 
+    def release(self) -> None:
+        self._session = None
+
     def run(self, feed: Mapping[str, Array]) -> Sequence[Any]:
+        if self._session is None:
+            self._session = self._loaded(self.threads)
         outputs: Sequence[Any] = self._session.run(None, feed)
         return outputs
 

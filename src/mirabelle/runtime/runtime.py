@@ -85,6 +85,9 @@ class Session(ABC):
         """The same model loaded again, for measurements that should not depend on one layout of memory; by default itself."""
         return self
 
+    def release(self) -> None:  # noqa: B027 (a runtime need not do it)
+        """Free what the session holds in memory until it runs again; by default nothing."""
+
     def feed(self, inputs: Inputs) -> dict[str, Array]:
         """Inputs as arrays by input name; a dict is assigned by its keys, other inputs in order."""
         if isinstance(inputs, Mapping) and set(inputs) == set(self.input_names):
@@ -236,6 +239,8 @@ def time_all(
     same = all((one.runtime, one.threads) == (first.runtime, first.threads) for one in sessions.values())
     assert same, "a ratio compares two models, not two runtimes"
     feeds = {name: one.feed(map_tensors(inputs, lambda tensor: tensor[:batch])) for name, one in sessions.items()}
+    for one in sessions.values():
+        one.release()  # each block loads its own
 
     def load() -> dict[str, Callable[[], object]]:
         return {name: partial(one.anew().run, feeds[name]) for name, one in sessions.items()}
