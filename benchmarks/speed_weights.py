@@ -46,6 +46,10 @@ FORMS: dict[str, dict[str, Any]] = {
     "nearest, 3 bits": {"weight_bits": 3},
     "GPTQ, 3 bits": {"weight_bits": 3, "method": "gptq"},
     "AWQ, 3 bits": {"weight_bits": 3, "method": "awq"},
+    "nearest, 3 bits, whole ranges": {"weight_bits": 3, "clipping": False},
+    "GPTQ, 3 bits, whole ranges": {"weight_bits": 3, "clipping": False, "method": "gptq"},
+    "nearest, 2 bits": {"weight_bits": 2},
+    "GPTQ, 2 bits": {"weight_bits": 2, "method": "gptq"},
 }
 TOKENS, BLOCKS = 32, 30
 
@@ -132,31 +136,28 @@ def main() -> None:
             kernel = quantize.Weights(**{"group_size": 128, **LAYERS, **FORMS[name], "kernel": "MatMulNBits"})
             with tempfile.TemporaryDirectory() as place:
                 onnx["MatMulNBits"] = export(kernel(dense, task, Run(place)), task.example())
-    if {"nearest, 3 bits", "GPTQ, 3 bits"} <= set(known):
-        found["GPTQ against nearest, 3 bits"] = compared(known["nearest, 3 bits"], known["GPTQ, 3 bits"])
+    pairs = [name for name in known if name.startswith("GPTQ") and name.replace("GPTQ", "nearest") in known]
+    gains = {name.removeprefix("GPTQ, "): compared(known[name.replace("GPTQ", "nearest")], known[name]) for name in pairs}
     measured = {} if given.no_times else {str(batch): times(onnx, task.test.first(batch).inputs) for batch in (1, 32)}
     rows = [
         f"| {name} | {one['accuracy']:.2%} | {100 * one['difference']:+.2f} ({100 * one['low']:+.2f} to {100 * one['high']:+.2f}) | "
         f"{one['onnx'] / 1e6:.1f} MB | {one['mira'] / 1e6:.1f} MB |"
         for name, one in found.items() if "mira" in one
     ]  # fmt: skip
-    better = found.get("GPTQ against nearest, 3 bits")
     page = ["# Weights of MiniLM in few bits, SST-2", "", __doc__.split("\n\n")[-1].strip(), ""]
     page += [
         f"Fine-tuned in float32: {found['start']['accuracy']:.2%} of {len(start):,} sentences, {len(onnx['float']) / 1e6:.1f} MB.",
         "",
     ]
     page += ["| form | accuracy | points, 95 % interval | model.onnx | model.mira |", "|---|--:|--:|--:|--:|", *rows, ""]
-    if better:
-        page += [
-            f"At 3 bits GPTQ gains {100 * better['difference']:.2f} points over the nearest codes ({100 * better['low']:.2f} to {100 * better['high']:.2f}).",
-            "",
-        ]
+    for bits, one in gains.items():
+        points = f"{100 * one['difference']:+.2f} points ({100 * one['low']:+.2f} to {100 * one['high']:+.2f})"
+        page += [f"GPTQ against the nearest codes, {bits}: {points}.", ""]
     for batch, one in measured.items():
         ratios = ", ".join(f"{name} {value / one['float']:.2f}" for name, value in one.items() if name != "float")
         page += [f"Time at batch {batch} against float32 ({one['float']:.2f} ms): {ratios}.", ""]
     page += [f"Load of the machine meanwhile: {os.getloadavg()[1]:.1f} on {os.cpu_count()} cores.", ""]
-    write("speed_weights", {"forms": found, "times": measured}, "\n".join(page))
+    write("speed_weights", {"forms": found, "gains": gains, "times": measured}, "\n".join(page))
 
 
 if __name__ == "__main__":
