@@ -256,3 +256,20 @@ def test_what_other_frameworks_get_is_the_dense_layer_and_nothing_else(tmp_path:
         again.load_state_dict(plain_tensors(model))
         with torch.no_grad():
             torch.testing.assert_close(again(x), model.eval()(x), rtol=0.02, atol=0.02)
+
+
+def test_layers_inside_an_attention_are_factorized_and_one_without_factors_stays_whole(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(24, 2, 32, batch_first=True).eval()
+    task = Task(
+        train=(torch.randn(30, 4, 24), torch.zeros(30, 4, 24)), test=(torch.randn(8, 4, 24), torch.zeros(8, 4, 24)), loss="mse"
+    )
+    small = step(rank=6, include=("self_attn.q_proj",))(model, task, Run(tmp_path))
+    values = torch.linalg.svdvals(model.self_attn.in_proj_weight[:24].detach().double())[6:]
+    factors = small.self_attn.q_proj.plain_tensors()["weight"]
+    error = (factors - model.self_attn.in_proj_weight[:24]).detach().double().square().sum()
+    assert float(error) == pytest.approx(float(values.square().sum()), rel=1e-4)
+    assert multiply_accumulates(model, task.example()) - multiply_accumulates(small, task.example()) == 4 * (24 * 24 - 6 * 48)
+    preview = step(rank=20).preview(model, task, Run(tmp_path / "none"))
+    assert isinstance(preview.model.self_attn, nn.MultiheadAttention)
+    assert "self_attn.v_proj: factors of rank 20 would have 960 weights, the layer has 576" in " ".join(preview.description)

@@ -52,6 +52,7 @@ def test_a_run_in_the_legal_order_gives_one_model_in_all_forms(tmp_path: Path) -
         if event["event"] == "left alone"
         for part in event["parts"]
     }
-    assert "this step factorizes Linear; these are weights of MultiheadAttention" in reasons
+    assert "factors of rank 2 would have 68 weights, the layer has 64" in reasons
+    assert isinstance(back.layers.layers[0].self_attn.q_proj, LowRankLinear)
     notes = [event["text"] for event in read_events(tmp_path) if event["event"] == "note"]
     assert any(note.startswith("layers.layers.0.linear1: rank 8 of 32 keeps ") for note in notes)

@@ -54,6 +54,11 @@ class Factorizes(ABC):
     def kinds(self) -> tuple[type[nn.Module], ...]:
         """The classes of layers that the step factorizes."""
 
+    def opened(self, model: nn.Module, include: tuple[str, ...], exclude: tuple[str, ...]) -> nn.Module:
+        """The model in a form that calls the layers that match; by default the model itself."""
+        del include, exclude
+        return model
+
     @abstractmethod
     def _candidates(
         self, model: nn.Module, layers: Mapping[str, nn.Module], task: Task, run: Run
@@ -66,13 +71,17 @@ class Factorizes(ABC):
         from mirabelle.factorize.rank_rule import RankRule
         from mirabelle.model.left_alone import tell_left_alone
 
-        layers, why = layers_for(model, self.kinds(), self.include, self.exclude)
-        candidates, refused = self._candidates(model, layers, task, run)
+        opened = self.opened(model, self.include, self.exclude)
+        layers, why = layers_for(opened, self.kinds(), self.include, self.exclude)
+        candidates, refused = self._candidates(opened, layers, task, run)
         plan = RankPlan(RankRule.of(self), candidates)
         if candidates:
-            plan.decide(model, task, run, lambda ranks: with_factors(model, candidates, ranks))
-        smaller = with_factors(model, candidates, plan.ranks)
-        reasons = why_left(smaller, self.kinds(), self.include, self.exclude, {**why, **refused, **plan.why})
+            plan.decide(opened, task, run, lambda ranks: with_factors(opened, candidates, ranks))
+        kept = self.opened(model, tuple(plan.ranks), ()) if plan.ranks else model  # open only what has factors
+        smaller = with_factors(kept, candidates, plan.ranks)
+        known = {**why, **refused, **plan.why}
+        closed = {name.rpartition(".")[0]: f"{name}: {reason}" for name, reason in known.items() if not _has(smaller, name)}
+        reasons = why_left(smaller, self.kinds(), self.include, self.exclude, {**known, **closed})
         told = _sentences(candidates, plan)
         return smaller, (*told, *tell_left_alone(run, smaller, task.example(), reasons))
 
@@ -93,6 +102,10 @@ def with_factors(model: nn.Module, candidates: Sequence[Candidate], ranks: Mappi
         if candidate.name in ranks:
             model = replace_module(model, candidate.name, candidate.made(ranks[candidate.name]))
     return model
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    return name in dict(model.named_modules())
 
 
 def _sentences(candidates: Sequence[Candidate], plan: RankPlan) -> tuple[str, ...]:

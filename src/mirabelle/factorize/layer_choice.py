@@ -29,7 +29,7 @@ def layers_for(
         message = f"the model was replaced by a rewritten program without layers, so there is nothing to factorize ({why})"
         raise UserError("E121", message, "factorize before the cut")
     chosen, refused = selected_modules(model, kinds, include, exclude), {}
-    within = {part for module in replaced_modules(model).values() for part in module.modules()}
+    within = parts_of_layers(model)
     for name, module in chosen.items():
         if module in within:
             refused[name] = "it is a factor of a layer that was replaced before"
@@ -38,6 +38,14 @@ def layers_for(
         elif not bool(module.weight.isfinite().all()):  # type: ignore[operator]  # a tensor
             raise UserError("E121", f'the weight of layer "{name}" is not finite', "give weights of a trained model")
     return {name: module for name, module in chosen.items() if name not in refused}, refused
+
+
+def parts_of_layers(model: nn.Module) -> set[nn.Module]:
+    """The modules that replace a single layer, such as factors, and all that is in them."""
+    layers = [
+        one for one in replaced_modules(model).values() if isinstance(one, Replacement) and "weight" in one.plain_tensors()
+    ]
+    return {part for layer in layers for part in layer.modules()}
 
 
 def _sharers(model: nn.Module, module: nn.Module) -> list[str]:
@@ -65,9 +73,7 @@ def why_left(
         known: name of a layer -> why; it goes before other reasons.
     """
     first = {name: names[0] for names in all_names(model).values() for name in names}
-    factors = {
-        part for module in replaced_modules(model).values() if isinstance(module, Replacement) for part in module.modules()
-    }
+    factors = parts_of_layers(model)
     named = ", ".join(kind.__name__ for kind in kinds)
     reasons: dict[str, str] = {}
     for name, module in model.named_modules():

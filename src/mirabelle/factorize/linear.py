@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class Linear(Factorizes):
     """Linear layers as products of two smaller ones: W ≈ U V, of (out, rank) and (rank, in), so that y = U (V x) + b.
 
-    `Conv1D` of transformers, the linear layer of GPT-2, is factorized, too. A product of rank r has r · (in + out) weights and
-    as many multiply-accumulates for each row, so it is smaller only for r < in · out / (in + out). The factors are closest
+    `Conv1D` of transformers, the linear layer of GPT-2, and the layers inside `nn.MultiheadAttention` (q_proj, k_proj, v_proj,
+    out_proj) are factorized, too. A product of rank r has r · (in + out) weights and as many multiply-accumulates for each row,
+    so it is smaller only for r < in · out / (in + out). The factors are closest
 
         svd        to the weight: min ‖W − U V‖²;
         whitened   to the outputs on training samples: min E ‖(W − U V) x‖². If the layer has a bias, it takes the mean of what
@@ -103,6 +104,11 @@ class Linear(Factorizes):
         from mirabelle.model.turned_linear import turned_linear
 
         return (nn.Linear, *turned_linear())
+
+    def opened(self, model: nn.Module, include: tuple[str, ...], exclude: tuple[str, ...]) -> nn.Module:
+        from mirabelle.model.plain_attention import with_plain_attention
+
+        return with_plain_attention(model, include, exclude)
 
     def _candidates(
         self, model: nn.Module, layers: Mapping[str, nn.Module], task: Task, run: Run
