@@ -234,9 +234,9 @@ class Trial:
         return found if gains else None
 
     def _new(self, form: Form) -> list[str]:
-        """The layers that the step has replaced."""
-        known = set(replaced_module_names(self.before.model))
-        return [name for name in replaced_module_names(form.model) if name not in known]
+        """The layers that the step has replaced; not what it has added."""
+        known = dict(self.before.model.named_modules()).keys() - replaced_module_names(self.before.model)
+        return [name for name in replaced_module_names(form.model) if name in known]
 
 
 def without(step: Step, names: Sequence[str]) -> Step:

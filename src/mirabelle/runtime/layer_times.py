@@ -57,7 +57,7 @@ def layer_milliseconds(
 def owners_of(graph: GraphProto, layers: Collection[str]) -> dict[str, str]:
     """First output of each node that belongs to a layer -> name of the layer.
 
-    A node belongs to the layer after which its output is named ("fc1", "fc1:0"), or whose tensors it takes ("fc1.weight").
+    A node belongs to the layer whose tensors it takes ("fc1.weight"), or after which its output is named ("fc1", "fc1:0").
     What follows a layer and has no layer of its own, such as a folded norm, an activation or the addition of a residual,
     belongs to it, if nothing else uses the layer's output; a runtime may compute both at once.
     """
@@ -65,7 +65,7 @@ def owners_of(graph: GraphProto, layers: Collection[str]) -> dict[str, str]:
     uses = Counter(name for node in graph.node for name in node.input) + Counter(value.name for value in graph.output)
     owners: dict[str, str] = {}
     for node in graph.node:
-        owner = _named(node, layers) or _of_tensors(node, layers, stored) or _of_inputs(node, owners, uses)
+        owner = _of_tensors(node, layers, stored) or _named(node, layers) or _of_inputs(node, owners, uses)
         if owner:
             owners[node.output[0]] = owner
     return owners
