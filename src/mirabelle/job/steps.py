@@ -16,8 +16,9 @@ from torch import nn
 from mirabelle import artifact
 from mirabelle.artifact.codecs.codec import Codec, codecs_named
 from mirabelle.artifact.folder import load_with_digest
+from mirabelle.artifact.mira import pack
 from mirabelle.errors import UserError
-from mirabelle.inspection.measure import Files, exported, measure
+from mirabelle.inspection.measure import Files, exported, measure, onnx_file
 from mirabelle.job.never_slower import Form, Guard, origin_after
 from mirabelle.model.state import fingerprint
 from mirabelle.model.ties import lost_ties
@@ -41,11 +42,13 @@ class Reached:
         model: in eval mode.
         digest: of the model: its fingerprint, or that of the files from which it was loaded.
         files: its exported files, if this process has exported it already; `exported` keeps them here.
+        onnx: its ONNX file alone, if only that has been needed so far.
     """
 
     model: nn.Module
     digest: str
     files: Files | None = None
+    onnx: bytes = b""
 
     @staticmethod
     def given(model: nn.Module) -> Reached:
@@ -54,12 +57,21 @@ class Reached:
 
     def exported(self, task: Task, codecs: Sequence[Codec] = ()) -> Files:
         """The exported files; `codecs` are user-defined codecs, tried in addition to the built-in ones."""
-        self.files = self.files or exported(self.model, task, codecs)
+        if self.files is None:
+            onnx = self.exported_to_onnx(task)
+            self.files, self.onnx = Files(onnx, pack(onnx, codecs)), b""
         return self.files
 
-    def form(self, task: Task, codecs: Sequence[Codec] = ()) -> Form:
+    def exported_to_onnx(self, task: Task) -> bytes:
+        """The exported ONNX file, without packing it."""
+        if self.files is not None:
+            return self.files.onnx
+        self.onnx = self.onnx or onnx_file(self.model, task)
+        return self.onnx
+
+    def form(self, task: Task) -> Form:
         """The model with its ONNX file, exported when it is first needed."""
-        return Form(self.model, lambda: self.exported(task, codecs).onnx)
+        return Form(self.model, lambda: self.exported_to_onnx(task))
 
 
 def walk(
@@ -81,7 +93,7 @@ def walk(
         The final model, the dense module from which it was made, and the measurements after each step.
     """
     trail, reached = [], start
-    before = start.form(task, codecs_of(run))
+    before = start.form(task)
     guard = None if goal is None else Guard(goal, task, before)
     teacher = None if task.teacher is None else fingerprint(task.teacher)
     for position, step in enumerate(steps, start=1):
@@ -93,7 +105,7 @@ def walk(
         origin = partial(origin_after, step, dense, place)
         reached, entry = run_or_resume(name, place, origin, task, work, made_from=made_from)
         trail.append(entry)
-        dense, before = origin(), reached.form(task, codecs_of(run))
+        dense, before = origin(), reached.form(task)
         if place.decided("stopped") is not None:
             break
     return reached, dense, trail
