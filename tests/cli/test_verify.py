@@ -40,6 +40,15 @@ def failed(found: dict[str, tuple[str, str]]) -> set[str]:
     return {name for name, (verdict, _) in found.items() if verdict == "failed"}
 
 
+def test_gates_and_predictions_run_in_the_runtime_that_is_named(call, capsys, finished: Path) -> None:
+    assert call("verify", finished, "--runtime", "onnxruntime_extended") == 0
+    assert call("verify", finished / "model.onnx", "--runtime", "onnxruntime_extended") == 0
+    with pytest.raises(UserError, match=r'E103.*no runtime "openvin"'):
+        call("verify", finished, "--runtime", "openvin")
+    with pytest.raises(UserError, match=r'E103.*no runtime "openvin"'):
+        call("predict", finished, "x.npy", "--runtime", "openvin")
+
+
 def test_an_intact_run_passes_every_gate(call, capsys, finished: Path) -> None:
     found = verdicts(call, capsys, finished)
     assert {name: verdict for name, (verdict, _) in found.items()} == dict.fromkeys(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mirabelle.cli.options import data_dir_option, json_option, set_option
+from mirabelle.cli.options import data_dir_option, json_option, runtime_option, set_option
 
 if TYPE_CHECKING:
     from mirabelle.job.forecast import Forecast
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 )
 @data_dir_option
 @set_option
+@runtime_option
 @json_option
-def command(*, recipe: Path, out: Path | None, data_dir: Path | None, settings: tuple[str, ...], as_json: bool) -> int:
+def command(
+    *, recipe: Path, out: Path | None, data_dir: Path | None, settings: tuple[str, ...], runtime: str | None, as_json: bool
+) -> int:
     """Show what RECIPE will do, how much time, memory and disk it needs, and what will bring no benefit.
 
     Runs one batch through the model, previews every step and times a few optimizer steps. Nothing is trained.
@@ -34,6 +37,7 @@ def command(*, recipe: Path, out: Path | None, data_dir: Path | None, settings: 
     """
     from mirabelle.recipe.file import read_recipe
 
+    settings = settings if runtime is None else (*settings, f"goal.runtime={runtime}")
     file = read_recipe(recipe, settings, data_folder=data_dir)  # before heavy imports, so that mistakes are reported at once
 
     import psutil

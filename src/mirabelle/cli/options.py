@@ -36,6 +36,11 @@ track_option = click.option(
 )
 
 
+runtime_option = click.option(
+    "--runtime",
+    metavar="NAME",
+    help='Runtime: "onnxruntime", "onnxruntime_extended", "openvino" (float32) or "openvino_bf16"; by default ONNX Runtime.',
+)
 trust_option = click.option(
     "--trust",
     is_flag=True,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mirabelle.cli.options import codec_option, json_option
+from mirabelle.cli.options import codec_option, json_option, runtime_option
 
 if TYPE_CHECKING:
     from mirabelle.artifact.prediction import Prediction
@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Number of classes to print.")
+@runtime_option
 @codec_option(read=True)
 @json_option
-def command(file: Path, inputs: tuple[Path, ...], top: int, *, as_json: bool) -> int:
+def command(file: Path, inputs: tuple[Path, ...], top: int, runtime: str | None, *, as_json: bool) -> int:
     """Print the predictions of the model in FILE for each INPUT, with its stored preprocessing and class names.
 
-    FILE is an .onnx or .mira file, or the folder of a run; it runs in ONNX Runtime. INPUT is an image, a recording (.wav), a
-    folder of either, a .csv file with one sample per row, a .txt file with one text per line (text pairs, or a question and its
-    paragraph, separated by a tab), a file of texts like that of the training (.tsv, .jsonl, .csv, .conll or questions in .json;
-    labels are not read), or a .npy file with one preprocessed sample or a batch. A causal language model continues a text, a
-    masked one fills its mask tokens, a model of sequences writes another text.
+    FILE is an .onnx or .mira file, or the folder of a run; it runs in ONNX Runtime, or in --runtime. INPUT is an image, a
+    recording (.wav), a folder of either, a .csv file with one sample per row, a .txt file with one text per line (text pairs,
+    or a question and its paragraph, separated by a tab), a file of texts like that of the training (.tsv, .jsonl, .csv, .conll
+    or questions in .json; labels are not read), or a .npy file with one preprocessed sample or a batch. A causal language model
+    continues a text, a masked one fills its mask tokens, a model of sequences writes another text.
 
     \b
     Example:
@@ -35,7 +36,7 @@ def command(file: Path, inputs: tuple[Path, ...], top: int, *, as_json: bool) ->
     """
     from mirabelle.artifact.prediction import Predictor
 
-    predictions = Predictor(file)(inputs, top)
+    predictions = Predictor(file, runtime or "onnxruntime")(inputs, top)
     if as_json:
         click.echo(json.dumps([prediction.to_data() for prediction in predictions], indent=2, allow_nan=False))
     else:

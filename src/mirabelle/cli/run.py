@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mirabelle.cli.options import data_dir_option, json_option, quiet_option, set_option, track_option, verbose
+from mirabelle.cli.options import data_dir_option, json_option, quiet_option, runtime_option, set_option, track_option, verbose
 from mirabelle.errors import UserError, raise_all
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @data_dir_option
 @click.option("--seed", type=click.IntRange(min=0, max=(1 << 63) - 1), help="Override the seed of the recipe.")
 @set_option
+@runtime_option
 @track_option
 @json_option
 @quiet_option
@@ -31,6 +32,7 @@ def command(
     data_dir: Path | None,
     seed: int | None,
     settings: tuple[str, ...],
+    runtime: str | None,
     track: tuple[str, ...],
     as_json: bool,
     quiet: bool,
@@ -44,6 +46,7 @@ def command(
       mirabelle run recipe.toml --out runs/mine --set step.1.sparsity=0.7
     """
     settings = settings if seed is None else (*settings, f"seed={seed}")
+    settings = settings if runtime is None else (*settings, f"goal.runtime={runtime}")
     out = out or Path("runs") / recipe.stem
     return run_recipe(recipe, out, data_dir, settings, track=track, as_json=as_json, quiet=quiet)
 

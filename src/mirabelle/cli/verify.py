@@ -7,7 +7,15 @@ from pathlib import Path
 
 import click
 
-from mirabelle.cli.options import codec_option, data_dir_option, data_option, input_option, json_option, trust_option
+from mirabelle.cli.options import (
+    codec_option,
+    data_dir_option,
+    data_option,
+    input_option,
+    json_option,
+    runtime_option,
+    trust_option,
+)
 
 
 @click.command("verify", short_help="Repeat the checks of a run or an exported file.")
@@ -15,11 +23,19 @@ from mirabelle.cli.options import codec_option, data_dir_option, data_option, in
 @data_option
 @data_dir_option
 @input_option
+@runtime_option
 @codec_option(read=True)
 @trust_option
 @json_option
 def command(
-    artifact: str, data: str | None, data_dir: Path | None, shapes: tuple[str, ...], *, trust: bool, as_json: bool
+    *,
+    artifact: str,
+    data: str | None,
+    data_dir: Path | None,
+    shapes: tuple[str, ...],
+    runtime: str | None,
+    trust: bool,
+    as_json: bool,
 ) -> int:
     """Verify FILE: the folder of a run, an .onnx file or a .mira file.
 
@@ -38,11 +54,16 @@ def command(
     from mirabelle.cli.arguments import given_of
     from mirabelle.errors import UserError
     from mirabelle.job.verification import verify_file, verify_run
+    from mirabelle.runtime.runtime import runtime_named
     from mirabelle.sources import task_from
 
     path = Path(artifact)
     task = None if data is None else task_from(data, {}, data_folder=data_dir, folder=Path())
-    checks = verify_run(path, task, data_dir, trust=trust) if path.is_dir() else verify_file(path, task, given_of(shapes))
+    used = None if runtime is None else runtime_named(runtime)
+    if path.is_dir():
+        checks = verify_run(path, task, data_dir, trust=trust, runtime=used)
+    else:
+        checks = verify_file(path, task, given_of(shapes), used)
     failed = [check for check in checks if check.verdict == "failed"]
     if as_json:
         result = {"artifact": artifact, "passed": not failed, "gates": [check.to_data() for check in checks]}

@@ -32,7 +32,7 @@ from mirabelle.run import files
 from mirabelle.run.run import torch_threads
 from mirabelle.runtime.drawn_inputs import GivenInput, accepted_inputs, batch_of, sizes_are_known
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_tensors, torch_equals_onnx
-from mirabelle.runtime.runtime import default_runtime
+from mirabelle.runtime.runtime import Runtime, default_runtime, runtime_named
 from mirabelle.runtime.seal import is_as_written
 from mirabelle.runtime.signature import Value, check_inputs, signature_of
 from mirabelle.task.batch import Batch, Samples, tensors_of
@@ -66,7 +66,14 @@ class _NotCheckedError(Exception):
     """Raised if a gate cannot be checked; the message is the reason."""
 
 
-def verify_run(folder: Path, task: Task | None = None, data_folder: Path | None = None, *, trust: bool = False) -> list[Check]:
+def verify_run(
+    folder: Path,
+    task: Task | None = None,
+    data_folder: Path | None = None,
+    *,
+    trust: bool = False,
+    runtime: Runtime | None = None,
+) -> list[Check]:
     """Run the gates of a finished run. What takes code that its recipe names is not checked, unless the folder is trusted.
 
     - torch_onnx: the torch module, loaded from the folder, and `model.onnx` agree on validation samples.
@@ -80,6 +87,7 @@ def verify_run(folder: Path, task: Task | None = None, data_folder: Path | None 
         task: data for the gates, instead of those of the run.
         data_folder: contains built-in data sets.
         trust: the folder is trusted like a program: what its recipe names may be imported.
+        runtime: that is compared with torch; by default ONNX Runtime.
 
     Raises:
         UserError: E130 if the folder contains no finished run; E131 if the data do not fit the inputs of the model; and the
@@ -91,7 +99,7 @@ def verify_run(folder: Path, task: Task | None = None, data_folder: Path | None 
     data = (lambda: task) if task is not None else (lambda: file.build_task(data_folder))
     with torch_threads(file.decisions.get("threads")):
         return [
-            _check("torch_onnx", lambda: _torch_onnx(file, folder, _needed(data))),
+            _check("torch_onnx", lambda: _torch_onnx(file, folder, _needed(data), runtime)),
             _check(
                 "packed_unpacked",
                 lambda: same_bytes(_bytes(folder / "model.onnx"), artifact.unpack(_bytes(folder / "model.mira"))),
@@ -112,7 +120,9 @@ def _digests(file: RecipeFile, folder: Path) -> Check:
     return Check("digests", "passed", "every file is as it was written")
 
 
-def verify_file(path: Path, task: Task | None = None, shapes: Sequence[GivenInput] = ()) -> list[Check]:
+def verify_file(
+    path: Path, task: Task | None = None, shapes: Sequence[GivenInput] = (), runtime: Runtime | None = None
+) -> list[Check]:
     """Run the gates of an .onnx or .mira file.
 
     - decoded: the file can be read and unpacked.
@@ -125,6 +135,7 @@ def verify_file(path: Path, task: Task | None = None, shapes: Sequence[GivenInpu
         path: of the file.
         task: data for the gates; without them, random inputs are used.
         shapes: sizes of random inputs, if the file does not determine them; those that are left out are found by trial.
+        runtime: that runs the model; by default ONNX Runtime.
 
     Raises:
         UserError: E130 if there is no such file; E142 if its version is newer; E143 if it is of another kind; E110 or E111
@@ -149,12 +160,12 @@ def verify_file(path: Path, task: Task | None = None, shapes: Sequence[GivenInpu
         Check("decoded", "passed", f"{len(onnx)} bytes of ONNX"),
         *_as_written(model, onnx),
         _check("valid", lambda: _valid(model)),
-        _check("outputs", lambda: _finite_outputs(model, onnx, given, shapes)),
+        _check("outputs", lambda: _finite_outputs(model, onnx, given, shapes, runtime)),
     ]
     if task is not None and not task.labelled:
         checks.append(Check("metric", "not checked", "the data have no labels"))
     elif task is not None:
-        checks.append(_check("metric", lambda: Gate(passed=True, worst=0.0, detail=_metric(onnx, task, batch)[1])))
+        checks.append(_check("metric", lambda: Gate(passed=True, worst=0.0, detail=_metric(onnx, task, batch, runtime)[1])))
     return checks
 
 
@@ -220,10 +231,10 @@ def _with_targets(file: RecipeFile, task: Task) -> Task:
         raise _NotCheckedError(f"the recipe cannot build the model whose outputs are the targets: {_said(error)}") from error
 
 
-def _torch_onnx(file: RecipeFile, folder: Path, task: Task) -> Gate:
+def _torch_onnx(file: RecipeFile, folder: Path, task: Task, runtime: Runtime | None) -> Gate:
     model = _rebuilt(file, folder)
     batches = batches_to_compare(task.validation)
-    return torch_equals_onnx(model, _bytes(folder / "model.onnx"), batches, quantized=rounds(model))
+    return torch_equals_onnx(model, _bytes(folder / "model.onnx"), batches, quantized=rounds(model), runtime=runtime)
 
 
 def _rebuilt(file: RecipeFile, folder: Path) -> nn.Module:
@@ -256,17 +267,23 @@ def _same_metric(folder: Path, task: Task) -> Gate:
         raise _NotCheckedError(
             f"the test data differ from those of the run; on these it has {_metric(_bytes(folder / 'model.onnx'), task)[1]}"
         )
-    expected = files.read_json(folder / "report.json")["end"]["metric"]["value"]
-    given, words = _metric(_bytes(folder / "model.onnx"), task)
+    end = files.read_json(folder / "report.json")["end"]
+    expected, timed = end["metric"]["value"], end.get("latency_ms") or {}
+    try:
+        runtime = runtime_named(timed.get("runtime", "onnxruntime"))
+        runtime.describe()
+    except UserError as error:
+        raise _NotCheckedError(f"the metric is that of a runtime which is not here: {error.message}") from error
+    given, words = _metric(_bytes(folder / "model.onnx"), task, runtime=runtime)
     difference = abs(given - expected)
     if difference <= _EQUAL * max(1.0, abs(expected)):
         return Gate(passed=True, worst=difference, detail=f"{words}, as in report.json")
     return Gate(passed=False, worst=difference, detail=f"{words}; report.json has {expected:.6g}")
 
 
-def _metric(onnx: bytes, task: Task, batch: int | None = None) -> tuple[float, str]:
-    """The metric on the test set in ONNX Runtime, as a number and as text."""
-    session = default_runtime().load(onnx, torch.get_num_threads())
+def _metric(onnx: bytes, task: Task, batch: int | None = None, runtime: Runtime | None = None) -> tuple[float, str]:
+    """The metric on the test set, by default in ONNX Runtime, as a number and as text."""
+    session = (runtime or default_runtime()).load(onnx, torch.get_num_threads())
     data = task.test if batch is None else _batches(task.test, batch)
     judged = evaluation(session, data, task, (task.metric,))
     found = task.metric.measured(judged.scores[0], judged.not_finite)
@@ -283,9 +300,11 @@ def _valid(model: ModelProto) -> Gate:
     return Gate(passed=True, worst=0.0, detail=f"{len(model.graph.node)} nodes are well-formed")
 
 
-def _finite_outputs(model: ModelProto, onnx: bytes, data: Sequence[Batch] | None, shapes: Sequence[GivenInput]) -> Gate:
-    """Check that ONNX Runtime runs the model on data or random inputs, and that its outputs are finite and as stated."""
-    session, count, note = default_runtime().load(onnx, torch.get_num_threads()), 0, ""
+def _finite_outputs(
+    model: ModelProto, onnx: bytes, data: Sequence[Batch] | None, shapes: Sequence[GivenInput], runtime: Runtime | None
+) -> Gate:
+    """Check that the runtime runs the model on data or random inputs, and that its outputs are finite and as stated."""
+    session, count, note = (runtime or default_runtime()).load(onnx, torch.get_num_threads()), 0, ""
     inputs, promised = signature_of(model)
     runs: Iterable[tuple[Mapping[str, Array], Sequence[Any]]]
     if data is None:

@@ -17,7 +17,7 @@ from mirabelle.model.state import in_eval_mode
 from mirabelle.model.watch import LayerRun, watch
 from mirabelle.numerics.arrays import Array, bytes_of, to_numpy
 from mirabelle.numerics.target_shapes import CLASS_SCORES
-from mirabelle.runtime.runtime import default_runtime
+from mirabelle.runtime.runtime import Runtime, default_runtime
 from mirabelle.task.batch import Batch, Samples, call, joined, parts_of
 from mirabelle.task.outputs import Form, OutputKind
 
@@ -57,9 +57,15 @@ def batches_to_compare(data: Samples) -> list[Batch]:
 
 
 def torch_equals_onnx(
-    model: nn.Module, onnx: bytes, batches: list[Batch], *, quantized: bool, kind: OutputKind | None = None
+    model: nn.Module,
+    onnx: bytes,
+    batches: list[Batch],
+    *,
+    quantized: bool,
+    kind: OutputKind | None = None,
+    runtime: Runtime | None = None,
 ) -> Gate:
-    """Check that torch and ONNX Runtime give the same outputs on real data.
+    """Check that torch and a runtime give the same outputs on real data.
 
     In floating point, every value must agree to 1e-4 of the largest value of its output. For a quantized model, 99.5 % of the
     samples must agree to 5 % of the largest value and, if the only output is class scores, in their class; ties in rounding may
@@ -71,8 +77,9 @@ def torch_equals_onnx(
         batches: the batches to compare.
         quantized: whether the model is quantized.
         kind: the meaning of the outputs; by default what their shapes say.
+        runtime: by default ONNX Runtime.
     """
-    session = default_runtime().load(onnx, torch.get_num_threads())
+    session = (runtime or default_runtime()).load(onnx, torch.get_num_threads())
     with torch.inference_mode(), in_eval_mode(model):
         expected = [to_numpy(part) for part in joined([_tensors(call(model, batch.inputs)) for batch in batches])]
     given = [to_numpy(part) for part in parts_of(session.outputs_of(batches)[0])]
