@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle import Run, Task, prune, quantize
+from mirabelle.calibration import CalibrationSamples
+from mirabelle.calibration.columns import Columns
+from mirabelle.calibration.layer_moments import change_by_moments
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of, replaced_modules
 from mirabelle.numerics.group_codes import Grid, nearest
@@ -142,3 +145,23 @@ def test_nan_inputs_are_refused_by_the_name_of_the_layer(network: nn.Module, pic
         network[2].bias[3] = torch.nan
     with pytest.raises(UserError, match=r'E131.*inputs of layer "5" are NaN'):
         quantize.Weights(weight_bits=4, method="gptq")(network, pictures, Run(tmp_path))
+
+
+def test_masked_tokens_do_not_count() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+            return self.linear(x) * attention_mask[..., None]
+
+    torch.manual_seed(0)
+    x, mask = torch.randn(30, 6, 8), torch.randint(0, 2, (30, 6))
+    x[mask == 0] = 100.0
+    model, seen = Tokens().eval(), []
+    batches = CalibrationSamples.of([{"x": x, "attention_mask": mask}]).for_model(model)
+    layer = model.linear
+    change_by_moments(model, batches, {"linear": (layer, Columns(layer))}, lambda _, moments: seen.append(moments))
+    due = x[mask == 1].double()
+    torch.testing.assert_close(seen[0][0], due.T @ due / len(due))

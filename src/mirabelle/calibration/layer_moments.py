@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,8 @@ def change_by_moments(
 ) -> None:
     """Change layers in the order in which they run.
 
-    Memory holds the moments of one layer, and the activations of one batch.
+    Memory holds the moments of one layer, and the activations of one batch. Tokens that an input "attention_mask" masks do not
+    count: in data that are padded to one length they could be most of all, and their results are not read.
 
     Args:
         model: its layers are changed in place.
@@ -42,10 +43,12 @@ def change_by_moments(
         UserError: E131 if inputs of a layer are NaN or infinite.
     """
 
-    def begin(name: str, _changes: bool) -> _Collected:  # noqa: FBT001  # as `layer_by_layer` calls it
-        return _Collected(name, layers[name][1], change, diagonal=diagonal)
+    masked = _Masked(batches)
 
-    layer_by_layer(model, batches, {name: layer for name, (layer, _) in layers.items()}, begin)
+    def begin(name: str, _changes: bool) -> _Collected:  # noqa: FBT001  # as `layer_by_layer` calls it
+        return _Collected(name, layers[name][1], masked, change, diagonal=diagonal)
+
+    layer_by_layer(model, masked, {name: layer for name, (layer, _) in layers.items()}, begin)
 
 
 def runs_of(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs) -> Counter[str]:
@@ -59,16 +62,40 @@ def runs_of(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs) -
     return runs
 
 
+class _Masked:
+    """Batches of inputs, which remember the mask of the batch that runs."""
+
+    def __init__(self, batches: SampleBatches) -> None:
+        self._batches = batches
+        self._mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Inputs]:
+        for inputs in self._batches:
+            found = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+            self._mask = found.bool() if isinstance(found, Tensor) else None
+            yield inputs
+
+    def read(self, given: Tensor) -> Tensor:
+        """The inputs of a layer, (samples, tokens, width), at the tokens that count, (tokens, width); others as given."""
+        mask = self._mask
+        return given[mask] if mask is not None and given.ndim > mask.ndim and given.shape[: mask.ndim] == mask.shape else given
+
+
 class _Collected:
     """Collects the moments of a layer's inputs, and then has the layer changed."""
 
-    def __init__(self, name: str, columns: Columns, change: Callable[[str, Tensor], None], *, diagonal: bool) -> None:
-        self._name, self._columns, self._change = name, columns, change
+    def __init__(
+        self, name: str, columns: Columns, masked: _Masked, change: Callable[[str, Tensor], None], *, diagonal: bool
+    ) -> None:
+        self._name, self._columns, self._masked, self._change = name, columns, masked, change
         dtype = torch.float64 if columns.width <= _EXACT_COLUMNS else torch.float32
         self._moments = Moments(centred=False, diagonal=diagonal, dtype=dtype)
 
     def take(self, given: Tensor) -> bool:
-        for part in self._columns.of(given):
+        for part in self._columns.of(self._masked.read(given)):
             self._moments.add(part)
         return True
 

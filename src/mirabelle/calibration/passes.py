@@ -9,11 +9,17 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from mirabelle.calibration.samples import SampleBatches
 from mirabelle.model.watch import EndOfForward, LayerRun, watch
 from mirabelle.task.batch import Inputs
 
 Occurrence: TypeAlias = tuple[str, int]  # the name of a module, and the index of its run within a forward pass
+
+
+class Batches(Protocol):
+    """Inputs of a model in batches, which can be iterated over several times, such as `SampleBatches`."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Inputs]: ...
 
 
 class Fitting(Protocol):
@@ -31,7 +37,7 @@ class Fitting(Protocol):
 @torch.no_grad()
 def layer_by_layer(
     model: nn.Module,
-    batches: SampleBatches,
+    batches: Batches,
     modules: Mapping[str, nn.Module],
     begin: Callable[[str, bool], Fitting],
 ) -> None:
