@@ -34,8 +34,9 @@ class Dynamic:
     here; layers without an axis of tokens stay with "token". What was found is a decision of the run, which a resumed run
     repeats.
 
-    MiniLM takes 0.41 of the time in floating point with "token", 0.38 with "auto" and 0.34 with "tensor" (ONNX Runtime, batch
-    32 of 32 tokens, one thread, a processor with VNNI). In OpenVINO "token" takes 0.38, and "tensor" 1.3: it has no fast form.
+    MiniLM takes 0.41 of the time in floating point with "token" and 0.33 with "tensor", and with "auto" a time in between (ONNX
+    Runtime, batch 32 of 32 tokens, CPU time of one thread, a processor with VNNI). In OpenVINO "token" takes 0.38 and "tensor"
+    1.3, since it has no fast form of it.
 
     Layers that share a weight share its codes. An embedding that shares the weight of a layer becomes a table of these codes,
     which adds the rounding of its weights. A weight that is shared with anything else stays in floating point.
