@@ -25,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conditions import write
+from conditions import RESULTS, write
 
 MEGA = 1e6
 WIDTHS = {"1": (64, [512] * 5), "10": (64, [1024] * 11), "102": (256, [4096] * 7)}  # inputs and hidden widths
@@ -154,6 +154,12 @@ ROWS = {
     ("cut", "resnet56 magnitude"): "≤ 5 s", ("cut", "resnet56 hessian"): "≤ 12 s", ("cut", "minilm hessian"): "≤ 60 s",
 }  # fmt: skip
 
+BEFORE = {
+    ("dynamic", "1"): "8.4 s", ("dynamic", "10"): "17.4 s", ("dynamic", "102"): "172 s, 4.2 GB",
+    ("pack", "int8"): "6.5 MB/s", ("pack", "fp32"): "8.3 MB/s",
+    ("cut", "resnet56 magnitude"): "20 s", ("cut", "resnet56 hessian"): "39 s", ("cut", "minilm hessian"): "> 285 s",
+}  # fmt: skip
+
 
 def in_a_process(case: str, which: str, minilm: str) -> dict[str, float]:
     """The numbers of one row, measured in a process of its own with one thread."""
@@ -174,7 +180,8 @@ def main() -> None:
         numbers = CASES[options.case[0]](options.case[1], options.minilm)
         print(json.dumps({"cpu_seconds": spent(), "seconds": time.perf_counter() - begin, "peak_mb": peak(), **numbers}))
         return
-    found: dict[str, dict[str, float]] = {}
+    before = RESULTS / "speed_of_runs.json"
+    found: dict[str, dict[str, float]] = json.loads(before.read_text())["rows"] if before.is_file() else {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["EXPORTED"] = folder
         for (case, which), asked in ROWS.items():
@@ -183,8 +190,9 @@ def main() -> None:
             if case == "pack":
                 in_a_process("export_minilm", which, options.minilm)
             found[f"{case} {which}"] = numbers = in_a_process(case, which, options.minilm)
+            numbers["load"] = os.getloadavg()[0]
             print(case, which, asked, numbers, flush=True)
-    write("speed_of_runs", {"load": os.getloadavg(), "rows": found}, page_of(found))
+            write("speed_of_runs", {"rows": found}, page_of(found))
 
 
 def page_of(found: dict[str, dict[str, float]]) -> str:
@@ -194,12 +202,16 @@ def page_of(found: dict[str, dict[str, float]]) -> str:
             rate = f"{numbers['mb_per_second']:.0f} MB/s" if "mb_per_second" in numbers else f"{numbers['cpu_seconds']:.1f} s"
             memory = f"{numbers['peak_mb']:.0f} MB" if "over_mb" not in numbers else f"{numbers['over_mb']:.0f} MB"
             file = f"{numbers['file_mb']:.0f} MB" if "file_mb" in numbers else ""
-            lines.append(f"| {case}, {which} | {asked} | **{rate}** | {memory} | {file} |")
-    load = os.getloadavg()[0]
-    intro = "CPU seconds and peak memory of whole processes, imports included, one thread; of `pack`, the call alone."
+            earlier = BEFORE[case, which]
+            lines.append(f"| {case}, {which} | {asked} | {earlier} | **{rate}** | {memory} | {file} | {numbers['load']:.1f} |")
+    intro = (
+        "CPU seconds and peak memory of whole processes, imports included, one thread; of `pack`, the call alone. On two shared "
+        "cores: the last column is the load of the machine at the end of the row, and CPU seconds grow with it. "
+        "Before: the same rows at commit 315f60d under a load of 2."
+    )
     return "\n".join(
-        ["# What is not training", "", f"{intro} Load of the machine at the end: {load:.1f}.", "",
-         "| | asked | measured | peak memory | fp32 or packed file |", "|---|--:|--:|--:|--:|", *lines]
+        ["# What is not training", "", intro, "",
+         "| | asked | before | measured | peak memory | fp32 or packed file | load |", "|---|--:|--:|--:|--:|--:|--:|", *lines]
     ) + "\n"  # fmt: skip
 
 

@@ -202,8 +202,26 @@ def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
             exported = torch.export.export(called, (args, kwargs), dynamic_shapes=dynamic, strict=False)
     except Exception:  # noqa: BLE001 (a static batch size may still work)
         exported = torch.export.export(called, (args, kwargs), strict=False)
-    decomposed: ExportedProgram = exported.run_decompositions(_DECOMPOSED)
-    return decomposed
+    if any(map(_is_decomposed, exported.graph.nodes)):  # which takes four times as long as the export
+        exported = exported.run_decompositions(_DECOMPOSED)
+    return exported
+
+
+def _is_decomposed(node: fx.Node) -> bool:
+    """Whether decompositions would change an operator, other than `batch_norm` and `dropout`, which have rules of their own.
+
+    That are the operators of the table, those that write into their inputs, and composed ones that return a view of an input.
+    """
+    if node.op != "call_function":
+        return node.op == "get_attr"  # the graph of a branch or a loop
+    target: Any = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return isinstance(target, torch._ops.HigherOrderOperator)
+    name: str = target.name()  # type: ignore[no-untyped-call]
+    composed = torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd")
+    views = any(argument.alias_info is not None for argument in target._schema.arguments)
+    changed = composed and (views or name_of(node) in _REWRITTEN)
+    return changed or target in _DECOMPOSED or bool(target._schema.is_mutable)
 
 
 def _assigned(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:  # noqa: ARG001, FBT001, FBT002
@@ -218,6 +236,7 @@ def _weight_of_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / norms)
 
 
+_REWRITTEN = ("alpha_dropout", "feature_dropout", "unsafe_chunk", "atleast_1d", "atleast_2d", "atleast_3d")
 _DECOMPOSED = {torch.ops.aten._weight_norm.default: _weight_of_norm, torch.ops.aten.copy.default: _assigned}
 
 

@@ -123,14 +123,16 @@ def forecast(plan: JobPlan, *, free_memory: int | None = None, free_disk: int | 
     begin = time.perf_counter()
     before, after = exported(plan.model, task), exported(models[-1], task)
     exporting, evaluating = (time.perf_counter() - begin) / 2, _evaluation_seconds(plan.model, task)
+    begin = time.perf_counter()
     start, end, ratio = _profiles((plan.model, before), (models[-1], after), task, Conditions.of(plan.goal, task))
+    rest = _rest(len(plan.recipe.steps), len(steps), exporting, evaluating, time.perf_counter() - begin)
     goal = dataclasses.replace(plan.goal, max_drop=None, metric=None)
     found = Forecast(
         inputs=", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(example.inputs)),
         outputs=", ".join(str(tuple(part.shape)) for part in parts_of(outputs)),
         samples={"train": len(task.train), "validation": len(task.validation), "test": len(task.test)},
         steps=steps,
-        seconds=sum(step.seconds for step in steps) + (len(steps) + 1) * exporting + (len(steps) + 2) * evaluating + 2.0,
+        seconds=sum(step.seconds for step in steps) + rest,
         memory_bytes=_peak_memory() + max((_checkpoint_bytes(part) for part in trainings), default=0),
         disk_bytes=_disk_bytes(models, trainings, after, task),
         start=start,
@@ -143,6 +145,16 @@ def forecast(plan: JobPlan, *, free_memory: int | None = None, free_disk: int | 
     unknown = [sentence] if trainings and (sentence := unknown_loss(task)) else []
     remarks = [*unlearned.values(), *unknown, *_remarks(found, free_memory, free_disk), *_left_out(plan), *notes_of(plan)]
     return dataclasses.replace(found, remarks=remarks)
+
+
+def _rest(steps: int, saved: int, exporting: float, evaluating: float, timing: float) -> float:
+    """Seconds of what is neither a step nor a training, given those of one export, evaluation and comparison of latencies.
+
+    The model at the start and the result of each step are exported, the latter also before it is saved, to be timed.
+    All are evaluated, the first and the last twice. Each result is timed beside the model before it, the last one beside the
+    first, too.
+    """
+    return (saved + steps + 1) * exporting + (saved + 2) * evaluating + (steps + 1) * timing
 
 
 def _unlearned(plan: JobPlan) -> dict[nn.Module, str]:
