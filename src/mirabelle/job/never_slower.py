@@ -37,6 +37,7 @@ _DECISION = "undone"  # the names of the layers that a step must leave as they a
 _WHOLLY = "all"
 _TRIES = 3  # how often a step is made again without the layers that do not gain
 _NOTICEABLE = 0.05  # of the model's time: what layers must lose for a step that gains to be tried without them
+_SMALLER = 0.95  # of the bytes of the ONNX file: what is left of a step that gains no time must save more
 _LEVEL = 1.01  # a median below it leaves no doubt that is worth a longer measurement
 
 Make = Callable[[Step], nn.Module]
@@ -188,9 +189,8 @@ class Trial:
                 if better is None:
                     break
                 now = better
-        speed = dataclasses.replace(
-            tried.speed, undone=now.slower and not self.guard.goal.may_be_slower, returned=tuple(returned)
-        )
+        undone = not self.guard.goal.may_be_slower and (now.slower or (now is not tried and self._idle(now)))
+        speed = dataclasses.replace(tried.speed, undone=undone, returned=tuple(returned))
         if now is not tried and not speed.undone:
             speed = dataclasses.replace(speed, kept=now.speed.ratio, kept_ms=now.speed.after.median)
         self.place.event(EVENT, **speed.to_data())
@@ -200,6 +200,10 @@ class Trial:
         self.place.working("export and latency beside the model before")
         before, after, ratio, slower = self.guard.compare(self.before, form)
         return _Tried(names, form, StepSpeed(use_of(self.step), before, after, ratio), slower)
+
+    def _idle(self, now: _Tried) -> bool:
+        """Whether too little is left of the step to gain time or bytes."""
+        return not now.speed.ratio.faster and len(now.form.onnx) > _SMALLER * len(self.before.onnx)
 
     def _worth(self, now: _Tried) -> bool:
         """Whether layers are to be looked at: the model is slower, or only its speed counts."""
