@@ -207,7 +207,8 @@ def page_of(found: dict[str, dict[str, float]]) -> str:
     intro = (
         "CPU seconds and peak memory of whole processes, imports included, one thread; of `pack`, the call alone. On two shared "
         "cores: the last column is the load of the machine at the end of the row, and CPU seconds grow with it. "
-        "Before: the same rows at commit 315f60d under a load of 2."
+        "Before: at commit 315f60d under a load of 2; of `cut`, on another machine. A run does more since then: it times each step "
+        "beside the model before it, and both models in every runtime that is installed."
     )
     return "\n".join(
         ["# What is not training", "", intro, "",
