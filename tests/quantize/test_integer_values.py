@@ -128,6 +128,29 @@ def test_concatenations_pools_and_gates_are_of_integers(task: Task, run: Run, tm
     assert (kinds["QuantizeLinear"], kinds["DequantizeLinear"]) == (1, 0)
 
 
+def test_the_limits_of_relu6_are_those_of_codes(task: Task, run: Run, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 12, 1), nn.ReLU6(), nn.Conv2d(12, 12, 3, groups=12), nn.BatchNorm2d(12), nn.ReLU6(),
+        nn.AvgPool2d(2), nn.Conv2d(12, 8, 1), nn.Hardtanh(0.0, 6.0), nn.Flatten(), nn.Linear(288, 4),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        net[0].weight.mul_(9)
+        net[2].weight.mul_(6)
+    small = quantize.Static(samples=200)(net, task, run)
+    file = export(small, task.example())
+    kinds = kinds_in_session(file, tmp_path)
+    assert (kinds["QLinearConv"], kinds["Clip"], kinds["QuantizeLinear"], kinds["DequantizeLinear"]) == (3, 0, 1, 0)
+    assert small[2].settings["output"] == "relu6"
+    x = task.test.inputs
+    assert nn.Sequential(*net[:2])(x).detach().max() == 6
+    with torch.inference_mode():
+        expected = small(x)
+        assert (expected - net(x)).abs().max() < 0.05 * net(x).abs().max()
+        given = OnnxSession(file, 1).outputs_of([task.test.first(300)])[0]
+    assert (expected.argmax(1) == given.argmax(1)).float().mean() >= 0.995
+
+
 def test_a_rounded_value_is_the_nearest_of_256_levels() -> None:
     from mirabelle.calibration.ranges import Range
 

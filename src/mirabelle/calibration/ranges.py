@@ -35,7 +35,7 @@ def activation_ranges(
     Args:
         model: runs in evaluation mode, twice if a histogram is needed; its mode is restored.
         names: of modules that take one tensor, for the range of this tensor; "name:output" for the module's output,
-            "name:relu" for max(0, output).
+            "name:relu" for max(0, output), "name:relu6" for min(6, max(0, output)).
         batches: calibration data.
         method: "min-max" uses the extreme values, "percentile" clips the tails, "entropy" chooses the threshold with the least
             loss of information (KL divergence), "mse" the range with the least squared error.
@@ -98,4 +98,4 @@ def _seen(run: LayerRun) -> Tensor:
     part = run.name.partition(":")[2]
     seen = run.output if part else run.input
     assert seen is not None, "the module must take one tensor and return one"
-    return seen.relu() if part == "relu" else seen
+    return seen.relu() if part == "relu" else seen.clamp(0, 6) if part == "relu6" else seen

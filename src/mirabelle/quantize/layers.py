@@ -28,7 +28,8 @@ class StaticLayer(Replacement):
         dense: the layer to replace: Linear, Conv1d, Conv2d or Conv3d.
         weight_bits: bits per weight.
         bias: add a bias although the dense layer has none.
-        output: "plain" if the output is rounded to 256 levels, "relu" if it is rounded after a ReLU, "" if it is not rounded.
+        output: "plain" if the output is rounded to 256 levels, "relu" or "relu6" if it is rounded after this
+            activation, "" if it is not rounded.
         reads: name of the layer, or of the `RoundedValue`, whose rounded output the layer reads, with the same levels; "" for
             other inputs.
     """
@@ -105,7 +106,7 @@ class StaticLayer(Replacement):
     def forward(self, inputs: Tensor) -> Tensor:
         result = self._as_exported(inputs) if torch.compiler.is_exporting() else self._of_integers(inputs)
         if self.output_scale is not None:
-            result = F.relu(result) if self.settings["output"] == "relu" else result
+            result = activated(result, self.settings["output"])
             result = operators.fake_quantize(result, self.output_scale, self.output_zero_point)
         return result
 
@@ -268,6 +269,13 @@ class TokenLayer(DynamicLayer):
     def forward(self, inputs: Tensor) -> Tensor:
         result: Tensor = operators.token_linear(inputs, self._factor(), self.scale)
         return result if self.bias is None else result + self.bias
+
+
+def activated(result: Tensor, output: str) -> Tensor:
+    """The result of a layer after the activation that its setting `output` names."""
+    if output == "relu":
+        return F.relu(result)
+    return F.relu6(result) if output == "relu6" else result
 
 
 def least_scale_of(dense: nn.Module, inputs: Range) -> Tensor | None:

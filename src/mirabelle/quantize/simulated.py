@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mirabelle.model.replacement import uncounted
 from mirabelle.numerics import affine
 from mirabelle.quantize.group_layer import GroupLayer
-from mirabelle.quantize.layers import DynamicLayer, RoundedValue, StaticLayer, TokenLayer, WeightLayer
+from mirabelle.quantize.layers import DynamicLayer, RoundedValue, StaticLayer, TokenLayer, WeightLayer, activated
 
 WithCodes = StaticLayer | WeightLayer | GroupLayer
 
@@ -203,7 +203,7 @@ class Simulated(nn.Module):
     def _leaving(self, result: Tensor) -> Tensor:
         if self.output_step is None:
             return result
-        result = F.relu(result) if self.output == "relu" else result
+        result = activated(result, self.output)
         step: Tensor = self.output_step(max(result[0].numel(), 1))
         return step * levels(result, step, -self._output_zero, 255 - self._output_zero)
 

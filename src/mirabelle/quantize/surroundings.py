@@ -26,7 +26,7 @@ from mirabelle.task.batch import Batch, arguments_of
 
 _LAYERS = ("conv1d", "conv2d", "conv3d", "convolution", "linear")
 _NORMS = ("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "cudnn_batch_norm")
-_RELUS = ("relu", "relu_")
+_RELUS = ("relu", "relu_", "hardtanh", "hardtanh_", "clamp", "clamp_")  # the latter where their limits are those of relu6
 _DIVIDING = (
     "layer_norm",
     "native_layer_norm",
@@ -55,15 +55,15 @@ class Consumer:
 
     Args:
         norm: name of a batch norm that is the only user of the output; None if there is none.
-        output: for convolutions: "relu" if a ReLU is the only user of the output (of the batch norm, if there is one), and
-            "plain" otherwise; "" if the output must not be quantized, because it is the output of the model, or because a
-            layer norm or softmax would amplify the rounding errors.
+        output: for convolutions: "relu" or "relu6" if such an activation is the only user of the output (of the batch norm, if
+            there is one), and "plain" otherwise; "" if the output must not be quantized, because it is the output of the model,
+            or because a layer norm or softmax would amplify the rounding errors.
         layers: names of the layers that use the output after that; () if other operations use it, too. If these layers
             quantize their inputs, the output need not be quantized.
     """
 
     norm: str | None = None
-    output: Literal["relu", "plain", ""] = ""
+    output: Literal["relu", "relu6", "plain", ""] = ""
     layers: tuple[str, ...] = ()
 
     def rounds_for(self, quantized: Collection[str]) -> bool:
@@ -72,7 +72,7 @@ class Consumer:
 
     def output_of(self, layer: str) -> str:
         """The name in `calibration.ranges.activation_ranges` of the value to quantize."""
-        return f"{self.norm or layer}:{'relu' if self.output == 'relu' else 'output'}"
+        return f"{self.norm or layer}:{'output' if self.output == 'plain' else self.output}"
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class _Reading:
 
     def _end(self, node: fx.Node) -> fx.Node:
         reader = _only_reader(node)
-        return reader.node if reader is not None and reader.name in _RELUS and reader.node in self.numbers else node
+        return reader.node if reader is not None and _activation(reader) and reader.node in self.numbers else node
 
     def _layer(self, node: fx.Node) -> str | None:
         """The name of the linear or convolution module that a node computes, if it is computed only once."""
@@ -215,14 +215,14 @@ class _Reading:
         if Call.of(node).name == "linear":
             return Consumer(norm)
         reader = _only_reader(end)
-        relu = reader is not None and reader.name in _RELUS
-        if reader is not None and relu:
+        activation = None if reader is None else _activation(reader)
+        if reader is not None and activation is not None:
             self.ends[name] = end = reader.node
         if _leads_to_exact(end):
             return Consumer(norm)
         layers = [self._layer(user) for user in _readers(end)]
         known = tuple(name for name in layers if name is not None)
-        return Consumer(norm, "relu" if relu else "plain", known if len(known) == len(layers) else ())
+        return Consumer(norm, activation or "plain", known if len(known) == len(layers) else ())
 
     def _norm(self, node: fx.Node) -> tuple[str | None, fx.Node]:
         """The batch norm that is the only user of a node, and the node of its output; (None, node) if there is none."""
@@ -272,11 +272,22 @@ def _computes_integers(node: fx.Node) -> bool:
     if called.name in ("add", "mul"):
         both = [tensors_in(called[name]) for name in ("self", "other")]
         return all(both) and called.get("alpha", 1) == 1
+    if called.name in _RELUS:
+        return _activation(called) is not None
     if called.name == "mean":
         value = value_of(node.all_input_nodes[0])
         over = sorted(d % value.ndim for d in called["dim"] or ()) if value.ndim >= _IMAGES else []
         return over == list(range(2, value.ndim)) and bool(over)
     return True
+
+
+def _activation(called: Call) -> Literal["relu", "relu6"] | None:
+    """The name of the activation that a call computes, if integer kernels take it in by their range."""
+    if called.name.startswith("relu"):
+        return "relu"
+    names = ("min", "max") if called.name.startswith("clamp") else ("min_val", "max_val")
+    limits = [called.get(name) for name in names]
+    return "relu6" if called.name in _RELUS and limits == [0, 6] else None
 
 
 def _source(node: fx.Node) -> fx.Node:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
-from onnx import GraphProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, helper
 
 from mirabelle.runtime.initializers import StoredArrays
 
@@ -165,14 +165,21 @@ def _read(node: NodeProto, old: str, new: str) -> None:
 
 
 def _drop_idle_relus(graph: GraphProto) -> None:
-    """Remove every ReLU after unsigned codes with zero point 0, because none of their values is negative."""
-    zeros = {tensor.name for tensor in graph.initializer if not tensor.dims and not numpy_helper.to_array(tensor).any()}
-    given = {value.name for value in graph.output}
-    sources = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
-    codes = {node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
-    for node in [node for node in graph.node if node.op_type == "Relu" and node.input[0] in sources]:
-        source = sources[node.input[0]]
-        if source.input[0] in codes and source.input[2] in zeros and node.output[0] not in given:
+    """Remove every ReLU and Clip behind codes of which no value lies outside of its limits."""
+    values = _Values(graph)
+    for node in [node for node in graph.node if node.op_type in ("Relu", "Clip") and node.output[0] not in values.given]:
+        source = values.rounded(node.input[0])
+        limits = (
+            [values.constants.get(name) for name in node.input[1:]]
+            if node.op_type == "Clip"
+            else [np.zeros(()), np.array(np.inf)]
+        )
+        if source is None or len(limits) != len(("low", "high")) or any(limit is None for limit in limits):
+            continue
+        scale, zero = (values.constants[name] for name in source.input[1:3])
+        codes = np.array([np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max], np.float32) - zero.astype(np.float32)
+        low, high = codes * scale.astype(np.float32)
+        if limits[0] <= low and high <= limits[1]:
             for reader in graph.node:
                 _read(reader, node.output[0], node.input[0])
             graph.node.remove(node)
