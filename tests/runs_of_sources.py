@@ -41,7 +41,9 @@ STEPS = {
     **{f"distill.Student({key})": f'use = "distill.Student"\n{key} = 0.5\n{_TRAIN}' for key in ("width", "depth")},
     "training.Joint": f'use = "training.Joint"\n{_TRAIN}\nsteps = [{{ use = "distill.Student", width = 0.75 }}, '
     '{ use = "prune.Weights", sparsity = 0.5 }]',
-    **{f"quantize.{kind}": f'use = "quantize.{kind}"' for kind in ("Static", "Dynamic", "Weights")},
+    **{f"quantize.{kind}": f'use = "quantize.{kind}"' for kind in ("Static", "Dynamic", "Weights", "Half")},
+    "quantize.Aware": f'use = "quantize.Aware"\n{_TRAIN}',
+    **{f"factorize.{kind}": f'use = "factorize.{kind}"\nratio = 0.5\n{_TRAIN}' for kind in ("Linear", "Conv", "Embedding")},
 }  # fmt: skip
 GOALS = {
     "max_drop": '"90pt"', "metric": "0.1", "size": '"120%"', "onnx_size": '"120%"', "latency": '"1000%"', "macs": '"100%"',

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from mirabelle import Run, Task, Training, distill, prune, quantize, training
+from mirabelle import Run, Task, Training, distill, factorize, prune, quantize, training
 from mirabelle.artifact.codecs import Codec, Deflate, Histogram, Planes, Sparse
 from mirabelle.calibration.ranges import Range
 from mirabelle.errors import UserError
@@ -39,6 +39,11 @@ STEPS: dict[str, Step] = {
     "quantize.Static": quantize.Static(samples=50),
     "quantize.Dynamic": quantize.Dynamic(),
     "quantize.Weights": quantize.Weights(),
+    "quantize.Half": quantize.Half(),
+    "quantize.Aware": quantize.Aware(samples=50, train=SHORT),
+    "factorize.Linear": factorize.Linear(ratio=0.5, multiple=1),
+    "factorize.Conv": factorize.Conv(ratio=0.5, multiple=1),
+    "factorize.Embedding": factorize.Embedding(ratio=0.3, multiple=1),
     "training.Joint": training.Joint(steps=(prune.Weights(sparsity=0.5),), train=SHORT),
 }
 
@@ -53,8 +58,28 @@ def residual() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 20), Plus(20, 20), Plus(20, 20), nn.Linear(20, 10))
 
 
+class Shades(nn.Module):
+    """A network with a table, which it reads by the shade of each pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(40, 32), nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.table((x.flatten(1) * 16 + 16).clamp(0, 39).long()).mean(1))
+
+
+MODELS = {"prune.Layers": residual, "factorize.Embedding": Shades}
+
+
 def test_every_step_behind_the_doors_is_here() -> None:
-    doors = {"prune": prune, "distill": distill, "quantize": quantize, "training": training}
+    doors = {
+        "prune": prune,
+        "distill": distill,
+        "factorize": factorize,
+        "quantize": quantize,
+        "training": training,
+    }
     found = {
         f"{family}.{name}" for family, door in doors.items() for name in door.__all__ if hasattr(getattr(door, name), "stage")
     }  # fmt: skip
@@ -64,7 +89,7 @@ def test_every_step_behind_the_doors_is_here() -> None:
 @pytest.mark.parametrize("use", STEPS)
 def test_a_step_keeps_the_contract(use: str) -> None:
     torch.manual_seed(0)
-    model: nn.Module = (residual() if use == "prune.Layers" else digits_cnn()).eval()
+    model = MODELS.get(use, digits_cnn)().eval()
     step = STEPS[use]
     assert use_of(step) == use
     check_step(step, model, digits(), origin=digits_mlp() if use == "distill.Student" else None)
@@ -226,13 +251,16 @@ JOINING = {use: step for use, step in STEPS.items() if isinstance(step, JoinsTra
 
 
 def test_the_steps_that_join_a_training_are_these() -> None:
-    assert list(JOINING) == ["prune.Weights", "prune.Channels", "prune.Layers", "distill.Student"]
+    assert list(JOINING) == [
+        *("prune.Weights", "prune.Channels", "prune.Layers", "distill.Student", "quantize.Aware"),
+        *("factorize.Linear", "factorize.Conv", "factorize.Embedding"),
+    ]
 
 
 @pytest.mark.parametrize("use", JOINING)
 def test_a_step_that_joins_prepares_a_copy_of_the_model_the_same_each_time(use: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model: nn.Module = residual() if use == "prune.Layers" else digits_cnn()
+    model = MODELS.get(use, digits_cnn)()
     before, state = fingerprint(model), torch.get_rng_state()
     one, two = (JOINING[use].prepare(model, digits(), Run(tmp_path / str(k), seed=7)) for k in range(2))
     assert isinstance(one, Prepared)

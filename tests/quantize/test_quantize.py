@@ -45,7 +45,7 @@ def trained(cnn: nn.Module, images: Task, run: Run) -> nn.Module:
 @every_step
 def test_every_step_gives_int8_modules_and_keeps_the_metric(step: Step, trained: nn.Module, images: Task, run: Run) -> None:
     before = copy.deepcopy(trained.state_dict())
-    model = step(trained, images, run)
+    model = step(trained, images, run.within("step"))
     assert all(torch.equal(before[name], tensor) for name, tensor in trained.state_dict().items())
     codes = [buffer for name, buffer in model.named_buffers() if name.endswith("codes") and not name.endswith("bias_codes")]
     assert {buffer.dtype for buffer in codes} == {torch.int8}
@@ -61,7 +61,7 @@ def test_every_step_gives_int8_modules_and_keeps_the_metric(step: Step, trained:
 def test_every_step_exports_with_int8_initializers_that_onnx_runtime_computes_alike(
     step: Step, trained: nn.Module, images: Task, run: Run
 ) -> None:
-    model = step(trained, images, run)
+    model = step(trained, images, run.within("step"))
     onnx = export(model, images.example())
     tensors = {tensor.name: tensor for tensor in ModelProto.FromString(onnx).graph.initializer}
     for name in architecture_of(model).replaced:
@@ -78,7 +78,7 @@ def test_every_step_exports_with_int8_initializers_that_onnx_runtime_computes_al
 @every_step
 def test_zeros_stay_zero(step: Step, trained: nn.Module, images: Task, run: Run) -> None:
     pruned = prune.Weights(sparsity=0.6)(trained, images, run)
-    model = step(pruned, images, run)
+    model = step(pruned, images, run.within("step"))
     linear = next(module for name, module in model.named_modules() if name == "4")
     codes = linear.codes.t() if isinstance(linear, DynamicLayer) else linear.codes
     assert bool((codes[pruned.get_submodule("4").weight == 0] == 0).all())
