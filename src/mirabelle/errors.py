@@ -224,5 +224,5 @@ def first_line(error: BaseException) -> str:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A remedy that suggests the most similar known word, or lists all of them if none is similar."""
     known = sorted(known)
-    near = get_close_matches(word, known, n=1, cutoff=0.5)
+    near = get_close_matches(word, known, n=1, cutoff=0.52)
     return f'did you mean "{near[0]}"?' if near else f"available: {', '.join(known) or 'none'}"

@@ -144,7 +144,7 @@ OF_FILES = {
     "bench of nothing": Mistake("E100", "Missing argument", "mirabelle bench --help", command=typed("bench")),
     "bench of no file": Mistake("E130", "no file at no.onnx", "check", command=typed("bench", "no.onnx")),
     "bench of empty batches": Mistake(
-        "E100", "0 is not in the range", "--help", command=typed("bench", "no.onnx", "--batch", "0")
+        "E100", "--batch takes whole numbers from 1", "--batch 1,32", command=typed("bench", "no.onnx", "--batch", "0")
     ),
     "pack of no file": Mistake("E130", "no file at no.onnx", "check", command=typed("pack", "no.onnx")),
     "pack of a text": Mistake("E143", "neither .onnx nor .mira", "give", command=typed("pack", "notes.txt")),

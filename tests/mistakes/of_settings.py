@@ -122,8 +122,8 @@ OF_SETTINGS = {
     "unknown calibration": Mistake("E103", '"entropy"', "ranges", static('calibration = "minmax"'), at="24:15"),
     "percentile of 0": Mistake("E110", "in (0, 100]", "percentile", static("percentile = 0"), at="24:14"),
     "percentile above 100": Mistake("E110", "in (0, 100]; got 101", "percentile", static("percentile = 101"), at="24:14"),
-    "one bit": Mistake("E110", "in [2, 8]; got 1", "bits per weight", static("weight_bits = 1"), at="24:15"),
-    "sixteen bits": Mistake("E110", "in [2, 8]; got 16", "bits per weight", static("weight_bits = 16"), at="24:15"),
+    "one bit": Mistake("E110", "in [2, 8] or a table; got 1", "bits per weight", static("weight_bits = 1"), at="24:15"),
+    "sixteen bits": Mistake("E110", "in [2, 8] or a table; got 16", "bits per weight", static("weight_bits = 16"), at="24:15"),
     "bits that are no whole number": Mistake("E103", "got 7.5", "bits per weight", static("weight_bits = 7.5"), at="24:15"),
     "negative number of samples": Mistake("E110", "samples must be", "calibration", static("samples = -1"), at="24:11"),
     "unknown granularity": Mistake(

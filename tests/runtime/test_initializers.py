@@ -133,7 +133,9 @@ def test_codes_of_several_layers_are_stored_once(kinds: str, exact: bool, monkey
     with torch.no_grad():
         due = model(ids).numpy()
     given = default_runtime().load(onnx, threads=1).outputs_of([Batch(ids, torch.zeros(6))])[0]
-    assert np.abs(np.asarray(given) - due).max() < 2e-2  # a rounding tie that falls the other way
+    gaps = np.abs(np.asarray(given) - due)
+    assert (gaps < 1e-5).mean() > 0.95, gaps.max()  # elsewhere a rounding tie fell the other way
+    assert gaps.max() < 0.1
 
 
 def test_a_layer_that_runs_several_times_runs_with_exact_integers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,9 +69,10 @@ def command(
         )
     names = _runtimes(runtimes)
     threads = [this_machine().threads] if counts is None else _numbers("threads", counts)
+    sizes = [1] if batches is None else _numbers("batch", batches)
     forms = {model: onnx_of(model) for model in models}
     results: list[tuple[Contest, dict[str, dict[str, Array]]]] = []
-    for asked in [1] if batches is None else _numbers("batch", batches):
+    for asked in sizes:
         feeds = {model: _tried_inputs(model, onnx, asked, given, threads[0]) for model, onnx in forms.items()}
         batch = next((len(array) for array in feeds[models[0]].values() if array.ndim), 1)
         found = contest(forms, feeds, names, threads=threads, batch=batch, seconds=seconds)
@@ -102,7 +103,7 @@ def _numbers(option: str, text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         message = f"--{option} takes whole numbers from 1, joined by commas; got {text!r}"
-        raise UserError("E110", message, f"write, for example, --{option} 1,32")
+        raise UserError("E100", message, f"write, for example, --{option} 1,32")
     return list(dict.fromkeys(map(int, parts)))
 
 

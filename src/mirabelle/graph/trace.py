@@ -204,6 +204,7 @@ def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         exported = torch.export.export(called, (args, kwargs), strict=False)
     if any(map(_is_decomposed, exported.graph.nodes)):  # which takes four times as long as the export
         exported = exported.run_decompositions(_DECOMPOSED)
+    exported.graph.eliminate_dead_code()
     return exported
 
 
