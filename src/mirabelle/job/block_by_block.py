@@ -82,6 +82,7 @@ def compress_large(
             inputs that are NaN or infinite; E150 if `out` has the result of other arguments.
 
     Example:
+        >>> from mirabelle import prune, quantize
         >>> steps = [prune.Weights(sparsity=0.5, score="SparseGPT"), quantize.Weights(weight_bits=4, method="gptq")]
         >>> compress_large("llama-1b", steps, tokens, out="llama-1b-small")  # doctest: +SKIP
 

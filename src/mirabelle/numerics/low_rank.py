@@ -57,10 +57,10 @@ def decomposed(weight: Tensor, moments: Tensor | None = None) -> Decomposition:
 
     Example:
         >>> found = decomposed(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
-        >>> found.values, found.lost()
-        (tensor([4., 3.], dtype=torch.float64), tensor([1.0000, 0.3600, 0.0000], dtype=torch.float64))
-        >>> decomposed(torch.eye(2), torch.diag(torch.tensor([1.0, 100.0]))).values
-        tensor([10.,  1.], dtype=torch.float64)
+        >>> [round(value, 4) for value in found.values.tolist()], [round(share, 4) for share in found.lost().tolist()]
+        ([4.0, 3.0], [1.0, 0.36, 0.0])
+        >>> [round(value, 4) for value in decomposed(torch.eye(2), torch.diag(torch.tensor([1.0, 100.0]))).values.tolist()]
+        [10.0, 1.0]
 
     Source: Chen, Yu, Dhillon, Hsieh 2021, "DRONE" (the optimum on data); Wang, Zheng, Wan, Zhang 2024, arXiv:2403.07378
     (SVD-LLM, whitening).
