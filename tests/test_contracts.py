@@ -41,8 +41,8 @@ STEPS: dict[str, Step] = {
     "quantize.Weights": quantize.Weights(),
     "quantize.Half": quantize.Half(),
     "quantize.Aware": quantize.Aware(samples=50, train=SHORT),
-    "factorize.Linear": factorize.Linear(ratio=0.5, multiple=1),
-    "factorize.Conv": factorize.Conv(ratio=0.5, multiple=1),
+    "factorize.Linear": factorize.Linear(ratio=0.5, multiple=1, keep="smaller"),
+    "factorize.Conv": factorize.Conv(ratio=0.5, multiple=1, keep="smaller"),
     "factorize.Embedding": factorize.Embedding(ratio=0.3, multiple=1),
     "training.Joint": training.Joint(steps=(prune.Weights(sparsity=0.5),), train=SHORT),
 }

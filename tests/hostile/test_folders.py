@@ -125,7 +125,7 @@ def test_no_other_command_reads_the_recipe_at_all(forged: Hostile, status) -> No
         ("report", forged.folder),
         ("predict", forged.folder, forged.folder / "x.npy"),
         ("predict", forged.folder / "model.mira", forged.folder / "x.npy"),
-        ("bench", forged.folder, forged.folder / "model.mira", "--seconds", "0.1"),
+        ("bench", forged.folder, forged.folder / "model.mira", "--seconds", "0.1", "--runtime", "onnxruntime", "--no-memory"),
         ("unpack", forged.folder / "model.mira", "--out", forged.folder / "again.onnx"),
     ):
         assert status(*command)[0] == 0, command
@@ -191,7 +191,12 @@ def test_modules_that_lie_in_the_folder_are_not_taken_for_packages(hostile: Host
     for name in FILES_OF_MODULES:
         (hostile.folder / name).write_text(f"open({str(hostile.mark)!r}, 'w')\nraise SystemExit\n")
     command = [str(Path(sys.executable).with_name("mirabelle"))]
-    for arguments in (["verify", "."], ["inspect", "."], ["report", "."], ["bench", ".", "--seconds", "0.1"]):
+    for arguments in (
+        ["verify", "."],
+        ["inspect", "."],
+        ["report", "."],
+        ["bench", ".", "--seconds", "0.1", "--runtime", "onnxruntime"],
+    ):
         done = subprocess.run(command + arguments, cwd=hostile.folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     assert not hostile.mark.exists()
@@ -232,7 +237,7 @@ def test_a_pickle_is_no_model_of_a_run(hostile: Hostile, status) -> None:
         ("verify", hostile.folder / "model.mira"),
         ("inspect", hostile.folder),
         ("report", hostile.folder),
-        ("bench", hostile.folder),
+        ("bench", hostile.folder, "--seconds", "0.1", "--runtime", "onnxruntime", "--no-memory"),
         ("predict", hostile.folder, hostile.folder / "x.pt"),
         ("inspect", hostile.folder / "x.pt"),
     ):

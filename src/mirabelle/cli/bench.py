@@ -53,7 +53,7 @@ def command(
 
     \b
     Example:
-      mirabelle bench runs/digits/model.onnx runs/digits --seconds 1 --batch 1,32
+      mirabelle bench runs/digits/model.onnx runs/digits --seconds 0.5 --runtime onnxruntime
     """
     from mirabelle.artifact.reading import onnx_of
     from mirabelle.cli.arguments import given_of
