@@ -15,42 +15,27 @@ from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
 from mirabelle.scores import SparseGPT, Wanda
 from mirabelle.scores.evidence import evidence_for
-
-
-def net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=2), nn.ReLU(), nn.Flatten(),
-        nn.Linear(576, 64), nn.ReLU(), nn.Linear(64, 10),
-    ).eval()  # fmt: skip
+from small_pictures import distance, small_network, small_pictures
 
 
 @pytest.fixture
 def pictures() -> Task:
-    torch.manual_seed(0)
-    x = torch.randn(150, 3, 8, 8).cumsum(-1).cumsum(1)
-    return Task(train=(x, torch.arange(150) % 10), test=(x, torch.arange(150) % 10))
-
-
-def distance(model: nn.Module, other: nn.Module, task: Task) -> float:
-    with torch.no_grad():
-        one, two = model(task.test.inputs), other(task.test.inputs)
-    return float((one - two).norm() / one.norm())
+    return small_pictures()
 
 
 def test_sparse_gpt_keeps_the_outputs_closer_than_magnitude(pictures: Task, tmp_path: Path) -> None:
     apart = {}
     for score in ("Magnitude", "SparseGPT"):
-        pruned = prune.Weights(sparsity=0.5, score=score)(net(), pictures, Run(tmp_path / score))
+        pruned = prune.Weights(sparsity=0.5, score=score)(small_network(), pictures, Run(tmp_path / score))
         assert all(
             int((weight == 0).sum()) == weight.numel() // 2 for name, weight in pruned.named_parameters() if weight.ndim > 1
         )
-        apart[score] = distance(net(), pruned, pictures)
+        apart[score] = distance(small_network(), pruned, pictures)
     assert apart["SparseGPT"] < 0.6 * apart["Magnitude"]
 
 
 def test_wanda_keeps_half_of_each_row_by_the_inputs_that_pruned_layers_give(pictures: Task, tmp_path: Path) -> None:
-    dense, pruned = net(), prune.Weights(sparsity=0.5, score="Wanda")(net(), pictures, Run(tmp_path))
+    dense, pruned = small_network(), prune.Weights(sparsity=0.5, score="Wanda")(small_network(), pictures, Run(tmp_path))
     with torch.no_grad():
         given = pruned[:5](pictures.train.inputs)[pictures.train.order(Run(tmp_path).seed_for("score"))[:128]]
     scores = dense[5].weight.abs() * given.square().mean(0).sqrt()
@@ -62,8 +47,8 @@ def test_wanda_keeps_half_of_each_row_by_the_inputs_that_pruned_layers_give(pict
 
 @pytest.mark.parametrize("score", ["Magnitude", "Wanda", "SparseGPT"])
 def test_a_pattern_keeps_two_of_four_and_is_recorded(score: str, pictures: Task, tmp_path: Path) -> None:
-    result = compress(net(), pictures, [prune.Weights(pattern="2:4", score=score)], out=tmp_path / "run")
-    weight = load(net, tmp_path / "run")[5].weight
+    result = compress(small_network(), pictures, [prune.Weights(pattern="2:4", score=score)], out=tmp_path / "run")
+    weight = load(small_network, tmp_path / "run")[5].weight
     assert bool(((weight != 0).reshape(64, 144, 4).sum(2) == 2).all())
     assert "5.weight" in architecture_of(result.model).pruned
 
@@ -118,7 +103,7 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
 
 
 def test_nan_inputs_are_refused_by_the_name_of_the_layer(pictures: Task, tmp_path: Path) -> None:
-    model = net()
+    model = small_network()
     with torch.no_grad():
         model[2].bias[3] = torch.nan
     with pytest.raises(UserError, match=r'E131.*inputs of layer "5" are NaN'):

@@ -20,28 +20,17 @@ from mirabelle.quantize.calibrated_codes import Method, fitted_matrix
 from mirabelle.run.journal import read_events
 from mirabelle.runtime.export import export
 from mirabelle.runtime.gates import torch_equals_onnx
+from small_pictures import distance, small_network, small_pictures
 
 
 @pytest.fixture
 def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=2), nn.ReLU(), nn.Flatten(),
-        nn.Linear(576, 64), nn.ReLU(), nn.Linear(64, 10),
-    ).eval()  # fmt: skip
+    return small_network()
 
 
 @pytest.fixture
 def pictures() -> Task:
-    torch.manual_seed(0)
-    x = torch.randn(150, 3, 8, 8).cumsum(-1).cumsum(1)  # neighbours are alike, as in pictures
-    return Task(train=(x, torch.arange(150) % 10), test=(x, torch.arange(150) % 10))
-
-
-def distance(model: nn.Module, other: nn.Module, task: Task) -> float:
-    with torch.no_grad():
-        one, two = model(task.test.inputs), other(task.test.inputs)
-    return float((one - two).norm() / one.norm())
+    return small_pictures()
 
 
 @pytest.mark.parametrize("activation_order", [False, True])

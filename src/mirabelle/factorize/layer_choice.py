@@ -8,9 +8,10 @@ from torch import nn
 
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of, replaced_modules, rounds
+from mirabelle.model.left_alone import reasons_of_weights
 from mirabelle.model.replacement import Replacement
 from mirabelle.model.ties import all_names
-from mirabelle.records.patterns import matches, selected_modules
+from mirabelle.records.patterns import selected_modules
 
 
 def layers_for(
@@ -72,26 +73,13 @@ def why_left(
         exclude: as given to the step.
         known: name of a layer -> why; it goes before other reasons.
     """
-    first = {name: names[0] for names in all_names(model).values() for name in names}
-    factors = parts_of_layers(model)
-    named = ", ".join(kind.__name__ for kind in kinds)
-    reasons: dict[str, str] = {}
-    for name, module in model.named_modules():
-        if module in factors:
-            continue
+    factors, named = parts_of_layers(model), ", ".join(kind.__name__ for kind in kinds)
+
+    def why(_: str, module: nn.Module) -> str:
         kind = type(module).__name__
-        if name in known:
-            why = known[name]
-        elif matches(name, exclude):
-            why = "excluded"
-        elif include and not matches(name, include):
-            why = "not in `include`"
-        elif isinstance(module, kinds) and type(module) not in kinds:
-            why = f"{kind} is a class of its own, whose code may differ"
-        else:
-            why = f"this step factorizes {named}; these are weights of {kind}"
-        for own, parameter in module.named_parameters(recurse=False):
-            tensor = first[f"{name}.{own}".lstrip(".")]
-            if parameter.dim() > 1 and (tensor not in reasons or name in known):
-                reasons[tensor] = why
-    return reasons
+        if isinstance(module, kinds) and type(module) not in kinds:
+            return f"{kind} is a class of its own, whose code may differ"
+        return f"this step factorizes {named}; these are weights of {kind}"
+
+    inside = {name for name, module in model.named_modules() if module in factors}
+    return reasons_of_weights(model, inside, include, exclude, known=known, otherwise=why)

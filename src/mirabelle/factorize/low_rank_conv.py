@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Self
 
 import torch
@@ -14,7 +15,7 @@ from mirabelle.numerics.low_rank import Decomposition, tucker
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-class _ConvFactors(Replacement):
+class _ConvFactors(Replacement, ABC):
     """A convolution as a sequence of convolutions, its parts, which run one after the other; the last one has the bias."""
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -34,8 +35,9 @@ class _ConvFactors(Replacement):
                 bias = own if bias is None else bias + own
         return found if bias is None else {**found, "bias": bias}
 
+    @abstractmethod
     def _kernel(self) -> Tensor:
-        raise NotImplementedError
+        """The kernel of the dense layer, as the product of the parts."""
 
 
 class TuckerConv(_ConvFactors):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,48 @@ def few(names: Sequence[str]) -> str:
     """
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def reasons_of_weights(
+    model: nn.Module,
+    done: Collection[str],
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    *,
+    known: Mapping[str, str],
+    otherwise: Callable[[str, nn.Module], str],
+) -> dict[str, str]:
+    """Name of each weight with two or more dimensions that a step left as it is -> why; a tied one has its first name.
+
+    Args:
+        model: the result of the step.
+        done: names of the modules that the step has replaced, or parts of these.
+        include: patterns of names of modules, as given to the step.
+        exclude: as given to the step.
+        known: name of a module -> why; it goes before other reasons.
+        otherwise: (name, module) -> why, for modules that no pattern leaves out.
+    """
+    from mirabelle.model.ties import all_names
+    from mirabelle.records.patterns import matches
+
+    first = {name: names[0] for names in all_names(model).values() for name in names}
+    reasons: dict[str, str] = {}
+    for name, module in model.named_modules():
+        if name in done:
+            continue
+        if name in known:
+            why = known[name]
+        elif matches(name, exclude):
+            why = "excluded"
+        elif include and not matches(name, include):
+            why = "not in `include`"
+        else:
+            why = otherwise(name, module)
+        for own, parameter in module.named_parameters(recurse=False):
+            tensor = first[f"{name}.{own}".lstrip(".")]
+            if parameter.dim() > 1 and (tensor not in reasons or name in known):
+                reasons[tensor] = why
+    return reasons
 
 
 def left_alone(model: nn.Module, example: Batch, reasons: Mapping[str, str], activations: str = "") -> list[LeftAlone]:

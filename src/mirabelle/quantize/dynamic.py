@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mirabelle.quantize.bits import Bits
-from mirabelle.quantize.layer_selection import coded, layers_for, told
+from mirabelle.quantize.layer_selection import coded, layers_for, opened, told
 from mirabelle.records.record import Count, Patterns, record
 from mirabelle.step import Preview, Stage
 
@@ -68,10 +68,7 @@ class Dynamic:
     exclude: Patterns = ()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        from mirabelle.model.plain_attention import with_plain_attention
-        from mirabelle.model.plain_weights import with_plain_weights
-
-        model = with_plain_attention(with_plain_weights(model, run), self.include, self.exclude)
+        model = opened(model, self, run)
         selection = self._selection(model)
         whole = selection.layers if self.granularity == "tensor" else ()
         if self.granularity == "auto":
@@ -81,10 +78,7 @@ class Dynamic:
         return quantized
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
-        from mirabelle.model.plain_attention import with_plain_attention
-        from mirabelle.model.plain_weights import with_plain_weights
-
-        model = with_plain_attention(with_plain_weights(model), self.include, self.exclude)
+        model = opened(model, self)
         quantized = self._quantized(model, self._selection(model).layers if self.granularity == "tensor" else ())
         notes = told(model, quantized, self, task, run)
         if self.granularity == "auto":

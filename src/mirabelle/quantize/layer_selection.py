@@ -62,6 +62,20 @@ def coded(model: nn.Module, selection: Selection, kind: Callable[[str], type[Wei
     return tie_codes(model, names, selection)
 
 
+def opened(model: nn.Module, step: Quantizes, run: Run | None = None) -> nn.Module:
+    """A model in the form that a step quantizes: with plain weights, and with attention that calls its layers.
+
+    Args:
+        model: is not changed.
+        step: only attention that its patterns select is opened.
+        run: records what became plain; None for a preview.
+    """
+    from mirabelle.model.plain_attention import with_plain_attention
+    from mirabelle.model.plain_weights import with_plain_weights
+
+    return with_plain_attention(with_plain_weights(model, run), step.include, step.exclude)
+
+
 def told(given: nn.Module, model: nn.Module, step: Quantizes, task: Task, run: Run) -> tuple[str, ...]:
     """Record which layers a step quantized and what stays in floating point and why; the same as sentences.
 
@@ -116,31 +130,17 @@ def why_in_floating_point(
     from torch import nn
 
     from mirabelle.model.architecture import replaced_module_names
-    from mirabelle.model.ties import all_names
+    from mirabelle.model.left_alone import reasons_of_weights
     from mirabelle.records.patterns import matches
 
-    first = {name: names[0] for names in all_names(model).values() for name in names}
-    replaced = replaced_module_names(model)
     attention = tuple(name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention))
-    reasons: dict[str, str] = {}
-    for name, module in model.named_modules():
-        if name in replaced:
-            continue
-        if name in known:
-            why = known[name]
-        elif matches(name, exclude):
-            why = "excluded"
-        elif include and not matches(name, include):
-            why = "not in `include`"
-        elif matches(name, attention):
-            why = "torch.nn.MultiheadAttention reads the weights of its layers without calling them"
-        else:
-            why = _why_of_class(module, kinds)
-        for own, parameter in module.named_parameters(recurse=False):
-            tensor = first[f"{name}.{own}".lstrip(".")]
-            if parameter.dim() > 1 and (tensor not in reasons or name in known):
-                reasons[tensor] = why
-    return reasons
+
+    def why(name: str, module: nn.Module) -> str:
+        if matches(name, attention):
+            return "torch.nn.MultiheadAttention reads the weights of its layers without calling them"
+        return _why_of_class(module, kinds)
+
+    return reasons_of_weights(model, set(replaced_module_names(model)), include, exclude, known=known, otherwise=why)
 
 
 def _why_of_class(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str:

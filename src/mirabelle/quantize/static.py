@@ -10,7 +10,7 @@ from pydantic import Field
 from mirabelle.calibration.settings import Calibration
 from mirabelle.errors import UserError
 from mirabelle.quantize.bits import Bits, MixedBits
-from mirabelle.quantize.layer_selection import layers_for, told
+from mirabelle.quantize.layer_selection import layers_for, opened, told
 from mirabelle.records.record import Count, Patterns, record
 from mirabelle.step import Preview, Stage
 
@@ -72,19 +72,13 @@ class Static:
     exclude: Patterns = ()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
-        from mirabelle.model.plain_attention import with_plain_attention
-        from mirabelle.model.plain_weights import with_plain_weights
-
-        model = with_plain_attention(with_plain_weights(model, run), self.include, self.exclude)
+        model = opened(model, self, run)
         quantized = self._quantized(model, task, run)
         told(model, quantized, self, task, run)
         return quantized
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
-        from mirabelle.model.plain_attention import with_plain_attention
-        from mirabelle.model.plain_weights import with_plain_weights
-
-        model = with_plain_attention(with_plain_weights(model), self.include, self.exclude)
+        model = opened(model, self)
         few = dataclasses.replace(self, samples=min(self.samples, _BATCH))
         quantized = few._quantized(model, task, run, most_samples_for_bits=_PREVIEWED)
         return Preview(quantized, told(model, quantized, self, task, run))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from mirabelle.records.record import Count, record
+from mirabelle.scores.activation_norm import ActivationNorm
 from mirabelle.scores.score import Evidence, LayerScore, Need
 
 if TYPE_CHECKING:
@@ -40,10 +41,7 @@ class Wanda(LayerScore):
     samples: Count = 128
 
     def __call__(self, tensor: Tensor, evidence: Evidence) -> Tensor:
-        norms = evidence.input_norms
-        assert norms is not None, "requested by `needs`"
-        by_column = tensor.reshape(norms.shape[0], -1, norms.shape[1])
-        return (by_column.abs() * norms.unsqueeze(1)).reshape(tensor.shape)
+        return ActivationNorm()(tensor, evidence)
 
     def pruned(self, weight: Tensor, moments: Tensor, amount: float | tuple[int, int]) -> Tensor:
         from mirabelle.numerics.masks import keep_highest_by_row, keep_highest_of_each
