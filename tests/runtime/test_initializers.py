@@ -125,6 +125,8 @@ def test_codes_of_several_layers_are_stored_once(kinds: str, exact: bool, monkey
     monkeypatch.setattr("mirabelle.runtime.onnxruntime.int8_saturates", lambda: exact)
     torch.manual_seed(0)
     table, layer = nn.Embedding(40, 40), nn.Linear(40, 40)
+    with torch.no_grad():
+        table.weight.mul_(0.2)  # so that no tanh saturates, and no value leaves the range of a static layer
     layer.weight = table.weight
     model = Chain(WeightLayer.quantized(table, 8), *quantized(kinds, layer)).eval()
     ids = torch.randint(0, 40, (6, 5))
@@ -134,8 +136,8 @@ def test_codes_of_several_layers_are_stored_once(kinds: str, exact: bool, monkey
         due = model(ids).numpy()
     given = default_runtime().load(onnx, threads=1).outputs_of([Batch(ids, torch.zeros(6))])[0]
     gaps = np.abs(np.asarray(given) - due)
-    assert (gaps < 1e-5).mean() > 0.95, gaps.max()  # elsewhere a rounding tie fell the other way
-    assert gaps.max() < 0.1
+    assert (gaps < 1e-5).mean() > 0.95
+    assert gaps.max() < 2e-2  # a rounding tie that falls the other way
 
 
 def test_a_layer_that_runs_several_times_runs_with_exact_integers(monkeypatch: pytest.MonkeyPatch) -> None:
