@@ -27,6 +27,7 @@ from mirabelle.task.values import plain, plain_targets
 
 Inputs: TypeAlias = Any  # a tensor, or a tuple, list or dict of tensors
 Outputs: TypeAlias = Any  # a tensor, or a tuple of tensors, each (batch, ...)
+Arranged: TypeAlias = Callable[[Tensor, int, torch.Generator], Tensor]  # see `Samples.shuffled`
 
 
 @dataclass(frozen=True)
@@ -211,9 +212,15 @@ class Samples:
         """The size of the batches in training: as asked, or all samples if there are fewer."""
         return min(asked, len(self))
 
-    def shuffled(self, batch_size: int, seed: int) -> Shuffled:
-        """Full batches of the samples, in an order that depends on the seed only."""
-        return Shuffled(self, batch_size, seed)
+    def shuffled(self, batch_size: int, seed: int, arranged: Arranged | None = None) -> Shuffled:
+        """Full batches of the samples, in an order that depends on the seed only.
+
+        Args:
+            batch_size: number of samples in a batch; all samples if there are fewer.
+            seed: of the order.
+            arranged: (indices of the samples of full batches, batch size, generator) -> the same indices in another order.
+        """
+        return Shuffled(self, batch_size, seed, arranged)
 
     def digest(self) -> str:
         """A digest of all values, sixteen hexadecimal digits; it is computed again only if a tensor has changed."""
@@ -238,10 +245,12 @@ class Samples:
 class Shuffled:
     """One epoch of shuffled samples: `self[k]` is its k-th batch, so that a resumed run can continue within the epoch."""
 
-    def __init__(self, samples: Samples, batch_size: int, seed: int) -> None:
-        self._samples = samples
+    def __init__(self, samples: Samples, batch_size: int, seed: int, arranged: Arranged | None = None) -> None:
+        self._samples, generator = samples, generator_from(seed)
         self._size = samples.batch_size(batch_size)
-        self._order = torch.randperm(len(samples), generator=generator_from(seed))
+        self._order = torch.randperm(len(samples), generator=generator)
+        if arranged is not None:
+            self._order = arranged(self._order[: len(self) * self._size], self._size, generator)
 
     def __len__(self) -> int:
         return self._samples.steps(self._size)

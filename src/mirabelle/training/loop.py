@@ -27,6 +27,7 @@ from mirabelle.run.journal import Stop
 from mirabelle.run.run import Run
 from mirabelle.task.batch import Batch, Samples, Stream, call
 from mirabelle.task.task import Task
+from mirabelle.training.by_length import ByLength
 from mirabelle.training.checkpoint import Checkpoint
 from mirabelle.training.contracts import Control, check_same_training
 from mirabelle.training.divergence import NewlyNotFinite
@@ -123,6 +124,7 @@ class _Loop:
             self.task = task = answered(task, run, self.execution)
         with global_draws(run.seed_for("objective")):  # a resumed run initializes the same projectors
             self.loss = objective.bind(self.model, task, task.example())
+        self.by_length = self._grouping(objective) if training.group_by_length else None
         self.single_samples = SingleSamples(self.model, run)
         self.taps = Taps(self.model, self.loss.student_layers)
         self.optimizer = optimizer_for([*self.model.parameters(), *self.loss.parameters()], training)
@@ -134,6 +136,7 @@ class _Loop:
             self.teacher = guidance(
                 task.teacher, task.train, run,
                 layers=layers, augment=task.augment, execution=self.execution, limit=training.teacher_cache,
+                one_length=self.by_length is None,
             )  # fmt: skip
         self.controls = list(controls)
         self.settings = _settings(training, objective)
@@ -168,7 +171,7 @@ class _Loop:
         loss_sum = torch.tensor(numbers.loss, dtype=torch.float64)
         begin, seconds_before = time.monotonic(), numbers.seconds
         augment, left_out = self.task.augment, 0
-        for batch in _epoch_of(self.task.train, self.training.batch_size, self.run.seed_for("order", epoch), done):
+        for batch in self._batches(epoch, done):
             if self.single_samples.left_out(batch):
                 left_out += 1
             else:
@@ -189,6 +192,20 @@ class _Loop:
         numbers.loss = 0.0
         numbers.seconds = seconds_before + time.monotonic() - begin
         self._close_epoch(epoch, mean_loss)
+
+    def _grouping(self, objective: Objective) -> ByLength:
+        teacher = self.task.teacher if objective.needs_teacher else None
+        return ByLength(self.task.train, self.model, *([] if teacher is None else [teacher]))
+
+    def _batches(self, epoch: int, done: int) -> Iterator[Batch]:
+        """The batches of one epoch after the first `done`; a stream starts its epoch again."""
+        data, size, by_length = self.task.train, self.training.batch_size, self.by_length
+        if isinstance(data, Stream):
+            yield from data.batches(size)
+            return
+        shuffled = data.shuffled(size, self.run.seed_for("order", epoch), None if by_length is None else by_length.order)
+        for k in range(done, len(shuffled)):
+            yield shuffled[k] if by_length is None else by_length.cut(shuffled[k])
 
     @property
     def _epoch_is_over(self) -> bool:
@@ -365,13 +382,3 @@ def _settings(training: Training, objective: Objective) -> dict[str, Any]:
 
 def _plain(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _epoch_of(data: Samples | Stream, batch_size: int, seed: int, done: int) -> Iterator[Batch]:
-    """The batches of one epoch after the first `done`; a stream starts its epoch again."""
-    if isinstance(data, Stream):
-        yield from data.batches(batch_size)
-        return
-    shuffled = data.shuffled(batch_size, seed)
-    for k in range(done, len(shuffled)):
-        yield shuffled[k]

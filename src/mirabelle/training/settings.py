@@ -39,8 +39,12 @@ class Training:
         teacher_cache: most bytes on disk for cached features of the teacher, for all views of the data together; if they need
             more, the teacher runs on every batch.
 
+        group_by_length: texts of similar lengths share a batch, and batches end with their longest text; a training on short
+            texts that were padded to one length takes half of the time or less. Models must not have outputs for each token.
+
     Raises:
-        UserError: E110 if a value is out of range, E111 if both or neither of epochs and steps are given.
+        UserError: E110 if a value is out of range, E111 if both or neither of epochs and steps are given, or texts cannot be
+            grouped by length.
 
     Example:
         >>> Training(epochs=3, lr=2e-3).optimizer
@@ -64,6 +68,7 @@ class Training:
     precision: Precision = "auto"
     targets: Literal["data", "teacher"] = "data"
     teacher_cache: Count = 512 * 1024**2
+    group_by_length: bool = False
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):

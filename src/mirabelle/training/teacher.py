@@ -54,6 +54,7 @@ def guidance(
     augment: Augmentation | None = None,
     execution: Execution | None = None,
     limit: int = KEPT,
+    one_length: bool = True,
 ) -> Teacher:
     """A function from a batch of `data` to the teacher's outputs and features for it.
 
@@ -85,6 +86,7 @@ def guidance(
         augment: the data augmentation.
         execution: precision and layout of the training; needed for augmented samples.
         limit: most bytes of cached features on disk, for all views together.
+        one_length: whether all batches have texts of one length; otherwise features are not cached.
 
     Raises:
         UserError: E112 if the teacher has no layer of a given name.
@@ -94,6 +96,8 @@ def guidance(
         why = "the loader shuffles, so its samples cannot be identified"
     elif augment is not None and augment.views is None:
         why = "the samples are augmented differently in every epoch"
+    elif layers and not one_length:
+        why = "the features have the length of the longest text of each batch"
     elif layers:
         seen = None if augment is None else execution
         size = _bytes_of_features(_asked(teacher, layers, seen), data) * (1 if augment is None else augment.views or 1)
