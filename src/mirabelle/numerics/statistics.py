@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special  # `scipy.stats` alone takes half a second to import
 
 Scores = npt.NDArray[Any]  # one entry per sample: a number, or all numbers that a statistic of the whole set needs
 Statistic = Callable[[Scores], float]
@@ -50,8 +50,7 @@ def mean_interval(scores: Scores, confidence: float = 0.95) -> tuple[float, floa
     """
     n, mean = len(scores), float(scores.mean())
     if np.isin(scores, (0.0, 1.0)).all():
-        interval = stats.binomtest(int(scores.sum()), n).proportion_ci(confidence, method="wilson")
-        return mean, float(interval.low), float(interval.high)
+        return mean, *_wilson_of_counts(int(scores.sum()), n, confidence)
     if not _in_unit_interval(scores):
         return student_interval(scores, confidence)
     if n == 1 or np.ptp(scores) <= _ROUNDING:
@@ -60,9 +59,17 @@ def mean_interval(scores: Scores, confidence: float = 0.95) -> tuple[float, floa
     return mean, *_wilson(mean, float(scores.var(ddof=1)) / n, n, confidence)
 
 
+def _wilson_of_counts(k: int, n: int, confidence: float) -> tuple[float, float]:
+    """Wilson's interval for a proportion, k of n."""
+    z, share = float(special.ndtri((1 + confidence) / 2)), k / n
+    center = (2 * n * share + z**2) / (2 * (n + z**2))
+    half = z / (2 * (n + z**2)) * math.sqrt(4 * n * share * (1 - share) + z**2)
+    return (center - half if k else 0.0), (center + half if k < n else 1.0)
+
+
 def _wilson(value: float, variance: float, n: int, confidence: float) -> tuple[float, float]:
     """Wilson's interval for a value in (0, 1) with this variance, from n samples, with Student's t."""
-    t = float(stats.t.ppf((1 + confidence) / 2, n - 1))
+    t = float(special.stdtrit(n - 1, (1 + confidence) / 2))
     over = t**2 * variance / (value * (1 - value))  # t² / number of samples of 0 and 1
     center, half = (value + over / 2) / (1 + over), math.sqrt(over * value * (1 - value) + over**2 / 4) / (1 + over)
     return max(center - half, 0.0), min(center + half, 1.0)
@@ -106,12 +113,14 @@ def paired_p_value(before: Scores, after: Scores) -> float:
         return 1.0
     if np.isin(before, (0.0, 1.0)).all() and np.isin(after, (0.0, 1.0)).all():
         gained, lost = int((difference > 0).sum()), int((difference < 0).sum())
-        return float(stats.binomtest(gained, gained + lost, 0.5).pvalue)
+        return min(1.0, 2 * float(special.bdtr(min(gained, lost), gained + lost, 0.5)))
     if len(difference) == 1:
         return 1.0  # a single sample is no evidence
     if np.ptp(difference) <= _ROUNDING * np.abs(difference).max():
         return 0.0  # all differences are equal, so t is infinite
-    return float(stats.ttest_rel(after, before).pvalue)
+    n = len(difference)
+    t = float(difference.mean() / (difference.std(ddof=1) / math.sqrt(n)))
+    return 2 * float(special.stdtr(n - 1, -abs(t)))
 
 
 def paired_difference(before: Scores, after: Scores, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -142,7 +151,7 @@ def paired_difference(before: Scores, after: Scores, confidence: float = 0.95) -
     if changed == 0:
         half = unseen(n, confidence)
     else:
-        half = (float(stats.norm.ppf((1 + confidence) / 2)) * math.sqrt(changed - n * d**2) + 1) / n
+        half = (float(special.ndtri((1 + confidence) / 2)) * math.sqrt(changed - n * d**2) + 1) / n
     return d, max(d - half, -1.0), min(d + half, 1.0)
 
 
@@ -158,7 +167,7 @@ def student_interval(scores: Scores, confidence: float = 0.95) -> tuple[float, f
     n, mean = len(scores), float(scores.mean())
     if n == 1 or scores.std() == 0:
         return mean, mean, mean
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * scores.std(ddof=1) / np.sqrt(n))
+    half = float(special.stdtrit(n - 1, (1 + confidence) / 2) * scores.std(ddof=1) / np.sqrt(n))
     return mean, mean - half, mean + half
 
 
@@ -184,7 +193,7 @@ def interval_of_repeats(blocks: Scores, confidence: float = 0.95, floor: float =
     Source: Hahn, Meeker 1991, Statistical Intervals, doi:10.1002/9780470316771, section 4.7 (a future sample mean).
     """
     k, mean = len(blocks), float(blocks.mean())
-    half = float(stats.t.ppf((1 + confidence) / 2, k - 1)) * float(blocks.std(ddof=1)) * math.sqrt(2 / k)
+    half = float(special.stdtrit(k - 1, (1 + confidence) / 2)) * float(blocks.std(ddof=1)) * math.sqrt(2 / k)
     half = math.hypot(half, floor)
     return mean, mean - half, mean + half
 
@@ -269,7 +278,7 @@ def _of_few(p_value: float, n: int) -> float:
     """A p-value of resamples of n samples, which vary less than samples do, as that of Student's t."""
     if n == 1:
         return 1.0
-    return min(1.0, 2 * float(stats.t.cdf(stats.norm.ppf(p_value / 2) * math.sqrt((n - 1) / n), n - 1)))
+    return min(1.0, 2 * float(special.stdtr(n - 1, special.ndtri(p_value / 2) * math.sqrt((n - 1) / n))))
 
 
 def _percentiles(values: npt.NDArray[np.float64], confidence: float, n: int) -> tuple[float, float]:
@@ -279,6 +288,6 @@ def _percentiles(values: npt.NDArray[np.float64], confidence: float, n: int) -> 
         return math.nan, math.nan
     tail = (1 - confidence) / 2
     if n > 1:
-        tail = float(stats.norm.cdf(stats.t.ppf(tail, n - 1) * math.sqrt(n / (n - 1))))
+        tail = float(special.ndtr(special.stdtrit(n - 1, tail) * math.sqrt(n / (n - 1))))
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
