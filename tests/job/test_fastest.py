@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,13 @@ from torch import nn
 
 import mirabelle
 from mirabelle import Task, quantize
+from mirabelle.artifact.reading import runtime_of
 from mirabelle.job import fastest
 from mirabelle.report import read_report
+from mirabelle.run.journal import read_events
 from mirabelle.runtime.contest import Contest, Timing
 from mirabelle.runtime.latency import Ratio
-from mirabelle.runtime.runtime import runtimes_present
+from mirabelle.runtime.runtime import Session, runtimes_present
 from mirabelle.task.profile import Latency
 
 
@@ -40,6 +43,39 @@ def test_a_goal_that_names_runtime_and_threads_leaves_no_choice(mlp: nn.Module, 
     assert [one.latency.runtime for one in found.timings] == ["onnxruntime_extended"] * 2
     assert result.profile.latency_ms is not None
     assert result.profile.latency_ms.runtime == "onnxruntime_extended"
+
+
+def test_a_run_keeps_the_fastest_runtime_if_the_goal_asks(
+    mlp: nn.Module, blobs: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def timings(sessions: Mapping[tuple[str, str, int], Session], *_feeds: object, **_rest: object) -> list[Timing]:
+        asked.append([name for _, name, _ in sessions])
+        return [timing(form, name, 0.5 if name == "onnxruntime_extended" else 1.0) for form, name, _ in sessions]
+
+    monkeypatch.setattr(fastest, "runtimes_present", runtimes_present)
+    monkeypatch.setattr(fastest, "timings_of", timings)
+    result = mirabelle.compress(mlp, blobs, [quantize.Static()], {"threads": 1, "runtime": "fastest"}, out=tmp_path / "run")
+    assert asked[0] == [name for name in runtimes_present() if name != "openvino_bf16"]
+    assert result.profile.latency_ms is not None
+    assert result.profile.latency_ms.runtime == "onnxruntime_extended"
+    assert runtime_of(tmp_path / "run") == runtime_of(tmp_path / "run/model.mira") == "onnxruntime_extended"
+    events = read_events(tmp_path / "run")
+    assert [one["value"] for one in events if one.get("name") == "runtime"] == ["onnxruntime_extended"]
+
+
+def test_a_runtime_that_is_slower_is_not_kept(
+    mlp: nn.Module, blobs: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def timings(sessions: Mapping[tuple[str, str, int], Session], *_feeds: object, **_rest: object) -> list[Timing]:
+        return [timing(form, name, 1.0 if name == "onnxruntime" else 0.99) for form, name, _ in sessions]
+
+    monkeypatch.setattr(fastest, "runtimes_present", runtimes_present)
+    monkeypatch.setattr(fastest, "timings_of", timings)
+    result = mirabelle.compress(mlp, blobs, [quantize.Static()], {"threads": 1, "runtime": "fastest"}, out=tmp_path / "run")
+    assert result.profile.latency_ms is not None
+    assert result.profile.latency_ms.runtime == "onnxruntime"
 
 
 def timing(form: str, runtime: str, ms: float) -> Timing:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from mirabelle.artifact.input_signature import Arrays, input_signature
-from mirabelle.artifact.reading import model_of, onnx_of
+from mirabelle.artifact.reading import model_of, onnx_of, runtime_of
 from mirabelle.errors import UserError, first_line
 from mirabelle.numerics.metrics import ctc_greedy_decode
 from mirabelle.runtime.runtime import runtime_named
@@ -86,13 +86,13 @@ class Predictor:
 
     Args:
         path: the file or folder.
-        runtime: name of the runtime that computes.
+        runtime: name of the runtime that computes; by default that in which the run has judged the model, if it is installed.
 
     Raises:
         UserError: E130, E141, E142 or E143 if the file is missing or not valid; E121 if the model takes more than one input.
     """
 
-    def __init__(self, path: Path, runtime: str = "onnxruntime") -> None:
+    def __init__(self, path: Path, runtime: str | None = None) -> None:
         model = model_of(onnx_of(path))
         metadata = {entry.key: entry.value for entry in model.metadata_props}
         self.path = path
@@ -106,7 +106,7 @@ class Predictor:
             self.labels = self._raw.labels(labels)
             self._kind_of = partial(OutputKind.of_file, self.labels, metadata, last_operators)
             self._resources = self._raw.open_resources(_folder_of(path))
-            self._session = runtime_named(runtime).load(model.SerializeToString(), torch.get_num_threads())
+            self._session = runtime_named(runtime or runtime_of(path)).load(model.SerializeToString(), torch.get_num_threads())
         except UserError as error:
             raise error.at(str(path)) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
@@ -11,6 +12,7 @@ from mirabelle.artifact.mira import unpack
 from mirabelle.errors import UserError
 from mirabelle.run import files
 from mirabelle.runtime.external_data import MOST_BYTES, is_outside, read_model, tensors_of_model
+from mirabelle.runtime.runtime import default_runtime, runtimes_present
 from mirabelle.sources.missing import missing
 
 
@@ -39,13 +41,27 @@ def onnx_of(path: str | Path) -> bytes:
 
 def _check_digest(path: Path) -> None:
     """Raise E141 if the file lies beside the report of its run, and does not have the digest that the report names."""
-    report = path.parent / "report.json"
-    try:
-        digests = files.read_json(report).get("digests", {}) if report.is_file() else {}
-    except (UserError, AttributeError):  # damaged, or no report: nothing is known of the file
-        return
+    digests = _reported(path.parent, "digests")
     if path.name in digests and digests[path.name] != files.digest_of_bytes(path.read_bytes()):
         raise UserError("E141", f"{path} is damaged, or not the file that the run wrote", "run the same command again")
+
+
+def _reported(folder: Path, *keys: str) -> dict[str, Any]:
+    """A table in the report of a run; an empty one without a report, or if it is damaged: then nothing is known."""
+    report = folder / "report.json"
+    try:
+        found = files.read_json(report) if report.is_file() else {}
+        for key in keys:
+            found = found.get(key) or {}
+    except (UserError, AttributeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def runtime_of(path: str | Path) -> str:
+    """The runtime in which the run has judged the model; ONNX Runtime for another file, or if that runtime is not here."""
+    name = str(_reported(file_of(path).parent, "end", "latency_ms").get("runtime", ""))
+    return name if name in runtimes_present() else default_runtime().describe().name
 
 
 def file_of(path: str | Path) -> Path:

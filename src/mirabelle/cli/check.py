@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mirabelle.cli.options import data_dir_option, json_option, runtime_option, set_option
+from mirabelle.cli.options import data_dir_option, goal_runtime_option, json_option, set_option
 
 if TYPE_CHECKING:
     from mirabelle.job.forecast import Forecast
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 )
 @data_dir_option
 @set_option
-@runtime_option
+@goal_runtime_option
 @json_option
 def command(
     *, recipe: Path, out: Path | None, data_dir: Path | None, settings: tuple[str, ...], runtime: str | None, as_json: bool

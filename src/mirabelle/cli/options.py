@@ -36,10 +36,12 @@ track_option = click.option(
 )
 
 
+_RUNTIMES = '"onnxruntime", "onnxruntime_extended", "openvino" (float32) or "openvino_bf16"'
 runtime_option = click.option(
-    "--runtime",
-    metavar="NAME",
-    help='Runtime: "onnxruntime", "onnxruntime_extended", "openvino" (float32) or "openvino_bf16"; by default ONNX Runtime.',
+    "--runtime", metavar="NAME", help=f"Runtime: {_RUNTIMES}; by default that of the run, or else ONNX Runtime."
+)
+goal_runtime_option = click.option(
+    "--runtime", metavar="NAME", help=f'Runtime of the goal: {_RUNTIMES}, or "fastest"; by default ONNX Runtime.'
 )
 trust_option = click.option(
     "--trust",

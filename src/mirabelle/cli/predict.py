@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def command(file: Path, inputs: tuple[Path, ...], top: int, runtime: str | None, *, as_json: bool) -> int:
     """Print the predictions of the model in FILE for each INPUT, with its stored preprocessing and class names.
 
-    FILE is an .onnx or .mira file, or the folder of a run; it runs in ONNX Runtime, or in --runtime. INPUT is an image, a
+    FILE is an .onnx or .mira file, or the folder of a run; it runs in --runtime, or the one of the run. INPUT is an image, a
     recording (.wav), a folder of either, a .csv file with one sample per row, a .txt file with one text per line (text pairs,
     or a question and its paragraph, separated by a tab), a file of texts like that of the training (.tsv, .jsonl, .csv, .conll
     or questions in .json; labels are not read), or a .npy file with one preprocessed sample or a batch. A causal language model
@@ -36,7 +36,7 @@ def command(file: Path, inputs: tuple[Path, ...], top: int, runtime: str | None,
     """
     from mirabelle.artifact.prediction import Predictor
 
-    predictions = Predictor(file, runtime or "onnxruntime")(inputs, top)
+    predictions = Predictor(file, runtime)(inputs, top)
     if as_json:
         click.echo(json.dumps([prediction.to_data() for prediction in predictions], indent=2, allow_nan=False))
     else:

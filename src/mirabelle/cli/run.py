@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mirabelle.cli.options import data_dir_option, json_option, quiet_option, runtime_option, set_option, track_option, verbose
+from mirabelle.cli.options import (
+    data_dir_option,
+    goal_runtime_option,
+    json_option,
+    quiet_option,
+    set_option,
+    track_option,
+    verbose,
+)
 from mirabelle.errors import UserError, raise_all
 
 if TYPE_CHECKING:
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
 @data_dir_option
 @click.option("--seed", type=click.IntRange(min=0, max=(1 << 63) - 1), help="Override the seed of the recipe.")
 @set_option
-@runtime_option
+@goal_runtime_option
 @track_option
 @json_option
 @quiet_option

@@ -36,7 +36,7 @@ class Conditions:
             UserError: E160 if the runtime is not installed.
         """
         batch = goal.batch or 1
-        runtime = default_runtime() if goal.runtime is None else runtime_named(goal.runtime)
+        runtime = runtime_named(goal.runtime) if goal.runtime and goal.names_a_runtime else default_runtime()
         return Conditions(runtime, goal.threads or torch.get_num_threads(), batch, _inputs(task, max(batch, 2)))
 
     def load(self, onnx: bytes) -> Session:

@@ -19,7 +19,7 @@ from mirabelle.job.conditions import Conditions
 from mirabelle.job.digests import SHIPPED, digests_of
 from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps, with_model_outputs_as_targets
 from mirabelle.job.ended import result_of_ended, result_without_digests
-from mirabelle.job.fastest import fastest_of
+from mirabelle.job.fastest import fastest_of, kept_runtime
 from mirabelle.job.learned import constant_beside, with_teacher_that_learned
 from mirabelle.job.metric_trial import unknown_loss
 from mirabelle.job.notes import notes_of
@@ -277,8 +277,8 @@ def _conclude(ending: _Ending) -> Result:
     for name, gate in gates.items():
         run.event("gate", name=name, **gate.to_data())
 
-    run.working("evaluation on the test data in ONNX Runtime")
-    timed = Conditions.of(ending.goal, task)
+    timed = kept_runtime(ending.goal, Conditions.of(ending.goal, task), after.onnx, run)
+    run.working(f"evaluation on the test data in {timed.runtime.describe().title}")
     first = timed.load(before.onnx)
     start, start_scores = measure(ending.start.model, task, task.test, before, session=first)
     first.release()

@@ -23,9 +23,10 @@ _ALLOWED = {
 }
 
 ANY = "any"  # as a limit of the latency: the model may become slower
+FASTEST = "fastest"  # as a runtime: the one in which the compressed model is fastest
 RuntimeName = Literal[
-    "onnxruntime", "onnxruntime_extended", "openvino", "openvino_bf16"
-]  # the keys of mirabelle.runtime.RUNTIMES
+    "onnxruntime", "onnxruntime_extended", "openvino", "openvino_bf16", "fastest"
+]  # the keys of mirabelle.runtime.RUNTIMES, and FASTEST
 
 ROUNDING = 1e-9  # a metric over n samples is a multiple of 1/n; rounding errors of a subtraction must not matter
 
@@ -82,7 +83,9 @@ class Goal:
         batch: number of samples in the call that is timed; by default 1.
         threads: number of threads of this call; by default those of the run.
         runtime: the runtime for which the model is made: latency and the final metric are measured in it. By default ONNX
-            Runtime; "openvino" computes in float32, "openvino_bf16" in bfloat16 (`pip install 'mirabelle[openvino]'`).
+            Runtime; "openvino" computes in float32, "openvino_bf16" in bfloat16 (`pip install 'mirabelle[openvino]'`). With
+            "fastest", steps are judged in ONNX Runtime, and the result in the installed runtime in which it is fastest, of
+            those that compute as the file says (all but "openvino_bf16").
 
     Raises:
         UserError: E113 if a limit cannot be read.
@@ -102,6 +105,11 @@ class Goal:
     batch: Count | None = None
     threads: Count | None = None
     runtime: RuntimeName | None = None
+
+    @property
+    def names_a_runtime(self) -> bool:
+        """Whether one runtime is asked for by its name."""
+        return self.runtime not in (None, FASTEST)
 
     def __post_init__(self) -> None:
         readers: dict[str, Callable[[Any], object]] = {"max_drop": _drop, "metric": _fraction}
