@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mirabelle import Run, Task, load, quantize, save
 from mirabelle.quantize.batch_norm_folding import FoldedNorm, folded
-from mirabelle.quantize.surroundings import Consumer, surroundings
+from mirabelle.quantize.surroundings import Consumer, Flow
 from mirabelle.runtime.export import export
 from mirabelle.sources.models.native import plain_tensors
 
@@ -67,7 +67,7 @@ def task() -> Task:
 def consumers(model: nn.Module, task: Task, run: Run) -> Mapping[str, Consumer]:
     """Of all layers."""
     layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-    return surroundings(model, layers, task.example(), run).consumers
+    return Flow.of(model, task.example(), run).around(layers).consumers
 
 
 def test_a_norm_is_folded_where_it_alone_reads_a_layer(net: Net, task: Task, run: Run) -> None:

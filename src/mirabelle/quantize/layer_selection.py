@@ -76,7 +76,9 @@ def opened(model: nn.Module, step: Quantizes, run: Run | None = None) -> nn.Modu
     return with_plain_attention(with_plain_weights(model, run), step.include, step.exclude)
 
 
-def told(given: nn.Module, model: nn.Module, step: Quantizes, task: Task, run: Run) -> tuple[str, ...]:
+def told(
+    given: nn.Module, model: nn.Module, step: Quantizes, task: Task, run: Run, *, floating: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
     """Record which layers a step quantized and what stays in floating point and why; the same as sentences.
 
     Args:
@@ -85,6 +87,7 @@ def told(given: nn.Module, model: nn.Module, step: Quantizes, task: Task, run: R
         step: its settings `include` and `exclude` and its kinds of layers say why something was left.
         task: gives example inputs.
         run: of the step.
+        floating: name of each layer and value that the step measured and left in floating point -> why.
     """
     from mirabelle.model.architecture import replaced_module_names, replaced_modules
     from mirabelle.model.left_alone import tell_left_alone
@@ -97,7 +100,10 @@ def told(given: nn.Module, model: nn.Module, step: Quantizes, task: Task, run: R
     read = read_but_not_called(model, candidates, task.example())
     known = dict.fromkeys(read, "the model reads its weight without calling it")
     known |= left_with_ties(model, step.layers(), step.exclude)
+    known |= floating or {}
     reasons = why_in_floating_point(model, step.layers(), step.include, step.exclude, known)
+    modules = dict(model.named_modules())
+    reasons |= {name: why for name, why in (floating or {}).items() if name not in modules}  # values between layers
     left = tell_left_alone(run, model, task.example(), reasons, "products of activations stay in floating point")
     tied = [f"{', '.join(names)} share one table of codes" for names in groups_of_codes(model, given)]
     tied += separated(model, given)

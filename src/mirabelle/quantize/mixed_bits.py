@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from mirabelle.allocation.knapsack import Constraint, Table, allocate
 from mirabelle.calibration.samples import CalibrationSamples, SampleBatches
-from mirabelle.errors import UserError
 from mirabelle.model.state import copied, memory_of, tensors_of_module
 from mirabelle.numerics import affine
 from mirabelle.quantize.bits import MixedBits
 from mirabelle.quantize.dense_layers import WEIGHTED, weight_of
+from mirabelle.quantize.output_change import OutputChange
 from mirabelle.run.run import Run
-from mirabelle.task.batch import call, tensors_of
 from mirabelle.task.goal import limit_of
 from mirabelle.task.task import Task
 
 _SCALE_BYTES, _FLOAT_BYTES = 2, 4
+_MOST_CHANGE = 1e6  # for outputs that are not finite: the search needs numbers
 
 
 def bits_of_layers(
@@ -88,7 +88,7 @@ def _chosen(mixed: MixedBits, model: nn.Module, names: Sequence[str], samples: C
 def output_changes(
     model: nn.Module, weights: Mapping[str, Tensor], choices: Sequence[int], batches: SampleBatches
 ) -> dict[str, list[float]]:
-    """For each weight and each number of bits: Σ (y − ŷ)² / Σ (y − ȳ)² of the outputs if this weight alone is rounded.
+    """For each weight and each number of bits: the change of the outputs, as `OutputChange`, if this weight alone is rounded.
 
     Args:
         model: in eval mode; its weights are changed for the time of a measurement.
@@ -99,18 +99,13 @@ def output_changes(
     Raises:
         UserError: E121 if outputs are not finite.
     """
-    dense = _outputs(model, batches)
-    spread = sum(float((y - y.mean(0)).square().sum()) for y in dense) or 1.0
-    if not np.isfinite(spread):
-        raise UserError("E121", "the outputs of the model are not finite on the calibration data", "mend the model or the data")
+    change = OutputChange(model, batches)
     found: dict[str, list[float]] = {}
     for name, weight in weights.items():
         found[name] = []
         for bits in choices:
             with _rounded(weight, bits):
-                rounded = _outputs(model, batches)
-            change = sum(float((y - z).square().sum()) for y, z in zip(dense, rounded, strict=True)) / spread
-            found[name].append(change if np.isfinite(change) else 1e6)
+                found[name].append(min(change.of(model), _MOST_CHANGE))
     return found
 
 
@@ -147,10 +142,3 @@ def _rounded(weight: Tensor, bits: int) -> Iterator[None]:
             yield
         finally:
             weight.copy_(before)
-
-
-@torch.no_grad()
-def _outputs(model: nn.Module, batches: SampleBatches) -> list[Tensor]:
-    """Each floating-point output for all samples, in float32."""
-    parts = [[y.float() for y in tensors_of(call(model, inputs)) if y.is_floating_point()] for inputs in batches]
-    return [torch.cat(same) for same in zip(*parts, strict=True)]

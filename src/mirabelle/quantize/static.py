@@ -15,8 +15,13 @@ from mirabelle.records.record import Count, Patterns, record
 from mirabelle.step import Preview, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import nn
 
+    from mirabelle.calibration.ranges import Range
+    from mirabelle.quantize.sensitivity import Floating
+    from mirabelle.quantize.static_plan import Planner
     from mirabelle.run.run import Run
     from mirabelle.task.batch import Batch
     from mirabelle.task.task import Task
@@ -48,11 +53,16 @@ class Static:
         samples: number of training samples for the calibration.
         weight_bits: bits per weight, 2 to 8, or a table `{size, choices, samples}` for bits of each layer within a size (see
             `MixedBits`); codes are stored as int8 in ONNX, and fewer bits make the packed file smaller.
+        max_damage: most change of the outputs, Σ (y − ŷ)² / Σ (y − ȳ)², such as 0.01, on up to 128 of the samples; of several
+            outputs the mean of their changes. Layers and rounded values are left in floating point, those first whose
+            quantization alone changes the outputs most, until the change of the whole model is within the limit. Labels are
+            not needed. None for no limit.
         include: patterns of module names; by default all layers of these classes.
         exclude: patterns of names of modules that stay in floating point.
 
     Raises:
-        UserError: E110 for a value out of range; E112 if a pattern matches nothing, or no layer is selected; E121 if a layer
+        UserError: E110 for a value out of range; E111 for `max_damage` with bits within a size; E112 if a pattern matches
+            nothing, or no layer is selected; E114 if `max_damage` is not met with a single layer; E121 if a layer
             did not run on the calibration data or saw a value that is not finite, or for a rewritten program without layers.
 
     Example:
@@ -68,20 +78,26 @@ class Static:
     percentile: Annotated[float, Field(gt=0, le=100)] = 99.99
     samples: Count = 1000
     weight_bits: Bits | MixedBits = 8
+    max_damage: Annotated[float, Field(gt=0)] | None = None
     include: Patterns = ()
     exclude: Patterns = ()
 
+    def __post_init__(self) -> None:
+        if self.max_damage is not None and isinstance(self.weight_bits, MixedBits):
+            message = "max_damage leaves layers in floating point, which takes the bytes that bits within a size save"
+            raise UserError("E111", message, "give one number of bits, or leave max_damage out", path=("max_damage",))
+
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         model = opened(model, self, run)
-        quantized = self._quantized(model, task, run)
-        told(model, quantized, self, task, run)
+        quantized, floating = self._quantized(model, task, run)
+        self._told(model, quantized, floating, task, run)
         return quantized
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         model = opened(model, self)
         few = dataclasses.replace(self, samples=min(self.samples, _BATCH))
-        quantized = few._quantized(model, task, run, most_samples_for_bits=_PREVIEWED)
-        return Preview(quantized, told(model, quantized, self, task, run))
+        quantized, floating = few._quantized(model, task, run, measured=_PREVIEWED)
+        return Preview(quantized, self._told(model, quantized, floating, task, run))
 
     def layers(self) -> tuple[type[nn.Module], ...]:
         from mirabelle.model.turned_linear import turned_linear
@@ -89,67 +105,47 @@ class Static:
 
         return (*LINEAR_AND_CONVOLUTION, *turned_linear())
 
-    def _quantized(self, model: nn.Module, task: Task, run: Run, most_samples_for_bits: int | None = None) -> nn.Module:
-        from mirabelle.calibration.ranges import activation_ranges
-        from mirabelle.model.architecture import replace_module
-        from mirabelle.model.call_results import with_call_results
-        from mirabelle.model.state import copied
-        from mirabelle.model.ties import all_names
-        from mirabelle.quantize.batch_norm_folding import FoldedNorm, folded
-        from mirabelle.quantize.layers import RoundedValue, StaticLayer, WeightLayer, least_scale_of
+    def _quantized(
+        self, model: nn.Module, task: Task, run: Run, measured: int | None = None
+    ) -> tuple[nn.Module, Floating | None]:
+        """The model, and what stays in floating point by `max_damage`; a preview measures on few samples."""
         from mirabelle.quantize.mixed_bits import bits_of_layers
-        from mirabelle.quantize.reading import read_but_not_called
-        from mirabelle.quantize.surroundings import Consumer, surroundings
-        from mirabelle.quantize.tied_weights import is_plain, tie_codes, with_ties
+        from mirabelle.quantize.sensitivity import MEASURED, floating_within
+
+        planner = self._planner(model, task, run)
+        if self.max_damage is None or isinstance(self.weight_bits, MixedBits):
+            plan = planner.plan()
+            bits = bits_of_layers(self.weight_bits, planner.dense, plan.coded, task, run, most_samples=measured)
+            return planner.converted(plan, bits), None
+        samples, preview = measured or min(self.samples, MEASURED), measured is not None
+        floating = floating_within(self.max_damage, planner, self.weight_bits, task, run, samples=samples, preview=preview)
+        plan = planner.plan(floating.damages)
+        return planner.converted(plan, dict.fromkeys(plan.coded, self.weight_bits)), floating
+
+    def _told(self, model: nn.Module, quantized: nn.Module, floating: Floating | None, task: Task, run: Run) -> tuple[str, ...]:
+        if floating is None or self.max_damage is None:
+            return told(model, quantized, self, task, run)
+        notes = floating.notes(self.max_damage)
+        run.event("damage", notes=notes)
+        return (*told(model, quantized, self, task, run, floating=floating.reasons(self.max_damage)), *notes)
+
+    def _planner(self, model: nn.Module, task: Task, run: Run) -> Planner:
+        from mirabelle.calibration.ranges import activation_ranges
+        from mirabelle.model.state import copied
+        from mirabelle.quantize.static_plan import Planner
+        from mirabelle.quantize.surroundings import Flow
+        from mirabelle.quantize.tied_weights import is_plain, with_ties
 
         model = copied(model).eval()
-        names = all_names(model)
         chosen = layers_for(model, self.layers(), self.include, self.exclude)
         chosen = {name: module for name, module in chosen.items() if is_plain(module)}
         selection = with_ties(model, chosen, self.layers(), self.exclude)
-        chosen = dict(selection.layers)
-        around = surroundings(model, chosen, task.example(), run)
-        outputs = {name: found.output_of(name) for name, found in around.consumers.items() if found.rounds_for(chosen)}
-        places = [around.place(number) for number in around.rounded]
-        if places:
-            model = with_call_results(model, around.calls, around.rounded)
-        values = outputs | {place: f"{place}:output" for place in places}
-        seen = [*chosen, *values.values()]
-        ranges = activation_ranges(model, seen, self._batches(task, run), self.calibration, self.percentile)
-        ranges |= {name: ranges[values[read]] for name, read in around.inputs.items() if name in ranges}
-        running = selection.running(ranges)
-        silent = chosen.keys() - running.layers.keys() - running.readers.keys()
-        unused = sorted(silent - read_but_not_called(model, silent, task.example()))
-        if unused:
-            raise UserError("E121", f'layer "{unused[0]}" never ran on the calibration data', f'exclude = ["{unused[0]}"]')
-        coded = [*running.layers, *running.readers]
-        bits = bits_of_layers(self.weight_bits, model, coded, task, run, most_samples=most_samples_for_bits)
-        least = {name: least_scale_of(dense, ranges[name]) for name, dense in running.layers.items()}
-        for name, dense in running.layers.items():
-            after = around.consumers.get(name, Consumer())
-            norm = after.norm
-            joined = dense if norm is None else folded(dense, model.get_submodule(norm))
-            layer = StaticLayer.quantized(
-                joined,
-                ranges[name],
-                ranges[outputs[name]] if name in outputs else None,
-                least_scale=running.largest(least, name),
-                weight_bits=bits[name],
-                bias=dense.bias is None and norm is not None,
-                output=after.output if name in outputs else "",
-                reads=around.inputs.get(name, ""),
-            )
-            model = replace_module(model, name, layer)
-            if norm is not None:
-                nothing = FoldedNorm(model.get_submodule(norm), of=name, bias=dense.bias is None)
-                model = replace_module(model, norm, nothing)
-        for name, dense in running.readers.items():
-            layer_of_codes = WeightLayer.quantized(dense, bits[name], least_scale=running.largest(least, name))
-            model = replace_module(model, name, layer_of_codes)
-        for place in places:
-            value = RoundedValue.quantized(model.get_submodule(place), ranges[values[place]])
-            model = replace_module(model, place, value)
-        return tie_codes(model, names, running)
+        batches = self._batches(task, run)
+
+        def observe(dense: nn.Module, names: Iterable[str]) -> dict[str, Range]:
+            return activation_ranges(dense, names, batches, self.calibration, self.percentile)
+
+        return Planner(model, selection, Flow.of(model, task.example(), run), observe, task.example())
 
     def _batches(self, task: Task, run: Run) -> list[Batch]:
         """The calibration data: training samples drawn with the seed of the run, in batches."""

@@ -91,44 +91,77 @@ class Surroundings:
     rounded: tuple[int, ...] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
 
-    def place(self, number: int) -> str:
-        """The name of the module for the result of a call."""
-        return f"{HOLDER}.{place_of(self.calls, number)}"
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The names of the modules for the rounded results of calls."""
+        return tuple(f"{HOLDER}.{place_of(self.calls, number)}" for number in self.rounded)
 
 
-def surroundings(model: nn.Module, chosen: Collection[str], example: Batch, run: Run) -> Surroundings:
-    """What stands around the chosen layers of a model.
-
-    Layers and norms that run several times or share their tensors, and norms without running statistics, are omitted. The
-    result is empty if the model has neither convolutions nor batch norms, or if it cannot be traced, which the run records.
+class Flow:
+    """The traced program of a model, which tells what stands around its layers; nothing, if there is none.
 
     Args:
-        model: is not changed.
-        chosen: names of the layers that are quantized.
-        example: the batch.
-        run: records why a model has no trace.
+        program: without the nodes that tell the numbers of calls; None if the model has neither convolutions nor batch norms,
+            or cannot be traced.
+        calls: functions that the model calls, as in `model.call_results`.
+        numbers: node -> number of the call that gives it.
+        modules: of the model, by name.
     """
-    modules = dict(model.named_modules())
-    if not any(isinstance(module, (_BatchNorm, *CONVOLUTIONS)) for module in modules.values()):
-        return Surroundings()
-    calls = () if hasattr(model, HOLDER) else calls_of(copied(model), example.inputs)
-    args, kwargs = arguments_of(example.inputs)
-    try:
-        program = traced(_numbered(model, calls), args, kwargs)
-    except UserError as error:
-        run.event("decision", name="surroundings", value=f"not known: {error.message}")
-        return Surroundings()
-    reading = _Reading(program, modules, chosen)
-    rounded = reading.rounded()
-    named = {end: f"{HOLDER}.{place_of(calls, reading.numbers[end])}" for end in rounded.values()}
-    named |= {reading.ends[name]: name for name, found in reading.consumers.items() if found.rounds_for(chosen)}
-    read = {name: named.get(_source(Call.of(node)["input"])) for name, node in reading.nodes.items()}
-    return Surroundings(
-        reading.consumers,
-        calls,
-        tuple(sorted(reading.numbers[end] for end in rounded.values())),
-        {name: value for name, value in read.items() if value is not None},
-    )
+
+    def __init__(
+        self,
+        program: Program | None,
+        calls: tuple[str, ...] = (),
+        numbers: Mapping[fx.Node, int] | None = None,
+        modules: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        self._program, self._calls, self._numbers, self._modules = program, calls, numbers or {}, modules or {}
+
+    @classmethod
+    def of(cls, model: nn.Module, example: Batch, run: Run) -> Flow:
+        """Trace a model.
+
+        Args:
+            model: is not changed.
+            example: the batch.
+            run: records why a model has no trace.
+        """
+        modules = dict(model.named_modules())
+        if not any(isinstance(module, (_BatchNorm, *CONVOLUTIONS)) for module in modules.values()):
+            return cls(None)
+        calls = () if hasattr(model, HOLDER) else calls_of(copied(model), example.inputs)
+        args, kwargs = arguments_of(example.inputs)
+        try:
+            program = traced(_numbered(model, calls), args, kwargs)
+        except UserError as error:
+            run.event("decision", name="surroundings", value=f"not known: {error.message}")
+            return cls(None)
+        return cls(program, calls, _numbers_of(program.graph), modules)
+
+    def around(self, chosen: Collection[str], floating: Collection[str] = ()) -> Surroundings:
+        """What stands around the chosen layers.
+
+        Layers and norms that run several times or share their tensors, and norms without running statistics, are omitted.
+
+        Args:
+            chosen: names of the layers that are quantized.
+            floating: names of places of results of calls that are not to be rounded.
+        """
+        if self._program is None:
+            return Surroundings()
+        places = {node: f"{HOLDER}.{place_of(self._calls, number)}" for node, number in self._numbers.items()}
+        numbers = {node: number for node, number in self._numbers.items() if places[node] not in floating}
+        reading = _Reading(self._program, numbers, self._modules, chosen)
+        rounded = reading.rounded()
+        named = {end: places[end] for end in rounded.values()}
+        named |= {reading.ends[name]: name for name, found in reading.consumers.items() if found.rounds_for(chosen)}
+        read = {name: named.get(_source(Call.of(node)["input"])) for name, node in reading.nodes.items()}
+        return Surroundings(
+            reading.consumers,
+            self._calls,
+            tuple(sorted(numbers[end] for end in rounded.values())),
+            {name: value for name, value in read.items() if value is not None},
+        )
 
 
 @torch.library.custom_op("mirabelle::numbered", mutates_args=())
@@ -168,9 +201,11 @@ def _numbered(model: nn.Module, calls: tuple[str, ...]) -> nn.Module:
 class _Reading:
     """Follows the outputs of layers through a traced program."""
 
-    def __init__(self, program: Program, modules: Mapping[str, nn.Module], chosen: Collection[str]) -> None:
+    def __init__(
+        self, program: Program, numbers: Mapping[fx.Node, int], modules: Mapping[str, nn.Module], chosen: Collection[str]
+    ) -> None:
         self._program, self._modules = program, modules
-        self.numbers = _numbers_of(program.graph)  # node -> number of the call that gives it
+        self.numbers = numbers  # node -> number of the call whose result may be rounded
         nodes = {self._layer(node): node for node in program.graph.nodes}
         self.nodes = {name: node for name, node in nodes.items() if name is not None and name in chosen}
         self._names = {node: name for name, node in self.nodes.items()}

@@ -48,6 +48,11 @@ class Selection:
         """Whether a layer shares its weight with one that computes in floating point."""
         return any(other in self.readers for other in self.group_of(name))
 
+    def without(self, names: Collection[str]) -> Selection:
+        """The part without some layers, of which those that share a weight are all named."""
+        layers = {name: layer for name, layer in self.layers.items() if name not in names}
+        return self.running(layers)
+
     def running(self, ran: Collection[str]) -> Selection:
         """The part that runs: a layer that never does reads the codes of one that does, and is left out without one."""
         layers = {name: layer for name, layer in self.layers.items() if name in ran}

@@ -1,0 +1,70 @@
+"""How much a change of a model changes its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mirabelle.calibration.samples import SampleBatches
+from mirabelle.errors import UserError
+from mirabelle.model.edits import put
+from mirabelle.task.batch import call, tensors_of
+
+
+class OutputChange:
+    """The change of outputs against those of a model: Σ (y − ŷ)² / Σ (y − ȳ)², with ȳ the mean over the samples.
+
+    Of several outputs it is the mean of their changes, so that none counts more for its scale. Labels are not needed.
+
+    Args:
+        model: in eval mode.
+        batches: inputs.
+
+    Raises:
+        UserError: E121 if outputs are not finite, or none is in floating point.
+    """
+
+    def __init__(self, model: nn.Module, batches: SampleBatches) -> None:
+        self._batches = batches
+        self._outputs = _outputs(model, batches)
+        self._spreads = [float((y - y.mean(0)).square().sum()) for y in self._outputs]
+        if not self._outputs or not np.isfinite(self._spreads).all():
+            what = "not finite" if self._outputs else "not in floating point"
+            message = f"the outputs of the model are {what} on the calibration data"
+            raise UserError("E121", message, "mend the model or the data")
+
+    def of(self, changed: nn.Module) -> float:
+        """The change of the outputs of another model, for the same inputs; infinite if they are not finite."""
+        pairs = zip(self._outputs, _outputs(changed, self._batches), self._spreads, strict=True)
+        change = float(np.mean([float((y - z).square().sum()) / (spread or 1.0) for y, z, spread in pairs]))
+        return change if np.isfinite(change) else float("inf")
+
+
+@contextmanager
+def standing_in(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[nn.Module]:
+    """A context in which modules stand in the places of others, without a record; gives the model to call."""
+    names = {
+        name: [other for other, same in model.named_modules(remove_duplicate=False) if same is model.get_submodule(name)]
+        for name in modules
+    }
+    before = {name: model.get_submodule(name) for name in modules}
+    changed = model
+    try:
+        for name, module in modules.items():
+            changed = put(changed, names[name], module)
+        yield changed
+    finally:
+        for name, module in before.items():
+            if name:
+                put(model, names[name], module)
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, batches: SampleBatches) -> list[Tensor]:
+    """Each floating-point output for all samples, in float32."""
+    parts = [[y.float() for y in tensors_of(call(model, inputs)) if y.is_floating_point()] for inputs in batches]
+    return [torch.cat(same) for same in zip(*parts, strict=True)]
