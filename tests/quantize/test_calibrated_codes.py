@@ -16,7 +16,7 @@ from mirabelle.calibration.layer_moments import change_by_moments
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of, replaced_modules
 from mirabelle.numerics.group_codes import Grid, nearest
-from mirabelle.quantize.calibrated_codes import Method, fitted_matrix
+from mirabelle.quantize.calibrated_codes import Method, enough_samples, fitted_matrix
 from mirabelle.run.journal import read_events
 from mirabelle.runtime.export import export
 from mirabelle.runtime.gates import torch_equals_onnx
@@ -154,3 +154,31 @@ def test_masked_tokens_do_not_count() -> None:
     change_by_moments(model, batches, {"linear": (layer, Columns(layer))}, lambda _, moments: seen.append(moments))
     due = x[mask == 1].double()
     torch.testing.assert_close(seen[0][0], due.T @ due / len(due))
+
+
+class OfTokens(nn.Module):
+    """A linear layer on each token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(300, 2)
+
+    def forward(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        return (self.layer(states) * attention_mask[..., None]).sum(1)
+
+
+def test_samples_are_counted_by_the_rows_of_the_widest_layer() -> None:
+    """8 rows for each column: one of a sample, of each token that counts, or of each place of a convolution."""
+    method = Method("gptq", Grid(4), 128)
+
+    def enough(model: nn.Module, inputs: Any, *names: str) -> int:
+        few = CalibrationSamples.of([inputs]).for_model(model)
+        return enough_samples(model, {name: model.get_submodule(name) for name in names}, few, method)
+
+    assert enough(nn.Sequential(nn.Linear(100, 3)), torch.randn(8, 100), "0") == 8 * 100
+    assert enough(nn.Sequential(nn.Linear(9, 3)), torch.randn(8, 9), "0") == 128
+    assert enough(nn.Sequential(nn.Linear(9000, 3)), torch.randn(8, 9000), "0") == 4096
+    assert enough(nn.Sequential(nn.Conv2d(20, 3, 3)), torch.randn(8, 20, 4, 4), "0") == 8 * 180 // 4
+    mask = torch.ones(8, 6).long()
+    mask[:, 2:] = 0
+    assert enough(OfTokens(), {"states": torch.randn(8, 6, 300), "attention_mask": mask}, "layer") == 8 * 300 // 2

@@ -14,8 +14,9 @@ from mirabelle.calibration.passes import layer_by_layer
 from mirabelle.calibration.samples import SampleBatches
 from mirabelle.errors import UserError
 from mirabelle.model.watch import LayerRun, watch
-from mirabelle.task.batch import Inputs
+from mirabelle.task.batch import Inputs, tensors_of
 
+_ROWS_OF_A_COLUMN, _FEWEST, _MOST = 8, 128, 4096
 _EXACT_COLUMNS = 2048  # moments of wider layers are computed in float32, which halves memory and time
 
 
@@ -60,6 +61,28 @@ def runs_of(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs) -
 
     watch(model, [inputs], layers, before=count)
     return runs
+
+
+def samples_needed(model: nn.Module, few: SampleBatches, layers: Mapping[str, tuple[nn.Module, Columns]]) -> int:
+    """How many samples give the layers 8 rows for each column of theirs, from 128 to 4,096.
+
+    With fewer rows, moments tell of the samples that were drawn more than of the data.
+
+    Args:
+        model: runs on the samples.
+        few: samples by which the rows of one sample are counted; masked tokens do not count.
+        layers: by name, with what they are as matrix products.
+    """
+    rows, masked = Counter[str](), _Masked(few)
+
+    def count(run: LayerRun) -> None:
+        if run.input is not None:
+            rows[run.name] += layers[run.name][1].rows_in(masked.read(run.input))
+
+    watch(model, masked, {name: layer for name, (layer, _) in layers.items()}, before=count)
+    drawn = sum(len(next(iter(tensors_of(inputs)))) for inputs in few)
+    needed = [-(-_ROWS_OF_A_COLUMN * layers[name][1].width * drawn // seen) for name, seen in rows.items() if seen]
+    return min(max([_FEWEST, *needed]), _MOST)
 
 
 class _Masked:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.calibration.columns import Columns, columns_of
-from mirabelle.calibration.layer_moments import change_by_moments, runs_of
+from mirabelle.calibration.layer_moments import change_by_moments, runs_of, samples_needed
 from mirabelle.calibration.samples import SampleBatches
 from mirabelle.model.turned_linear import turned_linear
 from mirabelle.numerics.compensation import Rounding, compensated, inverse_factor
 from mirabelle.numerics.group_codes import Grid, GroupCodes, decoded, nearest
 from mirabelle.quantize.dense_layers import weight_of
+from mirabelle.task.batch import Inputs
 
 _EXPONENTS = 20  # of the scales of inputs: 0, 1/20, … 19/20
 _WORTH = 0.02  # a scale of inputs costs a product at inference: it must lower the error by this share
@@ -83,18 +84,8 @@ def calibrated_codes(
         UserError: E131 if inputs of a layer are NaN or infinite.
     """
     found, zeros = Calibration(), set(pruned)
-    runs = runs_of(model, layers, next(iter(batches)))
-    chosen: dict[str, tuple[nn.Module, Columns]] = {}
-    for name, layer in layers.items():
-        columns = _columns(layer)
-        if columns is None:
-            found.left[name] = "it looks rows up, which weighs no columns"
-        elif method.name == "awq" and not isinstance(columns.layer, nn.Linear):
-            found.left[name] = "only inputs of linear layers are scaled"
-        elif runs[name] != 1:
-            found.left[name] = "it never runs" if not runs[name] else "it runs more than once"
-        else:
-            chosen[name] = layer, columns
+    chosen, left = _calibrated(model, layers, next(iter(batches)), method)
+    found.left.update(left)
 
     def change(name: str, moments: Tensor) -> None:
         columns = chosen[name][1]
@@ -102,6 +93,38 @@ def calibrated_codes(
 
     change_by_moments(model, batches, chosen, change)
     return found
+
+
+def enough_samples(model: nn.Module, layers: Mapping[str, nn.Module], few: SampleBatches, method: Method) -> int:
+    """How many samples the codes of layers are to be chosen by (see `samples_needed`).
+
+    Args:
+        model: runs on the samples.
+        layers: by name, as in `calibrated_codes`.
+        few: samples, by which the rows of one sample are counted.
+        method: of choosing.
+    """
+    return samples_needed(model, few, _calibrated(model, layers, next(iter(few)), method)[0])
+
+
+def _calibrated(
+    model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs, method: Method
+) -> tuple[dict[str, tuple[nn.Module, Columns]], dict[str, str]]:
+    """The layers that can be calibrated, as matrix products, and for the others the reason why not."""
+    runs = runs_of(model, layers, inputs)
+    chosen: dict[str, tuple[nn.Module, Columns]] = {}
+    left: dict[str, str] = {}
+    for name, layer in layers.items():
+        columns = _columns(layer)
+        if columns is None:
+            left[name] = "it looks rows up, which weighs no columns"
+        elif method.name == "awq" and not isinstance(columns.layer, nn.Linear):
+            left[name] = "only inputs of linear layers are scaled"
+        elif runs[name] != 1:
+            left[name] = "it never runs" if not runs[name] else "it runs more than once"
+        else:
+            chosen[name] = layer, columns
+    return chosen, left
 
 
 def _changed(columns: Columns, moments: Tensor, method: Method, *, keeps_zeros: bool) -> Fitted:

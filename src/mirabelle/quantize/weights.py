@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _PLAIN_BITS = 8  # with which each output has one scale by default
 _GROUP = 128
+_COUNTED = 32  # samples by which the tokens of a sample are counted
 _KERNEL_BITS, _KERNEL_GROUPS = (3, 4), (16, 32, 64, 128, 256)
 
 
@@ -64,7 +65,8 @@ class Weights:
         zero_points: a zero point for each group, for up to 7 bits; helps where weights of a group are all of one sign.
         method: "nearest", "gptq" or "awq".
         clipping: narrow the range of a group to the one with the smallest squared error.
-        samples: number of training samples for "gptq" and "awq"; their labels are not used.
+        samples: number of training samples for "gptq" and "awq"; their labels are not used. By default as many as have 8
+            tokens, positions or samples for each column of the widest layer, from 128 to 4,096.
         damping: for "gptq", share of the mean of the moments' diagonal that is added to it, > 0.
         activation_order: for "gptq", round the columns of the largest inputs first, with the scales of the weights before.
         kernel: how linear layers are computed in ONNX Runtime: "float", "MatMulNBits", or the faster of both as "measured"
@@ -98,7 +100,7 @@ class Weights:
     zero_points: bool = False
     method: Literal["nearest", "gptq", "awq"] = "nearest"
     clipping: bool = True
-    samples: Count = 128
+    samples: Count | None = None
     damping: Positive = 0.01
     activation_order: bool = False
     kernel: Literal["float", "MatMulNBits", "measured"] = "float"
@@ -167,11 +169,10 @@ class Weights:
         from mirabelle.calibration.samples import CalibrationSamples
         from mirabelle.model.architecture import architecture_of
         from mirabelle.numerics.group_codes import Grid
-        from mirabelle.quantize.calibrated_codes import Method, calibrated_codes
+        from mirabelle.quantize.calibrated_codes import Method, calibrated_codes, enough_samples
 
         assert self.method != "nearest", "which needs no samples"
         own = {name: layer for name, layer in selection.layers.items() if len(selection.group_of(name)) == 1}
-        drawn = CalibrationSamples.drawn(task.train, self.samples, run.seed_for("calibration"))
         method = Method(
             self.method,
             Grid(self.weight_bits, zero_points=self.zero_points, clipping=self.clipping),
@@ -179,6 +180,9 @@ class Weights:
             self.damping,
             by_activation=self.activation_order,
         )
+        seed = run.seed_for("calibration")
+        few = CalibrationSamples.drawn(task.train, _COUNTED, seed).for_model(model)
+        drawn = CalibrationSamples.drawn(task.train, self.samples or enough_samples(model, own, few, method), seed)
         found = calibrated_codes(model, own, drawn.for_model(model), method, pruned=architecture_of(model).pruned)
         left = found.left | {name: "it shares its weight" for name in selection.layers if name not in own}
         errors = {name: [round(error, 8) for error in one.errors] for name, one in found.layers.items()}
