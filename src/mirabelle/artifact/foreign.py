@@ -12,13 +12,13 @@ from onnx import ModelProto
 from mirabelle.artifact.codecs import Codec
 from mirabelle.artifact.mira import pack, unpack
 from mirabelle.artifact.reading import model_of
-from mirabelle.artifact.skeleton import is_plain
 from mirabelle.errors import UserError
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.drawn_inputs import GivenInput, accepted_inputs
 from mirabelle.runtime.gates import Gate, same_bytes
 from mirabelle.runtime.runtime import default_runtime
 from mirabelle.runtime.signature import signature_of
+from mirabelle.runtime.skeleton import is_plain
 
 _KEPT_METADATA = ("labels", "preprocessing", "decision")
 

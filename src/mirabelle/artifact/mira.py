@@ -28,9 +28,9 @@ from mirabelle.artifact.codecs.codec import CODECS, EstimatedCodec, Symbols
 from mirabelle.artifact.codecs.counts import byte_counts
 from mirabelle.artifact.codecs.deflate import deflate, inflate
 from mirabelle.artifact.codecs.varint import Reader, write_varints
-from mirabelle.artifact.skeleton import split
 from mirabelle.errors import UserError
 from mirabelle.run.machine import usable_memory
+from mirabelle.runtime.skeleton import split
 
 MAGIC, VERSION = b"MIRA", 0
 _DIGEST = 16

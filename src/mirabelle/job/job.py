@@ -5,7 +5,6 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -22,6 +21,7 @@ from mirabelle.job.ended import result_of_ended, result_without_digests
 from mirabelle.job.fastest import fastest_of, kept_runtime
 from mirabelle.job.learned import constant_beside, with_teacher_that_learned
 from mirabelle.job.metric_trial import unknown_loss
+from mirabelle.job.never_slower import Form, form_of
 from mirabelle.job.notes import notes_of
 from mirabelle.job.origins import known_of
 from mirabelle.job.processes import processes_of, record_process
@@ -225,7 +225,7 @@ def _origin(plan: JobPlan) -> Origin:
 def _start(plan: JobPlan, run: Run) -> tuple[Reached, list[StepResult]]:
     """The model to compress: the given one, or the one trained by the baseline."""
     if plan.baseline is None:
-        return Reached.given(plan.model), []
+        return Reached.given(plan.model, run.journal.document["fingerprint"]["model"]), []
     start, entry = _trained("baseline", plan.model, plan.baseline, plan.task, run)
     return start, [entry]
 
@@ -241,7 +241,10 @@ def _trained(name: str, model: nn.Module, training: Training, task: Task, run: R
     """Train a copy of the model without a teacher; the files of the training are in the subfolder steps/0-<name>."""
     place, alone = run.within(f"steps/0-{name}"), task.with_teacher(None)
     made_from = {"model": fingerprint(model), "teacher": None}
-    work = partial(fit, with_scale_of_targets(copied(model), alone), alone, training, place)
+
+    def work() -> Form:
+        return form_of(fit(with_scale_of_targets(copied(model), alone), alone, training, place), alone)
+
     return run_or_resume(name, place, lambda: model, alone, work, made_from=made_from)
 
 

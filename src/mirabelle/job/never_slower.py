@@ -14,6 +14,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import nn
 
@@ -57,16 +58,27 @@ def origin_after(step: Step, dense: nn.Module, place: Run) -> nn.Module:
 
 @dataclass
 class Form:
-    """A model with its ONNX file, which is exported when it is first needed."""
+    """A model with its ONNX file, which is exported when it is first needed.
+
+    Args:
+        model: the model.
+        export: writes its ONNX file.
+        known: the file, if it has been needed already.
+    """
 
     model: nn.Module
     export: Callable[[], bytes]
-    _onnx: bytes = b""
+    known: bytes = b""
 
     @property
     def onnx(self) -> bytes:
-        self._onnx = self._onnx or self.export()
-        return self._onnx
+        self.known = self.known or self.export()
+        return self.known
+
+
+def form_of(model: nn.Module, task: Task) -> Form:
+    """A model that has not been exported yet."""
+    return Form(model, partial(onnx_file, model, task))
 
 
 class Guard:
@@ -87,7 +99,7 @@ class Guard:
         self._conditions = self._conditions or Conditions.of(self.goal, self.task)
         return self._conditions
 
-    def kept(self, step: Step, before: Form, place: Run, make: Make) -> nn.Module:
+    def kept(self, step: Step, before: Form, place: Run, make: Make) -> Form:
         """The result of a step, without what made the model slower; the model before it if nothing is left.
 
         Args:
@@ -99,13 +111,13 @@ class Guard:
         trial = Trial(self, step, before, place, make)
         decision = str(place.decided(_DECISION) or trial.decide())
         if decision == _WHOLLY:
-            return before.model
+            return before
         names = tuple(json.loads(decision))
         if names in trial.made:
             return trial.made[names]
         if trial.made:  # what was told of an attempt is told anew
             place.event("begin", step=use_of(step))
-        return make(without(step, names))
+        return form_of(make(without(step, names)), self.task)
 
     def compare(self, before: Form, after: Form) -> tuple[Latency, Latency, Ratio, bool]:
         """(latency before, latency after, ratio after / before, whether it is slower than before, or than at the start).
@@ -156,7 +168,7 @@ class Trial:
     before: Form
     place: Run
     make: Make
-    made: dict[tuple[str, ...], nn.Module] = field(default_factory=dict)
+    made: dict[tuple[str, ...], Form] = field(default_factory=dict)
 
     def decide(self) -> str:
         """What is undone; nothing is measured, or decided, if the step leaves all operators as they are."""
@@ -170,10 +182,10 @@ class Trial:
         step = without(self.step, names)
         if _trains_for_speed(self.step):
             with tempfile.TemporaryDirectory() as folder:
-                model = step.preview(self.before.model, self.guard.task, Run(folder, seed=self.place.seed)).model
-        else:
-            model = self.made[names] = self.make(step)
-        return Form(model, lambda: onnx_file(model, self.guard.task))
+                preview = step.preview(self.before.model, self.guard.task, Run(folder, seed=self.place.seed))
+            return form_of(preview.model, self.guard.task)
+        self.made[names] = form_of(self.make(step), self.guard.task)
+        return self.made[names]
 
     def undone(self, first: Form) -> str:
         """Measure the result of the step, and the step without the layers that do not gain; what is undone, as text."""

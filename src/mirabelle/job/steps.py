@@ -18,9 +18,10 @@ from mirabelle.artifact.codecs.codec import Codec, codecs_named
 from mirabelle.artifact.folder import load_with_digest
 from mirabelle.artifact.mira import pack
 from mirabelle.errors import UserError
-from mirabelle.inspection.measure import Files, exported, measure, onnx_file
-from mirabelle.job.never_slower import Form, Guard, origin_after
-from mirabelle.model.state import fingerprint
+from mirabelle.inspection.measure import Files, measure, onnx_file
+from mirabelle.job.never_slower import Form, Guard, form_of, origin_after
+from mirabelle.model.architecture import architecture_of
+from mirabelle.model.state import fingerprint, same_tensors
 from mirabelle.model.ties import lost_ties
 from mirabelle.run import files
 from mirabelle.run.journal import read_events
@@ -43,17 +44,23 @@ class Reached:
         digest: of the model: its fingerprint, or that of the files from which it was loaded.
         files: its exported files, if this process has exported it already; `exported` keeps them here.
         onnx: its ONNX file alone, if only that has been needed so far.
+        loaded: whether `digest` is that of files.
     """
 
     model: nn.Module
     digest: str
     files: Files | None = None
     onnx: bytes = b""
+    loaded: bool = True
 
     @staticmethod
-    def given(model: nn.Module) -> Reached:
-        """A model with which a run begins."""
-        return Reached(model, fingerprint(model))
+    def given(model: nn.Module, known: str = "") -> Reached:
+        """A model with which a run begins; `known` is its fingerprint, if it is known."""
+        return Reached(model, known or fingerprint(model), loaded=False)
+
+    def fingerprint_of(self, other: nn.Module) -> str:
+        """The fingerprint of a model, which may be this one."""
+        return self.digest if other is self.model and not self.loaded else fingerprint(other)
 
     def exported(self, task: Task, codecs: Sequence[Codec] = ()) -> Files:
         """The exported files; `codecs` are user-defined codecs, tried in addition to the built-in ones."""
@@ -95,13 +102,13 @@ def walk(
     trail, reached = [], start
     before = start.form(task)
     guard = None if goal is None else Guard(goal, task, before)
-    teacher = None if task.teacher is None else fingerprint(task.teacher)
+    teacher = None if task.teacher is None else start.fingerprint_of(task.teacher)
     for position, step in enumerate(steps, start=1):
         name = use_of(step)
         place = run.within(folder_of(position, step))
         made_from = {"model": reached.digest, "teacher": teacher}
         make = partial(_done, model=reached.model, task=task, run=place)
-        work = partial(make, step) if guard is None else partial(guard.kept, step, before, place, make)
+        work = partial(_unguarded, make, step, task) if guard is None else partial(guard.kept, step, before, place, make)
         origin = partial(origin_after, step, dense, place)
         reached, entry = run_or_resume(name, place, origin, task, work, made_from=made_from)
         trail.append(entry)
@@ -119,12 +126,16 @@ def _done(step: Step, model: nn.Module, task: Task, run: Run) -> nn.Module:
     return result
 
 
+def _unguarded(make: Callable[[Step], nn.Module], step: Step, task: Task) -> Form:
+    return form_of(make(step), task)
+
+
 def run_or_resume(
     name: str,
     run: Run,
     dense: Callable[[], nn.Module],
     task: Task,
-    work: Callable[[], nn.Module],
+    work: Callable[[], Form],
     *,
     made_from: Mapping[str, str | None],
 ) -> tuple[Reached, StepResult]:
@@ -145,25 +156,33 @@ def run_or_resume(
         The result, and its measurements on the validation samples.
     """
     finished = _finished(name, run, dense, made_from)
-    shipped = None
     if finished is None:
         (run.folder / _PROFILE).unlink(missing_ok=True)
         before, begin = _seconds_of_checkpoint(run, made_from), time.monotonic()
         run.event("begin", step=name, made_from=made_from)
-        artifact.save(work(), run.folder)
+        made = work()
+        artifact.save(made.model, run.folder)
         model, digest = load_with_digest(dense(), run.folder)
+        reached = Reached(model, digest or "", onnx=_onnx_of(made, model))
+        del made
         seconds = before + time.monotonic() - begin
         run.working("export to ONNX and packing")
-        shipped = exported(model, task, codecs_of(run))
+        shipped = reached.exported(task, codecs_of(run))
         run.working("measurements")
         profile, _ = measure(model, task, task.validation, shipped)
         _tell(run, name, profile, seconds)
         content = {"profile": profile.to_data(), "seconds": seconds, "model": digest, "made_from": made_from}
         files.write_json(run.folder / _PROFILE, {**content, "events": run.journal.count})
         entry = StepResult(name, Profile.from_data(profile.to_data()), seconds)
-        finished = Reached(model, digest or "", shipped), entry
+        finished = reached, entry
     (run.folder / _CHECKPOINT).unlink(missing_ok=True)  # also if a killed process did not get here
     return finished
+
+
+def _onnx_of(made: Form, loaded: nn.Module) -> bytes:
+    """The ONNX file of a model that was saved and loaded, if that before has been exported and both are the same."""
+    same = made.known and architecture_of(made.model) == architecture_of(loaded) and same_tensors(made.model, loaded)
+    return made.known if same else b""
 
 
 class _UnusableError(Exception):

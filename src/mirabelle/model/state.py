@@ -108,6 +108,14 @@ def fingerprint(model: nn.Module) -> str:
     return digest(*parts)
 
 
+def same_tensors(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two models have equal parameters and buffers, also those that are not saved, under equal names."""
+    first, second = (dict([*model.named_parameters(), *model.named_buffers()]) for model in (one, other))
+    return first.keys() == second.keys() and all(
+        tensor.dtype == second[name].dtype and torch.equal(tensor, second[name]) for name, tensor in first.items()
+    )
+
+
 def copied(model: Model, instead: Mapping[int, Tensor] | None = None) -> Model:
     """A deep copy of a model, in which tensors that share memory share it, too.
 

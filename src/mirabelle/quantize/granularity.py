@@ -41,7 +41,7 @@ def layers_per_tensor(
         weight_bits: bits per weight.
         batches: inputs as large as those that the model will get: one range then covers all samples of a batch.
     """
-    weights = {name: (weight_of(layer), _rounded_weight(layer, weight_bits)) for name, layer in layers.items()}
+    weights: dict[str, tuple[Tensor, Tensor]] = {}
     errors = {name: torch.zeros(2, dtype=torch.float64) for name in layers}
     shapes: dict[str, torch.Size] = {}
     groups: dict[str, str] = {}  # name of a layer -> the first layer with the same input
@@ -50,11 +50,16 @@ def layers_per_tensor(
     def look(run: LayerRun) -> None:
         given = run.input
         assert given is not None, "a linear layer has an input"
-        shapes.setdefault(run.name, given.shape)
+        if given.ndim < len(shapes.setdefault(run.name, given.shape)):
+            shapes[run.name] = given.shape
         first = last[0][1] if last and last[0][0] is given else run.name
         groups.setdefault(run.name, groups.get(first, first))
         last[:] = [(given, first)]
-        errors[run.name] += _errors(given, *weights[run.name])
+        if given.ndim >= _WITH_TOKENS:
+            if run.name not in weights:
+                layer = layers[run.name]
+                weights[run.name] = weight_of(layer), _rounded_weight(layer, weight_bits)
+            errors[run.name] += _errors(given, *weights[run.name])
 
     watch(model, batches, layers, before=look)
     sums: dict[str, Tensor] = {}
@@ -63,7 +68,7 @@ def layers_per_tensor(
     whole = {first for first, (per_token, per_tensor) in sums.items() if bool(per_tensor <= AS_EXACT**2 * per_token)}
     whole -= {groups[name] for name, shape in shapes.items() if len(shape) < _WITH_TOKENS}
     found = [name for name in layers if groups.get(name) in whole]
-    largest = max(found, key=lambda name: weights[name][0].numel(), default=None)
+    largest = max(found, key=lambda name: weight_of(layers[name]).numel(), default=None)
     return found if largest is not None and _is_faster(layers[largest], weight_bits, shapes[largest]) else []
 
 

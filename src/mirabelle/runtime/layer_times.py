@@ -6,10 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, NodeProto
 
 from mirabelle.numerics.arrays import Array
 from mirabelle.runtime.runtime import Runtime
+from mirabelle.runtime.views import structure_of
 
 _RUNS, _RUNS_OF_SHORT, _WARM_UP = 30, 100, 6  # calls; those of models of less than a millisecond
 _KEPT = 0.8  # of the calls: the slowest ones were interrupted by other work
@@ -39,12 +40,9 @@ def layer_milliseconds(
     Raises:
         UserError: E111 from a runtime that cannot profile operators.
     """
-    model = ModelProto.FromString(onnx)
-    for node in model.graph.node:
-        node.name = node.output[0]
-    owners = owners_of(model.graph, layers)
+    owners = owners_of(structure_of(onnx).graph, layers)
     runs = _RUNS if whole_ms > 1 else _RUNS_OF_SHORT
-    times = runtime.operator_milliseconds(model.SerializeToString(), feed, threads=threads, runs=runs)
+    times = runtime.operator_milliseconds(onnx, feed, threads=threads, runs=runs)
     means = {name: _mean(_per_run(values, runs)[_WARM_UP:]) for name, values in times.items() if values}
     profiling = max(0.0, sum(means.values()) - whole_ms) / max(1, len(means))
     found: dict[str, float] = defaultdict(float)

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from onnx import ModelProto
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mirabelle.model.state import in_eval_mode
 from mirabelle.numerics.arrays import to_numpy
 from mirabelle.runtime.runtime import default_runtime
+from mirabelle.runtime.views import structure_of
 from mirabelle.task.batch import Batch, call
 
 _FLOAT, _ROUNDED = 1e-3, 5e-2  # sums in another order; integers that are rounded the other way
@@ -35,7 +35,7 @@ def computes_other_lengths(model: nn.Module, onnx: bytes, example: Batch, tokens
     """
     inputs: Any = example.inputs
     length = next(iter(tokens.values()))
-    rounds = any(node.op_type in _ROUNDS for node in ModelProto.FromString(onnx).graph.node)
+    rounds = any(node.op_type in _ROUNDS for node in structure_of(onnx).graph.node)
     session = default_runtime().load(onnx, torch.get_num_threads())
     for other in sorted({1, max(1, length // 2), length + 1}):
         given = {name: _of_length(tensor, other) if name in tokens else tensor for name, tensor in inputs.items()}

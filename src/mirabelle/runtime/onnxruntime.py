@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from onnx import ModelProto
-
 from mirabelle.errors import UserError
 from mirabelle.numerics.arrays import Array
 from mirabelle.run.machine import int8_saturates
 from mirabelle.runtime.initializers import with_own_integer_weights
 from mirabelle.runtime.runtime import Description, OperatorShapes, Runtime, Session
+from mirabelle.runtime.views import Viewed, viewed
 
 EXACT_INTEGERS = ("session.x64quantprecision", "1")  # otherwise sums of uint8 · int8 saturate on processors without VNNI
 NO_IDLE_SPINNING = ("session.force_spinning_stop", "1")  # otherwise idle threads of a session slow down the next measurement
@@ -44,14 +43,17 @@ class OnnxRuntime(Runtime):
     def operator_milliseconds(
         self, model: bytes, feed: Mapping[str, Array], *, threads: int, runs: int
     ) -> Mapping[str, Sequence[float]]:
-        names = sorted((node.name for node in ModelProto.FromString(model).graph.node if node.name), key=len, reverse=True)
-        events = _profiled(model, feed, _options(threads, self.level), runs)
+        given = viewed(model)
+        for node in given.proto.graph.node:
+            node.name = node.output[0]
+        names = sorted((node.name for node in given.proto.graph.node if node.name), key=len, reverse=True)
+        events = _profiled(given, feed, _options(threads, self.level), runs)
         times: dict[str, list[float]] = defaultdict(list)
         for event in events:
-            given, kind = event["name"].removeprefix(_FUSED), event.get("args", {}).get("op_name")
+            told, kind = event["name"].removeprefix(_FUSED), event.get("args", {}).get("op_name")
             if kind not in _REORDERS:
                 # The name of an operator in another memory layout is the name of its output with a suffix.
-                name = next((name for name in names if given.startswith(name)), None)
+                name = next((name for name in names if told.startswith(name)), None)
                 if name is not None:
                     times[name].append(event["dur"] / 1e3)
         return times
@@ -64,7 +66,7 @@ class OnnxRuntime(Runtime):
                 [tuple(shape) for value in event["args"]["input_type_shape"] for shape in value.values()],
                 [tuple(shape) for value in event["args"]["output_type_shape"] for shape in value.values()],
             )
-            for event in _profiled(model, feed, options, runs=1)
+            for event in _profiled(viewed(model), feed, options, runs=1)
         ]
 
 
@@ -90,17 +92,21 @@ class OnnxSession(Session):
 
     def __init__(self, model: bytes, threads: int, runtime: OnnxRuntime | None = None) -> None:
         self._model, self._runtime = model, runtime or OnnxRuntime()
-        self._session: Any = self._loaded(threads)
+        self._session, self._views = self._loaded(threads)
         names = [[value.name for value in values] for values in (self._session.get_inputs(), self._session.get_outputs())]
         super().__init__(self._runtime.name, threads, *names)
 
-    def _loaded(self, threads: int) -> Any:
+    def _loaded(self, threads: int) -> tuple[Any, list[Any]]:
+        """(session, the values in the bytes of the model that it reads)."""
         options, model = _options(threads, self._runtime.level), self._model
         try:
             if int8_saturates():
                 options.add_session_config_entry(*EXACT_INTEGERS)
                 model = with_own_integer_weights(model)
-            return library().InferenceSession(model, options, providers=list(_PROVIDERS), disabled_optimizers=[SHARING])
+            given = viewed(model)
+            views = _with_views(options, given)
+            data = given.proto.SerializeToString() if views else model
+            return library().InferenceSession(data, options, providers=list(_PROVIDERS), disabled_optimizers=[SHARING]), views
         except Exception as error:
             raise UserError("E141", f"ONNX Runtime cannot load the model: {error}", "export it again") from error
 
@@ -108,11 +114,11 @@ class OnnxSession(Session):
         return OnnxSession(self._model, self.threads, self._runtime)
 
     def release(self) -> None:
-        self._session = None
+        self._session, self._views = None, []
 
     def run(self, feed: Mapping[str, Array]) -> Sequence[Any]:
         if self._session is None:
-            self._session = self._loaded(self.threads)
+            self._session, self._views = self._loaded(self.threads)
         outputs: Sequence[Any] = self._session.run(None, feed)
         return outputs
 
@@ -129,15 +135,25 @@ def library() -> Any:
     return onnxruntime
 
 
-def _profiled(model: bytes, feed: Mapping[str, Array], options: Any, runs: int) -> list[dict[str, Any]]:
+def _with_views(options: Any, model: Viewed) -> list[Any]:
+    """Let a session read tensors from where they are; the values that must live as long as the session."""
+    values = [library().OrtValue.ortvalue_from_numpy(array) for array in model.tensors.values()]
+    if values:
+        options.add_external_initializers(list(model.tensors), values)
+    return values
+
+
+def _profiled(model: Viewed, feed: Mapping[str, Array], options: Any, runs: int) -> list[dict[str, Any]]:
     """The events of all operators in some runs of a model, in the order in which they ended."""
     with tempfile.TemporaryDirectory() as folder:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = library().InferenceSession(model, options, providers=list(_PROVIDERS))
+        views = _with_views(options, model)
+        session = library().InferenceSession(model.proto.SerializeToString(), options, providers=list(_PROVIDERS))
         for _ in range(runs):
             session.run(None, feed)
         events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+        del session, views
     return [event for event in events if event.get("cat") == "Node" and event["name"].endswith(_KERNEL)]
 
 

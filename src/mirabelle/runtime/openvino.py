@@ -14,6 +14,7 @@ from mirabelle.errors import UserError
 from mirabelle.numerics.arrays import Array
 from mirabelle.runtime.runtime import Description, Runtime, Session
 from mirabelle.runtime.signature import signature_of
+from mirabelle.runtime.views import structure_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,8 +61,11 @@ class OpenVino(Runtime):
     def operator_milliseconds(
         self, model: bytes, feed: Mapping[str, Array], *, threads: int, runs: int
     ) -> Mapping[str, Sequence[float]]:
-        request = self.compiled(model, threads, PERF_COUNT=True).create_infer_request()
-        names = {node.name for node in ModelProto.FromString(model).graph.node}
+        proto = ModelProto.FromString(model)
+        for node in proto.graph.node:
+            node.name = node.output[0]
+        names = {node.name for node in proto.graph.node}
+        request = self.compiled(proto.SerializeToString(), threads, PERF_COUNT=True).create_infer_request()
         times: dict[str, list[float]] = defaultdict(list)
         for _ in range(runs):
             request.infer(dict(feed))
@@ -152,5 +156,5 @@ def _core() -> Any:
 
 
 def _names(model: bytes) -> tuple[list[str], list[str]]:
-    inputs, outputs = signature_of(ModelProto.FromString(model))
+    inputs, outputs = signature_of(structure_of(model))
     return [value.name for value in inputs], [value.name for value in outputs]

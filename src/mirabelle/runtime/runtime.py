@@ -148,12 +148,12 @@ class Runtime(ABC):
     def operator_milliseconds(
         self, model: bytes, feed: Mapping[str, Array], *, threads: int, runs: int
     ) -> Mapping[str, Sequence[float]]:
-        """Milliseconds of each operator in each of several runs, by the name of its node.
+        """Milliseconds of each operator in each of several runs, by the name of its first output.
 
         Operators that the runtime adds, such as changes of the memory layout, are left out.
 
         Args:
-            model: bytes of an ONNX file in which every node has the name of its first output.
+            model: bytes of an ONNX file.
             feed: an array for every input.
             threads: number of threads of an operator.
             runs: number of runs of the whole model.

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from google.protobuf.message import DecodeError, Message
 from onnx import GraphProto, ModelProto, TensorProto
 
-from mirabelle.artifact.codecs.varint import write_varints
-
 _GRAPH = ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 _INITIALIZER = GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
 _RAW = TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
@@ -17,6 +15,7 @@ _VARINT, _WIDE, _MEASURED, _NARROW = 0, 1, 2, 5  # wire types of protobuf
 _BYTES = {_WIDE: 8, _NARROW: 4}
 _MOST_BYTES = 10  # of a varint
 _KINDS = 8
+_LOW = 127  # seven bits in each byte of a varint; the eighth says that another byte follows
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,15 @@ def _without_raw(tensor: _Field, raws: list[memoryview]) -> bytes:
 
 
 def _measured(number: int, content: bytes) -> bytes:
-    return write_varints([number * _KINDS + _MEASURED, len(content)]) + content
+    return _as_varint(number * _KINDS + _MEASURED) + _as_varint(len(content)) + content
+
+
+def _as_varint(value: int) -> bytes:
+    found = bytearray()
+    while value > _LOW:
+        found.append(value & _LOW | _LOW + 1)
+        value >>= 7
+    return bytes([*found, value])
 
 
 def _ordered(data: memoryview, kind: type[Message]) -> Iterator[_Field]:
@@ -113,8 +120,8 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         if at + k >= len(data):
             raise ValueError("it ends too early")
         byte = data[at + k]
-        value |= (byte & 127) << (7 * k)
-        if byte < 128:  # noqa: PLR2004 (the bit that says that another byte follows)
+        value |= (byte & _LOW) << (7 * k)
+        if byte <= _LOW:
             if k and not byte:
                 raise ValueError("an integer has needless bytes")
             return value, at + k + 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from mirabelle.artifact.skeleton import split
+from mirabelle.runtime.skeleton import split
 
 
 def model() -> ModelProto:
