@@ -1,9 +1,10 @@
-"""MiniLM on SST-2 in 8 bits: accuracy, and time in ONNX Runtime against the file in floating point.
+"""MiniLM on SST-2 in 8 bits, and cut as well: accuracy, and time in ONNX Runtime against the file in floating point.
 
-    python benchmarks/speed_minilm.py --run RUN --data-dir DATA [--held-out 5000] [--quick]
+    python benchmarks/speed_minilm.py --run RUN --data-dir DATA [--cut RUN …] [--held-out 5000] [--quick]
 
 RUN is the folder of a run that has fine-tuned MiniLM on SST-2 (steps/0-baseline). The forms are `quantize.Dynamic` with each
-granularity, `quantize.Static`, and ONNX Runtime's own dynamic quantizer on the same float file. Each file is judged in ONNX
+granularity, `quantize.Static`, and ONNX Runtime's own dynamic quantizer on the same float file; --cut adds the results of runs that
+also cut the network, such as examples/sst2-minilm-fast.toml. Each file is judged in ONNX
 Runtime, in batches of 32, on the dev set and on training sentences that the fine-tuning has not seen, with the paired difference
 from the float file. Times are medians of interleaved calls with 32 tokens: CPU time with one thread, wall time with two.
 """
@@ -40,7 +41,9 @@ FORMS: dict[str, Any] = {
 }
 SETTINGS = [(1, 1), (32, 1), (1, 2), (32, 2)]  # (batch, threads)
 MOST_POINTS, LEAST_FASTER = 0.3, 2.5
+CUT_POINTS, CUT_FASTER = 1.0, 4.0
 SECONDS = 8.0
+CUT = "cut,"
 
 
 def files_of(model: nn.Module, task: Task) -> dict[str, bytes]:
@@ -145,6 +148,13 @@ def page_of(judged: dict[str, dict[str, Any]], timed: dict[str, dict[str, dict[s
         f"Asked: 8 bits at {MOST_POINTS} points or less and at least {LEAST_FASTER}× as fast at batch 32. Dynamic, auto: {best['points']:+.2f} points, "
         f"{faster:.2f}×: {'reached' if met else 'NOT reached'}."
     )]  # fmt: skip
+    for name in (name for name in judged if name.startswith(CUT)):
+        points, ratios = judged[name]["points"], [one[name]["ratio"] for one in timed.values()]
+        met = -points <= CUT_POINTS and max(ratios) <= 1 / CUT_FASTER
+        lines += ["", (
+            f"Asked of a cut network: {CUT_FASTER:.0f}× at {CUT_POINTS} points or less. {name}: {points:+.2f} points, {1 / max(ratios):.2f}× to "
+            f"{1 / min(ratios):.2f}×: {'reached' if met else 'NOT reached'}."
+        )]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -152,6 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("MIRABELLE_DATA"))
+    parser.add_argument("--cut", type=Path, action="append", default=[], help="the folder of a finished run")
     parser.add_argument("--held-out", type=int, default=5000, metavar="SENTENCES")
     parser.add_argument("--quick", action="store_true", help="few sentences, short measurements; nothing is written")
     options = parser.parse_args()
@@ -162,7 +173,7 @@ def main() -> None:
     if options.quick:
         sets = {name: samples.at(torch.arange(min(100, len(samples)))) for name, samples in sets.items()}
     model = artifact.load(network, options.run / "steps" / "0-baseline").eval()
-    files = files_of(model, task)
+    files = files_of(model, task) | {f"{CUT} {folder.name}": (folder / "model.onnx").read_bytes() for folder in options.cut}
     judged = accuracy(files, task, sets)
     seconds = 1.0 if options.quick else SECONDS
     timed = {
