@@ -29,11 +29,13 @@ class Preview:
         model: a model with the shapes and the sparsity of the step's result; its weights are not the final ones.
         description: sentences on what the step does to the given model.
         training: the `Training` that the step runs, or None.
+        more_seconds: by which the step takes longer than the preview, because it measures more samples.
     """
 
     model: nn.Module
     description: tuple[str, ...]
     training: Any = None
+    more_seconds: float = 0.0
 
 
 @runtime_checkable

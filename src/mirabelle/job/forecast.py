@@ -205,7 +205,8 @@ def _previewed(plan: JobPlan, task: Task, run: Run) -> tuple[list[StepForecast],
             with_replaced_model_as_teacher([step], model, task),
         )
         model = preview.model
-        steps[-1] = dataclasses.replace(steps[-1], seconds=steps[-1].seconds + time.perf_counter() - begin)
+        taken = time.perf_counter() - begin + preview.more_seconds
+        steps[-1] = dataclasses.replace(steps[-1], seconds=steps[-1].seconds + taken)
         models.append(model)
     return steps, models, trainings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
@@ -94,7 +95,9 @@ class ChannelPlan:
             remedy = "shorten `exclude`" if meant else "prune single weights: prune.Weights"
             raise UserError("E112", f"no channel, neuron or head can be cut: {why}", remedy)
         self._given, self._meant, self._exclude = found, meant, exclude
+        begin = time.perf_counter()
         self.groups, self._rankings = self._ranked(free)
+        self.ranking_seconds = time.perf_counter() - begin
         self._tied = self._tied_groups()
         self._item_of = [next(n for n, (tied, _) in enumerate(self._tied) if k in tied) for k in range(len(self.groups))]
         self.removed = self._without(self._counts())

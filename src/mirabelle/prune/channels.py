@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mirabelle.allocation.amount import Amount
+from mirabelle.prune.previewing import PREVIEWED, ranked_on_fewer, times_as_long
 from mirabelle.prune.recovery_methods import Recover
 from mirabelle.records.record import Count, Fraction, Patterns, Share, record
 from mirabelle.scores import Magnitude
@@ -143,10 +145,14 @@ class Channels:
         from mirabelle.model.plain_weights import with_plain_weights
 
         model = with_plain_weights(model)
-        plan = self._plan(model, task, run)
+        score, samples = self.score, getattr(self.score, "samples", 0)
+        if samples > PREVIEWED:
+            score = dataclasses.replace(score, samples=PREVIEWED)  # type: ignore[type-var]  # a record with samples
+        plan = dataclasses.replace(self, score=score)._plan(model, task, run)
         smaller = plan.cut()
         left = tell_left_alone(run, smaller, task.example(), plan.left(smaller))
-        return Preview(smaller, (*plan.describe(smaller), *left), self.train)
+        told = (*plan.describe(smaller), *left, *ranked_on_fewer(samples))
+        return Preview(smaller, told, self.train, plan.ranking_seconds * times_as_long(samples))
 
     def _plan(self, model: nn.Module, task: Task, run: Run) -> ChannelPlan:
         from mirabelle.prune.channel_plan import ChannelPlan

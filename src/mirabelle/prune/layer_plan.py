@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -74,7 +75,9 @@ class LayerPlan:
             why = "`exclude` leaves none" if found else "none of the model's modules adds its input to its output"
             remedy = "shorten `exclude`" if found else "use prune.Channels, or a student with `width`"
             raise UserError("E112", f"no layer can be dropped: {why}", remedy)
+        begin = time.perf_counter()
         self.rises = rises_of_loss(model, self.blocks, task, task.train.drawn(samples, run.seed))
+        self.ranking_seconds = time.perf_counter() - begin
         self.dropped = self._dropped()
 
     def smaller(self) -> nn.Module:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
 from mirabelle.allocation.amount import Amount
+from mirabelle.prune.previewing import PREVIEWED, ranked_on_fewer, times_as_long
 from mirabelle.prune.recovery_methods import Recover
 from mirabelle.records.record import Count, Fraction, Patterns, record
 from mirabelle.step import Preview, Stage
@@ -107,10 +109,11 @@ class Layers:
         from mirabelle.model.plain_weights import with_plain_weights
 
         model = with_plain_weights(model)
-        plan = self._plan(model, task, run)
+        plan = dataclasses.replace(self, samples=min(self.samples, PREVIEWED))._plan(model, task, run)
         smaller = plan.smaller()
         left = tell_left_alone(run, smaller, task.example(), plan.left(smaller))
-        return Preview(smaller, (*plan.describe(), *left), self.train)
+        told = (*plan.describe(), *left, *ranked_on_fewer(self.samples))
+        return Preview(smaller, told, self.train, plan.ranking_seconds * times_as_long(self.samples))
 
     def _plan(self, model: nn.Module, task: Task, run: Run) -> LayerPlan:
         from mirabelle.prune.layer_plan import LayerPlan
