@@ -44,7 +44,7 @@ def change_by_moments(
         UserError: E131 if inputs of a layer are NaN or infinite.
     """
 
-    masked = _Masked(batches)
+    masked = Masked(batches)
 
     def begin(name: str, _changes: bool) -> _Collected:  # noqa: FBT001  # as `layer_by_layer` calls it
         return _Collected(name, layers[name][1], masked, change, diagonal=diagonal)
@@ -73,7 +73,7 @@ def samples_needed(model: nn.Module, few: SampleBatches, layers: Mapping[str, tu
         few: samples by which the rows of one sample are counted; masked tokens do not count.
         layers: by name, with what they are as matrix products.
     """
-    rows, masked = Counter[str](), _Masked(few)
+    rows, masked = Counter[str](), Masked(few)
 
     def count(run: LayerRun) -> None:
         if run.input is not None:
@@ -85,7 +85,7 @@ def samples_needed(model: nn.Module, few: SampleBatches, layers: Mapping[str, tu
     return min(max([_FEWEST, *needed]), _MOST)
 
 
-class _Masked:
+class Masked:
     """Batches of inputs, which remember the mask of the batch that runs."""
 
     def __init__(self, batches: SampleBatches) -> None:
@@ -111,7 +111,7 @@ class _Collected:
     """Collects the moments of a layer's inputs, and then has the layer changed."""
 
     def __init__(
-        self, name: str, columns: Columns, masked: _Masked, change: Callable[[str, Tensor], None], *, diagonal: bool
+        self, name: str, columns: Columns, masked: Masked, change: Callable[[str, Tensor], None], *, diagonal: bool
     ) -> None:
         self._name, self._columns, self._masked, self._change = name, columns, masked, change
         dtype = torch.float64 if columns.width <= _EXACT_COLUMNS else torch.float32

@@ -26,6 +26,16 @@ class Range:
     low: float
     high: float
 
+    def symmetric(self) -> Range:
+        """The range in which 256 levels have the zero point 128: x ≈ s · (code − 128), with s = max(|low|, |high|) / 127.
+
+        Example:
+            >>> Range(-2.0, 12.7).symmetric()
+            Range(low=-12.799999999999999, high=12.7)
+        """
+        largest = max(abs(self.low), abs(self.high))
+        return Range(-largest * 128 / 127, largest)
+
 
 def activation_ranges(
     model: nn.Module, names: Iterable[str], batches: list[Batch], method: Calibration, percentile: float

@@ -37,7 +37,7 @@ def dequantize(codes: Tensor, scale: Tensor) -> Tensor:
 
     Args:
         codes: integers of any shape.
-        scale: one value per index of the first axis of `codes`, or a single value of shape (1,).
+        scale: one value per index of the first axis of `codes`, or a scalar or (1,) for all.
 
     Example:
         >>> dequantize(torch.tensor([[1, 2], [3, 4]], dtype=torch.int8), torch.tensor([0.5, 10.0]))

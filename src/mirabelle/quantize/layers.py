@@ -14,19 +14,20 @@ from mirabelle.numerics import affine
 from mirabelle.quantize.dense_layers import LINEAR, WEIGHTED, applied_of, as_in_dense, bias_of, weight_of
 from mirabelle.runtime import operators
 
-_BIAS_LIMIT = 2.0**30  # limit of bias codes: half the range of int32, so that rounding cannot cause an overflow
+BIAS_LIMIT = 2.0**30  # limit of bias codes: half the range of int32, so that rounding cannot cause an overflow
 
 
 class StaticLayer(Replacement):
     """A statically quantized layer: y = layer(Q(x), scale · codes, bias), where Q rounds to 256 levels over a calibrated range.
 
-    Buffers: codes, int8, with the shape of the weight; scale, (out,); input_scale and input_zero_point, scalars. With a bias:
-    bias_codes, int32, (out,), and bias_scale = input_scale · scale, (out,), as integer kernels require. With a quantized
-    output: output_scale and output_zero_point, scalars.
+    Buffers: codes, int8, with the shape of the weight; scale, (out,), or a scalar per tensor; input_scale and input_zero_point,
+    scalars. With a bias: bias_codes, int32, (out,), and bias_scale = input_scale · scale, as integer kernels require. With a
+    quantized output: output_scale and output_zero_point, scalars.
 
     Args:
         dense: the layer to replace: Linear, Conv1d, Conv2d or Conv3d.
         weight_bits: bits per weight.
+        per_tensor: one scale for the whole weight instead of one for each output.
         bias: add a bias although the dense layer has none.
         output: "plain" if the output is rounded to 256 levels, "relu" or "relu6" if it is rounded after this
             activation, "" if it is not rounded.
@@ -45,19 +46,29 @@ class StaticLayer(Replacement):
     output_scale: Tensor | None
     output_zero_point: Tensor | None
 
-    def __init__(self, dense: nn.Module, weight_bits: int, *, bias: bool = False, output: str = "", reads: str = "") -> None:
-        other = {"bias": bias, "output": output, "reads": reads}
+    def __init__(
+        self,
+        dense: nn.Module,
+        weight_bits: int,
+        *,
+        per_tensor: bool = False,
+        bias: bool = False,
+        output: str = "",
+        reads: str = "",
+    ) -> None:
+        other = {"per_tensor": per_tensor, "bias": bias, "output": output, "reads": reads}
         super().__init__({"weight_bits": weight_bits, **{name: value for name, value in other.items() if value}})
         weight, has_bias = weight_of(dense), bias or bias_of(dense) is not None
         self.applied = applied_of(dense)
         self.kind = type(dense).__name__
         out = weight.shape[0]
+        scale = torch.ones(() if per_tensor else out)
         self.register_buffer("codes", torch.zeros(weight.shape, dtype=torch.int8))
-        self.register_buffer("scale", torch.ones(out))
+        self.register_buffer("scale", scale)
         self.register_buffer("input_scale", torch.ones(()))
         self.register_buffer("input_zero_point", torch.zeros((), dtype=torch.uint8))
         self.register_buffer("bias_codes", torch.zeros(out, dtype=torch.int32) if has_bias else None)
-        self.register_buffer("bias_scale", torch.ones(out) if has_bias else None)
+        self.register_buffer("bias_scale", scale.clone() if has_bias else None)
         self.register_buffer("output_scale", torch.ones(()) if output else None)
         self.register_buffer("output_zero_point", torch.zeros((), dtype=torch.uint8) if output else None)
 
@@ -91,7 +102,8 @@ class StaticLayer(Replacement):
             layer.output_zero_point.copy_(point)
         values = bias_of(dense)
         limits = [limit for limit in (least_scale, least_scale_of(dense, inputs)) if limit is not None]
-        codes, scale = _codes(weight_of(dense), weight_bits, torch.stack(limits).amax(0) if limits else None)
+        least = torch.stack(limits).amax(0) if limits else None
+        codes, scale = _codes(weight_of(dense), weight_bits, least, per_tensor=layer.scale.ndim == 0)
         layer.codes.copy_(codes)
         layer.scale.copy_(scale)
         layer.input_scale.copy_(input_scale)
@@ -104,7 +116,7 @@ class StaticLayer(Replacement):
         return layer
 
     def forward(self, inputs: Tensor) -> Tensor:
-        result = self._as_exported(inputs) if torch.compiler.is_exporting() else self._of_integers(inputs)
+        result = self._as_exported(inputs) if torch.compiler.is_exporting() else self.before_rounding(inputs)
         if self.output_scale is not None:
             result = activated(result, self.settings["output"])
             result = operators.fake_quantize(result, self.output_scale, self.output_zero_point)
@@ -118,7 +130,7 @@ class StaticLayer(Replacement):
             bias = operators.dequantize(self.bias_codes, self.bias_scale)
         return self.applied(inputs, operators.dequantize(self.codes, self.scale), bias)
 
-    def _of_integers(self, inputs: Tensor) -> Tensor:
+    def before_rounding(self, inputs: Tensor) -> Tensor:
         """The computation of an integer kernel: a sum of integers, exact in float32 below 2²⁴, that is scaled once."""
         zero = self.input_zero_point.to(inputs.dtype)
         levels = affine.quantize(inputs, self.input_scale, zero, 0, 255) - zero
@@ -281,7 +293,7 @@ def activated(result: Tensor, output: str) -> Tensor:
 def least_scale_of(dense: nn.Module, inputs: Range) -> Tensor | None:
     """The smallest scales of a weight, (out,), with which the bias of a static layer fits into int32; None without a bias."""
     bias = bias_of(dense)
-    return None if bias is None else bias.abs().float() / (_scale_and_zero_point(inputs)[0] * _BIAS_LIMIT)
+    return None if bias is None else bias.abs().float() / (_scale_and_zero_point(inputs)[0] * BIAS_LIMIT)
 
 
 def _scale_and_zero_point(values: Range) -> tuple[Tensor, Tensor]:
@@ -293,8 +305,8 @@ def _scale_and_zero_point(values: Range) -> tuple[Tensor, Tensor]:
     return affine.asymmetric_parameters(torch.tensor(values.low), torch.tensor(values.high))
 
 
-def _codes(weight: Tensor, bits: int, least_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Symmetric codes in ±(2^(bits−1) − 1) and one scale per output; zeros stay zero.
+def _codes(weight: Tensor, bits: int, least_scale: Tensor | None = None, *, per_tensor: bool = False) -> tuple[Tensor, Tensor]:
+    """Symmetric codes in ±(2^(bits−1) − 1) and one scale per output, or for all; zeros stay zero.
 
     A row of zeros gets the largest scale of the other rows, which adds no new value to store.
 
@@ -302,10 +314,14 @@ def _codes(weight: Tensor, bits: int, least_scale: Tensor | None = None) -> tupl
         weight: (out, ...).
         bits: bits per weight.
         least_scale: (out,), lower limits of the scales, so that the bias of a row with tiny weights fits into int32.
+        per_tensor: whether there is one scale for all outputs.
 
     Returns:
-        Codes, with the shape of the weight, and scales, (out,).
+        Codes, with the shape of the weight, and scales, (out,), or a scalar.
     """
+    if per_tensor:
+        codes, one = _codes(weight.reshape(1, -1), bits, None if least_scale is None else least_scale.amax(0, keepdim=True))
+        return codes.reshape(weight.shape), one.reshape(())
     high = 2 ** (bits - 1) - 1
     rows = weight.flatten(1).float()
     scale = affine.symmetric_scales(rows, high)

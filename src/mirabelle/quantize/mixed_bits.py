@@ -25,21 +25,6 @@ _SCALE_BYTES, _FLOAT_BYTES = 2, 4
 _MOST_CHANGE = 1e6  # for outputs that are not finite: the search needs numbers
 
 
-def bits_of_layers(
-    weight_bits: int | MixedBits,
-    model: nn.Module,
-    names: Sequence[str],
-    task: Task,
-    run: Run,
-    *,
-    most_samples: int | None = None,
-) -> dict[str, int]:
-    """The bits of each layer: the same for all, or chosen by `bits_within`, whose arguments these are."""
-    if isinstance(weight_bits, int):
-        return dict.fromkeys(names, weight_bits)
-    return bits_within(weight_bits, model, names, task, run, most_samples=most_samples)
-
-
 def bits_within(
     mixed: MixedBits, model: nn.Module, names: Sequence[str], task: Task, run: Run, *, most_samples: int | None = None
 ) -> dict[str, int]:

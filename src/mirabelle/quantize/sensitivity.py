@@ -13,7 +13,7 @@ from torch import nn
 from mirabelle.calibration.samples import CalibrationSamples
 from mirabelle.errors import UserError
 from mirabelle.quantize.output_change import OutputChange, standing_in
-from mirabelle.quantize.static_plan import Planner
+from mirabelle.quantize.static_plan import Make, Planner
 from mirabelle.run.run import Run
 from mirabelle.task.task import Task
 
@@ -54,7 +54,7 @@ class Floating:
 
 
 def floating_within(
-    limit: float, planner: Planner, weight_bits: int, task: Task, run: Run, *, samples: int, preview: bool = False
+    limit: float, planner: Planner, make: Make, task: Task, run: Run, *, samples: int, preview: bool = False
 ) -> Floating:
     """Leave the parts that hurt most in floating point, so that the outputs change no more than the limit.
 
@@ -65,8 +65,8 @@ def floating_within(
 
     Args:
         limit: of the change of the outputs.
-        planner: plans and makes the integer forms.
-        weight_bits: bits per weight.
+        planner: plans the integer forms.
+        make: makes the model of a plan.
         task: its training samples are used.
         run: records the decision, which a resumed run repeats.
         samples: number of samples on which changes are measured.
@@ -75,7 +75,7 @@ def floating_within(
     Raises:
         UserError: E114 if the limit is not met with a single layer; E121 if outputs are not finite.
     """
-    search = _Search(limit, planner, weight_bits, CalibrationSamples.drawn(task.train, samples, run.seed_for("damage")), run)
+    search = _Search(limit, planner, make, CalibrationSamples.drawn(task.train, samples, run.seed_for("damage")), run)
     if preview:
         return search.found()
 
@@ -93,8 +93,8 @@ def floating_within(
 
 
 class _Search:
-    def __init__(self, limit: float, planner: Planner, weight_bits: int, samples: CalibrationSamples, run: Run) -> None:
-        self._limit, self._planner, self._bits, self._run = limit, planner, weight_bits, run
+    def __init__(self, limit: float, planner: Planner, make: Make, samples: CalibrationSamples, run: Run) -> None:
+        self._limit, self._planner, self._make, self._run = limit, planner, make, run
         planner.observe_all()
         self._plan = planner.plan()
         self._change = OutputChange(planner.dense, samples.for_model(planner.dense))
@@ -121,8 +121,7 @@ class _Search:
 
     def _whole(self, floating: Sequence[str]) -> float:
         """The change of the outputs if everything but some parts is quantized."""
-        plan = self._planner.plan(floating)
-        return self._change.of(self._planner.converted(plan, dict.fromkeys(plan.coded, self._bits)))
+        return self._change.of(self._make(self._planner.plan(floating)))
 
     def _damages(self) -> dict[tuple[str, ...], float]:
         """The names of the layers of each part, or the name of its value -> its damage."""
@@ -140,5 +139,4 @@ class _Search:
         """The modules that stand in if a part alone is quantized: layers as without any other layer, a value as with all."""
         others = [name for name in self._plan.coded if name not in part]
         plan = self._planner.plan(others) if part[0] in self._plan.coded else self._plan
-        bits = dict.fromkeys(part, self._bits)
-        return {name: one for key in part for name, one in plan.form(key, self._planner.dense, bits).items()}
+        return {name: one for key in part for name, one in plan.form(key, self._planner.dense).items()}

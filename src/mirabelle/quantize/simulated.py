@@ -13,11 +13,9 @@ from torch import Tensor, nn
 from mirabelle.model.replacement import uncounted
 from mirabelle.numerics import affine
 from mirabelle.quantize.group_layer import GroupLayer
-from mirabelle.quantize.layers import DynamicLayer, RoundedValue, StaticLayer, TokenLayer, WeightLayer, activated
+from mirabelle.quantize.layers import BIAS_LIMIT, DynamicLayer, RoundedValue, StaticLayer, TokenLayer, WeightLayer, activated
 
 WithCodes = StaticLayer | WeightLayer | GroupLayer
-
-_BIAS_LIMIT = 2.0**30  # as of `layers`: bias codes stay within half the range of int32
 
 
 class _Levels(torch.autograd.Function):
@@ -173,7 +171,7 @@ class Simulated(nn.Module):
         """(codes as float32, steps) of the weight."""
         step = self.weight_step(self.group)
         if input_scale is not None and self.bias is not None and self.input_step is not None:
-            least = self.bias.detach().abs() / (input_scale * _BIAS_LIMIT)  # a bias must fit into int32
+            least = self.bias.detach().abs() / (input_scale * BIAS_LIMIT)  # a bias must fit into int32
             step = torch.where(step > least, step, (1.01 * least).bfloat16().float())
         return levels(self.weight, self._of_each_weight(step), self.low, self.high), step
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from mirabelle.calibration.ranges import Range
     from mirabelle.quantize.sensitivity import Floating
-    from mirabelle.quantize.static_plan import Planner
+    from mirabelle.quantize.static_plan import Plan, Planner
     from mirabelle.run.run import Run
     from mirabelle.task.batch import Batch
     from mirabelle.task.task import Task
@@ -53,6 +53,15 @@ class Static:
         samples: number of training samples for the calibration.
         weight_bits: bits per weight, 2 to 8, or a table `{size, choices, samples}` for bits of each layer within a size (see
             `MixedBits`); codes are stored as int8 in ONNX, and fewer bits make the packed file smaller.
+        per_channel: whether each output of a layer has a scale of its own for its weights; false for one scale per weight.
+        symmetric: whether the zero point of all inputs and values is 128, so that x ≈ s · (code − 128); half of the levels are
+            lost where values are never negative.
+        equalize: whether channels between two layers, with nothing but a batch norm, ReLU, leaky ReLU or pooling between, are
+            scaled first, so that the weights on both sides have equal ranges; the function in floating point stays the same.
+            Helps weights with one scale, and with few bits.
+        correct_bias: whether the mean error of each output channel of a layer, on the calibration data and after the layers
+            before it are quantized, is subtracted from its bias. Layers that have no bias, neither of their own nor of a
+            folded batch norm, or that run more than once, are left.
         max_damage: most change of the outputs, Σ (y − ŷ)² / Σ (y − ȳ)², such as 0.01, on up to 128 of the samples; of several
             outputs the mean of their changes. Layers and rounded values are left in floating point, those first whose
             quantization alone changes the outputs most, until the change of the whole model is within the limit. Labels are
@@ -69,7 +78,8 @@ class Static:
         >>> Static(calibration="percentile", percentile=99.99).weight_bits
         8
 
-    Source: Jacob et al. 2018, arXiv:1712.05877; calibration: see `numerics.ranges`.
+    Source: Jacob et al. 2018, arXiv:1712.05877; calibration: see `numerics.ranges`; equalization and bias
+    correction: Nagel et al. 2019, arXiv:1906.04721.
     """
 
     stage: ClassVar[Stage] = "quantize"
@@ -78,6 +88,10 @@ class Static:
     percentile: Annotated[float, Field(gt=0, le=100)] = 99.99
     samples: Count = 1000
     weight_bits: Bits | MixedBits = 8
+    per_channel: bool = True
+    symmetric: bool = False
+    equalize: bool = False
+    correct_bias: bool = False
     max_damage: Annotated[float, Field(gt=0)] | None = None
     include: Patterns = ()
     exclude: Patterns = ()
@@ -109,18 +123,32 @@ class Static:
         self, model: nn.Module, task: Task, run: Run, measured: int | None = None
     ) -> tuple[nn.Module, Floating | None]:
         """The model, and what stays in floating point by `max_damage`; a preview measures on few samples."""
-        from mirabelle.quantize.mixed_bits import bits_of_layers
+        from mirabelle.quantize.mixed_bits import bits_within
         from mirabelle.quantize.sensitivity import MEASURED, floating_within
 
         planner = self._planner(model, task, run)
-        if self.max_damage is None or isinstance(self.weight_bits, MixedBits):
-            plan = planner.plan()
-            bits = bits_of_layers(self.weight_bits, planner.dense, plan.coded, task, run, most_samples=measured)
-            return planner.converted(plan, bits), None
-        samples, preview = measured or min(self.samples, MEASURED), measured is not None
-        floating = floating_within(self.max_damage, planner, self.weight_bits, task, run, samples=samples, preview=preview)
-        plan = planner.plan(floating.damages)
-        return planner.converted(plan, dict.fromkeys(plan.coded, self.weight_bits)), floating
+
+        def make(plan: Plan) -> nn.Module:
+            return self._corrected(planner.dense, planner.converted(plan), task, run)
+
+        if self.max_damage is not None:
+            samples, preview = measured or min(self.samples, MEASURED), measured is not None
+            floating = floating_within(self.max_damage, planner, make, task, run, samples=samples, preview=preview)
+            return make(planner.plan(floating.damages)), floating
+        plan = planner.plan()
+        if isinstance(self.weight_bits, MixedBits):
+            bits = bits_within(self.weight_bits, planner.dense, plan.coded, task, run, most_samples=measured)
+            plan = dataclasses.replace(plan, bits=bits)
+        return make(plan), None
+
+    def _corrected(self, dense: nn.Module, quantized: nn.Module, task: Task, run: Run) -> nn.Module:
+        from mirabelle.calibration.samples import CalibrationSamples
+        from mirabelle.quantize.bias_correction import with_corrected_biases
+
+        if not self.correct_bias:
+            return quantized
+        samples = CalibrationSamples.drawn(task.train, self.samples, run.seed_for("calibration"))
+        return with_corrected_biases(dense, quantized, samples)
 
     def _told(self, model: nn.Module, quantized: nn.Module, floating: Floating | None, task: Task, run: Run) -> tuple[str, ...]:
         if floating is None or self.max_damage is None:
@@ -132,6 +160,7 @@ class Static:
     def _planner(self, model: nn.Module, task: Task, run: Run) -> Planner:
         from mirabelle.calibration.ranges import activation_ranges
         from mirabelle.model.state import copied
+        from mirabelle.quantize.equalization import equalize
         from mirabelle.quantize.static_plan import Planner
         from mirabelle.quantize.surroundings import Flow
         from mirabelle.quantize.tied_weights import is_plain, with_ties
@@ -143,9 +172,15 @@ class Static:
         batches = self._batches(task, run)
 
         def observe(dense: nn.Module, names: Iterable[str]) -> dict[str, Range]:
-            return activation_ranges(dense, names, batches, self.calibration, self.percentile)
+            found = activation_ranges(dense, names, batches, self.calibration, self.percentile)
+            return {name: one.symmetric() if self.symmetric else one for name, one in found.items()}
 
-        return Planner(model, selection, Flow.of(model, task.example(), run), observe, task.example())
+        flow = Flow.of(model, task.example(), run, pairs=self.equalize)
+        if self.equalize:
+            pairs = equalize(model, flow.pairs(selection.layers))
+            run.event("equalized", pairs=[" ".join(pair) for pair in pairs])
+        bits = self.weight_bits if isinstance(self.weight_bits, int) else 8
+        return Planner(model, selection, flow, observe, task.example(), bits=bits, per_tensor=not self.per_channel)
 
     def _batches(self, task: Task, run: Run) -> list[Batch]:
         """The calibration data: training samples drawn with the seed of the run, in batches."""

@@ -34,12 +34,16 @@ class Plan:
         outputs: name of each layer whose output is rounded, and of the place of each rounded result of a call -> name of this
             value among the ranges.
         ranges: range of the inputs of each layer, by its name, and of each rounded value.
+        bits: of the weights of each layer.
+        per_tensor: whether a weight has one scale instead of one for each output.
     """
 
     selection: Selection
     around: Surroundings
     outputs: Mapping[str, str]
     ranges: Mapping[str, Range]
+    bits: Mapping[str, int]
+    per_tensor: bool = False
 
     @property
     def coded(self) -> tuple[str, ...]:
@@ -51,20 +55,19 @@ class Plan:
         """The names of all that becomes integers: of layers, and of the places of values."""
         return (*self.coded, *self.around.places)
 
-    def form(self, name: str, model: nn.Module, bits: Mapping[str, int]) -> dict[str, Replacement]:
+    def form(self, name: str, model: nn.Module) -> dict[str, Replacement]:
         """The integer form of a part of a model: name of each module that it replaces -> what stands there then.
 
         Args:
             name: of the part.
             model: the dense one, with modules at the places.
-            bits: of the weights of each layer.
         """
         if name in self.around.places:
             return {name: RoundedValue.quantized(model.get_submodule(name), self.ranges[self.outputs[name]])}
         limits = {other: self._least_scale(other) for other in self.selection.group_of(name)}
         least = self.selection.largest(limits, name)
         if name in self.selection.readers:
-            return {name: WeightLayer.quantized(self.selection.readers[name], bits[name], least_scale=least)}
+            return {name: WeightLayer.quantized(self.selection.readers[name], self.bits[name], least_scale=least)}
         dense, after = self.selection.layers[name], self.around.consumers.get(name, Consumer())
         norm = None if after.norm is None else model.get_submodule(after.norm)
         layer = StaticLayer.quantized(
@@ -72,7 +75,8 @@ class Plan:
             self.ranges[name],
             self.ranges[self.outputs[name]] if name in self.outputs else None,
             least_scale=least,
-            weight_bits=bits[name],
+            weight_bits=self.bits[name],
+            per_tensor=self.per_tensor,
             bias=dense.bias is None and norm is not None,
             output=after.output if name in self.outputs else "",
             reads=self.around.inputs.get(name, ""),
@@ -86,6 +90,9 @@ class Plan:
         return None if dense is None else least_scale_of(dense, self.ranges[name])
 
 
+Make = Callable[[Plan], nn.Module]
+
+
 class Planner:
     """Plans what becomes integers, all of it or all but some parts.
 
@@ -95,11 +102,23 @@ class Planner:
         flow: of the model.
         observe: (model, names as in `calibration.ranges.activation_ranges`) -> their ranges on calibration data.
         example: inputs of the model.
+        bits: of all weights; other ones are given by `dataclasses.replace` of a plan.
+        per_tensor: as in `Plan`.
     """
 
-    def __init__(self, model: nn.Module, selection: Selection, flow: Flow, observe: Observe, example: Batch) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        selection: Selection,
+        flow: Flow,
+        observe: Observe,
+        example: Batch,
+        *,
+        bits: int = 8,
+        per_tensor: bool = False,
+    ) -> None:
         self._selection, self._flow, self._observe, self._example = selection, flow, observe, example
-        self._given = model
+        self._given, self._bits, self._per_tensor = model, bits, per_tensor
         self.dense = _with_places(model, flow.around(selection.layers))  # with modules at all results that may be rounded
         self._ranges: dict[str, Range] = {}
         self._seen: set[str] = set()
@@ -125,7 +144,8 @@ class Planner:
         unused = sorted(silent - read_but_not_called(self._given, silent, self._example))
         if unused:
             raise UserError("E121", f'layer "{unused[0]}" never ran on the calibration data', f'exclude = ["{unused[0]}"]')
-        return Plan(running, around, outputs, ranges)
+        bits = dict.fromkeys([*running.layers, *running.readers], self._bits)
+        return Plan(running, around, outputs, ranges, bits, self._per_tensor)
 
     def observe_all(self) -> None:
         """Find in one pass the ranges of all values that any plan may round."""
@@ -140,12 +160,12 @@ class Planner:
             self._seen.update(new)
         return dict(self._ranges)
 
-    def converted(self, plan: Plan, bits: Mapping[str, int]) -> nn.Module:
+    def converted(self, plan: Plan) -> nn.Module:
         """A copy of the model in which everything that a plan names is integers, with the record of what was replaced."""
         model = _with_places(self._given, plan.around)
         names = all_names(model)
         for part in plan.parts:
-            for name, module in plan.form(part, self.dense, bits).items():
+            for name, module in plan.form(part, self.dense).items():
                 model = replace_module(model, name, module)
         return tie_codes(model, names, plan.selection)
 

@@ -11,16 +11,16 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mirabelle.errors import UserError
 from mirabelle.graph.call import Call, tensors_in, value_of
 from mirabelle.graph.trace import Program, traced
-from mirabelle.model.call_results import HOLDER, calls_of, place_of, with_call_results
+from mirabelle.model.call_results import HOLDER, calls_of, place_of
 from mirabelle.model.state import copied
 from mirabelle.quantize.dense_layers import CONVOLUTIONS
+from mirabelle.quantize.numbered_calls import numbers_of, with_numbers
 from mirabelle.run.run import Run
 from mirabelle.task.batch import Batch, arguments_of
 
@@ -46,7 +46,6 @@ _OF_INTEGERS = ("add", "mul", "cat", "mean", "sigmoid", "leaky_relu", *_RELUS, *
 _OF_FLOATS = ("hardswish", "silu", "elu")  # between two conversions; the result is rounded, so that what follows has integers
 _ROWS = 2  # number of dimensions of a linear layer's output for which its features are the channels of a batch norm
 _IMAGES = 3  # the least number of dimensions with positions
-_MARK = "mirabelle.numbered"
 
 
 @dataclass(frozen=True)
@@ -97,12 +96,26 @@ class Surroundings:
         return tuple(f"{HOLDER}.{place_of(self.calls, number)}" for number in self.rounded)
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two layers of which the second alone reads the output of the first, through functions with f(s · x) = s · f(x), s > 0.
+
+    Args:
+        first: name of the layer that gives the channels.
+        norm: name of the batch norm that is the only user of its output; None if there is none.
+        second: name of the layer that reads the channels.
+    """
+
+    first: str
+    norm: str | None
+    second: str
+
+
 class Flow:
     """The traced program of a model, which tells what stands around its layers; nothing, if there is none.
 
     Args:
-        program: without the nodes that tell the numbers of calls; None if the model has neither convolutions nor batch norms,
-            or cannot be traced.
+        program: without the nodes that tell the numbers of calls; None if there is none.
         calls: functions that the model calls, as in `model.call_results`.
         numbers: node -> number of the call that gives it.
         modules: of the model, by name.
@@ -116,38 +129,41 @@ class Flow:
         modules: Mapping[str, nn.Module] | None = None,
     ) -> None:
         self._program, self._calls, self._numbers, self._modules = program, calls, numbers or {}, modules or {}
+        self._images = any(isinstance(module, (_BatchNorm, *CONVOLUTIONS)) for module in self._modules.values())
 
     @classmethod
-    def of(cls, model: nn.Module, example: Batch, run: Run) -> Flow:
-        """Trace a model.
+    def of(cls, model: nn.Module, example: Batch, run: Run, *, pairs: bool = False) -> Flow:
+        """Trace a model, if anything is to be told: it has convolutions or batch norms, or `pairs` are asked for.
 
         Args:
             model: is not changed.
             example: the batch.
             run: records why a model has no trace.
+            pairs: whether `pairs` will be asked for.
         """
         modules = dict(model.named_modules())
-        if not any(isinstance(module, (_BatchNorm, *CONVOLUTIONS)) for module in modules.values()):
+        if not pairs and not any(isinstance(module, (_BatchNorm, *CONVOLUTIONS)) for module in modules.values()):
             return cls(None)
         calls = () if hasattr(model, HOLDER) else calls_of(copied(model), example.inputs)
         args, kwargs = arguments_of(example.inputs)
         try:
-            program = traced(_numbered(model, calls), args, kwargs)
+            program = traced(with_numbers(model, calls), args, kwargs)
         except UserError as error:
             run.event("decision", name="surroundings", value=f"not known: {error.message}")
             return cls(None)
-        return cls(program, calls, _numbers_of(program.graph), modules)
+        return cls(program, calls, numbers_of(program.graph), modules)
 
     def around(self, chosen: Collection[str], floating: Collection[str] = ()) -> Surroundings:
         """What stands around the chosen layers.
 
-        Layers and norms that run several times or share their tensors, and norms without running statistics, are omitted.
+        Layers and norms that run several times or share their tensors, and norms without running statistics, are omitted. The
+        result is empty for a model that has neither convolutions nor batch norms.
 
         Args:
             chosen: names of the layers that are quantized.
             floating: names of places of results of calls that are not to be rounded.
         """
-        if self._program is None:
+        if self._program is None or not self._images:
             return Surroundings()
         places = {node: f"{HOLDER}.{place_of(self._calls, number)}" for node, number in self._numbers.items()}
         numbers = {node: number for node, number in self._numbers.items() if places[node] not in floating}
@@ -163,39 +179,14 @@ class Flow:
             {name: value for name, value in read.items() if value is not None},
         )
 
-
-@torch.library.custom_op("mirabelle::numbered", mutates_args=())
-def _number(values: Tensor, number: int) -> Tensor:
-    """The values; a node for them in the trace tells the number of the call."""
-    del number
-    return values.clone()
-
-
-@_number.register_fake
-def _(values: Tensor, number: int) -> Tensor:
-    del number
-    return torch.empty_like(values)
-
-
-class _Numbered(nn.Module):
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-    def forward(self, values: Tensor) -> Tensor:
-        result: Tensor = _number(values, self.number)
-        return result
-
-
-def _numbered(model: nn.Module, calls: tuple[str, ...]) -> nn.Module:
-    """A copy whose trace has a node with the number of each call."""
-    model = copied(model)
-    if not calls:
-        return model
-    model = with_call_results(model, calls, range(len(calls)))
-    for number in range(len(calls)):
-        setattr(getattr(model, HOLDER), place_of(calls, number), _Numbered(number))
-    return model
+    def pairs(self, chosen: Collection[str]) -> tuple[Pair, ...]:
+        """The chosen layers that follow each other with nothing between but a batch norm, ReLU, leaky ReLU, pooling and padding
+        with zeros. A layer that runs several times or shares its tensors is in no pair.
+        """
+        if self._program is None:
+            return ()
+        reading = _Reading(self._program, self._numbers, self._modules, chosen)
+        return tuple(pair for name in reading.nodes if (pair := reading.pair(name)) is not None)
 
 
 class _Reading:
@@ -228,6 +219,29 @@ class _Reading:
             if left == kept:
                 return kept
             kept = left
+
+    def pair(self, name: str) -> Pair | None:
+        """The pair of a layer and the one that alone reads its output, if channels between them can be scaled."""
+        node = self.nodes[name]
+        norm, end = self._norm(node)
+        maker = Call.of(node if norm is None else next(iter(node.users)))
+        linear = Call.of(node).name == "linear"
+        if not self._has_own_numbers(maker, norm or name):
+            return None
+        while (reader := _only_reader(end)) is not None:
+            second = self._names.get(reader.node)
+            if second is not None:
+                return Pair(name, norm, second) if reader["input"] is end and linear == (reader.name == "linear") else None
+            if not _is_homogeneous(reader, images=not linear):
+                return None
+            end = reader.node
+        return None
+
+    def _has_own_numbers(self, called: Call, name: str) -> bool:
+        """Whether a layer or norm has a weight, and no other shares that or its bias."""
+        bias = called.get("bias")
+        own_bias = bias is None or self._owner(bias, "bias") == name
+        return own_bias and self._owner(called.get("weight"), "weight") == name
 
     def _is_between(self, node: fx.Node, end: fx.Node, known: Collection[fx.Node], kept: Collection[fx.Node]) -> bool:
         reads = _kind(node) in _OF_FLOATS or all(_source(given) in known for given in node.all_input_nodes)
@@ -280,23 +294,6 @@ class _Reading:
         return name if last == tensor else None
 
 
-def _numbers_of(graph: fx.Graph) -> dict[fx.Node, int]:
-    """Node -> number of its call. The nodes that tell the numbers are taken out of the graph, and those that assert something.
-
-    A result that something reads past its module, because the call was in place, has no number.
-    """
-    numbers = {}
-    for node in [node for node in graph.nodes if _kind(node).startswith("_assert") and not node.users]:
-        graph.erase_node(node)
-    for mark in [node for node in graph.nodes if _kind(node) == _MARK]:
-        (node,) = mark.all_input_nodes
-        if len(node.users) == 1:
-            numbers[node] = mark.args[1]
-        mark.replace_all_uses_with(node)
-        graph.erase_node(mark)
-    return numbers
-
-
 def _kind(node: fx.Node) -> str:
     return Call.of(node).name if node.op == "call_function" else ""
 
@@ -323,6 +320,22 @@ def _activation(called: Call) -> Literal["relu", "relu6"] | None:
     names = ("min", "max") if called.name.startswith("clamp") else ("min_val", "max_val")
     limits = [called.get(name) for name in names]
     return "relu6" if called.name in _RELUS and limits == [0, 6] else None
+
+
+def _is_homogeneous(called: Call, *, images: bool) -> bool:
+    """Whether a call gives f(s · x) = s · f(x) for a positive s of each channel, and leaves the channels where they are.
+
+    Args:
+        called: the call.
+        images: whether channels are the second dimension, before those over which a function pools or which it pads.
+    """
+    if called.name == "dropout":
+        return not called["train"]
+    if called.name in _PADDING:
+        return images and _passes(called.node) and len(called["pad"]) <= 2 * (value_of(called.node).ndim - 2)
+    if called.name in (*_POOLING, *_AVERAGING):
+        return images
+    return called.name in ("leaky_relu", "clone", "alias", "contiguous") or _activation(called) == "relu"
 
 
 def _source(node: fx.Node) -> fx.Node:

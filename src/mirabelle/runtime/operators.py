@@ -49,7 +49,7 @@ def dequantize(codes: Tensor, scale: Tensor) -> Tensor:
 
     Args:
         codes: integers, (n, ...).
-        scale: one value for each index of the first axis, (n,), or a single one, (1,).
+        scale: one value for each index of the first axis, (n,), or a scalar for all.
     """
     return affine.dequantize(codes, scale)
 
@@ -63,7 +63,7 @@ def decode(codes: Tensor, scale: Tensor) -> Tensor:
 
     Args:
         codes: integers, (n, ...).
-        scale: one value for each index of the first axis, (n,).
+        scale: one value for each index of the first axis, (n,), or a scalar for all.
     """
     return affine.dequantize(codes, scale)
 

@@ -116,6 +116,9 @@ def _translated(module: fx.GraphModule) -> bool:
             if node.target in TRANSPOSED_CODES:
                 given[1] = _by_row(module, given[1])
             if node.target in CODED:
+                if not isinstance(given[-1], fx.Node):  # one scale for all rows, of which converters want one each
+                    rows = torch.full((len(_tensor(module, given[0])),), given[-1])
+                    given[-1] = _stored(module, given[0], "row_scales", rows)
                 given.append(
                     _stored(module, given[-1], "zero_points", torch.zeros_like(_tensor(module, given[-1]), dtype=torch.int64))
                 )
