@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from mirabelle.runtime.skeleton import split
+from mirabelle.runtime.skeleton import split, written
 
 
 def model() -> ModelProto:
@@ -26,6 +26,15 @@ def test_a_skeleton_is_the_model_without_the_data_of_its_tensors() -> None:
     for tensor in proto.graph.initializer:
         tensor.ClearField("raw_data")
     assert skeleton == proto.SerializeToString(deterministic=True)
+
+
+def test_a_model_is_written_as_protobuf_writes_it() -> None:
+    whole, empty = model(), ModelProto(producer_name="mirabelle")
+    whole.metadata_props.add(key="a", value="b")
+    for proto in (whole, empty):
+        due = proto.SerializeToString(deterministic=True)
+        assert written(proto).getvalue() == due
+    assert not whole.graph.initializer
 
 
 @pytest.mark.parametrize(

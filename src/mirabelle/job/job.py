@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,7 @@ from mirabelle.job.result import Result, checked, tell_end
 from mirabelle.job.steps import Reached, codecs_of, run_or_resume, walk
 from mirabelle.model.architecture import rounds
 from mirabelle.model.device import check_device
-from mirabelle.model.state import copied, fingerprint, with_other_weights
+from mirabelle.model.state import copied, fingerprint, on_same_parameters, with_other_weights
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.records.annotated_toml import ORIGINS, Origin
 from mirabelle.records.functions import name_of
@@ -119,10 +120,11 @@ def compress(
         if guide is not None:
             check_device(guide, "the teacher")
         task = with_model_outputs_as_targets(task, teacher or model)
+        recipe = recipe if isinstance(recipe, Recipe) else Recipe(recipe)
         plan = JobPlan(
-            model=copied(dense).eval(),
+            model=(on_same_parameters(dense) if _changes_copies_alone(recipe.steps) else copied(dense)).eval(),
             task=task,
-            recipe=recipe if isinstance(recipe, Recipe) else Recipe(recipe),
+            recipe=recipe,
             goal=goal if isinstance(goal, Goal) else records.build(Goal, goal or {}, "goal"),
             baseline=baseline,
             teacher=guide,
@@ -177,6 +179,16 @@ class Source:
     tables: Mapping[str, Any] = field(default_factory=dict)
     decisions: Mapping[str, Any] = field(default_factory=dict)
     origin: Origin | None = None
+
+
+def _changes_copies_alone(settings: Any) -> bool:
+    """Whether all that a recipe names is Mirabelle's own, which never changes the weights of a model that it is given."""
+    if isinstance(settings, Sequence) and not isinstance(settings, str):
+        return all(map(_changes_copies_alone, settings))
+    if not dataclasses.is_dataclass(settings):
+        return not callable(settings)
+    own = type(settings).__module__.partition(".")[0] == __name__.partition(".")[0]
+    return own and all(_changes_copies_alone(getattr(settings, field.name)) for field in dataclasses.fields(settings))
 
 
 def _resolved(plan: JobPlan, seed: int, source: Source) -> dict[str, Any]:
@@ -319,7 +331,8 @@ def _conclude(ending: _Ending) -> Result:
     )
     write_report(report, run.folder)
     tell_end(run, shortfalls)
-    return checked(Result(ending.end.model, end, start, shortfalls, gates, run.folder, constant))
+    model = copied(ending.end.model) if ending.end is ending.start else ending.end.model
+    return checked(Result(model, end, start, shortfalls, gates, run.folder, constant))
 
 
 def _write_back(ending: _Ending) -> list[str]:

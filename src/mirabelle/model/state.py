@@ -133,6 +133,16 @@ def copied(model: Model, instead: Mapping[int, Tensor] | None = None) -> Model:
     return copy.deepcopy(model, {**detached, **_copies_of_shared(model), **(instead or {})})
 
 
+def on_same_parameters(model: Model) -> Model:
+    """A copy whose parameters lie in the memory of the model's own, for code that changes no parameter in place.
+
+    Its modules, buffers and gradients are its own.
+    """
+    apart = _copies_of_shared(model)
+    own = [one for one in model.parameters() if type(one) is nn.Parameter and one.is_leaf and id(one) not in apart]
+    return copied(model, {id(one): nn.Parameter(one.detach(), requires_grad=one.requires_grad) for one in own})
+
+
 @torch.no_grad()
 def with_other_weights(model: Model) -> Model:
     """A copy whose saved tensors have other values, as a model that was made anew and not trained.

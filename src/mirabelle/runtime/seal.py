@@ -8,6 +8,7 @@ from __future__ import annotations
 from onnx import ModelProto
 
 from mirabelle.run.files import digest_of_bytes
+from mirabelle.runtime.skeleton import written
 
 SEAL = "mirabelle.digest"
 _ZEROS = "0" * 16
@@ -17,11 +18,15 @@ _MARK = b"".join(  # as protobuf writes the entry: tags, lengths, key; the value
 
 
 def sealed(model: ModelProto) -> bytes:
-    """The bytes of a model with their digest, which is added to the metadata of the model."""
-    entry = model.metadata_props.add(key=SEAL, value=_ZEROS)
-    entry.value = digest_of_bytes(model.SerializeToString(deterministic=True))
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
+    """The bytes of a model with their digest, which is added to its metadata; the initializers are taken out of the model."""
+    model.metadata_props.add(key=SEAL, value=_ZEROS)
+    out = written(model)
+    data = out.getvalue()
+    digest, begin = digest_of_bytes(data), data.rfind(_MARK) + len(_MARK)
+    del data  # otherwise the next line copies it
+    out.seek(begin)
+    out.write(digest.encode())
+    return out.getvalue()
 
 
 def is_as_written(onnx: bytes) -> bool | None:

@@ -1,9 +1,10 @@
-"""An ONNX file without the values of its tensors, read from its bytes without a copy of them."""
+"""An ONNX file without the values of its tensors, read from its bytes without a copy of them; and the other way round."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 
 from google.protobuf.message import DecodeError, Message
 from onnx import GraphProto, ModelProto, TensorProto
@@ -49,6 +50,30 @@ def split(onnx: bytes) -> tuple[bytes, list[memoryview]]:
     if graphs > 1:
         raise ValueError("it has two graphs")
     return b"".join(parts), raws
+
+
+def written(model: ModelProto) -> BytesIO:
+    """The bytes of a model as protobuf writes them, tensor by tensor: no more than one is in memory twice at a time.
+
+    The initializers are taken out of the model.
+    """
+    tensors = [model.graph.initializer.pop() for _ in range(len(model.graph.initializer))][::-1]
+    sizes = [tensor.ByteSize() for tensor in tensors]
+    heads = [_as_varint(_INITIALIZER * _KINDS + _MEASURED) + _as_varint(size) for size in sizes]
+    out = BytesIO()
+    for field in _fields(memoryview(model.SerializeToString(deterministic=True))):
+        if field.number != _GRAPH:
+            out.write(field.whole)
+            continue
+        members = list(_fields(field.value))
+        out.write(_as_varint(_GRAPH * _KINDS + _MEASURED))
+        out.write(_as_varint(len(field.value) + sum(sizes) + sum(map(len, heads))))
+        out.writelines(member.whole for member in members if member.number < _INITIALIZER)
+        for head, tensor in zip(heads, tensors, strict=True):
+            out.write(head)
+            out.write(tensor.SerializeToString(deterministic=True))
+        out.writelines(member.whole for member in members if member.number > _INITIALIZER)
+    return out
 
 
 def is_plain(onnx: bytes) -> bool:
