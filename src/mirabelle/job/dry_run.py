@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ from mirabelle.recipe.recipe import Recipe
 from mirabelle.run.run import Run
 from mirabelle.sources.models.huggingface import HuggingFaceModel
 from mirabelle.sources.models.onnx_graph import OnnxModule
-from mirabelle.step import folder_of
+from mirabelle.step import Preview, folder_of
 from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, call, in_float32, map_tensors, parts_of, tensors_of
 from mirabelle.task.class_targets import check_one_hot
 from mirabelle.task.goal import Goal
@@ -133,7 +134,15 @@ def _tried(model: nn.Module, task: Task) -> Outputs:
     return outputs
 
 
-def try_steps(plan: JobPlan) -> None:
+@dataclass(frozen=True)
+class TriedStep:
+    """What a step will do, and the seconds that its preview took."""
+
+    preview: Preview
+    seconds: float
+
+
+def try_steps(plan: JobPlan) -> list[TriedStep]:
     """Try all trainings and steps on one batch: patterns must match, and the losses must fit teacher and model.
 
     Raises:
@@ -141,6 +150,7 @@ def try_steps(plan: JobPlan) -> None:
     """
     alone, guided = plan.task.with_teacher(None), plan.task.with_teacher(plan.teacher or plan.model)
     mistakes: list[UserError] = []
+    tried: list[TriedStep] = []
     with tempfile.TemporaryDirectory() as folder:
         run = Run(folder)
         with gathered(mistakes, "goal"):
@@ -160,7 +170,9 @@ def try_steps(plan: JobPlan) -> None:
         for position, step in enumerate(plan.recipe.steps):
             known = len(mistakes)
             with gathered(mistakes, "step", position):
+                begin = time.perf_counter()
                 preview = step.preview(model, guided, run.within(folder_of(position + 1, step)))
+                tried.append(TriedStep(preview, time.perf_counter() - begin))
                 under = with_replaced_model_as_teacher([step], model, guided)
                 model = preview.model
                 if step.stage == "replace":
@@ -169,6 +181,7 @@ def try_steps(plan: JobPlan) -> None:
             if step.stage == "replace" and len(mistakes) > known:
                 break  # nothing can be said of steps that change a model which does not work
     raise_all(mistakes)
+    return tried
 
 
 def _try_training(model: nn.Module, task: Task, training: Training | None) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import Files, count_parameters, exported, multiply_accumulates, sizes, weights_of
 from mirabelle.job.conditions import Conditions
-from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps
+from mirabelle.job.dry_run import JobPlan, TriedStep, try_one_batch, try_steps
 from mirabelle.job.learned import REMEDY, nothing_learned, standing
 from mirabelle.job.metric_trial import unknown_loss
 from mirabelle.job.notes import notes_of
@@ -26,7 +26,7 @@ from mirabelle.run.files import length_of_tensors
 from mirabelle.run.run import Run
 from mirabelle.runtime.latency import Ratio
 from mirabelle.runtime.runtime import time_side_by_side
-from mirabelle.step import folder_of, use_of
+from mirabelle.step import use_of
 from mirabelle.task.batch import Samples, Stream, parts_of, tensors_of
 from mirabelle.task.goal import Shortfall
 from mirabelle.task.profile import Profile
@@ -35,7 +35,8 @@ from mirabelle.training import Training, default_objective, evaluate, fit, outpu
 from mirabelle.training.single_samples import why_not_one_sample
 
 _WARM_STEPS, _TIMED_STEPS = 2, 8
-_VALIDATED = 200  # number of samples with which evaluation is timed
+_VALIDATED = 200  # number of samples by which a model is judged
+_TIMED_SAMPLES = 64  # number of samples with which evaluation is timed
 _LATENCY_SECONDS = 1.0
 _STATE = {"adamw": 2, "sgd": 1}  # size of the optimizer state, as a multiple of the parameters
 _REPORT_BYTES = 300_000  # approximate size of report, model card and journal
@@ -112,14 +113,14 @@ def forecast(plan: JobPlan, *, free_memory: int | None = None, free_disk: int | 
         UserError: the errors that the run would raise at its beginning, or at the beginning of one of its steps.
     """
     outputs = try_one_batch(plan.model, plan.task)
-    try_steps(plan)
+    tried = try_steps(plan)
     example = plan.task.example()
     unlearned = _unlearned(plan)
     task = plan.task.with_teacher(plan.teacher or plan.model)
     if plan.model in unlearned:
         task = task.without_lessons_of(plan.model)
     with tempfile.TemporaryDirectory() as folder:
-        steps, models, trainings = _previewed(plan, task, Run(folder))
+        steps, models, trainings = _previewed(plan, tried, task, Run(folder))
     begin = time.perf_counter()
     before, after = exported(plan.model, task), exported(models[-1], task)
     exporting, evaluating = (time.perf_counter() - begin) / 2, _evaluation_seconds(plan.model, task)
@@ -176,7 +177,9 @@ class _Trained:
     task: Task
 
 
-def _previewed(plan: JobPlan, task: Task, run: Run) -> tuple[list[StepForecast], list[nn.Module], list[_Trained]]:
+def _previewed(
+    plan: JobPlan, tried: Sequence[TriedStep], task: Task, run: Run
+) -> tuple[list[StepForecast], list[nn.Module], list[_Trained]]:
     """The forecasts of teacher, baseline and steps; the model after each step; and all trainings."""
     steps: list[StepForecast] = []
     models: list[nn.Module] = []
@@ -193,20 +196,13 @@ def _previewed(plan: JobPlan, task: Task, run: Run) -> tuple[list[StepForecast],
     if plan.baseline is not None:
         look("baseline", ("the model is trained",), plan.model, plan.baseline, task.with_teacher(None))
     model = plan.model
-    for position, step in enumerate(plan.recipe.steps, start=1):
-        place = run.within(folder_of(position, step))
-        begin = time.perf_counter()
-        preview = step.preview(model, task, place)
-        look(
-            use_of(step),
-            preview.description,
-            preview.model,
-            preview.training,
-            with_replaced_model_as_teacher([step], model, task),
-        )
-        model = preview.model
-        taken = time.perf_counter() - begin + preview.more_seconds
+    for step, found in zip(plan.recipe.steps, tried, strict=True):
+        preview = found.preview
+        under = with_replaced_model_as_teacher([step], model, task)
+        look(use_of(step), preview.description, preview.model, preview.training, under)
+        taken = found.seconds + preview.more_seconds
         steps[-1] = dataclasses.replace(steps[-1], seconds=steps[-1].seconds + taken)
+        model = preview.model
         models.append(model)
     return steps, models, trainings
 
@@ -244,8 +240,8 @@ def _small(task: Task, training: Training) -> Task:
 
 
 def _evaluation_seconds(model: nn.Module, task: Task) -> float:
-    few: Samples = task.validation.drawn(_VALIDATED, 0)
-    evaluate(model, few, task)
+    few: Samples = task.validation.drawn(_TIMED_SAMPLES, 0)
+    evaluate(model, task.validation.drawn(2, 0), task)
     begin = time.perf_counter()
     evaluate(model, few, task)
     return (time.perf_counter() - begin) * len(task.validation) / len(few)
