@@ -17,7 +17,7 @@ from mirabelle.errors import UserError
 from mirabelle.model.edits import EDITS, Edit, Replace, damaged, indices_of, put
 from mirabelle.model.replacement import REPLACEMENTS
 from mirabelle.model.schema_1 import edits_of_schema_1
-from mirabelle.model.state import copied
+from mirabelle.model.state import copied, on_same_parameters, take_apart
 
 SCHEMA = 2
 
@@ -145,9 +145,13 @@ def replayed(dense: nn.Module, record: Architecture) -> nn.Module:
         UserError: E140 if the module does not fit the record; E106 if the record names an unknown class, or a user-defined one
             whose module is not imported; E141 if the record is damaged; E121 if the module cannot be traced.
     """
-    model = copied(dense)
+    # Weights of modules that are replaced are only read, so they need no copy; a user's own code may change them.
+    replaces = all(isinstance(edit, Replace) and ":" not in edit.use for edit in record.edits)
+    model = on_same_parameters(dense) if replaces else copied(dense)
     for edit in record.edits:
         model = edit.replay(model)
+    if replaces:
+        take_apart(model, dense)
     attach(model, record)
     return model
 

@@ -143,6 +143,17 @@ def on_same_parameters(model: Model) -> Model:
     return copied(model, {id(one): nn.Parameter(one.detach(), requires_grad=one.requires_grad) for one in own})
 
 
+def take_apart(model: nn.Module, other: nn.Module) -> None:
+    """Give a model memory of its own for the tensors that it shares with another one; what is one tensor stays one."""
+    shared = {one.untyped_storage()._cdata for one in other.parameters() if not is_lazy(one)}
+    own: dict[Hashable, Tensor] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not is_lazy(tensor) and tensor.untyped_storage()._cdata in shared:
+            place = memory_of(tensor)
+            own.setdefault(place, tensor.detach().clone())
+            tensor.data = own[place]
+
+
 @torch.no_grad()
 def with_other_weights(model: Model) -> Model:
     """A copy whose saved tensors have other values, as a model that was made anew and not trained.
