@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from mirabelle import Task
 from mirabelle.errors import UserError
+from mirabelle.model.architecture import replace_module
 from mirabelle.objectives import RKD, AttentionMaps, AttentionTransfer, Hint
 from mirabelle.objectives.layer_matching import Kind, head_of, pairs_of
+from mirabelle.prune.skipped import Skipped
 from mirabelle.task.batch import Batch
 from students import Convolutional, Transformer
 
@@ -177,3 +179,20 @@ def test_maps_of_attention_are_not_averaged_into_others(images: Task) -> None:
     task = images.with_teacher(Transformer(24, 4, 4))
     with pytest.raises(UserError, match=r"E111.*cannot be compared"):
         (1.0 * AttentionMaps()).bind(Halved(12, 2, 2), task, task.example())
+
+
+def test_layers_that_were_dropped_are_left_out_and_the_others_paired_by_name(images: Task) -> None:
+    student, teacher, example = Transformer(24, 6, 4), Transformer(24, 6, 4), images.example()
+    for name in ("layers.0", "layers.3"):
+        student = replace_module(student, name, Skipped())
+    kept = ["layers.1", "layers.2", "layers.4", "layers.5"]
+    assert names(student, teacher, example, ("tokens",)) == [(name, name) for name in kept]
+    assert names(student, teacher, example, ("tokens",), layers=("layers.?",), teacher_layers=tuple(kept)) == [
+        (name, name) for name in kept
+    ]
+    for pattern in ("layers.3", "*s.3"):
+        with pytest.raises(UserError, match="a layer that an earlier step has dropped") as caught:
+            names(student, teacher, example, ("tokens",), layers=(pattern,), teacher_layers=("layers.5",))
+        assert caught.value.code == "E112"
+    small = Transformer(24, 3, 4)
+    assert names(small, teacher, example, ("tokens",)) == [(f"layers.{k}", f"layers.{2 * k + 1}") for k in range(3)]

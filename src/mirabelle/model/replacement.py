@@ -38,6 +38,7 @@ class Replacement(nn.Module):
     """
 
     rounds: ClassVar[bool] = False  # whether the module rounds its results, so that runtimes may differ by one rounding step
+    drops: ClassVar[bool] = False  # whether the layer is gone: the module returns its input
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError, did_you_mean
+from mirabelle.model.replacement import Replacement
 from mirabelle.model.state import in_eval_mode
 from mirabelle.model.taps import Taps, features_of
 from mirabelle.model.watch import layer_of
@@ -72,12 +73,13 @@ def pairs_of(
         patterns: names of the student's layers and of the teacher's layers. A name with "*" selects the outermost layers that
             match. A side without names is chosen automatically: the last layer of every size of feature maps, the longest
             list of layers of a transformer, or the last layer of every width of a multilayer perceptron. Feature maps are
-            paired by equal sizes if there are any, everything else evenly over the depth.
+            paired by equal sizes if there are any, the layers of a student that has lost others by name, everything else evenly
+            over the depth. Layers that were dropped are left out.
         kinds: the kinds of output that may be compared, in order of preference.
 
     Raises:
-        UserError: E112 if a name matches no layer, or there are no layers of these kinds; E111 if the two sides name different
-            numbers of layers, or if a named layer is of another kind.
+        UserError: E112 if a name matches no layer, or only layers that were dropped, or there are no layers of these kinds;
+            E111 if the two sides name different numbers of layers, or if a named layer is of another kind.
     """
     sides = [_Side(one, example) for one in (model, teacher)]
     named = [side.named(key, own) for side, key, own in zip(sides, ("layers", "teacher_layers"), patterns, strict=True)]
@@ -100,6 +102,9 @@ def pairs_of(
     found = [side.found(kind) for side in sides]
     if kind == "maps" and (alike := _of_equal_places(*found)):
         return alike
+    theirs = {layer.name: layer for layer in found[1]}
+    if sides[0].dropped and all(layer.name in theirs for layer in found[0]):
+        return [Pair(layer, theirs[layer.name]) for layer in found[0]]
     count = min(map(len, found))
     return [Pair(*both) for both in zip(*(_spread(layers, count) for layers in found), strict=True)]
 
@@ -161,6 +166,8 @@ class _Side:
         self._shapes = {name: tuple(features[name].shape) for name in self._names}
         self._ends = {name for name in self._names if features[name].data_ptr() in inputs | outputs}
         self._tensors = {name: id(features[name]) for name in self._names}
+        dropped = {name for name, module in self._modules.items() if isinstance(module, Replacement) and module.drops}
+        self.dropped = {name for name in self._names if layer_of(name) in dropped}
         axes = _channel_axes(self._modules, {name: features[name] for name in self._names})
         self._layers = {
             name: TappedLayer(name, self._shapes[name], axes[name], _kind(features[name], axes[name]))
@@ -191,11 +198,17 @@ class _Side:
         return list(ends.values())
 
     def _matching(self, key: str, position: int, pattern: str) -> list[str]:
+        if pattern in self.dropped:
+            raise _dropped(pattern, key, position)
         if pattern in self._shapes:
             return [pattern]
         literal = pattern.replace("[", "[[]")
         found = [name for name in self._names if fnmatchcase(name, literal) and ("[" in name) == ("[" in pattern)]
         outermost = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
+        kept = [name for name in outermost if name not in self.dropped]
+        if outermost and not kept:
+            raise _dropped(pattern, key, position)
+        outermost = kept
         if not outermost:
             message = f'pattern "{pattern}" matches no layer of the model'
             raise UserError("E112", message, did_you_mean(pattern, self._names), path=(key, position))
@@ -205,9 +218,11 @@ class _Side:
         """The longest list of modules of one class whose outputs are tokens of one shape, as in a transformer."""
         lists: list[list[TappedLayer]] = []
         for name, module in self._modules.items():
-            kinds = {type(child) for child in module.children()}
-            if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(kinds) == 1:
-                paths = [f"{name}.{key}" if name else key for key in module._modules]
+            if not isinstance(module, (nn.ModuleList, nn.Sequential)):
+                continue
+            paths = [f"{name}.{key}" if name else key for key in module._modules]
+            paths = [path for path in paths if path not in self.dropped]
+            if len({type(self._modules[path]) for path in paths}) == 1:
                 inner = [self._layers[path] for path in paths if path in self._layers]
                 if inner and len({layer.shape for layer in inner}) == 1 and inner[0].kind == "tokens":
                     lists.append(inner)
@@ -278,6 +293,11 @@ def _shape_at(model: nn.Module, example: Batch, name: str) -> tuple[int, ...]:
 def _no_layers(kinds: Sequence[Kind]) -> UserError:
     message = f"student and teacher do not both have layers whose outputs are {' or '.join(kinds)}"
     return UserError("E112", message, "name `layers` and `teacher_layers`")
+
+
+def _dropped(pattern: str, key: str, position: int) -> UserError:
+    message = f'"{pattern}" is a layer that an earlier step has dropped: it returns its input'
+    return UserError("E112", message, "name a layer that is left", path=(key, position))
 
 
 def _not_batch_first(name: str, shape: tuple[int, ...]) -> UserError:

@@ -26,7 +26,8 @@ class HiddenStates(FeatureTerm):
 
     s and t are the hidden states of a layer of the student and of the teacher; r is a learned linear map if their widths
     differ, else the identity. Tokens with 0 in the inputs' "attention_mask" are left out. A student of m layers is compared
-    with every (n / m)-th of the teacher's n layers, the last with the last.
+    with every (n / m)-th of the teacher's n layers, the last with the last; one that has lost layers (`prune.Layers`) with
+    those of the same names.
 
     Args:
         layers: patterns of the student's layers; by default all of its longest list of layers.

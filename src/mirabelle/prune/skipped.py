@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import nn
 
@@ -21,6 +21,8 @@ class Skipped(Replacement):
         >>> Skipped(outputs=2)(torch.ones(1), mask=None)
         (tensor([1.]), None)
     """
+
+    drops: ClassVar[bool] = True
 
     def __init__(self, outputs: int = 0) -> None:
         super().__init__({"outputs": outputs})
