@@ -22,6 +22,7 @@ from mirabelle.cli.options import json_option, quiet_option
 @click.option("--method", default="gptq", show_default=True, help='"gptq" or "nearest".')
 @click.option("--samples", type=click.IntRange(min=1), default=128, show_default=True, help="Number of calibration windows.")
 @click.option("--length", type=click.IntRange(min=1), default=512, show_default=True, help="Tokens of a window.")
+@click.option("--onnx", is_flag=True, help="Write model.onnx with external data, too.")
 @quiet_option
 @json_option
 def command(
@@ -37,13 +38,15 @@ def command(
     method: str,
     samples: int,
     length: int,
+    onnx: bool,
     quiet: bool,
     as_json: bool,
 ) -> int:
     """Prune and quantize MODEL, the folder of a causal language model of transformers, block by block.
 
     Memory holds one block and the hidden states of the calibration windows, not the model. The result is a folder that
-    from_pretrained loads. If the command is killed, the same command goes on at the next block.
+    from_pretrained loads. If the command is killed, the same command goes on at the next block. With --onnx, it also has
+    model.onnx and model.onnx.data, in which layers of 4 bits are computed by their codes.
 
     \b
     Example:
@@ -65,14 +68,21 @@ def command(
 
     def told(done: int, total: int, seconds_left: float) -> None:
         click.echo(f"block {done} of {total} done, {duration(seconds_left)} left", err=True)
+        if onnx and done == total:
+            click.echo("writing model.onnx", err=True)
 
+    if onnx and not quiet:
+        click.echo("making the graph of model.onnx", err=True)
     data = tokens_of_text(model, text, samples=samples, length=length)
-    result = compress_large(model, steps, data, out, progress=None if quiet else told)
+    result = compress_large(model, steps, data, out, onnx=onnx, progress=None if quiet else told)
     if as_json:
         click.echo(json.dumps({"folder": str(out), "errors": dict(result.errors), "sparsity": dict(result.sparsity)}, indent=2))
         return 0
     worst = max(result.errors, key=lambda name: result.errors[name])
     mean = sum(result.errors.values()) / len(result.errors)
     click.echo(f"{out}: {len(result.errors)} layers are changed; transformers loads it with from_pretrained")
+    if onnx:
+        size = sum((out / name).stat().st_size for name in ("model.onnx", "model.onnx.data"))
+        click.echo(f"{out / 'model.onnx'}: ONNX with external data, {size / 1e6:,.1f} MB together; ONNX Runtime loads it")
     click.echo(f"errors of layer outputs: {mean:.2%} of their power in the mean, {result.errors[worst]:.2%} at most ({worst})")
     return 0

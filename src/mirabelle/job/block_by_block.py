@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle import quantize
-from mirabelle.calibration.columns import columns_of
 from mirabelle.calibration.moments import Moments
 from mirabelle.errors import UserError
-from mirabelle.job.block_steps import applies, changed, check_steps, matrix_of, packed_codes
-from mirabelle.model.turned_linear import turned_linear
+from mirabelle.job.block_onnx import OnnxGraph
+from mirabelle.job.block_steps import applies, changed, check_steps, is_linear, matrix_of, packed_codes
 from mirabelle.model.watch import EndOfForward, LayerRun, watched
 from mirabelle.numerics.arrays import bytes_of
 from mirabelle.run import files
@@ -54,6 +53,7 @@ def compress_large(
     data: Tensor,
     out: str | Path,
     *,
+    onnx: bool = False,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> LargeResult:
     """Prune and quantize the weights of a causal language model of transformers, one block after the other.
@@ -68,18 +68,24 @@ def compress_large(
     dtype; codes of 2, 4 and 8 bits lie beside them in codes/, packed as in the format pack-quantized of compressed-tensors.
     compression.json has the errors of all layers. If the process is killed, the same call goes on at the next block.
 
+    With `onnx`, model.onnx and model.onnx.data are written at the end, with inputs input_ids and attention_mask and the output
+    logits, for any number of samples and tokens, without a cache of keys and values. Layers of 4 bits in groups of 16, 32, 64,
+    128 or 256 are MatMulNBits nodes, which multiply by the codes with activations in float32; all other weights are float32.
+    The graph is made before the first block, so that a model that cannot be exported is refused then.
+
     Args:
         model: folder with config.json and safetensors files. Code in it is not run.
         steps: `prune.Weights`, one-shot, with a sparsity or a pattern, and any score that needs no gradients; and, as the
             last, `quantize.Weights` with the method "nearest" or "gptq".
         data: calibration tokens, (samples, length), whole numbers.
         out: a new folder, or that of an earlier call with the same arguments.
+        onnx: whether an ONNX file is written, too; an earlier call need not have asked for it.
         progress: called after each block with the number of blocks that are done, that of all, and the seconds left.
 
     Raises:
-        UserError: E111 or E105 for steps that are not possible; E121 for a model that is no causal language model, or is
-            quantized already; E130 or E141 if its files are missing or damaged; E131 for tokens that are no such table, or
-            inputs that are NaN or infinite; E150 if `out` has the result of other arguments.
+        UserError: E111 or E105 for steps that are not possible; E121 for a model that is no causal language model, is
+            quantized already, or cannot be exported; E130, E140 or E141 if its files are missing or damaged; E131 for tokens
+            that are no such table, or inputs that are NaN or infinite; E150 if `out` has the result of other arguments.
 
     Example:
         >>> from mirabelle import prune, quantize
@@ -96,7 +102,7 @@ def compress_large(
     _check_tokens(data, blocks)
     lock = FolderLock(folder)
     try:
-        return _Work(blocks, [*steps], data, source, folder).done(progress)
+        return _Work(blocks, [*steps], data, source, folder).done(progress, onnx=onnx)
     finally:
         blocks.shards.close()
         lock.release()
@@ -118,8 +124,10 @@ class _Work:
         self._calls: list[Call] = []
 
     @torch.no_grad()
-    def done(self, progress: Callable[[int, int, float], None] | None = None) -> LargeResult:
-        first, total, began = self._resumed(), len(self._blocks.names), time.monotonic()
+    def done(self, progress: Callable[[int, int, float], None] | None, *, onnx: bool) -> LargeResult:
+        first, total = self._resumed(), len(self._blocks.names)
+        graph = OnnxGraph(self._source, self._steps) if onnx else None
+        began = time.monotonic()
         if first < total:
             hidden = self._embedded()
             hidden = files.read_tensors(self._state(first))[0]["hidden"] if first else hidden
@@ -129,6 +137,8 @@ class _Work:
                 left = (time.monotonic() - began) / (position + 1 - first) * (total - position - 1)
                 progress(position + 1, total, left)
         self._finish()
+        if graph is not None:
+            graph.write(self._folder)
         return LargeResult(self._folder, self._errors, self._sparsity)
 
     def _resumed(self) -> int:
@@ -159,7 +169,7 @@ class _Work:
     def _block(self, position: int, hidden: Tensor) -> Tensor:
         """Change a block, write it, and return its outputs."""
         name, block, call = self._blocks.names[position], self._blocks.load(position), self._calls[position]
-        layers = {f"{name}.{own}": layer for own, layer in block.named_modules() if _is_linear(layer)}
+        layers = {f"{name}.{own}": layer for own, layer in block.named_modules() if is_linear(layer)}
         codes: dict[str, Tensor] = {}
         for group in _groups(layers, block, call, hidden[:1]):
             chosen = {own: [step for step in self._steps if applies(step, own)] for own in group}
@@ -230,10 +240,6 @@ def _check_tokens(data: Tensor, blocks: Blocks) -> None:
     if int(data.min()) < 0 or int(data.max()) >= size:
         message = f"calibration tokens lie between {int(data.min())} and {int(data.max())}, but the model has {size}"
         raise UserError("E131", message, "use the tokenizer of the model")
-
-
-def _is_linear(layer: nn.Module) -> bool:
-    return isinstance(layer, turned_linear()) or (isinstance(layer, nn.Linear) and columns_of(layer) is not None)
 
 
 def _alike(calls: Sequence[Call], others: Sequence[Call]) -> bool:

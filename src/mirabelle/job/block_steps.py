@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle import prune, quantize
+from mirabelle.calibration.columns import columns_of
 from mirabelle.errors import UserError
+from mirabelle.model.turned_linear import turned_linear
 from mirabelle.numerics.group_codes import Grid, GroupCodes, decoded, nearest
 from mirabelle.numerics.masks import keep_highest, keep_highest_of_each
 from mirabelle.quantize.calibrated_codes import Method, fitted_matrix
@@ -114,6 +116,11 @@ def _coded(weight: Tensor, moments: Tensor, step: quantize.Weights) -> GroupCode
     return fitted_matrix(weight, moments, method, keeps_zeros=bool((weight == 0).any())).codes
 
 
+def is_linear(layer: nn.Module) -> bool:
+    """Whether the steps can change the weight of a layer."""
+    return isinstance(layer, turned_linear()) or (isinstance(layer, nn.Linear) and columns_of(layer) is not None)
+
+
 def matrix_of(layer: nn.Module) -> Tensor:
     """The weight of a layer as (outputs, inputs), sharing its memory."""
     from mirabelle.quantize.dense_layers import weight_of
@@ -143,3 +150,9 @@ def packed_codes(codes: GroupCodes, bits: int) -> dict[str, Tensor]:
         "weight_shape": torch.tensor([rows, columns]),
     }
     return found if codes.zero_point is None else found | {"weight_zero_point": codes.zero_point}
+
+
+def unpacked_codes(packed: Tensor, columns: int, bits: int) -> Tensor:
+    """The signed numbers in `weight_packed` of `packed_codes`: codes with their zero points added, int8, (rows, columns)."""
+    numbers = packed[:, :, None] >> (bits * torch.arange(32 // bits)) & (1 << bits) - 1
+    return (numbers.flatten(1)[:, :columns] - (1 << bits - 1)).to(torch.int8)

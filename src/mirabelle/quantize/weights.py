@@ -112,7 +112,7 @@ class Weights:
         if self.zero_points and self.weight_bits == _PLAIN_BITS:
             message = "zero points are for up to 7 bits; codes of 8 bits have no use for them"
             raise UserError("E111", message, "leave zero_points out", path=("zero_points",))
-        if self.kernel != "float" and (self.weight_bits not in _KERNEL_BITS or self.size_of_groups not in _KERNEL_GROUPS):
+        if self.kernel != "float" and not self.has_kernel:
             raise UserError(
                 "E111",
                 "MatMulNBits with activations in float32 is for 3 or 4 bits in groups of 16, 32, 64, 128 or 256; got "
@@ -120,6 +120,11 @@ class Weights:
                 "leave kernel out (with 2 and 8 bits, it is 10 to 30 times slower than floats), or set 4 bits in groups of 128",
                 path=("kernel",),
             )
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether MatMulNBits gains by such codes: 3 or 4 bits in groups that it takes."""
+        return self.weight_bits in _KERNEL_BITS and self.size_of_groups in _KERNEL_GROUPS
 
     @property
     def size_of_groups(self) -> int:

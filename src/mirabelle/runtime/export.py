@@ -38,6 +38,7 @@ from mirabelle.task.preprocessing import Preprocessing, to_json
 
 Array = npt.NDArray[np.generic]
 _OPSET = 18
+_CHATTY = ("torch.onnx._internal.exporter._registration", "onnx_ir.passes.common.initializer_deduplication")
 
 
 def export(
@@ -80,10 +81,10 @@ def _file(model: nn.Module, example: Batch, metadata: Mapping[str, str], free: M
     given, inputs, names = taking(model, example.inputs)
     args, keywords, shapes = arguments(inputs, example.inputs, free)
     shapes = (shapes,) if names else shapes
-    proto = _exported(given, args, keywords, shapes, names)
+    proto: ModelProto = program_of(given, args, keywords, shapes, names).model_proto
     if _fixed_batch(proto) is not None:
         with free_lengths(given):  # code that asks for len(x)
-            proto = _exported(given, args, keywords, shapes, names)
+            proto = program_of(given, args, keywords, shapes, names).model_proto
     fixed = _fixed_batch(proto)
     if fixed is not None:
         raise UserError("E121", f'the batch axis of input "{fixed}" is fixed', "make the model accept any batch size")
@@ -98,9 +99,28 @@ def _file(model: nn.Module, example: Batch, metadata: Mapping[str, str], free: M
     return canonical(proto, dict(metadata), kept=named)
 
 
-def _exported(
-    model: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], shapes: Any, names: Sequence[str]
-) -> ModelProto:
+def program_of(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    keywords: dict[str, Any],
+    shapes: Any,
+    names: Sequence[str],
+    *,
+    optimize: bool = True,
+) -> Any:
+    """The `torch.onnx.ONNXProgram` of a model, with the operators of this package as single nodes.
+
+    Args:
+        model: exported in evaluation mode.
+        args: of its forward.
+        keywords: of its forward.
+        shapes: their dynamic axes, as torch.onnx.export takes them.
+        names: of the inputs; if it is empty, those of the forward's parameters.
+        optimize: whether constants are folded; that reads weights, which must have values then.
+
+    Raises:
+        UserError: E121 if torch cannot export the model.
+    """
     try:
         with quiet(), translations_read_once(), torch.no_grad(), in_eval_mode(model):
             program = torch.onnx.export(
@@ -113,6 +133,7 @@ def _exported(
                 custom_translation_table=_translations(),
                 opset_version=_OPSET,
                 verbose=False,
+                optimize=optimize,
             )
     except Exception as error:
         if (told := _told_by_the_model(error)) is not None:
@@ -123,8 +144,7 @@ def _exported(
             "call torch.onnx.export(..., dynamo=True) yourself to see the whole error",
         ) from error
     assert program is not None, "dynamo export returns a program"
-    proto: ModelProto = program.model_proto
-    return proto
+    return program
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -176,13 +196,15 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress torch's messages about missing packages, its own deprecations, and the graph that a failed export prints."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Suppress messages of missing packages and values, torch's own deprecations, and the graph that a failed export prints."""
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -27,7 +27,7 @@ from torch import Tensor
 from mirabelle.numerics.group_codes import decoded
 from mirabelle.runtime.initializers import StoredArrays
 
-DOMAIN, _CONTRIBUTED = "mirabelle", "com.microsoft"
+DOMAIN, CONTRIBUTED, PRODUCT = "mirabelle", "com.microsoft", "MatMulNBits"
 _FLOAT32_ACTIVATIONS = 1  # accuracy_level of MatMulNBits
 _TYPES = {2: (TensorProto.INT2, 25), 3: (TensorProto.INT4, 21), 4: (TensorProto.INT4, 21)}  # bits -> type, opset that has it
 # Operators whose meaning changed between the opset of the exporter and the later one.
@@ -146,7 +146,7 @@ def write_groups(model: ModelProto) -> None:
     del graph.initializer[:]
     graph.initializer.extend((*others, *writer.tensors.values()))
     imports = {entry.domain: entry.version for entry in model.opset_import if entry.domain != DOMAIN}
-    imports |= {"": writer.opset} | ({_CONTRIBUTED: 1} if writer.contributed else {})
+    imports |= {"": writer.opset} | ({CONTRIBUTED: 1} if writer.contributed else {})
     del model.opset_import[:]
     model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in imports.items())
 
@@ -232,28 +232,15 @@ class _Writer:
     def _product(self, node: NodeProto, bits: int, group_size: int) -> Iterator[NodeProto]:
         """MatMulNBits: unsigned codes, several in a byte, (rows, groups, bytes of a group), the first in the lowest bits."""
         inputs, codes, scale, *zero = (name for name in node.input if name)
-        array, held = self._arrays[codes], 4 if bits == 3 else bits  # noqa: PLR2004 (there is no kernel for 3 bits)
-        rows, columns = array.shape
-        groups = self._arrays[scale].shape[1]
-        filled = np.zeros((rows, groups * group_size), np.int16)
-        filled[:, :columns] = self._numbers(codes, zero[0] if zero else "", group_size)
-        packed = _packed(filled + 2 ** (held - 1), held).reshape(rows, groups, -1)
+        held = 4 if bits == 3 else bits  # noqa: PLR2004 (there is no kernel for 3 bits)
+        rows, columns = self._arrays[codes].shape
+        packed = product_codes(self._numbers(codes, zero[0] if zero else "", group_size), held, group_size)
         names = [inputs, self._tensor(codes, packed), self._tensor(scale, self._arrays[scale].reshape(-1))]
         if zero:
-            points = _packed(self._arrays[zero[0]].astype(np.int16) + 2 ** (held - 1), held)
-            names.append(self._tensor(zero[0], points.reshape(-1)))
+            names.append(self._tensor(zero[0], product_points(self._arrays[zero[0]], held)))
         self.contributed = True
-        yield helper.make_node(
-            "MatMulNBits",
-            names,
-            node.output,
-            domain=_CONTRIBUTED,
-            K=columns,
-            N=rows,
-            bits=held,
-            block_size=group_size,
-            accuracy_level=_FLOAT32_ACTIVATIONS,
-        )
+        settings: dict[str, Any] = product_settings(rows, columns, held, group_size)
+        yield helper.make_node(PRODUCT, names, node.output, domain=CONTRIBUTED, **settings)
 
     def _numbers(self, codes: str, zero: str, group_size: int) -> Array:
         """The codes plus the zero points of their groups."""
@@ -276,6 +263,34 @@ class _Writer:
         if name not in self.tensors:
             self.tensors[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
+
+
+def product_codes(numbers: Array, bits: int, group_size: int) -> Array:
+    """Signed codes with their zero points added, (rows, columns), as MatMulNBits takes them: (rows, groups, bytes of a group).
+
+    The bytes have unsigned numbers, the first in the lowest bits; the last group is filled up with zeros.
+    """
+    rows, columns = numbers.shape
+    groups = -(-columns // group_size)
+    filled = np.zeros((rows, groups * group_size), np.int16)
+    filled[:, :columns] = numbers
+    return _packed(filled + 2 ** (bits - 1), bits).reshape(rows, groups, -1)
+
+
+def product_points(points: Array, bits: int) -> Array:
+    """Signed zero points, (rows, groups), as MatMulNBits takes them: bytes of unsigned numbers, (rows · bytes of a row,)."""
+    return _packed(points.astype(np.int16) + 2 ** (bits - 1), bits).reshape(-1)
+
+
+def product_settings(rows: int, columns: int, bits: int, group_size: int) -> dict[str, int]:
+    """The attributes of a MatMulNBits node that computes with activations in float32."""
+    return {
+        "K": columns,
+        "N": rows,
+        "bits": bits,
+        "block_size": group_size,
+        "accuracy_level": _FLOAT32_ACTIVATIONS,
+    }
 
 
 def stored_codes(node: NodeProto, tensors: Mapping[str, TensorProto]) -> TensorProto | None:

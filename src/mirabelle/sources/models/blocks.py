@@ -62,6 +62,13 @@ class Shards:
         tensor: Tensor = self._open[file].get_tensor(name)
         return tensor
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, which is not read."""
+        from safetensors import safe_open
+
+        with safe_open(self._folder / self.files[name], "pt") as file:
+            return tuple(file.get_slice(name).get_shape())
+
     def below(self, prefix: str) -> dict[str, str]:
         """Name within a module -> name of the tensor, for all tensors of the module."""
         return {name.removeprefix(f"{prefix}."): name for name in self.files if name.startswith(f"{prefix}.")}
@@ -76,6 +83,7 @@ class Blocks:
 
     Args:
         folder: with config.json and safetensors files.
+        dtype: of the model; by default that of config.json. What is loaded has the dtype of the files.
 
     Attributes:
         model: on the meta device, except for what is loaded, and for buffers that its files do not have.
@@ -87,7 +95,7 @@ class Blocks:
             if it is quantized already, or if it has no list of blocks.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         import transformers
 
         if not (folder / "config.json").is_file():
@@ -97,7 +105,8 @@ class Blocks:
             self.config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             auto: Any = transformers.AutoModelForCausalLM
             with _parameters_without_memory():
-                self.model: Any = auto.from_config(self.config, trust_remote_code=False).eval()
+                given = {} if dtype is None else {"dtype": dtype}
+                self.model: Any = auto.from_config(self.config, trust_remote_code=False, **given).eval()
         except Exception as error:
             raise UserError(
                 "E121", f"{folder} is no causal language model: {first_line(error)}", "give the folder of one"
