@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -56,6 +56,9 @@ class Static:
         per_channel: whether each output of a layer has a scale of its own for its weights; false for one scale per weight.
         symmetric: whether the zero point of all inputs and values is 128, so that x ≈ s · (code − 128); half of the levels are
             lost where values are never negative.
+        rounding: to the "nearest" code, or "adaptive": up or down, as the outputs of each layer change least, layer by layer on
+            up to 256 of the samples, each with the inputs that it gets after the layers before it are quantized (AdaRound).
+            Helps with 2 to 5 bits. Layers whose error does not fall keep the nearest codes.
         equalize: whether channels between two layers, with nothing but a batch norm, ReLU, leaky ReLU or pooling between, are
             scaled first, so that the weights on both sides have equal ranges; the function in floating point stays the same.
             Helps weights with one scale, and with few bits.
@@ -79,7 +82,7 @@ class Static:
         8
 
     Source: Jacob et al. 2018, arXiv:1712.05877; calibration: see `numerics.ranges`; equalization and bias
-    correction: Nagel et al. 2019, arXiv:1906.04721.
+    correction: Nagel et al. 2019, arXiv:1906.04721; adaptive rounding: Nagel et al. 2020, arXiv:2004.10568.
     """
 
     stage: ClassVar[Stage] = "quantize"
@@ -90,6 +93,7 @@ class Static:
     weight_bits: Bits | MixedBits = 8
     per_channel: bool = True
     symmetric: bool = False
+    rounding: Literal["nearest", "adaptive"] = "nearest"
     equalize: bool = False
     correct_bias: bool = False
     max_damage: Annotated[float, Field(gt=0)] | None = None
@@ -109,7 +113,7 @@ class Static:
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         model = opened(model, self)
-        few = dataclasses.replace(self, samples=min(self.samples, _BATCH))
+        few = dataclasses.replace(self, samples=min(self.samples, _BATCH), rounding="nearest", correct_bias=False)
         quantized, floating = few._quantized(model, task, run, measured=_PREVIEWED)
         return Preview(quantized, self._told(model, quantized, floating, task, run))
 
@@ -129,7 +133,7 @@ class Static:
         planner = self._planner(model, task, run)
 
         def make(plan: Plan) -> nn.Module:
-            return self._corrected(planner.dense, planner.converted(plan), task, run)
+            return self._refined(planner.dense, planner.converted(plan), task, run)
 
         if self.max_damage is not None:
             samples, preview = measured or min(self.samples, MEASURED), measured is not None
@@ -141,14 +145,19 @@ class Static:
             plan = dataclasses.replace(plan, bits=bits)
         return make(plan), None
 
-    def _corrected(self, dense: nn.Module, quantized: nn.Module, task: Task, run: Run) -> nn.Module:
+    def _refined(self, dense: nn.Module, quantized: nn.Module, task: Task, run: Run) -> nn.Module:
+        """The quantized model with codes and biases that are chosen by what its layers give."""
         from mirabelle.calibration.samples import CalibrationSamples
+        from mirabelle.quantize.adaptive_rounding import SAMPLES, with_adaptive_codes
         from mirabelle.quantize.bias_correction import with_corrected_biases
 
-        if not self.correct_bias:
-            return quantized
-        samples = CalibrationSamples.drawn(task.train, self.samples, run.seed_for("calibration"))
-        return with_corrected_biases(dense, quantized, samples)
+        if self.rounding == "adaptive":
+            few = CalibrationSamples.drawn(task.train, min(self.samples, SAMPLES), run.seed_for("calibration"))
+            quantized = with_adaptive_codes(dense, quantized, few, run)
+        if self.correct_bias:
+            samples = CalibrationSamples.drawn(task.train, self.samples, run.seed_for("calibration"))
+            quantized = with_corrected_biases(dense, quantized, samples)
+        return quantized
 
     def _told(self, model: nn.Module, quantized: nn.Module, floating: Floating | None, task: Task, run: Run) -> tuple[str, ...]:
         if floating is None or self.max_damage is None:
