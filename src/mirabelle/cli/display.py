@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -28,7 +29,8 @@ class Watcher:
     def __init__(self, *, quiet: bool, verbose: bool = False) -> None:
         self._quiet = quiet
         self._verbose = verbose
-        self._console = Console(stderr=True, highlight=False)
+        # The stream itself: while a model is exported, `sys.stderr` is another one, so that torch's messages are not shown.
+        self._console = Console(file=sys.stderr, highlight=False)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._waiting: threading.Timer | None = None

@@ -48,7 +48,7 @@ from mirabelle.report import (
 from mirabelle.report.verdict import not_finite
 from mirabelle.run import files
 from mirabelle.run.journal import Callback
-from mirabelle.run.run import Run, threads_of_run, torch_threads
+from mirabelle.run.run import Run, tell_working, threads_of_run, torch_threads
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_outputs, torch_equals_onnx
 from mirabelle.runtime.runtime import time_side_by_side
 from mirabelle.sources.models.by_name import in_torch
@@ -132,6 +132,7 @@ def compress(
         )
         trainings = [one for one in (baseline, teacher_train) if one is not None]
         code = code_of_run(plan.model, task, [*plan.recipe.steps, *trainings, *codecs], guide)
+        tell_working(callbacks, "trial of the model, the data and the steps on a few samples")
         try_one_batch(plan.model, task)
         try_steps(plan)
         document = _resolved(plan, seed, source)
@@ -292,6 +293,7 @@ def _conclude(ending: _Ending) -> Result:
     for name, gate in gates.items():
         run.event("gate", name=name, **gate.to_data())
 
+    run.working("choice of the runtime")
     timed = kept_runtime(ending.goal, Conditions.of(ending.goal, task), after.onnx, run)
     run.working(f"evaluation on the test data in {timed.runtime.describe().title}")
     first = timed.load(before.onnx)
@@ -304,8 +306,11 @@ def _conclude(ending: _Ending) -> Result:
     run.working("latency")
     start_ms, end_ms, ratio = time_side_by_side(first, last, timed.inputs, batch=timed.batch)
     start, end = replace(start, latency_ms=start_ms), replace(end, latency_ms=end_ms)
+    run.working("comparison with answers that are the same for every input")
     constant = constant_beside(task, (ending.start.model, start), (ending.end.model, end))
     shortfalls = ending.goal.shortfalls(start, end, None if constant is None or constant.end_learned else constant.value)
+    run.working("latency in other runtimes and with other threads")
+    contest = fastest_of(ending.goal, timed, (before.onnx, start_ms), (after.onnx, end_ms), ratio)
     run.working("report")
     difference = Difference(*task.metric.difference(start_scores, end_scores))
     events = read_events(run.folder)
@@ -325,7 +330,7 @@ def _conclude(ending: _Ending) -> Result:
         constant=constant,
         left=left_by_steps(events),
         speeds=speed_of_steps(events),
-        contest=fastest_of(ending.goal, timed, (before.onnx, start_ms), (after.onnx, end_ms), ratio),
+        contest=contest,
         notes=ending.notes,
         about=known_of(task, ending.origin, str(run.journal.document.get("model", {}).get("from", ""))),
     )

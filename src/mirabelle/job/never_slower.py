@@ -192,6 +192,7 @@ class Trial:
         now = tried = self._timed((), first)
         returned: list[LayerTimes] = []
         if not self.guard.goal.may_be_slower:
+            self.place.working("time of each layer")
             dense = self.guard.layer_times(self.before, self._new(first), tried.speed.before.median) if self._worth(now) else {}
             for _ in range(_TRIES):
                 losing = self._losing(now, dense) if self._worth(now) else []
@@ -209,7 +210,10 @@ class Trial:
         return _WHOLLY if speed.undone else json.dumps(now.names)
 
     def _timed(self, names: tuple[str, ...], form: Form) -> _Tried:
-        self.place.working("export and latency beside the model before")
+        for one in (form, self.before, self.guard.start):
+            self.place.working("export to ONNX, to be timed")
+            one.onnx  # noqa: B018 (is exported now)
+        self.place.working("latency beside the model before")
         before, after, ratio, slower = self.guard.compare(self.before, form)
         return _Tried(names, form, StepSpeed(use_of(self.step), before, after, ratio), slower)
 
@@ -226,6 +230,7 @@ class Trial:
         """The layers that lose time. If the model is slower, at least the half of them that gains least; otherwise at least so
         much that it shows.
         """
+        self.place.working("time of each layer")
         after = self.guard.layer_times(now.form, self._new(now.form), now.speed.after.median)
         times = [LayerTimes(name, dense[name], after[name]) for name in after if name in dense]
         losing = [one for one in times if one.after_ms > one.before_ms]

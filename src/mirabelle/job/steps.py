@@ -161,6 +161,7 @@ def run_or_resume(
         before, begin = _seconds_of_checkpoint(run, made_from), time.monotonic()
         run.event("begin", step=name, made_from=made_from)
         made = work()
+        run.working("saving and loading")
         artifact.save(made.model, run.folder)
         model, digest = load_with_digest(dense(), run.folder)
         reached = Reached(model, digest or "", onnx=_onnx_of(made, model))

@@ -307,6 +307,12 @@ def _briefly(value: Any) -> str:
     return "nothing" if value is None else "a table" if isinstance(value, (Mapping, list)) else json.dumps(value)
 
 
+def tell_working(callbacks: Sequence[Callback], text: str) -> None:
+    """Tell callbacks what begins before a run has been opened, as `Run.working` does."""
+    for callback in callbacks:
+        callback(_read_only({"event": "progress", "where": "", "done": 0, "total": 1, "seconds_left": 0.0, "text": text}))
+
+
 def _read_only(value: Any) -> Any:
     """A copy of the data in immutable containers."""
     if isinstance(value, Mapping):
