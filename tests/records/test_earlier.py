@@ -8,6 +8,7 @@ import pytest
 
 from mirabelle import prune
 from mirabelle.records.earlier import in_todays_names
+from mirabelle.step import step_from_data, step_to_data
 from mirabelle.task.loss import LOSSES, CrossEntropy, Matching, public_name
 
 
@@ -40,7 +41,7 @@ def test_what_chooses_parameters_has_its_present_keys() -> None:
         "task": {"data": "x.csv", "arguments": {"also": ["f1"], "ignore": ["id"]}},
         "step": [
             {"use": "training.Joint", "steps": [{"use": "prune.Weights", "targets": ["a"], "ignore": []}]},
-            {"use": "quantize.Static", "targets": [], "train": {"targets": "teacher", "objective": objective}},
+            {"use": "quantize.Dynamic", "targets": [], "train": {"targets": "teacher", "objective": objective}},
         ],
     }
     assert in_todays_names(before) == {
@@ -48,7 +49,7 @@ def test_what_chooses_parameters_has_its_present_keys() -> None:
         "step": [
             {"use": "training.Joint", "steps": [{"use": "prune.Weights", "include": ["a"], "exclude": []}]},
             {
-                "use": "quantize.Static",
+                "use": "quantize.Dynamic",
                 "include": [],
                 "train": {
                     "targets": "teacher",
@@ -75,3 +76,12 @@ def test_a_ranking_over_layers_of_an_earlier_version_had_no_floor(kind: type, de
     assert "floor" not in other
     kept = {"use": use, "sparsity": 0.5, "scope": "global", "floor": 0.3}
     assert in_todays_names({"step": [kept]})["step"] == [kept]
+
+
+def test_settings_that_were_added_and_change_nothing_are_no_difference() -> None:
+    plain, other = {"use": "quantize.Static"}, {"use": "quantize.Static", "equalize": True}
+    found = in_todays_names({"step": [plain, other, {"use": "prune.Weights", "train": {"batch_size": 8}}]})["step"]
+    now = step_to_data(step_from_data(plain))
+    assert {key: now[key] for key in found[0]} == found[0]
+    assert found[1]["equalize"] is True
+    assert found[2]["train"] == {"batch_size": 8, "group_by_length": False}

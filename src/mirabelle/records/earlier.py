@@ -23,11 +23,15 @@ _TERMS_WITH_SELECTIONS = ("L1", "L2", "GroupLasso", "Growing")
 _FAMILIES_WITH_SELECTIONS = ("prune.", "quantize.")
 _ARGUMENTS = {"also": "extra_metrics"}  # of data sets read from files
 _ADDED = {  # with what these steps did before
+    "quantize.Static": {
+        "per_channel": True, "symmetric": False, "rounding": "nearest", "equalize": False, "correct_bias": False,
+    },
     "quantize.Weights": {
         "zero_points": False, "method": "nearest", "clipping": True, "samples": 128, "damping": 0.01, "activation_order": False,
         "kernel": "float", "batch": 1,
     },
 }  # fmt: skip
+_ADDED_TO_TRAININGS = {"group_by_length": False}
 _FLOORS = {"prune.Weights": 0.1, "prune.Channels": 0.2}  # defaults of a setting that was added, for rankings over layers
 
 
@@ -38,10 +42,10 @@ def in_todays_names(document: Mapping[str, Any]) -> dict[str, Any]:
         document: the tables of a `recipe.toml`.
 
     Example:
-        >>> in_todays_names({"step": [{"use": "quantize.Static", "ignore": ["fc"]}]})
-        {'step': [{'use': 'quantize.Static', 'exclude': ['fc']}]}
+        >>> in_todays_names({"step": [{"use": "quantize.Dynamic", "ignore": ["fc"]}]})
+        {'step': [{'use': 'quantize.Dynamic', 'exclude': ['fc']}]}
     """
-    renamed: dict[str, Any] = {key: _with_current_selections(value) for key, value in document.items()}
+    renamed: dict[str, Any] = {key: _in_table(key, _with_current_selections(value)) for key, value in document.items()}
     if isinstance(renamed.get("step"), list):
         renamed["step"] = [_with_floor(_with_added(step)) for step in renamed["step"]]
     task, fingerprint = renamed.get("task"), renamed.get("fingerprint")
@@ -64,7 +68,13 @@ def _with_current_selections(value: Any) -> Any:
         return value
     selects = str(value.get("use", "")).startswith(_FAMILIES_WITH_SELECTIONS) or value.get("term") in _TERMS_WITH_SELECTIONS
     table = _with_keys(value, _SELECTIONS) if selects else value
-    return {key: item if key == "arguments" else _with_current_selections(item) for key, item in table.items()}
+    return {key: item if key == "arguments" else _in_table(key, _with_current_selections(item)) for key, item in table.items()}
+
+
+def _in_table(key: str, value: Any) -> Any:
+    """The value of a key; of a training with the settings that were added and change nothing."""
+    trains = key == "train" and isinstance(value, Mapping) and "batch_size" in value
+    return {**_ADDED_TO_TRAININGS, **value} if trains else value
 
 
 def _with_added(step: Any) -> Any:
