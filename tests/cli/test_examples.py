@@ -93,12 +93,12 @@ def prepared(command: str, capsys: pytest.CaptureFixture[str]) -> str:
         transformers.LlamaForCausalLM(config).save_pretrained("llama")
         Path("corpus.txt").write_text(" ".join(words * 20))
         capsys.readouterr()  # transformers draws bars
-        return example_of(command) + " --samples 4"
+        return example_of(command) + " --samples 4 --onnx"
     return example_of(command)
 
 
 LEFT = {"export": "net.onnx", "pack": "digits.mira", "unpack": "digits.onnx", "report": "digits.html", "init": "recipe.toml"}
-LEFT["large"] = "llama-small/model-00001-of-00003.safetensors"
+LEFT["large"] = "llama-small/model.onnx.data"
 
 
 @pytest.mark.parametrize("command", [command for command in main.COMMANDS if command != "demo"])

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from mirabelle import compress_large, prune, quantize
 from mirabelle.errors import UserError
-from mirabelle.job import block_by_block
+from mirabelle.job import block_by_block, block_onnx
+from mirabelle.sources.models.blocks import Blocks
 
 transformers = pytest.importorskip("transformers")
 
@@ -26,6 +27,7 @@ CONFIGS: dict[str, Any] = {
         "tie_word_embeddings": True,
     },
     "GPT2Config": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": None, "eos_token_id": None},
+    "GPTNeoXConfig": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4},
     "MistralConfig": {
         "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
         "sliding_window": 5,
@@ -156,4 +158,13 @@ def test_what_cannot_be_exported_is_refused_before_the_first_block(tokens: Tenso
     index.write_text(json.dumps(content | {"weight_map": lost}))
     with pytest.raises(UserError, match=r'E140.*"lm_head.weight" is not in the files of the model under this name'):
         compress_large(tmp_path / "dense", steps, tokens, tmp_path / "small", onnx=True)
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    made("LlamaConfig", tmp_path / "dynamic", num_hidden_layers=1, rope_parameters=rope)
+    with pytest.raises(UserError, match=r"E121.*torch.onnx cannot export the model"):
+        compress_large(tmp_path / "dynamic", steps, tokens, tmp_path / "small", onnx=True)
     assert not list((tmp_path / "small").glob("*.safetensors"))
+
+
+def test_an_output_layer_is_found_under_the_name_under_which_transformers_saves_it(tmp_path: Path) -> None:
+    made("GPTNeoXConfig", tmp_path / "dense")
+    assert block_onnx._sources(Blocks(tmp_path / "dense"))["lm_head.weight"] == "embed_out.weight"

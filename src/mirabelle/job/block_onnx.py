@@ -120,25 +120,30 @@ def _coded(blocks: Blocks, steps: Sequence[Step]) -> dict[str, quantize.Weights]
 
 def _sources(blocks: Blocks) -> dict[str, str]:
     """The name in the files of each parameter and stored buffer; a tied one may have another of its names there."""
+    model, stored = blocks.model, blocks.shards.files
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    named = parameters | dict(model.named_buffers(remove_duplicate=False))
+    of_tensor = {id(tensor): name for name, tensor in named.items() if name in stored}
     found: dict[str, str] = {}
-    of_tensor: dict[int, str] = {}
-    named = [
-        *blocks.model.named_parameters(remove_duplicate=False),
-        *blocks.model.named_buffers(remove_duplicate=False),
-    ]
-    for name, tensor in named:
-        if name in blocks.shards.files:
-            of_tensor.setdefault(id(tensor), name)
-    parameters = {name for name, _ in blocks.model.named_parameters(remove_duplicate=False)}
-    for name, tensor in named:
-        source = name if name in blocks.shards.files else of_tensor.get(id(tensor))
-        if source is not None and blocks.shards.shape(source) == tuple(tensor.shape):
+    for name, tensor in named.items():
+        source = name if name in stored else of_tensor.get(id(tensor), "")
+        if not source and name in parameters:
+            source = _saved_name(model, name, tensor)
+        if source in stored and blocks.shards.shape(source) == tuple(tensor.shape):
             found[name] = source
-        elif source is not None or name in parameters:
-            shape = f"with shape {tuple(tensor.shape)}, which config.json says"
-            message = f'"{name}" is not in the files of the model {shape if source else "under this name"}'
+        elif source in stored or name in parameters:
+            how = f"with the shape of config.json, {tuple(tensor.shape)}" if source in stored else "under this name"
+            message = f'"{name}" is not in the files of the model {how}'
             raise UserError("E140", message, "load and save the model with this version of transformers first")
     return found
+
+
+def _saved_name(model: Any, name: str, tensor: Tensor) -> str:
+    """The name under which transformers saves a parameter; that of the output layer of GPT-NeoX is not its own."""
+    from transformers import core_model_loading
+
+    saved = core_model_loading.revert_weight_conversion(model, {name: tensor})
+    return next(iter(saved)) if len(saved) == 1 else name
 
 
 def _exported(model: nn.Module, coded: Mapping[str, quantize.Weights]) -> tuple[Any, dict[str, Any]]:
