@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 import mirabelle
@@ -33,6 +34,18 @@ def test_a_run_tells_the_times_in_every_runtime(
     assert found.refused == ()
     page = (tmp_path / "run/report.html").read_text()
     assert all(name in page for name in runtimes_present())
+
+
+def test_files_may_name_their_inputs_differently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The input of a single linear layer is "input", that of the layer that replaces it "inputs"."""
+    monkeypatch.setattr(fastest, "SECONDS", 0.05)
+    monkeypatch.setattr(fastest, "runtimes_present", lambda: ["onnxruntime", "onnxruntime_extended"])
+    data = torch.randn(40, 6), torch.randint(0, 2, (40,))
+    task = Task(train=data, validation=data, test=data)
+    mirabelle.compress(nn.Linear(6, 2), task, [quantize.Static()], {"threads": 1, "latency": "any"}, out=tmp_path / "run")
+    found = read_report(tmp_path / "run").contest
+    assert found is not None
+    assert [one.latency.runtime for one in found.timings] == ["onnxruntime"] * 2 + ["onnxruntime_extended"] * 2
 
 
 def test_a_goal_that_names_runtime_and_threads_leaves_no_choice(mlp: nn.Module, blobs: Task, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
 from mirabelle.quantize.simulated import Simulated, Step, levels
 from mirabelle.quantize.simulation import quantized_as_trained, simulating
-from mirabelle.training import Joint, Training
+from mirabelle.run.journal import read_events
+from mirabelle.training import Joint, Training, fit
 
 
 class Residual(nn.Module):
@@ -187,3 +188,14 @@ def test_without_a_training_it_is_refused(images: Task, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"quantize\.Aware trains") as caught:
         quantize.Aware()(Residual(), images, Run(tmp_path))
     assert caught.value.code == "E111"
+
+
+def test_a_training_that_diverges_leaves_the_calibrated_model(images: Task, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = fit(Residual(), images, Training(epochs=4, lr=3e-3, batch_size=32), Run(tmp_path / "dense"))
+    calibrated = quantize.Static(weight_bits=4)(model, images, Run(tmp_path / "static"))
+    training = Training(epochs=1, lr=3.0, batch_size=32, optimizer="sgd", clip=1.0)
+    found = quantize.Aware(weight_bits=4, train=training)(model, images, Run(tmp_path / "aware"))
+    assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), calibrated.state_dict().values(), strict=True))
+    told = [one["text"] for one in read_events(tmp_path / "aware") if one["event"] == "warning"]
+    assert any("made the quantized model worse" in text and "lower lr" in text for text in told)

@@ -48,7 +48,6 @@ def fastest_of(
     threads = [timed.threads] if goal.threads is not None else sorted({timed.threads, 1}, reverse=True)
     reference = timed.load(start[0])
     inputs = map_tensors(timed.inputs, lambda tensor: tensor[: timed.batch])
-    feed = reference.feed(inputs)
     for name, count in product(runtimes, threads):
         if (name, count) == (own, timed.threads):
             continue
@@ -62,7 +61,7 @@ def fastest_of(
                 refused.append(f"{form} in {name}: {told}")
             else:
                 sessions[(form, name, count)] = session
-        feeds = {form: feed for form, _, _ in sessions}
+        feeds = {form: session.feed(inputs) for (form, _, _), session in sessions.items()}
         found = timings_of(sessions, feeds, batch=timed.batch, seconds=SECONDS, enough=_decided) if len(sessions) > 1 else []
         known += found[1:]
     return Contest(tuple(known), tuple(dict.fromkeys(refused)))
