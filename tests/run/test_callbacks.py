@@ -83,7 +83,7 @@ def test_an_end_that_a_kill_left_untold_is_told_by_the_next_run(mlp: nn.Module, 
     journal.write_text("".join(kept))
     heard: list[str] = []
     compress(mlp, blobs, [quantize.Static()], out=tmp_path / "run", callbacks=[lambda event: heard.append(event["event"])])
-    assert heard == ["resumed", "end", "ended before"]
+    assert heard == ["progress", "resumed", "end", "ended before"]  # the first of the trial before the run
 
 
 def test_stop_while_a_mask_grows_still_gives_what_the_step_promises(mlp: nn.Sequential, blobs: Task, run: Run) -> None:
