@@ -17,7 +17,7 @@ from mirabelle import Run, Task, quantize
 from mirabelle.errors import UserError
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.export import export
-from mirabelle.runtime.gates import first_differing_layer, same_bytes, same_outputs, torch_equals_onnx
+from mirabelle.runtime.gates import _tolerance, first_differing_layer, same_bytes, same_outputs, torch_equals_onnx
 from mirabelle.runtime.latency import interleaved
 from mirabelle.runtime.runtime import default_runtime
 from mirabelle.runtime.seal import SEAL
@@ -218,3 +218,28 @@ def test_a_model_that_asks_for_its_number_of_samples_takes_any() -> None:
         with torch.no_grad():
             due = model(inputs)
         torch.testing.assert_close(session.outputs_of([Batch(inputs, torch.zeros(count))])[0], due)
+
+
+class Stepped(nn.Module):
+    """Rounds its input to whole numbers, times a step, beside a constant 1."""
+
+    def __init__(self, step: float) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        rounded = (x.round() - x.floor() if x.is_floating_point() else x) * self.step
+        return torch.cat([rounded, torch.ones(len(x), 1)], 1)
+
+
+@pytest.mark.parametrize(("step", "due"), [(0.01, 0.05), (0.06, 0.12), (0.5, 0.2)])
+def test_where_noise_moves_an_output_further_a_sample_may_differ_by_twice_as_much(step: float, due: float) -> None:
+    halves = torch.arange(12).reshape(4, 3) + 0.5  # noise decides which way they are rounded
+    batches, model = [Batch(halves, torch.zeros(4))], Stepped(step)
+    expected = [model(halves).numpy()]
+    found, words = _tolerance(model, batches, expected, np.full(4, 0.06))
+    assert found == pytest.approx(due)
+    assert ("noise" in words) == (due > 0.05)
+    assert _tolerance(model, batches, expected, np.full(4, 0.04)) == (0.05, ""), "5 % are enough"
+    whole = [Batch(torch.arange(12).reshape(4, 3), torch.zeros(4))]
+    assert _tolerance(model, whole, [model(whole[0].inputs).numpy()], np.full(4, 0.06)) == (0.05, "")
