@@ -107,12 +107,13 @@ def test_the_simulation_computes_what_the_quantized_model_computes(
 ) -> None:
     model = trained(Residual(), images, Run(tmp_path / "dense"), epochs=1).eval()
     step = quantize.Aware(weight_bits=bits, activations=activations)  # type: ignore[arg-type]
-    prepared = step.prepare(model, images, Run(tmp_path / "aware"))
+    calibrated = step._without_training()(model, images, Run(tmp_path / "aware"))
+    simulated = simulating(model, calibrated)
     inputs = images.test.inputs[:64]
     assert isinstance(inputs, Tensor)
-    assert any(isinstance(module, Simulated) for module in prepared.model.modules())
-    moved = trained(prepared.model, images, Run(tmp_path / "moved"), epochs=1, lr=3e-3, batch_size=32)
-    final = prepared.finish(moved)
+    assert any(isinstance(module, Simulated) for module in simulated.modules())
+    moved = trained(simulated, images, Run(tmp_path / "moved"), epochs=1, lr=3e-3, batch_size=32)
+    final = quantized_as_trained(calibrated, moved)
     assert not any(isinstance(module, Simulated) for module in final.modules())
     assert _gap(moved, final, inputs) < 1e-5
     assert _gap(final, model, inputs) > 1e-3
@@ -194,8 +195,20 @@ def test_a_training_that_diverges_leaves_the_calibrated_model(images: Task, tmp_
     torch.manual_seed(0)
     model = fit(Residual(), images, Training(epochs=4, lr=3e-3, batch_size=32), Run(tmp_path / "dense"))
     calibrated = quantize.Static(weight_bits=4)(model, images, Run(tmp_path / "static"))
-    training = Training(epochs=1, lr=3.0, batch_size=32, optimizer="sgd", clip=1.0)
+    training = Training(epochs=1, lr=3.0, batch_size=32, optimizer="sgd", clip=1.0, precision="float32")
     found = quantize.Aware(weight_bits=4, train=training)(model, images, Run(tmp_path / "aware"))
     assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), calibrated.state_dict().values(), strict=True))
     told = [one["text"] for one in read_events(tmp_path / "aware") if one["event"] == "warning"]
     assert any("made the quantized model worse" in text and "lower lr" in text for text in told)
+
+
+def test_a_joint_training_that_diverges_still_prunes(images: Task, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = fit(Residual(), images, Training(epochs=4, lr=3e-3, batch_size=32), Run(tmp_path / "dense"))
+    joint = Joint(
+        steps=(prune.Weights(sparsity=0.5, include=("conv*", "fc*")), quantize.Aware(weight_bits=4)),
+        train=Training(epochs=1, lr=3.0, batch_size=32, optimizer="sgd", clip=1.0, precision="float32"),
+    )
+    found = joint(model, images, Run(tmp_path / "joint"))
+    codes = [module.codes for module in found.modules() if hasattr(module, "codes")]
+    assert sum(int((one == 0).sum()) for one in codes) >= 0.5 * sum(one.numel() for one in codes)

@@ -89,11 +89,19 @@ class Aware:
         return train_together((self,), self.train, model, task, run)
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
-        from mirabelle.quantize.simulation import simulating
+        from mirabelle.model.architecture import architecture_of
+        from mirabelle.quantize.simulation import quantized_as_trained, simulating
 
         quantized = self._without_training()(model, task, run)
         training = simulating(model, quantized)
-        return Prepared(training, finish=lambda trained: _better(quantized, trained, task, run))
+        pruned = set(architecture_of(training).pruned)
+
+        def finish(trained: nn.Module) -> nn.Module:
+            found = quantized_as_trained(quantized, trained)
+            # A training that has pruned weights has no model without it to compare with.
+            return _better(quantized, found, task, run) if set(architecture_of(trained).pruned) == pruned else found
+
+        return Prepared(training, finish=finish)
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         found = self._without_training().preview(model, task, run)
@@ -112,23 +120,15 @@ class Aware:
         return Dynamic(weight_bits=bits, granularity=self.activations, include=include, exclude=exclude)
 
 
-def _better(quantized: nn.Module, trained: nn.Module, task: Task, run: Run) -> nn.Module:
-    """The quantized model as trained, or as calibrated if that is better on the validation data.
-
-    If the training has pruned weights, there is no model without it to compare with.
-    """
-    from mirabelle.model.architecture import architecture_of
-    from mirabelle.quantize.simulation import quantized_as_trained
+def _better(calibrated: nn.Module, trained: nn.Module, task: Task, run: Run) -> nn.Module:
+    """The quantized model as trained, or as calibrated if that is better on the validation data."""
     from mirabelle.training import evaluate
 
-    found = quantized_as_trained(quantized, trained)
-    if set(architecture_of(found).pruned) != set(architecture_of(quantized).pruned):
-        return found
-    after, before = (task.metric.value(evaluate(model, task.validation, task)) for model in (found, quantized))
+    after, before = (task.metric.value(evaluate(model, task.validation, task)) for model in (trained, calibrated))
     if not after < before:
-        return found
+        return trained
     message = (
         f"the training made the quantized model worse: {task.metric.name} {after:.4g} on the validation data, {before:.4g}"
     )
     run.event("warning", text=f"{message} as calibrated, which is kept; try a lower lr")
-    return quantized
+    return calibrated
