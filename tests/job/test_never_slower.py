@@ -14,9 +14,10 @@ from torch import nn
 import mirabelle
 from mirabelle import Task, quantize
 from mirabelle.job import never_slower
-from mirabelle.job.never_slower import Form, Guard, Trial, without
+from mirabelle.job.never_slower import Form, Guard, Trial, form_of, without
 from mirabelle.report import read_report
 from mirabelle.runtime.latency import Ratio
+from mirabelle.task.goal import Goal
 from mirabelle.task.profile import Latency
 
 UNDONE = "steps/1-quantize.static/undone"
@@ -142,3 +143,22 @@ def test_no_model_is_shipped_slower(tmp_path: Path) -> None:
     assert not read_report(kept.folder).comparison.latency_ratio.slower
     assert "26" in quantized_layers(kept)
     assert len(quantized_layers(kept)) < 10
+
+
+@pytest.mark.parametrize("case", [(0.9, False, 1), (1.015, False, 3), (1.03, True, 3)])
+def test_a_doubt_that_stays_speaks_against_the_step(
+    mlp: nn.Module, blobs: Task, monkeypatch: pytest.MonkeyPatch, case: tuple[float, bool, int]
+) -> None:
+    ratio, slower, measurements = case
+    asked: list[float] = []
+
+    def measured(sessions: Mapping[str, Any], *_: Any, seconds: float, **__: Any) -> Any:
+        asked.append(seconds)
+        latency = Latency(1.0, 1.0, "onnxruntime", 1, 1)
+        beside = Ratio(1 / ratio, 0.9 / ratio, 1.1 / ratio)  # of the model before to that after: an interval around 1
+        return dict.fromkeys(sessions, latency), dict.fromkeys(sessions, beside)
+
+    monkeypatch.setattr(never_slower, "time_all", measured)
+    start, after = form_of(mlp, blobs), form_of(mlp, blobs)
+    assert Guard(Goal(), blobs, start).compare(start, after)[3] is slower
+    assert len(asked) == measurements

@@ -1,9 +1,10 @@
 """Keeps the steps of a run from making the model slower: what does not pay is undone, layer by layer.
 
 The model after a step is timed beside the model before it and the model at the start of the run, under the conditions of the
-goal. If it is slower (the 95 % interval of the ratio lies above 1), the time of each layer is measured before and after the
-step, and the step is made again without the layers that do not gain; if it is still slower, the step is undone as a whole. What
-is undone is a decision of the run, so that a run that was killed ends with the same bits.
+goal. If it is slower (the 95 % interval of the ratio lies above 1, or the ratio itself is 1.02 or more after the longest
+measurement), the time of each layer is measured before and after the step, and the step is made again without the layers that
+do not gain; if it is still slower, the step is undone as a whole. What is undone is a decision of the run, so that a run that
+was killed ends with the same bits.
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ from mirabelle.task.profile import Latency
 from mirabelle.task.task import Task
 
 EVENT = "speed"
-BRIEFLY, LONG = 0.5, 2.0  # seconds of a measurement; the second one if the first leaves a doubt
+BRIEFLY, LONG = 0.5, 2.0  # seconds of a measurement; the second one, and one three times as long, if a doubt is left
 _DECISION = "undone"  # the names of the layers that a step must leave as they are, as JSON, or this word:
 _WHOLLY = "all"
 _TRIES = 3  # how often a step is made again without the layers that do not gain
 _NOTICEABLE = 0.05  # of the model's time: what layers must lose for a step that gains to be tried without them
 _SMALLER = 0.95  # of the bytes of the ONNX file: what is left of a step that gains no time must save more
 _LEVEL = 1.01  # a median below it leaves no doubt that is worth a longer measurement
+_DOUBTFUL = 1.02  # a median from it on, after the longest measurement, counts as slower, whatever its interval
 
 Make = Callable[[Step], nn.Module]
 
@@ -122,17 +124,19 @@ class Guard:
     def compare(self, before: Form, after: Form) -> tuple[Latency, Latency, Ratio, bool]:
         """(latency before, latency after, ratio after / before, whether it is slower than before, or than at the start).
 
-        What a brief measurement cannot tell is measured longer.
+        What a brief measurement cannot tell is measured longer. A doubt that stays speaks against the step.
         """
         forms = {"after": after, "before": before, **({} if before is self.start else {"start": self.start})}
         sessions = {name: self.timed.load(form.onnx) for name, form in forms.items()}
         found: tuple[dict[str, Latency], dict[str, Ratio]] = ({}, {})
-        for seconds in (BRIEFLY, LONG):
+        against: list[Ratio] = []
+        for seconds in (BRIEFLY, LONG, 3 * LONG):
             found = time_all(sessions, self.timed.inputs, batch=self.timed.batch, seconds=seconds, enough=_all_slower)
-            if all(found[1][name].inverse().median < _LEVEL for name in forms if name != "after"):
+            against = [found[1][name].inverse() for name in forms if name != "after"]
+            if all(ratio.slower or ratio.median < _LEVEL for ratio in against):
                 break
         latencies, ratios = found
-        slower = any(ratios[name].inverse().slower for name in forms if name != "after")
+        slower = any(ratio.slower or ratio.median >= _DOUBTFUL for ratio in against)
         return latencies["before"], latencies["after"], ratios["before"].inverse(), slower
 
     def layer_times(self, form: Form, layers: Sequence[str], whole_ms: float) -> dict[str, float]:
