@@ -8,13 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kills import KilledAt, KilledError
 from mirabelle import Run, Task
 from mirabelle.errors import UserError
-from mirabelle.model.state import copied
+from mirabelle.model.state import copied, fingerprint
 from mirabelle.objectives import HiddenStates, SoftTargets
+from mirabelle.run.journal import read_events
 from mirabelle.task.batch import Samples
 from mirabelle.training import Training, fit
 from mirabelle.training.by_length import ByLength, order_by_length
+from mirabelle.training.checkpoint import Checkpoint
 
 LONGEST, VOCABULARY = 24, 40
 
@@ -118,40 +121,20 @@ def test_a_teacher_guides_outputs_and_hidden_states_of_cut_batches(tmp_path: Pat
     assert apart() < before / 3
 
 
-def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kill_at", [7, 31])
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill_at: int) -> None:
+    monkeypatch.setattr(Checkpoint, "due", property(lambda self: True))
     torch.manual_seed(0)
-    whole, killed = Reader(), Reader()
-    killed.load_state_dict(whole.state_dict())
-    start = copied(killed)
+    whole = Reader()
+    killed, resumed = copied(whole), copied(whole)
     training = Training(epochs=2, batch_size=8, group_by_length=True, keep="last", precision="float32")
     fit(whole, task(), training, Run(tmp_path / "whole"))
-
-    class KilledError(Exception): ...
-
-    class Control:
-        def __call__(self, model: nn.Module, progress: float) -> bool:
-            if progress > 0.7:
-                raise KilledError
-            return False
-
-        def settled(self, progress: float) -> bool:
-            return True
-
-        def state_dict(self) -> dict[str, object]:
-            return {}
-
-        def load_state_dict(self, state: object) -> None: ...
-
-    class Quiet(Control):
-        def __call__(self, model: nn.Module, progress: float) -> bool:
-            return False
-
-    Quiet.__name__ = "Control"
     with pytest.raises(KilledError):
-        fit(killed, task(), training, Run(tmp_path / "killed"), controls=[Control()])
-    resumed = start
-    fit(resumed, task(), training, Run(tmp_path / "killed"), controls=[Quiet()])
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True))
+        fit(killed, task(), training, Run(tmp_path / "killed"), controls=[KilledAt(kill_at)])
+    fit(resumed, task(), training, Run(tmp_path / "killed"), controls=[KilledAt(0)])
+    taken_up = [one["step"] for one in read_events(tmp_path / "killed") if one["event"] == "taken up"]
+    assert taken_up == [kill_at - 1]
+    assert fingerprint(resumed) == fingerprint(whole)
 
 
 @pytest.mark.parametrize(

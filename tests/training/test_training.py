@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from kills import KilledAt, KilledError
 from mirabelle import Augmentation, Gradual, Run, Task, Training, prune
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import Architecture, attach
@@ -336,32 +337,6 @@ def test_momentum_does_not_gather_behind_a_mask(mlp: nn.Sequential, blobs: Task,
 
 
 # Killed anywhere, the same call goes on to the same bits.
-
-
-class KilledError(Exception):
-    """Stands for the end of the process."""
-
-
-class KilledAt:
-    """A control that raises after so many steps."""
-
-    def __init__(self, step: int) -> None:
-        self.left = step
-
-    def __call__(self, model: nn.Module, progress: float) -> bool:
-        self.left -= 1
-        if self.left == 0:
-            raise KilledError
-        return False
-
-    def settled(self, progress: float) -> bool:
-        return True
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        del state
 
 
 def dropout_net() -> nn.Sequential:
