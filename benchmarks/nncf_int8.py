@@ -1,6 +1,8 @@
-"""Quantizes an ONNX file with NNCF; for `speed_int8.py`, which runs it in NNCF's own environment.
+"""Quantizes an ONNX file with NNCF; for `speed_int8.py` and `speed_minilm.py`, which run it in NNCF's own environment.
 
-ENVIRONMENT/bin/python benchmarks/nncf_int8.py SOURCE CALIBRATION.npy TARGET
+ENVIRONMENT/bin/python benchmarks/nncf_int8.py SOURCE CALIBRATION.npz TARGET [--transformer]
+
+CALIBRATION holds an array of samples for each input of the graph.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ import onnx
 
 
 def main() -> None:
-    source, calibration, target = sys.argv[1:]
-    model, images = onnx.load(source), np.load(calibration)
-    name = model.graph.input[0].name
-    data = nncf.Dataset(images, lambda image: {name: image[None]})
-    onnx.save(nncf.quantize(model, data, subset_size=len(images)), target)
+    source, calibration, target, *flags = sys.argv[1:]
+    arrays = dict(np.load(calibration))
+    count = len(next(iter(arrays.values())))
+    data = nncf.Dataset(range(count), lambda k: {name: array[k : k + 1] for name, array in arrays.items()})
+    kind = {"model_type": nncf.ModelType.TRANSFORMER} if "--transformer" in flags else {}
+    onnx.save(nncf.quantize(onnx.load(source), data, subset_size=count, **kind), target)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Static int8: ours beside ONNX Runtime's own quantizer and NNCF, in ONNX Runtime, on the same calibration images.
+"""Static int8: ours beside ONNX Runtime's own quantizer and NNCF, in ONNX Runtime and OpenVINO, on the same calibration images.
 
     python benchmarks/speed_int8.py --data-dir DATA [--nncf ENVIRONMENT/bin/python] [--quick] [MODEL …]
 
 MODEL is resnet56, resnet20, resnet8 (MLPerf Tiny, from Keras) or lenet5 (trained here for two epochs); by default all. Every side gets
 the same 300 training images, its usual settings, uint8 activations and int8 weights per channel. Times are CPU time of one thread, in
-turns (A B … B A), so that other work on the machine changes all sides alike, and all files are loaded anew every five turns, because the
-place of its memory makes a session faster or slower by some percent. What is told are medians of ratios to the float32 file and to ours,
-and the range of their middle half. Accuracy is that of the file in ONNX Runtime on all test images, with the paired difference from
-ours; nothing was chosen on them.
+turns (A B … B A), so that other work on the machine changes all sides alike, and all files are loaded anew every five turns, in another
+order, because the place of its memory makes a session faster or slower by some percent. What is told are medians of ratios to the float32
+file and to ours, and the range of their middle half. Accuracy is that of the file in ONNX Runtime on all test images, with the paired
+difference from ours; nothing was chosen on them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import subprocess
+import random
 import sys
 import tempfile
 import time
@@ -31,7 +31,7 @@ import mirabelle
 from conditions import ROOT, write
 from mirabelle import Task, Training, quantize
 from mirabelle.runtime.export import export
-from mirabelle.runtime.onnxruntime import library
+from mirabelle.runtime.runtime import default_runtime, runtime_named
 from mirabelle.sources.datasets.cifar10 import cifar10
 from mirabelle.sources.datasets.image_settings import BuiltInImages
 from mirabelle.sources.datasets.mnist import mnist
@@ -39,8 +39,10 @@ from mirabelle.sources.models.by_name import model_from
 from mirabelle.sources.zoo import lenet5, resnet20, resnet56
 from mirabelle.task.metric import Metric
 from mirabelle.training import fit
+from other_quantizers import by_nncf, by_onnxruntime
 
 SAMPLES, TURNS, OURS = 300, 5, "Mirabelle"
+RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 ACCURACY = Metric.of("accuracy")
 PIXELS = BuiltInImages(mean=(0.0,) * 3, deviation=(1 / 255,) * 3, layout="channels-last")
 
@@ -71,30 +73,6 @@ MODELS: dict[str, Callable[[Path], tuple[nn.Module, Task]]] = {
 }
 
 
-def by_onnxruntime(source: Path, images: np.ndarray[Any, Any], folder: Path, form: str) -> Path:
-    """The file of ONNX Runtime's own quantizer."""
-    import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # has no types
-        def __init__(self) -> None:
-            self.left = iter(images)
-
-        def get_next(self) -> dict[str, Any] | None:
-            image = next(self.left, None)
-            return None if image is None else {name: image[None]}
-
-    name = onnx.load(source).graph.input[0].name
-    prepared, target = folder / "prepared.onnx", folder / f"onnxruntime-{form}.onnx"
-    quant_pre_process(str(source), str(prepared))
-    quantize_static(
-        str(prepared), str(target), Reader(), quant_format=QuantFormat[form],
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, per_channel=True,
-    )  # fmt: skip
-    return target
-
-
 def forms(model: nn.Module, task: Task, folder: Path, nncf: Path | None) -> Iterator[tuple[str, Path]]:
     """Name and file of each side; the float32 file first."""
     run = mirabelle.Run(folder / "run", seed=0)
@@ -106,35 +84,26 @@ def forms(model: nn.Module, task: Task, folder: Path, nncf: Path | None) -> Iter
     ours = folder / "mirabelle.onnx"
     ours.write_bytes(export(quantize.Static(samples=SAMPLES)(model, task, run), task.example()))
     yield OURS, ours
+    feed = {default_runtime().load(source.read_bytes(), 1).input_names[0]: images}
     for form in ("QDQ", "QOperator"):
-        yield f"ONNX Runtime, {form}", by_onnxruntime(source, images, folder, form)
+        yield f"ONNX Runtime, {form}", by_onnxruntime(source, feed, form)
     if nncf is not None:
-        np.save(folder / "images.npy", images)
-        target = folder / "nncf.onnx"
-        command = [nncf, ROOT / "benchmarks" / "nncf_int8.py", source, folder / "images.npy", target]
-        subprocess.run([str(part) for part in command], check=True, capture_output=True, env={"PATH": os.environ["PATH"]})
-        yield "NNCF", target
+        yield "NNCF", by_nncf(source, feed, nncf)
 
 
-def session(file: Path) -> Any:
-    options = library().SessionOptions()
-    options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return library().InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
-def times(files: dict[str, Path], images: np.ndarray[Any, Any], rounds: int) -> dict[str, list[float]]:
+def times(files: dict[str, Path], images: np.ndarray[Any, Any], rounds: int, runtime: str) -> dict[str, list[float]]:
     """Milliseconds of CPU time of a call, of every file in every turn."""
+    engine, order = runtime_named(runtime), random.Random(0)  # noqa: S311  # an order, not a secret
     calls = max(1, 20 // len(images))
     found: dict[str, list[float]] = {name: [] for name in files}
     for _ in range(-(-rounds // TURNS)):
-        sessions = {name: session(file) for name, file in files.items()}
+        sessions = {name: engine.load(files[name].read_bytes(), 1) for name in order.sample(list(files), len(files))}
         for k in range(TURNS + 1):  # the first turn warms up
             for name in list(sessions)[:: 1 if k % 2 else -1]:
-                feed = {sessions[name].get_inputs()[0].name: images}
+                feed = {sessions[name].input_names[0]: images}
                 begin = time.process_time()
                 for _ in range(calls):
-                    sessions[name].run(None, feed)
+                    sessions[name].run(feed)
                 if k:
                     found[name].append((time.process_time() - begin) / calls * 1e3)
     return found
@@ -149,7 +118,7 @@ def hits(one: Any, task: Task, most: int) -> np.ndarray[Any, Any]:
     """1 for each test image that a session gets right, else 0; on all, or on as many batches of them."""
     found = []
     for batch in itertools.islice(task.test.batches(500), most or None):
-        scores = one.run(None, {one.get_inputs()[0].name: batch.inputs.numpy()})[0]
+        scores = one.run({one.input_names[0]: batch.inputs.numpy()})[0]
         found.append((scores.argmax(1) == batch.targets.numpy()).astype(float))
     return np.concatenate(found)
 
@@ -158,13 +127,14 @@ def measured(model: nn.Module, task: Task, options: argparse.Namespace) -> dict[
     with tempfile.TemporaryDirectory() as folder:
         files = dict(forms(model, task, Path(folder), options.nncf))
         found: dict[str, Any] = {name: {"bytes": file.stat().st_size} for name, file in files.items()}
-        for size in (1, 32):
-            taken = times(files, task.test.inputs[:size].numpy(), 10 if options.quick else 60)
+        for runtime, size in itertools.product(RUNTIMES, (1, 32)):
+            taken = times(files, task.test.inputs[:size].numpy(), 10 if options.quick else 60, runtime)
             for name, own in taken.items():
-                found[name][f"batch {size}"] = {
+                found[name].setdefault(runtime, {})[f"batch {size}"] = {
                     **ratio(own, taken["float32"]), "to ours": ratio(own, taken[OURS]), "milliseconds": float(np.median(own))
                 }  # fmt: skip
-        right = {name: hits(session(file), task, 2 if options.quick else 0) for name, file in files.items()}
+        judge = default_runtime()
+        right = {name: hits(judge.load(file.read_bytes(), 1), task, 2 if options.quick else 0) for name, file in files.items()}
         for name, own in right.items():
             difference, low, high = ACCURACY.difference(right[OURS], own)
             found[name] |= {"test accuracy": float(own.mean()), "points": [100 * one for one in (difference, low, high)]}
@@ -173,19 +143,29 @@ def measured(model: nn.Module, task: Task, options: argparse.Namespace) -> dict[
 
 def page(results: dict[str, Any], load: float, images: str) -> str:
     lines = [
-        "# Static int8 in ONNX Runtime\n",
-        f"CPU time against float32 and against ours, one thread (median; quartiles in brackets); accuracy on {images} test images. Other work on the "
-        f"machine while it was measured: a load of {load:.1f}; read the ratios.\n",
-        "| model | form | batch 1 | to ours | batch 32 | to ours | accuracy | points more than ours |",
-        "|---|---|---|---|---|---|---|---|",
+        "# Static int8 beside other quantizers\n",
+        f"CPU time against float32 and against ours in the same runtime, one thread (median; quartiles in brackets); accuracy on {images} test "
+        f"images in ONNX Runtime. The machine had a load of {load:.1f} while it was measured.\n",
     ]
-    for model, sides in results.items():
-        for name, one in sides.items():
-            timed = [part for size in (1, 32) for part in (one[f"batch {size}"], one[f"batch {size}"]["to ours"])]
+    for runtime, title in RUNTIMES.items():
+        lines += [f"## In {title}\n", "| model | form | batch 1 | to ours | batch 32 | to ours |", "|---|---|---|---|---|---|"]
+        for model, name, one in each(results):
+            timed = [
+                part for size in (1, 32) for part in (one[runtime][f"batch {size}"], one[runtime][f"batch {size}"]["to ours"])
+            ]
             shown = [f"{part['ratio']:.3f} ({part['low']:.3f}–{part['high']:.3f})" for part in timed]
-            more = "{:+.2f} ({:+.2f} to {:+.2f})".format(*one["points"]) if name != OURS else ""
-            lines.append(f"| {model} | {name} | {' | '.join(shown)} | {100 * one['test accuracy']:.2f} % | {more} |")
+            lines.append(f"| {model} | {name} | {' | '.join(shown)} |")
+        lines.append("")
+    lines += ["## Accuracy\n", "| model | form | accuracy | points more than ours |", "|---|---|---|---|"]
+    for model, name, one in each(results):
+        more = "{:+.2f} ({:+.2f} to {:+.2f})".format(*one["points"]) if name != OURS else ""
+        lines.append(f"| {model} | {name} | {100 * one['test accuracy']:.2f} % | {more} |")
     return "\n".join(lines) + "\n"
+
+
+def each(results: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(model, form, what was measured) of every row."""
+    return ((model, name, one) for model, sides in results.items() for name, one in sides.items())
 
 
 def main() -> None:

@@ -21,6 +21,9 @@ class MixedBits:
     e(l, b) = Σ (y − ŷ)² / Σ (y − ȳ)² is measured on training samples (ȳ: the mean over the samples). Then the bits with the
     least Σ e(l, b_l) are chosen among all that fit into the size, as an integer program. Labels are not needed.
 
+    There is no limit of latency, because it would choose nothing: runtimes compute codes of 2 to 8 bits with the same kernels
+    of int8. Layers that are faster in floating point stay so by the measurement that follows each step.
+
     Args:
         size: most bytes of all parameters: "40 kB", or "20%" of the present ones in float32. A rounded weight of n numbers
             counts n · H / 8 bytes, where H ≤ b is the entropy of its codes in bits, as it is packed, and two bytes for each
