@@ -18,6 +18,7 @@ from mirabelle.model.architecture import architecture_of
 from mirabelle.quantize import RoundedValue
 from mirabelle.runtime.export import export
 from mirabelle.runtime.onnxruntime import OnnxSession
+from mirabelle.sources.models.by_name import model_from
 
 
 class Residual(nn.Module):
@@ -118,6 +119,20 @@ def test_every_addition_is_one_of_integers(task: Task, run: Run, tmp_path: Path)
     assert (kinds["QLinearConv"], kinds["QLinearAdd"], kinds["Add"], kinds["Relu"]) == (4, 3, 0, 0)
 
 
+@every_net
+def test_a_model_from_an_onnx_file_becomes_the_same_integers(
+    kind: type[nn.Module], task: Task, run: Run, tmp_path: Path
+) -> None:
+    net, small = quantized(kind, task, run)
+    (tmp_path / "net.onnx").write_bytes(export(net, task.example()))
+    again = quantize.Static(samples=200)(model_from(str(tmp_path / "net.onnx"), {}, tmp_path).eval(), task, run)
+    same, found = (kinds_in_session(export(one, task.example()), tmp_path) for one in (small, again))
+    integers = {name: count for name, count in same.items() if name.startswith("QLinear")}
+    assert sum(integers.values()) >= 7
+    assert {name: count for name, count in found.items() if name.startswith("QLinear")} == integers
+    assert not found["Add"] + found["Relu"] + found["Concat"] + found["Mul"]
+
+
 def test_concatenations_pools_and_gates_are_of_integers(task: Task, run: Run, tmp_path: Path) -> None:
     _, small = quantized(Branches, task, run)
     kinds = kinds_in_session(export(small, task.example()), tmp_path)
@@ -126,6 +141,25 @@ def test_concatenations_pools_and_gates_are_of_integers(task: Task, run: Run, tm
         "GlobalAveragePool": (0, 2)
     }
     assert (kinds["QuantizeLinear"], kinds["DequantizeLinear"]) == (1, 0)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_of_codes_is_one_operator(approximate: str, task: Task, run: Run, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 8, 3), nn.GELU(approximate), nn.Conv2d(8, 8, 3), nn.GELU(approximate), nn.AdaptiveAvgPool2d(1)]
+    net = nn.Sequential(*body, nn.Flatten(), nn.Linear(8, 4)).eval()
+    small = quantize.Static(samples=200)(net, task, run)
+    file = export(small, task.example())
+    kinds = kinds_in_session(file, tmp_path)
+    assert (kinds["Gelu"], kinds["Erf"], kinds["Tanh"], kinds["DequantizeLinear"]) == (2, 0, 0, 2)
+    (tmp_path / "small.onnx").write_bytes(file)
+    again = model_from(str(tmp_path / "small.onnx"), {}, tmp_path).eval()
+    with torch.inference_mode():
+        expected = small(task.test.inputs)
+        for given in (OnnxSession(file, 1).outputs_of([task.test.first(300)])[0], again(task.test.inputs)):
+            assert (expected - given).abs().max() < 0.02 * expected.abs().max()
+    plain = ModelProto.FromString(export(net, task.example()))
+    assert plain.opset_import[0].version == 18, "the operator is newer, and needed only behind codes"
 
 
 def test_the_limits_of_relu6_are_those_of_codes(task: Task, run: Run, tmp_path: Path) -> None:

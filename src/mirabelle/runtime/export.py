@@ -24,6 +24,7 @@ from mirabelle.model.value_names import names_of, rename_values
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.export_arguments import arguments, free_tokens, taking
 from mirabelle.runtime.fused_forms import fused_translations
+from mirabelle.runtime.gelu_of_codes import join_gelu
 from mirabelle.runtime.group_operators import onnx_translations as translations_of_groups
 from mirabelle.runtime.group_operators import write_groups
 from mirabelle.runtime.half_operators import onnx_translations as translations_of_halves
@@ -93,6 +94,7 @@ def _file(model: nn.Module, example: Batch, metadata: Mapping[str, str], free: M
     write_groups(proto)
     _cast_codes(proto.graph)
     keep_integers(proto.graph)
+    join_gelu(proto)
     names_given = names_of(model)
     named = rename_values(proto.graph, proto.graph.input, () if isinstance(example.inputs, Mapping) else names_given.inputs)
     named += rename_values(proto.graph, proto.graph.output, names_given.outputs)

@@ -21,17 +21,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, defs, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, defs, helper, numpy_helper
 from torch import Tensor
 
 from mirabelle.numerics.group_codes import decoded
 from mirabelle.runtime.initializers import StoredArrays
+from mirabelle.runtime.opset import can_be_raised, opsets_of, set_opsets
 
 DOMAIN, CONTRIBUTED, PRODUCT = "mirabelle", "com.microsoft", "MatMulNBits"
 _FLOAT32_ACTIVATIONS = 1  # accuracy_level of MatMulNBits
 _TYPES = {2: (TensorProto.INT2, 25), 3: (TensorProto.INT4, 21), 4: (TensorProto.INT4, 21)}  # bits -> type, opset that has it
-# Operators whose meaning changed between the opset of the exporter and the later one.
-_CHANGED = {"GridSample", "DFT", "GroupNormalization"}
 Array = npt.NDArray[Any]
 
 
@@ -135,8 +134,8 @@ def _schema(name: str, *inputs: str) -> defs.OpSchema:
 
 def write_groups(model: ModelProto) -> None:
     """Replace the nodes of the domain "mirabelle" by those of ONNX and of ONNX Runtime, in place; see the module."""
-    graph = model.graph
-    writer = _Writer(StoredArrays(graph), _opset(model), _kinds(graph))
+    graph, versions = model.graph, opsets_of(model)
+    writer = _Writer(StoredArrays(graph), versions[""], plain=not can_be_raised(model))
     nodes = [made for node in graph.node for made in writer.nodes_for(node)]
     if not writer.tensors:
         return
@@ -145,18 +144,8 @@ def write_groups(model: ModelProto) -> None:
     others = [tensor for tensor in graph.initializer if tensor.name not in writer.tensors]
     del graph.initializer[:]
     graph.initializer.extend((*others, *writer.tensors.values()))
-    imports = {entry.domain: entry.version for entry in model.opset_import if entry.domain != DOMAIN}
-    imports |= {"": writer.opset} | ({CONTRIBUTED: 1} if writer.contributed else {})
-    del model.opset_import[:]
-    model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in imports.items())
-
-
-def _opset(model: ModelProto) -> int:
-    return int(next(entry.version for entry in model.opset_import if not entry.domain))
-
-
-def _kinds(graph: GraphProto) -> set[str]:
-    return {node.op_type for node in graph.node}
+    kept = {domain: version for domain, version in versions.items() if domain != DOMAIN}
+    set_opsets(model, kept | {"": writer.opset} | ({CONTRIBUTED: 1} if writer.contributed else {}))
 
 
 class _Writer:
@@ -165,11 +154,11 @@ class _Writer:
     Args:
         arrays: the stored tensors of the graph.
         opset: of the graph.
-        kinds: of its nodes; if one of them changed its meaning, codes of less than 8 bits are stored in 8.
+        plain: whether codes of less than 8 bits are stored in 8, because the opset cannot be raised.
     """
 
-    def __init__(self, arrays: Mapping[str, Array], opset: int, kinds: set[str]) -> None:
-        self._arrays, self._plain, self.opset = arrays, bool(kinds & _CHANGED), opset
+    def __init__(self, arrays: Mapping[str, Array], opset: int, *, plain: bool) -> None:
+        self._arrays, self._plain, self.opset = arrays, plain, opset
         self.tensors: dict[str, TensorProto] = {}
         self.contributed = False
 

@@ -15,6 +15,8 @@ import torch
 from onnx import ModelProto, TensorProto, defs, helper
 from torch import Tensor
 
+from mirabelle.runtime.opset import opsets_of, set_opsets
+
 _DOMAIN = "mirabelle.half"
 
 
@@ -62,8 +64,4 @@ def write_casts(model: ModelProto) -> None:
             cast = helper.make_node("Cast", node.input, node.output, to=TensorProto.FLOAT, name=node.name)
             cast.metadata_props.extend(node.metadata_props)
             node.CopyFrom(cast)
-    others = [entry for entry in model.opset_import if entry.domain != _DOMAIN]
-    if len(others) < len(model.opset_import):
-        kept = [helper.make_opsetid(entry.domain, entry.version) for entry in others]
-        del model.opset_import[:]
-        model.opset_import.extend(kept)
+    set_opsets(model, {domain: version for domain, version in opsets_of(model).items() if domain != _DOMAIN})
