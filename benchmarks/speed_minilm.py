@@ -4,7 +4,7 @@
 
 RUN is the folder of a run that has fine-tuned MiniLM on SST-2 (steps/0-baseline). The forms are `quantize.Dynamic` with each
 granularity, `quantize.Static`, and the quantizers of ONNX Runtime and NNCF on the same float file, the static ones with the same
-300 sentences; --cut adds the results of runs that also cut the network, such as examples/sst2-minilm-fast.toml. Each file is judged in
+300 sentences; --cut adds the results of runs that also cut the network, such as examples/sst2-minilm-fast.toml or benchmarks/sst2_minilm_faster.toml. Each file is judged in
 ONNX Runtime, in batches of 32, on the dev set and on training sentences that the fine-tuning has not seen, with the paired difference
 from the float file. Times are medians of interleaved calls with 32 tokens: CPU time with one thread, wall time with two.
 """
