@@ -191,7 +191,7 @@ def main() -> None:
     timed = {
         runtime: {
             f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}": times(
-                files, sets["dev"], runtime, batch, threads, seconds
+                files, sets["dev"], runtime, batch, threads, seconds=seconds
             )
             for batch, threads in SETTINGS
         }
