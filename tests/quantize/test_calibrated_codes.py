@@ -182,3 +182,6 @@ def test_samples_are_counted_by_the_rows_of_the_widest_layer() -> None:
     mask = torch.ones(8, 6).long()
     mask[:, 2:] = 0
     assert enough(OfTokens(), {"states": torch.randn(8, 6, 300), "attention_mask": mask}, "layer") == 8 * 300 // 2
+    body = nn.Sequential(nn.Conv2d(20, 30, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(30, 2))
+    assert 8 * 30 > 128, "which the classifier alone would ask for"
+    assert enough(body, torch.randn(8, 20, 9, 9), "0", "3") == 128

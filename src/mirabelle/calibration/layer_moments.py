@@ -17,6 +17,7 @@ from mirabelle.model.watch import LayerRun, watch
 from mirabelle.task.batch import Inputs, tensors_of
 
 _ROWS_OF_A_COLUMN, _FEWEST, _MOST = 8, 128, 4096
+_SHARE = 0.9  # of the weights, whose layers get as many rows
 _EXACT_COLUMNS = 2048  # moments of wider layers are computed in float32, which halves memory and time
 
 
@@ -64,9 +65,10 @@ def runs_of(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs) -
 
 
 def samples_needed(model: nn.Module, few: SampleBatches, layers: Mapping[str, tuple[nn.Module, Columns]]) -> int:
-    """How many samples give the layers 8 rows for each column of theirs, from 128 to 4,096.
+    """How many samples give layers with 90 % of the weights 8 rows for each column of theirs, from 128 to 4,096.
 
-    With fewer rows, moments tell of the samples that were drawn more than of the data.
+    With fewer rows, moments tell of the samples that were drawn more than of the data. A layer that sees one row of each
+    sample, such as a classifier, would ask for many times the samples of all others.
 
     Args:
         model: runs on the samples.
@@ -81,8 +83,17 @@ def samples_needed(model: nn.Module, few: SampleBatches, layers: Mapping[str, tu
 
     watch(model, masked, {name: layer for name, (layer, _) in layers.items()}, before=count)
     drawn = sum(len(next(iter(tensors_of(inputs)))) for inputs in few)
-    needed = [-(-_ROWS_OF_A_COLUMN * layers[name][1].width * drawn // seen) for name, seen in rows.items() if seen]
-    return min(max([_FEWEST, *needed]), _MOST)
+    needed: list[tuple[int, int]] = [
+        (-(-_ROWS_OF_A_COLUMN * layers[name][1].width * drawn // seen), layers[name][1].layer.weight.numel())
+        for name, seen in rows.items()
+        if seen
+    ]
+    due, served = _SHARE * sum(size for _, size in needed), 0
+    for samples, size in sorted(needed):
+        served += size
+        if served >= due:
+            return min(max(_FEWEST, samples), _MOST)
+    return _FEWEST
 
 
 class Masked:

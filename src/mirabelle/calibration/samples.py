@@ -19,8 +19,9 @@ from mirabelle.task.batch import Batch, Inputs, Samples, Stream, map_tensors, te
 
 LEAST_ROWS = 10_000  # least number of rows of a layer to draw, if it has as many
 # Most bytes of an operator's result; a forward pass holds a few of this size. All samples are one batch if they stay within the
-# first limit: then one pass serves all layers. Otherwise batches stay within the second, which fits caches better.
-_BYTES_OF_ALL, _BYTES_OF_A_BATCH = 1 << 26, 1 << 24
+# first limit: then one pass serves all layers. Otherwise batches stay within the second, which fits caches better. Where each
+# layer needs a pass of its own then, the first limit is higher: on MiniLM 37 passes take twenty times as long as one.
+_BYTES_OF_ALL, _BYTES_OF_A_BATCH, _BYTES_INSTEAD_OF_PASSES = 1 << 26, 1 << 24, 1 << 29
 _PROBED = (2, 3)  # numbers of samples that are run to measure the memory of one more; some models squeeze a batch of one
 _SHUFFLED = 1 << 24  # up to this many row numbers are shuffled; more would take memory that grows with the samples
 
@@ -85,16 +86,22 @@ class CalibrationSamples:
         """The inputs of the samples `start` to `stop` − 1."""
         return self._read(start, stop)
 
-    def for_model(self, model: nn.Module) -> SampleBatches:
+    def for_model(self, model: nn.Module, *, pass_for_each_layer: bool = False) -> SampleBatches:
         """The samples as one batch if no operator of the model then returns more than 64 MiB, otherwise in batches of 16 MiB.
 
         A batch has at least one sample. The memory of one more sample is measured by running the model on two and on three.
+
+        Args:
+            model: that runs on the samples.
+            pass_for_each_layer: whether several batches need a pass for each layer, as in `layer_by_layer` when all change;
+                then one batch may take 512 MiB.
         """
         if self._count <= _PROBED[-1]:
             return SampleBatches(self, self._count)
         fewer, more = (_result_bytes(model, self._read(0, count)) for count in _PROBED)
         each = max([1, *(b - a for a, b in zip(fewer, more, strict=False))])
-        most = self._count if each * self._count <= _BYTES_OF_ALL else max(1, _BYTES_OF_A_BATCH // each)
+        limit = _BYTES_INSTEAD_OF_PASSES if pass_for_each_layer else _BYTES_OF_ALL
+        most = self._count if each * self._count <= limit else max(1, _BYTES_OF_A_BATCH // each)
         return SampleBatches(self, most)
 
 

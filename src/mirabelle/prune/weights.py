@@ -212,7 +212,7 @@ class Weights:
         amount = self.of_each or float(self.sparsity or 0)
         seed, count = run.seed_for("score"), int(getattr(self.score, "samples", _CALIBRATED))
         count = count if most_samples is None else min(count, most_samples)
-        batches = CalibrationSamples.drawn(task.train, count, seed).for_model(model)
+        batches = CalibrationSamples.drawn(task.train, count, seed).for_model(model, pass_for_each_layer=True)
         left = prune_in_order(model, names, self.score, batches, amount)
         if left:
             evidence = evidence_for(self.score, model, task, left, most_samples=count, seed=seed)

@@ -49,7 +49,7 @@ def with_adaptive_codes(dense: nn.Module, quantized: nn.Module, samples: Calibra
     runs = runs_of(quantized, layers, samples.inputs(0, min(2, len(samples))))
     targets = {name: _Target(dense, name, norms.get(name)) for name in layers if runs[name] == 1}
     targets = {name: target for name, target in targets.items() if target.columns is not None}
-    seen = _Seen(samples.for_model(quantized))
+    seen = _Seen(samples.for_model(quantized, pass_for_each_layer=True))
     shares: dict[str, float] = {}
     begin = time.monotonic()
 

@@ -32,7 +32,7 @@ def with_corrected_biases(dense: nn.Module, quantized: nn.Module, samples: Calib
     """
     layers = corrected_layers(quantized, samples)
     norms = {str(one.settings["of"]): name for name, one in quantized.named_modules() if isinstance(one, FoldedNorm)}
-    masked = Masked(samples.for_model(quantized))
+    masked = Masked(samples.for_model(quantized, pass_for_each_layer=True))
     due = _means_of_outputs(dense, layers, norms, masked)
     layer_by_layer(quantized, masked, layers, lambda name, _: _Correction(layers[name], due[name], masked))
     return quantized

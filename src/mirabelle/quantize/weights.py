@@ -65,8 +65,8 @@ class Weights:
         zero_points: a zero point for each group, for up to 7 bits; helps where weights of a group are all of one sign.
         method: "nearest", "gptq" or "awq".
         clipping: narrow the range of a group to the one with the smallest squared error.
-        samples: number of training samples for "gptq" and "awq"; their labels are not used. By default as many as have 8
-            tokens, positions or samples for each column of the widest layer, from 128 to 4,096.
+        samples: number of training samples for "gptq" and "awq"; their labels are not used. By default as many as give the
+            layers with 90 % of the weights 8 tokens, positions or samples for each of their columns, from 128 to 4,096.
         damping: for "gptq", share of the mean of the moments' diagonal that is added to it, > 0.
         activation_order: for "gptq", round the columns of the largest inputs first, with the scales of the weights before.
         kernel: how linear layers are computed in ONNX Runtime: "float", "MatMulNBits", or the faster of both as "measured"
@@ -188,7 +188,8 @@ class Weights:
         seed = run.seed_for("calibration")
         few = CalibrationSamples.drawn(task.train, _COUNTED, seed).for_model(model)
         drawn = CalibrationSamples.drawn(task.train, self.samples or enough_samples(model, own, few, method), seed)
-        found = calibrated_codes(model, own, drawn.for_model(model), method, pruned=architecture_of(model).pruned)
+        batches = drawn.for_model(model, pass_for_each_layer=True)
+        found = calibrated_codes(model, own, batches, method, pruned=architecture_of(model).pruned)
         left = found.left | {name: "it shares its weight" for name in selection.layers if name not in own}
         errors = {name: [round(error, 8) for error in one.errors] for name, one in found.layers.items()}
         run.event("calibrated", method=self.method, samples=len(drawn), errors=errors, nearest=left)
