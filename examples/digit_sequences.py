@@ -76,5 +76,5 @@ def sequences(folder: Path, split: str, sound: Sound) -> tuple[np.ndarray, np.nd
                 break
             pieces += piece
             target[place] = digit + 1
-        features.append(sound.logarithms(np.concatenate(pieces)))
+        features.append(sound.features(np.concatenate(pieces)))
     return np.stack(features), targets
