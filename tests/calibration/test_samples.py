@@ -55,6 +55,13 @@ def test_a_batch_holds_what_the_largest_result_allows(monkeypatch: pytest.Monkey
     assert CalibrationSamples.of([torch.zeros(1, 4)]).for_model(model).bounds == [0, 1]
 
 
+def test_one_pass_may_take_more_memory_than_a_pass_for_each_layer() -> None:
+    """300 results of 256 KiB are 75 MiB: above the limit of 64, below that of 512."""
+    model, samples = nn.Linear(1, 1 << 16), CalibrationSamples.of([torch.randn(300, 1)])
+    assert len(samples.for_model(model)) > 3
+    assert len(samples.for_model(model, pass_for_each_layer=True)) == 1
+
+
 @pytest.mark.parametrize("most", [1000, 10])
 def test_rows_are_drawn_alike_from_all_and_given_out_batch_by_batch(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SHUFFLED", most)

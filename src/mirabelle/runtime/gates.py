@@ -73,8 +73,7 @@ def torch_equals_onnx(
     samples must agree to 5 % of the largest value and, if the only output is class scores, in their class; ties in rounding may
     be resolved differently and cascade. With thousands of outputs, as a detector has, one of them may move further: then, up to
     20 %, twice the change counts that noise of 10⁻⁶ in the inputs makes in torch alone, if the mean difference is no more than
-    twice that of the noise, either. Outputs that are NaN or infinite never
-    agree.
+    twice that of the noise, either. Outputs that are NaN or infinite never agree.
 
     Args:
         model: the torch model.

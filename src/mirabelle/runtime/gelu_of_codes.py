@@ -8,10 +8,11 @@ floating point with it, 0.73 without.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from math import isclose, pi, sqrt
 from typing import Any
 
-from onnx import ModelProto, NodeProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from mirabelle.runtime.initializers import StoredArrays
 from mirabelle.runtime.opset import can_be_raised, opsets_of, set_opsets
@@ -26,55 +27,62 @@ _FORMS = {"none": _ERF, "tanh": _TANH}  # by the attribute `approximate`, as `fu
 
 def join_gelu(model: ModelProto) -> None:
     """Write GELU as one operator where its input is made by DequantizeLinear, in place."""
-    graph, values = model.graph, _Values(model)
-    joined = False
+    graph, constants = model.graph, StoredArrays(model.graph)
+    makers = {output: node for node in graph.node for output in node.output}
+    replaced: list[str] = []  # values of which the forms were made
     for node in graph.node if can_be_raised(model) else ():
         for approximate, form in _FORMS.items():
-            sources: set[str] = set()
-            if values.has_form(node.output[0], form, sources) and values.is_of_codes(*sources):
-                one = helper.make_node("Gelu", [*sources], node.output, name=node.name, approximate=approximate)
+            found = _Form(makers, constants)
+            if found.is_made_as(node.output[0], form) and found.is_of_codes():
+                one = helper.make_node("Gelu", [*found.sources], node.output, name=node.name, approximate=approximate)
                 one.metadata_props.extend(node.metadata_props)
                 node.CopyFrom(one)
-                joined = True
-    if joined:
-        _drop_unread(model)
+                replaced += found.within
+                break
+    if replaced:
+        _drop_unread(graph, replaced)
         versions = opsets_of(model)
         set_opsets(model, versions | {"": max(versions[""], _OPSET)})
 
 
-class _Values:
-    """What makes the values of a graph."""
+class _Form:
+    """A value that is compared with a form.
 
-    def __init__(self, model: ModelProto) -> None:
-        self._constants = StoredArrays(model.graph)
-        self._makers = {output: node for node in model.graph.node for output in node.output}
+    Args:
+        makers: the node that makes each value.
+        constants: the stored tensors.
+    """
 
-    def has_form(self, name: str, form: Any, sources: set[str]) -> bool:
-        """Whether a value is computed as a nested tuple (operator, input, ...) says, from one x, which `sources` gets."""
+    def __init__(self, makers: Mapping[str, NodeProto], constants: StoredArrays) -> None:
+        self._makers, self._constants = makers, constants
+        self.sources: set[str] = set()  # the values at x
+        self.within: list[str] = []  # the values between x and the result
+
+    def is_made_as(self, name: str, form: Any) -> bool:
+        """Whether a value is computed as a nested tuple (operator, input, ...) says, from one x."""
         if form == _X:
-            sources.add(name)
-            return len(sources) == 1
+            self.sources.add(name)
+            return len(self.sources) == 1
         if isinstance(form, float):
             known = self._constants.get(name)
             return known is not None and known.size == 1 and isclose(float(known.item()), form, rel_tol=1e-6)
         kind, *inputs = form
-        node: NodeProto | None = self._makers.get(name)
+        node = self._makers.get(name)
+        self.within.append(name)
         return (
             node is not None
             and node.op_type == kind
             and len(node.input) == len(inputs)
-            and all(self.has_form(given, part, sources) for given, part in zip(node.input, inputs, strict=True))
+            and all(self.is_made_as(given, part) for given, part in zip(node.input, inputs, strict=True))
         )
 
-    def is_of_codes(self, name: str) -> bool:
-        return name in self._makers and self._makers[name].op_type == "DequantizeLinear"
+    def is_of_codes(self) -> bool:
+        return all(name in self._makers and self._makers[name].op_type == "DequantizeLinear" for name in self.sources)
 
 
-def _drop_unread(model: ModelProto) -> None:
-    """Remove the nodes whose results nothing reads any more."""
-    graph = model.graph
-    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    while unread := [node for node in graph.node if not read.intersection(node.output)]:
-        for node in unread:
+def _drop_unread(graph: GraphProto, names: Collection[str]) -> None:
+    """Remove the nodes that make some values, unless something still reads them."""
+    for node in [node for node in reversed(graph.node) if node.output[0] in names]:
+        read = {name for other in graph.node for name in other.input} | {value.name for value in graph.output}
+        if not read.intersection(node.output):
             graph.node.remove(node)
-        read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
