@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from pathlib import Path
@@ -28,11 +29,12 @@ def by_onnxruntime(source: Path, samples: Arrays, form: str, **preparation: bool
             return None if k is None else {name: array[k : k + 1] for name, array in samples.items()}
 
     prepared, target = source.parent / "prepared.onnx", source.parent / f"onnxruntime-{form}.onnx"
-    quant_pre_process(str(source), str(prepared), **preparation)
-    quantize_static(
-        str(prepared), str(target), Reader(), quant_format=QuantFormat[form],
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, per_channel=True,
-    )  # fmt: skip
+    with contextlib.chdir(source.parent):  # ONNX Runtime leaves temporary files in the working directory
+        quant_pre_process(str(source), str(prepared), **preparation)
+        quantize_static(
+            str(prepared), str(target), Reader(), quant_format=QuantFormat[form],
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, per_channel=True,
+        )  # fmt: skip
     return target
 
 
@@ -41,7 +43,8 @@ def by_onnxruntime_dynamic(source: Path) -> Path:
     from onnxruntime.quantization import quantize_dynamic
 
     target = source.parent / "onnxruntime-dynamic.onnx"
-    quantize_dynamic(source, target)
+    with contextlib.chdir(source.parent):
+        quantize_dynamic(source, target)
     return target
 
 

@@ -68,6 +68,16 @@ def test_names_say_something_and_files_hold_one_idea() -> None:
     assert not [path for path in MODULES if len(path.read_text("utf-8").splitlines()) > 400]
 
 
+def test_no_large_file_is_tracked() -> None:
+    """What a benchmark leaves behind would stay in the history for ever."""
+    root = SOURCE.parents[1]
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("this copy of the project is not a git checkout")
+    files = [root / name for name in listed.stdout.split("\0") if name]
+    assert not [file for file in files if file.is_file() and file.stat().st_size > 200_000]
+
+
 def test_no_package_exports_a_name_of_one_of_its_modules() -> None:
     """Importing the module would put it in the place of what the package exports."""
     for path in SOURCE.rglob("__init__.py"):
