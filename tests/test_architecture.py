@@ -71,7 +71,7 @@ def test_names_say_something_and_files_hold_one_idea() -> None:
 def test_no_large_file_is_tracked() -> None:
     """What a benchmark leaves behind would stay in the history for ever."""
     root = SOURCE.parents[1]
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True)
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=False)
     if listed.returncode:
         pytest.skip("this copy of the project is not a git checkout")
     files = [root / name for name in listed.stdout.split("\0") if name]

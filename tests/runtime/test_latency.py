@@ -89,7 +89,7 @@ def test_blocks_load_anew_and_take_both_orders_in_turn() -> None:
 
     interleaved(load, runtime="none", threads=1, batch=1, seconds=0.0)
     blocks = "".join(called).split("|")[1:]
-    assert loads[0] == len(blocks) == latency._FEWEST_BLOCKS
+    assert loads[0] == len(blocks) == latency.FEWEST_BLOCKS
     assert blocks[0] == "abab" + "abbaab"  # two rounds to warm up, then rounds in alternating order
     assert blocks[1] == "baba" + "baabba"
     assert {(block.count("a"), block.count("b")) for block in blocks} == {(5, 5)}

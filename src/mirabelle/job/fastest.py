@@ -13,7 +13,7 @@ from mirabelle.errors import UserError
 from mirabelle.job.conditions import Conditions
 from mirabelle.run.run import Run
 from mirabelle.runtime.contest import Contest, Timing, timings_of
-from mirabelle.runtime.latency import Ratio
+from mirabelle.runtime.latency import FEWEST_TO_ANSWER, Ratio
 from mirabelle.runtime.runtime import runtime_named, runtimes_present
 from mirabelle.task.batch import map_tensors
 from mirabelle.task.goal import FASTEST, Goal
@@ -62,8 +62,10 @@ def fastest_of(
             else:
                 sessions[(form, name, count)] = session
         feeds = {form: session.feed(inputs) for (form, _, _), session in sessions.items()}
-        found = timings_of(sessions, feeds, batch=timed.batch, seconds=SECONDS, enough=_decided) if len(sessions) > 1 else []
-        known += found[1:]
+        if len(sessions) > 1:
+            known += timings_of(sessions, feeds, batch=timed.batch, seconds=SECONDS, enough=_decided, fewest=FEWEST_TO_ANSWER)[
+                1:
+            ]
     return Contest(tuple(known), tuple(dict.fromkeys(refused)))
 
 

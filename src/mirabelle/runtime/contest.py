@@ -11,7 +11,7 @@ from typing import Any
 from mirabelle.errors import UserError
 from mirabelle.numerics.arrays import Array
 from mirabelle.runtime import RUNTIMES
-from mirabelle.runtime.latency import Ratio, interleaved
+from mirabelle.runtime.latency import FEWEST_BLOCKS, Ratio, interleaved
 from mirabelle.runtime.runtime import Session, runtime_named
 from mirabelle.task.profile import Latency
 
@@ -116,6 +116,7 @@ def timings_of(
     batch: int,
     seconds: float,
     enough: Callable[[Mapping[str, Ratio]], bool] | None = None,
+    fewest: int = FEWEST_BLOCKS,
 ) -> list[Timing]:
     """Time sessions in alternation, beside the first of them.
 
@@ -125,13 +126,14 @@ def timings_of(
         batch: number of samples in the inputs.
         seconds: duration of the measurement.
         enough: whether the ratios so far answer the question.
+        fewest: blocks after which the measurement of slow models ends.
     """
     keys = {"/".join(map(str, key)): key for key in sessions}
 
     def load() -> dict[str, Callable[[], object]]:
         return {name: partial(sessions[key].anew().run, feeds[key[0]]) for name, key in keys.items()}
 
-    latencies, ratios = interleaved(load, runtime="", threads=0, batch=batch, seconds=seconds, enough=enough)
+    latencies, ratios = interleaved(load, runtime="", threads=0, batch=batch, seconds=seconds, enough=enough, fewest=fewest)
     return [
         Timing(form, dataclasses.replace(latencies[name], runtime=runtime, threads=count), ratios[name])
         for name, (form, runtime, count) in keys.items()

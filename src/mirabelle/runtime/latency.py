@@ -19,7 +19,7 @@ import numpy as np
 from mirabelle.numerics.statistics import interval_of_repeats
 from mirabelle.task.profile import Latency
 
-_BLOCKS, _FEWEST_BLOCKS, _FEWEST_TO_ANSWER = 12, 6, 3
+_BLOCKS, FEWEST_BLOCKS, FEWEST_TO_ANSWER = 12, 6, 3
 _WARM_UP, _FEWEST_ROUNDS = 2, 3  # calls of each model in a block
 _LONGER = 2.0  # a measurement of slow models may take this many times the seconds asked for, until it has the fewest blocks
 _FLOOR = 0.025  # relative: what ratios minutes apart differ by even where the blocks of each agree
@@ -93,6 +93,7 @@ def interleaved(
     batch: int,
     seconds: float = 2.0,
     enough: Callable[[Mapping[str, Ratio]], bool] | None = None,
+    fewest: int = FEWEST_BLOCKS,
 ) -> tuple[dict[str, Latency], dict[str, Ratio]]:
     """Measure the latency of several functions, called in alternation (A B B A …) in blocks, for about `seconds`.
 
@@ -103,6 +104,7 @@ def interleaved(
         batch: number of samples in a call.
         seconds: duration of the measurement, with loading. Slow models may take longer.
         enough: whether the ratios so far answer the question; asked after a few blocks, it ends the measurement.
+        fewest: blocks after which the measurement of slow models ends, with wide intervals if they are few.
 
     Returns:
         The latency of each function by name, and the ratio of its latency to that of the first function.
@@ -111,10 +113,10 @@ def interleaved(
     begin = time.perf_counter()
     while len(blocks) < _BLOCKS:
         spent = time.perf_counter() - begin
-        if len(blocks) >= _FEWEST_BLOCKS and spent > _LONGER * seconds:
+        if len(blocks) >= fewest and spent > _LONGER * seconds:
             break
         blocks.append(_block(load(), seconds / _BLOCKS, backwards=len(blocks) % 2 == 1))
-        if enough is not None and len(blocks) >= _FEWEST_TO_ANSWER:
+        if enough is not None and len(blocks) >= FEWEST_TO_ANSWER:
             found = of_blocks(blocks, runtime=runtime, threads=threads, batch=batch)
             if enough(found[1]):
                 return found

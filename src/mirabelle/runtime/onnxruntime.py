@@ -15,7 +15,7 @@ from mirabelle.numerics.arrays import Array
 from mirabelle.run.machine import int8_saturates
 from mirabelle.runtime.initializers import with_own_integer_weights
 from mirabelle.runtime.runtime import Description, OperatorShapes, Runtime, Session
-from mirabelle.runtime.views import Viewed, viewed
+from mirabelle.runtime.views import Viewed, viewed, worth_viewing
 
 EXACT_INTEGERS = ("session.x64quantprecision", "1")  # otherwise sums of uint8 · int8 saturate on processors without VNNI
 NO_IDLE_SPINNING = ("session.force_spinning_stop", "1")  # otherwise idle threads of a session slow down the next measurement
@@ -103,10 +103,12 @@ class OnnxSession(Session):
             if int8_saturates():
                 options.add_session_config_entry(*EXACT_INTEGERS)
                 model = with_own_integer_weights(model)
-            given = viewed(model)
-            views = _with_views(options, given)
-            data = given.proto.SerializeToString() if views else model
-            return library().InferenceSession(data, options, providers=list(_PROVIDERS), disabled_optimizers=[SHARING]), views
+            views: list[Any] = []
+            if worth_viewing(model):
+                given = viewed(model)
+                views = _with_views(options, given)
+                model = given.proto.SerializeToString() if views else model
+            return library().InferenceSession(model, options, providers=list(_PROVIDERS), disabled_optimizers=[SHARING]), views
         except Exception as error:
             raise UserError("E141", f"ONNX Runtime cannot load the model: {error}", "export it again") from error
 

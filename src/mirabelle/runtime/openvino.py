@@ -35,15 +35,18 @@ class OpenVino(Runtime):
         return Description(self.name, self.title, version, "cpu", ("CPU", self.precision))
 
     def load(self, model: bytes, threads: int) -> OpenVinoSession:
-        return OpenVinoSession(self, model, threads)
+        core = _core()
+        with self._explained():
+            read = core.read_model(model)
+        inputs, outputs = signature_of(structure_of(model))
+        return OpenVinoSession(self, read, threads, [value.name for value in inputs], [value.name for value in outputs])
 
-    def compiled(self, model: bytes, threads: int, **settings: Any) -> Any:
-        """A compiled model of the package.
+    def compiled(self, model: Any, threads: int, **settings: Any) -> Any:
+        """A compiled model of the package, from one that it has read.
 
         Raises:
             UserError: E141 if OpenVINO cannot load the file.
         """
-        core = _core()
         accurate = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0} if self.precision == "f32" else {}
         asked = {
             "INFERENCE_PRECISION_HINT": self.precision,
@@ -53,8 +56,14 @@ class OpenVino(Runtime):
             **accurate,
             **settings,
         }
+        core = _core()
+        with self._explained():
+            return core.compile_model(model, "CPU", asked)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            return core.compile_model(core.read_model(model), "CPU", asked)
+            yield
         except Exception as error:
             raise UserError("E141", f"{self.title} cannot load the model: {reason(error)}", "use onnxruntime") from error
 
@@ -65,7 +74,8 @@ class OpenVino(Runtime):
         for node in proto.graph.node:
             node.name = node.output[0]
         names = {node.name for node in proto.graph.node}
-        request = self.compiled(proto.SerializeToString(), threads, PERF_COUNT=True).create_infer_request()
+        read = _core().read_model(proto.SerializeToString())
+        request = self.compiled(read, threads, PERF_COUNT=True).create_infer_request()
         times: dict[str, list[float]] = defaultdict(list)
         for _ in range(runs):
             request.infer(dict(feed))
@@ -91,20 +101,21 @@ class OpenVinoSession(Session):
 
     Args:
         runtime: that loads it.
-        model: bytes of an ONNX file.
+        model: an ONNX file as OpenVINO has read it; compiling it anew leaves it as it is.
         threads: number of threads.
+        inputs: names of the inputs of the ONNX file, in its order.
+        outputs: names of its outputs.
     """
 
-    def __init__(self, runtime: OpenVino, model: bytes, threads: int) -> None:
+    def __init__(self, runtime: OpenVino, model: Any, threads: int, inputs: list[str], outputs: list[str]) -> None:
+        super().__init__(runtime.name, threads, inputs, outputs)
         self._runtime, self._model = runtime, model
         compiled = runtime.compiled(model, threads)
         self._request = compiled.create_infer_request()
-        inputs, outputs = _names(model)
         self._ports = {name: compiled.input(name) for name in inputs}
-        super().__init__(runtime.name, threads, inputs, outputs)
 
     def anew(self) -> OpenVinoSession:
-        return OpenVinoSession(self._runtime, self._model, self.threads)
+        return OpenVinoSession(self._runtime, self._model, self.threads, self.input_names, self.output_names)
 
     def run(self, feed: Mapping[str, Array]) -> Sequence[Any]:
         results = self._request.infer({self._ports[name]: array for name, array in feed.items()}, share_inputs=True)
@@ -153,8 +164,3 @@ def _core() -> Any:
     if not _cores:
         _cores.append(library().Core())
     return _cores[0]
-
-
-def _names(model: bytes) -> tuple[list[str], list[str]]:
-    inputs, outputs = signature_of(structure_of(model))
-    return [value.name for value in inputs], [value.name for value in outputs]

@@ -10,7 +10,7 @@ from onnx import ModelProto, TensorProto, helper
 from mirabelle.numerics.arrays import Array
 from mirabelle.runtime.skeleton import split
 
-_WORTH = 1 << 26  # bytes of a file; below, a copy costs less than this
+_WORTH = 1 << 22  # bytes of a file; below, a copy costs less than this
 _LARGE = 1 << 16  # bytes of a tensor
 # Integers of 32 and 64 bits may be shapes, whose values the runtime needs while it loads the graph.
 _VIEWED = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8)
@@ -29,6 +29,11 @@ class Viewed:
     tensors: dict[str, Array] = field(default_factory=dict)
 
 
+def worth_viewing(model: bytes) -> bool:
+    """Whether a file is so large that `viewed` finds tensors to view."""
+    return len(model) >= _WORTH
+
+
 def viewed(model: bytes) -> Viewed:
     """The graph and the large tensors of a file; a small file, or one in another form than protobuf writes, is read whole.
 
@@ -38,7 +43,7 @@ def viewed(model: bytes) -> Viewed:
         >>> viewed(data).tensors
         {}
     """
-    if len(model) < _WORTH:
+    if not worth_viewing(model):
         return Viewed(ModelProto.FromString(model))
     try:
         skeleton, raws = split(model)
