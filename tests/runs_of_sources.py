@@ -42,6 +42,7 @@ STEPS = {
     "training.Joint": f'use = "training.Joint"\n{_TRAIN}\nsteps = [{{ use = "distill.Student", width = 0.75 }}, '
     '{ use = "prune.Weights", sparsity = 0.5 }]',
     **{f"quantize.{kind}": f'use = "quantize.{kind}"' for kind in ("Static", "Dynamic", "Weights", "Half")},
+    "quantize.Codebook": f'use = "quantize.Codebook"\n{_TRAIN}',
     "quantize.Aware": f'use = "quantize.Aware"\n{_TRAIN}',
     **{f"factorize.{kind}": f'use = "factorize.{kind}"\nratio = 0.5\n{_TRAIN}' for kind in ("Linear", "Conv", "Embedding")},
 }  # fmt: skip

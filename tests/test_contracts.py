@@ -41,6 +41,7 @@ STEPS: dict[str, Step] = {
     "quantize.Weights": quantize.Weights(),
     "quantize.Half": quantize.Half(),
     "quantize.Aware": quantize.Aware(samples=50, train=SHORT),
+    "quantize.Codebook": quantize.Codebook(bits=4, train=SHORT),
     "factorize.Linear": factorize.Linear(ratio=0.5, multiple=1, keep="smaller"),
     "factorize.Conv": factorize.Conv(ratio=0.5, multiple=1, keep="smaller"),
     "factorize.Embedding": factorize.Embedding(ratio=0.3, multiple=1),

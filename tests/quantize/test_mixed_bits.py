@@ -16,7 +16,7 @@ from mirabelle.calibration.samples import CalibrationSamples
 from mirabelle.errors import UserError
 from mirabelle.quantize.bits import MixedBits
 from mirabelle.quantize.dense_layers import weight_of
-from mirabelle.quantize.mixed_bits import bits_within, coded_bytes, output_changes
+from mirabelle.quantize.mixed_bits import bits_within, output_changes, rounded_by_row
 from mirabelle.report import read_events
 from mirabelle.step import step_from_data
 
@@ -44,12 +44,15 @@ def test_the_choice_is_the_best_of_all(network: nn.Sequential, task: Task, tmp_p
     found = bits_within(mixed, network, names, task, run)
     batches = CalibrationSamples.drawn(task.train, 64, run.seed_for("bits")).for_model(network)
     weights = {name: weight_of(network.get_submodule(name)) for name in names}
-    changes = output_changes(network, weights, CHOICES, batches)
+    rounded = {name: [rounded_by_row(weight, bits) for bits in CHOICES] for name, weight in weights.items()}
+    changes = output_changes(network, weights, rounded, batches)
     biases = 4 * (32 + 16 + 3)
     fitting = {
         choice: sum(changes[name][pick] for name, pick in zip(names, choice, strict=True))
         for choice in itertools.product(range(3), repeat=3)
-        if biases + sum(coded_bytes(weights[name], CHOICES[pick]) for name, pick in zip(names, choice, strict=True)) <= 900
+        if biases
+        + sum(rounded_by_row(weights[name], CHOICES[pick]).coded_bytes for name, pick in zip(names, choice, strict=True))
+        <= 900
     }
     assert 0 < len(fitting) < 27
     best = min(fitting, key=fitting.__getitem__)
@@ -61,7 +64,8 @@ def test_the_change_of_a_linear_output_is_that_of_its_weight() -> None:
     torch.manual_seed(0)
     layer, x = nn.Linear(5, 4, bias=False), torch.randn(50, 5)
     weight = layer.weight.detach().clone()
-    found = output_changes(layer, {"": layer.weight.detach()}, (3,), CalibrationSamples.of([x]).for_model(layer))[""][0]
+    batches = CalibrationSamples.of([x]).for_model(layer)
+    found = output_changes(layer, {"": layer.weight.detach()}, {"": [rounded_by_row(weight, 3)]}, batches)[""][0]
     y = x @ weight.t()
     errors = []
     for fraction in torch.linspace(1.0, 0.4, 24):  # one scale of 24 for each row, as `affine.symmetric_scales` tries them

@@ -27,12 +27,9 @@ from mirabelle.runtime.runtime import default_runtime
 from mirabelle.step import Step, step_from_data, step_to_data
 from mirabelle.training import evaluate, fit
 
+_OTHERS = {"Aware", "Half", "Codebook"}  # needs a training; has no codes; its codes are places in a table, see test_codebook
 STEPS: list[Step] = [
-    *(
-        kind()
-        for name in quantize.__all__
-        if hasattr(kind := getattr(quantize, name), "stage") and name not in {"Aware", "Half"}  # needs a training; has no codes
-    ),
+    *(kind() for name in quantize.__all__ if hasattr(kind := getattr(quantize, name), "stage") and name not in _OTHERS),
     quantize.Dynamic(granularity="tensor"),
     quantize.Aware(train=Training(steps=1, precision="float32")),
 ]

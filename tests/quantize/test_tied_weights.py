@@ -80,7 +80,13 @@ class OneConvolution(nn.Module):
         return self.out(self.second(self.first(self.table(ids).transpose(1, 2))).mean(2))
 
 
-STEPS = [quantize.Weights(), quantize.Dynamic(granularity="token"), quantize.Dynamic(granularity="tensor"), quantize.Static()]
+STEPS = [
+    quantize.Weights(),
+    quantize.Dynamic(granularity="token"),
+    quantize.Dynamic(granularity="tensor"),
+    quantize.Static(),
+    quantize.Codebook(bits=8),
+]
 MODELS = [Tied, InOneMemory, TwoLayers, OneConvolution]
 
 

@@ -17,6 +17,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from mirabelle.errors import UserError
 from mirabelle.model.products import Operation, mac_products
 from mirabelle.numerics.arrays import Array, to_numpy
+from mirabelle.runtime.codebook_operators import codes_looked_up
 from mirabelle.runtime.drawn_inputs import batch_of, drawn_inputs
 from mirabelle.runtime.group_operators import stored_codes
 from mirabelle.runtime.runtime import OperatorShapes, default_runtime
@@ -115,6 +116,8 @@ class _Stored:
             return []
         given = [tensor for own in (node.input[:1] if node.op_type in _MOVING else node.input) for tensor in self._behind(own)]
         codes = [tensor for tensor in given if tensor.data_type in _INTEGERS]
+        if node.op_type == "Gather" and codes and (shared := codes_looked_up(node, codes[0], self.tensors)) is not None:
+            return [shared]
         most = max((prod(tensor.dims) for tensor in codes), default=0)  # zero points of groups are fewer than codes
         codes = [tensor for tensor in codes if prod(tensor.dims) == most or node.op_type not in ("Sub", "Mul")]
         return codes or [tensor for tensor in given if tensor.data_type in _FRACTIONS] or given  # codes without their scale

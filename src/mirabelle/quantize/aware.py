@@ -90,6 +90,7 @@ class Aware:
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
         from mirabelle.model.architecture import architecture_of
+        from mirabelle.quantize.after_training import better_one
         from mirabelle.quantize.simulation import quantized_as_trained, simulating
 
         quantized = self._without_training()(model, task, run)
@@ -99,7 +100,9 @@ class Aware:
         def finish(trained: nn.Module) -> nn.Module:
             found = quantized_as_trained(quantized, trained)
             # A training that has pruned weights has no model without it to compare with.
-            return _better(quantized, found, task, run) if set(architecture_of(trained).pruned) == pruned else found
+            if set(architecture_of(trained).pruned) != pruned:
+                return found
+            return better_one(quantized, found, task, run, before_is="as calibrated")
 
         return Prepared(training, finish=finish)
 
@@ -118,17 +121,3 @@ class Aware:
         if self.activations == "float":
             return Weights(weight_bits=bits, include=include, exclude=exclude)
         return Dynamic(weight_bits=bits, granularity=self.activations, include=include, exclude=exclude)
-
-
-def _better(calibrated: nn.Module, trained: nn.Module, task: Task, run: Run) -> nn.Module:
-    """The quantized model as trained, or as calibrated if that is better on the validation data."""
-    from mirabelle.training import evaluate
-
-    after, before = (task.metric.value(evaluate(model, task.validation, task)) for model in (trained, calibrated))
-    if not after < before:
-        return trained
-    message = (
-        f"the training made the quantized model worse: {task.metric.name} {after:.4g} on the validation data, {before:.4g}"
-    )
-    run.event("warning", text=f"{message} as calibrated, which is kept; try a lower lr")
-    return calibrated

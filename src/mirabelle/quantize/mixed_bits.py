@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,12 +22,57 @@ from mirabelle.run.run import Run
 from mirabelle.task.goal import limit_of
 from mirabelle.task.task import Task
 
-_SCALE_BYTES, _FLOAT_BYTES = 2, 4
+_STORED_BYTES, _FLOAT_BYTES = 2, 4  # of a scale or a value of a codebook; of other parameters
 _MOST_CHANGE = 1e6  # for outputs that are not finite: the search needs numbers
 
 
+@dataclass(frozen=True)
+class Rounded:
+    """A weight with a number of bits.
+
+    Args:
+        codes: its codes, any shape.
+        values: what they stand for, with the shape of the weight.
+        stored: number of scales, or of values of codebooks, that are stored with the codes.
+    """
+
+    codes: Tensor
+    values: Tensor
+    stored: int
+
+    @property
+    def coded_bytes(self) -> float:
+        """The expected bytes: n · H / 8 for n codes with entropy H in bits, and two for each stored number.
+
+        Example:
+            >>> Rounded(torch.tensor([1, -1, 1, -1, 1, -1, 1, -1]), torch.zeros(1, 8), 1).coded_bytes
+            3.0
+        """
+        shares = np.unique(self.codes.numpy(), return_counts=True)[1] / max(self.codes.numel(), 1)
+        return self.codes.numel() * float(-(shares * np.log2(shares)).sum()) / 8 + _STORED_BYTES * self.stored
+
+
+Rounding = Callable[[Tensor, int], Rounded]
+
+
+def rounded_by_row(weight: Tensor, bits: int) -> Rounded:
+    """A weight rounded with one scale for each row."""
+    high = 2 ** (bits - 1) - 1
+    rows = weight.detach().flatten(1).float()
+    scale = affine.symmetric_scales(rows, high)[:, None]
+    codes = affine.quantize(rows, scale, torch.zeros_like(scale), -high, high)
+    return Rounded(codes, (codes * scale).reshape(weight.shape), len(scale))
+
+
 def bits_within(
-    mixed: MixedBits, model: nn.Module, names: Sequence[str], task: Task, run: Run, *, most_samples: int | None = None
+    mixed: MixedBits,
+    model: nn.Module,
+    names: Sequence[str],
+    task: Task,
+    run: Run,
+    *,
+    rounding: Rounding = rounded_by_row,
+    most_samples: int | None = None,
 ) -> dict[str, int]:
     """The bits of each layer, so that the parameters fit into the size and the outputs change least.
 
@@ -36,6 +82,7 @@ def bits_within(
         names: layers that are quantized; those that share a weight get the same bits.
         task: its training samples are used.
         run: records the decision, which a resumed run repeats.
+        rounding: how a weight is rounded to a number of bits.
         most_samples: limits the samples, for a preview, which records nothing.
 
     Raises:
@@ -45,25 +92,30 @@ def bits_within(
     samples = CalibrationSamples.drawn(task.train, most_samples or mixed.samples, run.seed_for("bits"))
 
     if most_samples is not None:
-        return _chosen(mixed, model, names, samples)
-    decided: dict[str, int] = json.loads(run.decide("bits", lambda: json.dumps(_chosen(mixed, model, names, samples))))
+        return _chosen(mixed, model, names, samples, rounding)
+    decided: dict[str, int] = json.loads(
+        run.decide("bits", lambda: json.dumps(_chosen(mixed, model, names, samples, rounding)))
+    )
     return decided
 
 
-def _chosen(mixed: MixedBits, model: nn.Module, names: Sequence[str], samples: CalibrationSamples) -> dict[str, int]:
+def _chosen(
+    mixed: MixedBits, model: nn.Module, names: Sequence[str], samples: CalibrationSamples, rounding: Rounding
+) -> dict[str, int]:
     model = copied(model).eval()
     weights = {name: weight_of(model.get_submodule(name), WEIGHTED) for name in names}
     groups: dict[object, list[str]] = {}
     for name, weight in weights.items():
         groups.setdefault(memory_of(weight), []).append(name)
     first = [group[0] for group in groups.values()]
-    damages = output_changes(model, {name: weights[name] for name in first}, mixed.choices, samples.for_model(model))
+    rounded = {name: [rounding(weights[name], bits) for bits in mixed.choices] for name in first}
+    damages = output_changes(model, {name: weights[name] for name in first}, rounded, samples.for_model(model))
     quantized = {memory_of(weight) for weight in weights.values()}
     sizes = {name: tensor for name, tensor in tensors_of_module(model).items() if tensor.is_floating_point()}
     rest = sum(tensor.numel() for tensor in sizes.values() if memory_of(tensor) not in quantized) * _FLOAT_BYTES
     whole = sum(tensor.numel() for tensor in sizes.values()) * _FLOAT_BYTES
     tables: dict[tuple[int, ...], Table] = {(): np.array(float(rest))}
-    tables |= {(k,): np.array([coded_bytes(weights[name], bits) for bits in mixed.choices]) for k, name in enumerate(first)}
+    tables |= {(k,): np.array([one.coded_bytes for one in rounded[name]]) for k, name in enumerate(first)}
     limit = limit_of("size", mixed.size, float(whole), where="weight_bits.")
     budget = Constraint("size", limit, tables)
     chosen = allocate([damages[name] for name in first], [budget]).choice
@@ -71,14 +123,14 @@ def _chosen(mixed: MixedBits, model: nn.Module, names: Sequence[str], samples: C
 
 
 def output_changes(
-    model: nn.Module, weights: Mapping[str, Tensor], choices: Sequence[int], batches: SampleBatches
+    model: nn.Module, weights: Mapping[str, Tensor], rounded: Mapping[str, Sequence[Rounded]], batches: SampleBatches
 ) -> dict[str, list[float]]:
-    """For each weight and each number of bits: the change of the outputs, as `OutputChange`, if this weight alone is rounded.
+    """For each weight and each of its rounded forms: the change of the outputs, as `OutputChange`, if only this one has it.
 
     Args:
         model: in eval mode; its weights are changed for the time of a measurement.
         weights: of the model, by the name of their layer, with outputs on the first axis.
-        choices: numbers of bits.
+        rounded: the forms of each weight.
         batches: inputs.
 
     Raises:
@@ -88,41 +140,18 @@ def output_changes(
     found: dict[str, list[float]] = {}
     for name, weight in weights.items():
         found[name] = []
-        for bits in choices:
-            with _rounded(weight, bits):
+        for one in rounded[name]:
+            with _having(weight, one.values):
                 found[name].append(min(change.of(model), _MOST_CHANGE))
     return found
 
 
-def coded_bytes(weight: Tensor, bits: int) -> float:
-    """The expected bytes of a rounded weight: n · H / 8 for its n codes with entropy H in bits, and two for each scale.
-
-    Example:
-        >>> coded_bytes(torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0]]), 2)
-        3.0
-    """
-    codes, scale = _codes(weight, bits)
-    counts = np.unique(codes.numpy(), return_counts=True)[1]
-    shares = counts / codes.numel()
-    entropy = float(-(shares * np.log2(shares)).sum())
-    return codes.numel() * entropy / 8 + _SCALE_BYTES * scale.numel()
-
-
-def _codes(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """(codes, (rows, elements); scales, (rows, 1)) of a weight with one scale for each row."""
-    high = 2 ** (bits - 1) - 1
-    rows = weight.detach().flatten(1).float()
-    scale = affine.symmetric_scales(rows, high)[:, None]
-    return affine.quantize(rows, scale, torch.zeros_like(scale), -high, high), scale
-
-
 @contextmanager
-def _rounded(weight: Tensor, bits: int) -> Iterator[None]:
-    """A context in which a weight has its rounded values."""
-    codes, scale = _codes(weight, bits)
+def _having(weight: Tensor, values: Tensor) -> Iterator[None]:
+    """A context in which a weight has other values."""
     before = weight.detach().clone()
     with torch.no_grad():
-        weight.copy_((codes * scale).reshape(weight.shape))
+        weight.copy_(values)
         try:
             yield
         finally:

@@ -22,6 +22,7 @@ from mirabelle.model.free_lengths import free_lengths
 from mirabelle.model.state import in_eval_mode
 from mirabelle.model.value_names import names_of, rename_values
 from mirabelle.runtime.canonical import canonical
+from mirabelle.runtime.codebook_operators import onnx_translations as translations_of_codebooks
 from mirabelle.runtime.export_arguments import arguments, free_tokens, taking
 from mirabelle.runtime.fused_forms import fused_translations
 from mirabelle.runtime.gelu_of_codes import join_gelu
@@ -154,6 +155,7 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     return (
         onnx_translations()
         | translations_of_groups()
+        | translations_of_codebooks()
         | translations_of_halves()
         | pooling_translations()
         | fused_translations()

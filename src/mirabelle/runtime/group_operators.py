@@ -28,8 +28,9 @@ from mirabelle.numerics.group_codes import decoded
 from mirabelle.runtime.initializers import StoredArrays
 from mirabelle.runtime.opset import can_be_raised, opsets_of, set_opsets
 
-DOMAIN, CONTRIBUTED, PRODUCT = "mirabelle", "com.microsoft", "MatMulNBits"
+DOMAIN, CONTRIBUTED, PRODUCT, LOOK_UP = "mirabelle", "com.microsoft", "MatMulNBits", "LookUp"
 _FLOAT32_ACTIVATIONS = 1  # accuracy_level of MatMulNBits
+_UNSIGNED = {2: (TensorProto.UINT2, 25), 4: (TensorProto.UINT4, 21)}
 _TYPES = {2: (TensorProto.INT2, 25), 3: (TensorProto.INT4, 21), 4: (TensorProto.INT4, 21)}  # bits -> type, opset that has it
 Array = npt.NDArray[Any]
 
@@ -100,8 +101,8 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     from onnxscript.values import Op, Opset
 
     opset = Opset(DOMAIN, 1)
-    decode = Op(opset, "DecodeGroups", _schema("DecodeGroups", "codes", "scale", "zero_point"))
-    product = Op(opset, "GroupLinear", _schema("GroupLinear", "inputs", "codes", "scale", "zero_point"))
+    decode = Op(opset, "DecodeGroups", own_schema("DecodeGroups", "codes", "scale", "zero_point"))
+    product = Op(opset, "GroupLinear", own_schema("GroupLinear", "inputs", "codes", "scale", "zero_point"))
 
     def onnx_decode(codes: Any, scale: Any, zero_point: Any, bits: int, group_size: int) -> Any:
         return decode(codes, scale, zero_point, bits=bits, group_size=group_size)
@@ -115,7 +116,7 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     }
 
 
-def _schema(name: str, *inputs: str) -> defs.OpSchema:
+def own_schema(name: str, *inputs: str) -> defs.OpSchema:
     """What the exporter must know of a node: any inputs, of which the last may be missing, and numbers as attributes."""
     parameter, option = defs.OpSchema.FormalParameter, defs.OpSchema.FormalParameterOption
     kinds = {key: f"T{position}" for position, key in enumerate((*inputs, "result"))}
@@ -127,7 +128,7 @@ def _schema(name: str, *inputs: str) -> defs.OpSchema:
             parameter(key, kinds[key], param_option=option.Optional if key == inputs[-1] else option.Single) for key in inputs
         ],
         outputs=[parameter("result", kinds["result"])],
-        type_constraints=[(kind, ["tensor(float)", "tensor(int8)"], "") for kind in kinds.values()],
+        type_constraints=[(kind, ["tensor(float)", "tensor(int8)", "tensor(uint8)"], "") for kind in kinds.values()],
         attributes=[defs.OpSchema.Attribute(key, defs.OpSchema.AttrType.INT) for key in ("bits", "group_size")],
     )
 
@@ -168,7 +169,7 @@ class _Writer:
             yield node
             return
         values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-        write = {"DecodeGroups": self._decoded, "GroupLinear": self._product}[node.op_type]
+        write = {"DecodeGroups": self._decoded, "GroupLinear": self._product, LOOK_UP: self._looked_up}[node.op_type]
         for made in write(node, int(values["bits"]), int(values["group_size"])):
             made.metadata_props.extend(node.metadata_props)
             yield made
@@ -197,6 +198,23 @@ class _Writer:
                 yield helper.make_node(kind, [value, of_groups], [f"{value}:{kind}"])
                 value = f"{value}:{kind}"
         yield helper.make_node("Reshape", [value, self._tensor(f"{result}:shape", np.array(shape, np.int64))], [result])
+
+    def _looked_up(self, node: NodeProto, bits: int, group_size: int) -> Iterator[NodeProto]:
+        """A Gather from the values of the codebook, or of several, one behind the other; without the first if none is read."""
+        (codes, values), (result,) = node.input, node.output
+        array, stored = self._arrays[codes], self._arrays[values]
+        if array.min(initial=bits) > 0:
+            array, stored = array - 1, stored[:, 1:]
+        books, entries = stored.shape
+        places = f"{result}:places"
+        held = next((most for most in _UNSIGNED if entries <= 1 << most), bits)
+        yield helper.make_node("Cast", [self._in_bits(codes, array, held, _UNSIGNED)], [places], to=TensorProto.INT32)
+        if books > 1:
+            book = np.arange(len(array), dtype=np.int32) // group_size * entries
+            begins = self._tensor(f"{result}:begins", book.astype(np.int32).reshape(-1, *[1] * (array.ndim - 1)))
+            yield helper.make_node("Add", [places, begins], [f"{places}:all"])
+            places = f"{places}:all"
+        yield helper.make_node("Gather", [self._tensor(values, stored.reshape(-1)), places], [result])
 
     def _of_groups(self, name: str, result: str, bits: int, cut: tuple[int, int] | None) -> Generator[NodeProto, None, str]:
         """Scales or zero points of groups, in a shape that fits (rows, groups, group size), or with a cut (rows, columns)."""
@@ -240,10 +258,10 @@ class _Writer:
         numbers: Array = flat + self._arrays[zero].repeat(group_size, axis=1)[:, : flat.shape[1]]
         return numbers.reshape(array.shape)
 
-    def _in_bits(self, name: str, array: Array, bits: int) -> str:
+    def _in_bits(self, name: str, array: Array, bits: int, types: Mapping[int, tuple[int, int]] = _TYPES) -> str:
         """Store numbers of so many bits under a name, in the smallest type that holds them; returns the name."""
-        if bits in _TYPES and not self._plain:
-            kind, opset = _TYPES[bits]
+        if bits in types and not self._plain:
+            kind, opset = types[bits]
             self.opset = max(self.opset, opset)
             array = array.astype(helper.tensor_dtype_to_np_dtype(kind))
         return self._tensor(name, array)

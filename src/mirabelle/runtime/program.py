@@ -14,6 +14,7 @@ from mirabelle.errors import UserError
 from mirabelle.model.free_lengths import free_lengths
 from mirabelle.model.state import in_eval_mode
 from mirabelle.numerics import affine
+from mirabelle.runtime.codebook_operators import torch_translations as translations_of_codebooks
 from mirabelle.runtime.export import quiet, reason
 from mirabelle.runtime.export_arguments import arguments, taking
 from mirabelle.runtime.group_operators import torch_translations as translations_of_groups
@@ -109,6 +110,7 @@ def _exported(model: nn.Module, inputs: Inputs, largest_batch: int | None) -> Ex
 def _translated(module: fx.GraphModule) -> bool:
     """Replace Mirabelle's own operators by calls of their translations, in place; whether there were any."""
     translations, graph = torch_translations() | translations_of_groups() | translations_of_halves(), module.graph
+    translations |= translations_of_codebooks()
     found = [node for node in graph.nodes if node.target in translations]
     for node in found:
         with graph.inserting_before(node):
