@@ -70,7 +70,7 @@ def lenet(options: argparse.Namespace) -> Built:
 
 
 def vgg(options: argparse.Namespace) -> Built:
-    training = Training(epochs=4 if options.quick else 60, batch_size=64, lr=2e-3, weight_decay=0.05, lr_schedule="one-cycle")
+    training = Training(epochs=4 if options.quick else 20, batch_size=64, lr=2e-3, weight_decay=0.05, lr_schedule="one-cycle")
     return trained(vgg8, "cifar10", training, options, 4_000)
 
 
@@ -114,7 +114,7 @@ NETWORKS = {
             ),
         },
         (0.5, 0.35, 0.25, 0.15, 0.1, 0.05),
-        4000,
+        2000,
         ((0.5, 0.25, 0.1), 400),
     ),
     "VGG-8": Network(
@@ -126,8 +126,8 @@ NETWORKS = {
             ),
             "separated": lambda ratio: factorize.Conv(form="separated", ratio=ratio, keep="smaller"),
         },
-        (0.75, 0.5, 0.35, 0.25, 0.15),
-        3000,
+        (0.75, 0.5, 0.35, 0.25),
+        500,
         ((0.5, 0.25), 0),
     ),
     "MiniLM": Network(
@@ -136,8 +136,8 @@ NETWORKS = {
             "svd": lambda ratio: factorize.Linear(ratio=ratio, keep="smaller"),
             "whitened": lambda ratio: factorize.Linear(ratio=ratio, keep="smaller", method="whitened", samples=512),
         },
-        (0.6, 0.45, 0.35, 0.25, 0.15),
-        2000,
+        (0.6, 0.45, 0.35, 0.25),
+        400,
         ((0.5, 0.25), 0),
         5e-5,
     ),
