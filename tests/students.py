@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from mirabelle import Task
 from mirabelle.distill.head import with_head_of
-from mirabelle.objectives import AttentionMaps, HiddenStates, SimKD, Term, TokenRelations
+from mirabelle.objectives import AttentionMaps, HiddenStates, Rate, SimKD, Term, TokenRelations
+from mirabelle.quantize.rounded_layer import rounded_layers
 
 
 class Convolutional(nn.Module):
@@ -78,4 +79,6 @@ def pair_for(kind: type[Term], images: Task, *, equal: bool = False) -> tuple[nn
     small = copy.deepcopy(teacher) if equal else Transformer(12, 2, 2) if tokens else Convolutional(4)
     if kind is SimKD and not equal:
         small = with_head_of(small, teacher, images.example())
+    if kind is Rate:
+        small.head = rounded_layers([small.head])[0]  # type: ignore[list-item]  # of Convolutional
     return small, images.with_teacher(teacher)

@@ -16,10 +16,10 @@ from mirabelle.artifact.codecs import Codec, Deflate, Histogram, Planes, Sparse
 from mirabelle.calibration.ranges import Range
 from mirabelle.errors import UserError
 from mirabelle.model.state import copied, fingerprint
-from mirabelle.objectives import L1
+from mirabelle.objectives import L1, Rate
 from mirabelle.objectives.bound_objective import BoundFunction
 from mirabelle.objectives.objective import TERMS, Term
-from mirabelle.quantize import DynamicLayer, StaticLayer, TokenLayer, WeightLayer
+from mirabelle.quantize import CodebookLayer, DynamicLayer, StaticLayer, TokenLayer, WeightLayer
 from mirabelle.records.record import record
 from mirabelle.scores import Evidence, Score
 from mirabelle.scores.score import SCORES
@@ -42,6 +42,7 @@ STEPS: dict[str, Step] = {
     "quantize.Half": quantize.Half(),
     "quantize.Aware": quantize.Aware(samples=50, train=SHORT),
     "quantize.Codebook": quantize.Codebook(bits=4, train=SHORT),
+    "quantize.EntropyConstrained": quantize.EntropyConstrained(rate=1.0, train=SHORT),
     "factorize.Linear": factorize.Linear(ratio=0.5, multiple=1, keep="smaller"),
     "factorize.Conv": factorize.Conv(ratio=0.5, multiple=1, keep="smaller"),
     "factorize.Embedding": factorize.Embedding(ratio=0.3, multiple=1),
@@ -106,6 +107,13 @@ def test_a_term_keeps_the_contract(name: str) -> None:
     check_term(term, digits_mlp(), digits().with_teacher(digits_mlp()))
 
 
+def test_the_rate_keeps_the_contract() -> None:
+    torch.manual_seed(0)
+    prepared = quantize.EntropyConstrained(rate=1.0).prepare(digits_mlp(), digits(), Run("runs/unused"))
+    for term in (Rate(), Rate(size="1 kB")):
+        check_term(term, prepared.model, digits())
+
+
 @pytest.mark.parametrize("name", SCORES.known())
 def test_a_score_keeps_the_contract(name: str) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10)).eval()
@@ -133,9 +141,10 @@ def test_a_codec_keeps_the_contract(codec: Codec) -> None:
         lambda dense: WeightLayer.quantized(dense, 8),
         lambda dense: DynamicLayer.quantized(dense, 8),
         lambda dense: TokenLayer.quantized(dense, 8),
+        lambda dense: CodebookLayer.shared(dense, 3),
         lambda _: prune.Skipped(),
     ],
-    ids=["static", "weights", "dynamic", "token", "skipped"],
+    ids=["static", "weights", "dynamic", "token", "codebook", "skipped"],
 )
 def test_a_replaced_module_keeps_the_contract(made: Callable[[nn.Module], nn.Module]) -> None:
     torch.manual_seed(0)
@@ -253,7 +262,14 @@ JOINING = {use: step for use, step in STEPS.items() if isinstance(step, JoinsTra
 
 def test_the_steps_that_join_a_training_are_these() -> None:
     assert list(JOINING) == [
-        *("prune.Weights", "prune.Channels", "prune.Layers", "distill.Student", "quantize.Aware"),
+        *(
+            "prune.Weights",
+            "prune.Channels",
+            "prune.Layers",
+            "distill.Student",
+            "quantize.EntropyConstrained",
+            "quantize.Aware",
+        ),
         *("factorize.Linear", "factorize.Conv", "factorize.Embedding"),
     ]
 

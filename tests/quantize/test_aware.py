@@ -12,6 +12,7 @@ import mirabelle
 from mirabelle import Run, Task, artifact, prune, quantize
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
+from mirabelle.objectives import Rate, TaskLoss
 from mirabelle.quantize.simulated import Simulated, Step, levels
 from mirabelle.quantize.simulation import quantized_as_trained, simulating
 from mirabelle.run.journal import read_events
@@ -69,6 +70,18 @@ def trained(model: nn.Module, task: Task, run: Run, **settings: object) -> nn.Mo
 def _gap(one: nn.Module, other: nn.Module, inputs: Tensor) -> float:
     with torch.no_grad():
         return float((one.eval()(inputs) - other.eval()(inputs)).abs().max())
+
+
+def test_the_rate_makes_more_weights_zero(images: Task, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    zeros = []
+    for name, weight in (("without", 0.0), ("with", 20.0)):
+        objective = TaskLoss() + weight * Rate()
+        train = Training(epochs=15, batch_size=40, lr=5e-3, precision="float32", keep="last", objective=objective)
+        model = quantize.Aware(weight_bits=4, activations="float", train=train)(Residual(), images, Run(tmp_path / name))
+        codes = [layer.codes for layer in model.modules() if isinstance(layer, quantize.GroupLayer)]
+        zeros.append(sum(int((one == 0).sum()) for one in codes) / sum(one.numel() for one in codes))
+    assert zeros[1] > zeros[0] + 0.2
 
 
 def test_gradient_of_levels_is_that_of_learned_step_sizes() -> None:

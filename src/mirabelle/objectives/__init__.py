@@ -14,6 +14,7 @@ from mirabelle.objectives.embeddings import CRD, RKD, SimKD
 from mirabelle.objectives.forward import Forward
 from mirabelle.objectives.hidden import AttentionTransfer, FeatureKL, Hint, ReviewKD, SimilarityPreserving
 from mirabelle.objectives.objective import Objective, Term
+from mirabelle.objectives.rate import Rate
 from mirabelle.objectives.sparsity import L1, L2
 from mirabelle.objectives.structured import GroupLasso, Growing
 from mirabelle.objectives.task_loss import TaskLoss
@@ -38,6 +39,7 @@ __all__ = [
     "JensenShannon",
     "MultiLabel",
     "Objective",
+    "Rate",
     "Regression",
     "ReverseKL",
     "ReviewKD",

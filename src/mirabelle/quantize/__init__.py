@@ -7,6 +7,7 @@ from mirabelle.quantize.aware import Aware
 from mirabelle.quantize.bits import MixedBits
 from mirabelle.quantize.codebook import Codebook
 from mirabelle.quantize.dynamic import Dynamic
+from mirabelle.quantize.entropy_constrained import EntropyConstrained
 from mirabelle.quantize.half import Half
 from mirabelle.quantize.static import Static
 from mirabelle.quantize.weights import Weights
@@ -24,6 +25,7 @@ __all__ = [
     "CodebookLayer",
     "Dynamic",
     "DynamicLayer",
+    "EntropyConstrained",
     "FoldedNorm",
     "GroupLayer",
     "Half",

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from mirabelle.errors import UserError
 from mirabelle.quantize.bits import Bits, MixedBits
 from mirabelle.quantize.layer_selection import layers_for, opened, told
 from mirabelle.records.record import Patterns, record
@@ -101,13 +100,13 @@ class Codebook:
         from mirabelle.model.state import copied
         from mirabelle.model.ties import all_names
         from mirabelle.quantize.codebook_layer import CodebookLayer
-        from mirabelle.quantize.tied_weights import is_plain, tie_codes, with_ties
+        from mirabelle.quantize.tied_weights import check_finite, is_plain, tie_codes, with_ties
 
         model = copied(model).eval()
         chosen = layers_for(model, self.layers(), self.include, self.exclude)
         chosen = {name: dense for name, dense in chosen.items() if is_plain(dense)}
         selection = with_ties(model, chosen, self.layers(), self.exclude)
-        _check_finite(selection)
+        check_finite(selection)
         bits = self._bits(model, selection, task, run, most_samples)
         seed, names = run.seed_for("codebook"), all_names(model)
         for name, dense in {**selection.layers, **selection.readers}.items():
@@ -141,11 +140,3 @@ class Codebook:
 
         trained = with_buffers(fit(with_parameters(copied(shared)), task, training, run))
         return better_one(shared, trained, task, run, before_is="with the values of k-means")
-
-
-def _check_finite(selection: Selection) -> None:
-    from mirabelle.quantize.dense_layers import WEIGHTED, weight_of
-
-    for name, dense in {**selection.layers, **selection.readers}.items():
-        if not bool(weight_of(dense, WEIGHTED).isfinite().all()):
-            raise UserError("E121", f'the weight of layer "{name}" is not finite', "give weights of a trained model")

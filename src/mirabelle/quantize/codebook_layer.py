@@ -69,6 +69,25 @@ class CodebookLayer(Replacement):
             layer.bias.copy_(bias)
         return layer
 
+    @classmethod
+    @torch.no_grad()
+    def of_levels(cls, dense: nn.Module, levels: Tensor, step: Tensor, bias: Tensor | None) -> Self:
+        """A layer whose values are multiples of a step, rounded to bfloat16.
+
+        Args:
+            dense: the layer to replace.
+            levels: integers within ±127 in floating point, with the shape of the weight.
+            step: a scalar.
+            bias: (out,), if the layer has one.
+        """
+        used = torch.unique(levels[levels != 0])
+        layer = cls(dense, 1 + len(used))
+        layer.codes.copy_(torch.where(levels == 0, 0, torch.searchsorted(used, levels.contiguous()) + 1))
+        layer.values.copy_(_stored(torch.cat([used.new_zeros(1), used]) * step))
+        if layer.bias is not None and bias is not None:
+            layer.bias.copy_(bias)
+        return layer
+
     def forward(self, inputs: Tensor) -> Tensor:
         if torch.compiler.is_exporting():
             weight: Tensor = look_up(self.codes, self.values, self.group)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -148,6 +148,11 @@ class Simulated(nn.Module):
         if self.bias is not None and self.input_step is None:
             result = result + self.bias
         return self._leaving(result)
+
+    def positions(self) -> Sequence[Tensor]:
+        """The weight over its steps before the rounding, (out, all other axes), for the term `Rate`."""
+        step = self._codes(self._input_scale())[1]
+        return [(self.weight / self._of_each_weight(step)).flatten(1)]
 
     def steps(self) -> dict[str, Tensor]:
         """The steps as they are now: "weight", and of a static layer "input" and "output"."""

@@ -100,6 +100,17 @@ def with_ties(
     return Selection({name: module for name, module in modules.items() if name in layers}, readers, tuple(groups))
 
 
+def check_finite(selection: Selection) -> None:
+    """Check that all weights of a selection are finite.
+
+    Raises:
+        UserError: E121 if one is not.
+    """
+    for name, layer in {**selection.layers, **selection.readers}.items():
+        if not bool(_weight(layer).isfinite().all()):
+            raise UserError("E121", f'the weight of layer "{name}" is not finite', "give weights of a trained model")
+
+
 def left_with_ties(model: nn.Module, kinds: tuple[type[nn.Module], ...], exclude: tuple[str, ...]) -> dict[str, str]:
     """Name of each layer of these classes whose weight has another holder that cannot be quantized -> why, in words."""
     modules, holders = dict(model.named_modules()), _holders(model)

@@ -1,0 +1,155 @@
+"""Entropy-constrained training: zeros, bit widths and values of the weights come out of one training that counts their bits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from mirabelle.errors import UserError
+from mirabelle.quantize.layer_selection import layers_for, opened, told
+from mirabelle.records.record import NotNegative, Patterns, record
+from mirabelle.records.schedules import Annealed
+from mirabelle.step import Preview, Stage
+from mirabelle.task.goal import limit_of
+from mirabelle.training import Training
+from mirabelle.training.contracts import Prepared
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from mirabelle.quantize.rounded_layer import RoundedLayer
+    from mirabelle.quantize.tied_weights import Selection
+    from mirabelle.run.run import Run
+    from mirabelle.task.task import Task
+
+_RISE = 0.3  # share of the training in which the rate rises from 0
+
+
+@record
+class EntropyConstrained:
+    """Trains with rounded weights and the bits that they take as a term of the loss, L + rate · bits per weight.
+
+    Each layer has one learned step for its weight and one for its bias, ŵ = s · round(w / s). The term `Rate` estimates the
+    bits of the levels under a model that fits the layer's present levels, with the density of each row and each column. So
+    one number decides how many weights become zeros, which neurons and inputs disappear, how many values are left, and how
+    far apart they are. Afterwards the layers have codebooks of these values (`CodebookLayer`): computed in floating point,
+    small in `model.mira`. Pruned weights stay zero. As in every training, the model before compression teaches by default.
+
+    Args:
+        rate: loss per bit of a mean weight, to which it rises in the first 30 % of the training. Small networks with many
+            weights take 0.5 to 5; larger means smaller files.
+        size: instead of a rate, most bytes of the coded weights and biases, "4 kB", or "5%" of these in float32; the rate is
+            then found in the training. The file has the graph, scales of norms and other tensors besides.
+        include: patterns of module names; by default all layers of the classes that `quantize.Codebook` takes.
+        exclude: patterns of names of modules that stay as they are.
+        train: the training; None only in a joint training, which has its own.
+
+    Raises:
+        UserError: E110 for a value out of range; E111 unless there is a rate or a size, or without a training; E112 if a
+            pattern matches nothing, or no layer is selected; E113 for a size that cannot be read; E121 if a weight is not
+            finite, or for a rewritten program, which has no layers.
+
+    Example:
+        >>> EntropyConstrained(size="4 kB", train=Training(epochs=60)).stage
+        'quantize'
+
+    Source: see `objectives.Rate`; the combination with trained pruning: Wiedemann et al. 2020, arXiv:1907.11900 (DeepCABAC).
+    """
+
+    stage: ClassVar[Stage] = "quantize"
+
+    rate: NotNegative | None = None
+    size: str | float | None = None
+    include: Patterns = ()
+    exclude: Patterns = ()
+    train: Training | None = None
+
+    def __post_init__(self) -> None:
+        if (self.rate is None) == (self.size is None):
+            given = "neither" if self.rate is None else "both"
+            raise UserError("E111", f"give a rate or a size; got {given}", 'for example size = "4 kB"')
+        if self.size is not None:
+            limit_of("size", self.size, 1.0, where="")
+
+    @property
+    def needs_training(self) -> bool:
+        """Whether the step needs a training: always."""
+        return True
+
+    def layers(self) -> tuple[type[nn.Module], ...]:
+        from mirabelle.model.turned_linear import turned_linear
+        from mirabelle.quantize.dense_layers import WEIGHTED
+
+        return (*WEIGHTED, *turned_linear())
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        from mirabelle.training import train_together
+
+        if self.train is None:
+            raise UserError("E111", "quantize.EntropyConstrained trains", "give `train`, or use quantize.Codebook without one")
+        return train_together((self,), self.train, model, task, run)
+
+    def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
+        from mirabelle.objectives.rate import Rate
+
+        given = opened(model, self, run)
+        selection = self._selection(given)
+        told(given, self._finished(given, self._in_training(given, selection), selection), self, task, run)
+        terms = 1.0 * Rate(size=self.size) if self.rate is None else Annealed(start=0.0, end=self.rate, until=_RISE) * Rate()
+
+        def finish(trained: nn.Module) -> nn.Module:
+            return self._finished(given, trained, selection)
+
+        return Prepared(self._in_training(given, selection), terms=terms, finish=finish)
+
+    def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        given = opened(model, self)
+        selection = self._selection(given)
+        shared = self._finished(given, self._in_training(given, selection), selection)
+        return Preview(shared, told(given, shared, self, task, run), self.train)
+
+    def _selection(self, model: nn.Module) -> Selection:
+        from mirabelle.quantize.tied_weights import check_finite, is_plain, with_ties
+
+        chosen = layers_for(model, self.layers(), self.include, self.exclude)
+        chosen = {name: dense for name, dense in chosen.items() if is_plain(dense)}
+        selection = with_ties(model, chosen, self.layers(), self.exclude)
+        check_finite(selection)
+        return selection
+
+    def _in_training(self, given: nn.Module, selection: Selection) -> nn.Module:
+        """A copy of the model with layers that train with rounded weights, without a record of them."""
+        from mirabelle.model.edits import put
+        from mirabelle.model.state import copied
+        from mirabelle.quantize.rounded_layer import rounded_layers
+
+        model = copied(given)
+        names = [*selection.layers, *selection.readers]
+        layers = [given.get_submodule(name) for name in names]
+        for name, layer in zip(names, rounded_layers(layers, self._first_bits(layers)), strict=True):
+            old = model.get_submodule(name)
+            model = put(model, [other for other, same in model.named_modules(remove_duplicate=False) if same is old], layer)
+        return model
+
+    def _first_bits(self, layers: Sequence[nn.Module]) -> float:
+        """The entropy of the levels at the beginning: that of the size, or so little that most weights are 0."""
+        from mirabelle.quantize.rounded_layer import FEWEST_BITS
+
+        if self.size is None:
+            return FEWEST_BITS
+        count = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
+        return max(FEWEST_BITS, 8 * limit_of("size", self.size, 4.0 * count, where="") / count)
+
+    def _finished(self, given: nn.Module, trained: nn.Module, selection: Selection) -> nn.Module:
+        """The trained model with codebook layers."""
+        from mirabelle.model.architecture import replace_module
+        from mirabelle.model.state import copied
+        from mirabelle.model.ties import all_names
+        from mirabelle.quantize.tied_weights import tie_codes
+
+        model = copied(trained).eval()
+        for name in (*selection.layers, *selection.readers):
+            layer: RoundedLayer = model.get_submodule(name)  # type: ignore[assignment]  # put there by _in_training
+            model = replace_module(model, name, layer.as_codebook(given.get_submodule(name)))
+        return tie_codes(model, all_names(given), selection)

@@ -1,0 +1,97 @@
+"""The layer that trains with weights and a bias rounded to the multiples of learned steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mirabelle.model.replacement import uncounted
+from mirabelle.numerics.entropy import MOST, first_step
+from mirabelle.quantize.codebook_layer import CodebookLayer
+from mirabelle.quantize.dense_layers import WEIGHTED, applied_of, bias_of, weight_of
+from mirabelle.quantize.simulated import Step, levels
+
+FEWEST_BITS = 1.2  # entropy with which weights begin at the least: about 70 % of them are 0
+_BITS_OF_BIASES = 3.0
+
+
+class RoundedLayer(nn.Module):
+    """y = layer(x, s · round(w / s), t · round(b / t)), with one learned step s for the weight and one, t, for the bias.
+
+    Parameters: weight, with its outputs on the first axis; bias; and the logarithms of both steps, scalars. Levels are at most
+    ±127.
+
+    Args:
+        dense: Linear, Conv1d, Conv2d, Conv3d, Embedding, or Conv1D of transformers.
+        weight: the parameter of its weight, with the outputs on the first axis; layers that share a weight share it.
+        step: of the weight; shared with it.
+    """
+
+    def __init__(self, dense: nn.Module, weight: nn.Parameter, step: Step) -> None:
+        super().__init__()
+        bias = bias_of(dense)
+        self.applied = None if isinstance(dense, nn.Embedding) else applied_of(dense)
+        self.weight, self.weight_step = weight, step
+        self.bias = None if bias is None else nn.Parameter(bias.clone())
+        self.bias_step = None if bias is None else learned_step(bias, _BITS_OF_BIASES)
+
+    @uncounted()
+    def forward(self, inputs: Tensor) -> Tensor:
+        weight = _rounded(self.weight, self.weight_step)
+        if self.applied is None:
+            return F.embedding(inputs, weight)
+        bias = None
+        if self.bias is not None and self.bias_step is not None:
+            bias = _rounded(self.bias, self.bias_step)
+        return self.applied(inputs, weight, bias)
+
+    def positions(self) -> Sequence[Tensor]:
+        """w / s as (outputs, all other axes), and b / t as (1, outputs)."""
+        found = [(self.weight / self.weight_step(self.weight.numel())).flatten(1)]
+        if self.bias is not None and self.bias_step is not None:
+            found.append((self.bias / self.bias_step(self.bias.numel()))[None])
+        return found
+
+    @torch.no_grad()
+    def as_codebook(self, dense: nn.Module) -> CodebookLayer:
+        """The layer with the same values in a codebook, which stores them as bfloat16."""
+        step = self.weight_step(self.weight.numel())
+        bias = None
+        if self.bias is not None and self.bias_step is not None:
+            bias = _rounded(self.bias, self.bias_step).bfloat16().float()
+        return CodebookLayer.of_levels(dense, levels(self.weight, step, -MOST, MOST), step, bias)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}"
+
+
+def learned_step(values: Tensor, bits: float) -> Step:
+    """A step that begins where the levels of the values have so many bits of entropy."""
+    return Step(torch.tensor(first_step(values, bits)), MOST)
+
+
+def rounded_layers(layers: Sequence[nn.Module], bits: float = FEWEST_BITS) -> list[RoundedLayer]:
+    """A layer for training for each dense layer; those that shared a weight share it and its step.
+
+    Args:
+        layers: dense layers.
+        bits: entropy of the levels of each weight at the beginning.
+    """
+    from mirabelle.model.state import memory_of
+
+    weights: dict[object, tuple[nn.Parameter, Step]] = {}
+    found = []
+    for dense in layers:
+        given = weight_of(dense, WEIGHTED)
+        own = nn.Parameter(given.clone(memory_format=torch.contiguous_format))
+        weight, step = weights.setdefault(memory_of(given), (own, learned_step(given, bits)))
+        found.append(RoundedLayer(dense, weight, step))
+    return found
+
+
+def _rounded(values: Tensor, step: Step) -> Tensor:
+    size: Tensor = step(values.numel())
+    return size * levels(values, size, -MOST, MOST)
