@@ -267,8 +267,8 @@ def test_the_steps_that_join_a_training_are_these() -> None:
             "prune.Channels",
             "prune.Layers",
             "distill.Student",
-            "quantize.EntropyConstrained",
             "quantize.Aware",
+            "quantize.EntropyConstrained",
         ),
         *("factorize.Linear", "factorize.Conv", "factorize.Embedding"),
     ]
