@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mirabelle import Run, Task, Training, distill, factorize, prune, quantize, training
-from mirabelle.artifact.codecs import Codec, Deflate, Histogram, Planes, Sparse
+from mirabelle.artifact.codecs import Codec, Contexts, Deflate, Histogram, Palette, Planes, Sparse
 from mirabelle.calibration.ranges import Range
 from mirabelle.errors import UserError
 from mirabelle.model.state import copied, fingerprint
@@ -126,6 +126,8 @@ CODECS = {
     "planes": Planes(),
     "sparse histogram": Sparse(Histogram()),
     "sparse planes": Sparse(Planes()),
+    "contexts": Contexts(),
+    "palette": Palette(),
 }
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, helper
 
-from mirabelle.artifact.codecs import Codec, Deflate, Histogram, Planes, Sparse
+from mirabelle.artifact.codecs import Codec, Contexts, Deflate, Histogram, Palette, Planes, Sparse
 from mirabelle.artifact.codecs.codec import CODECS, EstimatedCodec, Symbols
 from mirabelle.artifact.codecs.counts import byte_counts
 from mirabelle.artifact.codecs.deflate import deflate, inflate
@@ -54,6 +54,8 @@ _CODECS: dict[int, EstimatedCodec] = {
     3: Planes(),
     4: Sparse(Histogram()),
     5: Sparse(Planes()),
+    6: Contexts(),
+    7: Palette(),
 }
 _OWN = 255  # a codec of a user's own, whose name follows
 _NOT_CODED = {

@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from mirabelle.artifact import codecs, mira
-from mirabelle.artifact.codecs import Codec, Deflate, Histogram, Planes, Sparse
+from mirabelle.artifact.codecs import Codec, Contexts, Deflate, Histogram, Palette, Planes, Sparse
 from mirabelle.artifact.codecs.codec import EstimatedCodec
 from mirabelle.artifact.codecs.counts import byte_counts
 from mirabelle.artifact.codecs.deflate import deflate, inflate
 from mirabelle.artifact.codecs.varint import Reader, write_varints
 
-FAMILY: list[EstimatedCodec] = [Deflate(), Histogram(), Planes(), Sparse(Histogram()), Sparse(Planes())]
+FAMILY: list[EstimatedCodec] = [
+    Deflate(), Histogram(), Planes(), Sparse(Histogram()), Sparse(Planes()), Contexts(), Palette()
+]  # fmt: skip
 CASES = [(codec, dtype) for codec in FAMILY for dtype in codec.dtypes]
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=9)
 
@@ -101,7 +103,8 @@ def test_an_estimate_comes_near_the_length(codec: EstimatedCodec, name: str) -> 
     if codec.exact:
         assert estimate == pytest.approx(length, rel=0.001, abs=500) or (isinstance(codec, Sparse) and estimate == np.inf)
     else:
-        assert estimate <= length
+        declines = isinstance(codec, (Contexts, Palette)) and estimate == np.inf  # too slow, or too many distinct values
+        assert estimate <= length or declines
 
 
 def test_a_negative_zero_is_kept() -> None:

@@ -1,0 +1,151 @@
+"""A binary arithmetic coder whose probabilities are mixed from adaptive counters, in integers alone: the same on every machine.
+
+A bit is coded in several contexts. In each of them a counter holds the probability of a 1 among the bits seen there. These
+probabilities are mixed in the logistic domain, with weights that learn from each bit. Encoder and decoder do the same steps.
+
+- stretch and squash: s(p) = 256 · ln(p / (4096 − p)) for p in 1 … 4095 and its inverse, within ±2047, from a table of 33
+  numbers.
+- a counter: p of 16 bits, and n, how many bits it has seen, at most `LIMIT`; p moves by (target − p) / (n + 1.5).
+- a mixer: weights of 16 fractional bits, one for each context; the result is squash(Σ w · s(p)).
+- the coder: a range of 32 bits, [low, high], which is divided in proportion to a probability of 12 bits.
+
+Source: Mahoney 2005, "Adaptive weighing of context models for lossless data compression", Florida Tech. CS-2005-16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+LIMIT = 255
+_ONE = 1 << 16
+_HALF, _TOP, _ALL = 1 << 15, 0xFF000000, 0xFFFFFFFF
+_MOST = 2047
+_RATE = 6  # of the learning of weights: a step is error · stretch · 6 / 2^14, in units of 1 / 2^16
+# squash at −2048, −1920, … 2048: 4096 / (1 + exp(−x / 256)), rounded.
+_KNOTS = (
+    1, 2, 4, 6, 10, 17, 27, 45, 74, 120, 194, 311, 488, 747, 1102, 1546, 2048, 2550, 2994, 3349, 3608, 3785, 3902, 3976, 4022,
+    4051, 4069, 4079, 4086, 4090, 4092, 4094, 4095,
+)  # fmt: skip
+
+
+def squash(x: int) -> int:
+    """The probability, 1 to 4095, of a logistic value."""
+    x = max(-_MOST, min(_MOST, x)) + 2048
+    low, part = x >> 7, x & 127
+    return (_KNOTS[low] * (128 - part) + _KNOTS[low + 1] * part + 64) >> 7
+
+
+def _stretches() -> list[int]:
+    """stretch(p) for p in 0 … 4095: the smallest x with squash(x) ≥ p."""
+    found, x = [], -_MOST
+    for p in range(4096):
+        while x < _MOST and squash(x) < p:
+            x += 1
+        found.append(x)
+    return found
+
+
+_STRETCH = _stretches()
+_SHARES = [2 * _ONE // (2 * n + 3) for n in range(LIMIT + 1)]
+
+
+class Mixed:
+    """The model of a coder: counters by context, mixers by the name of the set of contexts.
+
+    Args:
+        start: the probability of a 1 with which counters begin, of 16 bits.
+    """
+
+    def __init__(self, start: int = _HALF) -> None:
+        self._start = start
+        self._counters: dict[Hashable, list[int]] = {}
+        self._mixers: dict[Hashable, list[int]] = {}
+
+    def probability(self, contexts: Sequence[Hashable], mixer: Hashable) -> int:
+        """The probability of a 1, of 12 bits, for the next bit; `learn` must follow."""
+        counters, start = self._counters, self._start
+        self._used = [counters.get(key) or counters.setdefault(key, [start, 0]) for key in contexts]
+        self._inputs = [_STRETCH[counter[0] >> 4] for counter in self._used]
+        weights = self._mixers.get(mixer)
+        if weights is None:
+            weights = self._mixers[mixer] = [_ONE * 4 // (3 * len(contexts))] * len(contexts)
+        self._weights = weights
+        total = 0
+        for weight, value in zip(weights, self._inputs, strict=True):
+            total += weight * value
+        self._p = squash(total >> 16)
+        return self._p
+
+    def learn(self, bit: int) -> None:
+        """Move counters and weights towards the bit."""
+        error = ((bit << 12) - self._p) * _RATE
+        weights, target = self._weights, bit * (_ONE - 1)
+        for place, value in enumerate(self._inputs):
+            weights[place] += (value * error + (1 << 13)) >> 14
+        for counter in self._used:
+            seen = counter[1]
+            counter[0] += ((target - counter[0]) * _SHARES[seen]) >> 16
+            if seen < LIMIT:
+                counter[1] = seen + 1
+
+
+class MixedEncoder:
+    """Codes bits with the probabilities of models."""
+
+    def __init__(self) -> None:
+        self._low, self._high = 0, _ALL
+        self._out = bytearray()
+
+    def code(self, bit: int, model: Mixed, contexts: Sequence[Hashable], mixer: Hashable = "") -> int:
+        """Code a bit; the same is returned."""
+        middle = self._low + ((self._high - self._low) >> 12) * model.probability(contexts, mixer)
+        if bit:
+            self._high = middle
+        else:
+            self._low = middle + 1
+        while not (self._low ^ self._high) & _TOP:
+            self._out.append(self._high >> 24)
+            self._low, self._high = self._low << 8 & _ALL, self._high << 8 & _ALL | 255
+        model.learn(bit)
+        return bit
+
+    def finished(self) -> bytes:
+        """The bytes: the fewest after which zeros lead into the range; trailing zeros are left out."""
+        for kept in range(5):
+            unit = 1 << (32 - 8 * kept)
+            value = -(-self._low // unit) * unit
+            if value <= self._high:
+                break
+        return bytes(self._out + value.to_bytes(5, "big")[1 : 1 + kept]).rstrip(b"\0")
+
+
+class MixedDecoder:
+    """Decodes the bits that an encoder has coded, with models that begin as its did.
+
+    Args:
+        data: what the encoder gave; behind its end there are zeros.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._low, self._high, self._data, self._at = 0, _ALL, data, 4
+        self._value = int.from_bytes(data[:4].ljust(4, b"\0"), "big")
+
+    def code(self, bit: int, model: Mixed, contexts: Sequence[Hashable], mixer: Hashable = "") -> int:
+        """The next bit; the argument `bit` is not read."""
+        middle = self._low + ((self._high - self._low) >> 12) * model.probability(contexts, mixer)
+        bit = int(self._value <= middle)
+        if bit:
+            self._high = middle
+        else:
+            self._low = middle + 1
+        while not (self._low ^ self._high) & _TOP:
+            following = self._data[self._at] if self._at < len(self._data) else 0
+            self._low, self._high = self._low << 8 & _ALL, self._high << 8 & _ALL | 255
+            self._value, self._at = self._value << 8 & _ALL | following, self._at + 1
+        model.learn(bit)
+        return bit
+
+    @property
+    def read_to_the_end(self) -> bool:
+        """Whether no byte is left that could not have mattered."""
+        return self._at >= len(self._data)
