@@ -87,7 +87,9 @@ def test_the_bytes_never_change() -> None:
 
 def test_what_would_take_long_is_not_tried() -> None:
     large, small = sparse(1000, 1000, 0.9), sparse(30, 30, 0.5)
-    assert Contexts().estimate(large, byte_counts(large)) == math.inf
+    diverse = np.random.default_rng(0).integers(-100, 100, (100, 100), np.int8)
+    for slow in (large, diverse):
+        assert Contexts().estimate(slow, byte_counts(slow)) == math.inf
     assert Contexts().estimate(small, byte_counts(small)) < len(Contexts().encode(small))
 
 

@@ -15,6 +15,7 @@ from mirabelle.artifact.codecs.varint import Reader, write_varints
 
 _MOST = 1 << 19  # bits; each takes about five microseconds
 _LARGEST, _LEAST = 1 << 23, 0.4  # elements; share of the length with a histogram that contexts may come down to
+_SMALL, _DIVERSE = 1 << 8, 0.35  # elements; bytes of one with a histogram
 _STRIDES = 64  # of the flags of columns: such as the width of an image
 _UNARY = 12  # magnitudes up to here have contexts of their own
 _NEAR = 3  # the same for the contexts of a row
@@ -55,15 +56,19 @@ class Contexts:
         return write_varints([most, stride]) + coder.finished()
 
     def estimate(self, symbols: Symbols, counts: Counts) -> float:
-        """A lower bound of the length of `encode(symbols)`; infinite if it would take more than about three seconds."""
-        matrix = _matrix(symbols)
-        if not matrix.size or matrix.size > _LARGEST:
+        """A lower bound of the length of `encode(symbols)`.
+
+        Infinite if it would take more than about three seconds, or if the elements are so diverse that contexts gain little.
+        """
+        alone = coded_length(counts[0], symbols.dtype)
+        if not symbols.size or symbols.size > _LARGEST or (symbols.size > _SMALL and alone > _DIVERSE * symbols.size):
             return math.inf
+        matrix = _matrix(symbols)
         used = int(matrix.any(axis=1).sum()) * int(matrix.any(axis=0).sum())
         others = int(np.count_nonzero(matrix))
         if used + others * int(np.abs(matrix.astype(np.int16)).max()).bit_length() > _MOST:
             return math.inf
-        return _LEAST * coded_length(counts[0], symbols.dtype)
+        return _LEAST * alone
 
     def decode(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Symbols:
         size = math.prod(shape)
