@@ -7,6 +7,9 @@ Layout of version 0, for which no compatibility is promised yet:
     · for each tensor: codec, 1 byte, 255 for a user's own codec, followed by the length of its name, varint, and the name ·
     length, varint · coded data
 
+ONNX stores several integers of less than 8 bits in a byte. A codec with 64 added to its number codes these integers, in the
+shape of the tensor; otherwise it codes the bytes.
+
 The digest is verified before anything is decoded. The decoded tensors together must not exceed the length of the ONNX model in
 the header, nor the limit that the caller sets.
 """
@@ -27,6 +30,7 @@ from mirabelle.artifact.codecs import Codec, Contexts, Deflate, Histogram, Palet
 from mirabelle.artifact.codecs.codec import CODECS, EstimatedCodec, Symbols
 from mirabelle.artifact.codecs.counts import byte_counts
 from mirabelle.artifact.codecs.deflate import deflate, inflate
+from mirabelle.artifact.codecs.narrow import narrowed, widened
 from mirabelle.artifact.codecs.varint import Reader, write_varints
 from mirabelle.errors import UserError
 from mirabelle.run.machine import usable_memory
@@ -38,7 +42,7 @@ _HEAD = len(MAGIC) + 1 + _DIGEST
 _MOST_BYTES = 1 << 31  # size limit of a protobuf message, and so of an ONNX model
 _USUAL_BYTES, _USUAL_TIMES = 1 << 28, 64  # always unpacked: so many bytes, or multiples of the packed size
 _COPIES = 4  # of the unpacked model that fit into memory while a larger file is unpacked
-# Types of less than 8 bits: ONNX stores several values in a byte, and these bytes are coded.
+# Types of less than 8 bits: ONNX stores several values in a byte.
 _BITS = {
     getattr(TensorProto, name): bits
     for name, bits in (("INT4", 4), ("UINT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
@@ -58,6 +62,8 @@ _CODECS: dict[int, EstimatedCodec] = {
     7: Palette(),
 }
 _OWN = 255  # a codec of a user's own, whose name follows
+_NARROW = 64  # is added to the number of a codec that codes integers of less than 8 bits one by one
+_INTEGERS = {kind for kind in _BITS if TensorProto.DataType.Name(kind).startswith(("INT", "UINT"))}
 _NOT_CODED = {
     getattr(TensorProto, name) for name in ("UNDEFINED", "STRING", "FLOAT6E2M3", "FLOAT6E3M2") if hasattr(TensorProto, name)
 }
@@ -166,8 +172,9 @@ def _decoded(content: bytes, most_bytes: int) -> bytes:
         budget -= _length(tensor)
         if budget < 0:
             raise ValueError(f'tensor "{tensor.name}" does not fit into {onnx_length} bytes')
-        codec = _codec(tensor, reader)
-        tensor.raw_data = _bytes(tensor, codec, reader.take(reader.varint()))
+        codec, narrow = _codec(tensor, reader)
+        body = reader.take(reader.varint())
+        tensor.raw_data = _narrow_bytes(tensor, codec, body) if narrow and codec is not None else _bytes(tensor, codec, body)
     if reader.left:
         raise ValueError(f"{reader.left} bytes follow the last tensor")
     onnx: bytes = model.SerializeToString(deterministic=True)
@@ -186,6 +193,12 @@ def _coded(tensor: TensorProto, raw: memoryview, own: Sequence[Codec]) -> tuple[
             body = codec.encode(values)
             if len(name) + len(body) < len(best[0]) + len(best[1]):
                 best = (name, body)
+    integers = _integers(tensor, raw) if tensor.data_type in _INTEGERS else None
+    if integers is not None and narrowed(integers, _BITS[tensor.data_type]) == raw:  # only zeros fill the last byte
+        for name, codec in _likely(integers):
+            body = codec.encode(integers)
+            if len(name) + len(body) < len(best[0]) + len(best[1]):
+                best = (bytes([name[0] + _NARROW]), body)
     return best
 
 
@@ -207,8 +220,10 @@ def _name(codec: Codec) -> bytes:
     return bytes([_OWN]) + write_varints([len(name)]) + name
 
 
-def _codec(tensor: TensorProto, reader: Reader) -> Codec | None:
-    """The codec of a tensor, read from the file; None for uncoded bytes. A user's own codec must be imported.
+def _codec(tensor: TensorProto, reader: Reader) -> tuple[Codec | None, bool]:
+    """(the codec of a tensor, None for uncoded bytes; whether it codes integers of less than 8 bits), read from the file.
+
+    A user's own codec must be imported.
 
     Raises:
         UserError: E106 if it is not imported.
@@ -220,10 +235,11 @@ def _codec(tensor: TensorProto, reader: Reader) -> Codec | None:
         codec = cls()
         if not isinstance(codec, Codec):
             raise ValueError(f'tensor "{tensor.name}" names "{name}", which is not a codec')
-        return codec
-    if kind != _RAW and kind not in _CODECS:
+        return codec, False
+    narrow = tensor.data_type in _INTEGERS and kind - _NARROW in _CODECS
+    if kind != _RAW and kind not in _CODECS and not narrow:
         raise ValueError(f'tensor "{tensor.name}" has the unknown codec {kind}')
-    return _CODECS.get(kind)
+    return _CODECS.get(kind - _NARROW if narrow else kind), narrow
 
 
 def _bytes(tensor: TensorProto, codec: Codec | None, body: bytes) -> bytes:
@@ -235,6 +251,23 @@ def _bytes(tensor: TensorProto, codec: Codec | None, body: bytes) -> bytes:
     if dtype.name not in codec.dtypes:
         raise ValueError(f'tensor "{tensor.name}" has codec {type(codec).__name__}, which does not code {dtype.name}')
     return codec.decode(body, _shape(tensor), dtype).tobytes()
+
+
+def _integers(tensor: TensorProto, raw: bytes | memoryview) -> Symbols:
+    """The integers of less than 8 bits of a tensor, in its shape, as integers of 8 bits."""
+    return widened(raw, _BITS[tensor.data_type], tuple(tensor.dims), signed=_signed(tensor))
+
+
+def _narrow_bytes(tensor: TensorProto, codec: Codec, body: bytes) -> bytes:
+    """The bytes that hold integers of less than 8 bits, which a codec has coded one by one."""
+    dtype = np.dtype(np.int8 if _signed(tensor) else np.uint8)
+    if dtype.name not in codec.dtypes:
+        raise ValueError(f'tensor "{tensor.name}" has codec {type(codec).__name__}, which does not code {dtype.name}')
+    return narrowed(codec.decode(body, tuple(tensor.dims), dtype), _BITS[tensor.data_type])
+
+
+def _signed(tensor: TensorProto) -> bool:
+    return not TensorProto.DataType.Name(tensor.data_type).startswith("U")
 
 
 def _length(tensor: TensorProto) -> int:

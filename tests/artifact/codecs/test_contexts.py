@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 
 import numpy as np
 import pytest
@@ -97,6 +98,15 @@ def test_what_would_take_long_is_not_tried() -> None:
 def test_an_impossible_head_is_refused(head: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         Contexts().decode(head, (2, 2), np.dtype(np.int8))
+
+
+@pytest.mark.parametrize("shape", [(3000, 3000), (2000, 2000), (1, 1 << 22)])
+def test_a_short_stream_for_a_large_array_is_refused_soon(shape: tuple[int, ...]) -> None:
+    """Behind the end of a stream there are zeros, which could be read for hours."""
+    begin = time.process_time()
+    with pytest.raises(ValueError, match="contexts"):
+        Contexts().decode(b"\x01\x01\x55", shape, np.dtype(np.int8))
+    assert time.process_time() - begin < 10
 
 
 def test_what_follows_the_stream_is_refused() -> None:

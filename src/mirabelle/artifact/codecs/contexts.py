@@ -64,7 +64,7 @@ class Contexts:
         if not symbols.size or symbols.size > _LARGEST or (symbols.size > _SMALL and alone > _DIVERSE * symbols.size):
             return math.inf
         matrix = _matrix(symbols)
-        used = int(matrix.any(axis=1).sum()) * int(matrix.any(axis=0).sum())
+        used = int(matrix.any(axis=1).sum()) * int(matrix.any(axis=0).sum()) + sum(matrix.shape)
         others = int(np.count_nonzero(matrix))
         if used + others * int(np.abs(matrix.astype(np.int16)).max()).bit_length() > _MOST:
             return math.inf
@@ -79,6 +79,8 @@ class Contexts:
         limits = np.iinfo(dtype)
         if most > max(limits.max, -limits.min) or not 0 < stride <= _STRIDES:
             raise ValueError("the largest magnitude or the stride is impossible")
+        if size > _LARGEST:
+            raise ValueError(f"{size} elements are more than contexts are for")
         coder = MixedDecoder(reader.rest())
         outline = _outline(shape)
         rows = [[0] * outline[1] for _ in range(outline[0])]

@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 LIMIT = 255
+MOST_BITS = 1 << 22  # of a stream; they take about twenty seconds
+_BITS_OF_A_BYTE = 1 << 15  # more than a byte can hold, since each takes at least log₂(4096 / 4095) bits
 _ONE = 1 << 16
 _HALF, _TOP, _ALL = 1 << 15, 0xFF000000, 0xFFFFFFFF
 _MOST = 2047
@@ -89,15 +91,26 @@ class Mixed:
                 counter[1] = seen + 1
 
 
+def _less(left: int) -> int:
+    if not left:
+        raise ValueError("a stream of so many bits is not coded in contexts")
+    return left - 1
+
+
 class MixedEncoder:
     """Codes bits with the probabilities of models."""
 
     def __init__(self) -> None:
-        self._low, self._high = 0, _ALL
+        self._low, self._high, self._left = 0, _ALL, MOST_BITS
         self._out = bytearray()
 
     def code(self, bit: int, model: Mixed, contexts: Sequence[Hashable], mixer: Hashable = "") -> int:
-        """Code a bit; the same is returned."""
+        """Code a bit; the same is returned.
+
+        Raises:
+            ValueError: if there are more bits than a stream may have.
+        """
+        self._left = _less(self._left)
         middle = self._low + ((self._high - self._low) >> 12) * model.probability(contexts, mixer)
         if bit:
             self._high = middle
@@ -129,9 +142,15 @@ class MixedDecoder:
     def __init__(self, data: bytes) -> None:
         self._low, self._high, self._data, self._at = 0, _ALL, data, 4
         self._value = int.from_bytes(data[:4].ljust(4, b"\0"), "big")
+        self._left = min(MOST_BITS, (len(data) + 5) * _BITS_OF_A_BYTE)
 
     def code(self, bit: int, model: Mixed, contexts: Sequence[Hashable], mixer: Hashable = "") -> int:
-        """The next bit; the argument `bit` is not read."""
+        """The next bit; the argument `bit` is not read.
+
+        Raises:
+            ValueError: if there are more bits than so many bytes can hold.
+        """
+        self._left = _less(self._left)
         middle = self._low + ((self._high - self._low) >> 12) * model.probability(contexts, mixer)
         bit = int(self._value <= middle)
         if bit:
