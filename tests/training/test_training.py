@@ -22,6 +22,7 @@ from mirabelle.objectives import L1, Forward, SoftTargets, TaskLoss
 from mirabelle.task.batch import Samples, Stream
 from mirabelle.training import Execution, Joint, evaluate, fastest_execution, fit
 from mirabelle.training.checkpoint import Checkpoint
+from mirabelle.training.evaluation import evaluation
 from mirabelle.training.teacher import Teacher, guidance
 
 
@@ -588,3 +589,16 @@ def test_samples_without_labels_learn_from_the_teacher_alone(mlp: nn.Module, blo
     bound = TaskLoss().bind(mlp, task, task.example())
     unknown = task.train.at(torch.arange(10, 20))
     assert float(bound(Forward(unknown, torch.randn(10, 3)))) == 0.0
+
+
+def test_an_evaluation_keeps_no_graph_of_a_model_that_could_be_trained(mlp: nn.Module, blobs: Task) -> None:
+    """Ten thousand images through a network in floating point would take tens of gigabytes."""
+    outputs: list[torch.Tensor] = []
+
+    def run(inputs: Any) -> Any:
+        outputs.append(mlp(inputs))
+        return outputs[-1]
+
+    evaluation(run, blobs.test, blobs, (blobs.metric,))
+    assert outputs
+    assert not any(one.requires_grad for one in outputs)

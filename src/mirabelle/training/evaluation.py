@@ -54,6 +54,7 @@ def evaluate_metrics(
     return evaluation(run, data, task, metrics).scores
 
 
+@torch.no_grad()
 def evaluation(
     run: Callable[[Inputs], Outputs], data: Samples | Stream | Sequence[Batch], task: Task, metrics: Sequence[Metric]
 ) -> Evaluation:
