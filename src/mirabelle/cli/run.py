@@ -123,5 +123,6 @@ def _missed(shortfall: Shortfall, goal: Goal, folder: Path, *, undone: bool) -> 
     if key not in ("metric", "max_drop"):
         remedy = f"{folder} holds the closest model; relax goal.{key} to {shortfall.value:.6g}, or compress more"
     if undone and key in ("size", "onnx_size"):
-        remedy += ', or set goal.latency = "any" to keep what makes the file smaller and the model slower'
+        remedy += ', or set goal.latency = "any" to keep what makes the file smaller and the model slower, '
+        remedy += "or use quantize.Weights, which costs no time"
     return UserError("E301", f"goal not met: {shortfall}", remedy, path=("goal", key))

@@ -154,7 +154,7 @@ class Report:
         if not missed or not undone:
             return []
         kept = f"Not all of {' and '.join(undone)} was kept, since it would have made the model slower"
-        return [f"{kept}. Where bytes alone count, {ALLOW_SLOWER} keeps it."]
+        return [f"{kept}. Where bytes alone count, {ALLOW_SLOWER} keeps it; quantize.Weights costs no time."]
 
     @property
     def goal_in_words(self) -> str:
