@@ -27,7 +27,7 @@ from mirabelle.runtime.runtime import default_runtime
 from mirabelle.step import Step, step_from_data, step_to_data
 from mirabelle.training import evaluate, fit
 
-_OTHERS = {"Aware", "Half", "Codebook"}  # needs a training; has no codes; its codes are places in a table, see test_codebook
+_OTHERS = {"Aware", "EntropyConstrained", "Half", "Codebook"}  # need a training; no codes; places in a table: test_codebook
 STEPS: list[Step] = [
     *(kind() for name in quantize.__all__ if hasattr(kind := getattr(quantize, name), "stage") and name not in _OTHERS),
     quantize.Dynamic(granularity="tensor"),
