@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from mirabelle.errors import UserError
 from mirabelle.objectives.objective import Term
@@ -15,24 +10,10 @@ from mirabelle.records.record import record
 from mirabelle.task.goal import limit_of
 
 if TYPE_CHECKING:
-    from mirabelle.objectives.forward import Forward
+    from torch import nn
+
     from mirabelle.task.batch import Batch
     from mirabelle.task.task import Task
-
-_REACHED = 0.5  # share of a training after which a size is to be met
-_FIRST = 0.1  # weight of the rate with which the control begins
-_SPEED, _AT_ONCE = 0.02, 3.0  # of the control: the integral part, for each step, and the proportional part
-_STEEPEST = 1.0  # the most that the logarithm of an exceeded size counts
-_SAFELY = 0.98  # of the size is aimed at
-_BITS = 8
-
-
-@runtime_checkable
-class Rounds(Protocol):
-    """A module that trains with rounded tensors."""
-
-    def positions(self) -> Sequence[Tensor]:
-        """Each rounded tensor divided by its step, before the rounding, as a matrix (outputs, inputs), with a gradient."""
 
 
 @record
@@ -70,57 +51,11 @@ class Rate(Term):
             limit_of("size", self.size, 1.0)
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
+        from mirabelle.objectives.bound_rate import BoundRate, Rounds
+
         del task, example
         layers = [module for module in model.modules() if isinstance(module, Rounds)]
         if not layers:
             message = "Rate needs a model whose weights are rounded in the training, and this one has none"
             raise UserError("E112", message, "use it with quantize.EntropyConstrained or quantize.Aware")
         return BoundRate(layers, self.size)
-
-
-class BoundRate(nn.Module):
-    """The rate of some layers. With a size it has two buffers: the weight that it has found, and the first size in bits.
-
-    Args:
-        layers: they belong to the model, and are no part of this module.
-        size: most bytes, or a share of those in float32.
-    """
-
-    weight: Tensor
-    first: Tensor
-
-    def __init__(self, layers: Sequence[Rounds], size: str | float | None) -> None:
-        super().__init__()
-        self._layers = tuple(layers)
-        with torch.no_grad():
-            self._count = sum(numbers.numel() for layer in layers for numbers in layer.positions())
-        self._most = None if size is None else _BITS * limit_of("size", size, 4.0 * self._count)
-        if size is not None:
-            self.register_buffer("weight", torch.tensor(_FIRST, dtype=torch.float64))
-            self.register_buffer("first", torch.zeros((), dtype=torch.float64))
-
-    def forward(self, forward: Forward) -> Tensor:
-        from mirabelle.numerics.entropy import level_model
-
-        parts, exact = [], []
-        for layer in self._layers:
-            for numbers in layer.positions():
-                levels = numbers.detach().round()
-                model = level_model(levels)
-                parts.append(model.interpolated(numbers))
-                exact.append(model.bits(levels))
-        slope, bits = torch.stack(parts).sum(), torch.stack(exact).sum()
-        mean = (bits + slope - slope.detach()) / self._count  # the value of the levels, with the gradient of the numbers
-        return mean if self._most is None else mean * self._controlled(float(bits), forward.progress)
-
-    def _controlled(self, bits: float, progress: float) -> float:
-        """The weight for this step, after a look at the present size."""
-        assert self._most is not None, "there is a size to meet"
-        if not self.first:
-            self.first.fill_(bits)
-        share = min(1.0, progress / _REACHED)
-        last = math.log(self._most * _SAFELY)
-        aim = (1 - share) * max(math.log(max(float(self.first), 1.0)), last) + share * last
-        excess = max(-_STEEPEST, min(_STEEPEST, math.log(max(bits, 1.0)) - aim))
-        self.weight.mul_(math.exp(_SPEED * excess))
-        return float(self.weight) * math.exp(_AT_ONCE * excess)
