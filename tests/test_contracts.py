@@ -107,9 +107,9 @@ def test_a_term_keeps_the_contract(name: str) -> None:
     check_term(term, digits_mlp(), digits().with_teacher(digits_mlp()))
 
 
-def test_the_rate_keeps_the_contract() -> None:
+def test_the_rate_keeps_the_contract(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    prepared = quantize.EntropyConstrained(rate=1.0).prepare(digits_mlp(), digits(), Run("runs/unused"))
+    prepared = quantize.EntropyConstrained(rate=1.0).prepare(digits_mlp(), digits(), Run(tmp_path))
     for term in (Rate(), Rate(size="1 kB")):
         check_term(term, prepared.model, digits())
 

@@ -71,7 +71,7 @@ def test_the_rate_is_the_bits_of_the_levels_over_their_number(stripes: Task) -> 
     bound = Rate().bind(model, stripes, stripes.example())
     expected, count = 0.0, 0
     for layer in (model[1], model[3]):
-        for numbers in layer.positions():
+        for _, numbers in layer.positions():
             levels = numbers.detach().round()
             expected, count = expected + float(level_model(levels).bits(levels)), count + levels.numel()
     assert count == 64 * 40 + 40 + 40 * 3 + 3
@@ -158,6 +158,9 @@ def test_layers_that_share_a_weight_share_codes_and_step(tmp_path: Path) -> None
     model: Any = quantize.EntropyConstrained(rate=0.1, train=SHORT)(Tied(), task, Run(tmp_path))
     assert model.table.codes is model.out.codes
     assert model.table.values is model.out.values
+    prepared = quantize.EntropyConstrained(rate=0.1).prepare(Tied(), task, Run(tmp_path / "again"))
+    bound: Any = Rate().bind(prepared.model, task, task.example())
+    assert bound._count == 30 * 8 + 30  # the shared weight once, and a bias
 
 
 def test_it_joins_a_training(stripes: Task, tmp_path: Path) -> None:

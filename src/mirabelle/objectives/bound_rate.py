@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
@@ -27,8 +27,8 @@ _BITS = 8
 class Rounds(Protocol):
     """A module that trains with rounded tensors."""
 
-    def positions(self) -> Sequence[Tensor]:
-        """Each rounded tensor divided by its step, before the rounding, as a matrix (outputs, inputs), with a gradient."""
+    def positions(self) -> Sequence[tuple[Tensor, Tensor]]:
+        """Each parameter that is rounded, and it divided by its step as a matrix (outputs, inputs), with a gradient."""
 
 
 class BoundRate(nn.Module):
@@ -46,7 +46,7 @@ class BoundRate(nn.Module):
         super().__init__()
         self._layers = tuple(layers)
         with torch.no_grad():
-            self._count = sum(numbers.numel() for layer in layers for numbers in layer.positions())
+            self._count = sum(numbers.numel() for numbers in self._positions())
         self._most = None if size is None else _BITS * limit_of("size", size, 4.0 * self._count)
         if size is not None:
             self.register_buffer("weight", torch.tensor(_FIRST, dtype=torch.float64))
@@ -54,15 +54,22 @@ class BoundRate(nn.Module):
 
     def forward(self, forward: Forward) -> Tensor:
         parts, exact = [], []
-        for layer in self._layers:
-            for numbers in layer.positions():
-                levels = numbers.detach().round()
-                model = level_model(levels)
-                parts.append(model.interpolated(numbers))
-                exact.append(model.bits(levels))
+        for numbers in self._positions():
+            levels = numbers.detach().round()
+            model = level_model(levels)
+            parts.append(model.interpolated(numbers))
+            exact.append(model.bits(levels))
         slope, bits = torch.stack(parts).sum(), torch.stack(exact).sum()
         mean = (bits + slope - slope.detach()) / self._count  # the value of the levels, with the gradient of the numbers
         return mean if self._most is None else mean * self._controlled(float(bits), forward.progress)
+
+    def _positions(self) -> Iterator[Tensor]:
+        """Those of all parameters, each once: layers may share a weight."""
+        seen: set[int] = set()
+        for parameter, numbers in (pair for layer in self._layers for pair in layer.positions()):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield numbers
 
     def _controlled(self, bits: float, progress: float) -> float:
         """The weight for this step, after a look at the present size."""

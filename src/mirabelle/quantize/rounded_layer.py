@@ -48,11 +48,11 @@ class RoundedLayer(nn.Module):
             bias = _rounded(self.bias, self.bias_step)
         return self.applied(inputs, weight, bias)
 
-    def positions(self) -> Sequence[Tensor]:
-        """w / s as (outputs, all other axes), and b / t as (1, outputs)."""
-        found = [(self.weight / self.weight_step(self.weight.numel())).flatten(1)]
+    def positions(self) -> Sequence[tuple[Tensor, Tensor]]:
+        """The weight with w / s, (outputs, all other axes), and the bias with b / t, (1, outputs)."""
+        found: list[tuple[Tensor, Tensor]] = [(self.weight, (self.weight / self.weight_step(self.weight.numel())).flatten(1))]
         if self.bias is not None and self.bias_step is not None:
-            found.append((self.bias / self.bias_step(self.bias.numel()))[None])
+            found.append((self.bias, (self.bias / self.bias_step(self.bias.numel()))[None]))
         return found
 
     @torch.no_grad()

@@ -149,10 +149,10 @@ class Simulated(nn.Module):
             result = result + self.bias
         return self._leaving(result)
 
-    def positions(self) -> Sequence[Tensor]:
-        """The weight over its steps before the rounding, (out, all other axes), for the term `Rate`."""
+    def positions(self) -> Sequence[tuple[Tensor, Tensor]]:
+        """The weight, and it over its steps before the rounding, (out, all other axes), for the term `Rate`."""
         step = self._codes(self._input_scale())[1]
-        return [(self.weight / self._of_each_weight(step)).flatten(1)]
+        return [(self.weight, (self.weight / self._of_each_weight(step)).flatten(1))]
 
     def steps(self) -> dict[str, Tensor]:
         """The steps as they are now: "weight", and of a static layer "input" and "output"."""
