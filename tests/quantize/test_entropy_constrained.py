@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from kills import KilledAt, KilledError
 from mirabelle import Run, Task, Training, compress, load, prune, quantize
 from mirabelle.errors import UserError
+from mirabelle.model.state import fingerprint
 from mirabelle.numerics.entropy import level_model
 from mirabelle.objectives import Rate, TaskLoss
 from mirabelle.objectives.forward import Forward
@@ -19,6 +21,7 @@ from mirabelle.quantize import CodebookLayer
 from mirabelle.quantize.rounded_layer import RoundedLayer, rounded_layers
 from mirabelle.task.batch import Batch
 from mirabelle.training import Joint, fit
+from mirabelle.training.checkpoint import Checkpoint
 
 SHORT = Training(epochs=1, batch_size=40, lr=1e-3, precision="float32")
 
@@ -140,6 +143,26 @@ def test_a_run_is_loaded_again_and_pruned_weights_stay(stripes: Task, tmp_path: 
     again: Any = load(network, tmp_path / "run")
     assert torch.equal(again(stripes.test.inputs), result.model(stripes.test.inputs))
     assert float((again[1].codes == 0).float().mean()) >= 0.4
+
+
+def test_a_killed_training_finds_its_weight_again(stripes: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Checkpoint, "due", property(lambda _: True))
+    step = quantize.EntropyConstrained(size="100 B")
+    training = Training(epochs=2, batch_size=40, lr=1e-3, precision="float32")
+
+    def trained(folder: str, controls: list[Any]) -> nn.Module:
+        prepared = step.prepare(network(), stripes, Run(tmp_path / folder))
+        assert prepared.terms is not None
+        objective = TaskLoss() + prepared.terms
+        return fit(prepared.model, stripes, training, Run(tmp_path / folder), objective=objective, controls=controls)
+
+    whole = trained("whole", [])
+    with pytest.raises(KilledError):
+        trained("killed", [KilledAt(7)])
+    groups, numbers = Checkpoint(tmp_path / "killed" / "checkpoint.safetensors").read() or ({}, {})
+    Checkpoint(tmp_path / "killed" / "checkpoint.safetensors").write(groups, {**numbers, "controls": []})
+    assert float(groups["objective"]["terms.1.weight"]) != 0.1  # what the control had found
+    assert fingerprint(trained("killed", [])) == fingerprint(whole)
 
 
 def test_layers_that_share_a_weight_share_codes_and_step(tmp_path: Path) -> None:
