@@ -89,8 +89,7 @@ def test_a_layer_without_zeros_has_as_many_values_and_no_zero() -> None:
     assert layers_of_onnx(export(model, Batch(torch.randn(3, 20), torch.zeros(3))))[0].sparsity == 0
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 7])
-@pytest.mark.parametrize("group_size", [0, 4])
+@pytest.mark.parametrize(("bits", "group_size"), [(2, 0), (3, 4), (4, 0), (7, 4)])
 @pytest.mark.parametrize(("dense", "shape"), LAYERS, ids=[type(dense).__name__ for dense, _ in LAYERS])
 def test_onnx_runtime_computes_with_the_same_values(
     dense: nn.Module, shape: tuple[int, ...], group_size: int, bits: int
