@@ -100,7 +100,7 @@ def test_an_impossible_head_is_refused(head: bytes) -> None:
         Contexts().decode(head, (2, 2), np.dtype(np.int8))
 
 
-@pytest.mark.parametrize("shape", [(3000, 3000), (1000, 1000), (1, 1 << 20)])
+@pytest.mark.parametrize("shape", [(3000, 3000), (2000, 2000), (1, 1 << 20)])
 def test_a_short_stream_for_a_large_array_is_refused_soon(shape: tuple[int, ...]) -> None:
     """Behind the end of a stream there are zeros, which could be read for hours."""
     begin = time.process_time()
