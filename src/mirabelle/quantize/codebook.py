@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from mirabelle.quantize.bits import Bits, MixedBits
-from mirabelle.quantize.layer_selection import layers_for, opened, told
+from mirabelle.quantize.layer_selection import opened, selected, told
 from mirabelle.records.record import Patterns, record
 from mirabelle.step import Preview, Stage
 from mirabelle.training import Training
@@ -100,12 +100,10 @@ class Codebook:
         from mirabelle.model.state import copied
         from mirabelle.model.ties import all_names
         from mirabelle.quantize.codebook_layer import CodebookLayer
-        from mirabelle.quantize.tied_weights import check_finite, is_plain, tie_codes, with_ties
+        from mirabelle.quantize.tied_weights import check_finite, tie_codes
 
         model = copied(model).eval()
-        chosen = layers_for(model, self.layers(), self.include, self.exclude)
-        chosen = {name: dense for name, dense in chosen.items() if is_plain(dense)}
-        selection = with_ties(model, chosen, self.layers(), self.exclude)
+        selection = selected(model, self)
         check_finite(selection)
         bits = self._bits(model, selection, task, run, most_samples)
         seed, names = run.seed_for("codebook"), all_names(model)

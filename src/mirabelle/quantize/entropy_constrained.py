@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from mirabelle.errors import UserError
-from mirabelle.quantize.layer_selection import layers_for, opened, told
+from mirabelle.quantize.layer_selection import opened, selected, told
 from mirabelle.records.record import NotNegative, Patterns, record
 from mirabelle.records.schedules import Annealed
 from mirabelle.step import Preview, Stage
@@ -110,11 +110,9 @@ class EntropyConstrained:
         return Preview(shared, told(given, shared, self, task, run), self.train)
 
     def _selection(self, model: nn.Module) -> Selection:
-        from mirabelle.quantize.tied_weights import check_finite, is_plain, with_ties
+        from mirabelle.quantize.tied_weights import check_finite
 
-        chosen = layers_for(model, self.layers(), self.include, self.exclude)
-        chosen = {name: dense for name, dense in chosen.items() if is_plain(dense)}
-        selection = with_ties(model, chosen, self.layers(), self.exclude)
+        selection = selected(model, self)
         check_finite(selection)
         return selection
 

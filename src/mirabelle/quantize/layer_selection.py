@@ -47,6 +47,19 @@ def layers_for(
     return selected_modules(model, kinds, include, exclude)
 
 
+def selected(model: nn.Module, step: Quantizes) -> Selection:
+    """The layers with plain settings that a step selects, with those that share their weights.
+
+    Raises:
+        UserError: as `layers_for`, and E112 if no layer is left.
+    """
+    from mirabelle.quantize.tied_weights import is_plain, with_ties
+
+    chosen = layers_for(model, step.layers(), step.include, step.exclude)
+    chosen = {name: dense for name, dense in chosen.items() if is_plain(dense)}
+    return with_ties(model, chosen, step.layers(), step.exclude)
+
+
 def coded(model: nn.Module, selection: Selection, kind: Callable[[str], type[WeightLayer]], weight_bits: int) -> nn.Module:
     """Replace the chosen layers by layers with integer weights, of a class by name, in place; ties stay ties."""
     from mirabelle.model.architecture import replace_module

@@ -10,7 +10,7 @@ from pydantic import Field
 from mirabelle.calibration.settings import Calibration
 from mirabelle.errors import UserError
 from mirabelle.quantize.bits import Bits, MixedBits
-from mirabelle.quantize.layer_selection import layers_for, opened, told
+from mirabelle.quantize.layer_selection import opened, selected, told
 from mirabelle.records.record import Count, Patterns, record
 from mirabelle.step import Preview, Stage
 
@@ -172,12 +172,9 @@ class Static:
         from mirabelle.quantize.equalization import equalize
         from mirabelle.quantize.static_plan import Planner
         from mirabelle.quantize.surroundings import Flow
-        from mirabelle.quantize.tied_weights import is_plain, with_ties
 
         model = copied(model).eval()
-        chosen = layers_for(model, self.layers(), self.include, self.exclude)
-        chosen = {name: module for name, module in chosen.items() if is_plain(module)}
-        selection = with_ties(model, chosen, self.layers(), self.exclude)
+        selection = selected(model, self)
         batches = self._batches(task, run)
 
         def observe(dense: nn.Module, names: Iterable[str]) -> dict[str, Range]:

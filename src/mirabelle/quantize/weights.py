@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mirabelle.errors import UserError
 from mirabelle.quantize.bits import Bits
-from mirabelle.quantize.layer_selection import layers_for, opened, told
+from mirabelle.quantize.layer_selection import opened, selected, told
 from mirabelle.records.record import Count, Patterns, Positive, record
 from mirabelle.step import Preview, Stage
 
@@ -153,12 +153,10 @@ class Weights:
         from mirabelle.model.architecture import replace_module
         from mirabelle.model.state import copied
         from mirabelle.model.ties import all_names
-        from mirabelle.quantize.tied_weights import is_plain, tie_codes, with_ties
+        from mirabelle.quantize.tied_weights import tie_codes
 
         model = copied(model).eval()
-        chosen = layers_for(model, self.layers(), self.include, self.exclude)
-        chosen = {name: dense for name, dense in chosen.items() if is_plain(dense)}
-        selection = with_ties(model, chosen, self.layers(), self.exclude)
+        selection = selected(model, self)
         fitted: Mapping[str, Fitted] = {}
         if self.method != "nearest" and task is not None and run is not None:
             fitted = self._fitted(model, selection, task, run)
