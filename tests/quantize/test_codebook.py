@@ -159,6 +159,30 @@ def test_training_the_values_gains_and_keeps_codes_and_zeros(stripes: Task, tmp_
     assert distance(trained) < 0.7 * distance(untrained)
 
 
+def test_layers_that_share_a_weight_train_one_codebook(tmp_path: Path) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.out = nn.Embedding(30, 8), nn.Linear(8, 30, bias=False)
+            self.out.weight = self.table.weight
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.out(self.table(ids).mean(1))
+
+    torch.manual_seed(0)
+    ids, targets = torch.randint(0, 30, (60, 3)), torch.arange(60) % 30
+    task = Task(train=(ids, targets), test=(ids, targets))
+    before: Any = quantize.Codebook(bits=2)(Tied(), task, Run(tmp_path / "before"))
+    torch.manual_seed(0)
+    train = Training(epochs=5, batch_size=20, lr=0.05, precision="float32", keep="last")
+    dense = Tied()
+    model: Any = quantize.Codebook(bits=2, train=train)(dense, task, Run(tmp_path / "trained"))
+    assert model.table.codes is model.out.codes
+    assert model.table.values is model.out.values
+    assert model.table.values.shape == before.table.values.shape
+    assert not isinstance(model.table.values, nn.Parameter)
+
+
 def test_a_training_that_makes_it_worse_is_not_kept(stripes: Task, tmp_path: Path) -> None:
     fitted = fit(network(), stripes, TRAIN, Run(tmp_path / "dense"))
     bad = Training(epochs=1, batch_size=20, lr=5.0, optimizer="sgd", precision="float32")

@@ -19,6 +19,7 @@ from mirabelle.objectives import Rate, TaskLoss
 from mirabelle.objectives.forward import Forward
 from mirabelle.quantize import CodebookLayer
 from mirabelle.quantize.rounded_layer import RoundedLayer, rounded_layers
+from mirabelle.run.journal import read_events
 from mirabelle.task.batch import Batch
 from mirabelle.training import Joint, fit
 from mirabelle.training.checkpoint import Checkpoint
@@ -125,7 +126,7 @@ def test_a_layer_in_training_computes_what_its_codebook_will(stripes: Task) -> N
 def test_a_size_is_met_and_the_metric_kept(stripes: Task, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     dense = fit(network(), stripes, Training(epochs=20, batch_size=40, lr=3e-3, precision="float32"), run.within("dense"))
-    train = Training(epochs=60, batch_size=40, lr=5e-3, precision="float32", keep="last")
+    train = Training(epochs=60, batch_size=40, lr=5e-3, precision="float32")  # keep = "best" would keep a large one
     small = quantize.EntropyConstrained(size="60 B", train=train)(dense, stripes.with_teacher(dense), run)
     assert coded_bytes(small) < 64
     with torch.no_grad():
@@ -134,6 +135,25 @@ def test_a_size_is_met_and_the_metric_kept(stripes: Task, tmp_path: Path) -> Non
         ]
     assert accuracy[0] > 0.95
     assert accuracy[1] > accuracy[0] - 0.03
+
+
+def test_the_end_of_the_training_is_kept_though_an_earlier_epoch_had_a_better_metric(stripes: Task, tmp_path: Path) -> None:
+    dense = fit(network(), stripes, Training(epochs=8, batch_size=40, lr=3e-3, precision="float32"), Run(tmp_path / "dense"))
+    found = []
+    for keep in ("best", "last"):
+        train = Training(epochs=6, batch_size=40, lr=1e-2, precision="float32", keep=keep)  # type: ignore[arg-type]
+        step = quantize.EntropyConstrained(rate=100.0, train=train)
+        found.append(step(dense, stripes.with_teacher(dense), Run(tmp_path / keep)))
+    metrics = [event["metric"] for event in read_events(tmp_path / "best") if event["event"] == "epoch"]
+    assert max(metrics[:-1]) > metrics[-1]
+    assert fingerprint(found[0]) == fingerprint(found[1])
+
+
+def test_a_training_that_diverges_is_told(stripes: Task) -> None:
+    model = rounding(network())
+    with torch.no_grad():
+        model[1].weight[0, 0] = float("nan")  # type: ignore[operator, index, union-attr]
+    assert bool(Rate(size="1 kB").bind(model, stripes, stripes.example())(forward(0.5)).isnan())
 
 
 def test_a_run_is_loaded_again_and_pruned_weights_stay(stripes: Task, tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ def test_the_choice_is_the_best_of_all(network: nn.Sequential, task: Task, tmp_p
     found = bits_within(mixed, network, names, task, run)
     batches = CalibrationSamples.drawn(task.train, 64, run.seed_for("bits")).for_model(network)
     weights = {name: weight_of(network.get_submodule(name)) for name in names}
-    rounded = {name: [rounded_by_row(weight, bits) for bits in CHOICES] for name, weight in weights.items()}
-    changes = output_changes(network, weights, rounded, batches)
+    tried = output_changes(network, weights, CHOICES, batches)
+    changes = {name: [one.change for one in own] for name, own in tried.items()}
     biases = 4 * (32 + 16 + 3)
     fitting = {
         choice: sum(changes[name][pick] for name, pick in zip(names, choice, strict=True))
@@ -65,7 +65,7 @@ def test_the_change_of_a_linear_output_is_that_of_its_weight() -> None:
     layer, x = nn.Linear(5, 4, bias=False), torch.randn(50, 5)
     weight = layer.weight.detach().clone()
     batches = CalibrationSamples.of([x]).for_model(layer)
-    found = output_changes(layer, {"": layer.weight.detach()}, {"": [rounded_by_row(weight, 3)]}, batches)[""][0]
+    found = output_changes(layer, {"": layer.weight.detach()}, (3,), batches)[""][0].change
     y = x @ weight.t()
     errors = []
     for fraction in torch.linspace(1.0, 0.4, 24):  # one scale of 24 for each row, as `affine.symmetric_scales` tries them

@@ -38,7 +38,7 @@ def codebook_of(values: npt.ArrayLike, entries: int, start: Start = "exact", see
 
     Source: Han et al. 2016, arXiv:1510.00149, section 3 (the starts); Grønlund et al. 2018, arXiv:1701.07204 (exact).
     """
-    numbers = np.sort(np.asarray(values, np.float64).ravel())
+    numbers = np.asarray(values, np.float64).ravel()
     distinct, counts = np.unique(numbers, return_counts=True)
     if len(distinct) <= entries:
         return distinct
@@ -47,7 +47,7 @@ def codebook_of(values: npt.ArrayLike, entries: int, start: Start = "exact", see
     if start == "exact":
         first = _exact_on_sets(distinct, counts.astype(np.float64), entries)
     elif start == "linear":
-        first = np.linspace(numbers[0], numbers[-1], entries)
+        first = np.linspace(distinct[0], distinct[-1], entries)
     elif start == "density":
         first = np.quantile(numbers, (np.arange(entries) + 0.5) / entries)
     else:

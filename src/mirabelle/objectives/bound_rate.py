@@ -56,6 +56,8 @@ class BoundRate(nn.Module):
         parts, exact = [], []
         for numbers in self._positions():
             levels = numbers.detach().round()
+            if not bool(levels.isfinite().all()):
+                return numbers.sum() * math.nan  # the training tells that its loss is not finite
             model = level_model(levels)
             parts.append(model.interpolated(numbers))
             exact.append(model.bits(levels))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from mirabelle.quantize.bits import Bits, MixedBits
-from mirabelle.quantize.layer_selection import opened, selected, told
+from mirabelle.quantize.layer_selection import opened, selected, told, weighted_kinds
 from mirabelle.records.record import Patterns, record
 from mirabelle.step import Preview, Stage
 from mirabelle.training import Training
@@ -79,10 +79,7 @@ class Codebook:
     train: Training | None = None
 
     def layers(self) -> tuple[type[nn.Module], ...]:
-        from mirabelle.model.turned_linear import turned_linear
-        from mirabelle.quantize.dense_layers import WEIGHTED
-
-        return (*WEIGHTED, *turned_linear())
+        return weighted_kinds()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         given = opened(model, self, run)

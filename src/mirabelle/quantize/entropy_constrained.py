@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mirabelle.errors import UserError
-from mirabelle.quantize.layer_selection import opened, selected, told
+from mirabelle.quantize.layer_selection import opened, selected, told, weighted_kinds
 from mirabelle.records.record import NotNegative, Patterns, record
 from mirabelle.records.schedules import Annealed
 from mirabelle.step import Preview, Stage
@@ -14,7 +14,7 @@ from mirabelle.training import Training
 from mirabelle.training.contracts import Prepared
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import nn
 
@@ -26,6 +26,23 @@ if TYPE_CHECKING:
 _RISE = 0.3  # share of the training in which the rate rises from 0
 
 
+class AtTheEnd:
+    """A control that changes nothing, by which only the end of a training can be the best: before, it has too many bits."""
+
+    def __call__(self, model: nn.Module, progress: float) -> bool:
+        del model, progress
+        return False
+
+    def settled(self, progress: float) -> bool:
+        return progress >= 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        del state
+
+
 @record
 class EntropyConstrained:
     """Trains with rounded weights and the bits that they take as a term of the loss, L + rate · bits per weight.
@@ -35,6 +52,7 @@ class EntropyConstrained:
     one number decides how many weights become zeros, which neurons and inputs disappear, how many values are left, and how
     far apart they are. Afterwards the layers have codebooks of these values (`CodebookLayer`): computed in floating point,
     small in `model.mira`. Pruned weights stay zero. As in every training, the model before compression teaches by default.
+    The weights at the end of the training are kept, also with `keep = "best"`: those of earlier epochs take more bytes.
 
     Args:
         rate: loss per bit of a mean weight, to which it rises in the first 30 % of the training. Small networks with many
@@ -78,10 +96,7 @@ class EntropyConstrained:
         return True
 
     def layers(self) -> tuple[type[nn.Module], ...]:
-        from mirabelle.model.turned_linear import turned_linear
-        from mirabelle.quantize.dense_layers import WEIGHTED
-
-        return (*WEIGHTED, *turned_linear())
+        return weighted_kinds()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         from mirabelle.training import train_together
@@ -101,7 +116,8 @@ class EntropyConstrained:
         def finish(trained: nn.Module) -> nn.Module:
             return self._finished(given, trained, selection)
 
-        return Prepared(self._in_training(given, selection), terms=terms, finish=finish)
+        model = self._in_training(given, selection)
+        return Prepared(model, terms=terms, controls=lambda _: (AtTheEnd(),), finish=finish)
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         given = opened(model, self)
@@ -136,7 +152,8 @@ class EntropyConstrained:
 
         if self.size is None:
             return FEWEST_BITS
-        count = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
+        parameters = {id(parameter): parameter for layer in layers for parameter in layer.parameters()}  # shared ones once
+        count = sum(parameter.numel() for parameter in parameters.values())
         return max(FEWEST_BITS, 8 * limit_of("size", self.size, 4.0 * count, where="") / count)
 
     def _finished(self, given: nn.Module, trained: nn.Module, selection: Selection) -> nn.Module:

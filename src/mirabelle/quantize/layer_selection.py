@@ -47,6 +47,14 @@ def layers_for(
     return selected_modules(model, kinds, include, exclude)
 
 
+def weighted_kinds() -> tuple[type[nn.Module], ...]:
+    """The classes of layers with a weight that steps for weights alone quantize."""
+    from mirabelle.model.turned_linear import turned_linear
+    from mirabelle.quantize.dense_layers import WEIGHTED
+
+    return (*WEIGHTED, *turned_linear())
+
+
 def selected(model: nn.Module, step: Quantizes) -> Selection:
     """The layers with plain settings that a step selects, with those that share their weights.
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -50,6 +51,13 @@ class Rounded:
         """
         shares = np.unique(self.codes.numpy(), return_counts=True)[1] / max(self.codes.numel(), 1)
         return self.codes.numel() * float(-(shares * np.log2(shares)).sum()) / 8 + _STORED_BYTES * self.stored
+
+
+class Tried(NamedTuple):
+    """What a number of bits does to a weight: the change of the model's outputs, and the bytes that it takes."""
+
+    change: float
+    coded_bytes: float
 
 
 Rounding = Callable[[Tensor, int], Rounded]
@@ -108,41 +116,46 @@ def _chosen(
     for name, weight in weights.items():
         groups.setdefault(memory_of(weight), []).append(name)
     first = [group[0] for group in groups.values()]
-    rounded = {name: [rounding(weights[name], bits) for bits in mixed.choices] for name in first}
-    damages = output_changes(model, {name: weights[name] for name in first}, rounded, samples.for_model(model))
+    tried = output_changes(model, {name: weights[name] for name in first}, mixed.choices, samples.for_model(model), rounding)
     quantized = {memory_of(weight) for weight in weights.values()}
     sizes = {name: tensor for name, tensor in tensors_of_module(model).items() if tensor.is_floating_point()}
     rest = sum(tensor.numel() for tensor in sizes.values() if memory_of(tensor) not in quantized) * _FLOAT_BYTES
     whole = sum(tensor.numel() for tensor in sizes.values()) * _FLOAT_BYTES
     tables: dict[tuple[int, ...], Table] = {(): np.array(float(rest))}
-    tables |= {(k,): np.array([one.coded_bytes for one in rounded[name]]) for k, name in enumerate(first)}
+    tables |= {(k,): np.array([one.coded_bytes for one in tried[name]]) for k, name in enumerate(first)}
     limit = limit_of("size", mixed.size, float(whole), where="weight_bits.")
     budget = Constraint("size", limit, tables)
-    chosen = allocate([damages[name] for name in first], [budget]).choice
+    chosen = allocate([[one.change for one in tried[name]] for name in first], [budget]).choice
     return {name: mixed.choices[pick] for pick, group in zip(chosen, groups.values(), strict=True) for name in group}
 
 
 def output_changes(
-    model: nn.Module, weights: Mapping[str, Tensor], rounded: Mapping[str, Sequence[Rounded]], batches: SampleBatches
-) -> dict[str, list[float]]:
-    """For each weight and each of its rounded forms: the change of the outputs, as `OutputChange`, if only this one has it.
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    choices: Sequence[int],
+    batches: SampleBatches,
+    rounding: Rounding = rounded_by_row,
+) -> dict[str, list[Tried]]:
+    """For each weight and each number of bits: the change of the outputs, as `OutputChange`, if this weight alone is rounded.
 
     Args:
         model: in eval mode; its weights are changed for the time of a measurement.
         weights: of the model, by the name of their layer, with outputs on the first axis.
-        rounded: the forms of each weight.
+        choices: numbers of bits.
         batches: inputs.
+        rounding: how a weight is rounded to a number of bits.
 
     Raises:
         UserError: E121 if outputs are not finite.
     """
     change = OutputChange(model, batches)
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[Tried]] = {}
     for name, weight in weights.items():
         found[name] = []
-        for one in rounded[name]:
-            with _having(weight, one.values):
-                found[name].append(min(change.of(model), _MOST_CHANGE))
+        for bits in choices:
+            rounded = rounding(weight, bits)
+            with _having(weight, rounded.values):
+                found[name].append(Tried(min(change.of(model), _MOST_CHANGE), rounded.coded_bytes))
     return found
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mirabelle.errors import UserError
 from mirabelle.quantize.bits import Bits
-from mirabelle.quantize.layer_selection import opened, selected, told
+from mirabelle.quantize.layer_selection import opened, selected, told, weighted_kinds
 from mirabelle.records.record import Count, Patterns, Positive, record
 from mirabelle.step import Preview, Stage
 
@@ -132,10 +132,7 @@ class Weights:
         return (0 if self.weight_bits == _PLAIN_BITS else _GROUP) if self.group_size is None else self.group_size
 
     def layers(self) -> tuple[type[nn.Module], ...]:
-        from mirabelle.model.turned_linear import turned_linear
-        from mirabelle.quantize.dense_layers import WEIGHTED
-
-        return (*WEIGHTED, *turned_linear())
+        return weighted_kinds()
 
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         model = opened(model, self, run)
