@@ -108,7 +108,29 @@ class CodebookLayer(Replacement):
         return f"{self.kind}, {tuple(self.codes.shape)}, values={tuple(self.values.shape)}"
 
     def _weight(self) -> Tensor:
-        return looked_up(self.codes, F.pad(self.values[:, 1:], (1, 0)), self.group)  # no gradient moves the 0
+        found: Tensor = _LookedUp.apply(  # type: ignore[no-untyped-call]
+            self.codes, F.pad(self.values[:, 1:], (1, 0)), self.group
+        )  # no gradient moves the 0
+        return found
+
+
+class _LookedUp(torch.autograd.Function):
+    """`looked_up`; gradients of weights that share a value are added in their order, so that equal seeds give equal bits."""
+
+    @staticmethod
+    def forward(ctx: Any, codes: Tensor, values: Tensor, group: int) -> Tensor:
+        ctx.save_for_backward(codes)
+        ctx.shape, ctx.group = values.shape, group
+        return looked_up(codes, values, group)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
+        (codes,), (gradient,) = ctx.saved_tensors, gradients
+        books, entries = ctx.shape
+        first = torch.arange(len(codes), device=codes.device) // ctx.group * entries
+        places = first.reshape(-1, *[1] * (codes.ndim - 1)) + codes
+        total = torch.bincount(places.flatten(), gradient.flatten().double(), books * entries)
+        return None, total.to(gradient.dtype).reshape(ctx.shape), None
 
 
 def with_parameters(model: nn.Module) -> nn.Module:
