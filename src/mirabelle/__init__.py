@@ -10,7 +10,7 @@ from mirabelle.lazy import lazily
 
 if TYPE_CHECKING:
     from mirabelle import distill, factorize, objectives, prune, quantize, scores, training
-    from mirabelle.artifact import load, pack, save, unpack
+    from mirabelle.artifact import PackedModel, load, pack, save, unpack
     from mirabelle.errors import UserError
     from mirabelle.job import LargeResult, Result, Source, compare, compress, compress_large
     from mirabelle.recipe.recipe import Recipe
@@ -32,6 +32,7 @@ __all__ = [
     "Goal",
     "Gradual",
     "LargeResult",
+    "PackedModel",
     "Recipe",
     "Result",
     "Run",
@@ -59,7 +60,7 @@ __all__ = [
 _NAMES = lazily(
     "mirabelle",
     {
-        "artifact": ["load", "pack", "save", "unpack"],
+        "artifact": ["PackedModel", "load", "pack", "save", "unpack"],
         "errors": ["UserError"],
         "job": ["LargeResult", "Result", "Source", "compare", "compress", "compress_large"],
         "recipe": ["Recipe"],

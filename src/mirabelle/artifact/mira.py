@@ -1,82 +1,40 @@
 """The packed file format .mira: an ONNX model whose tensors are entropy-coded one by one; decoding restores every byte.
 
-Layout of version 0, for which no compatibility is promised yet:
+docs/mira.md specifies version 1, which every later Mirabelle will read. In short:
 
-    "MIRA" · version, 1 byte · BLAKE2b digest of everything that follows, 16 bytes · varints: length of the ONNX model, length
-    of the skeleton, length of the compressed skeleton · the skeleton (the ONNX graph without the data of its tensors), deflated
-    · for each tensor: codec, 1 byte, 255 for a user's own codec, followed by the length of its name, varint, and the name ·
-    length, varint · coded data
+    "MIRA" · version, 1 byte · BLAKE2b digest of everything that follows, 16 bytes · length of the head, varint · the head:
+    the graph, and for each tensor the number of its codec and the length of its coded data (`head`) · the coded data of the
+    tensors, one after another
 
-ONNX stores several integers of less than 8 bits in a byte. A codec with 64 added to its number codes these integers, in the
-shape of the tensor; otherwise it codes the bytes.
-
-The digest is verified before anything is decoded. The decoded tensors together must not exceed the length of the ONNX model in
-the header, nor the limit that the caller sets.
+Version 0 is still read. The digest is verified before anything is decoded, and the sizes of all tensors before memory is taken
+for one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-from google.protobuf.message import DecodeError
-from onnx import ModelProto, TensorProto, helper
-
-from mirabelle.artifact.codecs import Codec, Contexts, Deflate, Histogram, Palette, Planes, Sparse
-from mirabelle.artifact.codecs.codec import CODECS, EstimatedCodec, Symbols
-from mirabelle.artifact.codecs.counts import byte_counts
-from mirabelle.artifact.codecs.deflate import deflate, inflate
-from mirabelle.artifact.codecs.narrow import narrowed, widened
+from mirabelle.artifact.assembly import assembled, assembled_length, is_sealed, with_digest, with_zeros
+from mirabelle.artifact.codecs.codec import Codec, Symbols
 from mirabelle.artifact.codecs.varint import Reader, write_varints
+from mirabelle.artifact.head import Entry, Head, inflated_graph, product, read, tensors_in, written
+from mirabelle.artifact.tensors import BFLOAT16, OWN, Coded, codecs_of_a_file, coded, decoded
+from mirabelle.artifact.wire import bytes_of, fields_of
 from mirabelle.errors import UserError
 from mirabelle.run.machine import usable_memory
-from mirabelle.runtime.skeleton import split
 
-MAGIC, VERSION = b"MIRA", 0
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAGIC, VERSION = b"MIRA", 1
 _DIGEST = 16
 _HEAD = len(MAGIC) + 1 + _DIGEST
 _MOST_BYTES = 1 << 31  # size limit of a protobuf message, and so of an ONNX model
 _USUAL_BYTES, _USUAL_TIMES = 1 << 28, 64  # always unpacked: so many bytes, or multiples of the packed size
 _COPIES = 4  # of the unpacked model that fit into memory while a larger file is unpacked
-# Types of less than 8 bits: ONNX stores several values in a byte.
-_BITS = {
-    getattr(TensorProto, name): bits
-    for name, bits in (("INT4", 4), ("UINT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
-    if hasattr(TensorProto, name)
-}
-
-_SMALL, _CLOSE = 1 << 14, 64  # bytes; codecs for a small tensor are both tried if their estimates differ less
-
-_RAW = 0
-_CODECS: dict[int, EstimatedCodec] = {
-    1: Deflate(),
-    2: Histogram(),
-    3: Planes(),
-    4: Sparse(Histogram()),
-    5: Sparse(Planes()),
-    6: Contexts(),
-    7: Palette(),
-}
-_OWN = 255  # a codec of a user's own, whose name follows
-_NARROW = 64  # is added to the number of a codec that codes integers of less than 8 bits one by one
-_INTEGERS = {kind for kind in _BITS if TensorProto.DataType.Name(kind).startswith(("INT", "UINT"))}
-_NOT_CODED = {
-    getattr(TensorProto, name) for name in ("UNDEFINED", "STRING", "FLOAT6E2M3", "FLOAT6E3M2") if hasattr(TensorProto, name)
-}
-# Strings that occur in most graphs, as a preset dictionary for deflate.
-_DICTIONARY = (
-    b"axis\xa0\x01\x02kernel_shape@\x05pads\x00strides@\x01dilations@\x01group\x18\x01auto_padNOTSETceil_modestorage_orderkeepdims"
-    b"transB\x18\x01alphabetaepsilonmomentumallowzeroperm\x12\x05batch\x0a\x07channel_wisemainmirabellelabels"
-    b'preprocessing\x12\x0e{"size":[,"mode":"RGB","mean":[,"deviation":[0.{"columns":["'
-    b"ReshapeTransposeConcatSoftmaxSigmoidTanhMatMulAddMulBatchNormalizationGlobalAveragePoolLayerNormalization"
-    b'MatMulIntegerDynamicQuantizeLinear\x0a\x04CastMaxPoolRelu"\x04Relu"\x04Gemm"\x04Conv'
-    b".weight.bias.running_mean.running_var.codes.scale.input_scale.input_zero_point.bias_codes.bias_scale"
-    b'QuantizeLinear"\x10DequantizeLinear'
-)
 
 
 def pack(onnx: bytes, codecs: Sequence[Codec] = ()) -> bytes:
@@ -92,28 +50,33 @@ def pack(onnx: bytes, codecs: Sequence[Codec] = ()) -> bytes:
     Raises:
         UserError: E121 if the model is not in canonical form, so that unpacking could not restore every byte.
     """
+    from mirabelle.runtime.skeleton import split  # needs onnx, which reading does without
+
     try:
         skeleton, raws = split(onnx)
-        model = ModelProto.FromString(skeleton)
-        canonical = skeleton == model.SerializeToString(deterministic=True)
-    except (ValueError, DecodeError):
+        fields = fields_of(skeleton)
+        canonical = bytes_of(fields) == skeleton
+    except ValueError:
         canonical = False
     if not canonical:
         raise _not_canonical()
-    tensors = model.graph.initializer
     try:
-        if any(len(raw) != _length(tensor) or tensor.external_data for tensor, raw in zip(tensors, raws, strict=True)):
-            raise _not_canonical()
+        tensors = tensors_in(fields)
     except ValueError as error:
         raise UserError("E121", f"the ONNX model cannot be packed: {error}", "ship the .onnx file itself") from None
-    small = deflate(skeleton, _DICTIONARY)
+    if any(len(raw) != one.length for one, raw in zip(tensors, raws, strict=True)):
+        raise _not_canonical()
+    if assembled_length(fields, [tensor.length for tensor in tensors]) != len(onnx):
+        raise _not_canonical()
+    zeros = with_zeros(fields)
+    sealed = zeros is not None and is_sealed(fields, zeros, raws)
+    own = codecs_of_a_file()
+    parts = [coded(tensor, raw, own, codecs) for tensor, raw in zip(tensors, raws, strict=True)]
+    front, following = written(zeros if zeros is not None and sealed else fields, sealed=sealed, raws=raws, coded=parts)
     out = io.BytesIO()
-    out.write(MAGIC + bytes([VERSION]) + bytes(_DIGEST))
-    out.write(write_varints([len(onnx), len(skeleton), len(small)]) + small)
-    for tensor, raw in zip(tensors, raws, strict=True):
-        kind, body = _coded(tensor, raw, codecs)
-        out.write(kind + write_varints([len(body)]))
-        out.write(body)
+    out.write(MAGIC + bytes([VERSION]) + bytes(_DIGEST) + write_varints([len(front)]) + front)
+    for place in following:
+        out.write(parts[place].body)
     with out.getbuffer() as content:
         content[_HEAD - _DIGEST : _HEAD] = hashlib.blake2b(content[_HEAD:], digest_size=_DIGEST).digest()
     return out.getvalue()
@@ -135,161 +98,166 @@ def unpack(packed: bytes, most_bytes: int | None = None) -> bytes:
         UserError: E143 if this is not a .mira file, E142 if its version is newer, E141 if it is damaged or inconsistent, E203
             if it unpacks to more than the limit, E106 if the module of a user's own codec is not imported.
     """
-    if packed[: len(MAGIC)] != MAGIC:
-        raise UserError("E143", "this is not a .mira file: it does not begin with MIRA", "give a file packed by Mirabelle")
-    if len(packed) > len(MAGIC) and packed[len(MAGIC)] > VERSION:
-        raise UserError(
-            "E142", f"the file has version {packed[len(MAGIC)]}, this Mirabelle reads up to {VERSION}", "upgrade Mirabelle"
-        )
-    content = packed[_HEAD:]
-    if hashlib.blake2b(content, digest_size=_DIGEST).digest() != packed[len(MAGIC) + 1 : _HEAD]:
-        raise UserError("E141", "the file is damaged: its digest does not match its content", "fetch it again")
-    if most_bytes is None:
-        most_bytes = int(max(_USUAL_BYTES, _USUAL_TIMES * len(packed), min(usable_memory() / _COPIES, _MOST_BYTES)))
-    try:
-        return _decoded(content, most_bytes)
-    except ValueError as error:
-        raise UserError("E141", f"the file is inconsistent: {error}", "fetch it again") from error
+    out = io.BytesIO()
+    for part in PackedModel(packed, most_bytes).parts():
+        out.write(part)
+    return out.getvalue()
 
 
-def _decoded(content: bytes, most_bytes: int) -> bytes:
+class PackedModel:
+    """A .mira file whose tensors are decoded when they are asked for.
+
+    Args:
+        packed: content of the file, or a view of it, such as a memory map.
+        most_bytes: as in `unpack`.
+
+    Raises:
+        UserError: as `unpack`.
+
+    Example:
+        >>> import onnx
+        >>> weight = onnx.helper.make_tensor("w", 1, [2], bytes(8), raw=True)
+        >>> graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["w"], ["y"])], "g", [], [], [weight])
+        >>> model = PackedModel(pack(onnx.helper.make_model(graph).SerializeToString()))
+        >>> model.names, model.array("w")
+        (['w'], array([0., 0.], dtype=float32))
+    """
+
+    def __init__(self, packed: bytes | memoryview, most_bytes: int | None = None) -> None:
+        content = memoryview(packed)
+        magic, version = bytes(content[: len(MAGIC)]), int(content[len(MAGIC)]) if len(content) > len(MAGIC) else 0
+        if magic != MAGIC:
+            raise UserError("E143", "this is not a .mira file: it does not begin with MIRA", "give a file packed by Mirabelle")
+        if version > VERSION:
+            raise UserError(
+                "E142", f"the file has version {version}, this Mirabelle reads up to {VERSION}", "upgrade Mirabelle"
+            )
+        if hashlib.blake2b(content[_HEAD:], digest_size=_DIGEST).digest() != content[len(MAGIC) + 1 : _HEAD]:
+            raise UserError("E141", "the file is damaged: its digest does not match its content", "fetch it again")
+        if most_bytes is None:
+            most_bytes = int(max(_USUAL_BYTES, _USUAL_TIMES * len(content), min(usable_memory() / _COPIES, _MOST_BYTES)))
+        self._codecs = codecs_of_a_file()
+        try:
+            self._head, bodies = (_read_1 if version else _read_0)(content[_HEAD:], most_bytes)
+            self.onnx_bytes = _length(self._head)
+        except OverflowError as error:
+            raise _too_large(int(error.args[0]), most_bytes) from None
+        except ValueError as error:
+            raise _inconsistent(error) from error
+        if self.onnx_bytes > most_bytes:
+            raise _too_large(self.onnx_bytes, most_bytes)
+        self._bodies = bodies
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the tensors, in their order."""
+        return [tensor.name for tensor in self._head.tensors]
+
+    def array(self, name: str) -> Symbols:
+        """The values of a tensor; those of bfloat16, or of floats of 8 bits or less, as integers of their bits.
+
+        Raises:
+            UserError: E141 if the data are inconsistent, E106 if the module of a user's own codec is not imported.
+            KeyError: if there is no such tensor.
+        """
+        if name not in self.names:
+            raise KeyError(name)
+        place = self.names.index(name)
+        return self._head.tensors[place].array(self._raw(place))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors for torch, by their names in the ONNX model: those of parameters, unless the export changed the layer.
+
+        Integers of less than 8 bits come one by one as int8 or uint8, bfloat16 as such, floats of 8 bits or less as integers.
+        """
+        import torch
+
+        found = {}
+        for place, tensor in enumerate(self._head.tensors):
+            values = torch.from_numpy(tensor.array(self._raw(place)).copy())
+            found[tensor.name] = values.view(torch.bfloat16) if tensor.kind == BFLOAT16 else values
+        return found
+
+    def parts(self) -> Iterator[bytes | memoryview]:
+        """The bytes of the ONNX model, tensor by tensor: no more than two of them are in memory at a time.
+
+        Raises:
+            UserError: as `array`.
+        """
+        parts = assembled(self._head.fields, self._raw, [tensor.length for tensor in self._head.tensors])
+        if not self._head.sealed:
+            yield from parts
+            return
+        # The digest stands behind the graph, in the last part.
+        digest, last = hashlib.blake2b(digest_size=8), b""
+        for part in parts:
+            yield last
+            digest.update(part)
+            last = bytes(part)
+        yield with_digest(last, digest.hexdigest())
+
+    def _raw(self, place: int) -> bytes:
+        """The data of a tensor."""
+        entry, tensor = self._head.entries[place], self._head.tensors[place]
+        if entry.data is not None:
+            return entry.data
+        try:
+            if entry.factors is not None:
+                return product(tensor, *(self._raw(factor) for factor in entry.factors))
+            return decoded(tensor, Coded(entry.number, entry.name, self._bodies[place]), self._codecs)
+        except ValueError as error:
+            raise _inconsistent(error) from error
+
+
+def _too_large(size: int, most_bytes: int) -> UserError:
+    message = f"the file unpacks to {size:,} bytes, which is above the limit of {most_bytes:,}"
+    return UserError("E203", message, "free memory, or set most_bytes of mirabelle.unpack if you trust the file")
+
+
+def _inconsistent(error: ValueError) -> UserError:
+    return UserError("E141", f"the file is inconsistent: {error}", "fetch it again")
+
+
+Bodies = dict[int, memoryview]
+
+
+def _read_1(content: memoryview, most_bytes: int) -> tuple[Head, Bodies]:
+    reader = Reader(content)
+    head = read(reader.take(reader.varint()), most_bytes)
+    bodies = {
+        place: reader.view(entry.length)
+        for place, entry in enumerate(head.entries)
+        if entry.data is None and entry.factors is None
+    }
+    return head, _complete(bodies, reader)
+
+
+def _read_0(content: memoryview, most_bytes: int) -> tuple[Head, Bodies]:
+    """Version 0: lengths of the model and the graph · the graph, deflated · for each tensor: codec, length, coded data."""
     reader = Reader(content)
     onnx_length, skeleton_length, small_length = reader.varint(), reader.varint(), reader.varint()
     if not skeleton_length <= onnx_length < _MOST_BYTES:
         raise ValueError(f"its header gives {onnx_length} bytes of ONNX with a graph of {skeleton_length}, which is impossible")
     if onnx_length > most_bytes:
-        message = f"the file unpacks to {onnx_length:,} bytes, which is above the limit of {most_bytes:,}"
-        raise UserError("E203", message, "free memory, or set most_bytes of mirabelle.unpack if you trust the file")
-    model = ModelProto()
-    try:
-        model.ParseFromString(inflate(reader.take(small_length), skeleton_length, _DICTIONARY))
-    except Exception as error:
-        raise ValueError(f"the graph cannot be read: {error}") from error
-    budget = onnx_length
-    for tensor in model.graph.initializer:
-        if tensor.external_data or tensor.data_location != TensorProto.DEFAULT:
-            raise ValueError(f'tensor "{tensor.name}" is stored in another file')
-        budget -= _length(tensor)
-        if budget < 0:
-            raise ValueError(f'tensor "{tensor.name}" does not fit into {onnx_length} bytes')
-        codec, narrow = _codec(tensor, reader)
-        body = reader.take(reader.varint())
-        tensor.raw_data = _narrow_bytes(tensor, codec, body) if narrow and codec is not None else _bytes(tensor, codec, body)
+        raise OverflowError(onnx_length)
+    fields = inflated_graph(reader.take(small_length), skeleton_length)
+    entries, bodies = [], {}
+    for place, _ in enumerate(tensors := tensors_in(fields)):
+        number = reader.take(1)[0]
+        name = reader.take(reader.varint()).decode() if number == OWN else ""
+        bodies[place] = reader.view(reader.varint())
+        entries.append(Entry(number, name, len(bodies[place])))
+    head = Head(fields, tensors, entries, sealed=False)
+    if _length(head) != onnx_length:
+        raise ValueError(f"its header gives {onnx_length} bytes of ONNX, but it unpacks to {_length(head)}")
+    return head, _complete(bodies, reader)
+
+
+def _complete(bodies: Bodies, reader: Reader) -> Bodies:
     if reader.left:
         raise ValueError(f"{reader.left} bytes follow the last tensor")
-    onnx: bytes = model.SerializeToString(deterministic=True)
-    if len(onnx) != onnx_length:
-        raise ValueError(f"its header gives {onnx_length} bytes of ONNX, but it unpacks to {len(onnx)}")
-    return onnx
+    return bodies
 
 
-def _coded(tensor: TensorProto, raw: memoryview, own: Sequence[Codec]) -> tuple[bytes, bytes | memoryview]:
-    """(name of the codec, coded bytes) of a tensor's values, with the codec that needs the fewest bytes."""
-    best: tuple[bytes, bytes | memoryview] = (bytes([_RAW]), raw)
-    dtype = _dtype(tensor)
-    values = np.frombuffer(raw, dtype).reshape(_shape(tensor))
-    for name, codec in [*_likely(values), *((_name(codec), codec) for codec in own)]:
-        if dtype.name in codec.dtypes:
-            body = codec.encode(values)
-            if len(name) + len(body) < len(best[0]) + len(best[1]):
-                best = (name, body)
-    integers = _integers(tensor, raw) if tensor.data_type in _INTEGERS else None
-    if integers is not None and narrowed(integers, _BITS[tensor.data_type]) == raw:  # only zeros fill the last byte
-        for name, codec in _likely(integers):
-            body = codec.encode(integers)
-            if len(name) + len(body) < len(best[0]) + len(best[1]):
-                best = (bytes([name[0] + _NARROW]), body)
-    return best
-
-
-def _likely(values: Symbols) -> list[tuple[bytes, EstimatedCodec]]:
-    """The codecs of Mirabelle that may need the fewest bytes, by what they estimate."""
-    suited = [(bytes([kind]), codec) for kind, codec in _CODECS.items() if values.dtype.name in codec.dtypes]
-    if not suited or not values.size:
-        return []
-    counts = byte_counts(values)
-    lengths = [codec.estimate(values, counts) for _, codec in suited]
-    most = min([values.nbytes, *(length for (_, codec), length in zip(suited, lengths, strict=True) if codec.exact)])
-    most += _CLOSE if values.nbytes <= _SMALL else 0
-    return [one for one, length in zip(suited, lengths, strict=True) if length <= most]
-
-
-def _name(codec: Codec) -> bytes:
-    """The name of a user's own codec as it is stored in the file."""
-    name = CODECS.name_of(type(codec)).encode()
-    return bytes([_OWN]) + write_varints([len(name)]) + name
-
-
-def _codec(tensor: TensorProto, reader: Reader) -> tuple[Codec | None, bool]:
-    """(the codec of a tensor, None for uncoded bytes; whether it codes integers of less than 8 bits), read from the file.
-
-    A user's own codec must be imported.
-
-    Raises:
-        UserError: E106 if it is not imported.
-    """
-    kind = reader.take(1)[0]
-    if kind == _OWN:
-        name = reader.take(reader.varint()).decode()
-        cls: Any = CODECS.imported_member(name)
-        codec = cls()
-        if not isinstance(codec, Codec):
-            raise ValueError(f'tensor "{tensor.name}" names "{name}", which is not a codec')
-        return codec, False
-    narrow = tensor.data_type in _INTEGERS and kind - _NARROW in _CODECS
-    if kind != _RAW and kind not in _CODECS and not narrow:
-        raise ValueError(f'tensor "{tensor.name}" has the unknown codec {kind}')
-    return _CODECS.get(kind - _NARROW if narrow else kind), narrow
-
-
-def _bytes(tensor: TensorProto, codec: Codec | None, body: bytes) -> bytes:
-    if codec is None:
-        if len(body) != _length(tensor):
-            raise ValueError(f'tensor "{tensor.name}" has {len(body)} bytes instead of {_length(tensor)}')
-        return body
-    dtype = _dtype(tensor)
-    if dtype.name not in codec.dtypes:
-        raise ValueError(f'tensor "{tensor.name}" has codec {type(codec).__name__}, which does not code {dtype.name}')
-    return codec.decode(body, _shape(tensor), dtype).tobytes()
-
-
-def _integers(tensor: TensorProto, raw: bytes | memoryview) -> Symbols:
-    """The integers of less than 8 bits of a tensor, in its shape, as integers of 8 bits."""
-    return widened(raw, _BITS[tensor.data_type], tuple(tensor.dims), signed=_signed(tensor))
-
-
-def _narrow_bytes(tensor: TensorProto, codec: Codec, body: bytes) -> bytes:
-    """The bytes that hold integers of less than 8 bits, which a codec has coded one by one."""
-    dtype = np.dtype(np.int8 if _signed(tensor) else np.uint8)
-    if dtype.name not in codec.dtypes:
-        raise ValueError(f'tensor "{tensor.name}" has codec {type(codec).__name__}, which does not code {dtype.name}')
-    return narrowed(codec.decode(body, tuple(tensor.dims), dtype), _BITS[tensor.data_type])
-
-
-def _signed(tensor: TensorProto) -> bool:
-    return not TensorProto.DataType.Name(tensor.data_type).startswith("U")
-
-
-def _length(tensor: TensorProto) -> int:
-    return math.prod(_shape(tensor)) * _dtype(tensor).itemsize
-
-
-def _shape(tensor: TensorProto) -> tuple[int, ...]:
-    """The shape of the coded array: the tensor's own shape, or for types of less than 8 bits the number of bytes."""
-    if any(size < 0 for size in tensor.dims):
-        raise ValueError(f'tensor "{tensor.name}" has a negative size')
-    bits = _BITS.get(tensor.data_type)
-    return tuple(tensor.dims) if bits is None else ((math.prod(tensor.dims) * bits + 7) // 8,)
-
-
-def _dtype(tensor: TensorProto) -> np.dtype[np.generic]:
-    if tensor.data_type in _BITS:
-        return np.dtype(np.uint8)
-    if tensor.data_type in _NOT_CODED:
-        raise ValueError(
-            f'tensor "{tensor.name}" has type {TensorProto.DataType.Name(tensor.data_type)}, which cannot be packed'
-        )
-    try:
-        return np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    except KeyError as error:
-        raise ValueError(f'tensor "{tensor.name}" has type {tensor.data_type}, which is unknown') from error
+def _length(head: Head) -> int:
+    return assembled_length(head.fields, [tensor.length for tensor in head.tensors])

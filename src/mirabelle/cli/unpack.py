@@ -22,7 +22,7 @@ def command(packed: Path, out: Path | None, *, as_json: bool) -> int:
     Example:
       mirabelle unpack runs/digits/model.mira --out digits.onnx
     """
-    from mirabelle.artifact import unpack
+    from mirabelle.artifact import PackedModel
     from mirabelle.cli.arguments import output_of
     from mirabelle.errors import UserError
     from mirabelle.run import files
@@ -31,14 +31,14 @@ def command(packed: Path, out: Path | None, *, as_json: bool) -> int:
     if not packed.is_file():
         raise missing("file", str(packed), packed, "check the path")
     target = output_of(out or packed.with_suffix(".onnx"), ".onnx", packed)
-    data = packed.read_bytes()
     try:
-        onnx = unpack(data)
+        model = PackedModel(files.mapped(packed))
+        files.write_parts(target, model.parts(), model.onnx_bytes)
     except UserError as error:
         raise error.at(str(packed)) from None
-    files.write(target, onnx)
+    length, size = model.onnx_bytes, packed.stat().st_size
     if as_json:
-        click.echo(json.dumps({"onnx": str(target), "onnx_bytes": len(onnx), "packed_bytes": len(data)}))
+        click.echo(json.dumps({"onnx": str(target), "onnx_bytes": length, "packed_bytes": size}))
     else:
-        click.echo(f"{target}: {len(onnx):,} bytes, from {len(data):,} ({len(onnx) / len(data):.1f}× larger)")
+        click.echo(f"{target}: {length:,} bytes, from {size:,} ({length / size:.1f}× larger)")
     return 0

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import mmap
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -48,10 +49,19 @@ def write(path: Path, data: bytes) -> None:
     Raises:
         UserError: E202 if the file cannot be written, for example if the disk is full; an existing file stays unchanged.
     """
+    write_parts(path, [data], len(data))
+
+
+def write_parts(path: Path, parts: Iterable[bytes | memoryview], size: int) -> None:
+    """Write bytes that arrive in parts, `size` in all, as `write`; if a part raises an error, an old file stays unchanged."""
     temporary = path.with_name(path.name + ".writing")
     try:
         with _new_file(temporary) as file:
-            file.write(data)
+            try:
+                file.writelines(parts)
+            except UserError:
+                temporary.unlink(missing_ok=True)
+                raise
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -63,7 +73,13 @@ def write(path: Path, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error, len(data)) from error
+        raise cannot_write(path, error, size) from error
+
+
+def mapped(path: Path) -> memoryview:
+    """The content of a file, of which only those parts that are read come into memory."""
+    with path.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b"")
 
 
 def _new_file(path: Path) -> BinaryIO:

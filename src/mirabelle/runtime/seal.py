@@ -5,21 +5,25 @@ The digest is that of the file's bytes with zeros in the place of the digest.
 
 from __future__ import annotations
 
-from onnx import ModelProto
+from typing import TYPE_CHECKING
 
 from mirabelle.run.files import digest_of_bytes
-from mirabelle.runtime.skeleton import written
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 SEAL = "mirabelle.digest"
-_ZEROS = "0" * 16
+ZEROS = b"0" * 16
 _MARK = b"".join(  # as protobuf writes the entry: tags, lengths, key; the value follows
-    [b"\x0a", bytes([len(SEAL)]), SEAL.encode(), b"\x12", bytes([len(_ZEROS)])]
+    [b"\x0a", bytes([len(SEAL)]), SEAL.encode(), b"\x12", bytes([len(ZEROS)])]
 )
 
 
 def sealed(model: ModelProto) -> bytes:
     """The bytes of a model with their digest, which is added to its metadata; the initializers are taken out of the model."""
-    model.metadata_props.add(key=SEAL, value=_ZEROS)
+    from mirabelle.runtime.skeleton import written
+
+    model.metadata_props.add(key=SEAL, value=ZEROS.decode())
     out = written(model)
     data = out.getvalue()
     digest, begin = digest_of_bytes(data), data.rfind(_MARK) + len(_MARK)
@@ -41,5 +45,5 @@ def is_as_written(onnx: bytes) -> bool | None:
     begin = onnx.rfind(_MARK) + len(_MARK)
     if begin < len(_MARK):
         return None
-    end = begin + len(_ZEROS)
-    return onnx[begin:end] == digest_of_bytes(b"".join([onnx[:begin], _ZEROS.encode(), onnx[end:]])).encode()
+    end = begin + len(ZEROS)
+    return onnx[begin:end] == digest_of_bytes(b"".join([onnx[:begin], ZEROS, onnx[end:]])).encode()

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from mirabelle.artifact import codecs, mira
+from mirabelle.artifact import codecs
 from mirabelle.artifact.codecs import Codec, Contexts, Deflate, Histogram, Palette, Planes, Sparse
 from mirabelle.artifact.codecs.codec import EstimatedCodec
 from mirabelle.artifact.codecs.counts import byte_counts
 from mirabelle.artifact.codecs.deflate import deflate, inflate
 from mirabelle.artifact.codecs.varint import Reader, write_varints
+from mirabelle.artifact.tensors import Tensor, codecs_of_a_file, coded
 
 FAMILY: list[EstimatedCodec] = [
     Deflate(), Histogram(), Planes(), Sparse(Histogram()), Sparse(Planes()), Contexts(), Palette()
@@ -93,7 +94,8 @@ def declines(codec: EstimatedCodec, values: np.ndarray) -> bool:
 def test_the_codec_chosen_by_estimates_is_the_one_that_gives_the_fewest_bytes(name: str) -> None:
     values = LARGE[name]
     tensor = numpy_helper.from_array(values, name)
-    _, body = mira._coded(tensor, memoryview(tensor.raw_data), [])
+    one = Tensor(name, tensor.data_type, values.shape)
+    body = coded(one, memoryview(tensor.raw_data), codecs_of_a_file(), []).body
     suited = [codec for codec in FAMILY if values.dtype.name in codec.dtypes and not declines(codec, values)]
     least = min([len(codec.encode(values)) for codec in suited])
     assert len(body) <= 1.001 * min(least, values.nbytes)

@@ -10,7 +10,7 @@ import numpy as np
 from mirabelle.artifact.codecs.codec import Symbols
 from mirabelle.artifact.codecs.counts import Counts
 from mirabelle.artifact.codecs.histogram import coded_length
-from mirabelle.artifact.codecs.mixing import Mixed, MixedDecoder, MixedEncoder
+from mirabelle.artifact.codecs.mixing import Allowance, Coder, Mixed, MixedDecoder, MixedEncoder
 from mirabelle.artifact.codecs.varint import Reader, write_varints
 
 _MOST = 1 << 19  # bits; each takes about five microseconds
@@ -38,6 +38,9 @@ class Contexts:
         >>> Contexts().decode(Contexts().encode(codes), codes.shape, codes.dtype).tolist()
         [[0, 0, 3], [0, 0, -2]]
 
+    Args:
+        allowance: how many bits the file may still have; by default each array has its own.
+
     Source: context mixing, Mahoney 2005, Florida Tech. CS-2005-16; contexts of a weight: Wiedemann et al. 2020,
     arXiv:1907.11900.
     """
@@ -45,13 +48,16 @@ class Contexts:
     dtypes: tuple[str, ...] = ("int8", "uint8")
     exact: bool = False
 
+    def __init__(self, allowance: Allowance | None = None) -> None:
+        self._allowance = allowance
+
     def encode(self, symbols: Symbols) -> bytes:
         matrix = _matrix(symbols)
         if not matrix.size:
             return b""
         most = int(np.abs(matrix.astype(np.int16)).max())
         stride = _stride(np.asarray(matrix.any(axis=0)))
-        coder = MixedEncoder()
+        coder = MixedEncoder(self._allowance)
         _Walk(coder, matrix.shape, most, stride, signed=matrix.dtype.kind == "i").run(matrix.tolist())
         return write_varints([most, stride]) + coder.finished()
 
@@ -64,9 +70,8 @@ class Contexts:
         if not symbols.size or symbols.size > _LARGEST or (symbols.size > _SMALL and alone > _DIVERSE * symbols.size):
             return math.inf
         matrix = _matrix(symbols)
-        used = int(matrix.any(axis=1).sum()) * int(matrix.any(axis=0).sum()) + sum(matrix.shape)
-        others = int(np.count_nonzero(matrix))
-        if used + others * int(np.abs(matrix.astype(np.int16)).max()).bit_length() > _MOST:
+        most = _MOST if self._allowance is None else min(_MOST, self._allowance.left)
+        if _most_bits(matrix) > most:
             return math.inf
         return _LEAST * alone
 
@@ -81,16 +86,39 @@ class Contexts:
             raise ValueError("the largest magnitude or the stride is impossible")
         if size > _LARGEST:
             raise ValueError(f"{size} elements are more than contexts are for")
-        coder = MixedDecoder(reader.rest())
+        coder = MixedDecoder(reader.rest(), self._allowance)
         outline = _outline(shape)
         rows = [[0] * outline[1] for _ in range(outline[0])]
         _Walk(coder, outline, most, stride, signed=dtype.kind == "i").run(rows)
         if not coder.read_to_the_end:
             raise ValueError("bytes follow the stream")
-        found = np.array(rows, np.int16)
-        if found.min() < limits.min or found.max() > limits.max:
-            raise ValueError("a value does not fit its type")
-        return found.astype(dtype).reshape(shape)
+        return _array(rows, dtype, shape)
+
+
+def in_stream(coder: Coder, symbols: Symbols | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Symbols:
+    """Code an array in the stream of a coder, or decode it if none is given; the two numbers before it take 15 bits.
+
+    Raises:
+        ValueError: if what is decoded does not fit its type.
+    """
+    outline = _outline(shape)
+    matrix = None if symbols is None else _matrix(symbols)
+    most, stride = 0, 1
+    if matrix is not None and matrix.size:
+        most, stride = int(np.abs(matrix.astype(np.int16)).max()), _stride(np.asarray(matrix.any(axis=0)))
+    head = Mixed()
+    most = _plain_number(coder, head, most, 8)
+    stride = _plain_number(coder, head, stride - 1, 6) + 1
+    rows = [[0] * outline[1] for _ in range(outline[0])] if matrix is None else matrix.tolist()
+    _Walk(coder, outline, most, stride, signed=dtype.kind == "i").run(rows)
+    return _array(rows, dtype, shape)
+
+
+def _plain_number(coder: Coder, model: Mixed, value: int, bits: int) -> int:
+    found = 0
+    for low in range(bits - 1, -1, -1):
+        found = 2 * found + coder.code(value >> low & 1, model, [(low, found)], "number")
+    return found
 
 
 class _Walk:
@@ -104,9 +132,7 @@ class _Walk:
         signed: whether values have signs.
     """
 
-    def __init__(
-        self, coder: MixedEncoder | MixedDecoder, shape: tuple[int, int], most: int, stride: int, *, signed: bool
-    ) -> None:
+    def __init__(self, coder: Coder, shape: tuple[int, int], most: int, stride: int, *, signed: bool) -> None:
         self._coder, self._shape, self._most, self._stride, self._signed = coder, shape, most, stride, signed
         self._places, self._values = Mixed(), Mixed()
 
@@ -185,6 +211,16 @@ class _Walk:
         return found + 1
 
 
+def _most_bits(matrix: Symbols) -> int:
+    """At most so many bits are coded of a matrix."""
+    places = int(matrix.any(axis=1).sum()) * int(matrix.any(axis=0).sum()) + sum(matrix.shape)
+    magnitudes, others = np.abs(matrix.astype(np.int16)), int(np.count_nonzero(matrix))
+    of_values = (
+        magnitudes.sum(dtype=np.int64) + others if matrix.dtype.kind == "i" else others * int(magnitudes.max()).bit_length()
+    )
+    return places + int(of_values)
+
+
 def _share(count: int, of: int) -> int:
     """A class of the share of elements that are not 0 among those before: 0 to 7, by powers of two."""
     return ((64 * count + 25) // (of + 2)).bit_length()
@@ -197,6 +233,13 @@ def _outline(shape: tuple[int, ...]) -> tuple[int, int]:
 
 def _matrix(symbols: Symbols) -> Symbols:
     return np.ascontiguousarray(symbols).reshape(_outline(symbols.shape)) if symbols.size else symbols.reshape(0, 0)
+
+
+def _array(rows: list[list[int]], dtype: np.dtype[Any], shape: tuple[int, ...]) -> Symbols:
+    found, limits = np.array(rows, np.int16), np.iinfo(dtype)
+    if found.size and (found.min() < limits.min or found.max() > limits.max):
+        raise ValueError("a value does not fit its type")
+    return found.astype(dtype).reshape(shape)
 
 
 def _stride(flags: Symbols) -> int:

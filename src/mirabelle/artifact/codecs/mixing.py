@@ -14,10 +14,12 @@ Source: Mahoney 2005, "Adaptive weighing of context models for lossless data com
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
+from typing import Protocol
 
 LIMIT = 255
-MOST_BITS = 1 << 22  # of a stream; they take about twenty seconds
+MOST_BITS = 1 << 22  # of all streams of a file; they take about twenty seconds
 _BITS_OF_A_BYTE = 1 << 15  # more than a byte can hold, since each takes at least log₂(4096 / 4095) bits
 _ONE = 1 << 16
 _HALF, _TOP, _ALL = 1 << 15, 0xFF000000, 0xFFFFFFFF
@@ -56,27 +58,41 @@ class Mixed:
 
     Args:
         start: the probability of a 1 with which counters begin, of 16 bits.
+        base: a model that has learned before; it must not learn any more while this one is used, which begins as a copy of it.
     """
 
-    def __init__(self, start: int = _HALF) -> None:
-        self._start = start
+    def __init__(self, start: int = _HALF, base: Mixed | None = None) -> None:
+        self._start, self._base = start, base
         self._counters: dict[Hashable, list[int]] = {}
         self._mixers: dict[Hashable, list[int]] = {}
 
     def probability(self, contexts: Sequence[Hashable], mixer: Hashable) -> int:
         """The probability of a 1, of 12 bits, for the next bit; `learn` must follow."""
-        counters, start = self._counters, self._start
-        self._used = [counters.get(key) or counters.setdefault(key, [start, 0]) for key in contexts]
+        counters = self._counters
+        self._used = [counters.get(key) or self._counter(key) for key in contexts]
         self._inputs = [_STRETCH[counter[0] >> 4] for counter in self._used]
         weights = self._mixers.get(mixer)
         if weights is None:
-            weights = self._mixers[mixer] = [_ONE * 4 // (3 * len(contexts))] * len(contexts)
+            weights = self._mixers[mixer] = self._mixer(mixer) or [_ONE * 4 // (3 * len(contexts))] * len(contexts)
         self._weights = weights
         total = 0
         for weight, value in zip(weights, self._inputs, strict=True):
             total += weight * value
         self._p = squash(total >> 16)
         return self._p
+
+    def _counter(self, key: Hashable) -> list[int]:
+        model = self._base
+        while model is not None and key not in model._counters:
+            model = model._base
+        made = self._counters[key] = [self._start, 0] if model is None else [*model._counters[key]]
+        return made
+
+    def _mixer(self, key: Hashable) -> list[int]:
+        model = self._base
+        while model is not None and key not in model._mixers:
+            model = model._base
+        return [] if model is None else [*model._mixers[key]]
 
     def learn(self, bit: int) -> None:
         """Move counters and weights towards the bit."""
@@ -91,26 +107,52 @@ class Mixed:
                 counter[1] = seen + 1
 
 
-def _less(left: int) -> int:
-    if not left:
-        raise ValueError("a stream of so many bits is not coded in contexts")
-    return left - 1
+class Allowance:
+    """How many bits the streams of a file may still have.
+
+    Args:
+        left: how many.
+    """
+
+    def __init__(self, left: int = MOST_BITS) -> None:
+        self.left = left
+
+    def take(self) -> None:
+        """Take one.
+
+        Raises:
+            ValueError: if none is left.
+        """
+        if not self.left:
+            raise ValueError("so many bits are not coded in contexts")
+        self.left -= 1
+
+
+class Coder(Protocol):
+    """Codes bits in contexts: encodes them, decodes them, or counts what they take."""
+
+    def code(self, bit: int, model: Mixed, contexts: Sequence[Hashable], mixer: Hashable = "") -> int:
+        """Code a bit and return it; a decoder does not read the argument."""
 
 
 class MixedEncoder:
-    """Codes bits with the probabilities of models."""
+    """Codes bits with the probabilities of models.
 
-    def __init__(self) -> None:
-        self._low, self._high, self._left = 0, _ALL, MOST_BITS
+    Args:
+        allowance: of the file.
+    """
+
+    def __init__(self, allowance: Allowance | None = None) -> None:
+        self._low, self._high, self._allowance = 0, _ALL, allowance or Allowance()
         self._out = bytearray()
 
     def code(self, bit: int, model: Mixed, contexts: Sequence[Hashable], mixer: Hashable = "") -> int:
         """Code a bit; the same is returned.
 
         Raises:
-            ValueError: if there are more bits than a stream may have.
+            ValueError: if there are more bits than a file may have.
         """
-        self._left = _less(self._left)
+        self._allowance.take()
         middle = self._low + ((self._high - self._low) >> 12) * model.probability(contexts, mixer)
         if bit:
             self._high = middle
@@ -132,25 +174,41 @@ class MixedEncoder:
         return bytes(self._out + value.to_bytes(5, "big")[1 : 1 + kept]).rstrip(b"\0")
 
 
+class MixedLength:
+    """Counts the bits that an encoder would give, without giving any."""
+
+    def __init__(self) -> None:
+        self.bits = 0.0
+
+    def code(self, bit: int, model: Mixed, contexts: Sequence[Hashable], mixer: Hashable = "") -> int:
+        """Count a bit; the same is returned."""
+        p = model.probability(contexts, mixer)
+        self.bits -= math.log2((p if bit else 4096 - p) / 4096)
+        model.learn(bit)
+        return bit
+
+
 class MixedDecoder:
     """Decodes the bits that an encoder has coded, with models that begin as its did.
 
     Args:
         data: what the encoder gave; behind its end there are zeros.
+        allowance: of the file.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, allowance: Allowance | None = None) -> None:
         self._low, self._high, self._data, self._at = 0, _ALL, data, 4
         self._value = int.from_bytes(data[:4].ljust(4, b"\0"), "big")
-        self._left = min(MOST_BITS, (len(data) + 5) * _BITS_OF_A_BYTE)
+        self._allowance, self._own = allowance or Allowance(), Allowance((len(data) + 5) * _BITS_OF_A_BYTE)
 
     def code(self, bit: int, model: Mixed, contexts: Sequence[Hashable], mixer: Hashable = "") -> int:
         """The next bit; the argument `bit` is not read.
 
         Raises:
-            ValueError: if there are more bits than so many bytes can hold.
+            ValueError: if there are more bits than so many bytes can hold, or than a file may have.
         """
-        self._left = _less(self._left)
+        self._allowance.take()
+        self._own.take()
         middle = self._low + ((self._high - self._low) >> 12) * model.probability(contexts, mixer)
         bit = int(self._value <= middle)
         if bit:

@@ -11,11 +11,11 @@ from mirabelle.artifact.codecs.codec import EstimatedCodec, Symbols
 from mirabelle.artifact.codecs.contexts import Contexts
 from mirabelle.artifact.codecs.counts import Counts, byte_counts
 from mirabelle.artifact.codecs.histogram import Histogram
+from mirabelle.artifact.codecs.mixing import Allowance
 from mirabelle.artifact.codecs.sparse import Sparse
 from mirabelle.artifact.codecs.varint import Reader, write_varints
 
 _MOST = 256
-_CODECS: tuple[EstimatedCodec, ...] = (Histogram(), Sparse(Histogram()), Contexts())
 _SAMPLE = 4096  # elements, of which at most 256 may be distinct, before all are looked at
 _LARGEST = 1 << 22  # elements
 
@@ -31,10 +31,16 @@ class Palette:
         >>> scales = np.array([0.5, 0.0, 0.5, -1.25], dtype=np.float32)
         >>> Palette().decode(Palette().encode(scales), (4,), scales.dtype).tolist()
         [0.5, 0.0, 0.5, -1.25]
+
+    Args:
+        allowance: how many bits the file may still have (`Contexts`).
     """
 
     dtypes: tuple[str, ...] = ("float32", "float64", "float16")
     exact: bool = False
+
+    def __init__(self, allowance: Allowance | None = None) -> None:
+        self._codecs: tuple[EstimatedCodec, ...] = (Histogram(), Sparse(Histogram()), Contexts(allowance))
 
     def encode(self, symbols: Symbols) -> bytes:
         if not symbols.size:
@@ -46,7 +52,7 @@ class Palette:
         columns = table.view(np.uint8).reshape(-1, size)  # little-endian: the lowest bytes come first
         kept = size - int(columns.any(axis=0).argmax()) if columns.any() else 0
         codes = places.astype(np.uint8).reshape(symbols.shape)
-        bodies = [(codec.encode(codes), kind) for kind, codec in enumerate(_CODECS) if _suits(codec, codes)]
+        bodies = [(codec.encode(codes), kind) for kind, codec in enumerate(self._codecs) if _suits(codec, codes)]
         body, kind = min(bodies, key=lambda one: len(one[0]))
         return write_varints([len(table), kept, kind]) + columns[:, size - kept :].tobytes() + body
 
@@ -66,11 +72,11 @@ class Palette:
         if not count:
             return _plain(reader.rest(), shape, dtype)
         kept, kind = reader.varint(), reader.varint()
-        if count > _MOST or kept > size or kind >= len(_CODECS):
+        if count > _MOST or kept > size or kind >= len(self._codecs):
             raise ValueError("the head of a table of values is impossible")
         columns = np.zeros((count, size), np.uint8)
         columns[:, size - kept :] = np.frombuffer(reader.take(count * kept), np.uint8).reshape(count, kept)
-        places = _CODECS[kind].decode(reader.rest(), shape, np.dtype(np.uint8))
+        places = self._codecs[kind].decode(reader.rest(), shape, np.dtype(np.uint8))
         if int(places.max()) >= count:
             raise ValueError(f"a place is beyond the table of {count} values")
         table = columns.reshape(-1).view(dtype.newbyteorder("<")).astype(dtype)

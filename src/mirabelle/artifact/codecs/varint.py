@@ -29,8 +29,8 @@ def write_varints(values: Iterable[int]) -> bytes:
 class Reader:
     """Reads integers and bytes one after another; raises ValueError if the data are too short."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._data = memoryview(data)
         self._at = 0
 
     @property
@@ -47,6 +47,10 @@ class Reader:
         raise ValueError("an integer is longer than ten bytes")
 
     def take(self, count: int) -> bytes:
+        return bytes(self.view(count))
+
+    def view(self, count: int) -> memoryview:
+        """The next bytes, without a copy."""
         if count > self.left:
             raise ValueError(f"{count} bytes expected, only {self.left} left")
         self._at += count

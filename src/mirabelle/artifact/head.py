@@ -1,0 +1,363 @@
+"""The head of a .mira file: the graph, and how the data of each tensor are coded; those of small tensors stand in it.
+
+One stream of bits, as long as the graph is small; a larger graph and the table of its tensors are deflated, which is faster.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mirabelle.artifact.assembly import with_zeros
+from mirabelle.artifact.codecs.codec import Symbols
+from mirabelle.artifact.codecs.contexts import in_stream
+from mirabelle.artifact.codecs.deflate import deflate, inflate
+from mirabelle.artifact.codecs.mixing import Mixed, MixedDecoder, MixedEncoder, MixedLength
+from mirabelle.artifact.codecs.narrow import narrowed
+from mirabelle.artifact.codecs.varint import Reader, write_varints
+from mirabelle.artifact.structure import Structure
+from mirabelle.artifact.tensors import NARROW, OWN, Coded, Tensor, tensor_of
+from mirabelle.artifact.wire import GRAPH_FIELD, MODEL, TENSOR_FIELD, Fields, bytes_of, fields_of, number_of
+
+INLINE, INLINE_CONTEXTS, PRODUCT = 8, 9, 10  # numbers of codecs whose data stand in the head
+_MIXED, _DEFLATED = 0, 1  # forms of a head
+_SMALL, _LARGEST = 1 << 15, 1 << 17  # bytes of a graph that is coded in contexts: always, and if it is a share of the file
+_SHARE = 100  # a hundredth of the file
+_INLINE_BYTES, _INLINE_ELEMENTS = 1 << 10, 1 << 12  # of a tensor whose data stand in the head
+_TINY, _DIVERSE = 64, 0.35  # bytes that always stand in the head; coded bytes of an element that contexts hardly make less
+_FEW = 64  # tensors of a file, for each of which the ways are measured
+_ENTRY_BITS = 12  # about what the length of a body takes in the table
+_VERSION_FIELD = 1  # of a model
+_FACTORS = 48  # tensors before, among which factors are looked for
+_FLOAT = 1
+# Strings that occur in most graphs, as a preset dictionary for deflate.
+DICTIONARY = (
+    b"axis\xa0\x01\x02kernel_shape@\x05pads\x00strides@\x01dilations@\x01group\x18\x01auto_padNOTSETceil_modestorage_orderkeepdims"
+    b"transB\x18\x01alphabetaepsilonmomentumallowzeroperm\x12\x05batch\x0a\x07channel_wisemainmirabellelabels"
+    b'preprocessing\x12\x0e{"size":[,"mode":"RGB","mean":[,"deviation":[0.{"columns":["'
+    b"ReshapeTransposeConcatSoftmaxSigmoidTanhMatMulAddMulBatchNormalizationGlobalAveragePoolLayerNormalization"
+    b'MatMulIntegerDynamicQuantizeLinear\x0a\x04CastMaxPoolRelu"\x04Relu"\x04Gemm"\x04Conv'
+    b".weight.bias.running_mean.running_var.codes.scale.input_scale.input_zero_point.bias_codes.bias_scale"
+    b'QuantizeLinear"\x10DequantizeLinear'
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How the data of a tensor are coded.
+
+    Args:
+        number: of the codec.
+        name: of a user's own codec.
+        length: bytes of the coded data behind the head.
+        data: the data themselves, if they stand in the head.
+        factors: places of the two tensors whose product this one is.
+    """
+
+    number: int
+    name: str = ""
+    length: int = 0
+    data: bytes | None = None
+    factors: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the head of a file says.
+
+    Args:
+        fields: the graph, without the data of its tensors.
+        tensors: name, type and shape of each.
+        entries: how the data of each are coded.
+        sealed: whether the digest in the metadata of the model is that of its bytes, which the reader computes.
+    """
+
+    fields: Fields
+    tensors: Sequence[Tensor]
+    entries: Sequence[Entry]
+    sealed: bool
+
+
+def tensors_in(fields: Fields) -> list[Tensor]:
+    """The tensors of a model, in their order.
+
+    Raises:
+        ValueError: if one cannot be packed.
+    """
+    graphs = [value for tag, value in fields if number_of(tag) == GRAPH_FIELD]
+    tensors = [value for graph in graphs if isinstance(graph, list) for tag, value in graph if number_of(tag) == TENSOR_FIELD]
+    if len(graphs) > 1 or not all(isinstance(one, list) for one in (*graphs, *tensors)):
+        raise ValueError("its graph is not one message")
+    return [tensor_of(one) for one in tensors]
+
+
+def written(
+    fields: Fields, *, sealed: bool, raws: Sequence[bytes | memoryview], coded: Sequence[Coded]
+) -> tuple[bytes, list[int]]:
+    """(the head, places of the tensors whose coded data follow it)."""
+    tensors = tensors_in(fields)
+    products = {} if len(tensors) != len(raws) else _products(tensors, raws)
+    if not _in_contexts(fields, sum(one.length for one in coded)):
+        return _deflated(
+            fields,
+            [Entry(PRODUCT, factors=products[k]) if k in products else _separate(one) for k, one in enumerate(coded)],
+            sealed=sealed,
+        )
+    coder = MixedEncoder()
+    structure, values = Structure(coder), Structure(coder, Mixed())
+    structure.fields(MODEL, fields)
+    structure.number(int(sealed), "sealed", [()])
+    entries = []
+    for place, (tensor, raw, one) in enumerate(zip(tensors, raws, coded, strict=True)):
+        if place in products:
+            entry = Entry(PRODUCT, factors=products[place])
+        else:
+            entry = _shortest(tensor, bytes(raw), one, values if len(tensors) <= _FEW else None)
+        _code_entry(structure, values, tensor, entry)
+        entries.append(entry)
+    return write_varints([_MIXED]) + coder.finished(), _following(entries)
+
+
+def _in_contexts(fields: Fields, bodies: int) -> bool:
+    """Whether a graph is coded in contexts, which takes about 40 µs for a byte, and as much to read it."""
+    skeleton = bytes_of(fields)
+    worth = len(skeleton) <= _SMALL or (len(skeleton) <= _LARGEST and _SHARE * len(deflate(skeleton, DICTIONARY)) > bodies)
+    return worth and _is_sorted(fields)
+
+
+def _deflated(fields: Fields, entries: Sequence[Entry], *, sealed: bool) -> tuple[bytes, list[int]]:
+    skeleton = bytes_of(fields)
+    table = write_varints([sealed, len(skeleton)]) + skeleton + b"".join(map(_as_varints, entries))
+    return write_varints([_DEFLATED, len(table)]) + deflate(table, DICTIONARY), _following(entries)
+
+
+def read(data: bytes, most_bytes: int) -> Head:
+    """The head of a file.
+
+    Args:
+        data: the head.
+        most_bytes: limit of the bytes of all tensors and the graph together.
+
+    Raises:
+        ValueError: if it is impossible.
+        OverflowError: with the number of bytes, if there are more.
+    """
+    reader = Reader(data)
+    form = reader.varint()
+    if form == _DEFLATED:
+        return _read_deflated(reader, most_bytes)
+    if form != _MIXED:
+        raise ValueError(f"its head has the unknown form {form}")
+    coder = MixedDecoder(reader.rest())
+    structure, values = Structure(coder), Structure(coder, Mixed())
+    fields = structure.fields(MODEL)
+    sealed = bool(structure.number(None, "sealed", [()]))
+    tensors = tensors_in(fields)
+    _check_size(tensors, bytes_of(fields), most_bytes)
+    entries = [_code_entry(structure, values, tensor, None) for tensor in tensors]
+    if not coder.read_to_the_end:
+        raise ValueError("bytes follow its head")
+    return _checked(Head(fields, tensors, entries, sealed))
+
+
+def inflated_graph(data: bytes, length: int) -> Fields:
+    """The graph in a deflate stream.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    try:
+        return fields_of(inflate(data, length, DICTIONARY))
+    except ValueError as error:
+        raise ValueError(f"the graph cannot be read: {error}") from error
+
+
+def _read_deflated(reader: Reader, most_bytes: int) -> Head:
+    length = reader.varint()
+    if length > most_bytes:
+        raise OverflowError(length)
+    table = Reader(inflate(reader.rest(), length, DICTIONARY))
+    sealed = bool(table.varint())
+    skeleton = table.take(table.varint())
+    fields = fields_of(skeleton)
+    tensors = tensors_in(fields)
+    _check_size(tensors, skeleton, most_bytes)
+    entries = [_from_varints(table) for _ in tensors]
+    if table.left:
+        raise ValueError("bytes follow its table")
+    return _checked(Head(fields, tensors, entries, sealed))
+
+
+def _check_size(tensors: Sequence[Tensor], skeleton: bytes, most_bytes: int) -> None:
+    size = sum(tensor.length for tensor in tensors) + len(skeleton)
+    if size > most_bytes:
+        raise OverflowError(size)
+
+
+def _checked(head: Head) -> Head:
+    for entry in head.entries:
+        for place in entry.factors or ():
+            if place >= len(head.entries) or head.entries[place].factors is not None:
+                raise ValueError("a tensor is the product of one that is a product, or of none")
+    if not {number_of(tag) for tag, _ in head.fields} >= {_VERSION_FIELD, GRAPH_FIELD}:
+        raise ValueError("it holds no ONNX model")
+    if head.sealed and with_zeros(head.fields) is None:
+        raise ValueError("it has no place for the digest of the model")
+    return head
+
+
+def _separate(one: Coded) -> Entry:
+    return Entry(one.number, one.name, len(one.body))
+
+
+def _following(entries: Sequence[Entry]) -> list[int]:
+    return [place for place, entry in enumerate(entries) if entry.data is None and entry.factors is None]
+
+
+def _inline(tensor: Tensor, raw: bytes, separate: int) -> list[Entry]:
+    """The ways in which the data of a small tensor may stand in the head, if they take `separate` bytes behind it."""
+    found = []
+    if len(raw) <= _INLINE_BYTES:
+        found.append(Entry(INLINE, data=raw))
+    elements = math.prod(tensor.shape)
+    integers = tensor.integers is not None or tensor.dtype.name in ("int8", "uint8")
+    if integers and 0 < elements <= _INLINE_ELEMENTS and separate <= max(_DIVERSE * elements, _TINY):
+        whole = tensor.integers is None or narrowed(tensor.array(raw), tensor.integers[0]) == raw
+        found += [Entry(INLINE_CONTEXTS, data=raw)] if whole else []
+    return found
+
+
+def _shortest(tensor: Tensor, raw: bytes, one: Coded, values: Structure | None) -> Entry:
+    """The entry that takes the fewest bits; where nothing is measured, the data stand in the head if they are tiny."""
+    if values is None:
+        return Entry(INLINE, data=raw) if len(raw) <= _TINY else _separate(one)
+    ways = [_separate(one), *_inline(tensor, raw, one.length)]
+    return min(ways, key=lambda found: _bits(tensor, found, values, one.length))
+
+
+def _bits(tensor: Tensor, entry: Entry, values: Structure, separate: int) -> float:
+    """About the bits that an entry takes, with its data."""
+    if entry.data is None:
+        return 8 * separate + _ENTRY_BITS
+    length = MixedLength()
+    _code_data(values.trial(length), tensor, entry.number, entry.data)
+    return length.bits
+
+
+def _code_entry(structure: Structure, values: Structure, tensor: Tensor, entry: Entry | None) -> Entry:
+    """Code the entry of a tensor, or read it if none is given; `values` codes the data that stand in the head."""
+    ending = tensor.name.rpartition(".")[2]
+    number = structure.number(None if entry is None else entry.number, "codec", [(), ending, tensor.kind])
+    if number == PRODUCT:
+        factors = [None, None] if entry is None or entry.factors is None else list(entry.factors)
+        one, other = (structure.number(place, "factor", [()]) for place in factors)
+        return Entry(number, factors=(one, other))
+    if number in (INLINE, INLINE_CONTEXTS):
+        return Entry(number, data=_code_data(values, tensor, number, None if entry is None else entry.data))
+    name = b""
+    if number == OWN:
+        given = None if entry is None else entry.name.encode()
+        letters = structure.number(None if given is None else len(given), "letters", [()])
+        name = b"".join(structure.element(None if given is None else given[k : k + 1], 1, "letter") for k in range(letters))
+    return Entry(number, name.decode(), structure.number(None if entry is None else entry.length, "length", [(), ending]))
+
+
+def _code_data(values: Structure, tensor: Tensor, number: int, raw: bytes | None) -> bytes:
+    """Code the data of a tensor in the stream of the head, or read them."""
+    if tensor.length > _INLINE_BYTES and (number == INLINE or math.prod(tensor.shape) > _INLINE_ELEMENTS):
+        raise ValueError(f'tensor "{tensor.name}" is too large for the head')
+    if not tensor.length:
+        return b""
+    if number == INLINE_CONTEXTS:
+        bits, dtype = tensor.integers or (8, tensor.dtype)
+        if dtype.name not in ("int8", "uint8"):
+            raise ValueError(f'tensor "{tensor.name}" has a codec for integers of 8 bits')
+        shape = tensor.stored_shape if tensor.integers is None else tensor.shape
+        found: Symbols = in_stream(values.coder, None if raw is None else tensor.array(raw), shape, dtype)
+        return found.tobytes() if tensor.integers is None else narrowed(found, bits)
+    whole = tensor.dtype.name in ("int32", "int64")
+    size, parts, before = tensor.dtype.itemsize, [b""], 0
+    for at in range(0, tensor.length, size):
+        given = None if raw is None else raw[at : at + size]
+        if whole:
+            before = values.number(None if given is None else _zigzag(given), size, [(), before])
+            parts.append(_unzigzag(before, size))
+        else:
+            parts.append(values.element(given, size, size, parts[-1]))
+    return b"".join(parts)
+
+
+def _zigzag(element: bytes) -> int:
+    value = int.from_bytes(element, "little", signed=True)
+    return 2 * value if value >= 0 else -2 * value - 1
+
+
+def _unzigzag(value: int, size: int) -> bytes:
+    try:
+        return (value // 2 if value % 2 == 0 else -(value + 1) // 2).to_bytes(size, "little", signed=True)
+    except OverflowError:
+        raise ValueError("an integer does not fit its type") from None
+
+
+def _products(tensors: Sequence[Tensor], raws: Sequence[bytes | memoryview]) -> dict[int, tuple[int, int]]:
+    """Places of tensors that are products of two others, such as the scale of a bias, and the places of these."""
+    floats = {
+        k: np.frombuffer(raw, "<f4") for k, (one, raw) in enumerate(zip(tensors, raws, strict=True)) if one.kind == _FLOAT
+    }
+    scalars = [k for k, values in floats.items() if values.size == 1]
+    found: dict[int, tuple[int, int]] = {}
+    for k, values in floats.items():
+        near = [j for j in floats if abs(j - k) <= _FACTORS and j != k and j not in found]
+        used = {place for pair in found.values() for place in pair}
+        if values.size <= 1 or k in used or tensors[k].name.rpartition(".")[2] == "weight":
+            continue
+        pairs = (
+            (i, j)
+            for j in near
+            if floats[j].size == values.size
+            for i in scalars
+            if abs(i - k) <= _FACTORS and floats[i][0] * floats[j][0] == values[0]
+        )
+        pair = next((pair for pair in pairs if product(tensors[k], raws[pair[0]], raws[pair[1]]) == bytes(raws[k])), None)
+        if pair is not None:
+            found[k] = pair
+    return found
+
+
+def product(tensor: Tensor, one: bytes | memoryview, other: bytes | memoryview) -> bytes:
+    """The data of a tensor that is the product of two others of 32 bits, of which the first has one element.
+
+    Raises:
+        ValueError: if it has another size.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = bytes((np.frombuffer(one, "<f4")[:1] * np.frombuffer(other, "<f4")).astype("<f4").tobytes())
+    if len(found) != tensor.length:
+        raise ValueError(f'tensor "{tensor.name}" is a product of another size')
+    return found
+
+
+def _as_varints(entry: Entry) -> bytes:
+    if entry.factors is not None:
+        return write_varints([entry.number, *entry.factors])
+    name = entry.name.encode()
+    own = write_varints([len(name)]) + name if entry.number == OWN else b""
+    return write_varints([entry.number]) + own + write_varints([entry.length])
+
+
+def _from_varints(reader: Reader) -> Entry:
+    number = reader.varint()
+    if number == PRODUCT:
+        return Entry(number, factors=(reader.varint(), reader.varint()))
+    if number in (INLINE, INLINE_CONTEXTS, INLINE_CONTEXTS + NARROW):
+        raise ValueError("data stand in a head that is deflated")
+    name = reader.take(reader.varint()).decode() if number == OWN else ""
+    return Entry(number, name, reader.varint())
+
+
+def _is_sorted(fields: Fields) -> bool:
+    numbers = [number_of(tag) for tag, _ in fields]
+    return numbers == sorted(numbers) and all(_is_sorted(value) for _, value in fields if isinstance(value, list))
