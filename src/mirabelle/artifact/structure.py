@@ -93,7 +93,7 @@ class _Around:
             self.matrix = tuple(self.sizes)
 
     def learn(self, place: tuple[int, int], value: Any) -> None:
-        """A field has been coded; one of another type than ONNX has there teaches nothing."""
+        """A field has been coded; an integer where ONNX has a text, or the other way round, teaches nothing."""
         if isinstance(value, int):
             if place == _SIZE:
                 self.sizes.append(value)
