@@ -6,12 +6,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
+from onnx import ModelProto
 from torch import nn
 
 from kills import KilledAt, KilledError
-from mirabelle import Run, Task, Training, compress, load, prune, quantize
+from mirabelle import Run, Task, Training, compress, load, prune, quantize, save
 from mirabelle.errors import UserError
 from mirabelle.model.state import fingerprint
 from mirabelle.numerics.entropy import level_model
@@ -20,6 +22,7 @@ from mirabelle.objectives.forward import Forward
 from mirabelle.quantize import CodebookLayer
 from mirabelle.quantize.rounded_layer import RoundedLayer, rounded_layers
 from mirabelle.run.journal import read_events
+from mirabelle.runtime.export import export
 from mirabelle.task.batch import Batch
 from mirabelle.training import Joint, fit
 from mirabelle.training.checkpoint import Checkpoint
@@ -231,3 +234,42 @@ def test_mistakes(stripes: Task, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not finite"):
         quantize.EntropyConstrained(rate=1.0, train=SHORT)(model, stripes, Run(tmp_path / "c"))
     assert not any(isinstance(layer, RoundedLayer) for layer in model.modules())
+
+
+def normed() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 12, bias=True),
+        nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 2),
+    )  # fmt: skip
+    for norm in (model[1], model[5]):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+        nn.init.normal_(norm.bias)
+    return model.eval()
+
+
+def test_batch_norms_are_folded_before_the_training(tmp_path: Path) -> None:
+    images, targets = torch.randn(80, 1, 8, 8), torch.arange(80) % 2
+    task, model = Task(train=(images, targets), test=(images, targets)), normed()
+    step = quantize.EntropyConstrained(rate=0.0, train=Training(epochs=1, lr=1e-3, precision="float32", keep="last"))
+    prepared = step.prepare(model, task, Run(tmp_path / "prepared"))
+    layers = [module for module in prepared.model.modules() if isinstance(module, RoundedLayer)]
+    assert [layer.bias is not None for layer in layers] == [True, True, True]
+    expected = model[1](model[0](images))
+    with torch.no_grad():
+        exact = torch.nn.functional.conv2d(images, layers[0].weight, layers[0].bias)
+    assert torch.allclose(exact, expected, atol=1e-5), "the weights before the rounding are the folded ones"
+    made = step(model, task, Run(tmp_path / "run"))
+    assert [type(module).__name__ for module in made] == [
+        "CodebookLayer", "FoldedNorm", "ReLU", "Flatten", "CodebookLayer", "FoldedNorm", "ReLU", "CodebookLayer",
+    ]  # fmt: skip
+    save(made, tmp_path / "saved")
+    again = load(normed(), tmp_path / "saved")
+    with torch.no_grad():
+        assert torch.equal(again(images), made(images))
+    onnx = export(made, task.example())
+    names = {tensor.name for tensor in ModelProto.FromString(onnx).graph.initializer}
+    assert not [name for name in names if "running" in name]
+    outputs = onnxruntime.InferenceSession(onnx).run(None, {"input": images.numpy()})[0]
+    assert torch.allclose(torch.from_numpy(outputs), made(images), atol=1e-4)

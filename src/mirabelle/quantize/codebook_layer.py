@@ -31,21 +31,23 @@ class CodebookLayer(Replacement):
         dense: the layer to replace: Linear, Conv1d, Conv2d, Conv3d, Embedding, or Conv1D of transformers.
         entries: values of a codebook, with the 0, 1 to 256.
         group_size: outputs (for an embedding, rows) that share a codebook; 0 for all.
+        bias: add a bias although the dense layer has none.
     """
 
     codes: Tensor
     values: Tensor
     bias: Tensor | None
 
-    def __init__(self, dense: nn.Module, entries: int, group_size: int = 0) -> None:
-        super().__init__({"entries": entries, **({"group_size": group_size} if group_size else {})})
-        weight, bias = weight_of(dense, WEIGHTED), bias_of(dense)
+    def __init__(self, dense: nn.Module, entries: int, group_size: int = 0, *, bias: bool = False) -> None:
+        other = {"group_size": group_size, "bias": bias}
+        super().__init__({"entries": entries, **{key: value for key, value in other.items() if value}})
+        weight, has_bias = weight_of(dense, WEIGHTED), bias or bias_of(dense) is not None
         self.applied = None if isinstance(dense, nn.Embedding) else applied_of(dense)
         self.kind = type(dense).__name__
         self.group = group_size or len(weight)
         self.register_buffer("codes", torch.zeros(weight.shape, dtype=torch.uint8))
         self.register_buffer("values", torch.zeros(-(-len(weight) // self.group), entries))
-        self.register_buffer("bias", None if bias is None else torch.zeros_like(bias))
+        self.register_buffer("bias", weight.new_zeros(len(weight)) if has_bias else None)
 
     @classmethod
     @torch.no_grad()
@@ -78,10 +80,10 @@ class CodebookLayer(Replacement):
             dense: the layer to replace.
             levels: integers within ±127 in floating point, with the shape of the weight.
             step: a scalar.
-            bias: (out,), if the layer has one.
+            bias: (out,), if the layer has one, or gets one.
         """
         used = torch.unique(levels[levels != 0])
-        layer = cls(dense, 1 + len(used))
+        layer = cls(dense, 1 + len(used), bias=bias is not None and bias_of(dense) is None)
         layer.codes.copy_(torch.where(levels == 0, 0, torch.searchsorted(used, levels.contiguous()) + 1))
         layer.values.copy_(_stored(torch.cat([used.new_zeros(1), used]) * step))
         if layer.bias is not None and bias is not None:

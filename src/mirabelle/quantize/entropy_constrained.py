@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from mirabelle.quantize.batch_norm_folding import FoldedNorm
     from mirabelle.quantize.rounded_layer import RoundedLayer
     from mirabelle.quantize.tied_weights import Selection
     from mirabelle.run.run import Run
@@ -51,7 +52,8 @@ class EntropyConstrained:
     bits of the levels under a model that fits the layer's present levels, with the density of each row and each column. So
     one number decides how many weights become zeros, which neurons and inputs disappear, how many values are left, and how
     far apart they are. Afterwards the layers have codebooks of these values (`CodebookLayer`): computed in floating point,
-    small in `model.mira`. Pruned weights stay zero. As in every training, the model before compression teaches by default.
+    small in `model.mira`. A batch norm that is the only user of a layer's output is folded into the layer before, so that
+    nothing of it is stored. Pruned weights stay zero. As in every training, the model before compression teaches by default.
     The weights at the end of the training are kept, also with `keep = "best"`: those of earlier epochs take more bytes.
 
     Args:
@@ -109,20 +111,16 @@ class EntropyConstrained:
         from mirabelle.objectives.rate import Rate
 
         given = opened(model, self, run)
-        selection = self._selection(given)
-        told(given, self._finished(given, self._in_training(given, selection), selection), self, task, run)
+        form = _Form(given, self._selection(given), task, run)
+        told(given, form.finished(form.in_training(self._first_bits(form.dense))), self, task, run)
         terms = 1.0 * Rate(size=self.size) if self.rate is None else Annealed(start=0.0, end=self.rate, until=_RISE) * Rate()
-
-        def finish(trained: nn.Module) -> nn.Module:
-            return self._finished(given, trained, selection)
-
-        model = self._in_training(given, selection)
-        return Prepared(model, terms=terms, controls=lambda _: (AtTheEnd(),), finish=finish)
+        in_training = form.in_training(self._first_bits(form.dense))
+        return Prepared(in_training, terms=terms, controls=lambda _: (AtTheEnd(),), finish=form.finished)
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         given = opened(model, self)
-        selection = self._selection(given)
-        shared = self._finished(given, self._in_training(given, selection), selection)
+        form = _Form(given, self._selection(given), task, run)
+        shared = form.finished(form.in_training(self._first_bits(form.dense)))
         return Preview(shared, told(given, shared, self, task, run), self.train)
 
     def _selection(self, model: nn.Module) -> Selection:
@@ -131,20 +129,6 @@ class EntropyConstrained:
         selection = selected(model, self)
         check_finite(selection)
         return selection
-
-    def _in_training(self, given: nn.Module, selection: Selection) -> nn.Module:
-        """A copy of the model with layers that train with rounded weights, without a record of them."""
-        from mirabelle.model.edits import put
-        from mirabelle.model.state import copied
-        from mirabelle.quantize.rounded_layer import rounded_layers
-
-        model = copied(given)
-        names = [*selection.layers, *selection.readers]
-        layers = [given.get_submodule(name) for name in names]
-        for name, layer in zip(names, rounded_layers(layers, self._first_bits(layers)), strict=True):
-            old = model.get_submodule(name)
-            model = put(model, [other for other, same in model.named_modules(remove_duplicate=False) if same is old], layer)
-        return model
 
     def _first_bits(self, layers: Sequence[nn.Module]) -> float:
         """The entropy of the levels at the beginning: that of the size, or so little that most weights are 0."""
@@ -156,7 +140,49 @@ class EntropyConstrained:
         count = sum(parameter.numel() for parameter in parameters.values())
         return max(FEWEST_BITS, 8 * limit_of("size", self.size, 4.0 * count, where="") / count)
 
-    def _finished(self, given: nn.Module, trained: nn.Module, selection: Selection) -> nn.Module:
+
+class _Form:
+    """A model whose layers train with rounded weights, and get codebooks of these afterwards.
+
+    Args:
+        given: the model.
+        selection: of its layers.
+        task: has the example with which the model is traced, if it has batch norms to fold.
+        run: of the step.
+    """
+
+    def __init__(self, given: nn.Module, selection: Selection, task: Task, run: Run) -> None:
+        from mirabelle.quantize.batch_norm_folding import FoldedNorm, folded
+        from mirabelle.quantize.surroundings import Flow
+
+        self._given, self._selection = given, selection
+        self._names = [*selection.layers, *selection.readers]
+        around = Flow.of(given, task.example(), run).around(selection.layers)
+        norms = {name: found.norm for name, found in around.consumers.items() if found.norm is not None}
+        layers = [given.get_submodule(name) for name in self._names]
+        self.dense = [
+            folded(layer, given.get_submodule(norms[name])) if name in norms else layer
+            for name, layer in zip(self._names, layers, strict=True)
+        ]
+        self._norms: dict[str, FoldedNorm] = {
+            norm: FoldedNorm(given.get_submodule(norm), of=name, bias=given.get_submodule(name).bias is None)
+            for name, norm in norms.items()
+        }
+
+    def in_training(self, first_bits: float) -> nn.Module:
+        """A copy of the model with layers that train with rounded weights, without a record of them."""
+        from mirabelle.model.edits import put
+        from mirabelle.model.state import copied
+        from mirabelle.quantize.rounded_layer import rounded_layers
+
+        model = copied(self._given)
+        rounded = dict(zip(self._names, rounded_layers(self.dense, first_bits), strict=True))
+        for name, module in {**rounded, **self._norms}.items():
+            old = model.get_submodule(name)
+            model = put(model, [other for other, same in model.named_modules(remove_duplicate=False) if same is old], module)
+        return model
+
+    def finished(self, trained: nn.Module) -> nn.Module:
         """The trained model with codebook layers."""
         from mirabelle.model.architecture import replace_module
         from mirabelle.model.state import copied
@@ -164,7 +190,9 @@ class EntropyConstrained:
         from mirabelle.quantize.tied_weights import tie_codes
 
         model = copied(trained).eval()
-        for name in (*selection.layers, *selection.readers):
-            layer: RoundedLayer = model.get_submodule(name)  # type: ignore[assignment]  # put there by _in_training
-            model = replace_module(model, name, layer.as_codebook(given.get_submodule(name)))
-        return tie_codes(model, all_names(given), selection)
+        for name in self._names:
+            layer: RoundedLayer = model.get_submodule(name)  # type: ignore[assignment]  # put there by in_training
+            model = replace_module(model, name, layer.as_codebook(self._given.get_submodule(name)))
+        for name, norm in self._norms.items():
+            model = replace_module(model, name, norm)
+        return tie_codes(model, all_names(self._given), self._selection)
