@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,19 +33,27 @@ class LevelModel:
     falling: Tensor
     logit: Tensor
 
+    @torch.no_grad()
     def bits(self, levels: Tensor) -> Tensor:
         """The bits that integers take, as a scalar: Σ −log₂ p(level)."""
-        found: Tensor = _Interpolated.apply(levels.float(), self.magnitude, self.logit)  # type: ignore[no-untyped-call]
-        return found
+        levels = levels.float().clamp(-MOST, MOST)
+        counts = torch.bincount((levels + MOST).long().flatten(), minlength=len(self.magnitude)).float()
+        # −log₂ p(0) everywhere, and logit p(≠ 0) less in each place that is not 0.
+        places = F.softplus(self.logit).expand_as(levels).sum() - (self.logit * (levels != 0)).sum()
+        return places / math.log(2) + counts @ self.magnitude
 
-    def interpolated(self, numbers: Tensor) -> Tensor:
-        """The bits of numbers with the falling costs, as if that of an integer went on linearly to the next one.
+    @torch.no_grad()
+    def slopes(self, numbers: Tensor) -> Tensor:
+        """For each number, the falling cost of the next higher integer minus that of the next lower one, in bits.
 
         Args:
-            numbers: (rows, columns); get a gradient.
+            numbers: (rows, columns).
         """
-        found: Tensor = _Interpolated.apply(numbers, self.falling, self.logit)  # type: ignore[no-untyped-call]
-        return found
+        place = numbers.float().clamp(-MOST, MOST - 1).floor_().add_(MOST).long()
+        slope = self.falling.diff()[place]
+        # From −1 to 0 the cost of a place that is not 0 is saved; from 0 to 1 it is added.
+        slope -= ((place == MOST).float() - (place == MOST - 1).float()) * (self.logit / math.log(2))
+        return slope.to(numbers.dtype)
 
 
 @torch.no_grad()
@@ -98,23 +105,3 @@ def _both_signs(share: Tensor) -> Tensor:
     """The costs of levels −n … n from the shares of the magnitudes 1 … n."""
     cost = 1 - torch.log2(share)
     return torch.cat([cost.flip(0), cost.new_zeros(1), cost])
-
-
-class _Interpolated(torch.autograd.Function):
-    """Σ cost, linear between integers; the model is a constant."""
-
-    @staticmethod
-    def forward(ctx: Any, numbers: Tensor, magnitude: Tensor, logit: Tensor) -> Tensor:
-        bounded = numbers.float().clamp(-MOST, MOST)
-        low = bounded.floor().clamp(max=MOST - 1)
-        place = low.long() + MOST
-        zero, other = F.softplus(logit) / math.log(2), F.softplus(-logit) / math.log(2)
-        costs = [magnitude[at] + torch.where(at == MOST, zero, other) for at in (place, place + 1)]
-        slope = costs[1] - costs[0]
-        ctx.save_for_backward(slope, numbers)
-        return (costs[0] + slope * (bounded - low)).sum()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
-        slope, numbers = ctx.saved_tensors
-        return (gradients[0] * slope).to(numbers.dtype), None, None
