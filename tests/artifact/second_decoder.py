@@ -540,6 +540,8 @@ def _mixed_head(data: bytes) -> tuple[Fields, bool, list[_Entry]]:
             entry.factors = (model.number("factor", [()]), model.number("factor", [()]))
         elif entry.number == 8:
             entry.content = _in_the_head(contents, tensor)
+        elif entry.number == 11:
+            entry.content = _multiples(contents, prod(_shape(tensor)))
         elif entry.number == 9:
             dtype, shape = _symbols(tensor)
             largest, stride = _largest_and_stride(_Model(stream))
@@ -562,6 +564,19 @@ def _in_the_head(model: _Model, tensor: Fields) -> bytes:
         else:
             content += model.element(dtype.itemsize, dtype.itemsize, content[-dtype.itemsize :])
     return content
+
+
+def _multiples(model: _Model, count: int) -> bytes:
+    """Codec 11."""
+    step, before, numbers = np.frombuffer(model.element(4, "step"), "<f4"), 0, []
+    for _ in range(count):
+        following = 2 * (before + 1) if before >= -1 else -2 * (before + 1) - 1
+        before = _unzigzag(model.number("multiple", [(), before], [following]))
+        numbers.append(before)
+    bits = (np.array(numbers, "<f4") * step).astype("<f4").view("<u4").astype(np.uint64)
+    upper, lower = bits >> np.uint64(16), bits & np.uint64(0xFFFF)
+    upper += ((lower > 0x8000) | ((lower == 0x8000) & (upper & np.uint64(1) == 1))).astype(np.uint64)
+    return (upper << np.uint64(16)).astype("<u4").tobytes()
 
 
 def _largest_and_stride(model: _Model) -> tuple[int, int]:

@@ -18,7 +18,8 @@ from mirabelle import PackedModel, Run, Task, pack, quantize, unpack
 from mirabelle.artifact import mira
 from mirabelle.artifact.codecs.contexts import Contexts
 from mirabelle.artifact.codecs.mixing import Allowance, MixedDecoder, MixedEncoder, MixedLength
-from mirabelle.artifact.head import INLINE, INLINE_CONTEXTS, PRODUCT
+from mirabelle.artifact.head import INLINE, INLINE_CONTEXTS, MULTIPLES, PRODUCT
+from mirabelle.artifact.multiples import multiples_of, step_of
 from mirabelle.artifact.structure import Structure
 from mirabelle.artifact.wire import MODEL, bytes_of, fields_of
 from mirabelle.errors import UserError
@@ -288,3 +289,48 @@ def test_the_structure_of_graphs_comes_back_in_the_order_of_fields() -> None:
     Structure(coder).fields(MODEL, fields)
     assert Structure(MixedDecoder(coder.finished())).fields() == fields
     assert len(coder.finished()) < len(bytes_of(fields)) / 6
+
+
+def bfloat16(values: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(values.astype(np.float32)).bfloat16().float().numpy()
+
+
+@pytest.mark.parametrize("step", [0.0917, 1e-30, 3.3e8, 0.25])
+@pytest.mark.parametrize("first", [-7, 2, 3])
+def test_multiples_of_a_step_are_coded_as_integers(step: float, first: int) -> None:
+    values = bfloat16(np.array([0.0, *np.arange(first, first + 12), 3 * first, -first]) * np.float32(step))
+    found = step_of(values.tobytes())
+    assert found is not None
+    assert multiples_of(*found) == values.tobytes()
+    onnx = model_of(values)
+    packed = pack(onnx)
+    assert unpack(packed) == onnx
+    assert [entry.number for entry in PackedModel(packed)._head.entries] == [MULTIPLES]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.float32([0.1, 0.2]),  # no bfloat16
+        bfloat16(np.array([0.1, 0.2, np.inf])),
+        bfloat16(np.array([0.1, 0.2, np.nan])),
+        bfloat16(np.array([0.1, 0.2, -0.0])),
+        bfloat16(np.array([1e-30, 1.0])),  # too many steps
+        bfloat16(np.random.default_rng(0).standard_normal(30)),
+        np.zeros(4, np.float32),
+        np.zeros(0, np.float32),
+        np.array([1], np.uint32).view(np.float32),  # below the smallest normal number
+    ],
+    ids=str,
+)
+def test_other_floats_are_no_multiples_and_come_back(values: np.ndarray) -> None:
+    assert step_of(values.tobytes()) is None
+    onnx = model_of(values)
+    assert unpack(pack(onnx)) == onnx
+
+
+def test_the_rounding_of_multiples_is_that_of_torch() -> None:
+    numbers = np.arange(-3000, 3000)
+    step = float(np.float32(0.01234567))
+    expected = bfloat16(numbers.astype(np.float32) * np.float32(step))
+    assert multiples_of(step, numbers) == expected.tobytes()

@@ -6,6 +6,7 @@ One stream of bits, as long as the graph is small; a larger graph and the table 
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,11 +19,12 @@ from mirabelle.artifact.codecs.deflate import deflate, inflate
 from mirabelle.artifact.codecs.mixing import Mixed, MixedDecoder, MixedEncoder, MixedLength
 from mirabelle.artifact.codecs.narrow import narrowed
 from mirabelle.artifact.codecs.varint import Reader, write_varints
+from mirabelle.artifact.multiples import MOST_STEPS, multiples_of, step_of
 from mirabelle.artifact.structure import Structure
-from mirabelle.artifact.tensors import NARROW, OWN, Coded, Tensor, tensor_of
+from mirabelle.artifact.tensors import OWN, Coded, Tensor, tensor_of
 from mirabelle.artifact.wire import GRAPH_FIELD, MODEL, TENSOR_FIELD, Fields, bytes_of, fields_of, number_of
 
-INLINE, INLINE_CONTEXTS, PRODUCT = 8, 9, 10  # numbers of codecs whose data stand in the head
+INLINE, INLINE_CONTEXTS, PRODUCT, MULTIPLES = 8, 9, 10, 11  # numbers of codecs whose data stand in the head
 _MIXED, _DEFLATED = 0, 1  # forms of a head
 _SMALL, _LARGEST = 1 << 15, 1 << 17  # bytes of a graph that is coded in contexts: always, and if it is a share of the file
 _SHARE = 100  # a hundredth of the file
@@ -222,6 +224,8 @@ def _inline(tensor: Tensor, raw: bytes, separate: int) -> list[Entry]:
     found = []
     if len(raw) <= _INLINE_BYTES:
         found.append(Entry(INLINE, data=raw))
+    if tensor.kind == _FLOAT and len(raw) <= _INLINE_BYTES and step_of(raw) is not None:
+        found.append(Entry(MULTIPLES, data=raw))
     elements = math.prod(tensor.shape)
     integers = tensor.integers is not None or tensor.dtype.name in ("int8", "uint8")
     if integers and 0 < elements <= _INLINE_ELEMENTS and separate <= max(_DIVERSE * elements, _TINY):
@@ -255,7 +259,7 @@ def _code_entry(structure: Structure, values: Structure, tensor: Tensor, entry: 
         factors = [None, None] if entry is None or entry.factors is None else list(entry.factors)
         one, other = (structure.number(place, "factor", [()]) for place in factors)
         return Entry(number, factors=(one, other))
-    if number in (INLINE, INLINE_CONTEXTS):
+    if number in (INLINE, INLINE_CONTEXTS, MULTIPLES):
         return Entry(number, data=_code_data(values, tensor, number, None if entry is None else entry.data))
     name = b""
     if number == OWN:
@@ -267,7 +271,7 @@ def _code_entry(structure: Structure, values: Structure, tensor: Tensor, entry: 
 
 def _code_data(values: Structure, tensor: Tensor, number: int, raw: bytes | None) -> bytes:
     """Code the data of a tensor in the stream of the head, or read them."""
-    if tensor.length > _INLINE_BYTES and (number == INLINE or math.prod(tensor.shape) > _INLINE_ELEMENTS):
+    if tensor.length > _INLINE_BYTES and (number != INLINE_CONTEXTS or math.prod(tensor.shape) > _INLINE_ELEMENTS):
         raise ValueError(f'tensor "{tensor.name}" is too large for the head')
     if not tensor.length:
         return b""
@@ -278,28 +282,47 @@ def _code_data(values: Structure, tensor: Tensor, number: int, raw: bytes | None
         shape = tensor.stored_shape if tensor.integers is None else tensor.shape
         found: Symbols = in_stream(values.coder, None if raw is None else tensor.array(raw), shape, dtype)
         return found.tobytes() if tensor.integers is None else narrowed(found, bits)
+    if number == MULTIPLES:
+        return _code_multiples(values, tensor, raw)
     whole = tensor.dtype.name in ("int32", "int64")
     size, parts, before = tensor.dtype.itemsize, [b""], 0
     for at in range(0, tensor.length, size):
         given = None if raw is None else raw[at : at + size]
         if whole:
-            before = values.number(None if given is None else _zigzag(given), size, [(), before])
-            parts.append(_unzigzag(before, size))
+            value = None if given is None else _zigzag(int.from_bytes(given, "little", signed=True))
+            before = values.number(value, size, [(), before])
+            if before >= 1 << 8 * size:
+                raise ValueError(f'an element of tensor "{tensor.name}" does not fit its type')
+            parts.append(_unzigzag(before).to_bytes(size, "little", signed=True))
         else:
             parts.append(values.element(given, size, size, parts[-1]))
     return b"".join(parts)
 
 
-def _zigzag(element: bytes) -> int:
-    value = int.from_bytes(element, "little", signed=True)
+def _code_multiples(values: Structure, tensor: Tensor, raw: bytes | None) -> bytes:
+    """Code the step of the floats, and the integers by which it is multiplied."""
+    if tensor.kind != _FLOAT:
+        raise ValueError(f'tensor "{tensor.name}" has a codec for float32')
+    given = None if raw is None else step_of(raw)
+    step = values.element(None if given is None else struct.pack("<f", given[0]), 4, "step")
+    integers, before = np.zeros(math.prod(tensor.shape), np.int64), 0
+    for place in range(len(integers)):
+        value = None if given is None else int(given[1][place])
+        following = _zigzag(before + 1)
+        found = values.number(None if value is None else _zigzag(value), "multiple", [(), before], (following,))
+        before = _unzigzag(found)
+        if abs(before) > MOST_STEPS:
+            raise ValueError(f'an element of tensor "{tensor.name}" is too many steps')
+        integers[place] = before
+    return multiples_of(struct.unpack("<f", step)[0], integers)
+
+
+def _zigzag(value: int) -> int:
     return 2 * value if value >= 0 else -2 * value - 1
 
 
-def _unzigzag(value: int, size: int) -> bytes:
-    try:
-        return (value // 2 if value % 2 == 0 else -(value + 1) // 2).to_bytes(size, "little", signed=True)
-    except OverflowError:
-        raise ValueError("an integer does not fit its type") from None
+def _unzigzag(value: int) -> int:
+    return value // 2 if value % 2 == 0 else -(value + 1) // 2
 
 
 def _products(tensors: Sequence[Tensor], raws: Sequence[bytes | memoryview]) -> dict[int, tuple[int, int]]:
@@ -352,7 +375,7 @@ def _from_varints(reader: Reader) -> Entry:
     number = reader.varint()
     if number == PRODUCT:
         return Entry(number, factors=(reader.varint(), reader.varint()))
-    if number in (INLINE, INLINE_CONTEXTS, INLINE_CONTEXTS + NARROW):
+    if number in (INLINE, INLINE_CONTEXTS, MULTIPLES):
         raise ValueError("data stand in a head that is deflated")
     name = reader.take(reader.varint()).decode() if number == OWN else ""
     return Entry(number, name, reader.varint())

@@ -61,7 +61,7 @@ class RoundedLayer(nn.Module):
         step = self.weight_step(self.weight.numel())
         bias = None
         if self.bias is not None and self.bias_step is not None:
-            bias = _rounded(self.bias, self.bias_step).bfloat16().float()
+            bias = _rounded(self.bias, self.bias_step).bfloat16().float() + 0.0  # −0.0 becomes 0.0
         return CodebookLayer.of_levels(dense, levels(self.weight, step, -MOST, MOST), step, bias)
 
     def extra_repr(self) -> str:
