@@ -642,12 +642,36 @@ def _decoded(number: int, body: bytes, dtype: np.dtype[np.generic], shape: tuple
 
 
 def _histogram(reader: _Reader, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Array:
-    lowest = _unzigzag(reader.varint())
-    counts = [reader.varint() for _ in range(reader.varint())]
-    if len(counts) == 1:
+    lowest, kinds = _unzigzag(reader.varint()), reader.varint()
+    if kinds == 1:
         return np.full(shape, lowest).astype(dtype)
+    length = reader.varint()
+    counts = _counts(_Model(_Stream(reader.take(length))), kinds) if length else [reader.varint() for _ in range(kinds)]
     lefts, coder = _categorical(counts), _RangeDecoder(reader.rest())
     return np.array([lowest + coder.symbol(lefts) for _ in range(prod(shape))]).astype(dtype).reshape(shape)
+
+
+def _counts(model: _Model, kinds: int) -> list[int]:
+    """The table of a histogram that is a stream of bits."""
+    significant = 0
+    for low in (2, 1, 0):
+        significant = significant << 1 | model.bit([("significant", low, significant)], "significant")
+    counts: list[int] = []
+    one = two = 0
+    for _ in range(kinds):
+        length = 0
+        for low in (4, 3, 2, 1, 0):
+            node = (low, length)
+            length = length << 1 | model.bit([("length", node), ("one", one, node), ("two", one, two, node)], "")
+        count = min(length, 1)
+        for low in range(length - 2, -1, -1):
+            if length - low > significant:
+                count <<= 1
+            else:
+                count = count << 1 | model.bit([("bit", length - low, count), ("of", length, count)], "bit")
+        counts.append(count)
+        one, two = length, one
+    return counts
 
 
 def _planes(reader: _Reader, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Array:

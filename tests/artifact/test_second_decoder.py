@@ -85,7 +85,7 @@ def test_the_golden_file_is_what_is_written_today() -> None:
 @pytest.mark.usefixtures("deflated")
 @pytest.mark.parametrize("number", range(1, 8))
 def test_bodies_of_each_codec(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mira, "codecs_of_a_file", lambda: {number: codecs_of_a_file()[number]})
+    monkeypatch.setattr(mira, "codecs_of_a_file", lambda *_: {number: codecs_of_a_file()[number]})
     kinds = sorted(CODED[number])
     onnx = model(*(drawn(kind, (37, 29)) for kind in kinds), *(drawn(kind, (300,)) for kind in kinds))
     packed = mirabelle.pack(onnx)

@@ -136,7 +136,7 @@ class PackedModel:
             raise UserError("E141", "the file is damaged: its digest does not match its content", "fetch it again")
         if most_bytes is None:
             most_bytes = int(max(_USUAL_BYTES, _USUAL_TIMES * len(content), min(usable_memory() / _COPIES, _MOST_BYTES)))
-        self._codecs = codecs_of_a_file()
+        self._codecs = codecs_of_a_file(version)
         try:
             self._head, bodies = (_read_1 if version else _read_0)(content[_HEAD:], most_bytes)
             self.onnx_bytes = _length(self._head)

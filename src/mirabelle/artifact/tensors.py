@@ -35,17 +35,18 @@ _KNOWN = {_SIZE, _TYPE, _NAME, _DOCUMENTATION, _LOCATION, _METADATA}
 _EXTERNAL = 13  # number of a field
 
 
-def codecs_of_a_file() -> Mapping[int, EstimatedCodec]:
+def codecs_of_a_file(version: int = 1) -> Mapping[int, EstimatedCodec]:
     """The codecs of Mirabelle by their numbers; together they code only so many bits in contexts as a file may have."""
-    allowance = Allowance()
+    allowance, histogram = Allowance(), Histogram(version)
+    planes = Planes(histogram)
     return {
         1: Deflate(),
-        2: Histogram(),
-        3: Planes(),
-        4: Sparse(Histogram()),
-        5: Sparse(Planes()),
+        2: histogram,
+        3: planes,
+        4: Sparse(histogram, histogram),
+        5: Sparse(planes, histogram),
         6: Contexts(allowance),
-        7: Palette(allowance),
+        7: Palette(allowance, histogram),
     }
 
 

@@ -9,18 +9,21 @@ import numpy as np
 
 from mirabelle.artifact.codecs.codec import Symbols
 from mirabelle.artifact.codecs.counts import Counts, byte_counts
+from mirabelle.artifact.codecs.counts_table import counts_in_table, counts_table, plain_counts, read_counts, table_length
 from mirabelle.artifact.codecs.varint import Reader, write_varints
 
-_TOTAL = 1 << 12  # counts are rescaled to this sum; the loss is below 0.1 % of the bits
-_MOST = 1 << 16
+_MOST = 1 << 8
 _AT_ONCE = 1 << 18  # symbols that become 32-bit integers for the coder at a time
 
 
 class Histogram:
     """Range coding of small integers with their histogram as a static model.
 
-    The encoded data are: the lowest symbol, the number of symbols from lowest to highest, a rescaled count for each, and the
-    32-bit words of the range coder. If there is only one distinct symbol, there are no words.
+    The encoded data are: the lowest symbol, the number of symbols from lowest to highest, their counts (`counts_table`), and
+    the 32-bit words of the range coder. If there is only one distinct symbol, there are neither counts nor words.
+
+    Args:
+        version: of the file; in version 0 all counts are varints, and only read.
 
     Example:
         >>> codes = np.array([0, 0, 1, 0, -1, 0], dtype=np.int8)
@@ -33,6 +36,9 @@ class Histogram:
 
     dtypes: tuple[str, ...] = ("int8", "uint8")
     exact: bool = True
+
+    def __init__(self, version: int = 1) -> None:
+        self._version = version
 
     def encode(self, symbols: Symbols) -> bytes:
         return encoded(symbols, byte_counts(symbols)[0])
@@ -47,14 +53,15 @@ class Histogram:
             return np.zeros(shape, dtype)
         reader = Reader(data)
         low, kinds = _unzigzag(reader.varint()), reader.varint()
-        if not 0 < kinds <= min(_MOST, reader.left):
-            raise ValueError(f"the number of distinct symbols, {kinds}, is impossible")
-        counts = np.array([reader.varint() for _ in range(kinds)])
         limits = np.iinfo(dtype)
-        if low < limits.min or low + kinds - 1 > limits.max or not 0 < counts.sum() <= 2 * _TOTAL + kinds:
-            raise ValueError("the table of counts is impossible")
+        if not 0 < kinds <= _MOST or low < limits.min or low + kinds - 1 > limits.max:
+            raise ValueError(f"the number of distinct symbols, {kinds}, is impossible")
+        if not self._version:
+            counts = plain_counts(reader, kinds)
         if kinds == 1:
             return np.full(shape, low, dtype)
+        if self._version:
+            counts = read_counts(reader, kinds)
         decoder = constriction.stream.queue.RangeDecoder(words(reader.rest()))
         symbols, model = np.empty(size, dtype), _model(counts)
         for start in range(0, size, _AT_ONCE):
@@ -67,14 +74,15 @@ def encoded(symbols: Symbols, counts: Counts) -> bytes:
     """Symbols of 8 bits coded with their histogram, which is in the counts of their bytes, (256,)."""
     if not symbols.size:
         return b""
-    low, table = _table(counts, symbols.dtype)
-    head = _head(low, table)
+    low, table = _present(counts, symbols.dtype)
+    head = write_varints([_zigzag(low), len(table)])
     if len(table) == 1:
         return head
+    table, data = counts_table(table)
     encoder = constriction.stream.queue.RangeEncoder()
     encode_in_parts(encoder, symbols.reshape(-1), _model(table), low)
     stream: bytes = encoder.get_compressed().astype("<u4", copy=False).tobytes()
-    return head + stream
+    return head + data + stream
 
 
 def encode_in_parts(encoder: Any, symbols: Symbols, model: Any, low: int = 0) -> None:
@@ -87,10 +95,13 @@ def coded_length(counts: Counts, dtype: np.dtype[Any]) -> float:
     """About the bytes to which a histogram codes symbols of 8 bits that occur so often, (256,)."""
     if not counts.any():
         return 0.0
-    present = counts[counts > 0]
-    scaled = _rescaled(present)
-    bits = float(present @ np.log2(scaled.sum() / scaled))
-    return len(_head(*_table(counts, dtype))) + bits / 8
+    low, exact = _present(counts, dtype)
+    head = len(write_varints([_zigzag(low), len(exact)]))
+    if len(exact) == 1:
+        return head
+    table = counts_in_table(exact)
+    bits = float(exact[exact > 0] @ np.log2(table.sum() / table[exact > 0]))
+    return head + table_length(table) + bits / 8
 
 
 def words(data: bytes) -> Symbols:
@@ -108,24 +119,12 @@ def _model(counts: Symbols) -> Any:
     return constriction.stream.model.Categorical(counts.astype(np.float32) / np.float32(counts.sum()), perfect=False)
 
 
-def _rescaled(counts: Symbols) -> Symbols:
-    """Counts rescaled to a sum of about `_TOTAL`, with at least 1 for every symbol that occurs."""
-    total = counts.sum()
-    if total <= _TOTAL:
-        return counts
-    return np.where(counts > 0, np.maximum(1, np.rint(counts * (_TOTAL / total))), 0).astype(np.int64)
-
-
-def _table(counts: Counts, dtype: np.dtype[Any]) -> tuple[int, Symbols]:
-    """(lowest symbol, rescaled counts of it and all up to the highest one), from the counts of bytes."""
+def _present(counts: Counts, dtype: np.dtype[Any]) -> tuple[int, Symbols]:
+    """(lowest symbol, counts of it and all up to the highest one), from the counts of bytes."""
     ordered = np.roll(counts, 128) if dtype.kind == "i" else counts
     present = np.flatnonzero(ordered)
     low, high = int(present[0]), int(present[-1])
-    return low - 128 * (dtype.kind == "i"), _rescaled(ordered[low : high + 1])
-
-
-def _head(low: int, counts: Symbols) -> bytes:
-    return write_varints([_zigzag(low), len(counts), *counts])
+    return low - 128 * (dtype.kind == "i"), ordered[low : high + 1]
 
 
 def _zigzag(value: int) -> int:

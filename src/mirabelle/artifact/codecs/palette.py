@@ -34,13 +34,15 @@ class Palette:
 
     Args:
         allowance: how many bits the file may still have (`Contexts`).
+        histogram: the codec of the places, or of their values.
     """
 
     dtypes: tuple[str, ...] = ("float32", "float64", "float16")
     exact: bool = False
 
-    def __init__(self, allowance: Allowance | None = None) -> None:
-        self._codecs: tuple[EstimatedCodec, ...] = (Histogram(), Sparse(Histogram()), Contexts(allowance))
+    def __init__(self, allowance: Allowance | None = None, histogram: Histogram | None = None) -> None:
+        histogram = histogram or Histogram()
+        self._codecs: tuple[EstimatedCodec, ...] = (histogram, Sparse(histogram, histogram), Contexts(allowance))
 
     def encode(self, symbols: Symbols) -> bytes:
         if not symbols.size:

@@ -19,6 +19,9 @@ _NEAR = 64  # bytes; a plane is coded to see whether it gets smaller, unless its
 class Planes:
     """Codes floats and wide integers as byte planes; a plane that does not get smaller is stored uncompressed.
 
+    Args:
+        histogram: the codec of a plane.
+
     Example:
         >>> scales = np.array([0.5, 0.25, 0.5], dtype=np.float32)
         >>> Planes().decode(Planes().encode(scales), (3,), scales.dtype).tolist()
@@ -27,6 +30,9 @@ class Planes:
 
     dtypes: tuple[str, ...] = ("float32", "float64", "float16", "int16", "int32", "int64", "uint16", "uint32", "uint64")
     exact: bool = True
+
+    def __init__(self, histogram: Histogram | None = None) -> None:
+        self._histogram = histogram or Histogram()
 
     def encode(self, symbols: Symbols) -> bytes:
         little = np.ascontiguousarray(symbols.reshape(-1)).astype(symbols.dtype.newbyteorder("<"), copy=False)
@@ -53,7 +59,7 @@ class Planes:
             kind, length = reader.varint(), reader.varint()
             body = reader.take(length)
             if kind == _CODED:
-                planes.append(Histogram().decode(body, (size,), np.dtype(np.uint8)))
+                planes.append(self._histogram.decode(body, (size,), np.dtype(np.uint8)))
             elif kind == _RAW and length == size:
                 planes.append(np.frombuffer(body, np.uint8))
             else:

@@ -30,6 +30,7 @@ class Sparse:
 
     Args:
         values: the codec for the values of the non-zero elements.
+        histogram: the codec for the classes of rows and columns.
 
     Example:
         >>> codes = np.array([[0, 0, 3], [0, 0, -2]], dtype=np.int8)
@@ -38,8 +39,8 @@ class Sparse:
         [[0, 0, 3], [0, 0, -2]]
     """
 
-    def __init__(self, values: EstimatedCodec) -> None:
-        self._values = values
+    def __init__(self, values: EstimatedCodec, histogram: Histogram | None = None) -> None:
+        self._values, self._histogram = values, histogram or Histogram()
         self.dtypes = values.dtypes
         self.exact = values.exact
 
@@ -50,7 +51,7 @@ class Sparse:
         # Compared as bits, so that a floating-point negative zero counts as non-zero.
         mask = matrix.view(f"u{matrix.dtype.itemsize}") != 0
         rows, columns = _classes(mask.mean(axis=1)), _classes(mask.mean(axis=0))
-        head = [Histogram().encode(rows), Histogram().encode(columns)]
+        head = [self._histogram.encode(rows), self._histogram.encode(columns)]
         encoder = constriction.stream.queue.RangeEncoder()
         table = []
         for members in _contexts(rows, columns):
@@ -84,8 +85,8 @@ class Sparse:
         reader = Reader(data)
         parts = [reader.take(reader.varint()) for _ in range(4)]
         classes = np.dtype(np.uint8)
-        rows = Histogram().decode(parts[0], (matrix.shape[0],), classes)
-        columns = Histogram().decode(parts[1], (matrix.shape[1],), classes)
+        rows = self._histogram.decode(parts[0], (matrix.shape[0],), classes)
+        columns = self._histogram.decode(parts[1], (matrix.shape[1],), classes)
         table = Reader(parts[2])
         decoder = constriction.stream.queue.RangeDecoder(words(parts[3]))
         mask = np.zeros(matrix.shape, bool)
