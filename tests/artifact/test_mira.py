@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,9 @@ from mirabelle.artifact.codecs.mixing import Allowance, MixedDecoder, MixedEncod
 from mirabelle.artifact.head import INLINE, INLINE_CONTEXTS, MULTIPLES, PRODUCT
 from mirabelle.artifact.multiples import multiples_of, step_of
 from mirabelle.artifact.structure import Structure
+from mirabelle.artifact.tensor_costs import costs_of
 from mirabelle.artifact.wire import MODEL, bytes_of, fields_of
+from mirabelle.cli.main import run
 from mirabelle.errors import UserError
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.export import export
@@ -66,16 +69,16 @@ def test_a_file_of_four_layers_has_at_most_sixty_bytes_over_graph_and_data(four_
     length = MixedLength()
     Structure(length).fields(MODEL, fields_of(skeleton.replace(four_layers[-16:], b"0" * 16)))
     graph = length.bits / 8
-    inline = [k for k, entry in enumerate(model._head.entries) if entry.data is not None]
-    bodies = sum(entry.length for entry in model._head.entries)
+    inline = [k for k, entry in enumerate(model.head.entries) if entry.data is not None]
+    bodies = sum(entry.length for entry in model.head.entries)
     data = 0.0
     values = MixedLength()
     for k in inline:
         from mirabelle.artifact.codecs.mixing import Mixed
         from mirabelle.artifact.head import _code_data
 
-        entry = model._head.entries[k]
-        _code_data(Structure(values, Mixed()), model._head.tensors[k], entry.number, entry.data)
+        entry = model.head.entries[k]
+        _code_data(Structure(values, Mixed()), model.head.tensors[k], entry.number, entry.data)
     data = values.bits / 8
     assert graph < 150, "the graph is coded by its structure"
     assert len(packed) - graph - bodies - data <= 60
@@ -145,7 +148,7 @@ def test_a_packed_network_goes_straight_into_torch(cnn: nn.Module, images: Task)
 
 def test_products_of_scales_are_not_stored_again() -> None:
     model = PackedModel((GOLDEN / "version-1.mira").read_bytes())
-    entries = dict(zip(model.names, model._head.entries, strict=True))
+    entries = dict(zip(model.names, model.head.entries, strict=True))
     assert [name for name, entry in entries.items() if entry.number == PRODUCT] == ["fc2.bias_scale"]
 
 
@@ -305,7 +308,7 @@ def test_multiples_of_a_step_are_coded_as_integers(step: float, first: int) -> N
     onnx = model_of(values)
     packed = pack(onnx)
     assert unpack(packed) == onnx
-    assert [entry.number for entry in PackedModel(packed)._head.entries] == [MULTIPLES]
+    assert [entry.number for entry in PackedModel(packed).head.entries] == [MULTIPLES]
 
 
 @pytest.mark.parametrize(
@@ -334,3 +337,31 @@ def test_the_rounding_of_multiples_is_that_of_torch() -> None:
     step = float(np.float32(0.01234567))
     expected = bfloat16(numbers.astype(np.float32) * np.float32(step))
     assert multiples_of(step, numbers) == expected.tobytes()
+
+
+def test_the_costs_of_tensors_add_up_to_the_file() -> None:
+    packed = (GOLDEN / "version-1.mira").read_bytes()
+    costs = costs_of(packed)
+    total = costs.graph_bytes + sum(one.size_bytes for one in costs.tensors)
+    assert len(packed) - 30 < total < len(packed), "what is left are digest and lengths"
+    found = {one.name: one for one in costs.tensors}
+    codes = PackedModel(packed).array("fc3.codes")
+    shares = np.bincount(codes.ravel()) / codes.size
+    assert found["fc3.codes"].entropy_bytes == pytest.approx(-codes.size * (shares * np.log2(shares)).sum() / 8)
+    assert (found["fc3.codes"].kind, found["fc3.codes"].codec) == ("uint2", "histogram")
+    assert found["nothing"].entropy_bytes == 0
+    assert found["empty"].elements == 0
+
+
+def test_inspect_prints_the_bits_of_tensors(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for path in (GOLDEN / "version-1.mira", GOLDEN / "version-0.mira", GOLDEN / "model.onnx"):
+        assert run(["inspect", str(path), "--bits", "--json"]) == 0
+        data = json.loads(capsys.readouterr().out)
+        assert [one["name"] for one in data["tensors"]] == PackedModel(pack(ONNX)).names
+        if path.suffix == ".mira":
+            assert data["size_bytes"] == path.stat().st_size
+            assert data["graph_bytes"] + sum(one["size_bytes"] for one in data["tensors"]) < data["size_bytes"]
+    assert run(["inspect", str(GOLDEN / "version-1.mira"), "--bits"]) == 0
+    assert "product of two" in capsys.readouterr().out
+    assert run(["inspect", str(tmp_path / "none.mira"), "--bits"]) == 2
+    assert "E130" in capsys.readouterr().err

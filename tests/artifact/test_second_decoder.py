@@ -63,7 +63,7 @@ def drawn(kind: int, shape: tuple[int, ...]) -> TensorProto:
 
 
 def numbers(packed: bytes) -> list[int]:
-    return [entry.number for entry in mirabelle.PackedModel(packed)._head.entries]
+    return [entry.number for entry in mirabelle.PackedModel(packed).head.entries]
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from mirabelle.artifact.codecs.mixing import Mixed, MixedDecoder, MixedEncoder, 
 from mirabelle.artifact.codecs.narrow import narrowed
 from mirabelle.artifact.codecs.varint import Reader, write_varints
 from mirabelle.artifact.multiples import MOST_STEPS, multiples_of, step_of
+from mirabelle.artifact.products import products_among
 from mirabelle.artifact.structure import Structure
 from mirabelle.artifact.tensors import OWN, Coded, Tensor, tensor_of
 from mirabelle.artifact.wire import GRAPH_FIELD, MODEL, TENSOR_FIELD, Fields, bytes_of, fields_of, number_of
@@ -33,7 +34,6 @@ _TINY, _DIVERSE = 64, 0.35  # bytes that always stand in the head; coded bytes o
 _FEW = 64  # tensors of a file, for each of which the ways are measured
 _ENTRY_BITS = 12  # about what the length of a body takes in the table
 _VERSION_FIELD = 1  # of a model
-_FACTORS = 48  # tensors before, among which factors are looked for
 _FLOAT = 1
 # Strings that occur in most graphs, as a preset dictionary for deflate.
 DICTIONARY = (
@@ -75,12 +75,14 @@ class Head:
         tensors: name, type and shape of each.
         entries: how the data of each are coded.
         sealed: whether the digest in the metadata of the model is that of its bytes, which the reader computes.
+        mixed: whether it is one stream of bits.
     """
 
     fields: Fields
     tensors: Sequence[Tensor]
     entries: Sequence[Entry]
     sealed: bool
+    mixed: bool
 
 
 def tensors_in(fields: Fields) -> list[Tensor]:
@@ -101,7 +103,7 @@ def written(
 ) -> tuple[bytes, list[int]]:
     """(the head, places of the tensors whose coded data follow it)."""
     tensors = tensors_in(fields)
-    products = {} if len(tensors) != len(raws) else _products(tensors, raws)
+    products = {} if len(tensors) != len(raws) else products_among(tensors, raws)
     if not _in_contexts(fields, sum(one.length for one in coded)):
         return _deflated(
             fields,
@@ -162,7 +164,7 @@ def read(data: bytes, most_bytes: int) -> Head:
     entries = [_code_entry(structure, values, tensor, None) for tensor in tensors]
     if not coder.read_to_the_end:
         raise ValueError("bytes follow its head")
-    return _checked(Head(fields, tensors, entries, sealed))
+    return _checked(Head(fields, tensors, entries, sealed, mixed=True))
 
 
 def inflated_graph(data: bytes, length: int) -> Fields:
@@ -190,7 +192,7 @@ def _read_deflated(reader: Reader, most_bytes: int) -> Head:
     entries = [_from_varints(table) for _ in tensors]
     if table.left:
         raise ValueError("bytes follow its table")
-    return _checked(Head(fields, tensors, entries, sealed))
+    return _checked(Head(fields, tensors, entries, sealed, mixed=False))
 
 
 def _check_size(tensors: Sequence[Tensor], skeleton: bytes, most_bytes: int) -> None:
@@ -249,6 +251,32 @@ def _bits(tensor: Tensor, entry: Entry, values: Structure, separate: int) -> flo
     length = MixedLength()
     _code_data(values.trial(length), tensor, entry.number, entry.data)
     return length.bits
+
+
+class Recount:
+    """Counts again what a head takes, in bytes; the table of a deflated one as its length per tensor.
+
+    Args:
+        head: as it was read.
+        length: counts.
+    """
+
+    def __init__(self, head: Head, length: MixedLength) -> None:
+        self._length = length
+        self._structure, self._values = Structure(length), Structure(length, Mixed())
+        self._mixed = head.mixed
+        if self._mixed:
+            self._structure.fields(MODEL, head.fields)
+            self._structure.number(int(head.sealed), "sealed", [()])
+        self.graph = length.bits / 8 if self._mixed else float(len(deflate(bytes_of(head.fields), DICTIONARY)))
+
+    def entry(self, tensor: Tensor, entry: Entry) -> float:
+        """The bytes of the entry of a tensor, to be asked in their order."""
+        if not self._mixed:
+            return float(len(_as_varints(entry)))
+        before = self._length.bits
+        _code_entry(self._structure, self._values, tensor, entry)
+        return (self._length.bits - before) / 8
 
 
 def _code_entry(structure: Structure, values: Structure, tensor: Tensor, entry: Entry | None) -> Entry:
@@ -323,44 +351,6 @@ def _zigzag(value: int) -> int:
 
 def _unzigzag(value: int) -> int:
     return value // 2 if value % 2 == 0 else -(value + 1) // 2
-
-
-def _products(tensors: Sequence[Tensor], raws: Sequence[bytes | memoryview]) -> dict[int, tuple[int, int]]:
-    """Places of tensors that are products of two others, such as the scale of a bias, and the places of these."""
-    floats = {
-        k: np.frombuffer(raw, "<f4") for k, (one, raw) in enumerate(zip(tensors, raws, strict=True)) if one.kind == _FLOAT
-    }
-    scalars = [k for k, values in floats.items() if values.size == 1]
-    found: dict[int, tuple[int, int]] = {}
-    for k, values in floats.items():
-        near = [j for j in floats if abs(j - k) <= _FACTORS and j != k and j not in found]
-        used = {place for pair in found.values() for place in pair}
-        if values.size <= 1 or k in used or tensors[k].name.rpartition(".")[2] == "weight":
-            continue
-        pairs = (
-            (i, j)
-            for j in near
-            if floats[j].size == values.size
-            for i in scalars
-            if abs(i - k) <= _FACTORS and np.float32(float(floats[i][0]) * float(floats[j][0])) == values[0]
-        )
-        pair = next((pair for pair in pairs if product(tensors[k], raws[pair[0]], raws[pair[1]]) == bytes(raws[k])), None)
-        if pair is not None:
-            found[k] = pair
-    return found
-
-
-def product(tensor: Tensor, one: bytes | memoryview, other: bytes | memoryview) -> bytes:
-    """The data of a tensor that is the product of two others of 32 bits, of which the first has one element.
-
-    Raises:
-        ValueError: if it has another size.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        found = bytes((np.frombuffer(one, "<f4")[:1] * np.frombuffer(other, "<f4")).astype("<f4").tobytes())
-    if len(found) != tensor.length:
-        raise ValueError(f'tensor "{tensor.name}" is a product of another size')
-    return found
 
 
 def _as_varints(entry: Entry) -> bytes:

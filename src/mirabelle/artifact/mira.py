@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 from mirabelle.artifact.assembly import assembled, assembled_length, is_sealed, with_digest, with_zeros
 from mirabelle.artifact.codecs.codec import Codec, Symbols
 from mirabelle.artifact.codecs.varint import Reader, write_varints
-from mirabelle.artifact.head import Entry, Head, inflated_graph, product, read, tensors_in, written
+from mirabelle.artifact.head import Entry, Head, inflated_graph, read, tensors_in, written
+from mirabelle.artifact.products import product
 from mirabelle.artifact.tensors import BFLOAT16, OWN, Coded, codecs_of_a_file, coded, decoded
 from mirabelle.artifact.wire import bytes_of, fields_of
 from mirabelle.errors import UserError
@@ -138,8 +139,8 @@ class PackedModel:
             most_bytes = int(max(_USUAL_BYTES, _USUAL_TIMES * len(content), min(usable_memory() / _COPIES, _MOST_BYTES)))
         self._codecs = codecs_of_a_file(version)
         try:
-            self._head, bodies = (_read_1 if version else _read_0)(content[_HEAD:], most_bytes)
-            self.onnx_bytes = _length(self._head)
+            self.head, bodies = (_read_1 if version else _read_0)(content[_HEAD:], most_bytes)
+            self.onnx_bytes = _length(self.head)
         except OverflowError as error:
             raise _too_large(int(error.args[0]), most_bytes) from None
         except ValueError as error:
@@ -151,7 +152,7 @@ class PackedModel:
     @property
     def names(self) -> list[str]:
         """The names of the tensors, in their order."""
-        return [tensor.name for tensor in self._head.tensors]
+        return [tensor.name for tensor in self.head.tensors]
 
     def array(self, name: str) -> Symbols:
         """The values of a tensor; those of bfloat16, or of floats of 8 bits or less, as integers of their bits.
@@ -163,7 +164,7 @@ class PackedModel:
         if name not in self.names:
             raise KeyError(name)
         place = self.names.index(name)
-        return self._head.tensors[place].array(self._raw(place))
+        return self.head.tensors[place].array(self._raw(place))
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors for torch, by their names in the ONNX model: those of parameters, unless the export changed the layer.
@@ -173,7 +174,7 @@ class PackedModel:
         import torch
 
         found = {}
-        for place, tensor in enumerate(self._head.tensors):
+        for place, tensor in enumerate(self.head.tensors):
             values = torch.from_numpy(tensor.array(self._raw(place)).copy())
             found[tensor.name] = values.view(torch.bfloat16) if tensor.kind == BFLOAT16 else values
         return found
@@ -184,8 +185,8 @@ class PackedModel:
         Raises:
             UserError: as `array`.
         """
-        parts = assembled(self._head.fields, self._raw, [tensor.length for tensor in self._head.tensors])
-        if not self._head.sealed:
+        parts = assembled(self.head.fields, self._raw, [tensor.length for tensor in self.head.tensors])
+        if not self.head.sealed:
             yield from parts
             return
         # The digest stands behind the graph, in the last part.
@@ -198,7 +199,7 @@ class PackedModel:
 
     def _raw(self, place: int) -> bytes:
         """The data of a tensor."""
-        entry, tensor = self._head.entries[place], self._head.tensors[place]
+        entry, tensor = self.head.entries[place], self.head.tensors[place]
         if entry.data is not None:
             return entry.data
         try:
@@ -247,7 +248,7 @@ def _read_0(content: memoryview, most_bytes: int) -> tuple[Head, Bodies]:
         name = reader.take(reader.varint()).decode() if number == OWN else ""
         bodies[place] = reader.view(reader.varint())
         entries.append(Entry(number, name, len(bodies[place])))
-    head = Head(fields, tensors, entries, sealed=False)
+    head = Head(fields, tensors, entries, sealed=False, mixed=False)
     if _length(head) != onnx_length:
         raise ValueError(f"its header gives {onnx_length} bytes of ONNX, but it unpacks to {_length(head)}")
     return head, _complete(bodies, reader)

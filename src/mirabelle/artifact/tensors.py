@@ -28,6 +28,12 @@ _DTYPES = {
 }  # fmt: skip
 # Types of less than 8 bits, several of which ONNX stores in a byte -> (bits, whether they are signed; None: no integers).
 _NARROW_TYPES = {21: (4, False), 22: (4, True), 23: (4, None), 25: (2, False), 26: (2, True)}
+_NAMES = {
+    1: "float", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "double",
+    12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128", 16: "bfloat16", 17: "float8e4m3fn", 18: "float8e4m3fnuz",
+    19: "float8e5m2", 20: "float8e5m2fnuz", 21: "uint4", 22: "int4", 23: "float4e2m1", 24: "float8e8m0",
+    25: "uint2", 26: "int2",
+}  # fmt: skip
 _NOT_CODED = {0: "UNDEFINED", 8: "STRING", 27: "FLOAT6E2M3", 28: "FLOAT6E3M2"}
 # Tags of the fields of a tensor.
 _SIZE, _TYPE, _NAME, _DOCUMENTATION, _LOCATION, _METADATA = 1 << 3, 2 << 3, 8 << 3 | 2, 12 << 3 | 2, 14 << 3, 16 << 3 | 2
@@ -79,6 +85,11 @@ class Tensor:
     def length(self) -> int:
         """Bytes of its data."""
         return math.prod(self.stored_shape) * self.dtype.itemsize
+
+    @property
+    def kind_name(self) -> str:
+        """The name of its type in ONNX, in lower case."""
+        return _NAMES[self.kind]
 
     @property
     def integers(self) -> tuple[int, np.dtype[Any]] | None:

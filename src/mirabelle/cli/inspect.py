@@ -46,6 +46,7 @@ _SHOWN = 3  # names of group members to print without --verbose
     help="List channels, neurons and heads that are removed together, and what cannot be removed and why.",
 )
 @click.option("--sensitivity", is_flag=True, help="Validation loss against sparsity, for each group and layer.")
+@click.option("--bits", is_flag=True, help="What each tensor takes in the packed file, beside the entropy of its elements.")
 @click.option("--samples", type=click.IntRange(min=1), help="Number of validation samples for --sensitivity; by default 512.")
 @codec_option(read=True)
 @trust_option
@@ -60,6 +61,7 @@ def command(
     weights: Path | None,
     groups: bool,
     sensitivity: bool,
+    bits: bool,
     samples: int | None,
     trust: bool,
     as_json: bool,
@@ -75,12 +77,17 @@ def command(
     \b
     Example:
       mirabelle inspect ./net.py:net --input 1x8x8 --groups
+      mirabelle inspect runs/digits/model.mira --bits
       mirabelle inspect ./net.py:net --weights trained.safetensors --data ./photos --sensitivity
     """
     if samples is not None and not sensitivity:
         raise UserError("E111", "--samples has an effect only with --sensitivity", "add --sensitivity")
     if shapes and data is not None:
         raise UserError("E111", "--input and --data both define the model's input", "give only one of them")
+    if bits:
+        from mirabelle.cli.tensor_table import print_costs
+
+        return print_costs(model, as_json=as_json)
     if not groups and not sensitivity:
         return _print_layers(model, shapes, data, data_dir, weights, as_json=as_json)
     module, task, example = _module(model, shapes, data, data_dir, weights, needs_data=sensitivity, trust=trust)
