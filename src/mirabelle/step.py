@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from mirabelle import records
@@ -30,12 +30,29 @@ class Preview:
         description: sentences on what the step does to the given model.
         training: the `Training` that the step runs, or None.
         more_seconds: by which the step takes longer than the preview, because it measures more samples.
+        in_training: the model that the training trains, if it is another one, such as one that simulates a quantized model.
+        terms: terms that the step adds to the loss, or None.
     """
 
     model: nn.Module
     description: tuple[str, ...]
     training: Any = None
     more_seconds: float = 0.0
+    in_training: nn.Module | None = None
+    terms: Any = None
+
+    @property
+    def trained(self) -> nn.Module:
+        """The model that the training trains."""
+        return self.model if self.in_training is None else self.in_training
+
+    def training_on(self, task: Task) -> Any:
+        """The training with all terms of its loss."""
+        if self.training is None or self.terms is None:
+            return self.training
+        from mirabelle.training import default_objective
+
+        return replace(self.training, objective=(self.training.objective or default_objective(task)) + self.terms)
 
 
 @runtime_checkable

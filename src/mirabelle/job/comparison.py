@@ -232,7 +232,7 @@ def _factor(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task,
         model = preview.model
         if preview.training is not None:
             seconds += _length(preview.training, task) * _step_seconds(
-                model, under, preview.training, place.within("timed"), budget=budget.seconds or 0.0
+                preview.trained, under, preview.training_on(under), place.within("timed"), budget=budget.seconds or 0.0
             )
     return (budget.seconds or 0.0) / seconds
 

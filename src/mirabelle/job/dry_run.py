@@ -177,7 +177,7 @@ def try_steps(plan: JobPlan) -> list[TriedStep]:
                 model = preview.model
                 if step.stage == "replace":
                     _tried(model, plan.task)
-                _try_training(model, under, preview.training)
+                _try_training(preview.trained, under, preview.training_on(under))
             if step.stage == "replace" and len(mistakes) > known:
                 break  # nothing can be said of steps that change a model which does not work
     raise_all(mistakes)

@@ -26,7 +26,7 @@ from mirabelle.run.files import length_of_tensors
 from mirabelle.run.run import Run
 from mirabelle.runtime.latency import Ratio
 from mirabelle.runtime.runtime import time_side_by_side
-from mirabelle.step import use_of
+from mirabelle.step import Preview, use_of
 from mirabelle.task.batch import Samples, Stream, parts_of, tensors_of
 from mirabelle.task.goal import Shortfall
 from mirabelle.task.profile import Profile
@@ -185,21 +185,22 @@ def _previewed(
     models: list[nn.Module] = []
     trainings: list[_Trained] = []
 
-    def look(name: str, description: tuple[str, ...], model: nn.Module, training: Training | None, on: Task) -> None:
-        seconds, count = (0.0, 0) if training is None else _training_seconds(model, on, training, run.within(name))
-        steps.append(StepForecast(name, description, seconds, count, *count_parameters(model)))
+    def look(name: str, preview: Preview, on: Task) -> None:
+        training: Training | None = preview.training_on(on)
+        seconds, count = (0.0, 0) if training is None else _training_seconds(preview.trained, on, training, run.within(name))
+        steps.append(StepForecast(name, preview.description, seconds, count, *count_parameters(preview.model)))
         if training is not None:
-            trainings.append(_Trained(model, training, on))
+            trainings.append(_Trained(preview.trained, training, on))
 
     if plan.teacher is not None and plan.teacher_train is not None:
-        look("teacher", ("is trained",), plan.teacher, plan.teacher_train, task.with_teacher(None))
+        look("teacher", Preview(plan.teacher, ("is trained",), plan.teacher_train), task.with_teacher(None))
     if plan.baseline is not None:
-        look("baseline", ("the model is trained",), plan.model, plan.baseline, task.with_teacher(None))
+        look("baseline", Preview(plan.model, ("the model is trained",), plan.baseline), task.with_teacher(None))
     model = plan.model
     for step, found in zip(plan.recipe.steps, tried, strict=True):
         preview = found.preview
         under = with_replaced_model_as_teacher([step], model, task)
-        look(use_of(step), preview.description, preview.model, preview.training, under)
+        look(use_of(step), preview, under)
         taken = found.seconds + preview.more_seconds
         steps[-1] = dataclasses.replace(steps[-1], seconds=steps[-1].seconds + taken)
         model = preview.model

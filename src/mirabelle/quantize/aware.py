@@ -108,7 +108,9 @@ class Aware:
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         found = self._without_training().preview(model, task, run)
-        return Preview(found.model, found.description, self.train)
+        from mirabelle.quantize.simulation import simulating
+
+        return Preview(found.model, found.description, self.train, in_training=simulating(model, found.model))
 
     def _without_training(self) -> Static | Dynamic | Weights:
         """The step that makes the same layers without a training."""

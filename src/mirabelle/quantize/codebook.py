@@ -90,7 +90,13 @@ class Codebook:
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         given = opened(model, self)
         shared = self._shared(given, task, run, most_samples=_PREVIEWED)
-        return Preview(shared, told(given, shared, self, task, run), self.train)
+        told_of = told(given, shared, self, task, run)
+        if self.train is None:
+            return Preview(shared, told_of)
+        from mirabelle.model.state import copied
+        from mirabelle.quantize.codebook_layer import with_parameters
+
+        return Preview(shared, told_of, self.train, in_training=with_parameters(copied(shared)))
 
     def _shared(self, model: nn.Module, task: Task, run: Run, most_samples: int | None = None) -> nn.Module:
         from mirabelle.model.architecture import replace_module

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from mirabelle.objectives.objective import Objective
     from mirabelle.quantize.batch_norm_folding import FoldedNorm
     from mirabelle.quantize.rounded_layer import RoundedLayer
     from mirabelle.quantize.tied_weights import Selection
@@ -108,20 +109,24 @@ class EntropyConstrained:
         return train_together((self,), self.train, model, task, run)
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
-        from mirabelle.objectives.rate import Rate
-
         given = opened(model, self, run)
         form = _Form(given, self._selection(given), task, run)
         told(given, form.finished(form.in_training(self._first_bits(form.dense))), self, task, run)
-        terms = 1.0 * Rate(size=self.size) if self.rate is None else Annealed(start=0.0, end=self.rate, until=_RISE) * Rate()
         in_training = form.in_training(self._first_bits(form.dense))
-        return Prepared(in_training, terms=terms, controls=lambda _: (AtTheEnd(),), finish=form.finished)
+        return Prepared(in_training, terms=self._terms(), controls=lambda _: (AtTheEnd(),), finish=form.finished)
+
+    def _terms(self) -> Objective:
+        from mirabelle.objectives.rate import Rate
+
+        return 1.0 * Rate(size=self.size) if self.rate is None else Annealed(start=0.0, end=self.rate, until=_RISE) * Rate()
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         given = opened(model, self)
         form = _Form(given, self._selection(given), task, run)
-        shared = form.finished(form.in_training(self._first_bits(form.dense)))
-        return Preview(shared, told(given, shared, self, task, run), self.train)
+        in_training = form.in_training(self._first_bits(form.dense))
+        shared = form.finished(in_training)
+        told_of = told(given, shared, self, task, run)
+        return Preview(shared, told_of, self.train, in_training=in_training, terms=self._terms())
 
     def _selection(self, model: nn.Module) -> Selection:
         from mirabelle.quantize.tied_weights import check_finite

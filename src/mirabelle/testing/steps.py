@@ -49,6 +49,9 @@ def check_step(step: Step, model: nn.Module, task: Task, *, origin: nn.Module | 
         preview = step.preview(model, task, runs[2])
         assert isinstance(preview, Preview), "preview() must return a Preview"
         assert preview.description, "a preview must describe in words what the step would do"
+        if preview.training is not None:
+            given = parts_of(call(copied(preview.trained).train(), task.example(8).inputs))
+            assert any(output.requires_grad for output in given), "the model that is trained must have a gradient"
         one, other = (step(model, task, run) for run in runs[:2])
         assert fingerprint(model) == before, "the given model must not be changed"
         assert torch.equal(torch.get_rng_state(), state), "torch's random generator must not be changed (use fork_rng)"

@@ -105,11 +105,13 @@ class Joint:
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         description: tuple[str, ...] = ()
+        terms = None
         for position, step in enumerate(self.steps):
             with at_path("steps", position):
                 part = step.preview(model, task, run)
             model, description = part.model, description + part.description
-        return Preview(model, description, self.train)
+            terms = part.terms if terms is None else terms if part.terms is None else terms + part.terms
+        return Preview(model, description, self.train, in_training=part.in_training, terms=terms)
 
     def origin(self, model: nn.Module, run: Run) -> nn.Module:
         for step in self.steps:
