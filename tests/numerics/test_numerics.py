@@ -264,3 +264,29 @@ def test_the_length_after_gzip_is_exact_for_short_files_and_near_for_long_ones()
         assert gzip_length(data) == len(gzip.compress(data, 9, mtime=0))
     for data in (weights.tobytes(), pruned.tobytes()):
         assert gzip_length(data) == pytest.approx(len(gzip.compress(data, 9, mtime=0)), rel=0.01)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.9, 0.99])
+def test_erdos_renyi_keeps_by_the_sizes_and_in_all_what_is_asked(sparsity: float) -> None:
+    torch.manual_seed(0)
+    scores = [torch.rand(64, 3, 3, 3), torch.rand(128, 64, 3, 3), torch.rand(10, 128), torch.rand(300)]
+    kept = [int(mask.sum()) for mask in masks.keep_by_erdos_renyi(scores, sparsity)]
+    total = sum(score.numel() for score in scores)
+    assert sum(kept) == total - int(sparsity * total)
+    shares = [count / sum(score.shape) for count, score in zip(kept, scores, strict=True) if count < score.numel()]
+    assert not shares or max(shares) - min(shares) <= 2 / min(sum(score.shape) for score in scores) * max(1, *shares)
+    for score, mask in zip(scores, masks.keep_by_erdos_renyi(scores, sparsity), strict=True):
+        assert not mask.any() or mask.all() or float(score[mask].min()) >= float(score[~mask].max())
+
+
+def test_lamp_is_the_share_of_the_squares_that_are_left() -> None:
+    torch.manual_seed(0)
+    score = torch.rand(7, 5)
+    found = masks.lamp(score)
+    for place in ((0, 0), (3, 4), (6, 1)):
+        left = score[score >= score[place]].double().square().sum()
+        assert float(found[place]) == pytest.approx(float(score[place].double().square() / left), rel=1e-5)
+    assert float(found.max()) == 1
+    assert torch.equal(masks.lamp(torch.zeros(3)), torch.zeros(3))
+    assert masks.lamp(torch.ones(3)).tolist() == pytest.approx([1 / 3, 1 / 2, 1])
+    assert torch.equal(found.flatten().argsort(), score.flatten().argsort()), "within a tensor the order stays"

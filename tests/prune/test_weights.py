@@ -190,3 +190,22 @@ def test_the_control_takes_up_where_it_was(mlp: nn.Sequential, blobs: Task, run:
     for k in range(31, 101):
         assert control(mlp, k / 100) == again(other, k / 100)
     assert torch.equal(mlp[0].weight, other[0].weight)
+
+
+@pytest.mark.parametrize("scope", ["erk", "lamp"])
+@pytest.mark.parametrize("schedule", ["one-shot", "cubic"])
+def test_a_sparsity_divided_among_layers_is_the_same_in_all(
+    scope: str, schedule: str, cnn: nn.Module, images: Task, run: Run
+) -> None:
+    train = Training(epochs=2, lr=1e-3, precision="float32") if schedule == "cubic" else None
+    pruned = prune.Weights(sparsity=0.8, scope=scope, schedule=schedule, train=train)(cnn, images, run)
+    weights = [parameter for parameter in pruned.parameters() if parameter.dim() > 1]
+    total, kept = sum(one.numel() for one in weights), [int(one.count_nonzero()) for one in weights]
+    assert sum(kept) == total - int(0.8 * total)
+    shares = [count / one.numel() for count, one in zip(kept, weights, strict=True)]
+    assert max(shares) > 1.1 * min(shares), "not the same in each layer"
+    if scope == "erk" and schedule == "one-shot":
+        expected = [sum(one.shape) / one.numel() for one in weights]
+        assert shares.index(max(shares)) == expected.index(max(expected))
+    with pytest.raises(UserError, match=f'scope = "{scope}" ranks weights, but threshold does not rank'):
+        prune.Weights(threshold=0.1, scope=scope)

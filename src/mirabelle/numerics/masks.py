@@ -93,6 +93,70 @@ def keep_highest_together(scores: Sequence[Tensor], sparsity: float, floor: floa
     return [part.reshape(score.shape) for part, score in zip(torch.split(mask, sizes), scores, strict=True)]
 
 
+def keep_by_erdos_renyi(scores: Sequence[Tensor], sparsity: float) -> list[Tensor]:
+    """`keep_highest` of each tensor, with a sparsity by its sizes; returns one mask per tensor.
+
+    A tensor with sizes d₁, d₂, … keeps ε · Σ dᵢ of its Π dᵢ elements, at most all of them; ε is such that the tensors
+    together keep the fraction 1 − sparsity. So narrow layers, and small kernels, lose less.
+
+    Args:
+        scores: any shapes.
+        sparsity: fraction of all elements to remove, in [0, 1).
+
+    Example:
+        >>> wide, narrow = torch.rand(40, 40), torch.rand(4, 40)
+        >>> [int(mask.sum()) for mask in keep_by_erdos_renyi([wide, narrow], sparsity=0.9)]
+        [114, 62]
+
+    Source: Mocanu et al. 2018, arXiv:1707.04780; Evci et al. 2020, arXiv:1911.11134 (kernels).
+    """
+    sizes = [score.numel() for score in scores]
+    kept, left = [0.0] * len(scores), sum(sizes) - int(sparsity * sum(sizes))
+    open_ = [place for place, size in enumerate(sizes) if size]
+    while open_:
+        share = left / sum(sum(scores[place].shape) for place in open_)
+        full = [place for place in open_ if share * sum(scores[place].shape) >= sizes[place]]
+        for place in full or open_:
+            kept[place] = min(float(sizes[place]), share * sum(scores[place].shape))
+        left -= sum(sizes[place] for place in full)
+        open_ = [place for place in open_ if place not in full] if full else []
+    counts = _rounded(kept, sum(sizes) - int(sparsity * sum(sizes)))
+    return [keep_but(score, size - count) for score, size, count in zip(scores, sizes, counts, strict=True)]
+
+
+def _rounded(numbers: Sequence[float], total: int) -> list[int]:
+    """Integers near numbers whose sum is `total`: rounded down, and one more where most was lost."""
+    found = [math.floor(number + _ROUNDING) for number in numbers]
+    order = sorted(range(len(found)), key=lambda place: found[place] - numbers[place])
+    for place in order[: total - sum(found)]:
+        found[place] += 1
+    return found
+
+
+def lamp(score: Tensor) -> Tensor:
+    """s² divided by the sum of the squares of all scores of the tensor that are not smaller, for a ranking over layers.
+
+    It bounds what the removal of a weight does to the output of its layer, relative to the weights that are left. Equal scores
+    are taken in their order, so that those removed first have the smaller result; the highest one gets 1.
+
+    Args:
+        score: any shape.
+
+    Example:
+        >>> lamp(torch.tensor([3.0, 1.0, 2.0]))
+        tensor([1.0000, 0.0714, 0.3077])
+
+    Source: Lee, Park, Mo, Ahn, Shin 2021, arXiv:2010.07611 (LAMP).
+    """
+    flat = score.flatten().double()
+    order = flat.argsort(stable=True)
+    squares = flat[order].square()
+    left = squares.flip(0).cumsum(0).flip(0)
+    found = torch.empty_like(flat)
+    found[order] = torch.where(left > 0, squares / left, torch.zeros_like(left))
+    return found.to(score.dtype if score.is_floating_point() else torch.float64).reshape(score.shape)
+
+
 def keep_above(scores: Tensor, threshold: float) -> Tensor:
     """Boolean mask that is True where the score is above the threshold.
 

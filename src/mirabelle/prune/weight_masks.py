@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.model.architecture import architecture_of, attach
-from mirabelle.numerics.masks import keep_above, keep_highest, keep_highest_of_each, keep_highest_together
+from mirabelle.numerics.masks import (
+    keep_above,
+    keep_by_erdos_renyi,
+    keep_highest,
+    keep_highest_of_each,
+    keep_highest_together,
+    lamp,
+)
 from mirabelle.records.patterns import any_matches, names_of_parameters, selected
 from mirabelle.records.record import to_data
 from mirabelle.records.schedules import Gradual
@@ -34,6 +41,8 @@ class RemovedWeights:
         exclude: patterns of names of parameters that are not pruned.
         together: rank the weights of all tensors together (for a sparsity).
         floor: least share that a tensor keeps of what an equal sparsity would leave it, if they are ranked together.
+        budget: how a sparsity is divided among the tensors unless they are ranked together: "" each the same, "erk" by their
+            sizes, "lamp" by the ranking of `masks.lamp`.
         of_each: for a pattern, (kept, weights): so many of each group of that many neighbouring weights of a row are kept.
     """
 
@@ -46,6 +55,7 @@ class RemovedWeights:
     together: bool = False
     floor: float = 0.0
     of_each: tuple[int, int] | None = None
+    budget: Literal["", "erk", "lamp"] = ""
 
 
 def weights_to_prune(removed: RemovedWeights, model: nn.Module) -> dict[str, nn.Parameter]:
@@ -143,6 +153,8 @@ class WeightMasks:
         settings = {
             field.name: to_data(getattr(self._removed, field.name)) for field in fields(RemovedWeights) if field.name != "score"
         }
+        if not self._removed.budget:
+            settings.pop("budget")  # which checkpoints of earlier versions lack
         return {**settings, "score": type(self._removed.score).__name__}
 
     def _masks(self, scores: list[Tensor], amount: float) -> list[Tensor]:
@@ -153,6 +165,14 @@ class WeightMasks:
         if self._removed.rule == "quality":
             pairs = zip(self._names, scores, strict=True)
             return [keep_above(score, amount * self._deviations[name]) for name, score in pairs]
+        return self._divided(scores, amount)
+
+    def _divided(self, scores: list[Tensor], sparsity: float) -> list[Tensor]:
+        """The masks of a sparsity that is divided among the tensors."""
         if self._removed.together:
-            return keep_highest_together(scores, amount, self._removed.floor)
-        return [keep_highest(score, amount) for score in scores]
+            return keep_highest_together(scores, sparsity, self._removed.floor)
+        if self._removed.budget == "erk":
+            return keep_by_erdos_renyi(scores, sparsity)
+        if self._removed.budget == "lamp":
+            return keep_highest_together([lamp(score) for score in scores], sparsity)
+        return [keep_highest(score, sparsity) for score in scores]

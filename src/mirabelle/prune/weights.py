@@ -46,7 +46,10 @@ class Weights:
         threshold: weights with scores up to this value are pruned, > 0.
         quality: threshold as a multiple of the standard deviation, > 0.
         pattern: "n:m", 0 < n < m.
-        scope: rank the weights within each "layer", or "global" over all selected tensors (sparsity only).
+        scope: how a sparsity is divided. "layer": the same for each tensor; "global": one ranking over all selected tensors;
+            "erk", Erdős–Rényi: a tensor with sizes dᵢ keeps ε · Σ dᵢ weights, so that narrow layers lose less; "lamp": one
+            ranking of s² / Σ of the squares of all scores of the tensor that are not smaller, which divides by the error that
+            each layer makes.
         floor: in a global ranking, a tensor of n weights keeps at least ⌈floor · (1 − s) · n⌉, so that no layer is emptied;
             the others lose more instead. 1 is the same sparsity for all, 0 no floor.
         include: patterns of parameter names; by default the parameters to which the score applies: for most scores, all with
@@ -72,6 +75,7 @@ class Weights:
         (6, 0)
 
     Source: Han, Pool, Tran, Dally 2015, arXiv:1506.02626; Zhu & Gupta 2017, arXiv:1710.01878;
+    Evci et al. 2020, arXiv:1911.11134 (Erdős–Rényi); Lee et al. 2021, arXiv:2010.07611 (LAMP);
     Gupta et al. 2022, arXiv:2209.14624 (a floor of each layer); Zhou et al. 2021, arXiv:2102.04010 (patterns).
     """
 
@@ -81,7 +85,7 @@ class Weights:
     threshold: Positive | None = None
     quality: Positive | None = None
     pattern: str | None = None
-    scope: Literal["layer", "global"] = "layer"
+    scope: Literal["layer", "global", "erk", "lamp"] = "layer"
     floor: Share = 0.1
     include: Patterns = ()
     exclude: Patterns = ()
@@ -97,10 +101,10 @@ class Weights:
                 f"give one of sparsity, threshold, quality and pattern; got {', '.join(given) or 'none'}",
                 "give, for example, sparsity = 0.9 alone",
             )
-        if self.scope == "global" and self.sparsity is None:
+        if self.scope != "layer" and self.sparsity is None:
             raise UserError(
                 "E111",
-                f'scope = "global" ranks weights, but {given[0]} does not rank',
+                f'scope = "{self.scope}" ranks weights, but {given[0]} does not rank',
                 "leave scope out, or give sparsity",
                 path=("scope",),
             )
@@ -113,7 +117,7 @@ class Weights:
             raise UserError(
                 "E111",
                 f"{type(self.score).__name__} prunes layer by layer, by a sparsity or a pattern; got "
-                + (f"{given[0]}" if self.scope == "layer" else 'scope = "global"'),
+                + (f"{given[0]}" if self.scope == "layer" else f'scope = "{self.scope}"'),
                 'give sparsity, and leave scope out, or score = "ActivationNorm"',
                 path=("score",),
             )
@@ -239,6 +243,7 @@ class Weights:
             include=self.include,
             exclude=self.exclude,
             together=self.scope == "global",
+            budget=self.scope if self.scope in ("erk", "lamp") else "",
             floor=self.floor,
             schedule=Gradual.named("constant") if self.schedule == "one-shot" else Gradual.of(self.schedule),
         )
