@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from mirabelle import records
@@ -45,14 +45,6 @@ class Preview:
     def trained(self) -> nn.Module:
         """The model that the training trains."""
         return self.model if self.in_training is None else self.in_training
-
-    def training_on(self, task: Task) -> Any:
-        """The training with all terms of its loss."""
-        if self.training is None or self.terms is None:
-            return self.training
-        from mirabelle.training import default_objective
-
-        return replace(self.training, objective=(self.training.objective or default_objective(task)) + self.terms)
 
 
 @runtime_checkable

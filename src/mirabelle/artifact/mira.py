@@ -64,7 +64,7 @@ def pack(onnx: bytes, codecs: Sequence[Codec] = ()) -> bytes:
     try:
         tensors = tensors_in(fields)
     except ValueError as error:
-        raise UserError("E121", f"the ONNX model cannot be packed: {error}", "ship the .onnx file itself") from None
+        raise UserError("E121", f"the ONNX model is not in canonical form: {error}", "ship the .onnx file itself") from None
     if any(len(raw) != one.length for one, raw in zip(tensors, raws, strict=True)):
         raise _not_canonical()
     if assembled_length(fields, [tensor.length for tensor in tensors]) != len(onnx):

@@ -29,12 +29,17 @@ def products_among(tensors: Sequence[Tensor], raws: Sequence[bytes | memoryview]
             for j in near
             if floats[j].size == values.size
             for i in scalars
-            if abs(i - k) <= _FACTORS and np.float32(float(floats[i][0]) * float(floats[j][0])) == values[0]
+            if abs(i - k) <= _FACTORS and _times(floats[i][0], floats[j][0]) == values[0]
         )
         pair = next((pair for pair in pairs if product(tensors[k], raws[pair[0]], raws[pair[1]]) == bytes(raws[k])), None)
         if pair is not None:
             found[k] = pair
     return found
+
+
+def _times(one: np.float32, other: np.float32) -> np.float32:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.float32(one * other)
 
 
 def product(tensor: Tensor, one: bytes | memoryview, other: bytes | memoryview) -> bytes:

@@ -37,6 +37,7 @@ from mirabelle.task.goal import Goal
 from mirabelle.task.loss import public_name
 from mirabelle.task.task import Task
 from mirabelle.training import Training, evaluate, fit, with_replaced_model_as_teacher
+from mirabelle.training.shared import training_of
 
 _WARM_STEPS, _TIMED_STEPS, _MOST_TIMED = 3, 12, 96
 _TIMED_SHARE = 0.03  # fraction of the budget that is spent on timing
@@ -230,9 +231,10 @@ def _factor(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task,
         place = run.within(folder_of(position, step))
         preview, under = step.preview(model, task, place), with_replaced_model_as_teacher([step], model, task)
         model = preview.model
-        if preview.training is not None:
-            seconds += _length(preview.training, task) * _step_seconds(
-                preview.trained, under, preview.training_on(under), place.within("timed"), budget=budget.seconds or 0.0
+        training = training_of(preview, under)
+        if training is not None:
+            seconds += _length(training, task) * _step_seconds(
+                preview.trained, under, training, place.within("timed"), budget=budget.seconds or 0.0
             )
     return (budget.seconds or 0.0) / seconds
 

@@ -39,6 +39,7 @@ from mirabelle.task.preprocessing.table import Table
 from mirabelle.task.preprocessing.text import TOKENIZER, Text, vocabulary_of
 from mirabelle.task.task import Task
 from mirabelle.training import Training, default_objective, outputs_of, with_replaced_model_as_teacher
+from mirabelle.training.shared import training_of
 from mirabelle.training.single_samples import only_single_samples
 from mirabelle.training.teacher_targets import with_answer
 
@@ -177,7 +178,7 @@ def try_steps(plan: JobPlan) -> list[TriedStep]:
                 model = preview.model
                 if step.stage == "replace":
                     _tried(model, plan.task)
-                _try_training(preview.trained, under, preview.training_on(under))
+                _try_training(preview.trained, under, training_of(preview, under))
             if step.stage == "replace" and len(mistakes) > known:
                 break  # nothing can be said of steps that change a model which does not work
     raise_all(mistakes)

@@ -32,6 +32,7 @@ from mirabelle.task.goal import Shortfall
 from mirabelle.task.profile import Profile
 from mirabelle.task.task import Task
 from mirabelle.training import Training, default_objective, evaluate, fit, outputs_of, with_replaced_model_as_teacher
+from mirabelle.training.shared import training_of
 from mirabelle.training.single_samples import why_not_one_sample
 
 _WARM_STEPS, _TIMED_STEPS = 2, 8
@@ -186,7 +187,7 @@ def _previewed(
     trainings: list[_Trained] = []
 
     def look(name: str, preview: Preview, on: Task) -> None:
-        training: Training | None = preview.training_on(on)
+        training: Training | None = training_of(preview, on)
         seconds, count = (0.0, 0) if training is None else _training_seconds(preview.trained, on, training, run.within(name))
         steps.append(StepForecast(name, preview.description, seconds, count, *count_parameters(preview.model)))
         if training is not None:

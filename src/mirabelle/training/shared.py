@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn
 
 from mirabelle.model.output_scale import with_output_scale
 from mirabelle.objectives import Objective
 from mirabelle.run.run import Run
-from mirabelle.step import ReplacesModel
+from mirabelle.step import Preview, ReplacesModel
 from mirabelle.task.loss import Standardized
 from mirabelle.task.task import Task
 from mirabelle.training.contracts import JoinsTraining, Prepared
@@ -63,3 +64,11 @@ def train_together(steps: Sequence[JoinsTraining], training: Training, model: nn
     for part in parts:
         model = part.finish(model)
     return model
+
+
+def training_of(preview: Preview, task: Task) -> Training | None:
+    """The training of a previewed step with all terms of its loss."""
+    training: Training | None = preview.training
+    if training is None or preview.terms is None:
+        return training
+    return replace(training, objective=(training.objective or default_objective(task)) + preview.terms)

@@ -66,7 +66,7 @@ class Histogram:
         symbols, model = np.empty(size, dtype), _model(counts)
         for start in range(0, size, _AT_ONCE):
             part = symbols[start : start + _AT_ONCE]
-            part[:] = decoder.decode(model, part.size) + low
+            part[:] = decode_symbols(decoder, model, part.size) + low
         return symbols.reshape(shape)
 
 
@@ -89,6 +89,19 @@ def encode_in_parts(encoder: Any, symbols: Symbols, model: Any, low: int = 0) ->
     """Encode a long row of small integers, minus `low`, without a 32-bit copy of all of it; the words are the same."""
     for start in range(0, symbols.size, _AT_ONCE):
         encoder.encode(symbols[start : start + _AT_ONCE].astype(np.int32) - low, model)
+
+
+def decode_symbols(decoder: Any, model: Any, count: int) -> Symbols:
+    """So many symbols of a range coder's stream.
+
+    Raises:
+        ValueError: if the stream is none of the model.
+    """
+    try:
+        symbols: Symbols = decoder.decode(model, count)
+    except AssertionError as error:  # which the library raises
+        raise ValueError("the stream of a range coder is damaged") from error
+    return symbols
 
 
 def coded_length(counts: Counts, dtype: np.dtype[Any]) -> float:

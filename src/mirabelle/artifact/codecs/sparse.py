@@ -15,7 +15,7 @@ import numpy as np
 
 from mirabelle.artifact.codecs.codec import EstimatedCodec, Symbols
 from mirabelle.artifact.codecs.counts import Counts, byte_counts
-from mirabelle.artifact.codecs.histogram import Histogram, coded_length, encode_in_parts, words
+from mirabelle.artifact.codecs.histogram import Histogram, coded_length, decode_symbols, encode_in_parts, words
 from mirabelle.artifact.codecs.varint import Reader, write_varints
 
 _CLASSES = 8  # density classes of rows and of columns; class 0 is empty
@@ -95,7 +95,7 @@ class Sparse:
             if steps > _STEPS:
                 mask[members] = True
             elif steps:
-                mask[members] = decoder.decode(_bernoulli(steps), count).reshape(mask[members].shape) != 0
+                mask[members] = decode_symbols(decoder, _bernoulli(steps), count).reshape(mask[members].shape) != 0
         count = reader.varint()
         if count != mask.sum():
             raise ValueError(f"{count} values for {mask.sum()} positions")
