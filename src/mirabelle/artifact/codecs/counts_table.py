@@ -10,6 +10,7 @@ from mirabelle.artifact.codecs.varint import Reader, write_varints
 
 # A count has so many significant bits, by how many symbols there are: 3 bits lose 0.07 % of the length, 6 bits nothing.
 _SIGNIFICANT = ((1 << 15, 3), (1 << 18, 4), (1 << 62, 6))
+_LITTLE = 128  # a table that is a smaller share of the symbols is not coded, which takes 10 ms
 _LENGTH_BITS = 5  # of the length of a count in bits
 _LARGEST = 1 << (1 << _LENGTH_BITS) - 2
 _BITS_OF_A_LENGTH = 1.9  # about
@@ -28,19 +29,27 @@ def counts_in_table(counts: Symbols) -> Symbols:
 def counts_table(counts: Symbols) -> tuple[Symbols, bytes]:
     """(the counts that a table holds, the table): 0 and varints, or the length of a stream, and this stream."""
     kept = counts_in_table(counts)
+    plain = b"\0" + write_varints(kept)
+    if lengths_with_table(counts, kept)[1] >= len(plain):
+        return kept, plain
     coder = MixedEncoder()
     _walk(coder, kept)
     stream = coder.finished()
-    coded, plain = write_varints([len(stream)]) + stream, b"\0" + write_varints(kept)
+    coded = write_varints([len(stream)]) + stream
     return kept, coded if stream and len(coded) < len(plain) else plain
 
 
-def table_length(kept: Symbols) -> float:
-    """About the bytes of the table of such counts."""
+def lengths_with_table(counts: Symbols, kept: Symbols) -> tuple[float, float]:
+    """About the bytes (of symbols that occur so often, of their table), if the table holds the counts `kept`."""
+    present = counts > 0
+    symbols = float(counts[present] @ np.log2(kept.sum() / kept[present])) / 8
+    plain = 1 + len(write_varints(kept))
+    if _LITTLE * plain < symbols:
+        return symbols, plain
     lengths = np.frexp(kept.astype(np.float64))[1]
     significant = next(bits for most, bits in _SIGNIFICANT if kept.sum() < most)
     coded = 2 + (len(kept) * _BITS_OF_A_LENGTH + np.minimum(np.maximum(lengths - 1, 0), significant - 1).sum()) / 8
-    return min(float(coded), 1 + len(write_varints(kept)))
+    return symbols, min(float(coded), plain)
 
 
 def read_counts(reader: Reader, kinds: int) -> Symbols:

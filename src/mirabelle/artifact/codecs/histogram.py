@@ -9,7 +9,7 @@ import numpy as np
 
 from mirabelle.artifact.codecs.codec import Symbols
 from mirabelle.artifact.codecs.counts import Counts, byte_counts
-from mirabelle.artifact.codecs.counts_table import counts_in_table, counts_table, plain_counts, read_counts, table_length
+from mirabelle.artifact.codecs.counts_table import counts_in_table, counts_table, lengths_with_table, plain_counts, read_counts
 from mirabelle.artifact.codecs.varint import Reader, write_varints
 
 _MOST = 1 << 8
@@ -112,9 +112,7 @@ def coded_length(counts: Counts, dtype: np.dtype[Any]) -> float:
     head = len(write_varints([_zigzag(low), len(exact)]))
     if len(exact) == 1:
         return head
-    table = counts_in_table(exact)
-    bits = float(exact[exact > 0] @ np.log2(table.sum() / table[exact > 0]))
-    return head + table_length(table) + bits / 8
+    return head + sum(lengths_with_table(exact, counts_in_table(exact)))
 
 
 def words(data: bytes) -> Symbols:

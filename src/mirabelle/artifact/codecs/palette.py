@@ -17,7 +17,7 @@ from mirabelle.artifact.codecs.varint import Reader, write_varints
 
 _MOST = 256
 _SAMPLE = 4096  # elements, of which at most 256 may be distinct, before all are looked at
-_LARGEST = 1 << 22  # elements
+_LARGEST, _CLOSE = 1 << 22, 32  # elements; bytes by which an estimate may be wrong
 
 
 class Palette:
@@ -54,7 +54,10 @@ class Palette:
         columns = table.view(np.uint8).reshape(-1, size)  # little-endian: the lowest bytes come first
         kept = size - int(columns.any(axis=0).argmax()) if columns.any() else 0
         codes = places.astype(np.uint8).reshape(symbols.shape)
-        bodies = [(codec.encode(codes), kind) for kind, codec in enumerate(self._codecs) if _suits(codec, codes)]
+        counts = byte_counts(codes)
+        lengths = [codec.estimate(codes, counts) for codec in self._codecs]
+        most = _CLOSE + min(length for codec, length in zip(self._codecs, lengths, strict=True) if codec.exact)
+        bodies = [(codec.encode(codes), kind) for kind, codec in enumerate(self._codecs) if lengths[kind] <= most]
         body, kind = min(bodies, key=lambda one: len(one[0]))
         return write_varints([len(table), kept, kind]) + columns[:, size - kept :].tobytes() + body
 
@@ -95,7 +98,3 @@ def _bits(symbols: Symbols) -> Symbols:
     """The elements as unsigned integers of their bits, little-endian, in one row."""
     little = np.ascontiguousarray(symbols.reshape(-1)).astype(symbols.dtype.newbyteorder("<"), copy=False)
     return little.view(f"<u{symbols.dtype.itemsize}")
-
-
-def _suits(codec: EstimatedCodec, codes: Symbols) -> bool:
-    return codec.estimate(codes, byte_counts(codes)) < math.inf

@@ -13,7 +13,7 @@ from mirabelle.artifact.codecs.histogram import Histogram, coded_length, encoded
 from mirabelle.artifact.codecs.varint import Reader, write_varints
 
 _RAW, _CODED = 0, 1
-_NEAR = 64  # bytes; a plane is coded to see whether it gets smaller, unless its counts say that it does not by this much
+_NEAR = 8  # bytes; a plane is coded to see whether it gets smaller, unless its counts say that it does not by this much
 
 
 class Planes:
