@@ -281,8 +281,8 @@ class _Model:
         found = b""
         while True:
             keys = [
-                (place, found),
-                *((place, context, found) for context in contexts),
+                (place, found[-24:]),
+                *((place, context, found[-24:]) for context in contexts),
                 *(("last", m, found[-m:]) for m in (1, 2, 3)),
                 *(
                     (k, guess[len(found) : len(found) + 1] if guess.startswith(found) else None)
@@ -310,7 +310,7 @@ def _layer(name: bytes) -> bytes:
 
 def _following(name: bytes) -> bytes:
     last = re.search(rb"(\d+)(\D*)$", name)
-    return name[: last.start()] + b"%d" % (int(last[1]) + 1) + last[2] if last else b""
+    return name[: last.start()] + b"%d" % (int(last[1]) + 1) + last[2] if last and len(last[1]) <= 18 else b""
 
 
 def _at(names: Sequence[bytes], place: int) -> bytes:

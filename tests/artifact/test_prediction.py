@@ -49,7 +49,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "sums.csv").write_text("\n".join(lines) + "\n")
     task = task_from("./sums.csv", {}, data_folder=None, folder=place)
     training = Training(epochs=60, batch_size=8, lr=3e-2)
-    mirabelle.compress(nn.Linear(2, 1), task, [quantize.Dynamic()], out=place / "run", baseline=training)
+    mirabelle.compress(nn.Sequential(nn.Linear(2, 1)), task, [quantize.Dynamic()], out=place / "run", baseline=training)
     return place
 
 

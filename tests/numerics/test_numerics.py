@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from typing import Any
 
 import numpy as np
@@ -290,3 +291,11 @@ def test_lamp_is_the_share_of_the_squares_that_are_left() -> None:
     assert torch.equal(masks.lamp(torch.zeros(3)), torch.zeros(3))
     assert masks.lamp(torch.ones(3)).tolist() == pytest.approx([1 / 3, 1 / 2, 1])
     assert torch.equal(found.flatten().argsort(), score.flatten().argsort()), "within a tensor the order stays"
+
+
+def test_strange_scores_have_a_lamp_and_scalars_a_budget() -> None:
+    assert masks.lamp(torch.tensor([1.0, math.inf, 2.0])).tolist() == pytest.approx([0.2, math.inf, 1.0])
+    assert masks.lamp(torch.tensor([-3.0, 1.0])).tolist() == [0.0, 1.0]
+    assert masks.lamp(torch.rand(10).half()).dtype == torch.float32
+    (kept,) = masks.keep_by_erdos_renyi([torch.tensor(1.0)], 0.5)
+    assert bool(kept)

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mirabelle.artifact.assembly import with_zeros
 from mirabelle.artifact.codecs.codec import Symbols
-from mirabelle.artifact.codecs.contexts import in_stream
+from mirabelle.artifact.codecs.contexts import in_stream, most_bits
 from mirabelle.artifact.codecs.deflate import deflate, inflate
-from mirabelle.artifact.codecs.mixing import Mixed, MixedDecoder, MixedEncoder, MixedLength
+from mirabelle.artifact.codecs.mixing import Allowance, Mixed, MixedDecoder, MixedEncoder, MixedLength
 from mirabelle.artifact.codecs.narrow import narrowed
 from mirabelle.artifact.codecs.varint import Reader, write_varints
 from mirabelle.artifact.multiples import MOST_STEPS, multiples_of, step_of
@@ -32,7 +32,9 @@ _SHARE = 100  # a hundredth of the file
 _INLINE_BYTES, _INLINE_ELEMENTS = 1 << 10, 1 << 12  # of a tensor whose data stand in the head
 _TINY, _DIVERSE = 64, 0.35  # bytes that always stand in the head; coded bytes of an element that contexts hardly make less
 _FEW = 64  # tensors of a file, for each of which the ways are measured
+_ROOM = 8  # the data of a tensor take at most an eighth of the bits that the head may still have
 _ENTRY_BITS = 12  # about what the length of a body takes in the table
+MOST_GRAPH = 1 << 24  # bytes of a graph without its tensors, and of the table
 _VERSION_FIELD = 1  # of a model
 _FLOAT = 1
 # Strings that occur in most graphs, as a preset dictionary for deflate.
@@ -103,14 +105,29 @@ def written(
 ) -> tuple[bytes, list[int]]:
     """(the head, places of the tensors whose coded data follow it)."""
     tensors = tensors_in(fields)
-    products = {} if len(tensors) != len(raws) else products_among(tensors, raws)
-    if not _in_contexts(fields, sum(one.length for one in coded)):
-        return _deflated(
-            fields,
-            [Entry(PRODUCT, factors=products[k]) if k in products else _separate(one) for k, one in enumerate(coded)],
-            sealed=sealed,
-        )
-    coder = MixedEncoder()
+    products = products_among(tensors, raws)
+    if _in_contexts(fields, sum(one.length for one in coded)):
+        try:
+            return _mixed(fields, tensors, products, sealed=sealed, raws=raws, coded=coded)
+        except ValueError:
+            pass  # more bits, or messages deeper in each other, than a reader takes: deflated below
+    skeleton = bytes_of(fields)
+    entries = [Entry(PRODUCT, factors=products[k]) if k in products else _separate(one) for k, one in enumerate(coded)]
+    table = write_varints([sealed, len(skeleton)]) + skeleton + b"".join(map(as_varints, entries))
+    return write_varints([_DEFLATED, len(table)]) + deflate(table, DICTIONARY), _following(entries)
+
+
+def _mixed(
+    fields: Fields,
+    tensors: Sequence[Tensor],
+    products: Mapping[int, tuple[int, int]],
+    *,
+    sealed: bool,
+    raws: Sequence[bytes | memoryview],
+    coded: Sequence[Coded],
+) -> tuple[bytes, list[int]]:
+    allowance = Allowance()
+    coder = MixedEncoder(allowance)
     structure, values = Structure(coder), Structure(coder, Mixed())
     structure.fields(MODEL, fields)
     structure.number(int(sealed), "sealed", [()])
@@ -119,8 +136,8 @@ def written(
         if place in products:
             entry = Entry(PRODUCT, factors=products[place])
         else:
-            entry = _shortest(tensor, bytes(raw), one, values if len(tensors) <= _FEW else None)
-        _code_entry(structure, values, tensor, entry)
+            entry = _shortest(tensor, raw, one, values if len(tensors) <= _FEW else None, allowance.left)
+        code_entry(structure, values, tensor, entry)
         entries.append(entry)
     return write_varints([_MIXED]) + coder.finished(), _following(entries)
 
@@ -130,12 +147,6 @@ def _in_contexts(fields: Fields, bodies: int) -> bool:
     skeleton = bytes_of(fields)
     worth = len(skeleton) <= _SMALL or (len(skeleton) <= _LARGEST and _SHARE * len(deflate(skeleton, DICTIONARY)) > bodies)
     return worth and _is_sorted(fields)
-
-
-def _deflated(fields: Fields, entries: Sequence[Entry], *, sealed: bool) -> tuple[bytes, list[int]]:
-    skeleton = bytes_of(fields)
-    table = write_varints([sealed, len(skeleton)]) + skeleton + b"".join(map(_as_varints, entries))
-    return write_varints([_DEFLATED, len(table)]) + deflate(table, DICTIONARY), _following(entries)
 
 
 def read(data: bytes, most_bytes: int) -> Head:
@@ -161,7 +172,7 @@ def read(data: bytes, most_bytes: int) -> Head:
     sealed = bool(structure.number(None, "sealed", [()]))
     tensors = tensors_in(fields)
     _check_size(tensors, bytes_of(fields), most_bytes)
-    entries = [_code_entry(structure, values, tensor, None) for tensor in tensors]
+    entries = [code_entry(structure, values, tensor, None) for tensor in tensors]
     if not coder.read_to_the_end:
         raise ValueError("bytes follow its head")
     return _checked(Head(fields, tensors, entries, sealed, mixed=True))
@@ -173,6 +184,8 @@ def inflated_graph(data: bytes, length: int) -> Fields:
     Raises:
         ValueError: if it cannot be read.
     """
+    if length > MOST_GRAPH:
+        raise ValueError(f"its graph has {length:,} bytes, more than {MOST_GRAPH:,}")
     try:
         return fields_of(inflate(data, length, DICTIONARY))
     except ValueError as error:
@@ -183,6 +196,8 @@ def _read_deflated(reader: Reader, most_bytes: int) -> Head:
     length = reader.varint()
     if length > most_bytes:
         raise OverflowError(length)
+    if length > MOST_GRAPH:
+        raise ValueError(f"its graph has {length:,} bytes, more than {MOST_GRAPH:,}")
     table = Reader(inflate(reader.rest(), length, DICTIONARY))
     sealed = bool(table.varint())
     skeleton = table.take(table.varint())
@@ -201,12 +216,22 @@ def _check_size(tensors: Sequence[Tensor], skeleton: bytes, most_bytes: int) -> 
         raise OverflowError(size)
 
 
+def is_model(fields: Fields) -> bool:
+    """Whether a message has a version and a graph, as every ONNX model."""
+    return {number_of(tag) for tag, _ in fields} >= {_VERSION_FIELD, GRAPH_FIELD}
+
+
 def _checked(head: Head) -> Head:
     for entry in head.entries:
         for place in entry.factors or ():
             if place >= len(head.entries) or head.entries[place].factors is not None:
                 raise ValueError("a tensor is the product of one that is a product, or of none")
-    if not {number_of(tag) for tag, _ in head.fields} >= {_VERSION_FIELD, GRAPH_FIELD}:
+    for tensor, entry in zip(head.tensors, head.entries, strict=True):
+        if entry.factors is not None:
+            one, other = (head.tensors[place] for place in entry.factors)
+            if {tensor.kind, one.kind, other.kind} != {_FLOAT} or one.length != other.length // max(math.prod(other.shape), 1):
+                raise ValueError(f'tensor "{tensor.name}" is no product of a number and floats')
+    if not is_model(head.fields):
         raise ValueError("it holds no ONNX model")
     if head.sealed and with_zeros(head.fields) is None:
         raise ValueError("it has no place for the digest of the model")
@@ -221,26 +246,35 @@ def _following(entries: Sequence[Entry]) -> list[int]:
     return [place for place, entry in enumerate(entries) if entry.data is None and entry.factors is None]
 
 
-def _inline(tensor: Tensor, raw: bytes, separate: int) -> list[Entry]:
+def _inline(tensor: Tensor, raw: bytes, separate: int, left: int) -> list[Entry]:
     """The ways in which the data of a small tensor may stand in the head, if they take `separate` bytes behind it."""
-    found = []
-    if len(raw) <= _INLINE_BYTES:
-        found.append(Entry(INLINE, data=raw))
-    if tensor.kind == _FLOAT and len(raw) <= _INLINE_BYTES and step_of(raw) is not None:
+    found = [Entry(INLINE, data=raw)] if len(raw) <= _INLINE_BYTES else []
+    if found and tensor.kind == _FLOAT and step_of(raw) is not None:
         found.append(Entry(MULTIPLES, data=raw))
     elements = math.prod(tensor.shape)
     integers = tensor.integers is not None or tensor.dtype.name in ("int8", "uint8")
     if integers and 0 < elements <= _INLINE_ELEMENTS and separate <= max(_DIVERSE * elements, _TINY):
-        whole = tensor.integers is None or narrowed(tensor.array(raw), tensor.integers[0]) == raw
-        found += [Entry(INLINE_CONTEXTS, data=raw)] if whole else []
+        values = tensor.array(raw)
+        whole = tensor.integers is None or narrowed(values, tensor.integers[0]) == raw
+        found += [Entry(INLINE_CONTEXTS, data=raw)] if whole and _ROOM * most_bits(values) <= left else []
     return found
 
 
-def _shortest(tensor: Tensor, raw: bytes, one: Coded, values: Structure | None) -> Entry:
-    """The entry that takes the fewest bits; where nothing is measured, the data stand in the head if they are tiny."""
+def _shortest(tensor: Tensor, raw: bytes | memoryview, one: Coded, values: Structure | None, left: int) -> Entry:
+    """The entry that takes the fewest bits; where nothing is measured, the data stand in the head if they are tiny.
+
+    Args:
+        tensor: name, type and shape.
+        raw: its data.
+        one: the data as they would stand behind the head.
+        values: codes data in the head; None if nothing is measured.
+        left: bits that the head may still have.
+    """
     if values is None:
-        return Entry(INLINE, data=raw) if len(raw) <= _TINY else _separate(one)
-    ways = [_separate(one), *_inline(tensor, raw, one.length)]
+        return Entry(INLINE, data=bytes(raw)) if len(raw) <= _TINY else _separate(one)
+    if len(raw) > max(_INLINE_BYTES, _INLINE_ELEMENTS):
+        return _separate(one)
+    ways = [_separate(one), *_inline(tensor, bytes(raw), one.length, left)]
     return min(ways, key=lambda found: _bits(tensor, found, values, one.length))
 
 
@@ -253,33 +287,7 @@ def _bits(tensor: Tensor, entry: Entry, values: Structure, separate: int) -> flo
     return length.bits
 
 
-class Recount:
-    """Counts again what a head takes, in bytes; the table of a deflated one as its length per tensor.
-
-    Args:
-        head: as it was read.
-        length: counts.
-    """
-
-    def __init__(self, head: Head, length: MixedLength) -> None:
-        self._length = length
-        self._structure, self._values = Structure(length), Structure(length, Mixed())
-        self._mixed = head.mixed
-        if self._mixed:
-            self._structure.fields(MODEL, head.fields)
-            self._structure.number(int(head.sealed), "sealed", [()])
-        self.graph = length.bits / 8 if self._mixed else float(len(deflate(bytes_of(head.fields), DICTIONARY)))
-
-    def entry(self, tensor: Tensor, entry: Entry) -> float:
-        """The bytes of the entry of a tensor, to be asked in their order."""
-        if not self._mixed:
-            return float(len(_as_varints(entry)))
-        before = self._length.bits
-        _code_entry(self._structure, self._values, tensor, entry)
-        return (self._length.bits - before) / 8
-
-
-def _code_entry(structure: Structure, values: Structure, tensor: Tensor, entry: Entry | None) -> Entry:
+def code_entry(structure: Structure, values: Structure, tensor: Tensor, entry: Entry | None) -> Entry:
     """Code the entry of a tensor, or read it if none is given; `values` codes the data that stand in the head."""
     ending = tensor.name.rpartition(".")[2]
     number = structure.number(None if entry is None else entry.number, "codec", [(), ending, tensor.kind])
@@ -353,7 +361,7 @@ def _unzigzag(value: int) -> int:
     return value // 2 if value % 2 == 0 else -(value + 1) // 2
 
 
-def _as_varints(entry: Entry) -> bytes:
+def as_varints(entry: Entry) -> bytes:
     if entry.factors is not None:
         return write_varints([entry.number, *entry.factors])
     name = entry.name.encode()

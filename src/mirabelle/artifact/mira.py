@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 from mirabelle.artifact.assembly import assembled, assembled_length, is_sealed, with_digest, with_zeros
 from mirabelle.artifact.codecs.codec import Codec, Symbols
 from mirabelle.artifact.codecs.varint import Reader, write_varints
-from mirabelle.artifact.head import Entry, Head, inflated_graph, read, tensors_in, written
+from mirabelle.artifact.head import MOST_GRAPH, Entry, Head, inflated_graph, is_model, read, tensors_in, written
 from mirabelle.artifact.products import product
 from mirabelle.artifact.tensors import BFLOAT16, OWN, Coded, codecs_of_a_file, coded, decoded
-from mirabelle.artifact.wire import bytes_of, fields_of
+from mirabelle.artifact.wire import Fields, bytes_of, fields_of
 from mirabelle.errors import UserError
 from mirabelle.run.machine import usable_memory
 
@@ -67,7 +67,7 @@ def pack(onnx: bytes, codecs: Sequence[Codec] = ()) -> bytes:
         raise UserError("E121", f"the ONNX model is not in canonical form: {error}", "ship the .onnx file itself") from None
     if any(len(raw) != one.length for one, raw in zip(tensors, raws, strict=True)):
         raise _not_canonical()
-    if assembled_length(fields, [tensor.length for tensor in tensors]) != len(onnx):
+    if not _comes_back(onnx, fields, raws) or not is_model(fields) or len(skeleton) > MOST_GRAPH // 2:
         raise _not_canonical()
     zeros = with_zeros(fields)
     sealed = zeros is not None and is_sealed(fields, zeros, raws)
@@ -81,6 +81,16 @@ def pack(onnx: bytes, codecs: Sequence[Codec] = ()) -> bytes:
     with out.getbuffer() as content:
         content[_HEAD - _DIGEST : _HEAD] = hashlib.blake2b(content[_HEAD:], digest_size=_DIGEST).digest()
     return out.getvalue()
+
+
+def _comes_back(onnx: bytes, fields: Fields, raws: Sequence[memoryview]) -> bool:
+    """Whether the fields of a model and the data of its tensors make the same bytes again."""
+    at, view = 0, memoryview(onnx)
+    for part in assembled(fields, raws.__getitem__, [len(raw) for raw in raws]):
+        if view[at : at + len(part)] != part:
+            return False
+        at += len(part)
+    return at == len(onnx)
 
 
 def _not_canonical() -> UserError:
@@ -137,7 +147,7 @@ class PackedModel:
             raise UserError("E141", "the file is damaged: its digest does not match its content", "fetch it again")
         if most_bytes is None:
             most_bytes = int(max(_USUAL_BYTES, _USUAL_TIMES * len(content), min(usable_memory() / _COPIES, _MOST_BYTES)))
-        self._codecs = codecs_of_a_file(version)
+        self._version, self._codecs, self._decoded = version, codecs_of_a_file(version), set[int]()
         try:
             self.head, bodies = (_read_1 if version else _read_0)(content[_HEAD:], most_bytes)
             self.onnx_bytes = _length(self.head)
@@ -205,7 +215,10 @@ class PackedModel:
         try:
             if entry.factors is not None:
                 return product(tensor, *(self._raw(factor) for factor in entry.factors))
-            return decoded(tensor, Coded(entry.number, entry.name, self._bodies[place]), self._codecs)
+            # The bits of a file are counted once, however often a tensor is asked for.
+            codecs = codecs_of_a_file(self._version) if place in self._decoded else self._codecs
+            self._decoded.add(place)
+            return decoded(tensor, Coded(entry.number, entry.name, self._bodies[place]), codecs)
         except ValueError as error:
             raise _inconsistent(error) from error
 

@@ -20,7 +20,9 @@ def multiples_of(step: float, integers: npt.NDArray[np.int64]) -> bytes:
         >>> np.frombuffer(multiples_of(0.25, np.array([-1, 0, 3])), np.float32).tolist()
         [-0.25, 0.0, 0.75]
     """
-    bits = (integers.astype(np.float32) * np.float32(step)).astype("<f4").view("<u4").astype(np.uint64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        products = (integers.astype(np.float32) * np.float32(step)).astype("<f4")
+    bits = products.view("<u4").astype(np.uint64)
     return bytes(((bits + 0x7FFF + (bits >> 16 & 1)) & (0xFFFFFFFF - _LOW)).astype("<u4").tobytes())
 
 

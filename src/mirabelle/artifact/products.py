@@ -17,17 +17,17 @@ def products_among(tensors: Sequence[Tensor], raws: Sequence[bytes | memoryview]
     floats = {
         k: np.frombuffer(raw, "<f4") for k, (one, raw) in enumerate(zip(tensors, raws, strict=True)) if one.kind == _FLOAT
     }
-    scalars = [k for k, values in floats.items() if values.size == 1]
+    scalars = [k for k, values in floats.items() if values.size == 1 and _is_plain(values)]
     found: dict[int, tuple[int, int]] = {}
     for k, values in floats.items():
         near = [j for j in floats if abs(j - k) <= _FACTORS and j != k and j not in found]
         used = {place for pair in found.values() for place in pair}
-        if values.size <= 1 or k in used or tensors[k].name.rpartition(".")[2] == "weight":
+        if values.size <= 1 or not _is_plain(values) or k in used or tensors[k].name.rpartition(".")[2] == "weight":
             continue
         pairs = (
             (i, j)
             for j in near
-            if floats[j].size == values.size
+            if floats[j].size == values.size and _is_plain(floats[j])
             for i in scalars
             if abs(i - k) <= _FACTORS and _times(floats[i][0], floats[j][0]) == values[0]
         )
@@ -35,6 +35,12 @@ def products_among(tensors: Sequence[Tensor], raws: Sequence[bytes | memoryview]
         if pair is not None:
             found[k] = pair
     return found
+
+
+def _is_plain(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bool:
+    """Whether no number is NaN, infinite or below the smallest normal one, of which processors compute different bits."""
+    magnitudes = np.abs(values)
+    return bool(np.isfinite(values).all() and ((magnitudes >= np.finfo(np.float32).tiny) | (magnitudes == 0)).all())
 
 
 def _times(one: np.float32, other: np.float32) -> np.float32:

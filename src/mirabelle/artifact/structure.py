@@ -40,9 +40,10 @@ _ATTRIBUTE, _TENSOR, _SIZE, _NAMED_SIZE, _VALUE = (ATTRIBUTE, 1), (TENSOR, 8), (
 _FIRST = {GRAPH: 11, NODE: 4, TENSOR: 8}  # the field that is coded before the others
 _LENGTH_BITS, _BYTE_BITS = 7, 8
 _DEEPEST = 24
+_NEAR = 24  # letters before that are a context of their own
+_DIGITS = 18  # of a number that is counted on
 _GUESSED = 3  # guesses whose letters are contexts while a name is spelled
 _ENDING = re.compile(rb"[.:][^.:]*$")
-_NUMBER = re.compile(rb"\d+(?=\D*$)")
 
 
 @dataclass
@@ -288,7 +289,8 @@ class Structure:
                 tried.append(guess)
         found = b""
         while True:
-            keys = [(place, found), *((place, context, found) for context in contexts)]
+            near = found[-_NEAR:]
+            keys = [(place, near), *((place, context, near) for context in contexts)]
             keys += [("last", length, found[-length:]) for length in (1, 2, 3)]
             keys += [
                 (k, guess[len(found) : len(found) + 1] if guess.startswith(found) else None)
@@ -328,6 +330,11 @@ def _layer(name: bytes) -> bytes:
 
 
 def _following(name: bytes) -> bytes:
-    """The name with its last number increased; empty without a number."""
-    found = _NUMBER.search(name)
-    return name[: found.start()] + b"%d" % (int(found[0]) + 1) + name[found.end() :] if found else b""
+    """The name with its last number increased; empty without a number, or if it has more than 18 digits."""
+    end = len(name)
+    while end and not name[end - 1 : end].isdigit():
+        end -= 1
+    begin = end
+    while begin and name[begin - 1 : begin].isdigit():
+        begin -= 1
+    return name[:begin] + b"%d" % (int(name[begin:end]) + 1) + name[end:] if 0 < end - begin <= _DIGITS else b""

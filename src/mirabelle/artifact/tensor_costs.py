@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from mirabelle.artifact.codecs.mixing import MixedLength
-from mirabelle.artifact.head import Recount
+from mirabelle.artifact.codecs.deflate import deflate
+from mirabelle.artifact.codecs.mixing import Mixed, MixedLength
+from mirabelle.artifact.head import DICTIONARY, Entry, Head, as_varints, code_entry
 from mirabelle.artifact.mira import PackedModel
-from mirabelle.artifact.tensors import NARROW, OWN
+from mirabelle.artifact.structure import Structure
+from mirabelle.artifact.tensors import NARROW, OWN, Tensor
+from mirabelle.artifact.wire import MODEL, bytes_of
 
 _CODECS = {
     0: "none", 1: "deflate", 2: "histogram", 3: "planes", 4: "sparse", 5: "sparse planes", 6: "contexts", 7: "palette",
@@ -86,7 +89,7 @@ def costs_of(packed: bytes) -> FileCosts:
     """
     model = PackedModel(packed)
     head = model.head
-    count = Recount(head, MixedLength())
+    count = _Recount(head, MixedLength())
     tensors = []
     for tensor, entry in zip(head.tensors, head.entries, strict=True):
         values = model.array(tensor.name)
@@ -97,6 +100,32 @@ def costs_of(packed: bytes) -> FileCosts:
         size = entry.length + count.entry(tensor, entry)
         tensors.append(TensorCost(tensor.name, tensor.kind_name, tensor.shape, codec, size, abs(entropy)))
     return FileCosts(len(packed), count.graph, tuple(tensors))
+
+
+class _Recount:
+    """Counts again what a head takes, in bytes; the table of a deflated one as its length per tensor.
+
+    Args:
+        head: as it was read.
+        length: counts.
+    """
+
+    def __init__(self, head: Head, length: MixedLength) -> None:
+        self._length = length
+        self._structure, self._values = Structure(length), Structure(length, Mixed())
+        self._mixed = head.mixed
+        if self._mixed:
+            self._structure.fields(MODEL, head.fields)
+            self._structure.number(int(head.sealed), "sealed", [()])
+        self.graph = length.bits / 8 if self._mixed else float(len(deflate(bytes_of(head.fields), DICTIONARY)))
+
+    def entry(self, tensor: Tensor, entry: Entry) -> float:
+        """The bytes of the entry of a tensor, to be asked in their order."""
+        if not self._mixed:
+            return float(len(as_varints(entry)))
+        before = self._length.bits
+        code_entry(self._structure, self._values, tensor, entry)
+        return (self._length.bits - before) / 8
 
 
 def _bits(values: Any) -> Any:

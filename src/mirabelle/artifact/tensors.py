@@ -38,6 +38,7 @@ _NOT_CODED = {0: "UNDEFINED", 8: "STRING", 27: "FLOAT6E2M3", 28: "FLOAT6E3M2"}
 # Tags of the fields of a tensor.
 _SIZE, _TYPE, _NAME, _DOCUMENTATION, _LOCATION, _METADATA = 1 << 3, 2 << 3, 8 << 3 | 2, 12 << 3 | 2, 14 << 3, 16 << 3 | 2
 _KNOWN = {_SIZE, _TYPE, _NAME, _DOCUMENTATION, _LOCATION, _METADATA}
+_MOST_SIZES = 32  # of an array
 _EXTERNAL = 13  # number of a field
 
 
@@ -118,6 +119,8 @@ def tensor_of(fields: Fields) -> Tensor:
         raise ValueError(f'tensor "{name}" has type {_NOT_CODED.get(kind, kind)}, which cannot be packed')
     if any(size >= 1 << 63 for size in shape):
         raise ValueError(f'tensor "{name}" has a negative size')
+    if len(shape) > _MOST_SIZES or math.prod(max(size, 1) for size in shape) >= 1 << 62:
+        raise ValueError(f'tensor "{name}" has a shape that no array has')
     if any(number_of(tag) == _EXTERNAL or (tag == _LOCATION and value) for tag, value in fields):
         raise ValueError(f'tensor "{name}" is stored in another file')
     if any(tag not in _KNOWN for tag, _ in fields):

@@ -110,14 +110,14 @@ def keep_by_erdos_renyi(scores: Sequence[Tensor], sparsity: float) -> list[Tenso
 
     Source: Mocanu et al. 2018, arXiv:1707.04780; Evci et al. 2020, arXiv:1911.11134 (kernels).
     """
-    sizes = [score.numel() for score in scores]
+    sizes, widths = [score.numel() for score in scores], [max(1, sum(score.shape)) for score in scores]
     kept, left = [0.0] * len(scores), sum(sizes) - int(sparsity * sum(sizes))
     open_ = [place for place, size in enumerate(sizes) if size]
     while open_:
-        share = left / sum(sum(scores[place].shape) for place in open_)
-        full = [place for place in open_ if share * sum(scores[place].shape) >= sizes[place]]
+        share = left / sum(widths[place] for place in open_)
+        full = [place for place in open_ if share * widths[place] >= sizes[place]]
         for place in full or open_:
-            kept[place] = min(float(sizes[place]), share * sum(scores[place].shape))
+            kept[place] = min(float(sizes[place]), share * widths[place])
         left -= sum(sizes[place] for place in full)
         open_ = [place for place in open_ if place not in full] if full else []
     counts = _rounded(kept, sum(sizes) - int(sparsity * sum(sizes)))
@@ -137,7 +137,8 @@ def lamp(score: Tensor) -> Tensor:
     """s² divided by the sum of the squares of all scores of the tensor that are not smaller, for a ranking over layers.
 
     It bounds what the removal of a weight does to the output of its layer, relative to the weights that are left. Equal scores
-    are taken in their order, so that those removed first have the smaller result; the highest one gets 1.
+    are taken in their order, so that those removed first have the smaller result. The highest one gets 1, unless all are 0.
+    Negative scores count as 0, infinite ones stay infinite.
 
     Args:
         score: any shape.
@@ -148,13 +149,13 @@ def lamp(score: Tensor) -> Tensor:
 
     Source: Lee, Park, Mo, Ahn, Shin 2021, arXiv:2010.07611 (LAMP).
     """
-    flat = score.flatten().double()
+    flat = score.flatten().double().clamp(min=0)
     order = flat.argsort(stable=True)
-    squares = flat[order].square()
+    squares = flat[order].square().where(flat[order].isfinite(), torch.zeros_like(flat))
     left = squares.flip(0).cumsum(0).flip(0)
     found = torch.empty_like(flat)
     found[order] = torch.where(left > 0, squares / left, torch.zeros_like(left))
-    return found.to(score.dtype if score.is_floating_point() else torch.float64).reshape(score.shape)
+    return found.masked_fill(flat.isinf(), math.inf).to(torch.promote_types(score.dtype, torch.float32)).reshape(score.shape)
 
 
 def keep_above(scores: Tensor, threshold: float) -> Tensor:

@@ -50,7 +50,7 @@ class Weights:
             "erk", Erdős–Rényi: a tensor with sizes dᵢ keeps ε · Σ dᵢ weights, so that narrow layers lose less; "lamp": one
             ranking of s² / Σ of the squares of all scores of the tensor that are not smaller, which divides by the error that
             each layer makes.
-        floor: in a global ranking, a tensor of n weights keeps at least ⌈floor · (1 − s) · n⌉, so that no layer is emptied;
+        floor: with scope = "global", a tensor of n weights keeps at least ⌈floor · (1 − s) · n⌉, so that no layer is emptied;
             the others lose more instead. 1 is the same sparsity for all, 0 no floor.
         include: patterns of parameter names; by default the parameters to which the score applies: for most scores, all with
             two or more dimensions (no biases, no norms).

@@ -117,7 +117,7 @@ class CodebookLayer(Replacement):
 
 
 class _LookedUp(torch.autograd.Function):
-    """`looked_up`; gradients of weights that share a value are added in their order, so that equal seeds give equal bits."""
+    """`looked_up`; gradients of weights that share a value are added in their order: on a CPU, equal seeds give equal bits."""
 
     @staticmethod
     def forward(ctx: Any, codes: Tensor, values: Tensor, group: int) -> Tensor:

@@ -59,8 +59,9 @@ def write_parts(path: Path, parts: Iterable[bytes | memoryview], size: int) -> N
         with _new_file(temporary) as file:
             try:
                 file.writelines(parts)
-            except UserError:
-                temporary.unlink(missing_ok=True)
+            except Exception as error:
+                if not isinstance(error, OSError):
+                    temporary.unlink(missing_ok=True)
                 raise
             file.flush()
             os.fsync(file.fileno())

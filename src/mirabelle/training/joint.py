@@ -105,13 +105,20 @@ class Joint:
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         description: tuple[str, ...] = ()
-        terms = None
+        terms, given, rounding = None, model, 0
         for position, step in enumerate(self.steps):
             with at_path("steps", position):
                 part = step.preview(model, task, run)
-            model, description = part.model, description + part.description
+            model, description, rounding = part.model, description + part.description, rounding + (part.in_training is not None)
             terms = part.terms if terms is None else terms if part.terms is None else terms + part.terms
-        return Preview(model, description, self.train, in_training=part.in_training, terms=terms)
+        in_training = part.in_training if rounding <= 1 else self._in_training(given, task, run)
+        return Preview(model, description, self.train, in_training=in_training, terms=terms)
+
+    def _in_training(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        """The model that the training trains, if several parts train another one than they give."""
+        for step in self.steps:
+            model = step.prepare(model, task, run).model
+        return model
 
     def origin(self, model: nn.Module, run: Run) -> nn.Module:
         for step in self.steps:

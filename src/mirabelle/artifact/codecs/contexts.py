@@ -69,9 +69,8 @@ class Contexts:
         alone = coded_length(counts[0], symbols.dtype)
         if not symbols.size or symbols.size > _LARGEST or (symbols.size > _SMALL and alone > _DIVERSE * symbols.size):
             return math.inf
-        matrix = _matrix(symbols)
         most = _MOST if self._allowance is None else min(_MOST, self._allowance.left)
-        if _most_bits(matrix) > most:
+        if most_bits(symbols) > most:
             return math.inf
         return _LEAST * alone
 
@@ -211,14 +210,16 @@ class _Walk:
         return found + 1
 
 
-def _most_bits(matrix: Symbols) -> int:
-    """At most so many bits are coded of a matrix."""
+def most_bits(symbols: Symbols) -> int:
+    """At most so many bits are coded of an array."""
+    matrix = _matrix(symbols)
+    if not matrix.size:
+        return 0
     places = int(matrix.any(axis=1).sum()) * int(matrix.any(axis=0).sum()) + sum(matrix.shape)
     magnitudes, others = np.abs(matrix.astype(np.int16)), int(np.count_nonzero(matrix))
-    of_values = (
-        magnitudes.sum(dtype=np.int64) + others if matrix.dtype.kind == "i" else others * int(magnitudes.max()).bit_length()
-    )
-    return places + int(of_values)
+    if matrix.dtype.kind == "i":
+        return places + int(magnitudes.sum(dtype=np.int64)) + others
+    return places + others * int(magnitudes.max()).bit_length()
 
 
 def _share(count: int, of: int) -> int:

@@ -12,7 +12,7 @@ from mirabelle.artifact.codecs.varint import Reader, write_varints
 _SIGNIFICANT = ((1 << 15, 3), (1 << 18, 4), (1 << 62, 6))
 _LITTLE = 128  # a table that is a smaller share of the symbols is not coded, which takes 10 ms
 _LENGTH_BITS = 5  # of the length of a count in bits
-_LARGEST = 1 << (1 << _LENGTH_BITS) - 2
+_LARGEST = 1 << 32  # sum of counts, more than a file has elements
 _BITS_OF_A_LENGTH = 1.9  # about
 _MOST_OLD = 3 << 12  # sum of the counts in version 0
 
