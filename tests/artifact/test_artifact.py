@@ -25,7 +25,7 @@ from mirabelle.artifact.head import DICTIONARY
 from mirabelle.artifact.mira import MAGIC, VERSION
 from mirabelle.artifact.reading import model_of, onnx_of
 from mirabelle.artifact.structure import Structure
-from mirabelle.artifact.wire import MODEL, Fields, fields_of
+from mirabelle.artifact.wire import MODEL, Fields, bytes_of, fields_of
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
 from mirabelle.model.state import fingerprint
@@ -111,6 +111,7 @@ def test_a_resealed_mutation_decodes_to_something_or_is_refused_in_one_line(pack
         content[generator.integers(0, min(len(content), 200 if seed % 2 else len(content)))] = generator.integers(0, 256)
     with contextlib.suppress(UserError):
         onnx = unpack(sealed(bytes(content)))
+        assert bytes_of(fields_of(onnx)) == onnx, "whole messages, each with its length"
         assert model_of(onnx).ByteSize() > 0
 
 

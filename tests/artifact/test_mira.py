@@ -441,3 +441,11 @@ def test_a_product_of_other_types_is_refused(tiny: bytes) -> None:
     head = b"\0" + coder.finished()
     with pytest.raises(UserError, match="no product of a number and floats"):
         unpack(resealed(tiny[:FRONT] + bytes([len(head)]) + head + bytes(16)))
+
+
+@pytest.mark.parametrize("field", [(2, b""), (1 << 33 | 2, b""), (15 << 3, 1 << 64)])
+def test_fields_that_protobuf_does_not_read_are_refused(field: tuple[int, object]) -> None:
+    with pytest.raises(ValueError, match="impossible number or value"):
+        fields_of(bytes_of([field]))
+    with pytest.raises(ValueError, match="impossible number or value"):
+        Structure(MixedEncoder()).fields(MODEL, [field])

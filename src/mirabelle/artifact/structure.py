@@ -31,6 +31,7 @@ from mirabelle.artifact.wire import (
     TENSOR,
     VALUE,
     Fields,
+    check_field,
     kind_of,
     number_of,
 )
@@ -242,6 +243,7 @@ class Structure:
                 value = self.element(value, SIZES[kind], (place, around.subject(message)))
             else:
                 raise ValueError(f"a field has the unknown kind {kind}")
+            check_field(tag, value)
             around.learn(place, value)
             found.append((tag, value))
         around.end(message)

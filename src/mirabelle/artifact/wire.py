@@ -37,6 +37,7 @@ MESSAGES = {
 }
 _KINDS = 8
 _MORE, _MOST_BITS = 0x80, 70
+_MOST_NUMBERS, _MOST_INTEGER = 1 << 29, 1 << 64
 _DEEPEST = 24  # messages in each other
 
 
@@ -46,6 +47,12 @@ def kind_of(tag: int) -> int:
 
 def number_of(tag: int) -> int:
     return tag // _KINDS
+
+
+def check_field(tag: int, value: Any) -> None:
+    """Raise ValueError for a field that protobuf does not read: without a number, or with more than 64 bits."""
+    if not 0 < number_of(tag) < _MOST_NUMBERS or (isinstance(value, int) and value >= _MOST_INTEGER):
+        raise ValueError("a field has an impossible number or value")
 
 
 def fields_of(data: bytes, message: int = MODEL, depth: int = 0) -> Fields:
@@ -63,6 +70,7 @@ def fields_of(data: bytes, message: int = MODEL, depth: int = 0) -> Fields:
         kind = kind_of(tag)
         if kind == INTEGER:
             value, at = _varint(data, at)
+            check_field(tag, value)
             found.append((tag, value))
             continue
         if kind == MEASURED:
@@ -74,6 +82,7 @@ def fields_of(data: bytes, message: int = MODEL, depth: int = 0) -> Fields:
         content, at = data[at : at + length], at + length
         if at > len(data):
             raise ValueError("a message ends too early")
+        check_field(tag, content)
         inner = MESSAGES.get((message, number_of(tag))) if kind == MEASURED else None
         found.append((tag, content if inner is None else fields_of(content, inner, depth + 1)))
     return found
