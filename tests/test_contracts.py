@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from mirabelle import Run, Task, Training, distill, factorize, prune, quantize, training
-from mirabelle.artifact.codecs import Codec, Contexts, Deflate, Histogram, Palette, Planes, Sparse
 from mirabelle.calibration.ranges import Range
+from mirabelle.codecs import Codec, Contexts, Deflate, Histogram, Palette, Planes, Sparse
 from mirabelle.errors import UserError
 from mirabelle.model.state import copied, fingerprint
 from mirabelle.objectives import L1, Rate

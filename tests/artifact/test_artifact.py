@@ -17,15 +17,15 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from mirabelle import Run, Task, load, pack, prune, quantize, save, unpack
-from mirabelle.artifact.codecs.codec import CODECS
-from mirabelle.artifact.codecs.deflate import deflate
-from mirabelle.artifact.codecs.mixing import MixedEncoder
-from mirabelle.artifact.codecs.varint import write_varints
 from mirabelle.artifact.head import DICTIONARY
 from mirabelle.artifact.mira import MAGIC, VERSION
 from mirabelle.artifact.reading import model_of, onnx_of
 from mirabelle.artifact.structure import Structure
 from mirabelle.artifact.wire import MODEL, Fields, bytes_of, fields_of
+from mirabelle.codecs.codec import CODECS
+from mirabelle.codecs.deflate import deflate
+from mirabelle.codecs.mixing import MixedEncoder
+from mirabelle.codecs.varint import write_varints
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
 from mirabelle.model.state import fingerprint

@@ -18,14 +18,14 @@ from torch import nn
 
 from mirabelle import PackedModel, Run, Task, pack, quantize, unpack
 from mirabelle.artifact import mira
-from mirabelle.artifact.codecs.contexts import Contexts
-from mirabelle.artifact.codecs.mixing import Allowance, MixedDecoder, MixedEncoder, MixedLength
 from mirabelle.artifact.head import INLINE, INLINE_CONTEXTS, MULTIPLES, PRODUCT
 from mirabelle.artifact.multiples import multiples_of, step_of
 from mirabelle.artifact.structure import Structure
 from mirabelle.artifact.tensor_costs import costs_of
 from mirabelle.artifact.wire import MODEL, bytes_of, fields_of
 from mirabelle.cli.main import run
+from mirabelle.codecs.contexts import Contexts
+from mirabelle.codecs.mixing import Allowance, MixedDecoder, MixedEncoder, MixedLength
 from mirabelle.errors import UserError
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.export import export
@@ -75,8 +75,8 @@ def test_a_file_of_four_layers_has_at_most_sixty_bytes_over_graph_and_data(four_
     data = 0.0
     values = MixedLength()
     for k in inline:
-        from mirabelle.artifact.codecs.mixing import Mixed
         from mirabelle.artifact.head import _code_data
+        from mirabelle.codecs.mixing import Mixed
 
         entry = model.head.entries[k]
         _code_data(Structure(values, Mixed()), model.head.tensors[k], entry.number, entry.data)

@@ -182,9 +182,7 @@ OF_SETTINGS = {
         "E113", "goal.metric cannot be reached; got 93", "at most 1", goal("metric = 93"), at="14:10"
     ),
     "goal is a list": Mistake("E103", "a string or a number", "44 kB", goal("size = [1]"), at="14:8"),
-    "unknown codec": Mistake(
-        "E106", '"artifact.codecs.zip"', "Deflate", ("[goal]", '[artifact]\ncodecs = ["zip"]\n[goal]'), at="14:11"
-    ),
+    "unknown codec": Mistake("E106", '"codecs.zip"', "Deflate", ("[goal]", '[artifact]\ncodecs = ["zip"]\n[goal]'), at="14:11"),
     "codec outside a list": Mistake(
         "E103", "a list of strings", "codecs", ("[goal]", '[artifact]\ncodecs = "x"\n[goal]'), at="14:10"
     ),

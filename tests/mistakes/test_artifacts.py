@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mirabelle.artifact.codecs.varint import write_varints
 from mirabelle.artifact.mira import MAGIC
 from mirabelle.cli import main
+from mirabelle.codecs.varint import write_varints
 
 HEAD = len(MAGIC) + 1
 

@@ -43,6 +43,13 @@ def test_rows_of_unequal_density_are_cheaper_than_their_mean_density() -> None:
     assert 0.97 * by_row < mask_bits < 1.02 * by_row < 20_000 * entropy([float(levels.mean()), 1 - float(levels.mean())])
 
 
+def test_numbers_beyond_the_largest_level_have_no_slope() -> None:
+    """Biases that all had ±127 steps were driven on without end: their gradient grew as their step fell."""
+    numbers = torch.tensor([[300.0, -300.0, 127.0, -127.0, 126.5, -126.5]])
+    slopes = level_model(numbers.round().clamp(-127, 127)).slopes(numbers)
+    assert (slopes != 0).tolist() == [[False, False, False, False, True, True]]
+
+
 def test_the_slope_is_the_difference_of_the_costs_of_the_neighbours() -> None:
     torch.manual_seed(0)
     numbers = torch.randn(6, 7) * 1.5

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
-from mirabelle.artifact.codecs.varint import write_varints
 from mirabelle.artifact.wire import GRAPH_FIELD, MEASURED, METADATA_FIELD, TENSOR_FIELD, Fields, bytes_of, number_of
+from mirabelle.codecs.varint import write_varints
 from mirabelle.runtime.seal import SEAL, ZEROS
 
 _DATA = 9  # field of a tensor

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from mirabelle.artifact.codecs import Codec
 from mirabelle.artifact.mira import pack, unpack
 from mirabelle.artifact.reading import model_of
+from mirabelle.codecs import Codec
 from mirabelle.errors import UserError
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.drawn_inputs import GivenInput, accepted_inputs

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from mirabelle.artifact.assembly import with_zeros
-from mirabelle.artifact.codecs.codec import Symbols
-from mirabelle.artifact.codecs.contexts import in_stream, most_bits
-from mirabelle.artifact.codecs.deflate import deflate, inflate
-from mirabelle.artifact.codecs.mixing import Allowance, Mixed, MixedDecoder, MixedEncoder, MixedLength
-from mirabelle.artifact.codecs.narrow import narrowed
-from mirabelle.artifact.codecs.varint import Reader, write_varints
 from mirabelle.artifact.multiples import MOST_STEPS, multiples_of, step_of
 from mirabelle.artifact.products import products_among
 from mirabelle.artifact.structure import Structure
 from mirabelle.artifact.tensors import OWN, Coded, Tensor, tensor_of
 from mirabelle.artifact.wire import GRAPH_FIELD, MODEL, TENSOR_FIELD, Fields, bytes_of, fields_of, number_of
+from mirabelle.codecs.codec import Symbols
+from mirabelle.codecs.contexts import in_stream, most_bits
+from mirabelle.codecs.deflate import deflate, inflate
+from mirabelle.codecs.mixing import Allowance, Mixed, MixedDecoder, MixedEncoder, MixedLength
+from mirabelle.codecs.narrow import narrowed
+from mirabelle.codecs.varint import Reader, write_varints
 
 INLINE, INLINE_CONTEXTS, PRODUCT, MULTIPLES = 8, 9, 10, 11  # numbers of codecs whose data stand in the head
 _MIXED, _DEFLATED = 0, 1  # forms of a head

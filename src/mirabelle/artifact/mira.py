@@ -18,12 +18,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mirabelle.artifact.assembly import assembled, assembled_length, is_sealed, with_digest, with_zeros
-from mirabelle.artifact.codecs.codec import Codec, Symbols
-from mirabelle.artifact.codecs.varint import Reader, write_varints
 from mirabelle.artifact.head import MOST_GRAPH, Entry, Head, inflated_graph, is_model, read, tensors_in, written
 from mirabelle.artifact.products import product
 from mirabelle.artifact.tensors import BFLOAT16, OWN, Coded, codecs_of_a_file, coded, decoded
 from mirabelle.artifact.wire import Fields, bytes_of, fields_of
+from mirabelle.codecs.codec import Codec, Symbols
+from mirabelle.codecs.varint import Reader, write_varints
 from mirabelle.errors import UserError
 from mirabelle.run.machine import usable_memory
 

@@ -16,7 +16,6 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mirabelle.artifact.codecs.mixing import Coder, Mixed, MixedEncoder, MixedLength
 from mirabelle.artifact.primer import primer
 from mirabelle.artifact.wire import (
     ATTRIBUTE,
@@ -35,6 +34,7 @@ from mirabelle.artifact.wire import (
     kind_of,
     number_of,
 )
+from mirabelle.codecs.mixing import Coder, Mixed, MixedEncoder, MixedLength
 
 _OPERATOR, _INPUT, _OUTPUT = (NODE, 4), (NODE, 1), (NODE, 2)
 _ATTRIBUTE, _TENSOR, _SIZE, _NAMED_SIZE, _VALUE = (ATTRIBUTE, 1), (TENSOR, 8), (TENSOR, 1), (DIMENSION, 1), (VALUE, 1)

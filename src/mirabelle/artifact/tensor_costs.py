@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from mirabelle.artifact.codecs.deflate import deflate
-from mirabelle.artifact.codecs.mixing import Mixed, MixedLength
 from mirabelle.artifact.head import DICTIONARY, Entry, Head, as_varints, code_entry
 from mirabelle.artifact.mira import PackedModel
 from mirabelle.artifact.structure import Structure
 from mirabelle.artifact.tensors import NARROW, OWN, Tensor
 from mirabelle.artifact.wire import MODEL, bytes_of
+from mirabelle.codecs.deflate import deflate
+from mirabelle.codecs.mixing import Mixed, MixedLength
 
 _CODECS = {
     0: "none", 1: "deflate", 2: "histogram", 3: "planes", 4: "sparse", 5: "sparse planes", 6: "contexts", 7: "palette",

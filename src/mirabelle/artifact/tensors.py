@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from mirabelle.artifact.codecs import Codec, Contexts, Deflate, Histogram, Palette, Planes, Sparse
-from mirabelle.artifact.codecs.codec import CODECS, EstimatedCodec, Symbols
-from mirabelle.artifact.codecs.counts import byte_counts
-from mirabelle.artifact.codecs.mixing import Allowance
-from mirabelle.artifact.codecs.narrow import narrowed, widened
 from mirabelle.artifact.wire import Fields, number_of
+from mirabelle.codecs import Codec, Contexts, Deflate, Histogram, Palette, Planes, Sparse
+from mirabelle.codecs.codec import CODECS, EstimatedCodec, Symbols
+from mirabelle.codecs.counts import byte_counts
+from mirabelle.codecs.mixing import Allowance
+from mirabelle.codecs.narrow import narrowed, widened
 
 RAW, OWN = 0, 255  # not coded; a codec of a user's own
 NARROW = 64  # is added to the number of a codec that codes integers of less than 8 bits one by one

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mirabelle.artifact.codecs.varint import write_varints
+from mirabelle.codecs.varint import write_varints
 
 Fields = list[tuple[int, Any]]  # (tag, int | bytes | Fields)
 

@@ -52,7 +52,7 @@ trust_option = click.option(
 
 def _import_codecs(_context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
     """Import the user's codecs, so that files packed with them can be read."""
-    from mirabelle.artifact.codecs.codec import CODECS
+    from mirabelle.codecs.codec import CODECS
 
     for name in names:
         CODECS.member(name)

@@ -28,10 +28,10 @@ def command(onnx: Path, out: Path | None, shapes: tuple[str, ...], codecs: tuple
     """
     import gzip
 
-    from mirabelle.artifact.codecs.codec import codecs_named
     from mirabelle.artifact.foreign import pack_any
     from mirabelle.artifact.reading import onnx_of
     from mirabelle.cli.arguments import given_of, output_of
+    from mirabelle.codecs.codec import codecs_named
     from mirabelle.errors import UserError
     from mirabelle.run import files
 

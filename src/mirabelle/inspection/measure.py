@@ -9,8 +9,8 @@ from functools import cached_property, partial
 import torch
 from torch import nn
 
-from mirabelle.artifact.codecs import Codec
 from mirabelle.artifact.mira import pack
+from mirabelle.codecs import Codec
 from mirabelle.model.architecture import replaced_modules
 from mirabelle.model.counting import macs_of
 from mirabelle.model.device import check_device

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from mirabelle import artifact, records
-from mirabelle.artifact.codecs.codec import CODECS, Codec
+from mirabelle.codecs.codec import CODECS, Codec
 from mirabelle.errors import Path, UserError
 from mirabelle.inspection import layers_of_onnx
 from mirabelle.inspection.measure import Files, measure

@@ -14,9 +14,9 @@ from functools import partial
 from torch import nn
 
 from mirabelle import artifact
-from mirabelle.artifact.codecs.codec import Codec, codecs_named
 from mirabelle.artifact.folder import load_with_digest
 from mirabelle.artifact.mira import pack
+from mirabelle.codecs.codec import Codec, codecs_named
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import Files, measure, onnx_file
 from mirabelle.job.never_slower import Form, Guard, form_of, origin_after

@@ -46,6 +46,8 @@ class LevelModel:
     def slopes(self, numbers: Tensor) -> Tensor:
         """For each number, the falling cost of the next higher integer minus that of the next lower one, in bits.
 
+        Numbers beyond ±127, where all levels cost the same, have none.
+
         Args:
             numbers: (rows, columns).
         """
@@ -53,6 +55,7 @@ class LevelModel:
         slope = self.falling.diff()[place]
         # From −1 to 0 the cost of a place that is not 0 is saved; from 0 to 1 it is added.
         slope -= ((place == MOST).float() - (place == MOST - 1).float()) * (self.logit / math.log(2))
+        slope *= numbers.abs() < MOST
         return slope.to(numbers.dtype)
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from mirabelle.numerics.entropy import level_model
+from mirabelle.codecs.shortest import length_of_levels
+from mirabelle.numerics.entropy import MOST, level_model
 from mirabelle.task.goal import limit_of
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _FIRST = 0.1  # weight of the rate with which the control begins
 _SPEED, _AT_ONCE = 0.02, 3.0  # of the control: the integral part, for each step, and the proportional part
 _STEEPEST = 1.0  # the most that the logarithm of an exceeded size counts
 _SAFELY = 0.98  # of the size is aimed at
+_BETWEEN = 0.025  # share of a training after which levels are coded again
 _BITS = 8
 
 
@@ -32,7 +34,11 @@ class Rounds(Protocol):
 
 
 class BoundRate(nn.Module):
-    """The rate of some layers. With a size it has two buffers: the weight that it has found, and the first size in bits.
+    """The rate of some layers.
+
+    With a size it has four buffers: the weight that it has found; the first size in bits; how many bits of a file the levels
+    took for each bit of the estimate when they were last coded; and the progress at which they are coded again. The estimate
+    lacks what a decoder has to learn first, about a fifth of a file of 2 kB.
 
     Args:
         layers: they belong to the model, and are no part of this module.
@@ -41,6 +47,8 @@ class BoundRate(nn.Module):
 
     weight: Tensor
     first: Tensor
+    ratio: Tensor
+    due: Tensor
 
     def __init__(self, layers: Sequence[Rounds], size: str | float | None) -> None:
         super().__init__()
@@ -51,6 +59,8 @@ class BoundRate(nn.Module):
         if size is not None:
             self.register_buffer("weight", torch.tensor(_FIRST, dtype=torch.float64))
             self.register_buffer("first", torch.zeros((), dtype=torch.float64))
+            self.register_buffer("ratio", torch.ones((), dtype=torch.float64))
+            self.register_buffer("due", torch.zeros((), dtype=torch.float64))
 
     def forward(self, forward: Forward) -> Tensor:
         parts, exact = [], []
@@ -73,9 +83,18 @@ class BoundRate(nn.Module):
                 seen.add(id(parameter))
                 yield numbers
 
+    def _coded_bits(self) -> float:
+        """The bits of the present levels in a file."""
+        levels = [numbers.detach().round().clamp(-MOST, MOST).cpu().numpy() for numbers in self._positions()]
+        return _BITS * sum(map(length_of_levels, levels))
+
     def _controlled(self, bits: float, progress: float) -> float:
         """The weight for this step, after a look at the present size."""
         assert self._most is not None, "there is a size to meet"
+        if progress >= float(self.due):
+            self.ratio.fill_(self._coded_bits() / max(bits, 1.0))
+            self.due.fill_(progress + _BETWEEN)
+        bits *= float(self.ratio)
         if not self.first:
             self.first.fill_(bits)
         share = min(1.0, progress / _REACHED)

@@ -317,7 +317,7 @@ def _artifact(data: Mapping[str, Any]) -> ArtifactTable | None:
     with at_path("artifact"):
         table = _optional(ArtifactTable, data, "artifact")
         for position, name in enumerate(table.codecs if table is not None and not data_alone() else ()):
-            from mirabelle.artifact.codecs.codec import CODECS
+            from mirabelle.codecs.codec import CODECS
 
             with at_path("codecs", position):
                 CODECS.member(name)

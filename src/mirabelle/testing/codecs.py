@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mirabelle.artifact.codecs.codec import CODECS, Codec, Symbols
+from mirabelle.codecs.codec import CODECS, Codec, Symbols
 
 _SHAPES = ((0,), (1,), (7,), (3, 0), (5, 4), (4, 3, 2, 2), ())
 
@@ -24,7 +24,7 @@ def check_codec(codec: Codec) -> None:
         AssertionError: with the part of the contract that is violated.
 
     Example:
-        >>> from mirabelle.artifact.codecs import Histogram
+        >>> from mirabelle.codecs import Histogram
         >>> check_codec(Histogram())
     """
     assert isinstance(codec, Codec), "a codec has `dtypes`, `encode(symbols)` and `decode(data, shape, dtype)`"

@@ -13,10 +13,10 @@ from typing import Any
 import constriction
 import numpy as np
 
-from mirabelle.artifact.codecs.codec import EstimatedCodec, Symbols
-from mirabelle.artifact.codecs.counts import Counts, byte_counts
-from mirabelle.artifact.codecs.histogram import Histogram, coded_length, decode_symbols, encode_in_parts, words
-from mirabelle.artifact.codecs.varint import Reader, write_varints
+from mirabelle.codecs.codec import EstimatedCodec, Symbols
+from mirabelle.codecs.counts import Counts, byte_counts
+from mirabelle.codecs.histogram import Histogram, coded_length, decode_symbols, encode_in_parts, words
+from mirabelle.codecs.varint import Reader, write_varints
 
 _CLASSES = 8  # density classes of rows and of columns; class 0 is empty
 _LEAST = 16  # bytes that positions take

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mirabelle.artifact.codecs.narrow import narrowed, widened
 from mirabelle.artifact.mira import pack, unpack
+from mirabelle.codecs.narrow import narrowed, widened
 from mirabelle.runtime.canonical import canonical
 
 TYPES = [("INT4", 4, -8, 7), ("UINT4", 4, 0, 15), ("INT2", 2, -2, 1), ("UINT2", 2, 0, 3)]

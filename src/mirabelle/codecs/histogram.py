@@ -7,10 +7,10 @@ from typing import Any
 import constriction
 import numpy as np
 
-from mirabelle.artifact.codecs.codec import Symbols
-from mirabelle.artifact.codecs.counts import Counts, byte_counts
-from mirabelle.artifact.codecs.counts_table import counts_in_table, counts_table, lengths_with_table, plain_counts, read_counts
-from mirabelle.artifact.codecs.varint import Reader, write_varints
+from mirabelle.codecs.codec import Symbols
+from mirabelle.codecs.counts import Counts, byte_counts
+from mirabelle.codecs.counts_table import counts_in_table, counts_table, lengths_with_table, plain_counts, read_counts
+from mirabelle.codecs.varint import Reader, write_varints
 
 _MOST = 1 << 8
 _AT_ONCE = 1 << 18  # symbols that become 32-bit integers for the coder at a time

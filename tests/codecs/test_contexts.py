@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mirabelle.artifact.codecs import Contexts, Histogram, Sparse
-from mirabelle.artifact.codecs.counts import byte_counts
-from mirabelle.artifact.codecs.mixing import Mixed, MixedDecoder, MixedEncoder, squash
+from mirabelle.codecs import Contexts, Histogram, Sparse
+from mirabelle.codecs.counts import byte_counts
+from mirabelle.codecs.mixing import Mixed, MixedDecoder, MixedEncoder, squash
 
 
 def sparse(rows: int, columns: int, density: float, seed: int = 0) -> np.ndarray:

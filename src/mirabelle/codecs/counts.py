@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from mirabelle.artifact.codecs.codec import Symbols
+from mirabelle.codecs.codec import Symbols
 
 Counts = npt.NDArray[np.int64]
 _AT_ONCE = 1 << 18

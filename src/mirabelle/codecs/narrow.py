@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from mirabelle.artifact.codecs.codec import Symbols
+from mirabelle.codecs.codec import Symbols
 
 
 def widened(raw: bytes | memoryview, bits: int, shape: tuple[int, ...], *, signed: bool) -> Symbols:

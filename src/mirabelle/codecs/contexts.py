@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from mirabelle.artifact.codecs.codec import Symbols
-from mirabelle.artifact.codecs.counts import Counts
-from mirabelle.artifact.codecs.histogram import coded_length
-from mirabelle.artifact.codecs.mixing import Allowance, Coder, Mixed, MixedDecoder, MixedEncoder
-from mirabelle.artifact.codecs.varint import Reader, write_varints
+from mirabelle.codecs.codec import Symbols
+from mirabelle.codecs.counts import Counts
+from mirabelle.codecs.histogram import coded_length
+from mirabelle.codecs.mixing import Allowance, Coder, Mixed, MixedDecoder, MixedEncoder
+from mirabelle.codecs.varint import Reader, write_varints
 
 _MOST = 1 << 19  # bits; each takes about five microseconds
 _LARGEST, _LEAST = 1 << 23, 0.4  # elements; share of the length with a histogram that contexts may come down to

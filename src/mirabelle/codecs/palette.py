@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from mirabelle.artifact.codecs.codec import EstimatedCodec, Symbols
-from mirabelle.artifact.codecs.contexts import Contexts
-from mirabelle.artifact.codecs.counts import Counts, byte_counts
-from mirabelle.artifact.codecs.histogram import Histogram
-from mirabelle.artifact.codecs.mixing import Allowance
-from mirabelle.artifact.codecs.sparse import Sparse
-from mirabelle.artifact.codecs.varint import Reader, write_varints
+from mirabelle.codecs.codec import EstimatedCodec, Symbols
+from mirabelle.codecs.contexts import Contexts
+from mirabelle.codecs.counts import Counts
+from mirabelle.codecs.histogram import Histogram
+from mirabelle.codecs.mixing import Allowance
+from mirabelle.codecs.shortest import shortest
+from mirabelle.codecs.sparse import Sparse
+from mirabelle.codecs.varint import Reader, write_varints
 
 _MOST = 256
 _SAMPLE = 4096  # elements, of which at most 256 may be distinct, before all are looked at
-_LARGEST, _CLOSE = 1 << 22, 32  # elements; bytes by which an estimate may be wrong
+_LARGEST = 1 << 22  # elements
 
 
 class Palette:
@@ -54,11 +55,7 @@ class Palette:
         columns = table.view(np.uint8).reshape(-1, size)  # little-endian: the lowest bytes come first
         kept = size - int(columns.any(axis=0).argmax()) if columns.any() else 0
         codes = places.astype(np.uint8).reshape(symbols.shape)
-        counts = byte_counts(codes)
-        lengths = [codec.estimate(codes, counts) for codec in self._codecs]
-        most = _CLOSE + min(length for codec, length in zip(self._codecs, lengths, strict=True) if codec.exact)
-        bodies = [(codec.encode(codes), kind) for kind, codec in enumerate(self._codecs) if lengths[kind] <= most]
-        body, kind = min(bodies, key=lambda one: len(one[0]))
+        body, kind = shortest(codes, self._codecs)
         return write_varints([len(table), kept, kind]) + columns[:, size - kept :].tobytes() + body
 
     def estimate(self, symbols: Symbols, counts: Counts) -> float:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mirabelle.artifact.codecs.codec import Symbols
-from mirabelle.artifact.codecs.mixing import Coder, Mixed, MixedDecoder, MixedEncoder
-from mirabelle.artifact.codecs.varint import Reader, write_varints
+from mirabelle.codecs.codec import Symbols
+from mirabelle.codecs.mixing import Coder, Mixed, MixedDecoder, MixedEncoder
+from mirabelle.codecs.varint import Reader, write_varints
 
 # A count has so many significant bits, by how many symbols there are: 3 bits lose 0.07 % of the length, 6 bits nothing.
 _SIGNIFICANT = ((1 << 15, 3), (1 << 18, 4), (1 << 62, 6))

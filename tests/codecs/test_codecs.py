@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from mirabelle.artifact import codecs
-from mirabelle.artifact.codecs import Codec, Contexts, Deflate, Histogram, Palette, Planes, Sparse
-from mirabelle.artifact.codecs.codec import EstimatedCodec
-from mirabelle.artifact.codecs.counts import byte_counts
-from mirabelle.artifact.codecs.deflate import deflate, inflate
-from mirabelle.artifact.codecs.varint import Reader, write_varints
+from mirabelle import codecs
 from mirabelle.artifact.tensors import Tensor, codecs_of_a_file, coded
+from mirabelle.codecs import Codec, Contexts, Deflate, Histogram, Palette, Planes, Sparse
+from mirabelle.codecs.codec import EstimatedCodec
+from mirabelle.codecs.counts import byte_counts
+from mirabelle.codecs.deflate import deflate, inflate
+from mirabelle.codecs.varint import Reader, write_varints
 
 FAMILY: list[EstimatedCodec] = [
     Deflate(), Histogram(), Planes(), Sparse(Histogram()), Sparse(Planes()), Contexts(), Palette()

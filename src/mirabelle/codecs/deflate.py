@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mirabelle.artifact.codecs.codec import Symbols
-from mirabelle.artifact.codecs.counts import Counts
+from mirabelle.codecs.codec import Symbols
+from mirabelle.codecs.counts import Counts
 
 _PART, _PARTS, _SHARE = 1 << 16, 2, 16  # what a length is estimated from: parts of so many bytes, at least 2, a 16th in all
 _UNSURE, _REGULAR = 0.995, 0.5  # parts that become so short repeat themselves, so that the whole may be shorter by any factor

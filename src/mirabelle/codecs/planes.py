@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from mirabelle.artifact.codecs.codec import Symbols
-from mirabelle.artifact.codecs.counts import Counts, byte_counts
-from mirabelle.artifact.codecs.histogram import Histogram, coded_length, encoded
-from mirabelle.artifact.codecs.varint import Reader, write_varints
+from mirabelle.codecs.codec import Symbols
+from mirabelle.codecs.counts import Counts, byte_counts
+from mirabelle.codecs.histogram import Histogram, coded_length, encoded
+from mirabelle.codecs.varint import Reader, write_varints
 
 _RAW, _CODED = 0, 1
 _NEAR = 8  # bytes; a plane is coded to see whether it gets smaller, unless its counts say that it does not by this much

@@ -57,4 +57,4 @@ def _is_codec(cls: Any) -> bool:
     return all(callable(getattr(cls, name, None)) for name in ("encode", "decode")) and not getattr(cls, "_is_protocol", False)
 
 
-CODECS = Family("codec", ("artifact.codecs",), _is_codec, qualified=False)
+CODECS = Family("codec", ("codecs",), _is_codec, qualified=False)

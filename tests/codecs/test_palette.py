@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from mirabelle.artifact.codecs import Palette, Planes
-from mirabelle.artifact.codecs.counts import byte_counts
+from mirabelle.codecs import Palette, Planes
+from mirabelle.codecs.counts import byte_counts
 
 
 def test_multiples_of_a_step_take_little_more_than_their_places() -> None:
