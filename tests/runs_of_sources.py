@@ -44,6 +44,7 @@ STEPS = {
     **{f"quantize.{kind}": f'use = "quantize.{kind}"' for kind in ("Static", "Dynamic", "Weights", "Half")},
     "quantize.Codebook": f'use = "quantize.Codebook"\n{_TRAIN}',
     "quantize.EntropyConstrained": f'use = "quantize.EntropyConstrained"\nrate = 0.5\n{_TRAIN}',
+    "quantize.RateDistortion": 'use = "quantize.RateDistortion"\nsize = "15%"\nsamples = 64',
     "quantize.Aware": f'use = "quantize.Aware"\n{_TRAIN}',
     **{f"factorize.{kind}": f'use = "factorize.{kind}"\nratio = 0.5\n{_TRAIN}' for kind in ("Linear", "Conv", "Embedding")},
 }  # fmt: skip

@@ -43,6 +43,7 @@ STEPS: dict[str, Step] = {
     "quantize.Aware": quantize.Aware(samples=50, train=SHORT),
     "quantize.Codebook": quantize.Codebook(bits=4, train=SHORT),
     "quantize.EntropyConstrained": quantize.EntropyConstrained(rate=1.0, train=SHORT),
+    "quantize.RateDistortion": quantize.RateDistortion(size="15%", samples=64),
     "factorize.Linear": factorize.Linear(ratio=0.5, multiple=1, keep="smaller"),
     "factorize.Conv": factorize.Conv(ratio=0.5, multiple=1, keep="smaller"),
     "factorize.Embedding": factorize.Embedding(ratio=0.3, multiple=1),

@@ -25,9 +25,10 @@ def change_by_moments(
     model: nn.Module,
     batches: SampleBatches,
     layers: Mapping[str, tuple[nn.Module, Columns]],
-    change: Callable[[str, Tensor], None],
+    change: Callable[[str, Moments], None],
     *,
     diagonal: bool = False,
+    centred: bool = False,
 ) -> None:
     """Change layers in the order in which they run.
 
@@ -38,8 +39,10 @@ def change_by_moments(
         model: its layers are changed in place.
         batches: of the model's inputs.
         layers: by name, with what they are as matrix products; each runs once in a forward pass.
-        change: (name, E[x xᵀ], (groups, columns, columns), or with `diagonal` E[x²], (groups, columns)) changes the layer.
+        change: (name, moments of the inputs: E[x xᵀ], (groups, columns, columns), or with `diagonal` E[x²], (groups, columns))
+            changes the layer.
         diagonal: whether the diagonal is enough.
+        centred: whether the moments are those of x − E[x], and have the means.
 
     Raises:
         UserError: E131 if inputs of a layer are NaN or infinite.
@@ -48,7 +51,9 @@ def change_by_moments(
     masked = Masked(batches)
 
     def begin(name: str, _changes: bool) -> _Collected:  # noqa: FBT001  # as `layer_by_layer` calls it
-        return _Collected(name, layers[name][1], masked, change, diagonal=diagonal)
+        columns = layers[name][1]
+        dtype = torch.float64 if columns.width <= _EXACT_COLUMNS else torch.float32
+        return _Collected(name, columns, masked, change, Moments(centred=centred, diagonal=diagonal, dtype=dtype))
 
     layer_by_layer(model, masked, {name: layer for name, (layer, _) in layers.items()}, begin)
 
@@ -122,11 +127,9 @@ class _Collected:
     """Collects the moments of a layer's inputs, and then has the layer changed."""
 
     def __init__(
-        self, name: str, columns: Columns, masked: Masked, change: Callable[[str, Tensor], None], *, diagonal: bool
+        self, name: str, columns: Columns, masked: Masked, change: Callable[[str, Moments], None], moments: Moments
     ) -> None:
-        self._name, self._columns, self._masked, self._change = name, columns, masked, change
-        dtype = torch.float64 if columns.width <= _EXACT_COLUMNS else torch.float32
-        self._moments = Moments(centred=False, diagonal=diagonal, dtype=dtype)
+        self._name, self._columns, self._masked, self._change, self._moments = name, columns, masked, change, moments
 
     def take(self, given: Tensor) -> bool:
         for part in self._columns.of(self._masked.read(given)):
@@ -134,8 +137,7 @@ class _Collected:
         return True
 
     def finish(self) -> None:
-        moments = self._moments.mean()
-        if not bool(moments.isfinite().all()):
+        if not bool(self._moments.mean().isfinite().all()):
             message = f'inputs of layer "{self._name}" are NaN or infinite on the calibration data'
             raise UserError("E131", message, "correct the data or the model, or exclude the layer")
-        self._change(self._name, moments)
+        self._change(self._name, self._moments)

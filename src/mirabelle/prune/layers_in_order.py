@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mirabelle.calibration.columns import Columns, columns_of
 from mirabelle.calibration.layer_moments import change_by_moments, runs_of
+from mirabelle.calibration.moments import Moments
 from mirabelle.calibration.samples import SampleBatches
 from mirabelle.scores.score import Evidence, LayerScore
 
@@ -46,9 +47,9 @@ def prune_in_order(
         else:
             layers[layer] = module, columns
 
-    def change(name: str, moments: Tensor) -> None:
+    def change(name: str, moments: Moments) -> None:
         columns = layers[name][1]
-        columns.layer.weight.data.copy_(_pruned(score, columns.layer.weight, moments, amount))
+        columns.layer.weight.data.copy_(_pruned(score, columns.layer.weight, moments.mean(), amount))
 
     change_by_moments(model, batches, layers, change, diagonal="input_moments" not in score.needs)
     return left

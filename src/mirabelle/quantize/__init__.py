@@ -9,6 +9,7 @@ from mirabelle.quantize.codebook import Codebook
 from mirabelle.quantize.dynamic import Dynamic
 from mirabelle.quantize.entropy_constrained import EntropyConstrained
 from mirabelle.quantize.half import Half
+from mirabelle.quantize.rate_distortion import RateDistortion
 from mirabelle.quantize.static import Static
 from mirabelle.quantize.weights import Weights
 
@@ -31,6 +32,7 @@ __all__ = [
     "Half",
     "HalfLayer",
     "MixedBits",
+    "RateDistortion",
     "RoundedValue",
     "Static",
     "StaticLayer",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mirabelle.calibration.columns import Columns, columns_of
 from mirabelle.calibration.layer_moments import change_by_moments, runs_of, samples_needed
+from mirabelle.calibration.moments import Moments
 from mirabelle.calibration.samples import SampleBatches
 from mirabelle.model.turned_linear import turned_linear
 from mirabelle.numerics.compensation import Rounding, compensated, inverse_factor
@@ -84,12 +85,12 @@ def calibrated_codes(
         UserError: E131 if inputs of a layer are NaN or infinite.
     """
     found, zeros = Calibration(), set(pruned)
-    chosen, left = _calibrated(model, layers, next(iter(batches)), method)
+    chosen, left = as_products(model, layers, next(iter(batches)), linear_alone=method.name == "awq")
     found.left.update(left)
 
-    def change(name: str, moments: Tensor) -> None:
+    def change(name: str, moments: Moments) -> None:
         columns = chosen[name][1]
-        found.layers[name] = _changed(columns, moments, method, keeps_zeros=f"{name}.weight" in zeros)
+        found.layers[name] = _changed(columns, moments.mean(), method, keeps_zeros=f"{name}.weight" in zeros)
 
     change_by_moments(model, batches, chosen, change)
     return found
@@ -104,13 +105,21 @@ def enough_samples(model: nn.Module, layers: Mapping[str, nn.Module], few: Sampl
         few: samples, by which the rows of one sample are counted.
         method: of choosing.
     """
-    return samples_needed(model, few, _calibrated(model, layers, next(iter(few)), method)[0])
+    products, _ = as_products(model, layers, next(iter(few)), linear_alone=method.name == "awq")
+    return samples_needed(model, few, products)
 
 
-def _calibrated(
-    model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs, method: Method
+def as_products(
+    model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs, *, linear_alone: bool = False
 ) -> tuple[dict[str, tuple[nn.Module, Columns]], dict[str, str]]:
-    """The layers that can be calibrated, as matrix products, and for the others the reason why not."""
+    """The layers that can be calibrated, as matrix products, and for the others the reason why not.
+
+    Args:
+        model: runs on the inputs.
+        layers: by name.
+        inputs: tell how often each layer runs.
+        linear_alone: leave convolutions.
+    """
     runs = runs_of(model, layers, inputs)
     chosen: dict[str, tuple[nn.Module, Columns]] = {}
     left: dict[str, str] = {}
@@ -118,7 +127,7 @@ def _calibrated(
         columns = _columns(layer)
         if columns is None:
             left[name] = "it looks rows up, which weighs no columns"
-        elif method.name == "awq" and not isinstance(columns.layer, nn.Linear):
+        elif linear_alone and not isinstance(columns.layer, nn.Linear):
             left[name] = "only inputs of linear layers are scaled"
         elif runs[name] != 1:
             left[name] = "it never runs" if not runs[name] else "it runs more than once"

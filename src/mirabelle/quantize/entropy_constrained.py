@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mirabelle.errors import UserError
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mirabelle.objectives.objective import Objective
-    from mirabelle.quantize.batch_norm_folding import FoldedNorm
-    from mirabelle.quantize.rounded_layer import RoundedLayer
+    from mirabelle.quantize.folded_form import FoldedForm
     from mirabelle.quantize.tied_weights import Selection
     from mirabelle.run.run import Run
     from mirabelle.task.task import Task
@@ -110,10 +110,17 @@ class EntropyConstrained:
 
     def prepare(self, model: nn.Module, task: Task, run: Run) -> Prepared:
         given = opened(model, self, run)
-        form = _Form(given, self._selection(given), task, run)
-        told(given, form.finished(form.in_training(self._first_bits(form.dense))), self, task, run)
-        in_training = form.in_training(self._first_bits(form.dense))
-        return Prepared(in_training, terms=self._terms(), controls=lambda _: (AtTheEnd(),), finish=form.finished)
+        form, in_training = self._begun(given, task, run)
+        told(given, _finished(form, in_training), self, task, run)
+        finish = partial(_finished, form)
+        return Prepared(in_training, terms=self._terms(), controls=lambda _: (AtTheEnd(),), finish=finish)
+
+    def _begun(self, given: nn.Module, task: Task, run: Run) -> tuple[FoldedForm, nn.Module]:
+        """The form of the model, and the model that trains."""
+        from mirabelle.quantize.folded_form import FoldedForm
+
+        form = FoldedForm(given, self._selection(given), task, run)
+        return form, _in_training(form, self._first_bits(form.dense))
 
     def _terms(self) -> Objective:
         from mirabelle.objectives.rate import Rate
@@ -122,9 +129,8 @@ class EntropyConstrained:
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         given = opened(model, self)
-        form = _Form(given, self._selection(given), task, run)
-        in_training = form.in_training(self._first_bits(form.dense))
-        shared = form.finished(in_training)
+        form, in_training = self._begun(given, task, run)
+        shared = _finished(form, in_training)
         told_of = told(given, shared, self, task, run)
         return Preview(shared, told_of, self.train, in_training=in_training, terms=self._terms())
 
@@ -146,58 +152,14 @@ class EntropyConstrained:
         return max(FEWEST_BITS, 8 * limit_of("size", self.size, 4.0 * count, where="") / count)
 
 
-class _Form:
-    """A model whose layers train with rounded weights, and get codebooks of these afterwards.
+def _in_training(form: FoldedForm, first_bits: float) -> nn.Module:
+    """The model with layers that train with rounded weights."""
+    from mirabelle.quantize.rounded_layer import rounded_layers
 
-    Args:
-        given: the model.
-        selection: of its layers.
-        task: has the example with which the model is traced, if it has batch norms to fold.
-        run: of the step.
-    """
+    return form.with_layers(dict(zip(form.names, rounded_layers(form.dense, first_bits), strict=True)))
 
-    def __init__(self, given: nn.Module, selection: Selection, task: Task, run: Run) -> None:
-        from mirabelle.quantize.batch_norm_folding import FoldedNorm, folded
-        from mirabelle.quantize.surroundings import Flow
 
-        self._given, self._selection = given, selection
-        self._names = [*selection.layers, *selection.readers]
-        around = Flow.of(given, task.example(), run).around(selection.layers)
-        norms = {name: found.norm for name, found in around.consumers.items() if found.norm is not None}
-        layers = [given.get_submodule(name) for name in self._names]
-        self.dense = [
-            folded(layer, given.get_submodule(norms[name])) if name in norms else layer
-            for name, layer in zip(self._names, layers, strict=True)
-        ]
-        self._norms: dict[str, FoldedNorm] = {
-            norm: FoldedNorm(given.get_submodule(norm), of=name, bias=given.get_submodule(name).bias is None)
-            for name, norm in norms.items()
-        }
-
-    def in_training(self, first_bits: float) -> nn.Module:
-        """A copy of the model with layers that train with rounded weights, without a record of them."""
-        from mirabelle.model.edits import put
-        from mirabelle.model.state import copied
-        from mirabelle.quantize.rounded_layer import rounded_layers
-
-        model = copied(self._given)
-        rounded = dict(zip(self._names, rounded_layers(self.dense, first_bits), strict=True))
-        for name, module in {**rounded, **self._norms}.items():
-            old = model.get_submodule(name)
-            model = put(model, [other for other, same in model.named_modules(remove_duplicate=False) if same is old], module)
-        return model
-
-    def finished(self, trained: nn.Module) -> nn.Module:
-        """The trained model with codebook layers."""
-        from mirabelle.model.architecture import replace_module
-        from mirabelle.model.state import copied
-        from mirabelle.model.ties import all_names
-        from mirabelle.quantize.tied_weights import tie_codes
-
-        model = copied(trained).eval()
-        for name in self._names:
-            layer: RoundedLayer = model.get_submodule(name)  # type: ignore[assignment]  # put there by in_training
-            model = replace_module(model, name, layer.as_codebook(self._given.get_submodule(name)))
-        for name, norm in self._norms.items():
-            model = replace_module(model, name, norm)
-        return tie_codes(model, all_names(self._given), self._selection)
+def _finished(form: FoldedForm, trained: nn.Module) -> nn.Module:
+    """The trained model with codebook layers."""
+    rounded: Any = trained.get_submodule  # layers that _in_training has put there
+    return form.finished(trained, lambda name, dense: rounded(name).as_codebook(dense))

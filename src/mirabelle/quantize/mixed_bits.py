@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from mirabelle.model.state import copied, memory_of, tensors_of_module
 from mirabelle.numerics import affine
 from mirabelle.quantize.bits import MixedBits
 from mirabelle.quantize.dense_layers import WEIGHTED, weight_of
-from mirabelle.quantize.output_change import OutputChange
+from mirabelle.quantize.output_change import OutputChange, having
 from mirabelle.run.run import Run
 from mirabelle.task.goal import limit_of
 from mirabelle.task.task import Task
@@ -154,18 +153,6 @@ def output_changes(
         found[name] = []
         for bits in choices:
             rounded = rounding(weight, bits)
-            with _having(weight, rounded.values):
+            with having(weight, rounded.values):
                 found[name].append(Tried(min(change.of(model), _MOST_CHANGE), rounded.coded_bytes))
     return found
-
-
-@contextmanager
-def _having(weight: Tensor, values: Tensor) -> Iterator[None]:
-    """A context in which a weight has other values."""
-    before = weight.detach().clone()
-    with torch.no_grad():
-        weight.copy_(values)
-        try:
-            yield
-        finally:
-            weight.copy_(before)

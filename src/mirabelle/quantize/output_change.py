@@ -63,6 +63,18 @@ def standing_in(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[
                 put(model, names[name], module)
 
 
+@contextmanager
+def having(tensor: Tensor, values: Tensor) -> Iterator[None]:
+    """A context in which a tensor of a model has other values."""
+    before = tensor.detach().clone()
+    with torch.no_grad():
+        tensor.copy_(values)
+        try:
+            yield
+        finally:
+            tensor.copy_(before)
+
+
 @torch.no_grad()
 def _outputs(model: nn.Module, batches: SampleBatches) -> list[Tensor]:
     """Each floating-point output for all samples, in float32."""

@@ -1,0 +1,190 @@
+"""The steps of layers' levels: how many bytes each step takes, how much it changes the outputs, and the levels themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from mirabelle.calibration.columns import Columns
+from mirabelle.calibration.layer_moments import change_by_moments
+from mirabelle.calibration.moments import Moments
+from mirabelle.calibration.samples import SampleBatches
+from mirabelle.model.architecture import architecture_of
+from mirabelle.numerics.rate_distortion import FittedLevels, Moment, fitted_levels
+from mirabelle.quantize.calibrated_codes import as_products
+from mirabelle.quantize.dense_layers import WEIGHTED, bias_of, weight_of
+from mirabelle.quantize.output_change import OutputChange, having
+
+_GRID = tuple(2.0 ** (-k / 2) for k in range(-3, 10))  # steps, in root mean squares of the weight
+_REFERENCE = 7  # position of the step for which the change of the outputs is measured
+_MOST_CHANGE = 1e6  # for outputs that are not finite: the search needs numbers
+_MOST_EXACT = 256  # the largest level that bfloat16 keeps apart from its neighbours
+_BITS = 8
+
+Tell = Callable[[int, int], object]
+Look = Callable[[str, "Seen"], None]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The inputs of a layer on the calibration samples.
+
+    Args:
+        moments: of each group; without a matrix if the inputs are not known.
+        means: of the inputs, (groups, columns); None if they are not known.
+    """
+
+    moments: Sequence[Moment]
+    means: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Option:
+    """A step of a weight: the estimated change of the model's outputs if it is the only one, and the bytes of its levels."""
+
+    step: float
+    change: float
+    size_bytes: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is stored of a layer.
+
+    Args:
+        levels: integers in float32, with the shape of the weight.
+        step: the weight is step · levels.
+        bias: (out,), rounded to multiples of a step where the inputs of the layer are known; None for none.
+    """
+
+    levels: Tensor
+    step: float
+    bias: Tensor | None
+
+
+class LevelSearch:
+    """Finds steps and levels of the weights of a model.
+
+    Args:
+        model: with dense layers.
+        names: of the layers; of those that share a weight, the first.
+        products: of them, the layers that run once, as matrix products: for the others, inputs do not count.
+        batches: calibration samples.
+        damping: of the moments.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Sequence[str],
+        products: Mapping[str, tuple[nn.Module, Columns]],
+        batches: SampleBatches,
+        damping: float,
+    ) -> None:
+        self._model, self._names, self._products, self._batches = model, names, products, batches
+        self._damping, self._pruned = damping, set(architecture_of(model).pruned)
+        self._means: dict[str, Tensor] = {}
+
+    def options(self, change: OutputChange, tell: Tell) -> dict[str, list[Option]]:
+        """For each layer the steps of a grid, with the changes that they cause and the bytes that they take.
+
+        The change of the outputs is measured for one step of each layer, and is proportional to the error of the layer's own
+        outputs for the others.
+        """
+        fitted: dict[str, list[FittedLevels]] = {}
+
+        def look(name: str, seen: Seen) -> None:
+            weight = self._weight(name)
+            size = float(weight.float().square().mean().sqrt()) or 1.0
+            found = [self._fitted(name, weight, seen, size * share) for share in _GRID]
+            nothing = torch.zeros(0, dtype=torch.int8)  # the levels of one step are measured, those of others are not kept
+            fitted[name] = [one if k == _REFERENCE else replace(one, levels=nothing) for k, one in enumerate(found)]
+            if seen.means is not None:
+                self._means[name] = seen.means
+            tell(len(fitted), len(self._names))
+
+        self._visit(self._model, look)
+        return {name: self._measured(name, fitted[name], change) for name in self._names}
+
+    def levels(self, model: nn.Module, steps: Mapping[str, float]) -> dict[str, Found]:
+        """The levels of each layer, found in the order in which the layers run, each with the inputs that it then gets.
+
+        Args:
+            model: a copy of the model; it gets the values of the levels.
+            steps: of each layer.
+        """
+        found: dict[str, Found] = {}
+        layers = dict(model.named_modules())
+
+        def look(name: str, seen: Seen) -> None:
+            weight, layer = self._weight(name), layers[name]
+            one = self._fitted(name, weight, seen, steps[name])
+            bias = bias_of(layer)
+            if bias is not None and seen.means is not None:
+                due = _outputs(weight, self._means[name]) - _outputs(one.values, seen.means)
+                bias.copy_(_rounded(bias + due.to(bias.dtype), one.noise_step))
+            shape = weight_of(layer, WEIGHTED).shape
+            weight_of(layer, WEIGHTED).copy_(one.values.reshape(shape))
+            found[name] = Found(one.levels.float().reshape(shape), one.step, None if bias is None else bias.clone())
+
+        self._visit(model, look)
+        return found
+
+    def _visit(self, model: nn.Module, look: Look) -> None:
+        """Look at each layer, first those whose inputs do not count, and then the others in the order in which they run."""
+        for name in self._names:
+            if name not in self._products:
+                look(name, Seen([Moment(None, self._damping)]))
+        own = {name: model.get_submodule(name) for name in self._products}
+        products, _ = as_products(model, own, next(iter(self._batches)))
+
+        def of_inputs(name: str, moments: Moments) -> None:
+            matrices = [Moment(matrix, self._damping) for matrix in moments.mean()]
+            look(name, Seen(matrices, moments.means[0][:, 0]))
+
+        change_by_moments(model, self._batches, products, of_inputs, centred=True)
+
+    def _weight(self, name: str) -> Tensor:
+        """The weight before the step, (groups, rows, columns)."""
+        if name in self._products:
+            return self._products[name][1].weight()
+        return weight_of(self._model.get_submodule(name), WEIGHTED).flatten(1)[None].float()
+
+    def _fitted(self, name: str, weight: Tensor, seen: Seen, step: float) -> FittedLevels:
+        weight = weight.to(seen.moments[0].dtype or weight.dtype)
+        return fitted_levels(weight, seen.moments, step, keeps_zeros=f"{name}.weight" in self._pruned)
+
+    def _measured(self, name: str, fitted: Sequence[FittedLevels], change: OutputChange) -> list[Option]:
+        layer, one = self._model.get_submodule(name), fitted[_REFERENCE]
+        weight, bias = weight_of(layer, WEIGHTED), bias_of(layer)
+        with ExitStack() as stack:
+            stack.enter_context(having(weight, one.values.reshape(weight.shape)))
+            if bias is not None and name in self._means:
+                lost = self._weight(name) - one.values
+                stack.enter_context(having(bias, bias + _outputs(lost, self._means[name]).to(bias.dtype)))
+            measured = min(change.of(self._model), _MOST_CHANGE)
+        each = measured / one.error if one.error > 0 else 0.0
+        return [Option(fit.start, each * fit.error, fit.bits / _BITS) for fit in fitted]
+
+
+def _outputs(weight: Tensor, means: Tensor) -> Tensor:
+    """The mean outputs, without the bias, (out,).
+
+    Args:
+        weight: (groups, rows, columns).
+        means: of the inputs, (groups, columns).
+    """
+    return torch.einsum("grc,gc->gr", weight.to(means.dtype), means).flatten()
+
+
+def _rounded(bias: Tensor, step: float) -> Tensor:
+    """A bias rounded to multiples of a step, and these to bfloat16, as they are stored; unless it is too large for that."""
+    levels = (bias / step).round()
+    if not math.isfinite(step) or step <= 0 or bool((levels.abs() > _MOST_EXACT).any()):
+        return bias
+    return (levels * step).bfloat16().to(bias.dtype) + 0.0  # −0.0 becomes 0.0

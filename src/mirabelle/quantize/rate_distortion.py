@@ -1,0 +1,209 @@
+"""Rate-distortion quantization: after the training, without labels, with the levels and steps that need the fewest bits."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from mirabelle.errors import UserError
+from mirabelle.quantize.layer_selection import opened, selected, told, weighted_kinds
+from mirabelle.records.record import Count, Patterns, Positive, record
+from mirabelle.step import Preview, Stage
+from mirabelle.task.goal import limit_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import nn
+
+    from mirabelle.model.replacement import Replacement
+    from mirabelle.quantize.folded_form import FoldedForm
+    from mirabelle.quantize.level_search import Found, LevelSearch, Option
+    from mirabelle.quantize.output_change import OutputChange
+    from mirabelle.quantize.tied_weights import Selection
+    from mirabelle.run.run import Run
+    from mirabelle.task.task import Task
+
+_COUNTED, _MEASURED = 32, 128  # samples: to count tokens, and to measure changes
+_TRIES, _SAFELY = 4, 0.995  # choices until the limit is met by what was measured, each so much below what seems due
+_PREVIEWED_BITS = 3.0
+_FLOAT_BYTES = 4
+
+
+@record
+class RateDistortion:
+    """Quantization after the training with bits in the rounding: small files, no labels, no gradients.
+
+    Each layer has one step for its weight, ŵ = s · level. Levels are chosen column by column as in GPTQ, the columns that
+    follow make up for the error of each, and the bits of a level count in the choice (`numerics.rate_distortion`). The steps
+    of all layers are chosen together, as an integer program, so that the outputs of the model change least for the bytes, or
+    the bytes are fewest for a change of the outputs. For this, each layer's change is measured once on the whole model. Mean
+    errors of outputs are taken into the biases. A batch norm that is the only user of a layer's output is folded into the
+    layer before. Pruned weights stay zero. Layers that share a weight, run more than once or look rows up are rounded without
+    their inputs.
+
+    The layers have codebooks afterwards (`CodebookLayer`): computed in floating point, small in `model.mira`. Typical are
+    8 to 12 times fewer bytes than float32 at the accuracy of before; below that, train with `quantize.EntropyConstrained`.
+
+    Args:
+        size: most bytes of the coded weights of the layers, "400 kB", or "10%" of these in float32. The file has the graph,
+            biases, and other tensors besides.
+        max_damage: instead of a size, the most change of the outputs, Σ (y − ŷ)² / Σ (y − ȳ)², such as 0.005, measured on up to
+            128 training samples; of several outputs the mean of their changes.
+        samples: number of training samples for the moments of inputs; their labels are not used. By default as many as give
+            the layers with 90 % of the weights 8 tokens, positions or samples for each of their columns, from 128 to 4,096.
+        damping: share of the mean of the moments' diagonal that is added to it, > 0.
+        include: patterns of module names; by default all layers of the classes that `quantize.Codebook` takes.
+        exclude: patterns of names of modules that stay as they are.
+
+    Raises:
+        UserError: E110 for a value out of range; E111 unless there is a size or a limit of the change; E112 if a pattern
+            matches nothing, or no layer is selected; E113 for a size that cannot be read; E114 if the limit is not met by
+            the coarsest or finest steps; E121 if a weight or an output is not finite, or for a rewritten program, which has
+            no layers; E131 if inputs of a layer are NaN or infinite.
+
+    Example:
+        >>> RateDistortion(max_damage=0.005).stage
+        'quantize'
+
+    Source: see `numerics.rate_distortion`; budgets over layers: Young et al. 2021, arXiv:2012.02469.
+    """
+
+    stage: ClassVar[Stage] = "quantize"
+
+    size: str | float | None = None
+    max_damage: Annotated[float, Field(gt=0)] | None = None
+    samples: Count | None = None
+    damping: Positive = 0.01
+    include: Patterns = ()
+    exclude: Patterns = ()
+
+    def __post_init__(self) -> None:
+        if (self.size is None) == (self.max_damage is None):
+            given = "neither" if self.size is None else "both"
+            raise UserError("E111", f"give a size or max_damage; got {given}", "for example max_damage = 0.005")
+        if self.size is not None:
+            limit_of("size", self.size, 1.0, where="")
+
+    def layers(self) -> tuple[type[nn.Module], ...]:
+        return weighted_kinds()
+
+    def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        given = opened(model, self, run)
+        selection, form = self._form(given, task, run)
+        quantized = form.finished(given, _layer_of(self._found(selection, form, task, run), selection))
+        told(given, quantized, self, task, run)
+        return quantized
+
+    def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
+        from mirabelle.quantize.rounded_layer import rounded_layers
+
+        given = opened(model, self)
+        _, form = self._form(given, task, run)
+        bits = _PREVIEWED_BITS
+        if self.size is not None:
+            whole = _float_bytes(form.dense)
+            bits = 32 * limit_of("size", self.size, whole, where="") / whole
+        layers = dict(zip(form.names, rounded_layers(form.dense, bits), strict=True))
+        shown = form.finished(given, lambda name, dense: layers[name].as_codebook(dense))
+        return Preview(shown, told(given, shown, self, task, run))
+
+    def _form(self, given: nn.Module, task: Task, run: Run) -> tuple[Selection, FoldedForm]:
+        from mirabelle.quantize.folded_form import FoldedForm
+        from mirabelle.quantize.tied_weights import check_finite
+
+        selection = selected(given, self)
+        check_finite(selection)
+        return selection, FoldedForm(given, selection, task, run)
+
+    def _found(self, selection: Selection, form: FoldedForm, task: Task, run: Run) -> dict[str, Found]:
+        """The levels of one layer for each weight."""
+        from mirabelle.calibration.layer_moments import samples_needed
+        from mirabelle.calibration.samples import CalibrationSamples
+        from mirabelle.model.state import copied
+        from mirabelle.quantize.calibrated_codes import as_products
+        from mirabelle.quantize.level_search import LevelSearch
+        from mirabelle.quantize.output_change import OutputChange
+
+        plain = copied(form.with_layers(dict(zip(form.names, form.dense, strict=True)))).eval()
+        names = list(dict.fromkeys(selection.group_of(name)[0] for name in form.names))
+        own = {name: plain.get_submodule(name) for name in names if len(selection.group_of(name)) == 1}
+        few = CalibrationSamples.drawn(task.train, _COUNTED, run.seed_for("calibration")).for_model(plain)
+        products, left = as_products(plain, own, next(iter(few)))
+        count = self.samples or samples_needed(plain, few, products)
+        drawn = CalibrationSamples.drawn(task.train, count, run.seed_for("calibration"))
+        left |= {name: "it shares its weight" for name in names if name not in own}
+        run.event("calibrated", method="rate-distortion", samples=len(drawn), without_inputs=left)
+        batches = drawn.for_model(plain, pass_for_each_layer=True)
+        search = LevelSearch(plain, names, products, batches, self.damping)
+        change = OutputChange(plain, CalibrationSamples.drawn(task.train, _MEASURED, run.seed_for("damage")).for_model(plain))
+        return self._within(search, change, plain, _float_bytes(form.dense), run)
+
+    def _within(self, search: LevelSearch, change: OutputChange, plain: nn.Module, whole: float, run: Run) -> dict[str, Found]:
+        """The levels that meet the limit by what is measured of them, and are best by what is estimated."""
+        from mirabelle.codecs.shortest import length_of_levels
+        from mirabelle.model.state import copied
+
+        begin = time.monotonic()
+        options = search.options(
+            change,
+            lambda done, of: run.progress(
+                done, of, seconds_left=(time.monotonic() - begin) / done * (of - done), text="bits of each layer"
+            ),
+        )
+        limit = self.max_damage if self.size is None else limit_of("size", self.size, whole, where="")
+        assert limit is not None, "one of both is given"
+        due = limit * _SAFELY
+        for _ in range(_TRIES):
+            picked = self._picked(options, due)
+            model = copied(plain)
+            found = search.levels(model, {name: one.step for name, one in picked.items()})
+            sizes = {name: length_of_levels(one.levels.flatten(1).numpy()) for name, one in found.items()}
+            measured = {"size": sum(sizes.values()), "max_damage": change.of(model)}
+            run.event("levels", estimated=sum(one.change for one in picked.values()), **measured, layers=sizes)
+            reached = measured["max_damage" if self.size is None else "size"]
+            if reached <= limit:
+                return found
+            due *= min(1.0, limit / reached) * _SAFELY
+        kind = "max_damage" if self.size is None else "size"
+        message = f"{kind} = {limit:g} was not met: the best of {_TRIES} choices of steps reached {reached:.4g}"
+        raise UserError("E114", message, f"raise {kind}", path=(kind,))
+
+    def _picked(self, options: Mapping[str, Sequence[Option]], due: float) -> dict[str, Option]:
+        """An option for each layer: the least change within a size, or the fewest bytes within a change."""
+        import numpy as np
+
+        from mirabelle.allocation.knapsack import Constraint, Table, allocate
+
+        changes = [[one.change for one in each] for each in options.values()]
+        sizes = [[one.size_bytes for one in each] for each in options.values()]
+        kind, least, limited = ("size", changes, sizes) if self.size is not None else ("max_damage", sizes, changes)
+        tables: dict[tuple[int, ...], Table] = {(k,): np.array(costs) for k, costs in enumerate(limited)}
+        chosen = allocate(least, [Constraint(kind, due, tables)]).choice
+        return {name: each[k] for (name, each), k in zip(options.items(), chosen, strict=True)}
+
+
+def _float_bytes(layers: Sequence[nn.Module]) -> float:
+    """The bytes of the weights of layers in float32, each once."""
+    from mirabelle.model.state import memory_of
+    from mirabelle.quantize.dense_layers import WEIGHTED, weight_of
+
+    weights = {memory_of(weight_of(layer, WEIGHTED)): weight_of(layer, WEIGHTED) for layer in layers}
+    return float(_FLOAT_BYTES * sum(weight.numel() for weight in weights.values()))
+
+
+def _layer_of(found: Mapping[str, Found], selection: Selection) -> Callable[[str, nn.Module], Replacement]:
+    """(name, dense layer) -> the layer with the levels that were found for its weight."""
+    import torch
+
+    from mirabelle.quantize.codebook_layer import CodebookLayer
+    from mirabelle.quantize.dense_layers import bias_of
+
+    def layer(name: str, dense: nn.Module) -> Replacement:
+        first = selection.group_of(name)[0]
+        one = found[first]
+        return CodebookLayer.of_levels(dense, one.levels, torch.tensor(one.step), one.bias if name == first else bias_of(dense))
+
+    return layer
