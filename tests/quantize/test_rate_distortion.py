@@ -1,0 +1,144 @@
+"""Quantization after the training by bits and changes of the outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mirabelle import Run, Task, Training, compress, load, prune, quantize
+from mirabelle.artifact.mira import pack
+from mirabelle.artifact.tensor_costs import costs_of
+from mirabelle.calibration.samples import CalibrationSamples
+from mirabelle.errors import UserError
+from mirabelle.quantize.codebook_layer import CodebookLayer
+from mirabelle.quantize.output_change import OutputChange
+from mirabelle.run.journal import read_events
+from mirabelle.runtime.export import export
+from mirabelle.training import fit
+
+
+@pytest.fixture(scope="module")
+def stripes() -> Task:
+    draw = torch.Generator().manual_seed(0)
+    images, classes = torch.randn(400, 1, 8, 8, generator=draw) * 0.6, torch.arange(400) % 3
+    images[classes == 1, :, 2] += 1
+    images[classes == 2, :, :, 2] += 1
+    return Task(train=(images, classes), test=(images, classes))
+
+
+@pytest.fixture(scope="module")
+def dense(stripes: Task, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(1, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, groups=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(128, 3),
+    ]
+    train = Training(epochs=15, batch_size=40, lr=3e-3, precision="float32")
+    return fit(nn.Sequential(*layers), stripes, train, Run(tmp_path_factory.mktemp("dense"))).eval()
+
+
+def change(before: nn.Module, after: nn.Module, task: Task) -> float:
+    return OutputChange(before, CalibrationSamples.of([task.test.inputs]).for_model(before)).of(after)  # type: ignore[list-item]
+
+
+def test_a_size_is_met_in_the_file(dense: nn.Module, stripes: Task, tmp_path: Path) -> None:
+    small = quantize.RateDistortion(size="10%")(dense, stripes, Run(tmp_path))
+    costs = costs_of(pack(export(small, stripes.example())))
+    stored = sum(one.size_bytes for one in costs.tensors if one.name.endswith((".codes", ".values")))
+    whole = 4 * (72 + 8 * 4 * 9 + 3 * 128)
+    assert 0.08 * whole < stored < 0.103 * whole
+    assert change(dense, small, stripes) < 0.02
+    assert not [module for module in small.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def test_the_change_that_was_asked_for_is_measured_and_costs_more_where_less_is_allowed(
+    dense: nn.Module, stripes: Task, tmp_path: Path
+) -> None:
+    sizes = []
+    for limit in (0.05, 0.002):
+        run = Run(tmp_path / str(limit))
+        small = quantize.RateDistortion(max_damage=limit)(dense, stripes, run)
+        last = [event for event in read_events(run.folder) if event["event"] == "levels"][-1]
+        assert last["max_damage"] <= limit
+        assert change(dense, small, stripes) < 1.5 * limit  # on all samples
+        sizes.append(last["size"])
+    assert sizes[0] < 0.8 * sizes[1]
+
+
+def test_mean_outputs_stay(dense: nn.Module, stripes: Task, tmp_path: Path) -> None:
+    small = quantize.RateDistortion(size="5%", samples=400)(dense, stripes, Run(tmp_path))
+    with torch.no_grad():
+        due, own = dense(stripes.test.inputs), small(stripes.test.inputs)
+    assert float((due - own).abs().max()) > 0.2  # of a size at which outputs change
+    assert float((due.mean(0) - own.mean(0)).abs().max()) < 0.1 * float(due.std())
+
+
+def test_pruned_weights_stay_and_the_result_is_loaded_again(dense: nn.Module, stripes: Task, tmp_path: Path) -> None:
+    steps = [prune.Weights(sparsity=0.5, exclude=("0",)), quantize.RateDistortion(size="10%")]
+    result = compress(dense, stripes, steps, out=tmp_path / "run")
+    assert all(gate.passed for gate in result.gates.values())
+    loaded = load(dense, tmp_path / "run")
+    layers = {name: one for name, one in loaded.named_modules() if isinstance(one, CodebookLayer)}
+    assert sorted(layers) == ["0", "3", "6"]
+    assert float((layers["6"].codes == 0).float().mean()) >= 0.49
+    torch.testing.assert_close(loaded(stripes.test.inputs), result.model(stripes.test.inputs), rtol=0, atol=0)
+
+
+class Tied(nn.Module):
+    """An embedding whose weight is that of the last layer, and a layer that runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.twice, self.last = nn.Embedding(30, 12), nn.Linear(12, 12), nn.Linear(12, 30)
+        self.last.weight = self.table.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.last(self.twice(self.twice(self.table(tokens)).relu()).mean(1))  # type: ignore[no-any-return]
+
+
+def test_tied_weights_and_layers_that_run_twice_are_rounded_without_their_inputs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, tokens = Tied().eval(), torch.randint(0, 30, (200, 6))
+    task = Task(train=(tokens, tokens[:, 0]), test=(tokens, tokens[:, 0]))
+    run = Run(tmp_path)
+    small: Any = quantize.RateDistortion(max_damage=0.01)(model, task, run)
+    assert small.table.codes is small.last.codes
+    assert isinstance(small.twice, CodebookLayer)
+    assert change(model, small, task) < 0.015
+    told = next(event for event in read_events(run.folder) if event["event"] == "calibrated")
+    assert set(told["without_inputs"]) == {"table", "twice"}
+    torch.testing.assert_close(small.last.bias, model.last.bias)  # no inputs are known by which it could be rounded
+
+
+def test_what_cannot_be_met_is_said(dense: nn.Module, stripes: Task, tmp_path: Path) -> None:
+    for settings in ({"size": "20 B"}, {"max_damage": 1e-9}):
+        with pytest.raises(UserError) as caught:
+            quantize.RateDistortion(**settings)(dense, stripes, Run(tmp_path / next(iter(settings))))  # type: ignore[arg-type]
+        assert caught.value.code == "E114"
+        assert next(iter(settings)) in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [{}, {"size": "4 kB", "max_damage": 0.1}])
+def test_one_of_both_limits_is_given(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as caught:
+        quantize.RateDistortion(**settings)
+    assert caught.value.code == "E111"
+
+
+@pytest.mark.parametrize("value", [float("nan"), 3e38])
+def test_numbers_that_are_not_finite(value: float, stripes: Task, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(64, 8), nn.Linear(8, 3)]
+    layers[0].weight.data[:] = value  # outputs of 3e38 · x overflow
+    with pytest.raises(UserError) as caught:
+        quantize.RateDistortion(size="10%")(nn.Sequential(nn.Flatten(), *layers).eval(), stripes, Run(tmp_path))
+    assert caught.value.code == "E121"
