@@ -21,7 +21,7 @@ _FIRST = 0.1  # weight of the rate with which the control begins
 _SPEED, _AT_ONCE = 0.02, 3.0  # of the control: the integral part, for each step, and the proportional part
 _STEEPEST = 1.0  # the most that the logarithm of an exceeded size counts
 _SAFELY = 0.98  # of the size is aimed at
-_BETWEEN = 0.025  # share of a training after which levels are coded again
+_BETWEEN, _LEAST_STEPS = 0.025, 20  # after this share of a training and so many steps, levels are coded again
 _BITS = 8
 
 
@@ -36,9 +36,9 @@ class Rounds(Protocol):
 class BoundRate(nn.Module):
     """The rate of some layers.
 
-    With a size it has four buffers: the weight that it has found; the first size in bits; how many bits of a file the levels
-    took for each bit of the estimate when they were last coded; and the progress at which they are coded again. The estimate
-    lacks what a decoder has to learn first, about a fifth of a file of 2 kB.
+    With a size it has five buffers: the weight that it has found; the first size in bits; how many bits of a file the levels
+    took for each bit of the estimate when they were last coded; the progress at which they are coded again, and the optimizer
+    steps since. The estimate lacks what a decoder has to learn first, about a fifth of a file of 2 kB.
 
     Args:
         layers: they belong to the model, and are no part of this module.
@@ -49,6 +49,7 @@ class BoundRate(nn.Module):
     first: Tensor
     ratio: Tensor
     due: Tensor
+    waited: Tensor
 
     def __init__(self, layers: Sequence[Rounds], size: str | float | None) -> None:
         super().__init__()
@@ -60,7 +61,8 @@ class BoundRate(nn.Module):
             self.register_buffer("weight", torch.tensor(_FIRST, dtype=torch.float64))
             self.register_buffer("first", torch.zeros((), dtype=torch.float64))
             self.register_buffer("ratio", torch.ones((), dtype=torch.float64))
-            self.register_buffer("due", torch.zeros((), dtype=torch.float64))
+            self.register_buffer("due", torch.tensor(_BETWEEN, dtype=torch.float64))
+            self.register_buffer("waited", torch.zeros((), dtype=torch.int64))
 
     def forward(self, forward: Forward) -> Tensor:
         parts, exact = [], []
@@ -91,7 +93,9 @@ class BoundRate(nn.Module):
     def _controlled(self, bits: float, progress: float) -> float:
         """The weight for this step, after a look at the present size."""
         assert self._most is not None, "there is a size to meet"
-        if progress >= float(self.due):
+        self.waited.add_(1)
+        if progress >= float(self.due) and int(self.waited) >= _LEAST_STEPS:
+            self.waited.zero_()
             self.ratio.fill_(self._coded_bits() / max(bits, 1.0))
             self.due.fill_(progress + _BETWEEN)
         bits *= float(self.ratio)
