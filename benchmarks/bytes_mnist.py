@@ -15,6 +15,7 @@ import gzip
 import json
 import lzma
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -59,16 +60,17 @@ def trained(name: str, seed: int, options: argparse.Namespace) -> Path:
     folder: Path = options.out / f"{name}-{seed}"
     if (folder / "report.json").is_file() or options.finished:
         return folder
-    teachers = sorted(options.out.glob(f"*-{seed}/steps/0-teacher/model.safetensors"))
-    teachers = [one for one in teachers if folder not in one.parents]
-    known = folder / "teacher.txt"  # so that a run goes on with the recipe with which it began
-    if not known.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        known.write_text(str(teachers[0].resolve()) if teachers else "")
-    weights = known.read_text()
+    recipe = options.out / f"{name}-{seed}.toml"
+    if not recipe.is_file():  # so that a run goes on with the recipe with which it began
+        text = (ROOT / NETWORKS[name].recipe).read_text("utf-8")
+        teachers = sorted(options.out.glob(f"*-{seed}/steps/0-teacher/model.safetensors"))
+        if teachers:
+            text = re.sub(
+                r"(\[teacher\]\n(?:.*\n)*?)train = .*\n", rf'\g<1>weights = "{teachers[0].resolve()}"\n', text, count=1
+            )
+        recipe.write_text(text, "utf-8")
     command = [
-        "mirabelle", "run", str(ROOT / NETWORKS[name].recipe), "--data-dir", str(options.data_dir), "--seed", str(seed),
-        "--out", str(folder), *(["--set", f"teacher.weights={weights}"] if weights else []),
+        "mirabelle", "run", str(recipe), "--data-dir", str(options.data_dir), "--seed", str(seed), "--out", str(folder),
     ]  # fmt: skip
     done = subprocess.run(command, check=False)
     if done.returncode not in {0, 1}:  # 1: a goal was missed
@@ -128,6 +130,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.data_dir is None:
         raise SystemExit("name the folder that holds mnist with --data-dir or MIRABELLE_DATA")
+    options.out.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
         for name in options.networks:
             folder = trained(name, seed, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -33,6 +34,21 @@ def test_adaptive_pooling_is_exported(pool: nn.Module, size: tuple[int, ...]) ->
     x = torch.randn(5, 2, *size)
     session = onnxruntime.InferenceSession(export(nn.Sequential(pool), Batch(x[:2], torch.zeros(2))))
     np.testing.assert_allclose(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0], pool(x).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_layout_of_memory_leaves_no_trace_in_the_file(kernel: int) -> None:
+    """With one input channel or kernels of 1, tensors are contiguous, and their strides still tell of channels-last."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, kernel), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    x = torch.randn(2, 1, 6, 6)
+    plain = export(model, Batch(x, torch.zeros(2)))
+    last = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    strides = [parameter.stride() for parameter in last.parameters()]
+    assert export(last, Batch(x.contiguous(memory_format=torch.channels_last), torch.zeros(2))) == plain
+    assert [parameter.stride() for parameter in last.parameters()] == strides
+    nodes = [node.op_type for node in onnx.load_from_string(plain).graph.node]
+    assert nodes == ["Conv", "Relu", "Conv", "ReduceMean", "Reshape"]
 
 
 def test_the_positions_of_maxima_are_refused() -> None:

@@ -190,6 +190,36 @@ def _copies_of_shared(model: nn.Module) -> dict[int, Tensor]:
 
 
 @contextlib.contextmanager
+def in_plain_layout(model: nn.Module) -> Iterator[nn.Module]:
+    """A context in which no tensor of a model has the memory layout "channels-last"; at its end, all lie as before.
+
+    A traced program follows that layout: adaptive pooling to one value then ends in a gather of its own result. Where an axis
+    has one element, strides may tell of it in a tensor that is contiguous.
+    """
+    laid = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers()) if _strides_of_channels_last(tensor)]
+    plain: dict[Hashable, Tensor] = {}  # tensors that share memory still do
+    try:
+        for tensor, data in laid:
+            tensor.data = plain.setdefault(memory_of(tensor), data.clone(memory_format=torch.contiguous_format))
+        yield model
+    finally:
+        for tensor, data in laid:
+            tensor.data = data
+
+
+def in_order_of_axes(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy of one whose memory layout is "channels-last"."""
+    return tensor.clone(memory_format=torch.contiguous_format) if _strides_of_channels_last(tensor) else tensor
+
+
+def _strides_of_channels_last(tensor: Tensor) -> bool:
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
+    if last is None or tensor.layout != torch.strided or not tensor.is_contiguous(memory_format=last):
+        return False
+    return tensor.stride() != torch.empty(tensor.shape, device="meta").stride()
+
+
+@contextlib.contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     """A context in which a model is in eval mode; at its end, each module returns to its previous mode.
 

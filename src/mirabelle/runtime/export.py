@@ -19,7 +19,7 @@ from torch import nn
 from mirabelle.errors import UserError, first_line
 from mirabelle.graph.exporter_tables import translations_read_once
 from mirabelle.model.free_lengths import free_lengths
-from mirabelle.model.state import in_eval_mode
+from mirabelle.model.state import in_eval_mode, in_plain_layout
 from mirabelle.model.value_names import names_of, rename_values
 from mirabelle.runtime.canonical import canonical
 from mirabelle.runtime.codebook_operators import onnx_translations as translations_of_codebooks
@@ -125,7 +125,7 @@ def program_of(
         UserError: E121 if torch cannot export the model.
     """
     try:
-        with quiet(), translations_read_once(), torch.no_grad(), in_eval_mode(model):
+        with quiet(), translations_read_once(), torch.no_grad(), in_eval_mode(model), in_plain_layout(model):
             program = torch.onnx.export(
                 model,
                 args,

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mirabelle.task.batch import Inputs
+from mirabelle.model.state import in_order_of_axes
+from mirabelle.task.batch import Inputs, map_tensors
 
 
 class _ByName(nn.Module):
@@ -58,6 +59,7 @@ def arguments(
         largest_batch: the largest size of the batch; by default any.
     """
     batch = torch.export.Dim("batch", max=largest_batch)
+    inputs = map_tensors(inputs, in_order_of_axes)
     free = free_tokens(given) if free is None else free
     if isinstance(given, Mapping):
         axes = {name: {0: batch} | ({1: torch.export.Dim.AUTO} if name in free else {}) for name in given}

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from mirabelle.errors import UserError
 from mirabelle.model.free_lengths import free_lengths
-from mirabelle.model.state import in_eval_mode
+from mirabelle.model.state import in_eval_mode, in_plain_layout
 from mirabelle.numerics import affine
 from mirabelle.runtime.codebook_operators import torch_translations as translations_of_codebooks
 from mirabelle.runtime.export import quiet, reason
@@ -94,7 +94,7 @@ def _exported(model: nn.Module, inputs: Inputs, largest_batch: int | None) -> Ex
     args, keywords, shapes = arguments(taken, inputs, largest_batch=largest_batch)
     shapes = (shapes,) if names else shapes
     try:
-        with quiet(), torch.no_grad(), in_eval_mode(given), free_lengths(given):
+        with quiet(), torch.no_grad(), in_eval_mode(given), in_plain_layout(given), free_lengths(given):
             program = torch.export.export(given, args, keywords, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise UserError(
