@@ -38,6 +38,10 @@ class Architecture:
         """A copy of the record with more tensors whose zeros are kept."""
         return replace(self, pruned=tuple(sorted({*self.pruned, *names})))
 
+    def without_pruned(self, names: Sequence[str]) -> Architecture:
+        """A copy of the record without some tensors whose zeros were kept."""
+        return replace(self, pruned=tuple(name for name in self.pruned if name not in set(names)))
+
     def with_edit(self, edit: Edit) -> Architecture:
         """A copy of the record with one more edit; tensors that the edit replaces are removed from `pruned`."""
         return Architecture((*self.edits, edit), tuple(name for name in self.pruned if not edit.replaces(name)))

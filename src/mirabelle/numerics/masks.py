@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _ROUNDING = 1e-9  # of a product of fractions and a size
@@ -50,6 +51,36 @@ def keep_highest_of_each(scores: Tensor, kept: int, columns: int) -> Tensor:
     lowest = padded.reshape(rows, -1, columns).argsort(dim=2, stable=True)[:, :, : columns - kept]
     mask = torch.ones(rows, padded.shape[1] // columns, columns, dtype=torch.bool, device=scores.device)
     return mask.scatter_(2, lowest, value=False).reshape(rows, -1)[:, :size]
+
+
+def blocks(scores: Tensor, block: tuple[int, int]) -> Tensor:
+    """The mean score of each block of a matrix.
+
+    Args:
+        scores: (rows, columns).
+        block: rows and columns of a block; those at the ends may be smaller.
+
+    Returns:
+        (blocks along the rows, blocks along the columns).
+
+    Example:
+        >>> blocks(torch.tensor([[1.0, 1.0, 3.0], [1.0, 1.0, 0.0]]), (2, 2))
+        tensor([[1.0000, 1.5000]])
+    """
+    (rows, columns), (high, wide) = scores.shape, block
+    padding = (0, -columns % wide, 0, -rows % high)
+
+    def summed(numbers: Tensor) -> Tensor:
+        return F.pad(numbers, padding).unfold(0, high, high).unfold(1, wide, wide).sum((2, 3))
+
+    return summed(scores) / summed(torch.ones_like(scores))
+
+
+def of_blocks(mask: Tensor, block: tuple[int, int], shape: torch.Size) -> Tensor:
+    """The mask of a matrix from that of its blocks, with the given shape; see `blocks`."""
+    rows = shape[0]
+    whole = mask.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
+    return whole[:rows, : shape[1:].numel()].reshape(shape)
 
 
 def keep_highest_by_row(scores: Tensor, sparsity: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from mirabelle.model.architecture import architecture_of, attach
 from mirabelle.numerics.masks import (
+    blocks,
     keep_above,
     keep_by_erdos_renyi,
     keep_highest,
     keep_highest_of_each,
     keep_highest_together,
     lamp,
+    of_blocks,
 )
 from mirabelle.records.patterns import any_matches, names_of_parameters, selected
 from mirabelle.records.record import to_data
@@ -44,6 +46,7 @@ class RemovedWeights:
         budget: how a sparsity is divided among the tensors unless they are ranked together: "" each the same, "erk" by their
             sizes, "lamp" by the ranking of `masks.lamp`.
         of_each: for a pattern, (kept, weights): so many of each group of that many neighbouring weights of a row are kept.
+        block: (rows, columns) of the blocks that are kept or pruned as a whole; None for single weights.
     """
 
     rule: Literal["sparsity", "threshold", "quality", "pattern"]
@@ -56,6 +59,44 @@ class RemovedWeights:
     floor: float = 0.0
     of_each: tuple[int, int] | None = None
     budget: Literal["", "erk", "lamp"] = ""
+    block: tuple[int, int] | None = None
+
+    def masks(self, scores: Sequence[Tensor], amount: float, deviations: Sequence[float]) -> list[Tensor]:
+        """The mask of each tensor, False for the weights to prune.
+
+        Args:
+            scores: of each tensor, of its shape.
+            amount: as at a moment of the schedule.
+            deviations: standard deviation of each tensor before pruning.
+        """
+        if self.of_each is not None:
+            return [keep_highest_of_each(score.flatten(1), *self.of_each).reshape(score.shape) for score in scores]
+        if self.rule == "threshold":
+            return [keep_above(score, amount) for score in scores]
+        if self.rule == "quality":
+            return [keep_above(score, amount * deviation) for score, deviation in zip(scores, deviations, strict=True)]
+        if self.block is None:
+            return self._divided(scores, amount)
+        kept = self._divided([blocks(score.flatten(1), self.block) for score in scores], amount)
+        return [of_blocks(mask, self.block, score.shape) for mask, score in zip(kept, scores, strict=True)]
+
+    def _divided(self, scores: Sequence[Tensor], sparsity: float) -> list[Tensor]:
+        """The masks of a sparsity that is divided among the tensors."""
+        if self.together:
+            return keep_highest_together(scores, sparsity, self.floor)
+        if self.budget == "erk":
+            return keep_by_erdos_renyi(scores, sparsity)
+        if self.budget == "lamp":
+            return keep_highest_together([lamp(score) for score in scores], sparsity)
+        return [keep_highest(score, sparsity) for score in scores]
+
+    def settings(self) -> dict[str, Any]:
+        """As plain data, by which a checkpoint is compared with the training that is to go on."""
+        settings = {field.name: to_data(getattr(self, field.name)) for field in fields(self) if field.name != "score"}
+        for added in ("budget", "block"):  # which checkpoints of earlier versions lack
+            if not settings[added]:
+                settings.pop(added)
+        return {**settings, "score": type(self.score).__name__}
 
 
 def weights_to_prune(removed: RemovedWeights, model: nn.Module) -> dict[str, nn.Parameter]:
@@ -133,46 +174,19 @@ class WeightMasks:
         parameters = dict(model.named_parameters())
         evidence = [self._evidence.get(name, Evidence(name)) for name in self._names]
         scores = [self._removed.score(parameters[own.name], own) for own in evidence]
-        for name, mask in zip(self._names, self._masks(scores, amount), strict=True):
+        masks = self._removed.masks(scores, amount, [self._deviations[name] for name in self._names])
+        for name, mask in zip(self._names, masks, strict=True):
             parameters[name].mul_(mask)
         attach(model, architecture_of(model).with_pruned(self._names))
         self._prunings += 1
 
     def state_dict(self) -> dict[str, Any]:
         progress = {"calls": self._calls, "last": self._last, "prunings": self._prunings, "finished": int(self._finished)}
-        return {**progress, "settings": self._settings()}
+        return {**progress, "settings": self._removed.settings()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        check_same_training(state.get("settings"), self._settings())
+        check_same_training(state.get("settings"), self._removed.settings())
         self._calls, self._last = state["calls"], state["last"]
         self._prunings, self._finished = state["prunings"], bool(state["finished"])
         if self._prunings:
             attach(self._model, architecture_of(self._model).with_pruned(self._names))
-
-    def _settings(self) -> dict[str, Any]:
-        settings = {
-            field.name: to_data(getattr(self._removed, field.name)) for field in fields(RemovedWeights) if field.name != "score"
-        }
-        if not self._removed.budget:
-            settings.pop("budget")  # which checkpoints of earlier versions lack
-        return {**settings, "score": type(self._removed.score).__name__}
-
-    def _masks(self, scores: list[Tensor], amount: float) -> list[Tensor]:
-        if self._removed.of_each is not None:
-            return [keep_highest_of_each(score.flatten(1), *self._removed.of_each).reshape(score.shape) for score in scores]
-        if self._removed.rule == "threshold":
-            return [keep_above(score, amount) for score in scores]
-        if self._removed.rule == "quality":
-            pairs = zip(self._names, scores, strict=True)
-            return [keep_above(score, amount * self._deviations[name]) for name, score in pairs]
-        return self._divided(scores, amount)
-
-    def _divided(self, scores: list[Tensor], sparsity: float) -> list[Tensor]:
-        """The masks of a sparsity that is divided among the tensors."""
-        if self._removed.together:
-            return keep_highest_together(scores, sparsity, self._removed.floor)
-        if self._removed.budget == "erk":
-            return keep_by_erdos_renyi(scores, sparsity)
-        if self._removed.budget == "lamp":
-            return keep_highest_together([lamp(score) for score in scores], sparsity)
-        return [keep_highest(score, sparsity) for score in scores]

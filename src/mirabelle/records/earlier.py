@@ -22,7 +22,8 @@ _SELECTIONS = {"targets": "include", "ignore": "exclude"}  # of parameters and m
 _TERMS_WITH_SELECTIONS = ("L1", "L2", "GroupLasso", "Growing")
 _FAMILIES_WITH_SELECTIONS = ("prune.", "quantize.")
 _ARGUMENTS = {"also": "extra_metrics"}  # of data sets read from files
-_ADDED = {  # with what these steps did before
+_ADDED: dict[str, dict[str, Any]] = {  # with what these steps did before
+    "prune.Weights": {"revive": False},
     "quantize.Static": {
         "per_channel": True, "symmetric": False, "rounding": "nearest", "equalize": False, "correct_bias": False,
     },

@@ -5,6 +5,7 @@ from mirabelle.scores.batch_norm_scale import BatchNormScale
 from mirabelle.scores.fisher import Fisher
 from mirabelle.scores.hessian import Hessian
 from mirabelle.scores.magnitude import Magnitude
+from mirabelle.scores.movement import Movement
 from mirabelle.scores.random import Random
 from mirabelle.scores.score import Evidence, Score
 from mirabelle.scores.sparse_gpt import SparseGPT
@@ -18,6 +19,7 @@ __all__ = [
     "Fisher",
     "Hessian",
     "Magnitude",
+    "Movement",
     "Random",
     "Score",
     "SparseGPT",
