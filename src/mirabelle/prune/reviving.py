@@ -23,9 +23,9 @@ class RevivingMasks:
 
     The model computes with w = m · v. The optimizer's change of w goes to v for all weights, also for those with m = 0, whose
     gradient is that at w = 0 (straight-through). These lose 1 % of v at each step, so that only those return whose gradients
-    agree; without this, steps of Adam alone carried as many back as out. At the moments of the schedule, m is found anew from the scores of v. At its
-    end v is left, and pruned weights stay zero. Scores that need the gradient are added up over the optimizer steps, with the
-    gradient at w and the value of v.
+    agree; without this, steps of Adam alone carried as many back as out. At the moments of the schedule, m is found anew from
+    the scores of v. At its end v is left, and pruned weights stay zero. Scores that need the gradient are added up over the
+    optimizer steps, with the gradient at w and the value of v.
 
     Weights that an earlier step pruned stay zero.
 
