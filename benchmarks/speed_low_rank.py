@@ -269,7 +269,7 @@ def main() -> None:
             *[line for name, rows in found.items() for line in table(name, rows)],
         ]
     )  # fmt: skip
-    write("speed_low_rank", {"quick": options.quick, "load": os.getloadavg(), "rows": found}, page)
+    write("speed_low_rank" + "_quick" * options.quick, {"quick": options.quick, "load": os.getloadavg(), "rows": found}, page)
 
 
 if __name__ == "__main__":
