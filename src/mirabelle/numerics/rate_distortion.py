@@ -102,6 +102,7 @@ class LevelRounding:
     def __init__(self, step: float, pressure: float, model: LevelModel, kept: Tensor | None, shape: torch.Size) -> None:
         self._step, self._pressure, self._kept = step, pressure, kept
         self._magnitude = pressure * model.magnitude
+        self._magnitude[MOST] = math.inf  # level 0 has a cost of its own
         self._of_zero = pressure * (F.softplus(model.logit) / math.log(2)).expand(shape)
         self._of_others = pressure * (F.softplus(-model.logit) / math.log(2)).expand(shape)
         self._first, self._spread = 0, torch.ones(0)
@@ -118,12 +119,14 @@ class LevelRounding:
 
     def nearest(self, numbers: Tensor, position: int, precision: float) -> Tensor:
         """The best levels of a column of numbers w / s among the two neighbours, 0, and the next one towards 0."""
+        best, least = torch.zeros_like(numbers), numbers.square().mul_(precision).add_(self._of_zero[:, position])
         low = numbers.floor().clamp_(-MOST, MOST - 1)
-        inner = torch.where(numbers < 0, (low + 2).clamp(max=0), (low - 1).clamp(min=0))
-        choices = torch.stack([low, low + 1, inner, torch.zeros_like(low)])
-        rates = self._magnitude[(choices + MOST).long()] + self._of_others[:, position]
-        costs = (numbers - choices).square_().mul_(precision) + torch.where(choices == 0, self._of_zero[:, position], rates)
-        best = choices.gather(0, costs.argmin(0, keepdim=True))[0]
+        inner = torch.where(numbers < 0, (low + 2).clamp_(max=0), (low - 1).clamp_(min=0))
+        for choice in (low, low + 1, inner):
+            costs = (numbers - choice).square_().mul_(precision).add_(self._of_others[:, position])
+            costs += self._magnitude[(choice + MOST).long()]
+            better = costs < least
+            best, least = torch.where(better, choice, best), torch.where(better, costs, least)
         return best if self._kept is None else torch.where(self._kept[:, position], best, 0.0)
 
 
