@@ -353,6 +353,8 @@ def test_the_costs_of_tensors_add_up_to_the_file() -> None:
     assert (found["fc3.codes"].kind, found["fc3.codes"].codec) == ("uint2", "histogram")
     assert found["nothing"].entropy_bytes == 0
     assert found["empty"].elements == 0
+    for one in costs.tensors:  # at most a bit for each element above the entropy, which no code of whole bits is below
+        assert one.entropy_bytes <= one.huffman_bytes <= one.entropy_bytes + one.elements / 8
 
 
 def test_inspect_prints_the_bits_of_tensors(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

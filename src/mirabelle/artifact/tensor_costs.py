@@ -15,6 +15,7 @@ from mirabelle.artifact.tensors import NARROW, OWN, Tensor
 from mirabelle.artifact.wire import MODEL, bytes_of
 from mirabelle.codecs.deflate import deflate
 from mirabelle.codecs.mixing import Mixed, MixedLength
+from mirabelle.numerics.huffman import huffman_bits
 
 _CODECS = {
     0: "none", 1: "deflate", 2: "histogram", 3: "planes", 4: "sparse", 5: "sparse planes", 6: "contexts", 7: "palette",
@@ -33,6 +34,7 @@ class TensorCost:
         codec: how its data are coded.
         size_bytes: coded data, and its entry in the head, which may be less than a byte.
         entropy_bytes: Σ −log₂ p(element) / 8, where p is the share of equal elements in the tensor: no table of them included.
+        huffman_bytes: of a Huffman code of the elements, which takes whole bits for each of them; no table included.
     """
 
     name: str
@@ -41,6 +43,7 @@ class TensorCost:
     codec: str
     size_bytes: float
     entropy_bytes: float
+    huffman_bytes: float
 
     @property
     def elements(self) -> int:
@@ -98,7 +101,8 @@ def costs_of(packed: bytes) -> FileCosts:
         number = entry.number - NARROW if entry.number not in (*_CODECS, OWN) else entry.number
         codec = entry.name if number == OWN else _CODECS[number]
         size = entry.length + count.entry(tensor, entry)
-        tensors.append(TensorCost(tensor.name, tensor.kind_name, tensor.shape, codec, size, abs(entropy)))
+        huffman = huffman_bits(shares.tolist()) / 8
+        tensors.append(TensorCost(tensor.name, tensor.kind_name, tensor.shape, codec, size, abs(entropy), huffman))
     return FileCosts(len(packed), count.graph, tuple(tensors))
 
 

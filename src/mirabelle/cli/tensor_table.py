@@ -31,11 +31,11 @@ def print_costs(name: str, *, as_json: bool) -> int:
         return 0
     from mirabelle.cli.display import print_table
 
-    lines = [("graph", "", "", "", "", "", f"{costs.graph_bytes:,.1f}")]
+    lines: list[tuple[str, ...]] = [("graph", "", "", "", "", "", "", f"{costs.graph_bytes:,.1f}")]
     for one in costs.tensors:
-        each, least = (8 * size / one.elements if one.elements else 0.0 for size in (one.size_bytes, one.entropy_bytes))
-        shape = "×".join(map(str, one.shape))
-        lines.append((one.name, one.kind, shape, one.codec, f"{each:.2f}", f"{least:.2f}", f"{one.size_bytes:,.1f}"))
-    lines.append(("file", "", "", "", "", "", f"{costs.size_bytes:,}"))
-    print_table(("tensor", "type", "shape", "codec", "bits", "entropy", "bytes"), lines)
+        sizes = (one.size_bytes, one.entropy_bytes, one.huffman_bytes)
+        bits = [f"{8 * size / one.elements if one.elements else 0.0:.2f}" for size in sizes]
+        lines.append((one.name, one.kind, "×".join(map(str, one.shape)), one.codec, *bits, f"{one.size_bytes:,.1f}"))
+    lines.append(("file", "", "", "", "", "", "", f"{costs.size_bytes:,}"))
+    print_table(("tensor", "type", "shape", "codec", "bits", "entropy", "Huffman", "bytes"), lines)
     return 0
