@@ -102,6 +102,18 @@ OF_SETTINGS = {
     "score of data in a gradual schedule": Mistake(
         "E111", "Taylor needs data", "one-shot", weights('sparsity = 0.5\nscore = "Taylor"'), at="19:9"
     ),
+    "weights that return at once": Mistake(
+        "E111",
+        "one-shot pruning has none",
+        '"cubic"',
+        (WEIGHTS, f"{WEIGHTS.replace('cubic', 'one-shot')}\nrevive = true"),
+        at="20:10",
+    ),
+    "blocks of no rows": Mistake("E110", "block", "whole blocks", weights("sparsity = 0.5\nblock = [0, 4]"), at="19:10"),
+    "blocks with three sizes": Mistake(
+        "E103", "block", "whole blocks", weights("sparsity = 0.5\nblock = [2, 4, 4]"), at="19:9"
+    ),
+    "blocks by a threshold": Mistake("E111", "mean score", "sparsity", weights("threshold = 0.1\nblock = [2, 4]"), at="19:9"),
     "unknown recovery": Mistake(
         "E103", '"least-squares"', "corrected", channels('sparsity = 0.5\nrecover = "magic"'), at="19:11"
     ),
@@ -135,6 +147,15 @@ OF_SETTINGS = {
     "every layer left out": Mistake("E112", "no module of class Linear", "shorten", static('exclude = ["*"]'), at="22:3"),
     "layers that are not there": Mistake(
         "E112", 'pattern "conv"', "available: 0, 1, 2", (STATIC, 'use = "quantize.Weights"\ninclude = ["conv"]'), at="24:12"
+    ),
+    "neither size nor change": Mistake(
+        "E111", "got neither", "max_damage = 0.005", (STATIC, 'use = "quantize.RateDistortion"'), at="22:3"
+    ),
+    "size of no unit": Mistake(
+        "E113", "size cannot be read", "kB", (STATIC, 'use = "quantize.RateDistortion"\nsize = "4 bits"'), at="22:3"
+    ),
+    "size that no steps reach": Mistake(
+        "E114", "coarsest steps", "raise size", (STATIC, 'use = "quantize.RateDistortion"\nsize = "3 B"')
     ),
     # distillation
     "student of nothing": Mistake("E111", "either `model`, or `width`", "width = 0.5", student(""), at="16:3"),

@@ -180,6 +180,13 @@ class RateDistortion:
         changes = [[one.change for one in each] for each in options.values()]
         sizes = [[one.size_bytes for one in each] for each in options.values()]
         kind, least, limited = ("size", changes, sizes) if self.size is not None else ("max_damage", sizes, changes)
+        least_possible = sum(map(min, limited))
+        if least_possible > due:
+            steps = "coarsest" if self.size is not None else "finest"
+            message = (
+                f"{kind} cannot be met: {due:g} is due, and with the {steps} steps that are tried it is {least_possible:.4g}"
+            )
+            raise UserError("E114", message, f"raise {kind}", path=(kind,))
         tables: dict[tuple[int, ...], Table] = {(k,): np.array(costs) for k, costs in enumerate(limited)}
         chosen = allocate(least, [Constraint(kind, due, tables)]).choice
         return {name: each[k] for (name, each), k in zip(options.items(), chosen, strict=True)}
