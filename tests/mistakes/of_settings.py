@@ -154,9 +154,6 @@ OF_SETTINGS = {
     "size of no unit": Mistake(
         "E113", "size cannot be read", "kB", (STATIC, 'use = "quantize.RateDistortion"\nsize = "4 bits"'), at="22:3"
     ),
-    "size that no steps reach": Mistake(
-        "E114", "coarsest steps", "raise size", (STATIC, 'use = "quantize.RateDistortion"\nsize = "3 B"')
-    ),
     # distillation
     "student of nothing": Mistake("E111", "either `model`, or `width`", "width = 0.5", student(""), at="16:3"),
     "student in two ways": Mistake(
