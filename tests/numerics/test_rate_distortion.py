@@ -27,7 +27,7 @@ def test_a_level_is_the_cheapest_of_all() -> None:
     for level in range(-MOST, MOST + 1):
         bits = -torch.log2(chance) + float(model.magnitude[level + MOST]) if level else -torch.log2(1 - chance)
         costs.append((numbers[:, column] - level) ** 2 * precision + pressure * bits)
-    found = rule.nearest(numbers[:, column], column, precision)
+    found = rule.nearest(numbers[:, column], (slice(None), column), precision)
     own = torch.stack([costs[int(level) + MOST][row] for row, level in enumerate(found)])
     torch.testing.assert_close(own, torch.stack(costs).min(0).values, rtol=1e-5, atol=1e-5)
     assert 0 < int((found != numbers[:, column].round()).sum()) < len(found)
@@ -70,3 +70,18 @@ def test_a_weight_of_zeros_and_inputs_of_zeros(moment: Moment) -> None:
     found = fitted_levels(torch.zeros(1, 4, 5).double(), [moment], step=1.0)
     assert not found.levels.any()
     assert (found.error, found.step) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("rows", [1, 8])
+def test_the_weight_is_not_changed_and_the_error_is_that_of_the_values(rows: int, *, turned: bool) -> None:
+    """One row, or a transposed matrix, is together in memory by column already."""
+    torch.manual_seed(0)
+    matrix = torch.randn(rows, 20).double()
+    weight = (matrix.t().contiguous().t() if turned else matrix)[None]
+    before, x = weight.clone(), inputs(20)
+    found = fitted_levels(weight, [Moment(x.T @ x / len(x), 0.01)], step=0.7)
+    assert torch.equal(weight, before)
+    own = x @ (weight[0] - found.levels[0].double() * found.step).T
+    assert found.error == pytest.approx(float(own.square().sum() / len(x)), rel=1e-6)
+    assert found.error > 0

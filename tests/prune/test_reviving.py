@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from kills import KilledAt, KilledError
-from mirabelle import Gradual, Run, Task, Training, prune
+from mirabelle import Gradual, Run, Task, Training, prune, quantize
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
 from mirabelle.model.state import fingerprint
 from mirabelle.prune.reviving import RevivingMasks, with_hidden_weights, without_hidden_weights
-from mirabelle.training import fit
+from mirabelle.training import Joint, fit
 from mirabelle.training.checkpoint import Checkpoint
 
 EACH_STEP = Gradual(begin=0.0, end=0.8, initial=0.5, power=1.0, frequency=1)
@@ -152,3 +152,10 @@ def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any]) 
     with pytest.raises(UserError) as caught:
         prune.Weights(**settings)
     assert caught.value.code == "E111"
+
+
+def test_weights_return_in_layers_that_another_step_replaces(mlp: nn.Sequential, blobs: Task, run: Run) -> None:
+    train = Training(epochs=6, batch_size=16, lr=1e-2, precision="float32")
+    steps = (prune.Weights(sparsity=0.6, schedule="cubic", revive=True), quantize.EntropyConstrained(rate=0.01))
+    model: Any = Joint(steps=steps, train=train)(mlp, blobs, run)
+    assert min(float((model[place].codes == 0).float().mean()) for place in (0, 2)) > 0.55

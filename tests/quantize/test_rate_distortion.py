@@ -142,3 +142,62 @@ def test_numbers_that_are_not_finite(value: float, stripes: Task, tmp_path: Path
     with pytest.raises(UserError) as caught:
         quantize.RateDistortion(size="10%")(nn.Sequential(nn.Flatten(), *layers).eval(), stripes, Run(tmp_path))
     assert caught.value.code == "E121"
+
+
+class OneOutput(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 24), nn.Linear(24, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x.flatten(1)).relu())  # type: ignore[no-any-return]
+
+
+def without_biases() -> nn.Module:
+    layers = [nn.Linear(64, 32, bias=False), nn.ReLU(), nn.Linear(32, 16, bias=False), nn.ReLU(), nn.Linear(16, 3, bias=False)]
+    return nn.Sequential(nn.Flatten(), *layers)
+
+
+def depthwise() -> nn.Module:
+    convolutions = [nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU()]
+    return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(128, 3))
+
+
+def of_signs() -> nn.Module:
+    """Filters that a step fits exactly."""
+    model = nn.Sequential(nn.Conv2d(1, 8, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3))
+    model[0].weight.data.sign_()  # type: ignore[union-attr, operator]
+    return model
+
+
+def turned() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    return nn.Sequential(nn.Flatten(), transformers.pytorch_utils.Conv1D(48, 64), nn.ReLU(), nn.Linear(48, 3))
+
+
+@pytest.mark.parametrize("make", [OneOutput, without_biases, depthwise, of_signs, turned])
+def test_what_is_estimated_is_what_is_measured(make: Any, stripes: Task, tmp_path: Path) -> None:
+    """The sum over the layers foretells the change, and a change that is allowed is used."""
+    torch.manual_seed(0)
+    model, run = make().eval(), Run(tmp_path)
+    zeros = (stripes.test.inputs, torch.zeros(400, 1))
+    task = Task(train=zeros, test=zeros, loss="mse") if make is OneOutput else stripes
+    quantize.RateDistortion(max_damage=0.02)(model, task, run)
+    told = next(event for event in read_events(run.folder) if event["event"] == "levels")
+    assert 0.4 < told["estimated"] / told["max_damage"] < 2.5
+    assert 0.01 < told["max_damage"] <= 0.02
+
+
+def test_a_size_at_which_nothing_is_left_is_refused(dense: nn.Module, stripes: Task, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 3)).eval()
+    with pytest.raises(UserError) as caught:
+        quantize.RateDistortion(size="0.9%")(model, stripes, Run(tmp_path))
+    assert caught.value.code == "E114"
+
+
+def test_weights_of_other_types_are_refused(stripes: Task, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).bfloat16().eval()
+    with pytest.raises(UserError) as caught:
+        quantize.RateDistortion(size="10%").preview(model, stripes, Run(tmp_path))
+    assert (caught.value.code, "bfloat16" in str(caught.value)) == ("E121", True)

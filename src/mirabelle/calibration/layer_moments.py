@@ -137,6 +137,9 @@ class _Collected:
         return True
 
     def finish(self) -> None:
+        if not self._moments.rows:
+            message = f'no input of layer "{self._name}" counts on the calibration data: all its tokens are masked'
+            raise UserError("E131", message, "correct the attention mask, or exclude the layer")
         if not bool(self._moments.mean().isfinite().all()):
             message = f'inputs of layer "{self._name}" are NaN or infinite on the calibration data'
             raise UserError("E131", message, "correct the data or the model, or exclude the layer")

@@ -85,7 +85,7 @@ def compensated(weight: Tensor, factor: Tensor, rule: Rule) -> Tensor:
         factor: `inverse_factor` of the layer's inputs, (columns, columns).
         rule: how columns change.
     """
-    by_column = weight.to(factor.dtype).t().contiguous()  # each column together in memory
+    by_column = weight.to(factor.dtype).t().clone(memory_format=torch.contiguous_format)  # each column together in memory
     columns, spread = len(by_column), factor.diagonal()
     first = 0
     while first < columns:

@@ -28,6 +28,8 @@ from torch import Tensor
 from mirabelle.numerics.compensation import compensated, inverse_factor
 from mirabelle.numerics.entropy import MOST, LevelModel, level_model
 
+_MOST_SCALED = 1.1  # by which a step is multiplied at the most: at less than a bit for each weight, outputs stay smaller
+_ROWS = 256  # of a weight whose inputs do not count, at once
 _PRESSURE = 0.05  # of a bit, as a share of the mean of 1 / U²
 _PASSES = 2  # the model of the levels is fitted to the nearest ones, and then to those of the pass before
 _BLOCK = 128
@@ -41,8 +43,9 @@ class FittedLevels:
         levels: int8, (groups, rows, columns).
         start: the step by which the levels were found.
         step: the weight is about step · levels.
-        noise_step: the step of a number that is added to an output for which the noise is the same.
+        noise_step: a step for numbers that are added to outputs, whose rounding makes no more noise than that of the weight.
         error: mean squared error of the outputs, summed over the rows.
+        power: mean square of the outputs, summed over the rows.
         bits: of the levels.
     """
 
@@ -51,6 +54,7 @@ class FittedLevels:
     step: float
     noise_step: float
     error: float
+    power: float
     bits: float
 
     @property
@@ -113,21 +117,28 @@ class LevelRounding:
         self._first, self._spread = first, spread
 
     def change(self, position: int, column: Tensor) -> Tensor:
-        levels = self.nearest(column / self._step, position, 1 / float(self._spread[position - self._first]) ** 2)
+        precision = 1 / float(self._spread[position - self._first]) ** 2
+        levels = self.nearest(column / self._step, (slice(None), position), precision)
         self.levels[position] = levels.to(torch.int8)
         return levels * self._step
 
-    def nearest(self, numbers: Tensor, position: int, precision: float) -> Tensor:
-        """The best levels of a column of numbers w / s among the two neighbours, 0, and the next one towards 0."""
-        best, least = torch.zeros_like(numbers), numbers.square().mul_(precision).add_(self._of_zero[:, position])
+    def nearest(self, numbers: Tensor, place: tuple[slice, int] | tuple[slice, slice], precision: float) -> Tensor:
+        """The best levels of some numbers w / s among the two neighbours, 0, and the next one towards 0.
+
+        Args:
+            numbers: of some rows, of one column or all.
+            place: of the numbers in the matrix.
+            precision: 1 / U[j, j]².
+        """
+        best, least = torch.zeros_like(numbers), numbers.square().mul_(precision).add_(self._of_zero[place])
         low = numbers.floor().clamp_(-MOST, MOST - 1)
         inner = torch.where(numbers < 0, (low + 2).clamp_(max=0), (low - 1).clamp_(min=0))
         for choice in (low, low + 1, inner):
-            costs = (numbers - choice).square_().mul_(precision).add_(self._of_others[:, position])
+            costs = (numbers - choice).square_().mul_(precision).add_(self._of_others[place])
             costs += self._magnitude[(choice + MOST).long()]
             better = costs < least
             best, least = torch.where(better, choice, best), torch.where(better, costs, least)
-        return best if self._kept is None else torch.where(self._kept[:, position], best, 0.0)
+        return best if self._kept is None else torch.where(self._kept[place], best, 0.0)
 
 
 def fitted_levels(weight: Tensor, moments: Sequence[Moment], step: float, *, keeps_zeros: bool = False) -> FittedLevels:
@@ -153,22 +164,25 @@ def fitted_levels(weight: Tensor, moments: Sequence[Moment], step: float, *, kee
         for own, moment, model in zip(weight, moments, models, strict=True):
             rule = LevelRounding(step, _PRESSURE * precision, model, own != 0 if keeps_zeros else None, own.shape)
             if moment.factor is None:
-                for position in range(own.shape[1]):
-                    rule.levels[position] = rule.nearest(own[:, position] / step, position, 1.0).to(torch.int8)
+                parts = [slice(first, first + _ROWS) for first in range(0, len(own), _ROWS)]
+                found.append(torch.cat([rule.nearest(own[rows] / step, (rows, slice(None)), 1.0) for rows in parts]))
             else:
                 compensated(own, moment.factor, rule)
-            found.append(rule.levels.t().to(weight.dtype))
+                found.append(rule.levels.t().to(weight.dtype))
         levels = torch.stack(found)
     power = sum(moment.power(own, own) for own, moment in zip(weight, moments, strict=True))
     kept = step * sum(moment.power(own, part) for own, part, moment in zip(weight, levels, moments, strict=True))
-    scaled = step * power / kept if kept > 0 else step
+    scaled = step * min(power / kept, _MOST_SCALED) if kept > 0 else step
     apart = weight - scaled * levels
+    error = sum(moment.power(own, own) for own, moment in zip(apart, moments, strict=True))
+    rows = weight.shape[0] * weight.shape[1]
     return FittedLevels(
         levels.to(torch.int8),
         step,
         scaled,
-        step * math.sqrt(precision),
-        sum(moment.power(own, own) for own, moment in zip(apart, moments, strict=True)),
+        min(step * math.sqrt(precision), math.sqrt(12 * max(error, 0.0) / rows)),
+        max(error, 0.0),
+        power,
         float(level_model(levels.flatten(0, 1)).bits(levels.flatten(0, 1))),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ class RevivingMasks:
 
     Args:
         removed: the weights to prune, with a gradual schedule.
-        model: the model in training, from `with_hidden_weights`.
+        model: the model in training, with the buffers of `with_hidden_weights`.
     """
 
     def __init__(self, removed: RemovedWeights, model: nn.Module) -> None:
@@ -81,7 +82,8 @@ class RevivingMasks:
             parameter = parameters[name]
             if self._sums and parameter.grad is not None:
                 _buffer(model, name, _SCORE).add_(self._removed.score(hidden, Evidence(name, gradient=parameter.grad)))
-            hidden.copy_(torch.where(kept == _FREE, parameter, (1 - _FADING) * hidden + parameter))
+            learned = torch.where(kept == _FREE, parameter, (1 - _FADING) * hidden + parameter)
+            hidden.copy_(torch.where(kept == _FOR_GOOD, 0.0, learned))
 
     @torch.no_grad()
     def _choose(self, model: nn.Module, amount: float) -> None:
@@ -91,11 +93,10 @@ class RevivingMasks:
             kept.copy_(torch.where(kept == _FOR_GOOD, _FOR_GOOD, torch.where(mask, _FREE, _PRUNED)))
 
     def _scored(self, model: nn.Module, name: str) -> Tensor:
-        found = (
-            _buffer(model, name, _SCORE) if self._sums else self._removed.score(_buffer(model, name, _HIDDEN), Evidence(name))
-        )
-        lost = _buffer(model, name, _KEPT) == _FOR_GOOD
-        return torch.where(lost, found.min() - 1, found) if bool(lost.any()) else found
+        hidden, kept = _buffer(model, name, _HIDDEN), _buffer(model, name, _KEPT)
+        found = _buffer(model, name, _SCORE) if self._sums else self._removed.score(hidden, Evidence(name))
+        least = 0.0 if self._removed.block else -math.inf  # in a block, the weights that are left count
+        return torch.where(kept == _FOR_GOOD, least, found)
 
     @torch.no_grad()
     def _apply(self, model: nn.Module) -> None:

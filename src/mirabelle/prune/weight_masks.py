@@ -77,7 +77,7 @@ class RemovedWeights:
             return [keep_above(score, amount * deviation) for score, deviation in zip(scores, deviations, strict=True)]
         if self.block is None:
             return self._divided(scores, amount)
-        kept = self._divided([blocks(score.flatten(1), self.block) for score in scores], amount)
+        kept = self._divided([blocks(score.reshape(len(score), -1), self.block) for score in scores], amount)
         return [of_blocks(mask, self.block, score.shape) for mask, score in zip(kept, scores, strict=True)]
 
     def _divided(self, scores: Sequence[Tensor], sparsity: float) -> list[Tensor]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from mirabelle.errors import UserError
 from mirabelle.records.record import Count, Fraction, Patterns, Positive, Share, record
 from mirabelle.records.schedules import Gradual, ScheduleField
-from mirabelle.scores import Magnitude
+from mirabelle.scores import Magnitude, Movement
 from mirabelle.scores.score import LayerScore, ScoreField
 from mirabelle.step import Preview, Stage
 from mirabelle.training import Training
@@ -58,8 +58,9 @@ class Weights:
         exclude: patterns of names of parameters that are not pruned.
         schedule: "one-shot" prunes before the training; "constant", "linear", "cubic" or a table `{begin, end, initial,
             power, frequency}` prune during the training (Zhu & Gupta 2017; see `Gradual`).
-        block: (rows, columns): with a sparsity, whole blocks of the weight as a matrix (outputs, inputs) are kept or pruned, by
-            their mean score; such as (1, 4) or (8, 8) for sparse kernels, and for files: a block takes one flag.
+        block: (rows, columns): with a sparsity, whole blocks of each weight as a matrix of its first axis and all others are
+            kept or pruned, by their mean score, such as (1, 4) or (8, 8). The sparsity is then the fraction of the blocks,
+            floor(s · blocks), and those at the ends may be smaller.
         revive: with a gradual schedule, pruned weights keep learning until it ends, and return where their score is among the
             highest again (dynamic network surgery). Made for weights that are pruned before they have learned, as in the
             fine-tuning of a pre-trained model; on a trained LeNet-300-100 it changed nothing at 98 to 99 %.
@@ -135,6 +136,10 @@ class Weights:
             by = given[0] if self.sparsity is None else type(self.score).__name__
             message = f"blocks are ranked by their mean score, and {by} ranks nothing but weights"
             raise UserError("E111", message, "give sparsity and another score, or leave block out", path=("block",))
+        if isinstance(self.score, Movement) and (self.sparsity is None or self.scope == "lamp"):
+            by = given[0] if self.sparsity is None else 'scope = "lamp"'
+            message = f"the scores of Movement have both signs, so they can be ranked, and {by} does not rank them"
+            raise UserError("E111", message, "give sparsity, with another scope", path=("score",))
         if self.revive and not self.needs_training:
             message = "weights return during a gradual schedule, and one-shot pruning has none"
             raise UserError("E111", message, 'for example schedule = "cubic"', path=("revive",))
@@ -178,17 +183,14 @@ class Weights:
         from mirabelle.model.plain_weights import with_plain_weights
         from mirabelle.model.state import copied
         from mirabelle.prune.collapse import told_of_collapse
-        from mirabelle.prune.reviving import with_hidden_weights, without_hidden_weights
+        from mirabelle.prune.reviving import without_hidden_weights
 
         model = with_plain_weights(model, run)
         self._told(model, task, run)
 
         def finish(trained: nn.Module) -> nn.Module:
-            return told_of_collapse(run, model, trained, task.train)
+            return told_of_collapse(run, model, without_hidden_weights(trained) if self.revive else trained, task.train)
 
-        if self.revive:
-            hidden = with_hidden_weights(copied(model), self._removed())
-            return Prepared(hidden, controls=self._controls, finish=lambda trained: finish(without_hidden_weights(trained)))
         if self.needs_training:
             return Prepared(copied(model), controls=self._controls, finish=finish)
         return Prepared(self._pruned(model, task, run), finish=finish)
@@ -247,10 +249,12 @@ class Weights:
             run.event("pruned in order", layers=[name for name in names if name not in left], afterwards=left)
 
     def _controls(self, model: nn.Module) -> Sequence[Control]:
-        from mirabelle.prune.reviving import RevivingMasks
+        from mirabelle.prune.reviving import RevivingMasks, with_hidden_weights
         from mirabelle.prune.weight_masks import WeightMasks
 
-        return ((RevivingMasks if self.revive else WeightMasks)(self._removed(), model),)
+        if self.revive:
+            return (RevivingMasks(self._removed(), with_hidden_weights(model, self._removed())),)
+        return (WeightMasks(self._removed(), model),)
 
     def _removed(self) -> RemovedWeights:
         from mirabelle.prune.weight_masks import RemovedWeights

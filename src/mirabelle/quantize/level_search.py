@@ -15,13 +15,17 @@ from mirabelle.calibration.layer_moments import change_by_moments
 from mirabelle.calibration.moments import Moments
 from mirabelle.calibration.samples import SampleBatches
 from mirabelle.model.architecture import architecture_of
+from mirabelle.model.state import memory_of
+from mirabelle.numerics.entropy import MOST
 from mirabelle.numerics.rate_distortion import FittedLevels, Moment, fitted_levels
 from mirabelle.quantize.calibrated_codes import as_products
 from mirabelle.quantize.dense_layers import WEIGHTED, bias_of, weight_of
 from mirabelle.quantize.output_change import OutputChange, having
 
-_GRID = tuple(2.0 ** (-k / 2) for k in range(-3, 10))  # steps, in root mean squares of the weight
-_REFERENCE = 7  # position of the step for which the change of the outputs is measured
+_GRID = tuple(2.0 ** (-k / 2) for k in range(-3, 10))  # steps, in root mean squares of the weights that are not 0
+_REFERENCE = 7  # position of the step for which the change of the outputs is measured, or a coarser one if that is nearly exact
+_LEAST_ERROR = 1e-4  # of the power of a layer's outputs, for an error by which a change is measured
+_ENTRY_BYTES = 2.0  # of a weight in the head of a file
 _MOST_CHANGE = 1e6  # for outputs that are not finite: the search needs numbers
 _MOST_EXACT = 256  # the largest level that bfloat16 keeps apart from its neighbours
 _BITS = 8
@@ -97,19 +101,23 @@ class LevelSearch:
         outputs for the others.
         """
         fitted: dict[str, list[FittedLevels]] = {}
+        reference: dict[str, FittedLevels] = {}
 
         def look(name: str, seen: Seen) -> None:
             weight = self._weight(name)
-            size = float(weight.float().square().mean().sqrt()) or 1.0
-            found = [self._fitted(name, weight, seen, size * share) for share in _GRID]
-            nothing = torch.zeros(0, dtype=torch.int8)  # the levels of one step are measured, those of others are not kept
-            fitted[name] = [one if k == _REFERENCE else replace(one, levels=nothing) for k, one in enumerate(found)]
+            fitted[name] = []
+            for step in _steps(weight):
+                one = self._fitted(name, weight, seen, step)
+                before = reference.get(name)
+                if before is None or (len(fitted[name]) <= _REFERENCE and one.error > _LEAST_ERROR * one.power):
+                    reference[name] = one
+                fitted[name].append(replace(one, levels=torch.zeros(0, dtype=torch.int8)))  # one is measured, none is kept
             if seen.means is not None:
                 self._means[name] = seen.means
             tell(len(fitted), len(self._names))
 
         self._visit(self._model, look)
-        return {name: self._measured(name, fitted[name], change) for name in self._names}
+        return {name: self._measured(name, fitted[name], reference[name], change) for name in self._names}
 
     def levels(self, model: nn.Module, steps: Mapping[str, float]) -> dict[str, Found]:
         """The levels of each layer, found in the order in which the layers run, each with the inputs that it then gets.
@@ -120,12 +128,13 @@ class LevelSearch:
         """
         found: dict[str, Found] = {}
         layers = dict(model.named_modules())
+        biases = [memory_of(bias) for name in self._names if (bias := bias_of(layers[name])) is not None]
 
         def look(name: str, seen: Seen) -> None:
             weight, layer = self._weight(name), layers[name]
             one = self._fitted(name, weight, seen, steps[name])
             bias = bias_of(layer)
-            if bias is not None and seen.means is not None:
+            if bias is not None and seen.means is not None and biases.count(memory_of(bias)) == 1:
                 due = _outputs(weight, self._means[name]) - _outputs(one.values, seen.means)
                 bias.copy_(_rounded(bias + due.to(bias.dtype), one.noise_step))
             shape = weight_of(layer, WEIGHTED).shape
@@ -144,8 +153,10 @@ class LevelSearch:
         products, _ = as_products(model, own, next(iter(self._batches)))
 
         def of_inputs(name: str, moments: Moments) -> None:
-            matrices = [Moment(matrix, self._damping) for matrix in moments.mean()]
-            look(name, Seen(matrices, moments.means[0][:, 0]))
+            means, matrices = moments.means[0], moments.mean()
+            if bias_of(own[name]) is None:  # nothing takes the mean error of its outputs away
+                matrices = matrices + means.transpose(1, 2) @ means
+            look(name, Seen([Moment(matrix, self._damping) for matrix in matrices], means[:, 0]))
 
         change_by_moments(model, self._batches, products, of_inputs, centred=True)
 
@@ -159,17 +170,26 @@ class LevelSearch:
         weight = weight.to(seen.moments[0].dtype or weight.dtype)
         return fitted_levels(weight, seen.moments, step, keeps_zeros=f"{name}.weight" in self._pruned)
 
-    def _measured(self, name: str, fitted: Sequence[FittedLevels], change: OutputChange) -> list[Option]:
-        layer, one = self._model.get_submodule(name), fitted[_REFERENCE]
+    def _measured(self, name: str, fitted: Sequence[FittedLevels], one: FittedLevels, change: OutputChange) -> list[Option]:
+        layer = self._model.get_submodule(name)
         weight, bias = weight_of(layer, WEIGHTED), bias_of(layer)
+        lost = self._weight(name) - one.values
         with ExitStack() as stack:
             stack.enter_context(having(weight, one.values.reshape(weight.shape)))
             if bias is not None and name in self._means:
-                lost = self._weight(name) - one.values
                 stack.enter_context(having(bias, bias + _outputs(lost, self._means[name]).to(bias.dtype)))
             measured = min(change.of(self._model), _MOST_CHANGE)
         each = measured / one.error if one.error > 0 else 0.0
-        return [Option(fit.start, each * fit.error, fit.bits / _BITS) for fit in fitted]
+        return [Option(fit.start, each * fit.error, fit.bits / _BITS + _ENTRY_BYTES) for fit in fitted]
+
+
+def _steps(weight: Tensor) -> list[float]:
+    """The steps to try, from coarse to fine; the finest is that for which the largest weight has the largest level."""
+    kept = weight[weight != 0].float()
+    if not kept.numel():
+        return [1.0]
+    size, finest = float(kept.square().mean().sqrt()), float(kept.abs().max()) / MOST
+    return [*(size * share for share in _GRID if size * share > finest), finest]
 
 
 def _outputs(weight: Tensor, means: Tensor) -> Tensor:

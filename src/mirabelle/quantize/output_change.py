@@ -14,6 +14,8 @@ from mirabelle.errors import UserError
 from mirabelle.model.edits import put
 from mirabelle.task.batch import call, tensors_of
 
+_CONSTANT = 1e-10  # of the power of outputs: a spread up to this is that of rounding
+
 
 class OutputChange:
     """The change of outputs against those of a model: Σ (y − ŷ)² / Σ (y − ȳ)², with ȳ the mean over the samples.
@@ -31,7 +33,7 @@ class OutputChange:
     def __init__(self, model: nn.Module, batches: SampleBatches) -> None:
         self._batches = batches
         self._outputs = _outputs(model, batches)
-        self._spreads = [float((y - y.mean(0)).square().sum()) for y in self._outputs]
+        self._spreads = [_spread(y) for y in self._outputs]
         if not self._outputs or not np.isfinite(self._spreads).all():
             what = "not finite" if self._outputs else "not in floating point"
             message = f"the outputs of the model are {what} on the calibration data"
@@ -42,6 +44,12 @@ class OutputChange:
         pairs = zip(self._outputs, _outputs(changed, self._batches), self._spreads, strict=True)
         change = float(np.mean([float((y - z).square().sum()) / (spread or 1.0) for y, z, spread in pairs]))
         return change if np.isfinite(change) else float("inf")
+
+
+def _spread(outputs: Tensor) -> float:
+    """Σ (y − ȳ)², or Σ y² if the outputs are the same for all samples but for rounding."""
+    spread, power = float((outputs - outputs.mean(0)).square().sum()), float(outputs.square().sum())
+    return spread if spread > _CONSTANT * power else power
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from mirabelle.task.task import Task
 
 _COUNTED, _MEASURED = 32, 128  # samples: to count tokens, and to measure changes
-_TRIES, _SAFELY = 4, 0.995  # choices until the limit is met by what was measured, each so much below what seems due
+_TRIES, _SAFELY = 4, 0.99  # choices until the limit is met by what was measured, each so much below what seems due
+_CLOSE, _FURTHER = 0.8, 2.0  # of a change that is allowed: near enough to it; by how much a choice is relaxed at most
+_TINY = 1e-30
+_ALL = 1.0  # the change of outputs that are the same for all samples
 _PREVIEWED_BITS = 3.0
 _FLOAT_BYTES = 4
 
@@ -46,6 +49,7 @@ class RateDistortion:
 
     The layers have codebooks afterwards (`CodebookLayer`): computed in floating point, small in `model.mira`. Typical are
     8 to 12 times fewer bytes than float32 at the accuracy of before; below that, train with `quantize.EntropyConstrained`.
+    Layers without a bias keep their mean errors. `mirabelle check` shows 3 bits for each weight where `max_damage` is given.
 
     Args:
         size: most bytes of the coded weights of the layers, "400 kB", or "10%" of these in float32. The file has the graph,
@@ -142,7 +146,7 @@ class RateDistortion:
         return self._within(search, change, plain, _float_bytes(form.dense), run)
 
     def _within(self, search: LevelSearch, change: OutputChange, plain: nn.Module, whole: float, run: Run) -> dict[str, Found]:
-        """The levels that meet the limit by what is measured of them, and are best by what is estimated."""
+        """The levels that meet the limit by what is measured of them; of a change, they use most of it."""
         from mirabelle.codecs.shortest import length_of_levels
         from mirabelle.model.state import copied
 
@@ -155,40 +159,51 @@ class RateDistortion:
         )
         limit = self.max_damage if self.size is None else limit_of("size", self.size, whole, where="")
         assert limit is not None, "one of both is given"
+        kind = "max_damage" if self.size is None else "size"
         due = limit * _SAFELY
+        best: tuple[dict[str, Found], dict[str, Any]] | None = None
+        reached = sum(min(self._costs(each)[1]) for each in options.values())  # the least that is possible
         for _ in range(_TRIES):
             picked = self._picked(options, due)
+            if picked is None:
+                break
             model = copied(plain)
             found = search.levels(model, {name: one.step for name, one in picked.items()})
             sizes = {name: length_of_levels(one.levels.flatten(1).numpy()) for name, one in found.items()}
-            measured = {"size": sum(sizes.values()), "max_damage": change.of(model)}
-            run.event("levels", estimated=sum(one.change for one in picked.values()), **measured, layers=sizes)
-            reached = measured["max_damage" if self.size is None else "size"]
+            told: dict[str, Any] = {"size": sum(sizes.values()), "max_damage": change.of(model), "layers": sizes}
+            told["estimated"] = sum(one.change for one in picked.values())
+            reached = told[kind]
             if reached <= limit:
-                return found
-            due *= min(1.0, limit / reached) * _SAFELY
-        kind = "max_damage" if self.size is None else "size"
-        message = f"{kind} = {limit:g} was not met: the best of {_TRIES} choices of steps reached {reached:.4g}"
-        raise UserError("E114", message, f"raise {kind}", path=(kind,))
+                best = found, told
+            if best is not None and (kind == "size" or not reached < _CLOSE * limit):
+                break
+            due *= min(_FURTHER, limit / max(reached, _TINY)) * _SAFELY
+        if best is None:
+            given, unit = (self.size, " bytes") if self.max_damage is None else (self.max_damage, "")
+            message = f"{kind} = {given} cannot be met: the best of what was tried is {reached:,.4g}{unit}"
+            raise UserError("E114", message, f"raise {kind}", path=(kind,))
+        if not best[1]["max_damage"] < _ALL:
+            message = f"the outputs change by {best[1]['max_damage']:.2g}, more than by an answer that is always the same"
+            raise UserError("E114", message, f"raise {kind}, or train with quantize.EntropyConstrained", path=(kind,))
+        run.event("levels", **best[1])
+        return best[0]
 
-    def _picked(self, options: Mapping[str, Sequence[Option]], due: float) -> dict[str, Option]:
-        """An option for each layer: the least change within a size, or the fewest bytes within a change."""
+    def _costs(self, options: Sequence[Option]) -> tuple[list[float], list[float]]:
+        """(what is to be least, what is limited) of each option of a layer."""
+        changes, sizes = [one.change for one in options], [one.size_bytes for one in options]
+        return (changes, sizes) if self.max_damage is None else (sizes, changes)
+
+    def _picked(self, options: Mapping[str, Sequence[Option]], due: float) -> dict[str, Option] | None:
+        """An option for each layer: the least change within a size, or the fewest bytes within a change; None if none fits."""
         import numpy as np
 
         from mirabelle.allocation.knapsack import Constraint, Table, allocate
 
-        changes = [[one.change for one in each] for each in options.values()]
-        sizes = [[one.size_bytes for one in each] for each in options.values()]
-        kind, least, limited = ("size", changes, sizes) if self.size is not None else ("max_damage", sizes, changes)
-        least_possible = sum(map(min, limited))
-        if least_possible > due:
-            steps = "coarsest" if self.size is not None else "finest"
-            message = (
-                f"{kind} cannot be met: {due:g} is due, and with the {steps} steps that are tried it is {least_possible:.4g}"
-            )
-            raise UserError("E114", message, f"raise {kind}", path=(kind,))
-        tables: dict[tuple[int, ...], Table] = {(k,): np.array(costs) for k, costs in enumerate(limited)}
-        chosen = allocate(least, [Constraint(kind, due, tables)]).choice
+        costs = [self._costs(each) for each in options.values()]
+        if sum(min(limited) for _, limited in costs) > due:
+            return None
+        tables: dict[tuple[int, ...], Table] = {(k,): np.array(limited) for k, (_, limited) in enumerate(costs)}
+        chosen = allocate([least for least, _ in costs], [Constraint("limit", due, tables)]).choice
         return {name: each[k] for (name, each), k in zip(options.items(), chosen, strict=True)}
 
 

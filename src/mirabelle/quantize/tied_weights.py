@@ -101,12 +101,15 @@ def with_ties(
 
 
 def check_finite(selection: Selection) -> None:
-    """Check that all weights of a selection are finite.
+    """Check that all weights of a selection are finite numbers of float32, as codebooks are computed with.
 
     Raises:
         UserError: E121 if one is not.
     """
     for name, layer in {**selection.layers, **selection.readers}.items():
+        if (kind := _weight(layer).dtype) != torch.float32:
+            message = f'the weight of layer "{name}" is {str(kind).removeprefix("torch.")}, and codebooks compute in float32'
+            raise UserError("E121", message, "convert the model with model.float()")
         if not bool(_weight(layer).isfinite().all()):
             raise UserError("E121", f'the weight of layer "{name}" is not finite', "give weights of a trained model")
 
