@@ -30,15 +30,6 @@ from mirabelle.training.checkpoint import Checkpoint
 SHORT = Training(epochs=1, batch_size=40, lr=1e-3, precision="float32")
 
 
-@pytest.fixture
-def stripes() -> Task:
-    draw = torch.Generator().manual_seed(0)
-    images, classes = torch.randn(400, 1, 8, 8, generator=draw) * 0.6, torch.arange(400) % 3
-    images[classes == 1, :, 2] += 1
-    images[classes == 2, :, :, 2] += 1
-    return Task(train=(images, classes), test=(images, classes))
-
-
 def network() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 3))

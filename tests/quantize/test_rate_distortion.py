@@ -22,15 +22,6 @@ from mirabelle.training import fit
 
 
 @pytest.fixture(scope="module")
-def stripes() -> Task:
-    draw = torch.Generator().manual_seed(0)
-    images, classes = torch.randn(400, 1, 8, 8, generator=draw) * 0.6, torch.arange(400) % 3
-    images[classes == 1, :, 2] += 1
-    images[classes == 2, :, :, 2] += 1
-    return Task(train=(images, classes), test=(images, classes))
-
-
-@pytest.fixture(scope="module")
 def dense(stripes: Task, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
     torch.manual_seed(0)
     layers = [
