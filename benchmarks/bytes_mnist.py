@@ -33,6 +33,7 @@ from mirabelle.task.metric import Metric
 from mirabelle.training.evaluation import evaluation
 
 ACCURACY = Metric.of("accuracy")
+SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def judged(folder: Path, test: Any, task: Any) -> dict[str, Any]:
     return found
 
 
-def page(found: dict[str, dict[int, dict[str, Any]]], seeds: int) -> str:
+def page(found: dict[str, dict[int, dict[str, Any]]]) -> str:
     lines = ["# The smallest files on MNIST", "", "Means over the seeds, and the single runs behind them.", ""]
     lines += [
         "| network | seeds | bytes | error, % | gzip -9 of the same ONNX file | xz -9e | minutes | best known |",
@@ -115,8 +116,15 @@ def page(found: dict[str, dict[int, dict[str, Any]]], seeds: int) -> str:
             f"{mean['minutes']:.0f} | {asked.anchor} |"
         )
         for (size, error), what in ((asked.reach, "Asked"), (asked.best, "Then")):
-            met = mean["bytes"] <= size and mean["error"] <= error and len(runs) >= seeds
-            said.append(f"- {name}. {what}: {size:,} bytes at {error:.2f} %: {'reached' if met else 'NOT reached'}.")
+            met = mean["bytes"] <= size and mean["error"] <= error
+            reached = (
+                "NOT reached"
+                if not met
+                else "reached"
+                if len(runs) >= SEEDS
+                else f"so far met, by {len(runs)} of {SEEDS} seeds"
+            )
+            said.append(f"- {name}. {what}: {size:,} bytes at {error:.2f} %: {reached}.")
     return "\n".join([*lines, "", *said, ""])
 
 
@@ -124,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("MIRABELLE_DATA"))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--finished", action="store_true", help="write the page from the runs that are finished")
     options = parser.parse_args()
@@ -145,7 +153,7 @@ def main() -> None:
         for name in NETWORKS
     }
     found = {name: runs for name, runs in found.items() if runs}
-    write("bytes_mnist", {"networks": found}, page(found, options.seeds))
+    write("bytes_mnist", {"networks": found}, page(found))
 
 
 if __name__ == "__main__":
