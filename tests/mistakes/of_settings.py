@@ -109,7 +109,9 @@ OF_SETTINGS = {
         (WEIGHTS, f"{WEIGHTS.replace('cubic', 'one-shot')}\nrevive = true"),
         at="20:10",
     ),
-    "blocks of no rows": Mistake("E110", "block", "whole blocks", weights("sparsity = 0.5\nblock = [0, 4]"), at="19:10"),
+    "blocks of no rows": Mistake(
+        "E110", "a list of 2, each a whole number", "whole blocks", weights("sparsity = 0.5\nblock = [0, 4]"), at="19:10"
+    ),
     "blocks with three sizes": Mistake(
         "E103", "block", "whole blocks", weights("sparsity = 0.5\nblock = [2, 4, 4]"), at="19:9"
     ),

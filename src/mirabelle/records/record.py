@@ -203,7 +203,9 @@ def _rule(hint: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(f'"{choice}"' for choice in get_args(hint))
     if origin is tuple:
-        return "a list of strings" if get_args(hint)[0] is str else "a list of numbers"
+        kinds = get_args(hint)
+        several = "a list of strings" if kinds[0] is str else "a list of numbers"
+        return several if kinds[-1] is Ellipsis else f"a list of {len(kinds)}, each {_rule(kinds[0])}"
     if dataclasses.is_dataclass(hint) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return "a table"
     if isinstance(origin, type) and issubclass(origin, Sequence):
