@@ -27,7 +27,8 @@ from mirabelle.runtime.runtime import default_runtime
 from mirabelle.step import Step, step_from_data, step_to_data
 from mirabelle.training import evaluate, fit
 
-_OTHERS = {"Aware", "EntropyConstrained", "Half", "Codebook"}  # need a training; no codes; places in a table: test_codebook
+# They need a training; have no codes; have places in a table (test_codebook); or need a limit (test_rate_distortion).
+_OTHERS = {"Aware", "EntropyConstrained", "Half", "Codebook", "RateDistortion"}
 STEPS: list[Step] = [
     *(kind() for name in quantize.__all__ if hasattr(kind := getattr(quantize, name), "stage") and name not in _OTHERS),
     quantize.Dynamic(granularity="tensor"),
