@@ -131,3 +131,12 @@ def test_inputs_that_are_all_zero_or_depend_on_each_other_have_a_factor() -> Non
     same = torch.ones(4, 4)
     upper = inverse_factor(same, 1e-8)  # in float32, a damping of 1e-8 is lost
     assert bool(upper.isfinite().all())
+
+
+@pytest.mark.parametrize("weight", [torch.ones(1, 7).double(), torch.ones(7, 3).double().t()])
+def test_the_weight_that_is_given_stays(weight: Tensor) -> None:
+    """One row, or a transposed matrix, is together in memory by column already."""
+    x = inputs_of(7)
+    changed = compensated(weight, inverse_factor(x.T @ x / len(x), 1e-9), Zeroed({0, 1}))
+    assert bool((weight == 1).all())
+    assert not changed[:, :2].any()

@@ -35,15 +35,6 @@ LAYERS = [
 ]
 
 
-@pytest.fixture
-def stripes() -> Task:
-    draw = torch.Generator().manual_seed(0)
-    images, classes = torch.randn(240, 1, 8, 8, generator=draw) * 0.6, torch.arange(240) % 3
-    images[classes == 1, :, 2] += 1
-    images[classes == 2, :, :, 2] += 1
-    return Task(train=(images, classes), test=(images, classes))
-
-
 def network() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(

@@ -179,12 +179,18 @@ def test_what_is_estimated_is_what_is_measured(make: Any, stripes: Task, tmp_pat
     assert 0.01 < told["max_damage"] <= 0.02
 
 
-def test_a_size_at_which_nothing_is_left_is_refused(dense: nn.Module, stripes: Task, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 3)).eval()
-    with pytest.raises(UserError) as caught:
-        quantize.RateDistortion(size="0.9%")(model, stripes, Run(tmp_path))
-    assert caught.value.code == "E114"
+def test_outputs_that_are_worse_than_always_the_same_answer_are_refused(
+    dense: nn.Module, stripes: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for measured, refused in ((0.9, False), (1.3, True), (float("inf"), True)):
+        monkeypatch.setattr(OutputChange, "of", lambda _self, _model, value=measured: value)
+        step, run = quantize.RateDistortion(size="10%"), Run(tmp_path / str(measured))
+        if not refused:
+            step(dense, stripes, run)
+            continue
+        with pytest.raises(UserError) as caught:
+            step(dense, stripes, run)
+        assert (caught.value.code, "always the same" in str(caught.value)) == ("E114", True)
 
 
 def test_weights_of_other_types_are_refused(stripes: Task, tmp_path: Path) -> None:

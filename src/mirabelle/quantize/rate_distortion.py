@@ -65,8 +65,9 @@ class RateDistortion:
     Raises:
         UserError: E110 for a value out of range; E111 unless there is a size or a limit of the change; E112 if a pattern
             matches nothing, or no layer is selected; E113 for a size that cannot be read; E114 if the limit is not met by
-            the coarsest or finest steps; E121 if a weight or an output is not finite, or for a rewritten program, which has
-            no layers; E131 if inputs of a layer are NaN or infinite.
+            the coarsest or finest steps, or the outputs change more than by an answer that is always the same; E121 if a weight
+            or an output is not finite, a weight is not float32, or for a rewritten program, which has no layers; E131 if inputs
+            of a layer are NaN or infinite.
 
     Example:
         >>> RateDistortion(max_damage=0.005).stage
@@ -170,11 +171,11 @@ class RateDistortion:
             model = copied(plain)
             found = search.levels(model, {name: one.step for name, one in picked.items()})
             sizes = {name: length_of_levels(one.levels.flatten(1).numpy()) for name, one in found.items()}
-            told: dict[str, Any] = {"size": sum(sizes.values()), "max_damage": change.of(model), "layers": sizes}
-            told["estimated"] = sum(one.change for one in picked.values())
-            reached = told[kind]
+            measured: dict[str, Any] = {"size": sum(sizes.values()), "max_damage": change.of(model), "layers": sizes}
+            measured["estimated"] = sum(one.change for one in picked.values())
+            reached = measured[kind]
             if reached <= limit:
-                best = found, told
+                best = found, measured
             if best is not None and (kind == "size" or not reached < _CLOSE * limit):
                 break
             due *= min(_FURTHER, limit / max(reached, _TINY)) * _SAFELY
