@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -512,6 +513,26 @@ def test_an_execution_in_which_the_model_cannot_run_is_not_chosen(images: Task) 
             images.example(8).inputs.contiguous(memory_format=torch.channels_last)
         )
     assert not fastest_execution(model, images.example(8), images.loss).channels_last
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_strides_of_images_say_their_layout_whatever_they_were(channels: int) -> None:
+    # Of images with one channel both layouts have the same elements in the same order; a convolution goes by the strides.
+    plain = torch.rand(4, channels, 6, 5)
+    for given in (plain, plain.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), torch.rand(4, 2 * channels, 6, 5)[:, ::2]):
+        as_planes = Execution("float32", channels_last=False).inputs(given)
+        last = Execution("float32", channels_last=True).inputs(given)
+        assert torch.equal(as_planes, given)
+        assert torch.equal(last, given)
+        assert as_planes.stride() == (30 * channels, 30, 5, 1)
+        assert last.stride() == (30 * channels, 1, 5 * channels, channels)
+
+
+def test_a_convolution_whose_weight_is_computed_keeps_the_layout_of_one_channel() -> None:
+    last = Execution("float32", channels_last=True)
+    conv = last.laid_out(nn.Conv2d(1, 4, 3))
+    outputs = F.conv2d(last.inputs(torch.rand(2, 1, 8, 8)), 1.0 * conv.weight)
+    assert outputs.stride()[1] == 1
 
 
 def test_a_precision_that_was_asked_for_is_not_measured_against_others(mlp: nn.Module, blobs: Task) -> None:

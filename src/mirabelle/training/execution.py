@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ class Execution:
         return laid_out
 
     def inputs(self, inputs: Inputs) -> Inputs:
-        return map_tensors(inputs, _channels_last) if self.channels_last else inputs
+        return map_tensors(inputs, partial(_in_layout, channels_last=self.channels_last))
 
 
 def fastest_execution(
@@ -118,5 +119,13 @@ def _step_seconds(model: nn.Module, batch: Batch, loss: Callable[[Any, Tensor], 
     return min(times[1:])
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == _IMAGE_DIMENSIONS else tensor
+def _in_layout(tensor: Tensor, *, channels_last: bool) -> Tensor:
+    """Images in one memory format; their strides say which, also with one channel, since a convolution goes by them."""
+    if tensor.dim() != _IMAGE_DIMENSIONS:
+        return tensor
+    _, channels, height, width = tensor.shape
+    size = channels * height * width
+    if channels_last:
+        strides = size, 1, channels * width, channels
+        return tensor.contiguous(memory_format=torch.channels_last).as_strided(tensor.shape, strides)
+    return tensor.contiguous().as_strided(tensor.shape, (size, height * width, width, 1))
