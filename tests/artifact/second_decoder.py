@@ -635,6 +635,7 @@ def _decoded(number: int, body: bytes, dtype: np.dtype[np.generic], shape: tuple
         5: lambda reader, dtype, shape: _sparse(reader, dtype, shape, 3),
         6: _contexts,
         7: _palette,
+        12: _interleaved,
     }
     if number not in codecs:
         raise ValueError(f"unknown codec {number}")
@@ -649,6 +650,29 @@ def _histogram(reader: _Reader, dtype: np.dtype[np.generic], shape: tuple[int, .
     counts = _counts(_Model(_Stream(reader.take(length))), kinds) if length else [reader.varint() for _ in range(kinds)]
     lefts, coder = _categorical(counts), _RangeDecoder(reader.rest())
     return np.array([lowest + coder.symbol(lefts) for _ in range(prod(shape))]).astype(dtype).reshape(shape)
+
+
+def _interleaved(reader: _Reader, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Array:
+    lowest, kinds = _unzigzag(reader.varint()), reader.varint()
+    if kinds == 1:
+        return np.full(shape, lowest).astype(dtype)
+    length = reader.varint()
+    counts = _counts(_Model(_Stream(reader.take(length))), kinds) if length else [reader.varint() for _ in range(kinds)]
+    frequencies = [max(count * 2**16 // sum(counts), count > 0) for count in counts]
+    frequencies[counts.index(max(counts))] += 2**16 - sum(frequencies)
+    starts = [sum(frequencies[:symbol]) for symbol in range(kinds)]
+    states = [int.from_bytes(reader.take(4), "little") for _ in range(reader.varint())]
+    symbols = []
+    for i in range(prod(shape)):
+        lane = i % len(states)
+        high, slot = divmod(states[lane], 2**16)
+        symbol = bisect_right(starts, slot) - 1
+        state = frequencies[symbol] * high + slot - starts[symbol]
+        states[lane] = state if state >= 2**16 else state << 16 | int.from_bytes(reader.take(2), "little")
+        symbols.append(lowest + symbol)
+    if reader or set(states) != {2**16}:
+        raise ValueError("the words do not end where the symbols do")
+    return np.array(symbols).astype(dtype).reshape(shape)
 
 
 def _counts(model: _Model, kinds: int) -> list[int]:
@@ -677,8 +701,8 @@ def _counts(model: _Model, kinds: int) -> list[int]:
 def _planes(reader: _Reader, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Array:
     planes = []
     for _ in range(dtype.itemsize):
-        coded, part = reader.varint(), reader.take(reader.varint())
-        planes.append(_decoded(2 if coded else 0, part, np.dtype("u1"), (prod(shape),)))
+        codec, part = {0: 0, 1: 2, 2: 12}[reader.varint()], reader.take(reader.varint())
+        planes.append(_decoded(codec, part, np.dtype("u1"), (prod(shape),)))
     return np.frombuffer(np.stack(planes, axis=1).tobytes(), dtype).reshape(shape)
 
 

@@ -13,6 +13,7 @@ import mirabelle
 from artifact import second_decoder
 from mirabelle.artifact import head, mira
 from mirabelle.artifact.tensors import codecs_of_a_file
+from mirabelle.codecs import interleaved, planes
 
 GOLDEN = Path(__file__).parent / "golden"
 ONNX = (GOLDEN / "model.onnx").read_bytes()
@@ -32,6 +33,7 @@ CODED = {
     5: {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64},
     6: {TensorProto.UINT8, TensorProto.INT8, TensorProto.UINT4, TensorProto.INT4, TensorProto.UINT2, TensorProto.INT2},
     7: {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE},
+    12: {TensorProto.UINT8, TensorProto.INT8, *NARROW},
 }  # fmt: skip
 
 
@@ -83,16 +85,39 @@ def test_the_golden_file_is_what_is_written_today() -> None:
 
 
 @pytest.mark.usefixtures("deflated")
-@pytest.mark.parametrize("number", range(1, 8))
+@pytest.mark.parametrize("number", CODED)
 def test_bodies_of_each_codec(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if number == 12:
+        short_lanes(monkeypatch, 64)
     monkeypatch.setattr(mira, "codecs_of_a_file", lambda *_: {number: codecs_of_a_file()[number]})
     kinds = sorted(CODED[number])
     onnx = model(*(drawn(kind, (37, 29)) for kind in kinds), *(drawn(kind, (300,)) for kind in kinds))
     packed = mirabelle.pack(onnx)
     taken = numbers(packed)
     assert {each % 64 for each in taken[: len(kinds)]} == {number}
-    assert any(each >= 64 for each in taken) == (number in {2, 4, 6})
+    assert any(each >= 64 for each in taken) == (number in {2, 4, 6, 12})
     assert second_decoder.decode(packed) == onnx
+
+
+def short_lanes(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Lanes of so many bytes, so that small arrays have several."""
+    monkeypatch.setattr(interleaved, "_EACH", size)
+    monkeypatch.setattr(interleaved, "_LEAST_LANES", 1)
+
+
+@pytest.mark.usefixtures("deflated")
+def test_interleaved_planes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planes, "_MUCH_FASTER", 2)
+    short_lanes(monkeypatch, 256)
+    values = np.random.default_rng(0).normal(0, 0.1, (60, 70)).astype(np.float32)
+    onnx = model(tensor("w", TensorProto.FLOAT, values.shape, values.tobytes()))
+    packed = mirabelle.pack(onnx)
+    assert numbers(packed) == [3]
+    body = second_decoder._Reader(bytes(mirabelle.PackedModel(packed)._bodies[0]))
+    kinds = [(body.varint(), body.take(body.varint()))[0] for _ in range(4)]
+    assert kinds == [0, 0, 0, 2]
+    assert second_decoder.decode(packed) == onnx
+    assert mirabelle.unpack(packed) == onnx
 
 
 def test_tensors_in_the_head() -> None:

@@ -11,14 +11,14 @@ from onnx import numpy_helper
 
 from mirabelle import codecs
 from mirabelle.artifact.tensors import Tensor, codecs_of_a_file, coded
-from mirabelle.codecs import Codec, Contexts, Deflate, Histogram, Palette, Planes, Sparse
+from mirabelle.codecs import Codec, Contexts, Deflate, Histogram, Interleaved, Palette, Planes, Sparse
 from mirabelle.codecs.codec import EstimatedCodec
 from mirabelle.codecs.counts import byte_counts
 from mirabelle.codecs.deflate import deflate, inflate
 from mirabelle.codecs.varint import Reader, write_varints
 
 FAMILY: list[EstimatedCodec] = [
-    Deflate(), Histogram(), Planes(), Sparse(Histogram()), Sparse(Planes()), Contexts(), Palette()
+    Deflate(), Histogram(), Planes(), Sparse(Histogram()), Sparse(Planes()), Contexts(), Palette(), Interleaved()
 ]  # fmt: skip
 CASES = [(codec, dtype) for codec in FAMILY for dtype in codec.dtypes]
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=9)
@@ -64,6 +64,35 @@ def test_a_histogram_comes_near_the_entropy() -> None:
     assert len(Histogram().encode(symbols)) < 1.01 * entropy_bytes + 100
 
 
+LONG = np.random.default_rng(0).normal(0, 20, 2_000_000).round().clip(-127, 127).astype(np.int8)
+
+
+@pytest.mark.parametrize("values", [LONG, LONG.astype(np.uint8), np.where(LONG % 3, LONG, 0).reshape(1000, 2000)])
+def test_a_long_array_is_interleaved_at_a_few_bytes_more(values: np.ndarray) -> None:
+    counts, one, other = byte_counts(values), Interleaved(), Histogram()
+    data = one.encode(values)
+    assert np.array_equal(one.decode(data, values.shape, values.dtype), values)
+    assert one.estimate(values, counts) == pytest.approx(len(data), rel=0.0005)
+    assert len(data) <= 1.003 * len(other.encode(values))
+    tensor = Tensor("t", 3 if values.dtype == np.int8 else 2, values.shape)
+    assert coded(tensor, memoryview(values.tobytes()), codecs_of_a_file(), []).body == data
+
+
+def test_a_long_array_of_little_content_is_not_interleaved() -> None:
+    values = (np.random.default_rng(0).random(3_000_000) < 0.001).astype(np.int8)
+    assert Interleaved().estimate(values, byte_counts(values)) == np.inf
+
+
+def test_interleaved_words_that_are_too_few_or_too_many_are_refused() -> None:
+    codec, values = Interleaved(), LONG[:20_000]
+    data = codec.encode(values)
+    for wrong in (data[:-2], data + b"\0\0", data[:-1]):
+        with pytest.raises(ValueError, match="words|word"):
+            codec.decode(wrong, values.shape, values.dtype)
+    with pytest.raises(ValueError, match="lanes are impossible"):
+        codec.decode(data, (3,), values.dtype)
+
+
 def test_sparse_uses_that_rows_and_columns_differ_in_density() -> None:
     generator = np.random.default_rng(0)
     density = np.outer(generator.choice([0.0, 0.05, 0.4], 200), generator.choice([0.0, 0.1, 1.0], 300))
@@ -86,8 +115,8 @@ LARGE = {
 
 
 def declines(codec: EstimatedCodec, values: np.ndarray) -> bool:
-    """Whether a codec is not for an array: it would take long, or too many values are distinct."""
-    return isinstance(codec, (Contexts, Palette)) and codec.estimate(values, byte_counts(values)) == np.inf
+    """Whether a codec is not for an array: it is short, it would take long, or too many values are distinct."""
+    return isinstance(codec, (Contexts, Palette, Interleaved)) and codec.estimate(values, byte_counts(values)) == np.inf
 
 
 @pytest.mark.parametrize("name", LARGE)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mirabelle.artifact.wire import Fields, number_of
-from mirabelle.codecs import Codec, Contexts, Deflate, Histogram, Palette, Planes, Sparse
+from mirabelle.codecs import Codec, Contexts, Deflate, Histogram, Interleaved, Palette, Planes, Sparse
 from mirabelle.codecs.codec import CODECS, EstimatedCodec, Symbols
 from mirabelle.codecs.counts import byte_counts
 from mirabelle.codecs.mixing import Allowance
@@ -19,6 +19,7 @@ from mirabelle.codecs.narrow import narrowed, widened
 RAW, OWN = 0, 255  # not coded; a codec of a user's own
 NARROW = 64  # is added to the number of a codec that codes integers of less than 8 bits one by one
 BFLOAT16 = 16  # the number of the type
+_FAST, _MUCH_FASTER = 12, 1.005  # a codec that is taken if it needs at most so many times the bytes
 _SMALL, _CLOSE = 1 << 14, 64  # bytes; codecs for a small tensor are both tried if their estimates differ less
 
 # Number of an ONNX type -> the type of the coded elements. Bfloat16 and floats of 8 bits are coded as integers of their bits.
@@ -54,6 +55,7 @@ def codecs_of_a_file(version: int = 1) -> Mapping[int, EstimatedCodec]:
         5: Sparse(planes, histogram),
         6: Contexts(allowance),
         7: Palette(allowance, histogram),
+        _FAST: Interleaved(),
     }
 
 
@@ -163,15 +165,20 @@ def coded(tensor: Tensor, raw: bytes | memoryview, codecs: Mapping[int, Estimate
 
 
 def _likely(values: Symbols, codecs: Mapping[int, EstimatedCodec]) -> list[tuple[int, EstimatedCodec]]:
-    """The codecs of Mirabelle that may need the fewest bytes, by what they estimate."""
-    suited = [(number, codec) for number, codec in codecs.items() if values.dtype.name in codec.dtypes]
+    """The codecs of Mirabelle that may need the fewest bytes, by what they estimate.
+
+    It is `Interleaved` alone if that takes at most 0.5 % more, for it is decoded several times as fast.
+    """
+    suited = {number: codec for number, codec in codecs.items() if values.dtype.name in codec.dtypes}
     if not suited or not values.size:
         return []
     counts = byte_counts(values)
-    lengths = [codec.estimate(values, counts) for _, codec in suited]
-    most = min([values.nbytes, *(length for (_, codec), length in zip(suited, lengths, strict=True) if codec.exact)])
+    lengths = {number: codec.estimate(values, counts) for number, codec in suited.items()}
+    most = min([values.nbytes, *(length for number, length in lengths.items() if suited[number].exact)])
+    if lengths.get(_FAST, math.inf) <= _MUCH_FASTER * most:
+        return [(_FAST, suited[_FAST])]
     most += _CLOSE if values.nbytes <= _SMALL else 0
-    return [one for one, length in zip(suited, lengths, strict=True) if length <= most]
+    return [(number, codec) for number, codec in suited.items() if lengths[number] <= most]
 
 
 def decoded(tensor: Tensor, one: Coded, codecs: Mapping[int, EstimatedCodec]) -> bytes:

@@ -52,10 +52,7 @@ class Histogram:
         if not size:
             return np.zeros(shape, dtype)
         reader = Reader(data)
-        low, kinds = _unzigzag(reader.varint()), reader.varint()
-        limits = np.iinfo(dtype)
-        if not 0 < kinds <= _MOST or low < limits.min or low + kinds - 1 > limits.max:
-            raise ValueError(f"the number of distinct symbols, {kinds}, is impossible")
+        low, kinds = lowest_and_kinds(reader, dtype)
         if not self._version:
             counts = plain_counts(reader, kinds)
         if kinds == 1:
@@ -74,8 +71,8 @@ def encoded(symbols: Symbols, counts: Counts) -> bytes:
     """Symbols of 8 bits coded with their histogram, which is in the counts of their bytes, (256,)."""
     if not symbols.size:
         return b""
-    low, table = _present(counts, symbols.dtype)
-    head = write_varints([_zigzag(low), len(table)])
+    low, table = present_counts(counts, symbols.dtype)
+    head = write_varints([zigzag(low), len(table)])
     if len(table) == 1:
         return head
     table, data = counts_table(table)
@@ -108,11 +105,24 @@ def coded_length(counts: Counts, dtype: np.dtype[Any]) -> float:
     """About the bytes to which a histogram codes symbols of 8 bits that occur so often, (256,)."""
     if not counts.any():
         return 0.0
-    low, exact = _present(counts, dtype)
-    head = len(write_varints([_zigzag(low), len(exact)]))
+    low, exact = present_counts(counts, dtype)
+    head = len(write_varints([zigzag(low), len(exact)]))
     if len(exact) == 1:
         return head
     return head + sum(lengths_with_table(exact, counts_in_table(exact)))
+
+
+def lowest_and_kinds(reader: Reader, dtype: np.dtype[Any]) -> tuple[int, int]:
+    """(the lowest symbol, how many there are from it to the highest), from the front of coded data.
+
+    Raises:
+        ValueError: if the type has no such symbols.
+    """
+    low, kinds = _unzigzag(reader.varint()), reader.varint()
+    limits = np.iinfo(dtype)
+    if not 0 < kinds <= _MOST or low < limits.min or low + kinds - 1 > limits.max:
+        raise ValueError(f"the number of distinct symbols, {kinds}, is impossible")
+    return low, kinds
 
 
 def words(data: bytes) -> Symbols:
@@ -130,7 +140,7 @@ def _model(counts: Symbols) -> Any:
     return constriction.stream.model.Categorical(counts.astype(np.float32) / np.float32(counts.sum()), perfect=False)
 
 
-def _present(counts: Counts, dtype: np.dtype[Any]) -> tuple[int, Symbols]:
+def present_counts(counts: Counts, dtype: np.dtype[Any]) -> tuple[int, Symbols]:
     """(lowest symbol, counts of it and all up to the highest one), from the counts of bytes."""
     ordered = np.roll(counts, 128) if dtype.kind == "i" else counts
     present = np.flatnonzero(ordered)
@@ -138,7 +148,7 @@ def _present(counts: Counts, dtype: np.dtype[Any]) -> tuple[int, Symbols]:
     return low - 128 * (dtype.kind == "i"), ordered[low : high + 1]
 
 
-def _zigzag(value: int) -> int:
+def zigzag(value: int) -> int:
     return 2 * value if value >= 0 else -2 * value - 1
 
 

@@ -7,17 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from mirabelle.codecs.codec import Symbols
+from mirabelle.codecs.codec import Codec, Symbols
 from mirabelle.codecs.counts import Counts, byte_counts
 from mirabelle.codecs.histogram import Histogram, coded_length, encoded
+from mirabelle.codecs.interleaved import Interleaved, interleaved, interleaved_length
 from mirabelle.codecs.varint import Reader, write_varints
 
-_RAW, _CODED = 0, 1
+_RAW, _CODED, _INTERLEAVED = 0, 1, 2
+_MUCH_FASTER = 1.005  # `Interleaved` is taken if it needs at most so many times the bytes
 _NEAR = 8  # bytes; a plane is coded to see whether it gets smaller, unless its counts say that it does not by this much
 
 
 class Planes:
     """Codes floats and wide integers as byte planes; a plane that does not get smaller is stored uncompressed.
+
+    Long planes are coded as `Interleaved` does.
 
     Args:
         histogram: the codec of a plane.
@@ -39,9 +43,12 @@ class Planes:
         planes = little.view(np.uint8).reshape(-1, symbols.dtype.itemsize).T
         out = io.BytesIO()
         for plane, counts in zip(planes, byte_counts(symbols), strict=True):
-            likely = coded_length(counts, plane.dtype) < plane.size + _NEAR
-            coded = encoded(plane, counts) if likely else b""
-            kind, body = (_CODED, coded) if likely and len(coded) < plane.size else (_RAW, plane.tobytes())
+            length = coded_length(counts, plane.dtype)
+            likely, long = length < plane.size + _NEAR, interleaved_length(counts, plane.dtype) <= _MUCH_FASTER * length
+            kind, encode = (_INTERLEAVED, interleaved) if long else (_CODED, encoded)
+            body = encode(plane, counts) if likely else b""
+            if not likely or len(body) >= plane.size:
+                kind, body = _RAW, plane.tobytes()
             out.write(write_varints([kind, len(body)]))
             out.write(body)
         return out.getvalue()
@@ -49,20 +56,21 @@ class Planes:
     def estimate(self, symbols: Symbols, counts: Counts) -> float:
         """About the length of `encode(symbols)`, from the counts of its bytes."""
         del symbols  # some of which may not be counted
-        size = int(counts[0].sum())
-        return sum(min(coded_length(plane, np.dtype(np.uint8)), size) + len(write_varints([0, size])) for plane in counts)
+        size, each = int(counts[0].sum()), np.dtype(np.uint8)
+        return sum(min(coded_length(plane, each), size) + len(write_varints([0, size])) for plane in counts)
 
     def decode(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Symbols:
         size, reader = int(np.prod(shape)), Reader(data)
-        planes = []
-        for _ in range(dtype.itemsize):
+        planes = np.empty((size, dtype.itemsize), np.uint8)
+        codecs: dict[int, Codec] = {_CODED: self._histogram, _INTERLEAVED: Interleaved()}
+        for place in range(dtype.itemsize):
             kind, length = reader.varint(), reader.varint()
             body = reader.take(length)
-            if kind == _CODED:
-                planes.append(self._histogram.decode(body, (size,), np.dtype(np.uint8)))
+            if kind in codecs:
+                planes[:, place] = codecs[kind].decode(body, (size,), np.dtype(np.uint8))
             elif kind == _RAW and length == size:
-                planes.append(np.frombuffer(body, np.uint8))
+                planes[:, place] = np.frombuffer(body, np.uint8)
             else:
                 raise ValueError("a plane has the wrong length")
-        little = np.stack(planes, axis=1).reshape(-1).view(dtype.newbyteorder("<"))
-        return little.astype(dtype).reshape(shape)
+        little = planes.reshape(-1).view(dtype.newbyteorder("<"))
+        return little.astype(dtype, copy=False).reshape(shape)
