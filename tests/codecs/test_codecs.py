@@ -87,7 +87,7 @@ def test_interleaved_words_that_are_too_few_or_too_many_are_refused() -> None:
     codec, values = Interleaved(), LONG[:20_000]
     data = codec.encode(values)
     for wrong in (data[:-2], data + b"\0\0", data[:-1]):
-        with pytest.raises(ValueError, match="words|word"):
+        with pytest.raises(ValueError, match=r"words|word"):
             codec.decode(wrong, values.shape, values.dtype)
     with pytest.raises(ValueError, match="lanes are impossible"):
         codec.decode(data, (3,), values.dtype)

@@ -164,8 +164,12 @@ def test_when_only_the_end_differs_the_last_layer_is_named(cnn: nn.Module, image
 
 def test_bytes_and_modules_are_compared_exactly(mlp: nn.Module, blobs: Task) -> None:
     assert same_bytes(b"abc", b"abc").passed
-    assert same_bytes(b"abc", b"abd").detail.endswith("first difference at byte 2")
-    assert same_bytes(b"abc", b"ab").detail.endswith("first difference at byte 2")
+    assert same_bytes(b"abc", [b"ab", b"c"]).passed
+    for other, place in ((b"abd", 2), ([b"ab", b"d"], 2), (b"abcd", 3), ([b"abc", b"d"], 3), ([b"a", b"x"], 1)):
+        gate = same_bytes(b"abc", other)
+        assert (gate.passed, gate.detail) == (False, f"first difference at byte {place} of 3")
+    for short in (b"ab", [b"a", b"b"]):
+        assert same_bytes(b"abc", short).detail == "only the first 2 bytes of 3"
     other = copy.deepcopy(mlp)
     assert same_outputs(mlp, other, blobs.example()).passed
     with torch.no_grad():

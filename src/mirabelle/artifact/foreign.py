@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from mirabelle.artifact.mira import pack, unpack
-from mirabelle.artifact.reading import model_of
+from mirabelle.artifact.mira import PackedModel, pack
+from mirabelle.artifact.reading import checked, model_of
 from mirabelle.codecs import Codec
 from mirabelle.errors import UserError
 from mirabelle.runtime.canonical import canonical
@@ -18,7 +18,7 @@ from mirabelle.runtime.drawn_inputs import GivenInput, accepted_inputs
 from mirabelle.runtime.gates import Gate, same_bytes
 from mirabelle.runtime.runtime import default_runtime
 from mirabelle.runtime.signature import signature_of
-from mirabelle.runtime.skeleton import is_plain
+from mirabelle.runtime.skeleton import is_plain, split, without_data
 
 _KEPT_METADATA = ("labels", "preprocessing", "decision")
 
@@ -53,20 +53,23 @@ def pack_any(onnx: bytes, given: Sequence[GivenInput] = (), codecs: Sequence[Cod
             into canonical form, E110, E111 or E121 if the model accepts no random inputs of
             the given sizes, or of any size that is tried.
     """
-    model = model_of(onnx)
-    form = onnx if _restorable(model, onnx) else _canonical(model)
-    del model
+    form = onnx if _restorable(onnx) else _canonical(model_of(onnx))
     packed = pack(form, codecs)
-    gates = {"packed_unpacked": same_bytes(form, unpack(packed, len(form)))}
+    gates = {"packed_unpacked": same_bytes(form, PackedModel(packed, len(form)).parts())}
     if form != onnx:
         gates["same_outputs"] = _same_outputs(onnx, form, given)
     return Packed(packed, form, form == onnx, gates)
 
 
-def _restorable(model: ModelProto, onnx: bytes) -> bool:
+def _restorable(onnx: bytes) -> bool:
     """Whether unpacking can restore every byte: all tensors are raw data, and the message is serialized deterministically."""
-    raw = all(tensor.raw_data or 0 in tensor.dims for tensor in model.graph.initializer)
-    return raw and is_plain(onnx)
+    model = without_data(onnx)
+    if model is None:
+        return False
+    checked(model)
+    _, raws = split(onnx)
+    tensors = model.graph.initializer
+    return all(len(raw) > 0 or 0 in tensor.dims for raw, tensor in zip(raws, tensors, strict=True)) and is_plain(onnx)
 
 
 def _canonical(model: ModelProto) -> bytes:

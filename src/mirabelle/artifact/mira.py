@@ -76,8 +76,10 @@ def pack(onnx: bytes, codecs: Sequence[Codec] = ()) -> bytes:
     front, following = written(zeros if zeros is not None and sealed else fields, sealed=sealed, raws=raws, coded=parts)
     out = io.BytesIO()
     out.write(MAGIC + bytes([VERSION]) + bytes(_DIGEST) + write_varints([len(front)]) + front)
-    for place in following:
-        out.write(parts[place].body)
+    bodies = [parts[place].body for place in reversed(following)]
+    del parts
+    while bodies:
+        out.write(bodies.pop())  # which is not needed any more
     with out.getbuffer() as content:
         content[_HEAD - _DIGEST : _HEAD] = hashlib.blake2b(content[_HEAD:], digest_size=_DIGEST).digest()
     return out.getvalue()

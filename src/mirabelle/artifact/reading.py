@@ -11,8 +11,9 @@ from onnx import ModelProto
 from mirabelle.artifact.mira import unpack
 from mirabelle.errors import UserError
 from mirabelle.run import files
-from mirabelle.runtime.external_data import MOST_BYTES, is_outside, read_model, tensors_of_model
+from mirabelle.runtime.external_data import MOST_BYTES, is_outside, read_onnx, tensors_of_model
 from mirabelle.runtime.runtime import default_runtime, runtimes_present
+from mirabelle.runtime.skeleton import without_data
 from mirabelle.sources.missing import missing
 
 
@@ -32,8 +33,12 @@ def onnx_of(path: str | Path) -> bytes:
         )
     _check_digest(path)
     try:
-        onnx = unpack(path.read_bytes()) if path.suffix == ".mira" else read_model(path)[1]
-        model_of(onnx)
+        onnx = unpack(path.read_bytes()) if path.suffix == ".mira" else read_onnx(path)
+        light = without_data(onnx)
+        if light is None:
+            model_of(onnx)
+        else:
+            checked(light)
     except UserError as error:
         raise error.at(str(path)) from None
     return onnx
@@ -92,6 +97,15 @@ def model_of(onnx: bytes) -> ModelProto:
         model: ModelProto = ModelProto.FromString(onnx)
     except DecodeError as error:
         raise UserError("E141", f"this is not an ONNX model, or it is damaged: {error}", "fetch it again") from None
+    return checked(model)
+
+
+def checked(model: ModelProto) -> ModelProto:
+    """The model, all of whose tensors are stored in the same file.
+
+    Raises:
+        UserError: E141 if it is no model, E143 if it stores tensors in other files.
+    """
     if not model.ir_version or not model.graph.output:
         raise UserError("E141", "this is not an ONNX model: it has no version or no output", "give an .onnx file")
     for tensor in tensors_of_model(model):

@@ -26,13 +26,12 @@ def command(onnx: Path, out: Path | None, shapes: tuple[str, ...], codecs: tuple
     Example:
       mirabelle pack runs/digits/model.onnx --out digits.mira
     """
-    import gzip
-
     from mirabelle.artifact.foreign import pack_any
     from mirabelle.artifact.reading import onnx_of
     from mirabelle.cli.arguments import given_of, output_of
     from mirabelle.codecs.codec import codecs_named
     from mirabelle.errors import UserError
+    from mirabelle.numerics.gzip_length import gzip_length
     from mirabelle.run import files
 
     if onnx.suffix == ".mira":
@@ -49,7 +48,7 @@ def command(onnx: Path, out: Path | None, shapes: tuple[str, ...], codecs: tuple
                 "E302", f"{onnx}: gate {name} failed: {gate.detail}", "nothing was written; use the .onnx file itself"
             )
     files.write(target, result.packed)
-    zipped = len(gzip.compress(data, compresslevel=9, mtime=0))
+    zipped = gzip_length(data)
     if as_json:
         summary = {
             "packed": str(target),

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from mirabelle.errors import UserError
+from mirabelle.runtime.skeleton import without_data
 
 MOST_BYTES = 1 << 31  # size limit of a protobuf message, and so of an ONNX model in one file
 
@@ -36,6 +37,21 @@ def read_model(path: Path) -> tuple[ModelProto, bytes]:
     for tensor in outside:
         _bring_in(tensor, path.parent)
     return model, model.SerializeToString(deterministic=True)
+
+
+def read_onnx(path: Path) -> bytes:
+    """The bytes of the model in an .onnx file, with tensors of other files in its folder read into it.
+
+    Raises:
+        UserError: as `read_model`.
+    """
+    if path.stat().st_size >= MOST_BYTES:
+        raise _too_large(path)
+    data = path.read_bytes()
+    model = without_data(data)
+    if model is None or any(map(is_outside, tensors_of_model(model))):
+        return read_model(path)[1]
+    return data
 
 
 def is_outside(tensor: TensorProto) -> bool:

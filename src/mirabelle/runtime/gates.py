@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -158,14 +158,20 @@ def _mean(expected: Array, given: Array) -> float:
     return float(np.abs(expected.astype(np.float64) - given.astype(np.float64)).mean())
 
 
-def same_bytes(one: bytes, other: bytes) -> Gate:
-    """Check that two files have the same bytes."""
-    if one == other:
-        return Gate(passed=True, worst=0.0, detail=f"{len(one)} bytes are equal")
-    shared = min(len(one), len(other))
-    unequal = np.frombuffer(one[:shared], np.uint8) != np.frombuffer(other[:shared], np.uint8)
-    at = int(unequal.argmax()) if unequal.any() else shared
-    return Gate(passed=False, worst=1.0, detail=f"lengths {len(one)} and {len(other)}, first difference at byte {at}")
+def same_bytes(one: bytes, other: bytes | Iterable[bytes | memoryview]) -> Gate:
+    """Check that two files have the same bytes; those of the second may come in parts."""
+    at = 0
+    for part in (other,) if isinstance(other, bytes) else other:
+        due = memoryview(one)[at : at + len(part)]
+        if due != part:
+            shared = min(len(due), len(part))
+            unequal = np.frombuffer(due[:shared], np.uint8) != np.frombuffer(part[:shared], np.uint8)
+            at += int(unequal.argmax()) if unequal.any() else shared
+            return Gate(passed=False, worst=1.0, detail=f"first difference at byte {at} of {len(one)}")
+        at += len(part)
+    if at < len(one):
+        return Gate(passed=False, worst=1.0, detail=f"only the first {at} bytes of {len(one)}")
+    return Gate(passed=True, worst=0.0, detail=f"{at} bytes are equal")
 
 
 def same_outputs(one: nn.Module, other: nn.Module, batch: Batch) -> Gate:

@@ -76,6 +76,15 @@ def written(model: ModelProto) -> BytesIO:
     return out
 
 
+def without_data(onnx: bytes) -> ModelProto | None:
+    """The model without the raw data of its initializers, of which no copy is made; None if it is not written plainly."""
+    try:
+        model: ModelProto = ModelProto.FromString(split(onnx)[0])
+    except (ValueError, DecodeError):
+        return None
+    return model
+
+
 def is_plain(onnx: bytes) -> bool:
     """Whether protobuf writes a model in these very bytes."""
     try:
