@@ -40,10 +40,10 @@ def resealed(packed: bytes | bytearray) -> bytes:
     return bytes(packed[:5]) + hashlib.blake2b(packed[FRONT:], digest_size=16).digest() + bytes(packed[FRONT:])
 
 
-@pytest.mark.parametrize("version", [0, 1])
-def test_golden_files_are_read(version: int) -> None:
-    packed = (GOLDEN / f"version-{version}.mira").read_bytes()
-    assert packed[4] == version
+@pytest.mark.parametrize("name", ["version-0", "version-1-first", "version-1"])
+def test_golden_files_are_read(name: str) -> None:
+    packed = (GOLDEN / f"{name}.mira").read_bytes()
+    assert packed[4] == int(name.split("-")[1])
     assert unpack(packed) == ONNX
 
 
@@ -332,6 +332,16 @@ def test_other_floats_are_no_multiples_and_come_back(values: np.ndarray) -> None
     assert step_of(values.tobytes()) is None
     onnx = model_of(values)
     assert unpack(pack(onnx)) == onnx
+
+
+@pytest.mark.parametrize(
+    "integers", [[-5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6], [12, 127, -31, 127, 21, -127], [50, 49], [-64, 127]]
+)
+def test_products_that_lie_between_two_numbers_and_large_multiples_are_found(integers: list[int]) -> None:
+    values = multiples_of(0.38671875, np.array(integers))  # of which 3 and 5 times lie between two bfloat16
+    found = step_of(values)
+    assert found is not None
+    assert multiples_of(*found) == values
 
 
 def test_the_rounding_of_multiples_is_that_of_torch() -> None:

@@ -77,6 +77,7 @@ def deflated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_both_decoders_read_the_golden_file() -> None:
     assert second_decoder.decode(PACKED) == ONNX
+    assert second_decoder.decode((GOLDEN / "version-1-first.mira").read_bytes()) == ONNX
     assert mirabelle.unpack(PACKED) == ONNX
 
 

@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 _LOW = 0xFFFF  # the bits of a float32 that bfloat16 lacks
 MOST_STEPS = 1 << 15  # the largest multiple
-_DIVISORS = 8  # the smallest magnitude may be 1 to 8 steps
+_DIVISORS = 64  # the smallest magnitude may be 1 to 64 steps
 _MANTISSA = 23
+_MOST_BITS = 14.0  # about those of a number, at the mean; as elements they take 13 to 16
 
 
 def multiples_of(step: float, integers: npt.NDArray[np.int64]) -> bytes:
@@ -38,20 +39,22 @@ def step_of(raw: bytes) -> tuple[float, npt.NDArray[np.int64]] | None:
             break
         integers = np.rint(values / (others.min() / divisor)).astype(np.int64)
         counts = np.abs(integers[integers != 0])
+        if (2 * np.log2(1 + counts) + 1).mean() > _MOST_BITS:
+            break
         half = 2.0 ** (np.floor(np.log2(others)) - 8)  # half of the last bit of a bfloat16
         low, high = ((others - half) / counts).max(), ((others + half) / counts).min()
-        step = _short(low, high) if low < high else None
+        step = _short(low, high) if low <= high else None  # equal: a product lies between two bfloat16
         if step is not None and multiples_of(step, integers) == raw:
             return step, integers
     return None
 
 
 def _short(low: float, high: float) -> float | None:
-    """The number between two others that has the fewest bits."""
+    """The number from one to another that has the fewest bits."""
     exponent = math.floor(math.log2(high))
     for bits in range(_MANTISSA + 1):
         unit = 2.0 ** (exponent - bits)
         step = math.floor((low + high) / 2 / unit + 0.5) * unit
-        if low < step < high:
+        if low <= step <= high:
             return step
     return None
