@@ -35,6 +35,7 @@ _LIMITS = {"sparsity": "0.5", "macs": '"70%"', "parameters": '"70%"', "size": '"
 STEPS = {
     **{f"prune.Weights({key})": f'use = "prune.Weights"\n{key} = {value}\n{_TRAIN}' for key, value in
        (("sparsity", "0.5"), ("threshold", "0.05"), ("quality", "0.5"))},
+    "prune.Weights(rounds)": f'use = "prune.Weights"\nsparsity = 0.5\nrounds = 2\nrewind = "weights"\n{_TRAIN}',
     **{f"prune.{kind}({key})": f'use = "prune.{kind}"\n{key} = {value}\nsamples = 20\n{_TRAIN}'
        for kind in ("Channels", "Layers") for key, value in _LIMITS.items()},
     "distill.Student(model)": f'use = "distill.Student"\nmodel = "STUDENT"\n{_TRAIN}',

@@ -109,6 +109,9 @@ OF_SETTINGS = {
         (WEIGHTS, f"{WEIGHTS.replace('cubic', 'one-shot')}\nrevive = true"),
         at="20:10",
     ),
+    "rounds in a gradual schedule": Mistake(
+        "E111", "rounds prune a share of what is left", '"one-shot"', weights("sparsity = 0.5\nrounds = 3"), at="19:10"
+    ),
     "blocks of no rows": Mistake(
         "E110", "a list of 2, each a whole number", "whole blocks", weights("sparsity = 0.5\nblock = [0, 4]"), at="19:10"
     ),

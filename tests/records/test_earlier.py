@@ -75,7 +75,7 @@ def test_a_ranking_over_layers_of_an_earlier_version_had_no_floor(kind: type, de
     assert (alone["floor"], ranked["floor"]) == (default, 0.0)
     assert "floor" not in other
     kept = {"use": use, "sparsity": 0.5, "scope": "global", "floor": 0.3}
-    kept |= {"revive": False} if kind is prune.Weights else {}  # a setting that came later
+    kept |= {"revive": False, "rounds": 1, "rewind": "learning-rate"} if kind is prune.Weights else {}  # came later
     assert in_todays_names({"step": [kept]})["step"] == [kept]
 
 

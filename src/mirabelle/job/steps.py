@@ -30,9 +30,9 @@ from mirabelle.step import ReplacesModel, Step, folder_of, use_of
 from mirabelle.task.goal import Goal
 from mirabelle.task.profile import Profile, StepResult
 from mirabelle.task.task import Task
-from mirabelle.training.checkpoint import seconds_before
+from mirabelle.training.checkpoint import CHECKPOINT, remove_checkpoints, seconds_before
 
-_PROFILE, _CHECKPOINT = "profile.json", "checkpoint.safetensors"
+_PROFILE = "profile.json"
 
 
 @dataclass
@@ -176,7 +176,7 @@ def run_or_resume(
         files.write_json(run.folder / _PROFILE, {**content, "events": run.journal.count})
         entry = StepResult(name, Profile.from_data(profile.to_data()), seconds)
         finished = reached, entry
-    (run.folder / _CHECKPOINT).unlink(missing_ok=True)  # also if a killed process did not get here
+    remove_checkpoints(run.folder)  # also if a killed process did not get here
     return finished
 
 
@@ -230,20 +230,21 @@ def _read_back(
 
 
 def _seconds_of_checkpoint(run: Run, made_from: Mapping[str, str | None]) -> float:
-    """The seconds that the training of an unfinished step has taken; a checkpoint that cannot be used is removed."""
-    path = run.folder / _CHECKPOINT
-    try:
-        seconds = seconds_before(path)
-    except UserError as error:
-        path.unlink()
-        run.event("warning", text=f"{error.message}; the training of this step begins anew")
-        return 0.0
-    if path.is_file():
+    """The seconds that the trainings of an unfinished step have taken; checkpoints that cannot be used are removed."""
+    paths, seconds = sorted(run.folder.rglob(CHECKPOINT)), 0.0
+    for path in paths:
+        try:
+            seconds += seconds_before(path)
+        except UserError as error:
+            path.unlink()
+            run.event("warning", text=f"{error.message}; the training of this step begins anew")
+            return 0.0
+    if paths:
         begun = [event for event in read_events(run.journal.folder) if event["event"] == "begin"]
         known = next((event.get("made_from") for event in reversed(begun) if event.get("where") == run.name), None)
         if known is not None and known != made_from:
-            path.unlink()
-            run.event("warning", text=f"{path} is of a training of another model; the training of this step begins anew")
+            remove_checkpoints(run.folder)
+            run.event("warning", text=f"{paths[0]} is of a training of another model; the training of this step begins anew")
             return 0.0
     return seconds
 

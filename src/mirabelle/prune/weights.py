@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mirabelle.errors import UserError
@@ -64,12 +65,19 @@ class Weights:
         revive: with a gradual schedule, pruned weights keep learning until it ends, and return where their score is among the
             highest again (dynamic network surgery). Made for weights that are pruned before they have learned, as in the
             fine-tuning of a pre-trained model; on a trained LeNet-300-100 it changed nothing at 98 to 99 %.
+        rounds: iterative pruning: so many rounds, each of which prunes the same share of the weights that are left, and trains
+            with the whole `train`, whose learning rate begins anew (learning-rate rewinding).
+        rewind: with which weights the trainings of the rounds begin: "learning-rate" with those that the training before has
+            left; "weights" with the given ones, as far as they are not pruned. What is pruned is then found by training the
+            given model first. Made for networks that have trained little: with `[baseline] train = {epochs = 1}` it finds
+            lottery tickets.
         score: importance of weights; magnitude by default. A score that needs data is computed once and requires "one-shot";
             with `revive`, scores that need the gradient are added up over the training instead (`Movement`).
         train: training during or after pruning (fine-tuning); None for no training.
 
     Raises:
-        UserError: E110 for a value out of range; E131 if inputs of a layer are NaN or infinite (`Wanda`, `SparseGPT`); E111
+        UserError: E110 for a value out of range; E111 for rounds without a sparsity or a training, or with a gradual schedule;
+            E131 if inputs of a layer are NaN or infinite (`Wanda`, `SparseGPT`); E111
             if not exactly one amount is given, or for a gradual schedule without a training or with a score that needs data;
             E112 if a pattern matches nothing, or a parameter to which the score does not apply.
 
@@ -85,7 +93,8 @@ class Weights:
     Source: Han, Pool, Tran, Dally 2015, arXiv:1506.02626; Zhu & Gupta 2017, arXiv:1710.01878;
     Evci et al. 2020, arXiv:1911.11134 (Erdős–Rényi); Lee et al. 2021, arXiv:2010.07611 (LAMP);
     Gupta et al. 2022, arXiv:2209.14624 (a floor of each layer); Zhou et al. 2021, arXiv:2102.04010 (patterns); Guo, Yao, Chen
-    2016, arXiv:1608.04493 (weights that return); Lagunas et al. 2021, arXiv:2109.04838 (blocks).
+    2016, arXiv:1608.04493 (weights that return); Lagunas et al. 2021, arXiv:2109.04838 (blocks); Renda, Frankle, Carbin 2020,
+    arXiv:2003.02389 (rewinding).
     """
 
     stage: ClassVar[Stage] = "thin"
@@ -101,6 +110,8 @@ class Weights:
     block: tuple[Count, Count] | None = None
     revive: bool = False
     schedule: ScheduleField = "one-shot"
+    rounds: Count = 1
+    rewind: Literal["learning-rate", "weights"] = "learning-rate"
     score: ScoreField = Magnitude()
     train: Training | None = None
 
@@ -119,6 +130,10 @@ class Weights:
                 "leave scope out, or give sparsity",
                 path=("scope",),
             )
+        if self._iterative and (self.sparsity is None or self.train is None or self.needs_training):
+            wrong = "a gradual schedule" if self.needs_training else "no training" if self.train is None else given[0]
+            message = f"rounds prune a share of what is left and then train; got {wrong}"
+            raise UserError("E111", message, 'give sparsity and train, and schedule = "one-shot"', path=("rounds",))
         self.of_each  # noqa: B018 (checks the pattern)
         if self.pattern is not None and self.needs_training:
             raise UserError(
@@ -172,6 +187,8 @@ class Weights:
     def __call__(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
         from mirabelle.training import train_together
 
+        if self._iterative:
+            return self._in_rounds(model, task, run)
         if self.train is not None:
             return train_together((self,), self.train, model, task, run)
         if self.needs_training:
@@ -197,10 +214,36 @@ class Weights:
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         from mirabelle.model.plain_weights import with_plain_weights
+        from mirabelle.prune.rounds import number_of_trainings
 
         model = with_plain_weights(model)
         pruned = self._pruned(model, task, run, most_samples=_PREVIEWED)
-        return Preview(pruned, _removals(pruned) + self._told(model, task, run), self.train)
+        training = self.train
+        if training is not None and self._iterative:
+            count = number_of_trainings(self.rounds, self.rewind)
+            epochs, steps = (None if one is None else count * one for one in (training.epochs, training.steps))
+            training = replace(training, epochs=epochs, steps=steps)
+        return Preview(pruned, _removals(pruned) + self._told(model, task, run), training)
+
+    @property
+    def _iterative(self) -> bool:
+        return self.rounds > 1 or self.rewind == "weights"
+
+    def _in_rounds(self, model: nn.Module, task: Task, run: Run) -> nn.Module:
+        from mirabelle.model.plain_weights import with_plain_weights
+        from mirabelle.prune.collapse import told_of_collapse
+        from mirabelle.prune.rounds import Rounds
+
+        assert self.sparsity is not None, "checked when the record was made"
+        assert self.train is not None, "checked when the record was made"
+        model = with_plain_weights(model, run)
+        self._told(model, task, run)
+
+        def pruned(trained: nn.Module, sparsity: float, part: Run) -> nn.Module:
+            return replace(self, sparsity=sparsity, rounds=1, rewind="learning-rate")._pruned(trained, task, part)
+
+        found = Rounds(self.sparsity, self.rounds, self.rewind, pruned, self.train)(model, task, run)
+        return told_of_collapse(run, model, found, task.train)
 
     def _told(self, model: nn.Module, task: Task, run: Run) -> tuple[str, ...]:
         """Record which parameters stay as they are, and why; the same as sentences."""

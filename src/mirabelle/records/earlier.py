@@ -23,7 +23,7 @@ _TERMS_WITH_SELECTIONS = ("L1", "L2", "GroupLasso", "Growing")
 _FAMILIES_WITH_SELECTIONS = ("prune.", "quantize.")
 _ARGUMENTS = {"also": "extra_metrics"}  # of data sets read from files
 _ADDED: dict[str, dict[str, Any]] = {  # with what these steps did before
-    "prune.Weights": {"revive": False},
+    "prune.Weights": {"revive": False, "rounds": 1, "rewind": "learning-rate"},
     "quantize.Static": {
         "per_channel": True, "symmetric": False, "rounding": "nearest", "equalize": False, "correct_bias": False,
     },

@@ -21,6 +21,19 @@ _LEAST_SECONDS = 1.0
 _BYTES_PER_SECOND = 5e8  # of digest, copy and disk together, before one has been written
 
 
+CHECKPOINT = "checkpoint.safetensors"  # the name of the file
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove all checkpoints in a folder and in its subfolders, with the subfolders that are then empty."""
+    for path in sorted(folder.rglob(CHECKPOINT)):
+        path.unlink()
+        for parent in path.parents:
+            if parent == folder or any(parent.iterdir()):
+                break
+            parent.rmdir()
+
+
 def seconds_before(path: Path) -> float:
     """The seconds that the training with a checkpoint at `path` has taken so far; 0 without a checkpoint.
 

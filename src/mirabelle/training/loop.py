@@ -28,7 +28,7 @@ from mirabelle.run.run import Run
 from mirabelle.task.batch import Batch, Samples, Stream, call
 from mirabelle.task.task import Task
 from mirabelle.training.by_length import ByLength
-from mirabelle.training.checkpoint import Checkpoint
+from mirabelle.training.checkpoint import CHECKPOINT, Checkpoint
 from mirabelle.training.contracts import Control, check_same_training
 from mirabelle.training.divergence import NewlyNotFinite
 from mirabelle.training.evaluation import evaluate
@@ -144,7 +144,7 @@ class _Loop:
         self.best: dict[str, Tensor] = {}
         self.answer: Stop | None = None
         size = sum(part.nbytes for part in (*self.model.parameters(), *self.loss.parameters()))
-        self.checkpoint = Checkpoint(run.folder / "checkpoint.safetensors", _TIMES_IN_CHECKPOINT * size)
+        self.checkpoint = Checkpoint(run.folder / CHECKPOINT, _TIMES_IN_CHECKPOINT * size)
         self.not_finite = NewlyNotFinite(self.model)
         # A training that diverges before the first checkpoint is rolled back to the initial weights.
         self.beginning = {} if self._take_up() else _copies(self.model)
