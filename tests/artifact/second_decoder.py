@@ -660,6 +660,8 @@ def _interleaved(reader: _Reader, dtype: np.dtype[np.generic], shape: tuple[int,
     counts = _counts(_Model(_Stream(reader.take(length))), kinds) if length else [reader.varint() for _ in range(kinds)]
     frequencies = [max(count * 2**16 // sum(counts), count > 0) for count in counts]
     frequencies[counts.index(max(counts))] += 2**16 - sum(frequencies)
+    if sum(count > 0 for count in counts) < 2:
+        raise ValueError("a single symbol")
     starts = [sum(frequencies[:symbol]) for symbol in range(kinds)]
     states = [int.from_bytes(reader.take(4), "little") for _ in range(reader.varint())]
     symbols = []

@@ -78,6 +78,35 @@ def test_a_long_array_is_interleaved_at_a_few_bytes_more(values: np.ndarray) -> 
     assert coded(tensor, memoryview(values.tobytes()), codecs_of_a_file(), []).body == data
 
 
+def test_a_long_array_that_repeats_is_not_interleaved() -> None:
+    values = np.tile(np.random.default_rng(0).integers(-127, 128, 1000).astype(np.int8), 3000)
+    one = coded(Tensor("t", 3, values.shape), memoryview(values.tobytes()), codecs_of_a_file(), [])
+    assert one.number == 1
+    assert len(one.body) < 20_000
+
+
+def test_few_bytes_with_many_steps_are_refused() -> None:
+    values = np.zeros(400, np.int8)
+    values[7] = 1
+    data = bytearray(Interleaved().encode(values))
+    with pytest.raises(ValueError, match=r"1 lanes are impossible for 1048576 elements in \d+ bytes"):
+        Interleaved().decode(bytes(data), (1 << 20,), values.dtype)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.01, 0.001, 1e-5])
+@pytest.mark.parametrize("size", [300, 5_000, 100_000, 1_500_000])
+def test_what_is_interleaved_has_lanes_enough(share: float, size: int) -> None:
+    values = (np.random.default_rng(0).random(size) < share).astype(np.int8)
+    values[:2] = 0, 1
+    assert np.array_equal(Interleaved().decode(Interleaved().encode(values), values.shape, values.dtype), values)
+
+
+def test_a_table_with_a_single_symbol_is_refused() -> None:
+    data = write_varints([0, 2]) + b"\0" + write_varints([5, 0, 1]) + bytes([0, 0, 1, 0])
+    with pytest.raises(ValueError, match="single symbol"):
+        Interleaved().decode(data, (4,), np.dtype(np.uint8))
+
+
 def test_a_long_array_of_little_content_is_not_interleaved() -> None:
     values = (np.random.default_rng(0).random(3_000_000) < 0.001).astype(np.int8)
     assert Interleaved().estimate(values, byte_counts(values)) == np.inf

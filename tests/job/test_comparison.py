@@ -183,3 +183,9 @@ def test_every_candidate_is_tried_before_anything_begins(trained: nn.Module, blo
     with pytest.raises(UserError, match="E112"):
         compare(trained, blobs, {**CANDIDATES, **wrong}, out=tmp_path / "c")
     assert not (tmp_path / "c").exists()
+
+
+def test_a_budget_of_steps_is_divided_among_all_trainings_of_rounds(trained: nn.Module, blobs: Task, tmp_path: Path) -> None:
+    step = prune.Weights(sparsity=0.5, rounds=2, rewind="weights", train=Training(steps=4, **SETTINGS))
+    compare(trained, blobs, {"rounds": [step]}, out=tmp_path / "c", seeds=(0,), budget=Budget(steps=30))
+    assert lengths(tmp_path / "c") == [10, 10, 10]

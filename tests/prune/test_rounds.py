@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from mirabelle import Run, Task, Training, prune, scores
+from mirabelle import Run, Stop, Task, Training, prune, scores
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
 from mirabelle.model.state import fingerprint
 from mirabelle.prune import rounds
 from mirabelle.prune.rounds import sparsity_of_round
 from mirabelle.training import fit
-from mirabelle.training.checkpoint import CHECKPOINT, remove_checkpoints
+from mirabelle.training.checkpoint import CHECKPOINT, Checkpoint, remove_checkpoints, seconds_in
 
 TRAIN = Training(epochs=2, lr=0.01, batch_size=16, precision="float32", keep="last")
 
@@ -73,7 +73,7 @@ class KilledError(Exception):
     """Stands for the end of a process."""
 
 
-@pytest.mark.parametrize(("fatal", "rewind"), list(itertools.product(range(4), ["learning-rate", "weights"])))
+@pytest.mark.parametrize(("fatal", "rewind"), list(itertools.product(range(3), ["learning-rate", "weights"])))
 def test_killed_rounds_go_on_and_end_with_the_same_bits(  # noqa: PLR0917 (fixtures)
     fatal: int, rewind: Any, mlp: nn.Sequential, blobs: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,16 +89,106 @@ def test_killed_rounds_go_on_and_end_with_the_same_bits(  # noqa: PLR0917 (fixtu
 
     monkeypatch.setattr(rounds, "fit", dies)
     trainings = 3 + (rewind == "weights")
-    if fatal < trainings:
-        with pytest.raises(KilledError):
-            step(mlp, blobs, Run(tmp_path / "killed"))
+    with pytest.raises(KilledError):
+        step(mlp, blobs, Run(tmp_path / "killed"))
     assert fingerprint(step(mlp, blobs, Run(tmp_path / "killed"))) == expected
     names = [f"round-{place + 1}" for place in range(trainings)]
-    assert trained == (names[: fatal + 1] + names[fatal:] if fatal < trainings else names)
+    assert trained == names[: fatal + 1] + names[fatal:]
     left = {path.parts[-3 if path.parent.name == "beginning" else -2] for path in (tmp_path / "killed").rglob(CHECKPOINT)}
     assert left == {names[-1]}
     remove_checkpoints(tmp_path / "killed")
     assert not [path for path in (tmp_path / "killed").rglob("*") if path.is_dir()]
+
+
+@pytest.mark.parametrize("rewind", ["learning-rate", "weights"])
+@pytest.mark.parametrize("fatal", [1, 2, 4, 5])
+def test_a_round_killed_in_its_training_goes_on_in_any_memory_layout(
+    rewind: Any, fatal: int, cnn: nn.Module, images: Task, tmp_path: Path
+) -> None:
+    cnn = cnn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    step = prune.Weights(sparsity=0.75, rounds=3, rewind=rewind, train=TRAIN)
+    expected = fingerprint(step(cnn, images, Run(tmp_path / "whole")))
+    epochs: list[int] = []
+
+    def dies(event: Any) -> None:
+        epochs.extend([1] * (event["event"] == "epoch"))
+        if len(epochs) == fatal:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        step(cnn, images, Run(tmp_path / "killed", callbacks=[dies]))
+    assert fingerprint(step(cnn, images, Run(tmp_path / "killed"))) == expected
+
+
+def test_rounds_of_other_settings_or_another_model_do_not_go_on(mlp: nn.Sequential, blobs: Task, tmp_path: Path) -> None:
+    prune.Weights(sparsity=0.5, rounds=2, train=TRAIN)(mlp, blobs, Run(tmp_path))
+    for other in (
+        {"sparsity": 0.9, "rounds": 2}, {"sparsity": 0.5, "rounds": 2, "exclude": ("0*",)},
+        {"sparsity": 0.5, "rounds": 2, "rewind": "weights"},
+    ):  # fmt: skip
+        with pytest.raises(UserError, match="another training") as caught:
+            prune.Weights(**other, train=TRAIN)(mlp, blobs, Run(tmp_path))
+        assert caught.value.code == "E150"
+    changed = copy.deepcopy(mlp)
+    with torch.no_grad():
+        changed[0].weight.add_(1)
+    with pytest.raises(UserError, match="given"):
+        prune.Weights(sparsity=0.5, rounds=2, train=TRAIN)(changed, blobs, Run(tmp_path))
+
+
+def test_a_damaged_beginning_is_named_with_a_remedy(mlp: nn.Sequential, blobs: Task, tmp_path: Path) -> None:
+    step = prune.Weights(sparsity=0.5, rounds=2, train=TRAIN)
+    step(mlp, blobs, Run(tmp_path))
+    (tmp_path / "round-2" / "beginning" / CHECKPOINT).write_bytes(b"damaged")
+    with pytest.raises(UserError, match="not an intact") as caught:
+        step(mlp, blobs, Run(tmp_path))
+    assert caught.value.code == "E141"
+    assert str(tmp_path / "round-2") in caught.value.remedy
+
+
+@pytest.mark.parametrize("rewind", ["learning-rate", "weights"])
+def test_a_callback_that_stops_gets_the_final_sparsity_at_once(
+    rewind: Any, mlp: nn.Sequential, blobs: Task, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+
+    def stops(event: Any) -> Stop | None:
+        seen.append(event["event"])
+        return Stop("enough") if event["event"] == "round" and event["round"] > 1 else None
+
+    step = prune.Weights(sparsity=0.75, rounds=4, rewind=rewind, train=TRAIN)
+    found = step(mlp, blobs, Run(tmp_path, callbacks=[stops]))
+    assert [int((parameter == 0).sum()) for parameter in found.parameters()] == [96, 0, 36, 0]
+    assert seen.count("epoch") == TRAIN.epochs
+
+
+def test_scores_of_both_signs_prune_what_is_left(mlp: nn.Sequential, blobs: Task, tmp_path: Path) -> None:
+    step = prune.Weights(sparsity=0.75, rounds=4, score=scores.Movement(), train=TRAIN)
+    found = step(mlp, blobs, Run(tmp_path))
+    assert [int((parameter == 0).sum()) for parameter in found.parameters()] == [96, 0, 36, 0]
+
+
+def test_without_a_sparsity_weights_are_rewound_all_the_same(mlp: nn.Sequential, blobs: Task, tmp_path: Path) -> None:
+    found = prune.Weights(sparsity=0.0, rewind="weights", train=TRAIN)(mlp, blobs, Run(tmp_path / "found"))
+    expected = fit(copy.deepcopy(mlp), blobs, TRAIN, Run(tmp_path / "expected").within("round-2"))
+    for one, other in zip(found.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_seconds_of_rounds_are_counted_once(tmp_path: Path) -> None:
+    def write(name: str, **numbers: Any) -> None:
+        path = tmp_path / name / CHECKPOINT
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Checkpoint(path).write({"model": {"w": torch.zeros(1)}}, numbers)
+
+    write("round-1", seconds=100)
+    assert seconds_in(tmp_path) == 100
+    write("round-2/beginning", seconds=100, instead_of=["round-1"])  # killed before the first was removed
+    write("round-2", seconds=20)
+    assert seconds_in(tmp_path) == 120
+    (tmp_path / "other" / CHECKPOINT).mkdir(parents=True)  # a folder of this name is none
+    remove_checkpoints(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
 def test_the_preview_trains_as_long_as_all_rounds(mlp: nn.Sequential, blobs: Task, run: Run) -> None:

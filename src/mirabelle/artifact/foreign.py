@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from mirabelle.artifact.mira import PackedModel, pack
+from mirabelle.artifact.mira import PackedModel, packed_parts
 from mirabelle.artifact.reading import checked, model_of
 from mirabelle.codecs import Codec
 from mirabelle.errors import UserError
@@ -28,16 +28,26 @@ class Packed:
     """The result of packing an ONNX file.
 
     Args:
-        packed: the content of the .mira file.
+        parts: the content of the .mira file, in parts.
         onnx: the ONNX model that unpacking gives.
         as_it_was: whether `onnx` equals the given file, byte for byte.
         gates: the checks: packed_unpacked (unpack(packed) equals `onnx`) and, if `onnx` differs from the file, same_outputs.
     """
 
-    packed: bytes
+    parts: Sequence[bytes | memoryview]
     onnx: bytes
     as_it_was: bool
     gates: Mapping[str, Gate]
+
+    @property
+    def packed(self) -> bytes:
+        """The content of the .mira file."""
+        return b"".join(self.parts)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the .mira file."""
+        return sum(map(len, self.parts))
 
 
 def pack_any(onnx: bytes, given: Sequence[GivenInput] = (), codecs: Sequence[Codec] = ()) -> Packed:
@@ -54,11 +64,11 @@ def pack_any(onnx: bytes, given: Sequence[GivenInput] = (), codecs: Sequence[Cod
             the given sizes, or of any size that is tried.
     """
     form = onnx if _restorable(onnx) else _canonical(model_of(onnx))
-    packed = pack(form, codecs)
-    gates = {"packed_unpacked": same_bytes(form, PackedModel(packed, len(form)).parts())}
+    parts = packed_parts(form, codecs)
+    gates = {"packed_unpacked": same_bytes(form, PackedModel(parts, len(form)).parts())}
     if form != onnx:
         gates["same_outputs"] = _same_outputs(onnx, form, given)
-    return Packed(packed, form, form == onnx, gates)
+    return Packed(parts, form, form == onnx, gates)
 
 
 def _restorable(onnx: bytes) -> bool:

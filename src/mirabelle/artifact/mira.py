@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mirabelle.artifact.assembly import assembled, assembled_length, is_sealed, with_digest, with_zeros
@@ -39,7 +39,9 @@ _COPIES = 4  # of the unpacked model that fit into memory while a larger file is
 
 
 def pack(onnx: bytes, codecs: Sequence[Codec] = ()) -> bytes:
-    """Pack a canonical ONNX model; every tensor is coded with the codec that needs the fewest bytes.
+    """Pack a canonical ONNX model; every tensor is coded with the codec that suits it best.
+
+    That is the one that needs the fewest bytes, or 0.5 % more if it is decoded much faster.
 
     Returns the content of a .mira file.
 
@@ -51,6 +53,15 @@ def pack(onnx: bytes, codecs: Sequence[Codec] = ()) -> bytes:
     Raises:
         UserError: E121 if the model is not in canonical form, so that unpacking could not restore every byte.
     """
+    parts = packed_parts(onnx, codecs)[::-1]
+    out = io.BytesIO()
+    while parts:
+        out.write(parts.pop())  # which is not needed any more
+    return out.getvalue()
+
+
+def packed_parts(onnx: bytes, codecs: Sequence[Codec] = ()) -> list[bytes | memoryview]:
+    """The content of a .mira file in parts, as `pack` joins them: what stands before the bodies, and each body."""
     from mirabelle.runtime.skeleton import split  # needs onnx, which reading does without
 
     try:
@@ -74,15 +85,16 @@ def pack(onnx: bytes, codecs: Sequence[Codec] = ()) -> bytes:
     own = codecs_of_a_file()
     parts = [coded(tensor, raw, own, codecs) for tensor, raw in zip(tensors, raws, strict=True)]
     front, following = written(zeros if zeros is not None and sealed else fields, sealed=sealed, raws=raws, coded=parts)
-    out = io.BytesIO()
-    out.write(MAGIC + bytes([VERSION]) + bytes(_DIGEST) + write_varints([len(front)]) + front)
-    bodies = [parts[place].body for place in reversed(following)]
-    del parts
-    while bodies:
-        out.write(bodies.pop())  # which is not needed any more
-    with out.getbuffer() as content:
-        content[_HEAD - _DIGEST : _HEAD] = hashlib.blake2b(content[_HEAD:], digest_size=_DIGEST).digest()
-    return out.getvalue()
+    bodies = [parts[place].body for place in following]
+    head = write_varints([len(front)]) + front
+    return [MAGIC + bytes([VERSION]) + _digest_of([head, *bodies]) + head, *bodies]
+
+
+def _digest_of(parts: Iterable[bytes | memoryview]) -> bytes:
+    found = hashlib.blake2b(digest_size=_DIGEST)
+    for part in parts:
+        found.update(part)
+    return found.digest()
 
 
 def _comes_back(onnx: bytes, fields: Fields, raws: Sequence[memoryview]) -> bool:
@@ -121,7 +133,7 @@ class PackedModel:
     """A .mira file whose tensors are decoded when they are asked for.
 
     Args:
-        packed: content of the file, or a view of it, such as a memory map.
+        packed: content of the file; a view of it, such as a memory map; or its parts, as `packed_parts` gives them.
         most_bytes: as in `unpack`.
 
     Raises:
@@ -136,8 +148,9 @@ class PackedModel:
         (['w'], array([0., 0.], dtype=float32))
     """
 
-    def __init__(self, packed: bytes | memoryview, most_bytes: int | None = None) -> None:
-        content = memoryview(packed)
+    def __init__(self, packed: bytes | memoryview | Sequence[bytes | memoryview], most_bytes: int | None = None) -> None:
+        parts = [packed] if isinstance(packed, (bytes, memoryview)) else packed
+        content, size = memoryview(parts[0]), sum(map(len, parts))
         magic, version = bytes(content[: len(MAGIC)]), int(content[len(MAGIC)]) if len(content) > len(MAGIC) else 0
         if magic != MAGIC:
             raise UserError("E143", "this is not a .mira file: it does not begin with MIRA", "give a file packed by Mirabelle")
@@ -145,13 +158,14 @@ class PackedModel:
             raise UserError(
                 "E142", f"the file has version {version}, this Mirabelle reads up to {VERSION}", "upgrade Mirabelle"
             )
-        if hashlib.blake2b(content[_HEAD:], digest_size=_DIGEST).digest() != content[len(MAGIC) + 1 : _HEAD]:
+        parts = [content[_HEAD:], *parts[1:]]
+        if _digest_of(parts) != content[len(MAGIC) + 1 : _HEAD]:
             raise UserError("E141", "the file is damaged: its digest does not match its content", "fetch it again")
         if most_bytes is None:
-            most_bytes = int(max(_USUAL_BYTES, _USUAL_TIMES * len(content), min(usable_memory() / _COPIES, _MOST_BYTES)))
+            most_bytes = int(max(_USUAL_BYTES, _USUAL_TIMES * size, min(usable_memory() / _COPIES, _MOST_BYTES)))
         self._version, self._codecs, self._decoded = version, codecs_of_a_file(version), set[int]()
         try:
-            self.head, bodies = (_read_1 if version else _read_0)(content[_HEAD:], most_bytes)
+            self.head, bodies = (_read_1 if version else _read_0)(_PartsReader(parts), most_bytes)
             self.onnx_bytes = _length(self.head)
         except OverflowError as error:
             raise _too_large(int(error.args[0]), most_bytes) from None
@@ -237,8 +251,26 @@ def _inconsistent(error: ValueError) -> UserError:
 Bodies = dict[int, memoryview]
 
 
-def _read_1(content: memoryview, most_bytes: int) -> tuple[Head, Bodies]:
-    reader = Reader(content)
+class _PartsReader(Reader):
+    """Reads parts one after another; what is asked for at once lies in one of them."""
+
+    def __init__(self, parts: Sequence[bytes | memoryview]) -> None:
+        super().__init__(parts[0])
+        self._following = [memoryview(part) for part in parts[:0:-1]]
+
+    @property
+    def left(self) -> int:
+        return super().left + sum(map(len, self._following))
+
+    def view(self, count: int) -> memoryview:
+        while self._following and not super().left:
+            self._data, self._at = self._following.pop(), 0
+        if count > super().left:
+            raise ValueError(f"{count} bytes expected, only {super().left} left")
+        return super().view(count)
+
+
+def _read_1(reader: Reader, most_bytes: int) -> tuple[Head, Bodies]:
     head = read(reader.take(reader.varint()), most_bytes)
     bodies = {
         place: reader.view(entry.length)
@@ -248,9 +280,8 @@ def _read_1(content: memoryview, most_bytes: int) -> tuple[Head, Bodies]:
     return head, _complete(bodies, reader)
 
 
-def _read_0(content: memoryview, most_bytes: int) -> tuple[Head, Bodies]:
+def _read_0(reader: Reader, most_bytes: int) -> tuple[Head, Bodies]:
     """Version 0: lengths of the model and the graph · the graph, deflated · for each tensor: codec, length, coded data."""
-    reader = Reader(content)
     onnx_length, skeleton_length, small_length = reader.varint(), reader.varint(), reader.varint()
     if not skeleton_length <= onnx_length < _MOST_BYTES:
         raise ValueError(f"its header gives {onnx_length} bytes of ONNX with a graph of {skeleton_length}, which is impossible")

@@ -31,7 +31,7 @@ def command(onnx: Path, out: Path | None, shapes: tuple[str, ...], codecs: tuple
     from mirabelle.cli.arguments import given_of, output_of
     from mirabelle.codecs.codec import codecs_named
     from mirabelle.errors import UserError
-    from mirabelle.numerics.gzip_length import gzip_length
+    from mirabelle.numerics.gzip_length import EXACT_BYTES, gzip_length
     from mirabelle.run import files
 
     if onnx.suffix == ".mira":
@@ -47,24 +47,23 @@ def command(onnx: Path, out: Path | None, shapes: tuple[str, ...], codecs: tuple
             raise UserError(
                 "E302", f"{onnx}: gate {name} failed: {gate.detail}", "nothing was written; use the .onnx file itself"
             )
-    files.write(target, result.packed)
-    zipped = gzip_length(data)
+    size = result.size_bytes
+    files.write_parts(target, result.parts, size)
+    zipped, about = gzip_length(data), "" if len(data) <= EXACT_BYTES else "about "
     if as_json:
         summary = {
             "packed": str(target),
             "onnx_bytes": len(data),
             "onnx_gzip_bytes": zipped,
-            "packed_bytes": len(result.packed),
-            "ratio": len(data) / len(result.packed),
+            "onnx_gzip_estimated": bool(about),
+            "packed_bytes": size,
+            "ratio": len(data) / size,
             "as_it_was": result.as_it_was and len(data) == onnx.stat().st_size,
             "gates": {name: gate.to_data() for name, gate in result.gates.items()},
         }
         click.echo(json.dumps(summary, indent=2))
         return 0
-    click.echo(
-        f"{target}: {len(result.packed):,} bytes, from {len(data):,} ({len(data) / len(result.packed):.2f}× smaller; "
-        f"gzip: {zipped:,})"
-    )
+    click.echo(f"{target}: {size:,} bytes, from {len(data):,} ({len(data) / size:.2f}× smaller; gzip: {about}{zipped:,})")
     click.echo(
         "unpacking restores the file byte for byte"
         if result.as_it_was and len(data) == onnx.stat().st_size

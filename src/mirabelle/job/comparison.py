@@ -221,11 +221,13 @@ def _within(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task,
 
 def _factor(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task, run: Run) -> float:
     """The factor by which the lengths of all trainings of a recipe are multiplied to use the budget."""
-    trainings = [training for step in steps if (training := getattr(step, "train", None)) is not None]
+    trainings = [
+        (training, getattr(step, "trainings", 1)) for step in steps if (training := getattr(step, "train", None)) is not None
+    ]
     if not trainings:
         raise UserError("E111", "a budget of steps or seconds needs recipes with trainings", "give `train`, or another budget")
     if budget.steps is not None:
-        return budget.steps / sum(_length(training, task) for training in trainings)
+        return budget.steps / sum(times * _length(training, task) for training, times in trainings)
     seconds = 0.0
     for position, step in enumerate(steps, start=1):
         place = run.within(folder_of(position, step))

@@ -30,7 +30,7 @@ from mirabelle.step import ReplacesModel, Step, folder_of, use_of
 from mirabelle.task.goal import Goal
 from mirabelle.task.profile import Profile, StepResult
 from mirabelle.task.task import Task
-from mirabelle.training.checkpoint import CHECKPOINT, remove_checkpoints, seconds_before
+from mirabelle.training.checkpoint import checkpoints_in, remove_checkpoints, seconds_in
 
 _PROFILE = "profile.json"
 
@@ -231,14 +231,13 @@ def _read_back(
 
 def _seconds_of_checkpoint(run: Run, made_from: Mapping[str, str | None]) -> float:
     """The seconds that the trainings of an unfinished step have taken; checkpoints that cannot be used are removed."""
-    paths, seconds = sorted(run.folder.rglob(CHECKPOINT)), 0.0
-    for path in paths:
-        try:
-            seconds += seconds_before(path)
-        except UserError as error:
-            path.unlink()
-            run.event("warning", text=f"{error.message}; the training of this step begins anew")
-            return 0.0
+    paths = checkpoints_in(run.folder)
+    try:
+        seconds = seconds_in(run.folder)
+    except UserError as error:
+        remove_checkpoints(run.folder)
+        run.event("warning", text=f"{error.message}; the training of this step begins anew")
+        return 0.0
     if paths:
         begun = [event for event in read_events(run.journal.folder) if event["event"] == "begin"]
         known = next((event.get("made_from") for event in reversed(begun) if event.get("where") == run.name), None)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 _PART = 1 << 18  # bytes
 _MOST = 64  # parts of a file that are compressed
+EXACT_BYTES = _MOST * _PART  # the length of a longer file is estimated
 _DIGITS = 3
 _GZIP = 16 + zlib.MAX_WBITS  # of zlib: with header and checksum of gzip
 

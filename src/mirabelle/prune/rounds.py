@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of, attach
-from mirabelle.model.state import copied, load_tensors, tensors_of_module
-from mirabelle.training.checkpoint import CHECKPOINT, Checkpoint, remove_checkpoints, seconds_before
+from mirabelle.model.state import copied, fingerprint, load_tensors, tensors_of_module
+from mirabelle.training.checkpoint import CHECKPOINT, Checkpoint, remove_checkpoints, seconds_in
+from mirabelle.training.contracts import check_same_training
 from mirabelle.training.loop import fit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import nn
 
@@ -55,6 +57,7 @@ class Rounds:
             weights, of which those that are pruned are 0, after a training of the given model as a whole.
         pruned: (model, sparsity, part of the run) -> a pruned copy.
         training: of each round.
+        settings: of the step, as plain data, by which what an earlier process has begun is compared.
     """
 
     sparsity: float
@@ -62,19 +65,23 @@ class Rounds:
     rewind: str
     pruned: Callable[[nn.Module, float, Run], nn.Module]
     training: Training
+    settings: Mapping[str, Any]
 
     def __call__(self, given: nn.Module, task: Task, run: Run) -> nn.Module:
         """The model after the last round; a continued run goes on with the round in which it was stopped."""
         trainings = number_of_trainings(self.count, self.rewind)
+        settings = {**self.settings, "given": fingerprint(given)}
         begun = [place for place in range(trainings) if _beginning(run, place).path.is_file()]
-        model, first = (given, 0) if not begun else (_taken_up(given, _beginning(run, begun[-1])), begun[-1])
+        model, first = given, max(begun, default=0)  # the model that was trained last
         for place in range(first, trainings):
-            part = run.within(_name(place))
+            part, beginning = run.within(_name(place)), _beginning(run, place)
             if place not in begun:
-                model = self._begun(given, model, place, part)
-                self._keep(model, place, run)
-            run.event("round", round=place + 1, rounds=trainings, sparsity=self._sparsity(place))
-            model = fit(copied(model), task, self.training, part)
+                self._keep(self._begun(given, model, place, part), place, run, settings)
+            beginning_with = _taken_up(given, beginning, settings)  # also now, so that a continued run goes on with the same
+            told = run.event("round", round=place + 1, rounds=trainings, sparsity=self._sparsity(place))
+            if told is not None:  # a callback asks to stop
+                return self.pruned(model if place > first else beginning_with, self.sparsity, part)
+            model = fit(beginning_with, task, self.training, part)
         return model
 
     def _sparsity(self, place: int) -> float:
@@ -83,19 +90,17 @@ class Rounds:
 
     def _begun(self, given: nn.Module, model: nn.Module, place: int, part: Run) -> nn.Module:
         """The model with which a round begins, after the one that the round before has left."""
-        sparsity = self._sparsity(place)
-        if not sparsity:
+        if self.rewind == "weights" and not place:
             return model
-        pruned = self.pruned(model, sparsity, part)
+        pruned = self.pruned(model, self._sparsity(place), part)
         return _rewound(given, pruned) if self.rewind == "weights" else pruned
 
-    def _keep(self, model: nn.Module, place: int, run: Run) -> None:
+    def _keep(self, model: nn.Module, place: int, run: Run, settings: Mapping[str, Any]) -> None:
         """Keep the model with which a round begins, and then nothing else of the rounds before."""
-        earlier = [run.folder / _name(before) for before in range(place)]
-        seconds = sum(seconds_before(path) for folder in earlier for path in sorted(folder.rglob(CHECKPOINT)))
-        numbers = {"seconds": seconds, "pruned": list(architecture_of(model).pruned)}
+        earlier, pruned = [_name(before) for before in range(place)], list(architecture_of(model).pruned)
+        numbers = {"seconds": seconds_in(run.folder), "instead_of": earlier, "pruned": pruned, "settings": settings}
         _beginning(run, place).write({"model": tensors_of_module(model)}, numbers)
-        for folder in earlier:
+        for folder in (run.folder / name for name in earlier):
             remove_checkpoints(folder)
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
@@ -110,10 +115,20 @@ def _beginning(run: Run, place: int) -> Checkpoint:
     return Checkpoint(run.folder / _name(place) / "beginning" / CHECKPOINT)
 
 
-def _taken_up(given: nn.Module, beginning: Checkpoint) -> nn.Module:
-    written = beginning.read()
+def _taken_up(given: nn.Module, beginning: Checkpoint, settings: Mapping[str, Any]) -> nn.Module:
+    """The model with which a round begins.
+
+    Raises:
+        UserError: E141 if its file is damaged; E150 if it is of another step or model.
+    """
+    try:
+        written = beginning.read()
+    except UserError as error:
+        folder = beginning.path.parents[1]
+        raise UserError("E141", error.message, f"remove {folder} to begin with an earlier round") from error
     assert written is not None, "it is there"
     tensors, numbers = written
+    check_same_training(numbers["settings"], settings)
     model = copied(given)
     load_tensors(model, tensors["model"], source=str(beginning.path))
     attach(model, architecture_of(model).with_pruned(numbers["pruned"]))

@@ -133,6 +133,13 @@ def why_not_pruned(removed: RemovedWeights, model: nn.Module) -> dict[str, str]:
     return reasons
 
 
+def _lowest_where_pruned(scores: Tensor, parameter: Tensor, pruned: bool) -> Tensor:  # noqa: FBT001
+    """Scores in which weights that an earlier step has pruned are lowest, also if others have scores below 0."""
+    if not pruned or not bool((scores < 0).any()):
+        return scores
+    return torch.where(parameter == 0, scores.min() - 1, scores)
+
+
 class WeightMasks:
     """Sets weights to zero during a training, following a schedule (a `training.Control`).
 
@@ -173,7 +180,11 @@ class WeightMasks:
         """Set the weights of lowest score to zero, and record their tensors as pruned."""
         parameters = dict(model.named_parameters())
         evidence = [self._evidence.get(name, Evidence(name)) for name in self._names]
-        scores = [self._removed.score(parameters[own.name], own) for own in evidence]
+        before = set(architecture_of(model).pruned)
+        scores = [
+            _lowest_where_pruned(self._removed.score(parameters[own.name], own), parameters[own.name], own.name in before)
+            for own in evidence
+        ]
         masks = self._removed.masks(scores, amount, [self._deviations[name] for name in self._names])
         for name, mask in zip(self._names, masks, strict=True):
             parameters[name].mul_(mask)

@@ -214,16 +214,21 @@ class Weights:
 
     def preview(self, model: nn.Module, task: Task, run: Run) -> Preview:
         from mirabelle.model.plain_weights import with_plain_weights
-        from mirabelle.prune.rounds import number_of_trainings
 
         model = with_plain_weights(model)
         pruned = self._pruned(model, task, run, most_samples=_PREVIEWED)
         training = self.train
         if training is not None and self._iterative:
-            count = number_of_trainings(self.rounds, self.rewind)
-            epochs, steps = (None if one is None else count * one for one in (training.epochs, training.steps))
+            epochs, steps = (None if one is None else self.trainings * one for one in (training.epochs, training.steps))
             training = replace(training, epochs=epochs, steps=steps)
         return Preview(pruned, _removals(pruned) + self._told(model, task, run), training)
+
+    @property
+    def trainings(self) -> int:
+        """How many times the step runs its training."""
+        from mirabelle.prune.rounds import number_of_trainings
+
+        return number_of_trainings(self.rounds, self.rewind)
 
     @property
     def _iterative(self) -> bool:
@@ -242,8 +247,9 @@ class Weights:
         def pruned(trained: nn.Module, sparsity: float, part: Run) -> nn.Module:
             return replace(self, sparsity=sparsity, rounds=1, rewind="learning-rate")._pruned(trained, task, part)
 
-        found = Rounds(self.sparsity, self.rounds, self.rewind, pruned, self.train)(model, task, run)
-        return told_of_collapse(run, model, found, task.train)
+        settings = {**self._removed().settings(), "rounds": self.rounds, "rewind": self.rewind}
+        rounds = Rounds(self.sparsity, self.rounds, self.rewind, pruned, self.train, settings)
+        return told_of_collapse(run, model, rounds(model, task, run), task.train)
 
     def _told(self, model: nn.Module, task: Task, run: Run) -> tuple[str, ...]:
         """Record which parameters stay as they are, and why; the same as sentences."""

@@ -26,7 +26,7 @@ CHECKPOINT = "checkpoint.safetensors"  # the name of the file
 
 def remove_checkpoints(folder: Path) -> None:
     """Remove all checkpoints in a folder and in its subfolders, with the subfolders that are then empty."""
-    for path in sorted(folder.rglob(CHECKPOINT)):
+    for path in checkpoints_in(folder):
         path.unlink()
         for parent in path.parents:
             if parent == folder or any(parent.iterdir()):
@@ -34,14 +34,22 @@ def remove_checkpoints(folder: Path) -> None:
             parent.rmdir()
 
 
-def seconds_before(path: Path) -> float:
-    """The seconds that the training with a checkpoint at `path` has taken so far; 0 without a checkpoint.
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints in a folder and in its subfolders."""
+    return sorted(path for path in folder.rglob(CHECKPOINT) if path.is_file())
+
+
+def seconds_in(folder: Path) -> float:
+    """The seconds that the trainings with checkpoints in a folder have taken so far.
+
+    A checkpoint may contain the seconds of others: its "instead_of" names the subfolders that it replaces.
 
     Raises:
-        UserError: E141 if the checkpoint is damaged.
+        UserError: E141 if a checkpoint is damaged.
     """
-    written = Checkpoint(path).read()
-    return float(written[1].get("seconds", 0.0)) if written is not None else 0.0
+    numbers = {path: written[1] for path in checkpoints_in(folder) if (written := Checkpoint(path).read()) is not None}
+    replaced = {folder / name for one in numbers.values() for name in one.get("instead_of", ())}
+    return sum(float(one.get("seconds", 0.0)) for path, one in numbers.items() if not replaced & set(path.parents))
 
 
 class Checkpoint:

@@ -121,7 +121,7 @@ def _step_seconds(model: nn.Module, batch: Batch, loss: Callable[[Any, Tensor], 
 
 def _in_layout(tensor: Tensor, *, channels_last: bool) -> Tensor:
     """Images in one memory format; their strides say which, also with one channel, since a convolution goes by them."""
-    if tensor.dim() != _IMAGE_DIMENSIONS:
+    if tensor.dim() != _IMAGE_DIMENSIONS or tensor.layout != torch.strided:
         return tensor
     _, channels, height, width = tensor.shape
     size = channels * height * width
