@@ -542,6 +542,11 @@ def _mixed_head(data: bytes) -> tuple[Fields, bool, list[_Entry]]:
             entry.content = _in_the_head(contents, tensor)
         elif entry.number == 11:
             entry.content = _multiples(contents, prod(_shape(tensor)))
+        elif entry.number == 13:
+            step, shape = contents.element(4, "step"), tuple(_shape(tensor))
+            largest, stride = _largest_and_stride(_Model(stream))
+            levels = _matrix(stream, np.dtype("i1"), shape, largest, stride)
+            entry.content = _products(step, levels.ravel().tolist())
         elif entry.number == 9:
             dtype, shape = _symbols(tensor)
             largest, stride = _largest_and_stride(_Model(stream))
@@ -568,12 +573,17 @@ def _in_the_head(model: _Model, tensor: Fields) -> bytes:
 
 def _multiples(model: _Model, count: int) -> bytes:
     """Codec 11."""
-    step, before, numbers = np.frombuffer(model.element(4, "step"), "<f4"), 0, []
+    step, before, numbers = model.element(4, "step"), 0, []
     for _ in range(count):
         following = 2 * (before + 1) if before >= -1 else -2 * (before + 1) - 1
         before = _unzigzag(model.number("multiple", [(), before], [following]))
         numbers.append(before)
-    bits = (np.array(numbers, "<f4") * step).astype("<f4").view("<u4").astype(np.uint64)
+    return _products(step, numbers)
+
+
+def _products(step: bytes, numbers: Sequence[int]) -> bytes:
+    """The products of a step with integers, rounded to bfloat16, as float32."""
+    bits = (np.array(numbers, "<f4") * np.frombuffer(step, "<f4")).astype("<f4").view("<u4").astype(np.uint64)
     upper, lower = bits >> np.uint64(16), bits & np.uint64(0xFFFF)
     upper += ((lower > 0x8000) | ((lower == 0x8000) & (upper & np.uint64(1) == 1))).astype(np.uint64)
     return (upper << np.uint64(16)).astype("<u4").tobytes()

@@ -18,7 +18,8 @@ from torch import nn
 
 from mirabelle import PackedModel, Run, Task, pack, quantize, unpack
 from mirabelle.artifact import mira
-from mirabelle.artifact.head import INLINE, INLINE_CONTEXTS, MULTIPLES, PRODUCT
+from mirabelle.artifact.head import PRODUCT
+from mirabelle.artifact.inline import INLINE, INLINE_CONTEXTS, MULTIPLES
 from mirabelle.artifact.multiples import multiples_of, step_of
 from mirabelle.artifact.structure import Structure
 from mirabelle.artifact.tensor_costs import costs_of

@@ -12,6 +12,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper
 import mirabelle
 from artifact import second_decoder
 from mirabelle.artifact import head, mira
+from mirabelle.artifact.multiples import multiples_of
 from mirabelle.artifact.tensors import codecs_of_a_file
 from mirabelle.codecs import interleaved, planes
 
@@ -146,6 +147,26 @@ def test_matrices_in_the_head(kind: int) -> None:
     packed = mirabelle.pack(onnx)
     assert numbers(packed) == [9]
     assert second_decoder.decode(packed) == onnx
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 3, 3), (37, 61), (1, 9), (3, 0, 4)])
+def test_matrices_of_multiples_in_the_head(shape: tuple[int, ...]) -> None:
+    generator = np.random.default_rng(0)
+    levels = np.where(generator.random(shape) < 0.3, generator.normal(0, 3, shape).round(), 0).astype(np.int64)
+    if levels.size:
+        levels.flat[0] = 9
+    onnx = model(tensor("fc.weight", TensorProto.FLOAT, shape, multiples_of(0.0123, levels.ravel())))
+    packed = mirabelle.pack(onnx)
+    assert numbers(packed) == [13] or levels.size < 20
+    assert second_decoder.decode(packed) == onnx
+    assert mirabelle.unpack(packed) == onnx
+
+
+def test_multiples_beyond_a_byte_are_coded_otherwise() -> None:
+    onnx = model(tensor("fc.weight", TensorProto.FLOAT, (4, 5), multiples_of(0.25, np.arange(-5, 15) * 20)))
+    packed = mirabelle.pack(onnx)
+    assert numbers(packed) != [13]
+    assert mirabelle.unpack(packed) == onnx
 
 
 def length(kind: int, shape: tuple[int, ...]) -> int:

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, numpy_helper
 from sklearn.cluster import KMeans
 from torch import nn
 
 from mirabelle import Run, Task, Training, compress, load, prune, quantize
+from mirabelle.artifact.mira import pack
+from mirabelle.artifact.tensor_costs import costs_of
 from mirabelle.errors import UserError
 from mirabelle.inspection.layers import layers_of_module, layers_of_onnx
 from mirabelle.inspection.measure import count_parameters
@@ -267,3 +269,29 @@ def test_mistakes(stripes: Task, tmp_path: Path) -> None:
         Joint(steps=(quantize.Codebook(),), train=TRAIN)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="E105"):
         compress(network(), stripes, [quantize.Codebook(), prune.Weights(sparsity=0.5)], out=tmp_path / "c")
+
+
+@pytest.mark.parametrize(("dense", "shape"), [*LAYERS, (nn.Embedding(20, 6), ())])
+def test_few_levels_are_weights_in_a_file_and_a_packed_file_knows_their_step(dense: nn.Module, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    levels = torch.randint(-3, 4, dense.weight.shape).float()
+    layer = nn.Sequential(CodebookLayer.of_levels(dense, levels, torch.tensor(0.037), None)).eval()
+    inputs = torch.randn(5, *shape) if shape else torch.arange(15).reshape(5, 3) % 20
+    example = Batch(inputs, torch.zeros(5))
+    file = export(layer, example)
+    graph = ModelProto.FromString(file).graph
+    weight = next(tensor for tensor in graph.initializer if tensor.name == "0.weight")
+    found = numpy_helper.to_array(weight)
+    due = (levels * torch.tensor(0.037)).bfloat16().float().numpy()
+    assert np.array_equal(found if found.shape == due.shape else found.T, due)
+    assert not [node for node in graph.node if node.op_type == "Cast"]
+    assert torch_equals_onnx(layer, file, [example], quantized=False).passed
+    codec = next(one.codec for one in costs_of(pack(file)).tensors if one.name == "0.weight")
+    assert codec in ("multiples, in the head", "contexts of multiples, in the head")
+
+
+def test_many_levels_are_codes_in_a_file() -> None:
+    dense = nn.Linear(100, 41, bias=False)
+    layer = nn.Sequential(CodebookLayer.of_levels(dense, torch.ones(41, 100), torch.tensor(0.5), None)).eval()
+    graph = ModelProto.FromString(export(layer, Batch(torch.randn(2, 100), torch.zeros(2)))).graph
+    assert {tensor.name for tensor in graph.initializer} >= {"0.codes", "0.values"}

@@ -6,30 +6,36 @@ One stream of bits, as long as the graph is small; a larger graph and the table 
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from mirabelle.artifact.assembly import with_zeros
-from mirabelle.artifact.multiples import MOST_STEPS, multiples_of, step_of
+from mirabelle.artifact.inline import (
+    IN_HEAD,
+    INLINE,
+    INLINE_BYTES,
+    INLINE_CONTEXTS,
+    INLINE_ELEMENTS,
+    MATRIX,
+    MULTIPLES,
+    code_data,
+    levels_of,
+)
+from mirabelle.artifact.multiples import step_of
 from mirabelle.artifact.products import products_among
 from mirabelle.artifact.structure import Structure
 from mirabelle.artifact.tensors import OWN, Coded, Tensor, tensor_of
 from mirabelle.artifact.wire import GRAPH_FIELD, MODEL, TENSOR_FIELD, Fields, bytes_of, fields_of, number_of
-from mirabelle.codecs.codec import Symbols
-from mirabelle.codecs.contexts import in_stream, most_bits
+from mirabelle.codecs.contexts import most_bits
 from mirabelle.codecs.deflate import deflate, inflate
 from mirabelle.codecs.mixing import Allowance, Mixed, MixedDecoder, MixedEncoder, MixedLength
 from mirabelle.codecs.narrow import narrowed
 from mirabelle.codecs.varint import Reader, write_varints
 
-INLINE, INLINE_CONTEXTS, PRODUCT, MULTIPLES = 8, 9, 10, 11  # numbers of codecs whose data stand in the head
+PRODUCT = 10  # number of a codec
 _MIXED, _DEFLATED = 0, 1  # forms of a head
 _SMALL, _LARGEST = 1 << 15, 1 << 17  # bytes of a graph that is coded in contexts: always, and if it is a share of the file
 _SHARE = 100  # a hundredth of the file
-_INLINE_BYTES, _INLINE_ELEMENTS = 1 << 10, 1 << 12  # of a tensor whose data stand in the head
 _TINY, _DIVERSE = 64, 0.35  # bytes that always stand in the head; coded bytes of an element that contexts hardly make less
 _FEW = 64  # tensors of a file, for each of which the ways are measured
 _ROOM = 8  # the data of a tensor take at most an eighth of the bits that the head may still have
@@ -248,15 +254,18 @@ def _following(entries: Sequence[Entry]) -> list[int]:
 
 def _inline(tensor: Tensor, raw: bytes, separate: int, left: int) -> list[Entry]:
     """The ways in which the data of a small tensor may stand in the head, if they take `separate` bytes behind it."""
-    found = [Entry(INLINE, data=raw)] if len(raw) <= _INLINE_BYTES else []
+    found = [Entry(INLINE, data=raw)] if len(raw) <= INLINE_BYTES else []
     if found and tensor.kind == _FLOAT and step_of(raw) is not None:
         found.append(Entry(MULTIPLES, data=raw))
     elements = math.prod(tensor.shape)
     integers = tensor.integers is not None or tensor.dtype.name in ("int8", "uint8")
-    if integers and 0 < elements <= _INLINE_ELEMENTS and separate <= max(_DIVERSE * elements, _TINY):
+    if integers and 0 < elements <= INLINE_ELEMENTS and separate <= max(_DIVERSE * elements, _TINY):
         values = tensor.array(raw)
         whole = tensor.integers is None or narrowed(values, tensor.integers[0]) == raw
         found += [Entry(INLINE_CONTEXTS, data=raw)] if whole and _ROOM * most_bits(values) <= left else []
+    if tensor.kind == _FLOAT and len(tensor.shape) > 1 and elements <= INLINE_ELEMENTS:
+        levels = levels_of(raw, tensor.shape)
+        found += [Entry(MATRIX, data=raw)] if levels is not None and _ROOM * most_bits(levels[1]) <= left else []
     return found
 
 
@@ -272,7 +281,7 @@ def _shortest(tensor: Tensor, raw: bytes | memoryview, one: Coded, values: Struc
     """
     if values is None:
         return Entry(INLINE, data=bytes(raw)) if len(raw) <= _TINY else _separate(one)
-    if len(raw) > max(_INLINE_BYTES, _INLINE_ELEMENTS):
+    if math.prod(tensor.shape) > INLINE_ELEMENTS or len(raw) > 4 * INLINE_ELEMENTS:
         return _separate(one)
     ways = [_separate(one), *_inline(tensor, bytes(raw), one.length, left)]
     return min(ways, key=lambda found: _bits(tensor, found, values, one.length))
@@ -283,7 +292,7 @@ def _bits(tensor: Tensor, entry: Entry, values: Structure, separate: int) -> flo
     if entry.data is None:
         return 8 * separate + _ENTRY_BITS
     length = MixedLength()
-    _code_data(values.trial(length), tensor, entry.number, entry.data)
+    code_data(values.trial(length), tensor, entry.number, entry.data)
     return length.bits
 
 
@@ -295,70 +304,14 @@ def code_entry(structure: Structure, values: Structure, tensor: Tensor, entry: E
         factors = [None, None] if entry is None or entry.factors is None else list(entry.factors)
         one, other = (structure.number(place, "factor", [()]) for place in factors)
         return Entry(number, factors=(one, other))
-    if number in (INLINE, INLINE_CONTEXTS, MULTIPLES):
-        return Entry(number, data=_code_data(values, tensor, number, None if entry is None else entry.data))
+    if number in IN_HEAD:
+        return Entry(number, data=code_data(values, tensor, number, None if entry is None else entry.data))
     name = b""
     if number == OWN:
         given = None if entry is None else entry.name.encode()
         letters = structure.number(None if given is None else len(given), "letters", [()])
         name = b"".join(structure.element(None if given is None else given[k : k + 1], 1, "letter") for k in range(letters))
     return Entry(number, name.decode(), structure.number(None if entry is None else entry.length, "length", [(), ending]))
-
-
-def _code_data(values: Structure, tensor: Tensor, number: int, raw: bytes | None) -> bytes:
-    """Code the data of a tensor in the stream of the head, or read them."""
-    if tensor.length > _INLINE_BYTES and (number != INLINE_CONTEXTS or math.prod(tensor.shape) > _INLINE_ELEMENTS):
-        raise ValueError(f'tensor "{tensor.name}" is too large for the head')
-    if not tensor.length:
-        return b""
-    if number == INLINE_CONTEXTS:
-        bits, dtype = tensor.integers or (8, tensor.dtype)
-        if dtype.name not in ("int8", "uint8"):
-            raise ValueError(f'tensor "{tensor.name}" has a codec for integers of 8 bits')
-        shape = tensor.stored_shape if tensor.integers is None else tensor.shape
-        found: Symbols = in_stream(values.coder, None if raw is None else tensor.array(raw), shape, dtype)
-        return found.tobytes() if tensor.integers is None else narrowed(found, bits)
-    if number == MULTIPLES:
-        return _code_multiples(values, tensor, raw)
-    whole = tensor.dtype.name in ("int32", "int64")
-    size, parts, before = tensor.dtype.itemsize, [b""], 0
-    for at in range(0, tensor.length, size):
-        given = None if raw is None else raw[at : at + size]
-        if whole:
-            value = None if given is None else _zigzag(int.from_bytes(given, "little", signed=True))
-            before = values.number(value, size, [(), before])
-            if before >= 1 << 8 * size:
-                raise ValueError(f'an element of tensor "{tensor.name}" does not fit its type')
-            parts.append(_unzigzag(before).to_bytes(size, "little", signed=True))
-        else:
-            parts.append(values.element(given, size, size, parts[-1]))
-    return b"".join(parts)
-
-
-def _code_multiples(values: Structure, tensor: Tensor, raw: bytes | None) -> bytes:
-    """Code the step of the floats, and the integers by which it is multiplied."""
-    if tensor.kind != _FLOAT:
-        raise ValueError(f'tensor "{tensor.name}" has a codec for float32')
-    given = None if raw is None else step_of(raw)
-    step = values.element(None if given is None else struct.pack("<f", given[0]), 4, "step")
-    integers, before = np.zeros(math.prod(tensor.shape), np.int64), 0
-    for place in range(len(integers)):
-        value = None if given is None else int(given[1][place])
-        following = _zigzag(before + 1)
-        found = values.number(None if value is None else _zigzag(value), "multiple", [(), before], (following,))
-        before = _unzigzag(found)
-        if abs(before) > MOST_STEPS:
-            raise ValueError(f'an element of tensor "{tensor.name}" is too many steps')
-        integers[place] = before
-    return multiples_of(struct.unpack("<f", step)[0], integers)
-
-
-def _zigzag(value: int) -> int:
-    return 2 * value if value >= 0 else -2 * value - 1
-
-
-def _unzigzag(value: int) -> int:
-    return value // 2 if value % 2 == 0 else -(value + 1) // 2
 
 
 def as_varints(entry: Entry) -> bytes:
@@ -373,7 +326,7 @@ def _from_varints(reader: Reader) -> Entry:
     number = reader.varint()
     if number == PRODUCT:
         return Entry(number, factors=(reader.varint(), reader.varint()))
-    if number in (INLINE, INLINE_CONTEXTS, MULTIPLES):
+    if number in IN_HEAD:
         raise ValueError("data stand in a head that is deflated")
     name = reader.take(reader.varint()).decode() if number == OWN else ""
     return Entry(number, name, reader.varint())

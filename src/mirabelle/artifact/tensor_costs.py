@@ -20,7 +20,7 @@ from mirabelle.numerics.huffman import huffman_bits
 _CODECS = {
     0: "none", 1: "deflate", 2: "histogram", 3: "planes", 4: "sparse", 5: "sparse planes", 6: "contexts", 7: "palette",
     8: "elements, in the head", 9: "contexts, in the head", 10: "product of two", 11: "multiples, in the head",
-    12: "interleaved",
+    12: "interleaved", 13: "contexts of multiples, in the head",
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from mirabelle.codecs.counts import byte_counts
 from mirabelle.codecs.histogram import Histogram
 from mirabelle.codecs.sparse import Sparse
 
+FEW = 1 << 12  # weights of a layer that a file stores as multiples of their step, and not as codes of a codebook
 _CLOSE = 32  # bytes by which an estimate may be wrong
 _ENTRY = 2.0  # bytes of a tensor in the head of a file, and of the step of its values
 
@@ -26,9 +27,10 @@ def shortest(symbols: Symbols, codecs: Sequence[EstimatedCodec]) -> tuple[bytes,
 
 
 def length_of_levels(levels: Symbols) -> float:
-    """About how many bytes integers take in a file as codes of a codebook, with its values, in bytes.
+    """About how many bytes the levels of a quantized matrix take in a file.
 
-    The codes are coded; each value k counts 2 · log₂(1 + |k|) + 1 bits, and the tensor 2 bytes.
+    They are coded: up to 4,096 as they are, more as codes of a codebook, whose values k count 2 · log₂(1 + |k|) + 1 bits each.
+    The tensor counts 2 bytes.
 
     Args:
         levels: integers of any dtype, within ±127, (rows, columns).
@@ -39,6 +41,8 @@ def length_of_levels(levels: Symbols) -> float:
     """
     if not levels.size:
         return 0.0
+    if levels.size <= FEW:
+        return _ENTRY + len(Contexts().encode(levels.astype(np.int8)))
     used = np.unique(levels[levels != 0])
     codes = np.where(levels == 0, 0, np.searchsorted(used, levels) + 1).astype(np.uint8)
     histogram = Histogram()

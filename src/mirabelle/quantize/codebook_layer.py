@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mirabelle.codecs.shortest import FEW
 from mirabelle.model.replacement import Replacement
 from mirabelle.numerics.codebook import Start, codebook_of, nearest_entries
 from mirabelle.quantize.dense_layers import WEIGHTED, applied_of, as_in_dense, bias_of, weight_of
@@ -32,18 +33,21 @@ class CodebookLayer(Replacement):
         entries: values of a codebook, with the 0, 1 to 256.
         group_size: outputs (for an embedding, rows) that share a codebook; 0 for all.
         bias: add a bias although the dense layer has none.
+        numbers: an ONNX file stores the weights themselves instead of codes and values.
     """
 
     codes: Tensor
     values: Tensor
     bias: Tensor | None
 
-    def __init__(self, dense: nn.Module, entries: int, group_size: int = 0, *, bias: bool = False) -> None:
-        other = {"group_size": group_size, "bias": bias}
+    def __init__(
+        self, dense: nn.Module, entries: int, group_size: int = 0, *, bias: bool = False, numbers: bool = False
+    ) -> None:
+        other = {"group_size": group_size, "bias": bias, "numbers": numbers}
         super().__init__({"entries": entries, **{key: value for key, value in other.items() if value}})
         weight, has_bias = weight_of(dense, WEIGHTED), bias or bias_of(dense) is not None
         self.applied = None if isinstance(dense, nn.Embedding) else applied_of(dense)
-        self.kind = type(dense).__name__
+        self.kind, self._numbers = type(dense).__name__, numbers
         self.group = group_size or len(weight)
         self.register_buffer("codes", torch.zeros(weight.shape, dtype=torch.uint8))
         self.register_buffer("values", torch.zeros(-(-len(weight) // self.group), entries))
@@ -76,6 +80,9 @@ class CodebookLayer(Replacement):
     def of_levels(cls, dense: nn.Module, levels: Tensor, step: Tensor, bias: Tensor | None) -> Self:
         """A layer whose values are multiples of a step, rounded to bfloat16.
 
+        An ONNX file stores up to 4,096 weights as such: in a packed file they are coded as multiples of the step, and a table
+        of values and the nodes that read it would take more than that.
+
         Args:
             dense: the layer to replace.
             levels: integers within ±127 in floating point, with the shape of the weight.
@@ -83,7 +90,8 @@ class CodebookLayer(Replacement):
             bias: (out,), if the layer has one, or gets one.
         """
         used = torch.unique(levels[levels != 0])
-        layer = cls(dense, 1 + len(used), bias=bias is not None and bias_of(dense) is None)
+        new_bias, few = bias is not None and bias_of(dense) is None, levels.numel() <= FEW
+        layer = cls(dense, 1 + len(used), bias=new_bias, numbers=few)
         layer.codes.copy_(torch.where(levels == 0, 0, torch.searchsorted(used, levels.contiguous()) + 1))
         layer.values.copy_(_stored(torch.cat([used.new_zeros(1), used]) * step))
         if layer.bias is not None and bias is not None:
@@ -92,7 +100,7 @@ class CodebookLayer(Replacement):
 
     def forward(self, inputs: Tensor) -> Tensor:
         if torch.compiler.is_exporting():
-            weight: Tensor = look_up(self.codes, self.values, self.group)
+            weight: Tensor = look_up(self.codes, self.values, self.group, self._numbers)
             return F.embedding(inputs, weight) if self.applied is None else self.applied(inputs, weight, self.bias)
         if self.applied is None:
             return F.embedding(inputs, self._weight())

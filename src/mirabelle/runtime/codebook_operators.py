@@ -2,7 +2,7 @@
 
 `mirabelle::look_up` gives the weights. The exporter writes it as one node of the domain "mirabelle" (`onnx_translations`),
 which `group_operators.write_groups` replaces by stored codes of as few bits as ONNX has a type for, a Cast and a Gather from
-the stored values. Runtimes compute them once, when they load the file.
+the stored values, which runtimes compute once, when they load the file; or, where the layer asks for it, by the weights.
 
 Importing this module registers the operator with torch. It has no gradient; `looked_up` has.
 """
@@ -20,6 +20,7 @@ from torch import Tensor
 from mirabelle.runtime.group_operators import DOMAIN, LOOK_UP, own_schema
 
 _BITS = 8  # of the codes in a program; a file stores as few as they need
+NUMBERS = 32  # instead of bits: the file stores the weights
 
 
 def looked_up(codes: Tensor, values: Tensor, group_size: int) -> Tensor:
@@ -37,20 +38,21 @@ def looked_up(codes: Tensor, values: Tensor, group_size: int) -> Tensor:
 
 
 @torch.library.custom_op("mirabelle::look_up", mutates_args=())
-def look_up(codes: Tensor, values: Tensor, group_size: int) -> Tensor:
-    """`looked_up`, as one node of an exported program."""
+def look_up(codes: Tensor, values: Tensor, group_size: int, numbers: bool) -> Tensor:  # noqa: FBT001 (an operator of torch)
+    """`looked_up`, as one node of an exported program; `numbers`: a file stores the weights instead of the codes."""
+    del numbers
     return looked_up(codes, values, group_size)
 
 
 @look_up.register_fake
-def _(codes: Tensor, values: Tensor, group_size: int) -> Tensor:
-    del group_size
+def _(codes: Tensor, values: Tensor, *settings: int) -> Tensor:
+    del settings
     return torch.empty(codes.shape, dtype=values.dtype, device=codes.device)
 
 
 def torch_translations() -> dict[Any, Callable[..., Tensor]]:
     """The translation of the operator to those of torch."""
-    return {torch.ops.mirabelle.look_up.default: looked_up}
+    return {torch.ops.mirabelle.look_up.default: lambda codes, values, group_size, _: looked_up(codes, values, group_size)}
 
 
 def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -59,8 +61,8 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     node = Op(Opset(DOMAIN, 1), LOOK_UP, own_schema(LOOK_UP, "codes", "values"))
 
-    def onnx_look_up(codes: Any, values: Any, group_size: int) -> Any:
-        return node(codes, values, bits=_BITS, group_size=group_size)
+    def onnx_look_up(codes: Any, values: Any, group_size: int, numbers: bool) -> Any:  # noqa: FBT001
+        return node(codes, values, bits=NUMBERS if numbers else _BITS, group_size=group_size)
 
     return {torch.ops.mirabelle.look_up.default: onnx_look_up}
 

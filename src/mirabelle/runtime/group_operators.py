@@ -29,6 +29,7 @@ from mirabelle.runtime.initializers import StoredArrays
 from mirabelle.runtime.opset import can_be_raised, opsets_of, set_opsets
 
 DOMAIN, CONTRIBUTED, PRODUCT, LOOK_UP = "mirabelle", "com.microsoft", "MatMulNBits", "LookUp"
+_NUMBERS = 32  # bits of a look-up whose result is stored
 _FLOAT32_ACTIVATIONS = 1  # accuracy_level of MatMulNBits
 _UNSIGNED = {2: (TensorProto.UINT2, 25), 4: (TensorProto.UINT4, 21)}
 _TYPES = {2: (TensorProto.INT2, 25), 3: (TensorProto.INT4, 21), 4: (TensorProto.INT4, 21)}  # bits -> type, opset that has it
@@ -140,6 +141,9 @@ def write_groups(model: ModelProto) -> None:
     nodes = [made for node in graph.node for made in writer.nodes_for(node)]
     if not writer.tensors:
         return
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            node.input[place] = writer.renamed.get(name, name)
     del graph.node[:]
     graph.node.extend(nodes)
     others = [tensor for tensor in graph.initializer if tensor.name not in writer.tensors]
@@ -161,6 +165,7 @@ class _Writer:
     def __init__(self, arrays: Mapping[str, Array], opset: int, *, plain: bool) -> None:
         self._arrays, self._plain, self.opset = arrays, plain, opset
         self.tensors: dict[str, TensorProto] = {}
+        self.renamed: dict[str, str] = {}  # results that are stored
         self.contributed = False
 
     def nodes_for(self, node: NodeProto) -> Iterator[NodeProto]:
@@ -203,6 +208,11 @@ class _Writer:
         """A Gather from the values of the codebook, or of several, one behind the other; without the first if none is read."""
         (codes, values), (result,) = node.input, node.output
         array, stored = self._arrays[codes], self._arrays[values]
+        if bits == _NUMBERS:
+            book = np.arange(len(array)).reshape(-1, *[1] * (array.ndim - 1)) // group_size
+            name = f"{codes.removesuffix('codes')}weight"
+            self.renamed[result] = self._tensor(result if name in self._arrays else name, stored[book, array])
+            return
         if array.min(initial=bits) > 0:
             array, stored = array - 1, stored[:, 1:]
         books, entries = stored.shape
