@@ -76,11 +76,11 @@ def test_a_file_of_four_layers_has_at_most_sixty_bytes_over_graph_and_data(four_
     data = 0.0
     values = MixedLength()
     for k in inline:
-        from mirabelle.artifact.head import _code_data
+        from mirabelle.artifact.inline import code_data
         from mirabelle.codecs.mixing import Mixed
 
         entry = model.head.entries[k]
-        _code_data(Structure(values, Mixed()), model.head.tensors[k], entry.number, entry.data)
+        code_data(Structure(values, Mixed()), model.head.tensors[k], entry.number, entry.data)
     data = values.bits / 8
     assert graph < 150, "the graph is coded by its structure"
     assert len(packed) - graph - bodies - data <= 60
