@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from conditions import ROOT, write
-from mirabelle import unpack
+from mirabelle import pack, unpack
 from mirabelle.runtime.runtime import default_runtime
 from mirabelle.sources import task_from
 from mirabelle.task.metric import Metric
@@ -97,7 +97,7 @@ def trained(name: str, seed: int, options: argparse.Namespace) -> Path:
 def judged(folder: Path, test: Any, task: Any) -> dict[str, Any]:
     """Error and bytes of a finished run, kept in its folder."""
     kept = folder / "judged.json"
-    packed = (folder / "model.mira").read_bytes()
+    packed = pack((folder / "model.onnx").read_bytes())  # as Mirabelle packs the model today
     if kept.is_file():
         found: dict[str, Any] = json.loads(kept.read_text())
         if found["bytes"] == len(packed):
