@@ -53,8 +53,9 @@ class EntropyConstrained:
     bits of the levels under a model that fits the layer's present levels, with the density of each row and each column. So
     one number decides how many weights become zeros, which neurons and inputs disappear, how many values are left, and how
     far apart they are. Afterwards the layers have codebooks of these values (`CodebookLayer`): computed in floating point,
-    small in `model.mira`. A batch norm that is the only user of a layer's output is folded into the layer before, so that
-    nothing of it is stored. Pruned weights stay zero. As in every training, the model before compression teaches by default.
+    small in `model.mira`; in `model.onnx`, layers of up to 4,096 weights are stored as weights. A batch norm that is the only
+    user of a layer's output is folded into the layer before, so that nothing of it is stored. Pruned weights stay zero. As in
+    every training, the model before compression teaches by default.
     The weights at the end of the training are kept, also with `keep = "best"`: those of earlier epochs take more bytes.
 
     Args:
