@@ -5,7 +5,7 @@
 
 FILE is a `.mira` or `.onnx` file. Compared are only the integers of quantized weights, tensor by tensor, without the graph, the
 values of codebooks and the scales: bytes, and seconds to decode all of them on one core. Codes of a codebook of multiples of one
-step go to DeepCABAC as these multiples, which it is made for; to the general compressors one byte for each code.
+step go to the others as these multiples, which DeepCABAC is made for; to general compressors as one byte each.
 """
 
 from __future__ import annotations
@@ -35,8 +35,13 @@ _LEAST = 64  # elements: smaller tensors of integers are no codes of weights
 
 
 def levels_of(model: PackedModel, name: str) -> Integers:
-    """The integers of a weight: codes themselves, or the multiples that the codes of a codebook stand for."""
-    codes = model.array(name).astype(np.int64)
+    """The integers of a weight: codes, or the multiples of a step that they stand for, or of which its floats are made."""
+    array = model.array(name)
+    if array.dtype.kind == "f":
+        found = step_of(array.astype("<f4").tobytes())
+        assert found is not None, "it is coded as multiples"
+        return found[1].reshape(array.shape)
+    codes = array.astype(np.int64)
     values = name.removesuffix("codes") + "values"
     found = step_of(model.array(values).astype("<f4").tobytes()) if values in model.names else None
     return codes if found is None else found[1][codes]
@@ -69,14 +74,15 @@ def measured(path: Path) -> dict[str, Any]:
     content = path.read_bytes()
     packed = content if path.suffix == ".mira" else pack(content)
     costs = {one.name: one for one in costs_of(packed).tensors}
-    names = [one.name for one in costs.values() if one.kind in _KINDS and one.elements >= _LEAST]
+    names = [one.name for one in costs.values() if one.elements >= _LEAST and (one.kind in _KINDS or "multiples" in one.codec)]
     begin = time.perf_counter()
     model = PackedModel(packed)  # small tensors are decoded here
     for name in names:
         model.array(name)
     seconds = time.perf_counter() - begin
-    flat = b"".join(model.array(name).tobytes() for name in names)
-    others = [cabac(levels_of(model, name)) for name in names]
+    levels = [levels_of(model, name) for name in names]
+    flat = b"".join(one.astype(np.int8).tobytes() for one in levels)
+    others = [cabac(one) for one in levels]
     zstd = zstandard.ZstdCompressor(level=19).compress(flat)
     begin = time.perf_counter()
     zstandard.ZstdDecompressor().decompress(zstd)
