@@ -54,8 +54,9 @@ class EntropyConstrained:
     one number decides how many weights become zeros, which neurons and inputs disappear, how many values are left, and how
     far apart they are. Afterwards the layers have codebooks of these values (`CodebookLayer`): computed in floating point,
     small in `model.mira`; in `model.onnx`, layers of up to 4,096 weights are stored as weights. A batch norm that is the only
-    user of a layer's output is folded into the layer before, so that nothing of it is stored. Pruned weights stay zero. As in
-    every training, the model before compression teaches by default.
+    user of a layer's output is folded into the layer before, so that nothing of it is stored. Pruned weights stay zero. At the
+    end, units that nobody reads, and those that are 0 for every input, lose what is left of their weights; no output changes.
+    As in every training, the model before compression teaches by default.
     The weights at the end of the training are kept, also with `keep = "best"`: those of earlier epochs take more bytes.
 
     Args:
@@ -113,7 +114,7 @@ class EntropyConstrained:
         given = opened(model, self, run)
         form, in_training = self._begun(given, task, run)
         told(given, _finished(form, in_training), self, task, run)
-        finish = partial(_finished, form)
+        finish = partial(_finished_without_idle_units, form, task=task, run=run)
         return Prepared(in_training, terms=self._terms(), controls=lambda _: (AtTheEnd(),), finish=finish)
 
     def _begun(self, given: nn.Module, task: Task, run: Run) -> tuple[FoldedForm, nn.Module]:
@@ -158,6 +159,18 @@ def _in_training(form: FoldedForm, first_bits: float) -> nn.Module:
     from mirabelle.quantize.rounded_layer import rounded_layers
 
     return form.with_layers(dict(zip(form.names, rounded_layers(form.dense, first_bits), strict=True)))
+
+
+def _finished_without_idle_units(form: FoldedForm, trained: nn.Module, *, task: Task, run: Run) -> nn.Module:
+    """The trained model with codebook layers, in which units that do nothing have no weights and no bias."""
+    layers: dict[str, Any] = {name: trained.get_submodule(name) for name in form.names}
+    rounded = {name: layer.rounded() for name, layer in layers.items()}
+    cleared = form.silence(rounded, task.example().inputs)
+    for name, layer in layers.items():
+        layer.clear(*rounded[name])
+    if cleared:
+        run.event("idle units", cleared=cleared)
+    return _finished(form, trained)
 
 
 def _finished(form: FoldedForm, trained: nn.Module) -> nn.Module:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from mirabelle.model.architecture import replace_module
 from mirabelle.model.edits import put
@@ -12,9 +13,12 @@ from mirabelle.model.replacement import Replacement
 from mirabelle.model.state import copied
 from mirabelle.model.ties import all_names
 from mirabelle.quantize.batch_norm_folding import FoldedNorm, folded
+from mirabelle.quantize.dense_layers import WEIGHTED, bias_of, weight_of
+from mirabelle.quantize.idle_units import silenced
 from mirabelle.quantize.surroundings import Flow
 from mirabelle.quantize.tied_weights import Selection, tie_codes
 from mirabelle.run.run import Run
+from mirabelle.task.batch import Inputs
 from mirabelle.task.task import Task
 
 
@@ -54,6 +58,34 @@ class FoldedForm:
             old = model.get_submodule(name)
             model = put(model, [other for other, same in model.named_modules(remove_duplicate=False) if same is old], module)
         return model
+
+    @torch.no_grad()
+    def silence(self, rounded: Mapping[str, tuple[Tensor, Tensor | None]], inputs: Inputs) -> dict[str, int]:
+        """Find the weights and biases of idle units (`idle_units`).
+
+        Args:
+            rounded: (weight, bias) of each layer, with the outputs on the first axis; those of idle units become 0, in place.
+            inputs: an example of the model's inputs.
+
+        Returns:
+            The numbers that have become zero in each tensor.
+        """
+        own = [name for name in self.names if self._selection.group_of(name) == (name,) and name in rounded]
+        layers = {name: copied(layer) for name, layer in zip(self.names, self.dense, strict=True)}
+        for name, (weight, bias) in rounded.items():
+            weight_of(layers[name], WEIGHTED).copy_(weight)
+            if bias is not None:
+                layers[name].bias = nn.Parameter(bias.clone())
+        model = self.with_layers(layers).eval()
+        found = silenced(model, own, inputs)
+        for name in own:
+            weight, bias = rounded[name]
+            layer = model.get_submodule(name)
+            weight.copy_(weight_of(layer, WEIGHTED))
+            left = bias_of(layer)
+            if bias is not None and left is not None:
+                bias.copy_(left)
+        return found
 
     def finished(self, changed: nn.Module, layer_of: Callable[[str, nn.Module], Replacement]) -> nn.Module:
         """A model with codebook layers, recorded in its architecture.

@@ -56,6 +56,19 @@ class RoundedLayer(nn.Module):
         return found
 
     @torch.no_grad()
+    def rounded(self) -> tuple[Tensor, Tensor | None]:
+        """Copies of weight and bias as they are rounded."""
+        bias = None if self.bias is None or self.bias_step is None else _rounded(self.bias, self.bias_step)
+        return _rounded(self.weight, self.weight_step), bias
+
+    @torch.no_grad()
+    def clear(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Set the numbers to zero that are zero in these tensors."""
+        self.weight.mul_(weight != 0)
+        if self.bias is not None and bias is not None:
+            self.bias.mul_(bias != 0)
+
+    @torch.no_grad()
     def as_codebook(self, dense: nn.Module) -> CodebookLayer:
         """The layer with the same values in a codebook, which stores them as bfloat16."""
         step = self.weight_step(self.weight.numel())

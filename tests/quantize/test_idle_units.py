@@ -1,0 +1,130 @@
+"""Units that do nothing lose their weights: which ones, and that no output changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mirabelle import Run, Task, Training, quantize
+from mirabelle.quantize.codebook_layer import CodebookLayer
+from mirabelle.quantize.idle_units import silenced
+from mirabelle.run.journal import read_events
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 5, 3, padding=1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(5 * 16, 9), nn.ReLU(), nn.Linear(9, 3),
+    ).eval()  # fmt: skip
+
+
+@torch.no_grad()
+def test_a_unit_that_nobody_reads_loses_its_weights_and_its_bias() -> None:
+    model, inputs = network(), torch.randn(7, 1, 8, 8)
+    model[3].weight[:, 2] = 0  # nobody reads channel 2 of the first convolution
+    model[6].weight[:, 16:32] = 0  # nor channel 1 of the second, 16 places behind the Flatten
+    due = model(inputs)
+    found = silenced(model, ["0", "3", "6", "8"], inputs)
+    assert found == {"0.weight": 9, "0.bias": 1, "3.weight": 5 * 9, "3.bias": 1}
+    assert not model[0].weight[2].any()
+    assert not model[3].weight[1].any()
+    assert torch.equal(model(inputs), due)
+
+
+@torch.no_grad()
+def test_a_unit_that_is_zero_for_every_input_is_not_read() -> None:
+    model, inputs = network(), torch.randn(7, 1, 8, 8)
+    model[3].weight[4], model[3].bias[4] = 0, -0.5
+    model[6].weight[3], model[6].bias[3] = 0, -0.1
+    due = model(inputs)
+    found = silenced(model, ["0", "3", "6", "8"], inputs)
+    assert found == {"3.bias": 1, "6.weight": 16 * 8, "6.bias": 1, "8.weight": 3}
+    assert torch.equal(model(inputs), due)
+
+
+@torch.no_grad()
+def test_a_constant_that_is_read_stays() -> None:
+    model, inputs = network(), torch.randn(7, 1, 8, 8)
+    model[6].weight[3], model[6].bias[3] = 0, 0.5
+    assert silenced(model, ["0", "3", "6", "8"], inputs) == {}
+    assert model[8].weight[:, 3].all()
+
+
+@torch.no_grad()
+def test_units_fall_idle_one_after_the_other() -> None:
+    model, inputs = network(), torch.randn(7, 1, 8, 8)
+    model[8].weight.zero_()
+    due = model(inputs)
+    silenced(model, ["0", "3", "6", "8"], inputs)
+    assert not any(bool(model[place].weight.any()) for place in (0, 3, 6))
+    assert model[8].bias.all()
+    assert torch.equal(model(inputs), due)
+
+
+class Branches(nn.Module):
+    """A sum of two branches, a depthwise convolution, and a norm over channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(1, 4, 1)
+        self.depthwise, self.norm = nn.Conv2d(4, 4, 3, groups=4), nn.GroupNorm(1, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.one(x) + self.two(x))
+        return self.head(self.norm(self.depthwise(x)).mean((2, 3)))
+
+
+@torch.no_grad()
+def test_what_reads_units_in_another_way_leaves_them_alone() -> None:
+    torch.manual_seed(0)
+    model, inputs = Branches().eval(), torch.randn(7, 1, 8, 8)
+    model.head.weight[:, 1] = 0  # the norm still reads the channel
+    model.one.weight[2] = 0  # the other branch still writes it
+    due = model(inputs)
+    assert silenced(model, ["one", "two", "head"], inputs) == {}
+    assert torch.equal(model(inputs), due)
+
+
+@torch.no_grad()
+def test_layers_that_are_not_named_are_left_alone() -> None:
+    model, inputs = network(), torch.randn(7, 1, 8, 8)
+    model[8].weight.zero_()
+    assert silenced(model, ["0", "3", "8"], inputs) == {}
+
+
+def test_a_model_that_cannot_be_traced_is_left_alone() -> None:
+    class Odd(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x if float(x.sum()) > 0 else -x)  # type: ignore[no-any-return]
+
+    model = Odd(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
+    with torch.no_grad():
+        model[2].weight.zero_()
+    assert silenced(model, ["0", "2"], torch.randn(7, 4)) == {}
+    assert model[0].weight.all()
+
+
+@pytest.mark.parametrize("width", [40])
+def test_a_training_by_bits_ends_without_idle_weights(width: int, stripes: Task, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 3))
+    run = Run(tmp_path)
+    step = quantize.EntropyConstrained(rate=3.0, train=Training(epochs=8, lr=5e-3, batch_size=32, precision="float32"))
+    small = step(dense, stripes, run)
+    first, last = small[1], small[3]
+    assert isinstance(first, CodebookLayer)
+    assert isinstance(last, CodebookLayer)
+    read = (last.codes != 0).any(0)
+    written = (first.codes != 0).any(1)
+    assert first.bias is not None
+    assert not (first.codes[~read] != 0).any()
+    assert not first.bias[~read].any()
+    assert not (read & ~written & (first.bias <= 0)).any()
+    told = [event for event in read_events(tmp_path) if event["event"] == "idle units"]
+    assert told
+    assert sum(told[0]["cleared"].values()) > 0
