@@ -126,6 +126,12 @@ def test_one_tensor_is_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         model.array("nowhere")
 
 
+def test_any_buffer_and_parts_are_read() -> None:
+    content = (GOLDEN / "version-1.mira").read_bytes()
+    for given in (content, bytearray(content), memoryview(content), mira.packed_parts(ONNX)):
+        assert b"".join(PackedModel(given).parts()) == ONNX
+
+
 def test_a_state_dict_has_the_values_and_types() -> None:
     found = PackedModel((GOLDEN / "version-1.mira").read_bytes()).state_dict()
     tensors = {tensor.name: tensor for tensor in ModelProto.FromString(ONNX).graph.initializer}

@@ -295,3 +295,22 @@ def test_many_levels_are_codes_in_a_file() -> None:
     layer = nn.Sequential(CodebookLayer.of_levels(dense, torch.ones(41, 100), torch.tensor(0.5), None)).eval()
     graph = ModelProto.FromString(export(layer, Batch(torch.randn(2, 100), torch.zeros(2)))).graph
     assert {tensor.name for tensor in graph.initializer} >= {"0.codes", "0.values"}
+
+
+@pytest.mark.parametrize("steps", [(0.1, 0.3), (0.1, 0.1)])
+def test_layers_with_equal_codes_keep_their_own_values(steps: tuple[float, float]) -> None:
+    torch.manual_seed(0)
+    levels = torch.randint(-2, 3, (16, 16)).float()
+    layers = [CodebookLayer.of_levels(nn.Linear(16, 16, bias=False), levels, torch.tensor(step), None) for step in steps]
+    model, example = nn.Sequential(layers[0], nn.ReLU(), layers[1]).eval(), Batch(torch.randn(5, 16), torch.zeros(5))
+    assert torch_equals_onnx(model, export(model, example), [example], quantized=False).passed
+
+
+def test_the_name_of_a_weight_may_be_taken() -> None:
+    class Root(CodebookLayer):
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return super().forward(weight)
+
+    layer = Root.of_levels(nn.Linear(4, 3), torch.randint(-2, 3, (3, 4)).float(), torch.tensor(0.25), None).eval()
+    example = Batch(torch.randn(5, 4), torch.zeros(5))
+    assert torch_equals_onnx(layer, export(layer, example), [example], quantized=False).passed

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from mirabelle import Run, Task, Training, quantize
@@ -88,6 +91,57 @@ def test_what_reads_units_in_another_way_leaves_them_alone() -> None:
     due = model(inputs)
     assert silenced(model, ["one", "two", "head"], inputs) == {}
     assert torch.equal(model(inputs), due)
+
+
+class Read(nn.Module):
+    """Units of `a` that `b` reads behind or beside something else."""
+
+    def __init__(self, between: Callable[[torch.Tensor, torch.Tensor, nn.Module], torch.Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.between = nn.Linear(5, 6), nn.Linear(6, 3), between
+        self.slope = nn.PReLU(init=0.0)
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return self.between(self.a(x), other, self)
+
+
+ELSEWHERE: dict[str, Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]] = {
+    "sum": lambda h, _, m: m.b(h) + h.sum(-1, keepdim=True),
+    "product": lambda h, _, m: m.b(h) + torch.einsum("bi,bi->b", h, h)[:, None],
+    "norm": lambda h, _, m: m.b(h) + h.norm(),
+    "layer norm without weights": lambda h, _, m: m.b(F.layer_norm(h, (6,))),
+    "output": lambda h, _, m: torch.cat([m.b(h), h], 1),
+    "attention": lambda h, _, m: m.b((h @ h.T).softmax(-1) @ h),
+    "called twice": lambda h, x, m: m.b(h) + m.b(torch.relu(m.a(-x))),
+    "a weight by itself": lambda h, x, m: m.b(h) + F.linear(x, m.a.weight, m.a.bias)[:, :3],
+}
+DEPENDING: dict[str, Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]] = {
+    "product with an input": lambda h, g, m: m.b(torch.relu(h * g.sum(1, keepdim=True))),
+    "sum with an input": lambda h, g, m: m.b(torch.relu(h + g.mean(1, keepdim=True))),
+    "a slope that learns": lambda h, _, m: m.b(m.slope(h)),
+    "a mask": lambda h, g, m: m.b(h.masked_fill(g[:, :1] > -9, 0.0)),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("how", ELSEWHERE)
+def test_a_unit_that_something_else_reads_is_not_idle(how: str) -> None:
+    torch.manual_seed(0)
+    model, inputs = Read(ELSEWHERE[how]).eval(), (torch.randn(7, 5), torch.randn(7, 5))
+    model.b.weight[:, 2] = 0
+    due = model(*inputs)
+    assert silenced(model, ["a", "b"], inputs) == {}
+    assert torch.equal(model(*inputs), due)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("how", DEPENDING)
+def test_a_unit_that_is_zero_for_one_input_alone_is_not_idle(how: str) -> None:
+    torch.manual_seed(0)
+    model, inputs = Read(DEPENDING[how]).eval(), (torch.randn(7, 5), torch.ones(7, 5))
+    model.a.weight[2], model.a.bias[2] = 0, -0.3
+    assert silenced(model, ["a", "b"], inputs) == {}
+    assert model.b.weight[:, 2].all()
 
 
 @torch.no_grad()

@@ -149,7 +149,7 @@ class PackedModel:
     """
 
     def __init__(self, packed: bytes | memoryview | Sequence[bytes | memoryview], most_bytes: int | None = None) -> None:
-        parts = [packed] if isinstance(packed, (bytes, memoryview)) else packed
+        parts = packed if isinstance(packed, (list, tuple)) else [memoryview(packed)]  # type: ignore[arg-type]
         content, size = memoryview(parts[0]), sum(map(len, parts))
         magic, version = bytes(content[: len(MAGIC)]), int(content[len(MAGIC)]) if len(content) > len(MAGIC) else 0
         if magic != MAGIC:

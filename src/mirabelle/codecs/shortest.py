@@ -41,10 +41,11 @@ def length_of_levels(levels: Symbols) -> float:
     """
     if not levels.size:
         return 0.0
+    histogram = Histogram()
+    codecs = (histogram, Sparse(histogram, histogram), Contexts())
     if levels.size <= FEW:
-        return _ENTRY + len(Contexts().encode(levels.astype(np.int8)))
+        return _ENTRY + len(shortest(levels.astype(np.int8), codecs)[0])
     used = np.unique(levels[levels != 0])
     codes = np.where(levels == 0, 0, np.searchsorted(used, levels) + 1).astype(np.uint8)
-    histogram = Histogram()
-    body, _ = shortest(codes, (histogram, Sparse(histogram, histogram), Contexts()))
+    body, _ = shortest(codes, codecs)
     return _ENTRY + float((2 * np.log2(1 + np.abs(used)) + 1).sum()) / 8 + len(body)

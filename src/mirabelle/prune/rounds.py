@@ -79,8 +79,9 @@ class Rounds:
                 self._keep(self._begun(given, model, place, part), place, run, settings)
             beginning_with = _taken_up(given, beginning, settings)  # also now, so that a continued run goes on with the same
             told = run.event("round", round=place + 1, rounds=trainings, sparsity=self._sparsity(place))
-            if told is not None:  # a callback asks to stop
-                return self.pruned(model if place > first else beginning_with, self.sparsity, part)
+            trained = model if place > first else beginning_with if self.rewind == "learning-rate" else None
+            if told is not None and trained is not None:  # a callback asks to stop; rewound weights are trained first
+                return self.pruned(trained, self.sparsity, part)
             model = fit(beginning_with, task, self.training, part)
         return model
 
@@ -128,7 +129,7 @@ def _taken_up(given: nn.Module, beginning: Checkpoint, settings: Mapping[str, An
         raise UserError("E141", error.message, f"remove {folder} to begin with an earlier round") from error
     assert written is not None, "it is there"
     tensors, numbers = written
-    check_same_training(numbers["settings"], settings)
+    check_same_training(numbers.get("settings"), settings)
     model = copied(given)
     load_tensors(model, tensors["model"], source=str(beginning.path))
     attach(model, architecture_of(model).with_pruned(numbers["pruned"]))

@@ -133,13 +133,6 @@ def why_not_pruned(removed: RemovedWeights, model: nn.Module) -> dict[str, str]:
     return reasons
 
 
-def _lowest_where_pruned(scores: Tensor, parameter: Tensor, pruned: bool) -> Tensor:  # noqa: FBT001
-    """Scores in which weights that an earlier step has pruned are lowest, also if others have scores below 0."""
-    if not pruned or not bool((scores < 0).any()):
-        return scores
-    return torch.where(parameter == 0, scores.min() - 1, scores)
-
-
 class WeightMasks:
     """Sets weights to zero during a training, following a schedule (a `training.Control`).
 
@@ -182,7 +175,9 @@ class WeightMasks:
         evidence = [self._evidence.get(name, Evidence(name)) for name in self._names]
         before = set(architecture_of(model).pruned)
         scores = [
-            _lowest_where_pruned(self._removed.score(parameters[own.name], own), parameters[own.name], own.name in before)
+            self._lowest_where_pruned(self._removed.score(parameters[own.name], own), parameters[own.name])
+            if own.name in before
+            else self._removed.score(parameters[own.name], own)
             for own in evidence
         ]
         masks = self._removed.masks(scores, amount, [self._deviations[name] for name in self._names])
@@ -190,6 +185,13 @@ class WeightMasks:
             parameters[name].mul_(mask)
         attach(model, architecture_of(model).with_pruned(self._names))
         self._prunings += 1
+
+    def _lowest_where_pruned(self, scores: Tensor, parameter: Tensor) -> Tensor:
+        """Scores in which weights that an earlier step has pruned are lowest, also if others have scores below 0."""
+        if not bool((scores < 0).any()):
+            return scores
+        lowest = scores.min() if self._removed.block else -torch.inf  # a block is not lost for one pruned weight
+        return torch.where(parameter == 0, lowest, scores)
 
     def state_dict(self) -> dict[str, Any]:
         progress = {"calls": self._calls, "last": self._last, "prunings": self._prunings, "finished": int(self._finished)}

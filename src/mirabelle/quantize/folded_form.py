@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import torch
@@ -70,7 +71,13 @@ class FoldedForm:
         Returns:
             The numbers that have become zero in each tensor.
         """
-        own = [name for name in self.names if self._selection.group_of(name) == (name,) and name in rounded]
+        tensors = [tensor for _, tensor in self._given.named_parameters(remove_duplicate=False)]
+        times = Counter(id(tensor) for tensor in tensors)
+        own = [
+            name
+            for name in self._selection.layers
+            if all(times[id(tensor)] == 1 for tensor in self._given.get_submodule(name).parameters())
+        ]
         layers = {name: copied(layer) for name, layer in zip(self.names, self.dense, strict=True)}
         for name, (weight, bias) in rounded.items():
             weight_of(layers[name], WEIGHTED).copy_(weight)

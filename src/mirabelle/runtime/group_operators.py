@@ -14,7 +14,7 @@ Importing this module registers the operators with torch. They have no gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -137,7 +137,9 @@ def own_schema(name: str, *inputs: str) -> defs.OpSchema:
 def write_groups(model: ModelProto) -> None:
     """Replace the nodes of the domain "mirabelle" by those of ONNX and of ONNX Runtime, in place; see the module."""
     graph, versions = model.graph, opsets_of(model)
-    writer = _Writer(StoredArrays(graph), versions[""], plain=not can_be_raised(model))
+    taken = {tensor.name for tensor in graph.initializer} | {value.name for value in (*graph.input, *graph.output)}
+    taken |= {name for node in graph.node for name in node.output}
+    writer = _Writer(StoredArrays(graph), versions[""], plain=not can_be_raised(model), taken=taken)
     nodes = [made for node in graph.node for made in writer.nodes_for(node)]
     if not writer.tensors:
         return
@@ -160,12 +162,14 @@ class _Writer:
         arrays: the stored tensors of the graph.
         opset: of the graph.
         plain: whether codes of less than 8 bits are stored in 8, because the opset cannot be raised.
+        taken: names of values that are in use.
     """
 
-    def __init__(self, arrays: Mapping[str, Array], opset: int, *, plain: bool) -> None:
+    def __init__(self, arrays: Mapping[str, Array], opset: int, *, plain: bool, taken: Collection[str]) -> None:
         self._arrays, self._plain, self.opset = arrays, plain, opset
         self.tensors: dict[str, TensorProto] = {}
         self.renamed: dict[str, str] = {}  # results that are stored
+        self._taken, self._looked = taken, dict[str, tuple[str, str, int]]()
         self.contributed = False
 
     def nodes_for(self, node: NodeProto) -> Iterator[NodeProto]:
@@ -210,8 +214,10 @@ class _Writer:
         array, stored = self._arrays[codes], self._arrays[values]
         if bits == _NUMBERS:
             book = np.arange(len(array)).reshape(-1, *[1] * (array.ndim - 1)) // group_size
-            name = f"{codes.removesuffix('codes')}weight"
-            self.renamed[result] = self._tensor(result if name in self._arrays else name, stored[book, array])
+            key, name = (codes, values, group_size), f"{codes.removesuffix('codes')}weight"
+            if name in self._taken or self._looked.setdefault(name, key) != key:
+                name = result
+            self.renamed[result] = self._tensor(name, stored[book, array])
             return
         if array.min(initial=bits) > 0:
             array, stored = array - 1, stored[:, 1:]
