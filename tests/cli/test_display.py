@@ -30,3 +30,15 @@ def test_a_part_is_told_if_it_lasts_and_no_other(
     time.sleep(0.5)
     assert told + capsys.readouterr().err == "steps/1-quantize.dynamic  gates\n"
     assert not (tmp_path / "events.jsonl").exists()
+
+
+def test_rounds_and_idle_units_have_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    watcher = Watcher(quiet=False)
+    run = Run(tmp_path, callbacks=[watcher], name="steps/1-step")
+    run.event("round", round=2, rounds=3, sparsity=0.8642791)
+    run.event("idle units", cleared={"fc1.bias": 3, "fc2.weight": 5})
+    watcher.close()
+    assert capsys.readouterr().err == (
+        "steps/1-step  round 2 of 3: 86.4% of the weights are pruned\n"
+        "steps/1-step  units that do nothing lose what is left of them: fc1.bias, fc2.weight\n"
+    )

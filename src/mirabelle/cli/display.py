@@ -188,6 +188,8 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "left alone": _left_alone,
     "note": lambda event: f"note: {event['text']}",
     "warning": lambda event: f"warning: {event['text']}",
+    "round": lambda event: f"round {event['round']} of {event['rounds']}: {event['sparsity']:.1%} of the weights are pruned",
+    "idle units": lambda event: f"units that do nothing lose what is left of them: {few(list(event['cleared']))}",
     "stopped": lambda event: f"stopped: {event['why']}",
     "taken up": lambda event: f"continued at step {event['step']} of {event['steps']}",
     "resumed": lambda event: "resumed after an interruption" if event["killed"] else "resumed",
