@@ -89,7 +89,7 @@ def trained(name: str, seed: int, options: argparse.Namespace) -> Path:
         "mirabelle", "run", str(recipe), "--data-dir", str(options.data_dir), "--seed", str(seed), "--out", str(folder),
     ]  # fmt: skip
     done = subprocess.run(command, check=False)
-    if done.returncode not in {0, 1}:  # 1: a goal was missed
+    if done.returncode not in {0, 4}:  # 4: a goal was missed
         raise SystemExit(f"{name} with seed {seed} ended with {done.returncode}")
     return folder
 
