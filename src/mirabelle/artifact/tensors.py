@@ -13,13 +13,14 @@ from mirabelle.artifact.wire import Fields, number_of
 from mirabelle.codecs import Codec, Contexts, Deflate, Histogram, Interleaved, Palette, Planes, Sparse
 from mirabelle.codecs.codec import CODECS, EstimatedCodec, Symbols
 from mirabelle.codecs.counts import byte_counts
+from mirabelle.codecs.interleaved import MUCH_FASTER
 from mirabelle.codecs.mixing import Allowance
 from mirabelle.codecs.narrow import narrowed, widened
 
 RAW, OWN = 0, 255  # not coded; a codec of a user's own
 NARROW = 64  # is added to the number of a codec that codes integers of less than 8 bits one by one
 BFLOAT16 = 16  # the number of the type
-_FAST, _MUCH_FASTER = 12, 1.005  # a codec that is taken if it needs at most so many times the bytes
+_FAST = 12  # `Interleaved`
 _SMALL, _CLOSE = 1 << 14, 64  # bytes; codecs for a small tensor are both tried if their estimates differ less
 
 # Number of an ONNX type -> the type of the coded elements. Bfloat16 and floats of 8 bits are coded as integers of their bits.
@@ -161,7 +162,7 @@ def coded(tensor: Tensor, raw: bytes | memoryview, codecs: Mapping[int, Estimate
         integers = tensor.array(bytes(raw))
         if narrowed(integers, tensor.integers[0]) == raw:  # only zeros fill the last byte
             tried += [Coded(number + NARROW, "", codec.encode(integers)) for number, codec in _likely(integers, codecs)]
-    return min([best, *tried], key=lambda one: one.length / (_MUCH_FASTER if one.number % NARROW == _FAST else 1))
+    return min([best, *tried], key=lambda one: one.length / (MUCH_FASTER if one.number % NARROW == _FAST else 1))
 
 
 def _likely(values: Symbols, codecs: Mapping[int, EstimatedCodec]) -> list[tuple[int, EstimatedCodec]]:
@@ -175,7 +176,7 @@ def _likely(values: Symbols, codecs: Mapping[int, EstimatedCodec]) -> list[tuple
     counts = byte_counts(values)
     lengths = {number: codec.estimate(values, counts) for number, codec in suited.items()}
     most = min([values.nbytes, *(length for number, length in lengths.items() if suited[number].exact)])
-    if lengths.get(_FAST, math.inf) <= _MUCH_FASTER * most:
+    if lengths.get(_FAST, math.inf) <= MUCH_FASTER * most:
         suited = {number: codec for number, codec in suited.items() if number == _FAST or not codec.exact}
         most = lengths[_FAST]
     most += _CLOSE if values.nbytes <= _SMALL else 0

@@ -71,8 +71,7 @@ def encoded(symbols: Symbols, counts: Counts) -> bytes:
     """Symbols of 8 bits coded with their histogram, which is in the counts of their bytes, (256,)."""
     if not symbols.size:
         return b""
-    low, table = present_counts(counts, symbols.dtype)
-    head = write_varints([zigzag(low), len(table)])
+    low, table, head = front_of(counts, symbols.dtype)
     if len(table) == 1:
         return head
     table, data = counts_table(table)
@@ -105,11 +104,10 @@ def coded_length(counts: Counts, dtype: np.dtype[Any]) -> float:
     """About the bytes to which a histogram codes symbols of 8 bits that occur so often, (256,)."""
     if not counts.any():
         return 0.0
-    low, exact = present_counts(counts, dtype)
-    head = len(write_varints([zigzag(low), len(exact)]))
+    _, exact, head = front_of(counts, dtype)
     if len(exact) == 1:
-        return head
-    return head + sum(lengths_with_table(exact, counts_in_table(exact)))
+        return len(head)
+    return len(head) + sum(lengths_with_table(exact, counts_in_table(exact)))
 
 
 def lowest_and_kinds(reader: Reader, dtype: np.dtype[Any]) -> tuple[int, int]:
@@ -140,15 +138,16 @@ def _model(counts: Symbols) -> Any:
     return constriction.stream.model.Categorical(counts.astype(np.float32) / np.float32(counts.sum()), perfect=False)
 
 
-def present_counts(counts: Counts, dtype: np.dtype[Any]) -> tuple[int, Symbols]:
-    """(lowest symbol, counts of it and all up to the highest one), from the counts of bytes."""
+def front_of(counts: Counts, dtype: np.dtype[Any]) -> tuple[int, Symbols, bytes]:
+    """(lowest symbol, counts of it and all up to the highest one, front of coded data), from the counts of bytes."""
     ordered = np.roll(counts, 128) if dtype.kind == "i" else counts
     present = np.flatnonzero(ordered)
     low, high = int(present[0]), int(present[-1])
-    return low - 128 * (dtype.kind == "i"), ordered[low : high + 1]
+    lowest, table = low - 128 * (dtype.kind == "i"), ordered[low : high + 1]
+    return lowest, table, write_varints([_zigzag(lowest), len(table)])
 
 
-def zigzag(value: int) -> int:
+def _zigzag(value: int) -> int:
     return 2 * value if value >= 0 else -2 * value - 1
 
 

@@ -10,11 +10,10 @@ import numpy as np
 from mirabelle.codecs.codec import Codec, Symbols
 from mirabelle.codecs.counts import Counts, byte_counts
 from mirabelle.codecs.histogram import Histogram, coded_length, encoded
-from mirabelle.codecs.interleaved import Interleaved, interleaved, interleaved_length
+from mirabelle.codecs.interleaved import MUCH_FASTER, Interleaved, interleaved, interleaved_length
 from mirabelle.codecs.varint import Reader, write_varints
 
 _RAW, _CODED, _INTERLEAVED = 0, 1, 2
-_MUCH_FASTER = 1.005  # `Interleaved` is taken if it needs at most so many times the bytes
 _NEAR = 8  # bytes; a plane is coded to see whether it gets smaller, unless its counts say that it does not by this much
 
 
@@ -44,7 +43,7 @@ class Planes:
         out = io.BytesIO()
         for plane, counts in zip(planes, byte_counts(symbols), strict=True):
             length = coded_length(counts, plane.dtype)
-            likely, long = length < plane.size + _NEAR, interleaved_length(counts, plane.dtype) <= _MUCH_FASTER * length
+            likely, long = length < plane.size + _NEAR, interleaved_length(counts, plane.dtype) <= MUCH_FASTER * length
             kind, encode = (_INTERLEAVED, interleaved) if long else (_CODED, encoded)
             body = encode(plane, counts) if likely else b""
             if not likely or len(body) >= plane.size:

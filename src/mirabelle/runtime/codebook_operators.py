@@ -17,10 +17,9 @@ import torch
 from onnx import NodeProto, TensorProto, numpy_helper
 from torch import Tensor
 
-from mirabelle.runtime.group_operators import DOMAIN, LOOK_UP, own_schema
+from mirabelle.runtime.group_operators import DOMAIN, LOOK_UP, NUMBERS, own_schema
 
 _BITS = 8  # of the codes in a program; a file stores as few as they need
-NUMBERS = 32  # instead of bits: the file stores the weights
 
 
 def looked_up(codes: Tensor, values: Tensor, group_size: int) -> Tensor:

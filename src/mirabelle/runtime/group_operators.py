@@ -29,7 +29,7 @@ from mirabelle.runtime.initializers import StoredArrays
 from mirabelle.runtime.opset import can_be_raised, opsets_of, set_opsets
 
 DOMAIN, CONTRIBUTED, PRODUCT, LOOK_UP = "mirabelle", "com.microsoft", "MatMulNBits", "LookUp"
-_NUMBERS = 32  # bits of a look-up whose result is stored
+NUMBERS = 32  # instead of the bits of a look-up: the file stores the weights
 _FLOAT32_ACTIVATIONS = 1  # accuracy_level of MatMulNBits
 _UNSIGNED = {2: (TensorProto.UINT2, 25), 4: (TensorProto.UINT4, 21)}
 _TYPES = {2: (TensorProto.INT2, 25), 3: (TensorProto.INT4, 21), 4: (TensorProto.INT4, 21)}  # bits -> type, opset that has it
@@ -212,7 +212,7 @@ class _Writer:
         """A Gather from the values of the codebook, or of several, one behind the other; without the first if none is read."""
         (codes, values), (result,) = node.input, node.output
         array, stored = self._arrays[codes], self._arrays[values]
-        if bits == _NUMBERS:
+        if bits == NUMBERS:
             book = np.arange(len(array)).reshape(-1, *[1] * (array.ndim - 1)) // group_size
             key, name = (codes, values, group_size), f"{codes.removesuffix('codes')}weight"
             if name in self._taken or self._looked.setdefault(name, key) != key:
