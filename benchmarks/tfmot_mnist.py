@@ -116,16 +116,26 @@ def chosen(name: str, seed: int, train: Any, validation: Any, test: Any) -> dict
     return {"seed": seed, "setting": setting, "xz": size, "gzip": zipped, "plain": len(file), "error": error(file, test)}
 
 
+def remembered(folder: Path, name: str, seed: int, parts: Any) -> dict[str, Any]:
+    """One run, from its file in the folder where it was made before."""
+    file = folder / f"{name}-{seed}.json"
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(chosen(name, seed, *parts)))
+    return dict(json.loads(file.read_text()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("MIRABELLE_DATA"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default="runs/tfmot", help="where finished runs are kept")
     options = parser.parse_args()
     pixels, labels = images(Path(options.data_dir) / "mnist", "train")
     order = np.random.default_rng(0).permutation(len(pixels))
     held, kept = order[:VALIDATION], order[VALIDATION:]
     parts = (pixels[kept], labels[kept]), (pixels[held], labels[held]), images(Path(options.data_dir) / "mnist", "t10k")
-    found = {name: [chosen(name, seed, *parts) for seed in range(options.seeds)] for name in SETTINGS}
+    found = {name: [remembered(options.out, name, seed, parts) for seed in range(options.seeds)] for name in SETTINGS}
     versions = f"tensorflow {tf.__version__}, tensorflow-model-optimization {tfmot.__version__}"
     lines = ["# TensorFlow Model Optimization on MNIST: prune, cluster, quantize", "", "Means over the seeds.", ""]
     lines += [

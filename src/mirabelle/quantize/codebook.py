@@ -30,8 +30,8 @@ class Codebook:
     """Weight sharing of Embedding, Linear, Conv1d, Conv2d and Conv3d: each weight is one of up to 2^bits values of its layer.
 
     w ≈ v[code], where the values v are those of k-means on the weights of the layer, or of each group of its outputs, and each
-    weight gets the nearest one. If a weight is 0, one of the values is 0 and stays so: pruned weights stay pruned. The values
-    are stored as bfloat16.
+    weight gets the nearest one. If a weight is 0, one of the values is 0 and stays so: pruned weights stay pruned. Values and
+    biases are stored as bfloat16.
 
     With `train`, the values are trained, and so are biases and all other parameters, while each weight keeps its code: the
     gradient of a value is the sum of the gradients of its weights. As in every training, the model before compression teaches

@@ -22,11 +22,11 @@ _MOST_CODES = 256  # of a byte
 class CodebookLayer(Replacement):
     """A layer whose weights are values of a codebook: y = layer(x, values[code], bias).
 
-    Buffers: codes, uint8, with the shape of the weight; values, (codebooks, entries); bias, (out,), if the layer has one. In a
-    training, values and bias are parameters. Output r belongs to codebook r // group_size. The first value of each
-    codebook is 0 and stays 0 in a training: code 0 is that of pruned weights. If no weight is 0, no code is 0, and an ONNX file
-    lacks this value. A codebook with fewer values than the longest one repeats its last value. Layers that shared a weight
-    share codes and values.
+    Buffers: codes, uint8, with the shape of the weight; values, (codebooks, entries); bias, (out,), if any; values
+    and bias are rounded to bfloat16, and in a training they are parameters. Output r belongs to codebook r // group_size. The
+    first value of each codebook is 0 and stays 0 in a training: code 0 is that of pruned weights. If no weight is 0, no code is
+    0, and an ONNX file lacks this value. A codebook with fewer values than the longest one repeats its last value. Layers that
+    shared a weight share codes and values.
 
     Args:
         dense: the layer to replace: Linear, Conv1d, Conv2d, Conv3d, Embedding, or Conv1D of transformers.
@@ -72,7 +72,7 @@ class CodebookLayer(Replacement):
         layer.values.copy_(books)
         bias = bias_of(dense)
         if layer.bias is not None and bias is not None:
-            layer.bias.copy_(bias)
+            layer.bias.copy_(_stored(bias))
         return layer
 
     @classmethod
@@ -155,14 +155,13 @@ def with_parameters(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def with_buffers(model: nn.Module) -> nn.Module:
-    """Undo `with_parameters`, in place; the values are rounded to bfloat16, as they are stored."""
+    """Undo `with_parameters`, in place; values and biases are rounded to bfloat16, as they are stored."""
     made: dict[int, Tensor] = {}
     for layer in _layers(model):
         for name in _TRAINED:
             parameter = layer._parameters.pop(name)
             if parameter is not None:
-                tensor = _stored(parameter) if name == "values" else parameter.detach()
-                layer._buffers[name] = made.setdefault(id(parameter), tensor)
+                layer._buffers[name] = made.setdefault(id(parameter), _stored(parameter))
             else:
                 layer._buffers[name] = None
     return model
