@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
@@ -21,6 +22,7 @@ from mirabelle.objectives import Rate, TaskLoss
 from mirabelle.objectives.forward import Forward
 from mirabelle.quantize import CodebookLayer
 from mirabelle.quantize.rounded_layer import RoundedLayer, rounded_layers
+from mirabelle.quantize.rounding_controls import Damping
 from mirabelle.run.journal import read_events
 from mirabelle.runtime.export import export
 from mirabelle.task.batch import Batch
@@ -157,6 +159,35 @@ def test_a_run_is_loaded_again_and_pruned_weights_stay(stripes: Task, tmp_path: 
     again: Any = load(network, tmp_path / "run")
     assert torch.equal(again(stripes.test.inputs), result.model(stripes.test.inputs))
     assert float((again[1].codes == 0).float().mean()) >= 0.4
+
+
+def test_damping_moves_numbers_towards_their_levels() -> None:
+    """In proportion to the change by the optimizer and to the distance; a shared weight once."""
+    dense = nn.Linear(4, 1)
+    dense.weight.data = torch.tensor([[0.9, -1.4, 0.0, 3.2]])
+    tied = nn.Linear(4, 1)
+    tied.weight = dense.weight
+    model = nn.ModuleList(rounded_layers([dense, tied]))
+    first = model[0]
+    assert isinstance(first, RoundedLayer)
+    assert first.weight is model[1].weight
+    first.weight_step.first.fill_(0.5)
+    control = Damping()
+    inputs = torch.ones(1, 4)
+    model.train()
+    for layer in model:
+        layer(inputs)
+    with torch.no_grad():
+        first.weight += torch.tensor([[0.2, 0.0, 0.0, 0.0]])  # as by an optimizer step: |Δw| = 0.1
+    numbers, levels = np.array([2.2, -2.8, 0.0, 6.4]), np.array([2, -3, 0, 6])
+    due = 0.5 * numbers + 0.3 * 0.1 * (levels - numbers)
+    assert control(model, 0.5) is False
+    assert first.weight.detach().numpy()[0] == pytest.approx(due, abs=1e-6)
+    for layer in model:
+        layer(inputs)
+    assert control(model, 0.5) is False  # nothing has changed since
+    assert first.weight.detach().numpy()[0] == pytest.approx(due, abs=1e-6)
+    assert [control.settled(progress) for progress in (0.99, 1.0)] == [False, True]
 
 
 def test_a_killed_training_finds_its_weight_again(stripes: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

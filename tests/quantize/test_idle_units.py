@@ -180,5 +180,5 @@ def test_a_training_by_bits_ends_without_idle_weights(width: int, stripes: Task,
     assert not first.bias[~read].any()
     assert not (read & ~written & (first.bias <= 0)).any()
     told = [event for event in read_events(tmp_path) if event["event"] == "idle units"]
-    assert told
-    assert sum(told[0]["cleared"].values()) > 0
+    assert len(told) > 1  # during the training, too, so that a size does not count them
+    assert all(sum(event["cleared"].values()) > 0 for event in told)

@@ -15,7 +15,7 @@ from mirabelle.training import Training
 from mirabelle.training.contracts import Prepared
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from torch import nn
 
@@ -24,25 +24,9 @@ if TYPE_CHECKING:
     from mirabelle.quantize.tied_weights import Selection
     from mirabelle.run.run import Run
     from mirabelle.task.task import Task
+    from mirabelle.training.contracts import Control
 
 _RISE = 0.3  # share of the training in which the rate rises from 0
-
-
-class AtTheEnd:
-    """A control that changes nothing, by which only the end of a training can be the best: before, it has too many bits."""
-
-    def __call__(self, model: nn.Module, progress: float) -> bool:
-        del model, progress
-        return False
-
-    def settled(self, progress: float) -> bool:
-        return progress >= 1
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        del state
 
 
 @record
@@ -52,11 +36,14 @@ class EntropyConstrained:
     Each layer has one learned step for its weight and one for its bias, ŵ = s · round(w / s). The term `Rate` estimates the
     bits of the levels under a model that fits the layer's present levels, with the density of each row and each column. So
     one number decides how many weights become zeros, which neurons and inputs disappear, how many values are left, and how
-    far apart they are. Afterwards the layers have codebooks of these values (`CodebookLayer`): computed in floating point,
-    small in `model.mira`; in `model.onnx`, layers of up to 4,096 weights are stored as weights. A batch norm that is the only
-    user of a layer's output is folded into the layer before, so that nothing of it is stored. Pruned weights stay zero. At the
-    end, units that nobody reads, and those that are 0 for every input, lose what is left of their weights; no output changes.
-    As in every training, the model before compression teaches by default.
+    far apart they are. After each optimizer step, numbers are pulled a little towards their levels, so that they do not change
+    between two of them at every other step (`Damping`).
+
+    Afterwards the layers have codebooks of these values (`CodebookLayer`): computed in floating point, small in `model.mira`.
+    In `model.onnx`, layers of up to 4,096 weights are stored as weights. A batch norm that is the only user of a layer's output
+    is folded into the layer before, so that nothing of it is stored. Pruned weights stay zero. At the end, units that nobody
+    reads, and those that are 0 for every input, lose what is left of their weights; no output changes. As in every training,
+    the model before compression teaches by default.
     The weights at the end of the training are kept, also with `keep = "best"`: those of earlier epochs take more bytes.
 
     Args:
@@ -115,7 +102,7 @@ class EntropyConstrained:
         form, in_training = self._begun(given, task, run)
         told(given, _finished(form, in_training), self, task, run)
         finish = partial(_finished_without_idle_units, form, task=task, run=run)
-        return Prepared(in_training, terms=self._terms(), controls=lambda _: (AtTheEnd(),), finish=finish)
+        return Prepared(in_training, terms=self._terms(), controls=partial(_controls, form, task=task, run=run), finish=finish)
 
     def _begun(self, given: nn.Module, task: Task, run: Run) -> tuple[FoldedForm, nn.Module]:
         """The form of the model, and the model that trains."""
@@ -161,8 +148,15 @@ def _in_training(form: FoldedForm, first_bits: float) -> nn.Module:
     return form.with_layers(dict(zip(form.names, rounded_layers(form.dense, first_bits), strict=True)))
 
 
-def _finished_without_idle_units(form: FoldedForm, trained: nn.Module, *, task: Task, run: Run) -> nn.Module:
-    """The trained model with codebook layers, in which units that do nothing have no weights and no bias."""
+def _controls(form: FoldedForm, trained: nn.Module, *, task: Task, run: Run) -> tuple[Control, ...]:
+    from mirabelle.quantize.rounding_controls import Clearing, Damping
+
+    del trained
+    return Damping(), Clearing(partial(_clear_idle_units, form, task=task, run=run))
+
+
+def _clear_idle_units(form: FoldedForm, trained: nn.Module, *, task: Task, run: Run) -> None:
+    """Set what is left of the weights and biases of units that do nothing to zero."""
     layers: dict[str, Any] = {name: trained.get_submodule(name) for name in form.names}
     rounded = {name: layer.rounded() for name, layer in layers.items()}
     cleared = form.silence(rounded, task.example().inputs)
@@ -170,6 +164,11 @@ def _finished_without_idle_units(form: FoldedForm, trained: nn.Module, *, task: 
         layer.clear(*rounded[name])
     if cleared:
         run.event("idle units", cleared=cleared)
+
+
+def _finished_without_idle_units(form: FoldedForm, trained: nn.Module, *, task: Task, run: Run) -> nn.Module:
+    """The trained model with codebook layers."""
+    _clear_idle_units(form, trained, task=task, run=run)
     return _finished(form, trained)
 
 

@@ -37,9 +37,12 @@ class RoundedLayer(nn.Module):
         self.weight, self.weight_step = weight, step
         self.bias = None if bias is None else nn.Parameter(bias.clone())
         self.bias_step = None if bias is None else learned_step(bias, _BITS_OF_BIASES)
+        self._before: list[Tensor] = []
 
     @uncounted()
     def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            self._before = [parameter.detach().clone() for parameter, _ in self.positions()]
         weight = _rounded(self.weight, self.weight_step)
         if self.applied is None:
             return F.embedding(inputs, weight)
@@ -54,6 +57,22 @@ class RoundedLayer(nn.Module):
         if self.bias is not None and self.bias_step is not None:
             found.append((self.bias, (self.bias / self.bias_step(self.bias.numel()))[None]))
         return found
+
+    @torch.no_grad()
+    def damp(self, strength: float, done: set[int]) -> None:
+        """Move each number towards its level: w ← w + strength · |Δw| · (round(w / s) − w / s).
+
+        |Δw| is the root mean square of the change of the tensor since the last pass in training.
+
+        Args:
+            strength: ≥ 0.
+            done: identities of parameters that have been moved, to which those of this layer are added.
+        """
+        for (parameter, numbers), before in zip(self.positions(), self._before, strict=False):
+            if id(parameter) not in done:
+                change = (parameter - before).square().mean().sqrt()
+                parameter.add_((strength * change * (numbers.round() - numbers)).view_as(parameter))
+                done.add(id(parameter))
 
     @torch.no_grad()
     def rounded(self) -> tuple[Tensor, Tensor | None]:
