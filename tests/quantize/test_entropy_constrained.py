@@ -180,7 +180,7 @@ def test_damping_moves_numbers_towards_their_levels() -> None:
     with torch.no_grad():
         first.weight += torch.tensor([[0.2, 0.0, 0.0, 0.0]])  # as by an optimizer step: |Δw| = 0.1
     numbers, levels = np.array([2.2, -2.8, 0.0, 6.4]), np.array([2, -3, 0, 6])
-    due = 0.5 * numbers + 0.3 * 0.1 * (levels - numbers)
+    due = 0.5 * numbers + 0.5 * 0.1 * (levels - numbers)
     assert control(model, 0.5) is False
     assert first.weight.detach().numpy()[0] == pytest.approx(due, abs=1e-6)
     for layer in model:
