@@ -135,7 +135,8 @@ def main() -> None:
     order = np.random.default_rng(0).permutation(len(pixels))
     held, kept = order[:VALIDATION], order[VALIDATION:]
     parts = (pixels[kept], labels[kept]), (pixels[held], labels[held]), images(Path(options.data_dir) / "mnist", "t10k")
-    found = {name: [remembered(options.out, name, seed, parts) for seed in range(options.seeds)] for name in SETTINGS}
+    runs = [{name: remembered(options.out, name, seed, parts) for name in SETTINGS} for seed in range(options.seeds)]
+    found = {name: [one[name] for one in runs] for name in SETTINGS}
     versions = f"tensorflow {tf.__version__}, tensorflow-model-optimization {tfmot.__version__}"
     lines = ["# TensorFlow Model Optimization on MNIST: prune, cluster, quantize", "", "Means over the seeds.", ""]
     lines += [
