@@ -23,6 +23,7 @@ COMMANDS = (
     "init",
     "check",
     "run",
+    "runs",
     "inspect",
     "predict",
     "bench",
