@@ -58,6 +58,20 @@ def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+COMPARISON = """
+schema = 1
+[model]
+from = "./net.py:net"
+[task]
+data = "./photos"
+[compare]
+techniques = ["prune", "share"]
+size = ["20%"]
+seeds = 1
+train = { epochs = 1, batch_size = 16 }
+"""
+
+
 @pytest.fixture
 def place(finished_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of that folder, and of all that the examples speak of; it is the working folder."""
@@ -84,6 +98,8 @@ def prepared(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     """The example of a command, with the recipe that it takes made by the example of `init`."""
     if command in ("run", "check"):
         typed(example_of("init"), capsys)
+    if command == "compare":
+        Path("comparison.toml").write_text(COMPARISON)
     if command == "large":
         words = [f"word{k}" for k in range(40)]
         config = transformers.LlamaConfig(
@@ -98,6 +114,7 @@ def prepared(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 LEFT = {"export": "net.onnx", "pack": "digits.mira", "unpack": "digits.onnx", "report": "digits.html", "init": "recipe.toml"}
+LEFT["compare"] = "runs/which/comparison.html"
 LEFT["large"] = "llama-small/model.onnx.data"
 
 

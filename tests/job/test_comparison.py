@@ -106,7 +106,7 @@ def test_results_over_the_budget_are_marked(trained: nn.Module, blobs: Task, tmp
 
 
 def outcome(seed: int, scores: list[float]) -> Outcome:
-    return Outcome(seed, float(np.mean(scores)), np.array(scores), 10.0, 5, 100, None)
+    return Outcome(seed, float(np.mean(scores)), np.array(scores), 10.0, 5, 100, 7, None)
 
 
 def test_the_numbers_of_a_row() -> None:

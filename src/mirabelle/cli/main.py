@@ -23,6 +23,7 @@ COMMANDS = (
     "init",
     "check",
     "run",
+    "compare",
     "runs",
     "inspect",
     "predict",
@@ -83,6 +84,7 @@ def mirabelle() -> None:
       mirabelle init --model ./net.py:net --data ./photos  print a recipe for your own model
       mirabelle check recipe.toml                          show what it will do and cost
       mirabelle run recipe.toml                            run it
+      mirabelle compare comparison.toml                    find out which technique is better at a budget
     """
 
 

@@ -163,6 +163,7 @@ def _outcome(
         sum(entry.seconds for entry in trail),
         profile.nonzero_parameters,
         profile.size_bytes.packed or 0,
+        profile.macs,
         run.decide("milliseconds", lambda: _milliseconds(end, task)) if budget.milliseconds is not None else None,
     )
 

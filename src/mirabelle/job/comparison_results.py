@@ -24,6 +24,7 @@ class Budget:
         seconds: total duration of all trainings of a recipe, including validation. It is converted to optimizer steps by timing
             a few of each training, and all seeds use the same number. Computing the outputs of the teacher is not counted.
         size_bytes: limit on the size of the packed file.
+        macs: limit on the multiply-accumulate operations for one sample.
         milliseconds: limit on the latency of a call in ONNX Runtime.
 
     Raises:
@@ -37,6 +38,7 @@ class Budget:
     steps: Count | None = None
     seconds: Positive | None = None
     size_bytes: Count | None = None
+    macs: Count | None = None
     milliseconds: Positive | None = None
 
     def __post_init__(self) -> None:
@@ -55,6 +57,7 @@ class Outcome:
         seconds: duration of all steps.
         parameters: number of non-zero parameters.
         size_bytes: size of the packed file.
+        macs: multiply-accumulate operations for one sample.
         milliseconds: latency of a call; None if the budget does not limit it.
     """
 
@@ -64,6 +67,7 @@ class Outcome:
     seconds: float
     parameters: int
     size_bytes: int
+    macs: int
     milliseconds: float | None
 
 
@@ -77,7 +81,8 @@ class ComparisonRow:
         difference: mean difference to the reference over paired seeds, with its interval; None for the reference.
         p_value: of a paired test against the reference, on scores of the samples averaged over the seeds; None for the
             reference.
-        seconds, parameters, size_bytes: means over the seeds.
+        seconds, parameters, size_bytes, macs, milliseconds: means over the seeds; milliseconds are None if they were not
+            measured.
         over: limits of the budget that the results exceed, and that the metric is not above that of the same answer for every
             input, as text.
     """
@@ -89,6 +94,8 @@ class ComparisonRow:
     seconds: float
     parameters: float
     size_bytes: float
+    macs: float
+    milliseconds: float | None
     over: tuple[str, ...]
 
 
@@ -135,15 +142,16 @@ class Comparison:
             lines += ["", f"{words}. Differences to it are no gain or loss of a recipe."]
         return "\n".join(lines) + "\n"
 
+    def difference(self, before: str, after: str) -> tuple[tuple[float, float, float], float]:
+        """How much a candidate is ahead of another: ((mean over paired seeds, bounds of its interval), p of a paired test)."""
+        pairs = list(zip(self.outcomes[before], self.outcomes[after], strict=True))
+        p_value = self.metric.p_value(*([pair[side].scores for pair in pairs] for side in (0, 1)))
+        if len(pairs) == 1:
+            return self.metric.difference(pairs[0][0].scores, pairs[0][1].scores), p_value
+        return student_interval(_spread([second.metric - first.metric for first, second in pairs])), p_value
+
     def _row(self, name: str, outcomes: Sequence[Outcome]) -> ComparisonRow:
-        difference, p_value = None, None
-        if name != self.reference:
-            pairs = list(zip(self.outcomes[self.reference], outcomes, strict=True))
-            p_value = self.metric.p_value(*([pair[side].scores for pair in pairs] for side in (0, 1)))
-            if len(pairs) == 1:
-                difference = self.metric.difference(pairs[0][0].scores, pairs[0][1].scores)
-            else:
-                difference = student_interval(_spread([after.metric - before.metric for before, after in pairs]))
+        difference, p_value = (None, None) if name == self.reference else self.difference(self.reference, name)
         return ComparisonRow(
             name,
             self.metric.interval(outcomes[0].scores)
@@ -154,6 +162,8 @@ class Comparison:
             statistics.mean(one.seconds for one in outcomes),
             statistics.mean(one.parameters for one in outcomes),
             statistics.mean(one.size_bytes for one in outcomes),
+            statistics.mean(one.macs for one in outcomes),
+            statistics.mean(times) if (times := _times(outcomes)) else None,
             (*_over(self.budget, outcomes), *self._not_above_constant(outcomes)),
         )
 
@@ -170,10 +180,17 @@ def _over(budget: Budget, outcomes: Sequence[Outcome]) -> list[str]:
     size = max(one.size_bytes for one in outcomes)
     if budget.size_bytes is not None and size > budget.size_bytes:
         exceeded.append(f"{size:,} bytes of {budget.size_bytes:,}")
-    times = [one.milliseconds for one in outcomes if one.milliseconds is not None]
+    macs = max(one.macs for one in outcomes)
+    if budget.macs is not None and macs > budget.macs:
+        exceeded.append(f"{macs:,} multiply-accumulates of {budget.macs:,}")
+    times = _times(outcomes)
     if budget.milliseconds is not None and max(times) > budget.milliseconds:
         exceeded.append(f"{max(times):.2f} ms of {budget.milliseconds:.2f}")
     return exceeded
+
+
+def _times(outcomes: Sequence[Outcome]) -> list[float]:
+    return [one.milliseconds for one in outcomes if one.milliseconds is not None]
 
 
 def _spread(values: Sequence[float]) -> Scores:

@@ -239,7 +239,7 @@ def _start(plan: JobPlan, run: Run) -> tuple[Reached, list[StepResult]]:
     """The model to compress: the given one, or the one trained by the baseline."""
     if plan.baseline is None:
         return Reached.given(plan.model, run.journal.document["fingerprint"]["model"]), []
-    start, entry = _trained("baseline", plan.model, plan.baseline, plan.task, run)
+    start, entry = trained("baseline", plan.model, plan.baseline, plan.task, run)
     return start, [entry]
 
 
@@ -247,10 +247,10 @@ def _teacher(plan: JobPlan, run: Run) -> nn.Module | None:
     """The teacher, trained first if a training is given; None if there is no teacher."""
     if plan.teacher is None or plan.teacher_train is None:
         return plan.teacher
-    return _trained("teacher", plan.teacher, plan.teacher_train, plan.task, run)[0].model
+    return trained("teacher", plan.teacher, plan.teacher_train, plan.task, run)[0].model
 
 
-def _trained(name: str, model: nn.Module, training: Training, task: Task, run: Run) -> tuple[Reached, StepResult]:
+def trained(name: str, model: nn.Module, training: Training, task: Task, run: Run) -> tuple[Reached, StepResult]:
     """Train a copy of the model without a teacher; the files of the training are in the subfolder steps/0-<name>."""
     place, alone = run.within(f"steps/0-{name}"), task.with_teacher(None)
     made_from = {"model": fingerprint(model), "teacher": None}

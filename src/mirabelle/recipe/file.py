@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mirabelle import errors, records
 from mirabelle.errors import UserError, UserErrors, at_path, did_you_mean, gathered
+from mirabelle.recipe.named_sources import absolute, check_sources, in_sets, judged
 from mirabelle.recipe.overrides import Overrides
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.recipe.tables import ArtifactTable, BaselineTable, MemberTable, ModelTable, TaskTable, TeacherTable
@@ -22,9 +23,7 @@ from mirabelle.records.annotated_toml import ORIGINS
 from mirabelle.records.earlier import in_todays_names
 from mirabelle.records.toml_positions import TomlPositions
 from mirabelle.records.trust import data_alone, names_of
-from mirabelle.sources.checks import check_data, check_model, check_pickle, check_weights
 from mirabelle.sources.datasets.settings import data_folder_of_environment, settings_from
-from mirabelle.sources.names import FOLDER, PACKAGE, names_files, names_model_file, names_model_folder
 from mirabelle.task.goal import Goal
 from mirabelle.training.settings import EXECUTIONS
 
@@ -35,25 +34,17 @@ if TYPE_CHECKING:
     from mirabelle.task.task import Task
 
 P = TypeVar("P")
-KEYS = ("schema", "seed", "model", "task", "teacher", "baseline", "goal", "step", "artifact")
+SOURCES = ("schema", "seed", "model", "task", "teacher", "baseline", "artifact")
+KEYS = (*SOURCES, "goal", "step")
 _WRITTEN_BY_RUNS = ("fingerprint", "decisions")
 SCHEMA = 1
 MOST_SEEDS = 1 << 63  # limit of the seeds of torch's generators
-_CHECKS: dict[str | int, Callable[[str], None]] = {  # key that names a model, data or weights -> check of the value
-    "from": lambda name: check_model(name, Path()),
-    "model": lambda name: check_model(name, Path()),
-    "data": lambda name: check_data(name, Path()),
-    "weights": lambda name: check_weights(Path(name)),
-    "pickle": lambda name: check_pickle(Path(name)),
-}
-_MEMBERS = ("use", "term", "score", "codecs")  # keys that may name a user-defined class
-_JUDGES = ("loss", "metric", "extra_metrics")  # arguments of data from files that may name functions
 _AT_ITS_KEY = ("E102", "E104")  # errors that are shown at a key; the others are shown at its value
 
 
-@dataclass(frozen=True)
-class RecipeFile:
-    """A recipe file that has been read and is valid. Unless it is `trusted`, nothing that it names is imported (E144)."""
+@dataclass(frozen=True, kw_only=True)
+class SourcesFile:
+    """A file that names a model, data, and a teacher. Unless it is `trusted`, nothing that it names is imported (E144)."""
 
     path: Path
     seed: int
@@ -62,9 +53,6 @@ class RecipeFile:
     teacher: TeacherTable | None
     baseline: BaselineTable | None
     artifact: ArtifactTable | None
-    goal: Goal
-    recipe: Recipe
-    decisions: Mapping[str, Any]
     places: TomlPositions
     trusted: bool = True
 
@@ -166,8 +154,25 @@ class RecipeFile:
             raise (UserErrors(found) if len(found) > 1 else found[0]) from error.__cause__
 
     def _placed(self, error: UserError, otherwise: errors.Path) -> UserError:
-        own = error.path if error.path and error.path[0] in KEYS else otherwise
+        own = error.path if error.path and error.path[0] in self._keys else otherwise
         return error.at(self.places.of(own, key=error.code in _AT_ITS_KEY)) if own else error
+
+    @property
+    def _keys(self) -> tuple[str, ...]:
+        return SOURCES
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeFile(SourcesFile):
+    """A recipe file that has been read and is valid."""
+
+    goal: Goal
+    recipe: Recipe
+    decisions: Mapping[str, Any]
+
+    @property
+    def _keys(self) -> tuple[str, ...]:
+        return KEYS
 
 
 def read_recipe(
@@ -193,6 +198,33 @@ def read_recipe(
         UserError: E130 if there is no such file; E101 if it is not valid TOML; E100 if a setting cannot be read. All other
             mistakes are raised together as `UserErrors`, each with its position in the file.
     """
+    read = opened(path, settings, (*KEYS, *_WRITTEN_BY_RUNS), data_folder)
+    if not trust:
+        read.data = _without_trainings(read.data)
+    with names_of(path.parent, trust=trust):
+        parts = read.sources(path)
+        goal = read.part(lambda tables: records.build(Goal, tables.get("goal", {}), "goal"), "goal")
+        recipe = read.part(lambda tables: Recipe.from_data(_section(tables, "step")), "step")
+    if sources:
+        check_sources({key: read.data[key] for key in KEYS if key in read.data}, (), read.mistakes)
+    read.end()
+    assert goal is not None, "what could not be read is a mistake"
+    assert recipe is not None, "what could not be read is a mistake"
+    return RecipeFile(goal=goal, recipe=recipe, decisions=read.data.get("decisions", {}), trusted=trust, **parts)
+
+
+def opened(path: Path, settings: Sequence[str], keys: Sequence[str], data_folder: Path | None) -> Reading:
+    """Read the text of a file whose tables are then read part by part.
+
+    Args:
+        path: of the file.
+        settings: values that replace those of the file.
+        keys: what may stand in it.
+        data_folder: of "data:PATH".
+
+    Raises:
+        UserError: as `read_recipe` before it looks at the tables.
+    """
     text = _text(path)
     try:
         data = tomllib.loads(text)
@@ -200,48 +232,50 @@ def read_recipe(
         raise _not_toml(path, text, error) from None
     overrides = Overrides.of(settings)
     places = TomlPositions(text, str(path), overrides.places())
-    mistakes: list[UserError] = []
     here, sets = path.parent.resolve(), data_folder or data_folder_of_environment()
-    named = _in_sets(in_todays_names(overrides.applied(data)), sets, key="")
-    read = _Reading(_judged(_absolute(named, here, key=""), here), mistakes)
-    if not trust:
-        read.data = _without_trainings(read.data)
-    with names_of(path.parent, trust=trust):
-        model = read.part(lambda tables: records.build(ModelTable, _section(tables, "model"), "model"), "model")
-        task = read.part(lambda tables: records.build(TaskTable, _section(tables, "task"), "task"), "task")
-        teacher = read.part(lambda tables: _optional(TeacherTable, tables, "teacher"), "teacher")
-        baseline = read.part(lambda tables: _optional(BaselineTable, tables, "baseline"), "baseline")
-        artifact = read.part(_artifact)
-        goal = read.part(lambda tables: records.build(Goal, tables.get("goal", {}), "goal"), "goal")
-        recipe = read.part(lambda tables: Recipe.from_data(_section(tables, "step")), "step")
-    read.part(lambda _: _check_weights(model, baseline), "baseline", "weights")
-    if task is not None:
-        read.part(lambda _: settings_from(task.data, task.arguments, path.parent))
-    if sources:
-        _check_sources({key: read.data[key] for key in KEYS if key in read.data}, (), mistakes)
-    if mistakes or model is None or task is None or goal is None or recipe is None:
-        raise UserErrors([one.at(places.of(one.path, key=one.code in _AT_ITS_KEY)) for one in mistakes])
-    decisions = read.data.get("decisions", {})
-    seed = read.data.get("seed", 0)
-    return RecipeFile(path, seed, model, task, teacher, baseline, artifact, goal, recipe, decisions, places, trust)
+    named = in_sets(in_todays_names(overrides.applied(data)), sets, key="")
+    return Reading(judged(absolute(named, here, key=""), here), keys, places)
 
 
-class _Reading:
-    """Reads the parts of a recipe one after the other and collects the mistakes."""
+class Reading:
+    """Reads the parts of a file one after the other and collects the mistakes.
 
-    def __init__(self, data: Mapping[str, Any], mistakes: list[UserError]) -> None:
-        self.data = data
-        self._mistakes = mistakes
-        unknown = sorted(set(data) - {*KEYS, *_WRITTEN_BY_RUNS})
-        mistakes += [UserError("E102", f'unknown key "{key}"', did_you_mean(key, KEYS), path=(key,)) for key in unknown]
+    Args:
+        data: the tables.
+        keys: that may stand in the file.
+        places: of the keys.
+    """
+
+    def __init__(self, data: Mapping[str, Any], keys: Sequence[str], places: TomlPositions) -> None:
+        self.data, self.mistakes, self.places = data, list[UserError](), places
+        unknown = sorted(set(data) - set(keys))
+        self.mistakes += [UserError("E102", f'unknown key "{key}"', did_you_mean(key, keys), path=(key,)) for key in unknown]
         self.part(_schema, "schema")
         self.part(_seed, "seed")
         self.part(_decisions, "decisions")
 
     def part(self, read: Callable[[Mapping[str, Any]], P], *path: str) -> P | None:
-        with gathered(self._mistakes, *path):
+        with gathered(self.mistakes, *path):
             return read(self.data)
         return None
+
+    def sources(self, path: Path) -> dict[str, Any]:
+        """The fields of a `SourcesFile` but `trusted`."""
+        model = self.part(lambda tables: records.build(ModelTable, _section(tables, "model"), "model"), "model")
+        task = self.part(lambda tables: records.build(TaskTable, _section(tables, "task"), "task"), "task")
+        teacher = self.part(lambda tables: _optional(TeacherTable, tables, "teacher"), "teacher")
+        baseline = self.part(lambda tables: _optional(BaselineTable, tables, "baseline"), "baseline")
+        artifact = self.part(_artifact)
+        self.part(lambda _: _check_weights(model, baseline), "baseline", "weights")
+        if task is not None:
+            self.part(lambda _: settings_from(task.data, task.arguments, path.parent))
+        found = {"model": model, "task": task, "teacher": teacher, "baseline": baseline, "artifact": artifact}
+        return {"path": path, "seed": self.data.get("seed", 0), "places": self.places, **found}
+
+    def end(self) -> None:
+        """Raise all mistakes together, each with its position in the file."""
+        if self.mistakes:
+            raise UserErrors([one.at(self.places.of(one.path, key=one.code in _AT_ITS_KEY)) for one in self.mistakes])
 
 
 def _text(path: Path) -> str:
@@ -327,65 +361,3 @@ def _artifact(data: Mapping[str, Any]) -> ArtifactTable | None:
 def _check_weights(model: ModelTable | None, baseline: BaselineTable | None) -> None:
     if model is not None and model.weights and baseline is not None and baseline.weights:
         raise UserError("E111", "[model] and [baseline] both name weights", "keep one of them")
-
-
-def _check_sources(value: Any, path: errors.Path, mistakes: list[UserError]) -> None:
-    """Check all names of functions, data and weights, also in nested tables, and collect the mistakes."""
-    if isinstance(value, (Mapping, list)):
-        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-            if key != "arguments":
-                _check_sources(item, (*path, key), mistakes)
-    elif isinstance(value, str) and path[-1] in _CHECKS:
-        with gathered(mistakes, *path):
-            _CHECKS[path[-1]](value)
-
-
-def _in_sets(value: Any, sets: Path | None, key: str) -> Any:
-    """Replace "data:PATH" in names of models and weights by paths in the folder of data sets, if this folder is known.
-
-    Names of data are kept, so that a run can be continued after the data have moved.
-    """
-    if isinstance(value, dict) and key != "arguments":
-        return {name: _in_sets(item, sets, name) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_in_sets(item, sets, key) for item in value]
-    if sets is None or key not in _CHECKS or key == "data" or not isinstance(value, str) or not value.startswith(FOLDER):
-        return value
-    return str((sets / value.removeprefix(FOLDER)).resolve())
-
-
-def _absolute(value: Any, folder: Path, key: str) -> Any:
-    """Make the paths in a recipe absolute, so that the resolved recipe can be run from any folder.
-
-    Values of `arguments` are passed to functions of the user and stay unchanged.
-    """
-    if isinstance(value, dict) and key != "arguments":
-        return {name: _absolute(item, folder, name) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_absolute(item, folder, key) for item in value]
-    if not isinstance(value, str) or key not in (*_CHECKS, *_MEMBERS) or value.startswith((FOLDER, PACKAGE)):
-        return value
-    if key in ("weights", "pickle"):
-        return str((folder / value).resolve())
-    of_model = key in ("from", "model") and (names_model_file(value) or names_model_folder(value))
-    if of_model or (key == "data" and names_files(value)):
-        return str((folder / value).resolve())
-    return _located(value, folder)
-
-
-def _judged(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Make the paths of loss and metric functions absolute, if the data are read from files by Mirabelle."""
-    task = data.get("task")
-    arguments = task.get("arguments") if isinstance(task, Mapping) and names_files(str(task.get("data", ""))) else None
-    if not isinstance(task, Mapping) or not isinstance(arguments, Mapping):
-        return dict(data)
-    judges = {name: _located(arguments[name], folder) for name in _JUDGES if name in arguments}
-    return {**data, "task": {**task, "arguments": {**arguments, **judges}}}
-
-
-def _located(name: Any, folder: Path) -> Any:
-    """Make the path in "./file.py:name", or in a list of such names, absolute; other values stay unchanged."""
-    if isinstance(name, list):
-        return [_located(one, folder) for one in name]
-    source, colon, function = name.rpartition(":") if isinstance(name, str) else ("", "", "")
-    return f"{(folder / source).resolve()}:{function}" if colon and source.endswith(".py") else name

@@ -27,7 +27,8 @@ class RunSummary:
 
     Args:
         folder: of the run, relative to the folder that was searched.
-        state: "goal met", "goal missed", "gate failed", "running", "stopped" or "damaged".
+        state: "goal met", "goal missed", "gate failed", "running", "stopped" or "damaged"; of the runs of a comparison
+            "compared", and "trained" for the model from which they start.
         detail: what is missed, failed, or going on; empty if there is nothing to say.
         goal: the conditions that the result should meet, as in the recipe.
         metric: name of the metric.
@@ -115,18 +116,28 @@ def _of_unfinished(place: Path) -> RunSummary:
     progress, worker = progress_of(place), at_work(place)
     epoch = "" if progress.epoch is None else f", epoch {progress.epoch}/{progress.epochs}"
     steps = f"{len(progress.done)} of {len(progress.done) + len(progress.ahead)} steps done; {progress.now}{epoch}"
-    goal = tomllib.loads(files.read_text(place / _RECIPE)).get("goal")
+    recipe = tomllib.loads(files.read_text(place / _RECIPE))
+    goal = recipe.get("goal")
     last = progress.done[-1].profile if progress.done else None
     metric = None if last is None else last.metric
+    state = "stopped" if worker is None else "running"
+    if worker is None and not progress.ahead:  # of a comparison, whose runs have no report of their own
+        state = "trained" if not recipe.get("step") else "compared" if _judged(place) else state
+    if worker is not None:
+        steps = f"{steps}; {worker}"
     return RunSummary(
         "",
-        "stopped" if worker is None else "running",
-        steps if worker is None else f"{steps}; {worker}",
+        state,
+        "" if state in ("trained", "compared") else steps,
         dict(goal) if isinstance(goal, Mapping) else {},
         "" if metric is None else metric.name,
         (None, _value(metric)),
         (None, None if last is None else last.size_bytes.packed),
     )
+
+
+def _judged(place: Path) -> bool:
+    return any((place / f"{split}.safetensors").is_file() for split in ("validation", "test"))
 
 
 def _value(metric: Any) -> float | None:

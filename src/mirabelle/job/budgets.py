@@ -1,0 +1,304 @@
+"""Compare recipes at one or several equal budgets of bytes, operations or milliseconds, and say in words what is ahead."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from mirabelle.errors import UserError
+from mirabelle.job.comparison import compare
+from mirabelle.job.comparison_results import Budget, Comparison, ComparisonRow
+from mirabelle.job.fitting import UNITS, Limit, fitted
+from mirabelle.job.techniques import OpenRecipe
+from mirabelle.recipe.comparison import LimitKind
+from mirabelle.report.comparison_page import comparison_page
+from mirabelle.report.verdict import in_points
+from mirabelle.run import files
+from mirabelle.run.journal import Callback
+from mirabelle.step import Step
+from mirabelle.task.profile import MeasuredMetric
+from mirabelle.task.task import Task
+
+_SIGNIFICANT = 0.05
+_CANNOT = ("E111", "E112", "E114")  # of a candidate that has no recipe for a limit, no layers to change, or cannot reach it
+_NOISE = {"size": 1.02, "macs": 1.0, "latency": 1.1}  # by which a trained result may differ from its preview
+
+
+@dataclass(frozen=True)
+class AtLimit:
+    """What was found at one limit.
+
+    Args:
+        limit: of all candidates.
+        comparison: of those that reach it.
+        cannot: name of each other candidate -> why not.
+    """
+
+    limit: Limit
+    comparison: Comparison
+    cannot: Mapping[str, str]
+
+    def neighbours(self) -> list[tuple[ComparisonRow, tuple[float, float, float] | None, float | None]]:
+        """The candidates, best first, each with how much it is ahead of the next one, and p of the paired test of both."""
+        rows = self.comparison.rows()
+        ahead: list[Any] = [self.comparison.difference(below.name, row.name) for row, below in pairwise(rows)]
+        return [(row, *found) for row, found in zip(rows, [*ahead, (None, None)], strict=True)]
+
+    @property
+    def leaders(self) -> tuple[str, ...]:
+        """The best candidate within the limit, and those of which no difference to it is shown."""
+        best, *rest = self.within()
+        return (best.name, *(row.name for row in rest if not self._ahead(best.name, row.name)))
+
+    def _ahead(self, first: str, second: str) -> bool:
+        """Whether a difference is shown: over the seeds, if there are several, and over the samples."""
+        (_, low, _), p_value = self.comparison.difference(second, first)
+        return low > 0 and p_value < _SIGNIFICANT
+
+    def within(self) -> list[ComparisonRow]:
+        """The candidates that are within the limit after their trainings, best first; all if none is."""
+        rows = self.comparison.rows()
+        return [row for row in rows if not row.over] or rows
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What was found at each limit, the largest first.
+
+    Args:
+        found: at each limit.
+        seeds: of each candidate.
+        conditions: of the runs, in words.
+    """
+
+    found: tuple[AtLimit, ...]
+    seeds: int
+    conditions: str = ""
+
+    def table(self) -> str:
+        """A Markdown table for each limit, and the verdict."""
+        parts = [self.verdict()]
+        for at in self.found:
+            judge, metric = at.comparison.judge, at.comparison.metric.name
+            parts.append(
+                f"## At most {at.limit.in_words}\n\n{_table(at)}\n\n{metric} on the {judge} data, {_seeds(self.seeds)}."
+            )
+            parts += [f"{name}: {why}." for name, why in at.cannot.items()]
+            if (start := at.comparison.start) is not None and not start.learned:
+                parts.append("The model from which all start has learned nothing, so differences to it are no gain or loss.")
+        return "\n\n".join(parts) + "\n"
+
+    def verdict(self) -> str:
+        """Which candidate is ahead at which limits, in sentences."""
+        sentences = []
+        for leaders, group in _grouped(self.found):
+            where = f"At {group[0].limit.in_words}"
+            if len(group) > 1:
+                where = f"From {group[0].limit.asked} to {group[-1].limit.in_words}"
+            sentences.append(f"{where} {_sentence(leaders, group)}.")
+        if self.seeds == 1:
+            sentences.append("With one seed, differences between trainings of the same recipe are not in these intervals.")
+        return " ".join(sentences)
+
+    def write(self, out: Path) -> None:
+        """Write `comparison.json`, `comparison.md` and `comparison.html` into a folder."""
+        data = self.to_data()
+        files.write_json(out / "comparison.json", data)
+        files.write(out / "comparison.md", self.table().encode())
+        files.write_text(out / "comparison.html", comparison_page(data, out.name))
+
+    def to_data(self) -> dict[str, Any]:
+        """The results as data for JSON."""
+        limits = [_as_data(at) for at in self.found]
+        return {"schema": 1, "verdict": self.verdict(), "seeds": self.seeds, "conditions": self.conditions, "limits": limits}
+
+
+def compare_at(
+    model: nn.Module,
+    task: Task,
+    candidates: Mapping[str, Callable[[LimitKind], OpenRecipe]],
+    limits: Sequence[Limit],
+    *,
+    out: Path,
+    seeds: Sequence[int],
+    budget: Budget,
+    judge: Literal["validation", "test"] = "validation",
+    callbacks: Sequence[Callback] = (),
+    tell: Callable[[str], None] = lambda _: None,
+) -> Budgets:
+    """Fit every candidate to every limit, and compare those that reach it, as `compare` does.
+
+    Finished runs and fitted amounts are kept in `out`: a killed comparison goes on with what is missing.
+
+    Args:
+        model: from which all candidates start.
+        task: with its teacher, if it is another model than this one.
+        candidates: by name; each gives its recipe with an open amount for a kind of limit, or raises E111 or E112 where it has
+            none.
+        limits: of bytes, operations or milliseconds.
+        out: a folder, with one for each limit.
+        seeds: each candidate is run with all of them.
+        budget: the training of each candidate; its limits on the result are those of `limits`.
+        judge: the split for the evaluation.
+        callbacks: as in `compare`.
+        tell: is given a line about each fitted amount.
+
+    Raises:
+        UserError: E114 if no candidate reaches a limit; the errors of `fitted` and `compare`.
+    """
+    found: list[AtLimit] = []
+    so_far = Budgets((), len(seeds))
+    for limit in sorted(limits, key=lambda one: (one.kind, -one.value)):
+        place = out / _folder(limit)
+        recipes: dict[str, Sequence[Step]] = {}
+        cannot: dict[str, str] = {}
+        under = task.with_teacher(task.teacher or model)
+        for name, candidate in candidates.items():
+            try:
+                fit = fitted(candidate(limit.kind), limit, model, under, place / f"{_folder_name(name)}.json")
+            except UserError as error:
+                if error.code not in _CANNOT:
+                    raise
+                cannot[name] = error.message
+                tell(f"{limit.in_words}: {name} is left out: {error.message}")
+                continue
+            recipes[name] = fit.steps
+            tell(f"{limit.in_words}: {name} at amount {fit.amount:.3f} has {fit.cost:,.6g} {UNITS[limit.kind]}")
+        if not recipes:
+            least = "; ".join(cannot.values())
+            raise UserError("E114", f"no candidate reaches {limit.in_words}: {least}", "allow more")
+        own = _within(budget, limit)
+        comparison = compare(
+            model, task, recipes, out=place, seeds=seeds, budget=own, reference=next(iter(recipes)), judge=judge,
+            callbacks=callbacks,
+        )  # fmt: skip
+        found.append(AtLimit(limit, comparison, cannot))
+        so_far = Budgets(tuple(found), len(seeds), _conditions(model, task, budget))
+        so_far.write(out)
+    return so_far
+
+
+def _within(budget: Budget, limit: Limit) -> Budget:
+    most = limit.value * _NOISE[limit.kind]
+    if limit.kind == "latency":
+        return dataclasses.replace(budget, milliseconds=most)
+    return (
+        dataclasses.replace(budget, size_bytes=int(most))
+        if limit.kind == "size"
+        else dataclasses.replace(budget, macs=int(most))
+    )
+
+
+def _folder(limit: Limit) -> str:
+    return f"{limit.kind}-{_folder_name(limit.asked)}"
+
+
+def _folder_name(text: str) -> str:
+    return re.sub(r"[^\w.+%-]+", "-", text).strip("-.") or "limit"
+
+
+def _grouped(found: Sequence[AtLimit]) -> list[tuple[tuple[str, ...], list[AtLimit]]]:
+    """Neighbouring limits of one kind with the same leaders, together."""
+    groups: list[tuple[tuple[str, ...], list[AtLimit]]] = []
+    for at in found:
+        leaders = tuple(sorted(at.leaders)) if len(at.leaders) > 1 else at.leaders
+        if groups and groups[-1][0] == leaders and groups[-1][1][-1].limit.kind == at.limit.kind:
+            groups[-1][1].append(at)
+        else:
+            groups.append((leaders, [at]))
+    return groups
+
+
+def _sentence(leaders: Sequence[str], group: Sequence[AtLimit]) -> str:
+    """What leads at some limits, and by how much."""
+    if len(leaders) > 1:
+        return f"no difference is shown between {_listed(leaders)}"
+    leads = []
+    for at in group:
+        rows = at.within()
+        if len(rows) == 1:
+            continue
+        difference, _ = at.comparison.difference(rows[1].name, leaders[0])
+        leads.append(f"{_points(at.comparison, difference)} ahead of {rows[1].name}")
+    if not leads:
+        return f"only {leaders[0]} can be compared"
+    return f"{leaders[0]} is {'; '.join(dict.fromkeys(leads))}"
+
+
+def _points(comparison: Comparison, difference: tuple[float, float, float]) -> str:
+    """A difference with its interval, in points where the metric is a share."""
+    mean, low, high = difference
+    if _counts_points(comparison):
+        return f"{100 * mean:.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
+    return f"{mean:.4g} ({low:+.4g} to {high:+.4g})"
+
+
+def _counts_points(comparison: Comparison) -> bool:
+    name, means = comparison.metric.name, [row.metric[0] for row in comparison.rows()]  # intervals over few seeds reach beyond
+    return in_points(*(MeasuredMetric(name, mean, mean, mean, n=0) for mean in means))
+
+
+def _shown(comparison: Comparison, row: ComparisonRow) -> tuple[float, float, float]:
+    """Mean and interval; that of a share ends at 0 and 1."""
+    mean, low, high = row.metric
+    return (mean, max(low, 0.0), min(high, 1.0)) if _counts_points(comparison) else row.metric
+
+
+def _table(at: AtLimit) -> str:
+    comparison = at.comparison
+    lines = [
+        f"| | {comparison.metric.name} (95 %) | ahead of the next | p | bytes | operations | ms | seconds |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row, ahead, p_value in at.neighbours():
+        mean, low, high = _shown(comparison, row)
+        name = f"{row.name} ({'; '.join(row.over)})" if row.over else row.name
+        lead = "" if ahead is None else _points(comparison, ahead)
+        p = "" if p_value is None else f"{p_value:.2g}"
+        times = "" if row.milliseconds is None else f"{row.milliseconds:.3g}"
+        cells = (name, f"{mean:.4f} ({low:.4f} to {high:.4f})", lead, p, f"{row.size_bytes:,.0f}", f"{row.macs:,.0f}", times)
+        lines.append(f"| {' | '.join(cells)} | {row.seconds:,.0f} |")
+    return "\n".join(lines)
+
+
+def _as_data(at: AtLimit) -> dict[str, Any]:
+    rows = [
+        {
+            **dataclasses.asdict(row),
+            "metric": list(_shown(at.comparison, row)),
+            "ahead_of_next": ahead,
+            "ahead": "" if ahead is None else _points(at.comparison, ahead),
+            "p_of_next": p_value,
+        }
+        for row, ahead, p_value in at.neighbours()
+    ]
+    return {
+        "kind": at.limit.kind, "asked": at.limit.asked, "value": at.limit.value, "words": at.limit.in_words,
+        "judge": at.comparison.judge, "metric": at.comparison.metric.name, "in_points": _counts_points(at.comparison),
+        "leaders": list(at.leaders), "candidates": rows, "cannot": dict(at.cannot),
+    }  # fmt: skip
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _conditions(model: nn.Module, task: Task, budget: Budget) -> str:
+    length = "" if budget.steps is None else f", {budget.steps:,} optimizer steps for each candidate and seed"
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    teacher = "the model itself" if task.teacher is None else type(task.teacher).__name__
+    return (
+        f"All candidates start from the same model, {type(model).__name__} with {parameters:,} parameters{length}. "
+        f"Data: {task.name}, {len(task.train):,} training samples. Teacher: {teacher}."
+    )
+
+
+def _seeds(count: int) -> str:
+    return "one seed" if count == 1 else f"{count} seeds"

@@ -1,0 +1,185 @@
+"""The amount with which a recipe meets a limit of bytes, operations or milliseconds, found without training."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mirabelle.artifact.mira import pack
+from mirabelle.errors import UserError
+from mirabelle.inspection.measure import multiply_accumulates, onnx_file
+from mirabelle.job.techniques import OpenRecipe
+from mirabelle.model.state import copied, fingerprint, tensors_of_module
+from mirabelle.recipe.comparison import LimitKind
+from mirabelle.run import files
+from mirabelle.run.files import length_of_tensors
+from mirabelle.run.run import Run
+from mirabelle.runtime.runtime import default_runtime, time_alone
+from mirabelle.step import Step, folder_of, step_to_data
+from mirabelle.task.goal import limit_of
+from mirabelle.task.task import Task
+from mirabelle.training import with_replaced_model_as_teacher
+
+_TURNS = 14  # by interpolation and by halving, in turn
+_CLOSE = 0.02  # share of the limit by which a cost may be below it
+_SAME = 1e-4  # amounts that are so close are the same
+_EDGE = 0.05
+UNITS = {"size": "bytes", "macs": "multiply-accumulates", "latency": "ms"}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit that every candidate is to meet.
+
+    Args:
+        kind: "size", bytes of the packed file; "macs", multiply-accumulates for one sample; or "latency", milliseconds of a
+            call for one sample in ONNX Runtime.
+        asked: as it was given, such as "10%", or "40 kB".
+        value: in its unit.
+    """
+
+    kind: LimitKind
+    asked: str
+    value: float
+
+    @staticmethod
+    def of(kind: LimitKind, asked: str | float, model: nn.Module, task: Task) -> Limit:
+        """The limit for a model, to whose cost a share refers: its weights in float32, its operations, or its latency.
+
+        Raises:
+            UserError: E113 if the limit cannot be read.
+        """
+        whole = 1.0
+        if isinstance(asked, str) and asked.strip().endswith("%"):
+            whole = float(length_of_tensors(tensors_of_module(model))) if kind == "size" else cost_of(kind, model, task)
+        return Limit(kind, str(asked), limit_of(kind, asked, whole, where=""))
+
+    @property
+    def in_words(self) -> str:
+        """Such as "10% of the bytes", "40 kB" or "0.8 ms"."""
+        of = {"size": "of the bytes", "macs": "of the operations", "latency": "of the milliseconds"}
+        return f"{self.asked} {of[self.kind]}" if self.asked.endswith("%") else self.asked
+
+
+def cost_of(kind: LimitKind, model: nn.Module, task: Task) -> float:
+    """The bytes of the packed file of a model, its multiply-accumulates, or its milliseconds."""
+    if kind == "macs":
+        return float(multiply_accumulates(model, task.example()))
+    onnx = onnx_file(model, task)
+    if kind == "size":
+        return float(len(pack(onnx)))
+    session = default_runtime().load(onnx, torch.get_num_threads())
+    return float(time_alone(session, task.example().inputs).median)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The steps of a recipe with the amount that meets a limit.
+
+    Args:
+        steps: of the recipe.
+        amount: the smallest that meets it, in [0, 1].
+        cost: expected without a training.
+    """
+
+    steps: Sequence[Step]
+    amount: float
+    cost: float
+
+
+def fitted(recipe: OpenRecipe, limit: Limit, model: nn.Module, task: Task, path: Path) -> Fitted:
+    """The smallest amount with which the previewed model is within a limit, from a file, or found by previews and kept there.
+
+    Args:
+        recipe: with an open amount; a fixed one is taken as it is.
+        limit: to meet.
+        model: to which the recipe is applied.
+        task: of the model.
+        path: of the file.
+
+    Raises:
+        UserError: E114 if the largest amount is not within the limit, with the cost that it reaches; E150 if the file is of
+            another comparison; and the errors of previews.
+    """
+    asked = {
+        "limit": _as_data(limit),
+        "model": fingerprint(model),
+        "least": [step_to_data(step) for step in recipe.steps(0.0)],
+        "most": [step_to_data(step) for step in recipe.steps(1.0)],
+    }
+    if path.is_file():
+        kept = files.read_json(path)
+        if kept["asked"] != json.loads(json.dumps(asked)):
+            message = f"{path.parent} contains another comparison"
+            raise UserError("E150", message, "repeat it with the same file, or choose another --out")
+    else:
+        amount, cost = _found(recipe, limit, model, task)
+        kept = {"amount": amount, "cost": cost}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(path, {"asked": asked, **kept})
+    if kept["amount"] is None:
+        message = f"{recipe.name} reaches {kept['cost']:,.6g} {UNITS[limit.kind]} at the least; asked are {limit.value:,.6g}"
+        raise UserError("E114", message, f"allow at least {kept['cost']:,.6g}, or leave it out at this budget")
+    return Fitted(recipe.steps(kept["amount"]), kept["amount"], kept["cost"])
+
+
+def _as_data(limit: Limit) -> dict[str, Any]:
+    """A limit as plain data; a share of a latency, which is measured anew each time, by what was asked."""
+    return {"kind": limit.kind, "asked": limit.asked} | ({} if limit.kind == "latency" else {"value": limit.value})
+
+
+def _found(recipe: OpenRecipe, limit: Limit, model: nn.Module, task: Task) -> tuple[float | None, float]:
+    """(the amount, its cost); (None, the least cost) if there is none."""
+    known: dict[str, float] = {}  # several amounts may give the same steps
+
+    def cost(amount: float) -> float:
+        steps = recipe.steps(amount)
+        key = json.dumps([step_to_data(step) for step in steps])
+        if key not in known:
+            known[key] = cost_of(limit.kind, previewed(steps, model, task), task)
+        return known[key]
+
+    least = cost(0.0)
+    if recipe.fixed or least <= limit.value:
+        return (0.0 if least <= limit.value else None), least
+    most = cost(1.0)
+    if most > limit.value:
+        return None, most
+    low, above, high, reached = 0.0, least, 1.0, most
+    for turn in range(_TURNS):
+        if reached >= (1 - _CLOSE) * limit.value or high - low < _SAME:
+            break
+        middle = low + (high - low) * (_interpolated(above, reached, limit.value) if turn % 2 == 0 else 0.5)
+        found = cost(middle)
+        if found > limit.value:
+            low, above = middle, found
+        else:
+            high, reached = middle, found
+    return high, reached
+
+
+def _interpolated(above: float, below: float, limit: float) -> float:
+    """Where between two amounts the limit is met, if the logarithm of the cost falls evenly: from 0.05 to 0.95."""
+    if below <= 0 or above <= below:
+        return 0.5
+    share = math.log(above / (limit * (1 - _CLOSE / 2))) / math.log(above / below)
+    return min(max(share, _EDGE), 1 - _EDGE)
+
+
+def previewed(steps: Sequence[Step], model: nn.Module, task: Task) -> nn.Module:
+    """The model after the steps as their previews make it: shapes and sparsity without any training."""
+    found = copied(model).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(folder)
+        for position, step in enumerate(steps, start=1):
+            under = with_replaced_model_as_teacher([step], found, task)
+            found = step.preview(found, under, run.within(folder_of(position, step))).model
+    return found

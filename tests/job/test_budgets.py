@@ -1,0 +1,78 @@
+"""What a comparison at several budgets says: leaders, neighbours, sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from mirabelle.job.budgets import AtLimit, Budgets
+from mirabelle.job.comparison_results import Budget, Comparison, Outcome
+from mirabelle.job.fitting import Limit
+from mirabelle.task.metric import Metric
+
+SAMPLES = 400
+
+
+def outcome(seed: int, share: float, size: int = 100, milliseconds: float | None = None) -> Outcome:
+    """A result whose first samples are right."""
+    scores = (np.arange(SAMPLES) < round(share * SAMPLES)).astype(float)
+    return Outcome(seed, float(scores.mean()), scores, 10.0, 5, size, 7, milliseconds)
+
+
+def at(asked: str, shares: Mapping[str, Sequence[float]], kind: str = "size", **sizes: int) -> AtLimit:
+    outcomes = {
+        name: [outcome(seed, share, sizes.get(name, 100)) for seed, share in enumerate(row)] for name, row in shares.items()
+    }
+    limit = Limit(kind, asked, 100.0)  # type: ignore[arg-type]
+    found = Comparison(Metric.of("accuracy"), "test", next(iter(shares)), Budget(size_bytes=100), outcomes)
+    return AtLimit(limit, found, {})
+
+
+CLEAR = {"prune": (0.90, 0.91, 0.90), "distill": (0.80, 0.82, 0.80)}
+LEVEL = {"prune": (0.90, 0.91, 0.90), "distill": (0.91, 0.90, 0.90)}
+
+
+def test_who_leads() -> None:
+    assert at("10%", CLEAR).leaders == ("prune",)
+    assert set(at("10%", LEVEL).leaders) == {"prune", "distill"}
+    assert at("10%", CLEAR, prune=103).leaders == ("distill",), "what is over the budget does not lead"
+    assert at("10%", {"prune": (0.9, 0.9), "share": (0.8975, 0.8975)}).leaders == ("prune", "share"), "one sample of 400"
+
+
+def test_neighbours_are_compared_with_the_next_one() -> None:
+    rows = at("10%", {**CLEAR, "share": (0.85, 0.86, 0.85)}).neighbours()
+    assert [row.name for row, _, _ in rows] == ["prune", "share", "distill"]
+    (_, first, p_value), _, (_, last, none) = rows
+    assert first is not None
+    assert p_value is not None
+    assert first[0] == pytest.approx(0.05)
+    assert p_value < 1e-3
+    assert (last, none) == (None, None)
+
+
+def test_the_verdict_names_who_is_ahead_where() -> None:
+    small = {"prune": CLEAR["distill"], "distill": CLEAR["prune"]}
+    found = Budgets((at("10%", CLEAR), at("5%", CLEAR), at("3%", small), at("2%", LEVEL)), 3)
+    first, second, third = found.verdict().split(". ")
+    assert first.startswith("From 10% to 5% of the bytes prune is 9.67 points (+")
+    assert first.endswith(") ahead of distill")
+    assert second.startswith("At 3% of the bytes distill is 9.67 points")
+    assert third == "At 2% of the bytes no difference is shown between distill and prune."
+    assert "With one seed" in Budgets((at("10%", {name: row[:1] for name, row in CLEAR.items()}),), 1).verdict()
+    assert Budgets((at("10%", {"prune": (0.9, 0.9)}),), 2).verdict() == "At 10% of the bytes only prune can be compared."
+
+
+def test_kinds_of_budgets_are_not_mixed() -> None:
+    sentences = Budgets((at("50%", CLEAR, kind="latency"), at("10%", CLEAR)), 3).verdict().split(". ")
+    assert [sentence.split(" prune")[0] for sentence in sentences] == ["At 50% of the milliseconds", "At 10% of the bytes"]
+
+
+def test_the_table_and_the_data_agree() -> None:
+    found = Budgets((at("10%", CLEAR),), 3)
+    assert "| prune | 0.9033 (" in found.table()
+    (limit,) = found.to_data()["limits"]
+    assert [row["name"] for row in limit["candidates"]] == ["prune", "distill"]
+    assert limit["candidates"][0]["ahead"] in found.table()
+    assert limit["in_points"] is True
