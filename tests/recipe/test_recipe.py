@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from mirabelle import Recipe, Training, distill, factorize, prune, quantize
 from mirabelle.errors import UserError, UserErrors
+from mirabelle.recipe.comparison import read_comparison
 from mirabelle.recipe.file import read_recipe
 from mirabelle.sources.zoo import digits_mlp
 from mirabelle.training import Joint
@@ -254,7 +255,10 @@ def test_every_example_is_well_formed(path: Path, tmp_path: Path) -> None:
         file = tmp_path / "sets" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
-    assert read_recipe(place, data_folder=tmp_path / "sets").recipe.steps
+    if path.stem.startswith("compare"):
+        assert read_comparison(place, data_folder=tmp_path / "sets").table.techniques
+    else:
+        assert read_recipe(place, data_folder=tmp_path / "sets").recipe.steps
 
 
 def test_a_mistake_in_a_recipe_is_found_without_loading_torch(tmp_path: Path) -> None:
