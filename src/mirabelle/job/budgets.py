@@ -153,36 +153,54 @@ def compare_at(
     Raises:
         UserError: E114 if no candidate reaches a limit; the errors of `fitted` and `compare`.
     """
+    ordered = sorted(limits, key=lambda one: (one.kind, -one.value))
+    under = task.with_teacher(task.teacher or model)
+    fits = [
+        _fitted(model, under, candidates, limit, out / _folder(limit), tell=tell) for limit in ordered
+    ]  # before any training
     found: list[AtLimit] = []
     so_far = Budgets((), len(seeds))
-    for limit in sorted(limits, key=lambda one: (one.kind, -one.value)):
-        place = out / _folder(limit)
-        recipes: dict[str, Sequence[Step]] = {}
-        cannot: dict[str, str] = {}
-        under = task.with_teacher(task.teacher or model)
-        for name, candidate in candidates.items():
-            try:
-                fit = fitted(candidate(limit.kind), limit, model, under, place / f"{_folder_name(name)}.json")
-            except UserError as error:
-                if error.code not in _CANNOT:
-                    raise
-                cannot[name] = error.message
-                tell(f"{limit.in_words}: {name} is left out: {error.message}")
-                continue
-            recipes[name] = fit.steps
-            tell(f"{limit.in_words}: {name} at amount {fit.amount:.3f} has {fit.cost:,.6g} {UNITS[limit.kind]}")
-        if not recipes:
-            least = "; ".join(cannot.values())
-            raise UserError("E114", f"no candidate reaches {limit.in_words}: {least}", "allow more")
-        own = _within(budget, limit)
+    for limit, (recipes, cannot) in zip(ordered, fits, strict=True):
         comparison = compare(
-            model, task, recipes, out=place, seeds=seeds, budget=own, reference=next(iter(recipes)), judge=judge,
-            callbacks=callbacks,
+            model, task, recipes, out=out / _folder(limit), seeds=seeds, budget=_within(budget, limit),
+            reference=next(iter(recipes)), judge=judge, callbacks=callbacks,
         )  # fmt: skip
         found.append(AtLimit(limit, comparison, cannot))
         so_far = Budgets(tuple(found), len(seeds), _conditions(model, task, budget))
         so_far.write(out)
     return so_far
+
+
+def _fitted(
+    model: nn.Module,
+    task: Task,
+    candidates: Mapping[str, Callable[[LimitKind], OpenRecipe]],
+    limit: Limit,
+    place: Path,
+    *,
+    tell: Callable[[str], None],
+) -> tuple[dict[str, Sequence[Step]], dict[str, str]]:
+    """The steps of the candidates that reach a limit, and why the others do not.
+
+    Raises:
+        UserError: E114 if none does.
+    """
+    recipes: dict[str, Sequence[Step]] = {}
+    cannot: dict[str, str] = {}
+    for name, candidate in candidates.items():
+        try:
+            fit = fitted(candidate(limit.kind), limit, model, task, place / f"{_folder_name(name)}.json")
+        except UserError as error:
+            if error.code not in _CANNOT:
+                raise
+            cannot[name] = error.message
+            tell(f"{limit.in_words}: {name} is left out: {error.message}")
+            continue
+        recipes[name] = fit.steps
+        tell(f"{limit.in_words}: {name} at amount {fit.amount:.3f} has {fit.cost:,.6g} {UNITS[limit.kind]}")
+    if not recipes:
+        raise UserError("E114", f"no candidate reaches {limit.in_words}: {'; '.join(cannot.values())}", "allow more")
+    return recipes, cannot
 
 
 def _within(budget: Budget, limit: Limit) -> Budget:

@@ -44,6 +44,8 @@ def comparison_page(data: Mapping[str, Any], name: str) -> str:
     )
     limits = data["limits"]
     kinds = dict.fromkeys(limit["kind"] for limit in limits)
+    names = list(dict.fromkeys(row["name"] for limit in limits for row in limit["candidates"]))
+    colors = {name: f"var(--c{place % _COLORS})" for place, name in enumerate(names)}
     return environment.get_template("comparison.html.jinja").render(
         name=name,
         digest=files.TEXT_DIGEST,
@@ -51,19 +53,17 @@ def comparison_page(data: Mapping[str, Any], name: str) -> str:
         metric=limits[0]["metric"],
         judge=limits[0]["judge"],
         seeds="one seed" if data["seeds"] == 1 else f"{data['seeds']} seeds",
-        charts=[_chart(kind, [limit for limit in limits if limit["kind"] == kind]) for kind in kinds],
+        charts=[_chart(kind, [limit for limit in limits if limit["kind"] == kind], colors) for kind in kinds],
         tables=[_table(limit) for limit in limits],
         conditions=data["conditions"],
     )
 
 
-def _chart(kind: str, limits: Sequence[Mapping[str, Any]]) -> Chart:
+def _chart(kind: str, limits: Sequence[Mapping[str, Any]], colors: Mapping[str, str]) -> Chart:
     field, title = _AXES[kind]
-    names = list(dict.fromkeys(row["name"] for limit in limits for row in limit["candidates"]))
-    points = {
-        name: [(row[field], row["metric"]) for limit in limits for row in limit["candidates"] if row["name"] == name]
-        for name in names
-    }
+    points: dict[str, list[tuple[float, Sequence[float]]]] = {}
+    for row in (row for limit in limits for row in limit["candidates"]):
+        points.setdefault(row["name"], []).append((row[field], row["metric"]))
     costs = [cost for line in points.values() for cost, _ in line]
     ends = [end for line in points.values() for _, metric in line for end in metric]
     share = all(limit["in_points"] for limit in limits)
@@ -71,17 +71,16 @@ def _chart(kind: str, limits: Sequence[Mapping[str, Any]]) -> Chart:
     drawing = Drawing(
         f"{limits[0]['metric']} against {title}",
         Axis.log(min(costs) / _MARGIN, max(costs) * _MARGIN, in_thousands),
-        Axis.linear(min(ends), max(ends), label, padding=_PADDING),
+        Axis.linear(min(ends), max(ends), label, padding=0.0 if share else _PADDING),
         title,
     )
-    for place, name in enumerate(names):
-        color, line = f"var(--c{place % _COLORS})", sorted(points[name])
-        drawing.line([(cost, metric[0]) for cost, metric in line], color, opacity=0.6)
+    for name, line in points.items():
+        drawing.line([(cost, metric[0]) for cost, metric in sorted(line)], colors[name], opacity=0.6)
         for cost, (mean, below, above) in line:
-            drawing.interval(cost, below, above, color)
-            drawing.dot(cost, mean, color, words=f"{name}: {label(mean)} at {in_thousands(cost)}")
-    key = tuple({"name": name, "color": f"var(--c{place % _COLORS})"} for place, name in enumerate(names))
-    return Chart(f"{limits[0]['metric']} against {title}", Markup(drawing.svg()), key)  # noqa: S704 (escaped by the drawing)
+            drawing.interval(cost, below, above, colors[name])
+            drawing.dot(cost, mean, colors[name], words=f"{name}: {label(mean)} at {in_thousands(cost)}")
+    key = tuple({"name": name, "color": colors[name]} for name in points)
+    return Chart(f"Against {title}", Markup(drawing.svg()), key)  # noqa: S704 (escaped by the drawing)
 
 
 def _table(limit: Mapping[str, Any]) -> dict[str, Any]:
