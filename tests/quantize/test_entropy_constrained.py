@@ -183,10 +183,18 @@ def test_damping_moves_numbers_towards_their_levels() -> None:
     due = 0.5 * numbers + 0.5 * 0.1 * (levels - numbers)
     assert control(model, 0.5) is False
     assert first.weight.detach().numpy()[0] == pytest.approx(due, abs=1e-6)
+    assert control(model, 0.5) is False  # without a pass nothing is moved
+    assert first.weight.detach().numpy()[0] == pytest.approx(due, abs=1e-6)
     for layer in model:
         layer(inputs)
-    assert control(model, 0.5) is False  # nothing has changed since
-    assert first.weight.detach().numpy()[0] == pytest.approx(due, abs=1e-6)
+    with torch.no_grad():
+        first.weight[0, 1:] += torch.tensor(
+            [10.0, 0.1, 100.0]
+        )  # a long step: numbers go to their levels, not beyond; at most ±127
+    moved = first.weight.detach().numpy()[0].copy()
+    control(model, 0.5)
+    levels = np.clip(np.round(moved / 0.5), -127, 127)
+    assert first.weight.detach().numpy()[0] == pytest.approx(0.5 * levels, abs=1e-5)
     assert [control.settled(progress) for progress in (0.99, 1.0)] == [False, True]
 
 

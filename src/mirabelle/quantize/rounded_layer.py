@@ -53,26 +53,36 @@ class RoundedLayer(nn.Module):
 
     def positions(self) -> Sequence[tuple[Tensor, Tensor]]:
         """The weight with w / s, (outputs, all other axes), and the bias with b / t, (1, outputs)."""
-        found: list[tuple[Tensor, Tensor]] = [(self.weight, (self.weight / self.weight_step(self.weight.numel())).flatten(1))]
-        if self.bias is not None and self.bias_step is not None:
-            found.append((self.bias, (self.bias / self.bias_step(self.bias.numel()))[None]))
+        weight_step, *bias_step = self._steps()
+        found: list[tuple[Tensor, Tensor]] = [(self.weight, (self.weight / weight_step).flatten(1))]
+        if self.bias is not None:
+            found.append((self.bias, (self.bias / bias_step[0])[None]))
         return found
+
+    def _steps(self) -> list[Tensor]:
+        """The step of the weight, and that of the bias, if there is one."""
+        steps: list[Tensor] = [self.weight_step(self.weight.numel())]
+        if self.bias is not None and self.bias_step is not None:
+            steps.append(self.bias_step(self.bias.numel()))
+        return steps
 
     @torch.no_grad()
     def damp(self, strength: float, done: set[int]) -> None:
-        """Move each number towards its level: w ← w + strength · |Δw| · (round(w / s) − w / s).
+        """Move each number towards its level, at most to it: w ← w + min(strength · |Δw|, s) · (q − w / s).
 
-        |Δw| is the root mean square of the change of the tensor since the last pass in training.
+        |Δw| is the root mean square of the change of the tensor since the last pass in training, q = round(w / s) within ±127.
+        Without a pass since the last call nothing is moved.
 
         Args:
             strength: ≥ 0.
             done: identities of parameters that have been moved, to which those of this layer are added.
         """
-        for (parameter, numbers), before in zip(self.positions(), self._before, strict=False):
+        for (parameter, numbers), step, before in zip(self.positions(), self._steps(), self._before, strict=False):
             if id(parameter) not in done:
-                change = (parameter - before).square().mean().sqrt()
-                parameter.add_((strength * change * (numbers.round() - numbers)).view_as(parameter))
+                length = torch.minimum(strength * (parameter - before).square().mean().sqrt(), step)
+                parameter.add_((length * (numbers.round().clamp_(-MOST, MOST) - numbers)).view_as(parameter))
                 done.add(id(parameter))
+        self._before = []
 
     @torch.no_grad()
     def rounded(self) -> tuple[Tensor, Tensor | None]:
@@ -82,10 +92,15 @@ class RoundedLayer(nn.Module):
 
     @torch.no_grad()
     def clear(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Set the numbers to zero that are zero in these tensors."""
-        self.weight.mul_(weight != 0)
+        """Set numbers to zero.
+
+        Args:
+            weight: which of the weight, booleans.
+            bias: which of the bias.
+        """
+        self.weight.masked_fill_(weight, 0)
         if self.bias is not None and bias is not None:
-            self.bias.mul_(bias != 0)
+            self.bias.masked_fill_(bias, 0)
 
     @torch.no_grad()
     def as_codebook(self, dense: nn.Module) -> CodebookLayer:

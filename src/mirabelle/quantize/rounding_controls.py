@@ -16,11 +16,11 @@ _FIRST, _EACH = 0.5, 0.05  # shares of a training after which idle units are loo
 class Damping:
     """Moves rounded numbers a little towards their levels after each optimizer step (a `training.Control`).
 
-    w ← w + 0.5 · |Δw| · (q − w / s), with the step s, the level q = round(w / s), and |Δw|, the root mean square of the change
-    of the tensor by the optimizer step. Without it, numbers between two levels change from one to the other at every other
-    step: what the gradient wants is a value in between, and rounding does not give it. Now a number changes its level only
-    where gradients agree for longer. As it is measured by the steps of the optimizer, it fits each kind of optimizer, and ends
-    with the learning rate.
+    w ← w + min(0.5 · |Δw|, s) · (q − w / s), with the step s, the level q = round(w / s), and |Δw|, the root mean square of the
+    change of the tensor by the optimizer step. Without it, numbers between two levels change from one to the other at every
+    other step: what the gradient wants is a value in between, and rounding does not give it. Now a number changes its level
+    only where gradients agree for longer. As it is measured by the steps of the optimizer, it fits each kind of optimizer, and
+    ends with the learning rate.
 
     By this control only the end of a training can be the best: before, the model has too many bits.
 
