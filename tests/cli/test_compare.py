@@ -72,8 +72,8 @@ def test_every_candidate_at_every_budget(place: Path, capsys: pytest.CaptureFixt
     assert limit["leaders"][0] == next(row["name"] for row in limit["candidates"] if not row["over"])
     assert data["verdict"].startswith("At 15% of the bytes")
     folder = place / "runs" / "which"
-    assert json.loads((folder / "comparison.json").read_text())["limits"] == data["limits"]
-    page = (folder / "comparison.html").read_text()
+    assert json.loads((folder / "validation.json").read_text())["limits"] == data["limits"]
+    page = (folder / "validation.html").read_text()
     assert data["verdict"] in page
     assert page.count("<circle") == len(limit["candidates"])
     assert "<script" not in page
@@ -98,6 +98,13 @@ def test_every_candidate_at_every_budget(place: Path, capsys: pytest.CaptureFixt
         ('size = ["15%"]', 'size = ["many"]', "E113", "which.toml:11"),
         ('techniques = ["distill", "share"]', "techniques = []", "E111", "two candidates"),
         ('name = "mine"', 'name = "share"', "E111", "its own name"),
+        ('name = "mine"', 'name = "../mine"', "E110", "a folder of this name"),
+        ('name = "mine"', 'name = "a|b"', "E110", "cannot be called"),
+        ('name = "mine"', 'name = "teacher"', "E110", "cannot be called"),
+        ('"share"]', '"share", "distill "]', "E111", "the same twice"),
+        ('size = ["15%"]', 'size = ["15%", "15 %"]', "E111", "the same budget twice"),
+        ("step.1.sparsity", "step.1.sparsity.x", "E111", "no setting of a step"),
+        ('train = { epochs = 2, batch_size = 32, precision = "float32" }', "", "E111", "has no training"),
         ("step.1.sparsity", "step.2.sparsity", "E111", "no setting of a step"),
         ("least = 0.0", "least = -1.0", "E110", "sparsity"),
         ('use = "prune.Weights"', 'use = "prune.Weighs"', "E106", "did you mean"),

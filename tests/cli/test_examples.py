@@ -114,7 +114,7 @@ def prepared(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 LEFT = {"export": "net.onnx", "pack": "digits.mira", "unpack": "digits.onnx", "report": "digits.html", "init": "recipe.toml"}
-LEFT["compare"] = "runs/which/comparison.html"
+LEFT["compare"] = "runs/which/validation.html"
 LEFT["large"] = "llama-small/model.onnx.data"
 
 

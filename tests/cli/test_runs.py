@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -93,6 +94,27 @@ def test_a_run_that_a_process_works_on_is_running(runs: Path, capsys: pytest.Cap
 
 def test_the_folder_of_a_run_lists_itself(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(as_json(runs / "a", capsys)) == ["."]
+
+
+def test_what_cannot_be_read_does_not_hide_the_rest(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(folder: Path) -> object:
+        raise PermissionError(13, "Permission denied", str(folder / "steps"))
+
+    monkeypatch.setattr("mirabelle.report.runs.progress_of", refused)
+    found = as_json(runs, capsys)
+    assert (found["a"]["state"], found["c"]["state"]) == ("goal missed", "damaged")
+    assert "steps cannot be read: Permission denied" in str(found["c"]["detail"])
+
+
+def test_a_goal_of_another_kind_is_listed_as_text(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = runs / "c" / "recipe.toml"
+    text = re.sub(r"# digest.*\n", "", recipe.read_text())
+    for table, due in (("[goal]\nsince = 2020-01-01", {"since": "2020-01-01", "size": "1 B"}), ("[aim]", {})):
+        recipe.write_text(text.replace("[goal]", table))
+        found = as_json(runs, capsys)["c"]
+        assert (found["state"], found["goal"]) == ("stopped", due)
 
 
 @pytest.mark.parametrize("place", ["absent", "notes"])

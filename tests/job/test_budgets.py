@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
+import torch
 
 from mirabelle.job.budgets import AtLimit, Budgets
 from mirabelle.job.comparison_results import Budget, Comparison, Outcome
 from mirabelle.job.fitting import Limit
+from mirabelle.job.learned import Standing
+from mirabelle.task.constant import Constant
 from mirabelle.task.metric import Metric
+from mirabelle.task.profile import MeasuredMetric
 
 SAMPLES = 400
 
@@ -61,7 +66,23 @@ def test_the_verdict_names_who_is_ahead_where() -> None:
     assert second.startswith("At 3% of the bytes distill is 9.67 points")
     assert third == "At 2% of the bytes no difference is shown between distill and prune."
     assert "With one seed" in Budgets((at("10%", {name: row[:1] for name, row in CLEAR.items()}),), 1).verdict()
-    assert Budgets((at("10%", {"prune": (0.9, 0.9)}),), 2).verdict() == "At 10% of the bytes only prune can be compared."
+    assert Budgets((at("10%", {"prune": (0.9, 0.9)}),), 2).verdict() == "At 10% of the bytes only prune is within the budget."
+
+
+def test_nothing_is_ahead_if_nothing_is_within_the_budget() -> None:
+    found = at("10%", CLEAR, prune=103, distill=104)
+    assert found.leaders == ()
+    assert Budgets((found,), 3).verdict() == "At 10% of the bytes no candidate is within the budget after its training."
+
+
+def test_a_result_no_better_than_a_constant_answer_is_called_so() -> None:
+    metric = MeasuredMetric("accuracy", 0.95, 0.94, 0.96, SAMPLES)
+    start = Standing(metric, Constant("class 0", 0.92, torch.zeros(1, 3)), learned=True)
+    found = at("10%", CLEAR)
+    found = AtLimit(found.limit, dataclasses.replace(found.comparison, start=start), {})
+    assert found.leaders == ("prune",), "it is within the budget all the same"
+    assert "prune (not better than the same answer for every input) is 9.67 points" in Budgets((found,), 3).verdict()
+    assert "not above 0.9200" in Budgets((found,), 3).table()
 
 
 def test_kinds_of_budgets_are_not_mixed() -> None:

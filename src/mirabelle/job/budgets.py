@@ -27,7 +27,7 @@ from mirabelle.task.profile import MeasuredMetric
 from mirabelle.task.task import Task
 
 _SIGNIFICANT = 0.05
-_CANNOT = ("E111", "E112", "E114")  # of a candidate that has no recipe for a limit, no layers to change, or cannot reach it
+_NO_RECIPE = ("E111", "E112")  # of a technique that does not change what is limited, or finds no layers
 _NOISE = {"size": 1.02, "macs": 1.0, "latency": 1.1}  # by which a trained result may differ from its preview
 
 
@@ -53,8 +53,11 @@ class AtLimit:
 
     @property
     def leaders(self) -> tuple[str, ...]:
-        """The best candidate within the limit, and those of which no difference to it is shown."""
-        best, *rest = self.within()
+        """The best candidate within the limit, and those of which no difference to it is shown; none if none is within."""
+        within = self.within()
+        if not within:
+            return ()
+        best, *rest = within
         return (best.name, *(row.name for row in rest if not self._ahead(best.name, row.name)))
 
     def _ahead(self, first: str, second: str) -> bool:
@@ -63,9 +66,8 @@ class AtLimit:
         return low > 0 and p_value < _SIGNIFICANT
 
     def within(self) -> list[ComparisonRow]:
-        """The candidates that are within the limit after their trainings, best first; all if none is."""
-        rows = self.comparison.rows()
-        return [row for row in rows if not row.over] or rows
+        """The candidates that are within the limit after their trainings, best first."""
+        return [row for row in self.comparison.rows() if not row.over]
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,11 @@ class Budgets:
         return " ".join(sentences)
 
     def write(self, out: Path) -> None:
-        """Write `comparison.json`, `comparison.md` and `comparison.html` into a folder."""
-        data = self.to_data()
-        files.write_json(out / "comparison.json", data)
-        files.write(out / "comparison.md", self.table().encode())
-        files.write_text(out / "comparison.html", comparison_page(data, out.name))
+        """Write the results as JSON, Markdown and HTML into a folder; the files are named after the split that judges."""
+        data, judge = self.to_data(), self.found[0].comparison.judge
+        files.write_json(out / f"{judge}.json", data)
+        files.write(out / f"{judge}.md", self.table().encode())
+        files.write_text(out / f"{judge}.html", comparison_page(data, out.name))
 
     def to_data(self) -> dict[str, Any]:
         """The results as data for JSON."""
@@ -166,7 +168,7 @@ def compare_at(
             reference=next(iter(recipes)), judge=judge, callbacks=callbacks,
         )  # fmt: skip
         found.append(AtLimit(limit, comparison, cannot))
-        so_far = Budgets(tuple(found), len(seeds), _conditions(model, task, budget))
+        so_far = Budgets(tuple(found), len(seeds), _conditions(model, task, budget, comparison))
         so_far.write(out)
     return so_far
 
@@ -189,9 +191,17 @@ def _fitted(
     cannot: dict[str, str] = {}
     for name, candidate in candidates.items():
         try:
-            fit = fitted(candidate(limit.kind), limit, model, task, place / f"{_folder_name(name)}.json")
+            recipe = candidate(limit.kind)
+            recipe.steps(0.0)
         except UserError as error:
-            if error.code not in _CANNOT:
+            if error.code not in _NO_RECIPE:
+                raise
+            cannot[name] = error.message
+            continue
+        try:
+            fit = fitted(recipe, limit, model, task, place / "amounts" / f"{name}.json")
+        except UserError as error:
+            if error.code != "E114":
                 raise
             cannot[name] = error.message
             tell(f"{limit.in_words}: {name} is left out: {error.message}")
@@ -236,8 +246,12 @@ def _grouped(found: Sequence[AtLimit]) -> list[tuple[tuple[str, ...], list[AtLim
 
 def _sentence(leaders: Sequence[str], group: Sequence[AtLimit]) -> str:
     """What leads at some limits, and by how much."""
+    if not leaders:
+        return "no candidate is within the budget after its training"
+    idle = [row.name for at in group for row in at.within() if row.idle and row.name in leaders]
+    worth = " (not better than the same answer for every input)" if idle else ""
     if len(leaders) > 1:
-        return f"no difference is shown between {_listed(leaders)}"
+        return f"no difference is shown between {_listed(leaders)}{worth}"
     leads = []
     for at in group:
         rows = at.within()
@@ -246,8 +260,8 @@ def _sentence(leaders: Sequence[str], group: Sequence[AtLimit]) -> str:
         difference, _ = at.comparison.difference(rows[1].name, leaders[0])
         leads.append(f"{_points(at.comparison, difference)} ahead of {rows[1].name}")
     if not leads:
-        return f"only {leaders[0]} can be compared"
-    return f"{leaders[0]} is {'; '.join(dict.fromkeys(leads))}"
+        return f"only {leaders[0]} is within the budget{worth}"
+    return f"{leaders[0]}{worth} is {'; '.join(dict.fromkeys(leads))}"
 
 
 def _points(comparison: Comparison, difference: tuple[float, float, float]) -> str:
@@ -277,11 +291,18 @@ def _table(at: AtLimit) -> str:
     ]
     for row, ahead, p_value in at.neighbours():
         mean, low, high = _shown(comparison, row)
-        name = f"{row.name} ({'; '.join(row.over)})" if row.over else row.name
         lead = "" if ahead is None else _points(comparison, ahead)
         p = "" if p_value is None else f"{p_value:.2g}"
         times = "" if row.milliseconds is None else f"{row.milliseconds:.3g}"
-        cells = (name, f"{mean:.4f} ({low:.4f} to {high:.4f})", lead, p, f"{row.size_bytes:,.0f}", f"{row.macs:,.0f}", times)
+        cells = (
+            row.title,
+            f"{mean:.4f} ({low:.4f} to {high:.4f})",
+            lead,
+            p,
+            f"{row.size_bytes:,.0f}",
+            f"{row.macs:,.0f}",
+            times,
+        )
         lines.append(f"| {' | '.join(cells)} | {row.seconds:,.0f} |")
     return "\n".join(lines)
 
@@ -290,6 +311,7 @@ def _as_data(at: AtLimit) -> dict[str, Any]:
     rows = [
         {
             **dataclasses.asdict(row),
+            "title": row.title,
             "metric": list(_shown(at.comparison, row)),
             "ahead_of_next": ahead,
             "ahead": "" if ahead is None else _points(at.comparison, ahead),
@@ -308,10 +330,14 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _conditions(model: nn.Module, task: Task, budget: Budget) -> str:
+def _conditions(model: nn.Module, task: Task, budget: Budget, comparison: Comparison) -> str:
     length = "" if budget.steps is None else f", {budget.steps:,} optimizer steps for each candidate and seed"
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    teacher = "the model itself" if task.teacher is None else type(task.teacher).__name__
+    teacher = "the model itself"
+    if task.teacher is not None:
+        teacher = type(task.teacher).__name__
+    elif comparison.start is not None and not comparison.start.learned:
+        teacher = "none, since the model has learned nothing"
     return (
         f"All candidates start from the same model, {type(model).__name__} with {parameters:,} parameters{length}. "
         f"Data: {task.name}, {len(task.train):,} training samples. Teacher: {teacher}."

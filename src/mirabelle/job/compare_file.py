@@ -52,7 +52,7 @@ def compare_file(
         try_one_batch(model, task)
         model, teacher = _start(file, model, teacher, task, out, callbacks=callbacks)
         task = task.with_teacher(teacher)
-        limits = [Limit.of(kind, asked, model, task) for kind in KINDS for asked in getattr(table, kind)]
+        limits = [Limit.kept(kind, asked, model, task, out / "limits.json") for kind in KINDS for asked in getattr(table, kind)]
         made = {name: partial(_of_techniques, name, model, task, table.train) for name in table.techniques}
         made |= {one.name: partial(_of_recipe, one) for one in file.candidates}
         length = table.train.steps or (table.train.epochs or 0) * task.train.steps(table.train.batch_size)

@@ -26,6 +26,7 @@ from mirabelle.model.device import check_device
 from mirabelle.model.state import copied, fingerprint
 from mirabelle.numerics.arrays import to_numpy
 from mirabelle.numerics.statistics import Scores, records_of
+from mirabelle.recipe.comparison import check_names
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.run import files
 from mirabelle.run.journal import Callback
@@ -75,8 +76,9 @@ def compare(
         callbacks: functions that are called with each event, as in `mirabelle.compress`.
 
     Raises:
-        UserError: E111 if there are no candidates or seeds, or the reference is not a candidate; E121 if a model is not on the
-            CPU; E150 if `out` contains another comparison; and the errors of the steps.
+        UserError: E110 for a name that cannot be that of a folder; E111 if there are no candidates or seeds, or the reference
+            is not a candidate; E121 if a model is not on the CPU; E150 if `out` contains another comparison; and the errors of
+            the steps.
 
     Example:
         >>> import mirabelle, tempfile, torch
@@ -93,6 +95,7 @@ def compare(
     if reference not in candidates or not seeds:
         message = f'a comparison needs seeds, and candidates that include the reference "{reference}"'
         raise UserError("E111", message, "give the name of a candidate as `reference`")
+    check_names(candidates)
     check_device(model)
     with torch_threads(threads_of_run(out / next(iter(candidates)) / f"seed-{seeds[0]}", {})):
         recipes = {name: Recipe(steps) for name, steps in candidates.items()}

@@ -83,8 +83,8 @@ class ComparisonRow:
             reference.
         seconds, parameters, size_bytes, macs, milliseconds: means over the seeds; milliseconds are None if they were not
             measured.
-        over: limits of the budget that the results exceed, and that the metric is not above that of the same answer for every
-            input, as text.
+        over: limits of the budget that the results exceed, as text.
+        idle: that the metric is not above that of the same answer for every input, as text; empty if it is.
     """
 
     name: str
@@ -97,6 +97,13 @@ class ComparisonRow:
     macs: float
     milliseconds: float | None
     over: tuple[str, ...]
+    idle: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name with what is to be known about it."""
+        remarks = [*self.over, *([self.idle] if self.idle else [])]
+        return f"{self.name} ({'; '.join(remarks)})" if remarks else self.name
 
 
 @dataclass(frozen=True)
@@ -133,10 +140,8 @@ class Comparison:
         for row in self.rows():
             difference = "" if row.difference is None else _interval(row.difference, sign="+")
             p_value = "" if row.p_value is None else f"{row.p_value:.2g}"
-            name = f"{row.name} ({'; '.join(row.over)})" if row.over else row.name
-            lines.append(
-                f"| {name} | {_interval(row.metric)} | {difference} | {p_value} | {row.seconds:,.0f} | {row.size_bytes:,.0f} |"
-            )
+            cells = (row.title, _interval(row.metric), difference, p_value, f"{row.seconds:,.0f}", f"{row.size_bytes:,.0f}")
+            lines.append(f"| {' | '.join(cells)} |")
         if self.start is not None and not self.start.learned:
             words = nothing_learned("The model from which all start", self.start, self.judge)
             lines += ["", f"{words}. Differences to it are no gain or loss of a recipe."]
@@ -164,14 +169,15 @@ class Comparison:
             statistics.mean(one.size_bytes for one in outcomes),
             statistics.mean(one.macs for one in outcomes),
             statistics.mean(times) if (times := _times(outcomes)) else None,
-            (*_over(self.budget, outcomes), *self._not_above_constant(outcomes)),
+            tuple(_over(self.budget, outcomes)),
+            self._not_above_constant(outcomes),
         )
 
-    def _not_above_constant(self, outcomes: Sequence[Outcome]) -> list[str]:
+    def _not_above_constant(self, outcomes: Sequence[Outcome]) -> str:
         constant = None if self.start is None else self.start.constant
         if constant is None or statistics.mean(one.metric for one in outcomes) > constant.value:
-            return []
-        return [f"not above {constant.value:.4f}, the same answer for every input"]
+            return ""
+        return f"not above {constant.value:.4f}, the same answer for every input"
 
 
 def _over(budget: Budget, outcomes: Sequence[Outcome]) -> list[str]:

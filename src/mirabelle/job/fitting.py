@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -60,13 +59,26 @@ class Limit:
         whole = 1.0
         if isinstance(asked, str) and asked.strip().endswith("%"):
             whole = float(length_of_tensors(tensors_of_module(model))) if kind == "size" else cost_of(kind, model, task)
-        return Limit(kind, str(asked), limit_of(kind, asked, whole, where=""))
+        return Limit(kind, str(asked).strip(), limit_of(kind, asked, whole, where=""))
+
+    @staticmethod
+    def kept(kind: LimitKind, asked: str | float, model: nn.Module, task: Task, path: Path) -> Limit:
+        """The limit from a file, or that for a model, which is kept there: what was measured is not measured again."""
+        known: dict[str, float] = files.read_json(path) if path.is_file() else {}
+        key = f"{kind} {asked} of {fingerprint(model)}"
+        if key not in known:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            known[key] = Limit.of(kind, asked, model, task).value
+            files.write_json(path, known)
+        return Limit(kind, str(asked).strip(), known[key])
 
     @property
     def in_words(self) -> str:
         """Such as "10% of the bytes", "40 kB" or "0.8 ms"."""
         of = {"size": "of the bytes", "macs": "of the operations", "latency": "of the milliseconds"}
-        return f"{self.asked} {of[self.kind]}" if self.asked.endswith("%") else self.asked
+        if self.asked.endswith("%"):
+            return f"{self.asked} {of[self.kind]}"
+        return self.asked if not self.asked[-1:].isdigit() else f"{self.value:,.6g} {UNITS[self.kind]}"
 
 
 def cost_of(kind: LimitKind, model: nn.Module, task: Task) -> float:
@@ -86,7 +98,7 @@ class Fitted:
 
     Args:
         steps: of the recipe.
-        amount: the smallest that meets it, in [0, 1].
+        amount: about the smallest that meets it, in [0, 1].
         cost: expected without a training.
     """
 
@@ -96,7 +108,9 @@ class Fitted:
 
 
 def fitted(recipe: OpenRecipe, limit: Limit, model: nn.Module, task: Task, path: Path) -> Fitted:
-    """The smallest amount with which the previewed model is within a limit, from a file, or found by previews and kept there.
+    """About the smallest amount with which the previewed model is within a limit, and not far below it.
+
+    It is found by previews and kept in a file.
 
     Args:
         recipe: with an open amount; a fixed one is taken as it is.
@@ -110,7 +124,7 @@ def fitted(recipe: OpenRecipe, limit: Limit, model: nn.Module, task: Task, path:
             another comparison; and the errors of previews.
     """
     asked = {
-        "limit": _as_data(limit),
+        "limit": {"kind": limit.kind, "asked": limit.asked, "value": limit.value},
         "model": fingerprint(model),
         "least": [step_to_data(step) for step in recipe.steps(0.0)],
         "most": [step_to_data(step) for step in recipe.steps(1.0)],
@@ -129,11 +143,6 @@ def fitted(recipe: OpenRecipe, limit: Limit, model: nn.Module, task: Task, path:
         message = f"{recipe.name} reaches {kept['cost']:,.6g} {UNITS[limit.kind]} at the least; asked are {limit.value:,.6g}"
         raise UserError("E114", message, f"allow at least {kept['cost']:,.6g}, or leave it out at this budget")
     return Fitted(recipe.steps(kept["amount"]), kept["amount"], kept["cost"])
-
-
-def _as_data(limit: Limit) -> dict[str, Any]:
-    """A limit as plain data; a share of a latency, which is measured anew each time, by what was asked."""
-    return {"kind": limit.kind, "asked": limit.asked} | ({} if limit.kind == "latency" else {"value": limit.value})
 
 
 def _found(recipe: OpenRecipe, limit: Limit, model: nn.Module, task: Task) -> tuple[float | None, float]:

@@ -38,10 +38,10 @@ def recipe_of_techniques(name: str, model: nn.Module, limit: LimitKind, training
     """The recipe of a technique, or of several in one: "prune", "prune + share", "distill + prune".
 
     "distill" alone trains a student of the same kind with fewer units, from random weights, under the teacher. With other
-    techniques it means that their trainings are guided by the teacher; without it they have the targets of the data alone. The
-    open amount is the width of the student, the rank of a factorization, the sparsity of pruning, or else the bits of the
-    weights. For bytes, "prune" removes single weights; for operations and milliseconds, channels. After pruning or
-    factorization, "share" has 32 values for each layer, and "quantize" 8 bits.
+    techniques it means that their trainings are guided by the teacher; without it their loss is that of the task, unless the
+    training has an objective of its own. The open amount is the width of the student, the rank of a factorization, the sparsity
+    of pruning, or else the bits of the weights. For bytes, "prune" removes single weights; for operations and milliseconds,
+    channels. After pruning or factorization, "share" has 32 values for each layer, and "quantize" 8 bits.
 
     Args:
         name: techniques, joined by "+".
@@ -59,7 +59,7 @@ def recipe_of_techniques(name: str, model: nn.Module, limit: LimitKind, training
         raise UserError(
             "E111", '"distill" needs a task whose outputs are class scores', "leave it out, or give candidates with steps"
         )
-    if asked <= {"quantize", "share"} and limit == "macs":
+    if asked != {"distill"} and asked <= {"distill", "quantize", "share"} and limit == "macs":
         raise UserError("E111", f'"{name}" does not change the number of operations', "limit the size or the latency")
     if "share" in asked and limit == "latency":
         raise UserError("E111", f'"share" does not change the latency: {_ONLY_BYTES}', "limit the size, or leave it out")
@@ -67,7 +67,7 @@ def recipe_of_techniques(name: str, model: nn.Module, limit: LimitKind, training
         return OpenRecipe(name, lambda amount: [_student(amount, training)])
     from mirabelle.objectives import TaskLoss
 
-    if "distill" not in asked:
+    if "distill" not in asked and training.objective is None:
         training = dataclasses.replace(training, objective=1.0 * TaskLoss())
     makers = {part: _MAKERS[part] for part in _MAKERS if part in asked}  # in the order of the stages
     alone = not {"factorize", "prune"} & asked

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +14,7 @@ from pydantic import Field
 
 from mirabelle import records
 from mirabelle.errors import UserError, did_you_mean, gathered, raise_all
-from mirabelle.recipe.file import SOURCES, SourcesFile, opened
+from mirabelle.recipe.file import SOURCES, Reading, SourcesFile, opened
 from mirabelle.recipe.named_sources import check_sources
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.records.record import Count, record
@@ -23,6 +25,8 @@ from mirabelle.training.settings import Training
 
 KEYS = (*SOURCES, "compare", "candidate")
 LimitKind = Literal["size", "macs", "latency"]
+_NAME = re.compile(r"[\w(][\w .+%()-]*[\w%)]|\w")
+_RESERVED = ("teacher", "amounts", "start", "validation", "test")  # what else lies in the folder of a comparison
 KINDS: tuple[LimitKind, ...] = ("size", "macs", "latency")
 TECHNIQUES = ("distill", "prune", "quantize", "factorize", "share")
 Limits = tuple[str | float, ...]
@@ -66,6 +70,13 @@ class CompareTable:
             for position, limit in enumerate(getattr(self, kind)):
                 with gathered(mistakes, kind, position):
                     limit_of(kind, limit, 1.0, where="")
+            values = [limit_of(kind, limit, 1.0, where="") for limit in getattr(self, kind)] if not mistakes else []
+            shares = [isinstance(limit, str) and limit.strip().endswith("%") for limit in getattr(self, kind)]
+            if len(set(zip(values, shares, strict=False))) < len(values):
+                mistakes.append(UserError("E111", f"{kind} names the same budget twice", "leave one out", path=(kind,)))
+        parts = [frozenset(name.replace("+", " ").split()) for name in self.techniques]
+        if len(set(parts)) < len(parts):
+            mistakes.append(UserError("E111", "techniques names the same twice", "leave one out", path=("techniques",)))
         raise_all(mistakes)
         if not any(getattr(self, kind) for kind in KINDS):
             message = "[compare] needs a budget: size, macs or latency"
@@ -95,12 +106,12 @@ class Vary:
     Args:
         setting: such as "step.1.sparsity"; steps count from 1.
         least: the value that compresses least.
-        most: the value that compresses most.
+        most: the value that compresses most. If both are whole numbers in the file, only whole numbers are tried.
     """
 
     setting: str
-    least: float
-    most: float
+    least: int | float
+    most: int | float
 
 
 @dataclass(frozen=True)
@@ -125,23 +136,24 @@ class CandidateRecipe:
         tables = copy.deepcopy([dict(table) for table in self.tables])
         if self.vary is None:
             return tables
-        value = self.vary.least + amount * (self.vary.most - self.vary.least)
-        whole = self.vary.least.is_integer() and self.vary.most.is_integer() and self.vary.most != self.vary.least
+        least, most = self.vary.least, self.vary.most
+        value = least + amount * (most - least)
         place, key = self._place(tables)
-        place[key] = round(value) if whole and abs(self.vary.most - self.vary.least) > 1 else value
+        place[key] = round(value) if isinstance(least, int) and isinstance(most, int) else value
         return tables
 
     def _place(self, tables: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
         """The table and the key of the varied setting."""
         assert self.vary is not None, "a setting is varied"
-        first, number, *keys = self.vary.setting.split(".")
-        position = int(number) - 1 if number.isdecimal() else -1
-        if first != "step" or not keys or not 0 <= position < len(tables):
-            message = f'"{self.vary.setting}" is no setting of a step of this candidate'
-            raise UserError("E111", message, 'write, for example, setting = "step.1.sparsity"', path=("vary", "setting"))
-        place = tables[position]
+        first, _, rest = self.vary.setting.partition(".")
+        number, *keys = rest.split(".")
+        position = int(number) - 1 if number.isascii() and number.isdecimal() else -1
+        place: Any = tables[position] if first == "step" and keys and 0 <= position < len(tables) else None
         for key in keys[:-1]:
-            place = place.setdefault(key, {})
+            place = place.setdefault(key, {}) if isinstance(place, dict) else None
+        if not isinstance(place, dict):
+            message = f'"{self.vary.setting}" is no setting of a step of this candidate'
+            raise UserError("E111", message, 'write, for example, setting = "step.1.sparsity"', path=("setting",))
         return place, keys[-1]
 
 
@@ -185,11 +197,41 @@ def read_comparison(path: Path, settings: Sequence[str] = (), *, data_folder: Pa
     assert table is not None, "what could not be read is a mistake"
     assert candidates is not None, "what could not be read is a mistake"
     names = [*table.techniques, *(one.name for one in candidates)]
-    if len(names) < 2 or len(set(names)) < len(names):  # noqa: PLR2004 (a comparison has two sides)
-        message = f"a comparison needs two candidates or more, each with its own name; got {names}"
-        where = read.places.of(("compare", "techniques"))
-        raise UserError("E111", message, 'for example: techniques = ["prune", "distill"]', place=where)
+    with places_of(read, "compare", "techniques"):
+        if len(names) < 2:  # noqa: PLR2004 (a comparison has two sides)
+            raise UserError(
+                "E111",
+                f"a comparison needs two candidates or more; got {names}",
+                'for example: techniques = ["prune", "distill"]',
+            )
+        check_names(names)
     return ComparisonFile(table=table, candidates=candidates, **parts)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Check that candidates have names that differ, and that can be those of folders.
+
+    Raises:
+        UserError: E110 for a name that cannot; E111 for two that are the same but for the case of letters.
+    """
+    known: dict[str, str] = {}
+    for name in names:
+        if not _NAME.fullmatch(name) or name.lower() in _RESERVED:
+            remedy = f"use letters, digits, spaces and . + % - ( ), and none of {', '.join(_RESERVED)}"
+            raise UserError("E110", f"a candidate cannot be called {name!r}: its runs have a folder of this name", remedy)
+        if name.lower() in known:
+            message = f'"{known[name.lower()]}" and "{name}" have the same name'
+            raise UserError("E111", message, "give each candidate its own name")
+        known[name.lower()] = name
+
+
+@contextmanager
+def places_of(read: Reading, *path: str) -> Iterator[None]:
+    """A context that shows errors at a place of the file."""
+    try:
+        yield
+    except UserError as error:
+        raise error.at(read.places.of(path)) from None
 
 
 def _candidates(data: Any) -> tuple[CandidateRecipe, ...]:
@@ -202,9 +244,13 @@ def _candidates(data: Any) -> tuple[CandidateRecipe, ...]:
             table = records.build(_CandidateTable, given, "candidate")
             candidate = CandidateRecipe(table.name, table.step, table.vary)
             with gathered(mistakes, position, "step"):
-                Recipe.from_data(list(table.step))
-                candidate.steps(0.0)
-                candidate.steps(1.0)
+                steps = Recipe.from_data(list(table.step)).steps
+                if not any(getattr(step, "train", None) for step in steps):
+                    message = f'candidate "{table.name}" has no training, and all are trained equally long'
+                    raise UserError("E111", message, "give one of its steps `train`")
+                with gathered(mistakes, position, "vary"):
+                    candidate.steps(0.0)
+                    candidate.steps(1.0)
             found.append(candidate)
     raise_all(mistakes)
     return tuple(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,17 +54,21 @@ def comparison_page(data: Mapping[str, Any], name: str) -> str:
         metric=limits[0]["metric"],
         judge=limits[0]["judge"],
         seeds="one seed" if data["seeds"] == 1 else f"{data['seeds']} seeds",
-        charts=[_chart(kind, [limit for limit in limits if limit["kind"] == kind], colors) for kind in kinds],
+        charts=[chart for kind in kinds if (chart := _chart(kind, [one for one in limits if one["kind"] == kind], colors))],
         tables=[_table(limit) for limit in limits],
         conditions=data["conditions"],
     )
 
 
-def _chart(kind: str, limits: Sequence[Mapping[str, Any]], colors: Mapping[str, str]) -> Chart:
+def _chart(kind: str, limits: Sequence[Mapping[str, Any]], colors: Mapping[str, str]) -> Chart | None:
+    """None if there is nothing that can be drawn."""
     field, title = _AXES[kind]
     points: dict[str, list[tuple[float, Sequence[float]]]] = {}
     for row in (row for limit in limits for row in limit["candidates"]):
-        points.setdefault(row["name"], []).append((row[field], row["metric"]))
+        if row[field] and all(map(math.isfinite, row["metric"])):
+            points.setdefault(row["name"], []).append((row[field], row["metric"]))
+    if not points:
+        return None
     costs = [cost for line in points.values() for cost, _ in line]
     ends = [end for line in points.values() for _, metric in line for end in metric]
     share = all(limit["in_points"] for limit in limits)
@@ -88,7 +93,7 @@ def _table(limit: Mapping[str, Any]) -> dict[str, Any]:
     for row in limit["candidates"]:
         mean, low, high = row["metric"]
         cells = (
-            row["name"] + (f" ({'; '.join(row['over'])})" if row["over"] else ""),
+            row["title"],
             f"{mean:.4f}",
             f"{low:.4f} to {high:.4f}",
             row["ahead"],

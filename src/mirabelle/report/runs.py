@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 import tomllib
@@ -70,12 +71,12 @@ def runs_in(folder: Path) -> list[RunSummary]:
 
 def _places(folder: Path, deepest: int) -> Iterator[Path]:
     """The folders of runs; nothing is looked for inside a run."""
-    if (folder / _EVENTS).is_file() and (folder / _RECIPE).is_file():
-        yield folder
-        return
-    if not deepest:
-        return
     try:
+        if (folder / _EVENTS).is_file() and (folder / _RECIPE).is_file():
+            yield folder
+            return
+        if not deepest:
+            return
         below = [entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
     except OSError:  # a folder that may not be read has no runs to show
         return
@@ -85,13 +86,16 @@ def _places(folder: Path, deepest: int) -> Iterator[Path]:
 
 def _summary(place: Path, within: Path) -> RunSummary:
     name = str(place.relative_to(within))
-    changed = (place / _EVENTS).stat().st_mtime
+    changed = 0.0
     try:
+        changed = (place / _EVENTS).stat().st_mtime
         if (place / _REPORT).is_file():
             return dataclasses.replace(_of_report(read_report(place)), folder=name, changed=changed)
         return dataclasses.replace(_of_unfinished(place), folder=name, changed=changed)
     except UserError as error:
         return RunSummary(name, "damaged", error.errors[0].message, changed=changed)
+    except OSError as error:
+        return RunSummary(name, "damaged", f"{error.filename} cannot be read: {error.strerror}", changed=changed)
 
 
 def _of_report(report: Report) -> RunSummary:
@@ -104,7 +108,7 @@ def _of_report(report: Report) -> RunSummary:
         "",
         state,
         detail,
-        {key: value for key, value in report.goal.asked.items() if value is not None},
+        _plain(report.goal.asked),
         end.metric.name if end.metric is not None else "",
         (_value(metrics[0]), _value(metrics[1])),
         (start.size_bytes.packed, end.size_bytes.packed),
@@ -129,7 +133,7 @@ def _of_unfinished(place: Path) -> RunSummary:
         "",
         state,
         "" if state in ("trained", "compared") else steps,
-        dict(goal) if isinstance(goal, Mapping) else {},
+        _plain(goal),
         "" if metric is None else metric.name,
         (None, _value(metric)),
         (None, None if last is None else last.size_bytes.packed),
@@ -140,8 +144,16 @@ def _judged(place: Path) -> bool:
     return any((place / f"{split}.safetensors").is_file() for split in ("validation", "test"))
 
 
+def _plain(goal: Any) -> dict[str, Any]:
+    """What a goal asks, as numbers and texts."""
+    asked = goal.items() if isinstance(goal, Mapping) else ()
+    return {
+        str(key): value if isinstance(value, (int, float, str)) else str(value) for key, value in asked if value is not None
+    }
+
+
 def _value(metric: Any) -> float | None:
-    return None if metric is None else float(metric.value)
+    return None if metric is None or not math.isfinite(metric.value) else float(metric.value)
 
 
 def _median(latency: Any) -> float | None:
