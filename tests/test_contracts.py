@@ -334,6 +334,15 @@ def logging(log: list[str], text: str) -> Callable[[nn.Module], nn.Module]:
     return lambda model: [log.append(text), model][1]  # type: ignore[return-value,func-returns-value]
 
 
+@pytest.fixture
+def one_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings that are compared to the bit take the same memory layout, which is measured otherwise."""
+    monkeypatch.setattr(
+        "mirabelle.training.loop.fastest_execution", lambda *_: training.Execution("float32", channels_last=False)
+    )
+
+
+@pytest.mark.usefixtures("one_layout")
 def test_a_step_joins_a_training_with_a_stage_a_preview_and_what_it_prepares(tmp_path: Path) -> None:
     step = Plain("plain", [])
     assert isinstance(step, JoinsTraining)
@@ -345,6 +354,7 @@ def test_a_step_joins_a_training_with_a_stage_a_preview_and_what_it_prepares(tmp
     assert fingerprint(joined) == fingerprint(training.fit(copied(model), digits(), SHORT, runs[1]))
 
 
+@pytest.mark.usefixtures("one_layout")
 def test_what_steps_bring_to_a_training_is_used_in_their_order(tmp_path: Path) -> None:
     log: list[str] = []
     made: list[Counting] = []
