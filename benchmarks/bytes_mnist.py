@@ -34,6 +34,7 @@ from mirabelle.training.evaluation import evaluation
 
 ACCURACY = Metric.of("accuracy")
 SEEDS = 3
+KEPT = "Finished runs are kept, so a row may be of an earlier commit than the page: the history of this file tells which."
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def judged(folder: Path, test: Any, task: Any) -> dict[str, Any]:
 
 
 def page(found: dict[str, dict[int, dict[str, Any]]]) -> str:
-    lines = ["# The smallest files on MNIST", "", "Means over the seeds, and the single runs behind them.", ""]
+    lines = ["# The smallest files on MNIST", "", f"Means over the seeds, and the single runs behind them. {KEPT}", ""]
     lines += [
         "| network | seeds | bytes | error, % | gzip -9 of the same ONNX file | xz -9e | minutes | best known |",
         "|---|--:|--:|--:|--:|--:|--:|---|",
