@@ -1,4 +1,4 @@
-"""A finished run that tests of several commands look at."""
+"""Finished runs that tests of several commands look at."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+from mirabelle import Task, Training, compress, quantize
 from mirabelle.cli.main import mirabelle
 
 RECIPE = """
@@ -53,3 +56,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied(finished: Path, tmp_path: Path) -> Path:
     """A copy of that folder, to be damaged."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real run that has ended and missed its goal; tests change copies of it."""
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(120, 8), torch.arange(120) % 3
+    task = Task(train=(inputs, targets), test=(inputs, targets), name="noise")
+    place, train = tmp_path_factory.mktemp("original") / "run", Training(epochs=3, batch_size=32, lr=0.02)
+    return compress(nn.Linear(8, 3), task, [quantize.Static()], {"size": "1 B"}, out=place, baseline=train).folder

@@ -8,10 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
-from mirabelle import Task, Training, compress, quantize
 from mirabelle.cli import main
 from mirabelle.errors import UserError
 from mirabelle.run.files import read_json, write_json
@@ -26,15 +23,6 @@ def listed(folder: Path, *arguments: str) -> int:
 def as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
     assert listed(folder, "--json") == 0
     return {run["folder"]: run for run in json.loads(capsys.readouterr().out)}
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    inputs, targets = torch.randn(120, 8), torch.arange(120) % 3
-    task = Task(train=(inputs, targets), test=(inputs, targets), name="noise")
-    place, train = tmp_path_factory.mktemp("runs") / "run", Training(epochs=3, batch_size=32, lr=0.02)
-    return compress(nn.Linear(8, 3), task, [quantize.Static()], {"size": "1 B"}, out=place, baseline=train).folder
 
 
 @pytest.fixture
