@@ -32,7 +32,7 @@ import tf_keras as keras
 
 RESULTS = Path(__file__).with_name("results")
 VALIDATION = 5000
-SETTINGS = {"LeNet-300-100": ((0.9, 16), (0.95, 16), (0.97, 8)), "LeNet-5": ((0.95, 16), (0.98, 16), (0.99, 8))}
+SETTINGS = {"LeNet-300-100": ((0.9, 16), (0.95, 16), (0.97, 8)), "LeNet-5": ((0.95, 16), (0.98, 16), (0.99, 4))}
 EPOCHS, BATCH = (10, 10, 3, 3), 128  # trained, pruned, clustered, quantized
 LIMIT = {"LeNet-300-100": 1.80, "LeNet-5": 0.95}  # percent of errors
 

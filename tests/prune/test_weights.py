@@ -32,6 +32,24 @@ def test_each_layer_loses_its_smallest_weights(mlp: nn.Sequential, blobs: Task, 
     assert architecture_of(model).pruned == ("0.weight", "2.weight")
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"train": Training(epochs=1, batch_size=32)},
+        {"train": Training(epochs=1, batch_size=32), "schedule": "cubic"},
+        {"train": Training(epochs=1, batch_size=32), "rounds": 2, "rewind": "weights"},
+    ],
+)
+def test_pruned_weights_have_no_sign(settings: dict[str, Any], mlp: nn.Sequential, blobs: Task, run: Run) -> None:
+    """−0.0 is equal to 0.0, but a packed file holds it: a bit for each pruned weight."""
+    pruned = prune.Weights(sparsity=0.7, **settings)(mlp, blobs, run)
+    for parameter in (one for one in pruned.parameters() if one.dim() > 1):
+        gone = parameter.detach() == 0
+        assert gone.any()
+        assert not torch.signbit(parameter.detach()[gone]).any()
+
+
 def test_a_global_ranking_takes_where_weights_are_small(mlp: nn.Sequential, blobs: Task, run: Run) -> None:
     with torch.no_grad():
         mlp[0].weight.mul_(1000)

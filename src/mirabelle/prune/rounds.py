@@ -144,6 +144,6 @@ def _rewound(given: nn.Module, pruned: nn.Module) -> nn.Module:
     model = copied(given)
     for name, parameter in model.named_parameters():
         if name in zeros:
-            parameter.mul_(zeros[name])
+            parameter.mul_(zeros[name]).add_(0.0)  # −0.0 becomes 0.0
     attach(model, architecture_of(model).with_pruned(names))
     return model

@@ -182,7 +182,7 @@ class WeightMasks:
         ]
         masks = self._removed.masks(scores, amount, [self._deviations[name] for name in self._names])
         for name, mask in zip(self._names, masks, strict=True):
-            parameters[name].mul_(mask)
+            parameters[name].mul_(mask).add_(0.0)  # −0.0 becomes 0.0
         attach(model, architecture_of(model).with_pruned(self._names))
         self._prunings += 1
 

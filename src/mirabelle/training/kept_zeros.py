@@ -43,3 +43,9 @@ class KeptZeros:
             held += [parameter, *same_shape]
             masks += [mask] * (1 + len(same_shape))
         torch._foreach_mul_(held, masks)
+
+    @torch.no_grad()
+    def without_signs(self) -> None:
+        """Make −0.0, which a mask leaves of a negative weight, 0.0: in a packed file, signs of zeros take a bit each."""
+        for parameter in self._masks:
+            parameter.add_(0.0)

@@ -161,6 +161,7 @@ class _Loop:
     def finished_model(self) -> nn.Module:
         if self.training.keep == "best" and self.best:
             load_tensors(self.model, self.best)
+        self.zeros.without_signs()
         model: nn.Module = self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return model.eval()
 
