@@ -66,8 +66,15 @@ def fitted(model: Any, data: Any, epochs: int, rate: float, callbacks: Any = ())
 def compressed(trained: Any, data: Any, sparsity: float, clusters: int) -> bytes:
     """The .tflite file after pruning, clustering and quantization-aware training."""
     steps = -(-len(data[0]) // BATCH) * EPOCHS[1]
-    schedule = tfmot.sparsity.keras.PolynomialDecay(0.0, sparsity, 0, int(0.7 * steps))
-    pruned = tfmot.sparsity.keras.prune_low_magnitude(trained, pruning_schedule=schedule)
+
+    def sparse(layer: Any) -> Any:
+        if not layer.get_weights():
+            return layer
+        least = 2 * clusters / layer.get_weights()[0].size  # a layer needs more weights than clusters
+        schedule = tfmot.sparsity.keras.PolynomialDecay(0.0, min(sparsity, 1 - least), 0, int(0.7 * steps))
+        return tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule)
+
+    pruned = keras.models.clone_model(trained, clone_function=sparse)
     pruned = fitted(pruned, data, EPOCHS[1], 1e-3, [tfmot.sparsity.keras.UpdatePruningStep()])
     pruned = tfmot.sparsity.keras.strip_pruning(pruned)
     from tensorflow_model_optimization.python.core.clustering.keras.experimental import cluster

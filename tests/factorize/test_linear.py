@@ -39,6 +39,18 @@ def step(**settings: Any) -> factorize.Linear:
     return factorize.Linear(**{"keep": "smaller", "multiple": 1, **settings})
 
 
+def test_ranks_are_given_by_name(tmp_path: Path) -> None:
+    dense, task = net(), task_of(correlated())
+    small = step(ranks={"0": 5, "2": 7})(dense, task, Run(tmp_path))
+    assert [small[place].reduce.out_features for place in (0, 2)] == [5, 7]
+    alone = step(ranks={"2": 7})(dense, task, Run(tmp_path))
+    assert torch.equal(alone[2].expand.weight, small[2].expand.weight)
+    assert type(alone[0]) is nn.Linear
+    for ranks, code in (({"9": 3}, "E112"), ({"0": 3, "?": 4}, "E111"), ({}, "E111")):
+        with pytest.raises(UserError, match=code):
+            step(ranks=ranks)(dense, task, Run(tmp_path))
+
+
 def test_the_factors_are_those_of_eckart_and_young(tmp_path: Path) -> None:
     dense = net()
     small = step(rank=5)(dense, task_of(correlated()), Run(tmp_path))
@@ -218,7 +230,7 @@ def test_what_cannot_be_is_refused_in_one_line(settings: dict[str, Any], code: s
 
 @pytest.mark.parametrize("settings", [{}, {"rank": 3, "energy": 0.5}, {"rank": 3, "macs": "50%"}])
 def test_the_rank_is_said_in_exactly_one_way(settings: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"E111.*give one of energy, rank, ratio, or limits"):
+    with pytest.raises(UserError, match=r"E111.*give one of energy, rank, ratio, ranks, or limits"):
         step(**settings)
 
 

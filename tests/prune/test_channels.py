@@ -57,6 +57,35 @@ def test_units_of_lowest_score_go_and_what_reads_them_follows(net: Net, images: 
         assert (smaller.eval()(x) - net.eval()(x)).abs().max() < 0.01, "what went had hardly a part in the outputs"
 
 
+@pytest.mark.parametrize(
+    ("widths", "kept"), [({"inner.weight": 7}, (12, 7)), ({"stem": 5, "inner.weight:0": 20}, (5, 20)), ({"*": 3}, (3, 3))]
+)
+def test_widths_are_given_by_name(
+    widths: dict[str, int], kept: tuple[int, int], net: Net, images: Task, tmp_path: Path
+) -> None:
+    smaller = prune.Channels(widths=widths)(net, images, Run(tmp_path))
+    assert (smaller.stem.out_channels, smaller.inner.out_channels) == kept
+    order = net.inner.weight.detach().square().sum((1, 2, 3)) + net.outer.weight.detach().square().sum((0, 2, 3))
+    if kept[0] == 12:
+        assert torch.equal(smaller.inner.weight, net.inner.weight[order.topk(7).indices.sort().values])
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"widths": {"inner.weight": 21}}, "E110.*has 20 units; asked are 21"),
+        ({"widths": {"outer": 5}}, 'E112.*"outer" matches nothing'),
+        ({"widths": {"inner.weight": 5, "inner.*": 6}}, r"E111.*several widths: inner.weight = 5, inner.\* = 6"),
+        ({"widths": {}}, "E111.*widths without names"),
+        ({"widths": {"inner.weight": 5}, "macs": "50%"}, "E111.*widths and macs"),
+        ({"widths": {"inner.weight": 0}}, "E110.*a table, each value a whole number from 1"),
+    ],
+)
+def test_widths_that_cannot_be(settings: dict[str, Any], told: str, net: Net, images: Task, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=told):
+        prune.Channels(**settings)(net, images, Run(tmp_path))
+
+
 def test_only_the_groups_that_are_meant_are_cut(net: Net, images: Task, tmp_path: Path) -> None:
     smaller = prune.Channels(sparsity=0.5, include=("inner.*",))(net, images, Run(tmp_path))
     assert (smaller.stem.out_channels, smaller.inner.out_channels) == (12, 10)

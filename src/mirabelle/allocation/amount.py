@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,3 +56,25 @@ class Amount:
                 f"give either a sparsity or limits for {', '.join(AMOUNTS)}; got {got}",
                 'for example: sparsity = 0.5, or macs = "50%"',
             )
+
+
+def check_amount(step: Any, key: str, by_name: Mapping[str, int] | None) -> None:
+    """Raise an error unless a step says its amount in one way.
+
+    Args:
+        step: with the fields of `Amount`.
+        key: of the setting that says the amount by names instead.
+        by_name: its value; None if it is not given.
+
+    Raises:
+        UserError: as `Amount.check`; E111 if there is another amount besides, or there are no names.
+    """
+    amount = Amount.of(step)
+    if by_name is None:
+        amount.check()
+        return
+    others = [name for name in ("sparsity", *AMOUNTS) if getattr(amount, name) is not None]
+    if others or not by_name:
+        what = f"{key} and {', '.join(others)}" if others else f"{key} without names"
+        remedy = "keep one of them" if others else f'for example: {key} = {{ "conv1.weight" = 12 }}'
+        raise UserError("E111", f"the amount is given in one way; got {what}", remedy)

@@ -31,6 +31,7 @@ class Embedding(Factorizes):
         energy: share of the squared norm to keep, in (0, 1].
         rank: rank of all tables; one of lower full rank is left alone.
         ratio: rank as a fraction of the full rank, in (0, 1].
+        ranks: patterns of module names -> rank.
         parameters: limit on parameters of the model, such as "20k" or "60%".
         size: limit on the size of the parameters in float32, such as "80 kB" or "60%".
         method: "svd" or "whitened".
@@ -60,6 +61,7 @@ class Embedding(Factorizes):
     energy: PositiveShare | None = None
     rank: Count | None = None
     ratio: PositiveShare | None = None
+    ranks: Mapping[str, Count] | None = None
     parameters: str | float | None = None
     size: str | float | None = None
     method: Literal["svd", "whitened"] = "svd"

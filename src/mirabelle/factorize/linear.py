@@ -30,11 +30,12 @@ class Linear(Factorizes):
         whitened   to the outputs on training samples: min E ‖(W − U V) x‖². If the layer has a bias, it takes the mean of what
                    is lost, and x is centred.
 
-    The rank is given in one of four ways:
+    The rank is given in one of five ways:
         energy   the smallest that keeps this share of the sum of squared singular values (for "whitened", those of W C^½ with
                  the second moments C of the inputs);
         rank     a number for all layers;
         ratio    a fraction of the full rank, min(in, out);
+        ranks    a number for each named layer; the others are left alone;
         limits   one or several of macs, parameters, size, latency of the whole model: the layers together lose the least
                  −Σ ln(share kept), as an exact integer program (`mirabelle.allocation`).
     A layer is left alone, and it is told why, if its factors are not smaller, if its weight has other holders, if its inputs
@@ -46,6 +47,7 @@ class Linear(Factorizes):
         energy: share of the sum of squared singular values to keep, in (0, 1].
         rank: rank of all layers; one of lower full rank is left alone.
         ratio: rank as a fraction of the full rank, in (0, 1].
+        ranks: patterns of module names -> rank.
         macs: limit on multiply-accumulates per sample of the model, such as "2.3M", or "50%" of the model's.
         parameters: limit on parameters, such as "20k" or "60%".
         size: limit on the size of the parameters in float32, such as "80 kB" or "60%".
@@ -62,10 +64,11 @@ class Linear(Factorizes):
         train: training of the factors (fine-tuning); None for no training.
 
     Raises:
-        UserError: E110 for a value out of range, or a rank above every full rank; E111 unless the rank is given in one way;
-            E112 if a pattern matches nothing, or no layer is selected; E113 for a limit that cannot be read; E114 for one that
-            cannot be reached; E105 if the model has quantized layers; E121 for a rewritten program, which has no layers, or a
-            weight that is not finite; E131 if inputs of a layer are not finite on the calibration data.
+        UserError: E110 for a value out of range, or a rank above every full rank; E111 unless the rank is given in one way, or
+            for a layer with two ranks; E112 if a pattern matches nothing, or no layer is selected; E113 for a limit that
+            cannot be read; E114 for one that cannot be reached; E105 if the model has quantized layers; E121 for a rewritten
+            program, which has no layers, or a weight that is not finite; E131 if inputs of a layer are not finite on the
+            calibration data.
 
     Example:
         >>> import mirabelle, torch
@@ -82,6 +85,7 @@ class Linear(Factorizes):
     energy: PositiveShare | None = None
     rank: Count | None = None
     ratio: PositiveShare | None = None
+    ranks: Mapping[str, Count] | None = None
     macs: str | float | None = None
     parameters: str | float | None = None
     size: str | float | None = None

@@ -13,6 +13,7 @@ from mirabelle.errors import UserError
 from mirabelle.factorize.candidate import Candidate, CandidateTimes, Ranks, shown
 from mirabelle.factorize.rank_budget import RankBudget
 from mirabelle.factorize.rank_rule import RankRule
+from mirabelle.records.patterns import every_pattern_matches, matches
 from mirabelle.run.run import Run
 from mirabelle.task.task import Task
 
@@ -54,7 +55,8 @@ class RankPlan:
             factorized: ranks of layers -> the model with these factors, for limits on latency.
 
         Raises:
-            UserError: E110 if a rank is larger than every layer; E114 if a limit cannot be reached.
+            UserError: E110 if a rank is larger than every layer; E111 if a layer has several; E112 if a pattern matches no
+                layer; E114 if a limit cannot be reached.
         """
 
         def found() -> str:
@@ -72,7 +74,9 @@ class RankPlan:
         self.ranks, self.why = {name: tuple(ranks) for name, ranks in decided["ranks"].items()}, decided["why"]
 
     def _of_enough_rank(self) -> Sequence[Candidate]:
-        """The candidates; an error if the rank asked for is larger than each of them."""
+        """The candidates; an error if the rank asked for is larger than each of them, or is for none of them."""
+        names = [candidate.name for candidate in self.candidates]
+        every_pattern_matches("ranks", tuple(self.rule.ranks or ()), names)
         rank, most = self.rule.rank, max(self.candidates, key=lambda candidate: max(candidate.full))
         if rank is not None and rank > max(most.full):
             message = f"rank = {rank} is larger than every matrix: the largest full rank is {max(most.full)} ({most.name})"
@@ -82,7 +86,13 @@ class RankPlan:
     def _choose(self, candidate: Candidate) -> None:
         """Find the ranks of a layer by the rule for each layer alone."""
         rule = self.rule
-        if rule.rank is not None:
+        if rule.ranks is not None:
+            asked = self._named(candidate)
+            if asked is None:
+                self.why[candidate.name] = "not in `ranks`"
+                return
+            ranks = tuple(min(asked, full) for full in candidate.full)
+        elif rule.rank is not None:
             ranks = tuple(min(rule.rank, full) for full in candidate.full)
         elif rule.ratio is not None:
             ranks = candidate.fraction(rule.ratio, rule.least_multiple)
@@ -93,6 +103,19 @@ class RankPlan:
             self.why[candidate.name] = candidate.why_not_smaller(ranks)
         else:
             self.ranks[candidate.name] = self._raised(candidate, ranks) if rule.multiple == "measured" else ranks
+
+    def _named(self, candidate: Candidate) -> int | None:
+        """The rank that `ranks` has for a layer; None if it has none.
+
+        Raises:
+            UserError: E111 if it has several.
+        """
+        given = {pattern: rank for pattern, rank in (self.rule.ranks or {}).items() if matches(candidate.name, (pattern,))}
+        if len(set(given.values())) > 1:
+            listed = ", ".join(f"{pattern} = {rank}" for pattern, rank in given.items())
+            message = f"{candidate.name} has several ranks: {listed}"
+            raise UserError("E111", message, "give one rank for each layer", path=("ranks",))
+        return next(iter(given.values()), None)
 
     def _raised(self, candidate: Candidate, ranks: Ranks) -> Ranks:
         """The highest of the ranks rounded to 4, 8 and 16 whose factors take no longer than the fastest of them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
 
@@ -27,7 +27,7 @@ from mirabelle.graph.trace import traced
 from mirabelle.graph.units import Array
 from mirabelle.model.architecture import architecture_of
 from mirabelle.prune.ranking import Ranking, ranked
-from mirabelle.records.patterns import every_pattern_matches, matches
+from mirabelle.records.patterns import any_matches, every_pattern_matches, matches
 from mirabelle.scores.score import Score
 from mirabelle.task.batch import arguments_of
 from mirabelle.task.goal import limit_of
@@ -47,6 +47,7 @@ class ChannelPlan:
         task: provides example inputs for the trace, and data for the score.
         run: records decisions that depend on measured times.
         amount: a sparsity, or limits that the pruned model must meet.
+        widths: instead of an amount, patterns of names of groups -> number of units that they keep.
         score: importance of weights.
         include: patterns of names of groups that may be pruned; all groups, if it is empty.
         exclude: patterns of parameter names; a group with a matching parameter is not pruned.
@@ -57,8 +58,9 @@ class ChannelPlan:
         batch: batch size for the measurement of latency.
 
     Raises:
-        UserError: E112 if a pattern matches nothing, or no group can be pruned; E113 for a limit that cannot be read; E114 for
-            one that cannot be reached; E121 if the model cannot be traced.
+        UserError: E110 for a width above that of the group; E111 for two widths of groups that must keep the same number; E112
+            if a pattern matches nothing, or no group can be pruned; E113 for a limit that cannot be read; E114 for one that
+            cannot be reached; E121 if the model cannot be traced.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class ChannelPlan:
         *,
         amount: Amount,
         score: Score,
+        widths: Mapping[str, int] | None = None,
         include: tuple[str, ...] = (),
         exclude: tuple[str, ...] = (),
         ranks_together: bool = False,
@@ -80,7 +83,7 @@ class ChannelPlan:
         names = [name for name, _ in model.named_parameters()]
         every_pattern_matches("exclude", exclude, names)
         self._model, self._task, self._run = model, task, run
-        self._amount, self._score, self._ranks_together = amount, score, ranks_together
+        self._amount, self._widths, self._score, self._ranks_together = amount, widths, score, ranks_together
         self._floor, self._minimum, self._multiple, self._timed_batch = floor, minimum, multiple, batch
         self._batch = len(task.example())
         self._example = arguments_of(task.example().inputs)
@@ -88,6 +91,7 @@ class ChannelPlan:
         self._flow = propagated(self._program)
         found = groups_of(self._program, self._flow)
         every_pattern_matches("include", include, [group.members[0].name for group in found])
+        every_pattern_matches("widths", tuple(widths or ()), [name for group in found for name in _names(group)])
         meant = [group for group in found if not include or matches(group.members[0].name, include)]
         free = [group for group in meant if not any(matches(member.name, exclude) for member in group.members)]
         if not free:
@@ -136,6 +140,13 @@ class ChannelPlan:
                 reasons[name] = "the plan keeps all its units"
         return reasons
 
+    @property
+    def items(self) -> list[tuple[Item, tuple[str, ...]]]:
+        """What is cut together: scores, damages and allowed widths, and the names of its groups."""
+        return [
+            (item, tuple(self.groups[k].name for k in tied)) for item, (tied, _) in zip(self._items(), self._tied, strict=True)
+        ]
+
     def describe(self, smaller: nn.Module) -> Iterator[str]:
         """Sentences on the removed units, group by group, and on whether a rewritten program replaces the model's code."""
         total, gone = sum(map(len, self.groups)), sum(map(len, self.removed))
@@ -176,6 +187,8 @@ class ChannelPlan:
     def _counts(self) -> list[int]:
         """The number of units that each item keeps."""
         items = self._items()
+        if self._widths is not None:
+            return [self._given_width(item, tied) for item, (tied, _) in zip(items, self._tied, strict=True)]
         if self._amount.sparsity is not None:
             sparsity = self._amount.sparsity
             return all_together(items, sparsity, self._floor) if self._ranks_together else each_alone(items, sparsity)
@@ -188,6 +201,21 @@ class ChannelPlan:
             return planned()
         # A plan that depends on measured times is recorded, so that a repeated run gives the same model.
         return [int(count) for count in self._run.decide("kept", lambda: " ".join(map(str, planned()))).split()]
+
+    def _given_width(self, item: Item, tied: Sequence[int]) -> int:
+        """The number of units that an item keeps by the given widths; all, if none is given for its groups."""
+        names = [name for k in tied for name in _names(self.groups[k])]
+        given = {pattern: width for pattern, width in (self._widths or {}).items() if any_matches(names, (pattern,))}
+        if len(set(given.values())) > 1:
+            listed = ", ".join(f"{pattern} = {width}" for pattern, width in given.items())
+            message = f"{item.name} has several widths: {listed}"
+            raise UserError("E111", message, "give one width for groups that are cut together", path=("widths",))
+        width = next(iter(given.values()), len(item))
+        if width > len(item) or (width < len(item) and item.allowed[0] == len(item)):
+            why = "must keep all its" if width < len(item) else "has"
+            message = f"{item.name} {why} {len(item)} units; asked are {width}"
+            raise UserError("E110", message, "mirabelle inspect --groups lists groups and their units", path=("widths",))
+        return width
 
     def _counted_limits(self) -> Iterator[Limit]:
         """The limits on multiply-accumulates, parameters and size, which are computed without running the model."""
@@ -259,3 +287,8 @@ class ChannelPlan:
                 whole = len(tied) < len(axes) or any(stays for _, stays in meeting)
                 found = [part for part in found if part not in meeting] + [(set().union(*(own for own, _ in meeting)), whole)]
         return sorted((tuple(sorted(own)), whole) for own, whole in found)
+
+
+def _names(group: AxisGroup) -> tuple[str, str]:
+    """The name of a group, and the name of its first parameter, without the dimension."""
+    return group.name, group.members[0].name

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from mirabelle.allocation.amount import Amount
+from mirabelle.allocation.amount import Amount, check_amount
 from mirabelle.prune.previewing import PREVIEWED, ranked_on_fewer, times_as_long
 from mirabelle.prune.recovery_methods import Recover
 from mirabelle.records.record import Count, Fraction, Patterns, Share, record
@@ -29,8 +30,9 @@ class Channels:
 
     A trace of the model shows which elements of which tensors must be removed together: channels with their norms and the
     layers that use them, heads with all their projections, key-value groups, neurons. Units of operators without a rule are
-    not removed; `mirabelle inspect MODEL --groups` lists them. The amount is given in one of two ways:
+    not removed; `mirabelle inspect MODEL --groups` lists them. The amount is given in one of three ways:
         sparsity s   a group of n units keeps max(minimum, ⌈(n − ⌊s · n⌋) / multiple⌉ · multiple) of them, at most n;
+        widths       the number of units that each named group keeps; the others keep all;
         limits       one or several of macs, parameters, size, latency: as little is removed as the limits allow.
     The score of a unit combines the scores of all weights that are removed with it, for the magnitude √Σ s². A group without a
     tensor to which the score applies is not pruned.
@@ -50,6 +52,8 @@ class Channels:
 
     Args:
         sparsity: fraction of the units to remove, in [0, 1).
+        widths: patterns of names of groups -> number of units that they keep, such as {"conv1.weight" = 12}; with ":dimension"
+            where two groups have the same name.
         macs: limit on multiply-accumulates per sample, such as "2.3M", or "50%" of the model's.
         parameters: limit on parameters, such as "20k" or "8%".
         size: limit on the size of the parameters in float32, such as "80 kB" or "8%".
@@ -72,9 +76,9 @@ class Channels:
         train: training after pruning (fine-tuning); None for no training.
 
     Raises:
-        UserError: E110 for a value out of range; E111 if both or neither of a sparsity and limits are given; E112 if a pattern
-            matches nothing, or no group can be pruned; E113 for a limit that cannot be read; E114 for one that cannot be
-            reached; E121 if the model cannot be traced.
+        UserError: E110 for a value out of range; E111 unless there is a sparsity, widths or limits, or if two widths are given
+            for groups that must keep the same number; E112 if a pattern matches nothing, or no group can be pruned; E113 for a
+            limit that cannot be read; E114 for one that cannot be reached; E121 if the model cannot be traced.
 
     Example:
         >>> import mirabelle, torch
@@ -93,6 +97,7 @@ class Channels:
     stage: ClassVar[Stage] = "thin"
 
     sparsity: Fraction | None = None
+    widths: Mapping[str, Count] | None = None
     macs: str | float | None = None
     parameters: str | float | None = None
     size: str | float | None = None
@@ -110,7 +115,7 @@ class Channels:
     train: Training | None = None
 
     def __post_init__(self) -> None:
-        Amount.of(self).check()
+        check_amount(self, "widths", self.widths)
 
     @property
     def ranks_together(self) -> bool:
@@ -162,6 +167,7 @@ class Channels:
             task,
             run,
             amount=Amount.of(self),
+            widths=self.widths,
             score=self.score,
             include=self.include,
             exclude=self.exclude,

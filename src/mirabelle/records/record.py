@@ -207,7 +207,8 @@ def _rule(hint: Any) -> str:
         several = "a list of strings" if kinds[0] is str else "a list of numbers"
         return several if kinds[-1] is Ellipsis else f"a list of {len(kinds)}, each {_rule(kinds[0])}"
     if dataclasses.is_dataclass(hint) or (isinstance(origin, type) and issubclass(origin, Mapping)):
-        return "a table"
+        values = [kind for kind in get_args(hint)[1:] if kind is not Any]
+        return "a table" + "".join(f", each value {_rule(kind)}" for kind in values)
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return "a list of tables"
     return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
