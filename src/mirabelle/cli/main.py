@@ -24,6 +24,7 @@ COMMANDS = (
     "check",
     "run",
     "compare",
+    "auto",
     "runs",
     "inspect",
     "predict",

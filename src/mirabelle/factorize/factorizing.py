@@ -59,6 +59,18 @@ class Factorizes(ABC):
         del include, exclude
         return model
 
+    def candidates(self, model: nn.Module, task: Task, run: Run) -> list[Candidate]:
+        """The layers that can be factorized, for a planner: what each rank loses and costs.
+
+        Raises:
+            UserError: as the step.
+        """
+        from mirabelle.factorize.layer_choice import layers_for
+
+        opened = self.opened(model, self.include, self.exclude)
+        layers, _ = layers_for(opened, self.kinds(), self.include, self.exclude)
+        return self._candidates(opened, layers, task, run)[0]
+
     @abstractmethod
     def _candidates(
         self, model: nn.Module, layers: Mapping[str, nn.Module], task: Task, run: Run

@@ -18,6 +18,7 @@ from mirabelle.job.program import code_of_run
 from mirabelle.job.techniques import OpenRecipe, recipe_of_techniques
 from mirabelle.model.state import fingerprint
 from mirabelle.recipe.comparison import KINDS, CandidateRecipe, ComparisonFile, LimitKind
+from mirabelle.recipe.file import SourcesFile
 from mirabelle.run.journal import Callback
 from mirabelle.run.run import Run, threads_of_run, torch_threads
 from mirabelle.task.task import Task
@@ -50,7 +51,7 @@ def compare_file(
         teacher = file.build_teacher()
         task = with_model_outputs_as_targets(task, teacher or model)
         try_one_batch(model, task)
-        model, teacher = _start(file, model, teacher, task, out, callbacks=callbacks)
+        model, teacher = trained_start(file, model, teacher, task, out, callbacks=callbacks)
         task = task.with_teacher(teacher)
         limits = [Limit.kept(kind, asked, model, task, out / "limits.json") for kind in KINDS for asked in getattr(table, kind)]
         made = {name: partial(_of_techniques, name, model, task, table.train) for name in table.techniques}
@@ -71,8 +72,8 @@ def _of_recipe(candidate: CandidateRecipe, kind: LimitKind) -> OpenRecipe:
     return OpenRecipe(candidate.name, candidate.steps, fixed=candidate.vary is None)
 
 
-def _start(
-    file: ComparisonFile, model: nn.Module, teacher: nn.Module | None, task: Task, out: Path, *, callbacks: Sequence[Callback]
+def trained_start(
+    file: SourcesFile, model: nn.Module, teacher: nn.Module | None, task: Task, out: Path, *, callbacks: Sequence[Callback]
 ) -> tuple[nn.Module, nn.Module | None]:
     """The model and the teacher, trained first where the file asks for it."""
     baseline = None if file.baseline is None else file.baseline.train

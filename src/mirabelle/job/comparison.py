@@ -239,13 +239,13 @@ def _factor(budget: Budget, steps: Sequence[Step], model: nn.Module, task: Task,
         model = preview.model
         training = training_of(preview, under)
         if training is not None:
-            seconds += _length(training, task) * _step_seconds(
+            seconds += _length(training, task) * step_seconds(
                 preview.trained, under, training, place.within("timed"), budget=budget.seconds or 0.0
             )
     return (budget.seconds or 0.0) / seconds
 
 
-def _step_seconds(model: nn.Module, task: Task, training: Training, run: Run, *, budget: float) -> float:
+def step_seconds(model: nn.Module, task: Task, training: Training, run: Run, *, budget: float) -> float:
     """Seconds per optimizer step, including its share of the validation after each epoch; the teacher's outputs are cached.
 
     The steps are timed with a tiny learning rate: without a warmup, the training might diverge and end the comparison.

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from mirabelle.allocation.amount import Amount
+from mirabelle.allocation.knapsack import Table
 from mirabelle.allocation.limits import BYTES, CountedLimit, MeasuredLimit, Stopwatch
 from mirabelle.allocation.operator_times import OperatorTimes, in_items
 from mirabelle.allocation.plan import Item, Limit, all_together, allowed_counts, each_alone, within_limits
 from mirabelle.errors import UserError
 from mirabelle.graph.constant_channels import ConstantsCut, constants_cut
-from mirabelle.graph.costs import Product, counted, mac_products, parameter_products, polynomial_of
+from mirabelle.graph.costs import Polynomial, Product, counted, mac_products, parameter_products, polynomial_of
 from mirabelle.graph.flow import Kept
 from mirabelle.graph.groups import AxisGroup, frozen_in, groups_of, kept_whole, why_nothing_goes
 from mirabelle.graph.interpret import kept_without
@@ -113,6 +114,31 @@ class ChannelPlan:
         self.constants = constants_cut(self._program, self._flow, kept, self._example)
         self.constants.give_to(smaller, self._program, self._flow, kept)
         return smaller
+
+    def with_counts(self, counts: Sequence[int]) -> nn.Module:
+        """The model whose items keep these numbers of units, as `cut` makes it."""
+        removed = self._without(counts)
+        smaller, kept = self._cut(removed), self._kept(removed)
+        constants_cut(self._program, self._flow, kept, self._example).give_to(smaller, self._program, self._flow, kept)
+        return smaller
+
+    def parameters_by_name(self) -> dict[str, Polynomial]:
+        """Name of each parameter that the program uses -> its number of elements, in the fractions that the items keep."""
+        used = [source.name for source in self._program.sources.values() if source.kind == "parameter"]
+        products = parameter_products(self._program, self._flow)
+        return {name: self._in_items([product]) for name, product in zip(dict.fromkeys(used), products, strict=True)}
+
+    def macs(self) -> Polynomial:
+        """The multiply-accumulates for one sample, in the fractions that the items keep."""
+        whole = self._in_items([product for _, product in mac_products(self._flow)])
+        return {key: value / self._batch for key, value in whole.items()}
+
+    def milliseconds(self, fractions: Sequence[Table]) -> Mapping[tuple[int, ...], Table]:
+        """Expected milliseconds of a call, as tables over the fractions that the options of the items keep."""
+        return self._times.tables(fractions)
+
+    def _in_items(self, products: Sequence[Product]) -> Polynomial:
+        return in_items(polynomial_of(products, self._flow, self.groups), self._item_of)
 
     def left(self, smaller: nn.Module) -> dict[str, str]:
         """Name of each parameter with two or more dimensions from which nothing is cut -> why."""
@@ -229,8 +255,7 @@ class ChannelPlan:
             asked = getattr(self._amount, name)
             if asked is not None:
                 start = factor * counted(products, kept_without(self._flow, np.zeros(0, np.int64)))
-                by_groups = polynomial_of(products, self._flow, self.groups)
-                polynomial = {key: factor * value for key, value in in_items(by_groups, self._item_of).items()}
+                polynomial = {key: factor * value for key, value in self._in_items(products).items()}
                 limit = limit_of(name, asked, start, where="")
                 yield CountedLimit(name, limit, polynomial, partial(self._counted, products, factor))
 

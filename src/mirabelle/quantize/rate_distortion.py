@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -123,8 +124,20 @@ class RateDistortion:
         check_finite(selection)
         return selection, FoldedForm(given, selection, task, run)
 
+    def options(self, model: nn.Module, task: Task, run: Run) -> dict[str, list[Option]]:
+        """For each layer the steps that are tried, with the bytes that they take and the change of the outputs.
+
+        A planner chooses among them; the step itself chooses within its `size`.
+        """
+        selection, form = self._form(opened(model, self), task, run)
+        return self._search(selection, form, task, run).options()
+
     def _found(self, selection: Selection, form: FoldedForm, task: Task, run: Run) -> dict[str, Found]:
         """The levels of one layer for each weight."""
+        searching = self._search(selection, form, task, run)
+        return self._within(searching, _float_bytes(form.dense), run)
+
+    def _search(self, selection: Selection, form: FoldedForm, task: Task, run: Run) -> _Searching:
         from mirabelle.calibration.layer_moments import samples_needed
         from mirabelle.calibration.samples import CalibrationSamples
         from mirabelle.model.state import copied
@@ -144,20 +157,15 @@ class RateDistortion:
         batches = drawn.for_model(plain, pass_for_each_layer=True)
         search = LevelSearch(plain, names, products, batches, self.damping)
         change = OutputChange(plain, CalibrationSamples.drawn(task.train, _MEASURED, run.seed_for("damage")).for_model(plain))
-        return self._within(search, change, plain, _float_bytes(form.dense), run)
+        return _Searching(search, change, plain, run)
 
-    def _within(self, search: LevelSearch, change: OutputChange, plain: nn.Module, whole: float, run: Run) -> dict[str, Found]:
+    def _within(self, searching: _Searching, whole: float, run: Run) -> dict[str, Found]:
         """The levels that meet the limit by what is measured of them; of a change, they use most of it."""
         from mirabelle.codecs.shortest import length_of_levels
         from mirabelle.model.state import copied
 
-        begin = time.monotonic()
-        options = search.options(
-            change,
-            lambda done, of: run.progress(
-                done, of, seconds_left=(time.monotonic() - begin) / done * (of - done), text="bits of each layer"
-            ),
-        )
+        search, change, plain = searching.search, searching.change, searching.plain
+        options = searching.options()
         limit = self.max_damage if self.size is None else limit_of("size", self.size, whole, where="")
         assert limit is not None, "one of both is given"
         kind = "max_damage" if self.size is None else "size"
@@ -206,6 +214,25 @@ class RateDistortion:
         tables: dict[tuple[int, ...], Table] = {(k,): np.array(limited) for k, (_, limited) in enumerate(costs)}
         chosen = allocate([least for least, _ in costs], [Constraint("limit", due, tables)]).choice
         return {name: each[k] for (name, each), k in zip(options.items(), chosen, strict=True)}
+
+
+@dataclass(frozen=True)
+class _Searching:
+    """The search for levels of a model, and how its outputs are compared."""
+
+    search: LevelSearch
+    change: OutputChange
+    plain: nn.Module
+    run: Run
+
+    def options(self) -> dict[str, list[Option]]:
+        begin = time.monotonic()
+
+        def tell(done: int, of: int) -> None:
+            left = (time.monotonic() - begin) / done * (of - done)
+            self.run.progress(done, of, seconds_left=left, text="bits of each layer")
+
+        return self.search.options(self.change, tell)
 
 
 def _float_bytes(layers: Sequence[nn.Module]) -> float:

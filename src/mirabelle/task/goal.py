@@ -157,13 +157,24 @@ class Goal:
 
     def limit_of_metric(self, start: Profile) -> float | None:
         """The least value of the metric that reaches this goal; None if the goal asks for none."""
+        if self.metric is None and self.max_drop is None:
+            return None
+        assert start.metric is not None, "a goal on the metric needs it measured"
+        return self.least_metric(start.metric.value)
+
+    def least_metric(self, start: float, share: float = 1.0) -> float | None:
+        """The least value of the metric that reaches this goal; None if the goal asks for none.
+
+        Args:
+            start: the metric of the original model.
+            share: of the allowed drop that may be used.
+        """
         limits = []
         if self.metric is not None:
             limits.append(_fraction(self.metric))
         if self.max_drop is not None:
-            assert start.metric is not None, "a goal on the metric needs it measured"
             amount, relative = _drop(self.max_drop)
-            limits.append(start.metric.value - amount * (abs(start.metric.value) if relative else 1.0))
+            limits.append(start - share * amount * (abs(start) if relative else 1.0))
         return max(limits, default=None)
 
     def limit_of_latency(self, start: Profile) -> float | None:

@@ -1,0 +1,64 @@
+"""Compress automatically what a file names: train the model and the teacher first where the file asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mirabelle.job.compare_file import trained_start
+from mirabelle.job.dry_run import try_one_batch, with_model_outputs_as_targets
+from mirabelle.job.job import Source
+from mirabelle.planning.auto import Found, auto
+from mirabelle.recipe.goal_file import GoalFile
+from mirabelle.run.journal import Callback
+from mirabelle.run.run import threads_of_run, torch_threads
+from mirabelle.task.goal import Goal
+
+
+def auto_file(
+    file: GoalFile,
+    data_folder: Path | None,
+    out: Path,
+    *,
+    goal: Goal | None = None,
+    minutes: float = 30.0,
+    dry_run: bool = False,
+    callbacks: Sequence[Callback] = (),
+    tell: Callable[[str], None] = lambda _: None,
+) -> Found:
+    """Find a recipe for the goal of a file; what is finished in `out` is not repeated.
+
+    Args:
+        file: names model, data, teacher and goal.
+        data_folder: contains built-in data sets.
+        out: folder of the search; trainings before it are in `start`.
+        goal: instead of the goal of the file.
+        minutes: as in `auto`.
+        dry_run: as in `auto`.
+        callbacks: as in `mirabelle.compress`.
+        tell: is given a line on each part of the work.
+
+    Raises:
+        UserError: those of `auto`, and of the trainings.
+    """
+    with torch_threads(threads_of_run(out / "start", {})):
+        model, task, teacher = file.build_model(), file.build_task(data_folder), file.build_teacher()
+        labelled = with_model_outputs_as_targets(task, teacher or model)
+        try_one_batch(model, labelled)
+        model, teacher = trained_start(file, model, teacher, labelled, out, callbacks=callbacks)
+    with file.shown_at():
+        return auto(
+            model, task, goal or file.goal, out, minutes=minutes, seed=file.seed, teacher=teacher, dry_run=dry_run,
+            source=Source(tables=_tables(file, out)), callbacks=callbacks, tell=tell,
+        )  # fmt: skip
+
+
+def _tables(file: GoalFile, out: Path) -> dict[str, object]:
+    """The tables that name model, data and teacher; what was trained here is in the folder `start`."""
+    tables = file.source()
+    if file.baseline is not None and file.baseline.train is not None:
+        tables["model"] = {**tables["model"], "weights": str((out / "start/steps/0-baseline/model.safetensors").resolve())}
+        tables.pop("baseline", None)
+    if file.teacher is not None and file.teacher.train is not None:
+        tables["teacher"] = {**tables["teacher"], "weights": str((out / "start/steps/0-teacher/model.safetensors").resolve())}
+    return tables

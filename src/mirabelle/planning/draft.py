@@ -1,0 +1,221 @@
+"""Choose how many units, which ranks and which steps of weights a model keeps: exactly, under all limits at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from mirabelle.allocation.knapsack import Constraint, Table, allocate, tables_of
+from mirabelle.errors import UserError
+from mirabelle.planning.measured import Form, Measured, Part
+
+Structure = Literal["whole", "units", "ranks"]
+STRUCTURES: tuple[Structure, ...] = ("whole", "units", "ranks")
+COSTS = ("size", "onnx_size", "latency", "macs", "parameters")
+_GAP = 5e-3  # accepted distance to the optimum; measured changes are less certain
+_LEAST = 1e-9
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A choice for every part of a model, and what is expected of it.
+
+    Args:
+        structure: "whole", or which parts may be smaller: "units" (channels, neurons, heads) or "ranks" of layers.
+        form: of the numbers.
+        units: name of each group that is cut -> units that stay.
+        ranks: name of each layer that becomes factors -> rank.
+        tables: names of embeddings among the layers of the model.
+        coded_bytes: of all coded weights; 0 unless the form is "coded".
+        change: expected change of the outputs, after fitting and before any training.
+        of_numbers: the part of it that the form of the numbers makes.
+        costs: expected, for each limit.
+    """
+
+    structure: Structure
+    form: Form
+    units: Mapping[str, int] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    tables: tuple[str, ...] = ()
+    coded_bytes: float = 0.0
+    change: float = 0.0
+    of_numbers: float = 0.0
+    costs: Mapping[str, float] = field(default_factory=dict)
+
+
+def drafted(
+    found: Measured, structure: Structure, form: Form, limits: Mapping[str, float], corrections: Mapping[str, float]
+) -> Draft | None:
+    """The draft that changes the outputs least within the limits; None if the model has no such form or no draft fits.
+
+    Args:
+        found: measurements of the model.
+        structure: which parts may be smaller.
+        form: of the numbers.
+        limits: of the costs named in `COSTS`.
+        corrections: by which expected costs are multiplied, as measured of an earlier draft of the same structure and form.
+    """
+    if found.forms[form].why_not:
+        return None
+    parts = _parts(found, structure)
+    codes = list(found.codes) if form == "coded" else []
+    if structure != "whole" and not parts:
+        return None
+    problem = _Problem(found, structure, form, parts, codes)
+    damages = [_damages(found, structure, part) for part in parts] + [np.array(part.changes) for part in codes]
+    if not damages:
+        return _without_choice(problem, limits, corrections)
+    constraints = [Constraint(name, limit / corrections.get(name, 1.0), problem.tables(name)) for name, limit in limits.items()]
+    try:
+        choice = allocate(damages, constraints, gap=_GAP).choice
+    except UserError:
+        return None
+    return problem.draft(choice, limits, corrections)
+
+
+def least_possible(found: Measured, name: str) -> float:
+    """The least cost that any structure and form can have."""
+    from mirabelle.allocation.knapsack import least
+
+    costs = []
+    for form, one in found.forms.items():
+        for structure in STRUCTURES:
+            parts, codes = _parts(found, structure), list(found.codes) if form == "coded" else []
+            if one.why_not or (structure != "whole" and not parts):
+                continue
+            tables = _Problem(found, structure, form, parts, codes).tables(name)
+            options = [len(part.options) for part in (*parts, *codes)]
+            costs.append(
+                least(Constraint(name, 0.0, tables), options) if options else float(sum(t.sum() for t in tables.values()))
+            )
+    return min(costs)
+
+
+def _parts(found: Measured, structure: Structure) -> list[Part]:
+    return list({"whole": (), "units": found.units, "ranks": found.ranks}[structure])
+
+
+def _damages(found: Measured, structure: Structure, part: Part) -> Table:
+    """The changes of a part's options; of units as they are expected after fitting."""
+    changes = np.array(part.changes)
+    if structure != "units":
+        return changes
+    known, fitted = found.recovered[-1]
+    return changes * (fitted / known if known > 0 else 1.0)
+
+
+def _without_choice(problem: _Problem, limits: Mapping[str, float], corrections: Mapping[str, float]) -> Draft | None:
+    draft = problem.draft((), limits, corrections)
+    return draft if all(draft.costs[name] <= limit for name, limit in limits.items()) else None
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The costs of all choices as tables over the options of the parts, the units or ranks first, then the coded layers."""
+
+    found: Measured
+    structure: Structure
+    form: Form
+    parts: Sequence[Part]
+    codes: Sequence[Part]
+
+    def draft(self, choice: Sequence[int], limits: Mapping[str, float], corrections: Mapping[str, float]) -> Draft:
+        pairs = list(zip((*self.parts, *self.codes), choice, strict=True))
+        chosen = {
+            part.name: int(part.options[option]) for part, option in pairs[: len(self.parts)] if option < len(part.options) - 1
+        }
+        change = sum(part.changes[option] for part, option in pairs[: len(self.parts)])
+        if self.structure == "units":
+            change = self.found.after_fitting(change)
+        of_numbers = sum(part.changes[option] for part, option in pairs[len(self.parts) :]) + self.found.forms[self.form].change
+        costs = {
+            name: Constraint(name, limits[name], self.tables(name)).cost(choice) * corrections.get(name, 1.0) for name in limits
+        }
+        coded = Constraint("coded", 0.0, self._coded()).cost(choice) if self.codes else 0.0
+        units, ranks = (chosen if self.structure == one else {} for one in ("units", "ranks"))
+        return Draft(
+            self.structure, self.form, units, ranks, tuple(self.found.tables), coded, change + of_numbers, of_numbers, costs
+        )
+
+    def tables(self, name: str) -> dict[tuple[int, ...], Table]:
+        """The tables of a cost."""
+        own = self.found.forms[self.form]
+        if name == "parameters":
+            return self._parameters()
+        if name == "macs":
+            return self._macs()
+        if name == "latency":
+            return self._milliseconds()
+        if name == "onnx_size":
+            return _scaled(self._parameters(), own.onnx_size / self.found.parameters)
+        if self.form != "coded":
+            return _scaled(self._parameters(), own.size / self.found.parameters)
+        return _sum([{(): np.array(own.size)}, self._coded()])
+
+    def _parameters(self) -> dict[tuple[int, ...], Table]:
+        if self.structure == "units":
+            tables = _sum([self.found.tables_of_parameters(name) for name in self.found.parameters_of])
+            return _sum([tables, {(): np.array(self.found.parameters - _whole(tables))}])
+        return self._by_ranks(self.found.parameters, [part.sizes for part in self.parts])
+
+    def _macs(self) -> dict[tuple[int, ...], Table]:
+        if self.structure == "units":
+            return tables_of(self.found.macs_of, self.found.shares)
+        return self._by_ranks(self.found.macs, self.found.macs_of_ranks if self.parts else [])
+
+    def _milliseconds(self) -> dict[tuple[int, ...], Table]:
+        """The milliseconds of a form: a + b · those of the operators in floating point, by two measurements of the form."""
+        whole, own = self.found.forms["float"].latency, self.found.forms[self.form]
+        if self.structure != "units":
+            times = self._by_ranks(whole, self.found.rank_times if self.parts else [])
+            return _scaled(times, own.latency / max(whole, _LEAST))
+        times = dict(self.found.times)
+        full, cut = _whole(times), Constraint("", 0.0, times).cost(self.found.cut)
+        slope = max((own.latency - own.latency_when_cut) / max(full - cut, _LEAST), 0.0)
+        return _sum([_scaled(times, slope), {(): np.array(own.latency - slope * full)}])
+
+    def _by_ranks(self, whole: float, costs: Sequence[Sequence[float]]) -> dict[tuple[int, ...], Table]:
+        """The cost of the whole model, and by how much each layer's factors change it."""
+        tables: dict[tuple[int, ...], Table] = {(k,): np.array(own) - own[-1] for k, own in enumerate(costs)}
+        return {(): np.array(whole), **tables}
+
+    def _coded(self) -> dict[tuple[int, ...], Table]:
+        """The bytes of coded weights: of each layer its bytes when whole, times the share of its weight that stays."""
+        places = {part.name: place for place, part in enumerate(self.parts)}
+        found = []
+        for number, part in enumerate(self.codes, start=len(self.parts)):
+            options = np.array(part.sizes)
+            name = f"{part.name}.weight"
+            if self.structure == "units" and name in self.found.parameters_of:
+                shares = _scaled(self.found.tables_of_parameters(name), 1 / self._elements(name))
+            elif self.structure == "ranks" and part.name in places:
+                place = places[part.name]
+                sizes = np.array(self.parts[place].sizes)
+                shares = {(place,): sizes / sizes[-1]}
+            else:
+                shares = {(): np.array(1.0)}
+            found.append({(*items, number): np.multiply.outer(table, options) for items, table in shares.items()})
+        return _sum(found)
+
+    def _elements(self, name: str) -> float:
+        return sum(self.found.parameters_of[name].values())
+
+
+def _whole(tables: Mapping[tuple[int, ...], Table]) -> float:
+    """The cost if everything stays: the last option of every part."""
+    return float(sum(table[(-1,) * table.ndim] for table in tables.values()))
+
+
+def _scaled(tables: Mapping[tuple[int, ...], Table], factor: float) -> dict[tuple[int, ...], Table]:
+    return {items: table * factor for items, table in tables.items()}
+
+
+def _sum(several: Sequence[Mapping[tuple[int, ...], Table]]) -> dict[tuple[int, ...], Table]:
+    found: dict[tuple[int, ...], Table] = {}
+    for tables in several:
+        for items, table in tables.items():
+            found[items] = found[items] + table if items in found else table
+    return found

@@ -1,0 +1,313 @@
+"""Measure what a planner needs to know of a model, without labels but for the metric, and without training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mirabelle.allocation.amount import Amount
+from mirabelle.allocation.limits import Stopwatch
+from mirabelle.artifact.mira import pack
+from mirabelle.calibration.samples import CalibrationSamples
+from mirabelle.errors import UserError
+from mirabelle.inspection.measure import count_parameters, multiply_accumulates, onnx_file
+from mirabelle.model.state import fingerprint, tensors_of_module
+from mirabelle.planning.measured import FORMS, Form, FormMeasured, Measured, Part
+from mirabelle.planning.noise import metrics_by_change
+from mirabelle.prune.channel_plan import ChannelPlan
+from mirabelle.prune.recovery import recovered
+from mirabelle.quantize.output_change import OutputChange
+from mirabelle.run import files
+from mirabelle.run.files import length_of_tensors
+from mirabelle.run.machine import processor_name
+from mirabelle.scores import Hessian, Magnitude
+
+if TYPE_CHECKING:
+    from mirabelle.quantize.level_search import Option
+    from mirabelle.run.run import Run
+    from mirabelle.step import Step
+    from mirabelle.task.task import Task
+
+SAMPLES = 128  # by which changes of outputs are measured
+_EIGHTHS = range(1, 9)  # of the units of a group, that may stay
+_MOST_RANKS = 6  # options of a layer
+_STEPS = 7  # options of the step of a layer's weight
+_MOST_CHANGE = 1e6  # for outputs that are not finite: plans need numbers
+_LEAST_UNITS = 2
+_VERSION = 2  # of what is measured, and how
+_TENTH = 0.1  # of the bytes of float32: the size of coded weights with which the rest of a file is measured
+_LEFT = (7 / 8, 5 / 8, 3 / 8)  # of all units, in the cuts by which fitting is judged
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What has to be measured for a goal.
+
+    Args:
+        coded: whether weights may be coded with few bits, for the size of the packed file.
+        timed: whether milliseconds are limited.
+    """
+
+    coded: bool
+    timed: bool
+
+
+def measured(model: nn.Module, task: Task, run: Run, wanted: Wanted, tell: Tell, *, kept: Path) -> Measured:
+    """Measure a model, or read from a file what was measured of it before on this machine.
+
+    Args:
+        model: trained, in eval mode; it is not changed.
+        task: its training samples show inputs, its validation samples the metric.
+        run: gives seeds.
+        wanted: what the goal needs.
+        tell: is given a line on each part of the work.
+        kept: the file.
+
+    Raises:
+        UserError: E121 if outputs are not finite.
+    """
+    machine = f"{processor_name()}, {torch.get_num_threads()} threads"
+    of = files.digest_of_data([_VERSION, fingerprint(model), task.fingerprint(), machine, asdict(wanted)])
+    if kept.is_file():
+        known = files.read_json(kept)
+        if known.get("of") == of:
+            tell(f"the measurements of {kept} are used")
+            return Measured.from_data(known["measured"])
+    found = _Measuring(model, task, run, wanted, tell).all()
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(kept, {"of": of, "measured": found.to_data()})
+    return found
+
+
+def quantizing(form: Form, coded_bytes: float) -> list[Step]:
+    """The steps that give a model this form of numbers; `coded_bytes` are those of the weights in the form "coded"."""
+    from mirabelle import quantize
+
+    if form == "dynamic":
+        return [quantize.Dynamic()]
+    if form == "static":
+        return [quantize.Static()]
+    return [quantize.RateDistortion(size=f"{coded_bytes:.0f} B")] if form == "coded" else []
+
+
+def channel_plan(model: nn.Module, task: Task, run: Run) -> ChannelPlan:
+    """The groups of units of a model that can be cut, ranked by what removing them does to the layers that read them.
+
+    Raises:
+        UserError: as `prune.Channels`.
+    """
+    try:
+        return ChannelPlan(model, task, run, amount=Amount(sparsity=0.0), score=Hessian())
+    except UserError as error:
+        if error.code not in ("E112", "E131"):
+            raise
+        return ChannelPlan(model, task, run, amount=Amount(sparsity=0.0), score=Magnitude())
+
+
+@dataclass
+class _Measuring:
+    model: nn.Module
+    task: Task
+    run: Run
+    wanted: Wanted
+    tell: Tell
+    notes: list[str] = field(default_factory=list)
+    forms: dict[Form, FormMeasured] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        drawn = CalibrationSamples.drawn(self.task.train, SAMPLES, self.run.seed_for("damage"))
+        self.change = OutputChange(self.model, drawn.for_model(self.model))
+
+    def all(self) -> Measured:
+        self.tell("the metric, if the outputs change")
+        metrics = metrics_by_change(self.model, self.task, self.run.seed_for("noise"))
+        self.forms = {form: self._form(form) for form in FORMS}
+        parameters = float(count_parameters(self.model)[0])
+        macs = float(multiply_accumulates(self.model, self.task.example()))
+        known: dict[str, Any] = {
+            "forms": self.forms, "parameters": parameters, "macs": macs, "metrics": metrics,
+            "float_bytes": float(length_of_tensors(tensors_of_module(self.model))),
+        }  # fmt: skip
+        known |= self._units() | self._ranks()
+        if self.wanted.coded and not self.forms["coded"].why_not:
+            known["codes"] = self._codes()
+        return Measured(**known, notes=tuple(self.notes))
+
+    def _form(self, form: Form) -> FormMeasured:
+        if form == "coded" and not self.wanted.coded:
+            return FormMeasured(why_not="no size is limited")
+        self.tell(f"the model in the form {form}")
+        coded = float(_TENTH * length_of_tensors(tensors_of_module(self.model)))
+        try:
+            model = self._in_form(self.model, form)
+            onnx = onnx_file(model, self.task)
+            packed = float(len(pack(onnx)))
+        except UserError as error:
+            self.notes.append(f"no form {form}: {error.errors[0].message}")
+            return FormMeasured(why_not=error.errors[0].message)
+        milliseconds = self._milliseconds(model) if self.wanted.timed else 0.0
+        if form == "coded":  # what its weights take and change is measured for each layer
+            return FormMeasured(0.0, max(packed - coded, 0.0), float(len(onnx)), milliseconds)
+        return FormMeasured(self._change_of(model), packed, float(len(onnx)), milliseconds)
+
+    def _in_form(self, model: nn.Module, form: Form) -> nn.Module:
+        """A model in a form of numbers; of "coded", levels that are drawn at random, since each layer's are measured alone."""
+        coded, run = float(_TENTH * length_of_tensors(tensors_of_module(model))), self.run.within(f"forms/{form}")
+        for step in quantizing(form, coded):
+            model = step.preview(model, self.task, run).model if form == "coded" else step(model, self.task, run)
+        return model
+
+    def _milliseconds(self, model: nn.Module) -> float:
+        """Of a call, measured in alternation with the model in floating point."""
+        return self._watch.start_ms if model is self.model else self._watch.start_ms * self._watch.ratio(model).median
+
+    @cached_property
+    def _watch(self) -> Stopwatch:
+        return Stopwatch(self.model, self.task, 1)
+
+    def _change_of(self, model: nn.Module) -> float:
+        return min(self.change.of(model), _MOST_CHANGE)
+
+    def _units(self) -> dict[str, Any]:
+        """How much each group of units changes the outputs when it is cut; the model is not fitted afterwards."""
+        try:
+            plan = channel_plan(self.model, self.task, self.run.within("units"))
+        except UserError as error:
+            self.notes.append(f"no channels, neurons or heads can be cut: {error.errors[0].message}")
+            return {}
+        items = plan.items
+        parts, whole = [], [len(item) for item, _ in items]
+        for place, (item, names) in enumerate(items):
+            self.tell(f"units {names[0]} ({place + 1} of {len(items)})")
+            options = _counts(len(item), item.allowed)
+            changes = []
+            for count in options:
+                counts = [*whole[:place], count, *whole[place + 1 :]]
+                changes.append(0.0 if count == len(item) else self._change_of(plan.with_counts(counts)))
+            shares = tuple(count / len(item) for count in options)
+            parts.append(Part(names[0], tuple(map(float, options)), _falling(changes), shares))
+        found: dict[str, Any] = {
+            "units": parts, "parameters_of": plan.parameters_by_name(), "macs_of": plan.macs(),
+            "recovered": self._recovered(plan, parts),
+        }  # fmt: skip
+        if self.wanted.timed:
+            self.tell("milliseconds of operators of many widths")
+            found["times"] = dict(plan.milliseconds([np.array(part.sizes) for part in parts]))
+            cut = [int(np.argmin(np.abs(np.array(part.sizes) - _LEFT[-1]))) for part in parts]
+            smaller = plan.with_counts([int(part.options[option]) for part, option in zip(parts, cut, strict=True)])
+            found |= {"cut": cut, "forms": {form: self._timed_when_cut(form, one, smaller) for form, one in self.forms.items()}}
+        return found
+
+    def _timed_when_cut(self, form: Form, one: FormMeasured, smaller: nn.Module) -> FormMeasured:
+        if one.why_not:
+            return one
+        self.tell(f"milliseconds of a cut model in the form {form}")
+        return replace(one, latency_when_cut=self._milliseconds(self._in_form(smaller, form)))
+
+    def _recovered(self, plan: ChannelPlan, parts: Sequence[Part]) -> list[tuple[float, float]]:
+        """(expected change of a cut, its change after the layers behind it are fitted), for three cuts."""
+        found = [(0.0, 0.0)]
+        for left in _LEFT:
+            self.tell(f"how far least squares recovers a cut to {left:.0%} of all units")
+            counts = [int(min(part.options, key=lambda one: abs(one - left * part.options[-1]))) for part in parts]
+            cut = plan.with_counts(counts)
+            fitted = recovered("least-squares", self.model, cut, self.task.train, self.run, samples=SAMPLES)
+            expected = sum(part.changes[part.options.index(count)] for part, count in zip(parts, counts, strict=True))
+            if expected > found[-1][0]:
+                found.append((expected, max(self._change_of(fitted), found[-1][1])))
+        return found
+
+    def _ranks(self) -> dict[str, Any]:
+        """How much factors of each rank in the place of a layer change the outputs."""
+        from mirabelle import factorize
+        from mirabelle.factorize.candidate import CandidateTimes
+        from mirabelle.factorize.factorizing import with_factors
+
+        parts, times, macs, tables = [], [], [], []
+        timer = CandidateTimes(torch.get_num_threads())
+        for step in (factorize.Linear(ratio=0.5, method="whitened"), factorize.Embedding(ratio=0.5)):
+            try:
+                candidates = step.candidates(self.model, self.task, self.run.within("ranks"))
+            except UserError as error:
+                if error.code != "E112":
+                    self.notes.append(f"no low rank: {error.errors[0].message}")
+                continue
+            for candidate in candidates:
+                levels = _spread([level for level in candidate.levels(8) if level])
+                if not levels:
+                    continue
+                self.tell(f"ranks of {candidate.name}")
+                model = step.opened(self.model, (candidate.name,), ())
+                changes = [self._change_of(with_factors(model, [candidate], {candidate.name: level})) for level in levels]
+                options = [*levels, ()]
+                sizes = [float(candidate.cost(level).parameters) for level in options]
+                ranks = tuple(float(level[0]) if level else 0.0 for level in options)
+                tables += [candidate.name] if isinstance(step, factorize.Embedding) else []
+                parts.append(Part(candidate.name, ranks, _falling([*changes, 0.0]), tuple(sizes)))
+                macs.append([float(candidate.cost(level).macs) for level in options])
+                if self.wanted.timed:
+                    times.append(timer([(candidate, level) for level in options]))
+        return {"ranks": parts, "tables": tables, "macs_of_ranks": macs, "rank_times": times}
+
+    def _codes(self) -> list[Part]:
+        """The bytes of each layer's weight with steps from coarse to fine, and how much they change the outputs."""
+        from mirabelle import quantize
+
+        self.tell("bytes and errors of coded weights")
+        options = quantize.RateDistortion(size="10%").options(self.model, self.task, self.run.within("codes"))
+        return [_coded(name, found) for name, found in options.items()]
+
+
+def _coded(name: str, found: Sequence[Option]) -> Part:
+    """A layer whose options are at most seven steps on the lower convex hull of bytes and change."""
+    ordered = sorted(found, key=lambda one: one.size_bytes)
+    hull: list[Option] = []
+    for one in ordered:
+        while hull and one.change >= hull[-1].change and one.size_bytes <= hull[-1].size_bytes:
+            hull.pop()
+        if hull and one.change >= hull[-1].change:
+            continue
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) <= _slope(hull[-2], one):
+            hull.pop()
+        hull.append(one)
+    picked = [hull[place] for place in _places(len(hull), _STEPS)]
+    return Part(
+        name, tuple(one.step for one in picked), tuple(one.change for one in picked), tuple(one.size_bytes for one in picked)
+    )
+
+
+def _slope(one: Option, other: Option) -> float:
+    """How much the change falls for each byte from one option to another with more bytes."""
+    return (one.change - other.change) / max(other.size_bytes - one.size_bytes, 1e-9)
+
+
+def _counts(size: int, allowed: Sequence[int]) -> tuple[int, ...]:
+    """The allowed numbers of units nearest to eighths of all, ascending; the last is all."""
+    least = min(size, _LEAST_UNITS)
+    wanted = sorted({max(round(size * part / 8), least) for part in _EIGHTHS})
+    return tuple(sorted({min(allowed, key=lambda one: abs(one - count)) for count in wanted} | {size}))
+
+
+def _spread(levels: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    return [levels[place] for place in _places(len(levels), _MOST_RANKS)]
+
+
+def _places(count: int, most: int) -> Iterator[int]:
+    """At most so many places of a list, the first and the last among them."""
+    if count <= most:
+        return iter(range(count))
+    return iter(sorted({round(k * (count - 1) / (most - 1)) for k in range(most)}))
+
+
+def _falling(changes: Sequence[float]) -> tuple[float, ...]:
+    """Changes that never grow when more stays: what grows by chance of measurement is set to the least before it."""
+    return tuple(float(value) for value in np.maximum.accumulate(np.array(changes)[::-1])[::-1])

@@ -1,0 +1,233 @@
+"""A plan: the steps that carry a draft out, and what the compressed model is expected to be, seen before any training."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from mirabelle.allocation.limits import Stopwatch
+from mirabelle.artifact.mira import pack
+from mirabelle.errors import UserError
+from mirabelle.inspection.measure import count_parameters, multiply_accumulates, onnx_file
+from mirabelle.job.fitting import previewed
+from mirabelle.planning.draft import STRUCTURES, Draft, Structure, drafted, least_possible
+from mirabelle.planning.measured import FORMS, Form, Measured
+from mirabelle.planning.measuring import quantizing
+from mirabelle.step import Step
+from mirabelle.training.settings import Training
+
+if TYPE_CHECKING:
+    from mirabelle.task.task import Task
+
+_ROUNDS = 6  # of drafting, and of measuring the drafted model without training
+_HALVINGS = 14  # of the logarithm of the size
+_SAFELY = 0.998  # by which a draft aims below a limit that the model before it missed
+_UNITS = {
+    "size": "bytes",
+    "onnx_size": "bytes of ONNX",
+    "latency": "ms",
+    "macs": "multiply-accumulates",
+    "parameters": "parameters",
+}
+_SHAPES = {"whole": "nothing is cut", "units": "channels, neurons or heads are cut", "ranks": "layers become products of two"}
+_FORMS = {
+    "float": "in floating point", "dynamic": "8-bit integers, with ranges of each input", "static": "8-bit integers",
+    "coded": "coded weights of few bits, computed in floating point",
+}  # fmt: skip
+
+Key = tuple[Structure, Form]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A draft that was tried without training.
+
+    Args:
+        draft: what stays of each part.
+        costs: of the model as the steps make it without training: measured, for each limit.
+        change: expected change of the outputs before any training.
+        metric: expected before any training.
+    """
+
+    draft: Draft
+    costs: Mapping[str, float]
+    change: float
+    metric: float
+
+    @property
+    def key(self) -> Key:
+        return self.draft.structure, self.draft.form
+
+    def steps(self, training: Training | None = None, *, learned: bool = False) -> list[Step]:
+        """The steps of a recipe.
+
+        Args:
+            training: after the cut; None for none.
+            learned: whether weights that are coded are trained with their bits in the loss, instead of rounded afterwards.
+        """
+        return steps_of(self.draft, training, learned=learned)
+
+    def describe(self) -> list[str]:
+        """What the plan does and what is expected of it, in sentences."""
+        draft = self.draft
+        expected = ", ".join(f"{self.costs[name]:,.6g} {_UNITS[name]}" for name in self.costs)
+        lines = [f"{_SHAPES[draft.structure]}; {_FORMS[draft.form]}"]
+        lines += [f"{name}: {count} units stay" for name, count in draft.units.items()]
+        lines += [f"{name}: rank {rank}" for name, rank in draft.ranks.items()]
+        if draft.coded_bytes:
+            lines.append(f"coded weights: {draft.coded_bytes:,.0f} bytes")
+        return [
+            *lines,
+            f"expected before any training: {expected or 'the same costs'}; the outputs change by {self.change:.2g}",
+        ]
+
+    def to_data(self) -> dict[str, Any]:
+        """As plain data for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Plan:
+        """From what `to_data` has made."""
+        return cls(**{**data, "draft": Draft(**{**data["draft"], "tables": tuple(data["draft"]["tables"])})})
+
+
+def steps_of(draft: Draft, training: Training | None = None, *, learned: bool = False) -> list[Step]:
+    """The steps that carry a draft out; a training follows the cut, or trains the coded weights."""
+    from mirabelle import factorize, prune, quantize
+
+    steps: list[Step] = []
+    after_cut = None if learned and draft.form == "coded" else training
+    if draft.units:
+        widths = dict(draft.units)
+        steps.append(prune.Channels(widths=widths, score="Hessian", recover="least-squares", train=after_cut))  # type: ignore[arg-type]
+    tables = {name: rank for name, rank in draft.ranks.items() if name in draft.tables}
+    layers = {name: rank for name, rank in draft.ranks.items() if name not in draft.tables}
+    if tables:
+        steps.append(factorize.Embedding(ranks=tables, method="whitened", multiple=1, train=None if layers else after_cut))
+    if layers:
+        steps.append(factorize.Linear(ranks=layers, method="whitened", multiple=1, keep="smaller", train=after_cut))
+    if learned and draft.form == "coded":
+        return [*steps, quantize.EntropyConstrained(size=f"{draft.coded_bytes:.0f} B", train=training)]
+    return [*steps, *quantizing(draft.form, draft.coded_bytes)]
+
+
+class Planner:
+    """Makes plans for a model within limits.
+
+    Args:
+        model: trained.
+        task: of the model.
+        found: measurements of the model.
+        limits: name of each limited cost -> its limit.
+        tell: is given a line on each draft.
+    """
+
+    def __init__(
+        self, model: nn.Module, task: Task, found: Measured, limits: Mapping[str, float], tell: Callable[[str], None]
+    ) -> None:
+        self._model, self._task, self.found, self.limits, self._tell = model, task, found, dict(limits), tell
+        self.corrections: dict[Key, dict[str, float]] = {}
+        self._watch: Stopwatch | None = None
+
+    def plans(self) -> list[Plan]:
+        """The best plan of each structure and form that is within the limits, that which changes the outputs least first.
+
+        Raises:
+            UserError: E114 if there is none, with the least cost that is possible.
+        """
+        ordered = sorted(self.drafts(), key=lambda draft: draft.change)
+        seen: list[Draft] = []
+        found: list[Plan] = []
+        for draft in ordered:
+            same = [(one.form, one.units, one.ranks) for one in seen]
+            if (draft.form, draft.units, draft.ranks) in same:
+                continue
+            seen.append(draft)
+            if found and draft.change > found[0].change:
+                break  # drafts that change more are tried only if those before them turn out to change more than expected
+            plan = self.tried(draft)
+            if plan is not None:
+                found.append(plan)
+        if not found:
+            raise self._out_of_reach()
+        return sorted(found, key=lambda plan: plan.change)
+
+    def drafts(self) -> list[Draft]:
+        """The draft of each structure and form that is expected to be within the limits."""
+        drafts = [self._draft((structure, form)) for structure in STRUCTURES for form in FORMS]
+        return [draft for draft in drafts if draft is not None]
+
+    def tried(self, draft: Draft | None) -> Plan | None:
+        """A draft made into a model without training, corrected until what is measured of it is within the limits."""
+        for _ in range(_ROUNDS):
+            if draft is None:
+                return None
+            key = (draft.structure, draft.form)
+            costs = self.measured(steps_of(draft))
+            self._tell(f"{_SHAPES[draft.structure]}, {_FORMS[draft.form]}: " + _in_words(costs))
+            missed = {name: limit for name, limit in self.limits.items() if costs[name] > limit}
+            if not missed:
+                return Plan(draft, costs, draft.change, self.found.metric_at(draft.change))
+            self._correct(key, draft, costs, missed)
+            draft = self._draft(key)
+        return None
+
+    def measured(self, steps: Sequence[Step]) -> dict[str, float]:
+        """The limited costs of the model after steps, without training."""
+        model = previewed(steps, self._model, self._task)
+        found: dict[str, float] = {}
+        if {"size", "onnx_size"} & self.limits.keys():
+            onnx = onnx_file(model, self._task)
+            found |= {"size": float(len(pack(onnx))), "onnx_size": float(len(onnx))}
+        if "latency" in self.limits:
+            self._watch = self._watch or Stopwatch(self._model, self._task, 1)
+            found["latency"] = self.found.forms["float"].latency * self._watch.ratio(model).median
+        found["macs"] = float(multiply_accumulates(model, self._task.example()))
+        found["parameters"] = float(count_parameters(model)[1])
+        return {name: found[name] for name in self.limits}
+
+    def _draft(self, key: Key) -> Draft | None:
+        return drafted(self.found, *key, self.limits, self.corrections.get(key, {}))
+
+    def _correct(self, key: Key, draft: Draft, costs: Mapping[str, float], missed: Mapping[str, float]) -> None:
+        own = self.corrections.setdefault(key, {})
+        for name in missed:
+            own[name] = own.get(name, 1.0) * costs[name] / max(draft.costs[name], 1e-12) / _SAFELY
+
+    def _out_of_reach(self) -> UserError:
+        least = {name: least_possible(self.found, name) for name in self.limits}
+        told = ", ".join(f"{name} {value:,.6g} {_UNITS[name]}" for name, value in least.items())
+        asked = ", ".join(f"{name} {value:,.6g}" for name, value in self.limits.items())
+        over = [name for name, limit in self.limits.items() if limit < least[name]] or list(self.limits)
+        return UserError(
+            "E114",
+            f"no plan meets {asked}: the least that is expected of each alone is {told}",
+            f"relax {' or '.join(over)}, or give a smaller model: distill.Student trains one of another architecture",
+            path=(over[0],),
+        )
+
+
+def smallest_plan(planner: Planner, metric: float) -> Plan:
+    """The plan with the smallest file with which the metric is still expected to be at least this, without a training.
+
+    Raises:
+        UserError: E114 if the metric is expected to be lower for every plan.
+    """
+    allowed = planner.found.change_at(metric)
+    low, high = math.log(least_possible(planner.found, "size")), math.log(planner.found.float_bytes)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        planner.limits = {"size": math.exp(middle)}
+        best = min((draft.change for draft in planner.drafts()), default=math.inf)
+        low, high = (low, middle) if best <= allowed else (middle, high)
+    planner.limits = {"size": math.exp(high)}
+    return planner.plans()[0]
+
+
+def _in_words(costs: Mapping[str, float]) -> str:
+    return ", ".join(f"{value:,.6g} {_UNITS[name]}" for name, value in costs.items())
