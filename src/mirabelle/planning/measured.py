@@ -64,6 +64,7 @@ class Measured:
         ranks: layers that may become products of two.
         tables: names of those that are embeddings.
         codes: layers whose weights may be coded, in the order of their names.
+        coded_together: (sum of the changes of the layers, change of the model in which all are coded), rising, from (0, 0) on.
         parameters_of: name of each parameter -> its elements, as a polynomial in the shares that the units keep.
         macs_of: multiply-accumulates for one sample, in the same shares.
         times: expected milliseconds in float, as tables over the options of units; empty if no latency was asked for.
@@ -84,6 +85,7 @@ class Measured:
     ranks: Sequence[Part] = ()
     tables: Sequence[str] = ()
     codes: Sequence[Part] = ()
+    coded_together: Sequence[tuple[float, float]] = ((0.0, 0.0), (1.0, 1.0))
     parameters_of: Mapping[str, Polynomial] = field(default_factory=dict)
     macs_of: Polynomial = field(default_factory=dict)
     times: Mapping[tuple[int, ...], Table] = field(default_factory=dict)
@@ -105,9 +107,11 @@ class Measured:
 
     def after_fitting(self, change: float) -> float:
         """The change of a cut after the layers behind it are fitted, from the sum of the changes of its groups."""
-        known, fitted = zip(*self.recovered, strict=True)
-        last = fitted[-1] / known[-1] if known[-1] > 0 else 1.0
-        return float(np.interp(change, known, fitted)) if change <= known[-1] else change * last
+        return _followed(self.recovered, change)
+
+    def when_coded(self, change: float) -> float:
+        """The change of a model whose layers are coded, from the sum of what each of them changes."""
+        return _followed(self.coded_together, change)
 
     def metric_at(self, change: float) -> float:
         """The expected metric if the outputs change so much; that of the largest measured change beyond it."""
@@ -153,9 +157,17 @@ class Measured:
                 "parameters_of": {name: _polynomial(pairs) for name, pairs in data["parameters_of"].items()},
                 "macs_of": _polynomial(data["macs_of"]),
                 "times": {tuple(key): np.array(table) for key, table in data["times"]},
-                **{key: [tuple(pair) for pair in data[key]] for key in ("metrics", "recovered")},
+                **{key: [tuple(pair) for pair in data[key]] for key in ("metrics", "recovered", "coded_together")},
             }
         )
+
+
+def _followed(pairs: Sequence[tuple[float, float]], value: float) -> float:
+    """The value between pairs, and in proportion beyond the last."""
+    first, second = zip(*pairs, strict=True)
+    if value <= first[-1]:
+        return float(np.interp(value, first, second))
+    return value * (second[-1] / first[-1] if first[-1] > 0 else 1.0)
 
 
 def _pairs(polynomial: Polynomial) -> list[list[Any]]:

@@ -15,14 +15,17 @@ from torch import nn
 from mirabelle.allocation.amount import Amount
 from mirabelle.allocation.limits import Stopwatch
 from mirabelle.artifact.mira import pack
+from mirabelle.artifact.tensor_costs import costs_of
 from mirabelle.calibration.samples import CalibrationSamples
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import count_parameters, multiply_accumulates, onnx_file
+from mirabelle.model.architecture import replaced_modules
 from mirabelle.model.state import fingerprint, tensors_of_module
 from mirabelle.planning.measured import FORMS, Form, FormMeasured, Measured, Part
 from mirabelle.planning.noise import metrics_by_change
 from mirabelle.prune.channel_plan import ChannelPlan
 from mirabelle.prune.recovery import recovered
+from mirabelle.quantize.codebook_layer import CodebookLayer
 from mirabelle.quantize.output_change import OutputChange
 from mirabelle.run import files
 from mirabelle.run.files import length_of_tensors
@@ -41,7 +44,8 @@ _MOST_RANKS = 6  # options of a layer
 _STEPS = 7  # options of the step of a layer's weight
 _MOST_CHANGE = 1e6  # for outputs that are not finite: plans need numbers
 _LEAST_UNITS = 2
-_VERSION = 2  # of what is measured, and how
+_SHARES = (0.12, 0.06, 0.03, 0.015)  # of float32: sizes of all coded weights for which the change is measured
+_VERSION = 5  # of what is measured, and how
 _TENTH = 0.1  # of the bytes of float32: the size of coded weights with which the rest of a file is measured
 _LEFT = (7 / 8, 5 / 8, 3 / 8)  # of all units, in the cuts by which fitting is judged
 
@@ -99,6 +103,14 @@ def quantizing(form: Form, coded_bytes: float) -> list[Step]:
     return [quantize.RateDistortion(size=f"{coded_bytes:.0f} B")] if form == "coded" else []
 
 
+def without_codes(onnx: bytes, model: nn.Module) -> float:
+    """The bytes of the packed file of a model without the codes and values of its layers with codebooks."""
+    packed = pack(onnx)
+    layers = [name for name, module in replaced_modules(model).items() if isinstance(module, CodebookLayer)]
+    names = {f"{layer}.{tensor}" for layer in layers for tensor in ("codes", "values", "weight")}
+    return len(packed) - sum(tensor.size_bytes for tensor in costs_of(packed).tensors if tensor.name in names)
+
+
 def channel_plan(model: nn.Module, task: Task, run: Run) -> ChannelPlan:
     """The groups of units of a model that can be cut, ranked by what removing them does to the layers that read them.
 
@@ -139,14 +151,13 @@ class _Measuring:
         }  # fmt: skip
         known |= self._units() | self._ranks()
         if self.wanted.coded and not self.forms["coded"].why_not:
-            known["codes"] = self._codes()
+            known |= self._codes()
         return Measured(**known, notes=tuple(self.notes))
 
     def _form(self, form: Form) -> FormMeasured:
         if form == "coded" and not self.wanted.coded:
             return FormMeasured(why_not="no size is limited")
         self.tell(f"the model in the form {form}")
-        coded = float(_TENTH * length_of_tensors(tensors_of_module(self.model)))
         try:
             model = self._in_form(self.model, form)
             onnx = onnx_file(model, self.task)
@@ -156,7 +167,7 @@ class _Measuring:
             return FormMeasured(why_not=error.errors[0].message)
         milliseconds = self._milliseconds(model) if self.wanted.timed else 0.0
         if form == "coded":  # what its weights take and change is measured for each layer
-            return FormMeasured(0.0, max(packed - coded, 0.0), float(len(onnx)), milliseconds)
+            return FormMeasured(0.0, without_codes(onnx, model), float(len(onnx)), milliseconds)
         return FormMeasured(self._change_of(model), packed, float(len(onnx)), milliseconds)
 
     def _in_form(self, model: nn.Module, form: Form) -> nn.Module:
@@ -215,16 +226,15 @@ class _Measuring:
 
     def _recovered(self, plan: ChannelPlan, parts: Sequence[Part]) -> list[tuple[float, float]]:
         """(expected change of a cut, its change after the layers behind it are fitted), for three cuts."""
-        found = [(0.0, 0.0)]
+        pairs = []
         for left in _LEFT:
             self.tell(f"how far least squares recovers a cut to {left:.0%} of all units")
             counts = [int(min(part.options, key=lambda one: abs(one - left * part.options[-1]))) for part in parts]
             cut = plan.with_counts(counts)
             fitted = recovered("least-squares", self.model, cut, self.task.train, self.run, samples=SAMPLES)
             expected = sum(part.changes[part.options.index(count)] for part, count in zip(parts, counts, strict=True))
-            if expected > found[-1][0]:
-                found.append((expected, max(self._change_of(fitted), found[-1][1])))
-        return found
+            pairs.append((expected, self._change_of(fitted)))
+        return _rising(pairs)
 
     def _ranks(self) -> dict[str, Any]:
         """How much factors of each rank in the place of a layer change the outputs."""
@@ -258,13 +268,24 @@ class _Measuring:
                     times.append(timer([(candidate, level) for level in options]))
         return {"ranks": parts, "tables": tables, "macs_of_ranks": macs, "rank_times": times}
 
-    def _codes(self) -> list[Part]:
+    def _codes(self) -> dict[str, Any]:
         """The bytes of each layer's weight with steps from coarse to fine, and how much they change the outputs."""
         from mirabelle import quantize
 
         self.tell("bytes and errors of coded weights")
-        options = quantize.RateDistortion(size="10%").options(self.model, self.task, self.run.within("codes"))
-        return [_coded(name, found) for name, found in options.items()]
+        step = quantize.RateDistortion(size="10%")
+        options, pairs = step.survey(self.model, self.task, self.run.within("codes"), _SHARES)
+        rising = _rising([(expected, min(found, _MOST_CHANGE)) for expected, found in pairs])
+        return {"codes": [_coded(name, found) for name, found in options.items()], "coded_together": rising}
+
+
+def _rising(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """(0, 0), and the pairs in the order of their first number, whose second never falls."""
+    found = [(0.0, 0.0)]
+    for expected, measured_change in sorted(pairs):
+        if expected > found[-1][0]:
+            found.append((expected, max(measured_change, found[-1][1])))
+    return found
 
 
 def _coded(name: str, found: Sequence[Option]) -> Part:

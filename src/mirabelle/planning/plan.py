@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from mirabelle.inspection.measure import count_parameters, multiply_accumulates,
 from mirabelle.job.fitting import previewed
 from mirabelle.planning.draft import STRUCTURES, Draft, Structure, drafted, least_possible
 from mirabelle.planning.measured import FORMS, Form, Measured
-from mirabelle.planning.measuring import quantizing
+from mirabelle.planning.measuring import quantizing, without_codes
 from mirabelle.step import Step
 from mirabelle.training.settings import Training
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mirabelle.task.task import Task
 
 _ROUNDS = 6  # of drafting, and of measuring the drafted model without training
+_USED = 0.989  # of the size that is given to quantize.RateDistortion
 _HALVINGS = 14  # of the logarithm of the size
 _SAFELY = 0.998  # by which a draft aims below a limit that the model before it missed
 _UNITS = {
@@ -168,7 +169,7 @@ class Planner:
             if draft is None:
                 return None
             key = (draft.structure, draft.form)
-            costs = self.measured(steps_of(draft))
+            costs = self.measured(draft)
             self._tell(f"{_SHAPES[draft.structure]}, {_FORMS[draft.form]}: " + _in_words(costs))
             missed = {name: limit for name, limit in self.limits.items() if costs[name] > limit}
             if not missed:
@@ -177,19 +178,23 @@ class Planner:
             draft = self._draft(key)
         return None
 
-    def measured(self, steps: Sequence[Step]) -> dict[str, float]:
-        """The limited costs of the model after steps, without training."""
-        model = previewed(steps, self._model, self._task)
+    def measured(self, draft: Draft) -> dict[str, float]:
+        """The limited costs of the model as the steps of a draft make it without training."""
+        model = previewed(steps_of(draft), self._model, self._task)
         found: dict[str, float] = {}
         if {"size", "onnx_size"} & self.limits.keys():
             onnx = onnx_file(model, self._task)
-            found |= {"size": float(len(pack(onnx))), "onnx_size": float(len(onnx))}
+            found |= {"size": self._size(onnx, draft, model), "onnx_size": float(len(onnx))}
         if "latency" in self.limits:
             self._watch = self._watch or Stopwatch(self._model, self._task, 1)
             found["latency"] = self.found.forms["float"].latency * self._watch.ratio(model).median
         found["macs"] = float(multiply_accumulates(model, self._task.example()))
         found["parameters"] = float(count_parameters(model)[1])
         return {name: found[name] for name in self.limits}
+
+    def _size(self, onnx: bytes, draft: Draft, model: nn.Module) -> float:
+        """Bytes of the packed file, with what is planned for coded weights: a preview draws their levels at random."""
+        return float(len(pack(onnx))) if draft.form != "coded" else without_codes(onnx, model) + _USED * draft.coded_bytes
 
     def _draft(self, key: Key) -> Draft | None:
         return drafted(self.found, *key, self.limits, self.corrections.get(key, {}))

@@ -22,8 +22,10 @@ from mirabelle.quantize.calibrated_codes import as_products
 from mirabelle.quantize.dense_layers import WEIGHTED, bias_of, weight_of
 from mirabelle.quantize.output_change import OutputChange, having
 
-_GRID = tuple(2.0 ** (-k / 2) for k in range(-3, 10))  # steps, in root mean squares of the weights that are not 0
-_REFERENCE = 7  # position of the step for which the change of the outputs is measured, or a coarser one if that is nearly exact
+_GRID = tuple(2.0 ** (-k / 2) for k in range(-6, 10))  # steps, in root mean squares of the weights that are not 0
+_REFERENCE = (
+    10  # position of the step for which the change of the outputs is measured, or a coarser one if that is nearly exact
+)
 _LEAST_ERROR = 1e-4  # of the power of a layer's outputs, for an error by which a change is measured
 _ENTRY_BYTES = 2.0  # of a weight in the head of a file
 _MOST_CHANGE = 1e6  # for outputs that are not finite: the search needs numbers

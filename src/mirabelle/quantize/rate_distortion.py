@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _COUNTED, _MEASURED = 32, 128  # samples: to count tokens, and to measure changes
 _TRIES, _SAFELY = 4, 0.99  # choices until the limit is met by what was measured, each so much below what seems due
 _CLOSE, _FURTHER = 0.8, 2.0  # of a change that is allowed: near enough to it; by how much a choice is relaxed at most
+_FULL = 0.975  # of a size: less of it is not used well
+_BITS, _BITS_OF_AN_OCTAVE, _MOST_OCTAVES = 8, 1.5, 0.5
 _TINY = 1e-30
 _ALL = 1.0  # the change of outputs that are the same for all samples
 _PREVIEWED_BITS = 3.0
@@ -124,13 +127,30 @@ class RateDistortion:
         check_finite(selection)
         return selection, FoldedForm(given, selection, task, run)
 
-    def options(self, model: nn.Module, task: Task, run: Run) -> dict[str, list[Option]]:
-        """For each layer the steps that are tried, with the bytes that they take and the change of the outputs.
+    def survey(
+        self, model: nn.Module, task: Task, run: Run, shares: Sequence[float]
+    ) -> tuple[dict[str, list[Option]], list[tuple[float, float]]]:
+        """What a planner needs, which chooses among the options itself.
 
-        A planner chooses among them; the step itself chooses within its `size`.
+        Args:
+            model: as of the step.
+            task: as of the step.
+            run: as of the step.
+            shares: of the bytes of the weights in float32.
+
+        Returns:
+            For each layer the steps that are tried, with the bytes that they take and the change of the outputs; and, for each
+            share that can be reached, the sum of the changes of the best options, and the change of the model that has them.
         """
         selection, form = self._form(opened(model, self), task, run)
-        return self._search(selection, form, task, run).options()
+        searching = self._search(selection, form, task, run)
+        options, pairs = searching.options(), []
+        for share in shares:
+            picked = dataclasses.replace(self, size=1.0, max_damage=None)._picked(options, share * _float_bytes(form.dense))
+            if picked is not None:
+                changed = searching.change_with({name: one.step for name, one in picked.items()})
+                pairs.append((sum(one.change for one in picked.values()), changed))
+        return options, pairs
 
     def _found(self, selection: Selection, form: FoldedForm, task: Task, run: Run) -> dict[str, Found]:
         """The levels of one layer for each weight."""
@@ -169,24 +189,29 @@ class RateDistortion:
         limit = self.max_damage if self.size is None else limit_of("size", self.size, whole, where="")
         assert limit is not None, "one of both is given"
         kind = "max_damage" if self.size is None else "size"
-        due = limit * _SAFELY
+        due, steps = limit * _SAFELY, None
         best: tuple[dict[str, Found], dict[str, Any]] | None = None
         reached = sum(min(self._costs(each)[1]) for each in options.values())  # the least that is possible
         for _ in range(_TRIES):
-            picked = self._picked(options, due)
-            if picked is None:
-                break
+            if steps is None:
+                picked = self._picked(options, due)
+                if picked is None:
+                    break
+                steps = {name: one.step for name, one in picked.items()}
             model = copied(plain)
-            found = search.levels(model, {name: one.step for name, one in picked.items()})
+            found = search.levels(model, steps)
             sizes = {name: length_of_levels(one.levels.flatten(1).numpy()) for name, one in found.items()}
             measured: dict[str, Any] = {"size": sum(sizes.values()), "max_damage": change.of(model), "layers": sizes}
-            measured["estimated"] = sum(one.change for one in picked.values())
+            measured["estimated"] = sum(one.change for one in picked.values()) if picked is not None else None
             reached = measured[kind]
-            if reached <= limit:
+            if reached <= limit and (best is None or reached > best[1][kind]):
                 best = found, measured
-            if best is not None and (kind == "size" or not reached < _CLOSE * limit):
+            if best is not None and not best[1][kind] < (_FULL if kind == "size" else _CLOSE) * limit:
                 break
-            due *= min(_FURTHER, limit / max(reached, _TINY)) * _SAFELY
+            if kind == "size" and best is not None:
+                steps = _rescaled(found, options, limit * _SAFELY - reached)
+            else:
+                due, steps = due * min(_FURTHER, limit / max(reached, _TINY)) * _SAFELY, None
         if best is None:
             given, unit = (self.size, " bytes") if self.max_damage is None else (self.max_damage, "")
             message = f"{kind} = {given} cannot be met: the best of what was tried is {reached:,.4g}{unit}"
@@ -216,6 +241,16 @@ class RateDistortion:
         return {name: each[k] for (name, each), k in zip(options.items(), chosen, strict=True)}
 
 
+def _rescaled(found: Mapping[str, Found], options: Mapping[str, Sequence[Option]], more: float) -> dict[str, float]:
+    """The steps that need about so many more bytes than the levels that were found, all in the same proportion.
+
+    Half the step is one bit more for each level that is not 0, and half a bit for the zeros that turn into such levels.
+    """
+    active = sum(float((one.levels != 0).sum()) for one in found.values())
+    octaves = min(max(_BITS * more / max(_BITS_OF_AN_OCTAVE * active, 1.0), -_MOST_OCTAVES), _MOST_OCTAVES)
+    return {name: max(one.step * 2.0**-octaves, min(each.step for each in options[name])) for name, one in found.items()}
+
+
 @dataclass(frozen=True)
 class _Searching:
     """The search for levels of a model, and how its outputs are compared."""
@@ -233,6 +268,14 @@ class _Searching:
             self.run.progress(done, of, seconds_left=left, text="bits of each layer")
 
         return self.search.options(self.change, tell)
+
+    def change_with(self, steps: Mapping[str, float]) -> float:
+        """The change of the outputs of the model whose weights have these steps."""
+        from mirabelle.model.state import copied
+
+        model = copied(self.plain)
+        self.search.levels(model, steps)
+        return self.change.of(model)
 
 
 def _float_bytes(layers: Sequence[nn.Module]) -> float:
