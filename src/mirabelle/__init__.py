@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mirabelle.artifact import PackedModel, load, pack, save, unpack
     from mirabelle.errors import UserError
     from mirabelle.job import LargeResult, Result, Source, compare, compress, compress_large
+    from mirabelle.planning.search import auto
     from mirabelle.recipe.recipe import Recipe
     from mirabelle.records.schedules import Gradual
     from mirabelle.run.journal import Stop
@@ -41,6 +42,7 @@ __all__ = [
     "Task",
     "Training",
     "UserError",
+    "auto",
     "compare",
     "compress",
     "compress_large",
@@ -63,6 +65,7 @@ _NAMES = lazily(
         "artifact": ["PackedModel", "load", "pack", "save", "unpack"],
         "errors": ["UserError"],
         "job": ["LargeResult", "Result", "Source", "compare", "compress", "compress_large"],
+        "planning": ["auto"],
         "recipe": ["Recipe"],
         "records.schedules": ["Gradual"],
         "run": ["Run", "Stop"],

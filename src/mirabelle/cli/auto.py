@@ -14,7 +14,7 @@ from mirabelle.cli.options import data_dir_option, json_option, quiet_option, se
 from mirabelle.errors import UserError, gathered, raise_all
 
 if TYPE_CHECKING:
-    from mirabelle.planning.auto import Found
+    from mirabelle.planning.search import Found
     from mirabelle.recipe.goal_file import GoalFile
     from mirabelle.task.goal import Goal
 

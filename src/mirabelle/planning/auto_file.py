@@ -8,7 +8,7 @@ from pathlib import Path
 from mirabelle.job.compare_file import trained_start
 from mirabelle.job.dry_run import try_one_batch, with_model_outputs_as_targets
 from mirabelle.job.job import Source
-from mirabelle.planning.auto import Found, auto
+from mirabelle.planning.search import Found, auto
 from mirabelle.recipe.goal_file import GoalFile
 from mirabelle.run.journal import Callback
 from mirabelle.run.run import threads_of_run, torch_threads

@@ -17,6 +17,8 @@ STRUCTURES: tuple[Structure, ...] = ("whole", "units", "ranks")
 COSTS = ("size", "onnx_size", "latency", "macs", "parameters")
 _GAP = 5e-3  # accepted distance to the optimum; measured changes are less certain
 _LEAST = 1e-9
+_LEAST_SHARES = (0.0, 0.25, 0.5, 0.75)  # of each group, where weights are coded as well: fewer units leave less that is alike
+_NEVER = 1e3  # the damage of an option that must not be chosen; changes of outputs are at most about 1
 # Steps of few bits already use that the inputs of a layer are alike. The factors of a layer have no such inputs: on LeNet-5,
 # rounding them changed the outputs seven times as much as rounding the layer to as many bits for each weight.
 _TWICE = ("ranks", "coded")
@@ -73,11 +75,16 @@ def drafted(
     if not damages:
         return _without_choice(problem, limits, corrections)
     constraints = [Constraint(name, limit / corrections.get(name, 1.0), problem.tables(name)) for name, limit in limits.items()]
-    try:
-        choice = allocate(damages, constraints, gap=_GAP).choice
-    except UserError:
-        return None
-    return problem.draft(choice, limits, corrections)
+    drafts = []
+    for least in _LEAST_SHARES if parts and codes else (0.0,):
+        kept = [np.where(np.array(part.sizes) < least, _NEVER, own) for part, own in zip(parts, damages, strict=False)]
+        try:
+            choice = allocate([*kept, *damages[len(parts) :]], constraints, gap=_GAP).choice
+        except UserError:
+            continue
+        if all(own[option] < _NEVER for own, option in zip(kept, choice, strict=False)):
+            drafts.append(problem.draft(choice, limits, corrections))
+    return min(drafts, key=lambda draft: draft.change, default=None)
 
 
 def least_possible(found: Measured, name: str) -> float:
@@ -136,8 +143,8 @@ class _Problem:
         change = sum(part.changes[option] for part, option in pairs[: len(self.parts)])
         if self.structure == "units":
             change = self.found.after_fitting(change)
-        coded = self.found.when_coded(sum(part.changes[option] for part, option in pairs[len(self.parts) :]))
-        of_numbers = coded + self.found.forms[self.form].change
+        alone = sum(part.changes[option] for part, option in pairs[len(self.parts) :])
+        of_numbers = self.found.when_coded(alone * self._fewer(choice)) + self.found.forms[self.form].change
         costs = {
             name: Constraint(name, limits[name], self.tables(name)).cost(choice) * corrections.get(name, 1.0) for name in limits
         }
@@ -154,6 +161,18 @@ class _Problem:
             of_numbers,
             costs,
         )
+
+    def _fewer(self, choice: Sequence[int]) -> float:
+        """How many times fewer weights are coded than in the whole model: the error of each counts so much more.
+
+        Errors of weights are made up for by others with inputs that are alike, and a cut takes those away.
+        """
+        names = [f"{part.name}.weight" for part in self.codes]
+        known = [name for name in names if self.structure == "units" and name in self.found.parameters_of]
+        if not known:
+            return 1.0
+        tables = _sum([self.found.tables_of_parameters(name) for name in known])
+        return _whole(tables) / max(Constraint("", 0.0, tables).cost(choice), 1.0)
 
     def tables(self, name: str) -> dict[tuple[int, ...], Table]:
         """The tables of a cost."""

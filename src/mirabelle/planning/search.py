@@ -53,6 +53,7 @@ _LEAST_STEPS = 100  # a training that is shorter is not worth its time
 _MOST_ATTEMPTS = 12
 _DROP = "1%"  # where the goal has no limit of the metric
 _AIM = 0.8  # of the allowed drop that may be used on the validation data, as the test data differ
+_REFUSED = ("E114", "E201")  # a limit that a step cannot meet, a training that diverged: another plan may
 _WITHIN = 0.5  # of the allowed drop: a plan that is expected to lose less needs no training
 
 Tell = Callable[[str], None]
@@ -186,7 +187,7 @@ class _Search:
     tell: Tell
     attempts: list[Attempt] = field(default_factory=list)
     results: dict[str, Result] = field(default_factory=dict)
-    spent: float = 0.0
+    refused: dict[str, float] = field(default_factory=dict)  # name of each attempt that could not be carried out -> its size
 
     def found(self, *, dry_run: bool) -> Found:
         self._begin = time.monotonic()
@@ -235,21 +236,21 @@ class _Search:
     def _run(self, planner: Planner, plans: Sequence[Plan]) -> None:
         """Run one recipe after the other, until the goal is met or the time is over."""
         queue = [*plans]
-        while queue and len(self.attempts) < _MOST_ATTEMPTS and (not self.attempts or self._left() > 0):
+        while queue and len(self.attempts) + len(self.refused) < _MOST_ATTEMPTS and (not self.attempts or self._left() > 0):
             plan = queue.pop(0)
             tries: Sequence[bool] = (False, True) if plan.metric >= self._untrained else (True,)
             for trains in tries:
                 attempt = self._attempt(planner, plan, trains=trains)
-                if attempt is None or attempt.fits:
+                if attempt is not None and attempt.fits:
                     break
             if attempt is not None and attempt.fits and self.limits:
                 return
-            if not self.limits and attempt is not None:
+            if not self.limits:
                 queue += self._next_size(planner)
 
     def _next_size(self, planner: Planner) -> list[Plan]:
         """A smaller plan if the metric allows it, or a larger one if this one lost too much; none close to what was tried."""
-        tried = sorted((one.expected["size"], one.fits) for one in self.attempts)
+        tried = [(one.expected["size"], one.fits) for one in self.attempts] + [(size, False) for size in self.refused.values()]
         small = max((size for size, fits in tried if not fits), default=0.0)
         large = min((size for size, fits in tried if fits), default=planner.found.float_bytes)
         wanted = (small * large) ** 0.5 if small else large * 0.75
@@ -263,7 +264,7 @@ class _Search:
 
     def _attempt(self, planner: Planner, plan: Plan, *, trains: bool) -> Attempt | None:
         """Run a plan as a recipe; None if there is no time for a training that it needs."""
-        name = f"attempt-{len(self.attempts) + 1}"
+        name = f"attempt-{len(self.attempts) + len(self.refused) + 1}"
         kept = self.out / f"{name}.json"
         learned = trains and plan.draft.form == "coded" and plan.draft.of_numbers > 0.5 * plan.change
         if kept.is_file():
@@ -279,10 +280,17 @@ class _Search:
             files.write_json(kept, {"step": [step_to_data(step) for step in steps]})
         self.tell(f"{name}: {', '.join(step_to_data(step)['use'] for step in steps)}" + (" with training" if trains else ""))
         begin = time.monotonic()
-        result = compress(
-            self.model, self.task, steps, self.goal, self.out / name, seed=self.seed, teacher=self.teacher,
-            callbacks=self.callbacks, source=self.source,
-        )  # fmt: skip
+        try:
+            result = compress(
+                self.model, self.task, steps, self.goal, self.out / name, seed=self.seed, teacher=self.teacher,
+                callbacks=self.callbacks, source=self.source,
+            )  # fmt: skip
+        except UserError as error:
+            if error.code not in _REFUSED:
+                raise
+            self.tell(f"{name} ends: {error.errors[0].message}")
+            self.refused[name] = plan.costs.get("size", 0.0)
+            return None
         report = read_report(result.folder)
         last = report.trail[-1].profile.metric
         assert last is not None, "every step is measured"

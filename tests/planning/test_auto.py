@@ -1,0 +1,137 @@
+"""`mirabelle.auto`: the goal is met by a recipe that runs by itself, a killed search goes on, and what cannot be is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import mirabelle
+from mirabelle import Run, Task, Training, UserError
+from mirabelle.model.architecture import architecture_of
+from mirabelle.planning.learning_rate import RATES, learning_rate
+from mirabelle.training import fit
+
+QUICK = {"minutes": 0.5}
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    draw = torch.Generator().manual_seed(0)
+    centers, targets = 2.0 * torch.randn(3, 8, generator=draw), torch.arange(900) % 3
+    inputs = centers[targets] + torch.randn(900, 8, generator=draw)
+    parts = {"train": (0, 500), "validation": (500, 700), "test": (700, 900)}
+    return Task(**{name: (inputs[a:b], targets[a:b]) for name, (a, b) in parts.items()}, name="blobs")  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def net(task: Task, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 96), nn.ReLU(), nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 3))
+    return fit(model, task, Training(epochs=8, batch_size=32, lr=3e-3), Run(tmp_path_factory.mktemp("net"))).eval()
+
+
+@pytest.mark.parametrize(
+    "goal",
+    [
+        {"max_drop": "3pt", "size": "8%"},
+        {"max_drop": "3pt", "macs": "20%"},
+        {"max_drop": "3pt", "size": "20%", "parameters": "30%", "macs": "40%"},
+    ],
+)
+def test_the_goal_is_met_and_the_recipe_runs_by_itself(
+    goal: dict[str, Any], net: nn.Module, task: Task, tmp_path: Path
+) -> None:
+    before = [parameter.clone() for parameter in net.parameters()]
+    told: list[str] = []
+    found = mirabelle.auto(net, task, goal, tmp_path / "auto", tell=told.append, **QUICK)
+    assert found.met
+    assert found.best is not None
+    assert not found.best.shortfalls
+    assert found.plan.costs.keys() == goal.keys() - {"max_drop"}
+    assert any("expected before any training" in line for line in told)
+    assert all(torch.equal(one, other) for one, other in zip(before, net.parameters(), strict=True))
+    best = json.loads((tmp_path / "auto" / "best.json").read_text())
+    assert (tmp_path / "auto" / "model.onnx").read_bytes() == (tmp_path / "auto" / best["best"] / "model.onnx").read_bytes()
+    assert len(best["attempts"]) == len(found.attempts)
+    steps = mirabelle.Recipe.from_data(list(found.attempts[-1].steps))
+    again = mirabelle.compress(net, task, steps, goal, tmp_path / "again")
+    assert (tmp_path / "again" / "model.mira").read_bytes() == (found.best.folder / "model.mira").read_bytes()
+    assert again.met
+
+
+def test_without_a_limit_the_file_becomes_as_small_as_the_metric_allows(net: nn.Module, task: Task, tmp_path: Path) -> None:
+    found = mirabelle.auto(net, task, {"max_drop": "2pt"}, tmp_path, minutes=0.2)
+    assert found.best is not None
+    assert found.best.profile.size_bytes.packed < 0.15 * found.best.start.size_bytes.torch  # type: ignore[operator]
+    best = min((one for one in found.attempts if one.fits), key=lambda one: one.costs["size"])
+    assert found.best.folder.name == best.name
+
+
+def test_a_plan_alone_trains_nothing(net: nn.Module, task: Task, tmp_path: Path) -> None:
+    found = mirabelle.auto(net, task, {"size": "10%"}, tmp_path, dry_run=True)
+    assert (found.best, found.attempts, found.met) == (None, [], False)
+    assert found.plan.costs["size"] <= 0.1 * sum(4 * p.numel() for p in net.parameters())
+    assert not (tmp_path / "attempt-1").exists()
+    told: list[str] = []
+    mirabelle.auto(net, task, {"size": "10%"}, tmp_path, dry_run=True, tell=told.append)
+    assert "are used" in told[0], "what was measured is not measured again"
+
+
+def test_a_killed_search_goes_on(net: nn.Module, task: Task, tmp_path: Path) -> None:
+    goal = {"max_drop": "0pt", "macs": "4.5%"}
+
+    def killed(event: dict[str, Any]) -> None:
+        if event.get("event") == "gate":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        mirabelle.auto(net, task, goal, tmp_path / "killed", callbacks=(killed,), minutes=0.1)  # type: ignore[arg-type]
+    kept = json.loads((tmp_path / "killed" / "attempt-1.json").read_text())
+    found = mirabelle.auto(net, task, goal, tmp_path / "killed", minutes=0.1)
+    assert json.loads((tmp_path / "killed" / "attempt-1.json").read_text()) == kept
+    whole = mirabelle.compress(
+        net, task, mirabelle.Recipe.from_data(kept["step"]), goal, tmp_path / "whole"
+    )  # the same recipe, not killed
+    assert found.attempts[0].steps == kept["step"]
+    first = tmp_path / "killed" / "attempt-1"
+    assert (first / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
+
+
+def test_a_limit_that_nobody_can_meet_is_refused_with_the_least(net: nn.Module, task: Task, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"E114.*the least that is expected.*size") as caught:
+        mirabelle.auto(net, task, {"size": "60 B"}, tmp_path)
+    assert "relax size" in caught.value.remedy
+
+
+def test_a_model_that_has_learned_nothing_is_refused(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"E121.*same answer for every input"):
+        mirabelle.auto(nn.Sequential(nn.Linear(8, 3)), task, {"size": "50%"}, tmp_path)
+
+
+def test_a_regression_without_labels_is_compressed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(400, 6)
+    model = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 2)).eval()
+    task = Task(train=x[:250], validation=x[250:320], test=x[320:])
+    found = mirabelle.auto(model, task, {"size": "30%", "max_drop": "10%"}, tmp_path, minutes=0.2)
+    assert found.best is not None
+    assert found.best.profile.size_bytes.packed < 0.3 * found.best.start.size_bytes.torch  # type: ignore[operator]
+
+
+def test_the_learning_rate_is_that_of_the_lowest_loss(net: nn.Module, task: Task, run: Run) -> None:
+    fresh = nn.Sequential(nn.Linear(8, 96), nn.ReLU(), nn.Linear(96, 3))
+    rate = learning_rate(fresh, task, Training(epochs=9, batch_size=32), run, steps=20)
+    assert rate in RATES[-2:], "a network that knows nothing needs large steps"
+    assert run.decided("lr") == rate
+    assert learning_rate(fresh, task, Training(epochs=9, batch_size=32), run, steps=20) == rate
+
+
+def test_nothing_is_asked_of_a_model_that_is_within_the_limits(net: nn.Module, task: Task, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"E112.*within the limits as it is"):
+        mirabelle.auto(net, task, {"macs": "100%"}, tmp_path)
+    assert not architecture_of(net).pruned
