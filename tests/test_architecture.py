@@ -15,11 +15,11 @@ SOURCE = Path(__file__).parents[1] / "src" / "mirabelle"
 ROOMS = [
     "errors", "lazy", "records", "run", "numerics", "codecs", "task", "model", "graph", "step", "runtime", "calibration",
     "sources", "allocation", "objectives", "scores", "training", "factorize", "prune", "distill", "quantize", "artifact",
-    "inspection", "recipe", "report", "job", "testing", "cli",
+    "inspection", "recipe", "report", "job", "planning", "testing", "cli",
 ]  # fmt: skip
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "manager", "tools"}
 MODULES = sorted(SOURCE.rglob("*.py"))
-PUBLIC_FUNCTIONS = {"compress", "load", "save", "pack", "unpack"}
+PUBLIC_FUNCTIONS = {"auto", "compare", "compress", "load", "save", "pack", "unpack"}
 
 
 def room_of(path: Path) -> str:

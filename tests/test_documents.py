@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -75,7 +76,7 @@ def test_the_tables_of_the_page_on_distillation_are_those_of_the_benchmark() -> 
 def test_a_person_gets_from_the_readme_to_their_own_compressed_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Their module in ./net.py, their folder of images, and the four commands as they stand."""
+    """Their module in ./net.py, their folder of images, and the five commands as they stand."""
     (model,) = [block for block in blocks("README.md", "python") if "def net()" in block]
     (tmp_path / "net.py").write_text(model)
     generator = np.random.default_rng(0)
@@ -86,8 +87,9 @@ def test_a_person_gets_from_the_readme_to_their_own_compressed_model(
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{k}.jpg")
     monkeypatch.chdir(tmp_path)
     commands = [line for block in blocks("README.md", "sh") for line in block.splitlines()]
-    assert [line.split()[1] for line in commands] == ["init", "check", "run", "predict"]
-    for line in commands:
+    auto, *others = commands
+    assert [line.split()[1] for line in commands] == ["auto", "init", "check", "run", "predict"]
+    for line in others:
         typed, _, target = line.partition(" > ")
         assert main.run(shlex.split(typed)[1:]) == 0, capsys.readouterr().err
         out = capsys.readouterr().out
@@ -95,6 +97,10 @@ def test_a_person_gets_from_the_readme_to_their_own_compressed_model(
             (tmp_path / target).write_text(out)
     assert (tmp_path / "runs" / "photos" / "report.html").is_file()
     assert "cat" in out.splitlines()[1], out
+    shutil.copy("runs/photos/steps/0-baseline/model.safetensors", "trained.safetensors")
+    assert main.run(shlex.split(auto)[1:]) == 0, capsys.readouterr().err
+    report = json.loads((tmp_path / "runs" / "auto" / "report.json").read_text("utf-8"))
+    assert report["end"]["latency_ms"]["median"] < 0.55 * report["start"]["latency_ms"]["median"]
 
 
 def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:

@@ -70,6 +70,13 @@ size = ["20%"]
 seeds = 1
 train = { epochs = 1, batch_size = 16 }
 """
+FIRST = """
+schema = 1
+model = { from = "./net.py:net" }
+task = { data = "./photos" }
+baseline = { train = { epochs = 6, batch_size = 8, lr = 3e-3 } }
+step = [{ use = "quantize.Static" }]
+"""
 
 
 @pytest.fixture
@@ -100,6 +107,11 @@ def prepared(command: str, capsys: pytest.CaptureFixture[str]) -> str:
         typed(example_of("init"), capsys)
     if command == "compare":
         Path("comparison.toml").write_text(COMPARISON)
+    if command == "auto":
+        Path("first.toml").write_text(FIRST)
+        assert main.run(["run", "first.toml", "--quiet"]) == 0
+        shutil.copy("runs/first/steps/0-baseline/model.safetensors", "net.safetensors")
+        capsys.readouterr()
     if command == "large":
         words = [f"word{k}" for k in range(40)]
         config = transformers.LlamaConfig(
@@ -115,6 +127,7 @@ def prepared(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 LEFT = {"export": "net.onnx", "pack": "digits.mira", "unpack": "digits.onnx", "report": "digits.html", "init": "recipe.toml"}
 LEFT["compare"] = "runs/which/validation.html"
+LEFT["auto"] = "runs/auto/model.mira"
 LEFT["large"] = "llama-small/model.onnx.data"
 
 

@@ -166,6 +166,22 @@ OF_FILES = {
     "recipe that is a model": Mistake("E101", "not valid TOML", "correct", command=typed("run", "extra.safetensors")),
     "compare of no file": Mistake("E130", "no recipe at no.toml", "check", command=typed("compare", "no.toml")),
     "compare of a recipe": Mistake("E102", 'unknown key "step"', "available", command=typed("compare", "recipe.toml")),
+    "auto without a model": Mistake("E104", "missing --model and --data", "recipe file", command=typed("auto", "--size", "9%")),
+    "auto of a file and a model": Mistake(
+        "E111",
+        "names model and data; got --model",
+        "either FILE",
+        command=typed("auto", "recipe.toml", "--model", "./parts.py:net"),
+    ),
+    "auto with a time of another kind": Mistake(
+        "E113", "--time cannot be read", "30 min", command=typed("auto", "--time", "soon")
+    ),
+    "auto with a goal of another kind": Mistake(
+        "E113", "goal.size cannot be read", "5%", command=typed("auto", "--size", "small")
+    ),
+    "auto of no data": Mistake(
+        "E130", "no", "", command=typed("auto", "--model", "./parts.py:net", "--data", "./no.npz", "--size", "9%")
+    ),
     "check of no recipe": Mistake("E130", "no recipe at no.toml", "check", command=typed("check", "no.toml")),
     "unknown option of run": Mistake("E100", 'no option "--threads"', "did you mean", command=(*RUN, "--threads", "1")),
     "empty setting": Mistake("E100", "takes key=value", "--set step.1.sparsity=0.9", command=(*RUN, "--set", "")),

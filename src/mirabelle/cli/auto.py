@@ -57,7 +57,7 @@ def command(
 
     \b
     Example:
-      mirabelle auto --model ./net.py:net --weights net.safetensors --data ./photos --max-drop 0.5pt --latency 50%
+      mirabelle auto --model ./net.py:net --weights net.safetensors --data ./photos --max-drop 2pt --size 20%
     """
     from mirabelle.recipe.goal_file import read_goal_file
 

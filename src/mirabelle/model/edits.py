@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mirabelle.errors import UserError, did_you_mean
-from mirabelle.model.replacement import REPLACEMENTS
+from mirabelle.model.replacement import REPLACEMENTS, Replacement
 from mirabelle.records.families import Family, subclass_of
 
 Slices = Mapping[str, Mapping[str, str]]  # name of a tensor -> dimension, as a string -> kept indices as written by `ranges`
@@ -193,7 +193,8 @@ def put(model: nn.Module, names: Sequence[str], module: nn.Module) -> nn.Module:
     for key, value in vars(old).items():
         if not key.startswith("_") and isinstance(value, _PLAIN) and not hasattr(module, key):
             setattr(module, key, value)
-    vars(module)["in_place"] = True  # from now on it also answers for the old module's weight
+    if isinstance(module, Replacement):
+        vars(module)["in_place"] = True  # from now on it also answers for the old module's weight
     for name in names:
         parts = name.split(".") if name else []
         for above in (model.get_submodule(".".join(parts[:count])) for count in range(len(parts))):

@@ -40,7 +40,7 @@ def check_step(step: Step, model: nn.Module, task: Task, *, origin: nn.Module | 
         >>> check_step(quantize.Dynamic(), nn.Linear(4, 2), Task(train=(x, y), test=(x, y)))
     """
     _check_data(step)
-    before, state = fingerprint(model), torch.get_rng_state()
+    before, attributes, state = fingerprint(model), _attributes(model), torch.get_rng_state()
     task = task if task.teacher is not None else task.with_teacher(model)
     with tempfile.TemporaryDirectory() as folder:
         runs = [Run(Path(folder) / str(position), seed=7) for position in range(3)]
@@ -54,6 +54,7 @@ def check_step(step: Step, model: nn.Module, task: Task, *, origin: nn.Module | 
             assert any(output.requires_grad for output in given), "the model that is trained must have a gradient"
         one, other = (step(model, task, run) for run in runs[:2])
         assert fingerprint(model) == before, "the given model must not be changed"
+        assert _attributes(model) == attributes, "the attributes of the given model's modules must not be changed"
         assert torch.equal(torch.get_rng_state(), state), "torch's random generator must not be changed (use fork_rng)"
         assert fingerprint(one) == fingerprint(other), "equal seeds must give equal models"
         hooks = [hook for module in one.modules() for hook in (module._forward_hooks, module._forward_pre_hooks) if hook]
@@ -66,6 +67,15 @@ def check_step(step: Step, model: nn.Module, task: Task, *, origin: nn.Module | 
             outputs = [parts_of(call(copied(made).eval(), example.inputs)) for made in (one, again)]
         equal = all(torch.equal(*pair) for pair in zip(*outputs, strict=True) if isinstance(pair[0], Tensor))
         assert equal, "the loaded model must return the same outputs: record every change by an Edit"
+
+
+def _attributes(model: nn.Module) -> dict[str, dict[str, object]]:
+    """The plain attributes of every module, by its name."""
+    plain = (bool, int, float, str, tuple, type(None))
+    return {
+        name: {key: value for key, value in vars(module).items() if not key.startswith("_") and isinstance(value, plain)}
+        for name, module in model.named_modules()
+    }
 
 
 def _check_data(step: Step) -> None:
