@@ -3,7 +3,8 @@
     python benchmarks/bytes_mnist.py --data-dir DATA --out FOLDER [--seeds 3] [--networks LeNet-5] [--finished]
 
 Each network is trained by `mirabelle run` with its recipe, once for each seed; runs are resumable, and finished ones are not repeated.
-The teacher is a LeNet-5 with dropout, trained on the same images, one for each seed; training images are shifted by up to one pixel.
+The teacher is a LeNet-5 with dropout, trained on the same images, one for each seed, and used for all networks; training images are
+shifted by up to one pixel, but for the four convolutions, whose teacher saw shifted images.
 Settings were chosen on the validation images (5,000 of the training set). Judged is `model.onnx` as it comes out of `model.mira`, on the
 10,000 test images. Beside it, the same file by general compressors.
 """
