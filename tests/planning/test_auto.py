@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,20 @@ def net(task: Task, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
     return fit(model, task, Training(epochs=8, batch_size=32, lr=3e-3), Run(tmp_path_factory.mktemp("net"))).eval()
 
 
+@pytest.fixture(scope="module")
+def known(net: nn.Module, task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What was measured of the network for goals with a size, which is not measured again where it lies."""
+    folder = tmp_path_factory.mktemp("known")
+    mirabelle.auto(net, task, {"size": "50%"}, folder, dry_run=True)
+    return folder / "measured.json"
+
+
+@pytest.fixture
+def out(known: Path, tmp_path: Path) -> Path:
+    (tmp_path / "auto").mkdir()
+    return Path(shutil.copy(known, tmp_path / "auto")).parent
+
+
 @pytest.mark.parametrize(
     "goal",
     [
@@ -44,19 +59,19 @@ def net(task: Task, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
     ],
 )
 def test_the_goal_is_met_and_the_recipe_runs_by_itself(
-    goal: dict[str, Any], net: nn.Module, task: Task, tmp_path: Path
+    goal: dict[str, Any], net: nn.Module, task: Task, out: Path, tmp_path: Path
 ) -> None:
     before = [parameter.clone() for parameter in net.parameters()]
     told: list[str] = []
-    found = mirabelle.auto(net, task, goal, tmp_path / "auto", tell=told.append, **QUICK)
+    found = mirabelle.auto(net, task, goal, out, tell=told.append, **QUICK)
     assert found.met
     assert found.best is not None
     assert not found.best.shortfalls
-    assert found.plan.costs.keys() == goal.keys() - {"max_drop"}
+    assert found.plan.costs.keys() - {"latency"} == goal.keys() - {"max_drop"}
     assert any("expected before any training" in line for line in told)
     assert all(torch.equal(one, other) for one, other in zip(before, net.parameters(), strict=True))
-    best = json.loads((tmp_path / "auto" / "best.json").read_text())
-    assert (tmp_path / "auto" / "model.onnx").read_bytes() == (tmp_path / "auto" / best["best"] / "model.onnx").read_bytes()
+    best = json.loads((out / "best.json").read_text())
+    assert (out / "model.onnx").read_bytes() == (out / best["best"] / "model.onnx").read_bytes()
     assert len(best["attempts"]) == len(found.attempts)
     steps = mirabelle.Recipe.from_data(list(found.attempts[-1].steps))
     again = mirabelle.compress(net, task, steps, goal, tmp_path / "again")
@@ -64,22 +79,63 @@ def test_the_goal_is_met_and_the_recipe_runs_by_itself(
     assert again.met
 
 
-def test_without_a_limit_the_file_becomes_as_small_as_the_metric_allows(net: nn.Module, task: Task, tmp_path: Path) -> None:
-    found = mirabelle.auto(net, task, {"max_drop": "2pt"}, tmp_path, minutes=0.2)
+def test_without_a_limit_the_file_becomes_as_small_as_the_metric_allows(net: nn.Module, task: Task, out: Path) -> None:
+    found = mirabelle.auto(net, task, {"max_drop": "2pt"}, out, minutes=0.15)
     assert found.best is not None
     assert found.best.profile.size_bytes.packed < 0.15 * found.best.start.size_bytes.torch  # type: ignore[operator]
     best = min((one for one in found.attempts if one.fits), key=lambda one: one.costs["size"])
     assert found.best.folder.name == best.name
 
 
-def test_a_plan_alone_trains_nothing(net: nn.Module, task: Task, tmp_path: Path) -> None:
-    found = mirabelle.auto(net, task, {"size": "10%"}, tmp_path, dry_run=True)
+def test_a_plan_alone_runs_nothing(net: nn.Module, task: Task, out: Path) -> None:
+    told: list[str] = []
+    found = mirabelle.auto(net, task, {"size": "10%"}, out, dry_run=True, tell=told.append)
     assert (found.best, found.attempts, found.met) == (None, [], False)
     assert found.plan.costs["size"] <= 0.1 * sum(4 * p.numel() for p in net.parameters())
-    assert not (tmp_path / "attempt-1").exists()
-    told: list[str] = []
-    mirabelle.auto(net, task, {"size": "10%"}, tmp_path, dry_run=True, tell=told.append)
+    assert not (out / "attempt-1").exists()
     assert "are used" in told[0], "what was measured is not measured again"
+
+
+def test_another_goal_in_the_same_folder_has_attempts_of_its_own(net: nn.Module, task: Task, out: Path) -> None:
+    first = mirabelle.auto(net, task, {"size": "12%", "max_drop": "3pt"}, out, **QUICK)
+    second = mirabelle.auto(net, task, {"size": "6%", "max_drop": "3pt"}, out, **QUICK)
+    assert first.best is not None
+    assert second.best is not None
+    assert (first.best.folder, second.best.folder) == (out / "attempt-1", out / "goal-2" / "attempt-1")
+    assert json.loads((out / "best.json").read_text())["best"] == "goal-2/attempt-1"
+    assert (out / "model.mira").read_bytes() == (second.best.folder / "model.mira").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "goal", [{"size": "20%", "metric": 1.0, "max_drop": "0pt"}, {"onnx_size": "60%", "latency": "any", "metric": 0.9999}]
+)
+def test_a_metric_out_of_reach_ends_with_the_closest(goal: dict[str, Any], task: Task, tmp_path: Path) -> None:
+    """Also where the plan has nothing that could be trained, and where the time is over at once."""
+    torch.manual_seed(1)
+    weak = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3))
+    weak = fit(weak, task, Training(epochs=1, batch_size=32, lr=5e-3), Run(tmp_path / "net")).eval()
+    found = mirabelle.auto(weak, task, goal, tmp_path / "auto", minutes=0.001)
+    assert found.best is not None
+    assert not found.met
+    assert [one.name for one in found.best.shortfalls] == ["metric"]
+
+
+def test_a_metric_that_no_model_has_is_refused_at_once(net: nn.Module, task: Task, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="E113"):
+        mirabelle.auto(net, task, {"metric": "150%"}, tmp_path)
+
+
+def test_a_model_that_cannot_be_exported_is_refused_with_the_reason(task: Task, net: nn.Module, tmp_path: Path) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = net
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x) if x.sum() > -1e9 else self.inner(x) * 2
+
+    with pytest.raises(UserError, match="E1"):
+        mirabelle.auto(Branching().eval(), task, {"size": "50%"}, tmp_path)
 
 
 def test_a_killed_search_goes_on(net: nn.Module, task: Task, tmp_path: Path) -> None:
@@ -93,7 +149,7 @@ def test_a_killed_search_goes_on(net: nn.Module, task: Task, tmp_path: Path) -> 
         mirabelle.auto(net, task, goal, tmp_path / "killed", callbacks=(killed,), minutes=0.1)  # type: ignore[arg-type]
     kept = json.loads((tmp_path / "killed" / "attempt-1.json").read_text())
     found = mirabelle.auto(net, task, goal, tmp_path / "killed", minutes=0.1)
-    assert json.loads((tmp_path / "killed" / "attempt-1.json").read_text()) == kept
+    assert json.loads((tmp_path / "killed" / "attempt-1.json").read_text())["step"] == kept["step"]
     whole = mirabelle.compress(
         net, task, mirabelle.Recipe.from_data(kept["step"]), goal, tmp_path / "whole"
     )  # the same recipe, not killed
@@ -102,9 +158,9 @@ def test_a_killed_search_goes_on(net: nn.Module, task: Task, tmp_path: Path) -> 
     assert (first / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
 
 
-def test_a_limit_that_nobody_can_meet_is_refused_with_the_least(net: nn.Module, task: Task, tmp_path: Path) -> None:
+def test_a_limit_that_nobody_can_meet_is_refused_with_the_least(net: nn.Module, task: Task, out: Path) -> None:
     with pytest.raises(UserError, match=r"E114.*the least that is expected.*size") as caught:
-        mirabelle.auto(net, task, {"size": "60 B"}, tmp_path)
+        mirabelle.auto(net, task, {"size": "60 B"}, out)
     assert "relax size" in caught.value.remedy
 
 
@@ -125,10 +181,10 @@ def test_a_regression_without_labels_is_compressed(tmp_path: Path) -> None:
 
 def test_the_learning_rate_is_that_of_the_lowest_loss(net: nn.Module, task: Task, run: Run) -> None:
     fresh = nn.Sequential(nn.Linear(8, 96), nn.ReLU(), nn.Linear(96, 3))
-    rate = learning_rate(fresh, task, Training(epochs=9, batch_size=32), run, steps=20)
+    rate = learning_rate(fresh, task, Training(epochs=9, batch_size=32), run)
     assert rate in RATES[-2:], "a network that knows nothing needs large steps"
     assert run.decided("lr") == rate
-    assert learning_rate(fresh, task, Training(epochs=9, batch_size=32), run, steps=20) == rate
+    assert learning_rate(fresh, task, Training(epochs=9, batch_size=32), run) == rate
 
 
 def test_nothing_is_asked_of_a_model_that_is_within_the_limits(net: nn.Module, task: Task, tmp_path: Path) -> None:

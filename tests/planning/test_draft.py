@@ -73,7 +73,7 @@ LIMITS = [{"size": 150.0}, {"latency": 1.6}, {"macs": 70.0, "latency": 2.2}, {"s
 @pytest.mark.parametrize("limits", LIMITS)
 def test_a_draft_is_the_best_of_all_choices(form: Form, limits: dict[str, float]) -> None:
     found = measured()
-    draft = drafted(found, "units", form, limits, {})
+    draft = drafted(found, ("units", form), limits, {})
     best: tuple[float, dict[str, float]] | None = None
     for widths in product(range(4), repeat=2):
         costs = costs_by_hand(found, form, widths, ())
@@ -90,7 +90,7 @@ def test_a_draft_is_the_best_of_all_choices(form: Form, limits: dict[str, float]
 def test_units_and_steps_together_are_near_the_best_of_all_choices(limits: dict[str, float]) -> None:
     """The error of a step counts more the fewer weights are left, which is no sum over parts: drafts are not exact there."""
     found = measured()
-    draft = drafted(found, "units", "coded", limits, {})
+    draft = drafted(found, ("units", "coded"), limits, {})
     best = np.inf
     for widths in product(range(4), repeat=2):
         a, b = (WIDTHS[option] for option in widths)
@@ -109,12 +109,12 @@ def test_units_and_steps_together_are_near_the_best_of_all_choices(limits: dict[
 
 def test_what_is_expected_of_a_draft_is_that_of_its_parts_together() -> None:
     found = measured()
-    draft = drafted(found, "units", "static", {"macs": 50.0}, {})
+    draft = drafted(found, ("units", "static"), {"macs": 50.0}, {})
     assert draft is not None
     alone = sum(part.changes[part.options.index(draft.units.get(part.name, part.options[-1]))] for part in found.units)
     assert draft.change == pytest.approx(np.interp(alone, *zip(*found.recovered, strict=True)) + 0.02)
     assert draft.of_numbers == pytest.approx(0.02)
-    coded = drafted(found, "whole", "coded", {"size": 130.0}, {})
+    coded = drafted(found, ("whole", "coded"), {"size": 130.0}, {})
     assert coded is not None
     assert coded.costs["size"] == pytest.approx(60 + coded.coded_bytes)
     assert coded.change == coded.of_numbers
@@ -123,23 +123,23 @@ def test_what_is_expected_of_a_draft_is_that_of_its_parts_together() -> None:
 def test_ranks_are_chosen_by_what_they_cost() -> None:
     found = measured()
     expected = Draft("ranks", "float", ranks={"two": 4}, change=0.1, costs={"parameters": 148.0})
-    assert drafted(found, "ranks", "float", {"parameters": 150.0}, {}) == expected
-    assert drafted(found, "ranks", "float", {"latency": 2.4}, {}).ranks == {"two": 2}  # type: ignore[union-attr]
-    assert drafted(found, "ranks", "coded", {"size": 500.0}, {}) is None
-    assert drafted(found, "ranks", "dynamic", {"size": 500.0}, {}) is None
-    assert drafted(measured(ranks=[]), "ranks", "float", {"size": 900.0}, {}) is None
+    assert drafted(found, ("ranks", "float"), {"parameters": 150.0}, {}) == expected
+    assert drafted(found, ("ranks", "float"), {"latency": 2.4}, {}).ranks == {"two": 2}  # type: ignore[union-attr]
+    assert drafted(found, ("ranks", "coded"), {"size": 500.0}, {}) is None
+    assert drafted(found, ("ranks", "dynamic"), {"size": 500.0}, {}) is None
+    assert drafted(measured(ranks=[]), ("ranks", "float"), {"size": 900.0}, {}) is None
 
 
 def test_a_correction_makes_the_next_draft_smaller() -> None:
     found = measured()
-    first = drafted(found, "units", "float", {"size": 400.0}, {})
-    second = drafted(found, "units", "float", {"size": 400.0}, {"size": 1.25})
+    first = drafted(found, ("units", "float"), {"size": 400.0}, {})
+    second = drafted(found, ("units", "float"), {"size": 400.0}, {"size": 1.25})
     assert first is not None
     assert second is not None
     assert second.costs["size"] <= 400
     assert second.costs["size"] / 1.25 < first.costs["size"]
-    assert drafted(found, "whole", "float", {"size": 699.0}, {}) is None
-    assert drafted(found, "whole", "float", {"size": 701.0}, {}) is not None
+    assert drafted(found, ("whole", "float"), {"size": 699.0}, {}) is None
+    assert drafted(found, ("whole", "float"), {"size": 701.0}, {}) is not None
 
 
 def test_the_least_that_is_possible_is_that_of_all_structures_and_forms() -> None:
@@ -153,7 +153,7 @@ def test_measurements_come_back_from_their_file() -> None:
     found = measured()
     again = Measured.from_data(json.loads(json.dumps(found.to_data())))
     assert json.dumps(again.to_data()) == json.dumps(found.to_data())
-    assert drafted(again, "units", "coded", {"size": 120.0}, {}) == drafted(found, "units", "coded", {"size": 120.0}, {})
+    assert drafted(again, ("units", "coded"), {"size": 120.0}, {}) == drafted(found, ("units", "coded"), {"size": 120.0}, {})
 
 
 def test_the_metric_is_read_between_what_was_measured() -> None:

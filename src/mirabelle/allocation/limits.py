@@ -88,16 +88,18 @@ class Stopwatch:
         model: the reference model.
         task: gives the inputs.
         batch: number of samples in one call.
+        seconds: duration of one measurement.
+        tries: most measurements of a model.
 
     Attributes:
         start_ms: median latency of the reference model, in milliseconds.
     """
 
-    def __init__(self, model: nn.Module, task: Task, batch: int) -> None:
-        self._task, self._batch = task, batch
+    def __init__(self, model: nn.Module, task: Task, batch: int, *, seconds: float = _SECONDS, tries: int = _TRIES) -> None:
+        self._task, self._batch, self._seconds, self._tries = task, batch, seconds, tries
         self._inputs = task.example(max(batch, 2)).inputs
         self._start = self._session(model)
-        self.start_ms = time_alone(self._start, self._inputs, batch=batch, seconds=_SECONDS).median
+        self.start_ms = time_alone(self._start, self._inputs, batch=batch, seconds=seconds).median
 
     def __call__(self, model: nn.Module) -> float:
         """Milliseconds of one call: `start_ms` times the upper end of the confidence interval of the model's latency ratio."""
@@ -110,8 +112,8 @@ class Stopwatch:
         with the narrowest interval is returned.
         """
         session, ratios = self._session(model), []
-        for _ in range(_TRIES):
-            ratios.append(time_side_by_side(self._start, session, self._inputs, batch=self._batch, seconds=_SECONDS)[2])
+        for _ in range(self._tries):
+            ratios.append(time_side_by_side(self._start, session, self._inputs, batch=self._batch, seconds=self._seconds)[2])
             if _width(ratios[-1]) <= _NARROW:
                 break
         return min(ratios, key=_width)

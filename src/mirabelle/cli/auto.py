@@ -14,7 +14,8 @@ from mirabelle.cli.options import data_dir_option, json_option, quiet_option, se
 from mirabelle.errors import UserError, gathered, raise_all
 
 if TYPE_CHECKING:
-    from mirabelle.planning.search import Found
+    from mirabelle.planning.found import Found
+    from mirabelle.planning.trials import TrialSettings
     from mirabelle.recipe.goal_file import GoalFile
     from mirabelle.task.goal import Goal
 
@@ -37,6 +38,9 @@ _MINUTES = 30.0
 @click.option("--macs", metavar="COUNT", help='Most multiply-accumulates for one sample: "2.3M", or "50%".')
 @click.option("--parameters", metavar="COUNT", help='Most parameters: "20k", or "8%".')
 @click.option("--time", "minutes", metavar="TIME", help='Time for all attempts: "30 min" or "2 h"; by default 30 min.')
+@click.option("--trials", type=click.IntRange(min=1), help="Search around the plan with so many trials of Optuna.")
+@click.option("--storage", metavar="URL", help='Database of the trials, such as "postgresql+psycopg://user@host/name".')
+@click.option("--study", default="mirabelle", show_default=True, help="Name of the trials' study in the database.")
 @click.option("--dry-run", is_flag=True, help="Stop after the plan: nothing is trained.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Output folder; by default runs/auto, or runs/auto-<name of FILE>."
@@ -63,6 +67,7 @@ def command(
 
     budget = _minutes(minutes)
     goal = _goal(given)
+    trials = _trials(given)
     seed = given.pop("seed")
     settings = settings if seed is None else (*settings, f"seed={seed}")
     folder = out or Path("runs") / (f"auto-{file.stem}" if file is not None else "auto")
@@ -78,12 +83,27 @@ def command(
                 click.echo(line, err=True)
 
         found = auto_file(
-            read, data_dir, folder, goal=goal, minutes=budget, dry_run=dry_run, callbacks=(watcher,), tell=tell
+            read, data_dir, folder, goal=goal, minutes=budget, dry_run=dry_run, trials=trials, callbacks=(watcher,), tell=tell
         )  # fmt: skip
     click.echo(json.dumps(_as_data(found), indent=2) if as_json else _in_words(found), nl=True)
-    if found.best is not None:
+    if not dry_run:
         _check_met(found, read, given_goal=goal is not None)
     return 0
+
+
+def _trials(given: Mapping[str, Any]) -> TrialSettings | None:
+    """The settings of a study; None if no trials are asked for.
+
+    Raises:
+        UserError: E111 for a database without trials.
+    """
+    from mirabelle.planning.trials import TrialSettings
+
+    if given["trials"] is None:
+        if given["storage"] is not None:
+            raise UserError("E111", "--storage is for trials; got no --trials", "give --trials 40, or leave out --storage")
+        return None
+    return TrialSettings(given["trials"], given["storage"], given["study"])
 
 
 def _minutes(text: str | None) -> float:
@@ -171,7 +191,7 @@ def _as_data(found: Found) -> dict[str, Any]:
 def _in_words(found: Found) -> str:
     lines = ["Plan:", *(f"  {line}" for line in found.plan.describe())]
     if found.best is None:
-        return "\n".join([*lines, "Nothing was trained (--dry-run)."])
+        return "\n".join([*lines, "Nothing was run."])
     best = found.best
     lines += [f"Best: {best.folder} (report.html there); its files are also in {found.folder}"]
     start, end = best.start, best.profile
@@ -184,14 +204,23 @@ def _in_words(found: Found) -> str:
     return "\n".join(lines)
 
 
+def _advice(name: str) -> str:
+    """What helps if a part of the goal is missed."""
+    if name == "metric":
+        return "repeat the command with more --time, or relax max_drop"
+    return f"relax {name}" + (", or allow a slower model: --latency any" if name in ("size", "onnx_size") else "")
+
+
 def _check_met(found: Found, read: GoalFile, *, given_goal: bool) -> None:
     """Raise E301 for each part of the goal that the best result misses."""
-    assert found.best is not None, "something was run"
+    if found.best is None:
+        remedy = f"give more --time, or relax the goal; {found.folder} has the plan"
+        raise UserError("E301", "goal not met: no attempt could be carried out", remedy)
     missed = [
         UserError(
             "E301",
             f"goal not met: {shortfall}",
-            f"{found.folder} holds the closest model; give more --time, or relax {shortfall.name}",
+            f"{found.folder} holds the closest model; {_advice(shortfall.name)}",
             path=() if given_goal else ("goal", "max_drop" if shortfall.name == "metric" else shortfall.name),
         )
         for shortfall in found.best.shortfalls

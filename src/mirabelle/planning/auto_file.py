@@ -8,7 +8,9 @@ from pathlib import Path
 from mirabelle.job.compare_file import trained_start
 from mirabelle.job.dry_run import try_one_batch, with_model_outputs_as_targets
 from mirabelle.job.job import Source
-from mirabelle.planning.search import Found, auto
+from mirabelle.planning.found import Found
+from mirabelle.planning.search import auto
+from mirabelle.planning.trials import TrialSettings
 from mirabelle.recipe.goal_file import GoalFile
 from mirabelle.run.journal import Callback
 from mirabelle.run.run import threads_of_run, torch_threads
@@ -23,6 +25,7 @@ def auto_file(
     goal: Goal | None = None,
     minutes: float = 30.0,
     dry_run: bool = False,
+    trials: TrialSettings | None = None,
     callbacks: Sequence[Callback] = (),
     tell: Callable[[str], None] = lambda _: None,
 ) -> Found:
@@ -35,6 +38,7 @@ def auto_file(
         goal: instead of the goal of the file.
         minutes: as in `auto`.
         dry_run: as in `auto`.
+        trials: as in `auto`.
         callbacks: as in `mirabelle.compress`.
         tell: is given a line on each part of the work.
 
@@ -49,7 +53,7 @@ def auto_file(
     with file.shown_at():
         return auto(
             model, task, goal or file.goal, out, minutes=minutes, seed=file.seed, teacher=teacher, dry_run=dry_run,
-            source=Source(tables=_tables(file, out)), callbacks=callbacks, tell=tell,
+            trials=trials, source=Source(tables=_tables(file, out)), callbacks=callbacks, tell=tell,
         )  # fmt: skip
 
 

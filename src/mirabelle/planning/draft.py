@@ -13,6 +13,7 @@ from mirabelle.errors import UserError
 from mirabelle.planning.measured import Form, Measured, Part
 
 Structure = Literal["whole", "units", "ranks"]
+Key = tuple[Structure, Form]
 STRUCTURES: tuple[Structure, ...] = ("whole", "units", "ranks")
 COSTS = ("size", "onnx_size", "latency", "macs", "parameters")
 _GAP = 5e-3  # accepted distance to the optimum; measured changes are less certain
@@ -52,26 +53,33 @@ class Draft:
 
 
 def drafted(
-    found: Measured, structure: Structure, form: Form, limits: Mapping[str, float], corrections: Mapping[str, float]
+    found: Measured,
+    key: Key,
+    limits: Mapping[str, float],
+    corrections: Mapping[str, float],
+    weights: Mapping[str, float] | None = None,
 ) -> Draft | None:
     """The draft that changes the outputs least within the limits; None if the model has no such form or no draft fits.
 
     Args:
         found: measurements of the model.
-        structure: which parts may be smaller.
-        form: of the numbers.
+        key: which parts may be smaller, and the form of the numbers.
         limits: of the costs named in `COSTS`.
         corrections: by which expected costs are multiplied, as measured of an earlier draft of the same structure and form.
+        weights: name of a part -> how much more its changes count than they do by default, for a search around the plan.
     """
-    if found.forms[form].why_not or (structure, form) == _TWICE:
+    structure, form = key
+    if found.forms[form].why_not or key == _TWICE:
         return None
     parts = _parts(found, structure)
     codes = list(found.codes) if form == "coded" else []
     if structure != "whole" and not parts:
         return None
     problem = _Problem(found, structure, form, parts, codes)
-    damages = [_damages(found, structure, part) for part in parts]
-    damages += [np.array(part.changes) * _slope(found.coded_together) for part in codes]
+    weights = weights or {}
+    damages = [_damages(found, structure, part) * weights.get(f"{structure} {part.name}", 1.0) for part in parts]
+    coded = _slope(found.coded_together)
+    damages += [np.array(part.changes) * coded * weights.get(f"coded {part.name}", 1.0) for part in codes]
     if not damages:
         return _without_choice(problem, limits, corrections)
     constraints = [Constraint(name, limit / corrections.get(name, 1.0), problem.tables(name)) for name, limit in limits.items()]

@@ -16,26 +16,32 @@ from mirabelle.training import fit, outputs_of
 from mirabelle.training.settings import Training
 
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
-_STEPS = 60  # of each short training, whose rate falls as in a long one
+_STEPS, _FEWEST = 60, 10  # of each short training, whose rate falls as in a long one
 _JUDGED = 1000  # validation samples
 
 
-def learning_rate(model: nn.Module, task: Task, training: Training, run: Run, *, steps: int = _STEPS) -> float:
+def learning_rate(
+    model: nn.Module, task: Task, training: Training, run: Run, *, seconds: float = math.inf, each: float = 0.0
+) -> float:
     """The rate with which a short training of a model reaches the lowest loss; it is recorded in the run.
 
-    Each rate of `RATES` trains a copy for as many steps, with the schedule of the long training in so few steps. The loss is
-    that of the task on up to 1,000 validation samples. A rate with which the loss is not finite is not chosen.
+    Each rate of `RATES` trains a copy for 60 steps, or fewer if the time is short, with the schedule of the long training in so
+    few steps. The loss is that of the task on up to 1,000 validation samples. A rate with which the loss is not finite is not
+    chosen.
 
     Args:
         model: to be trained.
         task: its training and validation data; its teacher guides, as in the long training.
         training: the long training.
         run: records the rate.
-        steps: of each short training.
+        seconds: that all short trainings may take.
+        each: seconds of a step.
 
     Raises:
         UserError: E201 if no rate gives a finite loss.
     """
+
+    steps = int(min(_STEPS, max(seconds / (len(RATES) * max(each, 1e-9)), _FEWEST)))
 
     def measured() -> float:
         data = task.validation.drawn(_JUDGED, 0)

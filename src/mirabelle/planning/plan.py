@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,14 @@ from torch import nn
 
 from mirabelle.allocation.limits import Stopwatch
 from mirabelle.artifact.mira import pack
+from mirabelle.calibration.samples import CalibrationSamples
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import count_parameters, multiply_accumulates, onnx_file
 from mirabelle.job.fitting import previewed
-from mirabelle.planning.draft import STRUCTURES, Draft, Structure, drafted, least_possible
-from mirabelle.planning.measured import FORMS, Form, Measured
-from mirabelle.planning.measuring import quantizing, without_codes
+from mirabelle.planning.draft import STRUCTURES, Draft, Key, drafted, least_possible
+from mirabelle.planning.measured import FORMS, Measured
+from mirabelle.planning.measuring import SAMPLES, quantizing, stopwatch, without_codes
+from mirabelle.quantize.output_change import OutputChange
 from mirabelle.step import Step
 from mirabelle.training.settings import Training
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _ROUNDS = 6  # of drafting, and of measuring the drafted model without training
 _USED = 0.989  # of the size that is given to quantize.RateDistortion
+_MOST_CHANGE, _USELESS = 0.3, 0.9  # of the outputs: the most that a plan may begin with; nearly that of a constant answer
 _HALVINGS = 14  # of the logarithm of the size
 _SAFELY = 0.998  # by which a draft aims below a limit that the model before it missed
 _UNITS = {
@@ -40,8 +43,6 @@ _FORMS = {
     "float": "in floating point", "dynamic": "8-bit integers, with ranges of each input", "static": "8-bit integers",
     "coded": "coded weights of few bits, computed in floating point",
 }  # fmt: skip
-
-Key = tuple[Structure, Form]
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,16 @@ def steps_of(draft: Draft, training: Training | None = None, *, learned: bool = 
     return [*steps, *quantizing(draft.form, draft.coded_bytes)]
 
 
+def learns(plan: Plan) -> bool:
+    """Whether a training of a plan should train its coded weights with their bits: they change more than the cut does."""
+    return plan.draft.form == "coded" and (plan.draft.structure == "whole" or plan.draft.of_numbers > plan.change / 2)
+
+
+def is_trainable(plan: Plan) -> bool:
+    """Whether any step of a plan can be trained: a cut, factors, or coded weights."""
+    return bool(plan.draft.units or plan.draft.ranks or plan.draft.form == "coded")
+
+
 class Planner:
     """Makes plans for a model within limits.
 
@@ -126,13 +137,25 @@ class Planner:
         found: measurements of the model.
         limits: name of each limited cost -> its limit.
         tell: is given a line on each draft.
+        batch: samples in a call that is timed.
+        implied: names of limits that nobody asked for: the plan is not slower than the model.
     """
 
     def __init__(
-        self, model: nn.Module, task: Task, found: Measured, limits: Mapping[str, float], tell: Callable[[str], None]
+        self,
+        model: nn.Module,
+        task: Task,
+        found: Measured,
+        limits: Mapping[str, float],
+        *,
+        tell: Callable[[str], None] = lambda _: None,
+        batch: int = 1,
+        implied: frozenset[str] = frozenset(),
     ) -> None:
         self._model, self._task, self.found, self.limits, self._tell = model, task, found, dict(limits), tell
+        self._batch, self.implied = batch, implied
         self.corrections: dict[Key, dict[str, float]] = {}
+        self._changes: dict[Key, float] = {}  # by which changes of the outputs were larger than expected
         self._watch: Stopwatch | None = None
 
     def plans(self) -> list[Plan]:
@@ -160,10 +183,42 @@ class Planner:
 
     def drafts(self) -> list[Draft]:
         """The draft of each structure and form that is expected to be within the limits."""
-        drafts = [self._draft((structure, form)) for structure in STRUCTURES for form in FORMS]
-        return [draft for draft in drafts if draft is not None]
+        drafts = [self.draft((structure, form)) for structure in STRUCTURES for form in FORMS]
+        return [self._as_seen(draft) for draft in drafts if draft is not None]
 
-    def tried(self, draft: Draft | None) -> Plan | None:
+    def others(self, keys: Sequence[Key]) -> list[Plan]:
+        """The best plan of a structure and form that is none of these, if there is one within the limits."""
+        for draft in sorted(self.drafts(), key=lambda draft: draft.change):
+            if (
+                (draft.structure, draft.form) not in keys
+                and draft.change < _USELESS
+                and (plan := self.tried(draft)) is not None
+            ):
+                return [plan]
+        return []
+
+    def corrected(self, plan: Plan, costs: Mapping[str, float]) -> list[Plan]:
+        """The plan of the same structure and form, after a run has measured these costs of the plan."""
+        missed = {name: limit for name, limit in self.limits.items() if name in costs and costs[name] > limit}
+        own = self.corrections.setdefault(plan.key, {})
+        for name in missed:
+            own[name] = own.get(name, 1.0) * costs[name] / max(plan.costs[name], 1e-12) / _SAFELY
+        found = self.tried(self.draft(plan.key)) if missed else None
+        return [] if found is None else [found]
+
+    def seen(self, plan: Plan, model: nn.Module, metric: float) -> None:
+        """Take in what was measured of the plan's model before any training: the change of its outputs, and its metric."""
+        drawn = CalibrationSamples.drawn(self._task.train, SAMPLES, 0)
+        change = OutputChange(self._model, drawn.for_model(self._model)).of(model)
+        if math.isfinite(change) and plan.draft.change > 0:
+            self._changes[plan.key] = self._changes.get(plan.key, 1.0) * change / plan.draft.change
+            self.found = self.found.with_metric(change, metric)
+
+    def _as_seen(self, draft: Draft) -> Draft:
+        factor = self._changes.get((draft.structure, draft.form), 1.0)
+        return dataclasses.replace(draft, change=draft.change * factor, of_numbers=draft.of_numbers * factor)
+
+    def tried(self, draft: Draft | None, weights: Mapping[str, float] | None = None) -> Plan | None:
         """A draft made into a model without training, corrected until what is measured of it is within the limits."""
         for _ in range(_ROUNDS):
             if draft is None:
@@ -173,9 +228,10 @@ class Planner:
             self._tell(f"{_SHAPES[draft.structure]}, {_FORMS[draft.form]}: " + _in_words(costs))
             missed = {name: limit for name, limit in self.limits.items() if costs[name] > limit}
             if not missed:
+                draft = self._as_seen(draft)
                 return Plan(draft, costs, draft.change, self.found.metric_at(draft.change))
             self._correct(key, draft, costs, missed)
-            draft = self._draft(key)
+            draft = self.draft(key, weights)
         return None
 
     def measured(self, draft: Draft) -> dict[str, float]:
@@ -186,7 +242,7 @@ class Planner:
             onnx = onnx_file(model, self._task)
             found |= {"size": self._size(onnx, draft, model), "onnx_size": float(len(onnx))}
         if "latency" in self.limits:
-            self._watch = self._watch or Stopwatch(self._model, self._task, 1)
+            self._watch = self._watch or stopwatch(self._model, self._task, self._batch)
             found["latency"] = self.found.forms["float"].latency * self._watch.ratio(model).median
         found["macs"] = float(multiply_accumulates(model, self._task.example()))
         found["parameters"] = float(count_parameters(model)[1])
@@ -196,8 +252,9 @@ class Planner:
         """Bytes of the packed file, with what is planned for coded weights: a preview draws their levels at random."""
         return float(len(pack(onnx))) if draft.form != "coded" else without_codes(onnx, model) + _USED * draft.coded_bytes
 
-    def _draft(self, key: Key) -> Draft | None:
-        return drafted(self.found, *key, self.limits, self.corrections.get(key, {}))
+    def draft(self, key: Key, weights: Mapping[str, float] | None = None) -> Draft | None:
+        """The draft of a structure and form within the limits, with the corrections that earlier ones have shown."""
+        return drafted(self.found, key, self.limits, self.corrections.get(key, {}), weights)
 
     def _correct(self, key: Key, draft: Draft, costs: Mapping[str, float], missed: Mapping[str, float]) -> None:
         own = self.corrections.setdefault(key, {})
@@ -207,12 +264,14 @@ class Planner:
     def _out_of_reach(self) -> UserError:
         least = {name: least_possible(self.found, name) for name in self.limits}
         told = ", ".join(f"{name} {value:,.6g} {_UNITS[name]}" for name, value in least.items())
-        asked = ", ".join(f"{name} {value:,.6g}" for name, value in self.limits.items())
-        over = [name for name, limit in self.limits.items() if limit < least[name]] or list(self.limits)
+        asked = ", ".join(f"{name} {value:,.6g}" for name, value in self.limits.items() if name not in self.implied)
+        same = " without being slower than the given model" if self.implied else ""
+        over = [name for name, limit in self.limits.items() if limit < least[name]] or [*self.limits.keys() - self.implied]
+        slower = ' or allow a slower model (latency = "any"),' if self.implied else ""
         return UserError(
             "E114",
-            f"no plan meets {asked}: the least that is expected of each alone is {told}",
-            f"relax {' or '.join(over)}, or give a smaller model: distill.Student trains one of another architecture",
+            f"no plan meets {asked or 'the goal'}{same}: the least that is expected of each alone is {told}",
+            f"relax {' or '.join(over)},{slower} or give a smaller model: distill.Student trains one of another architecture",
             path=(over[0],),
         )
 
@@ -223,14 +282,15 @@ def smallest_plan(planner: Planner, metric: float) -> Plan:
     Raises:
         UserError: E114 if the metric is expected to be lower for every plan.
     """
-    allowed = planner.found.change_at(metric)
+    allowed = min(planner.found.change_at(metric), _MOST_CHANGE)
+    limits = dict(planner.limits)
     low, high = math.log(least_possible(planner.found, "size")), math.log(planner.found.float_bytes)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        planner.limits = {"size": math.exp(middle)}
+        planner.limits = {**limits, "size": math.exp(middle)}
         best = min((draft.change for draft in planner.drafts()), default=math.inf)
         low, high = (low, middle) if best <= allowed else (middle, high)
-    planner.limits = {"size": math.exp(high)}
+    planner.limits = {**limits, "size": math.exp(high)}
     return planner.plans()[0]
 
 

@@ -13,26 +13,26 @@ from torch import nn
 from mirabelle import records
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import count_parameters
-from mirabelle.job.comparison import step_seconds
 from mirabelle.job.dry_run import try_one_batch, with_model_outputs_as_targets
 from mirabelle.job.job import Source, compress
 from mirabelle.job.learned import nothing_learned, standing
 from mirabelle.job.result import Result
 from mirabelle.model.device import check_device
 from mirabelle.model.state import copied
-from mirabelle.planning.learning_rate import learning_rate
+from mirabelle.planning.found import Attempt, Found, costs_of_result, place_of_goal
 from mirabelle.planning.measured import Measured
 from mirabelle.planning.measuring import Wanted, measured
-from mirabelle.planning.plan import Plan, Planner, smallest_plan
+from mirabelle.planning.plan import Plan, Planner, is_trainable, learns, smallest_plan
+from mirabelle.planning.training_time import training_of_plan
+from mirabelle.planning.trials import Trials, TrialSettings
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.report import read_report
 from mirabelle.run import files
 from mirabelle.run.journal import Callback
 from mirabelle.run.run import Run, threads_of_run, torch_threads
 from mirabelle.sources.models.by_name import in_torch
-from mirabelle.step import Step, step_to_data
+from mirabelle.step import step_to_data
 from mirabelle.task.goal import Goal, limit_of
-from mirabelle.task.profile import MeasuredMetric
 from mirabelle.task.task import Task
 from mirabelle.training.settings import Training
 
@@ -46,10 +46,8 @@ SHIPPED = (
     "report.html",
     "README.md",
 )
-_BATCH = 64
-_MOST_EPOCHS = 60
-_SHARE = 0.7  # of the time that is left, for the training of one attempt
-_LEAST_STEPS = 100  # a training that is shorter is not worth its time
+_AS_FAST = 1.05  # of the milliseconds of the given model: as fast as it, within what a measurement repeats
+_CLOSE = 0.95  # of the smallest file that fits: a file this close to it is not tried
 _MOST_ATTEMPTS = 12
 _DROP = "1%"  # where the goal has no limit of the metric
 _AIM = 0.8  # of the allowed drop that may be used on the validation data, as the test data differ
@@ -57,55 +55,6 @@ _REFUSED = ("E114", "E201")  # a limit that a step cannot meet, a training that 
 _WITHIN = 0.5  # of the allowed drop: a plan that is expected to lose less needs no training
 
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One recipe that was run.
-
-    Args:
-        name: of its folder.
-        plan: its structure, its form, what stays, and what was expected.
-        steps: of the recipe, as plain data.
-        metric: on the validation data, of the compressed model.
-        costs: of the compressed model, measured, for each limit.
-        expected: the same costs as the plan expected them.
-        fits: whether all limits hold, those of the metric by the validation data.
-        seconds: that it took.
-    """
-
-    name: str
-    plan: str
-    steps: Sequence[Mapping[str, Any]]
-    metric: float
-    costs: Mapping[str, float]
-    expected: Mapping[str, float]
-    fits: bool
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Found:
-    """What automatic compression has found.
-
-    Args:
-        plan: the first plan.
-        attempts: in their order.
-        best: the run of the best of them; None if nothing was run.
-        folder: with `best.json` and the files of the best run.
-        start_metric: of the given model on the validation data.
-    """
-
-    plan: Plan
-    attempts: Sequence[Attempt]
-    best: Result | None
-    folder: Path
-    start_metric: MeasuredMetric
-
-    @property
-    def met(self) -> bool:
-        """Whether the best result meets the goal."""
-        return self.best is not None and self.best.met
 
 
 def auto(
@@ -118,6 +67,7 @@ def auto(
     seed: int = 0,
     teacher: nn.Module | None = None,
     dry_run: bool = False,
+    trials: TrialSettings | None = None,
     source: Source | None = None,
     callbacks: Sequence[Callback] = (),
     tell: Tell = lambda _: None,
@@ -138,17 +88,20 @@ def auto(
         goal: limits; without one of the metric, it may drop by 1 %. Those of the metric are checked on validation data during
             the search, and on test data at its end.
         out: folder of the search, with one folder for each attempt, the files of the best, and `best.json`.
-        minutes: after which no new attempt begins; trainings are planned to end within them.
+        minutes: after which no new attempt begins; trainings are planned to end about then.
         seed: of all random numbers.
         teacher: of all trainings; by default the model itself.
         dry_run: stop after the plan; nothing is trained.
+        trials: search around the plan with Optuna, instead of going from one plan to the next; the best trial is then run as an
+            attempt. `minutes` are for each trial's training alone.
         source: of the recipes, as in `compress`.
         callbacks: as in `compress`.
         tell: is given a line on each part of the work.
 
     Raises:
-        UserError: E114 if no plan can meet them, with the least that is possible; E121 if the
-            model has learned nothing; and the errors of `compress`.
+        UserError: E112 if the model is within the limits as it is; E113 for a metric that cannot be reached; E114 if no plan
+            can meet the limits, with the least that is possible; E121 if the model has learned nothing, or cannot be exported;
+            and the errors of `compress`.
 
     Example:
         >>> import mirabelle, tempfile, torch
@@ -170,7 +123,7 @@ def auto(
         guide = None if teacher is None else in_torch(teacher)
         task = with_model_outputs_as_targets(task, guide or dense)
         try_one_batch(dense, task)
-        return _Search(dense, task, goal, out, minutes, seed, guide, source, callbacks, tell).found(dry_run=dry_run)
+        return _Search(dense, task, goal, out, minutes, seed, guide, source, callbacks, tell, trials).found(dry_run=dry_run)
 
 
 @dataclass
@@ -185,12 +138,15 @@ class _Search:
     source: Source | None
     callbacks: Sequence[Callback]
     tell: Tell
+    trials: TrialSettings | None = None
     attempts: list[Attempt] = field(default_factory=list)
     results: dict[str, Result] = field(default_factory=dict)
+    _is_over: bool = False  # there was no time for a training
     refused: dict[str, float] = field(default_factory=dict)  # name of each attempt that could not be carried out -> its size
 
     def found(self, *, dry_run: bool) -> Found:
         self._begin = time.monotonic()
+        self.goal.check(self.task.metric.name, self.task.metric.highest)
         start = standing(self.model, self.task, self.task.validation)
         if not start.learned:
             remedy = "give trained weights, or train it first: `mirabelle init` prints a recipe with a [baseline]"
@@ -200,29 +156,51 @@ class _Search:
         self._start, self._least = start.metric, least
         run = Run(self.out / "measuring", seed=self.seed)
         limited = {name: value for name in LIMITS if (value := getattr(self.goal, name)) not in (None, "any")}
-        wanted = Wanted(coded="size" in limited or not limited, timed="latency" in limited)
+        wanted = Wanted("size" in limited or not limited, not self.goal.may_be_slower, self.goal.batch or 1)
         found = measured(self.model, self.task, run, wanted, self.tell, kept=self.out / "measured.json")
+        for note in found.notes:
+            self.tell(note)
         self.limits: dict[str, float] = {
             name: limit_of(name, asked, self._whole(name, found)) for name, asked in limited.items()
         }
+        self._place = place_of_goal(self.out, files.digest_of_data([found.to_data(), self.limits, self._least, self.seed]))
         self.tell(f"{start.metric.name} of the given model on the validation data: {start.metric.value:.4f}")
-        planner = Planner(self.model, self.task, found, self.limits, self.tell)
+        self._tell_resolution()
+        limits = self._planned_limits(found)
+        planner = Planner(
+            self.model, self.task, found, limits, tell=self.tell, batch=self.goal.batch or 1,
+            implied=frozenset(limits.keys() - self.limits.keys()),
+        )  # fmt: skip
         plans = self._plans(planner)
         for line in plans[0].describe():
             self.tell(line)
         self.tell(f"expected {start.metric.name} before any training: {plans[0].metric:.4f}")
-        if not dry_run:
+        if not dry_run and self.trials is not None:
+            self._try(planner, plans[0], self.trials)
+        elif not dry_run:
             self._run(planner, plans)
         best = self._best()
         return Found(plans[0], self.attempts, None if best is None else self.results[best.name], self.out, start.metric)
 
+    def _planned_limits(self, found: Measured) -> dict[str, float]:
+        """The limits of plans: those of the goal, and unless it allows that, no plan may be slower than the given model."""
+        if self.goal.may_be_slower or "latency" in self.limits:
+            return dict(self.limits)
+        return {**self.limits, "latency": _AS_FAST * found.forms["float"].latency}
+
+    def _tell_resolution(self) -> None:
+        """Say so if the validation data cannot show a drop as small as the allowed one."""
+        one, allowed = 1 / max(self._start.n, 1), (self._start.value - self._least) / _AIM
+        if 0 <= self._start.value <= 1 and one > allowed:
+            self.tell(f"the allowed drop, {allowed:.2%}, is less than one of the {self._start.n} validation samples, {one:.2%}")
+
     def _plans(self, planner: Planner) -> list[Plan]:
         """The plans for the goal, from the folder if they were made before: a repeated search runs the same recipes."""
-        kept, of = self.out / "plan.json", files.digest_of_data([planner.found.to_data(), self.limits, self._least])
-        if kept.is_file() and (known := files.read_json(kept)).get("of") == of:
-            return [Plan.from_data(plan) for plan in known["plans"]]
+        kept = self._place / "plan.json"
+        if kept.is_file():
+            return [Plan.from_data(plan) for plan in files.read_json(kept)["plans"]]
         plans = planner.plans() if self.limits else [smallest_plan(planner, self._untrained)]
-        files.write_json(kept, {"of": of, "limits": self.limits, "plans": [plan.to_data() for plan in plans]})
+        files.write_json(kept, {"limits": self.limits, "plans": [plan.to_data() for plan in plans]})
         return plans
 
     def _whole(self, name: str, found: Measured) -> float:
@@ -234,55 +212,90 @@ class _Search:
         }[name]  # fmt: skip
 
     def _run(self, planner: Planner, plans: Sequence[Plan]) -> None:
-        """Run one recipe after the other, until the goal is met or the time is over."""
-        queue = [*plans]
-        while queue and len(self.attempts) + len(self.refused) < _MOST_ATTEMPTS and (not self.attempts or self._left() > 0):
-            plan = queue.pop(0)
-            tries: Sequence[bool] = (False, True) if plan.metric >= self._untrained else (True,)
-            for trains in tries:
-                attempt = self._attempt(planner, plan, trains=trains)
-                if attempt is not None and attempt.fits:
-                    break
-            if attempt is not None and attempt.fits and self.limits:
+        """Run one recipe after the other, until the goal is met or the time is over; the first in any case."""
+        queue = [(plan, plan.metric < self._untrained) for plan in plans]
+        while queue and self._may_go_on():
+            plan, trains = queue.pop(0)
+            attempt = self._attempt(planner, plan, trains=trains and is_trainable(plan))
+            if attempt is None:
+                queue = queue or [(other, True) for other in planner.others([plan.key])[:1]]
+            elif not self._within(attempt):
+                queue = [(other, trains) for other in planner.corrected(plan, attempt.costs)] + queue
+            elif attempt.fits and self.limits:
                 return
-            if not self.limits:
-                queue += self._next_size(planner)
+            elif not attempt.fits and not attempt.trained:
+                queue.insert(0, (plan, True))
+            elif not attempt.fits and self.limits and not queue:
+                queue = [(other, True) for other in planner.others([plan.key])[:1]] or [(plan, True)]
+            if not self.limits and not queue:
+                queue = [(other, other.metric < self._untrained) for other in self._next_size(planner)]
+
+    def _try(self, planner: Planner, plan: Plan, settings: TrialSettings) -> None:
+        """Search around a plan with trials, and run the best of them as an attempt."""
+        planner.limits = planner.limits or {"size": plan.costs["size"]}
+        training = self._kept_training(plan) if plan.metric < self._untrained else None
+        identity = files.digest_of_data([planner.found.to_data(), planner.limits, self._least])
+        study = Trials(
+            model=self.model, task=self.task.with_teacher(self.teacher or self.model), planner=planner, training=training,
+            out=self._place / "trials", settings=settings, identity=identity, seed=self.seed, tell=self.tell,
+        )  # fmt: skip
+        best = study.best()
+        self.tell(f"best of {best.counted} trials: number {best.number}, {self._start.name} {best.metric:.4f} ({best.plan})")
+        files.write_json(self._place / "attempt-1.json", {"step": [step_to_data(step) for step in best.steps]})
+        self._attempt(planner, plan, trains=training is not None)
+
+    def _kept_training(self, plan: Plan) -> Training | None:
+        """The training of all trials, which is found once for all workers in the folder."""
+        kept = self._place / "training.json"
+        if not kept.is_file():
+            found = self._training(plan, "trials", learned=False) if is_trainable(plan) else None
+            files.write_json(kept, None if found is None else records.to_data(found))
+        known = files.read_json(kept)
+        return None if known is None else records.build(Training, known, "train")
 
     def _next_size(self, planner: Planner) -> list[Plan]:
         """A smaller plan if the metric allows it, or a larger one if this one lost too much; none close to what was tried."""
         tried = [(one.expected["size"], one.fits) for one in self.attempts] + [(size, False) for size in self.refused.values()]
         small = max((size for size, fits in tried if not fits), default=0.0)
-        large = min((size for size, fits in tried if fits), default=planner.found.float_bytes)
-        wanted = (small * large) ** 0.5 if small else large * 0.75
-        if not small < wanted < large or wanted > 0.95 * large:
+        large = min((size for size, fits in tried if fits), default=min(2 * small, planner.found.float_bytes))
+        wanted = (small * large) ** 0.5 if small and any(fits for _, fits in tried) else 0.75 * large if not small else large
+        if not small < wanted or (wanted > _CLOSE * large and any(fits for _, fits in tried)):
             return []
-        planner.limits = {"size": wanted}
+        planner.limits = {**planner.limits, "size": wanted}
         try:
             return planner.plans()[:1]
         except UserError:
             return []
 
+    def _may_go_on(self) -> bool:
+        """Whether another attempt may begin: the first in any case, one that was begun before, or one that has time."""
+        if self._count >= _MOST_ATTEMPTS:
+            return False
+        return not self._count or self._is_known() or (not self._is_over and self._left() > 0)
+
+    @property
+    def _count(self) -> int:
+        return len(self.attempts) + len(self.refused)
+
+    def _is_known(self) -> bool:
+        """Whether the next attempt was begun before."""
+        return (self._place / f"attempt-{self._count + 1}.json").is_file()
+
     def _attempt(self, planner: Planner, plan: Plan, *, trains: bool) -> Attempt | None:
-        """Run a plan as a recipe; None if there is no time for a training that it needs."""
-        name = f"attempt-{len(self.attempts) + len(self.refused) + 1}"
-        kept = self.out / f"{name}.json"
-        learned = trains and plan.draft.form == "coded" and plan.draft.of_numbers > 0.5 * plan.change
-        if kept.is_file():
-            known = files.read_json(kept)
-            steps: Sequence[Step] = Recipe.from_data(known["step"]).steps
-        else:
-            training = self._training(plan, name, learned=learned) if trains else None
-            if trains and training is None:
-                return None
-            steps = plan.steps(training, learned=learned)
-            if not steps:
-                raise UserError("E112", "the given model is within the limits as it is", "ask for more: a smaller limit")
-            files.write_json(kept, {"step": [step_to_data(step) for step in steps]})
-        self.tell(f"{name}: {', '.join(step_to_data(step)['use'] for step in steps)}" + (" with training" if trains else ""))
+        """Run a plan as a recipe; None if it has no time for its training, or cannot be carried out."""
+        name = f"attempt-{self._count + 1}"
+        kept = self._place / f"{name}.json"
+        known = files.read_json(kept) if kept.is_file() else self._begun(plan, name, trains=trains)
+        if known is None:
+            return None
+        steps = Recipe.from_data(known["step"]).steps
+        trained = any(getattr(step, "train", None) is not None for step in steps)
+        files.write_json(kept, known)
+        self.tell(f"{name}: {', '.join(table['use'] for table in known['step'])}" + (" with training" if trained else ""))
         begin = time.monotonic()
         try:
             result = compress(
-                self.model, self.task, steps, self.goal, self.out / name, seed=self.seed, teacher=self.teacher,
+                self.model, self.task, steps, self.goal, self._place / name, seed=self.seed, teacher=self.teacher,
                 callbacks=self.callbacks, source=self.source,
             )  # fmt: skip
         except UserError as error:
@@ -291,54 +304,48 @@ class _Search:
             self.tell(f"{name} ends: {error.errors[0].message}")
             self.refused[name] = plan.costs.get("size", 0.0)
             return None
-        report = read_report(result.folder)
-        last = report.trail[-1].profile.metric
+        if "seconds" not in known:
+            files.write_json(kept, {**known, "seconds": time.monotonic() - begin})
+        last = read_report(result.folder).trail[-1].profile.metric
         assert last is not None, "every step is measured"
-        metric = last.value
-        known = _costs(result, planner.found)
-        costs = {cost: known[cost] for cost in self.limits or ("size",)}
-        fits = metric >= self._least and all(costs[one] <= limit for one, limit in self.limits.items())
-        expected = {cost: plan.costs[cost] for cost in costs}
+        measured_costs = costs_of_result(result, planner.found)
+        costs = {cost: measured_costs[cost] for cost in self.limits or ("size",)}
+        missed = {shortfall.name for shortfall in result.shortfalls} & self.limits.keys()
+        expected = {cost: plan.costs.get(cost, value) for cost, value in costs.items()}
         attempt = Attempt(
-            name,
-            "/".join(plan.key),
-            [step_to_data(step) for step in steps],
-            metric,
-            costs,
-            expected,
-            fits,
-            time.monotonic() - begin,
-        )
+            name, "/".join(plan.key), known["step"], trained, last.value, costs, expected,
+            not missed and last.value >= self._least, tuple(sorted(missed)), files.read_json(kept)["seconds"],
+        )  # fmt: skip
         self.attempts.append(attempt)
         self.results[name] = result
+        if not trained:
+            planner.seen(plan, result.model, last.value)
         self._keep()
         words = ", ".join(f"{cost} {value:,.6g} (expected {expected[cost]:,.6g})" for cost, value in costs.items())
-        self.tell(
-            f"{name}: {self._start.name} {metric:.4f} on the validation data, {words}: {'fits' if fits else 'misses the goal'}"
-        )
+        judged = "fits" if attempt.fits else "misses the goal"
+        self.tell(f"{name}: {self._start.name} {last.value:.4f} on the validation data, {words}: {judged}")
         return attempt
 
-    def _training(self, plan: Plan, name: str, *, learned: bool) -> Training | None:
-        """A training under the teacher as long as the time allows, with a measured learning rate; None if there is no time."""
-        run = Run(self.out / "measuring" / name, seed=self.seed)
-        task = self.task.with_teacher(self.teacher or self.model)
-        training = Training(epochs=_MOST_EPOCHS, batch_size=min(_BATCH, max(len(task.train) // 8, 1)))
-        steps = plan.steps(training, learned=learned)
-        place = next(place for place, step in enumerate(steps) if getattr(step, "train", None) is not None)
-        model = self.model
-        for step in steps[:place]:
-            model = step(model, task, run.within("before"))
-        preview = steps[place].preview(model, task, run.within("preview"))
-        seconds = step_seconds(preview.trained, task, training, run.within("timed"), budget=0.0)
-        steps_per_epoch = task.train.steps(training.batch_size)
-        count = int(min(_SHARE * self._left() / max(seconds, 1e-6), _MOST_EPOCHS * steps_per_epoch))
-        if count < min(_LEAST_STEPS, steps_per_epoch):
-            self.tell(f"no time is left for a training: {seconds:.3g} s for each step")
+    def _begun(self, plan: Plan, name: str, *, trains: bool) -> dict[str, Any] | None:
+        """The recipe of a new attempt. If there is no time for its training: without it, or none if something was run before.
+
+        Raises:
+            UserError: E112 if the plan changes nothing.
+        """
+        learned = trains and learns(plan)
+        training = self._training(plan, name, learned=learned) if trains else None
+        self._is_over = trains and training is None
+        if self._is_over and self.attempts:
             return None
-        rate = learning_rate(preview.trained, task, training, run)
-        epochs = max(count // steps_per_epoch, 1)
-        self.tell(f"training of {epochs} epochs with learning rate {rate:g}, {seconds * steps_per_epoch:.3g} s each")
-        return Training(epochs=epochs, batch_size=training.batch_size, lr=rate)
+        steps = plan.steps(training, learned=learned and training is not None)
+        if not steps:
+            raise UserError("E112", "the given model is within the limits as it is", "ask for more: a smaller limit")
+        return {"step": [step_to_data(step) for step in steps]}
+
+    def _training(self, plan: Plan, name: str, *, learned: bool) -> Training | None:
+        run = Run(self._place / "measuring" / name, seed=self.seed)
+        task = self.task.with_teacher(self.teacher or self.model)
+        return training_of_plan(plan, self.model, task, run, left=self._left, learned=learned, tell=self.tell)
 
     @property
     def _untrained(self) -> float:
@@ -358,33 +365,24 @@ class _Search:
         return max(fitting or self.attempts, key=lambda one: (self._within(one), one.metric))
 
     def _within(self, one: Attempt) -> bool:
-        return all(one.costs[name] <= limit for name, limit in self.limits.items())
+        """Whether all limits of the goal but that of the metric hold, as the run measured it."""
+        return not one.missed
 
     def _keep(self) -> None:
         """Copy the files of the best attempt so far, and say which one it is."""
         best = self._best()
         assert best is not None, "there is an attempt"
         for name in SHIPPED:
-            if (self.out / best.name / name).is_file():
-                files.write(self.out / name, (self.out / best.name / name).read_bytes())
+            file = self._place / best.name / name
+            if file.is_file():
+                files.write(self.out / name, file.read_bytes())
+            else:
+                (self.out / name).unlink(missing_ok=True)  # of an earlier best
         attempts = [records.to_data(one) for one in self.attempts]
-        files.write_json(self.out / "best.json", {"best": best.name, "limits": self.limits, "attempts": attempts})
+        folder = str((self._place / best.name).relative_to(self.out))
+        files.write_json(self.out / "best.json", {"best": folder, "limits": self.limits, "attempts": attempts})
 
 
 LIMITS: tuple[Literal["size", "onnx_size", "latency", "macs", "parameters"], ...] = (
     "size", "onnx_size", "latency", "macs", "parameters",
 )  # fmt: skip
-
-
-def _costs(result: Result, found: Measured) -> dict[str, float]:
-    """What the compressed model costs; its milliseconds are those of the given model at first, times the ratio of both now."""
-    start, end = result.start, result.profile
-    assert end.size_bytes.packed is not None, "a run packs its model"
-    assert end.size_bytes.onnx is not None, "a run exports its model"
-    assert start.latency_ms is not None, "a run times both models"
-    assert end.latency_ms is not None, "a run times both models"
-    return {
-        "size": float(end.size_bytes.packed), "onnx_size": float(end.size_bytes.onnx), "macs": float(end.macs),
-        "latency": found.forms["float"].latency * end.latency_ms.median / start.latency_ms.median,
-        "parameters": float(end.nonzero_parameters),
-    }  # fmt: skip

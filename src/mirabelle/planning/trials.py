@@ -1,0 +1,277 @@
+"""Search around a plan with Optuna: any number of processes and machines work on one study, and no trial counts twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from mirabelle.errors import UserError
+from mirabelle.job.comparison import compare
+from mirabelle.planning.draft import Key
+from mirabelle.planning.plan import Plan, Planner, learns
+from mirabelle.recipe.recipe import Recipe
+from mirabelle.run import files
+from mirabelle.run.journal import Stop
+from mirabelle.step import Step, step_to_data
+from mirabelle.task.task import Task
+from mirabelle.training.settings import Training
+
+if TYPE_CHECKING:
+    import optuna
+
+_WEIGHT = 8.0  # by which the change of a part may count more, or less, than it is measured
+_RATE = 3.0  # by which the learning rate may be larger or smaller than that of the plan
+_BEAT, _LATE = 30, 120  # seconds: between signs of life of a worker, and after which its trial is taken up by another
+_POLLED = 2.0  # seconds between looks at the trials of other workers
+_STARTED, _WARM = 6, 1  # trials before any is stopped early, and epochs before one is
+_SLOT, _OF = "slot", "mirabelle"
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TrialSettings:
+    """How many trials a study has, and where it is kept.
+
+    Args:
+        trials: of the whole study, by all workers together.
+        storage: URL of a database, such as "postgresql+psycopg://user@host/name"; by default SQLite in the folder.
+        study: name of the study in the database.
+        beat: seconds between signs of life of a worker.
+        late: seconds without one after which another worker takes up its trial.
+    """
+
+    trials: int
+    storage: str | None = None
+    study: str = "mirabelle"
+    beat: int = _BEAT
+    late: int = _LATE
+
+
+@dataclass(frozen=True)
+class BestTrial:
+    """The best trial of a study.
+
+    Args:
+        number: of the trial, from 1 on.
+        metric: on the validation data.
+        plan: its structure and form.
+        steps: of its recipe.
+        counted: number of trials that were finished or stopped early.
+    """
+
+    number: int
+    metric: float
+    plan: str
+    steps: Sequence[Step]
+    counted: int
+
+
+@dataclass(kw_only=True)
+class Trials:
+    """The trials of a study around a plan.
+
+    A trial draws how much the change of each part counts, and the structure and form; the plan for these weights is within the
+    limits and solved exactly, and all weights at 1 are the plan itself, which is the first trial. It is trained as long as the
+    plan, with a learning rate around that of the plan, and judged on the validation data.
+
+    Args:
+        model: trained.
+        task: with its teacher.
+        planner: has the measurements and the limits.
+        training: of each trial; None for no training.
+        out: folder of the trials.
+        settings: of the study.
+        identity: of model, data and goal: a study of another one is refused.
+        seed: of the sampler and the trainings.
+        tell: is given a line on each trial.
+    """
+
+    model: nn.Module
+    task: Task
+    planner: Planner
+    training: Training | None
+    out: Path
+    settings: TrialSettings
+    identity: str
+    seed: int
+    tell: Tell
+
+    def __post_init__(self) -> None:
+        self._keys = {f"{draft.structure}/{draft.form}": (draft.structure, draft.form) for draft in self.planner.drafts()}
+
+    def best(self) -> BestTrial:
+        """Work on the study until all of its trials are counted; the best one.
+
+        Raises:
+            UserError: E110 for a number of trials that is not positive; E130 if the database cannot be reached; E150 if the
+                study is one of another model, data or goal; E160 if Optuna is not installed; E114 if no trial was within the
+                limits.
+        """
+        optuna = _optuna()
+        with _database(self.settings.storage):
+            study = self._opened(optuna)
+            self._queue(study)
+            while (left := self._left(study)) > 0:
+                if any(trial.state.name == "WAITING" for trial in self._with_slots(study)):
+                    study.optimize(self._objective, n_trials=1, catch=(_NoSlotError,))
+                else:
+                    self.tell(f"{left} trials are at work elsewhere")
+                    time.sleep(_POLLED)
+                    optuna.storages.fail_stale_trials(study)
+                    self._queue(study)
+            return self._best_of(study)
+
+    def counted(self, study: optuna.Study) -> dict[int, Any]:
+        """Slot of each trial that is finished or was stopped early -> the first trial that has it."""
+        found: dict[int, Any] = {}
+        for trial in self._with_slots(study):
+            if trial.state.name in ("COMPLETE", "PRUNED"):
+                found.setdefault(trial.user_attrs[_SLOT], trial)
+        return found
+
+    def _opened(self, optuna: Any) -> Any:
+        url = self.settings.storage or f"sqlite:///{(self.out / 'trials.db').resolve()}"
+        self.out.mkdir(parents=True, exist_ok=True)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        storage = optuna.storages.RDBStorage(
+            url, heartbeat_interval=self.settings.beat, grace_period=self.settings.late,
+            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+        )  # fmt: skip
+        study = optuna.create_study(
+            storage=storage, study_name=self.settings.study, direction="maximize", load_if_exists=True,
+            sampler=optuna.samplers.TPESampler(seed=None, multivariate=True, group=True),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTED, n_warmup_steps=_WARM),
+        )  # fmt: skip
+        if study.user_attrs.setdefault(_OF, self.identity) != self.identity:
+            message = f'the study "{self.settings.study}" is of another model, data or goal'
+            raise UserError("E150", message, "choose another --study, or repeat it with the same arguments")
+        study.set_user_attr(_OF, self.identity)
+        return study
+
+    def _with_slots(self, study: optuna.Study) -> list[Any]:
+        return [trial for trial in study.get_trials(deepcopy=False) if _SLOT in trial.user_attrs]
+
+    def _left(self, study: optuna.Study) -> int:
+        return self.settings.trials - len([slot for slot in self.counted(study) if slot < self.settings.trials])
+
+    def _queue(self, study: optuna.Study) -> None:
+        """Put every slot into the queue that neither waits, is at work nor is counted."""
+        taken = {trial.user_attrs[_SLOT] for trial in self._with_slots(study) if trial.state.name != "FAIL"}
+        for slot in range(self.settings.trials):
+            if slot not in taken:
+                given = self._plan_itself() if slot == 0 else {}
+                study.enqueue_trial(given, user_attrs={_SLOT: slot})
+
+    def _plan_itself(self) -> dict[str, Any]:
+        best = min(self.planner.drafts(), key=lambda draft: draft.change)
+        key = f"{best.structure}/{best.form}"
+        weights = {f"weight {name}": 1.0 for name in self._parts(self._keys[key])}
+        return {"plan": key, **weights, **({"rate": 1.0} if self.training else {})}
+
+    def _parts(self, key: Key) -> list[str]:
+        """The parts whose changes are weighted in plans of a structure and form."""
+        structure, form = key
+        found = self.planner.found
+        parts = {"whole": (), "units": found.units, "ranks": found.ranks}[structure]
+        coded = [f"coded {part.name}" for part in found.codes] if form == "coded" else []
+        return [*(f"{structure} {part.name}" for part in parts), *coded]
+
+    def _objective(self, trial: optuna.Trial) -> float:
+        """The metric of one trial on the validation data.
+
+        Raises:
+            optuna.TrialPruned: if it is not within the limits, or was stopped early.
+        """
+        optuna = _optuna()
+        slot = trial.user_attrs.get(_SLOT)
+        others = self.counted(trial.study)
+        if slot is None or slot in others:  # the queue was emptied by another worker meanwhile, or has a slot twice
+            raise _NoSlotError
+        plan = self._drawn(trial)
+        if plan is None:
+            raise optuna.TrialPruned("no plan for these weights is within the limits")
+        training = self.training
+        if training is not None:
+            factor = trial.suggest_float("rate", 1 / _RATE, _RATE, log=True)
+            training = replace(training, lr=training.lr * factor)
+        steps = plan.steps(training, learned=training is not None and learns(plan))
+        tables = [step_to_data(step) for step in steps]
+        trial.set_user_attr("steps", tables)
+        folder = self.out / f"trial-{slot + 1}-{files.digest_of_data(tables)[:8]}"
+        found = compare(self.model, self.task, {"trial": steps}, out=folder, seeds=(self.seed,), callbacks=(_Reporting(trial),))
+        (outcome,) = found.outcomes["trial"]
+        trial.set_user_attr("size", outcome.size_bytes)
+        trial.set_user_attr("folder", str(folder))
+        if trial.user_attrs.get("stopped"):
+            raise optuna.TrialPruned
+        self.tell(f"trial {slot + 1} of {self.settings.trials}: {outcome.metric:.4f} ({trial.params['plan']})")
+        return outcome.metric
+
+    def _drawn(self, trial: optuna.Trial) -> Plan | None:
+        key = self._keys[trial.suggest_categorical("plan", sorted(self._keys))]
+        weights = {
+            name: trial.suggest_float(f"weight {name}", 1 / _WEIGHT, _WEIGHT, log=True) for name in self._parts(key)
+        }  # fmt: skip
+        return self.planner.tried(self.planner.draft(key, weights), weights)
+
+    def _best_of(self, study: optuna.Study) -> BestTrial:
+        counted = self.counted(study)
+        finished = [trial for trial in counted.values() if trial.state.name == "COMPLETE"]
+        if not finished:
+            raise UserError("E114", "no trial was within the limits", "relax the limits, or allow more trials")
+        best = max(finished, key=lambda trial: trial.value)
+        steps = Recipe.from_data(best.user_attrs["steps"]).steps
+        return BestTrial(best.user_attrs[_SLOT] + 1, float(best.value), best.params["plan"], steps, len(counted))
+
+
+class _NoSlotError(Exception):
+    """A trial that is not one of the study: it is not counted."""
+
+
+class _Reporting:
+    """Reports the metric after each epoch, and stops a training that is worse than the median of the others."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self._trial, self._epochs = trial, 0
+
+    def __call__(self, event: Mapping[str, Any]) -> Stop | None:
+        if event.get("event") != "epoch" or event.get("metric") is None:
+            return None
+        self._epochs += 1
+        self._trial.report(float(event["metric"]), self._epochs)
+        if not self._trial.should_prune():
+            return None
+        self._trial.set_user_attr("stopped", f"after epoch {self._epochs}")
+        return Stop("it is worse than the median of the trials before it")
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("E160", "--trials needs Optuna", "pip install 'mirabelle[search]'") from None
+    return optuna
+
+
+@contextmanager
+def _database(url: str | None) -> Iterator[None]:
+    """A context in which what a database reports becomes one line."""
+    try:
+        import sqlalchemy.exc
+    except ImportError:
+        yield
+        return
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, ModuleNotFoundError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        where = url.partition("@")[2] or url if url else "SQLite in the folder"  # without what may be a password
+        remedy = "check the URL and the server; the same command goes on with the study"
+        raise UserError("E130", f"the database of the study ({where}) cannot be used: {reason}", remedy) from None

@@ -1,0 +1,153 @@
+"""Studies of Optuna: several workers, a killed one, the same study again, and databases that are not there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+optuna = pytest.importorskip("optuna")
+
+WORKER = """
+import sys, tempfile, torch
+from torch import nn
+import mirabelle
+from mirabelle.planning import TrialSettings
+
+torch.set_num_threads(1)
+draw = torch.Generator().manual_seed(0)
+centers, targets = 2.0 * torch.randn(3, 8, generator=draw), torch.arange(600) % 3
+inputs = centers[targets] + torch.randn(600, 8, generator=draw)
+parts = {"train": (0, 300), "validation": (300, 450), "test": (450, 600)}
+task = mirabelle.Task(**{name: (inputs[a:b], targets[a:b]) for name, (a, b) in parts.items()})
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(8, 48), nn.ReLU(), nn.Linear(48, 3))
+training = mirabelle.Training(epochs=6, batch_size=32, lr=3e-3, precision="float32")
+model = mirabelle.training.fit(model, task, training, mirabelle.Run(tempfile.mkdtemp())).eval()
+out, storage, trials = sys.argv[1:4]
+settings = TrialSettings(int(trials), storage or None, beat=1, late=3)
+goal = {"size": "9%", "max_drop": "20pt", "latency": "any"}
+found = mirabelle.auto(model, task, goal, out, trials=settings, tell=lambda line: print(line, flush=True))
+print("met", found.met)
+"""
+
+
+def worker(place: Path, storage: str, trials: int) -> subprocess.Popen[str]:
+    (place / "worker.py").write_text(WORKER)
+    command = [sys.executable, "worker.py", str(place / "auto"), storage, str(trials)]
+    return subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the model was measured and one trial was carried out."""
+    place = tmp_path_factory.mktemp("first")
+    first = worker(place, "", 1)
+    out, _ = first.communicate(timeout=240)
+    assert first.returncode == 0, out
+    assert "met True" in out
+    return place
+
+
+def counted(url: str) -> list[int]:
+    study = optuna.load_study(study_name="mirabelle", storage=url)
+    return [one.user_attrs["slot"] for one in study.get_trials() if one.state.name in ("COMPLETE", "PRUNED")]
+
+
+def two_workers(measured: Path, place: Path, url: str, trials: int) -> None:
+    """Two workers, of which one is killed in the middle of a trial; every slot is counted, and none twice."""
+    shutil.copytree(measured / "auto", place / "auto", ignore=shutil.ignore_patterns("trials", "attempt-1*", "best.json"))
+    one, other = worker(place, url, trials), worker(place, url, trials)
+    assert one.stdout is not None
+    for line in one.stdout:
+        if line.startswith("trial "):
+            break
+    time.sleep(0.3)
+    one.send_signal(signal.SIGKILL)
+    one.communicate()
+    out, _ = other.communicate(timeout=300)
+    assert other.returncode == 0, out
+    assert sorted(counted(url)) == list(range(trials))
+    assert f"best of {trials} trials" in out
+
+
+@pytest.mark.slow
+def test_forty_trials_of_two_workers_on_sqlite(measured: Path, tmp_path: Path) -> None:
+    (tmp_path / "db").mkdir()
+    two_workers(measured, tmp_path, f"sqlite:///{tmp_path}/db/trials.db", 40)
+
+
+def test_two_workers_share_a_study_and_one_is_killed(measured: Path, tmp_path: Path) -> None:
+    (tmp_path / "db").mkdir()
+    two_workers(measured, tmp_path, f"sqlite:///{tmp_path}/db/trials.db", 4)
+
+
+@pytest.fixture
+def postgresql(tmp_path: Path) -> Iterator[str]:
+    """The URL of a server of our own on a free port, run by a user without privileges."""
+    pytest.importorskip("psycopg")
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl")) if Path("/usr/lib/postgresql").is_dir() else []
+    if not programs:
+        pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
+    folder = programs[-1].parent
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data = Path(f"/tmp/mirabelle-pg-{os.getpid()}")  # a socket's path is short, and all above it must be open to the user
+    as_user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.getuid() == 0 else []
+    if as_user and shutil.which("setpriv") is None:
+        pytest.skip("PostgreSQL does not run as root, and setpriv is not installed")
+    data.mkdir()
+    if as_user:
+        shutil.chown(data, "nobody")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(data), "LC_ALL": "C.UTF-8"}
+
+    def run(*command: str) -> None:
+        done = subprocess.run([*as_user, *command], cwd=data, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + done.stdout
+
+    try:
+        run(str(folder / "initdb"), "-D", str(data / "db"), "-U", "mirabelle", "--auth=trust", "--no-sync")
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={data} -c fsync=off"
+        run(str(folder / "pg_ctl"), "-D", str(data / "db"), "-o", options, "-l", str(data / "log"), "-w", "start")
+        try:
+            yield f"postgresql+psycopg://mirabelle@127.0.0.1:{port}/postgres"
+        finally:
+            run(str(folder / "pg_ctl"), "-D", str(data / "db"), "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(data, ignore_errors=True)
+
+
+def test_two_workers_share_a_study_on_postgresql(postgresql: str, measured: Path, tmp_path: Path) -> None:
+    two_workers(measured, tmp_path, postgresql, 4)
+
+
+def test_a_database_that_is_not_there_is_one_line(measured: Path, tmp_path: Path) -> None:
+    pytest.importorskip("psycopg")
+    shutil.copytree(measured / "auto", tmp_path / "auto", ignore=shutil.ignore_patterns("trials"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    lost = worker(tmp_path, f"postgresql+psycopg://me:secret@127.0.0.1:{port}/none", 2)
+    out, _ = lost.communicate(timeout=120)
+    assert "E130" in out
+    assert f"127.0.0.1:{port}" in out
+    assert "secret" not in out.partition("UserError")[2]
+
+
+def test_a_study_of_another_goal_is_refused(measured: Path, tmp_path: Path) -> None:
+    shutil.copytree(measured / "auto", tmp_path / "auto")
+    study = optuna.load_study(study_name="mirabelle", storage=f"sqlite:///{tmp_path}/auto/trials/trials.db")
+    study.set_user_attr("mirabelle", "another")
+    again = worker(tmp_path, "", 1)
+    out, _ = again.communicate(timeout=120)
+    assert "E150" in out
+    assert "is of another model, data or goal" in out
