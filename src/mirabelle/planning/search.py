@@ -18,7 +18,7 @@ from mirabelle.job.job import Source, compress
 from mirabelle.job.learned import nothing_learned, standing
 from mirabelle.job.result import Result
 from mirabelle.model.device import check_device
-from mirabelle.model.state import copied
+from mirabelle.model.state import copied, fingerprint
 from mirabelle.planning.found import Attempt, Found, costs_of_result, place_of_goal
 from mirabelle.planning.measured import Measured
 from mirabelle.planning.measuring import Wanted, measured
@@ -233,25 +233,24 @@ class _Search:
     def _try(self, planner: Planner, plan: Plan, settings: TrialSettings) -> None:
         """Search around a plan with trials, and run the best of them as an attempt."""
         planner.limits = planner.limits or {"size": plan.costs["size"]}
-        training = self._kept_training(plan) if plan.metric < self._untrained else None
-        identity = files.digest_of_data([planner.found.to_data(), planner.limits, self._least])
+        identity = files.digest_of_data(
+            [fingerprint(self.model), self.task.fingerprint(), records.to_data(self.goal), self.seed]
+        )  # fmt: skip
         study = Trials(
-            model=self.model, task=self.task.with_teacher(self.teacher or self.model), planner=planner, training=training,
+            model=self.model, task=self.task.with_teacher(self.teacher or self.model), planner=planner,
+            training=lambda: self._of_trials(plan),
             out=self._place / "trials", settings=settings, identity=identity, seed=self.seed, tell=self.tell,
         )  # fmt: skip
         best = study.best()
         self.tell(f"best of {best.counted} trials: number {best.number}, {self._start.name} {best.metric:.4f} ({best.plan})")
         files.write_json(self._place / "attempt-1.json", {"step": [step_to_data(step) for step in best.steps]})
-        self._attempt(planner, plan, trains=training is not None)
+        self._attempt(planner, plan, trains=False)
 
-    def _kept_training(self, plan: Plan) -> Training | None:
-        """The training of all trials, which is found once for all workers in the folder."""
-        kept = self._place / "training.json"
-        if not kept.is_file():
-            found = self._training(plan, "trials", learned=False) if is_trainable(plan) else None
-            files.write_json(kept, None if found is None else records.to_data(found))
-        known = files.read_json(kept)
-        return None if known is None else records.build(Training, known, "train")
+    def _of_trials(self, plan: Plan) -> Training | None:
+        """The training of all trials: none if the plan is expected to lose little without one."""
+        if plan.metric >= self._untrained or not is_trainable(plan):
+            return None
+        return self._training(plan, "trials", learned=False)
 
     def _next_size(self, planner: Planner) -> list[Plan]:
         """A smaller plan if the metric allows it, or a larger one if this one lost too much; none close to what was tried."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from mirabelle import records
 from mirabelle.errors import UserError
 from mirabelle.job.comparison import compare
 from mirabelle.planning.draft import Key
+from mirabelle.planning.measured import Measured
 from mirabelle.planning.plan import Plan, Planner, learns
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.run import files
@@ -30,7 +33,7 @@ _RATE = 3.0  # by which the learning rate may be larger or smaller than that of 
 _BEAT, _LATE = 30, 120  # seconds: between signs of life of a worker, and after which its trial is taken up by another
 _POLLED = 2.0  # seconds between looks at the trials of other workers
 _STARTED, _WARM = 6, 1  # trials before any is stopped early, and epochs before one is
-_SLOT, _OF = "slot", "mirabelle"
+_SLOT, _OF, _BEGUN = "slot", "mirabelle", "begun with"
 
 Tell = Callable[[str], None]
 
@@ -84,8 +87,8 @@ class Trials:
     Args:
         model: trained.
         task: with its teacher.
-        planner: has the measurements and the limits.
-        training: of each trial; None for no training.
+        planner: has the measurements and the limits; those of the worker that began the study take their place.
+        training: gives the training of each trial, None for no training; it is asked by the worker that begins the study.
         out: folder of the trials.
         settings: of the study.
         identity: of model, data and goal: a study of another one is refused.
@@ -96,15 +99,12 @@ class Trials:
     model: nn.Module
     task: Task
     planner: Planner
-    training: Training | None
+    training: Callable[[], Training | None]
     out: Path
     settings: TrialSettings
     identity: str
     seed: int
     tell: Tell
-
-    def __post_init__(self) -> None:
-        self._keys = {f"{draft.structure}/{draft.form}": (draft.structure, draft.form) for draft in self.planner.drafts()}
 
     def best(self) -> BestTrial:
         """Work on the study until all of its trials are counted; the best one.
@@ -117,6 +117,8 @@ class Trials:
         optuna = _optuna()
         with _database(self.settings.storage):
             study = self._opened(optuna)
+            self._share(study)
+            self._keys = {f"{draft.structure}/{draft.form}": (draft.structure, draft.form) for draft in self.planner.drafts()}
             self._queue(study)
             while (left := self._left(study)) > 0:
                 if any(trial.state.name == "WAITING" for trial in self._with_slots(study)):
@@ -155,6 +157,20 @@ class Trials:
         study.set_user_attr(_OF, self.identity)
         return study
 
+    def _share(self, study: optuna.Study) -> None:
+        """Take the measurements, limits and training from the study, or begin it with one's own: all workers have the same."""
+        if _BEGUN not in study.user_attrs:
+            training = self.training()
+            begun = {
+                "found": self.planner.found.to_data(),
+                "limits": self.planner.limits,
+                "training": None if training is None else records.to_data(training),
+            }
+            study.set_user_attr(_BEGUN, json.dumps(begun))
+        known = json.loads(study.user_attrs[_BEGUN])
+        self.planner.found, self.planner.limits = Measured.from_data(known["found"]), known["limits"]
+        self._training = None if known["training"] is None else records.build(Training, known["training"], "train")
+
     def _with_slots(self, study: optuna.Study) -> list[Any]:
         return [trial for trial in study.get_trials(deepcopy=False) if _SLOT in trial.user_attrs]
 
@@ -173,7 +189,7 @@ class Trials:
         best = min(self.planner.drafts(), key=lambda draft: draft.change)
         key = f"{best.structure}/{best.form}"
         weights = {f"weight {name}": 1.0 for name in self._parts(self._keys[key])}
-        return {"plan": key, **weights, **({"rate": 1.0} if self.training else {})}
+        return {"plan": key, **weights, **({"rate": 1.0} if self._training else {})}
 
     def _parts(self, key: Key) -> list[str]:
         """The parts whose changes are weighted in plans of a structure and form."""
@@ -197,7 +213,7 @@ class Trials:
         plan = self._drawn(trial)
         if plan is None:
             raise optuna.TrialPruned("no plan for these weights is within the limits")
-        training = self.training
+        training = self._training
         if training is not None:
             factor = trial.suggest_float("rate", 1 / _RATE, _RATE, log=True)
             training = replace(training, lr=training.lr * factor)
