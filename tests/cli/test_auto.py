@@ -27,6 +27,7 @@ train = { epochs = 6, batch_size = 32, lr = 3e-3, precision = "float32" }
 [goal]
 max_drop = "3pt"
 size = "10%"
+latency = "any"
 [[step]]
 use = "quantize.Static"
 """
@@ -69,7 +70,7 @@ def test_a_recipes_model_data_and_goal_are_used(place: Path, capsys: pytest.Capt
 
 
 def test_a_missed_goal_has_its_own_exit_status(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--metric", "100%", "--parameters", "3.5%", "--time", "1 s", "--quiet"]
+    arguments = ["--metric", "100%", "--parameters", "3.5%", "--latency", "any", "--time", "1 s", "--quiet"]
     assert main.run(["auto", "recipe.toml", *arguments]) == 4
     out, told = capsys.readouterr()
     assert "Best: " in out
@@ -84,7 +85,7 @@ def test_a_dry_run_shows_the_plan_alone(place: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_limit_out_of_reach_says_what_is_possible(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.run(["auto", "recipe.toml", "--size", "40 B", "--quiet"]) == 2
+    assert main.run(["auto", "recipe.toml", "--size", "40 B", "--latency", "any", "--quiet"]) == 2
     told = capsys.readouterr().err
     assert "E114" in told
     assert "the least that is expected of each alone is size" in told

@@ -40,7 +40,7 @@ def net(task: Task, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
 def known(net: nn.Module, task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What was measured of the network for goals with a size, which is not measured again where it lies."""
     folder = tmp_path_factory.mktemp("known")
-    mirabelle.auto(net, task, {"size": "50%"}, folder, dry_run=True)
+    mirabelle.auto(net, task, {"size": "50%", "latency": "any"}, folder, dry_run=True)
     return folder / "measured.json"
 
 
@@ -54,8 +54,7 @@ def out(known: Path, tmp_path: Path) -> Path:
     "goal",
     [
         {"max_drop": "3pt", "size": "8%"},
-        {"max_drop": "3pt", "macs": "20%"},
-        {"max_drop": "3pt", "size": "20%", "parameters": "30%", "macs": "40%"},
+        {"max_drop": "3pt", "size": "20%", "parameters": "30%", "macs": "40%", "latency": "any"},
     ],
 )
 def test_the_goal_is_met_and_the_recipe_runs_by_itself(
@@ -67,7 +66,7 @@ def test_the_goal_is_met_and_the_recipe_runs_by_itself(
     assert found.met
     assert found.best is not None
     assert not found.best.shortfalls
-    assert found.plan.costs.keys() - {"latency"} == goal.keys() - {"max_drop"}
+    assert found.plan.costs.keys() - {"latency"} == goal.keys() - {"max_drop", "latency"}
     assert any("expected before any training" in line for line in told)
     assert all(torch.equal(one, other) for one, other in zip(before, net.parameters(), strict=True))
     best = json.loads((out / "best.json").read_text())
@@ -80,7 +79,7 @@ def test_the_goal_is_met_and_the_recipe_runs_by_itself(
 
 
 def test_without_a_limit_the_file_becomes_as_small_as_the_metric_allows(net: nn.Module, task: Task, out: Path) -> None:
-    found = mirabelle.auto(net, task, {"max_drop": "2pt"}, out, minutes=0.15)
+    found = mirabelle.auto(net, task, {"max_drop": "2pt", "latency": "any"}, out, minutes=0.15)
     assert found.best is not None
     assert found.best.profile.size_bytes.packed < 0.15 * found.best.start.size_bytes.torch  # type: ignore[operator]
     best = min((one for one in found.attempts if one.fits), key=lambda one: one.costs["size"])
@@ -89,7 +88,7 @@ def test_without_a_limit_the_file_becomes_as_small_as_the_metric_allows(net: nn.
 
 def test_a_plan_alone_runs_nothing(net: nn.Module, task: Task, out: Path) -> None:
     told: list[str] = []
-    found = mirabelle.auto(net, task, {"size": "10%"}, out, dry_run=True, tell=told.append)
+    found = mirabelle.auto(net, task, {"size": "10%", "latency": "any"}, out, dry_run=True, tell=told.append)
     assert (found.best, found.attempts, found.met) == (None, [], False)
     assert found.plan.costs["size"] <= 0.1 * sum(4 * p.numel() for p in net.parameters())
     assert not (out / "attempt-1").exists()
@@ -97,8 +96,8 @@ def test_a_plan_alone_runs_nothing(net: nn.Module, task: Task, out: Path) -> Non
 
 
 def test_another_goal_in_the_same_folder_has_attempts_of_its_own(net: nn.Module, task: Task, out: Path) -> None:
-    first = mirabelle.auto(net, task, {"size": "12%", "max_drop": "3pt"}, out, **QUICK)
-    second = mirabelle.auto(net, task, {"size": "6%", "max_drop": "3pt"}, out, **QUICK)
+    first = mirabelle.auto(net, task, {"size": "12%", "max_drop": "3pt", "latency": "any"}, out, **QUICK)
+    second = mirabelle.auto(net, task, {"size": "6%", "max_drop": "3pt", "latency": "any"}, out, **QUICK)
     assert first.best is not None
     assert second.best is not None
     assert (first.best.folder, second.best.folder) == (out / "attempt-1", out / "goal-2" / "attempt-1")
@@ -107,7 +106,7 @@ def test_another_goal_in_the_same_folder_has_attempts_of_its_own(net: nn.Module,
 
 
 @pytest.mark.parametrize(
-    "goal", [{"size": "20%", "metric": 1.0, "max_drop": "0pt"}, {"onnx_size": "60%", "latency": "any", "metric": 0.9999}]
+    "goal", [{"size": "20%", "metric": 1.0, "latency": "any"}, {"onnx_size": "60%", "latency": "any", "metric": 0.9999}]
 )
 def test_a_metric_out_of_reach_ends_with_the_closest(goal: dict[str, Any], task: Task, tmp_path: Path) -> None:
     """Also where the plan has nothing that could be trained, and where the time is over at once."""
@@ -139,7 +138,7 @@ def test_a_model_that_cannot_be_exported_is_refused_with_the_reason(task: Task, 
 
 
 def test_a_killed_search_goes_on(net: nn.Module, task: Task, tmp_path: Path) -> None:
-    goal = {"max_drop": "0pt", "macs": "4.5%"}
+    goal = {"max_drop": "0pt", "macs": "4.5%", "latency": "any"}
 
     def killed(event: dict[str, Any]) -> None:
         if event.get("event") == "gate":
@@ -160,7 +159,7 @@ def test_a_killed_search_goes_on(net: nn.Module, task: Task, tmp_path: Path) -> 
 
 def test_a_limit_that_nobody_can_meet_is_refused_with_the_least(net: nn.Module, task: Task, out: Path) -> None:
     with pytest.raises(UserError, match=r"E114.*the least that is expected.*size") as caught:
-        mirabelle.auto(net, task, {"size": "60 B"}, out)
+        mirabelle.auto(net, task, {"size": "60 B", "latency": "any"}, out)
     assert "relax size" in caught.value.remedy
 
 
@@ -174,7 +173,7 @@ def test_a_regression_without_labels_is_compressed(tmp_path: Path) -> None:
     x = torch.randn(400, 6)
     model = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 2)).eval()
     task = Task(train=x[:250], validation=x[250:320], test=x[320:])
-    found = mirabelle.auto(model, task, {"size": "30%", "max_drop": "10%"}, tmp_path, minutes=0.2)
+    found = mirabelle.auto(model, task, {"size": "30%", "max_drop": "10%", "latency": "any"}, tmp_path, minutes=0.2)
     assert found.best is not None
     assert found.best.profile.size_bytes.packed < 0.3 * found.best.start.size_bytes.torch  # type: ignore[operator]
 
@@ -189,5 +188,5 @@ def test_the_learning_rate_is_that_of_the_lowest_loss(net: nn.Module, task: Task
 
 def test_nothing_is_asked_of_a_model_that_is_within_the_limits(net: nn.Module, task: Task, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"E112.*within the limits as it is"):
-        mirabelle.auto(net, task, {"macs": "100%"}, tmp_path)
+        mirabelle.auto(net, task, {"macs": "100%", "latency": "any"}, tmp_path)
     assert not architecture_of(net).pruned

@@ -11,8 +11,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from mirabelle.errors import UserError
+from mirabelle.planning.trials import Trials, TrialSettings, _database
 
 optuna = pytest.importorskip("optuna")
 
@@ -85,11 +89,6 @@ def test_forty_trials_of_two_workers_on_sqlite(measured: Path, tmp_path: Path) -
     two_workers(measured, tmp_path, f"sqlite:///{tmp_path}/db/trials.db", 40)
 
 
-def test_two_workers_share_a_study_and_one_is_killed(measured: Path, tmp_path: Path) -> None:
-    (tmp_path / "db").mkdir()
-    two_workers(measured, tmp_path, f"sqlite:///{tmp_path}/db/trials.db", 4)
-
-
 @pytest.fixture
 def postgresql(tmp_path: Path) -> Iterator[str]:
     """The URL of a server of our own on a free port, run by a user without privileges."""
@@ -130,24 +129,30 @@ def test_two_workers_share_a_study_on_postgresql(postgresql: str, measured: Path
     two_workers(measured, tmp_path, postgresql, 4)
 
 
-def test_a_database_that_is_not_there_is_one_line(measured: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_forty_trials_of_two_workers_on_postgresql(postgresql: str, measured: Path, tmp_path: Path) -> None:
+    two_workers(measured, tmp_path, postgresql, 40)
+
+
+def test_a_database_that_is_not_there_is_one_line() -> None:
     pytest.importorskip("psycopg")
-    shutil.copytree(measured / "auto", tmp_path / "auto", ignore=shutil.ignore_patterns("trials"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    lost = worker(tmp_path, f"postgresql+psycopg://me:secret@127.0.0.1:{port}/none", 2)
-    out, _ = lost.communicate(timeout=120)
-    assert "E130" in out
-    assert f"127.0.0.1:{port}" in out
-    assert "secret" not in out.partition("UserError")[2]
+    url = f"postgresql+psycopg://me:secret@127.0.0.1:{port}/none"
+    with pytest.raises(UserError, match="E130") as caught, _database(url):
+        optuna.storages.RDBStorage(url)
+    assert f"127.0.0.1:{port}" in caught.value.message
+    assert "secret" not in str(caught.value)
 
 
-def test_a_study_of_another_goal_is_refused(measured: Path, tmp_path: Path) -> None:
-    shutil.copytree(measured / "auto", tmp_path / "auto")
-    study = optuna.load_study(study_name="mirabelle", storage=f"sqlite:///{tmp_path}/auto/trials/trials.db")
-    study.set_user_attr("mirabelle", "another")
-    again = worker(tmp_path, "", 1)
-    out, _ = again.communicate(timeout=120)
-    assert "E150" in out
-    assert "is of another model, data or goal" in out
+def test_a_study_of_another_goal_is_refused(tmp_path: Path) -> None:
+    def trials(identity: str) -> Any:
+        known: dict[str, Any] = dict.fromkeys(("model", "task", "planner", "training", "tell"))
+        return Trials(out=tmp_path, settings=TrialSettings(3), identity=identity, seed=0, **known)
+
+    with _database(None):
+        trials("one")._opened(optuna)
+        trials("one")._opened(optuna)
+        with pytest.raises(UserError, match=r"E150.*of another model, data or goal"):
+            trials("another")._opened(optuna)

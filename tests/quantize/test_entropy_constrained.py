@@ -133,6 +133,16 @@ def test_a_size_is_met_and_the_metric_kept(stripes: Task, tmp_path: Path) -> Non
     assert accuracy[1] > accuracy[0] - 0.03
 
 
+def test_a_size_that_a_training_does_not_meet_is_told(stripes: Task, tmp_path: Path) -> None:
+    told: list[str] = []
+    for size in ("40 B", "100 kB"):
+        run = Run(tmp_path / size)
+        quantize.EntropyConstrained(size=size, train=SHORT)(network(), stripes, run)
+        told.append(" ".join(event["text"] for event in read_events(run.folder) if event["event"] == "warning"))
+    assert "more than size = 40 B" in told[0]
+    assert "more than size" not in told[1]
+
+
 def test_the_end_of_the_training_is_kept_though_an_earlier_epoch_had_a_better_metric(stripes: Task, tmp_path: Path) -> None:
     dense = fit(network(), stripes, Training(epochs=8, batch_size=40, lr=3e-3, precision="float32"), Run(tmp_path / "dense"))
     found = []

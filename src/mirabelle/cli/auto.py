@@ -61,7 +61,7 @@ def command(
 
     \b
     Example:
-      mirabelle auto --model ./net.py:net --weights net.safetensors --data ./photos --max-drop 2pt --size 20%
+      mirabelle auto --model ./net.py:net --weights net.safetensors --data ./photos --max-drop 2pt --size 20% --latency any
     """
     from mirabelle.recipe.goal_file import read_goal_file
 

@@ -85,10 +85,15 @@ class BoundRate(nn.Module):
                 seen.add(id(parameter))
                 yield numbers
 
-    def _coded_bits(self) -> float:
-        """The bits of the present levels in a file."""
+    def coded_bytes(self) -> float:
+        """The bytes of the present levels in a file."""
         levels = [numbers.detach().round().clamp(-MOST, MOST).cpu().numpy() for numbers in self._positions()]
-        return _BITS * sum(map(length_of_levels, levels))
+        return sum(map(length_of_levels, levels))
+
+    @property
+    def most_bytes(self) -> float | None:
+        """The size that is not to be exceeded, in bytes; None if there is none."""
+        return None if self._most is None else self._most / _BITS
 
     def _controlled(self, bits: float, progress: float) -> float:
         """The weight for this step, after a look at the present size."""
@@ -96,7 +101,7 @@ class BoundRate(nn.Module):
         self.waited.add_(1)
         if progress >= float(self.due) and int(self.waited) >= _LEAST_STEPS:
             self.waited.zero_()
-            self.ratio.fill_(self._coded_bits() / max(bits, 1.0))
+            self.ratio.fill_(_BITS * self.coded_bytes() / max(bits, 1.0))
             self.due.fill_(progress + _BETWEEN)
         bits *= float(self.ratio)
         if not self.first:

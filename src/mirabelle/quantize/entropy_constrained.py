@@ -101,7 +101,7 @@ class EntropyConstrained:
         given = opened(model, self, run)
         form, in_training = self._begun(given, task, run)
         told(given, _finished(form, in_training), self, task, run)
-        finish = partial(_finished_without_idle_units, form, task=task, run=run)
+        finish = partial(_finished_without_idle_units, form, size=self.size, task=task, run=run)
         return Prepared(in_training, terms=self._terms(), controls=partial(_controls, form, task=task, run=run), finish=finish)
 
     def _begun(self, given: nn.Module, task: Task, run: Run) -> tuple[FoldedForm, nn.Module]:
@@ -171,9 +171,18 @@ def _clear_idle_units(form: FoldedForm, trained: nn.Module, *, task: Task, run: 
         run.event("idle units", cleared=cleared)
 
 
-def _finished_without_idle_units(form: FoldedForm, trained: nn.Module, *, task: Task, run: Run) -> nn.Module:
-    """The trained model with codebook layers."""
+def _finished_without_idle_units(
+    form: FoldedForm, trained: nn.Module, *, size: str | float | None, task: Task, run: Run
+) -> nn.Module:
+    """The trained model with codebook layers; if its size is above the one that was asked for, that is told."""
+    from mirabelle.objectives.bound_rate import BoundRate
+
     _clear_idle_units(form, trained, task=task, run=run)
+    layers: list[Any] = [trained.get_submodule(name) for name in form.names]
+    rate = BoundRate(layers, size)
+    if rate.most_bytes is not None and (coded := rate.coded_bytes()) > rate.most_bytes:
+        text = f"the coded weights and biases take {coded:,.0f} bytes, more than size = {size}: raise it, or train longer"
+        run.event("warning", text=text)
     return _finished(form, trained)
 
 
