@@ -192,7 +192,7 @@ def test_every_dependency_is_constrained() -> None:
     names = {
         re.split(r"[<>=]", line)[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()
     }
-    assert {re.split(r"[<>=[]", entry)[0].lower() for entry in wanted} <= names
+    assert {re.split(r"[<>=]", entry)[0].lower() for entry in wanted} <= names
 
 
 def test_the_public_names_are_there() -> None:

@@ -169,7 +169,7 @@ MISTAKES = {
     ),
     "rank given twice": Mistake(
         "E111",
-        "give one of energy, rank, ratio, or limits for macs, parameters, size, latency; got energy, rank",
+        "give one of energy, rank, ratio, ranks, or limits for macs, parameters, size, latency; got energy, rank",
         "for example: energy = 0.9",
         ('[[step]]\nuse = "prune', '[[step]]\nuse = "factorize.Linear"\nrank = 4\nenergy = 0.5\n[[step]]\nuse = "prune'),
     ),

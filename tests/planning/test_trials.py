@@ -146,6 +146,7 @@ def test_a_database_that_is_not_there_is_one_line() -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_study_of_another_goal_is_refused(tmp_path: Path) -> None:
     def trials(identity: str) -> Any:
         known: dict[str, Any] = dict.fromkeys(("model", "task", "planner", "training", "tell"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -115,7 +116,8 @@ class Trials:
                 limits.
         """
         optuna = _optuna()
-        with _database(self.settings.storage):
+        with _database(self.settings.storage), warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study = self._opened(optuna)
             self._share(study)
             self._keys = {f"{draft.structure}/{draft.form}": (draft.structure, draft.form) for draft in self.planner.drafts()}
