@@ -160,6 +160,8 @@ class _Search:
         found = measured(self.model, self.task, run, wanted, self.tell, kept=self.out / "measured.json")
         for note in found.notes:
             self.tell(note)
+        if self.goal.threads is not None or self.goal.runtime is not None:
+            self.tell("plans are timed in ONNX Runtime with the threads of the run; attempts are judged as the goal says")
         self.limits: dict[str, float] = {
             name: limit_of(name, asked, self._whole(name, found)) for name, asked in limited.items()
         }
