@@ -18,6 +18,7 @@ STRUCTURES: tuple[Structure, ...] = ("whole", "units", "ranks")
 COSTS = ("size", "onnx_size", "latency", "macs", "parameters")
 _GAP = 5e-3  # accepted distance to the optimum; measured changes are less certain
 _LEAST = 1e-9
+_SHOWN = 0.05  # of the milliseconds of all operators: what a cut saves must be more than what timing repeats within
 _LEAST_SHARES = (0.0, 0.25, 0.5, 0.75)  # of each group, where weights are coded as well: fewer units leave less that is alike
 _NEVER = 1e3  # the damage of an option that must not be chosen; changes of outputs are at most about 1
 # Steps of few bits already use that the inputs of a layer are alike. The factors of a layer have no such inputs: on LeNet-5,
@@ -216,7 +217,9 @@ class _Problem:
             return _scaled(times, own.latency / max(whole, _LEAST))
         times = dict(self.found.times)
         full, cut = _whole(times), Constraint("", 0.0, times).cost(self.found.cut)
-        slope = max((own.latency - own.latency_when_cut) / max(full - cut, _LEAST), 0.0)
+        slope = own.latency / max(full, _LEAST)  # in proportion, unless the operators show what the cut saves
+        if full - cut > _SHOWN * full:
+            slope = max((own.latency - own.latency_when_cut) / (full - cut), 0.0)
         return _sum([_scaled(times, slope), {(): np.array(own.latency - slope * full)}])
 
     def _by_ranks(self, whole: float, costs: Sequence[Sequence[float]]) -> dict[tuple[int, ...], Table]:

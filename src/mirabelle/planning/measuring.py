@@ -19,7 +19,7 @@ from mirabelle.artifact.tensor_costs import costs_of
 from mirabelle.calibration.samples import CalibrationSamples
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import count_parameters, multiply_accumulates, onnx_file
-from mirabelle.model.architecture import replaced_modules
+from mirabelle.model.architecture import architecture_of, replaced_modules
 from mirabelle.model.state import fingerprint, tensors_of_module
 from mirabelle.planning.measured import FORMS, Form, FormMeasured, Measured, Part
 from mirabelle.planning.noise import metrics_by_change
@@ -45,8 +45,9 @@ _MOST_RANKS = 6  # options of a layer
 _STEPS = 7  # options of the step of a layer's weight
 _MOST_CHANGE = 1e6  # for outputs that are not finite: plans need numbers
 _LEAST_UNITS = 2
+_TIMED_MULTIPLE = 8  # of units where milliseconds count: kernels take as long for 6 channels as for 8, or longer
 _SHARES = (0.12, 0.06, 0.03, 0.015)  # of float32: sizes of all coded weights for which the change is measured
-_VERSION = 6  # of what is measured, and how
+_VERSION = 7  # of what is measured, and how
 _TENTH = 0.1  # of the bytes of float32: the size of coded weights with which the rest of a file is measured
 _LEFT = (7 / 8, 5 / 8, 3 / 8)  # of all units, in the cuts by which fitting is judged
 
@@ -206,16 +207,20 @@ class _Measuring:
             self.notes.append(f"no channels, neurons or heads can be cut: {error.errors[0].message}")
             return {}
         items = plan.items
-        parts, whole = [], [len(item) for item, _ in items]
+        whole = [len(item) for item, _ in items]
+        multiple = _TIMED_MULTIPLE if self.wanted.timed else 1
+        options = [_counts(len(item), item.allowed, multiple) for item, _ in items]
+        rewriting = self._rewriting(plan, options)
+        parts = []
         for place, (item, names) in enumerate(items):
             self.tell(f"units {names[0]} ({place + 1} of {len(items)})")
-            options = _counts(len(item), item.allowed)
+            own = options[place] if place not in rewriting or len(rewriting) == len(items) else (len(item),)
             changes = []
-            for count in options:
+            for count in own:
                 counts = [*whole[:place], count, *whole[place + 1 :]]
                 changes.append(0.0 if count == len(item) else self._change_of(plan.with_counts(counts)))
-            shares = tuple(count / len(item) for count in options)
-            parts.append(Part(names[0], tuple(map(float, options)), _falling(changes), shares))
+            shares = tuple(count / len(item) for count in own)
+            parts.append(Part(names[0], tuple(map(float, own)), _falling(changes), shares))
         found: dict[str, Any] = {
             "units": parts, "parameters_of": plan.parameters_by_name(), "macs_of": plan.macs(),
             "recovered": self._recovered(plan, parts),
@@ -227,6 +232,23 @@ class _Measuring:
             smaller = plan.with_counts([int(part.options[option]) for part, option in zip(parts, cut, strict=True)])
             found |= {"cut": cut, "forms": {form: self._timed_when_cut(form, one, smaller) for form, one in self.forms.items()}}
         return found
+
+    def _rewriting(self, plan: ChannelPlan, options: Sequence[tuple[int, ...]]) -> set[int]:
+        """The places of groups whose cut the code of the model does not work with.
+
+        A program would replace the code then, without layers that could be fitted or quantized. Unless all groups are such,
+        these keep their units.
+        """
+        whole = [own[-1] for own in options]
+        found = {}
+        for place, own in enumerate(options):
+            smaller = plan.with_counts([*whole[:place], own[0], *whole[place + 1 :]])
+            if (why := architecture_of(smaller).rewritten) and own[0] < own[-1]:
+                found[place] = why
+        names = [plan.items[place][1][0] for place in found]
+        if names and len(names) < len(options):
+            self.notes.append(f"{', '.join(names)}: all units stay, as the code of the model has these widths written into it")
+        return set(found)
 
     def _timed_when_cut(self, form: Form, one: FormMeasured, smaller: nn.Module) -> FormMeasured:
         if one.why_not:
@@ -321,11 +343,18 @@ def _slope(one: Option, other: Option) -> float:
     return (one.change - other.change) / max(other.size_bytes - one.size_bytes, 1e-9)
 
 
-def _counts(size: int, allowed: Sequence[int]) -> tuple[int, ...]:
-    """The allowed numbers of units nearest to eighths of all, ascending; the last is all."""
-    least = min(size, _LEAST_UNITS)
-    wanted = sorted({max(round(size * part / 8), least) for part in _EIGHTHS})
-    return tuple(sorted({min(allowed, key=lambda one: abs(one - count)) for count in wanted} | {size}))
+def _counts(size: int, allowed: Sequence[int], multiple: int) -> tuple[int, ...]:
+    """The allowed numbers of units nearest to eighths of all, ascending; the last is all.
+
+    Args:
+        size: all units.
+        allowed: numbers of units that may stay.
+        multiple: of which the numbers are multiples, if there are at least two of them.
+    """
+    unit = multiple if size >= 2 * multiple else 1
+    least = max(min(size, _LEAST_UNITS), unit)
+    wanted = {max(round(size * part / 8 / unit) * unit, least) for part in _EIGHTHS}
+    return tuple(sorted({min(allowed, key=lambda one: abs(one - count)) for count in sorted(wanted)} | {size}))
 
 
 def _spread(levels: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
