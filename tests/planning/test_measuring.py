@@ -1,0 +1,65 @@
+"""What is measured of a model: options of widths, groups that the code fixes, and steps on the lower hull."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mirabelle import Run, Task
+from mirabelle.planning.measuring import Wanted, _coded, _counts, measured
+from mirabelle.quantize.level_search import Option
+
+
+@pytest.mark.parametrize(
+    ("size", "multiple", "counts"),
+    [
+        (16, 1, (2, 4, 6, 8, 10, 12, 14, 16)), (16, 8, (8, 16)), (64, 8, (8, 16, 24, 32, 40, 48, 56, 64)),
+        (12, 8, (2, 3, 4, 6, 8, 9, 10, 12)), (3, 1, (2, 3)), (1, 1, (1,)), (20, 8, (8, 16, 20)),
+    ],
+)  # fmt: skip
+def test_widths_are_eighths_and_multiples(size: int, multiple: int, counts: tuple[int, ...]) -> None:
+    assert _counts(size, range(1, size + 1), multiple) == counts
+
+
+def test_steps_that_another_one_beats_in_both_are_left_out() -> None:
+    options = [
+        Option(4.0, 1.0, 10.0),
+        Option(2.0, 0.5, 40.0),
+        Option(1.0, 0.4, 20.0),
+        Option(0.5, 0.1, 50.0),
+        Option(0.2, 0.2, 60.0),
+    ]
+    part = _coded("layer", options)
+    assert part.sizes == (10.0, 20.0, 50.0)
+    assert part.changes == (1.0, 0.4, 0.1)
+
+
+class Fixed(nn.Module):
+    """The code has the width of the first convolution written into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 12, 3), nn.Linear(12 * 16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.one(x).relu().reshape(-1, 8, 6, 6)
+        return self.three(self.two(x).relu().flatten(1))
+
+
+def test_groups_whose_cut_replaces_the_code_stay_whole(images: Task, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    told: list[str] = []
+    kept = tmp_path / "measured.json"
+    wanted = Wanted(coded=False, timed=False)
+    found = measured(Fixed().eval(), images, Run(tmp_path / "run"), wanted, told.append, kept=kept)
+    options = {part.name: part.options for part in found.units}
+    assert options["one.weight:0"] == (8.0,)
+    assert options["two.weight:0"] == (2.0, 3.0, 4.0, 6.0, 8.0, 9.0, 10.0, 12.0)
+    assert "one.weight:0: all units stay" in " ".join(found.notes)
+    assert found.recovered[0] == (0.0, 0.0)
+    assert len(found.recovered) > 1
+    measured(Fixed().eval(), images, Run(tmp_path / "run"), wanted, told.append, kept=kept)
+    assert not any("are used" in line for line in told), "another model is measured anew"
