@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,20 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@contextmanager
+def opened(url: str) -> Iterator[Any]:
+    storage = optuna.storages.RDBStorage(url)
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
 def counted(url: str) -> list[int]:
-    study = optuna.load_study(study_name="mirabelle", storage=url)
-    return [one.user_attrs["slot"] for one in study.get_trials() if one.state.name in ("COMPLETE", "PRUNED")]
+    with opened(url) as storage:
+        study = optuna.load_study(study_name="mirabelle", storage=storage)
+        return [one.user_attrs["slot"] for one in study.get_trials() if one.state.name in ("COMPLETE", "PRUNED")]
 
 
 def two_workers(measured: Path, place: Path, url: str, trials: int) -> None:
@@ -77,7 +89,7 @@ def two_workers(measured: Path, place: Path, url: str, trials: int) -> None:
     time.sleep(0.3)
     one.send_signal(signal.SIGKILL)
     one.communicate()
-    out, _ = other.communicate(timeout=300)
+    out, _ = other.communicate(timeout=900)
     assert other.returncode == 0, out
     assert sorted(counted(url)) == list(range(trials))
     assert f"best of {trials} trials" in out
@@ -152,8 +164,8 @@ def test_a_study_of_another_goal_is_refused(tmp_path: Path) -> None:
         known: dict[str, Any] = dict.fromkeys(("model", "task", "planner", "training", "tell"))
         return Trials(out=tmp_path, settings=TrialSettings(3), identity=identity, seed=0, **known)
 
-    with _database(None):
-        trials("one")._opened(optuna)
-        trials("one")._opened(optuna)
+    with opened(f"sqlite:///{tmp_path}/trials.db") as storage:
+        trials("one")._opened(optuna, storage)
+        trials("one")._opened(optuna, storage)
         with pytest.raises(UserError, match=r"E150.*of another model, data or goal"):
-            trials("another")._opened(optuna)
+            trials("another")._opened(optuna, storage)

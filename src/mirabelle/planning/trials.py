@@ -34,6 +34,7 @@ _RATE = 3.0  # by which the learning rate may be larger or smaller than that of 
 _BEAT, _LATE = 30, 120  # seconds: between signs of life of a worker, and after which its trial is taken up by another
 _POLLED = 2.0  # seconds between looks at the trials of other workers
 _STARTED, _WARM = 6, 1  # trials before any is stopped early, and epochs before one is
+_TRIES = 5  # to open the database
 _SLOT, _OF, _BEGUN = "slot", "mirabelle", "begun with"
 
 Tell = Callable[[str], None]
@@ -118,19 +119,26 @@ class Trials:
         optuna = _optuna()
         with _database(self.settings.storage), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study = self._opened(optuna)
-            self._share(study)
-            self._keys = {f"{draft.structure}/{draft.form}": (draft.structure, draft.form) for draft in self.planner.drafts()}
-            self._queue(study)
-            while (left := self._left(study)) > 0:
-                if any(trial.state.name == "WAITING" for trial in self._with_slots(study)):
-                    study.optimize(self._objective, n_trials=1, catch=(_NoSlotError,))
-                else:
-                    self.tell(f"{left} trials are at work elsewhere")
-                    time.sleep(_POLLED)
-                    optuna.storages.fail_stale_trials(study)
-                    self._queue(study)
-            return self._best_of(study)
+            storage = self._storage(optuna)
+            try:
+                study = self._opened(optuna, storage)
+                self._share(study)
+                self._keys = {
+                    f"{draft.structure}/{draft.form}": (draft.structure, draft.form) for draft in self.planner.drafts()
+                }
+                self._queue(study)
+                while (left := self._left(study)) > 0:
+                    if any(trial.state.name == "WAITING" for trial in self._with_slots(study)):
+                        study.optimize(self._objective, n_trials=1, catch=(_NoSlotError,))
+                    else:
+                        self.tell(f"{left} trials are at work elsewhere")
+                        time.sleep(_POLLED)
+                        optuna.storages.fail_stale_trials(study)
+                        self._queue(study)
+                return self._best_of(study)
+            finally:
+                storage.remove_session()
+                storage.engine.dispose()
 
     def counted(self, study: optuna.Study) -> dict[int, Any]:
         """Slot of each trial that is finished or was stopped early -> the first trial that has it."""
@@ -140,14 +148,31 @@ class Trials:
                 found.setdefault(trial.user_attrs[_SLOT], trial)
         return found
 
-    def _opened(self, optuna: Any) -> Any:
+    def _storage(self, optuna: Any) -> Any:
+        """The database of the study, in which workers give signs of life."""
         url = self.settings.storage or f"sqlite:///{(self.out / 'trials.db').resolve()}"
         self.out.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = optuna.storages.RDBStorage(
-            url, heartbeat_interval=self.settings.beat, grace_period=self.settings.late,
-            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
-        )  # fmt: skip
+        import sqlalchemy.exc
+
+        for left in reversed(range(_TRIES)):  # two workers that begin at once both create the tables: one of them is refused
+            try:
+                return optuna.storages.RDBStorage(
+                    url, heartbeat_interval=self.settings.beat, grace_period=self.settings.late,
+                    heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+                )  # fmt: skip
+            except sqlalchemy.exc.SQLAlchemyError:
+                if not left:
+                    raise
+                time.sleep(_POLLED / 4)
+        raise AssertionError("the last try returns or raises")
+
+    def _opened(self, optuna: Any, storage: Any) -> Any:
+        """The study in the database, which is begun if it is not there.
+
+        Raises:
+            UserError: E150 if it is of another model, data or goal.
+        """
         study = optuna.create_study(
             storage=storage, study_name=self.settings.study, direction="maximize", load_if_exists=True,
             sampler=optuna.samplers.TPESampler(seed=None, multivariate=True, group=True),
