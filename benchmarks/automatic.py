@@ -25,6 +25,7 @@ from mirabelle import Run, Task, Training, auto, compress, prune, quantize
 from mirabelle.job.fitting import Limit, fitted
 from mirabelle.job.techniques import OpenRecipe
 from mirabelle.model.state import copied
+from mirabelle.planning import Found
 from mirabelle.report import read_report
 from mirabelle.run import files
 from mirabelle.sources import task_from
@@ -49,6 +50,11 @@ def opened(name: str, options: argparse.Namespace) -> tuple[nn.Module, Task]:
     return fit(lenet5(), task, training, place).eval(), task
 
 
+def searched(model: nn.Module, task: Task, goal: dict[str, str], folder: Path) -> Found:
+    """The result for a goal, in a folder whose measurements serve all goals."""
+    return auto(model, task, goal, folder, minutes=1, tell=lambda line: print(line, flush=True))
+
+
 def planned(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Each goal, with what was expected of each limited cost and what the run measured."""
     found = []
@@ -57,13 +63,7 @@ def planned(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         kept = folder / "result.json"
         if not kept.is_file():
             model, task = opened(name, options)
-            shared = options.out / name / f"measured-{'-'.join(sorted(goal))}.json"
-            if shared.is_file():
-                files.write(folder / "measured.json", shared.read_bytes())
-            result = auto(
-                model, task, {**goal, "max_drop": "20pt"}, folder, minutes=1, tell=lambda line: print(line, flush=True)
-            )
-            files.write(shared, (folder / "measured.json").read_bytes())
+            result = searched(model, task, {**goal, "max_drop": "20pt"}, options.out / name / "auto")
             one = result.attempts[0]
             assert result.best is not None, "the plan was run"
             row = {
@@ -84,18 +84,7 @@ def uniform(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         kept = folder / "result.json"
         if not kept.is_file():
             model, task = opened(name, options)
-            shared = options.out / name / f"measured-{kind}.json"
-            if shared.is_file():
-                files.write(folder / "auto" / "measured.json", shared.read_bytes())
-            result = auto(
-                model,
-                task,
-                {kind: budget, "max_drop": "50pt"},
-                folder / "auto",
-                minutes=1,
-                tell=lambda line: print(line, flush=True),
-            )
-            files.write(shared, (folder / "auto" / "measured.json").read_bytes())
+            result = searched(model, task, {kind: budget, "max_drop": "50pt"}, options.out / name / "auto")
             limit = Limit.of(kind, budget, copied(model), task)
             recipe = OpenRecipe("uniform", lambda amount: list(same_everywhere(kind, amount)))
             steps = fitted(recipe, limit, model, task, folder / "amount.json").steps

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -66,3 +67,14 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     task = Task(train=(inputs, targets), test=(inputs, targets), name="noise")
     place, train = tmp_path_factory.mktemp("original") / "run", Training(epochs=3, batch_size=32, lr=0.02)
     return compress(nn.Linear(8, 3), task, [quantize.Static()], {"size": "1 B"}, out=place, baseline=train).folder
+
+
+@pytest.fixture
+def points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with points.npz, three classes of points in eight dimensions; it is the working folder."""
+    rng = np.random.default_rng(0)
+    centers, targets = 2 * rng.standard_normal((3, 8)), np.arange(900) % 3
+    inputs = (centers[targets] + rng.standard_normal((900, 8))).astype(np.float32)
+    np.savez(tmp_path / "points.npz", inputs=inputs, targets=targets)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

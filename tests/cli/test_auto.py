@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mirabelle.cli import main
@@ -34,15 +33,10 @@ use = "quantize.Static"
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    rng = np.random.default_rng(0)
-    centers, targets = 2 * rng.standard_normal((3, 8)), np.arange(900) % 3
-    inputs = (centers[targets] + rng.standard_normal((900, 8))).astype(np.float32)
-    np.savez(tmp_path / "points.npz", inputs=inputs, targets=targets)
-    (tmp_path / "net.py").write_text(NET)
-    (tmp_path / "recipe.toml").write_text(RECIPE)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def place(points: Path) -> Path:
+    (points / "net.py").write_text(NET)
+    (points / "recipe.toml").write_text(RECIPE)
+    return points
 
 
 def test_a_recipes_model_data_and_goal_are_used(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

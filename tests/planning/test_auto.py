@@ -119,6 +119,18 @@ def test_a_metric_out_of_reach_ends_with_the_closest(goal: dict[str, Any], task:
     assert [one.name for one in found.best.shortfalls] == ["metric"]
 
 
+def test_a_plan_without_anything_to_train_is_run_once(task: Task, tmp_path: Path) -> None:
+    """Numbers of 8 bits in whole layers have nothing to train: other plans follow, not the same again."""
+    torch.manual_seed(1)
+    weak = nn.Sequential(nn.Linear(8, 96), nn.ReLU(), nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 3))
+    weak = fit(weak, task, Training(epochs=1, batch_size=32, lr=3e-4), Run(tmp_path / "net")).eval()
+    found = mirabelle.auto(weak, task, {"onnx_size": "45%", "latency": "any", "metric": 1.0}, tmp_path / "auto", minutes=0.25)
+    recipes = [json.dumps(one.steps) for one in found.attempts]
+    assert found.attempts[0].metric < 1.0, "the first plan misses the metric"
+    assert not found.attempts[0].trained
+    assert len(set(recipes)) == len(recipes)
+
+
 def test_a_metric_that_no_model_has_is_refused_at_once(net: nn.Module, task: Task, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="E113"):
         mirabelle.auto(net, task, {"metric": "150%"}, tmp_path)

@@ -10,11 +10,12 @@ import numpy as np
 
 from mirabelle.allocation.knapsack import Constraint, Table, allocate, tables_of
 from mirabelle.errors import UserError
-from mirabelle.planning.measured import Form, Measured, Part
+from mirabelle.planning.measured import FORMS, Form, Measured, Part
 
 Structure = Literal["whole", "units", "ranks"]
 Key = tuple[Structure, Form]
 STRUCTURES: tuple[Structure, ...] = ("whole", "units", "ranks")
+KEYS: tuple[Key, ...] = tuple((structure, form) for structure in STRUCTURES for form in FORMS)
 COSTS = ("size", "onnx_size", "latency", "macs", "parameters")
 _GAP = 5e-3  # accepted distance to the optimum; measured changes are less certain
 _LEAST = 1e-9

@@ -16,8 +16,8 @@ from mirabelle.calibration.samples import CalibrationSamples
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import count_parameters, multiply_accumulates, onnx_file
 from mirabelle.job.fitting import previewed
-from mirabelle.planning.draft import STRUCTURES, Draft, Key, drafted, least_possible
-from mirabelle.planning.measured import FORMS, Measured
+from mirabelle.planning.draft import KEYS, Draft, Key, drafted, least_possible
+from mirabelle.planning.measured import Measured
 from mirabelle.planning.measuring import SAMPLES, quantizing, stopwatch, without_codes
 from mirabelle.quantize.output_change import OutputChange
 from mirabelle.step import Step
@@ -183,7 +183,7 @@ class Planner:
 
     def drafts(self) -> list[Draft]:
         """The draft of each structure and form that is expected to be within the limits."""
-        drafts = [self.draft((structure, form)) for structure in STRUCTURES for form in FORMS]
+        drafts = [self.draft(key) for key in KEYS]
         return [self._as_seen(draft) for draft in drafts if draft is not None]
 
     def others(self, keys: Sequence[Key]) -> list[Plan]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -19,6 +19,7 @@ from mirabelle.job.learned import nothing_learned, standing
 from mirabelle.job.result import Result
 from mirabelle.model.device import check_device
 from mirabelle.model.state import copied, fingerprint
+from mirabelle.planning.draft import COSTS, KEYS
 from mirabelle.planning.found import Attempt, Found, costs_of_result, place_of_goal
 from mirabelle.planning.measured import Measured
 from mirabelle.planning.measuring import Wanted, measured
@@ -155,7 +156,7 @@ class _Search:
         assert least is not None, "a goal without a limit of the metric gets one"
         self._start, self._least = start.metric, least
         run = Run(self.out / "measuring", seed=self.seed)
-        limited = {name: value for name in LIMITS if (value := getattr(self.goal, name)) not in (None, "any")}
+        limited = {name: value for name in COSTS if (value := getattr(self.goal, name)) not in (None, "any")}
         wanted = Wanted("size" in limited or not limited, not self.goal.may_be_slower, self.goal.batch or 1)
         found = measured(self.model, self.task, run, wanted, self.tell, kept=self.out / "measured.json")
         for note in found.notes:
@@ -220,17 +221,23 @@ class _Search:
             plan, trains = queue.pop(0)
             attempt = self._attempt(planner, plan, trains=trains and is_trainable(plan))
             if attempt is None:
-                queue = queue or [(other, True) for other in planner.others([plan.key])[:1]]
+                queue = queue or self._others(planner, plan)
             elif not self._within(attempt):
                 queue = [(other, trains) for other in planner.corrected(plan, attempt.costs)] + queue
             elif attempt.fits and self.limits:
                 return
-            elif not attempt.fits and not attempt.trained:
+            elif not attempt.fits and not attempt.trained and is_trainable(plan):
                 queue.insert(0, (plan, True))
             elif not attempt.fits and self.limits and not queue:
-                queue = [(other, True) for other in planner.others([plan.key])[:1]] or [(plan, True)]
+                queue = self._others(planner, plan) or [(plan, True)] * is_trainable(plan)
             if not self.limits and not queue:
                 queue = [(other, other.metric < self._untrained) for other in self._next_size(planner)]
+
+    def _others(self, planner: Planner, plan: Plan) -> list[tuple[Plan, bool]]:
+        """The best plan of a structure and form that no attempt had, to be trained."""
+        had = [one.plan for one in self.attempts]
+        keys = [key for key in KEYS if "/".join(key) in had]
+        return [(other, True) for other in planner.others([plan.key, *keys])]
 
     def _try(self, planner: Planner, plan: Plan, settings: TrialSettings) -> None:
         """Search around a plan with trials, and run the best of them as an attempt."""
@@ -252,7 +259,7 @@ class _Search:
         """The training of all trials: none if the plan is expected to lose little without one."""
         if plan.metric >= self._untrained or not is_trainable(plan):
             return None
-        return self._training(plan, "trials", learned=False)
+        return self._training(plan, "trials", learned=learns(plan))
 
     def _next_size(self, planner: Planner) -> list[Plan]:
         """A smaller plan if the metric allows it, or a larger one if this one lost too much; none close to what was tried."""
@@ -330,6 +337,8 @@ class _Search:
     def _begun(self, plan: Plan, name: str, *, trains: bool) -> dict[str, Any] | None:
         """The recipe of a new attempt. If there is no time for its training: without it, or none if something was run before.
 
+        None, too, for a recipe that was run already.
+
         Raises:
             UserError: E112 if the plan changes nothing.
         """
@@ -341,7 +350,8 @@ class _Search:
         steps = plan.steps(training, learned=learned and training is not None)
         if not steps:
             raise UserError("E112", "the given model is within the limits as it is", "ask for more: a smaller limit")
-        return {"step": [step_to_data(step) for step in steps]}
+        tables = [step_to_data(step) for step in steps]
+        return None if tables in [one.steps for one in self.attempts] else {"step": tables}
 
     def _training(self, plan: Plan, name: str, *, learned: bool) -> Training | None:
         run = Run(self._place / "measuring" / name, seed=self.seed)
@@ -382,8 +392,3 @@ class _Search:
         attempts = [records.to_data(one) for one in self.attempts]
         folder = str((self._place / best.name).relative_to(self.out))
         files.write_json(self.out / "best.json", {"best": folder, "limits": self.limits, "attempts": attempts})
-
-
-LIMITS: tuple[Literal["size", "onnx_size", "latency", "macs", "parameters"], ...] = (
-    "size", "onnx_size", "latency", "macs", "parameters",
-)  # fmt: skip
