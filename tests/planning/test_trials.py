@@ -158,14 +158,33 @@ def test_a_database_that_is_not_there_is_one_line() -> None:
     assert "secret" not in str(caught.value)
 
 
+def bare(out: Path, identity: str = "one") -> Trials:
+    """A worker that has nothing to carry out."""
+    known: dict[str, Any] = dict.fromkeys(("model", "task", "planner", "training", "tell"))
+    return Trials(out=out, settings=TrialSettings(3), identity=identity, seed=0, **known)
+
+
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_study_of_another_goal_is_refused(tmp_path: Path) -> None:
-    def trials(identity: str) -> Any:
-        known: dict[str, Any] = dict.fromkeys(("model", "task", "planner", "training", "tell"))
-        return Trials(out=tmp_path, settings=TrialSettings(3), identity=identity, seed=0, **known)
-
     with opened(f"sqlite:///{tmp_path}/trials.db") as storage:
-        trials("one")._opened(optuna, storage)
-        trials("one")._opened(optuna, storage)
+        bare(tmp_path)._opened(optuna, storage)
+        bare(tmp_path)._opened(optuna, storage)
         with pytest.raises(UserError, match=r"E150.*of another model, data or goal"):
-            trials("another")._opened(optuna, storage)
+            bare(tmp_path, "another")._opened(optuna, storage)
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_slot_that_two_workers_queue_at_once_is_tried_once(tmp_path: Path) -> None:
+    with opened(f"sqlite:///{tmp_path}/trials.db") as storage:
+        worker = bare(tmp_path)
+        study = worker._opened(optuna, storage)
+        for slot in (2, 2):  # both workers saw it free
+            study.enqueue_trial({}, user_attrs={"slot": slot})
+        first, second = study.ask(), study.ask()
+        assert not worker._is_of_another(first, 2)
+        assert worker._is_of_another(second, 2)
+        study.tell(first, state=optuna.trial.TrialState.FAIL)  # its worker was killed: the other may take the slot
+        assert not worker._is_of_another(second, 2)
+        study.tell(second, 0.5)
+        study.enqueue_trial({}, user_attrs={"slot": 2})
+        assert worker._is_of_another(study.ask(), 2)

@@ -212,6 +212,16 @@ class Trials:
                 given = self._plan_itself() if slot == 0 else {}
                 study.enqueue_trial(given, user_attrs={_SLOT: slot})
 
+    def _is_of_another(self, trial: optuna.Trial, slot: int) -> bool:
+        """Whether another trial has the slot: two workers that find it free in the same moment both put it into the queue.
+
+        A trial that is counted has it; otherwise the one with the lowest number, whether it waits or is at work.
+        """
+        others = [other for other in self._with_slots(trial.study) if other.user_attrs[_SLOT] == slot]
+        return slot in self.counted(trial.study) or any(
+            other.number < trial.number and other.state.name != "FAIL" for other in others
+        )
+
     def _plan_itself(self) -> dict[str, Any]:
         best = min(self.planner.drafts(), key=lambda draft: draft.change)
         key = f"{best.structure}/{best.form}"
@@ -234,8 +244,7 @@ class Trials:
         """
         optuna = _optuna()
         slot = trial.user_attrs.get(_SLOT)
-        others = self.counted(trial.study)
-        if slot is None or slot in others:  # the queue was emptied by another worker meanwhile, or has a slot twice
+        if slot is None or self._is_of_another(trial, slot):  # the queue was emptied by another worker, or has a slot twice
             raise _NoSlotError
         plan = self._drawn(trial)
         if plan is None:
