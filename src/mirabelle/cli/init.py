@@ -1,43 +1,38 @@
-"""`mirabelle init`: prints a commented recipe to start from."""
+"""`mirabelle init`: looks at a model and data, and prints a commented recipe to start from."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mirabelle.cli import table_recipe
-from mirabelle.cli.options import json_option
-from mirabelle.errors import UserError, gathered, raise_all
+from mirabelle.cli.first_recipe import TRAIN_FIRST, TRAINED_ALREADY, inline, recipe_text, table, weights_before
+from mirabelle.cli.options import data_dir_option, json_option, quiet_option
+from mirabelle.errors import Place, UserError, gathered, raise_all
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mirabelle.planning.look import Looked
+    from mirabelle.task.task import Task
 
 _MODEL = "mirabelle.sources.zoo:digits_cnn"
-_FOLDER = Path(__file__).parent
-START = _FOLDER / "start.toml"
-SCHEMA = _FOLDER.parent / "recipe" / "recipe.schema.json"
-_TRAINED_HERE = """# The model is trained before it is compressed. If your function returns a trained model, delete this table.
-# If trained weights are in a file, replace `train` by: weights = "trained.safetensors"
-[baseline]
-train = { epochs = 20, batch_size = 32, lr = 1e-3 }"""
-_TRAINED_ALREADY = "# The model already has trained weights, so there is no [baseline]."
+SCHEMA = Path(__file__).parent.parent / "recipe" / "recipe.schema.json"
 _KEYWORDS = "# arguments = { width = 32 }         # keyword arguments of that function"
 _HEADED = '# arguments = { head = "sequence-classification", labels = 2 }    # if config.json names no such head'
 _READ = "# arguments = { size = [32, 32] }    # options for reading the data"
 _READ_TEXTS = '# arguments = { tokenizer = "./bert" }    # the folder of a model with its tokenizer'
-_QUANTIZE_STATIC = """# Quantizes weights and activations to 8-bit integers. For transformers: use = "quantize.Dynamic"
-[[step]]
-use = "quantize.Static\""""
-_QUANTIZE_DYNAMIC = """# Quantizes weights to 8-bit integers, and activations by the range that each input has.
-[[step]]
-use = "quantize.Dynamic\""""
-_TRAINED_BEFORE = """[baseline]
-weights = WEIGHTS"""
+_LENGTHS = "  # lengths in tokens"
+_OF_PROCESSOR = "as the processor of the model reads its inputs"
 
 
-@click.command("init", short_help="Print a commented recipe for your model and data.")
+@click.command("init", short_help="Look at your model and data, and print a recipe for them.")
 @click.option(
     "--model",
     show_default="mirabelle.sources.zoo:digits_cnn, for a table mirabelle.sources.zoo:table_mlp",
@@ -52,10 +47,19 @@ weights = WEIGHTS"""
     'file, questions in a .json file, or "./file.py:function".',
 )
 @click.option("--weights", help="Load trained weights of the model from this .safetensors file.")
+@click.option("--no-look", is_flag=True, help="Load neither model nor data; the recipe then follows from their names alone.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of recipes, for use in an editor, instead.")
+@data_dir_option
 @json_option
-def command(*, model: str | None, data: str, weights: str | None, schema: bool, as_json: bool) -> int:
-    """Print a commented recipe for a model and data set; it can be run without changes.
+@quiet_option
+def command(
+    *, model: str | None, data: str, weights: str | None, no_look: bool, schema: bool, data_dir: Path | None, as_json: bool,
+    quiet: bool,
+) -> int:  # fmt: skip
+    """Look at a model and its data, and print a commented recipe for them; it can be run without changes.
+
+    Says on standard error what was found: the kind of network, what is heavy in it, classes and their balance, whether it is
+    trained, and what integers and coded weights would give. What does not fit is an error.
 
     \b
     Example:
@@ -65,53 +69,200 @@ def command(*, model: str | None, data: str, weights: str | None, schema: bool, 
         click.echo(SCHEMA.read_text("utf-8"), nl=False)
         return 0
     from mirabelle.sources.checks import check_data, check_model, check_weights
-    from mirabelle.sources.first_arguments import text_arguments
-    from mirabelle.sources.folder_arguments import attends, folder_arguments
-    from mirabelle.sources.model_classes import labels_of_texts
-    from mirabelle.sources.names import HUBS, TABLES, TEXTS, is_trained, names_function, names_model_folder
+    from mirabelle.sources.names import TABLES, names_function
 
-    table = data.lower().endswith(TABLES) and not names_function(data)
-    proposed = model is None
-    model = model or (table_recipe.MODEL if table else _MODEL)
+    is_table = data.lower().endswith(TABLES) and not names_function(data)
+    name = model or (table_recipe.MODEL if is_table else _MODEL)
     mistakes: list[UserError] = []
     with gathered(mistakes):
-        check_model(model, Path())
+        check_model(name, Path())
     with gathered(mistakes):
-        check_data(data, Path())
+        check_data(data, data_dir or Path())
     if weights is not None:
         with gathered(mistakes):
             check_weights(Path(weights))
     raise_all(mistakes)
-    trained = _TRAINED_HERE if weights is None else _TRAINED_BEFORE.replace("WEIGHTS", json.dumps(weights))
-    if weights is None and is_trained(model):
-        trained = _TRAINED_ALREADY
-    read, files = text_arguments(model, data), folder_arguments(model, data)
-    arguments = _READ_TEXTS if data.lower().endswith(TEXTS) else _READ
-    if files is not None:
-        arguments = _settings(files)
-    elif read is not None:
-        arguments = _arguments({**read, **labels_of_texts(model, data, read)})
-    keywords = _HEADED if names_model_folder(model) or model.startswith(HUBS) else _KEYWORDS
-    if table and not is_trained(model):
-        keywords, arguments = table_recipe.lines_of_table(data, proposed=proposed)
-    values = {
-        "MODEL": json.dumps(model),
-        "DATA": json.dumps(data),
-        "BASELINE": trained,
-        "ARGUMENTS": arguments,
-        "KEYWORDS": keywords,
-        "QUANTIZE": _QUANTIZE_DYNAMIC if read is not None or (files is not None and attends(model)) else _QUANTIZE_STATIC,
-    }
-    text = re.sub("|".join(values), lambda match: values[match[0]], START.read_text("utf-8"))
-    click.echo(json.dumps({"recipe": text}) if as_json else text, nl=as_json)
+    asked = _Asked(name, data, weights, data_dir, proposes=model is None and is_table)
+    sources = asked.unseen() if no_look else asked.seen(quiet=quiet)
+    looked = sources.looked
+    text = recipe_text(
+        model=name, data=data, baseline=asked.baseline(looked), keywords=sources.keywords(asked),
+        arguments=sources.lines(asked), looked=looked, dynamic=sources.dynamic,
+    )  # fmt: skip
+    found = [] if looked is None else list(looked.found)
+    click.echo(json.dumps({"recipe": text, "found": found}) if as_json else text, nl=as_json)
     return 0
 
 
-def _arguments(read: Mapping[str, Any]) -> str:
-    settings = ", ".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in read.items())
-    return f"arguments = {{ {settings} }}  # lengths in tokens"
+@dataclass
+class _Sources:
+    """How the recipe names model and data.
+
+    Args:
+        read: settings of the data.
+        of_processor: whether they come from the processor of the model.
+        of_texts: whether they are those of texts.
+        dynamic: whether a model that nobody looked at is quantized by the range of each input.
+        task: the data, if they were read.
+        why_not: why a table could not be read.
+        more: settings that model or data turned out to need.
+        head: arguments of a transformers model that lacks the head for the data.
+        looked: what was found.
+    """
+
+    read: dict[str, Any]
+    of_processor: bool
+    of_texts: bool
+    dynamic: bool
+    task: Task | None = None
+    why_not: str = ""
+    more: dict[str, Any] = field(default_factory=dict)
+    head: dict[str, Any] = field(default_factory=dict)
+    looked: Looked | None = None
+
+    def keywords(self, asked: _Asked) -> list[str]:
+        """The lines on the arguments of the model."""
+        from mirabelle.sources.names import HUBS, is_trained, names_model_folder
+
+        if names_model_folder(asked.model) or asked.model.startswith(HUBS):
+            return [inline("arguments", self.head, "    # a new head, which is trained first")] if self.head else [_HEADED]
+        if not asked.is_table or is_trained(asked.model):
+            return [_KEYWORDS]
+        if self.task is None:
+            return [table_recipe.WIDTHS if asked.proposes else _KEYWORDS]
+        line = inline("arguments", table_recipe.arguments_of_table(self.task))
+        return [f"# {table_recipe.sentence_on_table(self.task)}", line if asked.proposes else f"# {line}"]
+
+    def lines(self, asked: _Asked) -> list[str]:
+        """The lines on the arguments of the data."""
+        from mirabelle.sources.names import TEXTS
+
+        settings = {**self.read, **self.more}
+        if self.of_processor:
+            return table("task.arguments", settings, _OF_PROCESSOR)
+        if settings:
+            return [inline("arguments", settings, _LENGTHS if self.of_texts else "")]
+        if asked.is_table:
+            return [table_recipe.UNREAD + self.why_not if self.why_not else table_recipe.READ]
+        return [_READ_TEXTS if asked.data.lower().endswith(TEXTS) else _READ]
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
-    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in settings.items()]
-    return "\n".join(["", "[task.arguments]                     # as the processor of the model reads its inputs", *lines])
+@dataclass(frozen=True)
+class _Asked:
+    """The arguments of the command; `proposes`: the model is the one that is proposed for tables."""
+
+    model: str
+    data: str
+    weights: str | None
+    data_dir: Path | None
+    proposes: bool
+
+    @property
+    def is_table(self) -> bool:
+        from mirabelle.sources.names import TABLES, names_function
+
+        return self.data.lower().endswith(TABLES) and not names_function(self.data)
+
+    def unseen(self) -> _Sources:
+        """What follows from the names of model and data, and from a table."""
+        from mirabelle.sources import task_from
+
+        sources = self._by_names()
+        if self.is_table and not sources.of_texts:
+            try:
+                sources.task = task_from(self.data, {}, data_folder=self.data_dir, folder=Path())
+            except UserError as error:
+                sources.why_not = " ".join(error.errors[0].message.split())
+        return sources
+
+    def seen(self, *, quiet: bool) -> _Sources:
+        """What follows from model and data themselves; they are loaded, and tried.
+
+        Raises:
+            UserError: what `check` would say of them, with the option in whose value it lies.
+        """
+        from mirabelle.planning.look import look
+        from mirabelle.run.run import threads_of_run, torch_threads
+        from mirabelle.sources.fitting_arguments import fitting_images, readable
+        from mirabelle.sources.model_heads import head_for
+
+        def tell(line: str) -> None:
+            if not quiet:
+                click.echo(line, err=True)
+
+        sources = self._by_names()
+        with torch_threads(threads_of_run(Path("runs") / "init", {})):
+            with self._at_option("data"):
+                tell(f"reading {self.data}")
+                task, settings = readable(self.data, sources.read, data_folder=self.data_dir)
+            with self._at_option("model"):
+                tell(f"loading {self.model}")
+                model = self._built(table_recipe.arguments_of_table(task) if self.proposes else {})
+                if head := head_for(model, task):
+                    sources.head, model = head, self._built(head)
+                    tell(f"its head does not fit the data: {head['head']} is put on it")
+                if (more := fitting_images(model, self.data, task, settings)) is not None:
+                    task, settings = readable(self.data, {**settings, **more}, data_folder=self.data_dir)
+            with self._at_option("model"):
+                sources.looked = look(model, task, tell)
+        sources.more = {key: value for key, value in settings.items() if key not in sources.read}
+        sources.more |= self._for_rare(sources.looked)
+        sources.task = task
+        for sentence in sources.looked.found:
+            tell(f"- {sentence}")
+        return sources
+
+    def baseline(self, looked: Looked | None) -> str:
+        """The table `[baseline]`, or a comment in its place."""
+        from mirabelle.sources.names import is_trained
+
+        if self.weights is not None:
+            return weights_before(self.weights)
+        trained = is_trained(self.model) if looked is None else looked.learned
+        return TRAINED_ALREADY if trained else TRAIN_FIRST
+
+    def _by_names(self) -> _Sources:
+        """The settings that the files of a transformers model give."""
+        from mirabelle.sources.first_arguments import text_arguments
+        from mirabelle.sources.folder_arguments import attends, folder_arguments
+        from mirabelle.sources.model_classes import labels_of_texts
+
+        texts, files = text_arguments(self.model, self.data), folder_arguments(self.model, self.data)
+        if files is not None:
+            return _Sources(dict(files), of_processor=True, of_texts=False, dynamic=attends(self.model))
+        if texts is not None:
+            labels = labels_of_texts(self.model, self.data, texts)
+            return _Sources({**texts, **labels}, of_processor=False, of_texts=True, dynamic=True)
+        return _Sources({}, of_processor=False, of_texts=False, dynamic=False)
+
+    def _built(self, arguments: Mapping[str, Any]) -> nn.Module:
+        from mirabelle.sources import load_weights, model_from
+        from mirabelle.sources.models.by_name import in_torch
+
+        model = in_torch(model_from(self.model, arguments, Path())).eval()
+        if self.weights is not None:
+            load_weights(model, Path(self.weights))
+        return model
+
+    def _for_rare(self, looked: Looked) -> Mapping[str, Any]:
+        """The settings that rare classes call for, if the data are files, which have such settings."""
+        from mirabelle.sources.names import names_files
+
+        if not names_files(self.data) or not looked.rare:
+            return {}
+        metric = {} if looked.metric is None else {"metric": looked.metric}
+        return metric if looked.learned else {**metric, "class_weights": "balanced"}
+
+    @contextmanager
+    def _at_option(self, name: str) -> Iterator[None]:
+        """Says in which option the mistake lies that is raised inside: a mistake of data while the model is tried is theirs."""
+        try:
+            yield
+        except UserError as error:
+            told = [one.at(Place(f"--{_option_of(one, name)}")) for one in error.errors]
+            raise_all(told)
+
+
+def _option_of(error: UserError, name: str) -> str:
+    """The option in whose value a mistake lies: what it says itself, or else the one that was being read."""
+    return {"task": "data", "model": "model"}.get(str(error.path[0]) if error.path else "", name)
