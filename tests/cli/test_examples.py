@@ -104,7 +104,7 @@ def typed(line: str, capsys: pytest.CaptureFixture[str], *more: str) -> str:
 def prepared(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     """The example of a command, with the recipe that it takes made by the example of `init`."""
     if command in ("run", "check"):
-        typed(example_of("init"), capsys)
+        typed(example_of("init").replace(" > ", " --no-look > "), capsys)
     if command == "compare":
         Path("comparison.toml").write_text(COMPARISON)
     if command == "auto":

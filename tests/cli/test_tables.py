@@ -30,14 +30,22 @@ def test_init_names_the_features_and_proposes_a_network(place: Path, capsys: pyt
     assert main.run(("check", "recipe.toml")) == 0
     assert "- The network takes 5 features: age, job (3), balance.\n" in capsys.readouterr().out
     Path("net.py").write_text("from torch import nn\n\n\ndef net(width=32):\n    return nn.Linear(width, 2)\n")
-    assert main.run(("init", "--data", "bank.csv", "--model", "./net.py:net")) == 0
+    assert main.run(("init", "--data", "bank.csv", "--model", "./net.py:net", "--no-look")) == 0
     assert "\n# arguments = { features = 5, outputs = 2 }" in capsys.readouterr().out
+    assert main.run(("init", "--data", "bank.csv", "--model", "./net.py:net")) == 2
+    assert "error[E121]: --model: the model does not take the 5 features of each row" in capsys.readouterr().err
 
 
 def test_init_says_why_a_table_cannot_be_read(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a look in the recipe; otherwise it tries what mostly helps."""
     Path("german.data").write_text("".join(f"A1{k % 4} {k} {k % 2 + 1}\n" for k in range(40)))
-    assert main.run(("init", "--data", "german.data")) == 0
+    assert main.run(("init", "--data", "german.data", "--no-look")) == 0
     assert "german.data: line 1 has no names but values: A10, 0, 1" in capsys.readouterr().out
+    assert main.run(("init", "--data", "german.data")) == 0
+    assert "\narguments = { header = false }\n" in capsys.readouterr().out
+    Path("german.data").write_text("A 1\nB\nC 2 3\n")
+    assert main.run(("init", "--data", "german.data")) == 2
+    assert "error[E131]: --data: " in capsys.readouterr().err
 
 
 def test_a_network_of_another_width_is_told_which_it_needs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,8 +141,10 @@ def test_what_cannot_come_in_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(UserError, match="pickles are not read") as caught:
         model_from("./bert", {}, tmp_path)
     assert caught.value.code == "E143"
-    assert main.run(["init", "--model", str(tmp_path / "bert"), "--data", "digits"]) == 0
+    assert main.run(["init", "--model", str(tmp_path / "bert"), "--data", "digits", "--no-look"]) == 0
     assert "\n[baseline]" not in capsys.readouterr().out
+    assert main.run(["init", "--model", str(tmp_path / "bert"), "--data", "digits"]) == 2
+    assert "error[E143]: --model: " in capsys.readouterr().err
 
 
 def test_a_head_of_ones_own_is_drawn_by_the_seed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -227,7 +229,7 @@ def test_init_reads_texts_as_the_model_needs_them(
     folder = saved(tmp_path / "bert", kind)
     (tmp_path / data).touch()
     capsys.readouterr()
-    assert main.run(["init", "--model", str(folder), "--data", str(tmp_path / data)]) == 0
+    assert main.run(["init", "--model", str(folder), "--data", str(tmp_path / data), "--no-look"]) == 0
     printed = capsys.readouterr().out.replace(str(folder), "./bert")
     assert f"arguments = {{ {arguments} }}" in printed
     assert 'use = "quantize.Dynamic"' in printed

@@ -33,8 +33,8 @@ _FORMS = {
     "static": '# Quantizes weights and activations to 8-bit integers{why}.\n[[step]]\nuse = "quantize.Static"',
     "dynamic": "# Quantizes weights to 8-bit integers, and activations by the range that each input has{why}.\n"
     '[[step]]\nuse = "quantize.Dynamic"',
-    "coded": "# Codes the weights with few bits in the packed file; computed in floating point, as fast as before: {why}.\n"
-    '[[step]]\nuse = "quantize.RateDistortion"\nsize = "{share:.0%}"',
+    "coded": "# Codes the weights with few bits in the packed file; computed in floating point, as fast as before{why}.\n"
+    '[[step]]\nuse = "quantize.RateDistortion"\nsize = "{share:.1%}"                       # of the weights in float32',
 }
 _HALF = '[[step]]\nuse = "quantize.Half"'
 _FURTHER = """
@@ -106,8 +106,7 @@ def _training(training: Training) -> str:
 def _steps(looked: Looked, training: str) -> str:
     parts = [_PRUNE.replace("TRAINING", training)] if looked.prunes else []
     if looked.form in _FORMS:
-        why = looked.why if looked.form == "coded" else f"; {looked.why}"
-        parts.append(_FORMS[looked.form].format(why=why, share=looked.share))
+        parts.append(_FORMS[looked.form].format(why=f":\n# {looked.why}", share=looked.share))
     elif not parts:
         parts.append(f"# {looked.why[0].upper()}{looked.why[1:]}. So weights are only stored in 16 bits.\n{_HALF}")
     return "\n".join(parts) + "\n" + _FURTHER

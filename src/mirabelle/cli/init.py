@@ -195,13 +195,16 @@ class _Asked:
             with self._at_option("data"):
                 tell(f"reading {self.data}")
                 task, settings = readable(self.data, sources.read, data_folder=self.data_dir)
+                if more := {key: value for key, value in settings.items() if key not in sources.read}:
+                    tell(f"it can be read with {inline('arguments', more)}")
             with self._at_option("model"):
                 tell(f"loading {self.model}")
                 model = self._built(table_recipe.arguments_of_table(task) if self.proposes else {})
                 if head := head_for(model, task):
                     sources.head, model = head, self._built(head)
                     tell(f"its head does not fit the data: {head['head']} is put on it")
-                if (more := fitting_images(model, self.data, task, settings)) is not None:
+                if more := fitting_images(model, self.data, task, settings) or {}:
+                    tell(f"the model takes the images with {inline('arguments', more)}")
                     task, settings = readable(self.data, {**settings, **more}, data_folder=self.data_dir)
             with self._at_option("model"):
                 sources.looked = look(model, task, tell)

@@ -38,8 +38,8 @@ _JUDGED = 2000  # validation samples
 _MAY_DROP = "1%"  # the goal of a first recipe
 _HALF = 0.5  # of it, that may be used on the validation samples
 _CERTAIN = 0.05
-_SHARES = (0.15, 0.20, 0.24)  # of the bytes in float32, for coded weights
-_SHARE_PRUNED, _MOST_SHARE, _LEAST_SHARE = 0.1, 0.24, 0.02  # with what a file has besides the weights; of the weights
+_SHARES = (0.15, 0.20, 0.24)  # of the bytes in float32, for a file with coded weights
+_SHARE_PRUNED, _LEAST_SHARE = 0.12, 0.05  # for one whose weights were pruned before; for the weights alone
 _SECONDS_FOR_RATE = 60.0
 _STEPS_FROM_ZERO, _FEWEST_EPOCHS, _MOST_EPOCHS = 2000, 10, 60
 _FINE_TUNING = {0: 10, 1000: 5, 5000: 3}  # training samples -> epochs of a pre-trained network
@@ -213,11 +213,13 @@ class _Look:
         if best:
             chosen = min(best, key=lambda one: one.ratio.median)
             return chosen.form, 0.0, f"{chosen.ratio.median:.2f} times the milliseconds of floating point"
-        why = "integers are not faster here, or cost accuracy"
-        if not learned:
-            share = self._share_of_pruned(prunes=prunes)
-            return ("float", 0.0, "no form of numbers fits") if share is None else ("coded", share, why)
-        for share in _SHARES:
+        lossy = any(one.faster and not one.keeps for one in tried)
+        why = "integers cost accuracy" if lossy else "integers are not faster here, or the file is larger with them"
+        rest = self._rest()
+        shares = [] if rest is None else [max(share - rest, _LEAST_SHARE) for share in _SHARES]
+        if not learned and rest is not None:
+            return "coded", max(_SHARE_PRUNED - rest, _LEAST_SHARE) if prunes else shares[-1], why
+        for share in dict.fromkeys(shares):
             one = self._tried("coded", share, learned=True)
             if one is not None and one.keeps:
                 return "coded", share, why
@@ -262,17 +264,15 @@ class _Look:
         keeps = value >= least and not worse
         return value, keeps, f"{metric.name} {start:.4f} → {value:.4f}" + ("" if keeps else ": too low")
 
-    def _share_of_pruned(self, *, prunes: bool) -> float | None:
-        """The size of coded weights that a model can have after its training; None if weights cannot be coded."""
+    def _rest(self) -> float | None:
+        """The bytes of a file with coded weights besides these, relative to float32; None if weights cannot be coded."""
         (step,) = quantizing("coded", _QUARTER * self._float_bytes)
         try:
             shown = step.preview(self.model, self.task, self.run.within("coded")).model
-            rest = without_codes(onnx_file(shown, self.task), shown) / self._float_bytes
+            return without_codes(onnx_file(shown, self.task), shown) / self._float_bytes
         except UserError as error:
             self.said.append(f"coded weights: not possible, {error.errors[0].message}")
             return None
-        wanted = rest + (_SHARE_PRUNED if prunes else 2 * _SHARE_PRUNED)
-        return math.ceil(100 * max(min(wanted, _MOST_SHARE), rest + _LEAST_SHARE)) / 100
 
 
 def _by(table: Mapping[int, int], count: int) -> int:

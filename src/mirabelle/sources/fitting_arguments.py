@@ -40,7 +40,7 @@ def readable(data: str, arguments: Mapping[str, Any], *, data_folder: Path | Non
     try:
         return task_from(data, arguments, data_folder=data_folder, folder=Path()), dict(arguments)
     except UserError as error:
-        if error.code != "E131":
+        if error.code not in ("E130", "E131"):
             raise
         for kind, more in _SETTINGS:
             if isinstance(settings_from(data, arguments), kind) and not more.keys() & arguments.keys():
