@@ -78,10 +78,10 @@ def fitting_images(model: nn.Module, data: str, task: Task, arguments: Mapping[s
 
 
 def _candidates(model: nn.Module, image: Image) -> Iterator[dict[str, Any]]:
-    """Settings, from those of the data to those that differ most."""
+    """Settings, from those of the data to those that differ most; sizes are those that the file states, if it does."""
     modes = sorted(("L", "RGB"), key=lambda mode: mode != image.mode)
     layouts = sorted(("channels-first", "channels-last"), key=lambda layout: layout != image.layout)
-    sizes = [list(image.size), *_stated(model), *([side, side] for side in _SIDES)]
+    sizes = _stated(model) or [list(image.size), *([side, side] for side in _SIDES)]
     for size, layout, mode in product(sizes, layouts, modes):
         yield {"size": size, "mode": mode, "layout": layout}
 
