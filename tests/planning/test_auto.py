@@ -15,6 +15,7 @@ import mirabelle
 from mirabelle import Run, Task, Training, UserError
 from mirabelle.model.architecture import architecture_of
 from mirabelle.planning.learning_rate import RATES, learning_rate
+from mirabelle.planning.trials import TrialSettings
 from mirabelle.training import fit
 
 QUICK = {"minutes": 0.5}
@@ -124,11 +125,32 @@ def test_a_plan_without_anything_to_train_is_run_once(task: Task, tmp_path: Path
     torch.manual_seed(1)
     weak = nn.Sequential(nn.Linear(8, 96), nn.ReLU(), nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 3))
     weak = fit(weak, task, Training(epochs=1, batch_size=32, lr=3e-4), Run(tmp_path / "net")).eval()
-    found = mirabelle.auto(weak, task, {"onnx_size": "45%", "latency": "any", "metric": 1.0}, tmp_path / "auto", minutes=0.25)
+    found = mirabelle.auto(weak, task, {"onnx_size": "45%", "latency": "any", "metric": 1.0}, tmp_path / "auto", minutes=0.1)
     recipes = [json.dumps(one.steps) for one in found.attempts]
     assert found.attempts[0].metric < 1.0, "the first plan misses the metric"
     assert not found.attempts[0].trained
     assert len(set(recipes)) == len(recipes)
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_front_of_metric_and_size(net: nn.Module, task: Task, out: Path) -> None:
+    pytest.importorskip("optuna")
+    settings = TrialSettings(6, front="size")
+    told: list[str] = []
+    found = mirabelle.auto(
+        net, task, {"size": "20%", "max_drop": "5pt", "latency": "any"}, out, trials=settings, tell=told.append
+    )
+    trials = [line.partition(": ")[2].split(" (")[0].split(", size ") for line in told if line.startswith("trial ")]
+    every = [(float(metric), float(size.replace(",", ""))) for metric, size in trials]
+    front = json.loads((out / "front.json").read_text())
+    points = [(round(point["accuracy"], 4), point["size"]) for point in front["points"]]
+    better = [one for one in every if not any(a >= one[0] and b <= one[1] and (a, b) != one for a, b in every)]
+    assert sorted(points) == sorted(set(better))
+    assert found.best is not None
+    assert found.best.profile.size_bytes.packed in [size for _, size in every]
+    assert (out / "front" / f"{front['points'][0]['trial']}.toml").is_file()
+    with pytest.raises(UserError, match=r"E150.*of another model, data or goal"):
+        mirabelle.auto(net, task, {"size": "20%", "max_drop": "5pt", "latency": "any"}, out, trials=TrialSettings(6))
 
 
 def test_a_metric_that_no_model_has_is_refused_at_once(net: nn.Module, task: Task, tmp_path: Path) -> None:

@@ -137,8 +137,11 @@ def postgresql(tmp_path: Path) -> Iterator[str]:
         shutil.rmtree(data, ignore_errors=True)
 
 
-def test_two_workers_share_a_study_on_postgresql(postgresql: str, measured: Path, tmp_path: Path) -> None:
-    two_workers(measured, tmp_path, postgresql, 4)
+def test_a_study_on_postgresql(postgresql: str, measured: Path, tmp_path: Path) -> None:
+    shutil.copytree(measured / "auto", tmp_path / "auto", ignore=shutil.ignore_patterns("trials", "attempt-1*", "best.json"))
+    out, _ = worker(tmp_path, postgresql, 2).communicate(timeout=240)
+    assert "best of 2 trials" in out
+    assert counted(postgresql) == [0, 1]
 
 
 @pytest.mark.slow

@@ -41,6 +41,11 @@ _MINUTES = 30.0
 @click.option("--trials", type=click.IntRange(min=1), help="Search around the plan with so many trials of Optuna.")
 @click.option("--storage", metavar="URL", help='Database of the trials, such as "postgresql+psycopg://user@host/name".')
 @click.option("--study", default="mirabelle", show_default=True, help="Name of the trials' study in the database.")
+@click.option(
+    "--front",
+    type=click.Choice(["size", "latency", "macs", "parameters"]),
+    help="Let the trials find the Pareto front of the metric and this cost (NSGA-II).",
+)
 @click.option("--dry-run", is_flag=True, help="Stop after the plan: nothing is trained.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Output folder; by default runs/auto, or runs/auto-<name of FILE>."
@@ -95,15 +100,16 @@ def _trials(given: Mapping[str, Any]) -> TrialSettings | None:
     """The settings of a study; None if no trials are asked for.
 
     Raises:
-        UserError: E111 for a database without trials.
+        UserError: E111 for a database or a front without trials.
     """
     from mirabelle.planning.trials import TrialSettings
 
     if given["trials"] is None:
-        if given["storage"] is not None:
-            raise UserError("E111", "--storage is for trials; got no --trials", "give --trials 40, or leave out --storage")
+        for name in ("storage", "front"):
+            if given[name] is not None:
+                raise UserError("E111", f"--{name} is for trials; got no --trials", f"give --trials 40, or leave out --{name}")
         return None
-    return TrialSettings(given["trials"], given["storage"], given["study"])
+    return TrialSettings(given["trials"], given["storage"], given["study"], front=given["front"])
 
 
 def _minutes(text: str | None) -> float:

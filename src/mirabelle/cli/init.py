@@ -77,7 +77,7 @@ def command(
     with gathered(mistakes):
         check_model(name, Path())
     with gathered(mistakes):
-        check_data(data, data_dir or Path())
+        check_data(data, Path())
     if weights is not None:
         with gathered(mistakes):
             check_weights(Path(weights))

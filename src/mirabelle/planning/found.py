@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from mirabelle.inspection.measure import count_parameters
 from mirabelle.job.result import Result
 from mirabelle.planning.measured import Measured
 from mirabelle.planning.plan import Plan
@@ -95,3 +98,18 @@ def place_of_goal(out: Path, goal: str) -> Path:
         files.write_json(kept, {"goals": known})
     number = known.index(goal)
     return out if number == 0 else out / f"goal-{number + 1}"
+
+
+def whole_cost(name: str, found: Measured, model: nn.Module) -> float:
+    """What a share in a goal refers to: the cost of the given model.
+
+    Args:
+        name: of the cost.
+        found: measurements of the model.
+        model: the given one.
+    """
+    given = found.forms["float"]
+    return {
+        "size": found.float_bytes, "onnx_size": given.onnx_size, "latency": given.latency, "macs": found.macs,
+        "parameters": float(count_parameters(model)[1]),
+    }[name]  # fmt: skip

@@ -12,7 +12,6 @@ from torch import nn
 
 from mirabelle import records
 from mirabelle.errors import UserError
-from mirabelle.inspection.measure import count_parameters
 from mirabelle.job.dry_run import try_one_batch, with_model_outputs_as_targets
 from mirabelle.job.job import Source, compress
 from mirabelle.job.learned import nothing_learned, standing
@@ -20,7 +19,8 @@ from mirabelle.job.result import Result
 from mirabelle.model.device import check_device
 from mirabelle.model.state import copied, fingerprint
 from mirabelle.planning.draft import COSTS, KEYS
-from mirabelle.planning.found import Attempt, Found, costs_of_result, place_of_goal
+from mirabelle.planning.found import Attempt, Found, costs_of_result, place_of_goal, whole_cost
+from mirabelle.planning.front import write_front
 from mirabelle.planning.measured import Measured
 from mirabelle.planning.measuring import Wanted, measured
 from mirabelle.planning.plan import Plan, Planner, is_trainable, learns, smallest_plan
@@ -157,14 +157,16 @@ class _Search:
         self._start, self._least = start.metric, least
         run = Run(self.out / "measuring", seed=self.seed)
         limited = {name: value for name in COSTS if (value := getattr(self.goal, name)) not in (None, "any")}
-        wanted = Wanted("size" in limited or not limited, not self.goal.may_be_slower, self.goal.batch or 1)
+        front = None if self.trials is None else self.trials.front
+        coded, timed = "size" in limited or not limited or front == "size", not self.goal.may_be_slower or front == "latency"
+        wanted = Wanted(coded, timed, self.goal.batch or 1)
         found = measured(self.model, self.task, run, wanted, self.tell, kept=self.out / "measured.json")
         for note in found.notes:
             self.tell(note)
         if self.goal.threads is not None or self.goal.runtime is not None:
             self.tell("plans are timed in ONNX Runtime with the threads of the run; attempts are judged as the goal says")
         self.limits: dict[str, float] = {
-            name: limit_of(name, asked, self._whole(name, found)) for name, asked in limited.items()
+            name: limit_of(name, asked, whole_cost(name, found, self.model)) for name, asked in limited.items()
         }
         self._place = place_of_goal(self.out, files.digest_of_data([found.to_data(), self.limits, self._least, self.seed]))
         self.tell(f"{start.metric.name} of the given model on the validation data: {start.metric.value:.4f}")
@@ -206,14 +208,6 @@ class _Search:
         files.write_json(kept, {"limits": self.limits, "plans": [plan.to_data() for plan in plans]})
         return plans
 
-    def _whole(self, name: str, found: Measured) -> float:
-        """What a share in the goal refers to."""
-        given = found.forms["float"]
-        return {
-            "size": found.float_bytes, "onnx_size": given.onnx_size, "latency": given.latency, "macs": found.macs,
-            "parameters": float(count_parameters(self.model)[1]),
-        }[name]  # fmt: skip
-
     def _run(self, planner: Planner, plans: Sequence[Plan]) -> None:
         """Run one recipe after the other, until the goal is met or the time is over; the first in any case."""
         queue = [(plan, plan.metric < self._untrained) for plan in plans]
@@ -240,17 +234,25 @@ class _Search:
         return [(other, True) for other in planner.others([plan.key, *keys])]
 
     def _try(self, planner: Planner, plan: Plan, settings: TrialSettings) -> None:
-        """Search around a plan with trials, and run the best of them as an attempt."""
+        """Search around a plan with trials, and run the best of them as an attempt.
+
+        Of a front it is the cheapest whose metric is as high as the goal asks, or else that with the highest metric.
+        """
         planner.limits = planner.limits or {"size": plan.costs["size"]}
+        if settings.front is not None and settings.front not in planner.limits:
+            planner.limits = {**planner.limits, settings.front: whole_cost(settings.front, planner.found, self.model)}
         identity = files.digest_of_data(
-            [fingerprint(self.model), self.task.fingerprint(), records.to_data(self.goal), self.seed]
+            [fingerprint(self.model), self.task.fingerprint(), records.to_data(self.goal), self.seed, settings.front]
         )  # fmt: skip
         study = Trials(
             model=self.model, task=self.task.with_teacher(self.teacher or self.model), planner=planner,
             training=lambda: self._of_trials(plan),
             out=self._place / "trials", settings=settings, identity=identity, seed=self.seed, tell=self.tell,
         )  # fmt: skip
-        best = study.best()
+        found = study.best()
+        best = next((one for one in found if one.metric >= self._least), found[-1])
+        if settings.front is not None:
+            write_front(self.out, found, settings.front, self._start)
         self.tell(f"best of {best.counted} trials: number {best.number}, {self._start.name} {best.metric:.4f} ({best.plan})")
         files.write_json(self._place / "attempt-1.json", {"step": [step_to_data(step) for step in best.steps]})
         self._attempt(planner, plan, trains=False)

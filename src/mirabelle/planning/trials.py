@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
 from mirabelle import records
 from mirabelle.errors import UserError
 from mirabelle.job.comparison import compare
+from mirabelle.job.comparison_results import Outcome
 from mirabelle.planning.draft import Key
 from mirabelle.planning.measured import Measured
 from mirabelle.planning.plan import Plan, Planner, learns
@@ -37,6 +38,11 @@ _STARTED, _WARM = 6, 1  # trials before any is stopped early, and epochs before 
 _TRIES = 5  # to open the database
 _SLOT, _OF, _BEGUN = "slot", "mirabelle", "begun with"
 
+_LEAST_SHARE = 0.1  # of the limit, down to which trials for a front go
+_LARGEST_POPULATION, _SMALLEST_POPULATION = 50, 4
+_MEASURED = {"size": "size_bytes", "latency": "milliseconds", "macs": "macs", "parameters": "parameters"}
+
+FrontCost = Literal["size", "latency", "macs", "parameters"]
 Tell = Callable[[str], None]
 
 
@@ -50,6 +56,7 @@ class TrialSettings:
         study: name of the study in the database.
         beat: seconds between signs of life of a worker.
         late: seconds without one after which another worker takes up its trial.
+        front: a cost, for the Pareto front of the metric and that cost; None for the highest metric within the limits.
     """
 
     trials: int
@@ -57,6 +64,7 @@ class TrialSettings:
     study: str = "mirabelle"
     beat: int = _BEAT
     late: int = _LATE
+    front: FrontCost | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ class BestTrial:
         plan: its structure and form.
         steps: of its recipe.
         counted: number of trials that were finished or stopped early.
+        cost: of the front, as it was measured; None without a front.
     """
 
     number: int
@@ -76,6 +85,7 @@ class BestTrial:
     plan: str
     steps: Sequence[Step]
     counted: int
+    cost: float | None = None
 
 
 @dataclass(kw_only=True)
@@ -85,6 +95,9 @@ class Trials:
     A trial draws how much the change of each part counts, and the structure and form; the plan for these weights is within the
     limits and solved exactly, and all weights at 1 are the plan itself, which is the first trial. It is trained as long as the
     plan, with a learning rate around that of the plan, and judged on the validation data.
+
+    For a Pareto front a trial also draws the share of one limit that its plan may use, and both the metric and that cost are
+    objectives, for NSGA-II; no trial is stopped early then.
 
     Args:
         model: trained.
@@ -108,8 +121,8 @@ class Trials:
     seed: int
     tell: Tell
 
-    def best(self) -> BestTrial:
-        """Work on the study until all of its trials are counted; the best one.
+    def best(self) -> list[BestTrial]:
+        """Work on the study until all of its trials are counted; the best one, or those of the front, the cheapest first.
 
         Raises:
             UserError: E110 for a number of trials that is not positive; E130 if the database cannot be reached; E150 if the
@@ -173,9 +186,13 @@ class Trials:
         Raises:
             UserError: E150 if it is of another model, data or goal.
         """
+        sampler = optuna.samplers.TPESampler(seed=None, multivariate=True, group=True)
+        if self.settings.front is not None:
+            population = max(min(self.settings.trials // 4, _LARGEST_POPULATION), _SMALLEST_POPULATION)
+            sampler = optuna.samplers.NSGAIISampler(population_size=population)
         study = optuna.create_study(
-            storage=storage, study_name=self.settings.study, direction="maximize", load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(seed=None, multivariate=True, group=True),
+            storage=storage, study_name=self.settings.study, load_if_exists=True, sampler=sampler,
+            directions=["maximize"] if self.settings.front is None else ["maximize", "minimize"],
             pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTED, n_warmup_steps=_WARM),
         )  # fmt: skip
         if study.user_attrs.setdefault(_OF, self.identity) != self.identity:
@@ -226,7 +243,8 @@ class Trials:
         best = min(self.planner.drafts(), key=lambda draft: draft.change)
         key = f"{best.structure}/{best.form}"
         weights = {f"weight {name}": 1.0 for name in self._parts(self._keys[key])}
-        return {"plan": key, **weights, **({"rate": 1.0} if self._training else {})}
+        share = {} if self.settings.front is None else {"share": 1.0}
+        return {"plan": key, **weights, **share, **({"rate": 1.0} if self._training else {})}
 
     def _parts(self, key: Key) -> list[str]:
         """The parts whose changes are weighted in plans of a structure and form."""
@@ -236,8 +254,8 @@ class Trials:
         coded = [f"coded {part.name}" for part in found.codes] if form == "coded" else []
         return [*(f"{structure} {part.name}" for part in parts), *coded]
 
-    def _objective(self, trial: optuna.Trial) -> float:
-        """The metric of one trial on the validation data.
+    def _objective(self, trial: optuna.Trial) -> float | tuple[float, float]:
+        """The metric of one trial on the validation data, for a front with its cost.
 
         Raises:
             optuna.TrialPruned: if it is not within the limits, or was stopped early.
@@ -257,30 +275,70 @@ class Trials:
         tables = [step_to_data(step) for step in steps]
         trial.set_user_attr("steps", tables)
         folder = self.out / f"trial-{slot + 1}-{files.digest_of_data(tables)[:8]}"
-        found = compare(self.model, self.task, {"trial": steps}, out=folder, seeds=(self.seed,), callbacks=(_Reporting(trial),))
+        watching = () if self.settings.front is not None else (_Reporting(trial),)
+        found = compare(self.model, self.task, {"trial": steps}, out=folder, seeds=(self.seed,), callbacks=watching)
         (outcome,) = found.outcomes["trial"]
         trial.set_user_attr("size", outcome.size_bytes)
         trial.set_user_attr("folder", str(folder))
         if trial.user_attrs.get("stopped"):
             raise optuna.TrialPruned
-        self.tell(f"trial {slot + 1} of {self.settings.trials}: {outcome.metric:.4f} ({trial.params['plan']})")
-        return outcome.metric
+        cost = self._cost(outcome)
+        told = "" if cost is None else f", {self.settings.front} {cost:,.6g}"
+        self.tell(f"trial {slot + 1} of {self.settings.trials}: {outcome.metric:.4f}{told} ({trial.params['plan']})")
+        return outcome.metric if cost is None else (outcome.metric, cost)
+
+    def _cost(self, outcome: Outcome) -> float | None:
+        """The cost of the front that a trial turned out to have."""
+        return None if self.settings.front is None else float(getattr(outcome, _MEASURED[self.settings.front]))
 
     def _drawn(self, trial: optuna.Trial) -> Plan | None:
         key = self._keys[trial.suggest_categorical("plan", sorted(self._keys))]
         weights = {
             name: trial.suggest_float(f"weight {name}", 1 / _WEIGHT, _WEIGHT, log=True) for name in self._parts(key)
         }  # fmt: skip
-        return self.planner.tried(self.planner.draft(key, weights), weights)
+        limits, front = self.planner.limits, self.settings.front
+        if front is not None:
+            share = trial.suggest_float("share", _LEAST_SHARE, 1.0, log=True)
+            self.planner.limits = {**limits, front: share * limits[front]}
+        try:
+            return self.planner.tried(self.planner.draft(key, weights), weights)
+        finally:
+            self.planner.limits = limits
 
-    def _best_of(self, study: optuna.Study) -> BestTrial:
+    def _best_of(self, study: optuna.Study) -> list[BestTrial]:
         counted = self.counted(study)
         finished = [trial for trial in counted.values() if trial.state.name == "COMPLETE"]
         if not finished:
             raise UserError("E114", "no trial was within the limits", "relax the limits, or allow more trials")
-        best = max(finished, key=lambda trial: trial.value)
-        steps = Recipe.from_data(best.user_attrs["steps"]).steps
-        return BestTrial(best.user_attrs[_SLOT] + 1, float(best.value), best.params["plan"], steps, len(counted))
+        found = [self._described(trial, len(counted)) for trial in finished]
+        if self.settings.front is None:
+            return [max(found, key=lambda one: one.metric)]
+        return pareto_front(found)
+
+    def _described(self, trial: Any, counted: int) -> BestTrial:
+        steps = Recipe.from_data(trial.user_attrs["steps"]).steps
+        metric, *costs = trial.values
+        return BestTrial(
+            trial.user_attrs[_SLOT] + 1, float(metric), trial.params["plan"], steps, counted, float(costs[0]) if costs else None
+        )
+
+
+def pareto_front(trials: Sequence[BestTrial]) -> list[BestTrial]:
+    """The trials than which none is better in metric or cost without being worse in the other, the cheapest first.
+
+    Of trials that are equal in both, the first is kept.
+
+    Example:
+        >>> points = [(0.9, 10.0), (0.8, 10.0), (0.95, 30.0)]
+        >>> found = pareto_front([BestTrial(k, metric, "", (), 3, cost) for k, (metric, cost) in enumerate(points, 1)])
+        >>> [one.number for one in found]
+        [1, 3]
+    """
+    found: list[BestTrial] = []
+    for one in sorted(trials, key=lambda one: (one.cost, -one.metric, one.number)):
+        if not found or one.metric > found[-1].metric:
+            found.append(one)
+    return found
 
 
 class _NoSlotError(Exception):
