@@ -1,12 +1,18 @@
 """`mirabelle auto`: what is planned against what is measured, and plans against uniform compression with the same recovery.
 
-    python benchmarks/automatic.py --data-dir DATA --out FOLDER [--networks LeNet-5 resnet56] [--part plans uniform]
+    python benchmarks/automatic.py --data-dir DATA --out FOLDER [--networks LeNet-5 resnet56 MiniLM] [--part plans uniform trials unseen]
 
 plans     for each goal, the bytes and milliseconds that the plan told before anything was trained, and those of the run.
 uniform   at each budget, the plan and the same fraction for every layer, fitted to the same budget by previews; both without labels,
           fitted by least squares and quantized after the training, nothing trained. Judged on the test data, differences paired.
 
-LeNet-5 is trained here (8 epochs); ResNet-56 has its published weights. Nothing is chosen on test data. Finished parts are kept.
+trials    the plan for LeNet-5 in 0.5 % of the bytes against the best of 100 Optuna trials around it, all without training, on the
+          validation data; and what each took.
+unseen    the goal "at most 0.5 points, half the milliseconds" on five of the models of first_recipes.py, whose folder --first names; none
+          of them was used while plans were made. Needs a finished first_recipes.py.
+
+LeNet-5 is trained here (8 epochs), MiniLM fine-tuned as in examples/sst2-minilm.toml; ResNet-56 has its published weights. Nothing is
+chosen on test data. Finished parts are kept.
 """
 
 from __future__ import annotations
@@ -15,6 +21,9 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +31,12 @@ from torch import nn
 
 from conditions import write
 from mirabelle import Run, Task, Training, auto, compress, prune, quantize
+from mirabelle.job.compare_file import trained_start
 from mirabelle.job.fitting import Limit, fitted
 from mirabelle.job.techniques import OpenRecipe
 from mirabelle.model.state import copied
-from mirabelle.planning import Found
+from mirabelle.planning import Found, TrialSettings
+from mirabelle.recipe.goal_file import read_goal_file
 from mirabelle.report import read_report
 from mirabelle.run import files
 from mirabelle.sources import task_from
@@ -36,11 +47,25 @@ from speed_int8 import MODELS
 GOALS: dict[str, list[dict[str, str]]] = {
     "LeNet-5": [{"size": "4%"}, {"size": "2%"}, {"size": "1%"}, {"size": "0.5%"}, {"latency": "60%"}, {"latency": "40%"}],
     "resnet56": [{"size": "10%"}, {"latency": "60%"}, {"latency": "45%", "size": "15%"}],
+    "MiniLM": [{"size": "12%"}, {"latency": "50%"}, {"latency": "40%", "size": "20%"}],
 }
-BUDGETS = {"LeNet-5": ("size", ["5%", "3%", "2%", "1%", "0.5%"]), "resnet56": ("macs", ["75%", "65%", "55%"])}
+BUDGETS = {
+    "LeNet-5": ("size", ["5%", "3%", "2%", "1%", "0.5%"]),
+    "resnet56": ("macs", ["75%", "65%", "55%"]),
+    "MiniLM": ("macs", ["90%", "80%", "70%"]),
+}
+ROOT = Path(__file__).parents[1]
+PARTS = ("plans", "uniform", "trials", "unseen")
+TRIALS, OF_TRIALS = 100, {"size": "0.5%", "max_drop": "50pt", "latency": "any"}
+REFUSED = 2  # exit status
+UNSEEN = {"keras": "", "unlabelled": "", "audio": "trained", "table": "trained", "texts": "trained"}
 
 
 def opened(name: str, options: argparse.Namespace) -> tuple[nn.Module, Task]:
+    if name == "MiniLM":
+        file = read_goal_file(ROOT / "examples" / "sst2-minilm.toml", data_folder=options.data_dir)
+        task = file.build_task(options.data_dir)
+        return trained_start(file, file.build_model(), None, task, options.out / name / "auto")[0].eval(), task
     if name != "LeNet-5":
         model, task = MODELS[name](options.data_dir)
         return model.eval(), task
@@ -111,47 +136,138 @@ def same_everywhere(kind: str, amount: float) -> Any:
     return [*cut, quantize.Weights(weight_bits=4, method="gptq")]
 
 
+def tried(options: argparse.Namespace) -> dict[str, Any]:
+    """The plan and the best of many trials, without training, on the validation data."""
+    folder = options.out / "LeNet-5" / "trials"
+    kept = folder / "result.json"
+    if not kept.is_file():
+        model, task = opened("LeNet-5", options)
+        begin = time.monotonic()
+        auto(model, task, OF_TRIALS, folder, dry_run=True)
+        planning = time.monotonic() - begin
+        told: list[str] = []
+        result = auto(model, task, OF_TRIALS, folder, minutes=0.01, trials=TrialSettings(TRIALS), tell=told.append)
+        metrics = [float(line.partition(": ")[2].split()[0]) for line in told if line.startswith("trial ")]
+        row = {
+            "plan": metrics[0], "best": max(metrics), "trials": len(metrics), "start": result.start_metric.value,
+            "planning_seconds": planning, "trials_seconds": time.monotonic() - begin - planning,
+        }  # fmt: skip
+        files.write_json(kept, row)
+    return dict(files.read_json(kept))
+
+
+def unseen(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """For each model what `mirabelle auto` says of half the milliseconds at no more than half a point."""
+    found = []
+    for name, trained in UNSEEN.items():
+        place: Path = options.first / name
+        kept = place / "unseen.json"
+        if not kept.is_file():
+            more = ["--set", 'baseline={weights="run/steps/0-baseline/model.safetensors"}'] if trained else []
+            command = [
+                sys.executable,
+                "-m",
+                "mirabelle.cli.main",
+                "auto",
+                "recipe.toml",
+                "--max-drop",
+                "0.5pt",
+                "--latency",
+                "50%",
+            ]
+            environment = {**os.environ, "MIRABELLE_DATA": str(options.data_dir)}
+            begin = time.monotonic()
+            done = subprocess.run(
+                [*command, "--time", "10 min", *more], cwd=place, env=environment, capture_output=True, text=True, check=False
+            )
+            row = {
+                "name": name,
+                "status": done.returncode,
+                "seconds": time.monotonic() - begin,
+                "told": done.stderr.splitlines()[-2:],
+            }
+            if done.returncode != REFUSED:
+                report = json.loads((place / "runs" / "auto-recipe" / "report.json").read_text("utf-8"))
+                start, end = report["start"], report["end"]
+                row |= {
+                    "metric": start["metric"]["name"], "before": start["metric"]["value"], "after": end["metric"]["value"],
+                    "ms_before": start["latency_ms"]["median"], "ms_after": end["latency_ms"]["median"],
+                    "steps": [step["use"] for step in report["recipe"]["step"]],
+                }  # fmt: skip
+            print(done.stdout[-400:], done.stderr[-800:], flush=True)
+            files.write_json(kept, row)
+        found.append(files.read_json(kept))
+    return found
+
+
 def page(found: dict[str, Any]) -> str:
-    lines = ["# Automatic compression", ""]
-    if found.get("plans"):
-        lines += [
-            "## Planned and measured",
-            "",
-            "| network | goal | plan | cost | expected | measured | error |",
-            "|---|---|---|---|--:|--:|--:|",
-        ]
-        errors: dict[str, list[float]] = {}
-        for name, rows in found["plans"].items():
-            for row in rows:
-                for cost, measured in row["measured"].items():
-                    error = row["expected"][cost] / measured - 1
-                    errors.setdefault(cost, []).append(abs(error))
-                    goal = ", ".join(f"{key} {value}" for key, value in row["goal"].items())
-                    lines.append(
-                        f"| {name} | {goal} | {row['plan']} | {cost} | {row['expected'][cost]:,.5g} | {measured:,.5g} | {error:+.1%} |"
-                    )
-        lines += [
-            "",
-            "Mean error: "
-            + ", ".join(f"{cost} {statistics.mean(own):.1%} ({len(own)} plans)" for cost, own in errors.items())
-            + ".",
-            "",
-        ]
-    if found.get("uniform"):
-        lines += [
-            "## Plan and uniform compression",
-            "",
-            "| network | budget | plan | its steps | uniform | difference |",
-            "|---|---|--:|---|--:|--:|",
-        ]
-        for name, rows in found["uniform"].items():
-            for row in rows:
-                plan, other = row["plan"]["metric"], row["uniform"]["metric"]
-                steps = ", ".join(row["plan"]["steps"])
-                lines.append(
-                    f"| {name} | {row['budget']} {BUDGETS[name][0]} | {plan:.2%} | {steps} | {other:.2%} | {100 * (plan - other):+.2f} |"
-                )
-    return "\n".join(lines)
+    parts = (("plans", of_plans), ("uniform", of_uniform), ("trials", of_trials), ("unseen", of_unseen))
+    lines = [line for part, lines_of in parts if found.get(part) for line in ("", *lines_of(found[part]))]
+    return "\n".join(["# Automatic compression", *lines, ""])
+
+
+def of_plans(found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    lines = [
+        "## Planned and measured",
+        "",
+        "| network | goal | plan | cost | expected | measured | error |",
+        "|---|---|---|---|--:|--:|--:|",
+    ]
+    errors: dict[str, list[float]] = {}
+    for name, row, cost in [(name, row, cost) for name, rows in found.items() for row in rows for cost in row["measured"]]:
+        expected, measured = row["expected"][cost], row["measured"][cost]
+        errors.setdefault(cost, []).append(abs(expected / measured - 1))
+        goal = ", ".join(f"{key} {value}" for key, value in row["goal"].items())
+        lines.append(
+            f"| {name} | {goal} | {row['plan']} | {cost} | {expected:,.5g} | {measured:,.5g} | {expected / measured - 1:+.1%} |"
+        )
+    means = ", ".join(f"{cost} {statistics.mean(own):.1%} ({len(own)} plans)" for cost, own in errors.items())
+    return [*lines, "", f"Mean error: {means}."]
+
+
+def of_uniform(found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    lines = [
+        "## Plan and uniform compression",
+        "",
+        "| network | budget | plan | its steps | uniform | difference |",
+        "|---|---|--:|---|--:|--:|",
+    ]
+    for name, row in [(name, row) for name, rows in found.items() for row in rows]:
+        plan, other = row["plan"]["metric"], row["uniform"]["metric"]
+        steps = ", ".join(row["plan"]["steps"])
+        lines.append(
+            f"| {name} | {row['budget']} {BUDGETS[name][0]} | {plan:.2%} | {steps} | {other:.2%} | {100 * (plan - other):+.2f} |"
+        )
+    return lines
+
+
+def of_trials(found: dict[str, Any]) -> list[str]:
+    times = found["trials_seconds"] / found["planning_seconds"]
+    said = (
+        f"LeNet-5 in 0.5 % of the bytes, without training, {found['start']:.2%} before, on the validation data: the plan {found['plan']:.2%}, made "
+        f"in {found['planning_seconds']:.0f} s; the best of {found['trials']} trials {found['best']:.2%}, in {found['trials_seconds']:.0f} s, "
+        f"{times:.0f} times as long."
+    )
+    return ["## Plan and trials", "", said]
+
+
+def of_unseen(found: list[dict[str, Any]]) -> list[str]:
+    head = [
+        "| model | metric | before | after | ms before | ms after | seconds | outcome |",
+        "|---|---|--:|--:|--:|--:|--:|---|",
+    ]
+    lines = ["## At most 0.5 points, half the milliseconds", "", *head]
+    for row in found:
+        refused = row["status"] == REFUSED
+        values = (
+            []
+            if refused
+            else [f"{row['before']:.2%}", f"{row['after']:.2%}", f"{row['ms_before']:.4g}", f"{row['ms_after']:.4g}"]
+        )
+        cells = " | ".join([row.get("metric", "–"), *(values or ["–"] * 4)])
+        outcome = row["told"][0] if refused else "met" if row["status"] == 0 else "missed"
+        lines.append(f"| {row['name']} | {cells} | {row['seconds']:.0f} | {outcome} |")
+    return lines
 
 
 def main() -> None:
@@ -159,14 +275,18 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("MIRABELLE_DATA"))
     parser.add_argument("--out", type=Path, default=Path("runs/automatic"))
     parser.add_argument("--networks", nargs="+", choices=list(GOALS), default=list(GOALS))
-    parser.add_argument("--part", nargs="+", choices=["plans", "uniform"], default=["plans", "uniform"])
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--first", type=Path, help="the folder of a finished first_recipes.py")
     options = parser.parse_args()
     results = Path(__file__).with_name("results") / "automatic.json"
     found: dict[str, Any] = json.loads(results.read_text()) if results.is_file() else {}
     for part, made in (("plans", planned), ("uniform", uniform)):
         if part in options.part:
             found[part] = {**found.get(part, {}), **{name: made(name, options) for name in options.networks}}
-    found = {part: found[part] for part in ("plans", "uniform") if part in found}
+    for part, once in (("trials", tried), ("unseen", unseen)):
+        if part in options.part:
+            found[part] = once(options)
+    found = {part: found[part] for part in PARTS if part in found}
     write("automatic", found, page(found))
 
 
