@@ -214,7 +214,7 @@ def of_plans(found: dict[str, list[dict[str, Any]]]) -> list[str]:
         "|---|---|---|---|--:|--:|--:|",
     ]
     errors: dict[str, list[float]] = {}
-    for name, row, cost in [(name, row, cost) for name, rows in found.items() for row in rows for cost in row["measured"]]:
+    for name, row, cost in [(name, one, cost) for name, rows in found.items() for one in rows for cost in one["measured"]]:
         expected, measured = row["expected"][cost], row["measured"][cost]
         errors.setdefault(cost, []).append(abs(expected / measured - 1))
         goal = ", ".join(f"{key} {value}" for key, value in row["goal"].items())
@@ -232,7 +232,7 @@ def of_uniform(found: dict[str, list[dict[str, Any]]]) -> list[str]:
         "| network | budget | plan | its steps | uniform | difference |",
         "|---|---|--:|---|--:|--:|",
     ]
-    for name, row in [(name, row) for name, rows in found.items() for row in rows]:
+    for name, row in [(name, one) for name, rows in found.items() for one in rows]:
         plan, other = row["plan"]["metric"], row["uniform"]["metric"]
         steps = ", ".join(row["plan"]["steps"])
         lines.append(
