@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -21,6 +21,7 @@ from mirabelle.planning.measured import Form
 from mirabelle.planning.measuring import quantizing, stopwatch, without_codes
 from mirabelle.planning.seen_data import Classes, classes_of, sentences_on_data
 from mirabelle.planning.seen_model import Kind, sentences_on_model
+from mirabelle.quantize.rate_distortion import RateDistortion
 from mirabelle.run.files import length_of_tensors
 from mirabelle.run.run import Run
 from mirabelle.runtime.latency import Ratio
@@ -39,6 +40,7 @@ _MAY_DROP = "1%"  # the goal of a first recipe
 _HALF = 0.5  # of it, that may be used on the validation samples
 _CERTAIN = 0.05
 _SHARES = (0.20, 0.24)  # of the bytes in float32, for a file with coded weights
+_SAMPLES = 32  # by which weights are coded on trial; the step itself takes more
 _SHARE_PRUNED, _LEAST_SHARE = 0.12, 0.05  # for one whose weights were pruned before; for the weights alone
 _SECONDS_FOR_RATE = 60.0
 _STEPS_FROM_ZERO, _FEWEST_EPOCHS, _MOST_EPOCHS = 2000, 10, 60
@@ -234,9 +236,10 @@ class _Look:
         title = {"static": "quantize.Static", "dynamic": "quantize.Dynamic"}.get(form, f"coded weights of {share:.0%}")
         self.tell(title)
         try:
-            made = self.model
-            for step in quantizing(form, share * self._float_bytes):
-                made = step(made, self.task, self.run.within(f"{form}-{share:g}"))
+            (step,) = quantizing(form, share * self._float_bytes)
+            if isinstance(step, RateDistortion):
+                step = replace(step, samples=_SAMPLES)
+            made = step(self.model, self.task, self.run.within(f"{form}-{share:g}"))
             size = float(len(pack(onnx_file(made, self.task))))
         except UserError as error:
             self.said.append(f"{title}: not possible, {error.errors[0].message}")
