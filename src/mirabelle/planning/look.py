@@ -26,6 +26,7 @@ from mirabelle.run.files import length_of_tensors
 from mirabelle.run.run import Run
 from mirabelle.runtime.latency import Ratio
 from mirabelle.sources.models.huggingface import HuggingFaceModel
+from mirabelle.task.batch import tensors_of
 from mirabelle.task.goal import Goal
 from mirabelle.task.metric import Metric
 from mirabelle.task.task import Task
@@ -40,7 +41,7 @@ _MAY_DROP = "1%"  # the goal of a first recipe
 _HALF = 0.5  # of it, that may be used on the validation samples
 _CERTAIN = 0.05
 _SHARES = (0.20, 0.24)  # of the bytes in float32, for a file with coded weights
-_SAMPLES = 32  # by which weights are coded on trial; the step itself takes more
+_SAMPLES, _FEWER, _ELEMENTS = 32, 8, 1_000_000  # by which weights are coded on trial, and in all of them; the step takes more
 _SHARE_PRUNED, _LEAST_SHARE = 0.12, 0.05  # for one whose weights were pruned before; for the weights alone
 _SECONDS_FOR_RATE = 60.0
 _STEPS_FROM_ZERO, _FEWEST_EPOCHS, _MOST_EPOCHS = 2000, 10, 60
@@ -238,7 +239,7 @@ class _Look:
         try:
             (step,) = quantizing(form, share * self._float_bytes)
             if isinstance(step, RateDistortion):
-                step = replace(step, samples=_SAMPLES)
+                step = replace(step, samples=self._samples())
             made = step(self.model, self.task, self.run.within(f"{form}-{share:g}"))
             size = float(len(pack(onnx_file(made, self.task))))
         except UserError as error:
@@ -252,6 +253,11 @@ class _Look:
         value, keeps, words = self._judged(made)
         self.said.append(f"{told}, {words}")
         return Tried(form, size, ratio, share, value, keeps)
+
+    def _samples(self) -> int:
+        """Few samples if they are large: each has many rows of a layer's inputs."""
+        size = sum(part[0].numel() for part in tensors_of(self.task.example().inputs))
+        return max(min(_SAMPLES, _ELEMENTS // max(size, 1)), _FEWER)
 
     def _judged(self, made: nn.Module) -> tuple[float, bool, str]:
         """(metric of a model, whether it keeps the metric of the given one, both in words), on the same validation samples."""
