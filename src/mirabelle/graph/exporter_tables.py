@@ -1,12 +1,12 @@
 """Tables of operators that torch's exporters build anew for every export, here built once.
 
-The export of a small network takes 1.0 s without this and 0.4 s with it. A torch without such tables exports as always.
+The export of a small network takes several times as long without this. A torch without such tables exports as always.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -25,7 +25,32 @@ def operators_listed_once() -> Iterator[None]:
     if not hasattr(source, "_materialize_cpp_cia_ops"):
         yield
         return
-    with mock.patch.object(source, "_materialize_cpp_cia_ops", functools.cache(source._materialize_cpp_cia_ops)):
+    listed = mock.patch.object(source, "_materialize_cpp_cia_ops", functools.cache(source._materialize_cpp_cia_ops))
+    with listed, _annotations_left_out():
+        yield
+
+
+class _OfAnyKind(type):
+    def __getitem__(cls, _: Any) -> Any:
+        return cls
+
+    def __instancecheck__(cls, one: Any) -> bool:
+        return callable(one)
+
+
+class _Function(metaclass=_OfAnyKind):
+    """In the place of `Callable` in annotations, whose parameters are not looked at."""
+
+
+@contextmanager
+def _annotations_left_out() -> Iterator[None]:
+    """Do not evaluate the annotations of a function in torch that each export defines twenty thousand times."""
+    from torch import _ops
+
+    if getattr(_ops, "Callable", None) is not Callable:
+        yield
+        return
+    with mock.patch.object(_ops, "Callable", _Function):
         yield
 
 
