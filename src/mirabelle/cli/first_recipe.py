@@ -62,7 +62,7 @@ def recipe_text(
         "FOUND": "" if looked is None else _found(looked),
         "MODEL": json.dumps(model),
         "DATA": json.dumps(data),
-        "BASELINE": baseline.replace("TRAINING", training),
+        "BASELINE": baseline.replace("TRAINING", training + ("" if looked is None else _duration(looked))),
         "ARGUMENTS": "\n".join(arguments),
         "KEYWORDS": "\n".join(keywords),
         "STEPS": _unseen_steps(dynamic=dynamic) if looked is None else _steps(looked, training),
@@ -101,6 +101,16 @@ def _found(looked: Looked) -> str:
 
 def _training(training: Training) -> str:
     return f"{{ epochs = {training.epochs}, batch_size = {training.batch_size}, lr = {training.lr:g} }}"
+
+
+def _duration(looked: Looked) -> str:
+    """How long the training takes, as a comment."""
+    if looked.training is None:
+        return ""
+    minutes = looked.seconds / 60
+    return (
+        f"  # about {minutes:.0f} min on this machine" if minutes >= 1 else f"  # about {looked.seconds:.0f} s on this machine"
+    )
 
 
 def _steps(looked: Looked, training: str) -> str:

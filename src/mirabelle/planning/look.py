@@ -45,6 +45,7 @@ _SAMPLES, _FEWER, _ELEMENTS = 32, 8, 1_000_000  # by which weights are coded on 
 _SHARE_PRUNED, _LEAST_SHARE = 0.12, 0.05  # for one whose weights were pruned before; for the weights alone
 _SECONDS_FOR_RATE = 60.0
 _STEPS_FROM_ZERO, _FEWEST_EPOCHS, _MOST_EPOCHS = 2000, 10, 60
+_MOST_SECONDS = 600.0  # of a training that has more than the fewest epochs
 _FINE_TUNING = {0: 10, 1000: 5, 5000: 3}  # training samples -> epochs of a pre-trained network
 _BATCHES = {0: 32, 5000: 64, 50_000: 128}  # training samples -> batch size
 _PRUNED_FROM = 20_000  # parameters: in fewer, most of the weights are needed
@@ -201,6 +202,8 @@ class _Look:
         )
         training = Training(epochs=epochs, batch_size=batch)
         each = step_seconds(self.model, self.task, training, self.run.within("timed"), budget=0.0)
+        affordable = int(_MOST_SECONDS / max(each * per_epoch, 1e-9))
+        epochs = min(epochs, max(affordable, _FEWEST_EPOCHS))
         rate = learning_rate(
             self.model, self.task, training, self.run.within("rate"), seconds=_SECONDS_FOR_RATE, each=each
         )  # fmt: skip
