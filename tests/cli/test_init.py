@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 import mirabelle
-import mirabelle.planning.learning_rate
 from mirabelle import Run, Task, Training
 from mirabelle.cli import main
 from mirabelle.inspection.layers import layers_of_module
@@ -45,6 +44,10 @@ def mlp():
 
 def nothing():
     return nn.Sequential(nn.Linear(6, 2), nn.ReLU())
+
+
+def fixed():
+    return nn.Sequential(nn.Hardtanh(), nn.Unflatten(1, (2, 3)), nn.AdaptiveAvgPool1d(1), nn.Flatten())
 
 
 def broken():
@@ -94,10 +97,11 @@ def test_a_model_that_is_not_trained_is_trained_first_with_a_measured_rate(init:
     np.savez("rows.npz", **dict(zip(("x_train", "y_train"), rows(), strict=True)))
     recipe, found = init("--model", "./nets.py:mlp", "--data", "./rows.npz")
     training = recipe["baseline"]["train"]
-    assert training["lr"] in mirabelle.planning.learning_rate.RATES
-    assert any(line.startswith("not trained: accuracy") for line in found)
+    measured = [line for line in found if line.startswith("learning rate")]
+    assert measured == [f"learning rate {training['lr']:g} reaches the lowest loss in short trainings"]
+    assert any(line.startswith("not trained, its weights are drawn at random: accuracy") for line in found)
     assert "network: fully connected network, 27,202 parameters (108.8 kB), 26,880 multiply-accumulates a sample" in found
-    assert "heavy in bytes: 2 95%" in found
+    assert 'heavy in bytes: layer "2" 95%' in found
     assert "targets: 2 classes, with training samples: 0 210, 1 210" in found
     assert recipe["step"][0]["use"] == "prune.Weights"
     assert recipe["step"][0]["train"] == training
@@ -128,7 +132,7 @@ def test_rare_classes_get_a_metric_that_shows_them(init: Init) -> None:
     recipe, found = init("--model", "./nets.py:mlp", "--data", "./rows.npz")
     assert recipe["task"]["arguments"] == {"metric": "roc_auc", "class_weights": "balanced"}
     assert any(line.startswith("rare: 1; accuracy hardly shows") for line in found)
-    assert any(line.startswith("not trained: roc_auc") for line in found)
+    assert any(line.startswith("not trained, its weights are drawn at random: roc_auc") for line in found)
 
 
 def test_images_are_read_as_the_network_takes_them(init: Init, capsys: Any) -> None:
@@ -146,6 +150,7 @@ def test_inputs_alone_are_data_without_labels(init: Init) -> None:
     assert recipe["task"]["arguments"] == {"kind": "unlabelled"}
     assert "baseline" not in recipe
     assert "targets: none; the outputs of the given model take their place" in found
+    assert [step["use"] for step in recipe["step"]] != ["quantize.Half"], "a model cannot be better than itself"
     assert main.run(("run", "recipe.toml", "--out", "run", "--quiet")) == 0
 
 
@@ -167,6 +172,79 @@ def test_a_head_that_is_missing_is_put_on_and_trained(init: Init) -> None:
     (lengths,) = [line for line in found if line.startswith("texts: half of them have at most")]
     assert "the longest 11 of" in lengths or "the longest 13 of" in lengths, lengths
     assert all(step["use"] != "prune.Weights" for step in recipe["step"])
+
+
+def test_what_only_looks_unlabelled_is_not_made_so(init: Init, capsys: Any) -> None:
+    del init
+    inputs, targets = rows()
+    np.savez("few.npz", x_train=inputs, y_train=np.minimum(np.arange(len(targets)), 2)[::-1])
+    assert main.run(("init", "--model", "./nets.py:mlp", "--data", "./few.npz")) == 2
+    assert "a split needs 3" in capsys.readouterr().err
+    photos(Path("photos"))
+    Path("photos/bird").mkdir()
+    assert main.run(("init", "--model", "./nets.py:gray", "--data", "./photos")) == 2
+    assert 'class "bird"' in capsys.readouterr().err
+
+
+def test_several_labels_of_each_sample(init: Init) -> None:
+    inputs, targets = rows()
+    np.savez("labels.npz", x_train=inputs, y_train=np.stack([targets, 1 - targets], 1))
+    recipe, found = init("--model", "./nets.py:mlp", "--data", "./labels.npz")
+    assert recipe["task"]["arguments"] == {"kind": "multi-label"}
+    assert recipe["baseline"]["train"]["lr"] > 0
+    assert any(line.startswith("not trained, its weights are drawn at random: f1") for line in found)
+
+
+TASKS = """
+import torch
+import mirabelle
+
+
+def rare():
+    draw = torch.Generator().manual_seed(0)
+    y = (torch.arange(900) % 15 == 0).long()
+    x = torch.randn(900, 6, generator=draw)
+    return mirabelle.Task(train=(x, y), test=(x, y))
+"""
+
+
+def test_data_of_a_function_keep_their_metric(init: Init) -> None:
+    Path("tasks.py").write_text(TASKS)
+    recipe, found = init("--model", "./nets.py:mlp", "--data", "./tasks.py:rare")
+    assert "arguments" not in recipe["task"]
+    assert any(line.startswith("not trained, its weights are drawn at random: accuracy") for line in found)
+    assert 'the metric of a function is its own: Task(metric="roc_auc") would show these classes' in found
+
+
+def test_names_are_toml_and_data_lie_in_the_folder_of_data_sets(init: Init) -> None:
+    inputs, targets = rows()
+    Path("sets/d😀").mkdir(parents=True)
+    np.savez("sets/d😀/rows.npz", x_train=inputs, y_train=targets)
+    model = mirabelle.sources.model_from("./nets.py:mlp", {}, Path())
+    save_file(model.state_dict(), 'TRAINING "DATA".safetensors')
+    arguments = ("--model", "./nets.py:mlp", "--weights", 'TRAINING "DATA".safetensors')
+    recipe, found = init(*arguments, "--data", "data:d😀/rows.npz", "--data-dir", "sets")
+    assert recipe["task"]["data"] == "data:d😀/rows.npz"
+    assert recipe["baseline"] == {"weights": 'TRAINING "DATA".safetensors'}
+    assert any("check that they belong here" in line for line in found)
+    assert [step["use"] for step in recipe["step"]] != ["prune.Weights"]
+
+
+def test_a_model_in_which_nothing_can_be_trained(init: Init) -> None:
+    inputs, targets = rows()
+    np.savez("rows.npz", x_train=inputs, y_train=targets)
+    recipe, found = init("--model", "./nets.py:fixed", "--data", "./rows.npz")
+    assert "baseline" not in recipe
+    assert any(line.startswith("it cannot be trained: ") for line in found)
+
+
+def test_large_models_are_not_tried(init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirabelle.planning.look.MOST_PARAMETERS", 100)
+    photos(Path("photos"), 28)
+    recipe, found = init("--model", "./nets.py:gray", "--data", "./photos")
+    assert [step["use"] for step in recipe["step"]][-1] == "quantize.Static"
+    assert recipe["baseline"]["train"]["lr"] == 0.001
+    assert not any("ms for one sample" in line for line in found)
 
 
 @pytest.mark.parametrize(

@@ -133,24 +133,25 @@ def test_a_plan_without_anything_to_train_is_run_once(task: Task, tmp_path: Path
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_a_front_of_metric_and_size(net: nn.Module, task: Task, out: Path) -> None:
+@pytest.mark.parametrize(("cost", "count"), [("size", 6), ("latency", 2), ("macs", 2)])
+def test_a_front_of_metric_and_a_cost(cost: Any, count: int, net: nn.Module, task: Task, out: Path) -> None:
     pytest.importorskip("optuna")
-    settings = TrialSettings(6, front="size")
     told: list[str] = []
-    found = mirabelle.auto(
-        net, task, {"size": "20%", "max_drop": "5pt", "latency": "any"}, out, trials=settings, tell=told.append
-    )
-    trials = [line.partition(": ")[2].split(" (")[0].split(", size ") for line in told if line.startswith("trial ")]
-    every = [(float(metric), float(size.replace(",", ""))) for metric, size in trials]
+    goal = {"size": "20%", "max_drop": "5pt", "latency": "any"}
+    found = mirabelle.auto(net, task, goal, out, trials=TrialSettings(count, front=cost), tell=told.append)
+    trials = [line.partition(": ")[2].split(" (")[0].split(f", {cost} ") for line in told if line.startswith("trial ")]
+    every = [(float(metric), float(value.replace(",", ""))) for metric, value in trials]
     front = json.loads((out / "front.json").read_text())
-    points = [(round(point["accuracy"], 4), point["size"]) for point in front["points"]]
+    points = [(round(point["accuracy"], 4), point[cost]) for point in front["points"]]
     better = [one for one in every if not any(a >= one[0] and b <= one[1] and (a, b) != one for a, b in every)]
-    assert sorted(points) == sorted(set(better))
-    assert found.best is not None
-    assert found.best.profile.size_bytes.packed in [size for _, size in every]
-    assert (out / "front" / f"{front['points'][0]['trial']}.toml").is_file()
-    with pytest.raises(UserError, match=r"E150.*of another model, data or goal"):
-        mirabelle.auto(net, task, {"size": "20%", "max_drop": "5pt", "latency": "any"}, out, trials=TrialSettings(6))
+    assert [a for a, _ in sorted(points)] == [a for a, _ in sorted(set(better))]
+    assert [b for _, b in sorted(points)] == pytest.approx([b for _, b in sorted(set(better))], rel=1e-4)
+    assert sorted(path.stem for path in (out / "front").iterdir()) == sorted(str(point["trial"]) for point in front["points"])
+    fitting = [point for point in front["points"] if point["accuracy"] >= front["start"] - 0.04] or front["points"][-1:]
+    assert list(found.attempts[0].steps) == fitting[0]["step"], "the cheapest that keeps the metric is run"
+    if cost == "size":
+        with pytest.raises(UserError, match=r"E150.*of another model, data or goal"):
+            mirabelle.auto(net, task, goal, out, trials=TrialSettings(6))
 
 
 def test_a_metric_that_no_model_has_is_refused_at_once(net: nn.Module, task: Task, tmp_path: Path) -> None:

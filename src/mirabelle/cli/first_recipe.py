@@ -19,6 +19,7 @@ TRAIN_FIRST = """# The model is trained before it is compressed. If your functio
 # If trained weights are in a file, replace `train` by: weights = "trained.safetensors"
 [baseline]
 train = TRAINING"""
+UNTRAINABLE = "# Nothing in the model can be trained, so there is no [baseline]."
 TRAINED_ALREADY = "# The model already has trained weights, so there is no [baseline]."
 _TRAINING = "{ epochs = 20, batch_size = 32, lr = 1e-3 }"
 _PRUNE = """# Sets the least important weights to zero while the model is trained with its dense version as the teacher.
@@ -51,7 +52,7 @@ def recipe_text(
     Args:
         model: its name.
         data: its name.
-        baseline: lines of the table `[baseline]`, or a comment in its place.
+        baseline: lines of the table `[baseline]`, or a comment in its place; empty if the model is trained first.
         keywords: lines on the arguments of the model.
         arguments: lines on those of the data.
         looked: what was found of model and data; None if nobody looked.
@@ -60,9 +61,9 @@ def recipe_text(
     training = _TRAINING if looked is None or looked.training is None else _training(looked.training)
     values = {
         "FOUND": "" if looked is None else _found(looked),
-        "MODEL": json.dumps(model),
-        "DATA": json.dumps(data),
-        "BASELINE": baseline.replace("TRAINING", training + ("" if looked is None else _duration(looked))),
+        "MODEL": toml(model),
+        "DATA": toml(data),
+        "BASELINE": baseline or TRAIN_FIRST.replace("TRAINING", training + ("" if looked is None else _duration(looked))),
         "ARGUMENTS": "\n".join(arguments),
         "KEYWORDS": "\n".join(keywords),
         "STEPS": _unseen_steps(dynamic=dynamic) if looked is None else _steps(looked, training),
@@ -72,7 +73,21 @@ def recipe_text(
 
 def weights_before(weights: str) -> str:
     """The table of a model whose trained weights are in a file."""
-    return f"[baseline]\nweights = {json.dumps(weights)}"
+    return f"[baseline]\nweights = {toml(weights)}"
+
+
+def toml(value: Any) -> str:
+    """A value in one line of TOML.
+
+    Example:
+        >>> print(toml({"labels": ["a", 'b "c"'], "size": 3}))
+        { labels = ["a", "b \\"c\\""], size = 3 }
+    """
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{key} = {toml(one)}' for key, one in value.items())} }}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(toml, value))}]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def inline(name: str, settings: Mapping[str, Any], remark: str = "") -> str:
@@ -82,20 +97,20 @@ def inline(name: str, settings: Mapping[str, Any], remark: str = "") -> str:
         >>> inline("arguments", {"features": 5})
         'arguments = { features = 5 }'
     """
-    inside = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items())
-    return f"{name} = {{ {inside} }}{remark}"
+    return f"{name} = {toml(settings)}{remark}"
 
 
 def table(name: str, settings: Mapping[str, Any], remark: str) -> list[str]:
     """A table of settings, one in each line."""
     head = f"[{name}]".ljust(37)
-    return ["", f"{head}# {remark}", *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items())]
+    return ["", f"{head}# {remark}", *(f"{key} = {toml(value)}" for key, value in settings.items())]
 
 
 def _found(looked: Looked) -> str:
     lines = ["#", "# Found in model and data:"]
     for sentence in looked.found:
-        lines += textwrap.wrap(" ".join(sentence.split()), _WIDTH, initial_indent="# - ", subsequent_indent="#   ")
+        plain = "".join(letter for letter in sentence if letter.isprintable() or letter == "\n")
+        lines += textwrap.wrap(" ".join(plain.split()), _WIDTH, initial_indent="# - ", subsequent_indent="#   ")
     return "\n".join(lines) + "\n"
 
 

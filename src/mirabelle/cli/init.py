@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mirabelle.cli import table_recipe
-from mirabelle.cli.first_recipe import TRAIN_FIRST, TRAINED_ALREADY, inline, recipe_text, table, weights_before
+from mirabelle.cli.first_recipe import TRAINED_ALREADY, UNTRAINABLE, inline, recipe_text, table, weights_before
 from mirabelle.cli.options import data_dir_option, json_option, quiet_option
 from mirabelle.errors import Place, UserError, gathered, raise_all
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mirabelle.planning.look import Looked
+    from mirabelle.planning.look import Looked, Weights
     from mirabelle.task.task import Task
 
 _MODEL = "mirabelle.sources.zoo:digits_cnn"
@@ -69,9 +69,9 @@ def command(
         click.echo(SCHEMA.read_text("utf-8"), nl=False)
         return 0
     from mirabelle.sources.checks import check_data, check_model, check_weights
-    from mirabelle.sources.names import TABLES, names_function
+    from mirabelle.sources.datasets.settings import data_folder_set
 
-    is_table = data.lower().endswith(TABLES) and not names_function(data)
+    is_table = _is_table(data)
     name = model or (table_recipe.MODEL if is_table else _MODEL)
     mistakes: list[UserError] = []
     with gathered(mistakes):
@@ -82,8 +82,9 @@ def command(
         with gathered(mistakes):
             check_weights(Path(weights))
     raise_all(mistakes)
-    asked = _Asked(name, data, weights, data_dir, proposes=model is None and is_table)
-    sources = asked.unseen() if no_look else asked.seen(quiet=quiet)
+    asked = _Asked(name, data, weights, proposes=model is None and is_table)
+    with data_folder_set(data_dir):
+        sources = asked.unseen() if no_look else asked.seen(quiet=quiet)
     looked = sources.looked
     text = recipe_text(
         model=name, data=data, baseline=asked.baseline(looked), keywords=sources.keywords(asked),
@@ -122,11 +123,13 @@ class _Sources:
 
     def keywords(self, asked: _Asked) -> list[str]:
         """The lines on the arguments of the model."""
-        from mirabelle.sources.names import HUBS, is_trained, names_model_folder
+        from mirabelle.sources.names import HUBS, names_model_file, names_model_folder
 
         if names_model_folder(asked.model) or asked.model.startswith(HUBS):
             return [inline("arguments", self.head, "    # a new head, which is trained first")] if self.head else [_HEADED]
-        if not asked.is_table or is_trained(asked.model):
+        if names_model_file(asked.model):
+            return []
+        if not _is_table(asked.data):
             return [_KEYWORDS]
         if self.task is None:
             return [table_recipe.WIDTHS if asked.proposes else _KEYWORDS]
@@ -135,16 +138,18 @@ class _Sources:
 
     def lines(self, asked: _Asked) -> list[str]:
         """The lines on the arguments of the data."""
-        from mirabelle.sources.names import TEXTS
+        from mirabelle.sources.names import TEXTS, names_files
 
         settings = {**self.read, **self.more}
         if self.of_processor:
             return table("task.arguments", settings, _OF_PROCESSOR)
         if settings:
             return [inline("arguments", settings, _LENGTHS if self.of_texts else "")]
-        if asked.is_table:
+        if _is_table(asked.data):
             return [table_recipe.UNREAD + self.why_not if self.why_not else table_recipe.READ]
-        return [_READ_TEXTS if asked.data.lower().endswith(TEXTS) else _READ]
+        if asked.data.lower().endswith(TEXTS):
+            return [_READ_TEXTS]
+        return [_READ] if names_files(asked.data) and not Path(asked.data).suffix else []
 
 
 @dataclass(frozen=True)
@@ -154,23 +159,16 @@ class _Asked:
     model: str
     data: str
     weights: str | None
-    data_dir: Path | None
     proposes: bool
-
-    @property
-    def is_table(self) -> bool:
-        from mirabelle.sources.names import TABLES, names_function
-
-        return self.data.lower().endswith(TABLES) and not names_function(self.data)
 
     def unseen(self) -> _Sources:
         """What follows from the names of model and data, and from a table."""
         from mirabelle.sources import task_from
 
         sources = self._by_names()
-        if self.is_table and not sources.of_texts:
+        if _is_table(self.data) and not sources.of_texts:
             try:
-                sources.task = task_from(self.data, {}, data_folder=self.data_dir, folder=Path())
+                sources.task = task_from(self.data, {}, data_folder=None, folder=Path())
             except UserError as error:
                 sources.why_not = " ".join(error.errors[0].message.split())
         return sources
@@ -182,32 +180,38 @@ class _Asked:
             UserError: what `check` would say of them, with the option in whose value it lies.
         """
         from mirabelle.planning.look import look
-        from mirabelle.run.run import threads_of_run, torch_threads
+        from mirabelle.sources import load_weights
         from mirabelle.sources.fitting_arguments import fitting_images, readable
         from mirabelle.sources.model_heads import head_for
+        from mirabelle.sources.names import names_function
 
         def tell(line: str) -> None:
             if not quiet:
                 click.echo(line, err=True)
 
         sources = self._by_names()
-        with torch_threads(threads_of_run(Path("runs") / "init", {})):
-            with self._at_option("data"):
-                tell(f"reading {self.data}")
-                task, settings = readable(self.data, sources.read, data_folder=self.data_dir)
-                if more := {key: value for key, value in settings.items() if key not in sources.read}:
-                    tell(f"it can be read with {inline('arguments', more)}")
-            with self._at_option("model"):
-                tell(f"loading {self.model}")
-                model = self._built(table_recipe.arguments_of_table(task) if self.proposes else {})
-                if head := head_for(model, task):
-                    sources.head, model = head, self._built(head)
-                    tell(f"its head does not fit the data: {head['head']} is put on it")
-                if more := fitting_images(model, self.data, task, settings) or {}:
-                    tell(f"the model takes the images with {inline('arguments', more)}")
-                    task, settings = readable(self.data, {**settings, **more}, data_folder=self.data_dir)
-            with self._at_option("model"):
-                sources.looked = look(model, task, tell)
+        with _at_option("data"):
+            tell(f"reading {self.data}")
+            task, settings = readable(self.data, sources.read)
+        if more := {key: value for key, value in settings.items() if key not in sources.read}:
+            tell(f"it can be read with {inline('arguments', more)}")
+        with _at_option("model"):
+            tell(f"loading {self.model}")
+            arguments = table_recipe.arguments_of_table(task) if self.proposes else {}
+            model = self._built(arguments)
+            if head := head_for(model, task):
+                arguments = sources.head = head
+                model = self._built(head)
+                tell(f"its head does not fit the data: {head['head']} is put on it")
+            weights = self._origin(model, arguments)
+        if self.weights is not None:
+            with _at_option("weights"):
+                load_weights(model, Path(self.weights))
+        with _at_option("model"):
+            if more := fitting_images(model, self.data, task, settings):
+                tell(f"the model takes the images with {inline('arguments', more)}")
+                task, settings = readable(self.data, {**settings, **more})
+            sources.looked = look(model, task, tell, weights=weights, sets_metric=not names_function(self.data))
         sources.more = {key: value for key, value in settings.items() if key not in sources.read}
         sources.more |= self._for_rare(sources.looked)
         sources.task = task
@@ -216,13 +220,14 @@ class _Asked:
         return sources
 
     def baseline(self, looked: Looked | None) -> str:
-        """The table `[baseline]`, or a comment in its place."""
+        """The table `[baseline]`, or a comment in its place; empty if the model is trained first."""
         from mirabelle.sources.names import is_trained
 
         if self.weights is not None:
             return weights_before(self.weights)
-        trained = is_trained(self.model) if looked is None else looked.learned
-        return TRAINED_ALREADY if trained else TRAIN_FIRST
+        if is_trained(self.model) if looked is None else looked.learned:
+            return TRAINED_ALREADY
+        return "" if looked is None or looked.training is not None else UNTRAINABLE
 
     def _by_names(self) -> _Sources:
         """The settings that the files of a transformers model give."""
@@ -238,14 +243,22 @@ class _Asked:
             return _Sources({**texts, **labels}, of_processor=False, of_texts=True, dynamic=True)
         return _Sources({}, of_processor=False, of_texts=False, dynamic=False)
 
-    def _built(self, arguments: Mapping[str, Any]) -> nn.Module:
-        from mirabelle.sources import load_weights, model_from
+    def _built(self, arguments: Mapping[str, Any], seed: int = 0) -> nn.Module:
+        from mirabelle.sources import model_from
         from mirabelle.sources.models.by_name import in_torch
 
-        model = in_torch(model_from(self.model, arguments, Path())).eval()
+        return in_torch(model_from(self.model, arguments, Path(), seed)).eval()
+
+    def _origin(self, model: nn.Module, arguments: Mapping[str, Any]) -> Weights:
+        """Where the weights of a model come from: those that another seed changes are drawn at random."""
+        from mirabelle.model.state import fingerprint
+        from mirabelle.sources.names import is_trained
+
         if self.weights is not None:
-            load_weights(model, Path(self.weights))
-        return model
+            return "given"
+        if is_trained(self.model) and not arguments:
+            return "unknown"
+        return "drawn" if fingerprint(self._built(arguments, seed=1)) != fingerprint(model) else "unknown"
 
     def _for_rare(self, looked: Looked) -> Mapping[str, Any]:
         """The settings that rare classes call for, if the data are files, which have such settings."""
@@ -256,14 +269,20 @@ class _Asked:
         metric = {} if looked.metric is None else {"metric": looked.metric}
         return metric if looked.learned else {**metric, "class_weights": "balanced"}
 
-    @contextmanager
-    def _at_option(self, name: str) -> Iterator[None]:
-        """Says in which option the mistake lies that is raised inside: a mistake of data while the model is tried is theirs."""
-        try:
-            yield
-        except UserError as error:
-            told = [one.at(Place(f"--{_option_of(one, name)}")) for one in error.errors]
-            raise_all(told)
+
+def _is_table(data: str) -> bool:
+    from mirabelle.sources.names import TABLES, names_function
+
+    return data.lower().endswith(TABLES) and not names_function(data)
+
+
+@contextmanager
+def _at_option(name: str) -> Iterator[None]:
+    """Says in which option the mistake lies that is raised inside: a mistake of data while the model is tried is theirs."""
+    try:
+        yield
+    except UserError as error:
+        raise_all([one.at(Place(f"--{_option_of(one, name)}")) for one in error.errors])
 
 
 def _option_of(error: UserError, name: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tomli_w
@@ -15,21 +16,23 @@ from mirabelle.task.profile import MeasuredMetric
 UNITS = {"size": "bytes", "latency": "ms", "macs": "MACs", "parameters": "parameters"}
 
 
-def write_front(out: Path, front: Sequence[BestTrial], cost: str, start: MeasuredMetric) -> None:
-    """Write front.json and front.md, and front/<number>.toml with the steps of each point.
+def write_front(out: Path, front: Sequence[BestTrial], cost: str, start: MeasuredMetric, tables: Mapping[str, object]) -> None:
+    """Write front.json and front.md, and front/<number>.toml with the recipe of each point; those of before are removed.
 
     Args:
-        out: folder of the search.
+        out: folder of the search for this goal.
         front: its points, the cheapest first.
         cost: its name.
         start: metric of the given model on the validation data.
+        tables: of a recipe, that name model and data; without them the files hold the steps alone.
     """
     folder = out / "front"
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     points = []
     for one in front:
         steps = [step_to_data(step) for step in one.steps]
-        files.write(folder / f"{one.number}.toml", tomli_w.dumps({"step": steps}).encode())
+        files.write(folder / f"{one.number}.toml", tomli_w.dumps({**tables, "step": steps}).encode())
         points.append({"trial": one.number, start.name: one.metric, cost: one.cost, "plan": one.plan, "step": steps})
     data = {"metric": start.name, "start": start.value, "cost": cost, "unit": UNITS[cost], "points": points}
     files.write_json(out / "front.json", data)

@@ -6,6 +6,8 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
 
 from torch import nn
 
@@ -16,6 +18,7 @@ from mirabelle.job.comparison import step_seconds
 from mirabelle.job.dry_run import try_one_batch, with_model_outputs_as_targets
 from mirabelle.job.learned import standing
 from mirabelle.model.state import copied, tensors_of_module
+from mirabelle.numerics.statistics import Scores
 from mirabelle.planning.learning_rate import learning_rate
 from mirabelle.planning.measured import Form
 from mirabelle.planning.measuring import quantizing, stopwatch, without_codes
@@ -42,7 +45,12 @@ _HALF = 0.5  # of it, that may be used on the validation samples
 _CERTAIN = 0.05
 _SHARES = (0.20, 0.24)  # of the bytes in float32, for a file with coded weights
 _SAMPLES, _FEWER, _ELEMENTS = 32, 8, 1_000_000  # by which weights are coded on trial, and in all of them; the step takes more
-_SHARE_PRUNED, _LEAST_SHARE = 0.12, 0.05  # for one whose weights were pruned before; for the weights alone
+_SHARE_PRUNED = 0.12  # for one whose weights were pruned before
+_LEAST_SHARE, _LEAST_SHARE_PRUNED = 0.15, 0.08  # for the weights alone, however much the file holds besides
+_FEW, _USUAL_RATES = (
+    30,
+    (1e-3, 3e-5),
+)  # validation samples that choose a rate; rates without, from zero and of pre-trained networks
 _SECONDS_FOR_RATE = 60.0
 _STEPS_FROM_ZERO, _FEWEST_EPOCHS, _MOST_EPOCHS = 2000, 10, 60
 _MOST_SECONDS = 600.0  # of a training that has more than the fewest epochs
@@ -50,6 +58,7 @@ _FINE_TUNING = {0: 10, 1000: 5, 5000: 3}  # training samples -> epochs of a pre-
 _BATCHES = {0: 32, 5000: 64, 50_000: 128}  # training samples -> batch size
 _PRUNED_FROM = 20_000  # parameters: in fewer, most of the weights are needed
 
+Weights = Literal["given", "drawn", "unknown"]
 Tell = Callable[[str], None]
 
 
@@ -61,16 +70,12 @@ class Tried:
         form: "static", "dynamic" or "coded".
         size: bytes of the packed file.
         ratio: milliseconds relative to floating point.
-        share: of coded weights, relative to float32.
-        metric: on the validation samples; None for a model that is not trained.
-        keeps: whether the metric is kept, as far as the validation samples show it.
+        keeps: whether the metric is kept, as far as the validation samples show it; not known of a model that is not trained.
     """
 
     form: Form
     size: float
     ratio: Ratio
-    share: float = 0.0
-    metric: float | None = None
     keeps: bool = True
 
     @property
@@ -84,11 +89,11 @@ class Looked:
 
     Args:
         found: sentences on network and data, on what is heavy, on what the model has learned, and on what was tried.
-        kind: of network.
         learned: whether the model is trained already.
         metric: that rare classes call for; None if that of the task stays.
         rare: whether some classes are rare.
-        training: of a model that is not trained, with a measured learning rate; None for a trained one.
+        training: of a model that is not trained, with a measured learning rate; None for a trained one, and for one in which
+            nothing can be trained.
         seconds: that this training takes.
         prunes: whether single weights are pruned after the training.
         form: in which numbers are stored and computed.
@@ -97,7 +102,6 @@ class Looked:
     """
 
     found: Sequence[str]
-    kind: Kind
     learned: bool
     metric: str | None
     rare: bool
@@ -109,7 +113,9 @@ class Looked:
     why: str
 
 
-def look(model: nn.Module, task: Task, tell: Tell, *, seed: int = 0) -> Looked:
+def look(
+    model: nn.Module, task: Task, tell: Tell, *, weights: Weights = "unknown", sets_metric: bool = True, seed: int = 0
+) -> Looked:
     """Look at a model and its data.
 
     A trained model is quantized on trial, without labels and without training, to integers with fixed ranges, to integers with
@@ -120,6 +126,9 @@ def look(model: nn.Module, task: Task, tell: Tell, *, seed: int = 0) -> Looked:
         model: it is not changed.
         task: the data; without labels the outputs of the model are the targets.
         tell: is given a line before each part of the work that takes time.
+        weights: "given" as those of a trained model, which is not trained again; "drawn" at random, so that it is not trained
+            however well it guesses; or "unknown", and its metric decides.
+        sets_metric: whether the recipe can set the metric of the data; if not, rare classes are said, and the metric stays.
         seed: of what is drawn.
 
     Raises:
@@ -130,7 +139,17 @@ def look(model: nn.Module, task: Task, tell: Tell, *, seed: int = 0) -> Looked:
     task = with_model_outputs_as_targets(task, model)
     try_one_batch(model, task)
     with tempfile.TemporaryDirectory() as folder:
-        return _Look(model, task, Run(folder, seed=seed), tell, labelled=labelled).all()
+        given = _Given(labelled=labelled, weights=weights, sets_metric=sets_metric)
+        return _Look(model, task, Run(folder, seed=seed), tell, given).all()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Given:
+    """Whether data have labels, where the weights come from, and whether a recipe can set the metric."""
+
+    labelled: bool
+    weights: Weights
+    sets_metric: bool
 
 
 @dataclass
@@ -139,7 +158,7 @@ class _Look:
     task: Task
     run: Run
     tell: Tell
-    labelled: bool
+    given: _Given
     said: list[str] = field(default_factory=list)
 
     def all(self) -> Looked:
@@ -148,24 +167,27 @@ class _Look:
         timed = count_parameters(self.model)[0] <= MOST_PARAMETERS
         self.tell("the network")
         kind, said = sentences_on_model(self.model, self.task, onnx, timed=timed)
-        classes = classes_of(self.task) if self.labelled else None
-        self.said += [*said, *sentences_on_data(self.task, classes, labelled=self.labelled)]
+        classes = classes_of(self.task) if self.given.labelled else None
+        self.said += [*said, *sentences_on_data(self.task, classes, labelled=self.given.labelled)]
         metric = self._metric(classes)
         learned = self._standing()
-        training, seconds = (None, 0.0) if learned else self._training()
+        training, seconds = (None, 0.0) if learned else self._training(timed=timed)
         prunes = training is not None and kind != "transformer" and count_parameters(self.model)[0] >= _PRUNED_FROM
         if timed:
             form, share, why = self._form(kind, learned=learned, prunes=prunes)
         else:
-            form, share, why = "dynamic", 0.0, "the model is too large to be quantized on trial"
+            form, share, why = self._untried(kind)
         return Looked(
-            self.said, kind, learned, metric, bool(classes and classes.rare), training, seconds, prunes, form, share, why
+            self.said, learned, metric, bool(classes and classes.rare), training, seconds, prunes, form, share, why
         )  # fmt: skip
 
     def _metric(self, classes: Classes | None) -> str | None:
         """The metric that rare classes call for in the place of accuracy, if it is defined for model and data."""
         name = None if classes is None or self.task.metric.name != "accuracy" else classes.metric()
         if name is None:
+            return None
+        if not self.given.sets_metric:
+            self.said.append(f'the metric of a function is its own: Task(metric="{name}") would show these classes')
             return None
         try:
             judged = self.task.replace(metric=Metric.of(name))
@@ -179,36 +201,62 @@ class _Look:
 
     def _standing(self) -> bool:
         """Whether the model is trained; its metric beside that of a constant answer is said."""
-        if not self.labelled:
+        if not self.given.labelled:
             return True
         found = standing(self.model, self.task, self.task.validation)
         told = found.in_words("validation")
+        if self.given.weights == "drawn":
+            self.said.append(f"not trained, its weights are drawn at random: {told}")
+            return False
         self.said.append(f"trained: {told}" if found.learned else f"not trained: {told}")
+        if self.given.weights == "given" and not found.learned:
+            self.said.append(
+                "the given weights are not better than the same answer for every input: check that they belong here"
+            )
+            return True
         if found.learned:
             self.said.append("if it was trained on these validation samples, its metric is too good: the test data decide")
         return found.learned
 
-    def _training(self) -> tuple[Training, float]:
-        """(training of a model that has learned nothing, its seconds)."""
-        self.tell("learning rates")
-        count = len(self.task.train)
-        batch = _by(_BATCHES, count)
+    def _training(self, *, timed: bool) -> tuple[Training | None, float]:
+        """(training of a model that has learned nothing, its seconds); None if nothing in it can be trained."""
+        count, pretrained = len(self.task.train), isinstance(self.model, HuggingFaceModel)
+        batch = min(_by(_BATCHES, count), max(count // 8, 1))
         per_epoch = self.task.train.steps(batch)
-        fine_tuned = isinstance(self.model, HuggingFaceModel)
-        epochs = (
-            _by(_FINE_TUNING, count)
-            if fine_tuned
-            else min(max(math.ceil(_STEPS_FROM_ZERO / per_epoch), _FEWEST_EPOCHS), _MOST_EPOCHS)
+        epochs = min(max(math.ceil(_STEPS_FROM_ZERO / per_epoch), _FEWEST_EPOCHS), _MOST_EPOCHS)
+        training = Training(
+            epochs=_by(_FINE_TUNING, count) if pretrained else epochs, batch_size=batch, lr=_USUAL_RATES[pretrained]
         )
-        training = Training(epochs=epochs, batch_size=batch)
-        each = step_seconds(self.model, self.task, training, self.run.within("timed"), budget=0.0)
+        if not timed:
+            self.said.append(f"the learning rate, {training.lr:g}, is the usual one; it was not measured in so large a model")
+            return training, 0.0
+        self.tell("learning rates")
+        try:
+            each = step_seconds(self.model, self.task, training, self.run.within("timed"), budget=0.0)
+        except UserError as error:
+            self.said.append(f"it cannot be trained: {error.errors[0].message}")
+            return None, 0.0
         affordable = int(_MOST_SECONDS / max(each * per_epoch, 1e-9))
-        epochs = min(epochs, max(affordable, _FEWEST_EPOCHS))
+        training = replace(training, epochs=min(training.epochs or 1, max(affordable, _FEWEST_EPOCHS)))
+        seconds = each * (training.epochs or 1) * per_epoch
+        if len(self.task.validation) < _FEW:
+            self.said.append(f"too few validation samples to choose a learning rate: {training.lr:g} is the usual one")
+            return training, seconds
         rate = learning_rate(
             self.model, self.task, training, self.run.within("rate"), seconds=_SECONDS_FOR_RATE, each=each
         )  # fmt: skip
         self.said.append(f"learning rate {rate:g} reaches the lowest loss in short trainings")
-        return Training(epochs=epochs, batch_size=batch, lr=rate), each * epochs * per_epoch
+        return replace(training, lr=rate), seconds
+
+    def _untried(self, kind: Kind) -> tuple[Form, float, str]:
+        """The form that a large network of this kind mostly takes, if it can have that."""
+        form: Form = "static" if kind == "convolutional network" else "dynamic"
+        (step,) = quantizing(form, 0.0)
+        try:
+            step.preview(self.model, self.task, self.run.within("preview"))
+        except UserError as error:
+            return "float", 0.0, f"it cannot have integers: {error.errors[0].message}"
+        return form, 0.0, "usual for its kind; the model is too large to be quantized on trial"
 
     def _form(self, kind: Kind, *, learned: bool, prunes: bool) -> tuple[Form, float, str]:
         """(form of the numbers, share of coded weights, why)."""
@@ -224,7 +272,7 @@ class _Look:
         rest = self._rest()
         shares = [] if rest is None else [max(share - rest, _LEAST_SHARE) for share in _SHARES]
         if not learned and rest is not None:
-            return "coded", max(_SHARE_PRUNED - rest, _LEAST_SHARE) if prunes else shares[-1], why
+            return "coded", max(_SHARE_PRUNED - rest, _LEAST_SHARE_PRUNED) if prunes else shares[-1], why
         for share in dict.fromkeys(shares):
             one = self._tried("coded", share, learned=True)
             if one is not None and one.keeps:
@@ -252,29 +300,35 @@ class _Look:
         told = f"{title}: {size / self._float_bytes:.1%} of the bytes, {ratio.median:.2f} times the milliseconds"
         if not learned:
             self.said.append(told)
-            return Tried(form, size, ratio, share)
-        value, keeps, words = self._judged(made)
+            return Tried(form, size, ratio)
+        keeps, words = self._judged(made)
         self.said.append(f"{told}, {words}")
-        return Tried(form, size, ratio, share, value, keeps)
+        return Tried(form, size, ratio, keeps)
 
     def _samples(self) -> int:
         """Few samples if they are large: each has many rows of a layer's inputs."""
         size = sum(part[0].numel() for part in tensors_of(self.task.example().inputs))
         return max(min(_SAMPLES, _ELEMENTS // max(size, 1)), _FEWER)
 
-    def _judged(self, made: nn.Module) -> tuple[float, bool, str]:
-        """(metric of a model, whether it keeps the metric of the given one, both in words), on the same validation samples."""
+    def _judged(self, made: nn.Module) -> tuple[bool, str]:
+        """(whether a model keeps the metric of the given one, both metrics in words), on the same validation samples.
+
+        It does not if more than half of what the goal allows is lost, or the loss is more than chance. Without labels the given
+        model is right by definition, any other one worse for certain, and only the first counts.
+        """
         data = self.task.validation.drawn(_JUDGED, 0)
         metric = self.task.metric
-        if not hasattr(self, "_before"):
-            self._before = evaluate(self.model, data, self.task)
-        after = evaluate(made, data, self.task)
-        start, value = metric.value(self._before), metric.value(after)
+        before, after = self._before, evaluate(made, data, self.task)
+        start, value = metric.value(before), metric.value(after)
         least = Goal(max_drop=_MAY_DROP).least_metric(start, _HALF)
         assert least is not None, "the goal limits the metric"
-        worse = value < start and metric.p_value([self._before], [after]) <= _CERTAIN
+        worse = self.given.labelled and value < start and metric.p_value([before], [after]) <= _CERTAIN
         keeps = value >= least and not worse
-        return value, keeps, f"{metric.name} {start:.4f} → {value:.4f}" + ("" if keeps else ": too low")
+        return keeps, f"{metric.name} {start:.5g} → {value:.5g}" + ("" if keeps else ": too low")
+
+    @cached_property
+    def _before(self) -> Scores:
+        return evaluate(self.model, self.task.validation.drawn(_JUDGED, 0), self.task)
 
     def _rest(self) -> float | None:
         """The bytes of a file with coded weights besides these, relative to float32; None if weights cannot be coded."""

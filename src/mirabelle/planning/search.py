@@ -252,7 +252,8 @@ class _Search:
         found = study.best()
         best = next((one for one in found if one.metric >= self._least), found[-1])
         if settings.front is not None:
-            write_front(self.out, found, settings.front, self._start)
+            tables = {} if self.source is None else {"schema": 1, **self.source.tables}
+            write_front(self._place, found, settings.front, self._start, tables)
         self.tell(f"best of {best.counted} trials: number {best.number}, {self._start.name} {best.metric:.4f} ({best.plan})")
         files.write_json(self._place / "attempt-1.json", {"step": [step_to_data(step) for step in best.steps]})
         self._attempt(planner, plan, trains=False)

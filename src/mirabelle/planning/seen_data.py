@@ -49,6 +49,8 @@ class Classes:
         return "roc_auc" if len(self.names) == 2 else "balanced_accuracy"  # noqa: PLR2004 (yes and no)
 
     def in_words(self) -> str:
+        if len(self.names) == 1:
+            return f"a single class, {self.names[0]}"
         order = np.argsort(self.counts, kind="stable")
         if len(self.names) <= _SHOWN:
             shown = ", ".join(f"{name} {count:,}" for name, count in zip(self.names, self.counts, strict=True))
@@ -127,8 +129,9 @@ def _span(targets: Tensor) -> str:
 
 
 def _lengths(task: Task) -> list[str]:
-    """How many tokens texts have, and how much of the inputs is padding."""
-    if not isinstance(task.preprocessing, Text) or not isinstance(task.train, Samples):
+    """How many tokens texts have, and how much of the inputs is padding; windows of a long text say nothing of it."""
+    text = task.preprocessing
+    if not isinstance(text, Text) or text.use in ("continue", "fill") or not isinstance(task.train, Samples):
         return []
     inputs = task.train.inputs
     mask = inputs.get("attention_mask") if isinstance(inputs, dict) else None

@@ -87,7 +87,8 @@ def sentences_on_model(model: nn.Module, task: Task, onnx: bytes, *, timed: bool
         f"network: {kind}, {count_parameters(model)[0]:,} parameters ({_size(total)}), {macs:,} multiply-accumulates a sample"
     ]
     shares = {layer.name: layer.size_bytes / max(total, 1) for layer in layers}
-    said.append(f"heavy in bytes: {_heaviest(shares, {layer.name: layer.kind for layer in layers})}")
+    heaviest = _heaviest(shares, {layer.name: layer.kind for layer in layers})
+    said += [f"heavy in bytes: {heaviest}"] if heaviest else []
     if timed:
         said += _slow(task, onnx, layers)
     why = architecture_of(model).rewritten
@@ -114,7 +115,7 @@ def _slow(task: Task, onnx: bytes, layers: list[Layer]) -> list[str]:
 def _heaviest(shares: Mapping[str, float], kinds: Mapping[str, str]) -> str:
     """The heaviest layers, and the kinds of layers if no layer stands out."""
     order = sorted((name for name in shares if shares[name] >= _HEAVY), key=lambda name: -shares[name])[:_SHOWN]
-    named = [f"{name} {shares[name]:.0%}" for name in order]
+    named = [f'layer "{name}" {shares[name]:.0%}' for name in order]
     if sum(shares[name] for name in order) < 0.5 and len(shares) > _SHOWN:  # noqa: PLR2004 (half of all)
         sums: Counter[str] = Counter()
         for name, share in shares.items():

@@ -16,7 +16,7 @@ from torch import nn
 from mirabelle import records
 from mirabelle.errors import UserError
 from mirabelle.job.comparison import compare
-from mirabelle.job.comparison_results import Outcome
+from mirabelle.job.comparison_results import Budget, Outcome
 from mirabelle.planning.draft import Key
 from mirabelle.planning.measured import Measured
 from mirabelle.planning.plan import Plan, Planner, learns
@@ -276,7 +276,10 @@ class Trials:
         trial.set_user_attr("steps", tables)
         folder = self.out / f"trial-{slot + 1}-{files.digest_of_data(tables)[:8]}"
         watching = () if self.settings.front is not None else (_Reporting(trial),)
-        found = compare(self.model, self.task, {"trial": steps}, out=folder, seeds=(self.seed,), callbacks=watching)
+        timed = Budget(milliseconds=self.planner.limits["latency"]) if self.settings.front == "latency" else Budget()
+        found = compare(
+            self.model, self.task, {"trial": steps}, out=folder, budget=timed, seeds=(self.seed,), callbacks=watching
+        )
         (outcome,) = found.outcomes["trial"]
         trial.set_user_attr("size", outcome.size_bytes)
         trial.set_user_attr("folder", str(folder))

@@ -1,7 +1,8 @@
-"""Settings of data that make them fit a model, or readable at all, found by trying what their owners mostly mean."""
+"""Settings of data that make them readable, or fit a model, found by trying."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
@@ -13,68 +14,61 @@ from torch import nn
 from mirabelle.errors import UserError
 from mirabelle.sources.datasets.by_name import task_from
 from mirabelle.sources.datasets.image_settings import ImageFolder
-from mirabelle.sources.datasets.settings import Arrays, TableFile, settings_from
+from mirabelle.sources.datasets.settings import settings_from
 from mirabelle.task.batch import call, tensors_of
 from mirabelle.task.preprocessing.image import Image
 from mirabelle.task.task import Task
 
 _SIDES = (28, 32, 48, 64, 84, 96, 112, 128, 160, 192, 224, 256, 288, 299, 320, 384, 448, 512)
-_SETTINGS: tuple[tuple[type, dict[str, Any]], ...] = (
-    (TableFile, {"header": False}),
-    (ImageFolder, {"kind": "unlabelled"}),
-    (Arrays, {"kind": "unlabelled"}),
-)
+_PROPOSED: tuple[tuple[str, Any], ...] = (("kind", "unlabelled"), ("kind", "multi-label"), ("header", False))
 
 
-def readable(data: str, arguments: Mapping[str, Any], *, data_folder: Path | None) -> tuple[Task, dict[str, Any]]:
-    """(task, arguments with what had to be added to read the data): a table without a header, data without targets.
+def readable(data: str, arguments: Mapping[str, Any]) -> tuple[Task, dict[str, Any]]:
+    """(task, arguments with the setting that had to be added to read the data).
+
+    A setting is added only if the error without it proposes just that: `kind` for data without targets or with several labels
+    for each sample, `header` for a table without names.
 
     Args:
         data: name of the data.
         arguments: settings that are known.
-        data_folder: folder of data sets.
 
     Raises:
         UserError: that of the given arguments, if nothing helps.
     """
     try:
-        return task_from(data, arguments, data_folder=data_folder, folder=Path()), dict(arguments)
+        return task_from(data, arguments, data_folder=None, folder=Path()), dict(arguments)
     except UserError as error:
-        if error.code not in ("E130", "E131"):
-            raise
-        for kind, more in _SETTINGS:
-            if isinstance(settings_from(data, arguments), kind) and not more.keys() & arguments.keys():
-                changed = {**arguments, **more}
+        for name, value in _PROPOSED:
+            if f"{name} = {json.dumps(value)}" in error.remedy and name not in arguments:
+                changed = {**arguments, name: value}
                 try:
-                    return task_from(data, changed, data_folder=data_folder, folder=Path()), changed
+                    return task_from(data, changed, data_folder=None, folder=Path()), changed
                 except UserError:
-                    break
+                    continue
         raise
 
 
 @torch.no_grad()
-def fitting_images(model: nn.Module, data: str, task: Task, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The settings with which a folder of images gives inputs that a model takes; None if it takes them as they are, or none.
+def fitting_images(model: nn.Module, data: str, task: Task, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with which a folder of images gives inputs that a model takes; {} if it takes them as they are, or none.
 
-    Tried are gray and color, both orders of the axes, the sizes that the file of the model states, and usual square sizes.
+    Tried are gray and color, both orders of the axes, and the sizes that the file of the model states, or usual square sizes.
 
     Args:
-        model: of any framework.
+        model: of any framework, in eval mode.
         data: name of the data.
         task: the data as they are read with `arguments`.
         arguments: known settings; they are not changed.
     """
     image = task.preprocessing
     if not isinstance(image, Image) or not isinstance(settings_from(data, arguments), ImageFolder):
-        return None
-    model = model.eval()
+        return {}
+    own = {"size": list(image.size), "mode": image.mode, "layout": image.layout}
     for found in _candidates(model, image):
-        if any(arguments.get(name, value) != value for name, value in found.items()):
-            continue
-        if _takes(model, found["size"], found["mode"], found["layout"]):
-            own = {"size": list(image.size), "mode": image.mode, "layout": image.layout}
-            return {name: value for name, value in found.items() if value != own[name]} or None
-    return None
+        if all(arguments.get(name, value) == value for name, value in found.items()) and _takes(model, **found):
+            return {name: value for name, value in found.items() if value != own[name]}
+    return {}
 
 
 def _candidates(model: nn.Module, image: Image) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -180,6 +181,20 @@ def data_folder_of_environment() -> Path | None:
     """The folder of data sets in the environment variable MIRABELLE_DATA, if it is set."""
     named = os.environ.get(VARIABLE)
     return Path(named) if named else None
+
+
+@contextmanager
+def data_folder_set(folder: Path | None) -> Iterator[None]:
+    """A context in which this is the folder of data sets, as if the environment variable named it; None leaves it as it is."""
+    before = os.environ.get(VARIABLE)
+    if folder is not None:
+        os.environ[VARIABLE] = str(folder)
+    try:
+        yield
+    finally:
+        if folder is not None:
+            os.environ.pop(VARIABLE)
+            os.environ.update({} if before is None else {VARIABLE: before})
 
 
 def place_of_data(name: str) -> Path | None:
