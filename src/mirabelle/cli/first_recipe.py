@@ -37,6 +37,9 @@ _FORMS = {
     "coded": "# Codes the weights with few bits in the packed file; computed in floating point, as fast as before{why}.\n"
     '[[step]]\nuse = "quantize.RateDistortion"\nsize = "{share:.1%}"                       # of the weights in float32',
 }
+_TABLES = """# Integers of layers leave tables of embeddings in floating point: here they get 8 bits.
+[[step]]
+use = "quantize.Weights\""""
 _HALF = '[[step]]\nuse = "quantize.Half"'
 _FURTHER = """
 # For a goal that this does not meet, `mirabelle auto` measures what each layer can lose and plans for it:
@@ -115,7 +118,8 @@ def _found(looked: Looked) -> str:
 
 
 def _training(training: Training) -> str:
-    return f"{{ epochs = {training.epochs}, batch_size = {training.batch_size}, lr = {training.lr:g} }}"
+    settings = {"epochs": training.epochs, "batch_size": training.batch_size, "lr": training.lr}
+    return toml(settings | ({"group_by_length": True} if training.group_by_length else {}))
 
 
 def _duration(looked: Looked) -> str:
@@ -132,6 +136,7 @@ def _steps(looked: Looked, training: str) -> str:
     parts = [_PRUNE.replace("TRAINING", training)] if looked.prunes else []
     if looked.form in _FORMS:
         parts.append(_FORMS[looked.form].format(why=f":\n# {looked.why}", share=looked.share))
+        parts += [f"\n{_TABLES}"] if looked.embeds else []
     elif not parts:
         parts.append(f"# {looked.why[0].upper()}{looked.why[1:]}. So weights are only stored in 16 bits.\n{_HALF}")
     return "\n".join(parts) + "\n" + _FURTHER

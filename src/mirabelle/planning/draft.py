@@ -41,6 +41,7 @@ class Draft:
         change: expected change of the outputs, after fitting and before any training.
         of_numbers: the part of it that the form of the numbers makes.
         costs: expected, for each limit.
+        embeds: whether tables of embeddings get 8 bits where layers become integers.
     """
 
     structure: Structure
@@ -52,6 +53,7 @@ class Draft:
     change: float = 0.0
     of_numbers: float = 0.0
     costs: Mapping[str, float] = field(default_factory=dict)
+    embeds: bool = False
 
 
 def drafted(
@@ -170,6 +172,7 @@ class _Problem:
             change + of_numbers,
             of_numbers,
             costs,
+            self.found.embeds and not ranks.keys() & set(self.found.tables),
         )
 
     def _fewer(self, choice: Sequence[int]) -> float:

@@ -21,17 +21,19 @@ from mirabelle.model.state import copied, tensors_of_module
 from mirabelle.numerics.statistics import Scores
 from mirabelle.planning.learning_rate import learning_rate
 from mirabelle.planning.measured import Form
-from mirabelle.planning.measuring import quantizing, stopwatch, without_codes
-from mirabelle.planning.seen_data import Classes, classes_of, sentences_on_data
+from mirabelle.planning.measuring import has_heavy_tables, quantizing, stopwatch, without_codes
+from mirabelle.planning.seen_data import Classes, classes_of, lengths_of_texts, sentences_on_data
 from mirabelle.planning.seen_model import Kind, sentences_on_model
 from mirabelle.quantize.rate_distortion import RateDistortion
 from mirabelle.run.files import length_of_tensors
 from mirabelle.run.run import Run
 from mirabelle.runtime.latency import Ratio
 from mirabelle.sources.models.huggingface import HuggingFaceModel
+from mirabelle.step import use_of
 from mirabelle.task.batch import tensors_of
 from mirabelle.task.goal import Goal
 from mirabelle.task.metric import Metric
+from mirabelle.task.preprocessing.text import Text
 from mirabelle.task.task import Task
 from mirabelle.training.evaluation import evaluate
 from mirabelle.training.settings import Training
@@ -56,6 +58,7 @@ _STEPS_FROM_ZERO, _FEWEST_EPOCHS, _MOST_EPOCHS = 2000, 10, 60
 _MOST_SECONDS = 600.0  # of a training that has more than the fewest epochs
 _FINE_TUNING = {0: 10, 1000: 5, 5000: 3}  # training samples -> epochs of a pre-trained network
 _BATCHES = {0: 32, 5000: 64, 50_000: 128}  # training samples -> batch size
+_PADDED = 0.3  # of the inputs
 _PRUNED_FROM = 20_000  # parameters: in fewer, most of the weights are needed
 
 Weights = Literal["given", "drawn", "unknown"]
@@ -99,6 +102,7 @@ class Looked:
         form: in which numbers are stored and computed.
         share: of coded weights, relative to float32.
         why: of this form.
+        embeds: whether tables of embeddings get 8 bits besides.
     """
 
     found: Sequence[str]
@@ -111,6 +115,7 @@ class Looked:
     form: Form
     share: float
     why: str
+    embeds: bool
 
 
 def look(
@@ -163,6 +168,7 @@ class _Look:
 
     def all(self) -> Looked:
         onnx = onnx_file(self.model, self.task)
+        self._embeds = has_heavy_tables(self.model)
         self._float_bytes = float(length_of_tensors(tensors_of_module(self.model)))
         timed = count_parameters(self.model)[0] <= MOST_PARAMETERS
         self.tell("the network")
@@ -178,7 +184,8 @@ class _Look:
         else:
             form, share, why = self._untried(kind)
         return Looked(
-            self.said, learned, metric, bool(classes and classes.rare), training, seconds, prunes, form, share, why
+            self.said, learned, metric, bool(classes and classes.rare), training, seconds, prunes, form, share, why,
+            self._embeds and form in ("static", "dynamic"),
         )  # fmt: skip
 
     def _metric(self, classes: Classes | None) -> str | None:
@@ -225,7 +232,10 @@ class _Look:
         per_epoch = self.task.train.steps(batch)
         epochs = min(max(math.ceil(_STEPS_FROM_ZERO / per_epoch), _FEWEST_EPOCHS), _MOST_EPOCHS)
         training = Training(
-            epochs=_by(_FINE_TUNING, count) if pretrained else epochs, batch_size=batch, lr=_USUAL_RATES[pretrained]
+            epochs=_by(_FINE_TUNING, count) if pretrained else epochs,
+            batch_size=batch,
+            lr=_USUAL_RATES[pretrained],
+            group_by_length=self._is_padded(),
         )
         if not timed:
             self.said.append(f"the learning rate, {training.lr:g}, is the usual one; it was not measured in so large a model")
@@ -248,12 +258,18 @@ class _Look:
         self.said.append(f"learning rate {rate:g} reaches the lowest loss in short trainings")
         return replace(training, lr=rate), seconds
 
+    def _is_padded(self) -> bool:
+        """Whether texts that get one class each are padded so much that batches of equal lengths pay."""
+        found, text = lengths_of_texts(self.task), self.task.preprocessing
+        if found is None or not isinstance(text, Text) or text.use is not None or text.answers:
+            return False
+        return 1 - float(found[0].mean()) / found[1] >= _PADDED
+
     def _untried(self, kind: Kind) -> tuple[Form, float, str]:
         """The form that a large network of this kind mostly takes, if it can have that."""
         form: Form = "static" if kind == "convolutional network" else "dynamic"
-        (step,) = quantizing(form, 0.0)
         try:
-            step.preview(self.model, self.task, self.run.within("preview"))
+            quantizing(form, 0.0)[0].preview(self.model, self.task, self.run.within("preview"))
         except UserError as error:
             return "float", 0.0, f"it cannot have integers: {error.errors[0].message}"
         return form, 0.0, "usual for its kind; the model is too large to be quantized on trial"
@@ -286,12 +302,13 @@ class _Look:
     def _tried(self, form: Form, share: float = 0.0, *, learned: bool) -> Tried | None:
         """A form of the model; None if it cannot be made."""
         title = {"static": "quantize.Static", "dynamic": "quantize.Dynamic"}.get(form, f"coded weights of {share:.0%}")
+        title += ", tables of embeddings in 8 bits" if self._embeds and form != "coded" else ""
         self.tell(title)
         try:
-            (step,) = quantizing(form, share * self._float_bytes)
-            if isinstance(step, RateDistortion):
-                step = replace(step, samples=self._samples())
-            made = step(self.model, self.task, self.run.within(f"{form}-{share:g}"))
+            made = self.model
+            for step in quantizing(form, share * self._float_bytes, embeds=self._embeds):
+                fewer = replace(step, samples=self._samples()) if isinstance(step, RateDistortion) else step
+                made = fewer(made, self.task, self.run.within(f"{form}-{share:g}/{use_of(step)}"))
             size = float(len(pack(onnx_file(made, self.task))))
         except UserError as error:
             self.said.append(f"{title}: not possible, {error.errors[0].message}")

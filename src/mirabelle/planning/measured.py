@@ -75,6 +75,7 @@ class Measured:
             rising, from (0, 0) on.
         metrics: (change of the outputs, metric on the validation data), from 0 on.
         notes: what was not measured and why.
+        embeds: whether tables of embeddings are heavy, and get 8 bits where layers become integers.
     """
 
     forms: Mapping[Form, FormMeasured]
@@ -95,6 +96,7 @@ class Measured:
     recovered: Sequence[tuple[float, float]] = ((0.0, 0.0), (1.0, 1.0))
     metrics: Sequence[tuple[float, float]] = ()
     notes: Sequence[str] = ()
+    embeds: bool = False
 
     @property
     def shares(self) -> list[Table]:

@@ -30,6 +30,7 @@ from mirabelle.quantize.output_change import OutputChange
 from mirabelle.run import files
 from mirabelle.run.files import length_of_tensors
 from mirabelle.run.machine import processor_name
+from mirabelle.runtime.export_arguments import as_exported
 from mirabelle.scores import Hessian, Magnitude
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ _MOST_CHANGE = 1e6  # for outputs that are not finite: plans need numbers
 _LEAST_UNITS = 2
 _TIMED_MULTIPLE = 8  # of units where milliseconds count: kernels take as long for 6 channels as for 8, or longer
 _SHARES = (0.12, 0.06, 0.03, 0.015)  # of float32: sizes of all coded weights for which the change is measured
-_VERSION = 7  # of what is measured, and how
+_HEAVY_TABLES = 0.05  # of the parameters
+_VERSION = 8  # of what is measured, and how
 _TENTH = 0.1  # of the bytes of float32: the size of coded weights with which the rest of a file is measured
 _LEFT = (7 / 8, 5 / 8, 3 / 8)  # of all units, in the cuts by which fitting is judged
 
@@ -96,15 +98,28 @@ def measured(model: nn.Module, task: Task, run: Run, wanted: Wanted, tell: Tell,
     return found
 
 
-def quantizing(form: Form, coded_bytes: float) -> list[Step]:
-    """The steps that give a model this form of numbers; `coded_bytes` are those of the weights in the form "coded"."""
+def quantizing(form: Form, coded_bytes: float, *, embeds: bool = False) -> list[Step]:
+    """The steps that give a model this form of numbers.
+
+    Args:
+        form: of the numbers.
+        coded_bytes: of the weights in the form "coded".
+        embeds: whether tables of embeddings are heavy: integers of layers leave them in floating point, so they get 8 bits.
+    """
     from mirabelle import quantize
 
+    tables: list[Step] = [quantize.Weights(weight_bits=8)] if embeds else []
     if form == "dynamic":
-        return [quantize.Dynamic()]
+        return [quantize.Dynamic(), *tables]
     if form == "static":
-        return [quantize.Static()]
+        return [quantize.Static(), *tables]
     return [quantize.RateDistortion(size=f"{coded_bytes:.0f} B")] if form == "coded" else []
+
+
+def has_heavy_tables(model: nn.Module) -> bool:
+    """Whether tables of embeddings have a twentieth of the parameters or more."""
+    tables = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Embedding))
+    return tables >= _HEAVY_TABLES * max(count_parameters(model)[0], 1)
 
 
 def stopwatch(model: nn.Module, task: Task, batch: int) -> Stopwatch:
@@ -116,8 +131,9 @@ def without_codes(onnx: bytes, model: nn.Module) -> float:
     """The bytes of the packed file of a model without the codes and values of its layers with codebooks."""
     packed = pack(onnx)
     layers = [name for name, module in replaced_modules(model).items() if isinstance(module, CodebookLayer)]
-    names = {f"{layer}.{tensor}" for layer in layers for tensor in ("codes", "values", "weight")}
-    return len(packed) - sum(tensor.size_bytes for tensor in costs_of(packed).tensors if tensor.name in names)
+    tensors = {tensor.name: tensor.size_bytes for tensor in costs_of(packed).tensors}
+    names = {f"{layer}.{tensor}" for layer in as_exported(layers, tensors) for tensor in ("codes", "values", "weight")}
+    return len(packed) - sum(size for name, size in tensors.items() if name in names)
 
 
 def channel_plan(model: nn.Module, task: Task, run: Run) -> ChannelPlan:
@@ -148,6 +164,8 @@ class _Measuring:
         drawn = CalibrationSamples.drawn(self.task.train, SAMPLES, self.run.seed_for("damage"))
         self.change = OutputChange(self.model, drawn.for_model(self.model))
 
+        self.embeds = has_heavy_tables(self.model)
+
     def all(self) -> Measured:
         self.tell("the metric, if the outputs change")
         metrics = metrics_by_change(self.model, self.task, self.run.seed_for("noise"))
@@ -156,6 +174,7 @@ class _Measuring:
         macs = float(multiply_accumulates(self.model, self.task.example()))
         known: dict[str, Any] = {
             "forms": self.forms, "parameters": parameters, "macs": macs, "metrics": metrics,
+            "embeds": self.embeds,
             "float_bytes": float(length_of_tensors(tensors_of_module(self.model))),
         }  # fmt: skip
         known |= self._units() | self._ranks()
@@ -184,7 +203,7 @@ class _Measuring:
     def _in_form(self, model: nn.Module, form: Form) -> nn.Module:
         """A model in a form of numbers; of "coded", levels that are drawn at random, since each layer's are measured alone."""
         coded, run = float(_TENTH * length_of_tensors(tensors_of_module(model))), self.run.within(f"forms/{form}")
-        for step in quantizing(form, coded):
+        for step in quantizing(form, coded, embeds=self.embeds):
             model = step.preview(model, self.task, run).model if form == "coded" else step(model, self.task, run)
         return model
 

@@ -115,7 +115,7 @@ def steps_of(draft: Draft, training: Training | None = None, *, learned: bool = 
         steps.append(factorize.Linear(ranks=layers, method="whitened", multiple=1, keep="smaller", train=after_cut))
     if learned and draft.form == "coded":
         return [*steps, quantize.EntropyConstrained(size=f"{draft.coded_bytes:.0f} B", train=training)]
-    return [*steps, *quantizing(draft.form, draft.coded_bytes)]
+    return [*steps, *quantizing(draft.form, draft.coded_bytes, embeds=draft.embeds)]
 
 
 def learns(plan: Plan) -> bool:

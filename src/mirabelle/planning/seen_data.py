@@ -128,17 +128,28 @@ def _span(targets: Tensor) -> str:
     return f"{span}: all the same" if float(values.min()) == float(values.max()) else span
 
 
-def _lengths(task: Task) -> list[str]:
-    """How many tokens texts have, and how much of the inputs is padding; windows of a long text say nothing of it."""
+def lengths_of_texts(task: Task) -> tuple[Tensor, int] | None:
+    """(tokens of each training text, tokens of an input); None for other inputs, and for windows of a long text.
+
+    Args:
+        task: its training data are in memory.
+    """
     text = task.preprocessing
     if not isinstance(text, Text) or text.use in ("continue", "fill") or not isinstance(task.train, Samples):
-        return []
+        return None
     inputs = task.train.inputs
     mask = inputs.get("attention_mask") if isinstance(inputs, dict) else None
     if mask is None or mask.dim() != 2:  # noqa: PLR2004 (texts, tokens)
+        return None
+    return mask.sum(1).double(), mask.shape[1]
+
+
+def _lengths(task: Task) -> list[str]:
+    """How many tokens texts have, and how much of the inputs is padding."""
+    found = lengths_of_texts(task)
+    if found is None:
         return []
-    lengths = mask.sum(1).double()
-    width = mask.shape[1]
+    lengths, width = found
     full = float((lengths >= width).double().mean())
     said = (
         f"texts: half of them have at most {float(lengths.median()):.0f} tokens, 95% at most "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch import nn
 
 from mirabelle.model.state import in_order_of_axes
 from mirabelle.task.batch import Inputs, map_tensors
+
+_WRAPPED = "model"  # attribute of `_ByName`
 
 
 class _ByName(nn.Module):
@@ -33,6 +35,24 @@ def taking(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, list[st
         count = len(inputs) if isinstance(inputs, (tuple, list)) else 1
         return model, inputs, ["input"] if count == 1 else [f"input_{k}" for k in range(count)]
     return model, inputs, []
+
+
+def as_exported(modules: Iterable[str], tensors: Iterable[str]) -> dict[str, str]:
+    """Name that an exported file gives a module -> its name in the model; those without a tensor in the file keep theirs.
+
+    A model that takes its inputs by name is wrapped for the exporter, and all of its names get a prefix.
+
+    Args:
+        modules: names in the model.
+        tensors: names of the tensors that the file stores.
+
+    Example:
+        >>> as_exported(["model.fc", "relu"], ["model.model.fc.weight"])
+        {'model.model.fc': 'model.fc', 'relu': 'relu'}
+    """
+    stems = {name.rsplit(".", count)[0] for name in tensors for count in range(1, name.count(".") + 1)}
+    wrapped = {name: f"{_WRAPPED}.{name}" for name in modules}
+    return {other if name not in stems and other in stems else name: name for name, other in wrapped.items()}
 
 
 def free_tokens(inputs: Inputs) -> dict[str, int]:

@@ -9,6 +9,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto
 
 from mirabelle.numerics.arrays import Array
+from mirabelle.runtime.export_arguments import as_exported
 from mirabelle.runtime.runtime import Runtime
 from mirabelle.runtime.views import structure_of
 
@@ -40,7 +41,9 @@ def layer_milliseconds(
     Raises:
         UserError: E111 from a runtime that cannot profile operators.
     """
-    owners = owners_of(structure_of(onnx).graph, layers)
+    graph = structure_of(onnx).graph
+    names = as_exported(layers, [tensor.name for tensor in graph.initializer])
+    owners = {output: names[layer] for output, layer in owners_of(graph, names.keys()).items()}
     runs = _RUNS if whole_ms > 1 else _RUNS_OF_SHORT
     times = runtime.operator_milliseconds(onnx, feed, threads=threads, runs=runs)
     means = {name: _mean(_per_run(values, runs)[_WARM_UP:]) for name, values in times.items() if values}
