@@ -252,16 +252,17 @@ def _sentence(leaders: Sequence[str], group: Sequence[AtLimit]) -> str:
     worth = " (not better than the same answer for every input)" if idle else ""
     if len(leaders) > 1:
         return f"no difference is shown between {_listed(leaders)}{worth}"
-    leads = []
+    leads: dict[str, list[str]] = {}  # how much it is ahead -> at which limits
     for at in group:
         rows = at.within()
-        if len(rows) == 1:
-            continue
-        difference, _ = at.comparison.difference(rows[1].name, leaders[0])
-        leads.append(f"{_points(at.comparison, difference)} ahead of {rows[1].name}")
+        if len(rows) > 1:
+            difference, _ = at.comparison.difference(rows[1].name, leaders[0])
+            leads.setdefault(f"{_points(at.comparison, difference)} ahead of {rows[1].name}", []).append(str(at.limit.asked))
     if not leads:
         return f"only {leaders[0]} is within the budget{worth}"
-    return f"{leaders[0]}{worth} is {'; '.join(dict.fromkeys(leads))}"
+    several = len(leads) > 1
+    told = [f"{lead} at {' and '.join(where)}" if several else lead for lead, where in leads.items()]
+    return f"{leaders[0]}{worth} is {'; '.join(told)}"
 
 
 def _points(comparison: Comparison, difference: tuple[float, float, float]) -> str:
