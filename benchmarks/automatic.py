@@ -58,7 +58,7 @@ ROOT = Path(__file__).parents[1]
 PARTS = ("plans", "uniform", "trials", "unseen")
 TRIALS, OF_TRIALS = 100, {"size": "0.5%", "max_drop": "50pt", "latency": "any"}
 REFUSED = 2  # exit status
-UNSEEN = {"keras": "", "unlabelled": "", "audio": "trained", "table": "trained", "texts": "trained"}
+UNSEEN = {"texts": "trained", "keras": "", "audio": "trained", "table": "trained", "unlabelled": ""}
 
 
 def opened(name: str, options: argparse.Namespace) -> tuple[nn.Module, Task]:

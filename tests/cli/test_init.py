@@ -99,7 +99,7 @@ def test_a_model_that_is_not_trained_is_trained_first_with_a_measured_rate(init:
     training = recipe["baseline"]["train"]
     measured = [line for line in found if line.startswith("learning rate")]
     assert measured == [f"learning rate {training['lr']:g} reaches the lowest loss in short trainings"]
-    assert any(line.startswith("not trained, its weights are drawn at random: accuracy") for line in found)
+    assert any(line.startswith("not trained, weights are drawn at random: accuracy") for line in found)
     assert "network: fully connected network, 27,202 parameters (108.8 kB), 26,880 multiply-accumulates a sample" in found
     assert 'heavy in bytes: layer "2" 95%' in found
     assert "targets: 2 classes, with training samples: 0 210, 1 210" in found
@@ -132,7 +132,7 @@ def test_rare_classes_get_a_metric_that_shows_them(init: Init) -> None:
     recipe, found = init("--model", "./nets.py:mlp", "--data", "./rows.npz")
     assert recipe["task"]["arguments"] == {"metric": "roc_auc", "class_weights": "balanced"}
     assert any(line.startswith("rare: 1; accuracy hardly shows") for line in found)
-    assert any(line.startswith("not trained, its weights are drawn at random: roc_auc") for line in found)
+    assert any(line.startswith("not trained, weights are drawn at random: roc_auc") for line in found)
 
 
 def test_images_are_read_as_the_network_takes_them(init: Init, capsys: Any) -> None:
@@ -192,7 +192,7 @@ def test_several_labels_of_each_sample(init: Init) -> None:
     recipe, found = init("--model", "./nets.py:mlp", "--data", "./labels.npz")
     assert recipe["task"]["arguments"] == {"kind": "multi-label"}
     assert recipe["baseline"]["train"]["lr"] > 0
-    assert any(line.startswith("not trained, its weights are drawn at random: f1") for line in found)
+    assert any(line.startswith("not trained, weights are drawn at random: f1") for line in found)
 
 
 TASKS = """
@@ -212,7 +212,7 @@ def test_data_of_a_function_keep_their_metric(init: Init) -> None:
     Path("tasks.py").write_text(TASKS)
     recipe, found = init("--model", "./nets.py:mlp", "--data", "./tasks.py:rare")
     assert "arguments" not in recipe["task"]
-    assert any(line.startswith("not trained, its weights are drawn at random: accuracy") for line in found)
+    assert any(line.startswith("not trained, weights are drawn at random: accuracy") for line in found)
     assert 'the metric of a function is its own: Task(metric="roc_auc") would show these classes' in found
 
 

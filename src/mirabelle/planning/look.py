@@ -213,7 +213,7 @@ class _Look:
         found = standing(self.model, self.task, self.task.validation)
         told = found.in_words("validation")
         if self.given.weights == "drawn":
-            self.said.append(f"not trained, its weights are drawn at random: {told}")
+            self.said.append(f"not trained, weights are drawn at random: {told}")
             return False
         self.said.append(f"trained: {told}" if found.learned else f"not trained: {told}")
         if self.given.weights == "given" and not found.learned:
