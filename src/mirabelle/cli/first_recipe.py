@@ -34,6 +34,8 @@ _FORMS = {
     "static": '# Quantizes weights and activations to 8-bit integers{why}.\n[[step]]\nuse = "quantize.Static"',
     "dynamic": "# Quantizes weights to 8-bit integers, and activations by the range that each input has{why}.\n"
     '[[step]]\nuse = "quantize.Dynamic"',
+    "weights": "# Stores weights in 8 bits; they are computed in floating point, as fast as before{why}.\n"
+    '[[step]]\nuse = "quantize.Weights"',
     "coded": "# Codes the weights with few bits in the packed file; computed in floating point, as fast as before{why}.\n"
     '[[step]]\nuse = "quantize.RateDistortion"\nsize = "{share:.1%}"                       # of the weights in float32',
 }

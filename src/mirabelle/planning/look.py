@@ -25,11 +25,12 @@ from mirabelle.planning.measuring import has_heavy_tables, quantizing, stopwatch
 from mirabelle.planning.seen_data import Classes, classes_of, lengths_of_texts, sentences_on_data
 from mirabelle.planning.seen_model import Kind, sentences_on_model
 from mirabelle.quantize.rate_distortion import RateDistortion
+from mirabelle.quantize.weights import Weights as WeightsAlone
 from mirabelle.run.files import length_of_tensors
 from mirabelle.run.run import Run
 from mirabelle.runtime.latency import Ratio
 from mirabelle.sources.models.huggingface import HuggingFaceModel
-from mirabelle.step import use_of
+from mirabelle.step import Step, use_of
 from mirabelle.task.batch import tensors_of
 from mirabelle.task.goal import Goal
 from mirabelle.task.metric import Metric
@@ -62,6 +63,8 @@ _PADDED = 0.3  # of the inputs
 _PRUNED_FROM = 20_000  # parameters: in fewer, most of the weights are needed
 
 Weights = Literal["given", "drawn", "unknown"]
+LookedForm = Form | Literal["weights"]  # "weights": 8 bits for each, in the file alone
+_COMPUTED_IN_FLOAT = ("coded", "weights")
 Tell = Callable[[str], None]
 
 
@@ -70,13 +73,13 @@ class Tried:
     """What a form of numbers gives without training.
 
     Args:
-        form: "static", "dynamic" or "coded".
+        form: "static", "dynamic", "coded" or "weights".
         size: bytes of the packed file.
         ratio: milliseconds relative to floating point.
         keeps: whether the metric is kept, as far as the validation samples show it; not known of a model that is not trained.
     """
 
-    form: Form
+    form: LookedForm
     size: float
     ratio: Ratio
     keeps: bool = True
@@ -112,7 +115,7 @@ class Looked:
     training: Training | None
     seconds: float
     prunes: bool
-    form: Form
+    form: LookedForm
     share: float
     why: str
     embeds: bool
@@ -265,7 +268,7 @@ class _Look:
             return False
         return 1 - float(found[0].mean()) / found[1] >= _PADDED
 
-    def _untried(self, kind: Kind) -> tuple[Form, float, str]:
+    def _untried(self, kind: Kind) -> tuple[LookedForm, float, str]:
         """The form that a large network of this kind mostly takes, if it can have that."""
         form: Form = "static" if kind == "convolutional network" else "dynamic"
         try:
@@ -274,7 +277,7 @@ class _Look:
             return "float", 0.0, f"it cannot have integers: {error.errors[0].message}"
         return form, 0.0, "usual for its kind; the model is too large to be quantized on trial"
 
-    def _form(self, kind: Kind, *, learned: bool, prunes: bool) -> tuple[Form, float, str]:
+    def _form(self, kind: Kind, *, learned: bool, prunes: bool) -> tuple[LookedForm, float, str]:
         """(form of the numbers, share of coded weights, why)."""
         self._watch = stopwatch(self.model, self.task, 1)
         forms: tuple[Form, ...] = ("dynamic", "static") if learned or kind != "transformer" else ("dynamic",)
@@ -293,27 +296,30 @@ class _Look:
             one = self._tried("coded", share, learned=True)
             if one is not None and one.keeps:
                 return "coded", share, why
+        if learned and (one := self._tried("weights", learned=True)) is not None and one.keeps:
+            return "weights", 0.0, f"{why}, and so do fewer bits" if lossy else why
         kept = [one for one in tried if one.keeps and not one.ratio.slower]
         if kept:
             smallest = min(kept, key=lambda one: one.size)
             return smallest.form, 0.0, "the smallest that keeps the metric"
         return "float", 0.0, "every form that was tried is slower or costs accuracy"
 
-    def _tried(self, form: Form, share: float = 0.0, *, learned: bool) -> Tried | None:
+    def _tried(self, form: LookedForm, share: float = 0.0, *, learned: bool) -> Tried | None:
         """A form of the model; None if it cannot be made."""
-        title = {"static": "quantize.Static", "dynamic": "quantize.Dynamic"}.get(form, f"coded weights of {share:.0%}")
-        title += ", tables of embeddings in 8 bits" if self._embeds and form != "coded" else ""
+        titles = {"static": "quantize.Static", "dynamic": "quantize.Dynamic", "weights": "quantize.Weights"}
+        title = titles.get(form, f"coded weights of {share:.0%}")
+        title += ", tables of embeddings in 8 bits" if self._embeds and form in ("static", "dynamic") else ""
         self.tell(title)
         try:
             made = self.model
-            for step in quantizing(form, share * self._float_bytes, embeds=self._embeds):
+            for step in self._steps(form, share):
                 fewer = replace(step, samples=self._samples()) if isinstance(step, RateDistortion) else step
                 made = fewer(made, self.task, self.run.within(f"{form}-{share:g}/{use_of(step)}"))
             size = float(len(pack(onnx_file(made, self.task))))
         except UserError as error:
             self.said.append(f"{title}: not possible, {error.errors[0].message}")
             return None
-        ratio = Ratio(1.0, 1.0, 1.0) if form == "coded" else self._watch.ratio(made)
+        ratio = Ratio(1.0, 1.0, 1.0) if form in _COMPUTED_IN_FLOAT else self._watch.ratio(made)
         told = f"{title}: {size / self._float_bytes:.1%} of the bytes, {ratio.median:.2f} times the milliseconds"
         if not learned:
             self.said.append(told)
@@ -321,6 +327,11 @@ class _Look:
         keeps, words = self._judged(made)
         self.said.append(f"{told}, {words}")
         return Tried(form, size, ratio, keeps)
+
+    def _steps(self, form: LookedForm, share: float) -> list[Step]:
+        if form == "weights":
+            return [WeightsAlone()]
+        return quantizing(form, share * self._float_bytes, embeds=self._embeds)
 
     def _samples(self) -> int:
         """Few samples if they are large: each has many rows of a layer's inputs."""
