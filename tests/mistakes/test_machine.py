@@ -46,7 +46,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(place: Path, capsys, m
 
 def test_a_full_disk_on_standard_output_is_told(place: Path) -> None:
     with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-m", "mirabelle.cli.main", "init"]
+        command = [sys.executable, "-m", "mirabelle.cli.main", "init", "--no-look"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
     assert done.returncode == 3
     assert "error[E202]: cannot write output: No space left on device" in done.stderr

@@ -288,7 +288,7 @@ def test_a_stranger_with_a_keras_file_gets_a_smaller_one(
     model.save(name)
     assert main.run(["inspect", name, "--groups"]) == 0
     assert "channels of a convolution" in capsys.readouterr().out
-    assert main.run(["init", "--model", f"./{name}", "--data", "./data.npz"]) == 0
+    assert main.run(["init", "--model", f"./{name}", "--data", "./data.npz", "--no-look"]) == 0
     start, _, _ = capsys.readouterr().out.partition("[goal]")
     training = "train = { epochs = 2, batch_size = 32, lr = 1e-3 }"
     cut = f'[[step]]\nuse = "prune.Channels"\nmacs = "50%"\nrecover = "least-squares"\n{training}\n'
