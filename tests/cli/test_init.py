@@ -104,6 +104,7 @@ def test_a_model_that_is_not_trained_is_trained_first_with_a_measured_rate(init:
     assert 'heavy in bytes: layer "2" 95%' in found
     assert "targets: 2 classes, with training samples: 0 210, 1 210" in found
     assert recipe["step"][0]["use"] == "prune.Weights"
+    assert recipe["goal"] == {"max_drop": "1%"}
     assert recipe["step"][0]["train"] == training
     assert main.run(("check", "recipe.toml")) == 0, capsys.readouterr().err
 
@@ -151,6 +152,7 @@ def test_inputs_alone_are_data_without_labels(init: Init) -> None:
     assert "baseline" not in recipe
     assert "targets: none; the outputs of the given model take their place" in found
     assert [step["use"] for step in recipe["step"]] != ["quantize.Half"], "a model cannot be better than itself"
+    assert recipe["goal"] == {"max_drop": "5pt"}
     assert main.run(("run", "recipe.toml", "--out", "run", "--quiet")) == 0
 
 

@@ -42,6 +42,10 @@ _FORMS = {
 _TABLES = """# Integers of layers leave tables of embeddings in floating point: here they get 8 bits.
 [[step]]
 use = "quantize.Weights\""""
+_DROPS = {
+    "1%": '"1%"                      # relative to the starting metric; or "0.5pt", percentage points',
+    "5pt": '"5pt"                     # percentage points of the fidelity to the outputs of the given model; or "1%"',
+}
 _HALF = '[[step]]\nuse = "quantize.Half"'
 _FURTHER = """
 # For a goal that this does not meet, `mirabelle auto` measures what each layer can lose and plans for it:
@@ -66,6 +70,7 @@ def recipe_text(
     training = _TRAINING if looked is None or looked.training is None else _training(looked.training)
     values = {
         "FOUND": "" if looked is None else _found(looked),
+        "MAX_DROP": _DROPS["1%" if looked is None else looked.max_drop],
         "MODEL": toml(model),
         "DATA": toml(data),
         "BASELINE": baseline or TRAIN_FIRST.replace("TRAINING", training + ("" if looked is None else _duration(looked))),

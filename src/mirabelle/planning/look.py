@@ -43,7 +43,7 @@ MOST_PARAMETERS = 150_000_000  # of a model that is timed and quantized on trial
 _FASTER = 0.95  # of the milliseconds: integers that gain less are not worth what they change
 _QUARTER = 0.25  # of the bytes in float32
 _JUDGED = 2000  # validation samples
-_MAY_DROP = "1%"  # the goal of a first recipe
+_MAY_DROP, _FIDELITY_MAY_DROP = "1%", "5pt"  # the goals of a first recipe: of a metric, and of how close outputs stay
 _HALF = 0.5  # of it, that may be used on the validation samples
 _CERTAIN = 0.05
 _SHARES = (0.20, 0.24)  # of the bytes in float32, for a file with coded weights
@@ -106,6 +106,7 @@ class Looked:
         share: of coded weights, relative to float32.
         why: of this form.
         embeds: whether tables of embeddings get 8 bits besides.
+        max_drop: the goal.
     """
 
     found: Sequence[str]
@@ -119,6 +120,7 @@ class Looked:
     share: float
     why: str
     embeds: bool
+    max_drop: str
 
 
 def look(
@@ -188,7 +190,7 @@ class _Look:
             form, share, why = self._untried(kind)
         return Looked(
             self.said, learned, metric, bool(classes and classes.rare), training, seconds, prunes, form, share, why,
-            self._embeds and form in ("static", "dynamic"),
+            self._embeds and form in ("static", "dynamic"), self.max_drop,
         )  # fmt: skip
 
     def _metric(self, classes: Classes | None) -> str | None:
@@ -348,11 +350,16 @@ class _Look:
         metric = self.task.metric
         before, after = self._before, evaluate(made, data, self.task)
         start, value = metric.value(before), metric.value(after)
-        least = Goal(max_drop=_MAY_DROP).least_metric(start, _HALF)
+        least = Goal(max_drop=self.max_drop).least_metric(start, _HALF)
         assert least is not None, "the goal limits the metric"
         worse = self.given.labelled and value < start and metric.p_value([before], [after]) <= _CERTAIN
         keeps = value >= least and not worse
         return keeps, f"{metric.name} {start:.5g} → {value:.5g}" + ("" if keeps else ": too low")
+
+    @property
+    def max_drop(self) -> str:
+        """The goal: without labels the metric is how close the outputs stay, and decisions survive more of that."""
+        return _MAY_DROP if self.given.labelled else _FIDELITY_MAY_DROP
 
     @cached_property
     def _before(self) -> Scores:
