@@ -194,7 +194,8 @@ def described(found: dict[str, dict[str, Any]]) -> str:
     kept = sum(one["p"] > 0.05 or one["after"] >= one["before"] for one in found.values())
     small = sum(one["smaller"] >= 4 for one in found.values())
     slower = sum(one["ratio_low"] > 1 and one["ratio"] >= 1.02 for one in found.values())
-    said = f"no significant drop: {kept} of {len(found)}; at least 4 times smaller: {small}; slower: {slower}"
+    said = "`unlabelled` is judged against the outputs of the given model, so any other model is worse for certain.\n\n"
+    said += f"no significant drop: {kept} of {len(found)}; at least 4 times smaller: {small}; slower: {slower}"
     return head + "\n".join(rows) + f"\n\n{said}\n"
 
 

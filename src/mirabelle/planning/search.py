@@ -109,7 +109,8 @@ def auto(
         >>> x = torch.randn(300, 8, generator=torch.Generator().manual_seed(0))
         >>> task = mirabelle.Task(train=(x, (x[:, 0] > 0).long()), test=(x, (x[:, 0] > 0).long()))
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
-        >>> model = mirabelle.training.fit(model, task, mirabelle.Training(epochs=20), mirabelle.Run(tempfile.mkdtemp()))
+        >>> training, run = mirabelle.Training(epochs=20, lr=1e-2), mirabelle.Run(tempfile.mkdtemp())
+        >>> model = mirabelle.training.fit(model, task, training, run)
         >>> found = auto(model, task, {"size": "50%"}, tempfile.mkdtemp(), dry_run=True)
         >>> found.plan.costs["size"] <= 0.5 * 4 * 178
         True
