@@ -128,12 +128,13 @@ def test_a_trained_model_gets_what_keeps_its_metric(init: Init) -> None:
     assert report["end"]["metric"]["value"] >= report["start"]["metric"]["value"] - 0.01
 
 
-def test_rare_classes_get_a_metric_that_shows_them(init: Init) -> None:
+def test_rare_classes_get_a_metric_that_shows_them(init: Init, capsys: Any) -> None:
     np.savez("rows.npz", **dict(zip(("x_train", "y_train"), rows(1500, rare=12), strict=True)))
     recipe, found = init("--model", "./nets.py:mlp", "--data", "./rows.npz")
     assert recipe["task"]["arguments"] == {"metric": "roc_auc", "class_weights": "balanced"}
     assert any(line.startswith("rare: 1; accuracy hardly shows") for line in found)
     assert any(line.startswith("not trained, weights are drawn at random: roc_auc") for line in found)
+    assert main.run(("check", "recipe.toml")) == 0, capsys.readouterr().err
 
 
 def test_images_are_read_as_the_network_takes_them(init: Init, capsys: Any) -> None:

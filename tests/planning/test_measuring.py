@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mirabelle import Run, Task
-from mirabelle.planning.measuring import Wanted, _coded, _counts, measured
+from mirabelle.inspection.measure import onnx_file
+from mirabelle.planning.measuring import Wanted, _coded, _counts, measured, quantizing, without_codes
 from mirabelle.quantize.level_search import Option
+from mirabelle.runtime.layer_times import layer_milliseconds
+from mirabelle.runtime.runtime import default_runtime
 
 
 @pytest.mark.parametrize(
@@ -63,3 +66,32 @@ def test_groups_whose_cut_replaces_the_code_stay_whole(images: Task, tmp_path: P
     assert len(found.recovered) > 1
     measured(Fixed().eval(), images, Run(tmp_path / "run"), wanted, told.append, kept=kept)
     assert not any("are used" in line for line in told), "another model is measured anew"
+
+
+class Named(nn.Module):
+    """Takes its inputs by name, as models of transformers do, so the exporter wraps it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 3))
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        return self.body(inputs["x"])
+
+
+def test_layers_of_a_wrapped_model_are_found_in_its_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    wrapped, x = Named().eval(), torch.randn(40, 8)
+    named, plain = (
+        Task(train=(given, torch.zeros(40).long()), test=(given, torch.zeros(40).long())) for given in ({"x": x}, x)
+    )
+    onnx = onnx_file(wrapped, named)
+    feed = {"x": x[:1].numpy()}
+    found = layer_milliseconds(default_runtime(), onnx, feed, ["body.0", "body.2"], threads=1, whole_ms=0.01)
+    assert found.keys() == {"body.0", "body.2"}
+    rest = []
+    for k, (model, task) in enumerate(((wrapped, named), (wrapped.body, plain))):
+        (step,) = quantizing("coded", 300.0)
+        shown = step.preview(model, task, Run(tmp_path / str(k))).model
+        rest.append(without_codes(onnx_file(shown, task), shown))
+    assert rest[0] == pytest.approx(rest[1], abs=60), "the codes of both are left out"
