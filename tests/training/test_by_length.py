@@ -16,7 +16,7 @@ from mirabelle.objectives import HiddenStates, SoftTargets
 from mirabelle.run.journal import read_events
 from mirabelle.task.batch import Samples
 from mirabelle.training import Training, fit
-from mirabelle.training.by_length import ByLength, order_by_length
+from mirabelle.training.by_length import ByLength, batches_by_length, order_by_length
 from mirabelle.training.checkpoint import Checkpoint
 
 LONGEST, VOCABULARY = 24, 40
@@ -152,3 +152,28 @@ def test_data_without_a_mask_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='no "attention_mask"') as caught:
         ByLength(data, nn.Linear(3, 2))
     assert caught.value.code == "E111"
+
+
+class OneLength(Reader):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return super().forward(input_ids.reshape(-1, LONGEST), attention_mask.reshape(-1, LONGEST))
+
+
+def test_a_model_of_one_length_is_refused_in_words() -> None:
+    with pytest.raises(UserError, match="does not work with shorter texts"):
+        ByLength(texts(41), OneLength().eval())
+
+
+def test_batches_by_length_have_all_samples_and_no_shared_padding() -> None:
+    data, model = texts(41), Reader().eval()
+    batches = batches_by_length(data, 8, model)
+    assert batches is not None
+    assert torch.cat([batch.index for batch in batches]).sort().values.tolist() == list(range(41))
+    for batch in batches:
+        mask = batch.inputs["attention_mask"]  # type: ignore[index, call-overload]
+        assert mask.shape[1] == mask.sum(1).max() == data.inputs["attention_mask"][batch.index].sum(1).max()  # type: ignore[index, call-overload]
+    widths = [batch.inputs["attention_mask"].shape[1] for batch in batches]  # type: ignore[index, call-overload]
+    assert widths == sorted(widths)
+    for other in (Reader(masked=False), Reader(each=True), OneLength()):
+        assert batches_by_length(data, 8, other.eval()) is None
+    assert batches_by_length(Samples(torch.zeros(4, 3)), 2, nn.Linear(3, 2)) is None

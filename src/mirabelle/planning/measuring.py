@@ -16,7 +16,6 @@ from mirabelle.allocation.amount import Amount
 from mirabelle.allocation.limits import Stopwatch
 from mirabelle.artifact.mira import pack
 from mirabelle.artifact.tensor_costs import costs_of
-from mirabelle.calibration.samples import CalibrationSamples
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import count_parameters, multiply_accumulates, onnx_file
 from mirabelle.model.architecture import architecture_of, replaced_modules
@@ -49,7 +48,7 @@ _LEAST_UNITS = 2
 _TIMED_MULTIPLE = 8  # of units where milliseconds count: kernels take as long for 6 channels as for 8, or longer
 _SHARES = (0.12, 0.06, 0.03, 0.015)  # of float32: sizes of all coded weights for which the change is measured
 _HEAVY_TABLES = 0.05  # of the parameters
-_VERSION = 8  # of what is measured, and how
+_VERSION = 9  # of what is measured, and how
 _TENTH = 0.1  # of the bytes of float32: the size of coded weights with which the rest of a file is measured
 _LEFT = (7 / 8, 5 / 8, 3 / 8)  # of all units, in the cuts by which fitting is judged
 
@@ -161,9 +160,7 @@ class _Measuring:
     forms: dict[Form, FormMeasured] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        drawn = CalibrationSamples.drawn(self.task.train, SAMPLES, self.run.seed_for("damage"))
-        self.change = OutputChange(self.model, drawn.for_model(self.model))
-
+        self.change = OutputChange.drawn(self.model, self.task.train, SAMPLES, self.run.seed_for("damage"))
         self.embeds = has_heavy_tables(self.model)
 
     def all(self) -> Measured:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mirabelle.model.state import in_eval_mode
 from mirabelle.task.batch import Outputs, as_outputs, call, parts_of
 from mirabelle.task.task import Task
+from mirabelle.training.by_length import batches_by_length
 from mirabelle.training.evaluation import evaluate_metrics
 
 CHANGES = (0.0, 0.0003, 0.001, 0.003, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0)
@@ -41,7 +42,7 @@ def metrics_by_change(model: nn.Module, task: Task, seed: int) -> tuple[tuple[fl
         ((0.0, 1.0), True)
     """
     data = task.validation.drawn(_MOST, seed)
-    batches = list(data.batches(_BATCH))
+    batches = batches_by_length(data, _BATCH, model) or list(data.batches(_BATCH))
     draw = torch.Generator().manual_seed(seed)
     with in_eval_mode(model):
         known = [call(model, batch.inputs) for batch in batches]

@@ -12,7 +12,6 @@ from torch import nn
 
 from mirabelle.allocation.limits import Stopwatch
 from mirabelle.artifact.mira import pack
-from mirabelle.calibration.samples import CalibrationSamples
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import count_parameters, multiply_accumulates, onnx_file
 from mirabelle.job.fitting import previewed
@@ -208,8 +207,7 @@ class Planner:
 
     def seen(self, plan: Plan, model: nn.Module, metric: float) -> None:
         """Take in what was measured of the plan's model before any training: the change of its outputs, and its metric."""
-        drawn = CalibrationSamples.drawn(self._task.train, SAMPLES, 0)
-        change = OutputChange(self._model, drawn.for_model(self._model)).of(model)
+        change = OutputChange.drawn(self._model, self._task.train, SAMPLES, 0).of(model)
         if math.isfinite(change) and plan.draft.change > 0:
             self._changes[plan.key] = self._changes.get(plan.key, 1.0) * change / plan.draft.change
             self.found = self.found.with_metric(change, metric)

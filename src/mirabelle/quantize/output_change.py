@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mirabelle.calibration.samples import SampleBatches
+from mirabelle.calibration.samples import CalibrationSamples
 from mirabelle.errors import UserError
+from mirabelle.model.architecture import architecture_of
 from mirabelle.model.edits import put
-from mirabelle.task.batch import call, tensors_of
+from mirabelle.task.batch import Inputs, Samples, Stream, call, tensors_of
+from mirabelle.training.by_length import batches_by_length
 
+_TEXTS = 16  # of similar lengths in a batch
 _CONSTANT = 1e-10  # of the power of outputs: a spread up to this is that of rounding
 
 
@@ -25,13 +28,14 @@ class OutputChange:
     Args:
         model: in eval mode.
         batches: inputs.
+        whole: the same inputs with the shape that programs were recorded with, if the batches have another.
 
     Raises:
         UserError: E121 if outputs are not finite, or none is in floating point.
     """
 
-    def __init__(self, model: nn.Module, batches: SampleBatches) -> None:
-        self._batches = batches
+    def __init__(self, model: nn.Module, batches: Iterable[Inputs], whole: Iterable[Inputs] | None = None) -> None:
+        self._batches, self._whole = batches, batches if whole is None else whole
         self._outputs = _outputs(model, batches)
         self._spreads = [_spread(y) for y in self._outputs]
         if not self._outputs or not np.isfinite(self._spreads).all():
@@ -39,9 +43,24 @@ class OutputChange:
             message = f"the outputs of the model are {what} on the calibration data"
             raise UserError("E121", message, "mend the model or the data")
 
+    @classmethod
+    def drawn(cls, model: nn.Module, data: Samples | Stream, count: int, seed: int) -> OutputChange:
+        """The change on `data.drawn(count, seed)`, without the padding that texts of a batch share where it has no influence.
+
+        Raises:
+            UserError: as the class.
+        """
+        found = data.drawn(count, seed)
+        texts = batches_by_length(found, _TEXTS, model)
+        if texts is None:
+            return cls(model, CalibrationSamples.of([found.inputs]).for_model(model))
+        whole = [found.at(text.index).inputs for text in texts if text.index is not None]
+        return cls(model, [text.inputs for text in texts], whole)
+
     def of(self, changed: nn.Module) -> float:
         """The change of the outputs of another model, for the same inputs; infinite if they are not finite."""
-        pairs = zip(self._outputs, _outputs(changed, self._batches), self._spreads, strict=True)
+        batches = self._whole if architecture_of(changed).rewritten else self._batches
+        pairs = zip(self._outputs, _outputs(changed, batches), self._spreads, strict=True)
         change = float(np.mean([float((y - z).square().sum()) / (spread or 1.0) for y, z, spread in pairs]))
         return change if np.isfinite(change) else float("inf")
 
@@ -84,7 +103,7 @@ def having(tensor: Tensor, values: Tensor) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, batches: SampleBatches) -> list[Tensor]:
+def _outputs(model: nn.Module, batches: Iterable[Inputs]) -> list[Tensor]:
     """Each floating-point output for all samples, in float32."""
     parts = [[y.float() for y in tensors_of(call(model, inputs)) if y.is_floating_point()] for inputs in batches]
     return [torch.cat(same) for same in zip(*parts, strict=True)]

@@ -176,7 +176,7 @@ class RateDistortion:
         run.event("calibrated", method="rate-distortion", samples=len(drawn), without_inputs=left)
         batches = drawn.for_model(plain, pass_for_each_layer=True)
         search = LevelSearch(plain, names, products, batches, self.damping)
-        change = OutputChange(plain, CalibrationSamples.drawn(task.train, _MEASURED, run.seed_for("damage")).for_model(plain))
+        change = OutputChange.drawn(plain, task.train, _MEASURED, run.seed_for("damage"))
         return _Searching(search, change, plain, run)
 
     def _within(self, searching: _Searching, whole: float, run: Run) -> dict[str, Found]:
