@@ -51,6 +51,38 @@ def test_the_smallest_amount_that_meets_a_limit(
     assert again == found.cost
 
 
+def costs(monkeypatch: pytest.MonkeyPatch, of_amounts: dict[float, float]) -> OpenRecipe:
+    """A recipe whose cost is that of the next lower amount of these; nothing else of it is used."""
+
+    def cost_of(_kind: object, model: float, _task: object) -> float:
+        return next(cost for amount, cost in sorted(of_amounts.items(), reverse=True) if amount <= model)
+
+    monkeypatch.setattr("mirabelle.job.fitting.previewed", lambda steps, *_: steps[0].sparsity)
+    monkeypatch.setattr("mirabelle.job.fitting.cost_of", cost_of)
+    return OpenRecipe("prune", lambda amount: [prune.Weights(sparsity=0.99 * amount)])
+
+
+def test_room_is_left_for_bytes_that_a_training_adds(
+    wide: nn.Module, blobs: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for case, of_amounts in enumerate([
+        {0.0: 300.0, 0.3: 99.0, 0.5: 96.0, 0.7: 60.0},
+        {0.0: 300.0, 0.3: 99.0, 0.7: 60.0},  # no amount comes close: what is within the limit is taken
+        {0.0: 300.0, 0.3: 120.0, 0.7: 60.0},
+        {0.0: 300.0, 0.99: 99.0},  # the largest amount
+        {0.0: 99.0, 0.99: 98.0},
+    ]):  # fmt: skip
+        recipe = costs(monkeypatch, of_amounts)
+        size, macs = (
+            fitted(recipe, limit, wide, blobs, tmp_path / f"{limit.kind}-{case}.json").cost
+            for limit in (Limit("size", "100 B", 100.0), Limit("macs", "100", 100.0))
+        )
+        found.append((size, macs))
+    assert [size for size, _ in found] == [96.0, 99.0, 60.0, 99.0, 99.0]
+    assert [macs for _, macs in found] == [99.0, 99.0, 60.0, 99.0, 99.0], "operations do not change in a training"
+
+
 def test_what_needs_no_compression_gets_none(wide: nn.Module, blobs: Task, tmp_path: Path) -> None:
     found = fitted(PRUNED, Limit.of("size", "900%", wide, blobs), wide, blobs, tmp_path / "amount.json")
     assert found.amount == 0

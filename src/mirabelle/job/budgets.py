@@ -28,7 +28,6 @@ from mirabelle.task.task import Task
 
 _SIGNIFICANT = 0.05
 _NO_RECIPE = ("E111", "E112")  # of a technique that does not change what is limited, or finds no layers
-_NOISE = {"size": 1.02, "macs": 1.0, "latency": 1.1}  # by which a trained result may differ from its preview
 
 
 @dataclass(frozen=True)
@@ -214,14 +213,9 @@ def _fitted(
 
 
 def _within(budget: Budget, limit: Limit) -> Budget:
-    most = limit.value * _NOISE[limit.kind]
     if limit.kind == "latency":
-        return dataclasses.replace(budget, milliseconds=most)
-    return (
-        dataclasses.replace(budget, size_bytes=int(most))
-        if limit.kind == "size"
-        else dataclasses.replace(budget, macs=int(most))
-    )
+        return dataclasses.replace(budget, milliseconds=limit.value)
+    return dataclasses.replace(budget, **{"size_bytes" if limit.kind == "size" else "macs": int(limit.value)})
 
 
 def _folder(limit: Limit) -> str:

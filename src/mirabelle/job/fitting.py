@@ -28,7 +28,8 @@ from mirabelle.task.task import Task
 from mirabelle.training import with_replaced_model_as_teacher
 
 _TURNS = 14  # by interpolation and by halving, in turn
-_CLOSE = 0.02  # share of the limit by which a cost may be below it
+_CLOSE = 0.02  # share of what is aimed at by which a cost may be below it
+_AIM = {"size": 0.97, "macs": 1.0, "latency": 1.0}  # share of the limit: trained weights take up to 3 % more bytes than before
 _SAME = 1e-4  # amounts that are so close are the same
 _EDGE = 0.05
 UNITS = {"size": "bytes", "macs": "multiply-accumulates", "latency": "ms"}
@@ -146,7 +147,10 @@ def fitted(recipe: OpenRecipe, limit: Limit, model: nn.Module, task: Task, path:
 
 
 def _found(recipe: OpenRecipe, limit: Limit, model: nn.Module, task: Task) -> tuple[float | None, float]:
-    """(the amount, its cost); (None, the least cost) if there is none."""
+    """(the amount, its cost); (None, the least cost) if there is none.
+
+    A cost between what is aimed at and the limit is accepted where the largest amount reaches no less, or none comes close.
+    """
     known: dict[str, float] = {}  # several amounts may give the same steps
 
     def cost(amount: float) -> float:
@@ -159,27 +163,29 @@ def _found(recipe: OpenRecipe, limit: Limit, model: nn.Module, task: Task) -> tu
     least = cost(0.0)
     if recipe.fixed or least <= limit.value:
         return (0.0 if least <= limit.value else None), least
+    aim = _AIM[limit.kind] * limit.value
     most = cost(1.0)
-    if most > limit.value:
-        return None, most
+    if most > aim:
+        return (1.0 if most <= limit.value else None), most
     low, above, high, reached = 0.0, least, 1.0, most
     for turn in range(_TURNS):
-        if reached >= (1 - _CLOSE) * limit.value or high - low < _SAME:
+        if reached >= (1 - _CLOSE) * aim or high - low < _SAME:
             break
-        middle = low + (high - low) * (_interpolated(above, reached, limit.value) if turn % 2 == 0 else 0.5)
+        middle = low + (high - low) * (_interpolated(above, reached, aim) if turn % 2 == 0 else 0.5)
         found = cost(middle)
-        if found > limit.value:
+        if found > aim:
             low, above = middle, found
         else:
             high, reached = middle, found
-    return high, reached
+    coarse = reached < (1 - _CLOSE) * aim  # no amount is close
+    return (low, above) if coarse and above <= limit.value else (high, reached)
 
 
-def _interpolated(above: float, below: float, limit: float) -> float:
-    """Where between two amounts the limit is met, if the logarithm of the cost falls evenly: from 0.05 to 0.95."""
+def _interpolated(above: float, below: float, aim: float) -> float:
+    """Where between two amounts the cost is as aimed at, if the logarithm of the cost falls evenly: from 0.05 to 0.95."""
     if below <= 0 or above <= below:
         return 0.5
-    share = math.log(above / (limit * (1 - _CLOSE / 2))) / math.log(above / below)
+    share = math.log(above / (aim * (1 - _CLOSE / 2))) / math.log(above / below)
     return min(max(share, _EDGE), 1 - _EDGE)
 
 
