@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from mirabelle.calibration.columns import Columns
 from mirabelle.calibration.moments import Moments
 from mirabelle.calibration.passes import layer_by_layer
-from mirabelle.calibration.samples import SampleBatches
+from mirabelle.calibration.samples import DrawnRows, SampleBatches
 from mirabelle.errors import UserError
 from mirabelle.model.watch import LayerRun, watch
 from mirabelle.task.batch import Inputs, tensors_of
 
-_ROWS_OF_A_COLUMN, _FEWEST, _MOST = 8, 128, 4096
+_ROWS_OF_A_COLUMN, _FEWEST, _FEWEST_LARGE, _MOST = 8, 128, 32, 4096
+_MOST_ROWS = 1 << 18  # of a layer; far more than columns, and those of large images resemble each other
 _SHARE = 0.9  # of the weights, whose layers get as many rows
 _EXACT_COLUMNS = 2048  # moments of wider layers are computed in float32, which halves memory and time
 
@@ -32,8 +33,9 @@ def change_by_moments(
 ) -> None:
     """Change layers in the order in which they run.
 
-    Memory holds the moments of one layer, and the activations of one batch. Tokens that an input "attention_mask" masks do not
-    count: in data that are padded to one length they could be most of all, and their results are not read.
+    Memory holds the moments of one layer, and the activations of one batch. Of more than 262,144 rows, so many are drawn.
+    Tokens that an input "attention_mask" masks do not count: in data that are padded to one length they could be most of all,
+    and their results are not read.
 
     Args:
         model: its layers are changed in place.
@@ -72,6 +74,8 @@ def runs_of(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs) -
 def samples_needed(model: nn.Module, few: SampleBatches, layers: Mapping[str, tuple[nn.Module, Columns]]) -> int:
     """How many samples give layers with 90 % of the weights 8 rows for each column of theirs, from 128 to 4,096.
 
+    Samples so large that 128 of them would need a pass for each layer may be fewer, down to 32.
+
     With fewer rows, moments tell of the samples that were drawn more than of the data. A layer that sees one row of each
     sample, such as a classifier, would ask for many times the samples of all others.
 
@@ -93,12 +97,13 @@ def samples_needed(model: nn.Module, few: SampleBatches, layers: Mapping[str, tu
         for name, seen in rows.items()
         if seen
     ]
+    fewest = min(_FEWEST, max(_FEWEST_LARGE, few.most_together(model)))
     due, served = _SHARE * sum(size for _, size in needed), 0
     for samples, size in sorted(needed):
         served += size
         if served >= due:
-            return min(max(_FEWEST, samples), _MOST)
-    return _FEWEST
+            return min(max(fewest, samples), _MOST)
+    return fewest
 
 
 class Masked:
@@ -130,9 +135,17 @@ class _Collected:
         self, name: str, columns: Columns, masked: Masked, change: Callable[[str, Moments], None], moments: Moments
     ) -> None:
         self._name, self._columns, self._masked, self._change, self._moments = name, columns, masked, change, moments
+        self._most = max(1, _MOST_ROWS // len(masked))  # rows of a batch
 
     def take(self, given: Tensor) -> bool:
-        for part in self._columns.of(self._masked.read(given)):
+        read = self._masked.read(given)
+        batched = read if self._columns.has_batch(read) else read.unsqueeze(0)
+        rows = self._columns.rows_in(batched)
+        if rows <= self._most:
+            parts = self._columns.of(read)
+        else:
+            parts = self._columns.at(batched, DrawnRows.draw(rows, self._most, seed=0).numbers)
+        for part in parts:
             self._moments.add(part)
         return True
 

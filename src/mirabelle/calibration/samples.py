@@ -98,11 +98,19 @@ class CalibrationSamples:
         """
         if self._count <= _PROBED[-1]:
             return SampleBatches(self, self._count)
-        fewer, more = (_result_bytes(model, self._read(0, count)) for count in _PROBED)
-        each = max([1, *(b - a for a, b in zip(fewer, more, strict=False))])
+        each = self._bytes_of_one(model)
         limit = _BYTES_INSTEAD_OF_PASSES if pass_for_each_layer else _BYTES_OF_ALL
         most = self._count if each * self._count <= limit else max(1, _BYTES_OF_A_BATCH // each)
         return SampleBatches(self, most)
+
+    def most_together(self, model: nn.Module) -> int:
+        """Of how many samples no operator of the model returns more than 512 MiB, so that one pass serves all layers."""
+        return self._count if self._count <= _PROBED[-1] else max(1, _BYTES_INSTEAD_OF_PASSES // self._bytes_of_one(model))
+
+    def _bytes_of_one(self, model: nn.Module) -> int:
+        """By how many bytes the largest result of an operator grows with each sample, at least 1."""
+        fewer, more = (_result_bytes(model, self._read(0, count)) for count in _PROBED)
+        return max([1, *(b - a for a, b in zip(fewer, more, strict=False))])
 
 
 class SampleBatches:
@@ -124,6 +132,14 @@ class SampleBatches:
     def __iter__(self) -> Iterator[Inputs]:
         for start, stop in zip(self.bounds, self.bounds[1:], strict=False):
             yield self._samples.inputs(start, stop)
+
+    def few(self) -> Inputs:
+        """Two samples, or one if there is no other: enough to see which layers run."""
+        return self._samples.inputs(0, min(_PROBED[0], len(self._samples)))
+
+    def most_together(self, model: nn.Module) -> int:
+        """As that of the samples."""
+        return self._samples.most_together(model)
 
     def rows_in_all(self, rows_in_first: int) -> int:
         """The number of rows in all batches, extrapolated from that in the first batch."""

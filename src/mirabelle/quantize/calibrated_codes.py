@@ -85,7 +85,7 @@ def calibrated_codes(
         UserError: E131 if inputs of a layer are NaN or infinite.
     """
     found, zeros = Calibration(), set(pruned)
-    chosen, left = as_products(model, layers, next(iter(batches)), linear_alone=method.name == "awq")
+    chosen, left = as_products(model, layers, batches.few(), linear_alone=method.name == "awq")
     found.left.update(left)
 
     def change(name: str, moments: Moments) -> None:
@@ -105,7 +105,7 @@ def enough_samples(model: nn.Module, layers: Mapping[str, nn.Module], few: Sampl
         few: samples, by which the rows of one sample are counted.
         method: of choosing.
     """
-    products, _ = as_products(model, layers, next(iter(few)), linear_alone=method.name == "awq")
+    products, _ = as_products(model, layers, few.few(), linear_alone=method.name == "awq")
     return samples_needed(model, few, products)
 
 

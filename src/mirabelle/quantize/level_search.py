@@ -152,7 +152,7 @@ class LevelSearch:
             if name not in self._products:
                 look(name, Seen([Moment(None, self._damping)]))
         own = {name: model.get_submodule(name) for name in self._products}
-        products, _ = as_products(model, own, next(iter(self._batches)))
+        products, _ = as_products(model, own, self._batches.few())
 
         def of_inputs(name: str, moments: Moments) -> None:
             means, matrices = moments.means[0], moments.mean()

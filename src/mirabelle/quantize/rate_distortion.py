@@ -169,7 +169,7 @@ class RateDistortion:
         names = list(dict.fromkeys(selection.group_of(name)[0] for name in form.names))
         own = {name: plain.get_submodule(name) for name in names if len(selection.group_of(name)) == 1}
         few = CalibrationSamples.drawn(task.train, _COUNTED, run.seed_for("calibration")).for_model(plain)
-        products, left = as_products(plain, own, next(iter(few)))
+        products, left = as_products(plain, own, few.few())
         count = self.samples or samples_needed(plain, few, products)
         drawn = CalibrationSamples.drawn(task.train, count, run.seed_for("calibration"))
         left |= {name: "it shares its weight" for name in names if name not in own}
