@@ -65,7 +65,7 @@ def opened(name: str, options: argparse.Namespace) -> tuple[nn.Module, Task]:
     if name == "MiniLM":
         file = read_goal_file(ROOT / "examples" / "sst2-minilm.toml", data_folder=options.data_dir)
         task = file.build_task(options.data_dir)
-        return trained_start(file, file.build_model(), None, task, options.out / name / "auto")[0].eval(), task
+        return trained_start(file, file.build_model(), None, task, options.out / name / "auto", callbacks=())[0].eval(), task
     if name != "LeNet-5":
         model, task = MODELS[name](options.data_dir)
         return model.eval(), task

@@ -68,6 +68,22 @@ def test_groups_whose_cut_replaces_the_code_stay_whole(images: Task, tmp_path: P
     assert not any("are used" in line for line in told), "another model is measured anew"
 
 
+def test_measurements_serve_goals_that_need_no_more(blobs: Task, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, kept = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)).eval(), tmp_path / "measured.json"
+
+    def reused(wanted: Wanted) -> bool:
+        told: list[str] = []
+        measured(model, blobs, Run(tmp_path / "run"), wanted, told.append, kept=kept)
+        return any("are used" in line for line in told)
+
+    assert not reused(Wanted(coded=True, timed=False))
+    assert reused(Wanted(coded=False, timed=False, batch=32)), "the batch counts where calls are timed"
+    assert not reused(Wanted(coded=False, timed=True))
+    assert not Wanted(coded=True, timed=True, batch=8).covers(Wanted(coded=False, timed=True))
+    assert Wanted(coded=True, timed=True).covers(Wanted(coded=False, timed=True))
+
+
 class Named(nn.Module):
     """Takes its inputs by name, as models of transformers do, so the exporter wraps it."""
 

@@ -69,6 +69,11 @@ class Wanted:
     timed: bool
     batch: int = 1
 
+    def covers(self, other: Wanted) -> bool:
+        """Whether all that another goal needs is among what is measured for this one."""
+        same_calls = self.timed and self.batch == other.batch
+        return (self.coded or not other.coded) and (same_calls or not other.timed)
+
 
 def measured(model: nn.Module, task: Task, run: Run, wanted: Wanted, tell: Tell, *, kept: Path) -> Measured:
     """Measure a model, or read from a file what was measured of it before on this machine.
@@ -85,15 +90,15 @@ def measured(model: nn.Module, task: Task, run: Run, wanted: Wanted, tell: Tell,
         UserError: E121 if outputs are not finite.
     """
     machine = f"{processor_name()}, {torch.get_num_threads()} threads"
-    of = files.digest_of_data([_VERSION, fingerprint(model), task.fingerprint(), machine, asdict(wanted)])
+    of = files.digest_of_data([_VERSION, fingerprint(model), task.fingerprint(), machine])
     if kept.is_file():
         known = files.read_json(kept)
-        if known.get("of") == of:
+        if known.get("of") == of and Wanted(**known["wanted"]).covers(wanted):
             tell(f"the measurements of {kept} are used")
             return Measured.from_data(known["measured"])
     found = _Measuring(model, task, run, wanted, tell).all()
     kept.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(kept, {"of": of, "measured": found.to_data()})
+    files.write_json(kept, {"of": of, "wanted": asdict(wanted), "measured": found.to_data()})
     return found
 
 
