@@ -11,7 +11,7 @@ trials    the plan for LeNet-5 in 0.5 % of the bytes against the best of 100 Opt
 unseen    the goal "at most 0.5 points, half the milliseconds" on five of the models of first_recipes.py, whose folder --first names; none
           of them was used while plans were made. Needs a finished first_recipes.py.
 
-LeNet-5 is trained here (8 epochs), MiniLM fine-tuned as in examples/sst2-minilm.toml; ResNet-56 has its published weights. Nothing is
+LeNet-5 is trained here (8 epochs), MiniLM is that of first_recipes.py (6,000 sentences); ResNet-56 has its published weights. Nothing is
 chosen on test data. Finished parts are kept.
 """
 
@@ -31,7 +31,6 @@ from torch import nn
 
 from conditions import write
 from mirabelle import Run, Task, Training, auto, compress, prune, quantize
-from mirabelle.job.compare_file import trained_start
 from mirabelle.job.fitting import Limit, fitted
 from mirabelle.job.techniques import OpenRecipe
 from mirabelle.model.state import copied
@@ -47,7 +46,7 @@ from speed_int8 import MODELS
 GOALS: dict[str, list[dict[str, str]]] = {
     "LeNet-5": [{"size": "4%"}, {"size": "2%"}, {"size": "1%"}, {"size": "0.5%"}, {"latency": "60%"}, {"latency": "40%"}],
     "resnet56": [{"size": "10%"}, {"latency": "60%"}, {"latency": "45%", "size": "15%"}],
-    "MiniLM": [{"size": "12%"}, {"latency": "50%"}, {"latency": "40%", "size": "20%"}],
+    "MiniLM": [{"latency": "50%", "size": "24%"}, {"latency": "90%", "size": "15%"}],
 }
 BUDGETS = {
     "LeNet-5": ("size", ["5%", "3%", "2%", "1%", "0.5%"]),
@@ -58,14 +57,15 @@ ROOT = Path(__file__).parents[1]
 PARTS = ("plans", "uniform", "trials", "unseen")
 TRIALS, OF_TRIALS = 100, {"size": "0.5%", "max_drop": "50pt", "latency": "any"}
 REFUSED = 2  # exit status
+TRAINED = 'baseline={weights="run/steps/0-baseline/model.safetensors"}'  # of a run in the folder of a recipe
 UNSEEN = {"texts": "trained", "keras": "", "audio": "trained", "table": "trained", "unlabelled": ""}
 
 
 def opened(name: str, options: argparse.Namespace) -> tuple[nn.Module, Task]:
     if name == "MiniLM":
-        file = read_goal_file(ROOT / "examples" / "sst2-minilm.toml", data_folder=options.data_dir)
-        task = file.build_task(options.data_dir)
-        return trained_start(file, file.build_model(), None, task, options.out / name / "auto", callbacks=())[0].eval(), task
+        place = options.first / "texts"
+        file = read_goal_file(place / "recipe.toml", [TRAINED], data_folder=options.data_dir)
+        return file.build_model().eval(), file.build_task(options.data_dir)
     if name != "LeNet-5":
         model, task = MODELS[name](options.data_dir)
         return model.eval(), task
@@ -163,7 +163,7 @@ def unseen(options: argparse.Namespace) -> list[dict[str, Any]]:
         place: Path = options.first / name
         kept = place / "unseen.json"
         if not kept.is_file():
-            more = ["--set", 'baseline={weights="run/steps/0-baseline/model.safetensors"}'] if trained else []
+            more = ["--set", TRAINED] if trained else []
             command = [
                 sys.executable,
                 "-m",
@@ -174,12 +174,12 @@ def unseen(options: argparse.Namespace) -> list[dict[str, Any]]:
                 "0.5pt",
                 "--latency",
                 "50%",
+                "--time",
+                "10 min",
             ]
             environment = {**os.environ, "MIRABELLE_DATA": str(options.data_dir)}
             begin = time.monotonic()
-            done = subprocess.run(
-                [*command, "--time", "10 min", *more], cwd=place, env=environment, capture_output=True, text=True, check=False
-            )
+            done = subprocess.run([*command, *more], cwd=place, env=environment, capture_output=True, text=True, check=False)
             row = {
                 "name": name,
                 "status": done.returncode,
