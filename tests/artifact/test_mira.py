@@ -468,3 +468,11 @@ def test_fields_that_protobuf_does_not_read_are_refused(field: tuple[int, object
         fields_of(bytes_of([field]))
     with pytest.raises(ValueError, match="impossible number or value"):
         Structure(MixedEncoder()).fields(MODEL, [field])
+
+
+def test_a_model_that_is_packed_again_is_not_coded_again(four_layers: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = pack(four_layers)
+    monkeypatch.setattr(mira, "packed_parts", None)
+    assert pack(four_layers) == first
+    with pytest.raises(TypeError):
+        pack(ONNX)

@@ -12,6 +12,7 @@ for one.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,6 +36,7 @@ _DIGEST = 16
 _HEAD = len(MAGIC) + 1 + _DIGEST
 _MOST_BYTES = 1 << 31  # size limit of a protobuf message, and so of an ONNX model
 _USUAL_BYTES, _USUAL_TIMES = 1 << 28, 64  # always unpacked: so many bytes, or multiples of the packed size
+_KEPT_BYTES = 1 << 20  # of a model whose packed file is kept
 _COPIES = 4  # of the unpacked model that fit into memory while a larger file is unpacked
 
 
@@ -53,7 +55,19 @@ def pack(onnx: bytes, codecs: Sequence[Codec] = ()) -> bytes:
     Raises:
         UserError: E121 if the model is not in canonical form, so that unpacking could not restore every byte.
     """
-    parts = packed_parts(onnx, codecs)[::-1]
+    if codecs or len(onnx) > _KEPT_BYTES:
+        return _joined(packed_parts(onnx, codecs))
+    return _packed(bytes(onnx))
+
+
+@functools.lru_cache(maxsize=32)
+def _packed(onnx: bytes) -> bytes:
+    """The content of a file, kept for a while: runs of a comparison or a search all pack the model from which they begin."""
+    return _joined(packed_parts(onnx))
+
+
+def _joined(parts: list[bytes | memoryview]) -> bytes:
+    parts.reverse()
     out = io.BytesIO()
     while parts:
         out.write(parts.pop())  # which is not needed any more
