@@ -206,6 +206,7 @@ def test_a_large_graph_is_deflated_and_comes_back(monkeypatch: pytest.MonkeyPatc
     small = pack(four_layers)
     monkeypatch.setattr("mirabelle.artifact.head._SMALL", 0)
     monkeypatch.setattr("mirabelle.artifact.head._LARGEST", 0)
+    mira._packed.cache_clear()
     large = pack(four_layers)
     assert unpack(large) == four_layers
     assert len(large) > len(small) + 200
