@@ -69,12 +69,20 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compress(nn.Linear(8, 3), task, [quantize.Static()], {"size": "1 B"}, out=place, baseline=train).folder
 
 
-@pytest.fixture
-def points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with points.npz, three classes of points in eight dimensions; it is the working folder."""
+@pytest.fixture(scope="session")
+def points_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file points.npz: three classes of points in eight dimensions."""
     rng = np.random.default_rng(0)
     centers, targets = 2 * rng.standard_normal((3, 8)), np.arange(900) % 3
     inputs = (centers[targets] + rng.standard_normal((900, 8))).astype(np.float32)
-    np.savez(tmp_path / "points.npz", inputs=inputs, targets=targets)
+    file = tmp_path_factory.mktemp("points") / "points.npz"
+    np.savez(file, inputs=inputs, targets=targets)
+    return file
+
+
+@pytest.fixture
+def points(points_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with that file; it is the working folder."""
+    shutil.copy(points_file, tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path

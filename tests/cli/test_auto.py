@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from contextlib import chdir, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -32,11 +35,27 @@ use = "quantize.Static"
 """
 
 
+@pytest.fixture(scope="module")
+def planned(points_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which a plan was made, whose model is trained and measured since then; and what was printed."""
+    place = tmp_path_factory.mktemp("planned")
+    shutil.copy(points_file, place)
+    (place / "net.py").write_text(NET)
+    (place / "recipe.toml").write_text(RECIPE)
+    with chdir(place), redirect_stdout(StringIO()) as out:
+        assert main.run(["auto", "recipe.toml", "--dry-run", "--quiet"]) == 0
+    assert not list((place / "runs").glob("auto-recipe/attempt-*"))
+    return place, out.getvalue()
+
+
 @pytest.fixture
-def place(points: Path) -> Path:
-    (points / "net.py").write_text(NET)
-    (points / "recipe.toml").write_text(RECIPE)
-    return points
+def place(planned: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(planned[0])
+    return planned[0]
+
+
+def test_a_dry_run_shows_the_plan_alone(planned: tuple[Path, str]) -> None:
+    assert "Nothing was run" in planned[1]
 
 
 def test_a_recipes_model_data_and_goal_are_used(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,12 +89,6 @@ def test_a_missed_goal_has_its_own_exit_status(place: Path, capsys: pytest.Captu
     assert "Best: " in out
     assert "E301" in told
     assert "more --time" in told
-
-
-def test_a_dry_run_shows_the_plan_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.run(["auto", "recipe.toml", "--dry-run", "--quiet"]) == 0
-    assert "Nothing was run" in capsys.readouterr().out
-    assert not list((place / "runs").glob("auto-recipe/attempt-*"))
 
 
 def test_a_limit_out_of_reach_says_what_is_possible(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

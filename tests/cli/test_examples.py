@@ -132,8 +132,11 @@ LEFT["large"] = "llama-small/model.onnx.data"
 
 
 @pytest.mark.parametrize("command", [command for command in main.COMMANDS if command != "demo"])
-def test_the_example_in_the_help_of_a_command_runs(command: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = typed(prepared(command, capsys), capsys)
+def test_the_example_in_the_help_of_a_command_runs_and_again_as_json(
+    command: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = prepared(command, capsys)
+    out = typed(line, capsys)
     assert out.strip()
     if command in LEFT:
         assert (place / LEFT[command]).stat().st_size > 100
@@ -142,12 +145,7 @@ def test_the_example_in_the_help_of_a_command_runs(command: str, place: Path, ca
     if command == "check":
         assert "2 layers are quantized: 0, 3" in out
         assert not (place / "runs" / "recipe").exists()
-
-
-@pytest.mark.parametrize("command", [command for command in main.COMMANDS if command not in ("demo", "run")])
-def test_json_is_one_document_and_nothing_else(command: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = typed(prepared(command, capsys).partition(" > ")[0], capsys, "--json")
-    assert json.loads(out)
+    assert json.loads(typed(line.partition(" > ")[0], capsys, "--json")), "one document and nothing else"
 
 
 def test_every_command_is_quiet_and_verbose_if_asked_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
