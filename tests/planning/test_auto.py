@@ -18,7 +18,7 @@ from mirabelle.planning.learning_rate import RATES, learning_rate
 from mirabelle.planning.trials import TrialSettings
 from mirabelle.training import fit
 
-QUICK = {"minutes": 0.5}
+QUICK = {"minutes": 0.05}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,9 @@ def out(known: Path, tmp_path: Path) -> Path:
     "goal",
     [
         {"max_drop": "3pt", "size": "8%"},
-        {"max_drop": "3pt", "size": "20%", "parameters": "30%", "macs": "40%", "latency": "any"},
+        pytest.param(
+            {"max_drop": "3pt", "size": "20%", "parameters": "30%", "macs": "40%", "latency": "any"}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_the_goal_is_met_and_the_recipe_runs_by_itself(
@@ -80,7 +82,7 @@ def test_the_goal_is_met_and_the_recipe_runs_by_itself(
 
 
 def test_without_a_limit_the_file_becomes_as_small_as_the_metric_allows(net: nn.Module, task: Task, out: Path) -> None:
-    found = mirabelle.auto(net, task, {"max_drop": "2pt", "latency": "any"}, out, minutes=0.15)
+    found = mirabelle.auto(net, task, {"max_drop": "2pt", "latency": "any"}, out, minutes=0.05)
     assert found.best is not None
     assert found.best.profile.size_bytes.packed < 0.15 * found.best.start.size_bytes.torch  # type: ignore[operator]
     best = min((one for one in found.attempts if one.fits), key=lambda one: one.costs["size"])
@@ -125,7 +127,7 @@ def test_a_plan_without_anything_to_train_is_run_once(task: Task, tmp_path: Path
     torch.manual_seed(1)
     weak = nn.Sequential(nn.Linear(8, 96), nn.ReLU(), nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 3))
     weak = fit(weak, task, Training(epochs=1, batch_size=32, lr=3e-4), Run(tmp_path / "net")).eval()
-    found = mirabelle.auto(weak, task, {"onnx_size": "45%", "latency": "any", "metric": 1.0}, tmp_path / "auto", minutes=0.1)
+    found = mirabelle.auto(weak, task, {"onnx_size": "45%", "latency": "any", "metric": 1.0}, tmp_path / "auto", minutes=0.03)
     recipes = [json.dumps(one.steps) for one in found.attempts]
     assert found.attempts[0].metric < 1.0, "the first plan misses the metric"
     assert not found.attempts[0].trained
@@ -133,7 +135,7 @@ def test_a_plan_without_anything_to_train_is_run_once(task: Task, tmp_path: Path
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-@pytest.mark.parametrize(("cost", "count"), [("size", 4), ("latency", 1)])
+@pytest.mark.parametrize(("cost", "count"), [("size", 4), pytest.param("latency", 1, marks=pytest.mark.slow)])
 def test_a_front_of_metric_and_a_cost(cost: Any, count: int, net: nn.Module, task: Task, out: Path) -> None:
     pytest.importorskip("optuna")
     told: list[str] = []
@@ -180,9 +182,9 @@ def test_a_killed_search_goes_on(net: nn.Module, task: Task, tmp_path: Path) -> 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        mirabelle.auto(net, task, goal, tmp_path / "killed", callbacks=(killed,), minutes=0.1)  # type: ignore[arg-type]
+        mirabelle.auto(net, task, goal, tmp_path / "killed", callbacks=(killed,), minutes=0.03)  # type: ignore[arg-type]
     kept = json.loads((tmp_path / "killed" / "attempt-1.json").read_text())
-    found = mirabelle.auto(net, task, goal, tmp_path / "killed", minutes=0.1)
+    found = mirabelle.auto(net, task, goal, tmp_path / "killed", minutes=0.03)
     assert json.loads((tmp_path / "killed" / "attempt-1.json").read_text())["step"] == kept["step"]
     whole = mirabelle.compress(
         net, task, mirabelle.Recipe.from_data(kept["step"]), goal, tmp_path / "whole"
@@ -208,7 +210,7 @@ def test_a_regression_without_labels_is_compressed(tmp_path: Path) -> None:
     x = torch.randn(400, 6)
     model = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 2)).eval()
     task = Task(train=x[:250], validation=x[250:320], test=x[320:])
-    found = mirabelle.auto(model, task, {"size": "30%", "max_drop": "10%", "latency": "any"}, tmp_path, minutes=0.2)
+    found = mirabelle.auto(model, task, {"size": "30%", "max_drop": "10%", "latency": "any"}, tmp_path, minutes=0.05)
     assert found.best is not None
     assert found.best.profile.size_bytes.packed < 0.3 * found.best.start.size_bytes.torch  # type: ignore[operator]
 
