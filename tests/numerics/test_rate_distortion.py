@@ -20,7 +20,7 @@ def test_a_level_is_the_cheapest_of_all() -> None:
     numbers = torch.randn(40, 30) * 3
     model = level_model(numbers.round())
     pressure, precision = 0.3, 1.7
-    rule = LevelRounding(1.0, pressure, model, None, numbers.shape)
+    rule = LevelRounding([1.0], pressure, [model], None, numbers.shape)
     column = 4
     chance = torch.sigmoid(model.logit.expand_as(numbers)[:, column].double())  # of a level that is not 0
     costs = []
@@ -37,7 +37,7 @@ def test_outputs_change_less_than_by_rounding_to_the_nearest_for_fewer_bits() ->
     torch.manual_seed(0)
     weight, x = torch.randn(1, 48, 64).double(), inputs(64)
     moments = x.T @ x / len(x)
-    found = fitted_levels(weight, [Moment(moments, 0.01)], step=0.8)
+    (found,) = fitted_levels(weight, [Moment(moments, 0.01)], steps=[0.8])
     nearest = (weight[0] / 0.8).round()
     change = x @ (weight[0] - 0.8 * nearest).T
     assert found.error < 0.6 * float(change.square().sum() / len(x))
@@ -49,7 +49,7 @@ def test_outputs_change_less_than_by_rounding_to_the_nearest_for_fewer_bits() ->
 def test_outputs_keep_their_size() -> None:
     torch.manual_seed(0)
     weight, x = torch.randn(1, 48, 64).double(), inputs(64)
-    found = fitted_levels(weight, [Moment(x.T @ x / len(x), 0.01)], step=1.5)
+    (found,) = fitted_levels(weight, [Moment(x.T @ x / len(x), 0.01)], steps=[1.5])
     due, own = x @ weight[0].T, x @ found.values[0].double().T
     assert float((due * own).sum() / due.square().sum()) == pytest.approx(1.0, abs=1e-5)
 
@@ -59,7 +59,7 @@ def test_zeros_stay_where_they_are_to_stay_and_groups_are_apart() -> None:
     weight = torch.randn(3, 4, 18).double()
     weight[weight.abs() < 0.5] = 0
     moments = [Moment((x.T @ x / len(x)), 0.01) for x in (inputs(18), inputs(18) * 0.1, inputs(18))]
-    found = fitted_levels(weight, moments, step=0.3, keeps_zeros=True)
+    (found,) = fitted_levels(weight, moments, steps=[0.3], keeps_zeros=True)
     assert not found.levels[weight == 0].any()
     assert found.levels.shape == weight.shape
     assert found.levels[weight != 0].any()
@@ -67,7 +67,7 @@ def test_zeros_stay_where_they_are_to_stay_and_groups_are_apart() -> None:
 
 @pytest.mark.parametrize("moment", [Moment(None, 0.01), Moment(torch.zeros(5, 5).double(), 0.01)])
 def test_a_weight_of_zeros_and_inputs_of_zeros(moment: Moment) -> None:
-    found = fitted_levels(torch.zeros(1, 4, 5).double(), [moment], step=1.0)
+    (found,) = fitted_levels(torch.zeros(1, 4, 5).double(), [moment], steps=[1.0])
     assert not found.levels.any()
     assert (found.error, found.step) == (0.0, 1.0)
 
@@ -80,8 +80,23 @@ def test_the_weight_is_not_changed_and_the_error_is_that_of_the_values(rows: int
     matrix = torch.randn(rows, 20).double()
     weight = (matrix.t().contiguous().t() if turned else matrix)[None]
     before, x = weight.clone(), inputs(20)
-    found = fitted_levels(weight, [Moment(x.T @ x / len(x), 0.01)], step=0.7)
+    (found,) = fitted_levels(weight, [Moment(x.T @ x / len(x), 0.01)], steps=[0.7])
     assert torch.equal(weight, before)
     own = x @ (weight[0] - found.levels[0].double() * found.step).T
     assert found.error == pytest.approx(float(own.square().sum() / len(x)), rel=1e-6)
     assert found.error > 0
+
+
+@pytest.mark.parametrize("moment", [True, False])
+def test_steps_that_are_tried_together_give_what_each_gives_alone(*, moment: bool) -> None:
+    torch.manual_seed(0)
+    weight, x, steps = torch.randn(2, 5, 18).double(), inputs(18), [2.0, 0.7, 0.7, 0.2]
+    weight[weight.abs() < 0.3] = 0
+    moments = [Moment(x.T @ x / len(x) if moment else None, 0.01)] * 2
+    together = fitted_levels(weight, moments, steps, keeps_zeros=True)
+    for step, one in zip(steps, together, strict=True):
+        (alone,) = fitted_levels(weight, moments, [step], keeps_zeros=True)
+        assert torch.equal(one.levels, alone.levels)
+        assert (one.start, one.step, one.error) == (step, pytest.approx(alone.step), pytest.approx(alone.error))
+        assert one.bits == pytest.approx(alone.bits)
+    assert together[0].bits < together[1].bits < together[3].bits

@@ -75,9 +75,9 @@ class Moment:
         self.matrix = matrix
         self.factor = None if matrix is None else inverse_factor(matrix, damping)
 
-    def power(self, left: Tensor, right: Tensor) -> float:
-        """tr(A H Bᵀ)."""
-        return float(((left if self.matrix is None else left @ self.matrix) * right).sum())
+    def applied(self, left: Tensor) -> Tensor:
+        """A H."""
+        return left if self.matrix is None else left @ self.matrix
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -91,26 +91,38 @@ class Moment:
 
 
 class LevelRounding:
-    """The rule by which columns become levels.
+    """The rule by which columns become levels, of one matrix with several steps at once.
+
+    Each step has rows of its own, one copy of the matrix below the other.
 
     Args:
-        step: s.
+        steps: s of each copy.
         pressure: λ.
-        model: of the costs of levels.
+        models: of the costs of levels, one for each copy.
         kept: (rows, columns), False for weights that stay 0; None for none.
         shape: of the matrix.
     """
 
     block: int = _BLOCK
 
-    def __init__(self, step: float, pressure: float, model: LevelModel, kept: Tensor | None, shape: torch.Size) -> None:
-        self._step, self._pressure, self._kept = step, pressure, kept
-        self._magnitude = pressure * model.magnitude
-        self._magnitude[MOST] = math.inf  # level 0 has a cost of its own
-        self._of_zero = pressure * (F.softplus(model.logit) / math.log(2)).expand(shape)
-        self._of_others = pressure * (F.softplus(-model.logit) / math.log(2)).expand(shape)
+    def __init__(
+        self, steps: Sequence[float], pressure: float, models: Sequence[LevelModel], kept: Tensor | None, shape: torch.Size
+    ) -> None:
+        copies = torch.arange(len(steps)).repeat_interleave(shape[0])
+        self._step, self._pressure = torch.tensor(steps, dtype=torch.float64)[copies], pressure
+        self._kept = None if kept is None else kept.repeat(len(steps), 1)
+        tables = pressure * torch.stack([model.magnitude for model in models])
+        tables[:, MOST] = math.inf  # level 0 has a cost of its own
+        self._magnitude, self._first_of = tables.flatten(), copies * tables.shape[1] + MOST
+        logit = torch.cat([model.logit.expand(shape) for model in models])
+        self._of_zero = pressure * (F.softplus(logit) / math.log(2))
+        self._of_others = pressure * (F.softplus(-logit) / math.log(2))
         self._first, self._spread = 0, torch.ones(0)
-        self.levels = torch.zeros(shape[::-1], dtype=torch.int8)
+        self.levels = torch.zeros(shape[1], len(copies), dtype=torch.int8)
+
+    def steps(self, dtype: torch.dtype) -> Tensor:
+        """s of each row."""
+        return self._step.to(dtype)
 
     def begin(self, first: int, rest: Tensor, spread: Tensor) -> None:
         del rest
@@ -118,63 +130,84 @@ class LevelRounding:
 
     def change(self, position: int, column: Tensor) -> Tensor:
         precision = 1 / float(self._spread[position - self._first]) ** 2
-        levels = self.nearest(column / self._step, (slice(None), position), precision)
+        step = self.steps(column.dtype)
+        levels = self.nearest(column / step, (slice(None), position), precision)
         self.levels[position] = levels.to(torch.int8)
-        return levels * self._step
+        return levels * step
 
     def nearest(self, numbers: Tensor, place: tuple[slice, int] | tuple[slice, slice], precision: float) -> Tensor:
         """The best levels of some numbers w / s among the two neighbours, 0, and the next one towards 0.
 
         Args:
             numbers: of some rows, of one column or all.
-            place: of the numbers in the matrix.
+            place: of the numbers in the copies of the matrix.
             precision: 1 / U[j, j]².
         """
         best, least = torch.zeros_like(numbers), numbers.square().mul_(precision).add_(self._of_zero[place])
         low = numbers.floor().clamp_(-MOST, MOST - 1)
         inner = torch.where(numbers < 0, (low + 2).clamp_(max=0), (low - 1).clamp_(min=0))
+        first = self._first_of[place[0]] if numbers.ndim == 1 else self._first_of[place[0], None]
         for choice in (low, low + 1, inner):
             costs = (numbers - choice).square_().mul_(precision).add_(self._of_others[place])
-            costs += self._magnitude[(choice + MOST).long()]
+            costs += self._magnitude[choice.long() + first]
             better = costs < least
             best, least = torch.where(better, choice, best), torch.where(better, costs, least)
         return best if self._kept is None else torch.where(self._kept[place], best, 0.0)
 
 
-def fitted_levels(weight: Tensor, moments: Sequence[Moment], step: float, *, keeps_zeros: bool = False) -> FittedLevels:
-    """The levels of the weight of a layer for a step.
+def fitted_levels(
+    weight: Tensor, moments: Sequence[Moment], steps: Sequence[float], *, keeps_zeros: bool = False
+) -> list[FittedLevels]:
+    """The levels of the weight of a layer for some steps, which are tried together.
 
     Args:
         weight: (groups, rows, columns); a layer that is no grouped convolution has one group.
         moments: of the inputs of each group.
-        step: above 0.
+        steps: above 0.
         keeps_zeros: whether zeros stay zero.
 
     Example:
         >>> torch.manual_seed(0) and None
-        >>> found = fitted_levels(torch.randn(1, 64, 64), [Moment(None, 0.01)], step=0.5)
+        >>> (found,) = fitted_levels(torch.randn(1, 64, 64), [Moment(None, 0.01)], steps=[0.5])
         >>> found.levels.dtype, 2.4 < found.bits / 4096 < 3.1
         (torch.int8, True)
     """
-    levels = (weight / step).round().clamp(-MOST, MOST)
+    of_steps = [(weight / step).round().clamp(-MOST, MOST) for step in steps]
     precision = sum(moment.precision for moment in moments) / len(moments)
     for _ in range(_PASSES):
-        models = _of_groups(level_model(levels.flatten(0, 1)), weight.shape)
+        models = [_of_groups(level_model(levels.flatten(0, 1)), weight.shape) for levels in of_steps]
         found = []
-        for own, moment, model in zip(weight, moments, models, strict=True):
-            rule = LevelRounding(step, _PRESSURE * precision, model, own != 0 if keeps_zeros else None, own.shape)
-            if moment.factor is None:
-                parts = [slice(first, first + _ROWS) for first in range(0, len(own), _ROWS)]
-                found.append(torch.cat([rule.nearest(own[rows] / step, (rows, slice(None)), 1.0) for rows in parts]))
-            else:
-                compensated(own, moment.factor, rule)
-                found.append(rule.levels.t().to(weight.dtype))
-        levels = torch.stack(found)
-    power = sum(moment.power(own, own) for own, moment in zip(weight, moments, strict=True))
-    kept = step * sum(moment.power(own, part) for own, part, moment in zip(weight, levels, moments, strict=True))
+        for own, moment, of_group in zip(weight, moments, zip(*models, strict=True), strict=True):
+            rule = LevelRounding(steps, _PRESSURE * precision, of_group, own != 0 if keeps_zeros else None, own.shape)
+            found.append(_levels(own, moment, rule, len(steps)).to(weight.dtype))
+        of_steps = list(torch.stack(found, dim=1))
+    applied = [moment.applied(own) for own, moment in zip(weight, moments, strict=True)]
+    power = sum(float((of * own).sum()) for of, own in zip(applied, weight, strict=True))
+    return [_scaled(weight, levels, step, moments, (applied, power)) for levels, step in zip(of_steps, steps, strict=True)]
+
+
+def _levels(own: Tensor, moment: Moment, rule: LevelRounding, copies: int) -> Tensor:
+    """The levels of a group, (copies, rows, columns)."""
+    stacked = own.repeat(copies, 1)
+    if moment.factor is not None:
+        compensated(stacked, moment.factor, rule)
+        return rule.levels.t().reshape(copies, *own.shape)
+    step = rule.steps(stacked.dtype)[:, None]
+    parts = [slice(first, first + _ROWS) for first in range(0, len(stacked), _ROWS)]
+    levels = [rule.nearest(stacked[rows] / step[rows], (rows, slice(None)), 1.0) for rows in parts]
+    return torch.cat(levels).reshape(copies, *own.shape)
+
+
+def _scaled(
+    weight: Tensor, levels: Tensor, step: float, moments: Sequence[Moment], own: tuple[Sequence[Tensor], float]
+) -> FittedLevels:
+    """Levels with the step that gives the outputs their size; `own` are W H of each group, and ⟨W, W⟩."""
+    applied, power = own
+    precision = sum(moment.precision for moment in moments) / len(moments)
+    kept = step * sum(float((of * part).sum()) for of, part in zip(applied, levels, strict=True))
     scaled = step * min(power / kept, _MOST_SCALED) if kept > 0 else step
     apart = weight - scaled * levels
-    error = sum(moment.power(own, own) for own, moment in zip(apart, moments, strict=True))
+    error = sum(float((moment.applied(lost) * lost).sum()) for lost, moment in zip(apart, moments, strict=True))
     rows = weight.shape[0] * weight.shape[1]
     return FittedLevels(
         levels.to(torch.int8),

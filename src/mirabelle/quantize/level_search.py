@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -29,6 +29,7 @@ _REFERENCE = (
 _LEAST_ERROR = 1e-4  # of the power of a layer's outputs, for an error by which a change is measured
 _ENTRY_BYTES = 2.0  # of a weight in the head of a file
 _MOST_CHANGE = 1e6  # for outputs that are not finite: the search needs numbers
+_TOGETHER = 1 << 20  # weights of a layer and all its steps that are rounded together
 _MOST_EXACT = 256  # the largest level that bfloat16 keeps apart from its neighbours
 _BITS = 8
 
@@ -108,8 +109,7 @@ class LevelSearch:
         def look(name: str, seen: Seen) -> None:
             weight = self._weight(name)
             fitted[name] = []
-            for step in _steps(weight):
-                one = self._fitted(name, weight, seen, step)
+            for one in self._each(name, weight, seen, _steps(weight)):
                 before = reference.get(name)
                 if before is None or (len(fitted[name]) <= _REFERENCE and one.error > _LEAST_ERROR * one.power):
                     reference[name] = one
@@ -134,7 +134,7 @@ class LevelSearch:
 
         def look(name: str, seen: Seen) -> None:
             weight, layer = self._weight(name), layers[name]
-            one = self._fitted(name, weight, seen, steps[name])
+            (one,) = self._each(name, weight, seen, [steps[name]])
             bias = bias_of(layer)
             if bias is not None and seen.means is not None and biases.count(memory_of(bias)) == 1:
                 due = _outputs(weight, self._means[name]) - _outputs(one.values, seen.means)
@@ -168,9 +168,13 @@ class LevelSearch:
             return self._products[name][1].weight()
         return weight_of(self._model.get_submodule(name), WEIGHTED).flatten(1)[None].float()
 
-    def _fitted(self, name: str, weight: Tensor, seen: Seen, step: float) -> FittedLevels:
+    def _each(self, name: str, weight: Tensor, seen: Seen, steps: Sequence[float]) -> Iterator[FittedLevels]:
+        """The levels for each step; as many steps at once as memory allows."""
         weight = weight.to(seen.moments[0].dtype or weight.dtype)
-        return fitted_levels(weight, seen.moments, step, keeps_zeros=f"{name}.weight" in self._pruned)
+        together = max(1, _TOGETHER // max(weight.numel(), 1))
+        for first in range(0, len(steps), together):
+            some = steps[first : first + together]
+            yield from fitted_levels(weight, seen.moments, some, keeps_zeros=f"{name}.weight" in self._pruned)
 
     def _measured(self, name: str, fitted: Sequence[FittedLevels], one: FittedLevels, change: OutputChange) -> list[Option]:
         layer = self._model.get_submodule(name)
