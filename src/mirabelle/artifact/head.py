@@ -28,7 +28,7 @@ from mirabelle.artifact.tensors import OWN, Coded, Tensor, tensor_of
 from mirabelle.artifact.wire import GRAPH_FIELD, MODEL, TENSOR_FIELD, Fields, bytes_of, fields_of, number_of
 from mirabelle.codecs.contexts import most_bits
 from mirabelle.codecs.deflate import deflate, inflate
-from mirabelle.codecs.mixing import Allowance, Mixed, MixedDecoder, MixedEncoder, MixedLength
+from mirabelle.codecs.mixing import Allowance, Mixed, MixedDecoder, MixedEncoder, MixedTrial
 from mirabelle.codecs.narrow import narrowed
 from mirabelle.codecs.varint import Reader, write_varints
 
@@ -139,11 +139,12 @@ def _mixed(
     structure.number(int(sealed), "sealed", [()])
     entries = []
     for place, (tensor, raw, one) in enumerate(zip(tensors, raws, coded, strict=True)):
+        trial = None
         if place in products:
             entry = Entry(PRODUCT, factors=products[place])
         else:
-            entry = _shortest(tensor, raw, one, values if len(tensors) <= _FEW else None, allowance.left)
-        code_entry(structure, values, tensor, entry)
+            entry, trial = _shortest(tensor, raw, one, values if len(tensors) <= _FEW else None, allowance.left)
+        code_entry(structure, values, tensor, entry, trial)
         entries.append(entry)
     return write_varints([_MIXED]) + coder.finished(), _following(entries)
 
@@ -269,7 +270,9 @@ def _inline(tensor: Tensor, raw: bytes, separate: int, left: int) -> list[Entry]
     return found
 
 
-def _shortest(tensor: Tensor, raw: bytes | memoryview, one: Coded, values: Structure | None, left: int) -> Entry:
+def _shortest(
+    tensor: Tensor, raw: bytes | memoryview, one: Coded, values: Structure | None, left: int
+) -> tuple[Entry, Structure | None]:
     """The entry that takes the fewest bits; where nothing is measured, the data stand in the head if they are tiny.
 
     Args:
@@ -278,32 +281,46 @@ def _shortest(tensor: Tensor, raw: bytes | memoryview, one: Coded, values: Struc
         one: the data as they would stand behind the head.
         values: codes data in the head; None if nothing is measured.
         left: bits that the head may still have.
+
+    Returns:
+        The entry, and the trial by which it was measured, if its data stand in the head.
     """
     if values is None:
-        return Entry(INLINE, data=bytes(raw)) if len(raw) <= _TINY else _separate(one)
+        return (Entry(INLINE, data=bytes(raw)) if len(raw) <= _TINY else _separate(one)), None
+    best: tuple[Entry, Structure | None] = _separate(one), None
     if math.prod(tensor.shape) > INLINE_ELEMENTS or len(raw) > 4 * INLINE_ELEMENTS:
-        return _separate(one)
-    ways = [_separate(one), *_inline(tensor, bytes(raw), one.length, left)]
-    return min(ways, key=lambda found: _bits(tensor, found, values, one.length))
+        return best
+    least = 8.0 * one.length + _ENTRY_BITS  # about, with the data
+    for entry in _inline(tensor, bytes(raw), one.length, left):
+        coder = MixedTrial()
+        trial = values.trial(coder)
+        code_data(trial, tensor, entry.number, entry.data)
+        if coder.bits < least:
+            best, least = (entry, trial), coder.bits
+    return best
 
 
-def _bits(tensor: Tensor, entry: Entry, values: Structure, separate: int) -> float:
-    """About the bits that an entry takes, with its data."""
-    if entry.data is None:
-        return 8 * separate + _ENTRY_BITS
-    length = MixedLength()
-    code_data(values.trial(length), tensor, entry.number, entry.data)
-    return length.bits
+def code_entry(
+    structure: Structure, values: Structure, tensor: Tensor, entry: Entry | None, trial: Structure | None = None
+) -> Entry:
+    """Code the entry of a tensor, or read it if none is given.
 
-
-def code_entry(structure: Structure, values: Structure, tensor: Tensor, entry: Entry | None) -> Entry:
-    """Code the entry of a tensor, or read it if none is given; `values` codes the data that stand in the head."""
+    Args:
+        structure: codes the entry.
+        values: codes data that stand in the head.
+        tensor: name, type and shape.
+        entry: of the tensor.
+        trial: by which `values` has measured these data, directly before.
+    """
     ending = tensor.name.rpartition(".")[2]
     number = structure.number(None if entry is None else entry.number, "codec", [(), ending, tensor.kind])
     if number == PRODUCT:
         factors = [None, None] if entry is None or entry.factors is None else list(entry.factors)
         one, other = (structure.number(place, "factor", [()]) for place in factors)
         return Entry(number, factors=(one, other))
+    if trial is not None:
+        values.repeat(trial)
+        return entry or Entry(number)
     if number in IN_HEAD:
         return Entry(number, data=code_data(values, tensor, number, None if entry is None else entry.data))
     name = b""

@@ -34,7 +34,7 @@ from mirabelle.artifact.wire import (
     kind_of,
     number_of,
 )
-from mirabelle.codecs.mixing import Coder, Mixed, MixedEncoder, MixedLength
+from mirabelle.codecs.mixing import Coder, Mixed, MixedEncoder, MixedTrial
 
 _OPERATOR, _INPUT, _OUTPUT = (NODE, 4), (NODE, 1), (NODE, 2)
 _ATTRIBUTE, _TENSOR, _SIZE, _NAMED_SIZE, _VALUE = (ATTRIBUTE, 1), (TENSOR, 8), (TENSOR, 1), (DIMENSION, 1), (VALUE, 1)
@@ -202,9 +202,16 @@ class Structure:
     def coder(self) -> Coder:
         return self._coder
 
-    def trial(self, length: MixedLength) -> Structure:
+    def trial(self, coder: MixedTrial) -> Structure:
         """A copy that measures what this one would code next."""
-        return Structure(length, Mixed(base=self._model))
+        return Structure(coder, Mixed(base=self._model))
+
+    def repeat(self, trial: Structure) -> None:
+        """Code what a trial has coded, which no other code has followed."""
+        assert isinstance(self._coder, MixedEncoder), "a decoder does not try"
+        assert isinstance(trial.coder, MixedTrial), "nothing else keeps what it codes"
+        self._coder.repeat(trial.coder)
+        self._model.adopt(trial._model)
 
     def fields(self, message: int = MODEL, given: Fields | None = None, depth: int = 0) -> Fields:
         """Encode the fields of a message, or decode them, sorted by number, if none are given.

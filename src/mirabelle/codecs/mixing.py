@@ -94,6 +94,11 @@ class Mixed:
             model = model._base
         return [] if model is None else [*model._mixers[key]]
 
+    def adopt(self, trial: Mixed) -> None:
+        """Know what a trial has learned that began with this model."""
+        self._counters |= trial._counters
+        self._mixers |= trial._mixers
+
     def learn(self, bit: int) -> None:
         """Move counters and weights towards the bit."""
         error = ((bit << 12) - self._p) * _RATE
@@ -152,8 +157,22 @@ class MixedEncoder:
         Raises:
             ValueError: if there are more bits than a file may have.
         """
+        self._give(bit, model.probability(contexts, mixer))
+        model.learn(bit)
+        return bit
+
+    def repeat(self, trial: MixedTrial) -> None:
+        """Code the bits of a trial with the probabilities that they had there.
+
+        Raises:
+            ValueError: as `code`.
+        """
+        for bit, p in trial.coded:
+            self._give(bit, p)
+
+    def _give(self, bit: int, p: int) -> None:
         self._allowance.take()
-        middle = self._low + ((self._high - self._low) >> 12) * model.probability(contexts, mixer)
+        middle = self._low + ((self._high - self._low) >> 12) * p
         if bit:
             self._high = middle
         else:
@@ -161,8 +180,6 @@ class MixedEncoder:
         while not (self._low ^ self._high) & _TOP:
             self._out.append(self._high >> 24)
             self._low, self._high = self._low << 8 & _ALL, self._high << 8 & _ALL | 255
-        model.learn(bit)
-        return bit
 
     def finished(self) -> bytes:
         """The bytes: the fewest after which zeros lead into the range; trailing zeros are left out."""
@@ -184,6 +201,24 @@ class MixedLength:
         """Count a bit; the same is returned."""
         p = model.probability(contexts, mixer)
         self.bits -= math.log2((p if bit else 4096 - p) / 4096)
+        model.learn(bit)
+        return bit
+
+
+class MixedTrial:
+    """Counts the bits that an encoder would give, and keeps what it coded, so that an encoder need not model it again."""
+
+    def __init__(self) -> None:
+        self.coded: list[tuple[int, int]] = []  # a bit, and the probability of a 1
+
+    @property
+    def bits(self) -> float:
+        """How many an encoder would give."""
+        return -sum(math.log2((p if bit else 4096 - p) / 4096) for bit, p in self.coded)
+
+    def code(self, bit: int, model: Mixed, contexts: Sequence[Hashable], mixer: Hashable = "") -> int:
+        """Keep a bit; the same is returned."""
+        self.coded.append((bit, model.probability(contexts, mixer)))
         model.learn(bit)
         return bit
 
