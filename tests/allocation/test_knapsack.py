@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -70,3 +72,34 @@ def test_many_alike_items_are_solved_in_time() -> None:
     found = allocate(damages, [Constraint("macs", limit, tables_of(polynomial, fractions))], gap=1e-3)
     assert found.costs["macs"] <= limit * (1 + 1e-6)
     assert found.gap <= 1e-3
+
+
+PRINTING = """
+import ctypes, sys
+import numpy as np
+import scipy.optimize
+from mirabelle.allocation.knapsack import Constraint, allocate
+
+real, libc = scipy.optimize.milp, ctypes.CDLL(None)
+
+def printing(*args, **kwargs):
+    libc.puts(b"HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();")
+    return real(*args, **kwargs)
+
+scipy.optimize.milp = printing
+print("before", flush=True)
+libc.puts(b"of others")
+CALL
+sys.stderr.write(f"solved: {found.choice}")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="puts of the C library is called")
+@pytest.mark.parametrize("closed", [False, True])
+def test_what_the_solver_prints_does_not_reach_standard_output(*, closed: bool) -> None:
+    tables = "{(k,): np.array([0.0, 1.0]) for k in range(3)}"
+    call = f'found = allocate([np.array([1.0, 0.0])] * 3, [Constraint("bytes", 2.0, {tables})])'
+    code = PRINTING.replace("CALL", ("import os; libc.fflush(None); os.close(1)\n" if closed else "") + call)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert "solved: (" in done.stderr
+    assert done.stdout.splitlines() == ["before", "of others"]

@@ -8,10 +8,15 @@ which keeps the program linear: the sum of these variables over the other items 
 
 from __future__ import annotations
 
+import ctypes
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +25,7 @@ import numpy.typing as npt
 from mirabelle.errors import UserError
 
 Table = npt.NDArray[np.float64]
+_STDOUT = 1
 _SECONDS = 60.0  # time limit of the solver; afterwards the best solution found so far is used, with its gap to the optimum
 
 
@@ -162,13 +168,14 @@ class _Program:
         whole = np.zeros(self.size)
         whole[: self._starts[-1]] = 1
         scale = float(np.abs(objective).max()) or 1.0
-        return milp(
-            objective / scale,
-            integrality=whole,
-            bounds=Bounds(0, 1),
-            constraints=constraints,
-            options={"mip_rel_gap": gap, "time_limit": _SECONDS},
-        )
+        with _nothing_printed():
+            return milp(
+                objective / scale,
+                integrality=whole,
+                bounds=Bounds(0, 1),
+                constraints=constraints,
+                options={"mip_rel_gap": gap, "time_limit": _SECONDS},
+            )
 
     def choice(self, values: Table) -> tuple[int, ...]:
         parts = (values[start : start + len(row)] for start, row in zip(self._starts, self.rows, strict=False))
@@ -229,3 +236,27 @@ def _absorbed(tables: Mapping[tuple[int, ...], Table]) -> dict[tuple[int, ...], 
             shape = [tables[items].shape[items.index(item)] if item in items else 1 for item in other]
             found[other] = found[other] + tables[items].reshape(shape)
     return found
+
+
+@contextmanager
+def _nothing_printed() -> Iterator[None]:
+    """Keep what C code prints from standard output, where it would stand in the middle of JSON.
+
+    HiGHS 1.12 prints the name of a function at random times (https://github.com/ERGO-Code/HiGHS/issues/2783).
+    """
+    try:
+        sys.stdout.flush()
+        kept = os.dup(_STDOUT)
+    except (AttributeError, OSError, ValueError):  # closed: nothing can be printed
+        yield
+        return
+    libc = ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.msvcrt
+    libc.fflush(None)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), _STDOUT)
+        yield
+    finally:
+        libc.fflush(None)
+        os.dup2(kept, _STDOUT)
+        os.close(kept)
