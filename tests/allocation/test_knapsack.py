@@ -103,3 +103,20 @@ def test_what_the_solver_prints_does_not_reach_standard_output(*, closed: bool) 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert "solved: (" in done.stderr
     assert done.stdout.splitlines() == ["before", "of others"]
+
+
+OVERLAPPING = """
+import os
+from mirabelle.allocation.knapsack import _nothing_printed
+
+with _nothing_printed:
+    _nothing_printed.__enter__()  # another thread begins
+    print("of another thread", flush=True)
+_nothing_printed.__exit__()
+print("after", flush=True)
+"""
+
+
+def test_solvers_that_overlap_lose_nothing_that_others_print() -> None:
+    done = subprocess.run([sys.executable, "-c", OVERLAPPING], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.splitlines() == ["of another thread", "after"]

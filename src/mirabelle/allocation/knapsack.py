@@ -12,12 +12,13 @@ import ctypes
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import reduce
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ import numpy.typing as npt
 from mirabelle.errors import UserError
 
 Table = npt.NDArray[np.float64]
-_STDOUT = 1
+_STDOUT, _PRINTED = 1, b"HighsMipSolverData"
 _SECONDS = 60.0  # time limit of the solver; afterwards the best solution found so far is used, with its gap to the optimum
 
 
@@ -168,7 +169,7 @@ class _Program:
         whole = np.zeros(self.size)
         whole[: self._starts[-1]] = 1
         scale = float(np.abs(objective).max()) or 1.0
-        with _nothing_printed():
+        with _nothing_printed:
             return milp(
                 objective / scale,
                 integrality=whole,
@@ -238,25 +239,47 @@ def _absorbed(tables: Mapping[tuple[int, ...], Table]) -> dict[tuple[int, ...], 
     return found
 
 
-@contextmanager
-def _nothing_printed() -> Iterator[None]:
-    """Keep what C code prints from standard output, where it would stand in the middle of JSON.
+class _NothingPrinted:
+    """Keeps what the solver prints from standard output, where it would stand in the middle of JSON.
 
-    HiGHS 1.12 prints the name of a function at random times (https://github.com/ERGO-Code/HiGHS/issues/2783).
+    HiGHS 1.12 prints the name of a function at random times (https://github.com/ERGO-Code/HiGHS/issues/2783). What others print
+    meanwhile appears afterwards.
     """
-    try:
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._kept: int | None = None
+        self._caught: IO[bytes] | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                _flush()
+                with suppress(OSError):  # closed: nothing can be printed
+                    self._kept = os.dup(_STDOUT)
+                    self._caught = tempfile.TemporaryFile()  # closed by the last to leave
+                    os.dup2(self._caught.fileno(), _STDOUT)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside and self._kept is not None and self._caught is not None:
+                _flush()
+                os.dup2(self._kept, _STDOUT)
+                os.close(self._kept)
+                self._caught.seek(0)
+                with suppress(OSError):
+                    os.write(_STDOUT, b"".join(line for line in self._caught if not line.startswith(_PRINTED)))
+                self._caught.close()
+                self._kept = self._caught = None
+
+
+def _flush() -> None:
+    """Write out what Python and C have kept to be printed."""
+    with suppress(AttributeError, OSError, ValueError):
         sys.stdout.flush()
-        kept = os.dup(_STDOUT)
-    except (AttributeError, OSError, ValueError):  # closed: nothing can be printed
-        yield
-        return
-    libc = ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.msvcrt
-    libc.fflush(None)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), _STDOUT)
-        yield
-    finally:
-        libc.fflush(None)
-        os.dup2(kept, _STDOUT)
-        os.close(kept)
+    (ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.ucrtbase).fflush(None)
+
+
+_nothing_printed = _NothingPrinted()
