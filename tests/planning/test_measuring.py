@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from mirabelle import Run, Task
 from mirabelle.inspection.measure import onnx_file
+from mirabelle.planning.measured import Measured
 from mirabelle.planning.measuring import Wanted, _coded, _counts, measured, quantizing, without_codes
 from mirabelle.quantize.level_search import Option
 from mirabelle.runtime.layer_times import layer_milliseconds
@@ -68,18 +70,27 @@ def test_groups_whose_cut_replaces_the_code_stay_whole(images: Task, tmp_path: P
     assert not any("are used" in line for line in told), "another model is measured anew"
 
 
-def test_measurements_serve_goals_that_need_no_more(blobs: Task, tmp_path: Path) -> None:
+def test_measurements_serve_goals_that_need_no_more_and_none_is_lost(blobs: Task, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model, kept = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)).eval(), tmp_path / "measured.json"
+    model, kept = nn.Sequential(nn.Linear(8, 20), nn.ReLU(), nn.Linear(20, 3)).eval(), tmp_path / "measured.json"
 
-    def reused(wanted: Wanted) -> bool:
+    def found(wanted: Wanted, place: Path = kept) -> tuple[Measured, bool]:
         told: list[str] = []
-        measured(model, blobs, Run(tmp_path / "run"), wanted, told.append, kept=kept)
-        return any("are used" in line for line in told)
+        one = measured(model, blobs, Run(tmp_path / "run"), wanted, told.append, kept=place)
+        return one, any("are used" in line for line in told)
 
-    assert not reused(Wanted(coded=True, timed=False))
-    assert reused(Wanted(coded=False, timed=False, batch=32)), "the batch counts where calls are timed"
-    assert not reused(Wanted(coded=False, timed=True))
+    coded, used = found(Wanted(coded=True, timed=False))
+    assert not used
+    plain, used = found(Wanted(coded=False, timed=False, batch=32))
+    assert used, "the batch counts where calls are timed"
+    alone, _ = found(Wanted(coded=False, timed=False), tmp_path / "other.json")
+    assert json.dumps(plain.to_data()) == json.dumps(alone.to_data())
+    timed, used = found(Wanted(coded=False, timed=True))
+    assert not used
+    assert timed.units[0].options != plain.units[0].options, "multiples of 8 where milliseconds count"
+    again, used = found(Wanted(coded=True, timed=False))
+    assert used
+    assert json.dumps(again.to_data()) == json.dumps(coded.to_data()), "a later goal replaces nothing"
     assert not Wanted(coded=True, timed=True, batch=8).covers(Wanted(coded=False, timed=True))
     assert Wanted(coded=True, timed=True).covers(Wanted(coded=False, timed=True))
 

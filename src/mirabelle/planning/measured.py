@@ -13,6 +13,7 @@ from mirabelle.graph.costs import Polynomial
 
 Form = Literal["float", "dynamic", "static", "coded"]
 FORMS: tuple[Form, ...] = ("float", "dynamic", "static", "coded")
+NOT_CODED = "no size is limited"
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,11 @@ class Measured:
     metrics: Sequence[tuple[float, float]] = ()
     notes: Sequence[str] = ()
     embeds: bool = False
+
+    def uncoded(self) -> Measured:
+        """What is measured where no size is limited, so that weights need not be coded."""
+        forms = {**self.forms, "coded": FormMeasured(why_not=NOT_CODED)}
+        return replace(self, forms=forms, codes=(), coded_together=Measured.coded_together)
 
     @property
     def shares(self) -> list[Table]:

@@ -20,7 +20,7 @@ from mirabelle.errors import UserError
 from mirabelle.inspection.measure import count_parameters, multiply_accumulates, onnx_file
 from mirabelle.model.architecture import architecture_of, replaced_modules
 from mirabelle.model.state import fingerprint, tensors_of_module
-from mirabelle.planning.measured import FORMS, Form, FormMeasured, Measured, Part
+from mirabelle.planning.measured import FORMS, NOT_CODED, Form, FormMeasured, Measured, Part
 from mirabelle.planning.noise import metrics_by_change
 from mirabelle.prune.channel_plan import ChannelPlan
 from mirabelle.prune.recovery import recovered
@@ -70,9 +70,8 @@ class Wanted:
     batch: int = 1
 
     def covers(self, other: Wanted) -> bool:
-        """Whether all that another goal needs is among what is measured for this one."""
-        same_calls = self.timed and self.batch == other.batch
-        return (self.coded or not other.coded) and (same_calls or not other.timed)
+        """Whether all that another goal needs is among what is measured for this one, and measured alike."""
+        return self.coded >= other.coded and self.timed == other.timed and (self.batch == other.batch or not self.timed)
 
 
 def measured(model: nn.Module, task: Task, run: Run, wanted: Wanted, tell: Tell, *, kept: Path) -> Measured:
@@ -91,14 +90,17 @@ def measured(model: nn.Module, task: Task, run: Run, wanted: Wanted, tell: Tell,
     """
     machine = f"{processor_name()}, {torch.get_num_threads()} threads"
     of = files.digest_of_data([_VERSION, fingerprint(model), task.fingerprint(), machine])
-    if kept.is_file():
-        known = files.read_json(kept)
-        if known.get("of") == of and Wanted(**known["wanted"]).covers(wanted):
-            tell(f"the measurements of {kept} are used")
-            return Measured.from_data(known["measured"])
+    known = files.read_json(kept) if kept.is_file() else {}
+    for_goals = known["for_goals"] if known.get("of") == of else []
+    covering = [one for one in for_goals if Wanted(**one["wanted"]).covers(wanted)]
+    if covering:
+        tell(f"the measurements of {kept} are used")
+        best = next((one for one in covering if one["wanted"] == asdict(wanted)), covering[0])
+        read = Measured.from_data(best["measured"])
+        return read if wanted.coded or not best["wanted"]["coded"] else read.uncoded()
     found = _Measuring(model, task, run, wanted, tell).all()
     kept.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(kept, {"of": of, "wanted": asdict(wanted), "measured": found.to_data()})
+    files.write_json(kept, {"of": of, "for_goals": [*for_goals, {"wanted": asdict(wanted), "measured": found.to_data()}]})
     return found
 
 
@@ -186,7 +188,7 @@ class _Measuring:
 
     def _form(self, form: Form) -> FormMeasured:
         if form == "coded" and not self.wanted.coded:
-            return FormMeasured(why_not="no size is limited")
+            return FormMeasured(why_not=NOT_CODED)
         self.tell(f"the model in the form {form}")
         try:
             model = self._in_form(self.model, form)
