@@ -99,7 +99,7 @@ def test_results_over_the_budget_are_marked(trained: nn.Module, blobs: Task, tmp
     )
     over = {row.name: row.over for row in found.rows()}
     assert over["half"][0] == f"{sizes[0]:,} bytes of {limit:,}"
-    assert all(said[-1].endswith(" ms of 1e-06") for said in over.values())
+    assert all(said[-1].endswith(" ms of 1e-06 ms") for said in over.values())
     assert len(over["most"]) == 1
     assert "half (" in found.table()
     assert len(found.outcomes["half"][0].scores) == len(blobs.test)

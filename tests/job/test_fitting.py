@@ -70,8 +70,10 @@ def test_room_is_left_for_bytes_that_a_training_adds(
         {0.0: 300.0, 0.3: 99.0, 0.5: 96.0, 0.7: 60.0},
         {0.0: 300.0, 0.3: 99.0, 0.7: 60.0},  # no amount comes close: what is within the limit is taken
         {0.0: 300.0, 0.3: 120.0, 0.7: 60.0},
-        {0.0: 300.0, 0.99: 99.0},  # the largest amount
+        {0.0: 300.0, 0.99: 99.0},  # no amount reaches less
         {0.0: 99.0, 0.99: 98.0},
+        {0.0: 99.0, 0.99: 99.0},
+        {0.0: 99.0, 0.3: 96.0, 0.99: 50.0},  # as it is, there would be no room
     ]):  # fmt: skip
         recipe = costs(monkeypatch, of_amounts)
         size, macs = (
@@ -79,8 +81,8 @@ def test_room_is_left_for_bytes_that_a_training_adds(
             for limit in (Limit("size", "100 B", 100.0), Limit("macs", "100", 100.0))
         )
         found.append((size, macs))
-    assert [size for size, _ in found] == [96.0, 99.0, 60.0, 99.0, 99.0]
-    assert [macs for _, macs in found] == [99.0, 99.0, 60.0, 99.0, 99.0], "operations do not change in a training"
+    assert [size for size, _ in found] == [96.0, 99.0, 60.0, 99.0, 98.0, 99.0, 96.0]
+    assert [macs for _, macs in found] == [99.0, 99.0, 60.0, 99.0, 99.0, 99.0, 99.0], "operations do not change in a training"
 
 
 def test_what_needs_no_compression_gets_none(wide: nn.Module, blobs: Task, tmp_path: Path) -> None:

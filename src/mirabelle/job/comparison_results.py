@@ -15,6 +15,7 @@ from mirabelle.records.record import Count, Positive, record
 from mirabelle.task.metric import Metric
 
 _NOISE_OF_TIMES = 1.1
+_THOUSAND = 1000
 
 
 @record
@@ -193,8 +194,12 @@ def _over(budget: Budget, outcomes: Sequence[Outcome]) -> list[str]:
         exceeded.append(f"{macs:,} multiply-accumulates of {budget.macs:,}")
     times = _times(outcomes)
     if budget.milliseconds is not None and max(times) > _NOISE_OF_TIMES * budget.milliseconds:
-        exceeded.append(f"{max(times):.3g} ms of {budget.milliseconds:.3g}")
+        exceeded.append(f"{_in_ms(max(times))} of {_in_ms(budget.milliseconds)}")
     return exceeded
+
+
+def _in_ms(time: float) -> str:
+    return f"{time:,.0f} ms" if time >= _THOUSAND else f"{time:.4g} ms"
 
 
 def _times(outcomes: Sequence[Outcome]) -> list[float]:

@@ -125,7 +125,7 @@ def fitted(recipe: OpenRecipe, limit: Limit, model: nn.Module, task: Task, path:
             another comparison; and the errors of previews.
     """
     asked = {
-        "limit": {"kind": limit.kind, "asked": limit.asked, "value": limit.value},
+        "limit": {"kind": limit.kind, "asked": limit.asked, "value": limit.value, "aim": _AIM[limit.kind]},
         "model": fingerprint(model),
         "least": [step_to_data(step) for step in recipe.steps(0.0)],
         "most": [step_to_data(step) for step in recipe.steps(1.0)],
@@ -149,7 +149,7 @@ def fitted(recipe: OpenRecipe, limit: Limit, model: nn.Module, task: Task, path:
 def _found(recipe: OpenRecipe, limit: Limit, model: nn.Module, task: Task) -> tuple[float | None, float]:
     """(the amount, its cost); (None, the least cost) if there is none.
 
-    A cost between what is aimed at and the limit is accepted where the largest amount reaches no less, or none comes close.
+    A cost between what is aimed at and the limit is accepted where no amount reaches less, or none comes close.
     """
     known: dict[str, float] = {}  # several amounts may give the same steps
 
@@ -161,12 +161,13 @@ def _found(recipe: OpenRecipe, limit: Limit, model: nn.Module, task: Task) -> tu
         return known[key]
 
     least = cost(0.0)
-    if recipe.fixed or least <= limit.value:
-        return (0.0 if least <= limit.value else None), least
     aim = _AIM[limit.kind] * limit.value
+    if recipe.fixed or least <= aim:
+        return (0.0 if least <= limit.value else None), least
     most = cost(1.0)
     if most > aim:
-        return (1.0 if most <= limit.value else None), most
+        amount, reached = (1.0, most) if most < least else (0.0, least)
+        return (amount if reached <= limit.value else None), reached
     low, above, high, reached = 0.0, least, 1.0, most
     for turn in range(_TURNS):
         if reached >= (1 - _CLOSE) * aim or high - low < _SAME:
