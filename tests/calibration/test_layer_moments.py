@@ -11,7 +11,7 @@ from mirabelle.calibration import layer_moments
 from mirabelle.calibration.columns import Columns
 from mirabelle.calibration.layer_moments import change_by_moments, samples_needed
 from mirabelle.calibration.moments import Moments
-from mirabelle.calibration.samples import CalibrationSamples
+from mirabelle.calibration.samples import CalibrationSamples, SampleBatches
 
 
 def moments_of(model: nn.Module, layer: nn.Linear | nn.Conv2d, samples: CalibrationSamples) -> Moments:
@@ -39,6 +39,31 @@ def test_of_many_rows_some_are_drawn_and_the_moments_are_near_those_of_all(
     torch.testing.assert_close(some.mean(), again.mean(), rtol=0, atol=0)
     scale = float(whole.mean().abs().max())
     assert 0 < float((some.mean() - whole.mean()).abs().max()) < 0.15 * scale
+
+
+def test_batches_count_by_their_rows_where_rows_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts of one batch have eight times as many tokens that count as those of the other, and another scale."""
+    torch.manual_seed(0)
+    x, mask = torch.randn(40, 100, 4), torch.ones(40, 100).long()
+    x[20:] *= 3
+    mask[20:, 12:] = 0
+
+    class Scored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            return self.layer(x)
+
+    model, found = Scored(), []
+    batches = SampleBatches(CalibrationSamples.of([{"x": x, "attention_mask": mask}]), 20)
+    monkeypatch.setattr(layer_moments, "_MOST_ROWS", 1000)
+    change_by_moments(model, batches, {"layer": (model.layer, Columns(model.layer))}, lambda _, one: found.append(one))
+    counting = x[mask.bool()]
+    assert found[0].rows == pytest.approx(len(counting) * 1000 / 4000, abs=2)
+    due = float(counting.square().sum(1).mean())
+    assert float(found[0].mean()[0].trace()) == pytest.approx(due, rel=0.15)
 
 
 def test_large_samples_are_fewer_but_not_fewer_than_their_rows_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mirabelle import Run, Task, Training, compress, load, prune, quantize
 from mirabelle.artifact.mira import pack
@@ -198,3 +198,35 @@ def test_weights_of_other_types_are_refused(stripes: Task, tmp_path: Path) -> No
     with pytest.raises(UserError) as caught:
         quantize.RateDistortion(size="10%").preview(model, stripes, Run(tmp_path))
     assert (caught.value.code, "bfloat16" in str(caught.value)) == ("E121", True)
+
+
+class Routed(nn.Module):
+    """Each token goes to the expert that its number tells, so that few samples do not reach all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.experts = nn.Embedding(40, 16), nn.ModuleList(nn.Linear(16, 16) for _ in range(6))
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        states, route = self.table(ids), self.table(ids).argmax(-1) % len(self.experts)
+        out = torch.zeros_like(states)
+        for k, expert in enumerate(self.experts):
+            if bool((route == k).any()):
+                out = out + (route == k)[..., None] * expert(states)
+        return self.head(out.mean(1))
+
+
+def test_layers_that_the_first_samples_do_not_reach_are_rounded_with_their_inputs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(0, 40, (200, 3))
+    ids[:2] = ids[0, 0]  # one expert alone
+    task, model = Task(train=ids, test=ids), Routed().eval()
+    for seed in range(3):
+        run = Run(tmp_path / str(seed), seed=seed)
+        found = quantize.RateDistortion(size="15%", exclude=("table",))(model, task, run)
+        assert all(isinstance(expert, CodebookLayer) for expert in found.experts)  # type: ignore[union-attr]
+        (event,) = [one for one in read_events(run.folder) if one["event"] == "calibrated"]
+        assert event["without_inputs"] == {}
+        everything = quantize.RateDistortion(size="15%")(model, task, Run(tmp_path / f"all-{seed}", seed=seed))
+        assert isinstance(everything.table, CodebookLayer), "a coarser table sends tokens to other experts"

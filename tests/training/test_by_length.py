@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from mirabelle import Run, Task
 from mirabelle.errors import UserError
 from mirabelle.model.state import copied, fingerprint
 from mirabelle.objectives import HiddenStates, SoftTargets
+from mirabelle.quantize.output_change import OutputChange
 from mirabelle.run.journal import read_events
 from mirabelle.task.batch import Samples
 from mirabelle.training import Training, fit
@@ -177,3 +179,27 @@ def test_batches_by_length_have_all_samples_and_no_shared_padding() -> None:
     for other in (Reader(masked=False), Reader(each=True), OneLength()):
         assert batches_by_length(data, 8, other.eval()) is None
     assert batches_by_length(Samples(torch.zeros(4, 3)), 2, nn.Linear(3, 2)) is None
+
+
+class WithMore(Reader):
+    """Returns its classes in a structure, beside what is no number."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        y = super().forward(input_ids, attention_mask)
+        first = input_ids[:, 0]
+        return {"dict": {"logits": y}, "nested": (y, (y, first)), "flags": (y, y > 0), "squeezed": y[:, :1].squeeze()}[
+            self.kind
+        ]
+
+
+@pytest.mark.parametrize("kind", ["dict", "nested", "flags", "squeezed"])
+def test_outputs_of_any_structure_are_compared(kind: str) -> None:
+    data, model = texts(33), WithMore(kind).eval()
+    batches = batches_by_length(data, 16, model)
+    assert batches is not None
+    assert [len(batch.targets) for batch in batches] == [11, 11, 11], "no batch of a single sample, which some models squeeze"
+    assert OutputChange.drawn(model, data, 33, 0).of(model) < 1e-9

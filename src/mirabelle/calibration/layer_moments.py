@@ -33,9 +33,9 @@ def change_by_moments(
 ) -> None:
     """Change layers in the order in which they run.
 
-    Memory holds the moments of one layer, and the activations of one batch. Of more than 262,144 rows, so many are drawn.
-    Tokens that an input "attention_mask" masks do not count: in data that are padded to one length they could be most of all,
-    and their results are not read.
+    Memory holds the moments of one layer, and the activations of one batch. If all batches with as many rows as the first would
+    have more than 262,144, rows are drawn, the same share of every batch. Tokens that an input "attention_mask" masks do not
+    count: in data that are padded to one length they could be most of all, and their results are not read.
 
     Args:
         model: its layers are changed in place.
@@ -135,16 +135,20 @@ class _Collected:
         self, name: str, columns: Columns, masked: Masked, change: Callable[[str, Moments], None], moments: Moments
     ) -> None:
         self._name, self._columns, self._masked, self._change, self._moments = name, columns, masked, change, moments
-        self._most = max(1, _MOST_ROWS // len(masked))  # rows of a batch
+        self._share: float | None = None  # of the rows of each batch
+        self._taken = 0  # batches
 
     def take(self, given: Tensor) -> bool:
         read = self._masked.read(given)
         batched = read if self._columns.has_batch(read) else read.unsqueeze(0)
         rows = self._columns.rows_in(batched)
-        if rows <= self._most:
+        if self._share is None:
+            self._share = _MOST_ROWS / max(rows * len(self._masked), 1)
+        if self._share >= 1:
             parts = self._columns.of(read)
         else:
-            parts = self._columns.at(batched, DrawnRows.draw(rows, self._most, seed=0).numbers)
+            parts = self._columns.at(batched, DrawnRows.draw(rows, round(self._share * rows), seed=self._taken).numbers)
+        self._taken += 1
         for part in parts:
             self._moments.add(part)
         return True

@@ -20,7 +20,6 @@ from mirabelle.model.turned_linear import turned_linear
 from mirabelle.numerics.compensation import Rounding, compensated, inverse_factor
 from mirabelle.numerics.group_codes import Grid, GroupCodes, decoded, nearest
 from mirabelle.quantize.dense_layers import weight_of
-from mirabelle.task.batch import Inputs
 
 _EXPONENTS = 20  # of the scales of inputs: 0, 1/20, … 19/20
 _WORTH = 0.02  # a scale of inputs costs a product at inference: it must lower the error by this share
@@ -85,7 +84,7 @@ def calibrated_codes(
         UserError: E131 if inputs of a layer are NaN or infinite.
     """
     found, zeros = Calibration(), set(pruned)
-    chosen, left = as_products(model, layers, batches.few(), linear_alone=method.name == "awq")
+    chosen, left = as_products(model, layers, batches, linear_alone=method.name == "awq")
     found.left.update(left)
 
     def change(name: str, moments: Moments) -> None:
@@ -105,26 +104,29 @@ def enough_samples(model: nn.Module, layers: Mapping[str, nn.Module], few: Sampl
         few: samples, by which the rows of one sample are counted.
         method: of choosing.
     """
-    products, _ = as_products(model, layers, few.few(), linear_alone=method.name == "awq")
+    products, _ = as_products(model, layers, few, linear_alone=method.name == "awq")
     return samples_needed(model, few, products)
 
 
 def as_products(
-    model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs, *, linear_alone: bool = False
+    model: nn.Module, layers: Mapping[str, nn.Module], batches: SampleBatches, *, linear_alone: bool = False
 ) -> tuple[dict[str, tuple[nn.Module, Columns]], dict[str, str]]:
     """The layers that can be calibrated, as matrix products, and for the others the reason why not.
 
     Args:
         model: runs on the inputs.
         layers: by name.
-        inputs: tell how often each layer runs.
+        batches: inputs of the model; a few, or all of the first if there are layers that a few do not reach, tell how often
+            each layer runs.
         linear_alone: leave convolutions.
     """
-    runs = runs_of(model, layers, inputs)
+    runs = runs_of(model, layers, batches.few())
+    if not all(runs[name] for name in layers):
+        runs = runs_of(model, layers, next(iter(batches)))
     chosen: dict[str, tuple[nn.Module, Columns]] = {}
     left: dict[str, str] = {}
     for name, layer in layers.items():
-        columns = _columns(layer)
+        columns = product_of(layer)
         if columns is None:
             left[name] = "it looks rows up, which weighs no columns"
         elif linear_alone and not isinstance(columns.layer, nn.Linear):
@@ -212,7 +214,7 @@ def _together(parts: list[Fitted], powers: list[float]) -> Fitted:
     return Fitted(codes, None, (before, after))
 
 
-def _columns(layer: nn.Module) -> Columns | None:
+def product_of(layer: nn.Module) -> Columns | None:
     """A layer as a matrix product; a `Conv1D` of transformers as the linear layer that shares its memory."""
     if isinstance(layer, turned_linear()):
         weight = weight_of(layer)

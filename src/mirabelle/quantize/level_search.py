@@ -18,7 +18,7 @@ from mirabelle.model.architecture import architecture_of
 from mirabelle.model.state import memory_of
 from mirabelle.numerics.entropy import MOST
 from mirabelle.numerics.rate_distortion import FittedLevels, Moment, fitted_levels
-from mirabelle.quantize.calibrated_codes import as_products
+from mirabelle.quantize.calibrated_codes import product_of
 from mirabelle.quantize.dense_layers import WEIGHTED, bias_of, weight_of
 from mirabelle.quantize.output_change import OutputChange, having
 
@@ -136,7 +136,7 @@ class LevelSearch:
             weight, layer = self._weight(name), layers[name]
             (one,) = self._each(name, weight, seen, [steps[name]])
             bias = bias_of(layer)
-            if bias is not None and seen.means is not None and biases.count(memory_of(bias)) == 1:
+            if bias is not None and seen.means is not None and name in self._means and biases.count(memory_of(bias)) == 1:
                 due = _outputs(weight, self._means[name]) - _outputs(one.values, seen.means)
                 bias.copy_(_rounded(bias + due.to(bias.dtype), one.noise_step))
             shape = weight_of(layer, WEIGHTED).shape
@@ -151,16 +151,23 @@ class LevelSearch:
         for name in self._names:
             if name not in self._products:
                 look(name, Seen([Moment(None, self._damping)]))
-        own = {name: model.get_submodule(name) for name in self._products}
-        products, _ = as_products(model, own, self._batches.few())
+        products = {
+            name: (layer, product)
+            for name in self._products
+            if (product := product_of(layer := model.get_submodule(name))) is not None
+        }
+        left = dict.fromkeys(products)
 
         def of_inputs(name: str, moments: Moments) -> None:
             means, matrices = moments.means[0], moments.mean()
-            if bias_of(own[name]) is None:  # nothing takes the mean error of its outputs away
+            left.pop(name, None)
+            if bias_of(products[name][0]) is None:  # nothing takes the mean error of its outputs away
                 matrices = matrices + means.transpose(1, 2) @ means
             look(name, Seen([Moment(matrix, self._damping) for matrix in matrices], means[:, 0]))
 
         change_by_moments(model, self._batches, products, of_inputs, centred=True)
+        for name in left:  # the inputs of the model decide which layers run, and no sample has reached these
+            look(name, Seen([Moment(None, self._damping)] * products[name][1].groups))
 
     def _weight(self, name: str) -> Tensor:
         """The weight before the step, (groups, rows, columns)."""

@@ -61,7 +61,8 @@ class RateDistortion:
         max_damage: instead of a size, the most change of the outputs, Σ (y − ŷ)² / Σ (y − ȳ)², such as 0.005, measured on up to
             128 training samples; of several outputs the mean of their changes.
         samples: number of training samples for the moments of inputs; their labels are not used. By default as many as give
-            the layers with 90 % of the weights 8 tokens, positions or samples for each of their columns, from 128 to 4,096.
+            the layers with 90 % of the weights 8 tokens, positions or samples for each of their columns, from 128 to 4,096;
+            fewer, down to 32, of samples so large that 128 do not pass the model at once.
         damping: share of the mean of the moments' diagonal that is added to it, > 0.
         include: patterns of module names; by default all layers of the classes that `quantize.Codebook` takes.
         exclude: patterns of names of modules that stay as they are.
@@ -169,7 +170,7 @@ class RateDistortion:
         names = list(dict.fromkeys(selection.group_of(name)[0] for name in form.names))
         own = {name: plain.get_submodule(name) for name in names if len(selection.group_of(name)) == 1}
         few = CalibrationSamples.drawn(task.train, _COUNTED, run.seed_for("calibration")).for_model(plain)
-        products, left = as_products(plain, own, few.few())
+        products, left = as_products(plain, own, few)
         count = self.samples or samples_needed(plain, few, products)
         drawn = CalibrationSamples.drawn(task.train, count, run.seed_for("calibration"))
         left |= {name: "it shares its weight" for name in names if name not in own}

@@ -66,7 +66,8 @@ class Weights:
         method: "nearest", "gptq" or "awq".
         clipping: narrow the range of a group to the one with the smallest squared error.
         samples: number of training samples for "gptq" and "awq"; their labels are not used. By default as many as give the
-            layers with 90 % of the weights 8 tokens, positions or samples for each of their columns, from 128 to 4,096.
+            layers with 90 % of the weights 8 tokens, positions or samples for each of their columns, from 128 to 4,096;
+            fewer, down to 32, of samples so large that 128 do not pass the model at once.
         damping: for "gptq", share of the mean of the moments' diagonal that is added to it, > 0.
         activation_order: for "gptq", round the columns of the largest inputs first, with the scales of the weights before.
         kernel: how linear layers are computed in ONNX Runtime: "float", "MatMulNBits", or the faster of both as "measured"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mirabelle.errors import UserError
 from mirabelle.model.state import in_eval_mode
-from mirabelle.task.batch import Batch, Inputs, Samples, Stream, call, parts_of
+from mirabelle.task.batch import Batch, Inputs, Samples, Stream, call, tensors_of
 
 _MASK = "attention_mask"
 _OF_TOKENS = (_MASK, "input_ids", "token_type_ids", "position_ids")
@@ -55,7 +55,7 @@ def batches_by_length(data: Samples, batch_size: int, model: nn.Module) -> list[
 
     Args:
         data: samples of a task.
-        batch_size: number of samples in a batch.
+        batch_size: largest number of samples in a batch; all have nearly as many.
         model: whose outputs must not depend on padding.
 
     Returns:
@@ -65,7 +65,8 @@ def batches_by_length(data: Samples, batch_size: int, model: nn.Module) -> list[
         lengths = ByLength(data, model).lengths
     except UserError:
         return None
-    return [ByLength.cut(data.at(index)) for index in torch.split(lengths.argsort(stable=True), batch_size)]
+    parts = torch.tensor_split(lengths.argsort(stable=True), -(-len(lengths) // batch_size))  # none of a single sample
+    return [ByLength.cut(data.at(index)) for index in parts]
 
 
 def order_by_length(order: Tensor, lengths: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
@@ -107,17 +108,23 @@ def _cut(inputs: Inputs) -> Inputs:
 @torch.no_grad()
 def _check_padding_has_no_influence(model: nn.Module, batch: Batch) -> None:
     with in_eval_mode(model):
-        whole = parts_of(call(model, batch.inputs))
+        whole = tensors_of(call(model, batch.inputs))
         try:
-            short = parts_of(call(model, _cut(batch.inputs)))
+            short = tensors_of(call(model, _cut(batch.inputs)))
         except Exception as error:  # code that was written, or recorded, for one length raises anything
             raise _refused("the model does not work with shorter texts") from error
-    for before, after in zip(whole, short, strict=True):
-        if before.shape != after.shape:
-            raise _refused("the model has outputs for each token, whose number would change from batch to batch")
-        largest = float(before.abs().max()) if before.numel() else 0.0
-        if not bool(((before.float() - after.float()).abs() <= _TOLERANCE * max(largest, 1.0)).all()):
-            raise _refused("outputs of the model depend on the padding")
+    if [before.shape for before in whole] != [after.shape for after in short]:
+        raise _refused("the model has outputs for each token, whose number would change from batch to batch")
+    if not all(_equal(before, after) for before, after in zip(whole, short, strict=True)):
+        raise _refused("outputs of the model depend on the padding")
+
+
+def _equal(before: Tensor, after: Tensor) -> bool:
+    """Whether outputs are the same but for rounding."""
+    if not before.is_floating_point():
+        return torch.equal(before, after)
+    largest = float(before.abs().max()) if before.numel() else 0.0
+    return bool(((before.float() - after.float()).abs() <= _TOLERANCE * max(largest, 1.0)).all())
 
 
 def _refused(why: str) -> UserError:
