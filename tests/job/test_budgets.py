@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from mirabelle.job.budgets import AtLimit, Budgets
+from mirabelle import Task, prune
+from mirabelle.job.budgets import AtLimit, Budgets, compare_at
 from mirabelle.job.comparison_results import Budget, Comparison, Outcome
-from mirabelle.job.fitting import Limit
+from mirabelle.job.fitting import Limit, cost_of, previewed
 from mirabelle.job.learned import Standing
+from mirabelle.job.techniques import OpenRecipe
 from mirabelle.task.constant import Constant
 from mirabelle.task.metric import Metric
 from mirabelle.task.profile import MeasuredMetric
@@ -97,3 +102,48 @@ def test_the_table_and_the_data_agree() -> None:
     assert [row["name"] for row in limit["candidates"]] == ["prune", "distill"]
     assert limit["candidates"][0]["ahead"] in found.table()
     assert limit["in_points"] is True
+
+
+def test_what_grows_above_its_bytes_in_a_training_is_fitted_again(
+    blobs: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`compare` tells sizes of our own: the pruned network grows by 6 %, the fixed recipe is too large."""
+    model = nn.Sequential(nn.Linear(8, 200), nn.ReLU(), nn.Linear(200, 60), nn.ReLU(), nn.Linear(60, 3))
+    limit = Limit.of("size", "25%", model, blobs)
+    ran: list[dict[str, float]] = []
+
+    def compared(_model: object, _task: object, recipes: Mapping[str, Sequence[Any]], *, out: Path, **_: object) -> Comparison:
+        ran.append({name: steps[0].sparsity for name, steps in recipes.items()})
+        outcomes = {}
+        for name, steps in recipes.items():
+            (out / name).mkdir(parents=True, exist_ok=True)
+            size = cost_of("size", previewed(steps, model, blobs), blobs)
+            grown = {"prune": 1.06, "fixed": 1.3, "steady": 1.0}[name]
+            outcomes[name] = [outcome(seed, 0.9, int(grown * size)) for seed in range(2)]
+        return Comparison(Metric.of("accuracy"), "test", "prune", Budget(size_bytes=int(limit.value)), outcomes)
+
+    monkeypatch.setattr("mirabelle.job.budgets.compare", compared)
+    monkeypatch.setattr("mirabelle.job.budgets._conditions", lambda *_: "")
+    pruned = lambda name: OpenRecipe(name, lambda amount: [prune.Weights(sparsity=0.99 * amount)])  # noqa: E731
+    candidates = {
+        "prune": lambda _: pruned("prune"),
+        "steady": lambda _: pruned("steady"),
+        "fixed": lambda _: OpenRecipe("fixed", lambda _: [prune.Weights(sparsity=0.8)], fixed=True),
+    }
+    told: list[str] = []
+    given: dict[str, Any] = {"out": tmp_path, "seeds": (0, 1), "budget": Budget(steps=1), "judge": "test", "tell": told.append}
+    found = compare_at(model, blobs, candidates, [limit], **given)
+    first, second = ran
+    assert first["prune"] == first["steady"] == second["steady"] < second["prune"]
+    assert first["fixed"] == second["fixed"] == 0.8
+    rows = {row.name: row for row in found.found[0].comparison.rows()}
+    assert 0.95 * limit.value < rows["prune"].size_bytes <= limit.value
+    assert not rows["prune"].over
+    assert rows["fixed"].over
+    assert any("prune takes 6.0% more after its training" in line for line in told)
+    place = tmp_path / "size-25%"
+    assert sorted(path.name for path in place.iterdir() if path.is_dir()) == [
+        "amounts", "fixed", "prune", "prune (above the budget, 1)", "steady",
+    ]  # fmt: skip
+    compare_at(model, blobs, candidates, [limit], **given)
+    assert ran[2:] == [second], "continued, it begins with the amount that was found"

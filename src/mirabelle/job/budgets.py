@@ -15,18 +15,18 @@ from torch import nn
 from mirabelle.errors import UserError
 from mirabelle.job.comparison import compare
 from mirabelle.job.comparison_results import Budget, Comparison, ComparisonRow
-from mirabelle.job.fitting import UNITS, Limit, fitted
+from mirabelle.job.fitting import UNITS, Fitted, Limit, fitted
 from mirabelle.job.techniques import OpenRecipe
 from mirabelle.recipe.comparison import LimitKind
 from mirabelle.report.comparison_page import comparison_page
 from mirabelle.report.verdict import in_points
 from mirabelle.run import files
 from mirabelle.run.journal import Callback
-from mirabelle.step import Step
 from mirabelle.task.profile import MeasuredMetric
 from mirabelle.task.task import Task
 
 _SIGNIFICANT = 0.05
+_FITS = 3  # at most, of a candidate whose training adds bytes
 _NO_RECIPE = ("E111", "E112")  # of a technique that does not change what is limited, or finds no layers
 
 
@@ -162,14 +162,63 @@ def compare_at(
     found: list[AtLimit] = []
     so_far = Budgets((), len(seeds))
     for limit, (recipes, cannot) in zip(ordered, fits, strict=True):
-        comparison = compare(
-            model, task, recipes, out=out / _folder(limit), seeds=seeds, budget=_within(budget, limit),
-            reference=next(iter(recipes)), judge=judge, callbacks=callbacks,
-        )  # fmt: skip
+        place = out / _folder(limit)
+        for turn in range(_FITS):
+            comparison = compare(
+                model, task, {name: fit.steps for name, fit in recipes.items()}, out=place, seeds=seeds,
+                budget=_within(budget, limit), reference=next(iter(recipes)), judge=judge, callbacks=callbacks,
+            )  # fmt: skip
+            grown = _grown(limit, comparison, recipes) if turn + 1 < _FITS else {}
+            again = {
+                name: fit
+                for name, factor in grown.items()
+                if (fit := _fitted_again(candidates[name](limit.kind), limit, (model, under), place / name, factor))
+            }
+            for name in again:
+                tell(f"{limit.in_words}: {name} takes {grown[name] - 1:.1%} more after its training, and is fitted again")
+            if not again:
+                break
+            recipes.update(again)
         found.append(AtLimit(limit, comparison, cannot))
         so_far = Budgets(tuple(found), len(seeds), _conditions(model, task, budget, comparison))
         so_far.write(out)
     return so_far
+
+
+def _grown(limit: Limit, comparison: Comparison, recipes: Mapping[str, Fitted]) -> dict[str, float]:
+    """By which factor the bytes of candidates that are above a limit of bytes have grown in their trainings."""
+    if limit.kind != "size":
+        return {}
+    largest = {name: max(one.size_bytes for one in outcomes) for name, outcomes in comparison.outcomes.items()}
+    return {name: size / recipes[name].cost for name, size in largest.items() if size > limit.value}
+
+
+def _fitted_again(recipe: OpenRecipe, limit: Limit, start: tuple[nn.Module, Task], runs: Path, grown: float) -> Fitted | None:
+    """The recipe with room for what its training adds; None if it has no amount, or none that leaves so much room.
+
+    Its runs so far, in the folder `runs`, are set aside: they do not count.
+    """
+    if recipe.fixed:
+        return None
+    kept = _amounts(runs.parent, runs.name)
+    following = kept.with_name(f"{runs.name} (next).json")
+    try:
+        fit = fitted(recipe, limit, *start, following, grown=grown)
+    except UserError as error:
+        following.unlink()
+        if error.code != "E114":
+            raise
+        return None
+    number = 1
+    while (aside := runs.with_name(f"{runs.name} (above the budget, {number})")).exists():
+        number += 1
+    runs.rename(aside)  # killed here, they are run again
+    following.replace(kept)
+    return fit
+
+
+def _amounts(place: Path, name: str) -> Path:
+    return place / "amounts" / f"{name}.json"
 
 
 def _fitted(
@@ -180,13 +229,13 @@ def _fitted(
     place: Path,
     *,
     tell: Callable[[str], None],
-) -> tuple[dict[str, Sequence[Step]], dict[str, str]]:
-    """The steps of the candidates that reach a limit, and why the others do not.
+) -> tuple[dict[str, Fitted], dict[str, str]]:
+    """The candidates that reach a limit, and why the others do not.
 
     Raises:
         UserError: E114 if none does.
     """
-    recipes: dict[str, Sequence[Step]] = {}
+    recipes: dict[str, Fitted] = {}
     cannot: dict[str, str] = {}
     for name, candidate in candidates.items():
         try:
@@ -198,14 +247,14 @@ def _fitted(
             cannot[name] = error.message
             continue
         try:
-            fit = fitted(recipe, limit, model, task, place / "amounts" / f"{name}.json")
+            fit = fitted(recipe, limit, model, task, _amounts(place, name))
         except UserError as error:
             if error.code != "E114":
                 raise
             cannot[name] = error.message
             tell(f"{limit.in_words}: {name} is left out: {error.message}")
             continue
-        recipes[name] = fit.steps
+        recipes[name] = fit
         tell(f"{limit.in_words}: {name} at amount {fit.amount:.3f} has {fit.cost:,.6g} {UNITS[limit.kind]}")
     if not recipes:
         raise UserError("E114", f"no candidate reaches {limit.in_words}: {'; '.join(cannot.values())}", "allow more")

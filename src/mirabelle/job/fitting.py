@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,8 @@ from mirabelle.training import with_replaced_model_as_teacher
 
 _TURNS = 14  # by interpolation and by halving, in turn
 _CLOSE = 0.02  # share of what is aimed at by which a cost may be below it
-_AIM = {"size": 0.97, "macs": 1.0, "latency": 1.0}  # share of the limit: trained weights take up to 3 % more bytes than before
+_AIM = {"size": 0.97, "macs": 1.0, "latency": 1.0}  # share of the limit: trained weights take up to 5 % more bytes than before
+_SAFELY = 0.997  # of what a limit leaves for the preview, once it is known how much a training adds
 _SAME = 1e-4  # amounts that are so close are the same
 _EDGE = 0.05
 UNITS = {"size": "bytes", "macs": "multiply-accumulates", "latency": "ms"}
@@ -108,10 +109,10 @@ class Fitted:
     cost: float
 
 
-def fitted(recipe: OpenRecipe, limit: Limit, model: nn.Module, task: Task, path: Path) -> Fitted:
+def fitted(recipe: OpenRecipe, limit: Limit, model: nn.Module, task: Task, path: Path, *, grown: float | None = None) -> Fitted:
     """About the smallest amount with which the previewed model is within a limit, and not far below it.
 
-    It is found by previews and kept in a file.
+    It is found by previews and kept in a file. Bytes are fitted to 97 % of their limit, as trained weights mostly take more.
 
     Args:
         recipe: with an open amount; a fixed one is taken as it is.
@@ -119,24 +120,27 @@ def fitted(recipe: OpenRecipe, limit: Limit, model: nn.Module, task: Task, path:
         model: to which the recipe is applied.
         task: of the model.
         path: of the file.
+        grown: by which factor a training has made this recipe's bytes more than its preview; the file is written anew then.
 
     Raises:
         UserError: E114 if the largest amount is not within the limit, with the cost that it reaches; E150 if the file is of
             another comparison; and the errors of previews.
     """
     asked = {
-        "limit": {"kind": limit.kind, "asked": limit.asked, "value": limit.value, "aim": _AIM[limit.kind]},
+        "limit": {"kind": limit.kind, "asked": limit.asked, "value": limit.value},
         "model": fingerprint(model),
         "least": [step_to_data(step) for step in recipe.steps(0.0)],
         "most": [step_to_data(step) for step in recipe.steps(1.0)],
     }
-    if path.is_file():
+    if path.is_file() and grown is None:
         kept = files.read_json(path)
         if kept["asked"] != json.loads(json.dumps(asked)):
             message = f"{path.parent} contains another comparison"
             raise UserError("E150", message, "repeat it with the same file, or choose another --out")
     else:
-        amount, cost = _found(recipe, limit, model, task)
+        most = limit.value / (grown or 1.0)
+        aim = _AIM[limit.kind] * limit.value if grown is None else _SAFELY * most
+        amount, cost = _found(recipe, limit.kind, (aim, most), lambda steps: previewed(steps, model, task), task)
         kept = {"amount": amount, "cost": cost}
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, {"asked": asked, **kept})
@@ -146,28 +150,35 @@ def fitted(recipe: OpenRecipe, limit: Limit, model: nn.Module, task: Task, path:
     return Fitted(recipe.steps(kept["amount"]), kept["amount"], kept["cost"])
 
 
-def _found(recipe: OpenRecipe, limit: Limit, model: nn.Module, task: Task) -> tuple[float | None, float]:
+def _found(
+    recipe: OpenRecipe, kind: LimitKind, bounds: tuple[float, float], preview: Callable[[Sequence[Step]], nn.Module], task: Task
+) -> tuple[float | None, float]:
     """(the amount, its cost); (None, the least cost) if there is none.
 
-    A cost between what is aimed at and the limit is accepted where no amount reaches less, or none comes close.
+    Args:
+        recipe: with an open amount.
+        kind: of the cost.
+        bounds: what is aimed at, and the most; a cost between is accepted where no amount reaches less, or none comes close.
+        preview: makes a model of steps.
+        task: of the model.
     """
+    aim, limit = bounds
     known: dict[str, float] = {}  # several amounts may give the same steps
 
     def cost(amount: float) -> float:
         steps = recipe.steps(amount)
         key = json.dumps([step_to_data(step) for step in steps])
         if key not in known:
-            known[key] = cost_of(limit.kind, previewed(steps, model, task), task)
+            known[key] = cost_of(kind, preview(steps), task)
         return known[key]
 
     least = cost(0.0)
-    aim = _AIM[limit.kind] * limit.value
     if recipe.fixed or least <= aim:
-        return (0.0 if least <= limit.value else None), least
+        return (0.0 if least <= limit else None), least
     most = cost(1.0)
     if most > aim:
         amount, reached = (1.0, most) if most < least else (0.0, least)
-        return (amount if reached <= limit.value else None), reached
+        return (amount if reached <= limit else None), reached
     low, above, high, reached = 0.0, least, 1.0, most
     for turn in range(_TURNS):
         if reached >= (1 - _CLOSE) * aim or high - low < _SAME:
@@ -179,7 +190,7 @@ def _found(recipe: OpenRecipe, limit: Limit, model: nn.Module, task: Task) -> tu
         else:
             high, reached = middle, found
     coarse = reached < (1 - _CLOSE) * aim  # no amount is close
-    return (low, above) if coarse and above <= limit.value else (high, reached)
+    return (low, above) if coarse and above <= limit else (high, reached)
 
 
 def _interpolated(above: float, below: float, aim: float) -> float:
