@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from mirabelle import Run, Task
 from mirabelle.inspection.measure import onnx_file
 from mirabelle.planning.measured import Measured
-from mirabelle.planning.measuring import Wanted, _coded, _counts, measured, quantizing, without_codes
+from mirabelle.planning.measuring import Wanted, measured, quantizing, without_codes
+from mirabelle.planning.options import after_fitting, coded_options, counts_of
 from mirabelle.quantize.level_search import Option
 from mirabelle.runtime.layer_times import layer_milliseconds
 from mirabelle.runtime.runtime import default_runtime
@@ -26,7 +27,7 @@ from mirabelle.runtime.runtime import default_runtime
     ],
 )  # fmt: skip
 def test_widths_are_eighths_and_multiples(size: int, multiple: int, counts: tuple[int, ...]) -> None:
-    assert _counts(size, range(1, size + 1), multiple) == counts
+    assert counts_of(size, range(1, size + 1), multiple) == counts
 
 
 def test_steps_that_another_one_beats_in_both_are_left_out() -> None:
@@ -37,9 +38,17 @@ def test_steps_that_another_one_beats_in_both_are_left_out() -> None:
         Option(0.5, 0.1, 50.0),
         Option(0.2, 0.2, 60.0),
     ]
-    part = _coded("layer", options)
+    part = coded_options("layer", options)
     assert part.sizes == (10.0, 20.0, 50.0)
     assert part.changes == (1.0, 0.4, 0.1)
+
+
+def test_changes_after_a_fit_follow_the_cuts_that_were_fitted() -> None:
+    counts, changes = (2, 4, 8, 12, 16), {2: 1.0, 4: 0.5, 8: 0.2, 12: 0.05, 16: 0.0}
+    found = after_fitting(counts, changes, {4: 0.1, 12: 0.4})
+    assert found == pytest.approx([0.1, 0.05, 0.2 * 0.2, 0.02, 0.0])
+    assert after_fitting(counts, changes, {}) == list(changes.values()), "nothing is fitted"
+    assert after_fitting(counts, changes, {4: 3.0})[1] == 0.5, "a fit that fails leaves what was there"
 
 
 class Fixed(nn.Module):

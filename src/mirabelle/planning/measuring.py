@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from mirabelle.model.architecture import architecture_of, replaced_modules
 from mirabelle.model.state import fingerprint, tensors_of_module
 from mirabelle.planning.measured import FORMS, NOT_CODED, Form, FormMeasured, Measured, Part
 from mirabelle.planning.noise import metrics_by_change
+from mirabelle.planning.options import after_fitting, coded_options, counts_of, falling, nearest_to, rising, spread
 from mirabelle.prune.channel_plan import ChannelPlan
 from mirabelle.prune.recovery import recovered
 from mirabelle.quantize.codebook_layer import CodebookLayer
@@ -33,24 +34,20 @@ from mirabelle.runtime.export_arguments import as_exported
 from mirabelle.scores import Hessian, Magnitude
 
 if TYPE_CHECKING:
-    from mirabelle.quantize.level_search import Option
     from mirabelle.run.run import Run
     from mirabelle.step import Step
     from mirabelle.task.task import Task
 
 TIMED_SECONDS, _TIMED_TRIES = 0.5, 2  # of each measurement, and how often it is repeated if its interval is wide
 SAMPLES = 128  # by which changes of outputs are measured
-_EIGHTHS = range(1, 9)  # of the units of a group, that may stay
-_MOST_RANKS = 6  # options of a layer
-_STEPS = 7  # options of the step of a layer's weight
 _MOST_CHANGE = 1e6  # for outputs that are not finite: plans need numbers
-_LEAST_UNITS = 2
 _TIMED_MULTIPLE = 8  # of units where milliseconds count: kernels take as long for 6 channels as for 8, or longer
 _SHARES = (0.12, 0.06, 0.03, 0.015)  # of float32: sizes of all coded weights for which the change is measured
 _HEAVY_TABLES = 0.05  # of the parameters
-_VERSION = 9  # of what is measured, and how
+_VERSION = 10  # of what is measured, and how
 _TENTH = 0.1  # of the bytes of float32: the size of coded weights with which the rest of a file is measured
-_LEFT = (7 / 8, 5 / 8, 3 / 8)  # of all units, in the cuts by which fitting is judged
+_LEFT = (7 / 8, 5 / 8, 3 / 8)  # of all units, in the cuts by which it is judged how the changes of groups add up
+_FITTED = (1 / 4, 5 / 8)  # of the units of a group, in the cuts that are fitted
 
 Tell = Callable[[str], None]
 
@@ -223,7 +220,10 @@ class _Measuring:
         return min(self.change.of(model), _MOST_CHANGE)
 
     def _units(self) -> dict[str, Any]:
-        """How much each group of units changes the outputs when it is cut; the model is not fitted afterwards."""
+        """How much each group of units changes the outputs when it is cut and the layers behind it are fitted.
+
+        The fit is made for two cuts of each group; how far it goes differs much between groups, and little between cuts.
+        """
         try:
             plan = channel_plan(self.model, self.task, self.run.within("units"))
         except UserError as error:
@@ -232,18 +232,21 @@ class _Measuring:
         items = plan.items
         whole = [len(item) for item, _ in items]
         multiple = _TIMED_MULTIPLE if self.wanted.timed else 1
-        options = [_counts(len(item), item.allowed, multiple) for item, _ in items]
+        options = [counts_of(len(item), item.allowed, multiple) for item, _ in items]
         rewriting = self._rewriting(plan, options)
         parts = []
         for place, (item, names) in enumerate(items):
             self.tell(f"units {names[0]} ({place + 1} of {len(items)})")
             own = options[place] if place not in rewriting or len(rewriting) == len(items) else (len(item),)
-            changes = []
-            for count in own:
-                counts = [*whole[:place], count, *whole[place + 1 :]]
-                changes.append(0.0 if count == len(item) else self._change_of(plan.with_counts(counts)))
+            changes = {len(item): 0.0}
+            fitted: dict[int, float] = {}
+            for count in own[:-1]:
+                smaller = plan.with_counts([*whole[:place], count, *whole[place + 1 :]])
+                changes[count] = self._change_of(smaller)
+                if count in nearest_to(own[:-1], [share * len(item) for share in _FITTED]) and changes[count] > 0:
+                    fitted[count] = self._change_of(self._fitted(smaller)) / changes[count]
             shares = tuple(count / len(item) for count in own)
-            parts.append(Part(names[0], tuple(map(float, own)), _falling(changes), shares))
+            parts.append(Part(names[0], tuple(map(float, own)), falling(after_fitting(own, changes, fitted)), shares))
         found: dict[str, Any] = {
             "units": parts, "parameters_of": plan.parameters_by_name(), "macs_of": plan.macs(),
             "recovered": self._recovered(plan, parts),
@@ -280,16 +283,18 @@ class _Measuring:
         return replace(one, latency_when_cut=self._milliseconds(self._in_form(smaller, form)))
 
     def _recovered(self, plan: ChannelPlan, parts: Sequence[Part]) -> list[tuple[float, float]]:
-        """(expected change of a cut, its change after the layers behind it are fitted), for three cuts."""
+        """(sum of the changes of the groups in a cut, change of the whole cut model after it is fitted), for three cuts."""
         pairs = []
         for left in _LEFT:
-            self.tell(f"how far least squares recovers a cut to {left:.0%} of all units")
+            self.tell(f"a cut of all groups to {left:.0%} of their units")
             counts = [int(min(part.options, key=lambda one: abs(one - left * part.options[-1]))) for part in parts]
-            cut = plan.with_counts(counts)
-            fitted = recovered("least-squares", self.model, cut, self.task.train, self.run, samples=SAMPLES)
+            fitted = self._fitted(plan.with_counts(counts))
             expected = sum(part.changes[part.options.index(count)] for part, count in zip(parts, counts, strict=True))
             pairs.append((expected, self._change_of(fitted)))
-        return _rising(pairs)
+        return rising(pairs)
+
+    def _fitted(self, cut: nn.Module) -> nn.Module:
+        return recovered("least-squares", self.model, cut, self.task.train, self.run, samples=SAMPLES)
 
     def _ranks(self) -> dict[str, Any]:
         """How much factors of each rank in the place of a layer change the outputs."""
@@ -307,7 +312,7 @@ class _Measuring:
                     self.notes.append(f"no low rank: {error.errors[0].message}")
                 continue
             for candidate in candidates:
-                levels = _spread([level for level in candidate.levels(8) if level])
+                levels = spread([level for level in candidate.levels(8) if level])
                 if not levels:
                     continue
                 self.tell(f"ranks of {candidate.name}")
@@ -317,7 +322,7 @@ class _Measuring:
                 sizes = [float(candidate.cost(level).parameters) for level in options]
                 ranks = tuple(float(level[0]) if level else 0.0 for level in options)
                 tables += [candidate.name] if isinstance(step, factorize.Embedding) else []
-                parts.append(Part(candidate.name, ranks, _falling([*changes, 0.0]), tuple(sizes)))
+                parts.append(Part(candidate.name, ranks, falling([*changes, 0.0]), tuple(sizes)))
                 macs.append([float(candidate.cost(level).macs) for level in options])
                 if self.wanted.timed:
                     times.append(timer([(candidate, level) for level in options]))
@@ -330,67 +335,5 @@ class _Measuring:
         self.tell("bytes and errors of coded weights")
         step = quantize.RateDistortion(size="10%")
         options, pairs = step.survey(self.model, self.task, self.run.within("codes"), _SHARES)
-        rising = _rising([(expected, min(found, _MOST_CHANGE)) for expected, found in pairs])
-        return {"codes": [_coded(name, found) for name, found in options.items()], "coded_together": rising}
-
-
-def _rising(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """(0, 0), and the pairs in the order of their first number, whose second never falls."""
-    found = [(0.0, 0.0)]
-    for expected, measured_change in sorted(pairs):
-        if expected > found[-1][0]:
-            found.append((expected, max(measured_change, found[-1][1])))
-    return found
-
-
-def _coded(name: str, found: Sequence[Option]) -> Part:
-    """A layer whose options are at most seven steps on the lower convex hull of bytes and change."""
-    ordered = sorted(found, key=lambda one: one.size_bytes)
-    hull: list[Option] = []
-    for one in ordered:
-        while hull and one.change >= hull[-1].change and one.size_bytes <= hull[-1].size_bytes:
-            hull.pop()
-        if hull and one.change >= hull[-1].change:
-            continue
-        while len(hull) > 1 and _slope(hull[-2], hull[-1]) <= _slope(hull[-2], one):
-            hull.pop()
-        hull.append(one)
-    picked = [hull[place] for place in _places(len(hull), _STEPS)]
-    return Part(
-        name, tuple(one.step for one in picked), tuple(one.change for one in picked), tuple(one.size_bytes for one in picked)
-    )
-
-
-def _slope(one: Option, other: Option) -> float:
-    """How much the change falls for each byte from one option to another with more bytes."""
-    return (one.change - other.change) / max(other.size_bytes - one.size_bytes, 1e-9)
-
-
-def _counts(size: int, allowed: Sequence[int], multiple: int) -> tuple[int, ...]:
-    """The allowed numbers of units nearest to eighths of all, ascending; the last is all.
-
-    Args:
-        size: all units.
-        allowed: numbers of units that may stay.
-        multiple: of which the numbers are multiples, if there are at least two of them.
-    """
-    unit = multiple if size >= 2 * multiple else 1
-    least = max(min(size, _LEAST_UNITS), unit)
-    wanted = {max(round(size * part / 8 / unit) * unit, least) for part in _EIGHTHS}
-    return tuple(sorted({min(allowed, key=lambda one: abs(one - count)) for count in sorted(wanted)} | {size}))
-
-
-def _spread(levels: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    return [levels[place] for place in _places(len(levels), _MOST_RANKS)]
-
-
-def _places(count: int, most: int) -> Iterator[int]:
-    """At most so many places of a list, the first and the last among them."""
-    if count <= most:
-        return iter(range(count))
-    return iter(sorted({round(k * (count - 1) / (most - 1)) for k in range(most)}))
-
-
-def _falling(changes: Sequence[float]) -> tuple[float, ...]:
-    """Changes that never grow when more stays: what grows by chance of measurement is set to the least before it."""
-    return tuple(float(value) for value in np.maximum.accumulate(np.array(changes)[::-1])[::-1])
+        together = rising([(expected, min(found, _MOST_CHANGE)) for expected, found in pairs])
+        return {"codes": [coded_options(name, found) for name, found in options.items()], "coded_together": together}
