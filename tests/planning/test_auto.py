@@ -18,7 +18,7 @@ from mirabelle.planning.learning_rate import RATES, learning_rate
 from mirabelle.planning.trials import TrialSettings
 from mirabelle.training import fit
 
-QUICK = {"minutes": 0.05}
+QUICK = {"minutes": 0.3}
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,24 @@ def test_without_a_limit_the_file_becomes_as_small_as_the_metric_allows(net: nn.
     assert found.best.profile.size_bytes.packed < 0.15 * found.best.start.size_bytes.torch  # type: ignore[operator]
     best = min((one for one in found.attempts if one.fits), key=lambda one: one.costs["size"])
     assert found.best.folder.name == best.name
+
+
+def test_plans_of_a_small_network_are_made_and_the_better_one_is_first(
+    net: nn.Module, task: Task, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    goal = {"size": "7%", "latency": "any"}
+    plan = mirabelle.auto(net, task, goal, out, dry_run=True, tell=told.append).plan
+    made = [float(line.rsplit(" ", 1)[1]) for line in told if ": made, the outputs change by" in line]
+    assert len(made) == 2
+    assert plan.metric == pytest.approx(max(made), abs=1e-4)
+    kept = json.loads((out / "plan.json").read_text())["plans"]
+    assert kept[0]["metric"] == max(one["metric"] for one in kept)
+    monkeypatch.setattr("mirabelle.planning.plan._MADE_MACS", 0)
+    (out / "plan.json").unlink()
+    told.clear()
+    mirabelle.auto(net, task, goal, out, dry_run=True, tell=told.append)
+    assert not any("made" in line for line in told), "of a large network nothing is made"
 
 
 def test_a_plan_alone_runs_nothing(net: nn.Module, task: Task, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from itertools import product
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mirabelle.planning.draft import Draft, drafted, least_possible
+from mirabelle.planning.draft import Draft, drafted, fewer_power, least_possible
 from mirabelle.planning.measured import Form, FormMeasured, Measured, Part
 
 WIDTHS, STEPS = (0.25, 0.5, 0.75, 1.0), (100.0, 40.0, 25.0)
@@ -105,6 +106,28 @@ def test_units_and_steps_together_are_near_the_best_of_all_choices(limits: dict[
         assert all(draft.costs[name] <= limit for name, limit in limits.items())
         assert best <= draft.change * (1 + 1e-9)
         assert draft.change <= 1.3 * best
+
+
+@pytest.mark.parametrize(("power", "told"), [(0.5, 0.5), (0.0, 0.0), (-1.0, 0.0), (4.0, 1.5)])
+def test_how_much_more_errors_count_after_a_cut_is_read_from_one(power: float, told: float) -> None:
+    found, choice, share = measured(), [1, 1], 0.06
+    a, b = (WIDTHS[option] for option in choice)
+    weights = 24 * a + 96 * a * b + 24 * b
+    sizes = [np.array(part.sizes) * own for part, own in zip(found.codes, (a, a * b, b), strict=True)]
+    alone = min(
+        sum(part.changes[option] for part, option in zip(found.codes, steps, strict=True))
+        for steps in product(range(3), repeat=3)
+        if sum(size[option] for size, option in zip(sizes, steps, strict=True)) <= 4 * share * weights
+    )
+    change = found.when_coded(alone) * (144 / weights) ** power
+    assert fewer_power(found, choice, share, change) == pytest.approx(told)
+    assert fewer_power(found, [3, 3], share, change) == found.fewer_power, "nothing is cut"
+    assert fewer_power(found, choice, 1e-9, change) == found.fewer_power, "no steps take so few bytes"
+    cut = {name: dataclasses.replace(found, fewer_power=value) for name, value in {"none": 0.0, "one": 1.0}.items()}
+    changes = {name: drafted(one, ("units", "coded"), {"size": 80.0, "parameters": 60.0}, {}) for name, one in cut.items()}
+    assert changes["none"] is not None
+    assert changes["one"] is not None
+    assert changes["none"].of_numbers < changes["one"].of_numbers
 
 
 def test_what_is_expected_of_a_draft_is_that_of_its_parts_together() -> None:

@@ -20,7 +20,13 @@ COSTS = ("size", "onnx_size", "latency", "macs", "parameters")
 _GAP = 5e-3  # accepted distance to the optimum; measured changes are less certain
 _LEAST = 1e-9
 _SHOWN = 0.05  # of the milliseconds of all operators: what a cut saves must be more than what timing repeats within
-_LEAST_SHARES = (0.0, 0.25, 0.5, 0.75)  # of each group, where weights are coded as well: fewer units leave less that is alike
+_VARIANTS = (
+    (0.0, 1.0),
+    (0.5, 1.0),
+    (0.0, 4.0),
+    (0.0, 20.0),
+)  # (least share of each group that stays, how much more codes count)
+_MOST_POWER = 1.5
 _NEVER = 1e3  # the damage of an option that must not be chosen; changes of outputs are at most about 1
 # Steps of few bits already use that the inputs of a layer are alike. The factors of a layer have no such inputs: on LeNet-5,
 # rounding them changed the outputs seven times as much as rounding the layer to as many bits for each weight.
@@ -55,6 +61,10 @@ class Draft:
     costs: Mapping[str, float] = field(default_factory=dict)
     embeds: bool = False
 
+    def same_as(self, other: Draft) -> bool:
+        """Whether both have the same form, units and ranks."""
+        return (self.form, self.units, self.ranks) == (other.form, other.units, other.ranks)
+
 
 def drafted(
     found: Measured,
@@ -63,7 +73,21 @@ def drafted(
     corrections: Mapping[str, float],
     weights: Mapping[str, float] | None = None,
 ) -> Draft | None:
-    """The draft that changes the outputs least within the limits; None if the model has no such form or no draft fits.
+    """The best of `drafts_of`; None if there is none."""
+    return next(iter(drafts_of(found, key, limits, corrections, weights)), None)
+
+
+def drafts_of(
+    found: Measured,
+    key: Key,
+    limits: Mapping[str, float],
+    corrections: Mapping[str, float],
+    weights: Mapping[str, float] | None = None,
+) -> list[Draft]:
+    """The drafts that change the outputs least within the limits, best first; none if the model has no such form or none fits.
+
+    Where units are cut and the weights that stay are coded, there are several: with more units and fewer bits, or with fewer
+    units and more bits. What coding does after a cut is known least.
 
     Args:
         found: measurements of the model.
@@ -74,29 +98,31 @@ def drafted(
     """
     structure, form = key
     if found.forms[form].why_not or key == _TWICE:
-        return None
+        return []
     parts = _parts(found, structure)
     codes = list(found.codes) if form == "coded" else []
     if structure != "whole" and not parts:
-        return None
+        return []
     problem = _Problem(found, structure, form, parts, codes)
     weights = weights or {}
     damages = [_damages(found, structure, part) * weights.get(f"{structure} {part.name}", 1.0) for part in parts]
     coded = _slope(found.coded_together)
     damages += [np.array(part.changes) * coded * weights.get(f"coded {part.name}", 1.0) for part in codes]
     if not damages:
-        return _without_choice(problem, limits, corrections)
+        draft = problem.draft((), limits, corrections)
+        return [draft] if all(draft.costs[name] <= limit for name, limit in limits.items()) else []
     constraints = [Constraint(name, limit / corrections.get(name, 1.0), problem.tables(name)) for name, limit in limits.items()]
-    drafts = []
-    for least in _LEAST_SHARES if parts and codes else (0.0,):
+    drafts: list[Draft] = []
+    for least, pressure in _VARIANTS if parts and codes else _VARIANTS[:1]:
         kept = [np.where(np.array(part.sizes) < least, _NEVER, own) for part, own in zip(parts, damages, strict=False)]
         try:
-            choice = allocate([*kept, *damages[len(parts) :]], constraints, gap=_GAP).choice
+            choice = allocate([*kept, *(pressure * own for own in damages[len(parts) :])], constraints, gap=_GAP).choice
         except UserError:
             continue
-        if all(own[option] < _NEVER for own, option in zip(kept, choice, strict=False)):
-            drafts.append(problem.draft(choice, limits, corrections))
-    return min(drafts, key=lambda draft: draft.change, default=None)
+        draft = problem.draft(choice, limits, corrections)
+        if all(own[option] < _NEVER for own, option in zip(kept, choice, strict=False)) and draft not in drafts:
+            drafts.append(draft)
+    return sorted(drafts, key=lambda draft: draft.change)
 
 
 def least_possible(found: Measured, name: str) -> float:
@@ -117,6 +143,33 @@ def least_possible(found: Measured, name: str) -> float:
     return min(costs)
 
 
+def fewer_power(found: Measured, choice: Sequence[int], share: float, change: float) -> float:
+    """`Measured.fewer_power` by the change that coded weights make in a cut model, from 0 to 1.5.
+
+    Args:
+        found: measurements of the whole model.
+        choice: the option of each group of units in the cut.
+        share: of the bytes of the cut model's weights in float32: what its coded weights take.
+        change: measured.
+    """
+    problem = _Problem(found, "units", "coded", found.units, found.codes)
+    kept = [Constraint("", 0.0, tables).cost(choice) for tables in problem.shares()]
+    tables: dict[tuple[int, ...], Table] = {
+        (k,): np.array(part.sizes) * own for k, (part, own) in enumerate(zip(found.codes, kept, strict=True))
+    }
+    names = [f"{part.name}.weight" for part in found.codes if f"{part.name}.weight" in found.parameters_of]
+    weights = Constraint("", 0.0, _sum([found.tables_of_parameters(name) for name in names])).cost(choice)
+    try:
+        chosen = allocate([part.changes for part in found.codes], [Constraint("size", 4 * share * weights, tables)], gap=_GAP)
+    except UserError:
+        return found.fewer_power
+    alone = sum(part.changes[option] for part, option in zip(found.codes, chosen.choice, strict=True))
+    expected, fewer = found.when_coded(alone), problem.fewer(choice)
+    if min(expected, change) <= 0 or fewer <= 1:
+        return found.fewer_power
+    return float(np.clip(np.log(change / expected) / np.log(fewer), 0.0, _MOST_POWER))
+
+
 def _parts(found: Measured, structure: Structure) -> list[Part]:
     return list({"whole": (), "units": found.units, "ranks": found.ranks}[structure])
 
@@ -130,11 +183,6 @@ def _slope(pairs: Sequence[tuple[float, float]]) -> float:
     """The second number for each unit of the first, in the middle of the pairs."""
     known, found = pairs[len(pairs) // 2]
     return found / known if known > 0 else 1.0
-
-
-def _without_choice(problem: _Problem, limits: Mapping[str, float], corrections: Mapping[str, float]) -> Draft | None:
-    draft = problem.draft((), limits, corrections)
-    return draft if all(draft.costs[name] <= limit for name, limit in limits.items()) else None
 
 
 @dataclass(frozen=True)
@@ -156,7 +204,8 @@ class _Problem:
         if self.structure == "units":
             change = self.found.after_fitting(change)
         alone = sum(part.changes[option] for part, option in pairs[len(self.parts) :])
-        of_numbers = self.found.when_coded(alone * self._fewer(choice)) + self.found.forms[self.form].change
+        of_numbers = self.found.when_coded(alone * self.fewer(choice) ** self.found.fewer_power)
+        of_numbers += self.found.forms[self.form].change
         costs = {
             name: Constraint(name, limits[name], self.tables(name)).cost(choice) * corrections.get(name, 1.0) for name in limits
         }
@@ -175,11 +224,8 @@ class _Problem:
             self.found.embeds and not ranks.keys() & set(self.found.tables),
         )
 
-    def _fewer(self, choice: Sequence[int]) -> float:
-        """How many times fewer weights are coded than in the whole model: the error of each counts so much more.
-
-        Errors of weights are made up for by others with inputs that are alike, and a cut takes those away.
-        """
+    def fewer(self, choice: Sequence[int]) -> float:
+        """How many times fewer weights are coded than in the whole model."""
         names = [f"{part.name}.weight" for part in self.codes]
         known = [name for name in names if self.structure == "units" and name in self.found.parameters_of]
         if not known:
@@ -233,21 +279,27 @@ class _Problem:
 
     def _coded(self) -> dict[tuple[int, ...], Table]:
         """The bytes of coded weights: of each layer its bytes when whole, times the share of its weight that stays."""
-        places = {part.name: place for place, part in enumerate(self.parts)}
         found = []
-        for number, part in enumerate(self.codes, start=len(self.parts)):
+        for number, (part, shares) in enumerate(zip(self.codes, self.shares(), strict=True), start=len(self.parts)):
             options = np.array(part.sizes)
+            found.append({(*items, number): np.multiply.outer(table, options) for items, table in shares.items()})
+        return _sum(found)
+
+    def shares(self) -> list[dict[tuple[int, ...], Table]]:
+        """The share of the weight of each coded layer that stays."""
+        places = {part.name: place for place, part in enumerate(self.parts)}
+        found: list[dict[tuple[int, ...], Table]] = []
+        for part in self.codes:
             name = f"{part.name}.weight"
             if self.structure == "units" and name in self.found.parameters_of:
-                shares = _scaled(self.found.tables_of_parameters(name), 1 / self._elements(name))
+                found.append(_scaled(self.found.tables_of_parameters(name), 1 / self._elements(name)))
             elif self.structure == "ranks" and part.name in places:
                 place = places[part.name]
                 sizes = np.array(self.parts[place].sizes)
-                shares = {(place,): sizes / sizes[-1]}
+                found.append({(place,): sizes / sizes[-1]})
             else:
-                shares = {(): np.array(1.0)}
-            found.append({(*items, number): np.multiply.outer(table, options) for items, table in shares.items()})
-        return _sum(found)
+                found.append({(): np.array(1.0)})
+        return found
 
     def _elements(self, name: str) -> float:
         return sum(self.found.parameters_of[name].values())

@@ -75,6 +75,8 @@ class Measured:
         recovered: (sum of the changes of the groups in a cut, change of the cut model after the layers behind it are fitted),
             rising, from (0, 0) on.
         metrics: (change of the outputs, metric on the validation data), from 0 on.
+        fewer_power: if n times fewer weights are coded than in the whole model, the changes that they make grow by n to this
+            power: errors of weights are made up for by others with inputs that are alike, and a cut takes those away.
         notes: what was not measured and why.
         embeds: whether tables of embeddings are heavy, and get 8 bits where layers become integers.
     """
@@ -96,13 +98,14 @@ class Measured:
     macs_of_ranks: Sequence[Sequence[float]] = ()
     recovered: Sequence[tuple[float, float]] = ((0.0, 0.0), (1.0, 1.0))
     metrics: Sequence[tuple[float, float]] = ()
+    fewer_power: float = 1.0
     notes: Sequence[str] = ()
     embeds: bool = False
 
     def uncoded(self) -> Measured:
         """What is measured where no size is limited, so that weights need not be coded."""
         forms = {**self.forms, "coded": FormMeasured(why_not=NOT_CODED)}
-        return replace(self, forms=forms, codes=(), coded_together=Measured.coded_together)
+        return replace(self, forms=forms, codes=(), coded_together=Measured.coded_together, fewer_power=Measured.fewer_power)
 
     @property
     def shares(self) -> list[Table]:

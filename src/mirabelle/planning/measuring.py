@@ -20,6 +20,7 @@ from mirabelle.errors import UserError
 from mirabelle.inspection.measure import count_parameters, multiply_accumulates, onnx_file
 from mirabelle.model.architecture import architecture_of, replaced_modules
 from mirabelle.model.state import fingerprint, tensors_of_module
+from mirabelle.planning.draft import fewer_power
 from mirabelle.planning.measured import FORMS, NOT_CODED, Form, FormMeasured, Measured, Part
 from mirabelle.planning.noise import metrics_by_change
 from mirabelle.planning.options import after_fitting, coded_options, counts_of, falling, nearest_to, rising, spread
@@ -46,7 +47,10 @@ _SHARES = (0.12, 0.06, 0.03, 0.015)  # of float32: sizes of all coded weights fo
 _HEAVY_TABLES = 0.05  # of the parameters
 _VERSION = 10  # of what is measured, and how
 _TENTH = 0.1  # of the bytes of float32: the size of coded weights with which the rest of a file is measured
-_LEFT = (7 / 8, 5 / 8, 3 / 8)  # of all units, in the cuts by which it is judged how the changes of groups add up
+_LEFT = (7 / 8, 5 / 8, 3 / 8, 1 / 8)  # of all units, in the cuts by which it is judged how the changes of groups add up
+_OF_A_CUT = 0.03  # of float32: the size of the coded weights of a cut model
+_AS_IN_STEPS = 1024  # samples of a fit, as in `prune.Channels`
+_TIMED_CUT = 3 / 8  # of all units, in the cut whose forms are timed and whose weights are coded
 _FITTED = (1 / 4, 5 / 8)  # of the units of a group, in the cuts that are fitted
 
 Tell = Callable[[str], None]
@@ -181,6 +185,8 @@ class _Measuring:
         known |= self._units() | self._ranks()
         if self.wanted.coded and not self.forms["coded"].why_not:
             known |= self._codes()
+            if known.get("units"):
+                known["fewer_power"] = self._fewer_power(Measured(**known))
         return Measured(**known, notes=tuple(self.notes))
 
     def _form(self, form: Form) -> FormMeasured:
@@ -254,7 +260,7 @@ class _Measuring:
         if self.wanted.timed:
             self.tell("milliseconds of operators of many widths")
             found["times"] = dict(plan.milliseconds([np.array(part.sizes) for part in parts]))
-            cut = [int(np.argmin(np.abs(np.array(part.sizes) - _LEFT[-1]))) for part in parts]
+            cut = [int(np.argmin(np.abs(np.array(part.sizes) - _TIMED_CUT))) for part in parts]
             smaller = plan.with_counts([int(part.options[option]) for part, option in zip(parts, cut, strict=True)])
             found |= {"cut": cut, "forms": {form: self._timed_when_cut(form, one, smaller) for form, one in self.forms.items()}}
         return found
@@ -288,13 +294,13 @@ class _Measuring:
         for left in _LEFT:
             self.tell(f"a cut of all groups to {left:.0%} of their units")
             counts = [int(min(part.options, key=lambda one: abs(one - left * part.options[-1]))) for part in parts]
-            fitted = self._fitted(plan.with_counts(counts))
+            fitted = self._fitted(plan.with_counts(counts), _AS_IN_STEPS)
             expected = sum(part.changes[part.options.index(count)] for part, count in zip(parts, counts, strict=True))
             pairs.append((expected, self._change_of(fitted)))
         return rising(pairs)
 
-    def _fitted(self, cut: nn.Module) -> nn.Module:
-        return recovered("least-squares", self.model, cut, self.task.train, self.run, samples=SAMPLES)
+    def _fitted(self, cut: nn.Module, samples: int = SAMPLES) -> nn.Module:
+        return recovered("least-squares", self.model, cut, self.task.train, self.run, samples=samples)
 
     def _ranks(self) -> dict[str, Any]:
         """How much factors of each rank in the place of a layer change the outputs."""
@@ -336,4 +342,16 @@ class _Measuring:
         step = quantize.RateDistortion(size="10%")
         options, pairs = step.survey(self.model, self.task, self.run.within("codes"), _SHARES)
         together = rising([(expected, min(found, _MOST_CHANGE)) for expected, found in pairs])
-        return {"codes": [coded_options(name, found) for name, found in options.items()], "coded_together": together}
+        codes = [coded_options(name, found) for name, found in options.items()]
+        return {"codes": codes, "coded_together": together}
+
+    def _fewer_power(self, found: Measured) -> float:
+        """`Measured.fewer_power`, by a cut model whose weights are coded as well."""
+        from mirabelle import quantize
+
+        self.tell("bytes and errors of coded weights of a cut model")
+        choice = [int(np.argmin(np.abs(np.array(part.sizes) - _TIMED_CUT))) for part in found.units]
+        counts = [int(part.options[option]) for part, option in zip(found.units, choice, strict=True)]
+        cut = self._fitted(channel_plan(self.model, self.task, self.run.within("units")).with_counts(counts), _AS_IN_STEPS)
+        _, pairs = quantize.RateDistortion(size="10%").survey(cut, self.task, self.run.within("codes of a cut"), (_OF_A_CUT,))
+        return fewer_power(found, choice, _OF_A_CUT, pairs[0][1]) if pairs else found.fewer_power

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,14 @@ from mirabelle.artifact.mira import pack
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import count_parameters, multiply_accumulates, onnx_file
 from mirabelle.job.fitting import previewed
-from mirabelle.planning.draft import KEYS, Draft, Key, drafted, least_possible
+from mirabelle.model.state import copied
+from mirabelle.planning.draft import KEYS, Draft, Key, drafted, drafts_of, least_possible
 from mirabelle.planning.measured import Measured
 from mirabelle.planning.measuring import SAMPLES, quantizing, stopwatch, without_codes
 from mirabelle.quantize.output_change import OutputChange
-from mirabelle.step import Step
+from mirabelle.run.run import Run
+from mirabelle.step import Step, folder_of
+from mirabelle.training.evaluation import evaluate
 from mirabelle.training.settings import Training
 
 if TYPE_CHECKING:
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 _ROUNDS = 6  # of drafting, and of measuring the drafted model without training
 _USED = 0.989  # of the size that is given to quantize.RateDistortion
 _MOST_CHANGE, _USELESS = 0.3, 0.9  # of the outputs: the most that a plan may begin with; nearly that of a constant answer
+_MADE, _MADE_MACS = 2, 2e7  # plans that are made and compared, of networks with at most so many multiply-accumulates
+_TINY, _REFUSED_CHANGE = 1e-9, 10.0  # a change; by which more changes are expected of drafts like one that cannot be made
+_FAR = 4.0  # times the change of the best: plans that are expected to change more are not made
 _HALVINGS = 14  # of the logarithm of the size
 _SAFELY = 0.998  # by which a draft aims below a limit that the model before it missed
 _UNITS = {
@@ -155,7 +162,14 @@ class Planner:
         self._batch, self.implied = batch, implied
         self.corrections: dict[Key, dict[str, float]] = {}
         self._changes: dict[Key, float] = {}  # by which changes of the outputs were larger than expected
+        self._more: dict[Key, float] = {}  # by which factor the plans that were made last change the outputs more than expected
         self._watch: Stopwatch | None = None
+
+    def expect_as_made(self) -> None:
+        """Expect of all drafts what was found of those that were made."""
+        for key, factor in self._more.items():
+            self._changes[key] = self._changes.get(key, 1.0) * factor
+        self._more = {}
 
     def plans(self) -> list[Plan]:
         """The best plan of each structure and form that is within the limits, that which changes the outputs least first.
@@ -167,8 +181,7 @@ class Planner:
         seen: list[Draft] = []
         found: list[Plan] = []
         for draft in ordered:
-            same = [(one.form, one.units, one.ranks) for one in seen]
-            if (draft.form, draft.units, draft.ranks) in same:
+            if any(draft.same_as(one) for one in seen):
                 continue
             seen.append(draft)
             if found and draft.change > found[0].change:
@@ -178,7 +191,47 @@ class Planner:
                 found.append(plan)
         if not found:
             raise self._out_of_reach()
-        return sorted(found, key=lambda plan: plan.change)
+        return self._by_what_they_change(sorted(found, key=lambda plan: plan.change))
+
+    def _by_what_they_change(self, plans: list[Plan]) -> list[Plan]:
+        """The plans of a small network, and those of the next best drafts, made without training, in the order of their metric.
+
+        What is expected of a cut, or of weights of few bits after it, is often wrong by a factor of two. Of large networks
+        nothing is made: that takes minutes.
+        """
+        if self.found.macs > _MADE_MACS:
+            return plans
+        drafts = [draft for key in KEYS for draft in self._drafts_of(key)]
+        for draft in sorted(map(self._as_seen, drafts), key=lambda draft: draft.change):
+            if len(plans) == _MADE or draft.change > _FAR * plans[0].change:
+                break
+            if not any(draft.same_as(one.draft) for one in plans) and (plan := self.tried(draft)) is not None:
+                plans += [] if any(plan.draft.same_as(one.draft) for one in plans) else [plan]
+        return sorted(map(self._made, plans), key=lambda plan: (-plan.metric, plan.change))
+
+    def _made(self, plan: Plan) -> Plan:
+        """The plan with what its steps give without training: the change of the outputs, and the metric on validation data.
+
+        If a step refuses, as one whose outputs are no better than a constant answer, the change is 1.
+        """
+        model = copied(self._model).eval()
+        with tempfile.TemporaryDirectory() as folder:
+            run = Run(folder)
+            try:
+                for position, step in enumerate(steps_of(plan.draft), start=1):
+                    model = step(model, self._task, run.within(folder_of(position, step)))
+            except UserError as error:
+                self._tell(f"{_SHAPES[plan.draft.structure]}, {_FORMS[plan.draft.form]}: {error.errors[0].message}")
+                self._more[plan.key] = _REFUSED_CHANGE
+                return Plan(dataclasses.replace(plan.draft, change=1.0), plan.costs, 1.0, self.found.metric_at(1.0))
+        change = OutputChange.drawn(self._model, self._task.train, SAMPLES, 0).of(model)
+        metric = self._task.metric.value(evaluate(model, self._task.validation, self._task))
+        made = f"made, the outputs change by {change:.2g}, {self._task.metric.name} {metric:.4f}"
+        self._tell(f"{_SHAPES[plan.draft.structure]}, {_FORMS[plan.draft.form]}: {made}")
+        change = change if math.isfinite(change) else _USELESS
+        self._more[plan.key] = change / max(plan.change, _TINY)
+        draft = dataclasses.replace(plan.draft, change=change, of_numbers=min(plan.draft.of_numbers, change))
+        return Plan(draft, plan.costs, change, metric)
 
     def drafts(self) -> list[Draft]:
         """The draft of each structure and form that is expected to be within the limits."""
@@ -254,6 +307,9 @@ class Planner:
         """The draft of a structure and form within the limits, with the corrections that earlier ones have shown."""
         return drafted(self.found, key, self.limits, self.corrections.get(key, {}), weights)
 
+    def _drafts_of(self, key: Key) -> list[Draft]:
+        return drafts_of(self.found, key, self.limits, self.corrections.get(key, {}))
+
     def _correct(self, key: Key, draft: Draft, costs: Mapping[str, float], missed: Mapping[str, float]) -> None:
         own = self.corrections.setdefault(key, {})
         for name in missed:
@@ -282,14 +338,19 @@ def smallest_plan(planner: Planner, metric: float) -> Plan:
     """
     allowed = min(planner.found.change_at(metric), _MOST_CHANGE)
     limits = dict(planner.limits)
-    low, high = math.log(least_possible(planner.found, "size")), math.log(planner.found.float_bytes)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        planner.limits = {**limits, "size": math.exp(middle)}
-        best = min((draft.change for draft in planner.drafts()), default=math.inf)
-        low, high = (low, middle) if best <= allowed else (middle, high)
-    planner.limits = {**limits, "size": math.exp(high)}
-    return planner.plans()[0]
+    for _ in range(_ROUNDS):
+        low, high = math.log(least_possible(planner.found, "size")), math.log(planner.found.float_bytes)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            planner.limits = {**limits, "size": math.exp(middle)}
+            best = min((draft.change for draft in planner.drafts()), default=math.inf)
+            low, high = (low, middle) if best <= allowed else (middle, high)
+        planner.limits = {**limits, "size": math.exp(high)}
+        plan = planner.plans()[0]
+        if plan.metric >= metric:
+            break
+        planner.expect_as_made()
+    return plan
 
 
 def _in_words(costs: Mapping[str, float]) -> str:

@@ -280,10 +280,10 @@ class _Search:
             return []
 
     def _may_go_on(self) -> bool:
-        """Whether another attempt may begin: the first in any case, one that was begun before, or one that has time."""
+        """Whether another attempt may begin: until one has ended, one that was begun before, or one that has time."""
         if self._count >= _MOST_ATTEMPTS:
             return False
-        return not self._count or self._is_known() or (not self._is_over and self._left() > 0)
+        return not self.attempts or self._is_known() or (not self._is_over and self._left() > 0)
 
     @property
     def _count(self) -> int:
