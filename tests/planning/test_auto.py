@@ -161,6 +161,7 @@ def test_a_front_of_metric_and_a_cost(cost: Any, count: int, net: nn.Module, tas
     found = mirabelle.auto(net, task, goal, out, trials=TrialSettings(count, front=cost), tell=told.append)
     trials = [line.partition(": ")[2].split(" (")[0].split(f", {cost} ") for line in told if line.startswith("trial ")]
     every = [(float(metric), float(value.replace(",", ""))) for metric, value in trials]
+    assert every[0][0] == pytest.approx(found.plan.metric, abs=5e-3), "the first trial is the plan"
     front = json.loads((out / "front.json").read_text())
     points = [(round(point["accuracy"], 4), point[cost]) for point in front["points"]]
     better = [one for one in every if not any(a >= one[0] and b <= one[1] and (a, b) != one for a, b in every)]

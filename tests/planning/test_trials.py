@@ -163,7 +163,7 @@ def test_a_database_that_is_not_there_is_one_line() -> None:
 
 def bare(out: Path, identity: str = "one") -> Trials:
     """A worker that has nothing to carry out."""
-    known: dict[str, Any] = dict.fromkeys(("model", "task", "planner", "training", "tell"))
+    known: dict[str, Any] = dict.fromkeys(("model", "task", "planner", "plan", "training", "tell"))
     return Trials(out=out, settings=TrialSettings(3), identity=identity, seed=0, **known)
 
 

@@ -246,7 +246,7 @@ class _Search:
             [fingerprint(self.model), self.task.fingerprint(), records.to_data(self.goal), self.seed, settings.front]
         )  # fmt: skip
         study = Trials(
-            model=self.model, task=self.task.with_teacher(self.teacher or self.model), planner=planner,
+            model=self.model, task=self.task.with_teacher(self.teacher or self.model), planner=planner, plan=plan,
             training=lambda: self._of_trials(plan),
             out=self._place / "trials", settings=settings, identity=identity, seed=self.seed, tell=self.tell,
         )  # fmt: skip

@@ -103,6 +103,7 @@ class Trials:
         model: trained.
         task: with its teacher.
         planner: has the measurements and the limits; those of the worker that began the study take their place.
+        plan: around which trials are made; that of the same worker takes its place.
         training: gives the training of each trial, None for no training; it is asked by the worker that begins the study.
         out: folder of the trials.
         settings: of the study.
@@ -114,6 +115,7 @@ class Trials:
     model: nn.Module
     task: Task
     planner: Planner
+    plan: Plan
     training: Callable[[], Training | None]
     out: Path
     settings: TrialSettings
@@ -208,11 +210,13 @@ class Trials:
             begun = {
                 "found": self.planner.found.to_data(),
                 "limits": self.planner.limits,
+                "plan": self.plan.to_data(),
                 "training": None if training is None else records.to_data(training),
             }
             study.set_user_attr(_BEGUN, json.dumps(begun))
         known = json.loads(study.user_attrs[_BEGUN])
         self.planner.found, self.planner.limits = Measured.from_data(known["found"]), known["limits"]
+        self.plan = Plan.from_data(known["plan"])
         self._training = None if known["training"] is None else records.build(Training, known["training"], "train")
 
     def _with_slots(self, study: optuna.Study) -> list[Any]:
@@ -240,8 +244,7 @@ class Trials:
         )
 
     def _plan_itself(self) -> dict[str, Any]:
-        best = min(self.planner.drafts(), key=lambda draft: draft.change)
-        key = f"{best.structure}/{best.form}"
+        key = "/".join(self.plan.key)
         weights = {f"weight {name}": 1.0 for name in self._parts(self._keys[key])}
         share = {} if self.settings.front is None else {"share": 1.0}
         return {"plan": key, **weights, **share, **({"rate": 1.0} if self._training else {})}
@@ -303,6 +306,9 @@ class Trials:
         if front is not None:
             share = trial.suggest_float("share", _LEAST_SHARE, 1.0, log=True)
             self.planner.limits = {**limits, front: share * limits[front]}
+        if trial.user_attrs[_SLOT] == 0:
+            self.planner.limits = limits
+            return self.plan
         try:
             return self.planner.tried(self.planner.draft(key, weights), weights)
         finally:
