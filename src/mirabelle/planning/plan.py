@@ -172,7 +172,9 @@ class Planner:
         self._more = {}
 
     def plans(self) -> list[Plan]:
-        """The best plan of each structure and form that is within the limits, that which changes the outputs least first.
+        """The best plan of each structure and form that is within the limits.
+
+        First comes the one that changes the outputs least; of small networks the one with the highest metric.
 
         Raises:
             UserError: E114 if there is none, with the least cost that is possible.
@@ -229,6 +231,7 @@ class Planner:
         made = f"made, the outputs change by {change:.2g}, {self._task.metric.name} {metric:.4f}"
         self._tell(f"{_SHAPES[plan.draft.structure]}, {_FORMS[plan.draft.form]}: {made}")
         change = change if math.isfinite(change) else _USELESS
+        metric = metric if math.isfinite(metric) else self.found.metric_at(1.0)
         self._more[plan.key] = change / max(plan.change, _TINY)
         draft = dataclasses.replace(plan.draft, change=change, of_numbers=min(plan.draft.of_numbers, change))
         return Plan(draft, plan.costs, change, metric)
