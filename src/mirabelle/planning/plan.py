@@ -209,12 +209,16 @@ class Planner:
                 break
             if not any(draft.same_as(one.draft) for one in plans) and (plan := self.tried(draft)) is not None:
                 plans += [] if any(plan.draft.same_as(one.draft) for one in plans) else [plan]
-        return sorted(map(self._made, plans), key=lambda plan: (-plan.metric, plan.change))
+        return sorted(map(self._made, plans), key=lambda plan: (not self._holds(plan), -plan.metric, plan.change))
+
+    def _holds(self, plan: Plan) -> bool:
+        return all(plan.costs[name] <= limit for name, limit in self.limits.items())
 
     def _made(self, plan: Plan) -> Plan:
         """The plan with what its steps give without training: the change of the outputs, and the metric on validation data.
 
-        If a step refuses, as one whose outputs are no better than a constant answer, the change is 1.
+        The bytes of coded weights are those of the levels that were found. If a step refuses, as one whose outputs are no
+        better than a constant answer, the change is 1.
         """
         model = copied(self._model).eval()
         with tempfile.TemporaryDirectory() as folder:
@@ -234,7 +238,10 @@ class Planner:
         metric = metric if math.isfinite(metric) else self.found.metric_at(1.0)
         self._more[plan.key] = change / max(plan.change, _TINY)
         draft = dataclasses.replace(plan.draft, change=change, of_numbers=min(plan.draft.of_numbers, change))
-        return Plan(draft, plan.costs, change, metric)
+        costs = dict(plan.costs)
+        if "size" in costs and plan.draft.form == "coded":
+            costs["size"] = float(len(pack(onnx_file(model, self._task))))
+        return Plan(draft, costs, change, metric)
 
     def drafts(self) -> list[Draft]:
         """The draft of each structure and form that is expected to be within the limits."""
