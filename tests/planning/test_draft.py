@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mirabelle.planning.draft import Draft, drafted, fewer_power, least_possible
+from mirabelle.planning.draft import Draft, drafts_of, fewer_power, least_possible
 from mirabelle.planning.measured import Form, FormMeasured, Measured, Part
 
 WIDTHS, STEPS = (0.25, 0.5, 0.75, 1.0), (100.0, 40.0, 25.0)
@@ -46,6 +46,11 @@ def measured(**changes: Any) -> Measured:
         "metrics": [(0.0, 0.9), (0.1, 0.88), (1.0, 0.4)],
     }  # fmt: skip
     return Measured(**{**known, **changes})
+
+
+def drafted(*arguments: Any) -> Draft | None:
+    """The best draft."""
+    return next(iter(drafts_of(*arguments)), None)
 
 
 def falling(draw: np.random.Generator, count: int) -> tuple[float, ...]:

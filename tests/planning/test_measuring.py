@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mirabelle import Run, Task
+from mirabelle import Run, Task, quantize
+from mirabelle.errors import UserError
 from mirabelle.inspection.measure import onnx_file
 from mirabelle.planning.measured import Measured
 from mirabelle.planning.measuring import Wanted, measured, quantizing, without_codes
@@ -77,6 +79,26 @@ def test_groups_whose_cut_replaces_the_code_stay_whole(images: Task, tmp_path: P
     assert len(found.recovered) > 1
     measured(Fixed().eval(), images, Run(tmp_path / "run"), wanted, told.append, kept=kept)
     assert not any("are used" in line for line in told), "another model is measured anew"
+
+
+def test_a_cut_whose_weights_cannot_be_coded_is_noted(blobs: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, asked = nn.Sequential(nn.Linear(8, 20), nn.ReLU(), nn.Linear(20, 3)).eval(), []
+    real = quantize.RateDistortion.survey
+
+    def survey(*arguments: Any) -> Any:
+        asked.append(sum(parameter.numel() for parameter in arguments[1].parameters()))
+        if len(asked) > 1:
+            raise UserError("E121", "a program has no layers", "")
+        return real(*arguments)
+
+    monkeypatch.setattr(quantize.RateDistortion, "survey", survey)
+    wanted = Wanted(coded=True, timed=False)
+    found = measured(model, blobs, Run(tmp_path / "run"), wanted, str, kept=tmp_path / "measured.json")
+    assert asked[1] < asked[0], "the second one is the cut model"
+    assert found.codes
+    assert found.fewer_power == Measured.fewer_power
+    assert "no coded weights of a cut model: a program has no layers" in found.notes
 
 
 def test_measurements_serve_goals_that_need_no_more_and_none_is_lost(blobs: Task, tmp_path: Path) -> None:

@@ -66,17 +66,6 @@ class Draft:
         return (self.form, self.units, self.ranks) == (other.form, other.units, other.ranks)
 
 
-def drafted(
-    found: Measured,
-    key: Key,
-    limits: Mapping[str, float],
-    corrections: Mapping[str, float],
-    weights: Mapping[str, float] | None = None,
-) -> Draft | None:
-    """The best of `drafts_of`; None if there is none."""
-    return next(iter(drafts_of(found, key, limits, corrections, weights)), None)
-
-
 def drafts_of(
     found: Measured,
     key: Key,

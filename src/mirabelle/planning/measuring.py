@@ -222,6 +222,15 @@ class _Measuring:
     def _watch(self) -> Stopwatch:
         return stopwatch(self.model, self.task, self.wanted.batch)
 
+    @cached_property
+    def _plan(self) -> ChannelPlan:
+        return channel_plan(self.model, self.task, self.run.within("units"))
+
+    def _cut(self, parts: Sequence[Part]) -> tuple[list[int], nn.Module]:
+        """(the option of each group, the model), for the cut whose forms are timed and whose weights are coded."""
+        choice = [int(np.argmin(np.abs(np.array(part.sizes) - _TIMED_CUT))) for part in parts]
+        return choice, self._plan.with_counts([int(part.options[k]) for part, k in zip(parts, choice, strict=True)])
+
     def _change_of(self, model: nn.Module) -> float:
         return min(self.change.of(model), _MOST_CHANGE)
 
@@ -231,7 +240,7 @@ class _Measuring:
         The fit is made for two cuts of each group; how far it goes differs much between groups, and little between cuts.
         """
         try:
-            plan = channel_plan(self.model, self.task, self.run.within("units"))
+            plan = self._plan
         except UserError as error:
             self.notes.append(f"no channels, neurons or heads can be cut: {error.errors[0].message}")
             return {}
@@ -260,8 +269,7 @@ class _Measuring:
         if self.wanted.timed:
             self.tell("milliseconds of operators of many widths")
             found["times"] = dict(plan.milliseconds([np.array(part.sizes) for part in parts]))
-            cut = [int(np.argmin(np.abs(np.array(part.sizes) - _TIMED_CUT))) for part in parts]
-            smaller = plan.with_counts([int(part.options[option]) for part, option in zip(parts, cut, strict=True)])
+            cut, smaller = self._cut(parts)
             found |= {"cut": cut, "forms": {form: self._timed_when_cut(form, one, smaller) for form, one in self.forms.items()}}
         return found
 
@@ -289,7 +297,7 @@ class _Measuring:
         return replace(one, latency_when_cut=self._milliseconds(self._in_form(smaller, form)))
 
     def _recovered(self, plan: ChannelPlan, parts: Sequence[Part]) -> list[tuple[float, float]]:
-        """(sum of the changes of the groups in a cut, change of the whole cut model after it is fitted), for three cuts."""
+        """(sum of the changes of the groups in a cut, change of the whole cut model after it is fitted), for four cuts."""
         pairs = []
         for left in _LEFT:
             self.tell(f"a cut of all groups to {left:.0%} of their units")
@@ -350,8 +358,11 @@ class _Measuring:
         from mirabelle import quantize
 
         self.tell("bytes and errors of coded weights of a cut model")
-        choice = [int(np.argmin(np.abs(np.array(part.sizes) - _TIMED_CUT))) for part in found.units]
-        counts = [int(part.options[option]) for part, option in zip(found.units, choice, strict=True)]
-        cut = self._fitted(channel_plan(self.model, self.task, self.run.within("units")).with_counts(counts), _AS_IN_STEPS)
-        _, pairs = quantize.RateDistortion(size="10%").survey(cut, self.task, self.run.within("codes of a cut"), (_OF_A_CUT,))
+        choice, cut = self._cut(found.units)
+        step, run = quantize.RateDistortion(size="10%"), self.run.within("codes of a cut")
+        try:
+            _, pairs = step.survey(self._fitted(cut, _AS_IN_STEPS), self.task, run, (_OF_A_CUT,))
+        except UserError as error:  # such as of a program that replaces the code, which has no layers
+            self.notes.append(f"no coded weights of a cut model: {error.errors[0].message}")
+            return found.fewer_power
         return fewer_power(found, choice, _OF_A_CUT, pairs[0][1]) if pairs else found.fewer_power

@@ -17,7 +17,7 @@ from mirabelle.errors import UserError
 from mirabelle.inspection.measure import count_parameters, multiply_accumulates, onnx_file
 from mirabelle.job.fitting import previewed
 from mirabelle.model.state import copied
-from mirabelle.planning.draft import KEYS, Draft, Key, drafted, drafts_of, least_possible
+from mirabelle.planning.draft import KEYS, Draft, Key, drafts_of, least_possible
 from mirabelle.planning.measured import Measured
 from mirabelle.planning.measuring import SAMPLES, quantizing, stopwatch, without_codes
 from mirabelle.quantize.output_change import OutputChange
@@ -315,10 +315,10 @@ class Planner:
 
     def draft(self, key: Key, weights: Mapping[str, float] | None = None) -> Draft | None:
         """The draft of a structure and form within the limits, with the corrections that earlier ones have shown."""
-        return drafted(self.found, key, self.limits, self.corrections.get(key, {}), weights)
+        return next(iter(self._drafts_of(key, weights)), None)
 
-    def _drafts_of(self, key: Key) -> list[Draft]:
-        return drafts_of(self.found, key, self.limits, self.corrections.get(key, {}))
+    def _drafts_of(self, key: Key, weights: Mapping[str, float] | None = None) -> list[Draft]:
+        return drafts_of(self.found, key, self.limits, self.corrections.get(key, {}), weights)
 
     def _correct(self, key: Key, draft: Draft, costs: Mapping[str, float], missed: Mapping[str, float]) -> None:
         own = self.corrections.setdefault(key, {})
