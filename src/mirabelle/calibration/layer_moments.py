@@ -122,6 +122,10 @@ class Masked:
             self._mask = found.bool() if isinstance(found, Tensor) else None
             yield inputs
 
+    def rows_in_all(self, rows_in_first: int) -> int:
+        """As that of the batches; where a mask hides more in some batches than in others, about so many."""
+        return self._batches.rows_in_all(rows_in_first)
+
     def read(self, given: Tensor) -> Tensor:
         """The inputs of a layer, (samples, tokens, width), at the tokens that count, (tokens, width); others as given."""
         mask = self._mask

@@ -33,10 +33,12 @@ from mirabelle.run.files import length_of_tensors
 from mirabelle.run.machine import processor_name
 from mirabelle.runtime.export_arguments import as_exported
 from mirabelle.scores import Hessian, Magnitude
+from mirabelle.training.by_length import without_shared_padding
 
 if TYPE_CHECKING:
     from mirabelle.run.run import Run
     from mirabelle.step import Step
+    from mirabelle.task.batch import Samples
     from mirabelle.task.task import Task
 
 TIMED_SECONDS, _TIMED_TRIES = 0.5, 2  # of each measurement, and how often it is repeated if its interval is wide
@@ -45,7 +47,7 @@ _MOST_CHANGE = 1e6  # for outputs that are not finite: plans need numbers
 _TIMED_MULTIPLE = 8  # of units where milliseconds count: kernels take as long for 6 channels as for 8, or longer
 _SHARES = (0.12, 0.06, 0.03, 0.015)  # of float32: sizes of all coded weights for which the change is measured
 _HEAVY_TABLES = 0.05  # of the parameters
-_VERSION = 10  # of what is measured, and how
+_VERSION = 11  # of what is measured, and how
 _TENTH = 0.1  # of the bytes of float32: the size of coded weights with which the rest of a file is measured
 _LEFT = (7 / 8, 5 / 8, 3 / 8, 1 / 8)  # of all units, in the cuts by which it is judged how the changes of groups add up
 _OF_A_CUT = 0.03  # of float32: the size of the coded weights of a cut model
@@ -166,6 +168,7 @@ class _Measuring:
     tell: Tell
     notes: list[str] = field(default_factory=list)
     forms: dict[Form, FormMeasured] = field(default_factory=dict)
+    _drawn: dict[int, Samples] = field(default_factory=dict)  # number of samples -> those that cuts are fitted to
 
     def __post_init__(self) -> None:
         self.change = OutputChange.drawn(self.model, self.task.train, SAMPLES, self.run.seed_for("damage"))
@@ -308,7 +311,11 @@ class _Measuring:
         return rising(pairs)
 
     def _fitted(self, cut: nn.Module, samples: int = SAMPLES) -> nn.Module:
-        return recovered("least-squares", self.model, cut, self.task.train, self.run, samples=samples)
+        at_once = samples <= SAMPLES
+        if samples not in self._drawn:
+            self._drawn[samples] = without_shared_padding(self.task.train.drawn(samples, self.run.seed), self.model)
+        data = self._drawn[samples]
+        return recovered("least-squares", self.model, cut, data, self.run, samples=samples, at_once=at_once)
 
     def _ranks(self) -> dict[str, Any]:
         """How much factors of each rank in the place of a layer change the outputs."""

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.calibration.columns import Columns, columns_of
+from mirabelle.calibration.layer_moments import Masked
 from mirabelle.calibration.moments import Moments, least_squares
 from mirabelle.calibration.passes import layer_by_layer
-from mirabelle.calibration.samples import LEAST_ROWS, CalibrationSamples, DrawnRows, SampleBatches
+from mirabelle.calibration.samples import LEAST_ROWS, CalibrationSamples, DrawnRows
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
 from mirabelle.model.state import copied
@@ -118,12 +119,13 @@ def reconstruct(
     ridge: float = 1e-3,
     rows_per_column: int = 30,
     seed: int = 0,
+    at_once: bool = False,
 ) -> Recovery:
     """Fit the layers of a pruned model to the outputs of the dense model by least squares, in the order in which they run.
 
     For each linear layer and each convolution that is not transposed, let X (rows, columns) be its inputs in the pruned model
     corrected so far (unfolded into columns, `mirabelle.calibration.Columns`), and Y (rows, outputs) the kept outputs of the
-    dense layer at the same positions:
+    dense layer at the same positions; tokens that an input "attention_mask" masks do not count:
 
         min over W, b of  ‖X Wᵀ + b − Y‖² / rows + λ ‖W − W₀‖²,   λ = ridge · mean of the diagonal of XᵀX / rows
 
@@ -141,6 +143,8 @@ def reconstruct(
         ridge: strength of the regularization towards the weights before.
         rows_per_column: number of rows of X per column, drawn at random; at least 10,000 rows, if there are so many.
         seed: of the draw.
+        at_once: whether all samples may be one batch that takes up to 512 MiB for the result of an operator: then a single pass
+            serves all layers.
 
     Returns:
         A corrected copy of the pruned model. A rewritten program, which has no modules, is returned unchanged.
@@ -171,14 +175,14 @@ def reconstruct(
     recovered = copied(smaller)
     if (why := _rewritten(smaller)) is not None:
         return Recovery(recovered, left=why)
-    batches = CalibrationSamples.of(inputs).for_model(dense)
+    batches = Masked(CalibrationSamples.of(inputs).for_model(dense, pass_for_each_layer=at_once))
     found, left = _layers(recovered, dense)
     targets, runs = _targets(dense, smaller, batches, list(found), (rows_per_column, seed))
     left |= {name: "it is not reached" if not runs[name] else "it runs more than once" for name in found if runs[name] != 1}
     layers: dict[str, tuple[float, float]] = {}
 
     def begin(name: str, changes: bool) -> _Fit:  # noqa: FBT001  # as `layer_by_layer` calls it
-        return _Fit(name, found[name], targets.get(name), ridge, changes=changes, layers=layers, left=left)
+        return _Fit(name, found[name], targets.get(name), batches, ridge=ridge, changes=changes, layers=layers, left=left)
 
     fitted = {name: found[name].layer for name in found if name not in left}
     layer_by_layer(recovered, batches, fitted, begin)
@@ -186,7 +190,14 @@ def reconstruct(
 
 
 def recovered(
-    manner: Recover, dense: nn.Module, smaller: nn.Module, data: Samples | Stream, run: Run, *, samples: int
+    manner: Recover,
+    dense: nn.Module,
+    smaller: nn.Module,
+    data: Samples | Stream,
+    run: Run,
+    *,
+    samples: int,
+    at_once: bool = False,
 ) -> nn.Module:
     """Apply the recovery method of a pruning step, and record in the run what was changed.
 
@@ -197,6 +208,7 @@ def recovered(
         data: training data, from which samples are drawn with the seed of the run.
         run: records the event.
         samples: number of samples.
+        at_once: as for `reconstruct`.
     """
     if manner == "nothing":
         return smaller
@@ -205,7 +217,7 @@ def recovered(
         recovery = reestimate_batch_norm(smaller, drawn)
         run.event("recovered", norms=len(recovery.norms), left=dict(recovery.left))
     else:
-        recovery = reconstruct(dense, smaller, drawn)
+        recovery = reconstruct(dense, smaller, drawn, at_once=at_once)
         run.event("recovered", layers=len(recovery.layers), left=dict(recovery.left))
     return recovery.model
 
@@ -224,7 +236,7 @@ class _Targets:
 
 
 def _targets(
-    dense: nn.Module, smaller: nn.Module, batches: SampleBatches, names: list[str], draw: tuple[int, int]
+    dense: nn.Module, smaller: nn.Module, batches: Masked, names: list[str], draw: tuple[int, int]
 ) -> tuple[dict[str, _Targets], Counter[str]]:
     """The outputs of the first run of each layer of the dense model, and its number of runs in a forward pass.
 
@@ -246,10 +258,10 @@ def _targets(
             return
         assert run.input is not None, "such layers take a tensor"
         assert run.output is not None, "and give one"
-        columns, given = wide[name], run.output
-        if not columns.has_batch(run.input):
+        columns, read, given = wide[name], batches.read(run.input), batches.read(run.output)
+        if not columns.has_batch(read):
             return
-        rows = columns.rows_in(run.input)
+        rows = columns.rows_in(read)
         if name not in drawn:
             count = max(LEAST_ROWS, rows_per_column * columns.width)
             drawn[name] = DrawnRows.draw(batches.rows_in_all(rows), count, seed + len(drawn))
@@ -278,13 +290,14 @@ class _Fit:
         name: str,
         columns: Columns,
         targets: _Targets | None,
-        ridge: float,
+        batches: Masked,
         *,
+        ridge: float,
         changes: bool,
         layers: dict[str, tuple[float, float]],
         left: dict[str, str],
     ) -> None:
-        self._name, self._columns, self._ridge = name, columns, ridge
+        self._name, self._columns, self._batches, self._ridge = name, columns, batches, ridge
         self._targets, self._layers, self._left = targets, layers, left
         layer = columns.layer
         self._weight = columns.weight()
@@ -299,6 +312,7 @@ class _Fit:
             self._power = max(float(power), 1e-30) * due.numel()
 
     def take(self, given: Tensor) -> bool:
+        given = self._batches.read(given)
         if self._targets is None or not self._columns.has_batch(given):
             self._left[self._name] = "its inputs have no batch"
             return False

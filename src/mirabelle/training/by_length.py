@@ -69,6 +69,15 @@ def batches_by_length(data: Samples, batch_size: int, model: nn.Module) -> list[
     return [ByLength.cut(data.at(index)) for index in parts]
 
 
+def without_shared_padding(data: Samples, model: nn.Module) -> Samples:
+    """The samples without the columns behind the longest text of all, if that changes nothing; otherwise as they are."""
+    try:
+        ByLength(data, model)
+    except UserError:
+        return data
+    return Samples(_cut(data.inputs), data.targets)
+
+
 def order_by_length(order: Tensor, lengths: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
     """An order in which full batches have texts of similar lengths, and follow each other at random.
 
