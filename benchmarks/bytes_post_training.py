@@ -30,7 +30,7 @@ from mirabelle import Run, Task, artifact, quantize
 from mirabelle.artifact.mira import pack
 from mirabelle.runtime.export import export
 from mirabelle.runtime.runtime import default_runtime
-from mirabelle.task.batch import Samples
+from mirabelle.task.samples import Samples
 from mirabelle.training.evaluation import evaluation
 from speed_int8 import ACCURACY, MODELS
 from speed_weights import judges

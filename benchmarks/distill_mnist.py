@@ -28,7 +28,7 @@ from mirabelle import Augmentation, Run, Task, Training
 from mirabelle.objectives import SoftTargets, TaskLoss
 from mirabelle.sources.datasets.mnist import mnist
 from mirabelle.sources.datasets.settings import BuiltInImages
-from mirabelle.task.batch import Samples
+from mirabelle.task.samples import Samples
 from mirabelle.training import evaluate, fit
 
 THREE = 3

@@ -30,7 +30,8 @@ from mirabelle import Run, Task, artifact, quantize
 from mirabelle.numerics.statistics import Scores
 from mirabelle.runtime.export import export
 from mirabelle.runtime.runtime import Session, default_runtime, runtime_named
-from mirabelle.task.batch import Samples, map_tensors
+from mirabelle.task.batch import map_tensors
+from mirabelle.task.samples import Samples
 from mirabelle.training.evaluation import evaluation
 from other_quantizers import by_nncf, by_onnxruntime, by_onnxruntime_dynamic
 from speed_weights import ACCURACY, judges

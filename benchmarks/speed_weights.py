@@ -32,8 +32,9 @@ from mirabelle.run import files
 from mirabelle.runtime.export import export
 from mirabelle.runtime.runtime import default_runtime
 from mirabelle.sources import task_from
-from mirabelle.task.batch import Samples, call
+from mirabelle.task.batch import call
 from mirabelle.task.metric import Metric
+from mirabelle.task.samples import Samples
 
 ACCURACY = Metric.of("accuracy")
 LAYERS = {"exclude": ("*embeddings*",)}

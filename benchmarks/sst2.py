@@ -28,8 +28,8 @@ from mirabelle.numerics.statistics import Scores
 from mirabelle.recipe.file import RecipeFile
 from mirabelle.sources import task_from
 from mirabelle.step import use_of
-from mirabelle.task.batch import Samples
 from mirabelle.task.metric import Metric
+from mirabelle.task.samples import Samples
 from mirabelle.training import evaluate
 
 RECIPE = ROOT / "examples" / "sst2-minilm.toml"

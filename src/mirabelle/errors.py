@@ -30,6 +30,7 @@ CODES: dict[str, tuple[int, str]] = {
     "E114": (2, "goal cannot be reached"),
     "E120": (2, "user function not found or failing"),
     "E121": (2, "unusable model"),
+    "E122": (2, "device is not there"),
     "E130": (2, "data missing"),
     "E131": (2, "unusable data"),
     "E132": (2, "labels out of range"),

@@ -10,7 +10,8 @@ from torch import nn
 from mirabelle.calibration import samples as module
 from mirabelle.calibration.samples import CalibrationSamples, DrawnRows, SampleBatches
 from mirabelle.errors import UserError
-from mirabelle.task.batch import Batch, Samples
+from mirabelle.task.batch import Batch
+from mirabelle.task.samples import Samples
 
 
 def test_how_samples_are_given_does_not_matter() -> None:

@@ -24,7 +24,7 @@ from mirabelle.runtime.export import export
 from mirabelle.runtime.gates import first_differing_layer, same_outputs, torch_equals_onnx
 from mirabelle.scores import Taylor
 from mirabelle.scores.evidence import evidence_for
-from mirabelle.task.batch import Stream
+from mirabelle.task.samples import Stream
 from mirabelle.training import evaluate, outputs_of
 from mirabelle.training.teacher import guidance
 from mirabelle.training.teacher_targets import answered

@@ -36,7 +36,8 @@ from mirabelle.objectives.hidden import FeatureTerm
 from mirabelle.objectives.layer_matching import pairs_of
 from mirabelle.run import files
 from mirabelle.sources.zoo import resnet20
-from mirabelle.task.batch import Batch, Stream
+from mirabelle.task.batch import Batch
+from mirabelle.task.samples import Stream
 from mirabelle.training import fit
 from mirabelle.training.execution import Execution
 from mirabelle.training.teacher import guidance

@@ -14,6 +14,7 @@ from mirabelle.calibration.columns import columns_of
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import Architecture, architecture_of, attach
 from mirabelle.model.edits import Cut
+from mirabelle.model.state import copied
 from mirabelle.prune.recovery import reconstruct, reestimate_batch_norm
 from mirabelle.sources.datasets.digits import digits
 from mirabelle.sources.zoo import digits_cnn
@@ -259,3 +260,40 @@ def test_half_of_a_trained_network_works_again_without_labels(tmp_path: Path) ->
 
     assert accuracy(recovery.model) > max(accuracy(smaller) + 0.03, accuracy(dense) - 0.03)
     assert set(recovery.layers) == {"conv2", "fc1", "fc2"}
+
+
+class Words(nn.Module):
+    """Reads tokens that an attention mask counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.inner, self.head = nn.Embedding(9, 6), nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        counted = attention_mask[..., None].float()
+        return (self.head(torch.relu(self.inner(self.table(input_ids)))) * counted).sum(1) / counted.sum(1)
+
+
+def test_tokens_that_are_masked_do_not_count_in_a_fit() -> None:
+    """Padding to twice the length, with whatever tokens, changes neither the fit nor what it says of it."""
+    torch.manual_seed(0)
+    dense = Words().eval()
+    smaller = copied(dense)
+    smaller.inner, smaller.head = nn.Linear(6, 4), nn.Linear(4, 3)
+    with torch.no_grad():
+        smaller.inner.weight.copy_(dense.inner.weight[:4])
+        smaller.inner.bias.copy_(dense.inner.bias[:4])
+        smaller.head.weight.copy_(dense.head.weight[:, :4])
+        smaller.head.bias.copy_(dense.head.bias)
+    cut = {"inner.weight": {0: [0, 1, 2, 3]}, "inner.bias": {0: [0, 1, 2, 3]}, "head.weight": {1: [0, 1, 2, 3]}}
+    attach(smaller, Architecture().with_edit(Cut.of(cut, {})))
+    ids, mask = torch.randint(0, 9, (50, 5)), torch.ones(50, 5, dtype=torch.long)
+    padded = {
+        "input_ids": torch.cat([ids, torch.randint(0, 9, (50, 5))], 1), "attention_mask": torch.cat([mask, 0 * mask], 1)
+    }  # fmt: skip
+    plain = reconstruct(dense, smaller, [{"input_ids": ids, "attention_mask": mask}])
+    found = reconstruct(dense, smaller, [padded])
+    torch.testing.assert_close(found.model.head.weight, plain.model.head.weight)
+    torch.testing.assert_close(found.model.head.bias, plain.model.head.bias)
+    assert not torch.allclose(plain.model.head.weight, smaller.head.weight)
+    assert found.layers["head"] == pytest.approx(plain.layers["head"])

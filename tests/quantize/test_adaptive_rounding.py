@@ -16,7 +16,7 @@ from mirabelle.numerics import affine
 from mirabelle.numerics.adaptive_rounding import adaptive_codes, output_error
 from mirabelle.quantize import StaticLayer
 from mirabelle.report import read_events
-from mirabelle.task.batch import Samples
+from mirabelle.task.samples import Samples
 
 
 def correlated(rows: int, columns: int, count: int = 2000) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,8 @@ from torch.nn import functional
 from mirabelle import Run, Task, quantize
 from mirabelle.quantize.equalization import equalize
 from mirabelle.quantize.surroundings import Flow, Pair
-from mirabelle.task.batch import Batch, Samples
+from mirabelle.task.batch import Batch
+from mirabelle.task.samples import Samples
 
 
 class Net(nn.Module):

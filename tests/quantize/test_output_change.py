@@ -13,7 +13,7 @@ from mirabelle.calibration.samples import CalibrationSamples
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
 from mirabelle.quantize.output_change import OutputChange
-from mirabelle.task.batch import Samples
+from mirabelle.task.samples import Samples
 
 
 class Reader(nn.Module):

@@ -19,7 +19,7 @@ from mirabelle.quantize.surroundings import Flow
 from mirabelle.report import left_by_steps, read_events
 from mirabelle.runtime.export import export
 from mirabelle.runtime.onnxruntime import OnnxSession
-from mirabelle.task.batch import Samples
+from mirabelle.task.samples import Samples
 
 
 class TwoHeads(nn.Module):

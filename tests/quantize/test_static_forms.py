@@ -19,7 +19,8 @@ from mirabelle.quantize.bias_correction import corrected_layers
 from mirabelle.runtime.export import export
 from mirabelle.runtime.onnxruntime import OnnxSession
 from mirabelle.runtime.program import exported_program
-from mirabelle.task.batch import Batch, Samples
+from mirabelle.task.batch import Batch
+from mirabelle.task.samples import Samples
 
 
 class Net(nn.Module):

@@ -25,7 +25,8 @@ from mirabelle.sources import model_from
 from mirabelle.sources.datasets.digits import digits
 from mirabelle.sources.models.onnx_graph import OnnxModule, module_from_onnx
 from mirabelle.sources.zoo import digits_cnn, resnet20
-from mirabelle.task.batch import Samples, arguments_of
+from mirabelle.task.batch import arguments_of
+from mirabelle.task.samples import Samples
 
 pytestmark = pytest.mark.usefixtures("quietly")
 

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from mirabelle import Augmentation, Task
 from mirabelle.errors import UserError
 from mirabelle.recipe.file import read_recipe
-from mirabelle.task.batch import Samples
 from mirabelle.task.preprocessing import Image
+from mirabelle.task.samples import Samples
 
 RECIPE = """
 schema = 1

@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorD
 
 from mirabelle import Task
 from mirabelle.errors import UserError
-from mirabelle.task.batch import Samples, Stream, call, tensors_of
+from mirabelle.task.batch import call, tensors_of
 from mirabelle.task.given_data import data_of
 from mirabelle.task.metric import Metric
 from mirabelle.task.read_once import notes_on_reading
+from mirabelle.task.samples import Samples, Stream
 
 
 class Endless(IterableDataset):

@@ -23,9 +23,10 @@ from mirabelle.objectives import Forward, Regression, SoftTargets
 from mirabelle.runtime.export import export
 from mirabelle.runtime.gates import batches_to_compare, same_outputs, torch_equals_onnx
 from mirabelle.sources import task_from
-from mirabelle.task.batch import Samples, as_outputs, in_float32, joined, parts_of
+from mirabelle.task.batch import as_outputs, in_float32, joined, parts_of
 from mirabelle.task.given_data import data_of
 from mirabelle.task.loss import Matching
+from mirabelle.task.samples import Samples
 from mirabelle.training.teacher import guidance
 
 PLACES = 16

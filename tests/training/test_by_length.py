@@ -16,7 +16,7 @@ from mirabelle.model.state import copied, fingerprint
 from mirabelle.objectives import HiddenStates, SoftTargets
 from mirabelle.quantize.output_change import OutputChange
 from mirabelle.run.journal import read_events
-from mirabelle.task.batch import Samples
+from mirabelle.task.samples import Samples
 from mirabelle.training import Training, fit
 from mirabelle.training.by_length import ByLength, batches_by_length, order_by_length
 from mirabelle.training.checkpoint import Checkpoint

@@ -19,8 +19,8 @@ from mirabelle.job.dry_run import JobPlan
 from mirabelle.job.forecast import forecast
 from mirabelle.objectives.review import ProjectedFusion
 from mirabelle.recipe import Recipe
-from mirabelle.task.batch import Stream
 from mirabelle.task.goal import Goal
+from mirabelle.task.samples import Stream
 from mirabelle.training import fit
 
 X = torch.randn(97, 6, generator=torch.Generator().manual_seed(0))

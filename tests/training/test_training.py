@@ -20,7 +20,7 @@ from mirabelle.errors import UserError
 from mirabelle.model.architecture import Architecture, attach
 from mirabelle.model.state import fingerprint
 from mirabelle.objectives import L1, Forward, SoftTargets, TaskLoss
-from mirabelle.task.batch import Samples, Stream
+from mirabelle.task.samples import Samples, Stream
 from mirabelle.training import Execution, Joint, evaluate, fastest_execution, fit
 from mirabelle.training.checkpoint import Checkpoint
 from mirabelle.training.evaluation import evaluation

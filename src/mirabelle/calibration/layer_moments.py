@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from mirabelle.calibration.passes import layer_by_layer
 from mirabelle.calibration.samples import DrawnRows, SampleBatches
 from mirabelle.errors import UserError
 from mirabelle.model.watch import LayerRun, watch
-from mirabelle.task.batch import Inputs, tensors_of
+from mirabelle.task.batch import Batch, Inputs, tensors_of
 
 _ROWS_OF_A_COLUMN, _FEWEST, _FEWEST_LARGE, _MOST = 8, 128, 32, 4096
 _MOST_ROWS = 1 << 18  # of a layer; far more than columns, and those of large images resemble each other
@@ -107,9 +107,13 @@ def samples_needed(model: nn.Module, few: SampleBatches, layers: Mapping[str, tu
 
 
 class Masked:
-    """Batches of inputs, which remember the mask of the batch that runs."""
+    """Batches of inputs, which remember the mask of the batch that runs.
 
-    def __init__(self, batches: SampleBatches) -> None:
+    Args:
+        batches: of inputs, or of samples.
+    """
+
+    def __init__(self, batches: SampleBatches | Sequence[Batch]) -> None:
         self._batches = batches
         self._mask: Tensor | None = None
 
@@ -117,19 +121,25 @@ class Masked:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Inputs]:
-        for inputs in self._batches:
+        for batch in self._batches:
+            inputs = batch.inputs if isinstance(batch, Batch) else batch
             found = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
             self._mask = found.bool() if isinstance(found, Tensor) else None
             yield inputs
 
     def rows_in_all(self, rows_in_first: int) -> int:
         """As that of the batches; where a mask hides more in some batches than in others, about so many."""
+        assert isinstance(self._batches, SampleBatches), "which know their sizes"
         return self._batches.rows_in_all(rows_in_first)
 
     def read(self, given: Tensor) -> Tensor:
         """The inputs of a layer, (samples, tokens, width), at the tokens that count, (tokens, width); others as given."""
         mask = self._mask
         return given[mask] if mask is not None and given.ndim > mask.ndim and given.shape[: mask.ndim] == mask.shape else given
+
+    def of_tokens(self, numbers: Tensor) -> Tensor:
+        """Numbers of tokens, (samples, tokens), that count, (tokens,); others as given."""
+        return numbers[self._mask] if self._mask is not None and numbers.shape == self._mask.shape else numbers
 
 
 class _Collected:

@@ -63,6 +63,11 @@ class Moments:
         known = self._means
         self._means = known[0] + apart[0] * (count / self.rows), known[1] + apart[1] * (count / self.rows)
 
+    def home(self) -> None:
+        """Bring the sums to the CPU, from the device of the rows."""
+        self._sum = None if self._sum is None else self._sum.cpu()
+        self._means = None if self._means is None else (self._means[0].cpu(), self._means[1].cpu())
+
     @property
     def means(self) -> tuple[Tensor, Tensor]:
         """The means of x and of y, each (groups, 1, columns), for centred moments with at least one row."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mirabelle.calibration.settings import Calibration
 from mirabelle.errors import UserError
+from mirabelle.model.device import at_work
 from mirabelle.model.watch import LayerRun, watch
 from mirabelle.numerics.arrays import to_numpy
 from mirabelle.numerics.ranges import Counts, Edges, entropy_threshold, least_error_range, percentile_range
@@ -71,7 +72,8 @@ def activation_ranges(
         known = extremes.get(run.name, Range(low, high))
         extremes[run.name] = Range(min(known.low, low), max(known.high, high))
 
-    watch(model, batches, modules, after=widen)
+    with at_work(model):
+        watch(model, batches, modules, after=widen)
     if method == "min-max":
         return extremes
     counts = {name: np.zeros(_BINS) for name in extremes}
@@ -81,7 +83,8 @@ def activation_ranges(
         edges = _edges(extremes[run.name], method)
         counts[run.name] += to_numpy(torch.histc(values.float(), _BINS, float(edges[0]), float(edges[-1])).double())
 
-    watch(model, batches, modules, after=count)
+    with at_work(model):
+        watch(model, batches, modules, after=count)
     return {name: _clipped(counts[name], extremes[name], method, percentile) for name in extremes}
 
 

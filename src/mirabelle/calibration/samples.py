@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mirabelle.errors import UserError
 from mirabelle.model.watch import watch
 from mirabelle.numerics.draws import generator_from
-from mirabelle.task.batch import Batch, Inputs, Samples, Stream, map_tensors, tensors_of
+from mirabelle.task.batch import Batch, Inputs, map_tensors, tensors_of
+from mirabelle.task.samples import Samples, Stream
 
 LEAST_ROWS = 10_000  # least number of rows of a layer to draw, if it has as many
 # Most bytes of an operator's result; a forward pass holds a few of this size. All samples are one batch if they stay within the

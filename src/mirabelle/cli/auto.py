@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mirabelle.cli.options import data_dir_option, json_option, quiet_option, set_option, verbose
+from mirabelle.cli.options import data_dir_option, device_option, json_option, quiet_option, set_option, verbose
 from mirabelle.errors import UserError, gathered, raise_all
 
 if TYPE_CHECKING:
@@ -52,12 +52,13 @@ _MINUTES = 30.0
 )
 @click.option("--seed", type=click.IntRange(min=0, max=(1 << 63) - 1), help="Seed of all random numbers.")
 @data_dir_option
+@device_option
 @set_option
 @json_option
 @quiet_option
 def command(
     *, file: Path | None, data_dir: Path | None, minutes: str | None, dry_run: bool, out: Path | None,
-    settings: tuple[str, ...], as_json: bool, quiet: bool, **given: Any,
+    device: str | None, settings: tuple[str, ...], as_json: bool, quiet: bool, **given: Any,
 ) -> int:  # fmt: skip
     """Find the recipe that meets a goal, and compress the model with it.
 
@@ -75,6 +76,7 @@ def command(
     trials = _trials(given)
     seed = given.pop("seed")
     settings = settings if seed is None else (*settings, f"seed={seed}")
+    settings = settings if device is None else (*settings, f"run.device={device}")
     folder = out or Path("runs") / (f"auto-{file.stem}" if file is not None else "auto")
     read = read_goal_file(_written(given, folder) if file is None else _alone(file, given), settings, data_folder=data_dir)
 

@@ -8,18 +8,26 @@ from pathlib import Path
 
 import click
 
-from mirabelle.cli.options import data_dir_option, json_option, quiet_option, set_option, verbose
+from mirabelle.cli.options import data_dir_option, device_option, json_option, quiet_option, set_option, verbose
 
 
 @click.command("compare", short_help="Compare techniques or recipes at equal budgets.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder; by default runs/<name of the file>.")
 @data_dir_option
+@device_option
 @set_option
 @json_option
 @quiet_option
 def command(
-    *, file: Path, out: Path | None, data_dir: Path | None, settings: tuple[str, ...], as_json: bool, quiet: bool
+    *,
+    file: Path,
+    out: Path | None,
+    data_dir: Path | None,
+    device: str | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
 ) -> int:
     """Compare the techniques or recipes of FILE at equal budgets of bytes, operations or milliseconds.
 
@@ -32,6 +40,7 @@ def command(
     """
     from mirabelle.recipe.comparison import read_comparison
 
+    settings = settings if device is None else (*settings, f"run.device={device}")
     read = read_comparison(file, settings, data_folder=data_dir)  # before heavy imports: mistakes are reported at once
 
     from mirabelle.cli.display import Watcher

@@ -193,7 +193,7 @@ def _program(made: _Export, largest_batch: int | None) -> bytes:
     from mirabelle.model.architecture import rounds
     from mirabelle.runtime.gates import torch_equals_onnx
     from mirabelle.runtime.program import LoadedProgram, exported_program, program_bytes
-    from mirabelle.task.batch import Samples
+    from mirabelle.task.samples import Samples
 
     content = program_bytes(exported_program(made.module, made.example, largest_batch=largest_batch))
     batches = made.batches

@@ -25,6 +25,9 @@ data_option = click.option(
 data_dir_option = click.option(
     "--data-dir", type=click.Path(path_type=Path), help="Folder with the built-in data sets; by default $MIRABELLE_DATA."
 )
+device_option = click.option(
+    "--device", metavar="NAME", help='Where models compute: "auto" (the accelerator that is there), "cpu", "cuda", "cuda:1".'
+)
 set_option = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe, such as step.1.sparsity=0.9."
 )

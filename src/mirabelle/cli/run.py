@@ -10,6 +10,7 @@ import click
 
 from mirabelle.cli.options import (
     data_dir_option,
+    device_option,
     goal_runtime_option,
     json_option,
     quiet_option,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder of the run; by default runs/<name of the recipe>.")
 @data_dir_option
 @click.option("--seed", type=click.IntRange(min=0, max=(1 << 63) - 1), help="Override the seed of the recipe.")
+@device_option
 @set_option
 @goal_runtime_option
 @track_option
@@ -39,6 +41,7 @@ def command(
     out: Path | None,
     data_dir: Path | None,
     seed: int | None,
+    device: str | None,
     settings: tuple[str, ...],
     runtime: str | None,
     track: tuple[str, ...],
@@ -54,6 +57,7 @@ def command(
       mirabelle run recipe.toml --out runs/mine --set step.1.sparsity=0.7
     """
     settings = settings if seed is None else (*settings, f"seed={seed}")
+    settings = settings if device is None else (*settings, f"run.device={device}")
     settings = settings if runtime is None else (*settings, f"goal.runtime={runtime}")
     out = out or Path("runs") / recipe.stem
     return run_recipe(recipe, out, data_dir, settings, track=track, as_json=as_json, quiet=quiet)
@@ -103,6 +107,7 @@ def run_recipe(
             teacher_train=file.teacher.train if file.teacher else None,
             callbacks=(*watchers, *trackers),
             source=Source(tables=file.source(), decisions=file.decisions, origin=file.origin),
+            device=file.run.device,
         )
     if as_json:
         click.echo((result.folder / "report.json").read_text("utf-8"), nl=False)

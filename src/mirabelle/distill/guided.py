@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError
-from mirabelle.model.device import device_of
+from mirabelle.model.device import device_of_job
 from mirabelle.model.state import in_eval_mode, load_tensors, tensors_of_module
 from mirabelle.model.taps import Taps
 from mirabelle.model.watch import LayerRun, watched
@@ -75,7 +75,7 @@ class Guided:
         self._hooks = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        device = device_of(self._model)
+        device = device_of_job(self._model)
         self._bound.to(device)
         self._teacher.to(device)
         self._taps.__enter__()

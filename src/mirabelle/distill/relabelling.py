@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mirabelle.errors import UserError
 from mirabelle.numerics.several_outputs import UNLABELLED
-from mirabelle.task.batch import Inputs, Samples
+from mirabelle.task.batch import Inputs
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 from mirabelle.training.teacher_targets import with_answers
 

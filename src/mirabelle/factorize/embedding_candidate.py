@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mirabelle.calibration.layer_moments import Masked
 from mirabelle.calibration.samples import CalibrationSamples
 from mirabelle.factorize.candidate import Candidate, Cost, Ranks
 from mirabelle.factorize.low_rank_embedding import LowRankEmbedding
@@ -59,7 +60,8 @@ def counts_of_rows(
 
     def count(run: LayerRun) -> None:
         assert run.input is not None, "an embedding takes a tensor"
-        counts[run.name] += torch.bincount(run.input.flatten().long(), minlength=len(counts[run.name]))
+        counts[run.name] += torch.bincount(batches.of_tokens(run.input).flatten().long(), minlength=len(counts[run.name]))
 
-    watch(model, CalibrationSamples.drawn(task.train, samples, seed).for_model(model), layers, before=count)
+    batches = Masked(CalibrationSamples.drawn(task.train, samples, seed).for_model(model))
+    watch(model, batches, layers, before=count)
     return counts

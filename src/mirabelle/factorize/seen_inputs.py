@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.calibration.columns import columns_of
+from mirabelle.calibration.layer_moments import Masked
 from mirabelle.calibration.moments import Moments
 from mirabelle.calibration.samples import CalibrationSamples
 from mirabelle.errors import UserError
+from mirabelle.model.device import at_work
 from mirabelle.model.watch import LayerRun, watch
 from mirabelle.task.task import Task
 
@@ -71,7 +73,7 @@ def seen_inputs(
         model: runs in eval mode, on the example of the task and then on the calibration samples.
         task: gives them.
         layers: linear layers and convolutions, without samples also embeddings, by name.
-        samples: number of training samples for the moments; 0 for none.
+        samples: number of training samples for the moments; 0 for none. Tokens that an "attention_mask" masks do not count.
         seed: of the draw.
 
     Raises:
@@ -98,8 +100,14 @@ def seen_inputs(
             raise UserError("E131", message, f'look at these data and weights, or exclude = ["{run.name}"]')
         moments, columns = found[run.name].moments, columns_of(layers[run.name])
         assert moments is not None, "made above"
-        for rows in [run.input.reshape(1, -1, run.input.shape[-1])] if columns is None else columns.of(run.input):
+        read = batches.read(run.input)
+        for rows in [read.reshape(1, -1, read.shape[-1])] if columns is None else columns.of(read):
             moments.add(rows)
 
-    watch(model, drawn.for_model(model), layers, before=take)
+    with at_work(model):
+        batches = Masked(drawn.for_model(model))
+        watch(model, batches, layers, before=take)
+    for seen in found.values():
+        assert seen.moments is not None, "made above"
+        seen.moments.home()
     return found

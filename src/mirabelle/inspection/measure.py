@@ -21,9 +21,10 @@ from mirabelle.numerics.statistics import Scores
 from mirabelle.run.files import length_of_tensors
 from mirabelle.runtime.export import export
 from mirabelle.runtime.runtime import Session
-from mirabelle.task.batch import Batch, Samples, Stream, call
+from mirabelle.task.batch import Batch, call
 from mirabelle.task.outputs import Form
 from mirabelle.task.profile import Profile, SizeBytes
+from mirabelle.task.samples import Samples, Stream
 from mirabelle.task.task import Task
 from mirabelle.training.evaluation import evaluation
 
@@ -85,7 +86,7 @@ def measure(
     In torch, the model runs in evaluation mode; the mode of each of its modules is restored.
 
     Raises:
-        UserError: E121 if the model is not on the CPU, or a metric is not finite.
+        UserError: E121 if the model has tensors without values, or a metric is not finite.
     """
     check_device(model)
     metrics = (task.metric, *task.extra_metrics)

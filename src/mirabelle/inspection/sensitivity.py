@@ -27,7 +27,8 @@ from mirabelle.numerics.masks import keep_highest
 from mirabelle.prune.ranking import ranked
 from mirabelle.scores import Magnitude, Score
 from mirabelle.scores.evidence import evidence_for
-from mirabelle.task.batch import Batch, Samples, arguments_of, as_outputs, call
+from mirabelle.task.batch import Batch, arguments_of, as_outputs, call
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 from mirabelle.training import evaluate_metrics
 
@@ -143,7 +144,7 @@ def sensitivity_of(
 
     Raises:
         UserError: E110 if a sparsity is out of range or there is no sample, E112 if nothing can be removed, E121 if the model
-            cannot be traced or is not on the CPU, or if the loss of the unchanged model is not finite.
+            cannot be traced or has tensors without values, or if the loss of the unchanged model is not finite.
 
     Example:
         >>> x = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))

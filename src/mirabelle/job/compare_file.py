@@ -16,11 +16,12 @@ from mirabelle.job.fitting import Limit
 from mirabelle.job.job import trained
 from mirabelle.job.program import code_of_run
 from mirabelle.job.techniques import OpenRecipe, recipe_of_techniques
+from mirabelle.job.where import as_begun
 from mirabelle.model.state import fingerprint
 from mirabelle.recipe.comparison import KINDS, CandidateRecipe, ComparisonFile, LimitKind
 from mirabelle.recipe.file import SourcesFile
 from mirabelle.run.journal import Callback
-from mirabelle.run.run import Run, threads_of_run, torch_threads
+from mirabelle.run.run import Run
 from mirabelle.task.task import Task
 from mirabelle.training.settings import Training
 
@@ -46,7 +47,7 @@ def compare_file(
         UserError: those of `compare_at`, and of the trainings.
     """
     table = file.table
-    with torch_threads(threads_of_run(out / "start", {})):
+    with as_begun(out / "start", {}, file.run.device):
         model, task = file.build_model(), file.build_task(data_folder)
         teacher = file.build_teacher()
         task = with_model_outputs_as_targets(task, teacher or model)

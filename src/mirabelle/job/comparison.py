@@ -22,6 +22,7 @@ from mirabelle.job.learned import standing, taught_by_start
 from mirabelle.job.processes import record_process
 from mirabelle.job.program import code_of_run
 from mirabelle.job.steps import Reached, walk
+from mirabelle.job.where import as_begun
 from mirabelle.model.device import check_device
 from mirabelle.model.state import copied, fingerprint
 from mirabelle.numerics.arrays import to_numpy
@@ -30,12 +31,12 @@ from mirabelle.recipe.comparison import check_names
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.run import files
 from mirabelle.run.journal import Callback
-from mirabelle.run.run import Run, threads_of_run, torch_threads
+from mirabelle.run.run import Run
 from mirabelle.runtime.runtime import default_runtime, time_alone
 from mirabelle.step import Step, folder_of, step_to_data
-from mirabelle.task.batch import Samples
 from mirabelle.task.goal import Goal
 from mirabelle.task.loss import public_name
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 from mirabelle.training import Training, evaluate, fit, with_replaced_model_as_teacher
 from mirabelle.training.shared import training_of
@@ -57,6 +58,7 @@ def compare(
     reference: str | None = None,
     judge: Literal["validation", "test"] = "validation",
     callbacks: Sequence[Callback] = (),
+    device: str = "auto",
 ) -> Comparison:
     """Run each candidate with each seed, starting from the same model, and evaluate the results on the same samples.
 
@@ -74,11 +76,12 @@ def compare(
         reference: name of the candidate with which the others are compared; by default the first.
         judge: the split for the evaluation. Choose a recipe on "validation"; use "test" once, after the choice.
         callbacks: functions that are called with each event, as in `mirabelle.compress`.
+        device: as in `mirabelle.compress`.
 
     Raises:
         UserError: E110 for a name that cannot be that of a folder; E111 if there are no candidates or seeds, or the reference
-            is not a candidate; E121 if a model is not on the CPU; E150 if `out` contains another comparison; and the errors of
-            the steps.
+            is not a candidate; E121 if a model has tensors without values; E150 if `out` contains another comparison; and the
+            errors of the steps.
 
     Example:
         >>> import mirabelle, tempfile, torch
@@ -97,7 +100,7 @@ def compare(
         raise UserError("E111", message, "give the name of a candidate as `reference`")
     check_names(candidates)
     check_device(model)
-    with torch_threads(threads_of_run(out / next(iter(candidates)) / f"seed-{seeds[0]}", {})):
+    with as_begun(out / next(iter(candidates)) / f"seed-{seeds[0]}", {}, device):
         recipes = {name: Recipe(steps) for name, steps in candidates.items()}
         task = with_model_outputs_as_targets(task, task.teacher or model)
         codes = {name: code_of_run(model, task, recipe.steps, task.teacher) for name, recipe in recipes.items()}

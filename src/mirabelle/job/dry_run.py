@@ -20,6 +20,7 @@ from mirabelle.job.metric_trial import (
     check_targets,
     try_metrics,
 )
+from mirabelle.model.device import CPU, at_work, device_of_job, home
 from mirabelle.model.fast_path import check_fast_path
 from mirabelle.model.state import copied
 from mirabelle.numerics.draws import global_draws
@@ -29,7 +30,7 @@ from mirabelle.run.run import Run
 from mirabelle.sources.models.huggingface import HuggingFaceModel
 from mirabelle.sources.models.onnx_graph import OnnxModule
 from mirabelle.step import Preview, folder_of
-from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, call, in_float32, map_tensors, parts_of, tensors_of
+from mirabelle.task.batch import Batch, Inputs, Outputs, call, in_float32, map_tensors, parts_of, tensors_of
 from mirabelle.task.class_targets import check_one_hot
 from mirabelle.task.goal import Goal
 from mirabelle.task.loss import cross_entropy
@@ -37,6 +38,7 @@ from mirabelle.task.outputs import Form
 from mirabelle.task.preprocessing.raw_inputs import Preprocessing
 from mirabelle.task.preprocessing.table import Table
 from mirabelle.task.preprocessing.text import TOKENIZER, Text, vocabulary_of
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 from mirabelle.training import Training, default_objective, outputs_of, with_replaced_model_as_teacher
 from mirabelle.training.shared import training_of
@@ -251,15 +253,21 @@ def _outputs(model: nn.Module, batch: Batch, preprocessing: Preprocessing | None
     given = ", ".join(f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors_of(batch.inputs))
     if isinstance(model, (HuggingFaceModel, OnnxModule)):
         model.check(batch.inputs)
+    tried = copied(model).eval()
+    device = device_of_job(tried)
     try:
-        with torch.no_grad():
-            outputs = call(copied(model).eval(), batch.inputs)
+        with torch.no_grad(), at_work(tried):
+            outputs = home(call(tried, batch.inputs))
     except Exception as error:
         if is_out_of_memory(error):
             raise
         if isinstance(preprocessing, Table) and "shapes cannot be multiplied" in str(error):
             message = f"the model does not take the {preprocessing.shape[0]} features of each row of the table"
             raise UserError("E121", message, f"give it this width. {preprocessing.sentence}") from error
+        if device != CPU and _runs(model, batch.inputs):
+            message = f"the model computes on the CPU, but not on {device}: {error}"
+            remedy = "make tensors that it keeps buffers (self.register_buffer), or give --device cpu"
+            raise UserError("E121", message.splitlines()[0], remedy) from error
         message = f"the model fails on inputs of {given}: {error}"
         remedy = "check that shapes and dtypes fit the model; [task] arguments determine how data are read from files"
         if _runs(model, map_tensors(batch.inputs, Tensor.float)):

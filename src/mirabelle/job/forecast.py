@@ -28,9 +28,10 @@ from mirabelle.run.run import Run
 from mirabelle.runtime.latency import Ratio
 from mirabelle.runtime.runtime import time_side_by_side
 from mirabelle.step import Preview, use_of
-from mirabelle.task.batch import Samples, Stream, parts_of, tensors_of
+from mirabelle.task.batch import parts_of, tensors_of
 from mirabelle.task.goal import Shortfall
 from mirabelle.task.profile import Profile
+from mirabelle.task.samples import Samples, Stream
 from mirabelle.task.task import Task
 from mirabelle.training import Training, default_objective, evaluate, fit, outputs_of, with_replaced_model_as_teacher
 from mirabelle.training.shared import training_of

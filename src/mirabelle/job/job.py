@@ -29,8 +29,9 @@ from mirabelle.job.processes import processes_of, record_process
 from mirabelle.job.program import code_of_run
 from mirabelle.job.result import Result, checked, tell_end
 from mirabelle.job.steps import Reached, codecs_of, run_or_resume, walk
+from mirabelle.job.where import as_begun
 from mirabelle.model.architecture import rounds
-from mirabelle.model.device import check_device
+from mirabelle.model.device import CPU, check_device, on_cpu
 from mirabelle.model.state import copied, fingerprint, on_same_parameters, with_other_weights
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.records.annotated_toml import ORIGINS, Origin
@@ -48,12 +49,13 @@ from mirabelle.report import (
 from mirabelle.report.verdict import not_finite
 from mirabelle.run import files
 from mirabelle.run.journal import Callback
-from mirabelle.run.run import Run, tell_working, threads_of_run, torch_threads
+from mirabelle.run.run import Run, tell_working
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_outputs, torch_equals_onnx
 from mirabelle.runtime.runtime import time_side_by_side
 from mirabelle.sources.models.by_name import in_torch
 from mirabelle.sources.models.native import Native
 from mirabelle.step import Step
+from mirabelle.task.batch import place_of
 from mirabelle.task.goal import Goal
 from mirabelle.task.loss import public_name
 from mirabelle.task.profile import StepResult
@@ -77,6 +79,7 @@ def compress(
     callbacks: Sequence[Callback] = (),
     source: Source | None = None,
     codecs: Sequence[Codec] = (),
+    device: str = "auto",
 ) -> Result:
     """Compress a model with a recipe, evaluate the result once on the test set, and write artifact and report to a folder.
 
@@ -98,11 +101,13 @@ def compress(
             exception, the run ends, and can be continued later.
         source: information from a recipe file beyond the other arguments.
         codecs: user-defined codecs, tried for the packed file in addition to the built-in ones.
+        device: where models are trained and run: "cpu", "cuda", "cuda:1", "mps" or "xpu"; "auto" takes the accelerator that is
+            there, and the device with which a run began.
 
     Raises:
-        UserError: E121 if a model is not on the CPU; E150 if the folder contains another run, or the code of the model or of a
-            step has changed since it was started; E152 if another process uses it;
-            E302 if a gate failed (all files and the report are written before); and the errors of the steps.
+        UserError: E121 if a model has tensors without values; E122 if the device is not there; E150 if the folder contains
+            another run, or the code of the model or of a step has changed since it was started; E152 if another process uses
+            it; E302 if a gate failed (all files and the report are written before); and the errors of the steps.
 
     Example:
         >>> import mirabelle, tempfile, torch
@@ -114,15 +119,17 @@ def compress(
         (True, ['packed_unpacked', 'saved_loaded', 'torch_onnx'])
     """
     source = source or Source()
-    with torch_threads(threads_of_run(pathlib.Path(out), source.decisions)):
+    with as_begun(pathlib.Path(out), source.decisions, device):
         dense, guide = in_torch(model), None if teacher is None else in_torch(teacher)
         check_device(dense)
         if guide is not None:
             check_device(guide, "the teacher")
-        task = with_model_outputs_as_targets(task, teacher or model)
+            guide = guide if place_of(guide) in (None, CPU) else on_cpu(guide)
+        task = with_model_outputs_as_targets(task, guide or dense)
         recipe = recipe if isinstance(recipe, Recipe) else Recipe(recipe)
+        shared = _changes_copies_alone(recipe.steps) and place_of(dense) in (None, CPU)
         plan = JobPlan(
-            model=(on_same_parameters(dense) if _changes_copies_alone(recipe.steps) else copied(dense)).eval(),
+            model=(on_same_parameters(dense) if shared else on_cpu(dense)).eval(),
             task=task,
             recipe=recipe,
             goal=goal if isinstance(goal, Goal) else records.build(Goal, goal or {}, "goal"),

@@ -15,9 +15,10 @@ from mirabelle.report import ConstantAnswer
 from mirabelle.report.table import interval
 from mirabelle.report.verdict import plain
 from mirabelle.run.run import Run
-from mirabelle.task.batch import Batch, Outputs, Samples, as_outputs, in_float32, parts_of
+from mirabelle.task.batch import Batch, Outputs, as_outputs, in_float32, parts_of
 from mirabelle.task.constant import Constant, best_constant, constants, own_mean
 from mirabelle.task.profile import MeasuredMetric, Profile
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 from mirabelle.training import evaluate, outputs_of
 

@@ -13,10 +13,11 @@ from mirabelle.model.ending import ending
 from mirabelle.model.state import copied
 from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.numerics.target_shapes import CLASS_SCORES, are_class_indices
-from mirabelle.task.batch import Batch, Outputs, Samples, call, in_float32, joined, parts_of
+from mirabelle.task.batch import Batch, Outputs, call, in_float32, joined, parts_of
 from mirabelle.task.loss import TorchLoss
 from mirabelle.task.metric import Metric, not_finite
 from mirabelle.task.outputs import Form, OutputKind
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 from mirabelle.training import evaluate_metrics
 

@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 
 from mirabelle.errors import UserError
+from mirabelle.job.where import DEVICE
+from mirabelle.model.device import CPU, device_of_job, title_of
 from mirabelle.report.processes import different_conditions
 from mirabelle.run import files
 from mirabelle.run.environment import environment
@@ -27,7 +29,10 @@ def record_process(run: Run, model: nn.Module) -> None:
         model: the packages of its modules count.
     """
     before = processes_of(run.folder)
-    here = environment(type(module).__module__ for module in model.modules())
+    device = device_of_job(model)
+    if device != CPU:
+        run.decide(DEVICE, lambda: str(device))
+    here = environment((type(module).__module__ for module in model.modules()), title_of(device))
     run.event("process", **here)
     if not before:
         before = [here]

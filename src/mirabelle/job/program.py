@@ -13,7 +13,7 @@ from mirabelle.errors import UserError
 from mirabelle.model.program import program_of
 from mirabelle.records.functions import object_from
 from mirabelle.run.code import Code
-from mirabelle.task.batch import Stream
+from mirabelle.task.samples import Stream
 from mirabelle.task.task import Task
 
 

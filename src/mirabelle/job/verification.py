@@ -35,7 +35,8 @@ from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_t
 from mirabelle.runtime.runtime import Runtime, default_runtime, runtime_named
 from mirabelle.runtime.seal import is_as_written
 from mirabelle.runtime.signature import Value, check_inputs, signature_of
-from mirabelle.task.batch import Batch, Samples, tensors_of
+from mirabelle.task.batch import Batch, tensors_of
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 from mirabelle.training.evaluation import evaluation
 

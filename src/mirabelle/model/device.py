@@ -1,44 +1,210 @@
-"""The device of models and batches, the CPU alone so far."""
+"""Where models compute: the device of a job, on which models are while they work. Between that they are on the CPU.
+
+What changes, saves, exports or compares the tensors of a model finds them on the CPU, so only code that runs a model over data
+knows of devices: it does so within `at_work`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Hashable, Iterator
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from mirabelle.errors import UserError
+from mirabelle.model.state import copied
+from mirabelle.task.batch import place_of
 
 CPU = torch.device("cpu")
+_ACCELERATORS = ("cuda", "xpu", "mps")
+_JOB: ContextVar[torch.device | None] = ContextVar("device of the job", default=None)
+V = TypeVar("V")
+Model = TypeVar("Model", bound=nn.Module)
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """The device of a model's first parameter; the CPU for a model without parameters."""
-    return next((parameter.device for parameter in model.parameters()), CPU)
+def named_device(name: str) -> torch.device:
+    """The device of a name: "cpu", "cuda", "cuda:1", "mps", "xpu", or "auto" for the first accelerator, or else the CPU.
+
+    Raises:
+        UserError: E110 for another name; E122 for a device that is not there.
+
+    Example:
+        >>> named_device("cpu")
+        device(type='cpu')
+    """
+    present = devices_present()
+    if name == "auto":
+        return torch.device(present[1] if len(present) > 1 else present[0])
+    kind, colon, number = name.partition(":")
+    if kind not in ("cpu", *_ACCELERATORS) or (colon and not number.isdecimal()):
+        raise UserError("E110", f'device is "{name}"', 'give "auto", "cpu", "cuda", "cuda:1", "mps" or "xpu"')
+    full = name if kind == CPU.type or number else f"{kind}:0"
+    if full not in present:
+        raise UserError("E122", f'device "{name}" is not there', f"there are: {', '.join(present)}")
+    return torch.device(full)
+
+
+def devices_present() -> list[str]:
+    """The names of all devices of this machine with which torch can compute, the CPU first.
+
+    Example:
+        >>> devices_present()[0]
+        'cpu'
+    """
+    found = [CPU.type]
+    for kind in _ACCELERATORS:
+        library = getattr(torch, kind, None)
+        if library is not None and library.is_available():
+            found += [f"{kind}:{number}" for number in range(library.device_count())]
+    return found
+
+
+def title_of(device: torch.device) -> str:
+    """The name of a device for people, such as "cuda:0 (NVIDIA H200)"."""
+    library: Any = getattr(torch, device.type, None)
+    name = library.get_device_name(device) if hasattr(library, "get_device_name") else ""
+    return f"{device} ({name})" if name else str(device)
+
+
+@contextlib.contextmanager
+def computing_on(device: torch.device) -> Iterator[torch.device]:
+    """A context in which models compute on a device whenever they are `at_work`."""
+    before = _JOB.set(device)
+    try:
+        yield device
+    finally:
+        _JOB.reset(before)
+
+
+def device_of_jobs() -> torch.device | None:
+    """The device of the job within which this is called; None outside of jobs."""
+    return _JOB.get()
+
+
+def device_of_job(model: nn.Module) -> torch.device:
+    """The device on which a model is to compute: that of the job, or outside of jobs the one on which it is."""
+    return _JOB.get() or place_of(model) or CPU
+
+
+@contextlib.contextmanager
+def at_work(*models: nn.Module) -> Iterator[torch.device]:
+    """A context in which models are on the device of the job; at its end, those that were elsewhere return there.
+
+    A model that is at work already stays where it is, so such contexts may be within one another. What is computed within has
+    the device of the models; what leaves is brought to the CPU by `home`.
+
+    Args:
+        models: with float weights, moved in place.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> with computing_on(CPU), at_work(model) as device:
+        ...     device
+        device(type='cpu')
+    """
+    device = device_of_job(models[0])
+    moved = [(model, place) for model in models if (place := place_of(model)) is not None and place != device]
+    try:
+        for model, _ in moved:
+            move(model, device)
+        yield device
+    finally:
+        for model, place in moved:
+            move(model, place)
+
+
+@contextlib.contextmanager
+def at_home(model: nn.Module) -> Iterator[None]:
+    """A context in which a model is on the CPU, for work that is done there alone, such as tracing; then it returns."""
+    place = place_of(model) or CPU
+    if place != CPU:
+        move(model, CPU)
+    try:
+        yield
+    finally:
+        if place != CPU:
+            move(model, place)
+
+
+def on_cpu(model: Model) -> Model:
+    """A copy of a model on the CPU."""
+    found = copied(model)
+    if place_of(found) not in (None, CPU):
+        move(found, CPU)
+    return found
+
+
+@contextlib.contextmanager
+def copy_at_work(model: Model) -> Iterator[Model]:
+    """A context that gives a copy of a model that is at work, or the model itself if it is; for models that are traced.
+
+    A traced program refers to the memory of the tensors that it was traced with.
+    """
+    made = model if place_of(model) in (None, device_of_job(model)) else copied(model)
+    with at_work(made):
+        yield made
+
+
+def move(model: nn.Module, device: torch.device) -> None:
+    """Move a model in place; tensors that are the same numbers in memory still are afterwards."""
+    own: dict[int, Tensor] = {id(one): one for one in (*model.parameters(), *model.buffers())}
+    same: dict[Hashable, list[Tensor]] = {}
+    for tensor in own.values():
+        place = tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.numel()
+        same.setdefault(place if tensor.numel() else id(tensor), []).append(tensor)
+    views = [(group[0], other, other.stride()) for group in same.values() for other in group[1:]]
+    model.to(device)
+    for first, other, stride in views:
+        other.data = first.data.as_strided(other.size(), stride)
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has computed what it was given, before the time is read."""
+    library = getattr(torch, device.type, None)
+    if device.type in _ACCELERATORS and library is not None:
+        library.synchronize()
+
+
+def home(value: V) -> V:
+    """What was computed, with its tensors on the CPU.
+
+    Example:
+        >>> home((torch.ones(1), "a"))
+        (tensor([1.]), 'a')
+    """
+    moved: V = pytree.tree_map_only(Tensor, lambda tensor: tensor.cpu(), value)
+    return moved
 
 
 def check_device(model: nn.Module, what: str = "the model") -> None:
-    """Raise unless all parameters and buffers of a model are on the CPU, where its batches are, and its parameters float32.
+    """Raise unless all parameters and buffers of a model have values on one device, and its parameters are float32.
 
     Args:
         model: that will be run.
         what: its name in the message.
 
     Raises:
-        UserError: E121 naming the first tensor on another device, or the first parameter in another precision.
+        UserError: E121 naming the first tensor without values or on another device, or parameter in another precision.
 
     Example:
         >>> check_device(nn.Linear(2, 2))
         >>> check_device(nn.Linear(2, 2, device="meta"))
         Traceback (most recent call last):
-        mirabelle.errors.UserError: error[E121]: "weight" of the model is on device "meta"; models are compressed on the CPU
-        help: load its weights, which "meta" does not hold
+        mirabelle.errors.UserError: error[E121]: "weight" of the model is on device "meta", which holds no values
+        help: load its weights
     """
+    first = place_of(model)
     for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
-        if tensor.device.type != CPU.type:
-            place = tensor.device
-            remedy = 'load its weights, which "meta" does not hold' if tensor.is_meta else 'move it: model.to("cpu")'
-            raise UserError("E121", f'"{name}" of {what} is on device "{place}"; models are compressed on the CPU', remedy)
+        if tensor.is_meta:
+            raise UserError("E121", f'"{name}" of {what} is on device "meta", which holds no values', "load its weights")
+        if tensor.device != first:
+            message = f'"{name}" of {what} is on device "{tensor.device}", other tensors are on "{first}"'
+            raise UserError("E121", message, 'move it whole: model.to("cpu")')
         if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() and tensor.dtype != torch.float32:
             message = f'"{name}" of {what} is {tensor.dtype}; models are compressed in float32'
             raise UserError("E121", message, "convert it: model.float()")

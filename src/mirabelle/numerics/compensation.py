@@ -121,10 +121,11 @@ class Rounding:
         self._group, self._grid, self._kept = group_size, grid, kept
         self._order = None if order is None else order.tolist()
         groups = -(-weight.shape[1] // group_size)
-        self._scale, self._zero = torch.ones(len(weight), groups), torch.zeros(len(weight), groups)
+        self._scale = torch.ones(len(weight), groups, device=weight.device)
+        self._zero = torch.zeros_like(self._scale)
         if order is not None:
             self._scale, self._zero = group_steps(weight, group_size, grid)
-        self._codes = torch.zeros(weight.shape[::-1], dtype=torch.int8)
+        self._codes = torch.zeros(weight.shape[::-1], dtype=torch.int8, device=weight.device)
 
     @property
     def block(self) -> int:

@@ -131,7 +131,7 @@ def jensen_shannon_divergence(student: Tensor, teacher: Tensor, temperature: flo
     """
     log_q = F.log_softmax(_exact(student) / temperature, dim=-1)
     log_p = F.log_softmax(_exact(teacher) / temperature, dim=-1)
-    weights = log_q.new_tensor([share, 1 - share]).log()
+    weights = torch.tensor([share, 1 - share], dtype=log_q.dtype).log().to(log_q.device)
     log_m = torch.logaddexp(log_p + weights[0], log_q + weights[1])
     total = share * F.kl_div(log_m, log_p, reduction="sum", log_target=True)
     total = total + (1 - share) * F.kl_div(log_m, log_q, reduction="sum", log_target=True)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 _SEEDS_OF_NUMPY = 1 << 32
+_ACCELERATORS = ("cuda", "xpu", "mps")  # types of devices with a global generator of their own
 
 
 def generator_from(seed: int) -> torch.Generator:
@@ -22,14 +23,22 @@ def generator_from(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed torch's global generator on the CPU, and that of a device."""
+    torch.default_generator.manual_seed(seed)
+    if device.type in _ACCELERATORS:
+        getattr(torch, device.type).manual_seed(seed)
+
+
 @contextmanager
-def global_draws(seed: int | None = None) -> Iterator[None]:
-    """A context in which draws from torch's global generator follow from `seed`; its state is restored at the end.
+def global_draws(seed: int | None = None, device: torch.device | None = None) -> Iterator[None]:
+    """A context in which draws from torch's global generators follow from `seed`; their states are restored at the end.
 
     It serves for code that draws from no other generator, such as dropout and layers that initialize themselves.
 
     Args:
-        seed: None leaves the generator as it is at the beginning.
+        seed: None leaves the generators as they are at the beginning.
+        device: whose generator is meant, besides that of the CPU.
 
     Example:
         >>> with global_draws(0):
@@ -38,10 +47,16 @@ def global_draws(seed: int | None = None) -> Iterator[None]:
         ...     torch.equal(first, torch.rand(2))
         True
     """
+    library = getattr(torch, device.type) if device is not None and device.type in _ACCELERATORS else None
+    before = None if library is None else library.get_rng_state()
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.manual_seed(seed)
-        yield
+        try:
+            yield
+        finally:
+            if library is not None:
+                library.set_rng_state(before)
 
 
 @contextmanager

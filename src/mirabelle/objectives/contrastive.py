@@ -13,7 +13,7 @@ from mirabelle.errors import UserError
 from mirabelle.numerics.relations import contrastive_estimate
 from mirabelle.objectives.forward import Forward
 from mirabelle.objectives.layer_matching import Pair
-from mirabelle.task.batch import Samples
+from mirabelle.task.samples import Samples
 
 if TYPE_CHECKING:
     from mirabelle.task.task import Task
@@ -81,7 +81,7 @@ class Contrastive(nn.Module):
         if torch.isnan(sums[side]):
             mean = others.detach().logsumexp((0, 1)) - math.log(others.numel())
             sums[side] = mean + math.log(self.count)
-        others = others.masked_fill(index[:, None] == drawn, -torch.inf)  # a sample is not its own negative
+        others = others.masked_fill((index[:, None] == drawn).to(others.device), -torch.inf)  # a sample is not its own negative
         return contrastive_estimate(same - sums[side].clone(), others - sums[side].clone(), self.count)
 
     def _move(self, banks: tuple[Tensor, Tensor], embeddings: tuple[Tensor, Tensor], index: Tensor) -> None:

@@ -59,7 +59,7 @@ class GroupLasso(Term):
         def penalty(_: Forward) -> Tensor:
             own = squares()
             # The norm has no gradient at zero: values below the smallest positive number are clamped and get gradient 0.
-            return (factors * own.clamp_min(torch.finfo(own.dtype).tiny).sqrt()).sum()
+            return (factors.to(own.device) * own.clamp_min(torch.finfo(own.dtype).tiny).sqrt()).sum()
 
         return BoundFunction(penalty)
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from mirabelle.job.compare_file import trained_start
 from mirabelle.job.dry_run import try_one_batch, with_model_outputs_as_targets
 from mirabelle.job.job import Source
+from mirabelle.job.where import as_begun
 from mirabelle.planning.found import Found
 from mirabelle.planning.search import auto
 from mirabelle.planning.trials import TrialSettings
 from mirabelle.recipe.goal_file import GoalFile
 from mirabelle.run.journal import Callback
-from mirabelle.run.run import threads_of_run, torch_threads
 from mirabelle.task.goal import Goal
 
 
@@ -45,7 +45,7 @@ def auto_file(
     Raises:
         UserError: those of `auto`, and of the trainings.
     """
-    with torch_threads(threads_of_run(out / "start", {})):
+    with as_begun(out / "start", {}, file.run.device):
         model, task, teacher = file.build_model(), file.build_task(data_folder), file.build_teacher()
         labelled = with_model_outputs_as_targets(task, teacher or model)
         try_one_batch(model, labelled)
@@ -53,7 +53,7 @@ def auto_file(
     with file.shown_at():
         return auto(
             model, task, goal or file.goal, out, minutes=minutes, seed=file.seed, teacher=teacher, dry_run=dry_run,
-            trials=trials, source=Source(tables=_tables(file, out)), callbacks=callbacks, tell=tell,
+            trials=trials, source=Source(tables=_tables(file, out)), callbacks=callbacks, tell=tell, device=file.run.device,
         )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ from mirabelle.training.by_length import without_shared_padding
 if TYPE_CHECKING:
     from mirabelle.run.run import Run
     from mirabelle.step import Step
-    from mirabelle.task.batch import Samples
+    from mirabelle.task.samples import Samples
     from mirabelle.task.task import Task
 
 TIMED_SECONDS, _TIMED_TRIES = 0.5, 2  # of each measurement, and how often it is repeated if its interval is wide

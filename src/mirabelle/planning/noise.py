@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mirabelle.model.device import at_work, home
 from mirabelle.model.state import in_eval_mode
 from mirabelle.task.batch import Outputs, as_outputs, call, parts_of
 from mirabelle.task.task import Task
@@ -44,14 +45,14 @@ def metrics_by_change(model: nn.Module, task: Task, seed: int) -> tuple[tuple[fl
     data = task.validation.drawn(_MOST, seed)
     batches = batches_by_length(data, _BATCH, model) or list(data.batches(_BATCH))
     draw = torch.Generator().manual_seed(seed)
-    with in_eval_mode(model):
-        known = [call(model, batch.inputs) for batch in batches]
+    with at_work(model), in_eval_mode(model):
+        known = [home(call(model, batch.inputs)) for batch in batches]
         deviations = _deviations(known)
         found = []
         for change in CHANGES:
             noisy = partial(_with_noise, deviations=[change**0.5 * one for one in deviations], draw=draw)
             if task.metric.of_sequences:
-                scores = evaluate_metrics(lambda inputs: noisy(call(model, inputs)), batches, task, (task.metric,))[0]  # noqa: B023
+                scores = evaluate_metrics(lambda inputs: noisy(home(call(model, inputs))), batches, task, (task.metric,))[0]  # noqa: B023
             else:
                 outputs = iter([noisy(one) for one in known])
                 scores = evaluate_metrics(lambda _: next(outputs), batches, task, (task.metric,))[0]  # noqa: B023

@@ -16,8 +16,9 @@ from mirabelle.job.dry_run import try_one_batch, with_model_outputs_as_targets
 from mirabelle.job.job import Source, compress
 from mirabelle.job.learned import nothing_learned, standing
 from mirabelle.job.result import Result
-from mirabelle.model.device import check_device
-from mirabelle.model.state import copied, fingerprint
+from mirabelle.job.where import as_begun
+from mirabelle.model.device import check_device, on_cpu
+from mirabelle.model.state import fingerprint
 from mirabelle.planning.draft import COSTS, KEYS
 from mirabelle.planning.found import Attempt, Found, costs_of_result, place_of_goal, whole_cost
 from mirabelle.planning.front import write_front
@@ -30,7 +31,7 @@ from mirabelle.recipe.recipe import Recipe
 from mirabelle.report import read_report
 from mirabelle.run import files
 from mirabelle.run.journal import Callback
-from mirabelle.run.run import Run, threads_of_run, torch_threads
+from mirabelle.run.run import Run
 from mirabelle.sources.models.by_name import in_torch
 from mirabelle.step import step_to_data
 from mirabelle.task.goal import Goal, limit_of
@@ -38,14 +39,8 @@ from mirabelle.task.task import Task
 from mirabelle.training.settings import Training
 
 SHIPPED = (
-    "model.onnx",
-    "model.mira",
-    "model.safetensors",
-    "architecture.json",
-    "recipe.toml",
-    "report.json",
-    "report.html",
-    "README.md",
+    *("model.onnx", "model.mira", "model.safetensors", "architecture.json"),
+    *("recipe.toml", "report.json", "report.html", "README.md"),
 )
 _AS_FAST = 1.05  # of the milliseconds of the given model: as fast as it, within what a measurement repeats
 _CLOSE = 0.95  # of the smallest file that fits: a file this close to it is not tried
@@ -72,6 +67,7 @@ def auto(
     source: Source | None = None,
     callbacks: Sequence[Callback] = (),
     tell: Tell = lambda _: None,
+    device: str = "auto",
 ) -> Found:
     """Find a recipe for a goal and carry it out.
 
@@ -98,6 +94,7 @@ def auto(
         source: of the recipes, as in `compress`.
         callbacks: as in `compress`.
         tell: is given a line on each part of the work.
+        device: as in `compress`.
 
     Raises:
         UserError: E112 if the model is within the limits as it is; E113 for a metric that cannot be reached; E114 if no plan
@@ -119,9 +116,9 @@ def auto(
     if goal.metric is None and goal.max_drop is None:
         goal = replace(goal, max_drop=_DROP)
     out = Path(out)
-    with torch_threads(threads_of_run(out / "attempt-1", {})):
-        dense = copied(in_torch(model)).eval()
-        check_device(dense)
+    with as_begun(out / "attempt-1", {}, device):
+        check_device(given := in_torch(model))
+        dense = on_cpu(given).eval()
         guide = None if teacher is None else in_torch(teacher)
         task = with_model_outputs_as_targets(task, guide or dense)
         try_one_batch(dense, task)

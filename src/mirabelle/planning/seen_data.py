@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from mirabelle.numerics.target_shapes import unlabelled
-from mirabelle.task.batch import Samples, tensors_of
+from mirabelle.task.batch import tensors_of
 from mirabelle.task.outputs import Form
 from mirabelle.task.preprocessing.text import Text
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 
 _RARE = 3.0  # a class is rare if it has less than this part of an equal share of the samples

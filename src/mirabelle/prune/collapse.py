@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.calibration.samples import CalibrationSamples
+from mirabelle.model.device import at_work, home
 from mirabelle.model.left_alone import few
 from mirabelle.model.watch import LayerRun, watch
 
 if TYPE_CHECKING:
     from mirabelle.run.run import Run
-    from mirabelle.task.batch import Samples, Stream
+    from mirabelle.task.samples import Samples, Stream
 
 _SAMPLES = 64  # that are compared
 _SHOWN = 3  # outputs that are named
@@ -83,6 +84,7 @@ class _Spread:
         )
         if self.first is None:
             self.first = given[:1]
+            self.difference, self.largest = self.difference.to(given.device), self.largest.to(given.device)
         if given.shape[1] != self.first.shape[1]:
             self.difference = self.difference + torch.inf  # of another length for every sample
             return
@@ -103,5 +105,6 @@ def _spreads(model: nn.Module, samples: CalibrationSamples) -> dict[str, _Spread
         if run.output is not None:
             found.setdefault(run.name, _Spread()).take(run.output)
 
-    watch(model, samples.for_model(model), layers, after=take)
-    return found
+    with at_work(model):
+        watch(model, samples.for_model(model), layers, after=take)
+    return {name: _Spread(*home((spread.first, spread.difference, spread.largest))) for name, spread in found.items()}

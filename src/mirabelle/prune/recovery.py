@@ -23,9 +23,11 @@ from mirabelle.calibration.passes import layer_by_layer
 from mirabelle.calibration.samples import LEAST_ROWS, CalibrationSamples, DrawnRows
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
+from mirabelle.model.device import at_work, copy_at_work
 from mirabelle.model.state import copied
 from mirabelle.model.watch import LayerRun, watch
-from mirabelle.task.batch import Batch, Inputs, Samples, Stream
+from mirabelle.task.batch import Batch, Inputs
+from mirabelle.task.samples import Samples, Stream
 
 if TYPE_CHECKING:
     from mirabelle.prune.recovery_methods import Recover
@@ -87,8 +89,9 @@ def reestimate_batch_norm(model: nn.Module, inputs: Iterable[Inputs | Batch] | C
     def begin(name: str, _changes: bool) -> _Statistics:  # noqa: FBT001  # as `layer_by_layer` calls it
         return _Statistics(norms[name], seen.setdefault(name, Moments(centred=True, diagonal=True)))
 
-    if norms:
-        layer_by_layer(recovered, CalibrationSamples.of(inputs).for_model(recovered), norms, begin)
+    with at_work(recovered):
+        if norms:
+            layer_by_layer(recovered, CalibrationSamples.of(inputs).for_model(recovered), norms, begin)
     left = {name: "it is not reached" for name in norms if name not in seen}
     left |= {name: "one value has no variance" for name, moments in seen.items() if moments.rows == 1}
     return Recovery(recovered, norms=tuple(name for name in seen if name not in left), left=left)
@@ -175,17 +178,18 @@ def reconstruct(
     recovered = copied(smaller)
     if (why := _rewritten(smaller)) is not None:
         return Recovery(recovered, left=why)
-    batches = Masked(CalibrationSamples.of(inputs).for_model(dense, pass_for_each_layer=at_once))
-    found, left = _layers(recovered, dense)
-    targets, runs = _targets(dense, smaller, batches, list(found), (rows_per_column, seed))
-    left |= {name: "it is not reached" if not runs[name] else "it runs more than once" for name in found if runs[name] != 1}
-    layers: dict[str, tuple[float, float]] = {}
+    with copy_at_work(dense) as wide, at_work(recovered):
+        batches = Masked(CalibrationSamples.of(inputs).for_model(wide, pass_for_each_layer=at_once))
+        found, left = _layers(recovered, wide)
+        targets, runs = _targets(wide, smaller, batches, list(found), (rows_per_column, seed))
+        left |= {name: "it is not reached" if not runs[name] else "it runs more than once" for name in found if runs[name] != 1}
+        layers: dict[str, tuple[float, float]] = {}
 
-    def begin(name: str, changes: bool) -> _Fit:  # noqa: FBT001  # as `layer_by_layer` calls it
-        return _Fit(name, found[name], targets.get(name), batches, ridge=ridge, changes=changes, layers=layers, left=left)
+        def begin(name: str, changes: bool) -> _Fit:  # noqa: FBT001  # as `layer_by_layer` calls it
+            return _Fit(name, found[name], targets.get(name), batches, ridge=ridge, changes=changes, layers=layers, left=left)
 
-    fitted = {name: found[name].layer for name in found if name not in left}
-    layer_by_layer(recovered, batches, fitted, begin)
+        fitted = {name: found[name].layer for name in found if name not in left}
+        layer_by_layer(recovered, batches, fitted, begin)
     return Recovery(recovered, layers, left=left)
 
 
@@ -246,7 +250,7 @@ def _targets(
     modules = {name: dense.get_submodule(name) for name in names}
     wide = {name: Columns(module) for name, module in modules.items()}  # type: ignore[arg-type]  # `_layers` has looked
     drawn: dict[str, DrawnRows] = {}
-    kept: dict[str, list[int]] = {}
+    kept: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
     runs, most = Counter[str](), Counter[str]()
 
@@ -265,7 +269,7 @@ def _targets(
         if name not in drawn:
             count = max(LEAST_ROWS, rows_per_column * columns.width)
             drawn[name] = DrawnRows.draw(batches.rows_in_all(rows), count, seed + len(drawn))
-            kept[name] = _kept(dense, smaller, f"{name}.weight", columns.layer.weight.shape[0])
+            kept[name] = torch.tensor(_kept(dense, smaller, f"{name}.weight", columns.layer.weight.shape[0]))
             outputs[name] = torch.empty(len(drawn[name].numbers), len(kept[name]), dtype=given.dtype, device=given.device)
         start, here = drawn[name].given, drawn[name].next(rows)
         outputs[name][start : start + len(here)] = columns.outputs_at(given, here)[:, kept[name]]

@@ -12,10 +12,12 @@ from torch import Tensor, fx, nn
 from mirabelle.graph.call import Call, is_tensor, sizes_of, value_of
 from mirabelle.graph.trace import Program, name_in_model
 from mirabelle.model.architecture import replace_module
+from mirabelle.model.device import copy_at_work, device_of_job
 from mirabelle.model.state import copied, in_eval_mode
 from mirabelle.model.watch import LayerRun, watch
 from mirabelle.prune.skipped import Skipped
-from mirabelle.task.batch import Batch, Samples, call, in_float32
+from mirabelle.task.batch import Batch, call, in_float32
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -71,13 +73,13 @@ def without(model: nn.Module, blocks: Sequence[Block]) -> nn.Module:
 @torch.no_grad()
 def rises_of_loss(model: nn.Module, blocks: Sequence[Block], task: Task, samples: Samples) -> list[float]:
     """For each layer, the rise of the mean loss when only this layer is skipped; at least 0."""
-    batch = samples.first(len(samples))
-    with in_eval_mode(model):
-        losses = [float(task.loss(in_float32(call(model, batch.inputs)), batch.targets))]
+    with copy_at_work(model) as own, in_eval_mode(own):
+        batch = samples.first(len(samples)).to(device_of_job(own))
+        losses = [float(task.loss(in_float32(call(own, batch.inputs)), batch.targets))]
         for block in blocks:
-            handle = model.get_submodule(block.name).register_forward_hook(_skipping(block.outputs), with_kwargs=True)
+            handle = own.get_submodule(block.name).register_forward_hook(_skipping(block.outputs), with_kwargs=True)
             try:
-                losses.append(float(task.loss(in_float32(call(model, batch.inputs)), batch.targets)))
+                losses.append(float(task.loss(in_float32(call(own, batch.inputs)), batch.targets)))
             finally:
                 handle.remove()
     return [max(loss - losses[0], 0.0) for loss in losses[1:]]

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.calibration.columns import Columns, columns_of
+from mirabelle.calibration.layer_moments import Masked
 from mirabelle.calibration.moments import Moments, damped
-from mirabelle.calibration.samples import LEAST_ROWS, CalibrationSamples, DrawnRows, SampleBatches
+from mirabelle.calibration.samples import LEAST_ROWS, CalibrationSamples, DrawnRows
 from mirabelle.graph.flow import Flow
 from mirabelle.graph.groups import AxisGroup, axes_of_tensors
 from mirabelle.graph.trace import Program
 from mirabelle.graph.units import Array
+from mirabelle.model.device import copy_at_work
 from mirabelle.model.watch import LayerRun, watch
 from mirabelle.task.batch import Batch, Inputs
 
@@ -63,6 +65,8 @@ def structured_obs(
     S of G⁻¹ are eliminated in the same way. Damages are divided by tr(W G Wᵀ). If several layers use a unit, as in a residual
     stream, their damages are added, and all are updated. Groups are treated independently, as if no other group was pruned.
 
+    Tokens that an input "attention_mask" masks do not count.
+
     Cost: one pass over the data, and for each reader with c columns c³ operations for G⁻¹ and about as many for all removals,
     nearly all of them in products of matrices.
 
@@ -97,14 +101,15 @@ def structured_obs(
     Source: Hassibi, Stork 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon"; Kurtić, Frantar,
     Alistarh 2023, arXiv:2302.04089 (whole columns, one by one).
     """
-    columns = [_columns(model, program, flow, group) for group in groups]
-    readers = {name: reader for own in columns for name, (reader, _) in own.items()}
-    batches = CalibrationSamples.of(inputs).for_model(model)
-    grams = _grams(model, readers, batches, (ridge, rows_per_column, seed))
     found: list[Removal | None] = []
-    for group, own in zip(groups, columns, strict=True):
-        read = {name: _Reader(reader, grams[name], at) for name, (reader, at) in own.items() if name in grams}
-        found.append(_removal(group, read) if read else None)
+    with copy_at_work(model) as of_model:
+        columns = [_columns(of_model, program, flow, group) for group in groups]
+        readers = {name: reader for own in columns for name, (reader, _) in own.items()}
+        batches = Masked(CalibrationSamples.of(inputs).for_model(of_model))
+        grams = _grams(of_model, readers, batches, (ridge, rows_per_column, seed))
+        for group, own in zip(groups, columns, strict=True):
+            read = {name: _Reader(reader, grams[name], at) for name, (reader, at) in own.items() if name in grams}
+            found.append(_removal(group, read) if read else None)
     return found
 
 
@@ -129,9 +134,9 @@ class _Reader:
         weight = columns.weight()[0]
         self._products, self._inverse = weight.T @ weight, torch.cholesky_inverse(torch.linalg.cholesky(gram))
         self._power = float(torch.sum(self._products * gram).clamp_min(1e-300))
-        self._at = at
+        self._at = at = at.to(gram.device)
         self._blocks = [matrix[at[:, :, None], at[:, None, :]] for matrix in (self._products, self._inverse)]
-        self._left = torch.ones(len(gram), dtype=torch.bool)
+        self._left = torch.ones(len(gram), dtype=torch.bool, device=gram.device)
         self._begin()
 
     def _begin(self) -> None:
@@ -176,7 +181,7 @@ class _Reader:
         self._products = self._products[left[:, None], left] - change - change.T
         self._inverse = torch.addmm(self._inverse[left[:, None], left], shares, rows.T, alpha=-1)
         self._at = (torch.cumsum(self._left, 0) - 1).clamp(min=0)[self._at]
-        self._left = torch.ones(len(left), dtype=torch.bool)
+        self._left = torch.ones(len(left), dtype=torch.bool, device=left.device)
         self._begin()
 
 
@@ -186,7 +191,7 @@ def _removal(group: AxisGroup, readers: dict[str, _Reader]) -> Removal:
     damage = [0.0]
     for _ in range(len(group)):
         costs = torch.stack([reader.damages() for reader in readers.values()]).sum(0)
-        place = int(costs.masked_fill(~left, torch.inf).argmin())
+        place = int(costs.masked_fill(~left.to(costs.device), torch.inf).argmin())
         damage.append(damage[-1] + max(float(costs[place]), 0.0))
         order.append(place)
         left[place] = False
@@ -213,7 +218,7 @@ def _columns(model: nn.Module, program: Program, flow: Flow, group: AxisGroup) -
 
 
 def _grams(
-    model: nn.Module, readers: dict[str, Columns], batches: SampleBatches, settings: tuple[float, int, int]
+    model: nn.Module, readers: dict[str, Columns], batches: Masked, settings: tuple[float, int, int]
 ) -> dict[str, Tensor]:
     """The second moments of each reader's inputs, with ridge, averaged over its runs; readers that do not run are omitted."""
     ridge, rows_per_column, seed = settings
@@ -224,15 +229,16 @@ def _grams(
     def take(run: LayerRun) -> None:
         columns, place = readers[run.name], (run.name, runs[run.name])
         assert run.input is not None, "such layers take a tensor"
-        if not columns.has_batch(run.input):
+        read = batches.read(run.input)
+        if not columns.has_batch(read):
             return
         runs[run.name] += 1
-        rows = columns.rows_in(run.input)
+        rows = columns.rows_in(read)
         if place not in drawn:
             count = max(LEAST_ROWS, rows_per_column * columns.width)
             drawn[place] = DrawnRows.draw(batches.rows_in_all(rows), count, seed + len(found))
             found.setdefault(run.name, []).append(Moments(centred=columns.layer.bias is not None))
-        for part in columns.at(run.input, drawn[place].next(rows)):
+        for part in columns.at(read, drawn[place].next(rows)):
             found[run.name][place[1]].add(part)
 
     def forwards() -> Iterator[Inputs]:

@@ -172,7 +172,7 @@ class WeightMasks:
     def prune(self, model: nn.Module, amount: float) -> None:
         """Set the weights of lowest score to zero, and record their tensors as pruned."""
         parameters = dict(model.named_parameters())
-        evidence = [self._evidence.get(name, Evidence(name)) for name in self._names]
+        evidence = [self._evidence.get(name, Evidence(name)).to(parameters[name].device) for name in self._names]
         before = set(architecture_of(model).pruned)
         scores = [
             self._lowest_where_pruned(self._removed.score(parameters[own.name], own), parameters[own.name])

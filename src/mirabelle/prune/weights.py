@@ -280,6 +280,7 @@ class Weights:
         """Prune the parameters by a score of layers, in place."""
         from mirabelle.calibration.samples import CalibrationSamples
         from mirabelle.model.architecture import architecture_of, attach
+        from mirabelle.model.device import at_work
         from mirabelle.prune.layers_in_order import prune_alone, prune_in_order
         from mirabelle.scores.evidence import evidence_for
 
@@ -288,8 +289,9 @@ class Weights:
         amount = self.of_each or float(self.sparsity or 0)
         seed, count = run.seed_for("score"), int(getattr(self.score, "samples", _CALIBRATED))
         count = count if most_samples is None else min(count, most_samples)
-        batches = CalibrationSamples.drawn(task.train, count, seed).for_model(model, pass_for_each_layer=True)
-        left = prune_in_order(model, names, self.score, batches, amount)
+        with at_work(model):
+            batches = CalibrationSamples.drawn(task.train, count, seed).for_model(model, pass_for_each_layer=True)
+            left = prune_in_order(model, names, self.score, batches, amount)
         if left:
             evidence = evidence_for(self.score, model, task, left, most_samples=count, seed=seed)
             prune_alone(names, evidence, self.score, amount)

@@ -16,6 +16,7 @@ from mirabelle.calibration.columns import Columns, columns_of
 from mirabelle.calibration.layer_moments import change_by_moments, runs_of, samples_needed
 from mirabelle.calibration.moments import Moments
 from mirabelle.calibration.samples import SampleBatches
+from mirabelle.model.device import home
 from mirabelle.model.turned_linear import turned_linear
 from mirabelle.numerics.compensation import Rounding, compensated, inverse_factor
 from mirabelle.numerics.group_codes import Grid, GroupCodes, decoded, nearest
@@ -147,7 +148,8 @@ def _changed(columns: Columns, moments: Tensor, method: Method, *, keeps_zeros: 
     if found.factor is not None:
         values = values * found.factor
     columns.layer.weight.data.copy_(values.reshape(columns.layer.weight.shape))
-    return found
+    codes = GroupCodes(home(found.codes.codes), home(found.codes.scale), home(found.codes.zero_point))
+    return Fitted(codes, home(found.factor), found.errors)
 
 
 def fitted_matrix(weight: Tensor, moments: Tensor, method: Method, *, keeps_zeros: bool = False) -> Fitted:

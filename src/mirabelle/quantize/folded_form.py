@@ -80,9 +80,10 @@ class FoldedForm:
         ]
         layers = {name: copied(layer) for name, layer in zip(self.names, self.dense, strict=True)}
         for name, (weight, bias) in rounded.items():
-            weight_of(layers[name], WEIGHTED).copy_(weight)
+            own_weight = weight_of(layers[name], WEIGHTED)
+            own_weight.copy_(weight)
             if bias is not None:
-                layers[name].bias = nn.Parameter(bias.clone())
+                layers[name].bias = nn.Parameter(bias.clone().to(own_weight.device))
         model = self.with_layers(layers).eval()
         found = silenced(model, own, inputs)
         for name in own:

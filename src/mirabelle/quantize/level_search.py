@@ -15,6 +15,7 @@ from mirabelle.calibration.layer_moments import change_by_moments
 from mirabelle.calibration.moments import Moments
 from mirabelle.calibration.samples import SampleBatches
 from mirabelle.model.architecture import architecture_of
+from mirabelle.model.device import home
 from mirabelle.model.state import memory_of
 from mirabelle.numerics.entropy import MOST
 from mirabelle.numerics.rate_distortion import FittedLevels, Moment, fitted_levels
@@ -138,10 +139,10 @@ class LevelSearch:
             bias = bias_of(layer)
             if bias is not None and seen.means is not None and name in self._means and biases.count(memory_of(bias)) == 1:
                 due = _outputs(weight, self._means[name]) - _outputs(one.values, seen.means)
-                bias.copy_(_rounded(bias + due.to(bias.dtype), one.noise_step))
+                bias.copy_(_rounded(home(bias) + due.to(bias.dtype), one.noise_step))
             shape = weight_of(layer, WEIGHTED).shape
             weight_of(layer, WEIGHTED).copy_(one.values.reshape(shape))
-            found[name] = Found(one.levels.float().reshape(shape), one.step, None if bias is None else bias.clone())
+            found[name] = Found(home(one.levels.float().reshape(shape)), one.step, None if bias is None else home(bias.clone()))
 
         self._visit(model, look)
         return found
@@ -159,6 +160,7 @@ class LevelSearch:
         left = dict.fromkeys(products)
 
         def of_inputs(name: str, moments: Moments) -> None:
+            moments.home()  # what follows goes column by column, in steps too small for another device
             means, matrices = moments.means[0], moments.mean()
             left.pop(name, None)
             if bias_of(products[name][0]) is None:  # nothing takes the mean error of its outputs away
@@ -172,8 +174,8 @@ class LevelSearch:
     def _weight(self, name: str) -> Tensor:
         """The weight before the step, (groups, rows, columns)."""
         if name in self._products:
-            return self._products[name][1].weight()
-        return weight_of(self._model.get_submodule(name), WEIGHTED).flatten(1)[None].float()
+            return home(self._products[name][1].weight())
+        return home(weight_of(self._model.get_submodule(name), WEIGHTED).flatten(1)[None].float())
 
     def _each(self, name: str, weight: Tensor, seen: Seen, steps: Sequence[float]) -> Iterator[FittedLevels]:
         """The levels for each step; as many steps at once as memory allows."""
@@ -190,7 +192,7 @@ class LevelSearch:
         with ExitStack() as stack:
             stack.enter_context(having(weight, one.values.reshape(weight.shape)))
             if bias is not None and name in self._means:
-                stack.enter_context(having(bias, bias + _outputs(lost, self._means[name]).to(bias.dtype)))
+                stack.enter_context(having(bias, home(bias) + _outputs(lost, self._means[name]).to(bias.dtype)))
             measured = min(change.of(self._model), _MOST_CHANGE)
         each = measured / one.error if one.error > 0 else 0.0
         return [Option(fit.start, each * fit.error, fit.bits / _BITS + _ENTRY_BYTES) for fit in fitted]

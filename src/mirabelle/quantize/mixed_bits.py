@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from mirabelle.allocation.knapsack import Constraint, Table, allocate
 from mirabelle.calibration.samples import CalibrationSamples, SampleBatches
+from mirabelle.model.device import at_work
 from mirabelle.model.state import copied, memory_of, tensors_of_module
 from mirabelle.numerics import affine
+from mirabelle.numerics.arrays import to_numpy
 from mirabelle.quantize.bits import MixedBits
 from mirabelle.quantize.dense_layers import WEIGHTED, weight_of
 from mirabelle.quantize.output_change import OutputChange, having
@@ -48,7 +50,7 @@ class Rounded:
             >>> Rounded(torch.tensor([1, -1, 1, -1, 1, -1, 1, -1]), torch.zeros(1, 8), 1).coded_bytes
             3.0
         """
-        shares = np.unique(self.codes.numpy(), return_counts=True)[1] / max(self.codes.numel(), 1)
+        shares = np.unique(to_numpy(self.codes), return_counts=True)[1] / max(self.codes.numel(), 1)
         return self.codes.numel() * float(-(shares * np.log2(shares)).sum()) / 8 + _STORED_BYTES * self.stored
 
 
@@ -115,7 +117,9 @@ def _chosen(
     for name, weight in weights.items():
         groups.setdefault(memory_of(weight), []).append(name)
     first = [group[0] for group in groups.values()]
-    tried = output_changes(model, {name: weights[name] for name in first}, mixed.choices, samples.for_model(model), rounding)
+    with at_work(model):
+        own = {name: weight_of(model.get_submodule(name), WEIGHTED) for name in first}
+        tried = output_changes(model, own, mixed.choices, samples.for_model(model), rounding)
     quantized = {memory_of(weight) for weight in weights.values()}
     sizes = {name: tensor for name, tensor in tensors_of_module(model).items() if tensor.is_floating_point()}
     rest = sum(tensor.numel() for tensor in sizes.values() if memory_of(tensor) not in quantized) * _FLOAT_BYTES

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from mirabelle.calibration.samples import CalibrationSamples
 from mirabelle.errors import UserError
 from mirabelle.model.architecture import architecture_of
+from mirabelle.model.device import at_work
 from mirabelle.model.edits import put
-from mirabelle.task.batch import Inputs, Samples, Stream, call, tensors_of
+from mirabelle.task.batch import Inputs, call, tensors_of
+from mirabelle.task.samples import Samples, Stream
 from mirabelle.training.by_length import batches_by_length
 
 _TEXTS = 16  # of similar lengths in a batch
@@ -105,5 +107,6 @@ def having(tensor: Tensor, values: Tensor) -> Iterator[None]:
 @torch.no_grad()
 def _outputs(model: nn.Module, batches: Iterable[Inputs]) -> list[Tensor]:
     """Each floating-point output for all samples, in float32."""
-    parts = [[y.float() for y in tensors_of(call(model, inputs)) if y.is_floating_point()] for inputs in batches]
+    with at_work(model):
+        parts = [[y.float().cpu() for y in tensors_of(call(model, inputs)) if y.is_floating_point()] for inputs in batches]
     return [torch.cat(same) for same in zip(*parts, strict=True)]

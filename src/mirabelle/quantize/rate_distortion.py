@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -144,29 +146,37 @@ class RateDistortion:
             share that can be reached, the sum of the changes of the best options, and the change of the model that has them.
         """
         selection, form = self._form(opened(model, self), task, run)
-        searching = self._search(selection, form, task, run)
-        options, pairs = searching.options(), []
-        for share in shares:
-            picked = dataclasses.replace(self, size=1.0, max_damage=None)._picked(options, share * _float_bytes(form.dense))
-            if picked is not None:
-                changed = searching.change_with({name: one.step for name, one in picked.items()})
-                pairs.append((sum(one.change for one in picked.values()), changed))
-        return options, pairs
+        with self._searching(selection, form, task, run) as searching:
+            options, pairs = searching.options(), []
+            for share in shares:
+                picked = dataclasses.replace(self, size=1.0, max_damage=None)._picked(options, share * _float_bytes(form.dense))
+                if picked is not None:
+                    changed = searching.change_with({name: one.step for name, one in picked.items()})
+                    pairs.append((sum(one.change for one in picked.values()), changed))
+            return options, pairs
 
     def _found(self, selection: Selection, form: FoldedForm, task: Task, run: Run) -> dict[str, Found]:
         """The levels of one layer for each weight."""
-        searching = self._search(selection, form, task, run)
-        return self._within(searching, _float_bytes(form.dense), run)
+        with self._searching(selection, form, task, run) as searching:
+            return self._within(searching, _float_bytes(form.dense), run)
 
-    def _search(self, selection: Selection, form: FoldedForm, task: Task, run: Run) -> _Searching:
+    @contextmanager
+    def _searching(self, selection: Selection, form: FoldedForm, task: Task, run: Run) -> Iterator[_Searching]:
+        """The search, with the model at work; it computes with references to the memory of the model."""
+        from mirabelle.model.device import at_work
+        from mirabelle.model.state import copied
+
+        plain = copied(form.with_layers(dict(zip(form.names, form.dense, strict=True)))).eval()
+        with at_work(plain):
+            yield self._search(plain, selection, form, task, run)
+
+    def _search(self, plain: nn.Module, selection: Selection, form: FoldedForm, task: Task, run: Run) -> _Searching:
         from mirabelle.calibration.layer_moments import samples_needed
         from mirabelle.calibration.samples import CalibrationSamples
-        from mirabelle.model.state import copied
         from mirabelle.quantize.calibrated_codes import as_products
         from mirabelle.quantize.level_search import LevelSearch
         from mirabelle.quantize.output_change import OutputChange
 
-        plain = copied(form.with_layers(dict(zip(form.names, form.dense, strict=True)))).eval()
         names = list(dict.fromkeys(selection.group_of(name)[0] for name in form.names))
         own = {name: plain.get_submodule(name) for name in names if len(selection.group_of(name)) == 1}
         few = CalibrationSamples.drawn(task.train, _COUNTED, run.seed_for("calibration")).for_model(plain)

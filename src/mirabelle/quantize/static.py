@@ -148,15 +148,17 @@ class Static:
     def _refined(self, dense: nn.Module, quantized: nn.Module, task: Task, run: Run) -> nn.Module:
         """The quantized model with codes and biases that are chosen by what its layers give."""
         from mirabelle.calibration.samples import CalibrationSamples
+        from mirabelle.model.device import at_work
         from mirabelle.quantize.adaptive_rounding import SAMPLES, with_adaptive_codes
         from mirabelle.quantize.bias_correction import with_corrected_biases
 
-        if self.rounding == "adaptive":
-            few = CalibrationSamples.drawn(task.train, min(self.samples, SAMPLES), run.seed_for("calibration"))
-            quantized = with_adaptive_codes(dense, quantized, few, run)
-        if self.correct_bias:
-            samples = CalibrationSamples.drawn(task.train, self.samples, run.seed_for("calibration"))
-            quantized = with_corrected_biases(dense, quantized, samples)
+        with at_work(dense, quantized):
+            if self.rounding == "adaptive":
+                few = CalibrationSamples.drawn(task.train, min(self.samples, SAMPLES), run.seed_for("calibration"))
+                quantized = with_adaptive_codes(dense, quantized, few, run)
+            if self.correct_bias:
+                samples = CalibrationSamples.drawn(task.train, self.samples, run.seed_for("calibration"))
+                quantized = with_corrected_biases(dense, quantized, samples)
         return quantized
 
     def _told(self, model: nn.Module, quantized: nn.Module, floating: Floating | None, task: Task, run: Run) -> tuple[str, ...]:

@@ -169,6 +169,7 @@ class Weights:
         """Calibrated codes of the layers that have weights of their own; the weights in `model` become their values."""
         from mirabelle.calibration.samples import CalibrationSamples
         from mirabelle.model.architecture import architecture_of
+        from mirabelle.model.device import at_work
         from mirabelle.numerics.group_codes import Grid
         from mirabelle.quantize.calibrated_codes import Method, calibrated_codes, enough_samples
 
@@ -182,10 +183,11 @@ class Weights:
             by_activation=self.activation_order,
         )
         seed = run.seed_for("calibration")
-        few = CalibrationSamples.drawn(task.train, _COUNTED, seed).for_model(model)
-        drawn = CalibrationSamples.drawn(task.train, self.samples or enough_samples(model, own, few, method), seed)
-        batches = drawn.for_model(model, pass_for_each_layer=True)
-        found = calibrated_codes(model, own, batches, method, pruned=architecture_of(model).pruned)
+        with at_work(model):
+            few = CalibrationSamples.drawn(task.train, _COUNTED, seed).for_model(model)
+            drawn = CalibrationSamples.drawn(task.train, self.samples or enough_samples(model, own, few, method), seed)
+            batches = drawn.for_model(model, pass_for_each_layer=True)
+            found = calibrated_codes(model, own, batches, method, pruned=architecture_of(model).pruned)
         left = found.left | {name: "it shares its weight" for name in selection.layers if name not in own}
         errors = {name: [round(error, 8) for error in one.errors] for name, one in found.layers.items()}
         run.event("calibrated", method=self.method, samples=len(drawn), errors=errors, nearest=left)

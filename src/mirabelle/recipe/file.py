@@ -18,7 +18,7 @@ from mirabelle.errors import UserError, UserErrors, at_path, did_you_mean, gathe
 from mirabelle.recipe.named_sources import absolute, check_sources, in_sets, judged
 from mirabelle.recipe.overrides import Overrides
 from mirabelle.recipe.recipe import Recipe
-from mirabelle.recipe.tables import ArtifactTable, BaselineTable, MemberTable, ModelTable, TaskTable, TeacherTable
+from mirabelle.recipe.tables import ArtifactTable, BaselineTable, MemberTable, ModelTable, RunTable, TaskTable, TeacherTable
 from mirabelle.records.annotated_toml import ORIGINS
 from mirabelle.records.earlier import in_todays_names
 from mirabelle.records.toml_positions import TomlPositions
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mirabelle.task.task import Task
 
 P = TypeVar("P")
-SOURCES = ("schema", "seed", "model", "task", "teacher", "baseline", "artifact")
+SOURCES = ("schema", "seed", "run", "model", "task", "teacher", "baseline", "artifact")
 KEYS = (*SOURCES, "goal", "step")
 _WRITTEN_BY_RUNS = ("fingerprint", "decisions")
 SCHEMA = 1
@@ -53,6 +53,7 @@ class SourcesFile:
     teacher: TeacherTable | None
     baseline: BaselineTable | None
     artifact: ArtifactTable | None
+    run: RunTable
     places: TomlPositions
     trusted: bool = True
 
@@ -266,10 +267,11 @@ class Reading:
         teacher = self.part(lambda tables: _optional(TeacherTable, tables, "teacher"), "teacher")
         baseline = self.part(lambda tables: _optional(BaselineTable, tables, "baseline"), "baseline")
         artifact = self.part(_artifact)
+        run = self.part(lambda tables: records.build(RunTable, tables.get("run", {}), "run"), "run") or RunTable()
         self.part(lambda _: _check_weights(model, baseline), "baseline", "weights")
         if task is not None:
             self.part(lambda _: settings_from(task.data, task.arguments, path.parent))
-        found = {"model": model, "task": task, "teacher": teacher, "baseline": baseline, "artifact": artifact}
+        found = {"model": model, "task": task, "teacher": teacher, "baseline": baseline, "artifact": artifact, "run": run}
         return {"path": path, "seed": self.data.get("seed", 0), "places": self.places, **found}
 
     def end(self) -> None:

@@ -12,7 +12,16 @@ from pydantic.fields import FieldInfo
 from mirabelle import objectives, scores
 from mirabelle.objectives.objective import ObjectiveField, Term
 from mirabelle.recipe.file import KEYS, MOST_SEEDS, SCHEMA
-from mirabelle.recipe.tables import ArtifactTable, BaselineTable, MembersField, MemberTable, ModelTable, TaskTable, TeacherTable
+from mirabelle.recipe.tables import (
+    ArtifactTable,
+    BaselineTable,
+    MembersField,
+    MemberTable,
+    ModelTable,
+    RunTable,
+    TaskTable,
+    TeacherTable,
+)
 from mirabelle.records.record import bounds_of, described, hints_of, key_of
 from mirabelle.records.schedules import Annealed, Gradual, ScheduleField
 from mirabelle.scores.score import Score, ScoreField
@@ -52,6 +61,7 @@ class _Schema:
             "baseline": BaselineTable,
             "goal": Goal,
             "artifact": ArtifactTable,
+            "run": RunTable,
         }
         properties: dict[str, Any] = {
             "schema": {"const": SCHEMA, "description": "version of the recipe format"},

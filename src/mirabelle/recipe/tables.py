@@ -34,6 +34,18 @@ class ModelTable:
 
 
 @record
+class RunTable:
+    """`[run]`: where and how a run computes; it has no part in what the run is.
+
+    Args:
+        device: "auto", "cpu", "cuda", "cuda:1", "mps" or "xpu"; "auto" takes the accelerator that is there, and the device with
+            which a run began.
+    """
+
+    device: str = "auto"
+
+
+@record
 class MemberTable(ModelTable):
     """One of several teachers.
 

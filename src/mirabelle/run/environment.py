@@ -10,11 +10,12 @@ from typing import Any
 from mirabelle.run.machine import processor_name
 
 
-def environment(modules: Iterable[str] = ()) -> dict[str, Any]:
+def environment(modules: Iterable[str] = (), device: str = "cpu") -> dict[str, Any]:
     """Versions of Python and packages, operating system, processor, number of cores and threads, as JSON-compatible data.
 
     Args:
         modules: names of modules that the model uses; the versions of their packages are included if they are known.
+        device: with which models compute, with its name.
     """
     import platform
     from contextlib import suppress
@@ -33,6 +34,7 @@ def environment(modules: Iterable[str] = ()) -> dict[str, Any]:
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "device": device,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "versions": versions,
     }

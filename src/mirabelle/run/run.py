@@ -259,9 +259,15 @@ def threads_of_run(folder: Path, decisions: Mapping[str, Any]) -> int | None:
     Raises:
         UserError: E141 or E150 if the recipe in the folder cannot be read; E103 if the number is none.
     """
-    earlier = _recipe_in(folder)
-    known = decisions if earlier is None else earlier.get("decisions", {})
+    known = known_decisions(folder, decisions)
     return _threads(known["threads"]) if "threads" in known else None
+
+
+def known_decisions(folder: Path, decisions: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The decisions of the run in a folder; without a run there those that a new run adopts."""
+    earlier = _recipe_in(folder)
+    known: Mapping[str, Any] = decisions if earlier is None else earlier.get("decisions", {})
+    return known
 
 
 def same_run(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:

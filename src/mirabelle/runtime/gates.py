@@ -19,8 +19,9 @@ from mirabelle.numerics.arrays import Array, bytes_of, to_numpy
 from mirabelle.numerics.draws import generator_from
 from mirabelle.numerics.target_shapes import CLASS_SCORES
 from mirabelle.runtime.runtime import Runtime, default_runtime
-from mirabelle.task.batch import Batch, Samples, call, joined, map_tensors, parts_of
+from mirabelle.task.batch import Batch, call, joined, map_tensors, parts_of
 from mirabelle.task.outputs import Form, OutputKind
+from mirabelle.task.samples import Samples
 
 # Floating point: sums in another order. Quantized: ties may round differently, which moves values by one level and cascades.
 _EXACT, _QUANTIZED = 1e-4, 5e-2

@@ -17,8 +17,9 @@ from mirabelle import runtime as door
 from mirabelle.errors import UserError, did_you_mean
 from mirabelle.numerics.arrays import Array, to_numpy
 from mirabelle.runtime.latency import Ratio, interleaved
-from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, Stream, as_outputs, joined, map_tensors, tensors_of
+from mirabelle.task.batch import Batch, Inputs, Outputs, as_outputs, joined, map_tensors, tensors_of
 from mirabelle.task.profile import Latency
+from mirabelle.task.samples import Samples, Stream
 
 _BATCH = 500
 

@@ -9,13 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.calibration.columns import Columns, multiplies_inputs
+from mirabelle.calibration.layer_moments import Masked
 from mirabelle.calibration.moments import Moments
 from mirabelle.errors import UserError
+from mirabelle.model.device import at_work, device_of_job, home
 from mirabelle.model.state import copied
 from mirabelle.model.watch import LayerRun, watch
 from mirabelle.numerics.draws import global_draws
 from mirabelle.scores.score import Evidence, Score, covered
-from mirabelle.task.batch import Samples, call, in_float32
+from mirabelle.task.batch import call, in_float32
+from mirabelle.task.samples import Samples
 
 if TYPE_CHECKING:
     from mirabelle.task.task import Task
@@ -68,7 +71,7 @@ def evidence_for(
         drawn = Samples(own.inputs, own.targets)
     model = copied(model).eval()
     found: dict[str, dict[str, Tensor]] = {name: {} for name in chosen}
-    with global_draws(seed):
+    with at_work(model) as device, global_draws(seed, device):
         if score.needs & {"gradient", "squared_gradient"}:
             _measure_gradients(score, model, task, drawn, found)
         if score.needs & {"input_moments", "input_norms"}:
@@ -81,7 +84,7 @@ def evidence_for(
             f'"{silent[0]}" is no such weight, or its layer never ran on the data',
             f'set exclude = ["{silent[0]}"], or score = "Magnitude"',
         )
-    return {name: Evidence(name, **found[name]) for name in chosen if name not in silent}
+    return {name: Evidence(name, **home(found[name])) for name in chosen if name not in silent}
 
 
 def _measure_gradients(
@@ -94,7 +97,8 @@ def _measure_gradients(
         found[name] |= {kind: torch.zeros_like(parameter, requires_grad=False) for kind in kinds}
     with torch.enable_grad():
         # Squared gradients are those of single samples.
-        for batch in drawn.batches(1 if "squared_gradient" in kinds else _BATCH):
+        for given in drawn.batches(1 if "squared_gradient" in kinds else _BATCH):
+            batch = given.to(device_of_job(model))
             loss = task.loss(in_float32(call(model, batch.inputs)), batch.targets)
             gradients = torch.autograd.grad(loss, chosen, allow_unused=True)
             share = len(batch) / len(drawn)
@@ -118,10 +122,11 @@ def _measure_inputs(score: Score, model: nn.Module, drawn: Samples, found: Mappi
     def take(run: LayerRun) -> None:
         layer: Any = layers[run.name]
         assert run.input is not None, "the layers take a tensor"
-        for columns in Columns(layer).of(run.input):
+        for columns in Columns(layer).of(batches.read(run.input)):
             moments[layer.weight].add(columns)
 
-    watch(model, drawn.batches(_BATCH), layers, before=take)
+    batches = Masked(list(drawn.batches(_BATCH)))
+    watch(model, batches, layers, before=take)
     for name, own in found.items():
         known = moments[parameters[name]]
         if known.rows and whole:

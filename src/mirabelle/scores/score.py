@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import PlainValidator
@@ -17,6 +17,7 @@ from mirabelle.records.record import fields_to_data
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import torch
     from torch import Tensor, nn
 
 Need = Literal["gradient", "squared_gradient", "input_moments", "input_norms"]
@@ -43,6 +44,11 @@ class Evidence:
     squared_gradient: Tensor | None = None
     input_moments: Tensor | None = None
     input_norms: Tensor | None = None
+
+    def to(self, device: torch.device) -> Evidence:
+        """The same quantities on a device."""
+        parts = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "name"}
+        return Evidence(self.name, **{key: None if part is None else part.to(device) for key, part in parts.items()})
 
 
 class Score(ABC):

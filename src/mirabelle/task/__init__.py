@@ -7,12 +7,13 @@ from mirabelle.lazy import lazily
 if TYPE_CHECKING:
     from mirabelle.numerics.several_outputs import UNLABELLED
     from mirabelle.task.augmentation import Augmentation
-    from mirabelle.task.batch import Batch, Samples, Stream
+    from mirabelle.task.batch import Batch
     from mirabelle.task.generation import Generation
     from mirabelle.task.goal import Goal, Shortfall
     from mirabelle.task.loss import LOSSES, CrossEntropy, Matching, Standardized, balanced, loss_of
     from mirabelle.task.metric import Metric
     from mirabelle.task.profile import Profile, SizeBytes
+    from mirabelle.task.samples import Samples, Stream
     from mirabelle.task.task import Task
 
 __all__ = [
@@ -39,7 +40,8 @@ __getattr__ = lazily(
     "mirabelle.task",
     {
         "augmentation": ["Augmentation"],
-        "batch": ["Batch", "Samples", "Stream"],
+        "batch": ["Batch"],
+        "samples": ["Samples", "Stream"],
         "generation": ["Generation"],
         "goal": ["Goal", "Shortfall"],
         "loss": ["CrossEntropy", "LOSSES", "Matching", "Standardized", "balanced", "loss_of"],

@@ -13,6 +13,8 @@ from mirabelle.records.record import Count, record
 from mirabelle.task.preprocessing.image import Layout
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mirabelle.task.batch import Batch
 
 _DIMENSIONS = 4
@@ -41,7 +43,7 @@ class Augmentation:
 
     Example:
         >>> import torch
-        >>> from mirabelle.task.batch import Samples
+        >>> from mirabelle.task.samples import Samples
         >>> images = Samples(torch.arange(1.0, 5.0).reshape(1, 1, 1, 4), torch.tensor([0]))
         >>> moved = Augmentation(flip=True)
         >>> [moved(images.first(1), epoch).inputs.flatten().tolist() for epoch in (0, 4)]
@@ -75,6 +77,8 @@ class Augmentation:
 
         assert batch.index is not None, "a batch of samples has its index"
         drawn = _drawn(view, to_numpy(batch.index))
+        if batch.inputs.device.type != "cpu":
+            return Batch(self._moved_there(batch.inputs, drawn), batch.targets, batch.index, view)
         images = to_numpy(batch.inputs)
         moved = np.zeros(images.shape, images.dtype)
         for image, target, dy, dx, mirrored in zip(self._first(images), self._first(moved), *self._changes(drawn), strict=True):
@@ -83,6 +87,23 @@ class Augmentation:
             rows, columns = slice(max(dy, 0), height + min(dy, 0)), slice(max(dx, 0), width + min(dx, 0))
             place[:, max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)] = image[:, rows, columns]
         return Batch(torch.from_numpy(moved), batch.targets, batch.index, view)
+
+    def _moved_there(self, images: Tensor, drawn: npt.NDArray[np.uint64]) -> Tensor:
+        """The images of a batch on another device, moved all at once: the same numbers as one by one on the CPU."""
+        import torch
+
+        last = self.layout == "channels-last"
+        first = images.movedim(-1, 1) if last else images
+        count, _, height, width = first.shape
+        dy, dx, mirrored = (torch.tensor(one).to(images.device)[:, None] for one in self._changes(drawn))
+        places = torch.arange(max(height, width), device=images.device)[None]
+        rows, across = places[:, :height] + dy, torch.where(mirrored, width - 1 - places[:, :width], places[:, :width])
+        columns = across + dx
+        samples = torch.arange(count, device=images.device)[:, None, None]
+        moved = first.movedim(1, -1)[samples, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None]]
+        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]
+        found = torch.where(inside[..., None], moved, torch.zeros((), dtype=images.dtype, device=images.device))
+        return found if last else found.movedim(-1, 1).contiguous()
 
     def view(self, epoch: int) -> int:
         """The view of an epoch: a number above 0 that identifies its draws; 0 is kept for images without augmentation."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from mirabelle.errors import UserError
-from mirabelle.task.batch import Samples, Stream
 from mirabelle.task.loss import Loss
 from mirabelle.task.outputs import Form, OutputKind
+from mirabelle.task.samples import Samples, Stream
 
 _TABLE = 2  # dimensions of one-hot targets: samples, classes
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from mirabelle.errors import UserError
 from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.numerics.target_shapes import CLASS_SCORES
-from mirabelle.task.batch import Outputs, Samples, as_outputs, parts_of
+from mirabelle.task.batch import Outputs, as_outputs, parts_of
 from mirabelle.task.outputs import Form
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 
 _MOST_SAMPLES = 10_000  # targets from which frequencies and means are estimated

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from mirabelle.errors import UserError
-from mirabelle.task.batch import Samples, Stream, check_targets, inputs_and_targets, joined_samples
 from mirabelle.task.class_names import TARGETS
+from mirabelle.task.samples import Samples, Stream, check_targets, inputs_and_targets, joined_samples
 from mirabelle.task.values import as_inputs, as_targets
 
 

@@ -42,7 +42,7 @@ class CrossEntropy:
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.classes_last:
             outputs, targets = outputs.flatten(0, -2), targets.flatten()
-        weights = {"weight": outputs.new_tensor(self.weights)} if self.weights else {}
+        weights = {"weight": torch.tensor(self.weights, dtype=outputs.dtype).to(outputs.device)} if self.weights else {}
         return _of_classes(F.cross_entropy, outputs, targets, **weights)
 
 

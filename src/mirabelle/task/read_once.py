@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mirabelle.numerics.draws import global_draws
-from mirabelle.task.batch import Samples, Stream
+from mirabelle.task.samples import Samples, Stream
 
 _TWICE = 16  # samples that are read twice
 

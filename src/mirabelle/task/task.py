@@ -13,7 +13,7 @@ from torch import nn
 from mirabelle.errors import UserError
 from mirabelle.numerics.several_outputs import UNLABELLED, as_one_tensor
 from mirabelle.task.augmentation import Augmentation
-from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, Stream, map_tensors, parts_of, tensors_of
+from mirabelle.task.batch import Batch, Inputs, Outputs, map_tensors, parts_of, tensors_of
 from mirabelle.task.class_names import with_numbered_classes
 from mirabelle.task.class_targets import with_class_indices
 from mirabelle.task.generation import Generation
@@ -23,6 +23,7 @@ from mirabelle.task.metric import Metric, PerSample
 from mirabelle.task.outputs import DEFAULTS, Form, OutputKind, OutputsAre, default_form, default_metric
 from mirabelle.task.preprocessing import Preprocessing
 from mirabelle.task.read_once import notes_on_reading
+from mirabelle.task.samples import Samples, Stream
 from mirabelle.task.torch_losses import known_loss
 
 _LEAST_VARIANCE = 1e-12  # used for an output that is equal for all samples

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mirabelle.task.batch import Inputs, Samples
+from mirabelle.task.batch import Inputs
 from mirabelle.task.preprocessing.table import Table
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 
 _MOST_ELEMENTS = 20_000_000  # values that are looked at, so that it takes a fraction of a second

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from mirabelle.numerics.target_shapes import are_class_indices
-from mirabelle.task.batch import Samples
 from mirabelle.task.outputs import Form
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 
 _FEW = 5  # classes in a sentence

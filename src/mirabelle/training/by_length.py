@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from mirabelle.errors import UserError
 from mirabelle.model.state import in_eval_mode
-from mirabelle.task.batch import Batch, Inputs, Samples, Stream, call, tensors_of
+from mirabelle.task.batch import Batch, Inputs, call, tensors_of
+from mirabelle.task.samples import Samples, Stream
 
 _MASK = "attention_mask"
 _OF_TOKENS = (_MASK, "input_ids", "token_type_ids", "position_ids")

@@ -9,10 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from mirabelle.model.device import at_work, home
 from mirabelle.model.state import in_eval_mode
 from mirabelle.numerics.statistics import Scores
-from mirabelle.task.batch import Batch, Inputs, Outputs, Samples, Stream, call, joined
+from mirabelle.task.batch import Batch, Inputs, Outputs, call, joined
 from mirabelle.task.metric import Metric, not_finite
+from mirabelle.task.samples import Samples, Stream
 from mirabelle.task.task import Task
 
 _BATCH = 500
@@ -20,8 +22,8 @@ _BATCH = 500
 
 def evaluate(model: nn.Module, data: Samples | Stream, task: Task) -> Scores:
     """The scores of the task's metric for every sample, in float32 and evaluation mode; all modes are restored afterwards."""
-    with torch.inference_mode(), in_eval_mode(model):
-        return evaluate_metrics(partial(call, model), data, task, (task.metric,))[0]
+    with at_work(model), torch.inference_mode(), in_eval_mode(model):
+        return evaluate_metrics(lambda inputs: home(call(model, inputs)), data, task, (task.metric,))[0]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,6 @@ def outputs_of(model: nn.Module, data: Samples | Stream) -> tuple[Outputs, Tenso
 
     The model runs in evaluation mode; the mode of each of its modules is restored afterwards.
     """
-    with torch.inference_mode(), in_eval_mode(model):
-        pairs = [(call(model, batch.inputs), batch.targets) for batch in data.batches(_BATCH)]
+    with at_work(model), torch.inference_mode(), in_eval_mode(model):
+        pairs = [(home(call(model, batch.inputs)), batch.targets) for batch in data.batches(_BATCH)]
     return joined([outputs for outputs, _ in pairs]), torch.cat([targets for _, targets in pairs])

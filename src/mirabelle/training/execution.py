@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError, is_out_of_memory
+from mirabelle.model.device import at_work, device_of_job, wait_for
 from mirabelle.model.precision import autocast
 from mirabelle.model.state import copied
 from mirabelle.numerics.draws import global_draws
@@ -45,8 +46,8 @@ class Execution:
         precision, _, layout = text.partition(" ")
         return Execution(precision, layout == "channels_last")
 
-    def autocast(self) -> AbstractContextManager[None]:
-        return autocast(self.precision)
+    def autocast(self, device: torch.device) -> AbstractContextManager[None]:
+        return autocast(self.precision, device)
 
     def laid_out(self, model: nn.Module) -> nn.Module:
         laid_out: nn.Module = model.to(memory_format=torch.channels_last) if self.channels_last else model  # type: ignore[call-overload]
@@ -74,7 +75,9 @@ def fastest_execution(
     candidates = [Execution(name, layout) for name in precisions for layout in ((False, True) if images else (False,))]
     if len(candidates) == 1:
         return candidates[0]
-    with global_draws():
+    device = device_of_job(model)
+    with at_work(model), global_draws(device=device):
+        batch = batch.to(device)
         seconds = {candidates[0]: _step_seconds(model, batch, loss, candidates[0])}
         seconds |= {candidate: _seconds_if_it_runs(model, batch, loss, candidate) for candidate in candidates[1:]}
     plain, fastest = candidates[0], min(candidates, key=lambda candidate: seconds[candidate])
@@ -110,9 +113,10 @@ def _step_seconds(model: nn.Module, batch: Batch, loss: Callable[[Any, Tensor], 
     begin = time.perf_counter()
     for _ in range(_STEPS):
         start = time.perf_counter()
-        with execution.autocast():
+        with execution.autocast(batch.targets.device):
             outputs = call(model, execution.inputs(batch.inputs))
         with_gradient(loss(in_float32(outputs), batch.targets)).backward()  # type: ignore[no-untyped-call]
+        wait_for(batch.targets.device)
         times.append(time.perf_counter() - start)
         if time.perf_counter() - begin > _SECONDS and len(times) > 1:
             break

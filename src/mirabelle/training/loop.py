@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError
-from mirabelle.model.device import check_device
+from mirabelle.model.device import at_home, at_work, check_device, device_of_job
 from mirabelle.model.state import load_tensors, tensors_of_module
 from mirabelle.model.taps import Taps
-from mirabelle.numerics.draws import global_draws
+from mirabelle.numerics.draws import global_draws, seed_generators
 from mirabelle.objectives import Forward, Objective, SoftTargets, TaskLoss
 from mirabelle.records.schedules import learning_rate_factor
 from mirabelle.run.journal import Stop
 from mirabelle.run.run import Run
-from mirabelle.task.batch import Batch, Samples, Stream, call
+from mirabelle.task.batch import Batch, call
+from mirabelle.task.samples import Samples, Stream
 from mirabelle.task.task import Task
 from mirabelle.training.by_length import ByLength
 from mirabelle.training.checkpoint import CHECKPOINT, Checkpoint
@@ -87,18 +88,20 @@ def fit(
         controls: act after every optimizer step.
 
     Raises:
-        UserError: E121 if the model or the teacher is not on the CPU, or if all batches have one sample and the model cannot be
-            trained on one; E150 if the folder of `run` has the checkpoint of another training; E201 if the loss or a weight is
-            no longer finite; the model then has its last finite weights.
+        UserError: E121 if the model or the teacher has tensors without values, or if all batches have one sample and the model
+            cannot be trained on one; E150 if the folder of `run` has the checkpoint of another training; E201 if the loss or a
+            weight is no longer finite; the model then has its last finite weights.
     """
     check_device(model)
-    if task.teacher is not None:
-        check_device(task.teacher, "the teacher")
+    teachers = () if task.teacher is None else (task.teacher,)
+    for teacher in teachers:
+        check_device(teacher, "the teacher")
     objective = objective or training.objective or default_objective(task)
-    loop = _Loop(model, task, training, run, objective=objective, controls=controls)
-    with global_draws():
-        loop.run_to_end()
-    return loop.finished_model()
+    with at_work(model, *teachers) as device:
+        loop = _Loop(model, task, training, run, objective=objective, controls=controls)
+        with global_draws(device=device):
+            loop.run_to_end()
+        return loop.finished_model()
 
 
 class _Loop:
@@ -113,6 +116,7 @@ class _Loop:
         controls: Sequence[Control],
     ) -> None:
         self.task, self.training, self.run = task, training, run
+        self.device = device_of_job(model)
         self.steps_per_epoch = task.train.steps(training.batch_size)
         self.total = training.steps or (training.epochs or 0) * self.steps_per_epoch
         self.step_seed = run.seed_for("step")
@@ -122,8 +126,10 @@ class _Loop:
         self.model = self.execution.laid_out(model)
         if training.targets == "teacher":
             self.task = task = answered(task, run, self.execution)
-        with global_draws(run.seed_for("objective")):  # a resumed run initializes the same projectors
-            self.loss = objective.bind(self.model, task, task.example())
+        traced = at_home(self.model), at_home(task.teacher or self.model)  # as terms may do with them
+        with global_draws(run.seed_for("objective")), traced[0], traced[1]:  # a resumed run initializes the same projectors
+            bound = objective.bind(self.model, task, task.example())
+        self.loss = bound.to(self.device)
         self.by_length = self._grouping(objective) if training.group_by_length else None
         self.single_samples = SingleSamples(self.model, run)
         self.taps = Taps(self.model, self.loss.student_layers)
@@ -169,13 +175,15 @@ class _Loop:
         numbers = self.numbers
         epoch, done = divmod(numbers.step, self.steps_per_epoch)
         self.model.train()
-        loss_sum = torch.tensor(numbers.loss, dtype=torch.float64)
+        exact = torch.float64 if self.device.type != "mps" else torch.float32  # the largest that it has
+        loss_sum = torch.tensor(numbers.loss, dtype=exact).to(self.device)
         begin, seconds_before = time.monotonic(), numbers.seconds
         augment, left_out = self.task.augment, 0
         for batch in self._batches(epoch, done):
             if self.single_samples.left_out(batch):
                 left_out += 1
             else:
+                batch = batch.to(self.device)  # noqa: PLW2901 (the same samples)
                 loss_sum += self._learned(augment(batch, epoch) if augment else batch)
             numbers.step += 1
             self._control(numbers.step / self.total)
@@ -217,11 +225,11 @@ class _Loop:
     def _learned(self, batch: Batch) -> Tensor:
         """The loss of a batch, after an optimizer step that lowers it."""
         step = self.numbers.step
-        torch.default_generator.manual_seed(self.step_seed + step)
+        seed_generators(self.step_seed + step, self.device)
         factor = learning_rate_factor(self.training.lr_schedule, step / self.total, self.training.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.lr * factor
-        with self.execution.autocast():
+        with self.execution.autocast(self.device):
             outputs = call(self.model, self.execution.inputs(batch.inputs))
         guide = None
         if self.teacher is not None:

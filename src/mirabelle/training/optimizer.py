@@ -9,13 +9,16 @@ from torch import Tensor, nn
 
 from mirabelle.training.settings import Training
 
+FUSED = ("cpu", "cuda", "mps", "xpu")  # types of devices for which torch has fused optimizers
+
 
 def optimizer_for(parameters: Iterable[nn.Parameter], training: Training) -> torch.optim.Optimizer:
     """AdamW or SGD for the parameters that require a gradient, in torch's fused implementation."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
+    fused = all(parameter.device.type in FUSED for parameter in trained)
     if training.optimizer == "sgd":
-        return torch.optim.SGD(trained, training.lr, training.momentum, weight_decay=training.weight_decay, fused=True)
-    return torch.optim.AdamW(trained, training.lr, weight_decay=training.weight_decay, fused=True)
+        return torch.optim.SGD(trained, training.lr, training.momentum, weight_decay=training.weight_decay, fused=fused)
+    return torch.optim.AdamW(trained, training.lr, weight_decay=training.weight_decay, fused=fused)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -35,5 +38,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
     for name, value in tensors.items():
         position, _, key = name.partition(".")
         parameter = parameters[int(position)]
-        like = torch.empty_like(parameter, dtype=value.dtype) if value.shape == parameter.shape else torch.empty_like(value)
+        whole = value.shape == parameter.shape
+        place = parameter.device if whole or parameter.device.type in FUSED else value.device  # that of the counted steps
+        like = torch.empty_like(parameter, dtype=value.dtype) if whole else torch.empty_like(value, device=place)
         optimizer.state[parameter][key] = like.copy_(value)

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError
+from mirabelle.model.device import device_of_job, home
 from mirabelle.model.state import copied, fingerprint, in_eval_mode
 from mirabelle.model.taps import Taps
 from mirabelle.run import files
 from mirabelle.run.run import Run
-from mirabelle.task.batch import Batch, Outputs, Samples, Stream, as_outputs, call, parts_of
+from mirabelle.task.batch import Batch, Outputs, as_outputs, call, parts_of
+from mirabelle.task.samples import Samples, Stream
 
 if TYPE_CHECKING:
     from mirabelle.task.augmentation import Augmentation
@@ -138,7 +140,8 @@ class _Kept:
         given = self._given[batch.view]
         if given is None:
             return _as_kept(self._teach(batch))
-        return _unpacked({name: tensor[batch.index] for name, tensor in given.items()})
+        device = batch.targets.device
+        return _unpacked({name: tensor[batch.index].to(device, non_blocking=True) for name, tensor in given.items()})
 
     def _of(self, view: int) -> dict[str, Tensor] | None:
         """The outputs and features for all samples in a view; None if they are too large for the disk."""
@@ -150,7 +153,7 @@ class _Kept:
         batches = self._data.batches(_BATCH)
         if self._augment is not None:
             batches = (self._augment.seen(batch, view) for batch in batches)
-        packed = (_packed(self._teach(batch)) for batch in batches)
+        packed = (home(_packed(self._teach(batch))) for batch in batches)
         if self._large:
             return read_cache(path, self._run) if _stream(path, packed, len(self._data), self._run) else None
         parts = list(packed)
@@ -236,7 +239,7 @@ def _asked(teacher: nn.Module, layers: Sequence[str], execution: Execution | Non
             if execution is None:
                 outputs = call(guide, batch.inputs)
             else:
-                with execution.autocast():
+                with execution.autocast(device_of_job(guide)):
                     outputs = call(guide, execution.inputs(batch.inputs))
             features = taps.taken()
         # Copies made outside of inference mode can be used in autograd.

@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError
+from mirabelle.model.device import at_work, device_of_job, home
 from mirabelle.model.state import copied, fingerprint, in_eval_mode
 from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.run import files
 from mirabelle.run.run import Run
-from mirabelle.task.batch import Batch, Inputs, Samples, call
+from mirabelle.task.batch import Batch, Inputs, call
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 from mirabelle.training.teacher import read_cache, write_cache
 
@@ -66,7 +68,7 @@ def answer(task: Task, batch: Batch, execution: Execution | None = None) -> Tens
     if task.teacher is None:
         raise _nobody()
     run = partial(_run, task.teacher, execution)
-    with torch.inference_mode(), in_eval_mode(task.teacher):
+    with at_work(task.teacher), torch.inference_mode(), in_eval_mode(task.teacher):
         if task.generation is not None:
             return task.generation(run, batch.inputs).clone()
         if not task.outputs.classifies:
@@ -79,9 +81,9 @@ def answer(task: Task, batch: Batch, execution: Execution | None = None) -> Tens
 
 def _run(teacher: nn.Module, execution: Execution | None, inputs: Inputs) -> Tensor:
     if execution is None:
-        return call(teacher, inputs)  # type: ignore[no-any-return]
-    with execution.autocast():
-        return call(teacher, execution.inputs(inputs))  # type: ignore[no-any-return]
+        return home(call(teacher, inputs))  # type: ignore[no-any-return]
+    with execution.autocast(device_of_job(teacher)):
+        return home(call(teacher, execution.inputs(inputs)))  # type: ignore[no-any-return]
 
 
 def with_answer(task: Task, batch: Batch) -> Batch:

@@ -15,9 +15,9 @@ from mirabelle.numerics.draws import generator_from
 from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.run import files
 from mirabelle.sources.datasets.tokenizer import Tokenizer, tokenizer_from
-from mirabelle.task.batch import Samples
 from mirabelle.task.preprocessing.characters import Characters, Numbers
 from mirabelle.task.preprocessing.text import TOKENIZER, Text, vocabulary_of
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 
 Around: TypeAlias = tuple[list[int], list[int]]  # special tokens before and after a window

@@ -19,9 +19,9 @@ from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.run import files
 from mirabelle.sources.datasets.splits import Split, completed
 from mirabelle.sources.datasets.tokenizer import tokenizer_from
-from mirabelle.task.batch import Samples
 from mirabelle.task.metric import Metric
 from mirabelle.task.preprocessing.text import TOKENIZER, Text
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 
 if TYPE_CHECKING:

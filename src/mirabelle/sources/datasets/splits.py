@@ -13,7 +13,6 @@ import torch
 from mirabelle.errors import UserError
 from mirabelle.numerics.arrays import to_numpy
 from mirabelle.numerics.draws import generator_from
-from mirabelle.task.batch import Samples
 from mirabelle.task.loss import CrossEntropy, Loss, balanced
 from mirabelle.task.outputs import DEFAULTS, Form, form_of_targets
 from mirabelle.task.preprocessing.image import Image
@@ -21,6 +20,7 @@ from mirabelle.task.preprocessing.kaldi import Kaldi
 from mirabelle.task.preprocessing.sound import Sound
 from mirabelle.task.preprocessing.table import Table
 from mirabelle.task.preprocessing.waveform import Waveform
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 
 if TYPE_CHECKING:

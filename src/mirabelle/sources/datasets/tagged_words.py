@@ -15,8 +15,8 @@ from mirabelle.run import files
 from mirabelle.sources.datasets.splits import rows_by_split
 from mirabelle.sources.datasets.text_rows import TextRows, read_lines, read_text_rows
 from mirabelle.sources.datasets.tokenizer import tokenizer_from
-from mirabelle.task.batch import Samples
 from mirabelle.task.preprocessing.text import TOKENIZER, Text
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 
 if TYPE_CHECKING:

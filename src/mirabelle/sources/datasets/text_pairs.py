@@ -16,10 +16,10 @@ from mirabelle.sources.datasets.splits import rows_by_split
 from mirabelle.sources.datasets.text_rows import TextRows, read_lines, read_text_rows
 from mirabelle.sources.datasets.tokenizer import Tokenizer, tokenizer_from
 from mirabelle.sources.models.huggingface import place_of
-from mirabelle.task.batch import Samples
 from mirabelle.task.generation import Generation
 from mirabelle.task.preprocessing.text import TOKENIZER, Text
 from mirabelle.task.preprocessing.text_results import DECODER
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 
 if TYPE_CHECKING:

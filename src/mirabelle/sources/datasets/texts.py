@@ -14,9 +14,9 @@ from mirabelle.run import files
 from mirabelle.sources.datasets.splits import Split, completed
 from mirabelle.sources.datasets.text_rows import TextRows, read_text_rows
 from mirabelle.sources.datasets.tokenizer import tokenizer_from
-from mirabelle.task.batch import Samples
 from mirabelle.task.loss import CrossEntropy, Loss, balanced
 from mirabelle.task.preprocessing.text import TOKENIZER, Text
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 
 if TYPE_CHECKING:

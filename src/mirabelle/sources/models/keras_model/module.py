@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Self
 
@@ -88,6 +89,12 @@ class ByKeras(nn.Module):
             return called(layer, *args, **kwargs)  # a call, since only that reads and gives masks
 
 
+def _computing_where(given: Any) -> AbstractContextManager[Any]:
+    """A context in which Keras computes on the device of a tensor; by itself it takes an accelerator that is there."""
+    asked = isinstance(given, Tensor) and (given.device.type != "cpu" or torch.accelerator.is_available())
+    return library().device(str(given.device)) if asked else nullcontext()
+
+
 class KerasModule(nn.Module):
     """A functional or sequential Keras model as a PyTorch module, whose layers have their Keras names.
 
@@ -142,7 +149,8 @@ class KerasModule(nn.Module):
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
         names = [value.name for value in self.graph.function.inputs]
         inputs = [*args, *(kwargs[name] for name in names if name in kwargs)]
-        found = last(self.graph.function._run_through_graph(inputs, operation_fn=self.computing))
+        with _computing_where(inputs[0]):
+            found = last(self.graph.function._run_through_graph(inputs, operation_fn=self.computing))
         several = found.values() if isinstance(found, dict) else found if isinstance(found, (list, tuple)) else [found]
         return next(iter(several)) if len(several) == 1 else tuple(several)
 
