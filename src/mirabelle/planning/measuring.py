@@ -33,12 +33,10 @@ from mirabelle.run.files import length_of_tensors
 from mirabelle.run.machine import processor_name
 from mirabelle.runtime.export_arguments import as_exported
 from mirabelle.scores import Hessian, Magnitude
-from mirabelle.training.by_length import without_shared_padding
 
 if TYPE_CHECKING:
     from mirabelle.run.run import Run
     from mirabelle.step import Step
-    from mirabelle.task.samples import Samples
     from mirabelle.task.task import Task
 
 TIMED_SECONDS, _TIMED_TRIES = 0.5, 2  # of each measurement, and how often it is repeated if its interval is wide
@@ -168,7 +166,6 @@ class _Measuring:
     tell: Tell
     notes: list[str] = field(default_factory=list)
     forms: dict[Form, FormMeasured] = field(default_factory=dict)
-    _drawn: dict[int, Samples] = field(default_factory=dict)  # number of samples -> those that cuts are fitted to
 
     def __post_init__(self) -> None:
         self.change = OutputChange.drawn(self.model, self.task.train, SAMPLES, self.run.seed_for("damage"))
@@ -311,11 +308,7 @@ class _Measuring:
         return rising(pairs)
 
     def _fitted(self, cut: nn.Module, samples: int = SAMPLES) -> nn.Module:
-        at_once = samples <= SAMPLES
-        if samples not in self._drawn:
-            self._drawn[samples] = without_shared_padding(self.task.train.drawn(samples, self.run.seed), self.model)
-        data = self._drawn[samples]
-        return recovered("least-squares", self.model, cut, data, self.run, samples=samples, at_once=at_once)
+        return recovered("least-squares", self.model, cut, self.task.train, self.run, samples=samples)
 
     def _ranks(self) -> dict[str, Any]:
         """How much factors of each rank in the place of a layer change the outputs."""

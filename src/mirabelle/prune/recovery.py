@@ -28,12 +28,14 @@ from mirabelle.model.state import copied
 from mirabelle.model.watch import LayerRun, watch
 from mirabelle.task.batch import Batch, Inputs
 from mirabelle.task.samples import Samples, Stream
+from mirabelle.training.by_length import texts_of, without_shared_padding
 
 if TYPE_CHECKING:
     from mirabelle.prune.recovery_methods import Recover
     from mirabelle.run.run import Run
 
 _SAME = 1e-10  # of the power of the outputs: a layer with a smaller error, which is due to rounding, is not changed
+_MANY = 16  # layers, for which a pass for each takes longer than one batch of up to 512 MiB
 _NUMBERS_AT_ONCE = 1 << 22  # number of inputs of a batch norm that are converted to float64 at once
 
 
@@ -122,7 +124,6 @@ def reconstruct(
     ridge: float = 1e-3,
     rows_per_column: int = 30,
     seed: int = 0,
-    at_once: bool = False,
 ) -> Recovery:
     """Fit the layers of a pruned model to the outputs of the dense model by least squares, in the order in which they run.
 
@@ -146,8 +147,6 @@ def reconstruct(
         ridge: strength of the regularization towards the weights before.
         rows_per_column: number of rows of X per column, drawn at random; at least 10,000 rows, if there are so many.
         seed: of the draw.
-        at_once: whether all samples may be one batch that takes up to 512 MiB for the result of an operator: then a single pass
-            serves all layers.
 
     Returns:
         A corrected copy of the pruned model. A rewritten program, which has no modules, is returned unchanged.
@@ -179,8 +178,8 @@ def reconstruct(
     if (why := _rewritten(smaller)) is not None:
         return Recovery(recovered, left=why)
     with copy_at_work(dense) as wide, at_work(recovered):
-        batches = Masked(CalibrationSamples.of(inputs).for_model(wide, pass_for_each_layer=at_once))
         found, left = _layers(recovered, wide)
+        batches = Masked(CalibrationSamples.of(inputs).for_model(wide, pass_for_each_layer=len(found) >= _MANY))
         targets, runs = _targets(wide, smaller, batches, list(found), (rows_per_column, seed))
         left |= {name: "it is not reached" if not runs[name] else "it runs more than once" for name in found if runs[name] != 1}
         layers: dict[str, tuple[float, float]] = {}
@@ -201,7 +200,6 @@ def recovered(
     run: Run,
     *,
     samples: int,
-    at_once: bool = False,
 ) -> nn.Module:
     """Apply the recovery method of a pruning step, and record in the run what was changed.
 
@@ -212,16 +210,17 @@ def recovered(
         data: training data, from which samples are drawn with the seed of the run.
         run: records the event.
         samples: number of samples.
-        at_once: as for `reconstruct`.
     """
     if manner == "nothing":
         return smaller
     drawn = CalibrationSamples.drawn(data, samples, run.seed)
+    if (texts := texts_of(data)) is not None:  # all at once, without the padding that they share
+        drawn = CalibrationSamples.of([without_shared_padding(texts.drawn(samples, run.seed), dense).inputs])
     if manner == "batch-norm":
         recovery = reestimate_batch_norm(smaller, drawn)
         run.event("recovered", norms=len(recovery.norms), left=dict(recovery.left))
     else:
-        recovery = reconstruct(dense, smaller, drawn, at_once=at_once)
+        recovery = reconstruct(dense, smaller, drawn)
         run.event("recovered", layers=len(recovery.layers), left=dict(recovery.left))
     return recovery.model
 

@@ -70,6 +70,12 @@ def batches_by_length(data: Samples, batch_size: int, model: nn.Module) -> list[
     return [ByLength.cut(data.at(index)) for index in parts]
 
 
+def texts_of(data: Samples | Stream) -> Samples | None:
+    """The data, if they are texts in memory that say with an "attention_mask" which tokens count."""
+    named = isinstance(data, Samples) and isinstance(data.inputs, Mapping) and _MASK in data.inputs
+    return data if named and isinstance(data, Samples) else None
+
+
 def without_shared_padding(data: Samples, model: nn.Module) -> Samples:
     """The samples without the columns behind the longest text of all, if that changes nothing; otherwise as they are."""
     try:
