@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mistakes.mistake import BASELINE, Mistake
+from mistakes.mistake import BASELINE, RUN, Mistake
 
 WEIGHTS = 'use = "prune.Weights"\nsparsity = 0.5\nschedule = "cubic"'
 STATIC = 'use = "quantize.Static"\nsamples = 50'
@@ -53,7 +53,14 @@ OF_SETTINGS = {
     ),
     "half a sample": Mistake("E103", "got 1.5", "samples", ("batch_size = 32, lr", "batch_size = 1.5, lr"), at="11:36"),
     "worst weights kept": Mistake("E103", '"best", "last"', "weights to return", training('keep = "worst"'), at="11:47"),
-    "unknown precision": Mistake("E103", '"bfloat16"; got', "precision", training('precision = "fp8"'), at="11:52"),
+    "unknown precision": Mistake("E103", '"float16"; got', "precision", training('precision = "fp8"'), at="11:52"),
+    "device of another name": Mistake("E110", 'device is "gpu"', '"cuda:1"', command=(*RUN, "--device", "gpu")),
+    "device that is not there": Mistake(
+        "E122", '"cuda:63" is not there', "there are: cpu", command=(*RUN, "--device", "cuda:63")
+    ),
+    "parts without samples": Mistake(
+        "E110", "micro_batch must be a whole number from 1", "gradients", training("micro_batch = 0"), at="11:54"
+    ),
     "unknown targets": Mistake("E103", '"data", "teacher"', "targets", training('targets = "teach"'), at="11:50"),
     "targets of no teacher": Mistake(
         "E111", "needs a teacher", 'targets = "data"', training('targets = "teacher"'), at="11:50"

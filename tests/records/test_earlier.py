@@ -85,4 +85,4 @@ def test_settings_that_were_added_and_change_nothing_are_no_difference() -> None
     now = step_to_data(step_from_data(plain))
     assert {key: now[key] for key in found[0]} == found[0]
     assert found[1]["equalize"] is True
-    assert found[2]["train"] == {"batch_size": 8, "group_by_length": False}
+    assert found[2]["train"] == {"batch_size": 8, "group_by_length": False, "recompute": False, "compile": False}

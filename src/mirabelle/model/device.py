@@ -163,6 +163,14 @@ def move(model: nn.Module, device: torch.device) -> None:
         other.data = first.data.as_strided(other.size(), stride)
 
 
+def free_bytes(device: torch.device) -> int:
+    """The bytes of memory that are free on a device; 0 for the CPU, and where torch does not say."""
+    library: Any = getattr(torch, device.type, None)
+    if device.type == "mps" and library is not None:
+        return int(library.recommended_max_memory() - library.driver_allocated_memory())
+    return int(library.mem_get_info(device)[0]) if device != CPU and hasattr(library, "mem_get_info") else 0
+
+
 def wait_for(device: torch.device) -> None:
     """Wait until a device has computed what it was given, before the time is read."""
     library = getattr(torch, device.type, None)

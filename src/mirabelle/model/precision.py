@@ -28,13 +28,16 @@ def autocast(precision: str, device: torch.device = CPU) -> Iterator[None]:
     dimensions, and those whose input is smaller than their stride.
 
     Args:
-        precision: "float32", which changes nothing, or "bfloat16" for matrix products and convolutions.
+        precision: "float32", which changes nothing, or "bfloat16" or "float16" for matrix products and convolutions.
         device: of the model.
     """
-    if precision != "bfloat16":
+    if precision == "float32":
         yield
         return
-    with torch.autocast(device.type, torch.bfloat16), _ExactConvolutions() if device.type == "cpu" else nullcontext():
+    with (
+        torch.autocast(device.type, getattr(torch, precision)),
+        _ExactConvolutions() if device.type == "cpu" else nullcontext(),
+    ):
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, Any
@@ -14,6 +15,8 @@ from mirabelle.records.record import Positive, fields_to_data, record
 from mirabelle.sources.models.weights import StateDict
 from mirabelle.task.augmentation import Augmentation
 from mirabelle.training import Training
+
+_DEVICE = re.compile(r"auto|cpu|(cuda|xpu|mps)(:\d+)?")
 
 
 @record
@@ -40,9 +43,17 @@ class RunTable:
     Args:
         device: "auto", "cpu", "cuda", "cuda:1", "mps" or "xpu"; "auto" takes the accelerator that is there, and the device with
             which a run began.
+
+    Raises:
+        UserError: E110 for another name.
     """
 
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not _DEVICE.fullmatch(self.device):
+            message = f'device is "{self.device}"'
+            raise UserError("E110", message, 'give "auto", "cpu", "cuda", "cuda:1", "mps" or "xpu"', path=("device",))
 
 
 @record

@@ -32,7 +32,7 @@ _ADDED: dict[str, dict[str, Any]] = {  # with what these steps did before
         "kernel": "float", "batch": 1,
     },
 }  # fmt: skip
-_ADDED_TO_TRAININGS = {"group_by_length": False}
+ADDED_TO_TRAININGS = {"group_by_length": False, "recompute": False, "compile": False}
 _FLOORS = {"prune.Weights": 0.1, "prune.Channels": 0.2}  # defaults of a setting that was added, for rankings over layers
 
 
@@ -75,7 +75,7 @@ def _with_current_selections(value: Any) -> Any:
 def _in_table(key: str, value: Any) -> Any:
     """The value of a key; of a training with the settings that were added and change nothing."""
     trains = key == "train" and isinstance(value, Mapping) and "batch_size" in value
-    return {**_ADDED_TO_TRAININGS, **value} if trains else value
+    return {**ADDED_TO_TRAININGS, **value} if trains else value
 
 
 def _with_added(step: Any) -> Any:

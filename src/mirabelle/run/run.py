@@ -227,6 +227,12 @@ class Run:
         value: D = self.journal.decisions[self._key(name)]
         return value
 
+    def decide_anew(self, name: str, decision: float | str) -> None:
+        """Record a decision in the place of an earlier one that has turned out wrong."""
+        self.journal.decisions[self._key(name)] = decision
+        self.journal.write_recipe()
+        self.event("decision", name=name, value=decision)
+
     def decided(self, name: str) -> Any:
         """The decision recorded under `name`, or None."""
         return self.journal.decisions.get(self._key(name))

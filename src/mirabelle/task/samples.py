@@ -7,6 +7,7 @@ can be used for everything except caching and bit-exact resuming.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -21,7 +22,7 @@ from mirabelle.errors import UserError, first_line, is_out_of_memory
 from mirabelle.numerics.arrays import to_numpy
 from mirabelle.numerics.draws import generator_from
 from mirabelle.numerics.several_outputs import UNLABELLED
-from mirabelle.task.batch import Batch, Inputs, map_tensors, tensors_of
+from mirabelle.task.batch import Batch, Inputs, map_tensors, on_device, tensors_of
 from mirabelle.task.class_names import TARGETS
 from mirabelle.task.values import plain, plain_targets
 
@@ -111,6 +112,17 @@ class Samples:
     def ignoring(self, target: int) -> Samples:
         """The same samples with targets of −100 in place of `target`, such as 255 in masks of images."""
         return self.with_targets(lambda targets: targets.masked_fill(targets == target, UNLABELLED))
+
+    def on(self, device: torch.device) -> Samples:
+        """The same samples with their tensors on a device, from which batches are taken without a copy from the CPU."""
+        found = copy.copy(self)
+        found.inputs, found.targets = on_device(self.inputs, device), self.targets.to(device)
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in (*tensors_of(self.inputs), self.targets))
 
     def _of(self, batch: Batch) -> Samples:
         """A batch of these samples as samples of their own."""

@@ -5,16 +5,22 @@ A training that is killed at any moment loses a few seconds, and its result is t
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from mirabelle.errors import UserError
+from mirabelle.records.earlier import ADDED_TO_TRAININGS
 from mirabelle.run import files
+
+if TYPE_CHECKING:
+    from mirabelle.objectives.objective import Objective
+    from mirabelle.training.settings import Training
 
 _COST = 0.01  # largest fraction of the time spent on writing checkpoints
 _LEAST_SECONDS = 1.0
@@ -92,3 +98,14 @@ class Checkpoint:
             group, _, rest = name.partition("/")
             groups.setdefault(group, {})[rest] = tensor
         return groups, json.loads(metadata["numbers"])
+
+
+def settings_of(training: Training, objective: Objective) -> dict[str, Any]:
+    """What a checkpoint says of its training, as plain data."""
+    fields = {one.name: getattr(training, one.name) for one in dataclasses.fields(training) if one.name != "objective"}
+    return {**fields, "objective": [type(term).__name__ for _, term in objective.terms]}
+
+
+def in_todays_settings(settings: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The settings in a checkpoint, maybe of an earlier version, which lacks those that were added since."""
+    return None if settings is None else {"micro_batch": None, **ADDED_TO_TRAININGS, **settings}

@@ -1,6 +1,8 @@
-"""Whether a training has made a value of a model infinite or NaN."""
+"""Whether a training has made a value of a model, or its loss, infinite or NaN."""
 
 from __future__ import annotations
+
+import math
 
 from torch import Tensor, nn
 
@@ -45,3 +47,19 @@ class NewlyNotFinite:
     def _tensors(self) -> list[tuple[str, Tensor]]:
         tensors = tensors_of_module(self._model).items()
         return [(name, tensor) for name, tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
+
+
+class DivergedError(Exception):
+    """The loss or a weight is no longer finite."""
+
+
+def finite(loss_sum: Tensor) -> float:
+    """The value of a sum of losses.
+
+    Raises:
+        DivergedError: if it is not finite.
+    """
+    value = loss_sum.item()
+    if not math.isfinite(value):
+        raise DivergedError(f"the loss is {value}")
+    return float(value)

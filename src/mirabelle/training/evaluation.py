@@ -9,10 +9,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from mirabelle.errors import is_out_of_memory
 from mirabelle.model.device import at_work, home
 from mirabelle.model.state import in_eval_mode
 from mirabelle.numerics.statistics import Scores
-from mirabelle.task.batch import Batch, Inputs, Outputs, call, joined
+from mirabelle.task.batch import Batch, Inputs, Outputs, call, joined, map_tensors, tensors_of
 from mirabelle.task.metric import Metric, not_finite
 from mirabelle.task.samples import Samples, Stream
 from mirabelle.task.task import Task
@@ -23,7 +24,7 @@ _BATCH = 500
 def evaluate(model: nn.Module, data: Samples | Stream, task: Task) -> Scores:
     """The scores of the task's metric for every sample, in float32 and evaluation mode; all modes are restored afterwards."""
     with at_work(model), torch.inference_mode(), in_eval_mode(model):
-        return evaluate_metrics(lambda inputs: home(call(model, inputs)), data, task, (task.metric,))[0]
+        return evaluate_metrics(partial(_called, model), data, task, (task.metric,))[0]
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def evaluation(
     for written in {metric.of_sequences for metric in metrics}:
         assert task.generation is not None or not written, "a task with such a metric has `generation`"
         outputs = partial(task.generation, run) if written and task.generation is not None else run
-        given[written] = joined([outputs(batch.inputs) for batch in batches])
+        given[written] = joined([in_memory(outputs, batch.inputs) for batch in batches])
     scores = [metric.of_samples(given[metric.of_sequences], targets, task.outputs) for metric in metrics]
     return Evaluation(scores, int(not_finite(given[False]).sum()) if False in given else 0)
 
@@ -78,5 +79,26 @@ def outputs_of(model: nn.Module, data: Samples | Stream) -> tuple[Outputs, Tenso
     The model runs in evaluation mode; the mode of each of its modules is restored afterwards.
     """
     with at_work(model), torch.inference_mode(), in_eval_mode(model):
-        pairs = [(home(call(model, batch.inputs)), batch.targets) for batch in data.batches(_BATCH)]
+        pairs = [(in_memory(partial(_called, model), batch.inputs), batch.targets) for batch in data.batches(_BATCH)]
     return joined([outputs for outputs, _ in pairs]), torch.cat([targets for _, targets in pairs])
+
+
+def _called(model: nn.Module, inputs: Inputs) -> Outputs:
+    return home(call(model, inputs))
+
+
+def in_memory(run: Callable[[Inputs], Outputs], inputs: Inputs) -> Outputs:
+    """The outputs for a batch; if memory does not suffice for all samples at once, for one half after the other.
+
+    Args:
+        run: inputs -> outputs, each for itself.
+        inputs: of the batch.
+    """
+    try:
+        return run(inputs)
+    except Exception as error:
+        count = len(tensors_of(inputs)[0])
+        if not is_out_of_memory(error) or count == 1:
+            raise
+    halves = (slice(0, count // 2), slice(count // 2, count))
+    return joined([in_memory(run, map_tensors(inputs, lambda tensor: tensor[half])) for half in halves])  # noqa: B023

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -31,20 +31,27 @@ class Execution:
     """Precision and memory layout of the forward pass.
 
     Args:
-        precision: "float32" or "bfloat16".
+        precision: "float32", "bfloat16" or "float16".
         channels_last: whether images and convolutions use torch's memory format channels-last.
+        compiled: whether the model is compiled by torch.compile.
     """
 
     precision: str
     channels_last: bool
+    compiled: bool = False
 
     def __str__(self) -> str:
-        return f"{self.precision} channels_last" if self.channels_last else self.precision
+        return f"{self.precision}{' channels_last' * self.channels_last}{' compiled' * self.compiled}"
 
     @staticmethod
     def parse(text: str) -> Execution:
-        precision, _, layout = text.partition(" ")
-        return Execution(precision, layout == "channels_last")
+        precision, *rest = text.split()
+        return Execution(precision, "channels_last" in rest, "compiled" in rest)
+
+    def callable_of(self, model: nn.Module) -> Callable[..., Any]:
+        """What is called in the place of a model; it has the model's parameters."""
+        compiled: Callable[..., Any] = torch.compile(model) if self.compiled else model
+        return compiled
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
         return autocast(self.precision, device)
@@ -58,7 +65,12 @@ class Execution:
 
 
 def fastest_execution(
-    model: nn.Module, batch: Batch, loss: Callable[[Any, Tensor], Tensor], precision: str = "auto"
+    model: nn.Module,
+    batch: Batch,
+    loss: Callable[[Any, Tensor], Tensor],
+    precision: str = "auto",
+    *,
+    compiled: bool = False,
 ) -> Execution:
     """The precision and memory layout with the fastest training step; plain float32 unless another one is 10 % faster.
 
@@ -69,27 +81,34 @@ def fastest_execution(
         batch: a batch of training data.
         loss: (outputs, targets) -> scalar.
         precision: "auto", or the only precision to try.
+        compiled: whether the fastest of them is tried compiled, too.
     """
-    precisions = ("float32", "bfloat16") if precision == "auto" else (precision,)
+    device = device_of_job(model)
+    half = "float16" if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False) else "bfloat16"
+    precisions = ("float32", half) if precision == "auto" else (precision,)
     images = any(tensor.dim() == _IMAGE_DIMENSIONS for tensor in tensors_of(batch.inputs))
     candidates = [Execution(name, layout) for name in precisions for layout in ((False, True) if images else (False,))]
-    if len(candidates) == 1:
+    if len(candidates) == 1 and not compiled:
         return candidates[0]
-    device = device_of_job(model)
     with at_work(model), global_draws(device=device):
         batch = batch.to(device)
         seconds = {candidates[0]: _step_seconds(model, batch, loss, candidates[0])}
         seconds |= {candidate: _seconds_if_it_runs(model, batch, loss, candidate) for candidate in candidates[1:]}
-    plain, fastest = candidates[0], min(candidates, key=lambda candidate: seconds[candidate])
-    return fastest if seconds[plain] >= _GAIN * seconds[fastest] else plain
+        plain, fastest = candidates[0], min(candidates, key=lambda candidate: seconds[candidate])
+        best = fastest if seconds[plain] >= _GAIN * seconds[fastest] else plain
+        if compiled:
+            other = replace(best, compiled=True)
+            seconds[other] = _seconds_if_it_runs(model, batch, loss, other)
+            best = other if seconds[best] >= _GAIN * seconds[other] else best
+    return best
 
 
 def _seconds_if_it_runs(model: nn.Module, batch: Batch, loss: Callable[[Any, Tensor], Tensor], execution: Execution) -> float:
     """Seconds of a training step; infinite if the model cannot run, for example because an operator lacks this precision."""
     try:
         return _step_seconds(model, batch, loss, execution)
-    except RuntimeError as error:
-        if is_out_of_memory(error):
+    except Exception as error:  # operators without this precision; a compiler that is not there, or fails
+        if is_out_of_memory(error) or not (isinstance(error, RuntimeError) or execution.compiled):
             raise
         return math.inf
 
@@ -109,12 +128,15 @@ def with_gradient(loss: Tensor) -> Tensor:
 
 def _step_seconds(model: nn.Module, batch: Batch, loss: Callable[[Any, Tensor], Tensor], execution: Execution) -> float:
     model = execution.laid_out(copied(model)).train()
+    called = execution.callable_of(model)
+    if execution.compiled:
+        call(called, execution.inputs(batch.inputs))  # compiles
     times: list[float] = []
     begin = time.perf_counter()
     for _ in range(_STEPS):
         start = time.perf_counter()
         with execution.autocast(batch.targets.device):
-            outputs = call(model, execution.inputs(batch.inputs))
+            outputs = call(called, execution.inputs(batch.inputs))
         with_gradient(loss(in_float32(outputs), batch.targets)).backward()  # type: ignore[no-untyped-call]
         wait_for(batch.targets.device)
         times.append(time.perf_counter() - start)

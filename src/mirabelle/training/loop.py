@@ -11,30 +11,31 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mirabelle.errors import UserError
+from mirabelle.errors import UserError, is_out_of_memory
 from mirabelle.model.device import at_home, at_work, check_device, device_of_job
 from mirabelle.model.state import load_tensors, tensors_of_module
 from mirabelle.model.taps import Taps
 from mirabelle.numerics.draws import global_draws, seed_generators
-from mirabelle.objectives import Forward, Objective, SoftTargets, TaskLoss
+from mirabelle.objectives import Objective, SoftTargets, TaskLoss
 from mirabelle.records.schedules import learning_rate_factor
 from mirabelle.run.journal import Stop
 from mirabelle.run.run import Run
-from mirabelle.task.batch import Batch, call
+from mirabelle.task.batch import Batch
 from mirabelle.task.samples import Samples, Stream
 from mirabelle.task.task import Task
 from mirabelle.training.by_length import ByLength
-from mirabelle.training.checkpoint import CHECKPOINT, Checkpoint
+from mirabelle.training.checkpoint import CHECKPOINT, Checkpoint, in_todays_settings, settings_of
 from mirabelle.training.contracts import Control, check_same_training
-from mirabelle.training.divergence import NewlyNotFinite
+from mirabelle.training.divergence import DivergedError, NewlyNotFinite, finite
 from mirabelle.training.evaluation import evaluate
-from mirabelle.training.execution import Execution, fastest_execution, with_gradient
+from mirabelle.training.execution import Execution, fastest_execution
+from mirabelle.training.gradient_step import GradientStep
 from mirabelle.training.kept_zeros import KeptZeros
+from mirabelle.training.memory import MICRO_BATCH, free_memory, on_device_if_they_fit
 from mirabelle.training.optimizer import load_optimizer_tensors, optimizer_for, optimizer_tensors
 from mirabelle.training.settings import Training
 from mirabelle.training.single_samples import SingleSamples, only_single_samples, why_not_one_sample
@@ -87,6 +88,8 @@ def fit(
         objective: the loss; by default the objective of the settings, or else `default_objective`.
         controls: act after every optimizer step.
 
+    If memory does not suffice for the first batch, it is taken in smaller parts, and the run is told.
+
     Raises:
         UserError: E121 if the model or the teacher has tensors without values, or if all batches have one sample and the model
             cannot be trained on one; E150 if the folder of `run` has the checkpoint of another training; E201 if the loss or a
@@ -98,10 +101,15 @@ def fit(
         check_device(teacher, "the teacher")
     objective = objective or training.objective or default_objective(task)
     with at_work(model, *teachers) as device:
-        loop = _Loop(model, task, training, run, objective=objective, controls=controls)
-        with global_draws(device=device):
-            loop.run_to_end()
-        return loop.finished_model()
+        while True:
+            loop = _Loop(model, task, training, run, objective=objective, controls=controls)
+            try:
+                with global_draws(device=device):
+                    loop.run_to_end()
+                return loop.finished_model()
+            except Exception as error:
+                if not is_out_of_memory(error) or not loop.takes_smaller_parts():
+                    raise
 
 
 class _Loop:
@@ -122,6 +130,7 @@ class _Loop:
         self.step_seed = run.seed_for("step")
         if task.train.batch_size(training.batch_size) == 1 and (why := why_not_one_sample(model, task.example(1))):
             raise only_single_samples(why)
+        self.micro_batch = int(run.decided(MICRO_BATCH) or training.micro_batch or task.train.batch_size(training.batch_size))
         self.execution = self._decided_execution(model)
         self.model = self.execution.laid_out(model)
         if training.targets == "teacher":
@@ -131,9 +140,14 @@ class _Loop:
             bound = objective.bind(self.model, task, task.example())
         self.loss = bound.to(self.device)
         self.by_length = self._grouping(objective) if training.group_by_length else None
+        self.data = on_device_if_they_fit(task.train, self.device) if self.by_length is None else task.train
         self.single_samples = SingleSamples(self.model, run)
         self.taps = Taps(self.model, self.loss.student_layers)
         self.optimizer = optimizer_for([*self.model.parameters(), *self.loss.parameters()], training)
+        self.gradient_step = GradientStep(
+            self.model, self.loss, self.taps, self.optimizer,
+            training=training, execution=self.execution, micro_batch=self.micro_batch,
+        )  # fmt: skip
         self.teacher = None
         if task.teacher is not None and not task.has_lessons and (objective.needs_teacher or training.targets == "teacher"):
             run.event("warning", text="the training asks a model to teach that is not better than a constant answer")
@@ -145,7 +159,7 @@ class _Loop:
                 one_length=self.by_length is None,
             )  # fmt: skip
         self.controls = list(controls)
-        self.settings = _settings(training, objective)
+        self.settings = settings_of(training, objective)
         self.numbers = Numbers()
         self.best: dict[str, Tensor] = {}
         self.answer: Stop | None = None
@@ -154,14 +168,30 @@ class _Loop:
         self.not_finite = NewlyNotFinite(self.model)
         # A training that diverges before the first checkpoint is rolled back to the initial weights.
         self.beginning = {} if self._take_up() else _copies(self.model)
+        self.first = self.numbers.step  # of this process
         self.zeros = KeptZeros(self.model, self.optimizer)
+
+    def takes_smaller_parts(self) -> bool:
+        """Whether memory that did not suffice for the first batch of this process may suffice for its halves.
+
+        The model is as it was before, and the run knows the size of the parts.
+        """
+        if self.numbers.step > self.first or self.micro_batch == 1:
+            return False
+        load_tensors(self.model, self.beginning or (self.checkpoint.read() or ({}, {}))[0].get("model", {}))
+        smaller = (self.micro_batch + 1) // 2
+        self.run.decide_anew(MICRO_BATCH, smaller)
+        text = f"memory does not suffice for {self.micro_batch} samples: batches are taken in parts of at most {smaller}"
+        self.run.event("warning", text=text)
+        free_memory(self.device)
+        return True
 
     def run_to_end(self) -> None:
         with self.taps:
             while self.numbers.step < self.total and not self.numbers.stopped:
                 try:
                     self._epoch()
-                except _DivergedError as error:
+                except DivergedError as error:
                     raise self._rolled_back(error) from None
 
     def finished_model(self) -> nn.Module:
@@ -190,14 +220,14 @@ class _Loop:
             if self.checkpoint.due:
                 numbers.seconds = seconds_before + time.monotonic() - begin
                 if isinstance(self.task.train, Samples) and not self._epoch_is_over:
-                    numbers.loss = _finite(loss_sum)
+                    numbers.loss = finite(loss_sum)
                     self._write_checkpoint()
                 self.answer = self._tell_progress(epoch)
             if numbers.step == self.total or self.answer is not None:
                 break
         learned = numbers.step - epoch * self.steps_per_epoch - left_out
         self.single_samples.check_some_are_left(learned)
-        mean_loss = _finite(loss_sum) / learned
+        mean_loss = finite(loss_sum) / learned
         numbers.loss = 0.0
         numbers.seconds = seconds_before + time.monotonic() - begin
         self._close_epoch(epoch, mean_loss)
@@ -208,7 +238,7 @@ class _Loop:
 
     def _batches(self, epoch: int, done: int) -> Iterator[Batch]:
         """The batches of one epoch after the first `done`; a stream starts its epoch again."""
-        data, size, by_length = self.task.train, self.training.batch_size, self.by_length
+        data, size, by_length = self.data, self.training.batch_size, self.by_length
         if isinstance(data, Stream):
             yield from data.batches(size)
             return
@@ -229,19 +259,7 @@ class _Loop:
         factor = learning_rate_factor(self.training.lr_schedule, step / self.total, self.training.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.lr * factor
-        with self.execution.autocast(self.device):
-            outputs = call(self.model, self.execution.inputs(batch.inputs))
-        guide = None
-        if self.teacher is not None:
-            given = self.teacher(batch)
-            guide = Forward(batch, given.outputs, features=given.features)
-        loss: Tensor = self.loss(Forward(batch, outputs, guide, self.taps.taken(), progress=step / self.total))
-        self.optimizer.zero_grad(set_to_none=True)
-        with_gradient(loss).backward()  # type: ignore[no-untyped-call]
-        if self.training.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
-        self.optimizer.step()
-        return loss.detach()
+        return self.gradient_step(batch, self.teacher, step / self.total)
 
     def _control(self, progress: float) -> None:
         self.zeros.keep()  # first, so that controls see pruned weights as zero
@@ -252,7 +270,7 @@ class _Loop:
     def _close_epoch(self, epoch: int, mean_loss: float) -> None:
         numbers, run = self.numbers, self.run
         if self.not_finite.any():
-            raise _DivergedError("a weight is no longer finite")
+            raise DivergedError("a weight is no longer finite")
         begin = time.monotonic()
         value = self._validated()
         numbers.seconds += time.monotonic() - begin
@@ -307,7 +325,7 @@ class _Loop:
             return f"no better metric for {training.patience} epochs"
         return None
 
-    def _rolled_back(self, error: _DivergedError) -> UserError:
+    def _rolled_back(self, error: DivergedError) -> UserError:
         """Restore the last finite weights of the model; return the error to raise."""
         lr, step = self.training.lr, self.numbers.step
         epoch = (step - 1) // self.steps_per_epoch + 1
@@ -326,9 +344,12 @@ class _Loop:
 
     def _decided_execution(self, model: nn.Module) -> Execution:
         training, task = self.training, self.task
-        batch = task.example(training.batch_size)
+        batch = task.example(min(training.batch_size, self.micro_batch))
         return Execution.parse(
-            self.run.decide("execution", lambda: str(fastest_execution(model, batch, task.loss, training.precision)))
+            self.run.decide(
+                "execution",
+                lambda: str(fastest_execution(model, batch, task.loss, training.precision, compiled=training.compile)),
+            )
         )
 
     def _write_checkpoint(self) -> None:
@@ -339,6 +360,7 @@ class _Loop:
             "model": tensors_of_module(self.model),
             "objective": tensors_of_module(self.loss),
             "optimizer": optimizer_tensors(self.optimizer),
+            "scaler": self.gradient_step.tensors(),
             "best": self.best,
         }
         controls = [{"kind": type(control).__name__, **control.state_dict()} for control in self.controls]
@@ -353,12 +375,13 @@ class _Loop:
             return False
         groups, numbers = written
         controls = numbers.pop("controls")
-        check_same_training(numbers.pop("settings", None), self.settings)
+        check_same_training(in_todays_settings(numbers.pop("settings", None)), self.settings)
         kinds = [state.pop("kind", None) for state in controls]
         check_same_training({"controls": kinds}, {"controls": [type(control).__name__ for control in self.controls]})
         load_tensors(self.model, groups.get("model", {}), source="the checkpoint")
         load_tensors(self.loss, groups.get("objective", {}), source="the checkpoint")
         load_optimizer_tensors(self.optimizer, groups.get("optimizer", {}))
+        self.gradient_step.load(groups.get("scaler", {}))
         self.best = groups.get("best", {})
         for control, state in zip(self.controls, controls, strict=True):
             control.load_state_dict(state)
@@ -370,23 +393,6 @@ class _Loop:
 
 def _copies(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors_of_module(model).items()}
-
-
-class _DivergedError(Exception):
-    """The loss or a weight is no longer finite."""
-
-
-def _finite(loss_sum: Tensor) -> float:
-    value = loss_sum.item()
-    if not math.isfinite(value):
-        raise _DivergedError(f"the loss is {value}")
-    return float(value)
-
-
-def _settings(training: Training, objective: Objective) -> dict[str, Any]:
-    """What a checkpoint says of its training, as plain data."""
-    fields = {field.name: getattr(training, field.name) for field in dataclasses.fields(training) if field.name != "objective"}
-    return {**fields, "objective": [type(term).__name__ for _, term in objective.terms]}
 
 
 def _plain(value: float) -> float | None:

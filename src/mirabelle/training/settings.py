@@ -9,8 +9,13 @@ from mirabelle.objectives.objective import ObjectiveField
 from mirabelle.records.record import Count, Finite, Fraction, NotNegative, Positive, record
 from mirabelle.records.schedules import LearningRateSchedule
 
-Precision = Literal["auto", "float32", "bfloat16"]
-EXECUTIONS = ("float32", "float32 channels_last", "bfloat16", "bfloat16 channels_last")  # the choices of "auto"
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+EXECUTIONS = tuple(
+    f"{precision}{layout}{compiled}"
+    for precision in ("float32", "bfloat16", "float16")
+    for layout in ("", " channels_last")
+    for compiled in ("", " compiled")
+)  # what a training may decide
 
 
 @record
@@ -33,7 +38,9 @@ class Training:
         patience: early stopping: the number of epochs without a better validation metric; None for no early stopping.
         until: value of the validation metric at which training stops; None for no such value.
         keep: the weights to return: the "best" by the validation metric, or the "last".
-        precision: precision of the forward pass; "auto" measures a few steps and uses the fastest.
+        precision: precision of the forward pass; "auto" measures a few steps and uses the fastest of "float32" and "bfloat16",
+            or of "float32" and "float16" on an accelerator without bfloat16. With "float16" losses are scaled, so that small
+            gradients are not lost.
         targets: the training targets: those of the "data", or instead predictions of the "teacher": its classes, or the
             sequences that it generates, which is sequence-level distillation (Kim, Rush 2016, arXiv:1606.07947).
         teacher_cache: most bytes on disk for cached features of the teacher, for all views of the data together; if they need
@@ -41,6 +48,12 @@ class Training:
 
         group_by_length: texts of similar lengths share a batch, and batches end with their longest text; a training on short
             texts that were padded to one length takes half of the time or less. Models must not have outputs for each token.
+        micro_batch: most samples in memory at once: a larger batch is taken in parts, whose gradients are added up. Batch
+            norms, and terms that compare samples, see the parts. None takes whole batches; if memory does not suffice for the
+            first one, parts are halved until it does.
+        recompute: activation checkpointing: blocks keep their inputs alone and are computed again in the backward pass, which
+            takes less memory and about a third more time, and gives the same weights.
+        compile: whether the model compiled by torch.compile is measured, too, and taken where it is faster.
 
     Raises:
         UserError: E110 if a value is out of range, E111 if both or neither of epochs and steps are given, or texts cannot be
@@ -69,6 +82,9 @@ class Training:
     targets: Literal["data", "teacher"] = "data"
     teacher_cache: Count = 512 * 1024**2
     group_by_length: bool = False
+    micro_batch: Count | None = None
+    recompute: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):

@@ -1,0 +1,93 @@
+"""One optimizer step: forward and backward passes over a batch, as a whole or in parts, and the change of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mirabelle.objectives import Forward
+from mirabelle.task.batch import Batch, call
+from mirabelle.training.execution import Execution, with_gradient
+from mirabelle.training.memory import blocks_to_recompute, parts_of_batch, recomputing
+from mirabelle.training.settings import Training
+
+if TYPE_CHECKING:
+    from mirabelle.model.taps import Taps
+    from mirabelle.training.teacher import Teacher
+
+
+class GradientStep:
+    """Lowers the loss of a batch.
+
+    Args:
+        model: in training, laid out as the execution says.
+        loss: bound to the model.
+        taps: of the layers that the loss reads.
+        optimizer: of both.
+        training: settings.
+        execution: precision and layout.
+        micro_batch: most samples of a part.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        taps: Taps,
+        optimizer: torch.optim.Optimizer,
+        *,
+        training: Training,
+        execution: Execution,
+        micro_batch: int,
+    ) -> None:
+        self._model, self._loss, self._taps, self._optimizer = model, loss, taps, optimizer
+        self._execution, self._clip, self._micro_batch = execution, training.clip, micro_batch
+        self._called = execution.callable_of(model)
+        self._recomputed = blocks_to_recompute(model) if training.recompute else []
+        device = next((parameter.device.type for parameter in model.parameters()), "cpu")
+        self._scaler = torch.amp.GradScaler(device, enabled=execution.precision == "float16")
+
+    def __call__(self, batch: Batch, teacher: Teacher | None, progress: float) -> Tensor:
+        """The loss of a batch, after an optimizer step that lowers it.
+
+        Args:
+            batch: on the device of the model.
+            teacher: for terms that need one.
+            progress: of the training, in [0, 1].
+        """
+        self._optimizer.zero_grad(set_to_none=True)
+        losses = [self._added(part, share, teacher, progress) for share, part in parts_of_batch(batch, self._micro_batch)]
+        if self._clip is not None:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._clip)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _added(self, batch: Batch, share: float, teacher: Teacher | None, progress: float) -> Tensor:
+        """The share of a part in the loss of its batch, whose gradient is added to that of the parts before."""
+        with recomputing(self._recomputed):
+            with self._execution.autocast(batch.targets.device):
+                outputs = call(self._called, self._execution.inputs(batch.inputs))
+            guide = None
+            if teacher is not None:
+                given = teacher(batch)
+                guide = Forward(batch, given.outputs, features=given.features)
+            loss: Tensor = self._loss(Forward(batch, outputs, guide, self._taps.taken(), progress=progress))
+            loss = loss if share == 1 else share * loss
+            self._scaler.scale(with_gradient(loss)).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state beside that of the optimizer, for a checkpoint: the scale of losses in float16."""
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in self._scaler.state_dict().items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore what `tensors` returned."""
+        whole = ("growth_interval", "_growth_tracker")
+        if tensors:
+            values = {name: int(value) if name in whole else float(value) for name, value in tensors.items()}
+            self._scaler.load_state_dict(values)

@@ -1,0 +1,138 @@
+"""Trainings in less memory: a batch in parts whose gradients are added up, and activations that are computed again."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mirabelle.model.device import free_bytes
+from mirabelle.numerics.several_outputs import UNLABELLED
+from mirabelle.task.batch import Batch, map_tensors
+from mirabelle.task.samples import Samples, Stream
+
+MICRO_BATCH = "micro_batch"  # the decision on the size of parts
+_LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_SHARE = 0.25  # of the memory of a device, for data that stay there
+_FEWEST = 2  # blocks for which it pays
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what a step that has failed leaves on a device."""
+    gc.collect()
+    library: Any = getattr(torch, device.type, None)
+    if hasattr(library, "empty_cache"):
+        library.empty_cache()
+
+
+def on_device_if_they_fit(data: Samples | Stream, device: torch.device) -> Samples | Stream:
+    """Data in memory that need no more than a quarter of what is free on a device, on this device; others as they are."""
+    fits = isinstance(data, Samples) and data.nbytes < _SHARE * free_bytes(device)
+    return data.on(device) if isinstance(data, Samples) and fits else data
+
+
+def parts_of_batch(batch: Batch, size: int) -> list[tuple[float, Batch]]:
+    """A batch in parts of at most `size` samples, each with its share in the mean loss of the batch.
+
+    The share is that of the targets that count, where some are ignored (−100), and otherwise that of the samples.
+
+    Example:
+        >>> batch = Batch(torch.zeros(4, 1), torch.tensor([0, 1, -100, -100]))
+        >>> [(share, len(part)) for share, part in parts_of_batch(batch, 3)]
+        [(1.0, 3), (0.0, 1)]
+    """
+    count = len(batch)
+    if size >= count:
+        return [(1.0, batch)]
+    found = []
+    counted = _counted(batch.targets)
+    for start in range(0, count, size):
+        stop = min(start + size, count)
+        inputs = map_tensors(batch.inputs, lambda tensor: tensor[start:stop])  # noqa: B023 (called at once)
+        index = None if batch.index is None else batch.index[start:stop]
+        share = (stop - start) / count if counted is None else float(counted[start:stop].sum() / counted.sum())
+        found.append((share, Batch(inputs, batch.targets[start:stop], index, batch.view)))
+    return found
+
+
+def _counted(targets: Tensor) -> Tensor | None:
+    """The number of targets of each sample that count; None if all or none do."""
+    if targets.is_floating_point():
+        return None
+    counted = (targets != UNLABELLED).reshape(len(targets), -1).sum(1)
+    return counted if bool(counted.any()) and not bool((counted == counted[0]).all()) else None
+
+
+def blocks_to_recompute(model: nn.Module) -> list[nn.Module]:
+    """The blocks whose activations are computed again in the backward pass: the members of the lists of modules.
+
+    Of lists within lists the outer ones count, since a block that is computed again computes its parts again. A list of a
+    single member, or of members without parameters, is no list of blocks.
+    """
+    found: list[nn.Module] = []
+    inside: set[int] = set()
+    for module in model.modules():
+        if id(module) in inside or not isinstance(module, _LISTS):
+            continue
+        members = [one for one in module.children() if any(True for _ in one.parameters())]
+        if len(members) < _FEWEST or (module is model and all(not any(True for _ in one.children()) for one in members)):
+            continue
+        found += members
+        inside |= {id(part) for member in members for part in member.modules()}
+    return found
+
+
+@contextmanager
+def recomputing(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """A context in which forward passes keep the inputs of blocks alone, and backward passes compute the blocks again.
+
+    Random numbers are the same in both, and statistics of batch norms are updated once, so the result is the same to the bit.
+    """
+    with ExitStack() as stack:
+        for block in blocks:
+            stack.enter_context(_recomputed(block))
+        yield
+
+
+@contextmanager
+def _recomputed(block: nn.Module) -> Iterator[None]:
+    own, had = block.forward, "forward" in vars(block)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return own(*args, **kwargs)
+        return checkpoint(own, *args, use_reentrant=False, context_fn=partial(_contexts, block), **kwargs)
+
+    block.forward = forward
+    try:
+        yield
+    finally:
+        if had:
+            block.forward = own
+        else:
+            del block.forward
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """The contexts of the forward pass, and of the one that is computed again."""
+    return nullcontext(), _statistics_kept(block)
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    buffers = [buffer for norm in norms for buffer in norm.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
