@@ -45,6 +45,7 @@ from mirabelle.training.shared import training_of
 from mirabelle.training.single_samples import only_single_samples
 from mirabelle.training.teacher_targets import with_answer
 
+_TOKENS_AT_ONCE = 4096  # texts
 _FEW = 5  # number of labels shown in a message, and of samples of a loss
 
 
@@ -336,14 +337,14 @@ def _judge(model: nn.Module, task: Task, outputs: Outputs, batch: Batch) -> None
 
 def _check_tokens(model: nn.Module, task: Task) -> None:
     """Raise E132 if the texts or the tokenizer contain tokens for which a transformers model has no embedding."""
-    inputs = task.validation.inputs
+    inputs = task.validation.first(1).inputs
     if not isinstance(inputs, Mapping) or "input_ids" not in inputs:
         return
     embedding = _embedding_of(model)
     if embedding is None:
         return
     parts = [part for part in (task.train, task.validation, task.test) if isinstance(part, Samples)]
-    highest = max(int(part.inputs["input_ids"].max()) for part in parts)
+    highest = max(int(batch.inputs["input_ids"].max()) for part in parts for batch in part.batches(_TOKENS_AT_ONCE))
     if highest >= embedding.num_embeddings:
         message = (
             f"the texts contain token {highest}, the model has {embedding.num_embeddings} tokens: "

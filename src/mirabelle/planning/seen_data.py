@@ -10,12 +10,14 @@ from torch import Tensor
 
 from mirabelle.numerics.target_shapes import unlabelled
 from mirabelle.task.batch import tensors_of
+from mirabelle.task.indexed import Indexed
 from mirabelle.task.outputs import Form
 from mirabelle.task.preprocessing.text import Text
 from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 
 _RARE = 3.0  # a class is rare if it has less than this part of an equal share of the samples
+_READ = 1000  # texts whose lengths are looked at, of data that are not in memory
 _SHOWN = 12  # classes named one by one
 _FEW = 30  # validation samples of a class that show a drop of 3 points
 
@@ -138,7 +140,7 @@ def lengths_of_texts(task: Task) -> tuple[Tensor, int] | None:
     text = task.preprocessing
     if not isinstance(text, Text) or text.use in ("continue", "fill") or not isinstance(task.train, Samples):
         return None
-    inputs = task.train.inputs
+    inputs = (task.train.drawn(_READ, 0) if isinstance(task.train, Indexed) else task.train).inputs
     mask = inputs.get("attention_mask") if isinstance(inputs, dict) else None
     if mask is None or mask.dim() != 2:  # noqa: PLR2004 (texts, tokens)
         return None

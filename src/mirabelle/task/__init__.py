@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mirabelle.task.batch import Batch
     from mirabelle.task.generation import Generation
     from mirabelle.task.goal import Goal, Shortfall
+    from mirabelle.task.indexed import Indexed
     from mirabelle.task.loss import LOSSES, CrossEntropy, Matching, Standardized, balanced, loss_of
     from mirabelle.task.metric import Metric
     from mirabelle.task.profile import Profile, SizeBytes
@@ -24,6 +25,7 @@ __all__ = [
     "CrossEntropy",
     "Generation",
     "Goal",
+    "Indexed",
     "Matching",
     "Metric",
     "Profile",
@@ -41,13 +43,14 @@ __getattr__ = lazily(
     {
         "augmentation": ["Augmentation"],
         "batch": ["Batch"],
-        "samples": ["Samples", "Stream"],
         "generation": ["Generation"],
         "goal": ["Goal", "Shortfall"],
+        "indexed": ["Indexed"],
         "loss": ["CrossEntropy", "LOSSES", "Matching", "Standardized", "balanced", "loss_of"],
         "metric": ["Metric"],
         "mirabelle.numerics.several_outputs": ["UNLABELLED"],
         "profile": ["Profile", "SizeBytes"],
+        "samples": ["Samples", "Stream"],
         "task": ["Task"],
     },
 )

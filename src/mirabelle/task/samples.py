@@ -62,7 +62,7 @@ class Samples:
             )
         for what, tensors in parts.items():
             for tensor in tensors:
-                _check_finite(tensor, what)
+                check_finite(tensor, what)
         self.inputs = inputs
         self.targets = targets
         self._known: tuple[tuple[int, ...], str] | None = None  # versions of the tensors, and their digest
@@ -85,11 +85,14 @@ class Samples:
 
     def split(self, fraction: float, seed: int) -> tuple[Samples, Samples]:
         """Split off a random `fraction` of the samples: (the other samples, the fraction). Equal seeds give equal splits."""
+        held, order = self._held(fraction), self.order(seed)
+        return self._of(self.at(order[held:])), self._of(self.at(order[:held]))
+
+    def _held(self, fraction: float) -> int:
+        """The number of samples that are split off."""
         if len(self) == 1:
             raise UserError("E131", "a single sample cannot be split", "give `validation`, or more training samples")
-        order = torch.randperm(len(self), generator=generator_from(seed))
-        held = max(1, int(fraction * len(self)))
-        return self._of(self.at(order[held:])), self._of(self.at(order[:held]))
+        return max(1, int(fraction * len(self)))
 
     def drawn(self, count: int, seed: int) -> Samples:
         """Draw `count` samples (or all, if there are fewer) without replacement. Equal seeds give equal samples."""
@@ -147,6 +150,11 @@ class Samples:
             arranged: (indices of the samples of full batches, batch size, generator) -> the same indices in another order.
         """
         return Shuffled(self, batch_size, seed, arranged)
+
+    def taken(self, shuffled: Shuffled, first: int) -> Iterator[Batch]:
+        """The batches of an epoch of these samples from the `first` on."""
+        for k in range(first, len(shuffled)):
+            yield shuffled[k]
 
     def digest(self) -> str:
         """A digest of all values, sixteen hexadecimal digits; it is computed again only if a tensor has changed."""
@@ -281,13 +289,21 @@ def check_targets(targets: Any) -> None:
     raise UserError("E131", f"targets must be one tensor; got {given}", remedy if several else "give a tensor or an array")
 
 
-def _check_finite(tensor: Tensor, what: str) -> None:
-    """Raise E131 for NaN or infinite values; the minimum and the maximum are NaN if any value is, and nothing is copied."""
+def check_finite(tensor: Tensor, what: str, index: Tensor | None = None) -> None:
+    """Raise E131 for NaN or infinite values; the minimum and the maximum are NaN if any value is, and nothing is copied.
+
+    Args:
+        tensor: one row for each sample.
+        what: its name in the message.
+        index: of the samples; None for all of them.
+    """
     if not tensor.is_floating_point() or not tensor.numel() or all(bool(torch.isfinite(one)) for one in torch.aminmax(tensor)):
         return
     wrong = ~torch.isfinite(tensor.reshape(len(tensor), -1)).all(1)
+    first = int(wrong.nonzero()[0])
+    first = first if index is None else int(index[first])
     message = f"the {what} contain NaN or infinite values in {int(wrong.sum()):,} of {len(tensor):,} samples"
-    raise UserError("E131", f"{message}, first in sample {int(wrong.nonzero()[0])}", "clean the data before compressing")
+    raise UserError("E131", f"{message}, first in sample {first}", "clean the data before compressing")
 
 
 def _plain_inputs(tensor: Tensor) -> Tensor:

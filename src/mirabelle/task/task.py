@@ -18,6 +18,7 @@ from mirabelle.task.class_names import with_numbered_classes
 from mirabelle.task.class_targets import with_class_indices
 from mirabelle.task.generation import Generation
 from mirabelle.task.given_data import data_of, in_memory
+from mirabelle.task.indexed import Indexed
 from mirabelle.task.loss import Loss, Matching, loss_of
 from mirabelle.task.metric import Metric, PerSample
 from mirabelle.task.outputs import DEFAULTS, Form, OutputKind, OutputsAre, default_form, default_metric
@@ -331,14 +332,14 @@ def _applicable(
                 "data from a loader that shuffles cannot be augmented",
                 "augment in its data set, or give tensors as `train`",
             )
-        augment.check(data.inputs)
+        augment.check(data.first(2).inputs if isinstance(data, Indexed) else data.inputs)
     return augment
 
 
 def _check_preprocessing(preprocessing: Preprocessing | None, data: Samples) -> None:
     """Raise an error if the preprocessing makes inputs of other shapes than those of the data."""
     if preprocessing is not None:
-        shapes = [tuple(tensor.shape[1:]) for tensor in tensors_of(data.inputs)]
+        shapes = [tuple(tensor.shape[1:]) for tensor in tensors_of(data.first(1).inputs)]
         if shapes != list(preprocessing.shapes):
             made = ", ".join(map(str, preprocessing.shapes))
             raise UserError(

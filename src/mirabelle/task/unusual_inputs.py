@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mirabelle.task.batch import Inputs
+from mirabelle.task.indexed import Indexed
 from mirabelle.task.preprocessing.table import Table
 from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
@@ -22,6 +23,7 @@ _NEARLY = 1e-3  # a spread below this fraction of the values counts as none
 _SIGNAL = 64  # inputs (samples, width) from this width on are signals, not columns
 _OFTEN, _RARELY = 0.99, 0.05  # fraction of equal values in a nearly constant column; of constant samples worth a word
 _LEAST_ROWS = 200  # rows from which on a column counts as nearly constant
+_READ = 1000  # samples that are looked at of data that are not in memory
 _FEW = 5  # names in a sentence
 _MOST_CHANNELS = 4
 _MARKS = ("mask", "type")  # parts of the names of inputs that are constant by nature, such as "attention_mask"
@@ -43,7 +45,8 @@ def unusual_inputs(task: Task) -> list[str]:
     columns = task.preprocessing.features if isinstance(task.preprocessing, Table) else ()
     quantities = set(task.preprocessing.quantities) if isinstance(task.preprocessing, Table) else set()
     columns = tuple(name if name in quantities else "" for name in columns)
-    named = dict(_named(data.inputs))
+    looked = data.drawn(_READ, 0) if isinstance(data, Indexed) else data
+    named = dict(_named(looked.inputs))
     parts = {
         name: part for name, part in named.items() if part.dtype != torch.bool and not any(mark in name for mark in _MARKS)
     }

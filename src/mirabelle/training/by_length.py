@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mirabelle.errors import UserError
 from mirabelle.model.state import in_eval_mode
 from mirabelle.task.batch import Batch, Inputs, call, tensors_of
+from mirabelle.task.indexed import Indexed
 from mirabelle.task.samples import Samples, Stream
 
 _MASK = "attention_mask"
@@ -33,6 +34,8 @@ class ByLength:
     def __init__(self, data: Samples | Stream, *models: nn.Module) -> None:
         if isinstance(data, Stream):
             raise _refused("the data come from a loader, which determines the batches")
+        if isinstance(data, Indexed):
+            raise _refused("the data are read when they are needed")
         mask = data.inputs.get(_MASK) if isinstance(data.inputs, Mapping) else None
         if mask is None or mask.ndim != 2:  # noqa: PLR2004 (samples, tokens)
             raise _refused(f'the inputs have no "{_MASK}" of one number for each token')
@@ -72,7 +75,8 @@ def batches_by_length(data: Samples, batch_size: int, model: nn.Module) -> list[
 
 def texts_of(data: Samples | Stream) -> Samples | None:
     """The data, if they are texts in memory that say with an "attention_mask" which tokens count."""
-    named = isinstance(data, Samples) and isinstance(data.inputs, Mapping) and _MASK in data.inputs
+    given = data.first(1).inputs if isinstance(data, Samples) else None
+    named = isinstance(given, Mapping) and _MASK in given
     return data if named and isinstance(data, Samples) else None
 
 

@@ -62,14 +62,18 @@ def evaluation(
     run: Callable[[Inputs], Outputs], data: Samples | Stream | Sequence[Batch], task: Task, metrics: Sequence[Metric]
 ) -> Evaluation:
     """The scores of several metrics, as of `evaluate_metrics`, and the number of samples whose outputs are not finite."""
-    batches = list(data.batches(_BATCH)) if isinstance(data, (Samples, Stream)) else data
-    targets = torch.cat([batch.targets for batch in batches])
-    given: dict[bool, Outputs] = {}
+    ways: dict[bool, Callable[[Inputs], Outputs]] = {}
     for written in {metric.of_sequences for metric in metrics}:
         assert task.generation is not None or not written, "a task with such a metric has `generation`"
-        outputs = partial(task.generation, run) if written and task.generation is not None else run
-        given[written] = joined([in_memory(outputs, batch.inputs) for batch in batches])
-    scores = [metric.of_samples(given[metric.of_sequences], targets, task.outputs) for metric in metrics]
+        ways[written] = partial(task.generation, run) if written and task.generation is not None else run
+    parts: dict[bool, list[Outputs]] = {written: [] for written in ways}
+    targets: list[Tensor] = []
+    for batch in data.batches(_BATCH) if isinstance(data, (Samples, Stream)) else data:
+        targets.append(batch.targets)
+        for written, outputs in ways.items():
+            parts[written].append(in_memory(outputs, batch.inputs))
+    given, due = {written: joined(own) for written, own in parts.items()}, torch.cat(targets)
+    scores = [metric.of_samples(given[metric.of_sequences], due, task.outputs) for metric in metrics]
     return Evaluation(scores, int(not_finite(given[False]).sum()) if False in given else 0)
 
 

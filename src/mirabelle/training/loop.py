@@ -243,8 +243,8 @@ class _Loop:
             yield from data.batches(size)
             return
         shuffled = data.shuffled(size, self.run.seed_for("order", epoch), None if by_length is None else by_length.order)
-        for k in range(done, len(shuffled)):
-            yield shuffled[k] if by_length is None else by_length.cut(shuffled[k])
+        for batch in data.taken(shuffled, done):
+            yield batch if by_length is None else by_length.cut(batch)
 
     @property
     def _epoch_is_over(self) -> bool:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mirabelle.run.files import digest
+from mirabelle.sources.datasets.decoded import Decoded, decoded
 from mirabelle.sources.datasets.folders import Kind, files_by_split, files_without_classes, unread_files
-from mirabelle.sources.datasets.splits import Split, as_task, completed
-from mirabelle.task.preprocessing.image import Image, mean_and_deviation, white_of
+from mirabelle.sources.datasets.splits import Split, Unread, as_task, completed
+from mirabelle.task.preprocessing.image import Image, mean_and_deviation, mean_and_deviation_of_bytes, white_of
 from mirabelle.task.preprocessing.pictures import SUFFIXES, Header, Mode, Pixels, header_of, pixels
 from mirabelle.task.task import Task
 
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from mirabelle.sources.datasets.image_settings import ImageFolder
 
 KIND = Kind("image", "images", SUFFIXES)
+IN_MEMORY = 1 << 30  # bytes of inputs: data that need more are read when they are needed
+_FLOAT_BYTES = 4
 _LARGEST, _OTHERWISE = 256, (64, 64)
 
 
@@ -87,11 +93,15 @@ def divided(
         also_read: files of the folder that are read besides the images.
     """
     image, headers = images.image, images.headers
+    count = sum(map(len, images.paths.values()))
+    deep_images = any(header.deep for header in headers.values())
+    if not deep_images and _FLOAT_BYTES * count * math.prod(image.shape) > IN_MEMORY:
+        return _read_when_needed(folder, images, targets, labels, settings, groups=groups, also_read=also_read)
     raw = {part: _read(group, headers, image) for part, group in images.paths.items()}
     deep = {part: np.array([headers[path].deep for path in group], bool) for part, group in images.paths.items()}
     positions: dict[str, Split] = {part: (np.arange(len(values)), targets[part]) for part, values in raw.items()}
     splits = completed(positions, settings.test_fraction, settings.validation_fraction, settings.seed, groups)
-    if any(header.deep for header in headers.values()):
+    if deep_images:
         learned = raw["train"][splits["train"][0]][deep["train"][splits["train"][0]]]
         largest = float(learned.max()) if len(learned) else None
         if image.white is None and largest is not None:
@@ -107,6 +117,39 @@ def divided(
     return as_task(ready, labels, folder.resolve().name, image, settings).replace(
         notes=(*unread_files(folder, {*headers, *also_read}, KIND), *notes)
     )
+
+
+def _read_when_needed(
+    folder: Path,
+    images: Opened,
+    targets: Mapping[str, npt.NDArray[Any]],
+    labels: tuple[str, ...],
+    settings: ImageFolder,
+    *,
+    groups: Sequence[str],
+    also_read: Sequence[Path],
+) -> Task:
+    """As `divided`, of images that would need much memory: they are decoded once, and read when they are needed."""
+    image = images.image
+    found = {part: decoded(group, image) for part, group in images.paths.items()}
+    positions: dict[str, Split] = {part: (np.arange(one.count), targets[part]) for part, one in found.items()}
+    splits = completed(positions, settings.test_fraction, settings.validation_fraction, settings.seed, groups)
+    mean, deviation = mean_and_deviation_of_bytes(found["train"].parts(splits["train"][0]))
+    image = dataclasses.replace(
+        image, mean=settings.mean or mean, deviation=settings.deviation or deviation, layout=settings.layout
+    )
+    ready: dict[str, Unread] = {}
+    for part, (index, own) in splits.items():
+        source = found[part if part in found else "train"]
+        ready[part] = Unread(partial(_chosen, source, index), own, f"{source.identity} {digest(index.tobytes())}")
+    notes = [*_notes(list(images.headers.values()), image, settings), *{one.note for one in found.values() if one.note}]
+    return as_task(ready, labels, folder.resolve().name, image, settings).replace(
+        notes=(*unread_files(folder, {*images.headers, *also_read}, KIND), *notes)
+    )
+
+
+def _chosen(source: Decoded, index: npt.NDArray[Any], own: npt.NDArray[Any]) -> Pixels:
+    return source.read(index[own])
 
 
 def _size_and_mode(headers: Sequence[Header], settings: ImageFolder) -> tuple[tuple[int, int], Mode]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from mirabelle.errors import UserError
 from mirabelle.numerics.arrays import to_numpy
 from mirabelle.numerics.draws import generator_from
+from mirabelle.task.indexed import Indexed
 from mirabelle.task.loss import CrossEntropy, Loss, balanced
 from mirabelle.task.outputs import DEFAULTS, Form, form_of_targets
 from mirabelle.task.preprocessing.image import Image
@@ -29,6 +33,23 @@ if TYPE_CHECKING:
 Indices: TypeAlias = npt.NDArray[np.int32]  # no table has more rows than that; half the memory of int64
 Split: TypeAlias = tuple[npt.NDArray[Any], npt.NDArray[Any]]  # inputs, targets
 Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Inputs that are read when they are needed, and their targets.
+
+    Args:
+        read: positions -> raw inputs, before they are scaled.
+        targets: (samples, ...).
+        identity: of the inputs.
+    """
+
+    read: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+    targets: npt.NDArray[Any]
+    identity: str
+
+
 TEST_FRACTION, VALIDATION_FRACTION = 0.2, 0.1
 
 
@@ -91,7 +112,7 @@ def rows_by_split(rows: Mapping[str, Sequence[Row]], settings: Divided, path: Pa
 
 
 def as_task(
-    splits: Mapping[str, Split],
+    splits: Mapping[str, Split] | Mapping[str, Unread],
     labels: tuple[str, ...],
     name: str,
     preprocessing: Image | Sound | Waveform | Kaldi | Table | None,
@@ -103,8 +124,9 @@ def as_task(
     """The task of three splits, with inputs scaled by `preprocessing`; those of a table are scaled already.
 
     Args:
-        splits: (inputs, targets) of "train", "validation" and "test". Targets of shape (samples, labels) together with `labels`
-            make a multi-label task; targets of shape (samples, 0) a task without labels.
+        splits: (inputs, targets) of "train", "validation" and "test", or inputs that are read when they are needed. Targets of
+            shape (samples, labels) together with `labels` make a multi-label task; targets of shape (samples, 0) a task without
+            labels.
         labels: names of the classes or labels; without them the task is a regression.
         name: of the task.
         preprocessing: scales the inputs; None leaves them unchanged.
@@ -115,7 +137,8 @@ def as_task(
     Raises:
         UserError: E111 if class weights are given for a task that is not a classification with one class for each sample.
     """
-    targets = torch.from_numpy(splits["train"][1])
+    own_targets = {part: torch.from_numpy(one.targets if isinstance(one, Unread) else one[1]) for part, one in splits.items()}
+    targets = own_targets["train"]
     form = form_of_targets(targets, labels)
     chosen: str | Loss = loss or settings.loss or DEFAULTS[form][0]
     if settings.class_weights == "balanced":
@@ -123,14 +146,16 @@ def as_task(
             message = "class_weights need a classification with one class for each sample, and its default loss"
             raise UserError("E111", message, "leave them out", path=("class_weights",))
         chosen = CrossEntropy(weights=balanced(targets, len(labels)))
-    scaled = {
-        part: x if preprocessing is None or isinstance(preprocessing, Table) else preprocessing.scaled(x)
-        for part, (x, _) in splits.items()
-    }
-    ready = {
-        part: Samples(torch.from_numpy(scaled[part]), None if form is Form.MATCHED else torch.from_numpy(y))
-        for part, (_, y) in splits.items()
-    }
+    scaled = (lambda x: x) if preprocessing is None or isinstance(preprocessing, Table) else preprocessing.scaled
+    ready: dict[str, Samples] = {}
+    for part, one in splits.items():
+        labelled = None if form is Form.MATCHED else own_targets[part]
+        if isinstance(one, Unread):
+            ready[part] = Indexed(
+                partial(_read, one, scaled), labelled, f"{one.identity} {preprocessing}", count=len(one.targets)
+            )
+        else:
+            ready[part] = Samples(torch.from_numpy(scaled(one[0])), labelled)
     return Task(
         train=ready["train"],
         validation=ready["validation"],
@@ -144,6 +169,10 @@ def as_task(
         preprocessing=preprocessing,
         notes=notes,
     )
+
+
+def _read(given: Unread, scaled: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], index: Tensor) -> Tensor:
+    return torch.from_numpy(scaled(given.read(to_numpy(index))))
 
 
 def _divided(groups: Mapping[str, Indices], fractions: Mapping[str, float], seed: int) -> dict[str, Indices]:

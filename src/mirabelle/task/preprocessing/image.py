@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -16,6 +16,7 @@ from mirabelle.task.preprocessing.pictures import CHANNELS, SUFFIXES, Mode, Pixe
 from mirabelle.task.preprocessing.raw_inputs import Preprocessing
 
 Array = npt.NDArray[np.float32]
+Scaling: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of each channel
 Layout: TypeAlias = Literal["channels-first", "channels-last"]
 _BYTE, _SIXTEEN_BITS = 255, 65535  # the largest values of 8 and of 16 bits
 _CONSTANT = 1 / _BYTE / 1000  # a channel with a smaller deviation counts as constant
@@ -157,7 +158,7 @@ def white_of(largest: float) -> float:
     return max(_BYTE, (1 << int(largest).bit_length()) - 1) if largest.is_integer() else largest
 
 
-def mean_and_deviation(values: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def mean_and_deviation(values: Pixels) -> Scaling:
     """Mean and standard deviation of each channel, for pixels scaled to [0, 1]; a constant channel has deviation 1.
 
     Args:
@@ -167,14 +168,28 @@ def mean_and_deviation(values: Pixels) -> tuple[tuple[float, ...], tuple[float, 
         >>> mean_and_deviation(np.array([[0], [255]], np.uint8))
         ((0.5,), (0.5,))
     """
-    pairs = [_of_channel(values[..., channel]) for channel in range(values.shape[-1])]
-    return tuple(mean for mean, _ in pairs), tuple(deviation if deviation > _CONSTANT else 1.0 for _, deviation in pairs)
+    if values.dtype == np.uint8:
+        return mean_and_deviation_of_bytes([values])
+    pairs = [
+        (float(one.mean(dtype=np.float64)) / _BYTE, float(one.std(dtype=np.float64)) / _BYTE)
+        for one in np.moveaxis(values, -1, 0)
+    ]
+    return _without_constant(pairs)
 
 
-def _of_channel(values: Pixels) -> tuple[float, float]:
-    if values.dtype != np.uint8:
-        return float(values.mean(dtype=np.float64)) / _BYTE, float(values.std(dtype=np.float64)) / _BYTE
+def mean_and_deviation_of_bytes(parts: Iterable[Pixels]) -> Scaling:
+    """As `mean_and_deviation`, of pixels of one byte that come in parts, each (..., channels)."""
+    counts: Any = 0
+    for part in parts:
+        counts = counts + np.stack([np.bincount(one.ravel(), minlength=_BYTE + 1) for one in np.moveaxis(part, -1, 0)])
     levels = np.arange(_BYTE + 1) / _BYTE
-    shares = np.bincount(values.ravel(), minlength=_BYTE + 1) / values.size
-    mean = float(shares @ levels)
-    return mean, float(shares @ (levels - mean) ** 2) ** 0.5
+    pairs = []
+    for own in counts:
+        shares = own / own.sum()
+        mean = float(shares @ levels)
+        pairs.append((mean, float(shares @ (levels - mean) ** 2) ** 0.5))
+    return _without_constant(pairs)
+
+
+def _without_constant(pairs: Sequence[tuple[float, float]]) -> Scaling:
+    return tuple(mean for mean, _ in pairs), tuple(deviation if deviation > _CONSTANT else 1.0 for _, deviation in pairs)

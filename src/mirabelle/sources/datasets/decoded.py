@@ -1,0 +1,117 @@
+"""Decoded images in a memory-mapped file: decoded once, and then read as fast as from memory, whatever their number."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mirabelle.run.files import digest
+from mirabelle.task.preprocessing.image import Image
+from mirabelle.task.preprocessing.pictures import Pixels, pixels
+
+CACHE = "MIRABELLE_CACHE"  # environment variable: folder of decoded images
+_AT_ONCE = 256  # images that are decoded between two writes, and that are looked at together
+_DRAWN, _ENDS = 256, 1 << 16  # files whose contents identify all, and bytes of each at its beginning
+_SPARE = 1.05  # of the bytes of the decoded images must be free on the disk
+
+Indices = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Images that are read by their positions.
+
+    Args:
+        read: positions -> pixels, (images, height, width, channels), uint8.
+        count: number of images.
+        identity: a digest: of the names and sizes of all files, the contents of some, and how they become pixels.
+        note: a sentence on what could not be kept; "" for nothing.
+    """
+
+    read: Callable[[Indices], Pixels]
+    count: int
+    identity: str
+    note: str = ""
+
+    def parts(self, positions: Indices) -> Iterator[Pixels]:
+        """The pixels of some images in parts of bounded size."""
+        for start in range(0, len(positions), _AT_ONCE):
+            yield self.read(positions[start : start + _AT_ONCE])
+
+
+def decoded(paths: Sequence[Path], image: Image) -> Decoded:
+    """Decode images into a file in the cache folder, unless it is there already; without space, whenever they are read.
+
+    Args:
+        paths: image files of at most 8 bits for each channel.
+        image: size, mode and resizing.
+
+    Raises:
+        UserError: E131 naming a file that cannot be read as an image.
+    """
+    sizes = [path.stat() for path in paths]
+    manner = f"{image.resizing} {image.mode}"
+    names = "".join(f"{path.parent.name}/{path.name} {found.st_size}\n" for path, found in zip(paths, sizes, strict=True))
+    identity = digest(manner.encode(), names.encode(), *_contents(paths))
+    shape = (len(paths), *image.size, image.channels)
+    when = "".join(f"{path.resolve()} {found.st_mtime_ns}\n" for path, found in zip(paths, sizes, strict=True))
+    file = cache_folder() / f"{digest(identity.encode(), when.encode())}.npy"
+    needed = int(np.prod(shape)) * _SPARE
+    if not file.is_file():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(file.parent).free
+        except OSError:
+            free = 0
+        if free < needed:
+            lacking = f"{needed / 1e9:,.1f} GB for decoded images are not free in {file.parent}"
+            note = f"{lacking}: they are decoded in every epoch. The variable {CACHE} names another folder."
+            return Decoded(lambda index: _read([paths[k] for k in index], image), len(paths), identity, note)
+        _write(file, paths, shape, image)
+    mapped: Pixels = np.load(file, mmap_mode="r")
+    return Decoded(lambda index: mapped[index], len(paths), identity)
+
+
+def cache_folder() -> Path:
+    """The folder of decoded images: $MIRABELLE_CACHE, or that of the user's caches."""
+    named = os.environ.get(CACHE)
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mirabelle" / "decoded"
+
+
+def _contents(paths: Sequence[Path]) -> Iterator[bytes]:
+    """The beginnings of some of the files, always the same ones."""
+    for k in np.linspace(0, len(paths) - 1, min(len(paths), _DRAWN)).astype(int):
+        with paths[k].open("rb") as file:
+            yield file.read(_ENDS)
+
+
+def _write(file: Path, paths: Sequence[Path], shape: tuple[int, ...], image: Image) -> None:
+    """Write the pixels of all images; a file that is not whole has another name."""
+    writing = file.with_name(f"{file.name}.{os.getpid()}.writing")
+    try:
+        mapped = np.lib.format.open_memmap(writing, mode="w+", dtype=np.uint8, shape=shape)
+        for start in range(0, len(paths), _AT_ONCE):
+            mapped[start : start + _AT_ONCE] = _read(paths[start : start + _AT_ONCE], image)
+        mapped.flush()
+        del mapped
+        writing.replace(file)
+    finally:
+        writing.unlink(missing_ok=True)
+
+
+def _read(paths: Sequence[Path], image: Image) -> Pixels:
+    """The pixels of some files; decoding leaves Python free, so threads share it."""
+    if not paths:
+        return np.zeros((0, *image.size, image.channels), np.uint8)
+    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), len(paths))) as pool:
+        return np.stack(list(pool.map(lambda path: pixels(path, image.resizing, image.mode), paths))).astype(
+            np.uint8, copy=False
+        )

@@ -1,0 +1,116 @@
+"""Samples that are read when they are needed: data larger than the memory, with the order and identity of samples in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from mirabelle.errors import UserError
+from mirabelle.run.files import digest
+from mirabelle.task.batch import Batch, Inputs, tensors_of
+from mirabelle.task.samples import Samples, Shuffled, check_finite, check_targets
+
+Read: TypeAlias = Callable[[Tensor], Inputs]  # indices of samples, (count,) -> their inputs, each (count, ...)
+
+
+def ahead(read: Callable[[int], Batch], places: Sequence[int]) -> Iterator[Batch]:
+    """The batches at some places, each of which is read while the one before is used."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = None
+        for place in places:
+            present, coming = coming, reader.submit(read, place)
+            if present is not None:
+                yield present.result()
+        if coming is not None:
+            yield coming.result()
+
+
+class Indexed(Samples):
+    """Samples whose inputs are read when they are needed; their targets are in memory.
+
+    Everything that is done with `Samples` is done with these, to the same bits: the order follows from (seed, epoch), a killed
+    training goes on in the middle of an epoch without reading what came before, and tests compare the same samples.
+
+    Args:
+        read: (indices of samples, (count,)) -> their inputs. Equal indices give equal inputs.
+        targets: (samples, ...); None for data without labels.
+        identity: of the inputs, in words or digits, such as a digest of names and sizes of files: equal for equal inputs.
+        count: number of samples, needed without targets.
+
+    Example:
+        >>> squares = Indexed(lambda index: index.float()[:, None] ** 2, torch.arange(10), "squares")
+        >>> squares.at(torch.tensor([3, 1])).inputs
+        tensor([[9.],
+                [1.]])
+        >>> len(squares.drawn(4, seed=0)), squares.digest() == squares.digest()
+        (4, True)
+    """
+
+    def __init__(self, read: Read, targets: Tensor | None, identity: str, *, count: int = 0) -> None:
+        self.labelled = targets is not None
+        self.targets = torch.zeros(count, 0) if targets is None else targets
+        check_targets(self.targets)
+        if not self.targets.dim() or not len(self.targets):
+            raise UserError("E131", "there are no samples", "check the data")
+        check_finite(self.targets, "targets")
+        self._read, self.identity = read, identity
+        self._known = None
+
+    @property
+    def inputs(self) -> Inputs:
+        """All inputs, read into memory."""
+        return self._read(torch.arange(len(self)))
+
+    def at(self, index: Tensor) -> Batch:
+        inputs = self._read(index)
+        for tensor in tensors_of(inputs):
+            check_finite(tensor, "inputs", index)
+        return Batch(inputs, self.targets[index], index)
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        for start in range(0, len(self), batch_size):
+            yield self.at(torch.arange(start, min(start + batch_size, len(self))))
+
+    def taken(self, shuffled: Shuffled, first: int) -> Iterator[Batch]:
+        return ahead(shuffled.__getitem__, range(first, len(shuffled)))
+
+    def split(self, fraction: float, seed: int) -> tuple[Samples, Samples]:
+        held, order = self._held(fraction), self.order(seed)
+        return self.chosen(order[held:]), self.chosen(order[:held])
+
+    def chosen(self, index: Tensor) -> Indexed:
+        """Some of the samples, in the order of their indices, which are read when they are needed, too."""
+        identity = digest(self.identity.encode(), index.numpy().tobytes())
+        read, targets = self._read, self.targets[index] if self.labelled else None
+        return Indexed(lambda own: read(index[own]), targets, identity, count=len(index))
+
+    def against(self, targets: Tensor) -> Samples:
+        return self._with(targets, labelled=False)
+
+    def with_targets(self, change: Callable[[Tensor], Tensor]) -> Samples:
+        return self._with(change(self.targets), labelled=self.labelled)
+
+    def on(self, device: torch.device) -> Samples:
+        whole = Samples(self.inputs, self.targets).on(device)
+        whole.labelled = self.labelled
+        return whole
+
+    @property
+    def nbytes(self) -> int:
+        few = self.first(1)
+        return len(self) * sum(tensor.nbytes for tensor in (*tensors_of(few.inputs), few.targets))
+
+    def _with(self, targets: Tensor, *, labelled: bool) -> Indexed:
+        found = Indexed(self._read, targets, self.identity)
+        found.labelled = labelled
+        return found
+
+    def _identifying_tensors(self) -> tuple[Tensor, ...]:
+        return (self.targets,) if self.labelled else ()
+
+    def _computed_digest(self) -> str:
+        return digest(self.identity.encode(), super()._computed_digest().encode())
