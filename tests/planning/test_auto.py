@@ -175,6 +175,17 @@ def test_a_front_of_metric_and_a_cost(cost: Any, count: int, net: nn.Module, tas
             mirabelle.auto(net, task, goal, out, trials=TrialSettings(4))
 
 
+@pytest.mark.slow
+def test_a_front_begins_with_the_given_model_where_the_limit_is_its_own(net: nn.Module, task: Task, tmp_path: Path) -> None:
+    """Nothing is to be done for the limit, and so there is no recipe: the front has the trials that change something."""
+    pytest.importorskip("optuna")
+    goal = {"macs": "100%", "max_drop": "5pt", "latency": "any"}
+    mirabelle.auto(net, task, goal, tmp_path, trials=TrialSettings(4, front="macs"))
+    points = json.loads((tmp_path / "front.json").read_text())["points"]
+    assert points
+    assert all(point["step"] for point in points)
+
+
 def test_a_metric_that_no_model_has_is_refused_at_once(net: nn.Module, task: Task, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="E113"):
         mirabelle.auto(net, task, {"metric": "150%"}, tmp_path)

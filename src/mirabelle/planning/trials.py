@@ -19,7 +19,7 @@ from mirabelle.job.comparison import compare
 from mirabelle.job.comparison_results import Budget, Outcome
 from mirabelle.planning.draft import Key
 from mirabelle.planning.measured import Measured
-from mirabelle.planning.plan import Plan, Planner, learns
+from mirabelle.planning.plan import Plan, Planner, learns, steps_of
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.run import files
 from mirabelle.run.journal import Stop
@@ -138,9 +138,8 @@ class Trials:
             try:
                 study = self._opened(optuna, storage)
                 self._share(study)
-                self._keys = {
-                    f"{draft.structure}/{draft.form}": (draft.structure, draft.form) for draft in self.planner.drafts()
-                }
+                drafts = [draft for draft in self.planner.drafts() if steps_of(draft)]  # but the given model
+                self._keys = {f"{draft.structure}/{draft.form}": (draft.structure, draft.form) for draft in drafts}
                 self._queue(study)
                 while (left := self._left(study)) > 0:
                     if any(trial.state.name == "WAITING" for trial in self._with_slots(study)):
@@ -245,6 +244,8 @@ class Trials:
 
     def _plan_itself(self) -> dict[str, Any]:
         key = "/".join(self.plan.key)
+        if key not in self._keys:  # it is the given model
+            return {}
         weights = {f"weight {name}": 1.0 for name in self._parts(self._keys[key])}
         share = {} if self.settings.front is None else {"share": 1.0}
         return {"plan": key, **weights, **share, **({"rate": 1.0} if self._training else {})}
@@ -275,6 +276,8 @@ class Trials:
             factor = trial.suggest_float("rate", 1 / _RATE, _RATE, log=True)
             training = replace(training, lr=training.lr * factor)
         steps = plan.steps(training, learned=training is not None and learns(plan))
+        if not steps:
+            raise optuna.TrialPruned("it is the given model")
         tables = [step_to_data(step) for step in steps]
         trial.set_user_attr("steps", tables)
         folder = self.out / f"trial-{slot + 1}-{files.digest_of_data(tables)[:8]}"
