@@ -81,6 +81,7 @@ def test_the_words_of_a_ratio() -> None:
         assert ratio.in_words().startswith("no difference shown")
 
 
+@pytest.mark.slow
 def test_every_runtime_batch_and_thread_is_measured_with_memory_and_first_call(call, capsys, tmp_path: Path) -> None:
     model = written(tmp_path / "m.onnx", "x", ["n", 8])
     asked = ("--seconds", "0.1", "--batch", "1,4", "--threads", "1,2")

@@ -137,6 +137,7 @@ def test_rare_classes_get_a_metric_that_shows_them(init: Init, capsys: Any) -> N
     assert main.run(("check", "recipe.toml")) == 0, capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_images_are_read_as_the_network_takes_them(init: Init, capsys: Any) -> None:
     photos(Path("photos"))
     recipe, found = init("--model", "./nets.py:gray", "--data", "./photos")
@@ -157,6 +158,7 @@ def test_inputs_alone_are_data_without_labels(init: Init) -> None:
     assert main.run(("run", "recipe.toml", "--out", "run", "--quiet")) == 0
 
 
+@pytest.mark.slow
 def test_a_head_that_is_missing_is_put_on_and_trained(init: Init) -> None:
     words = [f"word{k}" for k in range(30)]
     vocabulary = save_word_tokenizer(Path("bert"), words)
@@ -189,6 +191,7 @@ def test_what_only_looks_unlabelled_is_not_made_so(init: Init, capsys: Any) -> N
     assert 'class "bird"' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_several_labels_of_each_sample(init: Init) -> None:
     inputs, targets = rows()
     np.savez("labels.npz", x_train=inputs, y_train=np.stack([targets, 1 - targets], 1))
@@ -211,6 +214,7 @@ def rare():
 """
 
 
+@pytest.mark.slow
 def test_data_of_a_function_keep_their_metric(init: Init) -> None:
     Path("tasks.py").write_text(TASKS)
     recipe, found = init("--model", "./nets.py:mlp", "--data", "./tasks.py:rare")
@@ -219,6 +223,7 @@ def test_data_of_a_function_keep_their_metric(init: Init) -> None:
     assert 'the metric of a function is its own: Task(metric="roc_auc") would show these classes' in found
 
 
+@pytest.mark.slow
 def test_names_are_toml_and_data_lie_in_the_folder_of_data_sets(init: Init) -> None:
     inputs, targets = rows()
     Path("sets/d😀").mkdir(parents=True)

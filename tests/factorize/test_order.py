@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ class Encoder(nn.Module):
         return self.head(self.layers(self.table(ids)).mean(1))
 
 
+@pytest.mark.slow
 def test_a_run_in_the_legal_order_gives_one_model_in_all_forms(tmp_path: Path) -> None:
     ids = torch.randint(0, 50, (90, 5), generator=torch.Generator().manual_seed(0))
     task = Task(train=(ids, (ids[:, 0] > 25).long()), test=(ids, (ids[:, 0] > 25).long()))

@@ -104,6 +104,7 @@ def test_the_table_and_the_data_agree() -> None:
     assert limit["in_points"] is True
 
 
+@pytest.mark.slow
 def test_what_grows_above_its_bytes_in_a_training_is_fitted_again(
     blobs: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

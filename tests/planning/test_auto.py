@@ -81,6 +81,7 @@ def test_the_goal_is_met_and_the_recipe_runs_by_itself(
     assert again.met
 
 
+@pytest.mark.slow
 def test_without_a_limit_the_file_becomes_as_small_as_the_metric_allows(net: nn.Module, task: Task, out: Path) -> None:
     found = mirabelle.auto(net, task, {"max_drop": "2pt", "latency": "any"}, out, minutes=0.05)
     assert found.best is not None
@@ -116,6 +117,7 @@ def test_a_plan_alone_runs_nothing(net: nn.Module, task: Task, out: Path) -> Non
     assert "are used" in told[0], "what was measured is not measured again"
 
 
+@pytest.mark.slow
 def test_another_goal_in_the_same_folder_has_attempts_of_its_own(net: nn.Module, task: Task, out: Path) -> None:
     first = mirabelle.auto(net, task, {"size": "12%", "max_drop": "3pt", "latency": "any"}, out, **QUICK)
     second = mirabelle.auto(net, task, {"size": "6%", "max_drop": "3pt", "latency": "any"}, out, **QUICK)
@@ -235,6 +237,7 @@ def test_a_model_that_has_learned_nothing_is_refused(task: Task, tmp_path: Path)
         mirabelle.auto(nn.Sequential(nn.Linear(8, 3)), task, {"size": "50%"}, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_regression_without_labels_is_compressed(tmp_path: Path) -> None:
     torch.manual_seed(0)
     x = torch.randn(400, 6)

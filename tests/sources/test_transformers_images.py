@@ -83,6 +83,7 @@ def test_classes_of_another_order_are_refused(labels: tuple[str, ...], told: str
     assert try_one_batch(model_from("./resnet", {"labels": 3}, tmp_path), task).shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_a_detector_without_labels_is_matched_in_both_outputs(tmp_path: Path) -> None:
     saved(tmp_path / "yolos", "YolosForObjectDetection", transformers.YolosConfig(**LAYERS, **DETECTS))
     model, images = model_from("./yolos", {}, tmp_path), pictures()

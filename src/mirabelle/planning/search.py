@@ -144,7 +144,6 @@ class _Search:
     refused: dict[str, float] = field(default_factory=dict)  # name of each attempt that could not be carried out -> its size
 
     def found(self, *, dry_run: bool) -> Found:
-        self._begin = time.monotonic()
         self.goal.check(self.task.metric.name, self.task.metric.highest)
         start = standing(self.model, self.task, self.task.validation)
         if not start.learned:
@@ -159,6 +158,7 @@ class _Search:
         coded, timed = "size" in limited or not limited or front == "size", not self.goal.may_be_slower or front == "latency"
         wanted = Wanted(coded, timed, self.goal.batch or 1)
         found = measured(self.model, self.task, run, wanted, self.tell, kept=self.out / "measured.json")
+        self._begin = time.monotonic()
         for note in found.notes:
             self.tell(note)
         if self.goal.threads is not None or self.goal.runtime is not None:
@@ -260,6 +260,7 @@ class _Search:
         """The training of all trials: none if the plan is expected to lose little without one."""
         if plan.metric >= self._untrained or not is_trainable(plan):
             return None
+        self._begin = time.monotonic()  # each trial has all of the time
         return self._training(plan, "trials", learned=learns(plan))
 
     def _next_size(self, planner: Planner) -> list[Plan]:
