@@ -10,6 +10,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from mirabelle.errors import UserError
 from mirabelle.task.class_names import TARGETS
+from mirabelle.task.large_datasets import read_when_needed
 from mirabelle.task.samples import Samples, Stream, check_targets, inputs_and_targets, joined_samples
 from mirabelle.task.values import as_inputs, as_targets
 
@@ -19,7 +20,8 @@ def data_of(source: Any) -> Samples | Stream:
 
     A tensor or an array alone, or a dict of them by the names of the inputs, is data without labels. Batches are
     (inputs, targets), or dicts with the targets under "labels", "label", "targets" or "target". A data set, and a loader in
-    sequential order, are read into memory once. A loader that shuffles remains a stream, because its data set may augment.
+    sequential order, are read into memory once; of a data set that would need more than 1 GiB, samples are read when they are
+    needed, and have the same values every time. A loader that shuffles remains a stream, because its data set may augment.
 
     Raises:
         UserError: E131 if the source is none of these.
@@ -34,10 +36,8 @@ def data_of(source: Any) -> Samples | Stream:
         if not shuffles:
             return joined_samples(list(Stream(source).batches(0)))
         return Stream(source)
-    if hasattr(source, "with_format") and hasattr(source, "column_names"):  # a data set of Hugging Face's `datasets`
-        source = source.with_format("torch")
     if isinstance(source, Dataset) or hasattr(source, "column_names"):
-        return joined_samples(list(Stream(DataLoader(source, batch_size=256)).batches(0)))
+        return _of_data_set(source)
     if isinstance(source, Mapping) and any(name in source for name in TARGETS):
         source = inputs_and_targets(source)
     if isinstance(source, (tuple, list)) and len(source) == 2:  # noqa: PLR2004 (inputs and targets)
@@ -47,6 +47,12 @@ def data_of(source: Any) -> Samples | Stream:
     raise UserError(
         "E131", f"data must be (inputs, targets), a Dataset or a DataLoader; got {type(source).__name__}", "give one of these"
     )
+
+
+def _of_data_set(source: Any) -> Samples:
+    if hasattr(source, "with_format") and hasattr(source, "column_names"):  # a data set of Hugging Face's `datasets`
+        source = source.with_format("torch")
+    return read_when_needed(source) or joined_samples(list(Stream(DataLoader(source, batch_size=256)).batches(0)))
 
 
 def in_memory(source: Any) -> Samples:

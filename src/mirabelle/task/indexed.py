@@ -14,6 +14,7 @@ from mirabelle.run.files import digest
 from mirabelle.task.batch import Batch, Inputs, tensors_of
 from mirabelle.task.samples import Samples, Shuffled, check_finite, check_targets
 
+IN_MEMORY = 1 << 30  # bytes of inputs: data that need more are read when they are needed
 Read: TypeAlias = Callable[[Tensor], Inputs]  # indices of samples, (count,) -> their inputs, each (count, ...)
 
 

@@ -17,6 +17,7 @@ from mirabelle.run.files import digest
 from mirabelle.sources.datasets.decoded import Decoded, decoded
 from mirabelle.sources.datasets.folders import Kind, files_by_split, files_without_classes, unread_files
 from mirabelle.sources.datasets.splits import Split, Unread, as_task, completed
+from mirabelle.task.indexed import IN_MEMORY
 from mirabelle.task.preprocessing.image import Image, mean_and_deviation, mean_and_deviation_of_bytes, white_of
 from mirabelle.task.preprocessing.pictures import SUFFIXES, Header, Mode, Pixels, header_of, pixels
 from mirabelle.task.task import Task
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from mirabelle.sources.datasets.image_settings import ImageFolder
 
 KIND = Kind("image", "images", SUFFIXES)
-IN_MEMORY = 1 << 30  # bytes of inputs: data that need more are read when they are needed
 _FLOAT_BYTES = 4
 _LARGEST, _OTHERWISE = 256, (64, 64)
 
