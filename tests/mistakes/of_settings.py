@@ -58,6 +58,9 @@ OF_SETTINGS = {
     "device that is not there": Mistake(
         "E122", '"cuda:63" is not there', "there are: cpu", command=(*RUN, "--device", "cuda:63")
     ),
+    "compiled blocks that are computed again": Mistake(
+        "E111", "exclude each other", "leave one", training("compile = true, recompute = true")
+    ),
     "parts without samples": Mistake(
         "E110", "micro_batch must be a whole number from 1", "gradients", training("micro_batch = 0"), at="11:54"
     ),

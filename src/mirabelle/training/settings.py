@@ -56,8 +56,8 @@ class Training:
         compile: whether the model compiled by torch.compile is measured, too, and taken where it is faster.
 
     Raises:
-        UserError: E110 if a value is out of range, E111 if both or neither of epochs and steps are given, or texts cannot be
-            grouped by length.
+        UserError: E110 if a value is out of range, E111 if both or neither of epochs and steps are given, if both `compile` and
+            `recompute` are, or texts cannot be grouped by length.
 
     Example:
         >>> Training(epochs=3, lr=2e-3).optimizer
@@ -93,3 +93,8 @@ class Training:
                 f"give either epochs or steps; got epochs={self.epochs}, steps={self.steps}",
                 "for example: epochs = 5",
             )
+        if self.compile and self.recompute:
+            message = (
+                "compile and recompute exclude each other: blocks that are computed again are compiled again at every step"
+            )
+            raise UserError("E111", message, "leave one of them out")
