@@ -17,6 +17,7 @@ from mirabelle.inspection.sensitivity import sensitivity_of
 from mirabelle.job.comparison import compare
 from mirabelle.model.device import CPU, at_work, check_device, computing_on, device_of_job, move, on_cpu
 from mirabelle.model.precision import autocast
+from mirabelle.model.state import tensors_of_module
 from mirabelle.training import fit
 
 NOWHERE = nn.Linear(8, 3, device="meta")
@@ -89,6 +90,22 @@ def test_outside_of_jobs_a_model_computes_where_it_is() -> None:
             assert device == ELSEWHERE
         assert model.weight.device == ELSEWHERE
         move(model, CPU)
+
+
+def test_buffers_of_several_modules_are_one_after_a_move() -> None:
+    shared = torch.arange(3.0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    for layer in model:
+        layer.register_buffer("places", shared)
+    model[0].register_buffer("turned", torch.ones(2, 3))
+    model[1].register_buffer("turned", model[0].turned.t())
+    before = list(tensors_of_module(model))
+    with a_second_device(), computing_on(ELSEWHERE), at_work(model):
+        assert model[0].places is model[1].places
+        assert model[0].places.device == ELSEWHERE
+    assert list(tensors_of_module(model)) == before
+    model[0].places[1] = 9.0
+    assert float(model[1].places[1]) == 9.0
 
 
 def test_tensors_that_share_memory_do_so_after_a_move() -> None:

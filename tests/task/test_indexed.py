@@ -61,7 +61,7 @@ def test_everything_that_samples_do() -> None:
     assert torch.equal(there.with_targets(lambda targets: targets + 1).targets, here.targets + 1)
     assert not there.against(torch.zeros(200, 3)).labelled
     assert there.nbytes == here.nbytes
-    assert same(here.on(torch.device("cpu")), there.on(torch.device("cpu")))
+    assert there.on(torch.device("cpu")) is there  # it is not read into the memory of a device
     reader.seen.clear()
     there.shuffled(32, 7)[2]
     assert len(reader.seen) == 32  # nothing of the batches before
@@ -208,3 +208,23 @@ def test_a_corrupt_image_is_named_and_leaves_no_half_file(
     with pytest.raises(UserError, match=r"E131(.|\n)*7\.png"):
         task_from("./photos", {"size": [12, 12]}, data_folder=None, folder=photos.parent)
     assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_decoded_file_that_ends_too_early_is_told(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    _, there = tasks_of(photos, monkeypatch)
+    (file,) = (tmp_path / "cache").iterdir()
+    file.write_bytes(file.read_bytes()[:-100])
+    batches = [part.batches(50) for part in (there.train, there.validation, there.test)]
+    with pytest.raises(UserError, match=r"E141.*ends too early\n.*remove it"):
+        [list(each) for each in batches]
+
+
+def test_what_a_killed_process_left_is_removed(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    tasks_of(photos, monkeypatch)
+    (file,) = (tmp_path / "cache").iterdir()
+    file.unlink()
+    file.with_name(f"{file.name}.4194303.writing").write_bytes(b"half")
+    task_from("./photos", {"size": [12, 12]}, data_folder=None, folder=photos.parent)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [file.name]

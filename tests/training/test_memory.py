@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from elsewhere import ELSEWHERE, a_second_device
 from mirabelle import Run, Task, Training
+from mirabelle.errors import UserError
 from mirabelle.model.device import computing_on
 from mirabelle.model.state import copied, tensors_of_module
+from mirabelle.objectives import SimilarityPreserving, TaskLoss
 from mirabelle.run.journal import read_events
+from mirabelle.task import CrossEntropy
 from mirabelle.task.batch import Batch
 from mirabelle.training import Execution, evaluate, fit, optimizer, outputs_of
 from mirabelle.training.memory import blocks_to_recompute, parts_of_batch, recomputing
@@ -144,6 +147,57 @@ def test_a_batch_too_large_for_the_memory_is_taken_in_parts(blobs: Task, tmp_pat
     assert [event["value"] for event in events if event.get("name") == "micro_batch"] == [16, 8]
     with pytest.raises(torch.OutOfMemoryError):
         trained(Hungry(0), blobs, tmp_path / "none")
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_memory_is_found_too_small_also_while_executions_are_measured(precision: str, blobs: Task, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained(Hungry(10), blobs, tmp_path, precision=precision)
+    assert Run(tmp_path).folder.is_dir()
+    values = [event["value"] for event in read_events(tmp_path) if event.get("name") == "micro_batch"]
+    assert values == [16, 8]
+
+
+def test_parts_have_the_weights_of_their_classes(mlp: nn.Module, blobs: Task, tmp_path: Path) -> None:
+    task = blobs.replace(loss=CrossEntropy(weights=(0.3, 1.0, 5.0)))
+    whole, parts = (trained(mlp, task, tmp_path / str(size), micro_batch=size) for size in (32, 5))
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_gradients_that_are_never_finite_are_a_divergence(precision: str, blobs: Task, tmp_path: Path) -> None:
+    class Broken(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            found = super().forward(x)
+            return found + 0 * (found.detach() - found).abs().sqrt()  # its derivative is infinite, its value is not
+
+    with pytest.raises(UserError, match=r"E201.*diverged"):
+        trained(Broken(8, 3), blobs, tmp_path, precision=precision, epochs=4)
+
+
+def test_buffers_of_any_module_count_once_where_blocks_are_computed_again(blobs: Task, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    norm = torch.nn.utils.parametrizations.spectral_norm
+    blocks = [nn.Sequential(norm(nn.Linear(8, 8)), nn.ReLU()) for _ in range(3)]
+    model = nn.Sequential(*blocks, nn.Sequential(nn.Linear(8, 3)))
+    one, other = (trained(model, blobs, tmp_path / str(k), recompute=bool(k)) for k in range(2))
+    assert same(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # by the compiler, about what the hooks keep
+def test_a_compiled_model_tells_the_layers_that_a_loss_reads(
+    blobs: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph of another model of the class, without hooks, is not taken: such as that of the copy that was measured."""
+    monkeypatch.setattr(torch, "compile", torch._dynamo.optimize("eager"))
+    monkeypatch.setattr("mirabelle.training.execution._GAIN", 0.0)
+    torch.manual_seed(0)
+    model, teacher = (nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)) for _ in range(2))
+    objective = 1.0 * TaskLoss() + 0.5 * SimilarityPreserving(layers=("1",), teacher_layers=("1",))
+    task = blobs.with_teacher(teacher.eval())
+    trained(model, task, tmp_path, compile=True, objective=objective)
+    assert [event["value"] for event in read_events(tmp_path) if event.get("name") == "execution"] == ["float32 compiled"]
 
 
 def test_losses_in_float16_are_scaled_and_a_killed_training_goes_on(

@@ -123,7 +123,9 @@ class Masked:
     def __iter__(self) -> Iterator[Inputs]:
         for batch in self._batches:
             inputs = batch.inputs if isinstance(batch, Batch) else batch
-            found = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+            two_texts = isinstance(inputs, Mapping) and any(name.startswith("decoder_") for name in inputs)
+            named = isinstance(inputs, Mapping) and not two_texts  # which have a mask each
+            found = inputs.get("attention_mask") if named else None
             self._mask = found.bool() if isinstance(found, Tensor) else None
             yield inputs
 

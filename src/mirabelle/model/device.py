@@ -74,9 +74,14 @@ def title_of(device: torch.device) -> str:
 @contextlib.contextmanager
 def computing_on(device: torch.device) -> Iterator[torch.device]:
     """A context in which models compute on a device whenever they are `at_work`."""
+    library: Any = getattr(torch, device.type, None)
+    current = (
+        library.device(device) if device.type in _ACCELERATORS and hasattr(library, "device") else contextlib.nullcontext()
+    )
     before = _JOB.set(device)
     try:
-        yield device
+        with current:  # torch seeds, and waits for, the current device of a kind
+            yield device
     finally:
         _JOB.reset(before)
 
@@ -152,15 +157,36 @@ def copy_at_work(model: Model) -> Iterator[Model]:
 
 def move(model: nn.Module, device: torch.device) -> None:
     """Move a model in place; tensors that are the same numbers in memory still are afterwards."""
-    own: dict[int, Tensor] = {id(one): one for one in (*model.parameters(), *model.buffers())}
-    same: dict[Hashable, list[Tensor]] = {}
-    for tensor in own.values():
-        place = tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.numel()
-        same.setdefault(place if tensor.numel() else id(tensor), []).append(tensor)
-    views = [(group[0], other, other.stride()) for group in same.values() for other in group[1:]]
+    places: dict[int, list[tuple[dict[str, Any], str]]] = {}  # of each tensor, as a module has it
+    same: dict[Hashable, dict[int, tuple[int, ...]]] = {}  # tensors that are the same numbers, with their strides
+    for module in model.modules():
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    places.setdefault(id(tensor), []).append((held, name))
+                    place = tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.numel()
+                    same.setdefault(place if tensor.numel() else id(tensor), {})[id(tensor)] = tensor.stride()
     model.to(device)
-    for first, other, stride in views:
-        other.data = first.data.as_strided(other.size(), stride)
+    for group in same.values():
+        one, *others = group
+        _put(places[one], _at(places[one][0]))
+        for other in others:
+            moved = _at(places[other][0])
+            view = _at(places[one][0]).data.as_strided(moved.size(), group[other])
+            if isinstance(moved, nn.Parameter):
+                moved.data = view
+            _put(places[other], moved if isinstance(moved, nn.Parameter) else view)
+
+
+def _at(place: tuple[dict[str, Any], str]) -> Tensor:
+    held, name = place
+    found: Tensor = held[name]
+    return found
+
+
+def _put(places: list[tuple[dict[str, Any], str]], tensor: Tensor) -> None:
+    for held, name in places:
+        held[name] = tensor
 
 
 def free_bytes(device: torch.device) -> int:

@@ -95,7 +95,7 @@ def _common_prefix(missing: Sequence[str], extra: Sequence[str]) -> str:
 
 def _same(one: Tensor, value: Tensor, other: Tensor, expected: Tensor) -> bool:
     """Whether `other`, which shares the memory of `one`, is `expected` once `one` is `value`; NaN equals NaN."""
-    laid = torch.empty_strided(one.size(), one.stride(), dtype=one.dtype).copy_(value)
+    laid = torch.empty_strided(one.size(), one.stride(), dtype=one.dtype, device=expected.device).copy_(value)
     seen, expected = laid.as_strided(other.size(), other.stride()), expected.to(other.dtype)
     return bool(((seen == expected) | (seen.isnan() & expected.isnan())).all())
 

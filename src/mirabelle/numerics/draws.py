@@ -51,7 +51,7 @@ def global_draws(seed: int | None = None, device: torch.device | None = None) ->
     before = None if library is None else library.get_rng_state()
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
-            torch.manual_seed(seed)
+            seed_generators(seed, device or torch.device("cpu"))
         try:
             yield
         finally:

@@ -41,6 +41,8 @@ class Indexed(Samples):
         targets: (samples, ...); None for data without labels.
         identity: of the inputs, in words or digits, such as a digest of names and sizes of files: equal for equal inputs.
         count: number of samples, needed without targets.
+        read_ahead: whether a thread may read the next batch of a training while the one before is used. Then `read` must not
+            draw from global generators.
 
     Example:
         >>> squares = Indexed(lambda index: index.float()[:, None] ** 2, torch.arange(10), "squares")
@@ -51,14 +53,14 @@ class Indexed(Samples):
         (4, True)
     """
 
-    def __init__(self, read: Read, targets: Tensor | None, identity: str, *, count: int = 0) -> None:
+    def __init__(self, read: Read, targets: Tensor | None, identity: str, *, count: int = 0, read_ahead: bool = False) -> None:
         self.labelled = targets is not None
         self.targets = torch.zeros(count, 0) if targets is None else targets
         check_targets(self.targets)
         if not self.targets.dim() or not len(self.targets):
             raise UserError("E131", "there are no samples", "check the data")
         check_finite(self.targets, "targets")
-        self._read, self.identity = read, identity
+        self._read, self.identity, self._read_ahead = read, identity, read_ahead
         self._known = None
 
     @property
@@ -77,7 +79,7 @@ class Indexed(Samples):
             yield self.at(torch.arange(start, min(start + batch_size, len(self))))
 
     def taken(self, shuffled: Shuffled, first: int) -> Iterator[Batch]:
-        return ahead(shuffled.__getitem__, range(first, len(shuffled)))
+        return ahead(shuffled.__getitem__, range(first, len(shuffled))) if self._read_ahead else super().taken(shuffled, first)
 
     def split(self, fraction: float, seed: int) -> tuple[Samples, Samples]:
         held, order = self._held(fraction), self.order(seed)
@@ -87,7 +89,7 @@ class Indexed(Samples):
         """Some of the samples, in the order of their indices, which are read when they are needed, too."""
         identity = digest(self.identity.encode(), index.numpy().tobytes())
         read, targets = self._read, self.targets[index] if self.labelled else None
-        return Indexed(lambda own: read(index[own]), targets, identity, count=len(index))
+        return Indexed(lambda own: read(index[own]), targets, identity, count=len(index), read_ahead=self._read_ahead)
 
     def against(self, targets: Tensor) -> Samples:
         return self._with(targets, labelled=False)
@@ -96,9 +98,9 @@ class Indexed(Samples):
         return self._with(change(self.targets), labelled=self.labelled)
 
     def on(self, device: torch.device) -> Samples:
-        whole = Samples(self.inputs, self.targets).on(device)
-        whole.labelled = self.labelled
-        return whole
+        """The samples themselves, which stay where they are read."""
+        del device
+        return self
 
     @property
     def nbytes(self) -> int:
@@ -106,7 +108,7 @@ class Indexed(Samples):
         return len(self) * sum(tensor.nbytes for tensor in (*tensors_of(few.inputs), few.targets))
 
     def _with(self, targets: Tensor, *, labelled: bool) -> Indexed:
-        found = Indexed(self._read, targets, self.identity)
+        found = Indexed(self._read, targets, self.identity, read_ahead=self._read_ahead)
         found.labelled = labelled
         return found
 

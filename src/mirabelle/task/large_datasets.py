@@ -20,6 +20,8 @@ from mirabelle.task.samples import check_targets, inputs_and_targets
 from mirabelle.task.values import plain, plain_targets
 
 _LOOKED_AT, _AT_ONCE = 16, 256  # samples by which data are identified, besides their targets; that are read together
+_COMPARED, _MOST_VALUES = 64, 1000  # kept targets that are compared with those of samples; different values, each of which is
+_CHANGES = ("target_transform", "transforms")  # attributes that say that targets are changed when they are read
 _OF_TARGETS = ("targets", "labels")  # attributes of data sets of torchvision and others
 
 
@@ -39,7 +41,7 @@ def read_when_needed(source: Any, most: int | None = None) -> Indexed | None:
     try:
         count = len(source)
         size = sum(one.nbytes for one in tensors_of(_inputs_of(source, [0]))) * count if count else 0
-    except (TypeError, UserError):  # without a length, or with a first sample that cannot be read: told by who reads all of it
+    except (TypeError, NotImplementedError, UserError):  # no length, or no first sample: told by who reads all of them
         return None
     if size <= limit:
         return None
@@ -57,15 +59,28 @@ def _inputs_of(source: Any, places: Sequence[int]) -> Inputs:
 
 def _targets(source: Any) -> Tensor:
     """All targets: as the data set keeps them, or of all samples, read once."""
-    kept = next((getattr(source, name) for name in _OF_TARGETS if hasattr(source, name)), None)
-    if isinstance(kept, (Tensor, np.ndarray, list, tuple)) and len(kept) == len(source):
-        found = torch.as_tensor(kept)
-        few = list(range(min(len(source), _LOOKED_AT)))
-        if torch.equal(plain_targets(found[few]), _batch(source, few)[1]):  # a transform may change them
-            return plain_targets(found)
+    kept = _kept_targets(source)
+    if kept is not None:
+        values, first = np.unique(kept.reshape(len(kept), -1).numpy(), axis=0, return_index=True)
+        few = [*np.linspace(0, len(kept) - 1, min(len(kept), _COMPARED)).astype(int).tolist(), *first[:_MOST_VALUES].tolist()]
+        if len(values) <= _MOST_VALUES and torch.equal(kept[few], _batch(source, few)[1]):
+            return kept
     places = range(len(source))
     parts = [_batch(source, places[start : start + _AT_ONCE])[1] for start in range(0, len(places), _AT_ONCE)]
     return torch.cat(parts)
+
+
+def _kept_targets(source: Any) -> Tensor | None:
+    """The targets that a data set keeps beside its samples, unless it says that it changes them."""
+    if any(getattr(source, name, None) is not None for name in _CHANGES):
+        return None
+    kept = next((getattr(source, name) for name in _OF_TARGETS if hasattr(source, name)), None)
+    if not isinstance(kept, (Tensor, np.ndarray, list, tuple)) or len(kept) != len(source):
+        return None
+    try:
+        return plain_targets(torch.as_tensor(kept))
+    except (TypeError, ValueError, RuntimeError, UserError):  # such as words, which the samples number
+        return None
 
 
 def _batch(source: Any, places: Sequence[int]) -> tuple[Inputs, Tensor]:

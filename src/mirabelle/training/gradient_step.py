@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mirabelle.objectives import Forward
 from mirabelle.task.batch import Batch, call
+from mirabelle.training.divergence import DivergedError
 from mirabelle.training.execution import Execution, with_gradient
 from mirabelle.training.memory import blocks_to_recompute, parts_of_batch, recomputing
 from mirabelle.training.settings import Training
@@ -30,6 +31,7 @@ class GradientStep:
         training: settings.
         execution: precision and layout.
         micro_batch: most samples of a part.
+        class_weights: of the task's loss, if its mean weights classes.
     """
 
     def __init__(
@@ -42,12 +44,17 @@ class GradientStep:
         training: Training,
         execution: Execution,
         micro_batch: int,
+        class_weights: tuple[float, ...] = (),
     ) -> None:
+        if execution.compiled:
+            torch.compiler.reset()  # a graph of another model of the class knows nothing of the hooks of this one
+        self._weights = class_weights
         self._model, self._loss, self._taps, self._optimizer = model, loss, taps, optimizer
         self._execution, self._clip, self._micro_batch = execution, training.clip, micro_batch
         self._called = execution.callable_of(model)
         self._recomputed = blocks_to_recompute(model) if training.recompute else []
         device = next((parameter.device.type for parameter in model.parameters()), "cpu")
+        self._last = torch.zeros(())
         self._scaler = torch.amp.GradScaler(device, enabled=execution.precision == "float16")
 
     def __call__(self, batch: Batch, teacher: Teacher | None, progress: float) -> Tensor:
@@ -59,13 +66,26 @@ class GradientStep:
             progress: of the training, in [0, 1].
         """
         self._optimizer.zero_grad(set_to_none=True)
-        losses = [self._added(part, share, teacher, progress) for share, part in parts_of_batch(batch, self._micro_batch)]
+        parts = parts_of_batch(batch, self._micro_batch, self._weights)
+        losses = [self._added(part, share, teacher, progress) for share, part in parts]
         if self._clip is not None:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self._model.parameters(), self._clip)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        return self._of_taken_steps(loss) if self._scaler.is_enabled() else loss
+
+    def _of_taken_steps(self, loss: Tensor) -> Tensor:
+        """The loss in float16; where it overflows, and the step is left out, that of the step before.
+
+        Raises:
+            DivergedError: if steps are left out although losses are no longer scaled up.
+        """
+        if self._scaler.get_scale() < 1:
+            raise DivergedError("gradients are not finite in float16, however small their scale")
+        self._last = torch.where(loss.isfinite(), loss, self._last.to(loss.device))
+        return self._last
 
     def _added(self, batch: Batch, share: float, teacher: Teacher | None, progress: float) -> Tensor:
         """The share of a part in the loss of its batch, whose gradient is added to that of the parts before."""

@@ -32,10 +32,9 @@ from mirabelle.training.checkpoint import CHECKPOINT, Checkpoint, in_todays_sett
 from mirabelle.training.contracts import Control, check_same_training
 from mirabelle.training.divergence import DivergedError, NewlyNotFinite, finite
 from mirabelle.training.evaluation import evaluate
-from mirabelle.training.execution import Execution, fastest_execution
 from mirabelle.training.gradient_step import GradientStep
 from mirabelle.training.kept_zeros import KeptZeros
-from mirabelle.training.memory import MICRO_BATCH, free_memory, on_device_if_they_fit
+from mirabelle.training.memory import decided_execution, free_memory, halved, on_device_if_they_fit
 from mirabelle.training.optimizer import load_optimizer_tensors, optimizer_for, optimizer_tensors
 from mirabelle.training.settings import Training
 from mirabelle.training.single_samples import SingleSamples, only_single_samples, why_not_one_sample
@@ -103,13 +102,12 @@ def fit(
     with at_work(model, *teachers) as device:
         while True:
             loop = _Loop(model, task, training, run, objective=objective, controls=controls)
-            try:
-                with global_draws(device=device):
-                    loop.run_to_end()
+            with global_draws(device=device):
+                ended = loop.ran_to_end()
+            if ended:
                 return loop.finished_model()
-            except Exception as error:
-                if not is_out_of_memory(error) or not loop.takes_smaller_parts():
-                    raise
+            del loop
+            free_memory(device)
 
 
 class _Loop:
@@ -130,8 +128,7 @@ class _Loop:
         self.step_seed = run.seed_for("step")
         if task.train.batch_size(training.batch_size) == 1 and (why := why_not_one_sample(model, task.example(1))):
             raise only_single_samples(why)
-        self.micro_batch = int(run.decided(MICRO_BATCH) or training.micro_batch or task.train.batch_size(training.batch_size))
-        self.execution = self._decided_execution(model)
+        self.execution, self.micro_batch = decided_execution(model, task, training, run)
         self.model = self.execution.laid_out(model)
         if training.targets == "teacher":
             self.task = task = answered(task, run, self.execution)
@@ -147,6 +144,7 @@ class _Loop:
         self.gradient_step = GradientStep(
             self.model, self.loss, self.taps, self.optimizer,
             training=training, execution=self.execution, micro_batch=self.micro_batch,
+            class_weights=getattr(task.loss, "weights", ()),
         )  # fmt: skip
         self.teacher = None
         if task.teacher is not None and not task.has_lessons and (objective.needs_teacher or training.targets == "teacher"):
@@ -171,7 +169,17 @@ class _Loop:
         self.first = self.numbers.step  # of this process
         self.zeros = KeptZeros(self.model, self.optimizer)
 
-    def takes_smaller_parts(self) -> bool:
+    def ran_to_end(self) -> bool:
+        """Train; False if memory did not suffice for the first batch, and the run knows that parts are to be smaller now."""
+        try:
+            self.run_to_end()
+        except Exception as error:
+            if not is_out_of_memory(error) or not self._takes_smaller_parts():
+                raise
+            return False
+        return True
+
+    def _takes_smaller_parts(self) -> bool:
         """Whether memory that did not suffice for the first batch of this process may suffice for its halves.
 
         The model is as it was before, and the run knows the size of the parts.
@@ -179,11 +187,8 @@ class _Loop:
         if self.numbers.step > self.first or self.micro_batch == 1:
             return False
         load_tensors(self.model, self.beginning or (self.checkpoint.read() or ({}, {}))[0].get("model", {}))
-        smaller = (self.micro_batch + 1) // 2
-        self.run.decide_anew(MICRO_BATCH, smaller)
-        text = f"memory does not suffice for {self.micro_batch} samples: batches are taken in parts of at most {smaller}"
-        self.run.event("warning", text=text)
-        free_memory(self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.micro_batch = halved(self.micro_batch, self.run)
         return True
 
     def run_to_end(self) -> None:
@@ -341,16 +346,6 @@ class _Loop:
         numbers = self.numbers
         left = numbers.seconds * (self.total - numbers.step) / numbers.step
         return self.run.progress(numbers.step, self.total, seconds_left=left, text=f"epoch {epoch + 1}")
-
-    def _decided_execution(self, model: nn.Module) -> Execution:
-        training, task = self.training, self.task
-        batch = task.example(min(training.batch_size, self.micro_batch))
-        return Execution.parse(
-            self.run.decide(
-                "execution",
-                lambda: str(fastest_execution(model, batch, task.loss, training.precision, compiled=training.compile)),
-            )
-        )
 
     def _write_checkpoint(self) -> None:
         """Write the current state, unless a weight is no longer finite; then the previous checkpoint remains."""

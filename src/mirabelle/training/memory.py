@@ -6,17 +6,23 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mirabelle.model.device import free_bytes
+from mirabelle.errors import is_out_of_memory
+from mirabelle.model.device import device_of_job, free_bytes
 from mirabelle.numerics.several_outputs import UNLABELLED
+from mirabelle.run.run import Run
 from mirabelle.task.batch import Batch, map_tensors
 from mirabelle.task.samples import Samples, Stream
+from mirabelle.training.execution import Execution, fastest_execution
+
+if TYPE_CHECKING:
+    from mirabelle.task.task import Task
+    from mirabelle.training.settings import Training
 
 MICRO_BATCH = "micro_batch"  # the decision on the size of parts
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -32,16 +38,45 @@ def free_memory(device: torch.device) -> None:
         library.empty_cache()
 
 
+def halved(micro_batch: int, run: Run) -> int:
+    """Half of the size of parts, which the run records and is told."""
+    smaller = (micro_batch + 1) // 2
+    run.decide_anew(MICRO_BATCH, smaller)
+    text = f"memory does not suffice for {micro_batch} samples: batches are taken in parts of at most {smaller}"
+    run.event("warning", text=text)
+    return smaller
+
+
+def decided_execution(model: nn.Module, task: Task, training: Training, run: Run) -> tuple[Execution, int]:
+    """The execution of a training, measured once in a run, and the size of the parts of its batches.
+
+    Parts become smaller if memory does not suffice to measure it.
+    """
+    whole = task.train.batch_size(training.batch_size)
+    while True:
+        micro_batch = int(run.decided(MICRO_BATCH) or training.micro_batch or whole)
+        batch = task.example(min(training.batch_size, micro_batch))
+        measure = partial(fastest_execution, model, batch, task.loss, training.precision, compiled=training.compile)
+        try:
+            return Execution.parse(run.decide("execution", lambda: str(measure()))), micro_batch  # noqa: B023 (called at once)
+        except Exception as error:
+            if not is_out_of_memory(error) or micro_batch == 1:
+                raise
+        free_memory(device_of_job(model))
+        halved(micro_batch, run)
+
+
 def on_device_if_they_fit(data: Samples | Stream, device: torch.device) -> Samples | Stream:
     """Data in memory that need no more than a quarter of what is free on a device, on this device; others as they are."""
     fits = isinstance(data, Samples) and data.nbytes < _SHARE * free_bytes(device)
     return data.on(device) if isinstance(data, Samples) and fits else data
 
 
-def parts_of_batch(batch: Batch, size: int) -> list[tuple[float, Batch]]:
+def parts_of_batch(batch: Batch, size: int, weights: Sequence[float] = ()) -> list[tuple[float, Batch]]:
     """A batch in parts of at most `size` samples, each with its share in the mean loss of the batch.
 
-    The share is that of the targets that count, where some are ignored (−100), and otherwise that of the samples.
+    The share is that of the targets that count, where some are ignored (−100) or classes have weights, and otherwise that of
+    the samples.
 
     Example:
         >>> batch = Batch(torch.zeros(4, 1), torch.tensor([0, 1, -100, -100]))
@@ -52,7 +87,7 @@ def parts_of_batch(batch: Batch, size: int) -> list[tuple[float, Batch]]:
     if size >= count:
         return [(1.0, batch)]
     found = []
-    counted = _counted(batch.targets)
+    counted = _counted(batch.targets, weights)
     for start in range(0, count, size):
         stop = min(start + size, count)
         inputs = map_tensors(batch.inputs, lambda tensor: tensor[start:stop])  # noqa: B023 (called at once)
@@ -62,11 +97,14 @@ def parts_of_batch(batch: Batch, size: int) -> list[tuple[float, Batch]]:
     return found
 
 
-def _counted(targets: Tensor) -> Tensor | None:
-    """The number of targets of each sample that count; None if all or none do."""
+def _counted(targets: Tensor, weights: Sequence[float]) -> Tensor | None:
+    """The number, or weight, of the targets of each sample that count; None if all or none do."""
     if targets.is_floating_point():
         return None
-    counted = (targets != UNLABELLED).reshape(len(targets), -1).sum(1)
+    known = targets != UNLABELLED
+    if weights:
+        known = known * torch.tensor(weights).to(targets.device)[torch.where(known, targets, 0)]
+    counted = known.reshape(len(targets), -1).sum(1)
     return counted if bool(counted.any()) and not bool((counted == counted[0]).all()) else None
 
 
@@ -93,7 +131,8 @@ def blocks_to_recompute(model: nn.Module) -> list[nn.Module]:
 def recomputing(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """A context in which forward passes keep the inputs of blocks alone, and backward passes compute the blocks again.
 
-    Random numbers are the same in both, and statistics of batch norms are updated once, so the result is the same to the bit.
+    Random numbers and buffers are the same in both, and buffers, such as statistics of batch norms, are updated once, so the
+    result is the same to the bit.
     """
     with ExitStack() as stack:
         for block in blocks:
@@ -108,7 +147,13 @@ def _recomputed(block: nn.Module) -> Iterator[None]:
     def forward(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return own(*args, **kwargs)
-        return checkpoint(own, *args, use_reentrant=False, context_fn=partial(_contexts, block), **kwargs)
+        before = [
+            (module._buffers, name, buffer.clone())
+            for module in block.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        return checkpoint(own, *args, use_reentrant=False, context_fn=partial(_contexts, before), **kwargs)
 
     block.forward = forward
     try:
@@ -120,19 +165,22 @@ def _recomputed(block: nn.Module) -> Iterator[None]:
             del block.forward
 
 
-def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+Held = list[tuple[dict[str, Any], str, Tensor]]  # buffers of a module, the name of one of them, and a value of it
+
+
+def _contexts(before: Held) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """The contexts of the forward pass, and of the one that is computed again."""
-    return nullcontext(), _statistics_kept(block)
+    return nullcontext(), _as_before(before)
 
 
 @contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-    buffers = [buffer for norm in norms for buffer in norm.buffers()]
-    before = [buffer.clone() for buffer in buffers]
+def _as_before(before: Held) -> Iterator[None]:
+    """A context in which buffers are as they were before the forward pass; what is computed again changes copies of them."""
+    now = [held[name] for held, name, _ in before]
     try:
+        for held, name, value in before:
+            held[name] = value
         yield
     finally:
-        with torch.no_grad():
-            for buffer, value in zip(buffers, before, strict=True):
-                buffer.copy_(value)
+        for (held, name, _), buffer in zip(before, now, strict=True):
+            held[name] = buffer

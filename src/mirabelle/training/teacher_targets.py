@@ -16,6 +16,7 @@ from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.run import files
 from mirabelle.run.run import Run
 from mirabelle.task.batch import Batch, Inputs, call
+from mirabelle.task.indexed import Indexed
 from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 from mirabelle.training.teacher import read_cache, write_cache
@@ -105,6 +106,8 @@ def with_answers(task: Task, answers: Tensor) -> Task:
         answers: targets (samples, ...); sequences are padded with −100, and cut to the length of the decoder input.
     """
     data = _samples(task)
+    if isinstance(data, Indexed) and task.generation is None:
+        return task.replace(train=data.with_targets(lambda _: answers))
     inputs = data.inputs
     if task.generation is not None:
         length = task.generation.length(inputs)

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from mirabelle.errors import UserError
 from mirabelle.run.files import digest
 from mirabelle.task.preprocessing.image import Image
 from mirabelle.task.preprocessing.pictures import Pixels, pixels
@@ -96,7 +98,11 @@ def _rows(file: Path, index: Indices) -> Pixels:
         first, found = opened.tell(), np.empty((len(index), *shape[1:]), kind)
         size = found[:1].nbytes
         for row, place in zip(found, index.tolist(), strict=True):
-            os.preadv(opened.fileno(), [row.reshape(-1).view(np.uint8)], first + place * size)
+            opened.seek(first + place * size)
+            if opened.readinto(row.reshape(-1).view(np.uint8).data) != size:
+                raise UserError(
+                    "E141", f"{file} is damaged: it ends too early", "remove it, so that the images are decoded again"
+                )
     return found
 
 
@@ -109,6 +115,9 @@ def _contents(paths: Sequence[Path]) -> Iterator[bytes]:
 
 def _write(file: Path, paths: Sequence[Path], shape: tuple[int, ...], image: Image) -> None:
     """Write the pixels of all images; a file that is not whole has another name."""
+    for left in file.parent.glob(f"{file.name}.*.writing"):  # of processes that were killed
+        if not _lives(int(left.suffixes[-2][1:])):
+            left.unlink(missing_ok=True)
     writing = file.with_name(f"{file.name}.{os.getpid()}.writing")
     try:
         mapped = np.lib.format.open_memmap(writing, mode="w+", dtype=np.uint8, shape=shape)
@@ -121,11 +130,21 @@ def _write(file: Path, paths: Sequence[Path], shape: tuple[int, ...], image: Ima
         writing.unlink(missing_ok=True)
 
 
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def _read(paths: Sequence[Path], image: Image) -> Pixels:
     """The pixels of some files; decoding leaves Python free, so threads share it."""
     if not paths:
         return np.zeros((0, *image.size, image.channels), np.uint8)
-    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), len(paths))) as pool:
+    with ThreadPoolExecutor(min(torch.get_num_threads(), len(paths))) as pool:
         return np.stack(list(pool.map(lambda path: pixels(path, image.resizing, image.mode), paths))).astype(
             np.uint8, copy=False
         )

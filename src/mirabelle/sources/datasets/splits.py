@@ -152,7 +152,11 @@ def as_task(
         labelled = None if form is Form.MATCHED else own_targets[part]
         if isinstance(one, Unread):
             ready[part] = Indexed(
-                partial(_read, one, scaled), labelled, f"{one.identity} {preprocessing}", count=len(one.targets)
+                partial(_read, one, scaled),
+                labelled,
+                f"{one.identity} {preprocessing}",
+                count=len(one.targets),
+                read_ahead=True,
             )
         else:
             ready[part] = Samples(torch.from_numpy(scaled(one[0])), labelled)
