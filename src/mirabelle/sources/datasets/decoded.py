@@ -120,11 +120,10 @@ def _write(file: Path, paths: Sequence[Path], shape: tuple[int, ...], image: Ima
             left.unlink(missing_ok=True)
     writing = file.with_name(f"{file.name}.{os.getpid()}.writing")
     try:
-        mapped = np.lib.format.open_memmap(writing, mode="w+", dtype=np.uint8, shape=shape)
-        for start in range(0, len(paths), _AT_ONCE):
-            mapped[start : start + _AT_ONCE] = _read(paths[start : start + _AT_ONCE], image)
-        mapped.flush()
-        del mapped
+        with writing.open("wb") as opened:
+            np.lib.format.write_array_header_1_0(opened, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for start in range(0, len(paths), _AT_ONCE):
+                opened.write(_read(paths[start : start + _AT_ONCE], image).data)
         writing.replace(file)
     finally:
         writing.unlink(missing_ok=True)
