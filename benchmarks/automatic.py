@@ -54,7 +54,7 @@ GOALS: dict[str, list[dict[str, str]]] = {
 BUDGETS = {
     "LeNet-5": ("size", ["5%", "3%", "2%", "1%", "0.5%"]),
     "resnet56": ("macs", ["75%", "65%", "55%"]),
-    "MiniLM": ("macs", ["90%", "80%", "70%"]),
+    "MiniLM": ("macs", ["90%", "80%", "70%", "55%", "40%"]),
 }
 ROOT = Path(__file__).parents[1]
 PARTS = ("plans", "uniform", "trials", "unseen", "search")
