@@ -106,7 +106,7 @@ def epochs(folder: Path, cache: Path) -> dict[str, Any]:
                 begin = time.perf_counter()
                 model = fit(net(), task, Training(epochs=1, batch_size=64, precision="float32"), run)
                 found[name].append(time.perf_counter() - begin)
-                weights.add(float(sum(parameter.double().sum() for parameter in model.parameters())))
+                weights.add(sum(parameter.detach().double().sum().item() for parameter in model.parameters()))
     assert len(weights) == 1, "both give the same bits"
     seconds = {name: statistics.median(own) for name, own in found.items()}
     return {"seconds": seconds, "reading": reading, "ratio": seconds["file"] / seconds["memory"], "all": found}
