@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError, is_out_of_memory
-from mirabelle.model.device import at_home, at_work, check_device, device_of_job
+from mirabelle.model.device import at_home, at_work, check_device, computing_on, device_of_job
 from mirabelle.model.state import load_tensors, tensors_of_module
 from mirabelle.model.taps import Taps
 from mirabelle.numerics.draws import global_draws, seed_generators
@@ -99,7 +99,7 @@ def fit(
     for teacher in teachers:
         check_device(teacher, "the teacher")
     objective = objective or training.objective or default_objective(task)
-    with at_work(model, *teachers) as device:
+    with computing_on(device_of_job(model)), at_work(model, *teachers) as device:
         while True:
             loop = _Loop(model, task, training, run, objective=objective, controls=controls)
             with global_draws(device=device):
