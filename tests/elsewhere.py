@@ -92,9 +92,14 @@ def a_second_device() -> Iterator[Machine]:
 
 
 def _moved(model: nn.Module, place: torch.device) -> None:
-    """Move a model once nothing else refers to its tensors, whose objects are exchanged here."""
-    gc.collect()
-    _MOVE(model, place)
+    """Move a model; tensors to which something refers that is about to be collected cannot be exchanged before it is."""
+    try:
+        _MOVE(model, place)
+    except RuntimeError as error:
+        if "swap" not in str(error):
+            raise
+        gc.collect()
+        _MOVE(model, place)
 
 
 def _no_grad(mode: bool = True) -> AbstractContextManager[None]:
