@@ -338,7 +338,7 @@ def logging(log: list[str], text: str) -> Callable[[nn.Module], nn.Module]:
 def one_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings that are compared to the bit take the same memory layout, which is measured otherwise."""
     monkeypatch.setattr(
-        "mirabelle.training.memory.fastest_execution", lambda *_: training.Execution("float32", channels_last=False)
+        "mirabelle.training.memory.fastest_execution", lambda *_, **__: training.Execution("float32", channels_last=False)
     )
 
 
