@@ -245,7 +245,7 @@ def of_search(told: Path) -> dict[str, Any]:
     start = next(line for line in lines if " of the given model on the validation data: " in line)
     trials = [line.partition(": ")[2] for line in lines if line.startswith("trial ")]
     stopped = sum("stopped" in one for one in trials)
-    metrics = [float(one.split()[0]) for one in trials if one[0].isdigit()]
+    metrics = [float(one.split()[0]) for one in trials if one.lstrip("-")[0].isdigit()]
     return {
         "metric": start.split(" of the ")[0],
         "start": float(start.rsplit(" ", 1)[1]),
