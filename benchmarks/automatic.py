@@ -174,22 +174,8 @@ def unseen(options: argparse.Namespace) -> list[dict[str, Any]]:
         kept = place / "unseen.json"
         if not kept.is_file():
             more = ["--set", TRAINED] if trained else []
-            command = [
-                sys.executable,
-                "-m",
-                "mirabelle.cli.main",
-                "auto",
-                "recipe.toml",
-                "--max-drop",
-                "0.5pt",
-                "--latency",
-                "50%",
-                "--time",
-                "10 min",
-            ]
-            environment = {**os.environ, "MIRABELLE_DATA": str(options.data_dir)}
             begin = time.monotonic()
-            done = subprocess.run([*command, *more], cwd=place, env=environment, capture_output=True, text=True, check=False)
+            done = asked(place, options, "--time", "10 min", *more)
             row = {
                 "name": name,
                 "status": done.returncode,
@@ -212,6 +198,14 @@ def unseen(options: argparse.Namespace) -> list[dict[str, Any]]:
     return found
 
 
+def asked(place: Path, options: argparse.Namespace, *more: str) -> subprocess.CompletedProcess[str]:
+    """`mirabelle auto` with the recipe of a folder, for half the milliseconds at no more than half a point."""
+    goal = ("--max-drop", "0.5pt", "--latency", "50%")
+    command = [sys.executable, "-m", "mirabelle.cli.main", "auto", "recipe.toml", *goal, *more]
+    environment = {**os.environ, "MIRABELLE_DATA": str(options.data_dir)}
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+
+
 def searches(options: argparse.Namespace) -> list[dict[str, Any]]:
     """For each model that missed the goal, the metrics of trials around its plan on the validation data."""
     found = []
@@ -219,21 +213,7 @@ def searches(options: argparse.Namespace) -> list[dict[str, Any]]:
         place: Path = options.first / name
         told, begin = place / "search.err", time.monotonic()
         if not (place / "search.json").is_file():
-            goal = ("--max-drop", "0.5pt", "--latency", "50%")
-            command = [
-                sys.executable,
-                "-m",
-                "mirabelle.cli.main",
-                "auto",
-                "recipe.toml",
-                *goal,
-                *OF_A_SEARCH,
-                "--out",
-                "runs/search",
-            ]
-            environment = {**os.environ, "MIRABELLE_DATA": str(options.data_dir)}
-            with told.open("w") as lines:
-                subprocess.run(command, cwd=place, env=environment, stdout=subprocess.DEVNULL, stderr=lines, check=False)
+            told.write_text(asked(place, options, *OF_A_SEARCH, "--out", "runs/search").stderr, "utf-8")
             files.write_json(place / "search.json", {"name": name, **of_search(told), "seconds": time.monotonic() - begin})
         found.append(files.read_json(place / "search.json"))
     return found

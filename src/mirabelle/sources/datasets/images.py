@@ -18,7 +18,7 @@ from mirabelle.sources.datasets.decoded import Decoded, decoded
 from mirabelle.sources.datasets.folders import Kind, files_by_split, files_without_classes, unread_files
 from mirabelle.sources.datasets.splits import Split, Unread, as_task, completed
 from mirabelle.task.indexed import IN_MEMORY
-from mirabelle.task.preprocessing.image import Image, mean_and_deviation, mean_and_deviation_of_bytes, white_of
+from mirabelle.task.preprocessing.image import Image, Scaling, mean_and_deviation, mean_and_deviation_of_bytes, white_of
 from mirabelle.task.preprocessing.pictures import SUFFIXES, Header, Mode, Pixels, header_of, pixels
 from mirabelle.task.task import Task
 
@@ -92,16 +92,44 @@ def divided(
         groups: names of the classes by which the splits are stratified.
         also_read: files of the folder that are read besides the images.
     """
+    positions: dict[str, Split] = {part: (np.arange(len(group)), targets[part]) for part, group in images.paths.items()}
+    splits = completed(positions, settings.test_fraction, settings.validation_fraction, settings.seed, groups)
+    size = _FLOAT_BYTES * len(images.headers) * math.prod(images.image.shape)
+    large = size > IN_MEMORY and not any(header.deep for header in images.headers.values())
+    found = _unread(images, splits) if large else _whole(images, splits)
+    mean, deviation = found.scaling
+    image = dataclasses.replace(
+        found.image, mean=settings.mean or mean, deviation=settings.deviation or deviation, layout=settings.layout
+    )
+    notes = [*_notes(list(images.headers.values()), image, settings), *found.notes]
+    return as_task(found.splits, labels, folder.resolve().name, image, settings).replace(
+        notes=(*unread_files(folder, {*images.headers, *also_read}, KIND), *notes)
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The pixels of the splits, or how they are read.
+
+    Args:
+        splits: by name.
+        image: how they become inputs, with the value of white.
+        scaling: mean and deviation of the training images.
+        notes: sentences on how they are read.
+    """
+
+    splits: Mapping[str, Split] | Mapping[str, Unread]
+    image: Image
+    scaling: Scaling
+    notes: tuple[str, ...] = ()
+
+
+def _whole(images: Opened, splits: Mapping[str, Split]) -> _Found:
+    """All pixels, in memory."""
     image, headers = images.image, images.headers
-    count = sum(map(len, images.paths.values()))
-    deep_images = any(header.deep for header in headers.values())
-    if not deep_images and _FLOAT_BYTES * count * math.prod(image.shape) > IN_MEMORY:
-        return _read_when_needed(folder, images, targets, labels, settings, groups=groups, also_read=also_read)
     raw = {part: _read(group, headers, image) for part, group in images.paths.items()}
     deep = {part: np.array([headers[path].deep for path in group], bool) for part, group in images.paths.items()}
-    positions: dict[str, Split] = {part: (np.arange(len(values)), targets[part]) for part, values in raw.items()}
-    splits = completed(positions, settings.test_fraction, settings.validation_fraction, settings.seed, groups)
-    if deep_images:
+    if any(header.deep for header in headers.values()):
         learned = raw["train"][splits["train"][0]][deep["train"][splits["train"][0]]]
         largest = float(learned.max()) if len(learned) else None
         if image.white is None and largest is not None:
@@ -109,43 +137,18 @@ def divided(
         for part, values in raw.items():
             values[deep[part]] = image.as_bytes(values[deep[part]])
     ready = {part: (raw[part if part in raw else "train"][index], own) for part, (index, own) in splits.items()}
-    mean, deviation = mean_and_deviation(ready["train"][0])
-    image = dataclasses.replace(
-        image, mean=settings.mean or mean, deviation=settings.deviation or deviation, layout=settings.layout
-    )
-    notes = _notes(list(headers.values()), image, settings)
-    return as_task(ready, labels, folder.resolve().name, image, settings).replace(
-        notes=(*unread_files(folder, {*headers, *also_read}, KIND), *notes)
-    )
+    return _Found(ready, image, mean_and_deviation(ready["train"][0]))
 
 
-def _read_when_needed(
-    folder: Path,
-    images: Opened,
-    targets: Mapping[str, npt.NDArray[Any]],
-    labels: tuple[str, ...],
-    settings: ImageFolder,
-    *,
-    groups: Sequence[str],
-    also_read: Sequence[Path],
-) -> Task:
-    """As `divided`, of images that would need much memory: they are decoded once, and read when they are needed."""
-    image = images.image
-    found = {part: decoded(group, image) for part, group in images.paths.items()}
-    positions: dict[str, Split] = {part: (np.arange(one.count), targets[part]) for part, one in found.items()}
-    splits = completed(positions, settings.test_fraction, settings.validation_fraction, settings.seed, groups)
-    mean, deviation = mean_and_deviation_of_bytes(found["train"].parts(splits["train"][0]))
-    image = dataclasses.replace(
-        image, mean=settings.mean or mean, deviation=settings.deviation or deviation, layout=settings.layout
-    )
+def _unread(images: Opened, splits: Mapping[str, Split]) -> _Found:
+    """Pixels of images that would need much memory: they are decoded once, and read when they are needed."""
+    found = {part: decoded(group, images.image) for part, group in images.paths.items()}
     ready: dict[str, Unread] = {}
     for part, (index, own) in splits.items():
         source = found[part if part in found else "train"]
         ready[part] = Unread(partial(_chosen, source, index), own, f"{source.identity} {digest(index.tobytes())}")
-    notes = [*_notes(list(images.headers.values()), image, settings), *{one.note for one in found.values() if one.note}]
-    return as_task(ready, labels, folder.resolve().name, image, settings).replace(
-        notes=(*unread_files(folder, {*images.headers, *also_read}, KIND), *notes)
-    )
+    scaling = mean_and_deviation_of_bytes(found["train"].parts(splits["train"][0]))
+    return _Found(ready, images.image, scaling, tuple({one.note for one in found.values() if one.note}))
 
 
 def _chosen(source: Decoded, index: npt.NDArray[Any], own: npt.NDArray[Any]) -> Pixels:
