@@ -16,6 +16,7 @@ ROOMS = [
     "errors", "lazy", "records", "run", "numerics", "codecs", "task", "model", "graph", "step", "runtime", "calibration",
     "sources", "allocation", "objectives", "scores", "training", "factorize", "prune", "distill", "quantize", "artifact",
     "inspection", "recipe", "report", "job", "planning", "testing", "cli",
+    "__main__",
 ]  # fmt: skip
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "manager", "tools"}
 MODULES = sorted(SOURCE.rglob("*.py"))

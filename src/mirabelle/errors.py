@@ -46,6 +46,7 @@ CODES: dict[str, tuple[int, str]] = {
     "E201": (3, "training diverged"),
     "E202": (3, "file cannot be written"),
     "E203": (3, "out of memory"),
+    "E204": (3, "another process of the job has ended"),
     "E301": (4, "goal not met"),
     "E302": (4, "gate failed"),
 }

@@ -12,6 +12,7 @@ import click
 
 from mirabelle.cli.options import data_dir_option, device_option, json_option, quiet_option, set_option, verbose
 from mirabelle.errors import UserError, gathered, raise_all
+from mirabelle.run.process_group import is_first
 
 if TYPE_CHECKING:
     from mirabelle.planning.found import Found
@@ -92,6 +93,8 @@ def command(
         found = auto_file(
             read, data_dir, folder, goal=goal, minutes=budget, dry_run=dry_run, trials=trials, callbacks=(watcher,), tell=tell
         )  # fmt: skip
+    if not is_first():
+        return 0
     click.echo(json.dumps(_as_data(found), indent=2) if as_json else _in_words(found), nl=True)
     if not dry_run:
         _check_met(found, read, given_goal=goal is not None)

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from mirabelle.cli.options import data_dir_option, device_option, json_option, quiet_option, set_option, verbose
+from mirabelle.run.process_group import is_first
 
 
 @click.command("compare", short_help="Compare techniques or recipes at equal budgets.")
@@ -54,5 +55,7 @@ def command(
                 click.echo(line, err=True)
 
         found = compare_file(read, data_dir, out, callbacks=(watcher,), tell=tell)
+    if not is_first():
+        return 0
     click.echo(json.dumps(found.to_data(), indent=2) if as_json else found.table(), nl=as_json)
     return 0

@@ -17,11 +17,13 @@ import click
 from mirabelle import __version__
 from mirabelle.cli.signals import Terminated
 from mirabelle.errors import MODULE_OF_FILES, UserError, is_out_of_memory
+from mirabelle.run.process_group import LedElsewhereError
 
 DONE, BUG, USAGE, INTERRUPTED, TERMINATED, BROKEN_PIPE = 0, 1, 2, 130, 143, 141
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE)
 _SHOWN = 80  # characters of a path
+_UNTIL_FIRST_HAS_TOLD = 3.0  # seconds in which a launcher ends the other processes if the first one fails
 
 
 def report_failure(error: BaseException, *, verbose: bool) -> int:
@@ -50,6 +52,28 @@ def report_failure(error: BaseException, *, verbose: bool) -> int:
         cause = mistake.__cause__
         text += "\n\n" + "".join(traceback.format_exception(cause)).rstrip()
     return _say(text, mistake.exit_status)
+
+
+def report_failure_of_follower(error: BaseException, rank: int, *, verbose: bool) -> int:
+    """As `report_failure`, for a process that is not the first: what that has told, or will tell soon, is not told twice.
+
+    Args:
+        error: the exception that ended the command.
+        rank: of the process, with which its message begins.
+        verbose: as in `report_failure`.
+    """
+    if isinstance(error, LedElsewhereError):
+        return error.exit_status
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        return INTERRUPTED
+    if isinstance(error, Terminated):
+        return TERMINATED
+    try:
+        time.sleep(_UNTIL_FIRST_HAS_TOLD)
+    except (KeyboardInterrupt, Terminated):  # the launcher ends this process, since the first has failed, too
+        return TERMINATED
+    click.echo(f"process {rank}: ", nl=False, err=True)
+    return report_failure(error, verbose=verbose)
 
 
 def _say(text: str, status: int) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, NoReturn
 
 import click
@@ -16,8 +17,10 @@ from mirabelle.cli.messages import own_lines_only
 from mirabelle.cli.options import COMMON_OPTIONS
 from mirabelle.cli.signals import SignalHandler, interruption_behind
 from mirabelle.errors import UserError, did_you_mean
+from mirabelle.run.process_group import launched
 
 _COMPLETION = "_MIRABELLE_COMPLETE"
+_BY_ALL_PROCESSES = ("run", "compare", "auto")  # commands in which several processes take part; the first alone does others
 COMMANDS = (
     "demo",
     "init",
@@ -100,8 +103,40 @@ def main() -> NoReturn:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command, print any error on standard error, and return the exit status."""
+    """Run one command, print any error on standard error, and return the exit status.
+
+    Of several processes that were started together, the first alone prints; others print what went wrong with them alone.
+    """
     verbose = bool({"-v", "--verbose"} & set(arguments))
+    try:
+        launch = launched()
+    except UserError as error:
+        return failures.report_failure(error, verbose=verbose)
+    if launch is not None and launch.rank > 0:
+        return _follow(arguments, launch.rank, verbose=verbose)
+    return _run(arguments, verbose=verbose)
+
+
+def _follow(arguments: Sequence[str], rank: int, *, verbose: bool) -> int:
+    if not set(_BY_ALL_PROCESSES) & set(arguments):
+        return failures.DONE
+    try:
+        with own_lines_only(verbose=verbose), _nothing_printed():
+            mirabelle.main(list(arguments), prog_name="mirabelle", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except BaseException as error:  # noqa: BLE001 (each kind gets its own message)
+        return failures.report_failure_of_follower(interruption_behind(error), rank, verbose=verbose)
+    return failures.DONE
+
+
+@contextmanager
+def _nothing_printed() -> Iterator[None]:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):  # noqa: PTH123
+        yield
+
+
+def _run(arguments: Sequence[str], *, verbose: bool) -> int:
     try:
         with own_lines_only(verbose=verbose):
             outcome: Any = mirabelle.main(list(arguments), prog_name="mirabelle", standalone_mode=False)

@@ -19,6 +19,7 @@ from mirabelle.cli.options import (
     verbose,
 )
 from mirabelle.errors import UserError, raise_all
+from mirabelle.run.process_group import is_first
 
 if TYPE_CHECKING:
     from mirabelle.task.goal import Goal, Shortfall
@@ -94,7 +95,7 @@ def run_recipe(
 
     with ExitStack() as stack, file.shown_at():
         watchers = [stack.enter_context(closing(Watcher(quiet=quiet, verbose=verbose())))]
-        trackers = [stack.enter_context(closing(tracker_for(name, out, warn))) for name in track]
+        trackers = [stack.enter_context(closing(tracker_for(name, out, warn))) for name in track if is_first()]
         result = compress(
             file.build_model(),
             file.build_task(data_dir),
@@ -109,6 +110,8 @@ def run_recipe(
             source=Source(tables=file.source(), decisions=file.decisions, origin=file.origin),
             device=file.run.device,
         )
+    if not is_first():
+        return 0
     if as_json:
         click.echo((result.folder / "report.json").read_text("utf-8"), nl=False)
     else:

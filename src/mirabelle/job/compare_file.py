@@ -14,6 +14,7 @@ from mirabelle.job.comparison_results import Budget
 from mirabelle.job.dry_run import try_one_batch, with_model_outputs_as_targets
 from mirabelle.job.fitting import Limit
 from mirabelle.job.job import trained
+from mirabelle.job.processes_of_job import identity_of, led_by_first
 from mirabelle.job.program import code_of_run
 from mirabelle.job.techniques import OpenRecipe, recipe_of_techniques
 from mirabelle.job.where import as_begun
@@ -46,22 +47,39 @@ def compare_file(
     Raises:
         UserError: those of `compare_at`, and of the trainings.
     """
-    table = file.table
     with as_begun(out / "start", {}, file.run.device):
         model, task = file.build_model(), file.build_task(data_folder)
         teacher = file.build_teacher()
         task = with_model_outputs_as_targets(task, teacher or model)
-        try_one_batch(model, task)
-        model, teacher = trained_start(file, model, teacher, task, out, callbacks=callbacks)
-        task = task.with_teacher(teacher)
-        limits = [Limit.kept(kind, asked, model, task, out / "limits.json") for kind in KINDS for asked in getattr(table, kind)]
-        made = {name: partial(_of_techniques, name, model, task, table.train) for name in table.techniques}
-        made |= {one.name: partial(_of_recipe, one) for one in file.candidates}
-        length = table.train.steps or (table.train.epochs or 0) * task.train.steps(table.train.batch_size)
-        return compare_at(
-            model, task, made, limits, out=out, seeds=[file.seed + k for k in range(table.seeds)], budget=Budget(steps=length),
-            judge=table.judge, callbacks=callbacks, tell=tell,
-        )  # fmt: skip
+
+        def work() -> Budgets:
+            return _compared(file, model, teacher, task, out, callbacks=callbacks, tell=tell)
+
+        return led_by_first(task, identity_of(model, task, source=file.source(), seed=file.seed), work)
+
+
+def _compared(
+    file: ComparisonFile,
+    model: nn.Module,
+    teacher: nn.Module | None,
+    task: Task,
+    out: Path,
+    *,
+    callbacks: Sequence[Callback],
+    tell: Callable[[str], None],
+) -> Budgets:
+    table = file.table
+    try_one_batch(model, task)
+    model, teacher = trained_start(file, model, teacher, task, out, callbacks=callbacks)
+    task = task.with_teacher(teacher)
+    limits = [Limit.kept(kind, asked, model, task, out / "limits.json") for kind in KINDS for asked in getattr(table, kind)]
+    made = {name: partial(_of_techniques, name, model, task, table.train) for name in table.techniques}
+    made |= {one.name: partial(_of_recipe, one) for one in file.candidates}
+    length = table.train.steps or (table.train.epochs or 0) * task.train.steps(table.train.batch_size)
+    return compare_at(
+        model, task, made, limits, out=out, seeds=[file.seed + k for k in range(table.seeds)], budget=Budget(steps=length),
+        judge=table.judge, callbacks=callbacks, tell=tell,
+    )  # fmt: skip
 
 
 def _of_techniques(name: str, model: nn.Module, task: Task, training: Training, kind: LimitKind) -> OpenRecipe:

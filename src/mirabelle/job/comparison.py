@@ -20,6 +20,7 @@ from mirabelle.job.comparison_results import Budget, Comparison, Outcome
 from mirabelle.job.dry_run import JobPlan, try_one_batch, try_steps, with_model_outputs_as_targets
 from mirabelle.job.learned import standing, taught_by_start
 from mirabelle.job.processes import record_process
+from mirabelle.job.processes_of_job import led_by_first
 from mirabelle.job.program import code_of_run
 from mirabelle.job.steps import Reached, walk
 from mirabelle.job.where import as_begun
@@ -31,7 +32,7 @@ from mirabelle.recipe.comparison import check_names
 from mirabelle.recipe.recipe import Recipe
 from mirabelle.run import files
 from mirabelle.run.journal import Callback
-from mirabelle.run.run import Run
+from mirabelle.run.run import PROGRAM, Run
 from mirabelle.runtime.runtime import default_runtime, time_alone
 from mirabelle.step import Step, folder_of, step_to_data
 from mirabelle.task.goal import Goal
@@ -102,41 +103,45 @@ def compare(
     check_device(model)
     with as_begun(out / next(iter(candidates)) / f"seed-{seeds[0]}", {}, device):
         recipes = {name: Recipe(steps) for name, steps in candidates.items()}
-        task = with_model_outputs_as_targets(task, task.teacher or model)
-        codes = {name: code_of_run(model, task, recipe.steps, task.teacher) for name, recipe in recipes.items()}
-        try_one_batch(model, task)
-        for recipe in recipes.values():
-            try_steps(JobPlan(model, task, recipe, Goal(), teacher=task.teacher))
-        given, task = task.teacher, task.with_teacher(task.teacher or copied(model).eval())
+        asked = with_model_outputs_as_targets(task, task.teacher or model)
+        task = asked.with_teacher(asked.teacher or copied(model).eval())
         documents = {name: _document(recipe, model, task, budget) for name, recipe in recipes.items()}
-        outcomes: dict[str, list[Outcome]] = {name: [] for name in recipes}
-        begin = standing(model, task, task.validation)
+        codes = {name: code_of_run(model, asked, recipe.steps, asked.teacher) for name, recipe in recipes.items()}
 
-        def taught(run: Run) -> Task:
-            return task if given is not None else taught_by_start(task, begin, run)
+        def work() -> Comparison:
+            try_one_batch(model, asked)
+            for recipe in recipes.values():
+                try_steps(JobPlan(model, asked, recipe, Goal(), teacher=asked.teacher))
+            outcomes: dict[str, list[Outcome]] = {name: [] for name in recipes}
+            begin = standing(model, task, task.validation)
 
-        @contextmanager
-        def place(name: str, seed: int) -> Iterator[Run]:
-            document = {"seed": seed, **documents[name]}
-            run = Run.opened(out / name / f"seed-{seed}", document, seed=seed, callbacks=callbacks, code=codes[name])
-            run.journal.shared = out
-            record_process(run, model)
-            try:
-                yield run
-            finally:
-                run.close()
+            def taught(run: Run) -> Task:
+                return task if asked.teacher is not None else taught_by_start(task, begin, run)
 
-        for name, recipe in recipes.items():  # all are timed before the first run, under the same conditions
-            with place(name, seeds[0]) as run:
-                _within(budget, recipe.steps, copied(model).eval(), taught(run), run)
-        for seed in seeds:
-            for name, recipe in recipes.items():
-                with place(name, seed) as run:
-                    outcomes[name].append(_outcome(model, taught(run), recipe.steps, run, budget=budget, judge=judge))
-        start = begin if judge == "validation" else standing(model, task, task.test)
-        found = Comparison(task.metric, judge, reference, budget, outcomes, start)
-        files.write(out / f"{judge}.md", found.table().encode())
-        return found
+            @contextmanager
+            def place(name: str, seed: int) -> Iterator[Run]:
+                document = {"seed": seed, **documents[name]}
+                run = Run.opened(out / name / f"seed-{seed}", document, seed=seed, callbacks=callbacks, code=codes[name])
+                run.journal.shared = out
+                record_process(run, model)
+                try:
+                    yield run
+                finally:
+                    run.close()
+
+            for name, recipe in recipes.items():  # all are timed before the first run, under the same conditions
+                with place(name, seeds[0]) as run:
+                    _within(budget, recipe.steps, copied(model).eval(), taught(run), run)
+            for seed in seeds:
+                for name, recipe in recipes.items():
+                    with place(name, seed) as run:
+                        outcomes[name].append(_outcome(model, taught(run), recipe.steps, run, budget=budget, judge=judge))
+            start = begin if judge == "validation" else standing(model, task, task.test)
+            found = Comparison(task.metric, judge, reference, budget, outcomes, start)
+            files.write(out / f"{judge}.md", found.table().encode())
+            return found
+
+        return led_by_first(task, {**documents, PROGRAM: {name: str(code) for name, code in codes.items()}}, work)
 
 
 def _document(recipe: Recipe, model: nn.Module, task: Task, budget: Budget) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from mirabelle.job.never_slower import Form, form_of
 from mirabelle.job.notes import notes_of
 from mirabelle.job.origins import known_of
 from mirabelle.job.processes import processes_of, record_process
+from mirabelle.job.processes_of_job import led_by_first
 from mirabelle.job.program import code_of_run
 from mirabelle.job.result import Result, checked, tell_end
 from mirabelle.job.steps import Reached, codecs_of, run_or_resume, walk
@@ -49,7 +50,7 @@ from mirabelle.report import (
 from mirabelle.report.verdict import not_finite
 from mirabelle.run import files
 from mirabelle.run.journal import Callback
-from mirabelle.run.run import Run, tell_working
+from mirabelle.run.run import PROGRAM, Run, tell_working
 from mirabelle.runtime.gates import Gate, batches_to_compare, same_bytes, same_outputs, torch_equals_onnx
 from mirabelle.runtime.runtime import time_side_by_side
 from mirabelle.sources.models.by_name import in_torch
@@ -82,6 +83,9 @@ def compress(
     device: str = "auto",
 ) -> Result:
     """Compress a model with a recipe, evaluate the result once on the test set, and write artifact and report to a folder.
+
+    Several processes that `torchrun`, `accelerate launch` or `srun` has started call this with the same arguments. The first of
+    them does the job, the others take part in its trainings and evaluations, and all get the result.
 
     Args:
         model: trained, or to be trained by `baseline`; it is not changed. A Keras model is compressed as a torch module, and
@@ -139,18 +143,22 @@ def compress(
         )
         trainings = [one for one in (baseline, teacher_train) if one is not None]
         code = code_of_run(plan.model, task, [*plan.recipe.steps, *trainings, *codecs], guide)
-        tell_working(callbacks, "trial of the model, the data and the steps on a few samples")
-        try_one_batch(plan.model, task)
-        try_steps(plan)
         document = _resolved(plan, seed, source)
         if codecs:
             document["artifact"] = {"codecs": [CODECS.name_of(type(codec), with_path=True) for codec in codecs]}
-        origin = source.origin or _origin(plan)
-        run = Run.opened(out, document, seed=seed, callbacks=callbacks, decisions=source.decisions, origin=origin, code=code)
-        try:
-            return _run(plan, run)
-        finally:
-            run.close()
+
+        def work() -> Result:
+            tell_working(callbacks, "trial of the model, the data and the steps on a few samples")
+            try_one_batch(plan.model, task)
+            try_steps(plan)
+            origin, kept = source.origin or _origin(plan), source.decisions
+            run = Run.opened(out, document, seed=seed, callbacks=callbacks, decisions=kept, origin=origin, code=code)
+            try:
+                return _run(plan, run)
+            finally:
+                run.close()
+
+        return led_by_first(task, {**document, PROGRAM: str(code)}, work)
 
 
 def _run(plan: JobPlan, run: Run) -> Result:

@@ -11,6 +11,7 @@ import torch
 
 from mirabelle.errors import UserError
 from mirabelle.model.device import CPU, computing_on, device_of_jobs, named_device
+from mirabelle.run.process_group import launched
 from mirabelle.run.run import known_decisions, threads_of_run, torch_threads
 
 DEVICE = "device"  # the decision
@@ -44,7 +45,7 @@ def _chosen(folder: Path, decisions: Mapping[str, Any], device: str) -> torch.de
         return named_device(device)
     begun = str(known.get(DEVICE, CPU))
     try:
-        return named_device(begun)
+        return named_device(begun if launched() is None else begun.partition(":")[0])
     except UserError as error:
         message = f"{folder} began on {begun}, which is not there"
         raise UserError("E122", message, f"{error.remedy}; --device cpu goes on there, and ends with other bits") from error

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from mirabelle.errors import UserError
 from mirabelle.model.state import copied
+from mirabelle.run.process_group import launched
 from mirabelle.task.batch import place_of
 
 CPU = torch.device("cpu")
@@ -31,7 +32,8 @@ def named_device(name: str) -> torch.device:
     """The device of a name: "cpu", "cuda", "cuda:1", "mps", "xpu", or "auto" for the first accelerator, or else the CPU.
 
     Raises:
-        UserError: E110 for another name; E122 for a device that is not there.
+        UserError: E110 for another name; E122 for a device that is not there; E111 for a single one if several processes on
+            this machine need one each.
 
     Example:
         >>> named_device("cpu")
@@ -39,14 +41,38 @@ def named_device(name: str) -> torch.device:
     """
     present = devices_present()
     if name == "auto":
-        return torch.device(present[1] if len(present) > 1 else present[0])
+        return of_process(torch.device(present[1] if len(present) > 1 else present[0]))
     kind, colon, number = name.partition(":")
     if kind not in ("cpu", *_ACCELERATORS) or (colon and not number.isdecimal()):
         raise UserError("E110", f'device is "{name}"', 'give "auto", "cpu", "cuda", "cuda:1", "mps" or "xpu"')
     full = name if kind == CPU.type or number else f"{kind}:0"
     if full not in present:
         raise UserError("E122", f'device "{name}" is not there', f"there are: {', '.join(present)}")
-    return torch.device(full)
+    if number and _processes_here() > 1:
+        message = f'device is "{name}", and {_processes_here()} processes on this machine need one each'
+        raise UserError("E111", message, f'write device = "{kind}", or start a single process')
+    return of_process(torch.device(full))
+
+
+def of_process(device: torch.device) -> torch.device:
+    """The device of a kind for this process: of several that were started together on a machine, each takes one of its own.
+
+    Raises:
+        UserError: E122 if there are not so many devices.
+    """
+    launch = launched()
+    if launch is None or launch.local_count == 1 or device.type == CPU.type:
+        return device
+    own = f"{device.type}:{launch.local_rank}"
+    if own not in devices_present():
+        message = f'{launch.local_count} processes on this machine need a device each; "{own}" is not there'
+        raise UserError("E122", message, f"there are: {', '.join(devices_present())}")
+    return torch.device(own)
+
+
+def _processes_here() -> int:
+    launch = launched()
+    return 1 if launch is None else launch.local_count
 
 
 def devices_present() -> list[str]:

@@ -34,6 +34,11 @@ def tensors_of_module(model: nn.Module) -> dict[str, Tensor]:
     return _once(model.state_dict())
 
 
+def copies_of_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of what `tensors_of_module` returns."""
+    return {name: tensor.detach().clone() for name, tensor in tensors_of_module(model).items()}
+
+
 def _once(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors by name without the further names of shared ones. A tensor without elements is identified by its object."""
     found: dict[Hashable, tuple[str, Tensor]] = {}

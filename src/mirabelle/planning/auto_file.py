@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mirabelle import records
 from mirabelle.job.compare_file import trained_start
 from mirabelle.job.dry_run import try_one_batch, with_model_outputs_as_targets
 from mirabelle.job.job import Source
+from mirabelle.job.processes_of_job import identity_of, led_by_first
 from mirabelle.job.where import as_begun
 from mirabelle.planning.found import Found
 from mirabelle.planning.search import auto
@@ -47,14 +49,20 @@ def auto_file(
     """
     with as_begun(out / "start", {}, file.run.device):
         model, task, teacher = file.build_model(), file.build_task(data_folder), file.build_teacher()
-        labelled = with_model_outputs_as_targets(task, teacher or model)
-        try_one_batch(model, labelled)
-        model, teacher = trained_start(file, model, teacher, labelled, out, callbacks=callbacks)
-    with file.shown_at():
-        return auto(
-            model, task, goal or file.goal, out, minutes=minutes, seed=file.seed, teacher=teacher, dry_run=dry_run,
-            trials=trials, source=Source(tables=_tables(file, out)), callbacks=callbacks, tell=tell, device=file.run.device,
-        )  # fmt: skip
+
+        def work() -> Found:
+            labelled = with_model_outputs_as_targets(task, teacher or model)
+            try_one_batch(model, labelled)
+            trained, guide = trained_start(file, model, teacher, labelled, out, callbacks=callbacks)
+            with file.shown_at():
+                return auto(
+                    trained, task, goal or file.goal, out, minutes=minutes, seed=file.seed, teacher=guide, dry_run=dry_run,
+                    trials=trials, source=Source(tables=_tables(file, out)), callbacks=callbacks, tell=tell,
+                    device=file.run.device,
+                )  # fmt: skip
+
+        asked = records.to_data(goal or file.goal)
+        return led_by_first(task, identity_of(model, task, source=file.source(), seed=file.seed, goal=asked), work)
 
 
 def _tables(file: GoalFile, out: Path) -> dict[str, object]:

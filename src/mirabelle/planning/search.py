@@ -15,6 +15,7 @@ from mirabelle.errors import UserError
 from mirabelle.job.dry_run import try_one_batch, with_model_outputs_as_targets
 from mirabelle.job.job import Source, compress
 from mirabelle.job.learned import nothing_learned, standing
+from mirabelle.job.processes_of_job import identity_of, led_by_first
 from mirabelle.job.result import Result
 from mirabelle.job.where import as_begun
 from mirabelle.model.device import check_device, on_cpu
@@ -121,8 +122,9 @@ def auto(
         dense = on_cpu(given).eval()
         guide = None if teacher is None else in_torch(teacher)
         task = with_model_outputs_as_targets(task, guide or dense)
-        try_one_batch(dense, task)
-        return _Search(dense, task, goal, out, minutes, seed, guide, source, callbacks, tell, trials).found(dry_run=dry_run)
+        search = _Search(dense, task, goal, out, minutes, seed, guide, source, callbacks, tell, trials)
+        job = identity_of(dense, task, goal=records.to_data(goal), seed=seed)
+        return led_by_first(task, job, lambda: search.found(dry_run=dry_run))
 
 
 @dataclass
@@ -144,6 +146,7 @@ class _Search:
     refused: dict[str, float] = field(default_factory=dict)  # name of each attempt that could not be carried out -> its size
 
     def found(self, *, dry_run: bool) -> Found:
+        try_one_batch(self.model, self.task)
         self.goal.check(self.task.metric.name, self.task.metric.highest)
         start = standing(self.model, self.task, self.task.validation)
         if not start.learned:

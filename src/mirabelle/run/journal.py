@@ -101,6 +101,19 @@ class Journal:
         files.write_text(self.folder / "recipe.toml", f"{head}\n{_SEAL}\n{rest}")  # at the top, so that no cut removes it
 
 
+class UnwrittenJournal(Journal):
+    """The journal of a run in a process that is not the first: the decisions so far, to which nothing is written."""
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        del event
+
+    def mend(self) -> int:
+        return 0
+
+    def write_recipe(self) -> None:
+        pass
+
+
 def read_events(folder: Path) -> list[dict[str, Any]]:
     """Read the events of a run, oldest first.
 

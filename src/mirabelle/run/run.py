@@ -17,8 +17,9 @@ from mirabelle.records.annotated_toml import Origin
 from mirabelle.records.earlier import in_todays_names
 from mirabelle.run import files
 from mirabelle.run.code import EVENT, Code, compared, told
-from mirabelle.run.journal import Callback, Journal, Stop, _unknown
+from mirabelle.run.journal import Callback, Journal, Stop, UnwrittenJournal, _unknown
 from mirabelle.run.lock import NAMES, FolderLock
+from mirabelle.run.process_group import agreed
 
 _MAX_DIFFERENCES = 3  # listed in an error message
 PROGRAM = "program"  # the part of the fingerprint that identifies code
@@ -218,9 +219,11 @@ class Run:
         """The decision recorded under `name`; without one, call `measure`, record its result before it is used, and return it.
 
         A resumed or repeated run thus uses the same value, even if a new measurement would give another one.
+
+        If several processes compute together, the first one measures for all.
         """
         if self.decided(name) is None:
-            decision = measure()
+            decision = agreed(measure)
             self.journal.decisions[self._key(name)] = decision
             self.journal.write_recipe()
             self.event("decision", name=name, value=decision)
@@ -237,12 +240,22 @@ class Run:
         """The decision recorded under `name`, or None."""
         return self.journal.decisions.get(self._key(name))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process, the run has its decisions and seeds, but writes nothing and has no callbacks."""
+        journal = self.journal
+        kept = UnwrittenJournal(journal.folder, journal.document, journal.decisions, shared=journal.shared)
+        return _taking_part, (self.folder, self.seed, self.name, kept)
+
     def _key(self, name: str) -> str:
         return f"{self.name}/{name}".strip("/")
 
     def seed_for(self, *names: object) -> int:
         """A seed below 2⁶³, derived by hashing from the seed of the run, the name of this part of it, and `names`."""
         return int(files.digest(str((self.seed, self.name, *names)).encode()), 16) >> 1
+
+
+def _taking_part(folder: Path, seed: int, name: str, journal: Journal) -> Run:
+    return Run(folder, seed=seed, name=name, journal=journal)
 
 
 @contextmanager

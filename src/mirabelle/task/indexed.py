@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -60,23 +61,22 @@ class Indexed(Samples):
         if not self.targets.dim() or not len(self.targets):
             raise UserError("E131", "there are no samples", "check the data")
         check_finite(self.targets, "targets")
-        self._read, self.identity, self._read_ahead = read, identity, read_ahead
+        self.read, self.identity, self._read_ahead = read, identity, read_ahead
         self._known = None
 
     @property
     def inputs(self) -> Inputs:
         """All inputs, read into memory."""
-        return self._read(torch.arange(len(self)))
+        return self.read(torch.arange(len(self)))
 
     def at(self, index: Tensor) -> Batch:
-        inputs = self._read(index)
+        inputs = self.read(index)
         for tensor in tensors_of(inputs):
             check_finite(tensor, "inputs", index)
         return Batch(inputs, self.targets[index], index)
 
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        for start in range(0, len(self), batch_size):
-            yield self.at(torch.arange(start, min(start + batch_size, len(self))))
+    def between(self, start: int, stop: int) -> Batch:
+        return self.at(torch.arange(start, min(stop, len(self))))
 
     def taken(self, shuffled: Shuffled, first: int) -> Iterator[Batch]:
         return ahead(shuffled.__getitem__, range(first, len(shuffled))) if self._read_ahead else super().taken(shuffled, first)
@@ -88,8 +88,8 @@ class Indexed(Samples):
     def chosen(self, index: Tensor) -> Indexed:
         """Some of the samples, in the order of their indices, which are read when they are needed, too."""
         identity = digest(self.identity.encode(), index.numpy().tobytes())
-        read, targets = self._read, self.targets[index] if self.labelled else None
-        return Indexed(lambda own: read(index[own]), targets, identity, count=len(index), read_ahead=self._read_ahead)
+        read, targets = partial(_read_chosen, self.read, index), self.targets[index] if self.labelled else None
+        return Indexed(read, targets, identity, count=len(index), read_ahead=self._read_ahead)
 
     def against(self, targets: Tensor) -> Samples:
         return self._with(targets, labelled=False)
@@ -108,7 +108,7 @@ class Indexed(Samples):
         return len(self) * sum(tensor.nbytes for tensor in (*tensors_of(few.inputs), few.targets))
 
     def _with(self, targets: Tensor, *, labelled: bool) -> Indexed:
-        found = Indexed(self._read, targets, self.identity, read_ahead=self._read_ahead)
+        found = Indexed(self.read, targets, self.identity, read_ahead=self._read_ahead)
         found.labelled = labelled
         return found
 
@@ -117,3 +117,7 @@ class Indexed(Samples):
 
     def _computed_digest(self) -> str:
         return digest(self.identity.encode(), super()._computed_digest().encode())
+
+
+def _read_chosen(read: Read, index: Tensor, own: Tensor) -> Inputs:
+    return read(index[own])

@@ -79,9 +79,13 @@ class Samples:
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """All samples in order, in batches that are views of the data: nothing is copied."""
         for start in range(0, len(self), batch_size):
-            count = min(batch_size, len(self) - start)
-            inputs = map_tensors(self.inputs, partial(torch.narrow, dim=0, start=start, length=count))
-            yield Batch(inputs, self.targets[start : start + count], torch.arange(start, start + count))
+            yield self.between(start, start + batch_size)
+
+    def between(self, start: int, stop: int) -> Batch:
+        """The samples from `start` up to `stop`, or to the end, as views of the data."""
+        count = min(stop, len(self)) - start
+        inputs = map_tensors(self.inputs, partial(torch.narrow, dim=0, start=start, length=count))
+        return Batch(inputs, self.targets[start : start + count], torch.arange(start, start + count))
 
     def split(self, fraction: float, seed: int) -> tuple[Samples, Samples]:
         """Split off a random `fraction` of the samples: (the other samples, the fraction). Equal seeds give equal splits."""
@@ -141,15 +145,18 @@ class Samples:
         """The size of the batches in training: as asked, or all samples if there are fewer."""
         return min(asked, len(self))
 
-    def shuffled(self, batch_size: int, seed: int, arranged: Arranged | None = None) -> Shuffled:
+    def shuffled(
+        self, batch_size: int, seed: int, arranged: Arranged | None = None, *, part: tuple[int, int] = (0, 1)
+    ) -> Shuffled:
         """Full batches of the samples, in an order that depends on the seed only.
 
         Args:
             batch_size: number of samples in a batch; all samples if there are fewer.
             seed: of the order.
             arranged: (indices of the samples of full batches, batch size, generator) -> the same indices in another order.
+            part: (k, count): of each batch, the k-th of `count` parts, from 0.
         """
-        return Shuffled(self, batch_size, seed, arranged)
+        return Shuffled(self, batch_size, seed, arranged, part=part)
 
     def taken(self, shuffled: Shuffled, first: int) -> Iterator[Batch]:
         """The batches of an epoch of these samples from the `first` on."""
@@ -179,8 +186,16 @@ class Samples:
 class Shuffled:
     """One epoch of shuffled samples: `self[k]` is its k-th batch, so that a resumed run can continue within the epoch."""
 
-    def __init__(self, samples: Samples, batch_size: int, seed: int, arranged: Arranged | None = None) -> None:
-        self._samples, generator = samples, generator_from(seed)
+    def __init__(
+        self,
+        samples: Samples,
+        batch_size: int,
+        seed: int,
+        arranged: Arranged | None = None,
+        *,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        self._samples, self._part, generator = samples, part, generator_from(seed)
         self._size = samples.batch_size(batch_size)
         self._order = torch.randperm(len(samples), generator=generator)
         if arranged is not None:
@@ -192,7 +207,12 @@ class Shuffled:
     def __getitem__(self, k: int) -> Batch:
         if not 0 <= k < len(self):  # ends a loop over the epoch
             raise IndexError(k)
-        return self._samples.at(self._order[k * self._size : (k + 1) * self._size])
+        whole, (rank, count) = self.whole(k), self._part
+        return self._samples.at(whole[len(whole) * rank // count : len(whole) * (rank + 1) // count])
+
+    def whole(self, k: int) -> Tensor:
+        """The indices of the samples of the k-th batch, whatever the part."""
+        return self._order[k * self._size : (k + 1) * self._size]
 
 
 class Stream:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from mirabelle.training.evaluation import evaluate, evaluate_metrics, outputs_of
     from mirabelle.training.execution import Execution, fastest_execution
     from mirabelle.training.kept_zeros import KeptZeros
-    from mirabelle.training.loop import default_objective, fit
+    from mirabelle.training.loop import fit
+    from mirabelle.training.objective_by_default import default_objective
     from mirabelle.training.shared import train_together, with_replaced_model_as_teacher, with_scale_of_targets
 
 __all__ = [
@@ -38,7 +39,8 @@ __getattr__ = lazily(
         "evaluation": ["evaluate", "evaluate_metrics", "outputs_of"],
         "execution": ["Execution", "fastest_execution"],
         "kept_zeros": ["KeptZeros"],
-        "loop": ["default_objective", "fit"],
+        "loop": ["fit"],
+        "objective_by_default": ["default_objective"],
         "shared": ["train_together", "with_replaced_model_as_teacher", "with_scale_of_targets"],
     },
 )

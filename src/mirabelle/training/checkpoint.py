@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,28 @@ _BYTES_PER_SECOND = 5e8  # of digest, copy and disk together, before one has bee
 
 
 CHECKPOINT = "checkpoint.safetensors"  # the name of the file
+
+
+@dataclass
+class Numbers:
+    """The progress of a training, as plain data."""
+
+    step: int = 0
+    loss: float = 0.0  # sum over the steps of the current epoch
+    seconds: float = 0.0
+    best: float = -math.inf
+    since_best: int = 0
+    stopped: bool = False
+
+    def to_data(self) -> dict[str, Any]:
+        """The fields, with None in the place of an infinite metric, which JSON lacks."""
+        return {**dataclasses.asdict(self), "best": self.best if math.isfinite(self.best) else None}
+
+    @staticmethod
+    def from_data(data: Mapping[str, Any]) -> Numbers:
+        """The progress that `to_data` returned."""
+        best = data["best"]
+        return Numbers(**{**data, "best": -math.inf if best is None else best})
 
 
 def remove_checkpoints(folder: Path) -> None:

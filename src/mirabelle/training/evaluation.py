@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +14,27 @@ from mirabelle.errors import is_out_of_memory
 from mirabelle.model.device import at_work, home
 from mirabelle.model.state import in_eval_mode
 from mirabelle.numerics.statistics import Scores
+from mirabelle.run.process_group import agreed, in_all_processes_if_possible, in_order, together
 from mirabelle.task.batch import Batch, Inputs, Outputs, call, joined, map_tensors, tensors_of
 from mirabelle.task.metric import Metric, not_finite
 from mirabelle.task.samples import Samples, Stream
 from mirabelle.task.task import Task
 
 _BATCH = 500
+T = TypeVar("T")
 
 
 def evaluate(model: nn.Module, data: Samples | Stream, task: Task) -> Scores:
-    """The scores of the task's metric for every sample, in float32 and evaluation mode; all modes are restored afterwards."""
+    """The scores of the task's metric for every sample, in float32 and evaluation mode; all modes are restored afterwards.
+
+    Several processes of a job share the samples.
+    """
+    if isinstance(data, Samples) and len(data) > _BATCH:
+        return in_all_processes_if_possible(_evaluated, model, data, task)
+    return _evaluated(model, data, task)
+
+
+def _evaluated(model: nn.Module, data: Samples | Stream, task: Task) -> Scores:
     with at_work(model), torch.inference_mode(), in_eval_mode(model):
         return evaluate_metrics(partial(_called, model), data, task, (task.metric,))[0]
 
@@ -61,20 +73,42 @@ def evaluate_metrics(
 def evaluation(
     run: Callable[[Inputs], Outputs], data: Samples | Stream | Sequence[Batch], task: Task, metrics: Sequence[Metric]
 ) -> Evaluation:
-    """The scores of several metrics, as of `evaluate_metrics`, and the number of samples whose outputs are not finite."""
+    """The scores of several metrics, as of `evaluate_metrics`, and the number of samples whose outputs are not finite.
+
+    Of several processes that compute this together, each runs the model on a part of the batches.
+    """
     ways: dict[bool, Callable[[Inputs], Outputs]] = {}
     for written in {metric.of_sequences for metric in metrics}:
         assert task.generation is not None or not written, "a task with such a metric has `generation`"
         ways[written] = partial(task.generation, run) if written and task.generation is not None else run
-    parts: dict[bool, list[Outputs]] = {written: [] for written in ways}
-    targets: list[Tensor] = []
-    for batch in data.batches(_BATCH) if isinstance(data, (Samples, Stream)) else data:
-        targets.append(batch.targets)
-        for written, outputs in ways.items():
-            parts[written].append(in_memory(outputs, batch.inputs))
-    given, due = {written: joined(own) for written, own in parts.items()}, torch.cat(targets)
-    scores = [metric.of_samples(given[metric.of_sequences], due, task.outputs) for metric in metrics]
-    return Evaluation(scores, int(not_finite(given[False]).sum()) if False in given else 0)
+
+    def outputs(batch: Batch) -> tuple[Tensor, dict[bool, Outputs]]:
+        return batch.targets, {written: in_memory(way, batch.inputs) for written, way in ways.items()}
+
+    found = list(results_by_batch(data, outputs))
+
+    def evaluated() -> Evaluation:
+        given = {written: joined([own[written] for _, own in found]) for written in ways}
+        due = torch.cat([targets for targets, _ in found])
+        scores = [metric.of_samples(given[metric.of_sequences], due, task.outputs) for metric in metrics]
+        return Evaluation(scores, int(not_finite(given[False]).sum()) if False in given else 0)
+
+    return agreed(evaluated)
+
+
+def results_by_batch(data: Samples | Stream | Sequence[Batch], work: Callable[[Batch], T]) -> Iterator[T]:
+    """The results of some work for each batch of the data, in their order; several processes share work on samples.
+
+    In the processes behind the first nothing is yielded, but the iterator has to be exhausted, too.
+
+    Args:
+        data: the data, in batches of 500 samples.
+        work: batch -> result.
+    """
+    if isinstance(data, Samples):
+        yield from in_order(range(0, len(data), _BATCH), lambda start: work(data.between(start, start + _BATCH)))
+    elif (group := together()) is None or group.leads:
+        yield from map(work, data.batches(_BATCH) if isinstance(data, Stream) else data)
 
 
 def outputs_of(model: nn.Module, data: Samples | Stream) -> tuple[Outputs, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from mirabelle.objectives import Forward
 from mirabelle.task.batch import Batch, call
+from mirabelle.training.data_parallel import Processes
 from mirabelle.training.divergence import DivergedError
 from mirabelle.training.execution import Execution, with_gradient
 from mirabelle.training.memory import blocks_to_recompute, parts_of_batch, recomputing
@@ -31,6 +33,7 @@ class GradientStep:
         training: settings.
         execution: precision and layout.
         micro_batch: most samples of a part.
+        processes: that compute the training.
         class_weights: of the task's loss, if its mean weights classes.
     """
 
@@ -44,6 +47,7 @@ class GradientStep:
         training: Training,
         execution: Execution,
         micro_batch: int,
+        processes: Processes,
         class_weights: tuple[float, ...] = (),
     ) -> None:
         if execution.compiled:
@@ -52,28 +56,33 @@ class GradientStep:
         self._model, self._loss, self._taps, self._optimizer = model, loss, taps, optimizer
         self._execution, self._clip, self._micro_batch = execution, training.clip, micro_batch
         self._called = execution.callable_of(model)
+        self._processes, self._reducing = processes, processes.reducing(model, loss)
         self._recomputed = blocks_to_recompute(model) if training.recompute else []
         device = next((parameter.device.type for parameter in model.parameters()), "cpu")
         self._last = torch.zeros(())
         self._scaler = torch.amp.GradScaler(device, enabled=execution.precision == "float16")
 
-    def __call__(self, batch: Batch, teacher: Teacher | None, progress: float) -> Tensor:
+    def __call__(self, batch: Batch, teacher: Teacher | None, progress: float, whole: float = 1.0) -> Tensor:
         """The loss of a batch, after an optimizer step that lowers it.
 
         Args:
-            batch: on the device of the model.
+            batch: on the device of the model; of several processes, the part of this one.
             teacher: for terms that need one.
             progress: of the training, in [0, 1].
+            whole: share of this process in the loss.
         """
         self._optimizer.zero_grad(set_to_none=True)
         parts = parts_of_batch(batch, self._micro_batch, self._weights)
-        losses = [self._added(part, share, teacher, progress) for share, part in parts]
+        losses = []
+        for k, (share, part) in enumerate(parts, start=1):
+            with self._reducing.apart(when=k < len(parts)):
+                losses.append(self._added(part, share * whole, teacher, progress))
         if self._clip is not None:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self._model.parameters(), self._clip)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        loss = self._processes.total(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
         return self._of_taken_steps(loss) if self._scaler.is_enabled() else loss
 
     def _of_taken_steps(self, loss: Tensor) -> Tensor:
@@ -90,16 +99,27 @@ class GradientStep:
     def _added(self, batch: Batch, share: float, teacher: Teacher | None, progress: float) -> Tensor:
         """The share of a part in the loss of its batch, whose gradient is added to that of the parts before."""
         with recomputing(self._recomputed):
-            with self._execution.autocast(batch.targets.device):
-                outputs = call(self._called, self._execution.inputs(batch.inputs))
-            guide = None
-            if teacher is not None:
-                given = teacher(batch)
-                guide = Forward(batch, given.outputs, features=given.features)
-            loss: Tensor = self._loss(Forward(batch, outputs, guide, self._taps.taken(), progress=progress))
-            loss = loss if share == 1 else share * loss
-            self._scaler.scale(with_gradient(loss)).backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
+            loss = with_gradient(self._reducing(partial(self._loss_of, batch, teacher, progress)))
+            weight = share * self._reducing.count  # gradients become means over the processes
+            self._scaler.scale(loss if weight == 1 else weight * loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach() if share == 1 else share * loss.detach()
+
+    def _loss_of(self, batch: Batch, teacher: Teacher | None, progress: float) -> Tensor:
+        with self._execution.autocast(batch.targets.device):
+            outputs = call(self._called, self._execution.inputs(batch.inputs))
+        guide = None
+        if teacher is not None:
+            given = teacher(batch)
+            guide = Forward(batch, given.outputs, features=given.features)
+        loss: Tensor = self._loss(Forward(batch, outputs, guide, self._taps.taken(), progress=progress))
+        return loss
+
+    def tried(self, batch: Batch, teacher: Teacher | None, progress: float) -> None:
+        """Forward and backward pass of the first part of a batch, by this process alone, without a step of the optimizer."""
+        _, part = parts_of_batch(batch, self._micro_batch, self._weights)[0]
+        with self._reducing.apart(when=True):
+            self._added(part, 1.0, teacher, progress)
+        self._optimizer.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
         """The state beside that of the optimizer, for a checkpoint: the scale of losses in float16."""

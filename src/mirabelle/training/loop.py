@@ -10,59 +10,40 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError, is_out_of_memory
 from mirabelle.model.device import at_home, at_work, check_device, computing_on, device_of_job
-from mirabelle.model.state import load_tensors, tensors_of_module
+from mirabelle.model.state import copies_of_tensors, load_tensors, tensors_of_module
 from mirabelle.model.taps import Taps
 from mirabelle.numerics.draws import global_draws, seed_generators
-from mirabelle.objectives import Objective, SoftTargets, TaskLoss
+from mirabelle.objectives import Objective
 from mirabelle.records.schedules import learning_rate_factor
 from mirabelle.run.journal import Stop
+from mirabelle.run.process_group import in_all_processes
 from mirabelle.run.run import Run
 from mirabelle.task.batch import Batch
-from mirabelle.task.samples import Samples, Stream
+from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 from mirabelle.training.by_length import ByLength
-from mirabelle.training.checkpoint import CHECKPOINT, Checkpoint, in_todays_settings, settings_of
+from mirabelle.training.checkpoint import CHECKPOINT, Checkpoint, Numbers, in_todays_settings, settings_of
 from mirabelle.training.contracts import Control, check_same_training
+from mirabelle.training.data_parallel import ROUNDED_DIFFERENTLY, Part, Processes
 from mirabelle.training.divergence import DivergedError, NewlyNotFinite, finite
 from mirabelle.training.evaluation import evaluate
 from mirabelle.training.gradient_step import GradientStep
 from mirabelle.training.kept_zeros import KeptZeros
 from mirabelle.training.memory import decided_execution, free_memory, halved, on_device_if_they_fit
-from mirabelle.training.optimizer import load_optimizer_tensors, optimizer_for, optimizer_tensors
+from mirabelle.training.objective_by_default import default_objective
+from mirabelle.training.optimizer import load_optimizer_tensors, optimizer_for, optimizer_tensors, set_learning_rate
 from mirabelle.training.settings import Training
 from mirabelle.training.single_samples import SingleSamples, only_single_samples, why_not_one_sample
 from mirabelle.training.teacher import guidance
 from mirabelle.training.teacher_targets import answered
 
 _TIMES_IN_CHECKPOINT = 4  # a weight: itself, that of the best epoch, and two moments of the optimizer
-
-
-@dataclass
-class Numbers:
-    """The progress of a training, as plain data."""
-
-    step: int = 0
-    loss: float = 0.0  # sum over the steps of the current epoch
-    seconds: float = 0.0
-    best: float = -math.inf
-    since_best: int = 0
-    stopped: bool = False
-
-
-def default_objective(task: Task) -> Objective:
-    """The default objective: the task's loss; for classification with a teacher 0.9 · SoftTargets(T = 4) + 0.1 · TaskLoss.
-
-    A model that is known to have learned nothing does not teach by default (`Task.without_lessons_of`).
-    """
-    guided = task.has_lessons and task.outputs.classifies
-    return 0.9 * SoftTargets(temperature=4.0) + 0.1 * TaskLoss() if guided else 1.0 * TaskLoss()
 
 
 def fit(
@@ -78,6 +59,9 @@ def fit(
 
     During training, all modules are in training mode; a batch norm that was in evaluation mode updates its statistics too.
     Batches of samples in memory are full. A loader's batch of one sample is left out if the model cannot be trained on it.
+
+    If several processes have been started for the job, each takes a part of every batch. The loss is the same; batch norms, and
+    terms that compare samples, see the parts.
 
     Args:
         model: the model, trained in place.
@@ -95,10 +79,17 @@ def fit(
             weight is no longer finite; the model then has its last finite weights.
     """
     check_device(model)
-    teachers = () if task.teacher is None else (task.teacher,)
-    for teacher in teachers:
-        check_device(teacher, "the teacher")
+    if task.teacher is not None:
+        check_device(task.teacher, "the teacher")
     objective = objective or training.objective or default_objective(task)
+    return in_all_processes(_fitted, model, task, training, run, objective=objective, controls=controls)
+
+
+def _fitted(
+    model: nn.Module, task: Task, training: Training, run: Run, *, objective: Objective, controls: Sequence[Control]
+) -> nn.Module:
+    """What `fit` does, in each of the processes."""
+    teachers = () if task.teacher is None else (task.teacher,)
     with computing_on(device_of_job(model)), at_work(model, *teachers) as device:
         while True:
             loop = _Loop(model, task, training, run, objective=objective, controls=controls)
@@ -123,10 +114,13 @@ class _Loop:
     ) -> None:
         self.task, self.training, self.run = task, training, run
         self.device = device_of_job(model)
+        class_weights: tuple[float, ...] = getattr(task.loss, "weights", ())
+        self.processes = Processes(task.train.batch_size(training.batch_size), class_weights)
         self.steps_per_epoch = task.train.steps(training.batch_size)
         self.total = training.steps or (training.epochs or 0) * self.steps_per_epoch
         self.step_seed = run.seed_for("step")
-        if task.train.batch_size(training.batch_size) == 1 and (why := why_not_one_sample(model, task.example(1))):
+        smallest = task.train.batch_size(training.batch_size) // self.processes.count
+        if smallest == 1 and (why := why_not_one_sample(model, task.example(1))):
             raise only_single_samples(why)
         self.execution, self.micro_batch = decided_execution(model, task, training, run)
         self.model = self.execution.laid_out(model)
@@ -144,7 +138,7 @@ class _Loop:
         self.gradient_step = GradientStep(
             self.model, self.loss, self.taps, self.optimizer,
             training=training, execution=self.execution, micro_batch=self.micro_batch,
-            class_weights=getattr(task.loss, "weights", ()),
+            processes=self.processes, class_weights=class_weights,
         )  # fmt: skip
         self.teacher = None
         if task.teacher is not None and not task.has_lessons and (objective.needs_teacher or training.targets == "teacher"):
@@ -165,19 +159,42 @@ class _Loop:
         self.checkpoint = Checkpoint(run.folder / CHECKPOINT, _TIMES_IN_CHECKPOINT * size)
         self.not_finite = NewlyNotFinite(self.model)
         # A training that diverges before the first checkpoint is rolled back to the initial weights.
-        self.beginning = {} if self._take_up() else _copies(self.model)
+        self.beginning = {} if self._take_up() else copies_of_tensors(self.model)
         self.first = self.numbers.step  # of this process
         self.zeros = KeptZeros(self.model, self.optimizer)
 
     def ran_to_end(self) -> bool:
         """Train; False if memory did not suffice for the first batch, and the run knows that parts are to be smaller now."""
+        alone = self.processes.count == 1
+        if not alone and self.processes.any(self._runs_out_of_memory()):
+            self.micro_batch = halved(min(self.micro_batch, len(self._example())), self.run)
+            return False
         try:
             self.run_to_end()
         except Exception as error:
-            if not is_out_of_memory(error) or not self._takes_smaller_parts():
+            if not is_out_of_memory(error) or not alone or not self._takes_smaller_parts():
                 raise
             return False
         return True
+
+    def _example(self) -> Batch:
+        """As many samples as this process takes of a batch."""
+        return self.task.example(-(-self.training.batch_size // self.processes.count))
+
+    def _runs_out_of_memory(self) -> bool:
+        """Whether memory does not suffice for the part of this process; tried before the processes wait for one another."""
+        before, batch = copies_of_tensors(self.model), self._example()
+        try:
+            with self.taps, global_draws(device=self.device):
+                self.model.train()
+                self.gradient_step.tried(batch.to(self.device), self.teacher, self.numbers.step / self.total)
+        except Exception as error:
+            if not is_out_of_memory(error) or self.micro_batch == 1:
+                raise
+            return True
+        finally:
+            load_tensors(self.model, before)
+        return False
 
     def _takes_smaller_parts(self) -> bool:
         """Whether memory that did not suffice for the first batch of this process may suffice for its halves.
@@ -213,16 +230,15 @@ class _Loop:
         exact = torch.float64 if self.device.type != "mps" else torch.float32  # the largest that it has
         loss_sum = torch.tensor(numbers.loss, dtype=exact).to(self.device)
         begin, seconds_before = time.monotonic(), numbers.seconds
-        augment, left_out = self.task.augment, 0
-        for batch in self._batches(epoch, done):
-            if self.single_samples.left_out(batch):
+        left_out = 0
+        for part in self._parts(epoch, done):
+            if self.single_samples.left_out(part.batch, part.smallest):
                 left_out += 1
             else:
-                batch = batch.to(self.device)  # noqa: PLW2901 (the same samples)
-                loss_sum += self._learned(augment(batch, epoch) if augment else batch)
+                loss_sum += self._learned(part, epoch)
             numbers.step += 1
             self._control(numbers.step / self.total)
-            if self.checkpoint.due:
+            if self.processes.agreed(self.checkpoint.due):
                 numbers.seconds = seconds_before + time.monotonic() - begin
                 if isinstance(self.task.train, Samples) and not self._epoch_is_over:
                     numbers.loss = finite(loss_sum)
@@ -241,15 +257,12 @@ class _Loop:
         teacher = self.task.teacher if objective.needs_teacher else None
         return ByLength(self.task.train, self.model, *([] if teacher is None else [teacher]))
 
-    def _batches(self, epoch: int, done: int) -> Iterator[Batch]:
-        """The batches of one epoch after the first `done`; a stream starts its epoch again."""
-        data, size, by_length = self.data, self.training.batch_size, self.by_length
-        if isinstance(data, Stream):
-            yield from data.batches(size)
-            return
-        shuffled = data.shuffled(size, self.run.seed_for("order", epoch), None if by_length is None else by_length.order)
-        for batch in data.taken(shuffled, done):
-            yield batch if by_length is None else by_length.cut(batch)
+    def _parts(self, epoch: int, done: int) -> Iterator[Part]:
+        """The parts of this process in the batches of one epoch after the first `done`."""
+        by_length, seed = self.by_length, self.run.seed_for("order", epoch)
+        arranged = None if by_length is None else by_length.order
+        for part in self.processes.batches(self.data, self.training.batch_size, seed, done, arranged):
+            yield part if by_length is None else dataclasses.replace(part, batch=by_length.cut(part.batch))
 
     @property
     def _epoch_is_over(self) -> bool:
@@ -257,17 +270,22 @@ class _Loop:
         step = self.numbers.step
         return step == self.total or step % self.steps_per_epoch == 0
 
-    def _learned(self, batch: Batch) -> Tensor:
-        """The loss of a batch, after an optimizer step that lowers it."""
-        step = self.numbers.step
-        seed_generators(self.step_seed + step, self.device)
+    def _learned(self, part: Part, epoch: int) -> Tensor:
+        """The loss of a batch, of which this process takes a part, after an optimizer step that lowers it."""
+        batch, step = part.batch.to(self.device), self.numbers.step
+        if self.task.augment is not None:
+            batch = self.task.augment(batch, epoch)
+        seed_generators(self.step_seed + step + self.processes.seed, self.device)
         factor = learning_rate_factor(self.training.lr_schedule, step / self.total, self.training.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.training.lr * factor
-        return self.gradient_step(batch, self.teacher, step / self.total)
+        set_learning_rate(self.optimizer, self.training.lr * factor)
+        loss = self.gradient_step(batch, self.teacher, step / self.total, part.share)
+        self.processes.with_first_buffers(self.model)
+        return loss
 
     def _control(self, progress: float) -> None:
         self.zeros.keep()  # first, so that controls see pruned weights as zero
+        if self.processes.count > 1:  # controls draw the same numbers in all processes
+            seed_generators(self.step_seed + self.numbers.step, self.device)
         if any([control(self.model, progress) for control in self.controls]):  # noqa: C419 (every control must act)
             self.zeros.refresh()
             self.zeros.keep()
@@ -276,6 +294,8 @@ class _Loop:
         numbers, run = self.numbers, self.run
         if self.not_finite.any():
             raise DivergedError("a weight is no longer finite")
+        if self.processes.with_first_weights(self.model):
+            run.event("warning", text=ROUNDED_DIFFERENTLY)
         begin = time.monotonic()
         value = self._validated()
         numbers.seconds += time.monotonic() - begin
@@ -293,7 +313,7 @@ class _Loop:
             seconds=round(numbers.seconds, 3),
             seconds_left=round(left, 3),
         )
-        answer = answer or self.answer
+        answer = self.processes.agreed(answer or self.answer)
         settled = all(control.settled(progress) for control in self.controls)
         if answer is not None and not settled:
             self._settle()
@@ -322,7 +342,7 @@ class _Loop:
         improved = value > numbers.best
         if value >= numbers.best:
             numbers.best = value
-            self.best = {} if training.keep == "last" else _copies(self.model)
+            self.best = {} if training.keep == "last" else copies_of_tensors(self.model)
         numbers.since_best = 0 if improved else numbers.since_best + 1
         if training.until is not None and value >= training.until:
             return f"the metric reached {training.until}"
@@ -332,12 +352,11 @@ class _Loop:
 
     def _rolled_back(self, error: DivergedError) -> UserError:
         """Restore the last finite weights of the model; return the error to raise."""
-        lr, step = self.training.lr, self.numbers.step
-        epoch = (step - 1) // self.steps_per_epoch + 1
-        message = f"training diverged in epoch {epoch} (step {step} of {self.total}): {error}"
-        written = self.checkpoint.read()
+        written = self.checkpoint.read() if self.processes.leads else None
         finite, good = (self.beginning, 0) if written is None else (written[0]["model"], written[1]["step"])
         load_tensors(self.model, finite, source="the checkpoint")
+        lr, step = self.training.lr, self.numbers.step
+        message = f"training diverged in epoch {(step - 1) // self.steps_per_epoch + 1} (step {step} of {self.total}): {error}"
         message += f" at lr = {lr:g}; rolled back to the last finite weights, of step {good}"
         message += f" ({self.checkpoint.path})" if written is not None else ""
         return UserError("E201", message, f"start again in another folder with lr = {lr / 10:g}, a warmup, or clip = 1.0")
@@ -345,11 +364,12 @@ class _Loop:
     def _tell_progress(self, epoch: int) -> Stop | None:
         numbers = self.numbers
         left = numbers.seconds * (self.total - numbers.step) / numbers.step
-        return self.run.progress(numbers.step, self.total, seconds_left=left, text=f"epoch {epoch + 1}")
+        answer = self.run.progress(numbers.step, self.total, seconds_left=left, text=f"epoch {epoch + 1}")
+        return self.processes.agreed(answer)
 
     def _write_checkpoint(self) -> None:
         """Write the current state, unless a weight is no longer finite; then the previous checkpoint remains."""
-        if self.not_finite.any():
+        if self.not_finite.any() or not self.processes.leads:
             return
         groups = {
             "model": tensors_of_module(self.model),
@@ -360,12 +380,11 @@ class _Loop:
         }
         controls = [{"kind": type(control).__name__, **control.state_dict()} for control in self.controls]
         self.beginning = {}
-        numbers = {**dataclasses.asdict(self.numbers), "best": _plain(self.numbers.best)}
-        self.checkpoint.write(groups, {**numbers, "settings": self.settings, "controls": controls})
+        self.checkpoint.write(groups, {**self.numbers.to_data(), "settings": self.settings, "controls": controls})
 
     def _take_up(self) -> bool:
         """Resume from the checkpoint, if there is one; return whether there was."""
-        written = self.checkpoint.read()
+        written = self.processes.agreed(self.checkpoint.read() if self.processes.leads else None)
         if written is None:
             return False
         groups, numbers = written
@@ -380,15 +399,6 @@ class _Loop:
         self.best = groups.get("best", {})
         for control, state in zip(self.controls, controls, strict=True):
             control.load_state_dict(state)
-        best = numbers.pop("best")
-        self.numbers = Numbers(**numbers, best=-math.inf if best is None else best)
+        self.numbers = Numbers.from_data(numbers)
         self.run.event("taken up", step=self.numbers.step, steps=self.total)
         return True
-
-
-def _copies(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors_of_module(model).items()}
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None

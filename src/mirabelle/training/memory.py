@@ -87,14 +87,30 @@ def parts_of_batch(batch: Batch, size: int, weights: Sequence[float] = ()) -> li
     if size >= count:
         return [(1.0, batch)]
     found = []
-    counted = _counted(batch.targets, weights)
     for start in range(0, count, size):
         stop = min(start + size, count)
         inputs = map_tensors(batch.inputs, lambda tensor: tensor[start:stop])  # noqa: B023 (called at once)
         index = None if batch.index is None else batch.index[start:stop]
-        share = (stop - start) / count if counted is None else float(counted[start:stop].sum() / counted.sum())
+        share = share_of(batch.targets, start, stop, weights)
         found.append((share, Batch(inputs, batch.targets[start:stop], index, batch.view)))
     return found
+
+
+def share_of(targets: Tensor, start: int, stop: int, weights: Sequence[float] = ()) -> float:
+    """The share of the samples from `start` to `stop` in the mean loss of a batch.
+
+    Args:
+        targets: of the batch.
+        start: of the part.
+        stop: of the part.
+        weights: of the classes.
+
+    Example:
+        >>> share_of(torch.tensor([0, 1, -100, 2]), 0, 2)
+        0.6666666865348816
+    """
+    counted = _counted(targets, weights)
+    return (stop - start) / len(targets) if counted is None else float(counted[start:stop].sum() / counted.sum())
 
 
 def _counted(targets: Tensor, weights: Sequence[float]) -> Tensor | None:

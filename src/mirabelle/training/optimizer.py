@@ -21,6 +21,12 @@ def optimizer_for(parameters: Iterable[nn.Parameter], training: Training) -> tor
     return torch.optim.AdamW(trained, training.lr, weight_decay=training.weight_decay, fused=fused)
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The state of the optimizer as named tensors: "3.exp_avg" belongs to the fourth parameter."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

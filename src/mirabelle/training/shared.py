@@ -15,7 +15,8 @@ from mirabelle.task.loss import Standardized
 from mirabelle.task.task import Task
 from mirabelle.training.contracts import JoinsTraining, Prepared
 from mirabelle.training.evaluation import outputs_of
-from mirabelle.training.loop import default_objective, fit
+from mirabelle.training.loop import fit
+from mirabelle.training.objective_by_default import default_objective
 from mirabelle.training.settings import Training
 
 

@@ -24,17 +24,31 @@ class SingleSamples:
         self._model, self._run = model, run
         self._taken: bool | None = None
         self._why = ""
+        self._told: set[str] = set()
 
-    def left_out(self, batch: Batch) -> bool:
-        """Whether a batch is left out."""
-        if len(batch) > 1:
+    def left_out(self, batch: Batch, smallest: int) -> bool:
+        """Whether a batch is left out.
+
+        Args:
+            batch: the part of this process.
+            smallest: number of samples of the smallest part of any process; a batch with an empty part is left out.
+        """
+        if smallest > 1:
             return False
+        if smallest == 0:
+            self._tell("batches with fewer samples than processes are left out of the training")
+            return True
         if self._taken is None:
             self._why = why_not_one_sample(self._model, batch) or ""
             self._taken = not self._why
             if self._why:
-                self._run.event("warning", text=f"batches of a single sample are left out of the training: {self._why}")
+                self._tell(f"batches of a single sample are left out of the training: {self._why}")
         return not self._taken
+
+    def _tell(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._run.event("warning", text=text)
 
     def check_some_are_left(self, count: int) -> None:
         """Raise E121 if the number of batches in an epoch that are not left out is 0."""

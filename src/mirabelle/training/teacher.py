@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,15 +17,16 @@ from mirabelle.model.device import device_of_job, home
 from mirabelle.model.state import copied, fingerprint, in_eval_mode
 from mirabelle.model.taps import Taps
 from mirabelle.run import files
+from mirabelle.run.process_group import together
 from mirabelle.run.run import Run
 from mirabelle.task.batch import Batch, Outputs, as_outputs, call, parts_of
 from mirabelle.task.samples import Samples, Stream
+from mirabelle.training.evaluation import results_by_batch
 
 if TYPE_CHECKING:
     from mirabelle.task.augmentation import Augmentation
     from mirabelle.training.execution import Execution
 
-_BATCH = 500
 _EXACT = 100  # outputs with more classes are rounded to 8 bits
 _LEVELS = 255  # number of steps between the levels of 8 bits
 KEPT = 512 * 1024**2  # default limit of cached features, in bytes
@@ -147,19 +150,53 @@ class _Kept:
         """The outputs and features for all samples in a view; None if they are too large for the disk."""
         key = files.digest(self._key.encode(), f"view {view}".encode())
         path = self._run.journal.cache / "teacher" / f"{key}.safetensors"
-        kept = read_cache(path, self._run)
-        if kept is not None:
-            return kept
-        batches = self._data.batches(_BATCH)
-        if self._augment is not None:
-            batches = (self._augment.seen(batch, view) for batch in batches)
-        packed = (home(_packed(self._teach(batch))) for batch in batches)
-        if self._large:
-            return read_cache(path, self._run) if _stream(path, packed, len(self._data), self._run) else None
-        parts = list(packed)
-        given = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        _keep(path, given, self._run)
-        return given
+        return kept_or_made(path, self._run, partial(self._made, path, view), large=self._large)
+
+    def _made(self, path: Path, view: int) -> dict[str, Tensor] | None:
+        packed = results_by_batch(self._data, partial(self._answer, view))
+        if not self._large:
+            parts = list(packed)
+            given = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else None
+            if given is not None:
+                _keep(path, given, self._run)
+            return given
+        group = together()
+        writes = group is None or group.leads
+        written = writes and _stream(path, packed, len(self._data), self._run)
+        collections.deque(packed, maxlen=0)  # what is left if the disk is full, and in other processes
+        return read_cache(path, self._run) if written else None
+
+    def _answer(self, view: int, batch: Batch) -> dict[str, Tensor]:
+        return home(_packed(self._teach(batch if self._augment is None else self._augment.seen(batch, view))))
+
+
+def kept_or_made(
+    path: Path, run: Run, make: Callable[[], dict[str, Tensor] | None], *, large: bool = False
+) -> dict[str, Tensor] | None:
+    """The tensors of a file of what a teacher computed, which are made without it; None if they could not be kept.
+
+    Of several processes the first reads or makes them for all, and the others read its file where they see it.
+
+    Args:
+        path: of the file.
+        run: is told if the file is damaged.
+        make: computes the tensors, and writes the file; called by all processes, it returns them to the first.
+        large: whether they are left on disk; then None, if a process does not see the file.
+    """
+    group = together()
+    if group is None:
+        kept = read_cache(path, run)
+        return make() if kept is None else kept
+    kept = read_cache(path, run) if group.leads else None
+    if not group.share(kept is not None):
+        kept = make()
+    if not group.share(kept is not None):
+        return None
+    if not group.leads:
+        kept = read_cache(path, run)
+    if not group.any(kept is None):
+        return kept
+    return None if large else group.share(kept)
 
 
 def write_cache(path: Path, given: Mapping[str, Tensor]) -> None:

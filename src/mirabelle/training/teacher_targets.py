@@ -19,12 +19,13 @@ from mirabelle.task.batch import Batch, Inputs, call
 from mirabelle.task.indexed import Indexed
 from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
-from mirabelle.training.teacher import read_cache, write_cache
+from mirabelle.training.evaluation import results_by_batch
+from mirabelle.training.teacher import kept_or_made, write_cache
 
 if TYPE_CHECKING:
-    from mirabelle.training.execution import Execution
+    from pathlib import Path
 
-_BATCH = 500
+    from mirabelle.training.execution import Execution
 
 
 def answered(task: Task, run: Run, execution: Execution | None = None) -> Task:
@@ -47,17 +48,23 @@ def answered(task: Task, run: Run, execution: Execution | None = None) -> Task:
         raise _nobody()
     key = files.digest(f"{fingerprint(task.teacher)} {data.digest()} {task.generation} {execution}".encode())
     path = run.journal.cache / "teacher" / f"answers-{key}.safetensors"
-    kept = read_cache(path, run)
-    if kept is not None:
-        return with_answers(task, kept["answers"])
     guide = task if execution is None else task.with_teacher(execution.laid_out(copied(task.teacher)))
-    answers = torch.cat([answer(guide, batch, execution) for batch in data.batches(_BATCH)])
+    kept = kept_or_made(path, run, partial(_made, path, guide, run, execution))
+    assert kept is not None, "what is held in memory is never left out"
+    return with_answers(task, kept["answers"])
+
+
+def _made(path: Path, task: Task, run: Run, execution: Execution | None) -> dict[str, Tensor] | None:
+    parts = list(results_by_batch(task.train, partial(answer, task, execution=execution)))
+    if not parts:
+        return None
+    answers = torch.cat(parts)
     try:
         write_cache(path, {"answers": answers})
         run.event("teacher", cached=True, samples=len(answers), bytes=answers.nbytes)
     except UserError as error:  # if the disk is full, the run continues without the cache
         run.event("teacher", cached=False, why=error.message)
-    return with_answers(task, answers)
+    return {"answers": answers}
 
 
 def answer(task: Task, batch: Batch, execution: Execution | None = None) -> Tensor:
