@@ -12,7 +12,7 @@ import click
 
 from mirabelle.cli.options import data_dir_option, device_option, json_option, quiet_option, set_option, verbose
 from mirabelle.errors import UserError, gathered, raise_all
-from mirabelle.run.process_group import is_first
+from mirabelle.run.launch import is_first
 
 if TYPE_CHECKING:
     from mirabelle.planning.found import Found

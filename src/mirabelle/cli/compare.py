@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from mirabelle.cli.options import data_dir_option, device_option, json_option, quiet_option, set_option, verbose
-from mirabelle.run.process_group import is_first
+from mirabelle.run.launch import is_first
 
 
 @click.command("compare", short_help="Compare techniques or recipes at equal budgets.")

@@ -17,7 +17,7 @@ from mirabelle.cli.messages import own_lines_only
 from mirabelle.cli.options import COMMON_OPTIONS
 from mirabelle.cli.signals import SignalHandler, interruption_behind
 from mirabelle.errors import UserError, did_you_mean
-from mirabelle.run.process_group import launched
+from mirabelle.run.launch import launched
 
 _COMPLETION = "_MIRABELLE_COMPLETE"
 _BY_ALL_PROCESSES = ("run", "compare", "auto")  # commands in which several processes take part; the first alone does others

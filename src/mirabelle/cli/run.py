@@ -19,7 +19,7 @@ from mirabelle.cli.options import (
     verbose,
 )
 from mirabelle.errors import UserError, raise_all
-from mirabelle.run.process_group import is_first
+from mirabelle.run.launch import is_first
 
 if TYPE_CHECKING:
     from mirabelle.task.goal import Goal, Shortfall

@@ -11,7 +11,7 @@ import torch
 
 from mirabelle.errors import UserError
 from mirabelle.model.device import CPU, computing_on, device_of_jobs, named_device
-from mirabelle.run.process_group import launched
+from mirabelle.run.launch import launched
 from mirabelle.run.run import known_decisions, threads_of_run, torch_threads
 
 DEVICE = "device"  # the decision

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from mirabelle.errors import UserError
 from mirabelle.model.state import copied
-from mirabelle.run.process_group import launched
+from mirabelle.run.launch import launched
 from mirabelle.task.batch import place_of
 
 CPU = torch.device("cpu")

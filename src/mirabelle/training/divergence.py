@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
+from mirabelle.errors import UserError
 from mirabelle.model.state import tensors_of_module
 
 
@@ -51,6 +53,24 @@ class NewlyNotFinite:
 
 class DivergedError(Exception):
     """The loss or a weight is no longer finite."""
+
+
+def diverged(why: str, lr: float, kept: str) -> UserError:
+    """The E201 error for a training that has diverged.
+
+    Args:
+        why: where and how.
+        lr: learning rate.
+        kept: the step whose weights are left.
+    """
+    message = f"training diverged in {why} at lr = {lr:g}; rolled back to the last finite weights, of {kept}"
+    return UserError("E201", message, f"start again in another folder with lr = {lr / 10:g}, a warmup, or clip = 1.0")
+
+
+def sum_of_losses(value: float, device: torch.device) -> Tensor:
+    """A sum on a device, to which losses are added, in the largest floating-point type that the device has."""
+    exact = torch.float64 if device.type != "mps" else torch.float32
+    return torch.tensor(value, dtype=exact).to(device)
 
 
 def finite(loss_sum: Tensor) -> float:

@@ -31,7 +31,7 @@ from mirabelle.training.by_length import ByLength
 from mirabelle.training.checkpoint import CHECKPOINT, Checkpoint, Numbers, in_todays_settings, settings_of
 from mirabelle.training.contracts import Control, check_same_training
 from mirabelle.training.data_parallel import ROUNDED_DIFFERENTLY, Part, Processes
-from mirabelle.training.divergence import DivergedError, NewlyNotFinite, finite
+from mirabelle.training.divergence import DivergedError, NewlyNotFinite, diverged, finite, sum_of_losses
 from mirabelle.training.evaluation import evaluate
 from mirabelle.training.gradient_step import GradientStep
 from mirabelle.training.kept_zeros import KeptZeros
@@ -39,7 +39,7 @@ from mirabelle.training.memory import decided_execution, free_memory, halved, on
 from mirabelle.training.objective_by_default import default_objective
 from mirabelle.training.optimizer import load_optimizer_tensors, optimizer_for, optimizer_tensors, set_learning_rate
 from mirabelle.training.settings import Training
-from mirabelle.training.single_samples import SingleSamples, only_single_samples, why_not_one_sample
+from mirabelle.training.single_samples import SingleSamples, check_parts_of_batches
 from mirabelle.training.teacher import guidance
 from mirabelle.training.teacher_targets import answered
 
@@ -119,9 +119,7 @@ class _Loop:
         self.steps_per_epoch = task.train.steps(training.batch_size)
         self.total = training.steps or (training.epochs or 0) * self.steps_per_epoch
         self.step_seed = run.seed_for("step")
-        smallest = task.train.batch_size(training.batch_size) // self.processes.count
-        if smallest == 1 and (why := why_not_one_sample(model, task.example(1))):
-            raise only_single_samples(why)
+        check_parts_of_batches(model, task, training.batch_size, self.processes.count)
         self.execution, self.micro_batch = decided_execution(model, task, training, run)
         self.model = self.execution.laid_out(model)
         if training.targets == "teacher":
@@ -179,7 +177,9 @@ class _Loop:
 
     def _example(self) -> Batch:
         """As many samples as this process takes of a batch."""
-        return self.task.example(-(-self.training.batch_size // self.processes.count))
+        batch = self.task.example(-(-self.training.batch_size // self.processes.count)).to(self.device)
+        batch = batch if self.by_length is None else self.by_length.cut(batch)
+        return batch if self.task.augment is None else self.task.augment(batch, 0)
 
     def _runs_out_of_memory(self) -> bool:
         """Whether memory does not suffice for the part of this process; tried before the processes wait for one another."""
@@ -187,7 +187,7 @@ class _Loop:
         try:
             with self.taps, global_draws(device=self.device):
                 self.model.train()
-                self.gradient_step.tried(batch.to(self.device), self.teacher, self.numbers.step / self.total)
+                self.gradient_step.tried(batch, self.teacher, self.numbers.step / self.total)
         except Exception as error:
             if not is_out_of_memory(error) or self.micro_batch == 1:
                 raise
@@ -227,8 +227,7 @@ class _Loop:
         numbers = self.numbers
         epoch, done = divmod(numbers.step, self.steps_per_epoch)
         self.model.train()
-        exact = torch.float64 if self.device.type != "mps" else torch.float32  # the largest that it has
-        loss_sum = torch.tensor(numbers.loss, dtype=exact).to(self.device)
+        loss_sum = sum_of_losses(numbers.loss, self.device)
         begin, seconds_before = time.monotonic(), numbers.seconds
         left_out = 0
         for part in self._parts(epoch, done):
@@ -355,11 +354,9 @@ class _Loop:
         written = self.checkpoint.read() if self.processes.leads else None
         finite, good = (self.beginning, 0) if written is None else (written[0]["model"], written[1]["step"])
         load_tensors(self.model, finite, source="the checkpoint")
-        lr, step = self.training.lr, self.numbers.step
-        message = f"training diverged in epoch {(step - 1) // self.steps_per_epoch + 1} (step {step} of {self.total}): {error}"
-        message += f" at lr = {lr:g}; rolled back to the last finite weights, of step {good}"
-        message += f" ({self.checkpoint.path})" if written is not None else ""
-        return UserError("E201", message, f"start again in another folder with lr = {lr / 10:g}, a warmup, or clip = 1.0")
+        step, path = self.numbers.step, "" if written is None else f" ({self.checkpoint.path})"
+        where = f"epoch {(step - 1) // self.steps_per_epoch + 1} (step {step} of {self.total})"
+        return diverged(f"{where}: {error}", self.training.lr, f"step {good}{path}")
 
     def _tell_progress(self, epoch: int) -> Stop | None:
         numbers = self.numbers

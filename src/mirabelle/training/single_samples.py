@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 
@@ -10,6 +12,9 @@ from mirabelle.model.state import copied
 from mirabelle.numerics.draws import global_draws
 from mirabelle.run.run import Run
 from mirabelle.task.batch import Batch, call, map_tensors
+
+if TYPE_CHECKING:
+    from mirabelle.task.task import Task
 
 
 class SingleSamples:
@@ -76,6 +81,13 @@ def why_not_one_sample(model: nn.Module, batch: Batch) -> str | None:
             raise
         return str(error).partition("\n")[0] or type(error).__name__
     return None
+
+
+def check_parts_of_batches(model: nn.Module, task: Task, batch_size: int, processes: int) -> None:
+    """Raise E121 if full batches leave a process a single sample, on which the model cannot be trained."""
+    smallest = task.train.batch_size(batch_size) // processes
+    if smallest == 1 and (why := why_not_one_sample(model, task.example(1))):
+        raise only_single_samples(why)
 
 
 def only_single_samples(why: str) -> UserError:
