@@ -295,8 +295,7 @@ class _Loop:
             raise DivergedError("a weight is no longer finite")
         if self.processes.with_first_weights(self.model):
             run.event("warning", text=ROUNDED_DIFFERENTLY)
-        begin = time.monotonic()
-        value = self._validated()
+        begin, value = time.monotonic(), self._validated()
         numbers.seconds += time.monotonic() - begin
         progress = numbers.step / self.total
         left = numbers.seconds * (1 - progress) / progress
