@@ -15,7 +15,7 @@ from mirabelle import Run, Task, Training
 from mirabelle.errors import UserError
 from mirabelle.model.device import computing_on
 from mirabelle.model.state import copied, tensors_of_module
-from mirabelle.objectives import SimilarityPreserving, TaskLoss
+from mirabelle.objectives import SimilarityPreserving, SoftTargets, TaskLoss
 from mirabelle.run.journal import read_events
 from mirabelle.task import CrossEntropy
 from mirabelle.task.batch import Batch
@@ -74,18 +74,43 @@ def test_the_share_of_a_part_is_that_of_the_targets_that_count() -> None:
     targets = torch.tensor([[0, 1, 2], [0, -100, -100], [-100, -100, -100], [1, 1, -100]])
     batch = Batch(torch.randn(4, 5), targets, torch.arange(4), view=3)
     parts = parts_of_batch(batch, 2)
-    assert [share for share, _ in parts] == pytest.approx([4 / 6, 2 / 6])
+    assert [shares.targets for shares, _ in parts] == pytest.approx([4 / 6, 2 / 6])
+    assert [shares.samples for shares, _ in parts] == [0.5, 0.5]
     assert [part.index.tolist() for _, part in parts if part.index is not None] == [[0, 1], [2, 3]]
     assert {part.view for _, part in parts} == {3}
     logits = torch.randn(4, 3, 7)
     cross_entropy = partial(nn.functional.cross_entropy, ignore_index=-100)
     mean = cross_entropy(logits.transpose(1, 2), targets)
     added = sum(
-        share * cross_entropy(logits[k : k + 2].transpose(1, 2), part.targets)
-        for (share, part), k in zip(parts, (0, 2), strict=True)
+        shares.targets * cross_entropy(logits[k : k + 2].transpose(1, 2), part.targets)
+        for (shares, part), k in zip(parts, (0, 2), strict=True)
     )
     torch.testing.assert_close(added, mean)
-    assert [share for share, _ in parts_of_batch(Batch(torch.zeros(5, 1), torch.full((5,), -100)), 2)] == [0.4, 0.4, 0.2]
+    without = parts_of_batch(Batch(torch.zeros(5, 1), torch.full((5,), -100)), 2)
+    assert [shares.targets for shares, _ in without] == [0.4, 0.4, 0.2]
+
+
+LOSSES = [
+    nn.CrossEntropyLoss(),
+    nn.CrossEntropyLoss(torch.tensor([1.0, 5.0, 25.0])),
+    nn.CrossEntropyLoss(torch.tensor([1.0, 5.0, 25.0]), reduction="sum"),
+    CrossEntropy(weights=(1.0, 5.0, 25.0)),
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_each_term_of_a_loss_has_its_own_share_in_a_part(loss: Any, tmp_path: Path) -> None:
+    """Class weights and labels that are missing count in the loss of the task, and not in that of a teacher's decisions."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(60, 6, generator=generator), torch.arange(60) % 3
+    y[torch.arange(60) % 4 == 0] = -100
+    torch.manual_seed(0)
+    model, teacher = nn.Linear(6, 3), nn.Linear(6, 3)
+    task = Task(train=(x, y), validation=(x, y.clamp_min(0)), test=(x, y.clamp_min(0)), loss=loss).with_teacher(teacher)
+    settings = {"objective": 0.5 * SoftTargets() + 0.5 * TaskLoss(), "lr": 0.01, "batch_size": 30}
+    whole, parts = (trained(model, task, tmp_path / str(size), micro_batch=size, **settings) for size in (30, 11))
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_blocks_that_are_computed_again_give_the_same_bits_in_less_memory(blobs: Task, tmp_path: Path) -> None:

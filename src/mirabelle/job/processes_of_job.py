@@ -12,7 +12,7 @@ from torch import nn
 
 from mirabelle.errors import UserError
 from mirabelle.model.state import fingerprint
-from mirabelle.run.process_group import Group, joined
+from mirabelle.run.process_group import Group, LedElsewhereError, joined
 from mirabelle.run.run import differences
 from mirabelle.task.batch import tensors_of
 from mirabelle.task.indexed import Indexed
@@ -73,7 +73,8 @@ def _check_same(group: Group, document: dict[str, Any]) -> None:
     if different:
         rank, text = different[0]
         message = f"process {rank} has another recipe, model or data than the first: {text.replace(' there', ' in the first')}"
-        raise UserError("E111", message, "start all processes with the same command, files and data")
+        kind = UserError if group.leads else LedElsewhereError
+        raise kind("E111", message, "start all processes with the same command, files and data")
 
 
 def objects_of(task: Task) -> dict[str, object]:

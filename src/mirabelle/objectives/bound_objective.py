@@ -14,7 +14,7 @@ from mirabelle.records.schedules import Annealed, value_at
 from mirabelle.task.batch import Batch, call, parts_of
 
 if TYPE_CHECKING:
-    from mirabelle.objectives.forward import Forward
+    from mirabelle.objectives.forward import Forward, MeanOver
 
 
 class BoundFunction(nn.Module):
@@ -34,19 +34,21 @@ class BoundObjective(nn.Module):
     Args:
         weights: one weight for each term; an `Annealed` weight is evaluated at the progress of the training.
         terms: the bound terms; a term with weight 0 is not computed.
+        means: what each term is a mean over, so that the losses of the parts of a batch add up to that of the batch.
     """
 
-    def __init__(self, weights: list[float | Annealed], terms: list[nn.Module]) -> None:
+    def __init__(self, weights: list[float | Annealed], terms: list[nn.Module], means: list[MeanOver]) -> None:
         super().__init__()
-        self.weights = weights
+        self.weights, self.means = weights, means
         self.terms = nn.ModuleList(terms)
         self.student_layers = _layers(terms, "student_layers")
         self.teacher_layers = _layers(terms, "teacher_layers")
 
     def forward(self, forward: Forward) -> Tensor:
-        weights = [value_at(weight, forward.progress) for weight in self.weights]
+        at_present = [value_at(weight, forward.progress) for weight in self.weights]
+        weights = [weight * forward.shares.of(mean) for weight, mean in zip(at_present, self.means, strict=True)]
         parts = [weight * term(forward) for weight, term in zip(weights, self.terms, strict=True) if weight]
-        if not parts:  # all weights are zero at this progress
+        if not parts:  # all weights are zero at this progress, or nothing in this part counts
             return torch.stack([nothing(part.float()) for part in parts_of(forward.outputs)]).sum()
         return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 

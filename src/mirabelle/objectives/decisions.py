@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from mirabelle.errors import UserError
-from mirabelle.objectives.forward import Forward
+from mirabelle.objectives.forward import Forward, MeanOver
 from mirabelle.objectives.objective import Term
 from mirabelle.records.record import NotNegative, Positive, record
 from mirabelle.records.schedules import Annealed, value_at
@@ -33,6 +33,7 @@ class Decisions(Term):
     """
 
     needs_teacher = True
+    mean_over: ClassVar[MeanOver] = "places"
     compares: ClassVar[Literal["classes", "labels", "numbers"]] = "classes"
     """What the term takes outputs for: a softmax needs classes that exclude each other, a sigmoid logits."""
 

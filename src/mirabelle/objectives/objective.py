@@ -9,12 +9,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import PlainValidator
 
 from mirabelle import records
 from mirabelle.errors import UserError, at_path, gathered, raise_all
+from mirabelle.objectives.forward import MeanOver
 from mirabelle.records.families import Family, subclass_of
 from mirabelle.records.schedules import Annealed
 
@@ -30,6 +31,7 @@ class Term(ABC):
     """A differentiable term of the training loss: an immutable record that is bound to a model before it is used."""
 
     needs_teacher: bool = False
+    mean_over: ClassVar[MeanOver] = "samples"  # see `forward.Shares`
 
     @abstractmethod
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
@@ -42,6 +44,11 @@ class Term(ABC):
             task: gives the data, the task's loss and the teacher.
             example: a small batch of inputs, for the shapes.
         """
+
+    def mean_in(self, task: Task) -> MeanOver:
+        """What the term is a mean over, for a task."""
+        del task
+        return self.mean_over
 
     def __rmul__(self, weight: float | Annealed) -> Objective:
         return Objective(terms=((weight if isinstance(weight, Annealed) else float(weight), self),))
@@ -82,7 +89,10 @@ class Objective:
         if self.needs_teacher and task.teacher is None:
             names = ", ".join(type(term).__name__ for _, term in self.terms if term.needs_teacher)
             raise UserError("E111", f"{names} needs a teacher and the task has none", "give one with task.with_teacher(model)")
-        return BoundObjective([weight for weight, _ in self.terms], [term.bind(model, task, example) for _, term in self.terms])
+        weights, terms = [weight for weight, _ in self.terms], [term for _, term in self.terms]
+        return BoundObjective(
+            weights, [term.bind(model, task, example) for term in terms], [term.mean_in(task) for term in terms]
+        )
 
     def to_data(self) -> list[dict[str, Any]]:
         return [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from mirabelle.objectives.forward import MeanOver
 from mirabelle.objectives.objective import Term
 from mirabelle.records.record import record
 
@@ -25,6 +26,14 @@ class TaskLoss(Term):
         >>> 0.5 * TaskLoss() + TaskLoss()
         Objective(terms=((0.5, TaskLoss()), (1.0, TaskLoss())))
     """
+
+    mean_over: ClassVar[MeanOver] = "targets"
+
+    def mean_in(self, task: Task) -> MeanOver:
+        from mirabelle.task.loss import TorchLoss
+
+        sums = isinstance(task.loss, TorchLoss) and task.loss.settings.get("reduction") == "sum"
+        return "nothing" if sums else self.mean_over
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
         import torch

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from mirabelle.objectives.forward import Kind
+from mirabelle.objectives.forward import Kind, MeanOver
 from mirabelle.objectives.hidden import FeatureTerm
 from mirabelle.objectives.objective import Term
 from mirabelle.records.record import Count, record
@@ -47,6 +47,7 @@ class HiddenStates(FeatureTerm):
 
     kinds: ClassVar[tuple[Kind, ...]] = ("tokens",)
     real_tokens: ClassVar[bool] = True
+    mean_over: ClassVar[MeanOver] = "tokens"
     projects: ClassVar[bool] = True
 
     distance: Literal["mse", "cosine"] = "mse"
@@ -87,6 +88,7 @@ class AttentionMaps(FeatureTerm):
     kinds: ClassVar[tuple[Kind, ...]] = ("attention",)
     resizes: ClassVar[bool] = False
     real_tokens: ClassVar[bool] = True
+    mean_over: ClassVar[MeanOver] = "tokens"
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         import torch.nn.functional as F
@@ -126,6 +128,7 @@ class TokenRelations(Term):
     """
 
     needs_teacher = True
+    mean_over: ClassVar[MeanOver] = "tokens"
 
     relations: Kinds = ("attention", "value")
     heads: Count = 12

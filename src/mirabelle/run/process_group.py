@@ -102,6 +102,15 @@ class Group:
         found = self.gather(here)
         return bool(self.share(any(found)))
 
+    def sums(self, values: Sequence[float]) -> list[float]:
+        """The sums of some numbers over all processes."""
+        import torch
+        from torch import distributed
+
+        tensor = torch.tensor(values, dtype=torch.float64)
+        distributed.all_reduce(tensor, group=self._messages)
+        return tensor.tolist()
+
     def add(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all processes, written into it."""
         from torch import distributed

@@ -126,6 +126,19 @@ class TorchLoss:
         return f"{self.name}({', '.join(f'{key}={one}' for key, one in given.items())})" if given else self.name
 
 
+def class_weights_of(loss: Loss) -> tuple[float, ...]:
+    """The weights of the classes by which a loss divides its sum; () if it is a plain mean.
+
+    Example:
+        >>> class_weights_of(CrossEntropy(weights=(1.0, 3.0))), class_weights_of(CrossEntropy())
+        ((1.0, 3.0), ())
+    """
+    if isinstance(loss, TorchLoss):
+        given = loss.settings.get("weight") if loss.name in _BY_CLASS else None
+        return () if given is None else tuple(given.tolist())
+    return tuple(getattr(loss, "weights", ()))
+
+
 def balanced(targets: Tensor, classes: int) -> tuple[float, ...]:
     """Class weights that give all classes equal influence: samples / (classes · samples of the class), 0 without samples.
 

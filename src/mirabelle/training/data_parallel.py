@@ -16,7 +16,7 @@ from mirabelle.model.state import tensors_of_module
 from mirabelle.run.process_group import Group, together
 from mirabelle.task.batch import Batch, map_tensors
 from mirabelle.task.samples import Arranged, Samples, Stream
-from mirabelle.training.memory import share_of
+from mirabelle.training.memory import Counts, counts_of
 
 ROUNDED_DIFFERENTLY = "processes on different processors have rounded differently; they go on with the weights of the first"
 V = TypeVar("V")
@@ -29,12 +29,10 @@ class Part:
 
     Args:
         batch: the part.
-        share: of it in the mean loss of the whole batch.
         smallest: number of samples in the smallest part of any process.
     """
 
     batch: Batch
-    share: float
     smallest: int
 
 
@@ -43,16 +41,14 @@ class Processes:
 
     Args:
         batch_size: of the whole batches.
-        class_weights: of the task's loss, if its mean weights classes.
 
     Raises:
         UserError: E111 if there are more processes than samples in a batch.
     """
 
-    def __init__(self, batch_size: int, class_weights: Sequence[float] = ()) -> None:
+    def __init__(self, batch_size: int) -> None:
         self.group: Group | None = together()
         self.rank, self.count = (0, 1) if self.group is None else (self.group.launch.rank, self.group.launch.count)
-        self._weights = class_weights
         if batch_size < self.count:
             message = f"batches of {batch_size:,} cannot be divided among {self.count} processes"
             raise UserError("E111", message, f"start at most {batch_size:,} processes, or give a larger batch_size")
@@ -77,8 +73,7 @@ class Processes:
             return
         shuffled = data.shuffled(batch_size, seed, arranged, part=(self.rank, self.count))
         for k, batch in enumerate(data.taken(shuffled, first), start=first):
-            whole = shuffled.whole(k)
-            yield Part(batch, self._share(data.targets[whole]), len(whole) // self.count)
+            yield Part(batch, len(shuffled.whole(k)) // self.count)
 
     def _of_all(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches of a loader in the first process, in all of them."""
@@ -93,17 +88,18 @@ class Processes:
 
     def _part(self, batch: Batch) -> Part:
         if self.group is None:
-            return Part(batch, 1.0, len(batch))
-        start, stop = self._bounds(len(batch))
+            return Part(batch, len(batch))
+        start, stop = len(batch) * self.rank // self.count, len(batch) * (self.rank + 1) // self.count
         inputs = map_tensors(batch.inputs, lambda tensor: tensor[start:stop])
         part = Batch(inputs, batch.targets[start:stop], None, batch.view)
-        return Part(part, self._share(batch.targets), len(batch) // self.count)
+        return Part(part, len(batch) // self.count)
 
-    def _bounds(self, count: int) -> tuple[int, int]:
-        return count * self.rank // self.count, count * (self.rank + 1) // self.count
-
-    def _share(self, targets: Tensor) -> float:
-        return 1.0 if self.group is None else share_of(targets, *self._bounds(len(targets)), self._weights)
+    def counts(self, batch: Batch, weights: Sequence[float]) -> Counts | None:
+        """What the whole batch has of all that means are taken over; None for a single process, which has all of it."""
+        if self.group is None:
+            return None
+        samples, targets, places, tokens = self.group.sums(counts_of(batch, weights))
+        return samples, targets, places, tokens
 
     def agreed(self, value: V) -> V:
         """The value of the first process."""
@@ -177,7 +173,6 @@ class Reducing:
     """
 
     def __init__(self, group: Group | None, model: nn.Module, loss: nn.Module) -> None:
-        self.count = 1 if group is None else group.launch.count
         self._wrapped: DistributedDataParallel | None = None
         if group is not None and any(one.requires_grad for module in (model, loss) for one in module.parameters()):
             self._wrapped = DistributedDataParallel(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.objectives import Forward
+from mirabelle.objectives.forward import Shares
 from mirabelle.task.batch import Batch, call
 from mirabelle.training.data_parallel import Processes
 from mirabelle.training.divergence import DivergedError
@@ -62,21 +63,20 @@ class GradientStep:
         self._last = torch.zeros(())
         self._scaler = torch.amp.GradScaler(device, enabled=execution.precision == "float16")
 
-    def __call__(self, batch: Batch, teacher: Teacher | None, progress: float, whole: float = 1.0) -> Tensor:
+    def __call__(self, batch: Batch, teacher: Teacher | None, progress: float) -> Tensor:
         """The loss of a batch, after an optimizer step that lowers it.
 
         Args:
             batch: on the device of the model; of several processes, the part of this one.
             teacher: for terms that need one.
             progress: of the training, in [0, 1].
-            whole: share of this process in the loss.
         """
         self._optimizer.zero_grad(set_to_none=True)
-        parts = parts_of_batch(batch, self._micro_batch, self._weights)
+        parts = parts_of_batch(batch, self._micro_batch, self._weights, self._processes.counts(batch, self._weights))
         losses = []
-        for k, (share, part) in enumerate(parts, start=1):
+        for k, (shares, part) in enumerate(parts, start=1):
             with self._reducing.apart(when=k < len(parts)):
-                losses.append(self._added(part, share * whole, teacher, progress))
+                losses.append(self._added(part, shares, teacher, progress))
         if self._clip is not None:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self._model.parameters(), self._clip)
@@ -96,29 +96,29 @@ class GradientStep:
         self._last = torch.where(loss.isfinite(), loss, self._last.to(loss.device))
         return self._last
 
-    def _added(self, batch: Batch, share: float, teacher: Teacher | None, progress: float) -> Tensor:
+    def _added(self, batch: Batch, shares: Shares, teacher: Teacher | None, progress: float) -> Tensor:
         """The share of a part in the loss of its batch, whose gradient is added to that of the parts before."""
         with recomputing(self._recomputed):
-            loss = with_gradient(self._reducing(partial(self._loss_of, batch, teacher, progress)))
-            weight = share * self._reducing.count  # gradients become means over the processes
-            self._scaler.scale(loss if weight == 1 else weight * loss).backward()  # type: ignore[no-untyped-call]
-        return loss.detach() if share == 1 else share * loss.detach()
+            loss = with_gradient(self._reducing(partial(self._loss_of, batch, shares, teacher, progress)))
+            count = self._processes.count  # gradients become means over the processes
+            self._scaler.scale(loss if count == 1 else count * loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
-    def _loss_of(self, batch: Batch, teacher: Teacher | None, progress: float) -> Tensor:
+    def _loss_of(self, batch: Batch, shares: Shares, teacher: Teacher | None, progress: float) -> Tensor:
         with self._execution.autocast(batch.targets.device):
             outputs = call(self._called, self._execution.inputs(batch.inputs))
         guide = None
         if teacher is not None:
             given = teacher(batch)
             guide = Forward(batch, given.outputs, features=given.features)
-        loss: Tensor = self._loss(Forward(batch, outputs, guide, self._taps.taken(), progress=progress))
+        loss: Tensor = self._loss(Forward(batch, outputs, guide, self._taps.taken(), progress=progress, shares=shares))
         return loss
 
     def tried(self, batch: Batch, teacher: Teacher | None, progress: float) -> None:
         """Forward and backward pass of the first part of a batch, by this process alone, without a step of the optimizer."""
         _, part = parts_of_batch(batch, self._micro_batch, self._weights)[0]
         with self._reducing.apart(when=True):
-            self._added(part, 1.0, teacher, progress)
+            self._added(part, Shares(), teacher, progress)
         self._optimizer.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:

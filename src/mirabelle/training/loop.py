@@ -25,6 +25,7 @@ from mirabelle.run.journal import Stop
 from mirabelle.run.process_group import in_all_processes
 from mirabelle.run.run import Run
 from mirabelle.task.batch import Batch
+from mirabelle.task.loss import class_weights_of
 from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 from mirabelle.training.by_length import ByLength
@@ -40,6 +41,7 @@ from mirabelle.training.objective_by_default import default_objective
 from mirabelle.training.optimizer import load_optimizer_tensors, optimizer_for, optimizer_tensors, set_learning_rate
 from mirabelle.training.settings import Training
 from mirabelle.training.single_samples import SingleSamples, check_parts_of_batches
+from mirabelle.training.synchronized import synchronized
 from mirabelle.training.teacher import guidance
 from mirabelle.training.teacher_targets import answered
 
@@ -114,8 +116,7 @@ class _Loop:
     ) -> None:
         self.task, self.training, self.run = task, training, run
         self.device = device_of_job(model)
-        class_weights: tuple[float, ...] = getattr(task.loss, "weights", ())
-        self.processes = Processes(task.train.batch_size(training.batch_size), class_weights)
+        self.processes = Processes(task.train.batch_size(training.batch_size))
         self.steps_per_epoch = task.train.steps(training.batch_size)
         self.total = training.steps or (training.epochs or 0) * self.steps_per_epoch
         self.step_seed = run.seed_for("step")
@@ -136,7 +137,7 @@ class _Loop:
         self.gradient_step = GradientStep(
             self.model, self.loss, self.taps, self.optimizer,
             training=training, execution=self.execution, micro_batch=self.micro_batch,
-            processes=self.processes, class_weights=class_weights,
+            processes=self.processes, class_weights=class_weights_of(task.loss),
         )  # fmt: skip
         self.teacher = None
         if task.teacher is not None and not task.has_lessons and (objective.needs_teacher or training.targets == "teacher"):
@@ -209,7 +210,7 @@ class _Loop:
         return True
 
     def run_to_end(self) -> None:
-        with self.taps:
+        with self.taps, synchronized(self.model, self.processes.group if self.training.sync_batch_norm else None):
             while self.numbers.step < self.total and not self.numbers.stopped:
                 try:
                     self._epoch()
@@ -277,7 +278,7 @@ class _Loop:
         seed_generators(self.step_seed + step + self.processes.seed, self.device)
         factor = learning_rate_factor(self.training.lr_schedule, step / self.total, self.training.warmup)
         set_learning_rate(self.optimizer, self.training.lr * factor)
-        loss = self.gradient_step(batch, self.teacher, step / self.total, part.share)
+        loss = self.gradient_step(batch, self.teacher, step / self.total)
         self.processes.with_first_buffers(self.model)
         return loss
 
@@ -360,8 +361,7 @@ class _Loop:
     def _tell_progress(self, epoch: int) -> Stop | None:
         numbers = self.numbers
         left = numbers.seconds * (self.total - numbers.step) / numbers.step
-        answer = self.run.progress(numbers.step, self.total, seconds_left=left, text=f"epoch {epoch + 1}")
-        return self.processes.agreed(answer)
+        return self.processes.agreed(self.run.progress(numbers.step, self.total, seconds_left=left, text=f"epoch {epoch + 1}"))
 
     def _write_checkpoint(self) -> None:
         """Write the current state, unless a weight is no longer finite; then the previous checkpoint remains."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from mirabelle.errors import is_out_of_memory
 from mirabelle.model.device import device_of_job, free_bytes
 from mirabelle.numerics.several_outputs import UNLABELLED
+from mirabelle.objectives.forward import Shares
 from mirabelle.run.run import Run
 from mirabelle.task.batch import Batch, map_tensors
 from mirabelle.task.samples import Samples, Stream
@@ -28,6 +29,8 @@ MICRO_BATCH = "micro_batch"  # the decision on the size of parts
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _SHARE = 0.25  # of the memory of a device, for data that stay there
 _FEWEST = 2  # blocks for which it pays
+Counts: TypeAlias = tuple[float, float, float, float]  # of samples, targets, places and tokens, see `Shares`
+Part: TypeAlias = tuple[Shares, Batch]
 
 
 def free_memory(device: torch.device) -> None:
@@ -72,56 +75,63 @@ def on_device_if_they_fit(data: Samples | Stream, device: torch.device) -> Sampl
     return data.on(device) if isinstance(data, Samples) and fits else data
 
 
-def parts_of_batch(batch: Batch, size: int, weights: Sequence[float] = ()) -> list[tuple[float, Batch]]:
-    """A batch in parts of at most `size` samples, each with its share in the mean loss of the batch.
+def parts_of_batch(batch: Batch, size: int, weights: Sequence[float] = (), counts: Counts | None = None) -> list[Part]:
+    """A batch in parts of at most `size` samples, each with its shares in means over the batch.
 
-    The share is that of the targets that count, where some are ignored (−100) or classes have weights, and otherwise that of
-    the samples.
+    Args:
+        batch: the batch.
+        size: most samples of a part.
+        weights: of the classes in the task's loss.
+        counts: of a larger batch of which this one is a part, by default of the batch itself.
 
     Example:
         >>> batch = Batch(torch.zeros(4, 1), torch.tensor([0, 1, -100, -100]))
-        >>> [(share, len(part)) for share, part in parts_of_batch(batch, 3)]
-        [(1.0, 3), (0.0, 1)]
+        >>> [(shares.targets, shares.samples, len(part)) for shares, part in parts_of_batch(batch, 3)]
+        [(1.0, 0.75, 3), (0.0, 0.25, 1)]
     """
     count = len(batch)
-    if size >= count:
-        return [(1.0, batch)]
+    if size >= count and counts is None:
+        return [(Shares(), batch)]
+    counts = counts or counts_of(batch, weights)
     found = []
     for start in range(0, count, size):
         stop = min(start + size, count)
         inputs = map_tensors(batch.inputs, lambda tensor: tensor[start:stop])  # noqa: B023 (called at once)
         index = None if batch.index is None else batch.index[start:stop]
-        share = share_of(batch.targets, start, stop, weights)
-        found.append((share, Batch(inputs, batch.targets[start:stop], index, batch.view)))
+        part = Batch(inputs, batch.targets[start:stop], index, batch.view)
+        found.append((shares_of(counts_of(part, weights), counts), part))
     return found
 
 
-def share_of(targets: Tensor, start: int, stop: int, weights: Sequence[float] = ()) -> float:
-    """The share of the samples from `start` to `stop` in the mean loss of a batch.
+def counts_of(batch: Batch, weights: Sequence[float] = ()) -> Counts:
+    """What a batch has of all that means are taken over: the samples, targets, places and tokens of `Shares`.
 
     Args:
-        targets: of the batch.
-        start: of the part.
-        stop: of the part.
-        weights: of the classes.
+        batch: the batch.
+        weights: of the classes in the task's loss.
+    """
+    count, targets, inputs = float(len(batch)), batch.targets, batch.inputs
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    tokens = count if mask is None else float(mask.bool().sum())
+    if targets.is_floating_point():
+        return count, count, count, tokens
+    known = targets != UNLABELLED
+    places = float(known.sum())
+    weighted = places
+    if weights:
+        weighted = float((known * torch.tensor(weights).to(targets.device)[torch.where(known, targets, 0)]).sum())
+    return count, weighted, places if targets.dim() > 1 else count, tokens
+
+
+def shares_of(part: Counts, whole: Counts) -> Shares:
+    """The shares of a part in a whole; where nothing counts in the whole, that of the samples.
 
     Example:
-        >>> share_of(torch.tensor([0, 1, -100, 2]), 0, 2)
-        0.6666666865348816
+        >>> shares_of((2.0, 1.0, 2.0, 2.0), (4.0, 2.0, 4.0, 0.0))
+        Shares(samples=0.5, targets=0.5, places=0.5, tokens=0.5)
     """
-    counted = _counted(targets, weights)
-    return (stop - start) / len(targets) if counted is None else float(counted[start:stop].sum() / counted.sum())
-
-
-def _counted(targets: Tensor, weights: Sequence[float]) -> Tensor | None:
-    """The number, or weight, of the targets of each sample that count; None if all or none do."""
-    if targets.is_floating_point():
-        return None
-    known = targets != UNLABELLED
-    if weights:
-        known = known * torch.tensor(weights).to(targets.device)[torch.where(known, targets, 0)]
-    counted = known.reshape(len(targets), -1).sum(1)
-    return counted if bool(counted.any()) and not bool((counted == counted[0]).all()) else None
+    samples = part[0] / whole[0]
+    return Shares(*(own / all_of_them if all_of_them else samples for own, all_of_them in zip(part, whole, strict=True)))
 
 
 def blocks_to_recompute(model: nn.Module) -> list[nn.Module]:

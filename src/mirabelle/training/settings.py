@@ -54,6 +54,8 @@ class Training:
         recompute: activation checkpointing: blocks keep their inputs alone and are computed again in the backward pass, which
             takes less memory and about a third more time, and gives the same weights.
         compile: whether the model compiled by torch.compile is measured, too, and taken where it is faster.
+        sync_batch_norm: whether batch norms of several processes have common statistics, as if one process had the whole batch.
+            Otherwise each normalizes by its own part, and the statistics of the first are kept.
 
     Raises:
         UserError: E110 if a value is out of range, E111 if both or neither of epochs and steps are given, if both `compile` and
@@ -85,6 +87,7 @@ class Training:
     micro_batch: Count | None = None
     recompute: bool = False
     compile: bool = False
+    sync_batch_norm: bool = False
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
