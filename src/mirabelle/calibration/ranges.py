@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from mirabelle.model.device import at_work
 from mirabelle.model.watch import LayerRun, watch
 from mirabelle.numerics.arrays import to_numpy
 from mirabelle.numerics.ranges import Counts, Edges, entropy_threshold, least_error_range, percentile_range
+from mirabelle.run.process_group import from_all, in_all_processes_if_possible, own_part
 from mirabelle.task.batch import Batch
 
 _BINS = 2048
@@ -43,6 +44,8 @@ def activation_ranges(
 ) -> dict[str, Range]:
     """The range of the input or output of modules over calibration data.
 
+    Several processes of a job share the batches.
+
     Args:
         model: runs in evaluation mode, twice if a histogram is needed; its mode is restored.
         names: of modules that take one tensor, for the range of this tensor; "name:output" for the module's output,
@@ -60,7 +63,26 @@ def activation_ranges(
     """
     if not batches:
         raise UserError("E131", "there are no data to calibrate on", "give training data with at least one sample")
-    modules = {name: model.get_submodule(name.partition(":")[0]) for name in names}
+    chosen = list(names)
+    extremes = in_all_processes_if_possible(_extremes, model, chosen, batches)
+    if method == "min-max":
+        return extremes
+    counts = in_all_processes_if_possible(_counts, model, extremes, batches, method)
+    return {name: _clipped(counts[name], extremes[name], method, percentile) for name in extremes}
+
+
+def _extremes(model: nn.Module, names: Sequence[str], batches: Sequence[Batch]) -> dict[str, Range]:
+    """The least and the largest value of each module that ran; of several processes each runs a part of the batches."""
+    found: dict[str, Range] = {}
+    own = own_part(batches)
+    for part in from_all(lambda: _extremes_here(model, names, own)):
+        for name, new in part.items():
+            known = found.get(name, new)
+            found[name] = Range(min(known.low, new.low), max(known.high, new.high))
+    return found
+
+
+def _extremes_here(model: nn.Module, names: Sequence[str], batches: Sequence[Batch]) -> dict[str, Range]:
     extremes: dict[str, Range] = {}
 
     def widen(run: LayerRun) -> None:
@@ -73,9 +95,22 @@ def activation_ranges(
         extremes[run.name] = Range(min(known.low, low), max(known.high, high))
 
     with at_work(model):
-        watch(model, batches, modules, after=widen)
-    if method == "min-max":
-        return extremes
+        watch(model, batches, _modules(model, names), after=widen)
+    return extremes
+
+
+def _counts(
+    model: nn.Module, extremes: Mapping[str, Range], batches: Sequence[Batch], method: Calibration
+) -> dict[str, Counts]:
+    """The histogram of the values of each module; of several processes each runs a part of the batches."""
+    own = own_part(batches)
+    parts = from_all(lambda: _counts_here(model, extremes, own, method))
+    return {name: sum((part[name] for part in parts[1:]), parts[0][name]) for name in extremes} if parts else {}
+
+
+def _counts_here(
+    model: nn.Module, extremes: Mapping[str, Range], batches: Sequence[Batch], method: Calibration
+) -> dict[str, Counts]:
     counts = {name: np.zeros(_BINS) for name in extremes}
 
     def count(run: LayerRun) -> None:
@@ -84,8 +119,12 @@ def activation_ranges(
         counts[run.name] += to_numpy(torch.histc(values.float(), _BINS, float(edges[0]), float(edges[-1])).double())
 
     with at_work(model):
-        watch(model, batches, modules, after=count)
-    return {name: _clipped(counts[name], extremes[name], method, percentile) for name in extremes}
+        watch(model, batches, _modules(model, extremes), after=count)
+    return counts
+
+
+def _modules(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    return {name: model.get_submodule(name.partition(":")[0]) for name in names}
 
 
 def _clipped(counts: Counts, extremes: Range, method: Calibration, percentile: float) -> Range:

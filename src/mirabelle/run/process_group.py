@@ -15,6 +15,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mirabelle.errors import UserError, first_line
@@ -340,36 +341,46 @@ def agreed(measure: Callable[[], T]) -> T:
     group = together()
     if group is None:
         return measure()
-    value: T | None = None
-    failure: Exception | None = None
-    if group.leads:
-        with _alone(group):
-            try:
-                value = measure()
-            except Exception as error:  # noqa: BLE001 (raised below)
-                failure = error
-    failed = group.share(None if failure is None else _sendable(failure))
-    if failed is not None:
-        raise failure or failed
+    value, failure = _outcome(measure, group) if group.leads else (None, None)
+    _raised(group.share(failure))
     return group.share(value)
 
 
-@contextlib.contextmanager
-def _alone(group: Group) -> Iterator[None]:
-    """A context in which a process computes by itself within a call."""
+def from_all(work: Callable[[], T]) -> list[T]:
+    """The results of some work of each process that computes the same call, in the first; an empty list in the others.
+
+    An error of any process is that of all.
+    """
+    group = together()
+    if group is None:
+        return [work()]
+    outcomes = group.gather(_outcome(work, group))
+    _raised(group.share(next((failure for _, failure in outcomes if failure is not None), None)))
+    return [value for value, _ in outcomes]  # type: ignore[misc]
+
+
+def _outcome(work: Callable[[], T], group: Group) -> tuple[T | None, Exception | None]:
+    """(the result, the error) of work that a process does by itself within a call."""
     group.together = False
     try:
-        yield
+        return work(), None
+    except Exception as error:  # noqa: BLE001 (raised in every process)
+        return None, _sendable(error)
     finally:
         group.together = True
 
 
+def _raised(failure: Exception | None) -> None:
+    if failure is not None:
+        raise failure
+
+
 def _sendable(error: Exception) -> Exception:
     try:
-        found: Exception = pickle.loads(pickle.dumps(error))  # noqa: S301 (written here)
+        pickle.loads(pickle.dumps(error))  # noqa: S301 (written here)
     except Exception:  # noqa: BLE001 (whatever its class does)
-        return RuntimeError(first_line(error))
-    return found
+        return RuntimeError(f"{type(error).__name__}: {first_line(error)}")
+    return error
 
 
 def in_order(places: Sequence[Any], work: Callable[[Any], T]) -> Iterator[T]:
@@ -385,7 +396,17 @@ def in_order(places: Sequence[Any], work: Callable[[Any], T]) -> Iterator[T]:
     if group is None:
         yield from map(work, places)
         return
-    count = group.launch.count
-    for start in range(0, len(places), count):
-        mine = start + group.launch.rank
-        yield from group.gather(work(places[mine]) if mine < len(places) else None)[: len(places) - start]  # type: ignore[misc]
+    for start in range(0, len(places), group.launch.count):
+        mine = places[start + group.launch.rank :][:1]
+        yield from from_all(partial(_at, work, mine))[: len(places) - start]
+
+
+def _at(work: Callable[[Any], T], place: Sequence[Any]) -> T:
+    """The result at the only place; None without one, which is left out by the caller."""
+    return work(place[0]) if place else None  # type: ignore[return-value]
+
+
+def own_part(items: Sequence[T]) -> Sequence[T]:
+    """Of the processes that compute the same call, each has a part of some items; a single process has all."""
+    group = together()
+    return items if group is None else items[group.launch.rank :: group.launch.count]

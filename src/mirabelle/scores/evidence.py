@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,15 +12,17 @@ from mirabelle.calibration.columns import Columns, multiplies_inputs
 from mirabelle.calibration.layer_moments import Masked
 from mirabelle.calibration.moments import Moments
 from mirabelle.errors import UserError
-from mirabelle.model.device import at_work, device_of_job, home
+from mirabelle.model.device import at_work, home
 from mirabelle.model.state import copied
 from mirabelle.model.watch import LayerRun, watch
 from mirabelle.numerics.draws import global_draws
+from mirabelle.run.process_group import from_all, in_all_processes_if_possible, own_part
 from mirabelle.scores.score import Evidence, Score, covered
 from mirabelle.task.batch import call, in_float32
 from mirabelle.task.samples import Samples
 
 if TYPE_CHECKING:
+    from mirabelle.task.loss import Loss
     from mirabelle.task.task import Task
 
 _BATCH = 50
@@ -90,21 +92,39 @@ def evidence_for(
 def _measure_gradients(
     score: Score, model: nn.Module, task: Task, drawn: Samples, found: Mapping[str, dict[str, Tensor]]
 ) -> None:
-    parameters = dict(model.named_parameters())
-    chosen = [parameters[name].requires_grad_() for name in found]
     kinds = sorted(score.needs & {"gradient", "squared_gradient"})
-    for name, parameter in zip(found, chosen, strict=True):
-        found[name] |= {kind: torch.zeros_like(parameter, requires_grad=False) for kind in kinds}
-    with torch.enable_grad():
-        # Squared gradients are those of single samples.
-        for given in drawn.batches(1 if "squared_gradient" in kinds else _BATCH):
-            batch = given.to(device_of_job(model))
-            loss = task.loss(in_float32(call(model, batch.inputs)), batch.targets)
-            gradients = torch.autograd.grad(loss, chosen, allow_unused=True)
-            share = len(batch) / len(drawn)
-            for name, gradient in zip(found, gradients, strict=True):
-                for kind in kinds if gradient is not None else ():
-                    found[name][kind] += share * (gradient if kind == "gradient" else gradient.square())
+    first, *others = in_all_processes_if_possible(_gradients, model, list(found), kinds, task.loss, drawn)
+    for name, own in first.items():
+        found[name] |= {kind: sum((part[name][kind] for part in others), own[kind]) for kind in kinds}
+
+
+def _gradients(
+    model: nn.Module, names: Sequence[str], kinds: Sequence[str], loss: Loss, drawn: Samples
+) -> list[dict[str, dict[str, Tensor]]]:
+    """The mean gradients of the loss, as parts of it from each process, each from a part of the batches."""
+    size = 1 if "squared_gradient" in kinds else _BATCH  # squared gradients are those of single samples
+    batches = (drawn.between(start, start + size) for start in own_part(range(0, len(drawn), size)))
+
+    def work() -> dict[str, dict[str, Tensor]]:
+        parameters = dict(model.named_parameters())
+        chosen = [parameters[name].requires_grad_() for name in names]
+        found = {
+            name: {kind: torch.zeros_like(parameter, requires_grad=False) for kind in kinds}
+            for name, parameter in zip(names, chosen, strict=True)
+        }
+        with at_work(model) as device, torch.enable_grad():
+            for given in batches:
+                batch = given.to(device)
+                gradients = torch.autograd.grad(
+                    loss(in_float32(call(model, batch.inputs)), batch.targets), chosen, allow_unused=True
+                )
+                share = len(batch) / len(drawn)
+                for name, gradient in zip(names, gradients, strict=True):
+                    for kind in kinds if gradient is not None else ():
+                        found[name][kind] += share * (gradient if kind == "gradient" else gradient.square())
+        return home(found)
+
+    return from_all(work)
 
 
 def _measure_inputs(score: Score, model: nn.Module, drawn: Samples, found: Mapping[str, dict[str, Tensor]]) -> None:
