@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mirabelle.run.process_group import Group
@@ -46,31 +46,57 @@ def synchronized(model: nn.Module, group: Group | None) -> Iterator[None]:
 def _forward(norm: Any, own: Callable[[Tensor], Tensor], group: Group, x: Tensor) -> Tensor:
     if not norm.training:
         return own(x)
-    channels = [axis for axis in range(x.dim()) if axis != 1]
-    shape = [1, -1, *[1] * (x.dim() - 2)]
-    values = x.float()
-    count = torch.tensor([x.numel() // x.shape[1]], dtype=torch.float64, device=x.device)
-    variance, mean = (one.double() for one in torch.var_mean(values, channels, correction=0))
-    own_sums = torch.cat([count, count * mean, count * (variance + mean**2)])
-    sums: Tensor = all_reduce(own_sums, group=group.reductions)  # type: ignore[no-untyped-call]
-    total, first, second = sums[:1], sums[1 : 1 + x.shape[1]], sums[1 + x.shape[1] :]
-    mean, second = first / total, second / total
-    variance = (second - mean**2).clamp_min(0)
-    _update(norm, mean.detach(), variance.detach(), float(total))
-    scale = (variance + norm.eps).rsqrt().float()
-    normal: Tensor = (values - mean.float().view(shape)) * scale.view(shape)
-    if norm.weight is not None:
-        normal = normal * norm.weight.view(shape) + norm.bias.view(shape)
-    return normal.to(x.dtype)
+    weight = torch.ones(x.shape[1], device=x.device) if norm.weight is None else norm.weight
+    found: Tensor = _Normalized.apply(x, weight, norm.bias, (norm, group))  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Normalized(torch.autograd.Function):
+    """Batch norm by the statistics of all processes.
+
+    With x̂ = (x − μ) / √(σ² + ε), the gradient g of y, and means over the n samples and places of all processes,
+
+        dx = γ / √(σ² + ε) · (g − mean(g) − x̂ · mean(g x̂))
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, given: tuple[Any, Group]) -> Tensor:
+        norm, group = given
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        channels, rows = x.shape[1], x.numel() // x.shape[1]
+        variance, mean = (one.double() for one in torch.var_mean(x.float(), axes, correction=0))
+        sums = group.add(torch.cat([mean.new_full((1,), rows), rows * mean, rows * (variance + mean**2)]))
+        count, mean, square = sums[0], sums[1 : 1 + channels] / sums[0], sums[1 + channels :] / sums[0]
+        variance = (square - mean**2).clamp_min(0)
+        _update(norm, mean, variance, count)
+        ctx.group, ctx.count, ctx.eps = group, count, norm.eps
+        ctx.save_for_backward(x, weight, mean.float(), variance.float())
+        return F.batch_norm(x, mean.float(), variance.float(), weight, bias, training=False, eps=norm.eps)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, variance = ctx.saved_tensors
+        by_fixed_statistics = torch.ops.aten.native_batch_norm_backward
+        scale = (variance + ctx.eps).rsqrt()
+        dx, of_weight, of_bias = by_fixed_statistics(
+            gradients[0], x, weight, mean, variance, mean, scale, False, ctx.eps, [True, True, True]  # noqa: FBT003 (of torch)
+        )  # fmt: skip
+        means = ctx.group.add(torch.cat([of_bias, of_weight]).double()) / ctx.count
+        of_g, of_product = means.float().chunk(2)
+        factor = scale * weight
+        slope = -factor * scale * of_product
+        shape = [1, -1, *[1] * (x.dim() - 2)]
+        dx = dx.addcmul_(x, slope.to(x.dtype).view(shape)).add_((-factor * of_g - slope * mean).to(x.dtype).view(shape))
+        return dx, of_weight, of_bias if ctx.needs_input_grad[2] else None, None
 
 
 @torch.no_grad()
-def _update(norm: Any, mean: Tensor, variance: Tensor, count: float) -> None:
+def _update(norm: Any, mean: Tensor, variance: Tensor, count: Tensor) -> None:
     """Update the running statistics, with the unbiased variance, as torch does."""
     if not norm.track_running_stats or norm.running_mean is None:
         return
     norm.num_batches_tracked.add_(1)
     momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-    unbiased = variance * (count / max(count - 1, 1))
+    unbiased = variance * (count / (count - 1).clamp_min(1))
     norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
