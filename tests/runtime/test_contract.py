@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 from onnx import ModelProto
 from onnx.reference import ReferenceEvaluator
 from torch import nn
@@ -17,6 +19,7 @@ from mirabelle import Task, runtime
 from mirabelle.errors import UserError
 from mirabelle.inspection.measure import exported, measure
 from mirabelle.report.verdict import title_of
+from mirabelle.runtime.onnxruntime import library
 from mirabelle.runtime.runtime import (
     Description,
     Runtime,
@@ -61,6 +64,24 @@ def test_every_runtime_behind_the_door_keeps_the_contract(name: str) -> None:
     check_runtime(found, tolerance=3e-2 if name.endswith("bf16") else 1e-4)  # bfloat16 has eight bits
     described = found.describe()
     assert (described.name, described.title) == (name, runtime.RUNTIMES[name].title)
+
+
+def test_a_provider_that_does_not_work_is_refused_and_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime goes on with its CPU kernels if CUDA cannot be loaded; a time of them would be told as one of CUDA."""
+    if "CUDAExecutionProvider" in library().get_available_providers():
+        pytest.skip("ONNX Runtime has a CUDA provider here")
+    cuda = runtime_named("onnxruntime_cuda")
+    assert not cuda.usable()
+    assert cuda.describe().device == "cuda"
+    onnx = exported(
+        nn.Linear(3, 2), Task(train=(torch.zeros(4, 3), torch.zeros(4, 2)), test=(torch.zeros(2, 3), torch.zeros(2, 2)))
+    ).onnx
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(UserError, match=r"E122.*CUDAExecutionProvider .* does not work here; .* with CPUExecutionProvider"):
+            cuda.load(onnx, 1)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    assert "onnxruntime_cuda" in runtimes_present()
 
 
 def test_a_goal_knows_the_runtimes() -> None:

@@ -39,7 +39,7 @@ track_option = click.option(
 )
 
 
-_RUNTIMES = '"onnxruntime", "onnxruntime_extended", "openvino" (float32) or "openvino_bf16"'
+_RUNTIMES = '"onnxruntime", "onnxruntime_extended", "onnxruntime_cuda", "openvino" (float32) or "openvino_bf16"'
 runtime_option = click.option(
     "--runtime", metavar="NAME", help=f"Runtime: {_RUNTIMES}; by default that of the run, or else ONNX Runtime."
 )

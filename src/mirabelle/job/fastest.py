@@ -21,7 +21,7 @@ from mirabelle.task.profile import Latency
 
 START, END = "the model before", "the compressed model"
 SECONDS = 0.5  # for each runtime and number of threads, at most
-_EXACT = ("onnxruntime", "onnxruntime_extended", "openvino")  # compute in the precision that the file says
+_EXACT = ("onnxruntime", "onnxruntime_extended", "onnxruntime_cuda", "openvino")  # compute in the precision that the file says
 _MOST_BYTES = 200_000_000  # of an ONNX file; larger ones take minutes to load so often
 
 

@@ -16,7 +16,9 @@ def different_conditions(processes: Sequence[Mapping[str, Any]]) -> list[str]:
         >>> different_conditions([{"threads": 2, "versions": {"torch": "2.12"}}, {"threads": 2, "versions": {"torch": "2.13"}}])
         ['The run was computed by 2 processes under different conditions: torch 2.12, then 2.13.']
     """
-    facts = [{"device": "cpu", **process, **process.get("versions", {})} for process in processes]  # an early one has no device
+    facts = [
+        {"device": "cpu", "processes": 1, **process, **process.get("versions", {})} for process in processes
+    ]  # an early one has no device
     names = dict.fromkeys(name for one in facts for name in one if name != "versions")
     changed = []
     for name in names:

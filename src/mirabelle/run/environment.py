@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from mirabelle.run.launch import launched
 from mirabelle.run.machine import processor_name
 
 
@@ -15,7 +16,7 @@ def environment(modules: Iterable[str] = (), device: str = "cpu") -> dict[str, A
 
     Args:
         modules: names of modules that the model uses; the versions of their packages are included if they are known.
-        device: with which models compute, with its name.
+        device: with which models compute, with its name. The number of processes is added if there are several.
     """
     import platform
     from contextlib import suppress
@@ -24,6 +25,7 @@ def environment(modules: Iterable[str] = (), device: str = "cpu") -> dict[str, A
     import torch
 
     packages = ("mirabelle", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "constriction", "scikit-learn")
+    launch = launched()
     versions = {name: version(name) for name in packages}
     for name in sorted({module.partition(".")[0] for module in modules} - {*packages, *sys.stdlib_module_names}):
         with suppress(PackageNotFoundError):
@@ -35,6 +37,7 @@ def environment(modules: Iterable[str] = (), device: str = "cpu") -> dict[str, A
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": device,
+        **({} if launch is None else {"processes": launch.count}),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "versions": versions,
     }

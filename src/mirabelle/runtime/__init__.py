@@ -22,6 +22,7 @@ class Listed(NamedTuple):
 RUNTIMES = {
     "onnxruntime": Listed("OnnxRuntime", "ONNX Runtime", "onnxruntime"),
     "onnxruntime_extended": Listed("OnnxRuntimeExtended", "ONNX Runtime at level extended", "onnxruntime"),
+    "onnxruntime_cuda": Listed("OnnxRuntimeCuda", "ONNX Runtime with CUDA", "onnxruntime"),
     "openvino": Listed("OpenVino", "OpenVINO", "openvino"),
     "openvino_bf16": Listed("OpenVinoBf16", "OpenVINO in bfloat16", "openvino"),
 }

@@ -1,7 +1,8 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime on the CPU, and on CUDA devices where its package for them is installed."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tempfile
@@ -21,7 +22,7 @@ EXACT_INTEGERS = ("session.x64quantprecision", "1")  # otherwise sums of uint8 Â
 NO_IDLE_SPINNING = ("session.force_spinning_stop", "1")  # otherwise idle threads of a session slow down the next measurement
 SHARING = "ConstantSharing"  # this optimizer breaks exact integers if two layers have equal zero points
 _SILENT = 4  # of the levels of its log, 0 to 4; what fails is raised, too
-_PROVIDERS = ("CPUExecutionProvider",)
+_PROVIDERS, _CUDA = ("CPUExecutionProvider",), "CUDAExecutionProvider"
 _KERNEL = "_kernel_time"  # the end of the name of an operator's event
 _FUSED = "fused "  # the beginning of the name of an operator with an activation
 _REORDERS = ("ReorderInput", "ReorderOutput")  # changes of the memory layout, which ONNX Runtime adds
@@ -33,9 +34,10 @@ class OnnxRuntime(Runtime):
     name: ClassVar[str] = "onnxruntime"
     title: ClassVar[str] = "ONNX Runtime"
     level: ClassVar[str] = "ORT_ENABLE_ALL"
+    providers: ClassVar[tuple[str, ...]] = _PROVIDERS
 
     def describe(self) -> Description:
-        return Description(self.name, self.title, library().__version__, "cpu", _PROVIDERS)
+        return Description(self.name, self.title, library().__version__, "cpu", self.providers)
 
     def load(self, model: bytes, threads: int) -> OnnxSession:
         return OnnxSession(model, threads, self)
@@ -47,7 +49,7 @@ class OnnxRuntime(Runtime):
         for node in given.proto.graph.node:
             node.name = node.output[0]
         names = sorted((node.name for node in given.proto.graph.node if node.name), key=len, reverse=True)
-        events = _profiled(given, feed, _options(threads, self.level), runs)
+        events = _profiled(given, feed, _options(threads, self.level), runs, self.providers)
         times: dict[str, list[float]] = defaultdict(list)
         for event in events:
             told, kind = event["name"].removeprefix(_FUSED), event.get("args", {}).get("op_name")
@@ -66,7 +68,7 @@ class OnnxRuntime(Runtime):
                 [tuple(shape) for value in event["args"]["input_type_shape"] for shape in value.values()],
                 [tuple(shape) for value in event["args"]["output_type_shape"] for shape in value.values()],
             )
-            for event in _profiled(viewed(model), feed, options, runs=1)
+            for event in _profiled(viewed(model), feed, options, runs=1, providers=_PROVIDERS)
         ]
 
 
@@ -78,8 +80,25 @@ class OnnxRuntimeExtended(OnnxRuntime):
     level: ClassVar[str] = "ORT_ENABLE_EXTENDED"
 
 
+class OnnxRuntimeCuda(OnnxRuntime):
+    """ONNX Runtime with its kernels for CUDA devices, without TF32; operators without such a kernel run on the CPU.
+
+    Times include the copies of inputs and outputs.
+    """
+
+    name: ClassVar[str] = "onnxruntime_cuda"
+    title: ClassVar[str] = "ONNX Runtime with CUDA"
+    providers: ClassVar[tuple[str, ...]] = (_CUDA, *_PROVIDERS)
+
+    def describe(self) -> Description:
+        return dataclasses.replace(super().describe(), device="cuda")
+
+    def usable(self) -> bool:
+        return _CUDA in library().get_available_providers()
+
+
 class OnnxSession(Session):
-    """A model loaded into ONNX Runtime on the CPU.
+    """A model loaded into ONNX Runtime.
 
     Args:
         model: bytes of an ONNX file.
@@ -87,7 +106,7 @@ class OnnxSession(Session):
         runtime: with the level of its optimizations.
 
     Raises:
-        UserError: E141 if ONNX Runtime cannot load the file.
+        UserError: E141 if ONNX Runtime cannot load the file; E122 if it would run it without the first of its providers.
     """
 
     def __init__(self, model: bytes, threads: int, runtime: OnnxRuntime | None = None) -> None:
@@ -108,9 +127,16 @@ class OnnxSession(Session):
                 given = viewed(model)
                 views = _with_views(options, given)
                 model = given.proto.SerializeToString() if views else model
-            return library().InferenceSession(model, options, providers=list(_PROVIDERS), disabled_optimizers=[SHARING]), views
+            chosen = self._runtime.providers
+            session = library().InferenceSession(model, options, providers=_asked(chosen), disabled_optimizers=[SHARING])
         except Exception as error:
             raise UserError("E141", f"ONNX Runtime cannot load the model: {error}", "export it again") from error
+        if session.get_providers()[0] != chosen[0]:  # it goes on with the others, and says so in its log alone
+            message = (
+                f"{chosen[0]} of ONNX Runtime does not work here; it would run the model with {session.get_providers()[0]}"
+            )
+            raise UserError("E122", message, "install onnxruntime-gpu with the versions of CUDA and cuDNN that it needs")
+        return session, views
 
     def anew(self) -> OnnxSession:
         return OnnxSession(self._model, self.threads, self._runtime)
@@ -123,6 +149,11 @@ class OnnxSession(Session):
             self._session, self._views = self._loaded(self.threads)
         outputs: Sequence[Any] = self._session.run(None, feed)
         return outputs
+
+
+def _asked(providers: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+    """Providers with their options: products in float32 are computed in float32, not in TF32."""
+    return [(name, {"use_tf32": "0"} if name == _CUDA else {}) for name in providers]
 
 
 def library() -> Any:
@@ -145,13 +176,15 @@ def _with_views(options: Any, model: Viewed) -> list[Any]:
     return values
 
 
-def _profiled(model: Viewed, feed: Mapping[str, Array], options: Any, runs: int) -> list[dict[str, Any]]:
+def _profiled(
+    model: Viewed, feed: Mapping[str, Array], options: Any, runs: int, providers: Sequence[str]
+) -> list[dict[str, Any]]:
     """The events of all operators in some runs of a model, in the order in which they ended."""
     with tempfile.TemporaryDirectory() as folder:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         views = _with_views(options, model)
-        session = library().InferenceSession(model.proto.SerializeToString(), options, providers=list(_PROVIDERS))
+        session = library().InferenceSession(model.proto.SerializeToString(), options, providers=_asked(providers))
         for _ in range(runs):
             session.run(None, feed)
         events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text("utf-8"))

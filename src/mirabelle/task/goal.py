@@ -25,7 +25,7 @@ _ALLOWED = {
 ANY = "any"  # as a limit of the latency: the model may become slower
 FASTEST = "fastest"  # as a runtime: the one in which the compressed model is fastest
 RuntimeName = Literal[
-    "onnxruntime", "onnxruntime_extended", "openvino", "openvino_bf16", "fastest"
+    "onnxruntime", "onnxruntime_extended", "onnxruntime_cuda", "openvino", "openvino_bf16", "fastest"
 ]  # the keys of mirabelle.runtime.RUNTIMES, and FASTEST
 
 ROUNDING = 1e-9  # a metric over n samples is a multiple of 1/n; rounding errors of a subtraction must not matter
