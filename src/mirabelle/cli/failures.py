@@ -17,7 +17,7 @@ import click
 from mirabelle import __version__
 from mirabelle.cli.signals import Terminated
 from mirabelle.errors import MODULE_OF_FILES, UserError, is_out_of_memory
-from mirabelle.run.process_group import LedElsewhereError
+from mirabelle.run.group import LedElsewhereError
 
 DONE, BUG, USAGE, INTERRUPTED, TERMINATED, BROKEN_PIPE = 0, 1, 2, 130, 143, 141
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

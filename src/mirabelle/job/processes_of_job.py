@@ -12,7 +12,8 @@ from torch import nn
 
 from mirabelle.errors import UserError
 from mirabelle.model.state import fingerprint
-from mirabelle.run.process_group import Group, LedElsewhereError, joined
+from mirabelle.run.group import Group, LedElsewhereError
+from mirabelle.run.process_group import joined
 from mirabelle.run.run import differences
 from mirabelle.task.batch import tensors_of
 from mirabelle.task.indexed import Indexed

@@ -13,7 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mirabelle.errors import UserError
 from mirabelle.model.state import tensors_of_module
-from mirabelle.run.process_group import Group, together
+from mirabelle.run.group import Group
+from mirabelle.run.process_group import together
 from mirabelle.task.batch import Batch, map_tensors
 from mirabelle.task.samples import Arranged, Samples, Stream
 from mirabelle.training.memory import Counts, counts_of

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mirabelle.run.process_group import Group
+from mirabelle.run.group import Group
 
 
 @contextmanager
