@@ -173,6 +173,7 @@ def test_processes_with_different_recipes_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_one_process_alone_is_told_with_its_number(tmp_path: Path) -> None:
     first, second = runs_of_different_recipes(tmp_path, RECIPE, RECIPE.replace("digits_mlp", "digits_mlq"))
     _, error = second.communicate(timeout=60)
@@ -182,6 +183,7 @@ def test_what_is_wrong_with_one_process_alone_is_told_with_its_number(tmp_path: 
     assert error.startswith("process 1: error[E120]: ")
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_sent_is_refused(tmp_path: Path) -> None:
     script = tmp_path / "local.py"
     script.write_text(
@@ -199,6 +201,7 @@ def test_a_model_that_cannot_be_sent_is_refused(tmp_path: Path) -> None:
     assert "LedElsewhereError" in other
 
 
+@pytest.mark.slow
 def test_every_process_gets_the_result_of_compress(tmp_path: Path) -> None:
     script = tmp_path / "all.py"
     script.write_text(
@@ -267,3 +270,16 @@ def test_other_commands_are_done_by_the_first_process(
     assert capsys.readouterr() == ("", "")
     monkeypatch.setenv("RANK", "x")
     assert main.run(["doctor"]) == 2
+
+
+@pytest.mark.slow
+def test_an_interruption_of_the_first_process_ends_all(tmp_path: Path) -> None:
+    (tmp_path / "long.toml").write_text(RECIPE.replace("epochs = 4", "epochs = 400"))
+    processes = in_processes(run_of(tmp_path / "long.toml", tmp_path / "out"))
+    while not any(event["event"] == "epoch" for event in read_events(tmp_path / "out")) and processes[0].poll() is None:
+        time.sleep(0.05)
+    processes[0].send_signal(signal.SIGTERM)
+    (status, _, error), (other_status, _, other) = ended(processes, 30)
+    assert (status, other_status) == (143, 3)
+    assert error == "terminated; run the same command again to continue from the last checkpoint\n"
+    assert other == ""

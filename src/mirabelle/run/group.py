@@ -48,7 +48,7 @@ class Group:
         self.launch, self.together, self.has_followers = launch, False, False
         self._names: dict[int, str] = {}
         self._kept: list[object] = []  # so that no other object gets the identity of a named one
-        self._calls = 0
+        self._calls, self._broken = 0, False
         self._pending: tuple[str, Any] | None = None
         for name, value in meeting_point(os.environ).items():
             os.environ.setdefault(name, value)
@@ -129,7 +129,10 @@ class Group:
             self._tell(self._end_of(result))
         except BaseException as error:
             code = error.code if isinstance(error, UserError) else "E204"
-            self._tell(("failed", (code, first_line(error))))
+            if self._broken:  # the others wait for this process within a call
+                self.close()
+            else:
+                self._tell(("failed", (code, first_line(error))))
             raise
         finally:
             self.has_followers = False
@@ -148,13 +151,29 @@ class Group:
             self._exchanged(("call", self._packed((self._calls, function, arguments, named))))
             self.together = True
             result = function(*arguments, **named)
-        except Exception as error:
-            raise self._explained(error) from error
-        finally:
-            self.together = False
-            with contextlib.suppress(RuntimeError):
-                self._store.set(f"ended/{self._calls}", "ended")
+        except BaseException as error:
+            self._broken = True  # until it is known that the others have ended the call, too
+            self._end_call()
+            if not isinstance(error, Exception):
+                raise
+            if (explained := self._explained(error)) is not error:
+                raise explained from error
+            self._broken = not self._all_have_ended_call()
+            raise
+        self._end_call()
         return result
+
+    def _end_call(self) -> None:
+        self.together = False
+        with contextlib.suppress(RuntimeError):
+            self._store.set(f"ended/{self._calls}", "ended")
+
+    def _all_have_ended_call(self) -> bool:
+        try:
+            self._store.wait([f"out/{self._calls}/{rank}" for rank in range(1, self.launch.count)], _REPORTS)
+        except RuntimeError:
+            return False
+        return True
 
     def can_send(self, value: Any) -> bool:
         """Whether a value can be pickled."""
@@ -229,6 +248,8 @@ class Group:
             raise
         finally:
             self.together = False
+            with contextlib.suppress(RuntimeError):
+                self._store.set(f"out/{number}/{self.launch.rank}", "out")
 
     def _ends_for_all(self, error: Exception, number: int) -> bool:
         """Tell the first process of an error; return whether it has ended the call, too, so that the job may go on."""
@@ -265,8 +286,9 @@ class Group:
         """Leave the group."""
         from torch import distributed
 
-        with contextlib.suppress(RuntimeError, ValueError):
-            distributed.destroy_process_group()
+        if distributed.is_initialized():
+            with contextlib.suppress(RuntimeError):
+                distributed.destroy_process_group()
 
 
 class _Pickler(pickle.Pickler):
