@@ -67,6 +67,20 @@ def test_everything_that_samples_do() -> None:
     assert len(reader.seen) == 32  # nothing of the batches before
 
 
+def test_samples_without_labels_are_added_without_reading_the_others() -> None:
+    samples, indexed, reader = both()
+    more = torch.randn(7, 8, generator=torch.Generator().manual_seed(1))
+    tasks = [Task(train=one, validation=samples, test=samples).with_unlabelled(more) for one in (samples, indexed)]
+    assert isinstance(tasks[1].train, Indexed)
+    assert len(reader.seen) < 20
+    index = torch.tensor([205, 3, 201, 199, 200])
+    for chosen in (index, index[:1], torch.tensor([5, 1])):
+        expected, found = (task.train.at(chosen) for task in tasks)  # type: ignore[union-attr]
+        assert torch.equal(found.inputs, expected.inputs)
+        assert torch.equal(found.targets, expected.targets)
+    assert tasks[1].train.digest() != indexed.digest()
+
+
 def test_the_identity_is_that_of_what_is_read() -> None:
     _, there, _ = both()
     again = both()[1]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mirabelle.errors import UserError
 from mirabelle.run.files import digest
-from mirabelle.task.batch import Batch, Inputs, tensors_of
+from mirabelle.task.batch import Batch, Inputs, map_tensors, tensors_of
 from mirabelle.task.samples import Samples, Shuffled, check_finite, check_targets
 
 IN_MEMORY = 1 << 30  # bytes of inputs: data that need more are read when they are needed
@@ -91,6 +91,18 @@ class Indexed(Samples):
         read, targets = partial(_read_chosen, self.read, index), self.targets[index] if self.labelled else None
         return Indexed(read, targets, identity, count=len(index), read_ahead=self._read_ahead)
 
+    def with_more(self, inputs: Inputs, targets: Tensor) -> Indexed:
+        """These samples and, behind them, others in memory.
+
+        Args:
+            inputs: of the others, like those that `read` gives.
+            targets: of all samples.
+        """
+        identity = digest(self.identity.encode(), Samples(inputs).digest().encode())
+        found = Indexed(partial(_read_more, self.read, len(self), inputs), targets, identity, read_ahead=self._read_ahead)
+        found.labelled = self.labelled
+        return found
+
     def against(self, targets: Tensor) -> Samples:
         return self._with(targets, labelled=False)
 
@@ -121,3 +133,16 @@ class Indexed(Samples):
 
 def _read_chosen(read: Read, index: Tensor, own: Tensor) -> Inputs:
     return read(index[own])
+
+
+def _read_more(read: Read, count: int, more: Inputs, index: Tensor) -> Inputs:
+    """The inputs of samples of which those from `count` on are in memory."""
+    own, others = (index < count).nonzero().flatten(), (index >= count).nonzero().flatten()
+    if not len(others):
+        return read(index)
+    kept = map_tensors(more, lambda tensor: tensor[index[others] - count])
+    if not len(own):
+        return kept
+    first, order = read(index[own]), torch.cat([own, others]).argsort()
+    pairs = iter([torch.cat(both)[order] for both in zip(tensors_of(first), tensors_of(kept), strict=True)])
+    return map_tensors(first, lambda _: next(pairs))

@@ -246,7 +246,7 @@ class Task:
         """
         if not self.outputs.classifies or not isinstance(self.train, Samples):
             raise UserError("E131", "samples without labels need a classification task with data in memory", "give tensors")
-        own, more = tensors_of(self.train.inputs), tensors_of(inputs)
+        own, more = tensors_of(self.train.first(1).inputs), tensors_of(inputs)
         if [tuple(part.shape[1:]) for part in own] != [tuple(part.shape[1:]) for part in more]:
             shapes = [[tuple(part.shape[1:]) for part in side] for side in (more, own)]
             raise UserError(
@@ -254,10 +254,12 @@ class Task:
                 f"samples without labels have shapes {shapes[0]}, the data {shapes[1]}",
                 "prepare both in the same way",
             )
-        pairs = iter([torch.cat(both) for both in zip(own, more, strict=True)])
-        targets = torch.full((len(more[0]), *self.train.targets.shape[1:]), UNLABELLED, dtype=self.train.targets.dtype)
-        inputs = map_tensors(self.train.inputs, lambda _: next(pairs))
-        return self.replace(train=Samples(inputs, torch.cat([self.train.targets, targets])))
+        without = torch.full((len(more[0]), *self.train.targets.shape[1:]), UNLABELLED, dtype=self.train.targets.dtype)
+        targets = torch.cat([self.train.targets, without])
+        if isinstance(self.train, Indexed):
+            return self.replace(train=self.train.with_more(inputs, targets))
+        pairs = iter([torch.cat(both) for both in zip(tensors_of(self.train.inputs), more, strict=True)])
+        return self.replace(train=Samples(map_tensors(self.train.inputs, lambda _: next(pairs)), targets))
 
     def without_lessons_of(self, model: nn.Module) -> Task:
         """A copy of the task in which a model that has learned nothing teaches only where an objective asks for a teacher."""
