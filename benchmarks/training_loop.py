@@ -47,7 +47,7 @@ def bare_epoch(model: nn.Module, data: Task, execution: Execution) -> None:
     for k in range(STEPS):
         index = order[k * BATCH : (k + 1) * BATCH]
         inputs, targets = execution.inputs(data.train.inputs[index]), data.train.targets[index]
-        with execution.autocast():
+        with execution.autocast(torch.device("cpu")):
             outputs = model(inputs)
         loss = F.cross_entropy(outputs.float(), targets)
         optimizer.zero_grad(set_to_none=True)
