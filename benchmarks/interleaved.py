@@ -108,11 +108,11 @@ def main() -> None:
         print(json.dumps(work(options.work)))
         return
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
+        ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607
         cwd=options.before,
         capture_output=True,
         text=True,
-        check=True,  # noqa: S607
+        check=True,
     )
     ways: dict[str, Any] = {}
     for way in WAYS:
