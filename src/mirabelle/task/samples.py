@@ -184,7 +184,12 @@ class Samples:
 
 
 class Shuffled:
-    """One epoch of shuffled samples: `self[k]` is its k-th batch, so that a resumed run can continue within the epoch."""
+    """One epoch of shuffled samples: `self[k]` is its k-th batch, so that a resumed run can continue within the epoch.
+
+    Attributes:
+        whole_size: number of samples in a batch.
+        batch_size: number of those in the part of each batch that is taken; all of them without other parts.
+    """
 
     def __init__(
         self,
@@ -195,24 +200,27 @@ class Shuffled:
         *,
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        self._samples, self._part, generator = samples, part, generator_from(seed)
-        self._size = samples.batch_size(batch_size)
-        self._order = torch.randperm(len(samples), generator=generator)
-        if arranged is not None:
-            self._order = arranged(self._order[: len(self) * self._size], self._size, generator)
+        self._samples, generator = samples, generator_from(seed)
+        size = self.whole_size = samples.batch_size(batch_size)
+        self._count = samples.steps(size)
+        order = torch.randperm(len(samples), generator=generator)[: self._count * size]
+        order = order if arranged is None else arranged(order, size, generator)
+        rank, count = part
+        first, last = size * rank // count, size * (rank + 1) // count
+        self.batch_size = last - first
+        self._order = order if count == 1 else order.view(self._count, size)[:, first:last].flatten()
 
     def __len__(self) -> int:
-        return self._samples.steps(self._size)
+        return self._count
+
+    def indices(self, start: int, stop: int) -> Tensor:
+        """The samples at some places of the epoch."""
+        return self._order[start:stop]
 
     def __getitem__(self, k: int) -> Batch:
         if not 0 <= k < len(self):  # ends a loop over the epoch
             raise IndexError(k)
-        whole, (rank, count) = self.whole(k), self._part
-        return self._samples.at(whole[len(whole) * rank // count : len(whole) * (rank + 1) // count])
-
-    def whole(self, k: int) -> Tensor:
-        """The indices of the samples of the k-th batch, whatever the part."""
-        return self._order[k * self._size : (k + 1) * self._size]
+        return self._samples.at(self.indices(k * self.batch_size, (k + 1) * self.batch_size))
 
 
 class Stream:

@@ -73,8 +73,8 @@ class Processes:
                 yield self._part(batch)
             return
         shuffled = data.shuffled(batch_size, seed, arranged, part=(self.rank, self.count))
-        for k, batch in enumerate(data.taken(shuffled, first), start=first):
-            yield Part(batch, len(shuffled.whole(k)) // self.count)
+        for batch in data.taken(shuffled, first):
+            yield Part(batch, shuffled.whole_size // self.count)
 
     def _of_all(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches of a loader in the first process, in all of them."""
