@@ -181,18 +181,22 @@ class Shuffled:
 
     def __init__(self, samples: Samples, batch_size: int, seed: int, arranged: Arranged | None = None) -> None:
         self._samples, generator = samples, generator_from(seed)
-        self._size = samples.batch_size(batch_size)
+        self.batch_size = samples.batch_size(batch_size)
         self._order = torch.randperm(len(samples), generator=generator)
         if arranged is not None:
-            self._order = arranged(self._order[: len(self) * self._size], self._size, generator)
+            self._order = arranged(self._order[: len(self) * self.batch_size], self.batch_size, generator)
 
     def __len__(self) -> int:
-        return self._samples.steps(self._size)
+        return self._samples.steps(self.batch_size)
+
+    def indices(self, start: int, stop: int) -> Tensor:
+        """The samples at some places of the epoch."""
+        return self._order[start:stop]
 
     def __getitem__(self, k: int) -> Batch:
         if not 0 <= k < len(self):  # ends a loop over the epoch
             raise IndexError(k)
-        return self._samples.at(self._order[k * self._size : (k + 1) * self._size])
+        return self._samples.at(self.indices(k * self.batch_size, (k + 1) * self.batch_size))
 
 
 class Stream:

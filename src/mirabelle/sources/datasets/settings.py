@@ -170,6 +170,8 @@ _BY_SUFFIX: dict[str, type[Files]] = {
     **dict.fromkeys((".tsv", ".jsonl", *LINES), TextFile),
 }
 
+_FOLDERS: dict[str, type[Files]] = {".npy": Arrays, ".parquet": TableFile}  # of files with these suffixes
+
 
 def _names_of_texts() -> set[str]:
     """The settings of texts that tables do not have."""
@@ -237,6 +239,7 @@ def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()
             place = inside / name.removeprefix(FOLDER)
             first = first_suffix(place, (*pictures.SUFFIXES, *sound.SUFFIXES))
             kind = SoundFolder if first in sound.SUFFIXES else ImageFolder
-            if first is None and idx_files(place):
-                kind = Arrays
+            if first is None:
+                kind = next((own for suffix, own in _FOLDERS.items() if first_suffix(place, (suffix,))), kind)
+                kind = Arrays if idx_files(place) else kind
         return records.build(kind, arguments, "task.arguments")

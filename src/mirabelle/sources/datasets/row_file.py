@@ -1,0 +1,115 @@
+"""Rows of equal length in a file, which are read by their numbers: some in any order, or all in blocks."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mirabelle.errors import UserError
+
+Array = npt.NDArray[Any]
+Indices = npt.NDArray[np.integer[Any]]
+_SPAN = 1 << 26  # bytes of a file that are mapped at once: mapped pages count as memory of the process
+_BLOCK = 1 << 24  # bytes that are read at once when all rows are read
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """Rows in a file, one after the other.
+
+    Args:
+        path: of the file.
+        start: position of the first row, in bytes.
+        count: number of rows.
+        shape: of a row.
+        kind: of its values, without Python objects.
+        size: of the whole file in bytes.
+        remedy: what to do if the file is gone, has another size or cannot be read.
+    """
+
+    path: Path
+    start: int
+    count: int
+    shape: tuple[int, ...]
+    kind: np.dtype[Any]
+    size: int
+    remedy: str
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=object)) * self.kind.itemsize
+
+    @property
+    def block_rows(self) -> int:
+        """The number of rows that `blocks` reads at once."""
+        return max(1, _BLOCK // max(1, self.row_bytes))
+
+    def read(self, index: Indices) -> Array:
+        """Some rows, (rows, *shape).
+
+        They are copied from a mapping, in the order in which they are in the file, and span by span, so that few pages are
+        mapped at a time: a call for each row costs ten times as much, and the pages of a mapping stay until it ends.
+
+        Raises:
+            UserError: E130 if the file is gone, E141 if its size has changed.
+        """
+        found = np.empty((len(index), *self.shape), self.kind)
+        if not found.size:
+            return found
+        out = found.reshape(len(index), -1).view(np.uint8)
+        order = np.argsort(index, kind="stable")
+        rows = index[order]
+        spans = rows // max(1, _SPAN // self.row_bytes)
+        ends = [*(np.flatnonzero(spans[1:] != spans[:-1]) + 1).tolist(), len(rows)]
+        with self._opened() as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        content = np.frombuffer(mapped, np.uint8, self.count * self.row_bytes, self.start).reshape(self.count, -1)
+        begin = 0
+        for end in ends:
+            out[order[begin:end]] = content[rows[begin:end]]
+            mapped.madvise(mmap.MADV_DONTNEED)
+            begin = end
+        return found
+
+    def blocks(self) -> Iterator[Array]:
+        """All rows in order, in blocks of bounded size.
+
+        Raises:
+            UserError: E130 if the file is gone, E141 if its size has changed.
+        """
+        with self._opened() as file:
+            file.seek(self.start)
+            for first in range(0, self.count, self.block_rows):
+                rows = min(self.block_rows, self.count - first)
+                block = np.empty(rows * self.row_bytes, np.uint8)
+                if file.readinto(block.data) != block.size:
+                    raise self._damaged("it ends too early")
+                yield block.view(self.kind).reshape(rows, *self.shape)
+
+    def ending(self, count: int) -> bytes:
+        """The last bytes of the file."""
+        with self._opened() as file:
+            file.seek(self.size - count)
+            return file.read(count)
+
+    @contextmanager
+    def _opened(self) -> Iterator[BufferedReader]:
+        try:
+            with self.path.open("rb") as file:
+                size = file.seek(0, 2)
+                if size != self.size:
+                    raise self._damaged(f"it has {size:,} bytes instead of {self.size:,}")
+                yield file
+        except FileNotFoundError as error:
+            raise UserError("E130", f"{self.path} is gone since it was opened", self.remedy) from error
+
+    def _damaged(self, why: str) -> UserError:
+        return UserError("E141", f"{self.path} has changed or is damaged: {why}", self.remedy)
