@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from mirabelle.errors import UserError
-from mirabelle.run.files import cannot_write
+from mirabelle.run import files
 
 CACHE = "MIRABELLE_CACHE"  # environment variable: folder of decoded images, encoded tables and unpacked arrays
 SPARE = 1.05  # of the bytes of a file must be free on the disk
 _GIGA = 1e9
+_FILES, _PLACES, _PART = 256, 16, 1 << 16  # files of which some contents are looked at, places in each, and bytes there
 
 
 def cache_folder() -> Path:
@@ -23,30 +26,7 @@ def cache_folder() -> Path:
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mirabelle" / "decoded"
 
 
-def free_bytes(folder: Path) -> int:
-    """The free bytes where a folder is, which is created; 0 if it cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return shutil.disk_usage(folder).free
-    except OSError:
-        return 0
-
-
-def check_free(file: Path, size: int, what: str) -> None:
-    """Raise E202 unless a file that does not exist yet has enough space.
-
-    Args:
-        file: to be written.
-        size: in bytes.
-        what: its content, for the message.
-    """
-    needed, free = size * SPARE, 0 if file.is_file() else free_bytes(file.parent)
-    if not file.is_file() and free < needed:
-        message = f"{what} need {needed / _GIGA:,.2f} GB in {file.parent}, where {free / _GIGA:,.2f} GB are free"
-        raise UserError("E202", message, f"free them, or name another folder in the variable {CACHE}")
-
-
-def write_once(file: Path, write: Callable[[BinaryIO], None], size: int) -> None:
+def write_once(file: Path, write: Callable[[BinaryIO], None], size: int, what: str) -> None:
     """Write a file unless it is there, while other processes that need it wait.
 
     It appears under its name when it is complete and on the disk. What is left of processes that were killed is removed.
@@ -54,10 +34,11 @@ def write_once(file: Path, write: Callable[[BinaryIO], None], size: int) -> None
     Args:
         file: to be written.
         write: writes the content into a new file, which can also be read.
-        size: of the content in bytes, for the message.
+        size: bytes that are needed.
+        what: the content, for messages.
 
     Raises:
-        UserError: E202 if the file cannot be written; and what `write` raises.
+        UserError: E202 if there is no space for the file, or it cannot be written; and what `write` raises.
     """
     import filelock
 
@@ -69,6 +50,8 @@ def write_once(file: Path, write: Callable[[BinaryIO], None], size: int) -> None
         with filelock.FileLock(lock, is_singleton=False):
             try:
                 if not file.is_file():
+                    _remove_what_is_left(file)
+                    _check_free(file, size, what)
                     _write(file, write)
             finally:
                 with suppress(OSError):  # who waits for it finds the file, or writes it under a name of its own
@@ -77,13 +60,50 @@ def write_once(file: Path, write: Callable[[BinaryIO], None], size: int) -> None
         named = Path(error.filename or file)
         if named.parent != file.parent and not file.is_relative_to(named):
             raise  # of the data that are read
-        raise cannot_write(file, error, size) from error
+        raise files.cannot_write(file, error, size) from error
 
 
-def _write(file: Path, write: Callable[[BinaryIO], None]) -> None:
+def state_of(paths: Sequence[Path]) -> Iterator[bytes]:
+    """What tells whether files are the same as before: their names, sizes and times of change, and parts of some of them.
+
+    Of at most 256 files, 16 places are looked at, among them the end, where a .parquet file has the extremes of its columns.
+    """
+    for path in paths:
+        found = path.stat()
+        yield f"{path.resolve()} {found.st_size} {found.st_mtime_ns}".encode()
+    for k in np.linspace(0, len(paths) - 1, min(len(paths), _FILES)).astype(int):
+        with paths[k].open("rb") as file:
+            end = max(0, file.seek(0, 2) - _PART)
+            for place in sorted(set(np.linspace(0, end, _PLACES).astype(int).tolist())):
+                file.seek(place)
+                yield file.read(_PART)
+
+
+def remembered(key: str, compute: Callable[[], Any]) -> Any:
+    """A value of plain data that is computed once and kept in the folder under its key, as far as that can be written."""
+    file = cache_folder() / f"{key}.json"
+    with suppress(UserError, KeyError, TypeError):
+        return files.read_json(file)["value"]
+    value = compute()
+    with suppress(UserError):
+        files.write_json(file, {"value": value})
+    return value
+
+
+def _check_free(file: Path, size: int, what: str) -> None:
+    needed, free = size * SPARE, shutil.disk_usage(file.parent).free
+    if free < needed:
+        message = f"{what} need {needed / _GIGA:,.2f} GB in {file.parent}, where {free / _GIGA:,.2f} GB are free"
+        raise UserError("E202", message, f"free them, or name another folder in the variable {CACHE}")
+
+
+def _remove_what_is_left(file: Path) -> None:
     for left in file.parent.glob(f"{file.name}.*.writing"):
         if not _lives(int(left.suffixes[-2][1:])):
             left.unlink(missing_ok=True)
+
+
+def _write(file: Path, write: Callable[[BinaryIO], None]) -> None:
     writing = file.with_name(f"{file.name}.{os.getpid()}.writing")
     try:
         with writing.open("w+b") as opened:

@@ -15,7 +15,7 @@ import torch
 
 from mirabelle.errors import UserError
 from mirabelle.run.files import digest
-from mirabelle.sources.datasets.cache import CACHE, SPARE, cache_folder, free_bytes, write_once
+from mirabelle.sources.datasets.cache import CACHE, cache_folder, write_once
 from mirabelle.task.preprocessing.image import Image
 from mirabelle.task.preprocessing.pictures import Pixels, pixels
 
@@ -66,12 +66,13 @@ def decoded(paths: Sequence[Path], image: Image) -> Decoded:
     shape = (len(paths), *image.size, image.channels)
     when = "".join(f"{path.resolve()} {found.st_mtime_ns}\n" for path, found in zip(paths, sizes, strict=True))
     file = cache_folder() / f"{digest(identity.encode(), when.encode())}.npy"
-    needed = int(np.prod(shape)) * SPARE
-    if not file.is_file() and free_bytes(file.parent) < needed:
-        lacking = f"{needed / 1e9:,.1f} GB for decoded images are not free in {file.parent}"
-        note = f"{lacking}: they are decoded in every epoch. The variable {CACHE} names another folder."
+    try:
+        write_once(file, partial(_write, paths, shape, image), int(np.prod(shape)), "decoded images")
+    except UserError as error:
+        if error.code != "E202":
+            raise
+        note = f"{error.message}: they are decoded in every epoch. The variable {CACHE} names another folder."
         return Decoded(lambda index: _read([paths[k] for k in index], image), len(paths), identity, note)
-    write_once(file, partial(_write, paths, shape, image), int(needed))
     return Decoded(partial(_rows, file), len(paths), identity)
 
 

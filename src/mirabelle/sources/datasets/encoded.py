@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from mirabelle.run.files import digest
-from mirabelle.sources.datasets.cache import cache_folder, check_free, write_once
+from mirabelle.sources.datasets.cache import cache_folder, state_of, write_once
 from mirabelle.sources.datasets.row_file import RowFile
 from mirabelle.task.preprocessing import to_json
 from mirabelle.task.preprocessing.columns import Source
 from mirabelle.task.preprocessing.table import Table
 
 _BLOCK, _ROWS = 1 << 25, 1 << 16  # most bytes and rows that are turned from columns into rows at once
-_FILES, _PLACES, _PART = 256, 16, 1 << 16  # files of which some contents are looked at, places in each, and bytes there
 _DIGITS = 16  # of the digest at the end of a file
 _KIND = np.dtype(np.float32)
 
@@ -36,27 +33,10 @@ def encoded(source: Source, table: Table) -> tuple[RowFile, str]:
     key = digest(to_json(table).encode(), *state_of(source.paths))
     file = cache_folder() / f"{key}.rows"
     size = count * width * _KIND.itemsize
-    check_free(file, size, f"the encoded rows of {source.path}")
-    write_once(file, partial(_write, source, table), size)
+    write_once(file, partial(_write, source, table), size, f"the encoded rows of {source.path}")
     remedy = "remove it, and run the same command again, which encodes the table again"
-    rows = RowFile(file, 0, count, (width,), _KIND, size + _DIGITS, remedy)
+    rows = RowFile(file, 0, count, (width,), _KIND, size + _DIGITS, file.stat().st_mtime_ns, remedy)
     return rows, rows.ending(_DIGITS).decode()
-
-
-def state_of(paths: Sequence[Path]) -> Iterator[bytes]:
-    """What tells whether files are the same as before: their names, sizes and times of change, and parts of some of them.
-
-    Of at most 256 files, 16 places are looked at, among them the end, where a .parquet file has the extremes of its columns.
-    """
-    for path in paths:
-        found = path.stat()
-        yield f"{path.resolve()} {found.st_size} {found.st_mtime_ns}".encode()
-    for k in np.linspace(0, len(paths) - 1, min(len(paths), _FILES)).astype(int):
-        with paths[k].open("rb") as file:
-            end = max(0, file.seek(0, 2) - _PART)
-            for place in sorted(set(np.linspace(0, end, _PLACES).astype(int).tolist())):
-                file.seek(place)
-                yield file.read(_PART)
 
 
 def _write(source: Source, table: Table, file: BinaryIO) -> None:

@@ -18,11 +18,12 @@ _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "v
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file: its name in the singular and plural, for messages, and its suffixes."""
+    """A kind of file: its name in the singular and plural, for messages, its suffixes, and where such files must lie."""
 
     one: str
     several: str
     suffixes: Sequence[str]
+    place: str = "directly in a class folder"
 
     def files(self, folder: Path) -> list[Path]:
         """The files of this kind in a folder, sorted; hidden files are ignored."""
@@ -146,7 +147,7 @@ def unread_files(folder: Path, read: Container[Path], kind: Kind) -> list[str]:
         return []
     named = ", ".join(f"{count:,} × {suffix}" for suffix, count in suffixes.most_common(_FEW))
     places = f"{kind.several} are read ({', '.join(kind.suffixes)})"
-    misplaced = " that lie directly in a class folder" if any(suffix in kind.suffixes for suffix in suffixes) else ""
+    misplaced = f" that lie {kind.place}" if any(suffix in kind.suffixes for suffix in suffixes) else ""
     return [f"Not all files in {folder.name} are read: {named} are left out; only {places}{misplaced}."]
 
 

@@ -21,7 +21,7 @@ _DAY = 86400 * 10**6  # microseconds
 _BLOCK = 1 << 16  # rows that are read at once
 
 
-KIND = Kind("table", "tables", (".parquet",))
+KIND = Kind("table", "tables", (".parquet",), "directly in it, or else in its folders train, validation and test")
 
 
 @dataclass(frozen=True)

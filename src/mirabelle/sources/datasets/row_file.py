@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ class RowFile:
         shape: of a row.
         kind: of its values, without Python objects.
         size: of the whole file in bytes.
-        remedy: what to do if the file is gone, has another size or cannot be read.
+        time: of its last change, in nanoseconds.
+        remedy: what to do if the file is gone or another one.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class RowFile:
     shape: tuple[int, ...]
     kind: np.dtype[Any]
     size: int
+    time: int
     remedy: str
 
     @property
@@ -59,7 +62,7 @@ class RowFile:
         mapped at a time: a call for each row costs ten times as much, and the pages of a mapping stay until it ends.
 
         Raises:
-            UserError: E130 if the file is gone, E141 if its size has changed.
+            UserError: E130 if the file is gone, E141 if it is another one.
         """
         found = np.empty((len(index), *self.shape), self.kind)
         if not found.size:
@@ -83,7 +86,7 @@ class RowFile:
         """All rows in order, in blocks of bounded size.
 
         Raises:
-            UserError: E130 if the file is gone, E141 if its size has changed.
+            UserError: E130 if the file is gone, E141 if it is another one.
         """
         with self._opened() as file:
             file.seek(self.start)
@@ -104,9 +107,11 @@ class RowFile:
     def _opened(self) -> Iterator[BufferedReader]:
         try:
             with self.path.open("rb") as file:
-                size = file.seek(0, 2)
-                if size != self.size:
-                    raise self._damaged(f"it has {size:,} bytes instead of {self.size:,}")
+                found = os.fstat(file.fileno())
+                if found.st_size != self.size:
+                    raise self._damaged(f"it has {found.st_size:,} bytes instead of {self.size:,}")
+                if found.st_mtime_ns != self.time:
+                    raise self._damaged("it was written to after it had been opened first")
                 yield file
         except FileNotFoundError as error:
             raise UserError("E130", f"{self.path} is gone since it was opened", self.remedy) from error

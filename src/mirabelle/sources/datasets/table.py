@@ -67,7 +67,7 @@ def _task(source: Source, settings: TableFile) -> Task:
     loss = None if labels or not settings.scale_target else _standardized(splits["train"][1], settings.loss or "mse")
     large = len(source) * table.shape[0] * _FLOAT_BYTES > IN_MEMORY
     ready = _unread(source, table, splits) if large else _whole(source, table, splits)
-    return as_task(ready, labels, path.resolve().stem, table, settings, loss=loss, notes=notes)
+    return as_task(ready, labels, path.stem or path.resolve().name, table, settings, loss=loss, notes=notes)
 
 
 def _whole(source: Source, table: Table, splits: dict[str, Split]) -> dict[str, Split]:
