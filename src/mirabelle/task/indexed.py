@@ -15,7 +15,7 @@ from mirabelle.task.batch import Batch, Inputs, map_tensors, tensors_of
 from mirabelle.task.samples import Samples, Shuffled, check_finite, check_targets
 
 IN_MEMORY = 1 << 30  # bytes of inputs: data that need more are read when they are needed
-_TOGETHER = 1 << 23  # bytes of inputs of small batches that are read together
+_TOGETHER = 1 << 25  # bytes of inputs of small batches that are read together
 Found = TypeVar("Found")
 Read: TypeAlias = Callable[[Tensor], Inputs]  # indices of samples, (count,) -> their inputs, each (count, ...)
 

@@ -68,15 +68,23 @@ def state_of(paths: Sequence[Path]) -> Iterator[bytes]:
 
     Of at most 256 files, 16 places are looked at, among them the end, where a .parquet file has the extremes of its columns.
     """
-    for path in paths:
-        found = path.stat()
-        yield f"{path.resolve()} {found.st_size} {found.st_mtime_ns}".encode()
-    for k in np.linspace(0, len(paths) - 1, min(len(paths), _FILES)).astype(int):
-        with paths[k].open("rb") as file:
-            end = max(0, file.seek(0, 2) - _PART)
-            for place in sorted(set(np.linspace(0, end, _PLACES).astype(int).tolist())):
-                file.seek(place)
-                yield file.read(_PART)
+    try:
+        for path in paths:
+            found = path.stat()
+            yield f"{path.resolve()} {found.st_size} {found.st_mtime_ns}".encode()
+        for k in np.linspace(0, len(paths) - 1, min(len(paths), _FILES)).astype(int):
+            with paths[k].open("rb") as file:
+                end = max(0, file.seek(0, 2) - _PART)
+                for place in sorted(set(np.linspace(0, end, _PLACES).astype(int).tolist())):
+                    file.seek(place)
+                    yield file.read(_PART)
+    except FileNotFoundError as error:
+        raise gone(Path(error.filename)) from error
+
+
+def gone(path: Path) -> UserError:
+    """The error for a file of the data that was there before."""
+    return UserError("E130", f"{path} is gone since it was first read", "restore it, and run the same command again")
 
 
 def remembered(key: str, compute: Callable[[], Any]) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mirabelle.errors import UserError, first_line
+from mirabelle.sources.datasets.cache import gone
 from mirabelle.sources.datasets.folders import SPLITS, Kind, by_name_of_split, split_folders
 from mirabelle.task.preprocessing.cells import is_missing
 from mirabelle.task.preprocessing.columns import Column, Values
@@ -59,7 +60,7 @@ class _File:
             with _opened(self.path) as file:
                 yield file
         except FileNotFoundError as error:
-            raise UserError("E130", f"{self.path} is gone since it was first read", "restore it") from error
+            raise gone(self.path) from error
 
 
 class ParquetTable:

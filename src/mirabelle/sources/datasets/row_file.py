@@ -67,17 +67,18 @@ class RowFile:
         found = np.empty((len(index), *self.shape), self.kind)
         if not found.size:
             return found
-        out = found.reshape(len(index), -1).view(np.uint8)
-        order = np.argsort(index, kind="stable")
+        piece = np.dtype((np.void, self.row_bytes))  # a row is copied as one value
+        out = found.reshape(-1).view(piece)
+        order = np.argsort(index)
         rows = index[order]
         spans = rows // max(1, _SPAN // self.row_bytes)
         ends = [*(np.flatnonzero(spans[1:] != spans[:-1]) + 1).tolist(), len(rows)]
         with self._opened() as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        content = np.frombuffer(mapped, np.uint8, self.count * self.row_bytes, self.start).reshape(self.count, -1)
+        content = np.frombuffer(mapped, piece, self.count, self.start)
         begin = 0
         for end in ends:
-            out[order[begin:end]] = content[rows[begin:end]]
+            out[order[begin:end]] = content.take(rows[begin:end])
             mapped.madvise(mmap.MADV_DONTNEED)
             begin = end
         return found
