@@ -318,3 +318,16 @@ def test_of_a_large_file_a_part_is_mapped_at_a_time(tmp_path: Path) -> None:
     content.tofile(path)
     done = subprocess.run([sys.executable, "-c", _READING, str(path)], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 150_000  # kB: 64 MiB are mapped and 20 MB are the result, of a file of 200 MB
+
+
+@pytest.mark.parametrize("limits", [{}, {"_LONG": 1}, {"_APART": 0}, {"_APART": 0, "_SPAN": 8 * 24}, {"_SPAN": 1}])
+def test_all_ways_to_read_rows_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]) -> None:
+    for name, limit in limits.items():
+        monkeypatch.setattr(row_file, name, limit)
+    content = np.arange(3000 * 6, dtype=np.float32).reshape(3000, 2, 3)
+    (tmp_path / "rows").write_bytes(b"head!" + content.tobytes() + b"end")
+    found = (tmp_path / "rows").stat()
+    rows = row_file.RowFile(tmp_path / "rows", 5, 3000, (2, 3), content.dtype, found.st_size, found.st_mtime_ns, "remedy")
+    for index in (np.array([2999, 0, 7, 7, 2998]), np.random.default_rng(0).permutation(3000).astype(np.int32), np.arange(0)):
+        assert np.array_equal(rows.read(index), content[index])
+    assert np.array_equal(np.concatenate(list(rows.blocks())), content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
@@ -20,6 +21,9 @@ Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.integer[Any]]
 _SPAN = 1 << 26  # bytes of a file that are mapped at once: mapped pages count as memory of the process
 _BLOCK = 1 << 24  # bytes that are read at once when all rows are read
+_LONG = 1 << 15  # bytes of a row that is read by a call of its own
+_APART = 1 << 15  # bytes of the file for each row that is read, from which on less is read without what is between them
+_READERS = 8  # threads that read such rows
 
 
 @dataclass(frozen=True)
@@ -58,30 +62,53 @@ class RowFile:
     def read(self, index: Indices) -> Array:
         """Some rows, (rows, *shape).
 
-        They are copied from a mapping, in the order in which they are in the file, and span by span, so that few pages are
-        mapped at a time: a call for each row costs ten times as much, and the pages of a mapping stay until it ends.
-
         Raises:
             UserError: E130 if the file is gone, E141 if it is another one.
         """
         found = np.empty((len(index), *self.shape), self.kind)
-        if not found.size:
-            return found
+        if found.size:
+            with self._opened() as file:
+                if self.row_bytes < _LONG:
+                    self._copy_mapped(file, index, found)
+                else:
+                    self._read_each(file, index, found)
+        return found
+
+    def _read_each(self, file: BufferedReader, index: Indices, found: Array) -> None:
+        for row, place in zip(found.reshape(len(index), -1).view(np.uint8), index.tolist(), strict=True):
+            if os.preadv(file.fileno(), [row.data], self.start + place * self.row_bytes) != self.row_bytes:
+                raise self._damaged("it ends too early")
+
+    def _copy_mapped(self, file: BufferedReader, index: Indices, found: Array) -> None:
+        """Copy short rows from a mapping: a call for each of them costs ten times as much.
+
+        They are copied in the order of the file, span by span, since pages that are mapped count as memory of the process. If
+        they lie far apart, what is between them is not read, and several threads wait for the disk.
+        """
         piece = np.dtype((np.void, self.row_bytes))  # a row is copied as one value
-        out = found.reshape(-1).view(piece)
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        content, out = np.frombuffer(mapped, piece, self.count, self.start), found.reshape(-1).view(piece)
         order = np.argsort(index)
         rows = index[order]
-        spans = rows // max(1, _SPAN // self.row_bytes)
-        ends = [*(np.flatnonzero(spans[1:] != spans[:-1]) + 1).tolist(), len(rows)]
-        with self._opened() as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        content = np.frombuffer(mapped, piece, self.count, self.start)
-        begin = 0
-        for end in ends:
-            out[order[begin:end]] = content.take(rows[begin:end])
-            mapped.madvise(mmap.MADV_DONTNEED)
-            begin = end
-        return found
+        apart = self.count * self.row_bytes > _APART * len(index)
+        if apart:
+            mapped.madvise(mmap.MADV_RANDOM)
+        spans = rows // max(1, (_SPAN // _READERS if apart else _SPAN) // self.row_bytes)
+        bounds = [0, *(np.flatnonzero(spans[1:] != spans[:-1]) + 1).tolist(), len(rows)]
+
+        def copy(part: int) -> None:
+            own = slice(bounds[part], bounds[part + 1])
+            out[order[own]] = content.take(rows[own])
+            first, last = (self.start + int(rows[place]) * self.row_bytes for place in (own.start, own.stop - 1))
+            first -= first % mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_DONTNEED, first, last + self.row_bytes - first)
+
+        if apart:
+            with ThreadPoolExecutor(_READERS) as readers:
+                list(readers.map(copy, range(len(bounds) - 1)))
+        else:
+            for part in range(len(bounds) - 1):
+                copy(part)
 
     def blocks(self) -> Iterator[Array]:
         """All rows in order, in blocks of bounded size.
