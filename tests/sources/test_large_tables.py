@@ -240,6 +240,7 @@ def test_a_file_of_rows_that_is_damaged_or_gone_is_told(folder: Path, large: Cal
         found.train.first(3)
     assert torch.equal(task(path).train.inputs, task(path).train.inputs)
     file.with_name(f"{file.name}.4194303.writing").write_bytes(b"half")  # of a process that was killed
+    file.with_name(f"{file.name}.lock").touch()
     file.unlink()
     task(path)
     assert [left.name for left in (folder / "cache").iterdir()] == [file.name]

@@ -16,6 +16,7 @@ from mirabelle.task.preprocessing.columns import Source
 from mirabelle.task.preprocessing.table import Table
 
 _BLOCK, _ROWS = 1 << 25, 1 << 16  # most bytes and rows that are turned from columns into rows at once
+_VERSION = b"1"  # of the encoding, which changes whenever equal tables become other numbers
 _DIGITS = 16  # of the digest at the end of a file
 _KIND = np.dtype(np.float32)
 
@@ -23,14 +24,17 @@ _KIND = np.dtype(np.float32)
 def encoded(source: Source, table: Table) -> tuple[RowFile, str]:
     """The inputs of all rows of a table, in a file in the cache folder, which is written unless it is there already.
 
+    The file is found again by the preprocessing of the table, which has been learned from all values, and by `state_of` its
+    files.
+
     Returns:
-        The rows, and the digest of all their values.
+        The rows, and their identity: the digest of all their values, which was made when they were written.
 
     Raises:
         UserError: E202 if there is no space for the file, or it cannot be written.
     """
     count, width = len(source), table.shape[0]
-    key = digest(to_json(table).encode(), *state_of(source.paths))
+    key = digest(_VERSION, to_json(table).encode(), *state_of(source.paths))
     file = cache_folder() / f"{key}.rows"
     size = count * width * _KIND.itemsize
     write_once(file, partial(_write, source, table), size, f"the encoded rows of {source.path}")
