@@ -237,6 +237,15 @@ def test_a_header_that_lies_takes_no_memory(folder: Path, form: str) -> None:
     assert "is damaged: float64 (99999999999, 2) needs 1,599,999,999,984 bytes, and 1,920 are there" in told
 
 
+def test_a_directory_of_an_archive_that_lies_takes_no_memory(folder: Path) -> None:
+    path = lying(folder / "data", "(268435440, 2)", "compressed")
+    content, size = path.read_bytes(), (folder / "data" / "inputs.npy").stat().st_size
+    assert content.count(size.to_bytes(4, "little")) == 2  # before the member, and in the directory
+    path.write_bytes(content.replace(size.to_bytes(4, "little"), (268435440 * 16 + size - 1920).to_bytes(4, "little")))
+    with pytest.raises(UserError, match=r"E131.*float64 \(268435440, 2\) needs 4,294,967,040 bytes, and .* are there"):
+        task(path)
+
+
 def test_a_damaged_archive_is_told(folder: Path, large: Callable[[], None]) -> None:
     large()
     content = {"inputs": np.random.default_rng(0).normal(size=(ROWS, 5)), "targets": np.arange(ROWS) % 3}

@@ -26,6 +26,7 @@ SUFFIX = ".npy"
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _LONGEST_HEADER, _COPIED = 1 << 16, 1 << 24  # bytes
 _LOCAL, _LENGTHS = 30, 26  # bytes of the header of a member of a .zip file, and the place of the lengths of its name and extras
+_MOST_DEFLATED = 1032  # bytes that a byte can become at most: copies of 258 bytes, in two bits each (RFC 1951)
 _REMEDY = "restore it, and do not change data that are being read"
 
 
@@ -171,7 +172,11 @@ def _of_zip(path: Path) -> dict[str, StoredArray]:
                 file.seek(info.header_offset + _LENGTHS)
                 start = info.header_offset + _LOCAL + sum(struct.unpack("<HH", file.read(4))) + length
             array = StoredArray(path, info.filename, start, shape, kind, in_columns, info.CRC)
-            there = info.file_size - length if start is None else min(info.file_size - length, path.stat().st_size - start)
+            there = info.file_size - length
+            if start is not None:
+                there = min(there, path.stat().st_size - start)
+            elif info.compress_type == zipfile.ZIP_DEFLATED:
+                there = min(there, _MOST_DEFLATED * info.compress_size)
             _check_size(array, there)
             found[info.filename.removesuffix(SUFFIX)] = array
     return found
