@@ -64,6 +64,7 @@ RECIPES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "weights": (("[goal]", '[baseline.weights]\npickle = "evil.pt"\n[goal]'), ("[baseline.train]", "[baseline.train]")),
     "arrays": (('data = "digits"', 'data = "./evil.npz"'),),
+    "folder of arrays": (('data = "digits"', 'data = "./evil_arrays/"'),),
     "hub": ((ZOO, 'from = "hf:evil/model"'), MODEL),
     "ModelScope": ((ZOO, 'from = "ms:evil/model"'), MODEL),
     "tokenizer of a hub": (
@@ -73,7 +74,15 @@ RECIPES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 # What these name is of no use to a command that reads a run; arrays with pickles are refused as such.
-NOT_NEEDED = ("codec", "teacher", "teachers", "term of the baseline", "arrays", "model mirabelle.sources.zoo:nn")
+NOT_NEEDED = (
+    "codec",
+    "teacher",
+    "teachers",
+    "term of the baseline",
+    "arrays",
+    "folder of arrays",
+    "model mirabelle.sources.zoo:nn",
+)
 
 
 class Evil:
@@ -93,6 +102,9 @@ def forged(hostile: Hostile, request: pytest.FixtureRequest) -> Hostile:
     (hostile.folder / "texts.tsv").write_text("text\tlabel\n" + "a word\t0\nanother\t1\n" * 30)
     (hostile.folder / "evil.pt").write_bytes(pickle.dumps(Evil(hostile.mark)))
     np.savez(hostile.folder / "evil.npz", x_train=np.array([Evil(hostile.mark)], object), y_train=np.zeros(1))
+    (hostile.folder / "evil_arrays").mkdir()
+    np.save(hostile.folder / "evil_arrays" / "x_train.npy", np.array([Evil(hostile.mark)], object))
+    np.save(hostile.folder / "evil_arrays" / "y_train.npy", np.zeros(1))
     changes = [(before, after.replace("FOLDER", str(hostile.folder))) for before, after in RECIPES[request.param]]
     hostile.rewrite(*changes)
     return hostile

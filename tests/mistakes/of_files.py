@@ -91,6 +91,17 @@ OF_FILES = {
         files={"x.parquet": b"dear"},
         at="8:8",
     ),
+    "folder of arrays that are a text": Mistake(
+        "E131", "is damaged", "save it again", data("./arrays/"), files={"arrays/inputs.npy": b"dear"}
+    ),
+    "folder of columns that are a text": Mistake(
+        "E131",
+        "is not a .parquet file",
+        "save it again",
+        data("./columns/", '{ target = "y" }'),
+        files={"columns/0.parquet": b"dear"},
+        at="8:8",
+    ),
     "text without a tokenizer": Mistake(
         "E104",
         '"task.arguments.tokenizer"',

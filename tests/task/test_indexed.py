@@ -16,7 +16,7 @@ from mirabelle.errors import UserError
 from mirabelle.model.state import copied, tensors_of_module
 from mirabelle.sources import task_from
 from mirabelle.sources.datasets import images
-from mirabelle.sources.datasets.decoded import CACHE
+from mirabelle.sources.datasets.cache import CACHE
 from mirabelle.task.indexed import Indexed, ahead
 from mirabelle.task.preprocessing import pictures
 from mirabelle.task.samples import Samples
@@ -197,12 +197,12 @@ def test_without_space_images_are_decoded_when_they_are_read(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
-    monkeypatch.setattr("mirabelle.sources.datasets.decoded._SPARE", 1e15)
+    monkeypatch.setattr("mirabelle.sources.datasets.cache.SPARE", 1e15)
     here, there = tasks_of(photos, monkeypatch)
     assert same(here.train, there.train)  # type: ignore[arg-type]
     assert not list((tmp_path / "cache").iterdir())
     (note,) = set(there.notes) - set(here.notes)
-    assert "are not free in" in note
+    assert "decoded images need" in note
     assert CACHE in note
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,11 +16,13 @@ from mirabelle.task.batch import Batch, Inputs, map_tensors, tensors_of
 from mirabelle.task.samples import Samples, Shuffled, check_finite, check_targets
 
 IN_MEMORY = 1 << 30  # bytes of inputs: data that need more are read when they are needed
+_TOGETHER = 1 << 25  # bytes of inputs of small batches that are read together
+Found = TypeVar("Found")
 Read: TypeAlias = Callable[[Tensor], Inputs]  # indices of samples, (count,) -> their inputs, each (count, ...)
 
 
-def ahead(read: Callable[[int], Batch], places: Sequence[int]) -> Iterator[Batch]:
-    """The batches at some places, each of which is read while the one before is used."""
+def ahead(read: Callable[[int], Found], places: Sequence[int]) -> Iterator[Found]:
+    """What is read at some places, each of which is read while the one before is used."""
     with ThreadPoolExecutor(1) as reader:
         coming = None
         for place in places:
@@ -29,6 +31,12 @@ def ahead(read: Callable[[int], Batch], places: Sequence[int]) -> Iterator[Batch
                 yield present.result()
         if coming is not None:
             yield coming.result()
+
+
+def _part(batch: Batch, rows: slice) -> Batch:
+    """Some samples of a batch, in memory of their own: kernels may sum in another order where tensors begin elsewhere."""
+    inputs = map_tensors(batch.inputs, lambda tensor: tensor[rows].clone())
+    return Batch(inputs, batch.targets[rows].clone(), None if batch.index is None else batch.index[rows])
 
 
 class Indexed(Samples):
@@ -78,8 +86,29 @@ class Indexed(Samples):
     def between(self, start: int, stop: int) -> Batch:
         return self.at(torch.arange(start, min(stop, len(self))))
 
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        places = range(0, len(self), batch_size)
+        return self._batches(lambda start, stop: torch.arange(start, min(stop, len(self))), places, batch_size)
+
     def taken(self, shuffled: Shuffled, first: int) -> Iterator[Batch]:
-        return ahead(shuffled.__getitem__, range(first, len(shuffled))) if self._read_ahead else super().taken(shuffled, first)
+        size = shuffled.batch_size
+        return self._batches(shuffled.indices, range(first * size, len(shuffled) * size, size), size)
+
+    def _batches(self, indices: Callable[[int, int], Tensor], places: range, size: int) -> Iterator[Batch]:
+        """The batches that begin at some places; small ones are read together, which costs little more than to read one."""
+        few = self.first(1) if self._read_ahead and places else None
+        sample = 0 if few is None else sum(tensor.nbytes for tensor in tensors_of(few.inputs))
+        together = max(1, _TOGETHER // max(1, sample * size)) * size if self._read_ahead else size
+
+        def several(place: int) -> list[Batch]:
+            whole = self.at(indices(place, min(place + together, places.stop)))
+            if len(whole) <= size:
+                return [whole]
+            return [_part(whole, slice(start, start + size)) for start in range(0, len(whole), size)]
+
+        groups = range(places.start, places.stop, together)
+        for batches in ahead(several, groups) if self._read_ahead else map(several, groups):
+            yield from batches
 
     def split(self, fraction: float, seed: int) -> tuple[Samples, Samples]:
         held, order = self._held(fraction), self.order(seed)

@@ -105,10 +105,11 @@ def results_by_batch(data: Samples | Stream | Sequence[Batch], work: Callable[[B
         data: the data, in batches of 500 samples.
         work: batch -> result.
     """
-    if isinstance(data, Samples):
+    group = together()
+    if isinstance(data, Samples) and group is not None:
         yield from in_order(range(0, len(data), _BATCH), lambda start: work(data.between(start, start + _BATCH)))
-    elif (group := together()) is None or group.leads:
-        yield from map(work, data.batches(_BATCH) if isinstance(data, Stream) else data)
+    elif group is None or group.leads:
+        yield from map(work, data.batches(_BATCH) if isinstance(data, (Samples, Stream)) else data)
 
 
 def outputs_of(model: nn.Module, data: Samples | Stream) -> tuple[Outputs, Tensor]:

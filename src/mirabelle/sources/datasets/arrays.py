@@ -1,27 +1,41 @@
-"""Read a task from arrays in an .npz file, named as in MedMNIST or by common habits, or in a folder of IDX files."""
+"""Read a task from arrays in an .npz file or in .npy files, named as in MedMNIST or by common habits, or in IDX files."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from mirabelle.errors import UserError
-from mirabelle.sources.datasets.idx import idx_splits
-from mirabelle.sources.datasets.splits import Split, as_task, completed
-from mirabelle.task.preprocessing.image import Image, mean_and_deviation, white_of
+from mirabelle.run.files import digest
+from mirabelle.sources.datasets.array_rows import Rows, changed, checked_rows, parts_of
+from mirabelle.sources.datasets.cache import remembered
+from mirabelle.sources.datasets.idx import idx_files, idx_splits
+from mirabelle.sources.datasets.splits import Split, Unread, as_task, completed
+from mirabelle.sources.datasets.stored_arrays import stored_arrays
+from mirabelle.task.indexed import IN_MEMORY
+from mirabelle.task.preprocessing.image import (
+    Image,
+    Scaling,
+    mean_and_deviation,
+    mean_and_deviation_of_bytes,
+    mean_and_deviation_of_parts,
+    white_of,
+)
 from mirabelle.task.task import Task
 
 if TYPE_CHECKING:
     from mirabelle.sources.datasets.settings import Arrays
 
 Array = npt.NDArray[Any]
+Given: TypeAlias = tuple[Array | Rows, Array]  # inputs, targets
+_FLOAT_BYTES = 4
 _LAYOUTS: tuple[dict[str, tuple[str, str]], ...] = (
     {
         "train": ("train_images", "train_labels"),
@@ -38,54 +52,101 @@ _PIXELS = (np.uint8, np.uint16)  # types of images
 def task_of(path: Path, settings: Arrays) -> Task:
     """The task of an .npz file, or of a folder of IDX files; the errors are those of `Arrays`."""
     try:
-        splits = idx_splits(path) if path.is_dir() else _splits(path, labelled=settings.kind != "unlabelled")
-        return _task(splits, path.stem, settings)
+        given: Mapping[str, Given]
+        if path.is_dir() and idx_files(path):
+            given = idx_splits(path)
+        else:
+            given = _splits(path, _arrays(path), labelled=settings.kind != "unlabelled")
+        return _task(given, path.stem or path.resolve().name, settings)
     except UserError as error:
         raise error if str(path) in error.message else error.at(str(path)) from None
 
 
-def _task(splits: dict[str, Split], name: str, settings: Arrays) -> Task:
-    kind = settings.kind or _kind(splits)
+def _task(given: Mapping[str, Given], name: str, settings: Arrays) -> Task:
+    kind = settings.kind or _kind(given)
     labels: tuple[str, ...] = ()
     if kind == "unlabelled":
-        splits = {part: (x, _no_targets(x)) for part, (x, _) in splits.items()}
+        given = {part: (x, _no_targets(x)) for part, (x, _) in given.items()}
     elif kind == "classification":
-        splits, labels = _classes(splits, settings.labels)
+        given, labels = _classes(given, settings.labels)
     elif kind == "multi-label":
-        splits, labels = _multi_label(splits, settings.labels)
+        given, labels = _multi_label(given, settings.labels)
     else:
-        splits = {part: (x, _quantities(y)) for part, (x, y) in splits.items()}
-    is_pixels = splits["train"][0].dtype in _PIXELS and splits["train"][0].ndim >= _IMAGE_AXES - 1
-    splits = {part: (_pixels(x) if is_pixels else _numbers(x), y) for part, (x, y) in splits.items()}
+        given = {part: (x, _quantities(y)) for part, (x, y) in given.items()}
+    train = given["train"][0]
+    is_pixels = train.dtype in _PIXELS and train.ndim >= _IMAGE_AXES - 1
+    splits = {part: (changed(x, _pixels if is_pixels else _numbers), y) for part, (x, y) in given.items()}
     if len({(x.shape[1:], x.dtype) for x, _ in splits.values()}) > 1:
         shapes = ", ".join(f"{part} {x.dtype} {x.shape[1:]}" for part, (x, _) in splits.items())
         raise UserError("E131", f"the splits differ in shape or type: {shapes}", "give samples of the same shape and type")
-    splits = completed(
-        splits, settings.test_fraction, settings.validation_fraction, settings.seed, labels if kind == "classification" else ()
-    )
-    return _of_pixels(splits, labels, name, settings) if is_pixels else as_task(splits, labels, name, None, settings)
+    groups = labels if kind == "classification" else ()
+    splits = completed(splits, settings.test_fraction, settings.validation_fraction, settings.seed, groups)
+    if is_pixels:
+        return _of_pixels(splits, labels, name, settings)
+    return as_task(_ready(splits), labels, name, None, settings)
 
 
-def _of_pixels(splits: dict[str, Split], labels: tuple[str, ...], name: str, settings: Arrays) -> Task:
+def _ready(splits: Mapping[str, Given]) -> dict[str, Split] | dict[str, Unread]:
+    """The splits for a task. All inputs are in memory, or none are."""
+    whole: dict[str, Split] = {part: (x, y) for part, (x, y) in splits.items() if not isinstance(x, Rows)}
+    unread = {part: Unread(x.read, y, x.state) for part, (x, y) in splits.items() if isinstance(x, Rows)}
+    return unread or whole
+
+
+def _of_pixels(splits: Mapping[str, Given], labels: tuple[str, ...], name: str, settings: Arrays) -> Task:
     """The task of images as arrays (N, height, width, channels) of uint8 or uint16."""
     train = splits["train"][0]
     _, height, width, channels = train.shape
-    deep = train.dtype != np.uint8
-    image = Image(
-        size=(height, width), mode="L" if channels == 1 else "RGB", white=white_of(float(train.max())) if deep else None
+    learn = partial(_learned, train)
+    white, (mean, deviation) = (
+        remembered(digest(b"pixels", train.state.encode()), learn) if isinstance(train, Rows) else learn()
     )
-    ready: dict[str, Split] = {
-        part: (image.as_bytes(x.astype(np.float32) if deep else x), y) for part, (x, y) in splits.items()
-    }
-    mean, deviation = mean_and_deviation(ready["train"][0])
-    image = replace(image, mean=settings.mean or mean, deviation=settings.deviation or deviation, layout=settings.layout)
+    deep = white is not None
+    image = Image(
+        size=(height, width),
+        mode="L" if channels == 1 else "RGB",
+        white=white,
+        mean=settings.mean or tuple(mean),
+        deviation=settings.deviation or tuple(deviation),
+        layout=settings.layout,
+    )
+    bright = {part: (changed(x, partial(_as_bytes, image)) if deep else x, y) for part, (x, y) in splits.items()}
     notes = [f"The images have 16 bits; {image.white:,g} counts as white, from the largest training value."] if deep else []
-    return as_task(ready, labels, name, image, settings).replace(notes=tuple(notes))
+    return as_task(_ready(bright), labels, name, image, settings).replace(notes=tuple(notes))
 
 
-def _splits(path: Path, *, labelled: bool) -> dict[str, Split]:
+def _learned(images: Array | Rows) -> tuple[float | None, Scaling]:
+    """(the value of white of images of 16 bits, None for those of 8, mean and deviation of each channel)."""
+    if images.dtype == np.uint8:
+        return None, mean_and_deviation_of_bytes(parts_of(images))
+    white = white_of(float(max(int(part.max()) for part in parts_of(images))))
+    bright = changed(images, partial(_as_bytes, Image(size=(1, 1), white=white)))
+    return white, mean_and_deviation_of_parts(bright.blocks) if isinstance(bright, Rows) else mean_and_deviation(bright)
+
+
+def _as_bytes(image: Image, values: Array) -> Array:
+    return image.as_bytes(values.astype(np.float32))
+
+
+def _arrays(path: Path) -> dict[str, Array | Rows]:
+    """All arrays of a file or folder by name; inputs that would need much memory as rows that are read when they are needed."""
+    if not path.exists():
+        raise UserError("E130", f"no arrays at {path}", 'paths are relative to the recipe; "~" is not expanded')
+    stored = stored_arrays(path) if path.is_dir() or zipfile.is_zipfile(path) else {}
+    inputs = [name for layout in _LAYOUTS for name, _ in layout.values() if name in stored]
+    large = _FLOAT_BYTES * sum(stored[name].values for name in inputs) > IN_MEMORY
+    if not large:
+        return {name: array.whole() for name, array in stored.items()} if path.is_dir() else dict(read_arrays(path))
+    targets = {other for layout in _LAYOUTS for _, other in layout.values()}
+    return {
+        name: checked_rows(array) if name in inputs and array.shape else array.whole()
+        for name, array in stored.items()
+        if name in inputs or name in targets
+    }
+
+
+def _splits(path: Path, arrays: dict[str, Array | Rows], *, labelled: bool) -> dict[str, Given]:
     """(inputs, targets) by split, of equal lengths; if `labelled` is false, targets have shape (samples, 0)."""
-    arrays = read_arrays(path)
     if not labelled:
         pairs = [pair for layout in _LAYOUTS for pair in layout.values()]
         arrays |= {other: _no_targets(arrays[own]) for own, other in pairs if own in arrays}
@@ -94,14 +155,16 @@ def _splits(path: Path, *, labelled: bool) -> dict[str, Split]:
         known = "; ".join(" and ".join(layout["train"]) for layout in _LAYOUTS)
         message = f"{path} contains {', '.join(arrays) or 'no array'}, and no training data under a known name"
         raise UserError("E131", message, f"name the training data {known}")
-    splits = {}
+    splits: dict[str, Given] = {}
     for name, pair in layout.items():
         present = [key for key in pair if key in arrays]
         if len(present) == 1:
             remedy = f'give both {" and ".join(pair)}, or write kind = "unlabelled" for inputs without targets'
             raise UserError("E131", f"{path} has {present[0]}, but not its counterpart", remedy)
         if present:
-            inputs, targets = (np.ascontiguousarray(arrays[key]) for key in pair)
+            given, targets = (arrays[key] for key in pair)
+            assert not isinstance(targets, Rows), "only inputs are read when they are needed"
+            inputs, targets = given if isinstance(given, Rows) else np.ascontiguousarray(given), np.ascontiguousarray(targets)
             lengths = [array.shape[0] if array.ndim else 0 for array in (inputs, targets)]
             if lengths[0] != lengths[1] or not lengths[0]:
                 message = (
@@ -112,7 +175,7 @@ def _splits(path: Path, *, labelled: bool) -> dict[str, Split]:
     return splits
 
 
-def _no_targets(inputs: Array) -> Array:
+def _no_targets(inputs: Array | Rows) -> Array:
     """Empty targets for unlabelled data, (N, 0)."""
     return np.zeros((inputs.shape[0] if inputs.ndim else 0, 0), np.float32)
 
@@ -139,7 +202,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
     return arrays
 
 
-def _kind(splits: Mapping[str, Split]) -> Literal["classification", "regression"]:
+def _kind(splits: Mapping[str, Given]) -> Literal["classification", "regression"]:
     whole = all(np.issubdtype(targets.dtype, np.integer) or targets.dtype == bool for _, targets in splits.values())
     return "classification" if whole else "regression"
 
@@ -150,9 +213,9 @@ def _quantities(targets: Array) -> Array:
     return numbers[:, np.newaxis] if numbers.ndim == 1 else numbers
 
 
-def _classes(splits: Mapping[str, Split], names: tuple[str, ...]) -> tuple[dict[str, Split], tuple[str, ...]]:
+def _classes(splits: Mapping[str, Given], names: tuple[str, ...]) -> tuple[dict[str, Given], tuple[str, ...]]:
     """The splits with targets as int64 (N,), and the names of the classes; by default numbers, as the training data need."""
-    found: dict[str, Split] = {}
+    found: dict[str, Given] = {}
     for part, (inputs, targets) in splits.items():
         if targets.shape[1:] not in ((), (1,)):
             message = f"{part} targets must be one class for each sample, (N,) or (N, 1); got shape {targets.shape}"
@@ -177,7 +240,7 @@ def _classes(splits: Mapping[str, Split], names: tuple[str, ...]) -> tuple[dict[
     return found, names or tuple(str(k) for k in range(count))
 
 
-def _multi_label(splits: Mapping[str, Split], names: tuple[str, ...]) -> tuple[dict[str, Split], tuple[str, ...]]:
+def _multi_label(splits: Mapping[str, Given], names: tuple[str, ...]) -> tuple[dict[str, Given], tuple[str, ...]]:
     """The splits with targets as float32 (N, labels) of 0 and 1, and the names of the labels."""
     count = splits["train"][1].shape[1] if splits["train"][1].ndim == 2 else 0  # noqa: PLR2004 (samples, labels)
     for part, (_, targets) in splits.items():
@@ -186,7 +249,7 @@ def _multi_label(splits: Mapping[str, Split], names: tuple[str, ...]) -> tuple[d
             raise UserError("E131", message, "give one column for each label")
     if names and len(names) != count:
         raise UserError("E131", f"there are {len(names)} labels for {count} columns of targets", "name each label once")
-    found = {part: (inputs, targets.astype(np.float32)) for part, (inputs, targets) in splits.items()}
+    found: dict[str, Given] = {part: (inputs, targets.astype(np.float32)) for part, (inputs, targets) in splits.items()}
     return found, names or tuple(str(k) for k in range(count))
 
 

@@ -57,8 +57,9 @@ def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | No
 
     Args:
         name: "cifar10", "digits" or "mnist"; the path of an .npz, .csv, .parquet, .tsv, .jsonl, .json or .txt file; the path of
-            a folder with a subfolder of images or recordings for each class (with a slash or a leading dot); "data:PATH" for a
-            path in the folder of data sets; or "pkg.mod:function" or "./file.py:function" for a function that returns a `Task`.
+            a folder with a subfolder of images or recordings for each class, or with .parquet or .npy files (with a slash or a
+            leading dot); "data:PATH" for a path in the folder of data sets; or "pkg.mod:function" or "./file.py:function" for a
+            function that returns a `Task`.
         arguments: settings of `ImageFolder`, `SoundFolder`, `Arrays`, `TableFile`, `TextFile`, `TokenFile`,
             `SequenceFile`, `QuestionFile` or `Corpus`,
             those of `BuiltInImages` for built-in sets, or keyword arguments of the function. A function with a parameter

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +15,12 @@ import torch
 
 from mirabelle.errors import UserError
 from mirabelle.run.files import digest
+from mirabelle.sources.datasets.cache import CACHE, cache_folder, write_once
 from mirabelle.task.preprocessing.image import Image
 from mirabelle.task.preprocessing.pictures import Pixels, pixels
 
-CACHE = "MIRABELLE_CACHE"  # environment variable: folder of decoded images
 _AT_ONCE = 256  # images that are decoded between two writes, and that are looked at together
 _DRAWN, _ENDS = 256, 1 << 16  # files whose contents identify all, and bytes of each at its beginning
-_SPARE = 1.05  # of the bytes of the decoded images must be free on the disk
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -69,25 +66,14 @@ def decoded(paths: Sequence[Path], image: Image) -> Decoded:
     shape = (len(paths), *image.size, image.channels)
     when = "".join(f"{path.resolve()} {found.st_mtime_ns}\n" for path, found in zip(paths, sizes, strict=True))
     file = cache_folder() / f"{digest(identity.encode(), when.encode())}.npy"
-    needed = int(np.prod(shape)) * _SPARE
-    if not file.is_file():
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(file.parent).free
-        except OSError:
-            free = 0
-        if free < needed:
-            lacking = f"{needed / 1e9:,.1f} GB for decoded images are not free in {file.parent}"
-            note = f"{lacking}: they are decoded in every epoch. The variable {CACHE} names another folder."
-            return Decoded(lambda index: _read([paths[k] for k in index], image), len(paths), identity, note)
-        _write(file, paths, shape, image)
+    try:
+        write_once(file, partial(_write, paths, shape, image), int(np.prod(shape)), "decoded images")
+    except UserError as error:
+        if error.code != "E202":
+            raise
+        note = f"{error.message}: they are decoded in every epoch. The variable {CACHE} names another folder."
+        return Decoded(lambda index: _read([paths[k] for k in index], image), len(paths), identity, note)
     return Decoded(partial(_rows, file), len(paths), identity)
-
-
-def cache_folder() -> Path:
-    """The folder of decoded images: $MIRABELLE_CACHE, or that of the user's caches."""
-    named = os.environ.get(CACHE)
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mirabelle" / "decoded"
 
 
 def _rows(file: Path, index: Indices) -> Pixels:
@@ -113,30 +99,10 @@ def _contents(paths: Sequence[Path]) -> Iterator[bytes]:
             yield file.read(_ENDS)
 
 
-def _write(file: Path, paths: Sequence[Path], shape: tuple[int, ...], image: Image) -> None:
-    """Write the pixels of all images; a file that is not whole has another name."""
-    for left in file.parent.glob(f"{file.name}.*.writing"):  # of processes that were killed
-        if not _lives(int(left.suffixes[-2][1:])):
-            left.unlink(missing_ok=True)
-    writing = file.with_name(f"{file.name}.{os.getpid()}.writing")
-    try:
-        with writing.open("wb") as opened:
-            np.lib.format.write_array_header_1_0(opened, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            for start in range(0, len(paths), _AT_ONCE):
-                opened.write(_read(paths[start : start + _AT_ONCE], image).data)
-        writing.replace(file)
-    finally:
-        writing.unlink(missing_ok=True)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _write(paths: Sequence[Path], shape: tuple[int, ...], image: Image, opened: BinaryIO) -> None:
+    """Write the pixels of all images."""
+    np.lib.format.write_array_header_1_0(opened, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    opened.writelines(_read(paths[start : start + _AT_ONCE], image).data for start in range(0, len(paths), _AT_ONCE))
 
 
 def _read(paths: Sequence[Path], image: Image) -> Pixels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,17 +10,20 @@ from pathlib import Path
 
 from mirabelle.errors import UserError, did_you_mean
 
+_WORD = re.compile("[-_.]")  # behind the name of a split in the name of a file
 _FEW = 5  # number of suffixes in a message
+SPLITS = ("train", "validation", "test")
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file: its name in the singular and plural, for messages, and its suffixes."""
+    """A kind of file: its name in the singular and plural, for messages, its suffixes, and where such files must lie."""
 
     one: str
     several: str
     suffixes: Sequence[str]
+    place: str = "directly in a class folder"
 
     def files(self, folder: Path) -> list[Path]:
         """The files of this kind in a folder, sorted; hidden files are ignored."""
@@ -62,6 +66,21 @@ def split_folders(folder: Path) -> dict[str, Path]:
     """The folders of the splits in a folder, by split; the folder itself as "train" if it has none."""
     inside = {_SPLITS[place.name]: place for place in _folders(folder) if place.name in _SPLITS}
     return inside if "train" in inside else {"train": folder}
+
+
+def by_name_of_split(files: Sequence[Path]) -> dict[str, list[Path]]:
+    """The files by split, if each has a name that begins with a split, as "test-0.parquet", and "train" is among them.
+
+    Example:
+        >>> by_name_of_split([Path("train.parquet"), Path("val-0.parquet"), Path("val-1.parquet")])
+        {'train': [PosixPath('train.parquet')], 'validation': [PosixPath('val-0.parquet'), PosixPath('val-1.parquet')]}
+        >>> by_name_of_split([Path("train.parquet"), Path("trains.parquet")])
+        {}
+    """
+    named = [_SPLITS.get(_WORD.split(path.stem, maxsplit=1)[0]) for path in files]
+    if None in named or "train" not in named:
+        return {}
+    return {split: [path for path, own in zip(files, named, strict=True) if own == split] for split in SPLITS if split in named}
 
 
 def _by_split(folder: Path, kind: Kind) -> dict[str, dict[str, list[Path]]]:
@@ -128,7 +147,7 @@ def unread_files(folder: Path, read: Container[Path], kind: Kind) -> list[str]:
         return []
     named = ", ".join(f"{count:,} × {suffix}" for suffix, count in suffixes.most_common(_FEW))
     places = f"{kind.several} are read ({', '.join(kind.suffixes)})"
-    misplaced = " that lie directly in a class folder" if any(suffix in kind.suffixes for suffix in suffixes) else ""
+    misplaced = f" that lie {kind.place}" if any(suffix in kind.suffixes for suffix in suffixes) else ""
     return [f"Not all files in {folder.name} are read: {named} are left out; only {places}{misplaced}."]
 
 

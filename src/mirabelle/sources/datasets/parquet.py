@@ -1,14 +1,20 @@
-"""Read the columns of a .parquet file with pyarrow, an optional dependency."""
+"""Read the columns of a .parquet file, or of a folder of them, with pyarrow, an optional dependency."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mirabelle.errors import UserError, first_line
+from mirabelle.sources.datasets.cache import gone
+from mirabelle.sources.datasets.folders import SPLITS, Kind, by_name_of_split, split_folders
 from mirabelle.task.preprocessing.cells import is_missing
 from mirabelle.task.preprocessing.columns import Column, Values
 
@@ -16,29 +22,88 @@ _DAY = 86400 * 10**6  # microseconds
 _BLOCK = 1 << 16  # rows that are read at once
 
 
-class ParquetTable:
-    """A table in a .parquet file; a column is read when it is asked for, so that only its values are in memory.
+KIND = Kind("table", "tables", (".parquet",), "directly in it, or else in its folders train, validation and test")
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of a table, as it was when it was first seen.
 
     Args:
         path: of the file.
+        rows: their number.
+        types: of the columns, by name; of a column of codes, that of its words.
+        written: size in bytes and time of the last change.
+    """
+
+    path: Path
+    rows: int
+    types: Mapping[str, Any]
+    written: tuple[int, int]
+
+    @staticmethod
+    def at(path: Path) -> _File:
+        with _opened(path) as file:
+            types = {field.name: _plain_type(field.type) for field in file.schema_arrow}
+            twice = next((name for name in types if file.schema_arrow.names.count(name) > 1), None)
+            if twice is not None:
+                raise UserError("E131", f'{path} has two columns named "{twice}"', "rename one of them")
+            return _File(path, int(file.metadata.num_rows), types, _written(path))
+
+    @contextmanager
+    def opened(self) -> Iterator[Any]:
+        """The file, which must be the same as before."""
+        try:
+            if _written(self.path) != self.written:
+                message = f"{self.path} has changed since it was first read"
+                raise UserError("E131", message, "run the same command again, and do not change data that are being read")
+            with _opened(self.path) as file:
+                yield file
+        except FileNotFoundError as error:
+            raise gone(self.path) from error
+
+
+class ParquetTable:
+    """A table in a .parquet file, or in the files of a folder; a column is read when it is asked for.
+
+    Thus only its values are in memory. The files of a folder follow each other in the order of their names. Folders train,
+    validation (or val, valid) and test in it are the splits, or files whose names all begin with a split, as "train-0.parquet".
+
+    Args:
+        path: of the file or folder.
         missing: texts that stand for a missing value, beside those of `is_missing`.
 
     Raises:
         UserError: E160 if pyarrow is not installed, E130 if the file is missing or has no rows, E131 if it is not a .parquet
-            file.
+            file, or files differ in their columns or types.
     """
 
     separator = ""
 
     def __init__(self, path: Path, missing: Sequence[str] = ()) -> None:
         self.path, self._missing = path, missing
-        self._file = _opened(path)
-        self.names: Sequence[str] = self._file.schema_arrow.names
-        if not len(self):
-            raise UserError("E130", f"{path} has no rows", "give at least one")
+        groups = {name: [_File.at(one) for one in paths] for name, paths in _paths(path).items()}
+        self._files = [file for group in groups.values() for file in group]
+        first = self._files[0]
+        for file in self._files:
+            _check_same_columns(first, file)
+        self.names: Sequence[str] = list(first.types)
+        self._ends = list(accumulate(file.rows for file in self._files))
+        counts = {name: sum(file.rows for file in group) for name, group in groups.items()}
+        for name, count in counts.items():
+            if not count:
+                place = path if name == "train" else f"{path}, {name},"
+                raise UserError("E130", f"{place} has no rows", "give at least one")
+        ends = dict(zip(counts, accumulate(counts.values()), strict=True))
+        self.splits = {name: range(ends[name] - count, ends[name]) for name, count in counts.items()}
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """The files."""
+        return [file.path for file in self._files]
 
     def __len__(self) -> int:
-        return int(self._file.metadata.num_rows)
+        return self._ends[-1]
 
     def column(self, name: str) -> Column:
         """The cells of a column.
@@ -48,8 +113,7 @@ class ParquetTable:
         """
         import pyarrow as pa
 
-        kind = self._file.schema_arrow.field(name).type
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        kind = self._files[0].types[name]
         try:
             if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
                 return Column(name=name, place=self._place, values=self._values(name, pa.float64()))
@@ -70,9 +134,11 @@ class ParquetTable:
     def _parts(self, name: str) -> Iterator[tuple[slice, Any]]:
         """(rows, cells) of a column in small parts, so that next to nothing is in memory twice."""
         start = 0
-        for batch in self._file.iter_batches(_BLOCK, columns=[name], use_threads=False):
-            yield slice(start, start + len(batch)), batch.column(0)
-            start += len(batch)
+        for file in self._files:
+            with file.opened() as opened:
+                for batch in opened.iter_batches(_BLOCK, columns=[name], use_threads=False):
+                    yield slice(start, start + len(batch)), batch.column(0)
+                    start += len(batch)
 
     def _values(self, name: str, *types: Any) -> Values:
         """The cells as numbers, NaN where they are missing, cast to one type after the other."""
@@ -101,7 +167,8 @@ class ParquetTable:
         return Column(name=name, place=self._place, words=list(numbers), codes=codes, gaps=gaps)
 
     def _place(self, row: int) -> str:
-        return f"{self.path}, row {row + 1}"
+        file = bisect_right(self._ends, row)
+        return f"{self._files[file].path}, row {row - self._ends[file] + self._files[file].rows + 1}"
 
 
 def _number(text: str) -> float | None:
@@ -109,6 +176,45 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
+
+
+def _paths(path: Path) -> dict[str, list[Path]]:
+    """The files by split."""
+    if not path.is_dir():
+        return {"train": [path]}
+    own = KIND.files(path)
+    if own:
+        return by_name_of_split(own) or {"train": own}
+    inside = split_folders(path)
+    found = {name: KIND.files(inside[name]) for name in SPLITS if name in inside}
+    for name, paths in found.items():
+        if not paths:
+            remedy = "put the files of the table into the folder itself, or into folders train, validation and test"
+            raise UserError("E130", f"no .parquet file directly in {inside[name]}", remedy)
+    return found
+
+
+def _check_same_columns(first: _File, other: _File) -> None:
+    for name in (*first.types, *other.types):
+        here, there = first.types.get(name), other.types.get(name)
+        if here != there:
+            places = " and ".join(
+                f"{'absent from' if kind is None else f'{kind} in'} {file.path}"
+                for kind, file in ((here, first), (there, other))
+            )
+            remedy = "save both files with the same columns and types, or move one of them to another folder"
+            raise UserError("E131", f'the files of a table must have the same columns; "{name}" is {places}', remedy)
+
+
+def _plain_type(kind: Any) -> Any:
+    import pyarrow as pa
+
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _written(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _opened(path: Path) -> Any:

@@ -74,13 +74,18 @@ class SoundFolder(Divided):
 
 @record
 class Arrays(Divided):
-    """Arrays in an .npz file, or in the IDX files of a folder, as MNIST has them, compressed by gzip or not.
+    """Arrays in an .npz file, in the .npy files of a folder, or in its IDX files, as MNIST has them, compressed by gzip or not.
 
     IDX files may have any names and sizes: of each split one file with one axis (labels) and one with more (inputs). Names with
     "test" or "t10k" are those of test data, names with "val" those of validation data.
 
     Names of the arrays: train_images, train_labels, val_…, test_… (as in MedMNIST); or x_train, y_train, x_val, …, y_test; or
-    inputs and targets. Missing validation and test data are drawn from the training data.
+    inputs and targets. The .npy files of a folder are named after the arrays: x_train.npy. Missing validation and test data are
+    drawn from the training data.
+
+    Inputs that would need more than 1 GiB of memory as floats are read from an .npz or .npy file when they are needed. Those
+    that are compressed, or in the order of Fortran, are then unpacked once into the folder MIRABELLE_CACHE. Targets are in
+    memory.
 
     Inputs of type uint8 or uint16 are images, (N, H, W), (N, H, W, channels) or (N, channels, H, W), and are scaled to
     (pixel / white − mean) / deviation, where white is 255 or, for uint16, the largest value of as many bits as the training
@@ -97,7 +102,7 @@ class Arrays(Divided):
 
     Raises:
         UserError: E130 if the file is missing, E131 if arrays are missing, damaged or do not fit together, E143 if it contains
-            pickled objects, which are not read.
+            pickled objects, which are not read, E202 if there is no space for arrays that must be unpacked.
     """
 
     labels: tuple[str, ...] = ()
@@ -109,7 +114,10 @@ class Arrays(Divided):
 
 @record
 class TableFile(Divided):
-    """A table in a .csv, .data or .tsv file without texts, or in a .parquet file (needs pyarrow).
+    """A table in a .csv, .data or .tsv file without texts, in a .parquet file (needs pyarrow), or in a folder of them.
+
+    The .parquet files of a folder have the same columns and follow each other in the order of their names. In folders train,
+    validation and test, or with names that begin with these words ("train-0.parquet"), they are the splits.
 
     Cells are separated by commas, semicolons, tabs, bars or spaces and may be in quotes; numbers may have a decimal point or
     comma and groups of three digits. Columns of numbers become (value − mean) / deviation; dates likewise, as days, with their
@@ -118,6 +126,9 @@ class TableFile(Divided):
     % of them and than 20. A missing value (nothing, NA, N/A, NaN, null, None, ?) becomes the median, with a feature that says
     so; among words it is a word of its own. All of this is learned from the training rows. Columns with one word, or with a
     text of its own in every row, are left out.
+
+    Inputs that would need more than 1 GiB of memory are encoded once, into a file in the folder MIRABELLE_CACHE, and read from
+    it when they are needed; one column at a time is in memory, and the targets are.
 
     If the target is text, or has at most 20 different integers, the task is a classification; otherwise it is a regression with
     mean squared error in units of the targets' standard deviation. A network that is trained from its first weights then gets
@@ -142,7 +153,7 @@ class TableFile(Divided):
     Raises:
         UserError: E130 if the file is missing or empty, E131 if it is not such a table, has a text among numbers, or numbers or
             dates can be read in two ways (the message gives line, column and value), E110 if a setting names a column that does
-            not exist, E160 for a .parquet file without pyarrow.
+            not exist, E160 for a .parquet file without pyarrow, E202 if there is no space for the encoded rows.
     """
 
     target: str | None = None
@@ -169,6 +180,8 @@ _BY_SUFFIX: dict[str, type[Files]] = {
     CORPUS: Corpus,
     **dict.fromkeys((".tsv", ".jsonl", *LINES), TextFile),
 }
+
+_FOLDERS: dict[str, type[Files]] = {".npy": Arrays, ".parquet": TableFile}  # of files with these suffixes
 
 
 def _names_of_texts() -> set[str]:
@@ -237,6 +250,7 @@ def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()
             place = inside / name.removeprefix(FOLDER)
             first = first_suffix(place, (*pictures.SUFFIXES, *sound.SUFFIXES))
             kind = SoundFolder if first in sound.SUFFIXES else ImageFolder
-            if first is None and idx_files(place):
-                kind = Arrays
+            if first is None:
+                kind = next((own for suffix, own in _FOLDERS.items() if first_suffix(place, (suffix,))), kind)
+                kind = Arrays if idx_files(place) else kind
         return records.build(kind, arguments, "task.arguments")

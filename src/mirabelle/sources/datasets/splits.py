@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -53,13 +53,23 @@ class Unread:
 TEST_FRACTION, VALIDATION_FRACTION = 0.2, 0.1
 
 
+class Indexable(Protocol):
+    """Rows of inputs: an array, or what takes the place of one."""
+
+    def __getitem__(self, index: Any) -> Any:
+        """Some of the rows."""
+
+
+Rows = TypeVar("Rows", bound=Indexable)
+
+
 def completed(
-    splits: Mapping[str, Split],
+    splits: Mapping[str, tuple[Rows, npt.NDArray[Any]]],
     test_fraction: float | None,
     validation_fraction: float | None,
     seed: int,
     labels: Sequence[str] = (),
-) -> dict[str, Split]:
+) -> dict[str, tuple[Rows, npt.NDArray[Any]]]:
     """The splits "train", "validation" and "test"; missing ones are drawn from "train".
 
     Args:

@@ -1,10 +1,11 @@
-"""Tabular data: read a .csv or .parquet file with columns of numbers, categories and dates, and one target column."""
+"""Tabular data: read .csv or .parquet files with columns of numbers, categories and dates, and one target column."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from mirabelle.errors import UserError, did_you_mean
-from mirabelle.sources.datasets.parquet import ParquetTable
-from mirabelle.sources.datasets.splits import Split, as_task, completed
+from mirabelle.run.files import digest
+from mirabelle.sources.datasets.encoded import encoded
+from mirabelle.sources.datasets.folders import unread_files
+from mirabelle.sources.datasets.parquet import KIND, ParquetTable
+from mirabelle.sources.datasets.row_file import RowFile
+from mirabelle.sources.datasets.splits import Split, Unread, as_task, completed
 from mirabelle.sources.datasets.table_columns import MOST_CLASSES, Indices, Kind, kinds_of, learned_table
+from mirabelle.task.indexed import IN_MEMORY
 from mirabelle.task.loss import Standardized
 from mirabelle.task.preprocessing import scaling
 from mirabelle.task.preprocessing.cells import number_of
-from mirabelle.task.preprocessing.columns import Column, Source
+from mirabelle.task.preprocessing.columns import Column, Source, Values
 from mirabelle.task.preprocessing.delimited import Delimited, Habits, read_rows
 from mirabelle.task.preprocessing.table import Table, mean_and_deviation, shortest, words_of
 from mirabelle.task.task import Task
@@ -26,6 +32,7 @@ from mirabelle.task.task import Task
 if TYPE_CHECKING:
     from mirabelle.sources.datasets.settings import TableFile
 
+_FLOAT_BYTES, _AT_ONCE = 4, 1 << 16  # rows that are looked at together
 _KEPT_CELLS = 4_000_000  # tables with at most so many cells keep their columns while they are read
 _REMEDY = "add the target, or remove the row"
 
@@ -48,17 +55,38 @@ def _task(source: Source, settings: TableFile) -> Task:
     if not columns or target in settings.ignore:
         raise UserError("E131", f'{path} has no column left from which to predict "{target}"', "give at least one other column")
     kinds = kinds_of(source, [*columns, target], settings)
-    labels, splits = _splits(source.column(target), kinds.pop(target), settings)
+    labels, splits = _splits(source, target, kinds.pop(target), settings)
     habits = Habits(header=settings.header, separator=settings.separator, encoding=settings.encoding, missing=settings.missing)
     if settings.header is False:
         habits = dataclasses.replace(habits, count=len(names), target=target)
     table, notes = learned_table(source, kinds, splits["train"][0], settings, habits)
     if "" in names:
         notes.append("The first column has no name and numbers the rows; it is left out.")
-    inputs = _inputs(source, table, {part: rows for part, (rows, _) in splits.items()})
-    ready: dict[str, Split] = {part: (inputs[part], y) for part, (_, y) in splits.items()}
+    if path.is_dir():
+        notes += unread_files(path, source.paths, KIND)
     loss = None if labels or not settings.scale_target else _standardized(splits["train"][1], settings.loss or "mse")
-    return as_task(ready, labels, path.stem, table, settings, loss=loss, notes=notes)
+    large = len(source) * table.shape[0] * _FLOAT_BYTES > IN_MEMORY
+    ready = _unread(source, table, splits) if large else _whole(source, table, splits)
+    return as_task(ready, labels, path.stem or path.resolve().name, table, settings, loss=loss, notes=notes)
+
+
+def _whole(source: Source, table: Table, splits: dict[str, Split]) -> dict[str, Split]:
+    """All inputs, in memory."""
+    inputs = _inputs(source, table, {part: rows for part, (rows, _) in splits.items()})
+    return {part: (inputs[part], y) for part, (_, y) in splits.items()}
+
+
+def _unread(source: Source, table: Table, splits: dict[str, Split]) -> dict[str, Unread]:
+    """Inputs that would need much memory: they are encoded once, and read when they are needed."""
+    rows, identity = encoded(source, table)
+    return {
+        part: Unread(partial(_chosen, rows, index), y, f"{identity} {digest(index.tobytes())}")
+        for part, (index, y) in splits.items()
+    }
+
+
+def _chosen(rows: RowFile, index: Indices, own: Indices) -> npt.NDArray[np.float32]:
+    return rows.read(index[own])
 
 
 def _standardized(targets: npt.NDArray[np.generic], loss: str) -> Standardized | None:
@@ -72,10 +100,13 @@ def _standardized(targets: npt.NDArray[np.generic], loss: str) -> Standardized |
     return Standardized(loss, mean, deviation)  # type: ignore[arg-type]  # one of the three
 
 
-def _splits(target: Column, kind: Kind, settings: TableFile) -> tuple[tuple[str, ...], dict[str, Split]]:
+def _splits(source: Source, target: str, kind: Kind, settings: TableFile) -> tuple[tuple[str, ...], dict[str, Split]]:
     """(labels, (positions of the rows, targets) by split); without labels, the task is a regression."""
-    labels, targets = _targets(target, kind, settings)
-    whole: dict[str, Split] = {"train": (np.arange(len(targets), dtype=np.int32), targets)}
+    labels, targets = _targets(source.column(target), kind, settings)
+    whole: dict[str, Split] = {
+        part: (np.arange(rows.start, rows.stop, dtype=np.int32), targets[rows.start : rows.stop])
+        for part, rows in source.splits.items()
+    }
     return labels, completed(whole, settings.test_fraction, settings.validation_fraction, settings.seed, labels)
 
 
@@ -99,6 +130,7 @@ class _Kept:
     def __init__(self, source: Source) -> None:
         self._source, self._columns = source, dict[str, Column]()
         self.path, self.names, self.separator = source.path, source.names, source.separator
+        self.paths, self.splits = source.paths, source.splits
 
     def __len__(self) -> int:
         return len(self._source)
@@ -111,7 +143,7 @@ class _Kept:
 
 def _source(path: Path, settings: TableFile) -> Source:
     source: Delimited | ParquetTable
-    if path.suffix.lower() == ".parquet":
+    if path.suffix.lower() == ".parquet" or path.is_dir():
         source = ParquetTable(path, settings.missing)
     else:
         habits = Habits(
@@ -128,11 +160,14 @@ def _targets(column: Column, kind: Kind, settings: TableFile) -> tuple[tuple[str
         row = int(np.argmax(missing))
         text = column.words[column.codes[row]] if column.values is None else ""
         raise column.refused(row, text, "a target: it stands for a missing value", _REMEDY)
-    comma = bool(kind.comma)
-    words, codes = words_of(column) if column.values is not None else (column.words, column.codes)
-    labels = _labels(words, comma=comma) if kind.is_a != "date" else None
+    comma, is_date = bool(kind.comma), kind.is_a == "date"
+    quantities = is_date or (column.values is not None and _has_many_values(column.values))
+    labels = None
+    if settings.kind != "regression" and (settings.kind or not quantities):
+        words, codes = words_of(column) if column.values is not None else (column.words, column.codes)
+        labels = None if quantities else _labels(words, comma=comma)
     if settings.kind == "regression" or (settings.kind is None and labels is None):
-        numbers = column.dates(kind.order) if kind.is_a == "date" else column.numbers(comma=comma)
+        numbers = column.dates(kind.order) if is_date else column.numbers(comma=comma)
         with np.errstate(over="ignore"):  # the task refuses infinite targets
             return (), numbers[:, np.newaxis].astype(np.float32)
     labels = labels or tuple(sorted(set(words), key=lambda text: (len(text), text)))
@@ -144,6 +179,16 @@ def _targets(column: Column, kind: Kind, settings: TableFile) -> tuple[tuple[str
         [index[word if word in index else shortest(number_of(word, comma=comma) or 0.0)] for word in words], np.int64
     )
     return labels, classes[codes]
+
+
+def _has_many_values(values: Values) -> bool:
+    """Whether there are more different numbers than classes."""
+    found = values[:0]
+    for start in range(0, len(values), _AT_ONCE):
+        found = np.unique(np.concatenate((found, values[start : start + _AT_ONCE])))
+        if len(found) > MOST_CLASSES:
+            return True
+    return False
 
 
 def _labels(texts: Sequence[str], *, comma: bool = False) -> tuple[str, ...] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -93,7 +93,15 @@ class Source(Protocol):
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The file or folder."""
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """The files."""
+
+    @property
+    def splits(self) -> Mapping[str, range]:
+        """The rows of the splits, at least "train"."""
 
     @property
     def separator(self) -> str:

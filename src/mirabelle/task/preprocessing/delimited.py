@@ -6,7 +6,7 @@ import codecs
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -84,6 +84,16 @@ class Delimited:
 
     def __len__(self) -> int:
         return len(self.lines)
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """The file."""
+        return [self.path]
+
+    @property
+    def splits(self) -> Mapping[str, range]:
+        """All rows, as training data."""
+        return {"train": range(len(self))}
 
     def texts(self, name: str) -> list[str]:
         """The cells of a column, without leading and trailing spaces."""

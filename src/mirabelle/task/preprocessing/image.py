@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -189,6 +189,20 @@ def mean_and_deviation_of_bytes(parts: Iterable[Pixels]) -> Scaling:
         mean = float(shares @ levels)
         pairs.append((mean, float(shares @ (levels - mean) ** 2) ** 0.5))
     return _without_constant(pairs)
+
+
+def mean_and_deviation_of_parts(parts: Callable[[], Iterable[Pixels]]) -> Scaling:
+    """As `mean_and_deviation`, up to rounding, of pixels that come in parts, each (..., channels), twice."""
+    count, total, squares = 0, np.zeros(1), np.zeros(1)
+    for part in parts():
+        flat = part.reshape(-1, part.shape[-1])
+        count, total = count + len(flat), total + flat.sum(0, dtype=np.float64)
+    mean = total / count
+    for part in parts():
+        squares = squares + ((part.reshape(-1, part.shape[-1]) - mean) ** 2).sum(0)
+    return _without_constant(
+        [(one / _BYTE, other / _BYTE) for one, other in zip(mean.tolist(), np.sqrt(squares / count).tolist(), strict=True)]
+    )
 
 
 def _without_constant(pairs: Sequence[tuple[float, float]]) -> Scaling:

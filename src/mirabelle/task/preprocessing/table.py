@@ -193,11 +193,23 @@ class Table(Preprocessing):
         Raises:
             UserError: E131 for a cell that has no value that the column can have.
         """
-        write, notes = self._words(column) if column.name in self.words or column.name in self.codes else self._numbers(column)
+        write, notes = self._writer(column)
         for start in range(0, len(out), _BLOCK):
             stop = min(start + _BLOCK, len(out))
             write(np.arange(start, stop) if rows is None else rows[start:stop], out[start:stop])
         return notes
+
+    def parts(self, column: Column, rows: int, at_once: int) -> Iterator[Array]:
+        """The features of a column of so many rows in parts, (at_once, features of the column), as `encode` writes them."""
+        write, _ = self._writer(column)
+        for start in range(0, rows, at_once):
+            index = np.arange(start, min(start + at_once, rows))
+            out = np.empty((len(index), len(self.features_of(column.name))), np.float32)
+            write(index, out)
+            yield out
+
+    def _writer(self, column: Column) -> tuple[Write, dict[int, str]]:
+        return self._words(column) if column.name in self.words or column.name in self.codes else self._numbers(column)
 
     def _numbers(self, column: Column) -> tuple[Write, dict[int, str]]:
         """What writes rows of a column of numbers or dates, and no notes."""
@@ -284,10 +296,10 @@ def words_of(column: Column) -> tuple[list[str], npt.NDArray[np.int32]]:
     A column of numbers gives their shortest spelling: "1" for 1.0.
     """
     if column.values is not None:
-        numbers, codes = np.unique(column.values, return_inverse=True)
-        return ["" if math.isnan(number) else shortest(number) for number in numbers.tolist()], codes.astype(np.int32).reshape(
-            -1
-        )
+        numbers, codes = np.unique(column.values), np.empty(len(column.values), np.int32)
+        for start in range(0, len(codes), _BLOCK):  # an inverse of all rows would take their memory five times
+            codes[start : start + _BLOCK] = np.searchsorted(numbers, column.values[start : start + _BLOCK])
+        return ["" if math.isnan(number) else shortest(number) for number in numbers.tolist()], codes
     lower = {word.casefold() for word, gap in zip(column.words, column.gaps, strict=True) if not gap} <= _BOOLEANS
     words = ["" if gap else word.casefold() if lower else word for word, gap in zip(column.words, column.gaps, strict=True)]
     return words, column.codes
