@@ -61,6 +61,12 @@ OF_SETTINGS = {
     "compiled blocks that are computed again": Mistake(
         "E111", "exclude each other", "leave one", training("compile = true, recompute = true")
     ),
+    "compiled shards": Mistake(
+        "E111", "shard and compile exclude", "leave one", training("shard = true, compile = true"), at="11:47"
+    ),
+    "shards in float16": Mistake(
+        "E111", "are not scaled", "bfloat16", training('shard = true, precision = "float16"'), at="11:47"
+    ),
     "parts without samples": Mistake(
         "E110", "micro_batch must be a whole number from 1", "gradients", training("micro_batch = 0"), at="11:54"
     ),

@@ -138,7 +138,13 @@ def at_work(*models: nn.Module) -> Iterator[torch.device]:
         ...     device
         device(type='cpu')
     """
-    device = device_of_job(models[0])
+    with at_work_on(device_of_job(models[0]), *models) as device:
+        yield device
+
+
+@contextlib.contextmanager
+def at_work_on(device: torch.device, *models: nn.Module) -> Iterator[torch.device]:
+    """A context in which models, if any, are on a device; at its end, those that were elsewhere return there."""
     moved = [(model, place) for model in models if (place := place_of(model)) is not None and place != device]
     try:
         for model, _ in moved:

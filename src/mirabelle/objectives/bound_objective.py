@@ -35,6 +35,10 @@ class BoundObjective(nn.Module):
         weights: one weight for each term; an `Annealed` weight is evaluated at the progress of the training.
         terms: the bound terms; a term with weight 0 is not computed.
         means: what each term is a mean over, so that the losses of the parts of a batch add up to that of the batch.
+
+    Attributes:
+        in_lockstep: whether the backward pass goes through the same layers in all processes, also where nothing in the part of
+            one of them counts for a term, and through all layers, also if terms read none of the outputs.
     """
 
     def __init__(self, weights: list[float | Annealed], terms: list[nn.Module], means: list[MeanOver]) -> None:
@@ -43,13 +47,23 @@ class BoundObjective(nn.Module):
         self.terms = nn.ModuleList(terms)
         self.student_layers = _layers(terms, "student_layers")
         self.teacher_layers = _layers(terms, "teacher_layers")
+        self.in_lockstep = False
+
+    def reads_outputs(self, progress: float) -> bool:
+        """Whether a term that counts at this progress reads the outputs of the model: one that names no layers."""
+        pairs = zip(self.weights, self.terms, strict=True)
+        return any(value_at(weight, progress) and not getattr(term, "student_layers", ()) for weight, term in pairs)
 
     def forward(self, forward: Forward) -> Tensor:
         at_present = [value_at(weight, forward.progress) for weight in self.weights]
         weights = [weight * forward.shares.of(mean) for weight, mean in zip(at_present, self.means, strict=True)]
         parts = [weight * term(forward) for weight, term in zip(weights, self.terms, strict=True) if weight]
         if not parts:  # all weights are zero at this progress, or nothing in this part counts
-            return torch.stack([nothing(part.float()) for part in parts_of(forward.outputs)]).sum()
+            parts = [torch.stack([nothing(part.float()) for part in parts_of(forward.outputs)]).sum()]
+        left_out = any(own and not weight for own, weight in zip(at_present, weights, strict=True))
+        if self.in_lockstep and (left_out or not self.reads_outputs(forward.progress)):
+            seen = [*parts_of(forward.outputs), *forward.features.values()]
+            parts.append(torch.stack([nothing(part.float()) for part in seen]).sum())
         return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
     def seen(self, model: nn.Module, batch: Batch, teacher: nn.Module | None = None) -> Forward:

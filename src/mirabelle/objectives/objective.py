@@ -32,6 +32,7 @@ class Term(ABC):
 
     needs_teacher: bool = False
     mean_over: ClassVar[MeanOver] = "samples"  # see `forward.Shares`
+    reads_weights: ClassVar[bool] = False  # whether it reads weights of the model, not only what a forward pass gives
 
     @abstractmethod
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from mirabelle.errors import UserError
 from mirabelle.objectives.objective import Term
@@ -44,6 +44,7 @@ class Rate(Term):
     Samek 2019, arXiv:1812.07520 (entropy constraint); the gradient of steps: Esser et al. 2020, arXiv:1902.08153.
     """
 
+    reads_weights: ClassVar[bool] = True
     size: str | float | None = None
 
     def __post_init__(self) -> None:

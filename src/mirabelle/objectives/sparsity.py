@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from mirabelle.objectives.objective import Term
 from mirabelle.records.patterns import selected
@@ -27,6 +27,7 @@ class L1(Term):
         Objective(terms=((0.0001, L1(include=('fc*.weight',))),))
     """
 
+    reads_weights: ClassVar[bool] = True
     include: Patterns = ()
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:
@@ -46,6 +47,7 @@ class L2(Term):
         Objective(terms=((0.0001, L2(include=())),))
     """
 
+    reads_weights: ClassVar[bool] = True
     include: Patterns = ()
 
     def bind(self, model: nn.Module, task: Task, example: Batch) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from mirabelle.errors import UserError
 from mirabelle.objectives.forward import Forward
@@ -43,6 +43,7 @@ class GroupLasso(Term):
     2016, arXiv:1608.03665 (networks).
     """
 
+    reads_weights: ClassVar[bool] = True
     include: Patterns = ()
     exclude: Patterns = ()
 
@@ -93,6 +94,7 @@ class Growing(Term):
     Source: Wang, Qin, Zhang, Fu 2021, arXiv:2012.09243.
     """
 
+    reads_weights: ClassVar[bool] = True
     sparsity: Fraction = 0.5
     ceiling: Positive = 1.0
     initial: Positive = 1e-4

@@ -32,7 +32,7 @@ _ADDED: dict[str, dict[str, Any]] = {  # with what these steps did before
         "kernel": "float", "batch": 1,
     },
 }  # fmt: skip
-ADDED_TO_TRAININGS = {"group_by_length": False, "recompute": False, "compile": False, "sync_batch_norm": False}
+ADDED_TO_TRAININGS = {"group_by_length": False, "recompute": False, "compile": False, "sync_batch_norm": False, "shard": False}
 _FLOORS = {"prune.Weights": 0.1, "prune.Channels": 0.2}  # defaults of a setting that was added, for rankings over layers
 
 

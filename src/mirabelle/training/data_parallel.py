@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,11 @@ from mirabelle.run.process_group import together
 from mirabelle.task.batch import Batch, map_tensors
 from mirabelle.task.samples import Arranged, Samples, Stream
 from mirabelle.training.memory import Counts, counts_of
+from mirabelle.training.sharded import ShardedGradients
+from mirabelle.training.shards import is_shard, is_sharded
+
+if TYPE_CHECKING:
+    from mirabelle.objectives.bound_objective import BoundObjective
 
 ROUNDED_DIFFERENTLY = "processes on different processors have rounded differently; they go on with the weights of the first"
 V = TypeVar("V")
@@ -69,14 +74,14 @@ class Processes:
     ) -> Iterator[Part]:
         """The parts of this process in the batches of one epoch, from the `first` on; a stream starts its epoch again."""
         if isinstance(data, Stream):
-            for batch in self._of_all(data.batches(batch_size)):
+            for batch in self.of_all(data.batches(batch_size)):
                 yield self._part(batch)
             return
         shuffled = data.shuffled(batch_size, seed, arranged, part=(self.rank, self.count))
         for batch in data.taken(shuffled, first):
             yield Part(batch, shuffled.whole_size // self.count)
 
-    def _of_all(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def of_all(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches of a loader in the first process, in all of them."""
         if self.group is None:
             yield from batches
@@ -121,11 +126,12 @@ class Processes:
     def with_first_weights(self, model: nn.Module) -> bool:
         """Set the weights of a model to those of the first process; return whether those of any process were others.
 
+        Weights that are divided are the same in all processes, since each part has one place.
         Processes that compute on processors of different kinds may round differently.
         """
         if self.group is None:
             return False
-        tensors = [tensor for tensor in tensors_of_module(model).values() if tensor.numel()]
+        tensors = [tensor for tensor in tensors_of_module(model).values() if tensor.numel() and not is_shard(tensor)]
         before = [tensor.clone() for tensor in tensors]
         self._with_first(tensors)
         return self.any(not all(map(_equal, before, tensors)))
@@ -144,8 +150,10 @@ class Processes:
                 for tensor, part in zip(same, torch.split(flat, [tensor.numel() for tensor in same]), strict=True):
                     tensor.detach().copy_(part.view(tensor.shape))
 
-    def reducing(self, model: nn.Module, loss: nn.Module) -> Reducing:
-        """What computes losses of a model so that the gradients of all processes are added up."""
+    def reducing(self, model: nn.Module, loss: BoundObjective) -> Reducing | ShardedGradients:
+        """What computes losses of a model so that the gradients of all processes are averaged."""
+        if self.group is not None and is_sharded(model):
+            return ShardedGradients(self.group, model, loss)
         return Reducing(self.group, model, loss)
 
 
@@ -179,6 +187,10 @@ class Reducing:
             self._wrapped = DistributedDataParallel(
                 _Called(model, loss), process_group=group.reductions, forward_sync_buffers=False, find_unused_parameters=True
             )
+        self._model = model
+
+    def begin(self, progress: float) -> None:
+        """Begin an optimizer step, at a progress of the training."""
 
     def __call__(self, function: Callable[[], Tensor]) -> Tensor:
         """The loss that a function computes."""
@@ -191,3 +203,10 @@ class Reducing:
         if when and self._wrapped is not None:
             held = self._wrapped.no_sync()
         return held
+
+    def finish(self) -> None:
+        """End the backward passes of an optimizer step."""
+
+    def clip(self, limit: float) -> None:
+        """Scale the gradients of the model so that their norm is at most `limit`."""
+        nn.utils.clip_grad_norm_(self._model.parameters(), limit)

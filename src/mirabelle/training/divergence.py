@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mirabelle.errors import UserError
 from mirabelle.model.state import tensors_of_module
+from mirabelle.training.shards import own_part
 
 
 class NewlyNotFinite:
@@ -47,7 +48,7 @@ class NewlyNotFinite:
         return bool(changed.any())
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
-        tensors = tensors_of_module(self._model).items()
+        tensors = [(name, own_part(tensor)) for name, tensor in tensors_of_module(self._model).items()]
         return [(name, tensor) for name, tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
 
 

@@ -84,7 +84,7 @@ def fastest_execution(
         compiled: whether the fastest of them is tried compiled, too.
     """
     device = device_of_job(model)
-    half = "float16" if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False) else "bfloat16"
+    half = "bfloat16" if _has_bfloat16(device) else "float16"
     precisions = ("float32", half) if precision == "auto" else (precision,)
     images = any(tensor.dim() == _IMAGE_DIMENSIONS for tensor in tensors_of(batch.inputs))
     candidates = [Execution(name, layout) for name in precisions for layout in ((False, True) if images else (False,))]
@@ -101,6 +101,27 @@ def fastest_execution(
             seconds[other] = _seconds_if_it_runs(model, batch, loss, other)
             best = other if seconds[best] >= _GAIN * seconds[other] else best
     return best
+
+
+def unmeasured_precision(precision: str, device: torch.device) -> str:
+    """The precision of a training of which nothing is measured: for "auto" bfloat16 on accelerators that have it, else float32.
+
+    Example:
+        >>> unmeasured_precision("auto", torch.device("cpu"))
+        'float32'
+    """
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device.type != "cpu" and _has_bfloat16(device) else "float32"
+
+
+def in_shards(execution: Execution) -> Execution:
+    """What a training in shards takes of an execution that a training of whole weights may have decided: bfloat16 or not."""
+    return Execution("bfloat16" if execution.precision == "bfloat16" else "float32", channels_last=False)
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _seconds_if_it_runs(model: nn.Module, batch: Batch, loss: Callable[[Any, Tensor], Tensor], execution: Execution) -> float:

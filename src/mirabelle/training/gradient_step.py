@@ -20,6 +20,7 @@ from mirabelle.training.settings import Training
 
 if TYPE_CHECKING:
     from mirabelle.model.taps import Taps
+    from mirabelle.objectives.bound_objective import BoundObjective
     from mirabelle.training.teacher import Teacher
 
 
@@ -41,7 +42,7 @@ class GradientStep:
     def __init__(
         self,
         model: nn.Module,
-        loss: nn.Module,
+        loss: BoundObjective,
         taps: Taps,
         optimizer: torch.optim.Optimizer,
         *,
@@ -54,7 +55,7 @@ class GradientStep:
         if execution.compiled:
             torch.compiler.reset()  # a graph of another model of the class knows nothing of the hooks of this one
         self._weights = class_weights
-        self._model, self._loss, self._taps, self._optimizer = model, loss, taps, optimizer
+        self._loss, self._taps, self._optimizer = loss, taps, optimizer
         self._execution, self._clip, self._micro_batch = execution, training.clip, micro_batch
         self._called = execution.callable_of(model)
         self._processes, self._reducing = processes, processes.reducing(model, loss)
@@ -74,12 +75,14 @@ class GradientStep:
         self._optimizer.zero_grad(set_to_none=True)
         parts = parts_of_batch(batch, self._micro_batch, self._weights, self._processes.counts(batch, self._weights))
         losses = []
+        self._reducing.begin(progress)
         for k, (shares, part) in enumerate(parts, start=1):
             with self._reducing.apart(when=k < len(parts)):
                 losses.append(self._added(part, shares, teacher, progress))
+        self._reducing.finish()
         if self._clip is not None:
             self._scaler.unscale_(self._optimizer)
-            nn.utils.clip_grad_norm_(self._model.parameters(), self._clip)
+            self._reducing.clip(self._clip)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         loss = self._processes.total(losses[0] if len(losses) == 1 else torch.stack(losses).sum())

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.model.architecture import architecture_of
+from mirabelle.training.shards import own_part
 
 
 class KeptZeros:
@@ -28,7 +29,7 @@ class KeptZeros:
         """Update the masks to the current zeros of the model."""
         parameters = dict(self._model.named_parameters())
         pruned = [parameters[name] for name in architecture_of(self._model).pruned if name in parameters]
-        self._masks = {parameter: (parameter.detach() != 0).to(parameter.dtype) for parameter in pruned}
+        self._masks = {parameter: (own_part(parameter) != 0).to(parameter.dtype) for parameter in pruned}
 
     @torch.no_grad()
     def keep(self) -> None:
@@ -40,7 +41,7 @@ class KeptZeros:
         for parameter, mask in self._masks.items():
             state = self._optimizer.state.get(parameter, {}).values()
             same_shape = [value for value in state if isinstance(value, Tensor) and value.shape == parameter.shape]
-            held += [parameter, *same_shape]
+            held += map(own_part, [parameter, *same_shape])
             masks += [mask] * (1 + len(same_shape))
         torch._foreach_mul_(held, masks)
 
@@ -48,4 +49,4 @@ class KeptZeros:
     def without_signs(self) -> None:
         """Make −0.0, which a mask leaves of a negative weight, 0.0: in a packed file, signs of zeros take a bit each."""
         for parameter in self._masks:
-            parameter.add_(0.0)
+            own_part(parameter).add_(0.0)

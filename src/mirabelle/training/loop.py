@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.errors import UserError, is_out_of_memory
-from mirabelle.model.device import at_home, at_work, check_device, computing_on, device_of_job
-from mirabelle.model.state import copies_of_tensors, load_tensors, tensors_of_module
+from mirabelle.model.device import at_home, at_work_on, check_device, computing_on, device_of_job
+from mirabelle.model.state import copies_of_tensors, load_tensors
 from mirabelle.model.taps import Taps
 from mirabelle.numerics.draws import global_draws, seed_generators
 from mirabelle.objectives import Objective
@@ -29,23 +29,24 @@ from mirabelle.task.loss import class_weights_of
 from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 from mirabelle.training.by_length import ByLength
-from mirabelle.training.checkpoint import CHECKPOINT, Checkpoint, Numbers, in_todays_settings, settings_of
-from mirabelle.training.contracts import Control, check_same_training
+from mirabelle.training.checkpoint import CHECKPOINT, Numbers, settings_of
+from mirabelle.training.contracts import Control
 from mirabelle.training.data_parallel import ROUNDED_DIFFERENTLY, Part, Processes
 from mirabelle.training.divergence import DivergedError, NewlyNotFinite, diverged, finite, sum_of_losses
 from mirabelle.training.evaluation import evaluate
 from mirabelle.training.gradient_step import GradientStep
 from mirabelle.training.kept_zeros import KeptZeros
+from mirabelle.training.lockstep import evaluate_in_lockstep
 from mirabelle.training.memory import decided_execution, free_memory, halved, on_device_if_they_fit
 from mirabelle.training.objective_by_default import default_objective
-from mirabelle.training.optimizer import load_optimizer_tensors, optimizer_for, optimizer_tensors, set_learning_rate
+from mirabelle.training.optimizer import optimizer_for, set_learning_rate
+from mirabelle.training.saved_state import SavedState
 from mirabelle.training.settings import Training
+from mirabelle.training.sharded import check_can_be_sharded, check_no_weight_was_read, load_from_shards, sharded_copy, shards
 from mirabelle.training.single_samples import SingleSamples, check_parts_of_batches
 from mirabelle.training.synchronized import synchronized
 from mirabelle.training.teacher import guidance
 from mirabelle.training.teacher_targets import answered
-
-_TIMES_IN_CHECKPOINT = 4  # a weight: itself, that of the best epoch, and two moments of the optimizer
 
 
 def fit(
@@ -84,6 +85,7 @@ def fit(
     if task.teacher is not None:
         check_device(task.teacher, "the teacher")
     objective = objective or training.objective or default_objective(task)
+    check_can_be_sharded(training, objective, controls)
     return in_all_processes(_fitted, model, task, training, run, objective=objective, controls=controls)
 
 
@@ -91,8 +93,9 @@ def _fitted(
     model: nn.Module, task: Task, training: Training, run: Run, *, objective: Objective, controls: Sequence[Control]
 ) -> nn.Module:
     """What `fit` does, in each of the processes."""
-    teachers = () if task.teacher is None else (task.teacher,)
-    with computing_on(device_of_job(model)), at_work(model, *teachers) as device:
+    device = device_of_job(model)
+    models = [] if shards(training) else [model]  # a divided copy is on the device
+    with computing_on(device), at_work_on(device, *models, *([] if task.teacher is None else [task.teacher])):
         while True:
             loop = _Loop(model, task, training, run, objective=objective, controls=controls)
             with global_draws(device=device):
@@ -120,6 +123,7 @@ class _Loop:
         self.steps_per_epoch = task.train.steps(training.batch_size)
         self.total = training.steps or (training.epochs or 0) * self.steps_per_epoch
         self.step_seed = run.seed_for("step")
+        self.whole, self.sharded = model, shards(training)
         check_parts_of_batches(model, task, training.batch_size, self.processes.count)
         self.execution, self.micro_batch = decided_execution(model, task, training, run)
         self.model = self.execution.laid_out(model)
@@ -130,8 +134,10 @@ class _Loop:
             bound = objective.bind(self.model, task, task.example())
         self.loss = bound.to(self.device)
         self.by_length = self._grouping(objective) if training.group_by_length else None
-        self.data = on_device_if_they_fit(task.train, self.device) if self.by_length is None else task.train
         self.single_samples = SingleSamples(self.model, run)
+        if self.sharded:
+            self.model = sharded_copy(model, task.example(), self.device)
+        self.data = on_device_if_they_fit(task.train, self.device) if self.by_length is None else task.train
         self.taps = Taps(self.model, self.loss.student_layers)
         self.optimizer = optimizer_for([*self.model.parameters(), *self.loss.parameters()], training)
         self.gradient_step = GradientStep(
@@ -150,22 +156,25 @@ class _Loop:
                 one_length=self.by_length is None,
             )  # fmt: skip
         self.controls = list(controls)
-        self.settings = settings_of(training, objective)
         self.numbers = Numbers()
         self.best: dict[str, Tensor] = {}
         self.answer: Stop | None = None
-        size = sum(part.nbytes for part in (*self.model.parameters(), *self.loss.parameters()))
-        self.checkpoint = Checkpoint(run.folder / CHECKPOINT, _TIMES_IN_CHECKPOINT * size)
+        self.saved = SavedState(
+            run.folder / CHECKPOINT, self.processes,
+            model=self.model, loss=self.loss, optimizer=self.optimizer, gradient_step=self.gradient_step,
+            controls=self.controls, settings=settings_of(training, objective),
+        )  # fmt: skip
         self.not_finite = NewlyNotFinite(self.model)
-        # A training that diverges before the first checkpoint is rolled back to the initial weights.
-        self.beginning = {} if self._take_up() else copies_of_tensors(self.model)
+        # A training that diverges before the first checkpoint is rolled back to the initial weights, which `whole` has if it is
+        # a copy that is trained.
+        self.beginning = {} if self._take_up() or self.sharded else copies_of_tensors(self.model)
         self.first = self.numbers.step  # of this process
         self.zeros = KeptZeros(self.model, self.optimizer)
 
     def ran_to_end(self) -> bool:
         """Train; False if memory did not suffice for the first batch, and the run knows that parts are to be smaller now."""
         alone = self.processes.count == 1
-        if not alone and self.processes.any(self._runs_out_of_memory()):
+        if not alone and not self.sharded and self.processes.any(self._runs_out_of_memory()):
             self.micro_batch = halved(min(self.micro_batch, len(self._example())), self.run)
             return False
         try:
@@ -204,7 +213,7 @@ class _Loop:
         """
         if self.numbers.step > self.first or self.micro_batch == 1:
             return False
-        load_tensors(self.model, self.beginning or (self.checkpoint.read() or ({}, {}))[0].get("model", {}))
+        load_tensors(self.model, self.beginning or self.saved.weights()[0])
         self.optimizer.zero_grad(set_to_none=True)
         self.micro_batch = halved(self.micro_batch, self.run)
         return True
@@ -221,7 +230,9 @@ class _Loop:
         if self.training.keep == "best" and self.best:
             load_tensors(self.model, self.best)
         self.zeros.without_signs()
-        model: nn.Module = self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        if self.sharded:
+            load_from_shards(self.whole, self.model)
+        model: nn.Module = self.whole.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return model.eval()
 
     def _epoch(self) -> None:
@@ -238,7 +249,7 @@ class _Loop:
                 loss_sum += self._learned(part, epoch)
             numbers.step += 1
             self._control(numbers.step / self.total)
-            if self.processes.agreed(self.checkpoint.due):
+            if self.saved.due:
                 numbers.seconds = seconds_before + time.monotonic() - begin
                 if isinstance(self.task.train, Samples) and not self._epoch_is_over:
                     numbers.loss = finite(loss_sum)
@@ -279,6 +290,8 @@ class _Loop:
         factor = learning_rate_factor(self.training.lr_schedule, step / self.total, self.training.warmup)
         set_learning_rate(self.optimizer, self.training.lr * factor)
         loss = self.gradient_step(batch, self.teacher, step / self.total)
+        if self.sharded:
+            check_no_weight_was_read(self.whole)
         self.processes.with_first_buffers(self.model)
         return loss
 
@@ -292,7 +305,7 @@ class _Loop:
 
     def _close_epoch(self, epoch: int, mean_loss: float) -> None:
         numbers, run = self.numbers, self.run
-        if self.not_finite.any():
+        if self.processes.any(self.not_finite.any()):
             raise DivergedError("a weight is no longer finite")
         if self.processes.with_first_weights(self.model):
             run.event("warning", text=ROUNDED_DIFFERENTLY)
@@ -322,11 +335,15 @@ class _Loop:
         if why is not None:
             numbers.stopped = True
             run.event("stopped", why=why)
-        if why is not None or self.checkpoint.due:  # a stop is stored, so that a resumed run stops too
+        if why is not None or self.saved.due:  # a stop is stored, so that a resumed run stops too
             self._write_checkpoint()
 
     def _validated(self) -> float:
-        return self.task.metric.value(evaluate(self.model, self.task.validation, self.task))
+        task = self.task
+        if not self.sharded:
+            return task.metric.value(evaluate(self.model, task.validation, task))
+        size = min(self.micro_batch, -(-self.training.batch_size // self.processes.count))  # as in the training
+        return task.metric.value(evaluate_in_lockstep(self.model, task.validation, task, size))
 
     def _settle(self) -> None:
         """Bring the model to its final form at once, so that a training that is stopped early still reaches its sparsity."""
@@ -351,12 +368,12 @@ class _Loop:
 
     def _rolled_back(self, error: DivergedError) -> UserError:
         """Restore the last finite weights of the model; return the error to raise."""
-        written = self.checkpoint.read() if self.processes.leads else None
-        finite, good = (self.beginning, 0) if written is None else (written[0]["model"], written[1]["step"])
-        load_tensors(self.model, finite, source="the checkpoint")
-        step, path = self.numbers.step, "" if written is None else f" ({self.checkpoint.path})"
+        finite, good = self.saved.weights() if self.processes.leads else ({}, None)
+        if finite or self.beginning:
+            load_tensors(self.whole, finite or self.beginning, source="the checkpoint")
+        step, path = self.numbers.step, "" if good is None else f" ({self.saved.path})"
         where = f"epoch {(step - 1) // self.steps_per_epoch + 1} (step {step} of {self.total})"
-        return diverged(f"{where}: {error}", self.training.lr, f"step {good}{path}")
+        return diverged(f"{where}: {error}", self.training.lr, f"step {good or 0}{path}")
 
     def _tell_progress(self, epoch: int) -> Stop | None:
         numbers = self.numbers
@@ -365,36 +382,15 @@ class _Loop:
 
     def _write_checkpoint(self) -> None:
         """Write the current state, unless a weight is no longer finite; then the previous checkpoint remains."""
-        if self.not_finite.any() or not self.processes.leads:
-            return
-        groups = {
-            "model": tensors_of_module(self.model),
-            "objective": tensors_of_module(self.loss),
-            "optimizer": optimizer_tensors(self.optimizer),
-            "scaler": self.gradient_step.tensors(),
-            "best": self.best,
-        }
-        controls = [{"kind": type(control).__name__, **control.state_dict()} for control in self.controls]
-        self.beginning = {}
-        self.checkpoint.write(groups, {**self.numbers.to_data(), "settings": self.settings, "controls": controls})
+        if not self.processes.any(self.not_finite.any()):
+            self.saved.write(self.numbers, self.best)
+            self.beginning = {} if self.processes.leads else self.beginning
 
     def _take_up(self) -> bool:
         """Resume from the checkpoint, if there is one; return whether there was."""
-        written = self.processes.agreed(self.checkpoint.read() if self.processes.leads else None)
-        if written is None:
+        found = self.saved.read()
+        if found is None:
             return False
-        groups, numbers = written
-        controls = numbers.pop("controls")
-        check_same_training(in_todays_settings(numbers.pop("settings", None)), self.settings)
-        kinds = [state.pop("kind", None) for state in controls]
-        check_same_training({"controls": kinds}, {"controls": [type(control).__name__ for control in self.controls]})
-        load_tensors(self.model, groups.get("model", {}), source="the checkpoint")
-        load_tensors(self.loss, groups.get("objective", {}), source="the checkpoint")
-        load_optimizer_tensors(self.optimizer, groups.get("optimizer", {}))
-        self.gradient_step.load(groups.get("scaler", {}))
-        self.best = groups.get("best", {})
-        for control, state in zip(self.controls, controls, strict=True):
-            control.load_state_dict(state)
-        self.numbers = Numbers.from_data(numbers)
+        self.numbers, self.best = found
         self.run.event("taken up", step=self.numbers.step, steps=self.total)
         return True

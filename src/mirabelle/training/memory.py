@@ -16,10 +16,11 @@ from mirabelle.errors import is_out_of_memory
 from mirabelle.model.device import device_of_job, free_bytes
 from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.objectives.forward import Shares
+from mirabelle.run.process_group import together
 from mirabelle.run.run import Run
 from mirabelle.task.batch import Batch, map_tensors
 from mirabelle.task.samples import Samples, Stream
-from mirabelle.training.execution import Execution, fastest_execution
+from mirabelle.training.execution import Execution, fastest_execution, in_shards, unmeasured_precision
 
 if TYPE_CHECKING:
     from mirabelle.task.task import Task
@@ -53,9 +54,13 @@ def halved(micro_batch: int, run: Run) -> int:
 def decided_execution(model: nn.Module, task: Task, training: Training, run: Run) -> tuple[Execution, int]:
     """The execution of a training, measured once in a run, and the size of the parts of its batches.
 
-    Parts become smaller if memory does not suffice to measure it.
+    Parts become smaller if memory does not suffice to measure it. For a model whose weights are divided among processes nothing
+    is measured: the model may not fit the device.
     """
     whole = task.train.batch_size(training.batch_size)
+    if training.shard and together() is not None:
+        text = run.decide("execution", lambda: unmeasured_precision(training.precision, device_of_job(model)))
+        return in_shards(Execution.parse(text)), int(run.decided(MICRO_BATCH) or training.micro_batch or whole)
     while True:
         micro_batch = int(run.decided(MICRO_BATCH) or training.micro_batch or whole)
         batch = task.example(min(training.batch_size, micro_batch))

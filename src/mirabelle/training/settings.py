@@ -56,10 +56,14 @@ class Training:
         compile: whether the model compiled by torch.compile is measured, too, and taken where it is faster.
         sync_batch_norm: whether batch norms of several processes have common statistics, as if one process had the whole batch.
             Otherwise each normalizes by its own part, and the statistics of the first are kept.
+        shard: whether weights, gradients and optimizer state are divided among several processes, for models that do not fit
+            one device (torch's FSDP2); the result is the same up to rounding. "auto" then takes bfloat16 on accelerators that
+            have it, unmeasured. Steps that act between optimizer steps, and terms that read weights, are refused. A single
+            process trains as without it.
 
     Raises:
         UserError: E110 if a value is out of range, E111 if both or neither of epochs and steps are given, if both `compile` and
-            `recompute` are, or texts cannot be grouped by length.
+            `recompute` are, if `shard` is given with `compile` or float16, or texts cannot be grouped by length.
 
     Example:
         >>> Training(epochs=3, lr=2e-3).optimizer
@@ -88,6 +92,7 @@ class Training:
     recompute: bool = False
     compile: bool = False
     sync_batch_norm: bool = False
+    shard: bool = False
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
@@ -101,3 +106,9 @@ class Training:
                 "compile and recompute exclude each other: blocks that are computed again are compiled again at every step"
             )
             raise UserError("E111", message, "leave one of them out")
+        if self.shard and self.compile:
+            message = "shard and compile exclude each other: a model in shards is not compiled"
+            raise UserError("E111", message, "leave one of them out", path=("shard",))
+        if self.shard and self.precision == "float16":
+            message = 'shard and precision = "float16" exclude each other: losses of a model in shards are not scaled'
+            raise UserError("E111", message, 'write precision = "bfloat16" or "float32"', path=("shard",))
