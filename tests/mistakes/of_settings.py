@@ -62,10 +62,24 @@ OF_SETTINGS = {
         "E111", "exclude each other", "leave one", training("compile = true, recompute = true")
     ),
     "compiled shards": Mistake(
-        "E111", "shard and compile exclude", "leave one", training("shard = true, compile = true"), at="11:47"
+        "E111", "shard and compile exclude", "leave one", training("shard = true, compile = true"), at="11:48"
+    ),
+    "shards of weights that a term reads": Mistake(
+        "E111",
+        "L1 reads whole weights",
+        "leave shard out, or the term",
+        training('shard = true, objective = [{ term = "L1", weight = 1e-4 }]'),
+        at="11:48",
+    ),
+    "shards of weights that a schedule prunes": Mistake(
+        "E111",
+        "a gradual schedule changes whole weights",
+        "one-shot",
+        ('"cubic"\ntrain = { epochs = 1', '"cubic"\ntrain = { shard = true, epochs = 1'),
+        at="19:12",
     ),
     "shards in float16": Mistake(
-        "E111", "are not scaled", "bfloat16", training('shard = true, precision = "float16"'), at="11:47"
+        "E111", "are not scaled", "bfloat16", training('shard = true, precision = "float16"'), at="11:48"
     ),
     "parts without samples": Mistake(
         "E110", "micro_batch must be a whole number from 1", "gradients", training("micro_batch = 0"), at="11:54"

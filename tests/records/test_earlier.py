@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from mirabelle import prune
-from mirabelle.records.earlier import in_todays_names
+from mirabelle import Training, prune
+from mirabelle.records.earlier import ADDED_TO_TRAININGS, in_todays_names
 from mirabelle.step import step_from_data, step_to_data
 from mirabelle.task.loss import LOSSES, CrossEntropy, Matching, public_name
 
@@ -85,4 +85,5 @@ def test_settings_that_were_added_and_change_nothing_are_no_difference() -> None
     now = step_to_data(step_from_data(plain))
     assert {key: now[key] for key in found[0]} == found[0]
     assert found[1]["equalize"] is True
-    assert found[2]["train"] == {"batch_size": 8, "group_by_length": False, "recompute": False, "compile": False}
+    assert found[2]["train"] == {"batch_size": 8, **dict.fromkeys(ADDED_TO_TRAININGS, False)}
+    assert all(getattr(Training(epochs=1), name) is False for name in ADDED_TO_TRAININGS)

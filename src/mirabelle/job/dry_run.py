@@ -41,6 +41,7 @@ from mirabelle.task.preprocessing.text import TOKENIZER, Text, vocabulary_of
 from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 from mirabelle.training import Training, default_objective, outputs_of, with_replaced_model_as_teacher
+from mirabelle.training.sharded import check_can_be_sharded
 from mirabelle.training.shared import training_of
 from mirabelle.training.single_samples import only_single_samples
 from mirabelle.training.teacher_targets import with_answer
@@ -203,6 +204,7 @@ def _try_training(model: nn.Module, task: Task, training: Training | None) -> No
             batch = with_answer(task, batch)
     _train_mode(model, batch)
     objective = training.objective or default_objective(task)
+    check_can_be_sharded(training, objective)
     with torch.no_grad(), global_draws():
         loss = objective.bind(model, task, batch)
         teacher = None if task.teacher is None else copied(task.teacher).eval()

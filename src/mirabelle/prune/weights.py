@@ -78,7 +78,8 @@ class Weights:
     Raises:
         UserError: E110 for a value out of range; E111 for rounds without a sparsity or a training, or with a gradual schedule;
             E131 if inputs of a layer are NaN or infinite (`Wanda`, `SparseGPT`); E111
-            if not exactly one amount is given, or for a gradual schedule without a training or with a score that needs data;
+            if not exactly one amount is given, or for a gradual schedule without a training, with one that divides weights
+            (`shard`), or with a score that needs data;
             E112 if a pattern matches nothing, or a parameter to which the score does not apply.
 
     Example:
@@ -158,13 +159,20 @@ class Weights:
         if self.revive and not self.needs_training:
             message = "weights return during a gradual schedule, and one-shot pruning has none"
             raise UserError("E111", message, 'for example schedule = "cubic"', path=("revive",))
-        if self.score.needs - (_ADDED_UP if self.revive else set()) and self.needs_training:
+        if self.needs_training:
+            self._check_gradual()
+
+    def _check_gradual(self) -> None:
+        if self.score.needs - (_ADDED_UP if self.revive else set()):
             raise UserError(
                 "E111",
                 f"{type(self.score).__name__} needs data and is computed once, but a gradual schedule ranks weights repeatedly",
                 'schedule = "one-shot", or score = "Magnitude"',
                 path=("score",),
             )
+        if self.train is not None and self.train.shard:
+            message = "a gradual schedule changes whole weights between optimizer steps, and shard divides them"
+            raise UserError("E111", message, 'schedule = "one-shot", or leave shard out', path=("schedule",))
 
     @property
     def of_each(self) -> tuple[int, int] | None:

@@ -18,7 +18,8 @@ from torch.utils import _pytree as pytree
 from mirabelle.errors import UserError, first_line, is_out_of_memory
 from mirabelle.model.state import copied, in_eval_mode, memory_of, tensors_of_module
 from mirabelle.model.watch import watch
-from mirabelle.run.process_group import Group, together
+from mirabelle.run.group import Group
+from mirabelle.run.process_group import together
 from mirabelle.task.batch import Batch
 from mirabelle.training.memory import blocks_to_recompute
 from mirabelle.training.shards import is_shard, own_part, whole
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from mirabelle.training.contracts import Control
     from mirabelle.training.settings import Training
 
-_SETTING = ("shard",)
+_SETTING = ("train", "shard")
 
 
 def shards(training: Training) -> bool:
