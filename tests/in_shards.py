@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from in_processes import Images, task_of_digits
-from mirabelle import Run, Task, Training, distill, prune, quantize
+from mirabelle import Generation, Run, Task, Training, distill, prune, quantize
 from mirabelle.errors import UserError
 from mirabelle.job.processes_of_job import led_by_first
 from mirabelle.model.state import tensors_of_module
@@ -26,6 +26,7 @@ from mirabelle.run.launch import is_first
 from mirabelle.run.process_group import in_all_processes
 from mirabelle.step import Step
 from mirabelle.task.batch import Batch
+from mirabelle.task.metric import Metric
 from mirabelle.training import fit, loop
 from mirabelle.training.checkpoint import CHECKPOINT, Checkpoint
 from mirabelle.training.gradient_step import GradientStep
@@ -113,6 +114,17 @@ class Normalized(nn.Sequential):
         super().__init__(nn.Sequential(*layers), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10))
 
 
+class Successor(nn.Module):
+    """Writes symbols one after the other, each from the one before it and the one in the source."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source, self.before, self.scores = nn.Embedding(7, WIDTH), nn.Embedding(7, WIDTH), nn.Linear(WIDTH, 7)
+
+    def forward(self, source: Tensor, written: Tensor) -> Tensor:
+        return self.scores(torch.tanh(self.source(source) + self.before(written)))
+
+
 class Size(Term):
     """A term of a user that reads weights, and does not say so."""
 
@@ -132,6 +144,7 @@ FAST: dict[str, tuple[Callable[[], nn.Module], Training]] = {
 }
 OTHERS: dict[str, tuple[Callable[[], nn.Module], Training]] = {
     "recompute": (Blocks, replace(TRAIN, recompute=True)),
+    "bfloat16": (Blocks, replace(TRAIN, precision="bfloat16", recompute=True)),
     "relabelled": (Blocks, replace(TRAIN, targets="teacher")),
     "no outputs": (Blocks, replace(ADAM, objective=INNER, keep="last")),
     "outputs of a block": (Blocks, replace(ADAM, objective=HINT, keep="last")),
@@ -140,6 +153,7 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], Training]] = {
     "experts": (lambda: Blocks(Expert), ADAM),
     "iterated": (lambda: Blocks(lambda: Iterated(nn.Linear(WIDTH, WIDTH), nn.Tanh())), ADAM),
     "attention": (Attention, TRAIN),
+    "written": (Successor, replace(ADAM, epochs=4, lr=0.02)),
     "recurrent": (Recurrent, ADAM),
     "normalized": (Normalized, replace(TRAIN, sync_batch_norm=True)),
 }
@@ -161,6 +175,19 @@ def unlabelled(task: Task) -> Task:
     return Task(train=(task.train.inputs, targets), validation=pair, test=pair)
 
 
+def right(sequences: Tensor, targets: Tensor) -> Tensor:
+    return (sequences == targets).float().mean(1)
+
+
+def written() -> Task:
+    """Sequences of the successors of symbols; how often a model is called depends on what it writes."""
+    source = torch.randint(1, 6, (230, 6), generator=torch.Generator().manual_seed(0))
+    data = (source, torch.cat([torch.zeros(230, 1, dtype=torch.long), source[:, :-1] + 1], 1)), source + 1
+    few = (source[:70], data[0][1][:70]), data[1][:70]
+    metric, generation = Metric("right", right, of_sequences=True), Generation(begin=0, end=6)
+    return Task(train=data, validation=few, test=few, loss="token_cross_entropy", metric=metric, generation=generation)
+
+
 def made(make: Callable[[], nn.Module]) -> nn.Module:
     torch.manual_seed(3)
     return make().eval()
@@ -170,6 +197,7 @@ def trained(name: str, folder: Path) -> dict[str, Any]:
     """The tensors of a model after a training or a step, or the error that it ends with."""
     task = task_of_digits()
     task = (unlabelled(task) if name == "unlabelled" else task).with_teacher(made(Images))
+    task = written() if name == "written" else task
     run = Run(folder / name, seed=7)
     if name in STEPS:
         return tensors_of_module(STEPS[name](made(Blocks if name in ("pruned", "rounds") else Images), task, run))

@@ -50,11 +50,11 @@ def two(folder: Path) -> RESULTS:
     return in_two(folder, [*FAST, "pruned", *INTERRUPTED, "reads weights"])
 
 
-def check_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+def check_same(one: dict[str, Any], other: dict[str, Any], tolerance: float = 1e-5) -> None:
     assert one.keys() == other.keys()
     assert one
     for name, tensor in one.items():
-        torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(other[name], tensor, rtol=10 * tolerance, atol=tolerance, msg=name)
 
 
 def metrics(folder: Path) -> list[float]:
@@ -137,7 +137,7 @@ def test_all_kinds_of_models_losses_and_steps_train_in_shards_as_in_one_process(
     names = [*OTHERS, *STEPS]
     found, one = in_two(tmp_path, names), all_trained(names, tmp_path / "one")
     for name in names:
-        check_same(one[name], found[name])
+        check_same(one[name], found[name], 1e-3 if name == "bfloat16" else 1e-5)
         assert metrics(tmp_path / "one" / name) == pytest.approx(metrics(tmp_path / name), abs=1e-6)
 
 
@@ -175,7 +175,7 @@ def test_runs_in_shards_that_are_killed_end_with_the_same_bits_and_go_on_with_on
     recipe.write_text(RECIPE)
     assert [status for status, _, _ in ended(in_processes(run_of(recipe, reference)))] == [0, 0]
     draws = random.Random(7)
-    for number in range(4):
+    for number in range(2):
         out = tmp_path / str(number)
         for _ in range(2):
             killed_at_work(recipe, out, draws.uniform(0, 2), draws.choice([[0], [1], [0, 1]]))

@@ -94,7 +94,9 @@ def sharded_copy(model: nn.Module, example: Batch, device: torch.device) -> nn.M
         message = f"the weights of this model cannot be divided: {first_line(error)}"
         raise UserError("E111", message, "leave shard out", path=_SETTING) from error
     _check_none_is_kept(copy)
-    copy.to(device)  # what is not divided
+    for parameter in copy.parameters():
+        if not is_shard(parameter):
+            parameter.data = parameter.data.to(device)
     return copy
 
 
@@ -202,7 +204,12 @@ class ShardedGradients:
 
     def __call__(self, function: Callable[[], Tensor]) -> Tensor:
         """The loss that a function computes."""
-        return function()
+        cached = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)  # or all weights in half precision would stay until the end of the forward pass
+        try:
+            return function()
+        finally:
+            torch.set_autocast_cache_enabled(cached)
 
     def apart(self, *, when: bool) -> AbstractContextManager[None]:
         """A context for a part of a batch."""

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from mirabelle.errors import UserError, is_out_of_memory
+from mirabelle.model.device import CPU
 from mirabelle.model.state import copied
 from mirabelle.numerics.draws import global_draws
 from mirabelle.run.run import Run
-from mirabelle.task.batch import Batch, call, map_tensors
+from mirabelle.task.batch import Batch, call, map_tensors, on_device, place_of
 
 if TYPE_CHECKING:
     from mirabelle.task.task import Task
@@ -75,7 +76,8 @@ def why_not_one_sample(model: nn.Module, batch: Batch) -> str | None:
     """
     try:
         with torch.no_grad(), global_draws():
-            call(copied(model).train(), map_tensors(batch.inputs, lambda tensor: tensor[:1]))
+            one = map_tensors(batch.inputs, lambda tensor: tensor[:1])
+            call(copied(model).train(), on_device(one, place_of(model) or CPU))
     except Exception as error:
         if is_out_of_memory(error):
             raise
