@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from in_processes import Images, in_processes, task_of_digits
-from in_shards import ADAM, FAST, INTERRUPTED, OTHERS, STEPS, TRAIN, Blocks, all_trained, interrupted, made, trained
+from in_shards import ADAM, FAILING, FAST, INTERRUPTED, OTHERS, STEPS, TRAIN, Blocks, all_trained, interrupted, made, trained
 from mirabelle import Run, Training
 from mirabelle.errors import UserError
 from mirabelle.objectives import L1, Growing, TaskLoss
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(folder: Path) -> RESULTS:
     """All fast ones, of two processes; "begun" has a checkpoint of a single one."""
     interrupted(task_of_digits().with_teacher(made(Images)), Run(folder / "begun", seed=7))
-    return in_two(folder, [*FAST, "pruned", *INTERRUPTED, "reads weights"])
+    return in_two(folder, [*FAST, "pruned", *INTERRUPTED, *FAILING])
 
 
 def check_same(one: dict[str, Any], other: dict[str, Any], tolerance: float = 1e-5) -> None:
@@ -92,6 +92,12 @@ def test_a_training_in_shards_goes_on_in_one_process_and_one_of_one_process_in_s
 def test_a_term_that_reads_weights_without_saying_so_is_refused(two: RESULTS) -> None:
     assert "E111" in two["reads weights"]["error"]
     assert "a term of the objective reads whole weights of the model" in two["reads weights"]["error"]
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_a_training_that_fails_leaves_the_weights_that_it_was_given(name: str, two: RESULTS) -> None:
+    assert name != "diverges" or "E201" in two[name]["error"]
+    assert all(torch.equal(tensor, two[name][key]) for key, tensor in made(Blocks).state_dict().items())
 
 
 class Nothing:

@@ -185,7 +185,7 @@ class ShardedGradients:
     def __init__(self, group: Group, model: nn.Module, loss: BoundObjective) -> None:
         loss.in_lockstep = True
         trained = [one for module in (model, loss) for one in module.parameters() if one.requires_grad]
-        self._group, self._loss = group, loss
+        self._group, self._loss, self._device = group, loss, next(model.parameters()).device
         self._shards = [one for one in trained if is_shard(one)]
         self._others = [one for one in trained if not is_shard(one)]
         self._of_model = [one for one in model.parameters() if one.requires_grad]
@@ -222,7 +222,7 @@ class ShardedGradients:
         for place, parameter in enumerate(self._others, start=len(self._shards)):
             if parameter.grad is not None:
                 self._note(place, parameter.grad)
-        used = torch.zeros(len(self._shards) + len(self._others), device=self._of_model[0].device)
+        used = torch.zeros(len(self._shards) + len(self._others), device=self._device)
         used[sorted(self._used)] = 1.0
         gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in self._others]
         flat = self._group.add(torch.cat([used, *(one.flatten() for one in gradients)]))
@@ -241,7 +241,7 @@ class ShardedGradients:
         squares = [part.square().sum() for part in parts]
         mine = [one for one, parameter in zip(squares, with_gradient, strict=True) if is_shard(parameter)]
         common = [one for one, parameter in zip(squares, with_gradient, strict=True) if not is_shard(parameter)]
-        zero = torch.zeros((), device=self._of_model[0].device)
+        zero = torch.zeros((), device=self._device)
         norm = (self._group.add(torch.stack([zero, *mine]).sum()) + torch.stack([zero, *common]).sum()).sqrt()
         torch._foreach_mul_(parts, (limit / (norm + 1e-6)).clamp(max=1.0))
 
