@@ -89,6 +89,15 @@ class Blocks(nn.Module):
         return self.head(x) * self.scale
 
 
+class TooLarge(Blocks):
+    """Blocks for whose training memory does not suffice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and len(x) > 2:
+            raise RuntimeError("not enough memory: you tried to allocate 12 bytes")
+        return super().forward(x)
+
+
 class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -140,6 +149,8 @@ FAST: dict[str, tuple[Callable[[], nn.Module], Training]] = {
     "adamw": (Blocks, ADAM),
     "clip": (Blocks, replace(TRAIN, clip=0.1)),
     "parts": (Blocks, replace(TRAIN, micro_batch=9)),
+    "uneven parts": (Blocks, replace(TRAIN, batch_size=61, micro_batch=30)),
+    "single samples": (Blocks, replace(TRAIN, steps=2, epochs=None, batch_size=13, micro_batch=1)),
     "projector": (Blocks, replace(ADAM, objective=1.0 * TaskLoss() + HINT)),
 }
 OTHERS: dict[str, tuple[Callable[[], nn.Module], Training]] = {
@@ -157,9 +168,10 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], Training]] = {
     "recurrent": (Recurrent, ADAM),
     "normalized": (Normalized, replace(TRAIN, sync_batch_norm=True)),
 }
-FAILING = {
-    "reads weights": replace(TRAIN, objective=1.0 * TaskLoss() + 0.1 * Size()),
-    "diverges": replace(TRAIN, lr=1e30),
+FAILING: dict[str, tuple[Callable[[], nn.Module], Training]] = {
+    "reads weights": (Blocks, replace(TRAIN, objective=1.0 * TaskLoss() + 0.1 * Size())),
+    "diverges": (Blocks, replace(TRAIN, lr=1e30)),
+    "too large": (TooLarge, TRAIN),
 }
 STEPS: dict[str, Step] = {
     "pruned": prune.Weights(sparsity=0.5, train=ADAM),
@@ -206,9 +218,10 @@ def trained(name: str, folder: Path) -> dict[str, Any]:
     if name in STEPS:
         return tensors_of_module(STEPS[name](made(Blocks if name in ("pruned", "rounds") else Images), task, run))
     if name in FAILING:
-        model = made(Blocks)
+        make, training = FAILING[name]
+        model = made(make)
         try:
-            fit(model, task, FAILING[name], run)
+            fit(model, task, training, run)
         except UserError as error:
             return {**tensors_of_module(model), "error": str(error)}
     if name in INTERRUPTED:

@@ -192,6 +192,9 @@ class Reducing:
     def begin(self, progress: float) -> None:
         """Begin an optimizer step, at a progress of the training."""
 
+    def number_of_parts(self, samples: int, size: int) -> int | None:
+        """The number of parts that each process has to take of a batch; None if that is left to each of them."""
+
     def __call__(self, function: Callable[[], Tensor]) -> Tensor:
         """The loss that a function computes."""
         found: Tensor = function() if self._wrapped is None else self._wrapped(function)

@@ -73,7 +73,9 @@ class GradientStep:
             progress: of the training, in [0, 1].
         """
         self._optimizer.zero_grad(set_to_none=True)
-        parts = parts_of_batch(batch, self._micro_batch, self._weights, self._processes.counts(batch, self._weights))
+        counts = self._processes.counts(batch, self._weights)
+        number = None if counts is None else self._reducing.number_of_parts(int(counts[0]), self._micro_batch)
+        parts = parts_of_batch(batch, self._micro_batch, self._weights, counts, number)
         losses = []
         self._reducing.begin(progress)
         for k, (shares, part) in enumerate(parts, start=1):

@@ -28,6 +28,7 @@ from mirabelle.task.batch import Batch
 from mirabelle.task.loss import class_weights_of
 from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
+from mirabelle.training import sharded
 from mirabelle.training.by_length import ByLength
 from mirabelle.training.checkpoint import CHECKPOINT, Numbers, settings_of
 from mirabelle.training.contracts import Control
@@ -42,7 +43,6 @@ from mirabelle.training.objective_by_default import default_objective
 from mirabelle.training.optimizer import optimizer_for, set_learning_rate
 from mirabelle.training.saved_state import SavedState
 from mirabelle.training.settings import Training
-from mirabelle.training.sharded import check_can_be_sharded, check_no_weight_was_read, load_from_shards, sharded_copy, shards
 from mirabelle.training.single_samples import SingleSamples, check_parts_of_batches
 from mirabelle.training.synchronized import synchronized
 from mirabelle.training.teacher import guidance
@@ -85,7 +85,7 @@ def fit(
     if task.teacher is not None:
         check_device(task.teacher, "the teacher")
     objective = objective or training.objective or default_objective(task)
-    check_can_be_sharded(training, objective, controls)
+    sharded.check_can_be_sharded(training, objective, controls)
     return in_all_processes(_fitted, model, task, training, run, objective=objective, controls=controls)
 
 
@@ -94,7 +94,7 @@ def _fitted(
 ) -> nn.Module:
     """What `fit` does, in each of the processes."""
     device = device_of_job(model)
-    models = [] if shards(training) else [model]  # a divided copy is on the device
+    models = [] if sharded.shards(training) else [model]  # a divided copy is on the device
     with computing_on(device), at_work_on(device, *models, *([] if task.teacher is None else [task.teacher])):
         while True:
             loop = _Loop(model, task, training, run, objective=objective, controls=controls)
@@ -123,7 +123,7 @@ class _Loop:
         self.steps_per_epoch = task.train.steps(training.batch_size)
         self.total = training.steps or (training.epochs or 0) * self.steps_per_epoch
         self.step_seed = run.seed_for("step")
-        self.whole, self.sharded = model, shards(training)
+        self.whole, self.sharded = model, sharded.shards(training)
         check_parts_of_batches(model, task, training.batch_size, self.processes.count)
         self.execution, self.micro_batch = decided_execution(model, task, training, run)
         self.model = self.execution.laid_out(model)
@@ -136,7 +136,7 @@ class _Loop:
         self.by_length = self._grouping(objective) if training.group_by_length else None
         self.single_samples = SingleSamples(self.model, run)
         if self.sharded:
-            self.model = sharded_copy(model, task.example(), self.device)
+            self.model = sharded.sharded_copy(model, task.example(), self.device)
         self.data = on_device_if_they_fit(task.train, self.device) if self.by_length is None else task.train
         self.taps = Taps(self.model, self.loss.student_layers)
         self.optimizer = optimizer_for([*self.model.parameters(), *self.loss.parameters()], training)
@@ -180,6 +180,8 @@ class _Loop:
         try:
             self.run_to_end()
         except Exception as error:
+            if self.sharded and is_out_of_memory(error):
+                raise sharded.too_large_in_shards(error) from error
             if not is_out_of_memory(error) or not alone or not self._takes_smaller_parts():
                 raise
             return False
@@ -231,7 +233,7 @@ class _Loop:
             load_tensors(self.model, self.best)
         self.zeros.without_signs()
         if self.sharded:
-            load_from_shards(self.whole, self.model)
+            sharded.load_from_shards(self.whole, self.model)
         model: nn.Module = self.whole.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return model.eval()
 
@@ -291,7 +293,7 @@ class _Loop:
         set_learning_rate(self.optimizer, self.training.lr * factor)
         loss = self.gradient_step(batch, self.teacher, step / self.total)
         if self.sharded:
-            check_no_weight_was_read(self.whole)
+            sharded.check_no_weight_was_read(self.whole)
         self.processes.with_first_buffers(self.model)
         return loss
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -80,7 +81,9 @@ def on_device_if_they_fit(data: Samples | Stream, device: torch.device) -> Sampl
     return data.on(device) if isinstance(data, Samples) and fits else data
 
 
-def parts_of_batch(batch: Batch, size: int, weights: Sequence[float] = (), counts: Counts | None = None) -> list[Part]:
+def parts_of_batch(
+    batch: Batch, size: int, weights: Sequence[float] = (), counts: Counts | None = None, number: int | None = None
+) -> list[Part]:
     """A batch in parts of at most `size` samples, each with its shares in means over the batch.
 
     Args:
@@ -88,6 +91,7 @@ def parts_of_batch(batch: Batch, size: int, weights: Sequence[float] = (), count
         size: most samples of a part.
         weights: of the classes in the task's loss.
         counts: of a larger batch of which this one is a part, by default of the batch itself.
+        number: of parts of nearly equal sizes, instead of a size.
 
     Example:
         >>> batch = Batch(torch.zeros(4, 1), torch.tensor([0, 1, -100, -100]))
@@ -99,8 +103,8 @@ def parts_of_batch(batch: Batch, size: int, weights: Sequence[float] = (), count
         return [(Shares(), batch)]
     counts = counts or counts_of(batch, weights)
     found = []
-    for start in range(0, count, size):
-        stop = min(start + size, count)
+    starts = range(0, count, size) if number is None else [count * k // number for k in range(number)]
+    for start, stop in itertools.pairwise([*starts, count]):
         inputs = map_tensors(batch.inputs, lambda tensor: tensor[start:stop])  # noqa: B023 (called at once)
         index = None if batch.index is None else batch.index[start:stop]
         part = Batch(inputs, batch.targets[start:stop], index, batch.view)

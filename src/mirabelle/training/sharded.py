@@ -63,6 +63,12 @@ def _reads_weights(what: str) -> UserError:
     return UserError("E111", message, "leave shard out, or the term", path=_SETTING)
 
 
+def too_large_in_shards(error: Exception) -> UserError:
+    """The E203 error for a training in shards for which memory does not suffice; no process can try smaller parts alone."""
+    message = f"memory does not suffice for a training in shards: {first_line(error)}"
+    return UserError("E203", message, "give a smaller micro_batch, or recompute = true, or start more processes", path=_SETTING)
+
+
 def sharded_copy(model: nn.Module, example: Batch, device: torch.device) -> nn.Module:
     """A copy of a model whose parameters are divided among the processes that compute this together, on a device of each.
 
@@ -129,7 +135,7 @@ def _blocks_of_their_own(model: nn.Module, example: Batch) -> list[nn.Module]:
             elif all(holders[id(parameter)] <= inside for parameter in block.parameters()):
                 yield block
 
-    return list(chosen(blocks_to_recompute(model)))
+    return list(dict.fromkeys(chosen(blocks_to_recompute(model))))
 
 
 def _check_apart(model: nn.Module) -> None:
@@ -201,6 +207,17 @@ class ShardedGradients:
         """
         self._used.clear()
         self._connected = not self._loss.reads_outputs(progress)
+
+    def number_of_parts(self, samples: int, size: int) -> int:
+        """The number of parts that each process takes of a batch: all put weights together equally often.
+
+        Args:
+            samples: of the whole batch.
+            size: most samples of a part, if no process has fewer samples than another one needs parts.
+        """
+        count = self._group.launch.count
+        smallest, largest = samples // count, -(-samples // count)
+        return min(smallest, -(-largest // size))
 
     def __call__(self, function: Callable[[], Tensor]) -> Tensor:
         """The loss that a function computes."""
