@@ -260,7 +260,8 @@ class ShardedGradients:
         common = [one for one, parameter in zip(squares, with_gradient, strict=True) if not is_shard(parameter)]
         zero = torch.zeros((), device=self._device)
         norm = (self._group.add(torch.stack([zero, *mine]).sum()) + torch.stack([zero, *common]).sum()).sqrt()
-        torch._foreach_mul_(parts, (limit / (norm + 1e-6)).clamp(max=1.0))
+        if parts:
+            torch._foreach_mul_(parts, (limit / (norm + 1e-6)).clamp(max=1.0))
 
     def _watch(self, model: nn.Module) -> None:
         """Note which weights get a gradient. Each time that they are put together they are the same tensors."""
