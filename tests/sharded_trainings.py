@@ -1,6 +1,6 @@
-"""Trainings with divided weights, for `test_shards`: run by each of two processes, the first writes what they give.
+"""Trainings with divided weights, for `test_sharded_trainings`: run by each of two processes, the first writes what they give.
 
-RANK=0 WORLD_SIZE=2 … python in_shards.py OUT NAME …
+RANK=0 WORLD_SIZE=2 … python sharded_trainings.py OUT NAME …
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from in_processes import Images, in_processes, task_of_digits
-from in_shards import ADAM, FAILING, FAST, INTERRUPTED, OTHERS, STEPS, TRAIN, Blocks, all_trained, interrupted, made, trained
 from mirabelle import Run, Training
 from mirabelle.errors import UserError
 from mirabelle.objectives import L1, Growing, TaskLoss
@@ -25,9 +24,23 @@ from mirabelle.prune import Weights
 from mirabelle.run.journal import read_events
 from mirabelle.training import fit
 from mirabelle.training.execution import Execution, in_shards, unmeasured_precision
+from sharded_trainings import (
+    ADAM,
+    FAILING,
+    FAST,
+    INTERRUPTED,
+    OTHERS,
+    STEPS,
+    TRAIN,
+    Blocks,
+    all_trained,
+    interrupted,
+    made,
+    trained,
+)
 from test_processes import ended, run_of, same_files
 
-SCRIPT = str(Path(__file__).with_name("in_shards.py"))
+SCRIPT = str(Path(__file__).with_name("sharded_trainings.py"))
 RESULTS = dict[str, dict[str, Any]]
 
 
