@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
@@ -12,10 +13,13 @@ from torch import Tensor
 from mirabelle.errors import UserError
 from mirabelle.run.files import digest
 from mirabelle.task.batch import Batch, Inputs, tensors_of
+from mirabelle.task.reading import Reading
 from mirabelle.task.samples import Samples, Shuffled, check_finite, check_targets
 
 IN_MEMORY = 1 << 30  # bytes of inputs: data that need more are read when they are needed
 Read: TypeAlias = Callable[[Tensor], Inputs]  # indices of samples, (count,) -> their inputs, each (count, ...)
+Cost: TypeAlias = Callable[[int], Reading]  # number of samples -> how so many of them are read
+_TIMED = 16  # samples by which reading is timed
 
 
 def ahead(read: Callable[[int], Batch], places: Sequence[int]) -> Iterator[Batch]:
@@ -43,6 +47,7 @@ class Indexed(Samples):
         count: number of samples, needed without targets.
         read_ahead: whether a thread may read the next batch of a training while the one before is used. Then `read` must not
             draw from global generators.
+        cost: number of samples -> how so many of them are read, and what it costs; by default it is measured on a few.
 
     Example:
         >>> squares = Indexed(lambda index: index.float()[:, None] ** 2, torch.arange(10), "squares")
@@ -53,14 +58,23 @@ class Indexed(Samples):
         (4, True)
     """
 
-    def __init__(self, read: Read, targets: Tensor | None, identity: str, *, count: int = 0, read_ahead: bool = False) -> None:
+    def __init__(
+        self,
+        read: Read,
+        targets: Tensor | None,
+        identity: str,
+        *,
+        count: int = 0,
+        read_ahead: bool = False,
+        cost: Cost | None = None,
+    ) -> None:
         self.labelled = targets is not None
         self.targets = torch.zeros(count, 0) if targets is None else targets
         check_targets(self.targets)
         if not self.targets.dim() or not len(self.targets):
             raise UserError("E131", "there are no samples", "check the data")
         check_finite(self.targets, "targets")
-        self._read, self.identity, self._read_ahead = read, identity, read_ahead
+        self._read, self.identity, self._read_ahead, self._cost = read, identity, read_ahead, cost
         self._known = None
 
     @property
@@ -89,7 +103,9 @@ class Indexed(Samples):
         """Some of the samples, in the order of their indices, which are read when they are needed, too."""
         identity = digest(self.identity.encode(), index.numpy().tobytes())
         read, targets = self._read, self.targets[index] if self.labelled else None
-        return Indexed(lambda own: read(index[own]), targets, identity, count=len(index), read_ahead=self._read_ahead)
+        return Indexed(
+            lambda own: read(index[own]), targets, identity, count=len(index), read_ahead=self._read_ahead, cost=self._cost
+        )
 
     def against(self, targets: Tensor) -> Samples:
         return self._with(targets, labelled=False)
@@ -107,8 +123,16 @@ class Indexed(Samples):
         few = self.first(1)
         return len(self) * sum(tensor.nbytes for tensor in (*tensors_of(few.inputs), few.targets))
 
+    def reading(self) -> Reading:
+        if self._cost is not None:
+            return self._cost(len(self))
+        few = torch.linspace(0, len(self) - 1, min(len(self), _TIMED)).long()
+        begin = time.perf_counter()
+        self._read(few)
+        return Reading("source", 0, seconds=(time.perf_counter() - begin) * len(self) / len(few))
+
     def _with(self, targets: Tensor, *, labelled: bool) -> Indexed:
-        found = Indexed(self._read, targets, self.identity, read_ahead=self._read_ahead)
+        found = Indexed(self._read, targets, self.identity, read_ahead=self._read_ahead, cost=self._cost)
         found.labelled = labelled
         return found
 

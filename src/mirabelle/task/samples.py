@@ -24,6 +24,7 @@ from mirabelle.numerics.draws import generator_from
 from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.task.batch import Batch, Inputs, map_tensors, on_device, tensors_of
 from mirabelle.task.class_names import TARGETS
+from mirabelle.task.reading import Reading
 from mirabelle.task.values import plain, plain_targets
 
 Arranged: TypeAlias = Callable[[Tensor, int, torch.Generator], Tensor]  # see `Samples.shuffled`
@@ -126,6 +127,10 @@ class Samples:
     def nbytes(self) -> int:
         """The bytes of all tensors."""
         return sum(tensor.nbytes for tensor in (*tensors_of(self.inputs), self.targets))
+
+    def reading(self) -> Reading:
+        """How the samples are read, and what it costs."""
+        return Reading("memory", self.nbytes)
 
     def _of(self, batch: Batch) -> Samples:
         """A batch of these samples as samples of their own."""

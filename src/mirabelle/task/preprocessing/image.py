@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -175,6 +176,18 @@ def mean_and_deviation(values: Pixels) -> Scaling:
         for one in np.moveaxis(values, -1, 0)
     ]
     return _without_constant(pairs)
+
+
+def mean_and_deviation_of_parts(parts: Iterable[Pixels]) -> Scaling:
+    """As `mean_and_deviation`, of pixels that come in parts, each (..., channels), all of one type; empty without any part."""
+    parts = iter(parts)
+    first = next(parts, None)
+    if first is None:
+        return (), ()
+    if first.dtype == np.uint8:
+        return mean_and_deviation_of_bytes(chain([first], parts))
+    means, deviations = scaling.mean_and_deviation_of_parts(chain([first], parts))
+    return _without_constant([(mean / _BYTE, deviation / _BYTE) for mean, deviation in zip(means, deviations, strict=True)])
 
 
 def mean_and_deviation_of_bytes(parts: Iterable[Pixels]) -> Scaling:

@@ -167,6 +167,23 @@ def wav_samples(path: Path, rate: int | None = None) -> Array:
     return samples
 
 
+def wav_length(path: Path) -> tuple[int, int]:
+    """(sampling rate in Hz, number of samples) of a .wav file, from its header if that is enough.
+
+    Raises:
+        UserError: E130 if the file is missing, E131 if it cannot be read.
+    """
+    from scipy.io import wavfile
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)
+            rate, values = wavfile.read(path, mmap=True)  # values are not read
+    except Exception:  # noqa: BLE001 (a type of samples that cannot be mapped, or a damaged file, which is told)
+        rate, values = read_wav(path)
+    return int(rate), len(values)
+
+
 def read_wav(path: Path) -> tuple[int, Array]:
     """(sampling rate in Hz, samples in [−1, 1]) of a .wav file, averaged over channels.
 
