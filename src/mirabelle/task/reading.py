@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _MINUTES = 100  # seconds from which a duration is told in minutes
@@ -18,7 +18,8 @@ class Reading:
         how: "memory"; "file" for a file that is made once from the data, and then read when needed; "source" if samples are
             read from the data themselves whenever they are needed.
         nbytes: of the samples in memory, or of the file.
-        seconds: estimated from a few samples: to make the file, 0 if it is there; without a file, to read all samples once.
+        seconds: estimated from a few samples: to make the file, 0 if it is there; without a file, to read all samples once,
+            0 if that is not known.
         place: of the file.
         free: bytes that are free there.
 
@@ -41,12 +42,18 @@ class Reading:
         if self.how == "memory":
             return f"in memory, {bytes_in_words(self.nbytes)}"
         if self.place is None:
-            return f"read from the data whenever they are needed, about {_duration(self.seconds)} for all of them"
+            said = "read from the data whenever they are needed"
+            return f"{said}, about {_duration(self.seconds)} for all of them" if self.seconds else said
         said = f"read when needed, from a file of {bytes_in_words(self.nbytes)} in {self.place.parent}"
         if not self.seconds:
             return f"{said}, which is there"
         free = "" if self.free is None else f"; {bytes_in_words(self.free)} are free"
         return f"{said}, which takes about {_duration(self.seconds)} to make{free}"
+
+    def to_data(self) -> dict[str, Any]:
+        """The values as plain data, without those that are not known."""
+        data = {"how": self.how, "nbytes": self.nbytes, "seconds": self.seconds, "place": self.place, "free": self.free}
+        return {key: str(value) if key == "place" else value for key, value in data.items() if value is not None}
 
 
 def bytes_in_words(count: int) -> str:

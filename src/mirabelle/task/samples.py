@@ -210,6 +210,10 @@ class Stream:
     def __len__(self) -> int:
         return len(self.loader.dataset)  # type: ignore[arg-type]
 
+    def reading(self) -> Reading:
+        """How the samples are read: by the loader, in a time that is not known."""
+        return Reading("source", 0)
+
     def steps(self, batch_size: int) -> int:
         """The number of batches in an epoch of training; the loader's own batch size applies."""
         del batch_size

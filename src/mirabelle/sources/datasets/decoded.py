@@ -120,6 +120,7 @@ class Rows:
         self.identity = digest(manner.words.encode(), names.encode(), *contents_of(places))
         made_by = f"{manner.packages} {__version__}"
         self._file = cache_folder() / f"{digest(self.identity.encode(), whens.encode(), made_by.encode())}.npy"
+        self._looked_at = _LOOKING.get()
         self._met = np.zeros(len(places), bool)
         self._lacking = ""
         self._kept = settings.cache and self._prepared()
@@ -151,7 +152,7 @@ class Rows:
 
     def parts(self, positions: Indices) -> Iterator[tuple[Indices, Row]]:
         """Those of the rows at some positions that can be read, with their positions, in parts of bounded size."""
-        if _LOOKING.get() and len(positions) > _LOOKED_AT:
+        if self._looked_at and len(positions) > _LOOKED_AT:
             positions = positions[np.linspace(0, len(positions) - 1, _LOOKED_AT).astype(int)]
         at_once = self._manner.at_once
         for start in range(0, len(positions), at_once):
@@ -184,13 +185,16 @@ class Rows:
     def sentence(self) -> str:
         """How the rows are read."""
         several, done = self._manner.several, self._manner.done
+        few = " Only a few were looked at: whether all can be read is told by the run."
+        few = few if self._looked_at and not (self._kept and self._file.is_file()) else ""
         if self._kept:
             size = bytes_in_words(self._manner.nbytes * len(self._places))
             where = f"a file of {size} in {self._file.parent}, into which they are {done} once"
-            return f"The {several} are read when they are needed, from {where}."
+            return f"The {several} are read when they are needed, from {where}.{few}"
         if self._lacking:
-            return f"{self._lacking}: they are {done} whenever they are read. The variable {CACHE} names another folder."
-        return f"The {several} are {done} whenever they are read (cache = false)."
+            way = f"The variable {CACHE} names another folder."
+            return f"{self._lacking}: they are {done} whenever they are read. {way}{few}"
+        return f"The {several} are {done} whenever they are read (cache = false).{few}"
 
     def _prepared(self) -> bool:
         """Whether there is a file with the rows, which is made if there is space for it."""
@@ -198,7 +202,7 @@ class Rows:
         self._lacking = f"{needed / 1e9:,.1f} GB for {manner.done} {manner.several} are not free in {self._file.parent}"
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            if _LOOKING.get() and not self._file.is_file():
+            if self._looked_at and not self._file.is_file():
                 return _free(self._file) >= needed
             if not self._file.is_file():
                 with alone(self._file) as locked:

@@ -68,10 +68,10 @@ class _Headers:
             packed = _PACKED[header[:2]]
             message = f"{self._shard.path} is compressed by {packed}; its members cannot be read one by one"
             raise UserError("E131", message, "decompress it once; images are compressed already")
-        if not header.strip(b"\0") and (len(header) == _BLOCK or (not header and self._at)):
-            return None
         if len(header) < _BLOCK:
-            raise self._damaged("it ends inside of a header")
+            raise self._damaged("it ends without the empty block that stands behind the last member")
+        if not header.strip(b"\0"):
+            return None
         said = self._number(header[_CHECKSUM])
         blank = header[: _CHECKSUM.start] + b" " * 8 + header[_CHECKSUM.stop :]
         if said not in (sum(blank), sum(byte - 256 * (byte > 127) for byte in blank)):  # noqa: PLR2004 (signed bytes)
