@@ -18,6 +18,7 @@ from scipy.io import wavfile
 from mirabelle import Task
 from mirabelle.cli import main
 from mirabelle.errors import UserError
+from mirabelle.run.run import same_run
 from mirabelle.sources import task_from
 from mirabelle.sources.datasets import decoded, images, sounds
 from mirabelle.sources.datasets.cache import CACHE
@@ -354,3 +355,14 @@ def test_check_says_how_data_are_read_and_decodes_only_a_few(
         task(tmp_path / "photos", size=[12, 12])
         assert main.run(["check", "recipe.toml"]) == 0
         assert "which is there" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_when_its_data_are_read_in_another_way() -> None:
+    def recipe(data: str, **arguments: Any) -> dict[str, Any]:
+        return {"task": {"data": data, "arguments": arguments}, "seed": 0}
+
+    for data in ("./photos", "data:photos", "./train-{00..09}.tar"):
+        assert same_run(recipe(data, size=[8, 8]), recipe(data, size=[8, 8], cache=False, workers=2))
+        assert same_run({"task": {"data": data}, "seed": 0}, recipe(data, cache=False))
+        assert not same_run(recipe(data), recipe(data, skip_unreadable=True))
+    assert not same_run(recipe("./file.py:task"), recipe("./file.py:task", workers=2))  # an argument of the user's function
