@@ -1,7 +1,6 @@
 """Rows that are made from files, such as decoded images or features of recordings: once into a file, or whenever they are read.
 
-The file is read nearly as fast as memory, whatever the number of rows. Rows are made by threads: Pillow and NumPy leave Python
-free while they work, and processes, which would have to send each row, were no faster (benchmarks/large_data.py).
+The file is read nearly as fast as memory, whatever the number of rows.
 """
 
 from __future__ import annotations
@@ -11,12 +10,10 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 from uuid import uuid4
@@ -31,6 +28,7 @@ from mirabelle.sources.datasets.cache import CACHE, alone, cache_folder
 from mirabelle.sources.datasets.places import Place, contents_of, known_of
 from mirabelle.sources.datasets.splits import Unread
 from mirabelle.sources.datasets.unreadable import Unreadable
+from mirabelle.sources.datasets.workers import Workers
 from mirabelle.task.reading import Reading, bytes_in_words
 
 if TYPE_CHECKING:
@@ -93,7 +91,7 @@ def only_looked_at() -> Iterator[None]:
 
 def all_rows(places: Sequence[Place], manner: Manner, unreadable: Unreadable, workers: int | None) -> Row:
     """All rows, in memory; those of files that cannot be read are 0."""
-    return _made(places, manner, lambda place: unreadable.tried(manner.make, place), workers)[0]
+    return _made(places, manner, lambda place: unreadable.tried(manner.make, place), Workers(workers))[0]
 
 
 class Rows:
@@ -120,6 +118,7 @@ class Rows:
         self.identity = digest(manner.words.encode(), names.encode(), *contents_of(places))
         made_by = f"{manner.packages} {__version__}"
         self._file = cache_folder() / f"{digest(self.identity.encode(), whens.encode(), made_by.encode())}.npy"
+        self._workers = Workers(settings.workers)
         self._looked_at = _LOOKING.get()
         self._met = np.zeros(len(places), bool)
         self._lacking = ""
@@ -133,7 +132,7 @@ class Rows:
         """
         if self._kept and self._file.is_file():
             return _rows(self._file, index)
-        return _made([self._places[k] for k in index], self._manner, self._manner.make, self._settings.workers)[0]
+        return _made([self._places[k] for k in index], self._manner, self._manner.make, self._workers)[0]
 
     def chosen(self, index: Indices, targets: npt.NDArray[Any], change: Change | None = None) -> Unread:
         """Some of the rows as the inputs of a split.
@@ -224,8 +223,9 @@ class Rows:
         writing = self._file.with_name(f"{self._file.name}.{uuid4().hex}.writing")
         manner, count = self._manner, len(self._places)
         descriptor = {"descr": np.dtype(manner.kind).str, "fortran_order": False, "shape": (count, *manner.shape)}
+        file = writing.open("xb")  # if this fails, the folder cannot be used; what fails later is a full disk
         try:
-            with writing.open("xb") as opened:
+            with file as opened:
                 np.lib.format.write_array_header_1_0(opened, descriptor)
                 lost: list[tuple[int, str]] = []
                 for start in range(0, count, manner.at_once):
@@ -259,7 +259,7 @@ class Rows:
         """(rows made from some files, whether each can be read)."""
         self._met[index] = True
         places = [self._places[k] for k in index]
-        return _made(places, self._manner, lambda one: self._unreadable.tried(self._manner.make, one), self._settings.workers)
+        return _made(places, self._manner, lambda one: self._unreadable.tried(self._manner.make, one), self._workers)
 
     @cached_property
     def _seconds_each(self) -> float:
@@ -269,7 +269,7 @@ class Rows:
         places = [self._places[k] for k in few]
         for _ in range(2):  # the first time, files come from the disk and packages are imported
             begin = time.perf_counter()
-            _made(places, self._manner, lambda one: quiet.tried(self._manner.make, one), self._settings.workers)
+            _made(places, self._manner, lambda one: quiet.tried(self._manner.make, one), self._workers)
         return (time.perf_counter() - begin) / len(few)
 
 
@@ -278,32 +278,8 @@ def sentences(rows: Iterable[Rows]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one.sentence for one in rows))
 
 
-def threads(asked: int | None) -> int:
-    """How many threads make rows: as asked; by default one for each core that this process may use.
-
-    Processes of one training on the same machine share its cores.
-    """
-    if asked is not None:
-        return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    beside = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return max(1, cores // max(1, int(beside) if beside.isdecimal() else 1))
-
-
-def in_threads(work: Callable[[range], None], count: int, asked: int | None) -> None:
-    """Do work on 0, …, count − 1 in threads, each of which gets a range; the first error in order is raised."""
-    number = min(threads(asked), count)
-    if number <= 1:
-        work(range(count))
-        return
-    ends = np.linspace(0, count, number + 1).astype(int).tolist()
-    with ThreadPoolExecutor(number) as pool:
-        for _ in pool.map(work, [range(first, end) for first, end in pairwise(ends)]):
-            pass
-
-
 def _made(
-    places: Sequence[Place], manner: Manner, make: Callable[[Any], Row | None], workers: int | None
+    places: Sequence[Place], manner: Manner, make: Callable[[Any], Row | None], workers: Workers
 ) -> tuple[Row, npt.NDArray[np.bool_]]:
     """(rows of some files, whether each was made); those that were not are 0."""
     rows, found = np.zeros((len(places), *manner.shape), manner.kind), np.zeros(len(places), bool)
@@ -314,7 +290,7 @@ def _made(
             if row is not None:
                 rows[k], found[k] = row, True
 
-    in_threads(work, len(places), workers)
+    workers.do(work, len(places))
     return rows, found
 
 

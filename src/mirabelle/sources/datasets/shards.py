@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mirabelle.errors import UserError, did_you_mean
-from mirabelle.sources.datasets.decoded import in_threads
 from mirabelle.sources.datasets.images import divided, opened
 from mirabelle.sources.datasets.places import Place
 from mirabelle.sources.datasets.shard_index import Listed, Sample, listed
 from mirabelle.sources.datasets.shard_names import above, by_split, shards_at
 from mirabelle.sources.datasets.unreadable import SKIP, with_way_out
+from mirabelle.sources.datasets.workers import Workers
 from mirabelle.task.preprocessing.pictures import Header
 from mirabelle.task.task import Task
 
@@ -63,7 +63,7 @@ def _all_listed(shards: Sequence[Path], settings: TarShards) -> list[Listed]:
             if one.damage is not None and not settings.skip_unreadable:
                 raise with_way_out(one.damage)
 
-    in_threads(work, len(shards), settings.workers)
+    Workers(settings.workers).do(work, len(shards))
     return [one for one in found if one is not None]
 
 
