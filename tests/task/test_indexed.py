@@ -19,6 +19,7 @@ from mirabelle.sources.datasets import images
 from mirabelle.sources.datasets.cache import CACHE
 from mirabelle.task.indexed import Indexed, ahead
 from mirabelle.task.preprocessing import pictures
+from mirabelle.task.reading import Reading
 from mirabelle.task.samples import Samples
 from mirabelle.training import evaluate, fit
 
@@ -89,6 +90,19 @@ def test_values_that_are_not_finite_are_told_with_the_number_of_the_sample() -> 
         data.at(torch.tensor([2, 7, 1]))
     with pytest.raises(UserError, match=r"E131.*no samples"):
         Indexed(lambda index: index, torch.zeros(0), "none")
+
+
+def test_how_samples_are_read_is_told_and_timed_unless_it_is_known() -> None:
+    here, there, reader = both()
+    assert here.reading() == Reading("memory", here.nbytes)
+    reader.seen.clear()
+    found = there.reading()
+    assert (found.how, found.nbytes) == ("source", 0)
+    assert found.seconds > 0
+    assert len(reader.seen) == 16  # a few, and not all of them
+    known = Indexed(reader, there.targets, "rows", cost=lambda count: Reading("source", 0, seconds=count))
+    parts = (known, known.chosen(torch.arange(50)), known.with_targets(lambda targets: targets), known.split(0.25, 0)[1])
+    assert [part.reading().seconds for part in parts] == [200, 50, 200, 50]
 
 
 def test_batches_are_read_ahead_and_what_fails_is_told() -> None:
