@@ -24,6 +24,7 @@ from mirabelle.sources.datasets import decoded, images, sounds
 from mirabelle.sources.datasets.cache import CACHE
 from mirabelle.task.indexed import Indexed
 from mirabelle.task.preprocessing import pictures
+from mirabelle.task.preprocessing.sound import read_wav
 from mirabelle.task.samples import Samples
 
 SPLITS = ("train", "validation", "test")
@@ -219,6 +220,19 @@ def test_damaged_files_are_decoded_once(cache: Path, tmp_path: Path, monkeypatch
     large(folder, size=[12, 12], skip_unreadable=True, cache=False)
     assert len(seen) == 40
     assert sum(count > 1 for count in seen.values()) <= 3  # the first of each split, whose shape is checked
+
+
+def test_damaged_recordings_are_read_once(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = recordings(tmp_path / "sounds")
+    damage(folder, ".wav")
+    seen: Counter[Path] = Counter()
+    monkeypatch.setattr(sounds, "read_wav", lambda path: seen.update([path]) or read_wav(path))
+    for kept in (True, False):
+        seen.clear()
+        large(folder, mels=8, skip_unreadable=True, cache=kept)
+        assert len(seen) == 30
+        assert sum(count > 1 for count in seen.values()) <= 3  # the first of each split, whose shape is checked
+    assert [file.suffix for file in cache.iterdir()] == [".npy"]
 
 
 def test_a_class_or_a_split_of_which_nothing_can_be_read_is_told(cache: Path, tmp_path: Path) -> None:

@@ -99,6 +99,10 @@ def test_names_of_shards(tmp_path: Path) -> None:
     assert both.name == "shards"
     apart = task(folder / "train-000000.tar", validation="train-000001.tar", test="train-00000{2..2}.tar")
     assert [len(getattr(apart, name)) for name in SPLITS] == [20, 20, 20]
+    inside = task(folder, validation="train-000001.tar", test="train-000002.tar")  # which then are not trained on
+    assert_same(apart, inside, Samples)
+    with pytest.raises(UserError, match=r"E131.*all shards at .* are for validation or test"):
+        task(folder / "train-000000.tar", test="*.tar")
     for part in ("train", "validation"):
         write_tar(tmp_path / "nested" / part / "0.tar", samples(0, 10))
     assert [len(getattr(task(tmp_path / "nested"), name)) for name in SPLITS] == [8, 10, 2]
@@ -359,7 +363,11 @@ def test_damaged_images_are_named_or_left_out(tmp_path: Path) -> None:
     assert here.notes == (f"1 of 20 images cannot be read and are left out (skip_unreadable = true): 0003.png in {path}.",)
 
 
-def test_samples_without_an_image_are_told(tmp_path: Path) -> None:
+def test_what_is_not_read_is_told(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "shards")
+    (folder / "README.md").write_text("pictures")
+    (told,) = task(folder).notes
+    assert told == "Not all files in shards are read: 1 × .md are left out; only shards are read (.tar)."
     found = task(write_tar(tmp_path / "a.tar", [*samples(0, 20), ("77.txt", b"no image"), ("78.cls", b"1")]))
     assert found.notes == ("2 samples of the shards have no image and are left out.",)
 

@@ -176,7 +176,7 @@ def test_large_folders_of_images_are_decoded_once_and_read_when_needed(
     here, there = tasks_of(photos, monkeypatch)
     assert here.preprocessing == there.preprocessing
     assert there.notes[:-1] == here.notes
-    assert there.notes[-1].startswith("The images are read when they are needed, from a file of 17.3 kB in ")
+    assert there.notes[-1].startswith("The images are read when they are needed, from a file of 17.3 kB in the cache ")
     for name in ("train", "validation", "test"):
         assert isinstance(getattr(there, name), Indexed)
         assert same(getattr(here, name), getattr(there, name))

@@ -188,7 +188,7 @@ class Rows:
         few = few if self._looked_at and not (self._kept and self._file.is_file()) else ""
         if self._kept:
             size = bytes_in_words(self._manner.nbytes * len(self._places))
-            where = f"a file of {size} in {self._file.parent}, into which they are {done} once"
+            where = f"a file of {size} in the cache folder, into which they are {done} once"
             return f"The {several} are read when they are needed, from {where}.{few}"
         if self._lacking:
             way = f"The variable {CACHE} names another folder."

@@ -10,18 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from mirabelle.errors import UserError, did_you_mean
+from mirabelle.sources.datasets.folders import Kind, unread_files
 from mirabelle.sources.datasets.images import divided, opened
 from mirabelle.sources.datasets.places import Place
 from mirabelle.sources.datasets.shard_index import Listed, Sample, listed
 from mirabelle.sources.datasets.shard_names import above, by_split, shards_at
 from mirabelle.sources.datasets.unreadable import SKIP, with_way_out
 from mirabelle.sources.datasets.workers import Workers
+from mirabelle.sources.names import SHARD
 from mirabelle.task.preprocessing.pictures import Header
 from mirabelle.task.task import Task
 
 if TYPE_CHECKING:
     from mirabelle.sources.datasets.image_settings import TarShards
 
+_KIND = Kind("shard", "shards", (SHARD,))
 _FEW = 5  # names in a message
 _MOST_CLASSES = 1_000_000
 
@@ -29,10 +32,14 @@ _MOST_CLASSES = 1_000_000
 def task_of(path: Path, settings: TarShards) -> Task:
     """The task of a folder or of a range of shards; the errors are those of `TarShards`."""
     folder = above(path)
-    shards = by_split(shards_at(path), folder)
-    for part, name in (("validation", settings.validation), ("test", settings.test)):
-        if name is not None:
-            shards[part] = shards_at(folder / name)
+    asked = {"validation": settings.validation, "test": settings.test}
+    named = {part: shards_at(folder / name) for part, name in asked.items() if name is not None}
+    apart = {shard.resolve() for own in named.values() for shard in own}
+    others = [shard for shard in shards_at(path) if shard.resolve() not in apart]
+    if not others:
+        message = f"all shards at {path} are for validation or test"
+        raise UserError("E131", message, "name other ones as `validation` and `test`")
+    shards = {**by_split(others, folder), **named}
     found = {part: _all_listed(own, settings) for part, own in shards.items()}
     samples = {part: [sample for one in own for sample in one.samples] for part, own in found.items()}
     empty = next((part for part, own in samples.items() if not own), None)
@@ -49,6 +56,8 @@ def task_of(path: Path, settings: TarShards) -> Task:
     places: dict[str, list[Place]] = {part: [one.image for one in own] for part, own in samples.items()}
     known: dict[Place, Header] = {one.image: one.header for own in samples.values() for one in own if one.header is not None}
     notes = _notes([one for own in found.values() for one in own])
+    if path.is_dir():
+        notes += unread_files(folder, {one for own in shards.values() for one in own}, _KIND)
     name = folder.resolve().name
     return divided(opened(places, settings, known), targets, labels, settings, groups=labels, name=name, notes=notes)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,13 +45,10 @@ def task_of(folder: Path, settings: SoundFolder) -> Task:
     targets = {
         part: np.repeat(np.arange(len(classes)), [len(group) for group in classes.values()]) for part, classes in files.items()
     }
-    found = divided(paths, targets, settings, labels)
-    sound = found.sound
-    if isinstance(sound, Sound):
-        mean, deviation = found.scaling()
-        sound = dataclasses.replace(sound, mean=(mean,), deviation=(deviation or 1.0,))
+    found = divided(paths, targets, settings, labels, standardized=True)
     unread = unread_files(folder, [path for group in paths.values() for path in group], KIND)
-    return as_task(found.splits, labels, folder.resolve().name, sound, settings).replace(notes=(*unread, *found.notes))
+    notes = (*unread, *found.notes)
+    return as_task(found.splits, labels, folder.resolve().name, found.sound, settings).replace(notes=notes)
 
 
 @dataclass(frozen=True)
@@ -60,15 +57,13 @@ class Divided:
 
     Args:
         splits: by name.
-        sound: how recordings become features, without a learned mean and deviation.
+        sound: how recordings become inputs.
         notes: sentences on what was cut or left out, and on how features are read.
-        scaling: () -> (mean, deviation) of the features of the training recordings.
     """
 
     splits: Mapping[str, Split] | Mapping[str, Unread]
     sound: Sound | Waveform | Kaldi
     notes: Sequence[str]
-    scaling: Callable[[], tuple[float, float]]
 
 
 def divided(
@@ -76,6 +71,8 @@ def divided(
     targets: Mapping[str, npt.NDArray[Any]],
     settings: SoundFolder,
     groups: Sequence[str] = (),
+    *,
+    standardized: bool = False,
 ) -> Divided:
     """The features of recordings, with splits that the files lack.
 
@@ -84,6 +81,7 @@ def divided(
         targets: by split.
         settings: of the data.
         groups: names of the classes by which the splits are stratified.
+        standardized: whether mean and deviation of log-mel features are those of the training data.
 
     Raises:
         UserError: E131 if a recording cannot be read or has another sampling rate than the first; as `completed`.
@@ -94,22 +92,28 @@ def divided(
     sound = _preprocessing(settings, rate, settings.seconds or round(min(longest, _LONGEST), 3))
     positions: dict[str, Split] = {part: (np.arange(len(group)), targets[part]) for part, group in paths.items()}
     splits = completed(positions, settings.test_fraction, settings.validation_fraction, settings.seed, groups)
-    manner = _manner(sound)
+    manner, learned = _manner(sound), isinstance(sound, Sound) and standardized
     told = _notes(sound, [samples / rate for samples in lengths.values()])
     of = {part: part if part in paths else "train" for part in splits}
+    ready: Mapping[str, Split] | Mapping[str, Unread]
     if manner.nbytes * sum(len(group) for group in paths.values()) <= IN_MEMORY:
         raw = {part: all_rows(group, manner, unreadable, settings.workers) for part, group in paths.items()}
-        splits = unreadable.without(splits, paths, groups)
-        ready = {part: (raw[of[part]][index], own) for part, (index, own) in splits.items()}
-        return Divided(ready, sound, [*told, *unreadable.sentences(paths)], partial(_scaling, ready["train"][0]))
-    found = {part: Rows(group, manner, unreadable, settings) for part, group in paths.items()}
-    if settings.skip_unreadable:
-        for part, (index, _) in splits.items():
-            found[of[part]].check(index)
-    splits = unreadable.without(splits, paths, groups)
-    unread = {part: found[of[part]].chosen(index, own) for part, (index, own) in splits.items()}
-    scaling = partial(_scaling_of_parts, found["train"], splits["train"][0])
-    return Divided(unread, sound, [*told, *unreadable.sentences(paths), *sentences(found.values())], scaling)
+        left = unreadable.without(splits, paths, groups)
+        ready = {part: (raw[of[part]][index], own) for part, (index, own) in left.items()}
+        scaling = _scaling(ready["train"][0]) if learned else None
+        read: tuple[str, ...] = ()
+    else:
+        found = {part: Rows(group, manner, unreadable, settings) for part, group in paths.items()}
+        scaling = _scaling_of_parts(found["train"], splits["train"][0]) if learned else None
+        if settings.skip_unreadable:
+            for part, (index, _) in splits.items():
+                found[of[part]].check(index)
+        left = unreadable.without(splits, paths, groups)
+        ready = {part: found[of[part]].chosen(index, own) for part, (index, own) in left.items()}
+        read = sentences(found.values())
+    if scaling is not None and isinstance(sound, Sound):
+        sound = dataclasses.replace(sound, mean=(scaling[0],), deviation=(scaling[1] or 1.0,))
+    return Divided(ready, sound, [*told, *unreadable.sentences(paths), *read])
 
 
 def _lengths(paths: Mapping[str, Sequence[Path]], settings: SoundFolder, unreadable: Unreadable) -> tuple[dict[Path, int], int]:
@@ -161,7 +165,7 @@ def _scaling(features: Array) -> tuple[float, float]:
 def _scaling_of_parts(rows: Rows, index: npt.NDArray[Any]) -> tuple[float, float]:
     """Mean and deviation of features that are read in parts."""
     means, deviations = mean_and_deviation_of_parts(part.reshape(-1, 1) for _, part in rows.parts(index))
-    return means[0], deviations[0]
+    return sum(means), sum(deviations)  # of one channel, or of none if nothing can be read, which is told later
 
 
 def _preprocessing(settings: SoundFolder, rate: int, seconds: float) -> Sound | Waveform | Kaldi:
