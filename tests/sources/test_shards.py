@@ -109,6 +109,8 @@ def test_names_of_shards(tmp_path: Path) -> None:
     for name in ("./shards", "shards/train-{000000..000001}.tar", "train-{0..1}.tar"):
         assert isinstance(settings_from(name, {}, tmp_path), TarShards)
     check_data("./shards/train-{000000..000001}.tar", tmp_path)
+    alone = write_tar(tmp_path / "{odd}" / "{1}.tar", samples(0, 10))
+    assert len(task(alone).train) == 6  # braces without a range or alternatives mean themselves
     (tmp_path / "photos" / "a").mkdir(parents=True)
     (tmp_path / "photos" / "a" / "0.png").write_bytes(png(50, 0))
     write_tar(tmp_path / "photos" / "as-downloaded.tar", samples(0, 2))

@@ -19,7 +19,7 @@ from mirabelle.sources.datasets import images
 from mirabelle.sources.datasets.cache import CACHE
 from mirabelle.task.indexed import Indexed, ahead
 from mirabelle.task.preprocessing import pictures
-from mirabelle.task.reading import Reading
+from mirabelle.task.reading_cost import Reading
 from mirabelle.task.samples import Samples
 from mirabelle.training import evaluate, fit
 

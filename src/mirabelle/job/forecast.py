@@ -31,7 +31,7 @@ from mirabelle.step import Preview, use_of
 from mirabelle.task.batch import parts_of, tensors_of
 from mirabelle.task.goal import Shortfall
 from mirabelle.task.profile import Profile
-from mirabelle.task.reading import Reading
+from mirabelle.task.reading_cost import Reading
 from mirabelle.task.samples import Samples, Stream
 from mirabelle.task.task import Task
 from mirabelle.training import Training, default_objective, evaluate, fit, outputs_of, with_replaced_model_as_teacher

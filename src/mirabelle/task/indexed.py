@@ -13,7 +13,7 @@ from torch import Tensor
 from mirabelle.errors import UserError
 from mirabelle.run.files import digest
 from mirabelle.task.batch import Batch, Inputs, tensors_of
-from mirabelle.task.reading import Reading
+from mirabelle.task.reading_cost import Reading
 from mirabelle.task.samples import Samples, Shuffled, check_finite, check_targets
 
 IN_MEMORY = 1 << 30  # bytes of inputs: data that need more are read when they are needed

@@ -24,7 +24,7 @@ from mirabelle.numerics.draws import generator_from
 from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.task.batch import Batch, Inputs, map_tensors, on_device, tensors_of
 from mirabelle.task.class_names import TARGETS
-from mirabelle.task.reading import Reading
+from mirabelle.task.reading_cost import Reading
 from mirabelle.task.values import plain, plain_targets
 
 Arranged: TypeAlias = Callable[[Tensor, int, torch.Generator], Tensor]  # see `Samples.shuffled`

@@ -29,7 +29,7 @@ from mirabelle.sources.datasets.places import Place, contents_of, known_of
 from mirabelle.sources.datasets.splits import Unread
 from mirabelle.sources.datasets.unreadable import Unreadable
 from mirabelle.sources.datasets.workers import Workers
-from mirabelle.task.reading import Reading, bytes_in_words
+from mirabelle.task.reading_cost import Reading, bytes_in_words
 
 if TYPE_CHECKING:
     from mirabelle.sources.datasets.divided import OfFiles

@@ -103,13 +103,14 @@ def _expanded(name: str) -> Iterator[str]:
         yield name
         return
     for choice in _choices(found[1]):
-        yield from _expanded(name[: found.start()] + choice + name[found.end() :])
+        for rest in _expanded(name[found.end() :]):
+            yield name[: found.start()] + choice + rest
 
 
 def _choices(inside: str) -> list[str]:
     ends = _RANGE.fullmatch(inside)
     if ends is None:
-        return inside.split(",")
+        return inside.split(",") if "," in inside else [f"{{{inside}}}"]
     first, last = int(ends[1]), int(ends[2])
     if not 0 <= last - first < _MOST:
         raise UserError("E110", f"{{{inside}}} is no range of at most {_MOST:,} shards", "write it as {000..099}")
