@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ def damage(folder: Path, kind: str) -> list[Path]:
     paths[0].write_bytes(b"")
     paths[1].write_bytes(b"dear diary" * 10)
     whole = paths[2].read_bytes()
-    paths[2].write_bytes(whole[: len(whole) * 2 // 3] if kind == ".png" else whole[:30])
+    paths[2].write_bytes(whole[: len(whole) * 2 // 3])
     return paths
 
 
@@ -220,6 +221,24 @@ def test_damaged_files_are_decoded_once(cache: Path, tmp_path: Path, monkeypatch
     large(folder, size=[12, 12], skip_unreadable=True, cache=False)
     assert len(seen) == 40
     assert sum(count > 1 for count in seen.values()) <= 3  # the first of each split, whose shape is checked
+
+
+def test_recordings_that_are_cut_off_are_told(cache: Path, tmp_path: Path) -> None:
+    folder = recordings(tmp_path / "sounds")
+    cut, piped, larger = (folder / "low" / f"0{k}.wav" for k in (3, 4, 5))
+    cut.write_bytes(cut.read_bytes()[:1000])
+    data = piped.read_bytes()
+    piped.write_bytes(data[:40] + b"\xff" * 4 + data[44:])  # of a program that did not know the length
+    wavfile.write(larger, 4000, np.zeros((900, 2), np.float32))
+    larger.write_bytes(larger.read_bytes() + b"LISTx")
+    for read in (task, large):
+        (told,) = [note for note in read(folder, mels=8).notes if "end before the end" in note]
+        assert told == (
+            "1 of 30 recordings end before the end that their headers tell, "
+            f"the first is {cut}; skip_unreadable = true leaves them out."
+        )
+        left = read(folder, mels=8, skip_unreadable=True)
+        assert sum(len(getattr(left, name)) for name in SPLITS) == 29
 
 
 def test_damaged_recordings_are_read_once(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,35 +359,44 @@ use = "quantize.Dynamic"
 """
 
 
-@pytest.mark.parametrize("kept", ["true", "false"])
-def test_check_says_how_data_are_read_and_decodes_only_a_few(
-    kept: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def checked(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """What `mirabelle check` says of a recipe with photos that do not fit into memory."""
     photos(tmp_path / "photos")
     (tmp_path / "net.py").write_text(NET)
-    (tmp_path / "recipe.toml").write_text(RECIPE.replace("CACHE", kept))
     monkeypatch.chdir(tmp_path)
-    assert main.run(["check", "recipe.toml"]) == 0
-    assert "train: in memory, 16.4 kB\nvalidation: in memory, 2.3 kB\n" in capsys.readouterr().out
     monkeypatch.setattr(images, "IN_MEMORY", 0)
-    assert main.run(["check", "recipe.toml"]) == 0
-    told = capsys.readouterr().out
-    if kept == "true":
-        way = f"read when needed, from a file of 5.8 kB in {cache}, which takes about 1 s to make; "
-        assert f"train, validation, test: {way}" in told
-        assert "Only a few were looked at" in told
-    else:
-        assert "read from the data whenever they are needed, about 1 s for all of them" in told
-        assert "(cache = false)" in told
-    assert not cache.exists() or not list(cache.iterdir())
-    assert main.run(["check", "recipe.toml", "--json"]) == 0
-    reading = json.loads(capsys.readouterr().out)["reading"]
-    assert {one["how"] for one in reading.values()} == {"file" if kept == "true" else "source"}
-    assert all(one["seconds"] > 0 for one in reading.values())
-    if kept == "true":
-        task(tmp_path / "photos", size=[12, 12])
-        assert main.run(["check", "recipe.toml"]) == 0
-        assert "which is there" in capsys.readouterr().out
+
+    def told(*options: str, kept: str) -> str:
+        (tmp_path / "recipe.toml").write_text(RECIPE.replace("CACHE", kept))
+        assert main.run(["check", "recipe.toml", *options]) == 0
+        return capsys.readouterr().out
+
+    return told
+
+
+def test_check_says_how_data_are_read_and_decodes_only_a_few(checked: Callable[..., str], cache: Path, tmp_path: Path) -> None:
+    told = checked(kept="true")
+    way = f"read when needed, from a file of 5.8 kB in {cache}, which takes about 1 s to make; "
+    assert f"train, validation, test: {way}" in told
+    assert "Only a few were looked at" in told
+    assert not list(cache.iterdir())
+    task(tmp_path / "photos", size=[12, 12])
+    assert f"train, validation, test: read when needed, from a file of 5.8 kB in {cache}, which is there" in checked(
+        kept="true"
+    )
+
+
+def test_check_says_what_decoding_at_every_read_takes(checked: Callable[..., str], cache: Path) -> None:
+    found = json.loads(checked("--json", kept="false"))
+    assert {split: one["how"] for split, one in found["reading"].items()} == dict.fromkeys(SPLITS, "source")
+    seconds = [found["reading"][split]["seconds"] / found["samples"][split] for split in SPLITS]
+    assert seconds[0] > 0
+    assert seconds == pytest.approx(seconds[:1] * 3)  # for a sample
+    assert any("(cache = false)" in remark for remark in found["remarks"])
+    assert not cache.exists()
 
 
 def test_a_run_goes_on_when_its_data_are_read_in_another_way() -> None:

@@ -81,7 +81,7 @@ class Manner:
 
 @contextmanager
 def only_looked_at() -> Iterator[None]:
-    """A context in which no file is made, and what is learned from all rows is estimated from a few: for forecasts."""
+    """A context in which no file of rows is made, and what is learned from all rows is estimated from a few: for forecasts."""
     before = _LOOKING.set(True)
     try:
         yield

@@ -17,12 +17,12 @@ from mirabelle.errors import UserError
 from mirabelle.sources.datasets.decoded import Manner, Rows, all_rows, sentences
 from mirabelle.sources.datasets.folders import Kind, files_by_split, ordered, unread_files
 from mirabelle.sources.datasets.splits import Split, Unread, as_task, completed
-from mirabelle.sources.datasets.unreadable import Unreadable
+from mirabelle.sources.datasets.unreadable import SKIP, Unreadable
 from mirabelle.task.indexed import IN_MEMORY
 from mirabelle.task.preprocessing.kaldi import RATE as KALDI_RATE
 from mirabelle.task.preprocessing.kaldi import Kaldi
 from mirabelle.task.preprocessing.scaling import mean_and_deviation_of_parts
-from mirabelle.task.preprocessing.sound import SUFFIXES, Array, Sound, read_wav, wav_length
+from mirabelle.task.preprocessing.sound import SUFFIXES, Array, Sound, ends_early, read_wav, wav_length
 from mirabelle.task.preprocessing.waveform import Waveform
 from mirabelle.task.task import Task
 
@@ -87,13 +87,16 @@ def divided(
         UserError: E131 if a recording cannot be read or has another sampling rate than the first; as `completed`.
     """
     unreadable = Unreadable(skip=settings.skip_unreadable, several=KIND.several)
-    lengths, rate = _lengths(paths, settings, unreadable)
+    lengths, rate, cut_off = _lengths(paths, settings, unreadable)
     longest = max((lengths[path] for path in paths["train"] if path in lengths), default=0) / rate
     sound = _preprocessing(settings, rate, settings.seconds or round(min(longest, _LONGEST), 3))
     positions: dict[str, Split] = {part: (np.arange(len(group)), targets[part]) for part, group in paths.items()}
     splits = completed(positions, settings.test_fraction, settings.validation_fraction, settings.seed, groups)
     manner, learned = _manner(sound), isinstance(sound, Sound) and standardized
     told = _notes(sound, [samples / rate for samples in lengths.values()])
+    if cut_off:
+        few = f"{len(cut_off):,} of {len(lengths):,} recordings end before the end that their headers tell"
+        told.append(f"{few}, the first is {cut_off[0]}; {SKIP} leaves them out.")
     of = {part: part if part in paths else "train" for part in splits}
     ready: Mapping[str, Split] | Mapping[str, Unread]
     if manner.nbytes * sum(len(group) for group in paths.values()) <= IN_MEMORY:
@@ -116,14 +119,22 @@ def divided(
     return Divided(ready, sound, [*told, *unreadable.sentences(paths), *read])
 
 
-def _lengths(paths: Mapping[str, Sequence[Path]], settings: SoundFolder, unreadable: Unreadable) -> tuple[dict[Path, int], int]:
-    """(samples of each recording that can be read, sampling rate of all)."""
+def _lengths(
+    paths: Mapping[str, Sequence[Path]], settings: SoundFolder, unreadable: Unreadable
+) -> tuple[dict[Path, int], int, list[Path]]:
+    """(samples of each recording that can be read, sampling rate of all, those that are cut off and read nevertheless)."""
     rate = settings.rate or (KALDI_RATE if settings.features == "kaldi" else None)
     lengths: dict[Path, int] = {}
+    cut_off: list[Path] = []
     for path in (path for group in paths.values() for path in group):
         found = unreadable.tried(wav_length, path)
         if found is None:
             continue
+        if ends_early(path):
+            if settings.skip_unreadable:
+                unreadable.add(path, UserError("E131", f"{path} ends before the end that its header tells", "fetch it again"))
+                continue
+            cut_off.append(path)
         own, lengths[path] = found
         rate = rate or own
         if own != rate:
@@ -133,7 +144,7 @@ def _lengths(paths: Mapping[str, Sequence[Path]], settings: SoundFolder, unreada
             raise UserError("E131", message, f"resample it to {rate} Hz")
     if rate is None or not lengths:
         raise UserError("E131", f"no recording can be read: {next(iter(unreadable.found.values()))}", "give intact recordings")
-    return lengths, rate
+    return lengths, rate, cut_off
 
 
 def _manner(sound: Sound | Waveform | Kaldi) -> Manner:
