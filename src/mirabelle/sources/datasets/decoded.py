@@ -116,7 +116,7 @@ class Rows:
         names, whens = known_of(places)
         # Of the names and sizes of all files, the contents of some, and how they become rows.
         self.identity = digest(manner.words.encode(), names.encode(), *contents_of(places))
-        made_by = f"{manner.packages} {__version__}"
+        made_by = f"{np.dtype(manner.kind).str} {manner.packages} {__version__}"
         self._file = cache_folder() / f"{digest(self.identity.encode(), whens.encode(), made_by.encode())}.npy"
         self._workers = Workers(settings.workers)
         self._looked_at = _LOOKING.get()

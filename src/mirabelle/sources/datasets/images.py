@@ -194,6 +194,8 @@ def _manner(images: Opened) -> Manner:
 def _deep(images: Opened) -> dict[str, npt.NDArray[np.bool_]]:
     """Whether each image has more than 8 bits for each channel, by split."""
     deep = {place for place, header in images.headers.items() if header.deep}
+    if not deep:
+        return {part: np.zeros(len(group), bool) for part, group in images.places.items()}
     return {part: np.array([place in deep for place in group], bool) for part, group in images.places.items()}
 
 
