@@ -241,6 +241,18 @@ def test_recordings_that_are_cut_off_are_told(cache: Path, tmp_path: Path) -> No
         assert sum(len(getattr(left, name)) for name in SPLITS) == 29
 
 
+def test_a_file_that_is_damaged_during_a_run_is_named(cache: Path, tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos")
+    for skip, helps in ((False, "skip_unreadable = true"), (True, "give an intact")):
+        found = large(folder, size=[12, 12], cache=False, skip_unreadable=skip)
+        lost = folder / "dark" / "05.png"
+        whole = lost.read_bytes()
+        lost.write_bytes(whole[:90])
+        with pytest.raises(UserError, match=rf"E131.*05\.png cannot be read as an image(.|\n)*{helps}"):
+            [getattr(found, name).inputs for name in SPLITS]
+        lost.write_bytes(whole)
+
+
 def test_damaged_recordings_are_read_once(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = recordings(tmp_path / "sounds")
     damage(folder, ".wav")

@@ -132,7 +132,7 @@ class Rows:
         """
         if self._kept and self._file.is_file():
             return _rows(self._file, index)
-        return _made([self._places[k] for k in index], self._manner, self._manner.make, self._workers)[0]
+        return _made([self._places[k] for k in index], self._manner, self._read_one, self._workers)[0]
 
     def chosen(self, index: Indices, targets: npt.NDArray[Any], change: Change | None = None) -> Unread:
         """Some of the rows as the inputs of a split.
@@ -254,6 +254,10 @@ class Rows:
             raise _damaged(self._file) from error
         for place, reason in lost:
             self._unreadable.add(place, UserError("E131", reason, f"give intact {self._manner.several}"))
+
+    def _read_one(self, place: Place) -> Row | None:
+        """The row of a file that could be read before, or has not been tried."""
+        return self._manner.make(place) if self._unreadable.skip else self._unreadable.tried(self._manner.make, place)
 
     def _tried(self, index: Indices) -> tuple[Row, npt.NDArray[np.bool_]]:
         """(rows made from some files, whether each can be read)."""
