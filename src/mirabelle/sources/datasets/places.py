@@ -62,7 +62,7 @@ class Shard:
         return file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """A part of a tar file: `size` bytes from `offset` on. Its name serves for messages only, and is never used as a path."""
 
@@ -124,18 +124,19 @@ def known_of(places: Sequence[Place]) -> tuple[str, str]:
     """(names and sizes of all places, a line for each; where they are and when they were written)."""
     names, whens = [], []
     folders: dict[Path, Path] = {}  # resolved once each
+    shards: dict[Shard, str] = {}
     for place in places:
         if isinstance(place, Member):
-            file, size, when = place.shard.path, place.size, f"{place.offset} {place.shard.changed}"
-            name = f"{file.name}/{place.name}"
+            if place.shard not in shards:
+                shards[place.shard] = f"{place.shard.path.resolve()} {place.shard.changed}"
+            names.append(f"{place.shard.path.name}/{place.name} {place.size}\n")
+            whens.append(f"{shards[place.shard]} {place.offset}\n")
         else:
             found = place.stat()
-            file, size, when = place, found.st_size, str(found.st_mtime_ns)
-            name = f"{file.parent.name}/{file.name}"
-        if file.parent not in folders:
-            folders[file.parent] = file.parent.resolve()
-        names.append(f"{name} {size}\n")
-        whens.append(f"{folders[file.parent] / file.name} {when}\n")
+            if place.parent not in folders:
+                folders[place.parent] = place.parent.resolve()
+            names.append(f"{place.parent.name}/{place.name} {found.st_size}\n")
+            whens.append(f"{folders[place.parent] / place.name} {found.st_mtime_ns}\n")
     return "".join(names), "".join(whens)
 
 

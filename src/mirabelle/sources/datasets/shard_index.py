@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from mirabelle import __version__
 from mirabelle.errors import UserError
-from mirabelle.run.files import digest, read_json, write_json
+from mirabelle.run.files import digest, write
 from mirabelle.sources.datasets.cache import alone, cache_folder
 from mirabelle.sources.datasets.image_settings import TarShards
 from mirabelle.sources.datasets.places import Member, Shard
@@ -25,7 +25,7 @@ _MOST_BYTES, _MOST_LETTERS = 1 << 20, 200  # of a member with a class, and of th
 _NUMBER = re.compile(r"\d{1,9}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """A sample of a shard.
 
@@ -78,35 +78,39 @@ def _known(file: Path, shard: Shard) -> Listed | None:
     """The list in a file; None if there is none that can be read."""
     if not file.is_file():
         return None
-    try:
-        data = read_json(file)
-        samples = tuple(
-            Sample(Member(shard, str(name), int(offset), int(size)), label, _header(header))
-            for name, offset, size, label, header in data["samples"]
-        )
-        damage = None if data["damage"] is None else UserError("E131", **data["damage"])
-        return Listed(samples, int(data["without_image"]), damage)
-    except (UserError, KeyError, TypeError, ValueError):
+    said, _, text = file.read_bytes().partition(b"\n")
+    if said != digest(text).encode():
         return None
-
-
-def _header(data: Any) -> Header | None:
-    if data is None:
-        return None
-    (height, width), *others = data
-    return Header((int(height), int(width)), *others)
+    data = json.loads(text)
+    headers = [Header((one[0], one[1]), *one[2:]) for one in data["headers"]]
+    samples = tuple(
+        Sample(Member(shard, name, offset, size), label, None if header is None else headers[header])
+        for name, offset, size, label, header in data["samples"]
+    )
+    damage = None if data["damage"] is None else UserError("E131", **data["damage"])
+    return Listed(samples, data["without_image"], damage)
 
 
 def _keep(file: Path, found: Listed) -> None:
-    """Write a list, if the folder can be used."""
-    rows = [
-        (one.image.name, one.image.offset, one.image.size, one.label, None if one.header is None else astuple(one.header))
-        for one in found.samples
-    ]
+    """Write a list, with a digest in front, if the folder can be used."""
+    headers: dict[Header, int] = {}  # most images have one of a few
+    for one in found.samples:
+        if one.header is not None:
+            headers.setdefault(one.header, len(headers))
     damage = None if found.damage is None else {"message": found.damage.message, "remedy": found.damage.remedy}
+    data = {
+        "headers": [(*one.size, one.mode, one.deep, one.transparent, one.several) for one in headers],
+        "samples": [
+            (one.image.name, one.image.offset, one.image.size, one.label, None if one.header is None else headers[one.header])
+            for one in found.samples
+        ],
+        "without_image": found.without_image,
+        "damage": damage,
+    }
+    text = json.dumps(data).encode()
     try:
         with alone(file):
-            write_json(file, {"samples": rows, "without_image": found.without_image, "damage": damage})
+            write(file, digest(text).encode() + b"\n" + text)
     except (OSError, UserError):  # it is made again the next time
         pass
 
