@@ -12,7 +12,7 @@ from typing import BinaryIO
 from mirabelle.errors import UserError
 from mirabelle.sources.datasets.places import Member, Shard
 
-_BLOCK = 512
+_BLOCK, _MOST_SIGNED = 512, 127  # some writers sum signed bytes
 _MOST_HEADER = 1 << 20  # most bytes of a long name or of extended headers
 _CHECKSUM = slice(148, 156)
 _FILES, _WITHOUT_DATA = b"\x0007", b"123456"  # types: files; links, devices, folders and pipes
@@ -74,7 +74,7 @@ class _Headers:
             return None
         said = self._number(header[_CHECKSUM])
         blank = header[: _CHECKSUM.start] + b" " * 8 + header[_CHECKSUM.stop :]
-        if said not in (sum(blank), sum(byte - 256 * (byte > 127) for byte in blank)):  # noqa: PLR2004 (signed bytes)
+        if said != sum(blank) and said != sum(byte - 256 * (byte > _MOST_SIGNED) for byte in blank):
             raise self._damaged("a header has another checksum, or it is no tar file")
         self._at += _BLOCK
         return header

@@ -6,6 +6,7 @@ values; which of them counts as white is not in the file, so `Image` decides it.
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 import warnings
@@ -37,6 +38,8 @@ _GREY_AND_ALPHA = "LA;16B"  # layout of a PNG file that Pillow opens with mode "
 # Pillow keeps the high byte of each colour of 16 bits. Read as the other order of bytes, it keeps the low byte.
 _OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue, as in Pillow
+# Where Pillow finds EXIF data of a PNG file before its pixels are decoded; its first chunk stands behind the signature.
+_EXIF, _SIGNATURE = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"), 8
 _MOST = 65535  # the largest value of 16 bits
 # Exceptions of Pillow's decoders on damaged files.
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error)
@@ -74,7 +77,7 @@ def header_of(place: Place) -> Header:
     Raises:
         UserError: E130 if the file is missing, E131 if it cannot be read as an image.
     """
-    with _opened(place) as (picture, layout):
+    with _opened(place, header=True) as (picture, layout):
         grey = picture.mode in _GREY or layout == _GREY_AND_ALPHA
         return Header(
             size=(picture.height, picture.width),
@@ -199,7 +202,9 @@ def mask_values(place: Place, resizing: Resizing) -> npt.NDArray[np.int64]:
 
 
 @contextmanager
-def _opened(place: Place, layouts: dict[str, str] | None = None) -> Iterator[tuple[PIL.Image.Image, str]]:
+def _opened(
+    place: Place, layouts: dict[str, str] | None = None, *, header: bool = False
+) -> Iterator[tuple[PIL.Image.Image, str]]:
     """Open an image with Pillow and rotate it by its EXIF data; pixels are read when they are first needed.
 
     Exceptions of the decoder inside the context become E131.
@@ -207,6 +212,7 @@ def _opened(place: Place, layouts: dict[str, str] | None = None) -> Iterator[tup
     Args:
         place: the encoded image.
         layouts: other layouts by which Pillow's decoder shall read the bytes; {} for the other order of bytes.
+        header: whether pixels are not needed: a PNG file is then decoded only if it has EXIF data.
 
     Returns:
         The image, and the layout of its bytes in the file by Pillow's name, such as "RGB;16B".
@@ -223,7 +229,8 @@ def _opened(place: Place, layouts: dict[str, str] | None = None) -> Iterator[tup
                 layout = _layout(picture)
                 if layouts is not None:
                     _read_as(picture, layouts)
-                PIL.ImageOps.exif_transpose(picture, in_place=True)
+                if not (header and picture.format == "PNG" and _without_exif(file, picture)):
+                    PIL.ImageOps.exif_transpose(picture, in_place=True)
                 yield picture, layout
         except (*_DAMAGED, PIL.Image.DecompressionBombError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -231,6 +238,21 @@ def _opened(place: Place, layouts: dict[str, str] | None = None) -> Iterator[tup
                 reason = "it has no known image format"
             message = f"{place} cannot be read as an image: {reason}"
             raise UserError("E131", message, f"give an intact {', '.join(SUFFIXES)} file") from error
+
+
+def _without_exif(file: BinaryIO, picture: PIL.Image.Image) -> bool:
+    """Whether a PNG file has no EXIF data. Pillow decodes all pixels to look for them, as they may stand behind the pixels."""
+    if any(name in picture.info for name in _EXIF):
+        return False
+    at, behind, found = file.tell(), False, False
+    file.seek(_SIGNATURE)
+    while not found and len(chunk := file.read(8)) == 8:  # noqa: PLR2004 (a length and a name of four bytes each)
+        kind = chunk[4:]
+        behind = behind or kind == b"IDAT"
+        found = kind == b"eXIf" or (behind and kind in (b"tEXt", b"zTXt", b"iTXt"))
+        file.seek(int.from_bytes(chunk[:4], "big") + 4, os.SEEK_CUR)
+    file.seek(at)
+    return not found
 
 
 def _layout(picture: PIL.Image.Image) -> str:
