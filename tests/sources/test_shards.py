@@ -371,7 +371,7 @@ def test_what_is_not_read_is_told(tmp_path: Path) -> None:
     (told,) = task(folder).notes
     assert told == "Not all files in shards are read: 1 × .md are left out; only shards are read (.tar)."
     found = task(write_tar(tmp_path / "a.tar", [*samples(0, 20), ("77.txt", b"no image"), ("78.cls", b"1")]))
-    assert found.notes == ("2 samples of the shards have no image and are left out.",)
+    assert found.notes == ("Samples of the shards without an image are left out: 2.",)
 
 
 def test_samples_are_listed_once_and_again_when_a_shard_changes(

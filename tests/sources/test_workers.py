@@ -21,22 +21,26 @@ def test_everything_is_done_once(asked: int | None, count: int) -> None:
 
 
 def test_as_many_threads_as_asked_and_none_for_quick_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    def used(asked: int | None, seconds: float) -> int:
+    here = threading.get_ident()
+
+    def used(asked: int | None, seconds: float, due: int) -> int:
         seen: set[int] = set()
+        together = threading.Barrier(max(due, 1))
 
         def work(part: range) -> None:
             seen.add(threading.get_ident())
+            if threading.get_ident() != here:
+                together.wait(timeout=20)  # until so many threads work at the same time
             time.sleep(seconds * len(part))
 
-        team = Workers(asked)
-        team.do(work, 60)
-        return len(seen - {threading.get_ident()})
+        Workers(asked).do(work, 60)
+        return len(seen - {here})
 
-    assert used(0, 0.001) == 0
-    assert used(3, 0.001) == 3
+    assert used(0, 0.0, 0) == 0
+    assert used(3, 0.0, 3) == 3
     monkeypatch.setattr(workers, "_cores", lambda: 4)
-    assert used(None, 0.001) == 4
-    assert used(None, 0.0) == 0
+    assert used(None, 0.001, 4) == 4
+    assert used(None, 0.0, 0) == 0
 
 
 def test_processes_of_one_training_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

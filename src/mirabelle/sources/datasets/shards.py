@@ -114,7 +114,7 @@ def _number(sample: Sample, numbers: Mapping[Any, int], labels: Sequence[str]) -
 
 def _notes(found: Sequence[Listed]) -> list[str]:
     without = sum(one.without_image for one in found)
-    notes = [f"{without:,} samples of the shards have no image and are left out."] if without else []
+    notes = [f"Samples of the shards without an image are left out: {without:,}."] if without else []
     damaged = [one.damage.message for one in found if one.damage is not None]
     if damaged:
         notes.append(

@@ -16,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 
 _TIMED, _QUICK = 8, 1.5e-4  # files by which the work is timed, and seconds for a file below which threads do not help
+_LEAST, _LONG = 2, 0.05  # fewest files that are timed (the first may import packages), and seconds after which that is enough
 
 
 class Workers:
@@ -33,8 +34,10 @@ class Workers:
         """Do work on 0, …, count − 1, of which each thread gets a range; the first error in order is raised."""
         begin = 0
         if self.number is None and count:
-            begin = min(_TIMED, count)
-            self.number = 0 if min(_seconds(work, k) for k in range(begin)) < _QUICK else _cores()
+            seconds: list[float] = []
+            while len(seconds) < min(_TIMED, count) and (len(seconds) < _LEAST or sum(seconds) < _LONG):
+                seconds.append(_seconds(work, len(seconds)))
+            begin, self.number = len(seconds), 0 if min(seconds) < _QUICK else _cores()
         number = min(self.number or 1, count - begin)
         if number <= 1:
             work(range(begin, count))
