@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +26,34 @@ def cache_folder() -> Path:
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mirabelle" / "decoded"
 
 
+@contextmanager
+def alone(file: Path) -> Iterator[bool]:
+    """A context in which no other process writes this file; who comes second waits. Its folder is created.
+
+    Returns:
+        Whether the file system has locks. Without them, two processes that begin at once both write, each under a name of its
+        own, and the last one stays.
+
+    Raises:
+        OSError: if the folder cannot be created.
+    """
+    import filelock
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(file.with_name(f"{file.name}.lock"), is_singleton=False)
+    try:
+        lock.acquire()
+    except (NotImplementedError, OSError):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        with suppress(OSError):  # on Windows it cannot be removed while another process waits
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
 def write_once(file: Path, write: Callable[[BinaryIO], None], size: int, what: str) -> None:
     """Write a file unless it is there, while other processes that need it wait.
 
@@ -40,22 +68,14 @@ def write_once(file: Path, write: Callable[[BinaryIO], None], size: int, what: s
     Raises:
         UserError: E202 if there is no space for the file, or it cannot be written; and what `write` raises.
     """
-    import filelock
-
     if file.is_file():
         return
-    lock = file.with_name(f"{file.name}.lock")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(lock, is_singleton=False):
-            try:
-                if not file.is_file():
-                    _remove_what_is_left(file)
-                    _check_free(file, size, what)
-                    _write(file, write)
-            finally:
-                with suppress(OSError):  # who waits for it finds the file, or writes it under a name of its own
-                    lock.unlink()
+        with alone(file):
+            if not file.is_file():
+                _remove_what_is_left(file)
+                _check_free(file, size, what)
+                _write(file, write)
     except OSError as error:
         named = Path(error.filename or file)
         if named.parent != file.parent and not file.is_relative_to(named):
