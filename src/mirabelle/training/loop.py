@@ -91,7 +91,7 @@ def _fitted(
     model: nn.Module, task: Task, training: Training, run: Run, *, objective: Objective, controls: Sequence[Control]
 ) -> nn.Module:
     """What `fit` does, in each of the processes."""
-    with computing_on(device_of_job(model)), at_work(model, *filter(None, [task.teacher])) as device:
+    with computing_on(device_of_job(model)), at_work(model, *([task.teacher] if task.teacher is not None else [])) as device:
         while True:
             loop = _Loop(model, task, training, run, objective=objective, controls=controls)
             with global_draws(device=device):
