@@ -96,15 +96,15 @@ class Indexed(Samples):
         sample = 0 if few is None else sum(tensor.nbytes for tensor in tensors_of(few.inputs))
         together = max(1, _TOGETHER // max(1, sample * size)) * size if self._read_ahead else size
 
-        def several(place: int) -> list[Batch]:
-            whole = self.at(indices(place, min(place + together, places.stop)))
-            if len(whole) <= size:
-                return [whole]
-            return [_part(whole, slice(start, start + size)) for start in range(0, len(whole), size)]
+        def read(place: int) -> Batch:
+            return self.at(indices(place, min(place + together, places.stop)))
 
         groups = range(places.start, places.stop, together)
-        for batches in ahead(several, groups) if self._read_ahead else map(several, groups):
-            yield from batches
+        for whole in ahead(read, groups) if self._read_ahead else map(read, groups):
+            if len(whole) <= size:
+                yield whole
+            else:
+                yield from (_part(whole, slice(start, start + size)) for start in range(0, len(whole), size))
 
     def split(self, fraction: float, seed: int) -> tuple[Samples, Samples]:
         held, order = self._held(fraction), self.order(seed)
