@@ -105,28 +105,30 @@ class Indexed(Samples):
         return self.at(torch.arange(start, min(stop, len(self))))
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        places = range(0, len(self), batch_size)
-        return self._batches(lambda start, stop: torch.arange(start, min(stop, len(self))), places, batch_size)
+        places = range(0, len(self), batch_size)  # not ahead: outputs are kept meanwhile, and memory of two threads scatters
+        return self._batches(
+            lambda start, stop: torch.arange(start, min(stop, len(self))), places, batch_size, own_thread=False
+        )
 
     def taken(self, shuffled: Shuffled, first: int) -> Iterator[Batch]:
         size = shuffled.batch_size
-        return self._batches(shuffled.indices, range(first * size, len(shuffled) * size, size), size)
+        return self._batches(shuffled.indices, range(first * size, len(shuffled) * size, size), size, own_thread=True)
 
-    def _batches(self, indices: Callable[[int, int], Tensor], places: range, size: int) -> Iterator[Batch]:
+    def _batches(self, indices: Callable[[int, int], Tensor], places: range, size: int, *, own_thread: bool) -> Iterator[Batch]:
         """The batches that begin at some places; small ones are read together, which costs little more than to read one."""
         few = self.first(1) if self._read_ahead and places else None
         sample = 0 if few is None else sum(tensor.nbytes for tensor in tensors_of(few.inputs))
         together = max(1, _TOGETHER // max(1, sample * size)) * size if self._read_ahead else size
 
-        def several(place: int) -> list[Batch]:
-            whole = self.at(indices(place, min(place + together, places.stop)))
-            if len(whole) <= size:
-                return [whole]
-            return [_part(whole, slice(start, start + size)) for start in range(0, len(whole), size)]
+        def read(place: int) -> Batch:
+            return self.at(indices(place, min(place + together, places.stop)))
 
         groups = range(places.start, places.stop, together)
-        for batches in ahead(several, groups) if self._read_ahead else map(several, groups):
-            yield from batches
+        for whole in ahead(read, groups) if self._read_ahead and own_thread else map(read, groups):
+            if len(whole) <= size:
+                yield whole
+            else:
+                yield from (_part(whole, slice(start, start + size)) for start in range(0, len(whole), size))
 
     def split(self, fraction: float, seed: int) -> tuple[Samples, Samples]:
         held, order = self._held(fraction), self.order(seed)
