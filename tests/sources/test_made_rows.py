@@ -21,7 +21,7 @@ from mirabelle.cli import main
 from mirabelle.errors import UserError
 from mirabelle.run.run import same_run
 from mirabelle.sources import task_from
-from mirabelle.sources.datasets import decoded, images, sounds
+from mirabelle.sources.datasets import images, sounds
 from mirabelle.sources.datasets.cache import CACHE
 from mirabelle.task.indexed import Indexed
 from mirabelle.task.preprocessing import pictures
@@ -334,7 +334,7 @@ def test_a_disk_that_becomes_full_is_told_and_leaves_no_half_file(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(decoded.os, "fsync", full)
+    monkeypatch.setattr("mirabelle.sources.datasets.cache.os.fsync", full)
     with pytest.raises(UserError, match=r"E202.*No space left"):
         large(folder, size=[12, 12])
     assert not list(cache.iterdir())

@@ -54,10 +54,34 @@ def alone(file: Path) -> Iterator[bool]:
         lock.release()
 
 
+@contextmanager
+def new_file(file: Path) -> Iterator[BinaryIO]:
+    """A context with a file that appears under its name when it is complete and on the disk, and is removed after an error.
+
+    What is left of processes that were killed is removed.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    _remove_what_is_left(file)
+    writing = file.with_name(f"{file.name}.{os.getpid()}.writing")
+    try:
+        with writing.open("w+b") as opened:
+            yield opened
+            opened.flush()
+            os.fsync(opened.fileno())
+        writing.replace(file)
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        writing.unlink(missing_ok=True)
+
+
 def write_once(file: Path, write: Callable[[BinaryIO], None], size: int, what: str) -> None:
     """Write a file unless it is there, while other processes that need it wait.
-
-    It appears under its name when it is complete and on the disk. What is left of processes that were killed is removed.
 
     Args:
         file: to be written.
@@ -73,9 +97,9 @@ def write_once(file: Path, write: Callable[[BinaryIO], None], size: int, what: s
     try:
         with alone(file):
             if not file.is_file():
-                _remove_what_is_left(file)
                 _check_free(file, size, what)
-                _write(file, write)
+                with new_file(file) as opened:
+                    write(opened)
     except OSError as error:
         named = Path(error.filename or file)
         if named.parent != file.parent and not file.is_relative_to(named):
@@ -129,23 +153,6 @@ def _remove_what_is_left(file: Path) -> None:
     for left in file.parent.glob(f"{file.name}.*.writing"):
         if not _lives(int(left.suffixes[-2][1:])):
             left.unlink(missing_ok=True)
-
-
-def _write(file: Path, write: Callable[[BinaryIO], None]) -> None:
-    writing = file.with_name(f"{file.name}.{os.getpid()}.writing")
-    try:
-        with writing.open("w+b") as opened:
-            write(opened)
-            opened.flush()
-            os.fsync(opened.fileno())
-        writing.replace(file)
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        writing.unlink(missing_ok=True)
 
 
 def _lives(process: int) -> bool:

@@ -6,7 +6,6 @@ The file is read nearly as fast as memory, whatever the number of rows.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
-from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +22,7 @@ import numpy.typing as npt
 from mirabelle import __version__
 from mirabelle.errors import UserError
 from mirabelle.run.files import cannot_write, digest
-from mirabelle.sources.datasets.cache import CACHE, SPARE, alone, cache_folder
+from mirabelle.sources.datasets.cache import CACHE, SPARE, alone, cache_folder, new_file
 from mirabelle.sources.datasets.places import Place, contents_of, known_of
 from mirabelle.sources.datasets.splits import Unread
 from mirabelle.sources.datasets.unreadable import Unreadable
@@ -203,28 +201,25 @@ class Rows:
             if self._looked_at and not self._file.is_file():
                 return _free(self._file) >= needed
             if not self._file.is_file():
-                with alone(self._file) as locked:
+                with alone(self._file):
                     if not self._file.is_file():  # another process may have made it meanwhile
                         if _free(self._file) < needed:
                             return False
-                        self._write(alone=locked)
+                        self._write()
             self._know_unreadable()
         except OSError as error:
             self._lacking = f"{self._file.parent} cannot be used for {manner.done} {manner.several} ({error.strerror or error})"
             return False
         return True
 
-    def _write(self, *, alone: bool) -> None:
-        """Write all rows, and behind them the files that cannot be read. A file that is not whole has another name."""
-        if alone:
-            for left in self._file.parent.glob(f"{self._file.name}.*.writing"):  # of processes that were killed
-                left.unlink(missing_ok=True)
-        writing = self._file.with_name(f"{self._file.name}.{uuid4().hex}.writing")
+    def _write(self) -> None:
+        """Write all rows, and behind them the files that cannot be read."""
         manner, count = self._manner, len(self._places)
         descriptor = {"descr": np.dtype(manner.kind).str, "fortran_order": False, "shape": (count, *manner.shape)}
-        file = writing.open("xb")  # if this fails, the folder cannot be used; what fails later is a full disk
+        begun = False
         try:
-            with file as opened:
+            with new_file(self._file) as opened:
+                begun = True
                 np.lib.format.write_array_header_1_0(opened, descriptor)
                 lost: list[tuple[int, str]] = []
                 for start in range(0, count, manner.at_once):
@@ -233,13 +228,10 @@ class Rows:
                     opened.write(rows.data)
                     lost += [(k, self._unreadable.found[self._places[k]]) for k in index[~readable].tolist()]
                 opened.write(json.dumps(lost).encode() if lost else b"")
-                opened.flush()
-                os.fsync(opened.fileno())
-            writing.replace(self._file)
         except OSError as error:
+            if not begun:  # the folder cannot be used; what fails later is a full disk
+                raise
             raise cannot_write(self._file, error, manner.nbytes * count) from error
-        finally:
-            writing.unlink(missing_ok=True)
 
     def _know_unreadable(self) -> None:
         """The files that could not be read when the rows were made; one is an error if such files are not left out."""
