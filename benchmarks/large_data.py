@@ -4,8 +4,8 @@
 
 memory    a folder of JPEG files of 224 × 224 pixels, made here: a run (task, one epoch, integers, gates, report) in a process of its own;
           its peak memory above that of the same run on 200 images.
-epochs    the same training on fewer images, in memory and from the file, one after the other, three times each; the first reading, in
-          which the images are decoded, is reported.
+epochs    the same training on fewer images, in memory, from the file, and decoded at every read, from the folder and from tar shards
+          (`cache = false`), one after the other, three times each; the first reading, in which the images are decoded, is reported.
 
 The network is small, so that reading counts. Nothing is downloaded.
 """
@@ -13,6 +13,7 @@ The network is small, so that reading counts. Nothing is downloaded.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import resource
@@ -20,6 +21,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -37,6 +39,7 @@ from mirabelle.sources.datasets import images
 from mirabelle.training import fit
 
 FEW, SIZE, CLASSES, REPEATS = 200, 224, 10, 3
+IN_A_SHARD = 1000
 MEGA, GIGA = 1e6, 1e9
 
 
@@ -85,18 +88,39 @@ def in_a_process(folder: Path, cache: Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+def in_shards(images: Path) -> Path:
+    """The same images in tar files of 1,000 samples, with their classes, unless they are there."""
+    folder = images.parent / "shards"
+    if (images.parent / "shards-whole").is_file():
+        return folder
+    folder.mkdir(exist_ok=True)
+    files = sorted(images.rglob("*.jpg"), key=lambda path: int(path.stem))
+    for start in range(0, len(files), IN_A_SHARD):
+        with tarfile.open(folder / f"train-{start // IN_A_SHARD:06}.tar", "w") as shard:
+            for path in files[start : start + IN_A_SHARD]:
+                shard.add(path, path.name)
+                label = tarfile.TarInfo(f"{path.stem}.cls")
+                label.size = 1
+                shard.addfile(label, io.BytesIO(path.parent.name[-1].encode()))
+    (images.parent / "shards-whole").touch()
+    return folder
+
+
 def epochs(folder: Path, cache: Path) -> dict[str, Any]:
-    """Seconds of an epoch in memory and from the file; the first reading decodes."""
+    """Seconds of an epoch in memory, from the file and without it; the first reading decodes, or learns mean and deviation."""
     os.environ["MIRABELLE_CACHE"] = str(cache)
-    limit, found = images.IN_MEMORY, {"memory": list[float](), "file": list[float]()}
+    in_shards(folder)
+    ways = {"memory": ("./data", True), "file": ("./data", True), "files": ("./data", False), "shards": ("./shards", False)}
+    limit, found = images.IN_MEMORY, {name: list[float]() for name in ways}
     tasks, reading = {}, {}
-    for name, most in (("memory", 1 << 62), ("file", 0)):
-        images.IN_MEMORY = most
+    for name, (data, kept) in ways.items():
+        images.IN_MEMORY = 1 << 62 if name == "memory" else 0
         begin = time.perf_counter()
-        tasks[name] = task_from("./data", {"size": [SIZE, SIZE]}, data_folder=None, folder=folder.parent)
+        arguments = {"size": [SIZE, SIZE], "cache": kept}
+        tasks[name] = task_from(data, arguments, data_folder=None, folder=folder.parent)
         reading[name] = time.perf_counter() - begin
     images.IN_MEMORY = limit
-    weights = set()
+    weights: dict[str, set[float]] = {"./data": set(), "./shards": set()}
     for _ in range(REPEATS):
         for name, task in tasks.items():
             with tempfile.TemporaryDirectory() as out:
@@ -106,8 +130,8 @@ def epochs(folder: Path, cache: Path) -> dict[str, Any]:
                 begin = time.perf_counter()
                 model = fit(net(), task, Training(epochs=1, batch_size=64, precision="float32"), run)
                 found[name].append(time.perf_counter() - begin)
-                weights.add(sum(parameter.detach().double().sum().item() for parameter in model.parameters()))
-    assert len(weights) == 1, "both give the same bits"
+                weights[ways[name][0]].add(sum(parameter.detach().double().sum().item() for parameter in model.parameters()))
+    assert all(len(own) == 1 for own in weights.values()), "all ways give the same bits"
     seconds = {name: statistics.median(own) for name, own in found.items()}
     return {"seconds": seconds, "reading": reading, "ratio": seconds["file"] / seconds["memory"], "all": found}
 
@@ -118,6 +142,7 @@ def page(found: dict[str, Any]) -> str:
         f"| peak memory of a run on {found['images']:,} JPEG files of {SIZE} × {SIZE}, above that of {FEW} | ≤ 1.5 GB | **{(many['peak'] - few['peak']) / GIGA:.2f} GB** (peak {many['peak'] / GIGA:.2f} GB) |",
         f"| seconds of that run, with decoding | – | {many['whole']:.0f} ({many['read']:.0f} of them decode) |",
         f"| an epoch of {found['compared']:,} images from the decoded file, against memory | ≤ 1.10 | **{times['ratio']:.3f}** ({times['seconds']['file']:.1f} and {times['seconds']['memory']:.1f} s; the same weights to the bit) |",
+        f"| the same epoch with images decoded at every read: a folder, tar shards | – | {times['seconds']['files']:.1f} s, {times['seconds']['shards']:.1f} s |",
         f"| reading {found['compared']:,} images for the first time: file, memory | – | {times['reading']['file']:.0f} s, {times['reading']['memory']:.0f} s |",
     ]
     return "\n".join(["# Data that do not fit into memory", "", "| | asked | reached |", "|---|---|---|", *rows, ""])

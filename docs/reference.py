@@ -32,6 +32,7 @@ OTHERS = (
     ("Goal", "task", "Goal"),
     ("A schedule of one's own", "records.schedules", "Gradual"),
     ("Data: a folder of class folders, settings under `[task.arguments]`", "sources.datasets.image_settings", "ImageFolder"),
+    ("Data: a folder or a range of .tar files, the same", "sources.datasets.image_settings", "TarShards"),
     ("Data: built-in sets, the same", "sources.datasets.image_settings", "BuiltInImages"),
     ("Data: a folder of class folders of recordings, the same", "sources.datasets.settings", "SoundFolder"),
     ("Data: a file of texts, the same", "sources.datasets.text_settings", "TextFile"),

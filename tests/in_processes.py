@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from mirabelle import Run, Task, Training, distill, prune, quantize, training
 from mirabelle.job.processes_of_job import led_by_first
@@ -57,6 +58,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "batch norm": {"sync_batch_norm": True},
     "augmented": {},
     "weighted": {},
+    "stream": {"optimizer": "adamw", "lr": 1e-3},
 }
 
 
@@ -96,6 +98,10 @@ def trained(name: str, task: Task, folder: Path) -> dict[str, Tensor]:
     if name in TRAININGS:
         if name == "augmented":
             task = task.replace(augment=Augmentation(crop=1, views=2))
+        if name == "stream":  # whose last batch is smaller than the others
+            loader = DataLoader(TensorDataset(task.train.inputs, task.train.targets), batch_size=59)
+            held = task.validation.inputs, task.validation.targets
+            task = Task(train=loader, validation=held, test=held).with_teacher(teacher)
         if name == "weighted":
             task = Task(
                 train=(task.train.inputs, task.train.targets), validation=(task.validation.inputs, task.validation.targets),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from mirabelle.job.dry_run import JobPlan, try_steps
 from mirabelle.job.forecast import folder_space, forecast
 from mirabelle.model.state import fingerprint
 from mirabelle.objectives import L1, SoftTargets
+from mirabelle.task import Indexed, Reading, Samples
 
 TRAIN = Training(epochs=60, batch_size=20, lr=0.02, precision="float32")
 
@@ -34,6 +36,7 @@ def test_the_end_is_told_as_it_comes(plan: JobPlan, tmp_path: Path) -> None:
     assert fingerprint(plan.model) == before
     assert json.loads(json.dumps(found.to_data()))["inputs"] == "(2, 1, 8, 8)"
     assert found.outputs == "(2, 3)"
+    assert found.reading_in_words()[0][1].startswith("in memory, ")
     assert [step.name for step in found.steps] == ["baseline", "prune.Weights", "quantize.Static"]
     assert [step.optimizer_steps for step in found.steps] == [600, 600, 0]
     assert "108 of 144 weights become zero" in found.steps[1].description
@@ -52,6 +55,21 @@ def test_the_end_is_told_as_it_comes(plan: JobPlan, tmp_path: Path) -> None:
     assert found.memory_bytes > 50e6
     assert [shortfall.name for shortfall in found.shortfalls] == ["macs"]
     assert any("The goal on macs would be missed" in remark for remark in found.remarks)
+
+
+def test_what_reading_takes_is_part_of_the_time(plan: JobPlan) -> None:
+    data = plan.task.train
+    assert isinstance(data, Samples)
+
+    def seconds(cost: Callable[[int], Reading]) -> float:
+        unread = Indexed(lambda index: data.at(index).inputs, data.targets, "images", cost=cost)
+        return forecast(
+            dataclasses.replace(plan, task=plan.task.replace(train=unread), recipe=Recipe([quantize.Static()]))
+        ).seconds
+
+    assert seconds(lambda count: Reading("source", 0, seconds=count)) > 60 * len(data)  # in each of sixty epochs
+    once = seconds(lambda _: Reading("file", 1, seconds=1e6, place=Path("a.npy")))
+    assert 1e6 < once < 1.1e6
 
 
 def test_too_little_memory_and_disk_are_told(plan: JobPlan) -> None:

@@ -139,6 +139,42 @@ OF_FILES = {
     "recordings that are none": Mistake(
         "E131", "cannot be read as a recording", ".wav", data("./s"), files={"s/a/a.wav": b"x", "s/b/b.wav": b"y"}, at="8:8"
     ),
+    "half a thread to decode with": Mistake(
+        "E103", "workers", "threads", data("./p", "{ workers = 0.5 }"), files={"p/cat/a.png": b"x"}, at="9:25"
+    ),
+    "fewer threads than none": Mistake(
+        "E110", "workers must be", "threads", data("./p", "{ workers = -1 }"), files={"p/cat/a.png": b"x"}, at="9:25"
+    ),
+    "cache that is a path": Mistake(
+        "E103", "cache", "cache folder", data("./p", '{ cache = "/tmp" }'), files={"p/cat/a.png": b"x"}, at="9:23"
+    ),
+    "damaged files that are counted": Mistake(
+        "E103", "skip_unreadable", "left out", data("./s", "{ skip_unreadable = 3 }"), files={"s/a/a.wav": b"x"}, at="9:33"
+    ),
+    "photos of which none can be read": Mistake(
+        "E131",
+        "no image can be read",
+        "intact",
+        data("./p", "{ skip_unreadable = true }"),
+        files={"p/cat/a.png": b"x", "p/dog/b.png": b"y"},
+        at="8:8",
+    ),
+    "shards that are not there": Mistake(
+        "E130", "there is no shard", "fetch it", data("./train-{00..09}.tar"), files={"train-00.tar": b"x"}, at="8:8"
+    ),
+    "shards that match nothing": Mistake("E130", "no shard matches", "check", data("./train-*.tar"), at="8:8"),
+    "shard that is none": Mistake(
+        "E131", "it is no tar file", "skip_unreadable", data("./x.tar"), files={"x.tar": b"dear diary" * 99}, at="8:8"
+    ),
+    "shard that is compressed": Mistake(
+        "E131", "is compressed by gzip", "decompress", data("./x.tar"), files={"x.tar": b"\x1f\x8b" + b"0" * 999}, at="8:8"
+    ),
+    "shard with a field without a name": Mistake(
+        "E103", "label", "json", data("./x.tar", "{ label = 3 }"), files={"x.tar": b"x"}, at="9:23"
+    ),
+    "setting that shards do not have": Mistake(
+        "E102", "reduce_labels", "labels", data("./x.tar", "{ reduce_labels = true }"), files={"x.tar": b"x"}, at="9:15"
+    ),
     # commands
     "predict with nothing": Mistake("E100", "Missing argument", "mirabelle predict --help", command=typed("predict")),
     "verify of an impossible name": Mistake("E130", "cannot be used", "check the path", command=typed("verify", "x" * 300)),

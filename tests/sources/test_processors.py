@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from mirabelle.task.preprocessing import Image
 if importlib.util.find_spec("transformers") is None:
     pytest.skip("transformers is not installed", allow_module_level=True)
 import transformers
+
+from shards import write_shards
 
 
 def saved(folder: Path, kind: str, **settings: Any) -> Any:
@@ -134,6 +137,21 @@ def test_the_kind_of_images_follows_the_model(architecture: str, places: tuple[s
     assert {name: found.get(name) for name in due} == due
     assert folder_arguments(f"{tmp_path}/nowhere", f"{tmp_path}/data") is None
     assert folder_arguments(model, "./file.py:task") is None
+
+
+def test_shards_are_read_as_the_model_takes_images(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", label=("a", "b"))
+    for name in ("shards", "shards/train-{000000..000001}.tar"):
+        data = f"{tmp_path}/{name}"
+        found = folder_arguments(model_folder(tmp_path / "vit", "ViTForImageClassification", "a", "b", "c"), data)
+        assert found is not None
+        assert (found["labels"], found["size"]) == (["a", "b", "c"], [20, 20])
+        task = task_from(data, found, data_folder=None, folder=tmp_path)
+        assert task.train.first(1).inputs.shape == (1, 3, 20, 20)
+        found = folder_arguments(model_folder(tmp_path / "vit", "ViTModel", "a", "b"), data)
+        assert found is not None
+        assert found["kind"] == "unlabelled"
+        shutil.rmtree(tmp_path / "vit")
 
 
 def test_a_model_of_images_and_texts_needs_both(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from mirabelle.sources.datasets import images
 from mirabelle.sources.datasets.cache import CACHE
 from mirabelle.task.indexed import Indexed, ahead
 from mirabelle.task.preprocessing import pictures
+from mirabelle.task.reading_cost import Reading
 from mirabelle.task.samples import Samples
 from mirabelle.training import evaluate, fit
 
@@ -105,6 +106,19 @@ def test_values_that_are_not_finite_are_told_with_the_number_of_the_sample() -> 
         Indexed(lambda index: index, torch.zeros(0), "none")
 
 
+def test_how_samples_are_read_is_told_and_timed_unless_it_is_known() -> None:
+    here, there, reader = both()
+    assert here.reading() == Reading("memory", here.nbytes)
+    reader.seen.clear()
+    found = there.reading()
+    assert (found.how, found.nbytes) == ("source", 0)
+    assert found.seconds > 0
+    assert len(reader.seen) == 16  # a few, and not all of them
+    known = Indexed(reader, there.targets, "rows", cost=lambda count: Reading("source", 0, seconds=count))
+    parts = (known, known.chosen(torch.arange(50)), known.with_targets(lambda targets: targets), known.split(0.25, 0)[1])
+    assert [part.reading().seconds for part in parts] == [200, 50, 200, 50]
+
+
 def test_batches_are_read_ahead_and_what_fails_is_told() -> None:
     here, _, _ = both()
     shuffled = here.shuffled(32, 1)
@@ -175,7 +189,8 @@ def test_large_folders_of_images_are_decoded_once_and_read_when_needed(
     monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
     here, there = tasks_of(photos, monkeypatch)
     assert here.preprocessing == there.preprocessing
-    assert here.notes == there.notes
+    assert there.notes[:-1] == here.notes
+    assert there.notes[-1].startswith("The images are read when they are needed, from a file of 17.3 kB in the cache ")
     for name in ("train", "validation", "test"):
         assert isinstance(getattr(there, name), Indexed)
         assert same(getattr(here, name), getattr(there, name))
@@ -197,12 +212,12 @@ def test_without_space_images_are_decoded_when_they_are_read(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
-    monkeypatch.setattr("mirabelle.sources.datasets.cache.SPARE", 1e15)
+    monkeypatch.setattr("mirabelle.sources.datasets.decoded.SPARE", 1e15)
     here, there = tasks_of(photos, monkeypatch)
     assert same(here.train, there.train)  # type: ignore[arg-type]
     assert not list((tmp_path / "cache").iterdir())
     (note,) = set(there.notes) - set(here.notes)
-    assert "decoded images need" in note
+    assert "are not free in" in note
     assert CACHE in note
 
 
@@ -212,13 +227,13 @@ def test_a_corrupt_image_is_named_and_leaves_no_half_file(
     monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
     monkeypatch.setattr(images, "IN_MEMORY", 0)
 
-    def pixels(path: Path, *how: Any) -> Any:
+    def pixels(path: Path, **how: Any) -> Any:
         if path.name == "7.png" and path.parent.name == "bright":  # damaged behind its header
             path = tmp_path / "7.png"
             path.write_bytes(b"")
-        return pictures.pixels(path, *how)
+        return pictures.pixels(path, **how)
 
-    monkeypatch.setattr("mirabelle.sources.datasets.decoded.pixels", pixels)
+    monkeypatch.setattr(images, "pixels", pixels)
     with pytest.raises(UserError, match=r"E131(.|\n)*7\.png"):
         task_from("./photos", {"size": [12, 12]}, data_folder=None, folder=photos.parent)
     assert not list((tmp_path / "cache").iterdir())

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -79,7 +80,9 @@ def command(
     settings = settings if seed is None else (*settings, f"seed={seed}")
     settings = settings if device is None else (*settings, f"run.device={device}")
     folder = out or Path("runs") / (f"auto-{file.stem}" if file is not None else "auto")
-    read = read_goal_file(_written(given, folder) if file is None else _alone(file, given), settings, data_folder=data_dir)
+    with TemporaryDirectory() as aside:  # in which the processes behind the first write their own file
+        place = folder if is_first() else Path(aside)
+        read = read_goal_file(_written(given, place) if file is None else _alone(file, given), settings, data_folder=data_dir)
 
     from mirabelle.cli.display import Watcher
     from mirabelle.planning.auto_file import auto_file

@@ -44,10 +44,13 @@ def command(
 
     from mirabelle.job.dry_run import JobPlan, with_model_outputs_as_targets
     from mirabelle.job.forecast import folder_space, forecast
+    from mirabelle.sources.datasets.decoded import only_looked_at
 
+    with only_looked_at():
+        task = file.build_task(data_dir)
     plan = JobPlan(
         model=file.build_model(),
-        task=file.build_task(data_dir),
+        task=task,
         recipe=file.recipe,
         goal=file.goal,
         baseline=file.baseline.train if file.baseline else None,
@@ -70,7 +73,10 @@ def _print(forecast: Forecast) -> None:
     from mirabelle.report.table import costs
 
     samples = ", ".join(f"{count:,} {split}" for split, count in forecast.samples.items())
-    click.echo(f"one batch: {forecast.inputs} in, {forecast.outputs} out; samples: {samples}\n")
+    click.echo(f"one batch: {forecast.inputs} in, {forecast.outputs} out; samples: {samples}")
+    for splits, words in forecast.reading_in_words():
+        click.echo(f"{splits}: {words}")
+    click.echo("")
     for step in forecast.steps:
         training = f"{step.optimizer_steps:,} optimizer steps, " if step.optimizer_steps else ""
         click.echo(f"{step.name}: {training}about {duration(step.seconds)}")

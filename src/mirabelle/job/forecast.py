@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from mirabelle.step import Preview, use_of
 from mirabelle.task.batch import parts_of, tensors_of
 from mirabelle.task.goal import Shortfall
 from mirabelle.task.profile import Profile
+from mirabelle.task.reading_cost import Reading
 from mirabelle.task.samples import Samples, Stream
 from mirabelle.task.task import Task
 from mirabelle.training import Training, default_objective, evaluate, fit, outputs_of, with_replaced_model_as_teacher
@@ -74,8 +75,9 @@ class Forecast:
     Args:
         inputs, outputs: shapes of the inputs and outputs of the model for a batch of two samples.
         samples: lengths of the splits.
+        reading: how the samples of the splits are read, and what it costs.
         steps: forecasts of teacher, baseline and all steps.
-        seconds: duration of the run, estimated from timed optimizer steps.
+        seconds: duration of the run, estimated from timed optimizer steps, with the making of files from which data are read.
         memory_bytes: peak memory of the process, measured while it trained on a batch, plus the size of checkpoints.
         disk_bytes: largest size of the folder of the run.
         start, end: profiles without metric, before and after compression; sizes and latency after compression are those of
@@ -90,6 +92,7 @@ class Forecast:
     inputs: str
     outputs: str
     samples: dict[str, int]
+    reading: dict[str, Reading]
     steps: Sequence[StepForecast]
     seconds: float
     memory_bytes: int
@@ -103,7 +106,14 @@ class Forecast:
 
     def to_data(self) -> dict[str, Any]:
         data = dataclasses.asdict(self)
-        return {**data, "shortfalls": [shortfall.to_data() for shortfall in self.shortfalls]}
+        reading = {split: one.to_data() for split, one in self.reading.items()}
+        return {**data, "reading": reading, "shortfalls": [shortfall.to_data() for shortfall in self.shortfalls]}
+
+    def reading_in_words(self) -> list[tuple[str, str]]:
+        """(names of splits that are read alike, how)."""
+        words = {split: one.in_words() for split, one in self.reading.items()}
+        alike = {own: [split for split in words if words[split] == own] for own in words.values()}
+        return [(", ".join(splits), own) for own, splits in alike.items()]
 
 
 def forecast(plan: JobPlan, *, free_memory: int | None = None, free_disk: int | None = None) -> Forecast:
@@ -120,6 +130,8 @@ def forecast(plan: JobPlan, *, free_memory: int | None = None, free_disk: int | 
     tried = try_steps(plan)
     example = plan.task.example()
     unlearned = _unlearned(plan)
+    splits = {"train": plan.task.train, "validation": plan.task.validation, "test": plan.task.test}
+    reading = {name: data.reading() for name, data in splits.items()}
     task = plan.task.with_teacher(plan.teacher or plan.model)
     if plan.model in unlearned:
         task = task.without_lessons_of(plan.model)
@@ -135,9 +147,10 @@ def forecast(plan: JobPlan, *, free_memory: int | None = None, free_disk: int | 
     found = Forecast(
         inputs=", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(example.inputs)),
         outputs=", ".join(str(tuple(part.shape)) for part in parts_of(outputs)),
-        samples={"train": len(task.train), "validation": len(task.validation), "test": len(task.test)},
+        samples={name: len(data) for name, data in splits.items()},
+        reading=reading,
         steps=steps,
-        seconds=sum(step.seconds for step in steps) + rest,
+        seconds=sum(step.seconds for step in steps) + rest + _making_seconds(reading.values()),
         memory_bytes=_peak_memory() + max((_checkpoint_bytes(part) for part in trainings), default=0),
         disk_bytes=_disk_bytes(models, trainings, after, task),
         start=start,
@@ -170,6 +183,11 @@ def _unlearned(plan: JobPlan) -> dict[nn.Module, str]:
     if plan.teacher is not None and plan.teacher_train is None and not (own := standing(plan.teacher, plan.task, few)).learned:
         found[plan.teacher] = f"{nothing_learned('The teacher', own)}."
     return found
+
+
+def _making_seconds(reading: Iterable[Reading]) -> float:
+    """Seconds in which the files are made from which splits are read; several splits may be read from the same one."""
+    return sum({one.place: one.seconds for one in reading if one.how == "file"}.values())
 
 
 @dataclass(frozen=True)
@@ -229,8 +247,10 @@ def _training_seconds(model: nn.Module, task: Task, training: Training, run: Run
         short, long = min(short, timed(_WARM_STEPS)), min(long, timed(_WARM_STEPS + _TIMED_STEPS))
         if long - short > _PLAIN * long:
             break
-    step_seconds = max(long - short, 0.0) / _TIMED_STEPS
     per_epoch = task.train.steps(training.batch_size)
+    reading = task.train.reading()
+    own = reading.seconds / per_epoch if reading.how == "source" else 0.0  # of a batch, which is read beside a step
+    step_seconds = max(long - short, own * _TIMED_STEPS, 0.0) / _TIMED_STEPS
     total = training.steps or (training.epochs or 0) * per_epoch
     epochs = max(1, round(total / per_epoch))
     asked = _guided(task, training) or training.targets == "teacher"

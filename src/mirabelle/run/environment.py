@@ -16,7 +16,8 @@ def environment(modules: Iterable[str] = (), device: str = "cpu") -> dict[str, A
 
     Args:
         modules: names of modules that the model uses; the versions of their packages are included if they are known.
-        device: with which models compute, with its name. The number of processes is added if there are several.
+        device: with which models compute, with its name. The number of processes is added if there are several, and for a CUDA
+            device what computes in TF32 where float32 is asked for.
     """
     import platform
     from contextlib import suppress
@@ -38,6 +39,18 @@ def environment(modules: Iterable[str] = (), device: str = "cpu") -> dict[str, A
         "threads": torch.get_num_threads(),
         "device": device,
         **({} if launch is None else {"processes": launch.count}),
+        **({"tf32": _in_tf32()} if device.startswith("cuda") else {}),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "versions": versions,
     }
+
+
+def _in_tf32() -> str:
+    """What torch computes in TF32, with ten bits of precision, when tensors are float32."""
+    import torch
+
+    allowed = {
+        "convolutions": torch.backends.cudnn.allow_tf32,
+        "products of matrices": torch.backends.cuda.matmul.allow_tf32,
+    }
+    return ", ".join(name for name, value in allowed.items() if value) or "nothing"

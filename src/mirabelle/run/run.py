@@ -22,6 +22,7 @@ from mirabelle.run.lock import NAMES, FolderLock
 from mirabelle.run.process_group import agreed
 
 _MAX_DIFFERENCES = 3  # listed in an error message
+_READING = ("cache", "workers")  # settings of data from files that say how they are read
 PROGRAM = "program"  # the part of the fingerprint that identifies code
 D = TypeVar("D", str, int, float, bool)
 
@@ -290,7 +291,8 @@ def known_decisions(folder: Path, decisions: Mapping[str, Any]) -> Mapping[str, 
 
 
 def same_run(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
-    """Whether two resolved recipes are those of one run, whatever their decisions and the code of their models.
+    """Whether two resolved recipes are those of one run, whatever their decisions, the code of their models, and how data from
+    files are read (settings `cache` and `workers`).
 
     Args:
         there: as it was written, maybe by an earlier version.
@@ -299,7 +301,18 @@ def same_run(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
     plain = [in_todays_names(json.loads(json.dumps(one))) for one in (there, here)]
     for one in plain:
         one.pop("decisions", None)
-    return _without_program(plain[0]) == _without_program(plain[1])
+    return _without_program(_without_reading(plain[0])) == _without_program(_without_reading(plain[1]))
+
+
+def _without_reading(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A recipe without the settings that say how data from files are read, and not what is read."""
+    task = document.get("task")
+    if not isinstance(task, Mapping) or ":" in str(task.get("data")).removeprefix(
+        "data:"
+    ):  # arguments of a function may have any names
+        return document
+    arguments = {name: value for name, value in (task.get("arguments") or {}).items() if name not in _READING}
+    return {**document, "task": {**task, "arguments": arguments}}
 
 
 def _without_program(document: Mapping[str, Any]) -> dict[str, Any]:

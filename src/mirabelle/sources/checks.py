@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mirabelle.errors import UserError, did_you_mean
 from mirabelle.sources.datasets.settings import VARIABLE
+from mirabelle.sources.datasets.shard_names import shards_at
 from mirabelle.sources.missing import RELATIVE, missing, similar_path
 from mirabelle.sources.names import (
     BUILT_IN,
@@ -17,6 +18,7 @@ from mirabelle.sources.names import (
     HUBS,
     LINES,
     PICKLES,
+    SHARD,
     is_trained,
     names_files,
     names_function,
@@ -131,6 +133,9 @@ def check_data(name: str, folder: Path) -> None:
         return  # the folder of data sets is known only when the task is loaded
     elif names_files(name):
         path = folder / name
+        if path.suffix.lower() == SHARD and not path.exists():
+            shards_at(path)
+            return
         if not path.exists():
             raise missing(_KINDS.get(path.suffix.lower(), "folder of images"), name, path)
         if path.is_file() and path.suffix.lower() not in FILES:

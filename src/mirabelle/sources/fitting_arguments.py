@@ -13,7 +13,7 @@ from torch import nn
 
 from mirabelle.errors import UserError
 from mirabelle.sources.datasets.by_name import task_from
-from mirabelle.sources.datasets.image_settings import ImageFolder
+from mirabelle.sources.datasets.image_settings import EncodedImages
 from mirabelle.sources.datasets.settings import settings_from
 from mirabelle.task.batch import call, tensors_of
 from mirabelle.task.preprocessing.image import Image
@@ -62,7 +62,7 @@ def fitting_images(model: nn.Module, data: str, task: Task, arguments: Mapping[s
         arguments: known settings; they are not changed.
     """
     image = task.preprocessing
-    if not isinstance(image, Image) or not isinstance(settings_from(data, arguments), ImageFolder):
+    if not isinstance(image, Image) or not isinstance(settings_from(data, arguments), EncodedImages):
         return {}
     own = {"size": list(image.size), "mode": image.mode, "layout": image.layout}
     for found in _candidates(model, image):

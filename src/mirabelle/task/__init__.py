@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mirabelle.task.loss import LOSSES, CrossEntropy, Matching, Standardized, balanced, loss_of
     from mirabelle.task.metric import Metric
     from mirabelle.task.profile import Profile, SizeBytes
+    from mirabelle.task.reading_cost import Reading
     from mirabelle.task.samples import Samples, Stream
     from mirabelle.task.task import Task
 
@@ -29,6 +30,7 @@ __all__ = [
     "Matching",
     "Metric",
     "Profile",
+    "Reading",
     "Samples",
     "Shortfall",
     "SizeBytes",
@@ -50,6 +52,7 @@ __getattr__ = lazily(
         "metric": ["Metric"],
         "mirabelle.numerics.several_outputs": ["UNLABELLED"],
         "profile": ["Profile", "SizeBytes"],
+        "reading_cost": ["Reading"],
         "samples": ["Samples", "Stream"],
         "task": ["Task"],
     },

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,12 +14,15 @@ from torch import Tensor
 from mirabelle.errors import UserError
 from mirabelle.run.files import digest
 from mirabelle.task.batch import Batch, Inputs, map_tensors, tensors_of
+from mirabelle.task.reading_cost import Reading
 from mirabelle.task.samples import Samples, Shuffled, check_finite, check_targets
 
 IN_MEMORY = 1 << 30  # bytes of inputs: data that need more are read when they are needed
 _TOGETHER = 1 << 25  # bytes of inputs of small batches that are read together
 Found = TypeVar("Found")
 Read: TypeAlias = Callable[[Tensor], Inputs]  # indices of samples, (count,) -> their inputs, each (count, ...)
+Cost: TypeAlias = Callable[[int], Reading]  # number of samples -> how so many of them are read
+_TIMED = 16  # samples by which reading is timed
 
 
 def ahead(read: Callable[[int], Found], places: Sequence[int]) -> Iterator[Found]:
@@ -52,6 +56,7 @@ class Indexed(Samples):
         count: number of samples, needed without targets.
         read_ahead: whether a thread may read the next batch of a training while the one before is used. Then `read` must not
             draw from global generators.
+        cost: number of samples -> how so many of them are read, and what it costs; by default it is measured on a few.
 
     Example:
         >>> squares = Indexed(lambda index: index.float()[:, None] ** 2, torch.arange(10), "squares")
@@ -62,15 +67,28 @@ class Indexed(Samples):
         (4, True)
     """
 
-    def __init__(self, read: Read, targets: Tensor | None, identity: str, *, count: int = 0, read_ahead: bool = False) -> None:
+    def __init__(
+        self,
+        read: Read,
+        targets: Tensor | None,
+        identity: str,
+        *,
+        count: int = 0,
+        read_ahead: bool = False,
+        cost: Cost | None = None,
+    ) -> None:
         self.labelled = targets is not None
         self.targets = torch.zeros(count, 0) if targets is None else targets
         check_targets(self.targets)
         if not self.targets.dim() or not len(self.targets):
             raise UserError("E131", "there are no samples", "check the data")
         check_finite(self.targets, "targets")
-        self.read, self.identity, self._read_ahead = read, identity, read_ahead
+        self.read, self.identity, self._read_ahead, self._cost = read, identity, read_ahead, cost
         self._known = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what describes the reading, which stays where the data are."""
+        return {**vars(self), "_cost": None}
 
     @property
     def inputs(self) -> Inputs:
@@ -87,28 +105,30 @@ class Indexed(Samples):
         return self.at(torch.arange(start, min(stop, len(self))))
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        places = range(0, len(self), batch_size)
-        return self._batches(lambda start, stop: torch.arange(start, min(stop, len(self))), places, batch_size)
+        places = range(0, len(self), batch_size)  # not ahead: outputs are kept meanwhile, and memory of two threads scatters
+        return self._batches(
+            lambda start, stop: torch.arange(start, min(stop, len(self))), places, batch_size, own_thread=False
+        )
 
     def taken(self, shuffled: Shuffled, first: int) -> Iterator[Batch]:
         size = shuffled.batch_size
-        return self._batches(shuffled.indices, range(first * size, len(shuffled) * size, size), size)
+        return self._batches(shuffled.indices, range(first * size, len(shuffled) * size, size), size, own_thread=True)
 
-    def _batches(self, indices: Callable[[int, int], Tensor], places: range, size: int) -> Iterator[Batch]:
+    def _batches(self, indices: Callable[[int, int], Tensor], places: range, size: int, *, own_thread: bool) -> Iterator[Batch]:
         """The batches that begin at some places; small ones are read together, which costs little more than to read one."""
         few = self.first(1) if self._read_ahead and places else None
         sample = 0 if few is None else sum(tensor.nbytes for tensor in tensors_of(few.inputs))
         together = max(1, _TOGETHER // max(1, sample * size)) * size if self._read_ahead else size
 
-        def several(place: int) -> list[Batch]:
-            whole = self.at(indices(place, min(place + together, places.stop)))
-            if len(whole) <= size:
-                return [whole]
-            return [_part(whole, slice(start, start + size)) for start in range(0, len(whole), size)]
+        def read(place: int) -> Batch:
+            return self.at(indices(place, min(place + together, places.stop)))
 
         groups = range(places.start, places.stop, together)
-        for batches in ahead(several, groups) if self._read_ahead else map(several, groups):
-            yield from batches
+        for whole in ahead(read, groups) if self._read_ahead and own_thread else map(read, groups):
+            if len(whole) <= size:
+                yield whole
+            else:
+                yield from (_part(whole, slice(start, start + size)) for start in range(0, len(whole), size))
 
     def split(self, fraction: float, seed: int) -> tuple[Samples, Samples]:
         held, order = self._held(fraction), self.order(seed)
@@ -118,7 +138,7 @@ class Indexed(Samples):
         """Some of the samples, in the order of their indices, which are read when they are needed, too."""
         identity = digest(self.identity.encode(), index.numpy().tobytes())
         read, targets = partial(_read_chosen, self.read, index), self.targets[index] if self.labelled else None
-        return Indexed(read, targets, identity, count=len(index), read_ahead=self._read_ahead)
+        return Indexed(read, targets, identity, count=len(index), read_ahead=self._read_ahead, cost=self._cost)
 
     def with_more(self, inputs: Inputs, targets: Tensor) -> Indexed:
         """These samples and, behind them, others in memory.
@@ -128,7 +148,8 @@ class Indexed(Samples):
             targets: of all samples.
         """
         identity = digest(self.identity.encode(), Samples(inputs).digest().encode())
-        found = Indexed(partial(_read_more, self.read, len(self), inputs), targets, identity, read_ahead=self._read_ahead)
+        read = partial(_read_more, self.read, len(self), inputs)
+        found = Indexed(read, targets, identity, read_ahead=self._read_ahead, cost=self._cost)
         found.labelled = self.labelled
         return found
 
@@ -148,8 +169,16 @@ class Indexed(Samples):
         few = self.first(1)
         return len(self) * sum(tensor.nbytes for tensor in (*tensors_of(few.inputs), few.targets))
 
+    def reading(self) -> Reading:
+        if self._cost is not None:
+            return self._cost(len(self))
+        few = torch.linspace(0, len(self) - 1, min(len(self), _TIMED)).long()
+        begin = time.perf_counter()
+        self.read(few)
+        return Reading("source", 0, seconds=(time.perf_counter() - begin) * len(self) / len(few))
+
     def _with(self, targets: Tensor, *, labelled: bool) -> Indexed:
-        found = Indexed(self.read, targets, self.identity, read_ahead=self._read_ahead)
+        found = Indexed(self.read, targets, self.identity, read_ahead=self._read_ahead, cost=self._cost)
         found.labelled = labelled
         return found
 

@@ -24,6 +24,7 @@ from mirabelle.numerics.draws import generator_from
 from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.task.batch import Batch, Inputs, map_tensors, on_device, tensors_of
 from mirabelle.task.class_names import TARGETS
+from mirabelle.task.reading_cost import Reading
 from mirabelle.task.values import plain, plain_targets
 
 Arranged: TypeAlias = Callable[[Tensor, int, torch.Generator], Tensor]  # see `Samples.shuffled`
@@ -131,6 +132,10 @@ class Samples:
         """The bytes of all tensors."""
         return sum(tensor.nbytes for tensor in (*tensors_of(self.inputs), self.targets))
 
+    def reading(self) -> Reading:
+        """How the samples are read, and what it costs."""
+        return Reading("memory", self.nbytes)
+
     def _of(self, batch: Batch) -> Samples:
         """A batch of these samples as samples of their own."""
         found = Samples(batch.inputs, batch.targets)
@@ -232,6 +237,10 @@ class Stream:
 
     def __len__(self) -> int:
         return len(self.loader.dataset)  # type: ignore[arg-type]
+
+    def reading(self) -> Reading:
+        """How the samples are read: by the loader, in a time that is not known."""
+        return Reading("source", 0)
 
     def steps(self, batch_size: int) -> int:
         """The number of batches in an epoch of training; the loader's own batch size applies."""

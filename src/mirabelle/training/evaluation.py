@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -77,23 +78,49 @@ def evaluation(
 
     Of several processes that compute this together, each runs the model on a part of the batches.
     """
-    ways: dict[bool, Callable[[Inputs], Outputs]] = {}
-    for written in {metric.of_sequences for metric in metrics}:
-        assert task.generation is not None or not written, "a task with such a metric has `generation`"
-        ways[written] = partial(task.generation, run) if written and task.generation is not None else run
+    written = [metric for metric in metrics if metric.of_sequences]
+    assert task.generation is not None or not written, "a task with such a metric has `generation`"
 
-    def outputs(batch: Batch) -> tuple[Tensor, dict[bool, Outputs]]:
-        return batch.targets, {written: in_memory(way, batch.inputs) for written, way in ways.items()}
+    def seen(batch: Batch) -> _Seen:
+        outputs: Outputs = in_memory(run, batch.inputs) if len(written) < len(metrics) else None
+        sequences = None
+        if written and task.generation is not None:
+            sequences = in_memory(partial(task.generation, run), batch.inputs)
+        scores = [
+            metric.of_samples(outputs, batch.targets, task.outputs) for metric in metrics if not metric.of_sequences
+        ]  # fmt: skip
+        return _Seen(batch.targets, scores, sequences, 0 if outputs is None else int(not_finite(outputs).sum()))
 
-    found = list(results_by_batch(data, outputs))
+    found = list(results_by_batch(data, seen))
 
     def evaluated() -> Evaluation:
-        given = {written: joined([own[written] for _, own in found]) for written in ways}
-        due = torch.cat([targets for targets, _ in found])
-        scores = [metric.of_samples(given[metric.of_sequences], due, task.outputs) for metric in metrics]
-        return Evaluation(scores, int(not_finite(given[False]).sum()) if False in given else 0)
+        of_outputs = iter([np.concatenate(parts) for parts in zip(*(one.scores for one in found), strict=True)])
+        of_sequences: list[Scores] = []
+        if written:
+            sequences, due = joined([one.sequences for one in found]), torch.cat([one.targets for one in found])
+            of_sequences = [metric.of_samples(sequences, due, task.outputs) for metric in written]
+        rest = iter(of_sequences)
+        scores = [next(rest if metric.of_sequences else of_outputs) for metric in metrics]
+        return Evaluation(scores, sum(one.not_finite for one in found))
 
     return agreed(evaluated)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of a batch: scores, and generated sequences, which are as long as the longest of all samples.
+
+    Args:
+        targets: of the batch.
+        scores: of each metric of outputs.
+        sequences: None if no metric is of sequences.
+        not_finite: number of samples whose outputs are NaN or infinite.
+    """
+
+    targets: Tensor
+    scores: list[Scores]
+    sequences: Outputs
+    not_finite: int
 
 
 def results_by_batch(data: Samples | Stream | Sequence[Batch], work: Callable[[Batch], T]) -> Iterator[T]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from torch import nn
 
 from mirabelle.model.device import home
 from mirabelle.numerics.statistics import Scores
@@ -28,30 +28,32 @@ def evaluate_in_lockstep(model: nn.Module, data: Samples, task: Task, size: int)
         task: for its metric.
         size: of the batches, for whose outputs memory must suffice.
     """
+    metric = task.metric
     with evaluated_in_shards(model):
-        found = list(_results(model, data, task, size))
-    outputs = [own for own, _ in found]
-    return agreed(lambda: task.metric.of_samples(joined(outputs), torch.cat([own for _, own in found]), task.outputs))
+        if metric.of_sequences:
+            written = _written(model, data, task, size)
+            return agreed(lambda: metric.of_samples(written, data.targets, task.outputs))
+        found = list(_scores(model, data, task, size))
+    return agreed(lambda: np.concatenate(found))
 
 
-def _results(model: nn.Module, data: Samples, task: Task, size: int) -> Iterator[tuple[Outputs, Tensor]]:
-    """(outputs, targets) of all batches in the first process; the others have to exhaust the iterator, too."""
+def _written(model: nn.Module, data: Samples, task: Task, size: int) -> Outputs:
+    """The sequences that a model generates for all samples, in every process."""
+    assert task.generation is not None, "a task with such a metric has `generation`"
+    batches = (data.between(start, start + size) for start in range(0, len(data), size))
+    return joined([home(task.generation(partial(_called, model), batch.inputs)) for batch in batches])
+
+
+def _scores(model: nn.Module, data: Samples, task: Task, size: int) -> Iterator[Scores]:
+    """The scores of the samples of all batches in the first process; the others have to exhaust the iterator, too."""
     group = together()
     assert group is not None, "weights are divided among several processes"
-    run = partial(_called, model)
     starts = range(0, len(data), size)
-    if task.metric.of_sequences:
-        assert task.generation is not None, "a task with such a metric has `generation`"
-        for start in starts:
-            batch = data.between(start, start + size)
-            outputs = task.generation(run, batch.inputs)
-            if group.leads:
-                yield home(outputs), batch.targets
-        return
     for first in range(0, len(starts), group.launch.count):
         start = starts[min(first + group.launch.rank, len(starts) - 1)]  # the last one again where there is none any more
         batch = data.between(start, start + size)
-        yield from group.gather((run(batch.inputs), batch.targets))[: len(starts) - first]
+        scores = task.metric.of_samples(_called(model, batch.inputs), batch.targets, task.outputs)
+        yield from group.gather(scores)[: len(starts) - first]
 
 
 def _called(model: nn.Module, inputs: Inputs) -> Outputs:

@@ -100,10 +100,12 @@ def _fitted(
             loop = _Loop(model, task, training, run, objective=objective, controls=controls)
             with global_draws(device=device):
                 ended = loop.ran_to_end()
-            if ended:
-                return loop.finished_model()
+            found, alone = loop.finished_model() if ended else None, loop.processes.count == 1
             del loop
-            free_memory(device)
+            if found is None or not alone:
+                free_memory(device)  # also of what reduces the gradients of these parameters
+            if found is not None:
+                return found
 
 
 class _Loop:
@@ -242,8 +244,7 @@ class _Loop:
         epoch, done = divmod(numbers.step, self.steps_per_epoch)
         self.model.train()
         loss_sum = sum_of_losses(numbers.loss, self.device)
-        begin, seconds_before = time.monotonic(), numbers.seconds
-        left_out = 0
+        begin, seconds_before, left_out = time.monotonic(), numbers.seconds, 0
         for part in self._parts(epoch, done):
             if self.single_samples.left_out(part.batch, part.smallest):
                 left_out += 1

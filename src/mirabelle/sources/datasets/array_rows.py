@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Rows:
+class ArrayRows:
     """Rows of an array that are read when they are needed, with the shape, type and indexing of an array.
 
     Args:
@@ -37,8 +37,8 @@ class Rows:
     identity: str
 
     @staticmethod
-    def of(file: RowFile, identity: str) -> Rows:
-        return Rows(file, np.arange(file.count), _unchanged, identity)
+    def of(file: RowFile, identity: str) -> ArrayRows:
+        return ArrayRows(file, np.arange(file.count), _unchanged, identity)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -59,17 +59,17 @@ class Rows:
     def dtype(self) -> np.dtype[Any]:
         return self._none.dtype
 
-    def __getitem__(self, index: Indices) -> Rows:
-        return Rows(self.file, self.index[index], self.change, self.identity)
+    def __getitem__(self, index: Indices) -> ArrayRows:
+        return ArrayRows(self.file, self.index[index], self.change, self.identity)
 
     @property
     def state(self) -> str:
         """A digest of their identity and of which they are."""
         return digest(self.identity.encode(), self.index.tobytes())
 
-    def changed(self, change: Callable[[Array], Array]) -> Rows:
+    def changed(self, change: Callable[[Array], Array]) -> ArrayRows:
         """The same rows, with a further change."""
-        return Rows(self.file, self.index, partial(_changed_twice, self.change, change), self.identity)
+        return ArrayRows(self.file, self.index, partial(_changed_twice, self.change, change), self.identity)
 
     def read(self, own: Indices) -> Array:
         """Some of the rows."""
@@ -90,17 +90,17 @@ def _changed_twice(first: Callable[[Array], Array], second: Callable[[Array], Ar
     return second(first(values))
 
 
-def changed(values: Array | Rows, change: Callable[[Array], Array]) -> Array | Rows:
+def changed(values: Array | ArrayRows, change: Callable[[Array], Array]) -> Array | ArrayRows:
     """The values after a change, which is made when they are read if they are not in memory."""
-    return values.changed(change) if isinstance(values, Rows) else change(values)
+    return values.changed(change) if isinstance(values, ArrayRows) else change(values)
 
 
-def parts_of(values: Array | Rows) -> Iterable[Array]:
+def parts_of(values: Array | ArrayRows) -> Iterable[Array]:
     """All values, in parts of bounded size if they are not in memory."""
-    return values.blocks() if isinstance(values, Rows) else [values]
+    return values.blocks() if isinstance(values, ArrayRows) else [values]
 
 
-def checked_rows(array: StoredArray) -> Rows:
+def checked_rows(array: StoredArray) -> ArrayRows:
     """The rows of an array in a file, all of whose values have been looked at once: they are finite and have their checksum.
 
     Their identity is a digest of all of them. It is kept in the cache folder, under the name, size and time of the file, and
@@ -111,7 +111,7 @@ def checked_rows(array: StoredArray) -> Rows:
     """
     file = array.rows()
     identity = remembered(digest(b"values", array.state.encode()), partial(_looked_at, array, file))
-    return Rows.of(file, f"{identity} {array.kind} {array.shape}")
+    return ArrayRows.of(file, f"{identity} {array.kind} {array.shape}")
 
 
 def _looked_at(array: StoredArray, file: RowFile) -> str:

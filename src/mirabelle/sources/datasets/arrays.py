@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mirabelle.errors import UserError
 from mirabelle.run.files import digest
-from mirabelle.sources.datasets.array_rows import Rows, changed, checked_rows, parts_of
+from mirabelle.sources.datasets.array_rows import ArrayRows, changed, checked_rows, parts_of
 from mirabelle.sources.datasets.cache import remembered
 from mirabelle.sources.datasets.idx import idx_files, idx_splits
 from mirabelle.sources.datasets.splits import Split, Unread, as_task, completed
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mirabelle.sources.datasets.settings import Arrays
 
 Array = npt.NDArray[Any]
-Given: TypeAlias = tuple[Array | Rows, Array]  # inputs, targets
+Given: TypeAlias = tuple[Array | ArrayRows, Array]  # inputs, targets
 _FLOAT_BYTES = 4
 _LAYOUTS: tuple[dict[str, tuple[str, str]], ...] = (
     {
@@ -88,8 +88,8 @@ def _task(given: Mapping[str, Given], name: str, settings: Arrays) -> Task:
 
 def _ready(splits: Mapping[str, Given]) -> dict[str, Split] | dict[str, Unread]:
     """The splits for a task. All inputs are in memory, or none are."""
-    whole: dict[str, Split] = {part: (x, y) for part, (x, y) in splits.items() if not isinstance(x, Rows)}
-    unread = {part: Unread(x.read, y, x.state) for part, (x, y) in splits.items() if isinstance(x, Rows)}
+    whole: dict[str, Split] = {part: (x, y) for part, (x, y) in splits.items() if not isinstance(x, ArrayRows)}
+    unread = {part: Unread(x.read, y, x.state) for part, (x, y) in splits.items() if isinstance(x, ArrayRows)}
     return unread or whole
 
 
@@ -99,7 +99,7 @@ def _of_pixels(splits: Mapping[str, Given], labels: tuple[str, ...], name: str, 
     _, height, width, channels = train.shape
     learn = partial(_learned, train)
     white, (mean, deviation) = (
-        remembered(digest(b"pixels", train.state.encode()), learn) if isinstance(train, Rows) else learn()
+        remembered(digest(b"pixels", train.state.encode()), learn) if isinstance(train, ArrayRows) else learn()
     )
     deep = white is not None
     image = Image(
@@ -115,20 +115,20 @@ def _of_pixels(splits: Mapping[str, Given], labels: tuple[str, ...], name: str, 
     return as_task(_ready(bright), labels, name, image, settings).replace(notes=tuple(notes))
 
 
-def _learned(images: Array | Rows) -> tuple[float | None, Scaling]:
+def _learned(images: Array | ArrayRows) -> tuple[float | None, Scaling]:
     """(the value of white of images of 16 bits, None for those of 8, mean and deviation of each channel)."""
     if images.dtype == np.uint8:
         return None, mean_and_deviation_of_bytes(parts_of(images))
     white = white_of(float(max(int(part.max()) for part in parts_of(images))))
     bright = changed(images, partial(_as_bytes, Image(size=(1, 1), white=white)))
-    return white, mean_and_deviation_of_parts(bright.blocks) if isinstance(bright, Rows) else mean_and_deviation(bright)
+    return white, mean_and_deviation_of_parts(bright.blocks()) if isinstance(bright, ArrayRows) else mean_and_deviation(bright)
 
 
 def _as_bytes(image: Image, values: Array) -> Array:
     return image.as_bytes(values.astype(np.float32))
 
 
-def _arrays(path: Path) -> dict[str, Array | Rows]:
+def _arrays(path: Path) -> dict[str, Array | ArrayRows]:
     """All arrays of a file or folder by name; inputs that would need much memory as rows that are read when they are needed."""
     if not path.exists():
         raise UserError("E130", f"no arrays at {path}", 'paths are relative to the recipe; "~" is not expanded')
@@ -145,7 +145,7 @@ def _arrays(path: Path) -> dict[str, Array | Rows]:
     }
 
 
-def _splits(path: Path, arrays: dict[str, Array | Rows], *, labelled: bool) -> dict[str, Given]:
+def _splits(path: Path, arrays: dict[str, Array | ArrayRows], *, labelled: bool) -> dict[str, Given]:
     """(inputs, targets) by split, of equal lengths; if `labelled` is false, targets have shape (samples, 0)."""
     if not labelled:
         pairs = [pair for layout in _LAYOUTS for pair in layout.values()]
@@ -163,8 +163,11 @@ def _splits(path: Path, arrays: dict[str, Array | Rows], *, labelled: bool) -> d
             raise UserError("E131", f"{path} has {present[0]}, but not its counterpart", remedy)
         if present:
             given, targets = (arrays[key] for key in pair)
-            assert not isinstance(targets, Rows), "only inputs are read when they are needed"
-            inputs, targets = given if isinstance(given, Rows) else np.ascontiguousarray(given), np.ascontiguousarray(targets)
+            assert not isinstance(targets, ArrayRows), "only inputs are read when they are needed"
+            inputs, targets = (
+                given if isinstance(given, ArrayRows) else np.ascontiguousarray(given),
+                np.ascontiguousarray(targets),
+            )
             lengths = [array.shape[0] if array.ndim else 0 for array in (inputs, targets)]
             if lengths[0] != lengths[1] or not lengths[0]:
                 message = (
@@ -175,7 +178,7 @@ def _splits(path: Path, arrays: dict[str, Array | Rows], *, labelled: bool) -> d
     return splits
 
 
-def _no_targets(inputs: Array | Rows) -> Array:
+def _no_targets(inputs: Array | ArrayRows) -> Array:
     """Empty targets for unlabelled data, (N, 0)."""
     return np.zeros((inputs.shape[0] if inputs.ndim else 0, 0), np.float32)
 

@@ -14,7 +14,7 @@ from mirabelle.sources.checks import check_data
 from mirabelle.sources.datasets.cifar10 import cifar10
 from mirabelle.sources.datasets.corpus_settings import Corpus
 from mirabelle.sources.datasets.digits import digits
-from mirabelle.sources.datasets.image_settings import BuiltInImages, ImageFolder
+from mirabelle.sources.datasets.image_settings import BuiltInImages, ImageFolder, TarShards
 from mirabelle.sources.datasets.mnist import mnist
 from mirabelle.sources.datasets.settings import (
     VARIABLE,
@@ -42,6 +42,7 @@ _READERS: dict[type[Files], str] = {
     QuestionFile: "questions",
     SoundFolder: "sounds",
     TableFile: "table",
+    TarShards: "shards",
     TextFile: "texts",
     TokenFile: "tagged_words",
     SequenceFile: "text_pairs",
@@ -57,10 +58,10 @@ def task_from(name: str, arguments: Mapping[str, Any], *, data_folder: Path | No
 
     Args:
         name: "cifar10", "digits" or "mnist"; the path of an .npz, .csv, .parquet, .tsv, .jsonl, .json or .txt file; the path of
-            a folder with a subfolder of images or recordings for each class, or with .parquet or .npy files (with a slash or a
-            leading dot); "data:PATH" for a path in the folder of data sets; or "pkg.mod:function" or "./file.py:function" for a
-            function that returns a `Task`.
-        arguments: settings of `ImageFolder`, `SoundFolder`, `Arrays`, `TableFile`, `TextFile`, `TokenFile`,
+            a folder with a subfolder of images or recordings for each class, or with .tar, .parquet or .npy files (with a slash
+            or a leading dot); a range of .tar files; "data:PATH" for a path in the folder of data sets; or "pkg.mod:function"
+            or "./file.py:function" for a function that returns a `Task`.
+        arguments: settings of `ImageFolder`, `TarShards`, `SoundFolder`, `Arrays`, `TableFile`, `TextFile`, `TokenFile`,
             `SequenceFile`, `QuestionFile` or `Corpus`,
             those of `BuiltInImages` for built-in sets, or keyword arguments of the function. A function with a parameter
             `data_dir` gets the folder of data sets.

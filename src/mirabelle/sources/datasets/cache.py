@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,10 +26,62 @@ def cache_folder() -> Path:
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mirabelle" / "decoded"
 
 
+@contextmanager
+def alone(file: Path) -> Iterator[bool]:
+    """A context in which no other process writes this file; who comes second waits. Its folder is created.
+
+    Returns:
+        Whether the file system has locks. Without them, two processes that begin at once both write, each under a name of its
+        own, and the last one stays.
+
+    Raises:
+        OSError: if the folder cannot be created.
+    """
+    import filelock
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(file.with_name(f"{file.name}.lock"), is_singleton=False)
+    try:
+        lock.acquire()
+    except (NotImplementedError, OSError):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        with suppress(OSError):  # on Windows it cannot be removed while another process waits
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def new_file(file: Path) -> Iterator[BinaryIO]:
+    """A context with a file that appears under its name when it is complete and on the disk, and is removed after an error.
+
+    What is left of processes that were killed is removed.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    _remove_what_is_left(file)
+    writing = file.with_name(f"{file.name}.{os.getpid()}.writing")
+    try:
+        with writing.open("w+b") as opened:
+            yield opened
+            opened.flush()
+            os.fsync(opened.fileno())
+        writing.replace(file)
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        writing.unlink(missing_ok=True)
+
+
 def write_once(file: Path, write: Callable[[BinaryIO], None], size: int, what: str) -> None:
     """Write a file unless it is there, while other processes that need it wait.
-
-    It appears under its name when it is complete and on the disk. What is left of processes that were killed is removed.
 
     Args:
         file: to be written.
@@ -40,22 +92,14 @@ def write_once(file: Path, write: Callable[[BinaryIO], None], size: int, what: s
     Raises:
         UserError: E202 if there is no space for the file, or it cannot be written; and what `write` raises.
     """
-    import filelock
-
     if file.is_file():
         return
-    lock = file.with_name(f"{file.name}.lock")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(lock, is_singleton=False):
-            try:
-                if not file.is_file():
-                    _remove_what_is_left(file)
-                    _check_free(file, size, what)
-                    _write(file, write)
-            finally:
-                with suppress(OSError):  # who waits for it finds the file, or writes it under a name of its own
-                    lock.unlink()
+        with alone(file):
+            if not file.is_file():
+                _check_free(file, size, what)
+                with new_file(file) as opened:
+                    write(opened)
     except OSError as error:
         named = Path(error.filename or file)
         if named.parent != file.parent and not file.is_relative_to(named):
@@ -109,23 +153,6 @@ def _remove_what_is_left(file: Path) -> None:
     for left in file.parent.glob(f"{file.name}.*.writing"):
         if not _lives(int(left.suffixes[-2][1:])):
             left.unlink(missing_ok=True)
-
-
-def _write(file: Path, write: Callable[[BinaryIO], None]) -> None:
-    writing = file.with_name(f"{file.name}.{os.getpid()}.writing")
-    try:
-        with writing.open("w+b") as opened:
-            write(opened)
-            opened.flush()
-            os.fsync(opened.fileno())
-        writing.replace(file)
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        writing.unlink(missing_ok=True)
 
 
 def _lives(process: int) -> bool:

@@ -10,6 +10,7 @@ from mirabelle.records.record import record
 
 OutputsAre: TypeAlias = Literal["classes", "classes_last", "labels", "numbers"]
 Part = Annotated[float, Field(gt=0, lt=1)]
+Workers = Annotated[int, Field(ge=0, le=1024)]
 
 
 @record
@@ -40,3 +41,21 @@ class Divided:
     extra_metrics: tuple[str, ...] = ()
     outputs_are: OutputsAre | None = None
     class_weights: Literal["balanced"] | None = None
+
+
+@record
+class OfFiles(Divided):
+    """Settings of data that are many files, each of which is decoded.
+
+    Args:
+        cache: whether data that do not fit into memory are decoded once into a file in the cache folder; otherwise nothing is
+            written there, and files are decoded whenever they are read.
+        workers: number of threads that decode, 0 for none; by default one for each core that the process may use, or none for
+            files that take less than 0.15 ms. For other files threads are as fast as processes, since decoding leaves Python
+            free.
+        skip_unreadable: whether files that are damaged are left out and told; otherwise the first one is an error.
+    """
+
+    cache: bool = True
+    workers: Workers | None = None
+    skip_unreadable: bool = False

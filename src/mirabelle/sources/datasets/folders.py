@@ -12,8 +12,7 @@ from mirabelle.errors import UserError, did_you_mean
 
 _WORD = re.compile("[-_.]")  # behind the name of a split in the name of a file
 _FEW = 5  # number of suffixes in a message
-SPLITS = ("train", "validation", "test")
-_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
+SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def ordered(classes: Mapping[str, list[Path]], labels: Sequence[str], folder: Pa
 
 def split_folders(folder: Path) -> dict[str, Path]:
     """The folders of the splits in a folder, by split; the folder itself as "train" if it has none."""
-    inside = {_SPLITS[place.name]: place for place in _folders(folder) if place.name in _SPLITS}
+    inside = {SPLITS[place.name]: place for place in _folders(folder) if place.name in SPLITS}
     return inside if "train" in inside else {"train": folder}
 
 
@@ -77,7 +76,7 @@ def by_name_of_split(files: Sequence[Path]) -> dict[str, list[Path]]:
         >>> by_name_of_split([Path("train.parquet"), Path("trains.parquet")])
         {}
     """
-    named = [_SPLITS.get(_WORD.split(path.stem, maxsplit=1)[0]) for path in files]
+    named = [SPLITS.get(_WORD.split(path.stem, maxsplit=1)[0]) for path in files]
     if None in named or "train" not in named:
         return {}
     return {split: [path for path, own in zip(files, named, strict=True) if own == split] for split in SPLITS if split in named}
@@ -96,14 +95,14 @@ def _by_split(folder: Path, kind: Kind) -> dict[str, dict[str, list[Path]]]:
         raise UserError("E130", f"{folder} contains no class folders", remedy)
     if not any(place.name == "train" and _folders(place) for place in inside):
         return {"train": _classes(folder, kind)}
-    other = [place.name for place in inside if place.name not in _SPLITS]
+    other = [place.name for place in inside if place.name not in SPLITS]
     if other:
         message = f'{folder} has a folder "{other[0]}" next to "train", which is not a split'
-        raise UserError("E131", message, f"the names of splits are {', '.join(_SPLITS)}")
-    named = [_SPLITS[place.name] for place in inside]
+        raise UserError("E131", message, f"the names of splits are {', '.join(SPLITS)}")
+    named = [SPLITS[place.name] for place in inside]
     if len(set(named)) < len(named):
         raise UserError("E131", f"{folder} has two folders of validation {kind.several}", 'keep one folder, "validation"')
-    splits = {_SPLITS[place.name]: _classes(place, kind) for place in inside}
+    splits = {SPLITS[place.name]: _classes(place, kind) for place in inside}
     for name, classes in splits.items():
         different = sorted(set(classes) ^ set(splits["train"]))
         if different:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from mirabelle.errors import UserError
 from mirabelle.numerics.several_outputs import UNLABELLED
-from mirabelle.sources.datasets.folders import split_folders
+from mirabelle.sources.datasets.folders import split_folders, unread_files
 from mirabelle.sources.datasets.images import KIND, Opened, divided, opened
 from mirabelle.task.preprocessing.pictures import header_of, mask_values
 from mirabelle.task.task import Task
@@ -34,8 +35,9 @@ def task_of(folder: Path, settings: ImageFolder) -> Task:
     if largest >= len(labels):
         message = f"a mask in {folder} has class {largest}, and `labels` has {len(labels)} names"
         raise UserError("E131", message, "name all classes, or say which value has none: ignore = 255")
-    used = [mask for own in pairs.values() for mask in own.values()]
-    return divided(folder, images, targets, labels, replace(settings, metric=settings.metric or _METRIC), also_read=used)
+    unread = unread_files(folder, {path for own in pairs.values() for pair in own.items() for path in pair}, KIND)
+    settings = replace(settings, metric=settings.metric or _METRIC)
+    return divided(images, targets, labels, settings, name=folder.resolve().name, notes=unread)
 
 
 def _pairs(place: Path) -> dict[Path, Path]:
@@ -55,12 +57,24 @@ def _pairs(place: Path) -> dict[Path, Path]:
 
 
 def _mask(path: Path, mask: Path, images: Opened, settings: ImageFolder) -> Masks:
-    """The class of each pixel of a model input, (height, width); −100 for none."""
-    own, due = header_of(mask).size, images.headers[path].size
+    """The class of each pixel of a model input, (height, width); −100 for none, and for a mask or image that cannot be read."""
+    header = images.unreadable.tried(header_of, mask)
+    if path not in images.headers or header is None:
+        return _lost(path, mask, images)
+    own, due = header.size, images.headers[path].size
     if own != due:
         raise UserError("E131", f"{mask} has {own[0]}×{own[1]} pixels, its image {due[0]}×{due[1]}", "make them of one size")
-    values = mask_values(mask, images.image.resizing)
+    values = images.unreadable.tried(partial(mask_values, resizing=images.image.resizing), mask)
+    if values is None:
+        return _lost(path, mask, images)
     none = values == settings.ignore
     if settings.reduce_labels:
         none, values = none | (values == 0), values - 1
     return np.where(none, UNLABELLED, values)
+
+
+def _lost(path: Path, mask: Path, images: Opened) -> Masks:
+    """A mask without classes, for an image that is left out because it or its mask cannot be read."""
+    found = images.unreadable.found
+    found[path] = found[path] if path in found else found[mask]
+    return np.full(images.image.size, UNLABELLED, np.int64)

@@ -13,12 +13,12 @@ from mirabelle import records
 from mirabelle.errors import UserError, at_path, did_you_mean
 from mirabelle.records.record import Count, Positive, record
 from mirabelle.sources.datasets.corpus_settings import Corpus
-from mirabelle.sources.datasets.divided import Divided
+from mirabelle.sources.datasets.divided import Divided, OfFiles
 from mirabelle.sources.datasets.folders import first_suffix
 from mirabelle.sources.datasets.idx import idx_files
-from mirabelle.sources.datasets.image_settings import BuiltInImages, ImageFolder
+from mirabelle.sources.datasets.image_settings import BuiltInImages, ImageFolder, TarShards
 from mirabelle.sources.datasets.text_settings import QuestionFile, SequenceFile, TextFile, TokenFile, text_settings
-from mirabelle.sources.names import CORPUS, FOLDER, LINES, names_files, names_function
+from mirabelle.sources.names import CORPUS, FOLDER, LINES, SHARD, names_files, names_function
 from mirabelle.task.preprocessing.image import Layout
 from mirabelle.task.preprocessing.waveform import Normalize
 
@@ -26,12 +26,13 @@ VARIABLE = "MIRABELLE_DATA"  # environment variable with the folder of data sets
 
 
 @record
-class SoundFolder(Divided):
+class SoundFolder(OfFiles):
     """Recordings with one folder for each class, `folder/<class>/*.wav`, or `folder/{train,validation,test}/<class>/*.wav`.
 
     Labels are the sorted names of the class folders. In a folder without class folders, a `pattern` gets the class from the
     file names. Recordings become log-mel features, standardized by the mean and standard deviation of the training data, or
-    what models of transformers take: waveforms, or features of Kaldi at 16 kHz.
+    what models of transformers take: waveforms, or features of Kaldi at 16 kHz. Features that would need more than 1 GiB of
+    memory are computed once into a file, and read when they are needed.
 
     With kind = "transcription", the folder, or each of its folders for the splits, has a table metadata.csv with the columns
     `file_name` and `transcription` (or `text`, `sentence`), and `labels` are the symbols of a model of CTC, the first, "", the
@@ -170,7 +171,9 @@ class TableFile(Divided):
     scale_target: bool = True
 
 
-Files: TypeAlias = ImageFolder | SoundFolder | Arrays | TableFile | TextFile | TokenFile | SequenceFile | QuestionFile | Corpus
+Files: TypeAlias = (
+    ImageFolder | TarShards | SoundFolder | Arrays | TableFile | TextFile | TokenFile | SequenceFile | QuestionFile | Corpus
+)
 _BY_SUFFIX: dict[str, type[Files]] = {
     ".csv": TableFile,
     ".data": TableFile,
@@ -178,6 +181,7 @@ _BY_SUFFIX: dict[str, type[Files]] = {
     ".npz": Arrays,
     ".json": QuestionFile,
     CORPUS: Corpus,
+    SHARD: TarShards,
     **dict.fromkeys((".tsv", ".jsonl", *LINES), TextFile),
 }
 
@@ -251,6 +255,7 @@ def settings_from(name: str, arguments: Mapping[str, Any], folder: Path = Path()
             first = first_suffix(place, (*pictures.SUFFIXES, *sound.SUFFIXES))
             kind = SoundFolder if first in sound.SUFFIXES else ImageFolder
             if first is None:
-                kind = next((own for suffix, own in _FOLDERS.items() if first_suffix(place, (suffix,))), kind)
+                others = {SHARD: TarShards, **_FOLDERS}
+                kind = next((own for suffix, own in others.items() if first_suffix(place, (suffix,))), kind)
                 kind = Arrays if idx_files(place) else kind
         return records.build(kind, arguments, "task.arguments")

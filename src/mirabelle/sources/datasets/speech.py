@@ -13,8 +13,8 @@ from mirabelle.errors import UserError
 from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.sources.datasets.folders import split_folders
 from mirabelle.sources.datasets.metadata import texts_of_files
-from mirabelle.sources.datasets.sounds import inputs_of
-from mirabelle.sources.datasets.splits import Split, as_task, completed
+from mirabelle.sources.datasets.sounds import divided
+from mirabelle.sources.datasets.splits import as_task
 from mirabelle.task.task import Task
 
 if TYPE_CHECKING:
@@ -33,16 +33,14 @@ def task_of(folder: Path, settings: SoundFolder) -> Task:
     if not folder.is_dir():
         raise UserError("E130", f"no folder of recordings at {folder}", "paths are relative to the recipe")
     texts = {part: texts_of_files(place, COLUMNS) for part, place in split_folders(folder).items()}
-    sound, inputs, notes = inputs_of({part: list(own) for part, own in texts.items()}, settings)
     longest = max(len(text) for own in texts.values() for text in own.values())
     symbols = {name: k for k, name in enumerate(settings.labels) if name}
-    raw: dict[str, Split] = {
-        part: (inputs[part], np.stack([_target(path, text, symbols, longest) for path, text in own.items()]))
-        for part, own in texts.items()
+    targets = {
+        part: np.stack([_target(path, text, symbols, longest) for path, text in own.items()]) for part, own in texts.items()
     }
-    splits = completed(raw, settings.test_fraction, settings.validation_fraction, settings.seed)
+    found = divided({part: list(own) for part, own in texts.items()}, targets, settings)
     of_symbols = replace(settings, loss=settings.loss or "ctc")
-    return as_task(splits, settings.labels, folder.resolve().name, sound, of_symbols).replace(notes=tuple(notes))
+    return as_task(found.splits, settings.labels, folder.resolve().name, found.sound, of_symbols).replace(notes=(*found.notes,))
 
 
 def _target(path: Path, text: str, symbols: dict[str, int], length: int) -> npt.NDArray[np.int64]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from mirabelle.errors import UserError
 from mirabelle.numerics.arrays import to_numpy
 from mirabelle.numerics.draws import generator_from
-from mirabelle.task.indexed import Indexed
+from mirabelle.task.indexed import Cost, Indexed
 from mirabelle.task.loss import CrossEntropy, Loss, balanced
 from mirabelle.task.outputs import DEFAULTS, Form, form_of_targets
 from mirabelle.task.preprocessing.image import Image
@@ -43,11 +43,13 @@ class Unread:
         read: positions -> raw inputs, before they are scaled.
         targets: (samples, ...).
         identity: of the inputs.
+        cost: number of samples -> how so many of them are read, and what it costs; by default it is measured.
     """
 
     read: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
     targets: npt.NDArray[Any]
     identity: str
+    cost: Cost | None = None
 
 
 TEST_FRACTION, VALIDATION_FRACTION = 0.2, 0.1
@@ -167,6 +169,7 @@ def as_task(
                 f"{one.identity} {preprocessing}",
                 count=len(one.targets),
                 read_ahead=True,
+                cost=one.cost,
             )
         else:
             ready[part] = Samples(torch.from_numpy(scaled(one[0])), labelled)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -177,6 +178,18 @@ def mean_and_deviation(values: Pixels) -> Scaling:
     return _without_constant(pairs)
 
 
+def mean_and_deviation_of_parts(parts: Iterable[Pixels]) -> Scaling:
+    """As `mean_and_deviation`, of pixels that come in parts, each (..., channels), all of one type; empty without any part."""
+    parts = iter(parts)
+    first = next(parts, None)
+    if first is None:
+        return (), ()
+    if first.dtype == np.uint8:
+        return mean_and_deviation_of_bytes(chain([first], parts))
+    means, deviations = scaling.mean_and_deviation_of_parts(chain([first], parts))
+    return _without_constant([(mean / _BYTE, deviation / _BYTE) for mean, deviation in zip(means, deviations, strict=True)])
+
+
 def mean_and_deviation_of_bytes(parts: Iterable[Pixels]) -> Scaling:
     """As `mean_and_deviation`, of pixels of one byte that come in parts, each (..., channels)."""
     counts: Any = 0
@@ -189,20 +202,6 @@ def mean_and_deviation_of_bytes(parts: Iterable[Pixels]) -> Scaling:
         mean = float(shares @ levels)
         pairs.append((mean, float(shares @ (levels - mean) ** 2) ** 0.5))
     return _without_constant(pairs)
-
-
-def mean_and_deviation_of_parts(parts: Callable[[], Iterable[Pixels]]) -> Scaling:
-    """As `mean_and_deviation`, up to rounding, of pixels that come in parts, each (..., channels), twice."""
-    count, total, squares = 0, np.zeros(1), np.zeros(1)
-    for part in parts():
-        flat = part.reshape(-1, part.shape[-1])
-        count, total = count + len(flat), total + flat.sum(0, dtype=np.float64)
-    mean = total / count
-    for part in parts():
-        squares = squares + ((part.reshape(-1, part.shape[-1]) - mean) ** 2).sum(0)
-    return _without_constant(
-        [(one / _BYTE, other / _BYTE) for one, other in zip(mean.tolist(), np.sqrt(squares / count).tolist(), strict=True)]
-    )
 
 
 def _without_constant(pairs: Sequence[tuple[float, float]]) -> Scaling:

@@ -6,6 +6,7 @@ values; which of them counts as white is not in the file, so `Image` decides it.
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 import warnings
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -37,9 +38,18 @@ _GREY_AND_ALPHA = "LA;16B"  # layout of a PNG file that Pillow opens with mode "
 # Pillow keeps the high byte of each colour of 16 bits. Read as the other order of bytes, it keeps the low byte.
 _OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue, as in Pillow
+# Where Pillow finds EXIF data of a PNG file before its pixels are decoded; its first chunk stands behind the signature.
+_EXIF, _SIGNATURE = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"), 8
 _MOST = 65535  # the largest value of 16 bits
 # Exceptions of Pillow's decoders on damaged files.
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error)
+
+
+class Place(Protocol):
+    """Where an encoded image is: a file (`pathlib.Path`), or a part of one. Its text, `str(place)`, names it in messages."""
+
+    def open(self, mode: Literal["rb"], /) -> BinaryIO:
+        """The bytes of the image, to be read and closed."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +71,13 @@ class Header:
     several: bool
 
 
-def header_of(path: Path) -> Header:
-    """The header of an image file; pixels are decoded only if the image must be rotated.
+def header_of(place: Place) -> Header:
+    """The header of an image; pixels are decoded only if the image must be rotated.
 
     Raises:
         UserError: E130 if the file is missing, E131 if it cannot be read as an image.
     """
-    with _opened(path) as (picture, layout):
+    with _opened(place, header=True) as (picture, layout):
         grey = picture.mode in _GREY or layout == _GREY_AND_ALPHA
         return Header(
             size=(picture.height, picture.width),
@@ -109,11 +119,11 @@ class Resizing:
         return (longer, shorter) if width <= height else (shorter, longer)
 
 
-def pixels(path: Path, resizing: Resizing, mode: Mode) -> Pixels:
-    """The pixels of an image file, (height, width, channels), rotated as its EXIF data say, without transparency.
+def pixels(place: Place, resizing: Resizing, mode: Mode) -> Pixels:
+    """The pixels of an image, (height, width, channels), rotated as its EXIF data say, without transparency.
 
     Args:
-        path: the image file.
+        place: the encoded image.
         resizing: how the image gets its size.
         mode: "L" for greyscale, "RGB" for colour.
 
@@ -124,11 +134,11 @@ def pixels(path: Path, resizing: Resizing, mode: Mode) -> Pixels:
         UserError: E130 if the file is missing, E131 if it cannot be read as an image.
     """
     height, width = resizing.size
-    with _opened(path) as (picture, layout):
+    with _opened(place) as (picture, layout):
         if not _is_deep(picture, layout):
             upright = resizing.plane(_eight_bits(picture))
             return np.array(upright.convert(mode), np.uint8).reshape(height, width, CHANNELS[mode])
-        values = _deep_values(path, picture, layout)
+        values = _deep_values(place, picture, layout)
     channels = _resized(values, resizing)
     if channels.shape[2] > 1 and mode == "L":
         return (channels @ _LUMINANCE)[..., np.newaxis]
@@ -146,7 +156,7 @@ def _eight_bits(picture: PIL.Image.Image) -> PIL.Image.Image:
     return picture.convert("RGBA").convert("RGB") if picture.mode in ("P", "PA") else picture.convert("RGB")
 
 
-def _deep_values(path: Path, picture: PIL.Image.Image, layout: str) -> npt.NDArray[np.float32]:
+def _deep_values(place: Place, picture: PIL.Image.Image, layout: str) -> npt.NDArray[np.float32]:
     """The values of a deep image, (height, width, 1 or 3), with all their bits."""
     if picture.mode in _DEEP_GREY:
         values = np.asarray(picture).astype(np.float32)[..., np.newaxis]
@@ -154,20 +164,20 @@ def _deep_values(path: Path, picture: PIL.Image.Image, layout: str) -> npt.NDArr
             raise ValueError("it has pixels that are NaN or infinite")
         return values
     if layout == _GREY_AND_ALPHA:
-        high, low, *_ = np.moveaxis(_bytes(path, {layout: "RGBA"}), -1, 0)
+        high, low, *_ = np.moveaxis(_bytes(place, {layout: "RGBA"}), -1, 0)
         grey: npt.NDArray[np.float32] = (high * 256 + low)[..., np.newaxis].astype(np.float32)
         return grey
     if layout.startswith("RGBa") or layout[-1] not in _OTHER_ORDER:
         raise ValueError(f'its layout "{layout}" of 16 bits for each channel is not supported')
-    values = np.asarray(picture).astype(np.float32) * 256 + _bytes(path, {})
+    values = np.asarray(picture).astype(np.float32) * 256 + _bytes(place, {})
     if picture.mode == "CMYK":
         return ((_MOST - values[..., :3]) * (_MOST - values[..., 3:]) / _MOST).astype(np.float32)
     return values[..., :3]
 
 
-def _bytes(path: Path, layouts: dict[str, str]) -> npt.NDArray[np.float32]:
+def _bytes(place: Place, layouts: dict[str, str]) -> npt.NDArray[np.float32]:
     """The image decoded with another layout of its bytes; by default with the other order of bytes."""
-    with _opened(path, layouts) as (picture, _):
+    with _opened(place, layouts) as (picture, _):
         return np.asarray(picture).astype(np.float32)
 
 
@@ -179,27 +189,30 @@ def _resized(values: npt.NDArray[np.float32], resizing: Resizing) -> npt.NDArray
     return np.stack([np.asarray(resizing.plane(plane)) for plane in planes], axis=-1)
 
 
-def mask_values(path: Path, resizing: Resizing) -> npt.NDArray[np.int64]:
+def mask_values(place: Place, resizing: Resizing) -> npt.NDArray[np.int64]:
     """The values of a mask, (height, width): numbers of classes, or of colours of a palette. The interpolation is "nearest".
 
     Raises:
         UserError: E130 if the file is missing, E131 if it cannot be read as an image, or has colours.
     """
-    with _opened(path) as (picture, _):
+    with _opened(place) as (picture, _):
         if picture.mode not in (*_GREY, "P") or picture.mode == "LA":
             raise ValueError("it has colours; a mask has one number for each pixel")
         return np.array(replace(resizing, resample="nearest").plane(picture)).astype(np.int64)
 
 
 @contextmanager
-def _opened(path: Path, layouts: dict[str, str] | None = None) -> Iterator[tuple[PIL.Image.Image, str]]:
+def _opened(
+    place: Place, layouts: dict[str, str] | None = None, *, header: bool = False
+) -> Iterator[tuple[PIL.Image.Image, str]]:
     """Open an image with Pillow and rotate it by its EXIF data; pixels are read when they are first needed.
 
     Exceptions of the decoder inside the context become E131.
 
     Args:
-        path: the image file.
+        place: the encoded image.
         layouts: other layouts by which Pillow's decoder shall read the bytes; {} for the other order of bytes.
+        header: whether pixels are not needed: a PNG file is then decoded only if it has EXIF data.
 
     Returns:
         The image, and the layout of its bytes in the file by Pillow's name, such as "RGB;16B".
@@ -207,23 +220,39 @@ def _opened(path: Path, layouts: dict[str, str] | None = None) -> Iterator[tuple
     import PIL.Image
     import PIL.ImageOps
 
-    if not path.is_file():
-        raise UserError("E130", f"no image at {path}", "check the path")
+    if isinstance(place, Path) and not place.is_file():
+        raise UserError("E130", f"no image at {place}", "check the path")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # faulty tags of a camera do not matter
         try:
-            with path.open("rb") as file, PIL.Image.open(file, formats=_FORMATS) as picture:
+            with place.open("rb") as file, PIL.Image.open(file, formats=_FORMATS) as picture:
                 layout = _layout(picture)
                 if layouts is not None:
                     _read_as(picture, layouts)
-                PIL.ImageOps.exif_transpose(picture, in_place=True)
+                if not (header and picture.format == "PNG" and _without_exif(file, picture)):
+                    PIL.ImageOps.exif_transpose(picture, in_place=True)
                 yield picture, layout
         except (*_DAMAGED, PIL.Image.DecompressionBombError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             if isinstance(error, PIL.UnidentifiedImageError):  # its message would show a Python object
                 reason = "it has no known image format"
-            message = f"{path} cannot be read as an image: {reason}"
+            message = f"{place} cannot be read as an image: {reason}"
             raise UserError("E131", message, f"give an intact {', '.join(SUFFIXES)} file") from error
+
+
+def _without_exif(file: BinaryIO, picture: PIL.Image.Image) -> bool:
+    """Whether a PNG file has no EXIF data. Pillow decodes all pixels to look for them, as they may stand behind the pixels."""
+    if any(name in picture.info for name in _EXIF):
+        return False
+    at, behind, found = file.tell(), False, False
+    file.seek(_SIGNATURE)
+    while not found and len(chunk := file.read(8)) == 8:  # noqa: PLR2004 (a length and a name of four bytes each)
+        kind = chunk[4:]
+        behind = behind or kind == b"IDAT"
+        found = kind == b"eXIf" or (behind and kind in (b"tEXt", b"zTXt", b"iTXt"))
+        file.seek(int.from_bytes(chunk[:4], "big") + 4, os.SEEK_CUR)
+    file.seek(at)
+    return not found
 
 
 def _layout(picture: PIL.Image.Image) -> str:

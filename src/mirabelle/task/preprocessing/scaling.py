@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from mirabelle.errors import UserError
 
@@ -45,6 +49,31 @@ def settled(
     places = [_DIGITS - 1 - math.floor(math.log10(value)) for value in deviations]
     means = [round(float(value), place) for value, place in zip(mean or [0.0] * count, places, strict=True)]
     return tuple(means), tuple(deviations)
+
+
+def mean_and_deviation_of_parts(parts: Iterable[npt.NDArray[Any]]) -> tuple[list[float], list[float]]:
+    """(means, standard deviations) of each channel, in float64, of values that come in parts, each (..., channels).
+
+    They are those of all values together, up to the rounding of sums. Without any part, both are empty.
+
+    Example:
+        >>> mean_and_deviation_of_parts([np.array([[1.0], [3.0]]), np.array([[8.0]])])
+        ([4.0], [2.9439202887759492])
+
+    Source: Chan, Golub, LeVeque 1983, doi:10.1080/00031305.1983.10483115.
+    """
+    count, means, squares = 0, np.zeros(0), np.zeros(0)
+    for part in parts:
+        values = part.reshape(-1, part.shape[-1])
+        own = values.mean(axis=0, dtype=np.float64)
+        spread = np.array([np.square(values[:, k] - own[k]).sum() for k in range(len(own))])
+        if not count:
+            means, squares = np.zeros_like(own), np.zeros_like(own)
+        gap, total = own - means, count + len(values)
+        means = means + gap * len(values) / total
+        squares = squares + spread + gap**2 * count * len(values) / total
+        count = total
+    return means.tolist(), np.sqrt(squares / max(count, 1)).tolist()
 
 
 def to_data(mean: Sequence[float], deviation: Sequence[float]) -> dict[str, list[float]]:

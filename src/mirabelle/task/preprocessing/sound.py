@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from mirabelle.task.preprocessing.raw_inputs import Preprocessing
 
 Array = npt.NDArray[np.float32]
 SUFFIXES = (".wav",)
+_UNKNOWN_LENGTH = 0x7FFFF000  # bytes of samples from which on the length in a header says nothing
 _QUIET = 1e-6  # added to the power of each band, so that the logarithm of silence is finite
 
 
@@ -165,6 +167,40 @@ def wav_samples(path: Path, rate: int | None = None) -> Array:
     if rate not in (None, own):
         raise UserError("E131", f"{path} has a sampling rate of {own} Hz, not {rate} Hz", f"resample it to {rate} Hz")
     return samples
+
+
+def wav_length(path: Path) -> tuple[int, int]:
+    """(sampling rate in Hz, number of samples) of a .wav file, from its header if that is enough.
+
+    Raises:
+        UserError: E130 if the file is missing, E131 if it cannot be read.
+    """
+    from scipy.io import wavfile
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)
+            rate, values = wavfile.read(path, mmap=True)  # values are not read
+    except Exception:  # noqa: BLE001 (a type of samples that cannot be mapped, or a damaged file, which is told)
+        rate, values = read_wav(path)
+    return int(rate), len(values)
+
+
+def ends_early(path: Path) -> bool:
+    """Whether a .wav file has fewer samples than its header says, as if it were cut off.
+
+    Programs that write to a pipe do not know the length beforehand, and write the largest number; such files are whole.
+    """
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        order: Literal["big", "little"] = "big" if file.read(12)[:4] == b"RIFX" else "little"
+        while len(header := file.read(8)) == 8:  # noqa: PLR2004 (a name and a length of four bytes each)
+            size = int.from_bytes(header[4:], order)
+            if header[:4] == b"data":
+                return size < _UNKNOWN_LENGTH and size > end - file.tell()
+            file.seek(size + size % 2, os.SEEK_CUR)
+    return False
 
 
 def read_wav(path: Path) -> tuple[int, Array]:
