@@ -45,7 +45,7 @@ STEPS: dict[str, Step] = {
         steps=(prune.Weights(sparsity=0.5, schedule="cubic"), quantize.Aware(samples=50)), train=TRAIN
     ),
 }
-OF_OTHER_TASKS = {"Rate", "MultiLabel", "Regression", "TokenRelations", "AttentionMaps", "HiddenStates"}
+OF_OTHER_TASKS = {"CRD", "Rate", "MultiLabel", "Regression", "TokenRelations", "AttentionMaps", "HiddenStates"}
 TERM_NAMES = sorted(set(TERMS.known()) - OF_OTHER_TASKS)
 TRAININGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -56,6 +56,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "relabelled": {"targets": "teacher"},
     "adamw": {"optimizer": "adamw", "lr": 1e-3},
     "batch norm": {"sync_batch_norm": True},
+    "batch norm of uneven parts": {"sync_batch_norm": True, "batch_size": 61, "micro_batch": 30},
     "augmented": {},
     "weighted": {},
     "stream": {"optimizer": "adamw", "lr": 1e-3},
@@ -85,7 +86,7 @@ def task_of_digits() -> Task:
 
 def model_of(name: str, seed: int = 3) -> nn.Module:
     torch.manual_seed(seed)
-    return Images(normalized=name == "batch norm").eval()
+    return Images(normalized=name.startswith("batch norm")).eval()
 
 
 def trained(name: str, task: Task, folder: Path) -> dict[str, Tensor]:

@@ -18,8 +18,10 @@ from in_processes import STEPS, TERM_NAMES, TRAININGS, all_trained, in_processes
 from mirabelle.cli import main
 from mirabelle.errors import UserError
 from mirabelle.model import device
+from mirabelle.objectives import CRD
 from mirabelle.run.journal import read_events
 from mirabelle.run.launch import Launch, first_host, is_first, launched, meeting_point
+from mirabelle.training.data_parallel import check_terms_of_processes
 
 SCRIPT = str(Path(__file__).with_name("in_processes.py"))
 OF_WHOLE_BATCHES = {
@@ -242,7 +244,9 @@ def test_a_place_that_is_no_number_is_refused() -> None:
 
 
 def test_jobs_of_slurm_meet_at_their_first_machine() -> None:
-    found = meeting_point({"SLURM_STEP_NODELIST": "gpu[07-09]", "SLURM_JOB_ID": "1234567"})
+    job = {"SLURM_STEP_NODELIST": "gpu[07-09]", "SLURM_JOB_ID": "1234567"}
+    found = meeting_point(job)
+    assert found["MASTER_PORT"] != meeting_point({**job, "SLURM_STEP_ID": "1"})["MASTER_PORT"]
     assert found == {"MASTER_ADDR": "gpu07", "MASTER_PORT": str(20_000 + 1234567 % 20_000)}
     assert meeting_point({"MASTER_ADDR": "here", "MASTER_PORT": "1"}) == {"MASTER_ADDR": "here", "MASTER_PORT": "1"}
     assert first_host("node-1,node-2") == "node-1"
@@ -254,6 +258,11 @@ def test_each_process_of_a_machine_takes_a_device_of_its_own(monkeypatch: pytest
     assert [str(device.named_device(name)) for name in ("auto", "cuda", "cpu")] == ["cuda:1", "cuda:1", "cpu"]
     with pytest.raises(UserError, match=r'E111.*device is "cuda:1", and 2 processes'):
         device.named_device("cuda:1")
+    monkeypatch.setattr(device, "devices_present", lambda: ["cpu", "cuda:0"])  # Slurm shows each process its own
+    with monkeypatch.context() as slurm:
+        slurm.setenv("SLURM_STEP_NUM_TASKS", "4")
+        assert str(device.named_device("auto")) == "cuda:0"
+    monkeypatch.setattr(device, "devices_present", lambda: ["cpu", "cuda:0", "cuda:1"])
     monkeypatch.setattr(device, "launched", lambda: Launch(2, 3, 2, 3))
     with pytest.raises(UserError, match=r'E122.*3 processes on this machine need a device each; "cuda:2" is not there'):
         device.named_device("cuda")
@@ -267,6 +276,7 @@ def test_other_commands_are_done_by_the_first_process(
     monkeypatch.setenv("RANK", "1")
     assert not is_first()
     assert main.run(["doctor"]) == 0
+    assert main.run(["init", "run"]) == 0
     assert capsys.readouterr() == ("", "")
     monkeypatch.setenv("RANK", "x")
     assert main.run(["doctor"]) == 2
@@ -283,3 +293,9 @@ def test_an_interruption_of_the_first_process_ends_all(tmp_path: Path) -> None:
     assert (status, other_status) == (143, 3)
     assert error == "terminated; run the same command again to continue from the last checkpoint\n"
     assert other == ""
+
+
+def test_terms_that_remember_samples_need_a_single_process() -> None:
+    with pytest.raises(UserError, match=r"E111.*CRD remembers every sample, and each of 2 processes sees a part"):
+        check_terms_of_processes(1.0 * CRD(), 2)
+    check_terms_of_processes(1.0 * CRD(), 1)

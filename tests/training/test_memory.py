@@ -17,7 +17,7 @@ from mirabelle.model.device import computing_on
 from mirabelle.model.state import copied, tensors_of_module
 from mirabelle.objectives import SimilarityPreserving, SoftTargets, TaskLoss
 from mirabelle.run.journal import read_events
-from mirabelle.task import CrossEntropy
+from mirabelle.task import LOSSES, CrossEntropy
 from mirabelle.task.batch import Batch
 from mirabelle.training import Execution, evaluate, fit, optimizer, outputs_of
 from mirabelle.training.memory import blocks_to_recompute, parts_of_batch, recomputing
@@ -73,7 +73,7 @@ def test_parts_have_the_gradient_of_the_whole_batch(mlp: nn.Module, blobs: Task,
 def test_the_share_of_a_part_is_that_of_the_targets_that_count() -> None:
     targets = torch.tensor([[0, 1, 2], [0, -100, -100], [-100, -100, -100], [1, 1, -100]])
     batch = Batch(torch.randn(4, 5), targets, torch.arange(4), view=3)
-    parts = parts_of_batch(batch, 2)
+    parts = parts_of_batch(batch, 2, LOSSES["token_cross_entropy"])
     assert [shares.targets for shares, _ in parts] == pytest.approx([4 / 6, 2 / 6])
     assert [shares.samples for shares, _ in parts] == [0.5, 0.5]
     assert [part.index.tolist() for _, part in parts if part.index is not None] == [[0, 1], [2, 3]]
@@ -86,11 +86,11 @@ def test_the_share_of_a_part_is_that_of_the_targets_that_count() -> None:
         for (shares, part), k in zip(parts, (0, 2), strict=True)
     )
     torch.testing.assert_close(added, mean)
-    without = parts_of_batch(Batch(torch.zeros(5, 1), torch.full((5,), -100)), 2)
+    without = parts_of_batch(Batch(torch.zeros(5, 1), torch.full((5,), -100)), 2, LOSSES["cross_entropy"])
     assert [shares.targets for shares, _ in without] == [0.4, 0.4, 0.2]
 
 
-LOSSES = [
+OF_CLASSES = [
     nn.CrossEntropyLoss(),
     nn.CrossEntropyLoss(torch.tensor([1.0, 5.0, 25.0])),
     nn.CrossEntropyLoss(torch.tensor([1.0, 5.0, 25.0]), reduction="sum"),
@@ -98,7 +98,7 @@ LOSSES = [
 ]
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", OF_CLASSES)
 def test_each_term_of_a_loss_has_its_own_share_in_a_part(loss: Any, tmp_path: Path) -> None:
     """Class weights and labels that are missing count in the loss of the task, and not in that of a teacher's decisions."""
     generator = torch.Generator().manual_seed(0)
@@ -319,3 +319,41 @@ def _counting(moved: list[torch.Size]) -> Any:
         return move(batch, device)
 
     return to
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+MEANS: dict[str, tuple[Tensor, Tensor]] = {
+    "ctc": (drawn(6, 12, 5), torch.tensor([[1, 2, 3, 4], [1, -100, -100, -100], [2, 2, -100, -100]] * 2)),
+    "span": (drawn(4, 9, 2), torch.tensor([[1, 2, 7], [-100, -100, 3], [0, 5, 1], [4, 4, 2]])),
+    "binary_cross_entropy": (drawn(4, 3), torch.tensor([[1.0, 0, -100], [-100, -100, 1], [0, 0, 1], [1, -100, 0]])),
+    "mse": (drawn(4, 3), drawn(4, 3) + 1),
+    "cross_entropy": (drawn(5, 4), torch.tensor([0, 3, -100, 1, 2])),
+    "token_cross_entropy": (drawn(3, 4, 6), torch.tensor([[1, 2, -100, -100], [5, 4, 3, 2], [-100, -100, -100, 0]])),
+}
+
+
+@pytest.mark.parametrize("name", MEANS)
+def test_the_shares_of_parts_add_up_to_the_loss_of_the_batch(name: str) -> None:
+    outputs, targets = MEANS[name]
+    loss = LOSSES[name]
+    parts = parts_of_batch(Batch(outputs, targets), 2, loss)
+    added = sum(shares.targets * loss(part.inputs, part.targets) for shares, part in parts if shares.targets)
+    torch.testing.assert_close(added, loss(outputs, targets))
+
+
+def test_a_loss_of_the_user_that_sums_is_told_where_batches_are_taken_in_parts(blobs: Task, tmp_path: Path) -> None:
+    for name, told in (("mean", False), ("sum", True)):
+
+        def loss(outputs: Tensor, targets: Tensor, how: str = name) -> Tensor:
+            return nn.functional.cross_entropy(outputs, targets, reduction=how)
+
+        task = Task(train=blobs.train, validation=blobs.validation, test=blobs.test, loss=partial(loss))
+        model = nn.Linear(blobs.train.first(1).inputs.shape[1], 3)  # type: ignore[union-attr]
+        for micro_batch in (None, 8):
+            trained(model, task, tmp_path / f"{name}-{micro_batch}", micro_batch=micro_batch, epochs=1, lr=1e-4)
+            events = read_events(tmp_path / f"{name}-{micro_batch}")
+            warned = any("no mean over the samples" in event.get("text", "") for event in events)
+            assert warned == (told and micro_batch is not None)

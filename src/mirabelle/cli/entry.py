@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import os
 import sys
 from typing import NoReturn
 
@@ -18,4 +21,18 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, Terminated) as interruption:
         sys.stderr.write("interrupted before the command started\n")
         status = 130 if isinstance(interruption, KeyboardInterrupt) else 143
+    _leave(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """Exit; with several processes at once, after what is due at the exit.
+
+    The threads by which torch's processes exchange messages may outlive the interpreter, which then aborts.
+    """
+    if "mirabelle.run.process_group" in sys.modules and sys.modules["mirabelle.run.process_group"].is_joined():
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
     sys.exit(status)

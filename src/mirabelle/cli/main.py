@@ -118,7 +118,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _follow(arguments: Sequence[str], rank: int, *, verbose: bool) -> int:
-    if not set(_BY_ALL_PROCESSES) & set(arguments):
+    if next((one for one in arguments if not one.startswith("-")), "") not in _BY_ALL_PROCESSES:
         return failures.DONE
     try:
         with own_lines_only(verbose=verbose), _nothing_printed():

@@ -91,8 +91,10 @@ def run_recipe(
     from mirabelle.cli.display import Watcher, print_report, warn
     from mirabelle.job.job import Source, compress
     from mirabelle.report import read_report
+    from mirabelle.run.process_group import joined
     from mirabelle.run.tracking import tracker_for
 
+    joined()  # before the data are read, which may take long in one process
     with ExitStack() as stack, file.shown_at():
         watchers = [stack.enter_context(closing(Watcher(quiet=quiet, verbose=verbose())))]
         trackers = [stack.enter_context(closing(tracker_for(name, out, warn))) for name in track if is_first()]

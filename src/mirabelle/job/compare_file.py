@@ -22,6 +22,7 @@ from mirabelle.model.state import fingerprint
 from mirabelle.recipe.comparison import KINDS, CandidateRecipe, ComparisonFile, LimitKind
 from mirabelle.recipe.file import SourcesFile
 from mirabelle.run.journal import Callback
+from mirabelle.run.process_group import joined
 from mirabelle.run.run import Run
 from mirabelle.task.task import Task
 from mirabelle.training.settings import Training
@@ -47,6 +48,7 @@ def compare_file(
     Raises:
         UserError: those of `compare_at`, and of the trainings.
     """
+    joined()  # before the data are read, which may take long in one process
     with as_begun(out / "start", {}, file.run.device):
         model, task = file.build_model(), file.build_task(data_folder)
         teacher = file.build_teacher()

@@ -42,9 +42,10 @@ def led_by_first(task: Task, document: Mapping[str, Any], work: Callable[[], T])
     group = joined()
     if group is None or group.has_followers:
         return work()
-    _check_same(group, json.loads(json.dumps(document)))
     objects = objects_of(task)
-    threads = group.share(torch.get_num_threads())
+    with group.explaining():
+        _check_same(group, json.loads(json.dumps(document)))
+        threads = group.share(torch.get_num_threads())
     if group.leads:
         return group.lead(objects, work)
     before = torch.get_num_threads()

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from mirabelle.errors import UserError
 from mirabelle.model.state import copied
-from mirabelle.run.launch import launched
+from mirabelle.run.launch import by_slurm, launched
 from mirabelle.task.batch import place_of
 
 CPU = torch.device("cpu")
@@ -64,7 +64,10 @@ def of_process(device: torch.device) -> torch.device:
     if launch is None or launch.local_count == 1 or device.type == CPU.type:
         return device
     own = f"{device.type}:{launch.local_rank}"
-    if own not in devices_present():
+    present = [name for name in devices_present() if name.startswith(f"{device.type}:")]
+    if len(present) == 1 and by_slurm():  # which shows each process a device of its own, under the same number
+        return torch.device(present[0])
+    if own not in present:
         message = f'{launch.local_count} processes on this machine need a device each; "{own}" is not there'
         raise UserError("E122", message, f"there are: {', '.join(devices_present())}")
     return torch.device(own)

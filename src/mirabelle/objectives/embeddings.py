@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -159,6 +159,8 @@ class CRD(EmbeddingTerm):
 
     Source: Tian, Krishnan, Isola 2020, arXiv:1910.10699.
     """
+
+    remembers_samples: ClassVar[bool] = True
 
     temperature: Positive = 0.07
     negatives: Count = 4096

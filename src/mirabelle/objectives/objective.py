@@ -32,6 +32,7 @@ class Term(ABC):
 
     needs_teacher: bool = False
     mean_over: ClassVar[MeanOver] = "samples"  # see `forward.Shares`
+    remembers_samples: ClassVar[bool] = False  # whether it keeps something of each sample, which each process would do apart
     reads_weights: ClassVar[bool] = False  # whether it reads weights of the model, not only what a forward pass gives
 
     @abstractmethod

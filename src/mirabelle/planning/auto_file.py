@@ -16,6 +16,7 @@ from mirabelle.planning.search import auto
 from mirabelle.planning.trials import TrialSettings
 from mirabelle.recipe.goal_file import GoalFile
 from mirabelle.run.journal import Callback
+from mirabelle.run.process_group import joined
 from mirabelle.task.goal import Goal
 
 
@@ -47,6 +48,7 @@ def auto_file(
     Raises:
         UserError: those of `auto`, and of the trainings.
     """
+    joined()  # before the data are read, which may take long in one process
     with as_begun(out / "start", {}, file.run.device):
         model, task, teacher = file.build_model(), file.build_task(data_folder), file.build_teacher()
 

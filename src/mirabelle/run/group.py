@@ -8,11 +8,11 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mirabelle.errors import UserError, first_line
+from mirabelle.errors import UserError, first_line, is_out_of_memory
 from mirabelle.run.launch import Launch, meeting_point
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _MEETING, _COMPUTING, _WAITING = timedelta(minutes=30), timedelta(hours=6), timedelta(days=60)  # before one gives up
 _REPORTS = timedelta(seconds=20)  # within which the first process ends a call in which another has failed
-_LOST = ("gloo", "nccl", "connection", "socket", "broken pipe", "timed out")  # words in what torch says when a process is gone
+_LOST = ("/gloo/", "gloo::", "connection closed by peer", "connection reset by peer")  # in what torch says of a lost process
+_LARGE = 1 << 20  # bytes of memory behind a tensor
 T = TypeVar("T")
 
 
@@ -52,7 +53,8 @@ class Group:
         self._pending: tuple[str, Any] | None = None
         for name, value in meeting_point(os.environ).items():
             os.environ.setdefault(name, value)
-        os.environ.update(RANK=str(launch.rank), WORLD_SIZE=str(launch.count))
+        local = {"LOCAL_RANK": str(launch.local_rank), "LOCAL_WORLD_SIZE": str(launch.local_count)}
+        os.environ.update(RANK=str(launch.rank), WORLD_SIZE=str(launch.count), **local)
         try:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             if not distributed.is_initialized():
@@ -144,11 +146,26 @@ class Group:
         except UserError:
             return "end", self._packed(None)
 
-    def call(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
-        """The result of a function in the first process, while the others call it with copies of the arguments."""
+    def packed(self, function: Callable[..., Any], arguments: Sequence[Any], named: Mapping[str, Any]) -> bytes:
+        """A call, to be sent by `call`.
+
+        Raises:
+            UserError: E121 if it cannot be pickled.
+        """
+        return self._packed((function, arguments, named))
+
+    def call(self, content: bytes, function: Callable[..., T], arguments: Sequence[Any], named: Mapping[str, Any]) -> T:
+        """The result of a function in the first process, while the others call it with copies of the arguments.
+
+        Args:
+            content: the call, as `packed` gives it.
+            function: as there.
+            arguments: as there.
+            named: as there.
+        """
         self._calls += 1
         try:
-            self._exchanged(("call", self._packed((self._calls, function, arguments, named))))
+            self._exchanged(("call", (self._calls, content)))
             self.together = True
             result = function(*arguments, **named)
         except BaseException as error:
@@ -175,19 +192,13 @@ class Group:
             return False
         return True
 
-    def can_send(self, value: Any) -> bool:
-        """Whether a value can be pickled."""
-        try:
-            self._packed(value)
-        except UserError:
-            return False
-        return True
-
     def _packed(self, value: Any) -> bytes:
         file = io.BytesIO()
         try:
             _Pickler(file, self._names).dump(value)
-        except (pickle.PicklingError, TypeError, AttributeError, RecursionError) as error:
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
             message = f"the model or a setting cannot be sent to the other processes: {first_line(error)}"
             raise UserError("E121", message, "define its classes and functions at the top of a module") from error
         return file.getvalue()
@@ -195,6 +206,16 @@ class Group:
     def _tell(self, message: tuple[str, Any]) -> None:
         with contextlib.suppress(RuntimeError, UserError):  # nobody is there any more
             self._exchanged(message)
+
+    @contextlib.contextmanager
+    def explaining(self) -> Iterator[None]:
+        """A context in which the end of another process is told as such."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not self.leads and _is_lost(error):
+                raise LedElsewhereError("E204", "another process has ended", "see its message") from error
+            raise self._explained(error) from error
 
     def _explained(self, error: Exception) -> Exception:
         """What another process has told of its end, if an error comes from that; else the error itself."""
@@ -228,15 +249,16 @@ class Group:
             if kind == "failed":
                 code, text = content
                 raise LedElsewhereError(code, text, "see the message of the first process")
-            value = _Unpickler(io.BytesIO(content), objects).load()
             if kind == "end":
-                return value
-            self._take_part(*value)
+                return _Unpickler(io.BytesIO(content), objects).load()
+            number, call = content
+            self._take_part(number, call, objects)
 
-    def _take_part(self, number: int, function: Callable[..., Any], arguments: Sequence[Any], named: Mapping[str, Any]) -> None:
+    def _take_part(self, number: int, content: bytes, objects: Mapping[str, object]) -> None:
         """Compute a call; an error that the first process has as well is left to it."""
         self.together = True
         try:
+            function, arguments, named = _Unpickler(io.BytesIO(content), objects).load()
             function(*arguments, **named)
         except LedElsewhereError:
             return
@@ -298,6 +320,17 @@ class _Pickler(pickle.Pickler):
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
         self._names = names
 
+    def reducer_override(self, obj: Any) -> Any:
+        """A tensor that is a part of a much larger one is written alone: torch writes the whole memory behind it."""
+        import torch
+
+        if type(obj) is torch.Tensor and obj.is_leaf and obj.layout == torch.strided and not obj.is_meta:
+            whole = obj.untyped_storage().nbytes()
+            if whole > _LARGE and whole > 2 * obj.nbytes:
+                alone: Any = obj.detach().clone()
+                return alone.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        return NotImplemented
+
     def persistent_id(self, obj: object) -> str | None:
         return self._names.get(id(obj))
 
@@ -312,5 +345,8 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _is_lost(error: Exception) -> bool:
+    """Whether an error comes from torch, because another process is gone."""
+    from torch import distributed
+
     text = str(error).lower()
-    return any(word in text for word in _LOST)
+    return isinstance(error, distributed.DistError) or any(part in text for part in _LOST)

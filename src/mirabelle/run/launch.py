@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from mirabelle.errors import UserError
 
+_STEPS = 1009  # ports between two steps of a job
 _PORTS = 20_000, 20_000  # the first port for jobs of Slurm, and the number of ports
 
 
@@ -56,6 +57,11 @@ def launched(environment: Mapping[str, str] | None = None) -> Launch | None:
     return Launch(rank, count, local_rank, int(counted[0]) if counted else count)
 
 
+def by_slurm() -> bool:
+    """Whether Slurm's `srun` has started this process, and no other launcher."""
+    return "SLURM_STEP_NUM_TASKS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
+
+
 def _number(name: str, environment: Mapping[str, str]) -> int:
     text = environment[name]
     if not text.isdecimal():
@@ -73,7 +79,8 @@ def meeting_point(environment: Mapping[str, str]) -> dict[str, str]:
         found["MASTER_ADDR"] = first_host(nodes)
     if "MASTER_PORT" not in found:
         first, count = _PORTS
-        found["MASTER_PORT"] = str(first + int(environment.get("SLURM_JOB_ID", "0") or 0) % count)
+        job, step = (int(environment.get(name, "0") or 0) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+        found["MASTER_PORT"] = str(first + (job + _STEPS * step) % count)  # several steps of a job may run at once
     return found
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from mirabelle.errors import first_line
+from mirabelle.errors import UserError, first_line
 from mirabelle.run.group import Group
 from mirabelle.run.launch import launched
 
@@ -28,6 +28,11 @@ def joined() -> Group | None:
     return _JOINED[0] if _JOINED else None
 
 
+def is_joined() -> bool:
+    """Whether this process has entered a group."""
+    return bool(_JOINED)
+
+
 def together() -> Group | None:
     """The group if all of its processes compute the same call now, else None."""
     return _JOINED[0] if _JOINED and _JOINED[0].together else None
@@ -41,16 +46,27 @@ def in_all_processes(function: Callable[..., T], *arguments: Any, **named: Any) 
         arguments: that can be pickled.
         named: further arguments.
     """
-    if not _JOINED or _JOINED[0].together or not _JOINED[0].has_followers:
+    group = _leading()
+    if group is None:
         return function(*arguments, **named)
-    return _JOINED[0].call(function, *arguments, **named)
+    return group.call(group.packed(function, arguments, named), function, arguments, named)
 
 
 def in_all_processes_if_possible(function: Callable[..., T], *arguments: Any) -> T:
     """As `in_all_processes`; what cannot be sent is computed by the first process alone."""
-    if not _JOINED or _JOINED[0].together or not _JOINED[0].has_followers or not _JOINED[0].can_send(arguments):
+    group = _leading()
+    if group is None:
         return function(*arguments)
-    return _JOINED[0].call(function, *arguments)
+    try:
+        content = group.packed(function, arguments, {})
+    except UserError:
+        return function(*arguments)
+    return group.call(content, function, arguments, {})
+
+
+def _leading() -> Group | None:
+    """The group if this process leads it, and its processes wait for a call."""
+    return _JOINED[0] if _JOINED and _JOINED[0].has_followers and not _JOINED[0].together else None
 
 
 def agreed(measure: Callable[[], T]) -> T:

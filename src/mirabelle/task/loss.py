@@ -136,7 +136,42 @@ def class_weights_of(loss: Loss) -> tuple[float, ...]:
     if isinstance(loss, TorchLoss):
         given = loss.settings.get("weight") if loss.name in _BY_CLASS else None
         return () if given is None else tuple(given.tolist())
-    return tuple(getattr(loss, "weights", ()))
+    return loss.weights if isinstance(loss, CrossEntropy) else ()
+
+
+def counted_targets(loss: Loss, targets: Tensor) -> float:
+    """What the mean of a loss over a batch is over: its samples, its known targets, or the weights of their classes.
+
+    A function of the user is taken for a mean over the targets that are not −100, or over the samples if targets are numbers.
+
+    Example:
+        >>> counted_targets(LOSSES["cross_entropy"], torch.tensor([1, -100, 0]))
+        2.0
+        >>> counted_targets(LOSSES["ctc"], torch.tensor([[1, 2, -100], [3, -100, -100]]))
+        2.0
+    """
+    of_labels = loss is binary_cross_entropy or (isinstance(loss, TorchLoss) and loss.name.startswith("binary"))
+    if loss is ctc or (targets.is_floating_point() and not of_labels):
+        return float(len(targets))
+    targets = targets[:, :2] if loss is span else targets
+    known = targets != UNLABELLED
+    weights = class_weights_of(loss)
+    if weights and not targets.is_floating_point():
+        known = known * torch.tensor(weights).to(targets.device)[torch.where(known, targets, 0)]
+    return float(known.sum())
+
+
+def counted_places(loss: Loss, targets: Tensor) -> float:
+    """The number of places with one class each, such as tokens, that have a target; of other targets that of the samples."""
+    of_labels = loss is binary_cross_entropy or (isinstance(loss, TorchLoss) and loss.name.startswith("binary"))
+    of_samples = targets.dim() < 2 or targets.is_floating_point() or of_labels or loss in (ctc, span)  # noqa: PLR2004
+    return float(len(targets) if of_samples else (targets != UNLABELLED).sum())
+
+
+def is_of_user(loss: Loss) -> bool:
+    """Whether a loss is a function of the user, of which it is not known what it is a mean over."""
+    ours = isinstance(loss, (CrossEntropy, Matching, Standardized, TorchLoss))
+    return not ours and all(loss is not one for one in LOSSES.values())
 
 
 def balanced(targets: Tensor, classes: int) -> tuple[float, ...]:

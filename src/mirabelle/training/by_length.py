@@ -49,9 +49,14 @@ class ByLength:
         return order_by_length(order, self.lengths, batch_size, generator)
 
     @staticmethod
-    def cut(batch: Batch) -> Batch:
-        """The batch without the columns behind its longest text."""
-        return Batch(_cut(batch.inputs), batch.targets, batch.index, batch.view)
+    def cut(batch: Batch, length: int | None = None) -> Batch:
+        """The batch without the columns behind its longest text, or behind a length."""
+        return Batch(_cut(batch.inputs, length), batch.targets, batch.index, batch.view)
+
+    @staticmethod
+    def longest(batch: Batch) -> int:
+        """The length of the longest text of a batch."""
+        return int(_lengths(batch.inputs[_MASK]).max())
 
 
 def batches_by_length(data: Samples, batch_size: int, model: nn.Module) -> list[Batch] | None:
@@ -115,10 +120,10 @@ def _lengths(mask: Tensor) -> Tensor:
     return (mask.bool() * torch.arange(1, mask.shape[1] + 1)).amax(1).clamp_min(1)
 
 
-def _cut(inputs: Inputs) -> Inputs:
+def _cut(inputs: Inputs, length: int | None = None) -> Inputs:
     assert isinstance(inputs, Mapping), "texts have named inputs"
     mask = inputs[_MASK]
-    length = int(_lengths(mask).max())
+    length = length or int(_lengths(mask).max())
     return {
         name: given[:, :length] if name in _OF_TOKENS and given.shape[:2] == mask.shape else given
         for name, given in inputs.items()

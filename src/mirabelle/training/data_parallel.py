@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mirabelle.errors import UserError
 from mirabelle.model.state import tensors_of_module
 from mirabelle.run.group import Group
-from mirabelle.run.process_group import together
+from mirabelle.run.process_group import agreed, together
 from mirabelle.task.batch import Batch, map_tensors
 from mirabelle.task.samples import Arranged, Samples, Stream
 from mirabelle.training.memory import Counts, counts_of
@@ -22,11 +22,21 @@ from mirabelle.training.sharded import ShardedGradients
 from mirabelle.training.shards import is_shard, is_sharded
 
 if TYPE_CHECKING:
+    from mirabelle.objectives import Objective
     from mirabelle.objectives.bound_objective import BoundObjective
+    from mirabelle.task.loss import Loss
 
 ROUNDED_DIFFERENTLY = "processes on different processors have rounded differently; they go on with the weights of the first"
 V = TypeVar("V")
 _APART = 1_000_003  # between the seeds of random numbers, such as those of dropout, of two processes
+
+
+def check_terms_of_processes(objective: Objective, count: int) -> None:
+    """Raise E111 if several processes compute a term that remembers samples: each would remember others."""
+    names = [type(term).__name__ for _, term in objective.terms if term.remembers_samples]
+    if names and count > 1:
+        message = f"{', '.join(names)} remembers every sample, and each of {count} processes sees a part of them"
+        raise UserError("E111", message, "start a single process, or choose another term, such as RKD", path=("objective",))
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ class Processes:
             yield from batches
             return
         while True:
-            batch = self.group.share(next(batches, None) if self.group.leads else None)
+            batch = agreed(lambda: next(batches, None))
             if batch is None:
                 return
             yield batch
@@ -100,11 +110,11 @@ class Processes:
         part = Batch(inputs, batch.targets[start:stop], None, batch.view)
         return Part(part, len(batch) // self.count)
 
-    def counts(self, batch: Batch, weights: Sequence[float]) -> Counts | None:
+    def counts(self, batch: Batch, loss: Loss) -> Counts | None:
         """What the whole batch has of all that means are taken over; None for a single process, which has all of it."""
         if self.group is None:
             return None
-        samples, targets, places, tokens = self.group.sums(counts_of(batch, weights))
+        samples, targets, places, tokens = self.group.sums(counts_of(batch, loss))
         return samples, targets, places, tokens
 
     def agreed(self, value: V) -> V:
@@ -114,6 +124,10 @@ class Processes:
     def any(self, here: bool) -> bool:  # noqa: FBT001 (a value, not an option)
         """Whether something is so in any process."""
         return here if self.group is None else self.group.any(here)
+
+    def largest(self, here: int) -> int:
+        """The largest number of all processes."""
+        return here if self.group is None else max(self.group.share(self.group.gather(here)))
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over the processes."""
@@ -187,13 +201,20 @@ class Reducing:
             self._wrapped = DistributedDataParallel(
                 _Called(model, loss), process_group=group.reductions, forward_sync_buffers=False, find_unused_parameters=True
             )
-        self._model = model
+        self._model, self._processes = model, 1 if group is None else group.launch.count
 
     def begin(self, progress: float) -> None:
         """Begin an optimizer step, at a progress of the training."""
 
     def number_of_parts(self, samples: int, size: int) -> int | None:
-        """The number of parts that each process has to take of a batch; None if that is left to each of them."""
+        """The number of parts that each process takes of a batch: equally many, since batch norms may exchange values in each.
+
+        Args:
+            samples: of the whole batch.
+            size: most samples of a part.
+        """
+        count = self._processes
+        return min(samples // count, -(-samples // (count * size)))
 
     def __call__(self, function: Callable[[], Tensor]) -> Tensor:
         """The loss that a function computes."""

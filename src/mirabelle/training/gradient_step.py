@@ -21,6 +21,7 @@ from mirabelle.training.settings import Training
 if TYPE_CHECKING:
     from mirabelle.model.taps import Taps
     from mirabelle.objectives.bound_objective import BoundObjective
+    from mirabelle.task.loss import Loss
     from mirabelle.training.teacher import Teacher
 
 
@@ -36,7 +37,7 @@ class GradientStep:
         execution: precision and layout.
         micro_batch: most samples of a part.
         processes: that compute the training.
-        class_weights: of the task's loss, if its mean weights classes.
+        of_task: the loss of the task, which says what it is a mean over.
     """
 
     def __init__(
@@ -50,11 +51,11 @@ class GradientStep:
         execution: Execution,
         micro_batch: int,
         processes: Processes,
-        class_weights: tuple[float, ...] = (),
+        of_task: Loss,
     ) -> None:
         if execution.compiled:
             torch.compiler.reset()  # a graph of another model of the class knows nothing of the hooks of this one
-        self._weights = class_weights
+        self._of_task = of_task
         self._loss, self._taps, self._optimizer = loss, taps, optimizer
         self._execution, self._clip, self._micro_batch = execution, training.clip, micro_batch
         self._called = execution.callable_of(model)
@@ -73,9 +74,9 @@ class GradientStep:
             progress: of the training, in [0, 1].
         """
         self._optimizer.zero_grad(set_to_none=True)
-        counts = self._processes.counts(batch, self._weights)
+        counts = self._processes.counts(batch, self._of_task)
         number = None if counts is None else self._reducing.number_of_parts(int(counts[0]), self._micro_batch)
-        parts = parts_of_batch(batch, self._micro_batch, self._weights, counts, number)
+        parts = parts_of_batch(batch, self._micro_batch, self._of_task, counts, number)
         losses = []
         self._reducing.begin(progress)
         for k, (shares, part) in enumerate(parts, start=1):
@@ -121,7 +122,7 @@ class GradientStep:
 
     def tried(self, batch: Batch, teacher: Teacher | None, progress: float) -> None:
         """Forward and backward pass of the first part of a batch, by this process alone, without a step of the optimizer."""
-        _, part = parts_of_batch(batch, self._micro_batch, self._weights)[0]
+        _, part = parts_of_batch(batch, self._micro_batch, self._of_task)[0]
         with self._reducing.apart(when=True):
             self._added(part, Shares(), teacher, progress)
         self._optimizer.zero_grad(set_to_none=True)

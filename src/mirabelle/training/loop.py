@@ -22,23 +22,23 @@ from mirabelle.numerics.draws import global_draws, seed_generators
 from mirabelle.objectives import Objective
 from mirabelle.records.schedules import learning_rate_factor
 from mirabelle.run.journal import Stop
-from mirabelle.run.process_group import in_all_processes
+from mirabelle.run.process_group import agreed, in_all_processes
 from mirabelle.run.run import Run
 from mirabelle.task.batch import Batch
-from mirabelle.task.loss import class_weights_of
 from mirabelle.task.samples import Samples
 from mirabelle.task.task import Task
 from mirabelle.training import sharded
+from mirabelle.training.adding_up import warn_unless_it_adds_up
 from mirabelle.training.by_length import ByLength
 from mirabelle.training.checkpoint import CHECKPOINT, Numbers, settings_of
 from mirabelle.training.contracts import Control
-from mirabelle.training.data_parallel import ROUNDED_DIFFERENTLY, Part, Processes
+from mirabelle.training.data_parallel import ROUNDED_DIFFERENTLY, Part, Processes, check_terms_of_processes
 from mirabelle.training.divergence import DivergedError, NewlyNotFinite, diverged, finite, sum_of_losses
 from mirabelle.training.evaluation import evaluate
 from mirabelle.training.gradient_step import GradientStep
 from mirabelle.training.kept_zeros import KeptZeros
 from mirabelle.training.lockstep import evaluate_in_lockstep
-from mirabelle.training.memory import decided_execution, free_memory, halved, on_device_if_they_fit
+from mirabelle.training.memory import as_before, decided_execution, free_memory, halved, on_device_if_they_fit
 from mirabelle.training.objective_by_default import default_objective
 from mirabelle.training.optimizer import optimizer_for, set_learning_rate
 from mirabelle.training.saved_state import SavedState
@@ -127,7 +127,10 @@ class _Loop:
         self.step_seed = run.seed_for("step")
         self.whole, self.sharded = model, sharded.shards(training)
         check_parts_of_batches(model, task, training.batch_size, self.processes.count)
+        check_terms_of_processes(objective, self.processes.count)
         self.execution, self.micro_batch = decided_execution(model, task, training, run)
+        if self.processes.count > 1 or self.micro_batch < task.train.batch_size(training.batch_size):
+            warn_unless_it_adds_up(model, task, run)
         self.model = self.execution.laid_out(model)
         if training.targets == "teacher":
             self.task = task = answered(task, run, self.execution)
@@ -145,7 +148,7 @@ class _Loop:
         self.gradient_step = GradientStep(
             self.model, self.loss, self.taps, self.optimizer,
             training=training, execution=self.execution, micro_batch=self.micro_batch,
-            processes=self.processes, class_weights=class_weights_of(task.loss),
+            processes=self.processes, of_task=task.loss,
         )  # fmt: skip
         self.teacher = None
         if task.teacher is not None and not task.has_lessons and (objective.needs_teacher or training.targets == "teacher"):
@@ -197,17 +200,17 @@ class _Loop:
 
     def _runs_out_of_memory(self) -> bool:
         """Whether memory does not suffice for the part of this process; tried before the processes wait for one another."""
-        before, batch = copies_of_tensors(self.model), self._example()
+        batch = self._example()
+        if self.teacher is not None:  # what it computes for all samples, it computes in all processes
+            self.teacher(batch)
         try:
-            with self.taps, global_draws(device=self.device):
+            with self.taps, global_draws(device=self.device), as_before(self.model, self.loss):
                 self.model.train()
                 self.gradient_step.tried(batch, self.teacher, self.numbers.step / self.total)
         except Exception as error:
             if not is_out_of_memory(error) or self.micro_batch == 1:
                 raise
             return True
-        finally:
-            load_tensors(self.model, before)
         return False
 
     def _takes_smaller_parts(self) -> bool:
@@ -276,7 +279,11 @@ class _Loop:
         by_length, seed = self.by_length, self.run.seed_for("order", epoch)
         arranged = None if by_length is None else by_length.order
         for part in self.processes.batches(self.data, self.training.batch_size, seed, done, arranged):
-            yield part if by_length is None else dataclasses.replace(part, batch=by_length.cut(part.batch))
+            if by_length is None:
+                yield part
+            else:  # the columns of a text do not depend on the process that has it
+                length = self.processes.largest(by_length.longest(part.batch))
+                yield dataclasses.replace(part, batch=by_length.cut(part.batch, length))
 
     @property
     def _epoch_is_over(self) -> bool:
@@ -316,19 +323,12 @@ class _Loop:
         numbers.seconds += time.monotonic() - begin
         progress = numbers.step / self.total
         left = numbers.seconds * (1 - progress) / progress
-        answer = run.event(
-            "epoch",
-            epoch=epoch + 1,
-            epochs=math.ceil(self.total / self.steps_per_epoch),
-            step=numbers.step,
-            loss=mean_loss,
-            metric=value,
-            metric_name=self.task.metric.name,
-            lr=self.optimizer.param_groups[0]["lr"],
-            seconds=round(numbers.seconds, 3),
-            seconds_left=round(left, 3),
-        )
-        answer = self.processes.agreed(answer or self.answer)
+        told = {
+            "epoch": epoch + 1, "epochs": math.ceil(self.total / self.steps_per_epoch), "step": numbers.step, "loss": mean_loss,
+            "metric": value, "metric_name": self.task.metric.name, "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(numbers.seconds, 3), "seconds_left": round(left, 3),
+        }  # fmt: skip
+        answer = agreed(lambda: run.event("epoch", **told)) or self.answer
         settled = all(control.settled(progress) for control in self.controls)
         if answer is not None and not settled:
             self._settle()
@@ -381,7 +381,8 @@ class _Loop:
     def _tell_progress(self, epoch: int) -> Stop | None:
         numbers = self.numbers
         left = numbers.seconds * (self.total - numbers.step) / numbers.step
-        return self.processes.agreed(self.run.progress(numbers.step, self.total, seconds_left=left, text=f"epoch {epoch + 1}"))
+        text = f"epoch {epoch + 1}"
+        return agreed(lambda: self.run.progress(numbers.step, self.total, seconds_left=left, text=text))
 
     def _write_checkpoint(self) -> None:
         """Write the current state, unless a weight is no longer finite; then the previous checkpoint remains."""

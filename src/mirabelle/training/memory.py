@@ -15,11 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 from mirabelle.errors import is_out_of_memory
 from mirabelle.model.device import device_of_job, free_bytes
-from mirabelle.numerics.several_outputs import UNLABELLED
 from mirabelle.objectives.forward import Shares
 from mirabelle.run.process_group import together
 from mirabelle.run.run import Run
 from mirabelle.task.batch import Batch, map_tensors
+from mirabelle.task.loss import Loss, counted_places, counted_targets
 from mirabelle.task.samples import Samples, Stream
 from mirabelle.training.execution import Execution, fastest_execution, in_shards, unmeasured_precision
 
@@ -81,55 +81,47 @@ def on_device_if_they_fit(data: Samples | Stream, device: torch.device) -> Sampl
     return data.on(device) if isinstance(data, Samples) and fits else data
 
 
-def parts_of_batch(
-    batch: Batch, size: int, weights: Sequence[float] = (), counts: Counts | None = None, number: int | None = None
-) -> list[Part]:
+def parts_of_batch(batch: Batch, size: int, loss: Loss, counts: Counts | None = None, number: int | None = None) -> list[Part]:
     """A batch in parts of at most `size` samples, each with its shares in means over the batch.
 
     Args:
         batch: the batch.
         size: most samples of a part.
-        weights: of the classes in the task's loss.
+        loss: of the task.
         counts: of a larger batch of which this one is a part, by default of the batch itself.
         number: of parts of nearly equal sizes, instead of a size.
 
     Example:
+        >>> from mirabelle.task.loss import cross_entropy
         >>> batch = Batch(torch.zeros(4, 1), torch.tensor([0, 1, -100, -100]))
-        >>> [(shares.targets, shares.samples, len(part)) for shares, part in parts_of_batch(batch, 3)]
+        >>> [(shares.targets, shares.samples, len(part)) for shares, part in parts_of_batch(batch, 3, cross_entropy)]
         [(1.0, 0.75, 3), (0.0, 0.25, 1)]
     """
     count = len(batch)
     if size >= count and counts is None:
         return [(Shares(), batch)]
-    counts = counts or counts_of(batch, weights)
+    counts = counts or counts_of(batch, loss)
     found = []
     starts = range(0, count, size) if number is None else [count * k // number for k in range(number)]
     for start, stop in itertools.pairwise([*starts, count]):
         inputs = map_tensors(batch.inputs, lambda tensor: tensor[start:stop])  # noqa: B023 (called at once)
         index = None if batch.index is None else batch.index[start:stop]
         part = Batch(inputs, batch.targets[start:stop], index, batch.view)
-        found.append((shares_of(counts_of(part, weights), counts), part))
+        found.append((shares_of(counts_of(part, loss), counts), part))
     return found
 
 
-def counts_of(batch: Batch, weights: Sequence[float] = ()) -> Counts:
+def counts_of(batch: Batch, loss: Loss) -> Counts:
     """What a batch has of all that means are taken over: the samples, targets, places and tokens of `Shares`.
 
     Args:
         batch: the batch.
-        weights: of the classes in the task's loss.
+        loss: of the task.
     """
     count, targets, inputs = float(len(batch)), batch.targets, batch.inputs
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
     tokens = count if mask is None else float(mask.bool().sum())
-    if targets.is_floating_point():
-        return count, count, count, tokens
-    known = targets != UNLABELLED
-    places = float(known.sum())
-    weighted = places
-    if weights:
-        weighted = float((known * torch.tensor(weights).to(targets.device)[torch.where(known, targets, 0)]).sum())
-    return count, weighted, places if targets.dim() > 1 else count, tokens
+    return count, counted_targets(loss, targets), counted_places(loss, targets), tokens
 
 
 def shares_of(part: Counts, whole: Counts) -> Shares:
@@ -141,6 +133,25 @@ def shares_of(part: Counts, whole: Counts) -> Shares:
     """
     samples = part[0] / whole[0]
     return Shares(*(own / all_of_them if all_of_them else samples for own, all_of_them in zip(part, whole, strict=True)))
+
+
+@contextmanager
+def as_before(*modules: nn.Module) -> Iterator[None]:
+    """A context after which modules have the tensors and plain attributes that they had before."""
+    tensors = [(one, one.detach().clone()) for module in modules for one in (*module.parameters(), *module.buffers())]
+    parts = [part for module in modules for part in module.modules()]
+    plain = [(part, {key: value for key, value in vars(part).items() if not isinstance(value, dict)}) for part in parts]
+    buffers = [(part, dict(part._buffers)) for part in parts]
+    try:
+        yield
+    finally:
+        for part, values in plain:
+            vars(part).update(values)
+        for part, held in buffers:
+            part._buffers.update(held)
+        with torch.no_grad():
+            for one, value in tensors:
+                one.copy_(value)
 
 
 def blocks_to_recompute(model: nn.Module) -> list[nn.Module]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mirabelle.model.state import load_tensors, tensors_of_module
+from mirabelle.run.process_group import agreed
 from mirabelle.training.checkpoint import Checkpoint, Numbers, in_todays_settings
 from mirabelle.training.contracts import Control, check_same_training
 from mirabelle.training.data_parallel import Processes
@@ -75,9 +76,9 @@ class SavedState:
             "best": best,
         }
         complete = {name: whole_for_first(group, leads=self._processes.leads) for name, group in groups.items()}
-        if self._processes.leads:
-            controls = [{"kind": type(control).__name__, **control.state_dict()} for control in self._controls]
-            self._checkpoint.write(complete, {**numbers.to_data(), "settings": self._settings, "controls": controls})
+        controls = [{"kind": type(control).__name__, **control.state_dict()} for control in self._controls]
+        data = {**numbers.to_data(), "settings": self._settings, "controls": controls}
+        agreed(lambda: self._checkpoint.write(complete, data))
 
     def weights(self) -> tuple[dict[str, Tensor], int | None]:
         """(the whole weights, their step) in the checkpoint; none if it has not been written."""

@@ -58,6 +58,9 @@ class SingleSamples:
 
     def check_some_are_left(self, count: int) -> None:
         """Raise E121 if the number of batches in an epoch that are not left out is 0."""
+        if count == 0 and not self._why:
+            message = "every training batch has fewer samples than there are processes"
+            raise UserError("E121", message, "start fewer processes, or give larger batches", path=("train",))
         if count == 0:
             raise only_single_samples(self._why)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import uuid4
 
 import numpy as np
 
@@ -64,13 +66,14 @@ def new_file(file: Path) -> Iterator[BinaryIO]:
         OSError: if it cannot be written.
     """
     _remove_what_is_left(file)
-    writing = file.with_name(f"{file.name}.{os.getpid()}.writing")
+    writing = file.with_name(f"{file.name}.{os.getpid()}.{uuid4().hex}.{_here()}.writing")
     try:
-        with writing.open("w+b") as opened:
+        with writing.open("x+b") as opened:
             yield opened
             opened.flush()
             os.fsync(opened.fileno())
-        writing.replace(file)
+        if not file.is_file():  # who finds no locks may be second, and others may read the first file by now
+            writing.replace(file)
         folder = os.open(file.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -150,9 +153,14 @@ def _check_free(file: Path, size: int, what: str) -> None:
 
 
 def _remove_what_is_left(file: Path) -> None:
-    for left in file.parent.glob(f"{file.name}.*.writing"):
-        if not _lives(int(left.suffixes[-2][1:])):
+    for left in file.parent.glob(f"{file.name}.*.{_here()}.writing"):  # of this machine: others have numbers of their own
+        if not _lives(int(left.name.split(".")[-4])):
             left.unlink(missing_ok=True)
+
+
+def _here() -> str:
+    """The name of this machine, or container, without dots."""
+    return socket.gethostname().replace(".", "-") or "here"
 
 
 def _lives(process: int) -> bool:

@@ -136,9 +136,15 @@ class ParquetTable:
         start = 0
         for file in self._files:
             with file.opened() as opened:
+                ends = start + file.rows
                 for batch in opened.iter_batches(_BLOCK, columns=[name], use_threads=False):
-                    yield slice(start, start + len(batch)), batch.column(0)
-                    start += len(batch)
+                    rows = slice(start, start + len(batch))
+                    start = rows.stop
+                    if start > ends:
+                        raise _lying(file)
+                    yield rows, batch.column(0)
+                if start != ends:
+                    raise _lying(file)
 
     def _values(self, name: str, *types: Any) -> Values:
         """The cells as numbers, NaN where they are missing, cast to one type after the other."""
@@ -169,6 +175,11 @@ class ParquetTable:
     def _place(self, row: int) -> str:
         file = bisect_right(self._ends, row)
         return f"{self._files[file].path}, row {row - self._ends[file] + self._files[file].rows + 1}"
+
+
+def _lying(file: _File) -> UserError:
+    message = f"{file.path} is damaged: it says that it has {file.rows:,} rows, and has another number of them"
+    return UserError("E131", message, "save it again")
 
 
 def _number(text: str) -> float | None:

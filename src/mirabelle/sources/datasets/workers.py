@@ -15,6 +15,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from mirabelle.run.launch import launched
+
 _TIMED, _QUICK = 8, 1.5e-4  # files by which the work is timed, and seconds for a file below which threads do not help
 _LEAST, _LONG = 2, 0.05  # fewest files that are timed (the first may import packages), and seconds after which that is enough
 
@@ -57,5 +59,5 @@ def _seconds(work: Callable[[range], None], place: int) -> float:
 def _cores() -> int:
     """The cores that this process may use; processes of one training on the same machine share them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    beside = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return max(1, cores // max(1, int(beside) if beside.isdecimal() else 1))
+    launch = launched()
+    return max(1, cores // (1 if launch is None else max(1, launch.local_count)))
