@@ -165,6 +165,7 @@ def runs_of_different_recipes(folder: Path, first: str, second: str) -> list[sub
     return in_processes([str(folder / "start.py"), str(folder)])
 
 
+@pytest.mark.slow
 def test_processes_with_different_recipes_are_refused(tmp_path: Path) -> None:
     (status, _, error), (other_status, _, other) = ended(
         runs_of_different_recipes(tmp_path, RECIPE, RECIPE.replace("seed = 5", "seed = 6"))

@@ -75,6 +75,7 @@ def metrics(folder: Path) -> list[float]:
     return [event["metric"] for event in read_events(folder) if event["event"] == "epoch"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FAST, "pruned"])
 def test_two_processes_train_shards_as_one_does_the_whole(name: str, two: RESULTS, folder: Path, tmp_path: Path) -> None:
     one = trained(name, tmp_path)
@@ -86,15 +87,18 @@ def test_two_processes_train_shards_as_one_does_the_whole(name: str, two: RESULT
         assert sum(int((tensor == 0).sum()) for tensor in two[name].values()) > 0.4 * sum(map(torch.numel, one.values()))
 
 
+@pytest.mark.slow
 def test_each_process_has_a_part_of_what_is_trained(two: RESULTS) -> None:
     assert two["held"]
     assert all(0.45 < share < 0.6 for share in two["held"])
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_to_the_same_bits(two: RESULTS) -> None:
     assert all(torch.equal(tensor, two["interrupted"][name]) for name, tensor in two["adamw"].items())
 
 
+@pytest.mark.slow
 def test_a_training_in_shards_goes_on_in_one_process_and_one_of_one_process_in_shards(two: RESULTS, folder: Path) -> None:
     task = task_of_digits().with_teacher(made(Images))
     check_same(two["adamw"], fit(made(Blocks), task, ADAM, Run(folder / "left", seed=7)).state_dict())
@@ -103,11 +107,13 @@ def test_a_training_in_shards_goes_on_in_one_process_and_one_of_one_process_in_s
         assert [event["event"] for event in read_events(folder / name)].count("taken up") == 1
 
 
+@pytest.mark.slow
 def test_a_term_that_reads_weights_without_saying_so_is_refused(two: RESULTS) -> None:
     assert "E111" in two["reads weights"]["error"]
     assert "a term of the objective reads whole weights of the model" in two["reads weights"]["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "error"),
     [("reads weights", "E111"), ("diverges", "E201"), ("too large", "E203.*memory does not suffice for a training in shards")],

@@ -21,6 +21,7 @@ from mirabelle.errors import UserError
 from mirabelle.model.state import copied
 from mirabelle.sources import task_from
 from mirabelle.sources.datasets import cache, encoded, row_file, table
+from mirabelle.sources.datasets import cache as cache_of_data
 from mirabelle.task.indexed import Indexed
 from mirabelle.task.preprocessing import Table
 from mirabelle.training import evaluate, fit
@@ -239,7 +240,9 @@ def test_a_file_of_rows_that_is_damaged_or_gone_is_told(folder: Path, large: Cal
     with pytest.raises(UserError, match=r"E130.*\.rows is gone since it was opened\n.*run the same command again"):
         found.train.first(3)
     assert torch.equal(task(path).train.inputs, task(path).train.inputs)
-    file.with_name(f"{file.name}.4194303.writing").write_bytes(b"half")  # of a process that was killed
+    file.with_name(f"{file.name}.4194303.0.{cache_of_data._here()}.writing").write_bytes(
+        b"half"
+    )  # of a process that was killed
     file.with_name(f"{file.name}.lock").touch()
     file.unlink()
     task(path)

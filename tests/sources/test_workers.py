@@ -45,8 +45,9 @@ def test_as_many_threads_as_asked_and_none_for_quick_work(monkeypatch: pytest.Mo
 
 def test_processes_of_one_training_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    for beside, due in (("1", 8), ("4", 2), ("100", 1), ("", 8), ("0", 8)):
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", beside)
+    for beside, due in (("1", 8), ("4", 2), ("100", 1), ("0", 8)):
+        for name, value in {"RANK": "0", "WORLD_SIZE": "200", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": beside}.items():
+            monkeypatch.setenv(name, value)
         assert workers._cores() == due
 
 

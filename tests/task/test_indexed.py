@@ -15,6 +15,7 @@ from mirabelle import Run, Task, Training, compress, prune, quantize
 from mirabelle.errors import UserError
 from mirabelle.model.state import copied, tensors_of_module
 from mirabelle.sources import task_from
+from mirabelle.sources.datasets import cache as cache_of_data
 from mirabelle.sources.datasets import images
 from mirabelle.sources.datasets.cache import CACHE
 from mirabelle.task.indexed import Indexed, ahead
@@ -254,6 +255,6 @@ def test_what_a_killed_process_left_is_removed(photos: Path, tmp_path: Path, mon
     tasks_of(photos, monkeypatch)
     (file,) = (tmp_path / "cache").iterdir()
     file.unlink()
-    file.with_name(f"{file.name}.4194303.writing").write_bytes(b"half")
+    file.with_name(f"{file.name}.4194303.0.{cache_of_data._here()}.writing").write_bytes(b"half")
     task_from("./photos", {"size": [12, 12]}, data_folder=None, folder=photos.parent)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [file.name]

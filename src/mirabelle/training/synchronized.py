@@ -62,9 +62,13 @@ class _Normalized(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, given: tuple[Any, Group]) -> Tensor:
         norm, group = given
-        axes = [axis for axis in range(x.dim()) if axis != 1]
         channels, rows = x.shape[1], x.numel() // x.shape[1]
-        variance, mean = (one.double() for one in torch.var_mean(x.float(), axes, correction=0))
+        # Two means are several times as fast as torch.var_mean over all axes but one, and as exact.
+        axes, shape = [axis for axis in range(x.dim()) if axis != 1], [1, -1, *[1] * (x.dim() - 2)]
+        values = x.float()
+        mean = values.mean(axes)
+        variance = (values - mean.view(shape)).square_().mean(axes).double()
+        mean = mean.double()
         sums = group.add(torch.cat([mean.new_full((1,), rows), rows * mean, rows * (variance + mean**2)]))
         count, mean, square = sums[0], sums[1 : 1 + channels] / sums[0], sums[1 + channels :] / sums[0]
         variance = (square - mean**2).clamp_min(0)

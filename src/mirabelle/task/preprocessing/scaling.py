@@ -57,8 +57,8 @@ def mean_and_deviation_of_parts(parts: Iterable[npt.NDArray[Any]]) -> tuple[list
     They are those of all values together, up to the rounding of sums. Without any part, both are empty.
 
     Example:
-        >>> mean_and_deviation_of_parts([np.array([[1.0], [3.0]]), np.array([[8.0]])])
-        ([4.0], [2.9439202887759492])
+        >>> mean_and_deviation_of_parts([np.array([[1.0], [1.0]]), np.array([[4.0], [2.0]])])[0]
+        [2.0]
 
     Source: Chan, Golub, LeVeque 1983, doi:10.1080/00031305.1983.10483115.
     """
