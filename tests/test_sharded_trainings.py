@@ -38,6 +38,7 @@ from sharded_trainings import (
     made,
     trained,
 )
+from test_processes import RECIPE as OF_PROCESSES
 from test_processes import ended, run_of, same_files
 
 SCRIPT = str(Path(__file__).with_name("sharded_trainings.py"))
@@ -170,20 +171,7 @@ def test_all_kinds_of_models_losses_and_steps_train_in_shards_as_in_one_process(
         assert metrics(tmp_path / "one" / name) == pytest.approx(metrics(tmp_path / name), abs=1e-6)
 
 
-RECIPE = """
-schema = 1
-seed = 5
-[model]
-from = "mirabelle.sources.zoo:digits_mlp"
-[task]
-data = "digits"
-[baseline]
-train = { epochs = 4, batch_size = 32, lr = 3e-3, shard = true }
-[[step]]
-use = "prune.Weights"
-sparsity = 0.6
-train = { epochs = 4, batch_size = 32, lr = 1e-3, shard = true }
-"""
+RECIPE = OF_PROCESSES.replace('precision = "float32"', "shard = true").replace('schedule = "cubic"\n', "")  # which controls
 
 
 def killed_at_work(recipe: Path, out: Path, seconds: float, victims: Sequence[int]) -> None:

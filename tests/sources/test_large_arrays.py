@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,17 @@ import pytest
 import torch
 from torch import nn
 
-from mirabelle import Run, Task, Training
+from mirabelle import Run, Training
 from mirabelle.errors import UserError
 from mirabelle.model.state import copied
-from mirabelle.sources import task_from
 from mirabelle.sources.datasets import arrays, cache, row_file, stored_arrays
 from mirabelle.task.indexed import Indexed
 from mirabelle.training import fit
+from same_tasks import SPLITS, task
+from same_tasks import same as same_tasks
 
 Given = Mapping[str, npt.NDArray[Any]]
-SPLITS = ("train", "validation", "test")
+same = partial(same_tasks, notes=True)
 ROWS = 120
 
 
@@ -58,18 +60,6 @@ def saved(place: Path, content: Given, form: str) -> Path:
     path = place.with_suffix(".npz")
     (np.savez_compressed if form == "compressed" else np.savez)(path, **content)  # type: ignore[arg-type]
     return path
-
-
-def task(path: Path, **arguments: object) -> Task:
-    return task_from(f"./{path.name}", arguments, data_folder=None, folder=path.parent)
-
-
-def same(one: Task, other: Task) -> None:
-    assert (one.preprocessing, one.labels, one.notes) == (other.preprocessing, other.labels, other.notes)
-    for name in SPLITS:
-        here, there = getattr(one, name), getattr(other, name)
-        assert torch.equal(here.inputs, there.inputs)
-        assert torch.equal(here.targets, there.targets)
 
 
 @pytest.fixture

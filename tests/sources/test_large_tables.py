@@ -16,20 +16,19 @@ import pytest
 import torch
 from torch import nn
 
-from mirabelle import Run, Task, Training
+from mirabelle import Run, Training
 from mirabelle.errors import UserError
 from mirabelle.model.state import copied
-from mirabelle.sources import task_from
 from mirabelle.sources.datasets import cache, encoded, row_file, table
 from mirabelle.sources.datasets import cache as cache_of_data
 from mirabelle.task.indexed import Indexed
 from mirabelle.task.preprocessing import Table
 from mirabelle.training import evaluate, fit
+from same_tasks import SPLITS, same, task
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 ROWS = 900
-SPLITS = ("train", "validation", "test")
 
 
 def columns(rows: int = ROWS, seed: int = 0) -> dict[str, Any]:
@@ -56,19 +55,6 @@ def written(path: Path, content: dict[str, Any], group: int = 250) -> Path:
 
 def part(content: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
     return {name: cells.slice(start, stop - start) for name, cells in content.items()}
-
-
-def task(path: Path, **arguments: object) -> Task:
-    return task_from(f"./{path.name}", arguments, data_folder=None, folder=path.parent)
-
-
-def same(one: Task, other: Task) -> None:
-    assert one.preprocessing == other.preprocessing
-    assert one.labels == other.labels
-    for name in SPLITS:
-        here, there = getattr(one, name), getattr(other, name)
-        assert torch.equal(here.inputs, there.inputs)
-        assert torch.equal(here.targets, there.targets)
 
 
 @pytest.fixture

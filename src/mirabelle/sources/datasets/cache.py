@@ -29,12 +29,11 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def alone(file: Path) -> Iterator[bool]:
+def alone(file: Path) -> Iterator[None]:
     """A context in which no other process writes this file; who comes second waits. Its folder is created.
 
-    Returns:
-        Whether the file system has locks. Without them, two processes that begin at once both write, each under a name of its
-        own, and the last one stays.
+    On a file system without locks, two processes that begin at once both write, each under a name of its own (`new_file`), and
+    the file of the first one stays.
 
     Raises:
         OSError: if the folder cannot be created.
@@ -46,10 +45,10 @@ def alone(file: Path) -> Iterator[bool]:
     try:
         lock.acquire()
     except (NotImplementedError, OSError):
-        yield False
+        yield
         return
     try:
-        yield True
+        yield
     finally:
         with suppress(OSError):  # on Windows it cannot be removed while another process waits
             Path(lock.lock_file).unlink(missing_ok=True)
@@ -74,11 +73,7 @@ def new_file(file: Path) -> Iterator[BinaryIO]:
             os.fsync(opened.fileno())
         if not file.is_file():  # who finds no locks may be second, and others may read the first file by now
             writing.replace(file)
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        files.sync_folder(file.parent)
     finally:
         writing.unlink(missing_ok=True)
 
