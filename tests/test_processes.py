@@ -26,12 +26,12 @@ from mirabelle.training.data_parallel import check_terms_of_processes
 SCRIPT = str(Path(__file__).with_name("in_processes.py"))
 OF_WHOLE_BATCHES = {
     "RKD",
-    "CRD",
+    "batch norm of uneven parts",  # which are other parts in one process
     "DIST",
     "MLKD",
     "SimilarityPreserving",
     "ReviewKD",
-}  # they compare samples
+}  # they compare samples, or see parts alone
 DISCRETE = {"quantize.EntropyConstrained"}  # weights jump from one code to the next
 FEW = ["prune.Weights", "distill.Student", "uneven", "weighted", "batch norm", "relabelled", "augmented", "Hint"]
 RECIPE = """
